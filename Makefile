@@ -1,0 +1,76 @@
+# Every target sets itself up: a virtual environment in .venv, with the tested versions of constraints.txt.
+# A second call finds the stamp files newer than pyproject.toml and constraints.txt, and starts at once.
+# Another interpreter: make PYTHON=/path/to/python3.12 test.  Some tests only: make test ARGS='-k recipes'.
+
+BIN := .venv/bin
+BASE := .venv/base.stamp
+DEV := .venv/dev.stamp
+BENCH := .venv/bench.stamp
+
+CANDIDATES := python3.11 python3.12 python3.13 python3.14 python3
+USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+# Run, not only looked up: a version manager's python3.12 may be on the PATH and yet not start.
+PYTHON ?= $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) -c '$(USABLE)' >/dev/null 2>&1 && echo $(name))))
+
+# Two workers and one thread each: a worker loads all of torch, and threads of two processes get in each other's way.
+WORKERS ?= 2
+PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format docs bench constraints clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
+		printf '%-18s %s\n' "$$target" "$$text"; done
+
+demo: $(BASE)  ## the whole job on generated pictures, offline, a few minutes
+	$(BIN)/vitrine demo
+
+test: $(DEV)  ## the tests
+	$(PYTEST) $(ARGS)
+
+check: $(DEV)  ## format, lint, types, import layers, tests: what continuous integration runs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory test
+
+format: $(DEV)  ## rewrite the code as the checks want it
+	$(BIN)/ruff check --fix --exit-zero --quiet .
+	$(BIN)/ruff format .
+
+docs: $(DEV)  ## rewrite the generated pages of docs/ from the command line and the recipes
+	$(BIN)/python tools/make_docs.py
+
+bench: $(BENCH)  ## the benchmarks, one after the other
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+
+constraints: $(BASE)  ## move constraints.txt to the newest versions; run 'make check' and 'make bench' afterwards
+	$(BIN)/python tools/make_constraints.py
+
+clean:  ## remove .venv and every cache; runs and results stay
+	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# $(call install,EXTRAS): an environment that is missing, was left half made, or lost its interpreter is made anew.
+define install
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || { '$(PYTHON)' -c '$(USABLE)' 2>/dev/null || { \
+		echo "vitrine needs Python 3.11 or newer with venv; found '$(or $(PYTHON),none)'." >&2; \
+		echo "Install one (Debian: apt install python3 python3-venv) or name one: make PYTHON=/path/to/python" >&2; \
+		exit 1; }; \
+		echo "Making .venv with $(PYTHON); the first time takes a few minutes."; '$(PYTHON)' -m venv --clear .venv; }
+	$(BIN)/python -m pip install $(if $(CI),-qq) --disable-pip-version-check -c constraints.txt -e '.$(1)'
+	@touch $(2)
+endef
+
+$(BASE): pyproject.toml constraints.txt
+	$(call install,,$(BASE))
+
+$(DEV): pyproject.toml constraints.txt
+	$(call install,[dev],$(BASE) $(DEV))
+
+$(BENCH): pyproject.toml constraints.txt
+	$(call install,[dev$(,)bench],$(BASE) $(DEV) $(BENCH))
+
+, := ,

@@ -1,0 +1,229 @@
+"""Every verb: its arguments, its help, and the call of one workflow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+import vitrine
+from vitrine.cli import show
+
+app = typer.Typer(
+    name="vitrine",
+    help="Fine-tune vision transformers on your own pictures and see what they look at.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(metavar="MODEL", help="A run folder, vitrine/scenes-tiny, a timm name or hf-hub:owner/name."),
+]
+DataArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Class folders, files named {label}_{id}, a CSV or Parquet manifest, hf:owner/name, a saved data set, "
+        "oxford-pets, or scenes:base.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON for programs.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Pictures at a time.")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="fp32, bf16, or auto: bf16 where the hardware has it and the model is wide enough.")
+]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"vitrine {vitrine.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Shared options."""
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where everything is written.")] = Path(
+        "demo"
+    ),
+    seed: Annotated[int, typer.Option(min=0, help="Of the pictures and the trainings.")] = 0,
+) -> None:
+    """Generate pictures, fine-tune, evaluate and predict: offline, in a few minutes."""
+    from vitrine.workflows.demo import run_demo
+
+    with show.demo_progress() as report:
+        result = run_demo(out, seed=seed, report=report)
+    typer.echo(show.demo_summary(result))
+
+
+@app.command()
+def check(
+    data: DataArgument,
+    as_json: JsonOption = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split that is made where the data have none.")] = 0,
+) -> None:
+    """Say what is in this data, and what is wrong with it. Exits 1 where something is."""
+    from vitrine.workflows.check import check as run_check
+    from vitrine.workflows.check import render
+
+    with show.reading_progress("Reading pictures") as progress:
+        report = run_check(data, seed=seed, progress=progress)
+    typer.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if as_json else render(report))
+    if report.serious:
+        raise typer.Exit(1)
+
+
+def _show_recipe(name: Optional[str]) -> None:  # noqa: UP045  typer reads the annotation at run time
+    if name is None:
+        return
+    from vitrine.recipes import available_recipes, load_recipe, recipe_to_toml
+
+    if name == "list":
+        for known in available_recipes():
+            typer.echo(f"{known:22} {' '.join(load_recipe(known).description.split())}")
+    else:
+        typer.echo(recipe_to_toml(load_recipe(name)), nl=False)
+    raise typer.Exit
+
+
+@app.command()
+def train(
+    data: DataArgument,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="RUN", help="The run folder to write.")],
+    recipe: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="NAME", help="A recipe's name or the path of a .toml file. --show-recipe list names all."),
+    ] = None,
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe field; may be repeated."),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was stopped.")] = False,
+    as_json: JsonOption = False,
+    show_recipe: Annotated[  # noqa: ARG001  the callback acts
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            metavar="NAME",
+            callback=_show_recipe,
+            is_eager=True,
+            help="Print a recipe as TOML, or all names with: list.",
+        ),
+    ] = None,
+) -> None:
+    """Fine-tune a vision transformer on labelled pictures, into a run folder."""
+    from vitrine.recipes import load_recipe, override
+    from vitrine.workflows.chosen_recipe import recipe_of_run
+
+    chosen = recipe_of_run(out) if recipe is None and resume else load_recipe(_required(recipe))
+    chosen = override(chosen, settings or [])
+    from vitrine.workflows.training import train as run_training
+
+    with show.training_progress() as report:
+        result = run_training(data, chosen, out, resume=resume, report=report)
+    typer.echo(json.dumps(result.metrics.to_dict(), indent=2) if as_json else show.training_summary(result))
+
+
+def _required(recipe: Optional[str]) -> str:  # noqa: UP045
+    if recipe is None:
+        from vitrine.errors import RecipeError
+        from vitrine.recipes import available_recipes
+
+        raise RecipeError(f"--recipe is missing: expected a .toml file or one of {', '.join(available_recipes())}.")
+    return recipe
+
+
+@app.command()
+def evaluate(
+    model: ModelArgument,
+    data: DataArgument,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            "-o", "--out", metavar="DIR", help="Write metrics.json, confusion.csv, confusion.png, predictions.csv."
+        ),
+    ] = None,
+    split: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="train, validation or test; the default is test where there is one, else validation."),
+    ] = None,
+    expect: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=0, max=1, help="The accuracy that is expected; exits 1 when it is missed."),
+    ] = None,
+    tolerance: Annotated[float, typer.Option(min=0, max=1, help="How far from --expect is still right.")] = 0.005,
+    batch_size: BatchOption = 64,
+    precision: PrecisionOption = "auto",
+    against: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="fp32|bf16", help="Evaluate in this precision too, and count the labels that move."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the split that is made where the data have none.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure a classifier: accuracy with its interval, per class, calibration, mistakes."""
+    from vitrine.workflows.evaluation import evaluate as run_evaluation
+
+    with show.reading_progress("Evaluating") as progress:
+        result = run_evaluation(
+            model,
+            data,
+            out=out,
+            split=split,
+            expect=expect,
+            tolerance=tolerance,
+            batch_size=batch_size,
+            precision=precision,
+            against=against,
+            seed=seed,
+            progress=progress,
+        )
+    typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.table())
+    if result.met is False:
+        raise typer.Exit(1)
+
+
+@app.command()
+def predict(
+    model: ModelArgument,
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A folder of pictures, or one picture.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="CSV", help="The table to write: filename,label.")],
+    probabilities: Annotated[bool, typer.Option(help="Add the predicted label's probability.")] = False,
+    top: Annotated[int, typer.Option(min=0, help="Add the K most likely labels with their probabilities.")] = 0,
+    batch_size: BatchOption = 64,
+    precision: PrecisionOption = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a table that was interrupted.")] = False,
+) -> None:
+    """Label every picture of a folder, in name order, into a CSV."""
+    from vitrine.workflows.prediction import predict as run_prediction
+
+    with show.reading_progress("Predicting") as progress:
+        result = run_prediction(
+            model,
+            images,
+            out,
+            probabilities=probabilities,
+            top=top,
+            batch_size=batch_size,
+            precision=precision,
+            resume=resume,
+            progress=progress,
+        )
+    typer.echo(f"{result.written} predictions in {result.table} ({result.precision}).", err=True)
+    for name, reason in result.unreadable[:10]:
+        typer.echo(f"not readable: {name}: {reason}", err=True)
+    if result.unreadable:
+        typer.echo(
+            f"{len(result.unreadable)} pictures could not be read; all are in {result.unreadable_table}.", err=True
+        )

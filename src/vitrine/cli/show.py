@@ -1,0 +1,155 @@
+"""What verbs show while they work (stderr, only on a terminal) and when they are done."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from vitrine.workflows.demo import DemoResult
+    from vitrine.workflows.training import Event, Plan, TrainResult
+
+
+def _progress() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+@contextmanager
+def reading_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar over ``(done, total)``; total 0 means not known."""
+    with _progress() as progress:
+        task = progress.add_task(what, total=None, note="")
+        yield lambda done, total: progress.update(task, completed=done, total=total or None)
+
+
+@contextmanager
+def training_progress() -> Iterator[Callable[[Event], None]]:
+    """A bar over optimizer steps with pictures/s, and one line an epoch."""
+    with _progress() as progress:
+        yield _TrainingLines(progress)
+
+
+class _TrainingLines:
+    """Shows a training's events. A line is printed for the plan and for every epoch, terminal or not."""
+
+    def __init__(self, progress: Progress, indent: str = "") -> None:
+        self.progress, self.indent = progress, indent
+        self.task: Any = None
+        self.plan: Plan | None = None
+        self.pictures, self.since = 0, time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        from vitrine.train.fit import StepDone
+        from vitrine.workflows.training import EpochRow, Plan, Reading
+
+        match event:
+            case Reading():
+                self._bar("Reading pictures", event.done, event.total)
+            case Plan():
+                self._begin(event)
+            case StepDone():
+                self.pictures += event.pictures
+                rate = self.pictures / max(1e-9, time.monotonic() - self.since)
+                self._bar(f"Epoch {event.epoch + 1}", event.step, None, f"loss {event.loss:.3f}  {rate:.0f} pictures/s")
+            case EpochRow():
+                self._epoch(event)
+
+    def _bar(self, what: str, done: int, total: int | None, note: str = "") -> None:
+        if self.task is None:
+            self.task = self.progress.add_task(what, total=total, note=note)
+        if total:
+            self.progress.update(self.task, total=total)
+        self.progress.update(self.task, description=what, completed=done, note=note)
+
+    def _begin(self, plan: Plan) -> None:
+        self.plan = plan
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+            self.task = None
+        self._bar("Training", plan.first_step, plan.steps_per_epoch * plan.epochs)
+        self.pictures, self.since = 0, time.monotonic()
+        share = "" if plan.trainable == plan.parameters else f", {plan.trainable:,} of them trained"
+        self._line(
+            f"{plan.train_pictures:,} training and {plan.validation_pictures:,} validation pictures, "
+            f"{plan.classes} classes; {plan.parameters:,} parameters{share}; {plan.device}, {plan.precision}."
+        )
+        for note in plan.notes:
+            self._line(note)
+        for entry in plan.quarantined[:5]:
+            self._line(f"set aside: {entry}")
+        if plan.quarantined:
+            self._line(f"{len(plan.quarantined)} unreadable pictures are set aside and listed in data.json.")
+        if plan.first_step:
+            self._line(f"Continuing after step {plan.first_step:,}.")
+
+    def _epoch(self, row: Any) -> None:
+        assert self.plan is not None
+        width = len(str(self.plan.epochs))
+        fitted = "" if row.train_accuracy is None else f" ({100 * row.train_accuracy:.1f} %)"
+        self._line(
+            f"epoch {row.epoch:{width}}/{self.plan.epochs}  train loss {row.train_loss:.4f}{fitted}  "
+            f"validation loss {row.validation_loss:.4f}  accuracy {100 * row.validation_accuracy:.2f} %"
+            f"{'  best' if row.best else ''}"
+        )
+        self.pictures, self.since = 0, time.monotonic()
+
+    def _line(self, text: str) -> None:
+        if self.progress.disable:
+            print(f"{self.indent}{text}", file=sys.stderr, flush=True)
+        else:
+            self.progress.console.print(f"{self.indent}{text}", highlight=False, markup=False, soft_wrap=True)
+
+
+def training_summary(result: TrainResult) -> str:
+    """The run's result in three lines."""
+    m = result.metrics
+    interval = f"{m.accuracy_interval.low:.4f} to {m.accuracy_interval.high:.4f}"
+    return (
+        f"Validation accuracy {m.accuracy:.4f} (95 % interval {interval}, n = {m.n}, {m.precision}), "
+        f"epoch {result.best_epoch} of {result.epochs}.\n"
+        f"Run: {result.run}\n"
+        f"Next: vitrine evaluate {result.run} DATA; vitrine predict {result.run} IMAGES -o predictions.csv"
+    )
+
+
+@contextmanager
+def demo_progress() -> Iterator[Callable[[str | Event], None]]:
+    """The demo's steps as lines, its trainings as bars."""
+    with _progress() as progress:
+        lines = _TrainingLines(progress, indent="    ")
+
+        def report(event: str | Event) -> None:
+            if isinstance(event, str):
+                if lines.task is not None:
+                    progress.remove_task(lines.task)
+                    lines.task = None
+                lines.indent = ""
+                lines._line(event)
+                lines.indent = "    "
+            else:
+                lines(event)
+
+        yield report
+
+
+def demo_summary(result: DemoResult) -> str:
+    """What the demo made and how long each part took."""
+    return result.text()

@@ -1,0 +1,119 @@
+"""Content hashes of pictures, and which of them cannot be read."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from vitrine.data.decoding import decode, describe
+from vitrine.data.formats import PictureFacts
+from vitrine.data.samples import Sample
+from vitrine.errors import PictureError
+
+
+@dataclass(frozen=True)
+class SampleIndex:
+    """Every picture, read once.
+
+    Attributes:
+        hashes: sample name to the SHA-256 of its file's bytes, in hexadecimal; a file whose bytes cannot be had at
+            all is missing here.
+        unreadable: (name, reason in one line) of every picture that does not decode.
+    """
+
+    hashes: Mapping[str, str]
+    unreadable: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What reading one picture showed.
+
+    Attributes:
+        name: the sample's name.
+        sha256: of the file's bytes; None where they cannot be had.
+        size: length of the file in bytes.
+        facts: the header; None where there is none.
+        problem: why the picture cannot be used; None where it can.
+    """
+
+    name: str
+    sha256: str | None = None
+    size: int = 0
+    facts: PictureFacts | None = None
+    problem: str | None = None
+
+
+def index_samples(
+    samples: Sequence[Sample], *, workers: int = -1, progress: Callable[[int, int], None] | None = None
+) -> SampleIndex:
+    """Hash and decode every picture.
+
+    Args:
+        samples: the pictures; names are unique.
+        workers: threads; -1 chooses, 0 reads in the calling thread.
+        progress: called with (done, total) after each picture, from the calling thread.
+    """
+    hashes: dict[str, str] = {}
+    unreadable: list[tuple[str, str]] = []
+    for reading in read_samples(samples, workers=workers, progress=progress):
+        if reading.sha256 is not None:
+            hashes[reading.name] = reading.sha256
+        if reading.problem is not None:
+            unreadable.append((reading.name, reading.problem))
+    return SampleIndex(hashes, tuple(unreadable))
+
+
+def read_samples(
+    samples: Sequence[Sample], *, workers: int = -1, progress: Callable[[int, int], None] | None = None
+) -> Iterator[Reading]:
+    """Yield a :class:`Reading` of every picture in order. Threads suffice: Pillow decodes without Python's lock."""
+    threads = _available_cores() if workers < 0 else workers
+    total = len(samples)
+    for done, reading in enumerate(_in_order(samples, threads), start=1):
+        if progress is not None:
+            progress(done, total)
+        yield reading
+
+
+def read_sample(sample: Sample) -> Reading:
+    """Read one picture's bytes once and see all there is to see; never raises :class:`PictureError`."""
+    try:
+        data = sample.picture.encoded()
+    except PictureError as error:
+        return Reading(sample.name, problem=str(error))
+    sha256 = hashlib.sha256(data).hexdigest()
+    facts = None
+    try:
+        facts = describe(data)
+        decode(data)
+    except PictureError as error:
+        return Reading(sample.name, sha256, len(data), facts, str(error))
+    return Reading(sample.name, sha256, len(data), facts)
+
+
+def _in_order(samples: Sequence[Sample], threads: int) -> Iterator[Reading]:
+    if threads == 0:
+        yield from map(read_sample, samples)
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix="vitrine-read") as pool:
+        waiting: deque[Future[Reading]] = deque()  # bounded: a million pictures are not a million futures
+        try:
+            for sample in samples:
+                waiting.append(pool.submit(read_sample, sample))
+                if len(waiting) >= 16 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:  # an interruption does not wait for what was not begun
+                future.cancel()
+
+
+def _available_cores() -> int:
+    """Cores this process may use; os.cpu_count() also counts those that it may not."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

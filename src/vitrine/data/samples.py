@@ -1,0 +1,92 @@
+"""Pictures with their labels, and the splits they come in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from PIL import Image
+
+
+class Picture(Protocol):
+    """One picture, wherever it comes from."""
+
+    def encoded(self) -> bytes:
+        """The file's bytes, unchanged: what content hashes are taken of."""
+        ...
+
+    def decoded(self) -> Image.Image:
+        """The picture as upright 8-bit RGB.
+
+        Raises:
+            PictureError: it cannot be used; the message says why in one line.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture with its name and, where known, its label.
+
+    Attributes:
+        name: the file's name as written to tables: a relative POSIX path, unique in its data.
+        picture: where the pixels come from.
+        label: index into the class list; None where the label is not known.
+    """
+
+    name: str
+    picture: Picture
+    label: int | None = None
+
+
+class Split(Sequence[Sample]):
+    """A finite sequence of samples. An endless source gives another window of itself for every epoch."""
+
+    def for_epoch(self, epoch: int, epoch_size: int) -> Sequence[Sample]:
+        """The samples of one pass (``epoch`` counts from 0). Finite splits return themselves."""
+        raise NotImplementedError
+
+    @property
+    def endless(self) -> bool:
+        """Whether the source has no end."""
+        raise NotImplementedError
+
+
+class FiniteSplit(Split):
+    """A split that is a tuple of samples."""
+
+    def __init__(self, samples: Sequence[Sample]) -> None:
+        self._samples = tuple(samples)
+
+    def __len__(self) -> int:
+        return len(self._samples)
+
+    def __getitem__(self, index):  # type: ignore[no-untyped-def]
+        return self._samples[index]
+
+    def for_epoch(self, epoch: int, epoch_size: int) -> Sequence[Sample]:  # noqa: ARG002
+        return self._samples
+
+    @property
+    def endless(self) -> bool:
+        return False
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """Data as they were found: class names in order, samples by split, and what was decided on the way.
+
+    Attributes:
+        reference: what the person wrote.
+        layout: how it was understood, in a few words ("class folders", "flat files {label}_{id}").
+        labels: class names; a sample's label is an index into it.
+        splits: "train", "validation", "test": those that exist.
+        notes: sentences on every decision a person would want to know (a split that was made, files left aside).
+    """
+
+    reference: str
+    layout: str
+    labels: tuple[str, ...]
+    splits: Mapping[str, Split]
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,193 @@
+"""Signed-distance functions of all shapes.
+
+A distance function takes coordinates in the shape's own frame (float32, any broadcastable shape) and returns the
+signed distance to its edge in the same unit: negative inside. Unions are minima, intersections maxima, a hole is
+the maximum with a negated distance; see Inigo Quilez, "2D distance functions". Outside a corner the value is a
+lower bound of the distance, which is all that anti-aliasing over one pixel needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.floating[Any]]  # float32 throughout
+Distance = Callable[[Floats, Floats], Floats]
+
+
+def _radius(x: Floats, y: Floats) -> Floats:
+    """Distance from the origin."""
+    result: Floats = np.hypot(x, y)
+    return result
+
+
+def _either(first: Floats, second: Floats) -> Floats:
+    """The union of two shapes."""
+    result: Floats = np.minimum(first, second)
+    return result
+
+
+def _both(first: Floats, second: Floats) -> Floats:
+    """The intersection of two shapes."""
+    result: Floats = np.maximum(first, second)
+    return result
+
+
+def _convex(*corners: tuple[float, float]) -> Distance:
+    """A convex polygon with corners in clockwise order (y down): the largest distance to its edges."""
+    edges = []
+    for (x0, y0), (x1, y1) in zip(corners, corners[1:] + corners[:1], strict=True):
+        length = math.hypot(x1 - x0, y1 - y0)
+        nx, ny = (y1 - y0) / length, (x0 - x1) / length
+        edges.append((nx, ny, nx * x0 + ny * y0))
+
+    def distance(x: Floats, y: Floats) -> Floats:
+        (nx, ny, offset), *others = edges
+        result: Floats = nx * x + (ny * y - offset)
+        for nx, ny, offset in others:
+            result = _both(result, nx * x + (ny * y - offset))
+        return result
+
+    return distance
+
+
+def _box(x: Floats, y: Floats, left: float, top: float, right: float, bottom: float) -> Floats:
+    """An axis-parallel rectangle."""
+    across = np.abs(x - (left + right) / 2) - (right - left) / 2
+    down = np.abs(y - (top + bottom) / 2) - (bottom - top) / 2
+    return _both(across, down)
+
+
+def circle(x: Floats, y: Floats) -> Floats:
+    """The unit disc."""
+    return _radius(x, y) - 1
+
+
+def square(x: Floats, y: Floats) -> Floats:
+    """Half a side is one unit."""
+    return _both(np.abs(x), np.abs(y)) - 1
+
+
+triangle = _convex((0.0, -1.0), (0.8660254, 0.5), (-0.8660254, 0.5))  # equilateral
+
+
+def star(x: Floats, y: Floats) -> Floats:
+    """Five points; the inner corners lie at 0.42 of the outer radius. One edge, folded into ten sectors."""
+    fold = math.pi / 5
+    angle = np.abs(np.mod(np.arctan2(y, x), 2 * fold) - fold)  # 0 at an inner corner, fold at a point
+    radius = _radius(x, y)
+    inner = 0.42
+    edge_x, edge_y = math.cos(fold) - inner, math.sin(fold)
+    length = math.hypot(edge_x, edge_y)
+    nx, ny = edge_y / length, -edge_x / length
+    return radius * (nx * np.cos(angle) + ny * np.sin(angle)) - nx * inner
+
+
+def ring(x: Floats, y: Floats) -> Floats:
+    """From a half to one unit."""
+    outline: Floats = np.abs(_radius(x, y) - 0.75) - 0.25
+    return outline
+
+
+def cross(x: Floats, y: Floats) -> Floats:
+    """Two bars of equal length at right angles."""
+    across, down = np.abs(x), np.abs(y)
+    return _either(_both(across - 1, down - 0.29), _both(down - 1, across - 0.29))
+
+
+def heart(x: Floats, y: Floats) -> Floats:
+    """A square with a half disc on each of two neighbouring sides; its axis is the diagonal."""
+    x, y = x + 0.13, y + 0.13
+    body = _both(np.abs(x), np.abs(y)) - 0.5
+    lobes = _either(_radius(x, y - 0.5), _radius(x - 0.5, y)) - 0.5
+    return _either(body, lobes)
+
+
+def crescent(x: Floats, y: Floats) -> Floats:
+    """A disc less a smaller one."""
+    x = x - 0.3
+    return _both(_radius(x, y) - 1, 0.86 - _radius(x - 0.52, y))
+
+
+def arrow(x: Floats, y: Floats) -> Floats:
+    """A shaft and a head."""
+    across = np.abs(y)
+    shaft = _both(np.abs(x + 0.4) - 0.6, across - 0.2)
+    slope = math.hypot(0.95, 0.66)
+    head = _both(0.05 - x, (0.66 * (x - 1) + 0.95 * across) / slope)
+    return _either(shaft, head)
+
+
+def bar(x: Floats, y: Floats) -> Floats:
+    """A rounded bar, nearly four times as long as wide."""
+    return _radius(np.maximum(np.abs(x) - 0.73, 0), y) - 0.27
+
+
+def semicircle(x: Floats, y: Floats) -> Floats:
+    """Half a disc, about its centre of mass."""
+    y = y + 0.42
+    return _both(_radius(x, y) - 1, -y)
+
+
+def diamond(x: Floats, y: Floats) -> Floats:
+    """A rhombus twice as long as wide."""
+    return (0.52 * np.abs(x) + np.abs(y) - 0.52) / math.hypot(0.52, 1)
+
+
+def drop(x: Floats, y: Floats) -> Floats:
+    """A disc and the two tangents to it that meet in a point."""
+    x = x + 0.25
+    radius, tip = 0.6, 1.3
+    sine = radius / tip
+    cosine = math.sqrt(1 - sine * sine)
+    point = _both(sine * x + cosine * np.abs(y) - radius, radius * sine - x)
+    return _either(_radius(x, y) - radius, point)
+
+
+def bowtie(x: Floats, y: Floats) -> Floats:
+    """Two triangles that meet in a short edge."""
+    across = np.abs(x)
+    return _both(across - 1, (np.abs(y) - 0.62 * across - 0.1) / math.hypot(1, 0.62))
+
+
+def clover(x: Floats, y: Floats) -> Floats:
+    """Three leaves on a short stem."""
+    leaves = _radius(x, y + 0.52)
+    leaves = _either(leaves, _radius(np.abs(x) - 0.49, y - 0.28)) - 0.43
+    return _either(leaves, _box(x, y, -0.12, 0.0, 0.12, 1.0))
+
+
+_BOLT_HALF = _convex((0.28, -0.98), (0.2, 0.2), (-0.7, 0.2))
+
+
+def bolt(x: Floats, y: Floats) -> Floats:
+    """A flash of lightning: a triangle and its half turn."""
+    return _either(_BOLT_HALF(x, y), _BOLT_HALF(-x, -y))
+
+
+def corner(x: Floats, y: Floats) -> Floats:
+    """A right angle of two unequal arms."""
+    upright, foot = _box(x, y, -0.6, -1.0, -0.08, 0.7), _box(x, y, -0.6, 0.18, 0.8, 0.7)
+    return _either(upright, foot)
+
+
+def tee(x: Floats, y: Floats) -> Floats:
+    """A roof on a stem."""
+    roof, stem = _box(x, y, -0.85, -0.72, 0.85, -0.22), _box(x, y, -0.25, -0.72, 0.25, 0.95)
+    return _either(roof, stem)
+
+
+def pie(x: Floats, y: Floats) -> Floats:
+    """A disc from which a slice of 80 degrees is gone."""
+    half = math.radians(40)
+    return _both(_radius(x, y) - 1, math.sin(half) * x - math.cos(half) * np.abs(y))
+
+
+def frame(x: Floats, y: Floats) -> Floats:
+    """A square with a square hole."""
+    outline: Floats = np.abs(_both(np.abs(x), np.abs(y)) - 0.78) - 0.22
+    return outline

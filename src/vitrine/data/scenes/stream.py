@@ -1,0 +1,144 @@
+"""Scenes as samples: pictures that are generated when they are looked at, streams and finite splits of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import overload
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from vitrine.data.samples import Sample, Split
+from vitrine.data.scenes.layout import draw_label, draw_layout, scene_generator
+from vitrine.data.scenes.painting import paint
+from vitrine.data.scenes.scene import Scene, build_scene
+from vitrine.data.scenes.shapes import FAMILIES
+
+
+@dataclass(frozen=True, slots=True)
+class ScenePicture:
+    """The picture of one scene. It holds only what the scene is drawn from, so it is tiny and can be pickled.
+
+    Attributes:
+        family: "base" or "new".
+        seed: the stream's seed, 0 or more.
+        split: "train", "validation" or "test".
+        index: the scene's place in its stream, from 0.
+        size: pixels a side.
+    """
+
+    family: str
+    seed: int
+    split: str
+    index: int
+    size: int = 64
+
+    @property
+    def label(self) -> int:
+        """Index of the main object's shape in the family, found without painting."""
+        family = FAMILIES[self.family]
+        return draw_label(scene_generator(family, self.seed, self.split, self.index), family)
+
+    @property
+    def scene(self) -> Scene:
+        """The whole scene: pixels, objects with masks, captions. Generated anew at every call."""
+        rng = scene_generator(FAMILIES[self.family], self.seed, self.split, self.index)
+        layout = draw_layout(rng, FAMILIES[self.family], self.size)
+        return build_scene(layout, paint(rng, layout, self.size))
+
+    def pixels(self) -> npt.NDArray[np.uint8]:
+        """uint8 (size, size, 3), RGB."""
+        rng = scene_generator(FAMILIES[self.family], self.seed, self.split, self.index)
+        return paint(rng, draw_layout(rng, FAMILIES[self.family], self.size), self.size).pixels_HWC
+
+    def decoded(self) -> Image.Image:
+        """The picture as 8-bit RGB."""
+        return Image.fromarray(self.pixels())
+
+    def encoded(self) -> bytes:
+        """The picture as a PNG file's bytes, the same at every call."""
+        buffer = io.BytesIO()
+        self.decoded().save(buffer, format="PNG")
+        return buffer.getvalue()
+
+
+@dataclass(frozen=True, slots=True)
+class SceneSource:
+    """Which stream scenes come from: see ``ScenePicture`` for the fields."""
+
+    family: str
+    seed: int
+    split: str
+    size: int = 64
+
+    def sample(self, index: int) -> Sample:
+        """Scene ``index`` of the stream; its label is drawn, its picture is not."""
+        picture = ScenePicture(self.family, self.seed, self.split, index, self.size)
+        return Sample(f"{self.family}/{self.split}/{index:06d}.png", picture, picture.label)
+
+
+class SceneWindow(Split):
+    """The scenes ``start`` to ``start + length - 1`` of a stream, made when they are asked for."""
+
+    def __init__(self, source: SceneSource, length: int, start: int = 0) -> None:
+        self._source = source
+        self._range = range(start, start + length)
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Sample, ...]: ...
+    def __getitem__(self, index: int | slice) -> Sample | tuple[Sample, ...]:
+        if isinstance(index, slice):
+            return tuple(self._source.sample(place) for place in self._range[index])
+        return self._source.sample(self._range[index])
+
+    def for_epoch(self, epoch: int, epoch_size: int) -> Sequence[Sample]:  # noqa: ARG002
+        """Itself: a finite split is the same in every epoch."""
+        return self
+
+    @property
+    def endless(self) -> bool:
+        """False."""
+        return False
+
+
+class SceneStream(Split):
+    """All scenes of a stream. It has no length; ``for_epoch`` cuts a finite window out of it."""
+
+    def __init__(self, source: SceneSource) -> None:
+        self._source = source
+
+    def __len__(self) -> int:
+        raise TypeError("an endless stream of scenes has no length; take a window of it with for_epoch")
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Sample, ...]: ...
+    def __getitem__(self, index: int | slice) -> Sample | tuple[Sample, ...]:
+        if isinstance(index, slice):
+            if index.stop is None or index.stop < 0 or (index.start or 0) < 0:
+                raise IndexError("a slice of an endless stream needs a start and a stop of 0 or more")
+            places = range(index.start or 0, index.stop, index.step or 1)
+            return tuple(self._source.sample(place) for place in places)
+        if index < 0:
+            raise IndexError("an endless stream of scenes has no last scene to count back from")
+        return self._source.sample(index)
+
+    def for_epoch(self, epoch: int, epoch_size: int) -> Sequence[Sample]:
+        """The scenes ``epoch * epoch_size`` to ``(epoch + 1) * epoch_size - 1``: no scene comes twice."""
+        if epoch_size < 1:
+            raise ValueError(f"epoch_size must be 1 or more, not {epoch_size}")
+        return SceneWindow(self._source, epoch_size, start=epoch * epoch_size)
+
+    @property
+    def endless(self) -> bool:
+        """True."""
+        return True

@@ -1,0 +1,163 @@
+"""From what a person writes for DATA to pictures with labels in splits."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+from vitrine.data import folders, manifests, pets, tables
+from vitrine.data.listing import iter_pictures, left_aside, list_pictures, listed
+from vitrine.data.samples import FiniteSplit, LabelledData
+from vitrine.data.splitting import hold_out
+from vitrine.errors import DataError
+
+__all__ = ["iter_pictures", "list_pictures", "open_data", "open_unlabelled"]
+
+
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+"""What Hugging Face datasets calls a manifest that lies among the pictures."""
+
+OPTIONS = ("image", "label", "split", "config", "revision")
+"""What may follow a reference: columns by name, and a hub data set's configuration and revision."""
+
+
+def open_data(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -> LabelledData:
+    """Open labelled pictures.
+
+    Args:
+        reference: a folder (class folders, ``{label}_{id}`` files, either below split folders, or one written by
+            Hugging Face datasets); a manifest (``.csv``, ``.tsv``, ``.parquet``); ``hf:owner/name``;
+            ``oxford-pets`` or ``oxford-pets:reference``; ``scenes:...``.
+        seed: of the split, where one is made, and of generated scenes.
+        val_fraction: share of the training pictures held out for validation where the data have no such split;
+            above 0, below 1.
+
+    Returns:
+        The data; ``notes`` names every decision that was taken on the way.
+
+    Raises:
+        DataError: nothing there, no known layout, no pictures, or no network where one is needed.
+    """
+    if not 0 < val_fraction < 1:
+        raise DataError(f"val_fraction is {val_fraction}: give a share above 0 and below 1, such as 0.2.")
+    if reference.startswith("scenes:"):
+        from vitrine.data.scenes import open_scenes
+
+        return open_scenes(reference, seed=seed)
+    return _with_validation(_opened(reference), seed, val_fraction)
+
+
+def open_unlabelled(reference: str) -> LabelledData:
+    """A folder of pictures without labels, as one split named "pictures".
+
+    Raises:
+        DataError: nothing there, or no picture in it.
+    """
+    aside: Counter[str] = Counter()
+    samples = list(iter_pictures(Path(reference), aside=aside))
+    if not samples:
+        raise DataError(f"There are no pictures in {reference}. Give a folder that holds some.")
+    notes = left_aside(aside)
+    return LabelledData(reference, "pictures without labels", (), {"pictures": FiniteSplit(samples)}, notes)
+
+
+def _opened(reference: str) -> LabelledData:
+    if reference in pets.NAMES or reference.startswith("oxford-pets:"):
+        return pets.open_pets(reference)
+    place, options = _with_options(reference)
+    if place.startswith("hf:") and not place.startswith(("hf:.", "hf:/", "hf:~")):
+        from vitrine.data import hub  # here and below: importing datasets takes a second
+
+        return hub.open_hub(place.removeprefix("hf:"), reference, options)
+    path = Path(place.removeprefix("hf:")).expanduser()
+    if path.is_dir():
+        return _opened_folder(path, reference, options)
+    if path.is_file():
+        return _opened_file(path, reference, options)
+    raise DataError(
+        f"There is no file or folder {path}. Give a folder of pictures, a manifest, hf:owner/name, "
+        f"{' or '.join(pets.NAMES)}, or scenes:base."
+    )
+
+
+def _with_options(reference: str) -> tuple[str, dict[str, str]]:
+    """Split ``place?key=value&key=value``; a file whose name has a question mark in it is left whole."""
+    place, _, query = reference.partition("?")
+    if not query or Path(reference).expanduser().exists():
+        return reference, {}
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    unknown = [key for key in options if key not in OPTIONS]
+    if unknown or not options:
+        raise DataError(f"{reference}: {unknown or [query]} is no option of data; known are {', '.join(OPTIONS)}.")
+    return place, options
+
+
+def _opened_folder(folder: Path, reference: str, options: dict[str, str]) -> LabelledData:
+    if tables.is_saved(folder):
+        from vitrine.data import hub
+
+        return hub.open_saved(folder, reference, options)
+    files = tables.picture_tables(folder)
+    if files:
+        from vitrine.data import hub
+
+        return hub.open_tables(files, reference, options)
+    for name in METADATA:
+        if (folder / name).is_file() and manifests.has_columns(folder / name):
+            return manifests.open_manifest(folder / name, reference, options)
+    if options:
+        raise DataError(f"{reference}: options choose columns, and {folder} holds no table of pictures.")
+    return folders.open_folder(folder, reference)
+
+
+def _opened_file(path: Path, reference: str, options: dict[str, str]) -> LabelledData:
+    suffix = path.suffix.lower()
+    if suffix not in manifests.SUFFIXES:
+        raise DataError(f"{path} is no manifest: known are {', '.join(manifests.SUFFIXES)}. Or give a folder.")
+    if suffix == ".parquet" and tables.holds_pictures(path):
+        from vitrine.data import hub
+
+        return hub.open_tables({"train": [str(path)]}, reference, options)
+    return manifests.open_manifest(path, reference, options)
+
+
+def _with_validation(data: LabelledData, seed: int, fraction: float) -> LabelledData:
+    """Hold pictures out of the training split where no validation split came with the data."""
+    notes = [*data.notes, *_class_notes(data)]
+    train = data.splits.get("train")
+    if train is None or "validation" in data.splits:
+        return replace(data, notes=tuple(notes))
+    kept, held = hold_out(train, round(len(train) * fraction), seed=seed)
+    if not held:
+        notes.append("There is no validation split, and no class has two pictures to make one of.")
+        return replace(data, notes=tuple(notes))
+    notes.append(
+        f"There is no validation split: {len(held):,} of {len(train):,} training pictures were held out for it, "
+        f"stratified by class, seed {seed}."
+    )
+    alone = sum(n == 1 for n in Counter(sample.label for sample in train).values())
+    if alone:
+        notes.append(f"{alone:,} classes with a single training picture have none in validation.")
+    splits = {"train": FiniteSplit(kept), "validation": FiniteSplit(held)}
+    return replace(
+        data, splits={**splits, **{k: v for k, v in data.splits.items() if k != "train"}}, notes=tuple(notes)
+    )
+
+
+def _class_notes(data: LabelledData) -> list[str]:
+    notes = []
+    if len(data.labels) == 1:
+        notes.append(f"All pictures are of one class, {data.labels[0]}: there is nothing to tell apart.")
+    train = data.splits.get("train")
+    if train is None:
+        return notes
+    known = {sample.label for sample in train}
+    for name, split in data.splits.items():
+        if name != "train":
+            unseen = sorted({s.label for s in split if s.label is not None} - known)
+            if unseen:
+                names = listed([data.labels[label] for label in unseen])
+                notes.append(f"Classes of {name} that no training picture has: {names}.")
+    return notes

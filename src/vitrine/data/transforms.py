@@ -1,0 +1,210 @@
+"""From a decoded picture to the square of pixels that a model sees, for training and for evaluation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from vitrine.data.warp import Box, warp
+from vitrine.recipes import TransformSpec
+
+_ENHANCERS = {
+    "brightness": ImageEnhance.Brightness,
+    "contrast": ImageEnhance.Contrast,
+    "saturation": ImageEnhance.Color,
+}
+
+_ATTEMPTS = 10  # as torchvision's RandomResizedCrop and RandomErasing
+_ERASE_SCALE = (0.02, 0.33)  # share of the area; RandomErasing's default (arXiv:1708.04896)
+_ERASE_RATIO = (0.3, 3.3)
+
+
+@dataclass(frozen=True)
+class TrainChange:
+    """One draw of every random change.
+
+    Attributes:
+        angle: degrees, counter-clockwise.
+        crop: in pixels of the rotated picture.
+        flip: whether it is mirrored left-right.
+        colour: (name, factor) in the order in which they are applied.
+        erase: the rectangle that becomes noise, in output pixels, or None.
+        noise_seed: seed of that noise.
+    """
+
+    angle: float
+    crop: Box
+    flip: bool
+    colour: tuple[tuple[str, float], ...]
+    erase: Box | None
+    noise_seed: int
+
+
+class TrainTransform:
+    """The random changes of a training picture: rotation, crop, mirror, colour, erasing; in this order.
+
+    The distributions are those of torchvision's RandomRotation, RandomResizedCrop, RandomHorizontalFlip, ColorJitter
+    (shuffled order) and RandomErasing (uniform noise); rotation, crop, mirror and resize are one warp.
+    """
+
+    def __init__(self, spec: TransformSpec, size: int) -> None:
+        self.spec = spec
+        self.size = size
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        """Draw the changes from ``rng`` and apply them.
+
+        Args:
+            image: mode RGB.
+            rng: the only source of randomness.
+
+        Returns:
+            uint8, (size, size, 3).
+        """
+        return self.apply(image, self.draw(image.width, image.height, rng))
+
+    def draw(self, width: int, height: int, rng: np.random.Generator) -> TrainChange:
+        """Draw the changes of one picture of ``width`` × ``height`` pixels."""
+        spec = self.spec
+        angle = float(rng.uniform(-spec.rotation, spec.rotation)) if spec.rotation else 0.0
+        crop = random_resized_crop(width, height, spec.crop_scale, spec.crop_ratio, rng)
+        flip = spec.flip > 0 and float(rng.random()) < spec.flip
+        strengths = {"brightness": spec.brightness, "contrast": spec.contrast, "saturation": spec.saturation}
+        colour = [
+            (name, float(rng.uniform(max(0.0, 1 - strength), 1 + strength)))
+            for name, strength in strengths.items()
+            if strength
+        ]
+        order = rng.permutation(len(colour)) if len(colour) > 1 else range(len(colour))
+        erase = None
+        if spec.erase > 0 and float(rng.random()) < spec.erase:
+            erase = random_erasure(self.size, rng)
+        noise_seed = int(rng.integers(2**63)) if erase else 0
+        return TrainChange(angle, crop, flip, tuple(colour[i] for i in order), erase, noise_seed)
+
+    def apply(self, image: Image.Image, change: TrainChange) -> np.ndarray:
+        """Apply drawn changes: uint8, (size, size, 3)."""
+        pixels_HWC = warp(image, change.angle, change.crop, change.flip, self.size)
+        if change.colour:
+            pixels_HWC = recolour(pixels_HWC, change.colour)
+        if change.erase is None:
+            return pixels_HWC
+        box, pixels_HWC = change.erase, pixels_HWC.copy()
+        noise = np.random.default_rng(change.noise_seed).integers(0, 256, (box.height, box.width, 3), dtype=np.uint8)
+        pixels_HWC[box.top : box.top + box.height, box.left : box.left + box.width] = noise
+        return pixels_HWC
+
+
+def recolour(pixels_HWC: np.ndarray, changes: Sequence[tuple[str, float]]) -> np.ndarray:
+    """Apply (name, factor) one after the other, each as Pillow's ImageEnhance and torchvision's ``adjust_*`` do."""
+    if [name for name, _ in changes] == ["brightness"]:
+        # Pillow blends in float32 and cuts the fraction off; a table of the 256 values is the same, and faster.
+        levels = np.arange(256, dtype=np.float32) * np.float32(changes[0][1])
+        return np.take(np.clip(levels, 0, 255).astype(np.uint8), pixels_HWC)
+    image = Image.fromarray(np.ascontiguousarray(pixels_HWC))
+    for name, factor in changes:
+        image = _ENHANCERS[name](image).enhance(factor)
+    return np.array(image)
+
+
+def random_resized_crop(
+    width: int, height: int, scale: tuple[float, float], ratio: tuple[float, float], rng: np.random.Generator
+) -> Box:
+    """A rectangle of random area and shape (torchvision's RandomResizedCrop, arXiv:1409.4842).
+
+    Ten tries of a uniform share of the area and a log-uniform width over height; where none fits into the picture, the
+    largest centred rectangle whose shape is allowed.
+    """
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    for _ in range(_ATTEMPTS):
+        area = width * height * float(rng.uniform(*scale))
+        shape = math.exp(float(rng.uniform(low, high)))
+        w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(rng.integers(height - h + 1))
+            return Box(int(rng.integers(width - w + 1)), top, w, h)
+    w, h = width, height
+    if width / height < ratio[0]:
+        h = round(w / ratio[0])
+    elif width / height > ratio[1]:
+        w = round(h * ratio[1])
+    w, h = max(1, w), max(1, h)
+    return Box((width - w) // 2, (height - h) // 2, w, h)
+
+
+def random_erasure(size: int, rng: np.random.Generator) -> Box | None:
+    """The rectangle that random erasing replaces (torchvision's RandomErasing); None where ten tries fail."""
+    low, high = math.log(_ERASE_RATIO[0]), math.log(_ERASE_RATIO[1])
+    for _ in range(_ATTEMPTS):
+        area = size * size * float(rng.uniform(*_ERASE_SCALE))
+        shape = math.exp(float(rng.uniform(low, high)))
+        h, w = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
+        if 0 < h < size and 0 < w < size:
+            top = int(rng.integers(size - h + 1))
+            return Box(int(rng.integers(size - w + 1)), top, w, h)
+    return None
+
+
+@dataclass(frozen=True)
+class EvalGeometry:
+    """Where the evaluation square lies on a picture.
+
+    Attributes:
+        width, height: of the picture, pixels.
+        resized_width, resized_height: of the picture after the resize, pixels.
+        left, top: corner of the square in the resized picture, pixels.
+        size: side of the square, pixels.
+    """
+
+    width: int
+    height: int
+    resized_width: int
+    resized_height: int
+    left: int
+    top: int
+    size: int
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Resized pixels per picture pixel, across and down. They differ by rounding of the long side only."""
+        return self.resized_width / self.width, self.resized_height / self.height
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """The square on the picture: left, top, right, bottom, in its own pixels, continuous coordinates."""
+        across, down = self.scale
+        left, top = self.left / across, self.top / down
+        return left, top, min(self.width, left + self.size / across), min(self.height, top + self.size / down)
+
+
+class EvalTransform:
+    """Resize the short side, then crop the centre: bicubic, antialiased, as timm evaluates by default."""
+
+    def __init__(self, spec: TransformSpec, size: int) -> None:
+        self.spec = spec
+        self.size = size
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> np.ndarray:  # noqa: ARG002
+        """The evaluation square of an RGB picture: uint8, (size, size, 3). Nothing is random; ``rng`` is not used."""
+        box = self.geometry(image.width, image.height).box
+        # Pillow filters with the pixels around the box, so this is the resize and the crop in one.
+        return np.asarray(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box))
+
+    def geometry(self, width: int, height: int) -> EvalGeometry:
+        """Where the square lies on a picture of ``width`` × ``height`` pixels.
+
+        Rounding follows torchvision's Resize (long side truncated) and CenterCrop, and timm's
+        ``create_transform`` (short side ``floor(size / crop)``).
+        """
+        short = max(self.size, math.floor(self.size / self.spec.eval_crop))
+        if width <= height:
+            resized_width, resized_height = short, int(short * height / width)
+        else:
+            resized_width, resized_height = int(short * width / height), short
+        left = round((resized_width - self.size) / 2)
+        top = round((resized_height - self.size) / 2)
+        return EvalGeometry(width, height, resized_width, resized_height, left, top, self.size)

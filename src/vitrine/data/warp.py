@@ -1,0 +1,143 @@
+"""Rotation, crop, mirror and resize of a picture as one affine warp.
+
+Coordinates are continuous: pixel ``i`` covers ``[i, i + 1)``, its centre is at ``i + 0.5``, ``y`` points down.
+
+Axes: H rows, W columns, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional
+
+_SMOOTH_BELOW = 0.75  # source pixels per output pixel: the picture is magnified, and single samples would show as steps
+_MEANT = 1.5  # where a strong shrink leaves the last step: see _reduced
+
+
+@dataclass(frozen=True)
+class Box:
+    """A rectangle in whole pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Takes a point of the output to its source: ``x' = a x + b y + c``, ``y' = d x + e y + f`` (Pillow's order)."""
+
+    a: float
+    b: float
+    c: float
+    d: float
+    e: float
+    f: float
+
+    def __call__(self, x: float, y: float) -> tuple[float, float]:
+        """The source of a point."""
+        return self.a * x + self.b * y + self.c, self.d * x + self.e * y + self.f
+
+    @property
+    def coefficients(self) -> tuple[float, float, float, float, float, float]:
+        """As ``Image.transform`` expects them. Pillow evaluates them at pixel centres."""
+        return self.a, self.b, self.c, self.d, self.e, self.f
+
+    @property
+    def steps(self) -> tuple[float, float]:
+        """Source pixels per output pixel: along a row, and down a column."""
+        return math.hypot(self.a, self.d), math.hypot(self.b, self.e)
+
+    def finer(self, across: int, down: int) -> Affine:
+        """For an output with ``across`` × ``down`` samples in place of every pixel."""
+        return Affine(self.a / across, self.b / down, self.c, self.d / across, self.e / down, self.f)
+
+    def of_reduced(self, factor: int, left: int, top: int) -> Affine:
+        """For a source cut at ``left``, ``top``, then made smaller ``factor`` times."""
+        a, b, c, d, e, f = self.coefficients
+        return Affine(a / factor, b / factor, (c - left) / factor, d / factor, e / factor, (f - top) / factor)
+
+
+def warp_matrix(width: int, height: int, angle: float, box: Box, flip: bool, size: int) -> Affine:
+    """Rotate a picture of ``width`` × ``height`` about its centre, cut ``box``, resize to ``size``, mirror: composed.
+
+    ``angle`` is in degrees, counter-clockwise as seen (torchvision's sign); ``box`` lies in the rotated picture, whose
+    canvas is that of the source.
+    """
+    across, down = box.width / size, box.height / size
+    left = float(box.left)
+    if flip:
+        across, left = -across, left + box.width
+    cosine, sine = math.cos(math.radians(angle)), math.sin(math.radians(angle))
+    # Undoing a counter-clockwise turn where y points down: (x, y) -> (x cos - y sin, x sin + y cos) about the centre.
+    x, y = left - width / 2, box.top - height / 2
+    return Affine(
+        cosine * across,
+        -sine * down,
+        cosine * x - sine * y + width / 2,
+        sine * across,
+        cosine * down,
+        sine * x + cosine * y + height / 2,
+    )
+
+
+def warp(image: Image.Image, angle: float, box: Box, flip: bool, size: int) -> np.ndarray:
+    """Rotate, crop, resize and mirror in one step, antialiased; what comes from outside the picture is black.
+
+    Without a rotation this is torchvision's antialiased bilinear resize of the crop. With one, the output is sampled at
+    two or three nearest source pixels per output pixel and axis, and resized by the same filter. That is about twice as
+    fast as rotating the whole picture by nearest neighbour first, and nearer to the ideal result.
+
+    Args:
+        image: mode RGB.
+        angle: degrees, counter-clockwise.
+        box: the crop, inside the rotated picture's canvas.
+        flip: whether to mirror left-right.
+        size: side of the output, pixels.
+
+    Returns:
+        uint8, (size, size, 3).
+    """
+    if angle == 0:
+        crop = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+        pixels_HWC = _resized(np.array(crop), size)
+        return pixels_HWC[:, ::-1] if flip else pixels_HWC
+    matrix = warp_matrix(image.width, image.height, angle, box, flip, size)
+    image, matrix = _reduced(image, matrix, size)
+    if min(matrix.steps) < _SMOOTH_BELOW:
+        affine, smooth = Image.Transform.AFFINE, Image.Resampling.BILINEAR
+        return np.array(image.transform((size, size), affine, matrix.coefficients, smooth))
+    across, down = (max(2, math.ceil(step)) for step in matrix.steps)
+    samples = image.transform(
+        (size * across, size * down), Image.Transform.AFFINE, matrix.finer(across, down).coefficients
+    )
+    return _resized(np.array(samples), size)
+
+
+def _resized(pixels_HWC: np.ndarray, size: int) -> np.ndarray:
+    """Antialiased bilinear resize to a square: torch's uint8 kernel, Pillow's filter within one level, 3 × as fast."""
+    pixels_1CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1).unsqueeze(0)
+    resized_1CHW = functional.interpolate(pixels_1CHW, (size, size), mode="bilinear", antialias=True)
+    pixels: np.ndarray = resized_1CHW[0].permute(1, 2, 0).numpy()
+    return pixels
+
+
+def _reduced(image: Image.Image, matrix: Affine, size: int) -> tuple[Image.Image, Affine]:
+    """For a strong shrink: average whole blocks first, of that part of the picture alone that the output shows."""
+    factor = int(min(matrix.steps) / _MEANT)
+    if factor < 2:
+        return image, matrix
+    corners = [matrix(x, y) for x in (0, size) for y in (0, size)]
+    left, top = (max(0, math.floor(min(c[i] for c in corners)) - factor) for i in (0, 1))
+    right, bottom = (
+        min(side, math.ceil(max(c[i] for c in corners)) + factor) for i, side in enumerate((image.width, image.height))
+    )
+    if right <= left or bottom <= top:
+        return image, matrix  # all of it comes from outside
+    return image.reduce(factor, (left, top, right, bottom)), matrix.of_reduced(factor, left, top)

@@ -1,0 +1,45 @@
+"""Everything that can go wrong through input, as one tree of exceptions.
+
+A message is one or two lines: what was expected, what was found, what to do. The command line prints it
+without a traceback and exits with ``exit_code``.
+"""
+
+
+class VitrineError(Exception):
+    """Base of every error a person can cause. ``exit_code`` is the process's exit status."""
+
+    exit_code = 2
+
+
+class DataError(VitrineError):
+    """The data are missing, empty, unreadable or laid out in no known way."""
+
+
+class PictureError(DataError):
+    """One picture cannot be used: corrupt, truncated, too large, or not a picture."""
+
+
+class RecipeError(VitrineError, ValueError):
+    """A recipe field is unknown or has a value that cannot be used."""
+
+
+class ModelError(VitrineError):
+    """A model reference, its weights or its architecture cannot be used."""
+
+
+class WeightsUnavailableError(ModelError):
+    """Weights were asked for that are neither on this machine nor can be fetched now."""
+
+
+class RunError(VitrineError):
+    """A run folder is incomplete, is in use, or does not fit what was asked of it."""
+
+
+class EnvironmentMismatchError(VitrineError):
+    """Installed libraries do not fit one another."""
+
+
+class TrainingError(VitrineError):
+    """Training started and had to stop, for example at a loss that is not finite."""
+
+    exit_code = 1

@@ -1,0 +1,40 @@
+"""Device and precision: what is used, and why."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+
+import torch
+
+# Below this width the casts cost more than bf16 matrix products save; measured in benchmarks/train.py --widths.
+_BF16_PAYS_FROM_WIDTH = 256
+
+
+def default_device() -> torch.device:
+    """CUDA, else MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def bf16_in_hardware(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 matrices itself: CUDA from Ampere on, CPUs with AMX or AVX512-BF16."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type == "cpu":
+        return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    return False
+
+
+def resolve_precision(wanted: str, device: torch.device, width: int) -> str:
+    """``bf16`` or ``fp32`` for a recipe's ``precision``; ``auto`` takes bf16 where it pays at this token width."""
+    if wanted != "auto":
+        return wanted
+    return "bf16" if bf16_in_hardware(device) and width >= _BF16_PAYS_FROM_WIDTH else "fp32"
+
+
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
+    """Mixed precision for a forward pass: matrix products in bf16, sums and norms in float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")

@@ -1,0 +1,114 @@
+"""The recipe: every setting of a training, frozen and checked once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from vitrine.recipes.checks import refuse, require_choice, require_number, require_switch
+from vitrine.recipes.transforms import TransformSpec
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of one training run. Field names are the keys of ``--set`` and of ``recipe.toml``.
+
+    Attributes:
+        name: the recipe's own name.
+        description: one or two sentences: source, what was chosen where the source is silent, expected score.
+        model: a timm name with or without tag, ``hf-hub:owner/name``, ``vitrine/scenes-tiny`` or a run folder.
+        model_args: arguments of the timm model's constructor (``depth``, ``embed_dim``, ``patch_size`` ...).
+        pretrained: start from the weights that belong to ``model`` (true), from nothing (false), or from a local
+            weights file (its path).
+        image_size: side of the square input in pixels; 0 asks the model.
+        transforms: what is done to pictures.
+        batch_size: pictures a step; with ``accumulate`` above 1, pictures a micro-step.
+        accumulate: micro-steps whose gradients are added before a step of the optimizer.
+        epochs: passes over the training pictures.
+        epoch_size: pictures that count as one pass over an endless stream; ignored for finite data.
+        learning_rate: peak of the schedule.
+        weight_decay: AdamW's; not applied to biases, norms, position embeddings and tokens.
+        beta2: AdamW's second moment decay.
+        warmup_epochs: linear warm-up from zero, then a cosine to ``final_lr_ratio`` of the peak.
+        final_lr_ratio: see above; 0 to 1.
+        layer_decay: the learning rate is multiplied by this for every block below the head; 1 is off.
+        clip_norm: gradients are scaled down to this global norm; 0 is off.
+        label_smoothing: 0 to 1; 0 is off.
+        mixup, cutmix: alpha of the Beta distribution (timm's); 0 is off.
+        mix_off_epochs: the last epochs of the schedule that run without mixup and cutmix.
+        ema: decay of the exponential moving average of the weights that is evaluated and saved; 0 is off.
+        drop_path: stochastic depth of the last block; 0 to 1.
+        patch_drop: share of the patch tokens left out in a training step; 0 to 1.
+        tune: what is trained: ``all``, ``head``, ``last:N`` (head and the last N blocks), ``lora`` or ``lora:RANK``.
+        precision: ``auto`` (bf16 where the hardware has it and the model's width pays for it), ``bf16`` or ``fp32``.
+        compile: use ``torch.compile``.
+        early_stopping: stop after this many epochs without a better validation accuracy; 0 is off.
+        val_fraction: share of the pictures that a seeded, stratified split holds out where the data have none.
+        max_unreadable: share of unreadable pictures above which training does not start.
+        checkpoint_minutes: state for ``--resume`` is written after every epoch, and this often inside one.
+        workers: processes that load pictures; -1 chooses.
+        trackers: ``tensorboard`` or any other tracker that accelerate knows; several separated by commas.
+        seed: of the split, the weights, the order and every random change.
+    """
+
+    name: str
+    model: str
+    description: str = ""
+    model_args: Mapping[str, object] = field(default_factory=dict)
+    pretrained: bool | str = True
+    image_size: int = 0
+    transforms: TransformSpec = TransformSpec()
+    batch_size: int = 32
+    accumulate: int = 1
+    epochs: int = 10
+    epoch_size: int = 10_000
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.05
+    beta2: float = 0.999
+    warmup_epochs: float = 1.0
+    final_lr_ratio: float = 0.01
+    layer_decay: float = 1.0
+    clip_norm: float = 1.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_off_epochs: int = 0
+    ema: float = 0.0
+    drop_path: float = 0.0
+    patch_drop: float = 0.0
+    tune: str = "all"
+    precision: str = "auto"
+    compile: bool = False
+    early_stopping: int = 0
+    val_fraction: float = 0.2
+    max_unreadable: float = 0.01
+    checkpoint_minutes: float = 10.0
+    workers: int = -1
+    trackers: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model_args", MappingProxyType(dict(self.model_args)))
+        if not self.model or not isinstance(self.model, str):
+            raise refuse("model", self.model, "a model reference such as vit_base_patch16_224.orig_in21k")
+        if not isinstance(self.pretrained, bool | str) or self.pretrained == "":
+            raise refuse("pretrained", self.pretrained, "true, false or the path of a weights file")
+        for name in ("batch_size", "accumulate", "epochs", "epoch_size"):
+            require_number(name, getattr(self, name), 1, whole=True)
+        for name in ("image_size", "mix_off_epochs", "early_stopping", "seed"):
+            require_number(name, getattr(self, name), 0, whole=True)
+        require_number("workers", self.workers, -1, whole=True)
+        for name in ("learning_rate", "checkpoint_minutes"):
+            require_number(name, getattr(self, name), 0, open_low=True)
+        for name in ("weight_decay", "warmup_epochs", "clip_norm", "mixup", "cutmix"):
+            require_number(name, getattr(self, name), 0)
+        for name in ("beta2", "final_lr_ratio", "label_smoothing", "ema", "drop_path", "patch_drop", "max_unreadable"):
+            require_number(name, getattr(self, name), 0, 1)
+        require_number("layer_decay", self.layer_decay, 0, 1, open_low=True)
+        require_number("val_fraction", self.val_fraction, 0, 0.9, open_low=True)
+        require_choice("precision", self.precision, ("auto", "bf16", "fp32"))
+        require_switch("compile", self.compile)
+        if not re.fullmatch(r"all|head|last:[1-9]\d*|lora(:[1-9]\d*)?", str(self.tune)):
+            raise refuse("tune", self.tune, "all, head, last:N (N blocks), lora or lora:RANK")

@@ -1,0 +1,164 @@
+"""The look of every figure, and how a figure becomes a file.
+
+Figures are made with matplotlib's objects (never ``pyplot``) inside :func:`styled`, so that neither a window nor the
+caller's own matplotlib settings are touched. Sizes are in inches; a README shows an inch as about 100 pixels, and files
+have twice that.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+import vitrine
+
+WIDTH = 9.0  # of a figure that fills a README's column
+DPI = 200
+MARGIN = 0.18  # around everything
+
+INK, GREY, HAIRLINE, EMPTY = "#1d2730", "#66717d", "#d9dee3", "#f1f3f5"
+ACCENT = "#0072b2"
+# Okabe and Ito (2008), Color universal design: told apart with every common colour blindness. Yellow is left out (too
+# pale on white), and the rest is in an order that keeps neighbours far apart.
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+# White to dark blue; lightness falls evenly (a test looks), so that it reads in grey too.
+SHARES = LinearSegmentedColormap.from_list(
+    "vitrine.shares", ["#ffffff", "#d6e6f2", "#a9cbe3", "#74add1", "#3f8cbc", "#1c6a9e", "#0d4a79", "#082c51"]
+)
+SHARES.set_bad(EMPTY)
+
+TITLE, LABEL, SMALL = 11.0, 9.0, 8.0  # points
+
+_SETTINGS: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
+    "font.size": LABEL,
+    "text.color": INK,
+    "text.parse_math": False,  # a class may be called "$5_bill"
+    "axes.edgecolor": HAIRLINE,
+    "axes.labelcolor": GREY,
+    "axes.labelsize": LABEL,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": HAIRLINE,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "xtick.color": HAIRLINE,
+    "ytick.color": HAIRLINE,
+    "xtick.labelcolor": GREY,
+    "ytick.labelcolor": GREY,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "xtick.major.width": 0.8,
+    "ytick.major.width": 0.8,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.dpi": DPI,
+    "savefig.dpi": "figure",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "vitrine",  # names inside an SVG are drawn from it: the same figure, the same bytes
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """matplotlib's own defaults with vitrine's settings on top, whatever the caller has set; put back at the end."""
+    with mpl.rc_context():
+        # The backend is left alone: setting it would import pyplot's machinery, and figures here have their own canvas.
+        settings: dict[Any, Any] = {k: v for k, v in mpl.rcParamsDefault.items() if not k.startswith("backend")}
+        mpl.rcParams.update(settings | _SETTINGS)
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this many inches, drawn by Agg."""
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def place(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Axes at a place in inches from the lower left corner."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / up, width / across, height / up))
+
+
+def write(figure: Figure, left: float, bottom: float, words: str, **look: Any) -> Text:
+    """Text at a place in inches from the lower left corner, on its baseline."""
+    across, up = figure.get_size_inches()
+    return figure.text(left / across, bottom / up, words, **({"va": "baseline"} | look))
+
+
+def extent(words: Sequence[str], size: float, **look: Any) -> tuple[float, float]:
+    """(widest, highest) of some texts in inches, at a font size in points."""
+    figure = new_figure(1, 1)
+    canvas: Any = FigureCanvasAgg(figure)
+    renderer = canvas.get_renderer()
+    boxes = [figure.text(0, 0, word, fontsize=size, **look).get_window_extent(renderer) for word in words]
+    return max((box.width for box in boxes), default=0) / DPI, max((box.height for box in boxes), default=0) / DPI
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """A share of 1 as per cent: 0.9375 is ``93.8 %``."""
+    return f"{100 * share:.{decimals}f} %"
+
+
+def percent_tick(share: float, _position: int | None = None) -> str:
+    """The same for an axis, with a decimal only where it is not zero: ``92.5 %``, ``93 %``."""
+    return f"{round(100 * share, 2):g} %"
+
+
+def shortened(label: str, most: int = 28) -> str:
+    """A label for a figure: cut in the middle where it is longer than ``most`` characters, on one line."""
+    line = " ".join(label.split())
+    half = (most - 1) // 2
+    return line if len(line) <= most else f"{line[: most - 1 - half]}…{line[-half:]}"
+
+
+def save(figure: Figure, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a figure as PNG or SVG, whole or not at all; the same figure gives the same bytes.
+
+    Args:
+        figure: what to write.
+        path: ends in .png or .svg; its folder is made.
+        metadata: where the figure came from. In a PNG each entry is a text chunk; in an SVG all are one JSON object
+            in the ``dc:description``.
+
+    Raises:
+        ValueError: the path ends in something else.
+    """
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise ValueError(f"A figure is written as .png or .svg; got {path.name}.")
+    kind = path.suffix.lower()[1:]
+    software = f"vitrine {vitrine.__version__}"
+    if kind == "png":
+        content: dict[str, Any] = {"Software": software, **metadata}
+    else:
+        description = json.dumps(dict(metadata), ensure_ascii=False)
+        content = {"Creator": software, "Date": None, "Description": description}
+    drawn = io.BytesIO()
+    with styled():
+        figure.savefig(drawn, format=kind, metadata=content)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(drawn.getvalue())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,163 @@
+"""Tables: aligned text for a terminal, Markdown for a README, CSV for a program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vitrine.evaluate.csv_records import record
+from vitrine.results import ClassificationMetrics, Interval
+
+Cell = str | int | float | None
+
+_NOTHING = "–"
+_WORST = 10  # mistakes that the table of an evaluation lists
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under column names, one of which may be the result that counts.
+
+    Attributes:
+        columns: their names.
+        rows: a cell for every column; None is shown as a dash. Floats are shown with up to four significant digits, so
+            what needs others comes as text.
+        final: index of the row that is the final result: ``*`` in text, bold in Markdown, a column in CSV.
+
+    Raises:
+        ValueError: a row has another number of cells, or ``final`` is no row.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    final: int | None = None
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"Expected {len(self.columns)} cells; got {len(row)}: {row}.")
+        if self.final is not None and not 0 <= self.final < len(self.rows):
+            raise ValueError(f"The final row must be one of {len(self.rows)}; got {self.final}.")
+
+    def text(self) -> str:
+        """Aligned columns, two spaces apart; numbers to the right; the final row begins with ``*``."""
+        shown = self.cells()
+        widths = [max(len(row[i]) for row in (self.columns, *shown)) for i in range(len(self.columns))]
+        marks = ["", *("*" if i == self.final else "" for i in range(len(shown)))]
+        indent = 0 if self.final is None else 2
+        lines = []
+        for mark, row in zip(marks, (self.columns, *shown), strict=True):
+            cells = (self._aligned(i, cell, widths[i]) for i, cell in enumerate(row))
+            lines.append(f"{mark:<{indent}}" + "  ".join(cells))
+        lines.insert(1, " " * indent + "  ".join("─" * width for width in widths))
+        return "\n".join(line.rstrip() for line in lines)
+
+    def markdown(self) -> str:
+        """A pipe table, the final row in bold."""
+        shown = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in self.cells()]
+        if self.final is not None:
+            shown[self.final] = [f"**{cell}**" for cell in shown[self.final]]
+        rule = ["---:" if self.right_aligned(i) else "---" for i in range(len(self.columns))]
+        return "\n".join("| " + " | ".join(row) + " |" for row in (self.columns, rule, *shown))
+
+    def csv(self) -> bytes:
+        """A CSV file. Numbers are whole; None is empty; ``final`` is a column with yes and no where there is one."""
+        marked = self.final is not None
+        header = [*self.columns, *(["final"] if marked else [])]
+        rows = (
+            ["" if cell is None else str(cell) for cell in row] + ([("no", "yes")[i == self.final]] if marked else [])
+            for i, row in enumerate(self.rows)
+        )
+        return record(header) + b"".join(record(row) for row in rows)
+
+    def cells(self) -> list[list[str]]:
+        """Every row as it is shown."""
+        return [[_show(cell) for cell in row] for row in self.rows]
+
+    def right_aligned(self, column: int) -> bool:
+        """Whether a column has nothing but numbers."""
+        cells = [row[column] for row in self.rows if row[column] is not None]
+        return bool(cells) and all(isinstance(cell, int | float) and not isinstance(cell, bool) for cell in cells)
+
+    def _aligned(self, column: int, cell: str, width: int) -> str:
+        return cell.rjust(width) if self.right_aligned(column) else cell.ljust(width)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One training among several: what was set, and what came out.
+
+    Attributes:
+        values: what differs between the settings, by name.
+        accuracy: 0 to 1.
+        interval: its 95 % interval.
+        n: pictures that it was measured on.
+        final: whether this is the result that counts.
+    """
+
+    values: Mapping[str, Cell]
+    accuracy: float
+    interval: Interval
+    n: int
+    final: bool = False
+
+
+def settings_table(settings: Sequence[Setting]) -> Table:
+    """The settings and their accuracies, in the order given.
+
+    Raises:
+        ValueError: they do not all have the same values by name, or more than one is final.
+    """
+    names = tuple(settings[0].values) if settings else ()
+    if any(tuple(setting.values) != names for setting in settings):
+        raise ValueError(f"Every setting must have the values {names}, in this order.")
+    finals = [i for i, setting in enumerate(settings) if setting.final]
+    if len(finals) > 1:
+        raise ValueError(f"One setting can be the final result; {len(finals)} are.")
+    rows = [
+        (*setting.values.values(), f"{setting.accuracy:.4f}", _interval(setting.interval), setting.n)
+        for setting in settings
+    ]
+    return Table((*names, "accuracy", "95 % interval", "n"), tuple(rows), finals[0] if finals else None)
+
+
+def metrics_table(metrics: ClassificationMetrics) -> str:
+    """An evaluation for a terminal: the figures, the classes, and the mistakes that the model was surest of."""
+    figures: list[tuple[str, str]] = [
+        ("accuracy", f"{metrics.accuracy:.4f}  (95 % interval {_interval(metrics.accuracy_interval)})"),
+        ("pictures", f"{metrics.n:,}"),
+        *([] if metrics.top5 is None else [("top-5 accuracy", f"{metrics.top5:.4f}")]),
+        ("negative log-likelihood", f"{metrics.negative_log_likelihood:.4f}"),
+        ("expected calibration error", f"{metrics.calibration_error:.4f}  ({metrics.calibration_bins} bins)"),
+        ("computed in", metrics.precision),
+    ]
+    width = max(len(name) for name, _ in figures)
+    classes = Table(
+        ("class", "precision", "recall", "pictures"),
+        tuple((entry.label, _share(entry.precision), _share(entry.recall), entry.support) for entry in metrics.classes),
+    )
+    parts = ["\n".join(f"{name:<{width}}  {value}" for name, value in figures), classes.text()]
+    if metrics.hardest:
+        shown = metrics.hardest[:_WORST]
+        hardest = Table(
+            ("surest mistakes", "is", "was called", "probability"),
+            tuple((entry.name, entry.true, entry.predicted, f"{entry.probability:.3f}") for entry in shown),
+        )
+        parts.append(hardest.text())
+    return "\n\n".join(parts)
+
+
+def _show(cell: Cell) -> str:
+    if cell is None:
+        return _NOTHING
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    return f"{cell:.4g}" if isinstance(cell, float) else f"{cell:,}" if isinstance(cell, int) else cell
+
+
+def _share(value: float | None) -> str | None:
+    return None if value is None else f"{value:.3f}"
+
+
+def _interval(interval: Interval) -> str:
+    return f"{interval.low:.4f} to {interval.high:.4f}"

@@ -1,0 +1,154 @@
+"""What a measurement found, as frozen data that other floors pass around, show and store."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+# Stored floats: finer than any sampling error, coarser than what a thread count or another processor changes.
+DECIMALS = 6
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A confidence interval; ``low`` and ``high`` are in the unit of what was estimated."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClassMetrics:
+    """One class. All shares are 0 to 1.
+
+    Attributes:
+        label: the class name.
+        precision: of the pictures that were given this label, the share that has it; None where none was given it.
+        recall: of the pictures that have this label, the share that was given it; None where there is none.
+        support: pictures that have this label.
+    """
+
+    label: str
+    precision: float | None
+    recall: float | None
+    support: int
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A picture with a wrong label. ``probability`` (0 to 1) is what the model gave the wrong label."""
+
+    name: str
+    true: str
+    predicted: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class ClassificationMetrics:
+    """A classifier's figures on one split.
+
+    Attributes:
+        n: pictures that were counted.
+        precision: ``fp32`` or ``bf16``: the arithmetic that the model ran in.
+        accuracy: share of pictures with the right label, 0 to 1.
+        accuracy_interval: its 95 % interval (Wilson).
+        top5: share of pictures whose label is among the five likeliest; None with five classes or fewer.
+        negative_log_likelihood: mean over the pictures, in nats; at least 0.
+        calibration_error: expected calibration error, 0 to 1.
+        calibration_bins: equal-width bins of confidence that it was computed with.
+        classes: one entry a class, in class order.
+        confusion: pictures by true class (rows) and predicted class (columns).
+        hardest: the mistakes that the model was surest of, surest first.
+    """
+
+    n: int
+    precision: str
+    accuracy: float
+    accuracy_interval: Interval
+    top5: float | None
+    negative_log_likelihood: float
+    calibration_error: float
+    calibration_bins: int
+    classes: tuple[ClassMetrics, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    hardest: tuple[Mistake, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names, in class order."""
+        return tuple(entry.label for entry in self.classes)
+
+    @property
+    def correct(self) -> int:
+        """Pictures with the right label."""
+        return sum(row[index] for index, row in enumerate(self.confusion))
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready and stable: floats are rounded to ``DECIMALS``, zero cells of the confusion left out."""
+        labels = self.labels
+        return {
+            "n": self.n,
+            "precision": self.precision,
+            "accuracy": _rounded(self.accuracy),
+            "accuracy_interval_95": [_rounded(self.accuracy_interval.low), _rounded(self.accuracy_interval.high)],
+            "top5": _rounded(self.top5),
+            "negative_log_likelihood": _rounded(self.negative_log_likelihood),
+            "expected_calibration_error": _rounded(self.calibration_error),
+            "calibration_bins": self.calibration_bins,
+            "classes": [
+                {
+                    "label": entry.label,
+                    "precision": _rounded(entry.precision),
+                    "recall": _rounded(entry.recall),
+                    "support": entry.support,
+                }
+                for entry in self.classes
+            ],
+            "confusion": {
+                true: {predicted: count for predicted, count in zip(labels, row, strict=True) if count}
+                for true, row in zip(labels, self.confusion, strict=True)
+            },
+            "hardest_mistakes": [
+                {
+                    "name": _storable(entry.name),
+                    "true": entry.true,
+                    "predicted": entry.predicted,
+                    "probability": _rounded(entry.probability),
+                }
+                for entry in self.hardest
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> ClassificationMetrics:
+        """What :meth:`to_dict` wrote, with floats as rounded there; other keys are ignored.
+
+        Raises:
+            KeyError: an entry is missing.
+        """
+        labels = [entry["label"] for entry in content["classes"]]
+        confusion = content["confusion"]
+        return cls(
+            n=content["n"],
+            precision=content["precision"],
+            accuracy=content["accuracy"],
+            accuracy_interval=Interval(*content["accuracy_interval_95"]),
+            top5=content["top5"],
+            negative_log_likelihood=content["negative_log_likelihood"],
+            calibration_error=content["expected_calibration_error"],
+            calibration_bins=content["calibration_bins"],
+            classes=tuple(ClassMetrics(**entry) for entry in content["classes"]),
+            confusion=tuple(tuple(confusion[true].get(predicted, 0) for predicted in labels) for true in labels),
+            hardest=tuple(Mistake(**entry) for entry in content["hardest_mistakes"]),
+        )
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, DECIMALS) + 0.0  # no "-0.0" in a file
+
+
+def _storable(name: str) -> str:
+    r"""A file's name for a UTF-8 file: bytes that are not UTF-8 (Linux allows them) become ``\xNN``."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,214 @@
+"""The training loop: one for every objective. It yields what happened; saving and printing belong to the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from vitrine.data.loading import Batch
+from vitrine.errors import TrainingError
+from vitrine.models.precision import autocast
+from vitrine.recipes import Recipe
+from vitrine.torchpair import require_torchvision
+from vitrine.train.objective import Objective
+
+require_torchvision()
+
+from timm.scheduler import CosineLRScheduler  # noqa: E402
+from timm.utils import ModelEmaV3  # noqa: E402
+
+
+@dataclass
+class Progress:
+    """Where a training is. Everything here is in a checkpoint; step seeds make other random state needless.
+
+    Attributes:
+        epoch: epochs finished.
+        batch: batches of the next epoch that are done.
+        step: optimizer steps taken.
+        loss_sum, pictures, correct: sums over the next epoch so far; ``correct`` is None once targets were mixed.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    pictures: int = 0
+    correct: int | None = 0
+
+
+@dataclass
+class Training:
+    """The moving parts of a training, in one place so that a checkpoint can hold them all."""
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: CosineLRScheduler
+    ema: ModelEmaV3 | None
+    accelerator: Accelerator
+    precision: str
+    progress: Progress = field(default_factory=Progress)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The weights that are evaluated and saved: the moving average where there is one."""
+        module: nn.Module = self.ema.module if self.ema is not None else self.accelerator.unwrap_model(self.module)
+        return module
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One optimizer step. ``loss`` is the mean over its ``pictures``; ``learning_rate`` the one it was taken with."""
+
+    epoch: int
+    step: int
+    loss: float
+    pictures: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """One pass over the training pictures. ``train_accuracy`` is None where targets were mixed."""
+
+    epoch: int
+    step: int
+    train_loss: float
+    train_accuracy: float | None
+    learning_rate: float
+
+
+def fit(
+    training: Training,
+    objective: Objective,
+    recipe: Recipe,
+    epoch_batches: Callable[[int, int], Iterator[Batch]],
+    batch_names: Callable[[int, Batch], Sequence[str]],
+) -> Iterator[StepDone | EpochDone]:
+    """Train from ``training.progress`` to the recipe's last epoch, yielding after every step and every epoch.
+
+    Args:
+        training: model, optimizer, schedule and position; changed in place.
+        objective: the loss.
+        recipe: accumulate, clip_norm, epochs, mix_off_epochs and seed are read.
+        epoch_batches: the batches of an epoch (from 0) from a batch number on.
+        batch_names: file names of an epoch's batch, for the message about a loss that is not finite.
+
+    Raises:
+        TrainingError: the loss is not finite; the message names the batch's pictures.
+    """
+    progress = training.progress
+    while progress.epoch < recipe.epochs:
+        epoch = progress.epoch
+        training.module.train()
+        mix = epoch < recipe.epochs - recipe.mix_off_epochs
+        batches = epoch_batches(epoch, progress.batch)
+        while group := tuple(islice(batches, recipe.accumulate)):
+            learning_rate = _set_learning_rate(training, progress.step)
+            loss = _step(training, objective, recipe, group, mix, partial(batch_names, epoch))
+            progress.step += 1
+            progress.batch += len(group)
+            yield StepDone(epoch, progress.step, loss[0], loss[1], learning_rate)
+        if not progress.pictures:
+            raise TrainingError("An epoch had no picture to train on. Check the data with: vitrine check DATA")
+        done = _finish_epoch(training, learning_rate=training.optimizer.param_groups[-1]["lr"])
+        yield done
+
+
+def _step(
+    training: Training,
+    objective: Objective,
+    recipe: Recipe,
+    group: Sequence[Batch],
+    mix: bool,
+    names: Callable[[Batch], Sequence[str]],
+) -> tuple[float, int]:
+    """One optimizer step over a group of micro-batches: (mean loss, pictures)."""
+    accelerator, progress = training.accelerator, training.progress
+    total = sum(len(batch.labels_B) for batch in group)
+    loss_sum, pictures = 0.0, 0
+    for number, batch in enumerate(group):
+        _seed(recipe.seed, progress.step * recipe.accumulate + number)
+        with autocast(accelerator.device, training.precision):
+            loss = objective(training.module, batch, mix=mix)
+        value = loss.mean.item()
+        if not np.isfinite(value):
+            raise TrainingError(_not_finite(value, training, names(batch)))
+        accelerator.backward(loss.mean * (len(batch.labels_B) / total))
+        loss_sum, pictures = loss_sum + value * loss.count, pictures + loss.count
+        _count(progress, value, loss.count, loss.correct)
+    if recipe.clip_norm:
+        accelerator.clip_grad_norm_(training.module.parameters(), recipe.clip_norm)
+    training.optimizer.step()
+    training.optimizer.zero_grad(set_to_none=True)
+    if training.ema is not None:
+        training.ema.update(accelerator.unwrap_model(training.module), step=progress.step)
+    return loss_sum / pictures, pictures
+
+
+def _set_learning_rate(training: Training, step: int) -> float:
+    training.schedule.step_update(step + 1)  # the schedule's first value is zero: a step with it would do nothing
+    return float(max(group["lr"] for group in training.optimizer.param_groups))
+
+
+def _seed(seed: int, step: int) -> None:
+    """Random state of one micro-step from (seed, step) alone: a resumed training draws what the first one drew."""
+    state = np.random.SeedSequence((seed, step)).generate_state(2)
+    torch.manual_seed(int(state[0]))
+    np.random.seed(int(state[1]))  # noqa: NPY002  timm's Mixup draws from NumPy's global state
+
+
+def _count(progress: Progress, loss: float, count: int, correct: int | None) -> None:
+    progress.loss_sum += loss * count
+    progress.pictures += count
+    if correct is None or progress.correct is None:
+        progress.correct = None
+    else:
+        progress.correct += correct
+
+
+def _finish_epoch(training: Training, learning_rate: float) -> EpochDone:
+    progress = training.progress
+    accuracy = None if progress.correct is None else progress.correct / progress.pictures
+    done = EpochDone(
+        progress.epoch, progress.step, progress.loss_sum / progress.pictures, accuracy, float(learning_rate)
+    )
+    progress.epoch, progress.batch = progress.epoch + 1, 0
+    progress.loss_sum, progress.pictures, progress.correct = 0.0, 0, 0
+    return done
+
+
+def _not_finite(value: float, training: Training, names: Sequence[str]) -> str:
+    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return (
+        f"The loss became {value} in epoch {training.progress.epoch + 1}, step {training.progress.step + 1}. "
+        f"The batch was: {shown}.\n"
+        "Lower learning_rate, set clip_norm=1, or use precision=fp32; --resume continues from the last checkpoint."
+    )
+
+
+def state_of(training: Training) -> dict[str, Any]:
+    """Everything that a resumed training needs, as tensors and plain values."""
+    return {
+        "module": training.accelerator.unwrap_model(training.module).state_dict(),
+        "optimizer": training.optimizer.state_dict(),
+        "ema": None if training.ema is None else training.ema.state_dict(),
+        "progress": vars(training.progress).copy(),
+    }
+
+
+def restore(training: Training, state: dict[str, Any]) -> None:
+    """Put a training back to where :func:`state_of` found it."""
+    training.accelerator.unwrap_model(training.module).load_state_dict(state["module"])
+    training.optimizer.load_state_dict(state["optimizer"])
+    if training.ema is not None:
+        training.ema.load_state_dict(state["ema"])
+    training.progress = Progress(**state["progress"])

@@ -1,0 +1,75 @@
+"""A model reference opened for evaluation or prediction: module, input, class names, precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from vitrine.errors import ModelError
+from vitrine.models.build import BuiltModel, InputSpec, open_run, width_of
+from vitrine.models.precision import default_device, resolve_precision
+from vitrine.models.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model in eval mode on its device.
+
+    Attributes:
+        built: the model with its origin.
+        module: the same module, on ``device``.
+        labels: class names in the order of the outputs.
+        spec: input size, crop and normalisation.
+        precision: "fp32" or "bf16".
+    """
+
+    built: BuiltModel
+    module: nn.Module
+    labels: tuple[str, ...]
+    spec: InputSpec
+    device: torch.device
+    precision: str
+
+
+def open_model(reference: str, precision: str = "auto") -> OpenedModel:
+    """Open a run, ``vitrine/scenes-tiny`` or any reference that has a head of its own.
+
+    Raises:
+        ModelError, WeightsUnavailableError: see ``vitrine.models.build.build``.
+    """
+    if precision not in ("auto", "fp32", "bf16"):
+        raise ModelError(f"precision = {precision!r} cannot be used: expected auto, fp32 or bf16.")
+    built = open_run(reference)
+    device = default_device()
+    module = built.module.to(device)
+    used = resolve_precision(precision, device, width_of(module))
+    return OpenedModel(built, module, _labels(built), built.input, device, used)
+
+
+def _labels(built: BuiltModel) -> tuple[str, ...]:
+    count = int(built.module.num_classes)  # type: ignore[arg-type]
+    if count == 0:
+        raise ModelError(f"{built.source.reference} has no classification head. Train one: vitrine train DATA ...")
+    folder = built.source.folder
+    if folder is not None and (folder / "labels.txt").is_file():
+        labels = RunFolder(folder).labels()
+    else:
+        names = built.source.pretrained_cfg.get("label_names")
+        labels = tuple(str(name) for name in names) if names else tuple(str(i) for i in range(count))
+    if len(labels) != count:
+        raise ModelError(
+            f"{built.source.reference} has {count} outputs but {len(labels)} class names; labels.txt was changed."
+        )
+    return labels
+
+
+def split_settings(reference: str) -> tuple[int, float] | None:
+    """Seed and share of the split that a run's training made; None for other models."""
+    run = RunFolder(Path(reference))
+    if not run.started:
+        return None
+    recipe = run.recipe()
+    return recipe.seed, recipe.val_fraction

@@ -1,0 +1,85 @@
+"""``vitrine predict``: a table of labels for a folder of pictures, as a stream."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from vitrine.data.listing import list_pictures
+from vitrine.evaluate.predictions import PredictionWriter
+from vitrine.workflows.inference import eval_batches, run_batches
+from vitrine.workflows.opened import open_model
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What ``vitrine predict`` wrote.
+
+    Attributes:
+        table: the CSV, one row a readable picture, in name order.
+        written: rows in it.
+        unreadable: (name, reason) of pictures that have no row.
+        unreadable_table: where those are listed; None where there are none.
+        precision: that the model ran in.
+    """
+
+    table: Path
+    written: int
+    unreadable: tuple[tuple[str, str], ...]
+    unreadable_table: Path | None
+    precision: str
+
+
+def predict(
+    model: str,
+    images: Path,
+    out: Path,
+    *,
+    probabilities: bool = False,
+    top: int = 0,
+    batch_size: int = 64,
+    precision: str = "auto",
+    resume: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> Prediction:
+    """Predict every picture of a folder.
+
+    Args:
+        model: a model reference with a head of its own.
+        images: a folder, searched with its sub-folders, or one picture.
+        out: the CSV; ``filename,label`` and the optional columns. An unfinished table is ``OUT.partial``.
+        probabilities: add the predicted label's probability.
+        top: add the K most likely labels with their probabilities; 0 adds none.
+        batch_size: pictures at a time.
+        precision: auto, fp32 or bf16.
+        resume: continue an unfinished table after its last whole row.
+        progress: called with pictures done, of how many.
+
+    Raises:
+        DataError: no pictures, or a partial table of other pictures.
+        ModelError: the model cannot be used.
+    """
+    samples = list_pictures(images)
+    opened = open_model(model, precision)
+    top = min(top, len(opened.labels))
+    weights = opened.built.weights
+    made_with = {"weights sha256": weights.sha256 if weights else "none", "precision": opened.precision}
+    with PredictionWriter(
+        out, opened.labels, probabilities=probabilities, top=top, resume=resume, made_with=made_with
+    ) as writer:
+        rest = samples[writer.resume_after([s.name for s in samples], batch_size) :]
+        done = len(samples) - len(rest)
+        source = eval_batches(rest, opened.spec, batch_size=batch_size)
+        for part in run_batches(opened.module, source, opened.spec, device=opened.device, precision=opened.precision):
+            batch = part.batch
+            names = [rest[i].name for i in batch.indices_B.tolist()]
+            failed = [(rest[i].name, reason) for i, reason in batch.unreadable]
+            writer.write(names, np.asarray(part.logits_BC), failed)
+            done += len(names) + len(failed)
+            if progress is not None:
+                progress(done, len(samples))
+        summary = writer.finish()
+    return Prediction(out, summary.written, summary.unreadable, summary.unreadable_table, opened.precision)

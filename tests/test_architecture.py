@@ -1,0 +1,99 @@
+"""The house rules that a machine can check: layers, light faces, small modules."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+import vitrine
+from vitrine import errors
+from vitrine.errors import VitrineError
+
+SOURCE = Path(vitrine.__file__).parent
+CHECKOUT = SOURCE.parent.parent
+MODULES = sorted(SOURCE.rglob("*.py"))
+
+# Each of these takes from a tenth of a second to several seconds to import.
+HEAVY = ("torch", "torchvision", "timm", "accelerate", "transformers", "datasets", "pandas", "pyarrow", "matplotlib")
+
+_HEAVY_NOW = f"[name for name in {HEAVY!r} if name in sys.modules]"
+
+
+def _run(program: str) -> str:
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_imports_run_downwards_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    linter = pytest.importorskip("importlinter.cli", reason="import-linter comes with the extra [dev]")
+    if not (CHECKOUT / "pyproject.toml").is_file():
+        pytest.skip("The layers are written in the pyproject.toml of a checkout, and this is an installed package.")
+    monkeypatch.chdir(CHECKOUT)
+    assert linter.lint_imports(no_cache=True) == 0, "run lint-imports to see which import is wrong"
+
+
+@pytest.mark.parametrize("module", ["vitrine", "vitrine.errors", "vitrine.recipes", "vitrine.torchpair", "vitrine.cli"])
+def test_a_light_module_imports_nothing_heavy(module: str) -> None:
+    assert _run(f"import sys, {module}; print({_HEAVY_NOW})") == "[]"
+
+
+def test_no_help_imports_anything_heavy() -> None:
+    """What makes --help answer at once, without a stop-watch: every verb's help, in one process."""
+    program = f"""
+import contextlib, io, sys
+from typer.main import get_command
+from vitrine.cli import main
+from vitrine.cli.app import app
+verbs = sorted(get_command(app).commands)
+for arguments in [["--help"], *([verb, "--help"] for verb in verbs)]:
+    sys.argv = ["vitrine", *arguments]
+    page = io.StringIO()
+    with contextlib.redirect_stdout(page):
+        try:
+            main()
+        except SystemExit as end:
+            assert not end.code, (arguments, end.code)
+    assert "--help" in page.getvalue(), arguments
+    assert not {_HEAVY_NOW}, (arguments, {_HEAVY_NOW})
+print(*verbs)
+"""
+    verbs = _run(program).split()
+    assert {"check", "train", "evaluate", "predict", "demo"} <= set(verbs)
+
+
+def test_the_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "vitrine", "--help"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "train" in done.stdout
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_module_fits_in_a_head(path: Path) -> None:
+    lines = path.read_text("utf-8").count("\n")
+    assert lines < 400, f"{path.name} has {lines} lines: divide it by what it does"
+    if lines >= 300:
+        warnings.warn(f"{path.name} has {lines} lines, and fewer than 300 are wanted", stacklevel=1)
+    assert not {"utils", "misc", "helpers", "common"} & set(path.relative_to(SOURCE).with_suffix("").parts), (
+        "name it after what it does"
+    )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_every_module_says_what_it_is(path: Path) -> None:
+    tree = ast.parse(path.read_text("utf-8"))
+    assert ast.get_docstring(tree) or not tree.body or path.name == "__main__.py"
+
+
+def test_every_error_of_ours_has_an_exit_status() -> None:
+    ours = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert len(ours) > 5
+    for kind in ours:
+        assert issubclass(kind, VitrineError), kind
+        assert kind.exit_code in (1, 2), "1: it ran and the answer is no; 2: the input is wrong"
+        assert kind.__doc__, kind
