@@ -1,7 +1,66 @@
-"""What every test runs under."""
+"""What every test runs under, and the small data and runs that several of them share."""
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 # A busy machine is slow now and then: how long one example takes says nothing about the code.
 settings.register_profile("vitrine", deadline=None)
 settings.load_profile("vitrine")
+
+MICRO = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+"""Constructor arguments of a ViT with 16 patches that computes in no time."""
+
+
+@pytest.fixture(scope="session")
+def small_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Class folders of generated pictures of 32 px: 48 to train on, 24 to validate, 300 to test."""
+    from vitrine.data.scenes import write_scenes
+
+    folder = tmp_path_factory.mktemp("data") / "scenes"
+    return write_scenes(folder, "new", {"train": 48, "validation": 24, "test": 300}, size=32)
+
+
+@pytest.fixture(scope="session")
+def small_run(small_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a micro model on ``small_scenes``."""
+    from vitrine.recipes import Recipe, named_transforms
+    from vitrine.workflows.training import train
+
+    recipe = Recipe(
+        name="micro",
+        model="vit_tiny_patch16_224",
+        model_args=MICRO,
+        pretrained=False,
+        image_size=32,
+        transforms=named_transforms("scenes"),
+        batch_size=16,
+        epochs=2,
+        learning_rate=2e-3,
+        workers=0,
+        precision="fp32",
+    )
+    return train(str(small_scenes), recipe, tmp_path_factory.mktemp("runs") / "micro").run
+
+
+@pytest.fixture
+def vitrine_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The command line inside this process: arguments to (exit status, stdout, stderr)."""
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        from vitrine.cli import main
+
+        monkeypatch.setattr("sys.argv", ["vitrine", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        shown = capsys.readouterr()
+        return int(stopped.value.code or 0), shown.out, shown.err
+
+    return run

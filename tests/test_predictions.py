@@ -121,7 +121,11 @@ def test_the_table_of_an_evaluation_is_that_of_the_stream(tmp_path: Path) -> Non
     assert predictions_csv(outputs, LABELS, probabilities=True) == (tmp_path / "p.csv").read_bytes()
 
 
-@given(st.lists(st.text(st.characters(exclude_characters="\x00"), min_size=1), min_size=1))
+undecodable = st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF, categories=["Cs"])  # bytes that are not UTF-8
+letters = st.characters(exclude_categories=["Cs"], exclude_characters="\x00") | undecodable
+
+
+@given(st.lists(st.text(letters, min_size=1), min_size=1))
 def test_any_record_is_read_back_by_the_csv_module_and_by_ours(fields: list[str]) -> None:
     line = record(fields)
     text = line.decode("utf-8", "surrogateescape")
@@ -317,8 +321,8 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "p.csv.partial").write_bytes(b'filename,label\na.jpg,c"at\nb.jpg,"x"y\n')
-    with pytest.raises(DataError):
+    (tmp_path / "p.csv.partial").write_bytes(b'filename,label\na.jpg,"cat"s\n')
+    with pytest.raises(DataError, match="is not CSV"):
         run(tmp_path / "p.csv", resume=True)
 
 
@@ -356,23 +360,23 @@ def test_the_number_of_top_columns_is_checked(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> None:
-    """100,000 rows, written and recovered, in less memory than a tenth of the file."""
-    names = [f"some/folder/{i:06}.jpg" for i in range(100_000)]
-    logits_BC = np.random.default_rng(0).normal(size=(1000, 3)).astype(np.float32)
+    """Writing and recovering 20,000 rows takes a fraction of their size."""
+    names = [f"some/rather/long/folder/name/{i:06}.jpg" for i in range(20_000)]
+    logits_BC = np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)
     with PredictionWriter(tmp_path / "p.csv", LABELS) as writer:
         writer.resume_after(names)
-        writer.write(names[:1000], logits_BC)  # imports and caches
+        writer.write(names[:100], logits_BC)  # imports and caches
         tracemalloc.start()
-        for start in range(1000, 99_000, 1000):
-            writer.write(names[start : start + 1000], logits_BC)
+        for start in range(100, 19_900, 100):
+            writer.write(names[start : start + 100], logits_BC)
         grown = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     with PredictionWriter(tmp_path / "p.csv", LABELS, resume=True) as writer:
         tracemalloc.start()
-        assert writer.resume_after(names) == 99_000
+        assert writer.resume_after(names) == 19_900
         read_back = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        writer.write(names[99_000:], logits_BC)
-        assert writer.finish().written == 100_000
-    assert (tmp_path / "p.csv").stat().st_size > 2_500_000
-    assert max(grown, read_back) < 1_000_000
+        writer.write(names[19_900:], logits_BC)
+        assert writer.finish().written == 20_000
+    assert (tmp_path / "p.csv").stat().st_size > 800_000
+    assert max(grown, read_back) < 200_000

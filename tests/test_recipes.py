@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import copy
 import math
+import pickle
 from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
@@ -395,3 +397,34 @@ def test_any_field_of_one_recipe_can_be_set_on_another(recipe: Recipe, name: str
     if not isinstance(value, str):
         written = str(value).lower() if isinstance(value, bool) else repr(value)
         assert getattr(override(PLAIN, [f"{name}={written}"]), name) == value
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "model_args=5",
+        "model_args=[1, 2]",
+        "pretrained=False",
+        "trackers=5",
+        "name=5",
+        "transforms.name=3",
+        "description=2020-01-01",
+        'transforms.mean=["a", "b", "c"]',
+        "transforms.std=[0, 0, 0]",
+    ],
+)
+def test_a_value_of_the_wrong_kind_is_refused_by_name(setting):
+    with pytest.raises(RecipeError, match=setting.partition("=")[0].replace(".", r"\.")):
+        override(load_recipe("scratch-tiny"), [setting])
+
+
+def test_a_recipe_travels_between_processes():
+    recipe = load_recipe("scratch-tiny")
+    assert pickle.loads(pickle.dumps(recipe)) == copy.deepcopy(recipe) == recipe
+    assert hash(recipe) == hash(copy.deepcopy(recipe))
+
+
+def test_a_recipe_file_that_is_not_text_is_refused(tmp_path):
+    (tmp_path / "odd.toml").write_bytes(b"model = '\xff'")
+    with pytest.raises(RecipeError, match="not UTF-8"):
+        load_recipe(str(tmp_path / "odd.toml"))

@@ -11,30 +11,35 @@ from __future__ import annotations
 
 from importlib import metadata
 
+from packaging.specifiers import SpecifierSet
+
 from vitrine.errors import EnvironmentMismatchError
 
 _declared: list[object] = []  # a torch.library.Library undeclares its operators when it is garbage collected
 
 
 def matching_torchvision(torch_version: str) -> str:
-    """The torchvision minor version that belongs to a torch version.
+    """The torchvision that belongs to a torch version, as pip writes it: ``==0.28.*`` or ``>=0.29.1``.
 
-    torchvision 0.N is released with torch 2.(N - 15); source: the compatibility table in torchvision's README.
+    torchvision 0.N is released with torch 2.(N - 15), up to torch 2.14; from 0.29.1 on, one torchvision serves every
+    torch from 2.14 on. Sources: the compatibility table in torchvision's README; the requirements in its wheels.
     """
-    major, minor = torch_version.split("+")[0].split(".")[:2]
-    if int(major) != 2:
+    major, minor = (int(part) for part in torch_version.split("+")[0].split(".")[:2])
+    if (major, minor) < (2, 11):
         raise EnvironmentMismatchError(f"torch {torch_version} is not supported: vitrine needs torch 2.11 or newer.")
-    return f"0.{int(minor) + 15}"
+    if (major, minor) < (2, 14):
+        return f"==0.{minor + 15}.*"
+    return ">=0.29" if (major, minor) == (2, 14) else ">=0.29.1"
 
 
 def check_versions(torch_version: str, torchvision_version: str) -> None:
-    """Raise :class:`EnvironmentMismatchError` unless the two versions are a released pair."""
+    """Raise :class:`EnvironmentMismatchError` unless the two versions belong together."""
     wanted = matching_torchvision(torch_version)
-    if ".".join(torchvision_version.split("+")[0].split(".")[:2]) != wanted:
+    if not SpecifierSet(wanted).contains(torchvision_version, prereleases=True):
         raise EnvironmentMismatchError(
             f"torch {torch_version} and torchvision {torchvision_version} do not belong together: "
             f"this torch needs torchvision {wanted}.\n"
-            f"Install a matching pair, for example: pip install 'torchvision=={wanted}.*'"
+            f"Install a matching pair, for example: pip install 'torchvision{wanted}'"
         )
 
 

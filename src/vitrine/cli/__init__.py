@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from typing import Any, NoReturn
+
+INTERRUPTED = 130  # what shells give for a process that Ctrl-C ended
 
 
 def main() -> None:
     """Run the command line. Exit status: 0 done; 1 it ran and the answer is no; 2 the input is wrong."""
+    from typer import Abort, BadParameter
+
     from vitrine.cli.app import app
     from vitrine.errors import VitrineError
 
     try:
-        app()
+        status = app(standalone_mode=False) or 0  # typer turns an interruption into 130 or Abort, by its version
     except VitrineError as error:
-        print(f"vitrine: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("\nvitrine: interrupted. What was finished is kept.", file=sys.stderr)
-        sys.exit(130)
+        _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, Abort):
+        status = INTERRUPTED
     except BrokenPipeError:
-        sys.exit(0)  # the reader of our output went away, as in: vitrine check DATA | head
+        # The reader of our output went away, as in: vitrine check DATA | head. Nothing more can be written to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:  # a full disk, a folder that may not be written to
+        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
+    except _parents_of(BadParameter) as error:
+        _fail_usage(error)
+    if status == INTERRUPTED:
+        _fail("interrupted. What was finished is kept.", INTERRUPTED)
+    sys.exit(status)
+
+
+def _fail(message: str, status: int) -> NoReturn:
+    print(f"vitrine: {message}", file=sys.stderr)
+    sys.exit(status)
+
+
+def _parents_of(error: type[Exception]) -> tuple[type[Exception], ...]:
+    """The error and its base classes from click, which newer versions of typer carry inside."""
+    return tuple(base for base in error.__mro__ if hasattr(base, "format_message"))
+
+
+def _fail_usage(error: Any) -> NoReturn:
+    """A wrong command line in two lines. Without any argument the help was shown, and there is no message."""
+    message = error.format_message()
+    if not message:
+        sys.exit(error.exit_code)
+    command = f"vitrine {error.ctx.info_name}" if error.ctx and error.ctx.parent else "vitrine"
+    _fail(f"{message}\nSee: {command} --help", error.exit_code)

@@ -21,7 +21,14 @@ app = typer.Typer(
 
 ModelArgument = Annotated[
     str,
-    typer.Argument(metavar="MODEL", help="A run folder, vitrine/scenes-tiny, a timm name or hf-hub:owner/name."),
+    typer.Argument(
+        metavar="MODEL",
+        help="A run folder, vitrine/scenes-tiny, a timm name, hf-hub:owner/name, or a weights file with --arch.",
+    ),
+]
+ArchOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--arch", metavar="NAME", help="The timm name of the model, where MODEL is a weights file."),
 ]
 DataArgument = Annotated[
     str,
@@ -169,7 +176,11 @@ def evaluate(
         Optional[str],  # noqa: UP045
         typer.Option(metavar="fp32|bf16", help="Evaluate in this precision too, and count the labels that move."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the split that is made where the data have none.")] = 0,
+    seed: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=0, help="Of the split that is made where the data have none; by default the run's own."),
+    ] = None,
+    arch: ArchOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a classifier: accuracy with its interval, per class, calibration, mistakes."""
@@ -187,6 +198,7 @@ def evaluate(
             precision=precision,
             against=against,
             seed=seed,
+            architecture=arch,
             progress=progress,
         )
     typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.table())
@@ -204,6 +216,7 @@ def predict(
     batch_size: BatchOption = 64,
     precision: PrecisionOption = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a table that was interrupted.")] = False,
+    arch: ArchOption = None,
 ) -> None:
     """Label every picture of a folder, in name order, into a CSV."""
     from vitrine.workflows.prediction import predict as run_prediction
@@ -218,6 +231,7 @@ def predict(
             batch_size=batch_size,
             precision=precision,
             resume=resume,
+            architecture=arch,
             progress=progress,
         )
     typer.echo(f"{result.written} predictions in {result.table} ({result.precision}).", err=True)

@@ -1,125 +1,76 @@
 """Samples to batches: order, random changes and background workers, repeatable to the bit.
 
-Axes: B pictures of a batch, C channels (red, green, blue), H rows, W columns.
+Pictures are loaded in processes (torch's DataLoader) rather than threads: pictures that Python code draws would hold
+the interpreter's lock, and with it every operator that the trainer starts.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from vitrine.data.batch import Batch, Transform, batch_count, epoch_order, load_batch, normalise
 from vitrine.data.samples import Sample
-from vitrine.errors import PictureError
+from vitrine.errors import DataError
+
+__all__ = ["Batch", "PictureLoader", "Transform", "batch_count", "batches", "default_workers", "normalise"]
+
+_MOST_WORKERS = 8
 
 
-class Transform(Protocol):
-    """A picture to a square of pixels."""
+def default_workers() -> int:
+    """Background processes where none are asked for: half of the cores that this process may use, 1 to 8.
 
-    size: int
-
-    def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        """RGB picture to uint8, (size, size, 3)."""
-        ...
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Pictures that go through a model together.
-
-    Attributes:
-        pixels_BCHW: uint8, 0 to 255.
-        labels_B: int64 class indices; -1 where unknown.
-        indices_B: int64 positions in the samples that were given.
-        unreadable: (position, reason) of pictures that belong here and could not be read; they have no row above.
+    The other half computes. On two cores a second worker gains nothing: both only take turns with the trainer.
     """
-
-    pixels_BCHW: torch.Tensor
-    labels_B: torch.Tensor
-    indices_B: torch.Tensor
-    unreadable: tuple[tuple[int, str], ...] = ()
-
-
-def batch_count(n: int, batch_size: int, drop_last: bool = False) -> int:
-    """Number of batches of ``n`` samples."""
-    return n // batch_size if drop_last else -(-n // batch_size)
-
-
-def epoch_order(n: int, *, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
-    """Positions of ``n`` samples in the order of one epoch, int64; a function of its arguments only."""
-    if not shuffle:
-        return np.arange(n)
-    return np.random.default_rng(np.random.SeedSequence((seed, epoch))).permutation(n)
-
-
-def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The source of one sample's random changes in one epoch: independent of order, batches and workers."""
-    return np.random.default_rng(np.random.SeedSequence((seed, epoch, index)))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(_MOST_WORKERS, cores // 2))
 
 
 @dataclass(frozen=True)
 class _Work:
-    """One sample to load: all that a worker needs to know."""
+    """What a worker is asked for: one batch. ``samples`` is None where the worker has them already."""
 
-    sample: Sample
-    index: int
+    indices: tuple[int, ...]
+    samples: tuple[Sample, ...] | None
     seed: int
     epoch: int
 
 
-class _Loading(Dataset[Batch]):
-    """What a worker runs. DataLoader hands it whatever the batch sampler yields: here the work itself."""
+class _Worker(Dataset[Batch]):
+    """What a worker process runs. DataLoader hands over whatever its sampler yields: here a whole batch's work."""
 
-    def __init__(self, transform: Transform) -> None:
+    def __init__(self, transform: Transform, samples: Sequence[Sample]) -> None:
         self._transform = transform
+        self._samples = samples
 
-    def __getitem__(self, work: list[_Work]) -> Batch:
-        return load_batch(work, self._transform)
-
-
-def load_batch(work: Sequence[_Work], transform: Transform) -> Batch:
-    """Decode, transform and stack."""
-    size = transform.size
-    pixels_BCHW = torch.empty((len(work), 3, size, size), dtype=torch.uint8)
-    pixels_BHWC = pixels_BCHW.permute(0, 2, 3, 1).numpy()
-    kept: list[_Work] = []
-    unreadable: list[tuple[int, str]] = []
-    for item in work:
-        try:
-            image = item.sample.picture.decoded()
-            pixels_BHWC[len(kept)] = transform(image, sample_rng(item.seed, item.epoch, item.index))
-        except PictureError as error:
-            unreadable.append((item.index, str(error)))
-        except Exception as error:
-            raise RuntimeError(f"Loading {item.sample.name} failed: {type(error).__name__}: {error}") from error
-        else:
-            kept.append(item)
-    return Batch(
-        pixels_BCHW[: len(kept)],
-        torch.tensor([-1 if w.sample.label is None else w.sample.label for w in kept], dtype=torch.int64),
-        torch.tensor([w.index for w in kept], dtype=torch.int64),
-        tuple(unreadable),
-    )
+    def __getitem__(self, work: _Work) -> Batch:
+        samples = work.samples
+        if samples is None:
+            samples = tuple(self._samples[i] for i in work.indices)
+        return load_batch(samples, work.indices, self._transform, seed=work.seed, epoch=work.epoch)
 
 
 class _Plan:
     """The batches of the coming epoch: what DataLoader takes for a sampler."""
 
     def __init__(self) -> None:
-        self.batches: Iterator[list[_Work]] = iter(())
+        self.work: Iterator[_Work] = iter(())
 
-    def __iter__(self) -> Iterator[list[_Work]]:
-        return self.batches
+    def __iter__(self) -> Iterator[_Work]:
+        return self.work
 
 
 class PictureLoader:
     """Background workers that live as long as the ``with`` block, for any number of epochs.
+
+    At most two batches per worker wait to be fetched, however many samples there are.
 
     Args:
         transform: what is done to every picture.
@@ -130,9 +81,11 @@ class PictureLoader:
     def __init__(self, transform: Transform, batch_size: int, workers: int = -1) -> None:
         self.transform = transform
         self.batch_size = batch_size
-        self.workers = 2 if workers < 0 else workers
+        self.workers = default_workers() if workers < 0 else workers
         self._plan = _Plan()
+        self._known: Sequence[Sample] | None = None  # what the workers were started with
         self._loader: DataLoader[Batch] | None = None
+        self._epochs_begun = 0
 
     def __enter__(self) -> PictureLoader:
         return self
@@ -143,8 +96,12 @@ class PictureLoader:
         self.close()
 
     def close(self) -> None:
-        """Stop the workers."""
-        self._loader = None
+        """Stop the workers. Another epoch would start new ones."""
+        running = getattr(self._loader, "_iterator", None)
+        self._loader = self._known = None
+        if running is not None:
+            # DataLoader stops its workers when it is garbage collected, which a traceback can put off for long.
+            running._shutdown_workers()
 
     def epoch(
         self,
@@ -156,31 +113,66 @@ class PictureLoader:
         start_batch: int = 0,
         drop_last: bool = False,
     ) -> Iterator[Batch]:
-        """The batches of one pass over ``samples``, in order."""
+        """The batches of one pass over ``samples``, in order.
+
+        Args:
+            samples: workers take a copy of the first epoch's; other ones are sent to them batch by batch.
+            seed: with ``epoch`` it determines the order and every random change, whatever the number of workers.
+            epoch: counts from 0.
+            shuffle: a random order; else that of ``samples``.
+            start_batch: batches to leave out at the start; those that follow are the same as without.
+            drop_last: leave out a last batch that is not full.
+
+        Raises:
+            RuntimeError: loading failed for another reason than an unreadable picture; a newer epoch was begun.
+            DataError: a worker was killed.
+        """
+        self._epochs_begun += 1
+        mine = self._epochs_begun
+        if self._loader is None:
+            self._known = samples
         order = epoch_order(len(samples), seed=seed, epoch=epoch, shuffle=shuffle)
-        numbers = range(start_batch, batch_count(len(samples), self.batch_size, drop_last))
-        plan = (
-            [
-                _Work(samples[int(i)], int(i), seed, epoch)
-                for i in order[n * self.batch_size : (n + 1) * self.batch_size]
-            ]
-            for n in numbers
-        )
+        numbers = range(start_batch, batch_count(len(order), self.batch_size, drop_last))
+        plan = self._work(samples, order, numbers, seed, epoch)
         if self.workers == 0:
             for work in plan:
-                yield load_batch(work, self.transform)
+                yield _Worker(self.transform, samples)[work]
             return
-        self._plan.batches = plan
+        for batch in self._fetched(plan, samples):
+            yield batch
+            if mine != self._epochs_begun:
+                raise RuntimeError("This loader began a newer epoch: finish one before the next, or use two loaders.")
+
+    def _work(
+        self, samples: Sequence[Sample], order: np.ndarray, numbers: range, seed: int, epoch: int
+    ) -> Iterator[_Work]:
+        known = samples is self._known
+        for number in numbers:
+            indices = tuple(order[number * self.batch_size : (number + 1) * self.batch_size].tolist())
+            yield _Work(indices, None if known else tuple(samples[i] for i in indices), seed, epoch)
+
+    def _fetched(self, plan: Iterator[_Work], samples: Sequence[Sample]) -> Iterator[Batch]:
+        self._plan.work = plan
         if self._loader is None:
             self._loader = DataLoader(
-                _Loading(self.transform),
+                _Worker(self.transform, samples),
                 batch_size=None,
                 sampler=self._plan,
                 num_workers=self.workers,
                 persistent_workers=True,
                 generator=torch.Generator(),  # DataLoader would otherwise draw from the trainer's random stream
             )
-        yield from self._loader
+        try:
+            yield from self._loader
+        except RuntimeError as error:
+            if "DataLoader worker" in str(error) and ("killed" in str(error) or "exited" in str(error)):
+                self.close()
+                reason = str(error).splitlines()[0]
+                raise DataError(
+                    f"A process that loads pictures was killed; often memory runs out. ({reason})\n"
+                    f"It was one of {self.workers}: try fewer (--set workers=0 loads without any)."
+                ) from error
+            raise
 
 
 def batches(
@@ -196,20 +188,9 @@ def batches(
     drop_last: bool = False,
 ) -> Iterator[Batch]:
     """One pass over ``samples`` with workers of its own; see :meth:`PictureLoader.epoch`."""
+    if workers < 0 and batch_count(len(samples), batch_size, drop_last) - start_batch <= 1:
+        workers = 0  # not worth a process
     with PictureLoader(transform, batch_size, workers) as loader:
         yield from loader.epoch(
             samples, seed=seed, epoch=epoch, shuffle=shuffle, start_batch=start_batch, drop_last=drop_last
         )
-
-
-def normalise(
-    pixels_BCHW: torch.Tensor,
-    mean: Sequence[float],
-    std: Sequence[float],
-    dtype: torch.dtype = torch.float32,
-) -> torch.Tensor:
-    """``(pixels / 255 - mean) / std`` per channel, on the pixels' device: one multiplication and one addition."""
-    device = pixels_BCHW.device
-    scale_C11 = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32, device=device).view(-1, 1, 1)
-    shift_C11 = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32, device=device)
-    return pixels_BCHW.to(torch.float32).mul_(scale_C11).add_(shift_C11.view(-1, 1, 1)).to(dtype)

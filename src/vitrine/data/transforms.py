@@ -18,6 +18,8 @@ _ENHANCERS = {
     "saturation": ImageEnhance.Color,
 }
 
+_PANORAMA = 8  # long side over short side above which evaluation resizes the middle alone
+
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop and RandomErasing
 _ERASE_SCALE = (0.02, 0.33)  # share of the area; RandomErasing's default (arXiv:1708.04896)
 _ERASE_RATIO = (0.3, 3.3)
@@ -190,9 +192,14 @@ class EvalTransform:
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> np.ndarray:  # noqa: ARG002
         """The evaluation square of an RGB picture: uint8, (size, size, 3). Nothing is random; ``rng`` is not used."""
-        box = self.geometry(image.width, image.height).box
-        # Pillow filters with the pixels around the box, so this is the resize and the crop in one.
-        return np.asarray(image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box))
+        width, height = image.size
+        at = self.geometry(width, height)
+        if max(width, height) > _PANORAMA * min(width, height):
+            # Resize and crop in one, so that a strip of pixels is never magnified to a gigabyte. Pillow may swap its
+            # two passes here, which changes the rounding; below, the result is timm's to the bit.
+            return np.array(image.resize((at.size, at.size), Image.Resampling.BICUBIC, box=at.box))
+        resized = image.resize((at.resized_width, at.resized_height), Image.Resampling.BICUBIC)
+        return np.array(resized.crop((at.left, at.top, at.left + at.size, at.top + at.size)))
 
     def geometry(self, width: int, height: int) -> EvalGeometry:
         """Where the square lies on a picture of ``width`` × ``height`` pixels.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from torch import nn
 
 from vitrine.errors import ModelError
 from vitrine.models.reference import ModelSource, understand
-from vitrine.models.weights import WeightsFile, locate_weights
+from vitrine.models.weights import WeightsFile, locate_weights, read_shapes
 from vitrine.torchpair import require_torchvision
 
 require_torchvision()
 
 import timm  # noqa: E402
-from timm.models import load_state_dict  # noqa: E402
+
+_NPZ_POSITIONS = "Transformer/posembed_input/pos_embedding"  # in the files of the ViT paper's authors
 
 
 @dataclass(frozen=True)
@@ -96,34 +98,54 @@ def build(
     if num_classes is not None:
         args["num_classes"] = num_classes
     args |= {name: value for name, value in regularisers.items() if value}
-    weights = None
     cfg: dict[str, Any] = dict(source.pretrained_cfg)
-    if pretrained is not False:
-        weights = locate_weights(source, pretrained if isinstance(pretrained, str) else None)
-        cfg |= {"file": str(weights.path), "source": None, "custom_load": weights.path.suffix == ".npz"}
-    module = _create(source, cfg, args, loads=weights is not None)
+    if pretrained is False:
+        module = _create(source, cfg, args, weights=None)
+        _require_vision_transformer(module, reference)
+        return BuiltModel(module, source, None)
+    weights = locate_weights(source, pretrained if isinstance(pretrained, str) else None)
+    stored = read_shapes(weights.path)
+    heads = _head_names(cfg)
+    stored_classes = stored.get(f"{heads[0]}.weight", stored.get("head/bias", (0,)))[0]
+    cfg |= {"file": str(weights.path), "source": None, "custom_load": weights.path.suffix == ".npz"}
+    cfg["num_classes"] = stored_classes  # a file may have another head than timm's weights of this name
+    with _watched_loading() as loads:
+        module = _create(source, cfg, args, weights=weights)
     _require_vision_transformer(module, reference)
-    notes = () if weights is None else _resampling_note(module, weights)
+    _require_all_loaded(loads, heads if num_classes is not None else (), source, weights)
+    if f"Transformer/encoderblock_{len(module.blocks)}/LayerNorm_0/bias" in stored:  # type: ignore[arg-type]
+        raise ModelError(f"The weights in {weights.path} have more blocks than {source.architecture}.")
+    notes = (*_resampling_note(module, stored), *_head_note(module, stored_classes))
     return BuiltModel(module, source, weights, notes)
 
 
-def _create(source: ModelSource, cfg: dict[str, Any], args: dict[str, Any], *, loads: bool) -> nn.Module:
+def require_available(reference: str, pretrained: bool | str) -> None:
+    """Refuse an unknown model, or weights that cannot be had, before long work that would come first.
+
+    What has to be downloaded is in the cache folder afterwards.
+
+    Raises:
+        ModelError, WeightsUnavailableError: as :func:`build` would.
+    """
+    source = understand(reference)
+    if pretrained is not False:
+        locate_weights(source, pretrained if isinstance(pretrained, str) else None)
+
+
+def _create(
+    source: ModelSource, cfg: dict[str, Any], args: dict[str, Any], *, weights: WeightsFile | None
+) -> nn.Module:
     logging.getLogger("timm").setLevel(logging.ERROR)  # what timm would log is said in our own words
     try:
-        module: nn.Module = timm.create_model(source.architecture, pretrained=loads, pretrained_cfg=cfg, **args)
-    except TypeError as error:
-        raise ModelError(f"{source.architecture} does not take these model_args: {error}.") from error
-    except (RuntimeError, KeyError, ValueError, AssertionError, OSError) as error:
-        what = f"the weights in {cfg['file']} do not fit {source.architecture}" if loads else "it cannot be built"
-        first = " ".join(str(error).split())[:300]
-        raise ModelError(f"{source.reference}: {what}.\n{first}") from error
-    except Exception as error:
-        if type(error).__name__ not in ("UnpicklingError", "SafetensorError"):
-            raise
-        raise ModelError(
-            f"{cfg['file']} is not a weights file that can be read safely ({type(error).__name__}).\n"
-            "Expected safetensors, or a state dict saved by torch.save."
-        ) from error
+        module: nn.Module = timm.create_model(
+            source.architecture, pretrained=weights is not None, pretrained_cfg=cfg, **args
+        )
+    except Exception as error:  # arguments and files from outside: timm checks neither before it uses them
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        if "argument" in reason and isinstance(error, TypeError):
+            raise ModelError(f"{source.architecture} does not take these model_args: {reason}") from error
+        what = "it cannot be built" if weights is None else f"the weights in {weights.path} do not fit"
+        raise ModelError(f"{source.reference}: {what}.\n{reason}") from error
     return module
 
 
@@ -133,19 +155,69 @@ def _require_vision_transformer(module: nn.Module, reference: str) -> None:
             f"{reference} is a {type(module).__name__}, not a plain vision transformer: it has no patch embedding "
             "followed by blocks.\nExpected for example vit_base_patch16_224 or deit_tiny_patch16_224."
         )
+    rows, columns = getattr(module.patch_embed, "img_size", None) or (1, 1)
+    if rows != columns:
+        raise ModelError(f"{reference} takes pictures of {rows} x {columns} pixels: only square ones are supported.")
 
 
-def _resampling_note(module: nn.Module, weights: WeightsFile) -> tuple[str, ...]:
-    here = getattr(module, "pos_embed", None)
-    if weights.path.suffix == ".npz" or not isinstance(here, torch.Tensor):
+@contextmanager
+def _watched_loading() -> Iterator[list[Any]]:
+    """What every ``load_state_dict`` inside finds missing or unexpected.
+
+    timm itself stops being strict where the number of classes differs: half of another model would go unnoticed.
+    """
+    original = nn.Module.load_state_dict
+    loads: list[Any] = []
+
+    def watched(self: nn.Module, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ARG001
+        loads.append(original(self, state_dict, strict=False, assign=assign))
+        return loads[-1]
+
+    nn.Module.load_state_dict = watched  # type: ignore[method-assign]
+    try:
+        yield loads
+    finally:
+        nn.Module.load_state_dict = original  # type: ignore[method-assign]
+
+
+def _require_all_loaded(
+    loads: list[Any], may_be_new: tuple[str, ...], source: ModelSource, weights: WeightsFile
+) -> None:
+    found = []
+    for what in ("missing", "unexpected"):
+        names = [name for load in loads for name in getattr(load, f"{what}_keys")]
+        names = [name for name in names if name.rpartition(".")[0] not in may_be_new]
+        if names:
+            found.append(f"{len(names)} tensors are {what} ({', '.join(names[:3])}{' ...' if len(names) > 3 else ''})")
+    if found:
+        raise ModelError(
+            f"The weights in {weights.path} do not fit {source.architecture}: {'; '.join(found)}.\n"
+            "Expected the weights of this very model, with the same model_args."
+        )
+
+
+def _head_names(cfg: Mapping[str, Any]) -> tuple[str, ...]:
+    names = cfg.get("classifier") or "head"
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _head_note(module: nn.Module, stored: int) -> tuple[str, ...]:
+    wanted = int(getattr(module, "num_classes", 0))
+    if wanted == stored:
         return ()
-    there = load_state_dict(str(weights.path)).get("pos_embed")
-    if there is None or there.shape[1] == here.shape[1]:
+    before = f"the one in the weights, for {stored} classes, is left out" if stored else "the weights have none"
+    return (f"The classification head is new, for {wanted} classes; {before}.",)
+
+
+def _resampling_note(module: nn.Module, stored: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
+    here = getattr(module, "pos_embed", None)
+    there = stored.get("pos_embed", stored.get(_NPZ_POSITIONS))
+    grid = getattr(module.patch_embed, "grid_size", None)
+    if not isinstance(here, torch.Tensor) or there is None or there[1] == here.shape[1] or grid is None:
         return ()
     prefix = int(getattr(module, "num_prefix_tokens", 0)) if not getattr(module, "no_embed_class", False) else 0
-    side = round((there.shape[1] - prefix) ** 0.5)
-    rows, columns = module.patch_embed.grid_size  # type: ignore[union-attr,misc]
-    return (f"Position embeddings were resampled from {side} x {side} to {rows} x {columns} patches.",)
+    side = round((there[1] - prefix) ** 0.5)
+    return (f"Position embeddings were resampled from {side} x {side} to {grid[0]} x {grid[1]} patches.",)
 
 
 def input_spec(module: nn.Module) -> InputSpec:
@@ -161,8 +233,14 @@ def width_of(module: nn.Module) -> int:
     return int(module.num_features)  # type: ignore[arg-type]
 
 
-def open_run(reference: str | Path) -> BuiltModel:
-    """The model of a finished run, or any reference with a head of its own, in eval mode."""
-    built = build(str(reference), pretrained=True)
+def open_run(reference: str | Path, architecture: str | None = None) -> BuiltModel:
+    """The model of a finished run, or any reference with a head of its own, in eval mode.
+
+    Args:
+        reference: a model reference; with ``architecture``, a weights file.
+        architecture: the timm name of the model whose weights the file holds.
+    """
+    own = architecture is None
+    built = build(str(reference) if own else str(architecture), pretrained=True if own else str(reference))
     built.module.eval()
     return built

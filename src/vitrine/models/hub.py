@@ -6,10 +6,12 @@ import os
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 from vitrine.errors import WeightsUnavailableError
 
 _CONNECT_SECONDS = 3.0
+_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
 
 def cache_folder() -> Path:
@@ -17,18 +19,24 @@ def cache_folder() -> Path:
     return Path(os.environ.get("VITRINE_CACHE") or Path.home() / ".cache" / "vitrine").expanduser()
 
 
-def fetch(hub_id: str, names: tuple[str, ...]) -> Path:
+def fetch(hub_id: str, names: tuple[str, ...], remedy: str) -> Path:
     """One file of a hub repository, from the cache folder or downloaded into it; the first of ``names`` that exists.
+
+    Args:
+        hub_id: owner/name, with @revision where it is not the default one.
+        names: file names, the preferred one first.
+        remedy: what to do with the file once it was downloaded on another machine; ends the error's sentence.
 
     Raises:
         WeightsUnavailableError: it is not in the cache folder and cannot be downloaded now.
     """
     from huggingface_hub import constants, hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     repository, _, revision = hub_id.partition("@")
     reachable = not constants.HF_HUB_OFFLINE and _reachable(constants.ENDPOINT)
-    reason = "the network was turned off" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
+    offline = "the network was turned off" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
+    reason = ""
     for name in names:
         try:
             return Path(
@@ -40,29 +48,34 @@ def fetch(hub_id: str, names: tuple[str, ...]) -> Path:
                     local_files_only=not reachable,
                 )
             )
-        except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-            if reachable:
-                reason = str(error).splitlines()[0]
-        except EntryNotFoundError:
-            reason = f"the repository has no {' or '.join(names)}"
-        except (HfHubHTTPError, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+        except EntryNotFoundError as error:
+            if reachable and isinstance(error, LocalEntryNotFoundError):
+                reason = _in_one_line(error)
+                break
+            reason = f"the repository has no {' or '.join(names)}" if reachable else offline
+        except Exception as error:  # the client passes on what its transport raises, which differs by its version
+            reason = _in_one_line(error)
+            break
     raise WeightsUnavailableError(
         f"{names[0]} of {repository} is needed and is not in {cache_folder() / 'hub'}: {reason}.\n"
-        f"Download it from {constants.ENDPOINT}/{repository} on another machine and name the file: "
-        "--set pretrained=FILE; or start from nothing: --set pretrained=false."
+        f"Download it from {constants.ENDPOINT}/{repository} on another machine {remedy}"
     )
+
+
+def _in_one_line(error: Exception) -> str:
+    """The first line that says something: the hub's own messages begin with a status code and a request id."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    told = [line for line in lines if line and "Request ID" not in line] or lines
+    return (told[0] if told and told[0] else type(error).__name__).rstrip(".")
 
 
 def _reachable(endpoint: str) -> bool:
-    """Whether the hub answers at all: its own client retries for half a minute before it says no."""
-    address = urlsplit(endpoint)
-    proxied = any(
-        os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY")
-    )
-    if proxied:
-        return True
-    port = address.port or (443 if address.scheme == "https" else 80)
+    """Whether the hub, or the proxy before it, answers at all: the hub's client retries for half a minute."""
+    wanted = urlsplit(endpoint)
+    proxies = {} if proxy_bypass(wanted.hostname or "") else getproxies()
+    proxy = proxies.get(wanted.scheme) or proxies.get("all")
+    address = urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else wanted
+    port = address.port or _PORTS.get(address.scheme, 443)
     try:
         with socket.create_connection((address.hostname or "", port), timeout=_CONNECT_SECONDS):
             return True

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -22,6 +21,7 @@ from timm.models._hub import load_model_config_from_path  # noqa: E402
 from timm.models._registry import split_model_name_tag  # noqa: E402
 
 BUNDLED = "vitrine/scenes-tiny"
+_FAMILIES = ["*vit*", "*deit*", "*beit*", "*eva*"]  # whose names are suggested
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,23 @@ def understand(reference: str) -> ModelSource:
         return _from_folder(reference, bundled_folder())
     if reference.startswith("hf-hub:"):
         return _from_hub(reference)
-    if Path(reference.removeprefix("local-dir:")).is_dir():
-        return _from_folder(reference, Path(reference.removeprefix("local-dir:")))
+    path = Path(reference.removeprefix("local-dir:")).expanduser()
+    if path.is_dir():
+        return _from_folder(reference, path)
+    if path.is_file():
+        raise ModelError(
+            f"{reference} is a file, and weights alone do not say which model they are of.\n"
+            f"Name it: --arch NAME, or in training: --set model=NAME --set pretrained={reference}"
+        )
     return _from_timm_name(reference)
 
 
 def _from_folder(reference: str, folder: Path) -> ModelSource:
+    if (folder / "recipe.toml").is_file() and not (folder / "config.json").is_file():
+        raise ModelError(
+            f"The training in {folder} was stopped before its first epoch ended, so it has no weights yet.\n"
+            f"Continue it: vitrine train DATA -o {folder} --resume"
+        )
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{reference} is a folder without config.json, so it is not a run or a timm model.\n"
@@ -79,19 +90,20 @@ def _from_folder(reference: str, folder: Path) -> ModelSource:
 
 def _from_hub(reference: str) -> ModelSource:
     hub_id = reference.removeprefix("hf-hub:").removeprefix("hf_hub:")
-    config = fetch(hub_id, ("config.json",))
+    remedy = "with its weights, into one folder, and give that folder as the model."
+    config = fetch(hub_id, ("config.json",), remedy)
     return _from_config(reference, config.parent, hub_id=hub_id)
 
 
 def _from_config(reference: str, folder: Path, *, hub_id: str | None) -> ModelSource:
     try:
         cfg, architecture, model_args = load_model_config_from_path(folder)
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{folder / 'config.json'} is not a timm model description ({type(error).__name__}: {error}).\n"
             "Expected timm's hub layout, with the keys architecture and pretrained_cfg."
         ) from error
-    if not timm.is_model(architecture):
+    if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise ModelError(f"{folder / 'config.json'} names the architecture {architecture!r}, which timm does not have.")
     cfg = {key: value for key, value in cfg.items() if key not in ("file", "source")}
     return ModelSource(reference, architecture, model_args, cfg, None if hub_id else folder, hub_id)
@@ -101,7 +113,7 @@ def _from_timm_name(reference: str) -> ModelSource:
     name = reference.removeprefix("timm/")
     architecture, tag = split_model_name_tag(name)
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models("*vit*"), n=3, cutoff=0.5)
+        near = difflib.get_close_matches(architecture, timm.list_models(_FAMILIES), n=3, cutoff=0.5)
         hint = f" Near names: {', '.join(near)}." if near else ""
         raise ModelError(
             f"There is no model {reference!r}.{hint}\n"

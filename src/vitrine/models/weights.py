@@ -5,10 +5,18 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from vitrine.errors import ModelError
 from vitrine.models.hub import fetch
 from vitrine.models.reference import ModelSource
+from vitrine.torchpair import require_torchvision
+
+require_torchvision()
+
+from timm.models import load_state_dict  # noqa: E402
 
 _USUAL_NAMES = ("model.safetensors", "pytorch_model.bin")
 
@@ -52,7 +60,9 @@ def locate_weights(source: ModelSource, override: str | None = None) -> WeightsF
             "or --set pretrained=false to start from nothing."
         )
     names = (source.hub_filename,) if source.hub_filename else _USUAL_NAMES
-    path = fetch(source.hub_id, names)
+    path = fetch(
+        source.hub_id, names, "and name the file: --set pretrained=FILE; or start from nothing: --set pretrained=false."
+    )
     return WeightsFile(path, f"hf-hub:{source.hub_id}/{path.name}", file_sha256(path))
 
 
@@ -60,3 +70,28 @@ def _local(path: Path, wanted_by: str) -> WeightsFile:
     if not path.is_file():
         raise ModelError(f"The weights file {path} does not exist (wanted by {wanted_by}).")
     return WeightsFile(path, str(path), file_sha256(path))
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors in a weights file, in which no code is ever run.
+
+    A ``state_dict`` or ``model`` around them is looked into, as timm does when it loads the file.
+
+    Raises:
+        ModelError: it is not a weights file, is damaged, or carries Python objects.
+    """
+    try:
+        content: dict[str, Any] = _arrays(path) if path.suffix == ".npz" else load_state_dict(str(path))
+        return {name: tuple(value.shape) for name, value in content.items() if hasattr(value, "shape")}
+    except Exception as error:  # a damaged file makes its parser raise anything from EOFError to SafetensorError
+        carries = "weights_only" in str(error) or "allow_pickle" in str(error)
+        reason = "it carries Python objects, which could run code" if carries else f"{type(error).__name__}: {error}"
+        raise ModelError(
+            f"{path} is not a weights file that can be read safely ({' '.join(reason.split())[:200]}).\n"
+            "Expected safetensors, a state dict saved by torch.save, or the .npz of a published ViT."
+        ) from error
+
+
+def _arrays(path: Path) -> dict[str, Any]:
+    with np.load(path, allow_pickle=False) as archive:
+        return {name: archive[name] for name in archive.files}

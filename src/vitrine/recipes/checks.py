@@ -19,7 +19,7 @@ def require_number(
     above = f"above {low:g}" if open_low else f"at least {low:g}"
     upto = "" if high == float("inf") else f" and at most {high:g}"
     expected = f"{'a whole number' if whole else 'a number'} {above}{upto}"
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or (whole and not isinstance(value, int)):
+    if isinstance(value, bool) or not isinstance(value, int | float) or (whole and not isinstance(value, int)):
         raise refuse(field, value, expected)
     inside = (low < value if open_low else low <= value) and value <= high and value != float("inf")
     if not inside:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
@@ -41,7 +42,10 @@ def load_recipe(name_or_path: str) -> Recipe:
             f"There is no recipe {name_or_path!r}: expected the path of a .toml file, or one of "
             f"{', '.join(available_recipes())}."
         )
-    return recipe_from_toml(path.read_text("utf-8"), path.stem)
+    try:
+        return recipe_from_toml(path.read_text("utf-8"), path.stem)
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"The recipe {path} is not UTF-8 text (byte {error.start}).") from error
 
 
 def recipe_from_toml(text: str, name: str) -> Recipe:
@@ -84,8 +88,6 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
 
 def _split_settings(setting: str) -> list[str]:
     """Cut at spaces that start a new ``key=``, so that values may hold spaces."""
-    import re
-
     return [part for part in re.split(r"\s+(?=[A-Za-z_][\w.]*=)", setting.strip()) if part]
 
 

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from vitrine.recipes.checks import refuse, require_choice, require_number, require_switch
 from vitrine.recipes.transforms import TransformSpec
+
+_NOT_A_PATH = ("", "False", "True", "no", "yes")  # what people write for false and true where TOML wants those
+
+
+class FrozenTable(Mapping[str, object]):
+    """A mapping that cannot be changed and, unlike ``MappingProxyType``, can be copied and sent to a process."""
+
+    def __init__(self, items: Mapping[str, object]) -> None:
+        self._items = dict(items)
+
+    def __getitem__(self, key: str) -> object:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return repr(self._items)
 
 
 @dataclass(frozen=True)
@@ -56,7 +76,7 @@ class Recipe:
     name: str
     model: str
     description: str = ""
-    model_args: Mapping[str, object] = field(default_factory=dict)
+    model_args: Mapping[str, object] = field(default_factory=dict, hash=False)
     pretrained: bool | str = True
     image_size: int = 0
     transforms: TransformSpec = TransformSpec()
@@ -90,10 +110,17 @@ class Recipe:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model_args", MappingProxyType(dict(self.model_args)))
+        if not isinstance(self.model_args, Mapping):
+            raise refuse("model_args", self.model_args, "a table, or single values such as model_args.depth=6")
+        object.__setattr__(self, "model_args", FrozenTable(self.model_args))
+        if not isinstance(self.transforms, TransformSpec):
+            raise refuse("transforms", self.transforms, "a name or a table of fields")
+        for name in ("name", "description", "trackers"):
+            if not isinstance(getattr(self, name), str):
+                raise refuse(name, getattr(self, name), "text")
         if not self.model or not isinstance(self.model, str):
             raise refuse("model", self.model, "a model reference such as vit_base_patch16_224.orig_in21k")
-        if not isinstance(self.pretrained, bool | str) or self.pretrained == "":
+        if not isinstance(self.pretrained, bool | str) or self.pretrained in _NOT_A_PATH:
             raise refuse("pretrained", self.pretrained, "true, false or the path of a weights file")
         for name in ("batch_size", "accumulate", "epochs", "epoch_size"):
             require_number(name, getattr(self, name), 1, whole=True)

@@ -40,6 +40,8 @@ class TransformSpec:
     eval_crop: float = 1.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise refuse("transforms.name", self.name, "text")
         require_number("transforms.rotation", self.rotation, 0, 180)
         require_range("transforms.crop_scale", self.crop_scale, 0.01, 1)
         require_range("transforms.crop_ratio", self.crop_ratio, 0.1, 10)
@@ -49,8 +51,12 @@ class TransformSpec:
             require_number(f"transforms.{field}", getattr(self, field), 0)
         for field in ("mean", "std"):
             values = getattr(self, field)
-            if values is not None and (not isinstance(values, tuple) or len(values) != 3):
+            if values is None:
+                continue
+            if not isinstance(values, tuple) or len(values) != 3:
                 raise refuse(f"transforms.{field}", values, "three numbers, one a channel")
+            for value in values:
+                require_number(f"transforms.{field}", value, 0, open_low=field == "std")
         require_number("transforms.eval_crop", self.eval_crop, 0, 1, open_low=True)
 
 

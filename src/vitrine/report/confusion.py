@@ -16,7 +16,6 @@ from vitrine.report.style import (
     EMPTY,
     GREY,
     HAIRLINE,
-    INK,
     LABEL,
     MARGIN,
     SHARES,
@@ -99,6 +98,9 @@ def _plan_of(metrics: ClassificationMetrics, side: float) -> _Plan:
     font = float(np.clip(cell * _POINTS * 0.66, 4.5, LABEL))
     names = tuple(shortened(label) for label in metrics.labels) if classes <= _NAMED else ()
     across, line = extent(names, font)
+    if 0.75 * cell < across <= cell:  # short names, such as numbers, stay level with air between them
+        font *= 0.75 * cell / across
+        across, line = extent(names, font)
     # Level names have to fit their column with some air; turned ones have to fit beside one another.
     turn = 0 if across <= cell * 0.9 else 45 if cell * np.sin(np.pi / 4) * _POINTS >= font * 1.15 else 90
     below = {0: line, 45: (across + line) * np.sin(np.pi / 4), 90: across}[turn]
@@ -168,11 +170,10 @@ def _counts(
 
 
 def _readable_on(colour: tuple[float, float, float, float]) -> str:
-    """White or ink: what has more contrast on a colour (WCAG 2.2, relative luminance and contrast ratio)."""
+    """White or black: what has more contrast on a colour (WCAG 2.2: relative luminance, contrast ratio)."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
     luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    ink = 0.0198  # luminance of INK
-    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / (ink + 0.05) else INK
+    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "black"
 
 
 def _names(axes: Axes, plan: _Plan) -> None:

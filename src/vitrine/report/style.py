@@ -36,8 +36,7 @@ SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#00
 # White to dark blue; lightness falls evenly (a test looks), so that it reads in grey too.
 SHARES = LinearSegmentedColormap.from_list(
     "vitrine.shares", ["#ffffff", "#d6e6f2", "#a9cbe3", "#74add1", "#3f8cbc", "#1c6a9e", "#0d4a79", "#082c51"]
-)
-SHARES.set_bad(EMPTY)
+).with_extremes(bad=EMPTY)
 
 TITLE, LABEL, SMALL = 11.0, 9.0, 8.0  # points
 

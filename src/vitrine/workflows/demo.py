@@ -73,7 +73,7 @@ class DemoResult:
             [
                 settings_table(_settings(self.runs, self.final)).text(),
                 "",
-                f"* the final result, chosen by validation accuracy. On the {metrics.n} test pictures, which chose nothing,",
+                f"* the final result, chosen by validation accuracy. On {metrics.n} test pictures, which chose nothing,",
                 f"  its accuracy is {metrics.accuracy:.4f}, 95 % interval {interval.low:.4f} to {interval.high:.4f} "
                 f"({metrics.precision}).",
                 "",

@@ -10,7 +10,7 @@ from typing import Any
 from vitrine.data.samples import FiniteSplit, LabelledData, Sample
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError
-from vitrine.evaluate.expectation import meets
+from vitrine.evaluate.expectation import check_expectation, meets
 from vitrine.evaluate.metrics import classification_metrics
 from vitrine.evaluate.outputs import Outputs, moved_labels
 from vitrine.evaluate.predictions import predictions_csv
@@ -19,7 +19,7 @@ from vitrine.report.confusion import confusion_csv, save_confusion_figure
 from vitrine.report.tables import metrics_table
 from vitrine.results import ClassificationMetrics
 from vitrine.workflows.inference import BatchLogits, collect, eval_batches, run_batches
-from vitrine.workflows.opened import OpenedModel, open_model, split_settings
+from vitrine.workflows.opened import OpenedModel, in_precision, open_model, split_settings
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,8 @@ def evaluate(
     batch_size: int = 64,
     precision: str = "auto",
     against: str | None = None,
-    seed: int = 0,
+    seed: int | None = None,
+    architecture: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Evaluate a model on one split of the data.
@@ -100,23 +101,27 @@ def evaluate(
         batch_size: pictures at a time; it does not change labels beyond rounding.
         precision: auto, fp32 or bf16.
         against: a second precision whose labels are compared with the first's.
-        seed: of the split made where the data have none; a run's own seed and share take its place.
+        seed: of the split made where the data have none; by default a run's own, so that its validation pictures
+            are the ones it was not trained on, else 0.
+        architecture: the timm name of the model where ``model`` is a weights file.
         progress: called with pictures done, of how many.
 
     Raises:
         DataError, ModelError: the input cannot be used.
     """
-    opened = open_model(model, precision)
-    seed, fraction = split_settings(model) or (seed, 0.2)
-    found = open_data(data, seed=seed, val_fraction=fraction)
+    if expect is not None:
+        check_expectation(expect, tolerance)
+    opened = open_model(model, precision, architecture)
+    other = None if against is None else in_precision(opened, against)
+    own_seed, fraction = split_settings(opened) or (0, 0.2)
+    found = open_data(data, seed=own_seed if seed is None else seed, val_fraction=fraction)
     name = _choose_split(found, split)
     samples = _relabelled(found, name, opened)
     outputs, unreadable = _run(opened, samples, batch_size, progress)
     metrics = classification_metrics(outputs, opened.labels, precision=opened.precision)
     moved = None
-    if against is not None:
-        other, _ = _run(open_model(model, against), samples, batch_size, progress)
-        moved = (against, moved_labels(outputs, other))
+    if other is not None:
+        moved = (other.precision, moved_labels(outputs, _run(other, samples, batch_size, progress)[0]))
     met = None if expect is None else meets(metrics.accuracy, expect, tolerance)
     result = Evaluation(model, data, name, metrics, unreadable, expect, tolerance, met, moved)
     if out is not None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -34,19 +33,38 @@ class OpenedModel:
     precision: str
 
 
-def open_model(reference: str, precision: str = "auto") -> OpenedModel:
-    """Open a run, ``vitrine/scenes-tiny`` or any reference that has a head of its own.
+def open_model(reference: str, precision: str = "auto", architecture: str | None = None) -> OpenedModel:
+    """Open a run, ``vitrine/scenes-tiny``, any reference that has a head of its own, or a weights file.
+
+    Args:
+        reference: a model reference; with ``architecture``, a weights file, whose classes are called 0, 1, 2 ...
+        precision: auto, fp32 or bf16.
+        architecture: the timm name of the model whose weights the file holds.
 
     Raises:
         ModelError, WeightsUnavailableError: see ``vitrine.models.build.build``.
     """
-    if precision not in ("auto", "fp32", "bf16"):
-        raise ModelError(f"precision = {precision!r} cannot be used: expected auto, fp32 or bf16.")
-    built = open_run(reference)
+    _check_precision(precision)
+    built = open_run(reference, architecture)
     device = default_device()
     module = built.module.to(device)
     used = resolve_precision(precision, device, width_of(module))
     return OpenedModel(built, module, _labels(built), built.input, device, used)
+
+
+def in_precision(opened: OpenedModel, precision: str) -> OpenedModel:
+    """The same opened model, run in another precision.
+
+    Raises:
+        ModelError: there is no such precision.
+    """
+    _check_precision(precision)
+    return replace(opened, precision=resolve_precision(precision, opened.device, width_of(opened.module)))
+
+
+def _check_precision(precision: str) -> None:
+    if precision not in ("auto", "fp32", "bf16"):
+        raise ModelError(f"precision = {precision!r} cannot be used: expected auto, fp32 or bf16.")
 
 
 def _labels(built: BuiltModel) -> tuple[str, ...]:
@@ -66,10 +84,10 @@ def _labels(built: BuiltModel) -> tuple[str, ...]:
     return labels
 
 
-def split_settings(reference: str) -> tuple[int, float] | None:
+def split_settings(opened: OpenedModel) -> tuple[int, float] | None:
     """Seed and share of the split that a run's training made; None for other models."""
-    run = RunFolder(Path(reference))
-    if not run.started:
+    folder = opened.built.source.folder
+    if folder is None or not RunFolder(folder).started:
         return None
-    recipe = run.recipe()
+    recipe = RunFolder(folder).recipe()
     return recipe.seed, recipe.val_fraction

@@ -43,6 +43,7 @@ def predict(
     batch_size: int = 64,
     precision: str = "auto",
     resume: bool = False,
+    architecture: str | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Prediction:
     """Predict every picture of a folder.
@@ -56,6 +57,7 @@ def predict(
         batch_size: pictures at a time.
         precision: auto, fp32 or bf16.
         resume: continue an unfinished table after its last whole row.
+        architecture: the timm name of the model where ``model`` is a weights file.
         progress: called with pictures done, of how many.
 
     Raises:
@@ -63,7 +65,7 @@ def predict(
         ModelError: the model cannot be used.
     """
     samples = list_pictures(images)
-    opened = open_model(model, precision)
+    opened = open_model(model, precision, architecture)
     top = min(top, len(opened.labels))
     weights = opened.built.weights
     made_with = {"weights sha256": weights.sha256 if weights else "none", "precision": opened.precision}

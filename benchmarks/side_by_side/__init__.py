@@ -1,0 +1,1 @@
+"""What the benchmarks share: the tools that are compared, and how they are timed."""

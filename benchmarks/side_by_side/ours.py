@@ -1,0 +1,120 @@
+"""vitrine, as its own workflows run it: the real loader, the real step, the real logging."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from side_by_side.task import Task
+from torch import Tensor
+
+from vitrine.data.decoding import FilePicture
+from vitrine.data.loading import Batch, PictureLoader
+from vitrine.data.samples import Sample
+from vitrine.data.transforms import TrainTransform
+from vitrine.models.build import build, width_of
+from vitrine.models.precision import resolve_precision
+from vitrine.recipes import Recipe, named_transforms
+from vitrine.train.fit import EpochDone, StepDone, Training, fit
+from vitrine.train.objective import Classification
+from vitrine.train.optimizer import make_optimizer, make_schedule
+from vitrine.workflows.inference import eval_transform, run_batches
+
+
+class Ours:
+    """A round of training is one epoch of ``vitrine.train.fit``; of inference, one pass of ``run_batches``.
+
+    Both start with idle workers, so that nothing is loaded before the clock runs or while another tool is timed.
+    """
+
+    name = "vitrine"
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+        self.device = torch.device("cpu")
+        built = build(task.model, pretrained=False, num_classes=task.classes, image_size=task.image)
+        self.module, self.spec = built.module, built.input
+        self.precision = resolve_precision("auto", self.device, width_of(self.module))
+        self.samples = [
+            Sample(path.name, FilePicture(path), number % task.classes) for number, path in enumerate(task.files)
+        ]
+        self.recipe = Recipe(
+            name="benchmark",
+            model=task.model,
+            pretrained=False,
+            image_size=task.image,
+            transforms=named_transforms("tfm1"),
+            batch_size=task.batch,
+            epochs=task.rounds,
+            learning_rate=1e-5,
+            weight_decay=1e-4,
+        )
+        self._loaders: list[PictureLoader] = []
+        self._eval_loader: PictureLoader | None = None
+        self._events: Iterator[StepDone | EpochDone] | None = None
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        self.module.load_state_dict(weights)
+
+    def logits(self, pixels_BCHW: Tensor) -> Tensor:
+        return self._logits(pixels_BCHW, "fp32")
+
+    def logits_as_run(self, pixels_BCHW: Tensor) -> Tensor:
+        """The same in the precision that is timed."""
+        return self._logits(pixels_BCHW, self.precision)
+
+    def _logits(self, pixels_BCHW: Tensor, precision: str) -> Tensor:
+        unknown_B = torch.full((len(pixels_BCHW),), -1)
+        batch = Batch(pixels_BCHW, unknown_B, torch.arange(len(pixels_BCHW)))
+        (result,) = run_batches(self.module, [batch], self.spec, device=self.device, precision=precision)
+        return result.logits_BC
+
+    def infer(self) -> int:
+        if self._eval_loader is None:
+            self._eval_loader = self._opened(PictureLoader(eval_transform(self.spec), self.task.batch))
+        batches = self._eval_loader.epoch(self.samples)
+        results = run_batches(self.module, batches, self.spec, device=self.device, precision=self.precision)
+        return sum(len(result.logits_BC) for result in results)
+
+    def train(self) -> int:
+        if self._events is None:
+            self._events = self._begin_training()
+        pictures = 0
+        with Path(self.task.folder, "log.jsonl").open("a") as log:
+            for event in self._events:
+                log.write(json.dumps(asdict(event)) + "\n")
+                log.flush()
+                if isinstance(event, EpochDone):
+                    break
+                pictures += event.pictures
+        return pictures
+
+    def _begin_training(self) -> Iterator[StepDone | EpochDone]:
+        recipe, spec = self.recipe, self.recipe.transforms
+        accelerator = Accelerator(cpu=True)
+        module, optimizer = accelerator.prepare(self.module, make_optimizer(self.module, recipe))
+        schedule = make_schedule(optimizer, recipe, self.task.batches)
+        training = Training(module, optimizer, schedule, None, accelerator, self.precision)
+        objective = Classification(
+            recipe, self.task.classes, spec.mean or self.spec.mean, spec.std or self.spec.std, self.device
+        )
+        loader = self._opened(PictureLoader(TrainTransform(spec, self.spec.size), self.task.batch))
+        return fit(
+            training,
+            objective,
+            recipe,
+            lambda epoch, start: loader.epoch(self.samples, epoch=epoch, shuffle=True, start_batch=start),
+            lambda _, batch: [self.samples[i].name for i in batch.indices_B.tolist()],
+        )
+
+    def _opened(self, loader: PictureLoader) -> PictureLoader:
+        self._loaders.append(loader)
+        return loader
+
+    def close(self) -> None:
+        for loader in self._loaders:
+            loader.close()

@@ -1,0 +1,51 @@
+"""Rounds that alternate between tools, and what is said of them."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median with the smallest and the largest value."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: list[float]) -> Spread:
+        return cls(statistics.median(values), min(values), max(values))
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def alternate(work: Mapping[str, Callable[[], int]], *, rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
+    """Pictures/s of every piece of work in every round.
+
+    All of them are run in each round, and each round begins with another one: a machine that slows down, or a cache that
+    one leaves to the next, meets every tool alike. The first ``warm_up`` rounds do not count.
+
+    Args:
+        work: by name; a call does one round and returns its number of pictures.
+    """
+    names = list(work)
+    speeds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(warm_up + rounds):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            began = time.perf_counter()
+            pictures = work[name]()
+            seconds = time.perf_counter() - began
+            if number >= warm_up:
+                speeds[name].append(pictures / seconds)
+    return speeds
+
+
+def ratios(ours: list[float], theirs: list[float]) -> Spread:
+    """How many times as fast, round by round."""
+    return Spread.of([a / b for a, b in zip(ours, theirs, strict=True)])

@@ -1,0 +1,375 @@
+"""Figures and tables: nothing clipped or overlapping, the right numbers in them, the same bytes twice."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import subprocess
+import sys
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+from PIL import Image
+
+from vitrine.evaluate.intervals import wilson
+from vitrine.evaluate.metrics import classification_metrics
+from vitrine.evaluate.outputs import Outputs
+from vitrine.report.confusion import confusion_csv, confusion_figure, save_confusion_figure
+from vitrine.report.curves import learning_curves, save_learning_curves, spread
+from vitrine.report.settings import save_settings_figure, settings_figure
+from vitrine.report.style import SERIES, SHARES, new_figure, save, shortened, styled
+from vitrine.report.tables import Setting, Table, metrics_table, settings_table
+from vitrine.results import ClassificationMetrics, Interval
+
+
+def make_metrics(labels: tuple[str, ...], n: int = 300, *, without: int | None = None) -> ClassificationMetrics:
+    rng = np.random.default_rng(len(labels))
+    true_N = rng.integers(0, len(labels), n)
+    if without is not None:
+        true_N[true_N == without] = 0
+    logits_NC = rng.normal(size=(n, len(labels))).astype(np.float32)
+    logits_NC[np.arange(n), true_N] += 2.5
+    names = tuple(f"{i}.jpg" for i in range(n))
+    return classification_metrics(Outputs(names, logits_NC, true_N), labels, precision="fp32")
+
+
+def make_history(epochs: int, height: float, seed: int = 0) -> list[dict[str, Any]]:
+    rng = np.random.default_rng(seed)
+    rows, best = [], -1.0
+    for epoch in range(1, epochs + 1):
+        accuracy = float(height * (1 - 0.7 * np.exp(-epoch / 4)) + 0.01 * rng.normal())
+        losses = {"train_loss": float(2 * np.exp(-epoch / 5)), "validation_loss": float(2 * np.exp(-epoch / 5) + 0.2)}
+        rows.append({"epoch": epoch, **losses, "validation_accuracy": accuracy, "best": accuracy > best})
+        best = max(best, accuracy)
+    return rows
+
+
+def make_settings(counts: tuple[int, ...] = (950, 930, 400), final: int | None = 0) -> list[Setting]:
+    return [
+        Setting({"start": f"start {i}", "learning rate": 10**-i}, k / 1000, wilson(k, 1000), 1000, final=i == final)
+        for i, k in enumerate(counts)
+    ]
+
+
+def boxes_of(figure: Figure) -> list[tuple[Text, Bbox]]:
+    """Every text that is drawn, with the box that it covers in pixels."""
+    renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
+    drawn: list[Text] = []
+    original = Text.draw
+
+    def recorded(text: Text, renderer: Any) -> None:
+        drawn.append(text)
+        original(text, renderer)
+
+    with mock.patch.object(Text, "draw", recorded):  # an axis has labels for ticks out of sight, which it never draws
+        figure.draw(renderer)
+    return [
+        (text, text.get_window_extent(renderer)) for text in drawn if text.get_visible() and text.get_text().strip()
+    ]
+
+
+def require_tidy(figure: Figure) -> None:
+    """All text is inside the canvas, and no two upright texts cover one another."""
+    with styled():
+        boxes = boxes_of(figure)
+    width, height = figure.canvas.get_width_height()
+    for text, box in boxes:
+        inside = box.x0 >= 0 and box.y0 >= 0 and box.x1 <= width and box.y1 <= height
+        assert inside, f"{text.get_text()!r} at {box} is outside {width} x {height}"
+    upright = [(text, box) for text, box in boxes if text.get_rotation() % 90 == 0]
+    for i, (text, box) in enumerate(upright):
+        for other, its in upright[:i]:
+            across = min(box.x1, its.x1) - max(box.x0, its.x0)
+            up = min(box.y1, its.y1) - max(box.y0, its.y0)
+            assert across <= 1 or up <= 1, f"{text.get_text()!r} covers {other.get_text()!r}"
+
+
+BREEDS = tuple(f"{'american_staffordshire_terrier'[: 6 + 5 * (i % 6)]}_{i}" for i in range(37))
+LABELLINGS: dict[str, tuple[str, ...]] = {
+    "one": ("only",),
+    "two": ("cat", "dog"),
+    "ten": ("Dress", "Hat", "Longsleeve", "Outwear", "Pants", "Shirt", "Shoes", "Shorts", "Skirt", "T-Shirt"),
+    "fifteen, long and odd": tuple(f"a $_{i}$ class\nwith a long name, number {i}" for i in range(15)),
+    "thirty-seven": BREEDS,
+    "thirty-seven numbers": tuple(map(str, range(37))),
+    "eighty": tuple(f"class {i}" for i in range(80)),
+    "two hundred": tuple(f"bird {i}" for i in range(200)),
+}
+
+
+# --- the confusion matrix
+
+
+@pytest.mark.parametrize("labels", LABELLINGS.values(), ids=LABELLINGS.keys())
+def test_a_confusion_figure_is_tidy_at_any_number_of_classes(labels: tuple[str, ...]) -> None:
+    figure = confusion_figure(make_metrics(labels))
+    require_tidy(figure)
+    assert figure.get_size_inches()[0] <= 9.6  # a README's column, at 100 pixels an inch
+
+
+def test_a_confusion_figure_says_what_it_shows() -> None:
+    metrics = make_metrics(LABELLINGS["ten"], without=3)
+    figure = confusion_figure(metrics)
+    words = [text.get_text() for text in figure.findobj(Text)]
+    low, high = 100 * metrics.accuracy_interval.low, 100 * metrics.accuracy_interval.high
+    assert f"Accuracy {100 * metrics.accuracy:.1f} %" in words
+    assert f"95 % interval {low:.1f} % to {high:.1f} %   n = 300   fp32" in words
+    for label in metrics.labels:
+        assert words.count(label) == 2
+    counts = sorted(int(word) for word in words if word.isdigit())
+    assert counts == sorted(count for row in metrics.confusion for count in row if count)
+
+
+def test_rows_are_true_and_columns_predicted_in_class_order() -> None:
+    logits_NC = np.eye(3, dtype=np.float32)[[0, 1, 1, 1]]
+    outputs = Outputs(("a", "b", "c", "d"), logits_NC, np.array([0, 0, 0, 1]))
+    figure = confusion_figure(classification_metrics(outputs, ("x", "y", "z"), precision="fp32"))
+    axes = figure.axes[0]
+    mesh = axes.collections[0]
+    shares = mesh.get_array()
+    assert shares is not None
+    assert np.asarray(shares[0]) == pytest.approx([1 / 3, 2 / 3, 0])
+    assert np.asarray(shares[1]) == pytest.approx([0, 1, 0])
+    assert np.ma.getmaskarray(shares)[2].all()  # no picture: grey, not 0 %
+    assert mesh.get_clim() == (0, 1)
+    (top, bottom) = sorted(axes.get_ylim())
+    assert axes.get_ylim() == (bottom, top)  # the first class is the first row
+    counts = {
+        (t.get_position()[0] // 1, t.get_position()[1] // 1): t.get_text() for t in axes.texts if t.get_text() in "123"
+    }
+    assert counts == {(0, 0): "1", (1, 0): "2", (1, 1): "1"}
+
+
+def test_only_mistakes_are_counted_with_many_classes() -> None:
+    metrics = make_metrics(BREEDS)
+    counts = [t.get_text() for t in confusion_figure(metrics).axes[0].texts if t.get_text().isdigit()]
+    wrong = [c for i, row in enumerate(metrics.confusion) for j, c in enumerate(row) if c and i != j]
+    assert sorted(map(int, counts)) == sorted(wrong)
+
+
+def test_the_confusion_csv() -> None:
+    labels = ("cat", "dog, large", 'a "third"')
+    metrics = make_metrics(labels)
+    header, *rows = csv.reader(io.StringIO(confusion_csv(metrics).decode(), newline=""))
+    assert header == [r"true\predicted", *labels]
+    assert [row[0] for row in rows] == list(labels)
+    assert tuple(tuple(map(int, row[1:])) for row in rows) == metrics.confusion
+
+
+# --- learning curves
+
+
+RUNS: dict[str, dict[str, list[dict[str, Any]]]] = {
+    "one": {"pets": make_history(20, 0.94)},
+    "one epoch": {"pets": make_history(1, 0.94)},
+    "two epochs": {"pets": make_history(2, 0.5)},
+    "four that meet": {f"a rather long name of run {i}": make_history(12 + i, 0.9, i) for i in range(4)},
+    "seven": {f"run {i}": make_history(30, 0.3 + i / 10, i) for i in range(7)},
+}
+
+
+@pytest.mark.parametrize("runs", RUNS.values(), ids=RUNS.keys())
+def test_learning_curves_are_tidy(runs: dict[str, list[dict[str, Any]]]) -> None:
+    require_tidy(learning_curves(runs))
+
+
+def test_learning_curves_draw_the_history_and_mark_the_best_epoch() -> None:
+    rows = make_history(15, 0.8, seed=4)
+    loss, accuracy = learning_curves({"run": rows}).axes
+    training, validation = (list(map(float, line.get_ydata())) for line in loss.lines)  # type: ignore[arg-type]
+    assert training == [row["train_loss"] for row in rows]
+    assert validation == [row["validation_loss"] for row in rows]
+    line, ring = accuracy.lines
+    assert list(map(float, line.get_ydata())) == [row["validation_accuracy"] for row in rows]  # type: ignore[arg-type]
+    best = max(rows, key=lambda row: row["validation_accuracy"])
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (best["epoch"], best["validation_accuracy"])  # type: ignore[index]
+
+
+def test_learning_curves_need_runs_that_can_be_told_apart() -> None:
+    for runs in ({}, {"empty": []}, {str(i): make_history(2, 0.5) for i in range(len(SERIES) + 1)}):
+        with pytest.raises(ValueError, match="1 to 7 runs"):
+            learning_curves(runs)
+
+
+@given(st.lists(st.floats(0, 10), max_size=8).map(sorted), st.floats(0.1, 2))
+def test_labels_are_spread_without_touching_and_stay_near(wanted: list[float], gap: float) -> None:
+    found = spread(wanted, gap)
+    assert len(found) == len(wanted)
+    assert all(b - a >= gap - 1e-9 for a, b in pairwise(found))
+    assert sum(found) == pytest.approx(sum(wanted), abs=1e-6)  # moved apart, not away
+    if all(b - a >= gap for a, b in pairwise(wanted)):
+        assert found == pytest.approx(wanted)
+
+
+# --- settings
+
+
+def test_a_figure_of_settings_is_tidy() -> None:
+    require_tidy(settings_figure(make_settings()))
+    require_tidy(settings_figure(make_settings((1000,), final=None), "A title"))
+    require_tidy(settings_figure(make_settings((950, 951, 952, 953, 949, 0))))
+
+
+def test_settings_are_a_table() -> None:
+    table = settings_table(make_settings())
+    assert table.columns == ("start", "learning rate", "accuracy", "95 % interval", "n")
+    assert table.final == 0
+    assert table.rows[1][2:] == ("0.9300", "0.9125 to 0.9442", 1000)
+    with pytest.raises(ValueError, match="in this order"):
+        settings_table([*make_settings(), Setting({"other": 1}, 0.5, Interval(0.4, 0.6), 10)])
+    with pytest.raises(ValueError, match="2 are"):
+        settings_table(make_settings(final=0) + make_settings(final=0))
+
+
+TABLE = Table(("name", "count", "share"), (("a|b", 12345, 0.5), ("longer", None, 0.25)), final=1)
+
+
+def test_a_table_as_text() -> None:
+    assert TABLE.text() == (
+        "  name     count  share\n"
+        "  ──────  ──────  ─────\n"
+        "  a|b     12,345    0.5\n"
+        "* longer       –   0.25"
+    )  # fmt: skip
+
+
+def test_a_table_as_markdown_and_csv() -> None:
+    assert TABLE.markdown() == (
+        "| name | count | share |\n| --- | ---: | ---: |\n| a\\|b | 12,345 | 0.5 |\n| **longer** | **–** | **0.25** |"
+    )
+    assert TABLE.csv() == b"name,count,share,final\na|b,12345,0.5,no\nlonger,,0.25,yes\n"
+
+
+def test_a_table_has_to_fit() -> None:
+    with pytest.raises(ValueError, match="Expected 2 cells"):
+        Table(("a", "b"), (("1",),))
+    with pytest.raises(ValueError, match="final row"):
+        Table(("a",), (("1",),), final=1)
+
+
+def test_the_table_of_an_evaluation_says_everything() -> None:
+    metrics = make_metrics(LABELLINGS["ten"], without=3)
+    text = metrics_table(metrics)
+    for figure in (metrics.accuracy, metrics.accuracy_interval.low, metrics.top5, metrics.negative_log_likelihood):
+        assert f"{figure:.4f}" in text
+    for label in metrics.labels:
+        assert label in text
+    assert metrics.hardest[0].name in text
+    assert "fp32" in text
+    assert "nan" not in text.lower().replace("outwear", "")
+    assert next(line for line in text.splitlines() if line.startswith("Outwear")).split()[2:] == ["–", "0"]
+
+
+# --- files and style
+
+
+WRITERS = {
+    "confusion": lambda path, metadata: save_confusion_figure(make_metrics(("cat", "dog")), path, metadata),
+    "curves": lambda path, metadata: save_learning_curves(RUNS["one"], path, metadata),
+    "settings": lambda path, metadata: save_settings_figure(make_settings(), path, metadata),
+}
+ORIGIN = {"model": "runs/pets", "command": "vitrine evaluate runs/pets bilder/für"}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_figure_says_where_it_came_from_and_is_the_same_twice(kind: str, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "a.svg", "b.svg"):
+        WRITERS[kind](tmp_path / "new" / name, ORIGIN)
+    folder = tmp_path / "new"
+    assert sorted(path.name for path in folder.iterdir()) == ["a.png", "a.svg", "b.png", "b.svg"]
+    assert (folder / "a.png").read_bytes() == (folder / "b.png").read_bytes()
+    assert (folder / "a.svg").read_bytes() == (folder / "b.svg").read_bytes()
+    with Image.open(folder / "a.png") as picture:
+        text = dict(picture.text)  # type: ignore[attr-defined]
+        assert {key: text[key] for key in ORIGIN} == ORIGIN
+        assert text["Software"].startswith("vitrine ")
+        assert picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+    svg = (folder / "a.svg").read_text("utf-8")
+    import html
+
+    assert json.dumps(ORIGIN, ensure_ascii=False) in html.unescape(svg)
+    assert "<dc:date>" not in svg
+
+
+def test_another_kind_of_file_is_refused_and_nothing_is_left_of_a_failure(tmp_path: Path) -> None:
+    with styled():
+        figure = new_figure(1, 1)
+    with pytest.raises(ValueError, match=r"\.png or \.svg"):
+        save(figure, tmp_path / "a.jpg", {})
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(OSError):
+        save(figure, tmp_path / "a.png", {})
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+def test_the_callers_settings_neither_change_nor_count(tmp_path: Path) -> None:
+    WRITERS["curves"](tmp_path / "a.png", {})
+    with mpl.rc_context({"font.size": 30, "axes.facecolor": "red", "savefig.dpi": 10, "lines.linewidth": 9}):
+        before = dict(mpl.rcParams)
+        WRITERS["curves"](tmp_path / "b.png", {})
+        assert dict(mpl.rcParams) == before
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_no_window_system_is_touched() -> None:
+    program = (
+        "import sys, vitrine.report.curves, vitrine.report.settings\n"
+        "from vitrine.report.style import styled, new_figure, save\n"
+        "from pathlib import Path\n"
+        "import tempfile\n"
+        "with styled(): figure = new_figure(1, 1)\n"
+        "save(figure, Path(tempfile.mkdtemp()) / 'a.png', {})\n"
+        "print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key != "DISPLAY"} | {"MPLBACKEND": "TkAgg"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True)
+    assert done.stdout.split() == ["False", "False"]
+
+
+def lightness(colour: tuple[float, ...]) -> float:
+    """CIE L* of an sRGB colour, 0 to 100."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    luminance = float(np.dot([0.2126, 0.7152, 0.0722], linear))
+    return 116 * luminance ** (1 / 3) - 16 if luminance > 0.008856 else 903.3 * luminance
+
+
+def test_shares_darken_evenly() -> None:
+    steps = -np.diff([lightness(SHARES(share)) for share in np.linspace(0, 1, 21)])
+    assert steps.min() > 0.5 * steps.mean()
+    assert steps.max() < 1.5 * steps.mean()
+
+
+def test_counts_can_be_read_on_every_colour() -> None:
+    """At least 4.5 to 1, what WCAG asks of text."""
+    from matplotlib.colors import to_rgb
+
+    from vitrine.report.confusion import _readable_on
+
+    def luminance(colour: tuple[float, ...]) -> float:
+        return ((lightness(colour) + 16) / 116) ** 3 if lightness(colour) > 8 else lightness(colour) / 903.3
+
+    for share in np.linspace(0, 1, 101):
+        below = luminance(SHARES(share))
+        above = luminance(to_rgb(_readable_on(SHARES(share))))
+        assert (max(above, below) + 0.05) / (min(above, below) + 0.05) > 4.5, share
+
+
+@given(st.text(min_size=1))
+def test_shortened_labels_fit(label: str) -> None:
+    found = shortened(label)
+    assert len(found) <= 28
+    assert "\n" not in found
+    if len(" ".join(label.split())) <= 28:
+        assert found == " ".join(label.split())
