@@ -84,8 +84,9 @@ def plain_pipeline(size: int, rotation: v2.InterpolationMode) -> Pipeline:
             image = plain.horizontal_flip(image)
         for name, factor in change.colour:
             image = adjust[name](image, factor)
-        pixels_CHW = plain.to_dtype(plain.to_image(image), torch.float32, scale=True)
-        return plain.normalize(pixels_CHW, list(MEAN), list(STD))
+        pixels_CHW: torch.Tensor = plain.to_dtype(plain.to_image(image), torch.float32, scale=True)
+        normalised_CHW: torch.Tensor = plain.normalize(pixels_CHW, list(MEAN), list(STD))
+        return normalised_CHW
 
     return run
 

@@ -91,8 +91,8 @@ def _task(options: argparse.Namespace, folder: str) -> Task:
         patch=patch[0],  # type: ignore[index,arg-type]
         width=module.embed_dim,  # type: ignore[arg-type]
         depth=len(module.blocks),  # type: ignore[arg-type]
-        heads=block.attn.num_heads,  # type: ignore[union-attr,arg-type]
-        mlp=block.mlp.fc1.out_features,  # type: ignore[union-attr,arg-type]
+        heads=block.attn.num_heads,  # type: ignore[union-attr]
+        mlp=block.mlp.fc1.out_features,  # type: ignore[union-attr]
         classes=37,
         batch=options.batch,
         batches=options.batches,
@@ -143,7 +143,7 @@ def _measure(task: Task, tools: Sequence[Tool], options: argparse.Namespace) -> 
     return rows
 
 
-def _about() -> dict[str, str | int]:
+def _about() -> dict[str, object]:
     packages = ("torch", "timm", "transformers", "pytorch_pretrained_vit", "accelerate")
     return {
         "machine": platform.machine(),

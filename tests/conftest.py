@@ -18,11 +18,11 @@ MICRO = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_head
 
 @pytest.fixture(scope="session")
 def small_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Class folders of generated pictures of 32 px: 48 to train on, 24 to validate, 300 to test."""
+    """Class folders of generated pictures of 32 px: 48 to train on, 24 to validate, 200 to test."""
     from vitrine.data.scenes import write_scenes
 
     folder = tmp_path_factory.mktemp("data") / "scenes"
-    return write_scenes(folder, "new", {"train": 48, "validation": 24, "test": 300}, size=32)
+    return write_scenes(folder, "new", {"train": 48, "validation": 24, "test": 200}, size=32)
 
 
 @pytest.fixture(scope="session")

@@ -43,7 +43,7 @@ class StandInHub:
                 pass
 
             def _answer(self, *, body: bool) -> None:
-                owner, name, _, _, file = self.path.lstrip("/").split("?")[0].split("/", 4)
+                owner, name, _, _, file = [*self.path.lstrip("/").split("?")[0].split("/", 4), *[""] * 4][:5]
                 hub.asked.append(f"{self.command} {owner}/{name}/{file}")
                 folder = hub.repositories.get(f"{owner}/{name}")
                 if folder is None or not (folder / file).is_file():

@@ -18,7 +18,8 @@ from vitrine.data.scenes import write_scenes
 from vitrine.errors import DataError, RecipeError, RunError, TrainingError
 from vitrine.recipes import Recipe, named_transforms, recipe_to_toml
 from vitrine.train.fit import StepDone
-from vitrine.workflows.training import EpochRow, Plan, train
+from vitrine.workflows.training import train
+from vitrine.workflows.training_events import EpochRow, Plan
 
 REPEATABLE = ("history.jsonl", "metrics.json", "predictions.csv", "model.safetensors", "data.json", "config.json")
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from side_by_side.task import Task
 from torch import Tensor
 
+from side_by_side.task import Task
 from vitrine.data.decoding import FilePicture
 from vitrine.data.loading import Batch, PictureLoader
 from vitrine.data.samples import Sample

@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from side_by_side.task import Task
 from torch import Tensor, nn
 from torch.nn import functional
+
+from side_by_side.task import Task
 
 # The normalisation of the timm models compared here, and of the reference job's transforms.
 _MEAN = _STD = 0.5
@@ -72,7 +73,7 @@ class _Peer(ABC):
         for pixels_BCHW, labels_B in self._batches(training=True):
             self._optimizer.zero_grad()
             loss = functional.cross_entropy(self.forward(pixels_BCHW), labels_B)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             self._optimizer.step()
             loss.item()
             pictures += len(labels_B)

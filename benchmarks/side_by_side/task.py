@@ -78,7 +78,7 @@ class Tool(Protocol):
 
 
 def write_pictures(folder: Path, count: int) -> None:
-    """``count`` seeded JPEG files of 500 × 375: a gradient with noise, of a photograph's size in bytes (60 to 90 kB)."""
+    """``count`` seeded JPEG files of 500 × 375: a gradient with noise, as large in bytes as photographs are."""
     rows, columns = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
     for number in range(count):
         rng = np.random.default_rng(number)

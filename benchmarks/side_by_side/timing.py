@@ -27,11 +27,13 @@ class Spread:
 def alternate(work: Mapping[str, Callable[[], int]], *, rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
     """Pictures/s of every piece of work in every round.
 
-    All of them are run in each round, and each round begins with another one: a machine that slows down, or a cache that
-    one leaves to the next, meets every tool alike. The first ``warm_up`` rounds do not count.
+    All of them are run in each round, and each round begins with another one: a machine that slows down, or a cache
+    that one leaves to the next, meets every tool alike.
 
     Args:
         work: by name; a call does one round and returns its number of pictures.
+        rounds: that count.
+        warm_up: rounds before those.
     """
     names = list(work)
     speeds: dict[str, list[float]] = {name: [] for name in names}

@@ -8,8 +8,8 @@ from itertools import repeat
 
 import torch
 from accelerate import Accelerator
-from side_by_side.timing import Spread, alternate, ratios
 
+from side_by_side.timing import Spread, alternate, ratios
 from vitrine.data.loading import Batch
 from vitrine.models.build import build
 from vitrine.recipes import Recipe

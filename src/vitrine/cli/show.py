@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from vitrine.workflows.demo import DemoResult
-    from vitrine.workflows.training import Event, Plan, TrainResult
+    from vitrine.workflows.training_events import Event, Plan, TrainResult
 
 
 def _progress() -> Progress:
@@ -58,7 +58,7 @@ class _TrainingLines:
 
     def __call__(self, event: Event) -> None:
         from vitrine.train.fit import StepDone
-        from vitrine.workflows.training import EpochRow, Plan, Reading
+        from vitrine.workflows.training_events import EpochRow, Plan, Reading
 
         match event:
             case Reading():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image, ImageEnhance
 
 from vitrine.data.warp import Box, warp
@@ -104,9 +105,10 @@ class TrainTransform:
 def recolour(pixels_HWC: np.ndarray, changes: Sequence[tuple[str, float]]) -> np.ndarray:
     """Apply (name, factor) one after the other, each as Pillow's ImageEnhance and torchvision's ``adjust_*`` do."""
     if [name for name, _ in changes] == ["brightness"]:
-        # Pillow blends in float32 and cuts the fraction off; a table of the 256 values is the same, and faster.
-        levels = np.arange(256, dtype=np.float32) * np.float32(changes[0][1])
-        return np.take(np.clip(levels, 0, 255).astype(np.uint8), pixels_HWC)
+        # Pillow multiplies in float32 and cuts the fraction off: the same here, vectorised.
+        brighter = torch.from_numpy(pixels_HWC).float().mul_(changes[0][1]).clamp_(0, 255)
+        result: np.ndarray = brighter.to(torch.uint8).numpy()
+        return result
     image = Image.fromarray(np.ascontiguousarray(pixels_HWC))
     for name, factor in changes:
         image = _ENHANCERS[name](image).enhance(factor)

@@ -16,6 +16,7 @@ from PIL import Image
 from torch.nn import functional
 
 _SMOOTH_BELOW = 0.75  # source pixels per output pixel: the picture is magnified, and single samples would show as steps
+_LONGEST_STRIDE = 1.2  # source pixels between samples: above one, some pixels of the source go unseen
 _MEANT = 1.5  # where a strong shrink leaves the last step: see _reduced
 
 
@@ -107,13 +108,13 @@ def warp(image: Image.Image, angle: float, box: Box, flip: bool, size: int) -> n
     if angle == 0:
         crop = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
         pixels_HWC = _resized(np.array(crop), size)
-        return pixels_HWC[:, ::-1] if flip else pixels_HWC
+        return np.ascontiguousarray(pixels_HWC[:, ::-1]) if flip else pixels_HWC
     matrix = warp_matrix(image.width, image.height, angle, box, flip, size)
     image, matrix = _reduced(image, matrix, size)
     if min(matrix.steps) < _SMOOTH_BELOW:
         affine, smooth = Image.Transform.AFFINE, Image.Resampling.BILINEAR
         return np.array(image.transform((size, size), affine, matrix.coefficients, smooth))
-    across, down = (max(2, math.ceil(step)) for step in matrix.steps)
+    across, down = (max(2, math.ceil(step / _LONGEST_STRIDE)) for step in matrix.steps)
     samples = image.transform(
         (size * across, size * down), Image.Transform.AFFINE, matrix.finer(across, down).coefficients
     )

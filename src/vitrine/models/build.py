@@ -188,7 +188,8 @@ def _require_all_loaded(
         names = [name for load in loads for name in getattr(load, f"{what}_keys")]
         names = [name for name in names if name.rpartition(".")[0] not in may_be_new]
         if names:
-            found.append(f"{len(names)} tensors are {what} ({', '.join(names[:3])}{' ...' if len(names) > 3 else ''})")
+            shown = f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
+            found.append(f"{len(names)} tensor{' is' if len(names) == 1 else 's are'} {what} ({shown})")
     if found:
         raise ModelError(
             f"The weights in {weights.path} do not fit {source.architecture}: {'; '.join(found)}.\n"

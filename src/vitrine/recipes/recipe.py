@@ -68,7 +68,7 @@ class Recipe:
         val_fraction: share of the pictures that a seeded, stratified split holds out where the data have none.
         max_unreadable: share of unreadable pictures above which training does not start.
         checkpoint_minutes: state for ``--resume`` is written after every epoch, and this often inside one.
-        workers: processes that load pictures; -1 chooses.
+        workers: processes that load pictures; 0 loads in the training process; -1 chooses (half of the cores).
         trackers: ``tensorboard`` or any other tracker that accelerate knows; several separated by commas.
         seed: of the split, the weights, the order and every random change.
     """

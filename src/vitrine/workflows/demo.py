@@ -20,7 +20,8 @@ from vitrine.report.tables import Setting, settings_table
 from vitrine.workflows.check import check, render
 from vitrine.workflows.evaluation import Evaluation, evaluate
 from vitrine.workflows.prediction import predict
-from vitrine.workflows.training import Event, TrainResult, train
+from vitrine.workflows.training import train
+from vitrine.workflows.training_events import Event, TrainResult
 
 _COUNTS = {"train": 2000, "validation": 500, "test": 500}
 
@@ -73,7 +74,7 @@ class DemoResult:
             [
                 settings_table(_settings(self.runs, self.final)).text(),
                 "",
-                f"* the final result, chosen by validation accuracy. On {metrics.n} test pictures, which chose nothing,",
+                f"* the final result, best on the validation pictures. On {metrics.n} test pictures, which chose nothing,",
                 f"  its accuracy is {metrics.accuracy:.4f}, 95 % interval {interval.low:.4f} to {interval.high:.4f} "
                 f"({metrics.precision}).",
                 "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,82 +34,13 @@ from vitrine.train.optimizer import make_optimizer, make_schedule
 from vitrine.workflows.environment import describe_environment, peak_memory_mib
 from vitrine.workflows.inference import collect, eval_batches, run_batches
 from vitrine.workflows.training_data import TrainingData, names_of, prepare_data, require_same_data
+from vitrine.workflows.training_events import Best, EpochRow, Event, Plan, Reading, TrainResult
 
 require_torchvision()
 
 from timm.utils import ModelEmaV3  # noqa: E402
 
 _KEPT_VALIDATION_BYTES = 1 << 30  # decoded validation pictures are kept between epochs up to here
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is about to be trained, for a face to show."""
-
-    train_pictures: int
-    validation_pictures: int
-    classes: int
-    quarantined: tuple[str, ...]
-    parameters: int
-    trainable: int
-    device: str
-    precision: str
-    steps_per_epoch: int
-    epochs: int
-    first_step: int
-    notes: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class EpochRow:
-    """One line of history.jsonl. Losses are natural logarithms; accuracies 0 to 1; epochs count from 1."""
-
-    epoch: int
-    step: int
-    learning_rate: float
-    train_loss: float
-    train_accuracy: float | None
-    validation_loss: float
-    validation_accuracy: float
-    best: bool
-
-
-@dataclass(frozen=True)
-class Reading:
-    """Pictures read and hashed so far, of how many."""
-
-    done: int
-    total: int
-
-
-Event = Plan | Reading | StepDone | EpochRow
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """A finished run: its folder, the best epoch, and that epoch's metrics on the validation split."""
-
-    run: Path
-    best_epoch: int
-    epochs: int
-    metrics: ClassificationMetrics
-
-
-@dataclass
-class _Best:
-    """The best epoch so far: by accuracy, ties by loss."""
-
-    epoch: int = 0
-    accuracy: float = -1.0
-    loss: float = float("inf")
-    stale: int = 0
-
-    def improves(self, epoch: int, accuracy: float, loss: float) -> bool:
-        if (accuracy, -loss) <= (self.accuracy, -self.loss):
-            self.stale += 1
-            return False
-        self.epoch, self.accuracy, self.loss, self.stale = epoch, accuracy, loss, 0
-        return True
 
 
 def train(
@@ -174,7 +105,7 @@ class _Session:
         self.spec = _input_spec(self.built, recipe)
         self.precision = resolve_precision(recipe.precision, self.accelerator.device, width_of(self.built.module))
         self.training = self._assemble()
-        self.best = _Best()
+        self.best = Best()
         self._validation: list[Batch] | None = None
         if trackers:
             self.accelerator.init_trackers("vitrine", config=_flat(recipe))
@@ -228,7 +159,7 @@ class _Session:
         if state is None:
             run.start(self.recipe, self.data.found.labels, self.data.record, self._environment())
         else:
-            self.best = _Best(**state.pop("best"))
+            self.best = Best(**state.pop("best"))
             restore(self.training, state)
             run.truncate_history(self.training.progress.epoch)
 

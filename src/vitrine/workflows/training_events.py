@@ -1,0 +1,79 @@
+"""What a training tells while it runs, and what it comes to: frozen objects for a face to show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitrine.results import ClassificationMetrics
+from vitrine.train.fit import StepDone
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is about to be trained, for a face to show."""
+
+    train_pictures: int
+    validation_pictures: int
+    classes: int
+    quarantined: tuple[str, ...]
+    parameters: int
+    trainable: int
+    device: str
+    precision: str
+    steps_per_epoch: int
+    epochs: int
+    first_step: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class EpochRow:
+    """One line of history.jsonl. Losses are natural logarithms; accuracies 0 to 1; epochs count from 1."""
+
+    epoch: int
+    step: int
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float | None
+    validation_loss: float
+    validation_accuracy: float
+    best: bool
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Pictures read and hashed so far, of how many."""
+
+    done: int
+    total: int
+
+
+Event = Plan | Reading | StepDone | EpochRow
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run: its folder, the best epoch, and that epoch's metrics on the validation split."""
+
+    run: Path
+    best_epoch: int
+    epochs: int
+    metrics: ClassificationMetrics
+
+
+@dataclass
+class Best:
+    """The best epoch so far: by accuracy, ties by loss."""
+
+    epoch: int = 0
+    accuracy: float = -1.0
+    loss: float = float("inf")
+    stale: int = 0
+
+    def improves(self, epoch: int, accuracy: float, loss: float) -> bool:
+        if (accuracy, -loss) <= (self.accuracy, -self.loss):
+            self.stale += 1
+            return False
+        self.epoch, self.accuracy, self.loss, self.stale = epoch, accuracy, loss, 0
+        return True
