@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -210,10 +211,20 @@ def _transformers() -> Any:
     return package
 
 
+class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    def __init__(self, task: Task, transform: Any) -> None:
+        self.files, self.classes, self.transform = task.files, task.classes, transform
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        with Image.open(self.files[index]) as image:
+            return self.transform(image.convert("RGB")), index % self.classes
+
+
 def _torchvision_loader(task: Task, training: bool) -> Any:
     """Pillow and torchvision's transforms, one after the other, in as many workers as vitrine's loader starts."""
-    from PIL import Image
-
     from vitrine.torchpair import require_torchvision
 
     require_torchvision()
@@ -227,18 +238,12 @@ def _torchvision_loader(task: Task, training: bool) -> Any:
     else:
         changes = [vision.Resize(task.image), vision.CenterCrop(task.image)]
     transform = vision.Compose([*changes, vision.ToTensor(), vision.Normalize([_MEAN] * 3, [_STD] * 3)])
-    files = task.files
-
-    class Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
-        def __len__(self) -> int:
-            return len(files)
-
-        def __getitem__(self, index: int) -> tuple[Tensor, int]:
-            with Image.open(files[index]) as image:
-                return transform(image.convert("RGB")), index % task.classes
-
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = max(1, min(8, cores // 2))
     return torch.utils.data.DataLoader(
-        Pictures(), batch_size=task.batch, shuffle=training, num_workers=workers, persistent_workers=True
+        _Pictures(task, transform),
+        batch_size=task.batch,
+        shuffle=training,
+        num_workers=workers,
+        persistent_workers=True,
     )

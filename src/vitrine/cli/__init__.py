@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any, NoReturn
 
@@ -22,10 +21,6 @@ def main() -> None:
         _fail(str(error), error.exit_code)
     except (KeyboardInterrupt, Abort):
         status = INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output went away, as in: vitrine check DATA | head. Nothing more can be written to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:  # a full disk, a folder that may not be written to
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
     except _parents_of(BadParameter) as error:

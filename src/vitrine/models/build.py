@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from vitrine.errors import ModelError
+from vitrine.models.fitting import head_names, head_note, require_all_loaded, resampling_note, watched_loading
 from vitrine.models.reference import ModelSource, understand
 from vitrine.models.weights import WeightsFile, locate_weights, read_shapes
 from vitrine.torchpair import require_torchvision
@@ -20,8 +19,6 @@ from vitrine.torchpair import require_torchvision
 require_torchvision()
 
 import timm  # noqa: E402
-
-_NPZ_POSITIONS = "Transformer/posembed_input/pos_embedding"  # in the files of the ViT paper's authors
 
 
 @dataclass(frozen=True)
@@ -105,17 +102,15 @@ def build(
         return BuiltModel(module, source, None)
     weights = locate_weights(source, pretrained if isinstance(pretrained, str) else None)
     stored = read_shapes(weights.path)
-    heads = _head_names(cfg)
+    heads = head_names(cfg)
     stored_classes = stored.get(f"{heads[0]}.weight", stored.get("head/bias", (0,)))[0]
     cfg |= {"file": str(weights.path), "source": None, "custom_load": weights.path.suffix == ".npz"}
     cfg["num_classes"] = stored_classes  # a file may have another head than timm's weights of this name
-    with _watched_loading() as loads:
+    with watched_loading() as loads:
         module = _create(source, cfg, args, weights=weights)
     _require_vision_transformer(module, reference)
-    _require_all_loaded(loads, heads if num_classes is not None else (), source, weights)
-    if f"Transformer/encoderblock_{len(module.blocks)}/LayerNorm_0/bias" in stored:  # type: ignore[arg-type]
-        raise ModelError(f"The weights in {weights.path} have more blocks than {source.architecture}.")
-    notes = (*_resampling_note(module, stored), *_head_note(module, stored_classes))
+    require_all_loaded(loads, stored, module, weights, may_be_new=heads if num_classes is not None else ())
+    notes = (*resampling_note(module, stored), *head_note(module, stored_classes))
     return BuiltModel(module, source, weights, notes)
 
 
@@ -158,67 +153,6 @@ def _require_vision_transformer(module: nn.Module, reference: str) -> None:
     rows, columns = getattr(module.patch_embed, "img_size", None) or (1, 1)
     if rows != columns:
         raise ModelError(f"{reference} takes pictures of {rows} x {columns} pixels: only square ones are supported.")
-
-
-@contextmanager
-def _watched_loading() -> Iterator[list[Any]]:
-    """What every ``load_state_dict`` inside finds missing or unexpected.
-
-    timm itself stops being strict where the number of classes differs: half of another model would go unnoticed.
-    """
-    original = nn.Module.load_state_dict
-    loads: list[Any] = []
-
-    def watched(self: nn.Module, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:  # noqa: ARG001
-        loads.append(original(self, state_dict, strict=False, assign=assign))
-        return loads[-1]
-
-    nn.Module.load_state_dict = watched  # type: ignore[method-assign]
-    try:
-        yield loads
-    finally:
-        nn.Module.load_state_dict = original  # type: ignore[method-assign]
-
-
-def _require_all_loaded(
-    loads: list[Any], may_be_new: tuple[str, ...], source: ModelSource, weights: WeightsFile
-) -> None:
-    found = []
-    for what in ("missing", "unexpected"):
-        names = [name for load in loads for name in getattr(load, f"{what}_keys")]
-        names = [name for name in names if name.rpartition(".")[0] not in may_be_new]
-        if names:
-            shown = f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-            found.append(f"{len(names)} tensor{' is' if len(names) == 1 else 's are'} {what} ({shown})")
-    if found:
-        raise ModelError(
-            f"The weights in {weights.path} do not fit {source.architecture}: {'; '.join(found)}.\n"
-            "Expected the weights of this very model, with the same model_args."
-        )
-
-
-def _head_names(cfg: Mapping[str, Any]) -> tuple[str, ...]:
-    names = cfg.get("classifier") or "head"
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _head_note(module: nn.Module, stored: int) -> tuple[str, ...]:
-    wanted = int(getattr(module, "num_classes", 0))
-    if wanted == stored:
-        return ()
-    before = f"the one in the weights, for {stored} classes, is left out" if stored else "the weights have none"
-    return (f"The classification head is new, for {wanted} classes; {before}.",)
-
-
-def _resampling_note(module: nn.Module, stored: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
-    here = getattr(module, "pos_embed", None)
-    there = stored.get("pos_embed", stored.get(_NPZ_POSITIONS))
-    grid = getattr(module.patch_embed, "grid_size", None)
-    if not isinstance(here, torch.Tensor) or there is None or there[1] == here.shape[1] or grid is None:
-        return ()
-    prefix = int(getattr(module, "num_prefix_tokens", 0)) if not getattr(module, "no_embed_class", False) else 0
-    side = round((there[1] - prefix) ** 0.5)
-    return (f"Position embeddings were resampled from {side} x {side} to {grid[0]} x {grid[1]} patches.",)
 
 
 def input_spec(module: nn.Module) -> InputSpec:

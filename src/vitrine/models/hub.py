@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -63,10 +64,10 @@ def fetch(hub_id: str, names: tuple[str, ...], remedy: str) -> Path:
 
 
 def _in_one_line(error: Exception) -> str:
-    """The first line that says something: the hub's own messages begin with a status code and a request id."""
-    lines = [line.strip() for line in str(error).splitlines()]
-    told = [line for line in lines if line and "Request ID" not in line] or lines
-    return (told[0] if told and told[0] else type(error).__name__).rstrip(".")
+    """The first line that says something: messages of the hub's client begin with a status and a request's number."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    told = [line for line in lines if not re.match(r"\d{3} (Client|Server) Error|\(?Request ID", line)] or lines
+    return told[0].rstrip(".")
 
 
 def _reachable(endpoint: str) -> bool:

@@ -23,7 +23,7 @@ from vitrine.workflows.prediction import predict
 from vitrine.workflows.training import train
 from vitrine.workflows.training_events import Event, TrainResult
 
-_COUNTS = {"train": 2000, "validation": 500, "test": 500}
+_COUNTS = {"train": 3000, "validation": 500, "test": 500}
 
 # What is compared: the same model with and without its pretraining at two learning rates, and its frozen features.
 _SETTINGS = (
@@ -74,7 +74,7 @@ class DemoResult:
             [
                 settings_table(_settings(self.runs, self.final)).text(),
                 "",
-                f"* the final result, best on the validation pictures. On {metrics.n} test pictures, which chose nothing,",
+                f"* the final result, best on the validation pictures. On {metrics.n} test pictures that chose nothing,",
                 f"  its accuracy is {metrics.accuracy:.4f}, 95 % interval {interval.low:.4f} to {interval.high:.4f} "
                 f"({metrics.precision}).",
                 "",

@@ -20,7 +20,7 @@ from vitrine.errors import RunError
 from vitrine.evaluate.metrics import classification_metrics
 from vitrine.evaluate.outputs import Outputs
 from vitrine.evaluate.predictions import predictions_csv
-from vitrine.models.build import BuiltModel, InputSpec, build, open_run, width_of
+from vitrine.models.build import BuiltModel, InputSpec, build, open_run, require_available, width_of
 from vitrine.models.precision import resolve_precision
 from vitrine.models.run_folder import RunFolder, to_json
 from vitrine.models.tuning import select_trainable, without_adapters
@@ -64,6 +64,7 @@ def train(
     with run.locked():
         _check_folder(run, recipe, resume)
         if not run.finished:
+            require_available(recipe.model, recipe.pretrained)  # before pictures are read, which can take long
             data = prepare_data(reference, recipe, lambda done, total: report(Reading(done, total)))
             _Session(run, recipe, data, report).train()
         return _result(run)
@@ -165,7 +166,11 @@ class _Session:
 
     def _environment(self) -> dict[str, Any]:
         weights = self.built.weights
-        origin = None if weights is None else {"origin": weights.origin, "sha256": weights.sha256}
+        origin = (
+            None
+            if weights is None
+            else {"origin": weights.origin, "path": str(weights.path.absolute()), "sha256": weights.sha256}
+        )
         environment = describe_environment(self.accelerator.device)
         return environment | {"precision": self.precision, "seed": self.recipe.seed, "starting_weights": origin}
 
