@@ -74,9 +74,9 @@ class DemoResult:
             [
                 settings_table(_settings(self.runs, self.final)).text(),
                 "",
-                f"* the final result, best on the validation pictures. On {metrics.n} test pictures that chose nothing,",
-                f"  its accuracy is {metrics.accuracy:.4f}, 95 % interval {interval.low:.4f} to {interval.high:.4f} "
-                f"({metrics.precision}).",
+                "* the final result: the best on the validation pictures.",
+                f"  On {metrics.n} test pictures, which chose nothing, its accuracy is {metrics.accuracy:.4f} "
+                f"(95 % interval {interval.low:.4f} to {interval.high:.4f}, {metrics.precision}).",
                 "",
                 f"Made in {self.out}:",
                 *made,

@@ -175,12 +175,6 @@ def corner(x: Floats, y: Floats) -> Floats:
     return _either(upright, foot)
 
 
-def tee(x: Floats, y: Floats) -> Floats:
-    """A roof on a stem."""
-    roof, stem = _box(x, y, -0.85, -0.72, 0.85, -0.22), _box(x, y, -0.25, -0.72, 0.25, 0.95)
-    return _either(roof, stem)
-
-
 def pie(x: Floats, y: Floats) -> Floats:
     """A disc from which a slice of 80 degrees is gone."""
     half = math.radians(40)

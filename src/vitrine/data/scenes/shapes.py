@@ -98,7 +98,6 @@ NEW = Family(
         Shape("clover", distances.clover),
         Shape("bolt", distances.bolt),
         Shape("corner", distances.corner),
-        Shape("tee", distances.tee),
         Shape("pie", distances.pie),
         Shape("frame", distances.frame),
     ),
