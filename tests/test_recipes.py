@@ -239,6 +239,7 @@ toml_value = st.recursive(
     max_leaves=6,
 )
 triple = st.none() | st.tuples(share, share, share)
+spread = st.none() | st.tuples(*[st.floats(0.01, 10)] * 3)
 
 
 def ordered_pair(low: float, high: float) -> st.SearchStrategy[tuple[float, float]]:
@@ -257,7 +258,7 @@ transform_specs = st.builds(
     saturation=not_negative,
     erase=share,
     mean=triple,
-    std=triple,
+    std=spread,
     eval_crop=st.floats(0, 1, exclude_min=True),
 )
 recipes = st.builds(
