@@ -23,7 +23,7 @@ from vitrine.workflows.prediction import predict
 from vitrine.workflows.training import train
 from vitrine.workflows.training_events import Event, TrainResult
 
-_COUNTS = {"train": 2600, "validation": 500, "test": 500}
+_COUNTS = {"train": 2400, "validation": 500, "test": 500}
 
 # What is compared: the same model with and without its pretraining at two learning rates, and its frozen features.
 _SETTINGS = (
