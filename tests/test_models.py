@@ -19,6 +19,7 @@ from vitrine.models.reference import understand
 from vitrine.models.tuning import parameter_groups
 from vitrine.recipes import Recipe
 from vitrine.torchpair import require_torchvision
+from vitrine.train.optimizer import make_optimizer
 
 require_torchvision()
 
@@ -72,11 +73,16 @@ def test_what_is_no_plain_vision_transformer_is_refused_by_name(name: str) -> No
         ({"embed_dim": 33}, "cannot be built"),
         ({"patch_size": 0}, "cannot be built"),
         ({"depth": "deep"}, "cannot be built"),
-        ({"img_size": [32, 64]}, "only square ones"),
     ],
 )
 def test_arguments_that_cannot_be_used(model_args: dict[str, object], match: str) -> None:
     refused(match, model_args={**MICRO, **model_args})
+
+
+def test_an_input_that_is_not_square_is_refused_where_pictures_come_in() -> None:
+    built = build(VIT, pretrained=False, model_args={**MICRO, "img_size": [32, 64]})
+    with pytest.raises(ModelError, match="32 x 64 pixels: pictures are cut to squares only"):
+        built.input  # noqa: B018
 
 
 def test_folders_that_are_no_model(tmp_path: Path) -> None:
@@ -278,3 +284,33 @@ def test_frozen_parameters_are_in_no_group() -> None:
     groups = parameter_groups(module, Recipe(name="r", model=VIT))
     assert {group["lr_scale"] for group in groups} == {1.0}
     assert all(parameter.requires_grad for group in groups for parameter in group["params"])
+
+
+def test_muon_steps_the_matrices_inside_blocks_and_adamw_the_rest() -> None:
+    module = build(VIT, pretrained=False, model_args=MICRO).module
+    recipe = Recipe(name="r", model=VIT, optimizer="muon", learning_rate=0.01, weight_decay=0.3, layer_decay=0.5)
+    optimizer = make_optimizer(module, recipe)
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    muon = {
+        names[id(p)]
+        for group in optimizer.param_groups
+        for p in group["params"]
+        if not group.get("use_fallback", False)
+    }
+    assert muon == {
+        name for name, p in module.named_parameters() if name.startswith("blocks.") and name.endswith("weight")
+        if p.ndim == 2
+    }  # fmt: skip
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    weight = module.blocks[1].mlp.fc1.weight  # lr_scale 1 x 0.5 is applied by the schedule, not by the optimizer
+    step = (before["blocks.1.mlp.fc1.weight"] * (1 - 0.01 * 0.3) - weight).detach() / 0.01
+    singular = torch.linalg.svdvals(step) / (0.2 * max(step.shape) ** 0.5)  # orthogonal, at the size of AdamW's steps
+    assert 0.5 < singular.min() < singular.max() < 1.5
+    bias = module.blocks[1].mlp.fc1.bias
+    change = (before["blocks.1.mlp.fc1.bias"] - bias).detach().abs()
+    torch.testing.assert_close(change, torch.full_like(change, 0.019), rtol=1e-3, atol=0)  # NAdamW's first step

@@ -115,9 +115,11 @@ class StoppedError(Exception):
     pass
 
 
-@pytest.mark.parametrize("stop_at", [1, 2, 3, 5])
-def test_resuming_after_any_step_gives_the_uninterrupted_result(stop_at: int, scenes: Path, tmp_path: Path) -> None:
-    settings = recipe(**FULL, epochs=3, checkpoint_minutes=1e-9)
+@pytest.mark.parametrize(("stop_at", "optimizer"), [(1, "adamw"), (2, "adamw"), (3, "muon"), (5, "adamw")])
+def test_resuming_after_any_step_gives_the_uninterrupted_result(
+    stop_at: int, optimizer: str, scenes: Path, tmp_path: Path
+) -> None:
+    settings = recipe(**FULL, epochs=3, checkpoint_minutes=1e-9, optimizer=optimizer)
     train(str(scenes), settings, tmp_path / "whole")
 
     def stop(event: object) -> None:

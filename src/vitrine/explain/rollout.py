@@ -80,4 +80,3 @@ def _read(rolled_BNM: torch.Tensor, layout: TokenLayout, pool_BK: torch.Tensor |
     if layout.readout == "class" and layout.has_class:
         return rolled_BNM[:, 0]
     return rolled_BNM[:, layout.prefix :].mean(dim=1)
-

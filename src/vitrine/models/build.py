@@ -150,15 +150,21 @@ def _require_vision_transformer(module: nn.Module, reference: str) -> None:
             f"{reference} is a {type(module).__name__}, not a plain vision transformer: it has no patch embedding "
             "followed by blocks.\nExpected for example vit_base_patch16_224 or deit_tiny_patch16_224."
         )
-    rows, columns = getattr(module.patch_embed, "img_size", None) or (1, 1)
-    if rows != columns:
-        raise ModelError(f"{reference} takes pictures of {rows} x {columns} pixels: only square ones are supported.")
 
 
 def input_spec(module: nn.Module) -> InputSpec:
-    """Input size and normalisation of a timm model, from its own configuration."""
+    """Input size and normalisation of a timm model, from its own configuration.
+
+    Raises:
+        ModelError: its input is not square.
+    """
     cfg: Mapping[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
     size = getattr(module.patch_embed, "img_size", None) or tuple(cfg["input_size"][-2:])
+    if size[0] != size[1]:
+        raise ModelError(
+            f"This model takes pictures of {size[0]} x {size[1]} pixels: pictures are cut to squares only.\n"
+            "Build it with a square img_size."
+        )
     mean, std = tuple(float(v) for v in cfg["mean"]), tuple(float(v) for v in cfg["std"])
     return InputSpec(int(size[0]), mean, std, float(cfg.get("crop_pct") or 1.0))  # type: ignore[arg-type]
 

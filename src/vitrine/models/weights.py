@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import safe_open
 
 from vitrine.errors import ModelError
 from vitrine.models.hub import fetch
@@ -28,12 +30,15 @@ class WeightsFile:
     Attributes:
         path: where it lies on this machine.
         origin: where it came from: a hub id, or the path itself.
-        sha256: of the file's bytes, in hexadecimal.
     """
 
     path: Path
     origin: str
-    sha256: str
+
+    @cached_property
+    def sha256(self) -> str:
+        """Of the file's bytes, in hexadecimal; computed when it is first asked for."""
+        return file_sha256(self.path)
 
 
 def file_sha256(path: Path) -> str:
@@ -63,13 +68,13 @@ def locate_weights(source: ModelSource, override: str | None = None) -> WeightsF
     path = fetch(
         source.hub_id, names, "and name the file: --set pretrained=FILE; or start from nothing: --set pretrained=false."
     )
-    return WeightsFile(path, f"hf-hub:{source.hub_id}/{path.name}", file_sha256(path))
+    return WeightsFile(path, f"hf-hub:{source.hub_id}/{path.name}")
 
 
 def _local(path: Path, wanted_by: str) -> WeightsFile:
     if not path.is_file():
         raise ModelError(f"The weights file {path} does not exist (wanted by {wanted_by}).")
-    return WeightsFile(path, str(path), file_sha256(path))
+    return WeightsFile(path, str(path))
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -81,6 +86,9 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         ModelError: it is not a weights file, is damaged, or carries Python objects.
     """
     try:
+        if path.suffix == ".safetensors":
+            with safe_open(path, framework="pt") as stored:  # its header alone
+                return {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
         content: dict[str, Any] = _arrays(path) if path.suffix == ".npz" else load_state_dict(str(path))
         return {name: tuple(value.shape) for name, value in content.items() if hasattr(value, "shape")}
     except Exception as error:  # a damaged file makes its parser raise anything from EOFError to SafetensorError

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from vitrine.recipes.checks import refuse, require_choice, require_number, require_switch
 from vitrine.recipes.transforms import TransformSpec
 
+PRECISIONS = ("auto", "bf16", "fp32")
 _NOT_A_PATH = ("", "False", "True", "no", "yes")  # what people write for false and true where TOML wants those
 
 
@@ -48,8 +49,9 @@ class Recipe:
         accumulate: micro-steps whose gradients are added before a step of the optimizer.
         epochs: passes over the training pictures.
         epoch_size: pictures that count as one pass over an endless stream; ignored for finite data.
+        optimizer: ``adamw``, or ``muon``, which learns faster from nothing.
         learning_rate: peak of the schedule.
-        weight_decay: AdamW's; not applied to biases, norms, position embeddings and tokens.
+        weight_decay: decoupled; not applied to biases, norms, position embeddings and tokens.
         beta2: AdamW's second moment decay.
         warmup_epochs: linear warm-up from zero, then a cosine to ``final_lr_ratio`` of the peak.
         final_lr_ratio: see above; 0 to 1.
@@ -84,6 +86,7 @@ class Recipe:
     accumulate: int = 1
     epochs: int = 10
     epoch_size: int = 10_000
+    optimizer: str = "adamw"
     learning_rate: float = 1e-4
     weight_decay: float = 0.05
     beta2: float = 0.999
@@ -135,7 +138,8 @@ class Recipe:
             require_number(name, getattr(self, name), 0, 1)
         require_number("layer_decay", self.layer_decay, 0, 1, open_low=True)
         require_number("val_fraction", self.val_fraction, 0, 0.9, open_low=True)
-        require_choice("precision", self.precision, ("auto", "bf16", "fp32"))
+        require_choice("optimizer", self.optimizer, ("adamw", "muon"))
+        require_choice("precision", self.precision, PRECISIONS)
         require_switch("compile", self.compile)
         if not re.fullmatch(r"all|head|last:[1-9]\d*|lora(:[1-9]\d*)?", str(self.tune)):
             raise refuse("tune", self.tune, "all, head, last:N (N blocks), lora or lora:RANK")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -11,14 +13,42 @@ from vitrine.torchpair import require_torchvision
 
 require_torchvision()
 
+from timm.optim import Muon  # noqa: E402
 from timm.scheduler import CosineLRScheduler  # noqa: E402
 
 
-def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """Fused AdamW over the trainable parameters, grouped by weight decay and layer."""
-    return torch.optim.AdamW(
-        parameter_groups(module, recipe), lr=recipe.learning_rate, betas=(0.9, recipe.beta2), fused=True
+def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimizer over the trainable parameters, grouped by weight decay and layer.
+
+    ``adamw`` is torch's, fused. ``muon`` (Jordan et al. 2024) is timm's: the weight matrices inside the blocks take
+    orthogonalised momentum steps, scaled to the size that AdamW's steps have (Liu et al. 2025, arXiv:2502.16982), so
+    that a learning rate means about the same for both; everything else takes NAdamW's.
+    """
+    groups = parameter_groups(module, recipe)
+    for group in groups:
+        group.pop("param_names", None)  # timm's, for its own messages
+    betas = (0.9, recipe.beta2)
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=betas, fused=True)
+    optimizer: torch.optim.Optimizer = Muon(
+        _matrices_apart(module, groups),
+        lr=recipe.learning_rate,
+        nesterov=True,
+        betas=betas,
+        adjust_lr_fn="match_rms_adamw",
     )
+    return optimizer
+
+
+def _matrices_apart(module: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each group as two: matrices inside the blocks, and the rest, which falls back to NAdamW."""
+    inside = {id(p) for name, p in module.named_parameters() if ".blocks." in f".{name}" and p.ndim == 2}
+    return [
+        {**group, "params": members, "use_fallback": falls_back}
+        for group in groups
+        for falls_back in (False, True)
+        if (members := [p for p in group["params"] if (id(p) not in inside) == falls_back])
+    ]
 
 
 def make_schedule(optimizer: torch.optim.Optimizer, recipe: Recipe, steps_per_epoch: int) -> CosineLRScheduler:

@@ -11,6 +11,7 @@ from vitrine.errors import ModelError
 from vitrine.models.build import BuiltModel, InputSpec, open_run, width_of
 from vitrine.models.precision import default_device, resolve_precision
 from vitrine.models.run_folder import RunFolder
+from vitrine.recipes.recipe import PRECISIONS
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def in_precision(opened: OpenedModel, precision: str) -> OpenedModel:
 
 
 def _check_precision(precision: str) -> None:
-    if precision not in ("auto", "fp32", "bf16"):
-        raise ModelError(f"precision = {precision!r} cannot be used: expected auto, fp32 or bf16.")
+    if precision not in PRECISIONS:
+        raise ModelError(f"precision = {precision!r} cannot be used: expected {', '.join(PRECISIONS)}.")
 
 
 def _labels(built: BuiltModel) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from vitrine.errors import RunError
 from vitrine.evaluate.metrics import classification_metrics
 from vitrine.evaluate.outputs import Outputs
 from vitrine.evaluate.predictions import predictions_csv
-from vitrine.models.build import BuiltModel, InputSpec, build, open_run, require_available, width_of
+from vitrine.models.build import open_run, require_available, width_of
 from vitrine.models.precision import resolve_precision
 from vitrine.models.run_folder import RunFolder, to_json
 from vitrine.models.tuning import select_trainable, without_adapters
@@ -33,6 +33,7 @@ from vitrine.train.objective import Classification
 from vitrine.train.optimizer import make_optimizer, make_schedule
 from vitrine.workflows.environment import describe_environment, peak_memory_mib
 from vitrine.workflows.inference import collect, eval_batches, run_batches
+from vitrine.workflows.recipe_model import build_for, input_of
 from vitrine.workflows.training_data import TrainingData, names_of, prepare_data, require_same_data
 from vitrine.workflows.training_events import Best, EpochRow, Event, Plan, Reading, TrainResult
 
@@ -102,8 +103,8 @@ class _Session:
         trackers = [name.strip() for name in recipe.trackers.split(",") if name.strip()]
         self.accelerator = Accelerator(log_with=trackers or None, project_dir=str(run.path))
         torch.manual_seed(recipe.seed)
-        self.built = _build(recipe, len(data.found.labels))
-        self.spec = _input_spec(self.built, recipe)
+        self.built = build_for(recipe, len(data.found.labels))
+        self.spec = input_of(self.built, recipe)
         self.precision = resolve_precision(recipe.precision, self.accelerator.device, width_of(self.built.module))
         self.training = self._assemble()
         self.best = Best()
@@ -281,24 +282,6 @@ class _Session:
         self.run.write("metrics.json", to_json(metrics.to_dict()))
         if self.recipe.trackers:
             self.accelerator.end_training()
-
-
-def _build(recipe: Recipe, classes: int) -> BuiltModel:
-    return build(
-        recipe.model,
-        pretrained=recipe.pretrained,
-        num_classes=classes,
-        image_size=recipe.image_size,
-        model_args=recipe.model_args,
-        drop_path=recipe.drop_path,
-        patch_drop=recipe.patch_drop,
-    )
-
-
-def _input_spec(built: BuiltModel, recipe: Recipe) -> InputSpec:
-    """The model's own input, with what the recipe's transforms say instead."""
-    own, wanted = built.input, recipe.transforms
-    return replace(own, mean=wanted.mean or own.mean, std=wanted.std or own.std, crop=wanted.eval_crop)
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:
