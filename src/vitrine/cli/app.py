@@ -8,8 +8,10 @@ from typing import Annotated, Optional
 
 import typer
 
-import vitrine
 from vitrine.cli import show
+from vitrine.cli.options import ArchOption, BatchOption, DataArgument, JsonOption, ModelArgument, PrecisionOption
+from vitrine.cli.seeing import explain, inspect, positions
+from vitrine.version import __version__
 
 app = typer.Typer(
     name="vitrine",
@@ -19,35 +21,10 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-ModelArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="A run folder, vitrine/scenes-tiny, a timm name, hf-hub:owner/name, or a weights file with --arch.",
-    ),
-]
-ArchOption = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--arch", metavar="NAME", help="The timm name of the model, where MODEL is a weights file."),
-]
-DataArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="DATA",
-        help="Class folders, files named {label}_{id}, a CSV or Parquet manifest, hf:owner/name, a saved data set, "
-        "oxford-pets, or scenes:base.",
-    ),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON for programs.")]
-BatchOption = Annotated[int, typer.Option(min=1, help="Pictures at a time.")]
-PrecisionOption = Annotated[
-    str, typer.Option(help="fp32, bf16, or auto: bf16 where the hardware has it and the model is wide enough.")
-]
-
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"vitrine {vitrine.__version__}")
+        typer.echo(f"vitrine {__version__}")
         raise typer.Exit
 
 
@@ -241,3 +218,8 @@ def predict(
         typer.echo(
             f"{len(result.unreadable)} pictures could not be read; all are in {result.unreadable_table}.", err=True
         )
+
+
+app.command()(explain)
+app.command()(positions)
+app.command()(inspect)

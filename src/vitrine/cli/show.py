@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from vitrine.workflows.demo import DemoResult
+    from vitrine.workflows.explained import Explained
     from vitrine.workflows.training_events import Event, Plan, TrainResult
 
 
@@ -153,3 +154,18 @@ def demo_progress() -> Iterator[Callable[[str | Event], None]]:
 def demo_summary(result: DemoResult) -> str:
     """What the demo made and how long each part took."""
     return result.text()
+
+
+def explained_summary(result: Explained) -> str:
+    """What ``vitrine explain`` made, in a few lines."""
+    count = len(result.pictures)
+    lines = [f"{count} figure{'s' * (count != 1)} in {result.out}: {result.method} ({result.precision})."]
+    lines += [f"Contact sheet: {path}" for path in result.sheets]
+    lines.append(f"Table: {result.table}")
+    checked = [picture.verdict for picture in result.pictures if picture.verdict is not None]
+    if checked:
+        counts = {flag: sum(verdict.flag == flag for verdict in checked) for flag in ("believable", "doubtful")}
+        lines.append(f"Checked: {counts['believable']} believable, {counts['doubtful']} doubtful.")
+    if result.unreadable:
+        lines.append(f"{len(result.unreadable)} pictures could not be read.")
+    return "\n".join(lines)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
 from PIL import Image
 
 
@@ -38,6 +39,14 @@ class Sample:
     name: str
     picture: Picture
     label: int | None = None
+
+
+def drawn(samples: Sequence[Sample], limit: int | None, seed: int) -> tuple[Sample, ...]:
+    """All samples, or ``limit`` of them drawn with ``seed``, in their own order."""
+    if limit is None or len(samples) <= limit:
+        return tuple(samples)
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(samples))[:limit])
+    return tuple(samples[int(index)] for index in chosen)
 
 
 class Split(Sequence[Sample]):

@@ -309,10 +309,18 @@ def _chosen_layers(module: nn.Module, layers: Any, queries: Any, depth: int) -> 
         return (POOL,)
     if layers == "all":
         return tuple(range(depth))
-    for layer in layers:
-        if not -depth <= layer < depth:
-            raise ModelError(f"There is no layer {layer}: the model has {depth}, 0 to {depth - 1}, or -1 for the last.")
-    return tuple(layer % depth for layer in layers)
+    return tuple(layer_number(layer, depth) for layer in layers)
+
+
+def layer_number(layer: int, depth: int) -> int:
+    """A layer from 0, from one that may count from the end.
+
+    Raises:
+        ModelError: there is no such layer.
+    """
+    if not -depth <= layer < depth:
+        raise ModelError(f"There is no layer {layer}: the model has {depth}, 0 to {depth - 1}, or -1 for the last.")
+    return layer % depth
 
 
 def _chosen_queries(module: nn.Module, queries: Any) -> list[int] | slice:

@@ -12,6 +12,7 @@ from torch import nn
 
 from vitrine.errors import ModelError
 from vitrine.explain.attention_rows import HEADS, attention_map, head_count
+from vitrine.explain.capture import layer_number
 from vitrine.explain.gradcam import gradcam
 from vitrine.explain.maps import BatchMaps
 from vitrine.explain.occlusion import occlusion
@@ -107,7 +108,7 @@ class Method:
         if query == "pool":
             return f"weights of the attention pool, {self._heads_in_words(None)}"
         asks = f"patch ({query[0] + 1}, {query[1] + 1})" if isinstance(query, tuple) else "[class]"
-        number = self.layer % layout.blocks + 1
+        number = layer_number(self.layer, layout.blocks) + 1
         where = "last layer" if number == layout.blocks else f"layer {number} of {layout.blocks}"
         return f"attention of {asks} to the patches, {where}, {self._heads_in_words(head_count(module, self.layer))}"
 

@@ -18,6 +18,7 @@ from vitrine.report.curves import save_learning_curves
 from vitrine.report.settings import save_settings_figure
 from vitrine.report.tables import Setting, settings_table
 from vitrine.workflows.check import check, render
+from vitrine.workflows.demo_seeing import InsideView, see_inside
 from vitrine.workflows.evaluation import Evaluation, evaluate
 from vitrine.workflows.prediction import predict
 from vitrine.workflows.training import train
@@ -55,6 +56,7 @@ class DemoResult:
         runs: in the order in which they were trained.
         final: the one with the best validation accuracy, ties by loss.
         test: the final run on the test split, which chose nothing.
+        inside: what was seen inside it.
         seconds: what each part took.
     """
 
@@ -62,6 +64,7 @@ class DemoResult:
     runs: tuple[DemoRun, ...]
     final: DemoRun
     test: Evaluation
+    inside: InsideView
     seconds: dict[str, float]
 
     def text(self) -> str:
@@ -77,6 +80,8 @@ class DemoResult:
                 "* the final result: the best on the validation pictures.",
                 f"  On {metrics.n} test pictures, which chose nothing, its accuracy is {metrics.accuracy:.4f} "
                 f"(95 % interval {interval.low:.4f} to {interval.high:.4f}, {metrics.precision}).",
+                "",
+                self.inside.text(),
                 "",
                 f"Made in {self.out}:",
                 *made,
@@ -95,12 +100,15 @@ _MADE = (
     ("settings.png, .csv, .md", "the settings and what came out"),
     ("curves.png", "learning curves"),
     ("evaluation/", "the final run on the test split: metrics, confusion matrix, predictions"),
+    ("positions.png", "position embeddings before and after fine-tuning"),
+    ("maps/", "what it looks at: a figure for some test pictures, and a contact sheet"),
+    ("methods/", "methods and controls ranked by how well they find the object"),
     ("predictions.csv", "the final run's labels of the test pictures: filename,label,probability"),
 )
 
 _FILES = (
     *("pictures", "check.txt", "runs", "settings.png", "settings.csv", "settings.md"),
-    *("curves.png", "evaluation", "predictions.csv"),
+    *("curves.png", "evaluation", "predictions.csv", "positions.png", "maps", "methods"),
 )
 
 
@@ -141,9 +149,12 @@ def run_demo(out: Path, *, seed: int = 0, report: Callable[[str | Event], None] 
         test = evaluate(str(final.result.run), str(pictures), split="test", out=out / "evaluation")
     with _timing(seconds, "predict"):
         predict(str(final.result.run), pictures / "test", out / "predictions.csv", probabilities=True)
+    with _timing(seconds, "see inside"):
+        report(f"Looking inside {final.name}: position embeddings, attention maps, methods scored on masks")
+        inside = see_inside(final.result.run, pictures, out, seed=seed)
     with _timing(seconds, "draw tables and figures"):
         _write_tables(out, runs, final)
-    return DemoResult(out, tuple(runs), final, test, seconds)
+    return DemoResult(out, tuple(runs), final, test, inside, seconds)
 
 
 def _make_room(out: Path) -> None:

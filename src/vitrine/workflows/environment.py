@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-import vitrine
+from vitrine.version import __version__
 
 _PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "safetensors")
 
@@ -18,7 +18,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "pillow", "s
 def describe_environment(device: torch.device) -> dict[str, Any]:
     """Versions, device and thread count, ready for JSON."""
     return {
-        "vitrine": vitrine.__version__,
+        "vitrine": __version__,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
         "packages": {name: metadata.version(name) for name in _PACKAGES},

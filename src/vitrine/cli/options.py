@@ -1,0 +1,32 @@
+"""Arguments and options that several verbs share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A run folder, vitrine/scenes-tiny, a timm name, hf-hub:owner/name, or a weights file with --arch.",
+    ),
+]
+ArchOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--arch", metavar="NAME", help="The timm name of the model, where MODEL is a weights file."),
+]
+DataArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="DATA",
+        help="Class folders, files named {label}_{id}, a CSV or Parquet manifest, hf:owner/name, a saved data set, "
+        "oxford-pets, or scenes:base.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON for programs.")]
+BatchOption = Annotated[int, typer.Option(min=1, help="Pictures at a time.")]
+PrecisionOption = Annotated[
+    str, typer.Option(help="fp32, bf16, or auto: bf16 where the hardware has it and the model is wide enough.")
+]

@@ -1,0 +1,237 @@
+"""Where the object is: masks in a folder beside the pictures, the scenes' own, or COCO's instances.
+
+A mask belongs to the upright picture (turned as its EXIF orientation says) and has one value for each of its pixels;
+one of another size is refused, never resized.
+
+Axes: H rows, W columns of the upright picture.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+
+from vitrine.data.decoding import FilePicture, decode, describe
+from vitrine.data.folders import SPLIT_NAMES
+from vitrine.data.formats import FORMATS
+from vitrine.data.instances import coco_masks
+from vitrine.data.listing import listed, walk
+from vitrine.data.samples import Sample
+from vitrine.data.scenes.stream import ScenePicture
+from vitrine.errors import DataError, PictureError
+
+FOLDER = "masks"
+"""The folder that is looked for where no source of masks is named."""
+
+_MAIN_OBJECT = 1  # its value in the scenes' label maps
+_LOSSLESS = ("PNG", "BMP", "GIF", "TIFF", "PPM")
+
+Mask = npt.NDArray[np.bool_]
+Inside = int | Literal["any"] | None
+_Loader = Callable[[], Mask]
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Masks of some pictures.
+
+    Attributes:
+        origin: where they are from, in words.
+        notes: sentences on what was decided on the way.
+        loaders: by the name of each picture that has a mask, what reads it.
+    """
+
+    origin: str
+    notes: tuple[str, ...]
+    loaders: Mapping[str, _Loader]
+
+    def mask_of(self, name: str, size: tuple[int, int] | None = None) -> Mask | None:
+        """The mask of a picture: bool (H, W), True inside; None where it has none. Read anew at every call.
+
+        Args:
+            name: the sample's name.
+            size: (width, height) of the upright picture, which the mask must have too; None does not compare.
+
+        Raises:
+            DataError: the mask cannot be read, or has another size; the message names both sizes.
+        """
+        if name not in self.loaders:
+            return None
+        mask_HW = self.loaders[name]()
+        height, width = mask_HW.shape
+        if size is not None and size != (width, height):
+            raise DataError(
+                f"The mask of {name} has {width} x {height} pixels, its upright picture {size[0]} x {size[1]}.\n"
+                f"Masks must be in the upright picture's own pixels; this one is from {self.origin}."
+            )
+        return mask_HW
+
+
+def find_masks(
+    samples: Sequence[Sample],
+    *,
+    data: Path | None = None,
+    source: Path | None = None,
+    value: Inside = None,
+    category: str | None = None,
+) -> Masks | None:
+    """Find the masks of pictures.
+
+    In a folder, a picture's mask has its relative path, or the longest end of it that is there, with its own ending
+    or .png: ``masks/train/cat/1.png``, ``masks/cat/1.png`` or ``masks/1.png`` for ``train/cat/1.jpg``. A mask that
+    would serve two pictures serves none, which the notes say.
+
+    Args:
+        samples: the pictures.
+        data: the folder or file that was given as data, which the samples' names are relative to.
+        source: a folder of masks, or a COCO instances file (.json). None takes generated scenes' own masks, else
+            looks for a folder ``masks`` in ``data`` or, where that is part of a larger folder, beside it.
+        value: pixels of this value are inside; "any": those that are not 0. None is "any", and 1 for written scenes
+            (their main object). In pictures with a palette the value is the index.
+        category: name or number of a COCO category whose instances are inside; None takes all objects.
+
+    Returns:
+        None where no source was named and none was found.
+
+    Raises:
+        DataError: the source cannot be read, or has no mask of any of the pictures.
+    """
+    if source is None:
+        scenes = {sample.name: sample.picture for sample in samples if isinstance(sample.picture, ScenePicture)}
+        if scenes:
+            return Masks("the scenes themselves (main object)", (), {n: _Scene(p).mask for n, p in scenes.items()})
+        return None if data is None else _beside(data, samples, value)
+    source = source.expanduser()
+    if source.suffix.lower() == ".json":
+        loaders, notes = coco_masks(source, [sample.name for sample in samples], category)
+        masks = Masks(f"{category} in {source}" if category else str(source), notes, loaders)
+    elif source.is_dir():
+        prefix = "" if data is None else list(_above(data))[-1][1]
+        masks = _from_folder(source, samples, prefix, value, whole=False)
+    else:
+        raise DataError(f"There is no folder of masks {source}. Give a folder, or a COCO instances file (.json).")
+    if not masks.loaders:
+        example = f", for example {samples[0].name}" if samples else ""
+        said = " ".join(["", *masks.notes])
+        raise DataError(
+            f"{source} has no mask for any of the pictures ({len(samples):,}){example}.{said}\n"
+            "A mask is named like its picture: the same relative path or name, ending in .png."
+        )
+    return masks
+
+
+def _above(data: Path) -> Iterator[tuple[Path, str]]:
+    """The data's folder and the two above it, each with what samples' names begin with when seen from there."""
+    folder, prefix = data.expanduser().absolute(), ""
+    folder = folder.parent if folder.is_file() else folder
+    for _ in range(3):
+        yield folder, prefix
+        folder, prefix = folder.parent, f"{folder.name}/{prefix}"
+
+
+def _beside(data: Path, samples: Sequence[Sample], value: Inside) -> Masks | None:
+    """Masks in the folder ``masks`` in the data or above."""
+    for level, (folder, prefix) in enumerate(_above(data)):
+        if not (folder / FOLDER).is_dir() or any((prefix + sample.name).startswith(f"{FOLDER}/") for sample in samples):
+            continue  # none, or a class of that name
+        # A folder above may be anybody's: there only whole paths count, unless the data are one of its splits.
+        whole = level > 1 or (level == 1 and prefix.rstrip("/").lower() not in SPLIT_NAMES)
+        masks = _from_folder(folder / FOLDER, samples, prefix, value, whole=whole)
+        if masks.loaders:
+            return masks
+    return None
+
+
+# --- a folder of pictures
+
+
+def _from_folder(folder: Path, samples: Sequence[Sample], prefix: str, value: Inside, *, whole: bool) -> Masks:
+    files = {name: path for path, name in walk(folder, "", Counter(), set())}
+    wanted = {sample.name: _named_like(prefix + sample.name, files, whole) for sample in samples}
+    claims = Counter(wanted.values())
+    notes = []
+    shared = [name for name, count in claims.items() if name is not None and count > 1]
+    if shared:
+        notes.append(f"Masks that more than one picture could claim by name were left aside: {listed(shared)}.")
+    if value is None and _beside_scenes(folder):
+        value = _MAIN_OBJECT
+        notes.append(f"In the scenes' label maps the main object (value {value}) is the mask.")
+    loaders: dict[str, _Loader] = {
+        sample: _File(files[name], value).mask for sample, name in wanted.items() if name and claims[name] == 1
+    }
+    return Masks(str(folder), tuple(notes), loaders)
+
+
+def _named_like(name: str, files: Mapping[str, Path], whole: bool) -> str | None:
+    """The file with the longest end of a picture's path, ending in .png or as the picture does."""
+    parts = PurePosixPath(name).parts
+    for cut in range(1 if whole else len(parts)):
+        end = "/".join(parts[cut:])
+        for candidate in (end.removesuffix(PurePosixPath(end).suffix) + ".png", end):
+            if candidate in files:
+                return candidate
+    return None
+
+
+def _beside_scenes(folder: Path) -> bool:
+    """Whether the captions file lies beside a folder of masks that is written with scenes."""
+    try:
+        with (folder.parent / "captions.jsonl").open("rb") as lines:
+            first = json.loads(lines.readline(1_000_000))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(first, dict) and {"mask", "objects", "file"} <= first.keys()
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    value: Inside
+
+    def mask(self) -> Mask:
+        try:
+            values_HW = _stored_values(FilePicture(self.path).encoded(), exact=isinstance(self.value, int))
+        except PictureError as error:
+            raise DataError(f"The mask {self.path} cannot be used: {error}.") from error
+        found: Mask = values_HW == self.value if isinstance(self.value, int) else values_HW != 0
+        return found
+
+
+def _stored_values(data: bytes, *, exact: bool) -> npt.NDArray[np.generic]:
+    """The numbers in a picture of one channel, upright; of colours, whether they are black, unless ``exact``.
+
+    Raises:
+        PictureError: it cannot be decoded, or its numbers cannot be trusted.
+    """
+    kind = describe(data)
+    if kind.format not in _LOSSLESS:
+        raise PictureError(f"{kind.format} does not keep pixel values: save masks as PNG")
+    if kind.has_alpha and kind.mode != "P":
+        raise PictureError("it is transparent in places: save masks in black and white, or as a label map")
+    image = decode(data)
+    if kind.mode == "P" or kind.bits > 8:  # decoded, an index has become a colour and a small number nothing
+        image = ImageOps.exif_transpose(Image.open(io.BytesIO(data), formats=FORMATS))
+        return np.array(image)
+    pixels_HWC = np.array(image)
+    if exact and (pixels_HWC != pixels_HWC[..., :1]).any():
+        raise PictureError("it is in colour: a mask with values has one channel, or a palette")
+    values_HW: npt.NDArray[np.uint8] = pixels_HWC.max(axis=2)
+    return values_HW
+
+
+@dataclass(frozen=True)
+class _Scene:
+    picture: ScenePicture
+
+    def mask(self) -> Mask:
+        found: Mask = self.picture.scene.label_map == _MAIN_OBJECT
+        return found

@@ -1,0 +1,216 @@
+"""A model in Python: opened once, then asked about pictures, with results that show themselves in a notebook.
+
+Axes: R grid rows, C grid columns; H, W pixel rows and columns of a photograph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from vitrine.data.batch import Batch
+from vitrine.data.listing import list_pictures
+from vitrine.data.samples import Sample
+from vitrine.errors import DataError, PictureError
+from vitrine.explain.methods import Method
+from vitrine.explain.verdict import Verdict
+from vitrine.report.maps import MapPicture, Scale, draw_overlay, map_figure, save_map_figure
+from vitrine.workflows.explain_words import origin_of, true_label_in
+from vitrine.workflows.explained import ExplainSettings
+from vitrine.workflows.inference import eval_batches
+from vitrine.workflows.map_pictures import map_picture, scale_of
+from vitrine.workflows.mapping import MappedBatch, Mapper, check_maps
+from vitrine.workflows.opened import OpenedModel, open_model
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PicturePrediction:
+    """What a model says of one picture.
+
+    Attributes:
+        label: the likeliest class.
+        probability: of it, 0 to 1.
+        probabilities: of every class, by its name, in class order.
+    """
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+    def top(self, count: int = 5) -> list[tuple[str, float]]:
+        """The likeliest classes with their probabilities, likeliest first."""
+        return sorted(self.probabilities.items(), key=lambda pair: -pair[1])[:count]
+
+    def __repr__(self) -> str:
+        return f"<{self.label} {100 * self.probability:.1f} %>"
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A map of one picture.
+
+    Attributes:
+        prediction: what the model says of the picture.
+        target: the class that the map is for; None where the method is for none.
+        map: float32 (R, C), the method's scores: attention probabilities, relevance, or probability lost.
+        picture: what figures are drawn of: photograph, map as a multiple of uniform, placement.
+    """
+
+    prediction: PicturePrediction
+    target: str | None
+    map: Floats
+    picture: MapPicture
+    _mapper: Mapper
+    _mapped: MappedBatch
+    _sample: Sample
+    _path: str
+    _origin: Any
+
+    def spread(self, smooth: bool = True) -> Floats:
+        """The map in the photograph's own pixels: float32 (H, W), NaN where the model saw nothing."""
+        return self.picture.placement.spread(self.picture.map_RC, smooth)
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """How far the map can be believed; checked when it is first asked for, which takes many forward passes."""
+        return check_maps(self._mapper, self._mapped).verdicts[0]
+
+    @property
+    def scale(self) -> Scale:
+        """The figure's colour scale, found on this map alone."""
+        return scale_of(self._mapped.maps, ExplainSettings(self._mapper.method))
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the overlay into matplotlib axes, the current ones of pyplot by default, and return them."""
+        if ax is None:
+            import matplotlib.pyplot as plt  # only where a person works with it already
+
+            ax = plt.gca()
+        return draw_overlay(ax, self.picture.photo_HWC, self.picture.map_RC, self.picture.placement, self.scale)
+
+    def overlay(self) -> Image.Image:
+        """The figure as a picture: photograph, overlay, map alone and colour bar."""
+        return Image.open(io.BytesIO(self._repr_png_()))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the figure as .png or .svg, with its origin in its metadata.
+
+        Raises:
+            ValueError: another ending.
+        """
+        path = Path(path)
+        sha256 = hashlib.sha256(self._sample.picture.encoded()).hexdigest()
+        origin = self._origin(self._path, sha256, self.target, str(path.parent), self.scale.high)
+        save_map_figure(self.picture, self.scale, path, origin.to_metadata())
+        return path
+
+    def _repr_png_(self) -> bytes:
+        drawn = io.BytesIO()
+        map_figure(self.picture, self.scale).savefig(drawn, format="png")
+        return drawn.getvalue()
+
+
+class Model:
+    """An opened classifier. Made by :func:`vitrine.load`."""
+
+    def __init__(self, reference: str, opened: OpenedModel, architecture: str | None) -> None:
+        self.reference = reference
+        self.opened = opened
+        self._architecture = architecture
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the outputs."""
+        return self.opened.labels
+
+    def predict(self, picture: str | Path) -> PicturePrediction:
+        """Label one picture.
+
+        Raises:
+            DataError: there is no such file.
+            PictureError: it cannot be read.
+        """
+        batch = next(eval_batches([_only(picture)], self.opened.spec, batch_size=1))
+        _require_readable(batch)
+        mapper = Mapper(self.opened, Method())
+        return self._prediction(mapper.probability(mapper.pixels(batch.pixels_BCHW))[0].tolist())
+
+    def explain(self, picture: str | Path, method: str = "attention", target: str | None = None, **how: Any) -> Seen:
+        """A map of one picture.
+
+        Args:
+            picture: a file.
+            method: attention, rollout, relevance, gradcam or occlusion.
+            target: the class that the map is for; by default the predicted one.
+            how: ``layer``, ``heads``, ``query`` or ``window``: see :class:`vitrine.explain.methods.Method`.
+
+        Raises:
+            DataError, PictureError: the picture cannot be read.
+            ModelError: the model lacks what was asked for.
+        """
+        sample = _only(picture)
+        chosen = Method(method, **how)
+        mapper = Mapper(self.opened, chosen, target)
+        mapped = next(mapper.run([sample], 1))
+        _require_readable(mapped.batch)
+        shown = map_picture(mapper, mapped, 0, sample, true_label_in(str(Path(picture).absolute()), self.labels))
+        origin = origin_of(self.reference, self.opened, ExplainSettings(chosen, target), self._architecture)
+        label = self.labels[int(mapped.targets_B[0])] if chosen.for_a_class else None
+        return Seen(
+            self._prediction(mapped.probabilities_BC[0].tolist()),
+            label,
+            mapped.maps.scores_BRC[0].numpy(),
+            shown,
+            mapper,
+            mapped,
+            sample,
+            str(picture),
+            origin,
+        )
+
+    def _prediction(self, shares: list[float]) -> PicturePrediction:
+        probabilities = dict(zip(self.labels, shares, strict=True))
+        label = max(probabilities, key=lambda name: probabilities[name])
+        return PicturePrediction(label, probabilities[label], probabilities)
+
+    def __repr__(self) -> str:
+        return f"<vitrine model {self.reference}: {len(self.labels)} classes, {self.opened.precision}>"
+
+
+def _only(picture: str | Path) -> Sample:
+    path = Path(picture).expanduser()
+    if path.is_dir():
+        raise DataError(f"{picture} is a folder: give one picture, or use vitrine predict and vitrine explain.")
+    return list_pictures(path)[0]
+
+
+def _require_readable(batch: Batch) -> None:
+    for _, reason in batch.unreadable:
+        raise PictureError(f"The picture cannot be used: {reason}.")
+
+
+def load(reference: str | Path, *, precision: str = "auto", architecture: str | None = None) -> Model:
+    """Open a model: a run folder, ``vitrine/scenes-tiny``, a timm name, ``hf-hub:owner/name``, or a weights file.
+
+    Args:
+        reference: a model reference; with ``architecture``, a weights file.
+        precision: auto, fp32 or bf16.
+        architecture: the timm name of the model whose weights the file holds.
+
+    Raises:
+        ModelError, WeightsUnavailableError: it cannot be opened.
+    """
+    return Model(str(reference), open_model(str(reference), precision, architecture), architecture)

@@ -1,0 +1,211 @@
+"""``vitrine positions``: the similarity of a model's position embeddings, and whether position was learned."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+
+from vitrine.errors import ModelError, VitrineError
+from vitrine.explain.position_findings import PositionControls, PositionFindings, assess_positions
+from vitrine.explain.position_numbers import PositionNumbers
+from vitrine.explain.positions import position_embeddings
+from vitrine.models.build import BuiltModel, open_run
+from vitrine.report.positions import draw_positions, number_rows, save_position_figure
+from vitrine.report.provenance import Provenance
+from vitrine.report.style import new_figure, shortened, styled
+
+
+@dataclass(frozen=True, eq=False)
+class PositionsResult:
+    """What ``vitrine positions`` found and drew.
+
+    Attributes:
+        model: the reference that was given.
+        out: the figure.
+        findings: similarities, numbers, controls and what follows.
+        cell: row and column, from 1, of the one patch that was drawn; None where all were.
+        before: the reference of the model that it was compared with; None where there was none.
+        findings_before: of that model.
+    """
+
+    model: str
+    out: Path
+    findings: PositionFindings
+    cell: tuple[int, int] | None = None
+    before: str | None = None
+    findings_before: PositionFindings | None = None
+
+    @property
+    def numbers(self) -> PositionNumbers:
+        """How much of a place the similarities know."""
+        return self.findings.numbers
+
+    @property
+    def controls(self) -> PositionControls:
+        """The same numbers of untrained and of fixed sine embeddings."""
+        return self.findings.controls
+
+    @property
+    def sentence(self) -> str:
+        """What follows from the numbers."""
+        return self.findings.sentence
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What else has to be known, in sentences."""
+        return self.findings.notes
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw all maps into somebody's axes, or into new ones, and give the axes back."""
+        if ax is None:
+            with styled():
+                return draw_positions(new_figure(7, 7).add_subplot(), self.findings.similarity_RCRC)
+        return draw_positions(ax, self.findings.similarity_RCRC)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; the same model gives the same bytes."""
+        found, controls = self.findings, self.findings.controls
+        content: dict[str, Any] = {
+            "model": self.model,
+            "figure": str(self.out),
+            "grid": [found.rows, found.columns],
+            "channels": found.channels,
+            "numbers": found.numbers.to_dict(),
+            "untrained": controls.untrained.to_dict(),
+            "untrained_standard_deviation": controls.untrained_spread.to_dict(),
+            "untrained_tables": controls.draws,
+            "fixed_sine": controls.sine.to_dict(),
+            "sentence": found.sentence,
+            "notes": list(found.notes),
+        }
+        if self.cell is not None:
+            content["cell"] = list(self.cell)
+        if self.findings_before is not None:
+            before = self.findings_before
+            content["before"] = {
+                "model": self.before,
+                "numbers": before.numbers.to_dict(),
+                "sentence": before.sentence,
+                "notes": list(before.notes),
+            }
+        return content
+
+    def text(self) -> str:
+        """The same for a person."""
+        found, before = self.findings, self.findings_before
+        compared = [found.numbers] if before is None else [before.numbers, found.numbers]
+        names = ["this model"] if before is None else ["before", "after"]
+        rows = [("", [*names, "untrained", "fixed 2-D sine"]), *number_rows(compared, found)]
+        first = max(len(name) for name, _ in rows)
+        widths = [max(map(len, cells)) for cells in zip(*(cells for _, cells in rows), strict=True)]
+        table = [
+            f"{name:<{first}}  " + "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+            for name, cells in rows
+        ]
+        lines = [f"{self.model}: {found.rows} x {found.columns} patches, {found.channels} channels", "", *table, ""]
+        lines += [] if before is None else [f"Before ({self.before}): {before.sentence}"]
+        lines += [found.sentence if before is None else f"After ({self.model}): {found.sentence}", *found.notes]
+        return "\n".join([*lines, "", f"Figure: {self.out}"])
+
+    def _repr_png_(self) -> bytes | None:
+        return self.out.read_bytes() if self.out.suffix.lower() == ".png" else None
+
+    def _repr_svg_(self) -> str | None:
+        return self.out.read_text("utf-8") if self.out.suffix.lower() == ".svg" else None
+
+
+def positions(
+    model: str,
+    out: Path,
+    *,
+    cell: tuple[int, int] | None = None,
+    before: str | None = None,
+    architecture: str | None = None,
+) -> PositionsResult:
+    """Draw the cosine similarity of a model's position embeddings, and say whether position was learned.
+
+    Args:
+        model: a model reference; with ``architecture``, a weights file.
+        out: the figure, .png or .svg.
+        cell: row and column, from 1, of the one patch whose map is drawn; None draws the maps of all.
+        before: a second model reference, from before some training: both are drawn on one scale, and the difference.
+        architecture: the timm name of the model whose weights a file holds, be it ``model``, ``before`` or both.
+
+    Raises:
+        ModelError: a model has no such embeddings (the message names what it has), the cell lies outside of the grid,
+            or the two models have different grids.
+        VitrineError: the figure's name does not end in .png or .svg.
+    """
+    if out.suffix.lower() not in (".png", ".svg"):
+        raise VitrineError(
+            f"A figure is written as .png or .svg: {out.name} is neither.\nFor example: -o positions.png"
+        )
+    built, findings = _opened(model, architecture if before is None or _is_file(model) else None)
+    _require_cell(model, findings, cell)
+    result = PositionsResult(model, out, findings, cell)
+    options: dict[str, Any] = {"cell": cell, "before": before, "architecture": architecture}
+    if before is not None:
+        earlier, findings_before = _opened(before, architecture if _is_file(before) else None)
+        _require_same_grid(model, findings, before, findings_before)
+        result = replace(result, before=before, findings_before=findings_before)
+        options["before-weights-sha256"] = _sha256(earlier)
+    origin = Provenance(
+        figure="positions",
+        model=model,
+        weights_sha256=_sha256(built),
+        options=options,
+        command=_command(model, out, cell, before, architecture),
+    )
+    title, metadata = _title(model, before), origin.to_metadata()
+    save_position_figure(findings, out, metadata, title=title, cell=cell, before=result.findings_before)
+    return result
+
+
+def _opened(reference: str, architecture: str | None) -> tuple[BuiltModel, PositionFindings]:
+    built = open_run(reference, architecture)
+    table = position_embeddings(built.module)
+    notes = (*built.notes, *table.notes)
+    return built, assess_positions(table.embeddings_RCD, computed=table.computed, notes=notes)
+
+
+def _is_file(reference: str) -> bool:
+    return Path(reference).expanduser().is_file()
+
+
+def _require_cell(model: str, findings: PositionFindings, cell: tuple[int, int] | None) -> None:
+    if cell is not None and not (1 <= cell[0] <= findings.rows and 1 <= cell[1] <= findings.columns):
+        raise ModelError(
+            f"There is no patch in row {cell[0]}, column {cell[1]}: the grid of {model} has {findings.rows} rows and "
+            f"{findings.columns} columns, counted from 1."
+        )
+
+
+def _require_same_grid(model: str, after: PositionFindings, earlier: str, before: PositionFindings) -> None:
+    if (before.rows, before.columns) != (after.rows, after.columns):
+        raise ModelError(
+            f"Only equal grids can be compared: {earlier} has {before.rows} x {before.columns} patches, {model} has "
+            f"{after.rows} x {after.columns}."
+        )
+
+
+def _title(model: str, before: str | None) -> str:
+    if before is None:
+        return f"Position embeddings of {model}"
+    return f"Position embeddings of {shortened(before)} (before) and {shortened(model)} (after)"
+
+
+def _sha256(built: BuiltModel) -> str:
+    return "none" if built.weights is None else built.weights.sha256
+
+
+def _command(model: str, out: Path, cell: tuple[int, int] | None, before: str | None, architecture: str | None) -> str:
+    """The command line that draws the figure again."""
+    words = ["vitrine", "positions", model, "-o", str(out)]
+    words += [] if cell is None else ["--cell", f"{cell[0]},{cell[1]}"]
+    words += [] if before is None else ["--before", before]
+    words += [] if architecture is None else ["--arch", architecture]
+    return shlex.join(words)
