@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from vitrine.errors import ModelError
-from vitrine.explain.capture import POOL, record_attention, watch_attention
+from vitrine.explain.attention_call import POOL
+from vitrine.explain.capture import record_attention, watch_attention
 from vitrine.explain.tokens import token_layout
 from vitrine.torchpair import require_torchvision
 

@@ -43,3 +43,7 @@ class TrainingError(VitrineError):
     """Training started and had to stop, for example at a loss that is not finite."""
 
     exit_code = 1
+
+
+class UsageError(VitrineError):
+    """Options that do not go together, or a value on the command line that cannot be read."""

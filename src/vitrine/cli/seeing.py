@@ -10,16 +10,12 @@ import typer
 
 from vitrine.cli import show
 from vitrine.cli.options import ArchOption, BatchOption, JsonOption, ModelArgument, PrecisionOption
-from vitrine.errors import VitrineError
+from vitrine.errors import UsageError
 
 if TYPE_CHECKING:
     from vitrine.workflows.method_scores import ScoreSettings
 
 _METHODS = "attention, rollout, relevance, gradcam or occlusion"
-
-
-class UsageError(VitrineError):
-    """Options that do not go together, or a value that cannot be read."""
 
 
 def explain(

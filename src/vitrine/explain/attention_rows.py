@@ -65,7 +65,7 @@ def attention_map(
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
     queries = query_tokens(layout, query)
     layers = (layer,) if queries != "pool" else ()
-    with torch.no_grad(), record_attention(module, layers, queries) as record:
+    with torch.inference_mode(), record_attention(module, layers, queries) as record:
         module(pixels_BCHW)
     rows_BK = over_heads(record.attention(), heads)[:, 0]
     return split_prefix(rows_BK, layout)
@@ -100,7 +100,7 @@ def head_maps(
     """:func:`attention_map` of every head, from one forward pass."""
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
     queries = query_tokens(layout, query)
-    with torch.no_grad(), record_attention(module, (layer,) if queries != "pool" else (), queries) as record:
+    with torch.inference_mode(), record_attention(module, (layer,) if queries != "pool" else (), queries) as record:
         module(pixels_BCHW)
     attention_BHK = record.attention()[:, :, 0]
     return tuple(split_prefix(attention_BHK[:, head], layout) for head in range(attention_BHK.shape[1]))
@@ -108,7 +108,7 @@ def head_maps(
 
 def attention_matrices(module: nn.Module, pixels_BCHW: torch.Tensor, *, layer: int = -1) -> torch.Tensor:
     """The whole attention of one layer, every token to every token: float32 (B, H, Q, K); rows sum to 1."""
-    with torch.no_grad(), record_attention(module, (layer,), "all") as record:
+    with torch.inference_mode(), record_attention(module, (layer,), "all") as record:
         module(pixels_BCHW)
     return record.attention()
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from vitrine.explain.capture import POOL, AttentionCall, watch_attention
+from vitrine.explain.attention_call import POOL, AttentionCall
+from vitrine.explain.capture import watch_attention
 from vitrine.explain.maps import BatchMaps, split_prefix
 from vitrine.explain.rollout import head_groups
 from vitrine.explain.tokens import TokenLayout, token_layout

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from vitrine.explain.capture import POOL, AttentionCall, watch_attention
+from vitrine.explain.attention_call import POOL, AttentionCall
+from vitrine.explain.capture import watch_attention
 from vitrine.explain.maps import BatchMaps, split_prefix
 from vitrine.explain.tokens import TokenLayout, token_layout
 
@@ -33,7 +34,7 @@ def rollout(module: nn.Module, pixels_BCHW: torch.Tensor) -> BatchMaps:
     """
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
     carried = _Rollout()
-    with torch.no_grad(), watch_attention(module, carried):
+    with torch.inference_mode(), watch_attention(module, carried):
         module(pixels_BCHW)
     assert carried.rolled_BNM is not None
     return split_prefix(_read(carried.rolled_BNM, layout, carried.pool_BK), layout)

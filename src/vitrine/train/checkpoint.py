@@ -44,3 +44,8 @@ def load_checkpoint(run: Path) -> dict[str, Any] | None:
 def delete_checkpoint(run: Path) -> None:
     """Remove the state of a training that is finished."""
     shutil.rmtree(run / _FOLDER, ignore_errors=True)
+
+
+def has_checkpoint(run: Path) -> bool:
+    """Whether a training that has not ended left one."""
+    return (run / _FOLDER / _FILE).is_file()

@@ -24,15 +24,17 @@ from vitrine.workflows.prediction import predict
 from vitrine.workflows.training import train
 from vitrine.workflows.training_events import Event, TrainResult
 
-_COUNTS = {"train": 2400, "validation": 500, "test": 500}
+_COUNTS = {"train": 2000, "validation": 500, "test": 500}
 
-# What is compared: the same model with and without its pretraining at two learning rates, and its frozen features.
+# What is compared: the same model with and without its pretraining at two learning rates, and its frozen features. A
+# start from nothing needs all layers to learn alike, and a probe all patches.
+_SCRATCH = ("pretrained=false", "layer_decay=1")
 _SETTINGS = (
+    ("pretrained-2e-3", "pretrained", ("learning_rate=2e-3",)),
     ("pretrained-1e-3", "pretrained", ("learning_rate=1e-3",)),
-    ("pretrained-3e-4", "pretrained", ("learning_rate=3e-4",)),
-    ("scratch-1e-3", "from scratch", ("pretrained=false", "learning_rate=1e-3")),
-    ("scratch-3e-4", "from scratch", ("pretrained=false", "learning_rate=3e-4")),
-    ("linear-probe", "linear probe", ("tune=head", "learning_rate=1e-2")),
+    ("scratch-2e-3", "from scratch", (*_SCRATCH, "learning_rate=2e-3")),
+    ("scratch-1e-3", "from scratch", (*_SCRATCH, "learning_rate=1e-3")),
+    ("linear-probe", "linear probe", ("tune=head", "learning_rate=1e-2", "patch_drop=0")),
 )
 
 

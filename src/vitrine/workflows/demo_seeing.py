@@ -15,8 +15,8 @@ from vitrine.workflows.positions import PositionsResult, positions
 from vitrine.workflows.scoring import score_methods
 
 _MAPPED = 24
-_SCORED = 300
-_CURVES = 40
+_SCORED = 150
+_CURVES = 16
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def see_inside(run: Path, pictures: Path, out: Path, *, seed: int) -> InsideView
 
 
 def _score(model: str, pictures: Path, out: Path, seed: int) -> MethodScores:
-    settings = ScoreSettings(layers=True, split="test", limit=_SCORED, curves=_CURVES, batch_size=64, seed=seed)
+    settings = ScoreSettings(layers=True, split="test", limit=_SCORED, curves=_CURVES, batch_size=16, seed=seed)
     scores = score_methods(open_model(model), model, str(pictures), settings)
     write_scores(scores, out)
     return scores

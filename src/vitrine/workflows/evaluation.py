@@ -19,7 +19,7 @@ from vitrine.report.confusion import confusion_csv, save_confusion_figure
 from vitrine.report.tables import metrics_table
 from vitrine.results import ClassificationMetrics
 from vitrine.workflows.inference import BatchLogits, collect, eval_batches, run_batches
-from vitrine.workflows.opened import OpenedModel, in_precision, open_model, split_settings
+from vitrine.workflows.opened import OpenedModel, in_precision, is_unfinished, open_model, split_settings
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Evaluation:
         unreadable: (name, reason) of pictures that count in no figure.
         expected, tolerance: from the caller; None where nothing was expected.
         met: whether the accuracy is within tolerance of what was expected; None where nothing was.
+        unfinished: the model is of a run whose training has not ended: its best epoch so far.
         moved: (other precision, pictures whose label differs in it); None where it was not asked for.
     """
 
@@ -44,6 +45,7 @@ class Evaluation:
     tolerance: float
     met: bool | None
     moved: tuple[str, int] | None
+    unfinished: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the same evaluation gives the same bytes."""
@@ -56,6 +58,8 @@ class Evaluation:
         content["unreadable"] = [{"name": name, "reason": reason} for name, reason in self.unreadable]
         if self.expected is not None:
             content["expectation"] = {"accuracy": self.expected, "tolerance": self.tolerance, "met": self.met}
+        if self.unfinished:
+            content["unfinished_run"] = True
         if self.moved is not None:
             content["moved_labels"] = {"against": self.moved[0], "pictures": self.moved[1]}
         return content
@@ -63,6 +67,8 @@ class Evaluation:
     def table(self) -> str:
         """The same for a person."""
         lines = [f"{self.model} on {self.data}, {self.split} split", "", metrics_table(self.metrics)]
+        if self.unfinished:
+            lines += ["", "The training of this run has not ended: these are the weights of its best epoch so far."]
         if self.unreadable:
             lines += ["", f"{len(self.unreadable)} pictures could not be read and count in no figure:"]
             lines += [f"  {name}: {reason}" for name, reason in self.unreadable[:10]]
@@ -123,7 +129,7 @@ def evaluate(
     if other is not None:
         moved = (other.precision, moved_labels(outputs, _run(other, samples, batch_size, progress)[0]))
     met = None if expect is None else meets(metrics.accuracy, expect, tolerance)
-    result = Evaluation(model, data, name, metrics, unreadable, expect, tolerance, met, moved)
+    result = Evaluation(model, data, name, metrics, unreadable, expect, tolerance, met, moved, is_unfinished(opened))
     if out is not None:
         _write(out, result, outputs, opened)
     return result

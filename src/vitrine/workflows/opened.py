@@ -12,6 +12,7 @@ from vitrine.models.build import BuiltModel, InputSpec, open_run, width_of
 from vitrine.models.precision import default_device, resolve_precision
 from vitrine.models.run_folder import RunFolder
 from vitrine.recipes.recipe import PRECISIONS
+from vitrine.train.checkpoint import has_checkpoint
 
 
 @dataclass(frozen=True)
@@ -92,3 +93,9 @@ def split_settings(opened: OpenedModel) -> tuple[int, float] | None:
         return None
     recipe = RunFolder(folder).recipe()
     return recipe.seed, recipe.val_fraction
+
+
+def is_unfinished(opened: OpenedModel) -> bool:
+    """Whether the model is of a run whose training has not ended."""
+    folder = opened.built.source.folder
+    return folder is not None and has_checkpoint(folder) and not RunFolder(folder).finished

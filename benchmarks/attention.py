@@ -1,0 +1,217 @@
+"""What does an attention map cost, beside PyTorch-Pretrained-ViT and transformers?
+
+    python benchmarks/attention.py                                       ViT-B/16, 384 px, batch 8, on the CPU
+    python benchmarks/attention.py --model vit_tiny_patch16_224 --image 224 --rounds 1
+
+What is measured, and how, is in benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from side_by_side.memory import _own_peak_mib
+from side_by_side.peers import HuggingFace, PretrainedViT
+from side_by_side.task import Task
+from side_by_side.timing import Spread, alternate, ratios
+from train import _about
+
+from vitrine.explain.attention_rows import attention_map
+from vitrine.explain.rollout import rollout
+from vitrine.models.build import build
+from vitrine.models.precision import autocast
+
+BASELINE = "transformers, output_attentions"
+LARGEST_DIFFERENCE = 1e-6  # between the maps in float32
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to a map. ``times`` is pictures/s over those of what it is compared with, round by round."""
+
+    name: str
+    pictures_per_second: Spread
+    times_baseline: Spread
+    times_plain: Spread
+    peak_mib: int
+
+
+class Ways:
+    """Every way to the class token's map of the last layer, and to a rollout, with the same weights and pictures."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        torch.manual_seed(0)
+        self.module = build(options.model, pretrained=False, num_classes=37, image_size=options.image).module.eval()
+        with torch.no_grad():
+            for parameter in self.module.parameters():
+                parameter.add_(0.02 * torch.randn_like(parameter))
+        block = self.module.blocks[0]  # type: ignore[index]
+        self.task = Task(
+            model=options.model,
+            image=options.image,
+            patch=self.module.patch_embed.patch_size[0],  # type: ignore[union-attr,index,arg-type]
+            width=self.module.embed_dim,  # type: ignore[arg-type]
+            depth=len(self.module.blocks),  # type: ignore[arg-type]
+            heads=block.attn.num_heads,  # type: ignore[union-attr]
+            mlp=block.mlp.fc1.out_features,  # type: ignore[union-attr]
+            classes=37,
+            batch=options.batch,
+            batches=1,
+            rounds=1,
+            folder="",
+        )
+        self.pixels_BCHW = torch.randn(options.batch, 3, options.image, options.image)
+        self.grid = options.image // self.task.patch
+        self._peers: dict[str, torch.nn.Module] = {}
+
+    def peer(self, kind: type[HuggingFace] | type[PretrainedViT]) -> torch.nn.Module:
+        """Another tool's module, built when it is first wanted."""
+        if kind.name not in self._peers:
+            tool = kind(self.task)
+            tool.load(self.module.state_dict())
+            module = tool.module.eval()
+            if kind is HuggingFace:
+                module.set_attn_implementation("eager")  # the only one that gives attentions
+            self._peers[kind.name] = module
+        return self._peers[kind.name]
+
+    def plain(self, precision: str) -> torch.Tensor:
+        """A forward pass without map."""
+        with torch.inference_mode(), autocast(torch.device("cpu"), precision):
+            logits_BC: torch.Tensor = self.module(self.pixels_BCHW)
+        return logits_BC
+
+    def ours(self, precision: str) -> torch.Tensor:
+        """The class token's map."""
+        with autocast(torch.device("cpu"), precision):
+            return attention_map(self.module, self.pixels_BCHW).scores_BRC
+
+    def our_rollout(self, precision: str) -> torch.Tensor:
+        """Rollout."""
+        with autocast(torch.device("cpu"), precision):
+            return rollout(self.module, self.pixels_BCHW).scores_BRC
+
+    def transformers(self) -> torch.Tensor:
+        """The map from ``output_attentions``."""
+        return self._on_grid(self._attentions()[-1].mean(1)[:, 0])
+
+    def transformers_rollout(self) -> torch.Tensor:
+        """The usual rollout over ``output_attentions``."""
+        attentions = self._attentions()
+        identity = torch.eye(attentions[0].shape[-1])
+        rolled = identity
+        for attention in attentions:
+            rolled = (0.5 * attention.mean(1) + 0.5 * identity) @ rolled
+        return self._on_grid(rolled[:, 0])
+
+    def _attentions(self) -> Sequence[torch.Tensor]:
+        with torch.inference_mode():
+            found: Sequence[torch.Tensor] = self.peer(HuggingFace)(
+                pixel_values=self.pixels_BCHW, output_attentions=True
+            ).attentions
+        return found
+
+    def pretrained_vit(self) -> torch.Tensor:
+        """The scores that PyTorch-Pretrained-ViT leaves behind."""
+        module = self.peer(PretrainedViT)
+        with torch.inference_mode():
+            module(self.pixels_BCHW)
+            return self._on_grid(module.transformer.blocks[-1].attn.scores.mean(1)[:, 0])  # type: ignore[union-attr,index]
+
+    def _on_grid(self, rows_BN: torch.Tensor) -> torch.Tensor:
+        return rows_BN[:, 1:].reshape(-1, self.grid, self.grid)
+
+    def all(self) -> dict[str, Callable[[], torch.Tensor]]:
+        """By name."""
+        return {
+            "vitrine, no map, fp32": lambda: self.plain("fp32"),
+            "vitrine, map, fp32": lambda: self.ours("fp32"),
+            "vitrine, no map, bf16": lambda: self.plain("bf16"),
+            "vitrine, map, bf16": lambda: self.ours("bf16"),
+            "vitrine, rollout, fp32": lambda: self.our_rollout("fp32"),
+            BASELINE: self.transformers,
+            "transformers, rollout": self.transformers_rollout,
+            "PyTorch-Pretrained-ViT, scores": self.pretrained_vit,
+        }
+
+
+def main() -> None:
+    """Parse, compare, measure, print."""
+    options = _parser().parse_args()
+    ways = Ways(options)
+    if options.peak:
+        ways.all()[options.peak]()
+        print(round(_own_peak_mib()))
+        return
+    differences = _same_maps(ways)
+    speeds = alternate({name: _counted(way) for name, way in ways.all().items()}, rounds=options.rounds)
+    rows = []
+    for name, own in speeds.items():
+        plain = speeds["vitrine, no map, bf16" if "bf16" in name else "vitrine, no map, fp32"]
+        peak = 0 if options.no_memory else _peak_mib(name, options)
+        rows.append(Row(name, Spread.of(own), ratios(own, speeds[BASELINE]), ratios(own, plain), peak))
+    _print(options, differences, rows)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="vit_base_patch16_384", help="timm name of a plain vision transformer")
+    parser.add_argument("--image", type=int, default=384, help="side in pixels (default 384)")
+    parser.add_argument("--batch", type=int, default=8, help="pictures of a batch (default 8)")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds that count, after one that does not (default 5)")
+    parser.add_argument("--no-memory", action="store_true", help="leave out the peaks: a process each")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--peak", help=argparse.SUPPRESS)
+    return parser
+
+
+def _counted(way: Callable[[], torch.Tensor]) -> Callable[[], int]:
+    return lambda: len(way())
+
+
+def _same_maps(ways: Ways) -> dict[str, float]:
+    """Stop unless all tools give the same maps in float32: the largest difference of each from ours."""
+    mine, rolled = ways.ours("fp32"), ways.our_rollout("fp32")
+    differences = {
+        BASELINE: float((ways.transformers() - mine).abs().max()),
+        "PyTorch-Pretrained-ViT, scores": float((ways.pretrained_vit() - mine).abs().max()),
+        "transformers, rollout": float((ways.transformers_rollout() - rolled).abs().max()),
+    }
+    for name, difference in differences.items():
+        if not difference <= LARGEST_DIFFERENCE:
+            sys.exit(f"{name} gives another map: it differs by {difference:.3g}. Nothing was timed.")
+    return differences | {"largest value of the map": float(mine.max())}
+
+
+def _peak_mib(name: str, options: argparse.Namespace) -> int:
+    """Largest resident set of one way in a new process, in MiB."""
+    command = [sys.executable, __file__, "--peak", name, "--model", options.model]
+    command += ["--image", str(options.image), "--batch", str(options.batch)]
+    done = subprocess.run(command, cwd=Path(__file__).parent, check=True, stdout=subprocess.PIPE, text=True)
+    return int(done.stdout.split()[-1])
+
+
+def _print(options: argparse.Namespace, differences: dict[str, float], rows: Sequence[Row]) -> None:
+    if options.json:
+        content = {"environment": _about(), "task": vars(options), "largest_differences": differences}
+        print(json.dumps(content | {"rows": [asdict(row) for row in rows]}, indent=2))
+        return
+    print(", ".join(f"{name} {value}" for name, value in _about().items()))
+    print(f"{options.model}, {options.image} px, batch {options.batch}; median (lowest to highest)")
+    print("largest difference of maps: " + ", ".join(f"{name} {value:.2g}" for name, value in differences.items()))
+    print(f"\n{'':32} {'pictures/s':>24} {'times ' + BASELINE:>38} {'times no map':>24} {'peak MiB':>9}")
+    for row in rows:
+        peak = f"{row.peak_mib:,}" if row.peak_mib else "-"
+        beside = f"{row.times_baseline!s:>38} {row.times_plain!s:>24}"
+        print(f"{row.name:32} {row.pictures_per_second!s:>24} {beside} {peak:>9}")
+
+
+if __name__ == "__main__":
+    main()
