@@ -12,7 +12,7 @@ import pytest
 from vitrine.errors import TrainingError
 
 Command = Callable[..., tuple[int, str, str]]
-VERBS = ("demo", "check", "train", "evaluate", "predict", "explain", "positions", "inspect")
+VERBS = ("demo", "check", "train", "evaluate", "predict", "explain", "positions", "caption", "inspect")
 
 
 def test_help_imports_nothing_heavy() -> None:

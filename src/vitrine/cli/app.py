@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 import typer
 
 from vitrine.cli import show
+from vitrine.cli.captioning import caption
 from vitrine.cli.options import ArchOption, BatchOption, DataArgument, JsonOption, ModelArgument, PrecisionOption
 from vitrine.cli.seeing import explain, inspect, positions
 from vitrine.version import __version__
@@ -222,4 +223,5 @@ def predict(
 
 app.command()(explain)
 app.command()(positions)
+app.command()(caption)
 app.command()(inspect)

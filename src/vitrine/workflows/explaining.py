@@ -6,7 +6,7 @@ Axes: B pictures, C classes, H heads, R grid rows, C grid columns, Q queries, K 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -28,6 +28,7 @@ from vitrine.report.provenance import Provenance
 from vitrine.report.style import save
 from vitrine.workflows.explain_words import origin_of, true_label_in
 from vitrine.workflows.explained import Explained, ExplainedPicture, ExplainSettings, table_rows
+from vitrine.workflows.figure_names import figure_names
 from vitrine.workflows.inference import eval_transform
 from vitrine.workflows.map_pictures import map_picture, scale_of, shown
 from vitrine.workflows.mapping import Checked, MappedBatch, Mapper, check_maps
@@ -95,7 +96,7 @@ class _Session:
         self.method = settings.method.describe(self.opened.module)
         self.origin = origin_of(model, self.opened, settings, architecture)
         self.transform = eval_transform(self.opened.spec)
-        self.figures = _figure_names(samples, settings.kind)
+        self.figures = figure_names(samples, settings.kind, ("contact-sheet",))
         self.scale: Scale | None = None
         self.explained: list[ExplainedPicture] = []
         self.unreadable: list[tuple[str, str]] = []
@@ -243,15 +244,3 @@ class _Session:
             self.method,
             self.opened.precision,
         )
-
-
-def _figure_names(samples: Sequence[Sample], kind: str) -> Mapping[str, str]:
-    """A figure's path for every picture: its own path with another ending, or with both where two would collide."""
-    taken: set[str] = {"contact-sheet"}
-    names = {}
-    for sample in samples:
-        stem = sample.name.rpartition(".")[0] or sample.name
-        chosen = stem if stem not in taken else sample.name
-        taken.add(chosen)
-        names[sample.name] = f"{chosen}.{kind}"
-    return names

@@ -1,0 +1,171 @@
+"""Whole words from word pieces, each with its probability and its map.
+
+Axes: T pieces, L decoder layers, H heads, K keys (cells of the padded grid, row by row), R grid rows, C grid columns.
+"""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from vitrine.caption.decoded import DecodedCaption, MapChoice
+from vitrine.caption.vocabulary import Vocabulary
+from vitrine.errors import ModelError
+
+Join = Literal["mean", "first", "max"]
+
+# Unicode counts them as punctuation; they are read as words.
+_READ_ALOUD = "&@"
+
+# Word pieces do not say whether there were spaces round both; in captions, they stand inside words: "t-shirt", "dog's".
+_HYPHENS = "-‐‑"
+_APOSTROPHES = "'’"
+_AFTER_APOSTROPHE = ("s", "t", "d", "m", "ll", "re", "ve")
+
+
+@dataclass(frozen=True, eq=False)
+class CaptionWord:
+    """One word of a caption.
+
+    Attributes:
+        text: as it is written, with the punctuation that belongs to it.
+        probability: of all its pieces, one after the other: the product of the model's probabilities of each.
+        map_RC: float32 in multiples of uniform: its mean over the picture's own cells is 1.
+        pieces: as the vocabulary spells them.
+    """
+
+    text: str
+    probability: float
+    map_RC: npt.NDArray[np.float32]
+    pieces: tuple[str, ...]
+
+
+def caption_words(
+    caption: DecodedCaption, vocabulary: Vocabulary, join: Join = "mean", maps: MapChoice | None = None
+) -> tuple[CaptionWord, ...]:
+    """The words of a caption, by these rules:
+
+    - A piece that continues the one before it (``##ing``) belongs to its word.
+    - Punctuation belongs to the word before it; opening brackets and quotation marks, and whatever stands at the very
+      beginning, to the word after it.
+    - What follows a hyphen belongs to its word ("t-shirt"); so does an English ending after an apostrophe ("dog's").
+    - A word's map is made of the maps of its pieces that are not punctuation: a full stop is predicted from somewhere
+      else than the noun that it is written to. Only a word of nothing but punctuation has the maps of that.
+    - The maps of its pieces become one by ``join``. Then padding is cut off and the rest divided by its mean.
+
+    Args:
+        caption: with its maps.
+        vocabulary: that its ids are from.
+        join: ``mean`` weighted by the probability of each piece; ``first``, the first piece's; or ``max``, the highest
+            value in each cell.
+        maps: what of the kept layers and heads to use, counted among those that were kept; None where one was kept.
+
+    Raises:
+        ModelError: an id is not in the vocabulary, there is no such layer or head, or a map that has no attention on
+            the picture or is not finite.
+        ValueError: an unknown ``join``, or layers and heads are left to choose from.
+    """
+    if join not in get_args(Join):
+        raise ValueError(f"join = {join!r} is none of {', '.join(get_args(Join))}.")
+    maps_TK = _one_row_each(caption.maps_TLHK, maps)
+    words = []
+    for places in word_pieces(caption.ids, vocabulary):
+        pieces = [vocabulary.piece(caption.ids[place]) for place in places]
+        written = [place for place, piece in zip(places, pieces, strict=True) if not _is_sign(piece)] or places
+        log_probabilities = np.array([caption.log_probabilities[place] for place in written])
+        # Cut first: what lies on padding is no part of the map.
+        maps_TRC = maps_TK[written].reshape(-1, *caption.padded)[:, : caption.grid[0], : caption.grid[1]]
+        words.append(
+            CaptionWord(
+                # Padding that was predicted has no text; its own spelling shows it.
+                text=_text([caption.ids[place] for place in places], vocabulary) or "".join(pieces),
+                probability=math.exp(sum(caption.log_probabilities[place] for place in places)),
+                map_RC=_relative(_joined(maps_TRC.astype(np.float64), log_probabilities, join), pieces),
+                pieces=tuple(pieces),
+            )
+        )
+    return tuple(words)
+
+
+def word_pieces(ids: Sequence[int], vocabulary: Vocabulary) -> list[list[int]]:
+    """Which pieces, by their place in the caption, make up each word: the rules of :func:`caption_words`.
+
+    Every piece is in one word, in order.
+    """
+    words: list[list[int]] = []
+    pieces = [vocabulary.piece(number) for number in ids]
+    bare = [_bare(piece) for piece in pieces]
+    for place, number in enumerate(ids):
+        before = bare[place - 1] if place else ""
+        joins = (
+            vocabulary.continues(number)
+            or (_is_sign(pieces[place]) and not _opens(bare[place]))
+            or _opens(before)
+            or _is_sign_of(before, _HYPHENS)
+            or (_is_sign_of(before, _APOSTROPHES) and bare[place].lower() in _AFTER_APOSTROPHE)
+            or (len(words) == 1 and all(_is_sign(pieces[at]) for at in words[0]))
+        )
+        if words and joins:
+            words[-1].append(place)
+        else:
+            words.append([place])
+    return words
+
+
+def _bare(piece: str) -> str:
+    """A piece without the marks of WordPiece, byte-level BPE and SentencePiece."""
+    return piece[2:] if piece.startswith("##") and len(piece) > 2 else piece.lstrip("Ġ▁")
+
+
+def _is_sign(piece: str) -> bool:
+    """Whether a piece is punctuation and nothing else; special pieces such as ``[UNK]`` have letters."""
+    bare = _bare(piece)
+    return bool(bare) and all(unicodedata.category(sign)[0] == "P" and sign not in _READ_ALOUD for sign in bare)
+
+
+def _opens(bare: str) -> bool:
+    return bool(bare) and all(unicodedata.category(sign) in ("Ps", "Pi") for sign in bare)
+
+
+def _is_sign_of(bare: str, signs: str) -> bool:
+    return bool(bare) and all(letter in signs for letter in bare)
+
+
+def _text(ids: Sequence[int], vocabulary: Vocabulary) -> str:
+    """A word has no spaces; the vocabulary's own text puts them round hyphens and quotation marks."""
+    return "".join(vocabulary.text(ids).split())
+
+
+def _one_row_each(maps_TLHK: npt.NDArray[np.float32], choice: MapChoice | None) -> npt.NDArray[np.float32]:
+    if choice is not None:
+        maps_LTHK = torch.from_numpy(maps_TLHK).transpose(0, 1)
+        maps_TLHK = choice.of(maps_LTHK).numpy()
+    if maps_TLHK.shape[1:3] != (1, 1):
+        layers, heads = maps_TLHK.shape[1:3]
+        raise ValueError(f"Expected one map a piece; {layers} layers and {heads} heads are left to choose from.")
+    return np.asarray(maps_TLHK[:, 0, 0])
+
+
+def _joined(
+    maps_TRC: npt.NDArray[np.float64], log_probabilities_T: npt.NDArray[np.float64], join: Join
+) -> npt.NDArray[np.float64]:
+    if join == "first":
+        return np.asarray(maps_TRC[0])
+    if join == "max":
+        return np.asarray(maps_TRC.max(axis=0))
+    weights_T = np.exp(log_probabilities_T - log_probabilities_T.max())
+    return np.asarray(np.tensordot(weights_T / weights_T.sum(), maps_TRC, axes=1))
+
+
+def _relative(map_RC: npt.NDArray[np.float64], pieces: Sequence[str]) -> npt.NDArray[np.float32]:
+    mean = map_RC.mean()
+    if not np.isfinite(mean) or mean <= 0:
+        raise ModelError(f"The word {''.join(pieces)!r} has no attention on its picture that could be shown.")
+    return np.asarray(map_RC / mean, dtype=np.float32)
