@@ -15,8 +15,8 @@ from vitrine.workflows.positions import PositionsResult, positions
 from vitrine.workflows.scoring import score_methods
 
 _MAPPED = 24
-_SCORED = 150
-_CURVES = 16
+_SCORED = 120
+_CURVES = 10
 
 
 @dataclass(frozen=True)
