@@ -12,6 +12,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from vitrine.explain.ranks import mean_ranks
 from vitrine.results import DECIMALS
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -116,20 +117,9 @@ def _rank_correlation(similarity_P: Floats, rank_P: npt.NDArray[np.float64]) -> 
     """Spearman's: Pearson's correlation of the ranks."""
     if similarity_P.max() - similarity_P.min() < TIED or not rank_P.any():
         return None
-    other_P = _ranks(similarity_P)
+    other_P = mean_ranks(similarity_P)
     other_P -= (len(other_P) + 1) / 2
     return float(other_P @ rank_P / np.sqrt((other_P @ other_P) * (rank_P @ rank_P)))
-
-
-def _ranks(values_P: Floats) -> npt.NDArray[np.float64]:
-    """Ranks from 1, equal values sharing the mean of theirs."""
-    order_P = np.argsort(values_P)
-    ascending_P = values_P[order_P]
-    starts = np.flatnonzero(np.r_[True, ascending_P[1:] != ascending_P[:-1]])
-    ends = np.r_[starts[1:], len(values_P)]
-    rank_P = np.empty(len(values_P))
-    rank_P[order_P] = np.repeat((starts + ends + 1) / 2, ends - starts)
-    return rank_P
 
 
 def _additive_share(similarity_RCRC: Floats) -> float | None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from vitrine.errors import ModelError
+from vitrine.explain.ranks import mean_ranks
 
 _BLOCKS = "blocks"  # timm's name for the sequence of transformer blocks
 HEAD, EMBEDDING = "head", "embedding"
@@ -144,11 +145,7 @@ def _ranks(values_BN: npt.ArrayLike) -> npt.NDArray[np.float64]:
     values_BN = np.asarray(values_BN, dtype=np.float64)
     if values_BN.ndim != 2 or not np.isfinite(values_BN).all():
         raise ValueError(f"Expected finite values of shape (B, N); got shape {values_BN.shape}.")
-    ranks_BN = np.empty_like(values_BN)
-    for row, values_N in enumerate(values_BN):
-        _, place_N, counts = np.unique(values_N, return_inverse=True, return_counts=True)
-        ranks_BN[row] = (np.cumsum(counts) - (counts - 1) / 2)[place_N]
-    return ranks_BN
+    return np.stack([mean_ranks(values_N) for values_N in values_BN]) if len(values_BN) else np.empty_like(values_BN)
 
 
 def _flat(maps_BRC: npt.ArrayLike) -> npt.NDArray[np.float64]:

@@ -10,9 +10,9 @@ from torch import nn
 
 from vitrine.explain.attention_call import POOL, AttentionCall
 from vitrine.explain.capture import watch_attention
+from vitrine.explain.layers import mean_over_heads, read_out
 from vitrine.explain.maps import BatchMaps, split_prefix
-from vitrine.explain.rollout import head_groups
-from vitrine.explain.tokens import TokenLayout, token_layout
+from vitrine.explain.tokens import token_layout
 
 
 def relevance(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Tensor) -> BatchMaps:
@@ -51,24 +51,16 @@ def relevance(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Ten
         else:
             related_BNM = related_BNM + weighted_BNM + weighted_BNM @ related_BNM
     assert related_BNM is not None
-    return split_prefix(_read(related_BNM, layout, pool_BK), layout)
+    rows_BK = read_out(related_BNM, layout, pool_BK)
+    if pool_BK is not None and layout.readout == "pool":
+        rows_BK = pool_BK + rows_BK  # the pool is one more layer: (I + Ā) R, without the identity
+    return split_prefix(rows_BK, layout)
 
 
 def weighted_attention(call: AttentionCall, carrier_gradient: torch.Tensor) -> torch.Tensor:
     """Mean over heads of the positive part of gradient times attention: float32 (B, N, M)."""
-    total_BNM: torch.Tensor | None = None
-    for some in head_groups(call):
-        part_BHNM = call.gradient(carrier_gradient, some).mul_(call.rows(slice(None), some)).clamp_(min=0)
-        part_BNM = part_BHNM.sum(dim=1)
-        total_BNM = part_BNM if total_BNM is None else total_BNM.add_(part_BNM)
-    assert total_BNM is not None
-    return total_BNM.div_(call.heads)
 
+    def positive(some: slice) -> torch.Tensor:
+        return call.gradient(carrier_gradient, some).mul_(call.rows(slice(None), some)).clamp_(min=0)
 
-def _read(related_BNM: torch.Tensor, layout: TokenLayout, pool_BK: torch.Tensor | None) -> torch.Tensor:
-    """The row of what the head reads: (B, K), without the identity."""
-    if layout.readout == "pool" and pool_BK is not None:
-        return pool_BK + (pool_BK[:, None] @ related_BNM)[:, 0]
-    if layout.readout == "class" and layout.has_class:
-        return related_BNM[:, 0]
-    return related_BNM[:, layout.prefix :].mean(dim=1)
+    return mean_over_heads(call, positive)

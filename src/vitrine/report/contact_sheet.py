@@ -68,18 +68,64 @@ def save_contact_sheets(
     """
     if not pictures:
         raise ValueError("A contact sheet needs one picture at least.")
-    written = []
     sheets = [pictures[start : start + A_SHEET] for start in range(0, len(pictures), A_SHEET)]
-    title = title or f"{len(pictures):,} picture{'s' * (len(pictures) > 1)}"
-    for number, sheet in enumerate(sheets, start=1):
-        where = f"sheet {number} of {len(sheets)}" if len(sheets) > 1 else ""
-        figure = contact_sheet(
-            sheet, scale, title=title, detail=" · ".join(filter(None, (detail, where))), pairs=pairs, all_maps=pictures
+    title = title or counted(len(pictures))
+    return [
+        save_contact_sheet(
+            sheet,
+            scale,
+            path,
+            metadata,
+            place=(number, len(sheets)),
+            title=title,
+            detail=detail,
+            pairs=pairs,
+            all_maps=pictures,
         )
-        target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
-        save(figure, target, metadata)
-        written.append(target)
-    return written
+        for number, sheet in enumerate(sheets, start=1)
+    ]
+
+
+def save_contact_sheet(
+    sheet: Sequence[MapPicture],
+    scale: Scale,
+    path: Path,
+    metadata: Mapping[str, str],
+    *,
+    place: tuple[int, int],
+    title: str,
+    detail: str = "",
+    pairs: bool = True,
+    all_maps: Sequence[MapPicture] = (),
+) -> Path:
+    """Write one of several sheets, for whoever does not have all pictures at once.
+
+    Args:
+        sheet: its pictures.
+        scale: of all of them.
+        path: of the first sheet.
+        metadata: see :func:`vitrine.report.style.save`.
+        place: the sheet's number from 1, and how many there will be.
+        title: see :func:`contact_sheet`.
+        detail: likewise.
+        pairs: likewise.
+        all_maps: likewise.
+
+    Returns:
+        What was written.
+    """
+    number, count = place
+    where = f"sheet {number} of {count}" if count > 1 else ""
+    detail = " · ".join(filter(None, (detail, where)))
+    figure = contact_sheet(sheet, scale, title=title, detail=detail, pairs=pairs, all_maps=all_maps)
+    target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+    save(figure, target, metadata)
+    return target
+
+
+def counted(pictures: int) -> str:
+    """A sheet's title: how many pictures there are."""
+    return f"{pictures:,} picture{'s' * (pictures > 1)}"
 
 
 def contact_sheet(

@@ -21,7 +21,7 @@ from vitrine.errors import DataError
 from vitrine.explain.attention_rows import attention_matrices, head_maps
 from vitrine.models.precision import autocast
 from vitrine.models.run_folder import write_atomically
-from vitrine.report.contact_sheet import A_SHEET, contact_sheet
+from vitrine.report.contact_sheet import A_SHEET, counted, save_contact_sheet
 from vitrine.report.maps import MapPicture, Scale, save_map_figure, shared_scale
 from vitrine.report.panels import heads_figure, matrices_figure
 from vitrine.report.provenance import Provenance
@@ -212,18 +212,20 @@ class _Session:
 
     def _write_sheet(self) -> None:
         assert self.scale is not None
-        number, count = len(self.sheets) + 1, ceil(len(self.samples) / A_SHEET)
-        where = f"sheet {number} of {count}" if count > 1 else ""
-        detail = " · ".join(part for part in (self.method, where) if part)
-        plural = "s" if len(self.samples) > 1 else ""
-        figure = contact_sheet(self.sheet, self.scale, title=f"{len(self.samples):,} picture{plural}", detail=detail)
-        name = "contact-sheet" if number == 1 else f"contact-sheet-{number}"
-        path = self.out / f"{name}.{self.settings.kind}"
         whole = replace(
             self.origin(str(self.images), None, self.settings.target, str(self.out), self._high), figure="contact sheet"
         )
-        save(figure, path, whole.to_metadata())
-        self.sheets.append(path)
+        self.sheets.append(
+            save_contact_sheet(
+                self.sheet,
+                self.scale,
+                self.out / f"contact-sheet.{self.settings.kind}",
+                whole.to_metadata(),
+                place=(len(self.sheets) + 1, ceil(len(self.samples) / A_SHEET)),
+                title=counted(len(self.samples)),
+                detail=self.method,
+            )
+        )
         self.sheet = []
 
     def finish(self) -> Explained:

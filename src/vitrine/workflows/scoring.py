@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from vitrine.explain.methods import Method
 from vitrine.explain.outliers import share_carried
 from vitrine.explain.placement import Placement
 from vitrine.explain.randomisation import randomised_copies
-from vitrine.explain.ranking import Ranking, ScoredMethod, metric, paired_difference, rank_methods
+from vitrine.explain.ranking import Ranking, ScoredMethod, paired_difference, rank_methods
 from vitrine.explain.verdict import Evidence, Verdict, judge, strongest_tenth
 from vitrine.workflows.inference import eval_transform
 from vitrine.workflows.mapping import Mapper
@@ -149,6 +150,7 @@ class _Scoring:
         self, opened: OpenedModel, scene: _Scene, settings: ScoreSettings, progress: Callable[[int], None]
     ) -> None:
         self.opened, self.scene, self.settings, self.progress = opened, scene, settings, progress
+        self.mapper = Mapper(opened, Method())  # of no method in particular: pixels, probabilities, curves, outliers
         self.done = 0
         self.maps: dict[str, Floats] = {}
 
@@ -175,12 +177,11 @@ class _Scoring:
 
     def controls(self) -> Iterator[tuple[str, Floats]]:
         """Maps that know nothing of the model, of all pictures."""
-        layout = Mapper(self.opened, Method()).layout
+        layout = self.mapper.layout
         grid, count = (layout.rows, layout.columns), len(self.scene.targets_P)
         yield "random", np.stack([random_map(*grid, self.settings.seed + p) for p in range(count)])
         yield "centre blob", np.stack([centre_blob(*grid)] * count)
-        mapper = Mapper(self.opened, Method())
-        parts = [edges(mapper.pixels(self.scene.pixels_PCHW[some]).cpu(), *grid) for some in self._batches()]
+        parts = [edges(self.mapper.pixels(self.scene.pixels_PCHW[some]).cpu(), *grid) for some in self._batches()]
         yield "edges", np.concatenate(parts)
 
     def control(self, name: str, maps_PRC: Floats) -> ScoredMethod:
@@ -189,12 +190,11 @@ class _Scoring:
 
     def _scored(self, name: str, maps_PRC: Floats, *, is_control: bool, seconds: float | None) -> ScoredMethod:
         self.maps[name] = maps_PRC
-        mapper = Mapper(self.opened, Method())
         values: dict[str, list[float]] = {"gap": [], "insertion": [], "deletion": []}
         for some in self._batches():
             if measured := range(*some.indices(min(self.settings.curves, len(maps_PRC)))):
                 part = slice(measured.start, measured.stop)
-                curves = mapper.curves(mapper.pixels(self.scene.pixels_PCHW[part]), maps_PRC[part])
+                curves = self.mapper.curves(self.mapper.pixels(self.scene.pixels_PCHW[part]), maps_PRC[part])
                 values["gap"] += curves.gap.tolist()
                 values["insertion"] += curves.insertion_area.tolist()
                 values["deletion"] += curves.deletion_area.tolist()
@@ -214,18 +214,22 @@ class _Scoring:
                 values[key].append(np.nan if said is None else said)
         return values
 
+    @cached_property
+    def _outliers_BRC(self) -> npt.NDArray[np.bool_]:  # noqa: N802  its axes
+        """Of the first batch; they are the model's, whatever the method."""
+        return self.mapper.outliers(self.mapper.pixels(self.scene.pixels_PCHW[next(self._batches())]))
+
     def verdict(self, name: str, method: Method, scored: Sequence[ScoredMethod], ranking: Ranking) -> Verdict:
         """All checks of a method over all pictures; the weights are randomised on one batch of them."""
         by_name = {each.name: each for each in scored}
         lead = paired_difference(by_name[name], by_name["centre blob"], ranking.by, seed=self.settings.seed)
         mapper, first = Mapper(self.opened, method), next(self._batches())
         pixels_BCHW, targets_B = mapper.pixels(self.scene.pixels_PCHW[first]), self.scene.targets_P[first]
-        outliers_BRC = mapper.outliers(pixels_BCHW)
-        maps_PRC = self.maps[name]
+        outliers_BRC, maps_PRC = self._outliers_BRC, self.maps[name]
         evidence = Evidence(
             pictures=len(maps_PRC),
             correlation=float(mapper.sensitivity(pixels_BCHW, targets_B, _SHUFFLED_SEED).final_B.mean()),
-            metric=metric(ranking.by.key).key,
+            metric=ranking.by.key,
             strongest_tenth=float(strongest_tenth(maps_PRC).mean()),
             carried=float(np.mean([share_carried(*pair) for pair in zip(maps_PRC[first], outliers_BRC, strict=True)])),
             outliers=float(outliers_BRC.sum((1, 2)).mean()),
