@@ -126,17 +126,17 @@ def test_recipes_are_shown(vitrine_command: Command) -> None:
 def test_a_run_is_resumed_without_naming_its_recipe(
     small_scenes: Path, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vitrine_command: Command
 ) -> None:
-    from vitrine.workflows import training
+    from vitrine.workflows import training_session
 
     arguments = ("train", small_scenes, "-o", tmp_path / "run")
-    original = training._Session._save_state
+    original = training_session.TrainingSession._save_state
 
-    def interrupted(session: training._Session) -> None:
+    def interrupted(session: training_session.TrainingSession) -> None:
         original(session)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training._Session, "_save_state", interrupted)
+        patch.setattr(training_session.TrainingSession, "_save_state", interrupted)
         status, _, error = vitrine_command(*arguments, "--recipe", small_run / "recipe.toml")
     assert status == 130 and error.endswith("vitrine: interrupted. What was finished is kept.\n")
     status, out, error = vitrine_command(*arguments, "--resume", "--set", "epochs=9")

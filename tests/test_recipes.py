@@ -122,7 +122,7 @@ REFUSED: dict[str, list[object]] = {
     "seed": [*NOT_WHOLE, -1],
 }
 FREE_TEXT = {"name", "description", "trackers"}
-TABLES = {"model_args", "transforms"}
+TABLES = {"caption", "model_args", "transforms"}
 
 TRANSFORMS_REFUSED: dict[str, list[object]] = {
     "rotation": [*NOT_A_NUMBER, -1, 181],

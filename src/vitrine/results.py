@@ -145,6 +145,54 @@ class ClassificationMetrics:
         )
 
 
+@dataclass(frozen=True)
+class CaptioningMetrics:
+    """A captioner's figures on one split.
+
+    Attributes:
+        n: pictures that were counted.
+        pieces: word pieces, ends included, that were predicted from the human captions before them.
+        precision: ``fp32`` or ``bf16``: the arithmetic that the model ran in.
+        negative_log_likelihood: mean over the pieces, in nats; at least 0.
+        accuracy: share of pieces that were the likeliest, 0 to 1.
+        scores: what the captions themselves come to, as ``vitrine.evaluate.caption_scores`` writes it.
+    """
+
+    n: int
+    pieces: int
+    precision: str
+    negative_log_likelihood: float
+    accuracy: float
+    scores: Mapping[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready and stable: floats are rounded to ``DECIMALS``."""
+        return {
+            "n": self.n,
+            "pieces": self.pieces,
+            "precision": self.precision,
+            "negative_log_likelihood": _rounded(self.negative_log_likelihood),
+            "piece_accuracy": _rounded(self.accuracy),
+            "captions": dict(self.scores),
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> CaptioningMetrics:
+        """What :meth:`to_dict` wrote; other keys are ignored.
+
+        Raises:
+            KeyError: an entry is missing.
+        """
+        return cls(
+            n=content["n"],
+            pieces=content["pieces"],
+            precision=content["precision"],
+            negative_log_likelihood=content["negative_log_likelihood"],
+            accuracy=content["piece_accuracy"],
+            scores=content["captions"],
+        )
+
+
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, DECIMALS) + 0.0  # no "-0.0" in a file
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
 from vitrine.cli import show
 from vitrine.cli.captioning import caption
-from vitrine.cli.options import ArchOption, BatchOption, DataArgument, JsonOption, ModelArgument, PrecisionOption
+from vitrine.cli.options import (
+    ArchOption,
+    BatchOption,
+    DataArgument,
+    JsonOption,
+    ModelArgument,
+    PrecisionOption,
+    VocabOption,
+)
 from vitrine.cli.seeing import explain, inspect, positions
 from vitrine.version import __version__
 
@@ -136,7 +144,11 @@ def evaluate(
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
-            "-o", "--out", metavar="DIR", help="Write metrics.json, confusion.csv, confusion.png, predictions.csv."
+            "-o",
+            "--out",
+            metavar="DIR",
+            help="Write metrics.json, confusion.csv, confusion.png, predictions.csv; of a captioner metrics.json, "
+            "captions.csv, grounding.png.",
         ),
     ] = None,
     split: Annotated[
@@ -148,7 +160,10 @@ def evaluate(
         typer.Option(min=0, max=1, help="The accuracy that is expected; exits 1 when it is missed."),
     ] = None,
     tolerance: Annotated[float, typer.Option(min=0, max=1, help="How far from --expect is still right.")] = 0.005,
-    batch_size: BatchOption = 64,
+    batch_size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Pictures at a time; default: 64, of a captioner 16."),
+    ] = None,
     precision: PrecisionOption = "auto",
     against: Annotated[
         Optional[str],  # noqa: UP045
@@ -158,30 +173,74 @@ def evaluate(
         Optional[int],  # noqa: UP045
         typer.Option(min=0, help="Of the split that is made where the data have none; by default the run's own."),
     ] = None,
+    beams: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Of a captioner's beam search; default: 1, which is greedy."),
+    ] = None,
+    java: Annotated[
+        bool, typer.Option("--java", help="Of a captioner: METEOR and SPICE too, which need Java.")
+    ] = False,
+    vocab: VocabOption = None,
     arch: ArchOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure a classifier: accuracy with its interval, per class, calibration, mistakes."""
+    """Measure a classifier: accuracy with its interval, per class, calibration, mistakes.
+
+    Of a captioner: BLEU, ROUGE-L and CIDEr beside one caption for every picture, and whether words look at what they
+    name.
+    """
+    from vitrine.workflows.caption_evaluation import evaluate_captioner
+    from vitrine.workflows.captioner_opening import is_captioner
     from vitrine.workflows.evaluation import evaluate as run_evaluation
 
+    captioner = is_captioner(model, arch)
+    _refuse_options_of_the_other(captioner, expect=expect, against=against, beams=beams, java=java or None, vocab=vocab)
     with show.reading_progress("Evaluating") as progress:
-        result = run_evaluation(
-            model,
-            data,
-            out=out,
-            split=split,
-            expect=expect,
-            tolerance=tolerance,
-            batch_size=batch_size,
-            precision=precision,
-            against=against,
-            seed=seed,
-            architecture=arch,
-            progress=progress,
+        result: Any = (
+            evaluate_captioner(
+                model,
+                data,
+                out=out,
+                split=split,
+                beams=beams or 1,
+                java=java,
+                batch_size=batch_size or 16,
+                precision="fp32" if precision == "auto" else precision,
+                seed=seed,
+                architecture=arch,
+                vocabulary=vocab,
+                progress=progress,
+            )
+            if captioner
+            else run_evaluation(
+                model,
+                data,
+                out=out,
+                split=split,
+                expect=expect,
+                tolerance=tolerance,
+                batch_size=batch_size or 64,
+                precision=precision,
+                against=against,
+                seed=seed,
+                architecture=arch,
+                progress=progress,
+            )
         )
     typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.table())
     if result.met is False:
         raise typer.Exit(1)
+
+
+def _refuse_options_of_the_other(captioner: bool, **given: object) -> None:
+    """A classifier has no beams, and nothing is expected of a captioner: say so rather than ignore it."""
+    from vitrine.errors import UsageError
+
+    others = ("expect", "against") if captioner else ("beams", "java", "vocab")
+    for name in others:
+        if given[name] is not None:
+            kinds = ("a captioner", "classifiers") if captioner else ("a classifier", "captioners")
+            raise UsageError(f"--{name} is for {kinds[1]}; this is {kinds[0]}. Leave it out.")
 
 
 @app.command()

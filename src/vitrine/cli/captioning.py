@@ -9,14 +9,19 @@ from typing import Annotated, Optional, get_args
 import typer
 
 from vitrine.cli import show
-from vitrine.cli.options import JsonOption
+from vitrine.cli.options import JsonOption, VocabOption
 from vitrine.errors import UsageError
 
 
 def caption(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="catr/v1, catr/v2 or catr/v3; or a file of its weights with --arch catr."),
+        typer.Argument(
+            metavar="MODEL",
+            help="The folder of a run that trained a captioner; catr/v1, catr/v2 or catr/v3, or a file of its weights "
+            "with --arch catr; a BLIP, GIT or vision-encoder-decoder model of transformers: its folder or "
+            "hf-hub:owner/name.",
+        ),
     ],
     images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A folder of pictures, or one picture.")],
     out: Annotated[
@@ -26,10 +31,7 @@ def caption(
         Optional[str],  # noqa: UP045
         typer.Option("--arch", metavar="NAME", help="catr, where MODEL is a weights file."),
     ] = None,
-    vocab: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(metavar="FILE", help="The captioner's vocab.txt; default: beside the weights, else from the hub."),
-    ] = None,
+    vocab: VocabOption = None,
     beams: Annotated[int, typer.Option(min=1, help="Of beam search; 1 is greedy.")] = 1,
     length_normalisation: Annotated[
         float, typer.Option(min=0, help="Of beam search: 0 prefers short captions, 1 compares means.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -22,7 +23,16 @@ DataArgument = Annotated[
     typer.Argument(
         metavar="DATA",
         help="Class folders, files named {label}_{id}, a CSV or Parquet manifest, hf:owner/name, a saved data set, "
-        "oxford-pets, or scenes:base.",
+        "oxford-pets, or scenes:base. For captioners: COCO's or Flickr8k's layout, Karpathy's json, a table of "
+        "captions, or scenes.",
+    ),
+]
+VocabOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--vocab",
+        metavar="FILE",
+        help="Of the published captioner, its vocab.txt; default: beside the weights, else from the hub.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON for programs.")]

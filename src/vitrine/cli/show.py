@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from vitrine.results import CaptioningMetrics
     from vitrine.workflows.demo import DemoResult
     from vitrine.workflows.explained import Explained
     from vitrine.workflows.training_events import Event, Plan, TrainResult
@@ -63,7 +64,7 @@ class _TrainingLines:
 
         match event:
             case Reading():
-                self._bar("Reading pictures", event.done, event.total)
+                self._bar(event.what, event.done, event.total)
             case Plan():
                 self._begin(event)
             case StepDone():
@@ -88,9 +89,10 @@ class _TrainingLines:
         self._bar("Training", plan.first_step, plan.steps_per_epoch * plan.epochs)
         self.pictures, self.since = 0, time.monotonic()
         share = "" if plan.trainable == plan.parameters else f", {plan.trainable:,} of them trained"
+        classes = f"{plan.classes} classes; " if plan.classes else ""
         self._line(
-            f"{plan.train_pictures:,} training and {plan.validation_pictures:,} validation pictures, "
-            f"{plan.classes} classes; {plan.parameters:,} parameters{share}; {plan.device}, {plan.precision}."
+            f"{plan.train_pictures:,} training and {plan.validation_pictures:,} validation pictures; {classes}"
+            f"{plan.parameters:,} parameters{share}; {plan.device}, {plan.precision}."
         )
         for note in plan.notes:
             self._line(note)
@@ -121,13 +123,28 @@ class _TrainingLines:
 
 def training_summary(result: TrainResult) -> str:
     """The run's result in three lines."""
+    from vitrine.results import CaptioningMetrics
+
     m = result.metrics
+    if isinstance(m, CaptioningMetrics):
+        return _captioner_summary(result, m)
     interval = f"{m.accuracy_interval.low:.4f} to {m.accuracy_interval.high:.4f}"
     return (
         f"Validation accuracy {m.accuracy:.4f} (95 % interval {interval}, n = {m.n}, {m.precision}), "
         f"epoch {result.best_epoch} of {result.epochs}.\n"
         f"Run: {result.run}\n"
         f"Next: vitrine evaluate {result.run} DATA; vitrine predict {result.run} IMAGES -o predictions.csv"
+    )
+
+
+def _captioner_summary(result: TrainResult, m: CaptioningMetrics) -> str:
+    exact = m.scores["predicted"]["exact"]["n"]
+    return (
+        f"Validation: {100 * m.accuracy:.2f} % of {m.pieces:,} word pieces are the likeliest after those before them; "
+        f"{exact} of {m.n:,} captions are word for word a human one ({m.precision}), epoch {result.best_epoch} of "
+        f"{result.epochs}.\n"
+        f"Run: {result.run}\n"
+        f"Next: vitrine evaluate {result.run} DATA; vitrine caption {result.run} IMAGES -o captions"
     )
 
 

@@ -44,6 +44,10 @@ class Batch:
     indices_B: torch.Tensor
     unreadable: tuple[tuple[int, str], ...] = ()
 
+    def __len__(self) -> int:
+        """B."""
+        return len(self.labels_B)
+
 
 def batch_count(n: int, batch_size: int, drop_last: bool = False) -> int:
     """Number of batches of ``n`` samples."""

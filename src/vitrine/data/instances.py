@@ -26,6 +26,7 @@ from vitrine.errors import DataError, PictureError
 _FINE = 5  # odd, so that a pixel has a middle
 
 Mask = npt.NDArray[np.bool_]
+_Shape = npt.NDArray[np.float64]
 
 
 def coco_masks(
@@ -45,27 +46,69 @@ def coco_masks(
         DataError: the file cannot be read or is another one, there is no such category, or an annotation of one of
             the pictures cannot be read.
     """
+    document = _document(file)
+    chosen = _category_ids(_entries(document, "categories", file) if category else [], category, file)
+    found, notes = _canvases(document, names, file, chosen)
+    masks = {
+        name: _Canvas(size, [shape for shapes in by_category.values() for shape in shapes]).mask
+        for name, size, by_category in found
+        if any(by_category.values())
+    }
+    return masks, notes
+
+
+def coco_category_masks(
+    file: Path, names: Sequence[str]
+) -> tuple[dict[str, dict[str, Callable[[], Mask]]], tuple[str, ...]]:
+    """By the name of each picture that has instances and by the names of their categories, what draws all instances
+    of one together; and notes on what was left aside. Otherwise as :func:`coco_masks`.
+
+    Raises:
+        DataError: the file cannot be read or is another one, a category has no name, or an annotation of one of the
+            pictures cannot be read or is of no category that is listed.
+    """
+    document = _document(file)
+    categories = {str(entry.get("id")): entry.get("name") for entry in _entries(document, "categories", file)}
+    found, notes = _canvases(document, names, file, None)
+    masks: dict[str, dict[str, Callable[[], Mask]]] = {}
+    for name, size, by_category in found:
+        for number, shapes in by_category.items():
+            category = categories.get(number)
+            if not isinstance(category, str) or not category.strip():
+                raise DataError(f"{file}: an instance on {name} is of category {number:.40}, which has no name there.")
+            if shapes:
+                masks.setdefault(name, {})[category] = _Canvas(size, shapes).mask
+    return masks, notes
+
+
+def _document(file: Path) -> Any:
     try:
-        document = json.loads(FilePicture(file).encoded())
+        return json.loads(FilePicture(file).encoded())
     except (PictureError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as COCO instances: {' '.join(str(error).split())[:120]}.") from error
+
+
+def _canvases(
+    document: Any, names: Sequence[str], file: Path, chosen: set[str] | None
+) -> tuple[list[tuple[str, tuple[int, int], dict[str, list[_Shape]]]], tuple[str, ...]]:
+    """Of each of the pictures that the document lists: name, (width, height), shapes by number of their category."""
     images, annotations = _entries(document, "images", file), _entries(document, "annotations", file)
-    chosen = _category_ids(_entries(document, "categories", file) if category else [], category, file)
     by_name: dict[str, list[str]] = {}
     for name in names:
         by_name.setdefault(PurePosixPath(name).name, []).append(name)
     twice = [same[0] for same in by_name.values() if len(same) > 1]
     notes = [f"Pictures of one file name in several folders have no mask here: {listed(twice)}."] if twice else []
-    canvases: dict[str, tuple[str, _Canvas]] = {}
+    found: dict[str, tuple[str, tuple[int, int], dict[str, list[_Shape]]]] = {}
     for image in images:
         meant = by_name.get(PurePosixPath(str(image.get("file_name"))).name, [])
         if len(meant) == 1:
-            canvases[str(image.get("id"))] = meant[0], _Canvas(_size(image, f"{file}: {meant[0]}"), [])
+            found[str(image.get("id"))] = meant[0], _size(image, f"{file}: {meant[0]}"), {}
     for entry in annotations:
-        name, canvas = canvases.get(str(entry.get("image_id")), ("", None))
-        if canvas is not None and (chosen is None or str(entry.get("category_id")) in chosen):
-            canvas.shapes.extend(_shapes(entry, canvas.size, f"{file}: an instance on {name}"))
-    return {name: canvas.mask for name, canvas in canvases.values() if canvas.shapes}, tuple(notes)
+        number, category = str(entry.get("image_id")), str(entry.get("category_id"))
+        if number in found and (chosen is None or category in chosen):
+            name, size, by_category = found[number]
+            by_category.setdefault(category, []).extend(_shapes(entry, size, f"{file}: an instance on {name}"))
+    return list(found.values()), tuple(notes)
 
 
 @dataclass(frozen=True)
@@ -73,7 +116,7 @@ class _Canvas:
     """Shapes of one picture: polygons (corners, 2) of x and y, or run lengths (runs,)."""
 
     size: tuple[int, int]
-    shapes: list[npt.NDArray[np.float64]]
+    shapes: list[_Shape]
 
     def mask(self) -> Mask:
         width, height = self.size
@@ -94,7 +137,7 @@ class _Canvas:
         return mask_HW
 
 
-def _shapes(entry: Mapping[str, Any], size: tuple[int, int], where: str) -> list[npt.NDArray[np.float64]]:
+def _shapes(entry: Mapping[str, Any], size: tuple[int, int], where: str) -> list[_Shape]:
     """An annotation's polygons or run lengths, checked.
 
     Raises:

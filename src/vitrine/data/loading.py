@@ -7,9 +7,10 @@ the interpreter's lock, and with it every operator that the trainer starts.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,18 +44,19 @@ class _Work:
     epoch: int
 
 
-class _Worker(Dataset[Batch]):
+class _Worker(Dataset[Any]):
     """What a worker process runs. DataLoader hands over whatever its sampler yields: here a whole batch's work."""
 
-    def __init__(self, transform: Transform, samples: Sequence[Sample]) -> None:
+    def __init__(self, load: Callable[..., Any], transform: Any, samples: Sequence[Sample]) -> None:
+        self._load = load
         self._transform = transform
         self._samples = samples
 
-    def __getitem__(self, work: _Work) -> Batch:
+    def __getitem__(self, work: _Work) -> Any:
         samples = work.samples
         if samples is None:
             samples = tuple(self._samples[i] for i in work.indices)
-        return load_batch(samples, work.indices, self._transform, seed=work.seed, epoch=work.epoch)
+        return self._load(samples, work.indices, self._transform, seed=work.seed, epoch=work.epoch)
 
 
 class _Plan:
@@ -76,15 +78,20 @@ class PictureLoader:
         transform: what is done to every picture.
         batch_size: pictures of a batch; the last one of an epoch may have fewer.
         workers: background processes; 0 loads in the caller; -1 chooses.
+        load: makes a batch of samples; a function of a module, with the arguments of
+            :func:`vitrine.data.batch.load_batch`.
     """
 
-    def __init__(self, transform: Transform, batch_size: int, workers: int = -1) -> None:
+    def __init__(
+        self, transform: Any, batch_size: int, workers: int = -1, load: Callable[..., Any] = load_batch
+    ) -> None:
+        self.load = load
         self.transform = transform
         self.batch_size = batch_size
         self.workers = default_workers() if workers < 0 else workers
         self._plan = _Plan()
         self._known: Sequence[Sample] | None = None  # what the workers were started with
-        self._loader: DataLoader[Batch] | None = None
+        self._loader: DataLoader[Any] | None = None
         self._epochs_begun = 0
 
     def __enter__(self) -> PictureLoader:
@@ -112,7 +119,7 @@ class PictureLoader:
         shuffle: bool = False,
         start_batch: int = 0,
         drop_last: bool = False,
-    ) -> Iterator[Batch]:
+    ) -> Iterator[Any]:
         """The batches of one pass over ``samples``, in order.
 
         Args:
@@ -136,7 +143,7 @@ class PictureLoader:
         plan = self._work(samples, order, numbers, seed, epoch)
         if self.workers == 0:
             for work in plan:
-                yield _Worker(self.transform, samples)[work]
+                yield _Worker(self.load, self.transform, samples)[work]
             return
         for batch in self._fetched(plan, samples):
             yield batch
@@ -151,11 +158,11 @@ class PictureLoader:
             indices = tuple(order[number * self.batch_size : (number + 1) * self.batch_size].tolist())
             yield _Work(indices, None if known else tuple(samples[i] for i in indices), seed, epoch)
 
-    def _fetched(self, plan: Iterator[_Work], samples: Sequence[Sample]) -> Iterator[Batch]:
+    def _fetched(self, plan: Iterator[_Work], samples: Sequence[Sample]) -> Iterator[Any]:
         self._plan.work = plan
         if self._loader is None:
             self._loader = DataLoader(
-                _Worker(self.transform, samples),
+                _Worker(self.load, self.transform, samples),
                 batch_size=None,
                 sampler=self._plan,
                 num_workers=self.workers,

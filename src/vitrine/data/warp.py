@@ -65,13 +65,16 @@ class Affine:
         return Affine(a / factor, b / factor, (c - left) / factor, d / factor, e / factor, (f - top) / factor)
 
 
-def warp_matrix(width: int, height: int, angle: float, box: Box, flip: bool, size: int) -> Affine:
+def warp_matrix(
+    width: int, height: int, angle: float, box: Box, flip: bool, size: int | tuple[int, int]
+) -> Affine:
     """Rotate a picture of ``width`` × ``height`` about its centre, cut ``box``, resize to ``size``, mirror: composed.
 
     ``angle`` is in degrees, counter-clockwise as seen (torchvision's sign); ``box`` lies in the rotated picture, whose
     canvas is that of the source.
     """
-    across, down = box.width / size, box.height / size
+    columns, rows = _sides(size)
+    across, down = box.width / columns, box.height / rows
     left = float(box.left)
     if flip:
         across, left = -across, left + box.width
@@ -88,7 +91,7 @@ def warp_matrix(width: int, height: int, angle: float, box: Box, flip: bool, siz
     )
 
 
-def warp(image: Image.Image, angle: float, box: Box, flip: bool, size: int) -> np.ndarray:
+def warp(image: Image.Image, angle: float, box: Box, flip: bool, size: int | tuple[int, int]) -> np.ndarray:
     """Rotate, crop, resize and mirror in one step, antialiased; what comes from outside the picture is black.
 
     Without a rotation this is torchvision's antialiased bilinear resize of the crop. With one, the output is sampled at
@@ -100,11 +103,12 @@ def warp(image: Image.Image, angle: float, box: Box, flip: bool, size: int) -> n
         angle: degrees, counter-clockwise.
         box: the crop, inside the rotated picture's canvas.
         flip: whether to mirror left-right.
-        size: side of the output, pixels.
+        size: side of the output, pixels; or its width and height.
 
     Returns:
-        uint8, (size, size, 3).
+        uint8, (height, width, 3).
     """
+    columns, rows = size = _sides(size)
     if angle == 0:
         crop = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
         pixels_HWC = _resized(np.array(crop), size)
@@ -113,28 +117,33 @@ def warp(image: Image.Image, angle: float, box: Box, flip: bool, size: int) -> n
     image, matrix = _reduced(image, matrix, size)
     if min(matrix.steps) < _SMOOTH_BELOW:
         affine, smooth = Image.Transform.AFFINE, Image.Resampling.BILINEAR
-        return np.array(image.transform((size, size), affine, matrix.coefficients, smooth))
+        return np.array(image.transform(size, affine, matrix.coefficients, smooth))
     across, down = (max(2, math.ceil(step / _LONGEST_STRIDE)) for step in matrix.steps)
     samples = image.transform(
-        (size * across, size * down), Image.Transform.AFFINE, matrix.finer(across, down).coefficients
+        (columns * across, rows * down), Image.Transform.AFFINE, matrix.finer(across, down).coefficients
     )
     return _resized(np.array(samples), size)
 
 
-def _resized(pixels_HWC: np.ndarray, size: int) -> np.ndarray:
-    """Antialiased bilinear resize to a square: torch's uint8 kernel, Pillow's filter within one level, 3 × as fast."""
+def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Width and height of the output."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def _resized(pixels_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Antialiased bilinear resize to (width, height): torch's uint8 kernel, Pillow's filter within a level, 3 × as fast."""
     pixels_1CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1).unsqueeze(0)
-    resized_1CHW = functional.interpolate(pixels_1CHW, (size, size), mode="bilinear", antialias=True)
+    resized_1CHW = functional.interpolate(pixels_1CHW, size[::-1], mode="bilinear", antialias=True)
     pixels: np.ndarray = resized_1CHW[0].permute(1, 2, 0).numpy()
     return pixels
 
 
-def _reduced(image: Image.Image, matrix: Affine, size: int) -> tuple[Image.Image, Affine]:
+def _reduced(image: Image.Image, matrix: Affine, size: tuple[int, int]) -> tuple[Image.Image, Affine]:
     """For a strong shrink: average whole blocks first, of that part of the picture alone that the output shows."""
     factor = int(min(matrix.steps) / _MEANT)
     if factor < 2:
         return image, matrix
-    corners = [matrix(x, y) for x in (0, size) for y in (0, size)]
+    corners = [matrix(x, y) for x in (0, size[0]) for y in (0, size[1])]
     left, top = (max(0, math.floor(min(c[i] for c in corners)) - factor) for i in (0, 1))
     right, bottom = (
         min(side, math.ceil(max(c[i] for c in corners)) + factor) for i, side in enumerate((image.width, image.height))

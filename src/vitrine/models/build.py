@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,24 @@ from typing import Any
 from torch import nn
 
 from vitrine.errors import ModelError
-from vitrine.models.fitting import head_names, head_note, require_all_loaded, resampling_note, watched_loading
+from vitrine.models.creation import create_module
+from vitrine.models.fitting import head_names, head_note, require_all_loaded, resampling_notes, watched_loading
+from vitrine.models.formats.carried import Carried
+from vitrine.models.formats.readouts import attach, own_modules
+from vitrine.models.formats.table import carry
 from vitrine.models.reference import ModelSource, understand
-from vitrine.models.weights import WeightsFile, locate_weights, read_shapes
+from vitrine.models.weights import WeightsFile, locate_weights
 from vitrine.torchpair import require_torchvision
 
 require_torchvision()
 
-import timm  # noqa: E402
+
+_SMALL_EPS = 1e-5  # up to here a layer norm's epsilon changes nothing that can be seen
+_OWN_HEADS = {
+    "class and mean": "Its head reads the class token and the mean of the patches.",
+    "representation": "Its head has a representation layer after the last norm.",
+    "representation before norm": "Its head has a representation layer before the last norm.",
+}
 
 
 @dataclass(frozen=True)
@@ -84,7 +93,7 @@ def build(
         ModelError: unknown model, unusable arguments, weights that do not fit, or not a vision transformer.
         WeightsUnavailableError: the weights are not here and cannot be fetched.
     """
-    source = understand(reference)
+    source = understand(reference, model_args)
     regularisers = {"drop_path_rate": drop_path, "patch_drop_rate": patch_drop}
     # What regularised the training that wrote a run is not wanted by whoever opens it.
     args: dict[str, Any] = {k: v for k, v in source.model_args.items() if k not in regularisers} | dict(
@@ -97,21 +106,67 @@ def build(
     args |= {name: value for name, value in regularisers.items() if value}
     cfg: dict[str, Any] = dict(source.pretrained_cfg)
     if pretrained is False:
-        module = _create(source, cfg, args, weights=None)
+        module = create_module(source, cfg, args)
         _require_vision_transformer(module, reference)
         return BuiltModel(module, source, None)
     weights = locate_weights(source, pretrained if isinstance(pretrained, str) else None)
-    stored = read_shapes(weights.path)
+    carried = carry(weights.path)
+    module, notes = _loaded(source, cfg | dict(carried.cfg), args, carried)
+    told = source.notes if not isinstance(pretrained, str) else _format_notes(carried, source)
+    return BuiltModel(module, source, weights, (*told, *carried.notes, *notes))
+
+
+def _format_notes(carried: Carried, source: ModelSource) -> tuple[str, ...]:
+    """Sentences for weights of another library that a person put into a named model."""
+    if carried.title == "timm":
+        return ()
+    told = [f"Names were carried over from {carried.title}."]
+    own = {name: tuple(source.pretrained_cfg.get(name, ())) for name in carried.cfg}
+    if any(own[name] != tuple(value) for name, value in carried.cfg.items()):
+        mean = ", ".join(f"{value:g}" for value in carried.cfg["mean"])
+        told.append(f"Pictures are normalised as {carried.title} does (mean {mean}), not as {source.reference}.")
+    return tuple(told)
+
+
+def _loaded(
+    source: ModelSource, cfg: dict[str, Any], args: dict[str, Any], carried: Carried
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """A model with the weights of a file, and sentences on what was changed to make them fit."""
     heads = head_names(cfg)
-    stored_classes = stored.get(f"{heads[0]}.weight", stored.get("head/bias", (0,)))[0]
-    cfg |= {"file": str(weights.path), "source": None, "custom_load": weights.path.suffix == ".npz"}
-    cfg["num_classes"] = stored_classes  # a file may have another head than timm's weights of this name
+    classes, own, new_head = carried.classes(heads[0]), carried.readout, "num_classes" in args
+    aside = own_modules(own) if own and not new_head else ()  # what only a head of its own has a place for
+    if own == "representation before norm" and new_head and _norm_is_of_head(carried):
+        aside = ("norm",)
+    wanted = args.get("num_classes", 0)
+    if new_head:
+        cfg.pop("label_names", None)
+    if own and (not new_head or carried.npz):  # timm's reader of .npz would try the file's head
+        args = args | {"num_classes": 0}
+    cfg |= {"source": None, "custom_load": False, "num_classes": 0 if own else classes}
     with watched_loading() as loads:
-        module = _create(source, cfg, args, weights=weights)
-    _require_vision_transformer(module, reference)
-    require_all_loaded(loads, stored, module, weights, may_be_new=heads if num_classes is not None else ())
-    notes = (*resampling_note(module, stored), *head_note(module, stored_classes))
-    return BuiltModel(module, source, weights, notes)
+        module = create_module(source, cfg, args, carried, aside)
+    _require_vision_transformer(module, source.reference)
+    require_all_loaded(loads, carried, module, may_be_new=(*heads, *aside) if new_head else aside)
+    if own and new_head and carried.npz:
+        module.reset_classifier(wanted)  # type: ignore[operator]
+    if own and not new_head:
+        attach(module, own, {n: v for n, v in carried.make().items() if n.rpartition(".")[0] in aside})
+    if carried.eps is not None and not new_head:  # a run keeps timm's own, with which others will open it
+        for part in module.modules():
+            if isinstance(part, nn.LayerNorm):
+                part.eps = carried.eps
+    module.pretrained_cfg["num_classes"] = int(module.num_classes)  # type: ignore[index, operator, arg-type]
+    changed = head_note(module, classes, own) if new_head or not own else (_OWN_HEADS[own],)
+    if new_head and carried.eps is not None and carried.eps > _SMALL_EPS:
+        changed += (f"The file's layer norms have epsilon {carried.eps:g}; timm's 1e-6 is trained with.",)
+    if new_head:
+        changed += ("The last norm is new, as the file's belongs to its representation.",) if aside else ()
+    return module, (*resampling_notes(module, carried.shapes), *changed)
+
+
+def _norm_is_of_head(carried: Carried) -> bool:
+    """Whether the last norm has another width than the tokens."""
+    return carried.shapes.get("norm.weight", ())[:1] != carried.shapes.get("cls_token", ())[-1:]
 
 
 def require_available(reference: str, pretrained: bool | str) -> None:
@@ -122,26 +177,13 @@ def require_available(reference: str, pretrained: bool | str) -> None:
     Raises:
         ModelError, WeightsUnavailableError: as :func:`build` would.
     """
+    own_file = Path(reference).expanduser()
+    if pretrained is not False and own_file.is_file():
+        carry(own_file)  # which model it is of may depend on model_args
+        return
     source = understand(reference)
     if pretrained is not False:
         locate_weights(source, pretrained if isinstance(pretrained, str) else None)
-
-
-def _create(
-    source: ModelSource, cfg: dict[str, Any], args: dict[str, Any], *, weights: WeightsFile | None
-) -> nn.Module:
-    logging.getLogger("timm").setLevel(logging.ERROR)  # what timm would log is said in our own words
-    try:
-        module: nn.Module = timm.create_model(
-            source.architecture, pretrained=weights is not None, pretrained_cfg=cfg, **args
-        )
-    except Exception as error:  # arguments and files from outside: timm checks neither before it uses them
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        if "argument" in reason and isinstance(error, TypeError):
-            raise ModelError(f"{source.architecture} does not take these model_args: {reason}") from error
-        what = "it cannot be built" if weights is None else f"the weights in {weights.path} do not fit"
-        raise ModelError(f"{source.reference}: {what}.\n{reason}") from error
-    return module
 
 
 def _require_vision_transformer(module: nn.Module, reference: str) -> None:
@@ -178,8 +220,8 @@ def open_run(reference: str | Path, architecture: str | None = None) -> BuiltMod
     """The model of a finished run, or any reference with a head of its own, in eval mode.
 
     Args:
-        reference: a model reference; with ``architecture``, a weights file.
-        architecture: the timm name of the model whose weights the file holds.
+        reference: a model reference.
+        architecture: the timm name of the model whose weights the file holds, where it does not say so itself.
     """
     own = architecture is None
     built = build(str(reference) if own else str(architecture), pretrained=True if own else str(reference))

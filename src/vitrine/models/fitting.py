@@ -10,7 +10,10 @@ import torch
 from torch import nn
 
 from vitrine.errors import ModelError
-from vitrine.models.weights import WeightsFile
+from vitrine.models.formats.carried import Carried
+from vitrine.models.formats.differences import counted, explained
+from vitrine.models.formats.sizes import depth_of
+from vitrine.models.formats.stored import Shape
 
 _NPZ_POSITIONS = "Transformer/posembed_input/pos_embedding"  # in the files of the ViT paper's authors
 
@@ -35,40 +38,35 @@ def watched_loading() -> Iterator[list[Any]]:
         nn.Module.load_state_dict = original  # type: ignore[method-assign]
 
 
-def require_all_loaded(
-    loads: list[Any],
-    stored: Mapping[str, tuple[int, ...]],
-    module: nn.Module,
-    weights: WeightsFile,
-    *,
-    may_be_new: tuple[str, ...],
-) -> None:
+def require_all_loaded(loads: list[Any], carried: Carried, module: nn.Module, *, may_be_new: tuple[str, ...]) -> None:
     """Refuse weights of another model.
 
     Args:
         loads: from :func:`watched_loading`.
-        stored: names and shapes in the file.
+        carried: the file's weights in timm's names.
         module: the model they were loaded into.
-        weights: the file.
         may_be_new: modules whose tensors need not be in the file, or be of use: the head, in training.
 
     Raises:
-        ModelError: tensors are missing or left over.
+        ModelError: tensors are missing or left over; they are grouped and explained in a few lines.
     """
-    found = []
-    for what in ("missing", "unexpected"):
-        names = [name for load in loads for name in getattr(load, f"{what}_keys")]
-        names = [name for name in names if name.rpartition(".")[0] not in may_be_new]
-        if names:
-            shown = f"{', '.join(names[:3])}{' ...' if len(names) > 3 else ''}"
-            found.append(f"{len(names)} tensor{' is' if len(names) == 1 else 's are'} {what} ({shown})")
-    if f"Transformer/encoderblock_{len(module.blocks)}/LayerNorm_0/bias" in stored:  # type: ignore[arg-type]
-        found.append("it has more blocks")
-    if found:
-        raise ModelError(
-            f"The weights in {weights.path} do not fit this {type(module).__name__}: {'; '.join(found)}.\n"
-            "Expected the weights of this very model, with the same model_args."
-        )
+
+    def names(what: str) -> list[str]:
+        found = [name for load in loads for name in getattr(load, f"{what}_keys")]
+        return [name for name in found if name.rpartition(".")[0] not in may_be_new]
+
+    missing, unexpected = names("missing"), names("unexpected")
+    depths = (depth_of(carried.shapes), len(module.blocks))  # type: ignore[arg-type]
+    deeper = f"Transformer/encoderblock_{depths[1]}/LayerNorm_0/bias" in carried.shapes or depths[0] > depths[1]
+    if not missing and not unexpected and not deeper:
+        return
+    told = [counted(given, what) for given, what in ((missing, "missing"), (unexpected, "unexpected")) if given]
+    lines = [
+        f"The weights in {carried.path} do not fit this {type(module).__name__}"
+        f"{': ' + '; '.join(told) if told else ': it has more blocks'}.",
+        explained(missing, unexpected, depths) or "Expected the weights of this very model, with the same model_args.",
+    ]
+    raise ModelError("\n".join(lines))
 
 
 def head_names(cfg: Mapping[str, Any]) -> tuple[str, ...]:
@@ -77,22 +75,46 @@ def head_names(cfg: Mapping[str, Any]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def head_note(module: nn.Module, stored: int) -> tuple[str, ...]:
-    """A sentence where the head does not come from the weights, which have one for ``stored`` classes."""
+def head_note(module: nn.Module, stored: int, own: str | None = None) -> tuple[str, ...]:
+    """A sentence where the head does not come from the weights, which have one for ``stored`` classes.
+
+    Args:
+        module: the model.
+        stored: number of classes of the weights.
+        own: how the weights' head reads the tokens, where the model has no place for it.
+    """
     wanted = int(getattr(module, "num_classes", 0))
-    if wanted == stored:
+    if wanted == stored and own is None:
         return ()
-    before = f"the one in the weights, for {stored} classes, is left out" if stored else "the weights have none"
-    return (f"The classification head is new, for {wanted} classes; {before}.",)
+    how = {"class and mean": ", which reads the mean of the patches too", None: ""}.get(own, " with its representation")
+    before = f"the one in the weights, for {stored:,} classes{how}, is left out" if stored else "the weights have none"
+    return (f"The classification head is new, for {wanted:,} classes; {before}.",)
 
 
-def resampling_note(module: nn.Module, stored: Mapping[str, tuple[int, ...]]) -> tuple[str, ...]:
-    """A sentence where position embeddings were brought to another grid."""
+def resampling_notes(module: nn.Module, stored: Mapping[str, Shape]) -> tuple[str, ...]:
+    """Sentences where position embeddings were brought to another grid, or patches to another size."""
+    return (*_positions_note(module, stored), *_patches_note(module, stored))
+
+
+def _positions_note(module: nn.Module, stored: Mapping[str, Shape]) -> tuple[str, ...]:
     here = getattr(module, "pos_embed", None)
     there = stored.get("pos_embed", stored.get(_NPZ_POSITIONS))
     grid = getattr(module.patch_embed, "grid_size", None)
-    if not isinstance(here, torch.Tensor) or there is None or there[1] == here.shape[1] or grid is None:
+    if not isinstance(here, torch.Tensor) or there is None or len(there) != 3 or grid is None:
+        return ()
+    if there[1] == here.shape[1]:
         return ()
     prefix = int(getattr(module, "num_prefix_tokens", 0)) if not getattr(module, "no_embed_class", False) else 0
     side = round((there[1] - prefix) ** 0.5)
     return (f"Position embeddings were resampled from {side} x {side} to {grid[0]} x {grid[1]} patches.",)
+
+
+def _patches_note(module: nn.Module, stored: Mapping[str, Shape]) -> tuple[str, ...]:
+    here = getattr(getattr(module.patch_embed, "proj", None), "weight", None)
+    there = stored.get("patch_embed.proj.weight", ())
+    if not isinstance(here, torch.Tensor) or len(there) != 4 or here.ndim != 4 or tuple(here.shape[2:]) == there[2:]:
+        return ()
+    return (
+        f"The patch embedding was resampled from patches of {there[2]} x {there[3]} pixels to "
+        f"{here.shape[2]} x {here.shape[3]}.",
+    )

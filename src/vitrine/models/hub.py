@@ -31,36 +31,59 @@ def fetch(hub_id: str, names: tuple[str, ...], remedy: str) -> Path:
     Raises:
         WeightsUnavailableError: it is not in the cache folder and cannot be downloaded now.
     """
-    from huggingface_hub import constants, hf_hub_download
+    found, reason, _ = _look(hub_id, names)
+    if found is not None:
+        return found
+    raise _unavailable(hub_id, names[0], reason, remedy)
+
+
+def fetch_if_there(hub_id: str, name: str, remedy: str) -> Path | None:
+    """As :func:`fetch`, of a file that a repository need not have; None where the hub says that it has not.
+
+    Raises:
+        WeightsUnavailableError: it is not in the cache folder, and whether there is one cannot be known now.
+    """
+    found, reason, absent = _look(hub_id, (name,))
+    if found is None and not absent:
+        raise _unavailable(hub_id, name, reason, remedy)
+    return found
+
+
+def _unavailable(hub_id: str, name: str, reason: str, remedy: str) -> WeightsUnavailableError:
+    from huggingface_hub import constants
+
+    repository = hub_id.partition("@")[0]
+    return WeightsUnavailableError(
+        f"{name} of {repository} is needed and is not in {cache_folder() / 'hub'}: {reason}.\n"
+        f"Download it from {constants.ENDPOINT}/{repository} on another machine {remedy}"
+    )
+
+
+def _look(hub_id: str, names: tuple[str, ...]) -> tuple[Path | None, str, bool]:
+    """The first of these files that exists; else the reason, and whether it is that the repository has none."""
+    from huggingface_hub import _CACHED_NO_EXIST, constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     repository, _, revision = hub_id.partition("@")
+    folder = cache_folder() / "hub"
     reachable = not constants.HF_HUB_OFFLINE and _reachable(constants.ENDPOINT)
     offline = "the network was turned off" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
-    reason = ""
+    reason, absent = "", 0
     for name in names:
         try:
-            return Path(
-                hf_hub_download(
-                    repository,
-                    name,
-                    revision=revision or None,
-                    cache_dir=cache_folder() / "hub",
-                    local_files_only=not reachable,
-                )
+            path = hf_hub_download(
+                repository, name, revision=revision or None, cache_dir=folder, local_files_only=not reachable
             )
+            return Path(path), "", False
         except EntryNotFoundError as error:
             if reachable and isinstance(error, LocalEntryNotFoundError):
-                reason = _in_one_line(error)
-                break
+                return None, _in_one_line(error), False
             reason = f"the repository has no {' or '.join(names)}" if reachable else offline
+            known = try_to_load_from_cache(repository, name, cache_dir=folder, revision=revision or None)
+            absent += reachable or known is _CACHED_NO_EXIST
         except Exception as error:  # the client passes on what its transport raises, which differs by its version
-            reason = _in_one_line(error)
-            break
-    raise WeightsUnavailableError(
-        f"{names[0]} of {repository} is needed and is not in {cache_folder() / 'hub'}: {reason}.\n"
-        f"Download it from {constants.ENDPOINT}/{repository} on another machine {remedy}"
-    )
+            return None, _in_one_line(error), False
+    return None, reason, absent == len(names)
 
 
 def _in_one_line(error: Exception) -> str:

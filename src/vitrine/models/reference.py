@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from vitrine.errors import ModelError
-from vitrine.models.hub import fetch
+from vitrine.models.formats.processor import FILE as PROCESSOR_FILE
+from vitrine.models.formats.table import describe, says_itself
+from vitrine.models.formats.transformers import describe_transformers, is_transformers_config
+from vitrine.models.hub import fetch, fetch_if_there
 from vitrine.torchpair import require_torchvision
 
 require_torchvision()
@@ -34,8 +37,10 @@ class ModelSource:
         model_args: constructor arguments that belong to the reference.
         pretrained_cfg: timm's description of the weights: input size, normalisation, classes.
         folder: the folder that holds config.json and the weights; None for weights on the hub.
+        file: the weights file, where the reference is one.
         hub_id: owner/name on the hub; None where the weights are local or there are none.
         hub_filename: the weights file there; None lets the repository's usual names decide.
+        notes: sentences on what was recognised or assumed.
     """
 
     reference: str
@@ -45,6 +50,8 @@ class ModelSource:
     folder: Path | None = None
     hub_id: str | None = None
     hub_filename: str | None = None
+    file: Path | None = None
+    notes: tuple[str, ...] = ()
 
 
 def bundled_folder() -> Path:
@@ -52,11 +59,15 @@ def bundled_folder() -> Path:
     return Path(str(resources.files("vitrine.models").joinpath("scenes_tiny")))
 
 
-def understand(reference: str) -> ModelSource:
+def understand(reference: str, given: Mapping[str, Any] | None = None) -> ModelSource:
     """Find out what a model reference names. ``hf-hub:`` ids need their config.json, the rest needs no network.
 
+    Args:
+        reference: a run or model folder, a weights file, a timm name, or ``hf-hub:owner/name``.
+        given: timm constructor arguments that a person gives, for what a weights file does not say.
+
     Raises:
-        ModelError: nothing is called that; the message lists near names or what a folder lacks.
+        ModelError: nothing is called that; the message lists near names, what a folder lacks, or which models fit.
         WeightsUnavailableError: the hub's config.json is not here and cannot be fetched.
     """
     if reference == BUNDLED:
@@ -66,12 +77,15 @@ def understand(reference: str) -> ModelSource:
     path = Path(reference.removeprefix("local-dir:")).expanduser()
     if path.is_dir():
         return _from_folder(reference, path)
-    if path.is_file():
-        raise ModelError(
-            f"{reference} is a file, and weights alone do not say which model they are of.\n"
-            f"Name it: --arch NAME, or in training: --set model=NAME --set pretrained={reference}"
-        )
-    return _from_timm_name(reference)
+    return _from_file(reference, path, given) if path.is_file() else _from_timm_name(reference)
+
+
+def _from_file(reference: str, path: Path, given: Mapping[str, Any] | None) -> ModelSource:
+    if (path.parent / "config.json").is_file() and not says_itself(path):
+        beside = _from_folder(reference, path.parent)
+        return replace(beside, file=path, notes=(*beside.notes, f"{path.parent / 'config.json'} says what it is."))
+    found = describe(path, given)
+    return ModelSource(reference, found.architecture, found.model_args, found.cfg, file=path, notes=found.notes)
 
 
 def _from_folder(reference: str, folder: Path) -> ModelSource:
@@ -82,7 +96,7 @@ def _from_folder(reference: str, folder: Path) -> ModelSource:
         )
     if not (folder / "config.json").is_file():
         raise ModelError(
-            f"{reference} is a folder without config.json, so it is not a run or a timm model.\n"
+            f"{reference} is a folder without config.json, so it is not a run or a model of timm or transformers.\n"
             "Expected the folder that vitrine train wrote, with model.safetensors and config.json."
         )
     return _from_config(reference, folder, hub_id=None)
@@ -92,16 +106,22 @@ def _from_hub(reference: str) -> ModelSource:
     hub_id = reference.removeprefix("hf-hub:").removeprefix("hf_hub:")
     remedy = "with its weights, into one folder, and give that folder as the model."
     config = fetch(hub_id, ("config.json",), remedy)
+    if is_transformers_config(config.parent):
+        fetch_if_there(hub_id, PROCESSOR_FILE, remedy)  # into the same folder
     return _from_config(reference, config.parent, hub_id=hub_id)
 
 
 def _from_config(reference: str, folder: Path, *, hub_id: str | None) -> ModelSource:
+    if is_transformers_config(folder):
+        found = describe_transformers(folder)
+        place = None if hub_id else folder
+        return ModelSource(reference, found.architecture, found.model_args, found.cfg, place, hub_id, notes=found.notes)
     try:
         cfg, architecture, model_args = load_model_config_from_path(folder)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
             f"{folder / 'config.json'} is not a timm model description ({type(error).__name__}: {error}).\n"
-            "Expected timm's hub layout, with the keys architecture and pretrained_cfg."
+            "Expected timm's hub layout, with architecture and pretrained_cfg, or transformers', with model_type."
         ) from error
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise ModelError(f"{folder / 'config.json'} names the architecture {architecture!r}, which timm does not have.")

@@ -105,8 +105,9 @@ class RunFolder:
     def start(
         self, recipe: Recipe, labels: Sequence[str], data: Mapping[str, Any], environment: Mapping[str, Any]
     ) -> None:
-        """Write what is known before the first step; recipe.toml comes last and marks the folder as started."""
-        self.write("labels.txt", "".join(f"{label}\n" for label in labels))
+        """Write what is known before the first step (a captioner has no labels); recipe.toml comes last and marks the folder as started."""
+        if labels:
+            self.write("labels.txt", "".join(f"{label}\n" for label in labels))
         self.write("data.json", to_json(data))
         self.write("environment.json", to_json(environment))
         self.write("history.jsonl", "")

@@ -33,7 +33,7 @@ def select_trainable(module: nn.Module, tune: str) -> nn.Module:
         return _with_adapters(module, int(tune.partition(":")[2] or 8))
     for parameter in module.parameters():
         parameter.requires_grad_(False)
-    parts: list[nn.Module] = [module.get_classifier()]  # type: ignore[operator]
+    parts = _classifiers(module)
     if tune.startswith("last:"):
         count = int(tune.partition(":")[2])
         blocks = list(module.blocks)  # type: ignore[arg-type]
@@ -44,6 +44,12 @@ def select_trainable(module: nn.Module, tune: str) -> nn.Module:
         for parameter in part.parameters():
             parameter.requires_grad_(True)
     return module
+
+
+def _classifiers(module: nn.Module) -> list[nn.Module]:
+    """The modules that classify; a distilled model has two."""
+    found = module.get_classifier()  # type: ignore[operator]
+    return list(found) if isinstance(found, tuple) else [found]
 
 
 def _norms_before_head(module: nn.Module) -> Iterable[nn.Module]:
@@ -57,8 +63,8 @@ def _with_adapters(module: nn.Module, rank: int) -> nn.Module:
         raise ModelError(
             "tune = 'lora' needs the package peft. Install it with: pip install 'vitrine[peft]'"
         ) from error
-    classifier = module.get_classifier()  # type: ignore[operator]
-    head = [name for name, part in module.named_modules() if part is classifier]
+    classifiers = _classifiers(module)
+    head = [name for name, part in module.named_modules() if any(part is one for one in classifiers)]
     config = LoraConfig(
         r=rank,
         lora_alpha=2 * rank,
@@ -77,6 +83,27 @@ def without_adapters(module: nn.Module) -> nn.Module:
 
     merged: nn.Module = deepcopy(module).merge_and_unload()  # type: ignore[operator]
     return merged
+
+
+def captioner_groups(module: nn.Module, recipe: Recipe, backbone_learning_rate: float) -> list[dict[str, Any]]:
+    """Parameter groups of a captioner: the image encoder with its own learning rate, and the rest; no weight decay on
+    vectors and embeddings.
+
+    Each group has ``lr_scale``, as :func:`parameter_groups` says.
+    """
+    made: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            plain = parameter.ndim < 2 or ".embeddings." in f".{name}" or name.endswith(("pos_embed", "cls_token"))
+            made.setdefault((".backbone." in f".{name}", plain), []).append(parameter)
+    return [
+        {
+            "params": members,
+            "weight_decay": 0.0 if plain else recipe.weight_decay,
+            "lr_scale": backbone_learning_rate / recipe.learning_rate if of_image else 1.0,
+        }
+        for (of_image, plain), members in made.items()
+    ]
 
 
 def parameter_groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:

@@ -1,10 +1,12 @@
 """Recipes: frozen settings with a name, checked once."""
 
+from vitrine.recipes.caption import CaptionSpec
 from vitrine.recipes.load import available_recipes, load_recipe, override, recipe_from_toml, recipe_to_toml
 from vitrine.recipes.recipe import Recipe
 from vitrine.recipes.transforms import TransformSpec, available_transforms, named_transforms
 
 __all__ = [
+    "CaptionSpec",
     "Recipe",
     "TransformSpec",
     "available_recipes",

@@ -14,11 +14,13 @@ from typing import Any
 import tomlkit
 
 from vitrine.errors import RecipeError
+from vitrine.recipes.caption import CaptionSpec
 from vitrine.recipes.recipe import Recipe
 from vitrine.recipes.transforms import TransformSpec, named_transforms, transforms_from_table
 
 _RECIPE_FIELDS = tuple(f.name for f in fields(Recipe))
 _TRANSFORM_FIELDS = tuple(f.name for f in fields(TransformSpec))
+_CAPTION_FIELDS = tuple(f.name for f in fields(CaptionSpec))
 
 
 def available_recipes() -> tuple[str, ...]:
@@ -61,10 +63,12 @@ def recipe_to_toml(recipe: Recipe) -> str:
     """The resolved recipe as TOML that :func:`recipe_from_toml` reads back as an equal recipe."""
     document = tomlkit.document()
     for field in _RECIPE_FIELDS:
-        if field not in ("model_args", "transforms"):
+        if field not in ("model_args", "transforms", "caption"):
             document[field] = getattr(recipe, field)
     document["model_args"] = _toml_table(recipe.model_args)
     document["transforms"] = _toml_table({f: getattr(recipe.transforms, f) for f in _TRANSFORM_FIELDS})
+    if recipe.caption is not None:
+        document["caption"] = _toml_table({f: getattr(recipe.caption, f) for f in _CAPTION_FIELDS})
     return tomlkit.dumps(document)
 
 
@@ -97,11 +101,16 @@ def _set(recipe: Recipe, key: str, value: Any) -> Recipe:
         _refuse_unknown(inner, _TRANSFORM_FIELDS, "transforms.")
         value = tuple(value) if isinstance(value, list) else value
         return replace(recipe, transforms=replace(recipe.transforms, **{inner: value}))
+    if group == "caption" and inner:
+        _refuse_unknown(inner, _CAPTION_FIELDS, "caption.")
+        return replace(recipe, caption=replace(recipe.caption or CaptionSpec(), **{inner: value}))
     if group == "model_args" and inner:
         return replace(recipe, model_args={**recipe.model_args, inner: value})
     _refuse_unknown(key, _RECIPE_FIELDS, "")
     if key == "transforms":
         value = _transforms(value)
+    elif key == "caption":
+        value = _caption(value)
     return replace(recipe, **{key: value})
 
 
@@ -112,6 +121,8 @@ def _from_table(table: dict[str, Any]) -> Recipe:
         raise RecipeError(f'The recipe {table["name"]!r} has no model: expected a line such as model = "vit_tiny_...".')
     if "transforms" in table:
         table = {**table, "transforms": _transforms(table["transforms"])}
+    if "caption" in table:
+        table = {**table, "caption": _caption(table["caption"])}
     return Recipe(**table)
 
 
@@ -123,6 +134,14 @@ def _transforms(value: object) -> TransformSpec:
     for key in value:
         _refuse_unknown(key, _TRANSFORM_FIELDS, "transforms.")
     return transforms_from_table(value)
+
+
+def _caption(value: object) -> CaptionSpec:
+    if not isinstance(value, dict):
+        raise RecipeError(f"caption = {value!r} cannot be used: expected a table of fields.")
+    for key in value:
+        _refuse_unknown(key, _CAPTION_FIELDS, "caption.")
+    return CaptionSpec(**value)
 
 
 def _refuse_unknown(key: str, known: tuple[str, ...], prefix: str) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from vitrine.recipes.caption import CaptionSpec
 from vitrine.recipes.checks import refuse, require_choice, require_number, require_switch
 from vitrine.recipes.transforms import TransformSpec
 
@@ -45,6 +46,7 @@ class Recipe:
             weights file (its path).
         image_size: side of the square input in pixels; 0 asks the model.
         transforms: what is done to pictures.
+        caption: settings of a captioner; without them a classifier is trained.
         batch_size: pictures a step; with ``accumulate`` above 1, pictures a micro-step.
         accumulate: micro-steps whose gradients are added before a step of the optimizer.
         epochs: passes over the training pictures.
@@ -63,7 +65,8 @@ class Recipe:
         ema: decay of the exponential moving average of the weights that is evaluated and saved; 0 is off.
         drop_path: stochastic depth of the last block; 0 to 1.
         patch_drop: share of the patch tokens left out in a training step; 0 to 1.
-        tune: what is trained: ``all``, ``head``, ``last:N`` (head and the last N blocks), ``lora`` or ``lora:RANK``.
+        tune: what is trained: ``all``, ``head``, ``last:N`` (head and the last N blocks), ``lora`` or ``lora:RANK``; of
+            a captioner, ``all``, or ``head``: everything but the image encoder.
         precision: ``auto`` (bf16 where the hardware has it and the model's width pays for it), ``bf16`` or ``fp32``.
         compile: use ``torch.compile``.
         early_stopping: stop after this many epochs without a better validation accuracy; 0 is off.
@@ -82,6 +85,7 @@ class Recipe:
     pretrained: bool | str = True
     image_size: int = 0
     transforms: TransformSpec = TransformSpec()
+    caption: CaptionSpec | None = None
     batch_size: int = 32
     accumulate: int = 1
     epochs: int = 10
@@ -143,3 +147,16 @@ class Recipe:
         require_switch("compile", self.compile)
         if not re.fullmatch(r"all|head|last:[1-9]\d*|lora(:[1-9]\d*)?", str(self.tune)):
             raise refuse("tune", self.tune, "all, head, last:N (N blocks), lora or lora:RANK")
+        if self.caption is not None:
+            self._check_captioner()
+
+    def _check_captioner(self) -> None:
+        if not isinstance(self.caption, CaptionSpec):
+            raise refuse("caption", self.caption, "a table of fields, or single values such as caption.width=256")
+        if self.tune not in ("all", "head"):
+            raise refuse("tune", self.tune, "all or head, where a captioner is trained")
+        for name, off in (("mixup", 0), ("cutmix", 0), ("layer_decay", 1), ("drop_path", 0), ("patch_drop", 0)):
+            if getattr(self, name) != off:
+                raise refuse(name, getattr(self, name), f"{off}: it does not apply to captioners")
+        if self.transforms.erase:
+            raise refuse("transforms.erase", self.transforms.erase, "0: it does not apply to captioners")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -13,7 +13,6 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from vitrine.data.loading import Batch
 from vitrine.errors import TrainingError
 from vitrine.models.precision import autocast
 from vitrine.recipes import Recipe
@@ -34,14 +33,15 @@ class Progress:
         epoch: epochs finished.
         batch: batches of the next epoch that are done.
         step: optimizer steps taken.
-        loss_sum, pictures, correct: sums over the next epoch so far; ``correct`` is None once targets were mixed.
+        loss_sum, count, correct: sums over the next epoch so far, over pictures or a captioner's word pieces;
+            ``correct`` is None once targets were mixed.
     """
 
     epoch: int = 0
     batch: int = 0
     step: int = 0
     loss_sum: float = 0.0
-    pictures: int = 0
+    count: int = 0
     correct: int | None = 0
 
 
@@ -66,7 +66,7 @@ class Training:
 
 @dataclass(frozen=True)
 class StepDone:
-    """One optimizer step. ``loss`` is the mean over its ``pictures``; ``learning_rate`` the one it was taken with."""
+    """One optimizer step over ``pictures``: the mean ``loss``, and the ``learning_rate`` that it was taken with."""
 
     epoch: int
     step: int
@@ -77,7 +77,10 @@ class StepDone:
 
 @dataclass(frozen=True)
 class EpochDone:
-    """One pass over the training pictures. ``train_accuracy`` is None where targets were mixed."""
+    """One pass over the training pictures.
+
+    ``train_accuracy`` is the share of labels or word pieces that were the likeliest; None where targets were mixed.
+    """
 
     epoch: int
     step: int
@@ -90,8 +93,8 @@ def fit(
     training: Training,
     objective: Objective,
     recipe: Recipe,
-    epoch_batches: Callable[[int, int], Iterator[Batch]],
-    batch_names: Callable[[int, Batch], Sequence[str]],
+    epoch_batches: Callable[[int, int], Iterator[Sized]],
+    batch_names: Callable[[int, Any], Sequence[str]],
 ) -> Iterator[StepDone | EpochDone]:
     """Train from ``training.progress`` to the recipe's last epoch, yielding after every step and every epoch.
 
@@ -117,7 +120,7 @@ def fit(
             progress.step += 1
             progress.batch += len(group)
             yield StepDone(epoch, progress.step, loss[0], loss[1], learning_rate)
-        if not progress.pictures:
+        if not progress.count:
             raise TrainingError("An epoch had no picture to train on. Check the data with: vitrine check DATA")
         done = _finish_epoch(training, learning_rate=training.optimizer.param_groups[-1]["lr"])
         yield done
@@ -127,14 +130,14 @@ def _step(
     training: Training,
     objective: Objective,
     recipe: Recipe,
-    group: Sequence[Batch],
+    group: Sequence[Sized],
     mix: bool,
-    names: Callable[[Batch], Sequence[str]],
+    names: Callable[[Any], Sequence[str]],
 ) -> tuple[float, int]:
     """One optimizer step over a group of micro-batches: (mean loss, pictures)."""
     accelerator, progress = training.accelerator, training.progress
-    total = sum(len(batch.labels_B) for batch in group)
-    loss_sum, pictures = 0.0, 0
+    pictures = sum(map(len, group))
+    loss_sum, count = 0.0, 0
     for number, batch in enumerate(group):
         _seed(recipe.seed, progress.step * recipe.accumulate + number)
         with autocast(accelerator.device, training.precision):
@@ -142,8 +145,8 @@ def _step(
         value = loss.mean.item()
         if not np.isfinite(value):
             raise TrainingError(_not_finite(value, training, names(batch)))
-        accelerator.backward(loss.mean * (len(batch.labels_B) / total))
-        loss_sum, pictures = loss_sum + value * loss.count, pictures + loss.count
+        accelerator.backward(loss.mean * (len(batch) / pictures))
+        loss_sum, count = loss_sum + value * loss.count, count + loss.count
         _count(progress, value, loss.count, loss.correct)
     if recipe.clip_norm:
         accelerator.clip_grad_norm_(training.module.parameters(), recipe.clip_norm)
@@ -151,7 +154,7 @@ def _step(
     training.optimizer.zero_grad(set_to_none=True)
     if training.ema is not None:
         training.ema.update(accelerator.unwrap_model(training.module), step=progress.step)
-    return loss_sum / pictures, pictures
+    return loss_sum / count, pictures
 
 
 def _set_learning_rate(training: Training, step: int) -> float:
@@ -168,7 +171,7 @@ def _seed(seed: int, step: int) -> None:
 
 def _count(progress: Progress, loss: float, count: int, correct: int | None) -> None:
     progress.loss_sum += loss * count
-    progress.pictures += count
+    progress.count += count
     if correct is None or progress.correct is None:
         progress.correct = None
     else:
@@ -177,12 +180,10 @@ def _count(progress: Progress, loss: float, count: int, correct: int | None) -> 
 
 def _finish_epoch(training: Training, learning_rate: float) -> EpochDone:
     progress = training.progress
-    accuracy = None if progress.correct is None else progress.correct / progress.pictures
-    done = EpochDone(
-        progress.epoch, progress.step, progress.loss_sum / progress.pictures, accuracy, float(learning_rate)
-    )
+    accuracy = None if progress.correct is None else progress.correct / progress.count
+    done = EpochDone(progress.epoch, progress.step, progress.loss_sum / progress.count, accuracy, float(learning_rate))
     progress.epoch, progress.batch = progress.epoch + 1, 0
-    progress.loss_sum, progress.pictures, progress.correct = 0.0, 0, 0
+    progress.loss_sum, progress.count, progress.correct = 0.0, 0, 0
     return done
 
 

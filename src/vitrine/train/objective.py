@@ -6,7 +6,7 @@ Axes: B pictures, C channels or classes, H and W pixels.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,8 @@ class Loss:
 
     Attributes:
         mean: scalar tensor with gradient: the mean over the batch.
-        count: pictures it is the mean of.
-        correct: pictures whose label was the most likely one; None where targets were mixed.
+        count: what it is the mean of: pictures, or a captioner's word pieces.
+        correct: how many of these were the most likely one; None where targets were mixed.
     """
 
     mean: Tensor
@@ -39,8 +39,8 @@ class Loss:
 class Objective(Protocol):
     """A loss over batches, given the model."""
 
-    def __call__(self, module: nn.Module, batch: Batch, *, mix: bool) -> Loss:
-        """The loss of ``batch``; ``mix`` allows mixup and cutmix."""
+    def __call__(self, module: nn.Module, batch: Any, *, mix: bool) -> Loss:
+        """The loss of a batch of the objective's own kind; ``mix`` allows mixup and cutmix."""
         ...
 
 

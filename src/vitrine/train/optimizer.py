@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import torch
@@ -16,15 +17,22 @@ require_torchvision()
 from timm.optim import Muon  # noqa: E402
 from timm.scheduler import CosineLRScheduler  # noqa: E402
 
+# Parameters of blocks, as timm's models name them, and of a captioner's transformer.
+_INSIDE = re.compile(r"(^|\.)(blocks|(en|de)coder\.layers)\.")
 
-def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """The recipe's optimizer over the trainable parameters, grouped by weight decay and layer.
+
+def make_optimizer(
+    module: nn.Module, recipe: Recipe, groups: list[dict[str, Any]] | None = None
+) -> torch.optim.Optimizer:
+    """The recipe's optimizer over groups of the trainable parameters, of which each may have a ``lr_scale``.
+
+    Without ``groups`` they are a vision transformer's: by weight decay and layer.
 
     ``adamw`` is torch's, fused. ``muon`` (Jordan et al. 2024) is timm's: the weight matrices inside the blocks take
     orthogonalised momentum steps, scaled to the size that AdamW's steps have (Liu et al. 2025, arXiv:2502.16982), so
     that a learning rate means about the same for both; everything else takes NAdamW's.
     """
-    groups = parameter_groups(module, recipe)
+    groups = parameter_groups(module, recipe) if groups is None else groups
     for group in groups:
         group.pop("param_names", None)  # timm's, for its own messages
     betas = (0.9, recipe.beta2)
@@ -42,7 +50,7 @@ def make_optimizer(module: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 
 def _matrices_apart(module: nn.Module, groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Each group as two: matrices inside the blocks, and the rest, which falls back to NAdamW."""
-    inside = {id(p) for name, p in module.named_parameters() if ".blocks." in f".{name}" and p.ndim == 2}
+    inside = {id(p) for name, p in module.named_parameters() if p.ndim == 2 and _INSIDE.search(name)}
     return [
         {**group, "params": members, "use_fallback": falls_back}
         for group in groups

@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from vitrine.caption.vocabulary import Vocabulary, read_vocabulary
 from vitrine.data.caption_transform import CaptionTransform
+from vitrine.data.processor_transform import ProcessorTransform
 from vitrine.errors import ModelError
+from vitrine.models.captioner.config import CaptionInput
 from vitrine.models.captioner.loading import load_catr
 from vitrine.models.captioner.model import CaptionModel
+from vitrine.models.captioner.prediction import prepare_for_prediction
 from vitrine.models.captioner.released import RELEASES, fetch_release
+from vitrine.models.captioner.saved import is_captioner_folder, load_saved_captioner
 from vitrine.models.hub import fetch
 from vitrine.models.precision import default_device
+from vitrine.models.transformers_captioners import is_transformers_captioner, open_transformers_captioner
 from vitrine.models.weights import WeightsFile
 
 _WORDS_OF = "google-bert/bert-base-uncased"  # the published captioner's word pieces
+
+Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -31,60 +39,152 @@ class OpenedCaptioner:
         transform: what is done to pictures.
         weights: the file its weights came from.
         notes: sentences on which files are in use.
+        folder: of the run that it is; None of others.
     """
 
-    module: CaptionModel
+    module: Any
     vocabulary: Vocabulary
-    transform: CaptionTransform
+    transform: CaptionTransform | ProcessorTransform
     weights: WeightsFile
     device: torch.device
     notes: tuple[str, ...]
+    folder: Path | None = None
+
+
+@dataclass(frozen=True)
+class LoadedCaptioner:
+    """A captioner as its files have it: float32, on the CPU, to be trained on or made ready to predict.
+
+    Attributes:
+        model: with its vocabulary.
+        input: how its pictures are prepared.
+        weights: the file its weights came from.
+        notes: sentences on which files are in use.
+        folder: of the run that it is; None of others.
+    """
+
+    model: CaptionModel
+    input: CaptionInput
+    weights: WeightsFile
+    notes: tuple[str, ...]
+    folder: Path | None = None
+
+
+def is_captioner(reference: str, architecture: str | None = None) -> bool:
+    """Whether a model reference names a captioner, as far as can be seen without opening it."""
+    folder = Path(reference).expanduser()
+    known = architecture == "catr" or reference in RELEASES or is_captioner_folder(folder)
+    return known or is_transformers_captioner(folder) or _is_hub_captioner(reference)
 
 
 def open_captioner(
     reference: str,
     architecture: str | None = None,
     vocabulary: Path | None = None,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = lambda _done, _total: None,
 ) -> OpenedCaptioner:
-    """Open the published captioner: ``catr/v1``, ``catr/v2``, ``catr/v3``, or a file of its weights.
+    """Open a captioner for prediction: a run of ``vitrine train``, the published one, or one of transformers.
 
     Args:
-        reference: one of those names; with ``architecture``, a weights file.
+        reference: a run folder; ``catr/v1``, ``catr/v2`` or ``catr/v3``; a folder or ``hf-hub:owner/name`` of a BLIP,
+            GIT or VisionEncoderDecoder model; with ``architecture``, a weights file.
         architecture: ``catr`` where the reference is a file.
-        vocabulary: its vocab.txt or tokenizer.json; None looks beside the weights, then in the cache folder and on
-            the hub.
+        vocabulary: the published captioner's vocab.txt or tokenizer.json; None looks beside the weights, then in the
+            cache folder and on the hub.
         progress: called with bytes done, of how many, during a download.
 
     Raises:
         ModelError: no such captioner, weights that do not fit, or another vocabulary.
         WeightsUnavailableError: a file is not here and cannot be fetched.
     """
+    if architecture is None and (_is_hub(reference) or is_transformers_captioner(Path(reference).expanduser())):
+        return _of_transformers(reference, vocabulary)
+    loaded = load_captioner(reference, architecture, vocabulary, progress)
+    device = default_device()
+    module = prepare_for_prediction(loaded.model).to(device)
+    transform = CaptionTransform(**asdict(loaded.input))
+    return OpenedCaptioner(module, module.vocabulary, transform, loaded.weights, device, loaded.notes, loaded.folder)
+
+
+def load_captioner(
+    reference: str,
+    architecture: str | None = None,
+    vocabulary: Path | None = None,
+    progress: Progress = lambda _done, _total: None,
+) -> LoadedCaptioner:
+    """Read a captioner's files; arguments and errors are those of :func:`open_captioner`."""
     if architecture not in (None, "catr"):
         raise ModelError(f"There is no captioner --arch {architecture}: expected catr.")
+    folder = Path(reference).expanduser()
+    if architecture is None and is_captioner_folder(folder):
+        return _of_run(folder, vocabulary)
     path = _weights_path(reference, architecture, progress)
     # Each picture's features are computed at its own size and padded afterwards: a batch says what one picture does.
-    module = load_catr(path, padding="features", ready=True)
+    model = load_catr(path, padding="features")
     words_path = _vocabulary_path(path, vocabulary)
-    module.vocabulary = words = read_vocabulary(words_path)
-    if words.size != module.config.vocabulary_size:
-        raise ModelError(
-            f"{words_path} has {words.size:,} word pieces; the captioner has {module.config.vocabulary_size:,}.\n"
-            "Give the vocab.txt of bert-base-uncased: --vocab vocab.txt"
-        )
-    device = default_device()
+    model.vocabulary = _checked(read_vocabulary(words_path), words_path, model)
     notes = (f"Weights: {path}.", f"Word pieces: {words_path}.")
-    return OpenedCaptioner(module.to(device), words, CaptionTransform(), WeightsFile(path, str(path)), device, notes)
+    return LoadedCaptioner(model, CaptionInput(), WeightsFile(path, str(path)), notes)
 
 
-def _weights_path(reference: str, architecture: str | None, progress: Callable[[int, int], None]) -> Path:
+def _of_transformers(reference: str, vocabulary: Path | None) -> OpenedCaptioner:
+    found = open_transformers_captioner(reference)
+    path = vocabulary or found.words.path
+    words = read_vocabulary(path, start=found.words.start, end=found.words.end, pad=found.words.pad)
+    found.module.vocabulary = words
+    device = default_device()
+    transform = ProcessorTransform(**asdict(found.image))
+    notes = (f"Weights: {found.weights.path}.", f"Word pieces: {path}.")
+    return OpenedCaptioner(found.module.to(device), words, transform, found.weights, device, notes)
+
+
+def _is_hub(reference: str) -> bool:
+    return reference.startswith(("hf-hub:", "hf_hub:"))
+
+
+def _is_hub_captioner(reference: str) -> bool:
+    """Whether a hub's repository holds a captioner: its config.json is fetched, or found in the cache folder."""
+    if not _is_hub(reference):
+        return False
+    hub_id = reference.removeprefix("hf-hub:").removeprefix("hf_hub:")
+    remedy = "with its other files, into one folder, and give that folder as the model."
+    return is_transformers_captioner(fetch(hub_id, ("config.json",), remedy).parent)
+
+
+def _of_run(folder: Path, vocabulary: Path | None) -> LoadedCaptioner:
+    if vocabulary is not None:
+        raise ModelError(f"{folder} has word pieces of its own: leave --vocab {vocabulary} out.")
+    saved = load_saved_captioner(folder)
+    saved.model.vocabulary = _checked(
+        read_vocabulary(saved.words, start=saved.marks["start"], end=saved.marks["end"], pad=saved.marks["pad"]),
+        saved.words,
+        saved.model,
+    )
+    weights = WeightsFile(saved.weights, str(saved.weights))
+    return LoadedCaptioner(saved.model, saved.input, weights, (f"Weights: {saved.weights}.",), folder)
+
+
+def _checked(words: Vocabulary, path: Path, model: CaptionModel) -> Vocabulary:
+    if words.size != model.config.vocabulary_size:
+        raise ModelError(
+            f"{path} has {words.size:,} word pieces; the captioner has {model.config.vocabulary_size:,}.\n"
+            "Give the file that belongs to its weights; the published captioner's is the vocab.txt of "
+            "bert-base-uncased: --vocab vocab.txt"
+        )
+    return words
+
+
+def _weights_path(reference: str, architecture: str | None, progress: Progress) -> Path:
     if reference in RELEASES:
         return fetch_release(reference, progress)
     path = Path(reference).expanduser()
     if architecture is None:
         known = ", ".join(RELEASES)
         hint = f"\nA weights file needs its kind: --arch catr, as in: vitrine caption {reference} IMAGES --arch catr"
-        raise ModelError(f"{reference!r} is no captioner that is known: {known}.{hint if path.is_file() else ''}")
+        raise ModelError(
+            f"{reference!r} is no captioner that is known: {known}, the folder of a run that trained one, or that of "
+            f"a BLIP, GIT or vision-encoder-decoder model of transformers.{hint if path.is_file() else ''}"
+        )
     return path
 
 

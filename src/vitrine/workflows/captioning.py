@@ -7,27 +7,23 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-from vitrine.caption.decoded import DecodedCaption, captions_of
 from vitrine.caption.word_checks import check_words
 from vitrine.caption.words import caption_words
 from vitrine.data.listing import list_pictures
 from vitrine.data.samples import Sample, drawn
-from vitrine.errors import DataError, PictureError
-from vitrine.explain.placement import Placement
-from vitrine.models.precision import autocast
+from vitrine.errors import DataError
 from vitrine.report.caption_records import CAPTION_HEADER, caption_record
 from vitrine.report.provenance import Provenance
 from vitrine.report.scale import Scale, shared_scale
 from vitrine.report.words import CaptionPicture, WordPanel, save_caption_figure
 from vitrine.workflows.captioned import Captioned, Captions, CaptionSettings
 from vitrine.workflows.captioner_opening import OpenedCaptioner, open_captioner
+from vitrine.workflows.decoded_pictures import DecodedPicture, decode_pictures
 from vitrine.workflows.figure_names import figure_names
 
 
@@ -88,6 +84,7 @@ class _Session:
     ) -> None:
         self.opened, self.model, self.images, self.out, self.settings = opened, model, images, out, settings
         self.flags = flags
+        self.attention = str(getattr(opened.module, "attention", "cross-attention"))
         self.figures = figure_names(samples, settings.kind)
         self.made: list[Captioned] = []
         self.unreadable: list[tuple[str, str]] = []
@@ -97,30 +94,24 @@ class _Session:
 
     def caption(self, samples: Sequence[Sample]) -> None:
         """One batch."""
-        readable = []
-        for each in samples:
-            try:
-                readable.append((each, each.picture.decoded()))
-            except PictureError as error:
-                self.unreadable.append((each.name, str(error)))
-        if not readable:
-            return
-        pixels = [self.opened.transform(image).to(self.opened.device) for _, image in readable]
-        decoded = self._decoded(pixels)
+        decoded = decode_pictures(
+            self.opened.module,
+            self.opened.transform,
+            samples,
+            lambda module, memory, _: self.settings.decode(module, memory),
+            device=self.opened.device,
+            precision=self.settings.precision,
+            batch_size=len(samples),
+            unreadable=lambda name, reason: self.unreadable.append((name, reason)),
+        )
         with self.partial.open("ab") as rows:
-            for (each, image), caption in zip(readable, decoded, strict=True):
-                rows.write(self._draw(each, np.asarray(image), caption))
+            for each in decoded:
+                rows.write(self._draw(each))
 
-    def _decoded(self, pixels: Sequence[torch.Tensor]) -> Iterable[DecodedCaption]:
-        with torch.inference_mode(), autocast(self.opened.device, self.settings.precision):
-            memory = self.opened.module.encode(pixels)
-            return captions_of(self.settings.decode(self.opened.module, memory))
-
-    def _draw(self, sample: Sample, photo_HWC: Any, caption: DecodedCaption) -> bytes:
+    def _draw(self, decoded: DecodedPicture) -> bytes:
+        sample, caption = decoded.sample, decoded.caption
         words = caption_words(caption, self.opened.vocabulary, self.settings.join)
         checks = check_words(words)
-        height, width = photo_HWC.shape[:2]
-        placement = Placement(self.opened.transform.geometry(width, height), *caption.grid)  # type: ignore[arg-type]
         panels = tuple(
             WordPanel(word.text, word.probability, word.map_RC, not check.particular)
             for word, check in zip(words, checks, strict=True)
@@ -130,13 +121,13 @@ class _Session:
         heads = f"head {of_heads}" if isinstance(of_heads, int) else f"{of_heads} of heads"
         where = "last decoder layer" if layer == -1 else f"decoder layer {layer}"
         picture = CaptionPicture(
-            photo_HWC=photo_HWC,
-            placement=placement,
+            photo_HWC=np.asarray(decoded.photo),
+            placement=decoded.placement,
             caption=text,
             words=panels,
             name=sample.name,
             log_probability=caption.log_probability,
-            method=f"cross-attention of the query that predicted each word, {where}, {heads}",
+            method=f"{self.attention} of the query that predicted each word, {where}, {heads}",
             notes=() if caption.finished else ("The caption was cut for its length.",),
         )
         made = Captioned(
@@ -155,7 +146,7 @@ class _Session:
             weights_sha256=self.opened.weights.sha256,
             picture=where,
             picture_sha256=hashlib.sha256(sample.picture.encoded()).hexdigest(),
-            method="cross-attention",
+            method=self.attention,
             layer=str(self.settings.layer),
             heads=str(self.settings.heads),
             precision=self.settings.precision,

@@ -190,7 +190,7 @@ def _settings(runs: Sequence[DemoRun], final: DemoRun) -> list[Setting]:
     """The rows of the demo's table."""
     rows = []
     for run in runs:
-        metrics = run.result.metrics
+        metrics = run.result.classified
         values = {
             "run": run.name,
             "starts": run.start,

@@ -39,9 +39,9 @@ def open_model(reference: str, precision: str = "auto", architecture: str | None
     """Open a run, ``vitrine/scenes-tiny``, any reference that has a head of its own, or a weights file.
 
     Args:
-        reference: a model reference; with ``architecture``, a weights file, whose classes are called 0, 1, 2 ...
+        reference: a model reference. Classes that it has no names for are called 0, 1, 2 ...
         precision: auto, fp32 or bf16.
-        architecture: the timm name of the model whose weights the file holds.
+        architecture: the timm name of the model whose weights the file holds, where it does not say so itself.
 
     Raises:
         ModelError, WeightsUnavailableError: see ``vitrine.models.build.build``.
@@ -81,7 +81,8 @@ def _labels(built: BuiltModel) -> tuple[str, ...]:
         labels = tuple(str(name) for name in names) if names else tuple(str(i) for i in range(count))
     if len(labels) != count:
         raise ModelError(
-            f"{built.source.reference} has {count} outputs but {len(labels)} class names; labels.txt was changed."
+            f"{built.source.reference} has {count} outputs but {len(labels)} class names; labels.txt or config.json was "
+            "changed."
         )
     return labels
 

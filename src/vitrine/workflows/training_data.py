@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vitrine.data.index import index_samples
+from vitrine.data.captions import CaptionData, CaptionSplit, open_captions
+from vitrine.data.index import SampleIndex, index_samples
 from vitrine.data.samples import FiniteSplit, LabelledData, Sample, Split
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, RunError
 from vitrine.recipes import Recipe
 
+_NEEDED = ("train", "validation")
+
+Progress = Callable[[int, int], None]
+
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a training reads.
+    """What a classifier's training reads.
 
     Attributes:
         found: the data as they were found.
@@ -29,53 +34,106 @@ class TrainingData:
     validation: tuple[Sample, ...]
     record: dict[str, Any]
 
-    @property
-    def quarantined(self) -> list[dict[str, str]]:
-        """Unreadable pictures: split, name and reason."""
-        quarantine: list[dict[str, str]] = self.record["quarantine"]
-        return quarantine
+
+@dataclass(frozen=True)
+class CaptionTrainingData:
+    """What a captioner's training reads.
+
+    Attributes:
+        found: the data as they were found.
+        train: the training pictures with their captions, without unreadable ones.
+        validation: likewise.
+        record: content of data.json: every file's name, captions and sha256; the quarantine; decisions.
+    """
+
+    found: CaptionData
+    train: CaptionSplit
+    validation: CaptionSplit
+    record: dict[str, Any]
 
 
-def prepare_data(reference: str, recipe: Recipe, progress: Callable[[int, int], None] | None = None) -> TrainingData:
-    """Open the data, read and hash every picture, and set the unreadable ones aside.
+def prepare_data(reference: str, recipe: Recipe, progress: Progress | None = None) -> TrainingData:
+    """Open labelled data, read and hash every picture, and set the unreadable ones aside.
 
     Raises:
         DataError: no data, fewer than two classes, no training or validation pictures, or more unreadable pictures
             than the recipe allows.
     """
     found = open_data(reference, seed=recipe.seed, val_fraction=recipe.val_fraction)
-    for name in ("train", "validation"):
-        if name not in found.splits or (not found.splits[name].endless and not len(found.splits[name])):
-            raise DataError(f"{reference} has no {name} pictures, so nothing can be trained on it ({found.layout}).")
+    _require_splits(reference, found)
     if len(found.labels) < 2:
         raise DataError(f"{reference} has {len(found.labels)} class; a classifier needs at least two.")
-    finite = {name: tuple(found.splits[name]) for name in ("train", "validation") if not found.splits[name].endless}
+    finite = {name: tuple(found.splits[name]) for name in _NEEDED if not found.splits[name].endless}
+    index = _read(reference, finite, recipe, progress)
+    record, readable = _record(found, finite, index, lambda _, sample: {"label": sample.label})
+    record = {"reference": reference, "layout": found.layout, "labels": list(found.labels), **record}
+    endless = found.splits["train"].endless
+    train = found.splits["train"] if endless else FiniteSplit(readable["train"])
+    return TrainingData(found, train, readable["validation"], record)
+
+
+def prepare_captions(reference: str, recipe: Recipe, progress: Progress | None = None) -> CaptionTrainingData:
+    """Open captioned data, read and hash every picture, and set the unreadable ones aside.
+
+    Raises:
+        DataError: no data, no training or validation pictures, or more unreadable pictures than the recipe allows.
+    """
+    found = open_captions(reference, seed=recipe.seed, val_fraction=recipe.val_fraction)
+    _require_splits(reference, found)
+    captioned = {name: tuple(found.splits[name]) for name in _NEEDED if not found.splits[name].endless}
+    captions = {(name, each.name): each.captions for name, split in captioned.items() for each in split}
+    finite = {name: tuple(each.unlabelled for each in split) for name, split in captioned.items()}
+    index = _read(reference, finite, recipe, progress)
+    record, readable = _record(found, finite, index, lambda s, sample: {"captions": list(captions[s, sample.name])})
+    splits = {
+        name: CaptionSplit(FiniteSplit(samples), name, {s.name: captions[name, s.name] for s in samples})
+        for name, samples in readable.items()
+    }
+    record = {"reference": reference, "layout": found.layout, **record}
+    return CaptionTrainingData(found, splits.get("train", found.splits["train"]), splits["validation"], record)
+
+
+def _require_splits(reference: str, found: LabelledData | CaptionData) -> None:
+    for name in _NEEDED:
+        if name not in found.splits or (not found.splits[name].endless and not len(found.splits[name])):
+            raise DataError(f"{reference} has no {name} pictures, so nothing can be trained on it ({found.layout}).")
+
+
+def _read(
+    reference: str, finite: Mapping[str, Sequence[Sample]], recipe: Recipe, progress: Progress | None
+) -> SampleIndex:
     everything = tuple(sample for samples in finite.values() for sample in samples)
     index = index_samples(everything, workers=recipe.workers, progress=progress)
-    reasons = dict(index.unreadable)
-    if len(reasons) > recipe.max_unreadable * len(everything):
-        first = next(iter(reasons.items()))
+    if len(index.unreadable) > recipe.max_unreadable * len(everything):
+        name, reason = index.unreadable[0]
         raise DataError(
-            f"{len(reasons)} of {len(everything)} pictures cannot be read, for example {first[0]}: {first[1]}\n"
+            f"{len(index.unreadable)} of {len(everything)} pictures cannot be read, for example {name}: {reason}\n"
             f"Look at them with: vitrine check {reference}; to train all the same: --set max_unreadable=1"
         )
-    record: dict[str, Any] = {"reference": reference, "layout": found.layout, "labels": list(found.labels)}
-    record |= {"notes": list(found.notes), "quarantine": [], "splits": {}}
+    return index
+
+
+def _record(
+    found: LabelledData | CaptionData,
+    finite: Mapping[str, Sequence[Sample]],
+    index: SampleIndex,
+    row: Callable[[str, Sample], dict[str, Any]],
+) -> tuple[dict[str, Any], dict[str, tuple[Sample, ...]]]:
+    """What data.json says of the splits, and their readable pictures."""
+    reasons = dict(index.unreadable)
+    record: dict[str, Any] = {"notes": list(found.notes), "quarantine": [], "splits": {}}
     readable: dict[str, tuple[Sample, ...]] = {}
     for name, samples in finite.items():
         readable[name] = tuple(s for s in samples if s.name not in reasons)
         record["splits"][name] = [
-            {"name": s.name, "label": s.label, "sha256": index.hashes[s.name]} for s in readable[name]
+            {"name": s.name, **row(name, s), "sha256": index.hashes[s.name]} for s in readable[name]
         ]
         record["quarantine"] += [
             {"split": name, "name": s.name, "reason": reasons[s.name]} for s in samples if s.name in reasons
         ]
-    train = found.splits["train"]
-    if train.endless:
+    if found.splits["train"].endless:
         record["splits"]["train"] = "endless"
-    else:
-        train = FiniteSplit(readable["train"])
-    return TrainingData(found, train, readable["validation"], record)
+    return record, readable
 
 
 def require_same_data(then: dict[str, Any], now: dict[str, Any]) -> None:
@@ -84,12 +142,15 @@ def require_same_data(then: dict[str, Any], now: dict[str, Any]) -> None:
     Raises:
         RunError: naming the first file that is new, gone or changed.
     """
-    if then["labels"] != now["labels"]:
-        raise RunError(f"The classes changed since the run began: {then['labels']} then, {now['labels']} now.")
+    if then.get("labels") != now.get("labels"):
+        raise RunError(f"The classes changed since the run began: {then.get('labels')} then, {now.get('labels')} now.")
     for split, rows in then["splits"].items():
         if rows == now["splits"].get(split):
             continue
-        before, after = ({row["name"]: row["sha256"] for row in side} for side in (rows, now["splits"].get(split, [])))
+        sides = (rows, now["splits"].get(split, []))
+        if any(isinstance(side, str) for side in sides):  # an endless source
+            raise RunError(f"The {split} data changed since the run began: they were of another kind.")
+        before, after = ({row["name"]: row for row in side} for side in sides)
         changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         raise RunError(
             f"The {split} data changed since the run began: {changed[0]} is new, gone or different "

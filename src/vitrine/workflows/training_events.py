@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitrine.results import ClassificationMetrics
+from vitrine.results import CaptioningMetrics, ClassificationMetrics
 from vitrine.train.fit import StepDone
 
 
@@ -29,7 +29,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class EpochRow:
-    """One line of history.jsonl. Losses are natural logarithms; accuracies 0 to 1; epochs count from 1."""
+    """One line of history.jsonl.
+
+    Losses are natural logarithms; accuracies 0 to 1, of a captioner over word pieces; epochs count from 1.
+    """
 
     epoch: int
     step: int
@@ -43,10 +46,11 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class Reading:
-    """Pictures read and hashed so far, of how many."""
+    """Pictures read so far, of how many, and what for."""
 
     done: int
     total: int
+    what: str = "Reading pictures"
 
 
 Event = Plan | Reading | StepDone | EpochRow
@@ -59,7 +63,18 @@ class TrainResult:
     run: Path
     best_epoch: int
     epochs: int
-    metrics: ClassificationMetrics
+    metrics: ClassificationMetrics | CaptioningMetrics
+
+    @property
+    def classified(self) -> ClassificationMetrics:
+        """The metrics of a run that trained a classifier.
+
+        Raises:
+            TypeError: it trained a captioner.
+        """
+        if isinstance(self.metrics, CaptioningMetrics):
+            raise TypeError(f"{self.run} trained a captioner.")
+        return self.metrics
 
 
 @dataclass

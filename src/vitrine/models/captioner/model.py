@@ -189,10 +189,20 @@ class CaptionModel(nn.Module):
         x_BTD, crosses, _ = self._decode(ids_BT, memory, None, maps=True)
         return self.head(x_BTD).float(), torch.stack(crosses)
 
-    def logits(self, memory: Memory, ids_BT: Tensor) -> Tensor:
-        """The logits of :meth:`forward` by fused attention, which forms no maps: for training."""
-        logits_BTV: Tensor = self.head(self._decode(ids_BT, memory, None, maps=False)[0]).float()
-        return logits_BTV
+    def logits(self, memory: Memory, ids_BT: Tensor, real_BT: Tensor | None = None) -> Tensor:
+        """The logits of :meth:`forward` by fused attention, which forms no maps: for training.
+
+        Args:
+            memory: of B pictures.
+            ids_BT: as :meth:`forward` has them.
+            real_BT: bool, where logits are wanted, which with a large vocabulary are most of the work.
+
+        Returns:
+            float32 (B, T, V); with ``real_BT``, (N, V) of the N positions that it marks, row by row.
+        """
+        x_BTD = self._decode(ids_BT, memory, None, maps=False)[0]
+        logits: Tensor = self.head(x_BTD if real_BT is None else x_BTD[real_BT.to(x_BTD.device)]).float()
+        return logits
 
     def _decode(
         self, ids_BT: Tensor, memory: Memory, past: Past | None, *, maps: bool

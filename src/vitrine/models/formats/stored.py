@@ -1,0 +1,185 @@
+"""The tensors of a weights file: names and shapes before memory is taken, values when they are asked for.
+
+No code that a file carries is ever run: safetensors, numpy arrays, and torch's reader for plain data.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vitrine.errors import ModelError
+from vitrine.models.formats.pickled import CarriesObjectsError, load_pickled, scan_pickled
+
+Shape = tuple[int, ...]
+
+# In the order in which they are looked for; the first four as timm does. A teacher is the average that DINO keeps.
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model", "teacher", "student")
+_ADDED_BY_TORCH = ("_orig_mod.", "module.", "_orig_mod.")  # torch.compile, DistributedDataParallel, in either order
+_ATTRIBUTES = ("model.", "net.", "network.", "backbone.")  # of the object that was saved with the model inside it
+_UNPACKING = 50  # an archive that unpacks to more times its size holds no weights
+_NPZ_HEADER_BYTES = 10_000
+
+
+@dataclass(frozen=True)
+class StoredWeights:
+    """One weights file.
+
+    Attributes:
+        path: where it lies.
+        shapes: of its tensors by name, without what wrappers put in front of the names.
+        wrapper: the keys under which the tensors lay, outermost first.
+        read: the tensors under the same names.
+    """
+
+    path: Path
+    shapes: Mapping[str, Shape]
+    wrapper: tuple[str, ...] = ()
+    read: Callable[[], dict[str, Tensor]] = field(default=dict, repr=False)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The values, on the CPU.
+
+        Raises:
+            ModelError: the file is damaged.
+        """
+        with _refusing(self.path):
+            return self.read()
+
+
+def open_weights(path: Path) -> StoredWeights:
+    """Names and shapes of a weights file: .safetensors, .npz, or what ``torch.save`` wrote under any other ending.
+
+    What the file declares is checked against its size, so that nothing larger than the file is ever made from it.
+
+    Raises:
+        ModelError: it is not a weights file, is damaged, or carries Python objects.
+    """
+    with _refusing(path):
+        if path.suffix == ".safetensors":
+            return _safetensors(path)
+        return _npz(path) if path.suffix == ".npz" else _pickled(path)
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    """Whatever a reader raises on a damaged file, as one error of ours."""
+    try:
+        yield
+    except ModelError:
+        raise
+    except CarriesObjectsError as error:
+        raise ModelError(
+            f"{path} is not a weights file that can be read safely: it carries Python objects, which could run code "
+            f"({error}). None was run.\nIf you trust it, take the weights out where it was made: "
+            "safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')."
+        ) from error
+    except Exception as error:  # a damaged file makes its parser raise anything from EOFError to SafetensorError
+        reason = " ".join(str(error).split("Check the documentation")[0].split())[:200]
+        raise ModelError(
+            f"{path} is not a weights file that can be read safely ({type(error).__name__}: {reason}).\n"
+            "Expected safetensors, a state dict saved by torch.save, or the .npz of a published ViT."
+        ) from error
+
+
+def _safetensors(path: Path) -> StoredWeights:
+    with safe_open(path, framework="pt") as stored:  # reads the header, and holds its offsets against the file's size
+        shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+    names = plain_names(shapes)
+    return StoredWeights(
+        path,
+        {names[name]: shape for name, shape in shapes.items()},
+        read=lambda: {names[name]: value for name, value in load_file(path).items()},
+    )
+
+
+def _pickled(path: Path) -> StoredWeights:
+    found, wrapper = _unwrapped(scan_pickled(path))
+    names = plain_names(found)
+
+    def read() -> dict[str, Tensor]:
+        content, _ = _unwrapped(load_pickled(path))
+        return {names[name]: value for name, value in content.items()}
+
+    return StoredWeights(path, {names[name]: tuple(value.shape) for name, value in found.items()}, wrapper, read)
+
+
+def _unwrapped(content: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The state dict inside what was saved, and the keys that led to it."""
+    wrapper: tuple[str, ...] = ()
+    while isinstance(content, Mapping):
+        inner = next((key for key in _WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content, wrapper = content[inner], (*wrapper, inner)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"it holds a {type(content).__name__} in place of a state dict")
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
+        raise ValueError(f"it holds no tensors, but {', '.join(map(repr, list(content)[:4])) or 'nothing'}")
+    return tensors, wrapper
+
+
+def plain_names(names: Mapping[str, Any]) -> dict[str, str]:
+    """Names as the model itself has them, for names with ``module.``, ``_orig_mod.`` or ``model.`` in front.
+
+    Raises:
+        ValueError: two tensors would have one name, or one has a name that cannot be shown.
+    """
+    if not all(name.isprintable() for name in names):
+        raise ValueError("a tensor has a name that cannot be shown")
+    plain = {}
+    for name in names:
+        short = name
+        for added in _ADDED_BY_TORCH:
+            short = short.removeprefix(added)
+        plain[name] = short
+    for attribute in _ATTRIBUTES:
+        if plain and all(short.startswith(attribute) for short in plain.values()):
+            plain = {name: short.removeprefix(attribute) for name, short in plain.items()}
+    if len(set(plain.values())) < len(plain):
+        raise ValueError("two of its tensors have the same name but for a module. in front")
+    return plain
+
+
+def _npz(path: Path) -> StoredWeights:
+    size = path.stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        declared = {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in archive.infolist()}
+    total = sum(held for _, held in declared.values())
+    if total > _UNPACKING * size:
+        raise ValueError(f"it declares {total} bytes of arrays, {size} bytes hold them")
+    return StoredWeights(path, {name: declared[name][0] for name in plain_names(declared)})
+
+
+def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[Shape, int]:
+    """Shape and bytes of one array, from its header alone."""
+    with archive.open(entry) as stream:
+        shape, dtype = _npy_header(stream)
+        held = entry.file_size - stream.tell()
+    if dtype.hasobject:
+        raise CarriesObjectsError(f"the array {entry.filename} is of objects")
+    needed = dtype.itemsize
+    for side in shape:
+        needed *= side
+    if needed != held:
+        raise ValueError(f"the array {entry.filename} declares {needed} bytes and has {held}")
+    return shape, needed
+
+
+def _npy_header(stream: IO[bytes]) -> tuple[Shape, np.dtype[Any]]:
+    version = np.lib.format.read_magic(stream)
+    if version not in ((1, 0), (2, 0)):
+        raise ValueError(f"arrays of format {version[0]}.{version[1]} are not read")
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(stream, max_header_size=_NPZ_HEADER_BYTES)
+    return tuple(int(side) for side in shape), dtype

@@ -1,0 +1,136 @@
+"""The captioner's objective: every word piece predicted from those before it (teacher forcing).
+
+Letters: P pictures, B captions (P times the captions a picture), T word pieces with start and end, N predicted pieces,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vitrine.data.caption_transform import CaptionTransform
+from vitrine.models.captioner.features import Features
+from vitrine.models.captioner.model import CaptionModel
+from vitrine.train.objective import Loss
+
+
+@dataclass(frozen=True)
+class CaptionBatch:
+    """Pictures with the captions that are learnt of them.
+
+    Attributes:
+        seen: what the captioner sees: uint8 pictures (h, w, 3); or their features, where those are kept.
+        ids_BT: int64; start, pieces, end, then padding; the captions of each picture one after the other.
+        length_B: int64, of each caption with start and end.
+        captions_P: how many captions each picture has.
+        indices_P: int64 positions of the pictures in their data.
+    """
+
+    seen: tuple[Tensor, ...] | Features
+    ids_BT: Tensor
+    length_B: Tensor
+    captions_P: tuple[int, ...]
+    indices_P: Tensor
+
+    def __len__(self) -> int:
+        """P."""
+        return len(self.indices_P)
+
+
+class TeacherForcing(nn.Module):
+    """A captioner as one call, which is what engines of distributed training wrap.
+
+    Attributes:
+        captioner: the model that is trained.
+        frozen: its image encoder is not: it stays in eval mode and gets no gradient.
+    """
+
+    def __init__(self, captioner: CaptionModel, *, frozen: bool) -> None:
+        super().__init__()
+        self.captioner, self.frozen = captioner, frozen
+        if frozen:
+            captioner.backbone.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> TeacherForcing:
+        """Switch training mode; see ``frozen``."""
+        super().train(mode)
+        if self.frozen:
+            self.captioner.backbone.eval()
+        return self
+
+    def forward(
+        self, seen: Sequence[Tensor] | Features, ids_BT: Tensor, real_BT: Tensor, captions_P: Sequence[int]
+    ) -> Tensor:
+        """Logits (N, V), float32, of the piece after each position that ``real_BT`` marks.
+
+        Args:
+            seen: normalised pictures (3, h, w), or features.
+            ids_BT: int64, the captions of each picture one after the other.
+            real_BT: bool.
+            captions_P: how many captions each picture has.
+        """
+        if not isinstance(seen, Features):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+                seen = self.captioner.see(seen)
+        memory = self.captioner.remember(seen)
+        if len(ids_BT) > len(captions_P):
+            memory = memory.pick(torch.arange(len(captions_P)).repeat_interleave(torch.tensor(captions_P)))
+        return self.captioner.logits(memory, ids_BT, real_BT)
+
+
+class Captioning:
+    """Cross-entropy over the pieces of captions; padding counts nowhere.
+
+    Args:
+        transform: how pictures are normalised.
+        label_smoothing: 0 to 1.
+        word_dropout: share of the pieces before that are hidden (their embedding becomes that of padding, which is
+            zero), so that the model has to look (Bowman et al. 2016, arXiv:1511.06349).
+        pad: the piece that fills captions up.
+        device: where the model is.
+    """
+
+    def __init__(
+        self, transform: CaptionTransform, label_smoothing: float, word_dropout: float, pad: int, device: torch.device
+    ) -> None:
+        self._transform, self._smoothing, self._hidden = transform, label_smoothing, word_dropout
+        self._pad, self._device = pad, device
+
+    def __call__(self, module: nn.Module, batch: CaptionBatch, *, mix: bool) -> Loss:  # noqa: ARG002  nothing is mixed
+        """The loss of ``batch``: its mean is over word pieces, and so is its count."""
+        ids_BT = batch.ids_BT.to(self._device)
+        targets_BT, real_BT = ids_BT[:, 1:], _real(batch.length_B.to(self._device), ids_BT.shape[1] - 1)
+        given_BT = ids_BT[:, :-1]
+        if self._hidden and module.training:
+            hidden_BT = torch.rand(given_BT.shape, device=self._device) < self._hidden
+            hidden_BT[:, 0] = False
+            given_BT = given_BT.masked_fill(hidden_BT, self._pad)
+        targets_N = targets_BT[real_BT]
+        logits_NV = module(self._prepared(batch.seen), given_BT, real_BT, batch.captions_P)
+        mean = functional.cross_entropy(logits_NV, targets_N, label_smoothing=self._smoothing)
+        return Loss(mean, len(targets_N), int((logits_NV.argmax(-1) == targets_N).sum()))
+
+    def _prepared(self, seen: tuple[Tensor, ...] | Features) -> tuple[Tensor, ...] | Features:
+        if isinstance(seen, Features):
+            padded = None if seen.padded_BRC is None else seen.padded_BRC.to(self._device)
+            return Features(seen.values_BDRC.to(self._device), padded, seen.grids)
+        return tuple(self._transform.normalised(pixels.to(self._device, non_blocking=True)) for pixels in seen)
+
+
+def _real(length_B: Tensor, targets: int) -> Tensor:
+    """bool (B, T - 1), True where there is a piece to predict: all but the start, the end included."""
+    return torch.arange(targets, device=length_B.device) < (length_B - 1)[:, None]
+
+
+def fill_up(captions: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+    """Captions of several lengths as one tensor: int64 (B, T), and each one's length, int64 (B,)."""
+    length_B = torch.tensor([len(ids) for ids in captions])
+    ids_BT = torch.full((len(captions), int(length_B.max())), pad)
+    for row, ids in zip(ids_BT, captions, strict=True):
+        row[: len(ids)] = torch.tensor(ids)
+    return ids_BT, length_B

@@ -1,0 +1,280 @@
+"""``vitrine evaluate`` of a captioner: its captions scored, and whether its words look at what they name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vitrine.caption.beams import beam_search
+from vitrine.caption.decoding import forced, greedy
+from vitrine.caption.words import caption_words
+from vitrine.data.captions import CaptionData, CaptionedSample, open_captions
+from vitrine.data.named_regions import NamedRegions, named_words, open_regions
+from vitrine.data.samples import Sample
+from vitrine.errors import DataError
+from vitrine.evaluate.caption_scores import CaptionScores, caption_scores
+from vitrine.explain.grounding import GroundedCaption, grounding
+from vitrine.explain.grounding_result import Grounding
+from vitrine.models.captioner.interface import Memory
+from vitrine.models.run_folder import RunFolder, to_json, write_atomically
+from vitrine.report.caption_table import caption_table
+from vitrine.report.grounding import grounding_text, save_grounding_figure
+from vitrine.workflows.captioner_opening import OpenedCaptioner, open_captioner
+from vitrine.workflows.captioner_scores import PredictedCaption, captions_csv
+from vitrine.workflows.decoded_pictures import Decode, DecodedPicture, decode_pictures
+
+
+@dataclass(frozen=True)
+class CaptionEvaluation:
+    """What ``vitrine evaluate`` found of a captioner.
+
+    Attributes:
+        model, data, split: what was evaluated.
+        precision: "fp32" or "bf16".
+        decoding: how captions were decoded, in words.
+        scores: of the captions against the human ones.
+        negative_log_likelihood: of the word pieces of each picture's first human caption, its end included, each after
+            those before it: mean over the pieces, in nats.
+        pieces: how many those were.
+        predicted: whether the words of predicted captions look at what they name; None where nothing is known of the
+            things in the pictures.
+        human: the same for each picture's first human caption.
+        captions: of the readable pictures.
+        unreadable: (name, reason) of pictures that count in no figure.
+        notes: sentences on files and decisions.
+    """
+
+    model: str
+    data: str
+    split: str
+    precision: str
+    decoding: str
+    scores: CaptionScores
+    negative_log_likelihood: float
+    pieces: int
+    predicted: Grounding | None
+    human: Grounding | None
+    captions: tuple[PredictedCaption, ...]
+    unreadable: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+    @property
+    def grounded(self) -> dict[str, Grounding]:
+        """What was found of predicted and of human captions, where it was measured."""
+        both = {"predicted captions": self.predicted, "human captions": self.human}
+        return {name: found for name, found in both.items() if found is not None}
+
+    @property
+    def met(self) -> None:
+        """Nothing is expected of a captioner."""
+        return
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; the same evaluation gives the same bytes."""
+        return {
+            "model": self.model,
+            "data": self.data,
+            "split": self.split,
+            "precision": self.precision,
+            "decoding": self.decoding,
+            "captions": self.scores.to_dict(),
+            "human_captions": {
+                "negative_log_likelihood": round(self.negative_log_likelihood, 6),
+                "pieces": self.pieces,
+            },
+            "grounding": {
+                "predicted": self.predicted and self.predicted.to_dict(),
+                "human": self.human and self.human.to_dict(),
+            },
+            "unreadable": [{"name": name, "reason": reason} for name, reason in self.unreadable],
+        }
+
+    def table(self) -> str:
+        """The same for a person."""
+        lines = [f"{self.model} on {self.data}, {self.split} split, {self.decoding}, {self.precision}", ""]
+        lines += [caption_table(self.scores), ""]
+        lines.append(
+            f"Human captions: {self.negative_log_likelihood:.3f} nats a word piece (each picture's first caption, "
+            f"{self.pieces:,} pieces)."
+        )
+        if self.grounded:
+            lines += ["", "Do words look at what they name?", grounding_text(self.grounded)]
+        else:
+            lines.append("Grounding was not measured: these data do not say where things are.")
+        if self.unreadable:
+            lines += ["", f"{len(self.unreadable)} pictures could not be read and count in no figure:"]
+            lines += [f"  {name}: {reason}" for name, reason in self.unreadable[:10]]
+        return "\n".join(lines)
+
+
+def evaluate_captioner(
+    model: str,
+    data: str,
+    *,
+    out: Path | None = None,
+    split: str | None = None,
+    beams: int = 1,
+    java: bool = False,
+    batch_size: int = 16,
+    precision: str = "fp32",
+    seed: int | None = None,
+    architecture: str | None = None,
+    vocabulary: Path | None = None,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> CaptionEvaluation:
+    """Evaluate a captioner on one split of captioned pictures.
+
+    Args:
+        model: a captioner's reference (see ``vitrine.workflows.captioner_opening.open_captioner``).
+        data: a reference to captioned pictures (see ``vitrine.data.captions.open_captions``).
+        out: where metrics.json, captions.csv and grounding.png go; None writes nothing.
+        split: which split; by default test, else validation, else train.
+        beams: of beam search; 1 is greedy.
+        java: METEOR and SPICE too, which need Java.
+        batch_size: pictures at a time; captions do not depend on it but for rounding.
+        precision: fp32 or bf16.
+        seed: of the split made where the data have none, and of the bootstrap; by default a run's own, else 0.
+        architecture: ``catr`` where ``model`` is a weights file.
+        vocabulary: of that file.
+        progress: called with pictures done, of how many; every picture counts twice.
+
+    Raises:
+        DataError, ModelError: the input cannot be used.
+    """
+    opened = open_captioner(model, architecture, vocabulary)
+    own_seed, fraction = _own_split(opened)
+    seed = own_seed if seed is None else seed
+    found = open_captions(data, seed=seed, val_fraction=fraction)
+    name = _choose_split(found, split)
+    samples = tuple(found.splits[name])
+    session = _Session(opened, samples, open_regions(data, samples), batch_size, precision, progress)
+    session.predict(beams)
+    session.force()
+    if not session.captions:
+        first = session.unreadable[0]
+        raise DataError(f"None of the {len(samples)} pictures can be read, for example {first[0]}: {first[1]}")
+    result = CaptionEvaluation(
+        model=model,
+        data=data,
+        split=name,
+        precision=precision,
+        decoding="greedy" if beams == 1 else f"{beams} beams",
+        scores=session.scores(java, seed),
+        negative_log_likelihood=-session.log_probability / session.pieces,
+        pieces=session.pieces,
+        predicted=grounding(session.grounded["predicted"], seed=seed) if session.grounded["predicted"] else None,
+        human=grounding(session.grounded["human"], seed=seed) if session.grounded["human"] else None,
+        captions=tuple(session.captions),
+        unreadable=tuple(session.unreadable),
+        notes=(*opened.notes, *found.notes),
+    )
+    if out is not None:
+        _write(out, result, opened)
+    return result
+
+
+@dataclass
+class _Session:
+    """What is gathered picture by picture."""
+
+    opened: OpenedCaptioner
+    samples: Sequence[CaptionedSample]
+    regions: NamedRegions | None
+    batch_size: int
+    precision: str
+    progress: Callable[[int, int], None]
+    captions: list[PredictedCaption] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    grounded: dict[str, list[GroundedCaption]] = field(default_factory=lambda: {"predicted": [], "human": []})
+    log_probability: float = 0.0
+    pieces: int = 0
+    done: int = 0
+
+    def predict(self, beams: int) -> None:
+        """Every picture's caption, and where its words look."""
+
+        def decode(module: Any, memory: Memory, _: Sequence[Sample]) -> Any:
+            return greedy(module, memory) if beams == 1 else beam_search(module, memory, beams)
+
+        pictures = [each.unlabelled for each in self.samples]
+        for each in self._decoded(pictures, decode, lambda name, reason: self.unreadable.append((name, reason))):
+            text = self.opened.vocabulary.text(each.caption.ids)
+            self.captions.append(PredictedCaption(each.sample.name, text, each.caption.log_probability))
+            self._ground("predicted", each)
+
+    def force(self) -> None:
+        """The first human caption of every picture that could be read."""
+        words, longest = self.opened.vocabulary, self.opened.module.longest - 2
+        first = {each.name: words.encode(each.captions[0])[:longest] for each in self.samples}
+        unread = {name for name, _ in self.unreadable}
+
+        def decode(module: Any, memory: Memory, samples: Sequence[Sample]) -> Any:
+            return forced(module, memory, [first[sample.name] for sample in samples])
+
+        pictures = [each.unlabelled for each in self.samples if each.name not in unread]
+        for each in self._decoded(pictures, decode, None):
+            self.log_probability += each.caption.log_probability
+            self.pieces += len(each.caption.ids) + each.caption.finished
+            self._ground("human", each)
+
+    def _decoded(
+        self, pictures: Sequence[Sample], decode: Decode, unreadable: Callable[[str, str], None] | None
+    ) -> Any:
+        opened = self.opened
+        for each in decode_pictures(
+            opened.module,
+            opened.transform,
+            pictures,
+            decode,
+            device=opened.device,
+            precision=self.precision,
+            batch_size=self.batch_size,
+            unreadable=unreadable,
+        ):
+            yield each
+            self.done += 1
+            self.progress(self.done, 2 * len(self.samples))
+
+    def _ground(self, which: str, decoded: DecodedPicture) -> None:
+        found = self.regions.of(decoded.sample.name) if self.regions is not None else None
+        if found is None or not decoded.caption.ids:
+            return
+        words = caption_words(decoded.caption, self.opened.vocabulary)
+        named = named_words([word.text for word in words], found)
+        nouns = [(each.index, found.mask(each.regions, decoded.photo.size)) for each in named if each.regions]
+        absent = sum(not each.regions for each in named)
+        maps = [word.map_RC for word in words]
+        self.grounded[which].append(GroundedCaption(decoded.sample.name, maps, decoded.placement, nouns, absent))
+
+    def scores(self, java: bool, seed: int) -> CaptionScores:
+        """Of the predicted captions."""
+        predicted = {each.name: each.caption for each in self.captions}
+        references = {each.name: each.captions for each in self.samples if each.name in predicted}
+        return caption_scores(predicted, references, java=java, seed=seed)
+
+
+def _own_split(opened: OpenedCaptioner) -> tuple[int, float]:
+    """Seed and share of the split that a run's training made."""
+    if opened.folder is None or not RunFolder(opened.folder).started:
+        return 0, 0.2
+    recipe = RunFolder(opened.folder).recipe()
+    return recipe.seed, recipe.val_fraction
+
+
+def _choose_split(found: CaptionData, wanted: str | None) -> str:
+    finite = [name for name, part in found.splits.items() if not part.endless and len(part)]
+    for name in (wanted,) if wanted else ("test", "validation", "train"):
+        if name in finite:
+            return name
+    raise DataError(f"{found.reference} has no {wanted or 'finite'} split; it has: {', '.join(finite) or 'none'}.")
+
+
+def _write(out: Path, result: CaptionEvaluation, opened: OpenedCaptioner) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "metrics.json", to_json(result.to_dict()))
+    write_atomically(out / "captions.csv", captions_csv(result.captions))
+    if result.grounded:
+        origin = {"model": result.model, "weights_sha256": opened.weights.sha256, "data": result.data}
+        save_grounding_figure(result.grounded, out / "grounding.png", origin | {"split": result.split})

@@ -1,0 +1,109 @@
+"""The captions that a captioner gives to a split, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from vitrine.caption.decoding import greedy
+from vitrine.data.captions import CaptionedSample
+from vitrine.errors import DataError
+from vitrine.evaluate.caption_scores import CaptionScores, caption_scores
+from vitrine.evaluate.csv_records import record
+from vitrine.workflows.captioner_opening import OpenedCaptioner
+from vitrine.workflows.decoded_pictures import Decode, decode_pictures
+
+
+@dataclass(frozen=True)
+class PredictedCaption:
+    """One picture's caption.
+
+    Attributes:
+        name: of the picture.
+        caption: the text.
+        log_probability: natural, of the whole caption.
+    """
+
+    name: str
+    caption: str
+    log_probability: float
+
+
+@dataclass(frozen=True)
+class ScoredCaptioner:
+    """Captions of a split and their scores.
+
+    Attributes:
+        captions: of the readable pictures, in the split's order.
+        scores: against the human captions.
+        unreadable: (name, reason) of pictures that count in no figure.
+    """
+
+    captions: tuple[PredictedCaption, ...]
+    scores: CaptionScores
+    unreadable: tuple[tuple[str, str], ...]
+
+
+def score_captioner(
+    opened: OpenedCaptioner,
+    samples: Sequence[CaptionedSample],
+    *,
+    decode: Decode | None = None,
+    precision: str = "fp32",
+    batch_size: int = 16,
+    control_from: Sequence[str] | None = None,
+    java: bool = False,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda _done, _total: None,
+) -> ScoredCaptioner:
+    """Caption every picture and score the captions.
+
+    Args:
+        opened: the captioner.
+        samples: pictures with their human captions.
+        decode: how captions are decoded; None is greedy.
+        precision: "fp32" or "bf16".
+        batch_size: pictures at a time.
+        control_from: captions that the one caption for every picture is chosen from; None: the pictures' own.
+        java: METEOR and SPICE too.
+        seed: of the bootstrap.
+        progress: called with pictures done, of how many.
+
+    Raises:
+        DataError: no picture can be read.
+    """
+    unreadable: list[tuple[str, str]] = []
+    found = []
+    pictures = [each.unlabelled for each in samples]
+    for done in decode_pictures(
+        opened.module,
+        opened.transform,
+        pictures,
+        decode or (lambda module, memory, _: greedy(module, memory)),
+        device=opened.device,
+        precision=precision,
+        batch_size=batch_size,
+        unreadable=lambda name, reason: unreadable.append((name, reason)),
+    ):
+        caption = done.caption
+        found.append(PredictedCaption(done.sample.name, opened.vocabulary.text(caption.ids), caption.log_probability))
+        progress(len(found) + len(unreadable), len(pictures))
+    if not found:
+        name, reason = unreadable[0] if unreadable else ("", "there are none")
+        raise DataError(f"None of the {len(pictures)} pictures can be read, for example {name}: {reason}")
+    references = {each.name: each.captions for each in samples}
+    scores = caption_scores(
+        {each.name: each.caption for each in found},
+        {each.name: references[each.name] for each in found},
+        control_from=control_from,
+        java=java,
+        seed=seed,
+    )
+    return ScoredCaptioner(tuple(found), scores, tuple(unreadable))
+
+
+def captions_csv(captions: Sequence[PredictedCaption]) -> bytes:
+    """filename, caption and log-probability (natural), one line a picture."""
+    rows = [record(("filename", "caption", "log_probability"))]
+    rows += [record((each.name, each.caption, f"{each.log_probability:.6f}")) for each in captions]
+    return b"".join(rows)

@@ -1,0 +1,251 @@
+"""Training a captioner: its model, batches and measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from vitrine.caption.vocabulary import Vocabulary, read_vocabulary, train_vocabulary
+from vitrine.data.batch import batch_count, epoch_order
+from vitrine.data.caption_batch import PictureBatch, load_pictures
+from vitrine.data.caption_transform import CaptionTrainTransform, CaptionTransform
+from vitrine.data.captions import CaptionSplit
+from vitrine.data.loading import PictureLoader
+from vitrine.data.samples import Sample
+from vitrine.models.build import require_available
+from vitrine.models.captioner.assembling import AssembledCaptioner, assemble_captioner
+from vitrine.models.captioner.model import CaptionModel
+from vitrine.models.captioner.saved import save_captioner
+from vitrine.models.precision import autocast
+from vitrine.models.run_folder import RunFolder
+from vitrine.models.tuning import captioner_groups
+from vitrine.recipes import CaptionSpec, Recipe, TransformSpec
+from vitrine.recipes.caption import FROM_CAPTIONS
+from vitrine.results import CaptioningMetrics
+from vitrine.train.captioning import CaptionBatch, Captioning, TeacherForcing, fill_up
+from vitrine.train.optimizer import make_optimizer
+from vitrine.workflows.captioner_opening import is_captioner, load_captioner, open_captioner
+from vitrine.workflows.captioner_scores import captions_csv, score_captioner
+from vitrine.workflows.kept_features import KeptFeatures, keep_features
+from vitrine.workflows.training_data import CaptionTrainingData
+from vitrine.workflows.training_events import Event, Reading
+from vitrine.workflows.training_task import Batches, Setting, Validation
+
+_VOCABULARY_PICTURES = 5_000  # of an endless source, whose captions a vocabulary is learnt from
+
+
+def require_captioner_available(recipe: Recipe) -> None:
+    """Refuse an unknown model, or weights that cannot be had, before long work that would come first.
+
+    Raises:
+        ModelError, WeightsUnavailableError: the recipe's model cannot be opened.
+    """
+    if not is_captioner(recipe.model):
+        require_available(recipe.model, recipe.pretrained)
+
+
+class CaptionerTask:
+    """An image encoder, a transformer and word pieces; see :class:`vitrine.workflows.training_task.Task`."""
+
+    labels: tuple[str, ...] = ()
+
+    def __init__(self, recipe: Recipe, data: CaptionTrainingData, report: Callable[[Event], None]) -> None:
+        self.recipe, self.data, self.report, self.record = recipe, data, report, data.record
+        self.spec = recipe.caption or CaptionSpec()
+        made = self._assembled()
+        self.model, self.input, self.weights = made.model, made.input, made.weights
+        self.vocabulary: Vocabulary = self.model.vocabulary
+        self.transform = CaptionTransform(**asdict(made.input))
+        self.width = self.model.config.width
+        self.epoch_pictures = recipe.epoch_size if data.train.endless else len(data.train)
+        self.validation_pictures = len(data.validation)
+        self.frozen = recipe.tune == "head" or self.spec.backbone_learning_rate == 0
+        self.notes = (*data.found.notes, *made.notes, f"{self.vocabulary.size:,} word pieces.")
+        self._kept: dict[str, KeptFeatures | None] = {}
+        self._ids: dict[str, list[int]] = {}
+
+    def _assembled(self) -> AssembledCaptioner:
+        recipe, transforms = self.recipe, self.recipe.transforms
+        if is_captioner(recipe.model):
+            found = load_captioner(recipe.model)
+            note = "It is a captioner: its own architecture and word pieces are used."
+            return AssembledCaptioner(found.model, found.input, found.weights, (*found.notes, note))
+        return assemble_captioner(
+            recipe.model,
+            self.spec,
+            self._vocabulary(),
+            pretrained=recipe.pretrained,
+            image_size=recipe.image_size,
+            model_args=recipe.model_args,
+            mean=transforms.mean,
+            std=transforms.std,
+        )
+
+    def _vocabulary(self) -> Vocabulary:
+        if self.spec.vocabulary != FROM_CAPTIONS:
+            return read_vocabulary(Path(self.spec.vocabulary).expanduser())
+        pictures = self.data.train.for_epoch(0, _VOCABULARY_PICTURES)
+        return train_vocabulary((text for each in pictures for text in each.captions), self.spec.vocabulary_size)
+
+    def trainable(self) -> nn.Module:
+        """The captioner under teacher forcing, its image encoder frozen on request."""
+        return TeacherForcing(self.model, frozen=self.frozen)
+
+    def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+        """Two learning rates: the image encoder's, and everything else's."""
+        groups = captioner_groups(module, self.recipe, self.spec.backbone_learning_rate)
+        return make_optimizer(module, self.recipe, groups)
+
+    def objective(self, device: torch.device) -> Captioning:
+        """Cross-entropy over word pieces."""
+        smoothing, hidden = self.recipe.label_smoothing, self.spec.word_dropout
+        return Captioning(self.transform, smoothing, hidden, self.vocabulary.pad, device)
+
+    @contextmanager
+    def batches(self, setting: Setting) -> Iterator[Batches]:
+        """Pictures or their kept features, with captions that are drawn anew in every epoch."""
+        recipe, changes = self.recipe, CaptionTrainTransform(self.recipe.transforms, self.transform)
+        kept = None
+        if self.frozen and not changes.random and not self.data.train.endless:
+            kept = self._features("training", self.data.train, setting)
+        if kept is not None:
+            features = kept
+            yield lambda epoch, start: self._from_kept(features, epoch, start)
+            return
+        with PictureLoader(changes, recipe.batch_size, recipe.workers, load_pictures) as loader:
+            yield lambda epoch, start: self._from_pictures(loader, epoch, start)
+
+    def _from_kept(self, kept: KeptFeatures, epoch: int, start: int) -> Iterator[CaptionBatch]:
+        recipe, count = self.recipe, len(self.data.train)
+        order = epoch_order(count, seed=recipe.seed, epoch=epoch, shuffle=True).tolist()
+        for number in range(start, batch_count(count, recipe.batch_size)):
+            indices = order[number * recipe.batch_size : (number + 1) * recipe.batch_size]
+            yield self._batch(kept[indices], indices, self.data.train, epoch)
+
+    def _from_pictures(self, loader: PictureLoader, epoch: int, start: int) -> Iterator[CaptionBatch]:
+        split = self.data.train.for_epoch(epoch, self.recipe.epoch_size)
+        pictures = _Pictures(split)
+        for found in loader.epoch(pictures, seed=self.recipe.seed, epoch=epoch, shuffle=True, start_batch=start):
+            yield self._batch(found.pixels, found.indices_B.tolist(), split, epoch)
+
+    def _batch(self, seen: Any, indices: Sequence[int], split: CaptionSplit, epoch: int | None) -> CaptionBatch:
+        """With ``epoch``, as many captions as the recipe says, drawn for it; else all."""
+        chosen = [self._chosen(split[index].captions, index, epoch) for index in indices]
+        ids_BT, length_B = fill_up([self._encoded(text) for texts in chosen for text in texts], self.vocabulary.pad)
+        return CaptionBatch(seen, ids_BT, length_B, tuple(map(len, chosen)), torch.tensor(indices))
+
+    def _chosen(self, captions: Sequence[str], index: int, epoch: int | None) -> Sequence[str]:
+        wanted = self.spec.captions_a_picture
+        if epoch is None or len(captions) <= wanted:
+            return captions
+        rng = np.random.default_rng(np.random.SeedSequence((self.recipe.seed, epoch, index, 1)))
+        return [captions[i] for i in rng.permutation(len(captions))[:wanted]]
+
+    def _encoded(self, text: str) -> list[int]:
+        """Start, pieces and end; a caption that is too long loses its last pieces."""
+        if text not in self._ids:
+            words, room = self.vocabulary, min(self.model.longest, self.spec.longest) - 2
+            self._ids[text] = [words.start, *words.encode(text)[:room], words.end]
+        return self._ids[text]
+
+    def names(self, epoch: int, batch: CaptionBatch) -> list[str]:
+        """File names of a batch's pictures."""
+        split = self.data.train.for_epoch(epoch, self.recipe.epoch_size)
+        return [split[index].name for index in batch.indices_P.tolist()]
+
+    def validate(self, module: nn.Module, setting: Setting) -> Validation:
+        """Loss and accuracy over the word pieces of all captions, each predicted from those before it."""
+        loss, accuracy, _ = self._forced(module, setting)
+        return Validation(loss, accuracy)
+
+    def _forced(self, module: nn.Module, setting: Setting) -> tuple[float, float, int]:
+        """(loss, accuracy, pieces)."""
+        objective = Captioning(self.transform, 0.0, 0.0, self.vocabulary.pad, setting.device)
+        was_training, loss, correct, count = module.training, 0.0, 0, 0
+        module.eval()
+        for batch in self._validation_batches(setting):
+            with torch.inference_mode(), autocast(setting.device, setting.precision):
+                found = objective(module, batch, mix=False)
+            loss, count = loss + found.mean.item() * found.count, count + found.count
+            correct += found.correct or 0
+        module.train(was_training)
+        return loss / count, correct / count, count
+
+    def _validation_batches(self, setting: Setting) -> Iterator[CaptionBatch]:
+        split = self.data.validation
+        kept = self._features("validation", split, setting) if self.frozen else None
+        if kept is None:
+            for found in self._eval_pictures(split):
+                yield self._batch(found.pixels, found.indices_B.tolist(), split, None)
+            return
+        for first in range(0, len(split), self.recipe.batch_size):
+            indices = range(first, min(first + self.recipe.batch_size, len(split)))
+            yield self._batch(kept[indices], indices, split, None)
+
+    def _eval_pictures(self, split: CaptionSplit) -> Iterator[PictureBatch]:
+        plain = CaptionTrainTransform(TransformSpec(), self.transform)
+        with PictureLoader(plain, self.recipe.batch_size, self.recipe.workers, load_pictures) as loader:
+            yield from loader.epoch(_Pictures(split))
+
+    def _features(self, what: str, split: CaptionSplit, setting: Setting) -> KeptFeatures | None:
+        if what not in self._kept:
+            count = len(split)
+
+            def progress(done: int) -> None:
+                self.report(Reading(done, count, f"Encoding {what} pictures once"))
+
+            self.model.backbone.eval()
+            pictures = self._eval_pictures(split)
+            self._kept[what] = keep_features(self.model, pictures, self.transform, setting, count, progress)
+        return self._kept[what]
+
+    def save(self, run: RunFolder, module: nn.Module) -> None:
+        """Weights, settings and word pieces."""
+        captioner: Any = module
+        model: CaptionModel = captioner.captioner
+        save_captioner(run.path, model, self.input)
+
+    def conclude(self, run: RunFolder, setting: Setting) -> dict[str, Any]:
+        """Measure the written weights: forced, and by the captions that they give; write captions.csv."""
+        written = load_captioner(str(run.path)).model.to(setting.device)
+        loss, accuracy, pieces = self._forced(TeacherForcing(written, frozen=True), setting)
+        del written
+        opened = open_captioner(str(run.path))
+
+        def progress(done: int, total: int) -> None:
+            self.report(Reading(done, total, "Captioning the validation pictures"))
+
+        samples = tuple(self.data.validation)
+        scored = score_captioner(opened, samples, precision=setting.precision, progress=progress)
+        run.write("captions.csv", captions_csv(scored.captions))
+        metrics = CaptioningMetrics(
+            n=len(samples),
+            pieces=pieces,
+            precision=setting.precision,
+            negative_log_likelihood=loss,
+            accuracy=accuracy,
+            scores=scored.scores.to_dict(),
+        )
+        return metrics.to_dict()
+
+
+class _Pictures(Sequence[Sample]):
+    """The pictures of captioned samples, made when they are asked for; it can be sent to a process."""
+
+    def __init__(self, split: CaptionSplit) -> None:
+        self._split = split
+
+    def __len__(self) -> int:
+        return len(self._split)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return tuple(each.unlabelled for each in self._split[index])
+        return self._split[index].unlabelled

@@ -1,0 +1,106 @@
+"""Training a classifier: its model, batches and measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitrine.data.batch import Batch
+from vitrine.data.loading import PictureLoader
+from vitrine.data.samples import Sample
+from vitrine.data.transforms import TrainTransform
+from vitrine.evaluate.metrics import classification_metrics
+from vitrine.evaluate.outputs import Outputs
+from vitrine.evaluate.predictions import predictions_csv
+from vitrine.models.build import open_run, width_of
+from vitrine.models.run_folder import RunFolder
+from vitrine.models.tuning import select_trainable, without_adapters
+from vitrine.recipes import Recipe
+from vitrine.train.objective import Classification
+from vitrine.train.optimizer import make_optimizer
+from vitrine.workflows.inference import collect, eval_batches, run_batches
+from vitrine.workflows.recipe_model import build_for, input_of
+from vitrine.workflows.training_data import TrainingData, names_of
+from vitrine.workflows.training_task import Batches, Setting, Validation
+
+_KEPT_VALIDATION_BYTES = 1 << 30  # decoded validation pictures are kept between epochs up to here
+
+
+class ClassifierTask:
+    """A vision transformer with a head for the data's classes; see :class:`vitrine.workflows.training_task.Task`."""
+
+    def __init__(self, recipe: Recipe, data: TrainingData) -> None:
+        self.recipe, self.data = recipe, data
+        self.record, self.labels = data.record, tuple(data.found.labels)
+        self.built = build_for(recipe, len(self.labels))
+        self.spec = input_of(self.built, recipe)
+        self.weights, self.notes = self.built.weights, (*data.found.notes, *self.built.notes)
+        self.width = width_of(self.built.module)
+        self.epoch_pictures = recipe.epoch_size if data.train.endless else len(data.train)
+        self.validation_pictures = len(data.validation)
+        self._validation: list[Batch] | None = None
+
+    def trainable(self) -> nn.Module:
+        """The model, with what ``tune`` leaves out frozen."""
+        return select_trainable(self.built.module, self.recipe.tune)
+
+    def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+        """Over layer-wise groups."""
+        return make_optimizer(module, self.recipe)
+
+    def objective(self, device: torch.device) -> Classification:
+        """Cross-entropy over the classes."""
+        return Classification(self.recipe, len(self.labels), self.spec.mean, self.spec.std, device)
+
+    @contextmanager
+    def batches(self, setting: Setting) -> Iterator[Batches]:  # noqa: ARG002  a captioner needs it
+        """Augmented squares."""
+        recipe = self.recipe
+        with PictureLoader(
+            TrainTransform(recipe.transforms, self.spec.size), recipe.batch_size, recipe.workers
+        ) as loader:
+            yield lambda epoch, start: loader.epoch(
+                self._samples(epoch), seed=recipe.seed, epoch=epoch, shuffle=True, start_batch=start
+            )
+
+    def _samples(self, epoch: int) -> Any:
+        return self.data.train.for_epoch(epoch, self.recipe.epoch_size)
+
+    def names(self, epoch: int, batch: Batch) -> list[str]:
+        """File names of a batch's pictures."""
+        return names_of(self._samples(epoch), batch.indices_B.tolist())
+
+    def validate(self, module: nn.Module, setting: Setting) -> Validation:
+        """Loss and accuracy."""
+        metrics = classification_metrics(self._outputs(module, setting), self.labels, precision=setting.precision)
+        return Validation(metrics.negative_log_likelihood, metrics.accuracy)
+
+    def save(self, run: RunFolder, module: nn.Module) -> None:
+        """In timm's layout, adapters folded in."""
+        run.save_model(without_adapters(module), self.labels, self.spec)
+
+    def conclude(self, run: RunFolder, setting: Setting) -> dict[str, Any]:
+        """Measure the written weights; write predictions.csv."""
+        module = open_run(run.path).module.to(setting.device)
+        outputs = self._outputs(module, setting)
+        run.write("predictions.csv", predictions_csv(outputs, self.labels))
+        return classification_metrics(outputs, self.labels, precision=setting.precision).to_dict()
+
+    def _outputs(self, module: nn.Module, setting: Setting) -> Outputs:
+        samples = self.data.validation
+        results = run_batches(
+            module, self._batches_of(samples), self.spec, device=setting.device, precision=setting.precision
+        )
+        return collect(samples, results)
+
+    def _batches_of(self, samples: tuple[Sample, ...]) -> Iterator[Batch]:
+        size = max(32, self.recipe.batch_size)
+        if len(samples) * 3 * self.spec.size**2 > _KEPT_VALIDATION_BYTES:
+            return eval_batches(samples, self.spec, batch_size=size, workers=self.recipe.workers)
+        if self._validation is None:
+            self._validation = list(eval_batches(samples, self.spec, batch_size=size, workers=self.recipe.workers))
+        return iter(self._validation)

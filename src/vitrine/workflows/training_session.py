@@ -1,0 +1,187 @@
+"""One process's work on a run, whatever is trained: assemble, restore, follow the loop, save, conclude."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from vitrine.data.batch import batch_count
+from vitrine.models.precision import resolve_precision
+from vitrine.models.run_folder import RunFolder, to_json
+from vitrine.recipes import Recipe
+from vitrine.torchpair import require_torchvision
+from vitrine.train.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
+from vitrine.train.fit import EpochDone, StepDone, Training, fit, restore, state_of
+from vitrine.train.optimizer import make_schedule
+from vitrine.workflows.environment import describe_environment, peak_memory_mib
+from vitrine.workflows.training_data import require_same_data
+from vitrine.workflows.training_events import Best, EpochRow, Event, Plan
+from vitrine.workflows.training_task import Setting, Task
+
+require_torchvision()
+
+from timm.utils import ModelEmaV3  # noqa: E402
+
+
+class TrainingSession:
+    """Everything is built in ``__init__``; ``train`` runs it to its end."""
+
+    def __init__(
+        self, run: RunFolder, recipe: Recipe, make_task: Callable[[], Task], report: Callable[[Event], None]
+    ) -> None:
+        self.run, self.recipe, self.report = run, recipe, report
+        AcceleratorState._reset_state(reset_partial_state=True)  # a process may train more than once
+        trackers = [name.strip() for name in recipe.trackers.split(",") if name.strip()]
+        self.accelerator = Accelerator(log_with=trackers or None, project_dir=str(run.path))
+        torch.manual_seed(recipe.seed)
+        self.task = make_task()
+        device = self.accelerator.device
+        self.setting = Setting(device, resolve_precision(recipe.precision, device, self.task.width))
+        self.training = self._assemble()
+        self.best = Best()
+        if trackers:
+            self.accelerator.init_trackers("vitrine", config=_flat(recipe))
+
+    def _assemble(self) -> Training:
+        recipe = self.recipe
+        torch.manual_seed(recipe.seed + 1)  # adapters draw here whatever building the model drew
+        module = self.task.trainable().to(self.accelerator.device)
+        ema = ModelEmaV3(module, decay=recipe.ema, use_warmup=True) if recipe.ema else None
+        optimizer = self.task.optimizer(module)
+        if recipe.compile:
+            module.compile()
+        module, optimizer = self.accelerator.prepare(module, optimizer)
+        schedule = make_schedule(optimizer, recipe, self.steps_per_epoch)
+        return Training(module, optimizer, schedule, ema, self.accelerator, self.setting.precision)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps in one pass; a last, smaller one counts."""
+        return -(-batch_count(self.task.epoch_pictures, self.recipe.batch_size) // self.recipe.accumulate)
+
+    def train(self) -> None:
+        """Train to the recipe's last epoch, from wherever the run is, and close the run."""
+        self._start_or_restore()
+        objective = self.task.objective(self.setting.device)
+        self.report(self._plan())
+        with self.task.batches(self.setting) as batches:
+            self._follow(fit(self.training, objective, self.recipe, batches, self.task.names))
+        metrics = self.task.conclude(self.run, self.setting)
+        delete_checkpoint(self.run.path)
+        self.run.write("metrics.json", to_json(metrics))
+        if self.recipe.trackers:
+            self.accelerator.end_training()
+
+    def _start_or_restore(self) -> None:
+        run, state = self.run, None
+        if run.started:
+            require_same_data(json.loads((run.path / "data.json").read_text("utf-8")), self.task.record)
+            state = load_checkpoint(run.path)
+        if state is None:
+            run.start(self.recipe, self.task.labels, self.task.record, self._environment())
+        else:
+            self.best = Best(**state.pop("best"))
+            restore(self.training, state)
+            run.truncate_history(self.training.progress.epoch)
+
+    def _environment(self) -> dict[str, Any]:
+        weights = self.task.weights
+        origin = (
+            None
+            if weights is None
+            else {"origin": weights.origin, "path": str(weights.path.absolute()), "sha256": weights.sha256}
+        )
+        environment = describe_environment(self.setting.device)
+        return environment | {
+            "precision": self.setting.precision,
+            "seed": self.recipe.seed,
+            "starting_weights": origin,
+        }
+
+    def _plan(self) -> Plan:
+        task, weights = self.task, self.task.weights
+        module = self.accelerator.unwrap_model(self.training.module)
+        sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
+        came_from = (
+            "Random starting weights." if weights is None else f"Starting weights: {weights.path} ({weights.origin})."
+        )
+        return Plan(
+            train_pictures=task.epoch_pictures,
+            validation_pictures=task.validation_pictures,
+            classes=len(task.labels),
+            quarantined=tuple(f"{row['name']}: {row['reason']}" for row in task.record["quarantine"]),
+            parameters=sum(size for size, _ in sizes),
+            trainable=sum(size for size, trained in sizes if trained),
+            device=self.setting.device.type,
+            precision=self.setting.precision,
+            steps_per_epoch=self.steps_per_epoch,
+            epochs=self.recipe.epochs,
+            first_step=self.training.progress.step,
+            notes=(came_from, *task.notes),
+        )
+
+    def _follow(self, events: Iterator[StepDone | EpochDone]) -> None:
+        """Save, report and stop early, as the loop's events come."""
+        began = saved = time.monotonic()
+        pictures = 0
+        if self._stopped_early():
+            return
+        for event in events:
+            if isinstance(event, StepDone):
+                pictures += event.pictures
+                self.report(event)
+                if time.monotonic() - saved > 60 * self.recipe.checkpoint_minutes:
+                    self._save_state()
+                    saved = time.monotonic()
+                continue
+            trained = time.monotonic()
+            row = self._close_epoch(event)
+            seconds = {"train_seconds": round(trained - began, 3), "pictures": pictures}
+            seconds |= {"pictures_per_second": round(pictures / max(1e-9, trained - began), 2)}
+            seconds |= {"evaluation_seconds": round(time.monotonic() - trained, 3)}
+            self.run.append(
+                "timings.jsonl", {"epoch": row.epoch, **seconds, "peak_memory_mib": round(peak_memory_mib())}
+            )
+            self._save_state()
+            self.report(row)
+            if self._stopped_early():
+                return
+            began, saved, pictures = time.monotonic(), time.monotonic(), 0
+
+    def _stopped_early(self) -> bool:
+        return 0 < self.recipe.early_stopping <= self.best.stale
+
+    def _close_epoch(self, event: EpochDone) -> EpochRow:
+        found = self.task.validate(self.training.evaluated, self.setting)
+        best = self.best.improves(event.epoch + 1, found.accuracy, found.loss)
+        if best:
+            self.task.save(self.run, self.training.evaluated)
+        row = EpochRow(
+            event.epoch + 1,
+            event.step,
+            event.learning_rate,
+            event.train_loss,
+            event.train_accuracy,
+            found.loss,
+            found.accuracy,
+            best,
+        )
+        self.run.append("history.jsonl", asdict(row))
+        if self.recipe.trackers:
+            values = {name: value for name, value in asdict(row).items() if isinstance(value, float)}
+            self.accelerator.log(values, step=row.step)
+        return row
+
+    def _save_state(self) -> None:
+        save_checkpoint(self.run.path, state_of(self.training) | {"best": vars(self.best).copy()})
+
+
+def _flat(recipe: Recipe) -> dict[str, Any]:
+    return {f.name: str(getattr(recipe, f.name)) for f in fields(Recipe)}
