@@ -500,3 +500,26 @@ def test_coco_trains_from_its_layout_and_is_scored(coco: Path, tmp_path: Path) -
     assert metrics["n"] == 112 and metrics["captions"]["predicted"]["pictures"] == 112
     found = evaluate_captioner(str(run), str(coco))
     assert found.human is not None and found.human.nouns > 50
+
+
+def test_in_python_a_caption_has_words_with_maps(finished: Path, small_run: Path, scenes: Path, tmp_path: Path) -> None:
+    import vitrine
+
+    picture = next((scenes / "test").rglob("*.png"))
+    model = vitrine.load(finished)
+    caption = model.caption(picture, max_pieces=9)
+    opened = open_captioner(str(finished))
+    assert str(caption) == caption.text and opened.vocabulary.encode(caption.text)
+    assert 0 < len(caption.words) <= 9
+    for word in caption.words:
+        assert word.map.shape == (4, 4) and word.map.mean() == pytest.approx(1, abs=1e-4)
+        assert 0 < word.probability <= 1
+    assert caption.save(tmp_path / "one.png").is_file()
+    assert caption.overlay().width > 100
+    assert "captioner" in repr(model) and caption.text in repr(caption)
+    with pytest.raises(ModelError, match="is a captioner"):
+        model.predict(picture)
+    with pytest.raises(ModelError, match="is a captioner"):
+        model.explain(picture)
+    with pytest.raises(ModelError, match="is a classifier"):
+        vitrine.load(small_run).caption(picture)

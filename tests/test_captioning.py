@@ -6,12 +6,14 @@ import csv
 import json
 import shlex
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_captioners import save_tiny
 
 from vitrine.cli import main
 from vitrine.models.captioner.catr import published_weights
@@ -138,3 +140,16 @@ def test_errors_say_what_to_do(
     assert message in err
     assert out == ""
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize(("kind", "attention"), [("blip", "cross-attention"), ("git", "self-attention to the image")])
+def test_captioners_of_transformers_are_named_by_their_folder(
+    run: Callable[..., tuple[int, str, str]], pictures: Path, tmp_path: Path, kind: str, attention: str
+) -> None:
+    save_tiny(kind, tmp_path / kind)
+    status, _, err = run("caption", tmp_path / kind, pictures, "-o", tmp_path / "out", "--max-pieces", "5")
+    assert status == 0 and "model.safetensors" in err
+    figure = sorted((tmp_path / "out").rglob("*.png"))[0]
+    assert read_provenance(figure)["vitrine:method"] == attention
+    status, _, err = run("predict", tmp_path / kind, pictures, "-o", tmp_path / "predictions.csv")
+    assert status == 2 and "vitrine caption" in err

@@ -10,7 +10,7 @@ import pytest
 
 from vitrine.errors import RunError
 from vitrine.report.provenance import read_provenance
-from vitrine.workflows import demo, demo_seeing
+from vitrine.workflows import demo, demo_captioning, demo_seeing
 from vitrine.workflows.demo import run_demo
 
 
@@ -20,6 +20,8 @@ def made(tmp_path_factory: pytest.TempPathFactory):
         patch.setattr(demo, "_COUNTS", {"train": 42, "validation": 14, "test": 14})
         for name, value in {"_MAPPED": 3, "_SCORED": 8, "_CURVES": 2}.items():
             patch.setattr(demo_seeing, name, value)
+        patch.setattr(demo_captioning, "_DATA", "scenes:base?train=48&validation=16&test=16")
+        patch.setattr(demo_captioning, "_SHOWN", 3)
         out = tmp_path_factory.mktemp("demo") / "demo"
         yield run_demo(out)
 
@@ -54,6 +56,14 @@ def test_it_looks_inside_the_final_model(made) -> None:
     best = made.inside.scores.ranking.rows[0]
     assert f"{best.name} does best" in made.text()
     assert "centre blob" in made.inside.text()
+
+
+def test_it_captions_scenes_and_asks_whether_words_look_at_what_they_name(made) -> None:
+    content = json.loads((made.out / "captioner" / "metrics.json").read_text())
+    assert content["captions"]["predicted"]["pictures"] == 16
+    assert content["grounding"]["human"]["nouns"] > 16
+    assert len(list((made.out / "captions").rglob("*.png"))) == len(made.captions.captions.captions) == 3
+    assert "Do captions say what is there?" in made.text() and "falls by" in made.text()
 
 
 def test_it_replaces_what_it_wrote_and_refuses_what_it_did_not(made, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from vitrine.errors import ModelError
+from vitrine.models.build import build
 from vitrine.models.formats.stored import open_weights
 from vitrine.models.formats.table import carry, describe
 from vitrine.torchpair import require_torchvision
@@ -232,6 +233,28 @@ def test_a_safetensors_header_that_does_not_fit_the_file_is_refused(header: obje
     refused(tmp_path / "w.safetensors", "can be read safely")
 
 
+@pytest.mark.parametrize("changes", [{"embed_dim": 1 << 19}, {"depth": 1 << 19}, {"img_size": 1 << 19}])
+def test_a_configuration_far_above_its_weights_is_refused_before_it_is_built(
+    changes: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = timm.create_model("vit_tiny_patch16_224", **MICRO)
+    timm.models.save_for_hf(module, str(tmp_path), model_config={"model_args": MICRO}, safe_serialization=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["model_args"] |= changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(timm, "create_model", None)
+    with pytest.raises(ModelError, match=r"size mismatch: the .* in the file and 524,288|65,536 in the model"):
+        build(str(tmp_path), pretrained=True)
+
+
+def test_blocks_that_are_only_numbered_are_not_built(tmp_path: Path) -> None:
+    shapes = {"conv_proj.weight": (64, 3, 8, 8), "encoder.pos_embedding": (1, 17, 64), "class_token": (1, 1, 64)}
+    blocks = {f"encoder.layers.encoder_layer_{i}.mlp.0.weight": (256, 64) for i in (0, 9999)}
+    save_file({name: torch.zeros(shape) for name, shape in (shapes | blocks).items()}, tmp_path / "w.safetensors")
+    with pytest.raises(ModelError, match="numbers its blocks up to 9999 and does not have all of them"):
+        describe(tmp_path / "w.safetensors")
+
+
 # --- fuzzed
 
 
@@ -319,7 +342,10 @@ def test_made_up_safetensors_headers(
     assert not read_or_refuse(path)
 
 
-SHAPES = st.lists(st.integers(0, 5), max_size=5)
+SHAPES = st.one_of(
+    st.lists(st.integers(0, 5), max_size=5),
+    st.sampled_from([(4, 3, 2, 2), (0, 3, 2, 2), (4, 3, 0, 0), (1, 5, 4), (1, 1, 4)]),
+)
 
 
 @given(shapes=st.dictionaries(NAMES, SHAPES, max_size=8))

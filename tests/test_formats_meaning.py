@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
@@ -27,12 +28,17 @@ from format_makers import (
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from vitrine.data.transforms import EvalTransform
 from vitrine.errors import ModelError
 from vitrine.models.build import build, require_available
+from vitrine.models.formats.carried import Carried
 from vitrine.models.formats.differences import explained, grouped, mismatches
+from vitrine.models.formats.published import describe_torchvision
+from vitrine.models.formats.sizes import Dimensions, plain_vit
 from vitrine.models.formats.timm_names import _normalisations
 from vitrine.models.run_folder import RunFolder
 from vitrine.models.tuning import select_trainable
+from vitrine.recipes import TransformSpec
 from vitrine.torchpair import require_torchvision
 from vitrine.workflows.inference import eval_transform
 from vitrine.workflows.opened import open_model
@@ -79,8 +85,6 @@ def test_published_sizes_are_recognised_by_shapes(
     width: int, depth: int, patch: int, side: int, name: str, tmp_path: Path
 ) -> None:
     """Against timm's own models: the same tensors and the same number of heads, which no shape tells."""
-    from vitrine.models.formats.sizes import Dimensions, plain_vit
-
     found = Dimensions(width, depth, 4 * width, patch, side // patch, 1)
     assert plain_vit(found, tmp_path) == (name, {}, ())
     with torch.device("meta"):
@@ -165,25 +169,16 @@ def test_weights_put_into_a_named_model_bring_their_normalisation(tmp_path: Path
 def test_pictures_are_resized_and_cut_as_torchvisions_weights_say(
     weights: Any, width: int, patch: int, tmp_path: Path
 ) -> None:
-    from vitrine.models.formats.carried import Carried
-    from vitrine.models.formats.published import describe_torchvision
-    from vitrine.models.formats.sizes import input_cfg
-    from vitrine.recipes import TransformSpec
-
     theirs = weights.transforms()
     size, resize = theirs.crop_size[0], theirs.resize_size[0]
     depth = {768: 12, 1024: 24, 1280: 32}[width]
     shapes = {
         "patch_embed.proj.weight": (width, 3, patch, patch), "pos_embed": (1, 1 + (size // patch) ** 2, width),
-        "cls_token": (1, 1, width), f"blocks.{depth - 1}.norm1.weight": (width,),
-        "blocks.0.mlp.fc1.weight": (4 * width, width),
+        "cls_token": (1, 1, width), **{f"blocks.{i}.mlp.fc1.weight": (4 * width, width) for i in range(depth)},
     }  # fmt: skip
     cfg = describe_torchvision(Carried("", tmp_path, shapes, dict)).cfg
-    assert cfg.keys() >= input_cfg.__annotations__.keys() - {"found", "classes", "more", "return"}
-    geometry = __import__("vitrine.data.transforms", fromlist=["x"]).EvalTransform(
-        TransformSpec(eval_crop=cfg["crop_pct"]), size
-    ).geometry(1000, 800)  # fmt: skip
-    assert (geometry.resized_height, geometry.size) == (resize, size)
+    at = EvalTransform(TransformSpec(eval_crop=cfg["crop_pct"]), size).geometry(1000, 800)
+    assert (at.resized_height, at.size) == (resize, size)
     assert (list(cfg["mean"]), list(cfg["std"])) == (theirs.mean, theirs.std)
 
 
@@ -199,7 +194,7 @@ def dino(folder: Path, head: bool = True) -> tuple[Path, Any]:
     if head:
         teacher |= {"head.mlp.0.weight": torch.ones(8, 64), "head.last_layer.weight_v": torch.ones(4, 8)}
     student = {f"module.{name}": torch.zeros_like(value) for name, value in teacher.items()}
-    content = {"student": student, "teacher": teacher, "epoch": 100, "args": __import__("argparse").Namespace(lr=1)}
+    content = {"student": student, "teacher": teacher, "epoch": 100, "args": argparse.Namespace(lr=1)}
     torch.save(content, folder / "dino.pth")
     return folder / "dino.pth", ours
 
@@ -299,6 +294,14 @@ def test_both_heads_of_a_distilled_model_are_trained(tmp_path: Path) -> None:
 def test_a_large_epsilon_is_said_where_training_does_not_keep_it(tmp_path: Path) -> None:
     transformers_folder("ViTForImageClassification", layer_norm_eps=0.01)(tmp_path)
     assert any("epsilon 0.01" in note for note in build(str(tmp_path), pretrained=True, num_classes=3).notes)
+
+
+def test_a_folder_whose_head_is_gone_is_not_opened_with_another(tmp_path: Path) -> None:
+    """Its configuration says the number of classes: a head made up from that would answer at random."""
+    CASES["timm folder"](tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({n: v for n, v in weights.items() if n != "head.bias"}, tmp_path / "model.safetensors")
+    refused(tmp_path, r"1 tensor is missing \(head\.bias\)")
 
 
 # --- what does not fit

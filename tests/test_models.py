@@ -101,7 +101,7 @@ def test_folders_that_are_no_model(tmp_path: Path) -> None:
 
 def test_a_weights_file_needs_an_architecture(tmp_path: Path) -> None:
     micro_weights(tmp_path / "w.pth")
-    refused("a file, .*(?s:.*)--arch NAME", str(tmp_path / "w.pth"))
+    refused("a file .*(?s:.*)--arch NAME", str(tmp_path / "w.pth"))
 
 
 # --- weights files

@@ -111,7 +111,7 @@ def build(
         return BuiltModel(module, source, None)
     weights = locate_weights(source, pretrained if isinstance(pretrained, str) else None)
     carried = carry(weights.path)
-    module, notes = _loaded(source, cfg | dict(carried.cfg), args, carried)
+    module, notes = _loaded(source, cfg | dict(carried.cfg), args, carried, num_classes)
     told = source.notes if not isinstance(pretrained, str) else _format_notes(carried, source)
     return BuiltModel(module, source, weights, (*told, *carried.notes, *notes))
 
@@ -129,15 +129,17 @@ def _format_notes(carried: Carried, source: ModelSource) -> tuple[str, ...]:
 
 
 def _loaded(
-    source: ModelSource, cfg: dict[str, Any], args: dict[str, Any], carried: Carried
+    source: ModelSource, cfg: dict[str, Any], args: dict[str, Any], carried: Carried, wanted: int | None
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    """A model with the weights of a file, and sentences on what was changed to make them fit."""
-    heads = head_names(cfg)
-    classes, own, new_head = carried.classes(heads[0]), carried.readout, "num_classes" in args
+    """A model with the weights of a file, and sentences on what was changed to make them fit.
+
+    ``wanted`` is the number of classes to train for; None keeps the file's head.
+    """
+    heads, new_head = head_names(cfg), wanted is not None
+    classes, own = carried.classes(heads[0]), carried.readout
     aside = own_modules(own) if own and not new_head else ()  # what only a head of its own has a place for
     if own == "representation before norm" and new_head and _norm_is_of_head(carried):
         aside = ("norm",)
-    wanted = args.get("num_classes", 0)
     if new_head:
         cfg.pop("label_names", None)
     if own and (not new_head or carried.npz):  # timm's reader of .npz would try the file's head

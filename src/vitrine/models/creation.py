@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import nn
@@ -20,6 +21,8 @@ from vitrine.torchpair import require_torchvision
 require_torchvision()
 
 import timm  # noqa: E402
+
+_FAR = 32  # times the file's number, where a model is refused before it is made
 
 
 def create_module(
@@ -45,6 +48,7 @@ def create_module(
     if carried is not None and carried.npz:
         cfg = cfg | {"file": str(carried.path), "custom_load": True}
     elif carried is not None:
+        _require_likely(source, args, carried)
         cfg = cfg | {"state_dict": _state(carried, cfg, args, aside)}
     try:
         module: nn.Module = timm.create_model(
@@ -62,6 +66,27 @@ def create_module(
     for name in ("state_dict", "file"):
         module.pretrained_cfg.pop(name, None)  # type: ignore[operator, union-attr]
     return module
+
+
+def _require_likely(source: ModelSource, args: dict[str, Any], carried: Carried) -> None:
+    """Refuse a configuration whose numbers are far above those of its weights, before memory is taken for them."""
+    kernel, positions = carried.shapes.get("patch_embed.proj.weight", ()), carried.shapes.get("pos_embed", ())
+    size = args.get("img_size")
+    patches = size // kernel[-1] if _whole(size) and len(kernel) == 4 and kernel[-1] else 0
+    for what, there, wanted in (
+        ("width", kernel[0] if kernel else 0, args.get("embed_dim")),
+        ("number of blocks", depth_of(carried.shapes), args.get("depth")),
+        ("number of patches along a side", math.isqrt(positions[1]) if len(positions) == 3 else 0, patches),
+    ):
+        if there and _whole(wanted) and wanted > _FAR * there:
+            raise ModelError(
+                f"{source.reference}: the weights in {carried.path} do not fit.\n"
+                f"size mismatch: the {what} is {there} in the file and {wanted:,} in the model"
+            )
+
+
+def _whole(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _other_names(

@@ -208,11 +208,14 @@ def _detail(results: Mapping[str, Grounding]) -> str:
     return "   ".join(["means over nouns whose region is known", *lines, "dotted: the best control"])
 
 
-def _mean(found: NounMean | None) -> str | None:
-    if found is None:
-        return None
+def mean_text(found: NounMean) -> str:
+    """A mean with its interval, such as ``0.812 (0.75 to 0.88)``."""
     ends = "" if found.interval is None else f" ({found.interval.low:.2f} to {found.interval.high:.2f})"
     return f"{found.mean:.3f}{ends}"
+
+
+def _mean(found: NounMean | None) -> str | None:
+    return None if found is None else mean_text(found)
 
 
 def _lead(found: NounMean | None) -> str | None:

@@ -15,12 +15,13 @@ from vitrine.data.named_regions import NamedRegions, named_words, open_regions
 from vitrine.data.samples import Sample
 from vitrine.errors import DataError
 from vitrine.evaluate.caption_scores import CaptionScores, caption_scores
-from vitrine.explain.grounding import GroundedCaption, grounding
+from vitrine.explain.grounding import GroundedCaption, alignment_drop, grounding
 from vitrine.explain.grounding_result import Grounding
+from vitrine.explain.noun_means import NounMean
 from vitrine.models.captioner.interface import Memory
 from vitrine.models.run_folder import RunFolder, to_json, write_atomically
 from vitrine.report.caption_table import caption_table
-from vitrine.report.grounding import grounding_text, save_grounding_figure
+from vitrine.report.grounding import grounding_text, mean_text, save_grounding_figure
 from vitrine.workflows.captioner_opening import OpenedCaptioner, open_captioner
 from vitrine.workflows.captioner_scores import PredictedCaption, captions_csv
 from vitrine.workflows.decoded_pictures import Decode, DecodedPicture, decode_pictures
@@ -41,6 +42,8 @@ class CaptionEvaluation:
         predicted: whether the words of predicted captions look at what they name; None where nothing is known of the
             things in the pictures.
         human: the same for each picture's first human caption.
+        drop: by how much the pointing hit of nouns of human captions falls when each gets the map of the next word,
+            which shows that maps and words are in step; None where it was not measured.
         captions: of the readable pictures.
         unreadable: (name, reason) of pictures that count in no figure.
         notes: sentences on files and decisions.
@@ -56,6 +59,7 @@ class CaptionEvaluation:
     pieces: int
     predicted: Grounding | None
     human: Grounding | None
+    drop: NounMean | None
     captions: tuple[PredictedCaption, ...]
     unreadable: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
@@ -87,6 +91,7 @@ class CaptionEvaluation:
             "grounding": {
                 "predicted": self.predicted and self.predicted.to_dict(),
                 "human": self.human and self.human.to_dict(),
+                "drop_with_the_next_word": self.drop and self.drop.to_dict(),
             },
             "unreadable": [{"name": name, "reason": reason} for name, reason in self.unreadable],
         }
@@ -101,6 +106,11 @@ class CaptionEvaluation:
         )
         if self.grounded:
             lines += ["", "Do words look at what they name?", grounding_text(self.grounded)]
+            if self.drop is not None:
+                lines += [
+                    "",
+                    f"With the map of the next word, human captions' nouns hit less by {mean_text(self.drop)}.",
+                ]
         else:
             lines.append("Grounding was not measured: these data do not say where things are.")
         if self.unreadable:
@@ -166,6 +176,7 @@ def evaluate_captioner(
         pieces=session.pieces,
         predicted=grounding(session.grounded["predicted"], seed=seed) if session.grounded["predicted"] else None,
         human=grounding(session.grounded["human"], seed=seed) if session.grounded["human"] else None,
+        drop=alignment_drop(session.grounded["human"], seed=seed),
         captions=tuple(session.captions),
         unreadable=tuple(session.unreadable),
         notes=(*opened.notes, *found.notes),

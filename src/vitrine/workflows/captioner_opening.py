@@ -50,6 +50,11 @@ class OpenedCaptioner:
     notes: tuple[str, ...]
     folder: Path | None = None
 
+    @property
+    def attention(self) -> str:
+        """What its word maps are of."""
+        return str(getattr(self.module, "attention", "cross-attention"))
+
 
 @dataclass(frozen=True)
 class LoadedCaptioner:

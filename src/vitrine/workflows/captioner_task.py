@@ -38,7 +38,7 @@ from vitrine.workflows.training_data import CaptionTrainingData
 from vitrine.workflows.training_events import Event, Reading
 from vitrine.workflows.training_task import Batches, Setting, Validation
 
-_VOCABULARY_PICTURES = 5_000  # of an endless source, whose captions a vocabulary is learnt from
+_VOCABULARY_PICTURES = 1_000  # of an endless source, whose captions a vocabulary is learnt from
 
 
 def require_captioner_available(recipe: Recipe) -> None:

@@ -1,26 +1,16 @@
-"""``vitrine caption``: one figure for every picture, with a map for every word, and a table of captions.
-
-Axes: B pictures of a batch, R grid rows, C grid columns.
-"""
+"""``vitrine caption``: one figure for every picture, with a map for every word, and a table of captions."""
 
 from __future__ import annotations
 
-import hashlib
-import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from vitrine.caption.word_checks import check_words
-from vitrine.caption.words import caption_words
 from vitrine.data.listing import list_pictures
 from vitrine.data.samples import Sample, drawn
 from vitrine.errors import DataError
 from vitrine.report.caption_records import CAPTION_HEADER, caption_record
-from vitrine.report.provenance import Provenance
-from vitrine.report.scale import Scale, shared_scale
-from vitrine.report.words import CaptionPicture, WordPanel, save_caption_figure
+from vitrine.report.words import save_caption_figure
+from vitrine.workflows.caption_picture import caption_origin, worded_picture
 from vitrine.workflows.captioned import Captioned, Captions, CaptionSettings
 from vitrine.workflows.captioner_opening import OpenedCaptioner, open_captioner
 from vitrine.workflows.decoded_pictures import DecodedPicture, decode_pictures
@@ -62,7 +52,7 @@ def caption_pictures(
     opened = open_captioner(model, architecture, vocabulary, download)
     given = ["--arch", architecture] if architecture else []
     given += ["--vocab", str(vocabulary)] if vocabulary else []
-    session = _Session(opened, model, images, out, settings, samples, [*given, *settings.flags()])
+    session = _Session(opened, model, images, out, settings, samples, given)
     for first in range(0, len(samples), batch_size):
         session.caption(samples[first : first + batch_size])
         progress(min(first + batch_size, len(samples)), len(samples))
@@ -84,7 +74,6 @@ class _Session:
     ) -> None:
         self.opened, self.model, self.images, self.out, self.settings = opened, model, images, out, settings
         self.flags = flags
-        self.attention = str(getattr(opened.module, "attention", "cross-attention"))
         self.figures = figure_names(samples, settings.kind)
         self.made: list[Captioned] = []
         self.unreadable: list[tuple[str, str]] = []
@@ -109,49 +98,14 @@ class _Session:
                 rows.write(self._draw(each))
 
     def _draw(self, decoded: DecodedPicture) -> bytes:
-        sample, caption = decoded.sample, decoded.caption
-        words = caption_words(caption, self.opened.vocabulary, self.settings.join)
-        checks = check_words(words)
-        panels = tuple(
-            WordPanel(word.text, word.probability, word.map_RC, not check.particular)
-            for word, check in zip(words, checks, strict=True)
-        )
-        text = self.opened.vocabulary.text(caption.ids)
-        of_heads, layer = self.settings.heads, self.settings.layer
-        heads = f"head {of_heads}" if isinstance(of_heads, int) else f"{of_heads} of heads"
-        where = "last decoder layer" if layer == -1 else f"decoder layer {layer}"
-        picture = CaptionPicture(
-            photo_HWC=np.asarray(decoded.photo),
-            placement=decoded.placement,
-            caption=text,
-            words=panels,
-            name=sample.name,
-            log_probability=caption.log_probability,
-            method=f"{self.attention} of the query that predicted each word, {where}, {heads}",
-            notes=() if caption.finished else ("The caption was cut for its length.",),
-        )
-        made = Captioned(
-            sample.name, self.out / self.figures[sample.name], text, caption.log_probability, words, checks
-        )
-        scale = Scale("uniform", shared_scale([word.map_RC for word in words]) if words else 2.0)
-        save_caption_figure(picture, scale, made.figure, self._origin(sample, made.figure).to_metadata())
-        self.made.append(made)
-        return caption_record(picture)
-
-    def _origin(self, sample: Sample, figure: Path) -> Provenance:
+        sample, worded = decoded.sample, worded_picture(decoded, self.opened, self.settings)
+        figure, text = self.out / self.figures[sample.name], worded.picture.caption
         where = str(self.images / sample.name if self.images.is_dir() else self.images)
-        return Provenance(
-            figure="caption",
-            model=self.model,
-            weights_sha256=self.opened.weights.sha256,
-            picture=where,
-            picture_sha256=hashlib.sha256(sample.picture.encoded()).hexdigest(),
-            method=self.attention,
-            layer=str(self.settings.layer),
-            heads=str(self.settings.heads),
-            precision=self.settings.precision,
-            command=shlex.join(["vitrine", "caption", self.model, where, "-o", str(figure.parent), *self.flags]),
-        )
+        origin = caption_origin(self.model, self.opened, self.settings, sample, where, str(figure.parent), self.flags)
+        save_caption_figure(worded.picture, worded.scale, figure, origin.to_metadata())
+        likely = decoded.caption.log_probability
+        self.made.append(Captioned(sample.name, figure, text, likely, worded.words, worded.checks))
+        return caption_record(worded.picture)
 
     def finish(self) -> Captions:
         """The table under its name."""

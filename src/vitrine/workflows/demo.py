@@ -18,6 +18,7 @@ from vitrine.report.curves import save_learning_curves
 from vitrine.report.settings import save_settings_figure
 from vitrine.report.tables import Setting, settings_table
 from vitrine.workflows.check import check, render
+from vitrine.workflows.demo_captioning import CaptionView, caption_scenes
 from vitrine.workflows.demo_seeing import InsideView, see_inside
 from vitrine.workflows.evaluation import Evaluation, evaluate
 from vitrine.workflows.prediction import predict
@@ -59,6 +60,7 @@ class DemoResult:
         final: the one with the best validation accuracy, ties by loss.
         test: the final run on the test split, which chose nothing.
         inside: what was seen inside it.
+        captions: what a captioner made of scenes.
         seconds: what each part took.
     """
 
@@ -67,6 +69,7 @@ class DemoResult:
     final: DemoRun
     test: Evaluation
     inside: InsideView
+    captions: CaptionView
     seconds: dict[str, float]
 
     def text(self) -> str:
@@ -74,7 +77,7 @@ class DemoResult:
         metrics = self.test.metrics
         interval = metrics.accuracy_interval
         made = [f"  {path:<24} {what}" for path, what in _MADE]
-        spent = [f"  {part:<24} {seconds:6.1f} s" for part, seconds in self.seconds.items()]
+        spent = [f"  {part:<28} {seconds:6.1f} s" for part, seconds in self.seconds.items()]
         return "\n".join(
             [
                 settings_table(_settings(self.runs, self.final)).text(),
@@ -85,12 +88,14 @@ class DemoResult:
                 "",
                 self.inside.text(),
                 "",
+                self.captions.text(),
+                "",
                 f"Made in {self.out}:",
                 *made,
                 "",
                 "Time:",
                 *spent,
-                f"  {'all':<24} {sum(self.seconds.values()):6.1f} s",
+                f"  {'all':<28} {sum(self.seconds.values()):6.1f} s",
             ]
         )
 
@@ -105,12 +110,16 @@ _MADE = (
     ("positions.png", "position embeddings before and after fine-tuning"),
     ("maps/", "what it looks at: a figure for some test pictures, and a contact sheet"),
     ("methods/", "methods and controls ranked by how well they find the object"),
+    ("runs/captioner/", "a captioner on the features of vitrine/scenes-tiny"),
+    ("captioner/", "its captions scored: metrics, captions, whether words look at what they name"),
+    ("captioned/, captions/", "twelve scenes, and a figure of each with a map for every word"),
     ("predictions.csv", "the final run's labels of the test pictures: filename,label,probability"),
 )
 
 _FILES = (
     *("pictures", "check.txt", "runs", "settings.png", "settings.csv", "settings.md"),
     *("curves.png", "evaluation", "predictions.csv", "positions.png", "maps", "methods"),
+    *("captioner", "captioned", "captions"),
 )
 
 
@@ -154,9 +163,12 @@ def run_demo(out: Path, *, seed: int = 0, report: Callable[[str | Event], None] 
     with _timing(seconds, "see inside"):
         report(f"Looking inside {final.name}: position embeddings, attention maps, methods scored on masks")
         inside = see_inside(final.result.run, pictures, out, seed=seed)
+    with _timing(seconds, "train and score a captioner"):
+        report("Training a captioner on scenes, scoring its captions, and drawing a map for every word")
+        captions = caption_scenes(out, seed=seed, report=report)
     with _timing(seconds, "draw tables and figures"):
         _write_tables(out, runs, final)
-    return DemoResult(out, tuple(runs), final, test, inside, seconds)
+    return DemoResult(out, tuple(runs), final, test, inside, captions, seconds)
 
 
 def _make_room(out: Path) -> None:

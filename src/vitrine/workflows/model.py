@@ -10,7 +10,7 @@ import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +19,12 @@ from PIL import Image
 from vitrine.data.batch import Batch
 from vitrine.data.listing import list_pictures
 from vitrine.data.samples import Sample
-from vitrine.errors import DataError, PictureError
+from vitrine.errors import DataError, ModelError, PictureError
 from vitrine.explain.methods import Method
 from vitrine.explain.verdict import Verdict
 from vitrine.report.maps import MapPicture, Scale, draw_overlay, map_figure, save_map_figure
+from vitrine.workflows.captioner_model import CaptionerModel
+from vitrine.workflows.captioner_opening import is_captioner, open_captioner
 from vitrine.workflows.explain_words import origin_of, true_label_in
 from vitrine.workflows.explained import ExplainSettings
 from vitrine.workflows.inference import eval_batches
@@ -181,6 +183,14 @@ class Model:
             origin,
         )
 
+    def caption(self, *_: Any, **__: Any) -> NoReturn:
+        """A classifier has no words.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError(f"{self.reference} is a classifier, which has no words: use .predict or .explain.")
+
     def _prediction(self, shares: list[float]) -> PicturePrediction:
         probabilities = dict(zip(self.labels, shares, strict=True))
         label = max(probabilities, key=lambda name: probabilities[name])
@@ -202,15 +212,24 @@ def _require_readable(batch: Batch) -> None:
         raise PictureError(f"The picture cannot be used: {reason}.")
 
 
-def load(reference: str | Path, *, precision: str = "auto", architecture: str | None = None) -> Model:
+def load(
+    reference: str | Path, *, precision: str = "auto", architecture: str | None = None, vocabulary: Path | None = None
+) -> Model | CaptionerModel:
     """Open a model: a run folder, ``vitrine/scenes-tiny``, a timm name, ``hf-hub:owner/name``, or a weights file.
+
+    What is a captioner (see ``vitrine.workflows.captioner_opening``) has a method ``caption``, everything else
+    ``predict`` and ``explain``.
 
     Args:
         reference: a model reference; with ``architecture``, a weights file.
         precision: auto, fp32 or bf16.
-        architecture: the timm name of the model whose weights the file holds.
+        architecture: the timm name of the model whose weights the file holds; or ``catr``.
+        vocabulary: of the published captioner, its vocab.txt; None looks beside the weights.
 
     Raises:
         ModelError, WeightsUnavailableError: it cannot be opened.
     """
+    if is_captioner(str(reference), architecture):
+        captioner = open_captioner(str(reference), architecture, vocabulary)
+        return CaptionerModel(str(reference), captioner, "fp32" if precision == "auto" else precision, architecture)
     return Model(str(reference), open_model(str(reference), precision, architecture), architecture)

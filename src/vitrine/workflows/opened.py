@@ -13,6 +13,7 @@ from vitrine.models.precision import default_device, resolve_precision
 from vitrine.models.run_folder import RunFolder
 from vitrine.recipes.recipe import PRECISIONS
 from vitrine.train.checkpoint import has_checkpoint
+from vitrine.workflows.captioner_opening import is_captioner
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,11 @@ def open_model(reference: str, precision: str = "auto", architecture: str | None
         ModelError, WeightsUnavailableError: see ``vitrine.models.build.build``.
     """
     _check_precision(precision)
+    if is_captioner(reference, architecture):
+        raise ModelError(
+            f"{reference} is a captioner, which has no classes.\n"
+            "Use vitrine caption, or vitrine evaluate on captioned pictures."
+        )
     built = open_run(reference, architecture)
     device = default_device()
     module = built.module.to(device)
@@ -73,16 +79,15 @@ def _labels(built: BuiltModel) -> tuple[str, ...]:
     count = int(built.module.num_classes)  # type: ignore[arg-type]
     if count == 0:
         raise ModelError(f"{built.source.reference} has no classification head. Train one: vitrine train DATA ...")
-    folder = built.source.folder
+    folder, told = built.source.folder, "config.json"
     if folder is not None and (folder / "labels.txt").is_file():
-        labels = RunFolder(folder).labels()
+        labels, told = RunFolder(folder).labels(), "labels.txt"
     else:
         names = built.source.pretrained_cfg.get("label_names")
         labels = tuple(str(name) for name in names) if names else tuple(str(i) for i in range(count))
     if len(labels) != count:
         raise ModelError(
-            f"{built.source.reference} has {count} outputs but {len(labels)} class names; labels.txt or config.json was "
-            "changed."
+            f"{built.source.reference} has {count} outputs but {len(labels)} class names; {told} was changed."
         )
     return labels
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import overload
 
 import numpy as np
@@ -12,8 +13,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from vitrine.data.samples import Sample, Split
-from vitrine.data.scenes.layout import draw_label, draw_layout, scene_generator
-from vitrine.data.scenes.painting import paint
+from vitrine.data.scenes.layout import Layout, draw_label, draw_layout, scene_generator
+from vitrine.data.scenes.painting import Painted, paint
 from vitrine.data.scenes.scene import Scene, build_scene
 from vitrine.data.scenes.shapes import FAMILIES
 
@@ -44,15 +45,13 @@ class ScenePicture:
 
     @property
     def scene(self) -> Scene:
-        """The whole scene: pixels, objects with masks, captions. Generated anew at every call."""
-        rng = scene_generator(FAMILIES[self.family], self.seed, self.split, self.index)
-        layout = draw_layout(rng, FAMILIES[self.family], self.size)
-        return build_scene(layout, paint(rng, layout, self.size))
+        """The whole scene: pixels, objects with masks, captions; arrays of the caller's own at every call."""
+        layout, painted = _painted(self)
+        return build_scene(layout, replace(painted, pixels_HWC=painted.pixels_HWC.copy()))
 
     def pixels(self) -> npt.NDArray[np.uint8]:
-        """uint8 (size, size, 3), RGB."""
-        rng = scene_generator(FAMILIES[self.family], self.seed, self.split, self.index)
-        return paint(rng, draw_layout(rng, FAMILIES[self.family], self.size), self.size).pixels_HWC
+        """uint8 (size, size, 3), RGB; the caller's own."""
+        return _painted(self)[1].pixels_HWC.copy()
 
     def decoded(self) -> Image.Image:
         """The picture as 8-bit RGB."""
@@ -63,6 +62,13 @@ class ScenePicture:
         buffer = io.BytesIO()
         self.decoded().save(buffer, format="PNG")
         return buffer.getvalue()
+
+
+@lru_cache(maxsize=64)  # a batch: whoever learns captions asks for its pictures, and then for what is said of them
+def _painted(picture: ScenePicture) -> tuple[Layout, Painted]:
+    rng = scene_generator(FAMILIES[picture.family], picture.seed, picture.split, picture.index)
+    layout = draw_layout(rng, FAMILIES[picture.family], picture.size)
+    return layout, paint(rng, layout, picture.size)
 
 
 @dataclass(frozen=True, slots=True)

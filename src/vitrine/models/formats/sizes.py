@@ -67,15 +67,17 @@ def dimensions(shapes: Mapping[str, Shape], path: Path) -> Dimensions:
         width, channels, patch, other = shapes["patch_embed.proj.weight"]
         _, tokens, _ = shapes["pos_embed"]
         mlp = shapes["blocks.0.mlp.fc1.weight"][0]
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, IndexError) as error:
         raise ModelError(
             f"{path} has no patch embedding, position embeddings and blocks of a plain vision transformer ({error}).\n"
             "If it is one of another kind, name it: --arch NAME."
         ) from error
     depth = depth_of(shapes)
+    if depth > sum(name.endswith(".mlp.fc1.weight") for name in shapes):
+        raise ModelError(f"{path} numbers its blocks up to {depth - 1} and does not have all of them.")
     prefix = sum(shapes[name][-2] for name in ("cls_token", "dist_token", "reg_token") if len(shapes.get(name, ())) > 1)
     grid = round(max(0, tokens - prefix) ** 0.5)
-    if patch != other or channels != 3 or grid < 1 or grid * grid + prefix != tokens:
+    if not min(width, patch, mlp) or patch != other or channels != 3 or grid < 1 or grid * grid + prefix != tokens:
         raise ModelError(
             f"{path} is of a model for {channels} channels, patches of {patch} x {other} pixels and "
             f"{tokens - prefix} of them.\nExpected three channels and a square of square patches."

@@ -1,0 +1,162 @@
+"""What of models, and of data sets of the hub, lies in the cache folder; and removing it as its own library does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitrine.downloads.records import Record, know
+from vitrine.models.captioner.released import RELEASES, release_path
+
+UNFINISHED = "unfinished"
+_OF_THE_LIBRARY = {".locks", "CACHEDIR.TAG", "blobs", "version.txt"}  # in the hub's folder, beside repositories
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class CachedFile:
+    """One file that was downloaded.
+
+    Attributes:
+        name: within its item.
+        path: where it lies.
+        size: bytes.
+        sha256: of its content, in hexadecimal; None where it was not asked for.
+        last_used: by vitrine, UTC, as ISO 8601 writes it; None where it never was.
+        written: when it was downloaded, in seconds since 1970.
+    """
+
+    name: str
+    path: Path
+    size: int
+    sha256: str | None
+    last_used: str | None
+    written: float
+
+
+@dataclass(frozen=True)
+class CachedItem:
+    """What was downloaded together, and is removed together.
+
+    Attributes:
+        name: what it is removed by: owner/name, catr/v3, a data set's name.
+        kind: "model", "captioner", "data set", "unfinished" or "unknown".
+        origin: where it is from.
+        revision: the commit on the hub; None of others.
+        files: its files; of a data set that is a folder, the folder.
+        size: bytes on the disk.
+    """
+
+    name: str
+    kind: str
+    origin: str
+    revision: str | None
+    files: tuple[CachedFile, ...]
+    size: int
+
+    @property
+    def last_used(self) -> str | None:
+        """When any of its files was used last."""
+        return max((each.last_used for each in self.files if each.last_used), default=None)
+
+
+def hub_folder(cache: Path) -> Path:
+    """Where repositories of the hub lie."""
+    return cache / "hub"
+
+
+def cached_repositories(cache: Path, known: Mapping[str, Record], progress: Progress) -> Iterator[CachedItem]:
+    """Every revision of every repository of the hub, by name; a file that several revisions share is in each.
+
+    Args:
+        cache: the cache folder.
+        known: all records of it.
+        progress: called with files done, of how many: hashes that are not recorded are computed.
+    """
+    from huggingface_hub import constants
+
+    repositories = sorted(_scan(cache).repos, key=lambda each: (each.repo_type, each.repo_id))
+    repositories = [each for each in repositories if is_inside(each.repo_path, cache)]
+    total, done = sum(len(rev.files) for repo in repositories for rev in repo.revisions), 0
+    for repository in repositories:
+        data = repository.repo_type == "dataset"
+        address = f"{constants.ENDPOINT}/{'datasets/' if data else ''}{repository.repo_id}"
+        for revision in sorted(repository.revisions, key=lambda each: (-each.last_modified, each.commit_hash)):
+            files = []
+            for found in sorted(revision.files, key=lambda each: str(each.file_path)):
+                name = found.file_path.relative_to(revision.snapshot_path).as_posix()
+                if not is_inside(found.blob_path, cache):
+                    continue
+                origin = f"{'hf:' if data else 'hf-hub:'}{repository.repo_id}/{name}"
+                record = know(known, cache, found.file_path, _same_origin(known, cache, found.file_path) or origin)
+                files.append(_file(name, found.file_path, record))
+                done += 1
+                progress(done, total)
+            kind = "data set" if data else "model"
+            size = int(revision.size_on_disk)
+            yield CachedItem(repository.repo_id, kind, address, revision.commit_hash, tuple(files), size)
+
+
+def cached_releases(cache: Path, known: Mapping[str, Record]) -> Iterator[CachedItem]:
+    """The published captioner's releases that are there."""
+    for name, address in RELEASES.items():
+        path = release_path(name)
+        if path.is_file() and not path.is_symlink():
+            file = _file(path.name, path, know(known, cache, path, address))
+            yield CachedItem(name, "captioner", address, None, (file,), file.size)
+
+
+def unfinished_downloads(cache: Path) -> Iterator[CachedItem]:
+    """What interrupted downloads left; one may still be going on."""
+    parts = [*hub_folder(cache).glob("*/blobs/*.incomplete"), *(cache / "catr").glob("*.part")]
+    for path in sorted(each for each in parts if each.is_file() and not each.is_symlink() and is_inside(each, cache)):
+        found = path.stat()
+        file = CachedFile(path.name, path, found.st_size, None, None, found.st_mtime)
+        yield CachedItem(UNFINISHED, UNFINISHED, path.parent.name, None, (file,), found.st_size)
+
+
+def unknown_in_hub(cache: Path) -> Iterator[Path]:
+    """What lies in the hub's folder and is no repository that its library can read, or leads out of the folder."""
+    folder = hub_folder(cache)
+    known = {each.repo_path for each in _scan(cache).repos if is_inside(each.repo_path, cache)}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if path not in known and path.name not in _OF_THE_LIBRARY:
+            yield path
+
+
+def remove_revisions(cache: Path, commits: Sequence[str]) -> None:
+    """Remove revisions as the hub's library does: what another revision shares stays.
+
+    Raises:
+        OSError: something to be removed leads out of the cache folder; nothing was removed.
+    """
+    plan = _scan(cache).delete_revisions(*commits)
+    for path in (*plan.blobs, *plan.refs, *plan.repos, *plan.snapshots):
+        if not is_inside(path.parent, cache):
+            raise OSError(f"{path} leads out of {cache}, so it is left alone")
+    plan.execute()
+
+
+def is_inside(path: Path, cache: Path) -> bool:
+    """Whether a path, its links followed, ends in the cache folder."""
+    return path.resolve().is_relative_to(cache.resolve())
+
+
+def _scan(cache: Path) -> Any:
+    from huggingface_hub import HFCacheInfo, scan_cache_dir
+
+    folder = hub_folder(cache)
+    return scan_cache_dir(folder) if folder.is_dir() else HFCacheInfo(0, frozenset(), [])
+
+
+def _same_origin(known: Mapping[str, Record], cache: Path, path: Path) -> str | None:
+    """The origin that the file was used under, which may have a revision in it."""
+    own = known.get(path.relative_to(cache).as_posix())
+    return None if own is None else own.origin
+
+
+def _file(name: str, path: Path, record: Record) -> CachedFile:
+    return CachedFile(name, path, record.size, record.sha256, record.last_used, record.changed_ns / 1e9)

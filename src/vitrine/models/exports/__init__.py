@@ -1,0 +1,1 @@
+"""Models written for other tools, and opened again as those tools open them."""

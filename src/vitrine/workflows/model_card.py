@@ -1,0 +1,139 @@
+"""The model card of a run or of an export of it, from the run's files alone."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from vitrine.errors import RunError
+from vitrine.models.run_folder import RunFolder, write_atomically
+from vitrine.report.confusion import save_confusion_figure
+from vitrine.report.curves import save_learning_curves
+from vitrine.report.model_card import CardFacts, ExportFacts, model_card
+from vitrine.results import CaptioningMetrics, ClassificationMetrics
+
+CARD = "README.md"
+_FIGURES = "figures"
+
+
+def write_model_card(run: Path) -> Path:
+    """Write README.md into a finished run, with its figures in ``figures/``.
+
+    It is made of the run's files and of nothing else: the same files give the same bytes.
+
+    Args:
+        run: a run folder with metrics.json.
+
+    Returns:
+        The card's path.
+
+    Raises:
+        RunError: files are missing or damaged.
+    """
+    return _write(run, read_card_facts(run))
+
+
+def write_export_card(run: Path, folder: Path, export: ExportFacts) -> Path:
+    """Write README.md into an export of a run, with the run's figures.
+
+    Args:
+        run: the run folder.
+        folder: of the export.
+        export: what it is.
+
+    Raises:
+        RunError: files of the run are missing or damaged.
+    """
+    return _write(folder, replace(read_card_facts(run), export=export))
+
+
+def _write(folder: Path, facts: CardFacts) -> Path:
+    write_atomically(folder / CARD, model_card(replace(facts, figures=_draw(folder / _FIGURES, facts))))
+    return folder / CARD
+
+
+def _draw(folder: Path, facts: CardFacts) -> tuple[tuple[str, str], ...]:
+    """The figures that can be drawn of a run: (path from the card, what it shows)."""
+    drawn, origin = [], {"model": facts.name}
+    if facts.history:
+        save_learning_curves({facts.name: facts.history}, folder / "learning-curves.png", origin)
+        of = "" if facts.classifies else " (of word pieces)"
+        drawn.append((f"{_FIGURES}/learning-curves.png", f"Loss and validation accuracy{of} by epoch"))
+    if isinstance(facts.metrics, ClassificationMetrics):
+        save_confusion_figure(facts.metrics, folder / "confusion.png", origin)
+        drawn.append((f"{_FIGURES}/confusion.png", "Which classes are taken for which"))
+    return tuple(drawn)
+
+
+def read_card_facts(run: Path) -> CardFacts:
+    """What a card says of a run, before its figures are drawn.
+
+    Raises:
+        RunError: files are missing or damaged.
+    """
+    folder = RunFolder(run)
+    recipe = folder.recipe()
+    measured = _json(run / "metrics.json")
+    kind = ClassificationMetrics if recipe.caption is None else CaptioningMetrics
+    try:
+        metrics = kind.from_dict(measured)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{run / 'metrics.json'} is not what vitrine writes ({type(error).__name__}: {error})."
+        ) from error
+    data, environment = _json(run / "data.json"), _json(run / "environment.json")
+    return CardFacts(
+        name=run.resolve().name,
+        recipe=recipe,
+        labels=folder.labels(),
+        metrics=metrics,
+        split=str(measured.get("split", "validation")),
+        data=data,
+        environment=environment,
+        history=folder.history(),
+        config=_json(run / "config.json"),
+        parameters=_parameters(run / "model.safetensors"),
+        places=_places(run, data, environment),
+    )
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{file} is needed for a model card and cannot be read ({type(error).__name__}).\n"
+            "Expected the folder of a finished run, as vitrine train wrote it."
+        ) from error
+    if not isinstance(content, dict):
+        raise RunError(f"{file} holds a {type(content).__name__}; expected a JSON object.")
+    return content
+
+
+def _parameters(file: Path) -> int:
+    try:
+        with safe_open(file, framework="numpy") as stored:
+            shapes = [stored.get_slice(name).get_shape() for name in stored.keys()]  # noqa: SIM118  not a mapping
+    except (OSError, SafetensorError) as error:
+        raise RunError(f"{file} cannot be read ({type(error).__name__}: {error}).") from error
+    total = 0
+    for shape in shapes:
+        count = 1
+        for side in shape:
+            count *= side
+        total += count
+    return total
+
+
+def _places(run: Path, data: dict[str, Any], environment: dict[str, Any]) -> tuple[str, ...]:
+    """Folders and files of this machine that sentences of the run's files may name."""
+    began = environment.get("starting_weights") or {}
+    named = [str(data.get("reference", "")), str(began.get("path", "")), str(began.get("origin", ""))]
+    absolute = [Path(each) for each in named if Path(each).is_absolute()]
+    absolute += [run.absolute(), run.resolve(), Path.home()]
+    found = {str(place) for path in absolute for place in (path, path.parent)}
+    return tuple(sorted(place for place in found if len(Path(place).parts) > 1))
