@@ -15,13 +15,16 @@ COMMIT = "c0ffee" + "0" * 34
 
 @dataclass
 class StandInHub:
-    """Repositories as folders, by "owner/name"; ``truncated`` names files of which only half is sent.
+    """Repositories as folders, by "owner/name"; ``truncated`` names files of which only half is sent, ``spoilt`` files
+    whose last byte is another than the hub's hash is of. All are at ``commit``.
 
     ``asked`` lists every request as "METHOD owner/name/file".
     """
 
     repositories: dict[str, Path] = field(default_factory=dict)
     truncated: set[str] = field(default_factory=set)
+    spoilt: set[str] = field(default_factory=set)
+    commit: str = COMMIT
     asked: list[str] = field(default_factory=list)
     address: str = ""
 
@@ -49,15 +52,17 @@ class StandInHub:
                 if folder is None or not (folder / file).is_file():
                     self.send_response(404)
                     self.send_header("X-Error-Code", "RepoNotFound" if folder is None else "EntryNotFound")
-                    self.send_header("X-Repo-Commit", COMMIT)
+                    self.send_header("X-Repo-Commit", hub.commit)
                     self.send_header("Content-Length", "0")
                     self.end_headers()
                     return
                 content = (folder / file).read_bytes()
                 sent = content[: len(content) // 2] if body and file in hub.truncated else content
+                if body and file in hub.spoilt:
+                    sent = content[:-1] + bytes([content[-1] ^ 1])
                 self.send_response(200)
                 self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
-                self.send_header("X-Repo-Commit", COMMIT)
+                self.send_header("X-Repo-Commit", hub.commit)
                 self.send_header("X-Linked-Size", str(len(content)))
                 self.send_header("Content-Length", str(len(sent)))
                 self.end_headers()

@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from vitrine.caption.vocabulary import train_vocabulary
+from vitrine.caption.vocabulary import Vocabulary, train_vocabulary
 from vitrine.data.caption_batch import load_pictures
 from vitrine.data.caption_transform import CaptionTrainTransform, CaptionTransform
 from vitrine.data.decoding import FilePicture
 from vitrine.data.samples import Sample
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import ModelError, RecipeError
+from vitrine.models.captioner.assembling import assemble_captioner
 from vitrine.models.captioner.config import CaptionModelConfig
 from vitrine.models.captioner.features import Features
 from vitrine.models.captioner.model import CaptionModel
@@ -27,11 +28,16 @@ from vitrine.models.captioner.saved import is_captioner_folder, load_saved_capti
 from vitrine.models.tuning import captioner_groups
 from vitrine.recipes import CaptionSpec, Recipe, TransformSpec, load_recipe, override, recipe_from_toml, recipe_to_toml
 from vitrine.recipes.load import available_recipes
+from vitrine.torchpair import require_torchvision
 from vitrine.train.captioning import CaptionBatch, Captioning, TeacherForcing, fill_up
 from vitrine.train.optimizer import make_optimizer, make_schedule
 from vitrine.workflows.caption_evaluation import evaluate_captioner
 from vitrine.workflows.captioner_opening import open_captioner
 from vitrine.workflows.training import train
+
+require_torchvision()
+
+import timm  # noqa: E402
 
 COCO = Path(__file__).parents[2] / "shared" / "data" / "coco"
 Command = Callable[..., tuple[int, str, str]]
@@ -523,3 +529,33 @@ def test_in_python_a_caption_has_words_with_maps(finished: Path, small_run: Path
         model.explain(picture)
     with pytest.raises(ModelError, match="is a classifier"):
         vitrine.load(small_run).caption(picture)
+
+
+def test_a_convolutional_encoder_keeps_its_weights_and_its_norms(scenes: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    peer = timm.create_model("resnet18").eval()
+    for name, value in peer.state_dict().items():
+        if name.endswith(("running_mean", "running_var")):
+            value.add_(0.3 * torch.rand_like(value))
+    torch.save(peer.state_dict(), tmp_path / "resnet.pth")
+    settings = {"model": "resnet18", "model_args": {}, "pretrained": str(tmp_path / "resnet.pth")}
+    run = train(str(scenes), recipe(**settings, epochs=1), tmp_path / "run").run
+    environment = json.loads((run / "environment.json").read_text())
+    assert environment["starting_weights"]["path"].endswith("resnet.pth")
+    task = assemble_captioner(
+        "resnet18", SPEC, tiny_words(), pretrained=settings["pretrained"], model_args=settings["model_args"]
+    )
+    pixels = torch.rand(2, 3, 64, 48)
+    with torch.no_grad():
+        own, theirs = task.model.train().see(list(pixels)).values_BDRC, peer.forward_features(pixels)
+    assert torch.allclose(own, theirs, atol=1e-4), "also in training mode: statistics are fixed"
+    trained = load_saved_captioner(run).model.state_dict()
+    assert not torch.equal(trained["backbone.body.layer4.1.conv2.weight"], peer.state_dict()["layer4.1.conv2.weight"])
+    assert torch.equal(trained["backbone.body.bn1.running_mean"], peer.state_dict()["bn1.running_mean"])
+    torch.save({**peer.state_dict(), "layer9.weight": torch.zeros(1)}, tmp_path / "more.pth")
+    with pytest.raises(ModelError, match=r"does not fit resnet18: layer9\.weight"):
+        assemble_captioner("resnet18", SPEC, tiny_words(), pretrained=str(tmp_path / "more.pth"), model_args={})
+
+
+def tiny_words() -> Vocabulary:
+    return train_vocabulary(["a red star", "two blue rings"] * 3, 60)

@@ -12,7 +12,19 @@ import pytest
 from vitrine.errors import TrainingError
 
 Command = Callable[..., tuple[int, str, str]]
-VERBS = ("demo", "check", "train", "evaluate", "predict", "explain", "positions", "caption", "inspect")
+VERBS = (
+    "demo",
+    "check",
+    "train",
+    "evaluate",
+    "predict",
+    "explain",
+    "positions",
+    "caption",
+    "inspect",
+    "export",
+    "cache",
+)
 
 
 def test_help_imports_nothing_heavy() -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ import typer
 from conftest import MICRO
 from format_makers import seeded
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from typer.testing import CliRunner
 
@@ -31,9 +31,8 @@ from vitrine.models.exports.transformers_vit import as_transformers
 from vitrine.models.run_folder import RunFolder
 from vitrine.recipes import TransformSpec
 from vitrine.torchpair import require_torchvision
-from vitrine.workflows import exporting
+from vitrine.workflows import exporting, model_card
 from vitrine.workflows.export_comparison import (
-    Comparison,
     compare,
     compare_preparation,
     compared_pictures,
@@ -77,6 +76,12 @@ def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[s
         return out
 
     return made
+
+
+@pytest.fixture
+def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cards without figures, which take most of the time of a small export."""
+    monkeypatch.setattr(model_card, "_draw", lambda *_: ())
 
 
 def pixels(count: int = 5) -> torch.Tensor:
@@ -150,7 +155,9 @@ def test_bf16_is_how_weights_are_stored(to: str, exported: Callable[[str, str], 
 
 
 def test_onnx_in_bf16_is_refused(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"onnxruntime on the CPU cannot run this model in bf16[\s\S]*--precision fp32"):
+    with pytest.raises(
+        ModelError, match=r"onnxruntime on the CPU cannot run this model in bf16[\s\S]*--precision fp32"
+    ):
         export(run, "onnx", tmp_path / "out", precision="bf16")
     assert not list(tmp_path.iterdir())
 
@@ -281,10 +288,11 @@ def test_a_model_that_was_changed_by_hand_is_refused(change: Callable[[Any], Non
         as_transformers(module, ("a", "b", "c"))
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_a_model_that_transformers_cannot_hold_goes_into_the_other_formats(small_run: Path, tmp_path: Path) -> None:
     arguments = {"reg_tokens": 4, "init_values": 0.1, "qk_norm": True, "global_pool": "avg", "fc_norm": True}
     run = made_run(small_run, tmp_path / "run", **arguments)
-    with pytest.raises(ModelError, match="4 register tokens; .*layer scale; .*normalised"):
+    with pytest.raises(ModelError, match=r"4 register tokens; .*layer scale; .*normalised"):
         export(run, "hf", tmp_path / "hf")
     for to in ("timm", "pt2"):
         assert export(run, to, tmp_path / to).same
@@ -353,7 +361,7 @@ def test_compared_pictures_are_always_the_same_and_not_alike() -> None:
     assert [len(each) for each in first] == [1, 3, 4]
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
     shown = torch.cat(first) * torch.tensor(SPEC.std)[:, None, None] + torch.tensor(SPEC.mean)[:, None, None]
-    assert 0 <= shown.min() and shown.max() <= 1 + 1e-6
+    assert shown.min() >= 0 and shown.max() <= 1 + 1e-6
     flat = shown.flatten(1)
     assert torch.cdist(flat, flat).add(torch.eye(8) * 99).min() > 1
 
@@ -395,57 +403,48 @@ def test_other_names_or_another_input_are_seen() -> None:
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, to: str) -> None:
-    """Change one bias of the model on its way into the file."""
-    name = {"hf": "write_transformers", "onnx": "write_onnx", "pt2": "write_pt2"}[to]
-    original = getattr(exporting, name)
+    """Change one bias on its way into the file."""
+    written = getattr(exporting, f"write_{NAMES[to]}")
 
     def spoilt(folder: Path, module: Any, *rest: Any) -> None:
-        with torch.no_grad():
-            module.blocks[0].mlp.fc1.bias[0] += 0.5
-            original(folder, module, *rest)
-            module.blocks[0].mlp.fc1.bias[0] -= 0.5
+        changed = module if to == "timm" else copy.deepcopy(module)
+        if to != "timm":
+            with torch.no_grad():
+                changed.blocks[0].mlp.fc1.bias[0] += 0.5
+        written(folder, changed, *rest)
+        if to == "timm":
+            tensors = load_file(folder / "model.safetensors")
+            tensors["blocks.0.mlp.fc1.bias"][0] += 0.5
+            save_file(tensors, folder / "model.safetensors")
 
-    monkeypatch.setattr(exporting, name, spoilt)
+    monkeypatch.setattr(exporting, f"write_{NAMES[to]}", spoilt)
 
 
-@pytest.mark.parametrize("to", ["hf", "pt2"])
+NAMES = {"hf": "transformers", "timm": "timm", "pt2": "pt2"}
+
+
+@pytest.mark.parametrize(("to", "precision"), [("hf", "fp32"), ("hf", "bf16"), ("timm", "fp32"), ("pt2", "fp32")])
 def test_an_export_that_is_not_the_run_is_not_written(
-    to: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    to: str, precision: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = open_run
-
-    def own_copy(*arguments: Any) -> Any:
-        built = original(*arguments)
-        return SimpleNamespace(module=Twofold(built.module), input=built.input)
-
-    class Twofold(nn.Module):
-        """Another function once it was written."""
-
-        def __init__(self, module: Any) -> None:
-            super().__init__()
-            self.inner = module
-
-        def __getattr__(self, name: str) -> Any:
-            try:
-                return super().__getattr__(name)
-            except AttributeError:
-                return getattr(self.inner, name)
-
-        def forward(self, x: torch.Tensor) -> Any:
-            return self.inner(x) + 0.01
-
-    if to == "hf":
-        monkeypatch.setattr(exporting, "open_run", own_copy)
-        written = transformers_folder.write_transformers
-        monkeypatch.setattr(exporting, "write_transformers", lambda f, m, *rest: written(f, m.inner, *rest))
-    else:
-        spoil(monkeypatch, to)
-        monkeypatch.setattr(exporting, "compare", lambda *a: Comparison("fp32", 0.5, 1e-4, 8, 8))
-    out = tmp_path / "out"
-    result = export(run, to, out)
+    spoil(monkeypatch, to)
+    result = export(run, to, tmp_path / "out", precision=precision)
     assert not result.same and not list(tmp_path.iterdir())
+    assert not result.comparisons[0].same and result.comparisons[0].precision == "fp32"
     assert "is not the run; nothing was written" in result.text()
     assert result.to_dict()["out"] is None and result.to_dict()["same"] is False
+
+
+def test_an_export_that_prepares_pictures_otherwise_is_not_written(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = transformers_folder._processor
+    monkeypatch.setattr(
+        transformers_folder, "_processor", lambda spec: usual(spec) | {"size": {"height": 40, "width": 40}}
+    )
+    result = export(run, "hf", tmp_path / "out")
+    assert all(each.same for each in result.comparisons) and not result.same
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device"), ModelError("no")])
@@ -462,6 +461,7 @@ def test_a_stopped_export_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_where_it_goes(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     used, file, empty = tmp_path / "used", tmp_path / "file", tmp_path / "empty"
     used.mkdir(), empty.mkdir(), file.write_text("mine")
@@ -507,7 +507,9 @@ def test_what_cannot_be_exported(
     assert [each.name for each in tmp_path.iterdir()] == ["run"]
 
 
-@pytest.mark.parametrize(("to", "precision", "said"), [("tf", "fp32", "hf, timm, onnx, pt2"), ("hf", "fp16", "fp32 or")])
+@pytest.mark.parametrize(
+    ("to", "precision", "said"), [("tf", "fp32", "hf, timm, onnx, pt2"), ("hf", "fp16", "fp32 or")]
+)
 def test_what_is_not_known(to: str, precision: str, said: str, run: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=said):
         export(run, to, tmp_path / "out", precision=precision)
@@ -515,8 +517,7 @@ def test_what_is_not_known(to: str, precision: str, said: str, run: Path, tmp_pa
 
 @pytest.mark.parametrize(
     ("to", "package", "extra"),
-    [("hf", "transformers", "hf"), ("onnx", "onnx", "onnx"), ("onnx", "onnxscript", "onnx")]
-    + [("onnx", "onnxruntime", "onnx")],
+    [("hf", "transformers", "hf"), *(("onnx", name, "onnx") for name in ("onnx", "onnxscript", "onnxruntime"))],
 )
 def test_a_missing_package_is_named_with_its_extra(
     to: str, package: str, extra: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -547,6 +548,7 @@ def command() -> Callable[..., Any]:
     return lambda *arguments: CliRunner().invoke(app, [str(each) for each in arguments])
 
 
+@pytest.mark.usefixtures("no_figures")
 def test_the_command(run: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     done = command(run, "--to", "timm", "-o", tmp_path / "a", "--precision", "bf16")
     assert done.exit_code == 0, done.output
@@ -567,7 +569,9 @@ def test_the_command(run: Path, tmp_path: Path, command: Callable[..., Any], mon
 @pytest.fixture
 def picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
-    photograph(60, 45).save(tmp_path / "picture.jpg", quality=95)
+    turned = Image.Exif()
+    turned[0x0112] = 6  # as a telephone that was held upright says it
+    photograph(60, 45).save(tmp_path / "picture.jpg", quality=95, exif=turned)
     yield tmp_path / "picture.jpg"
 
 
@@ -583,14 +587,19 @@ def test_the_program_in_the_card_runs(
     card = (folder / "README.md").read_text("utf-8")
     (program,) = (part.partition("```")[0] for part in card.split("```python\n")[1:])
     capsys.readouterr()
-    exec(compile(program, "the card", "exec"), {})
+    left: dict[str, Any] = {}
+    exec(compile(program, "the card", "exec"), left)
     shown = capsys.readouterr().out
     expected = vitrine.load(run, precision="fp32").predict(picture)
     assert expected.label in shown.splitlines()[0]
     if to == "timm":
         assert float(shown.split()[-1]) == pytest.approx(expected.probability, abs=1e-5)
+    if to in ("onnx", "pt2"):
+        probability = torch.as_tensor(left["logits"]).softmax(0).max()
+        assert float(probability) == pytest.approx(expected.probability, abs=1e-5)
     if to == "hf":
         assert eval(shown)[0]["label"] == expected.label
         assert eval(shown)[0]["score"] == pytest.approx(expected.probability, abs=0.02)
     assert "## This export" in card and "all labels agree" in card
-    assert f"library_name: {dict(hf='transformers', timm='timm', onnx='onnx', pt2='pytorch')[to]}" in card
+    library = {"hf": "transformers", "timm": "timm", "onnx": "onnx", "pt2": "pytorch"}[to]
+    assert f"library_name: {library}" in card

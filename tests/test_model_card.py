@@ -65,6 +65,7 @@ class Page(HTMLParser):
         self.cells: list[str] = []
         self.texts: list[str] = []
         self.elements: set[str] = set()
+        self.into: list[str] = []
         body = markdown.split("\n---\n", 1)[1] if markdown.startswith("---\n") else markdown
         self.feed(MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"]).render(body))
 
@@ -72,19 +73,18 @@ class Page(HTMLParser):
         self.elements.add(tag)
         if tag in ("td", "th"):
             self.cells.append("")
+            self.into = self.cells
         if tag in ("p", "li", "h1", "h2"):
             self.texts.append("")
-        self.open = tag
+            self.into = self.texts
 
     def handle_data(self, data: str) -> None:
-        if self.cells:
-            self.cells[-1] += data
-        if self.texts:
-            self.texts[-1] += data
+        if self.into:
+            self.into[-1] += data
 
     def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th") and self.cells:
-            self.cells[-1] = self.cells[-1].strip()
+        if tag in ("td", "th", "p", "li", "h1", "h2"):
+            self.into = []
 
     def after(self, name: str) -> str:
         """The cell that follows a cell."""

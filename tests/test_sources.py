@@ -340,7 +340,7 @@ def test_metadata_beside_the_pictures(tmp_path: Path) -> None:
 @pytest.fixture
 def rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> object:
     datasets = pytest.importorskip("datasets")
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("VITRINE_CACHE", str(tmp_path / "cache"))
     features = datasets.Features(
         image=datasets.Image(), fine=datasets.ClassLabel(names=["z", "y"]), coarse=datasets.ClassLabel(names=["x"])
     )
@@ -388,6 +388,7 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_path:
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", unreachable)
+    monkeypatch.setenv("VITRINE_CACHE", str(tmp_path / "cache"))
     before = huggingface_hub.constants.HF_HUB_OFFLINE
     with pytest.raises(DataError, match=r"cannot be reached(.|\n)*save_to_disk"):
         open_data("hf:nobody/nothing-of-that-name")

@@ -9,7 +9,9 @@ from typing import Annotated, Any, Optional
 import typer
 
 from vitrine.cli import show
+from vitrine.cli.cache import CacheOption, OfflineOption, Verbs, cache
 from vitrine.cli.captioning import caption
+from vitrine.cli.exporting import export
 from vitrine.cli.options import (
     ArchOption,
     BatchOption,
@@ -24,6 +26,7 @@ from vitrine.version import __version__
 
 app = typer.Typer(
     name="vitrine",
+    cls=Verbs,
     help="Fine-tune vision transformers on your own pictures and see what they look at.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -42,6 +45,8 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
+    cache: CacheOption = None,
+    offline: OfflineOption = False,
 ) -> None:
     """Shared options."""
 
@@ -227,6 +232,7 @@ def evaluate(
                 progress=progress,
             )
         )
+    show.notes(result.notes)
     typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.table())
     if result.met is False:
         raise typer.Exit(1)
@@ -271,6 +277,7 @@ def predict(
             architecture=arch,
             progress=progress,
         )
+    show.notes(result.notes)
     typer.echo(f"{result.written} predictions in {result.table} ({result.precision}).", err=True)
     for name, reason in result.unreadable[:10]:
         typer.echo(f"not readable: {name}: {reason}", err=True)
@@ -284,3 +291,5 @@ app.command()(explain)
 app.command()(positions)
 app.command()(caption)
 app.command()(inspect)
+app.command()(export)
+app.command()(cache)

@@ -57,7 +57,14 @@ def caption(
     ] = None,
     kind: Annotated[str, typer.Option("--format", metavar="png|svg", help="Of the figures.")] = "png",
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 8,
-    precision: Annotated[str, typer.Option(metavar="fp32|bf16", help="bf16 may change words.")] = "fp32",
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="fp32|bf16",
+            help="bf16 computes the image side in bf16, words in fp32 (captioners of transformers: products of both in "
+            "bf16); words may change.",
+        ),
+    ] = "fp32",
     as_json: JsonOption = False,
 ) -> None:
     """Caption every picture, with one attention map for every word, into a figure of the same name."""
@@ -105,8 +112,7 @@ def caption(
             progress=progress,
             download=download,
         )
-    for note in result.notes:
-        typer.echo(note, err=True)
+    show.notes(result.notes)
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
     else:

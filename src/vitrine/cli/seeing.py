@@ -132,6 +132,7 @@ def explain(
             architecture=arch,
             progress=progress,
         )
+    show.notes(result.notes)
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
     else:
@@ -146,9 +147,12 @@ def _score(
     from vitrine.workflows.method_scores import write_scores
     from vitrine.workflows.opened import open_model
     from vitrine.workflows.scoring import score_methods
+    from vitrine.workflows.weights_notes import model_notes
 
+    opened = open_model(model, *opening)
+    show.notes(model_notes(opened.built))
     with show.reading_progress("Scoring") as progress:
-        result = score_methods(open_model(model, *opening), model, data, settings, progress)
+        result = score_methods(opened, model, data, settings, progress)
     write_scores(result, out)
     typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.text())
 
@@ -172,6 +176,7 @@ def positions(
 
     place = None if cell is None else _row_and_column(cell, "--cell")
     result = run_positions(model, out, cell=place, before=before, architecture=arch)
+    show.notes(result.weights)
     typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.text())
 
 

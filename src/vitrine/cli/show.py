@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,12 @@ def _progress() -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+def notes(sentences: Iterable[str]) -> None:
+    """What has to be known of files and decisions, on stderr."""
+    for sentence in sentences:
+        print(sentence, file=sys.stderr)
 
 
 @contextmanager

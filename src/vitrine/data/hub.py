@@ -20,6 +20,8 @@ from vitrine.data.listing import listed
 from vitrine.data.manifests import LABEL_COLUMNS
 from vitrine.data.samples import FiniteSplit, LabelledData, Sample, Split
 from vitrine.data.tables import is_picture_struct
+from vitrine.downloads.records import note_use
+from vitrine.downloads.settings import DATA_SETS, HUB, cache_folder, is_offline, quieten_client
 from vitrine.errors import DataError, PictureError
 
 _PROBE_SECONDS = 10.0
@@ -57,19 +59,24 @@ def open_hub(name: str, reference: str, options: Mapping[str, str]) -> LabelledD
     Raises:
         DataError: unknown, closed, or neither reachable nor on this machine.
     """
-    reachable = _ask(name, options.get("revision"))
-    arguments = {"name": options.get("config"), "revision": options.get("revision")}
-    with _without_network() if not reachable else _quiet():
+    quieten_client()
+    offline = is_offline()
+    reachable = not offline and _ask(name, options.get("revision"))
+    arguments = {"name": options.get("config"), "revision": options.get("revision"), "cache_dir": _folder()}
+    with _into_cache_folder(), _without_network() if not reachable else _quiet():
         try:
             loaded = datasets.load_dataset(name, **arguments)
         except Exception as error:  # whatever the hub's builders raise; the cause is kept
             if reachable:
                 raise DataError(f"hf:{name} cannot be loaded: {_first_line(error)}") from error
+            why = "The network was turned off" if offline else f"{constants.ENDPOINT} cannot be reached"
             raise DataError(
-                f"{constants.ENDPOINT} cannot be reached, and {name} is not in {datasets.config.HF_DATASETS_CACHE}.\n"
+                f"{why}, and {name} is not in {_folder()}.\n"
                 "Download it on a machine with network, save_to_disk() it, and give that folder."
             ) from error
-    notes = [] if reachable else ["The hub cannot be reached: an earlier download is used."]
+    _note_use(loaded, f"hf:{name}")
+    why = "The network was turned off" if offline else "The hub cannot be reached"
+    notes = [] if reachable else [f"{why}: an earlier download is used."]
     return _labelled(loaded, reference, "Hugging Face data set", options, notes)
 
 
@@ -94,10 +101,35 @@ def open_tables(files: Mapping[str, Sequence[str]], reference: str, options: Map
     """
     with _quiet():
         try:
-            loaded = datasets.load_dataset("parquet", data_files={split: list(paths) for split, paths in files.items()})
+            listed_files = {split: list(paths) for split, paths in files.items()}
+            loaded = datasets.load_dataset("parquet", data_files=listed_files, cache_dir=_folder())
         except Exception as error:  # see open_hub
             raise DataError(f"{reference} cannot be read as parquet: {_first_line(error)}") from error
+    _note_use(loaded, "parquet files, as datasets copies them")
     return _labelled(loaded, reference, "parquet files with pictures", options, [])
+
+
+def _folder() -> str:
+    return str(cache_folder() / DATA_SETS)
+
+
+def _note_use(loaded: Any, origin: str) -> None:
+    """Record which folders of the cache folder are used."""
+    parts = loaded.values() if isinstance(loaded, dict) else (loaded,)
+    top, files = cache_folder() / DATA_SETS, [Path(file["filename"]) for rows in parts for file in rows.cache_files]
+    for name in sorted({file.relative_to(top).parts[0] for file in files if file.is_relative_to(top)}):
+        note_use(top / name, origin)
+
+
+@contextmanager
+def _into_cache_folder() -> Iterator[None]:
+    """Let datasets download where models are downloaded: it asks the hub's client for its own folder."""
+    before = constants.HF_HUB_CACHE
+    constants.HF_HUB_CACHE = str(cache_folder() / HUB)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_CACHE = before
 
 
 def _ask(name: str, revision: str | None) -> bool:

@@ -5,7 +5,6 @@ Source: O. M. Parkhi, A. Vedaldi, A. Zisserman, C. V. Jawahar, "Cats and Dogs", 
 
 from __future__ import annotations
 
-import os
 import socket
 import urllib.error
 import urllib.request
@@ -17,6 +16,8 @@ from vitrine.data.decoding import FilePicture
 from vitrine.data.listing import listed
 from vitrine.data.samples import FiniteSplit, LabelledData, Sample, Split
 from vitrine.data.splitting import hold_out
+from vitrine.downloads.records import note_use
+from vitrine.downloads.settings import PETS, TURNED_OFF, cache_folder, is_offline
 from vitrine.errors import DataError
 
 NAMES = ("oxford-pets", "oxford-pets:reference")
@@ -41,8 +42,9 @@ def open_pets(reference: str) -> LabelledData:
     """
     if reference not in NAMES:
         raise DataError(f"There are no pets named {reference!r}: known are {' and '.join(NAMES)}.")
-    folder = cache_folder() / "oxford-iiit-pet"
+    folder = cache_folder() / PETS
     _provide(folder)
+    note_use(folder, ADDRESS)
     labels, trainval = _read(folder, "trainval", ())
     _, test = _read(folder, "test", labels)
     notes = [f"Oxford-IIIT Pets in {folder}: {len(trainval):,} official training and {len(test):,} test pictures."]
@@ -59,16 +61,13 @@ def open_pets(reference: str) -> LabelledData:
     return LabelledData(reference, "Oxford-IIIT Pets", labels, splits, tuple(notes))
 
 
-def cache_folder() -> Path:
-    """Where downloaded data lie: the environment's ``VITRINE_CACHE``, or ``~/.cache/vitrine``."""
-    return Path(os.environ.get("VITRINE_CACHE") or Path.home() / ".cache" / "vitrine").expanduser()
-
-
 def _provide(folder: Path) -> None:
     if (folder / "images").is_dir() and (folder / "annotations").is_dir():
         return
     wanted = [name for name in ARCHIVES if not (folder / name).is_file()]
     try:
+        if wanted and is_offline():
+            raise OSError(TURNED_OFF)
         if wanted:
             _ask(ADDRESS + wanted[0])
         from vitrine.torchpair import require_torchvision

@@ -48,7 +48,7 @@ class Use:
     """What is known of a file that is about to be used.
 
     Attributes:
-        sha256: of its bytes; None of a folder.
+        sha256: of its bytes; None of a folder, and of what is not in the cache folder.
         before: the last use of a file from the same place with another hash, where that was the last one; else None.
     """
 
@@ -67,15 +67,16 @@ def note_use(path: Path, origin: str) -> Use:
 
 @lru_cache(maxsize=256)
 def _note(folder: Path, path: Path, origin: str, size: int, changed_ns: int) -> Use:  # noqa: ARG001  they are the key
-    is_file = path.is_file()
     if not path.is_relative_to(folder):
-        return Use(_sha256(path) if is_file else None, None)
+        return Use(None, None)
     known = read_records(folder)
     record = replace(_now_known(known, folder, path, origin), last_used=_now())
     used = [each for each in known.values() if each.origin == origin and each.last_used is not None]
     latest = max(used, key=lambda each: each.last_used or "", default=None)
     _write(folder, record)
-    return Use(record.sha256, latest if latest is not None and is_file and latest.sha256 != record.sha256 else None)
+    return Use(
+        record.sha256, latest if latest is not None and path.is_file() and latest.sha256 != record.sha256 else None
+    )
 
 
 def know(known: Mapping[str, Record], folder: Path, path: Path, origin: str) -> Record:
@@ -128,7 +129,11 @@ def read_records(folder: Path) -> dict[str, Record]:
             record = Record(**content)
         except (OSError, ValueError, TypeError):
             continue
-        if path.name == _name(record.file) and isinstance(record.last_used, str | None) and isinstance(record.origin, str):
+        if (
+            path.name == _name(record.file)
+            and isinstance(record.last_used, str | None)
+            and isinstance(record.origin, str)
+        ):
             found[record.file] = record
     return found
 

@@ -10,6 +10,10 @@ from pathlib import Path
 
 from vitrine.errors import UsageError
 
+HUB, RELEASED, PETS, DATA_SETS, CLIENT = "hub", "catr", "oxford-iiit-pet", "datasets", "xet"
+"""Folders in the cache folder: of the hub's client, of the published captioner, of torchvision's pets, of what datasets
+makes of downloads, and of parts of files that the hub's client keeps."""
+
 CACHE, OFFLINE = "VITRINE_CACHE", "VITRINE_OFFLINE"
 TURNED_OFF = "the network was turned off"
 
@@ -45,10 +49,11 @@ def downloading(*, into: Path | None = None, offline: bool = False) -> Iterator[
     values = {} if into is None else {CACHE: str(into.expanduser().absolute())}
     values |= {OFFLINE: "1", "HF_HUB_OFFLINE": "1"} if offline else {}
     before = {name: os.environ.get(name) for name in values}
-    imported = [(module, module.HF_HUB_OFFLINE) for name in _CLIENTS if offline and (module := sys.modules.get(name))]
+    clients = _CLIENTS if offline else ()
+    imported = {name: sys.modules[name].HF_HUB_OFFLINE for name in clients if name in sys.modules}
     os.environ.update(values)
-    for module, _ in imported:
-        module.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+    for name in imported:
+        sys.modules[name].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
     try:
         yield
     finally:
@@ -57,14 +62,16 @@ def downloading(*, into: Path | None = None, offline: bool = False) -> Iterator[
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        for module, value in imported:
-            module.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
+        for name in clients:
+            if name in sys.modules:  # one that was imported within the block read what holds there
+                own = os.environ.get("HF_HUB_OFFLINE", "").upper() in _YES
+                sys.modules[name].HF_HUB_OFFLINE = imported.get(name, own)  # type: ignore[attr-defined]
 
 
 def quieten_client() -> None:
     """Let the hub's client tell nobody what runs here, and keep nothing outside of the cache folder."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ["HF_XET_CACHE"] = str(cache_folder() / "xet")
+    os.environ["HF_XET_CACHE"] = str(cache_folder() / CLIENT)
     constants = sys.modules.get("huggingface_hub.constants")
     if constants is not None:
         constants.HF_HUB_DISABLE_TELEMETRY = True  # type: ignore[attr-defined]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vitrine.downloads.records import Record, know
-from vitrine.models.captioner.released import RELEASES, release_path
+from vitrine.downloads.settings import HUB, RELEASED
+from vitrine.models.releases import RELEASES, release_path
 
 UNFINISHED = "unfinished"
 _OF_THE_LIBRARY = {".locks", "CACHEDIR.TAG", "blobs", "version.txt"}  # in the hub's folder, beside repositories
@@ -65,7 +66,7 @@ class CachedItem:
 
 def hub_folder(cache: Path) -> Path:
     """Where repositories of the hub lie."""
-    return cache / "hub"
+    return cache / HUB
 
 
 def cached_repositories(cache: Path, known: Mapping[str, Record], progress: Progress) -> Iterator[CachedItem]:
@@ -78,7 +79,7 @@ def cached_repositories(cache: Path, known: Mapping[str, Record], progress: Prog
     """
     from huggingface_hub import constants
 
-    repositories = sorted(_scan(cache).repos, key=lambda each: (each.repo_type, each.repo_id))
+    repositories = sorted(_repositories(cache), key=lambda each: (each.repo_type, each.repo_id))
     repositories = [each for each in repositories if is_inside(each.repo_path, cache)]
     total, done = sum(len(rev.files) for repo in repositories for rev in repo.revisions), 0
     for repository in repositories:
@@ -95,9 +96,8 @@ def cached_repositories(cache: Path, known: Mapping[str, Record], progress: Prog
                 files.append(_file(name, found.file_path, record))
                 done += 1
                 progress(done, total)
-            kind = "data set" if data else "model"
-            size = int(revision.size_on_disk)
-            yield CachedItem(repository.repo_id, kind, address, revision.commit_hash, tuple(files), size)
+            size, commit = int(revision.size_on_disk), str(revision.commit_hash)
+            yield CachedItem(str(repository.repo_id), _kind(repository), address, commit, tuple(files), size)
 
 
 def cached_releases(cache: Path, known: Mapping[str, Record]) -> Iterator[CachedItem]:
@@ -111,7 +111,7 @@ def cached_releases(cache: Path, known: Mapping[str, Record]) -> Iterator[Cached
 
 def unfinished_downloads(cache: Path) -> Iterator[CachedItem]:
     """What interrupted downloads left; one may still be going on."""
-    parts = [*hub_folder(cache).glob("*/blobs/*.incomplete"), *(cache / "catr").glob("*.part")]
+    parts = [*hub_folder(cache).glob("*/blobs/*.incomplete"), *(cache / RELEASED).glob("*.part")]
     for path in sorted(each for each in parts if each.is_file() and not each.is_symlink() and is_inside(each, cache)):
         found = path.stat()
         file = CachedFile(path.name, path, found.st_size, None, None, found.st_mtime)
@@ -121,23 +121,34 @@ def unfinished_downloads(cache: Path) -> Iterator[CachedItem]:
 def unknown_in_hub(cache: Path) -> Iterator[Path]:
     """What lies in the hub's folder and is no repository that its library can read, or leads out of the folder."""
     folder = hub_folder(cache)
-    known = {each.repo_path for each in _scan(cache).repos if is_inside(each.repo_path, cache)}
+    known = {each.repo_path for each in _repositories(cache) if is_inside(each.repo_path, cache)}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path not in known and path.name not in _OF_THE_LIBRARY:
             yield path
 
 
-def remove_revisions(cache: Path, commits: Sequence[str]) -> None:
-    """Remove revisions as the hub's library does: what another revision shares stays.
+def remove_revision(cache: Path, item: CachedItem) -> None:
+    """Remove a repository's revision as the hub's library does: what another revision shares stays.
 
     Raises:
-        OSError: something to be removed leads out of the cache folder; nothing was removed.
+        OSError: something to be removed leads out of the cache folder, and nothing was removed; or it could not be.
     """
-    plan = _scan(cache).delete_revisions(*commits)
+    from huggingface_hub import scan_cache_dir
+
+    found = scan_cache_dir(hub_folder(cache))
+    own = frozenset(each for each in found.repos if (each.repo_id, _kind(each)) == (item.name, item.kind))
+    plan = replace(found, repos=own).delete_revisions(item.revision or "")
     for path in (*plan.blobs, *plan.refs, *plan.repos, *plan.snapshots):
         if not is_inside(path.parent, cache):
             raise OSError(f"{path} leads out of {cache}, so it is left alone")
-    plan.execute()
+    plan.execute()  # it logs what it cannot remove, and goes on
+    for path in (*plan.repos, *plan.snapshots, *plan.blobs):
+        if path.exists():
+            raise OSError(f"{path} could not be removed")
+
+
+def _kind(repository: Any) -> str:
+    return "data set" if repository.repo_type == "dataset" else "model"
 
 
 def is_inside(path: Path, cache: Path) -> bool:
@@ -145,11 +156,11 @@ def is_inside(path: Path, cache: Path) -> bool:
     return path.resolve().is_relative_to(cache.resolve())
 
 
-def _scan(cache: Path) -> Any:
-    from huggingface_hub import HFCacheInfo, scan_cache_dir
+def _repositories(cache: Path) -> frozenset[Any]:
+    from huggingface_hub import scan_cache_dir
 
     folder = hub_folder(cache)
-    return scan_cache_dir(folder) if folder.is_dir() else HFCacheInfo(0, frozenset(), [])
+    return scan_cache_dir(folder).repos if folder.is_dir() else frozenset()
 
 
 def _same_origin(known: Mapping[str, Record], cache: Path, path: Path) -> str | None:

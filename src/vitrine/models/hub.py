@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
+import time
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
+from vitrine.downloads.records import forget, note_use, short
+from vitrine.downloads.settings import HUB, TURNED_OFF, cache_folder, is_offline, quieten_client
 from vitrine.errors import WeightsUnavailableError
 
 _CONNECT_SECONDS = 3.0
+_SHA256 = re.compile("[0-9a-f]{64}")
 _PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
-
-
-def cache_folder() -> Path:
-    """The one folder that downloaded files go to: ``VITRINE_CACHE``, else ``~/.cache/vitrine``."""
-    return Path(os.environ.get("VITRINE_CACHE") or Path.home() / ".cache" / "vitrine").expanduser()
 
 
 def fetch(hub_id: str, names: tuple[str, ...], remedy: str) -> Path:
@@ -29,7 +27,8 @@ def fetch(hub_id: str, names: tuple[str, ...], remedy: str) -> Path:
         remedy: what to do with the file once it was downloaded on another machine; ends the error's sentence.
 
     Raises:
-        WeightsUnavailableError: it is not in the cache folder and cannot be downloaded now.
+        WeightsUnavailableError: it is not in the cache folder and cannot be downloaded now; or what is there, or what
+            came, is not what the hub says it is.
     """
     found, reason, _ = _look(hub_id, names)
     if found is not None:
@@ -61,29 +60,70 @@ def _unavailable(hub_id: str, name: str, reason: str, remedy: str) -> WeightsUna
 
 def _look(hub_id: str, names: tuple[str, ...]) -> tuple[Path | None, str, bool]:
     """The first of these files that exists; else the reason, and whether it is that the repository has none."""
+    quieten_client()
     from huggingface_hub import _CACHED_NO_EXIST, constants, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     repository, _, revision = hub_id.partition("@")
-    folder = cache_folder() / "hub"
-    reachable = not constants.HF_HUB_OFFLINE and _reachable(constants.ENDPOINT)
-    offline = "the network was turned off" if constants.HF_HUB_OFFLINE else f"{constants.ENDPOINT} cannot be reached"
+    folder = cache_folder() / HUB
+    reachable = not is_offline() and _reachable(constants.ENDPOINT)
+    offline = TURNED_OFF if is_offline() else f"{constants.ENDPOINT} cannot be reached"
     reason, absent = "", 0
     for name in names:
+        began = time.time()
         try:
             path = hf_hub_download(
                 repository, name, revision=revision or None, cache_dir=folder, local_files_only=not reachable
             )
+            _check(Path(path), hub_id, began)
             return Path(path), "", False
+        except WeightsUnavailableError:
+            raise
         except EntryNotFoundError as error:
             if reachable and isinstance(error, LocalEntryNotFoundError):
                 return None, _in_one_line(error), False
             reason = f"the repository has no {' or '.join(names)}" if reachable else offline
             known = try_to_load_from_cache(repository, name, cache_dir=folder, revision=revision or None)
             absent += reachable or known is _CACHED_NO_EXIST
+        except OSError as error:
+            if error.strerror and not isinstance(error, ConnectionError | TimeoutError):
+                raise _not_saved(hub_id, name, error) from error
+            return None, _in_one_line(error), False
         except Exception as error:  # the client passes on what its transport raises, which differs by its version
             return None, _in_one_line(error), False
     return None, reason, absent == len(names)
+
+
+def _check(path: Path, hub_id: str, began: float) -> None:
+    """Record the use of a file, and refuse one whose hash is not the one that the hub gave, which names its blob.
+
+    The client compares sizes only. What came just now is removed; what lay there already is left to its owner.
+    """
+    use = note_use(path, f"hf-hub:{hub_id}/{path.name}")
+    blob = path.resolve()
+    if use.sha256 is None or not _SHA256.fullmatch(blob.name) or blob.name == use.sha256:
+        return
+    fresh = blob.stat().st_mtime >= began - 1
+    forget(cache_folder(), path.absolute().relative_to(cache_folder().absolute()).as_posix())
+    if fresh:
+        path.unlink()
+        blob.unlink()
+    what, remedy = (
+        ("came from the hub is damaged", "It was not kept: try again")
+        if fresh
+        else (f"lies in {blob} was changed or is damaged", f"Remove it: vitrine cache --prune {hub_id.split('@')[0]}")
+    )
+    raise WeightsUnavailableError(
+        f"What {what}: {path.name} of {hub_id} should have the sha256 {short(blob.name)}... and has "
+        f"{short(use.sha256)}....\n{remedy}."
+    )
+
+
+def _not_saved(hub_id: str, name: str, error: OSError) -> WeightsUnavailableError:
+    return WeightsUnavailableError(
+        f"{name} of {hub_id} cannot be saved in {cache_folder() / 'hub'}: {error.strerror}.\n"
+        "Make room, or choose another folder: --cache DIR, or the environment's VITRINE_CACHE."
+    )
 
 
 def _in_one_line(error: Exception) -> str:

@@ -68,7 +68,7 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the training came to its end: metrics.json is its last file."""
+        """Whether the training came to its end: metrics.json comes last but for the card, which is made of it."""
         return (self.path / "metrics.json").is_file()
 
     @property
@@ -105,7 +105,10 @@ class RunFolder:
     def start(
         self, recipe: Recipe, labels: Sequence[str], data: Mapping[str, Any], environment: Mapping[str, Any]
     ) -> None:
-        """Write what is known before the first step (a captioner has no labels); recipe.toml comes last and marks the folder as started."""
+        """Write what is known before the first step; recipe.toml comes last and marks the folder as started.
+
+        A captioner has no labels, and no labels.txt.
+        """
         if labels:
             self.write("labels.txt", "".join(f"{label}\n" for label in labels))
         self.write("data.json", to_json(data))

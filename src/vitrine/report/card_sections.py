@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from typing import Any
 
-from vitrine.recipes import Recipe
 from vitrine.report.card_facts import CardFacts
 from vitrine.report.card_text import code, folded, inline, published, share, table, tidy, without_paths
 from vitrine.report.tables import Cell
@@ -16,8 +14,6 @@ _WORST = 10  # classes that are listed
 _ALL = 60  # classes up to which all of them are listed, too
 _NAMED = 100  # class names in a sentence
 _FEW = 20  # pictures of a class below which its recall says little
-_ALWAYS = ("model", "pretrained", "image_size", "epochs", "batch_size", "learning_rate", "weight_decay", "tune", "seed")
-_ELSEWHERE = ("name", "description", "workers", "checkpoint_minutes", "trackers", "transforms", "caption", "model_args")
 _METRICS = {"bleu_1": "BLEU-1", "bleu_4": "BLEU-4", "rouge_l": "ROUGE-L", "cider": "CIDEr", "meteor": "METEOR"}
 
 
@@ -46,13 +42,17 @@ def data(facts: CardFacts) -> str:
         table(("split", "pictures"), rows),
     ]
     aside = facts.data.get("quarantine", [])
-    lines.append(
-        f"{len(aside):,} pictures could not be read and were left out." if aside else "All of them could be read."
-    )
+    lines.append(_left_out(len(aside)))
     notes = [inline(without_paths(str(note), facts.places)) for note in facts.data.get("notes", [])]
     lines.append("\n".join(f"- {note}" for note in notes))
     lines.append(_counted(facts, splits))
     return "\n\n".join(line for line in lines if line)
+
+
+def _left_out(count: int) -> str:
+    if not count:
+        return "All of them could be read."
+    return f"{count:,} picture{'s' * (count != 1)} could not be read and {'was' if count == 1 else 'were'} left out."
 
 
 def _counted(facts: CardFacts, splits: Mapping[str, Any]) -> str:
@@ -72,45 +72,6 @@ def _counted(facts: CardFacts, splits: Mapping[str, Any]) -> str:
         (label, *(each[i] for each in counts.values())) for i, label in enumerate(facts.labels)
     ]
     return folded("Pictures of each class", table(("class", *counts), rows))
-
-
-def recipe(facts: CardFacts) -> str:
-    """Every setting that says what was learnt, and those that are not the default."""
-    given = facts.recipe
-    rows: list[tuple[str, str]] = []
-    for field in fields(Recipe):
-        value = getattr(given, field.name)
-        if field.name == "image_size" and not value:
-            value = "the model's own"
-        if field.name in _ALWAYS or (field.name not in _ELSEWHERE and value != field.default):
-            rows.append((field.name, _value(value, facts.places)))
-    rows += [(f"model_args.{name}", _value(value, facts.places)) for name, value in given.model_args.items()]
-    for part in ("transforms", "caption"):
-        spec = getattr(given, part)
-        rows += [(f"{part}.{name}", _value(value, facts.places)) for name, value in _changed(spec)]
-    shown = [f"| {code(name)} | {inline(value)} |" for name, value in rows]
-    trained = f"{len(facts.history)} epochs were trained"
-    best = f"; the weights are those of epoch {facts.best_epoch}, the best on the validation pictures"
-    return f"{trained}{best if facts.best_epoch else ''}.\n\n" + "\n".join(
-        ["| setting | value |", "| --- | --- |", *shown]
-    )
-
-
-def _changed(spec: Any) -> list[tuple[str, Any]]:
-    if not is_dataclass(spec):
-        return []
-    pairs = [(field, getattr(spec, field.name)) for field in fields(spec)]
-    return [(field.name, value) for field, value in pairs if value != field.default]
-
-
-def _value(value: Any, places: Sequence[str]) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        return published(value, places)
-    if isinstance(value, tuple | list):
-        return ", ".join(_value(each, places) for each in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def accuracy(facts: CardFacts) -> str:

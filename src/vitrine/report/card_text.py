@@ -14,7 +14,7 @@ _WRITTEN_AS_PATH = re.compile(r"(?:[a-z-]+:)?(?:/|~|\.\.?/|[A-Za-z]:\\)")
 
 def tidy(text: str) -> str:
     """On one line, without characters that are not printed."""
-    return "".join(c for c in " ".join(text.split()) if c.isprintable())
+    return " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
 
 
 def inline(text: str) -> str:

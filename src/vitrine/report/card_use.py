@@ -10,11 +10,11 @@ from vitrine.report.card_text import code
 
 _TIMM = """\
 import timm, torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 model = timm.create_model({folder}, pretrained=True).eval()
 prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
-pixels = prepare(Image.open("picture.jpg").convert("RGB"))[None]
+pixels = prepare(ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB"))[None]
 with torch.inference_mode():
     probabilities = model(pixels).softmax(1)[0]
 print(model.pretrained_cfg["label_names"][probabilities.argmax()], float(probabilities.max()))"""
@@ -28,7 +28,7 @@ print(classify("picture.jpg"))"""
 _PREPARE = """\
 
 seen = {seen}
-picture = Image.open("picture.jpg").convert("RGB")
+picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")
 width, height = picture.size
 short, side = seen["resize_short_side"], seen["size"]
 picture = picture.resize(
@@ -46,7 +46,7 @@ _ONNX = (
 import json
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession({file})
 said = session.get_modelmeta().custom_metadata_map
@@ -62,7 +62,7 @@ _PT2 = (
 import json
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 extra = {{"vitrine.json": ""}}
 model = torch.export.load({file}, extra_files=extra).module()

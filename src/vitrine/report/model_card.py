@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitrine.report.card_facts import CardFacts, ExportFacts
-from vitrine.report.card_sections import accuracy, data, export, figures, limits, provenance, recipe, whatever
+from vitrine.report.card_recipe import recipe
+from vitrine.report.card_sections import accuracy, data, export, figures, limits, provenance, whatever
 from vitrine.report.card_text import inline, published, tidy
 from vitrine.report.card_use import usage
 from vitrine.results import CaptioningMetrics, ClassificationMetrics

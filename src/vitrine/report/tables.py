@@ -1,4 +1,4 @@
-"""Tables: aligned text for a terminal, Markdown for a README, CSV for a program."""
+"""Tables: aligned text for a terminal, Markdown for a README, CSV for a program, LaTeX for a paper."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class Table:
         columns: their names.
         rows: a cell for every column; None is shown as a dash. Floats are shown with up to four significant digits, so
             what needs others comes as text.
-        final: index of the row that is the final result: ``*`` in text, bold in Markdown, a column in CSV.
+        final: index of the row that is the final result: ``*`` in text, bold in Markdown and LaTeX, a column in
+            CSV.
 
     Raises:
         ValueError: a row has another number of cells, or ``final`` is no row.
@@ -59,6 +60,16 @@ class Table:
             shown[self.final] = [f"**{cell}**" for cell in shown[self.final]]
         rule = ["---:" if self.right_aligned(i) else "---" for i in range(len(self.columns))]
         return "\n".join("| " + " | ".join(row) + " |" for row in (self.columns, rule, *shown))
+
+    def latex(self) -> str:
+        """A tabular of LaTeX with the rules of its package booktabs, the final row in bold."""
+        shown = [[_latex(cell) for cell in row] for row in self.cells()]
+        if self.final is not None:
+            shown[self.final] = [f"\\textbf{{{cell}}}" for cell in shown[self.final]]
+        sides = "".join("r" if self.right_aligned(i) else "l" for i in range(len(self.columns)))
+        rows = [" & ".join(row) + r" \\" for row in (list(map(_latex, self.columns)), *shown)]
+        lines = [rf"\begin{{tabular}}{{{sides}}}", r"\toprule", rows[0], r"\midrule", *rows[1:]]
+        return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
     def csv(self) -> bytes:
         """A CSV file. Numbers are whole; None is empty; ``final`` is a column with yes and no where there is one."""
@@ -153,6 +164,22 @@ def _show(cell: Cell) -> str:
     if isinstance(cell, bool):
         return "yes" if cell else "no"
     return f"{cell:.4g}" if isinstance(cell, float) else f"{cell:,}" if isinstance(cell, int) else cell
+
+
+_LATEX = str.maketrans(
+    {
+        "\\": r"\textbackslash{}",
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "\n": " ",
+        "–": "--",
+    }
+)
+
+
+def _latex(text: str) -> str:
+    return text.translate(_LATEX)
 
 
 def _share(value: float | None) -> str | None:

@@ -153,7 +153,7 @@ def evaluate_captioner(
     Raises:
         DataError, ModelError: the input cannot be used.
     """
-    opened = open_captioner(model, architecture, vocabulary)
+    opened = open_captioner(model, architecture, vocabulary, precision=precision)
     own_seed, fraction = _own_split(opened)
     seed = own_seed if seed is None else seed
     found = open_captions(data, seed=seed, val_fraction=fraction)

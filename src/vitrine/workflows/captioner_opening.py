@@ -16,13 +16,14 @@ from vitrine.errors import ModelError
 from vitrine.models.captioner.config import CaptionInput
 from vitrine.models.captioner.loading import load_catr
 from vitrine.models.captioner.model import CaptionModel
-from vitrine.models.captioner.prediction import prepare_for_prediction
+from vitrine.models.captioner.prediction import prepare_for_prediction, round_images
 from vitrine.models.captioner.released import RELEASES, fetch_release
 from vitrine.models.captioner.saved import is_captioner_folder, load_saved_captioner
 from vitrine.models.hub import fetch
 from vitrine.models.precision import default_device
 from vitrine.models.transformers_captioners import is_transformers_captioner, open_transformers_captioner
 from vitrine.models.weights import WeightsFile
+from vitrine.workflows.weights_notes import weights_notes
 
 _WORDS_OF = "google-bert/bert-base-uncased"  # the published captioner's word pieces
 
@@ -87,6 +88,7 @@ def open_captioner(
     architecture: str | None = None,
     vocabulary: Path | None = None,
     progress: Progress = lambda _done, _total: None,
+    precision: str = "fp32",
 ) -> OpenedCaptioner:
     """Open a captioner for prediction: a run of ``vitrine train``, the published one, or one of transformers.
 
@@ -97,6 +99,8 @@ def open_captioner(
         vocabulary: the published captioner's vocab.txt or tokenizer.json; None looks beside the weights, then in the
             cache folder and on the hub.
         progress: called with bytes done, of how many, during a download.
+        precision: "fp32", or "bf16": the image side is rounded to bf16 once and for all, words stay in float32. A
+            captioner of transformers is opened in float32 either way; its products are rounded as it decodes.
 
     Raises:
         ModelError: no such captioner, weights that do not fit, or another vocabulary.
@@ -106,7 +110,8 @@ def open_captioner(
         return _of_transformers(reference, vocabulary)
     loaded = load_captioner(reference, architecture, vocabulary, progress)
     device = default_device()
-    module = prepare_for_prediction(loaded.model).to(device)
+    ready = prepare_for_prediction(loaded.model)
+    module = (round_images(ready) if precision == "bf16" else ready).to(device)
     transform = CaptionTransform(**asdict(loaded.input))
     return OpenedCaptioner(module, module.vocabulary, transform, loaded.weights, device, loaded.notes, loaded.folder)
 
@@ -128,8 +133,9 @@ def load_captioner(
     model = load_catr(path, padding="features")
     words_path = _vocabulary_path(path, vocabulary)
     model.vocabulary = _checked(read_vocabulary(words_path), words_path, model)
-    notes = (f"Weights: {path}.", f"Word pieces: {words_path}.")
-    return LoadedCaptioner(model, CaptionInput(), WeightsFile(path, str(path)), notes)
+    weights = WeightsFile(path, RELEASES.get(reference, str(path)))
+    notes = (*weights_notes(weights), f"Word pieces: {words_path}.")
+    return LoadedCaptioner(model, CaptionInput(), weights, notes)
 
 
 def _of_transformers(reference: str, vocabulary: Path | None) -> OpenedCaptioner:
@@ -139,7 +145,7 @@ def _of_transformers(reference: str, vocabulary: Path | None) -> OpenedCaptioner
     found.module.vocabulary = words
     device = default_device()
     transform = ProcessorTransform(**asdict(found.image))
-    notes = (f"Weights: {found.weights.path}.", f"Word pieces: {path}.")
+    notes = (*weights_notes(found.weights), f"Word pieces: {path}.")
     return OpenedCaptioner(found.module.to(device), words, transform, found.weights, device, notes)
 
 
@@ -166,7 +172,7 @@ def _of_run(folder: Path, vocabulary: Path | None) -> LoadedCaptioner:
         saved.model,
     )
     weights = WeightsFile(saved.weights, str(saved.weights))
-    return LoadedCaptioner(saved.model, saved.input, weights, (f"Weights: {saved.weights}.",), folder)
+    return LoadedCaptioner(saved.model, saved.input, weights, weights_notes(weights, folder), folder)
 
 
 def _checked(words: Vocabulary, path: Path, model: CaptionModel) -> Vocabulary:

@@ -217,7 +217,7 @@ class CaptionerTask:
         written = load_captioner(str(run.path)).model.to(setting.device)
         loss, accuracy, pieces = self._forced(TeacherForcing(written, frozen=True), setting)
         del written
-        opened = open_captioner(str(run.path))
+        opened = open_captioner(str(run.path), precision=setting.precision)
 
         def progress(done: int, total: int) -> None:
             self.report(Reading(done, total, "Captioning the validation pictures"))

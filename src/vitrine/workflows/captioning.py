@@ -49,7 +49,7 @@ def caption_pictures(
         ModelError, WeightsUnavailableError: the captioner cannot be opened.
     """
     samples = drawn(list_pictures(images), limit, settings.seed)
-    opened = open_captioner(model, architecture, vocabulary, download)
+    opened = open_captioner(model, architecture, vocabulary, download, settings.precision)
     given = ["--arch", architecture] if architecture else []
     given += ["--vocab", str(vocabulary)] if vocabulary else []
     session = _Session(opened, model, images, out, settings, samples, given)

@@ -14,6 +14,7 @@ from vitrine.data.samples import Sample
 from vitrine.errors import PictureError
 from vitrine.explain.placement import Placement
 from vitrine.models.captioner.interface import Memory
+from vitrine.models.captioner.prediction import images_rounded
 from vitrine.models.precision import autocast
 
 Decode = Callable[[Any, Memory, Sequence[Sample]], Iterator[Progress]]
@@ -55,7 +56,8 @@ def decode_pictures(
         samples: the pictures.
         decode: the decoding of one encoded batch, given the captioner, the memory and the batch's samples.
         device: where the module is.
-        precision: "fp32" or "bf16".
+        precision: "fp32" or "bf16", which the captioner was opened with; one that was opened in float32 is put under
+            autocast for bf16, pictures and words.
         batch_size: pictures at a time.
         unreadable: called with name and reason of a picture that cannot be read; None raises.
 
@@ -73,7 +75,7 @@ def decode_pictures(
                 unreadable(sample.name, str(error))
         if not readable:
             continue
-        with torch.inference_mode(), autocast(device, precision):
+        with torch.inference_mode(), autocast(device, "fp32" if images_rounded(module) else precision):
             memory = module.encode([transform(photo).to(device) for _, photo in readable])
             captions = captions_of(decode(module, memory, [sample for sample, _ in readable]))
         for (sample, photo), caption in zip(readable, captions, strict=True):

@@ -20,6 +20,7 @@ from vitrine.report.tables import metrics_table
 from vitrine.results import ClassificationMetrics
 from vitrine.workflows.inference import BatchLogits, collect, eval_batches, run_batches
 from vitrine.workflows.opened import OpenedModel, in_precision, is_unfinished, open_model, split_settings
+from vitrine.workflows.weights_notes import model_notes
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Evaluation:
         met: whether the accuracy is within tolerance of what was expected; None where nothing was.
         unfinished: the model is of a run whose training has not ended: its best epoch so far.
         moved: (other precision, pictures whose label differs in it); None where it was not asked for.
+        notes: sentences on the weights.
     """
 
     model: str
@@ -46,6 +48,7 @@ class Evaluation:
     met: bool | None
     moved: tuple[str, int] | None
     unfinished: bool = False
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the same evaluation gives the same bytes."""
@@ -129,7 +132,8 @@ def evaluate(
     if other is not None:
         moved = (other.precision, moved_labels(outputs, _run(other, samples, batch_size, progress)[0]))
     met = None if expect is None else meets(metrics.accuracy, expect, tolerance)
-    result = Evaluation(model, data, name, metrics, unreadable, expect, tolerance, met, moved, is_unfinished(opened))
+    told = is_unfinished(opened), model_notes(opened.built)
+    result = Evaluation(model, data, name, metrics, unreadable, expect, tolerance, met, moved, *told)
     if out is not None:
         _write(out, result, outputs, opened)
     return result

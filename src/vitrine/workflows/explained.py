@@ -101,6 +101,7 @@ class Explained:
         unreadable: (name, reason) of pictures without figure.
         method: in words.
         precision: that the model ran in.
+        notes: sentences on the weights.
     """
 
     out: Path
@@ -110,6 +111,7 @@ class Explained:
     unreadable: tuple[tuple[str, str], ...]
     method: str
     precision: str
+    notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -33,6 +33,7 @@ from vitrine.workflows.inference import eval_transform
 from vitrine.workflows.map_pictures import map_picture, scale_of, shown
 from vitrine.workflows.mapping import Checked, MappedBatch, Mapper, check_maps
 from vitrine.workflows.opened import OpenedModel, open_model
+from vitrine.workflows.weights_notes import model_notes
 
 Floats = npt.NDArray[np.float32]
 
@@ -245,4 +246,5 @@ class _Session:
             tuple(self.unreadable),
             self.method,
             self.opened.precision,
+            model_notes(self.opened.built),
         )

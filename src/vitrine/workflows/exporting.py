@@ -145,7 +145,7 @@ def _compared(
         back = _read(folder, to, precision, computed)
         comparisons.append(compare(_logits(built.module, precision, computed), back.logits, spec, computed))
         different = different or described_as(back, labels, spec)
-        moved = _moved(built.module, back, spec)
+        moved = _moved(built.module, back, spec) if computed != "fp32" else moved
         if back.prepare is not None and preparation is None:
             preparation = compare_preparation(back.prepare, spec)
     return Exported(run, to, out, precision, tuple(comparisons), preparation, moved, different)

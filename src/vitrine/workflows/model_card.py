@@ -89,7 +89,7 @@ def read_card_facts(run: Path) -> CardFacts:
     return CardFacts(
         name=run.resolve().name,
         recipe=recipe,
-        labels=folder.labels(),
+        labels=folder.labels() if recipe.caption is None else (),
         metrics=metrics,
         split=str(measured.get("split", "validation")),
         data=data,

@@ -17,6 +17,7 @@ from vitrine.models.build import BuiltModel, open_run
 from vitrine.report.positions import draw_positions, number_rows, save_position_figure
 from vitrine.report.provenance import Provenance
 from vitrine.report.style import new_figure, shortened, styled
+from vitrine.workflows.weights_notes import weights_notes
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,7 @@ class PositionsResult:
         cell: row and column, from 1, of the one patch that was drawn; None where all were.
         before: the reference of the model that it was compared with; None where there was none.
         findings_before: of that model.
+        weights: sentences on the files that the weights are from.
     """
 
     model: str
@@ -38,6 +40,7 @@ class PositionsResult:
     cell: tuple[int, int] | None = None
     before: str | None = None
     findings_before: PositionFindings | None = None
+    weights: tuple[str, ...] = ()
 
     @property
     def numbers(self) -> PositionNumbers:
@@ -146,12 +149,13 @@ def positions(
         )
     built, findings = _opened(model, architecture if before is None or _is_file(model) else None)
     _require_cell(model, findings, cell)
-    result = PositionsResult(model, out, findings, cell)
+    result = PositionsResult(model, out, findings, cell, weights=_weights(built))
     options: dict[str, Any] = {"cell": cell, "before": before, "architecture": architecture}
     if before is not None:
         earlier, findings_before = _opened(before, architecture if _is_file(before) else None)
         _require_same_grid(model, findings, before, findings_before)
-        result = replace(result, before=before, findings_before=findings_before)
+        told = (*_weights(earlier), *result.weights)
+        result = replace(result, before=before, findings_before=findings_before, weights=told)
         options["before-weights-sha256"] = _sha256(earlier)
     origin = Provenance(
         figure="positions",
@@ -170,6 +174,10 @@ def _opened(reference: str, architecture: str | None) -> tuple[BuiltModel, Posit
     table = position_embeddings(built.module)
     notes = (*built.notes, *table.notes)
     return built, assess_positions(table.embeddings_RCD, computed=table.computed, notes=notes)
+
+
+def _weights(built: BuiltModel) -> tuple[str, ...]:
+    return () if built.weights is None else weights_notes(built.weights, built.source.folder)
 
 
 def _is_file(reference: str) -> bool:

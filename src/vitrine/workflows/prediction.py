@@ -12,6 +12,7 @@ from vitrine.data.listing import list_pictures
 from vitrine.evaluate.predictions import PredictionWriter
 from vitrine.workflows.inference import eval_batches, run_batches
 from vitrine.workflows.opened import open_model
+from vitrine.workflows.weights_notes import model_notes
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Prediction:
         unreadable: (name, reason) of pictures that have no row.
         unreadable_table: where those are listed; None where there are none.
         precision: that the model ran in.
+        notes: sentences on the weights.
     """
 
     table: Path
@@ -31,6 +33,7 @@ class Prediction:
     unreadable: tuple[tuple[str, str], ...]
     unreadable_table: Path | None
     precision: str
+    notes: tuple[str, ...] = ()
 
 
 def predict(
@@ -84,4 +87,5 @@ def predict(
             if progress is not None:
                 progress(done, len(samples))
         summary = writer.finish()
-    return Prediction(out, summary.written, summary.unreadable, summary.unreadable_table, opened.precision)
+    notes = model_notes(opened.built)
+    return Prediction(out, summary.written, summary.unreadable, summary.unreadable_table, opened.precision, notes)

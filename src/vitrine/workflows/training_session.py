@@ -13,17 +13,21 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from vitrine.data.batch import batch_count
+from vitrine.downloads.records import changed_sentence
 from vitrine.models.precision import resolve_precision
 from vitrine.models.run_folder import RunFolder, to_json
+from vitrine.models.weights import file_sha256
 from vitrine.recipes import Recipe
 from vitrine.torchpair import require_torchvision
 from vitrine.train.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
 from vitrine.train.fit import EpochDone, StepDone, Training, fit, restore, state_of
 from vitrine.train.optimizer import make_schedule
 from vitrine.workflows.environment import describe_environment, peak_memory_mib
+from vitrine.workflows.model_card import write_model_card
 from vitrine.workflows.training_data import require_same_data
 from vitrine.workflows.training_events import Best, EpochRow, Event, Plan
 from vitrine.workflows.training_task import Setting, Task
+from vitrine.workflows.weights_notes import MEASURED, starting_weights_note
 
 require_torchvision()
 
@@ -46,6 +50,7 @@ class TrainingSession:
         self.setting = Setting(device, resolve_precision(recipe.precision, device, self.task.width))
         self.training = self._assemble()
         self.best = Best()
+        self.changed: str | None = None
         if trackers:
             self.accelerator.init_trackers("vitrine", config=_flat(recipe))
 
@@ -75,7 +80,9 @@ class TrainingSession:
             self._follow(fit(self.training, objective, self.recipe, batches, self.task.names))
         metrics = self.task.conclude(self.run, self.setting)
         delete_checkpoint(self.run.path)
-        self.run.write("metrics.json", to_json(metrics))
+        measured = {MEASURED: file_sha256(self.run.path / "model.safetensors")}
+        self.run.write("metrics.json", to_json(metrics | measured))
+        write_model_card(self.run.path)
         if self.recipe.trackers:
             self.accelerator.end_training()
 
@@ -84,6 +91,8 @@ class TrainingSession:
         if run.started:
             require_same_data(json.loads((run.path / "data.json").read_text("utf-8")), self.task.record)
             state = load_checkpoint(run.path)
+            environment = json.loads((run.path / "environment.json").read_text("utf-8"))
+            self.changed = starting_weights_note(environment, self.task.weights, state is not None)
         if state is None:
             run.start(self.recipe, self.task.labels, self.task.record, self._environment())
         else:
@@ -109,9 +118,10 @@ class TrainingSession:
         task, weights = self.task, self.task.weights
         module = self.accelerator.unwrap_model(self.training.module)
         sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
-        came_from = (
-            "Random starting weights." if weights is None else f"Starting weights: {weights.path} ({weights.origin})."
-        )
+        came_from = ["Random starting weights."]
+        if weights is not None:
+            came_from = [f"Starting weights: {weights.path} ({weights.origin})."]
+            came_from += [each for each in (changed_sentence(weights.path, weights.origin), self.changed) if each]
         return Plan(
             train_pictures=task.epoch_pictures,
             validation_pictures=task.validation_pictures,
@@ -124,7 +134,7 @@ class TrainingSession:
             steps_per_epoch=self.steps_per_epoch,
             epochs=self.recipe.epochs,
             first_step=self.training.progress.step,
-            notes=(came_from, *task.notes),
+            notes=(*came_from, *task.notes),
         )
 
     def _follow(self, events: Iterator[StepDone | EpochDone]) -> None:

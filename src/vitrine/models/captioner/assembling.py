@@ -105,7 +105,7 @@ def assemble_captioner(
     )
     own: Mapping[str, Any] = source.pretrained_cfg
     prepared = CaptionInput(size, multiple, mean or tuple(own["mean"]), std or tuple(own["std"]))
-    notes = tuple(note for note in notes if "head" not in note)  # a captioner has none of the image model's heads
+    notes = tuple(note for note in notes if "classification head" not in note)  # a captioner has none
     return AssembledCaptioner(CaptionModel(config, module, vocabulary), prepared, weights, notes)
 
 

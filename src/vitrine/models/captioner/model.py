@@ -134,10 +134,11 @@ class CaptionModel(nn.Module):
         real_BK = None if padded_BRC is None else ~padded_BRC.flatten(1)
         if padded_BRC is None:  # one grid serves all
             padded_BRC = torch.zeros(1, rows, columns, dtype=torch.bool, device=values_BDRC.device)
-        position_BKD = sine_positions(padded_BRC, self.config.width).flatten(1, 2).to(values_BDRC.dtype)
+        position_BKD = sine_positions(padded_BRC, self.config.width).flatten(1, 2)
+        own_position_BKD = position_BKD.to(values_BDRC.dtype)
         x_BKD = self.projection(values_BDRC).flatten(2).transpose(1, 2)
         for layer in self.encoder.layers:
-            x_BKD = layer(x_BKD, position_BKD, real_BK)
+            x_BKD = layer(x_BKD, own_position_BKD, real_BK)
         x_BKD = self.encoder.norm(x_BKD).to(self.embeddings.words.weight.dtype)
         placed_BKD = x_BKD + position_BKD.to(x_BKD.dtype)
         looks: list[Any] = [layer.multihead_attn for layer in self.decoder.layers]

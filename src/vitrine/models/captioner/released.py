@@ -1,38 +1,25 @@
-"""The published captioner's released files: where they are, and one from the cache folder or downloaded into it."""
+"""The published captioner's released files: one from the cache folder, or downloaded into it."""
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
 from urllib.request import urlopen
 
-from vitrine.errors import ModelError, WeightsUnavailableError
+from vitrine.downloads.records import note_use
+from vitrine.downloads.settings import TURNED_OFF, is_offline
+from vitrine.errors import WeightsUnavailableError
 from vitrine.models.captioner.loading import load_catr
-from vitrine.models.hub import cache_folder
+from vitrine.models.releases import RELEASES, release_path
 
-_ADDRESS = "https://github.com/saahiluppal/catr/releases/download/"
-
-# Where the published code's hubconf.py finds them. It states no hashes.
-RELEASES = {
-    "catr/v1": f"{_ADDRESS}0.1/weights_9348032.pth",
-    "catr/v2": f"{_ADDRESS}0.2/weight389123791.pth",
-    "catr/v3": f"{_ADDRESS}0.2/weight493084032.pth",
-}
+__all__ = ["RELEASES", "fetch_release", "release_path"]
 
 _TIMEOUT_SECONDS = 10.0
 _BLOCK = 1 << 20
-
-
-def release_path(name: str) -> Path:
-    """Where the file of ``catr/v1``, ``catr/v2`` or ``catr/v3`` lies in the cache folder, or would lie.
-
-    Raises:
-        ModelError: there is no such release.
-    """
-    if name not in RELEASES:
-        raise ModelError(f"There is no captioner {name!r}. Expected {', '.join(RELEASES)}, or a weights file.")
-    return cache_folder() / "catr" / RELEASES[name].rsplit("/", 1)[-1]
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EPERM}
 
 
 def fetch_release(name: str, progress: Callable[[int, int], None] | None = None) -> Path:
@@ -51,20 +38,30 @@ def fetch_release(name: str, progress: Callable[[int, int], None] | None = None)
     """
     path = release_path(name)
     if path.is_file():
+        note_use(path, RELEASES[name])
         return path
-    partial = path.with_suffix(".part")
+    partial = path.with_suffix(f".{os.getpid()}.part")  # another process may be downloading it, too
     try:
+        if is_offline():
+            raise OSError(TURNED_OFF)
         partial.parent.mkdir(parents=True, exist_ok=True)
         _download(RELEASES[name], partial, progress)
         load_catr(partial)  # an answer that is not the file is not kept
         partial.replace(path)
     except (OSError, HTTPException) as error:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise WeightsUnavailableError(
+                f"{name} cannot be saved in {path.parent}: {error.strerror}.\n"
+                "Make room, or choose another folder: --cache DIR, or the environment's VITRINE_CACHE."
+            ) from error
         raise WeightsUnavailableError(
             f"{name} is needed and is not in {path.parent}: {' '.join(str(error).split()) or type(error).__name__}.\n"
             f"Download {RELEASES[name]} on another machine and save it as {path}, or name the file with --arch catr."
         ) from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.parent.is_dir():
+            partial.unlink(missing_ok=True)
+    note_use(path, RELEASES[name])
     return path
 
 

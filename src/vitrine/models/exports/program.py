@@ -129,23 +129,10 @@ def write_onnx(folder: Path, module: nn.Module, labels: Sequence[str], spec: Inp
         except Exception as error:  # operators that ONNX has no word for
             told = " ".join(str(error).split())[:300]
             raise ModelError(f"{type(module).__name__} cannot be written as ONNX: {told}") from error
-    _forget_sources(program.model)
     for key, value in _note(labels, spec).items():
         program.model.metadata_props[key] = json.dumps(value, ensure_ascii=False)
     size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     program.save(folder / ONNX, external_data=size > _ONE_FILE)
-
-
-def _forget_sources(model: Any) -> None:
-    """Take out where each operation was written in which file of this machine."""
-    for part in (model.graph, *model.functions.values()):
-        part.metadata_props.clear()
-        for node in part:
-            node.metadata_props.clear()
-            for value in node.outputs:
-                value.metadata_props.clear()
-    for value in (*model.graph.inputs, *model.graph.initializers.values()):
-        value.metadata_props.clear()
 
 
 def read_onnx(folder: Path, precision: str) -> ReadBack:

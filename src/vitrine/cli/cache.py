@@ -1,0 +1,110 @@
+"""The verb cache, and the options on downloads that every verb takes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from typer.core import TyperGroup
+
+from vitrine.cli import show
+from vitrine.cli.options import JsonOption
+from vitrine.downloads.settings import downloading, quieten_client
+from vitrine.errors import UsageError
+
+if TYPE_CHECKING:
+    from vitrine.models.cache import CachedItem
+    from vitrine.workflows.cached import CacheContents
+
+_SHARED = ("cache", "offline")
+
+
+class Verbs(TyperGroup):
+    """Every verb also takes the root's options on downloads, so that they may stand before it or after it."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        shared = [option for option in self.params if option.name in _SHARED]
+        for verb in self.commands.values():
+            verb.params = [*verb.params, *shared]
+
+
+def _download_into(context: typer.Context, folder: Optional[Path]) -> None:  # noqa: UP045  typer reads it
+    if folder is not None:
+        context.with_resource(downloading(into=folder))
+    quieten_client()
+
+
+def _stay_offline(context: typer.Context, wanted: bool) -> None:
+    if wanted:
+        context.with_resource(downloading(offline=True))
+
+
+CacheOption = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(
+        "--cache",
+        metavar="DIR",
+        callback=_download_into,
+        expose_value=False,
+        help="Where downloads go; default: VITRINE_CACHE, else ~/.cache/vitrine.",
+    ),
+]
+OfflineOption = Annotated[
+    bool,
+    typer.Option(
+        "--offline",
+        callback=_stay_offline,
+        expose_value=False,
+        help="Use no network, as with VITRINE_OFFLINE=1: only what is there.",
+    ),
+]
+
+
+def cache(
+    prune: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--prune",
+            metavar="NAME|DAYS",
+            help="Remove what has this name in the table, or what was not used for so many days; may be repeated.",
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove without asking.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Show which downloaded files lie where, from where, with which hash and when they were used last.
+
+    With --prune, remove some, and say which and how much that freed; exits 1 where one could not be removed.
+    """
+    from vitrine.workflows.cache import cache_contents
+    from vitrine.workflows.cache import chosen as choose
+    from vitrine.workflows.cache import prune as remove
+
+    with show.reading_progress("Computing hashes") as progress:
+        contents = cache_contents(progress)
+    result: Any = contents
+    if prune:
+        items = choose(contents, prune)
+        if items and not yes:
+            _ask(contents, items)
+        result = remove(contents, items)
+    typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.text())
+    if prune and result.failed is not None:
+        raise typer.Exit(1)
+
+
+def _ask(contents: CacheContents, items: tuple[CachedItem, ...]) -> None:
+    """Name what would be removed, and go on only where a person says yes."""
+    from vitrine.workflows.cached import described
+
+    if not sys.stdin.isatty():
+        raise UsageError("--prune removes files: add --yes where nobody can be asked.")
+    for item in items:
+        typer.echo(described(item), err=True)
+    if not typer.confirm(f"Remove from {contents.folder}?", err=True):
+        typer.echo("Nothing was removed.", err=True)
+        raise typer.Exit(1)

@@ -1,0 +1,228 @@
+"""A finished run read back: its recipe as plain values, its pictures, and what it said of each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vitrine.errors import RunError
+from vitrine.evaluate.csv_records import whole_records
+from vitrine.models.run_folder import RunFolder
+from vitrine.recipes import Recipe
+from vitrine.report.comparison import RunRow
+from vitrine.report.tables import Cell
+from vitrine.results import ClassificationMetrics
+
+DATA = "training pictures"
+"""What a run was trained on, among its settings."""
+
+SHOWN = {
+    "model": "model",
+    "image_size": "input",
+    "pretrained": "pretrained",
+    "batch_size": "batch",
+    "learning_rate": "learning rate",
+    "weight_decay": "weight decay",
+    "transforms": "transforms",
+    "epochs": "epochs",
+}
+"""Settings that every comparison shows, and the names of their columns."""
+
+# What changes nothing in what comes out, and what a later training of the same recipe may have otherwise.
+_ASIDE = ("name", "description", "workers", "trackers", "checkpoint_minutes", "max_unreadable", "caption")
+_ROUNDING = 1e-6  # metrics.json keeps six decimals
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A validation picture: its true class and what the run called it."""
+
+    true: str
+    predicted: str
+
+    @property
+    def right(self) -> bool:
+        """Whether the two are the same."""
+        return self.true == self.predicted
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A classifier's finished run.
+
+    Attributes:
+        name: what a comparison calls it.
+        folder: its files.
+        recipe: resolved.
+        metrics: on its validation pictures.
+        data: content of data.json.
+    """
+
+    name: str
+    folder: RunFolder
+    recipe: Recipe
+    metrics: ClassificationMetrics
+    data: Mapping[str, Any]
+
+    @cached_property
+    def pictures(self) -> frozenset[tuple[str, str]]:
+        """(name, sha256) of every validation picture."""
+        return frozenset((row["name"], row["sha256"]) for row in self.data["splits"]["validation"])
+
+    @cached_property
+    def truths(self) -> dict[str, str]:
+        """True class names by picture."""
+        labels = self.data["labels"]
+        return {row["name"]: labels[row["label"]] for row in self.data["splits"]["validation"]}
+
+    @cached_property
+    def answers(self) -> dict[str, Answer]:
+        """What the run said of each validation picture.
+
+        Raises:
+            RunError: predictions.csv is missing, or is of other pictures or results than data.json and metrics.json.
+        """
+        predicted = {row["filename"]: row["label"] for row in read_predictions(self.folder.path)}
+        if predicted.keys() != self.truths.keys():
+            count = len(predicted.keys() ^ self.truths.keys())
+            raise RunError(f"predictions.csv in {self.folder.path} is of other pictures than data.json ({count}).")
+        answers = {name: Answer(true, predicted[name]) for name, true in self.truths.items()}
+        accuracy = sum(each.right for each in answers.values()) / max(1, len(answers))
+        if abs(accuracy - self.metrics.accuracy) > _ROUNDING:
+            raise RunError(
+                f"In {self.folder.path}, predictions.csv gives an accuracy of {accuracy:.4f}, metrics.json says "
+                f"{self.metrics.accuracy:.4f}: one of them was changed."
+            )
+        return answers
+
+    @property
+    def validation(self) -> str:
+        """A short name for the validation pictures with their labels: the same for the same ones."""
+        return digest((*pair, self.truths[pair[0]]) for pair in self.pictures)
+
+    def settings(self) -> dict[str, Cell]:
+        """Everything that decides what comes out, flat: ``transforms`` is a name, ``transforms.rotation`` a number."""
+        recipe = self.recipe
+        flat: dict[str, Cell] = {}
+        for field in fields(Recipe):
+            value = getattr(recipe, field.name)
+            if field.name in _ASIDE:
+                continue
+            if field.name == "transforms":
+                flat["transforms"] = value.name
+                flat |= {f"transforms.{f.name}": _cell(getattr(value, f.name)) for f in fields(value)}
+                del flat["transforms.name"]
+            elif field.name == "model_args":
+                flat |= {f"model_args.{key}": _cell(each) for key, each in value.items()}
+            else:
+                flat[field.name] = _cell(value)
+        return flat | {"image_size": self._input(), DATA: self._training()}
+
+    def _input(self) -> Cell:
+        if self.recipe.image_size:
+            return self.recipe.image_size
+        config = _read_json(self.folder.path / "config.json")
+        return int(config["pretrained_cfg"]["input_size"][-1])
+
+    def _training(self) -> str:
+        rows = self.data["splits"]["train"]
+        if isinstance(rows, str):
+            return f"{rows}: {self.data['reference']}"
+        return f"{len(rows):,} ({digest((row['name'], row['sha256'], str(row['label'])) for row in rows)})"
+
+    def row(self, settings: Mapping[str, Cell]) -> RunRow:
+        """The run as a row of the table, with the settings that the table shows."""
+        timings = read_timings(self.folder.path)
+        trained = sum(row["train_seconds"] for row in timings)
+        best = [row["epoch"] for row in self.folder.history() if row["best"]]
+        m = self.metrics
+        return RunRow(
+            name=self.name,
+            settings=dict(settings),
+            accuracy=m.accuracy,
+            interval=m.accuracy_interval,
+            n=m.n,
+            loss=m.negative_log_likelihood,
+            calibration_error=m.calibration_error,
+            best_epoch=best[-1] if best else 0,
+            pictures_per_second=sum(row["pictures"] for row in timings) / trained if trained else None,
+            peak_memory_mib=max((row["peak_memory_mib"] for row in timings), default=None),
+            seconds=trained + sum(row["evaluation_seconds"] for row in timings) if timings else None,
+        )
+
+
+def read_record(name: str, folder: RunFolder) -> RunRecord:
+    """Read a classifier's finished run.
+
+    Raises:
+        RunError: a file is missing or cannot be read.
+    """
+    metrics, data = (_read_json(folder.path / file) for file in ("metrics.json", "data.json"))
+    try:
+        return RunRecord(name, folder, folder.recipe(), ClassificationMetrics.from_dict(metrics), data)
+    except (KeyError, TypeError) as error:
+        raise RunError(f"{folder.path / 'metrics.json'} is not a classifier's metrics (no {error}).") from error
+
+
+def read_timings(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run's timings.jsonl: one an epoch; a line that was cut off by a kill is left out."""
+    path = run / "timings.jsonl"
+    rows = []
+    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+def read_predictions(run: Path) -> list[dict[str, str]]:
+    """The rows of a run's predictions.csv, by column.
+
+    Raises:
+        RunError: there is none, or it has no columns filename and label.
+    """
+    path = run / "predictions.csv"
+    if not path.is_file():
+        raise RunError(f"{run} has no predictions.csv, so there is nothing to hold against. Train it anew.")
+    header, *rows = [fields for _, fields in whole_records(path)] or [[]]
+    if header[:2] != ["filename", "label"] or any(len(row) != len(header) for row in rows):
+        raise RunError(f"{path} is not a table of predictions: expected the columns filename,label.")
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def differing(one: Mapping[str, Cell], other: Mapping[str, Cell]) -> tuple[str, ...]:
+    """Names of the settings that two runs have otherwise; parts of transforms only where their names do not tell."""
+    names = [key for key in {**one, **other} if one.get(key) != other.get(key)]
+    return tuple(key for key in names if not (key.startswith("transforms.") and "transforms" in names))
+
+
+def digest(rows: Iterable[tuple[str, ...]]) -> str:
+    """A few characters that are the same for the same rows in whatever order."""
+    whole = hashlib.sha256()
+    for row in sorted(rows):
+        whole.update("\0".join(row).encode("utf-8", "surrogateescape") + b"\n")
+    return whole.hexdigest()[:6]
+
+
+def _cell(value: object) -> Cell:
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return (
+        ", ".join(f"{each:g}" if isinstance(each, float) else str(each) for each in value)
+        if isinstance(value, tuple | list)
+        else str(value)
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is missing or damaged ({error}), so the run cannot be read.") from error
+    return content

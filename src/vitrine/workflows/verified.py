@@ -1,0 +1,174 @@
+"""What ``vitrine verify`` found: what of a run is as it was recorded, and what is not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from vitrine.report.tables import Table
+
+Status = Literal["same", "differs", "noted", "not checked"]
+
+_MOST = 10  # rows and names that a person reads
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that was held against the record.
+
+    Attributes:
+        what: "weights", "class names", "validation pictures", "training pictures", "predictions", "environment".
+        status: ``differs`` decides the exit status; ``noted`` may explain a difference but is none itself.
+        detail: a sentence.
+        examples: names of files, the first few.
+    """
+
+    what: str
+    status: Status
+    detail: str
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class MovedLabel:
+    """A validation picture that is called otherwise than it was.
+
+    The probabilities, 0 to 1, are of the label of then, then, and of the label of now, now; None where not recorded.
+    """
+
+    name: str
+    true: str
+    then: str
+    now: str
+    then_probability: float | None
+    now_probability: float
+
+
+@dataclass(frozen=True)
+class RowsCompared:
+    """The recorded predictions and those of now, row by row.
+
+    Attributes:
+        recorded: rows of predictions.csv.
+        compared: those whose picture could be read.
+        moved: those with another label.
+        largest: difference of the probabilities of a label that is the same; None where they were not recorded.
+        largest_at: the picture that has it.
+        accuracy_then, accuracy_now: on the compared pictures, 0 to 1.
+        loss_then, loss_now: negative log-likelihood in nats; None unless all pictures were compared.
+        precision: what was computed in now.
+    """
+
+    recorded: int
+    compared: int
+    moved: tuple[MovedLabel, ...]
+    largest: float | None
+    largest_at: str | None
+    accuracy_then: float
+    accuracy_now: float
+    loss_then: float | None
+    loss_now: float | None
+    precision: str
+
+    @property
+    def share_moved(self) -> float:
+        """Share of the compared pictures with another label; no accuracy can move by more."""
+        return len(self.moved) / self.compared if self.compared else 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "recorded": self.recorded,
+            "compared": self.compared,
+            "moved_labels": len(self.moved),
+            "share_moved": self.share_moved,
+            "largest_probability_difference": self.largest,
+            "largest_at": self.largest_at,
+            "accuracy": {"then": self.accuracy_then, "now": self.accuracy_now},
+            "negative_log_likelihood": {"then": self.loss_then, "now": self.loss_now},
+            "precision": self.precision,
+            "moved": [vars(each) for each in self.moved],
+        }
+
+
+@dataclass(frozen=True)
+class Verification:
+    """A run held against its own record.
+
+    Attributes:
+        run, data: what was verified, on what.
+        tolerance: share of the labels that may differ.
+        checks: in the order in which they were made.
+        rows: the predictions; None where they could not be made.
+    """
+
+    run: str
+    data: str
+    tolerance: float
+    checks: tuple[Check, ...]
+    rows: RowsCompared | None
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing differs beyond the tolerance, and the predictions were made."""
+        return self.rows is not None and not self.differing
+
+    @property
+    def differing(self) -> tuple[str, ...]:
+        """What differs."""
+        return tuple(check.what for check in self.checks if check.status == "differs")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "run": self.run,
+            "data": self.data,
+            "tolerance": self.tolerance,
+            "verified": self.same,
+            "differs": list(self.differing),
+            "checks": [_plain(vars(check)) for check in self.checks],
+            "predictions": None if self.rows is None else self.rows.to_dict(),
+        }
+
+    def text(self) -> str:
+        """For a terminal."""
+        width = max(len(check.what) for check in self.checks)
+        lines = [f"{self.run} on {self.data}", ""]
+        for check in self.checks:
+            first, *more = check.detail.split("; ")
+            more += check.examples[:_MOST]
+            if len(check.examples) > _MOST:
+                more.append(f"and {len(check.examples) - _MOST} more")
+            lines.append(f"{check.what:<{width}}  {check.status:<11}  {first}")
+            lines += [f"{'':<{width + 15}}{line}" for line in more]
+        if self.rows is not None and self.rows.moved:
+            lines += ["", self._moved().text()]
+            if len(self.rows.moved) > _MOST:
+                lines.append(f"and {len(self.rows.moved) - _MOST} more; --json has all.")
+        return "\n".join([*lines, "", self._conclusion()])
+
+    def _moved(self) -> Table:
+        assert self.rows is not None
+        rows = tuple(
+            (each.name, each.true, each.then, _share(each.then_probability), each.now, _share(each.now_probability))
+            for each in self.rows.moved[:_MOST]
+        )
+        return Table(("picture", "true", "then", "probability", "now", "probability now"), rows)
+
+    def _conclusion(self) -> str:
+        if self.same:
+            unseen = [check.what for check in self.checks if check.status == "not checked"]
+            besides = f" Not checked: {', '.join(unseen)}." if unseen else ""
+            return f"Verified: this run still says what it was recorded to say.{besides}"
+        if not self.differing:
+            return "Not verified: the predictions could not be made."
+        return f"Not verified; what differs: {', '.join(self.differing)}."
+
+
+def _share(value: float | None) -> str | None:
+    return None if value is None else f"{value:.4f}"
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}

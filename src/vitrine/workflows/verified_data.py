@@ -1,0 +1,142 @@
+"""The pictures of a run's data.json, looked for among those that are there now, by content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vitrine.data.samples import LabelledData, Sample
+from vitrine.errors import PictureError
+from vitrine.workflows.verified import Check
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Present:
+    """Every picture that is there now.
+
+    Attributes:
+        data: as found.
+        by_name: (sample, sha256) by name; the hash is None where the bytes cannot be had.
+        by_hash: names by content.
+        split_of: the split of each name.
+    """
+
+    data: LabelledData
+    by_name: Mapping[str, tuple[Sample, str | None]]
+    by_hash: Mapping[str, tuple[str, ...]]
+    split_of: Mapping[str, str]
+
+    def label(self, sample: Sample) -> str | None:
+        """The class name of now."""
+        return None if sample.label is None else self.data.labels[sample.label]
+
+
+@dataclass(frozen=True)
+class SplitFound:
+    """What became of the recorded pictures of one split; names are those of the record.
+
+    Attributes:
+        samples: what is there for each recorded picture: the same content, or else the same name.
+        missing: neither the name nor the content is there.
+        changed: the name is there with another content.
+        relabelled: (name, class then, class now).
+        elsewhere: the content is there under another name.
+        new: names of now that the record does not have.
+    """
+
+    samples: Mapping[str, Sample]
+    missing: tuple[str, ...]
+    changed: tuple[str, ...]
+    relabelled: tuple[tuple[str, str, str], ...]
+    elsewhere: tuple[str, ...]
+    new: tuple[str, ...]
+
+
+def look_at(data: LabelledData, progress: Progress = lambda _done, _total: None) -> Present:
+    """Hash every picture of every finite split."""
+    splits = {name: tuple(split) for name, split in data.splits.items() if not split.endless}
+    total, by_name, split_of = sum(map(len, splits.values())), {}, {}
+    by_hash: dict[str, tuple[str, ...]] = {}
+    for split, samples in splits.items():
+        for sample in samples:
+            sha256 = _hash(sample)
+            by_name[sample.name], split_of[sample.name] = (sample, sha256), split
+            if sha256 is not None:
+                by_hash[sha256] = (*by_hash.get(sha256, ()), sample.name)
+            progress(len(by_name), total)
+    return Present(data, by_name, by_hash, split_of)
+
+
+def _hash(sample: Sample) -> str | None:
+    try:
+        return hashlib.sha256(sample.picture.encoded()).hexdigest()
+    except PictureError:
+        return None
+
+
+def find_split(record: Mapping[str, Any], split: str, present: Present) -> SplitFound:
+    """Look for the pictures of a split of data.json."""
+    labels, rows = record["labels"], record["splits"][split]
+    samples: dict[str, Sample] = {}
+    missing, changed, elsewhere, relabelled = [], [], [], []
+    for row in rows:
+        name, sha256 = row["name"], row["sha256"]
+        here = present.by_name.get(name)
+        if here is None or here[1] != sha256:
+            others = present.by_hash.get(sha256, ())
+            if others:
+                elsewhere.append(name)
+                here = present.by_name[others[0]]
+            elif here is None:
+                missing.append(name)
+                continue
+            else:
+                changed.append(name)
+        samples[name] = Sample(name, here[0].picture)
+        now = present.label(here[0])
+        if now is not None and now != labels[row["label"]]:
+            relabelled.append((name, labels[row["label"]], now))
+    return SplitFound(
+        samples, tuple(missing), tuple(changed), tuple(relabelled), tuple(elsewhere), _new(record, split, present)
+    )
+
+
+def _new(record: Mapping[str, Any], split: str, present: Present) -> tuple[str, ...]:
+    known = {row["name"] for row in record["quarantine"]}
+    contents = set()
+    for rows in record["splits"].values():
+        if not isinstance(rows, str):
+            known |= {row["name"] for row in rows}
+            contents |= {row["sha256"] for row in rows}
+    return tuple(
+        name
+        for name, (_, sha256) in present.by_name.items()
+        if present.split_of[name] == split and name not in known and sha256 not in contents
+    )
+
+
+def check_split(record: Mapping[str, Any], split: str, found: SplitFound) -> Check:
+    """What to say of a split."""
+    what, total = f"{split} pictures".replace("train ", "training "), len(record["splits"][split])
+    if not found.samples:
+        if split == "train":
+            return Check(what, "not checked", f"none of the {total:,} is there")
+        return Check(what, "differs", f"none of the {total:,} is there", found.missing)
+    relabelled: dict[tuple[str, str], int] = {}
+    for _, then, now in found.relabelled:
+        relabelled[then, now] = relabelled.get((then, now), 0) + 1
+    told = [
+        *([f"{len(found.changed):,} have another content"] if found.changed else []),
+        *([f"{len(found.missing):,} are missing"] if found.missing else []),
+        *([f"{len(found.new):,} are new"] if found.new else []),
+        *(f"{count:,} of class {then} are now of class {now}" for (then, now), count in relabelled.items()),
+    ]
+    moved = f"; {len(found.elsewhere):,} lie under other names" if found.elsewhere else ""
+    if not told:
+        return Check(what, "same", f"all {total:,} have the recorded content and class{moved}")
+    names = (*found.changed, *found.missing, *found.new, *(name for name, _, _ in found.relabelled))
+    return Check(what, "differs", f"of {total:,}: {'; '.join(told)}{moved}", tuple(dict.fromkeys(names)))

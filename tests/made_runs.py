@@ -1,0 +1,71 @@
+"""Run folders of classifiers that nobody trained, for tests of what reads runs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from vitrine.evaluate.intervals import wilson
+from vitrine.recipes import Recipe, recipe_to_toml
+from vitrine.results import ClassificationMetrics, ClassMetrics
+
+LABELS = ("cat", "dog")
+
+
+def made_run(
+    folder: Path,
+    right: Sequence[bool],
+    *,
+    loss: float = 0.5,
+    pictures: str = "one set",
+    labels: tuple[str, str] = LABELS,
+    epochs_run: int = 2,
+    recipe: Recipe | None = None,
+    reference: str = "pets",
+    **changes: object,
+) -> Path:
+    """A finished run of a classifier of cats and dogs as vitrine train leaves it, without weights."""
+    if recipe is None:
+        recipe = Recipe(name=folder.name, model="vit_tiny_patch16_224", image_size=32, **changes)  # type: ignore[arg-type]
+    names = [f"validation/{i:04}.png" for i in range(len(right))]
+    rows = [
+        {"name": name, "label": i % 2, "sha256": hashlib.sha256(f"{pictures} {name}".encode()).hexdigest()}
+        for i, name in enumerate(names)
+    ]
+    train = [{"name": f"train/{i}.png", "label": i % 2, "sha256": f"{i:064}"} for i in range(10)]
+    data = {"reference": reference, "labels": list(labels), "quarantine": [], "splits": {"train": train}}
+    data["splits"]["validation"] = rows  # type: ignore[index]
+    n, correct = len(right), sum(right)
+    metrics = ClassificationMetrics(
+        n=n,
+        precision="fp32",
+        accuracy=correct / n,
+        accuracy_interval=wilson(correct, n),
+        top5=None,
+        negative_log_likelihood=loss,
+        calibration_error=0.05,
+        calibration_bins=15,
+        classes=tuple(ClassMetrics(label, None, None, 0) for label in labels),
+        confusion=((0, 0), (0, 0)),
+        hardest=(),
+    )
+    predicted = [labels[i % 2 if each else 1 - i % 2] for i, each in enumerate(right)]
+    history = [
+        {"epoch": e, "best": True, "train_loss": 1 / e, "validation_loss": 1.1 / e, "validation_accuracy": correct / n}
+        for e in range(1, epochs_run + 1)
+    ]
+    timing = {"train_seconds": 4.0, "pictures": 100, "evaluation_seconds": 1.0, "peak_memory_mib": 300}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in {
+        "recipe.toml": recipe_to_toml(recipe),
+        "data.json": json.dumps(data),
+        "config.json": json.dumps({"architecture": "vit_tiny_patch16_224"}),
+        "metrics.json": json.dumps(metrics.to_dict()),
+        "predictions.csv": "filename,label\n" + "".join(f"{a},{b}\n" for a, b in zip(names, predicted, strict=True)),
+        "history.jsonl": "".join(json.dumps(row) + "\n" for row in history),
+        "timings.jsonl": "".join(json.dumps({"epoch": row["epoch"], **timing}) + "\n" for row in history),
+    }.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return folder
