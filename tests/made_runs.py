@@ -1,11 +1,14 @@
-"""Run folders of classifiers that nobody trained, for tests of what reads runs."""
+"""Run folders of classifiers that nobody trained, for tests of what reads runs; and a verb by itself."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+import typer
+from typer.testing import CliRunner
 
 from vitrine.evaluate.intervals import wilson
 from vitrine.recipes import Recipe, recipe_to_toml
@@ -69,3 +72,17 @@ def made_run(
     }.items():
         (folder / name).write_text(content, encoding="utf-8")
     return folder
+
+
+def run_verb(verb: Callable[..., None], *arguments: object) -> tuple[int, str]:
+    """A verb as the command line calls it: (exit status, stdout).
+
+    Raises:
+        Exception: what the verb raised.
+    """
+    app = typer.Typer()
+    app.command()(verb)
+    result = CliRunner().invoke(app, list(map(str, arguments)))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout

@@ -59,9 +59,10 @@ def captioner() -> CaptionModel:
     model = CaptionModel(config).eval()
     for name, value in model.state_dict().items():
         if name.startswith("backbone") and value.ndim == 1:
-            value.copy_(0.5 + torch.rand(value.shape) if "bias" not in name else torch.randn(value.shape) * 0.1)
+            spread = 0.1 * torch.randn(value.shape)
+            value.copy_(1 + spread if name.endswith(("weight", "running_var")) else spread)
             if "bn3" in name and name.endswith("weight"):
-                value.mul_(0.3)
+                value.mul_(0.5)
         elif name.endswith("in_proj_weight") or "embeddings" in name or name.startswith("head"):
             value.mul_(3)
     return model
@@ -180,6 +181,7 @@ def test_a_captioner_made_ready_says_the_same(way: str) -> None:
     assert (model(memory, torch.tensor([[1, 7, 9]] * 3))[0] - logits).abs().max() < 1e-4 * logits.abs().max()
     same(captions_of(greedy(model, memory)), expected[0])
     same(captions_of(beam_search(model, memory, 4)), expected[1])
+    assert (logits[0] - logits[1]).abs().max() > 0.01  # the pictures matter
     copies = [each._copy is not None for each in model.modules() if isinstance(each, PackedLinear | PackedConvolution)]
     assert all(copies) if way == "packed" and HAS_COPIES else not any(copies)
 
@@ -198,7 +200,7 @@ def test_rounded_images_leave_words_in_float32(way: str) -> None:
     assert {each.dtype for each in (*memory.features.keys, *memory.features.values)} == {torch.float32}
     found_BTV, rounded = model(memory, ids_BT)
     assert 0 < (found_BTV - expected_BTV).abs().max() < 0.1 * expected_BTV.std()
-    assert 0 < (rounded - cross).abs().max() < 0.02
+    assert 0 < (rounded - cross).abs().max() < 0.05
 
 
 class Listening:

@@ -8,12 +8,12 @@ import json
 import re
 import shutil
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, product
 from math import comb
 from pathlib import Path
 
 import pytest
-from made_runs import made_run
+from made_runs import made_run, run_verb
 
 from vitrine.errors import RunError, UsageError
 from vitrine.evaluate.intervals import wilson
@@ -122,6 +122,17 @@ def test_seeds_together(runs: Path) -> None:
     assert "undecided over 2 seeds (seed 0: supported, seed 1: undecided)" in found.text()
 
 
+def test_seeds_together_say_what_else_the_pair_has(tmp_path: Path) -> None:
+    """Two batches and two learning rates: a claim on the batch names the learning rate that both have."""
+    for batch, rate, seed in product((8, 16), (1e-3, 1e-2), (0, 1)):
+        right = mistakes(100, range(batch * 2))
+        made_run(tmp_path / f"{batch}-{rate}-{seed}", right, batch_size=batch, learning_rate=rate, seed=seed)
+    claims = {claim.setting: claim.verdict for claim in compare([str(tmp_path)]).over_seeds}
+    assert claims["batch 8 is better than batch 16 (with learning rate 0.01)"] == "supported"
+    assert claims["learning rate 0.001 is better than learning rate 0.01 (with batch 8)"] == "undecided"
+    assert len(claims) == 6, "all pairs of four settings"
+
+
 def test_the_table_shows_what_differs_and_what_came_out(runs: Path, tmp_path: Path) -> None:
     found = compare([str(runs)])
     assert [row.name for row in found.rows] == ["small-0", "small-1", "large-1", "large-0"], "by accuracy"
@@ -225,6 +236,15 @@ def test_files_that_do_not_fit_one_another_are_refused(runs: Path) -> None:
         compare([str(runs)])
 
 
+@pytest.mark.parametrize("name", ["data.json", "metrics.json"])
+@pytest.mark.parametrize("content", ["{}", "", '{"splits": {"train": []}}'])
+def test_damaged_files_are_named(name: str, content: str, runs: Path) -> None:
+    (runs / "small-0" / name).write_text(content)
+    with pytest.raises(RunError, match=name) as raised:
+        compare([str(runs)])
+    assert len(str(raised.value).splitlines()) <= 2
+
+
 def test_captioners_are_listed_apart(runs: Path) -> None:
     folder = runs / "captioner"
     folder.mkdir()
@@ -294,3 +314,27 @@ def with_other_head(run: Path, copy: Path) -> Path:
     for name in ("metrics.json", "predictions.csv"):
         (copy / "measured" / name).replace(copy / name)
     return copy
+
+
+def test_the_verb(runs: Path, tmp_path: Path) -> None:
+    from vitrine.cli.comparing import compare as verb
+
+    found = compare([str(runs)])
+    for shown, expected in (("text", found.text()), ("markdown", found.markdown()), ("latex", found.latex())):
+        assert run_verb(verb, runs, "--format", shown) == (0, expected.rstrip("\n") + "\n")
+    assert run_verb(verb, runs, "--format", "csv") == (0, found.csv().decode())
+    assert json.loads(run_verb(verb, runs, "--json")[1]) == json.loads(json.dumps(found.to_dict()))
+    with pytest.raises(UsageError, match="--format html cannot be used: expected text, markdown, csv, latex"):
+        run_verb(verb, runs, "--format", "html")
+
+
+def test_long_names_are_replaced_in_figures(tmp_path: Path) -> None:
+    from vitrine.report.comparison import figure_labels
+
+    for batch in (8, 16):
+        made_run(tmp_path / f"a-name-that-no-figure-has-room-for-{batch}", mistakes(20, range(batch)), batch_size=batch)
+    found = compare([str(tmp_path)])
+    labels = figure_labels(found.rows, found.varied)
+    assert [labels[row.name] for row in found.rows] == ["batch 8", "batch 16"]
+    shorter = compare([str(made_run(tmp_path / "short", mistakes(20)))])
+    assert figure_labels(shorter.rows, shorter.varied) == {"short": "short"}

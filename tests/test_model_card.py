@@ -153,6 +153,7 @@ def test_what_is_missing_or_damaged_is_named(name: str, small_run: Path, tmp_pat
     shutil.copytree(small_run, tmp_path / "run")
     file = tmp_path / "run" / name
     file.unlink()
+    (tmp_path / "run" / "README.md").unlink()
     with pytest.raises(RunError, match=re.escape(name)):
         write_model_card(tmp_path / "run")
     if name.endswith(".json"):

@@ -6,14 +6,15 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from made_runs import made_run
+from made_runs import made_run, run_verb
 
 from vitrine.errors import RecipeError, RunError, UsageError
 from vitrine.models.run_folder import RunFolder, to_json
@@ -21,8 +22,6 @@ from vitrine.recipes import load_recipe, recipe_to_toml
 from vitrine.recipes.sweep import SweepRun, load_sweep
 from vitrine.workflows.sweep_process import Failure, environments
 from vitrine.workflows.sweeping import RunBegan, RunEnded, plan, sweep
-
-Command = Callable[..., tuple[int, str, str]]
 
 HEAD = 'data = "pets"\nrecipe = "scratch-tiny"\n'
 
@@ -170,8 +169,8 @@ class Pretended:
             yield epoch
         spare = folder.path.with_name(f"{folder.path.name}-spare")
         right = [i >= recipe.batch_size // 8 for i in range(40)]
-        if not spare.exists():
-            made_run(spare, right, recipe=recipe, reference=self.data, epochs_run=recipe.epochs)
+        shutil.rmtree(spare, ignore_errors=True)  # a kill may have left a part of it
+        made_run(spare, right, recipe=recipe, reference=self.data, epochs_run=recipe.epochs)
         for name in ("data.json", "config.json", "predictions.csv", "history.jsonl", "timings.jsonl"):
             folder.write(name, (spare / name).read_text())
         folder.write("metrics.json", (spare / "metrics.json").read_text())
@@ -289,15 +288,18 @@ def test_killed_five_times(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     finished: dict[str, int] = {}
     seen = 0
-    for kill in range(5):
+    for kill, lines in enumerate((3, 1, 2, 3, 2)):
+        logged_before = logged(out)
         process = context.Process(target=slow_sweep, args=(path, out, 1 + kill % 2))
         process.start()
-        time.sleep(source.uniform(0.05, 0.25))
+        while process.is_alive() and logged(out) < logged_before + lines:
+            time.sleep(0.001)
+        time.sleep(source.uniform(0, 0.08))
         process.kill()
         process.join()
         before, finished = finished, {file.parent.name: file.stat().st_mtime_ns for file in done(out)}
         assert before.items() <= finished.items(), "nothing finished is lost or written again"
-        begun = log(out, "begun") if (out / "log.jsonl").exists() else []
+        begun = log(out, "begun")
         assert not set(begun[seen:]) & before.keys(), "nor begun again"
         seen = len(begun)
     assert 0 < len(finished) < 12, f"the kills came too early or too late to test anything: {len(finished)}"
@@ -307,6 +309,11 @@ def test_killed_five_times(tmp_path: Path) -> None:
     assert finished.items() <= now.items() and len(now) == 12
     assert all(len(RunFolder(file.parent).history()) == 3 for file in done(out))
     assert result.comparison is not None and len(result.comparison.rows) == 12
+
+
+def logged(out: Path) -> int:
+    """Trainings that were begun or finished."""
+    return len((out / "log.jsonl").read_text().splitlines()) if (out / "log.jsonl").exists() else 0
 
 
 def done(out: Path) -> list[Path]:
@@ -362,6 +369,27 @@ def test_real_trainings_in_their_own_processes(small_run: Path, small_scenes: Pa
     record = json.loads((tmp_path / "out" / other / "failed.json").read_text())
     assert record["error"] and "heads" in record["error"] + record["traceback"]
     assert to_json(record) == (tmp_path / "out" / other / "failed.json").read_text()
+
+
+def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitrine.cli.comparing import sweep as verb
+    from vitrine.workflows import sweeping
+
+    def pretended(file: Path, out: Path, **options: Any) -> sweeping.SweepResult:
+        return sweep(file, out, **options, start=Pretended)
+
+    monkeypatch.setattr(sweeping, "sweep", pretended)
+    path, out = written(tmp_path / "sweep.toml", GRID.format(batches="[8, 16]")), tmp_path / "out"
+    status, shown = run_verb(verb, path, "-o", out, "--dry-run")
+    assert status == 0 and "4 of 4 runs are to be trained" in shown and not out.exists()
+    status, shown = run_verb(verb, path, "-o", out, "--jobs", 2)
+    assert status == 0 and "4 runs trained, 0 finished before, 0 failed." in shown
+    assert "batch 8 is better than batch 16: undecided over 2 seeds" in shown
+    status, shown = run_verb(verb, path, "-o", out, "--dry-run", "--json")
+    assert {run["state"] for run in json.loads(shown)["runs"]} == {"finished"}
+    failing = written(tmp_path / "failing.toml", GRID.format(batches="[8, 666]"))
+    status, shown = run_verb(verb, failing, "-o", out, "--json")
+    assert status == 1 and set(json.loads(shown)["failed"]) == {"batch_size=666,seed=0", "batch_size=666,seed=1"}
 
 
 def test_a_killed_training_is_a_failure_and_does_not_outlive_the_sweep(tmp_path: Path) -> None:

@@ -60,7 +60,15 @@ def same_files(one: Path, other: Path) -> None:
 
 def test_run_folder_is_complete(finished: Path) -> None:
     names = {path.name for path in finished.iterdir()}
-    assert names == {*REPEATABLE, "recipe.toml", "labels.txt", "timings.jsonl", "environment.json"}
+    assert names == {
+        *REPEATABLE,
+        "recipe.toml",
+        "labels.txt",
+        "timings.jsonl",
+        "environment.json",
+        "README.md",
+        "figures",
+    }
     rows = [json.loads(line) for line in (finished / "history.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2]
     assert [row["step"] for row in rows] == [4, 8]  # 56 pictures: 3 batches of 16 and one of 8

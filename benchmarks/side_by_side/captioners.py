@@ -194,7 +194,7 @@ def _first_on_path(folder: Path) -> Iterator[None]:
 @contextmanager
 def _without_download() -> Iterator[None]:
     original = torchvision.models.resnet101
-    torchvision.models.resnet101 = lambda pretrained=True, **more: original(weights=None, **more)  # noqa: ARG005
+    torchvision.models.resnet101 = lambda pretrained=True, weights=None, **more: original(**more)  # noqa: ARG005
     try:
         yield
     finally:

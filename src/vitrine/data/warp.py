@@ -129,7 +129,7 @@ def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _resized(pixels_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Antialiased bilinear resize to (width, height): torch's uint8 kernel, Pillow's filter within one level, faster."""
+    """Antialiased bilinear resize to (width, height): torch's uint8 kernel, Pillow's filter within a level, faster."""
     pixels_1CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1).unsqueeze(0)
     resized_1CHW = functional.interpolate(pixels_1CHW, size[::-1], mode="bilinear", antialias=True)
     pixels: np.ndarray = resized_1CHW[0].permute(1, 2, 0).numpy()

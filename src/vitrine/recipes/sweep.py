@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import random
-import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from math import exp, log
@@ -20,9 +18,7 @@ from vitrine.errors import RecipeError
 from vitrine.recipes.checks import require_number
 from vitrine.recipes.load import load_recipe, override
 from vitrine.recipes.recipe import Recipe
-
-Changes = tuple[tuple[str, Any], ...]
-"""(recipe field, value), as ``--set`` would have them."""
+from vitrine.recipes.sweep_names import Changes, Named, folder_names
 
 _KEYS = ("data", "recipe", "seeds", "set", "grid", "list", "random")
 _WAYS = ("grid", "list", "random")
@@ -32,7 +28,6 @@ _FIXED = {
     "description": "it changes nothing",
     "seed": "give seeds = [...] beside the recipe",
 }
-_LONGEST = 100  # characters of a folder's name, without its seed
 _MOST = 10_000  # runs of a sweep: more is a mistake in the file
 
 
@@ -109,7 +104,7 @@ def _runs(table: Mapping[str, Any], path: Path) -> tuple[SweepRun, ...]:
     seeds = _seeds(table.get("seeds", [base.seed]))
     if not 1 <= len(settings) * len(seeds) <= _MOST:
         raise RecipeError(f"it comes to {len(settings) * len(seeds):,} runs; expected 1 to {_MOST:,}.")
-    names = _names(settings)
+    names = folder_names(settings)
     runs = []
     for name, (_, changes) in zip(names, settings, strict=True):
         recipe = _changed(base, changes)
@@ -169,10 +164,6 @@ def _changed(recipe: Recipe, changes: Changes) -> Recipe:
     return recipe
 
 
-Named = tuple[str, Changes]
-"""A setting: its own name, "" without one, and what it changes."""
-
-
 def _grid(table: object) -> Iterator[Named]:
     fields = _flat(_table(table, "[grid]"))
     for key, values in fields:
@@ -230,32 +221,3 @@ def _draw(key: str, how: object, source: random.Random) -> Any:
     if how.get("whole"):
         return round(value)
     return float(f"{value:.3g}")
-
-
-def _names(settings: Sequence[Named]) -> list[str]:
-    """A folder's name for every setting; what would be the same, or too long, ends in a hash of the values."""
-    plain = [
-        _slug(name) if name else ",".join(f"{key}={_slug(value)}" for key, value in changes) or "base"
-        for name, changes in settings
-    ]
-    marks = [hashlib.sha256(repr(setting).encode()).hexdigest()[:8] for setting in settings]
-    if len(set(marks)) != len(marks):
-        twice = next(setting for i, setting in enumerate(settings) if marks[i] in marks[:i])
-        raise RecipeError(f"the setting {dict(twice[1]) or twice[0]} is there twice.")
-    folded = [name.casefold() for name in plain]  # some file systems do not tell A from a
-    return [
-        f"{name[:_LONGEST]},{mark}" if folded.count(fold) > 1 or len(name) > _LONGEST else name
-        for name, fold, mark in zip(plain, folded, marks, strict=True)
-    ]
-
-
-def _slug(value: object) -> str:
-    """A value in letters, digits and ``.+-``; of a path the last part."""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, list):
-        return "-".join(_slug(each) for each in value)
-    words = re.sub(r"[^A-Za-z0-9.+-]+", "-", re.split(r"[/\\]", str(value).rstrip("/\\"))[-1])
-    return words.strip(".-")[:40] or "value"

@@ -55,7 +55,7 @@ def compare(references: Sequence[str], *, out: Path | None = None, pictures: boo
 
 def _rows(records: Sequence[RunRecord]) -> tuple[tuple[RunRow, ...], tuple[str, ...]]:
     """The rows, best first (ties by loss), with the settings that are always shown and those that differ."""
-    settings = [record.settings() for record in records]
+    settings = [record.settings for record in records]
     varied = {name for one, other in combinations(settings, 2) for name in differing(one, other)}
     names = [*SHOWN, *(name for each in settings for name in each if name in varied and name not in SHOWN)]
     rows = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
@@ -123,8 +123,9 @@ def claims_of(records: Sequence[RunRecord]) -> tuple[Claim, ...]:
     Raises:
         RunError: a run's predictions do not fit its other files.
     """
-    settings = [record.settings() for record in records]
+    settings = [record.settings for record in records]
     validation = [record.validation for record in records]
+    rights = [{name: each.right for name, each in record.answers.items()} for record in records]
     pairs = []
     for a, b in combinations(range(len(records)), 2):
         if validation[a] != validation[b] or records[a].pictures != records[b].pictures:
@@ -132,11 +133,10 @@ def claims_of(records: Sequence[RunRecord]) -> tuple[Claim, ...]:
         names = differing(settings[a], settings[b])
         if len(names) == 1 and _comes_after(settings[a].get(names[0]), settings[b].get(names[0])):
             a, b = b, a
-        right = [{name: each.right for name, each in records[i].answers.items()} for i in (a, b)]
         differs = tuple(
             (name, shown_value(settings[a].get(name)), shown_value(settings[b].get(name))) for name in names
         )
-        pairs.append((records[a].name, records[b].name, differs, paired_counts(*right)))
+        pairs.append((records[a].name, records[b].name, differs, paired_counts(rights[a], rights[b])))
     corrected = holm([counts.p for *_, counts in pairs])
     return tuple(
         Claim(first, second, differs, counts, p, len(pairs))
@@ -147,6 +147,7 @@ def claims_of(records: Sequence[RunRecord]) -> tuple[Claim, ...]:
 def seeds_claims(records: Sequence[RunRecord], claims: Sequence[Claim]) -> tuple[SeedsClaim, ...]:
     """What several seeds of two settings say together; nothing where no two settings have two seeds in common."""
     by_name = {record.name: record for record in records}
+    varied = {name for one, two in combinations(records, 2) for name in differing(one.settings, two.settings)}
     found: dict[str, dict[int, Verdict]] = {}
     for claim in claims:
         seeds = {by_name[name].recipe.seed for name in (claim.first, claim.second)}
@@ -155,17 +156,15 @@ def seeds_claims(records: Sequence[RunRecord], claims: Sequence[Claim]) -> tuple
             continue
         one = ", ".join(f"{shown_name(name)} {first}" for name, first, _ in differs)
         other = ", ".join(f"{shown_name(name)} {second}" for name, _, second in differs)
-        rest = _rest(by_name[claim.first], [name for name, _, _ in differs], by_name.values())
+        rest = _rest(by_name[claim.first], varied - {name for name, _, _ in differs})
         found.setdefault(f"{one} is better than {other}{rest}", {})[seeds.pop()] = claim.verdict
     return tuple(SeedsClaim(setting, verdicts) for setting, verdicts in found.items() if len(verdicts) > 1)
 
 
-def _rest(record: RunRecord, named: Sequence[str], records: Any) -> str:
+def _rest(record: RunRecord, varied: Set[str]) -> str:
     """The other settings that vary among the runs, which the pair has in common."""
-    own = record.settings()
-    varied = {name for other in records for name in differing(own, other.settings())}
-    common = [name for name in own if name in varied and name not in (*named, "seed", DATA)]
-    told = ", ".join(f"{shown_name(name)} {shown_value(own[name])}" for name in common)
+    common = [name for name in record.settings if name in varied and name not in ("seed", DATA)]
+    told = ", ".join(f"{shown_name(name)} {shown_value(record.settings[name])}" for name in common)
     return f" (with {told})" if told else ""
 
 

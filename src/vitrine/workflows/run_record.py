@@ -100,12 +100,13 @@ class RunRecord:
             )
         return answers
 
-    @property
+    @cached_property
     def validation(self) -> str:
         """A short name for the validation pictures with their labels: the same for the same ones."""
         return digest((*pair, self.truths[pair[0]]) for pair in self.pictures)
 
-    def settings(self) -> dict[str, Cell]:
+    @cached_property
+    def settings(self) -> Mapping[str, Cell]:
         """Everything that decides what comes out, flat: ``transforms`` is a name, ``transforms.rotation`` a number."""
         recipe = self.recipe
         flat: dict[str, Cell] = {}
@@ -163,6 +164,8 @@ def read_record(name: str, folder: RunFolder) -> RunRecord:
         RunError: a file is missing or cannot be read.
     """
     metrics, data = (_read_json(folder.path / file) for file in ("metrics.json", "data.json"))
+    if not isinstance(data.get("splits", {}).get("validation"), list) or "labels" not in data:
+        raise RunError(f"{folder.path / 'data.json'} does not list validation pictures with labels.")
     try:
         return RunRecord(name, folder, folder.recipe(), ClassificationMetrics.from_dict(metrics), data)
     except (KeyError, TypeError) as error:

@@ -22,6 +22,7 @@ from vitrine.workflows.run_record import RunRecord, read_record
 from vitrine.workflows.verified import Check, RowsCompared, Verification
 from vitrine.workflows.verified_data import check_split, find_split, look_at
 from vitrine.workflows.verified_rows import compare_rows
+from vitrine.workflows.weights_notes import MEASURED
 
 Progress = Callable[[int, int], None]
 
@@ -109,7 +110,7 @@ def _weights(record: RunRecord) -> Check:
     path = record.folder.path / "model.safetensors"
     if not path.is_file():
         return Check("weights", "differs", "model.safetensors is missing")
-    then = json.loads((record.folder.path / "metrics.json").read_text("utf-8")).get("weights_sha256")
+    then = json.loads((record.folder.path / "metrics.json").read_text("utf-8")).get(MEASURED)
     with path.open("rb") as stream:
         now = hashlib.file_digest(stream, "sha256").hexdigest()
     if then is None:
@@ -144,7 +145,7 @@ def _predictions(rows: RowsCompared | None, tolerance: float, checks: list[Check
     if rows is None:
         return Check("predictions", "not checked", "none of the recorded pictures can be read")
     count = len(rows.moved)
-    told = f"{count:,} of {rows.compared:,} labels differ (allowed: {tolerance:.2%})"
+    told = f"{count:,} of {rows.compared:,} labels differ (allowed: {100 * tolerance:g} %)"
     if rows.compared < rows.recorded:
         told += f"; {rows.recorded - rows.compared:,} recorded pictures could not be compared"
     told += f"; accuracy {rows.accuracy_then:.4f} then, {rows.accuracy_now:.4f} now"
