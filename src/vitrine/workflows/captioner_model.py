@@ -97,6 +97,11 @@ class CaptionerModel:
         self.reference, self.opened = reference, opened
         self._precision, self._flags = precision, ["--arch", architecture] if architecture else []
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which files the weights and word pieces came from."""
+        return self.opened.notes
+
     def caption(self, picture: str | Path, **how: Any) -> Caption:
         """Caption one picture.
 

@@ -31,6 +31,7 @@ from vitrine.workflows.inference import eval_batches
 from vitrine.workflows.map_pictures import map_picture, scale_of
 from vitrine.workflows.mapping import MappedBatch, Mapper, check_maps
 from vitrine.workflows.opened import OpenedModel, open_model
+from vitrine.workflows.weights_notes import model_notes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,6 +138,11 @@ class Model:
     def labels(self) -> tuple[str, ...]:
         """Class names in the order of the outputs."""
         return self.opened.labels
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which file the weights came from, and what was done to make them fit."""
+        return model_notes(self.opened.built)
 
     def predict(self, picture: str | Path) -> PicturePrediction:
         """Label one picture.
