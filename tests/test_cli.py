@@ -22,6 +22,9 @@ VERBS = (
     "positions",
     "caption",
     "inspect",
+    "sweep",
+    "compare",
+    "verify",
     "export",
     "cache",
 )

@@ -87,13 +87,14 @@ def test_timm_reproduces_the_validation_predictions(finished: Path, scenes: Path
     cfg = module.pretrained_cfg
     mean, std = (torch.tensor(cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
     rows = (finished / "predictions.csv").read_text().splitlines()
-    assert rows[0] == "filename,label"
+    assert rows[0] == "filename,label,probability"
     for row in rows[1:]:
-        name, label = row.rsplit(",", 1)
+        name, label, probability = row.rsplit(",", 2)
         pixels = torch.from_numpy(np.array(Image.open(scenes / "validation" / name.removeprefix("validation/"))))
         with torch.inference_mode():
             logits = module(((pixels.permute(2, 0, 1) / 255 - mean) / std)[None])
         assert labels[int(logits.argmax())] == label
+        assert float(logits.softmax(-1).max()) == pytest.approx(float(probability), abs=1e-4)
 
 
 def test_the_same_command_gives_the_same_bytes(finished: Path, scenes: Path, tmp_path: Path) -> None:

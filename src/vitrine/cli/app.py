@@ -11,6 +11,7 @@ import typer
 from vitrine.cli import show
 from vitrine.cli.cache import CacheOption, OfflineOption, Verbs, cache
 from vitrine.cli.captioning import caption
+from vitrine.cli.comparing import compare, sweep, verify
 from vitrine.cli.exporting import export
 from vitrine.cli.options import (
     ArchOption,
@@ -291,5 +292,8 @@ app.command()(explain)
 app.command()(positions)
 app.command()(caption)
 app.command()(inspect)
+app.command()(sweep)
+app.command()(compare)
+app.command()(verify)
 app.command()(export)
 app.command()(cache)

@@ -87,7 +87,7 @@ class ClassifierTask:
         """Measure the written weights; write predictions.csv."""
         module = open_run(run.path).module.to(setting.device)
         outputs = self._outputs(module, setting)
-        run.write("predictions.csv", predictions_csv(outputs, self.labels))
+        run.write("predictions.csv", predictions_csv(outputs, self.labels, probabilities=True))
         return classification_metrics(outputs, self.labels, precision=setting.precision).to_dict()
 
     def _outputs(self, module: nn.Module, setting: Setting) -> Outputs:

@@ -45,6 +45,7 @@ def save_disagreement_maps(
         notes.append(f"{min(_MOST, len(wanted)) - len(samples)} pictures are no longer there and have no maps.")
     if not samples:
         return [], notes
+    share = f"{len(samples)}" if len(samples) == len(wanted) else f"{len(samples)} of {len(wanted)}"
     first, second = (list(_maps(record, samples)) for record in pair)
     drawn = [each for both in zip(first, second, strict=True) for each in both]
     scale = Scale("uniform", shared_scale([each.map_RC for each in drawn]))
@@ -53,7 +54,7 @@ def save_disagreement_maps(
         scale,
         path,
         {"runs": f"{pair[0].folder.path}, {pair[1].folder.path}"},
-        title=f"{len(samples)} pictures on which two runs disagree",
+        title=f"{share} pictures on which two runs disagree",
         detail=f"of each pair left: {found.first}, right: {found.second}; {drawn[0].method}",
         pairs=False,
     )
