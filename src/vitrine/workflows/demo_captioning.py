@@ -45,7 +45,7 @@ class CaptionView:
         for what, grounded in (("predicted", self.test.predicted), ("the scenes' own", found)):
             if grounded is not None:
                 right = grounded.nouns / max(1, grounded.nouns + grounded.absent)
-                named = f" {right:.0%} of the objects that they name are there." if grounded.absent else ""
+                named = f" {100 * right:.0f} % of the objects that they name are there." if grounded.absent else ""
                 lines.append(
                     f"  Words of {what} captions: {grounded.sentence[0].lower()}{grounded.sentence[1:]}{named}"
                 )

@@ -120,7 +120,8 @@ class TrainingSession:
         sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
         came_from = ["Random starting weights."]
         if weights is not None:
-            came_from = [f"Starting weights: {weights.path} ({weights.origin})."]
+            origin = "" if weights.origin == str(weights.path) else f" ({weights.origin})"
+            came_from = [f"Starting weights: {weights.path}{origin}."]
             came_from += [each for each in (changed_sentence(weights.path, weights.origin), self.changed) if each]
         return Plan(
             train_pictures=task.epoch_pictures,
