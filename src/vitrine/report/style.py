@@ -12,6 +12,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -106,11 +107,22 @@ def write(figure: Figure, left: float, bottom: float, words: str, **look: Any) -
 
 def extent(words: Sequence[str], size: float, **look: Any) -> tuple[float, float]:
     """(widest, highest) of some texts in inches, at a font size in points."""
+    fonts = (*mpl.rcParams["font.family"], *mpl.rcParams["font.sans-serif"])
+    sizes = [_measured(word, size, tuple(sorted(look.items())), fonts) for word in words]
+    return max((width for width, _ in sizes), default=0.0), max((height for _, height in sizes), default=0.0)
+
+
+@lru_cache(maxsize=4096)  # a word of a caption is measured several times before it has its place
+def _measured(
+    word: str,
+    size: float,
+    look: tuple[tuple[str, Any], ...],
+    fonts: tuple[str, ...],  # noqa: ARG001  a person's own settings may have others
+) -> tuple[float, float]:
     figure = new_figure(1, 1)
-    canvas: Any = FigureCanvasAgg(figure)
-    renderer = canvas.get_renderer()
-    boxes = [figure.text(0, 0, word, fontsize=size, **look).get_window_extent(renderer) for word in words]
-    return max((box.width for box in boxes), default=0) / DPI, max((box.height for box in boxes), default=0) / DPI
+    canvas: Any = figure.canvas
+    box = figure.text(0, 0, word, fontsize=size, **dict(look)).get_window_extent(canvas.get_renderer())
+    return box.width / DPI, box.height / DPI
 
 
 def percent(share: float, decimals: int = 1) -> str:
