@@ -93,7 +93,7 @@ def sweep(
         Path,
         typer.Argument(
             metavar="SWEEP.toml",
-            help="Data, recipe and seeds; a table set for all runs; and what varies, as a grid, a list or random draws.",
+            help="Data, recipe and seeds; a table set for all runs; and what varies: a grid, a list or random draws.",
         ),
     ],
     out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The folder of the run folders.")],
