@@ -91,17 +91,17 @@ class ClassificationMetrics:
         return {
             "n": self.n,
             "precision": self.precision,
-            "accuracy": _rounded(self.accuracy),
-            "accuracy_interval_95": [_rounded(self.accuracy_interval.low), _rounded(self.accuracy_interval.high)],
-            "top5": _rounded(self.top5),
-            "negative_log_likelihood": _rounded(self.negative_log_likelihood),
-            "expected_calibration_error": _rounded(self.calibration_error),
+            "accuracy": rounded(self.accuracy),
+            "accuracy_interval_95": [rounded(self.accuracy_interval.low), rounded(self.accuracy_interval.high)],
+            "top5": rounded(self.top5),
+            "negative_log_likelihood": rounded(self.negative_log_likelihood),
+            "expected_calibration_error": rounded(self.calibration_error),
             "calibration_bins": self.calibration_bins,
             "classes": [
                 {
                     "label": entry.label,
-                    "precision": _rounded(entry.precision),
-                    "recall": _rounded(entry.recall),
+                    "precision": rounded(entry.precision),
+                    "recall": rounded(entry.recall),
                     "support": entry.support,
                 }
                 for entry in self.classes
@@ -115,7 +115,7 @@ class ClassificationMetrics:
                     "name": _storable(entry.name),
                     "true": entry.true,
                     "predicted": entry.predicted,
-                    "probability": _rounded(entry.probability),
+                    "probability": rounded(entry.probability),
                 }
                 for entry in self.hardest
             ],
@@ -171,8 +171,8 @@ class CaptioningMetrics:
             "n": self.n,
             "pieces": self.pieces,
             "precision": self.precision,
-            "negative_log_likelihood": _rounded(self.negative_log_likelihood),
-            "piece_accuracy": _rounded(self.accuracy),
+            "negative_log_likelihood": rounded(self.negative_log_likelihood),
+            "piece_accuracy": rounded(self.accuracy),
             "captions": dict(self.scores),
         }
 
@@ -193,7 +193,8 @@ class CaptioningMetrics:
         )
 
 
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
+    """A number as files store it: to ``DECIMALS``; None stays None."""
     return None if value is None else round(value, DECIMALS) + 0.0  # no "-0.0" in a file
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vitrine.data.transforms import random_resized_crop, recolour
+from vitrine.data.transforms import draw_colour, random_resized_crop, recolour
 from vitrine.data.warp import Box, warp
 from vitrine.recipes import TransformSpec
 
@@ -129,12 +129,5 @@ class CaptionTrainTransform:
             pixels_HWC = warp(image, angle, box, flip, (at.resized_width, at.resized_height))
         else:
             pixels_HWC = self.whole.resized(image)
-        return self._recoloured(pixels_HWC, rng)
-
-    def _recoloured(self, pixels_HWC: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        spec = self.spec
-        strengths = {"brightness": spec.brightness, "contrast": spec.contrast, "saturation": spec.saturation}
-        colour = [(name, float(rng.uniform(max(0.0, 1 - by), 1 + by))) for name, by in strengths.items() if by]
-        if colour:
-            pixels_HWC = recolour(pixels_HWC, [colour[i] for i in rng.permutation(len(colour))])
-        return pixels_HWC
+        colour = draw_colour(spec, rng)
+        return recolour(pixels_HWC, colour) if colour else pixels_HWC

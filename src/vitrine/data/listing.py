@@ -37,6 +37,22 @@ def iter_pictures(folder: Path, *, aside: Counter[str] | None = None) -> Iterato
         yield Sample(name, FilePicture(path))
 
 
+def one_picture(picture: str | Path, verbs: str) -> Sample:
+    """The one picture that a file is.
+
+    Args:
+        picture: a file.
+        verbs: what folders are for, in words, for the message.
+
+    Raises:
+        DataError: there is no such file, or it is a folder.
+    """
+    path = Path(picture).expanduser()
+    if path.is_dir():
+        raise DataError(f"{picture} is a folder: give one picture, or use {verbs}.")
+    return list_pictures(path)[0]
+
+
 def list_pictures(folder: Path) -> tuple[Sample, ...]:
     """All of :func:`iter_pictures`.
 

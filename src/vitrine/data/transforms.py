@@ -76,18 +76,12 @@ class TrainTransform:
         angle = float(rng.uniform(-spec.rotation, spec.rotation)) if spec.rotation else 0.0
         crop = random_resized_crop(width, height, spec.crop_scale, spec.crop_ratio, rng)
         flip = spec.flip > 0 and float(rng.random()) < spec.flip
-        strengths = {"brightness": spec.brightness, "contrast": spec.contrast, "saturation": spec.saturation}
-        colour = [
-            (name, float(rng.uniform(max(0.0, 1 - strength), 1 + strength)))
-            for name, strength in strengths.items()
-            if strength
-        ]
-        order = rng.permutation(len(colour)) if len(colour) > 1 else range(len(colour))
+        colour = draw_colour(spec, rng)
         erase = None
         if spec.erase > 0 and float(rng.random()) < spec.erase:
             erase = random_erasure(self.size, rng)
         noise_seed = int(rng.integers(2**63)) if erase else 0
-        return TrainChange(angle, crop, flip, tuple(colour[i] for i in order), erase, noise_seed)
+        return TrainChange(angle, crop, flip, colour, erase, noise_seed)
 
     def apply(self, image: Image.Image, change: TrainChange) -> np.ndarray:
         """Apply drawn changes: uint8, (size, size, 3)."""
@@ -100,6 +94,18 @@ class TrainTransform:
         noise = np.random.default_rng(change.noise_seed).integers(0, 256, (box.height, box.width, 3), dtype=np.uint8)
         pixels_HWC[box.top : box.top + box.height, box.left : box.left + box.width] = noise
         return pixels_HWC
+
+
+def draw_colour(spec: TransformSpec, rng: np.random.Generator) -> tuple[tuple[str, float], ...]:
+    """Draw what :func:`recolour` does: a factor for each change that is on, in a random order."""
+    strengths = {"brightness": spec.brightness, "contrast": spec.contrast, "saturation": spec.saturation}
+    colour = [
+        (name, float(rng.uniform(max(0.0, 1 - strength), 1 + strength)))
+        for name, strength in strengths.items()
+        if strength
+    ]
+    order = rng.permutation(len(colour)) if len(colour) > 1 else range(len(colour))
+    return tuple(colour[i] for i in order)
 
 
 def recolour(pixels_HWC: np.ndarray, changes: Sequence[tuple[str, float]]) -> np.ndarray:

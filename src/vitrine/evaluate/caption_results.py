@@ -9,7 +9,7 @@ from typing import Any
 from vitrine.evaluate.caption_constant import RULE
 from vitrine.evaluate.caption_tokens import TOKENISATION
 from vitrine.evaluate.caption_variety import Lengths, Variety
-from vitrine.results import DECIMALS, Interval
+from vitrine.results import Interval, rounded
 
 METRICS = {
     "bleu_1": "BLEU-1",
@@ -33,8 +33,8 @@ class Score:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, rounded to ``DECIMALS``."""
-        ends = None if self.interval is None else [_rounded(self.interval.low), _rounded(self.interval.high)]
-        return {"value": _rounded(self.value), "interval_95": ends}
+        ends = None if self.interval is None else [rounded(self.interval.low), rounded(self.interval.high)]
+        return {"value": rounded(self.value), "interval_95": ends}
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class ScoredCaptions:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready and stable: floats are rounded to ``DECIMALS``."""
         metrics = {key: self.metrics[key] for key in METRICS}
-        ends = [_rounded(self.exact_interval.low), _rounded(self.exact_interval.high)]
+        ends = [rounded(self.exact_interval.low), rounded(self.exact_interval.high)]
         return {
             "pictures": self.pictures,
             "metrics": {key: score and score.to_dict() for key, score in metrics.items()},
-            "exact": {"share": _rounded(self.exact / self.pictures), "n": self.exact, "interval_95": ends},
+            "exact": {"share": rounded(self.exact / self.pictures), "n": self.exact, "interval_95": ends},
             **self.variety.to_dict(),
         }
 
@@ -119,7 +119,3 @@ class CaptionScores:
             },
             "notes": list(self.notes),
         }
-
-
-def _rounded(value: float) -> float:
-    return round(value, DECIMALS) + 0.0  # no "-0.0" in a file

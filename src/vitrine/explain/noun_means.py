@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitrine.explain.ranking import MIN_PICTURES
-from vitrine.results import DECIMALS, Interval
+from vitrine.results import Interval, rounded
 
 _BLOCK = 4_000_000  # weights that are in memory at a time
 
@@ -31,8 +31,8 @@ class NounMean:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, rounded to ``DECIMALS``."""
-        ends = None if self.interval is None else [_rounded(self.interval.low), _rounded(self.interval.high)]
-        return {"mean": _rounded(self.mean), "interval_95": ends, "nouns": self.nouns, "pictures": self.pictures}
+        ends = None if self.interval is None else [rounded(self.interval.low), rounded(self.interval.high)]
+        return {"mean": rounded(self.mean), "interval_95": ends, "nouns": self.nouns, "pictures": self.pictures}
 
 
 def clustered_means(names: Sequence[str], values_NK: Floats, low: float, resamples: int, seed: int) -> list[NounMean]:
@@ -87,7 +87,3 @@ def _resampled(sum_PK: Floats, count_P: Floats, resamples: int, seed: int) -> np
         drawn_LP = rng.multinomial(number, np.full(number, 1 / number), size=min(rows, resamples - done))
         means.append((drawn_LP @ sum_PK) / (drawn_LP @ count_P)[:, None])
     return np.concatenate(means)
-
-
-def _rounded(value: float) -> float:
-    return round(value, DECIMALS) + 0.0  # no "-0.0" in a file

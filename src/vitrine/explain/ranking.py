@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from vitrine.results import DECIMALS, Interval
+from vitrine.results import Interval, rounded
 
 RESAMPLES = 2000
 """Bootstrap samples: enough that an interval's ends move by less than a tenth of its width from seed to seed."""
@@ -99,7 +99,7 @@ class Estimate:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, rounded to ``DECIMALS``."""
-        return {"mean": _rounded(self.mean), "interval_95": _ends(self.interval), "n": self.n}
+        return {"mean": rounded(self.mean), "interval_95": _ends(self.interval), "n": self.n}
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class RankedMethod:
             "control": self.is_control,
             "standing": self.standing,
             "lead_of_best": None if self.lead is None else self.lead.to_dict(),
-            "seconds_a_picture": _rounded(self.seconds),
+            "seconds_a_picture": rounded(self.seconds),
             "metrics": {key: estimate.to_dict() for key, estimate in self.estimates.items()},
         }
 
@@ -291,9 +291,5 @@ def _sort_key(method: ScoredMethod, by: Metric) -> tuple[Any, ...]:
     return (method.is_control, *means, method.name)
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, DECIMALS) + 0.0  # no "-0.0" in a file
-
-
 def _ends(interval: Interval | None) -> list[float | None] | None:
-    return None if interval is None else [_rounded(interval.low), _rounded(interval.high)]
+    return None if interval is None else [rounded(interval.low), rounded(interval.high)]

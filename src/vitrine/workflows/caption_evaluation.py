@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from vitrine.caption.beams import beam_search
+from vitrine.caption.decoded import DecodedCaption, Progress, captions_of
 from vitrine.caption.decoding import forced, greedy
 from vitrine.caption.words import caption_words
-from vitrine.data.captions import CaptionData, CaptionedSample, open_captions
+from vitrine.data.captions import CaptionedSample, open_captions
 from vitrine.data.named_regions import NamedRegions, named_words, open_regions
 from vitrine.data.samples import Sample
 from vitrine.errors import DataError
@@ -19,12 +20,13 @@ from vitrine.explain.grounding import GroundedCaption, alignment_drop, grounding
 from vitrine.explain.grounding_result import Grounding
 from vitrine.explain.noun_means import NounMean
 from vitrine.models.captioner.interface import Memory
-from vitrine.models.run_folder import RunFolder, to_json, write_atomically
+from vitrine.models.run_folder import to_json, write_atomically
 from vitrine.report.caption_table import caption_table
 from vitrine.report.grounding import grounding_text, mean_text, save_grounding_figure
 from vitrine.workflows.captioner_opening import OpenedCaptioner, open_captioner
 from vitrine.workflows.captioner_scores import PredictedCaption, captions_csv
-from vitrine.workflows.decoded_pictures import Decode, DecodedPicture, decode_pictures
+from vitrine.workflows.decoded_pictures import DecodedPicture, decode_pictures
+from vitrine.workflows.evaluated_split import choose_split, split_of_run
 
 
 @dataclass(frozen=True)
@@ -148,20 +150,19 @@ def evaluate_captioner(
         seed: of the split made where the data have none, and of the bootstrap; by default a run's own, else 0.
         architecture: ``catr`` where ``model`` is a weights file.
         vocabulary: of that file.
-        progress: called with pictures done, of how many; every picture counts twice.
+        progress: called with pictures done, of how many.
 
     Raises:
         DataError, ModelError: the input cannot be used.
     """
     opened = open_captioner(model, architecture, vocabulary, precision=precision)
-    own_seed, fraction = _own_split(opened)
+    own_seed, fraction = split_of_run(opened.folder)
     seed = own_seed if seed is None else seed
     found = open_captions(data, seed=seed, val_fraction=fraction)
-    name = _choose_split(found, split)
+    name = choose_split(found, split)
     samples = tuple(found.splits[name])
     session = _Session(opened, samples, open_regions(data, samples), batch_size, precision, progress)
-    session.predict(beams)
-    session.force()
+    session.run(beams)
     if not session.captions:
         first = session.unreadable[0]
         raise DataError(f"None of the {len(samples)} pictures can be read, for example {first[0]}: {first[1]}")
@@ -201,52 +202,40 @@ class _Session:
     grounded: dict[str, list[GroundedCaption]] = field(default_factory=lambda: {"predicted": [], "human": []})
     log_probability: float = 0.0
     pieces: int = 0
-    done: int = 0
 
-    def predict(self, beams: int) -> None:
-        """Every picture's caption, and where its words look."""
+    def run(self, beams: int) -> None:
+        """Every picture's caption and its first human one, of one encoding; and where the words of both look."""
+        opened, words, longest = self.opened, self.opened.vocabulary, self.opened.module.longest - 2
+        first = {each.name: words.encode(each.captions[0])[:longest] for each in self.samples}
+        human: dict[str, DecodedCaption] = {}
 
-        def decode(module: Any, memory: Memory, _: Sequence[Sample]) -> Any:
+        def decode(module: Any, memory: Memory, samples: Sequence[Sample]) -> Iterator[Progress]:
+            names = [sample.name for sample in samples]
+            followed = captions_of(forced(module, memory, [first[name] for name in names]))
+            human.update(zip(names, followed, strict=True))
             return greedy(module, memory) if beams == 1 else beam_search(module, memory, beams)
 
-        pictures = [each.unlabelled for each in self.samples]
-        for each in self._decoded(pictures, decode, lambda name, reason: self.unreadable.append((name, reason))):
-            text = self.opened.vocabulary.text(each.caption.ids)
-            self.captions.append(PredictedCaption(each.sample.name, text, each.caption.log_probability))
-            self._ground("predicted", each)
-
-    def force(self) -> None:
-        """The first human caption of every picture that could be read."""
-        words, longest = self.opened.vocabulary, self.opened.module.longest - 2
-        first = {each.name: words.encode(each.captions[0])[:longest] for each in self.samples}
-        unread = {name for name, _ in self.unreadable}
-
-        def decode(module: Any, memory: Memory, samples: Sequence[Sample]) -> Any:
-            return forced(module, memory, [first[sample.name] for sample in samples])
-
-        pictures = [each.unlabelled for each in self.samples if each.name not in unread]
-        for each in self._decoded(pictures, decode, None):
-            self.log_probability += each.caption.log_probability
-            self.pieces += len(each.caption.ids) + each.caption.finished
-            self._ground("human", each)
-
-    def _decoded(
-        self, pictures: Sequence[Sample], decode: Decode, unreadable: Callable[[str, str], None] | None
-    ) -> Any:
-        opened = self.opened
         for each in decode_pictures(
             opened.module,
             opened.transform,
-            pictures,
+            [sample.unlabelled for sample in self.samples],
             decode,
             device=opened.device,
             precision=self.precision,
             batch_size=self.batch_size,
-            unreadable=unreadable,
+            unreadable=lambda name, reason: self.unreadable.append((name, reason)),
         ):
-            yield each
-            self.done += 1
-            self.progress(self.done, 2 * len(self.samples))
+            name, caption = each.sample.name, each.caption
+            self.captions.append(PredictedCaption(name, words.text(caption.ids), caption.log_probability))
+            self._ground("predicted", each)
+            self._follow(replace(each, caption=human.pop(name)))
+            self.progress(len(self.captions) + len(self.unreadable), len(self.samples))
+
+    def _follow(self, human: DecodedPicture) -> None:
+        """A human caption that the captioner was made to follow."""
+        self.log_probability += human.caption.log_probability
+        self.pieces += len(human.caption.ids) + human.caption.finished
+        self._ground("human", human)
 
     def _ground(self, which: str, decoded: DecodedPicture) -> None:
         found = self.regions.of(decoded.sample.name) if self.regions is not None else None
@@ -264,22 +253,6 @@ class _Session:
         predicted = {each.name: each.caption for each in self.captions}
         references = {each.name: each.captions for each in self.samples if each.name in predicted}
         return caption_scores(predicted, references, java=java, seed=seed)
-
-
-def _own_split(opened: OpenedCaptioner) -> tuple[int, float]:
-    """Seed and share of the split that a run's training made."""
-    if opened.folder is None or not RunFolder(opened.folder).started:
-        return 0, 0.2
-    recipe = RunFolder(opened.folder).recipe()
-    return recipe.seed, recipe.val_fraction
-
-
-def _choose_split(found: CaptionData, wanted: str | None) -> str:
-    finite = [name for name, part in found.splits.items() if not part.endless and len(part)]
-    for name in (wanted,) if wanted else ("test", "validation", "train"):
-        if name in finite:
-            return name
-    raise DataError(f"{found.reference} has no {wanted or 'finite'} split; it has: {', '.join(finite) or 'none'}.")
 
 
 def _write(out: Path, result: CaptionEvaluation, opened: OpenedCaptioner) -> None:

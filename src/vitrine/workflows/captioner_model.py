@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vitrine.data.listing import list_pictures
+from vitrine.data.listing import one_picture
 from vitrine.data.samples import Sample
-from vitrine.errors import DataError, ModelError
+from vitrine.errors import ModelError
 from vitrine.report.provenance import Provenance
 from vitrine.report.words import caption_figure, save_caption_figure
 from vitrine.workflows.caption_picture import WordedPicture, caption_origin, worded_picture
@@ -115,7 +115,7 @@ class CaptionerModel:
             ModelError: the captioner has no such layer or head.
         """
         settings = CaptionSettings(**{"precision": self._precision, **how})
-        sample = _only(picture)
+        sample = one_picture(picture, "vitrine caption")
         decoded = self._decoded(sample, settings)
         worded = worded_picture(decoded, self.opened, settings)
         words = tuple(
@@ -159,10 +159,3 @@ class CaptionerModel:
 
     def __repr__(self) -> str:
         return f"<vitrine captioner {self.reference}: {self.opened.vocabulary.size:,} word pieces, {self._precision}>"
-
-
-def _only(picture: str | Path) -> Sample:
-    path = Path(picture).expanduser()
-    if path.is_dir():
-        raise DataError(f"{picture} is a folder: give one picture, or use vitrine caption.")
-    return list_pictures(path)[0]

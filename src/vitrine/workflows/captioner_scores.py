@@ -11,7 +11,7 @@ from vitrine.errors import DataError
 from vitrine.evaluate.caption_scores import CaptionScores, caption_scores
 from vitrine.evaluate.csv_records import record
 from vitrine.workflows.captioner_opening import OpenedCaptioner
-from vitrine.workflows.decoded_pictures import Decode, decode_pictures
+from vitrine.workflows.decoded_pictures import decode_pictures
 
 
 @dataclass(frozen=True)
@@ -48,25 +48,15 @@ def score_captioner(
     opened: OpenedCaptioner,
     samples: Sequence[CaptionedSample],
     *,
-    decode: Decode | None = None,
     precision: str = "fp32",
-    batch_size: int = 16,
-    control_from: Sequence[str] | None = None,
-    java: bool = False,
-    seed: int = 0,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> ScoredCaptioner:
-    """Caption every picture and score the captions.
+    """Caption every picture greedily and score the captions.
 
     Args:
         opened: the captioner.
         samples: pictures with their human captions.
-        decode: how captions are decoded; None is greedy.
         precision: "fp32" or "bf16".
-        batch_size: pictures at a time.
-        control_from: captions that the one caption for every picture is chosen from; None: the pictures' own.
-        java: METEOR and SPICE too.
-        seed: of the bootstrap.
         progress: called with pictures done, of how many.
 
     Raises:
@@ -79,10 +69,10 @@ def score_captioner(
         opened.module,
         opened.transform,
         pictures,
-        decode or (lambda module, memory, _: greedy(module, memory)),
+        lambda module, memory, _: greedy(module, memory),
         device=opened.device,
         precision=precision,
-        batch_size=batch_size,
+        batch_size=16,
         unreadable=lambda name, reason: unreadable.append((name, reason)),
     ):
         caption = done.caption
@@ -95,9 +85,6 @@ def score_captioner(
     scores = caption_scores(
         {each.name: each.caption for each in found},
         {each.name: references[each.name] for each in found},
-        control_from=control_from,
-        java=java,
-        seed=seed,
     )
     return ScoredCaptioner(tuple(found), scores, tuple(unreadable))
 

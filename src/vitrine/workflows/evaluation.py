@@ -18,8 +18,9 @@ from vitrine.models.run_folder import to_json, write_atomically
 from vitrine.report.confusion import confusion_csv, save_confusion_figure
 from vitrine.report.tables import metrics_table
 from vitrine.results import ClassificationMetrics
+from vitrine.workflows.evaluated_split import choose_split, split_of_run
 from vitrine.workflows.inference import BatchLogits, collect, eval_batches, run_batches
-from vitrine.workflows.opened import OpenedModel, in_precision, is_unfinished, open_model, split_settings
+from vitrine.workflows.opened import OpenedModel, in_precision, is_unfinished, open_model
 from vitrine.workflows.weights_notes import model_notes
 
 
@@ -122,9 +123,9 @@ def evaluate(
         check_expectation(expect, tolerance)
     opened = open_model(model, precision, architecture)
     other = None if against is None else in_precision(opened, against)
-    own_seed, fraction = split_settings(opened) or (0, 0.2)
+    own_seed, fraction = split_of_run(opened.built.source.folder)
     found = open_data(data, seed=own_seed if seed is None else seed, val_fraction=fraction)
-    name = _choose_split(found, split)
+    name = choose_split(found, split)
     samples = _relabelled(found, name, opened)
     outputs, unreadable = _run(opened, samples, batch_size, progress)
     metrics = classification_metrics(outputs, opened.labels, precision=opened.precision)
@@ -137,14 +138,6 @@ def evaluate(
     if out is not None:
         _write(out, result, outputs, opened)
     return result
-
-
-def _choose_split(found: LabelledData, wanted: str | None) -> str:
-    finite = [name for name, part in found.splits.items() if not part.endless and len(part)]
-    for name in (wanted,) if wanted else ("test", "validation", "train"):
-        if name in finite:
-            return name
-    raise DataError(f"{found.reference} has no {wanted or 'finite'} split; it has: {', '.join(finite) or 'none'}.")
 
 
 def _relabelled(found: LabelledData, split: str, opened: OpenedModel) -> FiniteSplit:

@@ -17,9 +17,9 @@ import numpy.typing as npt
 from PIL import Image
 
 from vitrine.data.batch import Batch
-from vitrine.data.listing import list_pictures
+from vitrine.data.listing import one_picture
 from vitrine.data.samples import Sample
-from vitrine.errors import DataError, ModelError, PictureError
+from vitrine.errors import ModelError, PictureError
 from vitrine.explain.methods import Method
 from vitrine.explain.verdict import Verdict
 from vitrine.report.maps import MapPicture, Scale, draw_overlay, map_figure, save_map_figure
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 Floats = npt.NDArray[np.float32]
+
+_FOR_FOLDERS = "vitrine predict and vitrine explain"
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ class Model:
             DataError: there is no such file.
             PictureError: it cannot be read.
         """
-        batch = next(eval_batches([_only(picture)], self.opened.spec, batch_size=1))
+        batch = next(eval_batches([one_picture(picture, _FOR_FOLDERS)], self.opened.spec, batch_size=1))
         _require_readable(batch)
         mapper = Mapper(self.opened, Method())
         return self._prediction(mapper.probability(mapper.pixels(batch.pixels_BCHW))[0].tolist())
@@ -169,7 +171,7 @@ class Model:
             DataError, PictureError: the picture cannot be read.
             ModelError: the model lacks what was asked for.
         """
-        sample = _only(picture)
+        sample = one_picture(picture, _FOR_FOLDERS)
         chosen = Method(method, **how)
         mapper = Mapper(self.opened, chosen, target)
         mapped = next(mapper.run([sample], 1))
@@ -204,13 +206,6 @@ class Model:
 
     def __repr__(self) -> str:
         return f"<vitrine model {self.reference}: {len(self.labels)} classes, {self.opened.precision}>"
-
-
-def _only(picture: str | Path) -> Sample:
-    path = Path(picture).expanduser()
-    if path.is_dir():
-        raise DataError(f"{picture} is a folder: give one picture, or use vitrine predict and vitrine explain.")
-    return list_pictures(path)[0]
 
 
 def _require_readable(batch: Batch) -> None:

@@ -92,15 +92,6 @@ def _labels(built: BuiltModel) -> tuple[str, ...]:
     return labels
 
 
-def split_settings(opened: OpenedModel) -> tuple[int, float] | None:
-    """Seed and share of the split that a run's training made; None for other models."""
-    folder = opened.built.source.folder
-    if folder is None or not RunFolder(folder).started:
-        return None
-    recipe = RunFolder(folder).recipe()
-    return recipe.seed, recipe.val_fraction
-
-
 def is_unfinished(opened: OpenedModel) -> bool:
     """Whether the model is of a run whose training has not ended."""
     folder = opened.built.source.folder

@@ -14,6 +14,7 @@ from vitrine.models.build import build, input_spec
 from vitrine.models.captioner.backbone import build_image_model
 from vitrine.models.captioner.config import CaptionInput, CaptionModelConfig
 from vitrine.models.captioner.model import CaptionModel
+from vitrine.models.formats.stored import open_weights
 from vitrine.models.reference import ModelSource, understand
 from vitrine.models.weights import WeightsFile, locate_weights
 from vitrine.recipes import CaptionSpec
@@ -22,7 +23,6 @@ from vitrine.torchpair import require_torchvision
 require_torchvision()
 
 import timm  # noqa: E402
-from timm.models import load_state_dict  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -126,10 +126,7 @@ def _convolutions(
         return build_image_model(source.architecture, args, frozen_norm=False), None
     weights = locate_weights(source, pretrained if isinstance(pretrained, str) else None)
     module = build_image_model(source.architecture, args, frozen_norm=True)
-    try:
-        stored = load_state_dict(str(weights.path))
-    except Exception as error:  # a damaged file makes its reader raise anything
-        raise ModelError(f"{weights.path} cannot be read as weights ({type(error).__name__}: {error}).") from error
+    stored = open_weights(weights.path).tensors()
     heads = (source.pretrained_cfg.get("classifier") or "fc",)
     stored = {
         name: value

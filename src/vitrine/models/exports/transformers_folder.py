@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from vitrine.models.build import InputSpec
 from vitrine.models.exports.read_back import DTYPES, ReadBack, library, short_side
 from vitrine.models.exports.transformers_vit import as_transformers
 from vitrine.models.run_folder import replacing, to_json, write_atomically
+from vitrine.models.transformers_captioners.library import quiet
 from vitrine.torchpair import require_torchvision
 
 
@@ -84,7 +84,7 @@ def read_transformers(folder: Path, precision: str) -> ReadBack:
         ModelError: the library is missing, or tensors are missing, left over or of another shape.
     """
     transformers = require_transformers()
-    with _quiet(transformers):
+    with quiet(transformers):
         model, found = transformers.AutoModelForImageClassification.from_pretrained(
             folder, dtype=DTYPES[precision], local_files_only=True, output_loading_info=True
         )
@@ -104,18 +104,3 @@ def read_transformers(folder: Path, precision: str) -> ReadBack:
 
     labels = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
     return ReadBack(logits, labels, prepare)
-
-
-@contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
-    """Without its progress bars and warnings: what matters of them is in what it returns."""
-    logs = transformers.utils.logging
-    before, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
-    logs.set_verbosity_error()
-    logs.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logs.set_verbosity(before)
-        if bars:
-            logs.enable_progress_bar()
