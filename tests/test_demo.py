@@ -37,18 +37,17 @@ def test_everything_that_the_summary_names_is_there(made) -> None:
 
 
 def test_one_setting_is_final_and_its_test_result_is_stated(made) -> None:
-    assert len(made.runs) == 5
-    best = max(run.result.metrics.accuracy for run in made.runs)
-    assert made.final.result.metrics.accuracy == best
+    assert len(made.comparison.rows) == 3
+    assert made.final.accuracy == max(row.accuracy for row in made.comparison.rows)
     assert f"accuracy is {made.test.metrics.accuracy:.4f}" in made.text()
     rows = list(csv.DictReader((made.out / "predictions.csv").open()))
     assert len(rows) == 14
 
 
 def test_it_looks_inside_the_final_model(made) -> None:
-    scores = json.loads((made.out / "methods" / "methods.json").read_text())
+    scores = json.loads((made.out / "runs" / made.final.name / "methods" / "methods.json").read_text())
     assert scores["pictures"] == scores["pictures_with_mask"] == 8
-    assert scores["model"] == str(made.final.result.run)
+    assert scores["model"] == str(made.out / "runs" / made.final.name)
     controls = {row["name"] for row in scores["methods"] if row["control"]}
     assert {"random", "centre blob", "edges"} < controls
     assert len(list((made.out / "maps").rglob("*.png"))) == 4
@@ -59,7 +58,7 @@ def test_it_looks_inside_the_final_model(made) -> None:
 
 
 def test_it_captions_scenes_and_asks_whether_words_look_at_what_they_name(made) -> None:
-    content = json.loads((made.out / "captioner" / "metrics.json").read_text())
+    content = json.loads((made.out / "runs" / "captioner" / "test" / "metrics.json").read_text())
     assert content["captions"]["predicted"]["pictures"] == 16
     assert content["grounding"]["human"]["nouns"] > 16
     assert len(list((made.out / "captions").rglob("*.png"))) == len(made.captions.captions.captions) == 3

@@ -162,7 +162,7 @@ class Comparison:
             )
         if self.claims:
             tests.append(CAVEAT)
-        notes = [*self._group_sentences(), *self.notes]
+        notes = [*self.group_sentences(), *self.notes]
         notes += [f"Left out: {each.name}: {each.reason}." for each in self.left_out]
         return [part for part in (tests, [claim.sentence for claim in self.over_seeds], notes) if part]
 
@@ -172,7 +172,8 @@ class Comparison:
         best = self.rows[0].name
         return tuple(claim for claim in self.claims if best in (claim.first, claim.second))
 
-    def _group_sentences(self) -> list[str]:
+    def group_sentences(self) -> list[str]:
+        """What is said where not all runs share their validation pictures; else nothing."""
         if len(self.groups) < 2:
             return []
         sizes = {row.name: row.n for row in self.rows}

@@ -11,7 +11,8 @@ from pathlib import Path
 from vitrine.errors import RunError, UsageError
 from vitrine.models.captioner.saved import is_captioner_folder
 from vitrine.models.run_folder import to_json, write_atomically
-from vitrine.report.comparison import CaptionerRow, RunRow, figure_labels, save_accuracy_figure, save_curves
+from vitrine.report.comparison import CaptionerRow, RunRow, accuracy_figure, curves_figure, figure_labels
+from vitrine.report.style import save
 from vitrine.results import CaptioningMetrics
 from vitrine.workflows.compared import Comparison, Disagreement, Disagreements
 from vitrine.workflows.comparison_claims import claims_of, seeds_claims, shown_name
@@ -135,10 +136,11 @@ def _written(comparison: Comparison, records: Sequence[RunRecord], out: Path) ->
     notes: list[str] = []
     if records:
         origin = {"runs": ", ".join(str(record.folder.path) for record in records)}
-        save_accuracy_figure(comparison.rows, comparison.varied, out / "accuracy.png", origin)
+        save(accuracy_figure(comparison.rows, comparison.varied), out / "accuracy.png", origin)
         labels = figure_labels(comparison.rows, comparison.varied)
         histories = {labels[record.name]: record.folder.history() for record in records}
-        drawn = save_curves(histories, out / "curves.png", origin)
+        curves, drawn = curves_figure(histories)
+        save(curves, out / "curves.png", origin)
         written += [out / "accuracy.png", out / "curves.png"]
         if len(drawn) < len(histories):
             notes.append(f"curves.png shows the {len(drawn)} best of {len(histories)} runs: no more can be told apart.")
