@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from vitrine.report.maps import save_map_figure
@@ -22,6 +23,7 @@ from vitrine.report.page.document import (
     Sheet,
 )
 from vitrine.report.style import save
+from vitrine.report.tables import Cell, Table
 from vitrine.report.words import save_caption_figure
 
 
@@ -65,7 +67,7 @@ class _Writer:
             case Findings():
                 yield "\n".join(f"- {_plain(each.sentence)}{_flag(each.flag)}" for each in block.items)
             case Sheet():
-                yield block.table.markdown()
+                yield _table(block.table)
                 yield _note(block.caption)
             case Plot():
                 path = self.folder / f"{block.name}.png"
@@ -111,6 +113,17 @@ def _flag(flag: str) -> str:
 
 def _note(words: str) -> str:
     return f"*{_plain(words)}*" if words else ""
+
+
+def _table(table: Table) -> str:
+    """A table whose names are text; the table itself escapes what parts its columns."""
+
+    def plain(cell: Cell) -> Cell:
+        return _plain(cell).replace("\\|", "|") if isinstance(cell, str) else cell
+
+    columns = tuple(str(plain(name)) for name in table.columns)
+    rows = tuple(tuple(plain(cell) for cell in row) for row in table.rows)
+    return replace(table, columns=columns, rows=rows).markdown()
 
 
 def _plain(text: str) -> str:
