@@ -111,6 +111,7 @@ REFUSED: dict[str, list[object]] = {
     "drop_path": [*NOT_A_NUMBER, -0.1, 1.1],
     "patch_drop": [*NOT_A_NUMBER, -0.1, 1.1],
     "tune": ["none", "last", "last:0", "last:-1", "lora:0", "lora:x", "head ", 4, True],
+    "views": [*NOT_WHOLE, -1],
     "precision": ["fp16", "BF16", "", 16],
     "compile": ["yes", 1, 0],
     "early_stopping": [*NOT_WHOLE, -1],

@@ -67,6 +67,9 @@ class Recipe:
         patch_drop: share of the patch tokens left out in a training step; 0 to 1.
         tune: what is trained: ``all``, ``head``, ``last:N`` (head and the last N blocks), ``lora`` or ``lora:RANK``; of
             a captioner, ``all``, or ``head``: everything but the image encoder.
+        views: versions of each training picture, changed at random, that the epochs take in turn; 0 draws a new one in
+            every epoch. With ``tune = "head"`` features are computed once for each version, and where nothing is
+            random once.
         precision: ``auto`` (bf16 where the hardware has it and the model's width pays for it), ``bf16`` or ``fp32``.
         compile: use ``torch.compile``.
         early_stopping: stop after this many epochs without a better validation accuracy; 0 is off.
@@ -106,6 +109,7 @@ class Recipe:
     drop_path: float = 0.0
     patch_drop: float = 0.0
     tune: str = "all"
+    views: int = 0
     precision: str = "auto"
     compile: bool = False
     early_stopping: int = 0
@@ -131,7 +135,7 @@ class Recipe:
             raise refuse("pretrained", self.pretrained, "true, false or the path of a weights file")
         for name in ("batch_size", "accumulate", "epochs", "epoch_size"):
             require_number(name, getattr(self, name), 1, whole=True)
-        for name in ("image_size", "mix_off_epochs", "early_stopping", "seed"):
+        for name in ("image_size", "mix_off_epochs", "views", "early_stopping", "seed"):
             require_number(name, getattr(self, name), 0, whole=True)
         require_number("workers", self.workers, -1, whole=True)
         for name in ("learning_rate", "checkpoint_minutes"):
