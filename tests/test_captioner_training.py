@@ -413,6 +413,7 @@ def test_a_damaged_run_is_named(finished: Path, tmp_path: Path, damage: Callable
     ("changes", "message"),
     [
         ({"mixup": 0.2}, "mixup = 0.2 cannot be used: expected 0"),
+        ({"decoded_cache": 2}, "decoded_cache = 2 cannot be used: expected 0"),
         ({"tune": "lora"}, "tune = 'lora' cannot be used: expected all or head"),
         ({"layer_decay": 0.7}, "layer_decay = 0.7 cannot be used: expected 1"),
         ({"transforms": TransformSpec(erase=0.1)}, "transforms.erase = 0.1 cannot be used"),

@@ -119,6 +119,7 @@ REFUSED: dict[str, list[object]] = {
     "max_unreadable": [*NOT_A_NUMBER, -0.1, 1.1],
     "checkpoint_minutes": [*NOT_A_NUMBER, 0, -1],
     "workers": [*NOT_WHOLE, -2],
+    "decoded_cache": [*NOT_A_NUMBER, -0.1],
     "optimizer": ["sgd", "", 1, None],
     "seed": [*NOT_WHOLE, -1],
 }

@@ -23,6 +23,7 @@ from vitrine.models.tuning import select_trainable, without_adapters
 from vitrine.recipes import Recipe
 from vitrine.train.objective import Classification, FeatureBatch
 from vitrine.train.optimizer import make_optimizer
+from vitrine.workflows.decoded_training import from_decoded_cache
 from vitrine.workflows.head_features import HeadFeatures, frozen_head, reuse
 from vitrine.workflows.inference import collect, eval_batches, run_batches
 from vitrine.workflows.kept_features import view_of
@@ -40,11 +41,12 @@ class ClassifierTask:
     def __init__(
         self, recipe: Recipe, data: TrainingData, report: Callable[[Event], None] = lambda _event: None
     ) -> None:
-        self.recipe, self.data = recipe, data
+        self.recipe = recipe
         self.record, self.labels = data.record, tuple(data.found.labels)
         self.built = build_for(recipe, len(self.labels))
         self.spec = input_of(self.built, recipe)
-        self.weights, self.notes = self.built.weights, (*data.found.notes, *self.built.notes)
+        self.data, kept = from_decoded_cache(data, recipe, self.spec.size)
+        self.weights, self.notes = self.built.weights, (*data.found.notes, *self.built.notes, *kept)
         self.width = width_of(self.built.module)
         self.epoch_pictures = recipe.epoch_size if data.train.endless else len(data.train)
         self.validation_pictures = len(data.validation)
