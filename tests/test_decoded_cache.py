@@ -97,7 +97,7 @@ def test_pictures_that_are_not_large_are_equal_to_the_bit(spec: TransformSpec) -
     ]
     for data in pictures:
         picture = kept(data, 64)
-        for image in (picture.decoded(), picture.decoded()):  # made now, then mapped
+        for image in (picture.decoded(), picture.decoded()):  # made now, then read
             assert image.mode == "RGBX" and full_size(image) == decode(data).size == image.size
             np.testing.assert_array_equal(np.array(image)[..., :3], np.array(decode(data)))
             for seed in range(5):

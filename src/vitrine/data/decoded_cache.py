@@ -1,4 +1,4 @@
-"""Pictures decoded once: kept beside one another in the cache folder as bytes that are mapped into memory.
+"""Pictures decoded once: kept beside one another in the cache folder as the bytes that Pillow works on.
 
 A file holds one picture, named after the sha256 of its encoded bytes, in a folder for the short side that large
 pictures were reduced to. It is written whole or not at all, by whichever process comes first; what cannot be read, or
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import mmap
 import os
 import struct
 import time
@@ -145,9 +144,10 @@ def _image(content: memoryview) -> Image.Image:
 def _read(path: Path) -> Image.Image | None:
     """The picture that a file keeps; None where there is none, or it is damaged."""
     try:
-        with path.open("rb") as stream:
-            content = memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
-    except (OSError, ValueError):  # ValueError: it is empty
+        content = memoryview(
+            path.read_bytes()
+        )  # faster than mapping it: the warp reads across, and finds it in the cache
+    except OSError:
         return None
     if not _is_whole(content):
         return None
