@@ -127,7 +127,7 @@ class RunRecord:
     def _input(self) -> Cell:
         if self.recipe.image_size:
             return self.recipe.image_size
-        config = _read_json(self.folder.path / "config.json")
+        config = read_json(self.folder.path / "config.json")
         return int(config["pretrained_cfg"]["input_size"][-1])
 
     def _training(self) -> str:
@@ -163,7 +163,7 @@ def read_record(name: str, folder: RunFolder) -> RunRecord:
     Raises:
         RunError: a file is missing or cannot be read.
     """
-    metrics, data = (_read_json(folder.path / file) for file in ("metrics.json", "data.json"))
+    metrics, data = (read_json(folder.path / file) for file in ("metrics.json", "data.json"))
     if not isinstance(data.get("splits", {}).get("validation"), list) or "labels" not in data:
         raise RunError(f"{folder.path / 'data.json'} does not list validation pictures with labels.")
     try:
@@ -223,7 +223,12 @@ def _cell(value: object) -> Cell:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """One of a run's files.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
     try:
         content: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:
