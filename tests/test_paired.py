@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitrine.evaluate.paired import PairedCounts, holm, mcnemar_exact, paired_counts
+from vitrine.evaluate.paired import PairedCounts, holm, mcnemar_exact, paired_counts, sign_counts
 
 
 def by_fractions(first: int, second: int) -> Fraction:
@@ -53,9 +53,7 @@ def test_edges() -> None:
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40))
 def test_counts_are_those_of_a_loop(pairs: list[tuple[bool, bool]]) -> None:
-    first = {f"{i}.png": a for i, (a, _) in enumerate(pairs)}
-    second = {f"{i}.png": b for i, (_, b) in reversed(list(enumerate(pairs)))}  # another order, the same pictures
-    found = paired_counts(first, second)
+    found = paired_counts([a for a, _ in pairs], [b for _, b in pairs])
     assert found == PairedCounts(
         pairs.count((True, True)), pairs.count((True, False)), pairs.count((False, True)), pairs.count((False, False))
     )
@@ -63,9 +61,20 @@ def test_counts_are_those_of_a_loop(pairs: list[tuple[bool, bool]]) -> None:
     assert found.p == mcnemar_exact(found.second, found.first)
 
 
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=40))
+def test_signs_are_those_of_a_loop(pairs: list[tuple[int, int]]) -> None:
+    found = sign_counts([a / 4 for a, _ in pairs], [b / 4 for _, b in pairs])
+    assert (found.first, found.second) == (sum(a > b for a, b in pairs), sum(a < b for a, b in pairs))
+    assert found.ties == sum(a == b for a, b in pairs) and found.n == len(pairs)
+    assert found.p == float(by_fractions(found.first, found.second))
+    right = [(a > 2, b > 2) for a, b in pairs]
+    of_rights = sign_counts([a for a, _ in right], [b for _, b in right])
+    assert of_rights.p == paired_counts([a for a, _ in right], [b for _, b in right]).p, "McNemar's is its case"
+
+
 def test_other_pictures_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 are in one of the two only"):
-        paired_counts({"a": True, "b": True}, {"a": True, "c": True})
+    with pytest.raises(ValueError, match="same pictures; there are 2 and 1"):
+        paired_counts([True, True], [True])
 
 
 def test_holm_on_a_published_example() -> None:
