@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import product
 from math import comb
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -51,9 +53,13 @@ def test_edges() -> None:
         mcnemar_exact(-1, 3)
 
 
+def columns(pairs: Sequence[tuple[float, float]]) -> np.ndarray:
+    return np.array(pairs, float).reshape(-1, 2).T
+
+
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40))
 def test_counts_are_those_of_a_loop(pairs: list[tuple[bool, bool]]) -> None:
-    found = paired_counts([a for a, _ in pairs], [b for _, b in pairs])
+    found = paired_counts(*columns(pairs))
     assert found == PairedCounts(
         pairs.count((True, True)), pairs.count((True, False)), pairs.count((False, True)), pairs.count((False, False))
     )
@@ -63,18 +69,17 @@ def test_counts_are_those_of_a_loop(pairs: list[tuple[bool, bool]]) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=40))
 def test_signs_are_those_of_a_loop(pairs: list[tuple[int, int]]) -> None:
-    found = sign_counts([a / 4 for a, _ in pairs], [b / 4 for _, b in pairs])
+    found = sign_counts(*columns([(a / 4, b / 4) for a, b in pairs]))
     assert (found.first, found.second) == (sum(a > b for a, b in pairs), sum(a < b for a, b in pairs))
     assert found.ties == sum(a == b for a, b in pairs) and found.n == len(pairs)
     assert found.p == float(by_fractions(found.first, found.second))
     right = [(a > 2, b > 2) for a, b in pairs]
-    of_rights = sign_counts([a for a, _ in right], [b for _, b in right])
-    assert of_rights.p == paired_counts([a for a, _ in right], [b for _, b in right]).p, "McNemar's is its case"
+    assert sign_counts(*columns(right)).p == paired_counts(*columns(right)).p, "McNemar's is its case"
 
 
 def test_other_pictures_are_refused() -> None:
     with pytest.raises(ValueError, match="same pictures; there are 2 and 1"):
-        paired_counts([True, True], [True])
+        paired_counts(np.ones(2), np.ones(1))
 
 
 def test_holm_on_a_published_example() -> None:

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
 
 LEVEL = 0.05
 """A difference is called one where its corrected p is not above this."""
@@ -74,22 +77,22 @@ class SignCounts:
         return mcnemar_exact(self.first, self.second)
 
 
-def paired_counts(first_N: Sequence[float], second_N: Sequence[float]) -> PairedCounts:
+def paired_counts(first_N: Floats, second_N: Floats) -> PairedCounts:
     """Count pictures by which of two classifiers got them right; the same pictures in the same order.
 
     Args:
-        first_N: 1 or True where the first is right, 0 or False where it is wrong.
+        first_N: 1 where the first is right, 0 where it is wrong.
         second_N: likewise.
 
     Raises:
         ValueError: there is another number of pictures in one of them.
     """
     signs = sign_counts(first_N, second_N)
-    both = int((np.asarray(first_N, bool) & np.asarray(second_N, bool)).sum())
+    both = int(np.count_nonzero(first_N * second_N))
     return PairedCounts(both, signs.first, signs.second, signs.ties - both)
 
 
-def sign_counts(first_N: Sequence[float], second_N: Sequence[float]) -> SignCounts:
+def sign_counts(first_N: Floats, second_N: Floats) -> SignCounts:
     """Count pictures by which of two models does better on them (higher); the same pictures in the same order.
 
     Raises:
@@ -97,9 +100,8 @@ def sign_counts(first_N: Sequence[float], second_N: Sequence[float]) -> SignCoun
     """
     if len(first_N) != len(second_N):
         raise ValueError(f"A paired test needs the same pictures; there are {len(first_N)} and {len(second_N)}.")
-    apart_N = np.asarray(first_N, float) - np.asarray(second_N, float)
-    first, second = int((apart_N > 0).sum()), int((apart_N < 0).sum())
-    return SignCounts(first, second, len(apart_N) - first - second)
+    first, second = (int(np.count_nonzero(ahead)) for ahead in (first_N > second_N, first_N < second_N))
+    return SignCounts(first, second, len(first_N) - first - second)
 
 
 @lru_cache(maxsize=10_000)  # many pairs of many runs have the same counts

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
-from vitrine.evaluate.paired import LEVEL, PairedCounts, SignCounts, holm, paired_counts, sign_counts
+import numpy as np
+
+from vitrine.evaluate.paired import LEVEL, Floats, PairedCounts, SignCounts, holm, paired_counts, sign_counts
 from vitrine.report.tables import Cell
 from vitrine.workflows.run_record import DATA, SHOWN, differing, varying
 from vitrine.workflows.run_summary import EXACT, NEARER, RIGHT, RunSummary
 
-Counting = Callable[[Sequence[float], Sequence[float]], PairedCounts | SignCounts]
+Counting = Callable[[Floats, Floats], PairedCounts | SignCounts]
 Verdict = Literal["supported", "not supported", "undecided"]
 
 CAVEAT = (
@@ -175,21 +177,23 @@ def claims_of(runs: Sequence[RunSummary]) -> tuple[Claim, ...]:
 
     Holm's correction is over all of them.
     """
+    varied = varying([run.settings for run in runs])
+    settings = [{name: value for name, value in run.settings.items() if name in varied} for run in runs]
+    outcomes = [{key: np.asarray(values, float) for key, values in run.outcomes.items()} for run in runs]
     pairs = []
-    for one, other in combinations(runs, 2):
-        if (one.kind, one.validation) != (other.kind, other.validation):
+    for a, b in combinations(range(len(runs)), 2):
+        if (runs[a].kind, runs[a].validation) != (runs[b].kind, runs[b].validation):
             continue
-        names = differing(one.settings, other.settings)
-        if len(names) == 1 and _comes_after(one.settings.get(names[0]), other.settings.get(names[0])):
-            one, other = other, one
+        names = differing(settings[a], settings[b])
+        if len(names) == 1 and _comes_after(settings[a].get(names[0]), settings[b].get(names[0])):
+            a, b = b, a
         differs = tuple(
-            (name, shown_value(one.settings.get(name)), shown_value(other.settings.get(name))) for name in names
+            (name, shown_value(settings[a].get(name)), shown_value(settings[b].get(name))) for name in names
         )
-        for question in QUESTIONS:
-            if question in one.outcomes and question in other.outcomes:
-                count: Counting = sign_counts if question == NEARER else paired_counts
-                counts = count(one.outcomes[question], other.outcomes[question])
-                pairs.append((one.name, other.name, differs, counts, question))
+        for question in (key for key in QUESTIONS if key in outcomes[a] and key in outcomes[b]):
+            count: Counting = sign_counts if question == NEARER else paired_counts
+            counts = count(outcomes[a][question], outcomes[b][question])
+            pairs.append((runs[a].name, runs[b].name, differs, counts, question))
     corrected = holm([counts.p for *_, counts, _ in pairs])
     return tuple(
         Claim(first, second, differs, counts, p, len(pairs), question)
