@@ -118,8 +118,8 @@ if ((${#found[@]})); then
     mkdir -p "$out/pictures"
     cp "${found[@]}" "$out/pictures"
     "${vitrine[@]}" explain "$final" "$out/pictures" -o "$out/maps" --check
-    "${vitrine[@]}" report "${runs[@]}" -o "$out/report.html" --pictures "$out"/pictures/*.jpg
+    "${vitrine[@]}" report "${runs[@]}" --final "$final" -o "$out/report.html" --pictures "$out"/pictures/*.jpg
 else
     echo "26_5064.jpg, 29_4718.jpg and 31_4838.jpg are not in $place; the report chooses its pictures itself."
-    "${vitrine[@]}" report "${runs[@]}" -o "$out/report.html"
+    "${vitrine[@]}" report "${runs[@]}" --final "$final" -o "$out/report.html"
 fi

@@ -22,6 +22,7 @@ VERBS = (
     "positions",
     "caption",
     "inspect",
+    "report",
     "sweep",
     "compare",
     "verify",

@@ -126,8 +126,8 @@ def test_one_correction_over_classifiers_and_captioners(runs: Path) -> None:
 def test_other_captions_of_the_same_pictures_are_not_tested(runs: Path) -> None:
     made_captioner(runs / "other", captions(60, range(5), range(10)), [(*HUMANS[:2], "another")] * 60, exact=4)
     found = compare([str(runs / "exact"), str(runs / "other")])
-    assert found.claims == () and len(found.groups) == 2
-    assert "with the same labels or captions" in found.text()
+    assert found.claims == ()
+    assert "Not all captioners were measured on the same validation pictures with the same captions" in found.text()
 
 
 def test_seeds_of_captioners_together(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from vitrine.cli.options import (
     PrecisionOption,
     VocabOption,
 )
+from vitrine.cli.reporting import report
 from vitrine.cli.seeing import explain, inspect, positions
 from vitrine.version import __version__
 
@@ -295,5 +296,6 @@ app.command()(inspect)
 app.command()(sweep)
 app.command()(compare)
 app.command()(verify)
+app.command()(report)
 app.command()(export)
 app.command()(cache)

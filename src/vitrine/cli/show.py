@@ -49,6 +49,20 @@ def reading_progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 @contextmanager
+def named_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each kind of work, over ``(what, done, total)``."""
+    with _progress() as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=None, note="")
+            progress.update(tasks[what], completed=done, total=total or None)
+
+        yield report
+
+
+@contextmanager
 def training_progress() -> Iterator[Callable[[Event], None]]:
     """A bar over optimizer steps with pictures/s, and one line an epoch."""
     with _progress() as progress:

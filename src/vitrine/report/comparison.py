@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from vitrine.report.curves import History, save_learning_curves
-from vitrine.report.settings import save_settings_figure
+from matplotlib.figure import Figure
+
+from vitrine.report.curves import History, learning_curves
+from vitrine.report.settings import settings_figure
 from vitrine.report.style import SERIES, shortened
 from vitrine.report.tables import Cell, Setting, Table
 from vitrine.results import Interval
@@ -137,28 +138,30 @@ def figure_labels(rows: Sequence[RunRow], varied: Sequence[str]) -> dict[str, st
     return names
 
 
-def save_accuracy_figure(
-    rows: Sequence[RunRow], varied: Sequence[str], path: Path, metadata: Mapping[str, str]
-) -> None:
+def accuracy_figure(rows: Sequence[RunRow], varied: Sequence[str], final: str | None = None) -> Figure:
     """A dot with its 95 % interval for every run, best first, beside the settings in ``varied``.
 
     Names that are too long for a figure are left out where the settings tell the runs apart.
+
+    Args:
+        rows: the runs.
+        varied: which settings.
+        final: the name of the run that is the final result, which is in colour.
     """
     values = [{name: row.settings[name] for name in varied} for row in rows]
     told = len({tuple(each.items()) for each in values}) == len(rows) and len(rows) > 1
     named = not told or all(shortened(row.name) == row.name for row in rows)
     settings = [
-        Setting(({"run": row.name} if named else {}) | each, row.accuracy, row.interval, row.n)
+        Setting(({"run": row.name} if named else {}) | each, row.accuracy, row.interval, row.n, row.name == final)
         for row, each in zip(rows, values, strict=True)
     ]
-    save_settings_figure(settings, path, metadata, title="Validation accuracy by run")
+    return settings_figure(settings, title="Validation accuracy by run")
 
 
-def save_curves(histories: Mapping[str, History], path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """Learning curves of the first runs, as many as can be told apart; returns the names of those drawn."""
+def curves_figure(histories: Mapping[str, History]) -> tuple[Figure, tuple[str, ...]]:
+    """Learning curves of the first runs, as many as can be told apart, and the names of those drawn."""
     drawn = dict(list(histories.items())[:MOST_CURVES])
-    save_learning_curves(drawn, path, metadata)
-    return tuple(drawn)
+    return learning_curves(drawn), tuple(drawn)
 
 
 def _whole(value: float | None) -> int | None:

@@ -56,7 +56,7 @@ class Comparison:
         captioners: runs that trained captioners, best first.
         claims: of each pair that shares its validation pictures: one on classifiers, two on captioners.
         over_seeds: what several seeds of two settings say together.
-        groups: names of runs by the validation pictures they share; None of more than one run share none.
+        groups: names of classifiers by the validation pictures they share; None of more than one run share none.
         disagreements: where they were asked for, the pictures on which two runs disagree.
         left_out: folders that are no finished runs.
         notes: sentences on what was decided on the way.
@@ -171,7 +171,7 @@ class Comparison:
             tests.append(CAVEAT)
         if any(claim.question == NEARER for claim in self.claims):
             tests.append(NEARNESS)
-        notes = [*self._group_sentences(), *self.notes]
+        notes = [*self.group_sentences(), *self.notes]
         notes += [f"Left out: {each.name}: {each.reason}." for each in self.left_out]
         return [part for part in (tests, [claim.sentence for claim in self.over_seeds], notes) if part]
 
@@ -181,13 +181,14 @@ class Comparison:
         best = {rows[0].name for rows in (self.rows, self.captioners) if rows}
         return tuple(claim for claim in self.claims if best & {claim.first, claim.second})
 
-    def _group_sentences(self) -> list[str]:
+    def group_sentences(self) -> list[str]:
+        """What is said where not all runs share their validation pictures; else nothing."""
         if len(self.groups) < 2:
             return []
-        sizes = {row.name: row.n for row in self.rows} | {row.name: row.n for row in self.captioners}
+        sizes = {row.name: row.n for row in self.rows}
         told = "; ".join(f"{', '.join(names)} ({sizes[names[0]]:,})" for names in self.groups.values())
         return [
-            f"Not all runs were measured on the same validation pictures with the same labels or captions: {told}. "
+            f"Not all runs were measured on the same validation pictures with the same labels: {told}. "
             "Runs of different groups are not tested against one another, and their accuracies are of different things."
         ]
 

@@ -13,10 +13,11 @@ from vitrine.report.comparison import (
     MOST_CURVES,
     CaptionerRow,
     RunRow,
+    accuracy_figure,
+    curves_figure,
     figure_labels,
-    save_accuracy_figure,
-    save_curves,
 )
+from vitrine.report.style import save
 from vitrine.workflows.compared import Comparison, Disagreement, Disagreements
 from vitrine.workflows.comparison_claims import claims_of, seeds_claims, shown_name
 from vitrine.workflows.comparison_maps import save_disagreement_maps
@@ -51,7 +52,7 @@ def compare(references: Sequence[str], *, out: Path | None = None, pictures: boo
         captioners=tuple(row for row in caption_rows if isinstance(row, CaptionerRow)),
         claims=claims,
         over_seeds=seeds_claims(summaries, claims),
-        groups=_groups(ranked),
+        groups=_groups(ranked[: len(rows)]),
         disagreements=_disagreements(classifiers) if pictures else None,
         left_out=found.left_out,
         notes=_notes(classifiers, captioners),
@@ -94,6 +95,12 @@ def _notes(classifiers: Sequence[RunSummary], captioners: Sequence[RunSummary]) 
         notes.append("Some runs have the same validation pictures with other labels: they are not tested either.")
     if captioners and classifiers:
         notes.append("Captioners are listed apart: their accuracy is of word pieces.")
+    apart = [", ".join(names) for names in _groups(captioners).values()]
+    if len(apart) > 1:
+        notes.append(
+            f"Not all captioners were measured on the same validation pictures with the same captions: "
+            f"{'; '.join(apart)}. Those of different groups are not tested against one another."
+        )
     if len(captioners) > 1 and any(NEARER not in run.outcomes for run in captioners):
         notes.append(f"Nearness to human captions was not tested. {NO_SCORERS}")
     if len(classifiers) > 1:
@@ -134,10 +141,11 @@ def _written(comparison: Comparison, runs: Sequence[RunSummary], out: Path) -> C
     notes: list[str] = []
     if runs:
         origin = {"runs": ", ".join(str(run.folder.path) for run in runs)}
-        save_accuracy_figure(comparison.rows, comparison.varied, out / "accuracy.png", origin)
+        save(accuracy_figure(comparison.rows, comparison.varied), out / "accuracy.png", origin)
         labels = figure_labels(comparison.rows, comparison.varied)
         histories = {labels[run.name]: run.folder.history() for run in runs[:MOST_CURVES]}
-        drawn = save_curves(histories, out / "curves.png", origin)
+        curves, drawn = curves_figure(histories)
+        save(curves, out / "curves.png", origin)
         written += [out / "accuracy.png", out / "curves.png"]
         if len(drawn) < len(runs):
             notes.append(f"curves.png shows the {len(drawn)} best of {len(runs)} runs: no more can be told apart.")
