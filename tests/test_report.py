@@ -11,10 +11,11 @@ from math import sqrt
 from pathlib import Path
 
 import pytest
-from made_runs import made_run, run_verb
+from made_runs import made_captioner, made_run, run_verb
 
 from vitrine.cli.reporting import report as verb
 from vitrine.errors import RunError, UsageError
+from vitrine.models.run_folder import RunFolder
 from vitrine.report.page.document import (
     Document,
     Finding,
@@ -36,6 +37,7 @@ from vitrine.workflows.reporting import ReportSettings, report
 from vitrine.workflows.reports.final import choose_final, final_section
 from vitrine.workflows.reports.inside import default_pictures
 from vitrine.workflows.reports.limits import limits_section
+from vitrine.workflows.reports.settings import settings_section
 from vitrine.workflows.run_record import read_record
 
 
@@ -84,6 +86,23 @@ def test_the_best_of_the_largest_group_is_final_although_another_is_right_more_o
     assert f"{100 * sqrt(0.95 * 0.05 / 200):.2f} points" in said
     assert "Test pictures: the accuracy is of the validation pictures" in limits
     assert "Other seeds" not in limits and "no methods were scored" in limits
+
+
+def test_the_tests_of_captioners_are_in_the_open(runs: Path) -> None:
+    """Beside those of the final result; of each kind of test it is said what it is."""
+    humans = [["a red star", "a star"]] * 12
+    made_captioner(runs / "c0", ["a red star"] * 12, humans, seed=0)
+    made_captioner(runs / "c1", ["a blue moon"] * 12, humans, seed=1)
+    comparison = compare([str(runs)])
+    records = {row.name: read_record(row.name, RunFolder(runs / row.name)) for row in comparison.rows}
+    final = choose_final(comparison, records)
+    section = settings_section(comparison, final)
+    (findings,) = [block for block in section.blocks if isinstance(block, Findings)]
+    said = [finding.sentence for finding in findings.items]
+    assert sum("good" in sentence for sentence in said) == 2 and len(said) == 4
+    assert any("c0 gives human captions word for word more often than c1" in sentence for sentence in said)
+    assert any("c0 is nearer to the human captions than c1" in sentence for sentence in said)
+    assert "exact McNemar test" in " ".join(words(section)) and "exact sign test" in " ".join(words(section))
 
 
 def test_a_person_may_name_the_final_result_and_hears_that_others_did_better(runs: Path) -> None:

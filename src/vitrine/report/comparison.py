@@ -71,6 +71,9 @@ class CaptionerRow:
         pieces: how many there were.
         n: validation pictures.
         loss: mean over the pieces, in nats.
+        exact, exact_interval: pictures whose caption is word for word one of their own, and the 95 % interval of their
+            share (Wilson).
+        settings: what was set, by name; the same names in every row.
     """
 
     name: str
@@ -78,6 +81,9 @@ class CaptionerRow:
     pieces: int
     n: int
     loss: float
+    exact: int
+    exact_interval: Interval
+    settings: Mapping[str, Cell]
 
 
 def settings_of_runs(rows: Sequence[RunRow]) -> Table:
@@ -100,9 +106,23 @@ def runs_table(rows: Sequence[RunRow]) -> Table:
 
 
 def captioners_table(rows: Sequence[CaptionerRow]) -> Table:
-    """Captioners: a row a run."""
-    cells = tuple((row.name, f"{row.accuracy:.4f}", row.pieces, f"{row.loss:.4f}", row.n) for row in rows)
-    return Table(("captioner", "piece accuracy", "pieces", "loss", "pictures"), cells)
+    """Captioners, what was set and what came out: a row a run."""
+    names = tuple(rows[0].settings) if rows else ()
+    columns = ("piece accuracy", "pieces", "loss", "exact captions", "95 % interval", "pictures")
+    cells = tuple(
+        (
+            row.name,
+            *row.settings.values(),
+            f"{row.accuracy:.4f}",
+            row.pieces,
+            f"{row.loss:.4f}",
+            f"{row.exact / row.n:.4f}",
+            f"{row.exact_interval.low:.4f} to {row.exact_interval.high:.4f}",
+            row.n,
+        )
+        for row in rows
+    )
+    return Table(("captioner", *names, *columns), cells)
 
 
 def figure_labels(rows: Sequence[RunRow], varied: Sequence[str]) -> dict[str, str]:

@@ -23,21 +23,24 @@ from vitrine.models.build import require_available
 from vitrine.models.captioner.assembling import AssembledCaptioner, assemble_captioner
 from vitrine.models.captioner.features import Features
 from vitrine.models.captioner.model import CaptionModel
-from vitrine.models.captioner.saved import save_captioner
+from vitrine.models.captioner.saved import WORDS, save_captioner
 from vitrine.models.precision import autocast
 from vitrine.models.run_folder import RunFolder
 from vitrine.models.tuning import captioner_groups
+from vitrine.models.weights import file_sha256
 from vitrine.recipes import CaptionSpec, Recipe, TransformSpec
 from vitrine.recipes.caption import FROM_CAPTIONS
 from vitrine.results import CaptioningMetrics
-from vitrine.train.captioning import CaptionBatch, Captioning, TeacherForcing, fill_up
+from vitrine.train.captioning import CaptionBatch, Captioning, TeacherForcing
 from vitrine.train.optimizer import make_optimizer
 from vitrine.workflows.captioner_opening import is_captioner, load_captioner, open_captioner
 from vitrine.workflows.captioner_scores import captions_csv, score_captioner
+from vitrine.workflows.forced_captions import Forced, caption_batch, encoded_caption, measure_forced
 from vitrine.workflows.kept_features import KeptFeatures, keep_features, stored_dtype, view_of
 from vitrine.workflows.training_data import CaptionTrainingData
 from vitrine.workflows.training_events import Event, Reading
 from vitrine.workflows.training_task import Batches, Setting, Validation
+from vitrine.workflows.weights_notes import WORDS_MEASURED
 
 _VOCABULARY_PICTURES = 1_000  # of an endless source, whose captions a vocabulary is learnt from
 
@@ -138,8 +141,8 @@ class CaptionerTask:
     def _batch(self, seen: Any, indices: Sequence[int], split: CaptionSplit, epoch: int | None) -> CaptionBatch:
         """With ``epoch``, as many captions as the recipe says, drawn for it; else all."""
         chosen = [self._chosen(split[index].captions, index, epoch) for index in indices]
-        ids_BT, length_B = fill_up([self._encoded(text) for texts in chosen for text in texts], self.vocabulary.pad)
-        return CaptionBatch(seen, ids_BT, length_B, tuple(map(len, chosen)), torch.tensor(indices))
+        ids = [[self._encoded(text) for text in texts] for texts in chosen]
+        return caption_batch(seen, ids, indices, self.vocabulary.pad)
 
     def _chosen(self, captions: Sequence[str], index: int, epoch: int | None) -> Sequence[str]:
         wanted = self.spec.captions_a_picture
@@ -151,8 +154,7 @@ class CaptionerTask:
     def _encoded(self, text: str) -> list[int]:
         """Start, pieces and end; a caption that is too long loses its last pieces."""
         if text not in self._ids:
-            words, room = self.vocabulary, min(self.model.longest, self.spec.longest) - 2
-            self._ids[text] = [words.start, *words.encode(text)[:room], words.end]
+            self._ids[text] = encoded_caption(self.vocabulary, text, min(self.model.longest, self.spec.longest))
         return self._ids[text]
 
     def names(self, epoch: int, batch: CaptionBatch) -> list[str]:
@@ -162,21 +164,11 @@ class CaptionerTask:
 
     def validate(self, module: nn.Module, setting: Setting) -> Validation:
         """Loss and accuracy over the word pieces of all captions, each predicted from those before it."""
-        loss, accuracy, _ = self._forced(module, setting)
-        return Validation(loss, accuracy)
+        found = self._forced(module, setting)
+        return Validation(found.loss, found.accuracy)
 
-    def _forced(self, module: nn.Module, setting: Setting) -> tuple[float, float, int]:
-        """(loss, accuracy, pieces)."""
-        objective = Captioning(self.transform, 0.0, 0.0, self.vocabulary.pad, setting.device)
-        was_training, loss, correct, count = module.training, 0.0, 0, 0
-        module.eval()
-        for batch in self._validation_batches(setting):
-            with torch.inference_mode(), autocast(setting.device, setting.precision):
-                found = objective(module, batch, mix=False)
-            loss, count = loss + found.mean.item() * found.count, count + found.count
-            correct += found.correct or 0
-        module.train(was_training)
-        return loss / count, correct / count, count
+    def _forced(self, module: nn.Module, setting: Setting) -> Forced:
+        return measure_forced(module, self._validation_batches(setting), self.transform, self.vocabulary.pad, setting)
 
     def _validation_batches(self, setting: Setting) -> Iterator[CaptionBatch]:
         split = self.data.validation
@@ -226,7 +218,7 @@ class CaptionerTask:
     def conclude(self, run: RunFolder, setting: Setting) -> dict[str, Any]:
         """Measure the written weights: forced, and by the captions that they give; write captions.csv."""
         written = load_captioner(str(run.path)).model.to(setting.device)
-        loss, accuracy, pieces = self._forced(TeacherForcing(written, frozen=True), setting)
+        forced = self._forced(TeacherForcing(written, frozen=True), setting)
         del written
         opened = open_captioner(str(run.path), precision=setting.precision)
 
@@ -238,13 +230,13 @@ class CaptionerTask:
         run.write("captions.csv", captions_csv(scored.captions))
         metrics = CaptioningMetrics(
             n=len(samples),
-            pieces=pieces,
+            pieces=forced.pieces,
             precision=setting.precision,
-            negative_log_likelihood=loss,
-            accuracy=accuracy,
+            negative_log_likelihood=forced.loss,
+            accuracy=forced.accuracy,
             scores=scored.scores.to_dict(),
         )
-        return metrics.to_dict()
+        return metrics.to_dict() | {WORDS_MEASURED: file_sha256(run.path / WORDS)}
 
 
 class _Pictures(Sequence[Sample]):

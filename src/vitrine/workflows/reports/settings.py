@@ -16,9 +16,10 @@ from vitrine.report.comparison import (
 )
 from vitrine.report.page.document import Block, Finding, Findings, Folded, Listing, Paragraph, Plot, Section, Sheet
 from vitrine.workflows.compared import Comparison
-from vitrine.workflows.comparison_claims import CAVEAT
+from vitrine.workflows.comparison_claims import CAVEAT, NEARNESS
 from vitrine.workflows.reports.final import Final
 from vitrine.workflows.run_record import RunRecord
+from vitrine.workflows.run_summary import NEARER, RIGHT
 
 _MOST_CLAIMS = 12
 _MOST_FOLDED = 60
@@ -29,9 +30,9 @@ def settings_section(comparison: Comparison, final: Final | None) -> Section:
     blocks: list[Block] = []
     if comparison.rows:
         blocks += _runs(comparison, final)
-        blocks += _tests(comparison, final)
     if comparison.captioners:
         blocks.append(Sheet(captioners_table(comparison.captioners), "Captioners: their accuracy is of word pieces."))
+    blocks += _tests(comparison, final)
     notes = [*comparison.group_sentences(), *comparison.notes]
     notes += [f"Left out: {each.name}: {each.reason}." for each in comparison.left_out]
     if notes:
@@ -65,15 +66,19 @@ def _tried(rows: tuple[RunRow, ...], varied: tuple[str, ...]) -> str:
 
 
 def _tests(comparison: Comparison, final: Final | None) -> list[Block]:
-    """The tests of the final result in the open, those of the other runs for whoever asks."""
+    """The tests of the final result and of captioners in the open, those of other runs for whoever asks."""
     if not comparison.claims:
         return []
-    own = [claim for claim in comparison.claims if final is not None and final.name in (claim.first, claim.second)]
+    claims = comparison.claims
+    own = [each for each in claims if final is not None and final.name in (each.first, each.second)]
+    own += [each for each in claims if each.question != RIGHT]  # of captioners, none of which is the final result
     shown = (own or list(comparison.claims))[:_MOST_CLAIMS]
     blocks: list[Block] = [
         Paragraph(" ".join(CAVEAT.split())),
         Findings(tuple(Finding(claim.verdict, claim.sentence) for claim in shown)),
     ]
+    if any(claim.question == NEARER for claim in comparison.claims):
+        blocks.insert(1, Paragraph(" ".join(NEARNESS.split())))
     others = tuple(Finding(each.verdict, each.sentence) for each in comparison.claims if each not in shown)
     if others:
         whole = Findings(others) if len(others) <= _MOST_FOLDED else Sheet(comparison.tests())
