@@ -13,6 +13,7 @@ from vitrine.cli.cache import CacheOption, OfflineOption, Verbs, cache
 from vitrine.cli.captioning import caption
 from vitrine.cli.comparing import compare, sweep, verify
 from vitrine.cli.exporting import export
+from vitrine.cli.knn import knn
 from vitrine.cli.options import (
     ArchOption,
     BatchOption,
@@ -298,4 +299,5 @@ app.command()(compare)
 app.command()(verify)
 app.command()(report)
 app.command()(export)
+app.command()(knn)
 app.command()(cache)

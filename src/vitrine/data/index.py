@@ -23,10 +23,12 @@ class SampleIndex:
         hashes: sample name to the SHA-256 of its file's bytes, in hexadecimal; a file whose bytes cannot be had at
             all is missing here.
         unreadable: (name, reason in one line) of every picture that does not decode.
+        sizes: sample name to width and height in pixels, as its header has them.
     """
 
     hashes: Mapping[str, str]
     unreadable: tuple[tuple[str, str], ...]
+    sizes: Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -60,12 +62,15 @@ def index_samples(
     """
     hashes: dict[str, str] = {}
     unreadable: list[tuple[str, str]] = []
+    sizes: dict[str, tuple[int, int]] = {}
     for reading in read_samples(samples, workers=workers, progress=progress):
         if reading.sha256 is not None:
             hashes[reading.name] = reading.sha256
+        if reading.facts is not None:
+            sizes[reading.name] = reading.facts.width, reading.facts.height
         if reading.problem is not None:
             unreadable.append((reading.name, reading.problem))
-    return SampleIndex(hashes, tuple(unreadable))
+    return SampleIndex(hashes, tuple(unreadable), sizes)
 
 
 def read_samples(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import torch
 from torch import nn
 
 from vitrine.caption.vocabulary import Vocabulary, read_vocabulary, train_vocabulary
-from vitrine.data.batch import batch_count, epoch_order
 from vitrine.data.caption_batch import PictureBatch, load_pictures
 from vitrine.data.caption_transform import CaptionTrainTransform, CaptionTransform
 from vitrine.data.captions import CaptionSplit
@@ -21,20 +21,22 @@ from vitrine.data.loading import PictureLoader
 from vitrine.data.samples import Sample
 from vitrine.models.build import require_available
 from vitrine.models.captioner.assembling import AssembledCaptioner, assemble_captioner
+from vitrine.models.captioner.features import Features
 from vitrine.models.captioner.model import CaptionModel
 from vitrine.models.captioner.saved import WORDS, save_captioner
+from vitrine.models.precision import autocast
 from vitrine.models.run_folder import RunFolder
 from vitrine.models.tuning import captioner_groups
 from vitrine.models.weights import file_sha256
-from vitrine.recipes import CaptionSpec, Recipe
+from vitrine.recipes import CaptionSpec, Recipe, TransformSpec
 from vitrine.recipes.caption import FROM_CAPTIONS
 from vitrine.results import CaptioningMetrics
 from vitrine.train.captioning import CaptionBatch, Captioning, TeacherForcing
 from vitrine.train.optimizer import make_optimizer
 from vitrine.workflows.captioner_opening import is_captioner, load_captioner, open_captioner
 from vitrine.workflows.captioner_scores import captions_csv, score_captioner
-from vitrine.workflows.forced_captions import Forced, caption_batch, encoded_caption, measure_forced, plain_pictures
-from vitrine.workflows.kept_features import KeptFeatures, keep_features
+from vitrine.workflows.forced_captions import Forced, caption_batch, encoded_caption, measure_forced
+from vitrine.workflows.kept_features import KeptFeatures, keep_features, stored_dtype, view_of
 from vitrine.workflows.training_data import CaptionTrainingData
 from vitrine.workflows.training_events import Event, Reading
 from vitrine.workflows.training_task import Batches, Setting, Validation
@@ -70,6 +72,7 @@ class CaptionerTask:
         self.validation_pictures = len(data.validation)
         self.frozen = recipe.tune == "head" or self.spec.backbone_learning_rate == 0
         self.notes = (*data.found.notes, *made.notes, f"{self.vocabulary.size:,} word pieces.")
+        self.aside = 0
         self._kept: dict[str, KeptFeatures | None] = {}
         self._ids: dict[str, list[int]] = {}
 
@@ -114,9 +117,9 @@ class CaptionerTask:
     def batches(self, setting: Setting) -> Iterator[Batches]:
         """Pictures or their kept features, with captions that are drawn anew in every epoch."""
         recipe, changes = self.recipe, CaptionTrainTransform(self.recipe.transforms, self.transform)
-        kept = None
-        if self.frozen and not changes.random and not self.data.train.endless:
-            kept = self._features("training", self.data.train, setting)
+        random, kept = recipe.transforms.random, None
+        if self.frozen and (recipe.views or not random) and not self.data.train.endless:
+            kept = self._features("training", self.data.train, setting, changes, recipe.views or 1)
         if kept is not None:
             features = kept
             yield lambda epoch, start: self._from_kept(features, epoch, start)
@@ -125,16 +128,14 @@ class CaptionerTask:
             yield lambda epoch, start: self._from_pictures(loader, epoch, start)
 
     def _from_kept(self, kept: KeptFeatures, epoch: int, start: int) -> Iterator[CaptionBatch]:
-        recipe, count = self.recipe, len(self.data.train)
-        order = epoch_order(count, seed=recipe.seed, epoch=epoch, shuffle=True).tolist()
-        for number in range(start, batch_count(count, recipe.batch_size)):
-            indices = order[number * recipe.batch_size : (number + 1) * recipe.batch_size]
-            yield self._batch(kept[indices], indices, self.data.train, epoch)
+        view = view_of(self.recipe, self.recipe.transforms.random, epoch)
+        for indices, values in kept.batches(self.recipe, epoch, start, view):
+            yield self._batch(Features.join(values), indices, self.data.train, epoch)
 
     def _from_pictures(self, loader: PictureLoader, epoch: int, start: int) -> Iterator[CaptionBatch]:
-        split = self.data.train.for_epoch(epoch, self.recipe.epoch_size)
-        pictures = _Pictures(split)
-        for found in loader.epoch(pictures, seed=self.recipe.seed, epoch=epoch, shuffle=True, start_batch=start):
+        recipe, split = self.recipe, self.data.train.for_epoch(epoch, self.recipe.epoch_size)
+        pictures, view = _Pictures(split), view_of(recipe, recipe.transforms.random, epoch)
+        for found in loader.epoch(pictures, seed=recipe.seed, epoch=epoch, shuffle=True, start_batch=start, view=view):
             yield self._batch(found.pixels, found.indices_B.tolist(), split, epoch)
 
     def _batch(self, seen: Any, indices: Sequence[int], split: CaptionSplit, epoch: int | None) -> CaptionBatch:
@@ -171,28 +172,41 @@ class CaptionerTask:
 
     def _validation_batches(self, setting: Setting) -> Iterator[CaptionBatch]:
         split = self.data.validation
-        kept = self._features("validation", split, setting) if self.frozen else None
+        plain = CaptionTrainTransform(TransformSpec(), self.transform)
+        kept = self._features("validation", split, setting, plain) if self.frozen else None
         if kept is None:
-            for found in self._eval_pictures(split):
+            for found in self._version(split, plain, 0):
                 yield self._batch(found.pixels, found.indices_B.tolist(), split, None)
             return
         for first in range(0, len(split), self.recipe.batch_size):
-            indices = range(first, min(first + self.recipe.batch_size, len(split)))
-            yield self._batch(kept[indices], indices, split, None)
+            positions = range(first, min(first + self.recipe.batch_size, len(split)))
+            indices = [index for index in positions if kept.has(0, index)]
+            yield self._batch(Features.join(kept(0, indices)), indices, split, None)
 
-    def _eval_pictures(self, split: CaptionSplit) -> Iterator[PictureBatch]:
-        return plain_pictures(_Pictures(split), self.transform, self.recipe.batch_size, self.recipe.workers)
+    def _version(self, split: CaptionSplit, changes: CaptionTrainTransform, view: int) -> Iterator[PictureBatch]:
+        """The pictures in order, changed as in the epoch ``view``."""
+        with PictureLoader(changes, self.recipe.batch_size, self.recipe.workers, load_pictures) as loader:
+            yield from loader.epoch(_Pictures(split), seed=self.recipe.seed, epoch=view)
 
-    def _features(self, what: str, split: CaptionSplit, setting: Setting) -> KeptFeatures | None:
-        if what not in self._kept:
-            count = len(split)
+    def _features(
+        self, what: str, split: CaptionSplit, setting: Setting, changes: CaptionTrainTransform, views: int = 1
+    ) -> KeptFeatures | None:
+        if what in self._kept:
+            return self._kept[what]
 
-            def progress(done: int) -> None:
-                self.report(Reading(done, count, f"Encoding {what} pictures once"))
+        def progress(done: int, total: int) -> None:
+            self.report(Reading(done, total, f"Encoding {what} pictures once"))
 
-            self.model.backbone.eval()
-            pictures = self._eval_pictures(split)
-            self._kept[what] = keep_features(self.model, pictures, self.transform, setting, count, progress)
+        def see(batch: PictureBatch) -> list[torch.Tensor]:
+            pixels = [self.transform.normalised(each.to(setting.device)) for each in batch.pixels]
+            with torch.no_grad(), autocast(setting.device, setting.precision):
+                found = self.model.see(pixels)
+            values_BDRC = found.values_BDRC.to("cpu", stored_dtype(setting))
+            return [own[:, :rows, :columns] for own, (rows, columns) in zip(values_BDRC, found.grids, strict=True)]
+
+        self.model.backbone.eval()
+        passes = [partial(self._version, split, changes, view) for view in range(views)]
+        self._kept[what] = keep_features(passes, see, len(split), progress)
         return self._kept[what]
 
     def save(self, run: RunFolder, module: nn.Module) -> None:

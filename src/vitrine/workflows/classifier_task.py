@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,14 +17,19 @@ from vitrine.evaluate.metrics import classification_metrics
 from vitrine.evaluate.outputs import Outputs
 from vitrine.evaluate.predictions import predictions_csv
 from vitrine.models.build import open_run, width_of
+from vitrine.models.pooled import HeadOnFrozen
 from vitrine.models.run_folder import RunFolder
 from vitrine.models.tuning import select_trainable, without_adapters
 from vitrine.recipes import Recipe
-from vitrine.train.objective import Classification
+from vitrine.train.objective import Classification, FeatureBatch
 from vitrine.train.optimizer import make_optimizer
+from vitrine.workflows.decoded_training import from_decoded_cache
+from vitrine.workflows.head_features import HeadFeatures, frozen_head, reuse
 from vitrine.workflows.inference import collect, eval_batches, run_batches
+from vitrine.workflows.kept_features import view_of
 from vitrine.workflows.recipe_model import build_for, input_of
 from vitrine.workflows.training_data import TrainingData, names_of
+from vitrine.workflows.training_events import Event
 from vitrine.workflows.training_task import Batches, Setting, Validation
 
 _KEPT_VALIDATION_BYTES = 1 << 30  # decoded validation pictures are kept between epochs up to here
@@ -33,55 +38,85 @@ _KEPT_VALIDATION_BYTES = 1 << 30  # decoded validation pictures are kept between
 class ClassifierTask:
     """A vision transformer with a head for the data's classes; see :class:`vitrine.workflows.training_task.Task`."""
 
-    def __init__(self, recipe: Recipe, data: TrainingData) -> None:
-        self.recipe, self.data = recipe, data
+    def __init__(
+        self, recipe: Recipe, data: TrainingData, report: Callable[[Event], None] = lambda _event: None
+    ) -> None:
+        self.recipe = recipe
         self.record, self.labels = data.record, tuple(data.found.labels)
         self.built = build_for(recipe, len(self.labels))
         self.spec = input_of(self.built, recipe)
-        self.weights, self.notes = self.built.weights, (*data.found.notes, *self.built.notes)
+        self.data, kept = from_decoded_cache(data, recipe, self.spec.size)
+        self.weights, self.notes = self.built.weights, (*data.found.notes, *self.built.notes, *kept)
         self.width = width_of(self.built.module)
         self.epoch_pictures = recipe.epoch_size if data.train.endless else len(data.train)
         self.validation_pictures = len(data.validation)
+        self.aside = 0
+        self._features: HeadFeatures | None = None
         self._validation: list[Batch] | None = None
+        self._head = frozen_head(self.built, self.spec.size, recipe)
+        if self._head is not None:
+            self._set_aside(self._head, report)
+
+    def _set_aside(self, head: HeadOnFrozen, report: Callable[[Event], None]) -> None:
+        counts = [sum(each.numel() for each in part.parameters()) for part in (head.whole, head)]
+        self.aside = counts[0] - counts[1]
+        once, note = reuse(head, self.data, self.recipe)
+        self.notes = (*self.notes, note)
+        if once:
+            self._features = HeadFeatures(head, self.data, self.recipe, self.spec, report)
 
     def trainable(self) -> nn.Module:
-        """The model, with what ``tune`` leaves out frozen."""
-        return select_trainable(self.built.module, self.recipe.tune)
+        """The model, with what ``tune`` leaves out frozen; or its classifier beside it, where that is all."""
+        chosen = select_trainable(self.built.module, self.recipe.tune)
+        return chosen if self._head is None else self._head
 
     def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
         """Over layer-wise groups."""
-        return make_optimizer(module, self.recipe)
+        return make_optimizer(module if self._head is None else self.built.module, self.recipe)
 
     def objective(self, device: torch.device) -> Classification:
         """Cross-entropy over the classes."""
         return Classification(self.recipe, len(self.labels), self.spec.mean, self.spec.std, device)
 
     @contextmanager
-    def batches(self, setting: Setting) -> Iterator[Batches]:  # noqa: ARG002  a captioner needs it
-        """Augmented squares."""
-        recipe = self.recipe
+    def batches(self, setting: Setting) -> Iterator[Batches]:
+        """Augmented squares, or their features."""
+        recipe, features = self.recipe, self._features
+        if features is not None:
+            yield lambda epoch, start: features.batches(setting, epoch, start)
+            return
         with PictureLoader(
             TrainTransform(recipe.transforms, self.spec.size), recipe.batch_size, recipe.workers
         ) as loader:
             yield lambda epoch, start: loader.epoch(
-                self._samples(epoch), seed=recipe.seed, epoch=epoch, shuffle=True, start_batch=start
+                self._samples(epoch),
+                seed=recipe.seed,
+                epoch=epoch,
+                shuffle=True,
+                start_batch=start,
+                view=view_of(recipe, recipe.transforms.random, epoch),
             )
 
     def _samples(self, epoch: int) -> Any:
         return self.data.train.for_epoch(epoch, self.recipe.epoch_size)
 
-    def names(self, epoch: int, batch: Batch) -> list[str]:
+    def names(self, epoch: int, batch: Batch | FeatureBatch) -> list[str]:
         """File names of a batch's pictures."""
         return names_of(self._samples(epoch), batch.indices_B.tolist())
 
     def validate(self, module: nn.Module, setting: Setting) -> Validation:
         """Loss and accuracy."""
-        metrics = classification_metrics(self._outputs(module, setting), self.labels, precision=setting.precision)
+        outputs = self._outputs(module, setting) if self._features is None else self._features.outputs(module, setting)
+        metrics = classification_metrics(outputs, self.labels, precision=setting.precision)
         return Validation(metrics.negative_log_likelihood, metrics.accuracy)
 
     def save(self, run: RunFolder, module: nn.Module) -> None:
         """In timm's layout, adapters folded in."""
-        run.save_model(without_adapters(module), self.labels, self.spec)
+        if isinstance(module, HeadOnFrozen):
+            with module.put_together() as whole:
+                run.save_model(whole, self.labels, self.spec)
+        else:
+            run.save_model(without_adapters(module), self.labels, self.spec)
 
     def conclude(self, run: RunFolder, setting: Setting) -> dict[str, Any]:
         """Measure the written weights; write predictions.csv."""

@@ -53,7 +53,7 @@ def _session(run: RunFolder, reference: str, recipe: Recipe, report: Callable[[E
     if recipe.caption is None:
         require_available(recipe.model, recipe.pretrained)
         data = prepare_data(reference, recipe, reading)
-        return TrainingSession(run, recipe, lambda: ClassifierTask(recipe, data), report)
+        return TrainingSession(run, recipe, lambda: ClassifierTask(recipe, data, report), report)
     require_captioner_available(recipe)
     captions = prepare_captions(reference, recipe, reading)
     return TrainingSession(run, recipe, lambda: CaptionerTask(recipe, captions, report), report)
