@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitrine.evaluate.paired import PairedCounts, holm, mcnemar_exact, paired_counts, sign_counts
+from vitrine.evaluate.paired import PairedCounts, holm, mcnemar_exact, paired_counts, right_counts, sign_counts
 
 
 def by_fractions(first: int, second: int) -> Fraction:
@@ -59,7 +59,10 @@ def columns(pairs: Sequence[tuple[float, float]]) -> np.ndarray:
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40))
 def test_counts_are_those_of_a_loop(pairs: list[tuple[bool, bool]]) -> None:
-    found = paired_counts(*columns(pairs))
+    first = {f"{i}.png": a for i, (a, _) in enumerate(pairs)}
+    second = {f"{i}.png": b for i, (_, b) in reversed(list(enumerate(pairs)))}  # another order, the same pictures
+    found = paired_counts(first, second)
+    assert found == right_counts(*columns(pairs))
     assert found == PairedCounts(
         pairs.count((True, True)), pairs.count((True, False)), pairs.count((False, True)), pairs.count((False, False))
     )
@@ -74,12 +77,15 @@ def test_signs_are_those_of_a_loop(pairs: list[tuple[int, int]]) -> None:
     assert found.ties == sum(a == b for a, b in pairs) and found.n == len(pairs)
     assert found.p == float(by_fractions(found.first, found.second))
     right = [(a > 2, b > 2) for a, b in pairs]
-    assert sign_counts(*columns(right)).p == paired_counts(*columns(right)).p, "McNemar's is its case"
+    assert sign_counts(*columns(right)).p == right_counts(*columns(right)).p, "McNemar's is its case"
 
 
 def test_other_pictures_are_refused() -> None:
-    with pytest.raises(ValueError, match="same pictures; there are 2 and 1"):
-        paired_counts(np.ones(2), np.ones(1))
+    with pytest.raises(ValueError, match="2 are in one of the two only"):
+        paired_counts({"a": True, "b": True}, {"a": True, "c": True})
+    for count in (right_counts, sign_counts):
+        with pytest.raises(ValueError, match="same pictures; there are 2 and 1"):
+            count(np.ones(2), np.ones(1))
 
 
 def test_holm_on_a_published_example() -> None:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from made_runs import run_verb
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from vitrine.cli.comparing import verify as verb
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import DataError
 from vitrine.recipes import CaptionSpec, Recipe
@@ -206,3 +208,12 @@ def test_json_has_everything(run: Path) -> None:
     assert content["verified"] is True and content["differs"] == []
     assert content["predictions"]["moved_captions"] == 0 and content["predictions"]["compared"] == 15
     assert content["predictions"]["piece_accuracy"]["now"] > 0
+
+
+def test_the_verb_exits_1_where_something_differs(run: Path, data: Path) -> None:
+    status, out = run_verb(verb, run)
+    assert status == 0 and out.rstrip().endswith("Verified: this run still says what it was recorded to say.")
+    name = json.loads((run / "data.json").read_text())["splits"]["train"][0]["name"]
+    (data / name).unlink()
+    status, out = run_verb(verb, run, data, "--batch-size", 5, "--json")
+    assert status == 1 and json.loads(out)["differs"] == ["training pictures"]

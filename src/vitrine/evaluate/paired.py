@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -77,8 +77,24 @@ class SignCounts:
         return mcnemar_exact(self.first, self.second)
 
 
-def paired_counts(first_N: Floats, second_N: Floats) -> PairedCounts:
-    """Count pictures by which of two classifiers got them right; the same pictures in the same order.
+def paired_counts(first: Mapping[str, bool], second: Mapping[str, bool]) -> PairedCounts:
+    """Count pictures by who got them right.
+
+    Args:
+        first: whether the first classifier was right, by the picture's name.
+        second: likewise, with the same names.
+
+    Raises:
+        ValueError: the names are not the same.
+    """
+    if first.keys() != second.keys():
+        different = len(first.keys() ^ second.keys())
+        raise ValueError(f"A paired test needs the same pictures; {different} are in one of the two only.")
+    return right_counts(*(np.array([bool(each[name]) for name in first], float) for each in (first, second)))
+
+
+def right_counts(first_N: Floats, second_N: Floats) -> PairedCounts:
+    """:func:`paired_counts` of the same pictures in the same order.
 
     Args:
         first_N: 1 where the first is right, 0 where it is wrong.

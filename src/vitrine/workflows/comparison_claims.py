@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vitrine.evaluate.paired import LEVEL, Floats, PairedCounts, SignCounts, holm, paired_counts, sign_counts
+from vitrine.evaluate.paired import LEVEL, Floats, PairedCounts, SignCounts, holm, right_counts, sign_counts
 from vitrine.report.tables import Cell
 from vitrine.workflows.run_record import DATA, SHOWN, differing, varying
 from vitrine.workflows.run_summary import EXACT, NEARER, RIGHT, RunSummary
@@ -191,7 +191,7 @@ def claims_of(runs: Sequence[RunSummary]) -> tuple[Claim, ...]:
             (name, shown_value(settings[a].get(name)), shown_value(settings[b].get(name))) for name in names
         )
         for question in (key for key in QUESTIONS if key in outcomes[a] and key in outcomes[b]):
-            count: Counting = sign_counts if question == NEARER else paired_counts
+            count: Counting = sign_counts if question == NEARER else right_counts
             counts = count(outcomes[a][question], outcomes[b][question])
             pairs.append((runs[a].name, runs[b].name, differs, counts, question))
     corrected = holm([counts.p for *_, counts, _ in pairs])

@@ -246,7 +246,7 @@ def _cell(value: object) -> Cell:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The content of one of a run's files.
+    """One of a run's files.
 
     Raises:
         RunError: it is missing or damaged.
