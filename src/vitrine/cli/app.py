@@ -9,6 +9,7 @@ from typing import Annotated, Any, Optional
 import typer
 
 from vitrine.cli import show
+from vitrine.cli.benching import bench
 from vitrine.cli.cache import CacheOption, OfflineOption, Verbs, cache
 from vitrine.cli.captioning import caption
 from vitrine.cli.comparing import compare, sweep, verify
@@ -260,3 +261,4 @@ app.command()(compare)
 app.command()(verify)
 app.command()(export)
 app.command()(cache)
+app.command()(bench)

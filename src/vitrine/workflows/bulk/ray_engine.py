@@ -6,7 +6,6 @@ import logging
 import os
 import pickle
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 from vitrine.errors import EnvironmentMismatchError, RunError, UsageError
 from vitrine.workflows.bulk.ledger import FinishedPart
 from vitrine.workflows.bulk.worker import Part, PartWorker, Work, told
+from vitrine.workflows.native_messages import native_messages_dropped
 
 _OBJECT_STORE = 256 << 20  # bytes; only descriptions of parts go through it, no pictures
 _LONGEST_FOLDER = 40  # characters: Ray puts sockets below it, whose paths may have 107
@@ -75,7 +75,7 @@ def ray_running(address: str | None = None) -> Iterator[Any]:
         yield ray
         return
     folder = _session_folder() if address is None else None
-    with _native_messages_dropped(), _raylet_messages_dropped(ray):
+    with native_messages_dropped(), _raylet_messages_dropped(ray):
         try:
             if address is None:
                 _start(ray, folder)
@@ -86,24 +86,6 @@ def ray_running(address: str | None = None) -> Iterator[Any]:
             ray.shutdown()
             if folder is not None:
                 shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextmanager
-def _native_messages_dropped() -> Iterator[None]:
-    """Drop what C++ code writes to file descriptor 2, which no setting of Ray's quietens; Python's own stderr stays."""
-    sys.stderr.flush()
-    before, python, original = os.dup(2), sys.stderr, sys.__stderr__
-    try:
-        if original is not None and python is original:
-            sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=original.encoding, errors=original.errors)
-        with Path(os.devnull).open("wb") as nothing:
-            os.dup2(nothing.fileno(), 2)
-        yield
-    finally:
-        sys.stderr.flush()
-        os.dup2(before, 2)
-        os.close(before)
-        sys.stderr = python
 
 
 @contextmanager
