@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from vitrine.evaluate.intervals import wilson
-from vitrine.evaluate.paired import LEVEL, PairedCounts, paired_counts
+from vitrine.evaluate.paired import LEVEL, paired_counts
 from vitrine.report.tables import Table
 from vitrine.results import Interval, rounded
 
@@ -146,7 +144,7 @@ class KnnResult:
 
 
 def _paired_dict(one: Guesser, other: Guesser) -> dict[str, Any]:
-    counts = _counts(one, other)
+    counts = paired_counts(one.right, other.right)
     return {
         "first": one.name,
         "second": other.name,
@@ -156,14 +154,8 @@ def _paired_dict(one: Guesser, other: Guesser) -> dict[str, Any]:
     }
 
 
-def _counts(one: Guesser, other: Guesser) -> PairedCounts:
-    """By picture; both guessed the same ones."""
-    first, second = ([float(each.right[name]) for name in one.right] for each in (one, other))
-    return paired_counts(np.array(first), np.array(second))
-
-
 def _sentence(one: Guesser, other: Guesser) -> str:
-    counts = _counts(one, other)
+    counts = paired_counts(one.right, other.right)
     points = 100 * (other.accuracy - one.accuracy)
     told = f"{other.name} beside {one.name}: {points:+.1f} points"
     which = f"right alone on {counts.second:,} and {counts.first:,} pictures, exact p {counts.p:.2g}"
