@@ -156,6 +156,8 @@ def _paired_dict(one: Guesser, other: Guesser) -> dict[str, Any]:
 
 def _sentence(one: Guesser, other: Guesser) -> str:
     counts = paired_counts(one.right, other.right)
+    if not counts.discordant:
+        return f"{other.name} beside {one.name}: right on the very same pictures."
     points = 100 * (other.accuracy - one.accuracy)
     told = f"{other.name} beside {one.name}: {points:+.1f} points"
     which = f"right alone on {counts.second:,} and {counts.first:,} pictures, exact p {counts.p:.2g}"
