@@ -28,6 +28,12 @@ class SampleIndex:
     hashes: Mapping[str, str]
     unreadable: tuple[tuple[str, str], ...]
 
+    @classmethod
+    def joined(cls, parts: Sequence[SampleIndex]) -> SampleIndex:
+        """The index of pictures that were read in parts, in their order."""
+        hashes = {name: sha256 for part in parts for name, sha256 in part.hashes.items()}
+        return cls(hashes, tuple(row for part in parts for row in part.unreadable))
+
 
 @dataclass(frozen=True)
 class Reading:

@@ -14,7 +14,7 @@ from vitrine.data.loading import PictureLoader
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
 from vitrine.evaluate.metrics import classification_metrics
-from vitrine.evaluate.outputs import Outputs
+from vitrine.evaluate.outputs import Outputs, joined
 from vitrine.evaluate.predictions import predictions_csv
 from vitrine.models.build import open_run, width_of
 from vitrine.models.run_folder import RunFolder
@@ -42,7 +42,7 @@ class ClassifierTask:
         self.width = width_of(self.built.module)
         self.epoch_pictures = recipe.epoch_size if data.train.endless else len(data.train)
         self.validation_pictures = len(data.validation)
-        self._validation: list[Batch] | None = None
+        self._validation: tuple[tuple[Sample, ...], list[Batch]] | None = None
 
     def trainable(self) -> nn.Module:
         """The model, with what ``tune`` leaves out frozen."""
@@ -57,12 +57,12 @@ class ClassifierTask:
         return Classification(self.recipe, len(self.labels), self.spec.mean, self.spec.std, device)
 
     @contextmanager
-    def batches(self, setting: Setting) -> Iterator[Batches]:  # noqa: ARG002  a captioner needs it
+    def batches(self, setting: Setting) -> Iterator[Batches]:
         """Augmented squares."""
         recipe = self.recipe
-        with PictureLoader(
-            TrainTransform(recipe.transforms, self.spec.size), recipe.batch_size, recipe.workers
-        ) as loader:
+        transform = TrainTransform(recipe.transforms, self.spec.size)
+        share = setting.processes.share(mirrored=bool(recipe.mixup or recipe.cutmix))
+        with PictureLoader(transform, recipe.batch_size, recipe.workers, share=share) as loader:
             yield lambda epoch, start: loader.epoch(
                 self._samples(epoch), seed=recipe.seed, epoch=epoch, shuffle=True, start_batch=start
             )
@@ -76,8 +76,16 @@ class ClassifierTask:
 
     def validate(self, module: nn.Module, setting: Setting) -> Validation:
         """Loss and accuracy."""
-        metrics = classification_metrics(self._outputs(module, setting), self.labels, precision=setting.precision)
-        return Validation(metrics.negative_log_likelihood, metrics.accuracy)
+        processes, samples = setting.processes, self.data.validation
+        part = processes.share().part(len(samples))
+        own = self._outputs(module, setting, samples[part.start : part.stop]) if part else None
+        parts = [each for each in processes.gathered(own) if each is not None]
+
+        def measured() -> Validation:
+            metrics = classification_metrics(joined(parts), self.labels, precision=setting.precision)
+            return Validation(metrics.negative_log_likelihood, metrics.accuracy)
+
+        return processes.agreed(measured)
 
     def save(self, run: RunFolder, module: nn.Module) -> None:
         """In timm's layout, adapters folded in."""
@@ -86,12 +94,11 @@ class ClassifierTask:
     def conclude(self, run: RunFolder, setting: Setting) -> dict[str, Any]:
         """Measure the written weights; write predictions.csv."""
         module = open_run(run.path).module.to(setting.device)
-        outputs = self._outputs(module, setting)
+        outputs = self._outputs(module, setting, self.data.validation)
         run.write("predictions.csv", predictions_csv(outputs, self.labels, probabilities=True))
         return classification_metrics(outputs, self.labels, precision=setting.precision).to_dict()
 
-    def _outputs(self, module: nn.Module, setting: Setting) -> Outputs:
-        samples = self.data.validation
+    def _outputs(self, module: nn.Module, setting: Setting, samples: tuple[Sample, ...]) -> Outputs:
         results = run_batches(
             module, self._batches_of(samples), self.spec, device=setting.device, precision=setting.precision
         )
@@ -101,6 +108,7 @@ class ClassifierTask:
         size = max(32, self.recipe.batch_size)
         if len(samples) * 3 * self.spec.size**2 > _KEPT_VALIDATION_BYTES:
             return eval_batches(samples, self.spec, batch_size=size, workers=self.recipe.workers)
-        if self._validation is None:
-            self._validation = list(eval_batches(samples, self.spec, batch_size=size, workers=self.recipe.workers))
-        return iter(self._validation)
+        if self._validation is None or self._validation[0] is not samples:
+            found = list(eval_batches(samples, self.spec, batch_size=size, workers=self.recipe.workers))
+            self._validation = (samples, found)
+        return iter(self._validation[1])
