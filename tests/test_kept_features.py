@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 
 from vitrine.data.captions import open_captions
 from vitrine.data.index import SampleIndex
+from vitrine.data.sharing import Share
 from vitrine.data.sources import open_data
 from vitrine.errors import RecipeError
 from vitrine.models.pooled import HeadOnFrozen, draws_at_random, one_head
 from vitrine.recipes import CaptionSpec, Recipe, TransformSpec
 from vitrine.torchpair import require_torchvision
 from vitrine.train.fit import StepDone
-from vitrine.workflows import head_features, kept_features
+from vitrine.workflows import kept_features
 from vitrine.workflows.captioner_task import CaptionerTask
 from vitrine.workflows.classifier_task import ClassifierTask
 from vitrine.workflows.kept_features import KeptFeatures, keep_features, view_of
@@ -167,7 +168,7 @@ def test_resuming_is_equal_to_the_bit(stop_at: int, small_run: Path, small_scene
 def test_a_training_that_kept_features_resumes_without_them(
     small_run: Path, small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a machine where several processes share the work."""
+    """As by a version that keeps less."""
     settings = recipe(small_run, checkpoint_minutes=1e-9)
     train(str(small_scenes), settings, tmp_path / "whole")
 
@@ -177,10 +178,10 @@ def test_a_training_that_kept_features_resumes_without_them(
 
     with pytest.raises(StoppedError):
         train(str(small_scenes), settings, tmp_path / "cut", report=stop)
-    monkeypatch.setattr(head_features, "PartialState", lambda: type("Two", (), {"num_processes": 2})())
+    monkeypatch.setattr(kept_features, "KEPT_BYTES", 100)
     watch = Watch()
     train(str(small_scenes), settings, tmp_path / "cut", resume=True, report=watch)
-    assert "several processes" in watch.note
+    assert "would take" in watch.note
     one, other = (load_file(tmp_path / name / "model.safetensors")["head.weight"] for name in ("whole", "cut"))
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
@@ -260,9 +261,9 @@ def test_kept_features_are_by_version_and_position_whatever_their_shapes() -> No
         for found, index in zip(kept(view, [2, 0]), (2, 0), strict=True):
             assert torch.equal(found, values[view, index])
     settings = recipe(Path("x"), batch_size=2)
-    batches = list(kept.batches(settings, 0, 0, 1))
+    batches = list(kept.batches(settings, 0, 0, 1, Share()))
     assert sorted(i for indices, _ in batches for i in indices) == [0, 2]
-    assert [indices for indices, _ in kept.batches(settings, 0, 1, 1)] == [batches[1][0]]
+    assert [indices for indices, _ in kept.batches(settings, 0, 1, 1, Share())] == [batches[1][0]]
 
 
 def test_what_is_too_large_is_noticed_at_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:

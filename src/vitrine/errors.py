@@ -45,5 +45,9 @@ class TrainingError(VitrineError):
     exit_code = 1
 
 
+class LostProcessError(TrainingError):
+    """One of the processes that trained together is gone."""
+
+
 class UsageError(VitrineError):
     """Options that do not go together, or a value on the command line that cannot be read."""

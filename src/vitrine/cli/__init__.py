@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -14,7 +15,7 @@ def main() -> None:
     from typer import Abort, BadParameter
 
     from vitrine.cli.app import app
-    from vitrine.errors import VitrineError
+    from vitrine.errors import LostProcessError, VitrineError
 
     # A million objects of the libraries live as long as the process: looking through them at every 700th new one takes
     # a tenth of the time of a short verb.
@@ -22,7 +23,7 @@ def main() -> None:
     try:
         status = app(standalone_mode=False) or 0  # typer turns an interruption into 130 or Abort, by its version
     except VitrineError as error:
-        _fail(str(error), error.exit_code)
+        _fail(str(error), error.exit_code, certainly=isinstance(error, LostProcessError))
     except (KeyboardInterrupt, Abort):
         status = INTERRUPTED
     except OSError as error:  # a full disk, a folder that may not be written to
@@ -34,8 +35,10 @@ def main() -> None:
     sys.exit(status)
 
 
-def _fail(message: str, status: int) -> NoReturn:
-    print(f"vitrine: {message}", file=sys.stderr)
+def _fail(message: str, status: int, certainly: bool = False) -> NoReturn:
+    """Of several processes that train together, one on every machine speaks; ``certainly`` makes any one."""
+    if certainly or os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"vitrine: {message}", file=sys.stderr)
     sys.exit(status)
 
 

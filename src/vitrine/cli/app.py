@@ -134,7 +134,8 @@ def train(
 
     with show.training_progress() as report:
         result = run_training(data, chosen, out, resume=resume, report=report)
-    typer.echo(json.dumps(result.metrics.to_dict(), indent=2) if as_json else show.training_summary(result))
+    if show.is_first_process():
+        typer.echo(json.dumps(result.metrics.to_dict(), indent=2) if as_json else show.training_summary(result))
 
 
 def _required(recipe: Optional[str]) -> str:  # noqa: UP045

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,6 +33,11 @@ def _progress() -> Progress:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+def is_first_process() -> bool:
+    """Of several processes that a launcher started, the first one tells."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def notes(sentences: Iterable[str]) -> None:
@@ -117,10 +123,11 @@ class _TrainingLines:
         self._bar("Training", plan.first_step, plan.steps_per_epoch * plan.epochs)
         self.pictures, self.since = 0, time.monotonic()
         share = "" if plan.trainable == plan.parameters else f", {plan.trainable:,} of them trained"
+        together = "" if plan.processes == 1 else f" in {plan.processes} processes, which share each batch"
         classes = f"{plan.classes} classes; " if plan.classes else ""
         self._line(
             f"{plan.train_pictures:,} training and {plan.validation_pictures:,} validation pictures; {classes}"
-            f"{plan.parameters:,} parameters{share}; {plan.device}, {plan.precision}."
+            f"{plan.parameters:,} parameters{share}; {plan.device}{together}, {plan.precision}."
         )
         for note in plan.notes:
             self._line(note)

@@ -30,6 +30,13 @@ class SampleIndex:
     unreadable: tuple[tuple[str, str], ...]
     sizes: Mapping[str, tuple[int, int]]
 
+    @classmethod
+    def joined(cls, parts: Sequence[SampleIndex]) -> SampleIndex:
+        """The index of pictures that were read in parts, in their order."""
+        hashes = {name: sha256 for part in parts for name, sha256 in part.hashes.items()}
+        sizes = {name: size for part in parts for name, size in part.sizes.items()}
+        return cls(hashes, tuple(row for part in parts for row in part.unreadable), sizes)
+
 
 @dataclass(frozen=True)
 class Reading:

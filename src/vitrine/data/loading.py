@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vitrine.data.batch import Batch, Transform, batch_count, epoch_order, load_batch, normalise
 from vitrine.data.samples import Sample
+from vitrine.data.sharing import Share
 from vitrine.errors import DataError
 
 __all__ = ["Batch", "PictureLoader", "Transform", "batch_count", "batches", "default_workers", "normalise"]
@@ -29,9 +30,11 @@ def default_workers() -> int:
     """Background processes where none are asked for: half of the cores that this process may use, 1 to 8.
 
     The other half computes. On two cores a second worker gains nothing: both only take turns with the trainer.
+    Processes that a launcher started on this machine share its cores.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(_MOST_WORKERS, cores // 2))
+    trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(_MOST_WORKERS, cores // (2 * trainers)))
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,21 @@ class PictureLoader:
         workers: background processes; 0 loads in the caller; -1 chooses.
         load: makes a batch of samples; a function of a module, with the arguments of
             :func:`vitrine.data.batch.load_batch`.
+        share: which part of every batch is loaded; by default all of it.
     """
 
     def __init__(
-        self, transform: Any, batch_size: int, workers: int = -1, load: Callable[..., Any] = load_batch
+        self,
+        transform: Any,
+        batch_size: int,
+        workers: int = -1,
+        load: Callable[..., Any] = load_batch,
+        share: Share = Share(),  # noqa: B008  frozen
     ) -> None:
         self.load = load
         self.transform = transform
         self.batch_size = batch_size
+        self.share = share
         self.workers = default_workers() if workers < 0 else workers
         self._plan = _Plan()
         self._known: Sequence[Sample] | None = None  # what the workers were started with
@@ -157,7 +167,8 @@ class PictureLoader:
     ) -> Iterator[_Work]:
         known = samples is self._known
         for number in numbers:
-            indices = tuple(order[number * self.batch_size : (number + 1) * self.batch_size].tolist())
+            whole = order[number * self.batch_size : (number + 1) * self.batch_size]
+            indices = tuple(whole[self.share.batch_positions(len(whole))].tolist())
             yield _Work(indices, None if known else tuple(samples[i] for i in indices), seed, epoch)
 
     def _fetched(self, plan: Iterator[_Work], samples: Sequence[Sample]) -> Iterator[Any]:

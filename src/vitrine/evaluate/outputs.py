@@ -49,6 +49,15 @@ class Outputs:
         return likeliest_N
 
 
+def joined(parts: Sequence[Outputs]) -> Outputs:
+    """The outputs of pictures that were computed in parts, in the order of the parts."""
+    return Outputs(
+        names=tuple(name for part in parts for name in part.names),
+        logits_NC=np.concatenate([part.logits_NC for part in parts]),
+        labels_N=np.concatenate([part.labels_N for part in parts]),
+    )
+
+
 def moved_labels(first: Outputs, second: Outputs) -> int:
     """The number of pictures that two outputs (another precision, another batch size) label differently.
 

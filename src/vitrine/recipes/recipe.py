@@ -47,7 +47,8 @@ class Recipe:
         image_size: side of the square input in pixels; 0 asks the model.
         transforms: what is done to pictures.
         caption: settings of a captioner; without them a classifier is trained.
-        batch_size: pictures a step; with ``accumulate`` above 1, pictures a micro-step.
+        batch_size: pictures a step; with ``accumulate`` above 1, pictures a micro-step. Processes that train together
+            share it: it means the same on any number of them.
         accumulate: micro-steps whose gradients are added before a step of the optimizer.
         epochs: passes over the training pictures.
         epoch_size: pictures that count as one pass over an endless stream; ignored for finite data.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Sized
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -18,6 +19,8 @@ from vitrine.models.precision import autocast
 from vitrine.recipes import Recipe
 from vitrine.torchpair import require_torchvision
 from vitrine.train.objective import Objective
+from vitrine.train.processes import Processes
+from vitrine.train.whole import whole_loss
 
 require_torchvision()
 
@@ -47,7 +50,11 @@ class Progress:
 
 @dataclass
 class Training:
-    """The moving parts of a training, in one place so that a checkpoint can hold them all."""
+    """The moving parts of a training, in one place so that a checkpoint can hold them all.
+
+    ``processes`` train together, each on its part of every batch; ``counts`` says of a batch's number in its epoch
+    whether this process has a part of it at all.
+    """
 
     module: nn.Module
     optimizer: torch.optim.Optimizer
@@ -56,6 +63,8 @@ class Training:
     accelerator: Accelerator
     precision: str
     progress: Progress = field(default_factory=Progress)
+    processes: Processes = field(default_factory=Processes)
+    counts: Callable[[int], bool] = lambda _number: True
 
     @property
     def evaluated(self) -> nn.Module:
@@ -135,26 +144,37 @@ def _step(
     names: Callable[[Any], Sequence[str]],
 ) -> tuple[float, int]:
     """One optimizer step over a group of micro-batches: (mean loss, pictures)."""
-    accelerator, progress = training.accelerator, training.progress
-    pictures = sum(map(len, group))
-    loss_sum, count = 0.0, 0
+    accelerator, progress, processes = training.accelerator, training.progress, training.processes
+    counts = [training.counts(progress.batch + number) for number in range(len(group))]
+    sizes = processes.totals([len(batch) if real else 0 for batch, real in zip(group, counts, strict=True)])
+    pictures, loss_sum, count = sum(sizes), 0.0, 0
     for number, batch in enumerate(group):
-        _seed(recipe.seed, progress.step * recipe.accumulate + number)
+        _seed(recipe.seed, progress.step * recipe.accumulate + number, processes.rank)
         with autocast(accelerator.device, training.precision):
             loss = objective(training.module, batch, mix=mix)
-        value = loss.mean.item()
-        if not np.isfinite(value):
-            raise TrainingError(_not_finite(value, training, names(batch)))
-        accelerator.backward(loss.mean * (len(batch) / pictures))
-        loss_sum, count = loss_sum + value * loss.count, count + loss.count
-        _count(progress, value, loss.count, loss.correct)
+        whole = whole_loss(processes, loss, counts[number])
+        if not np.isfinite(whole.mean):
+            raise TrainingError(_not_finite(whole.mean, training, names(batch)))
+        with _exchange(training, last=number == len(group) - 1):
+            accelerator.backward(loss.mean * (whole.weight * (sizes[number] / pictures)))
+        loss_sum, count = loss_sum + whole.mean * whole.count, count + whole.count
+        _count(progress, whole.mean, whole.count, whole.correct)
     if recipe.clip_norm:
         accelerator.clip_grad_norm_(training.module.parameters(), recipe.clip_norm)
     training.optimizer.step()
     training.optimizer.zero_grad(set_to_none=True)
     if training.ema is not None:
         training.ema.update(accelerator.unwrap_model(training.module), step=progress.step)
-    return loss_sum / count, pictures
+    return loss_sum / count, int(pictures)
+
+
+def _exchange(training: Training, last: bool) -> AbstractContextManager[object]:
+    """Gradients are exchanged once a step, in the backward pass of its last micro-batch."""
+    stack = ExitStack()
+    stack.enter_context(training.processes.exchanging_gradients())
+    if not last:
+        stack.enter_context(training.accelerator.no_sync(training.module))
+    return stack
 
 
 def _set_learning_rate(training: Training, step: int) -> float:
@@ -162,10 +182,14 @@ def _set_learning_rate(training: Training, step: int) -> float:
     return float(max(group["lr"] for group in training.optimizer.param_groups))
 
 
-def _seed(seed: int, step: int) -> None:
-    """Random state of one micro-step from (seed, step) alone: a resumed training draws what the first one drew."""
+def _seed(seed: int, step: int, rank: int = 0) -> None:
+    """Random state of one micro-step from (seed, step) alone: a resumed training draws what the first one drew.
+
+    Processes mix their parts of a batch alike, and drop units and paths each for itself.
+    """
     state = np.random.SeedSequence((seed, step)).generate_state(2)
-    torch.manual_seed(int(state[0]))
+    own = np.random.SeedSequence((seed, step, rank)).generate_state(1) if rank else state
+    torch.manual_seed(int(own[0]))
     np.random.seed(int(state[1]))  # noqa: NPY002  timm's Mixup draws from NumPy's global state
 
 
@@ -187,7 +211,8 @@ def _finish_epoch(training: Training, learning_rate: float) -> EpochDone:
     return done
 
 
-def _not_finite(value: float, training: Training, names: Sequence[str]) -> str:
+def _not_finite(value: float, training: Training, own: Sequence[str]) -> str:
+    names = [name for part in training.processes.gathered(own) for name in part]
     shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return (
         f"The loss became {value} in epoch {training.progress.epoch + 1}, step {training.progress.step + 1}. "

@@ -19,6 +19,7 @@ from vitrine.data.caption_transform import CaptionTrainTransform, CaptionTransfo
 from vitrine.data.captions import CaptionSplit
 from vitrine.data.loading import PictureLoader
 from vitrine.data.samples import Sample
+from vitrine.data.sharing import Share
 from vitrine.models.build import require_available
 from vitrine.models.captioner.assembling import AssembledCaptioner, assemble_captioner
 from vitrine.models.captioner.features import Features
@@ -118,19 +119,19 @@ class CaptionerTask:
     def batches(self, setting: Setting) -> Iterator[Batches]:
         """Pictures or their kept features, with captions that are drawn anew in every epoch."""
         recipe, changes = self.recipe, CaptionTrainTransform(self.recipe.transforms, self.transform)
-        random, kept = recipe.transforms.random, None
+        random, kept, share = recipe.transforms.random, None, setting.processes.share()
         if self.frozen and (recipe.views or not random) and not self.data.train.endless:
             kept = self._features("training", self.data.train, setting, changes, recipe.views or 1)
         if kept is not None:
             features = kept
-            yield lambda epoch, start: self._from_kept(features, epoch, start)
+            yield lambda epoch, start: self._from_kept(features, epoch, start, share)
             return
-        with PictureLoader(changes, recipe.batch_size, recipe.workers, load_pictures) as loader:
+        with PictureLoader(changes, recipe.batch_size, recipe.workers, load_pictures, share) as loader:
             yield lambda epoch, start: self._from_pictures(loader, epoch, start)
 
-    def _from_kept(self, kept: KeptFeatures, epoch: int, start: int) -> Iterator[CaptionBatch]:
+    def _from_kept(self, kept: KeptFeatures, epoch: int, start: int, share: Share) -> Iterator[CaptionBatch]:
         view = view_of(self.recipe, self.recipe.transforms.random, epoch)
-        for indices, values in kept.batches(self.recipe, epoch, start, view):
+        for indices, values in kept.batches(self.recipe, epoch, start, view, share):
             yield self._batch(Features.join(values), indices, self.data.train, epoch)
 
     def _from_pictures(self, loader: PictureLoader, epoch: int, start: int) -> Iterator[CaptionBatch]:
@@ -165,29 +166,34 @@ class CaptionerTask:
 
     def validate(self, module: nn.Module, setting: Setting) -> Validation:
         """Loss and accuracy over the word pieces of all captions, each predicted from those before it."""
-        found = self._forced(module, setting)
-        return Validation(found.loss, found.accuracy)
+        part = setting.processes.share().part(len(self.data.validation))
+        found = self._forced(module, setting, part)
+        loss, correct, count = setting.processes.totals((found.total, found.correct, found.pieces))
+        return Validation(loss / count, correct / count)
 
-    def _forced(self, module: nn.Module, setting: Setting) -> Forced:
-        return measure_forced(module, self._validation_batches(setting), self.transform, self.vocabulary.pad, setting)
+    def _forced(self, module: nn.Module, setting: Setting, part: range) -> Forced:
+        """Of a part of the validation pictures."""
+        batches = self._validation_batches(setting, part)
+        return measure_forced(module, batches, self.transform, self.vocabulary.pad, setting)
 
-    def _validation_batches(self, setting: Setting) -> Iterator[CaptionBatch]:
+    def _validation_batches(self, setting: Setting, part: range) -> Iterator[CaptionBatch]:
         split = self.data.validation
         plain = CaptionTrainTransform(TransformSpec(), self.transform)
         kept = self._features("validation", split, setting, plain) if self.frozen else None
         if kept is None:
-            for found in self._version(split, plain, 0):
-                yield self._batch(found.pixels, found.indices_B.tolist(), split, None)
+            for found in self._version(split, plain, 0, part):
+                yield self._batch(found.pixels, [part[index] for index in found.indices_B.tolist()], split, None)
             return
-        for first in range(0, len(split), self.recipe.batch_size):
-            positions = range(first, min(first + self.recipe.batch_size, len(split)))
-            indices = [index for index in positions if kept.has(0, index)]
+        for first in range(0, len(part), self.recipe.batch_size):
+            indices = [index for index in part[first : first + self.recipe.batch_size] if kept.has(0, index)]
             yield self._batch(Features.join(kept(0, indices)), indices, split, None)
 
-    def _version(self, split: CaptionSplit, changes: CaptionTrainTransform, view: int) -> Iterator[PictureBatch]:
-        """The pictures in order, changed as in the epoch ``view``."""
+    def _version(
+        self, split: CaptionSplit, changes: CaptionTrainTransform, view: int, part: range | None = None
+    ) -> Iterator[PictureBatch]:
+        """The pictures in order, or a part of them, changed as in the epoch ``view``."""
         with PictureLoader(changes, self.recipe.batch_size, self.recipe.workers, load_pictures) as loader:
-            yield from loader.epoch(_Pictures(split), seed=self.recipe.seed, epoch=view)
+            yield from loader.epoch(_Pictures(split, part), seed=self.recipe.seed, epoch=view)
 
     def _features(
         self, what: str, split: CaptionSplit, setting: Setting, changes: CaptionTrainTransform, views: int = 1
@@ -219,7 +225,8 @@ class CaptionerTask:
     def conclude(self, run: RunFolder, setting: Setting) -> dict[str, Any]:
         """Measure the written weights: forced, and by the captions that they give; write captions.csv."""
         written = load_captioner(str(run.path)).model.to(setting.device)
-        forced = self._forced(TeacherForcing(written, frozen=True), setting)
+        everything = range(len(self.data.validation))
+        forced = self._forced(TeacherForcing(written, frozen=True), setting, everything)
         del written
         opened = open_captioner(str(run.path), precision=setting.precision)
 
@@ -241,15 +248,19 @@ class CaptionerTask:
 
 
 class _Pictures(Sequence[Sample]):
-    """The pictures of captioned samples, made when they are asked for; it can be sent to a process."""
+    """The pictures of captioned samples, made when they are asked for; it can be sent to a process.
 
-    def __init__(self, split: CaptionSplit) -> None:
+    ``part`` names those that are meant; None means all.
+    """
+
+    def __init__(self, split: CaptionSplit, part: range | None = None) -> None:
         self._split = split
+        self._part = range(len(split)) if part is None else part
 
     def __len__(self) -> int:
-        return len(self._split)
+        return len(self._part)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
-            return tuple(each.unlabelled for each in self._split[index])
-        return self._split[index].unlabelled
+            return tuple(self._split[each].unlabelled for each in self._part[index])
+        return self._split[self._part[index]].unlabelled

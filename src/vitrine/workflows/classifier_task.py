@@ -14,7 +14,7 @@ from vitrine.data.loading import PictureLoader
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
 from vitrine.evaluate.metrics import classification_metrics
-from vitrine.evaluate.outputs import Outputs
+from vitrine.evaluate.outputs import Outputs, joined
 from vitrine.evaluate.predictions import predictions_csv
 from vitrine.models.build import open_run, width_of
 from vitrine.models.pooled import HeadOnFrozen
@@ -53,7 +53,7 @@ class ClassifierTask:
         self.validation_pictures = len(data.validation)
         self.aside = 0
         self._features: HeadFeatures | None = None
-        self._validation: list[Batch] | None = None
+        self._validation: tuple[tuple[Sample, ...], list[Batch]] | None = None
         self._head = frozen_head(self.built, self.spec.size, recipe)
         if self._head is not None:
             self._set_aside(self._head, report)
@@ -86,9 +86,9 @@ class ClassifierTask:
         if features is not None:
             yield lambda epoch, start: features.batches(setting, epoch, start)
             return
-        with PictureLoader(
-            TrainTransform(recipe.transforms, self.spec.size), recipe.batch_size, recipe.workers
-        ) as loader:
+        transform = TrainTransform(recipe.transforms, self.spec.size)
+        share = setting.processes.share(mirrored=bool(recipe.mixup or recipe.cutmix))
+        with PictureLoader(transform, recipe.batch_size, recipe.workers, share=share) as loader:
             yield lambda epoch, start: loader.epoch(
                 self._samples(epoch),
                 seed=recipe.seed,
@@ -107,9 +107,22 @@ class ClassifierTask:
 
     def validate(self, module: nn.Module, setting: Setting) -> Validation:
         """Loss and accuracy."""
-        outputs = self._outputs(module, setting) if self._features is None else self._features.outputs(module, setting)
-        metrics = classification_metrics(outputs, self.labels, precision=setting.precision)
-        return Validation(metrics.negative_log_likelihood, metrics.accuracy)
+        processes, part = setting.processes, setting.processes.share().part(len(self.data.validation))
+        parts = [each for each in processes.gathered(self._validated(module, setting, part)) if each is not None]
+
+        def measured() -> Validation:
+            metrics = classification_metrics(joined(parts), self.labels, precision=setting.precision)
+            return Validation(metrics.negative_log_likelihood, metrics.accuracy)
+
+        return processes.agreed(measured)
+
+    def _validated(self, module: nn.Module, setting: Setting, part: range) -> Outputs | None:
+        """Of a part of the validation pictures; None where there is none."""
+        if not part:
+            return None
+        if self._features is not None:
+            return self._features.outputs(module, setting, part)
+        return self._outputs(module, setting, self.data.validation[part.start : part.stop])
 
     def save(self, run: RunFolder, module: nn.Module) -> None:
         """In timm's layout, adapters folded in."""
@@ -122,12 +135,11 @@ class ClassifierTask:
     def conclude(self, run: RunFolder, setting: Setting) -> dict[str, Any]:
         """Measure the written weights; write predictions.csv."""
         module = open_run(run.path).module.to(setting.device)
-        outputs = self._outputs(module, setting)
+        outputs = self._outputs(module, setting, self.data.validation)
         run.write("predictions.csv", predictions_csv(outputs, self.labels, probabilities=True))
         return classification_metrics(outputs, self.labels, precision=setting.precision).to_dict()
 
-    def _outputs(self, module: nn.Module, setting: Setting) -> Outputs:
-        samples = self.data.validation
+    def _outputs(self, module: nn.Module, setting: Setting, samples: tuple[Sample, ...]) -> Outputs:
         results = run_batches(
             module, self._batches_of(samples), self.spec, device=setting.device, precision=setting.precision
         )
@@ -137,6 +149,7 @@ class ClassifierTask:
         size = max(32, self.recipe.batch_size)
         if len(samples) * 3 * self.spec.size**2 > _KEPT_VALIDATION_BYTES:
             return eval_batches(samples, self.spec, batch_size=size, workers=self.recipe.workers)
-        if self._validation is None:
-            self._validation = list(eval_batches(samples, self.spec, batch_size=size, workers=self.recipe.workers))
-        return iter(self._validation)
+        if self._validation is None or self._validation[0] is not samples:
+            found = list(eval_batches(samples, self.spec, batch_size=size, workers=self.recipe.workers))
+            self._validation = (samples, found)
+        return iter(self._validation[1])

@@ -25,14 +25,24 @@ class Forced:
     """What the word pieces of human captions come to, ends included.
 
     Attributes:
-        loss: negative log-likelihood, mean over the pieces, in nats.
-        accuracy: share of the pieces that were the likeliest, 0 to 1.
+        total: negative log-likelihood, summed over the pieces, in nats.
+        correct: pieces that were the likeliest.
         pieces: how many there were.
     """
 
-    loss: float
-    accuracy: float
+    total: float
+    correct: int
     pieces: int
+
+    @property
+    def loss(self) -> float:
+        """Mean over the pieces, in nats."""
+        return self.total / self.pieces
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the pieces that were the likeliest, 0 to 1."""
+        return self.correct / self.pieces
 
 
 def measure_forced(
@@ -56,7 +66,7 @@ def measure_forced(
         loss, count = loss + found.mean.item() * found.count, count + found.count
         correct += found.correct or 0
     module.train(was_training)
-    return Forced(loss / count, correct / count, count)
+    return Forced(loss, correct, count)
 
 
 def plain_pictures(

@@ -10,7 +10,6 @@ from functools import partial
 
 import numpy as np
 import torch
-from accelerate import PartialState
 from torch import nn
 
 from vitrine.data.batch import Batch
@@ -51,8 +50,6 @@ def reuse(model: HeadOnFrozen, data: TrainingData, recipe: Recipe) -> tuple[bool
         return False, f"{again} mixup and cutmix mix their pixels."
     if draws_at_random(model.whole):
         return False, f"{again} it drops parts at random (drop_path, patch_drop, model_args)."
-    if PartialState().num_processes > 1:
-        return False, f"{again} several processes share them."
     assert isinstance(model.head, nn.Linear)
     versions = recipe.views or 1
     size = (versions * len(data.train) + len(data.validation)) * model.head.in_features * _FLOAT32
@@ -85,14 +82,14 @@ class HeadFeatures:
         recipe = self._recipe
         kept = self._of("training", setting, [partial(self._version, view) for view in range(recipe.views or 1)])
         view = view_of(recipe, recipe.transforms.random, epoch)
-        for indices, values in kept.batches(recipe, epoch, start, view):
+        for indices, values in kept.batches(recipe, epoch, start, view, setting.processes.share()):
             yield FeatureBatch(torch.stack(values), self._labels[indices], torch.tensor(indices))
 
-    def outputs(self, module: nn.Module, setting: Setting) -> Outputs:
-        """What the classifier says of the validation pictures."""
+    def outputs(self, module: nn.Module, setting: Setting, part: range) -> Outputs:
+        """What the classifier says of a part of the validation pictures."""
         samples = self._data.validation
         kept = self._of("validation", setting, [partial(self._plain, samples)])
-        there = [index for index in range(len(samples)) if kept.has(0, index)]
+        there = [index for index in part if kept.has(0, index)]
         parts = []
         for first in range(0, len(there), _ROWS_AT_ONCE):
             features_BD = torch.stack(kept(0, there[first : first + _ROWS_AT_ONCE])).to(setting.device)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vitrine.data.batch import batch_count, epoch_order
+from vitrine.data.sharing import Share
 from vitrine.recipes import Recipe
 from vitrine.recipes.checks import refuse
 from vitrine.workflows.training_task import Setting
@@ -58,12 +59,16 @@ class KeptFeatures:
         places = [view * self._pictures + index for index in indices]
         return [self._others[place] if place in self._others else self._rows[place] for place in places]
 
-    def batches(self, recipe: Recipe, epoch: int, start: int, view: int) -> Iterator[tuple[list[int], list[Tensor]]]:
+    def batches(
+        self, recipe: Recipe, epoch: int, start: int, view: int, share: Share
+    ) -> Iterator[tuple[list[int], list[Tensor]]]:
         """Positions and tensors of an epoch's batches from ``start`` on: those that a loader would give."""
         order = epoch_order(self._pictures, seed=recipe.seed, epoch=epoch, shuffle=True).tolist()
         size = recipe.batch_size
         for number in range(start, batch_count(self._pictures, size)):
-            indices = [index for index in order[number * size : (number + 1) * size] if self.has(view, index)]
+            whole = order[number * size : (number + 1) * size]
+            own = [whole[position] for position in share.batch_positions(len(whole))]
+            indices = [index for index in own if self.has(view, index)]
             yield indices, self(view, indices)
 
 

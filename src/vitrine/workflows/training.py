@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 
-from vitrine.errors import RunError
+from vitrine.errors import LostProcessError, RecipeError, RunError
 from vitrine.models.build import require_available
 from vitrine.models.run_folder import RunFolder
 from vitrine.recipes import Recipe
 from vitrine.results import CaptioningMetrics, ClassificationMetrics
+from vitrine.train.processes import Processes
 from vitrine.workflows.captioner_task import CaptionerTask, require_captioner_available
 from vitrine.workflows.classifier_task import ClassifierTask
 from vitrine.workflows.training_data import prepare_captions, prepare_data
@@ -31,32 +33,80 @@ def train(
         resume: continue to the result that the stopped training would have reached.
         report: called with every event; what it shows is the caller's business.
 
+    Under torchrun or ``accelerate launch``, every process calls this, and all train one model together: each has its
+    part of every batch, and the result is one process's. The first one writes and reports; all return the same.
+
     Raises:
         DataError, ModelError, RecipeError: the input cannot be used; nothing was written but the folder.
         RunError: the folder holds a run already, is in use, or does not fit the recipe or data.
         TrainingError: the loss was not finite.
+        LostProcessError: another process was killed.
+        SystemExit: on all but the first of several processes, where the first one raises one of these errors.
     """
-    run = RunFolder(out)
-    with run.locked():
-        _check_folder(run, recipe, resume)
-        if not run.finished:
-            _session(run, reference, recipe, report).train()
-        return _result(run, recipe)
+    run, processes = RunFolder(out), Processes.launched()
+    try:
+        with processes.together():
+            return _train(run, reference, recipe, resume, report, processes)
+    except LostProcessError:
+        if processes.first or _is_free(run):
+            raise
+        raise SystemExit(LostProcessError.exit_code) from None  # the first process lives, and says it
 
 
-def _session(run: RunFolder, reference: str, recipe: Recipe, report: Callable[[Event], None]) -> TrainingSession:
+def _train(
+    run: RunFolder,
+    reference: str,
+    recipe: Recipe,
+    resume: bool,
+    report: Callable[[Event], None],
+    processes: Processes,
+) -> TrainResult:
+    _require_a_part_each(recipe, processes)
+    with run.locked() if processes.first else nullcontext():
+
+        def is_finished() -> bool:
+            _check_folder(run, recipe, resume)
+            return run.finished
+
+        if not processes.agreed(is_finished):
+            told = report if processes.first else lambda _: None
+            _session(run, reference, recipe, told, processes).train()
+        return processes.agreed(lambda: _result(run, recipe))
+
+
+def _require_a_part_each(recipe: Recipe, processes: Processes) -> None:
+    least = processes.count * (2 if recipe.mixup or recipe.cutmix else 1)  # one picture alone cannot be mixed
+    if recipe.batch_size < least:
+        raise RecipeError(
+            f"batch_size = {recipe.batch_size} is too small for {processes.count} processes, which share it: expected "
+            f"{least} or more."
+        )
+
+
+def _is_free(run: RunFolder) -> bool:
+    """Whether no process holds the folder."""
+    try:
+        with run.locked():
+            return True
+    except RunError:
+        return False
+
+
+def _session(
+    run: RunFolder, reference: str, recipe: Recipe, report: Callable[[Event], None], processes: Processes
+) -> TrainingSession:
     """Weights are looked for before pictures are read, which can take long."""
 
     def reading(done: int, total: int) -> None:
         report(Reading(done, total))
 
     if recipe.caption is None:
-        require_available(recipe.model, recipe.pretrained)
-        data = prepare_data(reference, recipe, reading)
-        return TrainingSession(run, recipe, lambda: ClassifierTask(recipe, data, report), report)
-    require_captioner_available(recipe)
-    captions = prepare_captions(reference, recipe, reading)
-    return TrainingSession(run, recipe, lambda: CaptionerTask(recipe, captions, report), report)
+        processes.one_goes_first(lambda: require_available(recipe.model, recipe.pretrained))
+        data = prepare_data(reference, recipe, reading, processes)
+        return TrainingSession(run, recipe, lambda: ClassifierTask(recipe, data, report), report, processes)
+    processes.one_goes_first(lambda: require_captioner_available(recipe))
+    captions = prepare_captions(reference, recipe, reading, processes)
+    return TrainingSession(run, recipe, lambda: CaptionerTask(recipe, captions, report), report, processes)
 
 
 def _check_folder(run: RunFolder, recipe: Recipe, resume: bool) -> None:

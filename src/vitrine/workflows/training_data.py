@@ -12,6 +12,7 @@ from vitrine.data.samples import FiniteSplit, LabelledData, Sample, Split
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, RunError
 from vitrine.recipes import Recipe
+from vitrine.train.processes import Processes
 
 _NEEDED = ("train", "validation")
 
@@ -54,19 +55,24 @@ class CaptionTrainingData:
     record: dict[str, Any]
 
 
-def prepare_data(reference: str, recipe: Recipe, progress: Progress | None = None) -> TrainingData:
+def prepare_data(
+    reference: str, recipe: Recipe, progress: Progress | None = None, processes: Processes | None = None
+) -> TrainingData:
     """Open labelled data, read and hash every picture, and set the unreadable ones aside.
+
+    ``processes`` that train together read a part each.
 
     Raises:
         DataError: no data, fewer than two classes, no training or validation pictures, or more unreadable pictures
             than the recipe allows.
     """
-    found = open_data(reference, seed=recipe.seed, val_fraction=recipe.val_fraction)
+    processes = processes or Processes()
+    found = processes.one_goes_first(lambda: open_data(reference, seed=recipe.seed, val_fraction=recipe.val_fraction))
     _require_splits(reference, found)
     if len(found.labels) < 2:
         raise DataError(f"{reference} has {len(found.labels)} class; a classifier needs at least two.")
     finite = {name: tuple(found.splits[name]) for name in _NEEDED if not found.splits[name].endless}
-    index = _read(reference, finite, recipe, progress)
+    index = _read(reference, finite, recipe, progress, processes)
     record, readable = _record(found, finite, index, lambda _, sample: {"label": sample.label})
     record = {"reference": reference, "layout": found.layout, "labels": list(found.labels), **record}
     endless = found.splits["train"].endless
@@ -74,18 +80,25 @@ def prepare_data(reference: str, recipe: Recipe, progress: Progress | None = Non
     return TrainingData(found, train, readable["validation"], record, index)
 
 
-def prepare_captions(reference: str, recipe: Recipe, progress: Progress | None = None) -> CaptionTrainingData:
+def prepare_captions(
+    reference: str, recipe: Recipe, progress: Progress | None = None, processes: Processes | None = None
+) -> CaptionTrainingData:
     """Open captioned data, read and hash every picture, and set the unreadable ones aside.
+
+    ``processes`` that train together read a part each.
 
     Raises:
         DataError: no data, no training or validation pictures, or more unreadable pictures than the recipe allows.
     """
-    found = open_captions(reference, seed=recipe.seed, val_fraction=recipe.val_fraction)
+    processes = processes or Processes()
+    found = processes.one_goes_first(
+        lambda: open_captions(reference, seed=recipe.seed, val_fraction=recipe.val_fraction)
+    )
     _require_splits(reference, found)
     captioned = {name: tuple(found.splits[name]) for name in _NEEDED if not found.splits[name].endless}
     captions = {(name, each.name): each.captions for name, split in captioned.items() for each in split}
     finite = {name: tuple(each.unlabelled for each in split) for name, split in captioned.items()}
-    index = _read(reference, finite, recipe, progress)
+    index = _read(reference, finite, recipe, progress, processes)
     record, readable = _record(found, finite, index, lambda s, sample: {"captions": list(captions[s, sample.name])})
     splits = {
         name: CaptionSplit(FiniteSplit(samples), name, {s.name: captions[name, s.name] for s in samples})
@@ -102,10 +115,16 @@ def _require_splits(reference: str, found: LabelledData | CaptionData) -> None:
 
 
 def _read(
-    reference: str, finite: Mapping[str, Sequence[Sample]], recipe: Recipe, progress: Progress | None
+    reference: str,
+    finite: Mapping[str, Sequence[Sample]],
+    recipe: Recipe,
+    progress: Progress | None,
+    processes: Processes,
 ) -> SampleIndex:
     everything = tuple(sample for samples in finite.values() for sample in samples)
-    index = index_samples(everything, workers=recipe.workers, progress=progress)
+    part = processes.share().part(len(everything))
+    own = index_samples(everything[part.start : part.stop], workers=recipe.workers, progress=progress)
+    index = SampleIndex.joined(processes.gathered(own))
     if len(index.unreadable) > recipe.max_unreadable * len(everything):
         name, reason = index.unreadable[0]
         raise DataError(

@@ -25,6 +25,7 @@ class Plan:
     epochs: int
     first_step: int
     notes: tuple[str, ...]
+    processes: int = 1
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 
 from vitrine.data.batch import batch_count
@@ -22,6 +23,7 @@ from vitrine.torchpair import require_torchvision
 from vitrine.train.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
 from vitrine.train.fit import EpochDone, StepDone, Training, fit, restore, state_of
 from vitrine.train.optimizer import make_schedule
+from vitrine.train.processes import Processes, partial_state_arguments
 from vitrine.workflows.environment import describe_environment, peak_memory_mib
 from vitrine.workflows.model_card import write_model_card
 from vitrine.workflows.training_data import require_same_data
@@ -35,19 +37,36 @@ from timm.utils import ModelEmaV3  # noqa: E402
 
 
 class TrainingSession:
-    """Everything is built in ``__init__``; ``train`` runs it to its end."""
+    """Everything is built in ``__init__``; ``train`` runs it to its end.
+
+    Of several processes that train together, the first one writes the run, and reports.
+    """
 
     def __init__(
-        self, run: RunFolder, recipe: Recipe, make_task: Callable[[], Task], report: Callable[[Event], None]
+        self,
+        run: RunFolder,
+        recipe: Recipe,
+        make_task: Callable[[], Task],
+        report: Callable[[Event], None],
+        processes: Processes,
     ) -> None:
-        self.run, self.recipe, self.report = run, recipe, report
+        self.run, self.recipe, self.report, self.processes = run, recipe, report, processes
         AcceleratorState._reset_state(reset_partial_state=True)  # a process may train more than once
         trackers = [name.strip() for name in recipe.trackers.split(",") if name.strip()]
-        self.accelerator = Accelerator(log_with=trackers or None, project_dir=str(run.path))
+        # Buffers never change in training; a captioner's image encoder may have parts that its features do not need.
+        parallel = DistributedDataParallelKwargs(
+            broadcast_buffers=False, find_unused_parameters=recipe.caption is not None
+        )
+        self.accelerator = Accelerator(
+            log_with=trackers or None,
+            project_dir=str(run.path),
+            kwargs_handlers=[parallel],
+            **partial_state_arguments(),
+        )
         torch.manual_seed(recipe.seed)
         self.task = make_task()
         device = self.accelerator.device
-        self.setting = Setting(device, resolve_precision(recipe.precision, device, self.task.width))
+        self.setting = Setting(device, resolve_precision(recipe.precision, device, self.task.width), processes)
         self.training = self._assemble()
         self.best = Best()
         self.changed: str | None = None
@@ -62,9 +81,25 @@ class TrainingSession:
         optimizer = self.task.optimizer(module)
         if recipe.compile:
             module.compile()
-        module, optimizer = self.accelerator.prepare(module, optimizer)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)  # older torch has no other name
+            module, optimizer = self.accelerator.prepare(module, optimizer)
         schedule = make_schedule(optimizer, recipe, self.steps_per_epoch)
-        return Training(module, optimizer, schedule, ema, self.accelerator, self.setting.precision)
+        return Training(
+            module,
+            optimizer,
+            schedule,
+            ema,
+            self.accelerator,
+            self.setting.precision,
+            processes=self.processes,
+            counts=self._has_part_of,
+        )
+
+    def _has_part_of(self, number: int) -> bool:
+        """Whether a batch of an epoch is large enough for this process to have a part of it."""
+        size = self.recipe.batch_size
+        return bool(self.processes.share().of_batch(min(size, self.task.epoch_pictures - number * size)))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -78,27 +113,40 @@ class TrainingSession:
         self.report(self._plan())
         with self.task.batches(self.setting) as batches:
             self._follow(fit(self.training, objective, self.recipe, batches, self.task.names))
+        if self.processes.first:
+            self._conclude()
+
+    def _conclude(self) -> None:
         metrics = self.task.conclude(self.run, self.setting)
         delete_checkpoint(self.run.path)
         measured = {MEASURED: file_sha256(self.run.path / "model.safetensors")}
         self.run.write("metrics.json", to_json(metrics | measured))
         write_model_card(self.run.path)
-        if self.recipe.trackers:
-            self.accelerator.end_training()
+        for tracker in self.accelerator.trackers:  # accelerate's own end would disconnect processes
+            tracker.finish()
 
     def _start_or_restore(self) -> None:
-        run, state = self.run, None
-        if run.started:
-            require_same_data(json.loads((run.path / "data.json").read_text("utf-8")), self.task.record)
-            state = load_checkpoint(run.path)
-            environment = json.loads((run.path / "environment.json").read_text("utf-8"))
-            self.changed = starting_weights_note(environment, self.task.weights, state is not None)
-        if state is None:
-            run.start(self.recipe, self.task.labels, self.task.record, self._environment())
-        else:
+        state = self.processes.agreed(self._state)
+        if state is not None:
             self.best = Best(**state.pop("best"))
             restore(self.training, state)
-            run.truncate_history(self.training.progress.epoch)
+        if not self.processes.first:
+            return
+        if state is None:
+            self.run.start(self.recipe, self.task.labels, self.task.record, self._environment())
+        else:
+            self.run.truncate_history(self.training.progress.epoch)
+
+    def _state(self) -> dict[str, Any] | None:
+        """The checkpoint of a run that was started, if it came to one."""
+        run = self.run
+        if not run.started:
+            return None
+        require_same_data(json.loads((run.path / "data.json").read_text("utf-8")), self.task.record)
+        state = load_checkpoint(run.path)
+        environment = json.loads((run.path / "environment.json").read_text("utf-8"))
+        self.changed = starting_weights_note(environment, self.task.weights, state is not None)
+        return state
 
     def _environment(self) -> dict[str, Any]:
         weights = self.task.weights
@@ -110,6 +158,7 @@ class TrainingSession:
         environment = describe_environment(self.setting.device)
         return environment | {
             "precision": self.setting.precision,
+            "processes": self.processes.count,
             "seed": self.recipe.seed,
             "starting_weights": origin,
         }
@@ -134,6 +183,7 @@ class TrainingSession:
             precision=self.setting.precision,
             steps_per_epoch=self.steps_per_epoch,
             epochs=self.recipe.epochs,
+            processes=self.processes.count,
             first_step=self.training.progress.step,
             notes=(*came_from, *task.notes),
         )
@@ -157,9 +207,9 @@ class TrainingSession:
             seconds = {"train_seconds": round(trained - began, 3), "pictures": pictures}
             seconds |= {"pictures_per_second": round(pictures / max(1e-9, trained - began), 2)}
             seconds |= {"evaluation_seconds": round(time.monotonic() - trained, 3)}
-            self.run.append(
-                "timings.jsonl", {"epoch": row.epoch, **seconds, "peak_memory_mib": round(peak_memory_mib())}
-            )
+            if self.processes.first:
+                timing = {"epoch": row.epoch, **seconds, "peak_memory_mib": round(peak_memory_mib())}
+                self.run.append("timings.jsonl", timing)
             self._save_state()
             self.report(row)
             if self._stopped_early():
@@ -172,7 +222,7 @@ class TrainingSession:
     def _close_epoch(self, event: EpochDone) -> EpochRow:
         found = self.task.validate(self.training.evaluated, self.setting)
         best = self.best.improves(event.epoch + 1, found.accuracy, found.loss)
-        if best:
+        if best and self.processes.first:
             self.task.save(self.run, self.training.evaluated)
         row = EpochRow(
             event.epoch + 1,
@@ -184,14 +234,16 @@ class TrainingSession:
             found.accuracy,
             best,
         )
-        self.run.append("history.jsonl", asdict(row))
+        if self.processes.first:
+            self.run.append("history.jsonl", asdict(row))
         if self.recipe.trackers:
             values = {name: value for name, value in asdict(row).items() if isinstance(value, float)}
             self.accelerator.log(values, step=row.step)
         return row
 
     def _save_state(self) -> None:
-        save_checkpoint(self.run.path, state_of(self.training) | {"best": vars(self.best).copy()})
+        if self.processes.first:
+            save_checkpoint(self.run.path, state_of(self.training) | {"best": vars(self.best).copy()})
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:

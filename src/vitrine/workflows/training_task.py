@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -13,6 +13,7 @@ from torch import nn
 from vitrine.models.run_folder import RunFolder
 from vitrine.models.weights import WeightsFile
 from vitrine.train.objective import Objective
+from vitrine.train.processes import Processes
 
 Batches = Callable[[int, int], Iterator[Sized]]
 
@@ -32,10 +33,11 @@ class Validation:
 
 @dataclass(frozen=True)
 class Setting:
-    """Where a training runs."""
+    """Where a training runs, and which processes share the work."""
 
     device: torch.device
     precision: str
+    processes: Processes = field(default_factory=Processes)
 
 
 class Task(Protocol):
@@ -74,7 +76,7 @@ class Task(Protocol):
         ...
 
     def batches(self, setting: Setting) -> AbstractContextManager[Batches]:
-        """The batches of an epoch (from 0) from a batch number on, while the context is open."""
+        """This process's parts of an epoch's batches (from 0) from a batch number on, while the context is open."""
         ...
 
     def names(self, epoch: int, batch: Any) -> Sequence[str]:
@@ -82,7 +84,7 @@ class Task(Protocol):
         ...
 
     def validate(self, module: nn.Module, setting: Setting) -> Validation:
-        """Measure an epoch's weights."""
+        """Measure an epoch's weights: every process a part of the pictures, each picture once."""
         ...
 
     def save(self, run: RunFolder, module: nn.Module) -> None:
@@ -90,5 +92,8 @@ class Task(Protocol):
         ...
 
     def conclude(self, run: RunFolder, setting: Setting) -> dict[str, Any]:
-        """Measure the weights that were written, write the tables, and return the content of metrics.json."""
+        """Measure the weights that were written, write the tables, and return the content of metrics.json.
+
+        The first process alone does it.
+        """
         ...
