@@ -23,6 +23,7 @@ from vitrine.cli.options import (
     VocabOption,
 )
 from vitrine.cli.seeing import explain, inspect, positions
+from vitrine.cli.serving import serve
 from vitrine.version import __version__
 
 app = typer.Typer(
@@ -295,5 +296,6 @@ app.command()(inspect)
 app.command()(sweep)
 app.command()(compare)
 app.command()(verify)
+app.command()(serve)
 app.command()(export)
 app.command()(cache)

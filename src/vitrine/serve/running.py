@@ -1,0 +1,90 @@
+"""From model references to a server that runs until it is told to stop."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Sequence
+
+import uvicorn
+
+from vitrine.errors import UsageError
+from vitrine.serve.app import make_app
+from vitrine.serve.classifiers import ServedClassifier
+from vitrine.serve.explorer import Explorer, ServedModel, make_explorer
+from vitrine.serve.galleries import gallery_of
+from vitrine.serve.settings import ServeSettings
+from vitrine.workflows.opened import open_model
+
+
+def open_explorer(
+    references: Sequence[str],
+    settings: ServeSettings,
+    *,
+    architecture: str | None = None,
+    precision: str = "auto",
+    opening: Callable[[str], None] = lambda _reference: None,
+) -> Explorer:
+    """Open models and their pictures.
+
+    Args:
+        references: model references, in the order that the page shows them.
+        settings: limits and addresses.
+        architecture: the timm name, where a reference is a weights file.
+        precision: auto, fp32 or bf16.
+        opening: told of each model before it is opened.
+
+    Raises:
+        ModelError, WeightsUnavailableError: a model cannot be opened.
+    """
+    models = []
+    for number, reference in enumerate(references):
+        opening(reference)
+        opened = open_model(reference, precision, architecture)
+        served = ServedClassifier(str(number), reference, opened, architecture)
+        models.append(ServedModel(served, gallery_of(reference)))
+    return make_explorer(models, settings)
+
+
+def run(explorer: Explorer, ready: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM; what runs then is finished.
+
+    Args:
+        explorer: what is served.
+        ready: called with the address once it is bound, before the first request.
+
+    Raises:
+        UsageError: the address cannot be bound.
+    """
+    settings = explorer.settings
+    bound = _bound(settings.host, settings.port)
+    config = uvicorn.Config(
+        make_app(explorer),
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        lifespan="on",
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=int(settings.finish_seconds),
+        h11_max_incomplete_event_size=16_384,
+    )
+    with bound:
+        ready(_address(settings, bound.getsockname()[1]))
+        uvicorn.Server(config).run(sockets=[bound])
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"{host}:{port} cannot be served: {reason}. Choose another --port, or --port 0.") from error
+    return bound
+
+
+def _address(settings: ServeSettings, port: int) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{port}/{f'?token={settings.token}' if settings.token else ''}"
