@@ -6,6 +6,8 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import anyio
+import anyio.to_thread
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -13,11 +15,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitrine.errors import VitrineError
-from vitrine.serve import page_routes, view_routes
+from vitrine.serve import caption_routes, figure_routes, gallery_routes, page_routes, reference_page, view_routes
+from vitrine.serve.asked import REFUSED
 from vitrine.serve.explorer import Explorer
 from vitrine.serve.guard import Guard
 from vitrine.serve.refusals import Refusal
-from vitrine.serve.schema import REFUSED
 from vitrine.serve.worker import Cancelled
 from vitrine.version import __version__
 
@@ -33,7 +35,7 @@ def make_app(explorer: Explorer) -> ASGIApp:
         try:
             yield
         finally:
-            explorer.worker.stop()
+            await anyio.to_thread.run_sync(explorer.worker.stop)
 
     app = FastAPI(
         title="vitrine",
@@ -45,8 +47,8 @@ def make_app(explorer: Explorer) -> ASGIApp:
         responses=REFUSED,
     )
     app.state.explorer = explorer
-    for routes in (page_routes.router, view_routes.router):
-        app.include_router(routes)
+    for routes in (page_routes, view_routes, caption_routes, figure_routes, gallery_routes, reference_page):
+        app.include_router(routes.router)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(VitrineError, _cannot)
     app.add_exception_handler(RequestValidationError, _wrong_value)

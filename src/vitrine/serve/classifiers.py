@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,7 @@ class ServedClassifier:
         methods: those that it can be explained by.
     """
 
-    kind = "classifier"
+    kind: Literal["classifier"] = "classifier"
 
     def __init__(self, number: str, reference: str, opened: OpenedModel, architecture: str | None = None) -> None:
         self.id, self.reference, self.opened, self.architecture = number, reference, opened, architecture
@@ -90,7 +90,7 @@ class ServedClassifier:
         has = {"class": self.layout.has_class, "pool": self.layout.readout == "pool"}
         return tuple(name for name, there in has.items() if there)
 
-    def square(self, photo: Image.Image) -> torch.Tensor:
+    def prepare(self, photo: Image.Image) -> torch.Tensor:
         """What the model sees of a photograph: uint8 (C, H, W). For any thread."""
         return torch.from_numpy(self.transform(photo)).permute(2, 0, 1).contiguous()
 
@@ -105,7 +105,7 @@ class ServedClassifier:
         Args:
             sha256: of the picture's file.
             size: width and height of the photograph.
-            square_CHW: of the photograph, from :meth:`square`.
+            square_CHW: of the photograph, from :meth:`prepare`.
         """
         pixels_BCHW = self.mapper.pixels(square_CHW[None])
         attention: HeldAttention | None = None

@@ -11,18 +11,22 @@ import anyio
 import anyio.to_thread
 from fastapi import Request
 
+from vitrine.serve.asked import PictureQuery
+from vitrine.serve.captioners import EncodedCaption, ServedCaptioner
 from vitrine.serve.classifiers import ServedClassifier
 from vitrine.serve.counters import Counters
 from vitrine.serve.encoded import EncodedPicture
 from vitrine.serve.galleries import Gallery
 from vitrine.serve.held import Held
+from vitrine.serve.place_numbers import PlaceNumbers
 from vitrine.serve.refusals import Refusal, timed_out
-from vitrine.serve.schema import PictureQuery
 from vitrine.serve.settings import ServeSettings
+from vitrine.serve.thumbnails import Thumbnail
 from vitrine.serve.uploads import Upload, open_upload, read_body
 from vitrine.serve.worker import Cancelled, Job, ModelWorker
 
 T = TypeVar("T")
+Served = ServedClassifier | ServedCaptioner
 
 _DECODING = 2  # pictures at a time: one of 50 million pixels takes 150 MB and more
 _VIEWING = 2  # views at a time, each on all the cores that torch has
@@ -32,7 +36,7 @@ _VIEWING = 2  # views at a time, each on all the cores that torch has
 class ServedModel:
     """A model with the pictures that come with it."""
 
-    served: ServedClassifier
+    served: Served
     gallery: Gallery
 
 
@@ -51,7 +55,9 @@ class Explorer:
 
     def __post_init__(self) -> None:
         chosen = self.settings
-        self.held: Held[EncodedPicture] = Held(chosen.held_bytes)
+        self.held: Held[EncodedPicture | EncodedCaption] = Held(chosen.held_bytes)
+        self.thumbnails: Held[Thumbnail] = Held(chosen.thumbnail_bytes)
+        self.places = PlaceNumbers()
         self.worker = ModelWorker(chosen.queue, chosen.batch, chosen.batch_seconds, self.counters.ran)
         self.counters.watch(lambda: self.worker.waiting, lambda: self.held.nbytes)
         self._decoding = anyio.CapacityLimiter(_DECODING)
@@ -73,7 +79,21 @@ class Explorer:
         Raises:
             Refusal: there is none, or it is a captioner.
         """
-        return self.model(number).served
+        served = self.model(number).served
+        if not isinstance(served, ServedClassifier):
+            raise Refusal(422, f"{served.reference} is a captioner, which has no classes: ask /api/caption.", "kind")
+        return served
+
+    def captioner(self, number: str) -> ServedCaptioner:
+        """A captioner by its id.
+
+        Raises:
+            Refusal: there is none, or it is a classifier.
+        """
+        served = self.model(number).served
+        if not isinstance(served, ServedCaptioner):
+            raise Refusal(422, f"{served.reference} is a classifier, which has no words: ask /api/predict.", "kind")
+        return served
 
     async def upload(self, request: Request, asked: PictureQuery) -> Upload:
         """The picture of a request: its body, or a sample.
@@ -93,34 +113,47 @@ class Explorer:
         said = request.headers.get("content-type", "")
         return await self.decoding(lambda: open_upload(data, self.settings, said, asked.name or "picture.jpg"))
 
-    async def encoded(self, request: Request, asked: PictureQuery) -> tuple[EncodedPicture, str]:
+    async def classified(self, request: Request, asked: PictureQuery) -> tuple[EncodedPicture, str]:
+        """A classifier's encoding of the request's picture; see :meth:`encoded`."""
+        held, name, _ = await self.encoded(request, asked, self.classifier(asked.model))
+        assert isinstance(held, EncodedPicture)
+        return held, name
+
+    async def encoded(
+        self, request: Request, asked: PictureQuery, served: Served, *, with_photo: bool = False
+    ) -> tuple[EncodedPicture | EncodedCaption, str, Upload | None]:
         """The encoding of a request's picture, from memory or by running the model, and the picture's name.
+
+        Args:
+            request: with the picture in its body, where it has any.
+            asked: which picture.
+            served: by which model.
+            with_photo: the photograph itself is needed, so that a hash is not enough.
 
         Raises:
             Refusal: the picture cannot be used, is no longer held, or the model has no time.
         """
-        served = self.classifier(asked.model)
         if asked.picture is not None:
             held = self.held.get((served.id, asked.picture))
-            if held is None:
+            if held is None or with_photo:
                 raise Refusal(404, "This picture is not held any more: send its bytes again.", "gone")
-            return held, asked.name or "picture.jpg"
+            return held, asked.name or "picture.jpg", None
         self.worker.require_room()
         upload = await self.upload(request, asked)
         key = (served.id, upload.sha256)
         held = self.held.get(key)
-        if held is not None:
-            return held, upload.name
-        square_CHW = await self.decoding(lambda: served.square(upload.photo))
+        if held is None:
+            prepared = await self.decoding(lambda: served.prepare(upload.photo))
 
-        def encode(_job: Job) -> EncodedPicture:
-            held = self.held.get(key)  # another request may have sent the same picture meanwhile
-            if held is None:
-                held = served.encode(upload.sha256, upload.photo.size, square_CHW)
-                self.held.put(key, held)
-            return held
+            def encode(_job: Job) -> EncodedPicture | EncodedCaption:
+                held = self.held.get(key)  # another request may have sent the same picture meanwhile
+                if held is None:
+                    held = served.encode(upload.sha256, upload.photo.size, prepared)
+                    self.held.put(key, held)
+                return held
 
-        return await self.run(request, Job(encode)), upload.name
+            held = await self.run(request, Job(encode))
+        return held, upload.name, upload
 
     async def decoding(self, work: Callable[[], T]) -> T:
         """Decode in another thread, few at a time."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 from vitrine.data.captions import open_captions
@@ -40,11 +39,6 @@ class Gallery:
     recorded: Recorded | None = None
     notes: tuple[str, ...] = ()
 
-    @cached_property
-    def id_of(self) -> dict[str, str]:
-        """Ids by name."""
-        return {sample.name: number for number, sample in self.samples.items()}
-
     def label(self, number: str) -> str | None:
         """True class of a picture, where it is known."""
         at = self.samples[number].label
@@ -55,7 +49,8 @@ def gallery_of(reference: str) -> Gallery:
     """The pictures of a model reference; a model that is no run has none."""
     if reference == BUNDLED:
         data = open_data(_SCENES)
-        return _gallery([data.splits["validation"][i] for i in range(2 * SHOWN)], data.labels)
+        scenes = {id_at(place): data.splits["validation"][place] for place in range(2 * SHOWN)}
+        return Gallery(scenes, _spread(scenes), data.labels)
     folder = RunFolder(Path(reference).expanduser())
     if not folder.started or not (folder.path / "data.json").is_file():
         return Gallery({}, ())
@@ -81,16 +76,15 @@ def _of_run(folder: RunFolder) -> Gallery:
         first = str(error).splitlines()[0]
         return Gallery({}, (), recorded=recorded, notes=(f"The run's pictures are not where they were: {first}",))
     by_name = {sample.name: sample for sample in there}
-    kept = [by_name[name] for name in recorded.names if name in by_name]
-    gallery = _gallery(kept, labels)
-    missing = len(recorded.names) - len(kept)
+    by_id = {id_at(place): by_name[name] for place, name in enumerate(recorded.names) if name in by_name}
+    missing = len(recorded.names) - len(by_id)
     notes = (f"{missing:,} of the run's {len(recorded.names):,} validation pictures are missing.",) if missing else ()
-    return Gallery(gallery.samples, gallery.shown, tuple(labels), recorded, notes)
+    return Gallery(by_id, _spread(by_id), tuple(labels), recorded, notes)
 
 
-def _gallery(samples: Sequence[Sample], labels: Sequence[str]) -> Gallery:
-    by_id = {f"v{place}": sample for place, sample in enumerate(samples)}
-    return Gallery(by_id, _spread(by_id), tuple(labels))
+def id_at(place: int) -> str:
+    """The id of a picture by its place in the validation split."""
+    return f"v{place}"
 
 
 def _spread(samples: Mapping[str, Sample]) -> tuple[str, ...]:

@@ -30,6 +30,7 @@ class Recorded:
         labels: class names; empty for a captioner.
         names: of the pictures, in order.
         truths: true classes by name.
+        hashes: sha256 of the files by name.
         said: by name; empty where nothing was written down.
     """
 
@@ -37,6 +38,7 @@ class Recorded:
     labels: tuple[str, ...]
     names: tuple[str, ...]
     truths: Mapping[str, str]
+    hashes: Mapping[str, str]
     said: Mapping[str, Said]
 
 
@@ -53,11 +55,12 @@ def read_recorded(folder: RunFolder) -> Recorded:
         labels = tuple(str(label) for label in content.get("labels", ()))
         names = tuple(str(row["name"]) for row in rows)
         truths = {str(row["name"]): labels[row["label"]] for row in rows if labels and row.get("label") is not None}
+        hashes = {str(row["name"]): str(row["sha256"]) for row in rows}
         reference = str(content["reference"])
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise RunError(f"{path} is missing or damaged ({type(error).__name__}: {error}).") from error
     said = {} if is_captioner_folder(folder.path) or not folder.finished else _said(folder)
-    return Recorded(reference, labels, names, truths, said)
+    return Recorded(reference, labels, names, truths, hashes, said)
 
 
 def _said(folder: RunFolder) -> dict[str, Said]:

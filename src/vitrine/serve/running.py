@@ -9,10 +9,12 @@ import uvicorn
 
 from vitrine.errors import UsageError
 from vitrine.serve.app import make_app
+from vitrine.serve.captioners import ServedCaptioner
 from vitrine.serve.classifiers import ServedClassifier
-from vitrine.serve.explorer import Explorer, ServedModel, make_explorer
+from vitrine.serve.explorer import Explorer, Served, ServedModel, make_explorer
 from vitrine.serve.galleries import gallery_of
 from vitrine.serve.settings import ServeSettings
+from vitrine.workflows.captioner_opening import is_captioner, open_captioner
 from vitrine.workflows.opened import open_model
 
 
@@ -39,10 +41,17 @@ def open_explorer(
     models = []
     for number, reference in enumerate(references):
         opening(reference)
-        opened = open_model(reference, precision, architecture)
-        served = ServedClassifier(str(number), reference, opened, architecture)
+        served = _opened(str(number), reference, architecture, precision)
         models.append(ServedModel(served, gallery_of(reference)))
     return make_explorer(models, settings)
+
+
+def _opened(number: str, reference: str, architecture: str | None, precision: str) -> Served:
+    if is_captioner(reference, architecture):
+        used = "fp32" if precision == "auto" else precision
+        captioner = open_captioner(reference, architecture, precision=used)
+        return ServedCaptioner(number, reference, captioner, used, architecture)
+    return ServedClassifier(number, reference, open_model(reference, precision, architecture), architecture)
 
 
 def run(explorer: Explorer, ready: Callable[[str], None]) -> None:

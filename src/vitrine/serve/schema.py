@@ -1,13 +1,13 @@
-"""What goes over the wire, as types: the OpenAPI description is made of them."""
+"""What is answered, as types: the OpenAPI description is made of them."""
 
 from __future__ import annotations
 
 import base64
-from typing import Annotated, Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict
 
 
 class Wire(BaseModel):
@@ -129,57 +129,116 @@ class Matrix(Wire):
     matrix: Array
 
 
-ModelId = Annotated[str, Field(min_length=1, max_length=20, description="The id of a model in /api/models.")]
+class Check(Wire):
+    """One question that was put to a map. ``good`` is whether the answer speaks for it; null where nobody asked."""
+
+    name: str
+    answer: bool | None
+    good: bool | None
+    value: float | None
+    label: str
 
 
-class PictureQuery(BaseModel):
-    """Which model, and which picture where the body has none."""
+class ControlMap(Wire):
+    """A map that knows nothing of the model, in multiples of uniform."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    model: ModelId = "0"
-    sample: Annotated[str | None, Field(max_length=40, description="A sample's or validation picture's id.")] = None
-    picture: Annotated[
-        str | None, Field(pattern="^[0-9a-f]{64}$", description="sha256 of a picture whose encoding is still held.")
-    ] = None
-    name: Annotated[str | None, Field(max_length=200, description="What figures and commands call the picture.")] = None
+    name: str
+    map: Array
 
 
-class ViewQuery(PictureQuery):
-    """Which map."""
+class VerdictInfo(Wire):
+    """How far a map can be believed."""
 
-    method: Literal["attention", "rollout", "relevance", "gradcam", "occlusion"] = "attention"
-    layer: Annotated[int, Field(ge=-1000, le=1000, description="Of attention: from 0, or -1 for the last.")] = -1
-    head: Annotated[str, Field(pattern="^(mean|max|min|[0-9]{1,4})$", description="mean, or a number from 0.")] = "mean"
-    query: Annotated[
-        str,
-        Field(
-            pattern="^(auto|class|pool|[0-9]{1,4},[0-9]{1,4})$", description="Who looks: class, or a patch r,c from 0."
-        ),
-    ] = "auto"
-    direction: Literal["from", "to"] = "from"
-    target: Annotated[str | None, Field(max_length=500, description="The class; by default the predicted one.")] = None
+    flag: Literal["believable", "doubtful", "not checked"]
+    sentence: str
+    checks: list[Check]
+    controls: list[ControlMap]
+    outliers: list[list[int]]
+    picture: str
+    described: str
+    command: str
 
 
-class MatrixQuery(PictureQuery):
-    """Which layer's attention."""
+class PositionNumber(Wire):
+    """One number of a model's position embeddings beside those of tables that nobody trained."""
 
-    layer: Annotated[int, Field(ge=-1000, le=1000)] = -1
-    head: Annotated[str, Field(pattern="^(mean|max|min|[0-9]{1,4})$")] = "mean"
+    name: str
+    value: float | None
+    untrained: float | None
+    sine: float | None
 
 
-REFUSED: dict[int | str, dict[str, Any]] = {
-    status: {"model": ErrorBody, "description": words}
-    for status, words in {
-        400: "Nothing usable was sent",
-        401: "The token is missing",
-        403: "Asked from another page or under another name",
-        404: "No such model, sample or held picture",
-        405: "This path has other methods",
-        408: "The picture took too long to arrive",
-        413: "Too many bytes or pixels",
-        415: "Not a picture, or labelled as what it is not",
-        422: "A value that cannot be used, or a damaged picture",
-        503: "The queue is full, or the answer took too long",
-    }.items()
-}
+class Positions(Wire):
+    """The similarity of every patch's position embedding with every other's."""
+
+    grid: list[int]
+    similarity: Array
+    numbers: list[PositionNumber]
+    sentences: list[str]
+    command: str
+
+
+class Alternative(Wire):
+    """A piece that lost, and the ids that a caption with it in this place begins with."""
+
+    pieces: list[int]
+    text: str
+    probability: float
+
+
+class CaptionedWord(Wire):
+    """A word of a caption. ``pieces`` are the ids of the caption up to its end."""
+
+    index: int
+    text: str
+    probability: float
+    map: Array
+    grid: list[int]
+    box: list[float]
+    pieces: list[int]
+    alternatives: list[Alternative]
+    looked: bool | None
+    check: str | None
+
+
+class BeamCaption(Wire):
+    """A caption that beam search followed to its end."""
+
+    caption: str
+    log_probability: float
+
+
+class CaptionDone(Wire):
+    """A whole caption."""
+
+    caption: str
+    log_probability: float
+    finished: bool
+    words: list[CaptionedWord]
+    beams: list[BeamCaption]
+    picture: str
+    size: list[int]
+    scale: ScaleInfo
+    described: str
+    command: str | None
+
+
+class RecordedPicture(Wire):
+    """A validation picture and what the run recorded of it. ``version`` changes with its content."""
+
+    id: str
+    name: str
+    true: str | None
+    predicted: str
+    probability: float | None
+    right: bool | None
+    present: bool
+    version: str
+
+
+class Validation(Wire):
+    """A run's validation pictures; rows of the confusion matrix are true classes, columns predicted ones."""
+
+    labels: list[str]
+    pictures: list[RecordedPicture]
+    confusion: list[list[int]]

@@ -17,6 +17,7 @@ class ServeSettings:
         upload_bytes: of a picture as it is sent.
         upload_pixels: of a picture as it is decoded.
         held_bytes: of encoded pictures that are kept in memory for further views.
+        thumbnail_bytes: of small copies of validation pictures, likewise.
         queue: jobs that wait for the model; one more is refused.
         batch: pictures that one forward pass takes at most.
         batch_seconds: how long the first picture of a batch waits for others.
@@ -32,6 +33,7 @@ class ServeSettings:
     upload_bytes: int = 20_000_000
     upload_pixels: int = 50_000_000
     held_bytes: int = 512 * 1024 * 1024
+    thumbnail_bytes: int = 32 * 1024 * 1024
     queue: int = 64
     batch: int = 16
     batch_seconds: float = 0.01

@@ -16,10 +16,11 @@ from vitrine.errors import ModelError
 from vitrine.explain.maps import BatchMaps
 from vitrine.explain.methods import Method
 from vitrine.report.scale import Scale, shared_scale
+from vitrine.serve.asked import ViewQuery
 from vitrine.serve.classifiers import ServedClassifier
 from vitrine.serve.encoded import EncodedPicture
 from vitrine.serve.refusals import Refusal
-from vitrine.serve.schema import Array, ClassProbability, Explained, Matrix, ScaleInfo, ViewQuery
+from vitrine.serve.schema import Array, ClassProbability, Explained, Matrix, ScaleInfo
 from vitrine.workflows.explain_words import explain_flags
 from vitrine.workflows.explained import ExplainSettings
 from vitrine.workflows.map_pictures import scale_of, shown
