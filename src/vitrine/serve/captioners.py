@@ -135,7 +135,6 @@ class ServedCaptioner:
         caption = last.progress.captions[0]
         words = teller.end(caption)
         ranked = last.progress.ranked[0] if last.progress.ranked else last.progress.leading
-        beam_captions = [link.caption(caption.grid, caption.padded) for link in ranked]
         scale = Scale("uniform", shared_scale([word.map_RC for word in words]) if words else 2.0)
         checks = check_words(words)
         return CaptionDone(
@@ -146,16 +145,17 @@ class ServedCaptioner:
                 told.model_copy(update={"looked": check.particular, "check": check.sentence})
                 for told, check in zip(teller.told, checks, strict=True)
             ],
-            beams=[
-                BeamCaption(caption=self.opened.vocabulary.text(each.ids), log_probability=each.log_probability)
-                for each in beam_captions
-            ],
+            beams=[self._beam(link.caption(caption.grid, caption.padded)) for link in ranked],
             picture=encoded.sha256,
             size=encoded.size,
             scale=ScaleInfo(kind="uniform", high=scale.high, label=scale.name),
             described=self.described,
             command=None if prefix else self.command(name, beams),
         )
+
+    def _beam(self, caption: DecodedCaption) -> BeamCaption:
+        text = self.opened.vocabulary.text(caption.ids)
+        return BeamCaption(caption=text, log_probability=caption.log_probability, score=caption.score())
 
     @property
     def described(self) -> str:
@@ -238,12 +238,18 @@ class _Teller:
         return [
             Alternative(
                 pieces=[*ids[:place], each.id],
-                text=vocabulary.text([each.id]) or vocabulary.piece(each.id),
+                text=self._piece(each.id),
                 probability=each.probability,
             )
             for each in self._candidates[place]
             if each.id not in frame
         ]
+
+    def _piece(self, number: int) -> str:
+        """A piece for a person; what is written onto the word before it has an ellipsis in front."""
+        vocabulary = self._opened.vocabulary
+        text = vocabulary.text([number]) or vocabulary.piece(number)
+        return f"…{text.removeprefix('##')}" if vocabulary.continues(number) else text
 
 
 def _bytes(features: Any) -> int:

@@ -202,10 +202,11 @@ class CaptionedWord(Wire):
 
 
 class BeamCaption(Wire):
-    """A caption that beam search followed to its end."""
+    """A caption that beam search followed; the score that it is ranked by is the log-probability a piece."""
 
     caption: str
     log_probability: float
+    score: float
 
 
 class CaptionDone(Wire):
