@@ -342,12 +342,12 @@ function ticks(scale) {
   search: for (let power = -9; power < 9; power += 1) {
     for (const m of [1, 2, 2.5, 5]) {
       step = m * 10 ** power;
-      if (span <= 6.01 * step) break search;
+      if (span <= 5.01 * step) break search;
     }
   }
   const found = mark >= low && mark <= high ? [mark] : [];
   for (let i = Math.ceil(low / step - 1e-6); i * step <= high + 1e-6 * span; i += 1) {
-    if (Math.abs(i * step - mark) >= 0.08 * span) found.push(i * step);
+    if (Math.abs(i * step - mark) >= 0.1 * span) found.push(i * step);
   }
   return found.sort((a, b) => a - b);
 }
@@ -373,6 +373,8 @@ export function colourBar(root, scale, maximum) {
   const below = element("div", "colour-bar-ticks");
   for (const value of ticks(scale)) {
     const tick = element("span", value === nothing(scale) ? "nothing" : "", number(value));
+    if (value - low < 0.02 * (high - low)) tick.classList.add("start");
+    if (high - value < 0.02 * (high - low)) tick.classList.add("end");
     tick.style.left = place(value);
     below.append(tick);
     if (value === nothing(scale)) {

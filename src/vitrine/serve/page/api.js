@@ -73,20 +73,22 @@ export async function getJson(path, parameters = {}, signal = null) {
   return (await ask(path, { parameters, signal })).json();
 }
 
-/* A request about a picture: its bytes go along only where the server does not know it any more. */
-export async function askAbout(picture, model, path, { parameters = {}, signal = null, onbusy = null } = {}) {
+/* A request about a picture: its bytes go along only where the server does not know it any more, or where the
+   photograph itself is needed (whole), which the server does not keep. */
+export async function askAbout(picture, model, path, { parameters = {}, signal = null, onbusy = null, whole = false } = {}) {
   const common = { method: "POST", signal, onbusy };
-  const known = picture.knownAs(model);
+  const known = whole && !picture.sample ? null : picture.knownAs(model);
+  const given = { model, name: known?.sample ? null : picture.name.slice(0, 200), ...parameters };
   if (known) {
     try {
-      return await ask(path, { ...common, parameters: { model, ...known, ...parameters } });
+      return await ask(path, { ...common, parameters: { ...given, ...known } });
     } catch (error) {
       if (error.code !== "gone") throw error;
       picture.forgotten(model);
     }
   }
   const body = await picture.bytes();
-  const response = await ask(path, { ...common, body, parameters: { model, ...parameters } });
+  const response = await ask(path, { ...common, body, parameters: given });
   picture.sent(model);
   return response;
 }

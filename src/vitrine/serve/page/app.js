@@ -107,7 +107,7 @@ class App {
     if (!this.model(model).has_validation) return null;
     const found = await this.validation(model).catch(() => null);
     const picture = found?.pictures.find((each) => each.id === id);
-    return picture ? { id, name: picture.name, label: picture.true } : null;
+    return picture ? { ...picture, label: picture.true } : null;
   }
 
   /* Pictures from a file dialogue, a drop or the clipboard. */
@@ -139,6 +139,15 @@ class App {
     };
     const parts = [h("p", {}, error.message), retry && h("button", { type: "button", onclick: again }, "Try again"), close];
     document.getElementById("trouble").replaceChildren(h("div", { class: "trouble" }, ...parts.filter(Boolean)));
+  }
+
+  /* What the server says of a picture that it cannot use: a person's own leaves the tray, and another is shown. */
+  refused(picture, error, retry) {
+    const unusable = [400, 413, 415, 422].includes(error.status) && this.given.includes(picture);
+    this.trouble(error, unusable ? null : retry);
+    if (!unusable) return;
+    this.given = this.given.filter((each) => each !== picture);
+    this.set({ picture: "" });
   }
 
   settle() {

@@ -12,20 +12,24 @@ export class AttentionMatrix {
     this.grid = answer.grid;
     this.values = decodeArray(answer.matrix);
     this.scales = {};
+    const count = this.grid[0] * this.grid[1];
+    this.means = Float32Array.from({ length: count }, (_, query) => {
+      const start = (this.prefix + query) * this.tokens + this.prefix;
+      return this.values.subarray(start, start + count).reduce((sum, value) => sum + value, 0) / count;
+    });
   }
 
-  /* Multiples of uniform over the patches: what a patch attends to ("from"), or who attends to it ("to"). */
+  /* What a patch attends to ("from"): its row over the patches, as multiples of uniform. Who attends to it ("to"): of
+     every patch's own such map the number at this patch, so that both say the same of a pair. */
   map([row, column], direction) {
     const count = this.grid[0] * this.grid[1];
-    const token = this.prefix + row * this.grid[1] + column;
+    const token = row * this.grid[1] + column;
     const found = new Float32Array(count);
-    let total = 0;
     for (let i = 0; i < count; i += 1) {
-      const other = this.prefix + i;
-      found[i] = this.values[direction === "from" ? token * this.tokens + other : other * this.tokens + token];
-      total += found[i];
+      const [query, key] = direction === "from" ? [token, i] : [i, token];
+      const mean = this.means[query];
+      found[i] = mean > 0 ? this.values[(this.prefix + query) * this.tokens + this.prefix + key] / mean : 0;
     }
-    if (total > 0) for (let i = 0; i < count; i += 1) found[i] *= count / total;
     return found;
   }
 

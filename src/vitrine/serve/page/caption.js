@@ -5,9 +5,14 @@ import { sharedHigh } from "./attention.js";
 import { choice, h, segments } from "./dom.js";
 import { takeAway } from "./take.js";
 import { tray } from "./tray.js";
-import { chance, decodeArray, number, WordViewer } from "./viewer.js";
+import { chance, decodeArray, largest, number, WordViewer } from "./viewer.js";
 
 const KEPT = 20;
+
+/* A word as the viewer takes it. */
+function checked(word) {
+  return { ...word, particular: word.looked !== false, sentence: word.check };
+}
 
 export function captionPage(app) {
   return new CaptionPage(app);
@@ -60,7 +65,8 @@ class CaptionPage {
       return;
     }
     this.root.classList.remove("empty");
-    this.title.textContent = picture.name;
+    this.title.textContent = picture.title;
+    this.title.title = picture.name;
     this.drawSettings(models, model, state);
     const question = JSON.stringify([picture.key, model.id, state.beams, state.prefix]);
     if (question === this.question) {
@@ -71,8 +77,8 @@ class CaptionPage {
     this.ask(picture, model, state, question);
   }
 
-  drawSettings(models, model, { beams, prefix }) {
-    const drawn = JSON.stringify([model.id, beams, prefix]);
+  drawSettings(models, model, { beams }) {
+    const drawn = JSON.stringify([model.id, beams]);
     if (drawn === this.drawnSettings) return;
     this.drawnSettings = drawn;
     const focused = this.settings.contains(document.activeElement) ? document.activeElement.value : null;
@@ -80,8 +86,7 @@ class CaptionPage {
     this.settings.replaceChildren(
       ...[
         models.length > 1 && choice("Model", models.map(({ id, name }) => [id, name]), model.id, (captioner) => this.app.set({ captioner, prefix: "", word: "" }, true)),
-        segments("Search", ways, beams, (value) => this.app.set({ beams: value, word: "" }, true)),
-        prefix && h("button", { type: "button", onclick: () => this.app.set({ prefix: "", word: "" }, true) }, "As the model would have it"),
+        segments("Search", ways, beams, (value) => this.app.set({ beams: value, prefix: "", word: "" }, true)),
       ].filter(Boolean),
     );
     if (focused) this.settings.querySelector(`[value="${focused}"]`)?.focus();
@@ -123,10 +128,14 @@ class CaptionPage {
       if (!this.done && question === this.question) throw Object.assign(new Error("The caption broke off before its end."), { status: 500 });
     } catch (error) {
       if (isAbort(error) || question !== this.question) return;
-      this.question = "";
-      this.app.trouble(error.name === "TypeError" ? Object.assign(new Error("The connection to the server broke off."), { status: 0 }) : error, () => this.app.set({}));
+      const again = () => {
+        this.question = "";
+        this.app.set({});
+      };
+      const broke = error.name === "TypeError"; // the stream's own error, in words that differ from browser to browser
+      this.app.refused(picture, broke ? Object.assign(new Error("The connection to the server broke off."), { status: 0 }) : error, again);
     } finally {
-      if (question === this.question || !this.question) this.place.classList.remove("busy");
+      if (question === this.question) this.place.classList.remove("busy");
     }
   }
 
@@ -151,7 +160,7 @@ class CaptionPage {
     this.shownWords.push(word);
     const maps = this.shownWords.map((each) => decodeArray(each.map));
     this.viewer.data.scale = { ...this.viewer.data.scale, high: sharedHigh(maps) };
-    this.viewer.add({ ...word, map: maps.at(-1) });
+    this.viewer.add(checked(word));
   }
 
   /* The whole caption: the scale of all words, and which of them did not look anywhere in particular. */
@@ -162,10 +171,11 @@ class CaptionPage {
     Object.assign(viewer.data, { size: done.size, grid: done.grid || viewer.data.grid, box: done.box || viewer.data.box, scale: done.scale });
     viewer.clear();
     this.shownWords = done.words;
-    for (const word of done.words) viewer.add(word);
+    for (const word of done.words) viewer.add(checked(word));
     viewer.stage.show({ size: done.size });
     const last = done.words.length - 1;
-    const wanted = state.word === "" ? done.words.findIndex((word) => word.particular !== false) : Math.min(Number(state.word), last);
+    const peaks = this.viewer.words.map(({ values, particular }) => (particular ? largest(values) : 0));
+    const wanted = state.word === "" ? peaks.indexOf(Math.max(...peaks)) : Math.min(Number(state.word), last);
     if (last >= 0) viewer.pin(Math.max(0, wanted));
     this.drawBeams(done);
     this.take.update();
@@ -187,8 +197,8 @@ class CaptionPage {
     const word = this.shownWords[index];
     if (!word || this.drawnAlternatives === word) return;
     this.drawnAlternatives = word;
-    const before = this.shownWords.slice(0, index).flatMap((each) => each.pieces);
-    const continued = ({ pieces }) => this.app.set({ prefix: [...before, ...pieces].join(","), word: "" }, true);
+    // An alternative's pieces are the whole caption up to its own end; what comes after is decoded greedily.
+    const continued = ({ pieces }) => this.app.set({ prefix: pieces.join(","), beams: "1", word: "" }, true);
     const row = (text, probability) => [
       h("span", { class: "label" }, text),
       h("span", { class: "number" }, chance(probability)),
@@ -200,28 +210,27 @@ class CaptionPage {
     this.alternatives.replaceChildren(
       h("h2", { class: "eyebrow" }, `In place of \u201c${word.text}\u201d`),
       h("ol", { class: "predictions" }, h("li", {}, h("div", { class: "answer said" }, row(word.text, word.probability))), others),
-      h("p", { class: "small grey" }, others.length ? "Choose one, and the caption continues from there." : "No alternatives are recorded for this word."),
-      ...(word.sentence ? [h("p", { class: "small grey" }, word.sentence)] : []),
+      h("p", { class: "small grey" }, others.length ? "Choose one, and the caption continues from there." : "Beam search keeps no alternatives word by word."),
+      ...(word.check ? [h("p", { class: "small grey" }, word.check)] : []),
     );
   }
 
   drawBeams({ beams, caption, log_probability: likely }) {
-    const list = beams?.length > 1 ? beams : [];
-    const said = (value) => `log-probability ${number(Number(value.toFixed(2)))}`;
+    const list = beams?.length > 1 ? beams : [{ caption, log_probability: likely }];
+    const said = (value) => h("span", { class: "small grey number" }, `log-probability ${number(Number(value.toFixed(2)))}`);
+    const items = list.map((beam) => h("li", { "aria-current": beam.caption === caption ? "true" : null }, beam.caption, said(beam.log_probability)));
+    const own = () => this.app.set({ prefix: "", word: "" }, true);
     this.beams.replaceChildren(
-      ...(list.length
-        ? [
-            h("h2", { class: "eyebrow" }, "Beams"),
-            h("ol", { class: "beam-list" }, list.map((beam) => h("li", { "aria-current": beam.caption === caption ? "true" : null }, beam.caption, h("span", { class: "small grey number" }, said(beam.log_probability))))),
-          ]
-        : [h("h2", { class: "eyebrow" }, "The whole caption"), h("p", {}, caption, h("br"), h("span", { class: "small grey" }, said(likely)))]),
+      h("h2", { class: "eyebrow" }, list.length > 1 ? "Beams" : "The whole caption"),
+      h("ol", { class: list.length > 1 ? "beam-list" : "beam-list single" }, items),
+      ...(this.app.state.prefix ? [h("button", { type: "button", onclick: own }, "As the model would have it")] : []),
     );
   }
 
   taken() {
     if (!this.done) return null;
     const { beams, prefix } = this.app.state;
-    const name = `${this.picture.name.replace(/\.[^.]*$/, "").replaceAll(/[^\w-]+/g, "-")}-caption`;
-    return { picture: this.picture, model: this.model.id, parameters: { view: "caption", beams, prefix }, command: this.done.command, name };
+    const name = `${this.picture.title.replace(/\.[^.]*$/, "").replaceAll(/[^\w-]+/g, "-")}-caption`;
+    return { picture: this.picture, model: this.model.id, parameters: { figure: "caption", beams, prefix }, command: this.done.command, name };
   }
 }

@@ -1,6 +1,5 @@
 /* The tab Classify: what the model says of a picture, what it looks at, and whether to believe that. */
 
-import { jsonAbout } from "./api.js";
 import { h, segments } from "./dom.js";
 import { FOR_A_CLASS, MapPane } from "./pane.js";
 import { takeAway } from "./take.js";
@@ -31,14 +30,13 @@ class ClassifyPage {
     this.verdict = verdictPanel(app);
     this.take = takeAway(app, () => this.taken());
     this.beside = h("button", { type: "button", onclick: () => this.toggle() });
+    this.instruments = h("div", { class: "instruments" }, this.tools, this.bar, this.slider);
     this.stageArea = h(
       "div",
       { class: "looking" },
       h("div", { class: "heading" }, this.title, this.beside),
-      this.panes,
-      this.readout,
-      h("div", { class: "legend" }, this.bar, this.slider),
-      this.tools,
+      h("div", { class: "shown" }, this.panes, this.readout),
+      this.instruments,
     );
     this.side = h("aside", { class: "side", "aria-label": "What it says" }, this.answers, this.verdict.root, this.take.root);
     this.blank = h("div", { class: "blank" });
@@ -95,9 +93,9 @@ class ClassifyPage {
       return;
     }
     this.root.classList.remove("empty");
-    this.title.textContent = picture.label === null ? picture.name : `${picture.name} \u00b7 ${picture.label}`;
+    this.title.textContent = picture.label === null ? picture.title : `${picture.title} \u00b7 ${picture.label}`;
+    this.title.title = picture.name;
     this.update_panes(state, model, picture);
-    this.predictions(picture, model);
   }
 
   update_panes(state, model, picture) {
@@ -112,6 +110,9 @@ class ClassifyPage {
     }
     this.panes.classList.toggle("two", Boolean(other));
     this.stageArea.classList.toggle("one", !other);
+    // One map's settings are among the instruments; two maps have each its own above it.
+    const home = other ? this.first.root : this.instruments;
+    if (this.first.controls.parentElement !== home) home.prepend(this.first.controls);
     const { target, query, direction } = state;
     const own = { method: state.method, layer: state.layer, head: state.head };
     this.first.settings(model, models, own);
@@ -173,7 +174,8 @@ class ClassifyPage {
       const looks = patch && state.over !== "value" && pane.parameters.method === "attention";
       const matrix = looks ? pane.attention() : null;
       const pinned = pane.parameters.query ? [pane.parameters.query.split(",").map(Number)] : [];
-      const marked = patch ? [patch] : pinned;
+      const outliers = pane === this.first && !pinned.length ? this.verdict.outliers(pane) : [];
+      const marked = patch ? [patch] : [...pinned, ...outliers];
       if (!matrix) return { pane, map: pane.values, scale, described, marked, patch };
       const at = `row ${patch[0] + 1}, column ${patch[1] + 1}`;
       const words = state.over === "from" ? `What the patch in ${at} attends to` : `Who attends to the patch in ${at}`;
@@ -195,6 +197,7 @@ class ClassifyPage {
       view.shown = scale;
       view.pane.show({ map: view.map, scale, described: view.described, marked: view.marked, ...look });
     }
+    this.predictions();
     this.drawBar(views, kinds.size === 1);
     this.readout.replaceChildren(...this.read(views));
     const first = views.find(({ pane }) => pane === this.first);
@@ -231,33 +234,25 @@ class ClassifyPage {
     const held = share === null || share === undefined ? "" : ` The prefix tokens hold ${chance(share)} of the attention; colours show the rest.`;
     const apart = views.length > 1 && views[0].scale.kind !== views[1].scale.kind ? " The two maps have different units, and a scale each." : "";
     const unseen = pane.picture.unshown ? " This browser cannot show this format: the photograph is a grey sheet." : "";
-    return [held + apart + unseen];
+    const outlined = views[0].marked.length && !pane.parameters.query ? " Outlined: outlier tokens, whose place says little." : "";
+    return [held + outlined + apart + unseen];
   }
 
-  /* Probabilities of the models in sight. They come with every map; a change of view asks nothing more. */
-  async predictions(picture, model) {
-    const asked = `${picture.key} ${model.id}`;
+  /* Probabilities of the models in sight. They come with every map. */
+  predictions() {
+    const { first } = this;
+    if (!first.result || !first.picture) return;
+    const asked = `${first.picture.key} ${first.model.id}`;
     if (this.asked !== asked) {
       this.asked = asked;
       this.all = false;
-      this.predicted = null;
-      try {
-        const found = await jsonAbout(picture, model.id, "/api/predict");
-        if (this.asked !== asked) return;
-        this.predicted = found;
-      } catch (error) {
-        this.asked = "";
-        this.answers.replaceChildren();
-        this.app.trouble(error, () => this.app.set({}));
-        return;
-      }
     }
-    if (this.predicted) this.drawAnswers(picture, model);
+    this.drawAnswers(first.picture, first.model);
   }
 
   drawAnswers(picture, model) {
     const { state } = this.app;
-    const lists = [[model, this.predicted.predictions]];
+    const lists = [[model, this.first.result.predictions]];
     if (this.second?.result && this.second.model.id !== model.id) lists.push([this.second.model, this.second.result.predictions]);
     const choosing = FOR_A_CLASS.includes(state.method);
     const drawn = JSON.stringify([this.asked, lists.map(([each]) => each.id), choosing, state.target, this.all]);
@@ -277,7 +272,7 @@ class ClassifyPage {
             { type: "button", class: "quiet", "aria-expanded": String(this.all), onclick: () => this.expand(picture, model) },
             this.all ? `The first ${TOP} only` : `All ${lists[0][1].length} labels`,
           ),
-        h("p", { class: "small grey" }, `${model.reference} \u00b7 ${this.predicted.precision} \u00b7 weights ${(model.weights_sha256 || "").slice(0, 12)}`),
+        h("p", { class: "small grey" }, `${model.reference} \u00b7 ${model.precision} \u00b7 sha256 ${(model.weights_sha256 || "").slice(0, 12)}`),
         ...model.notes.map((note) => h("p", { class: "small grey" }, note)),
       ].filter(Boolean),
     );
@@ -316,7 +311,7 @@ class ClassifyPage {
     const { first } = this;
     if (!first.result) return null;
     const smooth = this.app.state.patches === "1" ? "0" : "1";
-    const name = `${first.picture.name.replace(/\.[^.]*$/, "").replaceAll(/[^\w-]+/g, "-")}-${first.parameters.method}`;
-    return { picture: first.picture, model: first.model.id, parameters: { ...first.parameters, view: "map", smooth }, command: first.result.command, name };
+    const name = `${first.picture.title.replace(/\.[^.]*$/, "").replaceAll(/[^\w-]+/g, "-")}-${first.parameters.method}`;
+    return { picture: first.picture, model: first.model.id, parameters: { ...first.parameters, figure: "map", smooth }, command: first.result.command, name };
   }
 }

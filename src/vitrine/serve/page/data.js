@@ -105,7 +105,7 @@ class DataPage {
 
   open(picture) {
     const key = `${this.model.id}/${picture.id}`;
-    this.app.samples.set(key, Picture.of(this.model.id, { id: picture.id, name: picture.name, label: picture.true }));
+    this.app.samples.set(key, Picture.of(this.model.id, { ...picture, label: picture.true }));
     this.app.set({ tab: "classify", model: this.model.id, picture: key }, true);
   }
 }

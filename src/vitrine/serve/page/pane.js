@@ -118,11 +118,14 @@ export class MapPane {
       this.onloaded(this);
     } catch (error) {
       if (question !== this.question) return;
-      this.question = "";
-      this.app.trouble(error, () => this.app.set({}));
+      const again = () => {
+        this.question = "";
+        this.app.set({});
+      };
+      this.app.refused(picture, error, again);
     } finally {
       clearTimeout(busy);
-      if (question === this.question || !this.question) {
+      if (question === this.question) {
         this.root.classList.remove("busy");
         this.root.setAttribute("aria-busy", "false");
       }

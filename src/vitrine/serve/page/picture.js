@@ -6,16 +6,22 @@ export const LARGEST = 20 * 2 ** 20; // bytes that the server takes
 const KEPT = 3.5e6; // bytes of a given picture that survive a reload of the tab
 const WIDEST = 2400; // pixels that a photograph is drawn from at most
 
+/* Where a model's own picture is, small ("thumbnail") or whole ("picture"); with its version it is cached for good. */
+export function addressOf(what, model, { id, version }, parameters = {}) {
+  const query = new URLSearchParams(version ? { ...parameters, v: version } : parameters).toString();
+  return `/api/${what}/${encodeURIComponent(model)}/${encodeURIComponent(id)}${query ? `?${query}` : ""}`;
+}
+
 export class Picture {
   /* key is the picture's name in the page's address: "MODEL/ID" of a sample, "sha256:…" of a given one. */
-  constructor({ key, name, label = null, sample = null, blob = null, sha = null }) {
-    Object.assign(this, { key, name, label, sample, blob, sha });
+  constructor({ key, name, label = null, sample = null, version = null, blob = null, sha = null }) {
+    Object.assign(this, { key, name, label, sample, version, blob, sha });
     this.with = new Set(); // models whose server side holds the encoding
     this.drawn = null;
   }
 
-  static of(model, { id, name, label = null }) {
-    return new Picture({ key: `${model}/${id}`, name, label, sample: { model, id } });
+  static of(model, { id, name, label = null, version = null }) {
+    return new Picture({ key: `${model}/${id}`, name, label, version, sample: { model, id } });
   }
 
   static async given(blob, name) {
@@ -33,6 +39,11 @@ export class Picture {
     return this.sha && this.with.has(model) ? { picture: this.sha } : null;
   }
 
+  /* The file's name without its folders. */
+  get title() {
+    return this.name.split("/").at(-1);
+  }
+
   sent(model) {
     this.with.add(model);
   }
@@ -47,12 +58,13 @@ export class Picture {
   }
 
   get address() {
-    return `/api/picture/${encodeURIComponent(this.sample.model)}/${encodeURIComponent(this.sample.id)}`;
+    const { model, id } = this.sample;
+    return addressOf("picture", model, { id, version: this.version });
   }
 
-  thumbnail(size = 96) {
+  thumbnail(size = 144) {
     const { model, id } = this.sample;
-    return `/api/thumbnail/${encodeURIComponent(model)}/${encodeURIComponent(id)}?size=${size}`;
+    return addressOf("thumbnail", model, { id, version: this.version }, { size });
   }
 
   async bytes() {

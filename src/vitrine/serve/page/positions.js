@@ -110,7 +110,7 @@ class PositionsPage {
     const { sentences, numbers, model, grid } = this.found;
     this.sentence.replaceChildren(...sentences.map((sentence, i) => h("p", { class: i ? "small grey" : null }, sentence)));
     this.grid.setAttribute("aria-label", `Similarity of ${grid[0]} by ${grid[1]} position embeddings of ${model.name}. Arrow keys move between tiles.`);
-    const said = (value) => (value === null || value === undefined ? "not defined" : number(Number(value.toPrecision(3))));
+    const said = (value) => (value === null || value === undefined ? "not defined" : number(Number(value.toFixed(3))));
     const columns = [["value", "this model"], ["untrained", "untrained"], ["sine", "fixed sine"]].filter(([key]) => numbers.some((each) => key in each));
     const body = numbers.map((each) =>
       h("tr", {}, h("th", { scope: "row" }, each.name), columns.map(([key]) => h("td", { class: "number" }, said(each[key])))),
@@ -248,14 +248,14 @@ class PositionsPage {
     const pixels = new ImageData(511, 1);
     COLOURS.forEach((colour, i) => pixels.data.set([...colour, 255], 4 * i));
     canvas.getContext("2d").putImageData(pixels, 0, 0);
-    const tick = (value, left) => h("span", { class: value === "0" ? "nothing" : null, css: { left } }, value);
+    const tick = (value, left, name) => h("span", { class: name, css: { left } }, value);
     this.bar.className = "colour-bar";
     this.bar.setAttribute("role", "img");
     this.bar.setAttribute("aria-label", "Colours: cosine similarity from \u22121 to 1.");
     this.bar.append(
       h("div", { class: "colour-bar-name" }, "cosine similarity"),
       h("div", { class: "colour-bar-strip" }, canvas),
-      h("div", { class: "colour-bar-ticks" }, tick("\u22121", "0%"), tick("0", "50%"), tick("1", "100%")),
+      h("div", { class: "colour-bar-ticks" }, tick("\u22121", "0%", "start"), tick("0", "50%", "nothing"), tick("1", "100%", "end")),
     );
   }
 
@@ -263,6 +263,6 @@ class PositionsPage {
     if (!this.found) return null;
     const { model, command } = this.found;
     const written = command || `vitrine positions ${model.reference} -o positions.png`;
-    return { picture: null, model: model.id, parameters: { view: "positions" }, command: written, name: "positions" };
+    return { picture: null, model: model.id, parameters: { figure: "positions", cell: this.app.state.cell }, command: written, name: "positions" };
   }
 }

@@ -13,7 +13,7 @@ const DEFAULTS = {
   query: "",
   direction: "from",
   over: "from",
-  strength: "1",
+  strength: "0.8",
   patches: "",
   controls: "",
   // the second map beside it
@@ -39,8 +39,7 @@ export const TABS = ["classify", "positions", "caption", "data", "api"];
 
 export function read() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
-  const fallback = location.pathname === "/api" ? "api" : "classify";
-  const state = { ...DEFAULTS, tab: TABS.includes(path) ? path : fallback };
+  const state = { ...DEFAULTS, tab: TABS.includes(path) ? path : "classify" };
   for (const [key, value] of new URLSearchParams(query)) if (key in DEFAULTS && key !== "tab") state[key] = value;
   return state;
 }
@@ -54,8 +53,7 @@ export function address(state) {
 export function write(state, push) {
   const next = address(state);
   if (next === location.hash) return;
-  // Always relative to the start page, so that a link from /api leads to the view.
-  history[push ? "pushState" : "replaceState"](null, "", location.pathname === "/api" && state.tab !== "api" ? `/${next}` : next);
+  history[push ? "pushState" : "replaceState"](null, "", next);
 }
 
 /* What of a state belongs to the picture that is left, and is forgotten with it. */

@@ -28,6 +28,7 @@ export function takeAway(app, view) {
     update() {
       const shown = view();
       for (const each of buttons) each.disabled = !shown;
+      buttons[3].disabled = !shown?.command;
       command.textContent = shown?.command || "";
       line.hidden = !shown?.command;
     },
@@ -35,10 +36,10 @@ export function takeAway(app, view) {
 }
 
 async function figure({ picture, model, parameters }, kind) {
-  const options = { parameters: { ...parameters, kind } };
+  const options = { parameters: { ...parameters, kind }, whole: true };
   const response = picture
     ? await askAbout(picture, model, "/api/figure", options)
-    : await ask("/api/figure", { ...options, method: "POST", parameters: { model, ...options.parameters } });
+    : await ask("/api/figure", { method: "POST", parameters: { model, ...options.parameters } });
   return response.blob();
 }
 

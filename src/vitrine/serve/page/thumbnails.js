@@ -1,6 +1,7 @@
 /* Thousands of thumbnails, of which only those in sight are in the page. */
 
 import { h } from "./dom.js";
+import { addressOf } from "./picture.js";
 import { chance } from "./viewer.js";
 
 const [CELL, HIGH, GAP] = [112, 158, 10]; // pixels of a thumbnail with its words, and between two
@@ -38,6 +39,7 @@ export class ThumbnailGrid {
     const width = this.root.clientWidth;
     if (!width || !this.root.isConnected) return;
     this.columns = Math.max(1, Math.floor((width + GAP) / (CELL + GAP)));
+    const across = this.columns > 1 ? CELL + Math.min(3 * GAP, (width - this.columns * CELL) / (this.columns - 1)) : 0;
     const step = HIGH + GAP;
     const rows = Math.ceil(this.items.length / this.columns);
     this.root.style.height = `${Math.max(0, rows * step - GAP)}px`;
@@ -54,24 +56,26 @@ export class ThumbnailGrid {
       if (!this.cells.has(index)) this.cells.set(index, this.cell(index));
       const cell = this.cells.get(index);
       const [row, column] = [Math.floor(index / this.columns), index % this.columns];
-      cell.style.transform = `translate(${column * (CELL + GAP)}px, ${row * step}px)`;
+      cell.style.transform = `translate(${Math.round(column * across)}px, ${row * step}px)`;
       if (!cell.isConnected) this.root.append(cell);
     }
   }
 
   cell(index) {
     const picture = this.items[index];
-    const address = `/api/thumbnail/${encodeURIComponent(this.model)}/${encodeURIComponent(picture.id)}?size=${CELL}`;
+    const there = picture.present !== false;
+    const image = there && h("img", { src: addressOf("thumbnail", this.model, picture, { size: 2 * CELL }), alt: "", width: CELL, height: CELL, decoding: "async" });
     const sure = chance(picture.probability);
     const said = picture.right ? `${picture.true}, recognised` : `${picture.true}, taken for ${picture.predicted}`;
     const button = h(
       "button",
       { type: "button", tabindex: index === this.at ? 0 : -1, "aria-label": `${picture.name}: ${said}, ${sure}`, title: `${picture.name}: ${said}` },
-      h("img", { src: address, alt: "", width: CELL, height: CELL, decoding: "async" }),
+      image || h("span", { class: "missing" }, "not there any more"),
       h("span", { class: picture.right ? "outcome" : "outcome wrong" }, h("span", { class: "answered" }, picture.predicted), h("span", { class: "number" }, sure)),
       h("span", { class: "truth" }, picture.right ? "" : `is ${picture.true}`),
     );
-    button.addEventListener("click", () => this.onopen(picture));
+    if (there) button.addEventListener("click", () => this.onopen(picture));
+    else button.setAttribute("aria-disabled", "true");
     return h("div", { role: "listitem", "aria-posinset": index + 1, "aria-setsize": this.items.length, "data-index": index }, button);
   }
 

@@ -4,11 +4,11 @@ import { isAbort, jsonAbout } from "./api.js";
 import { h, quietly } from "./dom.js";
 import { decodeArray, number, Stage } from "./viewer.js";
 
-const EVIDENCE = {
-  correlation: ["rank correlation with the map of randomised weights", "below 0.5: the map depends on the weights"],
-  advantage: ["better than a blob in the centre by", "insertion less deletion; above 0.05 counts"],
-  strongest_tenth: ["share of the strongest tenth of patches", "0.10 is uniform; below 0.15 is spread evenly"],
-  carried: ["share of the mass on outlier tokens", "from 0.25 on they carry the map"],
+const QUESTIONS = {
+  sensitive_to_weights: "Does it change when the weights are randomised?",
+  better_than_centre: "Is it better than a blob in the centre?",
+  spread_evenly: "Is it spread evenly?",
+  carried_by_outliers: "Do outlier tokens carry it?",
 };
 
 export function verdictPanel(app) {
@@ -42,7 +42,11 @@ export function verdictPanel(app) {
     const { query: _query, direction: _direction, ...parameters } = pane.parameters;
     try {
       const found = await jsonAbout(pane.picture, pane.model.id, "/api/verdict", { parameters, signal: stop.signal });
-      if (wanted === question) show((answer = found), pane);
+      if (wanted === question) {
+        answer = found;
+        show(found, pane);
+        if (found.outliers?.length) app.set({}); // they are outlined
+      }
     } catch (error) {
       if (isAbort(error) || wanted !== question) return;
       say("not checked", `It could not be checked: ${error.message}`);
@@ -60,13 +64,7 @@ export function verdictPanel(app) {
     say(found.flag, found.sentence);
     more.hidden = false;
     more.open = app.state.controls === "1";
-    const known = Object.entries(EVIDENCE).filter(([key]) => typeof evidenceOf(found)[key] === "number");
-    numbers.replaceChildren(
-      ...known.flatMap(([key, [name, means]]) => [
-        h("dt", {}, name),
-        h("dd", {}, h("strong", { class: "number" }, number(evidenceOf(found)[key])), h("span", { class: "grey" }, ` ${means}`)),
-      ]),
-    );
+    numbers.replaceChildren(...found.checks.flatMap(answered));
     stages.length = 0;
     controls.replaceChildren(
       ...found.controls.map(({ name, map }) => {
@@ -88,6 +86,8 @@ export function verdictPanel(app) {
 
   return {
     root,
+    /* Patches that hold outlier tokens, of the map that the verdict is on; none until it is there. */
+    outliers: (pane) => (answer && pane.question && question === JSON.stringify([pane.question]) ? answer.outliers || [] : []),
     /* For the map of a pane; asks the server once it has stayed for half a second. */
     update(pane, scale) {
       const { query } = pane.parameters;
@@ -110,6 +110,10 @@ export function verdictPanel(app) {
   };
 }
 
-function evidenceOf(found) {
-  return found.checks?.evidence || (Array.isArray(found.checks) ? {} : found.checks) || {};
+/* One question of the verdict with its answer and the number behind it. */
+function answered({ name, answer, good, value, label }) {
+  const words = answer === null ? "not checked" : answer ? "yes" : "no";
+  const behind = value === null || value === undefined ? "" : ` \u00b7 ${label} ${number(value)}`;
+  const kind = good === null || good === undefined ? null : good ? "good" : "bad";
+  return [h("dt", {}, QUESTIONS[name] || name), h("dd", {}, h("strong", { class: kind }, words), behind)];
 }
