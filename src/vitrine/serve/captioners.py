@@ -233,7 +233,7 @@ class _Teller:
 
     def _alternatives(self, ids: Sequence[int], place: int) -> list[Alternative]:
         """What else might have come in place of a word's first piece, and what the caption would be continued from."""
-        vocabulary, module = self._opened.vocabulary, self._opened.module
+        module = self._opened.module
         frame = (module.start, module.end, module.pad, ids[place])
         return [
             Alternative(

@@ -107,7 +107,8 @@ class Guard:
             if given and self._is_token(given[0]):
                 return self._with_cookie([(key, value) for key, value in asked if key != "token"])
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        if (scheme.lower() == "bearer" and self._is_token(bearer.strip())) or self._is_token(_cookie(headers)):
+        bearer = bearer.strip().encode("latin-1").decode("utf-8", "replace")  # headers are read as Latin-1
+        if (scheme.lower() == "bearer" and self._is_token(bearer)) or self._is_token(_cookie(headers)):
             return None
         if scope["path"] == "/":
             return PlainTextResponse(

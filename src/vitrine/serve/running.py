@@ -68,7 +68,14 @@ def run(explorer: Explorer, ready: Callable[[str], None]) -> None:
     """
     settings = explorer.settings
     bound = _bound(settings.host, settings.port)
-    config = uvicorn.Config(
+    with bound:
+        ready(_address(settings, bound.getsockname()[1]))
+        _Server(server_config(explorer)).run(sockets=[bound])
+
+
+def server_config(explorer: Explorer) -> uvicorn.Config:
+    """How uvicorn serves: quietly, and nothing of itself in its answers."""
+    return uvicorn.Config(
         make_app(explorer),
         log_level="warning",
         access_log=False,
@@ -76,12 +83,9 @@ def run(explorer: Explorer, ready: Callable[[str], None]) -> None:
         date_header=False,
         lifespan="on",
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(settings.finish_seconds),
+        timeout_graceful_shutdown=int(explorer.settings.finish_seconds),
         h11_max_incomplete_event_size=16_384,
     )
-    with bound:
-        ready(_address(settings, bound.getsockname()[1]))
-        _Server(config).run(sockets=[bound])
 
 
 class _Server(uvicorn.Server):
