@@ -2,13 +2,27 @@
 
 import { h } from "./dom.js";
 
-const COLOURS = [[255, 255, 255], [214, 230, 242], [169, 203, 227], [116, 173, 209], [63, 140, 188], [28, 106, 158], [13, 74, 121], [8, 44, 81]];
+/* White to dark blue, as the matrix of vitrine evaluate; on a dark page from dark to bright. */
+const LIGHT = [[255, 255, 255], [214, 230, 242], [169, 203, 227], [116, 173, 209], [63, 140, 188], [28, 106, 158], [13, 74, 121], [8, 44, 81]];
+const DARK = [[23, 30, 36], [98, 184, 232]];
 
-/* White to dark blue, as the matrix of vitrine evaluate. */
+function between(colours, share) {
+  const at = (0.08 + 0.92 * share) * (colours.length - 1); // one picture is told from none
+  const low = Math.min(colours.length - 2, Math.floor(at));
+  return colours[low].map((value, k) => Math.round(value + (colours[low + 1][k] - value) * (at - low)));
+}
+
+/* Black or white, whichever is the easier to read on a colour (relative luminance of WCAG 2); 4.58 to 1 at least. */
+function inkOn(colour) {
+  const [red, green, blue] = colour.map((value) => (value <= 10 ? value / 3294.6 : ((value / 255 + 0.055) / 1.055) ** 2.4));
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 ? "#000" : "#fff";
+}
+
+/* The custom properties that a cell is coloured by. */
 function shade(share) {
-  const at = (0.08 + 0.92 * share) * (COLOURS.length - 1); // one picture is told from none
-  const low = Math.min(COLOURS.length - 2, Math.floor(at));
-  return COLOURS[low].map((value, k) => Math.round(value + (COLOURS[low + 1][k] - value) * (at - low)));
+  const [light, dark] = [between(LIGHT, share), between(DARK, share)];
+  const css = (colour) => `rgb(${colour.join(" ")})`;
+  return { "--light": css(light), "--light-ink": inkOn(light), "--dark": css(dark), "--dark-ink": inkOn(dark) };
 }
 
 /* chosen is [true label, predicted label], empty for none; onchoose(truth, answer). */
@@ -23,8 +37,6 @@ export function confusionTable(labels, counts, chosen, onchoose) {
       labels.map((answer, j) => {
         const count = counts[i][j];
         if (!count) return h("td", { class: i === j ? "same" : null });
-        const [red, green, blue] = shade(count / totals[i]);
-        const dark = 0.2126 * red + 0.7152 * green + 0.0722 * blue < 140;
         const words = i === j ? "recognised" : `taken for ${answer}`;
         const button = h(
           "button",
@@ -34,7 +46,7 @@ export function confusionTable(labels, counts, chosen, onchoose) {
             "aria-pressed": String(chosen[0] === truth && chosen[1] === answer),
             "aria-label": `${count} of ${totals[i]} pictures of ${truth} ${words}`,
             title: `${truth} ${words}: ${count} of ${totals[i]}`,
-            css: { background: `rgb(${red} ${green} ${blue})`, color: dark ? "#fff" : "#1d2730" },
+            css: shade(count / totals[i]),
             onclick: () => onchoose(truth, answer),
           },
           String(count),

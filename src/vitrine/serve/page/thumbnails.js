@@ -65,7 +65,7 @@ export class ThumbnailGrid {
     const picture = this.items[index];
     const there = picture.present !== false;
     const image = there && h("img", { src: addressOf("thumbnail", this.model, picture, { size: 2 * CELL }), alt: "", width: CELL, height: CELL, decoding: "async" });
-    const sure = chance(picture.probability);
+    const sure = picture.probability === null ? "" : chance(picture.probability);
     const said = picture.right ? `${picture.true}, recognised` : `${picture.true}, taken for ${picture.predicted}`;
     const button = h(
       "button",
