@@ -61,7 +61,7 @@ def run(explorer: Explorer, ready: Callable[[str], None]) -> None:
 
     Args:
         explorer: what is served.
-        ready: called with the address once it is bound, before the first request.
+        ready: called with the address once connections to it are taken.
 
     Raises:
         UsageError: the address cannot be bound.
@@ -108,6 +108,7 @@ def _bound(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, socket.SOCK_STREAM)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind((host, port))
+        bound.listen(1024)  # from here on connections wait rather than fail
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(f"{host}:{port} cannot be served: {reason}. Choose another --port, or --port 0.") from error
