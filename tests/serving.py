@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,15 @@ def client_of(explorer: Explorer, base_url: str = HERE) -> Iterator[TestClient]:
     """A client of a server inside this process; what the server raises is answered as it would be."""
     with TestClient(make_app(explorer), base_url=base_url, raise_server_exceptions=False) as client:
         yield client
+
+
+def until(wanted: Callable[[], bool]) -> None:
+    """Wait for something that happens in another thread."""
+    for _ in range(2000):
+        if wanted():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not happen")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from serving import client_of, explorer_of, numbers, picture, served
+from serving import client_of, explorer_of, numbers, picture, served, until
 from starlette.testclient import TestClient
 from tiny_captioners import save_tiny
 
@@ -210,7 +210,7 @@ def test_decoding_stops_when_nobody_listens(folder: Path) -> None:
 
     def slow(*given: Any) -> Any:
         steps[0] += 1
-        time.sleep(0.1)
+        time.sleep(0.3)
         found = real(*given)
         found.logits_BV[:, module.end] = -100
         return found
@@ -225,8 +225,6 @@ def test_decoding_stops_when_nobody_listens(folder: Path) -> None:
             )
             connection.sendall(head.encode() + SENT)
             assert b"text/event-stream" in connection.recv(4096)
-        for _ in range(1000):
-            if explorer.worker.running == () and steps[0]:
-                break
-            time.sleep(0.01)
-    assert 0 < steps[0] < longest
+            until(lambda: steps[0] > 0)
+        until(lambda: explorer.worker.running == ())
+    assert steps[0] < longest

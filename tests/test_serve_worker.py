@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from serving import client_of, explorer_of, picture, served, server_process
+from serving import client_of, explorer_of, picture, served, server_process, until
 
 from vitrine.serve.explorer import Explorer
 from vitrine.serve.refusals import Refusal
@@ -178,14 +178,6 @@ def left(address: str, path: str) -> None:
         head = f"POST {path} HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Length: {len(body)}\r\n\r\n"
         connection.sendall(head.encode() + body)
         time.sleep(0.3)
-
-
-def until(wanted: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if wanted():
-            return
-        time.sleep(0.01)
-    raise AssertionError("it did not happen")
 
 
 def test_answers_of_a_crowd_are_those_of_one(explorer: Explorer, small_run: Path) -> None:

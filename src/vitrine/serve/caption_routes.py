@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from concurrent.futures import CancelledError
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -13,12 +14,12 @@ from starlette.responses import Response, StreamingResponse
 from vitrine.errors import VitrineError
 from vitrine.serve.asked import CaptionQuery
 from vitrine.serve.captioners import EncodedCaption
-from vitrine.serve.explorer import Explorer
+from vitrine.serve.explorer import Explorer, client_left
 from vitrine.serve.openapi import PICTURE_BODY
 from vitrine.serve.refusals import Refusal, timed_out
 from vitrine.serve.schema import CaptionDone, CaptionedWord, ErrorBody
 from vitrine.serve.view_routes import sent
-from vitrine.serve.worker import Job
+from vitrine.serve.worker import Cancelled, Job
 
 router = APIRouter(prefix="/api", tags=["caption"])
 
@@ -54,12 +55,16 @@ async def caption(request: Request, asked: Annotated[CaptionQuery, Query()]) -> 
     job = Job(lambda job: served.caption(encoded, asked.beams, prefix, name, job, tell))
     job.future.add_done_callback(lambda _: tell(None))
     explorer.worker.submit(job)
-    stream = _events(job, events, explorer.settings.request_seconds)
+    stream = _events(request, job, events, explorer.settings.request_seconds)
     return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
-async def _events(job: Job, events: asyncio.Queue[CaptionedWord | None], seconds: float) -> AsyncIterator[str]:
-    """Words as they come, then the whole; where the client leaves, the work stops."""
+async def _events(
+    request: Request, job: Job, events: asyncio.Queue[CaptionedWord | None], seconds: float
+) -> AsyncIterator[str]:
+    """Words as they come, then the whole; where the client leaves, the work stops, even between words."""
+    left = asyncio.ensure_future(client_left(request))
+    left.add_done_callback(lambda _: job.give_up())
     try:
         async with asyncio.timeout(seconds):
             while (word := await events.get()) is not None:
@@ -71,8 +76,10 @@ async def _events(job: Job, events: asyncio.Queue[CaptionedWord | None], seconds
         yield _event("error", _error(refusal))
     except VitrineError as error:
         yield _event("error", ErrorBody(error=" ".join(str(error).split()), code="cannot"))
+    except (CancelledError, Cancelled):
+        return  # nobody reads on
     finally:
-        job.give_up()
+        left.cancel()  # which gives the job up, too
 
 
 def _error(refusal: Refusal) -> ErrorBody:

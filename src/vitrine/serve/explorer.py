@@ -173,7 +173,7 @@ class Explorer:
         self.worker.submit(job)
         most = seconds or self.settings.request_seconds
         answer = asyncio.wrap_future(job.future)
-        left = asyncio.ensure_future(_left(request))
+        left = asyncio.ensure_future(client_left(request))
         try:
             await asyncio.wait((answer, left), timeout=most, return_when=asyncio.FIRST_COMPLETED)
             if answer.done():
@@ -187,7 +187,7 @@ class Explorer:
                 job.give_up()
 
 
-async def _left(request: Request) -> None:
+async def client_left(request: Request) -> None:
     """Returns when the client has left; the body has been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
