@@ -26,6 +26,7 @@ from vitrine.cli.options import (
 from vitrine.cli.predicting import predict
 from vitrine.cli.reporting import report
 from vitrine.cli.seeing import explain, inspect, positions
+from vitrine.cli.serving import serve
 from vitrine.version import __version__
 
 app = typer.Typer(
@@ -263,6 +264,7 @@ app.command()(sweep)
 app.command()(compare)
 app.command()(verify)
 app.command()(report)
+app.command()(serve)
 app.command()(export)
 app.command()(knn)
 app.command()(cache)

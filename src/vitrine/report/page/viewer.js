@@ -147,8 +147,23 @@ function along(pixels, extent, start, length, count) {
   return { nearest, lower, share, last: count - 1 };
 }
 
-/* One row of pixels of a map, interpolated; a patch that is NaN does not touch its neighbours. */
+/* One row of pixels of a map, interpolated. */
 function smoothRow(values, columns, down, y, across, into) {
+  const upper = down.lower[y] * columns;
+  const lower = Math.min(down.lower[y] + 1, down.last) * columns;
+  const between = new Float32Array(columns);
+  for (let k = 0; k < columns; k += 1) {
+    between[k] = values[upper + k] * (1 - down.share[y]) + values[lower + k] * down.share[y];
+  }
+  for (let x = 0; x < into.length; x += 1) {
+    const left = across.lower[x];
+    const right = Math.min(left + 1, across.last);
+    into[x] = between[left] * (1 - across.share[x]) + between[right] * across.share[x];
+  }
+}
+
+/* The same of a map with gaps: a patch that is NaN stays so and does not touch its neighbours. */
+function smoothRowWithGaps(values, columns, down, y, across, into) {
   const upper = down.lower[y] * columns;
   const lower = Math.min(down.lower[y] + 1, down.last) * columns;
   const part = down.share[y];
@@ -194,9 +209,10 @@ function raster(canvas, image) {
 
    options: rows, columns, box, scale; size = the image's own; strength = 1; smooth = true (false: patches as they
    are); faded = false (true: without colour, for a word that did not look anywhere in particular); marked = patches
-   [row, column] to outline. map null: the photograph alone. */
+   [row, column] to outline; paper = 255, the lightness that what was not seen fades towards. map null: the photograph
+   alone. */
 export function drawOverlay(canvas, image, map, options) {
-  const { rows, columns, box, scale, strength = 1, smooth = true, faded = false, marked = [] } = options;
+  const { rows, columns, box, scale, strength = 1, smooth = true, faded = false, marked = [], paper = 255 } = options;
   const size = options.size || [image.naturalWidth || image.width, image.naturalHeight || image.height];
   const { width, height } = canvas;
   const photo = raster(canvas, image);
@@ -206,12 +222,13 @@ export function drawOverlay(canvas, image, map, options) {
   const values = map && decodeArray(map);
   const share = values ? strength : 0;
   const row = new Float32Array(width);
+  const fill = !smooth ? plainRow : values && values.some(Number.isNaN) ? smoothRowWithGaps : smoothRow;
   const [low, high] = values ? ends(scale) : [0, 1];
   const colours = values && isSigned(scale) ? SIGNED : INFERNO;
   const opacity = values && opacities(scale);
   for (let y = 0; y < height; y += 1) {
     const seenRow = down.nearest[y] >= 0;
-    if (values && seenRow) fillRow(values, columns, down, y, across, smooth, row);
+    if (values && seenRow) fill(values, columns, down, y, across, row);
     for (let x = 0; x < width; x += 1) {
       const i = 4 * (y * width + x);
       const seen = seenRow && across.nearest[x] >= 0;
@@ -226,7 +243,7 @@ export function drawOverlay(canvas, image, map, options) {
       for (let k = 0; k < 3; k += 1) {
         const here = photo[i + k];
         const dimmed = 12.75 + 0.47 * (0.7 * luma + 0.3 * here);
-        const ground = seen ? (1 - share) * here + share * dimmed : 255 - 0.4 * (255 - here);
+        const ground = seen ? (1 - share) * here + share * dimmed : paper - 0.4 * (paper - here);
         drawn.data[i + k] = (1 - cover) * ground + cover * colours[index + k];
       }
       if (faded) fade(drawn.data, i);
@@ -259,11 +276,8 @@ export function drawMap(canvas, map, options) {
   finish(canvas, drawn, { rows, columns, box, size, marked });
 }
 
-function fillRow(values, columns, down, y, across, smooth, into) {
-  if (smooth) {
-    smoothRow(values, columns, down, y, across, into);
-    return;
-  }
+/* One row of pixels of a map, patches as they are. */
+function plainRow(values, columns, down, y, across, into) {
   const start = down.nearest[y] * columns;
   for (let x = 0; x < into.length; x += 1) into[x] = across.nearest[x] < 0 ? NaN : values[start + across.nearest[x]];
 }
@@ -328,12 +342,12 @@ function ticks(scale) {
   search: for (let power = -9; power < 9; power += 1) {
     for (const m of [1, 2, 2.5, 5]) {
       step = m * 10 ** power;
-      if (span <= 6.01 * step) break search;
+      if (span <= 5.01 * step) break search;
     }
   }
   const found = mark >= low && mark <= high ? [mark] : [];
   for (let i = Math.ceil(low / step - 1e-6); i * step <= high + 1e-6 * span; i += 1) {
-    if (Math.abs(i * step - mark) >= 0.08 * span) found.push(i * step);
+    if (Math.abs(i * step - mark) >= 0.1 * span) found.push(i * step);
   }
   return found.sort((a, b) => a - b);
 }
@@ -359,6 +373,8 @@ export function colourBar(root, scale, maximum) {
   const below = element("div", "colour-bar-ticks");
   for (const value of ticks(scale)) {
     const tick = element("span", value === nothing(scale) ? "nothing" : "", number(value));
+    if (value - low < 0.02 * (high - low)) tick.classList.add("start");
+    if (high - value < 0.02 * (high - low)) tick.classList.add("end");
     tick.style.left = place(value);
     below.append(tick);
     if (value === nothing(scale)) {
@@ -375,6 +391,12 @@ export function colourBar(root, scale, maximum) {
   root.replaceChildren(name, strip, below);
 }
 
+/* Lightness of the page behind everything, 0 to 255. */
+function paperLightness() {
+  const parts = getComputedStyle(document.body).backgroundColor.match(/[\d.]+/g).map(Number);
+  return parts.length > 3 && parts[3] === 0 ? 255 : LUMA.reduce((sum, weight, k) => sum + weight * parts[k], 0);
+}
+
 /* A photograph from what a View names, ready to be drawn. */
 export async function loadPhotograph(photograph) {
   let image = photograph;
@@ -386,6 +408,17 @@ export async function loadPhotograph(photograph) {
   if (image.decode) await image.decode();
   return image;
 }
+
+const shown = new Set(); // stages that are redrawn when the page turns dark or light
+
+function redraw() {
+  for (const stage of shown) {
+    if (stage.root.isConnected) stage.draw();
+    else shown.delete(stage);
+  }
+}
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+addEventListener("themechange", redraw);
 
 /* A canvas as wide as its place that shows a view and redraws itself when its size changes.
 
@@ -417,6 +450,7 @@ export class Stage {
 
   show(view) {
     this.view = { ...this.view, ...view };
+    shown.add(this);
     const label = this.view.described || "Photograph";
     if (this.canvas.getAttribute("aria-label") !== label) this.canvas.setAttribute("aria-label", label);
     if (!this.fit()) this.draw();
@@ -441,7 +475,7 @@ export class Stage {
   draw() {
     if (!this.view || this.canvas.width < 2) return;
     const { image, map, grid, alone, ...options } = this.view;
-    const all = { ...options, rows: grid[0], columns: grid[1] };
+    const all = { ...options, rows: grid[0], columns: grid[1], paper: paperLightness() };
     if (alone) drawMap(this.canvas, map, all);
     else drawOverlay(this.canvas, image, map, all);
   }
