@@ -26,6 +26,7 @@ VERBS = (
     "compare",
     "verify",
     "export",
+    "shards",
     "cache",
 )
 

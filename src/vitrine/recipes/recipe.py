@@ -74,6 +74,7 @@ class Recipe:
         val_fraction: share of the pictures that a seeded, stratified split holds out where the data have none.
         max_unreadable: share of unreadable pictures above which training does not start.
         checkpoint_minutes: state for ``--resume`` is written after every epoch, and this often inside one.
+        shuffle_buffer: pictures that wait in memory to be drawn at random, where the data are shards.
         workers: processes that load pictures; 0 loads in the training process; -1 chooses (half of the cores).
         trackers: ``tensorboard`` or any other tracker that accelerate knows; several separated by commas.
         seed: of the split, the weights, the order and every random change.
@@ -113,6 +114,7 @@ class Recipe:
     val_fraction: float = 0.2
     max_unreadable: float = 0.01
     checkpoint_minutes: float = 10.0
+    shuffle_buffer: int = 1000
     workers: int = -1
     trackers: str = ""
     seed: int = 0
@@ -130,7 +132,7 @@ class Recipe:
             raise refuse("model", self.model, "a model reference such as vit_base_patch16_224.orig_in21k")
         if not isinstance(self.pretrained, bool | str) or self.pretrained in _NOT_A_PATH:
             raise refuse("pretrained", self.pretrained, "true, false or the path of a weights file")
-        for name in ("batch_size", "accumulate", "epochs", "epoch_size"):
+        for name in ("batch_size", "accumulate", "epochs", "epoch_size", "shuffle_buffer"):
             require_number(name, getattr(self, name), 1, whole=True)
         for name in ("image_size", "mix_off_epochs", "early_stopping", "seed"):
             require_number(name, getattr(self, name), 0, whole=True)

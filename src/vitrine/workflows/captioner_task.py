@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,14 +129,16 @@ class CaptionerTask:
         order = epoch_order(count, seed=recipe.seed, epoch=epoch, shuffle=True).tolist()
         for number in range(start, batch_count(count, recipe.batch_size)):
             whole = order[number * recipe.batch_size : (number + 1) * recipe.batch_size]
-            indices = [whole[position] for position in share.batch_positions(len(whole))]
-            yield self._batch(kept[indices], indices, self.data.train, epoch)
+            positions, lent = share.taken(len(whole))
+            indices = [whole[position] for position in positions]
+            yield replace(self._batch(kept[indices], indices, self.data.train, epoch), lent=lent)
 
     def _from_pictures(self, loader: PictureLoader, epoch: int, start: int) -> Iterator[CaptionBatch]:
         split = self.data.train.for_epoch(epoch, self.recipe.epoch_size)
         pictures = _Pictures(split)
         for found in loader.epoch(pictures, seed=self.recipe.seed, epoch=epoch, shuffle=True, start_batch=start):
-            yield self._batch(found.pixels, found.indices_B.tolist(), split, epoch)
+            batch = self._batch(found.pixels, found.indices_B.tolist(), split, epoch)
+            yield replace(batch, lent=found.lent)
 
     def _batch(self, seen: Any, indices: Sequence[int], split: CaptionSplit, epoch: int | None) -> CaptionBatch:
         """With ``epoch``, as many captions as the recipe says, drawn for it; else all."""

@@ -103,7 +103,7 @@ def _session(
     if recipe.caption is None:
         processes.one_goes_first(lambda: require_available(recipe.model, recipe.pretrained))
         data = prepare_data(reference, recipe, reading, processes)
-        return TrainingSession(run, recipe, lambda: ClassifierTask(recipe, data), report, processes)
+        return TrainingSession(run, recipe, lambda: ClassifierTask(recipe, data, report), report, processes)
     processes.one_goes_first(lambda: require_captioner_available(recipe))
     captions = prepare_captions(reference, recipe, reading, processes)
     return TrainingSession(run, recipe, lambda: CaptionerTask(recipe, captions, report), report, processes)
