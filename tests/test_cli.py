@@ -27,6 +27,7 @@ VERBS = (
     "verify",
     "export",
     "knn",
+    "shards",
     "cache",
 )
 

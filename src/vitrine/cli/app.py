@@ -22,8 +22,10 @@ from vitrine.cli.options import (
     ModelArgument,
     PrecisionOption,
     VocabOption,
+    required_recipe,
 )
 from vitrine.cli.seeing import explain, inspect, positions
+from vitrine.cli.sharding import shards
 from vitrine.version import __version__
 
 app = typer.Typer(
@@ -126,7 +128,7 @@ def train(
     from vitrine.recipes import load_recipe, override
     from vitrine.workflows.chosen_recipe import recipe_of_run
 
-    chosen = recipe_of_run(out) if recipe is None and resume else load_recipe(_required(recipe))
+    chosen = recipe_of_run(out) if recipe is None and resume else load_recipe(required_recipe(recipe))
     chosen = override(chosen, settings or [])
     from vitrine.workflows.training import train as run_training
 
@@ -134,15 +136,6 @@ def train(
         result = run_training(data, chosen, out, resume=resume, report=report)
     if show.is_first_process():
         typer.echo(json.dumps(result.metrics.to_dict(), indent=2) if as_json else show.training_summary(result))
-
-
-def _required(recipe: Optional[str]) -> str:  # noqa: UP045
-    if recipe is None:
-        from vitrine.errors import RecipeError
-        from vitrine.recipes import available_recipes
-
-        raise RecipeError(f"--recipe is missing: expected a .toml file or one of {', '.join(available_recipes())}.")
-    return recipe
 
 
 @app.command()
@@ -299,4 +292,5 @@ app.command()(compare)
 app.command()(verify)
 app.command()(export)
 app.command()(knn)
+app.command()(shards)
 app.command()(cache)
