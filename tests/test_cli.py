@@ -28,6 +28,7 @@ VERBS = (
     "verify",
     "export",
     "knn",
+    "shards",
     "cache",
 )
 

@@ -262,8 +262,8 @@ def test_kept_features_are_by_version_and_position_whatever_their_shapes() -> No
             assert torch.equal(found, values[view, index])
     settings = recipe(Path("x"), batch_size=2)
     batches = list(kept.batches(settings, 0, 0, 1, Share()))
-    assert sorted(i for indices, _ in batches for i in indices) == [0, 2]
-    assert [indices for indices, _ in kept.batches(settings, 0, 1, 1, Share())] == [batches[1][0]]
+    assert sorted(i for indices, *_ in batches for i in indices) == [0, 2]
+    assert [indices for indices, *_ in kept.batches(settings, 0, 1, 1, Share())] == [batches[1][0]]
 
 
 def test_what_is_too_large_is_noticed_at_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,7 @@ REFUSED: dict[str, list[object]] = {
     "accumulate": [*NOT_WHOLE, 0],
     "epochs": [*NOT_WHOLE, 0],
     "epoch_size": [*NOT_WHOLE, 0],
+    "shuffle_buffer": [*NOT_WHOLE, 0],
     "learning_rate": [*NOT_A_NUMBER, 0, -1e-4],
     "weight_decay": [*NOT_A_NUMBER, -0.1],
     "beta2": [*NOT_A_NUMBER, -0.1, 1.1],

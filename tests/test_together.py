@@ -29,6 +29,7 @@ from vitrine.data.scenes import write_scenes
 from vitrine.data.sharing import Share
 from vitrine.errors import RecipeError
 from vitrine.recipes import recipe_to_toml
+from vitrine.workflows.sharding import write_shards
 from vitrine.workflows.training import train
 
 # float32 sums in another order: over two epochs of steps they part by a few units in the seventh digit.
@@ -45,26 +46,29 @@ def environment() -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_scenes(tmp_path_factory.mktemp("data") / "scenes", "new", {"train": 45, "validation": 13}, size=32)
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_scenes(folder / "scenes", "new", {"train": 45, "validation": 13}, size=32)
+    write_shards(str(folder / "scenes"), folder / "shards", megabytes=0.03)
+    return folder
 
 
 @pytest.fixture(scope="module")
-def by_two(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def by_two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that two processes trained, in one launch."""
     out = tmp_path_factory.mktemp("two")
-    trained(scenes, "plain", out / "begun by one", stop=True)
-    command = [*TOGETHER, "--nproc-per-node", "2", trained_together.__file__, str(scenes), str(out)]
+    trained(data, "plain", out / "begun by one", stop=True)
+    command = [*TOGETHER, "--nproc-per-node", "2", trained_together.__file__, str(data), str(out)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return out
 
 
 @pytest.fixture(scope="module")
-def by_one(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def by_one(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("one")
     for case in CASES:
-        (out / f"{case}.json").write_text(json.dumps(trained(scenes, case, out / case)))
+        (out / f"{case}.json").write_text(json.dumps(trained(data, case, out / case)))
     return out
 
 
@@ -96,7 +100,7 @@ def test_a_wrong_average_is_noticed(by_one: Path, by_two: Path) -> None:
     assert distance(by_one / "plain", by_two / "wrong") > 100 * TOLERANCE
 
 
-def test_a_training_moves_weights_far_beyond_the_tolerance(scenes: Path, by_one: Path, tmp_path: Path) -> None:
+def test_a_training_moves_weights_far_beyond_the_tolerance(data: Path, by_one: Path, tmp_path: Path) -> None:
     assert distance(by_one / "plain", by_one / "mixed") > 1000 * TOLERANCE
 
 
@@ -125,20 +129,20 @@ def test_data_are_recorded_once_and_the_processes_counted(by_one: Path, by_two: 
     assert {path.name for path in (by_one / "plain").iterdir()} == {path.name for path in (by_two / "plain").iterdir()}
 
 
-def test_a_training_goes_on_with_another_number_of_processes(scenes: Path, by_one: Path, by_two: Path) -> None:
+def test_a_training_goes_on_with_another_number_of_processes(data: Path, by_one: Path, by_two: Path) -> None:
     assert (by_two / "left").exists(), "the second process did not learn that the first one failed"
     assert distance(by_one / "plain", by_two / "begun by one") < TOLERANCE
     assert (by_two / "begun by two" / "state" / "training.pt").exists()
-    trained(scenes, "plain", by_two / "begun by two", resume=True)
+    trained(data, "plain", by_two / "begun by two", resume=True)
     assert distance(by_one / "plain", by_two / "begun by two") < TOLERANCE
 
 
 @pytest.fixture
-def launched(scenes: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def launched(data: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A long training by two processes that has come to its first checkpoint."""
     recipe = tmp_path / "micro.toml"
     recipe.write_text(recipe_to_toml(PLAIN).replace("epochs = 2", "epochs = 500"))
-    command = [*TOGETHER, "--nproc-per-node", "2", "-m", "vitrine", "train", str(scenes)]
+    command = [*TOGETHER, "--nproc-per-node", "2", "-m", "vitrine", "train", str(data / "scenes")]
     process = subprocess.Popen(
         [*command, "--recipe", str(recipe), "-o", str(tmp_path / "run")],
         env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -154,7 +158,7 @@ def launched(scenes: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_killed_process_ends_them_all_and_one_goes_on(
-    scenes: Path, launched: subprocess.Popen[str], tmp_path: Path
+    data: Path, launched: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     trainers = [p for p in psutil.Process(launched.pid).children() if "vitrine" in p.cmdline()]
     second = next(p for p in trainers if p.environ()["RANK"] == "1")
@@ -179,7 +183,7 @@ def test_a_killed_process_ends_them_all_and_one_goes_on(
 
     recipe = trained_together.replace(PLAIN, epochs=500)
     with pytest.raises(trained_together.StoppedError):
-        train(str(scenes), recipe, tmp_path / "run", resume=True, report=one_epoch)
+        train(str(data / "scenes"), recipe, tmp_path / "run", resume=True, report=one_epoch)
     assert plans[0].first_step == state["progress"]["step"] > 0
 
 

@@ -50,6 +50,7 @@ PLAIN = Recipe(
 )
 CASES = {
     "plain": PLAIN,
+    "shards": replace(PLAIN, shuffle_buffer=12, workers=1),
     "accumulated": replace(PLAIN, accumulate=2, ema=0.9, label_smoothing=0.1, clip_norm=0.5),
     "mixed": replace(PLAIN, mixup=0.4, cutmix=0.5),
     "head": replace(PLAIN, tune="head", views=2, ema=0.9),  # its features are kept
@@ -57,6 +58,7 @@ CASES = {
     "captions": replace(PLAIN, caption=WORDS, model_args=MICRO),
     "frozen": replace(PLAIN, caption=WORDS, tune="head", transforms=named_transforms("none")),
 }
+FOLDERS = {"shards": "shards"}
 STOP_AT = 4
 
 
@@ -90,15 +92,15 @@ def trained(data: Path, case: str, out: Path, *, stop: bool = False, resume: boo
     report: Callable[[Any], None] = _stop if stop else lambda _: None
     with plain_steps():
         try:
-            result = train(str(data), CASES[case], out, resume=resume, report=report)
+            result = train(str(data / FOLDERS.get(case, "scenes")), CASES[case], out, resume=resume, report=report)
         except StoppedError:
             return {}
     return result.metrics.to_dict()
 
 
-def _average_of_means(processes: Any, loss: Any, counts: bool) -> Any:
+def _average_of_means(processes: Any, loss: Any, lent: bool) -> Any:
     """What averaging over processes gives when nobody weighs parts."""
-    return replace(_whole(processes, loss, counts), weight=1.0)
+    return replace(_whole(processes, loss, lent), weight=1.0)
 
 
 _whole = fit.whole_loss
@@ -129,7 +131,7 @@ def main(data: Path, out: Path) -> None:
     trained(data, "plain", out / "begun by one", resume=True)
     said(["train", str(out / "none"), "--recipe", "scenes-tiny", "-o", str(out / "x")], out / "nothing")
     with mock.patch.object(fit, "_set_learning_rate", _full_disk):
-        said(["train", str(data), "--recipe", "scenes-tiny", "-o", str(out / "y")], out / "second")
+        said(["train", str(data / "scenes"), "--recipe", "scenes-tiny", "-o", str(out / "y")], out / "second")
     if os.environ["RANK"] == "0":
         trained(data, "plain", out / "begun by two", stop=True)
         return

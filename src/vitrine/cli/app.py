@@ -22,11 +22,13 @@ from vitrine.cli.options import (
     ModelArgument,
     PrecisionOption,
     VocabOption,
+    required_recipe,
 )
 from vitrine.cli.predicting import predict
 from vitrine.cli.reporting import report
 from vitrine.cli.seeing import explain, inspect, positions
 from vitrine.cli.serving import serve
+from vitrine.cli.sharding import shards
 from vitrine.version import __version__
 
 app = typer.Typer(
@@ -129,7 +131,7 @@ def train(
     from vitrine.recipes import load_recipe, override
     from vitrine.workflows.chosen_recipe import recipe_of_run
 
-    chosen = recipe_of_run(out) if recipe is None and resume else load_recipe(_required(recipe))
+    chosen = recipe_of_run(out) if recipe is None and resume else load_recipe(required_recipe(recipe))
     chosen = override(chosen, settings or [])
     from vitrine.workflows.training import train as run_training
 
@@ -137,15 +139,6 @@ def train(
         result = run_training(data, chosen, out, resume=resume, report=report)
     if show.is_first_process():
         typer.echo(json.dumps(result.metrics.to_dict(), indent=2) if as_json else show.training_summary(result))
-
-
-def _required(recipe: Optional[str]) -> str:  # noqa: UP045
-    if recipe is None:
-        from vitrine.errors import RecipeError
-        from vitrine.recipes import available_recipes
-
-        raise RecipeError(f"--recipe is missing: expected a .toml file or one of {', '.join(available_recipes())}.")
-    return recipe
 
 
 @app.command()
@@ -267,5 +260,6 @@ app.command()(report)
 app.command()(serve)
 app.command()(export)
 app.command()(knn)
+app.command()(shards)
 app.command()(cache)
 app.command()(bench)

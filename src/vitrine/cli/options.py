@@ -23,8 +23,8 @@ DataArgument = Annotated[
     typer.Argument(
         metavar="DATA",
         help="Class folders, files named {label}_{id}, a CSV or Parquet manifest, hf:owner/name, a saved data set, "
-        "oxford-pets, or scenes:base. For captioners: COCO's or Flickr8k's layout, Karpathy's json, a table of "
-        "captions, or scenes.",
+        "oxford-pets, scenes:base, or webdataset shards (a folder, an address, names with braces). For captioners: "
+        "COCO's or Flickr8k's layout, Karpathy's json, a table of captions, or scenes.",
     ),
 ]
 VocabOption = Annotated[
@@ -40,3 +40,17 @@ BatchOption = Annotated[int, typer.Option(min=1, help="Pictures at a time.")]
 PrecisionOption = Annotated[
     str, typer.Option(help="fp32, bf16, or auto: bf16 where the hardware has it and the model is wide enough.")
 ]
+
+
+def required_recipe(name: Optional[str]) -> str:  # noqa: UP045
+    """The recipe that was named.
+
+    Raises:
+        RecipeError: none was; the message names those that there are.
+    """
+    if name is None:
+        from vitrine.errors import RecipeError
+        from vitrine.recipes import available_recipes
+
+        raise RecipeError(f"--recipe is missing: expected a .toml file or one of {', '.join(available_recipes())}.")
+    return name

@@ -94,7 +94,7 @@ class _TrainingLines:
 
     def __call__(self, event: Event) -> None:
         from vitrine.train.fit import StepDone
-        from vitrine.workflows.training_events import EpochRow, Plan, Reading
+        from vitrine.workflows.training_events import EpochRow, Note, Plan, Reading
 
         match event:
             case Reading():
@@ -105,6 +105,8 @@ class _TrainingLines:
                 self.pictures += event.pictures
                 rate = self.pictures / max(1e-9, time.monotonic() - self.since)
                 self._bar(f"Epoch {event.epoch + 1}", event.step, None, f"loss {event.loss:.3f}  {rate:.0f} pictures/s")
+            case Note():
+                self._line(event.text)
             case EpochRow():
                 self._epoch(event)
 

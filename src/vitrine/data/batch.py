@@ -37,12 +37,14 @@ class Batch:
         indices_B: int64 positions in the samples that were given.
         unreadable: (position, reason) of pictures that belong here and could not be read; they have no row above, so
             a batch may even be empty.
+        lent: these pictures are only here so that their process can take part in a step; they count nowhere.
     """
 
     pixels_BCHW: torch.Tensor
     labels_B: torch.Tensor
     indices_B: torch.Tensor
     unreadable: tuple[tuple[int, str], ...] = ()
+    lent: bool = False
 
     def __len__(self) -> int:
         """B."""

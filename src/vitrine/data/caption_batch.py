@@ -21,11 +21,13 @@ class PictureBatch:
         pixels: uint8 (h, w, 3) each.
         indices_B: int64 positions in the samples that were given.
         unreadable: (position, reason) of pictures that belong here and could not be read.
+        lent: these pictures are only here so that their process can take part in a step; they count nowhere.
     """
 
     pixels: tuple[torch.Tensor, ...]
     indices_B: torch.Tensor
     unreadable: tuple[tuple[int, str], ...] = ()
+    lent: bool = False
 
     def __len__(self) -> int:
         """Pictures that could be read."""

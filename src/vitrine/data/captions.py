@@ -15,6 +15,7 @@ from vitrine.data.decoding import FilePicture
 from vitrine.data.samples import FiniteSplit, Picture, Sample, Split
 from vitrine.data.scenes.reference import PREFIX, open_scenes
 from vitrine.data.scenes.stream import ScenePicture
+from vitrine.data.shards.places import is_shards
 from vitrine.data.splitting import hold_out
 from vitrine.errors import DataError
 
@@ -139,6 +140,8 @@ def open_captions(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -
         scenes = open_scenes(reference, seed=seed)
         splits = {name: CaptionSplit(split, name) for name, split in scenes.splits.items()}
         return CaptionData(reference, scenes.layout, splits, scenes.notes)
+    if is_shards(reference):
+        raise DataError(f"{reference} are shards, which hold classes and no captions: captioners train on files.")
     found = read_captions(Path(reference).expanduser())
     by_split: dict[str, list[CaptionedFile]] = {name: [] for name in _SPLITS}
     for file in sorted(found.files, key=lambda file: file.name):

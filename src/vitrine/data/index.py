@@ -5,14 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import TypeVar
 
 from vitrine.data.decoding import decode, describe
 from vitrine.data.formats import PictureFacts
 from vitrine.data.samples import Sample
 from vitrine.errors import PictureError
+
+_Result = TypeVar("_Result")
 
 
 @dataclass(frozen=True)
@@ -84,9 +87,8 @@ def read_samples(
     samples: Sequence[Sample], *, workers: int = -1, progress: Callable[[int, int], None] | None = None
 ) -> Iterator[Reading]:
     """Yield a :class:`Reading` of every picture in order. Threads suffice: Pillow decodes without Python's lock."""
-    threads = _available_cores() if workers < 0 else workers
     total = len(samples)
-    for done, reading in enumerate(_in_order(samples, threads), start=1):
+    for done, reading in enumerate(in_order(read_sample, samples, workers), start=1):
         if progress is not None:
             progress(done, total)
         yield reading
@@ -108,15 +110,17 @@ def read_sample(sample: Sample) -> Reading:
     return Reading(sample.name, sha256, len(data), facts)
 
 
-def _in_order(samples: Sequence[Sample], threads: int) -> Iterator[Reading]:
+def in_order(work: Callable[[Sample], _Result], samples: Iterable[Sample], workers: int = -1) -> Iterator[_Result]:
+    """What ``work`` makes of each sample, in order, made by threads (-1 chooses; 0: none) that run ahead a little."""
+    threads = _available_cores() if workers < 0 else workers
     if threads == 0:
-        yield from map(read_sample, samples)
+        yield from map(work, samples)
         return
     with ThreadPoolExecutor(threads, thread_name_prefix="vitrine-read") as pool:
-        waiting: deque[Future[Reading]] = deque()  # bounded: a million pictures are not a million futures
+        waiting: deque[Future[_Result]] = deque()  # bounded: a million pictures are not a million futures
         try:
             for sample in samples:
-                waiting.append(pool.submit(read_sample, sample))
+                waiting.append(pool.submit(work, sample))
                 if len(waiting) >= 16 * threads:
                     yield waiting.popleft().result()
             while waiting:

@@ -7,8 +7,8 @@ the interpreter's lock, and with it every operator that the trainer starts.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -45,6 +45,7 @@ class _Work:
     samples: tuple[Sample, ...] | None
     seed: int
     epoch: int
+    lent: bool = False
 
 
 class _Worker(Dataset[Any]):
@@ -59,7 +60,8 @@ class _Worker(Dataset[Any]):
         samples = work.samples
         if samples is None:
             samples = tuple(self._samples[i] for i in work.indices)
-        return self._load(samples, work.indices, self._transform, seed=work.seed, epoch=work.epoch)
+        batch = self._load(samples, work.indices, self._transform, seed=work.seed, epoch=work.epoch)
+        return replace(batch, lent=True) if work.lent else batch
 
 
 class _Plan:
@@ -162,14 +164,29 @@ class PictureLoader:
             if mine != self._epochs_begun:
                 raise RuntimeError("This loader began a newer epoch: finish one before the next, or use two loaders.")
 
+    def stream(
+        self, parts: Iterable[tuple[tuple[int, ...], tuple[Sample, ...], bool]], *, seed: int, epoch: int
+    ) -> Iterator[Any]:
+        """Batches of samples that come in a stream: (indices, samples, lent) each.
+
+        Raises:
+            RuntimeError, DataError: as :meth:`epoch`.
+        """
+        plan = (_Work(indices, samples, seed, epoch, lent) for indices, samples, lent in parts)
+        if self.workers == 0:
+            yield from map(_Worker(self.load, self.transform, ()).__getitem__, plan)
+        else:
+            yield from self._fetched(plan, ())
+
     def _work(
         self, samples: Sequence[Sample], order: np.ndarray, numbers: range, seed: int, epoch: int
     ) -> Iterator[_Work]:
         known = samples is self._known
         for number in numbers:
             whole = order[number * self.batch_size : (number + 1) * self.batch_size]
-            indices = tuple(whole[self.share.batch_positions(len(whole))].tolist())
-            yield _Work(indices, None if known else tuple(samples[i] for i in indices), seed, epoch)
+            positions, lent = self.share.taken(len(whole))
+            indices = tuple(whole[positions].tolist())
+            yield _Work(indices, None if known else tuple(samples[i] for i in indices), seed, epoch, lent)
 
     def _fetched(self, plan: Iterator[_Work], samples: Sequence[Sample]) -> Iterator[Any]:
         self._plan.work = plan

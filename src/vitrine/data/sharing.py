@@ -33,7 +33,11 @@ class Share:
         odd = [count - 1] if count % 2 and self.process == self.processes - 1 else []  # timm leaves the last one out
         return first + mirror + odd
 
-    def batch_positions(self, count: int) -> list[int]:
-        """As :meth:`of_batch`, but never empty: every process has to take part in a step, with the first picture if
-        need be, which then must not count."""
-        return self.of_batch(count) or [0]
+    def taken(self, count: int) -> tuple[list[int], bool]:
+        """As :meth:`of_batch`, but never empty: every process has to take part in a step.
+
+        Returns:
+            the positions, and whether they are only lent: the first one, which counts elsewhere.
+        """
+        own = self.of_batch(count)
+        return own or [0], not own

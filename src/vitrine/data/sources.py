@@ -10,6 +10,7 @@ from urllib.parse import parse_qsl
 from vitrine.data import folders, manifests, pets, tables
 from vitrine.data.listing import iter_pictures, left_aside, list_pictures, listed
 from vitrine.data.samples import FiniteSplit, LabelledData
+from vitrine.data.shards.places import is_shards, open_shards
 from vitrine.data.splitting import hold_out
 from vitrine.errors import DataError
 
@@ -29,7 +30,8 @@ def open_data(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -> La
     Args:
         reference: a folder (class folders, ``{label}_{id}`` files, either below split folders, or one written by
             Hugging Face datasets); a manifest (``.csv``, ``.tsv``, ``.parquet``); ``hf:owner/name``;
-            ``oxford-pets`` or ``oxford-pets:reference``; ``scenes:...``.
+            ``oxford-pets`` or ``oxford-pets:reference``; ``scenes:...``; webdataset shards (see
+            :func:`vitrine.data.shards.places.open_shards`).
         seed: of the split, where one is made, and of generated scenes.
         val_fraction: share of the training pictures held out for validation where the data have no such split;
             above 0, below 1.
@@ -46,6 +48,8 @@ def open_data(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -> La
         from vitrine.data.scenes import open_scenes
 
         return open_scenes(reference, seed=seed)
+    if is_shards(reference):
+        return open_shards(reference)
     return _with_validation(_opened(reference), seed, val_fraction)
 
 

@@ -77,6 +77,7 @@ class Recipe:
         val_fraction: share of the pictures that a seeded, stratified split holds out where the data have none.
         max_unreadable: share of unreadable pictures above which training does not start.
         checkpoint_minutes: state for ``--resume`` is written after every epoch, and this often inside one.
+        shuffle_buffer: pictures that wait in memory to be drawn at random, where the data are shards.
         workers: processes that load pictures; 0 loads in the training process; -1 chooses (half of the cores).
         decoded_cache: gigabytes that the training pictures may take in the cache folder, decoded and, where they are
             large, reduced once; 0 is off, and beyond them every epoch decodes. Not for captioners.
@@ -119,6 +120,7 @@ class Recipe:
     val_fraction: float = 0.2
     max_unreadable: float = 0.01
     checkpoint_minutes: float = 10.0
+    shuffle_buffer: int = 1000
     workers: int = -1
     decoded_cache: float = 0.0
     trackers: str = ""
@@ -137,7 +139,7 @@ class Recipe:
             raise refuse("model", self.model, "a model reference such as vit_base_patch16_224.orig_in21k")
         if not isinstance(self.pretrained, bool | str) or self.pretrained in _NOT_A_PATH:
             raise refuse("pretrained", self.pretrained, "true, false or the path of a weights file")
-        for name in ("batch_size", "accumulate", "epochs", "epoch_size"):
+        for name in ("batch_size", "accumulate", "epochs", "epoch_size", "shuffle_buffer"):
             require_number(name, getattr(self, name), 1, whole=True)
         for name in ("image_size", "mix_off_epochs", "views", "early_stopping", "seed"):
             require_number(name, getattr(self, name), 0, whole=True)

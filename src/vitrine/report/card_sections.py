@@ -35,7 +35,7 @@ def whatever(facts: CardFacts) -> str:
 def data(facts: CardFacts) -> str:
     """Where pictures came from, how many there were, and which were set aside."""
     splits: Mapping[str, Any] = facts.data.get("splits", {})
-    rows = [(name, "endless" if isinstance(part, str) else len(part)) for name, part in splits.items()]
+    rows = [(name, part if isinstance(part, str) else len(part)) for name, part in splits.items()]
     layout = inline(without_paths(str(facts.data.get("layout", "layout not known")), facts.places))
     lines = [
         f"{code(published(facts.data_reference, facts.places))}: {layout}.",

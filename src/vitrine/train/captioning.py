@@ -29,6 +29,7 @@ class CaptionBatch:
         length_B: int64, of each caption with start and end.
         captions_P: how many captions each picture has.
         indices_P: int64 positions of the pictures in their data.
+        lent: these pictures are only here so that their process can take part in a step; they count nowhere.
     """
 
     seen: tuple[Tensor, ...] | Features
@@ -36,6 +37,7 @@ class CaptionBatch:
     length_B: Tensor
     captions_P: tuple[int, ...]
     indices_P: Tensor
+    lent: bool = False
 
     def __len__(self) -> int:
         """P."""

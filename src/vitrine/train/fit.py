@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +26,19 @@ require_torchvision()
 
 from timm.scheduler import CosineLRScheduler  # noqa: E402
 from timm.utils import ModelEmaV3  # noqa: E402
+
+
+class Part(Protocol):
+    """This process's pictures of one batch; ``lent`` ones take part in the step and count nowhere."""
+
+    def __len__(self) -> int:
+        """Pictures."""
+        ...
+
+    @property
+    def lent(self) -> bool:
+        """See above."""
+        ...
 
 
 @dataclass
@@ -52,8 +65,7 @@ class Progress:
 class Training:
     """The moving parts of a training, in one place so that a checkpoint can hold them all.
 
-    ``processes`` train together, each on its part of every batch; ``counts`` says of a batch's number in its epoch
-    whether this process has a part of it at all.
+    ``processes`` train together, each on its part of every batch.
     """
 
     module: nn.Module
@@ -64,7 +76,6 @@ class Training:
     precision: str
     progress: Progress = field(default_factory=Progress)
     processes: Processes = field(default_factory=Processes)
-    counts: Callable[[int], bool] = lambda _number: True
 
     @property
     def evaluated(self) -> nn.Module:
@@ -102,7 +113,7 @@ def fit(
     training: Training,
     objective: Objective,
     recipe: Recipe,
-    epoch_batches: Callable[[int, int], Iterator[Sized]],
+    epoch_batches: Callable[[int, int], Iterator[Part]],
     batch_names: Callable[[int, Any], Sequence[str]],
 ) -> Iterator[StepDone | EpochDone]:
     """Train from ``training.progress`` to the recipe's last epoch, yielding after every step and every epoch.
@@ -139,20 +150,19 @@ def _step(
     training: Training,
     objective: Objective,
     recipe: Recipe,
-    group: Sequence[Sized],
+    group: Sequence[Part],
     mix: bool,
     names: Callable[[Any], Sequence[str]],
 ) -> tuple[float, int]:
     """One optimizer step over a group of micro-batches: (mean loss, pictures)."""
     accelerator, progress, processes = training.accelerator, training.progress, training.processes
-    counts = [training.counts(progress.batch + number) for number in range(len(group))]
-    sizes = processes.totals([len(batch) if real else 0 for batch, real in zip(group, counts, strict=True)])
+    sizes = processes.totals([0 if batch.lent else len(batch) for batch in group])
     pictures, loss_sum, count = sum(sizes), 0.0, 0
     for number, batch in enumerate(group):
         _seed(recipe.seed, progress.step * recipe.accumulate + number, processes.rank)
         with autocast(accelerator.device, training.precision):
             loss = objective(training.module, batch, mix=mix)
-        whole = whole_loss(processes, loss, counts[number])
+        whole = whole_loss(processes, loss, batch.lent)
         if not np.isfinite(whole.mean):
             raise TrainingError(_not_finite(whole.mean, training, names(batch)))
         with _exchange(training, last=number == len(group) - 1):

@@ -44,11 +44,13 @@ class FeatureBatch:
         features_BD: float, on the CPU.
         labels_B: int64 class indices.
         indices_B: int64 positions of the pictures in their data.
+        lent: these pictures are only here so that their process can take part in a step; they count nowhere.
     """
 
     features_BD: Tensor
     labels_B: Tensor
     indices_B: Tensor
+    lent: bool = False
 
     def __len__(self) -> int:
         """B."""

@@ -27,12 +27,12 @@ class WholeLoss:
     weight: float
 
 
-def whole_loss(processes: Processes, loss: Loss, counts: bool) -> WholeLoss:
-    """Join the parts' losses; a part that does not count (``counts``) was lent, so that its process can take part."""
+def whole_loss(processes: Processes, loss: Loss, lent: bool) -> WholeLoss:
+    """Join the parts' losses; a part that was ``lent``, so that its process can take part, does not count."""
     mean = loss.mean.item()
     if processes.count == 1:
         return WholeLoss(mean, loss.count, loss.correct, 1.0)
-    own = loss.count if counts else 0
+    own = 0 if lent else loss.count
     sums = processes.totals((mean * own if own else 0.0, own, own and (loss.correct or 0), loss.correct is None))
     loss_sum, count, correct, mixed = sums
     weight = processes.count * own / count

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -131,14 +131,15 @@ class CaptionerTask:
 
     def _from_kept(self, kept: KeptFeatures, epoch: int, start: int, share: Share) -> Iterator[CaptionBatch]:
         view = view_of(self.recipe, self.recipe.transforms.random, epoch)
-        for indices, values in kept.batches(self.recipe, epoch, start, view, share):
-            yield self._batch(Features.join(values), indices, self.data.train, epoch)
+        for indices, values, lent in kept.batches(self.recipe, epoch, start, view, share):
+            yield replace(self._batch(Features.join(values), indices, self.data.train, epoch), lent=lent)
 
     def _from_pictures(self, loader: PictureLoader, epoch: int, start: int) -> Iterator[CaptionBatch]:
         recipe, split = self.recipe, self.data.train.for_epoch(epoch, self.recipe.epoch_size)
         pictures, view = _Pictures(split), view_of(recipe, recipe.transforms.random, epoch)
         for found in loader.epoch(pictures, seed=recipe.seed, epoch=epoch, shuffle=True, start_batch=start, view=view):
-            yield self._batch(found.pixels, found.indices_B.tolist(), split, epoch)
+            batch = self._batch(found.pixels, found.indices_B.tolist(), split, epoch)
+            yield replace(batch, lent=found.lent)
 
     def _batch(self, seen: Any, indices: Sequence[int], split: CaptionSplit, epoch: int | None) -> CaptionBatch:
         """With ``epoch``, as many captions as the recipe says, drawn for it; else all."""

@@ -12,7 +12,9 @@ from torch import nn
 from vitrine.data.batch import Batch
 from vitrine.data.loading import PictureLoader
 from vitrine.data.samples import Sample
+from vitrine.data.shards.stream import ShardSplit
 from vitrine.data.transforms import TrainTransform
+from vitrine.errors import DataError
 from vitrine.evaluate.metrics import classification_metrics
 from vitrine.evaluate.outputs import Outputs, joined
 from vitrine.evaluate.predictions import predictions_csv
@@ -28,8 +30,9 @@ from vitrine.workflows.head_features import HeadFeatures, frozen_head, reuse
 from vitrine.workflows.inference import collect, eval_batches, run_batches
 from vitrine.workflows.kept_features import require_views_possible, view_of
 from vitrine.workflows.recipe_model import build_for, input_of
+from vitrine.workflows.sharded_batches import ShardedBatches
 from vitrine.workflows.training_data import TrainingData, names_of
-from vitrine.workflows.training_events import Event
+from vitrine.workflows.training_events import Event, Note
 from vitrine.workflows.training_task import Batches, Setting, Validation
 
 _KEPT_VALIDATION_BYTES = 1 << 30  # decoded validation pictures are kept between epochs up to here
@@ -38,18 +41,18 @@ _KEPT_VALIDATION_BYTES = 1 << 30  # decoded validation pictures are kept between
 class ClassifierTask:
     """A vision transformer with a head for the data's classes; see :class:`vitrine.workflows.training_task.Task`."""
 
-    def __init__(
-        self, recipe: Recipe, data: TrainingData, report: Callable[[Event], None] = lambda _event: None
-    ) -> None:
+    def __init__(self, recipe: Recipe, data: TrainingData, report: Callable[[Event], None] = lambda _: None) -> None:
         require_views_possible(recipe, data.train.endless)
-        self.recipe = recipe
+        self.recipe, self.report = recipe, report
         self.record, self.labels = data.record, tuple(data.found.labels)
         self.built = build_for(recipe, len(self.labels))
         self.spec = input_of(self.built, recipe)
         self.data, kept = from_decoded_cache(data, recipe, self.spec.size)
         self.weights, self.notes = self.built.weights, (*data.found.notes, *self.built.notes, *kept)
         self.width = width_of(self.built.module)
-        self.epoch_pictures = recipe.epoch_size if data.train.endless else len(data.train)
+        counted = isinstance(data.train, ShardSplit) or not data.train.endless
+        self.epoch_pictures = len(data.train) if counted else recipe.epoch_size
+        self._sharded: ShardedBatches | None = None
         self.validation_pictures = len(data.validation)
         self.aside = 0
         self._features: HeadFeatures | None = None
@@ -89,6 +92,10 @@ class ClassifierTask:
         transform = TrainTransform(recipe.transforms, self.spec.size)
         share = setting.processes.share(mirrored=bool(recipe.mixup or recipe.cutmix))
         with PictureLoader(transform, recipe.batch_size, recipe.workers, share=share) as loader:
+            if isinstance(self.data.train, ShardSplit):
+                sharded = self._sharded = ShardedBatches(self.data.train, recipe, setting.processes.share())
+                yield lambda epoch, start: sharded.epoch(loader, epoch, start)
+                return
             yield lambda epoch, start: loader.epoch(
                 self._samples(epoch),
                 seed=recipe.seed,
@@ -103,11 +110,15 @@ class ClassifierTask:
 
     def names(self, epoch: int, batch: Batch | FeatureBatch) -> list[str]:
         """File names of a batch's pictures."""
+        if self._sharded is not None and isinstance(batch, Batch):
+            return self._sharded.names(batch)
         return names_of(self._samples(epoch), batch.indices_B.tolist())
 
     def validate(self, module: nn.Module, setting: Setting) -> Validation:
-        """Loss and accuracy."""
+        """Loss and accuracy; what of shards could not be read since is told."""
         processes, part = setting.processes, setting.processes.share().part(len(self.data.validation))
+        if self._sharded is not None:
+            self._tell_unreadable(processes.gathered(self._sharded.taken_unreadable()))
         parts = [each for each in processes.gathered(self._validated(module, setting, part)) if each is not None]
 
         def measured() -> Validation:
@@ -123,6 +134,25 @@ class ClassifierTask:
         if self._features is not None:
             return self._features.outputs(module, setting, part)
         return self._outputs(module, setting, self.data.validation[part.start : part.stop])
+
+    def _tell_unreadable(self, parts: list[tuple[int, list[tuple[str, str]]]]) -> None:
+        """Say which pictures of shards an epoch could not use.
+
+        Raises:
+            DataError: more of them than the recipe allows.
+        """
+        count, named = sum(part[0] for part in parts), [row for part in parts for row in part[1]]
+        if not count:
+            return
+        for name, reason in named[:5]:
+            self.report(Note(f"not readable: {name}: {reason}"))
+        self.report(Note(f"{count:,} of {self.epoch_pictures:,} pictures could not be read in this epoch."))
+        if count > self.recipe.max_unreadable * self.epoch_pictures:
+            name, reason = named[0]
+            raise DataError(
+                f"{count:,} of {self.epoch_pictures:,} pictures cannot be read, for example {name}: {reason}\n"
+                "Make the shards anew with vitrine shards, or --set max_unreadable=1 in a new run."
+            )
 
     def save(self, run: RunFolder, module: nn.Module) -> None:
         """In timm's layout, adapters folded in."""

@@ -82,8 +82,8 @@ class HeadFeatures:
         recipe = self._recipe
         kept = self._of("training", setting, [partial(self._version, view) for view in range(recipe.views or 1)])
         view = view_of(recipe, recipe.transforms.random, epoch)
-        for indices, values in kept.batches(recipe, epoch, start, view, setting.processes.share()):
-            yield FeatureBatch(torch.stack(values), self._labels[indices], torch.tensor(indices))
+        for indices, values, lent in kept.batches(recipe, epoch, start, view, setting.processes.share()):
+            yield FeatureBatch(torch.stack(values), self._labels[indices], torch.tensor(indices), lent)
 
     def outputs(self, module: nn.Module, setting: Setting, part: range) -> Outputs:
         """What the classifier says of a part of the validation pictures."""

@@ -61,15 +61,16 @@ class KeptFeatures:
 
     def batches(
         self, recipe: Recipe, epoch: int, start: int, view: int, share: Share
-    ) -> Iterator[tuple[list[int], list[Tensor]]]:
-        """Positions and tensors of an epoch's batches from ``start`` on: those that a loader would give."""
+    ) -> Iterator[tuple[list[int], list[Tensor], bool]]:
+        """Positions and tensors of this process's parts of an epoch's batches from ``start`` on, and whether they are
+        only lent: those that a loader would give."""
         order = epoch_order(self._pictures, seed=recipe.seed, epoch=epoch, shuffle=True).tolist()
         size = recipe.batch_size
         for number in range(start, batch_count(self._pictures, size)):
             whole = order[number * size : (number + 1) * size]
-            own = [whole[position] for position in share.batch_positions(len(whole))]
-            indices = [index for index in own if self.has(view, index)]
-            yield indices, self(view, indices)
+            positions, lent = share.taken(len(whole))
+            indices = [whole[position] for position in positions if self.has(view, whole[position])]
+            yield indices, self(view, indices), lent
 
 
 def require_views_possible(recipe: Recipe, endless: bool) -> None:

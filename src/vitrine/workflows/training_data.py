@@ -9,6 +9,7 @@ from typing import Any
 from vitrine.data.captions import CaptionData, CaptionSplit, open_captions
 from vitrine.data.index import SampleIndex, index_samples
 from vitrine.data.samples import FiniteSplit, LabelledData, Sample, Split
+from vitrine.data.shards.stream import ShardSplit
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, RunError
 from vitrine.recipes import Recipe
@@ -153,8 +154,16 @@ def _record(
             {"split": name, "name": s.name, "reason": reasons[s.name]} for s in samples if s.name in reasons
         ]
     if found.splits["train"].endless:
-        record["splits"]["train"] = "endless"
+        record["splits"]["train"] = _unlisted(found)
     return record, readable
+
+
+def _unlisted(found: LabelledData | CaptionData) -> str:
+    """What data.json says of training pictures that it does not list one by one."""
+    train = found.splits["train"]
+    if not isinstance(train, ShardSplit):
+        return "endless"
+    return f"shards of {len(train):,} pictures ({train.digest})"
 
 
 def require_same_data(then: dict[str, Any], now: dict[str, Any]) -> None:
@@ -169,8 +178,9 @@ def require_same_data(then: dict[str, Any], now: dict[str, Any]) -> None:
         if rows == now["splits"].get(split):
             continue
         sides = (rows, now["splits"].get(split, []))
-        if any(isinstance(side, str) for side in sides):  # an endless source
-            raise RunError(f"The {split} data changed since the run began: they were of another kind.")
+        if any(isinstance(side, str) for side in sides):  # an endless source, or shards
+            told = [side if isinstance(side, str) else f"{len(side):,} files" for side in sides]
+            raise RunError(f"The {split} data changed since the run began: {told[0]} then, {told[1]} now.")
         before, after = ({row["name"]: row for row in side} for side in sides)
         changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
         raise RunError(

@@ -54,7 +54,14 @@ class Reading:
     what: str = "Reading pictures"
 
 
-Event = Plan | Reading | StepDone | EpochRow
+@dataclass(frozen=True)
+class Note:
+    """Something that a person would want to know of while a training runs."""
+
+    text: str
+
+
+Event = Plan | Reading | StepDone | EpochRow | Note
 
 
 @dataclass(frozen=True)

@@ -93,13 +93,7 @@ class TrainingSession:
             self.accelerator,
             self.setting.precision,
             processes=self.processes,
-            counts=self._has_part_of,
         )
-
-    def _has_part_of(self, number: int) -> bool:
-        """Whether a batch of an epoch is large enough for this process to have a part of it."""
-        size = self.recipe.batch_size
-        return bool(self.processes.share().of_batch(min(size, self.task.epoch_pictures - number * size)))
 
     @property
     def steps_per_epoch(self) -> int:

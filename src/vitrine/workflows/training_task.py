@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -12,10 +12,11 @@ from torch import nn
 
 from vitrine.models.run_folder import RunFolder
 from vitrine.models.weights import WeightsFile
+from vitrine.train.fit import Part
 from vitrine.train.objective import Objective
 from vitrine.train.processes import Processes
 
-Batches = Callable[[int, int], Iterator[Sized]]
+Batches = Callable[[int, int], Iterator[Part]]
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,168 @@
+"""From what a person writes for DATA to shards: a folder, an address, or a pattern with braces."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Iterator
+from itertools import product
+from pathlib import Path
+
+from vitrine.data.samples import FiniteSplit, LabelledData, Sample, Split
+from vitrine.data.shards.index import INDEX, SPLITS, Shard, ShardIndex, parse_index
+from vitrine.data.shards.opening import LOST, is_remote, opened, text_of
+from vitrine.data.shards.reading import Member, read_members, read_shard
+from vitrine.data.shards.stream import ShardSplit
+from vitrine.errors import DataError
+
+LAYOUT = "webdataset shards"
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_MOST_SHARDS = 1_000_000
+_MOST_KEPT = 1 << 30  # bytes of pictures from addresses that are kept, of splits that are looked at more than once
+_OTHER_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
+
+
+def is_shards(reference: str) -> bool:
+    """Whether a reference to data means shards: an address, a ``.tar``, an index, or a folder that holds some."""
+    if is_remote(reference) or reference.endswith((".tar", f"/{INDEX}")):
+        return True
+    folder = Path(reference).expanduser()
+    return folder.is_dir() and ((folder / INDEX).is_file() or any(folder.glob("*-[0-9]*.tar")))
+
+
+def open_shards(reference: str) -> LabelledData:
+    """Open shards. "train" comes in a stream; other splits are listed, those from an address with their bytes.
+
+    Args:
+        reference: a folder of ``train-000000.tar`` and so on, with or without index.json; the address of a folder or of
+            its index.json; or shards by name, with braces (``data/train-{000000..000009}.tar``), several patterns
+            separated by ``::``. Shards without an index are read once to count their pictures and classes.
+
+    Raises:
+        DataError: nothing there, no index where one is needed, or a shard that is no plain tar file.
+    """
+    index = find_shards(reference)
+    classes, splits = len(index.labels), dict[str, Split]()
+    for name, shards in index.splits.items():
+        splits[name] = ShardSplit(shards, classes) if name == "train" else FiniteSplit(_listed(shards, classes))
+    counts = ", ".join(
+        f"{sum(s.pictures for s in shards):,} {name} in {len(shards):,}" for name, shards in index.splits.items()
+    )
+    return LabelledData(reference, LAYOUT, index.labels, splits, (f"Pictures in shards: {counts}.", *index.notes))
+
+
+def find_shards(reference: str) -> ShardIndex:
+    """Where the shards are and what they hold; see :func:`open_shards`."""
+    if "::" in reference or reference.endswith(".tar"):
+        return _by_name([name for part in reference.split("::") for name in expanded(part)])
+    place = reference.rstrip("/").removesuffix(f"/{INDEX}")
+    if is_remote(place):
+        return parse_index(text_of(f"{place}/{INDEX}"), place)
+    folder = Path(place).expanduser()
+    if (folder / INDEX).is_file():
+        return parse_index(text_of(str(folder / INDEX)), str(folder))
+    return _counted([str(path) for path in sorted(folder.glob("*.tar"))])
+
+
+def expanded(pattern: str) -> list[str]:
+    """Names that a pattern with braces stands for, as a shell would: ``{a,b}``, ``{000..012}``.
+
+    Raises:
+        DataError: it stands for more than a million.
+    """
+    parts = _BRACES.split(pattern)
+    choices = [[part] if i % 2 == 0 else _choices(part) for i, part in enumerate(parts)]
+    total = 1
+    for each in choices:
+        total *= len(each)
+    if total > _MOST_SHARDS:
+        raise DataError(f"{pattern} stands for {total:,} shards; {_MOST_SHARDS:,} is the limit.")
+    return ["".join(each) for each in product(*choices)]
+
+
+def _choices(inside: str) -> list[str]:
+    numbers = _RANGE.fullmatch(inside)
+    if numbers is None:
+        return inside.split(",")
+    first, last = int(numbers[1]), int(numbers[2])
+    if last - first >= _MOST_SHARDS:
+        raise DataError(f"{{{inside}}} stands for {last - first + 1:,} shards; {_MOST_SHARDS:,} is the limit.")
+    return [f"{number:0{len(numbers[1])}}" for number in range(first, last + 1)]
+
+
+def _by_name(places: list[str]) -> ShardIndex:
+    """Shards that were named: with the index beside them where it knows them all; its other splits are added."""
+    places = [place if is_remote(place) else str(Path(place).expanduser()) for place in places]
+    folders = {place.rpartition("/")[0] or "." for place in places}
+    index = _index_in(folders.pop()) if len(folders) == 1 else None
+    if index is None:
+        return _counted(places)
+    known = {shard.name: shard for shard in index.splits.get("train", ())}
+    named = [place.rpartition("/")[2] for place in places]
+    if not set(named) <= known.keys():
+        return _counted(places)
+    others = {name: shards for name, shards in index.splits.items() if name != "train"}
+    left = len(known) - len(set(named))
+    notes = (*index.notes, *([f"{left:,} of {len(known):,} training shards are left out."] if left else []))
+    return ShardIndex(index.labels, {"train": tuple(known[name] for name in dict.fromkeys(named)), **others}, notes)
+
+
+def _index_in(folder: str) -> ShardIndex | None:
+    try:
+        return parse_index(text_of(f"{folder}/{INDEX}"), folder)
+    except DataError:
+        return None
+
+
+def _counted(places: list[str]) -> ShardIndex:
+    """Shards of which nobody says what is in them: read once. What a split is called is the start of its names."""
+    splits: dict[str, list[Shard]] = {}
+    most = -1
+    for place in places:
+        count = 0
+        for member in _members(place):
+            count, most = count + 1, max(most, member.label if member.label is not None else -1)
+        start = re.split(r"[-_.]", place.rpartition("/")[2].lower(), maxsplit=1)[0]
+        split = _OTHER_NAMES.get(start, start if start in SPLITS else "train")
+        if count:
+            splits.setdefault(split, []).append(Shard(place, count))
+    if most < 0:
+        raise DataError(f"No shard of {places[0] if places else 'this folder'} and the like has a class (.cls).")
+    note = f"There is no {INDEX}: {len(places):,} shards were read to count, and classes are called by their numbers."
+    return ShardIndex(
+        tuple(str(label) for label in range(most + 1)),
+        {name: tuple(splits[name]) for name in SPLITS if name in splits},
+        (note,),
+    )
+
+
+def _members(place: str) -> Iterator[Member]:
+    try:
+        with opened(place) as stream:
+            yield from read_members(stream, lambda _: False)
+    except (tarfile.TarError, *LOST) as error:
+        raise DataError(f"{place} cannot be read as a plain tar file: {error}.") from error
+
+
+def _listed(shards: tuple[Shard, ...], classes: int) -> tuple[Sample, ...]:
+    """Samples of shards, those of local files without their bytes."""
+    samples, seen, kept = [], set[str](), 0
+    for shard in shards:
+        remote = is_remote(shard.place)
+        for number, member in enumerate(read_shard(shard, lambda _, remote=remote: remote)):  # type: ignore[misc]
+            kept += len(member.data or b"")
+            if kept > _MOST_KEPT:
+                raise DataError(
+                    f"The pictures of {shard.place} and those before it are too large to be kept in memory.\n"
+                    "Put validation and test shards on this machine."
+                )
+            local = None if remote or member.problem or not member.file else shard.place
+            sample = member.sample(shard, classes, local)
+            if sample.name in seen:
+                sample = Sample(
+                    f"{shard.name.removesuffix('.tar')}/{number:06}-{sample.name}", sample.picture, sample.label
+                )
+            seen.add(sample.name)
+            samples.append(sample)
+    return tuple(samples)

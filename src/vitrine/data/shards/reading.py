@@ -1,0 +1,206 @@
+"""The pictures in a shard, one after the other, whoever made it: nothing is unpacked, run or unpickled.
+
+A shard is a plain tar file in webdataset's layout: members that follow one another and have the same name up to the
+first dot are one sample. Of these, pictures, ``.cls`` (the class, a whole number) and ``.json`` (``name``) are read;
+links, devices and every other member are passed over. Sizes are bounded before anything is read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+from vitrine.data.decoding import BytesPicture
+from vitrine.data.formats import EXTENSIONS
+from vitrine.data.samples import Sample
+from vitrine.data.shards.index import Shard
+from vitrine.data.shards.opening import LOST, is_remote, opened
+from vitrine.data.shards.picture import BrokenPicture, ShardPicture
+from vitrine.errors import DataError
+
+MAX_PICTURE_BYTES = 64 << 20
+"""Size above which a picture in a shard is left out unread."""
+
+_MAX_TEXT_BYTES = 1 << 20  # of a class, a json, or a header's long name
+_READS_AT_END = 3  # one finds it, and tarfile may look again
+_TRIES = 3  # of a connection that breaks
+_KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # webdataset's: the name up to its first dot, and the rest
+_LONG_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+
+
+class _BoundedHeader(tarfile.TarInfo):
+    """tarfile reads long names into memory whatever length they claim to have."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _LONG_HEADERS and self.size > _MAX_TEXT_BYTES:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc, no-any-return]
+
+
+class _Ending:
+    """A stream whose end is an error when it is read over and over, as tarfile does to pass over what is not there."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._at_end = stream, 0
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._at_end = 0 if data else self._at_end + 1
+        if self._at_end > _READS_AT_END:
+            raise tarfile.ReadError("unexpected end of data")
+        return data
+
+
+@dataclass
+class Member:
+    """One sample of a shard.
+
+    Attributes:
+        key: its members' name up to the first dot.
+        file: name of the picture's member; empty where it has none.
+        offset, size: of the picture's bytes in the shard.
+        data: the picture's bytes; None where they were not wanted or cannot be had.
+        label: the class; None where there is none.
+        name: what the picture was called before; empty where nobody says.
+        problem: why there is no picture.
+    """
+
+    key: str
+    file: str = ""
+    offset: int = 0
+    size: int = 0
+    data: bytes | None = field(default=None, repr=False)
+    label: int | None = None
+    name: str = ""
+    problem: str = ""
+
+    def complete(self, wanted: bool) -> bool:
+        """Whether nothing that a training needs is still to come."""
+        return bool(self.file) and self.label is not None and (self.data is not None or not wanted)
+
+    def sample(self, shard: Shard, classes: int, path: str | None = None) -> Sample:
+        """As a sample; a picture that cannot be used says so when it is decoded.
+
+        ``path`` is the shard's file where its picture is to be read from there later.
+        """
+        name = _plain(self.name) or f"{shard.name.removesuffix('.tar')}/{_plain(self.file or self.key)}"
+        problem = self.problem or ("" if self.file else "there is no picture of a known format")
+        if not problem and self.label is None:
+            problem = "it has no class (.cls)"
+        elif not problem and not 0 <= (self.label or 0) < classes:
+            problem = f"its class is {self.label}, and there are {classes} from 0 on"
+        if not problem and path is not None:
+            return Sample(name, ShardPicture(path, self.offset, self.size), self.label)
+        if problem or self.data is None:
+            return Sample(name, BrokenPicture(problem or "its bytes are missing"))
+        return Sample(name, BytesPicture(self.data), self.label)
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in name.encode("utf-8", "backslashreplace").decode())
+
+
+def read_members(stream: IO[bytes], wanted: Callable[[int], bool] = lambda _: True) -> Iterator[Member]:
+    """The samples of an open shard in order; ``wanted`` says by number whose pictures are to be read into memory.
+
+    Raises:
+        tarfile.TarError: this is no plain tar file, or it is damaged from here on.
+        OSError: reading failed.
+    """
+    member, number = None, -1
+    source: Any = _Ending(stream)  # all that tarfile calls is read
+    with tarfile.open(fileobj=source, mode="r|", tarinfo=_BoundedHeader) as archive:
+        for info in _until_damage(archive):
+            if isinstance(info, Exception):
+                if member is not None and member.complete(wanted(number)):
+                    yield member
+                raise info
+            vars(archive)["members"] = []  # it would remember every member
+            found = _KEY.match(info.name) if info.isreg() else None
+            if found is None or PurePosixPath(info.name).name.startswith("__"):
+                continue
+            key, extension = found[1], found[2].lower()
+            if extension not in ("cls", "json") and f".{extension}" not in EXTENSIONS:
+                continue
+            if member is None or member.key != key:
+                if member is not None:
+                    yield member
+                member, number = Member(key), number + 1
+            try:
+                _take(member, archive, info, extension, wanted(number))
+            except tarfile.TarError:
+                if member.complete(wanted(number)):
+                    yield member
+                raise
+    if member is not None:
+        yield member
+
+
+def _until_damage(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo | tarfile.TarError]:
+    """The members, and the error that ends them, if one does."""
+    try:
+        yield from archive
+    except tarfile.TarError as error:
+        yield error
+
+
+def _take(member: Member, archive: tarfile.TarFile, info: tarfile.TarInfo, extension: str, wanted: bool) -> None:
+    text = extension in ("cls", "json")
+    limit = _MAX_TEXT_BYTES if text else MAX_PICTURE_BYTES
+    if not text:
+        member.file, member.offset, member.size = PurePosixPath(info.name).name, info.offset_data, info.size
+    if info.size > limit:
+        member.problem = f".{extension} has {info.size:,} bytes; {limit:,} is the limit"
+        return
+    if not (text or wanted):
+        return
+    reader = archive.extractfile(info)
+    data = reader.read() if reader is not None else b""
+    if not text:
+        member.data = data
+        return
+    try:
+        if extension == "cls":
+            member.label = int(data)
+        else:
+            member.name = str(json.loads(data).get("name", ""))
+    except (ValueError, AttributeError, RecursionError):
+        member.problem = f".{extension} cannot be understood: {data[:40]!r}"
+
+
+def read_shard(shard: Shard, wanted: Callable[[int], bool] = lambda _: True) -> Iterator[Member]:
+    """As many samples as the shard is said to have; what is damaged or missing is there, with a problem.
+
+    Raises:
+        DataError: the shard is not there, or the connection broke three times.
+    """
+    done, reason = 0, ""
+    for attempt in range(1, _TRIES + 1):
+        try:
+            with opened(shard.place) as stream:
+                for number, member in enumerate(read_members(stream, wanted)):
+                    if done <= number < shard.pictures:
+                        done += 1
+                        yield member
+            reason = "the shard ends before it"
+        except LOST as error:
+            if attempt == _TRIES:
+                raise DataError(f"{shard.place} cannot be read: {error}, {_TRIES} times.") from error
+            continue
+        except (tarfile.TarError, OSError, EOFError) as error:
+            reason = f"the shard is damaged before it ({error})"
+        if done == shard.pictures or not is_remote(shard.place):  # a transfer that was cut looks like a short file
+            break
+    for number in range(done, shard.pictures):
+        yield Member(f"#{number}", problem=reason)

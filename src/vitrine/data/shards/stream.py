@@ -1,0 +1,157 @@
+"""Training pictures out of shards, batch by batch, in constant memory."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from PIL import Image
+
+from vitrine.data.decoding import BytesPicture
+from vitrine.data.samples import Sample, Split
+from vitrine.data.shards.index import Shard
+from vitrine.data.shards.order import Drawing, dealt, lane_count, turns
+from vitrine.data.shards.reading import Member, read_shard
+from vitrine.data.sharing import Share
+from vitrine.errors import DataError
+
+
+@dataclass(frozen=True)
+class Part:
+    """One process's pictures of a batch.
+
+    Attributes:
+        indices: places in the order of the epoch.
+        samples: with their bytes.
+        lent: there are none; a black square stands in, which must not count.
+    """
+
+    indices: tuple[int, ...]
+    samples: tuple[Sample, ...]
+    lent: bool
+
+
+class ShardSplit(Split):
+    """The pictures of shards, which come in a stream: they cannot be picked by number."""
+
+    def __init__(self, shards: Sequence[Shard], classes: int) -> None:
+        self.shards, self.classes = tuple(shards), classes
+
+    @property
+    def digest(self) -> str:
+        """Names the content: the same for the same shards, wherever they lie."""
+        rows = [(shard.name, shard.pictures, shard.sha256) for shard in self.shards]
+        return hashlib.sha256(json.dumps([rows, self.classes]).encode()).hexdigest()[:16]
+
+    def __len__(self) -> int:
+        return sum(shard.pictures for shard in self.shards)
+
+    def __getitem__(self, index: Any) -> Any:
+        raise TypeError("Pictures of shards come in a stream: take parts of it.")
+
+    def for_epoch(self, epoch: int, epoch_size: int) -> Sequence[Sample]:  # noqa: ARG002
+        """Refused: see :meth:`parts`."""
+        raise TypeError("Pictures of shards come in a stream: take parts of it.")
+
+    @property
+    def endless(self) -> bool:
+        """True: the pictures are not listed one by one."""
+        return True
+
+    def parts(
+        self,
+        *,
+        batch_size: int,
+        seed: int,
+        epoch: int,
+        buffer: int,
+        start_batch: int = 0,
+        share: Share = Share(),  # noqa: B008
+    ) -> Iterator[Part]:
+        """This process's parts of an epoch's batches.
+
+        Args:
+            batch_size: of whole batches; the last one may be smaller.
+            seed: with ``epoch`` it determines the order.
+            epoch: from 0.
+            buffer: pictures that wait in memory to be drawn, all lanes and processes together.
+            start_batch: batches to leave out; shards that held nothing but pictures of those are not read.
+            share: of this process.
+
+        Raises:
+            DataError: a shard is not there; there are fewer shards than processes.
+        """
+        count = lane_count(len(self.shards), share.processes)
+        if share.processes > len(self.shards):
+            raise DataError(
+                f"{share.processes} processes cannot share {len(self.shards)} shards: expected a shard for each.\n"
+                "Make smaller ones with: vitrine shards DATA -o DIR --size MB, or launch fewer processes."
+            )
+        lanes = [[self.shards[i] for i in dealt_out] for dealt_out in dealt(len(self.shards), count, seed, epoch)]
+        turn = turns([sum(shard.pictures for shard in lane) for lane in lanes])
+        own = range(share.process, count, share.processes)
+        passed, readers, total = dict.fromkeys(own, 0), dict[int, Iterator[Sample]](), len(self)
+        for first in range(0, total, batch_size):
+            mine = [
+                (k, lane) for k, lane in zip(_batch(first, batch_size, total), turn, strict=False) if lane in passed
+            ]
+            if first < start_batch * batch_size:
+                for _, lane in mine:
+                    passed[lane] += 1
+                continue
+            for lane in own if not readers else ():
+                drawing = Drawing(sum(s.pictures for s in lanes[lane]), max(1, buffer // count), (seed, epoch, lane, 3))
+                readers[lane] = self._drawn(lanes[lane], drawing, passed[lane])
+            if mine:
+                yield Part(tuple(k for k, _ in mine), tuple(next(readers[lane]) for _, lane in mine), False)
+            else:
+                yield Part((first,), (BLACK,), True)
+
+    def _drawn(self, shards: Sequence[Shard], drawing: Drawing, passed: int) -> Iterator[Sample]:
+        """A lane's samples as they leave its buffer, but for the first ``passed``."""
+        for _ in range(passed):
+            next(drawing)
+        members = _members(shards, frozenset(drawing.waiting), drawing.read)
+        waiting: dict[int, tuple[Shard, Member]] = {}
+        for number in drawing:
+            while number not in waiting:
+                read, shard, member = next(members)
+                waiting[read] = shard, member
+            shard, member = waiting.pop(number)
+            yield member.sample(shard, self.classes)
+
+
+def _batch(first: int, size: int, total: int) -> range:
+    return range(first, min(first + size, total))
+
+
+def _members(shards: Sequence[Shard], waiting: frozenset[int], read: int) -> Iterator[tuple[int, Shard, Member]]:
+    """Numbered samples of shards that follow one another: those ``waiting``, and all from number ``read`` on."""
+    starts = [0, *accumulate(shard.pictures for shard in shards)]
+    needed = {bisect_right(starts, number) - 1 for number in waiting}
+    for place, (shard, start) in enumerate(zip(shards, starts, strict=False)):
+        if place not in needed and starts[place + 1] <= read:
+            continue
+
+        def wanted(number: int, start: int = start) -> bool:
+            return start + number >= read or start + number in waiting
+
+        for number, member in enumerate(read_shard(shard, wanted)):
+            if wanted(number):
+                yield start + number, shard, member
+
+
+def _black() -> Sample:
+    square = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(square, "PNG")
+    return Sample("nothing", BytesPicture(square.getvalue()), 0)
+
+
+BLACK = _black()
+"""A sample that stands in where a process has no picture of a batch."""
