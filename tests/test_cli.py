@@ -26,10 +26,12 @@ VERBS = (
     "sweep",
     "compare",
     "verify",
+    "serve",
     "export",
     "knn",
     "shards",
     "cache",
+    "bench",
 )
 
 

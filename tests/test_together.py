@@ -23,7 +23,7 @@ import trained_together
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from trained_together import CASES, PLAIN, trained
+from trained_together import ADAMW, CASES, CUT, PLAIN, trained
 
 from vitrine.data.scenes import write_scenes
 from vitrine.data.sharing import Share
@@ -57,7 +57,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def by_two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that two processes trained, in one launch."""
     out = tmp_path_factory.mktemp("two")
-    trained(data, "plain", out / "begun by one", stop=True)
+    for name in ("begun by one", "begun by one, cut"):
+        trained(data, "plain", out / name, stop=True)
     command = [*TOGETHER, "--nproc-per-node", "2", trained_together.__file__, str(data), str(out)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
@@ -130,11 +131,51 @@ def test_data_are_recorded_once_and_the_processes_counted(by_one: Path, by_two: 
 
 
 def test_a_training_goes_on_with_another_number_of_processes(data: Path, by_one: Path, by_two: Path) -> None:
-    assert (by_two / "left").exists(), "the second process did not learn that the first one failed"
+    for name in ("begun by two", "begun cut"):
+        assert (by_two / f"{name}.left").exists(), "the second process did not learn that the first one failed"
     assert distance(by_one / "plain", by_two / "begun by one") < TOLERANCE
     assert (by_two / "begun by two" / "state" / "training.pt").exists()
     trained(data, "plain", by_two / "begun by two", resume=True)
     assert distance(by_one / "plain", by_two / "begun by two") < TOLERANCE
+
+
+@pytest.mark.parametrize("case", CUT)
+def test_a_model_that_is_cut_reaches_the_weights_of_one_that_is_not(case: str, by_one: Path, by_two: Path) -> None:
+    assert distance(by_one / case, by_two / f"cut {case}") < TOLERANCE
+    assert (by_one / case / "predictions.csv").read_text().count("\n") == 14
+    one = json.loads((by_one / f"{case}.json").read_text())
+    two = [json.loads((by_two / f"cut {case}.{rank}.json").read_text()) for rank in (0, 1)]
+    assert two[0] == two[1] and numbers(two[0]) == pytest.approx(numbers(one), rel=1e-4)
+
+
+def test_a_training_goes_on_with_or_without_cutting(data: Path, by_one: Path, by_two: Path) -> None:
+    assert distance(by_one / "plain", by_two / "begun by one, cut") < TOLERANCE
+    assert (by_two / "begun cut" / "state" / "training.pt").exists()
+    trained(data, "plain", by_two / "begun cut", resume=True)
+    assert distance(by_one / "plain", by_two / "begun cut") < TOLERANCE
+
+
+def test_adamw_over_a_model_that_is_cut(data: Path, by_two: Path, tmp_path: Path) -> None:
+    """AdamW follows gradients that are rounding errors, so losses are compared, and not weights."""
+    train(str(data / "scenes"), ADAMW, tmp_path / "run")
+    one, two = (
+        [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+        for run in (tmp_path / "run", by_two / "cut adamw")
+    )
+    for name in ("train_loss", "validation_loss"):
+        assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [({"ema": 0.9}, "ema"), ({"tune": "lora"}, "tune"), ({"optimizer": "muon", "compile": True}, "compile, optimizer")],
+)
+def test_what_cannot_be_cut_is_refused(changed: dict[str, Any], named: str) -> None:
+    from vitrine.workflows.training import _require_cuttable
+
+    _require_cuttable(PLAIN)
+    with pytest.raises(RecipeError, match=f"^{named}: not where FSDP cuts"):
+        _require_cuttable(trained_together.replace(PLAIN, **changed))
 
 
 @pytest.fixture

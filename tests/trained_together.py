@@ -51,14 +51,16 @@ PLAIN = Recipe(
 CASES = {
     "plain": PLAIN,
     "shards": replace(PLAIN, shuffle_buffer=12, workers=1),
-    "accumulated": replace(PLAIN, accumulate=2, ema=0.9, label_smoothing=0.1, clip_norm=0.5),
-    "mixed": replace(PLAIN, mixup=0.4, cutmix=0.5),
+    "accumulated": replace(PLAIN, accumulate=2, label_smoothing=0.1, clip_norm=0.5, tune="last:1"),
+    "mixed": replace(PLAIN, mixup=0.4, cutmix=0.5, ema=0.9),
     "head": replace(PLAIN, tune="head", views=2, ema=0.9),  # its features are kept
     "head anew": replace(PLAIN, tune="head"),
     "captions": replace(PLAIN, caption=WORDS, model_args=MICRO),
     "frozen": replace(PLAIN, caption=WORDS, tune="head", transforms=named_transforms("none")),
 }
 FOLDERS = {"shards": "shards"}
+CUT = ("plain", "accumulated")
+ADAMW = replace(PLAIN, learning_rate=1e-3, clip_norm=1.0, accumulate=2)
 STOP_AT = 4
 
 
@@ -106,6 +108,16 @@ def _average_of_means(processes: Any, loss: Any, lent: bool) -> Any:
 _whole = fit.whole_loss
 
 
+def trained_until(data: Path, out: Path) -> str:
+    """Train a part in all processes, of which the first one stops; returns how this one ended."""
+    try:
+        trained(data, "plain", out, stop=True)
+    except SystemExit as ended:
+        out.with_suffix(".left").write_text(str(ended.code))
+        return "left"
+    return "stopped"
+
+
 def said(arguments: list[str], out: Path) -> None:
     """Call the command line in every process, and write down what each says."""
     errors = io.StringIO()
@@ -129,16 +141,18 @@ def main(data: Path, out: Path) -> None:
     with mock.patch.object(fit, "whole_loss", _average_of_means):
         trained(data, "plain", out / "wrong")
     trained(data, "plain", out / "begun by one", resume=True)
+    with mock.patch.dict(os.environ, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}):
+        for case in CUT:
+            result = trained(data, case, out / f"cut {case}")
+            (out / f"cut {case}.{os.environ['RANK']}.json").write_text(json.dumps(result))
+        trained(data, "plain", out / "begun by one, cut", resume=True)
+        begun = trained_until(data, out / "begun cut")
+        train(str(data / "scenes"), ADAMW, out / "cut adamw")
+    (out / f"begun cut.{os.environ['RANK']}.json").write_text(json.dumps(begun))
     said(["train", str(out / "none"), "--recipe", "scenes-tiny", "-o", str(out / "x")], out / "nothing")
     with mock.patch.object(fit, "_set_learning_rate", _full_disk):
         said(["train", str(data / "scenes"), "--recipe", "scenes-tiny", "-o", str(out / "y")], out / "second")
-    if os.environ["RANK"] == "0":
-        trained(data, "plain", out / "begun by two", stop=True)
-        return
-    try:
-        trained(data, "plain", out / "begun by two", stop=True)
-    except SystemExit:
-        (out / "left").write_text("")
+    trained_until(data, out / "begun by two")
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,9 @@ from vitrine.torchpair import require_torchvision
 from vitrine.train.objective import Objective
 from vitrine.train.processes import Processes
 from vitrine.train.whole import whole_loss
+
+if TYPE_CHECKING:
+    from vitrine.train.cut import CutModule  # the engine behind it takes half a second to import
 
 require_torchvision()
 
@@ -65,7 +68,7 @@ class Progress:
 class Training:
     """The moving parts of a training, in one place so that a checkpoint can hold them all.
 
-    ``processes`` train together, each on its part of every batch.
+    ``processes`` train together, each on its part of every batch; of a model that is ``cut``, each holds a part.
     """
 
     module: nn.Module
@@ -76,10 +79,16 @@ class Training:
     precision: str
     progress: Progress = field(default_factory=Progress)
     processes: Processes = field(default_factory=Processes)
+    cut: CutModule | None = None
 
     @property
     def evaluated(self) -> nn.Module:
-        """The weights that are evaluated and saved: the moving average where there is one."""
+        """The weights that are evaluated and saved: the moving average where there is one.
+
+        Of a model that is cut, all processes have to ask.
+        """
+        if self.cut is not None:
+            return self.cut.whole()
         module: nn.Module = self.ema.module if self.ema is not None else self.accelerator.unwrap_model(self.module)
         return module
 
@@ -160,7 +169,7 @@ def _step(
     pictures, loss_sum, count = sum(sizes), 0.0, 0
     for number, batch in enumerate(group):
         _seed(recipe.seed, progress.step * recipe.accumulate + number, processes.rank)
-        with autocast(accelerator.device, training.precision):
+        with _gathering(training), autocast(accelerator.device, training.precision):
             loss = objective(training.module, batch, mix=mix)
         whole = whole_loss(processes, loss, batch.lent)
         if not np.isfinite(whole.mean):
@@ -170,7 +179,8 @@ def _step(
         loss_sum, count = loss_sum + whole.mean * whole.count, count + whole.count
         _count(progress, whole.mean, whole.count, whole.correct)
     if recipe.clip_norm:
-        accelerator.clip_grad_norm_(training.module.parameters(), recipe.clip_norm)
+        with _gathering(training):
+            accelerator.clip_grad_norm_(training.module.parameters(), recipe.clip_norm)
     training.optimizer.step()
     training.optimizer.zero_grad(set_to_none=True)
     if training.ema is not None:
@@ -182,9 +192,16 @@ def _exchange(training: Training, last: bool) -> AbstractContextManager[object]:
     """Gradients are exchanged once a step, in the backward pass of its last micro-batch."""
     stack = ExitStack()
     stack.enter_context(training.processes.exchanging_gradients())
-    if not last:
+    if not last and training.cut is not None:
+        stack.enter_context(training.cut.gathering_only())
+    elif not last:
         stack.enter_context(training.accelerator.no_sync(training.module))
     return stack
+
+
+def _gathering(training: Training) -> AbstractContextManager[object]:
+    """Of a model that is cut, other work exchanges its parts too."""
+    return nullcontext() if training.cut is None else training.processes.exchanging_gradients()
 
 
 def _set_learning_rate(training: Training, step: int) -> float:
@@ -232,10 +249,11 @@ def _not_finite(value: float, training: Training, own: Sequence[str]) -> str:
 
 
 def state_of(training: Training) -> dict[str, Any]:
-    """Everything that a resumed training needs, as tensors and plain values."""
+    """Everything that a resumed training needs, as tensors and plain values; the same for a model that is cut."""
+    cut = training.cut
     return {
-        "module": training.accelerator.unwrap_model(training.module).state_dict(),
-        "optimizer": training.optimizer.state_dict(),
+        "module": training.accelerator.unwrap_model(training.module).state_dict() if cut is None else cut.weights(),
+        "optimizer": training.optimizer.state_dict() if cut is None else cut.optimizer_state(training.optimizer),
         "ema": None if training.ema is None else training.ema.state_dict(),
         "progress": vars(training.progress).copy(),
     }
@@ -243,8 +261,12 @@ def state_of(training: Training) -> dict[str, Any]:
 
 def restore(training: Training, state: dict[str, Any]) -> None:
     """Put a training back to where :func:`state_of` found it."""
-    training.accelerator.unwrap_model(training.module).load_state_dict(state["module"])
-    training.optimizer.load_state_dict(state["optimizer"])
+    if training.cut is None:
+        training.accelerator.unwrap_model(training.module).load_state_dict(state["module"])
+        training.optimizer.load_state_dict(state["optimizer"])
+    else:
+        training.cut.load_weights(state["module"])
+        training.cut.load_optimizer_state(training.optimizer, state["optimizer"])
     if training.ema is not None:
         training.ema.load_state_dict(state["ema"])
     training.progress = Progress(**state["progress"])

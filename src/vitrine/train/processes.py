@@ -43,10 +43,11 @@ class Processes:
     Attributes:
         rank: its number, from 0; the first one writes and speaks.
         count: how many there are.
+        cut: whether each holds a part of the model only, as accelerate's settings for FSDP ask.
     """
 
     def __init__(self) -> None:
-        self.rank, self.count = 0, 1
+        self.rank, self.count, self.cut = 0, 1, False
         self._local_rank = 0
         self._in_exchange = self._told = self._lost = False
 
@@ -61,9 +62,12 @@ class Processes:
         wanted = int(os.environ.get("WORLD_SIZE", "1"))
         if wanted == 1:
             return processes
-        for name in ("FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
-            if os.environ.get(f"ACCELERATE_USE_{name}", "").lower() == "true":
-                raise UsageError(f"{name} was asked for: every process holds the whole model here. Launch without it.")
+        for name in ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+            if _is_set(name):
+                raise UsageError(f"{name} was asked for, and is not supported: expected FSDP version 2, or none.")
+        processes.cut = _is_set("FSDP")
+        if processes.cut and os.environ.get("FSDP_VERSION", "1") != "2":
+            raise UsageError("FSDP version 1 was asked for: expected version 2 (--fsdp_version 2).")
         state = PartialState(**partial_state_arguments(), timeout=_PATIENCE)
         if state.num_processes != wanted:
             raise UsageError(f"{wanted} processes were launched, and accelerate sees {state.num_processes} of them.")
@@ -197,6 +201,10 @@ def partial_state_arguments() -> dict[str, Any]:
     """What accelerate has to be told: without it, it takes each process on a machine without GPUs for the only one."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return {"cpu": True} if several and not torch.cuda.is_available() and not torch.xpu.is_available() else {}
+
+
+def _is_set(engine: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() in ("1", "true")
 
 
 def _let_me_finish() -> None:

@@ -62,6 +62,8 @@ def _train(
     processes: Processes,
 ) -> TrainResult:
     _require_a_part_each(recipe, processes)
+    if processes.cut:
+        _require_cuttable(recipe)
     with run.locked() if processes.first else nullcontext():
 
         def is_finished() -> bool:
@@ -80,6 +82,18 @@ def _require_a_part_each(recipe: Recipe, processes: Processes) -> None:
         raise RecipeError(
             f"batch_size = {recipe.batch_size} is too small for {processes.count} processes, which share it: expected "
             f"{least} or more."
+        )
+
+
+def _require_cuttable(recipe: Recipe) -> None:
+    """What is done with a whole model's weights between or in steps cannot be done with a part of them."""
+    off = {"caption": None, "ema": 0, "compile": False, "optimizer": "adamw"}
+    changed = [name for name, value in off.items() if getattr(recipe, name) != value]
+    changed += ["tune"] if recipe.tune.startswith("lora") else []
+    if changed:
+        raise RecipeError(
+            f"{', '.join(changed)}: not where FSDP cuts the model apart. Launch without FSDP: each process then holds "
+            "the whole model."
         )
 
 

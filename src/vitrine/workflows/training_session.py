@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
+from torch import nn
 
 from vitrine.data.batch import batch_count
 from vitrine.downloads.records import changed_sentence
@@ -78,6 +79,8 @@ class TrainingSession:
         torch.manual_seed(recipe.seed + 1)  # adapters draw here whatever building the model drew
         module = self.task.trainable().to(self.accelerator.device)
         ema = ModelEmaV3(module, decay=recipe.ema, use_warmup=True) if recipe.ema else None
+        if self.processes.cut:
+            return self._cut(module)
         optimizer = self.task.optimizer(module)
         if recipe.compile:
             module.compile()
@@ -93,6 +96,19 @@ class TrainingSession:
             self.accelerator,
             self.setting.precision,
             processes=self.processes,
+        )
+
+    def _cut(self, module: nn.Module) -> Training:
+        """Divided among the processes; blocks are gathered one after the other."""
+        from vitrine.train.cut import CutModule
+
+        blocks: Any = module.blocks
+        cut = CutModule(module, blocks, self.processes.count)
+        optimizer = self.task.optimizer(module)
+        schedule = make_schedule(optimizer, self.recipe, self.steps_per_epoch)
+        precision = self.setting.precision
+        return Training(
+            module, optimizer, schedule, None, self.accelerator, precision, processes=self.processes, cut=cut
         )
 
     @property
@@ -192,7 +208,7 @@ class TrainingSession:
             if isinstance(event, StepDone):
                 pictures += event.pictures
                 self.report(event)
-                if time.monotonic() - saved > 60 * self.recipe.checkpoint_minutes:
+                if self._is_due(saved):
                     self._save_state()
                     saved = time.monotonic()
                 continue
@@ -214,10 +230,11 @@ class TrainingSession:
         return 0 < self.recipe.early_stopping <= self.best.stale
 
     def _close_epoch(self, event: EpochDone) -> EpochRow:
-        found = self.task.validate(self.training.evaluated, self.setting)
+        evaluated = self.training.evaluated
+        found = self.task.validate(evaluated, self.setting)
         best = self.best.improves(event.epoch + 1, found.accuracy, found.loss)
         if best and self.processes.first:
-            self.task.save(self.run, self.training.evaluated)
+            self.task.save(self.run, evaluated)
         row = EpochRow(
             event.epoch + 1,
             event.step,
@@ -235,9 +252,19 @@ class TrainingSession:
             self.accelerator.log(values, step=row.step)
         return row
 
+    def _is_due(self, saved: float) -> bool:
+        """Whether the last checkpoint is old enough; a model that is cut is put together by all processes at once."""
+
+        def is_due() -> bool:
+            return time.monotonic() - saved > 60 * self.recipe.checkpoint_minutes
+
+        return self.processes.agreed(is_due) if self.processes.cut else is_due()
+
     def _save_state(self) -> None:
-        if self.processes.first:
-            save_checkpoint(self.run.path, state_of(self.training) | {"best": vars(self.best).copy()})
+        if self.processes.first or self.processes.cut:
+            state = state_of(self.training) | {"best": vars(self.best).copy()}
+            if self.processes.first:
+                save_checkpoint(self.run.path, state)
 
 
 def _flat(recipe: Recipe) -> dict[str, Any]:
