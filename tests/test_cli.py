@@ -27,6 +27,7 @@ VERBS = (
     "compare",
     "verify",
     "export",
+    "knn",
     "cache",
 )
 

@@ -386,7 +386,7 @@ def test_a_stream_has_nothing_to_keep() -> None:
     found = open_data("scenes:base")
     data = TrainingData(found, found.splits["train"], (), {}, SampleIndex({}, (), {}))
     same, notes = from_decoded_cache(data, recipe(decoded_cache=1), 32)
-    assert same is data and "come from a stream" in notes[0]
+    assert same is data and "come in a stream" in notes[0]
 
 
 def test_the_cache_verb_lists_and_prunes_it(large: Path, tmp_path: Path, vitrine_command: Command) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,14 +12,20 @@ import torch
 from conftest import MICRO
 from safetensors.torch import load_file
 
+from vitrine.data.captions import open_captions
+from vitrine.data.index import SampleIndex
+from vitrine.data.sources import open_data
 from vitrine.errors import RecipeError
 from vitrine.models.pooled import HeadOnFrozen, draws_at_random, one_head
-from vitrine.recipes import Recipe, TransformSpec
+from vitrine.recipes import CaptionSpec, Recipe, TransformSpec
 from vitrine.torchpair import require_torchvision
 from vitrine.train.fit import StepDone
 from vitrine.workflows import head_features, kept_features
+from vitrine.workflows.captioner_task import CaptionerTask
+from vitrine.workflows.classifier_task import ClassifierTask
 from vitrine.workflows.kept_features import KeptFeatures, keep_features, view_of
 from vitrine.workflows.training import train
+from vitrine.workflows.training_data import CaptionTrainingData, TrainingData
 from vitrine.workflows.training_events import Plan, Reading
 
 require_torchvision()
@@ -220,6 +227,18 @@ def test_views_take_turns() -> None:
     assert [view_of(recipe(Path("x")), False, epoch) for epoch in range(3)] == [0, 0, 0]
     with pytest.raises(RecipeError, match="views = -1"):
         recipe(Path("x"), views=-1)
+
+
+def test_a_stream_has_no_versions() -> None:
+    stream = open_data("scenes:base")
+    data = TrainingData(stream, stream.splits["train"], (), {}, SampleIndex({}, (), {}))
+    captions = CaptionTrainingData(None, None, None, {})  # type: ignore[arg-type]
+    captions = dataclasses.replace(captions, train=open_captions("scenes:base").splits["train"])
+    settings = Recipe(name="x", model="vitrine/scenes-tiny", views=2)
+    with pytest.raises(RecipeError, match="views = 2 cannot be used: expected 0, as these"):
+        ClassifierTask(settings, data)
+    with pytest.raises(RecipeError, match="views = 2 cannot be used: expected 0, as these"):
+        CaptionerTask(dataclasses.replace(settings, caption=CaptionSpec()), captions, lambda _: None)
 
 
 def test_views_hold_for_every_kind_of_tuning(small_run: Path, small_scenes: Path, tmp_path: Path) -> None:

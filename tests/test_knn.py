@@ -145,7 +145,7 @@ def test_a_run_stands_beside_its_start_and_its_own_head(tuned: Path, small_run: 
     sizes = {path.name: len(list(path.iterdir())) for path in sorted((small_scenes / "train").iterdir())}
     most = max(sizes, key=lambda name: sizes[name])
     shares = len(list((small_scenes / "validation" / most).iterdir()))
-    assert result.majority.name == f"always {most}" and result.majority.correct == shares
+    assert result.majority.name == f"always class {most}" and result.majority.correct == shares
     for row in result.rows:
         assert row.interval.low <= row.accuracy <= row.interval.high
         assert row.name in result.table()

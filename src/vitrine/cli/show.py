@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,14 @@ def notes(sentences: Iterable[str]) -> None:
     """What has to be known of files and decisions, on stderr."""
     for sentence in sentences:
         print(sentence, file=sys.stderr)
+
+
+def unreadable(some: Sequence[tuple[str, str]], count: int, table: object) -> None:
+    """The first unreadable pictures with their reasons, and where all are listed, on stderr."""
+    for name, reason in some[:10]:
+        print(f"not readable: {name}: {reason}", file=sys.stderr)
+    if count:
+        print(f"{count} pictures could not be read; all are in {table}.", file=sys.stderr)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ from vitrine.train.optimizer import make_optimizer
 from vitrine.workflows.captioner_opening import is_captioner, load_captioner, open_captioner
 from vitrine.workflows.captioner_scores import captions_csv, score_captioner
 from vitrine.workflows.forced_captions import Forced, caption_batch, encoded_caption, measure_forced
-from vitrine.workflows.kept_features import KeptFeatures, keep_features, stored_dtype, view_of
+from vitrine.workflows.kept_features import KeptFeatures, keep_features, require_views_possible, stored_dtype, view_of
 from vitrine.workflows.training_data import CaptionTrainingData
 from vitrine.workflows.training_events import Event, Reading
 from vitrine.workflows.training_task import Batches, Setting, Validation
@@ -61,6 +61,7 @@ class CaptionerTask:
     labels: tuple[str, ...] = ()
 
     def __init__(self, recipe: Recipe, data: CaptionTrainingData, report: Callable[[Event], None]) -> None:
+        require_views_possible(recipe, data.train.endless)
         self.recipe, self.data, self.report, self.record = recipe, data, report, data.record
         self.spec = recipe.caption or CaptionSpec()
         made = self._assembled()

@@ -26,7 +26,7 @@ from vitrine.train.optimizer import make_optimizer
 from vitrine.workflows.decoded_training import from_decoded_cache
 from vitrine.workflows.head_features import HeadFeatures, frozen_head, reuse
 from vitrine.workflows.inference import collect, eval_batches, run_batches
-from vitrine.workflows.kept_features import view_of
+from vitrine.workflows.kept_features import require_views_possible, view_of
 from vitrine.workflows.recipe_model import build_for, input_of
 from vitrine.workflows.training_data import TrainingData, names_of
 from vitrine.workflows.training_events import Event
@@ -41,6 +41,7 @@ class ClassifierTask:
     def __init__(
         self, recipe: Recipe, data: TrainingData, report: Callable[[Event], None] = lambda _event: None
     ) -> None:
+        require_views_possible(recipe, data.train.endless)
         self.recipe = recipe
         self.record, self.labels = data.record, tuple(data.found.labels)
         self.built = build_for(recipe, len(self.labels))

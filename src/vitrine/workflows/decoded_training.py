@@ -29,7 +29,7 @@ def from_decoded_cache(data: TrainingData, recipe: Recipe, size: int) -> tuple[T
     if not recipe.decoded_cache:
         return data, ()
     if data.train.endless:
-        return data, ("decoded_cache: training pictures come from a stream, of which none comes twice.",)
+        return data, ("decoded_cache: training pictures come in a stream, of which none is kept.",)
     samples, index, short = tuple(data.train), data.index, short_side(recipe.transforms, size)
     if any(each.name not in index.hashes or each.name not in index.sizes for each in samples):
         return data, ("decoded_cache: training pictures are not files that were hashed, so they are not kept.",)

@@ -44,7 +44,7 @@ def reuse(model: HeadOnFrozen, data: TrainingData, recipe: Recipe) -> tuple[bool
     """Whether features can be computed once, and a sentence for a person; a function of recipe and data alone."""
     again = "The frozen model is run over all pictures in every epoch, since"
     if data.train.endless:
-        return False, f"{again} training pictures come from a stream."
+        return False, f"{again} training pictures come in a stream."
     if recipe.transforms.random and not recipe.views:
         return False, f"{again} they change at random; views = N computes features of N versions of each once."
     if recipe.mixup or recipe.cutmix:

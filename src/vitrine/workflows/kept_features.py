@@ -10,6 +10,7 @@ from torch import Tensor
 
 from vitrine.data.batch import batch_count, epoch_order
 from vitrine.recipes import Recipe
+from vitrine.recipes.checks import refuse
 from vitrine.workflows.training_task import Setting
 
 KEPT_BYTES = 4 << 30  # features are kept up to here, and computed every epoch beyond
@@ -64,6 +65,16 @@ class KeptFeatures:
         for number in range(start, batch_count(self._pictures, size)):
             indices = [index for index in order[number * size : (number + 1) * size] if self.has(view, index)]
             yield indices, self(view, indices)
+
+
+def require_views_possible(recipe: Recipe, endless: bool) -> None:
+    """Refuse versions of pictures that have no number of their own.
+
+    Raises:
+        RecipeError: ``views`` with training pictures that come in a stream.
+    """
+    if recipe.views and endless:
+        raise refuse("views", recipe.views, "0, as these training pictures come in a stream")
 
 
 def view_of(recipe: Recipe, random: bool, epoch: int) -> int:

@@ -173,7 +173,7 @@ def _voted(name: str, known: FeatureTable, asked: FeatureTable, classes: int, k:
 def _majority(known: FeatureTable, asked: FeatureTable, labels: Sequence[str]) -> Guesser:
     """Of classes that are equally frequent, the first."""
     most = int(np.bincount(known.labels_N, minlength=len(labels)).argmax())
-    return Guesser(f"always {labels[most]}", {each.name: each.label == most for each in asked.samples})
+    return Guesser(f"always class {labels[most]}", {each.name: each.label == most for each in asked.samples})
 
 
 def _of_start(

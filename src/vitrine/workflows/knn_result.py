@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitrine.evaluate.intervals import wilson
-from vitrine.evaluate.paired import LEVEL, PairedCounts, paired_counts
+from vitrine.evaluate.paired import LEVEL, paired_counts
 from vitrine.report.tables import Table
 from vitrine.results import Interval, rounded
 
@@ -155,7 +155,9 @@ def _paired_dict(one: Guesser, other: Guesser) -> dict[str, Any]:
 
 
 def _sentence(one: Guesser, other: Guesser) -> str:
-    counts: PairedCounts = paired_counts(one.right, other.right)
+    counts = paired_counts(one.right, other.right)
+    if not counts.discordant:
+        return f"{other.name} beside {one.name}: right on the very same pictures."
     points = 100 * (other.accuracy - one.accuracy)
     told = f"{other.name} beside {one.name}: {points:+.1f} points"
     which = f"right alone on {counts.second:,} and {counts.first:,} pictures, exact p {counts.p:.2g}"
