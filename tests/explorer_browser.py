@@ -60,9 +60,19 @@ def opened(browser: Any, home: str, *, refusals: bool = False, **options: Any) -
     finally:
         context.close()
     errors = [error for error in errors if not (refusals and error.startswith("Failed to load resource"))]
-    assert errors == []
+    assert not errors, errors
     strangers = [url for url in asked if not url.startswith((home, "data:", "blob:"))]
-    assert strangers == []
+    assert not strangers, strangers
+
+
+def until(page: Any, expression: str, argument: Any = None) -> None:
+    """Wait until an expression is true of a page. playwright's own way evaluates text inside the page, which the
+    explorer's content-security policy forbids."""
+    for _ in range(750):
+        if page.evaluate(expression, argument):
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError(f"This did not become true in the page: {expression}")
 
 
 def look(canvas: Any) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
-from explorer_browser import browsing, look, opened
+from explorer_browser import browsing, look, opened, until
 from PIL import Image
 
 from vitrine.data.transforms import EvalGeometry
@@ -44,7 +44,7 @@ def page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any
     file.write_text(report_page(), encoding="utf-8")
     with opened(browser, "file:", viewport={"width": 700, "height": 900}) as page:
         page.goto(file.as_uri())
-        page.wait_for_function("window.drawn")
+        until(page, "window.drawn")
         yield page
 
 

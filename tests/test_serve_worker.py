@@ -216,6 +216,20 @@ def test_requests_time_out(small_run: Path) -> None:
         gate.opened.set()
 
 
+def test_pictures_on_their_way_are_counted_and_have_to_arrive(small_run: Path) -> None:
+    explorer = explorer_of(small_run, queue=2, upload_seconds=3.0)
+    with served(explorer) as address:
+        host, _, port = address.removeprefix("http://").partition(":")
+        slow = [socket.create_connection((host, int(port))) for _ in range(2)]
+        for connection in slow:
+            connection.sendall(f"POST /api/predict HTTP/1.1\r\nHost: {host}\r\nContent-Length: 999\r\n\r\nx".encode())
+        until(lambda: post(address, "/api/predict")[2].get("code") == "busy")
+        for connection in slow:
+            assert b" 408 " in connection.recv(4096).partition(b"\r\n")[0]
+            connection.close()
+        assert post(address, "/api/predict")[0] == 200
+
+
 def test_what_is_queued_is_dropped_when_its_client_leaves(explorer: Explorer) -> None:
     runs: list[int] = []
     explorer.classifier("0").opened.module.register_forward_hook(lambda *_: runs.append(1))

@@ -19,15 +19,16 @@ from vitrine.serve.encoded import EncodedPicture
 from vitrine.serve.galleries import Gallery
 from vitrine.serve.held import Held
 from vitrine.serve.place_numbers import PlaceNumbers
-from vitrine.serve.refusals import Refusal, timed_out
+from vitrine.serve.refusals import Refusal, busy, timed_out
 from vitrine.serve.settings import ServeSettings
 from vitrine.serve.thumbnails import Thumbnail
-from vitrine.serve.uploads import Upload, open_upload, read_body
+from vitrine.serve.uploads import Receiving, Upload, open_sample, open_upload, read_body
 from vitrine.serve.worker import Cancelled, Job, ModelWorker
 
 T = TypeVar("T")
 Served = ServedClassifier | ServedCaptioner
 
+_UNNAMED = "picture.jpg"
 _DECODING = 2  # pictures at a time: one of 50 million pixels takes 150 MB and more
 _VIEWING = 2  # views at a time, each on all the cores that torch has
 
@@ -60,6 +61,7 @@ class Explorer:
         self.places = PlaceNumbers()
         self.worker = ModelWorker(chosen.queue, chosen.batch, chosen.batch_seconds, self.counters.ran)
         self.counters.watch(lambda: self.worker.waiting, lambda: self.held.nbytes)
+        self._arriving = 0
         self._decoding = anyio.CapacityLimiter(_DECODING)
         self._viewing = anyio.CapacityLimiter(_VIEWING)
 
@@ -95,23 +97,35 @@ class Explorer:
             raise Refusal(422, f"{served.reference} is a classifier, which has no words: ask /api/predict.", "kind")
         return served
 
-    async def upload(self, request: Request, asked: PictureQuery) -> Upload:
-        """The picture of a request: its body, or a sample.
+    async def upload(self, request: Request, asked: PictureQuery, served: Served, *, keep: bool = False) -> Upload:
+        """The picture of a request, its body or a sample, as a model sees it.
+
+        Args:
+            request: with the picture in its body.
+            asked: which sample, and what the picture is called.
+            served: the model.
+            keep: keep its bytes.
 
         Raises:
-            Refusal: it cannot be used, or there is no such sample.
+            Refusal: it cannot be used, there is no such sample, or too many are on their way.
         """
-        if asked.sample is not None:
-            samples = self.model(asked.model).gallery.samples
-            if asked.sample not in samples:
-                raise Refusal(404, f"There is no sample {asked.sample!r} of this model.", "unknown")
-            sample = samples[asked.sample]
-            return await self.decoding(
-                lambda: open_upload(sample.picture.encoded(), self.settings, name=asked.name or sample.name)
-            )
-        data = await read_body(request, self.settings)
-        said = request.headers.get("content-type", "")
-        return await self.decoding(lambda: open_upload(data, self.settings, said, asked.name or "picture.jpg"))
+        self.worker.require_room()
+        if self._arriving >= self.settings.queue:
+            raise busy()
+        self._arriving += 1
+        try:
+            if asked.sample is not None:
+                samples = self.model(asked.model).gallery.samples
+                if asked.sample not in samples:
+                    raise Refusal(404, f"There is no sample {asked.sample!r} of this model.", "unknown")
+                sample = samples[asked.sample]
+                receiving = Receiving(served.prepare, asked.name or sample.name, keep)
+                return await self.decoding(lambda: open_sample(sample.picture, receiving))
+            data, said = await read_body(request, self.settings), request.headers.get("content-type", "")
+            receiving = Receiving(served.prepare, asked.name or _UNNAMED, keep)
+            return await self.decoding(lambda: open_upload(data, self.settings, said, receiving))
+        finally:
+            self._arriving -= 1
 
     async def classified(self, request: Request, asked: PictureQuery) -> tuple[EncodedPicture, str]:
         """A classifier's encoding of the request's picture; see :meth:`encoded`."""
@@ -137,18 +151,16 @@ class Explorer:
             held = self.held.get((served.id, asked.picture))
             if held is None or with_photo:
                 raise Refusal(404, "This picture is not held any more: send its bytes again.", "gone")
-            return held, asked.name or "picture.jpg", None
-        self.worker.require_room()
-        upload = await self.upload(request, asked)
+            return held, asked.name or _UNNAMED, None
+        upload = await self.upload(request, asked, served, keep=with_photo)
         key = (served.id, upload.sha256)
         held = self.held.get(key)
         if held is None:
-            prepared = await self.decoding(lambda: served.prepare(upload.photo))
 
             def encode(_job: Job) -> EncodedPicture | EncodedCaption:
                 held = self.held.get(key)  # another request may have sent the same picture meanwhile
                 if held is None:
-                    held = served.encode(upload.sha256, upload.photo.size, prepared)
+                    held = served.encode(upload.sha256, upload.size, upload.prepared)
                     self.held.put(key, held)
                 return held
 

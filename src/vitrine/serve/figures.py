@@ -77,7 +77,7 @@ def draw_caption(
     """The figure of ``vitrine caption`` of a decoded caption, as PNG or SVG."""
     settings = served.settings(beams, kind)
     sample = Sample(upload.name, BytesPicture(upload.data))
-    decoded = DecodedPicture(sample, upload.photo, caption, encoded.placement)
+    decoded = DecodedPicture(sample, sample.picture.decoded(), caption, encoded.placement)
     worded = worded_picture(decoded, served.opened, settings)
     told = caption_origin(served.reference, served.opened, settings, sample, upload.name, "captions", served.flags)
     if continued:

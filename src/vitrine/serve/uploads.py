@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from fastapi import Request
 from PIL import Image
 from starlette.requests import ClientDisconnect
 
 from vitrine.data.decoding import decode, describe
 from vitrine.data.formats import PictureFacts
+from vitrine.data.samples import Picture
 from vitrine.errors import PictureError
 from vitrine.serve.refusals import Refusal
 from vitrine.serve.settings import ServeSettings
@@ -41,19 +44,41 @@ _TO_GIVE = "Give a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF picture."
 
 @dataclass(frozen=True, eq=False)
 class Upload:
-    """A picture that was sent, or a sample.
+    """A picture that was sent, or a sample, after it was decoded. The photograph itself is not kept.
 
     Attributes:
-        data: its bytes, as they came.
-        sha256: of them.
-        photo: decoded, mode RGB, upright.
+        sha256: of its bytes, as they came.
+        size: width and height of the photograph, upright.
+        prepared: what the model sees of it.
         name: what figures and commands call it.
+        data: its bytes, where they are needed again; else empty.
     """
 
-    data: bytes
     sha256: str
-    photo: Image.Image
-    name: str = "picture"
+    size: tuple[int, int]
+    prepared: torch.Tensor
+    name: str
+    data: bytes = b""
+
+
+@dataclass(frozen=True)
+class Receiving:
+    """What is made of a picture as soon as it is there.
+
+    Attributes:
+        prepare: from the photograph to what the model sees.
+        name: what figures and commands call the picture.
+        keep: its bytes are needed again.
+    """
+
+    prepare: Callable[[Image.Image], torch.Tensor]
+    name: str
+    keep: bool = False
+
+    def of(self, data: bytes, photo: Image.Image) -> Upload:
+        """From bytes and photograph."""
+        sha256 = hashlib.sha256(data).hexdigest()
+        return Upload(sha256, photo.size, self.prepare(photo), self.name, data if self.keep else b"")
 
 
 async def read_body(request: Request, settings: ServeSettings) -> bytes:
@@ -82,14 +107,14 @@ async def read_body(request: Request, settings: ServeSettings) -> bytes:
     return bytes(body)
 
 
-def open_upload(data: bytes, settings: ServeSettings, content_type: str = "", name: str = "picture") -> Upload:
+def open_upload(data: bytes, settings: ServeSettings, content_type: str, receiving: Receiving) -> Upload:
     """Decode what was sent.
 
     Args:
         data: the bytes.
         settings: limits.
-        content_type: what the request calls them; "" where it says nothing, or nothing in particular.
-        name: what figures and commands call the picture.
+        content_type: what the request calls them; "" where it says nothing.
+        receiving: what is made of it.
 
     Raises:
         Refusal: corrupt, truncated, too many pixels, animated, 16-bit, labelled as what it is not, or no picture.
@@ -100,7 +125,19 @@ def open_upload(data: bytes, settings: ServeSettings, content_type: str = "", na
         photo = decode(data, max_pixels=settings.upload_pixels)
     except PictureError as error:
         raise _refused(str(error)) from error
-    return Upload(data, hashlib.sha256(data).hexdigest(), photo, name)
+    return receiving.of(data, photo)
+
+
+def open_sample(picture: Picture, receiving: Receiving) -> Upload:
+    """Decode a picture that comes with a model, by the rules that it was trained under.
+
+    Raises:
+        Refusal: it cannot be read any more.
+    """
+    try:
+        return receiving.of(picture.encoded(), picture.decoded())
+    except PictureError as error:
+        raise Refusal(404, f"The sample cannot be read: {error}.", "unknown") from error
 
 
 def _require_usable(facts: PictureFacts, content_type: str) -> None:

@@ -43,11 +43,9 @@ async def predict(request: Request, asked: Annotated[PictureQuery, Query()]) -> 
         encoded, _ = await explorer.classified(request, asked)
         picture, size, probabilities_C = encoded.sha256, encoded.size, encoded.probabilities_C
     else:
-        explorer.worker.require_room()
-        upload = await explorer.upload(request, asked)
-        picture, size = upload.sha256, list(upload.photo.size)
-        square_CHW = await explorer.decoding(lambda: served.prepare(upload.photo))
-        job = Job(key=("predict", served.id), item=square_CHW, batch=served.predict)
+        upload = await explorer.upload(request, asked, served)
+        picture, size = upload.sha256, list(upload.size)
+        job = Job(key=("predict", served.id), item=upload.prepared, batch=served.predict)
         probabilities_C = await explorer.run(request, job)
     named = predictions(probabilities_C, served.labels)
     return sent(Predicted(picture=picture, size=size, predictions=named, precision=served.precision))

@@ -99,7 +99,7 @@ export function chance(probability) {
   return `${(100 * probability).toFixed(probability >= 0.0095 && probability < 0.995 ? 0 : 1)} %`;
 }
 
-export function isSigned(scale) {
+function isSigned(scale) {
   return scale.kind === "lost";
 }
 
@@ -113,7 +113,7 @@ function nothing(scale) {
 }
 
 /* What the colours mean, in words. */
-export function scaleName(scale) {
+function scaleName(scale) {
   return scale.label || (isSigned(scale) ? "probability lost" : "multiple of uniform");
 }
 

@@ -84,19 +84,17 @@ export async function askAbout(picture, model, path, { parameters = {}, signal =
       return await ask(path, { ...common, parameters: { ...given, ...known } });
     } catch (error) {
       if (error.code !== "gone") throw error;
-      picture.forgotten(model);
+      picture.held.delete(model);
     }
   }
   const body = await picture.bytes();
-  const response = await ask(path, { ...common, body, parameters: given });
-  picture.sent(model);
-  return response;
+  return ask(path, { ...common, body, parameters: given });
 }
 
 /* The same, and its answer as JSON. */
 export async function jsonAbout(picture, model, path, options = {}) {
   const answer = await (await askAbout(picture, model, path, options)).json();
-  if (answer.picture) picture.named(answer.picture);
+  if (answer.picture) picture.held.set(model, answer.picture);
   return answer;
 }
 

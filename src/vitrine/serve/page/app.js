@@ -73,6 +73,12 @@ class App {
     this.pages[tab].update(this.state);
   }
 
+  /* Keys of the pictures to offer with a model: its own samples, or those of another where it has none. */
+  offered(model) {
+    const source = [model, ...this.models].find((each) => each.samples.length);
+    return source ? source.samples.map(({ id }) => `${source.id}/${id}`) : [];
+  }
+
   /* The picture of the address, or null where it is not to be had. */
   async picture(key) {
     const given = this.given.find((picture) => picture.key === key);

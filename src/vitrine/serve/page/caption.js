@@ -52,8 +52,9 @@ class CaptionPage {
       this.say("No captioner is served", "Start it with one: vitrine serve RUN, where RUN was trained on captions.");
       return;
     }
-    if (!state.picture && (model.samples.length || this.app.given.length)) {
-      this.app.set({ picture: this.app.given[0]?.key || `${model.id}/${model.samples[0].id}` });
+    const offered = this.app.given[0]?.key || this.app.offered(model)[0];
+    if (!state.picture && offered) {
+      this.app.set({ picture: offered });
       return;
     }
     const picture = state.picture ? await this.app.picture(state.picture) : null;
@@ -118,7 +119,7 @@ class CaptionPage {
         if (event === "error") throw Object.assign(new Error(data.error), { status: 500 });
         if (event === "word") await this.word(image, data, question);
         if (event === "done") {
-          if (data.picture) picture.named(data.picture);
+          if (data.picture) picture.held.set(model.id, data.picture);
           this.kept.set(question, data);
           if (this.kept.size > KEPT) this.kept.delete(this.kept.keys().next().value);
           if (!this.viewer || this.viewer.question !== question) await this.begin(image, data, question);
@@ -140,7 +141,7 @@ class CaptionPage {
   }
 
   /* A viewer for a new caption, without words yet. */
-  async begin(image, { size, grid, box, scale }, question) {
+  async begin(image, { size, grid = [1, 1], box = [0, 0, ...size], scale }, question) {
     const root = h("figure", { class: "viewer" });
     const unknown = { kind: "uniform", high: 2, label: "multiple of uniform" };
     const strength = Number(this.app.state.strength);

@@ -1,13 +1,12 @@
 /* The tab Classify: what the model says of a picture, what it looks at, and whether to believe that. */
 
+import { answersPanel } from "./answers.js";
 import { h, segments } from "./dom.js";
-import { FOR_A_CLASS, MapPane } from "./pane.js";
+import { MapPane } from "./pane.js";
 import { takeAway } from "./take.js";
 import { tray } from "./tray.js";
 import { verdictPanel } from "./verdict.js";
 import { chance, colourBar, largest, strengthSlider, valueAt } from "./viewer.js";
-
-const TOP = 5; // labels at first
 
 export function classifyPage(app) {
   return new ClassifyPage(app);
@@ -26,7 +25,7 @@ class ClassifyPage {
     this.bar = h("div", {});
     this.slider = strengthSlider(Number(app.state.strength), (strength) => app.set({ strength: String(strength) }));
     this.tools = h("div", { class: "tools" });
-    this.answers = h("section", { class: "answers", "aria-label": "Prediction" });
+    this.answers = answersPanel(app);
     this.verdict = verdictPanel(app);
     this.take = takeAway(app, () => this.taken());
     this.beside = h("button", { type: "button", onclick: () => this.toggle() });
@@ -38,7 +37,7 @@ class ClassifyPage {
       h("div", { class: "shown" }, this.panes, this.readout),
       this.instruments,
     );
-    this.side = h("aside", { class: "side", "aria-label": "What it says" }, this.answers, this.verdict.root, this.take.root);
+    this.side = h("aside", { class: "side", "aria-label": "What it says" }, this.answers.root, this.verdict.root, this.take.root);
     this.blank = h("div", { class: "blank" });
     this.root = h("div", { class: "page classify" }, this.tray.root, this.stageArea, this.side, this.blank);
   }
@@ -79,9 +78,9 @@ class ClassifyPage {
       this.say("No classifier is served", "Start it with one: vitrine serve RUN, or vitrine serve vitrine/scenes-tiny.");
       return;
     }
-    if (!state.picture && (model.samples.length || this.app.given.length)) {
-      const picture = this.app.given[0]?.key || `${model.id}/${model.samples[0].id}`;
-      this.app.set({ picture });
+    const offered = this.app.given[0]?.key || this.app.offered(model)[0];
+    if (!state.picture && offered) {
+      this.app.set({ picture: offered });
       return;
     }
     const picture = state.picture ? await this.app.picture(state.picture) : null;
@@ -95,10 +94,10 @@ class ClassifyPage {
     this.root.classList.remove("empty");
     this.title.textContent = picture.label === null ? picture.title : `${picture.title} \u00b7 ${picture.label}`;
     this.title.title = picture.name;
-    this.update_panes(state, model, picture);
+    this.updatePanes(state, model, picture);
   }
 
-  update_panes(state, model, picture) {
+  updatePanes(state, model, picture) {
     const models = this.app.classifiers();
     const other = state.beside ? this.app.model(state.beside) : null;
     this.beside.textContent = other ? "One map" : "Compare side by side";
@@ -143,7 +142,7 @@ class ClassifyPage {
       ...[
         method === "attention" && segments("Move over the picture to see", moving, over, (value) => this.app.set({ over: value })),
         h("label", { class: "tick-box" }, box, "patches as they are"),
-        query && h("button", { type: "button", onclick: () => this.app.set({ query: "", direction: "from" }, true) }, "Back to the class token"),
+        query && h("button", { type: "button", onclick: () => this.app.set({ query: "", direction: "from" }, true) }, "Back to the model\u2019s own map"),
       ].filter(Boolean),
     );
     if (focused) this.tools.querySelector(`[value="${focused}"]`)?.focus();
@@ -197,7 +196,7 @@ class ClassifyPage {
       view.shown = scale;
       view.pane.show({ map: view.map, scale, described: view.described, marked: view.marked, ...look });
     }
-    this.predictions();
+    this.answers.update([this.first, this.second].filter((pane) => pane?.result));
     this.drawBar(views, kinds.size === 1);
     this.readout.replaceChildren(...this.read(views));
     const first = views.find(({ pane }) => pane === this.first);
@@ -238,70 +237,6 @@ class ClassifyPage {
     return [held + outlined + apart + unseen];
   }
 
-  /* Probabilities of the models in sight. They come with every map. */
-  predictions() {
-    const { first } = this;
-    if (!first.result || !first.picture) return;
-    const asked = `${first.picture.key} ${first.model.id}`;
-    if (this.asked !== asked) {
-      this.asked = asked;
-      this.all = false;
-    }
-    this.drawAnswers(first.picture, first.model);
-  }
-
-  drawAnswers(picture, model) {
-    const { state } = this.app;
-    const lists = [[model, this.first.result.predictions]];
-    if (this.second?.result && this.second.model.id !== model.id) lists.push([this.second.model, this.second.result.predictions]);
-    const choosing = FOR_A_CLASS.includes(state.method);
-    const drawn = JSON.stringify([this.asked, lists.map(([each]) => each.id), choosing, state.target, this.all]);
-    if (drawn === this.drawnAnswers) return;
-    this.drawnAnswers = drawn;
-    const many = lists[0][1].length > TOP;
-    this.answers.replaceChildren(
-      ...lists.flatMap(([each, predictions]) => [
-        h("h2", { class: "eyebrow" }, lists.length > 1 ? `${each.name} says` : "It says"),
-        this.list(predictions, picture, choosing),
-      ]),
-      ...[
-        choosing && h("p", { class: "small grey" }, "Choose a label to see the map for it."),
-        many &&
-          h(
-            "button",
-            { type: "button", class: "quiet", "aria-expanded": String(this.all), onclick: () => this.expand(picture, model) },
-            this.all ? `The first ${TOP} only` : `All ${lists[0][1].length} labels`,
-          ),
-        h("p", { class: "small grey" }, `${model.reference} \u00b7 ${model.precision} \u00b7 sha256 ${(model.weights_sha256 || "").slice(0, 12)}`),
-        ...model.notes.map((note) => h("p", { class: "small grey" }, note)),
-      ].filter(Boolean),
-    );
-  }
-
-  expand(picture, model) {
-    this.all = !this.all;
-    this.drawAnswers(picture, model);
-  }
-
-  list(predictions, picture, choosing) {
-    const { state } = this.app;
-    const chosen = state.target || predictions[0].label;
-    const shown = this.all ? predictions : predictions.slice(0, TOP);
-    return h(
-      "ol",
-      { class: "predictions" },
-      shown.map(({ label, probability }) => {
-        const right = picture.label !== null && picture.label === label;
-        const name = h("span", { class: "label" }, label, right && h("span", { class: "true", title: "the picture\u2019s own label" }, " \u2713"));
-        const bar = h("span", { class: "share", css: { "--share": probability }, "aria-hidden": "true" });
-        const row = [name, h("span", { class: "number" }, chance(probability)), bar];
-        if (!choosing) return h("li", {}, h("div", { class: "answer" }, row));
-        const press = () => this.app.set({ target: label === predictions[0].label ? "" : label }, true);
-        return h("li", {}, h("button", { type: "button", class: "answer", "aria-pressed": String(label === chosen), onclick: press }, row));
-      }),
-    );
-  }
-
   say(title, words) {
     this.root.classList.add("empty");
     this.blank.replaceChildren(h("h1", {}, title), h("p", {}, words));
@@ -310,8 +245,7 @@ class ClassifyPage {
   taken() {
     const { first } = this;
     if (!first.result) return null;
-    const smooth = this.app.state.patches === "1" ? "0" : "1";
     const name = `${first.picture.title.replace(/\.[^.]*$/, "").replaceAll(/[^\w-]+/g, "-")}-${first.parameters.method}`;
-    return { picture: first.picture, model: first.model.id, parameters: { ...first.parameters, figure: "map", smooth }, command: first.result.command, name };
+    return { picture: first.picture, model: first.model.id, parameters: { ...first.parameters, figure: "map" }, command: first.result.command, name };
   }
 }

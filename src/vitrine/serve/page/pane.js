@@ -51,7 +51,7 @@ export class MapPane {
     const focused = this.controls.contains(document.activeElement) && document.activeElement.dataset.what;
     const of = method === "attention" ? {} : { disabled: true, title: "Only attention has layers and heads to choose" };
     const name = (id) => models.find((each) => each.id === id).name;
-    const heads = [["mean", "mean"], ["max", "max"], ...Array.from({ length: model.heads }, (_, i) => [String(i), `${i + 1}`])];
+    const heads = [["mean", "mean"], ["max", "max"], ...Array.from({ length: model.heads }, (_, i) => [String(i), String(i)])];
     this.controls.replaceChildren(
       ...[
         models.length > 1 &&

@@ -16,7 +16,7 @@ export class Picture {
   /* key is the picture's name in the page's address: "MODEL/ID" of a sample, "sha256:…" of a given one. */
   constructor({ key, name, label = null, sample = null, version = null, blob = null, sha = null }) {
     Object.assign(this, { key, name, label, sample, version, blob, sha });
-    this.with = new Set(); // models whose server side holds the encoding
+    this.held = new Map(); // by model: the sha256 under which the server holds the encoding
     this.drawn = null;
   }
 
@@ -36,25 +36,12 @@ export class Picture {
   /* How a request names this picture without its bytes, or null. */
   knownAs(model) {
     if (this.sample?.model === model) return { sample: this.sample.id };
-    return this.sha && this.with.has(model) ? { picture: this.sha } : null;
+    return this.held.has(model) ? { picture: this.held.get(model) } : null;
   }
 
   /* The file's name without its folders. */
   get title() {
     return this.name.split("/").at(-1);
-  }
-
-  sent(model) {
-    this.with.add(model);
-  }
-
-  forgotten(model) {
-    this.with.delete(model);
-  }
-
-  named(sha) {
-    if (!this.sample) this.sha = sha;
-    else if (this.with.size) this.sha = sha;
   }
 
   get address() {

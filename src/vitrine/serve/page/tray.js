@@ -26,7 +26,7 @@ export function tray(app) {
   let drawn = "";
 
   async function update(model, chosen) {
-    const samples = model ? await Promise.all(model.samples.map((sample) => app.picture(`${model.id}/${sample.id}`))) : [];
+    const samples = await Promise.all(app.offered(model).map((key) => app.picture(key)));
     const current = chosen && ![...app.given, ...samples].includes(chosen) ? [chosen] : [];
     const pictures = [...app.given, ...current, ...samples];
     const wanted = pictures.map((picture) => picture.key).join(" ");
