@@ -28,6 +28,9 @@ def serve(
         Optional[str],  # noqa: UP045
         typer.Option(metavar="TEXT", help="Let nobody in without it; the printed address carries it."),
     ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also serve the report of the runs among the models, at /report.")
+    ] = False,
     precision: PrecisionOption = "auto",
     arch: ArchOption = None,
 ) -> None:
@@ -49,6 +52,7 @@ def serve(
         settings,
         architecture=arch,
         precision=precision,
+        report=report,
         opening=lambda name: typer.echo(f"Opening {name}", err=True),
     )
     for model in explorer.models.values():

@@ -48,10 +48,12 @@ class Explorer:
     Attributes:
         models: by id.
         settings: limits.
+        report: the page on the runs that are served; None without.
     """
 
     models: dict[str, ServedModel]
     settings: ServeSettings
+    report: str | None = None
     counters: Counters = field(default_factory=Counters)
 
     def __post_init__(self) -> None:
@@ -205,6 +207,6 @@ async def client_left(request: Request) -> None:
         pass
 
 
-def make_explorer(models: Sequence[ServedModel], settings: ServeSettings) -> Explorer:
-    """The state of a server of these models."""
-    return Explorer({model.served.id: model for model in models}, settings)
+def make_explorer(models: Sequence[ServedModel], settings: ServeSettings, report: str | None = None) -> Explorer:
+    """The state of a server of these models, and of the page on their runs."""
+    return Explorer({model.served.id: model for model in models}, settings, report)

@@ -6,10 +6,12 @@ import signal
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import uvicorn
 
 from vitrine.errors import UsageError
+from vitrine.report.page.html import render_html
 from vitrine.serve.app import make_app
 from vitrine.serve.captioners import ServedCaptioner
 from vitrine.serve.classifiers import ServedClassifier
@@ -18,6 +20,7 @@ from vitrine.serve.galleries import gallery_of
 from vitrine.serve.settings import ServeSettings
 from vitrine.workflows.captioner_opening import is_captioner, open_captioner
 from vitrine.workflows.opened import open_model
+from vitrine.workflows.reporting import report_document
 
 
 def open_explorer(
@@ -26,6 +29,7 @@ def open_explorer(
     *,
     architecture: str | None = None,
     precision: str = "auto",
+    report: bool = False,
     opening: Callable[[str], None] = lambda _reference: None,
 ) -> Explorer:
     """Open models and their pictures.
@@ -35,17 +39,20 @@ def open_explorer(
         settings: limits and addresses.
         architecture: the timm name, where a reference is a weights file.
         precision: auto, fp32 or bf16.
+        report: also make the report of the runs among them.
         opening: told of each model before it is opened.
 
     Raises:
         ModelError, WeightsUnavailableError: a model cannot be opened.
+        RunError: a report is wanted and none of them is a finished run.
     """
     models = []
     for number, reference in enumerate(references):
         opening(reference)
         served = _opened(str(number), reference, architecture, precision)
         models.append(ServedModel(served, gallery_of(reference)))
-    return make_explorer(models, settings)
+    page = render_html(report_document([each for each in references if Path(each).is_dir()])) if report else None
+    return make_explorer(models, settings, page)
 
 
 def _opened(number: str, reference: str, architecture: str | None, precision: str) -> Served:

@@ -69,9 +69,10 @@ class ModelInfo(Wire):
 
 
 class ModelList(Wire):
-    """All models, in the order of the command line."""
+    """All models, in the order of the command line, and whether /report has a page on the runs among them."""
 
     models: list[ModelInfo]
+    report: bool = False
 
 
 class Health(Wire):

@@ -31,7 +31,8 @@ def sent(body: BaseModel) -> Response:
 def models(request: Request) -> Response:
     """The models that are served, with what each can be asked."""
     explorer: Explorer = request.app.state.explorer
-    return sent(ModelList(models=[model_info(model) for model in explorer.models.values()]))
+    listed = [model_info(model) for model in explorer.models.values()]
+    return sent(ModelList(models=listed, report=explorer.report is not None))
 
 
 @router.post("/predict", response_model=Predicted, openapi_extra=PICTURE_BODY, tags=["classify"])

@@ -101,13 +101,24 @@ def report(
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"-o {out} is no page: expected a name that ends in .html, such as -o report.html.")
-    document = _Gathering(references, out, settings, progress).document()
+    document = report_document(references, settings, out=out, progress=progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, render_html(document))
     written = [out]
     if settings.markdown:
         written += write_markdown(document, out.with_suffix(".md"))
     return Report(document, tuple(written))
+
+
+def report_document(
+    references: Sequence[str],
+    settings: ReportSettings = ReportSettings(),
+    *,
+    out: Path = Path("report.html"),
+    progress: Progress = lambda _what, _done, _total: None,
+) -> Document:
+    """What :func:`report` writes; nothing is written."""
+    return _Gathering(references, out, settings, progress).document()
 
 
 class _Gathering:

@@ -58,7 +58,7 @@ class App {
     const { tab } = this.state;
     const [name, make] = PAGES[tab];
     document.title = `${name} \u00b7 vitrine`;
-    for (const link of document.querySelectorAll("#tabs a")) {
+    for (const link of document.querySelectorAll("#tabs a[data-tab]")) {
       const own = link.dataset.tab === tab;
       link.toggleAttribute("aria-current", own);
       if (own) link.setAttribute("aria-current", "page");
@@ -163,7 +163,9 @@ class App {
   async start() {
     listen(this);
     try {
-      this.models = (await getJson("/api/models")).models;
+      const listed = await getJson("/api/models");
+      this.models = listed.models;
+      this.report = listed.report;
     } catch (error) {
       this.trouble(error, () => this.start());
       return;
@@ -178,6 +180,7 @@ class App {
     const tabs = Object.entries(PAGES).map(([tab, [name]]) =>
       h("a", { "data-tab": tab, href: `#/${tab}`, class: shown[tab] ? null : "none" }, name),
     );
+    if (this.report) tabs.splice(-1, 0, h("a", { href: "/report", class: "report" }, "Report"));
     document.getElementById("tabs").replaceChildren(...tabs);
     if (this.state.tab === "classify" && !shown.classify && shown.caption) this.set({ tab: "caption" });
     this.draw();
