@@ -20,13 +20,13 @@ import torch
 from side_by_side.memory import _own_peak_mib
 from side_by_side.peers import HuggingFace, PretrainedViT
 from side_by_side.task import Task
-from side_by_side.timing import Spread, alternate, ratios
 from train import _about
 
 from vitrine.explain.attention_rows import attention_map
 from vitrine.explain.rollout import rollout
 from vitrine.models.build import build
 from vitrine.models.precision import autocast
+from vitrine.workflows.bench.rounds import Spread, alternate, ratios
 
 BASELINE = "transformers, output_attentions"
 LARGEST_DIFFERENCE = 1e-6  # between the maps in float32

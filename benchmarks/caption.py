@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 from side_by_side.caption_ways import PUBLISHED, Ways
-from side_by_side.timing import Spread, alternate, ratios
 from torch import Tensor
 from train import _about
 
 from vitrine.models.captioner import CaptionModel
+from vitrine.workflows.bench.rounds import Spread, alternate, ratios
 
 LARGEST_DIFFERENCE = 1e-3  # between float32 logits, whose standard deviation is about 1
 LARGEST_ROUNDING = 0.25  # of bf16 logits, in standard deviations of the logits

@@ -1,4 +1,4 @@
-"""Run folders of classifiers that nobody trained, for tests of what reads runs; and a verb by itself."""
+"""Run folders that nobody trained, for tests of what reads runs; and a verb by itself."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from pathlib import Path
 import typer
 from typer.testing import CliRunner
 
+from vitrine.evaluate.csv_records import record
 from vitrine.evaluate.intervals import wilson
-from vitrine.recipes import Recipe, recipe_to_toml
-from vitrine.results import ClassificationMetrics, ClassMetrics
+from vitrine.recipes import CaptionSpec, Recipe, recipe_to_toml
+from vitrine.results import CaptioningMetrics, ClassificationMetrics, ClassMetrics
 
 LABELS = ("cat", "dog")
 
@@ -69,6 +70,52 @@ def made_run(
         "predictions.csv": "filename,label\n" + "".join(f"{a},{b}\n" for a, b in zip(names, predicted, strict=True)),
         "history.jsonl": "".join(json.dumps(row) + "\n" for row in history),
         "timings.jsonl": "".join(json.dumps({"epoch": row["epoch"], **timing}) + "\n" for row in history),
+    }.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    return folder
+
+
+def made_captioner(
+    folder: Path,
+    captions: Sequence[str],
+    humans: Sequence[Sequence[str]],
+    *,
+    exact: int | None = None,
+    **changes: object,
+) -> Path:
+    """A finished run of a captioner as vitrine train leaves it, without weights.
+
+    ``exact`` is what metrics.json says of the captions that are one of the picture's own; None counts them as texts.
+    """
+    settings = {"caption": CaptionSpec(), "clip_norm": 0.1, **changes}
+    recipe = Recipe(name=folder.name, model="vit_tiny_patch16_224", image_size=32, **settings)  # type: ignore[arg-type]
+    names = [f"validation/{i:04}.png" for i in range(len(captions))]
+    rows = [
+        {"name": name, "captions": list(own), "sha256": hashlib.sha256(name.encode()).hexdigest()}
+        for name, own in zip(names, humans, strict=True)
+    ]
+    train = [{"name": f"train/{i}.png", "captions": ["a cat"], "sha256": f"{i:064}"} for i in range(10)]
+    if exact is None:
+        exact = sum(text in own for text, own in zip(captions, humans, strict=True))
+    metrics = CaptioningMetrics(
+        n=len(captions),
+        pieces=10 * len(captions),
+        precision="fp32",
+        negative_log_likelihood=1.25,
+        accuracy=0.625,
+        scores={"predicted": {"exact": {"n": exact}}},
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    table = b"".join(record((a, b, "-1.500000")) for a, b in zip(names, captions, strict=True))
+    for name, content in {
+        "recipe.toml": recipe_to_toml(recipe),
+        "data.json": json.dumps(
+            {"reference": "photos", "quarantine": [], "splits": {"train": train, "validation": rows}}
+        ),
+        "config.json": json.dumps({"architecture": "vitrine-captioner"}),
+        "metrics.json": json.dumps(metrics.to_dict()),
+        "captions.csv": (record(("filename", "caption", "log_probability")) + table).decode(),
+        "history.jsonl": "",
     }.items():
         (folder / name).write_text(content, encoding="utf-8")
     return folder

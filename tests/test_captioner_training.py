@@ -236,7 +236,7 @@ def photograph(width: int, height: int) -> Image.Image:
 def test_without_changes_training_sees_what_prediction_sees(size: tuple[int, int], multiple: int) -> None:
     whole, image = CaptionTransform(40, multiple), photograph(*size)
     plain = CaptionTrainTransform(TransformSpec(), whole)
-    assert not plain.random
+    assert not plain.spec.random
     seen = plain(image, np.random.default_rng(0))
     assert torch.equal(whole.normalised(seen), whole(image))
     assert seen.shape[0] % multiple == seen.shape[1] % multiple == 0
@@ -245,7 +245,7 @@ def test_without_changes_training_sees_what_prediction_sees(size: tuple[int, int
 def test_random_changes_keep_the_long_side_and_are_repeatable() -> None:
     spec = TransformSpec(rotation=20, crop_scale=(0.5, 1.0), flip=0.5, brightness=0.3)
     changes, image = CaptionTrainTransform(spec, CaptionTransform(40)), photograph(60, 45)
-    assert changes.random
+    assert changes.spec.random
     drawn = [changes(image, np.random.default_rng(seed)) for seed in range(20)]
     assert all(max(each.shape[:2]) in (39, 40) for each in drawn)
     assert len({each.tobytes() for each in drawn}) == 20
@@ -340,6 +340,21 @@ def test_features_are_kept_only_where_that_changes_nothing(
     assert all(torch.allclose(value, other[name], atol=1e-4) for name, value in one.items())
 
 
+def test_features_of_several_versions_are_kept(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitrine.workflows import kept_features
+
+    changes = TransformSpec(name="some", rotation=20, crop_scale=(0.5, 1.0), brightness=0.4)
+    settings = recipe(tune="head", epochs=3, transforms=changes, views=2)
+    train(str(scenes), settings, tmp_path / "kept")
+    monkeypatch.setattr(kept_features, "KEPT_BYTES", 0)
+    train(str(scenes), settings, tmp_path / "not")
+    kept, again = (
+        [json.loads(row)["train_loss"] for row in (tmp_path / name / "history.jsonl").read_text().splitlines()]
+        for name in ("kept", "not")
+    )
+    assert kept == pytest.approx(again, rel=1e-4)
+
+
 def test_captions_are_drawn_anew_where_there_are_too_many(scenes: Path) -> None:
     from vitrine.workflows.captioner_task import CaptionerTask
     from vitrine.workflows.training_data import prepare_captions
@@ -398,6 +413,7 @@ def test_a_damaged_run_is_named(finished: Path, tmp_path: Path, damage: Callable
     ("changes", "message"),
     [
         ({"mixup": 0.2}, "mixup = 0.2 cannot be used: expected 0"),
+        ({"decoded_cache": 2}, "decoded_cache = 2 cannot be used: expected 0"),
         ({"tune": "lora"}, "tune = 'lora' cannot be used: expected all or head"),
         ({"layer_decay": 0.7}, "layer_decay = 0.7 cannot be used: expected 1"),
         ({"transforms": TransformSpec(erase=0.1)}, "transforms.erase = 0.1 cannot be used"),

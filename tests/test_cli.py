@@ -22,12 +22,16 @@ VERBS = (
     "positions",
     "caption",
     "inspect",
+    "report",
     "sweep",
     "compare",
     "verify",
+    "serve",
     "export",
+    "knn",
     "shards",
     "cache",
+    "bench",
 )
 
 

@@ -13,7 +13,7 @@ from math import comb
 from pathlib import Path
 
 import pytest
-from made_runs import made_run, run_verb
+from made_runs import made_captioner, made_run, run_verb
 
 from vitrine.errors import RunError, UsageError
 from vitrine.evaluate.intervals import wilson
@@ -54,8 +54,8 @@ def sign_test(b: int, c: int) -> float:
 
 
 def test_claims_agree_with_tests_computed_anew(runs: Path) -> None:
-    found = compare([str(runs)])
     tables = {run.name: rights(run) for run in runs.iterdir()}
+    found = compare([str(runs)])
     raw = {}
     for one, other in combinations(sorted(tables), 2):
         b = sum(tables[one][name] and not tables[other][name] for name in tables[one])
@@ -246,20 +246,19 @@ def test_damaged_files_are_named(name: str, content: str, runs: Path) -> None:
 
 
 def test_captioners_are_listed_apart(runs: Path) -> None:
-    folder = runs / "captioner"
-    folder.mkdir()
-    (folder / "recipe.toml").write_text((runs / "small-0" / "recipe.toml").read_text())
-    (folder / "config.json").write_text(json.dumps({"architecture": "vitrine-captioner"}))
-    metrics = {"n": 30, "pieces": 400, "precision": "fp32", "negative_log_likelihood": 1.25, "piece_accuracy": 0.625}
-    (folder / "metrics.json").write_text(json.dumps({**metrics, "captions": {}}))
+    folder = made_captioner(
+        runs / "captioner", ["a cat", "a dog", "two dogs"], [["a cat"], ["A dog."], ["a dog"]], exact=2
+    )
     found = compare([str(runs)])
     assert len(found.rows) == 4 and len(found.claims) == 6
     (row,) = found.captioners
-    assert (row.name, row.accuracy, row.pieces) == ("captioner", 0.625, 400)
+    assert (row.name, row.accuracy, row.pieces, row.exact) == ("captioner", 0.625, 30, 2)
     text = found.text()
     assert "0.6250" in text and "Captioners are listed apart" in text
     alone = compare([str(folder)])
     assert alone.rows == () and "0.6250" in alone.text() and "0.6250" in alone.markdown() and b"0.6250" in alone.csv()
+    (listed,) = json.loads(json.dumps(found.to_dict()))["captioners"]
+    assert listed["exact_captions"] == 2 and listed["exact_interval_95"] == [wilson(2, 3).low, wilson(2, 3).high]
 
 
 def test_many_pairs_are_not_all_read_out(tmp_path: Path) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -37,18 +40,17 @@ def test_everything_that_the_summary_names_is_there(made) -> None:
 
 
 def test_one_setting_is_final_and_its_test_result_is_stated(made) -> None:
-    assert len(made.runs) == 5
-    best = max(run.result.metrics.accuracy for run in made.runs)
-    assert made.final.result.metrics.accuracy == best
+    assert len(made.comparison.rows) == 3
+    assert made.final.accuracy == max(row.accuracy for row in made.comparison.rows)
     assert f"accuracy is {made.test.metrics.accuracy:.4f}" in made.text()
     rows = list(csv.DictReader((made.out / "predictions.csv").open()))
     assert len(rows) == 14
 
 
 def test_it_looks_inside_the_final_model(made) -> None:
-    scores = json.loads((made.out / "methods" / "methods.json").read_text())
+    scores = json.loads((made.out / "runs" / made.final.name / "methods" / "methods.json").read_text())
     assert scores["pictures"] == scores["pictures_with_mask"] == 8
-    assert scores["model"] == str(made.final.result.run)
+    assert scores["model"] == str(made.out / "runs" / made.final.name)
     controls = {row["name"] for row in scores["methods"] if row["control"]}
     assert {"random", "centre blob", "edges"} < controls
     assert len(list((made.out / "maps").rglob("*.png"))) == 4
@@ -59,11 +61,69 @@ def test_it_looks_inside_the_final_model(made) -> None:
 
 
 def test_it_captions_scenes_and_asks_whether_words_look_at_what_they_name(made) -> None:
-    content = json.loads((made.out / "captioner" / "metrics.json").read_text())
+    content = json.loads((made.out / "runs" / "captioner" / "test" / "metrics.json").read_text())
     assert content["captions"]["predicted"]["pictures"] == 16
     assert content["grounding"]["human"]["nouns"] > 16
     assert len(list((made.out / "captions").rglob("*.png"))) == len(made.captions.captions.captions) == 3
     assert "Do captions say what is there?" in made.text() and "falls by" in made.text()
+
+
+def test_it_ends_with_a_report_whose_numbers_are_those_of_the_runs(made) -> None:
+    page = (made.out / "report.html").read_text("utf-8")
+    assert len(page) < 5_000_000
+    facts = json.loads(re.search(r'id="facts">(.*?)</script>', page, re.DOTALL)[1])
+    text = " ".join(html.unescape(re.sub(r"<[^>]+>", " ", page[: page.index('id="facts"')])).split())
+    runs = {path.parent.name: json.loads(path.read_text()) for path in (made.out / "runs").glob("*/metrics.json")}
+    captioner = runs.pop("captioner")
+    assert len(runs) == len(facts["comparison"]["runs"]) == 3
+    for row in facts["comparison"]["runs"]:
+        said = runs[row["run"]]
+        assert (row["accuracy"], row["n"]) == (said["accuracy"], said["n"])
+        assert row["accuracy_interval_95"] == said["accuracy_interval_95"]
+        low, high = said["accuracy_interval_95"]
+        assert f"{row['run']} {said['accuracy']:.4f} {low:.4f} to {high:.4f} {said['n']}" in text
+    test = json.loads((made.out / "runs" / made.final.name / "test" / "metrics.json").read_text())
+    assert f"test accuracy {test['accuracy']:.4f} 95 % interval" in text and f"n = {test['n']}" in text
+    assert f"{captioner['piece_accuracy']:.4f} after the human ones" in text
+    scored = json.loads((made.out / "runs" / "captioner" / "test" / "metrics.json").read_text())
+    assert f"{scored['captions']['predicted']['exact']['share']:.3f}" in text
+    assert scored["grounding"]["human"]["sentence"][1:] in text
+    assert page.count('<div data-viewer="words">') == 4
+
+
+def test_the_report_opens_from_disk_without_an_error_or_a_request(made) -> None:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright comes with the extra [test]")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("There is no Chromium to open the page with: apt install chromium.")
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    said: list[str] = []
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=chromium, args=[*flags, "--no-first-run", "--disable-sync"])
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: request.url.startswith("data:") or said.append(request.url))
+        address = (made.out / "report.html").resolve().as_uri()
+        page.goto(address)
+        page.wait_for_function("document.querySelectorAll('.words button').length > 0")
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390, "the page scrolls sideways on a phone"
+        assert page.evaluate("[...document.images].every((image) => image.alt)")
+        assert page.evaluate("[...document.querySelectorAll('canvas')].every((c) => c.closest('[aria-label]'))")
+        words = page.locator(".words").first.locator("button")
+        page.wait_for_function("document.querySelector('.words .shown') !== null")
+        before = page.locator(".view .stage canvas").last.evaluate("(canvas) => canvas.toDataURL()")
+        last = page.locator(".words").last.locator("button")
+        last.nth(0).focus()
+        page.keyboard.press("ArrowRight")
+        assert last.nth(1).get_attribute("aria-pressed") == "true"
+        after = page.locator(".view .stage canvas").last.evaluate("(canvas) => canvas.toDataURL()")
+        assert before != after, "another word shows another map"
+        assert words.count() > 1
+        page.locator("#theme").click()
+        assert page.evaluate("document.documentElement.dataset.theme") in ("light", "dark")
+        browser.close()
+    assert said == [address]
 
 
 def test_it_replaces_what_it_wrote_and_refuses_what_it_did_not(made, tmp_path: Path) -> None:

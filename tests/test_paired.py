@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import product
 from math import comb
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitrine.evaluate.paired import PairedCounts, holm, mcnemar_exact, paired_counts
+from vitrine.evaluate.paired import PairedCounts, holm, mcnemar_exact, paired_counts, right_counts, sign_counts
 
 
 def by_fractions(first: int, second: int) -> Fraction:
@@ -51,11 +53,16 @@ def test_edges() -> None:
         mcnemar_exact(-1, 3)
 
 
+def columns(pairs: Sequence[tuple[float, float]]) -> np.ndarray:
+    return np.array(pairs, float).reshape(-1, 2).T
+
+
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=40))
 def test_counts_are_those_of_a_loop(pairs: list[tuple[bool, bool]]) -> None:
     first = {f"{i}.png": a for i, (a, _) in enumerate(pairs)}
     second = {f"{i}.png": b for i, (_, b) in reversed(list(enumerate(pairs)))}  # another order, the same pictures
     found = paired_counts(first, second)
+    assert found == right_counts(*columns(pairs))
     assert found == PairedCounts(
         pairs.count((True, True)), pairs.count((True, False)), pairs.count((False, True)), pairs.count((False, False))
     )
@@ -63,9 +70,22 @@ def test_counts_are_those_of_a_loop(pairs: list[tuple[bool, bool]]) -> None:
     assert found.p == mcnemar_exact(found.second, found.first)
 
 
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=40))
+def test_signs_are_those_of_a_loop(pairs: list[tuple[int, int]]) -> None:
+    found = sign_counts(*columns([(a / 4, b / 4) for a, b in pairs]))
+    assert (found.first, found.second) == (sum(a > b for a, b in pairs), sum(a < b for a, b in pairs))
+    assert found.ties == sum(a == b for a, b in pairs) and found.n == len(pairs)
+    assert found.p == float(by_fractions(found.first, found.second))
+    right = [(a > 2, b > 2) for a, b in pairs]
+    assert sign_counts(*columns(right)).p == right_counts(*columns(right)).p, "McNemar's is its case"
+
+
 def test_other_pictures_are_refused() -> None:
     with pytest.raises(ValueError, match="2 are in one of the two only"):
         paired_counts({"a": True, "b": True}, {"a": True, "c": True})
+    for count in (right_counts, sign_counts):
+        with pytest.raises(ValueError, match="same pictures; there are 2 and 1"):
+            count(np.ones(2), np.ones(1))
 
 
 def test_holm_on_a_published_example() -> None:

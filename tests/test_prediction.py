@@ -158,7 +158,7 @@ def test_memory_does_not_grow_with_the_pictures(
 
     def watched(*arguments: object, **options: object) -> Iterator[Batch]:
         nonlocal most
-        for batch in original(*arguments, **options, workers=0):  # type: ignore[arg-type]
+        for batch in original(*arguments, **(options | {"workers": 0})):  # type: ignore[arg-type]
             alive.append(weakref.ref(batch.pixels_BCHW))
             yield batch
             del batch

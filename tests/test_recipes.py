@@ -112,6 +112,7 @@ REFUSED: dict[str, list[object]] = {
     "drop_path": [*NOT_A_NUMBER, -0.1, 1.1],
     "patch_drop": [*NOT_A_NUMBER, -0.1, 1.1],
     "tune": ["none", "last", "last:0", "last:-1", "lora:0", "lora:x", "head ", 4, True],
+    "views": [*NOT_WHOLE, -1],
     "precision": ["fp16", "BF16", "", 16],
     "compile": ["yes", 1, 0],
     "early_stopping": [*NOT_WHOLE, -1],
@@ -119,6 +120,7 @@ REFUSED: dict[str, list[object]] = {
     "max_unreadable": [*NOT_A_NUMBER, -0.1, 1.1],
     "checkpoint_minutes": [*NOT_A_NUMBER, 0, -1],
     "workers": [*NOT_WHOLE, -2],
+    "decoded_cache": [*NOT_A_NUMBER, -0.1],
     "optimizer": ["sgd", "", 1, None],
     "seed": [*NOT_WHOLE, -1],
 }

@@ -282,33 +282,62 @@ def slow_sweep(path: Path, out: Path, jobs: int) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a process is forked, which is safe on Linux only")
 def test_killed_five_times(tmp_path: Path) -> None:
-    """At random moments: what was finished before a kill is never touched or begun again; at the end all is there."""
-    path = written(tmp_path / "sweep.toml", GRID.format(batches="[8, 16, 24, 32, 40, 48]"))
-    out, source = tmp_path / "out", random.Random(7)
+    """At moments drawn anew each time: what was finished before a kill is never touched or begun again; at the end all
+    is there. Each sweep but one gets some trainings further before its moment is drawn, so that the kills go on to meet
+    another state."""
+    path = written(tmp_path / "sweep.toml", GRID.format(batches="[8, 16, 24, 32, 40, 48, 56, 64]"))
+    out, source = tmp_path / "out", random.SystemRandom()
     context = multiprocessing.get_context("fork")
     finished: dict[str, int] = {}
-    seen = 0
-    for kill, lines in enumerate((3, 1, 2, 3, 2)):
+    moments, seen = [], 0
+    for kill, lines in enumerate((3, 0, 2, 3, 2)):
         logged_before = logged(out)
         process = context.Process(target=slow_sweep, args=(path, out, 1 + kill % 2))
         process.start()
         while process.is_alive() and logged(out) < logged_before + lines:
             time.sleep(0.001)
-        time.sleep(source.uniform(0, 0.08))
+        moments.append(source.uniform(0, 0.08))
+        time.sleep(moments[-1])
         process.kill()
         process.join()
         before, finished = finished, {file.parent.name: file.stat().st_mtime_ns for file in done(out)}
-        assert before.items() <= finished.items(), "nothing finished is lost or written again"
+        assert before.items() <= finished.items(), f"nothing finished is lost or written again: {moments}"
         begun = log(out, "begun")
-        assert not set(begun[seen:]) & before.keys(), "nor begun again"
+        assert not set(begun[seen:]) & before.keys(), f"nor begun again: {moments}"
         seen = len(begun)
-    assert 0 < len(finished) < 12, f"the kills came too early or too late to test anything: {len(finished)}"
+    assert 0 < len(finished) < 16, f"the kills came too early or too late to test anything: {len(finished)}"
     result = sweep(path, out, jobs=2, start=Slow)
-    assert set(result.skipped) == set(finished) and len(result.trained) == 12 - len(finished)
+    assert set(result.skipped) == set(finished) and len(result.trained) == 16 - len(finished)
     now = {file.parent.name: file.stat().st_mtime_ns for file in done(out)}
-    assert finished.items() <= now.items() and len(now) == 12
+    assert finished.items() <= now.items() and len(now) == 16
+    begun = log(out, "begun")
+    assert all(begun.count(name) == 1 for name in result.trained if name not in begun[:seen]), "none is begun twice"
     assert all(len(RunFolder(file.parent).history()) == 3 for file in done(out))
-    assert result.comparison is not None and len(result.comparison.rows) == 12
+    assert result.comparison is not None and len(result.comparison.rows) == 16
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process is forked, which is safe on Linux only")
+def test_a_real_sweep_killed_while_it_trains(small_run: Path, small_scenes: Path, tmp_path: Path) -> None:
+    """With real trainings: the finished run stays as it was, the other one ends to the same byte as ever."""
+    written(tmp_path / "micro.toml", (small_run / "recipe.toml").read_text())
+    body = f'data = "{small_scenes}"\nrecipe = "micro.toml"\nseeds = [1, 0]\n[[list]]\nname = "micro"\n'
+    path = written(tmp_path / "sweep.toml", body)
+    out = tmp_path / "out"
+    first, second = out / "micro,seed=1", out / "micro,seed=0"
+    process = multiprocessing.get_context("fork").Process(target=sweep, args=(path, out))
+    process.start()
+    while process.is_alive() and not (second / "recipe.toml").exists():
+        time.sleep(0.002)
+    time.sleep(random.SystemRandom().uniform(0, 0.3))
+    process.kill()
+    process.join()
+    assert process.exitcode == -9 and (first / "metrics.json").exists()
+    before = {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in first.iterdir() if file.is_file()}
+    result = sweep(path, out)
+    assert result.skipped[:1] == (first.name,) and {*result.skipped, *result.trained} == {first.name, second.name}
+    assert before == {f.name: (f.stat().st_mtime_ns, f.read_bytes()) for f in first.iterdir() if f.is_file()}
+    for name in ("predictions.csv", "history.jsonl", "model.safetensors"):
+        assert (second / name).read_bytes() == (small_run / name).read_bytes(), name
 
 
 def logged(out: Path) -> int:

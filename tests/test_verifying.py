@@ -244,7 +244,7 @@ def test_what_cannot_be_verified(run: Path, tmp_path: Path) -> None:
         verify(run)
     (tmp_path / "metrics.json").rename(run / "metrics.json")
     (run / "config.json").write_text('{"architecture": "vitrine-captioner"}')
-    with pytest.raises(RunError, match="trained a captioner"):
+    with pytest.raises(RunError, match="does not list validation pictures with captions"):
         verify(run)
 
 

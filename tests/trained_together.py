@@ -53,6 +53,8 @@ CASES = {
     "shards": replace(PLAIN, shuffle_buffer=12, workers=1),
     "accumulated": replace(PLAIN, accumulate=2, label_smoothing=0.1, clip_norm=0.5, tune="last:1"),
     "mixed": replace(PLAIN, mixup=0.4, cutmix=0.5, ema=0.9),
+    "head": replace(PLAIN, tune="head", views=2, ema=0.9),  # its features are kept
+    "head anew": replace(PLAIN, tune="head"),
     "captions": replace(PLAIN, caption=WORDS, model_args=MICRO),
     "frozen": replace(PLAIN, caption=WORDS, tune="head", transforms=named_transforms("none")),
 }

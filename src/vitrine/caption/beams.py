@@ -62,8 +62,10 @@ def beam_search(
         rows.keep(order)
         going_on = [link for picture in dict.fromkeys(rows.pictures) for link in searches[picture].going_on]
         ids = [link.id for link in going_on if link is not None]
-        leading = tuple(search.leading for search in searches)
-        yield Progress(step, tuple(bool(search.going_on) for search in searches), leading, memory.grids, memory.padded)
+        running = tuple(bool(search.going_on) for search in searches)
+        ranked = tuple(search.ranked for search in searches)
+        leading = tuple(links[0] for links in ranked)
+        yield Progress(step, running, leading, memory.grids, memory.padded, ranked)
 
 
 @dataclass
@@ -121,10 +123,11 @@ class _Search:
         return order
 
     @property
-    def leading(self) -> Link:
-        """The best caption so far, finished or not; at the end, a finished one if there is any."""
+    def ranked(self) -> tuple[Link, ...]:
+        """The captions so far, finished or not, the best first; at the end, finished ones if there are any."""
         going_on = [link for link in self.going_on if link is not None]
-        return max(self.finished + going_on or self.cut, key=self._score)
+        ranked = sorted(self.finished + going_on or self.cut, key=self._score, reverse=True)
+        return tuple(ranked[: self.beams])
 
     def _done(self, going_on: Sequence[Link]) -> bool:
         if len(self.finished) < self.beams or not going_on:

@@ -163,6 +163,8 @@ class Progress:
         running: of each picture, whether its caption may still change.
         leading: of each picture, the last piece of the caption that leads at present.
         grids, padded: of the pictures, as in :class:`DecodedCaption`.
+        ranked: of each picture, the last pieces of all captions that are followed, the best first; empty where there
+            is only the leading one.
     """
 
     step: int
@@ -170,6 +172,7 @@ class Progress:
     leading: tuple[Link, ...]
     grids: tuple[tuple[int, int], ...]
     padded: tuple[int, int]
+    ranked: tuple[tuple[Link, ...], ...] = ()
 
     @property
     def captions(self) -> tuple[DecodedCaption, ...]:

@@ -9,13 +9,14 @@ from typing import Annotated, Any, Optional
 import typer
 
 from vitrine.cli import show
+from vitrine.cli.benching import bench
 from vitrine.cli.cache import CacheOption, OfflineOption, Verbs, cache
 from vitrine.cli.captioning import caption
 from vitrine.cli.comparing import compare, sweep, verify
 from vitrine.cli.exporting import export
+from vitrine.cli.knn import knn
 from vitrine.cli.options import (
     ArchOption,
-    BatchOption,
     DataArgument,
     JsonOption,
     ModelArgument,
@@ -23,7 +24,10 @@ from vitrine.cli.options import (
     VocabOption,
     required_recipe,
 )
+from vitrine.cli.predicting import predict
+from vitrine.cli.reporting import report
 from vitrine.cli.seeing import explain, inspect, positions
+from vitrine.cli.serving import serve
 from vitrine.cli.sharding import shards
 from vitrine.version import __version__
 
@@ -244,44 +248,7 @@ def _refuse_options_of_the_other(captioner: bool, **given: object) -> None:
             raise UsageError(f"--{name} is for {kinds[1]}; this is {kinds[0]}. Leave it out.")
 
 
-@app.command()
-def predict(
-    model: ModelArgument,
-    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A folder of pictures, or one picture.")],
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="CSV", help="The table to write: filename,label.")],
-    probabilities: Annotated[bool, typer.Option(help="Add the predicted label's probability.")] = False,
-    top: Annotated[int, typer.Option(min=0, help="Add the K most likely labels with their probabilities.")] = 0,
-    batch_size: BatchOption = 64,
-    precision: PrecisionOption = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue a table that was interrupted.")] = False,
-    arch: ArchOption = None,
-) -> None:
-    """Label every picture of a folder, in name order, into a CSV."""
-    from vitrine.workflows.prediction import predict as run_prediction
-
-    with show.reading_progress("Predicting") as progress:
-        result = run_prediction(
-            model,
-            images,
-            out,
-            probabilities=probabilities,
-            top=top,
-            batch_size=batch_size,
-            precision=precision,
-            resume=resume,
-            architecture=arch,
-            progress=progress,
-        )
-    show.notes(result.notes)
-    typer.echo(f"{result.written} predictions in {result.table} ({result.precision}).", err=True)
-    for name, reason in result.unreadable[:10]:
-        typer.echo(f"not readable: {name}: {reason}", err=True)
-    if result.unreadable:
-        typer.echo(
-            f"{len(result.unreadable)} pictures could not be read; all are in {result.unreadable_table}.", err=True
-        )
-
-
+app.command()(predict)
 app.command()(explain)
 app.command()(positions)
 app.command()(caption)
@@ -289,6 +256,10 @@ app.command()(inspect)
 app.command()(sweep)
 app.command()(compare)
 app.command()(verify)
+app.command()(report)
+app.command()(serve)
 app.command()(export)
+app.command()(knn)
 app.command()(shards)
 app.command()(cache)
+app.command()(bench)

@@ -9,6 +9,16 @@ from typing import Annotated, Optional, get_args
 import typer
 
 from vitrine.cli import show
+from vitrine.cli.engine import (
+    AddressOption,
+    EngineOption,
+    PartSizeOption,
+    ResumeOption,
+    WorkersOption,
+    bulk_settings,
+    require_local,
+    show_bulk,
+)
 from vitrine.cli.options import JsonOption, VocabOption
 from vitrine.errors import UsageError
 
@@ -65,6 +75,11 @@ def caption(
             "bf16); words may change.",
         ),
     ] = "fp32",
+    engine: EngineOption = "local",
+    ray_address: AddressOption = None,
+    workers: WorkersOption = None,
+    part_size: PartSizeOption = None,
+    resume: ResumeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Caption every picture, with one attention map for every word, into a figure of the same name."""
@@ -99,6 +114,17 @@ def caption(
         precision=precision,
         kind=kind,
     )
+    bulk = bulk_settings(engine, ray_address, workers, part_size, resume)
+    require_local(resume, bulk)
+    if bulk is not None:
+        from vitrine.workflows.bulk.caption_work import CaptionWork
+        from vitrine.workflows.bulk.verbs import caption_in_bulk
+
+        work = CaptionWork(model, arch, vocab, batch_size, images, True, out, settings)
+        with show.reading_progress("Captioning") as progress:
+            made = caption_in_bulk(work, bulk, limit, progress)
+        show_bulk(made, "captions and figures", as_json)
+        return
     with show.reading_progress("Captioning") as progress, show.reading_progress("Downloading") as download:
         result = caption_pictures(
             model,

@@ -52,13 +52,13 @@ def compare(
 
 
 def verify(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run of a classifier.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
     data: Annotated[
         Optional[str],  # noqa: UP045
         typer.Argument(metavar="[DATA]", help="Where its pictures are; default: where they were in training."),
     ] = None,
     tolerance: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of the labels that may differ; no accuracy can move by more.")
+        float, typer.Option(min=0, max=1, help="Share of the labels or captions that may differ.")
     ] = 0.005,
     batch_size: BatchOption = 64,
     precision: Annotated[
@@ -67,7 +67,7 @@ def verify(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Hold a run against its own record: hashes of weights and data, and its predictions made again, row by row.
+    """Hold a run against its own record: hashes of weights and data, and its labels or captions made again, row by row.
 
     Exits 1 where something differs.
     """

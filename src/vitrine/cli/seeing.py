@@ -9,6 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from vitrine.cli import show
+from vitrine.cli.engine import (
+    AddressOption,
+    EngineOption,
+    PartSizeOption,
+    ResumeOption,
+    WorkersOption,
+    bulk_settings,
+    require_local,
+    show_bulk,
+)
 from vitrine.cli.options import ArchOption, BatchOption, JsonOption, ModelArgument, PrecisionOption
 from vitrine.errors import UsageError
 
@@ -89,6 +99,11 @@ def explain(
     batch_size: BatchOption = 16,
     precision: PrecisionOption = "auto",
     arch: ArchOption = None,
+    engine: EngineOption = "local",
+    ray_address: AddressOption = None,
+    workers: WorkersOption = None,
+    part_size: PartSizeOption = None,
+    resume: ResumeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Draw what a model looks at on each picture, or score how far such maps can be believed."""
@@ -98,7 +113,11 @@ def explain(
         raise UsageError("Give pictures to draw maps for (IMAGES), or data to score methods on (--score DATA).")
     if kind not in ("png", "svg"):
         raise UsageError(f"--format {kind} cannot be used: expected png or svg.")
+    bulk = bulk_settings(engine, ray_address, workers, part_size, resume)
+    require_local(resume, bulk)
     if score is not None:
+        if bulk is not None:
+            raise UsageError("--engine ray draws maps; methods are scored in one process: leave one of them out.")
         from vitrine.workflows.method_scores import ScoreSettings
 
         chosen_methods = tuple(dict.fromkeys(method or ScoreSettings().methods))
@@ -120,6 +139,15 @@ def explain(
     settings = ExplainSettings(
         chosen, target, heads == "each", matrix, check, stretch, scale, smooth=not patches, kind=kind, seed=seed
     )
+    if bulk is not None:
+        from vitrine.workflows.bulk.explain_work import ExplainWork
+        from vitrine.workflows.bulk.verbs import explain_in_bulk
+
+        work = ExplainWork(model, arch, precision, batch_size, images, True, out, settings)
+        with show.reading_progress("Explaining") as progress:
+            made = explain_in_bulk(work, bulk, limit, progress)
+        show_bulk(made, "figures", as_json)
+        return
     with show.reading_progress("Explaining") as progress:
         result = run_explain(
             model,

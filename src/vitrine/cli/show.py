@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -46,12 +46,34 @@ def notes(sentences: Iterable[str]) -> None:
         print(sentence, file=sys.stderr)
 
 
+def unreadable(some: Sequence[tuple[str, str]], count: int, table: object) -> None:
+    """The first unreadable pictures with their reasons, and where all are listed, on stderr."""
+    for name, reason in some[:10]:
+        print(f"not readable: {name}: {reason}", file=sys.stderr)
+    if count:
+        print(f"{count} pictures could not be read; all are in {table}.", file=sys.stderr)
+
+
 @contextmanager
 def reading_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """A bar over ``(done, total)``; total 0 means not known."""
     with _progress() as progress:
         task = progress.add_task(what, total=None, note="")
         yield lambda done, total: progress.update(task, completed=done, total=total or None)
+
+
+@contextmanager
+def named_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each kind of work, over ``(what, done, total)``."""
+    with _progress() as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=None, note="")
+            progress.update(tasks[what], completed=done, total=total or None)
+
+        yield report
 
 
 @contextmanager

@@ -109,13 +109,6 @@ class CaptionTrainTransform:
     def __init__(self, spec: TransformSpec, whole: CaptionTransform) -> None:
         self.spec, self.whole = spec, whole
 
-    @property
-    def random(self) -> bool:
-        """Whether two calls for one picture may differ."""
-        spec = self.spec
-        changes = (spec.rotation, spec.flip, spec.brightness, spec.contrast, spec.saturation)
-        return any(changes) or spec.crop_scale != (1.0, 1.0)
-
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
         """Draw the changes from ``rng`` and apply them: uint8 (h, w, 3)."""
         spec, (width, height) = self.spec, image.size

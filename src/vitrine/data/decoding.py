@@ -83,6 +83,21 @@ class BytesPicture:
         return decode(self.data)
 
 
+@dataclass(frozen=True)
+class NoPicture:
+    """Stands where a picture should be, so that it is named among the unreadable ones; it raises ``reason``."""
+
+    reason: str
+
+    def encoded(self) -> bytes:
+        """Raises PictureError."""
+        raise PictureError(self.reason)
+
+    def decoded(self) -> Image.Image:
+        """Raises PictureError."""
+        raise PictureError(self.reason)
+
+
 def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """Decode one picture.
 

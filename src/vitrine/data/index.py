@@ -26,16 +26,19 @@ class SampleIndex:
         hashes: sample name to the SHA-256 of its file's bytes, in hexadecimal; a file whose bytes cannot be had at
             all is missing here.
         unreadable: (name, reason in one line) of every picture that does not decode.
+        sizes: sample name to width and height in pixels, as its header has them.
     """
 
     hashes: Mapping[str, str]
     unreadable: tuple[tuple[str, str], ...]
+    sizes: Mapping[str, tuple[int, int]]
 
     @classmethod
     def joined(cls, parts: Sequence[SampleIndex]) -> SampleIndex:
         """The index of pictures that were read in parts, in their order."""
         hashes = {name: sha256 for part in parts for name, sha256 in part.hashes.items()}
-        return cls(hashes, tuple(row for part in parts for row in part.unreadable))
+        sizes = {name: size for part in parts for name, size in part.sizes.items()}
+        return cls(hashes, tuple(row for part in parts for row in part.unreadable), sizes)
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,15 @@ def index_samples(
     """
     hashes: dict[str, str] = {}
     unreadable: list[tuple[str, str]] = []
+    sizes: dict[str, tuple[int, int]] = {}
     for reading in read_samples(samples, workers=workers, progress=progress):
         if reading.sha256 is not None:
             hashes[reading.name] = reading.sha256
+        if reading.facts is not None:
+            sizes[reading.name] = reading.facts.width, reading.facts.height
         if reading.problem is not None:
             unreadable.append((reading.name, reading.problem))
-    return SampleIndex(hashes, tuple(unreadable))
+    return SampleIndex(hashes, tuple(unreadable), sizes)
 
 
 def read_samples(

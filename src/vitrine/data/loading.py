@@ -131,6 +131,7 @@ class PictureLoader:
         shuffle: bool = False,
         start_batch: int = 0,
         drop_last: bool = False,
+        view: int | None = None,
     ) -> Iterator[Any]:
         """The batches of one pass over ``samples``, in order.
 
@@ -141,6 +142,7 @@ class PictureLoader:
             shuffle: a random order; else that of ``samples``.
             start_batch: batches to leave out at the start; those that follow are the same as without.
             drop_last: leave out a last batch that is not full.
+            view: the epoch whose random changes the pictures get; None is ``epoch``.
 
         Raises:
             RuntimeError: loading failed for another reason than an unreadable picture; a newer epoch was begun.
@@ -152,7 +154,7 @@ class PictureLoader:
             self._known = samples
         order = epoch_order(len(samples), seed=seed, epoch=epoch, shuffle=shuffle)
         numbers = range(start_batch, batch_count(len(order), self.batch_size, drop_last))
-        plan = self._work(samples, order, numbers, seed, epoch)
+        plan = self._work(samples, order, numbers, seed, epoch if view is None else view)
         if self.workers == 0:
             for work in plan:
                 yield _Worker(self.load, self.transform, samples)[work]

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance
 
-from vitrine.data.warp import Box, warp
+from vitrine.data.warp import Box, full_size, warp
 from vitrine.recipes import TransformSpec
 
 _ENHANCERS = {
@@ -62,13 +62,13 @@ class TrainTransform:
         """Draw the changes from ``rng`` and apply them.
 
         Args:
-            image: mode RGB.
+            image: mode RGB; or a reduced copy, for which is drawn what is drawn for the full picture.
             rng: the only source of randomness.
 
         Returns:
             uint8, (size, size, 3).
         """
-        return self.apply(image, self.draw(image.width, image.height, rng))
+        return self.apply(image, self.draw(*full_size(image), rng))
 
     def draw(self, width: int, height: int, rng: np.random.Generator) -> TrainChange:
         """Draw the changes of one picture of ``width`` × ``height`` pixels."""

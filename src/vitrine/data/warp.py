@@ -18,6 +18,7 @@ from torch.nn import functional
 _SMOOTH_BELOW = 0.75  # source pixels per output pixel: the picture is magnified, and single samples would show as steps
 _LONGEST_STRIDE = 1.2  # source pixels between samples: above one, some pixels of the source go unseen
 _MEANT = 1.5  # where a strong shrink leaves the last step: see _reduced
+_FULL_SIZE = ("vitrine", "full size")  # no text, as the keys that files bring are
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,11 @@ class Affine:
         """For an output with ``across`` × ``down`` samples in place of every pixel."""
         return Affine(self.a / across, self.b / down, self.c, self.d / across, self.e / down, self.f)
 
+    def of_scaled(self, across: float, down: float) -> Affine:
+        """For a source of which every pixel became ``across`` × ``down`` pixels."""
+        a, b, c, d, e, f = self.coefficients
+        return Affine(a * across, b * across, c * across, d * down, e * down, f * down)
+
     def of_reduced(self, factor: int, left: int, top: int) -> Affine:
         """For a source cut at ``left``, ``top``, then made smaller ``factor`` times."""
         a, b, c, d, e, f = self.coefficients
@@ -89,6 +95,18 @@ def warp_matrix(width: int, height: int, angle: float, box: Box, flip: bool, siz
     )
 
 
+def with_full_size(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The image itself, marked as a reduced copy of a picture of this width and height."""
+    image.info[_FULL_SIZE] = size  # type: ignore[index]
+    return image
+
+
+def full_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height of the picture that an image is a reduced copy of; of others its own."""
+    size: tuple[int, int] = image.info.get(_FULL_SIZE, image.size)  # type: ignore[arg-type]
+    return size
+
+
 def warp(image: Image.Image, angle: float, box: Box, flip: bool, size: int | tuple[int, int]) -> np.ndarray:
     """Rotate, crop, resize and mirror in one step, antialiased; what comes from outside the picture is black.
 
@@ -97,7 +115,8 @@ def warp(image: Image.Image, angle: float, box: Box, flip: bool, size: int | tup
     fast as rotating the whole picture by nearest neighbour first, and nearer to the ideal result.
 
     Args:
-        image: mode RGB.
+        image: mode RGB, or RGBX, whose fourth channel is not used; where it is a reduced copy, angle and box are those
+            of the full picture (see :func:`full_size`).
         angle: degrees, counter-clockwise.
         box: the crop, inside the rotated picture's canvas.
         flip: whether to mirror left-right.
@@ -107,20 +126,40 @@ def warp(image: Image.Image, angle: float, box: Box, flip: bool, size: int | tup
         uint8, (height, width, 3).
     """
     columns, rows = size = _sides(size)
+    width, height = full_size(image)
+    scale = image.width / width, image.height / height
     if angle == 0:
-        crop = image.crop((box.left, box.top, box.left + box.width, box.top + box.height))
-        pixels_HWC = _resized(np.array(crop), size)
+        pixels_HWC = _cut(image, box, scale, size)
         return np.ascontiguousarray(pixels_HWC[:, ::-1]) if flip else pixels_HWC
-    matrix = warp_matrix(image.width, image.height, angle, box, flip, size)
+    matrix = warp_matrix(width, height, angle, box, flip, size)
+    if scale != (1.0, 1.0):
+        matrix = matrix.of_scaled(*scale)
     image, matrix = _reduced(image, matrix, size)
     if min(matrix.steps) < _SMOOTH_BELOW:
         affine, smooth = Image.Transform.AFFINE, Image.Resampling.BILINEAR
-        return np.array(image.transform(size, affine, matrix.coefficients, smooth))
+        return _three(np.array(image.transform(size, affine, matrix.coefficients, smooth)))
     across, down = (max(2, math.ceil(step / _LONGEST_STRIDE)) for step in matrix.steps)
     samples = image.transform(
         (columns * across, rows * down), Image.Transform.AFFINE, matrix.finer(across, down).coefficients
     )
-    return _resized(np.array(samples), size)
+    return _three(_resized(np.array(samples), size))
+
+
+def _cut(image: Image.Image, box: Box, scale: tuple[float, float], size: tuple[int, int]) -> np.ndarray:
+    """The crop, resized; of a reduced copy, its edges need not lie between pixels."""
+    edges = (box.left, box.top, box.left + box.width, box.top + box.height)
+    if scale == (1.0, 1.0):
+        return _three(_resized(np.array(image.crop(edges)), size))
+    (left, right), (top, bottom) = (
+        (low * each, min(side, high * each))
+        for low, high, each, side in zip(edges[:2], edges[2:], scale, image.size, strict=True)
+    )
+    return _three(np.array(image.resize(size, Image.Resampling.BILINEAR, box=(left, top, right, bottom))))
+
+
+def _three(pixels_HWC: np.ndarray) -> np.ndarray:
+    """Without a fourth channel."""
+    return pixels_HWC if pixels_HWC.shape[2] == 3 else np.ascontiguousarray(pixels_HWC[..., :3])
 
 
 def _sides(size: int | tuple[int, int]) -> tuple[int, int]:

@@ -14,6 +14,9 @@ HUB, RELEASED, PETS, DATA_SETS, CLIENT = "hub", "catr", "oxford-iiit-pet", "data
 """Folders in the cache folder: of the hub's client, of the published captioner, of torchvision's pets, of what datasets
 makes of downloads, and of parts of files that the hub's client keeps."""
 
+DECODED, DECODED_FROM = "decoded", "training pictures, decoded by vitrine train"
+"""The folder in the cache folder of training pictures that were decoded once, and what is said of their origin."""
+
 CACHE, OFFLINE = "VITRINE_CACHE", "VITRINE_OFFLINE"
 TURNED_OFF = "the network was turned off"
 

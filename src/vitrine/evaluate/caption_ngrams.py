@@ -88,14 +88,13 @@ def ngram_scores(captions: Sequence[Words], references: Sequence[Sequence[Words]
     found = scorers()
     if found is None:
         return None
-    make_bleu, make_rouge, make_cider = found
-    bleu, rouge, cider = make_bleu(n=_LONGEST), make_rouge(), make_cider()
-    rouge_P = np.zeros(len(captions))
-    for i, (words, others) in enumerate(zip(captions, references, strict=True)):
+    make_bleu, _, make_cider = found
+    bleu, cider = make_bleu(n=_LONGEST), make_cider()
+    for words, others in zip(captions, references, strict=True):
         caption, texts = " ".join(words), [" ".join(other) for other in others]
         bleu += (caption, texts)
         cider += (caption, texts)
-        rouge_P[i] = rouge.calc_score([caption], texts)
+    rouge_P = np.array(rouge_l(captions, references))
     bleu_4, _ = bleu.compute_score(option="closest", verbose=0)
     cider_mean, cider_P = cider.compute_score()
     counts_P10 = np.array([_bleu_counts(picture) for picture in bleu.ctest], dtype=np.float64)
@@ -103,6 +102,18 @@ def ngram_scores(captions: Sequence[Words], references: Sequence[Sequence[Words]
     return NgramScores(
         dict(zip(NGRAM_METRICS, corpus, strict=True)), np.column_stack([counts_P10, rouge_P, np.asarray(cider_P)])
     )
+
+
+def rouge_l(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float] | None:
+    """ROUGE-L of each picture, as in :func:`ngram_scores`, 0 to 1; None where pycocoevalcap is not installed."""
+    found = scorers()
+    if found is None:
+        return None
+    rouge = found[1]()
+    pairs = zip(captions, references, strict=True)
+    return [
+        float(rouge.calc_score([" ".join(words)], [" ".join(other) for other in others])) for words, others in pairs
+    ]
 
 
 def corpus_bleu(counts_L10: Floats) -> Floats:

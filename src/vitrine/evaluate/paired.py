@@ -1,9 +1,15 @@
-"""Two classifiers on the same pictures: an exact test of the pictures on which one of them is right and one wrong."""
+"""Two models on the same pictures: an exact test of the pictures on which one of them does better than the other."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
 
 LEVEL = 0.05
 """A difference is called one where its corrected p is not above this."""
@@ -41,6 +47,36 @@ class PairedCounts:
         return mcnemar_exact(self.first, self.second)
 
 
+@dataclass(frozen=True)
+class SignCounts:
+    """Pictures by which of two models does better on them, where how well is a number.
+
+    Attributes:
+        first: on which the first does better.
+        second: on which the second does.
+        ties: on which both do equally well; they decide nothing.
+    """
+
+    first: int
+    second: int
+    ties: int
+
+    @property
+    def n(self) -> int:
+        """All pictures."""
+        return self.first + self.second + self.ties
+
+    @property
+    def discordant(self) -> int:
+        """Pictures that decide."""
+        return self.first + self.second
+
+    @property
+    def p(self) -> float:
+        """Of the exact sign test, of which McNemar's is the case of right and wrong: see :func:`mcnemar_exact`."""
+        return mcnemar_exact(self.first, self.second)
+
+
 def paired_counts(first: Mapping[str, bool], second: Mapping[str, bool]) -> PairedCounts:
     """Count pictures by who got them right.
 
@@ -54,12 +90,37 @@ def paired_counts(first: Mapping[str, bool], second: Mapping[str, bool]) -> Pair
     if first.keys() != second.keys():
         different = len(first.keys() ^ second.keys())
         raise ValueError(f"A paired test needs the same pictures; {different} are in one of the two only.")
-    counts = {(a, b): 0 for a in (True, False) for b in (True, False)}
-    for name, right in first.items():
-        counts[bool(right), bool(second[name])] += 1
-    return PairedCounts(counts[True, True], counts[True, False], counts[False, True], counts[False, False])
+    return right_counts(*(np.array([bool(each[name]) for name in first], float) for each in (first, second)))
 
 
+def right_counts(first_N: Floats, second_N: Floats) -> PairedCounts:
+    """:func:`paired_counts` of the same pictures in the same order.
+
+    Args:
+        first_N: 1 where the first is right, 0 where it is wrong.
+        second_N: likewise.
+
+    Raises:
+        ValueError: there is another number of pictures in one of them.
+    """
+    signs = sign_counts(first_N, second_N)
+    both = int(np.count_nonzero(first_N * second_N))
+    return PairedCounts(both, signs.first, signs.second, signs.ties - both)
+
+
+def sign_counts(first_N: Floats, second_N: Floats) -> SignCounts:
+    """Count pictures by which of two models does better on them (higher); the same pictures in the same order.
+
+    Raises:
+        ValueError: there is another number of pictures in one of them.
+    """
+    if len(first_N) != len(second_N):
+        raise ValueError(f"A paired test needs the same pictures; there are {len(first_N)} and {len(second_N)}.")
+    first, second = (int(np.count_nonzero(ahead)) for ahead in (first_N > second_N, first_N < second_N))
+    return SignCounts(first, second, len(first_N) - first - second)
+
+
+@lru_cache(maxsize=10_000)  # many pairs of many runs have the same counts
 def mcnemar_exact(first: int, second: int) -> float:
     """Two-sided exact p of McNemar's test: whether two classifiers are equally often the only one that is right.
 

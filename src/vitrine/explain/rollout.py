@@ -12,7 +12,7 @@ from vitrine.explain.attention_call import POOL, AttentionCall
 from vitrine.explain.capture import watch_attention
 from vitrine.explain.layers import mean_over_heads, read_out
 from vitrine.explain.maps import BatchMaps, split_prefix
-from vitrine.explain.tokens import token_layout
+from vitrine.explain.tokens import TokenLayout, token_layout
 
 
 def rollout(module: nn.Module, pixels_BCHW: torch.Tensor) -> BatchMaps:
@@ -29,15 +29,13 @@ def rollout(module: nn.Module, pixels_BCHW: torch.Tensor) -> BatchMaps:
     Raises:
         ModelError: an attention that cannot be shown.
     """
-    layout = token_layout(module, *pixels_BCHW.shape[-2:])
-    carried = _Rollout()
+    carried = Rollout()
     with torch.inference_mode(), watch_attention(module, carried):
         module(pixels_BCHW)
-    assert carried.rolled_BNM is not None
-    return split_prefix(read_out(carried.rolled_BNM, layout, carried.pool_BK), layout)
+    return carried.maps(token_layout(module, *pixels_BCHW.shape[-2:]))
 
 
-class _Rollout:
+class Rollout:
     """The product so far, multiplied on by every layer as it runs."""
 
     def __init__(self) -> None:
@@ -51,3 +49,8 @@ class _Rollout:
         mixed_BNM = 0.5 * mean_over_heads(call, lambda some: call.rows(slice(None), some))
         mixed_BNM.diagonal(dim1=1, dim2=2).add_(0.5)
         self.rolled_BNM = mixed_BNM if self.rolled_BNM is None else mixed_BNM @ self.rolled_BNM
+
+    def maps(self, layout: TokenLayout) -> BatchMaps:
+        """The row of what the head reads, after the last layer."""
+        assert self.rolled_BNM is not None
+        return split_prefix(read_out(self.rolled_BNM, layout, self.pool_BK), layout)

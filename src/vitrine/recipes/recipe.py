@@ -68,6 +68,9 @@ class Recipe:
         patch_drop: share of the patch tokens left out in a training step; 0 to 1.
         tune: what is trained: ``all``, ``head``, ``last:N`` (head and the last N blocks), ``lora`` or ``lora:RANK``; of
             a captioner, ``all``, or ``head``: everything but the image encoder.
+        views: versions of each training picture, changed at random, that the epochs take in turn; 0 draws a new one in
+            every epoch. With ``tune = "head"`` features are computed once for each version, and where nothing is
+            random once.
         precision: ``auto`` (bf16 where the hardware has it and the model's width pays for it), ``bf16`` or ``fp32``.
         compile: use ``torch.compile``.
         early_stopping: stop after this many epochs without a better validation accuracy; 0 is off.
@@ -76,6 +79,8 @@ class Recipe:
         checkpoint_minutes: state for ``--resume`` is written after every epoch, and this often inside one.
         shuffle_buffer: pictures that wait in memory to be drawn at random, where the data are shards.
         workers: processes that load pictures; 0 loads in the training process; -1 chooses (half of the cores).
+        decoded_cache: gigabytes that the training pictures may take in the cache folder, decoded and, where they are
+            large, reduced once; 0 is off, and beyond them every epoch decodes. Not for captioners.
         trackers: ``tensorboard`` or any other tracker that accelerate knows; several separated by commas.
         seed: of the split, the weights, the order and every random change.
     """
@@ -108,6 +113,7 @@ class Recipe:
     drop_path: float = 0.0
     patch_drop: float = 0.0
     tune: str = "all"
+    views: int = 0
     precision: str = "auto"
     compile: bool = False
     early_stopping: int = 0
@@ -116,6 +122,7 @@ class Recipe:
     checkpoint_minutes: float = 10.0
     shuffle_buffer: int = 1000
     workers: int = -1
+    decoded_cache: float = 0.0
     trackers: str = ""
     seed: int = 0
 
@@ -134,12 +141,12 @@ class Recipe:
             raise refuse("pretrained", self.pretrained, "true, false or the path of a weights file")
         for name in ("batch_size", "accumulate", "epochs", "epoch_size", "shuffle_buffer"):
             require_number(name, getattr(self, name), 1, whole=True)
-        for name in ("image_size", "mix_off_epochs", "early_stopping", "seed"):
+        for name in ("image_size", "mix_off_epochs", "views", "early_stopping", "seed"):
             require_number(name, getattr(self, name), 0, whole=True)
         require_number("workers", self.workers, -1, whole=True)
         for name in ("learning_rate", "checkpoint_minutes"):
             require_number(name, getattr(self, name), 0, open_low=True)
-        for name in ("weight_decay", "warmup_epochs", "clip_norm", "mixup", "cutmix"):
+        for name in ("weight_decay", "warmup_epochs", "clip_norm", "mixup", "cutmix", "decoded_cache"):
             require_number(name, getattr(self, name), 0)
         for name in ("beta2", "final_lr_ratio", "label_smoothing", "ema", "drop_path", "patch_drop", "max_unreadable"):
             require_number(name, getattr(self, name), 0, 1)
@@ -158,7 +165,8 @@ class Recipe:
             raise refuse("caption", self.caption, "a table of fields, or single values such as caption.width=256")
         if self.tune not in ("all", "head"):
             raise refuse("tune", self.tune, "all or head, where a captioner is trained")
-        for name, off in (("mixup", 0), ("cutmix", 0), ("layer_decay", 1), ("drop_path", 0), ("patch_drop", 0)):
+        zero = ("mixup", "cutmix", "drop_path", "patch_drop", "decoded_cache")
+        for name, off in (*((name, 0) for name in zero), ("layer_decay", 1)):
             if getattr(self, name) != off:
                 raise refuse(name, getattr(self, name), f"{off}: it does not apply to captioners")
         if self.transforms.erase:

@@ -59,6 +59,12 @@ class TransformSpec:
                 require_number(f"transforms.{field}", value, 0, open_low=field == "std")
         require_number("transforms.eval_crop", self.eval_crop, 0, 1, open_low=True)
 
+    @property
+    def random(self) -> bool:
+        """Whether two versions of one picture may differ by more than the rounding of a crop."""
+        changes = (self.rotation, self.flip, self.brightness, self.contrast, self.saturation, self.erase)
+        return any(changes) or self.crop_scale != (1.0, 1.0)
+
 
 def available_transforms() -> dict[str, TransformSpec]:
     """Every named set of transforms that the package carries."""

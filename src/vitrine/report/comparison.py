@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from vitrine.report.curves import History, save_learning_curves
-from vitrine.report.settings import save_settings_figure
+from matplotlib.figure import Figure
+
+from vitrine.report.curves import History, learning_curves
+from vitrine.report.settings import settings_figure
 from vitrine.report.style import SERIES, shortened
 from vitrine.report.tables import Cell, Setting, Table
 from vitrine.results import Interval
@@ -70,6 +71,9 @@ class CaptionerRow:
         pieces: how many there were.
         n: validation pictures.
         loss: mean over the pieces, in nats.
+        exact, exact_interval: pictures whose caption is word for word one of their own, and the 95 % interval of their
+            share (Wilson).
+        settings: what was set, by name; the same names in every row.
     """
 
     name: str
@@ -77,6 +81,9 @@ class CaptionerRow:
     pieces: int
     n: int
     loss: float
+    exact: int
+    exact_interval: Interval
+    settings: Mapping[str, Cell]
 
 
 def settings_of_runs(rows: Sequence[RunRow]) -> Table:
@@ -99,9 +106,23 @@ def runs_table(rows: Sequence[RunRow]) -> Table:
 
 
 def captioners_table(rows: Sequence[CaptionerRow]) -> Table:
-    """Captioners: a row a run."""
-    cells = tuple((row.name, f"{row.accuracy:.4f}", row.pieces, f"{row.loss:.4f}", row.n) for row in rows)
-    return Table(("captioner", "piece accuracy", "pieces", "loss", "pictures"), cells)
+    """Captioners, what was set and what came out: a row a run."""
+    names = tuple(rows[0].settings) if rows else ()
+    columns = ("piece accuracy", "pieces", "loss", "exact captions", "95 % interval", "pictures")
+    cells = tuple(
+        (
+            row.name,
+            *row.settings.values(),
+            f"{row.accuracy:.4f}",
+            row.pieces,
+            f"{row.loss:.4f}",
+            f"{row.exact / row.n:.4f}",
+            f"{row.exact_interval.low:.4f} to {row.exact_interval.high:.4f}",
+            row.n,
+        )
+        for row in rows
+    )
+    return Table(("captioner", *names, *columns), cells)
 
 
 def figure_labels(rows: Sequence[RunRow], varied: Sequence[str]) -> dict[str, str]:
@@ -117,28 +138,30 @@ def figure_labels(rows: Sequence[RunRow], varied: Sequence[str]) -> dict[str, st
     return names
 
 
-def save_accuracy_figure(
-    rows: Sequence[RunRow], varied: Sequence[str], path: Path, metadata: Mapping[str, str]
-) -> None:
+def accuracy_figure(rows: Sequence[RunRow], varied: Sequence[str], final: str | None = None) -> Figure:
     """A dot with its 95 % interval for every run, best first, beside the settings in ``varied``.
 
     Names that are too long for a figure are left out where the settings tell the runs apart.
+
+    Args:
+        rows: the runs.
+        varied: which settings.
+        final: the name of the run that is the final result, which is in colour.
     """
     values = [{name: row.settings[name] for name in varied} for row in rows]
     told = len({tuple(each.items()) for each in values}) == len(rows) and len(rows) > 1
     named = not told or all(shortened(row.name) == row.name for row in rows)
     settings = [
-        Setting(({"run": row.name} if named else {}) | each, row.accuracy, row.interval, row.n)
+        Setting(({"run": row.name} if named else {}) | each, row.accuracy, row.interval, row.n, row.name == final)
         for row, each in zip(rows, values, strict=True)
     ]
-    save_settings_figure(settings, path, metadata, title="Validation accuracy by run")
+    return settings_figure(settings, title="Validation accuracy by run")
 
 
-def save_curves(histories: Mapping[str, History], path: Path, metadata: Mapping[str, str]) -> tuple[str, ...]:
-    """Learning curves of the first runs, as many as can be told apart; returns the names of those drawn."""
+def curves_figure(histories: Mapping[str, History]) -> tuple[Figure, tuple[str, ...]]:
+    """Learning curves of the first runs, as many as can be told apart, and the names of those drawn."""
     drawn = dict(list(histories.items())[:MOST_CURVES])
-    save_learning_curves(drawn, path, metadata)
-    return tuple(drawn)
+    return learning_curves(drawn), tuple(drawn)
 
 
 def _whole(value: float | None) -> int | None:

@@ -68,13 +68,14 @@ def save_position_figure(
     save(figure, path, metadata)
 
 
-def position_figure(findings: PositionFindings, title: str, *, cell: Cell | None = None) -> Figure:
+def position_figure(findings: PositionFindings, title: str, *, cell: Cell | None = None, words: bool = True) -> Figure:
     """Similarities from -1 to 1 on a fixed scale, the numbers beside their controls, and what follows from them.
 
     Args:
         findings: of one model.
         title: above it all.
         cell: row and column of the one patch whose map is drawn; None draws all maps as a grid of tiles.
+        words: with the numbers and sentences below; without them where a page says the same beside the figure.
 
     Raises:
         ValueError: the cell lies outside of the grid.
@@ -83,8 +84,8 @@ def position_figure(findings: PositionFindings, title: str, *, cell: Cell | None
     with styled():
         wide, high, repeat = _size(findings, cell, _SIDE, _GAP)
         width = _LEFT + max(wide, 5.6) + 1.1
-        lines = _wrapped([(findings.sentence, INK), *((note, GREY) for note in findings.notes)], width)
-        rows = number_rows([findings.numbers], findings)
+        said = [(findings.sentence, INK), *((note, GREY) for note in findings.notes)] if words else []
+        lines, rows = _wrapped(said, width), number_rows([findings.numbers], findings) if words else []
         length = min(max(high, 1.4), 2.6)  # of the colour bar
         figure = new_figure(width, _snapped(_ABOVE + max(high + _BELOW, length + 0.3) + _text_height(rows, lines)))
         top = _snapped(figure.get_size_inches()[1] - _ABOVE)
@@ -93,7 +94,8 @@ def position_figure(findings: PositionFindings, title: str, *, cell: Cell | None
         _draw(axes, findings.similarity_RCRC, cell, repeat, SIMILARITY, 1.0)
         bar = place(figure, _LEFT + wide + 0.25, top - length, _BAR, length)
         _scale(bar, SIMILARITY, 1.0, "cosine similarity", upright=True)
-        _texts(figure, ("this model", "untrained", "fixed 2-D sine"), rows, lines)
+        if words:
+            _texts(figure, ("this model", "untrained", "fixed 2-D sine"), rows, lines)
         return figure
 
 
@@ -255,6 +257,8 @@ def _wrapped(texts: Sequence[tuple[str, str]], width: float) -> list[tuple[str, 
 
 
 def _text_height(rows: Sequence[object], lines: Sequence[object]) -> float:
+    if not rows and not lines:
+        return MARGIN
     return _ROW * (len(rows) + 1) + 0.22 + _LINE * len(lines) + MARGIN
 
 

@@ -142,21 +142,15 @@ def shortened(label: str, most: int = 28) -> str:
     return line if len(line) <= most else f"{line[: most - 1 - half]}…{line[-half:]}"
 
 
-def save(figure: Figure, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write a figure as PNG or SVG, whole or not at all; the same figure gives the same bytes.
+def drawn_bytes(figure: Figure, kind: str, metadata: Mapping[str, str]) -> bytes:
+    """A figure as the bytes of a PNG or SVG file; the same figure gives the same bytes.
 
     Args:
-        figure: what to write.
-        path: ends in .png or .svg; its folder is made.
+        figure: what is drawn.
+        kind: "png" or "svg".
         metadata: where the figure came from. In a PNG each entry is a text chunk; in an SVG all are one JSON object
             in the ``dc:description``.
-
-    Raises:
-        ValueError: the path ends in something else.
     """
-    if path.suffix.lower() not in (".png", ".svg"):
-        raise ValueError(f"A figure is written as .png or .svg; got {path.name}.")
-    kind = path.suffix.lower()[1:]
     software = f"vitrine {__version__}"
     if kind == "png":
         content: dict[str, Any] = {"Software": software, **metadata}
@@ -168,10 +162,27 @@ def save(figure: Figure, path: Path, metadata: Mapping[str, str]) -> None:
         # zlib's default level takes twice the time of level 2 for a twentieth fewer bytes.
         packed: dict[str, Any] = {"pil_kwargs": {"compress_level": 2}} if kind == "png" else {}
         figure.savefig(drawn, format=kind, metadata=content, **packed)
+    return drawn.getvalue()
+
+
+def save(figure: Figure, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a figure as PNG or SVG, whole or not at all; the same figure gives the same bytes.
+
+    Args:
+        figure: what to write.
+        path: ends in .png or .svg; its folder is made.
+        metadata: as for :func:`drawn_bytes`.
+
+    Raises:
+        ValueError: the path ends in something else.
+    """
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise ValueError(f"A figure is written as .png or .svg; got {path.name}.")
+    drawn = drawn_bytes(figure, path.suffix.lower()[1:], metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        temporary.write_bytes(drawn.getvalue())
+        temporary.write_bytes(drawn)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

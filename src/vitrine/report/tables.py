@@ -59,7 +59,8 @@ class Table:
         if self.final is not None:
             shown[self.final] = [f"**{cell}**" for cell in shown[self.final]]
         rule = ["---:" if self.right_aligned(i) else "---" for i in range(len(self.columns))]
-        return "\n".join("| " + " | ".join(row) + " |" for row in (self.columns, rule, *shown))
+        columns = [name.replace("|", "\\|").replace("\n", " ") for name in self.columns]
+        return "\n".join("| " + " | ".join(row) + " |" for row in (columns, rule, *shown))
 
     def latex(self) -> str:
         """A tabular of LaTeX with the rules of its package booktabs, the final row in bold."""

@@ -1,6 +1,6 @@
 """What a step minimises. One loop serves every objective; this file holds the classifier's.
 
-Axes: B pictures, C channels or classes, H and W pixels.
+Axes: B pictures, C channels or classes, H and W pixels, D features.
 """
 
 from __future__ import annotations
@@ -34,6 +34,27 @@ class Loss:
     mean: Tensor
     count: int
     correct: int | None
+
+
+@dataclass(frozen=True)
+class FeatureBatch:
+    """Features that go through a classifier together, in place of their pictures.
+
+    Attributes:
+        features_BD: float, on the CPU.
+        labels_B: int64 class indices.
+        indices_B: int64 positions of the pictures in their data.
+        lent: these pictures are only here so that their process can take part in a step; they count nowhere.
+    """
+
+    features_BD: Tensor
+    labels_B: Tensor
+    indices_B: Tensor
+    lent: bool = False
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.labels_B)
 
 
 class Objective(Protocol):
@@ -70,12 +91,15 @@ class Classification:
             else None
         )
 
-    def __call__(self, module: nn.Module, batch: Batch, *, mix: bool) -> Loss:
-        pixels_BCHW = normalise(batch.pixels_BCHW.to(self._device, non_blocking=True), self._mean, self._std)
+    def __call__(self, module: nn.Module, batch: Batch | FeatureBatch, *, mix: bool) -> Loss:
         labels_B = batch.labels_B.to(self._device, non_blocking=True)
-        if mix and self._mixup is not None and len(labels_B) > 1:
-            return self._mixed(module, pixels_BCHW, labels_B)
-        logits_BC = module(pixels_BCHW)
+        if isinstance(batch, FeatureBatch):
+            logits_BC = module(batch.features_BD.to(self._device, non_blocking=True))
+        else:
+            pixels_BCHW = normalise(batch.pixels_BCHW.to(self._device, non_blocking=True), self._mean, self._std)
+            if mix and self._mixup is not None and len(labels_B) > 1:
+                return self._mixed(module, pixels_BCHW, labels_B)
+            logits_BC = module(pixels_BCHW)
         mean = functional.cross_entropy(logits_BC, labels_B, label_smoothing=self._smoothing)
         return Loss(mean, len(labels_B), int((logits_BC.argmax(-1) == labels_B).sum()))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vitrine.data.pets import ADDRESS
 from vitrine.downloads.records import FOLDER, Record, forget, know, read_records
-from vitrine.downloads.settings import CLIENT, DATA_SETS, HUB, PETS, RELEASED, cache_folder
+from vitrine.downloads.settings import CLIENT, DATA_SETS, DECODED, DECODED_FROM, HUB, PETS, RELEASED, cache_folder
 from vitrine.errors import UsageError
 from vitrine.models.cache import (
     UNFINISHED,
@@ -26,7 +26,7 @@ from vitrine.models.cache import (
 )
 from vitrine.workflows.cached import CacheContents, Pruned
 
-_OURS = {FOLDER, HUB, RELEASED, PETS, DATA_SETS, CLIENT}
+_OURS = {FOLDER, HUB, RELEASED, PETS, DATA_SETS, CLIENT, DECODED}
 _DAY = 24 * 60 * 60
 
 
@@ -42,6 +42,7 @@ def cache_contents(progress: Callable[[int, int], None] = lambda _done, _total: 
         *cached_repositories(folder, known, progress),
         *cached_releases(folder, known),
         *_data_sets(folder, known),
+        *_decoded(folder, known),
         *unfinished_downloads(folder),
     )
     return CacheContents(folder, items, tuple(_unknown(folder, items)), _held(folder))
@@ -110,6 +111,13 @@ def _matches(item: CachedItem, wanted: str) -> bool:
     return item.name == name and (not commit or (item.revision or "").startswith(commit))
 
 
+def _decoded(folder: Path, known: Mapping[str, Record]) -> Iterator[CachedItem]:
+    """Training pictures that were decoded once: a folder for each short side that they were reduced to."""
+    for path in sorted((folder / DECODED).iterdir()) if (folder / DECODED).is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            yield _folder_item(folder, known, (f"{DECODED}/{path.name}", DECODED_FROM, path), "decoded pictures")
+
+
 def _data_sets(folder: Path, known: Mapping[str, Record]) -> Iterator[CachedItem]:
     """Data sets that torchvision and datasets downloaded: a folder each."""
     there = [("oxford-pets", ADDRESS, folder / PETS)]
@@ -120,10 +128,16 @@ def _data_sets(folder: Path, known: Mapping[str, Record]) -> Iterator[CachedItem
     there.append((CLIENT, "parts of files of the hub, which its client keeps", folder / CLIENT))
     for name, origin, path in there:
         if path.is_dir() and not path.is_symlink():
-            record, size = know(known, folder, path, origin), _held(path)
-            file = CachedFile(f"{path.name}/", path, size, None, record.last_used, record.changed_ns / 1e9)
             kind = UNFINISHED if name == CLIENT else "data set"
-            yield CachedItem(name, kind, origin, None, (file,), size)
+            yield _folder_item(folder, known, (name, origin, path), kind)
+
+
+def _folder_item(folder: Path, known: Mapping[str, Record], found: tuple[str, str, Path], kind: str) -> CachedItem:
+    """What is a folder: its name, where it is from and where it lies."""
+    name, origin, path = found
+    record, size = know(known, folder, path, origin), _held(path)
+    file = CachedFile(f"{path.name}/", path, size, None, record.last_used, record.changed_ns / 1e9)
+    return CachedItem(name, kind, origin, None, (file,), size)
 
 
 def _unknown(folder: Path, items: Sequence[CachedItem]) -> Iterator[CachedFile]:

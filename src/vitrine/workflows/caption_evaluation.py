@@ -27,6 +27,7 @@ from vitrine.workflows.captioner_opening import OpenedCaptioner, open_captioner
 from vitrine.workflows.captioner_scores import PredictedCaption, captions_csv
 from vitrine.workflows.decoded_pictures import DecodedPicture, decode_pictures
 from vitrine.workflows.evaluated_split import choose_split, split_of_run
+from vitrine.workflows.weights_notes import MEASURED
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class CaptionEvaluation:
             which shows that maps and words are in step; None where it was not measured.
         captions: of the readable pictures.
         unreadable: (name, reason) of pictures that count in no figure.
+        weights_sha256: of the captioner.
         notes: sentences on files and decisions.
     """
 
@@ -64,6 +66,7 @@ class CaptionEvaluation:
     drop: NounMean | None
     captions: tuple[PredictedCaption, ...]
     unreadable: tuple[tuple[str, str], ...]
+    weights_sha256: str
     notes: tuple[str, ...]
 
     @property
@@ -83,6 +86,7 @@ class CaptionEvaluation:
             "model": self.model,
             "data": self.data,
             "split": self.split,
+            MEASURED: self.weights_sha256,
             "precision": self.precision,
             "decoding": self.decoding,
             "captions": self.scores.to_dict(),
@@ -180,10 +184,11 @@ def evaluate_captioner(
         drop=alignment_drop(session.grounded["human"], seed=seed),
         captions=tuple(session.captions),
         unreadable=tuple(session.unreadable),
+        weights_sha256=opened.weights.sha256,
         notes=(*opened.notes, *found.notes),
     )
     if out is not None:
-        _write(out, result, opened)
+        _write(out, result)
     return result
 
 
@@ -255,10 +260,10 @@ class _Session:
         return caption_scores(predicted, references, java=java, seed=seed)
 
 
-def _write(out: Path, result: CaptionEvaluation, opened: OpenedCaptioner) -> None:
+def _write(out: Path, result: CaptionEvaluation) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "metrics.json", to_json(result.to_dict()))
     write_atomically(out / "captions.csv", captions_csv(result.captions))
     if result.grounded:
-        origin = {"model": result.model, "weights_sha256": opened.weights.sha256, "data": result.data}
+        origin = {"model": result.model, "weights_sha256": result.weights_sha256, "data": result.data}
         save_grounding_figure(result.grounded, out / "grounding.png", origin | {"split": result.split})

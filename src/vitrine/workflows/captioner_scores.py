@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from vitrine.caption.decoding import greedy
 from vitrine.data.captions import CaptionedSample
+from vitrine.data.samples import Sample
 from vitrine.errors import DataError
 from vitrine.evaluate.caption_scores import CaptionScores, caption_scores
 from vitrine.evaluate.csv_records import record
@@ -63,20 +64,12 @@ def score_captioner(
         DataError: no picture can be read.
     """
     unreadable: list[tuple[str, str]] = []
-    found = []
     pictures = [each.unlabelled for each in samples]
-    for done in decode_pictures(
-        opened.module,
-        opened.transform,
-        pictures,
-        lambda module, memory, _: greedy(module, memory),
-        device=opened.device,
-        precision=precision,
-        batch_size=16,
-        unreadable=lambda name, reason: unreadable.append((name, reason)),
+    found = []
+    for caption in greedy_captions(
+        opened, pictures, precision=precision, unreadable=lambda name, reason: unreadable.append((name, reason))
     ):
-        caption = done.caption
-        found.append(PredictedCaption(done.sample.name, opened.vocabulary.text(caption.ids), caption.log_probability))
+        found.append(caption)
         progress(len(found) + len(unreadable), len(pictures))
     if not found:
         name, reason = unreadable[0] if unreadable else ("", "there are none")
@@ -87,6 +80,37 @@ def score_captioner(
         {each.name: references[each.name] for each in found},
     )
     return ScoredCaptioner(tuple(found), scores, tuple(unreadable))
+
+
+def greedy_captions(
+    opened: OpenedCaptioner,
+    pictures: Sequence[Sample],
+    *,
+    precision: str,
+    unreadable: Callable[[str, str], None],
+    batch_size: int = 16,
+) -> Iterator[PredictedCaption]:
+    """The caption of every picture that can be read, in order.
+
+    Args:
+        opened: the captioner.
+        pictures: to caption.
+        precision: "fp32" or "bf16", which the captioner was opened with.
+        unreadable: called with name and reason of every picture that cannot be read.
+        batch_size: pictures at a time; captions do not depend on it but for rounding.
+    """
+    for done in decode_pictures(
+        opened.module,
+        opened.transform,
+        pictures,
+        lambda module, memory, _: greedy(module, memory),
+        device=opened.device,
+        precision=precision,
+        batch_size=batch_size,
+        unreadable=unreadable,
+    ):
+        text = opened.vocabulary.text(done.caption.ids)
+        yield PredictedCaption(done.sample.name, text, done.caption.log_probability)
 
 
 def captions_csv(captions: Sequence[PredictedCaption]) -> bytes:

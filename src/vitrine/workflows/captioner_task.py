@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ import torch
 from torch import nn
 
 from vitrine.caption.vocabulary import Vocabulary, read_vocabulary, train_vocabulary
-from vitrine.data.batch import batch_count, epoch_order
 from vitrine.data.caption_batch import PictureBatch, load_pictures
 from vitrine.data.caption_transform import CaptionTrainTransform, CaptionTransform
 from vitrine.data.captions import CaptionSplit
@@ -22,22 +22,26 @@ from vitrine.data.samples import Sample
 from vitrine.data.sharing import Share
 from vitrine.models.build import require_available
 from vitrine.models.captioner.assembling import AssembledCaptioner, assemble_captioner
+from vitrine.models.captioner.features import Features
 from vitrine.models.captioner.model import CaptionModel
-from vitrine.models.captioner.saved import save_captioner
+from vitrine.models.captioner.saved import WORDS, save_captioner
 from vitrine.models.precision import autocast
 from vitrine.models.run_folder import RunFolder
 from vitrine.models.tuning import captioner_groups
+from vitrine.models.weights import file_sha256
 from vitrine.recipes import CaptionSpec, Recipe, TransformSpec
 from vitrine.recipes.caption import FROM_CAPTIONS
 from vitrine.results import CaptioningMetrics
-from vitrine.train.captioning import CaptionBatch, Captioning, TeacherForcing, fill_up
+from vitrine.train.captioning import CaptionBatch, Captioning, TeacherForcing
 from vitrine.train.optimizer import make_optimizer
 from vitrine.workflows.captioner_opening import is_captioner, load_captioner, open_captioner
 from vitrine.workflows.captioner_scores import captions_csv, score_captioner
-from vitrine.workflows.kept_features import KeptFeatures, keep_features
+from vitrine.workflows.forced_captions import Forced, caption_batch, encoded_caption, measure_forced
+from vitrine.workflows.kept_features import KeptFeatures, keep_features, require_views_possible, stored_dtype, view_of
 from vitrine.workflows.training_data import CaptionTrainingData
 from vitrine.workflows.training_events import Event, Reading
 from vitrine.workflows.training_task import Batches, Setting, Validation
+from vitrine.workflows.weights_notes import WORDS_MEASURED
 
 _VOCABULARY_PICTURES = 1_000  # of an endless source, whose captions a vocabulary is learnt from
 
@@ -58,6 +62,7 @@ class CaptionerTask:
     labels: tuple[str, ...] = ()
 
     def __init__(self, recipe: Recipe, data: CaptionTrainingData, report: Callable[[Event], None]) -> None:
+        require_views_possible(recipe, data.train.endless)
         self.recipe, self.data, self.report, self.record = recipe, data, report, data.record
         self.spec = recipe.caption or CaptionSpec()
         made = self._assembled()
@@ -69,6 +74,7 @@ class CaptionerTask:
         self.validation_pictures = len(data.validation)
         self.frozen = recipe.tune == "head" or self.spec.backbone_learning_rate == 0
         self.notes = (*data.found.notes, *made.notes, f"{self.vocabulary.size:,} word pieces.")
+        self.aside = 0
         self._kept: dict[str, KeptFeatures | None] = {}
         self._ids: dict[str, list[int]] = {}
 
@@ -113,10 +119,9 @@ class CaptionerTask:
     def batches(self, setting: Setting) -> Iterator[Batches]:
         """Pictures or their kept features, with captions that are drawn anew in every epoch."""
         recipe, changes = self.recipe, CaptionTrainTransform(self.recipe.transforms, self.transform)
-        share = setting.processes.share()
-        kept = None
-        if self.frozen and not changes.random and not self.data.train.endless:
-            kept = self._features("training", self.data.train, setting)
+        random, kept, share = recipe.transforms.random, None, setting.processes.share()
+        if self.frozen and (recipe.views or not random) and not self.data.train.endless:
+            kept = self._features("training", self.data.train, setting, changes, recipe.views or 1)
         if kept is not None:
             features = kept
             yield lambda epoch, start: self._from_kept(features, epoch, start, share)
@@ -125,26 +130,22 @@ class CaptionerTask:
             yield lambda epoch, start: self._from_pictures(loader, epoch, start)
 
     def _from_kept(self, kept: KeptFeatures, epoch: int, start: int, share: Share) -> Iterator[CaptionBatch]:
-        recipe, count = self.recipe, len(self.data.train)
-        order = epoch_order(count, seed=recipe.seed, epoch=epoch, shuffle=True).tolist()
-        for number in range(start, batch_count(count, recipe.batch_size)):
-            whole = order[number * recipe.batch_size : (number + 1) * recipe.batch_size]
-            positions, lent = share.taken(len(whole))
-            indices = [whole[position] for position in positions]
-            yield replace(self._batch(kept[indices], indices, self.data.train, epoch), lent=lent)
+        view = view_of(self.recipe, self.recipe.transforms.random, epoch)
+        for indices, values, lent in kept.batches(self.recipe, epoch, start, view, share):
+            yield replace(self._batch(Features.join(values), indices, self.data.train, epoch), lent=lent)
 
     def _from_pictures(self, loader: PictureLoader, epoch: int, start: int) -> Iterator[CaptionBatch]:
-        split = self.data.train.for_epoch(epoch, self.recipe.epoch_size)
-        pictures = _Pictures(split)
-        for found in loader.epoch(pictures, seed=self.recipe.seed, epoch=epoch, shuffle=True, start_batch=start):
+        recipe, split = self.recipe, self.data.train.for_epoch(epoch, self.recipe.epoch_size)
+        pictures, view = _Pictures(split), view_of(recipe, recipe.transforms.random, epoch)
+        for found in loader.epoch(pictures, seed=recipe.seed, epoch=epoch, shuffle=True, start_batch=start, view=view):
             batch = self._batch(found.pixels, found.indices_B.tolist(), split, epoch)
             yield replace(batch, lent=found.lent)
 
     def _batch(self, seen: Any, indices: Sequence[int], split: CaptionSplit, epoch: int | None) -> CaptionBatch:
         """With ``epoch``, as many captions as the recipe says, drawn for it; else all."""
         chosen = [self._chosen(split[index].captions, index, epoch) for index in indices]
-        ids_BT, length_B = fill_up([self._encoded(text) for texts in chosen for text in texts], self.vocabulary.pad)
-        return CaptionBatch(seen, ids_BT, length_B, tuple(map(len, chosen)), torch.tensor(indices))
+        ids = [[self._encoded(text) for text in texts] for texts in chosen]
+        return caption_batch(seen, ids, indices, self.vocabulary.pad)
 
     def _chosen(self, captions: Sequence[str], index: int, epoch: int | None) -> Sequence[str]:
         wanted = self.spec.captions_a_picture
@@ -156,8 +157,7 @@ class CaptionerTask:
     def _encoded(self, text: str) -> list[int]:
         """Start, pieces and end; a caption that is too long loses its last pieces."""
         if text not in self._ids:
-            words, room = self.vocabulary, min(self.model.longest, self.spec.longest) - 2
-            self._ids[text] = [words.start, *words.encode(text)[:room], words.end]
+            self._ids[text] = encoded_caption(self.vocabulary, text, min(self.model.longest, self.spec.longest))
         return self._ids[text]
 
     def names(self, epoch: int, batch: CaptionBatch) -> list[str]:
@@ -168,48 +168,53 @@ class CaptionerTask:
     def validate(self, module: nn.Module, setting: Setting) -> Validation:
         """Loss and accuracy over the word pieces of all captions, each predicted from those before it."""
         part = setting.processes.share().part(len(self.data.validation))
-        loss, correct, count = setting.processes.totals(self._forced(module, setting, part))
+        found = self._forced(module, setting, part)
+        loss, correct, count = setting.processes.totals((found.total, found.correct, found.pieces))
         return Validation(loss / count, correct / count)
 
-    def _forced(self, module: nn.Module, setting: Setting, part: range) -> tuple[float, int, int]:
-        """Of a part of the validation pictures: (sum of losses, pieces that were right, pieces)."""
-        objective = Captioning(self.transform, 0.0, 0.0, self.vocabulary.pad, setting.device)
-        was_training, loss, correct, count = module.training, 0.0, 0, 0
-        module.eval()
-        for batch in self._validation_batches(setting, part):
-            with torch.inference_mode(), autocast(setting.device, setting.precision):
-                found = objective(module, batch, mix=False)
-            loss, count = loss + found.mean.item() * found.count, count + found.count
-            correct += found.correct or 0
-        module.train(was_training)
-        return loss, correct, count
+    def _forced(self, module: nn.Module, setting: Setting, part: range) -> Forced:
+        """Of a part of the validation pictures."""
+        batches = self._validation_batches(setting, part)
+        return measure_forced(module, batches, self.transform, self.vocabulary.pad, setting)
 
     def _validation_batches(self, setting: Setting, part: range) -> Iterator[CaptionBatch]:
         split = self.data.validation
-        kept = self._features("validation", split, setting) if self.frozen else None
+        plain = CaptionTrainTransform(TransformSpec(), self.transform)
+        kept = self._features("validation", split, setting, plain) if self.frozen else None
         if kept is None:
-            for found in self._eval_pictures(split, part):
+            for found in self._version(split, plain, 0, part):
                 yield self._batch(found.pixels, [part[index] for index in found.indices_B.tolist()], split, None)
             return
         for first in range(0, len(part), self.recipe.batch_size):
-            indices = part[first : first + self.recipe.batch_size]
-            yield self._batch(kept[indices], indices, split, None)
+            indices = [index for index in part[first : first + self.recipe.batch_size] if kept.has(0, index)]
+            yield self._batch(Features.join(kept(0, indices)), indices, split, None)
 
-    def _eval_pictures(self, split: CaptionSplit, part: range) -> Iterator[PictureBatch]:
-        plain = CaptionTrainTransform(TransformSpec(), self.transform)
-        with PictureLoader(plain, self.recipe.batch_size, self.recipe.workers, load_pictures) as loader:
-            yield from loader.epoch(_Pictures(split, part))
+    def _version(
+        self, split: CaptionSplit, changes: CaptionTrainTransform, view: int, part: range | None = None
+    ) -> Iterator[PictureBatch]:
+        """The pictures in order, or a part of them, changed as in the epoch ``view``."""
+        with PictureLoader(changes, self.recipe.batch_size, self.recipe.workers, load_pictures) as loader:
+            yield from loader.epoch(_Pictures(split, part), seed=self.recipe.seed, epoch=view)
 
-    def _features(self, what: str, split: CaptionSplit, setting: Setting) -> KeptFeatures | None:
-        if what not in self._kept:
-            count = len(split)
+    def _features(
+        self, what: str, split: CaptionSplit, setting: Setting, changes: CaptionTrainTransform, views: int = 1
+    ) -> KeptFeatures | None:
+        if what in self._kept:
+            return self._kept[what]
 
-            def progress(done: int) -> None:
-                self.report(Reading(done, count, f"Encoding {what} pictures once"))
+        def progress(done: int, total: int) -> None:
+            self.report(Reading(done, total, f"Encoding {what} pictures once"))
 
-            self.model.backbone.eval()
-            pictures = self._eval_pictures(split, range(count))
-            self._kept[what] = keep_features(self.model, pictures, self.transform, setting, count, progress)
+        def see(batch: PictureBatch) -> list[torch.Tensor]:
+            pixels = [self.transform.normalised(each.to(setting.device)) for each in batch.pixels]
+            with torch.no_grad(), autocast(setting.device, setting.precision):
+                found = self.model.see(pixels)
+            values_BDRC = found.values_BDRC.to("cpu", stored_dtype(setting))
+            return [own[:, :rows, :columns] for own, (rows, columns) in zip(values_BDRC, found.grids, strict=True)]
+
+        self.model.backbone.eval()
+        passes = [partial(self._version, split, changes, view) for view in range(views)]
+        self._kept[what] = keep_features(passes, see, len(split), progress)
         return self._kept[what]
 
     def save(self, run: RunFolder, module: nn.Module) -> None:
@@ -222,7 +227,7 @@ class CaptionerTask:
         """Measure the written weights: forced, and by the captions that they give; write captions.csv."""
         written = load_captioner(str(run.path)).model.to(setting.device)
         everything = range(len(self.data.validation))
-        loss, correct, pieces = self._forced(TeacherForcing(written, frozen=True), setting, everything)
+        forced = self._forced(TeacherForcing(written, frozen=True), setting, everything)
         del written
         opened = open_captioner(str(run.path), precision=setting.precision)
 
@@ -234,13 +239,13 @@ class CaptionerTask:
         run.write("captions.csv", captions_csv(scored.captions))
         metrics = CaptioningMetrics(
             n=len(samples),
-            pieces=pieces,
+            pieces=forced.pieces,
             precision=setting.precision,
-            negative_log_likelihood=loss / pieces,
-            accuracy=correct / pieces,
+            negative_log_likelihood=forced.loss,
+            accuracy=forced.accuracy,
             scores=scored.scores.to_dict(),
         )
-        return metrics.to_dict()
+        return metrics.to_dict() | {WORDS_MEASURED: file_sha256(run.path / WORDS)}
 
 
 class _Pictures(Sequence[Sample]):

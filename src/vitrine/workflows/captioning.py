@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from vitrine.data.listing import list_pictures
@@ -50,17 +50,35 @@ def caption_pictures(
     """
     samples = drawn(list_pictures(images), limit, settings.seed)
     opened = open_captioner(model, architecture, vocabulary, download, settings.precision)
-    given = ["--arch", architecture] if architecture else []
-    given += ["--vocab", str(vocabulary)] if vocabulary else []
-    session = _Session(opened, model, images, out, settings, samples, given)
+    given = given_flags(architecture, vocabulary)
+    figures = figure_names([sample.name for sample in samples], settings.kind)
+    session = CaptionSession(opened, model, images, out, settings, figures, given, out / "captions.csv")
     for first in range(0, len(samples), batch_size):
         session.caption(samples[first : first + batch_size])
         progress(min(first + batch_size, len(samples)), len(samples))
     return session.finish()
 
 
-class _Session:
-    """One call: figures and rows are written batch by batch; an unfinished table is captions.csv.partial."""
+def given_flags(architecture: str | None, vocabulary: Path | None) -> list[str]:
+    """The options that say what a captioner's weights file is."""
+    flags = ["--arch", architecture] if architecture else []
+    return flags + (["--vocab", str(vocabulary)] if vocabulary else [])
+
+
+class CaptionSession:
+    """One call: figures and rows are written batch by batch.
+
+    Args:
+        opened: the captioner.
+        model: its reference, as it was given.
+        images: what was given.
+        out: the folder of figures.
+        settings: of the decoding.
+        figures: the path of each picture's figure, from ``out`` on.
+        flags: options that say what the captioner is.
+        table: the CSV; unfinished it is ``TABLE.partial``.
+        folder: whether a picture's path is ``images`` and its name; None looks.
+    """
 
     def __init__(
         self,
@@ -69,16 +87,18 @@ class _Session:
         images: Path,
         out: Path,
         settings: CaptionSettings,
-        samples: Sequence[Sample],
+        figures: Mapping[str, str],
         flags: Sequence[str],
+        table: Path,
+        folder: bool | None = None,
     ) -> None:
         self.opened, self.model, self.images, self.out, self.settings = opened, model, images, out, settings
-        self.flags = flags
-        self.figures = figure_names(samples, settings.kind)
+        self.flags, self.figures, self.table = flags, figures, table
+        self.folder = images.is_dir() if folder is None else folder
         self.made: list[Captioned] = []
         self.unreadable: list[tuple[str, str]] = []
         out.mkdir(parents=True, exist_ok=True)
-        self.partial = out / "captions.csv.partial"
+        self.partial = table.with_name(f"{table.name}.partial")
         self.partial.write_bytes(CAPTION_HEADER)
 
     def caption(self, samples: Sequence[Sample]) -> None:
@@ -100,7 +120,7 @@ class _Session:
     def _draw(self, decoded: DecodedPicture) -> bytes:
         sample, worded = decoded.sample, worded_picture(decoded, self.opened, self.settings)
         figure, text = self.out / self.figures[sample.name], worded.picture.caption
-        where = str(self.images / sample.name if self.images.is_dir() else self.images)
+        where = str(self.images / sample.name if self.folder else self.images)
         origin = caption_origin(self.model, self.opened, self.settings, sample, where, str(figure.parent), self.flags)
         save_caption_figure(worded.picture, worded.scale, figure, origin.to_metadata())
         likely = decoded.caption.log_probability
@@ -112,6 +132,5 @@ class _Session:
         if not self.made:
             name, reason = self.unreadable[0]
             raise DataError(f"None of the {len(self.unreadable)} pictures can be read, for example {name}: {reason}")
-        table = self.partial.with_name("captions.csv")
-        self.partial.replace(table)
-        return Captions(self.out, tuple(self.made), table, tuple(self.unreadable), self.opened.notes)
+        self.partial.replace(self.table)
+        return Captions(self.out, tuple(self.made), self.table, tuple(self.unreadable), self.opened.notes)

@@ -19,12 +19,16 @@ from vitrine.evaluate.metrics import classification_metrics
 from vitrine.evaluate.outputs import Outputs, joined
 from vitrine.evaluate.predictions import predictions_csv
 from vitrine.models.build import open_run, width_of
+from vitrine.models.pooled import HeadOnFrozen
 from vitrine.models.run_folder import RunFolder
 from vitrine.models.tuning import select_trainable, without_adapters
 from vitrine.recipes import Recipe
-from vitrine.train.objective import Classification
+from vitrine.train.objective import Classification, FeatureBatch
 from vitrine.train.optimizer import make_optimizer
+from vitrine.workflows.decoded_training import from_decoded_cache
+from vitrine.workflows.head_features import HeadFeatures, frozen_head, reuse
 from vitrine.workflows.inference import collect, eval_batches, run_batches
+from vitrine.workflows.kept_features import require_views_possible, view_of
 from vitrine.workflows.recipe_model import build_for, input_of
 from vitrine.workflows.sharded_batches import ShardedBatches
 from vitrine.workflows.training_data import TrainingData, names_of
@@ -38,25 +42,41 @@ class ClassifierTask:
     """A vision transformer with a head for the data's classes; see :class:`vitrine.workflows.training_task.Task`."""
 
     def __init__(self, recipe: Recipe, data: TrainingData, report: Callable[[Event], None] = lambda _: None) -> None:
-        self.recipe, self.data, self.report = recipe, data, report
+        require_views_possible(recipe, data.train.endless)
+        self.recipe, self.report = recipe, report
         self.record, self.labels = data.record, tuple(data.found.labels)
         self.built = build_for(recipe, len(self.labels))
         self.spec = input_of(self.built, recipe)
-        self.weights, self.notes = self.built.weights, (*data.found.notes, *self.built.notes)
+        self.data, kept = from_decoded_cache(data, recipe, self.spec.size)
+        self.weights, self.notes = self.built.weights, (*data.found.notes, *self.built.notes, *kept)
         self.width = width_of(self.built.module)
         counted = isinstance(data.train, ShardSplit) or not data.train.endless
         self.epoch_pictures = len(data.train) if counted else recipe.epoch_size
         self._sharded: ShardedBatches | None = None
         self.validation_pictures = len(data.validation)
+        self.aside = 0
+        self._features: HeadFeatures | None = None
         self._validation: tuple[tuple[Sample, ...], list[Batch]] | None = None
+        self._head = frozen_head(self.built, self.spec.size, recipe)
+        if self._head is not None:
+            self._set_aside(self._head, report)
+
+    def _set_aside(self, head: HeadOnFrozen, report: Callable[[Event], None]) -> None:
+        counts = [sum(each.numel() for each in part.parameters()) for part in (head.whole, head)]
+        self.aside = counts[0] - counts[1]
+        once, note = reuse(head, self.data, self.recipe)
+        self.notes = (*self.notes, note)
+        if once:
+            self._features = HeadFeatures(head, self.data, self.recipe, self.spec, report)
 
     def trainable(self) -> nn.Module:
-        """The model, with what ``tune`` leaves out frozen."""
-        return select_trainable(self.built.module, self.recipe.tune)
+        """The model, with what ``tune`` leaves out frozen; or its classifier beside it, where that is all."""
+        chosen = select_trainable(self.built.module, self.recipe.tune)
+        return chosen if self._head is None else self._head
 
     def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
         """Over layer-wise groups."""
-        return make_optimizer(module, self.recipe)
+        return make_optimizer(module if self._head is None else self.built.module, self.recipe)
 
     def objective(self, device: torch.device) -> Classification:
         """Cross-entropy over the classes."""
@@ -64,8 +84,11 @@ class ClassifierTask:
 
     @contextmanager
     def batches(self, setting: Setting) -> Iterator[Batches]:
-        """Augmented squares."""
-        recipe = self.recipe
+        """Augmented squares, or their features."""
+        recipe, features = self.recipe, self._features
+        if features is not None:
+            yield lambda epoch, start: features.batches(setting, epoch, start)
+            return
         transform = TrainTransform(recipe.transforms, self.spec.size)
         share = setting.processes.share(mirrored=bool(recipe.mixup or recipe.cutmix))
         with PictureLoader(transform, recipe.batch_size, recipe.workers, share=share) as loader:
@@ -74,32 +97,43 @@ class ClassifierTask:
                 yield lambda epoch, start: sharded.epoch(loader, epoch, start)
                 return
             yield lambda epoch, start: loader.epoch(
-                self._samples(epoch), seed=recipe.seed, epoch=epoch, shuffle=True, start_batch=start
+                self._samples(epoch),
+                seed=recipe.seed,
+                epoch=epoch,
+                shuffle=True,
+                start_batch=start,
+                view=view_of(recipe, recipe.transforms.random, epoch),
             )
 
     def _samples(self, epoch: int) -> Any:
         return self.data.train.for_epoch(epoch, self.recipe.epoch_size)
 
-    def names(self, epoch: int, batch: Batch) -> list[str]:
+    def names(self, epoch: int, batch: Batch | FeatureBatch) -> list[str]:
         """File names of a batch's pictures."""
-        if self._sharded is not None:
+        if self._sharded is not None and isinstance(batch, Batch):
             return self._sharded.names(batch)
         return names_of(self._samples(epoch), batch.indices_B.tolist())
 
     def validate(self, module: nn.Module, setting: Setting) -> Validation:
         """Loss and accuracy; what of shards could not be read since is told."""
-        processes, samples = setting.processes, self.data.validation
+        processes, part = setting.processes, setting.processes.share().part(len(self.data.validation))
         if self._sharded is not None:
             self._tell_unreadable(processes.gathered(self._sharded.taken_unreadable()))
-        part = processes.share().part(len(samples))
-        own = self._outputs(module, setting, samples[part.start : part.stop]) if part else None
-        parts = [each for each in processes.gathered(own) if each is not None]
+        parts = [each for each in processes.gathered(self._validated(module, setting, part)) if each is not None]
 
         def measured() -> Validation:
             metrics = classification_metrics(joined(parts), self.labels, precision=setting.precision)
             return Validation(metrics.negative_log_likelihood, metrics.accuracy)
 
         return processes.agreed(measured)
+
+    def _validated(self, module: nn.Module, setting: Setting, part: range) -> Outputs | None:
+        """Of a part of the validation pictures; None where there is none."""
+        if not part:
+            return None
+        if self._features is not None:
+            return self._features.outputs(module, setting, part)
+        return self._outputs(module, setting, self.data.validation[part.start : part.stop])
 
     def _tell_unreadable(self, parts: list[tuple[int, list[tuple[str, str]]]]) -> None:
         """Say which pictures of shards an epoch could not use.
@@ -122,7 +156,11 @@ class ClassifierTask:
 
     def save(self, run: RunFolder, module: nn.Module) -> None:
         """In timm's layout, adapters folded in."""
-        run.save_model(without_adapters(module), self.labels, self.spec)
+        if isinstance(module, HeadOnFrozen):
+            with module.put_together() as whole:
+                run.save_model(whole, self.labels, self.spec)
+        else:
+            run.save_model(without_adapters(module), self.labels, self.spec)
 
     def conclude(self, run: RunFolder, setting: Setting) -> dict[str, Any]:
         """Measure the written weights; write predictions.csv."""

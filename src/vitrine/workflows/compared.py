@@ -15,9 +15,10 @@ from vitrine.report.comparison import (
     runs_table,
     settings_of_runs,
 )
-from vitrine.report.tables import Table
-from vitrine.workflows.comparison_claims import CAVEAT, Claim, SeedsClaim
+from vitrine.report.tables import Cell, Table
+from vitrine.workflows.comparison_claims import CAVEAT, NEARNESS, QUESTIONS, Claim, SeedsClaim
 from vitrine.workflows.finding_runs import LeftOut
+from vitrine.workflows.run_summary import NEARER
 
 _MOST = 20  # sentences on pairs that a person reads
 
@@ -52,10 +53,10 @@ class Comparison:
 
     Attributes:
         rows: classifiers, best accuracy first.
-        captioners: runs that trained captioners, best first; they are not tested against one another.
-        claims: one for each pair that shares its validation pictures.
+        captioners: runs that trained captioners, best first.
+        claims: of each pair that shares its validation pictures: one on classifiers, two on captioners.
         over_seeds: what several seeds of two settings say together.
-        groups: names of runs by the validation pictures they share; None of more than one run share none.
+        groups: names of classifiers by the validation pictures they share; None of more than one run share none.
         disagreements: where they were asked for, the pictures on which two runs disagree.
         left_out: folders that are no finished runs.
         notes: sentences on what was decided on the way.
@@ -111,14 +112,8 @@ class Comparison:
 
     def tests(self) -> Table:
         """The paired tests: a row a pair."""
-        columns = ("is", "better than", "verdict", "only first right", "only second right", "pictures", "p", "p (Holm)")
-        return Table(
-            columns,
-            tuple(
-                (c.first, c.second, c.verdict, c.counts.first, c.counts.second, c.counts.n, c.counts.p, c.corrected)
-                for c in self.claims
-            ),
-        )
+        columns = ("run", "claim", "other run", "verdict", "for the run", "for the other", "pictures", "p", "p (Holm)")
+        return Table(columns, tuple(map(_test_row, self.claims)))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -139,7 +134,19 @@ class Comparison:
                 }
                 for row in self.rows
             ],
-            "captioners": [vars(row) for row in self.captioners],
+            "captioners": [
+                {
+                    "run": row.name,
+                    "settings": dict(row.settings),
+                    "piece_accuracy": row.accuracy,
+                    "pieces": row.pieces,
+                    "n": row.n,
+                    "negative_log_likelihood": row.loss,
+                    "exact_captions": row.exact,
+                    "exact_interval_95": [row.exact_interval.low, row.exact_interval.high],
+                }
+                for row in self.captioners
+            ],
             "tests": [claim.to_dict() for claim in self.claims],
             "over_seeds": [claim.to_dict() for claim in self.over_seeds],
             "validation_sets": [list(names) for names in self.groups.values()],
@@ -162,17 +169,20 @@ class Comparison:
             )
         if self.claims:
             tests.append(CAVEAT)
-        notes = [*self._group_sentences(), *self.notes]
+        if any(claim.question == NEARER for claim in self.claims):
+            tests.append(NEARNESS)
+        notes = [*self.group_sentences(), *self.notes]
         notes += [f"Left out: {each.name}: {each.reason}." for each in self.left_out]
         return [part for part in (tests, [claim.sentence for claim in self.over_seeds], notes) if part]
 
     def _shown_claims(self) -> tuple[Claim, ...]:
         if len(self.claims) <= _MOST:
             return self.claims
-        best = self.rows[0].name
-        return tuple(claim for claim in self.claims if best in (claim.first, claim.second))
+        best = {rows[0].name for rows in (self.rows, self.captioners) if rows}
+        return tuple(claim for claim in self.claims if best & {claim.first, claim.second})
 
-    def _group_sentences(self) -> list[str]:
+    def group_sentences(self) -> list[str]:
+        """What is said where not all runs share their validation pictures; else nothing."""
         if len(self.groups) < 2:
             return []
         sizes = {row.name: row.n for row in self.rows}
@@ -181,6 +191,12 @@ class Comparison:
             f"Not all runs were measured on the same validation pictures with the same labels: {told}. "
             "Runs of different groups are not tested against one another, and their accuracies are of different things."
         ]
+
+
+def _test_row(claim: Claim) -> tuple[Cell, ...]:
+    counts, asked = claim.counts, QUESTIONS[claim.question].claim
+    decided = (counts.first, counts.second, counts.n, counts.p, claim.corrected)
+    return (claim.first, asked, claim.second, claim.verdict, *decided)
 
 
 def _escaped(line: str) -> str:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
-from itertools import combinations
 from pathlib import Path
 
-from vitrine.errors import RunError, UsageError
-from vitrine.models.captioner.saved import is_captioner_folder
+from vitrine.errors import UsageError
+from vitrine.evaluate.caption_ngrams import NO_SCORERS
 from vitrine.models.run_folder import to_json, write_atomically
-from vitrine.report.comparison import CaptionerRow, RunRow, figure_labels, save_accuracy_figure, save_curves
-from vitrine.results import CaptioningMetrics
+from vitrine.report.comparison import (
+    MOST_CURVES,
+    CaptionerRow,
+    RunRow,
+    accuracy_figure,
+    curves_figure,
+    figure_labels,
+)
+from vitrine.report.style import save
 from vitrine.workflows.compared import Comparison, Disagreement, Disagreements
 from vitrine.workflows.comparison_claims import claims_of, seeds_claims, shown_name
 from vitrine.workflows.comparison_maps import save_disagreement_maps
-from vitrine.workflows.finding_runs import FoundRuns, find_runs
-from vitrine.workflows.run_record import SHOWN, RunRecord, differing, read_record
+from vitrine.workflows.finding_runs import find_runs
+from vitrine.workflows.run_index import read_summaries
+from vitrine.workflows.run_record import SHOWN, read_record, varying
+from vitrine.workflows.run_summary import NEARER, RunSummary
 
 
 def compare(references: Sequence[str], *, out: Path | None = None, pictures: bool = False) -> Comparison:
@@ -33,79 +40,78 @@ def compare(references: Sequence[str], *, out: Path | None = None, pictures: boo
         UsageError: ``pictures`` without exactly two runs of classifiers on the same pictures.
     """
     found = find_runs(references)
-    captioned = {name: run for name, run in found.runs.items() if is_captioner_folder(run.path)}
-    records = [read_record(name, run) for name, run in found.runs.items() if name not in captioned]
-    claims = claims_of(records)
-    rows, varied = _rows(records)
-    order = {row.name: place for place, row in enumerate(rows)}
-    records_by_result = sorted(records, key=lambda record: order[record.name])
+    summaries = read_summaries(found.runs)
+    classifiers, captioners = ([run for run in summaries if run.kind == kind] for kind in ("classifier", "captioner"))
+    claims = claims_of(summaries)
+    rows, varied = _rows(classifiers, SHOWN)
+    caption_rows, _ = _rows(captioners, ())
+    order = {row.name: place for place, row in enumerate((*rows, *caption_rows))}
+    ranked = sorted(summaries, key=lambda run: order[run.name])
     comparison = Comparison(
-        rows=rows,
-        captioners=_captioners(found, list(captioned)),
+        rows=tuple(row for row in rows if isinstance(row, RunRow)),
+        captioners=tuple(row for row in caption_rows if isinstance(row, CaptionerRow)),
         claims=claims,
-        over_seeds=seeds_claims(records, claims),
-        groups=_groups(records_by_result),
-        disagreements=_disagreements(records) if pictures else None,
+        over_seeds=seeds_claims(summaries, claims),
+        groups=_groups(ranked[: len(rows)]),
+        disagreements=_disagreements(classifiers) if pictures else None,
         left_out=found.left_out,
-        notes=_notes(records, captioned),
+        notes=_notes(classifiers, captioners),
         varied=varied,
     )
-    return comparison if out is None else _written(comparison, records_by_result, out)
+    return comparison if out is None else _written(comparison, ranked[: len(rows)], out)
 
 
-def _rows(records: Sequence[RunRecord]) -> tuple[tuple[RunRow, ...], tuple[str, ...]]:
-    """The rows, best first (ties by loss), with the settings that are always shown and those that differ."""
-    settings = [record.settings for record in records]
-    varied = {name for one, other in combinations(settings, 2) for name in differing(one, other)}
-    names = [*SHOWN, *(name for each in settings for name in each if name in varied and name not in SHOWN)]
+def _rows(
+    runs: Sequence[RunSummary], always: Collection[str]
+) -> tuple[tuple[RunRow | CaptionerRow, ...], tuple[str, ...]]:
+    """The rows, best first (ties by loss), with settings: those always shown and those that differ; and the latter."""
+    varied = varying([run.settings for run in runs])
+    names = [*always, *(name for run in runs for name in run.settings if name in varied and name not in always)]
+    names = list(dict.fromkeys(names))
     rows = [
-        record.row({shown_name(name): each.get(name) for name in names})
-        for record, each in zip(records, settings, strict=True)
+        replace(run.row, name=run.name, settings={shown_name(name): run.settings.get(name) for name in names})
+        for run in runs
     ]
     rows.sort(key=lambda row: (-row.accuracy, row.loss))
-    return tuple(rows), tuple(dict.fromkeys(shown_name(name) for name in names if name in varied))
+    return tuple(rows), tuple(shown_name(name) for name in names if name in varied)
 
 
-def _captioners(found: FoundRuns, names: Sequence[str]) -> tuple[CaptionerRow, ...]:
-    rows = []
-    for name in names:
-        path = found.runs[name].path / "metrics.json"
-        try:
-            metrics = CaptioningMetrics.from_dict(json.loads(path.read_text("utf-8")))
-        except (OSError, ValueError, KeyError) as error:
-            raise RunError(f"{path} is not a captioner's metrics ({error}).") from error
-        rows.append(CaptionerRow(name, metrics.accuracy, metrics.pieces, metrics.n, metrics.negative_log_likelihood))
-    return tuple(sorted(rows, key=lambda row: -row.accuracy))
-
-
-def _groups(records: Sequence[RunRecord]) -> dict[str, tuple[str, ...]]:
+def _groups(runs: Sequence[RunSummary]) -> dict[str, tuple[str, ...]]:
     groups: dict[str, tuple[str, ...]] = {}
-    for record in records:
-        groups[record.validation] = (*groups.get(record.validation, ()), record.name)
+    for run in runs:
+        groups[run.validation] = (*groups.get(run.validation, ()), run.name)
     return groups
 
 
-def _notes(records: Sequence[RunRecord], captioned: object) -> tuple[str, ...]:
-    notes = []
-    precisions = sorted({record.metrics.precision for record in records})
+def _notes(classifiers: Sequence[RunSummary], captioners: Sequence[RunSummary]) -> tuple[str, ...]:
+    runs, notes = (*classifiers, *captioners), []
+    precisions = sorted({run.precision for run in runs})
     if len(precisions) > 1:
         notes.append(f"The runs were measured in different precisions: {' and '.join(precisions)}.")
-    by_pictures: dict[frozenset[tuple[str, str]], set[str]] = {}
-    for record in records:
-        by_pictures.setdefault(record.pictures, set()).add(record.validation)
+    by_pictures: dict[str, set[str]] = {}
+    for run in classifiers:
+        by_pictures.setdefault(run.pictures, set()).add(run.validation)
     if any(len(labels) > 1 for labels in by_pictures.values()):
         notes.append("Some runs have the same validation pictures with other labels: they are not tested either.")
-    if captioned:
-        notes.append("Captioners are listed apart: their accuracy is of word pieces, and no paired test is made.")
-    if len(records) > 1:
+    if captioners and classifiers:
+        notes.append("Captioners are listed apart: their accuracy is of word pieces.")
+    apart = [", ".join(names) for names in _groups(captioners).values()]
+    if len(apart) > 1:
+        notes.append(
+            f"Not all captioners were measured on the same validation pictures with the same captions: "
+            f"{'; '.join(apart)}. Those of different groups are not tested against one another."
+        )
+    if len(captioners) > 1 and any(NEARER not in run.outcomes for run in captioners):
+        notes.append(f"Nearness to human captions was not tested. {NO_SCORERS}")
+    if len(classifiers) > 1:
         notes.append("Peak memory is of the whole process, with all that it trained before.")
     return tuple(notes)
 
 
-def _disagreements(records: Sequence[RunRecord]) -> Disagreements:
-    if len(records) != 2:
-        raise UsageError(f"--pictures needs exactly two runs of classifiers; there are {len(records)}.")
-    first, second = records
+def _disagreements(runs: Sequence[RunSummary]) -> Disagreements:
+    if len(runs) != 2:
+        raise UsageError(f"--pictures needs exactly two runs of classifiers; there are {len(runs)}.")
+    first, second = (read_record(run.name, run.folder) for run in runs)
     if first.validation != second.validation:
         raise UsageError(
             f"--pictures needs two runs on the same validation pictures with the same labels; those of {first.name} "
@@ -116,8 +122,8 @@ def _disagreements(records: Sequence[RunRecord]) -> Disagreements:
     return Disagreements(first.name, second.name, tuple(rows))
 
 
-def _written(comparison: Comparison, records: Sequence[RunRecord], out: Path) -> Comparison:
-    """Write tables and figures; the files are named in the result."""
+def _written(comparison: Comparison, runs: Sequence[RunSummary], out: Path) -> Comparison:
+    """Write tables and figures of the classifiers, best first; the files are named in the result."""
     out.mkdir(parents=True, exist_ok=True)
     tables: dict[str, bytes | str] = {
         "comparison.csv": replace(comparison, disagreements=None).csv(),
@@ -133,17 +139,18 @@ def _written(comparison: Comparison, records: Sequence[RunRecord], out: Path) ->
         write_atomically(out / name, content)
     written = [out / name for name in tables]
     notes: list[str] = []
-    if records:
-        origin = {"runs": ", ".join(str(record.folder.path) for record in records)}
-        save_accuracy_figure(comparison.rows, comparison.varied, out / "accuracy.png", origin)
+    if runs:
+        origin = {"runs": ", ".join(str(run.folder.path) for run in runs)}
+        save(accuracy_figure(comparison.rows, comparison.varied), out / "accuracy.png", origin)
         labels = figure_labels(comparison.rows, comparison.varied)
-        histories = {labels[record.name]: record.folder.history() for record in records}
-        drawn = save_curves(histories, out / "curves.png", origin)
+        histories = {labels[run.name]: run.folder.history() for run in runs[:MOST_CURVES]}
+        curves, drawn = curves_figure(histories)
+        save(curves, out / "curves.png", origin)
         written += [out / "accuracy.png", out / "curves.png"]
-        if len(drawn) < len(histories):
-            notes.append(f"curves.png shows the {len(drawn)} best of {len(histories)} runs: no more can be told apart.")
+        if len(drawn) < len(runs):
+            notes.append(f"curves.png shows the {len(drawn)} best of {len(runs)} runs: no more can be told apart.")
     if comparison.disagreements is not None and comparison.disagreements.pictures:
-        by_name = {record.name: record for record in records}
+        by_name = {run.name: read_record(run.name, run.folder) for run in runs}
         pair = (by_name[comparison.disagreements.first], by_name[comparison.disagreements.second])
         sheets, told = save_disagreement_maps(comparison.disagreements, pair, out / "pictures.png")
         written += sheets

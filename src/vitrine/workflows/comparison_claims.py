@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, Literal
 
-from vitrine.evaluate.paired import LEVEL, PairedCounts, holm, paired_counts
-from vitrine.report.tables import Cell
-from vitrine.workflows.run_record import DATA, SHOWN, RunRecord, differing
+import numpy as np
 
+from vitrine.evaluate.paired import LEVEL, Floats, PairedCounts, SignCounts, holm, right_counts, sign_counts
+from vitrine.report.tables import Cell
+from vitrine.workflows.run_record import DATA, SHOWN, differing, varying
+from vitrine.workflows.run_summary import EXACT, NEARER, RIGHT, RunSummary
+
+Counting = Callable[[Floats, Floats], PairedCounts | SignCounts]
 Verdict = Literal["supported", "not supported", "undecided"]
 
 CAVEAT = (
@@ -18,6 +22,52 @@ CAVEAT = (
     "McNemar test,\ntwo-sided, Holm's correction, level 0.05). It does not know how much another seed would have moved "
     "either of them."
 )
+
+NEARNESS = (
+    "Nearness is ROUGE-L of a caption to its picture's own: words in common, in order. Pictures on which both are "
+    "equally near decide nothing\n(exact sign test, two-sided, in the same correction). It is no judgement of what the "
+    "captions mean."
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a pair of runs, in words.
+
+    Attributes:
+        claim: between the names of two runs.
+        reverse: of the second one, where the test finds the opposite.
+        decide: what is said of the pictures that decide; ``first`` and ``second`` are their numbers.
+        undecided: why there are none; ``both`` of ``n`` pictures.
+    """
+
+    claim: str
+    reverse: str
+    decide: str
+    undecided: str
+
+
+QUESTIONS = {
+    RIGHT: Question(
+        "is better than",
+        "is the better one",
+        "{first:,} only the first got right, {second:,} only the second",
+        "both are right on the same {both:,} of {n:,} pictures, so that none decides",
+    ),
+    EXACT: Question(
+        "gives human captions word for word more often than",
+        "does so more often",
+        "{first:,} only the first captions so, {second:,} only the second",
+        "both do so on the same {both:,} of {n:,} pictures, so that none decides",
+    ),
+    NEARER: Question(
+        "is nearer to the human captions than",
+        "is the nearer one",
+        "on {first:,} the first is nearer, on {second:,} the second",
+        "both are equally near on all {n:,} pictures, so that none decides",
+    ),
+}
+"""By what is known of each picture."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +83,16 @@ class Claim:
         counts: the pictures.
         corrected: p after Holm's correction.
         tests: over how many tests.
+        question: a key of :data:`QUESTIONS`: what better means.
     """
 
     first: str
     second: str
     differs: tuple[tuple[str, str, str], ...]
-    counts: PairedCounts
+    counts: PairedCounts | SignCounts
     corrected: float
     tests: int
+    question: str = RIGHT
 
     @property
     def verdict(self) -> Verdict:
@@ -52,15 +104,16 @@ class Claim:
     @property
     def sentence(self) -> str:
         """The claim, its verdict, and what decides it."""
-        c = self.counts
-        claim = f"{self.first} is better than {self.second}{self._difference()}: {self.verdict}"
+        c, asked = self.counts, QUESTIONS[self.question]
+        claim = f"{self.first} {asked.claim} {self.second}{self._difference()}: {self.verdict}"
         if not c.discordant:
-            return f"{claim}: both are right on the same {c.both:,} of {c.n:,} pictures, so that none decides."
-        reverse = f" ({self.second} is the better one)" if self.verdict == "not supported" else ""
+            both = c.both if isinstance(c, PairedCounts) else c.ties
+            return f"{claim}: {asked.undecided.format(both=both, n=c.n)}."
+        reverse = f" ({self.second} {asked.reverse})" if self.verdict == "not supported" else ""
         corrected = f", corrected for {self.tests} tests {_p(self.corrected)}" if self.tests > 1 else ""
         return (
-            f"{claim}{reverse}. {c.discordant:,} of {c.n:,} pictures decide: {c.first:,} only the first got right, "
-            f"{c.second:,} only the second; p = {_p(c.p)}{corrected}."
+            f"{claim}{reverse}. {c.discordant:,} of {c.n:,} pictures decide: "
+            f"{asked.decide.format(first=c.first, second=c.second)}; p = {_p(c.p)}{corrected}."
         )
 
     def _difference(self) -> str:
@@ -76,10 +129,12 @@ class Claim:
             "first": self.first,
             "second": self.second,
             "differs": [{"setting": name, "first": one, "second": other} for name, one, other in self.differs],
+            "question": self.question,
+            "claim": QUESTIONS[self.question].claim,
             "verdict": self.verdict,
             "pictures": c.n,
-            "only_first_right": c.first,
-            "only_second_right": c.second,
+            "decided_for_first": c.first,
+            "decided_for_second": c.second,
             "p": c.p,
             "p_holm": self.corrected,
             "tests": self.tests,
@@ -117,18 +172,17 @@ class SeedsClaim:
         return {"setting": self.setting, "verdict": self.verdict, "seeds": seeds, "sentence": self.sentence}
 
 
-def claims_of(records: Sequence[RunRecord]) -> tuple[Claim, ...]:
-    """A claim for each pair of runs that were measured on the same pictures with the same labels, in the order given.
+def claims_of(runs: Sequence[RunSummary]) -> tuple[Claim, ...]:
+    """The claims on each pair of runs that were measured on the same pictures, labels or captions, in the order given.
 
-    Raises:
-        RunError: a run's predictions do not fit its other files.
+    Holm's correction is over all of them.
     """
-    settings = [record.settings for record in records]
-    validation = [record.validation for record in records]
-    rights = [{name: each.right for name, each in record.answers.items()} for record in records]
+    varied = varying([run.settings for run in runs])
+    settings = [{name: value for name, value in run.settings.items() if name in varied} for run in runs]
+    outcomes = [{key: np.asarray(values, float) for key, values in run.outcomes.items()} for run in runs]
     pairs = []
-    for a, b in combinations(range(len(records)), 2):
-        if validation[a] != validation[b] or records[a].pictures != records[b].pictures:
+    for a, b in combinations(range(len(runs)), 2):
+        if (runs[a].kind, runs[a].validation) != (runs[b].kind, runs[b].validation):
             continue
         names = differing(settings[a], settings[b])
         if len(names) == 1 and _comes_after(settings[a].get(names[0]), settings[b].get(names[0])):
@@ -136,35 +190,39 @@ def claims_of(records: Sequence[RunRecord]) -> tuple[Claim, ...]:
         differs = tuple(
             (name, shown_value(settings[a].get(name)), shown_value(settings[b].get(name))) for name in names
         )
-        pairs.append((records[a].name, records[b].name, differs, paired_counts(rights[a], rights[b])))
-    corrected = holm([counts.p for *_, counts in pairs])
+        for question in (key for key in QUESTIONS if key in outcomes[a] and key in outcomes[b]):
+            count: Counting = sign_counts if question == NEARER else right_counts
+            counts = count(outcomes[a][question], outcomes[b][question])
+            pairs.append((runs[a].name, runs[b].name, differs, counts, question))
+    corrected = holm([counts.p for *_, counts, _ in pairs])
     return tuple(
-        Claim(first, second, differs, counts, p, len(pairs))
-        for (first, second, differs, counts), p in zip(pairs, corrected, strict=True)
+        Claim(first, second, differs, counts, p, len(pairs), question)
+        for (first, second, differs, counts, question), p in zip(pairs, corrected, strict=True)
     )
 
 
-def seeds_claims(records: Sequence[RunRecord], claims: Sequence[Claim]) -> tuple[SeedsClaim, ...]:
+def seeds_claims(runs: Sequence[RunSummary], claims: Sequence[Claim]) -> tuple[SeedsClaim, ...]:
     """What several seeds of two settings say together; nothing where no two settings have two seeds in common."""
-    by_name = {record.name: record for record in records}
-    varied = {name for one, two in combinations(records, 2) for name in differing(one.settings, two.settings)}
+    by_name = {run.name: run for run in runs}
+    varied = varying([run.settings for run in runs])
     found: dict[str, dict[int, Verdict]] = {}
     for claim in claims:
-        seeds = {by_name[name].recipe.seed for name in (claim.first, claim.second)}
+        seeds = {by_name[name].seed for name in (claim.first, claim.second)}
         differs = [each for each in claim.differs if each[0] not in ("seed", DATA)]
         if len(seeds) != 1 or not differs:
             continue
         one = ", ".join(f"{shown_name(name)} {first}" for name, first, _ in differs)
         other = ", ".join(f"{shown_name(name)} {second}" for name, _, second in differs)
         rest = _rest(by_name[claim.first], varied - {name for name, _, _ in differs})
-        found.setdefault(f"{one} is better than {other}{rest}", {})[seeds.pop()] = claim.verdict
+        setting = f"{one} {QUESTIONS[claim.question].claim} {other}{rest}"
+        found.setdefault(setting, {})[seeds.pop()] = claim.verdict
     return tuple(SeedsClaim(setting, verdicts) for setting, verdicts in found.items() if len(verdicts) > 1)
 
 
-def _rest(record: RunRecord, varied: Set[str]) -> str:
+def _rest(run: RunSummary, varied: Set[str]) -> str:
     """The other settings that vary among the runs, which the pair has in common."""
-    common = [name for name in record.settings if name in varied and name not in ("seed", DATA)]
-    told = ", ".join(f"{shown_name(name)} {shown_value(record.settings[name])}" for name in common)
+    common = [name for name in run.settings if name in varied and name not in ("seed", DATA)]
+    told = ", ".join(f"{shown_name(name)} {shown_value(run.settings[name])}" for name in common)
     return f" (with {told})" if told else ""
 
 

@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from vitrine.data.samples import Sample
-from vitrine.data.sources import open_data
 from vitrine.errors import DataError
 from vitrine.explain.methods import Method
 from vitrine.report.contact_sheet import save_contact_sheets
@@ -17,6 +16,7 @@ from vitrine.workflows.compared import Disagreements
 from vitrine.workflows.map_pictures import map_picture
 from vitrine.workflows.mapping import Mapper
 from vitrine.workflows.opened import open_model
+from vitrine.workflows.run_pictures import validation_samples
 from vitrine.workflows.run_record import RunRecord
 
 _MOST = 60  # pictures whose maps are drawn
@@ -35,7 +35,7 @@ def save_disagreement_maps(
     """
     wanted = [each.name for each in found.pictures]
     try:
-        samples = _samples(pair[0], wanted[:_MOST])
+        samples = tuple(validation_samples(pair[0], wanted[:_MOST]).values())
     except DataError as error:
         return [], [f"No maps were drawn, as the pictures cannot be opened: {str(error).splitlines()[0]}"]
     notes = []
@@ -59,14 +59,6 @@ def save_disagreement_maps(
         pairs=False,
     )
     return sheets, notes
-
-
-def _samples(record: RunRecord, names: list[str]) -> tuple[Sample, ...]:
-    """The run's validation pictures of these names, those that are there."""
-    recipe = record.recipe
-    data = open_data(str(record.data["reference"]), seed=recipe.seed, val_fraction=recipe.val_fraction)
-    there = {sample.name: sample for sample in data.splits.get("validation", ())}
-    return tuple(there[name] for name in names if name in there)
 
 
 def _maps(record: RunRecord, samples: tuple[Sample, ...]) -> Iterator[MapPicture]:

@@ -55,7 +55,7 @@ class CaptionView:
 
 
 def caption_scenes(out: Path, *, seed: int, report: Callable[[Event], None]) -> CaptionView:
-    """Write runs/captioner/, captioner/ and captions/ below ``out``.
+    """Write runs/captioner/, with its scores in test/, and captions/ below ``out``.
 
     Args:
         out: the demo's folder.
@@ -64,7 +64,7 @@ def caption_scenes(out: Path, *, seed: int, report: Callable[[Event], None]) -> 
     """
     recipe = override(load_recipe(_RECIPE), [f"seed={seed}"])
     result = train(_DATA, recipe, out / "runs" / "captioner", report=report)
-    test = evaluate_captioner(str(result.run), _DATA, split="test", out=out / "captioner", batch_size=32)
+    test = evaluate_captioner(str(result.run), _DATA, split="test", out=result.run / "test", batch_size=32)
     pictures = write_scenes(out / "captioned", "base", {"test": _SHOWN})
     captions = caption_pictures(str(result.run), pictures / "test", out / "captions", CaptionSettings())
     return CaptionView(result, test, captions)

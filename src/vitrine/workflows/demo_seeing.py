@@ -52,7 +52,7 @@ def _hit(row: RankedMethod) -> str:
 
 
 def see_inside(run: Path, pictures: Path, out: Path, *, seed: int) -> InsideView:
-    """Write positions.png, maps/ and methods/ below ``out``.
+    """Write positions.png and maps/ below ``out``, and methods/ into the run.
 
     Args:
         run: the final run.
@@ -64,7 +64,7 @@ def see_inside(run: Path, pictures: Path, out: Path, *, seed: int) -> InsideView
     return InsideView(
         positions=positions(model, out / "positions.png", before=BUNDLED),
         maps=explain(model, pictures / "test", out / "maps", ExplainSettings(check=True, seed=seed), limit=_MAPPED),
-        scores=_score(model, pictures, out / "methods", seed),
+        scores=_score(model, pictures, run / "methods", seed),
     )
 
 

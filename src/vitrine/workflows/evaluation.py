@@ -21,7 +21,7 @@ from vitrine.results import ClassificationMetrics
 from vitrine.workflows.evaluated_split import choose_split, split_of_run
 from vitrine.workflows.inference import BatchLogits, collect, eval_batches, run_batches
 from vitrine.workflows.opened import OpenedModel, in_precision, is_unfinished, open_model
-from vitrine.workflows.weights_notes import model_notes
+from vitrine.workflows.weights_notes import MEASURED, model_notes
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Evaluation:
         met: whether the accuracy is within tolerance of what was expected; None where nothing was.
         unfinished: the model is of a run whose training has not ended: its best epoch so far.
         moved: (other precision, pictures whose label differs in it); None where it was not asked for.
+        weights_sha256: of the model; None for random ones.
         notes: sentences on the weights.
     """
 
@@ -49,6 +50,7 @@ class Evaluation:
     met: bool | None
     moved: tuple[str, int] | None
     unfinished: bool = False
+    weights_sha256: str | None = None
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,6 +59,7 @@ class Evaluation:
             "model": self.model,
             "data": self.data,
             "split": self.split,
+            MEASURED: self.weights_sha256,
             **self.metrics.to_dict(),
         }
         content["unreadable"] = [{"name": name, "reason": reason} for name, reason in self.unreadable]
@@ -133,10 +136,11 @@ def evaluate(
     if other is not None:
         moved = (other.precision, moved_labels(outputs, _run(other, samples, batch_size, progress)[0]))
     met = None if expect is None else meets(metrics.accuracy, expect, tolerance)
-    told = is_unfinished(opened), model_notes(opened.built)
+    weights = opened.built.weights
+    told = is_unfinished(opened), weights.sha256 if weights else None, model_notes(opened.built)
     result = Evaluation(model, data, name, metrics, unreadable, expect, tolerance, met, moved, *told)
     if out is not None:
-        _write(out, result, outputs, opened)
+        _write(out, result, outputs, opened.labels)
     return result
 
 
@@ -179,11 +183,10 @@ def _run(
     return collect(listed, parts), tuple(unreadable)
 
 
-def _write(out: Path, result: Evaluation, outputs: Outputs, opened: OpenedModel) -> None:
+def _write(out: Path, result: Evaluation, outputs: Outputs, labels: tuple[str, ...]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "metrics.json", to_json(result.to_dict()))
-    write_atomically(out / "predictions.csv", predictions_csv(outputs, opened.labels))
+    write_atomically(out / "predictions.csv", predictions_csv(outputs, labels))
     write_atomically(out / "confusion.csv", confusion_csv(result.metrics))
-    weights = opened.built.weights
-    origin = {"model": result.model, "weights_sha256": weights.sha256 if weights else "", "data": result.data}
+    origin = {"model": result.model, "weights_sha256": result.weights_sha256 or "", "data": result.data}
     save_confusion_figure(result.metrics, out / "confusion.png", origin | {"split": result.split})

@@ -6,7 +6,7 @@ Axes: B pictures, C classes, H heads, R grid rows, C grid columns, Q queries, K 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import ceil
 from pathlib import Path
@@ -36,6 +36,9 @@ from vitrine.workflows.opened import OpenedModel, open_model
 from vitrine.workflows.weights_notes import model_notes
 
 Floats = npt.NDArray[np.float32]
+
+SHEETS = ("contact-sheet",)
+"""Stems that no picture's figure may have."""
 
 
 def explain(
@@ -72,15 +75,29 @@ def explain(
     samples = drawn(list_pictures(images), limit, settings.seed)
     opened = open_model(model, precision, architecture)
     mapper = Mapper(opened, settings.method, settings.target)
-    session = _Session(model, images, out, mapper, settings, samples, architecture)
+    figures = figure_names([sample.name for sample in samples], settings.kind, SHEETS)
+    session = ExplainSession(model, images, out, mapper, settings, samples, figures, architecture)
     for mapped in mapper.run(samples, batch_size):
         session.draw(mapped)
         progress(session.done, len(samples))
     return session.finish()
 
 
-class _Session:
-    """One call: figures are written batch by batch."""
+class ExplainSession:
+    """One call: figures are written batch by batch.
+
+    Args:
+        model: its reference, as it was given.
+        images: what was given.
+        out: the folder of figures.
+        mapper: makes the maps.
+        settings: what is made.
+        samples: the pictures.
+        figures: the path of each picture's figure, from ``out`` on.
+        architecture: as it was given.
+        folder: whether a picture's path is ``images`` and its name; None looks.
+        sheets: whether contact sheets are drawn.
+    """
 
     def __init__(
         self,
@@ -90,14 +107,18 @@ class _Session:
         mapper: Mapper,
         settings: ExplainSettings,
         samples: Sequence[Sample],
+        figures: Mapping[str, str],
         architecture: str | None,
+        folder: bool | None = None,
+        sheets: bool = True,
     ) -> None:
         self.images, self.out, self.mapper, self.settings, self.samples = images, out, mapper, settings, samples
+        self.folder = images.is_dir() if folder is None else folder
+        self.figures, self.draws_sheets = figures, sheets
         self.opened: OpenedModel = mapper.opened
         self.method = settings.method.describe(self.opened.module)
         self.origin = origin_of(model, self.opened, settings, architecture)
         self.transform = eval_transform(self.opened.spec)
-        self.figures = figure_names(samples, settings.kind, ("contact-sheet",))
         self.scale: Scale | None = None
         self.explained: list[ExplainedPicture] = []
         self.unreadable: list[tuple[str, str]] = []
@@ -130,13 +151,14 @@ class _Session:
                 path = explained.figure.with_name(f"{explained.figure.stem}-{suffix}{explained.figure.suffix}")
                 save(figure, path, replace(origin, figure=suffix).to_metadata())
             self.explained.append(explained)
-            self.sheet.append(picture.lighter(320))
+            if self.draws_sheets:
+                self.sheet.append(picture.lighter(320))
             if len(self.sheet) == A_SHEET:
                 self._write_sheet()
 
     def _true_label(self, sample: Sample) -> str | None:
         """A single picture's folder may say it, although the picture's name here is without it."""
-        name = sample.name if self.images.is_dir() else str(self.images.absolute())
+        name = sample.name if self.folder else str(self.images.absolute())
         return true_label_in(name, self.opened.labels)
 
     def _explained(
@@ -204,7 +226,7 @@ class _Session:
         return self.method.rpartition(", ")[2]
 
     def _origin(self, name: str, sha256: str, target: str | None) -> Provenance:
-        where = self.images / name if self.images.is_dir() else self.images
+        where = self.images / name if self.folder else self.images
         return self.origin(str(where), sha256, target, str((self.out / self.figures[name]).parent), self._high)
 
     @property

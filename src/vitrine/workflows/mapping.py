@@ -58,9 +58,12 @@ class Mapper:
         self.layout = token_layout(opened.module, opened.spec.size, opened.spec.size)
         self.target = None if target is None else _class_index(opened, target)
 
-    def run(self, samples: Sequence[Sample], batch_size: int) -> Iterator[MappedBatch]:
-        """Samples in order, batch by batch; unreadable pictures are named in the batches."""
-        for batch in eval_batches(samples, self.opened.spec, batch_size=batch_size):
+    def run(self, samples: Sequence[Sample], batch_size: int, workers: int = -1) -> Iterator[MappedBatch]:
+        """Samples in order, batch by batch; unreadable pictures are named in the batches.
+
+        ``workers`` background processes load pictures; -1 chooses.
+        """
+        for batch in eval_batches(samples, self.opened.spec, batch_size=batch_size, workers=workers):
             yield self.map(batch)
 
     def map(self, batch: Batch) -> MappedBatch:

@@ -87,6 +87,7 @@ class MethodScores:
         return {
             "model": self.model,
             "data": self.data,
+            "weights_sha256": self.weights_sha256,
             "precision": self.precision,
             "masks": self.masks,
             "pictures_with_mask": self.masked,

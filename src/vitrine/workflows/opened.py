@@ -23,7 +23,7 @@ class OpenedModel:
     Attributes:
         built: the model with its origin.
         module: the same module, on ``device``.
-        labels: class names in the order of the outputs.
+        labels: class names in the order of the outputs; none where it was opened for its features.
         spec: input size, crop and normalisation.
         precision: "fp32" or "bf16".
     """
@@ -36,13 +36,16 @@ class OpenedModel:
     precision: str
 
 
-def open_model(reference: str, precision: str = "auto", architecture: str | None = None) -> OpenedModel:
+def open_model(
+    reference: str, precision: str = "auto", architecture: str | None = None, *, features: bool = False
+) -> OpenedModel:
     """Open a run, ``vitrine/scenes-tiny``, any reference that has a head of its own, or a weights file.
 
     Args:
         reference: a model reference. Classes that it has no names for are called 0, 1, 2 ...
         precision: auto, fp32 or bf16.
         architecture: the timm name of the model whose weights the file holds, where it does not say so itself.
+        features: it is opened for what its head would read, so that it need not have one.
 
     Raises:
         ModelError, WeightsUnavailableError: see ``vitrine.models.build.build``.
@@ -54,10 +57,14 @@ def open_model(reference: str, precision: str = "auto", architecture: str | None
             "Use vitrine caption, or vitrine evaluate on captioned pictures."
         )
     built = open_run(reference, architecture)
+    return on_device(built, () if features else _labels(built), built.input, precision)
+
+
+def on_device(built: BuiltModel, labels: tuple[str, ...], spec: InputSpec, precision: str) -> OpenedModel:
+    """A model that was built, moved to the device that is there."""
     device = default_device()
-    module = built.module.to(device)
-    used = resolve_precision(precision, device, width_of(module))
-    return OpenedModel(built, module, _labels(built), built.input, device, used)
+    module = built.module.to(device).eval()
+    return OpenedModel(built, module, labels, spec, device, resolve_precision(precision, device, width_of(module)))
 
 
 def in_precision(opened: OpenedModel, precision: str) -> OpenedModel:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from vitrine.data.listing import list_pictures
+from vitrine.data.samples import Sample
 from vitrine.evaluate.predictions import PredictionWriter
 from vitrine.workflows.inference import eval_batches, run_batches
-from vitrine.workflows.opened import open_model
+from vitrine.workflows.opened import OpenedModel, open_model
 from vitrine.workflows.weights_notes import model_notes
 
 
@@ -34,6 +36,17 @@ class Prediction:
     unreadable_table: Path | None
     precision: str
     notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "table": str(self.table),
+            "written": self.written,
+            "unreadable": [{"name": name, "reason": reason} for name, reason in self.unreadable],
+            "unreadable_table": None if self.unreadable_table is None else str(self.unreadable_table),
+            "precision": self.precision,
+            "notes": list(self.notes),
+        }
 
 
 def predict(
@@ -77,15 +90,33 @@ def predict(
     ) as writer:
         rest = samples[writer.resume_after([s.name for s in samples], batch_size) :]
         done = len(samples) - len(rest)
-        source = eval_batches(rest, opened.spec, batch_size=batch_size)
-        for part in run_batches(opened.module, source, opened.spec, device=opened.device, precision=opened.precision):
-            batch = part.batch
-            names = [rest[i].name for i in batch.indices_B.tolist()]
-            failed = [(rest[i].name, reason) for i, reason in batch.unreadable]
-            writer.write(names, np.asarray(part.logits_BC), failed)
-            done += len(names) + len(failed)
+        for pictures in write_predictions(writer, opened, rest, batch_size):
+            done += pictures
             if progress is not None:
                 progress(done, len(samples))
         summary = writer.finish()
     notes = model_notes(opened.built)
     return Prediction(out, summary.written, summary.unreadable, summary.unreadable_table, opened.precision, notes)
+
+
+def write_predictions(
+    writer: PredictionWriter, opened: OpenedModel, samples: Sequence[Sample], batch_size: int, workers: int = -1
+) -> Iterator[int]:
+    """Predict the pictures that a table waits for, batch by batch.
+
+    Args:
+        writer: of the table.
+        opened: the model.
+        samples: the pictures that come next in it.
+        batch_size: pictures at a time.
+        workers: background processes that load pictures; -1 chooses.
+
+    Yields:
+        How many pictures a batch had, readable or not.
+    """
+    source = eval_batches(samples, opened.spec, batch_size=batch_size, workers=workers)
+    for part in run_batches(opened.module, source, opened.spec, device=opened.device, precision=opened.precision):
+        names = [samples[i].name for i in part.batch.indices_B.tolist()]
+        failed = [(samples[i].name, reason) for i, reason in part.batch.unreadable]
+        writer.write(names, np.asarray(part.logits_BC), failed)
+        yield len(names) + len(failed)

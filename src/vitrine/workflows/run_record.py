@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +34,7 @@ SHOWN = {
 """Settings that every comparison shows, and the names of their columns."""
 
 # What changes nothing in what comes out, and what a later training of the same recipe may have otherwise.
-_ASIDE = ("name", "description", "workers", "trackers", "checkpoint_minutes", "max_unreadable", "caption")
+_ASIDE = ("name", "description", "workers", "trackers", "checkpoint_minutes", "max_unreadable")
 _ROUNDING = 1e-6  # metrics.json keeps six decimals
 
 
@@ -102,39 +102,19 @@ class RunRecord:
 
     @cached_property
     def validation(self) -> str:
-        """A short name for the validation pictures with their labels: the same for the same ones."""
+        """A name for the validation pictures with their labels: the same for the same ones."""
         return digest((*pair, self.truths[pair[0]]) for pair in self.pictures)
 
     @cached_property
     def settings(self) -> Mapping[str, Cell]:
-        """Everything that decides what comes out, flat: ``transforms`` is a name, ``transforms.rotation`` a number."""
-        recipe = self.recipe
-        flat: dict[str, Cell] = {}
-        for field in fields(Recipe):
-            value = getattr(recipe, field.name)
-            if field.name in _ASIDE:
-                continue
-            if field.name == "transforms":
-                flat["transforms"] = value.name
-                flat |= {f"transforms.{f.name}": _cell(getattr(value, f.name)) for f in fields(value)}
-                del flat["transforms.name"]
-            elif field.name == "model_args":
-                flat |= {f"model_args.{key}": _cell(each) for key, each in value.items()}
-            else:
-                flat[field.name] = _cell(value)
-        return flat | {"image_size": self._input(), DATA: self._training()}
+        """Everything that decides what comes out; see :func:`flat_settings`."""
+        return flat_settings(self.recipe) | {"image_size": self._input(), DATA: training_pictures(self.data)}
 
     def _input(self) -> Cell:
         if self.recipe.image_size:
             return self.recipe.image_size
-        config = _read_json(self.folder.path / "config.json")
+        config = read_json(self.folder.path / "config.json")
         return int(config["pretrained_cfg"]["input_size"][-1])
-
-    def _training(self) -> str:
-        rows = self.data["splits"]["train"]
-        if isinstance(rows, str):
-            return f"{rows}: {self.data['reference']}"
-        return f"{len(rows):,} ({digest((row['name'], row['sha256'], str(row['label'])) for row in rows)})"
 
     def row(self, settings: Mapping[str, Cell]) -> RunRow:
         """The run as a row of the table, with the settings that the table shows."""
@@ -163,7 +143,7 @@ def read_record(name: str, folder: RunFolder) -> RunRecord:
     Raises:
         RunError: a file is missing or cannot be read.
     """
-    metrics, data = (_read_json(folder.path / file) for file in ("metrics.json", "data.json"))
+    metrics, data = (read_json(folder.path / file) for file in ("metrics.json", "data.json"))
     if not isinstance(data.get("splits", {}).get("validation"), list) or "labels" not in data:
         raise RunError(f"{folder.path / 'data.json'} does not list validation pictures with labels.")
     try:
@@ -199,18 +179,60 @@ def read_predictions(run: Path) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
+def flat_settings(recipe: Recipe) -> dict[str, Cell]:
+    """A recipe as plain values: ``transforms`` is a name, ``transforms.rotation`` and ``caption.width`` are numbers."""
+    flat: dict[str, Cell] = {}
+    for field in fields(Recipe):
+        value = getattr(recipe, field.name)
+        if field.name in _ASIDE:
+            continue
+        if field.name == "transforms":
+            flat["transforms"] = value.name
+            flat |= {f"transforms.{f.name}": _cell(getattr(value, f.name)) for f in fields(value)}
+            del flat["transforms.name"]
+        elif field.name == "model_args":
+            flat |= {f"model_args.{key}": _cell(each) for key, each in value.items()}
+        elif field.name != "caption":
+            flat[field.name] = _cell(value)
+        elif value is not None:
+            flat |= {f"caption.{f.name}": _cell(getattr(value, f.name)) for f in fields(value)}
+    return flat
+
+
+def training_pictures(data: Mapping[str, Any]) -> str:
+    """What a run was trained on, in a few characters that differ where the pictures, classes or captions do."""
+    rows = data["splits"]["train"]
+    if isinstance(rows, str):
+        return f"{rows}: {data['reference']}"
+    said = (
+        (row["name"], row["sha256"], *(row["captions"] if "captions" in row else (str(row["label"]),))) for row in rows
+    )
+    return f"{len(rows):,} ({digest(said, 6)})"
+
+
+def varying(settings: Sequence[Mapping[str, Cell]]) -> frozenset[str]:
+    """Names of the settings in which any two runs differ, in the sense of :func:`differing`."""
+    by_transforms: dict[Cell, list[Mapping[str, Cell]]] = {}
+    for each in settings:
+        by_transforms.setdefault(each.get("transforms"), []).append(each)
+    names = {name for each in settings for name in each}
+    whole = {name for name in names if not name.startswith("transforms.")}
+    groups = [(whole, settings), *((names - whole, alike) for alike in by_transforms.values())]
+    return frozenset(name for some, runs in groups for name in some if len({each.get(name) for each in runs}) > 1)
+
+
 def differing(one: Mapping[str, Cell], other: Mapping[str, Cell]) -> tuple[str, ...]:
     """Names of the settings that two runs have otherwise; parts of transforms only where their names do not tell."""
     names = [key for key in {**one, **other} if one.get(key) != other.get(key)]
     return tuple(key for key in names if not (key.startswith("transforms.") and "transforms" in names))
 
 
-def digest(rows: Iterable[tuple[str, ...]]) -> str:
-    """A few characters that are the same for the same rows in whatever order."""
+def digest(rows: Iterable[tuple[str, ...]], length: int = 64) -> str:
+    """Characters that are the same for the same rows in whatever order."""
     whole = hashlib.sha256()
     for row in sorted(rows):
         whole.update("\0".join(row).encode("utf-8", "surrogateescape") + b"\n")
-    return whole.hexdigest()[:6]
+    return whole.hexdigest()[:length]
 
 
 def _cell(value: object) -> Cell:
@@ -223,7 +245,12 @@ def _cell(value: object) -> Cell:
     )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """One of a run's files.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
     try:
         content: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:

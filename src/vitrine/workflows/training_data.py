@@ -29,12 +29,14 @@ class TrainingData:
         train: the training split without unreadable pictures.
         validation: the validation pictures without unreadable ones.
         record: content of data.json: every file's name, label and sha256; the quarantine; decisions.
+        index: hashes and sizes of every picture that is no stream's.
     """
 
     found: LabelledData
     train: Split
     validation: tuple[Sample, ...]
     record: dict[str, Any]
+    index: SampleIndex
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def prepare_data(
     record = {"reference": reference, "layout": found.layout, "labels": list(found.labels), **record}
     endless = found.splits["train"].endless
     train = found.splits["train"] if endless else FiniteSplit(readable["train"])
-    return TrainingData(found, train, readable["validation"], record)
+    return TrainingData(found, train, readable["validation"], record, index)
 
 
 def prepare_captions(

@@ -187,7 +187,7 @@ class TrainingSession:
             validation_pictures=task.validation_pictures,
             classes=len(task.labels),
             quarantined=tuple(f"{row['name']}: {row['reason']}" for row in task.record["quarantine"]),
-            parameters=sum(size for size, _ in sizes),
+            parameters=task.aside + sum(size for size, _ in sizes),
             trainable=sum(size for size, trained in sizes if trained),
             device=self.setting.device.type,
             precision=self.setting.precision,

@@ -52,6 +52,7 @@ class Task(Protocol):
         width: of the model's tokens, by which a precision is chosen.
         epoch_pictures: pictures in one pass.
         validation_pictures: pictures that each epoch is measured on.
+        aside: parameters of the model that are outside of the module that is trained.
     """
 
     record: dict[str, Any]
@@ -61,6 +62,7 @@ class Task(Protocol):
     width: int
     epoch_pictures: int
     validation_pictures: int
+    aside: int
 
     def trainable(self) -> nn.Module:
         """The module that is trained, with what is frozen frozen; it draws from torch's global seed."""

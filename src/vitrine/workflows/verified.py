@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -10,7 +10,27 @@ from vitrine.report.tables import Table
 
 Status = Literal["same", "differs", "noted", "not checked"]
 
+UNEXPLAINED = "; nothing else differs, so that versions, hardware or precision moved them (see environment)"
+"""What is said of predictions that moved on the same pictures, classes and weights."""
+
 _MOST = 10  # rows and names that a person reads
+
+
+@dataclass(frozen=True)
+class Again:
+    """How predictions are made again.
+
+    Attributes:
+        precision: fp32 or bf16.
+        batch_size: pictures at a time.
+        tolerance: share of them that may differ, 0 to 1.
+        progress: called with pictures done, of how many.
+    """
+
+    precision: str
+    batch_size: int
+    tolerance: float
+    progress: Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -18,7 +38,8 @@ class Check:
     """One thing that was held against the record.
 
     Attributes:
-        what: "weights", "class names", "validation pictures", "training pictures", "predictions", "environment".
+        what: "weights", "class names", "validation pictures", "training pictures", "predictions" or "captions",
+            "word pieces", "environment".
         status: ``differs`` decides the exit status; ``noted`` may explain a difference but is none itself.
         detail: a sentence.
         examples: names of files, the first few.
@@ -76,6 +97,14 @@ class RowsCompared:
         """Share of the compared pictures with another label; no accuracy can move by more."""
         return len(self.moved) / self.compared if self.compared else 0.0
 
+    def table(self, most: int) -> Table:
+        """The first labels that moved, a row a picture."""
+        rows = tuple(
+            (each.name, each.true, each.then, _share(each.then_probability), each.now, _share(each.now_probability))
+            for each in self.moved[:most]
+        )
+        return Table(("picture", "true", "then", "probability", "now", "probability now"), rows)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
@@ -93,12 +122,89 @@ class RowsCompared:
 
 
 @dataclass(frozen=True)
+class MovedCaption:
+    """A validation picture that has another caption than it had, with the natural log-probabilities of both."""
+
+    name: str
+    then: str
+    now: str
+    then_log_probability: float
+    now_log_probability: float
+
+
+@dataclass(frozen=True)
+class CaptionsCompared:
+    """The recorded captions and those of now, row by row.
+
+    Attributes:
+        recorded: rows of captions.csv.
+        compared: those whose picture could be read.
+        moved: those with another text.
+        largest: difference of the log-probabilities of a caption that is the same, in nats; None where none is.
+        largest_at: the picture that has it.
+        exact_then, exact_now: of the compared pictures, how many captions are word for word one of their own.
+        pieces_then, pieces_now: share of the human captions' word pieces that were the likeliest, 0 to 1; None unless
+            all pictures were compared.
+        loss_then, loss_now: of these pieces, in nats; None likewise.
+        precision: what was computed in now.
+    """
+
+    recorded: int
+    compared: int
+    moved: tuple[MovedCaption, ...]
+    largest: float | None
+    largest_at: str | None
+    exact_then: int
+    exact_now: int
+    pieces_then: float | None
+    pieces_now: float | None
+    loss_then: float | None
+    loss_now: float | None
+    precision: str
+
+    @property
+    def share_moved(self) -> float:
+        """Share of the compared pictures with another caption."""
+        return len(self.moved) / self.compared if self.compared else 0.0
+
+    def table(self, most: int) -> Table:
+        """The first captions that moved, a row a picture."""
+        rows = tuple(
+            (
+                each.name,
+                each.then,
+                f"{each.then_log_probability:.4f}",
+                each.now,
+                f"{each.now_log_probability:.4f}",
+            )
+            for each in self.moved[:most]
+        )
+        return Table(("picture", "then", "log-probability", "now", "log-probability now"), rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "recorded": self.recorded,
+            "compared": self.compared,
+            "moved_captions": len(self.moved),
+            "share_moved": self.share_moved,
+            "largest_log_probability_difference": self.largest,
+            "largest_at": self.largest_at,
+            "exact_captions": {"then": self.exact_then, "now": self.exact_now},
+            "piece_accuracy": {"then": self.pieces_then, "now": self.pieces_now},
+            "negative_log_likelihood": {"then": self.loss_then, "now": self.loss_now},
+            "precision": self.precision,
+            "moved": [vars(each) for each in self.moved],
+        }
+
+
+@dataclass(frozen=True)
 class Verification:
     """A run held against its own record.
 
     Attributes:
         run, data: what was verified, on what.
-        tolerance: share of the labels that may differ.
+        tolerance: share of the labels or captions that may differ.
         checks: in the order in which they were made.
         rows: the predictions; None where they could not be made.
     """
@@ -107,7 +213,7 @@ class Verification:
     data: str
     tolerance: float
     checks: tuple[Check, ...]
-    rows: RowsCompared | None
+    rows: RowsCompared | CaptionsCompared | None
 
     @property
     def same(self) -> bool:
@@ -143,18 +249,10 @@ class Verification:
             lines.append(f"{check.what:<{width}}  {check.status:<11}  {first}")
             lines += [f"{'':<{width + 15}}{line}" for line in more]
         if self.rows is not None and self.rows.moved:
-            lines += ["", self._moved().text()]
+            lines += ["", self.rows.table(_MOST).text()]
             if len(self.rows.moved) > _MOST:
                 lines.append(f"and {len(self.rows.moved) - _MOST} more; --json has all.")
         return "\n".join([*lines, "", self._conclusion()])
-
-    def _moved(self) -> Table:
-        assert self.rows is not None
-        rows = tuple(
-            (each.name, each.true, each.then, _share(each.then_probability), each.now, _share(each.now_probability))
-            for each in self.rows.moved[:_MOST]
-        )
-        return Table(("picture", "true", "then", "probability", "now", "probability now"), rows)
 
     def _conclusion(self) -> str:
         if self.same:

@@ -10,33 +10,44 @@ from vitrine.data.samples import Sample
 from vitrine.evaluate.metrics import classification_metrics
 from vitrine.evaluate.outputs import Outputs, log_normaliser, require_finite
 from vitrine.workflows.inference import collect, eval_batches, run_batches
-from vitrine.workflows.opened import OpenedModel
+from vitrine.workflows.opened import OpenedModel, open_model
 from vitrine.workflows.run_record import RunRecord, read_predictions
-from vitrine.workflows.verified import MovedLabel, RowsCompared
+from vitrine.workflows.verified import UNEXPLAINED, Again, Check, MovedLabel, RowsCompared
+from vitrine.workflows.verified_files import environment_check
 
 
-def compare_rows(
+def verify_rows(
+    record: RunRecord, samples: Mapping[str, Sample], again: Again, checks: Sequence[Check]
+) -> tuple[RowsCompared | None, list[Check]]:
+    """Predict and compare.
+
+    Args:
+        record: the run.
+        samples: what is there of its validation pictures, by recorded name.
+        again: how.
+        checks: those that were made before.
+
+    Returns:
+        What was compared, None where no picture can be read; and what to say of it and of the environment.
+
+    Raises:
+        ModelError: the weights cannot be used, or a logit is not finite.
+        RunError: predictions.csv is of other pictures or results than the run's other files.
+    """
+    _ = record.answers
+    opened = open_model(str(record.folder.path), again.precision)
+    rows = _compared(record, samples, opened, again.batch_size, again.progress)
+    environment = environment_check(record.folder, record.metrics.precision, opened.precision, opened.device)
+    return rows, [_predictions(rows, again.tolerance, checks), environment]
+
+
+def _compared(
     record: RunRecord,
     samples: Mapping[str, Sample],
     opened: OpenedModel,
     batch_size: int,
     progress: Callable[[int, int], None],
 ) -> RowsCompared | None:
-    """Predict and compare.
-
-    Args:
-        record: the run.
-        samples: what is there of its validation pictures, by recorded name.
-        opened: its model.
-        batch_size: pictures at a time.
-        progress: called with pictures done, of how many.
-
-    Returns:
-        None where no picture can be read.
-
-    Raises:
-        ModelError: a logit is not finite.
-    """
     outputs = _outputs(record, samples, opened, batch_size, progress)
     if outputs is None:
         return None
@@ -98,3 +109,24 @@ def _differences(
         elif before is not None and (largest[0] is None or abs(probability - before) > largest[0]):
             largest = abs(probability - before), name
     return tuple(moved), largest
+
+
+def _predictions(rows: RowsCompared | None, tolerance: float, checks: Sequence[Check]) -> Check:
+    if rows is None:
+        return Check("predictions", "not checked", "none of the recorded pictures can be read")
+    count = len(rows.moved)
+    told = f"{count:,} of {rows.compared:,} labels differ (allowed: {100 * tolerance:g} %)"
+    if rows.compared < rows.recorded:
+        told += f"; {rows.recorded - rows.compared:,} recorded pictures could not be compared"
+    told += f"; accuracy {rows.accuracy_then:.4f} then, {rows.accuracy_now:.4f} now"
+    if rows.loss_then is not None and rows.loss_now is not None:
+        told += f"; loss {rows.loss_then:.5f} then, {rows.loss_now:.5f} now"
+    if rows.largest is None:
+        told += "; probabilities were not recorded"
+    else:
+        told += f"; the largest difference of a probability is {rows.largest:.2g} ({rows.largest_at})"
+    if rows.share_moved <= tolerance + 1e-9:
+        return Check("predictions", "same", told)
+    if not any(check.status == "differs" for check in checks):
+        told += UNEXPLAINED
+    return Check("predictions", "differs", told)

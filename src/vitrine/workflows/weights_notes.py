@@ -14,6 +14,9 @@ from vitrine.models.weights import WeightsFile
 MEASURED = "weights_sha256"
 """Key of metrics.json in a run: the hash of the weights that were measured."""
 
+WORDS_MEASURED = "vocabulary_sha256"
+"""Likewise of a captioner's word pieces, tokenizer.json."""
+
 
 def model_notes(built: BuiltModel) -> tuple[str, ...]:
     """Sentences on a model that was opened: its weights, and what was recognised or changed to make them fit."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -17,21 +17,22 @@ class Spread:
     high: float
 
     @classmethod
-    def of(cls, values: list[float]) -> Spread:
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least one value."""
         return cls(statistics.median(values), min(values), max(values))
 
     def __str__(self) -> str:
         return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
-def alternate(work: Mapping[str, Callable[[], int]], *, rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
-    """Pictures/s of every piece of work in every round.
+def alternate(work: Mapping[str, Callable[[], float]], *, rounds: int, warm_up: int = 1) -> dict[str, list[float]]:
+    """What every piece of work does a second (pictures, captions, operations), in every round.
 
     All of them are run in each round, and each round begins with another one: a machine that slows down, or a cache
     that one leaves to the next, meets every tool alike.
 
     Args:
-        work: by name; a call does one round and returns its number of pictures.
+        work: by name; a call does one round and returns how much it did.
         rounds: that count.
         warm_up: rounds before those.
     """
@@ -41,13 +42,13 @@ def alternate(work: Mapping[str, Callable[[], int]], *, rounds: int, warm_up: in
         first = number % len(names)
         for name in names[first:] + names[:first]:
             began = time.perf_counter()
-            pictures = work[name]()
+            done = work[name]()
             seconds = time.perf_counter() - began
             if number >= warm_up:
-                speeds[name].append(pictures / seconds)
+                speeds[name].append(done / seconds)
     return speeds
 
 
-def ratios(ours: list[float], theirs: list[float]) -> Spread:
+def ratios(ours: Sequence[float], theirs: Sequence[float]) -> Spread:
     """How many times as fast, round by round."""
     return Spread.of([a / b for a, b in zip(ours, theirs, strict=True)])

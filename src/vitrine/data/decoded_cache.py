@@ -1,0 +1,180 @@
+"""Pictures decoded once: kept beside one another in the cache folder as the bytes that Pillow works on.
+
+A file holds one picture, named after the sha256 of its encoded bytes, in a folder for the short side that large
+pictures were reduced to. It is written whole or not at all, by whichever process comes first; what cannot be read, or
+was damaged, is decoded again. What training sees never depends on what was there: a picture that has to be decoded now
+is reduced alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import struct
+import time
+import uuid
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vitrine.data.decoding import decode
+from vitrine.data.samples import Picture
+from vitrine.data.warp import with_full_size
+from vitrine.downloads.settings import DECODED, cache_folder
+from vitrine.recipes import TransformSpec
+
+_MAGIC = b"VITRDEC1"
+_FACTS = struct.Struct("<IIII")  # width, height, and those of the picture before it was reduced
+_CHECK = struct.Struct("<I")  # crc32 of facts and pixels
+_HEADER = len(_MAGIC) + _FACTS.size + _CHECK.size
+_CHANNELS = 4  # red, green, blue and one that is not used: Pillow's own layout, so that nothing is copied
+_WORTH = math.sqrt(0.5)  # pictures are reduced where that leaves half of their pixels or fewer
+_STALE = 3600.0  # seconds after which a file that was not finished belongs to nobody
+
+_checked: set[str] = set()  # files whose bytes this process has added up
+
+
+def short_side(spec: TransformSpec, size: int) -> int:
+    """The short side that pictures are reduced to, in pixels.
+
+    The smallest crop that the transforms draw, of a share s of the area and of width over height r, has a shorter side
+    of at least sqrt(s · min(r, 1/r)) of the picture's. Reduced to this, it still has as many pixels as the model's
+    input, so that no crop is magnified which the full picture would not magnify.
+
+    Args:
+        spec: the random changes of training.
+        size: side of the model's input, pixels.
+    """
+    low, high = spec.crop_ratio
+    return math.ceil(size / math.sqrt(spec.crop_scale[0] * min(low, 1 / high)))
+
+
+def reduced_size(width: int, height: int, short: int) -> tuple[int, int]:
+    """The sides that a picture is kept with: its own, unless reducing it leaves half of its pixels or fewer."""
+    scale = short / min(width, height)
+    if scale > _WORTH:
+        return width, height
+    return max(short, round(width * scale)), max(short, round(height * scale))
+
+
+def bytes_for(sizes: Iterable[tuple[int, int]], short: int) -> int:
+    """What pictures of these sizes take."""
+    kept = (reduced_size(*size, short) for size in sizes)
+    return sum(_HEADER + width * height * _CHANNELS for width, height in kept)
+
+
+def folder_for(short: int) -> Path:
+    """Where pictures of one short side lie."""
+    return cache_folder().absolute() / DECODED / f"{short}px"
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what writers that were killed left, and leave what others may be writing now."""
+    for path in folder.glob("*/.*.part"):
+        try:
+            if time.time() - path.stat().st_mtime > _STALE:
+                path.unlink()
+        except OSError:  # its writer has finished, or another process was here first
+            continue
+
+
+@dataclass(frozen=True)
+class DecodedPicture:
+    """A picture that is decoded at most once.
+
+    Attributes:
+        picture: the picture itself.
+        sha256: of its bytes, when the training began.
+        folder: see :func:`folder_for`.
+        short: the short side that it is reduced to.
+    """
+
+    picture: Picture
+    sha256: str
+    folder: Path
+    short: int
+
+    @property
+    def path(self) -> Path:
+        """The file that keeps it."""
+        return self.folder / self.sha256[:2] / f"{self.sha256}.rgbx"
+
+    def encoded(self) -> bytes:
+        """The picture's own bytes."""
+        return self.picture.encoded()
+
+    def decoded(self) -> Image.Image:
+        """Upright, 8 bits a channel, mode "RGBX", perhaps reduced: see :func:`vitrine.data.warp.full_size`.
+
+        Raises:
+            PictureError: it is not kept yet and cannot be read.
+        """
+        found = _read(self.path)
+        if found is not None:
+            return found
+        data = self.picture.encoded()
+        image = decode(data)
+        full, size = image.size, reduced_size(*image.size, self.short)
+        if size != full:
+            image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+        content = _content(image.convert("RGBX"), full)
+        if hashlib.sha256(data).hexdigest() == self.sha256:  # else it has changed since: that is another picture
+            _write(self.path, content)
+        return _image(memoryview(content))
+
+
+def _content(image: Image.Image, full: tuple[int, int]) -> bytes:
+    facts, pixels = _FACTS.pack(*image.size, *full), image.tobytes()
+    return b"".join((_MAGIC, facts, _CHECK.pack(zlib.crc32(pixels, zlib.crc32(facts))), pixels))
+
+
+def _image(content: memoryview) -> Image.Image:
+    """The picture in a file's bytes, which it goes on using."""
+    width, height, *full = _FACTS.unpack_from(content, len(_MAGIC))
+    pixels: Any = content[_HEADER:]  # Pillow takes any buffer, whatever its types say
+    image = Image.frombuffer("RGBX", (width, height), pixels, "raw", "RGBX", 0, 1)
+    return with_full_size(image, (full[0], full[1]))
+
+
+def _read(path: Path) -> Image.Image | None:
+    """The picture that a file keeps; None where there is none, or it is damaged."""
+    try:
+        content = memoryview(
+            path.read_bytes()
+        )  # faster than mapping it: the warp reads across, and finds it in the cache
+    except OSError:
+        return None
+    if not _is_whole(content):
+        return None
+    if str(path) not in _checked:
+        facts, pixels = content[len(_MAGIC) :][: _FACTS.size], content[_HEADER:]
+        if zlib.crc32(pixels, zlib.crc32(facts)) != _CHECK.unpack_from(content, _HEADER - _CHECK.size)[0]:
+            return None
+        _checked.add(str(path))
+    return _image(content)
+
+
+def _is_whole(content: memoryview) -> bool:
+    if len(content) < _HEADER or content[: len(_MAGIC)] != _MAGIC:
+        return False
+    width, height, *_ = _FACTS.unpack_from(content, len(_MAGIC))
+    return bool(width and height and len(content) == _HEADER + width * height * _CHANNELS)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Put a file in its place in one step; where that cannot be, as on a full disk, there is none."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError:
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:
+            return

@@ -1,0 +1,131 @@
+"""Figures and photographs as a page carries them: drawn into the text of the page, which needs no other file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.figure import Figure
+from PIL import Image
+
+from vitrine.explain.placement import Placement
+from vitrine.report.maps import MapPicture
+from vitrine.report.scale import Scale
+from vitrine.report.style import ACCENT, GREY, HAIRLINE, INK, styled
+from vitrine.report.words import CaptionPicture
+
+Pixels = npt.NDArray[np.uint8]
+
+_SMALL = 160  # pixels of a side up to which a picture is kept without loss
+_QUALITY = 85
+
+# Colours of figures that follow the page; those of series are seen on light and dark alike.
+_THEMED = {
+    INK: "--ink",
+    GREY: "--grey",
+    HAIRLINE: "--hairline",
+    ACCENT: "--accent",
+    "#000000": "--ink",
+    "#ffffff": "--paper",  # of hollow dots
+}
+
+
+def svg(figure: Figure) -> str:
+    """A figure of lines and text as an ``svg`` element that follows the page's colours, on the page's own paper."""
+    drawn = io.StringIO()
+    with styled():
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    text = drawn.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    for colour, name in _THEMED.items():
+        text = re.sub(rf"(fill|stroke): {colour}\b", rf"\1: var({name})", text)
+    return re.sub(r">\s+<", "><", text).replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
+    drawn = io.BytesIO()
+    with styled():
+        figure.savefig(drawn, format="png")
+    packed = io.BytesIO()
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
+    return packed.getvalue()
+
+
+def data_url(content: bytes, kind: str) -> str:
+    """Bytes as an address."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def photo_url(photo_HWC: Pixels) -> str:
+    """A photograph as an address: small ones without loss."""
+    picture, kept = Image.fromarray(photo_HWC), io.BytesIO()
+    if max(photo_HWC.shape[:2]) <= _SMALL:
+        picture.save(kept, "PNG", optimize=True)
+        return data_url(kept.getvalue(), "image/png")
+    picture.save(kept, "JPEG", quality=_QUALITY, optimize=True)
+    return data_url(kept.getvalue(), "image/jpeg")
+
+
+def map_data(picture: MapPicture, scale: Scale) -> dict[str, Any]:
+    """What the page's viewer shows of a map; shapes as at the top of viewer.js."""
+    return {
+        "photograph": photo_url(picture.photo_HWC),
+        **_place(picture.placement),
+        "map": _values(picture.map_RC),
+        "scale": _scale(scale, picture.map_RC),
+        "described": f"{picture.method}, over the photograph {picture.name}",
+        "sentence": "Point at a patch to read its value.",
+    }
+
+
+def caption_data(picture: CaptionPicture, scale: Scale) -> dict[str, Any]:
+    """What the page's viewer shows of a caption."""
+    return {
+        "photograph": photo_url(picture.photo_HWC),
+        **_place(picture.placement),
+        "scale": _scale(scale),
+        "words": [
+            {
+                "text": word.text,
+                "probability": round(word.probability, 6),
+                "map": _values(word.map_RC),
+                "particular": not word.grey,
+            }
+            for word in picture.words
+        ],
+    }
+
+
+def _place(placement: Placement) -> dict[str, Any]:
+    geometry = placement.geometry
+    left, top, right, bottom = geometry.box
+    return {
+        "size": [geometry.width, geometry.height],
+        "grid": [placement.rows, placement.columns],
+        "box": [round(each, 3) for each in (left, top, right - left, bottom - top)],
+    }
+
+
+def _scale(scale: Scale, map_RC: npt.ArrayLike | None = None) -> dict[str, Any]:
+    ends = scale if map_RC is None else scale.of(map_RC)
+    own = {} if ends.low is None else {"low": ends.low}
+    return {"kind": scale.kind, "high": ends.high, **own, "label": scale.name}
+
+
+def _values(map_RC: npt.NDArray[np.floating]) -> dict[str, Any]:
+    """float16: finer than any colour."""
+    values = np.ascontiguousarray(map_RC, dtype="<f2")
+    return {
+        "shape": list(values.shape),
+        "dtype": "float16",
+        "data": base64.b64encode(values.tobytes()).decode("ascii"),
+    }

@@ -1,0 +1,112 @@
+"""The application: routes, refusals, limits, and the guard in front of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import anyio
+import anyio.to_thread
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vitrine.errors import VitrineError
+from vitrine.serve import caption_routes, figure_routes, gallery_routes, page_routes, reference_page, view_routes
+from vitrine.serve.asked import REFUSED
+from vitrine.serve.explorer import Explorer
+from vitrine.serve.guard import Guard
+from vitrine.serve.refusals import Refusal
+from vitrine.serve.worker import Cancelled
+from vitrine.version import __version__
+
+_CLIENT_LEFT = 499  # nobody reads it; the name is nginx's
+
+
+def make_app(explorer: Explorer) -> ASGIApp:
+    """Everything that is served, guarded."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        explorer.worker.start()
+        try:
+            yield
+        finally:
+            await anyio.to_thread.run_sync(explorer.worker.stop)
+
+    app = FastAPI(
+        title="vitrine",
+        version=__version__,
+        description="Look inside vision transformers: predictions, maps, verdicts, captions.",
+        docs_url=None,  # FastAPI's own pages load their scripts from another machine
+        redoc_url=None,
+        lifespan=lifespan,
+        responses=REFUSED,
+    )
+    app.state.explorer = explorer
+    for routes in (page_routes, view_routes, caption_routes, figure_routes, gallery_routes, reference_page):
+        app.include_router(routes.router)
+    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(VitrineError, _cannot)
+    app.add_exception_handler(RequestValidationError, _wrong_value)
+    app.add_exception_handler(HTTPException, _no_route)
+    app.add_exception_handler(Cancelled, _left)
+    return Guard(_Counted(app, explorer.counters.answered), explorer.settings.host, explorer.settings.token)
+
+
+class _Counted:
+    """Tells how long each request took and how it was answered."""
+
+    def __init__(self, app: ASGIApp, answered: Callable[[str, int, float], None]) -> None:
+        self._app, self._answered = app, answered
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        began, status = time.monotonic(), 500
+
+        async def watched(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            route = scope.get("route")
+            self._answered(getattr(route, "path", "none"), status, time.monotonic() - began)
+
+
+async def _refused(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    return error.response()
+
+
+async def _cannot(_: Request, error: Exception) -> Response:
+    """A model or a picture cannot give what was asked of it."""
+    return Refusal(422, " ".join(str(error).split()), "cannot").response()
+
+
+async def _wrong_value(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first.get("loc", ())[1:]) or "the request"
+    return Refusal(422, f"{place[:60]} cannot be used: {first.get('msg', 'it has another form')}.", "value").response()
+
+
+async def _no_route(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    sentences = {404: "There is nothing at this address: see /api.", 405: "This address has other methods: see /api."}
+    refusal = Refusal(error.status_code, sentences.get(error.status_code, str(error.detail)), "address").response()
+    for name, value in (error.headers or {}).items():
+        refusal.headers[name] = value
+    return refusal
+
+
+async def _left(_: Request, __: Exception) -> Response:
+    return Response(status_code=_CLIENT_LEFT)

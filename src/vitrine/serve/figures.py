@@ -1,0 +1,108 @@
+"""Figures of what is shown, as the command line draws them, with where they came from in their metadata.
+
+Axes: R grid rows, C grid columns.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import Any
+
+from vitrine.caption.decoded import DecodedCaption
+from vitrine.data.decoding import BytesPicture
+from vitrine.data.samples import Sample
+from vitrine.errors import ModelError
+from vitrine.explain.position_findings import PositionFindings
+from vitrine.report.maps import map_figure
+from vitrine.report.positions import position_figure
+from vitrine.report.provenance import Provenance
+from vitrine.report.scale import Scale, shared_scale
+from vitrine.report.style import drawn_bytes
+from vitrine.report.words import caption_figure
+from vitrine.serve.captioners import EncodedCaption, ServedCaptioner
+from vitrine.serve.checking import checked_key, mapped
+from vitrine.serve.classifiers import ServedClassifier
+from vitrine.serve.encoded import EncodedPicture
+from vitrine.serve.place_numbers import positions_command
+from vitrine.serve.uploads import Upload
+from vitrine.serve.views import View, described, towards
+from vitrine.workflows.caption_picture import caption_origin, worded_picture
+from vitrine.workflows.decoded_pictures import DecodedPicture
+from vitrine.workflows.explain_words import origin_of
+from vitrine.workflows.explained import ExplainSettings
+from vitrine.workflows.map_pictures import map_picture, scale_of
+
+_DRAWING = threading.Lock()  # matplotlib's settings are the process's
+
+
+def draw_map(view: View, served: ServedClassifier, encoded: EncodedPicture, upload: Upload, kind: str) -> bytes:
+    """The figure of ``vitrine explain`` of a view, as PNG or SVG; with the verdict where the map has been checked.
+
+    Raises:
+        ModelError: no such layer, head or query.
+    """
+    target = served.labels[view.target] if view.method.for_a_class else None
+    checked = encoded.checked.get(checked_key(view))
+    settings = ExplainSettings(view.method, target, check=checked is not None, kind=kind)
+    sample = Sample(upload.name, BytesPicture(upload.data))
+    if view.to:
+        map_RC = towards(view, encoded)
+        plain = replace(view, to=False)
+        mapper, batch = mapped(plain, served, encoded)
+        picture = map_picture(mapper, batch, 0, sample)
+        picture = replace(picture, map_RC=map_RC, method=described(view, served), notes=())
+        scale = Scale("uniform", shared_scale([map_RC], least=2.0))
+    else:
+        mapper, batch = mapped(view, served, encoded)
+        picture, scale = map_picture(mapper, batch, 0, sample, checked=checked), scale_of(batch.maps, settings)
+    origin = origin_of(served.reference, served.opened, settings, served.architecture)
+    told: Provenance = origin(upload.name, upload.sha256, target, "maps", scale.high)
+    if view.to:
+        told = replace(told, options={**told.options, "direction": "to"}, command=None)
+    with _DRAWING:
+        return drawn_bytes(map_figure(picture, scale), kind, told.to_metadata())
+
+
+def draw_caption(
+    served: ServedCaptioner,
+    encoded: EncodedCaption,
+    caption: DecodedCaption,
+    upload: Upload,
+    *,
+    beams: int,
+    continued: bool,
+    kind: str,
+) -> bytes:
+    """The figure of ``vitrine caption`` of a decoded caption, as PNG or SVG."""
+    settings = served.settings(beams, kind)
+    sample = Sample(upload.name, BytesPicture(upload.data))
+    decoded = DecodedPicture(sample, sample.picture.decoded(), caption, encoded.placement)
+    worded = worded_picture(decoded, served.opened, settings)
+    told = caption_origin(served.reference, served.opened, settings, sample, upload.name, "captions", served.flags)
+    if continued:
+        told = replace(told, command=None, options={**told.options, "continued": True})
+    with _DRAWING:
+        return drawn_bytes(caption_figure(worded.picture, worded.scale), kind, told.to_metadata())
+
+
+def draw_positions(served: ServedClassifier, found: PositionFindings, cell: tuple[int, int] | None, kind: str) -> bytes:
+    """The figure of ``vitrine positions``, of all cells or of one (row, column from 0), as PNG or SVG.
+
+    Raises:
+        ModelError: the cell lies outside of the grid.
+    """
+    if cell is not None and not (cell[0] < found.rows and cell[1] < found.columns):
+        raise ModelError(f"There is no patch {cell}: the grid has {found.rows} rows and {found.columns} columns.")
+    from_one = None if cell is None else (cell[0] + 1, cell[1] + 1)
+    options: dict[str, Any] = {"cell": from_one, "before": None, "architecture": served.architecture}
+    told = Provenance(
+        figure="positions",
+        model=served.reference,
+        weights_sha256=served.weights_sha256 or "none",
+        options=options,
+        command=positions_command(served, cell),
+    )
+    title = f"Position embeddings of {served.reference}"
+    with _DRAWING:
+        return drawn_bytes(position_figure(found, title, cell=from_one), kind, told.to_metadata())

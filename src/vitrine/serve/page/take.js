@@ -1,0 +1,65 @@
+/* What is shown, to take away: as a figure with its provenance, as the command line that draws it, as a link. */
+
+import { ask, askAbout } from "./api.js";
+import { h, tell } from "./dom.js";
+
+/* Buttons under a view. view() gives {picture | null, model, parameters, command, name}, or null where there is none. */
+export function takeAway(app, view) {
+  const command = h("code", {});
+  const line = h("pre", { class: "command", tabindex: "0", "aria-label": "The command that draws this" }, command);
+  const button = (words, act, title) =>
+    h("button", { type: "button", title, onclick: () => view() && act(view()).catch((error) => app.trouble(error)) }, words);
+  const buttons = [
+    button("Save PNG", (shown) => save(shown, "png"), "The figure that the command draws, with its provenance inside"),
+    button("Save SVG", (shown) => save(shown, "svg"), "The same as lines and text"),
+    button("Copy figure", copyFigure, "The PNG, to paste elsewhere"),
+    button("Copy command", (shown) => copyText(shown.command, "command"), "The command line that draws this figure"),
+    button("Copy link", () => copyText(location.href, "link"), "An address that shows this view again"),
+  ];
+  const root = h(
+    "section",
+    { class: "take", "aria-label": "Take it with you" },
+    h("h2", { class: "eyebrow" }, "Take it with you"),
+    h("div", { class: "buttons" }, buttons),
+    line,
+  );
+  return {
+    root,
+    update() {
+      const shown = view();
+      for (const each of buttons) each.disabled = !shown;
+      buttons[3].disabled = !shown?.command;
+      command.textContent = shown?.command || "";
+      line.hidden = !shown?.command;
+    },
+  };
+}
+
+async function figure({ picture, model, parameters }, kind) {
+  const options = { parameters: { ...parameters, kind }, whole: true };
+  const response = picture
+    ? await askAbout(picture, model, "/api/figure", options)
+    : await ask("/api/figure", { method: "POST", parameters: { model, ...options.parameters } });
+  return response.blob();
+}
+
+async function save(shown, kind) {
+  tell("Drawing\u2026");
+  const address = URL.createObjectURL(await figure(shown, kind));
+  h("a", { href: address, download: `${shown.name}.${kind}` }).click();
+  setTimeout(() => URL.revokeObjectURL(address), 10_000);
+  tell("Saved.");
+}
+
+async function copyFigure(shown) {
+  if (!navigator.clipboard?.write) throw new Error("This browser cannot copy pictures here: save the PNG instead.");
+  tell("Drawing\u2026");
+  await navigator.clipboard.write([new ClipboardItem({ "image/png": figure(shown, "png") })]);
+  tell("The figure is in the clipboard.");
+}
+
+async function copyText(text, what) {
+  if (!navigator.clipboard) throw new Error(`This browser cannot copy here. The ${what}: ${text}`);
+  await navigator.clipboard.writeText(text);
+  tell(`The ${what} is in the clipboard.`);
+}

@@ -1,0 +1,246 @@
+"""What is answered, as types: the OpenAPI description is made of them."""
+
+from __future__ import annotations
+
+import base64
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict
+
+
+class Wire(BaseModel):
+    """Base of what is sent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Array(Wire):
+    """Numbers, little-endian, row by row, as base64."""
+
+    shape: list[int]
+    dtype: Literal["float16", "float32"]
+    data: str
+
+    @classmethod
+    def of(cls, values: npt.ArrayLike, dtype: Literal["float16", "float32"] = "float32") -> Array:
+        """From any array."""
+        packed = np.ascontiguousarray(values, dtype=np.dtype(dtype).newbyteorder("<"))
+        return cls(shape=list(packed.shape), dtype=dtype, data=base64.b64encode(packed.tobytes()).decode("ascii"))
+
+
+class ErrorBody(Wire):
+    """Why a request was refused."""
+
+    error: str
+    code: str
+
+
+class SampleInfo(Wire):
+    """A picture that comes with a model."""
+
+    id: str
+    name: str
+    label: str | None
+
+
+class ModelInfo(Wire):
+    """One model that is served. Lengths in pixels, the grid in patches."""
+
+    id: str
+    kind: Literal["classifier", "captioner"]
+    reference: str
+    name: str
+    labels: list[str]
+    input: list[int] | None
+    grid: list[int] | None
+    prefix: int
+    layers: int
+    heads: int
+    methods: list[str]
+    queries: list[str]
+    precision: str
+    weights_sha256: str | None
+    notes: list[str]
+    has_positions: bool
+    has_validation: bool
+    samples: list[SampleInfo]
+
+
+class ModelList(Wire):
+    """All models, in the order of the command line, and whether /report has a page on the runs among them."""
+
+    models: list[ModelInfo]
+    report: bool = False
+
+
+class Health(Wire):
+    """The server answers."""
+
+    status: Literal["ok"] = "ok"
+
+
+class ClassProbability(Wire):
+    """A class and its probability, 0 to 1."""
+
+    label: str
+    probability: float
+
+
+class Predicted(Wire):
+    """What a classifier says of a picture; all classes, the likeliest first."""
+
+    picture: str
+    size: list[int]
+    predictions: list[ClassProbability]
+    precision: str
+
+
+class ScaleInfo(Wire):
+    """What the numbers of a map mean, and where its colours end."""
+
+    kind: Literal["uniform", "lost"]
+    high: float
+    label: str
+
+
+class Explained(Wire):
+    """One map of a picture. ``box`` is where its grid lies on the photograph: left, top, width, height in pixels."""
+
+    picture: str
+    size: list[int]
+    grid: list[int]
+    map: Array
+    scale: ScaleInfo
+    box: list[float]
+    prefix_share: float | None
+    predictions: list[ClassProbability]
+    target: str | None
+    described: str
+    command: str | None
+
+
+class Matrix(Wire):
+    """Attention of every token to every token; prefix tokens come first."""
+
+    tokens: int
+    prefix: int
+    grid: list[int]
+    matrix: Array
+
+
+class Check(Wire):
+    """One question that was put to a map. ``good`` is whether the answer speaks for it; null where nobody asked."""
+
+    name: str
+    answer: bool | None
+    good: bool | None
+    value: float | None
+    label: str
+
+
+class ControlMap(Wire):
+    """A map that knows nothing of the model, in multiples of uniform."""
+
+    name: str
+    map: Array
+
+
+class VerdictInfo(Wire):
+    """How far a map can be believed."""
+
+    flag: Literal["believable", "doubtful", "not checked"]
+    sentence: str
+    checks: list[Check]
+    controls: list[ControlMap]
+    outliers: list[list[int]]
+    picture: str
+    described: str
+    command: str
+
+
+class PositionNumber(Wire):
+    """One number of a model's position embeddings beside those of tables that nobody trained."""
+
+    name: str
+    value: float | None
+    untrained: float | None
+    sine: float | None
+
+
+class Positions(Wire):
+    """The similarity of every patch's position embedding with every other's."""
+
+    grid: list[int]
+    similarity: Array
+    numbers: list[PositionNumber]
+    sentences: list[str]
+    command: str
+
+
+class Alternative(Wire):
+    """A piece that lost, and the ids that a caption with it in this place begins with."""
+
+    pieces: list[int]
+    text: str
+    probability: float
+
+
+class CaptionedWord(Wire):
+    """A word of a caption. ``pieces`` are the ids of the caption up to its end."""
+
+    index: int
+    text: str
+    probability: float
+    map: Array
+    grid: list[int]
+    box: list[float]
+    pieces: list[int]
+    alternatives: list[Alternative]
+    looked: bool | None
+    check: str | None
+
+
+class BeamCaption(Wire):
+    """A caption that beam search followed; the score that it is ranked by is the log-probability a piece."""
+
+    caption: str
+    log_probability: float
+    score: float
+
+
+class CaptionDone(Wire):
+    """A whole caption."""
+
+    caption: str
+    log_probability: float
+    finished: bool
+    words: list[CaptionedWord]
+    beams: list[BeamCaption]
+    picture: str
+    size: list[int]
+    scale: ScaleInfo
+    described: str
+    command: str | None
+
+
+class RecordedPicture(Wire):
+    """A validation picture and what the run recorded of it. ``version`` changes with its content."""
+
+    id: str
+    name: str
+    true: str | None
+    predicted: str
+    probability: float | None
+    right: bool | None
+    present: bool
+    version: str
+
+
+class Validation(Wire):
+    """A run's validation pictures; rows of the confusion matrix are true classes, columns predicted ones."""
+
+    labels: list[str]
+    pictures: list[RecordedPicture]
+    confusion: list[list[int]]

@@ -1,0 +1,195 @@
+"""A bulk job from beginning to end: cut, work on what is not finished, put together."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vitrine.data.samples import drawn
+from vitrine.data.slices import FolderSlice, Sliced, sliced
+from vitrine.errors import DataError, UsageError
+from vitrine.models.run_folder import to_json
+from vitrine.workflows.bulk.ledger import Ledger
+from vitrine.workflows.bulk.ray_engine import pool, ray_running, run_parts
+from vitrine.workflows.bulk.worker import Part, Work
+from vitrine.workflows.figure_names import figure_names
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class BulkSettings:
+    """How a job is run.
+
+    Attributes:
+        part_size: pictures of a part; a multiple of the batch size is made of it. A shard is a part of its own.
+        workers: processes with a model each; 0: one a GPU, else one for every two cores.
+        address: of a Ray cluster; None starts Ray on this machine.
+        resume: continue an unfinished job.
+    """
+
+    part_size: int = 1024
+    workers: int = 0
+    address: str | None = None
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class Bulk:
+    """What a bulk job made.
+
+    Attributes:
+        result: the table, or the folder of Parquet parts.
+        rows: pictures that have a row.
+        unreadable: (name, reason) of the first ten that have none.
+        unreadable_count: how many have none.
+        unreadable_table: lists them all; None where there are none.
+        parts: of the job.
+        before: of these, finished by earlier calls.
+        precision: that the model ran in; several where workers differ.
+        notes: sentences on weights and on what was left aside.
+    """
+
+    result: Path
+    rows: int
+    unreadable: tuple[tuple[str, str], ...]
+    unreadable_count: int
+    unreadable_table: Path | None
+    parts: int
+    before: int
+    precision: str
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        content = asdict(self) | {"result": str(self.result), "notes": list(self.notes)}
+        content["unreadable"] = [{"name": name, "reason": reason} for name, reason in self.unreadable]
+        content["unreadable_table"] = None if self.unreadable_table is None else str(self.unreadable_table)
+        return content
+
+
+def cut(images: Path, settings: BulkSettings, batch_size: int) -> Sliced:
+    """Cut what was given into slices of whole batches, so that batches are those of a single process.
+
+    Raises:
+        DataError: see :func:`vitrine.data.slices.sliced`.
+    """
+    return sliced(images, max(1, settings.part_size // batch_size) * batch_size)
+
+
+def limited(found: Sliced, limit: int | None, seed: int, size: int) -> Sliced:
+    """``limit`` pictures drawn from a folder's, as a single process draws them; None takes all.
+
+    Raises:
+        UsageError: of shards or rows, which are not drawn from.
+    """
+    if limit is None:
+        return found
+    if found.kind != "pictures":
+        raise UsageError(f"--limit draws from a folder of pictures; this is one of {found.kind}. Leave it out.")
+    pictures = drawn([sample for each in found.slices for sample in each.samples()], limit, seed)
+    runs = tuple(FolderSlice(pictures[first : first + size]) for first in range(0, len(pictures), size))
+    return replace(found, slices=runs)
+
+
+def named_parts(found: Sliced, kind: str, taken: Sequence[str] = ()) -> tuple[Part, ...]:
+    """Parts with the names of their figures; a shard's figures have a folder of their own, named where it is read.
+
+    Args:
+        found: the slices.
+        kind: the figures' ending.
+        taken: stems that no figure may have.
+
+    Raises:
+        DataError: several pictures have one name, and would have one figure.
+    """
+    if found.kind == "shards":
+        return tuple(Part(number, each) for number, each in enumerate(found.slices))
+    names = [each.names() for each in found.slices]
+    twice = [name for name, count in Counter(name for some in names for name in some).items() if count > 1]
+    if twice:
+        raise DataError(f"{len(twice)} names come more than once, for example {twice[0]}: each picture needs its own.")
+    figures = figure_names([name for some in names for name in some], kind, taken)
+    return tuple(
+        Part(number, each, {name: figures[name] for name in some})
+        for number, (each, some) in enumerate(zip(found.slices, names, strict=True))
+    )
+
+
+def run_job(
+    work: Work, parts: Sequence[Part], ledger: Ledger, settings: BulkSettings, progress: Progress | None = None
+) -> int:
+    """Work on the parts that are not finished.
+
+    Args:
+        work: what is done to each.
+        parts: all of the job.
+        ledger: where finished ones are noted.
+        settings: of the run.
+        progress: called with pictures done, of how many; 0 where that is not known.
+
+    Returns:
+        How many parts were finished before.
+
+    Raises:
+        RunError: there is another unfinished job; the engine does not start; a worker was killed too often.
+        VitrineError: a part cannot be done.
+    """
+    ledger.begin(resume=settings.resume)
+    before = len(ledger.finished)
+    rest = [part for part in parts if part.number not in ledger.finished]
+    counts = [part.slice.count for part in parts]
+    total = 0 if None in counts else sum(count or 0 for count in counts)
+    done = sum(each.rows + each.unreadable for each in ledger.finished.values())
+    if rest:
+        with ray_running(settings.address) as ray:
+            chosen = pool(ray, settings.workers)
+            for part in run_parts(ray, chosen, work, rest, ledger.folder.absolute(), ledger.ending):
+                ledger.record(part)
+                done += part.rows + part.unreadable
+                if progress is not None:
+                    progress(done, total)
+    return before
+
+
+def fingerprint(parts: Sequence[Part]) -> str:
+    """sha256 of what the parts are: other pictures, or another cut, give another one."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.slice.identity.encode("utf-8", "surrogateescape") + b"\0")
+    return digest.hexdigest()
+
+
+def described(verb: str, work: Any, weights: str, parts: Sequence[Part], options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a job is, for its manifest, JSON-ready."""
+    return {
+        "verb": verb,
+        "model": work.model,
+        "weights": weights,
+        "pictures": fingerprint(parts),
+        "parts": len(parts),
+        "options": to_json(options),
+    }
+
+
+def summary(ledger: Ledger, parts: int, before: int, result: Path, unreadable: Path, notes: Sequence[str]) -> Bulk:
+    """What a finished job comes to; the list of unreadable pictures is written."""
+    done = ledger.finished.values()
+    first = [item for _, item in zip(range(10), ledger.unreadable(parts), strict=False)]
+    table = ledger.write_unreadable(parts, unreadable)
+    ledger.close()
+    return Bulk(
+        result,
+        sum(part.rows for part in done),
+        tuple(first),
+        sum(part.unreadable for part in done),
+        table,
+        parts,
+        before,
+        " and ".join(sorted({part.precision for part in done})),
+        tuple(notes),
+    )

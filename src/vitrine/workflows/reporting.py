@@ -1,0 +1,257 @@
+"""``vitrine report``: runs, what they came to and what their models look at, on one self-contained page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitrine.errors import DataError, UsageError
+from vitrine.models.captioner.saved import is_captioner_folder
+from vitrine.models.run_folder import RunFolder, write_atomically
+from vitrine.report.page.document import Document, Section
+from vitrine.report.page.html import render_html
+from vitrine.report.page.markdown import write_markdown
+from vitrine.workflows.compared import Comparison
+from vitrine.workflows.comparing import compare
+from vitrine.workflows.finding_runs import find_runs
+from vitrine.workflows.method_scores import ScoreSettings
+from vitrine.workflows.opened import OpenedModel, open_model
+from vitrine.workflows.reports.captioned import captioner_section
+from vitrine.workflows.reports.classes import classes_section
+from vitrine.workflows.reports.final import Final, choose_final, final_section
+from vitrine.workflows.reports.inside import (
+    ShownPicture,
+    default_pictures,
+    given_pictures,
+    maps_section,
+    positions_section,
+)
+from vitrine.workflows.reports.limits import limits_section
+from vitrine.workflows.reports.origins import foot, origins_section
+from vitrine.workflows.reports.ranked import RecordedScores, methods_section, read_scores, scores_from_dict
+from vitrine.workflows.reports.settings import curves_section, settings_section
+from vitrine.workflows.run_record import RunRecord, read_record
+from vitrine.workflows.scoring import score_methods
+
+Progress = Callable[[str, int, int], None]
+"""What is being done, steps done, of how many."""
+
+
+@dataclass(frozen=True)
+class ReportSettings:
+    """What a report is asked for.
+
+    Attributes:
+        pictures: whose maps and captions are shown; empty chooses validation pictures.
+        final: the run that is the final result; None takes the best.
+        data: where the runs' data are now; None: where they were.
+        score: pictures on which methods are scored anew; 0 takes what was recorded.
+        markdown: also the same as Markdown with PNG files.
+        title: of the report; "" makes one.
+        seed: of the checks.
+    """
+
+    pictures: tuple[Path, ...] = ()
+    final: str | None = None
+    data: str | None = None
+    score: int = 0
+    markdown: bool = False
+    title: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``vitrine report`` made.
+
+    Attributes:
+        document: its content.
+        written: the page first.
+    """
+
+    document: Document
+    written: tuple[Path, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {"written": [str(path) for path in self.written], **self.document.facts}
+
+
+def report(
+    references: Sequence[str],
+    out: Path,
+    settings: ReportSettings = ReportSettings(),
+    *,
+    progress: Progress = lambda _what, _done, _total: None,
+) -> Report:
+    """Write a report of runs.
+
+    Args:
+        references: run folders, patterns, and folders that hold runs, such as a sweep's.
+        out: the page, ending in .html; Markdown goes beside it.
+        settings: what is in it.
+        progress: called as work is done.
+
+    Raises:
+        RunError: no finished run, or one whose files do not fit one another.
+        UsageError: ``out`` is no .html file, or the final run is not among the runs.
+        DataError, ModelError: a picture that was named, or the final run's weights, cannot be used.
+    """
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"-o {out} is no page: expected a name that ends in .html, such as -o report.html.")
+    document = report_document(references, settings, out=out, progress=progress)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, render_html(document))
+    written = [out]
+    if settings.markdown:
+        written += write_markdown(document, out.with_suffix(".md"))
+    return Report(document, tuple(written))
+
+
+def report_document(
+    references: Sequence[str],
+    settings: ReportSettings = ReportSettings(),
+    *,
+    out: Path = Path("report.html"),
+    progress: Progress = lambda _what, _done, _total: None,
+) -> Document:
+    """What :func:`report` writes; nothing is written."""
+    return _Gathering(references, out, settings, progress).document()
+
+
+class _Gathering:
+    """One report as it is put together."""
+
+    def __init__(self, references: Sequence[str], out: Path, settings: ReportSettings, progress: Progress) -> None:
+        self.references, self.out, self.settings, self.progress = references, out, settings, progress
+        runs = find_runs(references).runs
+        self.captioners = {name: run for name, run in runs.items() if is_captioner_folder(run.path)}
+        self.records: dict[str, RunRecord] = {
+            name: read_record(name, run) for name, run in runs.items() if name not in self.captioners
+        }
+        self.comparison: Comparison = compare(references)
+        self.final: Final | None = choose_final(self.comparison, self.records, settings.final)
+        self.missing: list[str] = []
+        self.mapped = 0
+
+    def document(self) -> Document:
+        """All sections, in order."""
+        looked = self._inside()
+        captioned = [self._captioner(name, run) for name, run in self.captioners.items()]
+        before = [
+            *([final_section(self.final, self.comparison, self.records)] if self.final else []),
+            settings_section(self.comparison, self.final),
+            curves_section(self.comparison, self.records, self.final),
+            *([classes_section(self.final)] if self.final else []),
+        ]
+        paths = {name: record.folder.path for name, record in self.records.items()}
+        paths |= {name: run.path for name, run in self.captioners.items()}
+        after = [
+            limits_section(
+                self.final,
+                self.comparison,
+                self.records,
+                {name: run.path for name, run in self.captioners.items()},
+                scored=any(section.key == "methods" for section in looked),
+                mapped=self.mapped,
+                missing=self.missing,
+            ),
+            origins_section(paths, self._command()),
+        ]
+        sections = [*before, *looked, *captioned, *after]
+        return Document(
+            title=self.settings.title or self._title(),
+            detail=self._detail(),
+            sections=tuple(section for section in sections if section is not None),
+            foot=foot(),
+            facts=self._facts(),
+        )
+
+    def _inside(self) -> list[Section]:
+        """What the final model looks at."""
+        if self.final is None:
+            return []
+        folder = self.final.record.folder.path
+        opened = open_model(str(folder), self.final.record.metrics.precision)
+        pictures = self._pictures(opened)
+        self.mapped = len(pictures)
+        sections = [positions_section(opened, self.final.name)]
+        if pictures:
+            self.progress("Checking maps", 0, len(pictures))
+            checked = maps_section(
+                opened, pictures, self.settings.seed, lambda done, total: self.progress("Checking maps", done, total)
+            )
+            sections.append(checked)
+        scores = self._scores(opened, folder)
+        return [*sections, *([methods_section(scores)] if scores else [])]
+
+    def _pictures(self, opened: OpenedModel) -> tuple[ShownPicture, ...]:
+        assert self.final is not None
+        if self.settings.pictures:
+            return given_pictures(self.settings.pictures, opened.labels)
+        try:
+            found = default_pictures(self.final.record, self.settings.data)
+        except DataError as error:
+            self.missing.append(
+                f"Maps: the pictures cannot be opened ({str(error).splitlines()[0]}); --data says where."
+            )
+            return ()
+        if not found:
+            self.missing.append("Maps: the validation pictures are no longer there, or carry no probabilities.")
+        return found
+
+    def _scores(self, opened: OpenedModel, folder: Path) -> RecordedScores | None:
+        if not self.settings.score:
+            return read_scores(folder)
+        assert self.final is not None
+        data = self.settings.data or str(self.final.record.data["reference"])
+        asked = ScoreSettings(limit=self.settings.score, curves=self.settings.score, seed=self.settings.seed)
+        scored = score_methods(
+            opened, str(folder), data, asked, lambda done, total: self.progress("Scoring methods", done, total)
+        )
+        return scores_from_dict(scored.to_dict())
+
+    def _captioner(self, name: str, run: RunFolder) -> Section:
+        pictures = self.settings.pictures
+        try:
+            return captioner_section(name, run, pictures, lambda done, total: self.progress("Captioning", done, total))
+        except DataError as error:
+            if pictures:
+                raise
+            self.missing.append(f"Captions of {name}: its pictures cannot be opened ({str(error).splitlines()[0]}).")
+            return captioner_section(name, run, None)
+
+    def _title(self) -> str:
+        if self.final is None:
+            return f"Captions by {', '.join(self.captioners)}"
+        metrics, split = self.final.shown
+        return f"{self.final.name}: {split} accuracy {metrics.accuracy:.4f}"
+
+    def _detail(self) -> str:
+        parts = [f"{len(self.records)} run{'s' * (len(self.records) != 1)} of classifiers"] if self.records else []
+        if self.captioners:
+            parts.append(f"{len(self.captioners)} captioner{'s' * (len(self.captioners) != 1)}")
+        references = {str(record.data["reference"]) for record in self.records.values()}
+        return " · ".join([*parts, *sorted(references)])
+
+    def _command(self) -> list[str]:
+        s = self.settings
+        words = ["vitrine", "report", *self.references, "-o", str(self.out)]
+        words += [word for path in s.pictures for word in ("--pictures", str(path))]
+        for flag, value in (("--final", s.final), ("--data", s.data), ("--title", s.title or None)):
+            words += [] if value is None else [flag, value]
+        words += ["--score", str(s.score)] if s.score else []
+        words += ["--seed", str(s.seed)] if s.seed else []
+        return [*words, *(["--markdown"] if s.markdown else [])]
+
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = {"comparison": self.comparison.to_dict()}
+        if self.final is not None:
+            facts["final"] = {
+                "run": self.final.name,
+                "validation": self.final.record.metrics.to_dict(),
+                "test": None if self.final.test is None else self.final.test.to_dict(),
+            }
+        return facts

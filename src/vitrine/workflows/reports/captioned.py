@@ -1,0 +1,198 @@
+"""The section on a captioner: what its captions come to, and captions whose words show where they looked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vitrine.data.captions import open_captions
+from vitrine.data.listing import one_picture
+from vitrine.data.samples import Sample
+from vitrine.errors import RunError
+from vitrine.evaluate.csv_records import whole_records
+from vitrine.models.run_folder import RunFolder
+from vitrine.report.page.document import (
+    Block,
+    CaptionView,
+    Finding,
+    Findings,
+    Gallery,
+    Number,
+    Numbers,
+    Paragraph,
+    Section,
+    Sheet,
+)
+from vitrine.report.tables import Cell, Table
+from vitrine.results import CaptioningMetrics
+from vitrine.workflows.caption_picture import worded_picture
+from vitrine.workflows.captioned import CaptionSettings
+from vitrine.workflows.captioner_opening import OpenedCaptioner, open_captioner
+from vitrine.workflows.decoded_pictures import decode_pictures
+from vitrine.workflows.reports.final import read_test_metrics
+
+_SIDE = 480  # pixels of a photograph on the page
+_SURE, _UNSURE = 2, 2  # captions that are shown of each kind
+
+_METRICS = {
+    "bleu_1": "BLEU-1",
+    "bleu_4": "BLEU-4",
+    "rouge_l": "ROUGE-L",
+    "cider": "CIDEr",
+    "meteor": "METEOR",
+    "spice": "SPICE",
+}
+
+Progress = Callable[[int, int], None]
+
+
+def captioner_section(
+    name: str,
+    run: RunFolder,
+    pictures: Sequence[Path] | None = (),
+    progress: Progress = lambda _done, _total: None,
+) -> Section:
+    """A captioner's scores, whether its words look at what they name, and some of its captions.
+
+    Args:
+        name: of the run.
+        run: its folder.
+        pictures: to caption; without any, four of its validation pictures are shown; None shows no captions.
+        progress: called with pictures done, of how many.
+
+    Raises:
+        RunError: its files cannot be read.
+        DataError, ModelError: its pictures or weights cannot be used.
+    """
+    metrics = _metrics(run.path)
+    tested = read_test_metrics(run.path)
+    split = "validation" if tested is None else "test"
+    scores: Mapping[str, Any] = metrics.scores if tested is None else tested["captions"]
+    opened = open_captioner(str(run.path), precision=metrics.precision)
+    shown: list[_Shown] = []
+    if pictures is not None:
+        given: list[_Shown] = [(one_picture(path, "vitrine caption"), (), "") for path in pictures]
+        shown = given or _default(run, opened)
+    views = tuple(_views(name, opened, shown, metrics.precision, progress))
+    blocks: list[Block] = [
+        Paragraph(f"{name} has these scores on {scores['predicted']['pictures']:,} {split} pictures."),
+        Numbers(tuple(_numbers(metrics, scores, split))),
+        Sheet(_score_table(scores), "One caption for all is what is reached without looking at the pictures."),
+    ]
+    blocks += _grounding(tested)
+    if views:
+        blocks += [
+            Paragraph("Point at a word, or go from word to word with the arrow keys, to see where it looked."),
+            Gallery(views),
+        ]
+    return Section(f"captions-{name}", f"Captions by {name}", tuple(blocks))
+
+
+def _metrics(run: Path) -> CaptioningMetrics:
+    path = run / "metrics.json"
+    try:
+        return CaptioningMetrics.from_dict(json.loads(path.read_text("utf-8")))
+    except (OSError, ValueError, KeyError) as error:
+        raise RunError(f"{path} is not a captioner's metrics ({error}).") from error
+
+
+def _numbers(metrics: CaptioningMetrics, scores: Mapping[str, Any], split: str) -> list[Number]:
+    exact = scores["predicted"]["exact"]
+    low, high = exact["interval_95"]
+    n = scores["predicted"]["pictures"]
+    return [
+        Number(
+            f"{exact['share']:.3f}",
+            "captions word for word a person's",
+            f"{exact['n']:,} of {n:,} {split} pictures, 95 % interval {low:.3f} to {high:.3f}",
+            marked=True,
+        ),
+        Number(
+            f"{metrics.accuracy:.4f}",
+            "word pieces right",
+            f"after the human ones before them; {metrics.pieces:,} pieces, validation",
+        ),
+    ]
+
+
+def _score_table(scores: Mapping[str, Any]) -> Table:
+    columns = {"this captioner": scores["predicted"], "one caption for all": scores["constant_caption"]}
+    if scores.get("human"):
+        columns["people"] = scores["human"]
+    rows: list[tuple[Cell, ...]] = [
+        (label, *(_value(each["metrics"].get(key)) for each in columns.values()))
+        for key, label in _METRICS.items()
+        if scores["predicted"]["metrics"].get(key)
+    ]
+    rows.append(("word for word a person's", *(f"{each['exact']['share']:.3f}" for each in columns.values())))
+    rows.append(("different captions", *(each["distinct_captions"] for each in columns.values())))
+    return Table(("", *columns), tuple(rows))
+
+
+def _value(score: Mapping[str, Any] | None) -> str | None:
+    if score is None:
+        return None
+    ends = score.get("interval_95")
+    return f"{score['value']:.3f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
+
+
+_FLAGS = {"points": "supported", "leans": "supported", "no better": "not supported", "worse": "not supported"}
+
+
+def _grounding(tested: Mapping[str, Any] | None) -> list[Block]:
+    """Whether words look at what they name, where that was measured."""
+    found = (tested or {}).get("grounding") or {}
+    items = [
+        Finding(_FLAGS.get(each["flag"], "undecided"), f"Words of {whose} captions: {_lowered(each['sentence'])}")
+        for key, whose in (("predicted", "its own"), ("human", "human"))
+        if (each := found.get(key))
+    ]
+    return [Paragraph("Do words look at what they name?"), Findings(tuple(items))] if items else []
+
+
+def _lowered(sentence: str) -> str:
+    return sentence[0].lower() + sentence[1:]
+
+
+_Shown = tuple[Sample, tuple[str, ...], str]
+
+
+def _default(run: RunFolder, opened: OpenedCaptioner) -> list[_Shown]:
+    """Validation pictures with the captions that were surest, and those that were least sure, a word piece."""
+    table = run.path / "captions.csv"
+    if not table.is_file():
+        raise RunError(f"{table} is missing, so that no captions can be chosen. Name pictures with --pictures.")
+    _, *rows = [fields for _, fields in whole_records(table)]
+    sure = {name: float(likely) / (len(opened.vocabulary.encode(caption)) + 1) for name, caption, likely in rows}
+    ranked = sorted(sure, key=lambda name: (-sure[name], name))
+    why = dict.fromkeys(ranked[:_SURE], "surest of its words")
+    why |= dict.fromkeys([name for name in ranked[-_UNSURE:] if name not in why], "least sure of its words")
+    recipe = run.recipe()
+    reference = str(json.loads((run.path / "data.json").read_text("utf-8"))["reference"])
+    found = open_captions(reference, seed=recipe.seed, val_fraction=recipe.val_fraction)
+    there = {each.name: each for each in found.splits["validation"]} if "validation" in found.splits else {}
+    return [(there[name].unlabelled, there[name].captions[:1], why[name]) for name in why if name in there]
+
+
+def _views(
+    name: str, opened: OpenedCaptioner, shown: Sequence[_Shown], precision: str, progress: Progress
+) -> list[CaptionView]:
+    settings = CaptionSettings(precision=precision)
+    decoded = decode_pictures(
+        opened.module,
+        opened.transform,
+        [sample for sample, _, _ in shown],
+        lambda module, memory, _: settings.decode(module, memory),
+        device=opened.device,
+        precision=precision,
+    )
+    views = []
+    for index, (each, (_, true, why)) in enumerate(zip(decoded, shown, strict=True), 1):
+        worded = worded_picture(each, opened, settings)
+        picture = replace(worded.picture, true=true).lighter(_SIDE)
+        views.append(CaptionView(f"caption-{name}-{index}", picture, worded.scale, why))
+        progress(index, len(shown))
+    return views

@@ -1,0 +1,116 @@
+"""The section on what was not checked: found by rules, from what the runs' files lack."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vitrine.report.page.document import Listing, Paragraph, Section
+from vitrine.workflows.compared import Comparison
+from vitrine.workflows.reports.final import TEST, Final
+from vitrine.workflows.reports.ranked import SCORES
+from vitrine.workflows.run_record import RunRecord, differing
+
+
+def limits_section(
+    final: Final | None,
+    comparison: Comparison,
+    records: Mapping[str, RunRecord],
+    captioners: Mapping[str, Path],
+    *,
+    scored: bool,
+    mapped: int,
+    missing: Sequence[str] = (),
+) -> Section:
+    """What this report does not show.
+
+    Args:
+        final: the final result.
+        comparison: of all runs.
+        records: classifiers by name.
+        captioners: folders of captioners by name.
+        scored: whether methods were scored.
+        mapped: pictures whose maps are shown.
+        missing: sentences on what could not be shown.
+    """
+    items = [*missing]
+    if final is not None:
+        items += _of_final(final, scored=scored, mapped=mapped)
+    items += _of_comparison(comparison, records)
+    for name, path in captioners.items():
+        if not (path / TEST).is_file():
+            items.append(
+                f"{name} was not measured on test pictures, nor whether its words look at what they name: vitrine "
+                f"evaluate {path} DATA --split test -o {path}/test."
+            )
+    items.append(
+        "How the models do on pictures of another kind, from another camera or of other people, on damaged pictures, "
+        "and on pictures that are meant to deceive."
+    )
+    return Section(
+        "limits",
+        "What was not checked",
+        (Paragraph("This report says nothing of the following."), Listing(tuple(items))),
+    )
+
+
+def _of_final(final: Final, *, scored: bool, mapped: int) -> list[str]:
+    record, path = final.record, final.record.folder.path
+    items = []
+    if final.test is None:
+        recorded = "one lies there, of other weights or another split; " if (path / TEST).is_file() else ""
+        items.append(
+            f"Test pictures: the accuracy is of the validation pictures, by which the weights and the run were chosen "
+            f"({recorded}vitrine evaluate {path} DATA --split test -o {path}/test)."
+        )
+    items += _copies(record)
+    if not scored:
+        recorded = "what lies there is of other weights; " if (path / SCORES).is_file() else ""
+        items.append(
+            f"Whether maps of this model point at things in general: no methods were scored ({recorded}vitrine explain "
+            f"{path} --score DATA -o {path}/methods)."
+        )
+    if mapped:
+        items.append(
+            f"Maps of pictures other than the {mapped} shown, and of layers and methods other than those named."
+        )
+    items.append(
+        f"Whether the recorded predictions come out again on this or another machine: vitrine verify {path} says so. "
+        f"They were computed in {record.metrics.precision}."
+    )
+    return items
+
+
+def _copies(record: RunRecord) -> list[str]:
+    """Exact copies of training pictures among the validation pictures; near ones are not looked for."""
+    train = record.data["splits"]["train"]
+    near = (
+        f"Near copies (scaled, cropped, compressed anew) were not looked for: vitrine check {record.data['reference']}."
+    )
+    aside = len(record.data.get("quarantine", ()))
+    items = [f"{aside:,} pictures that could not be read were set aside and count in no number."] if aside else []
+    if not isinstance(train, list):
+        return [*items, "Whether validation pictures are among the training pictures, which are drawn without end."]
+    known = {row["sha256"] for row in train}
+    copies = sum(sha256 in known for _, sha256 in record.pictures)
+    n = len(record.pictures)
+    said = f"{copies:,} of the" if copies else "None of the"
+    found = (
+        f"{said} {n:,} validation pictures {'is' if copies == 1 else 'are'} byte for byte among the training pictures."
+    )
+    return [*items, f"{found} {near}"]
+
+
+def _of_comparison(comparison: Comparison, records: Mapping[str, RunRecord]) -> list[str]:
+    rows = list(records.values())
+    seeded = any(
+        set(differing(one.settings, other.settings)) == {"seed"} for i, one in enumerate(rows) for other in rows[:i]
+    )
+    items = []
+    if len(rows) > 1 and not seeded:
+        items.append(
+            "Other seeds: every setting was trained once. A paired test is of these weights, not of the recipes."
+        )
+    if len(comparison.groups) > 1:
+        items.append("Runs on different validation pictures are not tested against one another.")
+    return items

@@ -1,0 +1,90 @@
+"""The section on where everything comes from: weights, data, versions, and the commands that make it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitrine.errors import RunError
+from vitrine.models.weights import file_sha256
+from vitrine.report.page.document import Block, Commands, Paragraph, Section, Sheet
+from vitrine.report.tables import Table
+from vitrine.version import __version__
+
+
+def origins_section(runs: Mapping[str, Path], command: Sequence[str]) -> Section:
+    """Where each run, its data and its starting weights come from, and how to make all of it again.
+
+    Args:
+        runs: folders by name.
+        command: that made the report.
+
+    Raises:
+        RunError: a run's files cannot be read.
+    """
+    blocks: list[Block] = [Paragraph("This report was made by:", "note"), Commands((shlex.join(command),))]
+    again = tuple(_train_command(path) for path in runs.values())
+    blocks += [Paragraph("The runs were made by, with the recipes that lie in their folders:", "note"), Commands(again)]
+    origins = {name: _origins(path) for name, path in runs.items()}
+    names = list(dict.fromkeys(what for each in origins.values() for what in each))
+    shared = [what for what in names if len({each.get(what) for each in origins.values()}) == 1]
+    own = [what for what in names if what not in shared]
+    if own:
+        rows = tuple((name, *(each.get(what) for what in own)) for name, each in origins.items())
+        blocks.append(Sheet(Table(("run", *own), rows), "Run by run"))
+    first = next(iter(origins.values()))
+    alike = "The same for all runs" if len(runs) > 1 else "The run"
+    blocks.append(Sheet(Table(("", "value"), tuple((what, first[what]) for what in shared)), alike))
+    return Section("origins", "Where everything comes from", tuple(blocks))
+
+
+def foot() -> str:
+    """The last line of a report."""
+    return f"Made by vitrine {__version__} from the files of the runs; no number was typed in by hand."
+
+
+def _origins(path: Path) -> dict[str, str]:
+    environment, data = _json(path / "environment.json"), _json(path / "data.json")
+    weights = path / "model.safetensors"
+    began = environment.get("starting_weights")
+    return {
+        "folder": str(path),
+        "sha256 of the weights": file_sha256(weights) if weights.is_file() else "missing",
+        "starting weights": str(began.get("origin")) if began else "none: random",
+        "sha256 of those": str(began.get("sha256")) if began else "–",
+        "data": str(data.get("reference")),
+        "pictures": _pictures(data),
+        "seed": str(environment.get("seed")),
+        "trained in": f"{environment.get('precision')} on {environment.get('device')}",
+        "machine": f"{environment.get('platform')}, {environment.get('cpu_capability', '')}".rstrip(", "),
+        "versions": ", ".join(f"{name} {version}" for name, version in _versions(environment).items()),
+    }
+
+
+def _versions(environment: Mapping[str, Any]) -> dict[str, Any]:
+    packages = environment.get("packages", {})
+    return {"vitrine": environment.get("vitrine"), "Python": environment.get("python"), **packages}
+
+
+def _pictures(data: Mapping[str, Any]) -> str:
+    counts = [
+        f"{len(rows):,} {name}" if isinstance(rows, list) else f"{name}: {rows}"
+        for name, rows in data.get("splits", {}).items()
+    ]
+    return ", ".join([*counts, f"{len(data.get('quarantine', ())):,} set aside"])
+
+
+def _train_command(path: Path) -> str:
+    data = str(_json(path / "data.json").get("reference"))
+    return shlex.join(["vitrine", "train", data, "--recipe", str(path / "recipe.toml"), "-o", f"{path}-again"])
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is missing or damaged ({error}), so the run cannot be reported.") from error
+    return content

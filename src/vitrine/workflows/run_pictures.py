@@ -1,0 +1,26 @@
+"""The pictures of a run, looked for where its data were, or where a person says that they are now."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from vitrine.data.samples import Sample
+from vitrine.data.sources import open_data
+from vitrine.workflows.run_record import RunRecord
+
+
+def validation_samples(record: RunRecord, names: Iterable[str], data: str | None = None) -> dict[str, Sample]:
+    """The run's validation pictures of these names, in their order; those that are no longer there are left out.
+
+    Args:
+        record: the run.
+        names: of pictures, as data.json has them.
+        data: where its data are; None: where they were in training.
+
+    Raises:
+        DataError: there are no such data.
+    """
+    recipe = record.recipe
+    found = open_data(data or str(record.data["reference"]), seed=recipe.seed, val_fraction=recipe.val_fraction)
+    there = {sample.name: sample for sample in found.splits.get("validation", ())}
+    return {name: there[name] for name in names if name in there}

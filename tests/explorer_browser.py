@@ -1,0 +1,80 @@
+"""A browser for tests of pages: the system's Chromium, driven by playwright, watched for what a page must not do."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@contextmanager
+def browsing() -> Iterator[Any]:
+    """A headless browser; the test skips where there is none."""
+    api = pytest.importorskip("playwright.sync_api", reason="Tests of pages want playwright: pip install vitrine[test]")
+    if CHROMIUM is None:
+        pytest.skip("Tests of pages want a Chromium on the PATH, from the distribution's packages.")
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+@contextmanager
+def opened(browser: Any, home: str, *, refusals: bool = False, **options: Any) -> Iterator[Any]:
+    """A page of its own context. At the end: nothing was asked of anyone but ``home``, and the console has no error.
+
+    Args:
+        browser: of :func:`browsing`.
+        home: what every address must begin with, a server's or ``file:``.
+        refusals: the server refuses something on purpose, which browsers write to the console.
+        options: of the context.
+    """
+    settings = {"viewport": {"width": 1440, "height": 900}, "reduced_motion": "reduce"} | options
+    context = browser.new_context(**settings)
+    context.set_default_timeout(15_000)
+    page = context.new_page()
+    errors: list[str] = []
+    asked: list[str] = []
+    page.on("console", lambda said: errors.append(said.text) if said.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.on("request", lambda request: asked.append(request.url))
+    page.asked = asked
+    try:
+        yield page
+    finally:
+        context.close()
+    errors = [error for error in errors if not (refusals and error.startswith("Failed to load resource"))]
+    assert not errors, errors
+    strangers = [url for url in asked if not url.startswith((home, "data:", "blob:"))]
+    assert not strangers, strangers
+
+
+def until(page: Any, expression: str, argument: Any = None) -> None:
+    """Wait until an expression is true of a page. playwright's own way evaluates text inside the page, which the
+    explorer's content-security policy forbids."""
+    for _ in range(750):
+        if page.evaluate(expression, argument):
+            return
+        page.wait_for_timeout(20)
+    raise AssertionError(f"This did not become true in the page: {expression}")
+
+
+def look(canvas: Any) -> str:
+    """What a canvas shows, to be compared with what it or another one shows."""
+    return canvas.evaluate("canvas => canvas.toDataURL()")
