@@ -169,7 +169,12 @@ def test_adamw_over_a_model_that_is_cut(data: Path, by_two: Path, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("changed", "named"),
-    [({"ema": 0.9}, "ema"), ({"tune": "lora"}, "tune"), ({"optimizer": "muon", "compile": True}, "compile, optimizer")],
+    [
+        ({"ema": 0.9}, "ema"),
+        ({"tune": "lora"}, "tune"),
+        ({"tune": "head"}, "tune"),
+        ({"optimizer": "muon", "compile": True}, "compile, optimizer"),
+    ],
 )
 def test_what_cannot_be_cut_is_refused(changed: dict[str, Any], named: str) -> None:
     from vitrine.workflows.training import _require_cuttable
