@@ -250,6 +250,7 @@ def test_a_mistake_is_told_once(by_two: Path) -> None:
         ({"WORLD_SIZE": "2", "ACCELERATE_USE_DEEPSPEED": "true"}, "DEEPSPEED was asked for, and is not supported"),
         ({"WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}, "FSDP version 1 was asked for: expected version 2"),
         ({"ACCELERATE_USE_FSDP": "1", "FSDP_VERSION": "2"}, "there is nothing to divide"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE is 2, and LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set"),
     ],
 )
 def test_engines_that_are_not_supported(

@@ -70,6 +70,12 @@ class Processes:
             raise UsageError("FSDP was asked for with one process, and there is nothing to divide. Launch without it.")
         if wanted == 1:
             return processes
+        missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if missing:
+            raise UsageError(
+                f"WORLD_SIZE is {wanted}, and {', '.join(missing)} not set. Start several processes with torchrun or "
+                "accelerate launch, or unset WORLD_SIZE."
+            )
         state = PartialState(**partial_state_arguments(), timeout=_PATIENCE)
         if state.num_processes != wanted:
             raise UsageError(f"{wanted} processes were launched, and accelerate sees {state.num_processes} of them.")
