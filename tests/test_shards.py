@@ -404,6 +404,10 @@ def test_shards_that_others_wrote_are_counted(tmp_path: Path) -> None:
     with webdataset.TarWriter(f"{tmp_path}/val-000000.tar") as writer:
         writer.write({"__key__": "v", "png": png(1), "cls": 2})
     assert is_shards(str(tmp_path))
+    (tmp_path / "pictures" / "cat").mkdir(parents=True)
+    tar_of(tmp_path / "pictures" / "backup-2024.tar", [])
+    (tmp_path / "pictures" / "index.html").write_text("")
+    assert not is_shards(str(tmp_path / "pictures"))
     found = open_data(str(tmp_path))
     assert found.labels == ("0", "1", "2") and any("were read to count" in note for note in found.notes)
     assert [shard.pictures for shard in found.splits["train"].shards] == [5, 5, 2]  # type: ignore[attr-defined]
@@ -473,6 +477,7 @@ def test_other_verbs_read_the_shards_that_are_listed(
     ours, plain = (json.loads(vitrine_command("evaluate", finished, data, "--json")[1]) for data in (shards, scenes))
     assert ours["split"] == "validation" and ours["n"] == 13
     assert {k: v for k, v in ours.items() if k != "data"} == {k: v for k, v in plain.items() if k != "data"}
+    assert "The 45 train pictures come out of shards in a stream" in vitrine_command("check", shards)[1]
     status, out, err = vitrine_command("verify", finished)
     assert status == 0, out + err
     assert "shards of 45 pictures" in (finished / "README.md").read_text()

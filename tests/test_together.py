@@ -27,8 +27,9 @@ from trained_together import ADAMW, CASES, CUT, PLAIN, trained
 
 from vitrine.data.scenes import write_scenes
 from vitrine.data.sharing import Share
-from vitrine.errors import RecipeError
+from vitrine.errors import RecipeError, UsageError
 from vitrine.recipes import recipe_to_toml
+from vitrine.train.processes import Processes
 from vitrine.workflows.sharding import write_shards
 from vitrine.workflows.training import train
 
@@ -168,7 +169,12 @@ def test_adamw_over_a_model_that_is_cut(data: Path, by_two: Path, tmp_path: Path
 
 @pytest.mark.parametrize(
     ("changed", "named"),
-    [({"ema": 0.9}, "ema"), ({"tune": "lora"}, "tune"), ({"optimizer": "muon", "compile": True}, "compile, optimizer")],
+    [
+        ({"ema": 0.9}, "ema"),
+        ({"tune": "lora"}, "tune"),
+        ({"tune": "head"}, "tune"),
+        ({"optimizer": "muon", "compile": True}, "compile, optimizer"),
+    ],
 )
 def test_what_cannot_be_cut_is_refused(changed: dict[str, Any], named: str) -> None:
     from vitrine.workflows.training import _require_cuttable
@@ -238,8 +244,33 @@ def test_a_mistake_is_told_once(by_two: Path) -> None:
         assert said[1]["stderr"] == ""
 
 
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"WORLD_SIZE": "2", "ACCELERATE_USE_DEEPSPEED": "true"}, "DEEPSPEED was asked for, and is not supported"),
+        ({"WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}, "FSDP version 1 was asked for: expected version 2"),
+        ({"ACCELERATE_USE_FSDP": "1", "FSDP_VERSION": "2"}, "there is nothing to divide"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE is 2, and LOCAL_RANK, MASTER_ADDR, MASTER_PORT not set"),
+    ],
+)
+def test_engines_that_are_not_supported(
+    environment: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=said):
+        Processes.launched()
+
+
+def test_other_verbs_run_in_one_process(vitrine_command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    status, _, err = vitrine_command("sweep", "a.toml", "-o", "out")
+    assert status == 2 and err == (
+        "vitrine: 2 processes were launched, and only vitrine train divides its work. Run this by itself.\n"
+    )
+
+
 def test_a_batch_too_small_to_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitrine.train.processes import Processes
     from vitrine.workflows.training import _require_a_part_each
 
     several = Processes()

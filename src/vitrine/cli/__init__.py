@@ -20,6 +20,7 @@ def main() -> None:
     # A million objects of the libraries live as long as the process: looking through them at every 700th new one takes
     # a tenth of the time of a short verb.
     gc.set_threshold(200_000, 20, 100)
+    _require_one_process()
     try:
         status = app(standalone_mode=False) or 0  # typer turns an interruption into 130 or Abort, by its version
     except VitrineError as error:
@@ -33,6 +34,12 @@ def main() -> None:
     if status == INTERRUPTED:
         _fail("interrupted. What was finished is kept.", INTERRUPTED)
     sys.exit(status)
+
+
+def _require_one_process() -> None:
+    launched = os.environ.get("WORLD_SIZE", "1")
+    if launched != "1" and "train" not in sys.argv:
+        _fail(f"{launched} processes were launched, and only vitrine train divides its work. Run this by itself.", 2)
 
 
 def _fail(message: str, status: int, certainly: bool = False) -> NoReturn:

@@ -9,7 +9,8 @@ from statistics import median
 from vitrine.data.findings import Copy, DataReport, Duplicates, KindCount, SplitCount, Spread
 from vitrine.data.formats import TREATMENTS, promised_format
 from vitrine.data.index import Reading, read_samples
-from vitrine.data.samples import LabelledData, Sample
+from vitrine.data.samples import LabelledData, Sample, Split
+from vitrine.data.shards.stream import ShardSplit
 
 __all__ = ["DataReport", "inspect"]
 
@@ -33,7 +34,7 @@ def inspect(data: LabelledData, *, workers: int = -1, progress: Callable[[int, i
         reference=data.reference,
         layout=data.layout,
         labels=data.labels,
-        notes=(*data.notes, *(f"The split {name} comes in a stream and was not looked at." for name in endless)),
+        notes=(*data.notes, *(_passed_over(name, data.splits[name]) for name in endless)),
         splits=counts,
         size=sum(reading.size for reading in readings),
         formats=dict(Counter(r.facts.format for r in usable if r.facts).most_common()),
@@ -46,6 +47,12 @@ def inspect(data: LabelledData, *, workers: int = -1, progress: Callable[[int, i
         duplicates=_duplicates(placed, readings, data.labels),
         majority=_majority(counts),
     )
+
+
+def _passed_over(name: str, split: Split) -> str:
+    if isinstance(split, ShardSplit):
+        return f"The {len(split):,} {name} pictures come out of shards in a stream, and were not looked at."
+    return f"The split {name} has no end and was not looked at."
 
 
 def _counted(name: str, split: Sequence[Sample], labels: Sequence[str]) -> SplitCount:

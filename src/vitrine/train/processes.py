@@ -60,14 +60,22 @@ class Processes:
         """
         processes = cls()
         wanted = int(os.environ.get("WORLD_SIZE", "1"))
-        if wanted == 1:
-            return processes
         for name in ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
             if _is_set(name):
                 raise UsageError(f"{name} was asked for, and is not supported: expected FSDP version 2, or none.")
         processes.cut = _is_set("FSDP")
         if processes.cut and os.environ.get("FSDP_VERSION", "1") != "2":
             raise UsageError("FSDP version 1 was asked for: expected version 2 (--fsdp_version 2).")
+        if wanted == 1 and processes.cut:
+            raise UsageError("FSDP was asked for with one process, and there is nothing to divide. Launch without it.")
+        if wanted == 1:
+            return processes
+        missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+        if missing:
+            raise UsageError(
+                f"WORLD_SIZE is {wanted}, and {', '.join(missing)} not set. Start several processes with torchrun or "
+                "accelerate launch, or unset WORLD_SIZE."
+            )
         state = PartialState(**partial_state_arguments(), timeout=_PATIENCE)
         if state.num_processes != wanted:
             raise UsageError(f"{wanted} processes were launched, and accelerate sees {state.num_processes} of them.")

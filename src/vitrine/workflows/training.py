@@ -89,7 +89,7 @@ def _require_cuttable(recipe: Recipe) -> None:
     """What is done with a whole model's weights between or in steps cannot be done with a part of them."""
     off = {"caption": None, "ema": 0, "compile": False, "optimizer": "adamw"}
     changed = [name for name, value in off.items() if getattr(recipe, name) != value]
-    changed += ["tune"] if recipe.tune.startswith("lora") else []
+    changed += ["tune"] if recipe.tune == "head" or recipe.tune.startswith("lora") else []
     if changed:
         raise RecipeError(
             f"{', '.join(changed)}: not where FSDP cuts the model apart. Launch without FSDP: each process then holds "

@@ -17,6 +17,7 @@ from vitrine.errors import DataError
 
 LAYOUT = "webdataset shards"
 _BRACES = re.compile(r"\{([^{}]*)\}")
+_SPLIT_NAME = re.compile(r"(train|val|valid|validation|dev|test)[-_]?\d+\.tar$", re.IGNORECASE)
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MOST_SHARDS = 1_000_000
 _MOST_KEPT = 1 << 30  # bytes of pictures from addresses that are kept, of splits that are looked at more than once
@@ -28,7 +29,8 @@ def is_shards(reference: str) -> bool:
     if is_remote(reference) or reference.endswith((".tar", f"/{INDEX}")):
         return True
     folder = Path(reference).expanduser()
-    return folder.is_dir() and ((folder / INDEX).is_file() or any(folder.glob("*-[0-9]*.tar")))
+    tars = [path.name for path in folder.glob("*.tar")] if folder.is_dir() else []
+    return any(_SPLIT_NAME.match(name) for name in tars) or bool(tars and (folder / INDEX).is_file())
 
 
 def open_shards(reference: str) -> LabelledData:
@@ -123,8 +125,9 @@ def _counted(places: list[str]) -> ShardIndex:
         count = 0
         for member in _members(place):
             count, most = count + 1, max(most, member.label if member.label is not None else -1)
-        start = re.split(r"[-_.]", place.rpartition("/")[2].lower(), maxsplit=1)[0]
-        split = _OTHER_NAMES.get(start, start if start in SPLITS else "train")
+        found = _SPLIT_NAME.match(place.rpartition("/")[2])
+        split = found[1].lower() if found else "train"
+        split = _OTHER_NAMES.get(split, split)
         if count:
             splits.setdefault(split, []).append(Shard(place, count))
     if most < 0:
