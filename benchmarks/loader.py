@@ -35,6 +35,7 @@ from torchvision.transforms.v2 import functional as plain  # noqa: E402
 
 MEAN = STD = (0.5, 0.5, 0.5)
 BILINEAR = v2.InterpolationMode.BILINEAR
+LARGEST_GAP = 2.0  # mean levels of 255 between blurred outputs
 Pipeline = Callable[[Path, TrainChange], torch.Tensor]
 
 
@@ -89,6 +90,15 @@ def plain_pipeline(size: int, rotation: v2.InterpolationMode) -> Pipeline:
         return normalised_CHW
 
     return run
+
+
+def pipelines(spec: TransformSpec, size: int) -> dict[str, Pipeline]:
+    """What is compared, by name."""
+    return {
+        "vitrine": our_pipeline(spec, size),
+        "torchvision, nearest rotation (default)": plain_pipeline(size, v2.InterpolationMode.NEAREST),
+        "torchvision, bilinear rotation": plain_pipeline(size, BILINEAR),
+    }
 
 
 def disagreement(first: Pipeline, second: Pipeline, work: list[tuple[Path, TrainChange]], size: int) -> float:
@@ -156,11 +166,7 @@ def main() -> int:
     spec = named_transforms(options.transforms)
     if spec.erase:
         parser.error("the plain sequence here has no erasing: choose transforms without it")
-    rows = {
-        "vitrine": our_pipeline(spec, options.size),
-        "torchvision, nearest rotation (default)": plain_pipeline(options.size, v2.InterpolationMode.NEAREST),
-        "torchvision, bilinear rotation": plain_pipeline(options.size, BILINEAR),
-    }
+    rows = pipelines(spec, options.size)
     with tempfile.TemporaryDirectory() as made:
         folder = options.data or Path(made)
         if not options.data:
@@ -170,7 +176,7 @@ def main() -> int:
             parser.error(f"no JPEGs in {folder}")
         work = planned(paths, spec, options.size)
         gap = disagreement(rows["vitrine"], rows["torchvision, bilinear rotation"], work[:16], options.size)
-        if gap > 2.0:
+        if gap > LARGEST_GAP:
             print(f"The outputs differ by {gap:.2f} levels: these speeds mean nothing.", file=sys.stderr)
             return 1
         rates = measure(rows, work, options.rounds)
