@@ -61,8 +61,8 @@ def on_paper(share: float, peak: float, operations: float) -> float:
 
 
 def measured(results: dict[str, Any]) -> tuple[str, float, int]:
-    """The fastest predictions of results.json: what, pictures/s, and threads."""
-    rows = [row for row in results["rows"] if row["section"].endswith("inference")]
+    """vitrine's fastest predictions of pictures in memory: what, pictures/s, and threads."""
+    rows = [row for row in results["rows"] if row["section"].endswith("inference") and row["share"] is not None]
     best = max(rows, key=lambda row: row["value"]["median"])
     return best["name"], best["value"]["median"], results["machine"]["threads"]
 
@@ -72,8 +72,7 @@ def table(machines: Sequence[Machine], pictures: float = BILLION) -> str:
     lines = ["| hardware | pictures/s | machine-hours | on 100 such machines |", "| --- | --- | --- | --- |"]
     for machine in machines:
         found = cost(machine, pictures)
-        days = found.hours / 24 / 100
-        lines.append(f"| {machine.name} | {found.rate:,.3g} | {found.hours:,.0f} | {days:.2g} days |")
+        lines.append(f"| {machine.name} | {found.rate:,.0f} | {found.hours:,.0f} | {found.hours / 100:,.1f} hours |")
     return "\n".join(lines)
 
 

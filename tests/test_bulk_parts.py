@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shutil
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -212,6 +213,20 @@ def test_options_that_do_not_fit(
 ) -> None:
     status, out, error = vitrine_command("predict", "vitrine/scenes-tiny", pictures, "-o", "p.csv", *arguments)
     assert (status, out) == (2, "") and said in error and len(error.splitlines()) <= 2
+
+
+def test_a_cluster_that_does_not_answer(
+    small_run: Path, pictures: Path, tmp_path: Path, vitrine_command: Command
+) -> None:
+    """Found out before Ray, which waits for minutes, is asked: a port that was just free has no listener."""
+    pytest.importorskip("ray", reason="Ray comes with the extra [ray]")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    options = ("-o", tmp_path / "p.csv", "--engine", "ray", "--ray-address", address)
+    status, out, error = vitrine_command("predict", small_run, pictures, *options)
+    assert (status, out) == (2, "") and error.startswith(f"vitrine: No Ray cluster answers at {address}: ")
+    assert len(error.splitlines()) == 1 and not (tmp_path / "p.csv").exists()
 
 
 def test_resume_is_refused_where_it_would_be_ignored(pictures: Path, vitrine_command: Command) -> None:

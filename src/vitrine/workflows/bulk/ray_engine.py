@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,8 @@ from vitrine.workflows.native_messages import native_messages_dropped
 
 _OBJECT_STORE = 256 << 20  # bytes; only descriptions of parts go through it, no pictures
 _LONGEST_FOLDER = 40  # characters: Ray puts sockets below it, whose paths may have 107
+
+_PATIENCE = 5.0  # seconds until a cluster's machine has to answer
 
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
@@ -80,6 +83,7 @@ def ray_running(address: str | None = None) -> Iterator[Any]:
             if address is None:
                 _start(ray, folder)
             else:
+                _require_listener(address)
                 _connect(ray, f"No Ray cluster answers at {address}", address=address)
             yield ray
         finally:
@@ -138,6 +142,16 @@ def _on_loopback(ray: Any) -> Iterator[None]:
         os.environ.pop(name)
         if told is not None:
             os.environ[name] = told
+
+
+def _require_listener(address: str) -> None:
+    """Find out in seconds that nobody listens, which takes Ray minutes. ``auto`` and the like are left to it."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        try:
+            socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+        except (OSError, OverflowError) as error:
+            raise RunError(f"No Ray cluster answers at {address}: {error}") from error
 
 
 def _connect(ray: Any, otherwise: str, **settings: Any) -> None:
