@@ -38,6 +38,11 @@ class Pool:
     cores: int
     gpus: float
 
+    @property
+    def loaders(self) -> int:
+        """Processes that load pictures for a worker: all cores but one beside a GPU, else half of them, 8 at most."""
+        return self.cores - 1 if self.gpus else min(8, self.cores // 2)
+
 
 def ray_library() -> Any:
     """The package, quiet and without its statistics.
@@ -178,11 +183,11 @@ def pool(ray: Any, workers: int = 0) -> Pool:
 class _BatchWorker:
     """A part worker as Ray Data calls it: rows in, rows out. What goes wrong comes back as a row, in its own kind."""
 
-    def __init__(self, work: Work, parts: Path, ending: str, folder: Path, cores: int) -> None:
+    def __init__(self, work: Work, parts: Path, ending: str, folder: Path, chosen: Pool) -> None:
         self.worker: PartWorker | None = None
         self.wrong: Exception | None = None
         try:
-            self.worker = PartWorker(work, parts, ending, folder, cores)
+            self.worker = PartWorker(work, parts, ending, folder, chosen.cores, chosen.loaders)
         except Exception as error:
             self.wrong = told(error, "A worker could not start")
 
@@ -220,7 +225,7 @@ def run_parts(
     rows = ray.data.from_items([{"part": pickle.dumps(part)} for part in parts], override_num_blocks=len(parts))
     done = rows.map_batches(
         _BatchWorker,
-        fn_constructor_args=(work, folder, ending, Path.cwd(), chosen.cores),
+        fn_constructor_args=(work, folder, ending, Path.cwd(), chosen),
         batch_size=1,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=min(chosen.workers, len(parts))),
