@@ -17,10 +17,10 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench constraints clean
+.PHONY: help demo test check format docs bench bench-check constraints clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
+	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
 		printf '%-18s %s\n' "$$target" "$$text"; done
 
 demo: $(BASE)  ## the whole job on generated pictures, offline, a few minutes
@@ -43,8 +43,11 @@ format: $(DEV)  ## rewrite the code as the checks want it
 docs: $(DEV)  ## rewrite the generated pages of docs/ from the command line and the recipes
 	$(BIN)/python tools/make_docs.py
 
-bench: $(BENCH)  ## the benchmarks, one after the other
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script" || exit 1; done
+bench: $(BENCH)  ## every benchmark, a quarter of an hour: writes benchmarks/RESULTS.md and results.json
+	$(BIN)/python benchmarks/suite.py $(ARGS)
+
+bench-check: $(BENCH)  ## the same ratios now: fails where one fell by more than 15 % below benchmarks/results.json
+	$(BIN)/python benchmarks/suite.py --check $(ARGS)
 
 constraints: $(BASE)  ## move constraints.txt to the newest versions; run 'make check' and 'make bench' afterwards
 	$(BIN)/python tools/make_constraints.py

@@ -17,10 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from side_by_side.memory import _own_peak_mib
+from side_by_side.machine import about
+from side_by_side.memory import own_peak_mib
 from side_by_side.peers import HuggingFace, PretrainedViT
 from side_by_side.task import Task
-from train import _about
 
 from vitrine.explain.attention_rows import attention_map
 from vitrine.explain.rollout import rollout
@@ -144,23 +144,24 @@ class Ways:
 
 def main() -> None:
     """Parse, compare, measure, print."""
-    options = _parser().parse_args()
+    options = parser_of().parse_args()
     ways = Ways(options)
     if options.peak:
         ways.all()[options.peak]()
-        print(round(_own_peak_mib()))
+        print(round(own_peak_mib()))
         return
-    differences = _same_maps(ways)
-    speeds = alternate({name: _counted(way) for name, way in ways.all().items()}, rounds=options.rounds)
+    differences = same_maps(ways)
+    speeds = alternate({name: counted(way) for name, way in ways.all().items()}, rounds=options.rounds)
     rows = []
     for name, own in speeds.items():
         plain = speeds["vitrine, no map, bf16" if "bf16" in name else "vitrine, no map, fp32"]
-        peak = 0 if options.no_memory else _peak_mib(name, options)
+        peak = 0 if options.no_memory else peak_of(name, options)
         rows.append(Row(name, Spread.of(own), ratios(own, speeds[BASELINE]), ratios(own, plain), peak))
     _print(options, differences, rows)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser_of() -> argparse.ArgumentParser:
+    """The script's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="vit_base_patch16_384", help="timm name of a plain vision transformer")
     parser.add_argument("--image", type=int, default=384, help="side in pixels (default 384)")
@@ -172,11 +173,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _counted(way: Callable[[], torch.Tensor]) -> Callable[[], int]:
+def counted(way: Callable[[], torch.Tensor]) -> Callable[[], int]:
+    """The way as a piece of work: its number of pictures."""
     return lambda: len(way())
 
 
-def _same_maps(ways: Ways) -> dict[str, float]:
+def same_maps(ways: Ways) -> dict[str, float]:
     """Stop unless all tools give the same maps in float32: the largest difference of each from ours."""
     mine, rolled = ways.ours("fp32"), ways.our_rollout("fp32")
     differences = {
@@ -190,7 +192,7 @@ def _same_maps(ways: Ways) -> dict[str, float]:
     return differences | {"largest value of the map": float(mine.max())}
 
 
-def _peak_mib(name: str, options: argparse.Namespace) -> int:
+def peak_of(name: str, options: argparse.Namespace) -> int:
     """Largest resident set of one way in a new process, in MiB."""
     command = [sys.executable, __file__, "--peak", name, "--model", options.model]
     command += ["--image", str(options.image), "--batch", str(options.batch)]
@@ -200,10 +202,10 @@ def _peak_mib(name: str, options: argparse.Namespace) -> int:
 
 def _print(options: argparse.Namespace, differences: dict[str, float], rows: Sequence[Row]) -> None:
     if options.json:
-        content = {"environment": _about(), "task": vars(options), "largest_differences": differences}
+        content = {"environment": about(), "task": vars(options), "largest_differences": differences}
         print(json.dumps(content | {"rows": [asdict(row) for row in rows]}, indent=2))
         return
-    print(", ".join(f"{name} {value}" for name, value in _about().items()))
+    print(", ".join(f"{name} {value}" for name, value in about().items()))
     print(f"{options.model}, {options.image} px, batch {options.batch}; median (lowest to highest)")
     print("largest difference of maps: " + ", ".join(f"{name} {value:.2g}" for name, value in differences.items()))
     print(f"\n{'':32} {'pictures/s':>24} {'times ' + BASELINE:>38} {'times no map':>24} {'peak MiB':>9}")

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import torch
 from side_by_side.caption_ways import PUBLISHED, Ways
+from side_by_side.machine import about
 from torch import Tensor
-from train import _about
 
 from vitrine.models.captioner import CaptionModel
 from vitrine.workflows.bench.rounds import Spread, alternate, ratios
@@ -53,7 +53,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     ways = Ways(options)
-    compared = _same(ways)
+    compared = same(ways)
     speeds = alternate(ways.all(), rounds=options.rounds)  # type: ignore[arg-type]
     rows = [Row(name, Spread.of(own), ratios(own, speeds[PUBLISHED])) for name, own in speeds.items()]
     _print(options, ways, compared, rows, _targets(ways, speeds))
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _same(ways: Ways) -> dict[str, float]:
+def same(ways: Ways) -> dict[str, float]:
     """Stop unless every way gives what it should; the largest difference of each.
 
     Float32 gives the published logits after each word, beams the log-probability that teacher forcing gives to their
@@ -156,11 +156,11 @@ def _print(
 ) -> None:
     beside = f"{ways.published.name}, {ways.published_words} words timed and scaled to {ways.words}"
     if options.json:
-        content = {"environment": _about(), "task": vars(options) | {"catr": str(options.catr)}, "published": beside}
+        content = {"environment": about(), "task": vars(options) | {"catr": str(options.catr)}, "published": beside}
         content |= {"compared": compared, "rows": [asdict(row) for row in rows]}
         print(json.dumps(content | {"targets": [asdict(target) for target in targets]}, indent=2))
         return
-    print(", ".join(f"{name} {value}" for name, value in _about().items()))
+    print(", ".join(f"{name} {value}" for name, value in about().items()))
     size = f"{options.image} x {options.image} px"
     print(f"{ways.words} words, {size}, maps of all words included; median (lowest to highest)")
     print(f"published: {beside}; bf16: the image side, words in fp32")

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from importlib import metadata
 from pathlib import Path
 
 import torch
+from side_by_side.machine import about
 from side_by_side.memory import TOOLS, make_tool, peak_mib
 from side_by_side.ours import Ours
 from side_by_side.task import Task, Tool, write_pictures
@@ -46,18 +45,18 @@ class Row:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Parse, measure, print."""
-    options = _parser().parse_args(arguments)
+    options = parser_of().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.widths:
         _print_widths(options)
         return
     with tempfile.TemporaryDirectory() as folder:
-        task = _task(options, folder)
+        task = task_of(options, folder)
         write_pictures(Path(folder), task.batch * task.batches)
         tools = [make_tool(name, task) for name in TOOLS]
         try:
-            equality = _same_logits(task, tools)
+            equality = same_logits(task, tools)
             rows = _measure(task, tools, options)
         finally:
             for tool in tools:
@@ -65,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     _print_rows(task, equality, rows, as_json=options.json)
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser_of() -> argparse.ArgumentParser:
+    """The script's options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="vit_base_patch16_224", help="timm name of a plain vision transformer")
     parser.add_argument("--batch", type=int, default=8, help="pictures of a batch (default 8)")
@@ -81,7 +81,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _task(options: argparse.Namespace, folder: str) -> Task:
+def task_of(options: argparse.Namespace, folder: str) -> Task:
+    """What every tool is asked to do."""
     module = build(options.model, pretrained=False).module
     size, patch = module.patch_embed.img_size, module.patch_embed.patch_size  # type: ignore[union-attr]
     block = module.blocks[0]  # type: ignore[index]
@@ -103,7 +104,7 @@ def _task(options: argparse.Namespace, folder: str) -> Task:
     )
 
 
-def _same_logits(task: Task, tools: Sequence[Tool]) -> dict[str, float]:
+def same_logits(task: Task, tools: Sequence[Tool]) -> dict[str, float]:
     """Give every tool the same weights, and stop unless all of them then say the same of the same pictures.
 
     Returns:
@@ -143,23 +144,12 @@ def _measure(task: Task, tools: Sequence[Tool], options: argparse.Namespace) -> 
     return rows
 
 
-def _about() -> dict[str, object]:
-    packages = ("torch", "timm", "transformers", "pytorch_pretrained_vit", "accelerate")
-    return {
-        "machine": platform.machine(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "amx": torch.cpu._is_amx_tile_supported(),
-        "avx512_bf16": torch.cpu._is_avx512_bf16_supported(),
-        "threads": torch.get_num_threads(),
-    } | {name: metadata.version(name) for name in packages}
-
-
 def _print_rows(task: Task, differences: dict[str, float], rows: Sequence[Row], *, as_json: bool) -> None:
     if as_json:
-        content = {"environment": _about(), "task": asdict(task), "largest_differences": differences}
+        content = {"environment": about(), "task": asdict(task), "largest_differences": differences}
         print(json.dumps(content | {"rows": [asdict(row) for row in rows]}, indent=2))
         return
-    print(", ".join(f"{name} {value}" for name, value in _about().items()))
+    print(", ".join(f"{name} {value}" for name, value in about().items()))
     print(f"{task.model}, {task.image} px, batch {task.batch}, {task.classes} classes; median (lowest to highest)")
     print("largest difference of logits: " + ", ".join(f"{name} {value:.2g}" for name, value in differences.items()))
     print(f"\n{'':6} {'':24} {'pictures/s':>26} {'times ' + BASELINE:>30} {'peak MiB':>9}")
@@ -175,9 +165,9 @@ def _print_rows(task: Task, differences: dict[str, float], rows: Sequence[Row], 
 def _print_widths(options: argparse.Namespace) -> None:
     rows = measure_widths(rounds=options.rounds, steps=options.batches)
     if options.json:
-        print(json.dumps({"environment": _about(), "widths": [asdict(row) for row in rows]}, indent=2))
+        print(json.dumps({"environment": about(), "widths": [asdict(row) for row in rows]}, indent=2))
         return
-    print(", ".join(f"{name} {value}" for name, value in _about().items()))
+    print(", ".join(f"{name} {value}" for name, value in about().items()))
     print(
         f"\n{'width':>5} {'tokens':>6} {'batch':>5} {'fp32 pictures/s':>28} {'bf16 pictures/s':>28} {'bf16 / fp32':>22}"
     )

@@ -6,6 +6,8 @@ import csv
 import json
 import os
 import shutil
+import socket
+import types
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import pyarrow.dataset
 import pytest
 
 from vitrine.data.samples import Sample
-from vitrine.errors import DataError, RunError
+from vitrine.errors import DataError, RunError, UsageError
 from vitrine.evaluate.csv_records import record
 from vitrine.workflows.bulk.job import BulkSettings, cut, limited, named_parts
 from vitrine.workflows.bulk.ledger import MANIFEST, FinishedPart, Ledger
@@ -212,6 +214,43 @@ def test_options_that_do_not_fit(
 ) -> None:
     status, out, error = vitrine_command("predict", "vitrine/scenes-tiny", pictures, "-o", "p.csv", *arguments)
     assert (status, out) == (2, "") and said in error and len(error.splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("resources", "wanted", "expected"),
+    [
+        ({"CPU": 2.0}, 0, (1, 2, 0.0, 1)),
+        ({"CPU": 1.0}, 0, (1, 1, 0.0, 0)),
+        ({"CPU": 8.0}, 0, (4, 2, 0.0, 1)),
+        ({"CPU": 64.0}, 2, (2, 32, 0.0, 8)),
+        ({"CPU": 64.0, "GPU": 2.0}, 0, (2, 32, 1.0, 31)),
+        ({"CPU": 64.0, "GPU": 2.0}, 4, (4, 16, 0.5, 15)),
+    ],
+)
+def test_how_many_workers_have_what(
+    resources: Mapping[str, float], wanted: int, expected: tuple[int, int, float, int]
+) -> None:
+    from vitrine.workflows.bulk.ray_engine import pool
+
+    ray = types.SimpleNamespace(cluster_resources=lambda: resources)
+    chosen = pool(ray, wanted)
+    assert (chosen.workers, chosen.cores, chosen.gpus, chosen.loaders) == expected
+    with pytest.raises(UsageError, match="cores that there are"):
+        pool(ray, 65)
+
+
+def test_a_cluster_that_does_not_answer(
+    small_run: Path, pictures: Path, tmp_path: Path, vitrine_command: Command
+) -> None:
+    """Found out before Ray, which waits for minutes, is asked: a port that was just free has no listener."""
+    pytest.importorskip("ray", reason="Ray comes with the extra [ray]")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    options = ("-o", tmp_path / "p.csv", "--engine", "ray", "--ray-address", address)
+    status, out, error = vitrine_command("predict", small_run, pictures, *options)
+    assert (status, out) == (2, "") and error.startswith(f"vitrine: No Ray cluster answers at {address}: ")
+    assert len(error.splitlines()) == 1 and not (tmp_path / "p.csv").exists()
 
 
 def test_resume_is_refused_where_it_would_be_ignored(pictures: Path, vitrine_command: Command) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import io
 import json
 import os
 import shutil
@@ -20,11 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from vitrine.data.samples import Sample
 from vitrine.errors import RunError
-from vitrine.report.provenance import read_provenance
 from vitrine.workflows.bulk.job import BulkSettings
 from vitrine.workflows.bulk.predict_work import PredictWork
 from vitrine.workflows.bulk.verbs import predict_in_bulk
@@ -231,64 +228,6 @@ def test_shards_into_parquet(
     assert [row[0] for row in rows(tmp_path / "p.parquet" / "_unreadable.csv")[1:]] == sorted(
         row["name"] for row in said_json["unreadable"]
     )
-
-
-def figures(folder: Path) -> dict[str, bytes]:
-    """The pixels of every figure below a folder, by path."""
-    return {
-        path.relative_to(folder).as_posix(): Image.open(io.BytesIO(path.read_bytes())).tobytes()
-        for path in folder.rglob("*.png")
-    }
-
-
-def test_maps_are_those_of_a_single_process(
-    ray: Any, small_run: Path, pictures: Path, tmp_path: Path, vitrine_command: Command
-) -> None:
-    shared = ("--batch-size", 2, "--precision", "fp32", "--limit", 6, "--seed", 2)
-    made: dict[str, dict[str, bytes]] = {}
-    for name, engine in (("one", ()), ("ray", ("--engine", "ray", "--workers", 1, "--part-size", 2))):
-        status, _, error = vitrine_command("explain", small_run, pictures, "-o", tmp_path / name, *shared, *engine)
-        assert status == 0, error
-        made[name] = figures(tmp_path / name)
-    made["one"].pop("contact-sheet.png")  # bulk work draws none
-    assert made["ray"].keys() == made["one"].keys() and len(made["ray"]) >= 4
-    assert made["ray"] == made["one"], "one scale, one map, one title"
-    assert (tmp_path / "ray" / "maps.csv").read_bytes() == (tmp_path / "one" / "maps.csv").read_bytes()
-    name = next(iter(made["ray"]))
-    mine, theirs = (read_provenance(tmp_path / folder / name) for folder in ("ray", "one"))
-    assert json.loads(json.dumps(mine).replace(str(tmp_path / "ray"), str(tmp_path / "one"))) == theirs
-    assert sorted(path.name for path in (tmp_path / "ray").glob("maps*")) == [
-        "maps.csv",
-        *_unreadable(tmp_path / "ray"),
-    ]
-
-
-def _unreadable(folder: Path) -> list[str]:
-    return [path.name for path in folder.glob("*.unreadable.csv")]
-
-
-def test_captions_are_those_of_a_single_process(
-    ray: Any, pictures: Path, tmp_path: Path, vitrine_command: Command
-) -> None:
-    from tiny_captioners import save_tiny
-
-    save_tiny("blip", tmp_path / "blip")
-    (tmp_path / "in").mkdir()
-    for path in [*sorted(pictures.glob("*.png"))[:5], pictures / "31 broken.png"]:
-        shutil.copy(path, tmp_path / "in")
-    made: dict[str, Any] = {}
-    for name, engine in (("one", ()), ("ray", ("--engine", "ray", "--workers", 1, "--part-size", 2))):
-        status, _, error = vitrine_command(
-            "caption", tmp_path / "blip", tmp_path / "in", "-o", tmp_path / name, "--batch-size", 2, "--max-pieces", 4,
-            *engine,
-        )  # fmt: skip
-        assert status == 0, error
-        assert "not readable: 31 broken.png" in error
-        made[name] = (figures(tmp_path / name), rows(tmp_path / name / "captions.csv"))
-    assert made["ray"][0].keys() == made["one"][0].keys() and len(made["ray"][0]) >= 4
-    for own, other in zip(made["ray"][1][1:], made["one"][1][1:], strict=True):
-        assert [own[0], own[1], *own[3:]] == [other[0], other[1], *other[3:]]
-        assert float(own[2]) == pytest.approx(float(other[2]), abs=1e-5)
 
 
 def test_an_error_of_a_worker_is_one_line_of_the_person_s(

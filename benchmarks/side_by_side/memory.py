@@ -17,7 +17,7 @@ from pathlib import Path
 
 from side_by_side.task import Task, Tool
 
-TOOLS = ("PyTorch-Pretrained-ViT", "transformers", "vitrine")
+TOOLS = ("PyTorch-Pretrained-ViT", "transformers", "timm", "vitrine")
 
 
 def make_tool(name: str, task: Task) -> Tool:
@@ -26,9 +26,9 @@ def make_tool(name: str, task: Task) -> Tool:
         from side_by_side.ours import Ours
 
         return Ours(task)
-    from side_by_side.peers import HuggingFace, PretrainedViT
+    from side_by_side.peers import HuggingFace, PretrainedViT, Timm
 
-    return PretrainedViT(task) if name == PretrainedViT.name else HuggingFace(task)
+    return next(kind(task) for kind in (PretrainedViT, HuggingFace, Timm) if kind.name == name)
 
 
 def peak_mib(name: str, what: str, task: Task) -> int:
@@ -40,7 +40,8 @@ def peak_mib(name: str, what: str, task: Task) -> int:
     return int(done.stdout.split()[-1])
 
 
-def _own_peak_mib() -> float:
+def own_peak_mib() -> float:
+    """The largest resident set of this process so far."""
     if sys.platform == "darwin":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)  # bytes there
     # Not ru_maxrss: a process begins with its parent's.
@@ -68,7 +69,7 @@ def main() -> None:
     name, what, text = sys.argv[1:]
     tool = make_tool(name, Task(**json.loads(text)))
     tool.train() if what == "train" else tool.infer()
-    print(round(_own_peak_mib() + _workers_mib()))
+    print(round(own_peak_mib() + _workers_mib()))
     tool.close()
 
 

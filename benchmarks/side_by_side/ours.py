@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -74,10 +74,7 @@ class Ours:
         return result.logits_BC
 
     def infer(self) -> int:
-        if self._eval_loader is None:
-            self._eval_loader = self._opened(PictureLoader(eval_transform(self.spec), self.task.batch))
-        batches = self._eval_loader.epoch(self.samples)
-        results = run_batches(self.module, batches, self.spec, device=self.device, precision=self.precision)
+        results = run_batches(self.module, self.eval_batches(), self.spec, device=self.device, precision=self.precision)
         return sum(len(result.logits_BC) for result in results)
 
     def train(self) -> int:
@@ -102,14 +99,25 @@ class Ours:
         objective = Classification(
             recipe, self.task.classes, spec.mean or self.spec.mean, spec.std or self.spec.std, self.device
         )
-        loader = self._opened(PictureLoader(TrainTransform(spec, self.spec.size), self.task.batch))
         return fit(
             training,
             objective,
             recipe,
-            lambda epoch, start: loader.epoch(self.samples, epoch=epoch, shuffle=True, start_batch=start),
+            self.train_batches(),
             lambda _, batch: [self.samples[i].name for i in batch.indices_B.tolist()],
         )
+
+    def eval_batches(self) -> Iterable[Batch]:
+        """The pictures as they come from the loader."""
+        if self._eval_loader is None:
+            self._eval_loader = self._opened(PictureLoader(eval_transform(self.spec), self.task.batch))
+        return self._eval_loader.epoch(self.samples)
+
+    def train_batches(self) -> Callable[[int, int], Iterator[Batch]]:
+        """An epoch's pictures as they come from the loader."""
+        transform = TrainTransform(self.recipe.transforms, self.spec.size)
+        loader = self._opened(PictureLoader(transform, self.task.batch))
+        return lambda epoch, start: loader.epoch(self.samples, epoch=epoch, shuffle=True, start_batch=start)
 
     def _opened(self, loader: PictureLoader) -> PictureLoader:
         self._loaders.append(loader)
@@ -118,3 +126,20 @@ class Ours:
     def close(self) -> None:
         for loader in self._loaders:
             loader.close()
+
+
+class OursReady(Ours):
+    """The same with pictures that are decoded and in memory, as those of the other tools are: the step alone."""
+
+    def eval_batches(self) -> Iterable[Batch]:
+        return self._ready()
+
+    def train_batches(self) -> Callable[[int, int], Iterator[Batch]]:
+        return lambda *_: iter(self._ready())
+
+    def _ready(self) -> list[Batch]:
+        batch, side = self.task.batch, self.task.image
+        generator = torch.Generator().manual_seed(0)
+        pixels_BCHW = torch.randint(256, (batch, 3, side, side), dtype=torch.uint8, generator=generator)
+        labels_B = torch.randint(self.task.classes, (batch,), generator=generator)
+        return [Batch(pixels_BCHW, labels_B, torch.arange(batch))] * self.task.batches

@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor, nn
-from torch.nn import functional
 
 from side_by_side.task import Task
+from vitrine.workflows.bench.plain import PlainLoop
 
 # The normalisation of the timm models compared here, and of the reference job's transforms.
 _MEAN = _STD = 0.5
@@ -28,7 +28,7 @@ class _Peer(ABC):
     def __init__(self, task: Task) -> None:
         self.task = task
         self.module = self.build(task)
-        self._optimizer: torch.optim.Optimizer | None = None
+        self._running: PlainLoop | None = None
         generator = torch.Generator().manual_seed(0)
         shape = (task.batch, 3, task.image, task.image)
         self._ready = [
@@ -58,27 +58,18 @@ class _Peer(ABC):
         with torch.inference_mode():
             return self.forward((pixels_BCHW.float() / 255 - _MEAN) / _STD)
 
+    @property
+    def _loop(self) -> PlainLoop:
+        """The plain loop over the module as it is once weights are loaded."""
+        if self._running is None:
+            self._running = PlainLoop(self.module, self.forward)
+        return self._running
+
     def infer(self) -> int:
-        self.module.eval()
-        pictures = 0
-        with torch.inference_mode():
-            for pixels_BCHW, _ in self._batches(training=False):
-                pictures += len(self.forward(pixels_BCHW))
-        return pictures
+        return self._loop.infer(self._batches(training=False))
 
     def train(self) -> int:
-        if self._optimizer is None:
-            self._optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-5, weight_decay=1e-4)
-        self.module.train()
-        pictures = 0
-        for pixels_BCHW, labels_B in self._batches(training=True):
-            self._optimizer.zero_grad()
-            loss = functional.cross_entropy(self.forward(pixels_BCHW), labels_B)
-            loss.backward()
-            self._optimizer.step()
-            loss.item()
-            pictures += len(labels_B)
-        return pictures
+        return self._loop.train(self._batches(training=True))
 
     def _batches(self, *, training: bool) -> Iterable[tuple[Tensor, Tensor]]:
         if not self.task.peers_load:
@@ -176,6 +167,24 @@ class HuggingFace(_Peer):
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         logits_BC: Tensor = self.module(pixel_values=pixels_BCHW).logits
         return logits_BC
+
+
+class Timm(_Peer):
+    """timm's own model in a loop of one's own."""
+
+    name = "timm"
+
+    def build(self, task: Task) -> nn.Module:
+        from vitrine.torchpair import require_torchvision
+
+        require_torchvision()
+        module: nn.Module = _imported("timm").create_model(
+            task.model, pretrained=False, num_classes=task.classes, img_size=task.image
+        )
+        return module
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        self.module.load_state_dict(weights)
 
 
 def _renamed(weights: Mapping[str, Tensor], names: tuple[tuple[str, str], ...]) -> dict[str, Tensor]:

@@ -90,10 +90,10 @@ def bench(
     return results
 
 
-def classifier_rows(model: str, image: int, batch: int, rounds: int, precision: str = "auto") -> Iterator[Row]:
-    """Inference, inference with maps, and training steps, beside timm's own loop and one matrix product."""
-    work = ClassifierWork(model, image, batch, precision)
-    plain, batches = work.plain(), work.plain_batches()
+def classifier_rows(model: str, image: int, batch: int, rounds: int, *, plain: bool = True) -> Iterator[Row]:
+    """Inference, maps and training steps, beside one matrix product and, with ``plain``, beside timm's own loop."""
+    work = ClassifierWork(model, image, batch)
+    loop, batches = (work.plain() if plain else None), work.plain_batches()
     operations = forward_operations(work.module, image, image)
     matrix = f"matrix product, {work.precision}"
     product = matrix_work(work.device, work.precision)
@@ -103,17 +103,17 @@ def classifier_rows(model: str, image: int, batch: int, rounds: int, precision: 
         "training": work.check_training(),
     }
     size = f"{model}, {image} px, batch {batch}, {work.precision}"
-    for sections, pieces in (
-        (("inference", "inference with maps"), (work.infer, work.map_batch, lambda: plain.infer(batches))),
-        (("training",), (work.step, lambda: plain.train(batches))),
-    ):
-        names = [*sections, PLAIN]
-        speeds = alternate({matrix: product} | dict(zip(names, pieces, strict=True)), rounds=rounds)
-        for section in sections:
+    for pieces in ({"inference": work.infer, "inference with maps": work.map_batch}, {"training": work.step}):
+        ways: dict[str, Callable[[], float]] = {matrix: product, **pieces}
+        if loop is not None:
+            plainly = loop.train if "training" in pieces else loop.infer
+            ways[PLAIN] = lambda run=plainly: run(batches)  # type: ignore[misc]
+        speeds = alternate(ways, rounds=rounds)
+        for section in pieces:
             own = speeds[section]
             factor = operations * (TRAINING if section == "training" else 1)
             share = ratios([factor * rate for rate in own], speeds[matrix])
-            beside = {PLAIN: ratios(own, speeds[PLAIN])}
+            beside = {PLAIN: ratios(own, speeds[PLAIN])} if loop is not None else {}
             if section == "inference with maps":
                 beside["no map"] = ratios(own, speeds["inference"])
             run = work.step if section == "training" else work.infer

@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from vitrine.workflows.native_messages import native_messages_dropped
 _OBJECT_STORE = 256 << 20  # bytes; only descriptions of parts go through it, no pictures
 _LONGEST_FOLDER = 40  # characters: Ray puts sockets below it, whose paths may have 107
 
+_PATIENCE = 5.0  # seconds until a cluster's machine has to answer
+
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what its next version does; this one warns of it
@@ -34,6 +37,11 @@ class Pool:
     workers: int
     cores: int
     gpus: float
+
+    @property
+    def loaders(self) -> int:
+        """Processes that load pictures for a worker: all cores but one beside a GPU, else half of them, 8 at most."""
+        return self.cores - 1 if self.gpus else min(8, self.cores // 2)
 
 
 def ray_library() -> Any:
@@ -80,6 +88,7 @@ def ray_running(address: str | None = None) -> Iterator[Any]:
             if address is None:
                 _start(ray, folder)
             else:
+                _require_listener(address)
                 _connect(ray, f"No Ray cluster answers at {address}", address=address)
             yield ray
         finally:
@@ -140,6 +149,16 @@ def _on_loopback(ray: Any) -> Iterator[None]:
             os.environ[name] = told
 
 
+def _require_listener(address: str) -> None:
+    """Find out in seconds that nobody listens, which takes Ray minutes. ``auto`` and the like are left to it."""
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal() and "/" not in host:
+        try:
+            socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+        except (OSError, OverflowError) as error:
+            raise RunError(f"No Ray cluster answers at {address}: {error}") from error
+
+
 def _connect(ray: Any, otherwise: str, **settings: Any) -> None:
     try:
         ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **settings)
@@ -164,11 +183,11 @@ def pool(ray: Any, workers: int = 0) -> Pool:
 class _BatchWorker:
     """A part worker as Ray Data calls it: rows in, rows out. What goes wrong comes back as a row, in its own kind."""
 
-    def __init__(self, work: Work, parts: Path, ending: str, folder: Path, cores: int) -> None:
+    def __init__(self, work: Work, parts: Path, ending: str, folder: Path, chosen: Pool) -> None:
         self.worker: PartWorker | None = None
         self.wrong: Exception | None = None
         try:
-            self.worker = PartWorker(work, parts, ending, folder, cores)
+            self.worker = PartWorker(work, parts, ending, folder, chosen.cores, chosen.loaders)
         except Exception as error:
             self.wrong = told(error, "A worker could not start")
 
@@ -206,7 +225,7 @@ def run_parts(
     rows = ray.data.from_items([{"part": pickle.dumps(part)} for part in parts], override_num_blocks=len(parts))
     done = rows.map_batches(
         _BatchWorker,
-        fn_constructor_args=(work, folder, ending, Path.cwd(), chosen.cores),
+        fn_constructor_args=(work, folder, ending, Path.cwd(), chosen),
         batch_size=1,
         batch_format="numpy",
         compute=ray.data.ActorPoolStrategy(size=min(chosen.workers, len(parts))),

@@ -75,9 +75,10 @@ class PartWorker:
         ending: of a part's rows, ``.csv`` or ``.parquet``.
         folder: what relative paths are relative to.
         cores: that this worker may use.
+        loaders: background processes that load pictures; 0 loads in the worker.
     """
 
-    def __init__(self, work: Work, parts: Path, ending: str, folder: Path, cores: int) -> None:
+    def __init__(self, work: Work, parts: Path, ending: str, folder: Path, cores: int, loaders: int = 0) -> None:
         if not folder.is_dir():
             raise RunError(
                 f"{socket.gethostname()} has no folder {folder}: workers need the same paths as this machine."
@@ -85,7 +86,7 @@ class PartWorker:
         os.chdir(folder)
         self.parts, self.ending = parts, ending
         torch.set_num_threads(cores)
-        self.opened = work.open(loaders=min(8, cores // 2))
+        self.opened = work.open(loaders)
 
     def __call__(self, part: Part) -> FinishedPart:
         """Work on a part.

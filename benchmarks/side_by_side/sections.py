@@ -1,0 +1,243 @@
+"""The sections of the suite: the scripts' own measurements as rows of one table."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import attention
+import caption
+import growth
+import loader
+import positions
+import startup
+import torch
+import train
+
+from side_by_side.caption_ways import PUBLISHED
+from side_by_side.caption_ways import Ways as CaptionWays
+from side_by_side.memory import TOOLS, make_tool, peak_mib
+from side_by_side.ours import Ours, OursReady
+from side_by_side.task import Task, Tool, write_pictures
+from vitrine.recipes import named_transforms
+from vitrine.workflows.bench.bench import classifier_rows
+from vitrine.workflows.bench.rounds import Spread, alternate, ratios
+from vitrine.workflows.bench.rows import Row
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        model: timm name of the classifier, at its own input size.
+        batches: pictures of a batch, of steps and predictions.
+        rounds: that count, of steps and predictions; the others take a round less, and one at least.
+        epoch_batches: batches of an epoch with data.
+        map_image, map_batch: of attention maps.
+        share_images: sides at which the share of the matrix rate is measured.
+        caption_image, words, beams, caption_batch: of captions.
+        grid: patches of a side of the position figure.
+        photographs: of the loader.
+        helped: whether every verb's help is timed, or two.
+        grown: whether growth is measured at its full sizes.
+    """
+
+    model: str = "vit_base_patch16_224"
+    batches: tuple[int, ...] = (8, 16)
+    rounds: int = 3
+    epoch_batches: int = 2
+    map_image: int = 384
+    map_batch: int = 4
+    share_images: tuple[int, ...] = (224, 384)
+    caption_image: int = 299
+    words: int = 20
+    beams: int = 5
+    caption_batch: int = 8
+    grid: int = 24
+    photographs: int = 64
+    helped: bool = True
+    grown: bool = True
+
+
+FULL = Sizes()
+QUICK = Sizes("vit_tiny_patch16_224", (2,), 1, 1, 64, 2, (64,), 96, 3, 2, 2, 6, 4, helped=False, grown=False)
+
+
+def _fewer(sizes: Sizes) -> int:
+    return max(1, sizes.rounds - 1)
+
+
+def steps(sizes: Sizes) -> Iterator[Row]:
+    """Predictions and training steps on pictures in memory, beside three other tools."""
+    for batch in sizes.batches:
+        with tempfile.TemporaryDirectory() as folder:
+            rounds = sizes.rounds if batch == sizes.batches[0] else _fewer(sizes)
+            options = train.parser_of().parse_args(["--model", sizes.model, "--batch", str(batch), "--batches", "1"])
+            task = replace(train.task_of(options, folder), rounds=rounds + 1)
+            tools: list[Tool] = [make_tool(name, task) for name in TOOLS if name != Ours.name]
+            yield from _beside(task, [*tools, OursReady(task)], rounds, {"infer": "inference", "train": "training"})
+
+
+def epochs(sizes: Sizes) -> Iterator[Row]:
+    """Whole epochs and predictions of files: everybody decodes and augments, on the same cores."""
+    with tempfile.TemporaryDirectory() as folder:
+        words = ["--model", sizes.model, "--batch", str(sizes.batches[0]), "--batches", str(sizes.epoch_batches)]
+        rounds = _fewer(sizes)
+        task = replace(train.task_of(train.parser_of().parse_args([*words, "--peers-load"]), folder), rounds=rounds + 1)
+        write_pictures(Path(folder), task.batch * task.batches)
+        tools = [make_tool(name, task) for name in TOOLS]
+        peaks = {name: peak_mib(name, "train", task) for name in TOOLS}
+        sections = {"infer": "inference of files", "train": "whole epoch of files"}
+        yield from _beside(task, tools, rounds, sections, peaks)
+
+
+def _beside(
+    task: Task, tools: list[Tool], rounds: int, sections: Mapping[str, str], peaks: Mapping[str, int] | None = None
+) -> Iterator[Row]:
+    try:
+        differences = train.same_logits(task, tools)
+        far = ", ".join(f"{name} {value:.1g}" for name, value in differences.items())
+        check = f"logits of {task.batch} pictures, largest difference from vitrine's in float32: {far}."
+        for work, section in sections.items():  # training comes last: it changes the weights
+            speeds = alternate({tool.name: getattr(tool, work) for tool in tools}, rounds=rounds)
+            ours = speeds[Ours.name]
+            for tool in tools:
+                own, mine = speeds[tool.name], tool.name == Ours.name
+                beside = {other: ratios(ours, speeds[other]) for other in speeds if mine and other != Ours.name}
+                size = f"{task.model}, {task.image} px, batch {task.batch}"
+                peak = (peaks or {}).get(tool.name) if work == "train" else None
+                name = f"{tool.name}, {size}"
+                yield Row(section, name, "pictures/s", Spread.of(own), check, beside, peak_mib=peak)
+    finally:
+        for tool in tools:
+            tool.close()
+
+
+def maps(sizes: Sizes) -> Iterator[Row]:
+    """The class token's map and rollout, beside what transformers and PyTorch-Pretrained-ViT give."""
+    words = ["--model", sizes.model, "--image", str(sizes.map_image), "--batch", str(sizes.map_batch)]
+    options = attention.parser_of().parse_args(words)
+    ways = attention.Ways(options)
+    far = ", ".join(f"{name} {value:.1g}" for name, value in attention.same_maps(ways).items())
+    work = {name: attention.counted(way) for name, way in ways.all().items()}
+    speeds = alternate(work, rounds=_fewer(sizes))
+    for name, own in speeds.items():
+        beside = {}
+        if name.startswith("vitrine, map"):
+            beside = {
+                peer: ratios(own, speeds[peer]) for peer in (attention.BASELINE, "PyTorch-Pretrained-ViT, scores")
+            }
+            beside["no map"] = ratios(own, speeds[name.replace("map", "no map")])
+        elif name.startswith("vitrine, rollout"):
+            beside = {"transformers, rollout": ratios(own, speeds["transformers, rollout"])}
+        wanted = name.startswith("vitrine, map") or name == attention.BASELINE
+        peak = attention.peak_of(name, options) if wanted else None
+        title = f"{name}, {sizes.map_image} px, batch {sizes.map_batch}"
+        check = f"maps in float32, largest difference: {far}."
+        yield Row("attention maps", title, "pictures/s", Spread.of(own), check, beside, peak_mib=peak)
+
+
+def captions(sizes: Sizes) -> Iterator[Row]:
+    """Captions with the maps of all their words, beside the published captioner's way."""
+    options = argparse.Namespace(
+        image=sizes.caption_image,
+        words=sizes.words,
+        beams=sizes.beams,
+        batch=sizes.caption_batch,
+        published_words=min(2, sizes.words),
+        catr=None,
+    )
+    ways = CaptionWays(options)
+    compared = ", ".join(f"{name} {value:.2g}" for name, value in caption.same(ways).items())
+    speeds = alternate(ways.all(), rounds=_fewer(sizes))
+    for name, own in speeds.items():
+        beside = {} if name == PUBLISHED else {ways.published.name: ratios(own, speeds[PUBLISHED])}
+        if name.startswith(("words", "image side")):
+            beside = {}
+        title = f"{name}, {sizes.words} words, {sizes.caption_image} px"
+        yield Row("captions", title, "captions/s", Spread.of(own), f"{compared}.", beside)
+
+
+def pictures(sizes: Sizes) -> Iterator[Row]:
+    """Decoding and augmenting on one core, beside torchvision."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with tempfile.TemporaryDirectory() as made:
+            folder, side, spec = Path(made), 224, named_transforms("tfm1")
+            loader.write_photographs(folder, sizes.photographs, (500, 375))
+            work = loader.planned(sorted(folder.glob("*.jpg")), spec, side)
+            rows = loader.pipelines(spec, side)
+            gap = loader.disagreement(rows["vitrine"], rows["torchvision, bilinear rotation"], work[:16], side)
+            if gap > loader.LARGEST_GAP:
+                raise SystemExit(f"The loaders' outputs differ by {gap:.2f} levels. Nothing was timed.")
+            rates = loader.measure(rows, work, sizes.rounds + 2)
+    finally:
+        torch.set_num_threads(threads)
+    check = f"pixels: mean difference {gap:.2f} of 255 levels, blurred, to torchvision with bilinear rotation."
+    for name, own in rates.items():
+        beside = {other: ratios(own, rates[other]) for other in rates if name == "vitrine" and other != name}
+        yield Row("loader", f"{name}, tfm1, 500 x 375 to 224 px", "pictures/s and core", Spread.of(own), check, beside)
+
+
+def position_figure(sizes: Sizes) -> Iterator[Row]:
+    """The figure of position similarities, beside one subplot a patch."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = positions.Figures(sizes.grid, 768, Path(folder))
+        check = figures.check()
+        speeds = alternate(figures.all(), rounds=_fewer(sizes))
+    for name, own in speeds.items():
+        beside = {} if name == positions.SUBPLOTS else {positions.SUBPLOTS: ratios(own, speeds[positions.SUBPLOTS])}
+        yield Row("position figure", f"{name}, {sizes.grid} x {sizes.grid}", "s", _seconds(own), check, beside)
+
+
+def start_up(sizes: Sizes) -> Iterator[Row]:
+    """Every verb's help, and short work."""
+    with tempfile.TemporaryDirectory() as folder:
+        starts = startup.Starts(Path(folder), None if sizes.helped else ("train", "predict"))
+        check = starts.check()
+        speeds = alternate(starts.all(), rounds=_fewer(sizes), warm_up=0)  # the check was the warm-up
+    for name, own in speeds.items():
+        beside = {} if name == startup.TORCH else {startup.TORCH: ratios(own, speeds[startup.TORCH])}
+        yield Row("start-up", name, "s", _seconds(own), check, beside)
+
+
+def shares(sizes: Sizes) -> Iterator[Row]:
+    """vitrine alone beside one matrix product: how near to what the machine can."""
+    for image in sizes.share_images:
+        for row in classifier_rows(sizes.model, image, sizes.batches[0], _fewer(sizes), plain=False):
+            yield replace(row, section=f"arithmetic: {row.section}")
+
+
+def grown(sizes: Sizes) -> Iterator[Row]:
+    """Time and memory against the size of the work."""
+    for name in growth.AXES:
+        found = growth.measure(name, quick=not sizes.grown)
+        most = Spread.of([found.time_exponent])
+        peak = round(max(found.mib))
+        check = " ".join(found.checks)
+        yield Row("growth", found.axis.name, "exponent of time", most, check, peak_mib=peak, note=found.told())
+
+
+def _seconds(rates: list[float]) -> Spread:
+    seconds = [1 / rate for rate in rates]
+    return Spread(statistics.median(seconds), min(seconds), max(seconds))
+
+
+SECTIONS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
+    "steps": steps,
+    "epochs": epochs,
+    "maps": maps,
+    "captions": captions,
+    "loader": pictures,
+    "positions": position_figure,
+    "start-up": start_up,
+    "shares": shares,
+    "growth": grown,
+}
+RATIO_SECTIONS = ("steps", "epochs", "maps", "captions", "loader", "positions", "start-up", "shares")

@@ -1,0 +1,144 @@
+"""The benchmark suite's judgement: what is a regression, what grows how fast, what a billion pictures cost."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from vitrine.models.build import build
+from vitrine.workflows.bench.arithmetic import forward_operations
+from vitrine.workflows.bench.rounds import Spread
+from vitrine.workflows.bench.rows import Results, Row
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+PACKAGES = ("transformers", "pytorch_pretrained_vit")
+
+
+@pytest.fixture(scope="module")
+def scripts() -> Iterator[None]:
+    """The scripts can be imported, as where one of them runs."""
+    for package in PACKAGES:
+        pytest.importorskip(package, reason=f"the benchmarks compare with {package}, of the extra [bench]")
+    sys.path.insert(0, str(BENCHMARKS))
+    yield
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture
+def suite(scripts: None) -> ModuleType:
+    import suite
+
+    return suite
+
+
+def results(sizes: object, **beside: float) -> Results:
+    import suite
+
+    ratios = {peer: Spread(value, value, value) for peer, value in beside.items()}
+    row = Row("maps", "a map", "pictures/s", Spread(1.0, 1.0, 1.0), "equal", ratios)
+    return Results(suite.about(), asdict(sizes), (row,), 1.0)  # type: ignore[call-overload]
+
+
+def check(suite: ModuleType, folder: Path, before: float, now: list[float], monkeypatch: pytest.MonkeyPatch) -> int:
+    """The exit status where a ratio was ``before`` and is what ``now`` says, one measurement after the other."""
+    file = folder / "results.json"
+    file.write_text(json.dumps(results(suite.FULL, peer=before).to_dict()))
+    again = iter(now)
+    monkeypatch.setattr(suite, "run", lambda sizes, chosen: results(sizes, peer=next(again)))
+    status: int = suite._check(file, suite.FULL, ("maps",))
+    return status
+
+
+def test_a_ratio_that_fell_fails_unless_a_second_look_says_otherwise(
+    suite: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert check(suite, tmp_path, 4.0, [3.5], monkeypatch) == 0
+    assert check(suite, tmp_path, 4.0, [3.3, 3.9], monkeypatch) == 0
+    assert "1 ratios compared, 0 of them fell" in capsys.readouterr().out
+    assert check(suite, tmp_path, 4.0, [3.3, 3.2], monkeypatch) == 1
+    assert "REGRESSION maps: a map, times peer: 4.00 before, 3.30 now" in capsys.readouterr().out
+
+
+def test_only_results_of_the_same_sizes_are_compared(
+    suite: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert suite._check(tmp_path / "results.json", suite.FULL, ("maps",)) == 2
+    (tmp_path / "results.json").write_text(json.dumps(results(suite.QUICK, peer=1.0).to_dict()))
+    assert suite._check(tmp_path / "results.json", suite.FULL, ("maps",)) == 2
+    assert capsys.readouterr().err.count("make bench") == 2
+
+
+def test_sections_measured_anew_replace_their_rows(suite: ModuleType) -> None:
+    before = results(suite.FULL, peer=1.0)
+    other = Row("captions", "a caption", "captions/s", Spread(1.0, 1.0, 1.0), "equal")
+    both = Results(before.machine, before.settings, (*before.rows, other), 9.0)
+    made = suite._replaced(both, results(suite.FULL, peer=2.0), suite.FULL)
+    assert [(row.section, *[s.median for s in row.ratios.values()]) for row in made.rows] == [
+        ("captions",),
+        ("maps", 2.0),
+    ]
+
+
+def test_exponents_are_those_of_a_power_law(scripts: None) -> None:
+    import growth
+
+    sizes = (10, 100, 1000)
+    assert growth.exponent(sizes, [3 * n**1.5 for n in sizes]) == pytest.approx(1.5)
+    found = growth.Growth(growth.AXES["size"], sizes, tuple(2.0 * n for n in sizes), (5.0, 5.0, 5.0), ("equal",))
+    assert (found.time_exponent, found.memory_exponent) == pytest.approx((1.0, 0.0))
+    assert "exponent 1.00 (its work: at most 4)" in found.told()
+
+
+@pytest.mark.parametrize("name", ["pictures", "classes"])
+def test_every_point_checks_what_it_times(scripts: None, name: str, tmp_path: Path) -> None:
+    import growth
+
+    steps = growth.POINTS[name](12, tmp_path)
+    assert next(steps) == ""
+    assert next(steps).endswith(".")
+
+
+def test_both_position_figures_are_of_the_same_numbers(
+    scripts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import positions
+
+    figures = positions.Figures(4, 16, tmp_path)
+    assert "all 16 patches" in figures.check()
+    assert (figures.ours(), figures.subplots()) == (1, 1)
+    monkeypatch.setattr(positions.Figures, "similarity_of", lambda self, row, column: torch.zeros(4, 4).numpy())
+    with pytest.raises(SystemExit, match="Nothing was timed"):
+        figures.check()
+
+
+def test_every_verb_s_start_is_timed(scripts: None, tmp_path: Path) -> None:
+    import startup
+
+    names = startup.Starts(tmp_path).commands
+    assert {f"{verb} --help" for verb in ("train", "predict", "caption", "bench", "verify")} <= set(names)
+
+
+def test_what_a_billion_pictures_cost(scripts: None) -> None:
+    """Worked out by hand: 100 a second computed and 2 x 100 decoded is 66.7 in turn, 100 side by side."""
+    import billion
+
+    alone = billion.cost(billion.Machine("cpu", 100.0, 2), pictures=360_000, decode=100.0)
+    assert alone.rate == pytest.approx(200 / 3) and alone.hours == pytest.approx(1.5)
+    beside = billion.cost(billion.Machine("gpu", 100.0, 2, gpus=1), pictures=360_000, decode=100.0)
+    assert (beside.rate, beside.hours) == (100.0, 1.0)
+    starved = billion.cost(billion.Machine("gpu", 900.0, 2, gpus=1), pictures=360_000, decode=100.0)
+    assert starved.rate == 200.0
+    assert billion.on_paper(0.5, 100.0, 5.0) == 10.0
+
+
+def test_the_operations_of_a_picture_that_costs_are_computed_with(scripts: None) -> None:
+    with torch.device("meta"):
+        module = build("vit_base_patch16_224", pretrained=False).module
+    assert forward_operations(module, 224, 224) == pytest.approx(35.1e9, rel=0.01)
