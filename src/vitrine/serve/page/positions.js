@@ -259,10 +259,22 @@ class PositionsPage {
     );
   }
 
+  /* The grid of grids, and the tile that was kept. */
   taken() {
-    if (!this.found) return null;
-    const { model, command } = this.found;
-    const written = command || `vitrine positions ${model.reference} -o positions.png`;
-    return { picture: null, model: model.id, parameters: { figure: "positions", cell: this.app.state.cell }, command: written, name: "positions" };
+    if (!this.found) return [];
+    const { model } = this.found;
+    const all = { picture: null, model: model.id, parameters: { figure: "positions" }, name: "positions" };
+    all.command = `vitrine positions ${quoted(model.reference)} -o positions.png`;
+    if (!this.app.state.cell) return [all];
+    const [row, column] = this.chosen.map((index) => index + 1);
+    const name = `positions-${row}-${column}`;
+    const parameters = { figure: "positions", cell: this.chosen.join(",") };
+    const command = `vitrine positions ${quoted(model.reference)} -o ${name}.png --cell ${row},${column}`;
+    return [all, { ...all, parameters, name, command }];
   }
+}
+
+/* A word of a command line, in quotation marks where a shell would split it. */
+function quoted(word) {
+  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
