@@ -340,6 +340,14 @@ def test_a_busy_server_is_asked_again_and_a_silent_one_is_named(browser: Any, ho
         assert page.get_by_role("alert").inner_text() == ""
 
 
+def test_a_server_that_takes_too_long_is_named(browser: Any, home: str) -> None:
+    with opened(browser, home) as page:
+        page.add_init_script("AbortSignal.timeout = () => AbortSignal.abort(new DOMException('late', 'TimeoutError'));")
+        page.goto(home)
+        page.get_by_role("alert").get_by_text("The server took longer than 120 seconds.").wait_for()
+        assert page.get_by_role("alert").get_by_role("button", name="Try again").count() == 1
+
+
 UNNAMED = """() => [...document.querySelectorAll("button, select, input, a, canvas, summary, [tabindex='0']")]
   .filter((each) => each.checkVisibility() && !each.closest("[aria-hidden=true]"))
   .filter((each) => !(each.ariaLabel || each.textContent.trim() || each.closest("label")?.textContent.trim()

@@ -262,19 +262,12 @@ class PositionsPage {
   /* The grid of grids, and the tile that was kept. */
   taken() {
     if (!this.found) return [];
-    const { model } = this.found;
-    const all = { picture: null, model: model.id, parameters: { figure: "positions" }, name: "positions" };
-    all.command = `vitrine positions ${quoted(model.reference)} -o positions.png`;
+    const { model, command } = this.found;
+    const all = { picture: null, model: model.id, parameters: { figure: "positions" }, command, name: "positions" };
     if (!this.app.state.cell) return [all];
-    const [row, column] = this.chosen.map((index) => index + 1);
-    const name = `positions-${row}-${column}`;
-    const parameters = { figure: "positions", cell: this.chosen.join(",") };
-    const command = `vitrine positions ${quoted(model.reference)} -o ${name}.png --cell ${row},${column}`;
-    return [all, { ...all, parameters, name, command }];
+    const [row, column] = this.chosen;
+    const name = `positions-${row + 1}-${column + 1}`;
+    const its = `${command.replace("positions.png", `${name}.png`)} --cell ${row + 1},${column + 1}`;
+    return [all, { ...all, parameters: { ...all.parameters, cell: `${row},${column}` }, command: its, name }];
   }
-}
-
-/* A word of a command line, in quotation marks where a shell would split it. */
-function quoted(word) {
-  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
