@@ -88,6 +88,8 @@ def server_config(explorer: Explorer) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
+        ws="none",
         date_header=False,
         lifespan="on",
         timeout_keep_alive=30,
