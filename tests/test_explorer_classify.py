@@ -253,6 +253,9 @@ def test_two_models_side_by_side_on_one_scale(page: Any, home: str) -> None:
     until(page, "location.hash.includes('layer2=0')")
     assert "layer 1 of 2" in second.locator("figcaption").inner_text()
     assert look(canvas(page, 0)) != look(canvas(page, 1))
+    first, second_line = page.locator("pre.command").inner_text().splitlines()
+    assert "--layer" not in first
+    assert "--layer 0" in second_line
     second.locator('[data-what="method"]').select_option("occlusion")
     until(page, "document.querySelectorAll('.bars .colour-bar').length === 2")  # two units, two scales
     page.get_by_role("button", name="One map").click()

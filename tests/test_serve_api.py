@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from made_runs import made_run
 from PIL import Image
 from serving import client_of, explorer_of, numbers, picture
 from starlette.testclient import TestClient
@@ -26,6 +27,8 @@ from vitrine.explain.controls import centre_blob
 from vitrine.explain.methods import METHODS, Method
 from vitrine.report.provenance import read_provenance
 from vitrine.serve.explorer import Explorer
+from vitrine.serve.galleries import gallery_of
+from vitrine.serve.gallery_routes import validation_of
 from vitrine.torchpair import require_torchvision
 from vitrine.workflows.explained import ExplainSettings
 from vitrine.workflows.map_pictures import scale_of, shown
@@ -287,6 +290,42 @@ def test_the_validation_split_with_its_confusion(client: TestClient, small_run: 
     assert client.get("/api/validation?model=1").status_code == 404
 
 
+def test_a_runs_own_pictures_are_taken_as_training_took_them(explorer: Explorer, client: TestClient) -> None:
+    """A 16-bit file is no upload, but where a run was trained on some they are shown; nothing of EXIF goes out."""
+    deep, turned = io.BytesIO(), io.BytesIO()
+    Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50).save(deep, "PNG")
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "a secret place"
+    Image.open(io.BytesIO(picture(1, (400, 300)))).save(turned, "JPEG", exif=exif)
+    samples: dict = explorer.models["0"].gallery.samples  # type: ignore[assignment]
+    samples["deep"] = Sample("deep.png", BytesPicture(deep.getvalue()))
+    samples["turned"] = Sample("turned.jpg", BytesPicture(turned.getvalue()))
+    samples["broken"] = Sample("broken.jpg", BytesPicture(b"nothing"))
+    mapper = Mapper(explorer.classifier("0").opened, Method())
+    for name in ("deep", "turned"):
+        batch = next(mapper.run([samples[name]], 1))
+        answer = client.post("/api/predict", params={"sample": name}).json()
+        assert answer["predictions"][0]["probability"] == pytest.approx(float(batch.probabilities_BC.max()), abs=1e-5)
+    for path in ("/api/picture/0/turned", "/api/thumbnail/0/turned"):
+        shown_picture = Image.open(io.BytesIO(client.get(path).content))
+        assert shown_picture.width < shown_picture.height
+        assert not shown_picture.getexif() and b"secret" not in client.get(path).content
+    for response in (client.post("/api/predict?sample=broken"), client.get("/api/picture/0/broken")):
+        assert (response.status_code, response.json()["code"]) == (404, "unknown")
+
+
+def test_five_thousand_pictures_whose_files_are_gone(tmp_path: Path) -> None:
+    right = [place % 7 != 0 for place in range(5000)]
+    gallery = gallery_of(str(made_run(tmp_path / "large", right, reference=str(tmp_path / "nowhere"))))
+    assert gallery.recorded is not None
+    told = validation_of(gallery.recorded, gallery)
+    assert [each.right for each in told.pictures] == right
+    assert len({each.id for each in told.pictures}) == 5000
+    assert not any(each.present for each in told.pictures)
+    assert "not where they were" in gallery.notes[0]
+    assert np.trace(told.confusion) == sum(right)
+
+
 def test_what_is_not_held_is_asked_for_again(client: TestClient) -> None:
     for path in ("/api/explain", "/api/matrix", "/api/verdict", "/api/predict", "/api/figure"):
         response = client.post(path, params={"picture": "0" * 64})
@@ -297,12 +336,12 @@ def test_what_is_not_held_is_asked_for_again(client: TestClient) -> None:
 
 
 def test_only_so_much_is_held(small_run: Path) -> None:
-    explorer = explorer_of(small_run, held_bytes=60_000)
+    explorer = explorer_of(small_run, held_bytes=90_000)
     with client_of(explorer) as client:
         first = client.post("/api/explain", content=picture(1)).json()["picture"]
         for seed in range(2, 12):
             assert client.post("/api/explain", content=picture(seed)).status_code == 200
-            assert explorer.held.nbytes <= 60_000
+            assert explorer.held.nbytes <= 90_000
         assert len(explorer.held) >= 2
         assert client.post("/api/explain", params={"picture": first}).json()["code"] == "gone"
 

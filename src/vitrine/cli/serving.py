@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 import typer
 
 from vitrine.cli import show
-from vitrine.cli.options import ArchOption, PrecisionOption
+from vitrine.cli.options import ArchOption, PrecisionOption, VocabOption
 from vitrine.errors import UsageError
 
 
@@ -32,6 +32,7 @@ def serve(
         bool, typer.Option("--report", help="Also serve the report of the runs among the models, at /report.")
     ] = False,
     precision: PrecisionOption = "auto",
+    vocab: VocabOption = None,
     arch: ArchOption = None,
 ) -> None:
     """Open the explorer: look inside models in the browser. Prints its address, and runs until Ctrl-C."""
@@ -46,11 +47,14 @@ def serve(
     from vitrine.serve.running import open_explorer, run
     from vitrine.serve.settings import ServeSettings
 
+    if token is not None and not token.strip():
+        raise UsageError("--token is empty: expected a text that nobody guesses.")
     settings = ServeSettings(host=host, port=port, token=token)
     explorer = open_explorer(
         models,
         settings,
         architecture=arch,
+        vocabulary=vocab,
         precision=precision,
         report=report,
         opening=lambda name: typer.echo(f"Opening {name}", err=True),

@@ -54,6 +54,7 @@ def make_app(explorer: Explorer) -> ASGIApp:
     app.add_exception_handler(RequestValidationError, _wrong_value)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(Cancelled, _left)
+    app.add_exception_handler(Exception, _failed)
     return Guard(_Counted(app, explorer.counters.answered), explorer.settings.host, explorer.settings.token)
 
 
@@ -110,3 +111,10 @@ async def _no_route(_: Request, error: Exception) -> Response:
 
 async def _left(_: Request, __: Exception) -> Response:
     return Response(status_code=_CLIENT_LEFT)
+
+
+async def _failed(_: Request, __: Exception) -> Response:
+    """A mistake of the server's own; uvicorn writes it down with its traceback."""
+    return Refusal(
+        500, "The server made a mistake; what it was stands where the server was started.", "failed"
+    ).response()

@@ -71,16 +71,16 @@ class ServedCaptioner:
         reference: as it was given.
         opened: the captioner.
         precision: that its pictures are encoded in.
-        architecture: where the reference is a weights file.
+        flags: options of a command that say which captioner it is, beside the reference.
     """
 
     kind: Literal["captioner"] = "captioner"
 
     def __init__(
-        self, number: str, reference: str, opened: OpenedCaptioner, precision: str, architecture: str | None = None
+        self, number: str, reference: str, opened: OpenedCaptioner, precision: str, flags: Sequence[str] = ()
     ) -> None:
         self.id, self.reference, self.opened = number, reference, opened
-        self.precision, self.architecture = precision, architecture
+        self.precision, self.flags = precision, tuple(flags)
         self.notes = list(opened.notes)
 
     @property
@@ -166,11 +166,6 @@ class ServedCaptioner:
         """The command line that captions the picture; a beginning is none of its options."""
         words = ["vitrine", "caption", self.reference, name, "-o", "captions", *self.flags]
         return shlex.join([*words, *self.settings(beams).flags()])
-
-    @property
-    def flags(self) -> list[str]:
-        """Options that say which captioner it is."""
-        return ["--arch", self.architecture] if self.architecture else []
 
     def _steps(self, encoded: EncodedCaption, beams: int, prefix: Sequence[int], job: Job) -> Iterator[Continued]:
         if beams > 1 and prefix:

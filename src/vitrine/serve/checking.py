@@ -15,7 +15,7 @@ from vitrine.data.batch import Batch
 from vitrine.explain.controls import centre_blob, edges, random_map
 from vitrine.explain.verdict import Verdict
 from vitrine.serve.classifiers import ServedClassifier
-from vitrine.serve.encoded import EncodedPicture
+from vitrine.serve.encoded import EncodedPicture, keep
 from vitrine.serve.refusals import Refusal
 from vitrine.serve.schema import Array, Check, ControlMap, VerdictInfo
 from vitrine.serve.views import View, command, described, map_of
@@ -64,11 +64,12 @@ def check(view: View, served: ServedClassifier, encoded: EncodedPicture, job: Jo
         Cancelled: nobody waits.
     """
     key = checked_key(view)
-    if key not in encoded.checked:
+    found: Checked | None = encoded.checked.get(key)
+    if found is None:
         mapper, batch = mapped(view, served, encoded)
         with served.interrupted_by(job):
-            encoded.checked[key] = check_maps(mapper, batch)
-    found: Checked = encoded.checked[key]
+            found = check_maps(mapper, batch)
+        keep(encoded.checked, key, found)
     return found
 
 

@@ -23,7 +23,7 @@ from vitrine.explain.methods import METHODS, Method
 from vitrine.explain.placement import Placement
 from vitrine.explain.tokens import TokenLayout
 from vitrine.models.precision import autocast
-from vitrine.serve.encoded import EncodedPicture
+from vitrine.serve.encoded import EncodedPicture, keep
 from vitrine.serve.worker import Job
 from vitrine.workflows.inference import eval_transform
 from vitrine.workflows.mapping import Mapper
@@ -119,12 +119,14 @@ class ServedClassifier:
 
     def class_map(self, encoded: EncodedPicture, name: str, target: int, job: Job) -> BatchMaps:
         """The map of a method that runs the model, kept once it is made."""
-        if (name, target) not in encoded.maps:
+        made = encoded.maps.get((name, target))
+        if made is None:
             mapper = Mapper(self.opened, Method(name))
             pixels_BCHW = mapper.pixels(encoded.square_CHW[None])
             with self.interrupted_by(job):
-                encoded.maps[name, target] = mapper.maps(pixels_BCHW, torch.tensor([target]))
-        return encoded.maps[name, target]
+                made = mapper.maps(pixels_BCHW, torch.tensor([target]))
+            keep(encoded.maps, (name, target), made)
+        return made
 
     @contextmanager
     def interrupted_by(self, job: Job) -> Iterator[None]:

@@ -16,6 +16,17 @@ from vitrine.explain.held import HeldAttention
 from vitrine.explain.maps import BatchMaps
 from vitrine.explain.placement import Placement
 
+KEPT = 64
+"""Maps, and checks, of one picture at most: a model of a thousand classes has thousands that can be asked for."""
+
+
+def keep(kept: dict[Any, Any], key: Any, value: Any) -> Any:
+    """Keep something as the latest of at most :data:`KEPT`, and give it back."""
+    kept[key] = value
+    for old in list(kept)[:-KEPT]:
+        kept.pop(old, None)
+    return value
+
 
 @dataclass(frozen=True, eq=False)
 class EncodedPicture:
@@ -27,8 +38,8 @@ class EncodedPicture:
         square_CHW: uint8, what the model sees, for methods that run it again.
         probabilities_C: float32.
         attention: of every layer; None where the model has none that can be shown.
-        maps: of methods that run the model again, by method and class.
-        checked: what checks found, by method, layer, heads, query and class.
+        maps: of methods that run the model again, by method and class; the latest :data:`KEPT`, see :func:`keep`.
+        checked: what checks found, by method, layer, heads, query and class; likewise.
     """
 
     sha256: str
@@ -41,9 +52,10 @@ class EncodedPicture:
 
     @property
     def nbytes(self) -> int:
-        """Bytes, about: maps and checks are small."""
-        held = 0 if self.attention is None else self.attention.nbytes
-        return held + self.square_CHW.nbytes + self.probabilities_C.nbytes + 4096 * (len(self.maps) + len(self.checked))
+        """Bytes, about, once as many maps and checks are kept as may be."""
+        attention = 0 if self.attention is None else self.attention.nbytes
+        maps = 2 * KEPT * 4 * self.placement.rows * self.placement.columns
+        return attention + maps + self.square_CHW.nbytes + self.probabilities_C.nbytes
 
     @property
     def size(self) -> list[int]:

@@ -187,6 +187,7 @@ class Explorer:
         self.worker.submit(job)
         most = seconds or self.settings.request_seconds
         answer = asyncio.wrap_future(job.future)
+        answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, also where nobody waits
         left = asyncio.ensure_future(client_left(request))
         try:
             await asyncio.wait((answer, left), timeout=most, return_when=asyncio.FIRST_COMPLETED)

@@ -21,37 +21,38 @@ S = TypeVar("S", bound=Sized)
 
 
 class Held(Generic[S]):
-    """The latest things up to a number of bytes; what was not asked for the longest goes first. For many threads."""
+    """The latest things up to a number of bytes; what was not asked for the longest goes first. For many threads.
+
+    Things are weighed when they are put in; what grows later is to be small.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._kept: OrderedDict[Hashable, S] = OrderedDict()
+        self._kept: OrderedDict[Hashable, tuple[S, int]] = OrderedDict()
+        self._total = 0
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> S | None:
         """What is held under a key, which makes it the latest; None where nothing is."""
         with self._lock:
-            found = self._kept.get(key)
-            if found is not None:
-                self._kept.move_to_end(key)
-            return found
+            if key not in self._kept:
+                return None
+            self._kept.move_to_end(key)
+            return self._kept[key][0]
 
     def put(self, key: Hashable, value: S) -> None:
         """Hold something; the latest one stays even where it is larger than everything may be."""
+        size = value.nbytes
         with self._lock:
-            self._kept[key] = value
-            self._kept.move_to_end(key)
-            while len(self._kept) > 1 and self._bytes() > self._most:
-                self._kept.popitem(last=False)
+            self._total += size - self._kept.pop(key, (value, 0))[1]
+            self._kept[key] = (value, size)
+            while len(self._kept) > 1 and self._total > self._most:
+                self._total -= self._kept.popitem(last=False)[1][1]
 
     @property
     def nbytes(self) -> int:
         """Bytes of all that is held."""
-        with self._lock:
-            return self._bytes()
+        return self._total
 
     def __len__(self) -> int:
         return len(self._kept)
-
-    def _bytes(self) -> int:
-        return sum(each.nbytes for each in self._kept.values())

@@ -11,6 +11,7 @@ from pathlib import Path
 import uvicorn
 
 from vitrine.errors import UsageError
+from vitrine.models.captioner.saved import is_captioner_folder
 from vitrine.report.page.html import render_html
 from vitrine.serve.app import make_app
 from vitrine.serve.captioners import ServedCaptioner
@@ -28,6 +29,7 @@ def open_explorer(
     settings: ServeSettings,
     *,
     architecture: str | None = None,
+    vocabulary: Path | None = None,
     precision: str = "auto",
     report: bool = False,
     opening: Callable[[str], None] = lambda _reference: None,
@@ -37,7 +39,8 @@ def open_explorer(
     Args:
         references: model references, in the order that the page shows them.
         settings: limits and addresses.
-        architecture: the timm name, where a reference is a weights file.
+        architecture: the timm name, or ``catr``, of those references that are weights files.
+        vocabulary: of the published captioner, where it is among them.
         precision: auto, fp32 or bf16.
         report: also make the report of the runs among them.
         opening: told of each model before it is opened.
@@ -49,17 +52,21 @@ def open_explorer(
     models = []
     for number, reference in enumerate(references):
         opening(reference)
-        served = _opened(str(number), reference, architecture, precision)
+        is_file = Path(reference).expanduser().is_file()
+        served = _opened(str(number), reference, architecture if is_file else None, vocabulary, precision)
         models.append(ServedModel(served, gallery_of(reference)))
     page = render_html(report_document([each for each in references if Path(each).is_dir()])) if report else None
     return make_explorer(models, settings, page)
 
 
-def _opened(number: str, reference: str, architecture: str | None, precision: str) -> Served:
+def _opened(number: str, reference: str, architecture: str | None, vocabulary: Path | None, precision: str) -> Served:
     if is_captioner(reference, architecture):
         used = "fp32" if precision == "auto" else precision
-        captioner = open_captioner(reference, architecture, precision=used)
-        return ServedCaptioner(number, reference, captioner, used, architecture)
+        words = None if is_captioner_folder(Path(reference).expanduser()) else vocabulary  # a run has its own
+        flags = [*(["--arch", architecture] if architecture else []), *(["--vocab", str(words)] if words else [])]
+        return ServedCaptioner(
+            number, reference, open_captioner(reference, architecture, words, precision=used), used, flags
+        )
     return ServedClassifier(number, reference, open_model(reference, precision, architecture), architecture)
 
 
@@ -87,6 +94,8 @@ def server_config(explorer: Explorer) -> uvicorn.Config:
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
+        ws="none",
         date_header=False,
         lifespan="on",
         timeout_keep_alive=30,

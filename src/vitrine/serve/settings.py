@@ -32,7 +32,7 @@ class ServeSettings:
     token: str | None = None
     upload_bytes: int = 20_000_000
     upload_pixels: int = 50_000_000
-    held_bytes: int = 512 * 1024 * 1024
+    held_bytes: int = 256 * 1024 * 1024
     thumbnail_bytes: int = 32 * 1024 * 1024
     queue: int = 64
     batch: int = 16

@@ -451,6 +451,7 @@ export class Stage {
   show(view) {
     this.view = { ...this.view, ...view };
     shown.add(this);
+    for (const stage of shown) if (stage !== this && !stage.root.isConnected) shown.delete(stage);
     const label = this.view.described || "Photograph";
     if (this.canvas.getAttribute("aria-label") !== label) this.canvas.setAttribute("aria-label", label);
     if (!this.fit()) this.draw();

@@ -1,6 +1,6 @@
 /* The server's answers, and its troubles as sentences. */
 
-const LONGEST = 120_000; // milliseconds that one request may take
+const LONGEST = 120; // seconds that one request may take, where it is not said otherwise
 const TRIES = 5; // when the server is busy
 
 export class ApiError extends Error {
@@ -44,9 +44,9 @@ function pause(milliseconds, signal) {
 /* One request; its Response where that is 2xx.
 
    A busy server (503) is asked again after the time that it names, TRIES times in all; onbusy(seconds) is told. */
-export async function ask(path, { parameters = {}, body = null, method = "GET", signal = null, onbusy = null } = {}) {
+export async function ask(path, { parameters = {}, body = null, method = "GET", signal = null, onbusy = null, longest = LONGEST } = {}) {
   for (let tried = 1; ; tried += 1) {
-    const response = await once(address(path, parameters), { method, body, signal });
+    const response = await once(address(path, parameters), { method, body, signal, longest });
     if (response.ok) return response;
     const wait = Number(response.headers.get("Retry-After")) || 1;
     const [said, code] = await sentence(response);
@@ -56,15 +56,15 @@ export async function ask(path, { parameters = {}, body = null, method = "GET", 
   }
 }
 
-async function once(url, { method, body, signal }) {
-  const late = AbortSignal.timeout(LONGEST);
+async function once(url, { method, body, signal, longest }) {
+  const late = AbortSignal.timeout(1000 * longest);
   const either = signal ? AbortSignal.any([signal, late]) : late;
   const headers = body ? { "Content-Type": "application/octet-stream" } : {};
   try {
     return await fetch(url, { method, body, headers, signal: either });
   } catch (error) {
     if (signal?.aborted) throw new DOMException("cancelled", "AbortError");
-    if (late.aborted) throw new ApiError(`The server took longer than ${LONGEST / 1000} seconds. Try again, or a smaller model.`);
+    if (late.aborted) throw new ApiError(`The server took longer than ${longest} seconds. Try again, or a smaller model.`);
     throw new ApiError("The server does not answer. Is vitrine serve still running?");
   }
 }
@@ -75,8 +75,8 @@ export async function getJson(path, parameters = {}, signal = null) {
 
 /* A request about a picture: its bytes go along only where the server does not know it any more, or where the
    photograph itself is needed (whole), which the server does not keep. */
-export async function askAbout(picture, model, path, { parameters = {}, signal = null, onbusy = null, whole = false } = {}) {
-  const common = { method: "POST", signal, onbusy };
+export async function askAbout(picture, model, path, { parameters = {}, whole = false, ...how } = {}) {
+  const common = { method: "POST", ...how };
   const known = whole && !picture.sample ? null : picture.knownAs(model);
   const given = { model, name: known?.sample ? null : picture.name.slice(0, 200), ...parameters };
   if (known) {

@@ -229,9 +229,9 @@ class CaptionPage {
   }
 
   taken() {
-    if (!this.done) return null;
+    if (!this.done) return [];
     const { beams, prefix } = this.app.state;
-    const name = `${this.picture.title.replace(/\.[^.]*$/, "").replaceAll(/[^\w-]+/g, "-")}-caption`;
-    return { picture: this.picture, model: this.model.id, parameters: { figure: "caption", beams, prefix }, command: this.done.command, name };
+    const parameters = { figure: "caption", beams, prefix };
+    return [{ picture: this.picture, model: this.model.id, parameters, command: this.done.command, name: `${this.picture.stem}-caption` }];
   }
 }

@@ -243,9 +243,13 @@ class ClassifyPage {
   }
 
   taken() {
-    const { first } = this;
-    if (!first.result) return null;
-    const name = `${first.picture.title.replace(/\.[^.]*$/, "").replaceAll(/[^\w-]+/g, "-")}-${first.parameters.method}`;
-    return { picture: first.picture, model: first.model.id, parameters: { ...first.parameters, figure: "map" }, command: first.result.command, name };
+    const panes = [this.first, this.second].filter((pane) => pane?.result);
+    return panes.map(({ picture, model, parameters, result }, index) => ({
+      picture,
+      model: model.id,
+      parameters: { ...parameters, figure: "map" },
+      command: result.command,
+      name: `${picture.stem}-${parameters.method}${index ? "-beside" : ""}`,
+    }));
   }
 }

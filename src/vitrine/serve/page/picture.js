@@ -5,6 +5,8 @@ import { ask, ApiError } from "./api.js";
 export const LARGEST = 20 * 2 ** 20; // bytes that the server takes
 const KEPT = 3.5e6; // bytes of a given picture that survive a reload of the tab
 const WIDEST = 2400; // pixels that a photograph is drawn from at most
+const DECODED = 16; // pictures that stay decoded in memory
+const recent = new Set();
 
 /* Where a model's own picture is, small ("thumbnail") or whole ("picture"); with its version it is cached for good. */
 export function addressOf(what, model, { id, version }, parameters = {}) {
@@ -44,6 +46,11 @@ export class Picture {
     return this.name.split("/").at(-1);
   }
 
+  /* That name without its ending, for the files of its figures. */
+  get stem() {
+    return this.title.replace(/\.[^.]*$/, "").replaceAll(/[^\w-]+/g, "-");
+  }
+
   get address() {
     const { model, id } = this.sample;
     return addressOf("picture", model, { id, version: this.version });
@@ -62,6 +69,14 @@ export class Picture {
   /* Something to draw from: an ImageBitmap, upright; a grey sheet where this browser cannot read the format. */
   image() {
     this.drawn ??= this.decode();
+    recent.delete(this);
+    recent.add(this); // the newest go last
+    for (const picture of recent) {
+      if (recent.size <= DECODED) break;
+      recent.delete(picture);
+      picture.drawn = null;
+      if (picture.sample) picture.blob = null;
+    }
     return this.drawn;
   }
 

@@ -259,10 +259,15 @@ class PositionsPage {
     );
   }
 
+  /* The grid of grids, and the tile that was kept. */
   taken() {
-    if (!this.found) return null;
+    if (!this.found) return [];
     const { model, command } = this.found;
-    const written = command || `vitrine positions ${model.reference} -o positions.png`;
-    return { picture: null, model: model.id, parameters: { figure: "positions", cell: this.app.state.cell }, command: written, name: "positions" };
+    const all = { picture: null, model: model.id, parameters: { figure: "positions" }, command, name: "positions" };
+    if (!this.app.state.cell) return [all];
+    const [row, column] = this.chosen;
+    const name = `positions-${row + 1}-${column + 1}`;
+    const its = `${command.replace("positions.png", `${name}.png`)} --cell ${row + 1},${column + 1}`;
+    return [all, { ...all, parameters: { ...all.parameters, cell: `${row},${column}` }, command: its, name }];
   }
 }

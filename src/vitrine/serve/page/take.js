@@ -3,17 +3,18 @@
 import { ask, askAbout } from "./api.js";
 import { h, tell } from "./dom.js";
 
-/* Buttons under a view. view() gives {picture | null, model, parameters, command, name}, or null where there is none. */
-export function takeAway(app, view) {
+/* Buttons under a view. views() gives what is shown, the first first: {picture | null, model, parameters, command, name};
+   an empty list where there is nothing yet. */
+export function takeAway(app, views) {
   const command = h("code", {});
   const line = h("pre", { class: "command", tabindex: "0", "aria-label": "The command that draws this" }, command);
   const button = (words, act, title) =>
-    h("button", { type: "button", title, onclick: () => view() && act(view()).catch((error) => app.trouble(error)) }, words);
+    h("button", { type: "button", title, onclick: () => act(views()).catch((error) => app.trouble(error)) }, words);
   const buttons = [
     button("Save PNG", (shown) => save(shown, "png"), "The figure that the command draws, with its provenance inside"),
     button("Save SVG", (shown) => save(shown, "svg"), "The same as lines and text"),
-    button("Copy figure", copyFigure, "The PNG, to paste elsewhere"),
-    button("Copy command", (shown) => copyText(shown.command, "command"), "The command line that draws this figure"),
+    button("Copy figure", copyFigure, "The (first) PNG, to paste elsewhere"),
+    button("Copy command", (shown) => copyText(commands(shown), "command"), "The command line that draws this figure"),
     button("Copy link", () => copyText(location.href, "link"), "An address that shows this view again"),
   ];
   const root = h(
@@ -26,13 +27,17 @@ export function takeAway(app, view) {
   return {
     root,
     update() {
-      const shown = view();
-      for (const each of buttons) each.disabled = !shown;
-      buttons[3].disabled = !shown?.command;
-      command.textContent = shown?.command || "";
-      line.hidden = !shown?.command;
+      const shown = views();
+      for (const each of buttons) each.disabled = !shown.length;
+      command.textContent = commands(shown);
+      buttons[3].disabled = line.hidden = !command.textContent;
     },
   };
+}
+
+/* One line for each view that a command draws. */
+function commands(shown) {
+  return shown.map(({ command }) => command).filter(Boolean).join("\n");
 }
 
 async function figure({ picture, model, parameters }, kind) {
@@ -45,13 +50,16 @@ async function figure({ picture, model, parameters }, kind) {
 
 async function save(shown, kind) {
   tell("Drawing\u2026");
-  const address = URL.createObjectURL(await figure(shown, kind));
-  h("a", { href: address, download: `${shown.name}.${kind}` }).click();
-  setTimeout(() => URL.revokeObjectURL(address), 10_000);
+  for (const each of shown) {
+    const address = URL.createObjectURL(await figure(each, kind));
+    h("a", { href: address, download: `${each.name}.${kind}` }).click();
+    setTimeout(() => URL.revokeObjectURL(address), 10_000);
+  }
   tell("Saved.");
 }
 
-async function copyFigure(shown) {
+/* The first view's: a clipboard holds one picture. */
+async function copyFigure([shown]) {
   if (!navigator.clipboard?.write) throw new Error("This browser cannot copy pictures here: save the PNG instead.");
   tell("Drawing\u2026");
   await navigator.clipboard.write([new ClipboardItem({ "image/png": figure(shown, "png") })]);

@@ -34,9 +34,20 @@ export function tray(app) {
       drawn = wanted;
       list.replaceChildren(...pictures.map((picture) => thumb(app, picture)));
     }
-    for (const button of list.children) button.setAttribute("aria-pressed", String(button.dataset.key === chosen?.key));
+    for (const button of list.children) {
+      const pressed = button.dataset.key === chosen?.key;
+      button.setAttribute("aria-pressed", String(pressed));
+      if (pressed) reveal(list, button);
+    }
   }
   return { root, update };
+}
+
+/* Into sight, where the pictures are a strip that scrolls. */
+function reveal(list, button) {
+  const [outer, inner] = [list.getBoundingClientRect(), button.getBoundingClientRect()];
+  if (inner.left < outer.left) list.scrollLeft -= outer.left - inner.left + 8;
+  else if (inner.right > outer.right) list.scrollLeft += inner.right - outer.right + 8;
 }
 
 function thumb(app, picture) {

@@ -11,6 +11,8 @@ const QUESTIONS = {
   carried_by_outliers: "Do outlier tokens carry it?",
 };
 
+const LONGEST = 600; // seconds: the model is run about a hundred times
+
 export function verdictPanel(app) {
   const badge = h("span", { class: "badge" }, "not checked");
   const sentence = h("p", {});
@@ -41,7 +43,7 @@ export function verdictPanel(app) {
     stop = new AbortController();
     const { query: _query, direction: _direction, ...parameters } = pane.parameters;
     try {
-      const found = await jsonAbout(pane.picture, pane.model.id, "/api/verdict", { parameters, signal: stop.signal });
+      const found = await jsonAbout(pane.picture, pane.model.id, "/api/verdict", { parameters, signal: stop.signal, longest: LONGEST });
       if (wanted === question) {
         answer = found;
         show(found, pane);
