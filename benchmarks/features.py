@@ -18,10 +18,10 @@ from pathlib import Path
 
 import torch
 from side_by_side.task import write_pictures
-from side_by_side.timing import Spread, ratios
 
 from vitrine.recipes import Recipe, TransformSpec
 from vitrine.workflows import kept_features
+from vitrine.workflows.bench.rounds import Spread, ratios
 from vitrine.workflows.run_record import read_timings
 from vitrine.workflows.training import train
 

@@ -10,7 +10,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 
-from side_by_side.timing import Spread
 from vitrine.data.batch import load_batch, normalise
 from vitrine.data.decoded_cache import DecodedPicture
 from vitrine.data.decoding import FilePicture, decode
@@ -18,6 +17,7 @@ from vitrine.data.samples import Picture, Sample
 from vitrine.data.transforms import TrainTransform, recolour
 from vitrine.data.warp import full_size, warp
 from vitrine.recipes import TransformSpec
+from vitrine.workflows.bench.rounds import Spread
 
 MEAN = STD = (0.5, 0.5, 0.5)
 DIRECT, KEPT = "decoded from files", "read from decoded_cache"
