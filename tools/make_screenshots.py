@@ -1,4 +1,4 @@
-"""Photograph every page of the explorer at 1440 and 390 pixels, for the README and docs/.
+"""Photograph every page of the explorer and the head of a report at 1440 and 390 pixels, for the README and docs/.
 
     python tools/make_screenshots.py --demo demo
 
@@ -147,6 +147,18 @@ def photograph(browser: Any, home: str, width: int, scheme: str, addresses: dict
     page.close()
 
 
+def photograph_report(browser: Any, demo: Path, width: int, out: Path) -> None:
+    """The head of the demo's report, from disk."""
+    height, zoom = WIDTHS[width]
+    page = browser.new_page(viewport={"width": width, "height": round(1.5 * height)}, device_scale_factor=zoom)
+    page.goto((demo / "report.html").as_uri())
+    page.wait_for_timeout(500)
+    file = out / f"report-{width}.png"
+    write(page.screenshot(), file)
+    print(f"{file.name}: {file.stat().st_size / 1000:.0f} kB")
+    page.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--demo", type=Path, required=True, help="the folder that vitrine demo wrote")
@@ -163,6 +175,7 @@ def main() -> None:
         addresses = views(home)
         for width in WIDTHS:
             photograph(browser, home, width, "light", addresses, arguments.out)
+            photograph_report(browser, arguments.demo.resolve(), width, arguments.out)
         photograph(browser, home, 1440, "dark", {"classify": addresses["classify"]}, arguments.out)
         browser.close()
 
