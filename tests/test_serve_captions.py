@@ -13,14 +13,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import MICRO
 from PIL import Image
 from serving import client_of, explorer_of, numbers, picture, served, until
 from starlette.testclient import TestClient
 from tiny_captioners import save_tiny
 
 import vitrine
+from vitrine.data.scenes import write_scenes
+from vitrine.recipes import CaptionSpec, Recipe
 from vitrine.report.provenance import read_provenance
 from vitrine.serve.explorer import Explorer
+from vitrine.workflows.training import train
 
 SENT = picture(3, (90, 60))
 
@@ -85,6 +89,30 @@ def test_a_caption_is_that_of_the_library(folder: Path, tmp_path: Path) -> None:
         assert (word["probability"], word["looked"]) == (pytest.approx(other.probability), other.looked)
         np.testing.assert_allclose(numbers(word["map"]), other.map, rtol=1e-5)
         assert word["box"] == [0, 0, 90, 60]
+
+
+def test_a_captioner_of_ones_own_comes_with_its_pictures(tmp_path: Path) -> None:
+    scenes = write_scenes(tmp_path / "scenes", "base", {"train": 24, "validation": 6, "test": 2}, size=32)
+    spec = CaptionSpec(
+        vocabulary_size=120, width=32, heads=2, encoder_layers=1, decoder_layers=1, feed_forward=64, longest=12
+    )
+    recipe = Recipe(
+        name="micro", model="vit_tiny_patch16_224", model_args=MICRO, pretrained=False, image_size=32, caption=spec,
+        batch_size=12, epochs=1, learning_rate=2e-3, workers=0, precision="fp32",
+    )  # fmt: skip
+    run = train(str(scenes), recipe, tmp_path / "run").run
+    with client_of(explorer_of(run)) as client:
+        told = client.get("/api/models").json()["models"][0]
+        assert (told["kind"], told["has_validation"], len(told["samples"])) == ("captioner", False, 6)
+        for sample in told["samples"][:2]:
+            found = client.post("/api/caption", params={"sample": sample["id"]}).json()
+            expected = vitrine.load(str(run)).caption(scenes / sample["name"])
+            assert found["caption"] == expected.text
+            assert found["log_probability"] == pytest.approx(expected.log_probability, abs=1e-4)
+            for word, other in zip(found["words"], expected.words, strict=True):
+                np.testing.assert_allclose(numbers(word["map"]), other.map, rtol=1e-4)
+            assert client.get(f"/api/picture/0/{sample['id']}").status_code == 200
+        assert client.get("/api/validation").status_code == 404
 
 
 def test_words_come_as_they_are_decoded_and_add_up(client: TestClient) -> None:
