@@ -35,8 +35,8 @@ class Sizes:
 
     Attributes:
         model: timm name of the classifier, at its own input size.
-        batches: pictures of a batch, of steps and predictions.
-        rounds: that count, of steps and predictions; the others take a round less, and one at least.
+        batches: pictures of a batch, of steps and predictions; after the first only beside PyTorch-Pretrained-ViT.
+        rounds: that count; the longest pieces of work take a round less, and one at least.
         epoch_batches: batches of an epoch with data.
         map_image, map_batch: of attention maps.
         share_images: sides at which the share of the matrix rate is measured.
@@ -49,7 +49,7 @@ class Sizes:
 
     model: str = "vit_base_patch16_224"
     batches: tuple[int, ...] = (8, 16)
-    rounds: int = 3
+    rounds: int = 2
     epoch_batches: int = 2
     map_image: int = 384
     map_batch: int = 4
@@ -76,10 +76,12 @@ def steps(sizes: Sizes) -> Iterator[Row]:
     """Predictions and training steps on pictures in memory, beside three other tools."""
     for batch in sizes.batches:
         with tempfile.TemporaryDirectory() as folder:
-            rounds = sizes.rounds if batch == sizes.batches[0] else _fewer(sizes)
+            first = batch == sizes.batches[0]
+            rounds = sizes.rounds if first else _fewer(sizes)
             options = train.parser_of().parse_args(["--model", sizes.model, "--batch", str(batch), "--batches", "1"])
             task = replace(train.task_of(options, folder), rounds=rounds + 1)
-            tools: list[Tool] = [make_tool(name, task) for name in TOOLS if name != Ours.name]
+            names = [name for name in TOOLS if name != Ours.name] if first else [train.BASELINE]
+            tools: list[Tool] = [make_tool(name, task) for name in names]
             yield from _beside(task, [*tools, OursReady(task)], rounds, {"infer": "inference", "train": "training"})
 
 
@@ -90,8 +92,9 @@ def epochs(sizes: Sizes) -> Iterator[Row]:
         rounds = _fewer(sizes)
         task = replace(train.task_of(train.parser_of().parse_args([*words, "--peers-load"]), folder), rounds=rounds + 1)
         write_pictures(Path(folder), task.batch * task.batches)
-        tools = [make_tool(name, task) for name in TOOLS]
-        peaks = {name: peak_mib(name, "train", task) for name in TOOLS}
+        names = (train.BASELINE, Ours.name)
+        tools = [make_tool(name, task) for name in names]
+        peaks = {name: peak_mib(name, "train", task) for name in names}
         sections = {"infer": "inference of files", "train": "whole epoch of files"}
         yield from _beside(task, tools, rounds, sections, peaks)
 
@@ -125,7 +128,7 @@ def maps(sizes: Sizes) -> Iterator[Row]:
     ways = attention.Ways(options)
     far = ", ".join(f"{name} {value:.1g}" for name, value in attention.same_maps(ways).items())
     work = {name: attention.counted(way) for name, way in ways.all().items()}
-    speeds = alternate(work, rounds=_fewer(sizes))
+    speeds = alternate(work, rounds=sizes.rounds)
     for name, own in speeds.items():
         beside = {}
         if name.startswith("vitrine, map"):
@@ -154,7 +157,7 @@ def captions(sizes: Sizes) -> Iterator[Row]:
     )
     ways = CaptionWays(options)
     compared = ", ".join(f"{name} {value:.2g}" for name, value in caption.same(ways).items())
-    speeds = alternate(ways.all(), rounds=_fewer(sizes))
+    speeds = alternate(ways.all(), rounds=sizes.rounds)
     for name, own in speeds.items():
         beside = {} if name == PUBLISHED else {ways.published.name: ratios(own, speeds[PUBLISHED])}
         if name.startswith(("words", "image side")):
@@ -176,7 +179,7 @@ def pictures(sizes: Sizes) -> Iterator[Row]:
             gap = loader.disagreement(rows["vitrine"], rows["torchvision, bilinear rotation"], work[:16], side)
             if gap > loader.LARGEST_GAP:
                 raise SystemExit(f"The loaders' outputs differ by {gap:.2f} levels. Nothing was timed.")
-            rates = loader.measure(rows, work, sizes.rounds + 2)
+            rates = loader.measure(rows, work, sizes.rounds + 3)
     finally:
         torch.set_num_threads(threads)
     check = f"pixels: mean difference {gap:.2f} of 255 levels, blurred, to torchvision with bilinear rotation."
@@ -190,7 +193,7 @@ def position_figure(sizes: Sizes) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         figures = positions.Figures(sizes.grid, 768, Path(folder))
         check = figures.check()
-        speeds = alternate(figures.all(), rounds=_fewer(sizes))
+        speeds = alternate(figures.all(), rounds=sizes.rounds)
     for name, own in speeds.items():
         beside = {} if name == positions.SUBPLOTS else {positions.SUBPLOTS: ratios(own, speeds[positions.SUBPLOTS])}
         yield Row("position figure", f"{name}, {sizes.grid} x {sizes.grid}", "s", _seconds(own), check, beside)
@@ -201,7 +204,7 @@ def start_up(sizes: Sizes) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         starts = startup.Starts(Path(folder), None if sizes.helped else ("train", "predict"))
         check = starts.check()
-        speeds = alternate(starts.all(), rounds=_fewer(sizes), warm_up=0)  # the check was the warm-up
+        speeds = alternate(starts.all(), rounds=sizes.rounds, warm_up=0)  # the check was the warm-up
     for name, own in speeds.items():
         beside = {} if name == startup.TORCH else {startup.TORCH: ratios(own, speeds[startup.TORCH])}
         yield Row("start-up", name, "s", _seconds(own), check, beside)

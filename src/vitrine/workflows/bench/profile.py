@@ -14,12 +14,11 @@ def slowest(work: Callable[[], object], device: torch.device, count: int = 4) ->
     """The operators that take most of the time of one call, with their shares, in words.
 
     Args:
-        work: is called twice; the second call is looked at.
+        work: what is looked at; it should have run before.
         device: on CUDA its own time counts, elsewhere that of the CPU.
         count: operators at most.
     """
     cuda = device.type == "cuda"
-    work()
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]
     with native_messages_dropped(), profile(activities=activities) as seen:
         work()
