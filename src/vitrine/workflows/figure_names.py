@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 
@@ -21,3 +22,8 @@ def figure_names(pictures: Sequence[str], kind: str, taken: Sequence[str] = ()) 
         used.add(chosen)
         names[name] = f"{chosen}.{kind}"
     return names
+
+
+def plain_stem(name: str) -> str:
+    """A name that every file system and the address of a section take: letters, digits, and ``._-``."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60].strip("-.") or "unnamed"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +10,6 @@ from typing import Any
 from vitrine.data.captions import open_captions
 from vitrine.data.listing import one_picture
 from vitrine.data.samples import Sample
-from vitrine.errors import RunError
-from vitrine.evaluate.csv_records import whole_records
 from vitrine.models.run_folder import RunFolder
 from vitrine.report.page.document import (
     Block,
@@ -31,7 +28,9 @@ from vitrine.results import CaptioningMetrics
 from vitrine.workflows.caption_picture import worded_picture
 from vitrine.workflows.captioned import CaptionSettings
 from vitrine.workflows.captioner_opening import OpenedCaptioner, open_captioner
+from vitrine.workflows.captioner_record import CaptionerRecord, read_captioner_record
 from vitrine.workflows.decoded_pictures import decode_pictures
+from vitrine.workflows.figure_names import plain_stem
 from vitrine.workflows.reports.final import read_test_metrics
 
 _SIDE = 480  # pixels of a photograph on the page
@@ -67,7 +66,8 @@ def captioner_section(
         RunError: its files cannot be read.
         DataError, ModelError: its pictures or weights cannot be used.
     """
-    metrics = _metrics(run.path)
+    record = read_captioner_record(name, run)
+    metrics = record.metrics
     tested = read_test_metrics(run.path)
     split = "validation" if tested is None else "test"
     scores: Mapping[str, Any] = metrics.scores if tested is None else tested["captions"]
@@ -75,7 +75,7 @@ def captioner_section(
     shown: list[_Shown] = []
     if pictures is not None:
         given: list[_Shown] = [(one_picture(path, "vitrine caption"), (), "") for path in pictures]
-        shown = given or _default(run, opened)
+        shown = given or _default(record, opened)
     views = tuple(_views(name, opened, shown, metrics.precision, progress))
     blocks: list[Block] = [
         Paragraph(f"{name} has these scores on {scores['predicted']['pictures']:,} {split} pictures."),
@@ -88,15 +88,7 @@ def captioner_section(
             Paragraph("Point at a word, or go from word to word with the arrow keys, to see where it looked."),
             Gallery(views),
         ]
-    return Section(f"captions-{name}", f"Captions by {name}", tuple(blocks))
-
-
-def _metrics(run: Path) -> CaptioningMetrics:
-    path = run / "metrics.json"
-    try:
-        return CaptioningMetrics.from_dict(json.loads(path.read_text("utf-8")))
-    except (OSError, ValueError, KeyError) as error:
-        raise RunError(f"{path} is not a captioner's metrics ({error}).") from error
+    return Section(f"captions-{plain_stem(name)}", f"Captions by {name}", tuple(blocks))
 
 
 def _numbers(metrics: CaptioningMetrics, scores: Mapping[str, Any], split: str) -> list[Number]:
@@ -160,19 +152,15 @@ def _lowered(sentence: str) -> str:
 _Shown = tuple[Sample, tuple[str, ...], str]
 
 
-def _default(run: RunFolder, opened: OpenedCaptioner) -> list[_Shown]:
+def _default(record: CaptionerRecord, opened: OpenedCaptioner) -> list[_Shown]:
     """Validation pictures with the captions that were surest, and those that were least sure, a word piece."""
-    table = run.path / "captions.csv"
-    if not table.is_file():
-        raise RunError(f"{table} is missing, so that no captions can be chosen. Name pictures with --pictures.")
-    _, *rows = [fields for _, fields in whole_records(table)]
-    sure = {name: float(likely) / (len(opened.vocabulary.encode(caption)) + 1) for name, caption, likely in rows}
+    encode = opened.vocabulary.encode
+    sure = {name: said.log_probability / (len(encode(said.text)) + 1) for name, said in record.captions.items()}
     ranked = sorted(sure, key=lambda name: (-sure[name], name))
     why = dict.fromkeys(ranked[:_SURE], "surest of its words")
     why |= dict.fromkeys([name for name in ranked[-_UNSURE:] if name not in why], "least sure of its words")
-    recipe = run.recipe()
-    reference = str(json.loads((run.path / "data.json").read_text("utf-8"))["reference"])
-    found = open_captions(reference, seed=recipe.seed, val_fraction=recipe.val_fraction)
+    recipe = record.recipe
+    found = open_captions(str(record.data["reference"]), seed=recipe.seed, val_fraction=recipe.val_fraction)
     there = {each.name: each for each in found.splits["validation"]} if "validation" in found.splits else {}
     return [(there[name].unlabelled, there[name].captions[:1], why[name]) for name in why if name in there]
 
@@ -193,6 +181,6 @@ def _views(
     for index, (each, (_, true, why)) in enumerate(zip(decoded, shown, strict=True), 1):
         worded = worded_picture(each, opened, settings)
         picture = replace(worded.picture, true=true).lighter(_SIDE)
-        views.append(CaptionView(f"caption-{name}-{index}", picture, worded.scale, why))
+        views.append(CaptionView(f"caption-{plain_stem(name)}-{index}", picture, worded.scale, why))
         progress(index, len(shown))
     return views

@@ -5,7 +5,6 @@ Axes: R grid rows, C grid columns.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from vitrine.report.positions import number_rows, position_figure
 from vitrine.report.scale import Scale, shared_scale
 from vitrine.report.tables import Table
 from vitrine.workflows.explain_words import true_label_in
+from vitrine.workflows.figure_names import plain_stem
 from vitrine.workflows.map_pictures import map_picture
 from vitrine.workflows.mapping import Mapper, check_maps
 from vitrine.workflows.opened import OpenedModel
@@ -143,7 +143,8 @@ def maps_section(
     if not drawn:
         return Section("maps", "What it looks at", (Paragraph("No picture was there to be shown."),))
     scale = Scale("uniform", shared_scale([picture.map_RC for picture, *_ in drawn]))
-    views = tuple(MapView(f"map-{_stem(each.name, i)}", each, scale, why) for i, (each, why, _) in enumerate(drawn, 1))
+    stems = [f"map-{i}-{plain_stem(Path(picture.name).stem)}" for i, (picture, *_) in enumerate(drawn, 1)]
+    views = tuple(MapView(stem, each, scale, why) for stem, (each, why, _) in zip(stems, drawn, strict=True))
     return Section(
         "maps",
         "What it looks at",
@@ -164,8 +165,3 @@ def _verdicts(flags: Sequence[str]) -> Finding:
     good, bad, n = flags.count("believable"), flags.count("doubtful"), len(flags)
     flag = "doubtful" if bad else "believable" if good == n else "not checked"
     return Finding(flag, f"Of {n} map{'s' * (n != 1)}, {good} can be believed by these checks, and {bad} cannot.")
-
-
-def _stem(name: str, index: int) -> str:
-    """A file name that is safe and unique."""
-    return f"{index}-{re.sub(r'[^A-Za-z0-9._-]+', '-', Path(name).stem)[:40] or 'picture'}"

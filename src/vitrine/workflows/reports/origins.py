@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitrine.errors import RunError
 from vitrine.models.weights import file_sha256
 from vitrine.report.page.document import Block, Commands, Paragraph, Section, Sheet
 from vitrine.report.tables import Table
 from vitrine.version import __version__
+from vitrine.workflows.run_record import read_json
 
 
 def origins_section(runs: Mapping[str, Path], command: Sequence[str]) -> Section:
@@ -47,7 +46,7 @@ def foot() -> str:
 
 
 def _origins(path: Path) -> dict[str, str]:
-    environment, data = _json(path / "environment.json"), _json(path / "data.json")
+    environment, data = read_json(path / "environment.json"), read_json(path / "data.json")
     weights = path / "model.safetensors"
     began = environment.get("starting_weights")
     return {
@@ -78,13 +77,5 @@ def _pictures(data: Mapping[str, Any]) -> str:
 
 
 def _train_command(path: Path) -> str:
-    data = str(_json(path / "data.json").get("reference"))
+    data = str(read_json(path / "data.json").get("reference"))
     return shlex.join(["vitrine", "train", data, "--recipe", str(path / "recipe.toml"), "-o", f"{path}-again"])
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} is missing or damaged ({error}), so the run cannot be reported.") from error
-    return content
