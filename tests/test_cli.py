@@ -25,6 +25,7 @@ VERBS = (
     "sweep",
     "compare",
     "verify",
+    "serve",
     "export",
     "cache",
 )
