@@ -337,3 +337,12 @@ def test_long_names_are_replaced_in_figures(tmp_path: Path) -> None:
     assert [labels[row.name] for row in found.rows] == ["batch 8", "batch 16"]
     shorter = compare([str(made_run(tmp_path / "short", mistakes(20)))])
     assert figure_labels(shorter.rows, shorter.varied) == {"short": "short"}
+
+
+def test_markdown_and_latex_leave_names_as_they_are(tmp_path: Path) -> None:
+    made_run(tmp_path / "runs" / "<img src=x>", mistakes(20, range(3)))
+    made_run(tmp_path / "runs" / "[x](y)", mistakes(20, range(5)), batch_size=8)
+    found = compare([str(tmp_path / "runs")])
+    text = found.markdown()
+    assert "<img" not in text.replace("\\<img", "") and "[x](y)" not in text
+    assert r"\\ [" not in found.latex() and "{[}x](y)" in found.latex()

@@ -14,7 +14,7 @@ import pytest
 from made_runs import made_captioner, made_run, run_verb
 
 from vitrine.cli.reporting import report as verb
-from vitrine.errors import RunError, UsageError
+from vitrine.errors import DataError, RunError, UsageError
 from vitrine.models.run_folder import RunFolder
 from vitrine.report.page.document import (
     Document,
@@ -121,6 +121,47 @@ def test_one_run_alone_is_said_to_be_alone_and_its_seed_too(tmp_path: Path) -> N
     assert "None of the 40 validation pictures are byte for byte" in limits
 
 
+def test_seeds_that_drew_other_validation_pictures_are_seeds_but_no_range(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        run = made_run(tmp_path / "runs" / f"s{seed}", rights(40, range(seed)), seed=seed, pictures=f"set {seed}")
+        data = json.loads((run / "data.json").read_text())
+        data["splits"]["train"] = data["splits"]["train"][seed:]
+        (run / "data.json").write_text(json.dumps(data))
+    said, limits = sections(tmp_path / "runs")
+    assert "trained with 2 seeds, which also drew different validation pictures" in said
+    assert "lie between" not in said and "Other seeds" not in limits
+
+
+def test_a_tie_is_only_said_to_be_broken_where_it_is(tmp_path: Path) -> None:
+    made_run(tmp_path / "runs" / "a", rights(40, range(4)), loss=0.4)
+    made_run(tmp_path / "runs" / "b", rights(40, range(4)), loss=0.4, batch_size=8)
+    said, _ = sections(tmp_path / "runs")
+    assert "b reached the same." in said and "lower loss" not in said
+    made_run(tmp_path / "runs" / "b", rights(40, range(4)), loss=0.3, batch_size=8)
+    said, _ = sections(tmp_path / "runs")
+    assert "a reached the same; it has the lower loss." in said and "final result is b" in said
+
+
+def test_without_a_mistake_no_error_of_zero_is_claimed(tmp_path: Path) -> None:
+    made_run(tmp_path / "runs" / "perfect", rights(40))
+    said, _ = sections(tmp_path / "runs")
+    assert "1.0000 validation accuracy" in said and "standard error" not in said
+
+
+def test_commands_of_odd_names_can_be_pasted(tmp_path: Path) -> None:
+    made_run(tmp_path / "runs" / "a b,seed=0", rights(40, range(4)), reference="scenes:base?validation=3&test=3")
+    _, limits = sections(tmp_path / "runs")
+    assert f"vitrine verify '{tmp_path}/runs/a b,seed=0'" in limits
+    assert "vitrine check 'scenes:base?validation=3&test=3'" in limits
+
+
+def test_a_final_run_is_not_mistaken_for_its_namesake(runs: Path) -> None:
+    said, _ = sections(runs, "runs/poor")
+    assert "final result is poor" in said
+    with pytest.raises(UsageError, match="names none"):
+        sections(runs, "elsewhere/poor")
+
+
 def test_copies_of_training_pictures_are_counted(tmp_path: Path) -> None:
     run = made_run(tmp_path / "runs" / "only", rights(40, range(4)))
     data = json.loads((run / "data.json").read_text())
@@ -150,7 +191,7 @@ def test_a_recorded_test_result_comes_first_where_it_is_of_these_weights(runs: P
     evaluation_of(runs / "good", b"weights")
     said, limits = sections(runs)
     assert said.index("0.9100 test accuracy") < said.index("0.9500 validation accuracy")
-    assert "On 100 test pictures, which chose nothing, 91 labels are right: 0.9100" in said
+    assert "On 100 test pictures (pets), which chose nothing here, 91 labels are right: 0.9100" in said
     assert f"{100 * sqrt(0.91 * 0.09 / 100):.2f} points (binomial, 100 test pictures)" in said
     assert "Test pictures:" not in limits
 
@@ -177,11 +218,12 @@ def test_default_pictures_are_two_of_each_kind_and_of_different_classes(small_ru
     found = default_pictures(record, str(small_scenes))
     kinds = [each.why for each in found]
     answers = record.answers
-    assert set(kinds) <= {"sure and right", "sure and wrong", "unsure"} and kinds == sorted(kinds)
+    order = ("surest and right", "surest and wrong", "least sure")
+    assert set(kinds) <= set(order) and kinds == sorted(kinds, key=order.index)
     for each in found:
         assert record.truths[each.sample.name] == each.true
-        if each.why != "unsure":
-            assert answers[each.sample.name].right == (each.why == "sure and right")
+        if each.why != "least sure":
+            assert answers[each.sample.name].right == (each.why == "surest and right")
     assert max(map(kinds.count, kinds)) <= 2 and len({each.sample.name for each in found}) == len(found)
 
 
@@ -304,6 +346,39 @@ def test_pictures_after_the_first_are_pictures_too_and_a_missing_one_is_named(
     with pytest.raises(Exception, match=r"nothing\.png"):
         run_verb(verb, run, "-o", tmp_path / "s.html", "--pictures", tmp_path / "nothing.png")
     assert not (tmp_path / "s.html").exists()
+
+
+def test_a_damaged_picture_is_left_out_and_named_unless_a_person_named_it(
+    page: tuple[Path, Path], small_scenes: Path, tmp_path: Path
+) -> None:
+    _, run = page
+    shutil.copytree(run, tmp_path / "run")
+    shutil.copytree(small_scenes, tmp_path / "scenes", ignore=shutil.ignore_patterns("test", "masks"))
+    record = read_record("run", find_runs([str(tmp_path / "run")]).runs["run"])
+    name = default_pictures(record, str(tmp_path / "scenes"))[0].sample.name
+    broken = tmp_path / "scenes" / name
+    broken.write_bytes(b"no picture")
+    data = json.loads((tmp_path / "run" / "data.json").read_text())
+    for row in data["splits"]["validation"]:
+        if row["name"] == name:
+            row["sha256"] = hashlib.sha256(b"no picture").hexdigest()
+    (tmp_path / "run" / "data.json").write_text(json.dumps(data))
+    out = tmp_path / "r.html"
+    report([str(tmp_path / "run")], out, ReportSettings(data=str(tmp_path / "scenes")))
+    assert f"The map of {name}: " in visible(out.read_text("utf-8"))
+    with pytest.raises(DataError, match=r"cannot be used: .*Leave it out of --pictures"):
+        report([str(tmp_path / "run")], out, ReportSettings(data=str(tmp_path / "scenes"), pictures=(broken,)))
+
+
+def test_a_picture_of_another_content_is_not_shown_for_the_recorded_one(
+    page: tuple[Path, Path], small_scenes: Path, tmp_path: Path
+) -> None:
+    record = read_record("run", find_runs([str(page[1])]).runs[page[1].name])
+    shutil.copytree(small_scenes, tmp_path / "scenes", ignore=shutil.ignore_patterns("test", "masks"))
+    before = [each.sample.name for each in default_pictures(record, str(tmp_path / "scenes"))]
+    one, other = (tmp_path / "scenes" / name for name in before[:2])
+    shutil.copy(other, one)
+    assert before[0] not in [each.sample.name for each in default_pictures(record, str(tmp_path / "scenes"))]
 
 
 def test_pictures_that_are_gone_leave_a_report_that_says_so(page: tuple[Path, Path], tmp_path: Path) -> None:

@@ -42,3 +42,15 @@ def test_what_is_no_run_has_no_report(small_run: Path, tmp_path: Path) -> None:
         shutil.copy(small_run / name, tmp_path / "exported" / name)
     with pytest.raises(RunError):
         open_explorer([str(tmp_path / "exported")], ServeSettings(), report=True)
+
+
+def test_a_folder_of_runs_stands_for_them(small_run: Path, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(small_run, tmp_path / "sweep" / name)
+    (tmp_path / "sweep" / "comparison").mkdir()
+    explorer = open_explorer([str(tmp_path / "sweep"), "vitrine/scenes-tiny"], ServeSettings())
+    assert [model.served.reference for model in explorer.models.values()] == [
+        str(tmp_path / "sweep" / "one"),
+        str(tmp_path / "sweep" / "two"),
+        "vitrine/scenes-tiny",
+    ]

@@ -26,7 +26,7 @@ def report(
             "--pictures",
             metavar="FILE...",
             help="Pictures whose maps and captions are shown; default: validation pictures on which the final run was "
-            "sure and right, sure and wrong, and unsure.",
+            "surest and right, surest and wrong, and least sure.",
         ),
     ] = None,
     final: Annotated[
@@ -35,7 +35,7 @@ def report(
     ] = None,
     data: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(metavar="DATA", help="Where the runs' pictures are; default: where they were in training."),
+        typer.Option(metavar="DATA", help="Where the classifiers' pictures are; default: where they were in training."),
     ] = None,
     score: Annotated[
         int,
@@ -58,7 +58,7 @@ def report(
     from vitrine.workflows.reporting import report as run_report
 
     # "--pictures a.jpg b.jpg": what follows the first is read as runs, and no run is a file.
-    files = [each for each in runs if Path(each).is_file()]
+    files = [each for each in runs if pictures and Path(each).is_file()]
     settings = ReportSettings(
         pictures=tuple(Path(each) for each in [*(pictures or []), *files]),
         final=final,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 
-from vitrine.report.tables import Cell
+from vitrine.report.tables import Cell, Table
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 _PATH = re.compile(r"(?<![\w/.})\]*>\\])(?!//)(?:~|\.{1,2})?(?:/[^\s/:*?\"<>|'`,;()]+)+/?")
@@ -56,6 +57,16 @@ def table(columns: Sequence[str], rows: Sequence[tuple[Cell, ...]]) -> str:
     right = [bool(rows) and all(isinstance(row[i], int) for row in rows) for i in range(len(columns))]
     rule = ["---:" if each else "---" for each in right]
     return "\n".join(f"| {' | '.join(row)} |" for row in (tuple(columns), tuple(rule), *shown))
+
+
+def named_table(shown: Table) -> str:
+    """A table of which columns and cells show names as they are."""
+
+    def plain(cell: Cell) -> Cell:
+        return inline(cell).replace("\\|", "|") if isinstance(cell, str) else cell  # the table escapes its own bars
+
+    columns = tuple(str(plain(name)) for name in shown.columns)
+    return replace(shown, columns=columns, rows=tuple(tuple(map(plain, row)) for row in shown.rows)).markdown()
 
 
 def _cell(cell: Cell) -> str:

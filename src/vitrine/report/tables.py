@@ -180,7 +180,8 @@ _LATEX = str.maketrans(
 
 
 def _latex(text: str) -> str:
-    return text.translate(_LATEX)
+    shown = text.translate(_LATEX)
+    return f"{{[}}{shown[1:]}" if shown.startswith("[") else shown  # after a line's end it would be an option's
 
 
 def _share(value: float | None) -> str | None:

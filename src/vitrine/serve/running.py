@@ -12,6 +12,7 @@ import uvicorn
 
 from vitrine.errors import UsageError
 from vitrine.models.captioner.saved import is_captioner_folder
+from vitrine.models.run_folder import RunFolder
 from vitrine.report.page.html import render_html
 from vitrine.serve.app import make_app
 from vitrine.serve.captioners import ServedCaptioner
@@ -20,6 +21,7 @@ from vitrine.serve.explorer import Explorer, Served, ServedModel, make_explorer
 from vitrine.serve.galleries import gallery_of
 from vitrine.serve.settings import ServeSettings
 from vitrine.workflows.captioner_opening import is_captioner, open_captioner
+from vitrine.workflows.finding_runs import find_runs
 from vitrine.workflows.opened import open_model
 from vitrine.workflows.reporting import report_document
 
@@ -37,7 +39,8 @@ def open_explorer(
     """Open models and their pictures.
 
     Args:
-        references: model references, in the order that the page shows them.
+        references: model references, in the order that the page shows them; a folder that holds runs, such as a
+            sweep's, stands for all of them.
         settings: limits and addresses.
         architecture: the timm name, or ``catr``, of those references that are weights files.
         vocabulary: of the published captioner, where it is among them.
@@ -49,6 +52,7 @@ def open_explorer(
         ModelError, WeightsUnavailableError: a model cannot be opened.
         RunError: a report is wanted and none of them is a finished run.
     """
+    references = [each for reference in references for each in _runs_in(reference)]
     models = []
     for number, reference in enumerate(references):
         opening(reference)
@@ -57,6 +61,14 @@ def open_explorer(
         models.append(ServedModel(served, gallery_of(reference)))
     page = render_html(report_document([each for each in references if Path(each).is_dir()])) if report else None
     return make_explorer(models, settings, page)
+
+
+def _runs_in(reference: str) -> list[str]:
+    """The finished runs of a folder that is no model itself; else the reference."""
+    folder = Path(reference).expanduser()
+    if not folder.is_dir() or (folder / "config.json").is_file() or RunFolder(folder).started:
+        return [reference]
+    return [str(run.path) for run in find_runs([reference]).runs.values()]
 
 
 def _opened(number: str, reference: str, architecture: str | None, vocabulary: Path | None, precision: str) -> Served:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vitrine.report.card_text import inline, named_table
 from vitrine.report.comparison import (
     CaptionerRow,
     RunRow,
@@ -91,10 +92,10 @@ class Comparison:
         """For a README."""
         tables = [runs_table(self.rows)] if self.rows else []
         tables += [captioners_table(self.captioners)] if self.captioners else []
-        parts = [table.markdown() for table in tables]
-        parts += ["\n".join(f"- {_escaped(line)}" for line in paragraph) for paragraph in self._paragraphs()]
+        parts = [named_table(table) for table in tables]
+        parts += ["\n".join(f"- {inline(line)}" for line in paragraph) for paragraph in self._paragraphs()]
         if self.disagreements is not None:
-            parts.append(self.disagreements.table().markdown())
+            parts.append(named_table(self.disagreements.table()))
         return "\n\n".join(parts) + "\n"
 
     def latex(self) -> str:
@@ -197,8 +198,3 @@ def _test_row(claim: Claim) -> tuple[Cell, ...]:
     counts, asked = claim.counts, QUESTIONS[claim.question].claim
     decided = (counts.first, counts.second, counts.n, counts.p, claim.corrected)
     return (claim.first, asked, claim.second, claim.verdict, *decided)
-
-
-def _escaped(line: str) -> str:
-    """A sentence whose names Markdown leaves alone."""
-    return line.replace("\n", " ").replace("_", r"\_").replace("*", r"\*")

@@ -9,10 +9,11 @@ from typing import Any
 
 from vitrine.errors import DataError, UsageError
 from vitrine.models.captioner.saved import is_captioner_folder
-from vitrine.models.run_folder import RunFolder, write_atomically
+from vitrine.models.run_folder import write_atomically
 from vitrine.report.page.document import Document, Section
 from vitrine.report.page.html import render_html
 from vitrine.report.page.markdown import write_markdown
+from vitrine.results import ClassificationMetrics
 from vitrine.workflows.compared import Comparison
 from vitrine.workflows.comparing import compare
 from vitrine.workflows.finding_runs import find_runs
@@ -37,6 +38,8 @@ from vitrine.workflows.scoring import score_methods
 
 Progress = Callable[[str, int, int], None]
 """What is being done, steps done, of how many."""
+
+_MOST_TESTS = 200  # that a page carries
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ class _Gathering:
     def document(self) -> Document:
         """All sections, in order."""
         looked = self._inside()
-        captioned = [self._captioner(name, run) for name, run in self.captioners.items()]
+        captioned = [self._captioner(number, name) for number, name in enumerate(self.captioners, 1)]
         before = [
             *([final_section(self.final, self.comparison, self.records)] if self.final else []),
             settings_section(self.comparison, self.final),
@@ -175,17 +178,23 @@ class _Gathering:
             return []
         folder = self.final.record.folder.path
         opened = open_model(str(folder), self.final.record.metrics.precision)
-        pictures = self._pictures(opened)
-        self.mapped = len(pictures)
         sections = [positions_section(opened, self.final.name)]
+        pictures = self._pictures(opened)
         if pictures:
-            self.progress("Checking maps", 0, len(pictures))
-            checked = maps_section(
-                opened, pictures, self.settings.seed, lambda done, total: self.progress("Checking maps", done, total)
-            )
-            sections.append(checked)
+            sections.append(self._maps(opened, pictures))
         scores = self._scores(opened, folder)
         return [*sections, *([methods_section(scores)] if scores else [])]
+
+    def _maps(self, opened: OpenedModel, pictures: Sequence[ShownPicture]) -> Section:
+        made = maps_section(
+            opened, pictures, self.settings.seed, lambda done, total: self.progress("Checking maps", done, total)
+        )
+        self.mapped = made.shown
+        if made.unreadable and self.settings.pictures:
+            name, reason = made.unreadable[0]
+            raise DataError(f"{name} cannot be used: {reason}. Leave it out of --pictures.")
+        self.missing += [f"The map of {name}: {reason}." for name, reason in made.unreadable]
+        return made.section
 
     def _pictures(self, opened: OpenedModel) -> tuple[ShownPicture, ...]:
         assert self.final is not None
@@ -213,15 +222,17 @@ class _Gathering:
         )
         return scores_from_dict(scored.to_dict())
 
-    def _captioner(self, name: str, run: RunFolder) -> Section:
-        pictures = self.settings.pictures
+    def _captioner(self, number: int, name: str) -> Section:
+        run, pictures = self.captioners[name], self.settings.pictures
         try:
-            return captioner_section(name, run, pictures, lambda done, total: self.progress("Captioning", done, total))
+            return captioner_section(
+                name, run, number, pictures, lambda done, total: self.progress("Captioning", done, total)
+            )
         except DataError as error:
             if pictures:
                 raise
-            self.missing.append(f"Captions of {name}: its pictures cannot be opened ({str(error).splitlines()[0]}).")
-            return captioner_section(name, run, None)
+            self.missing.append(f"Captions of {name}: its pictures cannot be shown ({str(error).splitlines()[0]}).")
+            return captioner_section(name, run, number, None)
 
     def _title(self) -> str:
         if self.final is None:
@@ -247,11 +258,20 @@ class _Gathering:
         return [*words, *(["--markdown"] if s.markdown else [])]
 
     def _facts(self) -> dict[str, Any]:
-        facts: dict[str, Any] = {"comparison": self.comparison.to_dict()}
+        """What programs read of the page; tests by the hundred are for ``vitrine compare --json``."""
+        compared = self.comparison.to_dict()
+        if len(compared["tests"]) > _MOST_TESTS:
+            del compared["tests"]
+        facts: dict[str, Any] = {"comparison": compared}
         if self.final is not None:
             facts["final"] = {
                 "run": self.final.name,
-                "validation": self.final.record.metrics.to_dict(),
-                "test": None if self.final.test is None else self.final.test.to_dict(),
+                "validation": _without_matrix(self.final.record.metrics),
+                "test": None if self.final.test is None else _without_matrix(self.final.test),
             }
         return facts
+
+
+def _without_matrix(metrics: ClassificationMetrics) -> dict[str, Any]:
+    """The figures; the confusion matrix grows with the square of the classes."""
+    return {key: value for key, value in metrics.to_dict().items() if key != "confusion"}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 from vitrine.data.samples import Sample
 from vitrine.data.sources import open_data
+from vitrine.errors import PictureError
 from vitrine.workflows.run_record import RunRecord
 
 
 def validation_samples(record: RunRecord, names: Iterable[str], data: str | None = None) -> dict[str, Sample]:
-    """The run's validation pictures of these names, in their order; those that are no longer there are left out.
+    """The run's validation pictures of these names, in their order; those that are no longer there, or have another
+    content than they had, are left out.
 
     Args:
         record: the run.
@@ -23,4 +26,11 @@ def validation_samples(record: RunRecord, names: Iterable[str], data: str | None
     recipe = record.recipe
     found = open_data(data or str(record.data["reference"]), seed=recipe.seed, val_fraction=recipe.val_fraction)
     there = {sample.name: sample for sample in found.splits.get("validation", ())}
-    return {name: there[name] for name in names if name in there}
+    return {name: there[name] for name in names if name in there and (name, _sha256(there[name])) in record.pictures}
+
+
+def _sha256(sample: Sample) -> str:
+    try:
+        return hashlib.sha256(sample.picture.encoded()).hexdigest()
+    except PictureError:
+        return ""

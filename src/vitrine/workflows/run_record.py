@@ -227,6 +227,11 @@ def differing(one: Mapping[str, Cell], other: Mapping[str, Cell]) -> tuple[str, 
     return tuple(key for key in names if not (key.startswith("transforms.") and "transforms" in names))
 
 
+def same_but_seed(one: Mapping[str, Cell], other: Mapping[str, Cell]) -> bool:
+    """Whether two runs are of one recipe with two seeds; a seed may also draw which pictures are trained on."""
+    return set(differing(one, other)) - {DATA} == {"seed"}
+
+
 def digest(rows: Iterable[tuple[str, ...]], length: int = 64) -> str:
     """Characters that are the same for the same rows in whatever order."""
     whole = hashlib.sha256()

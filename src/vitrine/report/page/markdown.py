@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
+from vitrine.report.card_text import inline, named_table
 from vitrine.report.maps import save_map_figure
 from vitrine.report.page.document import (
     Block,
@@ -23,7 +23,6 @@ from vitrine.report.page.document import (
     Sheet,
 )
 from vitrine.report.style import save
-from vitrine.report.tables import Cell, Table
 from vitrine.report.words import save_caption_figure
 
 
@@ -36,12 +35,12 @@ def write_markdown(document: Document, path: Path) -> list[Path]:
     folder = path.with_name(f"{path.stem}-figures")
     folder.mkdir(parents=True, exist_ok=True)
     writer = _Writer(folder)
-    parts = [f"# {_plain(document.title)}", _plain(document.detail)]
+    parts = [f"# {inline(document.title)}", inline(document.detail)]
     for section in document.sections:
-        parts.append(f"## {_plain(section.title)}")
+        parts.append(f"## {inline(section.title)}")
         for block in section.blocks:
             parts += writer.block(block)
-    parts.append(_plain(document.foot))
+    parts.append(inline(document.foot))
     text = "\n\n".join(part for part in parts if part) + "\n"
     path.write_text(text, encoding="utf-8")
     return [path, *writer.written]
@@ -58,16 +57,16 @@ class _Writer:
         """The paragraphs of a block."""
         match block:
             case Paragraph():
-                yield f"**{_plain(block.words)}**" if block.tone == "lead" else _plain(block.words)
+                yield f"**{inline(block.words)}**" if block.tone == "lead" else inline(block.words)
             case Numbers():
                 yield "\n".join(
-                    f"- **{each.value}** {_plain(each.name)}{f' ({_plain(each.detail)})' if each.detail else ''}"
+                    f"- **{each.value}** {inline(each.name)}{f' ({inline(each.detail)})' if each.detail else ''}"
                     for each in block.items
                 )
             case Findings():
-                yield "\n".join(f"- {_plain(each.sentence)}{_flag(each.flag)}" for each in block.items)
+                yield "\n".join(f"- {inline(each.sentence)}{_flag(each.flag)}" for each in block.items)
             case Sheet():
-                yield _table(block.table)
+                yield named_table(block.table)
                 yield _note(block.caption)
             case Plot():
                 path = self.folder / f"{block.name}.png"
@@ -80,11 +79,11 @@ class _Writer:
                 for view in block.views:
                     yield from self._view(view)
             case Listing():
-                yield "\n".join(f"- {_plain(each)}" for each in block.items)
+                yield "\n".join(f"- {inline(each)}" for each in block.items)
             case Commands():
                 yield "```\n" + "\n".join(block.lines) + "\n```"
             case Folded():
-                yield f"<details>\n<summary>{_plain(block.summary)}</summary>"
+                yield f"<details>\n<summary>{inline(block.summary)}</summary>"
                 for inner in block.blocks:
                     yield from self.block(inner)
                 yield "</details>"
@@ -103,7 +102,7 @@ class _Writer:
 
     def _image(self, path: Path, words: str) -> str:
         self.written.append(path)
-        return f"![{_plain(words)}](<{path.parent.name}/{path.name}>)"
+        return f"![{inline(words)}](<{path.parent.name}/{path.name}>)"
 
 
 def _flag(flag: str) -> str:
@@ -112,23 +111,4 @@ def _flag(flag: str) -> str:
 
 
 def _note(words: str) -> str:
-    return f"*{_plain(words)}*" if words else ""
-
-
-def _table(table: Table) -> str:
-    """A table whose names are text; the table itself escapes what parts its columns."""
-
-    def plain(cell: Cell) -> Cell:
-        return _plain(cell).replace("\\|", "|") if isinstance(cell, str) else cell
-
-    columns = tuple(str(plain(name)) for name in table.columns)
-    rows = tuple(tuple(plain(cell) for cell in row) for row in table.rows)
-    return replace(table, columns=columns, rows=rows).markdown()
-
-
-def _plain(text: str) -> str:
-    """Text whose signs Markdown and HTML leave alone."""
-    text = " ".join(text.split())
-    for sign in "\\`*_[]<>#|":
-        text = text.replace(sign, f"\\{sign}")
-    return text
+    return f"*{inline(words)}*" if words else ""

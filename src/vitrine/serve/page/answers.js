@@ -38,7 +38,7 @@ export function answersPanel(app) {
         choosing && h("p", { class: "small grey" }, "Choose a label to see the map for it."),
         result.predictions.length > TOP && h("button", { type: "button", class: "quiet", "aria-expanded": String(all), onclick: expand }, words),
         h("p", { class: "small grey" }, `${model.reference} \u00b7 ${model.precision} \u00b7 sha256 ${(model.weights_sha256 || "").slice(0, 12)}`),
-        ...model.notes.map((note) => h("p", { class: "small grey" }, note)),
+        ...model.notes.map((note) => h("p", { class: "small grey place" }, note)),
       ].filter(Boolean),
     );
   }

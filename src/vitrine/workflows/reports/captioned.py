@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from vitrine.data.captions import open_captions
+from vitrine.data.captions import CaptionedSample, open_captions
 from vitrine.data.listing import one_picture
 from vitrine.data.samples import Sample
+from vitrine.errors import DataError
 from vitrine.models.run_folder import RunFolder
 from vitrine.report.page.document import (
     Block,
@@ -30,7 +32,6 @@ from vitrine.workflows.captioned import CaptionSettings
 from vitrine.workflows.captioner_opening import OpenedCaptioner, open_captioner
 from vitrine.workflows.captioner_record import CaptionerRecord, read_captioner_record
 from vitrine.workflows.decoded_pictures import decode_pictures
-from vitrine.workflows.figure_names import plain_stem
 from vitrine.workflows.reports.final import read_test_metrics
 
 _SIDE = 480  # pixels of a photograph on the page
@@ -51,6 +52,7 @@ Progress = Callable[[int, int], None]
 def captioner_section(
     name: str,
     run: RunFolder,
+    number: int,
     pictures: Sequence[Path] | None = (),
     progress: Progress = lambda _done, _total: None,
 ) -> Section:
@@ -59,6 +61,7 @@ def captioner_section(
     Args:
         name: of the run.
         run: its folder.
+        number: among the captioners of the report, from 1.
         pictures: to caption; without any, four of its validation pictures are shown; None shows no captions.
         progress: called with pictures done, of how many.
 
@@ -76,7 +79,7 @@ def captioner_section(
     if pictures is not None:
         given: list[_Shown] = [(one_picture(path, "vitrine caption"), (), "") for path in pictures]
         shown = given or _default(record, opened)
-    views = tuple(_views(name, opened, shown, metrics.precision, progress))
+    views = tuple(_views(number, opened, shown, metrics.precision, progress))
     blocks: list[Block] = [
         Paragraph(f"{name} has these scores on {scores['predicted']['pictures']:,} {split} pictures."),
         Numbers(tuple(_numbers(metrics, scores, split))),
@@ -85,10 +88,10 @@ def captioner_section(
     blocks += _grounding(tested)
     if views:
         blocks += [
-            Paragraph("Point at a word, or go from word to word with the arrow keys, to see where it looked."),
+            Paragraph("Each word has a map of where the captioner looked when it said the word."),
             Gallery(views),
         ]
-    return Section(f"captions-{plain_stem(name)}", f"Captions by {name}", tuple(blocks))
+    return Section(f"captions-{number}", f"Captions by {name}", tuple(blocks))
 
 
 def _numbers(metrics: CaptioningMetrics, scores: Mapping[str, Any], split: str) -> list[Number]:
@@ -131,7 +134,7 @@ def _value(score: Mapping[str, Any] | None) -> str | None:
     return f"{score['value']:.3f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
 
 
-_FLAGS = {"points": "supported", "leans": "supported", "no better": "not supported", "worse": "not supported"}
+_FLAGS = {"points": "supported", "worse": "not supported"}  # all else is not decided
 
 
 def _grounding(tested: Mapping[str, Any] | None) -> list[Block]:
@@ -162,11 +165,22 @@ def _default(record: CaptionerRecord, opened: OpenedCaptioner) -> list[_Shown]:
     recipe = record.recipe
     found = open_captions(str(record.data["reference"]), seed=recipe.seed, val_fraction=recipe.val_fraction)
     there = {each.name: each for each in found.splits["validation"]} if "validation" in found.splits else {}
-    return [(there[name].unlabelled, there[name].captions[:1], why[name]) for name in why if name in there]
+    same = [name for name in why if name in there and (name, _sha256(there[name])) in record.pictures]
+    if not same:
+        raise DataError(f"none of them is in {record.data['reference']} as it was")
+    return [(there[name].unlabelled, there[name].captions[:1], why[name]) for name in same]
+
+
+def _sha256(sample: CaptionedSample) -> str:
+    return hashlib.sha256(sample.picture.encoded()).hexdigest()
+
+
+def _cannot(name: str, reason: str) -> NoReturn:
+    raise DataError(f"{name} cannot be captioned: {reason}")
 
 
 def _views(
-    name: str, opened: OpenedCaptioner, shown: Sequence[_Shown], precision: str, progress: Progress
+    number: int, opened: OpenedCaptioner, shown: Sequence[_Shown], precision: str, progress: Progress
 ) -> list[CaptionView]:
     settings = CaptionSettings(precision=precision)
     decoded = decode_pictures(
@@ -176,11 +190,12 @@ def _views(
         lambda module, memory, _: settings.decode(module, memory),
         device=opened.device,
         precision=precision,
+        unreadable=_cannot,
     )
     views = []
     for index, (each, (_, true, why)) in enumerate(zip(decoded, shown, strict=True), 1):
         worded = worded_picture(each, opened, settings)
         picture = replace(worded.picture, true=true).lighter(_SIDE)
-        views.append(CaptionView(f"caption-{plain_stem(name)}-{index}", picture, worded.scale, why))
+        views.append(CaptionView(f"caption-{number}-{index}", picture, worded.scale, why))
         progress(index, len(shown))
     return views

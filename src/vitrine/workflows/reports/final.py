@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
@@ -15,7 +16,7 @@ from vitrine.report.comparison import RunRow
 from vitrine.report.page.document import Commands, Number, Numbers, Paragraph, Section
 from vitrine.results import ClassificationMetrics, Interval
 from vitrine.workflows.compared import Comparison
-from vitrine.workflows.run_record import RunRecord, differing
+from vitrine.workflows.run_record import RunRecord, same_but_seed
 from vitrine.workflows.weights_notes import MEASURED
 
 TEST = "test/metrics.json"
@@ -33,6 +34,7 @@ class Final:
         rivals: the other runs that were measured on the same validation pictures, best first.
         chosen: whether a person named it; else it has the highest validation accuracy.
         test: on test pictures, as evaluated with these weights; None where no such evaluation was recorded.
+        test_data: reference of the data that they are of; "" without.
     """
 
     record: RunRecord
@@ -40,6 +42,7 @@ class Final:
     rivals: tuple[RunRow, ...]
     chosen: bool
     test: ClassificationMetrics | None
+    test_data: str = ""
 
     @property
     def name(self) -> str:
@@ -76,27 +79,33 @@ def choose_final(comparison: Comparison, records: Mapping[str, RunRecord], named
     group = next(names for names in comparison.groups.values() if name in names)
     rivals = tuple(rows[each] for each in rows if each in group and each != name)
     record = records[name]
-    return Final(record, rows[name], rivals, named is not None, read_test(record.folder.path))
+    test, data = read_test(record.folder.path)
+    return Final(record, rows[name], rivals, named is not None, test, data)
 
 
 def _named(named: str, rows: Mapping[str, RunRow], records: Mapping[str, RunRecord]) -> str:
     wanted = Path(named).expanduser()
-    fitting = [name for name in rows if name == named or records[name].folder.path.resolve() == wanted.resolve()]
-    fitting = fitting or [name for name in rows if records[name].folder.path.name == wanted.name]
+    places = {name: records[name].folder.path.resolve() for name in rows}
+    fitting = [name for name in rows if name == named or places[name] == wanted.resolve()]
+    ends = len(wanted.parts)
+    fitting = fitting or [name for name in rows if places[name].parts[-ends:] == wanted.parts]
     if len(fitting) != 1:
         raise UsageError(f"--final {named} names {len(fitting) or 'none'} of the runs: {', '.join(rows)}.")
     return fitting[0]
 
 
-def read_test(run: Path) -> ClassificationMetrics | None:
-    """The classifier's evaluation in RUN/test; None where there is none, or it is not of the run's weights of now.
+def read_test(run: Path) -> tuple[ClassificationMetrics | None, str]:
+    """The classifier's evaluation in RUN/test and the data that it is of; None and "" where there is none, or it is not
+    of the run's weights of now.
 
     Raises:
         RunError: the file is there and cannot be read.
     """
     content = read_test_metrics(run)
+    if content is None:
+        return None, ""
     try:
-        return None if content is None else ClassificationMetrics.from_dict(content)
+        return ClassificationMetrics.from_dict(content), str(content["data"])
     except (KeyError, TypeError) as error:
         raise RunError(f"{run / TEST} is not what vitrine evaluate writes (no {error}). Evaluate anew.") from error
 
@@ -146,8 +155,7 @@ def final_section(final: Final, comparison: Comparison, records: Mapping[str, Ru
             Paragraph(f"The final result is {final.name}.", "lead"),
             Numbers(tuple(numbers)),
             *(Paragraph(sentence) for sentence in sentences),
-            Paragraph("Another person checks it, data, weights and every prediction, with:", "note"),
-            Commands((f"vitrine verify {path}",)),
+            Commands((shlex.join(["vitrine", "verify", path]),)),
         ),
     )
 
@@ -166,11 +174,13 @@ def _choice(final: Final) -> list[str]:
         return [f"It was named by hand: of {runs} runs measured on {where}, {ahead} reached a higher accuracy."]
     tied = [row.name for row in final.rivals if row.accuracy == final.row.accuracy]
     high = f"the highest accuracy of {runs} runs measured on {where}"
-    named = "named by hand; it has" if final.chosen else "chosen for having"
-    tie = f" {_listed(tied)} reached the same; it has the lower loss." if tied and not final.chosen else ""
+    if final.chosen:
+        return [f"It was named by hand; it has {high}."]
+    lower = all(final.row.loss < row.loss for row in final.rivals if row.name in tied)
+    tie = f" {_listed(tied)} reached the same{'; it has the lower loss' if lower else ''}." if tied else ""
     return [
-        f"It was {named} {high}.{tie} The best of several is flattered by the choice: on new pictures it may do a "
-        "little worse than these pictures say."
+        f"It was chosen for having {high}.{tie} The best of several is flattered by the choice: on new pictures it may "
+        "do a little worse than these pictures say."
     ]
 
 
@@ -178,9 +188,10 @@ def _test(final: Final) -> list[str]:
     if final.test is None:
         return []
     t, m = final.test, final.record.metrics
+    ends = t.accuracy_interval
     return [
-        f"On {t.n:,} test pictures, which chose nothing, {t.correct:,} labels are right: {t.accuracy:.4f}, with a 95 % "
-        f"interval of {t.accuracy_interval.low:.4f} to {t.accuracy_interval.high:.4f}. Validation said "
+        f"On {t.n:,} test pictures ({final.test_data}), which chose nothing here, {t.correct:,} labels are right: "
+        f"{t.accuracy:.4f}, with a 95 % interval of {ends.low:.4f} to {ends.high:.4f}. Validation said "
         f"{m.accuracy:.4f}."
     ]
 
@@ -212,28 +223,24 @@ def _rivals(final: Final, comparison: Comparison) -> list[str]:
 def _seeds(final: Final, records: Mapping[str, RunRecord]) -> list[str]:
     """The same recipe with other seeds."""
     own = final.record
-    same = [
-        each
-        for each in records.values()
-        if each is not own
-        and set(differing(own.settings, each.settings)) == {"seed"}
-        and each.validation == own.validation
-    ]
-    if not same:
+    others = [each for each in records.values() if each is not own and same_but_seed(own.settings, each.settings)]
+    if not others:
         return ["Its recipe was trained with one seed: how far another seed would move this number was not measured."]
-    accuracies = sorted(each.metrics.accuracy for each in (own, *same))
-    return [
-        f"Its recipe was trained with {len(accuracies)} seeds; their accuracies lie between {accuracies[0]:.4f} and "
-        f"{accuracies[-1]:.4f}."
-    ]
+    count = f"Its recipe was trained with {len(others) + 1} seeds"
+    if any(each.validation != own.validation for each in others):
+        return [f"{count}, which also drew different validation pictures: their accuracies are of different things."]
+    accuracies = sorted(each.metrics.accuracy for each in (own, *others))
+    return [f"{count}; their accuracies lie between {accuracies[0]:.4f} and {accuracies[-1]:.4f}."]
 
 
 def _error(final: Final) -> str:
+    """How far chance alone moves the number; of 0 or all right, the formula says nothing."""
     shown, split = final.shown
     points = 100 * sqrt(shown.accuracy * (1 - shown.accuracy) / shown.n)
+    known = f"The standard error of this accuracy is {points:.2f} points (binomial, {shown.n:,} {split} pictures). "
     return (
-        f"The standard error of this accuracy is {points:.2f} points (binomial, {shown.n:,} {split} pictures). Within "
-        "±0.5 points is a promise for another evaluation of these weights, and luck for another training."
+        f"{known if points else ''}That another training of the same recipe comes within ±0.5 points would be luck; "
+        "that another evaluation of these weights does can be checked:"
     )
 
 

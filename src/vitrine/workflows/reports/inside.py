@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vitrine.data.listing import one_picture
 from vitrine.data.samples import Sample
-from vitrine.errors import DataError, ModelError
+from vitrine.errors import ModelError, RunError
 from vitrine.explain.methods import Method
 from vitrine.explain.position_findings import assess_positions
 from vitrine.explain.positions import position_embeddings
@@ -71,8 +71,9 @@ class ShownPicture:
 
 
 def default_pictures(record: RunRecord, data: str | None = None) -> tuple[ShownPicture, ...]:
-    """Two validation pictures on which the run was sure and right, two sure and wrong, two unsure: fewer where it has
-    no more, none where the pictures are no longer there.
+    """The two validation pictures on which the run was surest and right, the two surest and wrong, and the two on which
+    it was least sure, of different classes where there are any: fewer where it has no more, none where the pictures are
+    no longer there.
 
     Args:
         record: the run.
@@ -80,20 +81,21 @@ def default_pictures(record: RunRecord, data: str | None = None) -> tuple[ShownP
 
     Raises:
         DataError: there are no such data.
+        RunError: predictions.csv has a probability that is no number.
     """
-    sure = {
-        row["filename"]: float(row["probability"])
-        for row in read_predictions(record.folder.path)
-        if "probability" in row
-    }
+    rows = read_predictions(record.folder.path)
+    try:
+        sure = {row["filename"]: float(row["probability"]) for row in rows if "probability" in row}
+    except ValueError as error:
+        raise RunError(f"predictions.csv in {record.folder.path} has a probability that is no number.") from error
     answers = record.answers
     ranked = sorted(sure, key=lambda name: (-sure[name], name))
     right = [name for name in ranked if answers[name].right]
     wrong = [name for name in ranked if not answers[name].right]
-    chosen: dict[str, str] = dict.fromkeys(_spread(right, record.truths), "sure and right")
-    chosen |= dict.fromkeys(_spread(wrong, record.truths), "sure and wrong")
+    chosen: dict[str, str] = dict.fromkeys(_spread(right, record.truths), "surest and right")
+    chosen |= dict.fromkeys(_spread(wrong, record.truths), "surest and wrong")
     unsure = [name for name in reversed(ranked) if name not in chosen]
-    chosen |= dict.fromkeys(_spread(unsure, record.truths), "unsure")
+    chosen |= dict.fromkeys(_spread(unsure, record.truths), "least sure")
     there = validation_samples(record, chosen, data)
     return tuple(ShownPicture(sample, record.truths[name], chosen[name]) for name, sample in there.items())
 
@@ -119,44 +121,53 @@ def given_pictures(paths: Sequence[Path], labels: Sequence[str]) -> tuple[ShownP
     )
 
 
+@dataclass(frozen=True)
+class MapsMade:
+    """A section of maps, how many there are, and (name, reason) of pictures that cannot be read."""
+
+    section: Section
+    shown: int
+    unreadable: tuple[tuple[str, str], ...]
+
+
 def maps_section(
     opened: OpenedModel,
     pictures: Sequence[ShownPicture],
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Section:
-    """Attention maps of pictures on one scale, each checked on its own picture.
-
-    Raises:
-        DataError: a picture cannot be read.
-    """
+) -> MapsMade:
+    """Attention maps of pictures on one scale, each checked on its own picture."""
     mapper = Mapper(opened, Method())
     drawn: list[tuple[MapPicture, str, str]] = []
+    unreadable = []
     for index, shown in enumerate(pictures):
         mapped = next(mapper.run([shown.sample], 1))
-        for _, reason in mapped.batch.unreadable:
-            raise DataError(f"{shown.sample.name} cannot be used: {reason}. Leave it out of --pictures.")
+        if mapped.batch.unreadable:
+            unreadable.append((shown.sample.name, mapped.batch.unreadable[0][1]))
+            continue
         checked = check_maps(mapper, mapped, seed)
         picture = map_picture(mapper, mapped, 0, shown.sample, shown.true, checked)
         drawn.append((picture.lighter(_SIDE), shown.why, checked.verdicts[0].flag))
         progress(index + 1, len(pictures))
+    return MapsMade(Section("maps", "What it looks at", _maps(drawn)), len(drawn), tuple(unreadable))
+
+
+def _maps(drawn: Sequence[tuple[MapPicture, str, str]]) -> tuple[Block, ...]:
+    """(picture, why it is shown, flag of its verdict) as blocks."""
     if not drawn:
-        return Section("maps", "What it looks at", (Paragraph("No picture was there to be shown."),))
+        return (Paragraph("No picture was there to be shown."),)
     scale = Scale("uniform", shared_scale([picture.map_RC for picture, *_ in drawn]))
     stems = [f"map-{i}-{plain_stem(Path(picture.name).stem)}" for i, (picture, *_) in enumerate(drawn, 1)]
     views = tuple(MapView(stem, each, scale, why) for stem, (each, why, _) in zip(stems, drawn, strict=True))
-    return Section(
-        "maps",
-        "What it looks at",
-        (
-            Paragraph(f"{drawn[0][0].method[0].upper()}{drawn[0][0].method[1:]}. All maps have one scale."),
-            Findings((_verdicts([flag for *_, flag in drawn]),)),
-            Gallery(views),
-            Paragraph(
-                "These pictures are no sample: they were chosen for what they are, and a check on one picture is weak. "
-                "Whether maps of this model point at things in general is another measurement, on many pictures.",
-                "note",
-            ),
+    method = drawn[0][0].method
+    return (
+        Paragraph(f"{method[0].upper()}{method[1:]}. All maps have one scale."),
+        Findings((_verdicts([flag for *_, flag in drawn]),)),
+        Gallery(views),
+        Paragraph(
+            "These pictures are no sample: they were chosen for what they are, and a check on one picture is weak. "
+            "Whether maps of this model point at things in general is another measurement, on many pictures.",
+            "note",
         ),
     )
 

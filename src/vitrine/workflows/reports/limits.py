@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vitrine.report.page.document import Listing, Paragraph, Section
 from vitrine.workflows.compared import Comparison
-from vitrine.workflows.reports.final import TEST, Final
+from vitrine.workflows.reports.final import TEST, Final, read_test_metrics
 from vitrine.workflows.reports.ranked import SCORES
-from vitrine.workflows.run_record import RunRecord, differing
+from vitrine.workflows.run_record import RunRecord, same_but_seed
 
 
 def limits_section(
@@ -38,11 +39,7 @@ def limits_section(
         items += _of_final(final, scored=scored, mapped=mapped)
     items += _of_comparison(comparison, records)
     for name, path in captioners.items():
-        if not (path / TEST).is_file():
-            items.append(
-                f"{name} was not measured on test pictures, nor whether its words look at what they name: vitrine "
-                f"evaluate {path} DATA --split test -o {path}/test."
-            )
+        items += _of_captioner(name, path)
     items.append(
         "How the models do on pictures of another kind, from another camera or of other people, on damaged pictures, "
         "and on pictures that are meant to deceive."
@@ -55,38 +52,59 @@ def limits_section(
 
 
 def _of_final(final: Final, *, scored: bool, mapped: int) -> list[str]:
-    record, path = final.record, final.record.folder.path
+    record, path = final.record, str(final.record.folder.path)
     items = []
     if final.test is None:
-        recorded = "one lies there, of other weights or another split; " if (path / TEST).is_file() else ""
+        lies = "one lies there, of other weights or another split; " if Path(path, TEST).is_file() else ""
+        chose = "the weights" if final.chosen or not final.rivals else "the weights and the run"
+        how = command("vitrine", "evaluate", path, "DATA", "--split", "test", "-o", f"{path}/test")
         items.append(
-            f"Test pictures: the accuracy is of the validation pictures, by which the weights and the run were chosen "
-            f"({recorded}vitrine evaluate {path} DATA --split test -o {path}/test)."
+            f"Test pictures: the accuracy is of the validation pictures, by which {chose} were chosen ({lies}{how})."
         )
+    else:
+        how = command("vitrine", "check", final.test_data)
+        items.append(f"Whether test pictures are copies of training or validation pictures: {how} says so.")
     items += _copies(record)
     if not scored:
-        recorded = "what lies there is of other weights; " if (path / SCORES).is_file() else ""
-        items.append(
-            f"Whether maps of this model point at things in general: no methods were scored ({recorded}vitrine explain "
-            f"{path} --score DATA -o {path}/methods)."
-        )
+        lies = "what lies there is of other weights; " if Path(path, SCORES).is_file() else ""
+        how = command("vitrine", "explain", path, "--score", "DATA", "-o", f"{path}/methods")
+        items.append(f"Whether maps of this model point at things in general: no methods were scored ({lies}{how}).")
     if mapped:
         items.append(
             f"Maps of pictures other than the {mapped} shown, and of layers and methods other than those named."
         )
+    how = command("vitrine", "verify", path)
     items.append(
-        f"Whether the recorded predictions come out again on this or another machine: vitrine verify {path} says so. "
-        f"They were computed in {record.metrics.precision}."
+        f"Whether the recorded predictions come out again on this or another machine: {how} says so. They were "
+        f"computed in {record.metrics.precision}."
     )
     return items
+
+
+def _of_captioner(name: str, path: Path) -> list[str]:
+    tested = read_test_metrics(path)
+    how = command("vitrine", "evaluate", str(path), "DATA", "--split", "test", "-o", f"{path}/test")
+    if tested is None:
+        lies = "one lies there, of other weights or another split; " if (path / TEST).is_file() else ""
+        return [
+            f"{name} was not measured on test pictures, nor whether its words look at what they name ({lies}{how})."
+        ]
+    grounded = any((tested.get("grounding") or {}).get(key) for key in ("predicted", "human"))
+    return (
+        [] if grounded else [f"Whether words of {name} look at what they name: its data do not say where things are."]
+    )
+
+
+def command(*words: str) -> str:
+    """A command line, quoted for a shell."""
+    return shlex.join(words)
 
 
 def _copies(record: RunRecord) -> list[str]:
     """Exact copies of training pictures among the validation pictures; near ones are not looked for."""
     train = record.data["splits"]["train"]
-    near = (
-        f"Near copies (scaled, cropped, compressed anew) were not looked for: vitrine check {record.data['reference']}."
-    )
+    how = command("vitrine", "check", str(record.data["reference"]))
+    near = f"Near copies (scaled, cropped, compressed anew) were not looked for: {how}."
     aside = len(record.data.get("quarantine", ()))
     items = [f"{aside:,} pictures that could not be read were set aside and count in no number."] if aside else []
     if not isinstance(train, list):
@@ -103,9 +121,7 @@ def _copies(record: RunRecord) -> list[str]:
 
 def _of_comparison(comparison: Comparison, records: Mapping[str, RunRecord]) -> list[str]:
     rows = list(records.values())
-    seeded = any(
-        set(differing(one.settings, other.settings)) == {"seed"} for i, one in enumerate(rows) for other in rows[:i]
-    )
+    seeded = any(same_but_seed(one.settings, other.settings) for i, one in enumerate(rows) for other in rows[:i])
     items = []
     if len(rows) > 1 and not seeded:
         items.append(

@@ -59,7 +59,7 @@ def _runs(comparison: Comparison, final: Final | None) -> list[Block]:
 
 def _tried(rows: tuple[RunRow, ...], varied: tuple[str, ...]) -> str:
     if len(rows) == 1:
-        return "One run was made, so that nothing can be compared."
+        return "There is one run of a classifier."
     if not varied:
         return f"{len(rows)} runs of one setting were made."
     return f"{len(rows)} runs were made; they differ in {', '.join(varied)}."
@@ -79,10 +79,12 @@ def _tests(comparison: Comparison, final: Final | None) -> list[Block]:
     ]
     if any(claim.question == NEARER for claim in comparison.claims):
         blocks.insert(1, Paragraph(" ".join(NEARNESS.split())))
-    others = tuple(Finding(each.verdict, each.sentence) for each in comparison.claims if each not in shown)
-    if others:
-        whole = Findings(others) if len(others) <= _MOST_FOLDED else Sheet(comparison.tests())
-        blocks.append(Folded(f"The other {len(others)} of {len(comparison.claims)} tests", (whole,)))
+    others = tuple(each for each in comparison.claims if not any(each is claim for claim in shown))
+    if len(others) > _MOST_FOLDED:
+        blocks.append(Folded(f"All {len(comparison.claims)} tests", (Sheet(comparison.tests()),)))
+    elif others:
+        findings = Findings(tuple(Finding(each.verdict, each.sentence) for each in others))
+        blocks.append(Folded(f"The other {len(others)} of {len(comparison.claims)} tests", (findings,)))
     if comparison.over_seeds:
         blocks.append(Paragraph("Over several seeds:"))
         blocks.append(Findings(tuple(Finding(each.verdict, each.sentence) for each in comparison.over_seeds)))
@@ -113,7 +115,7 @@ def _ended(final: Final) -> str:
         return f"{final.name} was trained for one epoch."
     if best == epochs:
         return (
-            f"The best epoch of {final.name} is its last one, {best} of {epochs}: whether a longer training would do "
-            "better was not tried."
+            f"The best epoch of {final.name} is its last one, {best} of {epochs}: this run does not say whether a "
+            "longer training would do better."
         )
     return f"The weights of {final.name} are those of epoch {best} of {epochs}; later epochs were not better."
