@@ -16,9 +16,8 @@ def serve(
         list[str],
         typer.Argument(
             metavar="MODEL...",
-            help="Run folders, a folder that holds runs, vitrine/scenes-tiny, timm names, hf-hub:owner/name, captioners, "
-            "or a weights file with "
-            "--arch.",
+            help="Run folders, a folder that holds runs, vitrine/scenes-tiny, timm names, hf-hub:owner/name, "
+            "captioners, or a weights file with --arch.",
         ),
     ],
     host: Annotated[
