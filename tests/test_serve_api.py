@@ -6,6 +6,7 @@ Axes: R grid rows, C grid columns, N tokens, H heads, C classes (of probabilitie
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import shlex
@@ -396,3 +397,19 @@ def test_metrics_count(client: TestClient) -> None:
     assert told('vitrine_requests_total{path="/api/predict",status="200"}') == before + 1
     assert told("vitrine_held_bytes") > 0
     assert client.get("/healthz").json() == {"status": "ok"}
+
+
+def test_a_sample_of_another_model_is_seen_from_its_own_file(client: TestClient, explorer: Explorer) -> None:
+    number = next(iter(explorer.model("1").gallery.samples))
+    sample = explorer.model("1").gallery.samples[number].picture
+    theirs = client.post("/api/explain", params={"model": "0", "sample": f"1/{number}"}).json()
+    sent = client.post("/api/explain", params={"model": "0"}, content=sample.encoded()).json()
+    assert theirs["picture"] == sent["picture"] == hashlib.sha256(sample.encoded()).hexdigest()
+    assert theirs["map"] == sent["map"]
+    assert client.post("/api/explain", params={"model": "0", "sample": "9/v0"}).status_code == 404
+
+
+def test_a_kept_map_does_not_keep_the_matrix_that_it_was_cut_from(explorer: Explorer) -> None:
+    mapper, batch = mapped(explorer, Method("relevance"))
+    scores_BRC = batch.maps.scores_BRC
+    assert scores_BRC.untyped_storage().nbytes() == scores_BRC.numel() * 4, mapper

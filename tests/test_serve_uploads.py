@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import numpy as np
 import pytest
@@ -15,8 +16,11 @@ from PIL import Image
 from serving import client_of, explorer_of, picture
 from starlette.testclient import TestClient
 
+from vitrine.data.decoding import _frames
 from vitrine.serve.explorer import Explorer
 from vitrine.serve.guard import COOKIE, HEADERS
+from vitrine.serve.running import _address
+from vitrine.serve.settings import ServeSettings
 
 GOOD = picture(5)
 
@@ -230,6 +234,33 @@ def test_its_own_page_and_a_link_to_it_get_through(client: TestClient) -> None:
     assert asked(client, "/api/models", link).status_code == 403
 
 
+@pytest.mark.parametrize(
+    "origin", ["http://[::1", "http://[abc]", "null", "//127.0.0.1:8000", "http://127.0.0.1:8000/x"]
+)
+def test_an_origin_that_is_none_is_refused_like_another(client: TestClient, origin: str) -> None:
+    assert client.get("/api/models", headers={"Host": "127.0.0.1:8000", "Origin": origin}).status_code == 403
+
+
+def test_pages_of_a_picture_are_not_counted() -> None:
+    """A file may claim so many that counting them takes minutes."""
+
+    class Counted(Image.Image):
+        is_animated = True
+
+        @property
+        def n_frames(self) -> int:
+            raise AssertionError("it was counted")
+
+    assert _frames(Counted(), count=False) == 2
+    assert _frames(Image.new("RGB", (1, 1)), count=False) == _frames(Image.new("RGB", (1, 1)), count=True) == 1
+
+
+def test_the_printed_address_carries_any_token() -> None:
+    for token in ("ab+cd/e==", "a&b", "a#b", "a%41", "ü ö"):
+        address = urlsplit(_address(ServeSettings(token=token), 8000))
+        assert parse_qsl(address.query, keep_blank_values=True) == [("token", token)] and not address.fragment
+
+
 def test_a_server_for_others_knows_its_names(small_run: Path) -> None:
     with client_of(explorer_of(small_run, host="0.0.0.0")) as client:
         for name in ("192.168.1.5:8000", "localhost:8000", "[fe80::1]:8000"):  # an address in digits is nobody's name
@@ -248,7 +279,7 @@ def test_the_token(small_run: Path) -> None:
                 {},
                 {"Authorization": "Bearer wrong"},
                 {"Authorization": "Basic a"},
-                {"Cookie": f"{COOKIE}=zz"},
+                {"Cookie": f"{COOKIE}-8000=zz"},
             ):
                 assert client.get(path, headers=headers).status_code == 401, (path, headers)
         assert client.get("/").status_code == 401
@@ -259,6 +290,11 @@ def test_the_token(small_run: Path) -> None:
         assert (visit.status_code, visit.headers["location"]) == (303, "/?layer=3")
         assert "HttpOnly" in visit.headers["set-cookie"] and "SameSite=lax" in visit.headers["set-cookie"]
         assert client.get("/api/models").status_code == 200  # the client has kept the cookie
+        kept = visit.headers["set-cookie"].partition(";")[0]
+        assert "secret" not in kept and "a secret ü".encode().hex() not in kept, "other servers here see cookies"
+        for before in ('prefs={"a": 1}', "x=a b", "foo", "vitrine-9000=zz"):  # of other servers on this machine
+            client.cookies.clear()
+            assert client.get("/api/models", headers={"Cookie": f"{before}; {kept}"}).status_code == 200, before
         assert client.get("/api/models", headers={"Origin": "https://evil.example"}).status_code == 403
 
 

@@ -128,8 +128,14 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise PictureError(_reason(error)) from error
 
 
-def describe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> PictureFacts:
+def describe(data: bytes, *, max_pixels: int = MAX_PIXELS, count_frames: bool = True) -> PictureFacts:
     """Read one picture's header.
+
+    Args:
+        data: the file.
+        max_pixels: that it may have.
+        count_frames: without it, 2 stands for more than one: to count those of a TIFF takes time that grows with the
+            square of their number.
 
     Raises:
         PictureError: empty, too large or not a picture; the message is one line. A file that is truncated or
@@ -145,7 +151,7 @@ def describe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> PictureFacts:
             width=image.width,
             height=image.height,
             bits=_bits(image, data),
-            frames=int(getattr(image, "n_frames", 1)),
+            frames=_frames(image, count_frames),
             orientation=_orientation(image),
             has_alpha=image.has_transparency_data,
             has_profile="icc_profile" in image.info,
@@ -154,6 +160,12 @@ def describe(data: bytes, *, max_pixels: int = MAX_PIXELS) -> PictureFacts:
         raise
     except Exception as error:  # see decode
         raise PictureError(_reason(error)) from error
+
+
+def _frames(image: Image.Image, count: bool) -> int:
+    if count:
+        return int(getattr(image, "n_frames", 1))
+    return 2 if getattr(image, "is_animated", False) else 1
 
 
 def _opened(data: bytes, max_pixels: int) -> Image.Image:

@@ -53,4 +53,5 @@ def split_prefix(rows_BK: torch.Tensor, layout: TokenLayout, *, has_prefix_mass:
     if has_prefix_mass and layout.prefix:
         share_B = (rows_BK[:, : layout.prefix].sum(1) / rows_BK.sum(1).clamp_min(1e-30)).float().cpu()
     scores_BRC = patches_BK.reshape(-1, layout.rows, layout.columns)
-    return BatchMaps(scores_BRC.detach().float().cpu(), share_B)
+    # A copy: a view would keep all rows alive, of a matrix that is many times as large as a map.
+    return BatchMaps(scores_BRC.detach().float().cpu().clone(), share_B)

@@ -19,7 +19,10 @@ class PictureQuery(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     model: ModelId = "0"
-    sample: Annotated[str | None, Field(max_length=40, description="A sample's or validation picture's id.")] = None
+    sample: Annotated[
+        str | None,
+        Field(max_length=40, description="A sample's or validation picture's id, of another model as MODEL/ID."),
+    ] = None
     picture: Annotated[
         str | None, Field(pattern="^[0-9a-f]{64}$", description="sha256 of a picture whose encoding is still held.")
     ] = None
@@ -31,7 +34,9 @@ class ViewQuery(PictureQuery):
 
     method: Literal["attention", "rollout", "relevance", "gradcam", "occlusion"] = "attention"
     layer: Annotated[int, Field(ge=-1000, le=1000, description="Of attention: from 0, or -1 for the last.")] = -1
-    head: Annotated[str, Field(pattern="^(mean|max|min|[0-9]{1,4})$", description="mean, or a number from 0.")] = "mean"
+    head: Annotated[
+        str, Field(pattern="^(mean|max|min|[0-9]{1,4})$", description="mean, max, min, or a number from 0.")
+    ] = "mean"
     query: Annotated[
         str,
         Field(

@@ -65,10 +65,10 @@ async def _events(
     """Words as they come, then the whole; where the client leaves, the work stops, even between words."""
     left = asyncio.ensure_future(client_left(request))
     left.add_done_callback(lambda _: job.give_up())
+    deadline = asyncio.get_running_loop().time() + seconds
     try:
-        async with asyncio.timeout(seconds):
-            while (word := await events.get()) is not None:
-                yield _event("word", word)
+        while (word := await _next(events, deadline)) is not None:  # no limit spans a yield: the reader may be slow
+            yield _event("word", word)
         yield _event("done", job.future.result())
     except TimeoutError:
         yield _event("error", _error(timed_out(seconds)))
@@ -80,6 +80,11 @@ async def _events(
         return  # nobody reads on
     finally:
         left.cancel()  # which gives the job up, too
+
+
+async def _next(events: asyncio.Queue[CaptionedWord | None], deadline: float) -> CaptionedWord | None:
+    async with asyncio.timeout_at(deadline):
+        return await events.get()
 
 
 def _error(refusal: Refusal) -> ErrorBody:

@@ -11,6 +11,7 @@ import anyio
 import anyio.to_thread
 from fastapi import Request
 
+from vitrine.data.samples import Sample
 from vitrine.serve.asked import PictureQuery
 from vitrine.serve.captioners import EncodedCaption, ServedCaptioner
 from vitrine.serve.classifiers import ServedClassifier
@@ -117,10 +118,7 @@ class Explorer:
         self._arriving += 1
         try:
             if asked.sample is not None:
-                samples = self.model(asked.model).gallery.samples
-                if asked.sample not in samples:
-                    raise Refusal(404, f"There is no sample {asked.sample!r} of this model.", "unknown")
-                sample = samples[asked.sample]
+                sample = self._sample(asked.model, asked.sample)
                 receiving = Receiving(served.prepare, asked.name or sample.name, keep)
                 return await self.decoding(lambda: open_sample(sample.picture, receiving))
             data, said = await read_body(request, self.settings), request.headers.get("content-type", "")
@@ -128,6 +126,14 @@ class Explorer:
             return await self.decoding(lambda: open_upload(data, self.settings, said, receiving))
         finally:
             self._arriving -= 1
+
+    def _sample(self, model: str, asked: str) -> Sample:
+        """A picture that comes with a model: of the model that is asked, or MODEL/ID of another one."""
+        other, slash, number = asked.rpartition("/")
+        samples = self.model(other if slash else model).gallery.samples
+        if number not in samples:
+            raise Refusal(404, f"There is no sample {asked!r}: see /api/models for those that there are.", "unknown")
+        return samples[number]
 
     async def classified(self, request: Request, asked: PictureQuery) -> tuple[EncodedPicture, str]:
         """A classifier's encoding of the request's picture; see :meth:`encoded`."""

@@ -10,17 +10,17 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import socket
-from http.cookies import CookieError, SimpleCookie
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitrine.serve.refusals import Refusal
 from vitrine.serve.settings import is_loopback
 
-COOKIE = "vitrine-token"
+COOKIE = "vitrine"
 OPEN_PATHS = ("/healthz",)  # says nothing but that the server runs
 
 POLICY = "Content-Security-Policy"
@@ -108,10 +108,10 @@ class Guard:
             asked = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
             given = [value for key, value in asked if key == "token"]
             if given and self._is_token(given[0]):
-                return self._with_cookie([(key, value) for key, value in asked if key != "token"])
+                return self._with_cookie(headers, [(key, value) for key, value in asked if key != "token"])
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         bearer = bearer.strip().encode("latin-1").decode("utf-8", "replace")  # headers are read as Latin-1
-        if (scheme.lower() == "bearer" and self._is_token(bearer)) or self._is_token(_cookie(headers)):
+        if (scheme.lower() == "bearer" and self._is_token(bearer)) or self._is_signed_in(headers):
             return None
         if scope["path"] == "/":
             return PlainTextResponse(
@@ -124,20 +124,34 @@ class Guard:
         assert self._token is not None
         return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token.encode("utf-8"))
 
-    def _with_cookie(self, rest: list[tuple[str, str]]) -> Response:
-        """Keep the token in a cookie and out of the address bar, and of whatever is copied from there."""
+    def _is_signed_in(self, headers: Headers) -> bool:
+        given = cookie_parser(headers.get("cookie", "")).get(_cookie_name(headers), "")
+        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._sealed().encode())
+
+    def _sealed(self) -> str:
+        """What the cookie holds: made of the token, which it does not give away to other servers on this machine."""
         assert self._token is not None
+        return hmac.new(self._token.encode("utf-8"), b"vitrine cookie", "sha256").hexdigest()
+
+    def _with_cookie(self, headers: Headers, rest: list[tuple[str, str]]) -> Response:
+        """Keep the visit in a cookie, and the token out of the address bar and of whatever is copied from there."""
         response = RedirectResponse(f"/?{urlencode(rest)}" if rest else "/", 303)
-        response.set_cookie(COOKIE, self._token.encode().hex(), httponly=True, samesite="lax", path="/")
+        response.set_cookie(_cookie_name(headers), self._sealed(), httponly=True, samesite="lax", path="/")
         return response
+
+
+def _cookie_name(headers: Headers) -> str:
+    """With the port: browsers send the cookies of all ports of a machine to each of them."""
+    port = headers.get("host", "").rpartition(":")[2]
+    return f"{COOKIE}-{port if port.isascii() and port.isdecimal() else 80}"
 
 
 def _require_own_page(headers: Headers, scope: Scope) -> None:
     """Refuse what another page made the browser send; a link to the page itself may lie anywhere."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
     if origin is not None:
-        parts = urlsplit(origin) if origin.isascii() else urlsplit("")
-        if parts.scheme not in ("http", "https") or parts.netloc.lower() != headers.get("host", "").lower():
+        host = headers.get("host", "").lower()
+        if origin.lower() not in (f"http://{host}", f"https://{host}"):
             raise Refusal(403, "Another page may not ask this server.", "origin")
     follows_link = (
         scope["path"] == "/" and scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate"
@@ -155,14 +169,6 @@ def _host_name(host: str) -> str | None:
     else:
         name, _, port = host.partition(":")
     return name.lower() if name and (not port or (port.isascii() and port.isdecimal())) else None
-
-
-def _cookie(headers: Headers) -> str:
-    try:
-        morsel = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-        return bytes.fromhex(morsel.value).decode("utf-8") if morsel else ""
-    except (CookieError, ValueError):
-        return ""
 
 
 def _is_wildcard(host: str) -> bool:

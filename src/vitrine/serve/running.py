@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import uvicorn
 
@@ -59,7 +60,11 @@ def open_explorer(
         is_file = Path(reference).expanduser().is_file()
         served = _opened(str(number), reference, architecture if is_file else None, vocabulary, precision)
         models.append(ServedModel(served, gallery_of(reference)))
-    page = render_html(report_document([each for each in references if Path(each).is_dir()])) if report else None
+    page = (
+        render_html(report_document([each for each in references if Path(each).expanduser().is_dir()]))
+        if report
+        else None
+    )
     return make_explorer(models, settings, page)
 
 
@@ -145,4 +150,4 @@ def _bound(host: str, port: int) -> socket.socket:
 
 def _address(settings: ServeSettings, port: int) -> str:
     host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{host}:{port}/{f'?token={settings.token}' if settings.token else ''}"
+    return f"http://{host}:{port}/{f'?token={quote(settings.token, safe=str())}' if settings.token else ''}"

@@ -120,7 +120,7 @@ def open_upload(data: bytes, settings: ServeSettings, content_type: str, receivi
         Refusal: corrupt, truncated, too many pixels, animated, 16-bit, labelled as what it is not, or no picture.
     """
     try:
-        facts = describe(data, max_pixels=settings.upload_pixels)
+        facts = describe(data, max_pixels=settings.upload_pixels, count_frames=False)
         _require_usable(facts, content_type)
         photo = decode(data, max_pixels=settings.upload_pixels)
     except PictureError as error:
@@ -148,9 +148,7 @@ def _require_usable(facts: PictureFacts, content_type: str) -> None:
             415, f"The request says {said[:60]}, but this is a {facts.format} picture: label it as that.", "type"
         )
     if facts.frames > 1 and facts.format != "JPEG":  # phones put a depth map or a preview behind their one photograph
-        raise Refusal(
-            422, f"The picture has {facts.frames} frames or pages: save the one that is meant by itself.", "animated"
-        )
+        raise Refusal(422, "The picture has several frames or pages: save the one that is meant by itself.", "animated")
     if facts.bits > 8:
         raise Refusal(422, f"The picture has {facts.bits} bits a channel: save it with 8.", "deep")
 
