@@ -178,6 +178,7 @@ def evaluation_of(run: Path, weights: bytes, **changes: object) -> None:
     content = json.loads((run / "metrics.json").read_text())
     content |= {
         "split": "test",
+        "data": "pets",
         "n": 100,
         "accuracy": 0.91,
         "confusion": {"cat": {"cat": 46, "dog": 4}, "dog": {"cat": 5, "dog": 45}},
