@@ -84,7 +84,7 @@ def _tests(comparison: Comparison, final: Final | None) -> list[Block]:
         blocks.append(Folded(f"All {len(comparison.claims)} tests", (Sheet(comparison.tests()),)))
     elif others:
         findings = Findings(tuple(Finding(each.verdict, each.sentence) for each in others))
-        blocks.append(Folded(f"The other {len(others)} of {len(comparison.claims)} tests", (findings,)))
+        blocks.append(Folded(f"Tests of the other runs ({len(others)} of {len(comparison.claims)})", (findings,)))
     if comparison.over_seeds:
         blocks.append(Paragraph("Over several seeds:"))
         blocks.append(Findings(tuple(Finding(each.verdict, each.sentence) for each in comparison.over_seeds)))
