@@ -19,11 +19,13 @@ import vitrine
 from vitrine.data.listing import one_picture
 from vitrine.explain.attention_rows import attention_matrices
 from vitrine.explain.methods import Method
+from vitrine.recipes import Recipe, named_transforms
 from vitrine.report.provenance import read_provenance
 from vitrine.report.scale import shared_scale
 from vitrine.report.style import percent
 from vitrine.workflows.mapping import Mapper
 from vitrine.workflows.opened import open_model
+from vitrine.workflows.training import train
 
 SIDE = 4  # rows and columns of the small run's grid
 
@@ -129,6 +131,90 @@ def test_it_says_what_the_model_says(page: Any, home: str, model: Any, first: Pa
     assert page.locator(".predictions li").count() == len(said.probabilities)
     sample = sample_of(page, home)
     assert page.locator("h1").inner_text() == f"{sample['name'].split('/')[-1]} · {sample['label']}"
+
+
+def says(page: Any, said: Any) -> None:
+    """The panel has this prediction's first label, with its probability."""
+    label, probability = said.top(1)[0]
+    until(page, "label => document.querySelector('.predictions .label').innerText.startsWith(label)", label)
+    share = page.locator(".predictions .number").first.inner_text()
+    assert abs(float(share.strip("<>% ")) - 100 * probability) < 0.6
+
+
+def test_it_says_it_of_the_picture_and_the_model_that_were_chosen(
+    page: Any, home: str, model: Any, tmp_path: Path
+) -> None:
+    for sample in page.request.get(f"{home}/api/models").json()["models"][0]["samples"][1:4]:
+        page.locator(f'.thumb[data-key="0/{sample["id"]}"]').click()
+        until(page, "name => document.querySelector('h1').title === name", sample["name"])
+        settled(page)
+        says(page, model.predict(kept(tmp_path, page.request.get(f"{home}/api/picture/0/{sample['id']}").body())))
+    sent = picture(5, (48, 48))
+    page.set_input_files("input[type=file]", {"name": "own.png", "mimeType": "image/png", "buffer": sent})
+    until(page, "document.querySelector('h1').textContent === 'own.png'")
+    settled(page)
+    says(page, model.predict(kept(tmp_path, sent)))
+    choose(page, "model", "1")
+    says(page, vitrine.load("vitrine/scenes-tiny", precision="fp32").predict(kept(tmp_path, sent)))
+
+
+def test_where_no_map_comes_no_other_stands_in_its_place(browser: Any, home: str) -> None:
+    with opened(browser, home, refusals=True) as page:
+        show(page, home)
+        refusal = {"status": 422, "json": {"error": "This view cannot be had.", "code": "cannot"}}
+        page.route("**/api/explain?*", lambda route: route.fulfill(**refusal))
+        own = {"name": "own.png", "mimeType": "image/png", "buffer": picture(6)}
+        page.set_input_files("input[type=file]", own)
+        page.get_by_role("alert").get_by_text("This view cannot be had.").wait_for()
+        assert page.locator(".thumb canvas").count() == 1  # the picture can be used: it stays
+        assert not canvas(page).is_visible()
+        assert page.locator(".predictions").count() == 0
+        page.unroute("**/api/explain?*")
+        page.get_by_role("button", name="Try again").click()
+        until(page, "document.querySelector('.predictions')")
+        assert canvas(page).is_visible()
+
+
+@pytest.fixture(scope="module")
+def mean_run(small_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of a micro model without a class token: it reads out the mean of its patches."""
+    shape = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    recipe = Recipe(
+        name="mean",
+        model="vit_tiny_patch16_224",
+        model_args=shape | {"global_pool": "avg", "class_token": False},
+        pretrained=False,
+        image_size=32,
+        transforms=named_transforms("scenes"),
+        batch_size=16,
+        epochs=1,
+        workers=0,
+        precision="fp32",
+    )
+    return train(str(small_scenes), recipe, tmp_path_factory.mktemp("runs") / "mean").run
+
+
+def test_a_model_is_asked_only_for_what_it_can_give(browser: Any, mean_run: Path, tmp_path: Path) -> None:
+    with served(explorer_of(mean_run)) as home, opened(browser, home) as page:  # nothing is refused
+        show(page, home)
+        sent = picture(7)
+        page.set_input_files("input[type=file]", {"name": "own.png", "mimeType": "image/png", "buffer": sent})
+        until(page, "document.querySelector('h1').textContent === 'own.png'")
+        settled(page)
+        until(page, "document.querySelector('.pane figcaption').textContent.includes('patch (3, 3)')")
+        assert page.locator(".thumb canvas").count() == 1
+        says(page, vitrine.load(mean_run, precision="fp32").predict(kept(tmp_path, sent)))
+        page.goto(f"{page.url}&method=gradcam&target=of+another+model")
+        until(page, "document.querySelector('.pane figcaption').textContent.includes('Grad-CAM')")
+        listed = page.request.get(f"{home}/api/models").json()
+        listed["models"][0]["methods"] = ["rollout"]
+        page.route("**/api/models", lambda route: route.fulfill(json=listed))
+        page.goto("about:blank")
+        asked = len(page.asked)
+        show(page, f"{home}/#/classify?method=attention")
+        until(page, "location.hash.includes('method=rollout')")
+        settled(page)
+        assert not [url for url in page.asked[asked:] if "/api/" in url and "method=attention" in url]
 
 
 @pytest.mark.parametrize(("layer", "head"), [(-1, "mean"), (0, 1)])
@@ -239,8 +325,7 @@ def test_two_models_side_by_side_on_one_scale(page: Any, home: str) -> None:
     until(page, "document.querySelectorAll('.answers ol').length === 2")
     sample = sample_of(page, home)["id"]
     own = page.request.post(f"{home}/api/explain?model=0&sample={sample}").json()["scale"]["high"]
-    body = page.request.get(f"{home}/api/picture/0/{sample}").body()
-    other = page.request.post(f"{home}/api/explain?model=1", data=body).json()["scale"]["high"]
+    other = page.request.post(f"{home}/api/explain?model=1&sample=0/{sample}").json()["scale"]["high"]
     assert page.locator(".bars .colour-bar").count() == 1
     assert f"to {max(own, other):g};" in page.locator(".bars .colour-bar").get_attribute("aria-label")
     second = page.locator(".pane").nth(1)

@@ -12,8 +12,13 @@ export function answersPanel(app) {
   let asked = "";
   let drawn = "";
 
-  /* panes whose map is there, of one model or two. */
+  /* panes whose map is there, of one model or two; none where there is no answer. */
   function update(panes) {
+    if (!panes.length) {
+      drawn = "";
+      root.replaceChildren();
+      return;
+    }
     const [first, second] = panes;
     const question = `${first.picture.key} ${first.model.id}`;
     if (question !== asked) all = false;
@@ -43,9 +48,9 @@ export function answersPanel(app) {
     );
   }
 
-  function list({ picture, result: { predictions } }, choosing) {
+  function list({ picture, model, result: { predictions } }, choosing) {
     const best = predictions[0].label;
-    const chosen = app.state.target || best;
+    const chosen = model.labels.includes(app.state.target) ? app.state.target : best;
     return h(
       "ol",
       { class: "predictions" },

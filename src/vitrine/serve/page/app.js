@@ -18,6 +18,9 @@ const PAGES = {
   api: ["API", apiPage],
 };
 
+// Codes of refusals that are the picture's own fault; any other may be of the view or of the model.
+const OF_THE_PICTURE = ["empty", "large", "long", "type", "unknown", "animated", "deep", "corrupt"];
+
 class App {
   constructor() {
     this.state = read();
@@ -149,7 +152,7 @@ class App {
 
   /* What the server says of a picture that it cannot use: a person's own leaves the tray, and another is shown. */
   refused(picture, error, retry) {
-    const unusable = [400, 413, 415, 422].includes(error.status) && this.given.includes(picture);
+    const unusable = OF_THE_PICTURE.includes(error.code) && this.given.includes(picture);
     this.trouble(error, unusable ? null : retry);
     if (!unusable) return;
     this.given = this.given.filter((each) => each !== picture);

@@ -100,6 +100,11 @@ class ClassifyPage {
   updatePanes(state, model, picture) {
     const models = this.app.classifiers();
     const other = state.beside ? this.app.model(state.beside) : null;
+    const changes = { ...possible(model, "method", state), ...(other && possible(other, "method2", state)) };
+    if (Object.keys(changes).length) {
+      this.app.set(changes);
+      return;
+    }
     this.beside.textContent = other ? "One map" : "Compare side by side";
     if (other && !this.second) this.second = this.pane("Second map", "2");
     if (other && !this.second.root.isConnected) this.panes.append(this.second.root);
@@ -112,15 +117,16 @@ class ClassifyPage {
     // One map's settings are among the instruments; two maps have each its own above it.
     const home = other ? this.first.root : this.instruments;
     if (this.first.controls.parentElement !== home) home.prepend(this.first.controls);
-    const { target, query, direction } = state;
+    const { query, direction } = state;
+    const target = (its) => (its.labels.includes(state.target) ? state.target : "");
     const own = { method: state.method, layer: state.layer, head: state.head };
     this.first.settings(model, models, own);
-    this.first.load(picture, model, { ...own, target, query, direction });
+    this.first.load(picture, model, { ...own, target: target(model), query: query || reader(model), direction });
     if (other) {
       const its = { method: state.method2, layer: state.layer2, head: state.head2 };
       const same = String(other.grid) === String(model.grid);
       this.second.settings(other, models, its);
-      this.second.load(picture, other, { ...its, target: other.labels.includes(target) ? target : "", query: same ? query : "", direction });
+      this.second.load(picture, other, { ...its, target: target(other), query: (same && query) || reader(other), direction });
     }
     this.shownTools(state);
     this.draw();
@@ -185,6 +191,10 @@ class ClassifyPage {
   draw() {
     const { state } = this.app;
     const views = this.views();
+    const none = !this.first.result && this.first.place.hidden; // its map did not come: what stands beside it is of another
+    if (none) this.verdict.clear();
+    if (none || this.first.result) this.answers.update(none ? [] : [this.first, this.second].filter((pane) => pane?.result));
+    this.take.update();
     if (!views.length) return;
     const { size } = views[0].pane.result;
     this.stageArea.style.setProperty("--aspect", String(size[0] / size[1]));
@@ -196,12 +206,10 @@ class ClassifyPage {
       view.shown = scale;
       view.pane.show({ map: view.map, scale, described: view.described, marked: view.marked, ...look });
     }
-    this.answers.update([this.first, this.second].filter((pane) => pane?.result));
     this.drawBar(views, kinds.size === 1);
     this.readout.replaceChildren(...this.read(views));
     const first = views.find(({ pane }) => pane === this.first);
     if (first && !this.patch) this.verdict.update(this.first, first.shown);
-    this.take.update();
   }
 
   drawBar(views, same) {
@@ -252,4 +260,15 @@ class ClassifyPage {
       name: `${picture.stem}-${parameters.method}${index ? "-beside" : ""}`,
     }));
   }
+}
+
+/* Who looks, where the address does not say: "" is what the model reads out by; a model without such a token is asked
+   about the patch in its middle. */
+function reader({ queries, grid }) {
+  return queries.length ? "" : grid.map((size) => Math.floor(size / 2)).join(",");
+}
+
+/* The change of a view whose method this model cannot give; none where it can. */
+function possible({ methods }, key, state) {
+  return methods.length && !methods.includes(state[key]) ? { [key]: methods[0] } : {};
 }

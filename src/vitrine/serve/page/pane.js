@@ -32,7 +32,8 @@ async function remembered(key, make) {
 }
 
 export class MapPane {
-  /* onset(changes) for model, method, layer, head; onpatch(pane, patch, how); onloaded(pane). */
+  /* onset(changes) for model, method, layer, head; onpatch(pane, patch, how); onloaded(pane) when what
+     it shows is another. */
   constructor(app, { label, onset, onpatch, onloaded }) {
     Object.assign(this, { app, onset, onloaded, result: null, values: null, matrix: null, question: "" });
     this.controls = h("div", { class: "settings" });
@@ -99,6 +100,8 @@ export class MapPane {
     const question = JSON.stringify([picture.key, model.id, parameters]);
     if (question === this.question) return;
     this.question = question;
+    // Of another picture or model nothing may stand under this one's name, while it is awaited or where it does not come.
+    if (picture !== this.picture || model !== this.model) this.result = null;
     Object.assign(this, { parameters, picture, model });
     this.matrixOf = JSON.stringify([picture.key, model.id, layer, head]);
     if (this.matrix?.of !== this.matrixOf) this.matrix = null;
@@ -118,6 +121,7 @@ export class MapPane {
       this.onloaded(this);
     } catch (error) {
       if (question !== this.question) return;
+      if (!this.result) this.clear();
       const again = () => {
         this.question = "";
         this.app.set({});
@@ -156,9 +160,17 @@ export class MapPane {
     return null;
   }
 
+  /* Show nothing: there is no map of this picture. */
+  clear() {
+    this.place.hidden = true;
+    this.caption.textContent = "";
+    this.onloaded(this);
+  }
+
   /* map, scale, described, marked and the look of the overlay; smooth and strength as in viewer.js. */
   show(view) {
     const { size, grid, box } = this.result;
+    this.place.hidden = false;
     this.stage.show({ image: this.image, size, grid, box, ...view });
     this.caption.textContent = view.described;
   }

@@ -2,7 +2,7 @@
 
 import { ask, ApiError } from "./api.js";
 
-export const LARGEST = 20 * 2 ** 20; // bytes that the server takes
+export const LARGEST = 20e6; // bytes that the server takes
 const KEPT = 3.5e6; // bytes of a given picture that survive a reload of the tab
 const WIDEST = 2400; // pixels that a photograph is drawn from at most
 const DECODED = 16; // pictures that stay decoded in memory
@@ -28,7 +28,7 @@ export class Picture {
 
   static async given(blob, name) {
     if (blob.size === 0) throw new ApiError(`${name} is empty.`);
-    if (blob.size > LARGEST) throw new ApiError(`${name} has ${Math.round(blob.size / 2 ** 20)} MB; a picture may have ${LARGEST / 2 ** 20} MB.`);
+    if (blob.size > LARGEST) throw new ApiError(`${name} has ${Math.round(blob.size / 1e6)} MB; a picture may have ${LARGEST / 1e6} MB.`);
     const sha = await digest(blob);
     const picture = new Picture({ key: sha ? `sha256:${sha}` : `given:${Date.now()}-${name}`, name, blob, sha });
     picture.keep();
@@ -37,7 +37,7 @@ export class Picture {
 
   /* How a request names this picture without its bytes, or null. */
   knownAs(model) {
-    if (this.sample?.model === model) return { sample: this.sample.id };
+    if (this.sample) return { sample: this.sample.model === model ? this.sample.id : this.key };
     return this.held.has(model) ? { picture: this.held.get(model) } : null;
   }
 

@@ -39,6 +39,7 @@ export function verdictPanel(app) {
   const stages = [];
 
   const ask = quietly(500, async (pane, wanted) => {
+    if (wanted !== question) return; // a patch was kept meanwhile
     stop?.abort();
     stop = new AbortController();
     const { query: _query, direction: _direction, ...parameters } = pane.parameters;
@@ -90,6 +91,12 @@ export function verdictPanel(app) {
     root,
     /* Patches that hold outlier tokens, of the map that the verdict is on; none until it is there. */
     outliers: (pane) => (answer && pane.question && question === JSON.stringify([pane.question]) ? answer.outliers || [] : []),
+    /* Where there is no map. */
+    clear() {
+      question = "";
+      stop?.abort();
+      say("not checked", "");
+    },
     /* For the map of a pane; asks the server once it has stayed for half a second. */
     update(pane, scale) {
       const { query } = pane.parameters;
