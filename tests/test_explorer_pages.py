@@ -239,6 +239,16 @@ def test_validation_pictures_wrong_and_sure_first(page: Any, home: str, small_ru
     page.get_by_role("radio", name="all").check()
 
 
+def test_the_confusion_matrix_is_taken_along_as_a_figure_and_as_a_command(page: Any, home: str, tmp_path: Path) -> None:
+    page.goto(f"{home}/#/data")
+    page.locator("pre.command").get_by_text("vitrine evaluate").wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save SVG").click()
+    assert download.value.suggested_filename == "confusion.svg"
+    download.value.save_as(tmp_path / "confusion.svg")
+    assert read_provenance(tmp_path / "confusion.svg")["vitrine:figure"] == "confusion"
+
+
 def test_a_cell_of_the_confusion_matrix_opens_its_pictures_and_they_their_maps(page: Any, home: str) -> None:
     page.goto(f"{home}/#/data")
     cell = page.locator(".confusion td:not(.same) button").first

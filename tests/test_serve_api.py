@@ -319,7 +319,7 @@ def test_five_thousand_pictures_whose_files_are_gone(tmp_path: Path) -> None:
     right = [place % 7 != 0 for place in range(5000)]
     gallery = gallery_of(str(made_run(tmp_path / "large", right, reference=str(tmp_path / "nowhere"))))
     assert gallery.recorded is not None
-    told = validation_of(gallery.recorded, gallery)
+    told = validation_of(gallery.recorded, gallery, "a command")
     assert [each.right for each in told.pictures] == right
     assert len({each.id for each in told.pictures}) == 5000
     assert not any(each.present for each in told.pictures)
@@ -413,3 +413,19 @@ def test_a_kept_map_does_not_keep_the_matrix_that_it_was_cut_from(explorer: Expl
     mapper, batch = mapped(explorer, Method("relevance"))
     scores_BRC = batch.maps.scores_BRC
     assert scores_BRC.untyped_storage().nbytes() == scores_BRC.numel() * 4, mapper
+
+
+def test_the_confusion_matrix_is_the_one_that_its_command_draws(
+    client: TestClient, small_run: Path, tmp_path: Path, vitrine_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    command = shlex.split(client.get("/api/validation", params={"model": "0"}).json()["command"])
+    assert command[:3] == ["vitrine", "evaluate", str(small_run)] and command[-2:] == ["-o", "evaluation"]
+    assert vitrine_command(*command[1:-1], tmp_path)[0] == 0
+    drawn = client.post("/api/figure", params={"figure": "confusion", "kind": "png"})
+    assert drawn.status_code == 200
+    (tmp_path / "served.png").write_bytes(drawn.content)
+    assert read_provenance(tmp_path / "served.png")["vitrine:figure"] == "confusion"
+    ours, theirs = (Image.open(tmp_path / name).convert("RGB") for name in ("served.png", "confusion.png"))
+    assert np.array_equal(np.asarray(ours), np.asarray(theirs))
+    for model in ("1", "9"):  # the bundled model is no run
+        assert client.post("/api/figure", params={"model": model, "figure": "confusion"}).status_code == 404

@@ -73,7 +73,8 @@ class FigureQuery(ViewQuery):
     """Which figure, of which view."""
 
     figure: Annotated[
-        Literal["map", "caption", "positions"] | None, Field(description="By default what the model is for.")
+        Literal["map", "caption", "positions", "confusion"] | None,
+        Field(description="By default what the model is for."),
     ] = None
     kind: Literal["png", "svg"] = "png"
     beams: Annotated[int, Field(ge=1, le=10)] = 1

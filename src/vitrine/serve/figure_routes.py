@@ -14,7 +14,7 @@ from vitrine.serve.checking import check, checked_key, require_checkable, verdic
 from vitrine.serve.classifiers import ServedClassifier
 from vitrine.serve.encoded import EncodedPicture
 from vitrine.serve.explorer import Explorer
-from vitrine.serve.figures import draw_caption, draw_map, draw_positions
+from vitrine.serve.figures import draw_caption, draw_confusion, draw_map, draw_positions
 from vitrine.serve.openapi import PICTURE_BODY
 from vitrine.serve.place_numbers import positions_info
 from vitrine.serve.refusals import Refusal
@@ -65,6 +65,8 @@ async def figure(request: Request, asked: Annotated[FigureQuery, Query()]) -> Re
         drawn = await _caption_figure(explorer, request, asked)
     elif wanted == "map":
         drawn = await _map_figure(explorer, request, asked)
+    elif wanted == "confusion":
+        drawn = await _confusion_figure(explorer, asked)
     else:
         drawn = await _position_figure(explorer, asked, explorer.classifier(asked.model))
     headers = {"Content-Disposition": f'attachment; filename="vitrine-{wanted}.{asked.kind}"'}
@@ -92,6 +94,13 @@ async def _caption_figure(explorer: Explorer, request: Request, asked: FigureQue
             served, encoded, caption, upload, beams=asked.beams, continued=bool(prefix), kind=asked.kind
         )
     )
+
+
+async def _confusion_figure(explorer: Explorer, asked: FigureQuery) -> bytes:
+    served, recorded = explorer.classifier(asked.model), explorer.model(asked.model).gallery.recorded
+    if recorded is None:
+        raise Refusal(404, "This model has no recorded predictions: it is no finished run of a classifier.", "unknown")
+    return await explorer.viewing(lambda: draw_confusion(served, recorded, asked.kind))
 
 
 async def _position_figure(explorer: Explorer, asked: FigureQuery, served: ServedClassifier) -> bytes:

@@ -5,6 +5,7 @@ Axes: R grid rows, C grid columns.
 
 from __future__ import annotations
 
+import shlex
 import threading
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from vitrine.data.decoding import BytesPicture
 from vitrine.data.samples import Sample
 from vitrine.errors import ModelError
 from vitrine.explain.position_findings import PositionFindings
+from vitrine.report.confusion import confusion_figure
 from vitrine.report.maps import map_figure
 from vitrine.report.positions import position_figure
 from vitrine.report.provenance import Provenance
@@ -25,6 +27,7 @@ from vitrine.serve.checking import checked_key, mapped
 from vitrine.serve.classifiers import ServedClassifier
 from vitrine.serve.encoded import EncodedPicture
 from vitrine.serve.place_numbers import positions_command
+from vitrine.serve.recorded import Recorded
 from vitrine.serve.uploads import Upload
 from vitrine.serve.views import View, described, towards
 from vitrine.workflows.caption_picture import caption_origin, worded_picture
@@ -106,3 +109,28 @@ def draw_positions(served: ServedClassifier, found: PositionFindings, cell: tupl
     title = f"Position embeddings of {served.reference}"
     with _DRAWING:
         return drawn_bytes(position_figure(found, title, cell=from_one), kind, told.to_metadata())
+
+
+def confusion_command(served: ServedClassifier, recorded: Recorded) -> str:
+    """What measures the validation pictures again and draws their confusion matrix."""
+    words = ["vitrine", "evaluate", served.reference, recorded.reference, "--split", "validation", "-o", "evaluation"]
+    return shlex.join(words)
+
+
+def draw_confusion(served: ServedClassifier, recorded: Recorded, kind: str) -> bytes:
+    """The confusion matrix of a run's validation pictures as PNG or SVG, as ``vitrine evaluate`` draws it.
+
+    Raises:
+        ModelError: the run recorded no metrics.
+    """
+    if recorded.metrics is None:
+        raise ModelError(f"{served.reference} recorded no metrics, of which a confusion matrix could be drawn.")
+    told = Provenance(
+        figure="confusion",
+        model=served.reference,
+        weights_sha256=served.weights_sha256 or "none",
+        options={"data": recorded.reference, "split": "validation"},
+        command=confusion_command(served, recorded),
+    )
+    with _DRAWING:
+        return drawn_bytes(confusion_figure(recorded.metrics), kind, told.to_metadata())

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from vitrine.data.samples import Sample
 from vitrine.serve.asked import ModelId
 from vitrine.serve.explorer import Explorer
+from vitrine.serve.figures import confusion_command
 from vitrine.serve.galleries import Gallery, id_at
 from vitrine.serve.recorded import Recorded
 from vitrine.serve.refusals import Refusal
@@ -34,11 +35,12 @@ def validation(request: Request, model: Annotated[ModelId, Query()] = "0") -> Re
     gallery = explorer.model(model).gallery
     if gallery.recorded is None or not gallery.recorded.said:
         raise Refusal(404, "This model has no recorded predictions: it is no finished run of a classifier.", "unknown")
-    return sent(validation_of(gallery.recorded, gallery))
+    served = explorer.classifier(model)
+    return sent(validation_of(gallery.recorded, gallery, confusion_command(served, gallery.recorded)))
 
 
-def validation_of(recorded: Recorded, gallery: Gallery) -> Validation:
-    """Rows in the order of the split; pictures without prediction are left out."""
+def validation_of(recorded: Recorded, gallery: Gallery, command: str) -> Validation:
+    """Rows in the order of the split; pictures without prediction are left out. The command draws the matrix."""
     at = {label: place for place, label in enumerate(recorded.labels)}
     confusion = [[0] * len(recorded.labels) for _ in recorded.labels]
     pictures = []
@@ -60,7 +62,7 @@ def validation_of(recorded: Recorded, gallery: Gallery) -> Validation:
             version=recorded.hashes[name][:12],
         )
         pictures.append(row)
-    return Validation(labels=list(recorded.labels), pictures=pictures, confusion=confusion)
+    return Validation(labels=list(recorded.labels), pictures=pictures, confusion=confusion, command=command)
 
 
 @router.get("/thumbnail/{model}/{id}", responses=_PICTURES, response_class=Response)

@@ -10,7 +10,8 @@ from typing import Any
 from vitrine.errors import RunError
 from vitrine.models.captioner.saved import is_captioner_folder
 from vitrine.models.run_folder import RunFolder
-from vitrine.workflows.run_record import read_predictions
+from vitrine.results import ClassificationMetrics
+from vitrine.workflows.run_record import read_predictions, read_record
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Recorded:
         truths: true classes by name.
         hashes: sha256 of the files by name.
         said: by name; empty where nothing was written down.
+        metrics: of a finished classifier; else None.
     """
 
     reference: str
@@ -40,6 +42,7 @@ class Recorded:
     truths: Mapping[str, str]
     hashes: Mapping[str, str]
     said: Mapping[str, Said]
+    metrics: ClassificationMetrics | None = None
 
 
 def read_recorded(folder: RunFolder) -> Recorded:
@@ -59,8 +62,9 @@ def read_recorded(folder: RunFolder) -> Recorded:
         reference = str(content["reference"])
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise RunError(f"{path} is missing or damaged ({type(error).__name__}: {error}).") from error
-    said = {} if is_captioner_folder(folder.path) or not folder.finished else _said(folder)
-    return Recorded(reference, labels, names, truths, hashes, said)
+    if is_captioner_folder(folder.path) or not folder.finished:
+        return Recorded(reference, labels, names, truths, hashes, {})
+    return Recorded(reference, labels, names, truths, hashes, _said(folder), read_record("run", folder).metrics)
 
 
 def _said(folder: RunFolder) -> dict[str, Said]:

@@ -244,3 +244,4 @@ class Validation(Wire):
     labels: list[str]
     pictures: list[RecordedPicture]
     confusion: list[list[int]]
+    command: str

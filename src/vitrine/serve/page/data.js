@@ -4,6 +4,7 @@ import { choice, h, segments } from "./dom.js";
 import { Picture } from "./picture.js";
 import { ThumbnailGrid } from "./thumbnails.js";
 import { confusionTable } from "./confusion.js";
+import { takeAway } from "./take.js";
 
 export function dataPage(app) {
   return new DataPage(app);
@@ -16,12 +17,13 @@ class DataPage {
     this.settings = h("div", { class: "settings" });
     this.filter = h("p", { class: "filter", "aria-live": "polite" });
     this.confusion = h("div", {});
+    this.take = takeAway(app, () => this.taken());
     this.grid = new ThumbnailGrid((picture) => this.open(picture));
     this.root = h(
       "div",
       { class: "page data" },
       h("div", { class: "heading" }, this.title, this.settings),
-      h("details", { class: "matrix", open: innerWidth > 700 }, h("summary", {}, "Confusion matrix"), this.confusion),
+      h("details", { class: "matrix", open: innerWidth > 700 }, h("summary", {}, "Confusion matrix"), this.confusion, this.take.root),
       h("div", { class: "pictures" }, this.filter, this.grid.root),
     );
   }
@@ -67,6 +69,14 @@ class DataPage {
       this.grid.show(shown, model.id);
     }
     this.drawFilter(state, shown.length);
+    this.take.update();
+  }
+
+  /* The confusion matrix, to take along. */
+  taken() {
+    if (!this.found) return [];
+    const { command } = this.found;
+    return [{ picture: null, model: this.model.id, parameters: { figure: "confusion" }, command, name: "confusion" }];
   }
 
   drawSettings(state, model, models, counts) {
