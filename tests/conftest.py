@@ -16,6 +16,16 @@ MICRO = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_head
 """Constructor arguments of a ViT with 16 patches that computes in no time."""
 
 
+# Files that take longest: begun first, so that no worker is left alone with one at the end.
+_LONG = ("demo", "ray", "together", "conclusions", "reproduce", "sweeping", "explorer_pages", "explorer_classify")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; else the order stays."""
+    ranks = {f"test_{name}.py": rank for rank, name in enumerate(_LONG)}
+    items.sort(key=lambda item: ranks.get(item.path.name, len(_LONG)))
+
+
 @pytest.fixture(scope="session")
 def small_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Class folders of generated pictures of 32 px: 48 to train on, 24 to validate, 200 to test."""
