@@ -271,7 +271,7 @@ recipes = st.builds(
     model=text.filter(bool),
     description=text,
     model_args=st.dictionaries(text, toml_value, max_size=3),
-    pretrained=st.booleans() | text.filter(bool),
+    pretrained=st.booleans() | text.filter(lambda path: path not in ("", "False", "True", "no", "yes")),
     image_size=st.integers(0, 10**6),
     transforms=transform_specs,
     batch_size=st.integers(1, 10**6),
