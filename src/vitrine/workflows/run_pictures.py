@@ -26,11 +26,14 @@ def validation_samples(record: RunRecord, names: Iterable[str], data: str | None
     recipe = record.recipe
     found = open_data(data or str(record.data["reference"]), seed=recipe.seed, val_fraction=recipe.val_fraction)
     there = {sample.name: sample for sample in found.splits.get("validation", ())}
-    return {name: there[name] for name in names if name in there and (name, _sha256(there[name])) in record.pictures}
+    return {
+        name: there[name] for name in names if name in there and (name, content_sha256(there[name])) in record.pictures
+    }
 
 
-def _sha256(sample: Sample) -> str:
+def content_sha256(sample: Sample) -> str | None:
+    """Of a picture's own bytes, in hexadecimal; None where they cannot be had."""
     try:
         return hashlib.sha256(sample.picture.encoded()).hexdigest()
     except PictureError:
-        return ""
+        return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any
 
 from vitrine.data.captions import CaptionData, CaptionedSample
 from vitrine.data.samples import LabelledData, Sample
-from vitrine.errors import PictureError
+from vitrine.workflows.run_pictures import content_sha256
 from vitrine.workflows.verified import Check
 
 Progress = Callable[[int, int], None]
@@ -66,7 +65,7 @@ def look_at(data: LabelledData | CaptionData, progress: Progress = lambda _done,
     for split, samples in splits.items():
         for each in samples:
             sample, about = _said(each, data)
-            sha256 = _hash(sample)
+            sha256 = content_sha256(sample)
             by_name[sample.name], split_of[sample.name] = (sample, sha256), split
             if about is not None:
                 said[sample.name] = about
@@ -82,13 +81,6 @@ def _said(each: Sample | CaptionedSample, data: LabelledData | CaptionData) -> t
         return each.unlabelled, each.captions
     assert isinstance(data, LabelledData)
     return each, None if each.label is None else data.labels[each.label]
-
-
-def _hash(sample: Sample) -> str | None:
-    try:
-        return hashlib.sha256(sample.picture.encoded()).hexdigest()
-    except PictureError:
-        return None
 
 
 def find_split(record: Mapping[str, Any], split: str, present: Present) -> SplitFound:

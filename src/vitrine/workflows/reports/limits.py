@@ -57,23 +57,23 @@ def _of_final(final: Final, *, scored: bool, mapped: int) -> list[str]:
     if final.test is None:
         lies = "one lies there, of other weights or another split; " if Path(path, TEST).is_file() else ""
         chose = "the weights" if final.chosen or not final.rivals else "the weights and the run"
-        how = command("vitrine", "evaluate", path, "DATA", "--split", "test", "-o", f"{path}/test")
+        how = shlex.join(["vitrine", "evaluate", path, "DATA", "--split", "test", "-o", f"{path}/test"])
         items.append(
             f"Test pictures: the accuracy is of the validation pictures, by which {chose} were chosen ({lies}{how})."
         )
     else:
-        how = command("vitrine", "check", final.test_data)
+        how = shlex.join(["vitrine", "check", final.test_data])
         items.append(f"Whether test pictures are copies of training or validation pictures: {how} says so.")
     items += _copies(record)
     if not scored:
         lies = "what lies there is of other weights; " if Path(path, SCORES).is_file() else ""
-        how = command("vitrine", "explain", path, "--score", "DATA", "-o", f"{path}/methods")
+        how = shlex.join(["vitrine", "explain", path, "--score", "DATA", "-o", f"{path}/methods"])
         items.append(f"Whether maps of this model point at things in general: no methods were scored ({lies}{how}).")
     if mapped:
         items.append(
             f"Maps of pictures other than the {mapped} shown, and of layers and methods other than those named."
         )
-    how = command("vitrine", "verify", path)
+    how = shlex.join(["vitrine", "verify", path])
     items.append(
         f"Whether the recorded predictions come out again on this or another machine: {how} says so. They were "
         f"computed in {record.metrics.precision}."
@@ -83,7 +83,7 @@ def _of_final(final: Final, *, scored: bool, mapped: int) -> list[str]:
 
 def _of_captioner(name: str, path: Path) -> list[str]:
     tested = read_test_metrics(path)
-    how = command("vitrine", "evaluate", str(path), "DATA", "--split", "test", "-o", f"{path}/test")
+    how = shlex.join(["vitrine", "evaluate", str(path), "DATA", "--split", "test", "-o", f"{path}/test"])
     if tested is None:
         lies = "one lies there, of other weights or another split; " if (path / TEST).is_file() else ""
         return [
@@ -95,15 +95,10 @@ def _of_captioner(name: str, path: Path) -> list[str]:
     )
 
 
-def command(*words: str) -> str:
-    """A command line, quoted for a shell."""
-    return shlex.join(words)
-
-
 def _copies(record: RunRecord) -> list[str]:
     """Exact copies of training pictures among the validation pictures; near ones are not looked for."""
     train = record.data["splits"]["train"]
-    how = command("vitrine", "check", str(record.data["reference"]))
+    how = shlex.join(["vitrine", "check", str(record.data["reference"])])
     near = f"Near copies (scaled, cropped, compressed anew) were not looked for: {how}."
     aside = len(record.data.get("quarantine", ()))
     items = [f"{aside:,} pictures that could not be read were set aside and count in no number."] if aside else []
