@@ -22,6 +22,7 @@ from vitrine.caption.decoding import greedy
 from vitrine.data.caption_transform import CaptionTransform
 from vitrine.data.decoding import BytesPicture
 from vitrine.data.samples import Sample
+from vitrine.models import onednn
 from vitrine.models.captioner import CaptionModel, CaptionModelConfig, packed, prepare_for_prediction
 from vitrine.models.captioner.backbone import FrozenBatchNorm2d, fold_frozen_norms
 from vitrine.models.captioner.packed import PackedBottleneck, PackedConvolution, PackedLinear, pack_bottlenecks
@@ -34,7 +35,7 @@ require_torchvision()
 import timm  # noqa: E402
 
 # The layers that are tested compute as their base class without oneDNN, which then is all that these tests compare.
-HAS_COPIES = packed._oneDNN(torch.float32)
+HAS_COPIES = onednn.packs(torch.float32)
 CPU = torch.device("cpu")
 
 
@@ -85,7 +86,7 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """With oneDNN's packed products, and as where torch has none; every linear layer counts as large."""
     monkeypatch.setattr(packed, "_LARGE", 1)
     if request.param == "plain":
-        monkeypatch.setattr(packed, "_oneDNN", lambda _: False)
+        monkeypatch.setattr(onednn, "packs", lambda _: False)
     return str(request.param)
 
 
@@ -99,7 +100,7 @@ def test_a_packed_linear_layer_is_a_linear_layer(shape: tuple[int, ...], dtype: 
     expected = functional.linear(x.double(), linear.weight.double(), linear.bias.double())
     assert found.dtype == dtype
     assert (found - expected).abs().max() < within
-    assert (layer._copy is not None) == (packed._oneDNN(dtype) and x.numel() > 48)
+    assert (layer._copy is not None) == (onednn.packs(dtype) and x.numel() > 48)
     assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
     assert layer.weight is linear.weight
 

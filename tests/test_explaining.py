@@ -116,9 +116,12 @@ def test_the_command_in_a_figure_draws_the_same_figure(
     assert status == 0
     assert read_provenance(figure)["vitrine:picture-sha256"] == origin["vitrine:picture-sha256"]
     again, first = np.asarray(Image.open(figure)), np.asarray(Image.open(io.BytesIO(before)))
-    # The name in the caption lacks the folder when one picture is given; all below it is the same.
+    # The name in the caption lacks the folder when one picture is given; all below it is the same, but for the last
+    # bits of a picture that was mapped alone and in a batch.
     assert again.shape == first.shape
-    assert (again[200:] == first[200:]).all()
+    changed = np.abs(again[200:].astype(int) - first[200:])
+    assert changed.max() <= 2, (changed.max(), changed.any(axis=-1).mean())
+    assert changed.any(axis=-1).mean() < 0.001
 
 
 def test_heads_matrix_check_and_svg(run, small_run: Path, pictures: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Axes: B pictures, H heads, Q queries, K keys (tokens, prefix tokens first), R gr
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
 import torch
@@ -15,6 +16,7 @@ from vitrine.errors import ModelError
 from vitrine.explain.capture import record_attention
 from vitrine.explain.maps import BatchMaps, split_prefix
 from vitrine.explain.tokens import TokenLayout, token_layout
+from vitrine.models.class_token import class_token_alone
 
 HEADS = ("mean", "max", "min")
 
@@ -65,7 +67,7 @@ def attention_map(
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
     queries = query_tokens(layout, query)
     layers = (layer,) if queries != "pool" else ()
-    with torch.inference_mode(), record_attention(module, layers, queries) as record:
+    with torch.inference_mode(), _no_more_than(module, queries), record_attention(module, layers, queries) as record:
         module(pixels_BCHW)
     rows_BK = over_heads(record.attention(), heads)[:, 0]
     return split_prefix(rows_BK, layout)
@@ -100,10 +102,16 @@ def head_maps(
     """:func:`attention_map` of every head, from one forward pass."""
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
     queries = query_tokens(layout, query)
-    with torch.inference_mode(), record_attention(module, (layer,) if queries != "pool" else (), queries) as record:
+    layers = (layer,) if queries != "pool" else ()
+    with torch.inference_mode(), _no_more_than(module, queries), record_attention(module, layers, queries) as record:
         module(pixels_BCHW)
     attention_BHK = record.attention()[:, :, 0]
     return tuple(split_prefix(attention_BHK[:, head], layout) for head in range(attention_BHK.shape[1]))
+
+
+def _no_more_than(module: nn.Module, queries: list[int] | Literal["class", "pool"]) -> AbstractContextManager[None]:
+    """The last block need not compute what neither the map nor the head reads."""
+    return class_token_alone(module) if queries == "class" else nullcontext()
 
 
 def attention_matrices(module: nn.Module, pixels_BCHW: torch.Tensor, *, layer: int = -1) -> torch.Tensor:

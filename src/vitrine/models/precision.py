@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+
+from vitrine.models.cpu_kernels import bf16_kernels
 
 # Below this width the casts cost more than bf16 matrix products save; measured in benchmarks/train.py --widths.
 _BF16_PAYS_FROM_WIDTH = 256
@@ -35,6 +38,18 @@ def resolve_precision(wanted: str, device: torch.device, width: int) -> str:
     return "bf16" if bf16_in_hardware(device) and width >= _BF16_PAYS_FROM_WIDTH else "fp32"
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[None]:
-    """Mixed precision for a forward pass: matrix products in bf16, sums and norms in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+@contextmanager
+def autocast(device: torch.device, precision: str, *, compiled: bool = False) -> Iterator[None]:
+    """Mixed precision for a forward pass: matrix products in bf16, sums and norms in float32.
+
+    On some CPUs with kernels of our own (:mod:`vitrine.models.cpu_kernels`), which a compiled module does without.
+    """
+    if precision != "bf16":
+        with torch.autocast(device.type, enabled=False):
+            yield
+    elif compiled:
+        with torch.autocast(device.type, torch.bfloat16):
+            yield
+    else:
+        with torch.autocast(device.type, torch.bfloat16), bf16_kernels(device):
+            yield

@@ -15,6 +15,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from vitrine.errors import TrainingError
+from vitrine.models.class_token import class_token_alone
 from vitrine.models.precision import autocast
 from vitrine.recipes import Recipe
 from vitrine.torchpair import require_torchvision
@@ -169,7 +170,7 @@ def _step(
     pictures, loss_sum, count = sum(sizes), 0.0, 0
     for number, batch in enumerate(group):
         _seed(recipe.seed, progress.step * recipe.accumulate + number, processes.rank)
-        with _gathering(training), autocast(accelerator.device, training.precision):
+        with _gathering(training), _forward_pass(training, recipe.compile):
             loss = objective(training.module, batch, mix=mix)
         whole = whole_loss(processes, loss, batch.lent)
         if not np.isfinite(whole.mean):
@@ -186,6 +187,15 @@ def _step(
     if training.ema is not None:
         training.ema.update(accelerator.unwrap_model(training.module), step=progress.step)
     return loss_sum / count, int(pictures)
+
+
+def _forward_pass(training: Training, compiled: bool) -> ExitStack:
+    """Its precision, and its last block for the class token alone; a compiled module is what it was compiled as."""
+    stack = ExitStack()
+    stack.enter_context(autocast(training.accelerator.device, training.precision, compiled=compiled))
+    if not compiled:
+        stack.enter_context(class_token_alone(training.module))
+    return stack
 
 
 def _exchange(training: Training, last: bool) -> AbstractContextManager[object]:

@@ -14,6 +14,8 @@ from vitrine.data.samples import Sample
 from vitrine.data.transforms import EvalTransform
 from vitrine.evaluate.outputs import Outputs
 from vitrine.models.build import InputSpec
+from vitrine.models.class_token import class_token_alone
+from vitrine.models.cpu_kernels import forget_copies
 from vitrine.models.precision import autocast
 from vitrine.recipes import TransformSpec
 
@@ -39,12 +41,14 @@ def run_batches(
     module.eval()
     try:
         for batch in source:
-            with torch.inference_mode(), autocast(device, precision):
+            with torch.inference_mode(), autocast(device, precision), class_token_alone(module):
                 pixels_BCHW = normalise(batch.pixels_BCHW.to(device, non_blocking=True), spec.mean, spec.std)
                 logits_BC = module(pixels_BCHW) if len(pixels_BCHW) else pixels_BCHW.new_zeros(0, 0)
             yield BatchLogits(batch, logits_BC.float().cpu())
     finally:
         module.train(was_training)
+        if was_training:
+            forget_copies(module)
 
 
 def eval_batches(samples: Sequence[Sample], spec: InputSpec, *, batch_size: int, workers: int = -1) -> Iterator[Batch]:

@@ -6,6 +6,7 @@ Axes: B pictures, C channels (or classes, in probabilities), H, W pixels, R grid
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +25,7 @@ from vitrine.explain.randomisation import Sensitivity, sensitivity
 from vitrine.explain.token_norms import token_norms
 from vitrine.explain.tokens import token_layout
 from vitrine.explain.verdict import Evidence, Verdict, judge, strongest_tenth
+from vitrine.models.class_token import class_token_alone
 from vitrine.models.precision import autocast
 from vitrine.workflows.inference import eval_batches
 from vitrine.workflows.opened import OpenedModel
@@ -75,10 +77,18 @@ class Mapper:
             return MappedBatch(
                 batch, pixels_BCHW, torch.zeros(0, len(self.opened.labels)), nobody_B, BatchMaps(none_BRC)
             )
-        probabilities_BC = self.probability(pixels_BCHW).float().cpu()
+        if self.method.for_a_class:
+            probabilities_BC = self.probability(pixels_BCHW).cpu()
+            targets_B = self._targets(probabilities_BC)
+            return MappedBatch(batch, pixels_BCHW, probabilities_BC, targets_B, self.maps(pixels_BCHW, targets_B))
+        with _said(self.opened.module) as logits:  # one forward pass gives both
+            maps = self.maps(pixels_BCHW, torch.zeros(len(pixels_BCHW), dtype=torch.int64))
+        probabilities_BC = logits[-1].float().softmax(-1).cpu()
+        return MappedBatch(batch, pixels_BCHW, probabilities_BC, self._targets(probabilities_BC), maps)
+
+    def _targets(self, probabilities_BC: torch.Tensor) -> torch.Tensor:
         likeliest_B = probabilities_BC.argmax(dim=1)
-        targets_B = likeliest_B if self.target is None else torch.full_like(likeliest_B, self.target)
-        return MappedBatch(batch, pixels_BCHW, probabilities_BC, targets_B, self.maps(pixels_BCHW, targets_B))
+        return likeliest_B if self.target is None else torch.full_like(likeliest_B, self.target)
 
     def pixels(self, bytes_BCHW: torch.Tensor) -> torch.Tensor:
         """Normalised, on the model's device."""
@@ -87,8 +97,9 @@ class Mapper:
 
     def probability(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         """The model's class probabilities, float32."""
-        with torch.no_grad(), autocast(self.opened.device, self.opened.precision):
-            logits_BC: torch.Tensor = self.opened.module(pixels_BCHW)
+        opened = self.opened
+        with torch.no_grad(), autocast(opened.device, opened.precision), class_token_alone(opened.module):
+            logits_BC: torch.Tensor = opened.module(pixels_BCHW)
         return logits_BC.float().softmax(-1)
 
     def maps(
@@ -112,6 +123,17 @@ class Mapper:
         """Which patch tokens are outliers: bool (B, R, C)."""
         with autocast(self.opened.device, self.opened.precision):
             return outlier_tokens(token_norms(self.opened.module, pixels_BCHW).numpy())
+
+
+@contextmanager
+def _said(module: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
+    """The outputs of a module's forward passes inside the ``with`` block."""
+    outputs: list[torch.Tensor] = []
+    handle = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
+    try:
+        yield outputs
+    finally:
+        handle.remove()
 
 
 @dataclass(frozen=True, eq=False)

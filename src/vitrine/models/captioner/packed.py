@@ -5,12 +5,12 @@ Letters: N rows of any number of axes, I inputs, O outputs, B pictures, D channe
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vitrine.models import onednn
 from vitrine.torchpair import require_torchvision
 
 require_torchvision()
@@ -54,7 +54,7 @@ class _Packed(nn.Module):
         """Whether the second copy may serve for this input."""
         fits = x.dtype == self.weight.dtype and x.device.type == "cpu"
         plain = not torch.is_grad_enabled() and not torch.is_autocast_enabled("cpu")
-        return fits and plain and _oneDNN(x.dtype)
+        return fits and plain and onednn.packs(x.dtype)
 
     def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
         self.forget()
@@ -79,9 +79,8 @@ class PackedLinear(_Packed, nn.Linear):
         if x_NI.numel() <= self.in_features or not self._usable(x_NI):
             return super().forward(x_NI)
         if self._copy is None:
-            self._copy = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), None)
-        made: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, self._copy, self.bias, "none", [], "")
-        return made
+            self._copy = onednn.pack_linear(self.weight)
+        return onednn.linear(x_NI, self._copy, self.bias)
 
 
 class PackedConvolution(_Packed, nn.Conv2d):
@@ -180,15 +179,3 @@ def _plain(block: Bottleneck) -> bool:
 def _usual(convolution: nn.Conv2d) -> bool:
     zeros = convolution.padding_mode == "zeros" and isinstance(convolution.padding, tuple)
     return zeros and convolution.bias is not None
-
-
-@cache
-def _oneDNN(dtype: torch.dtype) -> bool:  # noqa: N802  its name
-    """Whether torch has oneDNN's products of packed weights for this type, which its public interface does not name."""
-    weight = torch.eye(16, dtype=dtype)
-    try:
-        packed = torch.ops.mkldnn._reorder_linear_weight(weight, None)
-        made = torch.ops.mkldnn._linear_pointwise(weight, packed, weight[0], "none", [], "")
-    except (AttributeError, RuntimeError, TypeError):  # not built in, not for this type, or with other arguments
-        return False
-    return torch.equal(made, weight + weight[0])
