@@ -113,8 +113,7 @@ def recolour(pixels_HWC: np.ndarray, changes: Sequence[tuple[str, float]]) -> np
     if [name for name, _ in changes] == ["brightness"]:
         # Pillow multiplies in float32 and cuts the fraction off: the same here, vectorised.
         brighter = torch.from_numpy(pixels_HWC).float().mul_(changes[0][1]).clamp_(0, 255)
-        result: np.ndarray = brighter.to(torch.uint8).numpy()
-        return result
+        return brighter.numpy().astype(np.uint8)
     image = Image.fromarray(np.ascontiguousarray(pixels_HWC))
     for name, factor in changes:
         image = _ENHANCERS[name](image).enhance(factor)
