@@ -362,12 +362,12 @@ def test_captions_are_drawn_anew_where_there_are_too_many(scenes: Path) -> None:
     few = recipe(caption=CaptionSpec(**{**vars(SPEC), "captions_a_picture": 2}))
     task = CaptionerTask(few, prepare_captions(str(scenes), few), lambda _: None)
     captions = ("a", "b", "c", "d", "e")
-    drawn = [task._chosen(captions, 3, epoch) for epoch in range(60)]
+    drawn = [task._drawn.chosen(captions, 3, epoch) for epoch in range(60)]
     assert all(len(set(each)) == 2 for each in drawn)
     counts = [sum(text in each for each in drawn) for text in captions]
     assert min(counts) > 10, "each of them comes now and then"
-    assert task._chosen(captions, 3, 7) == task._chosen(captions, 3, 7)
-    assert task._chosen(("a", "b"), 3, 0) == ("a", "b") and task._chosen(captions, 3, None) == captions
+    assert task._drawn.chosen(captions, 3, 7) == task._drawn.chosen(captions, 3, 7)
+    assert task._drawn.chosen(("a", "b"), 3, 0) == ("a", "b") and task._drawn.chosen(captions, 3, None) == captions
 
 
 def test_a_captioner_is_trained_on_with_its_own_words(finished: Path, scenes: Path, tmp_path: Path) -> None:

@@ -571,13 +571,6 @@ def test_the_verb(scenes: Path, shards: Path, tmp_path: Path, vitrine_command: A
     assert status == 2 and "holds shards already" in err
 
 
-def test_captioners_do_not_train_on_shards(shards: Path) -> None:
-    from vitrine.data.captions import open_captions
-
-    with pytest.raises(DataError, match="hold classes and no captions"):
-        open_captions(str(shards))
-
-
 def test_a_batch_of_nothing_but_damage(tmp_path: Path) -> None:
     from vitrine.workflows.sharded_batches import ShardedBatches
 

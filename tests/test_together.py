@@ -51,6 +51,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     write_scenes(folder / "scenes", "new", {"train": 45, "validation": 13}, size=32)
     write_shards(str(folder / "scenes"), folder / "shards", megabytes=0.03)
+    write_shards(str(folder / "scenes"), folder / "caption shards", megabytes=0.03, captions=True)
     return folder
 
 

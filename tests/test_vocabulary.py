@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from vitrine.caption.vocabulary import Vocabulary, read_vocabulary, train_vocabulary
 from vitrine.errors import DataError, ModelError
@@ -172,6 +172,29 @@ def test_what_was_learnt_from_can_be_written(captions: list[str], size: int) -> 
         ids = vocabulary.encode(caption)
         assert all(vocabulary.piece(number) != "[UNK]" for number in ids)
         assert vocabulary.text(ids).replace(" ", "") == caption.replace(" ", "").replace("é", "e")
+
+
+@given(st.lists(st.text("abcdé A.,", max_size=12), min_size=1, max_size=8), st.integers(30, 60))
+@settings(max_examples=25)
+def test_counts_of_words_teach_what_whole_captions_do(captions: list[str], size: int) -> None:
+    """The library itself, on every caption as it stands; one of them a few thousand times."""
+    captions = [*captions, *["abba cab"] * 2500]
+    normalizer, splitter = normalizers.BertNormalizer(lowercase=True), pre_tokenizers.BertPreTokenizer()
+    words = [w for text in captions for w, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text))]
+    letters = sorted({letter for word in words for letter in word})
+    learner = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    learner.normalizer, learner.pre_tokenizer = normalizer, splitter
+    first = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *letters, *(f"##{letter}" for letter in letters)]
+    learner.train_from_iterator(
+        captions,
+        trainers.WordPieceTrainer(
+            vocab_size=size, min_frequency=2, special_tokens=first, limit_alphabet=len(first), show_progress=False
+        ),
+    )
+    learnt = train_vocabulary(iter(captions), size)
+    assert [learnt.piece(number) for number in range(learnt.size)] == [
+        piece for piece, _ in sorted(learner.get_vocab().items(), key=lambda item: item[1])
+    ]
 
 
 def test_frequent_words_are_learnt_whole(words: Vocabulary) -> None:

@@ -56,9 +56,10 @@ CASES = {
     "head": replace(PLAIN, tune="head", views=2, ema=0.9),  # its features are kept
     "head anew": replace(PLAIN, tune="head"),
     "captions": replace(PLAIN, caption=WORDS, model_args=MICRO),
+    "caption shards": replace(PLAIN, caption=WORDS, model_args=MICRO, shuffle_buffer=12),
     "frozen": replace(PLAIN, caption=WORDS, tune="head", transforms=named_transforms("none")),
 }
-FOLDERS = {"shards": "shards"}
+FOLDERS = {"shards": "shards", "caption shards": "caption shards"}
 CUT = ("plain", "accumulated")
 ADAMW = replace(PLAIN, learning_rate=1e-3, clip_norm=1.0, accumulate=2)
 STOP_AT = 4

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from vitrine.errors import DataError, ModelError
 _UNKNOWN = "[UNK]"
 _SPECIAL = ("[PAD]", _UNKNOWN, "[CLS]", "[SEP]")
 _BERT_MASK = "[MASK]"
+_A_LINE = 1000  # of a word, that the trainer is given at a time
 
 # Start, end and padding where nobody says otherwise: BERT's, RoBERTa's, GPT-2's.
 _MARKS = (("[CLS]", "[SEP]", "[PAD]"), ("<s>", "</s>", "<pad>"), ("<|endoftext|>",) * 3)
@@ -174,8 +177,9 @@ def train_vocabulary(
         DataError: no caption has a letter, or ``size`` does not even hold every letter of them.
     """
     normalizer, splitter = normalizers.BertNormalizer(lowercase=lowercase), pre_tokenizers.BertPreTokenizer()
-    texts = [normalizer.normalize_str(caption) for caption in captions]
-    letters = sorted({letter for text in texts for word, _ in splitter.pre_tokenize_str(text) for letter in word})
+    # Words and their counts are all that is learnt from: captions that come in a stream need not fit into memory.
+    counts = Counter(word for text in captions for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
+    letters = sorted({letter for word in counts for letter in word})
     if not letters:
         raise DataError("A vocabulary cannot be learnt: there are no captions, or none has a word in it.")
     # The trainer numbers letters in the order of a hash table, another one each time, and breaks ties by number.
@@ -187,9 +191,9 @@ def train_vocabulary(
             f"{len(alphabet)}."
         )
     learner = Tokenizer(models.WordPiece(unk_token=_UNKNOWN))
-    learner.normalizer, learner.pre_tokenizer = normalizer, splitter
+    learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     learner.train_from_iterator(
-        texts,
+        _repeated(counts),
         trainers.WordPieceTrainer(
             vocab_size=size,
             min_frequency=min_frequency,
@@ -199,6 +203,14 @@ def train_vocabulary(
         ),
     )
     return Vocabulary(_word_pieces(learner.get_vocab(), lowercase))
+
+
+def _repeated(counts: Mapping[str, int]) -> Iterator[str]:
+    """Texts in which each word is as often as it was counted."""
+    for word, count in counts.items():
+        line = f"{word} " * _A_LINE
+        yield from repeat(line, count // _A_LINE)
+        yield f"{word} " * (count % _A_LINE)
 
 
 def _word_pieces(ids: dict[str, int], lowercase: bool) -> Tokenizer:

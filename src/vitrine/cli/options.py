@@ -24,7 +24,7 @@ DataArgument = Annotated[
         metavar="DATA",
         help="Class folders, files named {label}_{id}, a CSV or Parquet manifest, hf:owner/name, a saved data set, "
         "oxford-pets, scenes:base, or webdataset shards (a folder, an address, names with braces). For captioners: "
-        "COCO's or Flickr8k's layout, Karpathy's json, a table of captions, or scenes.",
+        "COCO's or Flickr8k's layout, Karpathy's json, a table of captions, scenes, or shards with captions.",
     ),
 ]
 VocabOption = Annotated[

@@ -92,7 +92,7 @@ class Gathering:
         for caption in captions:
             if caption is not None and not isinstance(caption, str):
                 raise DataError(f"{where}: expected a caption as text; got {caption!r:.60}.")
-            text = _one_line(caption or "")
+            text = one_line(caption or "")
             if text:
                 texts.append(text)
             else:
@@ -165,6 +165,6 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _one_line(text: str) -> str:
-    """A caption without line breaks, control characters and repeated blanks."""
+def one_line(text: str) -> str:
+    """A caption without line breaks, control characters and repeated blanks; done twice, it changes nothing."""
     return printable(" ".join(_CONTROLS.sub(" ", text).split()))

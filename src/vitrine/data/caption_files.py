@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.data.caption_entries import CaptionedFile, Found, Gathering
-from vitrine.data.caption_tables import CAPTION_COLUMNS, lines, read_table, sentences, split_named
+from vitrine.data.caption_tables import CAPTION_COLUMNS, has_captions, lines, read_table, sentences, split_named
 from vitrine.data.decoding import FilePicture
 from vitrine.data.folders import SPLIT_NAMES
 from vitrine.data.formats import promised_format
 from vitrine.data.listing import entries, is_folder, listed
-from vitrine.data.manifests import PATH_COLUMNS
+from vitrine.data.manifests import PATH_COLUMNS, has_columns
 from vitrine.errors import DataError, PictureError
 
-__all__ = ["LAYOUTS", "CaptionedFile", "Found", "read_captions"]
+__all__ = ["LAYOUTS", "CaptionedFile", "Found", "is_captioned", "read_captions"]
 
 LAYOUTS = (
     "annotations/captions_*.json with a folder of pictures for each (COCO), dataset*.json (Karpathy's), captions.txt "
@@ -50,11 +50,33 @@ def read_captions(path: Path) -> Found:
     return _read_files(path.parent, [path])
 
 
-def _read_folder(folder: Path) -> Found:
+def is_captioned(path: Path) -> bool:
+    """Whether a folder has, or a file is, captions in a known layout; a table that has classes too counts as labelled.
+
+    Raises:
+        DataError: a file that may be Karpathy's cannot be read.
+    """
+    choices = [[path]] if path.is_file() else _choices(path) if path.is_dir() else []
+    if not choices:
+        return False
+    first = choices[0][0]
+    if first.suffix.lower() in (".csv", ".tsv", ".jsonl"):
+        return has_captions(first) and not has_columns(first)
+    if first.suffix.lower() == ".json" and not first.name.startswith("captions_"):
+        return path.is_file() or _is_karpathy(_document(first))  # other things are called dataset*.json too
+    return first.suffix.lower() in (".json", ".txt")
+
+
+def _choices(folder: Path) -> list[list[Path]]:
+    """What of a folder may be read, files of one kind each; the first is."""
     annotations = sorted([*(folder / "annotations").glob("captions_*.json"), *folder.glob("captions_*.json")])
     splits = [path for path in sorted(folder.glob("dataset*.json")) if path.name not in _NOT_KARPATHY]
     others = [folder / name for name in (*_TABLES, "captions.txt") if (folder / name).is_file()]
-    choices = [group for group in (annotations, *([path] for path in (*splits, *others))) if group]
+    return [group for group in (annotations, *([path] for path in (*splits, *others))) if group]
+
+
+def _read_folder(folder: Path) -> Found:
+    choices = _choices(folder)
     if not choices:
         raise DataError(f"{folder} has no captions in a known layout.\nKnown are {LAYOUTS}.")
     aside = [path.name for group in choices[1:] for path in group]

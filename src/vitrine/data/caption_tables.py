@@ -51,6 +51,16 @@ def read_table(gathering: Gathering, file: Path) -> Found:
     return gathering.found(f"captions in {file.suffix.lower()[1:]}")
 
 
+def has_captions(file: Path) -> bool:
+    """Whether the first row of a table names a picture and a caption."""
+    reader = _json_lines if file.suffix.lower() == ".jsonl" else _delimited
+    try:
+        _columns(tuple(next(_guarded(file, reader))[1]), str(file))
+    except (DataError, StopIteration):
+        return False
+    return True
+
+
 def _columns(keys: tuple[str, ...], where: str) -> tuple[str, str, str | None]:
     """Which columns are path, caption and split."""
     columns = {column.lower(): column for column in reversed(keys)}

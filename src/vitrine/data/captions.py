@@ -1,6 +1,7 @@
 """From what a person writes for DATA to pictures with captions in splits.
 
-The layouts that files may have are in :mod:`vitrine.data.caption_files`; generated scenes carry their own captions.
+The layouts that files may have are in :mod:`vitrine.data.caption_files`; generated scenes carry their own captions, and
+so do webdataset shards.
 """
 
 from __future__ import annotations
@@ -12,10 +13,10 @@ from typing import overload
 
 from vitrine.data.caption_files import LAYOUTS, CaptionedFile, read_captions
 from vitrine.data.decoding import FilePicture
-from vitrine.data.samples import FiniteSplit, Picture, Sample, Split
+from vitrine.data.samples import FiniteSplit, LabelledData, Picture, Sample, Split
 from vitrine.data.scenes.reference import PREFIX, open_scenes
 from vitrine.data.scenes.stream import ScenePicture
-from vitrine.data.shards.places import is_shards
+from vitrine.data.shards.places import is_shards, open_shards
 from vitrine.data.splitting import hold_out
 from vitrine.errors import DataError
 
@@ -31,7 +32,7 @@ class CaptionedSample:
     Attributes:
         name: of the file as written to tables: a relative POSIX path, unique in its data.
         picture: where the pixels come from.
-        captions: one at least, none of them empty; each on one line.
+        captions: one at least, none of them empty, each on one line; none of a picture that is lost in damaged shards.
         split: "train", "validation" or "test".
     """
 
@@ -39,6 +40,11 @@ class CaptionedSample:
     picture: Picture
     captions: tuple[str, ...]
     split: str
+
+    @property
+    def sample(self) -> Sample:
+        """The picture with its captions, for what knows nothing of splits."""
+        return Sample(self.name, self.picture, captions=self.captions)
 
     @property
     def unlabelled(self) -> Sample:
@@ -50,13 +56,14 @@ class CaptionSplit(Sequence[CaptionedSample]):
     """Pictures of one split. An endless source gives another window of itself for every epoch.
 
     Captions of generated scenes are made when a picture is asked for, about a millisecond each at 64 px.
+
+    Attributes:
+        pictures: samples with captions, or generated scenes.
     """
 
-    def __init__(self, pictures: Split, name: str, captions: Mapping[str, tuple[str, ...]] | None = None) -> None:
-        """``pictures`` with the captions of their names; None asks generated scenes for theirs."""
-        self._pictures = pictures
+    def __init__(self, pictures: Split, name: str) -> None:
+        self.pictures = pictures
         self._name = name
-        self._captions = captions
 
     def __len__(self) -> int:
         """Pictures, not captions.
@@ -64,7 +71,7 @@ class CaptionSplit(Sequence[CaptionedSample]):
         Raises:
             TypeError: the split is endless.
         """
-        return len(self._pictures)
+        return len(self.pictures)
 
     @overload
     def __getitem__(self, index: int) -> CaptionedSample: ...
@@ -72,27 +79,24 @@ class CaptionSplit(Sequence[CaptionedSample]):
     def __getitem__(self, index: slice) -> tuple[CaptionedSample, ...]: ...
     def __getitem__(self, index: int | slice) -> CaptionedSample | tuple[CaptionedSample, ...]:
         if isinstance(index, slice):
-            return tuple(self._captioned(sample) for sample in self._pictures[index])
-        return self._captioned(self._pictures[index])
+            return tuple(self._captioned(sample) for sample in self.pictures[index])
+        return self._captioned(self.pictures[index])
 
     def for_epoch(self, epoch: int, epoch_size: int) -> CaptionSplit:
         """The pictures of one pass (``epoch`` counts from 0). Finite splits return themselves."""
         if not self.endless:
             return self
-        window = self._pictures.for_epoch(epoch, epoch_size)
-        return CaptionSplit(window if isinstance(window, Split) else FiniteSplit(window), self._name, self._captions)
+        window = self.pictures.for_epoch(epoch, epoch_size)
+        return CaptionSplit(window if isinstance(window, Split) else FiniteSplit(window), self._name)
 
     @property
     def endless(self) -> bool:
         """Whether the source has no end."""
-        return self._pictures.endless
+        return self.pictures.endless
 
     def _captioned(self, sample: Sample) -> CaptionedSample:
-        if self._captions is not None:
-            captions = self._captions[sample.name]
-        else:
-            if not isinstance(sample.picture, ScenePicture):
-                raise TypeError(f"{sample.name} is no generated scene: its captions have to be given.")
+        captions = sample.captions
+        if isinstance(sample.picture, ScenePicture):
             captions = tuple(caption.text for caption in sample.picture.scene.captions)
         return CaptionedSample(sample.name, sample.picture, captions, self._name)
 
@@ -122,7 +126,8 @@ def open_captions(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -
 
     Args:
         reference: a folder (COCO's layout, Flickr8k's, Karpathy's json, a table of captions, written scenes), one of
-            those files itself, or ``scenes:...``.
+            those files itself, ``scenes:...``, or webdataset shards with captions (see
+            :func:`vitrine.data.shards.places.open_shards`).
         seed: of the split, where one is made, and of generated scenes.
         val_fraction: share of the training pictures held out for validation where the data have no such split;
             above 0, below 1.
@@ -137,30 +142,28 @@ def open_captions(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -
     if not 0 < val_fraction < 1:
         raise DataError(f"val_fraction is {val_fraction}: give a share above 0 and below 1, such as 0.2.")
     if reference.startswith(PREFIX):
-        scenes = open_scenes(reference, seed=seed)
-        splits = {name: CaptionSplit(split, name) for name, split in scenes.splits.items()}
-        return CaptionData(reference, scenes.layout, splits, scenes.notes)
+        return _captioned(open_scenes(reference, seed=seed))
     if is_shards(reference):
-        raise DataError(f"{reference} are shards, which hold classes and no captions: captioners train on files.")
+        return _captioned(open_shards(reference, captions=True))
     found = read_captions(Path(reference).expanduser())
     by_split: dict[str, list[CaptionedFile]] = {name: [] for name in _SPLITS}
     for file in sorted(found.files, key=lambda file: file.name):
         by_split[file.split or "train"].append(file)
     pictures = {
-        name: tuple(Sample(file.name, FilePicture(file.path)) for file in files)
+        name: tuple(Sample(file.name, FilePicture(file.path), captions=file.captions) for file in files)
         for name, files in by_split.items()
         if files
     }
     notes = [*found.notes]
     if "train" in pictures and "validation" not in pictures:
         notes.append(_held_out(pictures, seed, val_fraction))
-    captions = {file.name: file.captions for file in found.files}
-    return CaptionData(
-        reference,
-        found.layout,
-        {name: CaptionSplit(FiniteSplit(pictures[name]), name, captions) for name in _SPLITS if name in pictures},
-        tuple(notes),
-    )
+    splits = {name: FiniteSplit(pictures[name]) for name in _SPLITS if name in pictures}
+    return _captioned(LabelledData(reference, found.layout, (), splits, tuple(notes)))
+
+
+def _captioned(found: LabelledData) -> CaptionData:
+    splits = {name: CaptionSplit(split, name) for name, split in found.splits.items()}
+    return CaptionData(found.reference, found.layout, splits, found.notes)
 
 
 def _held_out(pictures: dict[str, tuple[Sample, ...]], seed: int, fraction: float) -> str:

@@ -28,17 +28,19 @@ class Picture(Protocol):
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture with its name and, where known, its label.
+    """One picture with its name and, where known, its label or captions.
 
     Attributes:
         name: the file's name as written to tables: a relative POSIX path, unique in its data.
         picture: where the pixels come from.
         label: index into the class list; None where the label is not known.
+        captions: none where they are not known; each is on one line.
     """
 
     name: str
     picture: Picture
     label: int | None = None
+    captions: tuple[str, ...] = ()
 
 
 def drawn(samples: Sequence[Sample], limit: int | None, seed: int) -> tuple[Sample, ...]:

@@ -211,7 +211,7 @@ class _Session:
     def run(self, beams: int) -> None:
         """Every picture's caption and its first human one, of one encoding; and where the words of both look."""
         opened, words, longest = self.opened, self.opened.vocabulary, self.opened.module.longest - 2
-        first = {each.name: words.encode(each.captions[0])[:longest] for each in self.samples}
+        first = {each.name: words.encode(each.captions[0])[:longest] for each in self.samples if each.captions}
         human: dict[str, DecodedCaption] = {}
 
         def decode(module: Any, memory: Memory, samples: Sequence[Sample]) -> Iterator[Progress]:

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -36,14 +35,19 @@ from vitrine.train.captioning import CaptionBatch, Captioning, TeacherForcing
 from vitrine.train.optimizer import make_optimizer
 from vitrine.workflows.captioner_opening import is_captioner, load_captioner, open_captioner
 from vitrine.workflows.captioner_scores import captions_csv, score_captioner
-from vitrine.workflows.forced_captions import Forced, caption_batch, encoded_caption, measure_forced
+from vitrine.workflows.drawn_captions import DrawnCaptions
+from vitrine.workflows.forced_captions import Forced, measure_forced
 from vitrine.workflows.kept_features import KeptFeatures, keep_features, require_views_possible, stored_dtype, view_of
-from vitrine.workflows.training_data import CaptionTrainingData
+from vitrine.workflows.sharded_batches import ShardedBatches
+from vitrine.workflows.training_data import CaptionTrainingData, epoch_pictures, shards_of
 from vitrine.workflows.training_events import Event, Reading
 from vitrine.workflows.training_task import Batches, Setting, Validation
 from vitrine.workflows.weights_notes import WORDS_MEASURED
 
 _VOCABULARY_PICTURES = 1_000  # of an endless source, whose captions a vocabulary is learnt from
+_ENCODED_AGAIN = (
+    "The frozen image encoder is run over all pictures in every epoch, since training pictures come in a stream."
+)
 
 
 def require_captioner_available(recipe: Recipe) -> None:
@@ -70,13 +74,16 @@ class CaptionerTask:
         self.vocabulary: Vocabulary = self.model.vocabulary
         self.transform = CaptionTransform(**asdict(made.input))
         self.width = self.model.config.width
-        self.epoch_pictures = recipe.epoch_size if data.train.endless else len(data.train)
+        longest = min(self.model.longest, self.spec.longest)
+        self._drawn = DrawnCaptions(self.vocabulary, longest, self.spec.captions_a_picture, recipe.seed)
+        self.epoch_pictures = epoch_pictures(data.train, recipe)
         self.validation_pictures = len(data.validation)
         self.frozen = recipe.tune == "head" or self.spec.backbone_learning_rate == 0
-        self.notes = (*data.found.notes, *made.notes, f"{self.vocabulary.size:,} word pieces.")
+        again = (_ENCODED_AGAIN,) if self.frozen and data.train.endless else ()
+        self.notes = (*data.found.notes, *made.notes, f"{self.vocabulary.size:,} word pieces.", *again)
         self.aside = 0
         self._kept: dict[str, KeptFeatures | None] = {}
-        self._ids: dict[str, list[int]] = {}
+        self._sharded: ShardedBatches | None = None
 
     def _assembled(self) -> AssembledCaptioner:
         recipe, transforms = self.recipe, self.recipe.transforms
@@ -98,8 +105,18 @@ class CaptionerTask:
     def _vocabulary(self) -> Vocabulary:
         if self.spec.vocabulary != FROM_CAPTIONS:
             return read_vocabulary(Path(self.spec.vocabulary).expanduser())
-        pictures = self.data.train.for_epoch(0, _VOCABULARY_PICTURES)
-        return train_vocabulary((text for each in pictures for text in each.captions), self.spec.vocabulary_size)
+        texts = (text for captions in self._training_captions() for text in captions)
+        return train_vocabulary(texts, self.spec.vocabulary_size)
+
+    def _training_captions(self) -> Iterator[tuple[str, ...]]:
+        """Of each training picture; a stream of shards is read once for them."""
+        shards = shards_of(self.data.train)
+        if shards is None:
+            yield from (each.captions for each in self.data.train.for_epoch(0, _VOCABULARY_PICTURES))
+            return
+        for done, captions in enumerate(shards.captions(), start=1):
+            self.report(Reading(done, len(shards), "Reading captions"))
+            yield captions
 
     def trainable(self) -> nn.Module:
         """The captioner under teacher forcing, its image encoder frozen on request."""
@@ -127,7 +144,12 @@ class CaptionerTask:
             yield lambda epoch, start: self._from_kept(features, epoch, start, share)
             return
         with PictureLoader(changes, recipe.batch_size, recipe.workers, load_pictures, share) as loader:
-            yield lambda epoch, start: self._from_pictures(loader, epoch, start)
+            shards = shards_of(self.data.train)
+            if shards is None:
+                yield lambda epoch, start: self._from_pictures(loader, epoch, start)
+                return
+            sharded = self._sharded = ShardedBatches(shards, recipe, share, self.report)
+            yield lambda epoch, start: self._from_shards(sharded, loader, epoch, start)
 
     def _from_kept(self, kept: KeptFeatures, epoch: int, start: int, share: Share) -> Iterator[CaptionBatch]:
         view = view_of(self.recipe, self.recipe.transforms.random, epoch)
@@ -141,32 +163,28 @@ class CaptionerTask:
             batch = self._batch(found.pixels, found.indices_B.tolist(), split, epoch)
             yield replace(batch, lent=found.lent)
 
+    def _from_shards(
+        self, sharded: ShardedBatches, loader: PictureLoader, epoch: int, start: int
+    ) -> Iterator[CaptionBatch]:
+        for found in sharded.epoch(loader, epoch, start):
+            indices = found.indices_B.tolist()
+            batch = self._drawn.batch(found.pixels, indices, sharded.captions(indices), epoch)
+            yield replace(batch, lent=found.lent)
+
     def _batch(self, seen: Any, indices: Sequence[int], split: CaptionSplit, epoch: int | None) -> CaptionBatch:
-        """With ``epoch``, as many captions as the recipe says, drawn for it; else all."""
-        chosen = [self._chosen(split[index].captions, index, epoch) for index in indices]
-        ids = [[self._encoded(text) for text in texts] for texts in chosen]
-        return caption_batch(seen, ids, indices, self.vocabulary.pad)
-
-    def _chosen(self, captions: Sequence[str], index: int, epoch: int | None) -> Sequence[str]:
-        wanted = self.spec.captions_a_picture
-        if epoch is None or len(captions) <= wanted:
-            return captions
-        rng = np.random.default_rng(np.random.SeedSequence((self.recipe.seed, epoch, index, 1)))
-        return [captions[i] for i in rng.permutation(len(captions))[:wanted]]
-
-    def _encoded(self, text: str) -> list[int]:
-        """Start, pieces and end; a caption that is too long loses its last pieces."""
-        if text not in self._ids:
-            self._ids[text] = encoded_caption(self.vocabulary, text, min(self.model.longest, self.spec.longest))
-        return self._ids[text]
+        return self._drawn.batch(seen, indices, [split[index].captions for index in indices], epoch)
 
     def names(self, epoch: int, batch: CaptionBatch) -> list[str]:
         """File names of a batch's pictures."""
+        if self._sharded is not None:
+            return self._sharded.names(batch.indices_P.tolist())
         split = self.data.train.for_epoch(epoch, self.recipe.epoch_size)
         return [split[index].name for index in batch.indices_P.tolist()]
 
     def validate(self, module: nn.Module, setting: Setting) -> Validation:
         """Loss and accuracy over the word pieces of all captions, each predicted from those before it."""
+        if self._sharded is not None:
+            self._sharded.tell_unreadable(setting.processes)
         part = setting.processes.share().part(len(self.data.validation))
         found = self._forced(module, setting, part)
         loss, correct, count = setting.processes.totals((found.total, found.correct, found.pieces))

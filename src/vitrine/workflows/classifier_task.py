@@ -12,9 +12,7 @@ from torch import nn
 from vitrine.data.batch import Batch
 from vitrine.data.loading import PictureLoader
 from vitrine.data.samples import Sample
-from vitrine.data.shards.stream import ShardSplit
 from vitrine.data.transforms import TrainTransform
-from vitrine.errors import DataError
 from vitrine.evaluate.metrics import classification_metrics
 from vitrine.evaluate.outputs import Outputs, joined
 from vitrine.evaluate.predictions import predictions_csv
@@ -31,8 +29,8 @@ from vitrine.workflows.inference import collect, eval_batches, run_batches
 from vitrine.workflows.kept_features import require_views_possible, view_of
 from vitrine.workflows.recipe_model import build_for, input_of
 from vitrine.workflows.sharded_batches import ShardedBatches
-from vitrine.workflows.training_data import TrainingData, names_of
-from vitrine.workflows.training_events import Event, Note
+from vitrine.workflows.training_data import TrainingData, epoch_pictures, names_of, shards_of
+from vitrine.workflows.training_events import Event
 from vitrine.workflows.training_task import Batches, Setting, Validation
 
 _KEPT_VALIDATION_BYTES = 1 << 30  # decoded validation pictures are kept between epochs up to here
@@ -50,8 +48,7 @@ class ClassifierTask:
         self.data, kept = from_decoded_cache(data, recipe, self.spec.size)
         self.weights, self.notes = self.built.weights, (*data.found.notes, *self.built.notes, *kept)
         self.width = width_of(self.built.module)
-        counted = isinstance(data.train, ShardSplit) or not data.train.endless
-        self.epoch_pictures = len(data.train) if counted else recipe.epoch_size
+        self.epoch_pictures = epoch_pictures(data.train, recipe)
         self._sharded: ShardedBatches | None = None
         self.validation_pictures = len(data.validation)
         self.aside = 0
@@ -92,8 +89,9 @@ class ClassifierTask:
         transform = TrainTransform(recipe.transforms, self.spec.size)
         share = setting.processes.share(mirrored=bool(recipe.mixup or recipe.cutmix))
         with PictureLoader(transform, recipe.batch_size, recipe.workers, share=share) as loader:
-            if isinstance(self.data.train, ShardSplit):
-                sharded = self._sharded = ShardedBatches(self.data.train, recipe, setting.processes.share())
+            shards = shards_of(self.data.train)
+            if shards is not None:
+                sharded = self._sharded = ShardedBatches(shards, recipe, setting.processes.share(), self.report)
                 yield lambda epoch, start: sharded.epoch(loader, epoch, start)
                 return
             yield lambda epoch, start: loader.epoch(
@@ -111,14 +109,14 @@ class ClassifierTask:
     def names(self, epoch: int, batch: Batch | FeatureBatch) -> list[str]:
         """File names of a batch's pictures."""
         if self._sharded is not None and isinstance(batch, Batch):
-            return self._sharded.names(batch)
+            return self._sharded.names(batch.indices_B.tolist())
         return names_of(self._samples(epoch), batch.indices_B.tolist())
 
     def validate(self, module: nn.Module, setting: Setting) -> Validation:
         """Loss and accuracy; what of shards could not be read since is told."""
         processes, part = setting.processes, setting.processes.share().part(len(self.data.validation))
         if self._sharded is not None:
-            self._tell_unreadable(processes.gathered(self._sharded.taken_unreadable()))
+            self._sharded.tell_unreadable(processes)
         parts = [each for each in processes.gathered(self._validated(module, setting, part)) if each is not None]
 
         def measured() -> Validation:
@@ -134,25 +132,6 @@ class ClassifierTask:
         if self._features is not None:
             return self._features.outputs(module, setting, part)
         return self._outputs(module, setting, self.data.validation[part.start : part.stop])
-
-    def _tell_unreadable(self, parts: list[tuple[int, list[tuple[str, str]]]]) -> None:
-        """Say which pictures of shards an epoch could not use.
-
-        Raises:
-            DataError: more of them than the recipe allows.
-        """
-        count, named = sum(part[0] for part in parts), [row for part in parts for row in part[1]]
-        if not count:
-            return
-        for name, reason in named[:5]:
-            self.report(Note(f"not readable: {name}: {reason}"))
-        self.report(Note(f"{count:,} of {self.epoch_pictures:,} pictures could not be read in this epoch."))
-        if count > self.recipe.max_unreadable * self.epoch_pictures:
-            name, reason = named[0]
-            raise DataError(
-                f"{count:,} of {self.epoch_pictures:,} pictures cannot be read, for example {name}: {reason}\n"
-                "Make the shards anew with vitrine shards, or --set max_unreadable=1 in a new run."
-            )
 
     def save(self, run: RunFolder, module: nn.Module) -> None:
         """In timm's layout, adapters folded in."""

@@ -1,4 +1,4 @@
-"""``vitrine shards``: labelled pictures written as webdataset shards."""
+"""``vitrine shards``: labelled or captioned pictures written as webdataset shards."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from vitrine.data.caption_files import is_captioned
+from vitrine.data.captions import CaptionData, open_captions
 from vitrine.data.samples import LabelledData, Sample
 from vitrine.data.shards.index import INDEX
 from vitrine.data.shards.writing import ShardsWriter, fingerprint, require_webdataset
@@ -25,23 +27,27 @@ class WrittenShards:
         splits: (split, shards, pictures, bytes).
         unreadable: (name, reason) of pictures that are in no shard.
         notes: sentences on the data.
+        captions: whether pictures have captions, and no classes.
     """
 
     folder: Path
     splits: tuple[tuple[str, int, int, int], ...]
     unreadable: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    captions: bool = False
 
     def text(self) -> str:
         """For a person."""
+        kind = "captioned pictures" if self.captions else "pictures"
         lines = [
-            f"{split}: {pictures:,} pictures in {shards:,} shards, {size / MEGABYTE:,.1f} MB"
+            f"{split}: {pictures:,} {kind} in {shards:,} shards, {size / MEGABYTE:,.1f} MB"
             for split, shards, pictures, size in self.splits
         ]
         if self.unreadable:
             lines += [f"not readable: {name}: {reason}" for name, reason in self.unreadable[:5]]
             lines.append(f"{len(self.unreadable):,} pictures were left out; all are named in {self.folder / INDEX}.")
-        return "\n".join([*lines, f"Next: vitrine train {self.folder} --recipe NAME -o RUN"])
+        recipe = "captioner" if self.captions else "NAME"
+        return "\n".join([*lines, f"Next: vitrine train {self.folder} --recipe {recipe} -o RUN"])
 
 
 def write_shards(
@@ -51,9 +57,10 @@ def write_shards(
     megabytes: float = 128,
     seed: int = 0,
     val_fraction: float = 0.2,
+    captions: bool | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> WrittenShards:
-    """Write every split of some labelled data as shards, with an index.
+    """Write every split of some labelled or captioned data as shards, with an index.
 
     The order is drawn with ``seed``; pictures keep their bytes. A run that was stopped goes on after its last whole
     shard, and the result is the same.
@@ -64,6 +71,8 @@ def write_shards(
         megabytes: of a shard, in millions of bytes; a larger picture has one to itself.
         seed: of the order, and of the split that is made where the data have none.
         val_fraction: see :func:`vitrine.data.sources.open_data`.
+        captions: write captions, or classes; by default captions where the data have a file of them, unless that file
+            has classes too.
         progress: called with pictures done, of how many.
 
     Raises:
@@ -76,19 +85,21 @@ def write_shards(
     require_webdataset()
     if (out / INDEX).exists():
         raise DataError(f"{out} holds shards already. Choose another -o.")
-    found = open_data(reference, seed=seed, val_fraction=val_fraction)
-    splits = _finite(found)
+    if captions is None:
+        captions = is_captioned(Path(reference).expanduser())
+    found = (open_captions if captions else open_data)(reference, seed=seed, val_fraction=val_fraction)
+    splits, labels = _finite(found), () if isinstance(found, CaptionData) else found.labels
     most = round(megabytes * MEGABYTE)
     out.mkdir(parents=True, exist_ok=True)
-    writer = ShardsWriter(out, fingerprint(splits, found.labels, most=most, seed=seed), most, seed, replacing)
+    writer = ShardsWriter(out, fingerprint(splits, labels, most=most, seed=seed), most, seed, replacing)
     total, before = sum(map(len, splits.values())), 0
     for name, samples in splits.items():
-        writer.write(name, samples, found.labels, lambda done, before=before: progress(before + done, total))  # type: ignore[misc]
+        writer.write(name, samples, labels, lambda done, before=before: progress(before + done, total))  # type: ignore[misc]
         before += len(samples)
     if not any(each.shards for each in writer.splits.values()):
         raise DataError(f"No picture of {reference} can be read. Look at them with: vitrine check {reference}")
-    facts = {"reference": reference, "layout": found.layout, "labels": list(found.labels), "notes": list(found.notes)}
-    writer.finish({**facts, "seed": seed})
+    facts = {"reference": reference, "layout": found.layout, "labels": list(labels), "notes": list(found.notes)}
+    writer.finish({**facts, "captions": captions, "seed": seed})
     return WrittenShards(
         out,
         tuple(
@@ -97,15 +108,18 @@ def write_shards(
         ),
         tuple((row["name"], row["reason"]) for each in writer.splits.values() for row in each.quarantine),
         found.notes,
+        captions,
     )
 
 
-def _finite(found: LabelledData) -> dict[str, tuple[Sample, ...]]:
+def _finite(found: LabelledData | CaptionData) -> dict[str, tuple[Sample, ...]]:
     endless = [name for name, split in found.splits.items() if split.endless]
     if endless:
         raise DataError(
             f"{found.reference} ({found.layout}): its {endless[0]} pictures come in a stream. Give pictures in files."
         )
+    if isinstance(found, CaptionData):
+        return {name: tuple(each.sample for each in split) for name, split in found.splits.items() if len(split)}
     if not found.labels:
         raise DataError(f"{found.reference} has no labels, and shards are made for training.")
     return {name: tuple(split) for name, split in found.splits.items() if len(split)}

@@ -74,7 +74,7 @@ def prepare_data(
         raise DataError(f"{reference} has {len(found.labels)} class; a classifier needs at least two.")
     finite = {name: tuple(found.splits[name]) for name in _NEEDED if not found.splits[name].endless}
     index = _read(reference, finite, recipe, progress, processes)
-    record, readable = _record(found, finite, index, lambda _, sample: {"label": sample.label})
+    record, readable = _record(found, finite, index, lambda sample: {"label": sample.label})
     record = {"reference": reference, "layout": found.layout, "labels": list(found.labels), **record}
     endless = found.splits["train"].endless
     train = found.splits["train"] if endless else FiniteSplit(readable["train"])
@@ -96,15 +96,11 @@ def prepare_captions(
         lambda: open_captions(reference, seed=recipe.seed, val_fraction=recipe.val_fraction)
     )
     _require_splits(reference, found)
-    captioned = {name: tuple(found.splits[name]) for name in _NEEDED if not found.splits[name].endless}
-    captions = {(name, each.name): each.captions for name, split in captioned.items() for each in split}
-    finite = {name: tuple(each.unlabelled for each in split) for name, split in captioned.items()}
+    splits = {name: found.splits[name] for name in _NEEDED if not found.splits[name].endless}
+    finite = {name: tuple(each.sample for each in split) for name, split in splits.items()}
     index = _read(reference, finite, recipe, progress, processes)
-    record, readable = _record(found, finite, index, lambda s, sample: {"captions": list(captions[s, sample.name])})
-    splits = {
-        name: CaptionSplit(FiniteSplit(samples), name, {s.name: captions[name, s.name] for s in samples})
-        for name, samples in readable.items()
-    }
+    record, readable = _record(found, finite, index, lambda sample: {"captions": list(sample.captions)})
+    splits |= {name: CaptionSplit(FiniteSplit(samples), name) for name, samples in readable.items()}
     record = {"reference": reference, "layout": found.layout, **record}
     return CaptionTrainingData(found, splits.get("train", found.splits["train"]), splits["validation"], record)
 
@@ -139,7 +135,7 @@ def _record(
     found: LabelledData | CaptionData,
     finite: Mapping[str, Sequence[Sample]],
     index: SampleIndex,
-    row: Callable[[str, Sample], dict[str, Any]],
+    row: Callable[[Sample], dict[str, Any]],
 ) -> tuple[dict[str, Any], dict[str, tuple[Sample, ...]]]:
     """What data.json says of the splits, and their readable pictures."""
     reasons = dict(index.unreadable)
@@ -147,23 +143,27 @@ def _record(
     readable: dict[str, tuple[Sample, ...]] = {}
     for name, samples in finite.items():
         readable[name] = tuple(s for s in samples if s.name not in reasons)
-        record["splits"][name] = [
-            {"name": s.name, **row(name, s), "sha256": index.hashes[s.name]} for s in readable[name]
-        ]
+        record["splits"][name] = [{"name": s.name, **row(s), "sha256": index.hashes[s.name]} for s in readable[name]]
         record["quarantine"] += [
             {"split": name, "name": s.name, "reason": reasons[s.name]} for s in samples if s.name in reasons
         ]
-    if found.splits["train"].endless:
-        record["splits"]["train"] = _unlisted(found)
+    train = found.splits["train"]
+    if train.endless:  # not listed one by one
+        shards = shards_of(train)
+        told = "endless" if shards is None else f"shards of {len(shards):,} pictures ({shards.digest})"
+        record["splits"]["train"] = told
     return record, readable
 
 
-def _unlisted(found: LabelledData | CaptionData) -> str:
-    """What data.json says of training pictures that it does not list one by one."""
-    train = found.splits["train"]
-    if not isinstance(train, ShardSplit):
-        return "endless"
-    return f"shards of {len(train):,} pictures ({train.digest})"
+def shards_of(split: Split | CaptionSplit) -> ShardSplit | None:
+    """The shards that a split streams, if it does."""
+    pictures = split.pictures if isinstance(split, CaptionSplit) else split
+    return pictures if isinstance(pictures, ShardSplit) else None
+
+
+def epoch_pictures(split: Split | CaptionSplit, recipe: Recipe) -> int:
+    """Training pictures in one pass."""
+    return recipe.epoch_size if split.endless and shards_of(split) is None else len(split)
 
 
 def require_same_data(then: dict[str, Any], now: dict[str, Any]) -> None:

@@ -39,14 +39,16 @@ class ShardIndex:
     """All shards of some data.
 
     Attributes:
-        labels: class names; a picture's label is an index into it.
+        labels: class names; a picture's label is an index into it. None where pictures have no classes.
         splits: shards in order, of "train", "validation" and "test" where there are such.
         notes: sentences on decisions.
+        captions: whether pictures have captions.
     """
 
     labels: tuple[str, ...]
     splits: Mapping[str, tuple[Shard, ...]]
     notes: tuple[str, ...] = ()
+    captions: bool = False
 
 
 def parse_index(text: str, folder: str) -> ShardIndex:
@@ -62,12 +64,13 @@ def parse_index(text: str, folder: str) -> ShardIndex:
         labels = tuple(str(label) for label in content["labels"])
         splits = {name: _shards(content["splits"][name], folder) for name in SPLITS if content["splits"].get(name)}
         notes = tuple(str(note) for note in content.get("notes", ()))
+        captions = content.get("captions", False) is True
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(
             f"{folder}/{INDEX} is no index of shards ({type(error).__name__}: {error}).\n"
             "Make the shards anew with: vitrine shards DATA -o DIR"
         ) from error
-    return ShardIndex(labels, splits, notes)
+    return ShardIndex(labels, splits, notes, captions)
 
 
 def _shards(rows: list[dict[str, Any]], folder: str) -> tuple[Shard, ...]:

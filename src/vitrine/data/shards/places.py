@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
@@ -33,25 +34,42 @@ def is_shards(reference: str) -> bool:
     return any(_SPLIT_NAME.match(name) for name in tars) or bool(tars and (folder / INDEX).is_file())
 
 
-def open_shards(reference: str) -> LabelledData:
-    """Open shards. "train" comes in a stream; other splits are listed, those from an address with their bytes.
+def open_shards(reference: str, *, captions: bool = False) -> LabelledData:
+    """Open shards. "train" comes in a stream; other splits are listed by name, those from an address with their bytes.
 
     Args:
         reference: a folder of ``train-000000.tar`` and so on, with or without index.json; the address of a folder or of
             its index.json; or shards by name, with braces (``data/train-{000000..000009}.tar``), several patterns
             separated by ``::``. Shards without an index are read once to count their pictures and classes.
+        captions: samples have captions, and there are no labels; else they have labels.
 
     Raises:
-        DataError: nothing there, no index where one is needed, or a shard that is no plain tar file.
+        DataError: nothing there, no index where one is needed, a shard that is no plain tar file, or pictures with
+            labels where captions are wanted, or the other way round.
     """
     index = find_shards(reference)
-    classes, splits = len(index.labels), dict[str, Split]()
+    _require_kind(reference, index, captions)
+    labels, splits = () if captions else index.labels, dict[str, Split]()
+    classes = None if captions else len(labels)
     for name, shards in index.splits.items():
         splits[name] = ShardSplit(shards, classes) if name == "train" else FiniteSplit(_listed(shards, classes))
     counts = ", ".join(
         f"{sum(s.pictures for s in shards):,} {name} in {len(shards):,}" for name, shards in index.splits.items()
     )
-    return LabelledData(reference, LAYOUT, index.labels, splits, (f"Pictures in shards: {counts}.", *index.notes))
+    return LabelledData(reference, LAYOUT, labels, splits, (f"Pictures in shards: {counts}.", *index.notes))
+
+
+def _require_kind(reference: str, index: ShardIndex, captions: bool) -> None:
+    if captions and not index.captions:
+        raise DataError(
+            f"{reference} are shards of labelled pictures, without captions.\n"
+            "Train a classifier on them, or write shards of captioned pictures: vitrine shards DATA --captions -o DIR"
+        )
+    if not captions and not index.labels:
+        raise DataError(
+            f"{reference} are shards of captioned pictures, without classes.\n"
+            "Train a captioner on them, or write shards of labelled pictures: vitrine shards DATA --labels -o DIR"
+        )
 
 
 def find_shards(reference: str) -> ShardIndex:
@@ -107,7 +125,8 @@ def _by_name(places: list[str]) -> ShardIndex:
     others = {name: shards for name, shards in index.splits.items() if name != "train"}
     left = len(known) - len(set(named))
     notes = (*index.notes, *([f"{left:,} of {len(known):,} training shards are left out."] if left else []))
-    return ShardIndex(index.labels, {"train": tuple(known[name] for name in dict.fromkeys(named)), **others}, notes)
+    train = tuple(known[name] for name in dict.fromkeys(named))
+    return replace(index, splits={"train": train, **others}, notes=notes)
 
 
 def _index_in(folder: str) -> ShardIndex | None:
@@ -120,23 +139,27 @@ def _index_in(folder: str) -> ShardIndex | None:
 def _counted(places: list[str]) -> ShardIndex:
     """Shards of which nobody says what is in them: read once. What a split is called is the start of its names."""
     splits: dict[str, list[Shard]] = {}
-    most = -1
+    most, captions = -1, False
     for place in places:
         count = 0
         for member in _members(place):
             count, most = count + 1, max(most, member.label if member.label is not None else -1)
+            captions = captions or bool(member.captions)
         found = _SPLIT_NAME.match(place.rpartition("/")[2])
         split = found[1].lower() if found else "train"
         split = _OTHER_NAMES.get(split, split)
         if count:
             splits.setdefault(split, []).append(Shard(place, count))
-    if most < 0:
-        raise DataError(f"No shard of {places[0] if places else 'this folder'} and the like has a class (.cls).")
-    note = f"There is no {INDEX}: {len(places):,} shards were read to count, and classes are called by their numbers."
+    if most < 0 and not captions:
+        named = places[0] if places else "this folder"
+        raise DataError(f"No shard of {named} and the like has a class (.cls) or a caption (.txt).")
+    note = f"There is no {INDEX}: {len(places):,} shards were read to count"
+    note += ", and classes are called by their numbers." if most >= 0 else "."
     return ShardIndex(
         tuple(str(label) for label in range(most + 1)),
         {name: tuple(splits[name]) for name in SPLITS if name in splits},
         (note,),
+        captions,
     )
 
 
@@ -148,8 +171,8 @@ def _members(place: str) -> Iterator[Member]:
         raise DataError(f"{place} cannot be read as a plain tar file: {error}.") from error
 
 
-def _listed(shards: tuple[Shard, ...], classes: int) -> tuple[Sample, ...]:
-    """Samples of shards, those of local files without their bytes."""
+def _listed(shards: tuple[Shard, ...], classes: int | None) -> tuple[Sample, ...]:
+    """Samples of shards by name, as files are listed; those of local shards without their bytes."""
     samples, seen, kept = [], set[str](), 0
     for shard in shards:
         remote = is_remote(shard.place)
@@ -163,9 +186,7 @@ def _listed(shards: tuple[Shard, ...], classes: int) -> tuple[Sample, ...]:
             local = None if remote or member.problem or not member.file else shard.place
             sample = member.sample(shard, classes, local)
             if sample.name in seen:
-                sample = Sample(
-                    f"{shard.name.removesuffix('.tar')}/{number:06}-{sample.name}", sample.picture, sample.label
-                )
+                sample = replace(sample, name=f"{shard.name.removesuffix('.tar')}/{number:06}-{sample.name}")
             seen.add(sample.name)
             samples.append(sample)
-    return tuple(samples)
+    return tuple(sorted(samples, key=lambda sample: sample.name))

@@ -1,8 +1,9 @@
 """The pictures in a shard, one after the other, whoever made it: nothing is unpacked, run or unpickled.
 
 A shard is a plain tar file in webdataset's layout: members that follow one another and have the same name up to the
-first dot are one sample. Of these, pictures, ``.cls`` (the class, a whole number) and ``.json`` (``name``) are read;
-links, devices and every other member are passed over. Sizes are bounded before anything is read.
+first dot are one sample. Of these, pictures, ``.cls`` (the class, a whole number), ``.txt`` (a caption on each line)
+and ``.json`` (``name``; ``captions`` where there is no ``.txt``) are read; links, devices and every other member are
+passed over. Sizes are bounded before anything is read.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import IO, Any
 
+from vitrine.data.caption_entries import one_line
 from vitrine.data.decoding import BytesPicture
 from vitrine.data.formats import EXTENSIONS
 from vitrine.data.samples import Sample
@@ -26,7 +28,10 @@ from vitrine.errors import DataError
 MAX_PICTURE_BYTES = 64 << 20
 """Size above which a picture in a shard is left out unread."""
 
-_MAX_TEXT_BYTES = 1 << 20  # of a class, a json, or a header's long name
+MAX_TEXT_BYTES = 1 << 20
+"""Size above which a class, captions, a json or a header's long name is left out unread."""
+
+_TEXTS = ("cls", "txt", "json")
 _READS_AT_END = 3  # one finds it, and tarfile may look again
 _TRIES = 3  # of a connection that breaks
 _KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # webdataset's: the name up to its first dot, and the rest
@@ -43,7 +48,7 @@ class _BoundedHeader(tarfile.TarInfo):
     """tarfile reads long names into memory whatever length they claim to have."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.type in _LONG_HEADERS and self.size > _MAX_TEXT_BYTES:
+        if self.type in _LONG_HEADERS and self.size > MAX_TEXT_BYTES:
             raise tarfile.ReadError(f"a header of {self.size:,} bytes")
         return super()._proc_member(archive)  # type: ignore[misc, no-any-return]
 
@@ -74,6 +79,8 @@ class Member:
         label: the class; None where there is none.
         name: what the picture was called before; empty where nobody says.
         problem: why there is no picture.
+        captions: each on one line.
+        uncaptioned: why there are none, where there are none.
     """
 
     key: str
@@ -84,27 +91,36 @@ class Member:
     label: int | None = None
     name: str = ""
     problem: str = ""
+    captions: tuple[str, ...] = ()
+    uncaptioned: str = "it has no caption (.txt, or captions in .json)"
 
     def complete(self, wanted: bool) -> bool:
         """Whether nothing that a training needs is still to come."""
-        return bool(self.file) and self.label is not None and (self.data is not None or not wanted)
+        told = self.label is not None or bool(self.captions)
+        return bool(self.file) and told and (self.data is not None or not wanted)
 
-    def sample(self, shard: Shard, classes: int, path: str | None = None) -> Sample:
-        """As a sample; a picture that cannot be used says so when it is decoded.
+    def sample(self, shard: Shard, classes: int | None, path: str | None = None) -> Sample:
+        """As a sample with its label or its captions; a picture that cannot be used says so when it is decoded.
 
-        ``path`` is the shard's file where its picture is to be read from there later.
+        Args:
+            shard: where it is from.
+            classes: how many there are; None asks for captions.
+            path: the shard's file where the picture is to be read from there later.
         """
         name = _plain(self.name) or f"{shard.name.removesuffix('.tar')}/{_plain(self.file or self.key)}"
         problem = self.problem or ("" if self.file else "there is no picture of a known format")
-        if not problem and self.label is None:
-            problem = "it has no class (.cls)"
-        elif not problem and not 0 <= (self.label or 0) < classes:
-            problem = f"its class is {self.label}, and there are {classes} from 0 on"
-        if not problem and path is not None:
-            return Sample(name, ShardPicture(path, self.offset, self.size), self.label)
-        if problem or self.data is None:
+        problem = problem or self._lacks(classes)
+        if problem or (path is None and self.data is None):
             return Sample(name, BrokenPicture(problem or "its bytes are missing"))
-        return Sample(name, BytesPicture(self.data), self.label)
+        picture = BytesPicture(self.data or b"") if path is None else ShardPicture(path, self.offset, self.size)
+        return Sample(name, picture, captions=self.captions) if classes is None else Sample(name, picture, self.label)
+
+    def _lacks(self, classes: int | None) -> str:
+        if classes is None:
+            return "" if self.captions else self.uncaptioned
+        if self.label is None:
+            return "it has no class (.cls)"
+        return "" if 0 <= self.label < classes else f"its class is {self.label}, and there are {classes} from 0 on"
 
 
 def _plain(name: str) -> str:
@@ -131,7 +147,7 @@ def read_members(stream: IO[bytes], wanted: Callable[[int], bool] = lambda _: Tr
             if found is None or PurePosixPath(info.name).name.startswith("__"):
                 continue
             key, extension = found[1], found[2].lower()
-            if extension not in ("cls", "json") and f".{extension}" not in EXTENSIONS:
+            if extension not in _TEXTS and f".{extension}" not in EXTENSIONS:
                 continue
             if member is None or member.key != key:
                 if member is not None:
@@ -156,12 +172,12 @@ def _until_damage(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo | tarfil
 
 
 def _take(member: Member, archive: tarfile.TarFile, info: tarfile.TarInfo, extension: str, wanted: bool) -> None:
-    text = extension in ("cls", "json")
-    limit = _MAX_TEXT_BYTES if text else MAX_PICTURE_BYTES
+    text = extension in _TEXTS
+    limit = MAX_TEXT_BYTES if text else MAX_PICTURE_BYTES
     if not text:
         member.file, member.offset, member.size = PurePosixPath(info.name).name, info.offset_data, info.size
     if info.size > limit:
-        member.problem = f".{extension} has {info.size:,} bytes; {limit:,} is the limit"
+        _say(member, extension, f".{extension} has {info.size:,} bytes; {limit:,} is the limit")
         return
     if not (text or wanted):
         return
@@ -173,10 +189,28 @@ def _take(member: Member, archive: tarfile.TarFile, info: tarfile.TarInfo, exten
     try:
         if extension == "cls":
             member.label = int(data)
+        elif extension == "txt":
+            member.captions = _captions(data.decode("utf-8").split("\n")) or member.captions
         else:
-            member.name = str(json.loads(data).get("name", ""))
+            facts = json.loads(data)
+            member.name = str(facts.get("name", ""))
+            member.captions = member.captions or _captions(facts.get("captions", facts.get("caption")))
     except (ValueError, AttributeError, RecursionError):
-        member.problem = f".{extension} cannot be understood: {data[:40]!r}"
+        _say(member, extension, f".{extension} cannot be understood: {data[:40]!r}")
+
+
+def _say(member: Member, extension: str, problem: str) -> None:
+    """What is wrong with a part of a sample; a text of no use matters only where captions are asked for."""
+    if extension == "txt":
+        member.uncaptioned = problem
+    else:
+        member.problem = problem
+
+
+def _captions(found: object) -> tuple[str, ...]:
+    """One caption or several; what is no text is left out."""
+    texts = found if isinstance(found, list) else [found]
+    return tuple(line for text in texts if isinstance(text, str) and (line := one_line(text)))
 
 
 def read_shard(shard: Shard, wanted: Callable[[int], bool] = lambda _: True) -> Iterator[Member]:

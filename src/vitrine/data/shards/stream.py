@@ -38,9 +38,14 @@ class Part:
 
 
 class ShardSplit(Split):
-    """The pictures of shards, which come in a stream: they cannot be picked by number."""
+    """The pictures of shards, which come in a stream: they cannot be picked by number.
 
-    def __init__(self, shards: Sequence[Shard], classes: int) -> None:
+    Attributes:
+        shards: all of them.
+        classes: how many there are; None where pictures come with captions.
+    """
+
+    def __init__(self, shards: Sequence[Shard], classes: int | None) -> None:
         self.shards, self.classes = tuple(shards), classes
 
     @property
@@ -63,6 +68,15 @@ class ShardSplit(Split):
     def endless(self) -> bool:
         """True: the pictures are not listed one by one."""
         return True
+
+    def captions(self) -> Iterator[tuple[str, ...]]:
+        """Those of each picture that has some, shard after shard; pictures are passed over.
+
+        Raises:
+            DataError: a shard is not there.
+        """
+        for shard in self.shards:
+            yield from (member.captions for member in read_shard(shard, lambda _: False) if member.captions)
 
     def parts(
         self,
@@ -150,7 +164,7 @@ def _members(shards: Sequence[Shard], waiting: frozenset[int], read: int) -> Ite
 def _black() -> Sample:
     square = io.BytesIO()
     Image.new("RGB", (8, 8)).save(square, "PNG")
-    return Sample("nothing", BytesPicture(square.getvalue()), 0)
+    return Sample("nothing", BytesPicture(square.getvalue()), 0, ("nothing",))
 
 
 BLACK = _black()

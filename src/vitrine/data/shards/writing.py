@@ -17,7 +17,7 @@ from vitrine.data.formats import EXTENSIONS
 from vitrine.data.index import Reading, in_order, read_sample
 from vitrine.data.samples import Sample
 from vitrine.data.shards.index import FORMAT, INDEX
-from vitrine.data.shards.reading import MAX_PICTURE_BYTES
+from vitrine.data.shards.reading import MAX_PICTURE_BYTES, MAX_TEXT_BYTES
 from vitrine.errors import DataError, EnvironmentMismatchError, PictureError
 
 UNFINISHED = "unfinished.json"
@@ -57,7 +57,7 @@ class ShardsWriter:
         folder: exists.
         fingerprint: what has to be the same when it is continued: data, seed, sizes.
         most_bytes: of a shard, unless a single picture is larger.
-        seed: of the order, which is drawn so that neighbours in a shard are not of one class.
+        seed: of the order, which is drawn so that neighbours in a shard are not of one class or folder.
         replacing: gives a temporary path in the place of one, which becomes it at the end.
     """
 
@@ -93,63 +93,54 @@ class ShardsWriter:
     ) -> None:
         """Write one split, from where an earlier run came to.
 
-        ``progress`` is called with the pictures done so far in this split.
+        Args:
+            split: its name.
+            samples: with labels; with captions where there are no classes.
+            labels: class names; none where samples have captions.
+            progress: called with the pictures done so far in this split.
         """
         written = self.splits.setdefault(split, WrittenSplit([], []))
         order = epoch_order(len(samples), seed=self._seed, epoch=0, shuffle=True)[written.position :].tolist()
         coming = in_order(_read, [samples[i] for i in order])
-        waiting: list[tuple[Reading, bytes, Sample]] = []
+        waiting: list[dict[str, bytes]] = []
         size, position = 0, written.position
         for sample, (reading, data) in zip((samples[i] for i in order), coming, strict=True):
-            if reading.problem is None and sample.label is None:
-                reading = Reading(sample.name, problem="it has no label")
-            own = _size(data)
+            problem = reading.problem or _untold(sample, labels)
+            members = {} if problem else _members(reading, data, sample, labels)
+            own = _size(members)
             if waiting and size + own > self._most:
-                self._close(split, waiting, labels, position)
+                self._close(split, waiting, position)
                 waiting, size = [], 0
             position += 1
             progress(position)
-            if reading.problem is not None:
-                written.quarantine.append({"split": split, "name": sample.name, "reason": reading.problem})
+            if problem:
+                written.quarantine.append({"split": split, "name": sample.name, "reason": problem})
                 continue
-            waiting.append((reading, data, sample))
+            waiting.append(members)
             size += own
-        self._close(split, waiting, labels, position)
+        self._close(split, waiting, position)
 
-    def _close(
-        self, split: str, waiting: list[tuple[Reading, bytes, Sample]], labels: Sequence[str], position: int
-    ) -> None:
+    def _close(self, split: str, waiting: list[dict[str, bytes]], position: int) -> None:
         written = self.splits[split]
         if waiting:
             path = self.folder / f"{split}-{len(written.shards):06}.tar"
             first = sum(row["pictures"] for row in written.shards)
             with self._replacing(path) as file:
-                self._fill(file, split, waiting, labels, first)
+                self._fill(file, split, waiting, first)
             row = {"file": path.name, "pictures": len(waiting), "bytes": path.stat().st_size, "sha256": _sha256(path)}
             written.shards.append(row)
         written.position = position
         content = {"fingerprint": self._fingerprint, "splits": {name: vars(each) for name, each in self.splits.items()}}
         self._text(UNFINISHED, content)
 
-    def _fill(
-        self, file: Path, split: str, waiting: list[tuple[Reading, bytes, Sample]], labels: Sequence[str], first: int
-    ) -> None:
+    def _fill(self, file: Path, split: str, waiting: list[dict[str, bytes]], first: int) -> None:
         # Owner, group and time would tell where and when the same shards were made.
         with (
             file.open("wb") as stream,
             self._webdataset.TarWriter(stream, user="", group="", mtime=0, encoder=False) as tar,
         ):
-            for number, (reading, data, sample) in enumerate(waiting, start=first):
-                assert sample.label is not None
-                facts = {"name": sample.name, "label": labels[sample.label], "sha256": reading.sha256}
-                tar.write(
-                    {
-                        "__key__": f"{split}{number:09}",
-                        _extension(reading, sample): data,
-                        "cls": str(sample.label).encode(),
-                        "json": json.dumps(facts, ensure_ascii=False).encode(),
-                    }
-                )
+            for number, members in enumerate(waiting, start=first):
+                tar.write({"__key__": f"{split}{number:09}", **members})
 
     def finish(self, facts: Mapping[str, Any]) -> None:
         """Write the index, which makes the folder whole."""
@@ -175,9 +166,31 @@ def _read(sample: Sample) -> tuple[Reading, bytes]:
     return read_sample(Sample(sample.name, BytesPicture(data))), data
 
 
-def _size(data: bytes) -> int:
-    """Bytes of a sample in a tar file: three members, each with a header and filled up to whole blocks."""
-    return 3 * _BLOCK + 2 * _BLOCK + -(-len(data) // _BLOCK) * _BLOCK
+def _untold(sample: Sample, labels: Sequence[str]) -> str:
+    """What keeps a readable picture out of shards."""
+    if labels:
+        return "it has no label" if sample.label is None else ""
+    size = len(_caption_text(sample))
+    return f"its captions have {size:,} bytes; {MAX_TEXT_BYTES:,} is the limit in shards" * (size > MAX_TEXT_BYTES)
+
+
+def _caption_text(sample: Sample) -> bytes:
+    return "\n".join(sample.captions).encode()
+
+
+def _members(reading: Reading, data: bytes, sample: Sample, labels: Sequence[str]) -> dict[str, bytes]:
+    """Contents by extension: the picture, its class or its captions, and what else is known of it."""
+    facts = {"name": sample.name, "sha256": reading.sha256}
+    if labels:
+        assert sample.label is not None
+        facts = {"name": sample.name, "label": labels[sample.label], "sha256": reading.sha256}
+    told = {"cls": str(sample.label).encode()} if labels else {"txt": _caption_text(sample)}
+    return {_extension(reading, sample): data, **told, "json": json.dumps(facts, ensure_ascii=False).encode()}
+
+
+def _size(members: Mapping[str, bytes]) -> int:
+    """Bytes of a sample in a tar file: members, each with a header and filled up to whole blocks."""
+    return sum(_BLOCK + -(-len(each) // _BLOCK) * _BLOCK for each in members.values())
 
 
 def _extension(reading: Reading, sample: Sample) -> str:
@@ -195,9 +208,10 @@ def _sha256(path: Path) -> str:
 
 
 def fingerprint(splits: Mapping[str, Sequence[Sample]], labels: Sequence[str], **settings: Any) -> str:
-    """Names pictures by name and label, and settings: the same for the same command on the same data."""
+    """Names pictures by name, label and captions, and settings: the same for the same command on the same data."""
     whole = hashlib.sha256(json.dumps([list(labels), settings], sort_keys=True).encode())
     for name, samples in sorted(splits.items()):
         for sample in samples:
-            whole.update(f"{name}\\0{sample.name}\\0{sample.label}\\n".encode("utf-8", "surrogateescape"))
+            row = json.dumps([name, sample.name, sample.label, *sample.captions])
+            whole.update(row.encode())
     return whole.hexdigest()
