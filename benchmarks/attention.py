@@ -1,6 +1,7 @@
 """What does an attention map cost, beside PyTorch-Pretrained-ViT and transformers?
 
     python benchmarks/attention.py                                       ViT-B/16, 384 px, batch 8, on the CPU
+    python benchmarks/attention.py --device cuda                         on a GPU
     python benchmarks/attention.py --model vit_tiny_patch16_224 --image 224 --rounds 1
 
 What is measured, and how, is in benchmarks/README.md.
@@ -14,10 +15,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
-from side_by_side.machine import about
+from side_by_side.machine import DEVICES, about
 from side_by_side.memory import own_peak_mib
 from side_by_side.peers import HuggingFace, PretrainedViT
 from side_by_side.task import Task
@@ -26,6 +28,7 @@ from vitrine.explain.attention_rows import attention_map
 from vitrine.explain.rollout import rollout
 from vitrine.models.build import build
 from vitrine.models.precision import autocast
+from vitrine.workflows.bench.arithmetic import finish
 from vitrine.workflows.bench.rounds import Spread, alternate, ratios
 
 BASELINE = "transformers, output_attentions"
@@ -48,10 +51,12 @@ class Ways:
 
     def __init__(self, options: argparse.Namespace) -> None:
         torch.manual_seed(0)
+        self.device = torch.device(options.device)
         self.module = build(options.model, pretrained=False, num_classes=37, image_size=options.image).module.eval()
         with torch.no_grad():
             for parameter in self.module.parameters():
                 parameter.add_(0.02 * torch.randn_like(parameter))
+        self.module.to(self.device)
         block = self.module.blocks[0]  # type: ignore[index]
         self.task = Task(
             model=options.model,
@@ -66,8 +71,9 @@ class Ways:
             batches=1,
             rounds=1,
             folder="",
+            device=options.device,
         )
-        self.pixels_BCHW = torch.randn(options.batch, 3, options.image, options.image)
+        self.pixels_BCHW = torch.randn(options.batch, 3, options.image, options.image).to(self.device)
         self.grid = options.image // self.task.patch
         self._peers: dict[str, torch.nn.Module] = {}
 
@@ -84,18 +90,18 @@ class Ways:
 
     def plain(self, precision: str) -> torch.Tensor:
         """A forward pass without map."""
-        with torch.inference_mode(), autocast(torch.device("cpu"), precision):
+        with torch.inference_mode(), autocast(self.device, precision):
             logits_BC: torch.Tensor = self.module(self.pixels_BCHW)
         return logits_BC
 
     def ours(self, precision: str) -> torch.Tensor:
         """The class token's map."""
-        with autocast(torch.device("cpu"), precision):
+        with autocast(self.device, precision):
             return attention_map(self.module, self.pixels_BCHW).scores_BRC
 
     def our_rollout(self, precision: str) -> torch.Tensor:
         """Rollout."""
-        with autocast(torch.device("cpu"), precision):
+        with autocast(self.device, precision):
             return rollout(self.module, self.pixels_BCHW).scores_BRC
 
     def transformers(self) -> torch.Tensor:
@@ -105,7 +111,7 @@ class Ways:
     def transformers_rollout(self) -> torch.Tensor:
         """The usual rollout over ``output_attentions``."""
         attentions = self._attentions()
-        identity = torch.eye(attentions[0].shape[-1])
+        identity = torch.eye(attentions[0].shape[-1], device=self.device)
         rolled = identity
         for attention in attentions:
             rolled = (0.5 * attention.mean(1) + 0.5 * identity) @ rolled
@@ -141,6 +147,15 @@ class Ways:
             "PyTorch-Pretrained-ViT, scores": self.pretrained_vit,
         }
 
+    def counted(self) -> dict[str, Callable[[], int]]:
+        """The ways as pieces of work, finished when they return: each its number of pictures."""
+        return {name: partial(self._counted, way) for name, way in self.all().items()}
+
+    def _counted(self, way: Callable[[], torch.Tensor]) -> int:
+        pictures = len(way())
+        finish(self.device)
+        return pictures
+
 
 def main() -> None:
     """Parse, compare, measure, print."""
@@ -151,11 +166,11 @@ def main() -> None:
         print(round(own_peak_mib()))
         return
     differences = same_maps(ways)
-    speeds = alternate({name: counted(way) for name, way in ways.all().items()}, rounds=options.rounds)
+    speeds = alternate(ways.counted(), rounds=options.rounds)
     rows = []
     for name, own in speeds.items():
         plain = speeds["vitrine, no map, bf16" if "bf16" in name else "vitrine, no map, fp32"]
-        peak = 0 if options.no_memory else peak_of(name, options)
+        peak = 0 if options.no_memory or options.device != "cpu" else peak_of(name, options)
         rows.append(Row(name, Spread.of(own), ratios(own, speeds[BASELINE]), ratios(own, plain), peak))
     _print(options, differences, rows)
 
@@ -167,20 +182,16 @@ def parser_of() -> argparse.ArgumentParser:
     parser.add_argument("--image", type=int, default=384, help="side in pixels (default 384)")
     parser.add_argument("--batch", type=int, default=8, help="pictures of a batch (default 8)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count, after one that does not (default 5)")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="of every tool (default cpu)")
     parser.add_argument("--no-memory", action="store_true", help="leave out the peaks: a process each")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     return parser
 
 
-def counted(way: Callable[[], torch.Tensor]) -> Callable[[], int]:
-    """The way as a piece of work: its number of pictures."""
-    return lambda: len(way())
-
-
 def same_maps(ways: Ways) -> dict[str, float]:
     """Stop unless all tools give the same maps in float32: the largest difference of each from ours."""
-    mine, rolled = ways.ours("fp32"), ways.our_rollout("fp32")
+    mine, rolled = ways.ours("fp32").to(ways.device), ways.our_rollout("fp32").to(ways.device)
     differences = {
         BASELINE: float((ways.transformers() - mine).abs().max()),
         "PyTorch-Pretrained-ViT, scores": float((ways.pretrained_vit() - mine).abs().max()),
@@ -206,7 +217,8 @@ def _print(options: argparse.Namespace, differences: dict[str, float], rows: Seq
         print(json.dumps(content | {"rows": [asdict(row) for row in rows]}, indent=2))
         return
     print(", ".join(f"{name} {value}" for name, value in about().items()))
-    print(f"{options.model}, {options.image} px, batch {options.batch}; median (lowest to highest)")
+    size = f"{options.model}, {options.image} px, batch {options.batch}"
+    print(f"{size}, on {options.device}; median (lowest to highest)")
     print("largest difference of maps: " + ", ".join(f"{name} {value:.2g}" for name, value in differences.items()))
     print(f"\n{'':32} {'pictures/s':>24} {'times ' + BASELINE:>38} {'times no map':>24} {'peak MiB':>9}")
     for row in rows:

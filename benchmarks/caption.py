@@ -2,6 +2,7 @@
 
     python benchmarks/caption.py                      20 words, 299 px, on the CPU, beside a stand-in of its code
     python benchmarks/caption.py --catr DIR           beside the code itself: a checkout of github.com/saahiluppal/catr
+    python benchmarks/caption.py --device cuda        on a GPU
     python benchmarks/caption.py --rounds 1 --batch 4 a quick look
 
 What is measured, and how, is in benchmarks/README.md.
@@ -18,7 +19,7 @@ from pathlib import Path
 
 import torch
 from side_by_side.caption_ways import PUBLISHED, Ways
-from side_by_side.machine import about
+from side_by_side.machine import DEVICES, about
 from torch import Tensor
 
 from vitrine.models.captioner import CaptionModel
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--published-words", type=int, default=2, help="of the published tool, scaled (default 2)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds that count, after one that does not (default 5)")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its own choice")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="of both (default cpu)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
@@ -123,9 +125,9 @@ def same(ways: Ways) -> dict[str, float]:
 
 def _forced(model: CaptionModel, pictures: Sequence[Tensor], captions: Sequence[Sequence[int]]) -> Tensor:
     """Logits (B, T, V) that predict each word of captions of one length, without any cache."""
-    ids_BT = torch.tensor([[model.start, *ids[:-1]] for ids in captions])
+    ids_BT = torch.tensor([[model.start, *ids[:-1]] for ids in captions], device=pictures[0].device)
     with torch.inference_mode():
-        return model(model.encode(pictures), ids_BT)[0]
+        return model(model.encode(pictures), ids_BT)[0].cpu()
 
 
 def _stop(wrong: bool, why: str, compared: dict[str, float] | None = None) -> None:
@@ -161,7 +163,7 @@ def _print(
         print(json.dumps(content | {"targets": [asdict(target) for target in targets]}, indent=2))
         return
     print(", ".join(f"{name} {value}" for name, value in about().items()))
-    size = f"{options.image} x {options.image} px"
+    size = f"{options.image} x {options.image} px, on {options.device}"
     print(f"{ways.words} words, {size}, maps of all words included; median (lowest to highest)")
     print(f"published: {beside}; bf16: the image side, words in fp32")
     for name, value in compared.items():

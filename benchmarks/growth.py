@@ -42,7 +42,7 @@ class Axis:
 AXES = {
     "pictures": Axis("predict, by number of pictures", (100, 1_000, 10_000, 100_000), (50, 200, 800), 1.0),
     "classes": Axis("predict 256 pictures, by number of classes", (10, 100, 1_000, 20_000), (10, 100, 1_000), 1.0),
-    "evaluated": Axis("evaluate 1,000 pictures, by number of classes", (10, 100, 1_000, 5_000), (10, 100, 500), 2.0),
+    "evaluated": Axis("evaluate 1,000 pictures, by number of classes", (10, 100, 1_000, 20_000), (10, 100, 500), 1.0),
     "size": Axis("one picture, by side in pixels", (128, 256, 384, 512, 768), (64, 128, 192), 4.0),
     "words": Axis("a caption's words, by their number", (5, 15, 40, 120), (2, 5, 10), 2.0),
 }
@@ -158,16 +158,20 @@ def _classes(count: int, _folder: Path) -> Iterator[str]:
 
 
 def _evaluated(count: int, _folder: Path) -> Iterator[str]:
-    """The metrics of 1,000 pictures, confusion included."""
+    """The metrics of 1,000 pictures, confusion included, and the files and the text that say them."""
     from vitrine.evaluate.metrics import classification_metrics
     from vitrine.evaluate.outputs import Outputs
+    from vitrine.models.run_folder import to_json
+    from vitrine.report.confusion import confusion_csv
+    from vitrine.report.tables import metrics_table
 
     rng = np.random.default_rng(0)
     logits_NC = rng.standard_normal((1000, count)).astype(np.float32)
     outputs = Outputs(tuple(f"{n}" for n in range(1000)), logits_NC, rng.integers(0, count, 1000))
     yield ""
     found = classification_metrics(outputs, [f"class {n}" for n in range(count)], precision="fp32")
-    if found.correct != int((logits_NC.argmax(1) == outputs.labels_N).sum()):
+    told = len(to_json(found.to_dict())), len(confusion_csv(found)), len(metrics_table(found))
+    if not all(told) or found.correct != int((logits_NC.argmax(1) == outputs.labels_N).sum()):
         sys.exit("The number of right pictures is another one.")
     yield "the number of right pictures is that of the largest logits."
 

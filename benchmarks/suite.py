@@ -19,8 +19,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib as mpl
-from side_by_side.machine import about
-from side_by_side.sections import FULL, QUICK, RATIO_SECTIONS, SECTIONS, Sizes
+import torch
+from side_by_side.machine import DEVICES, about
+from side_by_side.sections import CUDA_SECTIONS, FULL, QUICK, RATIO_SECTIONS, SECTIONS, Sizes
 
 from vitrine.workflows.bench.rows import Regression, Results, Row, regressions
 
@@ -37,10 +38,10 @@ def main() -> None:
     sizes = QUICK if options.quick else FULL
     results = HERE / "results.json" if options.out is None else options.out / "results.json"
     if options.check:
-        sys.exit(_check(results, sizes, options.only or RATIO_SECTIONS))
-    chosen = options.only or list(SECTIONS)
+        sys.exit(_check(results, sizes, chosen_sections(options.only or RATIO_SECTIONS, options.device)))
+    chosen = chosen_sections(options.only or list(SECTIONS), options.device)
     made = run(sizes, chosen)
-    if options.only and results.is_file():
+    if (options.only or options.device) and results.is_file():
         made = _replaced(_read(results), made, sizes)
     results.parent.mkdir(parents=True, exist_ok=True)
     results.write_text(json.dumps(made.to_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -51,13 +52,13 @@ def main() -> None:
 
 
 def run(sizes: Sizes, chosen: Iterable[str]) -> Results:
-    """Measure some sections, one after the other."""
+    """Measure some sections, one after the other; their names with ``, cuda`` are those on a GPU."""
     began = time.perf_counter()
     rows: list[Row] = []
     for name in chosen:
         minutes = (time.perf_counter() - began) / 60
         print(f"[{minutes:4.1f} min] {name} ...", file=sys.stderr, flush=True)
-        rows += SECTIONS[name](sizes)
+        rows += (SECTIONS | CUDA_SECTIONS)[name](sizes)
     return Results(about(), asdict(sizes), tuple(rows), (time.perf_counter() - began) / 60)
 
 
@@ -82,6 +83,15 @@ def _check(results: Path, sizes: Sizes, chosen: Sequence[str]) -> int:
     compared = sum(len(row.ratios) for row in now.rows)
     print(f"{compared} ratios compared, {len(fell)} of them fell by more than 15 %.")
     return 1 if fell else 0
+
+
+def chosen_sections(only: Sequence[str], device: str | None) -> list[str]:
+    """Sections by name, each followed by itself on a GPU where there is one and it can be; or those of one device."""
+    devices = DEVICES if torch.cuda.is_available() else ("cpu",)
+    known = SECTIONS | CUDA_SECTIONS
+    asked = [device] if device is not None else devices
+    names = [name if each == "cpu" else f"{name}, {each}" for name in only for each in asked]
+    return [name for name in names if name in known]
 
 
 def _both(first: Sequence[Regression], second: Sequence[Regression]) -> list[Regression]:
@@ -112,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--check", action="store_true", help="compare ratios with the results that are there")
     parser.add_argument("--quick", action="store_true", help="tiny sizes")
     parser.add_argument("--only", choices=tuple(SECTIONS), action="append", help="one section; may be repeated")
+    parser.add_argument("--device", choices=DEVICES, help="rows of one (default: cpu, and cuda where there is one)")
     parser.add_argument("-o", "--out", type=Path, metavar="DIR", help="where the results are (default: benchmarks)")
     return parser
 

@@ -1,6 +1,7 @@
 """How fast does vitrine train and predict, beside PyTorch-Pretrained-ViT and transformers? And where does bf16 pay?
 
     python benchmarks/train.py                                          ViT-B/16, 224 px, batch 8, on the CPU
+    python benchmarks/train.py --device cuda --batch 128                  on a GPU, vitrine compiled
     python benchmarks/train.py --model vit_tiny_patch16_224 --rounds 1   a quick look
     python benchmarks/train.py --widths                                  bf16 against fp32, by token width
 
@@ -18,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from side_by_side.machine import about
+from side_by_side.machine import DEVICES, about
 from side_by_side.memory import TOOLS, make_tool, peak_mib
 from side_by_side.ours import Ours
 from side_by_side.task import Task, Tool, write_pictures
@@ -72,6 +73,7 @@ def parser_of() -> argparse.ArgumentParser:
     parser.add_argument("--batches", type=int, default=3, help="batches of a round (default 3)")
     parser.add_argument("--rounds", type=int, default=7, help="rounds that count, after one that does not (default 7)")
     parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its own choice")
+    parser.add_argument("--device", choices=DEVICES, default="cpu", help="of every tool (default cpu)")
     parser.add_argument("--only", choices=("train", "infer"), help="one kind of work")
     parser.add_argument("--peers-load", action="store_true", help="the other tools read the JPEG files too")
     parser.add_argument("--no-dropout", action="store_true", help=f"{BASELINE} trains without its dropout of 0.1")
@@ -101,6 +103,7 @@ def task_of(options: argparse.Namespace, folder: str) -> Task:
         folder=folder,
         dropout=not options.no_dropout,
         peers_load=options.peers_load,
+        device=options.device,
     )
 
 
@@ -114,7 +117,7 @@ def same_logits(task: Task, tools: Sequence[Tool]) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     # Noise everywhere: with the zeros and ones that biases and norms begin with, a misplaced one would not show.
     weights = {
-        name: weight + 0.02 * torch.randn(weight.shape, generator=generator)
+        name: weight.cpu() + 0.02 * torch.randn(weight.shape, generator=generator)
         for name, weight in ours.module.state_dict().items()
     }
     for tool in tools:
@@ -138,7 +141,7 @@ def _measure(task: Task, tools: Sequence[Tool], options: argparse.Namespace) -> 
             continue
         speeds = alternate({tool.name: getattr(tool, work) for tool in tools}, rounds=options.rounds)
         for tool in tools:
-            peak = 0 if options.no_memory else peak_mib(tool.name, work, task)
+            peak = 0 if options.no_memory or task.device != "cpu" else peak_mib(tool.name, work, task)
             own = speeds[tool.name]
             rows.append(Row(work, tool.name, Spread.of(own), ratios(own, speeds[BASELINE]), peak))
     return rows
@@ -150,7 +153,8 @@ def _print_rows(task: Task, differences: dict[str, float], rows: Sequence[Row], 
         print(json.dumps(content | {"rows": [asdict(row) for row in rows]}, indent=2))
         return
     print(", ".join(f"{name} {value}" for name, value in about().items()))
-    print(f"{task.model}, {task.image} px, batch {task.batch}, {task.classes} classes; median (lowest to highest)")
+    size = f"{task.model}, {task.image} px, batch {task.batch}, {task.classes} classes"
+    print(f"{size}, on {task.device}; median (lowest to highest)")
     print("largest difference of logits: " + ", ".join(f"{name} {value:.2g}" for name, value in differences.items()))
     print(f"\n{'':6} {'':24} {'pictures/s':>26} {'times ' + BASELINE:>30} {'peak MiB':>9}")
     for row in rows:

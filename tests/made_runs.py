@@ -52,7 +52,7 @@ def made_run(
         calibration_error=0.05,
         calibration_bins=15,
         classes=tuple(ClassMetrics(label, None, None, 0) for label in labels),
-        confusion=((0, 0), (0, 0)),
+        confusion=(),
         hardest=(),
     )
     predicted = [labels[i % 2 if each else 1 - i % 2] for i, each in enumerate(right)]

@@ -317,6 +317,21 @@ def test_of_thousands_of_thumbnails_few_are_in_the_page(browser: Any, home: str)
         assert "0001.png" in page.evaluate("document.activeElement.ariaLabel")
 
 
+def test_too_many_classes_for_a_table_are_said(browser: Any, home: str) -> None:
+    picture = {"id": "v0", "name": "a.png", "true": "0", "predicted": "1", "probability": 0.5, "right": False}
+    recorded = {
+        "labels": [str(i) for i in range(1001)],
+        "confusion": None,
+        "pictures": [picture],
+        "command": "a command",
+    }
+    with opened(browser, home) as page:
+        page.route("**/api/validation?*", lambda route: route.fulfill(json=recorded))
+        page.goto(f"{home}/#/data")
+        page.get_by_text("A table of 1001 classes would be too large").wait_for()
+        page.locator(".thumbnails button").first.wait_for()
+
+
 def test_the_api_tab_lists_every_address(page: Any, home: str) -> None:
     page.goto(f"{home}/#/api")
     page.locator(".reference h2").first.wait_for()

@@ -106,6 +106,7 @@ LABELLINGS: dict[str, tuple[str, ...]] = {
     "thirty-seven numbers": tuple(map(str, range(37))),
     "eighty": tuple(f"class {i}" for i in range(80)),
     "two hundred": tuple(f"bird {i}" for i in range(200)),
+    "thousands": tuple(f"plant {i}" for i in range(2100)),
 }
 
 
@@ -129,7 +130,7 @@ def test_a_confusion_figure_says_what_it_shows() -> None:
     for label in metrics.labels:
         assert words.count(label) == 2
     counts = sorted(int(word) for word in words if word.isdigit())
-    assert counts == sorted(count for row in metrics.confusion for count in row if count)
+    assert counts == sorted(cell.pictures for cell in metrics.confusion)
 
 
 def test_rows_are_true_and_columns_predicted_in_class_order() -> None:
@@ -155,7 +156,7 @@ def test_rows_are_true_and_columns_predicted_in_class_order() -> None:
 def test_only_mistakes_are_counted_with_many_classes() -> None:
     metrics = make_metrics(BREEDS)
     counts = [t.get_text() for t in confusion_figure(metrics).axes[0].texts if t.get_text().isdigit()]
-    wrong = [c for i, row in enumerate(metrics.confusion) for j, c in enumerate(row) if c and i != j]
+    wrong = [cell.pictures for cell in metrics.confusion if cell.true != cell.predicted]
     assert sorted(map(int, counts)) == sorted(wrong)
 
 
@@ -165,7 +166,32 @@ def test_the_confusion_csv() -> None:
     header, *rows = csv.reader(io.StringIO(confusion_csv(metrics).decode(), newline=""))
     assert header == [r"true\predicted", *labels]
     assert [row[0] for row in rows] == list(labels)
-    assert tuple(tuple(map(int, row[1:])) for row in rows) == metrics.confusion
+    found = {(i, j): int(n) for i, row in enumerate(rows) for j, n in enumerate(row[1:]) if n != "0"}
+    assert found == {(cell.true, cell.predicted): cell.pictures for cell in metrics.confusion}
+
+
+def test_beyond_a_thousand_classes_a_cell_stands_for_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitrine.report.confusion.WHOLE", 100)
+    metrics = make_metrics(tuple(f"bird {i}" for i in range(250)), n=2000)
+    figure = confusion_figure(metrics)
+    assert any("3 to a row and column" in text.get_text() for text in figure.findobj(Text))
+    shares = figure.axes[0].collections[0].get_array()
+    assert shares is not None and shares.shape == (84, 84)  # the last row and column are of one class
+    for row in range(84):
+        own = [cell for cell in metrics.confusion if 3 * row <= cell.true < 3 * row + 3]
+        support = sum(cell.pictures for cell in own)
+        for column in range(84):
+            count = sum(cell.pictures for cell in own if 3 * column <= cell.predicted < 3 * column + 3)
+            assert shares[row, column] == pytest.approx(count / support)
+    rows = list(csv.reader(io.StringIO(confusion_csv(metrics).decode(), newline="")))
+    assert rows[0] == ["true", "predicted", "pictures"]
+    names = metrics.labels
+    assert rows[1:] == [[names[c.true], names[c.predicted], str(c.pictures)] for c in metrics.confusion]
+
+
+def test_a_matrix_of_many_classes_is_pixels_in_an_svg(tmp_path: Path) -> None:
+    save_confusion_figure(make_metrics(LABELLINGS["thousands"]), tmp_path / "c.svg", {})
+    assert (tmp_path / "c.svg").stat().st_size < 1_000_000
 
 
 # --- learning curves

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
+import tracemalloc
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -17,6 +21,8 @@ from vitrine.evaluate.expectation import check_expectation, meets
 from vitrine.evaluate.intervals import wilson
 from vitrine.evaluate.metrics import CALIBRATION_BINS, classification_metrics, expected_calibration_error
 from vitrine.evaluate.outputs import Outputs, log_normaliser, moved_labels
+from vitrine.report.confusion import confusion_csv, confusion_figure
+from vitrine.report.tables import metrics_table
 from vitrine.results import ClassificationMetrics, Interval
 
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
@@ -34,6 +40,13 @@ def make_outputs(n: int, classes: int, seed: int, *, strength: float = 1.5, coar
 
 
 shapes = st.tuples(st.integers(1, 60), st.integers(2, 12), st.integers(0, 10_000), st.booleans())
+
+
+def matrix_of(found: ClassificationMetrics) -> list[list[int]]:
+    """The confusion matrix, cell by cell."""
+    cells = {(cell.true, cell.predicted): cell.pictures for cell in found.confusion}
+    assert len(cells) == len(found.confusion) and all(cells.values())
+    return [[cells.get((true, said), 0) for said in range(len(found.labels))] for true in range(len(found.labels))]
 
 
 def measure(shape: tuple[int, int, int, bool]) -> tuple[Outputs, ClassificationMetrics]:
@@ -101,7 +114,10 @@ def test_metrics_agree_with_obvious_loops(shape: tuple[int, int, int, bool]) -> 
         if order[0] != true:
             wrong.append((-round(shares[order[0]], 6), name, LETTERS[true], LETTERS[order[0]]))
     n = len(outputs.names)
-    assert found.confusion == tuple(tuple(row) for row in confusion)
+    assert matrix_of(found) == confusion
+    assert [(cell.true, cell.predicted) for cell in found.confusion] == [
+        (true, said) for true, row in enumerate(confusion) for said, count in enumerate(row) if count
+    ]
     assert found.negative_log_likelihood == pytest.approx(loss / n, abs=1e-9)
     assert found.top5 == (pytest.approx(in_top5 / n) if classes > 5 else None)
     surest = [(-m.probability, m.name, m.true, m.predicted) for m in found.hardest]
@@ -118,7 +134,7 @@ def test_metrics_agree_with_obvious_loops(shape: tuple[int, int, int, bool]) -> 
 @settings(max_examples=60)
 def test_figures_fit_one_another(shape: tuple[int, int, int, bool]) -> None:
     _, found = measure(shape)
-    assert sum(map(sum, found.confusion)) == found.n == sum(entry.support for entry in found.classes)
+    assert sum(cell.pictures for cell in found.confusion) == found.n == sum(entry.support for entry in found.classes)
     assert found.accuracy == found.correct / found.n
     weighted = sum((entry.recall or 0) * entry.support for entry in found.classes) / found.n
     assert weighted == pytest.approx(found.accuracy)
@@ -155,7 +171,12 @@ def test_calibration_error_agrees_with_torchmetrics() -> None:
 
 
 def test_per_class_figures_agree_with_torchmetrics() -> None:
-    from torchmetrics.functional.classification import multiclass_accuracy, multiclass_precision, multiclass_recall
+    from torchmetrics.functional.classification import (
+        multiclass_accuracy,
+        multiclass_confusion_matrix,
+        multiclass_precision,
+        multiclass_recall,
+    )
 
     outputs = make_outputs(400, 9, seed=5)
     found = classification_metrics(outputs, LETTERS[:9], precision="fp32")
@@ -166,6 +187,32 @@ def test_per_class_figures_agree_with_torchmetrics() -> None:
     assert [entry.recall for entry in found.classes] == pytest.approx(recall_C.tolist(), abs=1e-6)
     top5 = multiclass_accuracy(*pair, num_classes=9, top_k=5, average="micro").item()
     assert found.top5 == pytest.approx(top5, abs=1e-6)
+    assert matrix_of(found) == multiclass_confusion_matrix(*pair, num_classes=9).tolist()
+
+
+def test_twenty_thousand_classes_take_no_more_than_pictures_and_classes() -> None:
+    """A matrix of them has 400 million cells: 3 GB. The logits, 16 MB, are there before."""
+    classes, n = 20_000, 200
+    outputs = make_outputs(n, classes, seed=2, strength=4.0)
+    labels = [f"class {number}" for number in range(classes)]
+    tracemalloc.start()
+    found = classification_metrics(outputs, labels, precision="fp32")
+    stored = json.dumps(found.to_dict())
+    again = ClassificationMetrics.from_dict(json.loads(stored))
+    told = confusion_csv(found), metrics_table(found)
+    figure = confusion_figure(found)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 150e6
+    assert again.confusion == found.confusion and len(found.confusion) <= n
+    right = int((outputs.predicted == outputs.labels_N).sum())
+    assert 0 < right < n and found.correct == again.correct == right
+    rows = list(csv.DictReader(io.StringIO(told[0].decode())))
+    pairs = Counter((labels[a], labels[b]) for a, b in zip(outputs.labels_N, outputs.predicted, strict=True))
+    assert {(row["true"], row["predicted"]): int(row["pictures"]) for row in rows} == pairs
+    assert told[1].count("class ") >= classes
+    mesh = figure.axes[0].collections[0].get_array()
+    assert mesh is not None and mesh.shape == (1000, 1000)
 
 
 def test_loss_agrees_with_torch_and_survives_large_logits() -> None:
@@ -179,6 +226,12 @@ def test_loss_agrees_with_torch_and_survives_large_logits() -> None:
 def test_many_pictures_are_normalised_in_parts() -> None:
     logits_NC = np.random.default_rng(0).normal(size=(9000, 2)).astype(np.float32)
     assert log_normaliser(logits_NC) == pytest.approx(np.logaddexp(*logits_NC.astype(np.float64).T), abs=1e-12)
+
+
+def test_many_classes_are_normalised_in_parts() -> None:
+    logits_NC = np.random.default_rng(0).normal(size=(70, 70_000)).astype(np.float32)
+    wanted_N = torch.logsumexp(torch.from_numpy(logits_NC).double(), 1).numpy()
+    assert log_normaliser(logits_NC) == pytest.approx(wanted_N, abs=1e-12)
 
 
 # --- what is stored
@@ -232,7 +285,7 @@ def test_a_class_that_never_occurs_has_no_figures_rather_than_zeros() -> None:
 def test_one_class_is_enough() -> None:
     outputs = Outputs(("a", "b"), np.zeros((2, 1), dtype=np.float32), np.zeros(2, dtype=np.int64))
     found = classification_metrics(outputs, ("x",), precision="fp32")
-    assert (found.accuracy, found.confusion, found.negative_log_likelihood) == (1.0, ((2,),), 0.0)
+    assert (found.accuracy, matrix_of(found), found.negative_log_likelihood) == (1.0, [[2]], 0.0)
 
 
 # --- refusals

@@ -178,9 +178,8 @@ def test_metrics_or_weights_of_another_kind(small_run: Path, tmp_path: Path) -> 
 def with_labels(facts: CardFacts, labels: tuple[str, ...], recall: float | None = 0.5) -> CardFacts:
     """The facts with other classes."""
     classes = tuple(ClassMetrics(label, 0.25, recall, 10 + i) for i, label in enumerate(labels))
-    confusion = tuple(tuple(0 for _ in labels) for _ in labels)
     assert isinstance(facts.metrics, ClassificationMetrics)
-    metrics = replace(facts.metrics, classes=classes, confusion=confusion, hardest=())
+    metrics = replace(facts.metrics, classes=classes, confusion=(), hardest=())
     rows = [{"name": f"{i}.jpg", "label": i, "sha256": ""} for i in range(len(labels))]
     data = {**facts.data, "labels": list(labels), "splits": {"train": rows + rows, "validation": rows}}
     return replace(facts, labels=labels, metrics=metrics, data=data)

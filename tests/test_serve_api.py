@@ -11,6 +11,7 @@ import io
 import json
 import shlex
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -325,6 +326,8 @@ def test_five_thousand_pictures_whose_files_are_gone(tmp_path: Path) -> None:
     assert not any(each.present for each in told.pictures)
     assert "not where they were" in gallery.notes[0]
     assert np.trace(told.confusion) == sum(right)
+    classes = tuple(map(str, range(1001)))
+    assert validation_of(replace(gallery.recorded, labels=classes), gallery, "a command").confusion is None
 
 
 def test_what_is_not_held_is_asked_for_again(client: TestClient) -> None:

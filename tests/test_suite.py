@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -84,6 +84,47 @@ def test_sections_measured_anew_replace_their_rows(suite: ModuleType) -> None:
         ("captions",),
         ("maps", 2.0),
     ]
+
+
+def test_rows_of_a_gpu_stand_beside_those_of_the_processor(suite: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from side_by_side import sections
+
+    assert suite.chosen_sections(["maps", "loader"], None) == ["maps", "loader"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert suite.chosen_sections(["maps", "loader"], None) == ["maps", "maps, cuda", "loader"]
+    assert suite.chosen_sections(["maps", "loader"], "cuda") == ["maps, cuda"]
+    asked: list[str] = []
+
+    def section(sizes: object, device: str) -> Iterator[Row]:
+        asked.append(device)
+        yield Row("attention maps", "a map", "pictures/s", Spread(1.0, 1.0, 1.0), "equal")
+
+    keys = [row.key for row in sections.on_cuda(section)(suite.QUICK)]
+    assert (asked, keys) == (["cuda"], ["attention maps, CUDA: a map"])
+    monkeypatch.undo()
+    processor = Results({}, {}, tuple(section(suite.QUICK, "cpu")), 1.0)
+    other = replace(processor, rows=tuple(sections.on_cuda(section)(suite.QUICK)))
+    kept = suite._replaced(replace(processor, settings=asdict(suite.FULL)), other, suite.FULL)
+    assert [row.section for row in kept.rows] == ["attention maps", "attention maps, CUDA"]
+
+
+@pytest.mark.parametrize("name", ["steps", "epochs", "maps", "captions"])
+def test_a_section_runs_on_the_device_that_it_is_given(
+    suite: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the code that a GPU takes; names and sections of the processor's rows are those that are committed."""
+    import attention
+    from side_by_side import sections
+
+    monkeypatch.setattr(attention, "peak_of", lambda *_: 1)  # processes of their own
+    monkeypatch.setattr(sections, "peak_mib", lambda *_: 1)
+    committed = json.loads((BENCHMARKS / "results.json").read_text())["rows"]
+    sizes = replace(suite.QUICK, caption_image=64, words=2, beams=suite.FULL.beams)
+    rows = list(sections.SECTIONS[name](sizes, "cpu"))  # type: ignore[call-arg]
+    assert {row.section for row in rows} <= {row["section"] for row in committed}
+    known = {(row["section"], row["name"].split(",")[0]) for row in committed}
+    assert {(row.section, row.name.split(",")[0]) for row in rows if "batch of" not in row.name} <= known
+    assert all(row.check for row in rows) and any(row.ratios for row in rows)
 
 
 def test_exponents_are_those_of_a_power_law(scripts: None) -> None:

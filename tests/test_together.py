@@ -23,7 +23,7 @@ import trained_together
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from trained_together import ADAMW, CASES, CUT, PLAIN, trained
+from trained_together import ADAMW, CASES, CUT, LATE, PLAIN, trained
 
 from vitrine.data.scenes import write_scenes
 from vitrine.data.sharing import Share
@@ -96,6 +96,12 @@ def test_two_processes_reach_the_weights_of_one(case: str, by_one: Path, by_two:
         assert (one["train_accuracy"] is None) == (two["train_accuracy"] is None) == (case == "mixed")
         for name in ("train_loss", "validation_loss", "validation_accuracy"):
             assert two[name] == pytest.approx(one[name], rel=1e-5), name  # no picture is counted twice
+
+
+@pytest.mark.parametrize("case", LATE)
+def test_processes_that_read_losses_late_reach_the_same_bytes(case: str, by_two: Path) -> None:
+    for name in ("history.jsonl", "model.safetensors", "predictions.csv"):
+        assert (by_two / case / name).read_bytes() == (by_two / f"{case}, read late" / name).read_bytes(), name
 
 
 def test_a_wrong_average_is_noticed(by_one: Path, by_two: Path) -> None:

@@ -61,6 +61,7 @@ CASES = {
 }
 FOLDERS = {"shards": "shards", "caption shards": "caption shards"}
 CUT = ("plain", "accumulated")
+LATE = ("accumulated", "mixed")
 ADAMW = replace(PLAIN, learning_rate=1e-3, clip_norm=1.0, accumulate=2)
 STOP_AT = 4
 
@@ -141,6 +142,9 @@ def main(data: Path, out: Path) -> None:
         (out / f"{case}.{os.environ['RANK']}.json").write_text(json.dumps(result))
     with mock.patch.object(fit, "whole_loss", _average_of_means):
         trained(data, "plain", out / "wrong")
+    with mock.patch.object(fit, "steps_behind", lambda _: 1):
+        for case in LATE:
+            trained(data, case, out / f"{case}, read late")
     trained(data, "plain", out / "begun by one", resume=True)
     with mock.patch.dict(os.environ, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}):
         for case in CUT:

@@ -9,6 +9,7 @@ import torch
 
 from side_by_side.captioners import Published
 from vitrine.models.captioner import CaptionModel, published_weights
+from vitrine.workflows.bench.arithmetic import finish
 from vitrine.workflows.bench.captioner import CaptionerWork
 
 PUBLISHED = "published"
@@ -19,17 +20,23 @@ class Ways(CaptionerWork):
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.published_words, self._checkout = options.published_words, options.catr
-        super().__init__(options.image, options.words, options.beams, options.batch)
+        device = torch.device(options.device)
+        super().__init__(options.image, options.words, options.beams, options.batch, device)
 
     def made(self) -> CaptionModel:
         model = super().made()
-        self.published = Published(published_weights(model.state_dict()), self._checkout)
+        self.published = Published(published_weights(model.state_dict()), self._checkout, self.device)
         return model
 
     def as_published(self) -> float:
         """The published tool's way, for its first words: that part of a caption which they are."""
         self.published.words(self.pictures[0][None], self.published_words)
         return self.published_words / self.words
+
+    def _seen(self, precision: str) -> int:
+        pictures = self.seen(precision)
+        finish(self.device)  # captions end in numbers that were waited for, features do not
+        return pictures
 
     def all(self) -> dict[str, Callable[[], float]]:
         """By name."""
@@ -39,7 +46,7 @@ class Ways(CaptionerWork):
                 f"one picture, {precision}": lambda p=precision: len(self.one(p)),  # type: ignore[misc]
                 f"{self.beams} beams, {precision}": lambda p=precision: len(self.searched(p)),  # type: ignore[misc]
                 f"batch of {self.batch}, {precision}": lambda p=precision: len(self.many(p)),  # type: ignore[misc]
-                f"image side alone, {precision}": lambda p=precision: self.seen(p),  # type: ignore[misc]
+                f"image side alone, {precision}": lambda p=precision: self._seen(p),  # type: ignore[misc]
             }
         with torch.inference_mode():
             memory = self.models["fp32"].encode(self.pictures)

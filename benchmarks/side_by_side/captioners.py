@@ -63,7 +63,7 @@ class StandIn(nn.Module):
         x = body.maxpool(body.relu(body.bn1(body.conv1(pixels_BHW))))
         for stage in (body.layer1, body.layer2, body.layer3, body.layer4):
             x = stage(x)
-        padded = torch.zeros(len(x), *x.shape[-2:], dtype=torch.bool)
+        padded = torch.zeros(len(x), *x.shape[-2:], dtype=torch.bool, device=x.device)
         place = _sine(padded).flatten(1, 2).transpose(0, 1)
         memory = self.input_proj(x).flatten(2).permute(2, 0, 1)
         no_cell = padded.flatten(1)
@@ -73,7 +73,7 @@ class StandIn(nn.Module):
         words = self.transformer.embeddings
         y = words.LayerNorm(words.word_embeddings(ids_BT) + words.position_embeddings.weight).transpose(0, 1)
         position = words.position_embeddings.weight[:, None].repeat(1, len(ids_BT), 1)
-        later = torch.ones(POSITIONS, POSITIONS, dtype=torch.bool).triu(1)
+        later = torch.ones(POSITIONS, POSITIONS, dtype=torch.bool, device=x.device).triu(1)
         own = {"attn_mask": later, "key_padding_mask": unused_BT}
         for layer in self.transformer.decoder.layers:
             y = layer(y, position, own, (memory, memory + place, {"key_padding_mask": no_cell}))
@@ -118,7 +118,7 @@ def _stack(layers: Iterator[_Layer]) -> nn.Module:
 def _sine(padded_BRC: Tensor) -> Tensor:
     """Sine and cosine of rows and columns, (B, R, C, 256)."""
     real = ~padded_BRC
-    speed = 10000 ** (2 * (torch.arange(128) // 2) / 128)
+    speed = 10000 ** (2 * (torch.arange(128, device=real.device) // 2) / 128)
     parts = []
     for axis in (1, 2):
         count = real.cumsum(axis, dtype=torch.float32)
@@ -135,17 +135,19 @@ class Published:
         name: what it is.
     """
 
-    def __init__(self, weights: Mapping[str, Tensor], checkout: Path | None = None) -> None:
+    def __init__(
+        self, weights: Mapping[str, Tensor], checkout: Path | None = None, device: torch.device | None = None
+    ) -> None:
         """With these weights, under the published names; the code of ``checkout``, or the stand-in."""
         self.name = "published code" if checkout else "stand-in of the published code"
         self._module = _built(checkout) if checkout else StandIn()
         self._module.load_state_dict(weights)
-        self._module.eval()
+        self._module.eval().to(device)
 
     @torch.no_grad()
     def words(self, pixels_BHW: Tensor, count: int) -> list[int]:
         """So many words, greedily, whether or not the end is among them; as its script finds them."""
-        ids_BT, unused_BT = _template()
+        ids_BT, unused_BT = _template(pixels_BHW.device)
         for i in range(count):
             with warnings.catch_warnings():  # of masks whose types differ
                 warnings.simplefilter("ignore")
@@ -157,17 +159,18 @@ class Published:
     @torch.no_grad()
     def logits(self, pixels_BHW: Tensor, ids: list[int]) -> Tensor:
         """After the start and after each of these words, (words + 1, V)."""
-        ids_BT, unused_BT = _template()
+        ids_BT, unused_BT = _template(pixels_BHW.device)
         ids_BT[0, 1 : len(ids) + 1] = torch.tensor(ids)
         unused_BT[0, : len(ids) + 1] = False
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             logits_TV: Tensor = self._module(pixels_BHW, ids_BT, unused_BT)[0, : len(ids) + 1]
-        return logits_TV
+        return logits_TV.cpu()
 
 
-def _template() -> tuple[Tensor, Tensor]:
-    ids_BT, unused_BT = torch.zeros(1, POSITIONS, dtype=torch.long), torch.ones(1, POSITIONS, dtype=torch.bool)
+def _template(device: torch.device) -> tuple[Tensor, Tensor]:
+    ids_BT = torch.zeros(1, POSITIONS, dtype=torch.long, device=device)
+    unused_BT = torch.ones(1, POSITIONS, dtype=torch.bool, device=device)
     ids_BT[:, 0], unused_BT[:, 0] = START, False
     return ids_BT, unused_BT
 

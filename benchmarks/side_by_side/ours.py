@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from side_by_side.task import Task
@@ -22,6 +23,7 @@ from vitrine.recipes import Recipe, named_transforms
 from vitrine.train.fit import EpochDone, StepDone, Training, fit
 from vitrine.train.objective import Classification
 from vitrine.train.optimizer import make_optimizer, make_schedule
+from vitrine.workflows.bench.arithmetic import finish
 from vitrine.workflows.inference import eval_transform, run_batches
 
 
@@ -35,9 +37,9 @@ class Ours:
 
     def __init__(self, task: Task) -> None:
         self.task = task
-        self.device = torch.device("cpu")
+        self.device = torch.device(task.device)
         built = build(task.model, pretrained=False, num_classes=task.classes, image_size=task.image)
-        self.module, self.spec = built.module, built.input
+        self.module, self.spec = built.module.to(self.device), built.input
         self.precision = resolve_precision("auto", self.device, width_of(self.module))
         self.samples = [
             Sample(path.name, FilePicture(path), number % task.classes) for number, path in enumerate(task.files)
@@ -52,6 +54,7 @@ class Ours:
             epochs=task.rounds,
             learning_rate=1e-5,
             weight_decay=1e-4,
+            compile=self.device.type == "cuda",
         )
         self._loaders: list[PictureLoader] = []
         self._eval_loader: PictureLoader | None = None
@@ -88,11 +91,15 @@ class Ours:
                 if isinstance(event, EpochDone):
                     break
                 pictures += event.pictures
+        finish(self.device)
         return pictures
 
     def _begin_training(self) -> Iterator[StepDone | EpochDone]:
         recipe, spec = self.recipe, self.recipe.transforms
-        accelerator = Accelerator(cpu=True)
+        AcceleratorState._reset_state(reset_partial_state=True)  # another task may have been on another device
+        accelerator = Accelerator(cpu=self.device.type == "cpu")
+        if recipe.compile:
+            self.module.compile()
         module, optimizer = accelerator.prepare(self.module, make_optimizer(self.module, recipe))
         schedule = make_schedule(optimizer, recipe, self.task.batches)
         training = Training(module, optimizer, schedule, None, accelerator, self.precision)

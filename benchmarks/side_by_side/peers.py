@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from side_by_side.task import Task
+from vitrine.workflows.bench.arithmetic import finish
 from vitrine.workflows.bench.plain import PlainLoop
 
 # The normalisation of the timm models compared here, and of the reference job's transforms.
@@ -26,15 +27,15 @@ class _Peer(ABC):
     name: str
 
     def __init__(self, task: Task) -> None:
-        self.task = task
-        self.module = self.build(task)
+        self.task, self.device = task, torch.device(task.device)
+        self.module = self.build(task).to(self.device)
         self._running: PlainLoop | None = None
         generator = torch.Generator().manual_seed(0)
         shape = (task.batch, 3, task.image, task.image)
         self._ready = [
             (
-                torch.randn(shape, generator=generator),
-                torch.randint(task.classes, (task.batch,), generator=generator),
+                torch.randn(shape, generator=generator).to(self.device),
+                torch.randint(task.classes, (task.batch,), generator=generator).to(self.device),
             )
             for _ in range(task.batches)
         ]
@@ -56,7 +57,7 @@ class _Peer(ABC):
     def logits(self, pixels_BCHW: Tensor) -> Tensor:
         self.module.eval()
         with torch.inference_mode():
-            return self.forward((pixels_BCHW.float() / 255 - _MEAN) / _STD)
+            return self.forward((pixels_BCHW.to(self.device).float() / 255 - _MEAN) / _STD).cpu()
 
     @property
     def _loop(self) -> PlainLoop:
@@ -66,18 +67,21 @@ class _Peer(ABC):
         return self._running
 
     def infer(self) -> int:
-        return self._loop.infer(self._batches(training=False))
+        return self._done(self._loop.infer(self._batches(training=False)))
 
     def train(self) -> int:
-        return self._loop.train(self._batches(training=True))
+        return self._done(self._loop.train(self._batches(training=True)))
+
+    def _done(self, pictures: int) -> int:
+        finish(self.device)
+        return pictures
 
     def _batches(self, *, training: bool) -> Iterable[tuple[Tensor, Tensor]]:
         if not self.task.peers_load:
             return self._ready
         if training not in self._loaders:
             self._loaders[training] = _torchvision_loader(self.task, training)
-        batches: Iterable[tuple[Tensor, Tensor]] = self._loaders[training]
-        return batches
+        return ((pixels.to(self.device), labels.to(self.device)) for pixels, labels in self._loaders[training])
 
     def close(self) -> None:
         self._loaders.clear()
@@ -162,7 +166,8 @@ class HuggingFace(_Peer):
             (r"^head\.", "classifier."),
         )
         kind = _transformers().ViTForImageClassification
-        self.module = kind.from_pretrained(None, config=self._config, state_dict=_renamed(weights, names))
+        module = kind.from_pretrained(None, config=self._config, state_dict=_renamed(weights, names))
+        self.module = module.to(self.device)
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
         logits_BC: Tensor = self.module(pixel_values=pixels_BCHW).logits

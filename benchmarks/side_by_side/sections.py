@@ -28,6 +28,9 @@ from vitrine.workflows.bench.bench import classifier_rows
 from vitrine.workflows.bench.rounds import Spread, alternate, ratios
 from vitrine.workflows.bench.rows import Row
 
+LARGE = 128  # pictures of a batch that is measured on CUDA besides
+QUEUED = 10  # steps of a round there: one by one they would be waited for
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -72,29 +75,32 @@ def _fewer(sizes: Sizes) -> int:
     return max(1, sizes.rounds - 1)
 
 
-def steps(sizes: Sizes) -> Iterator[Row]:
+def steps(sizes: Sizes, device: str = "cpu") -> Iterator[Row]:
     """Predictions and training steps on pictures in memory, beside three other tools."""
-    for batch in sizes.batches:
+    for batch in sizes.batches if device == "cpu" else (*sizes.batches, LARGE):
         with tempfile.TemporaryDirectory() as folder:
             first = batch == sizes.batches[0]
             rounds = sizes.rounds if first else _fewer(sizes)
-            options = train.parser_of().parse_args(["--model", sizes.model, "--batch", str(batch), "--batches", "1"])
+            batches = "1" if device == "cpu" else str(QUEUED)
+            words = ["--model", sizes.model, "--batch", str(batch), "--batches", batches, "--device", device]
+            options = train.parser_of().parse_args(words)
             task = replace(train.task_of(options, folder), rounds=rounds + 1)
             names = [name for name in TOOLS if name != Ours.name] if first else [train.BASELINE]
             tools: list[Tool] = [make_tool(name, task) for name in names]
             yield from _beside(task, [*tools, OursReady(task)], rounds, {"infer": "inference", "train": "training"})
 
 
-def epochs(sizes: Sizes) -> Iterator[Row]:
+def epochs(sizes: Sizes, device: str = "cpu") -> Iterator[Row]:
     """Whole epochs and predictions of files: everybody decodes and augments, on the same cores."""
     with tempfile.TemporaryDirectory() as folder:
         words = ["--model", sizes.model, "--batch", str(sizes.batches[0]), "--batches", str(sizes.epoch_batches)]
+        words += ["--device", device]
         rounds = _fewer(sizes)
         task = replace(train.task_of(train.parser_of().parse_args([*words, "--peers-load"]), folder), rounds=rounds + 1)
         write_pictures(Path(folder), task.batch * task.batches)
         names = (train.BASELINE, Ours.name)
         tools = [make_tool(name, task) for name in names]
-        peaks = {name: peak_mib(name, "train", task) for name in names}
+        peaks = {name: peak_mib(name, "train", task) for name in names if device == "cpu"}
         sections = {"infer": "inference of files", "train": "whole epoch of files"}
         yield from _beside(task, tools, rounds, sections, peaks)
 
@@ -121,14 +127,14 @@ def _beside(
             tool.close()
 
 
-def maps(sizes: Sizes) -> Iterator[Row]:
+def maps(sizes: Sizes, device: str = "cpu") -> Iterator[Row]:
     """The class token's map and rollout, beside what transformers and PyTorch-Pretrained-ViT give."""
     words = ["--model", sizes.model, "--image", str(sizes.map_image), "--batch", str(sizes.map_batch)]
+    words += ["--device", device]
     options = attention.parser_of().parse_args(words)
     ways = attention.Ways(options)
     far = ", ".join(f"{name} {value:.1g}" for name, value in attention.same_maps(ways).items())
-    work = {name: attention.counted(way) for name, way in ways.all().items()}
-    speeds = alternate(work, rounds=sizes.rounds)
+    speeds = alternate(ways.counted(), rounds=sizes.rounds)
     for name, own in speeds.items():
         beside = {}
         if name.startswith("vitrine, map"):
@@ -139,13 +145,13 @@ def maps(sizes: Sizes) -> Iterator[Row]:
         elif name.startswith("vitrine, rollout"):
             beside = {"transformers, rollout": ratios(own, speeds["transformers, rollout"])}
         wanted = name.startswith("vitrine, map") or name == attention.BASELINE
-        peak = attention.peak_of(name, options) if wanted else None
+        peak = attention.peak_of(name, options) if wanted and device == "cpu" else None
         title = f"{name}, {sizes.map_image} px, batch {sizes.map_batch}"
         check = f"maps in float32, largest difference: {far}."
         yield Row("attention maps", title, "pictures/s", Spread.of(own), check, beside, peak_mib=peak)
 
 
-def captions(sizes: Sizes) -> Iterator[Row]:
+def captions(sizes: Sizes, device: str = "cpu") -> Iterator[Row]:
     """Captions with the maps of all their words, beside the published captioner's way."""
     options = argparse.Namespace(
         image=sizes.caption_image,
@@ -154,6 +160,7 @@ def captions(sizes: Sizes) -> Iterator[Row]:
         batch=sizes.caption_batch,
         published_words=min(2, sizes.words),
         catr=None,
+        device=device,
     )
     ways = CaptionWays(options)
     compared = ", ".join(f"{name} {value:.2g}" for name, value in caption.same(ways).items())
@@ -210,10 +217,11 @@ def start_up(sizes: Sizes) -> Iterator[Row]:
         yield Row("start-up", name, "s", _seconds(own), check, beside)
 
 
-def shares(sizes: Sizes) -> Iterator[Row]:
+def shares(sizes: Sizes, device: str = "cpu") -> Iterator[Row]:
     """vitrine alone beside one matrix product: how near to what the machine can."""
     for image in sizes.share_images:
-        for row in classifier_rows(sizes.model, image, sizes.batches[0], _fewer(sizes), plain=False):
+        batch, on = sizes.batches[0], torch.device(device)
+        for row in classifier_rows(sizes.model, image, batch, _fewer(sizes), plain=False, device=on):
             yield replace(row, section=f"arithmetic: {row.section}")
 
 
@@ -232,6 +240,16 @@ def _seconds(rates: list[float]) -> Spread:
     return Spread(statistics.median(seconds), min(seconds), max(seconds))
 
 
+def on_cuda(section: Callable[[Sizes, str], Iterator[Row]]) -> Callable[[Sizes], Iterator[Row]]:
+    """A section's rows of CUDA, under sections of their own: those of the processor stay what they are called."""
+
+    def rows(sizes: Sizes) -> Iterator[Row]:
+        for row in section(sizes, "cuda"):
+            yield replace(row, section=f"{row.section}, CUDA")
+
+    return rows
+
+
 SECTIONS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
     "steps": steps,
     "epochs": epochs,
@@ -242,5 +260,12 @@ SECTIONS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
     "start-up": start_up,
     "shares": shares,
     "growth": grown,
+}
+CUDA_SECTIONS = {
+    "steps, cuda": on_cuda(steps),
+    "epochs, cuda": on_cuda(epochs),
+    "maps, cuda": on_cuda(maps),
+    "captions, cuda": on_cuda(captions),
+    "shares, cuda": on_cuda(shares),
 }
 RATIO_SECTIONS = ("steps", "epochs", "maps", "captions", "loader", "positions", "start-up", "shares")

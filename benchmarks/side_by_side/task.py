@@ -28,6 +28,7 @@ class Task:
         folder: of the JPEG files, ``batch * batches`` of them.
         dropout: whether PyTorch-Pretrained-ViT keeps its default dropout of 0.1 while training.
         peers_load: whether the other tools read the JPEG files too, instead of tensors that are ready.
+        device: of every tool, as torch names it.
     """
 
     model: str
@@ -44,6 +45,7 @@ class Task:
     folder: str
     dropout: bool = True
     peers_load: bool = False
+    device: str = "cpu"
 
     @property
     def files(self) -> list[Path]:

@@ -45,6 +45,20 @@ class Mistake:
     probability: float
 
 
+@dataclass(frozen=True, slots=True)
+class ConfusionCount:
+    """A cell of the confusion matrix that is not zero.
+
+    Attributes:
+        true, predicted: positions of both classes, in class order.
+        pictures: of the true class that were given the predicted one's label; at least 1.
+    """
+
+    true: int
+    predicted: int
+    pictures: int
+
+
 @dataclass(frozen=True)
 class ClassificationMetrics:
     """A classifier's figures on one split.
@@ -59,7 +73,8 @@ class ClassificationMetrics:
         calibration_error: expected calibration error, 0 to 1.
         calibration_bins: equal-width bins of confidence that it was computed with.
         classes: one entry a class, in class order.
-        confusion: pictures by true class (rows) and predicted class (columns).
+        confusion: pictures by true and predicted class, by true class first. Only pairs that occur: never more than
+            there are pictures, however many classes.
         hardest: the mistakes that the model was surest of, surest first.
     """
 
@@ -72,7 +87,7 @@ class ClassificationMetrics:
     calibration_error: float
     calibration_bins: int
     classes: tuple[ClassMetrics, ...]
-    confusion: tuple[tuple[int, ...], ...]
+    confusion: tuple[ConfusionCount, ...]
     hardest: tuple[Mistake, ...]
 
     @property
@@ -83,11 +98,14 @@ class ClassificationMetrics:
     @property
     def correct(self) -> int:
         """Pictures with the right label."""
-        return sum(row[index] for index, row in enumerate(self.confusion))
+        return sum(cell.pictures for cell in self.confusion if cell.true == cell.predicted)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready and stable: floats are rounded to ``DECIMALS``, zero cells of the confusion left out."""
         labels = self.labels
+        confusion: dict[str, dict[str, int]] = {label: {} for label in labels}
+        for cell in self.confusion:
+            confusion[labels[cell.true]][labels[cell.predicted]] = cell.pictures
         return {
             "n": self.n,
             "precision": self.precision,
@@ -106,10 +124,7 @@ class ClassificationMetrics:
                 }
                 for entry in self.classes
             ],
-            "confusion": {
-                true: {predicted: count for predicted, count in zip(labels, row, strict=True) if count}
-                for true, row in zip(labels, self.confusion, strict=True)
-            },
+            "confusion": confusion,
             "hardest_mistakes": [
                 {
                     "name": _storable(entry.name),
@@ -128,8 +143,13 @@ class ClassificationMetrics:
         Raises:
             KeyError: an entry is missing.
         """
-        labels = [entry["label"] for entry in content["classes"]]
-        confusion = content["confusion"]
+        at = {entry["label"]: place for place, entry in enumerate(content["classes"])}
+        cells = (
+            ConfusionCount(place, at[predicted], count)
+            for true, place in at.items()
+            for predicted, count in content["confusion"][true].items()
+            if count
+        )
         return cls(
             n=content["n"],
             precision=content["precision"],
@@ -140,7 +160,7 @@ class ClassificationMetrics:
             calibration_error=content["expected_calibration_error"],
             calibration_bins=content["calibration_bins"],
             classes=tuple(ClassMetrics(**entry) for entry in content["classes"]),
-            confusion=tuple(tuple(confusion[true].get(predicted, 0) for predicted in labels) for true in labels),
+            confusion=tuple(sorted(cells, key=lambda cell: (cell.true, cell.predicted))),
             hardest=tuple(Mistake(**entry) for entry in content["hardest_mistakes"]),
         )
 

@@ -6,7 +6,7 @@ Axes: B pictures of a batch, C channels (red, green, blue), H rows, W columns.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from vitrine.data.samples import Sample
+from vitrine.data.transfer import moved
 from vitrine.errors import PictureError
 
 
@@ -49,6 +50,10 @@ class Batch:
     def __len__(self) -> int:
         """B."""
         return len(self.labels_B)
+
+    def pin_memory(self) -> Batch:
+        """The same in memory that an accelerator copies from by itself; DataLoader asks for it."""
+        return replace(self, pixels_BCHW=self.pixels_BCHW.pin_memory(), labels_B=self.labels_B.pin_memory())
 
 
 def batch_count(n: int, batch_size: int, drop_last: bool = False) -> int:
@@ -113,7 +118,7 @@ def normalise(
         (B, C, H, W) on the pixels' device.
     """
     device = pixels_BCHW.device
-    scale_C = torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32, device=device)
-    shift_C = torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32, device=device)
+    scale_C = moved(torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32), device)
+    shift_C = moved(torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32), device)
     pixels = pixels_BCHW.to(torch.float32, copy=True)
     return pixels.mul_(scale_C.view(-1, 1, 1)).add_(shift_C.view(-1, 1, 1)).to(dtype)

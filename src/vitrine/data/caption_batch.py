@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -32,6 +32,10 @@ class PictureBatch:
     def __len__(self) -> int:
         """Pictures that could be read."""
         return len(self.pixels)
+
+    def pin_memory(self) -> PictureBatch:
+        """As :meth:`vitrine.data.batch.Batch.pin_memory`."""
+        return replace(self, pixels=tuple(each.pin_memory() for each in self.pixels))
 
 
 def load_pictures(

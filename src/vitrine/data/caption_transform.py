@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from vitrine.data.transfer import moved
 from vitrine.data.transforms import draw_colour, random_resized_crop, recolour
 from vitrine.data.warp import Box, warp
 from vitrine.recipes import TransformSpec
@@ -76,9 +77,7 @@ class CaptionTransform:
     def normalised(self, pixels_HWC: np.ndarray | torch.Tensor) -> torch.Tensor:
         """float32 (3, h, w) of uint8 (h, w, 3)."""
         pixels = torch.as_tensor(pixels_HWC).permute(2, 0, 1).contiguous().float().div_(255)
-        mean_C11, std_C11 = (
-            torch.tensor(values, device=pixels.device).view(3, 1, 1) for values in (self.mean, self.std)
-        )
+        mean_C11, std_C11 = (moved(torch.tensor(each), pixels.device).view(3, 1, 1) for each in (self.mean, self.std))
         return pixels.sub_(mean_C11).div_(std_C11)
 
     def geometry(self, width: int, height: int) -> WholePicture:

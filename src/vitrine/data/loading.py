@@ -197,6 +197,7 @@ class PictureLoader:
                 sampler=self._plan,
                 num_workers=self.workers,
                 persistent_workers=True,
+                pin_memory=torch.cuda.is_available(),  # a thread does it, so that copies to CUDA wait for nothing
                 generator=torch.Generator(),  # DataLoader would otherwise draw from the trainer's random stream
             )
         try:

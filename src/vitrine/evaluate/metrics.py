@@ -1,4 +1,7 @@
-"""The figures of a classifier, from its outputs. Axes: N pictures, C classes, T true class, P predicted class."""
+"""The figures of a classifier, from its outputs. Axes: N pictures, C classes.
+
+Beside the logits themselves nothing is kept of which there is more than of pictures and classes together.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from vitrine.errors import DataError
 from vitrine.evaluate.intervals import wilson
 from vitrine.evaluate.outputs import Outputs, log_normaliser, require_finite
-from vitrine.results import DECIMALS, ClassificationMetrics, ClassMetrics, Mistake
-from vitrine.torchpair import require_torchvision
-
-require_torchvision()  # torchmetrics imports torchvision
-
-from torchmetrics.functional.classification import multiclass_confusion_matrix  # noqa: E402
+from vitrine.results import DECIMALS, ClassificationMetrics, ClassMetrics, ConfusionCount, Mistake
 
 CALIBRATION_BINS = 15  # as in Guo et al. (2017)
 _HARDEST = 20
@@ -44,7 +41,6 @@ def classification_metrics(
     n, rows_N = len(true_N), np.arange(len(true_N))
     normaliser_N = log_normaliser(outputs.logits_NC)
     confidence_N = np.exp(outputs.logits_NC[rows_N, predicted_N].astype(np.float64) - normaliser_N)
-    confusion_TP = _confusion(predicted_N, true_N, len(labels))
     right_N = predicted_N == true_N
     correct = int(np.count_nonzero(right_N))
     return ClassificationMetrics(
@@ -56,8 +52,8 @@ def classification_metrics(
         negative_log_likelihood=float(np.mean(normaliser_N - outputs.logits_NC[rows_N, true_N].astype(np.float64))),
         calibration_error=expected_calibration_error(confidence_N, right_N),
         calibration_bins=CALIBRATION_BINS,
-        classes=_per_class(confusion_TP, labels),
-        confusion=tuple(tuple(row) for row in confusion_TP.tolist()),
+        classes=_per_class(predicted_N, true_N, labels),
+        confusion=_confusion(predicted_N, true_N, len(labels)),
         hardest=_hardest(outputs, labels, predicted_N, confidence_N, hardest),
     )
 
@@ -103,16 +99,19 @@ def _check(outputs: Outputs, labels: Sequence[str]) -> None:
 
 def _confusion(
     predicted_N: npt.NDArray[np.int64], true_N: npt.NDArray[np.int64], classes: int
-) -> npt.NDArray[np.int64]:
-    if classes == 1:  # torchmetrics wants two classes or more
-        return np.array([[len(true_N)]], dtype=np.int64)
-    counted = multiclass_confusion_matrix(torch.from_numpy(predicted_N), torch.from_numpy(true_N), num_classes=classes)
-    result: npt.NDArray[np.int64] = counted.numpy().astype(np.int64)
-    return result
+) -> tuple[ConfusionCount, ...]:
+    """The pairs that occur: each is one number, true class x classes + predicted class, and numbers are counted."""
+    pairs, pictures = np.unique(true_N * classes + predicted_N, return_counts=True)
+    cells = zip((pairs // classes).tolist(), (pairs % classes).tolist(), pictures.tolist(), strict=True)
+    return tuple(ConfusionCount(*cell) for cell in cells)
 
 
-def _per_class(confusion_TP: npt.NDArray[np.int64], labels: Sequence[str]) -> tuple[ClassMetrics, ...]:
-    right, given, support = np.diagonal(confusion_TP), confusion_TP.sum(axis=0), confusion_TP.sum(axis=1)
+def _per_class(
+    predicted_N: npt.NDArray[np.int64], true_N: npt.NDArray[np.int64], labels: Sequence[str]
+) -> tuple[ClassMetrics, ...]:
+    right, given, support = (
+        np.bincount(each, minlength=len(labels)) for each in (true_N[predicted_N == true_N], predicted_N, true_N)
+    )
     return tuple(
         ClassMetrics(
             label,

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from vitrine.errors import ModelError
 
-_ROWS_AT_ONCE = 4096  # float64 copies of this many rows exist at a time, however many pictures there are
+# float64 copies of so many rows, of so many numbers at most, exist at a time, however many pictures there are
+_ROWS_AT_ONCE, _NUMBERS_AT_ONCE = 4096, 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,8 +90,9 @@ def require_finite(names: Sequence[str], logits_NC: npt.NDArray[np.floating]) ->
 def log_normaliser(logits_NC: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """log(sum(exp(logits))) of each row, float64 (N,): a probability is exp(logit - this)."""
     result_N = np.empty(len(logits_NC), dtype=np.float64)
-    for start in range(0, len(logits_NC), _ROWS_AT_ONCE):
-        rows = slice(start, start + _ROWS_AT_ONCE)
+    step = min(_ROWS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // max(1, logits_NC.shape[1])))
+    for start in range(0, len(logits_NC), step):
+        rows = slice(start, start + step)
         part_NC = logits_NC[rows].astype(np.float64)
         top_N1 = part_NC.max(axis=1, keepdims=True)  # subtracted so that exp does not overflow
         result_N[rows] = np.log(np.exp(part_NC - top_N1).sum(axis=1)) + top_N1[:, 0]

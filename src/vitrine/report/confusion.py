@@ -1,4 +1,8 @@
-"""The confusion matrix, as a figure and as CSV. Axes: T true class (rows), P predicted class (columns)."""
+"""The confusion matrix, as a figure and as CSV. Axes: T true class (rows), P predicted class (columns).
+
+Counts come as the pairs that occur. Up to ``WHOLE`` classes they are shown as a matrix, which grows with the square of
+the classes; beyond, the CSV lists the pairs, and a cell of the figure stands for several classes.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +37,7 @@ from vitrine.report.style import (
 )
 from vitrine.results import ClassificationMetrics
 
+WHOLE = 1000  # classes up to which every pair of them has a number or a cell
 _COUNTED = 15  # classes up to which every cell says its count
 _MISTAKES_COUNTED = 40  # and up to which those off the diagonal do: one mistake among 40 pictures is hardly a tint
 _NAMED = 80  # classes up to which rows and columns have names
@@ -40,10 +45,25 @@ _POINTS = 72.0  # in an inch
 
 
 def confusion_csv(metrics: ClassificationMetrics) -> bytes:
-    r"""The matrix as a CSV file: first row ``true\predicted`` and the class names, then a row of counts a class."""
+    r"""The matrix as a CSV file: first row ``true\predicted`` and the class names, then a row of counts a class.
+
+    Above ``WHOLE`` classes it has the columns ``true,predicted,pictures`` and a row for every pair that occurs.
+    """
     labels = metrics.labels
-    rows = (record([label, *map(str, row)]) for label, row in zip(labels, metrics.confusion, strict=True))
-    return record([r"true\predicted", *labels]) + b"".join(rows)
+    if len(labels) > WHOLE:
+        pairs = (record([labels[each.true], labels[each.predicted], str(each.pictures)]) for each in metrics.confusion)
+        return record(["true", "predicted", "pictures"]) + b"".join(pairs)
+    rows = zip(labels, confusion_matrix(metrics).tolist(), strict=True)
+    return record([r"true\predicted", *labels]) + b"".join(record([label, *map(str, row)]) for label, row in rows)
+
+
+def confusion_matrix(metrics: ClassificationMetrics, together: int = 1) -> npt.NDArray[np.int64]:
+    """Pictures by true and predicted class, int64 (T, P); or by groups of so many neighbouring classes ``together``."""
+    sides = -(-len(metrics.classes) // together)
+    counts_TP = np.zeros((sides, sides), dtype=np.int64)
+    for each in metrics.confusion:
+        counts_TP[each.true // together, each.predicted // together] += each.pictures
+    return counts_TP
 
 
 def save_confusion_figure(metrics: ClassificationMetrics, path: Path, metadata: Mapping[str, str]) -> None:
@@ -56,6 +76,7 @@ def confusion_figure(metrics: ClassificationMetrics) -> Figure:
 
     The colour scale is fixed, so figures can be compared. Cells have counts with up to 15 classes, zeros left blank; a
     class without pictures has a grey row. Up to 40 classes only mistakes have counts; above 80 there are no names.
+    Above ``WHOLE``, a row and a column stand for several neighbouring classes, and the figure says for how many.
     """
     with styled():
         plan = _plan(metrics)
@@ -70,7 +91,10 @@ def confusion_figure(metrics: ClassificationMetrics) -> Figure:
 
 @dataclass(frozen=True)
 class _Plan:
-    """Where things are, in inches; ``names`` is empty where classes are not named, ``font`` is in points."""
+    """Where things are, in inches; ``names`` is empty where classes are not named, ``font`` is in points.
+
+    ``together`` is how many classes a row and a column stand for.
+    """
 
     names: tuple[str, ...]
     font: float
@@ -81,6 +105,7 @@ class _Plan:
     width: float
     height: float
     turn: int  # degrees that column names are turned by
+    together: int
 
 
 def _plan(metrics: ClassificationMetrics) -> _Plan:
@@ -107,7 +132,7 @@ def _plan_of(metrics: ClassificationMetrics, side: float) -> _Plan:
     left = MARGIN + 0.3 + across + 0.08
     bottom = MARGIN + 0.3 + float(below) + 0.08
     width = max(left + side + 0.25 + 0.13 + 0.75 + MARGIN, _heading_width(metrics) + 2 * MARGIN)
-    return _Plan(names, font, cell, side, left, bottom, width, bottom + side + 0.78, turn)
+    return _Plan(names, font, cell, side, left, bottom, width, bottom + side + 0.78, turn, -(-classes // WHOLE))
 
 
 def _title(metrics: ClassificationMetrics) -> tuple[str, str]:
@@ -129,7 +154,7 @@ def _heading(figure: Figure, metrics: ClassificationMetrics, plan: _Plan) -> Non
 
 
 def _cells(axes: Axes, metrics: ClassificationMetrics, plan: _Plan) -> None:
-    counts_TP = np.array(metrics.confusion)
+    counts_TP = confusion_matrix(metrics, plan.together)
     support_T1 = counts_TP.sum(axis=1, keepdims=True)
     shares_TP = np.ma.masked_array(
         counts_TP / np.maximum(support_T1, 1), mask=np.broadcast_to(support_T1 == 0, counts_TP.shape)
@@ -137,7 +162,10 @@ def _cells(axes: Axes, metrics: ClassificationMetrics, plan: _Plan) -> None:
     classes = len(counts_TP)
     line = 0.6 if classes <= 20 else 0.3 if classes <= _NAMED else 0
     axes.set_facecolor(EMPTY)
-    axes.pcolormesh(shares_TP, cmap=SHARES, vmin=0, vmax=1, edgecolors=HAIRLINE if line else "none", linewidth=line)
+    mesh = axes.pcolormesh(
+        shares_TP, cmap=SHARES, vmin=0, vmax=1, edgecolors=HAIRLINE if line else "none", linewidth=line
+    )
+    mesh.set_rasterized(plan.together > 1)  # an SVG would hold a path for every cell
     axes.set(xlim=(0, classes), ylim=(classes, 0), xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set(visible=True, color=HAIRLINE)
@@ -192,6 +220,10 @@ def _names(axes: Axes, plan: _Plan) -> None:
     write(figure, plan.left + plan.side / 2, MARGIN, "predicted", color=GREY, fontsize=LABEL, ha="center")
     if not plan.names:
         words = "Classes in class order; names and counts are in confusion.csv."
+        if plan.together > 1:
+            words = (
+                f"Classes in class order, {plan.together} to a row and column; names and counts are in confusion.csv."
+            )
         write(figure, plan.left, plan.bottom - 0.17, words, color=GREY, fontsize=SMALL)
 
 

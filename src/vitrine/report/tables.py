@@ -43,12 +43,14 @@ class Table:
     def text(self) -> str:
         """Aligned columns, two spaces apart; numbers to the right; the final row begins with ``*``."""
         shown = self.cells()
-        widths = [max(len(row[i]) for row in (self.columns, *shown)) for i in range(len(self.columns))]
+        columns = range(len(self.columns))
+        widths = [max(len(row[i]) for row in (self.columns, *shown)) for i in columns]
+        right = [self.right_aligned(i) for i in columns]
         marks = ["", *("*" if i == self.final else "" for i in range(len(shown)))]
         indent = 0 if self.final is None else 2
         lines = []
         for mark, row in zip(marks, (self.columns, *shown), strict=True):
-            cells = (self._aligned(i, cell, widths[i]) for i, cell in enumerate(row))
+            cells = (row[i].rjust(widths[i]) if right[i] else row[i].ljust(widths[i]) for i in columns)
             lines.append(f"{mark:<{indent}}" + "  ".join(cells))
         lines.insert(1, " " * indent + "  ".join("─" * width for width in widths))
         return "\n".join(line.rstrip() for line in lines)
@@ -90,9 +92,6 @@ class Table:
         """Whether a column has nothing but numbers."""
         cells = [row[column] for row in self.rows if row[column] is not None]
         return bool(cells) and all(isinstance(cell, int | float) and not isinstance(cell, bool) for cell in cells)
-
-    def _aligned(self, column: int, cell: str, width: int) -> str:
-        return cell.rjust(width) if self.right_aligned(column) else cell.ljust(width)
 
 
 @dataclass(frozen=True)

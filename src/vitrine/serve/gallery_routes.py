@@ -8,6 +8,7 @@ from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import Response
 
 from vitrine.data.samples import Sample
+from vitrine.report.confusion import WHOLE
 from vitrine.serve.asked import ModelId
 from vitrine.serve.explorer import Explorer
 from vitrine.serve.figures import confusion_command
@@ -42,14 +43,15 @@ def validation(request: Request, model: Annotated[ModelId, Query()] = "0") -> Re
 def validation_of(recorded: Recorded, gallery: Gallery, command: str) -> Validation:
     """Rows in the order of the split; pictures without prediction are left out. The command draws the matrix."""
     at = {label: place for place, label in enumerate(recorded.labels)}
-    confusion = [[0] * len(recorded.labels) for _ in recorded.labels]
+    whole = len(recorded.labels) <= WHOLE
+    confusion = [[0] * len(recorded.labels) for _ in recorded.labels] if whole else None
     pictures = []
     for place, name in enumerate(recorded.names):
         said = recorded.said.get(name)
         if said is None:
             continue
         true = recorded.truths.get(name)
-        if true in at and said.label in at:
+        if confusion is not None and true in at and said.label in at:
             confusion[at[true]][at[said.label]] += 1
         row = RecordedPicture(
             id=id_at(place),

@@ -239,9 +239,12 @@ class RecordedPicture(Wire):
 
 
 class Validation(Wire):
-    """A run's validation pictures; rows of the confusion matrix are true classes, columns predicted ones."""
+    """A run's validation pictures; rows of the confusion matrix are true classes, columns predicted ones.
+
+    The matrix is null with more than 1,000 classes, of which a table says nothing; the pictures say the same.
+    """
 
     labels: list[str]
     pictures: list[RecordedPicture]
-    confusion: list[list[int]]
+    confusion: list[list[int]] | None
     command: str

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vitrine.data.caption_transform import CaptionTransform
+from vitrine.data.transfer import moved
 from vitrine.models.captioner.features import Features
 from vitrine.models.captioner.model import CaptionModel
 from vitrine.train.objective import Loss
@@ -66,14 +67,14 @@ class TeacherForcing(nn.Module):
         return self
 
     def forward(
-        self, seen: Sequence[Tensor] | Features, ids_BT: Tensor, real_BT: Tensor, captions_P: Sequence[int]
+        self, seen: Sequence[Tensor] | Features, ids_BT: Tensor, picked_N: Tensor, captions_P: Sequence[int]
     ) -> Tensor:
-        """Logits (N, V), float32, of the piece after each position that ``real_BT`` marks.
+        """Logits (N, V), float32, of the pieces after some positions.
 
         Args:
             seen: normalised pictures (3, h, w), or features.
             ids_BT: int64, the captions of each picture one after the other.
-            real_BT: bool.
+            picked_N: int64, these positions among all B · T, row by row.
             captions_P: how many captions each picture has.
         """
         if not isinstance(seen, Features):
@@ -82,7 +83,7 @@ class TeacherForcing(nn.Module):
         memory = self.captioner.remember(seen)
         if len(ids_BT) > len(captions_P):
             memory = memory.pick(torch.arange(len(captions_P)).repeat_interleave(torch.tensor(captions_P)))
-        return self.captioner.logits(memory, ids_BT, real_BT)
+        return self.captioner.logits(memory, ids_BT, picked_N)
 
 
 class Captioning:
@@ -105,23 +106,24 @@ class Captioning:
 
     def __call__(self, module: nn.Module, batch: CaptionBatch, *, mix: bool) -> Loss:  # noqa: ARG002  nothing is mixed
         """The loss of ``batch``: its mean is over word pieces, and so is its count."""
-        ids_BT = batch.ids_BT.to(self._device)
-        targets_BT, real_BT = ids_BT[:, 1:], _real(batch.length_B.to(self._device), ids_BT.shape[1] - 1)
-        given_BT = ids_BT[:, :-1]
+        # Found on the CPU: of a mask, an accelerator would have to be asked how much it picks.
+        real_BT = _real(batch.length_B, batch.ids_BT.shape[1] - 1)
+        picked_N, targets_N = real_BT.flatten().nonzero()[:, 0], batch.ids_BT[:, 1:][real_BT]
+        picked_N, targets_N = moved(picked_N, self._device), moved(targets_N, self._device)
+        given_BT = moved(batch.ids_BT, self._device)[:, :-1]
         if self._hidden and module.training:
             hidden_BT = torch.rand(given_BT.shape, device=self._device) < self._hidden
             hidden_BT[:, 0] = False
             given_BT = given_BT.masked_fill(hidden_BT, self._pad)
-        targets_N = targets_BT[real_BT]
-        logits_NV = module(self._prepared(batch.seen), given_BT, real_BT, batch.captions_P)
+        logits_NV = module(self._prepared(batch.seen), given_BT, picked_N, batch.captions_P)
         mean = functional.cross_entropy(logits_NV, targets_N, label_smoothing=self._smoothing)
-        return Loss(mean, len(targets_N), int((logits_NV.argmax(-1) == targets_N).sum()))
+        return Loss(mean, len(targets_N), (logits_NV.argmax(-1) == targets_N).sum())
 
     def _prepared(self, seen: tuple[Tensor, ...] | Features) -> tuple[Tensor, ...] | Features:
         if isinstance(seen, Features):
-            padded = None if seen.padded_BRC is None else seen.padded_BRC.to(self._device)
-            return Features(seen.values_BDRC.to(self._device), padded, seen.grids)
-        return tuple(self._transform.normalised(pixels.to(self._device, non_blocking=True)) for pixels in seen)
+            padded = None if seen.padded_BRC is None else moved(seen.padded_BRC, self._device)
+            return Features(moved(seen.values_BDRC, self._device), padded, seen.grids)
+        return tuple(self._transform.normalised(moved(pixels, self._device)) for pixels in seen)
 
 
 def _real(length_B: Tensor, targets: int) -> Tensor:

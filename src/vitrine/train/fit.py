@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
@@ -21,7 +22,8 @@ from vitrine.recipes import Recipe
 from vitrine.torchpair import require_torchvision
 from vitrine.train.objective import Objective
 from vitrine.train.processes import Processes
-from vitrine.train.whole import whole_loss
+from vitrine.train.unread import UnreadStep, steps_behind
+from vitrine.train.whole import ReadLoss, whole_loss
 
 if TYPE_CHECKING:
     from vitrine.train.cut import CutModule  # the engine behind it takes half a second to import
@@ -70,6 +72,7 @@ class Training:
     """The moving parts of a training, in one place so that a checkpoint can hold them all.
 
     ``processes`` train together, each on its part of every batch; of a model that is ``cut``, each holds a part.
+    ``unread`` are steps that were taken and whose numbers are still to be counted in ``progress``.
     """
 
     module: nn.Module
@@ -81,6 +84,18 @@ class Training:
     progress: Progress = field(default_factory=Progress)
     processes: Processes = field(default_factory=Processes)
     cut: CutModule | None = None
+    unread: deque[UnreadStep] = field(default_factory=deque)
+
+    def settle(self) -> None:
+        """Read what is unread: weights are not kept before it is known that their losses were finite.
+
+        All processes have to ask.
+
+        Raises:
+            TrainingError: one was not.
+        """
+        for step in self.unread:
+            step.read()
 
     @property
     def evaluated(self) -> nn.Module:
@@ -128,6 +143,8 @@ def fit(
 ) -> Iterator[StepDone | EpochDone]:
     """Train from ``training.progress`` to the recipe's last epoch, yielding after every step and every epoch.
 
+    On an accelerator a step is told of when the next one is queued, and the last one of an epoch before its epoch.
+
     Args:
         training: model, optimizer, schedule and position; changed in place.
         objective: the loss.
@@ -138,18 +155,20 @@ def fit(
     Raises:
         TrainingError: the loss is not finite; the message names the batch's pictures.
     """
-    progress = training.progress
+    progress, unread, behind = training.progress, training.unread, steps_behind(training.accelerator.device)
     while progress.epoch < recipe.epochs:
         epoch = progress.epoch
         training.module.train()
         mix = epoch < recipe.epochs - recipe.mix_off_epochs
         batches = epoch_batches(epoch, progress.batch)
         while group := tuple(islice(batches, recipe.accumulate)):
-            learning_rate = _set_learning_rate(training, progress.step)
-            loss = _step(training, objective, recipe, group, mix, partial(batch_names, epoch))
+            unread.append(_step(training, objective, recipe, group, mix, partial(batch_names, epoch), behind == 0))
             progress.step += 1
             progress.batch += len(group)
-            yield StepDone(epoch, progress.step, loss[0], loss[1], learning_rate)
+            if len(unread) > behind:
+                yield _told(unread.popleft())
+        while unread:
+            yield _told(unread.popleft())
         if not progress.count:
             raise TrainingError("An epoch had no picture to train on. Check the data with: vitrine check DATA")
         done = _finish_epoch(training, learning_rate=training.optimizer.param_groups[-1]["lr"])
@@ -163,22 +182,23 @@ def _step(
     group: Sequence[Part],
     mix: bool,
     names: Callable[[Any], Sequence[str]],
-) -> tuple[float, int]:
-    """One optimizer step over a group of micro-batches: (mean loss, pictures)."""
+    at_once: bool,
+) -> UnreadStep:
+    """One optimizer step over a group of micro-batches; ``at_once`` reads each one's loss before its backward pass."""
     accelerator, progress, processes = training.accelerator, training.progress, training.processes
+    learning_rate = _set_learning_rate(training, progress.step)
     sizes = processes.totals([0 if batch.lent else len(batch) for batch in group])
-    pictures, loss_sum, count = sum(sizes), 0.0, 0
+    pictures, count = sum(sizes), partial(_count, progress)
+    place = {"epoch": progress.epoch, "step": progress.step + 1, "pictures": int(pictures)}
+    step = UnreadStep(processes, count, **place, learning_rate=learning_rate)
     for number, batch in enumerate(group):
         _seed(recipe.seed, progress.step * recipe.accumulate + number, processes.rank)
         with _gathering(training), _forward_pass(training, recipe.compile):
             loss = objective(training.module, batch, mix=mix)
         whole = whole_loss(processes, loss, batch.lent)
-        if not np.isfinite(whole.mean):
-            raise TrainingError(_not_finite(whole.mean, training, names(batch)))
+        step.add(whole, partial(names, batch), at_once=at_once)
         with _exchange(training, last=number == len(group) - 1):
             accelerator.backward(loss.mean * (whole.weight * (sizes[number] / pictures)))
-        loss_sum, count = loss_sum + whole.mean * whole.count, count + whole.count
-        _count(progress, whole.mean, whole.count, whole.correct)
     if recipe.clip_norm:
         with _gathering(training):
             accelerator.clip_grad_norm_(training.module.parameters(), recipe.clip_norm)
@@ -186,7 +206,11 @@ def _step(
     training.optimizer.zero_grad(set_to_none=True)
     if training.ema is not None:
         training.ema.update(accelerator.unwrap_model(training.module), step=progress.step)
-    return loss_sum / count, int(pictures)
+    return step
+
+
+def _told(step: UnreadStep) -> StepDone:
+    return StepDone(step.epoch, step.step, step.read(), step.pictures, step.learning_rate)
 
 
 def _forward_pass(training: Training, compiled: bool) -> ExitStack:
@@ -230,13 +254,13 @@ def _seed(seed: int, step: int, rank: int = 0) -> None:
     np.random.seed(int(state[1]))  # noqa: NPY002  timm's Mixup draws from NumPy's global state
 
 
-def _count(progress: Progress, loss: float, count: int, correct: int | None) -> None:
-    progress.loss_sum += loss * count
-    progress.count += count
-    if correct is None or progress.correct is None:
+def _count(progress: Progress, found: ReadLoss) -> None:
+    progress.loss_sum += found.mean * found.count
+    progress.count += found.count
+    if found.correct is None or progress.correct is None:
         progress.correct = None
     else:
-        progress.correct += correct
+        progress.correct += found.correct
 
 
 def _finish_epoch(training: Training, learning_rate: float) -> EpochDone:
@@ -248,18 +272,11 @@ def _finish_epoch(training: Training, learning_rate: float) -> EpochDone:
     return done
 
 
-def _not_finite(value: float, training: Training, own: Sequence[str]) -> str:
-    names = [name for part in training.processes.gathered(own) for name in part]
-    shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-    return (
-        f"The loss became {value} in epoch {training.progress.epoch + 1}, step {training.progress.step + 1}. "
-        f"The batch was: {shown}.\n"
-        "Lower learning_rate, set clip_norm=1, or use precision=fp32; --resume continues from the last checkpoint."
-    )
-
-
 def state_of(training: Training) -> dict[str, Any]:
-    """Everything that a resumed training needs, as tensors and plain values; the same for a model that is cut."""
+    """Everything that a resumed training needs, as tensors and plain values; the same for a model that is cut.
+
+    Of a training that is settled.
+    """
     cut = training.cut
     return {
         "module": training.accelerator.unwrap_model(training.module).state_dict() if cut is None else cut.weights(),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vitrine.data.loading import Batch, normalise
+from vitrine.data.transfer import moved
 from vitrine.recipes import Recipe
 from vitrine.torchpair import require_torchvision
 
@@ -28,12 +29,12 @@ class Loss:
     Attributes:
         mean: scalar tensor with gradient: the mean over the batch.
         count: what it is the mean of: pictures, or a captioner's word pieces.
-        correct: how many of these were the most likely one; None where targets were mixed.
+        correct: scalar int64 tensor: how many of these were the most likely one; None where targets were mixed.
     """
 
     mean: Tensor
     count: int
-    correct: int | None
+    correct: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -92,16 +93,16 @@ class Classification:
         )
 
     def __call__(self, module: nn.Module, batch: Batch | FeatureBatch, *, mix: bool) -> Loss:
-        labels_B = batch.labels_B.to(self._device, non_blocking=True)
+        labels_B = moved(batch.labels_B, self._device)
         if isinstance(batch, FeatureBatch):
-            logits_BC = module(batch.features_BD.to(self._device, non_blocking=True))
+            logits_BC = module(moved(batch.features_BD, self._device))
         else:
-            pixels_BCHW = normalise(batch.pixels_BCHW.to(self._device, non_blocking=True), self._mean, self._std)
+            pixels_BCHW = normalise(moved(batch.pixels_BCHW, self._device), self._mean, self._std)
             if mix and self._mixup is not None and len(labels_B) > 1:
                 return self._mixed(module, pixels_BCHW, labels_B)
             logits_BC = module(pixels_BCHW)
         mean = functional.cross_entropy(logits_BC, labels_B, label_smoothing=self._smoothing)
-        return Loss(mean, len(labels_B), int((logits_BC.argmax(-1) == labels_B).sum()))
+        return Loss(mean, len(labels_B), (logits_BC.argmax(-1) == labels_B).sum())
 
     def _mixed(self, module: nn.Module, pixels_BCHW: Tensor, labels_B: Tensor) -> Loss:
         assert self._mixup is not None

@@ -21,7 +21,7 @@ from typing import Any, NoReturn, TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather, gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 
 from vitrine.data.sharing import Share
 from vitrine.errors import LostProcessError, TrainingError, UsageError, VitrineError
@@ -49,6 +49,7 @@ class Processes:
     def __init__(self) -> None:
         self.rank, self.count, self.cut = 0, 1, False
         self._local_rank = 0
+        self._numbers: Any = None  # the group in which numbers are told; None is that of everything else
         self._in_exchange = self._told = self._lost = False
 
     @classmethod
@@ -81,6 +82,8 @@ class Processes:
             raise UsageError(f"{wanted} processes were launched, and accelerate sees {state.num_processes} of them.")
         processes.rank, processes.count = state.process_index, state.num_processes
         processes._local_rank = state.local_process_index
+        if state.device.type != "cpu":  # numbers from memory to memory, past the accelerators' queues
+            processes._numbers = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
         atexit.register(processes._leave)
         return processes
 
@@ -171,7 +174,9 @@ class Processes:
         row[0, 0] = failure is not None
         row[0, 1 : 1 + len(numbers)] = torch.tensor(numbers, dtype=torch.float64)
         with self._watching():
-            rows: torch.Tensor = gather(row.to(PartialState().device)).cpu()
+            told = [torch.zeros_like(row) for _ in range(self.count)]
+            torch.distributed.all_gather(told, row, group=self._numbers)
+        rows = torch.cat(told)
         if rows[:, 0].any():
             self._end(failure)
         return rows[:, 1:]

@@ -64,7 +64,7 @@ def measure_forced(
         with torch.inference_mode(), autocast(setting.device, setting.precision):
             found = objective(module, batch, mix=False)
         loss, count = loss + found.mean.item() * found.count, count + found.count
-        correct += found.correct or 0
+        correct += 0 if found.correct is None else int(found.correct)
     module.train(was_training)
     return Forced(loss, correct, count)
 

@@ -273,5 +273,5 @@ class _Gathering:
 
 
 def _without_matrix(metrics: ClassificationMetrics) -> dict[str, Any]:
-    """The figures; the confusion matrix grows with the square of the classes."""
+    """The figures; the confusion matrix is in the run's own file."""
     return {key: value for key, value in metrics.to_dict().items() if key != "confusion"}

@@ -253,14 +253,18 @@ class TrainingSession:
         return row
 
     def _is_due(self, saved: float) -> bool:
-        """Whether the last checkpoint is old enough; a model that is cut is put together by all processes at once."""
+        """Whether the last checkpoint is old enough.
 
-        def is_due() -> bool:
-            return time.monotonic() - saved > 60 * self.recipe.checkpoint_minutes
-
-        return self.processes.agreed(is_due) if self.processes.cut else is_due()
+        Where all processes take part in one, the first one's clock decides: a model that is cut is put together, and
+        losses that were not read are joined.
+        """
+        due = time.monotonic() - saved > 60 * self.recipe.checkpoint_minutes
+        if self.processes.cut or self.training.unread:
+            return self.processes.totals((due and self.processes.first,))[0] > 0
+        return due
 
     def _save_state(self) -> None:
+        self.training.settle()
         if self.processes.first or self.processes.cut:
             state = state_of(self.training) | {"best": vars(self.best).copy()}
             if self.processes.first:

@@ -190,19 +190,20 @@ class CaptionModel(nn.Module):
         x_BTD, crosses, _ = self._decode(ids_BT, memory, None, maps=True)
         return self.head(x_BTD).float(), torch.stack(crosses)
 
-    def logits(self, memory: Memory, ids_BT: Tensor, real_BT: Tensor | None = None) -> Tensor:
+    def logits(self, memory: Memory, ids_BT: Tensor, picked_N: Tensor | None = None) -> Tensor:
         """The logits of :meth:`forward` by fused attention, which forms no maps: for training.
 
         Args:
             memory: of B pictures.
             ids_BT: as :meth:`forward` has them.
-            real_BT: bool, where logits are wanted, which with a large vocabulary are most of the work.
+            picked_N: int64, of the B · T positions, row by row, those whose logits are wanted; with a large vocabulary
+                they are most of the work.
 
         Returns:
-            float32 (B, T, V); with ``real_BT``, (N, V) of the N positions that it marks, row by row.
+            float32 (B, T, V); with ``picked_N``, (N, V).
         """
         x_BTD = self._decode(ids_BT, memory, None, maps=False)[0]
-        logits: Tensor = self.head(x_BTD if real_BT is None else x_BTD[real_BT.to(x_BTD.device)]).float()
+        logits: Tensor = self.head(x_BTD if picked_N is None else x_BTD.flatten(0, 1)[picked_N]).float()
         return logits
 
     def _decode(

@@ -25,8 +25,10 @@ function shade(share) {
   return { "--light": css(light), "--light-ink": inkOn(light), "--dark": css(dark), "--dark-ink": inkOn(dark) };
 }
 
-/* chosen is [true label, predicted label], empty for none; onchoose(truth, answer). */
+/* counts is null where there are too many classes; chosen is [true label, predicted label], empty for none;
+   onchoose(truth, answer). */
 export function confusionTable(labels, counts, chosen, onchoose) {
+  if (!counts) return h("p", {}, `A table of ${labels.length} classes would be too large. Save the figure instead.`);
   const totals = counts.map((row) => row.reduce((sum, count) => sum + count, 0));
   const head = labels.map((label) => h("th", { scope: "col" }, h("span", { title: label }, label)));
   const rows = labels.map((truth, i) =>

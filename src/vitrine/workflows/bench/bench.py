@@ -90,9 +90,14 @@ def bench(
     return results
 
 
-def classifier_rows(model: str, image: int, batch: int, rounds: int, *, plain: bool = True) -> Iterator[Row]:
-    """Inference, maps and training steps, beside one matrix product and, with ``plain``, beside timm's own loop."""
-    work = ClassifierWork(model, image, batch)
+def classifier_rows(
+    model: str, image: int, batch: int, rounds: int, *, plain: bool = True, device: torch.device | None = None
+) -> Iterator[Row]:
+    """Inference, maps and training steps, beside one matrix product and, with ``plain``, beside timm's own loop.
+
+    On a device; None chooses.
+    """
+    work = ClassifierWork(model, image, batch, device=device)
     loop, batches = (work.plain() if plain else None), work.plain_batches()
     operations = forward_operations(work.module, image, image)
     matrix = f"matrix product, {work.precision}"

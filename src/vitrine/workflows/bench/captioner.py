@@ -28,11 +28,12 @@ class CaptionerWork:
         words: word pieces of a caption.
         beams: of beam search.
         batch: pictures of a batch.
+        device: None chooses.
     """
 
-    def __init__(self, image: int, words: int, beams: int, batch: int) -> None:
+    def __init__(self, image: int, words: int, beams: int, batch: int, device: torch.device | None = None) -> None:
         self.words, self.beams, self.batch = words, beams, batch
-        self.device = default_device()
+        self.device = default_device() if device is None else device
         torch.manual_seed(0)
         model = self.made()
         float32 = prepare_for_prediction(model)

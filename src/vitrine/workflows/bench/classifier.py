@@ -11,6 +11,7 @@ from itertools import repeat
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from vitrine.data.loading import Batch, normalise
@@ -42,11 +43,14 @@ class ClassifierWork:
         image: side in pixels.
         batch: pictures of a batch.
         precision: auto, fp32 or bf16.
+        device: None chooses.
     """
 
-    def __init__(self, model: str, image: int, batch: int, precision: str = "auto") -> None:
+    def __init__(
+        self, model: str, image: int, batch: int, precision: str = "auto", device: torch.device | None = None
+    ) -> None:
         torch.manual_seed(0)
-        self.device = default_device()
+        self.device = default_device() if device is None else device
         built = build(model, pretrained=False, num_classes=CLASSES, image_size=image)
         with torch.no_grad():
             for parameter in built.module.parameters():  # with zeros and ones, a misplaced one would not show
@@ -94,6 +98,7 @@ class ClassifierWork:
         recipe = Recipe(
             name="bench", model=self.name, pretrained=False, epochs=_ENDLESS, learning_rate=1e-5, weight_decay=1e-4
         )
+        AcceleratorState._reset_state(reset_partial_state=True)  # other work may have been on another device
         accelerator = Accelerator(cpu=self.device.type == "cpu")
         module = copy.deepcopy(self.module)  # predictions stay those of the weights that were checked
         trained, optimizer = accelerator.prepare(module, make_optimizer(module, recipe))

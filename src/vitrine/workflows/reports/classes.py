@@ -48,16 +48,14 @@ def _sentences(m: ClassificationMetrics) -> list[str]:
 
 
 def _commonest(m: ClassificationMetrics) -> str:
-    pairs = [
-        (count, m.labels[true], m.labels[predicted], sum(row))
-        for true, row in enumerate(m.confusion)
-        for predicted, count in enumerate(row)
-        if count and true != predicted
-    ]
-    if not pairs:
+    most = max(
+        (cell for cell in m.confusion if cell.true != cell.predicted), key=lambda cell: cell.pictures, default=None
+    )
+    if most is None:
         return "No picture is mistaken."
-    count, true, predicted, of = max(pairs, key=lambda pair: pair[0])
-    return f"The commonest mistake: {true} taken for {predicted}, {count:,} of {of:,} pictures."
+    of = sum(cell.pictures for cell in m.confusion if cell.true == most.true)
+    true, predicted = m.labels[most.true], m.labels[most.predicted]
+    return f"The commonest mistake: {true} taken for {predicted}, {most.pictures:,} of {of:,} pictures."
 
 
 def _class_table(m: ClassificationMetrics) -> Table:
