@@ -23,8 +23,10 @@ import torch
 from side_by_side.machine import DEVICES, about
 from side_by_side.sections import CUDA_SECTIONS, FULL, QUICK, RATIO_SECTIONS, SECTIONS, Sizes
 
+from vitrine.workflows.bench.bench import MATRIX_RATE
 from vitrine.workflows.bench.rows import Regression, Results, Row, regressions
 
+_ANOTHER_KIND = 0.15
 HERE = Path(__file__).parent
 HOW = """Written by `make bench`; [how it is measured](README.md). Medians over rounds with the lowest and the highest.
 Tools alternate in one process, ratios are taken round by round, and nothing is timed before its outputs were compared.
@@ -74,15 +76,33 @@ def _check(results: Path, sizes: Sizes, chosen: Sequence[str]) -> int:
     if _stored(before.machine) != _stored(about()):
         print("The committed results are of another machine or other versions; ratios may differ.", file=sys.stderr)
     now = run(sizes, chosen)
-    fell = regressions(before, now)
+    there, here = _bf16_gain(before), _bf16_gain(now)
+    if there and here and abs(here / there - 1) > _ANOTHER_KIND:
+        print(
+            f"Another kind of processor: a matrix product in bf16 was {there:.2g} times as fast as in float32 there, "
+            f"and is {here:.2g} times here. What runs in bf16 beside float32 moves with that.",
+            file=sys.stderr,
+        )
+    fell = _fell(before, now)
     if fell:
         print("Measured once more: " + "; ".join(map(str, fell)), file=sys.stderr)
-        fell = _both(fell, regressions(before, run(sizes, chosen)))
+        fell = _both(fell, _fell(before, run(sizes, chosen)))
     for each in fell:
         print(f"REGRESSION {each}")
     compared = sum(len(row.ratios) for row in now.rows)
     print(f"{compared} ratios compared, {len(fell)} of them fell by more than 15 %.")
     return 1 if fell else 0
+
+
+def _fell(before: Results, now: Results) -> list[Regression]:
+    """Regressions of vitrine's own work: the matrix product is the machine's."""
+    return [each for each in regressions(before, now) if MATRIX_RATE not in each.key]
+
+
+def _bf16_gain(results: Results) -> float | None:
+    """How many times as fast as in float32 a matrix product is in bf16."""
+    found = [ratio.median for row in results.rows if MATRIX_RATE in row.section for ratio in row.ratios.values()]
+    return found[0] if found else None
 
 
 def chosen_sections(only: Sequence[str], device: str | None) -> list[str]:

@@ -66,6 +66,23 @@ def test_a_ratio_that_fell_fails_unless_a_second_look_says_otherwise(
     assert "REGRESSION maps: a map, times peer: 4.00 before, 3.30 now" in capsys.readouterr().out
 
 
+def test_another_kind_of_processor_is_told_and_is_no_regression(
+    suite: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def of(gain: float) -> Results:
+        made = results(suite.FULL, peer=2.0)
+        ratios = {"matrix product, fp32": Spread(gain, gain, gain)}
+        product = Row("arithmetic: matrix rate", "product, bf16", "Gop/s", Spread(1.0, 1.0, 1.0), "equal", ratios)
+        return Results(made.machine, made.settings, (*made.rows, product), 1.0)
+
+    file = tmp_path / "results.json"
+    file.write_text(json.dumps(of(4.0).to_dict()))
+    for gain, told in ((2.0, True), (3.9, False)):
+        monkeypatch.setattr(suite, "run", lambda sizes, chosen, gain=gain: of(gain))
+        assert suite._check(file, suite.FULL, ("maps",)) == 0
+        assert ("was 4 times as fast" in capsys.readouterr().err) == told
+
+
 def test_only_results_of_the_same_sizes_are_compared(
     suite: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,13 +38,13 @@ class Cells:
 
     def pick(self, order_B: Tensor) -> Cells:
         """Rows repeated or in another order; what stands beside its like is stored once where that comes out even."""
-        device = self.keys[0].device
-        picture_B = order_B.to(device) // self.repeats
-        picture_P, length_P = torch.unique_consecutive(picture_B, return_counts=True)
+        # Where the order is: on the CPU, as a rule, so that no accelerator is waited for.
+        picture_P, length_P = torch.unique_consecutive(order_B // self.repeats, return_counts=True)
         repeats = math.gcd(*length_P.tolist())
         picture_P = picture_P.repeat_interleave(length_P // repeats)
-        if torch.equal(picture_P, torch.arange(len(self.keys[0]), device=device)):
+        if torch.equal(picture_P, torch.arange(len(self.keys[0]), device=picture_P.device)):
             return Cells(self.keys, self.values, self.padded_PK, repeats)
+        picture_P = picture_P.to(self.keys[0].device)
         return Cells(
             tuple(keys.index_select(0, picture_P) for keys in self.keys),
             tuple(values.index_select(0, picture_P) for values in self.values),
