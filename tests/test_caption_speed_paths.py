@@ -114,7 +114,9 @@ def test_the_second_copy_follows_casts_and_is_forgotten() -> None:
     layer.to(torch.bfloat16)
     assert layer._copy is None
     assert layer(x.bfloat16()).dtype == torch.bfloat16
-    again = copy.deepcopy(layer.float())
+    layer.float()(x)
+    again = copy.deepcopy(layer)
+    assert again._copy is None
     assert torch.allclose(again(x), functional.linear(x, again.weight, again.bias), atol=1e-5)
 
 

@@ -50,6 +50,10 @@ class _Packed(nn.Module):
         """Drop the second copy."""
         self._copy = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, which cannot hold what oneDNN keeps."""
+        return self.__dict__ | {"_copy": None}
+
     def _usable(self, x: Tensor) -> bool:
         """Whether the second copy may serve for this input."""
         fits = x.dtype == self.weight.dtype and x.device.type == "cpu"
