@@ -15,7 +15,6 @@ from vitrine.data.transforms import EvalTransform
 from vitrine.evaluate.outputs import Outputs
 from vitrine.models.build import InputSpec
 from vitrine.models.class_token import class_token_alone
-from vitrine.models.cpu_kernels import forget_copies
 from vitrine.models.precision import autocast
 from vitrine.recipes import TransformSpec
 
@@ -47,8 +46,6 @@ def run_batches(
             yield BatchLogits(batch, logits_BC.float().cpu())
     finally:
         module.train(was_training)
-        if was_training:
-            forget_copies(module)
 
 
 def eval_batches(samples: Sequence[Sample], spec: InputSpec, *, batch_size: int, workers: int = -1) -> Iterator[Batch]:
