@@ -272,18 +272,20 @@ def test_shards_that_others_wrote(tmp_path: Path) -> None:
         ("d.png", png()), ("d.txt", b"\xff\xfe"),
         ("e.png", png()), ("e.txt", b"x" * (MAX_TEXT_BYTES + 1)),
         ("f.cls", b"0"), ("f.png", png()),
+        ("g.cls", b"dog"), ("g.json", b"[1]"), ("g.png", png()), ("g.txt", b"a dog"),
     ]).getvalue())  # fmt: skip
     found = open_captions(str(tmp_path))
-    assert list(stream_of(tmp_path).captions()) == [("one", "two words"), ("x", "y"), ("z",)]
+    assert list(stream_of(tmp_path).captions()) == [("one", "two words"), ("x", "y"), ("z",), ("a dog",)]
     assert "classes are called by their numbers" in found.notes[-1]
     shard = stream_of(tmp_path).shards[0]
     samples = [member.sample(shard, None) for member in read_shard(shard)]
     assert samples[2].name == "see.png" and samples[2].label is None and samples[2].picture.encoded() == png()
-    for sample, reason in zip(samples[3:], ("cannot be understood", "the limit", "has no caption"), strict=True):
+    assert samples[6].captions == ("a dog",) and samples[6].picture.encoded() == png(), "what is damaged is not needed"
+    for sample, reason in zip(samples[3:6], ("cannot be understood", "the limit", "has no caption"), strict=True):
         with pytest.raises(Exception, match=reason):
             sample.picture.decoded()
     labels = [member.sample(shard, 2).label for member in read_shard(shard)]
-    assert labels == [None, None, 1, None, None, 0], "a text of no use is no matter for classes"
+    assert labels == [None, None, 1, None, None, 0, None], "a text of no use is no matter for classes"
     with tarfile.open(tmp_path / "train-0.tar", "w"):
         pass
     with pytest.raises(DataError, match=r"has a class \(\.cls\) or a caption \(\.txt\)"):

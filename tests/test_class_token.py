@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
+from threading import Thread
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from vitrine.data.batch import Batch
 from vitrine.explain.capture import record_attention
+from vitrine.models.build import build
 from vitrine.models.class_token import class_token_alone
 from vitrine.torchpair import require_torchvision
+from vitrine.workflows.inference import run_batches
 
 require_torchvision()
 
@@ -82,6 +87,64 @@ def test_everything_is_put_back_after_errors_and_inside_one_another() -> None:
         assert module.forward_features(pixels).shape[1] == 1
         raise RuntimeError("stop")
     assert torch.equal(module.forward_features(pixels), before)
+    assert not any("forward" in vars(part) for part in module.modules())
+
+
+def test_other_threads_and_copies_see_the_whole_block() -> None:
+    module = _model("vit_tiny_patch16_224", depth=2)
+    pixels = torch.randn(2, 3, SIZE, SIZE)
+    whole = module.forward_features(pixels)
+    wrong: list[str] = []
+
+    def see(alone: bool) -> None:
+        for _ in range(40):
+            with torch.no_grad(), class_token_alone(module) if alone else nullcontext():
+                tokens = module.forward_features(pixels)
+            if tokens.shape[1] != (1 if alone else whole.shape[1]):
+                wrong.append(f"{alone}: {tuple(tokens.shape)}")
+
+    threads = [Thread(target=see, args=(number % 2 == 0,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert torch.equal(module.forward_features(pixels), whole)
+    with class_token_alone(module):
+        copied = copy.deepcopy(module)
+    with torch.no_grad():
+        for parameter in copied.parameters():
+            parameter.zero_()
+    assert copied.forward_features(pixels).shape == whole.shape
+    assert not copied.forward_features(pixels).any()
+
+
+def test_a_mask_is_obeyed_by_the_whole_block() -> None:
+    module = _model("vit_tiny_patch16_224", depth=2)
+    pixels, mask = torch.randn(1, 3, SIZE, SIZE), torch.zeros(17, 17)
+    mask[0, 5:] = -torch.inf
+    expected = module(pixels, attn_mask=mask)
+    with class_token_alone(module):
+        torch.testing.assert_close(module(pixels, attn_mask=mask), expected)
+
+
+def test_a_compiled_module_stays_what_it_was_compiled_as(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.compiler.reset()
+    graphs: list[object] = []
+
+    def backend(graph: torch.fx.GraphModule, _inputs: object) -> object:
+        graphs.append(graph)
+        return graph.forward
+
+    built = build("vit_tiny_patch16_224", pretrained=False, num_classes=3, image_size=32, model_args={"depth": 1})
+    built.module.compile(backend=backend)
+    pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    batch = Batch(pixels, torch.zeros(2, dtype=torch.int64), torch.arange(2))
+    for precision in ("fp32", "bf16"):
+        device = torch.device("cpu")
+        list(run_batches(built.module, [batch] * 4, built.input, device=device, precision=precision))
+    assert len(graphs) == 2  # one for each precision
+    torch.compiler.reset()
 
 
 def test_dropped_paths_fall_as_they_do_in_the_whole_block() -> None:

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
 from vitrine.explain.capture import record_attention
 from vitrine.models import cpu_kernels, onednn, plain_attention
-from vitrine.models.cpu_kernels import bf16_kernels, forget_copies
+from vitrine.models.cpu_kernels import bf16_kernels
 from vitrine.models.precision import autocast
+from vitrine.recipes import Recipe
 from vitrine.torchpair import require_torchvision
+from vitrine.workflows.training import train
 
 require_torchvision()
 
@@ -121,8 +127,40 @@ def test_a_linear_layer_is_read_from_its_packed_copy_until_its_weights_change() 
     layer.load_state_dict({name: torch.zeros_like(value) for name, value in layer.state_dict().items()})
     with torch.inference_mode(), autocast(CPU, "bf16"):
         assert not layer(x).any()
-    forget_copies(layer)
-    assert not len(cpu_kernels._copies)
+
+
+@pytest.mark.skipif(not PACKS, reason="this torch has no packed bf16 products")
+@pytest.mark.parametrize("how", ["fused AdamW", "AdamW", "a hand in .data", "other .data"])
+def test_a_copy_never_outlives_its_weights(how: str) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Linear(256, 300), torch.randn(20, 256)
+
+    def said() -> Tensor:
+        with torch.inference_mode(), autocast(CPU, "bf16"):
+            return layer(x)
+
+    before = said()
+    if "AdamW" in how:
+        optimizer = torch.optim.AdamW(layer.parameters(), lr=0.1, fused="fused" in how)
+        layer(x).pow(2).sum().backward()
+        optimizer.step()
+        assert not len(cpu_kernels._copies)
+    elif how == "a hand in .data":
+        layer.weight.data.add_(0.1 * torch.randn(300, 256))
+    else:
+        layer.weight.data = torch.randn(300, 256)
+    exact = functional.linear(x.double(), layer.weight.double(), layer.bias.double()).detach()
+    assert _error(said(), exact) < 0.01 < 0.3 < _error(before, exact)
+
+
+def test_what_switches_autocast_off_for_itself_computes_in_float32() -> None:
+    layer, x = nn.Linear(256, 300), torch.randn(20, 256)
+    with torch.inference_mode(), autocast(CPU, "bf16"):
+        assert layer(x).dtype == torch.bfloat16
+        with torch.autocast("cpu", enabled=False):
+            assert torch.equal(layer(x), functional.linear(x, layer.weight, layer.bias))
+        with autocast(CPU, "fp32"):
+            assert layer(x).dtype == torch.float32
 
 
 def test_no_copy_is_made_for_few_rows_small_layers_gradients_or_float32() -> None:
@@ -189,6 +227,46 @@ def test_attention_is_recorded_as_before() -> None:
         module(pixels)
     for layer in range(12):
         torch.testing.assert_close(record.attention(layer), theirs.attention(layer), rtol=0.05, atol=2e-3)
+
+
+def test_attention_is_recorded_from_further_out_too() -> None:
+    module = timm.create_model("vit_tiny_patch16_224", img_size=64, depth=2).eval()
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode(), record_attention(module, "all") as record, autocast(CPU, "bf16"):
+        module(pixels)
+    assert record.attention(1).sum(-1).allclose(torch.ones(()), atol=1e-3)
+
+
+@pytest.mark.skipif(not PACKS, reason="this torch has no packed bf16 products")
+@pytest.mark.parametrize("tune", ["head", "all"])
+def test_every_epoch_is_validated_with_the_weights_of_that_epoch(
+    tune: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """AdamW's fused step leaves no trace in the counts of its weights' changes."""
+    monkeypatch.setattr(cpu_kernels, "_LARGE", 1)
+    monkeypatch.setattr(cpu_kernels, "_MANY", 1)
+    data, rng = tmp_path / "data", np.random.default_rng(0)
+    for number in range(48):
+        path = data / ("train", "validation")[number % 2] / f"class {number % 3}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        colour = np.full((32, 32, 3), 40 + 80 * (number % 3)) + rng.integers(-30, 30, (32, 32, 3))
+        Image.fromarray(colour.astype(np.uint8)).save(path)
+    recipe = Recipe(
+        name="few", model="vit_tiny_patch16_224", model_args={"embed_dim": 64, "num_heads": 4, "depth": 1},
+        pretrained=False, image_size=32, batch_size=8, epochs=4, tune=tune, precision="bf16", learning_rate=0.02,
+        warmup_epochs=0.0, workers=0,
+    )  # fmt: skip
+
+    def history(out: Path) -> list[float]:
+        train(str(data), recipe, out)
+        rows = [json.loads(line) for line in (out / "history.jsonl").read_text().splitlines()]
+        return [row["validation_loss"] for row in rows]
+
+    ours = history(tmp_path / "ours")
+    monkeypatch.setattr(cpu_kernels, "_multiplied", lambda *_, **__: None)
+    theirs = history(tmp_path / "theirs")
+    assert ours == pytest.approx(theirs, rel=0.05)
+    assert abs(ours[0] / ours[1] - 1) > 0.1, "or epochs could not be told apart"
 
 
 def test_other_devices_and_processors_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:

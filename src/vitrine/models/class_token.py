@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from functools import partial
+from contextvars import ContextVar
+from threading import Lock
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
+from vitrine.models.compiled import is_compiled
 from vitrine.torchpair import require_torchvision
 
 require_torchvision()
@@ -27,47 +29,71 @@ def class_token_alone(module: nn.Module) -> Iterator[None]:
 
     Patches still give their keys and values. Their queries' attention, projections and feed-forward layers, of which
     the head sees nothing and which get no gradient, are left out: nine twelfths of one block's products. Logits and
-    gradients are the same up to rounding. Other models than timm's plain ones are left as they are.
+    gradients are the same up to rounding; with dropout inside the block, other units are dropped. Other models than
+    timm's plain ones are left as they are, and so are compiled ones and other threads.
 
     Args:
-        module: the model, or one that holds it. Its last block is put back afterwards.
+        module: the model, or one that holds it.
     """
-    models: list[Any] = [each for each in module.modules() if type(each) is VisionTransformer]
-    blocks = [model.blocks[-1] for model in models if _reads_one(model)]
+    models: list[Any] = [] if is_compiled(module) else [each for each in module.modules() if _reads_one(each)]
     with ExitStack() as stack:
-        for block in blocks:
-            stack.enter_context(_forward(block, partial(_one_token, block)))
-            stack.enter_context(_forward(block.attn, partial(_attended, block.attn)))
+        for block in (model.blocks[-1] for model in models):
+            stack.enter_context(_short_way(block, _one_token))
+            stack.enter_context(_short_way(block.attn, _attended))
         yield
-
-
-@contextmanager
-def _forward(part: Any, other: Callable[[Tensor], Tensor]) -> Iterator[None]:
-    """Another forward pass for one module; hooks stay."""
-    before = vars(part).get("forward")
-    part.forward = other
-    try:
-        yield
-    finally:
-        if before is None:
-            del part.forward
-        else:
-            part.forward = before
 
 
 def _reads_one(model: Any) -> bool:
     """Whether the head reads the class token alone, and the last block is one that is known."""
-    block: Any = model.blocks[-1] if len(model.blocks) else None
+    if type(model) is not VisionTransformer or not len(model.blocks):
+        return False
+    block: Any = model.blocks[-1]
     return (
         model.global_pool == "token"
         and model.attn_pool is None
         and model.cls_token is not None
+        and not model.grad_checkpointing  # whose backward pass computes the block again, outside of the with block
         and isinstance(model.norm, nn.LayerNorm | nn.Identity)
         and type(block) is Block
         and type(block.attn) is Attention
         and getattr(block.attn, "gate", None) is None
         and type(block.mlp) in (Mlp, GluMlp, SwiGLU)
+        and all(isinstance(vars(part).get("forward", _Forward), _Forward | type) for part in (block, block.attn))
     )
+
+
+_shortened: ContextVar[tuple[nn.Module, ...]] = ContextVar("_shortened", default=())
+_lock = Lock()
+
+
+class _Forward:
+    """A part's forward pass while some thread takes the short way: that thread takes it, and nobody else does."""
+
+    def __init__(self, part: nn.Module, short: Callable[[Any, Tensor], Tensor]) -> None:
+        self.part, self.short, self.users = part, short, 0
+
+    def __call__(self, x_BND: Tensor, *args: Any, **settings: Any) -> Any:
+        if args or settings or not any(self.part is each for each in _shortened.get()):
+            return type(self.part).forward(self.part, x_BND, *args, **settings)
+        return self.short(self.part, x_BND)
+
+
+@contextmanager
+def _short_way(part: Any, short: Callable[[Any, Tensor], Tensor]) -> Iterator[None]:
+    with _lock:
+        own = vars(part).get("forward")
+        if own is None:
+            own = part.forward = _Forward(part, short)
+        own.users += 1
+    token = _shortened.set((*_shortened.get(), part))
+    try:
+        yield
+    finally:
+        _shortened.reset(token)
+        with _lock:
+            own.users -= 1
+            if not own.users:
+                del part.forward
 
 
 def _one_token(block: Any, x_BND: Tensor) -> Tensor:

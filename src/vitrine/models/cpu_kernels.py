@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.overrides import TorchFunctionMode
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
 from vitrine.models import onednn
@@ -25,23 +26,30 @@ from vitrine.models.plain_attention import plain_attention, suits
 
 _LARGE = 1 << 16  # weights of a layer, and
 _MANY = 16  # rows, from which on a packed copy pays
+_SOME = 64  # weights that are compared before a copy is used
 
 
 @dataclass(frozen=True)
 class _Copy:
-    """A layer's weights in bf16, packed; ``version`` is the count of in-place changes of the weights it was made of."""
+    """A layer's weights in bf16, packed; and how to see that they have changed since."""
 
-    version: int
+    version: int  # the count of in-place changes, which fused optimizers and ``.data`` pass by
+    some: Tensor
     packed: Tensor
 
 
 _copies: WeakIdKeyDictionary = WeakTensorKeyDictionary()
 
 
-def forget_copies(module: nn.Module) -> None:
-    """Drop the copies of a module's weights, half as large as these, before they change: in training, for example."""
-    for parameter in module.parameters():
-        _copies.pop(parameter, None)
+def _forget_trained(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Drop the copies of weights that an optimizer has just changed."""
+    if len(_copies):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                _copies.pop(parameter, None)
+
+
+register_optimizer_step_post_hook(_forget_trained)
 
 
 def bf16_kernels(device: torch.device) -> AbstractContextManager[Any]:
@@ -62,12 +70,12 @@ class _Kernels(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        found = None
         if func is functional.scaled_dot_product_attention:
-            found = _attended(*args, **kwargs)
+            # Whoever watches from further out would not see the call that is replaced.
+            found = None if _get_current_function_mode_stack() else _attended(*args, **kwargs)
         elif func is functional.linear and not torch.is_grad_enabled():
             found = _multiplied(*args, **kwargs)
-        else:
-            found = None
         return func(*args, **kwargs) if found is None else found
 
 
@@ -95,10 +103,19 @@ def _multiplied(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
         or weight.device.type != "cpu"
         or weight.numel() < _LARGE
         or input.numel() < _MANY * weight.shape[1]
+        or torch.get_autocast_dtype("cpu") != torch.bfloat16
+        or not torch.is_autocast_enabled("cpu")  # a part of the model may have switched it off for itself
         or not onednn.packs(torch.bfloat16)
     ):
         return None
-    copy = _copies.get(weight)
-    if copy is None or copy.version != weight._version:
-        copy = _copies[weight] = _Copy(weight._version, onednn.pack_linear(weight.detach().to(torch.bfloat16)))
-    return onednn.linear(input.to(torch.bfloat16), copy.packed, None if bias is None else bias.to(torch.bfloat16))
+    packed = _packed(weight)
+    return onednn.linear(input.to(torch.bfloat16), packed, None if bias is None else bias.to(torch.bfloat16))
+
+
+def _packed(weight: nn.Parameter) -> Tensor:
+    some = weight.detach().view(-1)[:: weight.numel() // _SOME] if weight.is_contiguous() else weight.detach()[:, 0]
+    copy: _Copy | None = _copies.get(weight)
+    if copy is None or copy.version != weight._version or not torch.equal(copy.some, some):
+        packed = onednn.pack_linear(weight.detach().to(torch.bfloat16))
+        copy = _copies[weight] = _Copy(weight._version, some.clone(), packed)
+    return copy.packed

@@ -48,8 +48,7 @@ def plain_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | No
         bf16, (B, H, Q, D). Scores are rounded to bf16 once more than PyTorch's kernel does.
     """
     scale = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    # Who watches the functions of a model has seen the call that this one stands for.
-    with torch.autocast("cpu", enabled=False), torch._C.DisableTorchFunction():
+    with torch.autocast("cpu", enabled=False):
         attended: Tensor = _Attention.apply(query, key, value, scale)  # type: ignore[no-untyped-call]
     return attended
 

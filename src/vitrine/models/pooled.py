@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vitrine.models.class_token import class_token_alone
+
 # What draws random numbers in training, by the names of its classes, and the attributes that switch it on.
 _DRAWS = ("p", "prob", "drop_prob")
 
@@ -59,7 +61,7 @@ class HeadOnFrozen(nn.Module):
     def forward(self, seen: Tensor) -> Tensor:
         """Logits (B, C) of normalised pixels (B, 3, H, W), or of their features (B, D)."""
         if seen.ndim == 4:
-            with torch.no_grad():
+            with torch.no_grad(), class_token_alone(self.whole):
                 seen = self.features(seen)
         logits_BC: Tensor = self.head(seen)
         return logits_BC

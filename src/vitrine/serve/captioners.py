@@ -171,15 +171,14 @@ class ServedCaptioner:
         if beams > 1 and prefix:
             raise Refusal(422, "A caption is continued by the likeliest words: leave beams out.")
         module, memory = self.opened.module, encoded.memory
-        with torch.inference_mode(), self._rounded():
-            if beams == 1:
-                for step in continued(module, memory, prefix):
-                    job.check()
-                    yield step
+        steps: Iterator[Any] = continued(module, memory, prefix) if beams == 1 else beam_search(module, memory, beams)
+        while True:
+            with torch.inference_mode(), self._rounded():
+                step = next(steps, None)
+            if step is None:
                 return
-            for progress in beam_search(module, memory, beams):
-                job.check()
-                yield Continued(progress, ())
+            job.check()
+            yield step if isinstance(step, Continued) else Continued(step, ())
 
     def _rounded(self) -> Any:
         rounded = images_rounded(self.opened.module)

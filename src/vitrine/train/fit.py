@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -17,6 +17,7 @@ from torch import nn
 
 from vitrine.errors import TrainingError
 from vitrine.models.class_token import class_token_alone
+from vitrine.models.compiled import is_compiled
 from vitrine.models.precision import autocast
 from vitrine.recipes import Recipe
 from vitrine.torchpair import require_torchvision
@@ -193,7 +194,7 @@ def _step(
     step = UnreadStep(processes, count, **place, learning_rate=learning_rate)
     for number, batch in enumerate(group):
         _seed(recipe.seed, progress.step * recipe.accumulate + number, processes.rank)
-        with _gathering(training), _forward_pass(training, recipe.compile):
+        with _gathering(training), _forward_pass(training):
             loss = objective(training.module, batch, mix=mix)
         whole = whole_loss(processes, loss, batch.lent)
         step.add(whole, partial(names, batch), at_once=at_once)
@@ -213,13 +214,12 @@ def _told(step: UnreadStep) -> StepDone:
     return StepDone(step.epoch, step.step, step.read(), step.pictures, step.learning_rate)
 
 
-def _forward_pass(training: Training, compiled: bool) -> ExitStack:
+@contextmanager
+def _forward_pass(training: Training) -> Iterator[None]:
     """Its precision, and its last block for the class token alone; a compiled module is what it was compiled as."""
-    stack = ExitStack()
-    stack.enter_context(autocast(training.accelerator.device, training.precision, compiled=compiled))
-    if not compiled:
-        stack.enter_context(class_token_alone(training.module))
-    return stack
+    module, device = training.module, training.accelerator.device
+    with autocast(device, training.precision, compiled=is_compiled(module)), class_token_alone(module):
+        yield
 
 
 def _exchange(training: Training, last: bool) -> AbstractContextManager[object]:

@@ -117,6 +117,7 @@ class CaptionerTask:
         for done, captions in enumerate(shards.captions(), start=1):
             self.report(Reading(done, len(shards), "Reading captions"))
             yield captions
+        self.report(Reading(len(shards), len(shards), "Reading captions"))
 
     def trainable(self) -> nn.Module:
         """The captioner under teacher forcing, its image encoder frozen on request."""
@@ -179,7 +180,7 @@ class CaptionerTask:
         if self._sharded is not None:
             return self._sharded.names(batch.indices_P.tolist())
         split = self.data.train.for_epoch(epoch, self.recipe.epoch_size)
-        return [split[index].name for index in batch.indices_P.tolist()]
+        return [split.pictures[index].name for index in batch.indices_P.tolist()]  # captions may be drawn
 
     def validate(self, module: nn.Module, setting: Setting) -> Validation:
         """Loss and accuracy over the word pieces of all captions, each predicted from those before it."""

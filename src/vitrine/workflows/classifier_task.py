@@ -17,7 +17,6 @@ from vitrine.evaluate.metrics import classification_metrics
 from vitrine.evaluate.outputs import Outputs, joined
 from vitrine.evaluate.predictions import predictions_csv
 from vitrine.models.build import open_run, width_of
-from vitrine.models.cpu_kernels import forget_copies
 from vitrine.models.pooled import HeadOnFrozen
 from vitrine.models.run_folder import RunFolder
 from vitrine.models.tuning import select_trainable, without_adapters
@@ -153,9 +152,7 @@ class ClassifierTask:
         results = run_batches(
             module, self._batches_of(samples), self.spec, device=setting.device, precision=setting.precision
         )
-        outputs = collect(samples, results)
-        forget_copies(module)  # its weights change, or it is not needed any more
-        return outputs
+        return collect(samples, results)
 
     def _batches_of(self, samples: tuple[Sample, ...]) -> Iterator[Batch]:
         size = max(32, self.recipe.batch_size)

@@ -18,6 +18,7 @@ from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
 from vitrine.evaluate.outputs import Outputs
 from vitrine.models.build import BuiltModel, InputSpec
+from vitrine.models.class_token import class_token_alone
 from vitrine.models.pooled import HeadOnFrozen, draws_at_random, one_head
 from vitrine.models.precision import autocast
 from vitrine.recipes import Recipe
@@ -117,7 +118,8 @@ class HeadFeatures:
     def _see(self, setting: Setting, batch: Batch) -> list[torch.Tensor]:
         with torch.no_grad(), autocast(setting.device, setting.precision):
             pixels_BCHW = normalise(batch.pixels_BCHW.to(setting.device), self._spec.mean, self._spec.std)
-            features_BD = self._model.features(pixels_BCHW)
+            with class_token_alone(self._model.whole):
+                features_BD = self._model.features(pixels_BCHW)
         return list(features_BD.to("cpu", stored_dtype(setting)))
 
     def _version(self, view: int) -> Iterator[Batch]:

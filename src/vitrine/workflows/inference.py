@@ -15,6 +15,7 @@ from vitrine.data.transforms import EvalTransform
 from vitrine.evaluate.outputs import Outputs
 from vitrine.models.build import InputSpec
 from vitrine.models.class_token import class_token_alone
+from vitrine.models.compiled import is_compiled
 from vitrine.models.precision import autocast
 from vitrine.recipes import TransformSpec
 
@@ -36,11 +37,11 @@ def run_batches(
     module: nn.Module, source: Iterable[Batch], spec: InputSpec, *, device: torch.device, precision: str
 ) -> Iterator[BatchLogits]:
     """Logits batch by batch, in eval mode; the module's own mode is put back at the end."""
-    was_training = module.training
+    was_training, compiled = module.training, is_compiled(module)
     module.eval()
     try:
         for batch in source:
-            with torch.inference_mode(), autocast(device, precision), class_token_alone(module):
+            with torch.inference_mode(), autocast(device, precision, compiled=compiled), class_token_alone(module):
                 pixels_BCHW = normalise(batch.pixels_BCHW.to(device, non_blocking=True), spec.mean, spec.std)
                 logits_BC = module(pixels_BCHW) if len(pixels_BCHW) else pixels_BCHW.new_zeros(0, 0)
             yield BatchLogits(batch, logits_BC.float().cpu())

@@ -79,6 +79,8 @@ class Member:
         label: the class; None where there is none.
         name: what the picture was called before; empty where nobody says.
         problem: why there is no picture.
+        unlabelled: why there is no class, where there is none.
+        unnamed: why nothing is known of its name, where its .json is damaged.
         captions: each on one line.
         uncaptioned: why there are none, where there are none.
     """
@@ -91,6 +93,8 @@ class Member:
     label: int | None = None
     name: str = ""
     problem: str = ""
+    unlabelled: str = "it has no class (.cls)"
+    unnamed: str = ""
     captions: tuple[str, ...] = ()
     uncaptioned: str = "it has no caption (.txt, or captions in .json)"
 
@@ -118,8 +122,8 @@ class Member:
     def _lacks(self, classes: int | None) -> str:
         if classes is None:
             return "" if self.captions else self.uncaptioned
-        if self.label is None:
-            return "it has no class (.cls)"
+        if self.label is None or self.unnamed:
+            return self.unnamed or self.unlabelled
         return "" if 0 <= self.label < classes else f"its class is {self.label}, and there are {classes} from 0 on"
 
 
@@ -200,9 +204,12 @@ def _take(member: Member, archive: tarfile.TarFile, info: tarfile.TarInfo, exten
 
 
 def _say(member: Member, extension: str, problem: str) -> None:
-    """What is wrong with a part of a sample; a text of no use matters only where captions are asked for."""
-    if extension == "txt":
+    """What is wrong with a part of a sample, which matters where that part is asked for."""
+    if extension == "cls":
+        member.unlabelled = problem
+    elif extension in _TEXTS:
         member.uncaptioned = problem
+        member.unnamed = problem if extension == "json" else member.unnamed
     else:
         member.problem = problem
 
