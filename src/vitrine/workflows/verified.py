@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from vitrine.report.tables import Table
+from vitrine.results import shown_number
 
 Status = Literal["same", "differs", "noted", "not checked"]
 
@@ -173,9 +174,9 @@ class CaptionsCompared:
             (
                 each.name,
                 each.then,
-                f"{each.then_log_probability:.4f}",
+                shown_number(each.then_log_probability, 4),
                 each.now,
-                f"{each.now_log_probability:.4f}",
+                shown_number(each.now_log_probability, 4),
             )
             for each in self.moved[:most]
         )
