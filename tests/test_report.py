@@ -390,6 +390,23 @@ def test_pictures_that_are_gone_leave_a_report_that_says_so(page: tuple[Path, Pa
     assert made.document.sections[0].key == "result"
 
 
+def test_every_run_is_read_once(page: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "other"):
+        shutil.copytree(page[1], tmp_path / "runs" / name)
+    read: list[Path] = []
+    read_text = Path.read_text
+
+    def noted(path: Path, encoding: str | None = None) -> str:
+        read.append(path)
+        return read_text(path, encoding)
+
+    monkeypatch.setattr(Path, "read_text", noted)
+    report([str(tmp_path / "runs")], tmp_path / "r.html", ReportSettings(data=str(tmp_path / "nowhere")))
+    for name in ("one", "other"):
+        for file in ("data.json", "metrics.json"):
+            assert read.count(tmp_path / "runs" / name / file) == 1, f"{name}/{file}"
+
+
 @pytest.mark.parametrize("name", ["report", "report.pdf", "report.md"])
 def test_only_a_page_can_be_written(page: tuple[Path, Path], tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"ends in \.html"):

@@ -10,10 +10,10 @@ from vitrine.data.samples import LabelledData
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, ModelError, RunError, UsageError
 from vitrine.evaluate.expectation import check_expectation
-from vitrine.models.captioner.saved import is_captioner_folder
 from vitrine.models.run_folder import RunFolder
-from vitrine.workflows.captioner_record import CaptionerRecord, read_captioner_record
-from vitrine.workflows.run_record import RunRecord, read_record
+from vitrine.workflows.captioner_record import CaptionerRecord
+from vitrine.workflows.finished_run import FinishedRun, read_finished_run
+from vitrine.workflows.run_record import RunRecord
 from vitrine.workflows.verified import Again, CaptionsCompared, Check, RowsCompared, Verification
 from vitrine.workflows.verified_captions import verify_captions
 from vitrine.workflows.verified_data import check_split, find_split, look_at
@@ -82,20 +82,20 @@ def verify(
     return Verification(str(run), found.reference, tolerance, tuple(checks), rows)
 
 
-def _record(run: Path) -> RunRecord | CaptionerRecord:
+def _record(run: Path) -> FinishedRun:
     folder = RunFolder(run)
     if not folder.started:
         raise RunError(f"{run} is not a run that vitrine train wrote, so there is nothing to verify.")
     if not folder.finished:
         raise RunError(f"The training in {run} has not ended. Continue it: vitrine train DATA -o {run} --resume")
-    return read_captioner_record(run.name, folder) if is_captioner_folder(run) else read_record(run.name, folder)
+    return read_finished_run(run.name, folder)
 
 
-def _finite(record: RunRecord | CaptionerRecord, split: str) -> bool:
+def _finite(record: FinishedRun, split: str) -> bool:
     return not isinstance(record.data["splits"].get(split, ""), str)
 
 
-def _open(record: RunRecord | CaptionerRecord, data: str | None) -> LabelledData | CaptionData:
+def _open(record: FinishedRun, data: str | None) -> LabelledData | CaptionData:
     recipe = record.recipe
     opening = open_captions if isinstance(record, CaptionerRecord) else open_data
     try:

@@ -12,7 +12,6 @@ from vitrine.data.captions import CaptionedSample, open_captions
 from vitrine.data.listing import one_picture
 from vitrine.data.samples import Sample
 from vitrine.errors import DataError
-from vitrine.models.run_folder import RunFolder
 from vitrine.report.page.document import (
     Block,
     CaptionView,
@@ -30,7 +29,7 @@ from vitrine.results import CaptioningMetrics
 from vitrine.workflows.caption_picture import worded_picture
 from vitrine.workflows.captioned import CaptionSettings
 from vitrine.workflows.captioner_opening import OpenedCaptioner, open_captioner
-from vitrine.workflows.captioner_record import CaptionerRecord, read_captioner_record
+from vitrine.workflows.captioner_record import CaptionerRecord
 from vitrine.workflows.decoded_pictures import decode_pictures
 from vitrine.workflows.reports.final import read_test_metrics
 
@@ -50,8 +49,7 @@ Progress = Callable[[int, int], None]
 
 
 def captioner_section(
-    name: str,
-    run: RunFolder,
+    record: CaptionerRecord,
     number: int,
     pictures: Sequence[Path] | None = (),
     progress: Progress = lambda _done, _total: None,
@@ -59,8 +57,7 @@ def captioner_section(
     """A captioner's scores, whether its words look at what they name, and some of its captions.
 
     Args:
-        name: of the run.
-        run: its folder.
+        record: the run.
         number: among the captioners of the report, from 1.
         pictures: to caption; without any, four of its validation pictures are shown; None shows no captions.
         progress: called with pictures done, of how many.
@@ -69,12 +66,11 @@ def captioner_section(
         RunError: its files cannot be read.
         DataError, ModelError: its pictures or weights cannot be used.
     """
-    record = read_captioner_record(name, run)
-    metrics = record.metrics
-    tested = read_test_metrics(run.path)
+    name, folder, metrics = record.name, record.folder.path, record.metrics
+    tested = read_test_metrics(folder)
     split = "validation" if tested is None else "test"
     scores: Mapping[str, Any] = metrics.scores if tested is None else tested["captions"]
-    opened = open_captioner(str(run.path), precision=metrics.precision)
+    opened = open_captioner(str(folder), precision=metrics.precision)
     shown: list[_Shown] = []
     if pictures is not None:
         given: list[_Shown] = [(one_picture(path, "vitrine caption"), (), "") for path in pictures]
