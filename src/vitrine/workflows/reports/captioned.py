@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vitrine.data.captions import CaptionedSample, open_captions
+from vitrine.data.captions import open_captions
 from vitrine.data.listing import one_picture
 from vitrine.data.samples import Sample
 from vitrine.errors import DataError
@@ -32,6 +31,7 @@ from vitrine.workflows.captioner_opening import OpenedCaptioner, open_captioner
 from vitrine.workflows.captioner_record import CaptionerRecord
 from vitrine.workflows.decoded_pictures import decode_pictures
 from vitrine.workflows.reports.final import read_test_metrics
+from vitrine.workflows.run_pictures import content_sha256
 
 _SIDE = 480  # pixels of a photograph on the page
 _SURE, _UNSURE = 2, 2  # captions that are shown of each kind
@@ -161,14 +161,10 @@ def _default(record: CaptionerRecord, opened: OpenedCaptioner) -> list[_Shown]:
     recipe = record.recipe
     found = open_captions(str(record.data["reference"]), seed=recipe.seed, val_fraction=recipe.val_fraction)
     there = {each.name: each for each in found.splits["validation"]} if "validation" in found.splits else {}
-    same = [name for name in why if name in there and (name, _sha256(there[name])) in record.pictures]
+    same = [name for name in why if name in there and (name, content_sha256(there[name].unlabelled)) in record.pictures]
     if not same:
         raise DataError(f"none of them is in {record.data['reference']} as it was")
     return [(there[name].unlabelled, there[name].captions[:1], why[name]) for name in same]
-
-
-def _sha256(sample: CaptionedSample) -> str:
-    return hashlib.sha256(sample.picture.encoded()).hexdigest()
 
 
 def _cannot(name: str, reason: str) -> NoReturn:
