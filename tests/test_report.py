@@ -312,6 +312,17 @@ def test_the_numbers_of_the_page_are_those_of_the_run(page: tuple[Path, Path]) -
         assert text.index("The final result") < text.index(heading) < text.rindex("Where everything comes from")
 
 
+def test_ids_are_unique_in_the_page_and_all_that_are_referred_to_are_there(page: tuple[Path, Path]) -> None:
+    """The figures of lines are drawn into the page, where an id of one would stand for another's."""
+    text = page[0].read_text("utf-8")
+    markup = re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.DOTALL)
+    assert markup.count("<svg ") == 3
+    ids = re.findall(r'\sid="([^"]*)"', markup)
+    assert len(ids) == len(set(ids)), sorted({each for each in ids if ids.count(each) > 1})
+    used = set(re.findall(r'(?:href="|url\()#([^")]*)', markup))
+    assert used <= set(ids) and {each.split("-")[0] for each in used} >= {"accuracy", "curves", "methods"}
+
+
 def test_markdown_has_a_figure_for_every_view_and_all_of_them_exist(page: tuple[Path, Path]) -> None:
     out, _ = page
     text = out.with_suffix(".md").read_text("utf-8")
