@@ -15,7 +15,7 @@ from PIL import Image
 from vitrine.explain.placement import Placement
 from vitrine.report.maps import MapPicture
 from vitrine.report.scale import Scale
-from vitrine.report.style import ACCENT, GREY, HAIRLINE, INK, styled
+from vitrine.report.style import ACCENT, GREY, HAIRLINE, INK, SERIES, styled
 from vitrine.report.words import CaptionPicture
 
 Pixels = npt.NDArray[np.uint8]
@@ -23,13 +23,13 @@ Pixels = npt.NDArray[np.uint8]
 _SMALL = 160  # pixels of a side up to which a picture is kept without loss
 _QUALITY = 85
 
-# Colours of figures that follow the page; those of series are seen on light and dark alike.
-_THEMED = {
+# Colours of figures that follow the page.
+_THEMED = {colour: f"--series-{number}" for number, colour in enumerate(SERIES, 1)} | {
     INK: "--ink",
     GREY: "--grey",
     HAIRLINE: "--hairline",
     ACCENT: "--accent",
-    "#000000": "--ink",
+    "#000000": "--ink",  # also the last series
     "#ffffff": "--paper",  # of hollow dots
 }
 
