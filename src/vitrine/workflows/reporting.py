@@ -35,6 +35,7 @@ from vitrine.workflows.reports.limits import limits_section
 from vitrine.workflows.reports.origins import foot, origins_section
 from vitrine.workflows.reports.ranked import RecordedScores, methods_section, read_scores, scores_from_dict
 from vitrine.workflows.reports.settings import curves_section, settings_section
+from vitrine.workflows.run_data import data_of
 from vitrine.workflows.run_record import RunRecord
 from vitrine.workflows.scoring import score_methods
 
@@ -214,7 +215,7 @@ class _Gathering:
         if not self.settings.score:
             return read_scores(folder)
         assert self.final is not None
-        data = self.settings.data or str(self.final.record.data["reference"])
+        data = self.settings.data or data_of(self.final.record.folder, str(self.final.record.data["reference"]))
         asked = ScoreSettings(limit=self.settings.score, curves=self.settings.score, seed=self.settings.seed)
         scored = score_methods(
             opened, str(folder), data, asked, lambda done, total: self.progress("Scoring methods", done, total)

@@ -13,6 +13,7 @@ from vitrine.evaluate.expectation import check_expectation
 from vitrine.models.run_folder import RunFolder
 from vitrine.workflows.captioner_record import CaptionerRecord
 from vitrine.workflows.finished_run import FinishedRun, read_finished_run
+from vitrine.workflows.run_data import data_of, looked_for
 from vitrine.workflows.run_record import RunRecord
 from vitrine.workflows.verified import Again, CaptionsCompared, Check, RowsCompared, Verification
 from vitrine.workflows.verified_captions import verify_captions
@@ -96,12 +97,16 @@ def _finite(record: FinishedRun, split: str) -> bool:
 
 
 def _open(record: FinishedRun, data: str | None) -> LabelledData | CaptionData:
-    recipe = record.recipe
+    recipe, reference = record.recipe, str(record.data["reference"])
+    place = data or data_of(record.folder, reference)
     opening = open_captions if isinstance(record, CaptionerRecord) else open_data
     try:
-        return opening(data or str(record.data["reference"]), seed=recipe.seed, val_fraction=recipe.val_fraction)
+        return opening(place, seed=recipe.seed, val_fraction=recipe.val_fraction)
     except DataError as error:
         if data is not None:
             raise
         first = str(error).splitlines()[0]
-        raise DataError(f"{first}\nThe run's data are not where they were; say where: verify RUN DATA") from error
+        looked = looked_for(record.folder, reference)
+        raise DataError(
+            f"{first}\nThe run's data are not where they were; say where: verify RUN DATA. {looked}"
+        ) from error

@@ -31,6 +31,7 @@ from vitrine.workflows.captioner_opening import OpenedCaptioner, open_captioner
 from vitrine.workflows.captioner_record import CaptionerRecord
 from vitrine.workflows.decoded_pictures import decode_pictures
 from vitrine.workflows.reports.final import read_test_metrics
+from vitrine.workflows.run_data import data_of
 from vitrine.workflows.run_pictures import content_sha256
 
 _SIDE = 480  # pixels of a photograph on the page
@@ -159,7 +160,8 @@ def _default(record: CaptionerRecord, opened: OpenedCaptioner) -> list[_Shown]:
     why = dict.fromkeys(ranked[:_SURE], "surest of its words")
     why |= dict.fromkeys([name for name in ranked[-_UNSURE:] if name not in why], "least sure of its words")
     recipe = record.recipe
-    found = open_captions(str(record.data["reference"]), seed=recipe.seed, val_fraction=recipe.val_fraction)
+    place = data_of(record.folder, str(record.data["reference"]))
+    found = open_captions(place, seed=recipe.seed, val_fraction=recipe.val_fraction)
     there = {each.name: each for each in found.splits["validation"]} if "validation" in found.splits else {}
     same = [name for name in why if name in there and (name, content_sha256(there[name].unlabelled)) in record.pictures]
     if not same:
