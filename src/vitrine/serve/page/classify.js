@@ -2,9 +2,9 @@
 
 import { answersPanel } from "./answers.js";
 import { h, segments } from "./dom.js";
+import { PicturePage } from "./looking.js";
 import { MapPane } from "./pane.js";
 import { takeAway } from "./take.js";
-import { tray } from "./tray.js";
 import { verdictPanel } from "./verdict.js";
 import { chance, colourBar, largest, strengthSlider, valueAt } from "./viewer.js";
 
@@ -12,12 +12,10 @@ export function classifyPage(app) {
   return new ClassifyPage(app);
 }
 
-class ClassifyPage {
+class ClassifyPage extends PicturePage {
   constructor(app) {
-    this.app = app;
+    super(app);
     this.patch = null; // under the pointer: [row, column] of the first pane's grid, as shares of the grid
-    this.tray = tray(app);
-    this.title = h("h1", { class: "title" });
     this.first = this.pane("First map", "");
     this.second = null;
     this.panes = h("div", { class: "panes" }, this.first.root);
@@ -38,7 +36,6 @@ class ClassifyPage {
       this.instruments,
     );
     this.side = h("aside", { class: "side", "aria-label": "What it says" }, this.answers.root, this.verdict.root, this.take.root);
-    this.blank = h("div", { class: "blank" });
     this.root = h("div", { class: "page classify" }, this.tray.root, this.stageArea, this.side, this.blank);
   }
 
@@ -78,22 +75,9 @@ class ClassifyPage {
       this.say("No classifier is served", "Start it with one: vitrine serve RUN, or vitrine serve vitrine/scenes-tiny.");
       return;
     }
-    const offered = this.app.given[0]?.key || this.app.offered(model)[0];
-    if (!state.picture && offered) {
-      this.app.set({ picture: offered });
-      return;
-    }
-    const picture = state.picture ? await this.app.picture(state.picture) : null;
-    if (this.app.state !== state) return;
-    this.tray.update(model, picture);
-    if (!picture) {
-      const lost = state.picture && "This view is of a picture that only the person who dropped it has. Drop it here, and the view comes back.";
-      this.say(lost ? "Which picture?" : "Look inside", lost || "Choose, drop or paste a picture to see what the model makes of it.");
-      return;
-    }
-    this.root.classList.remove("empty");
+    const picture = await this.pictureOf(state, model, "Look inside", "Choose, drop or paste a picture to see what the model makes of it.");
+    if (!picture) return;
     this.title.textContent = picture.label === null ? picture.title : `${picture.title} \u00b7 ${picture.label}`;
-    this.title.title = picture.name;
     this.updatePanes(state, model, picture);
   }
 
@@ -243,11 +227,6 @@ class ClassifyPage {
     const unseen = pane.picture.unshown ? " This browser cannot show this format: the photograph is a grey sheet." : "";
     const outlined = views[0].marked.length && !pane.parameters.query ? " Outlined: outlier tokens, whose place says little." : "";
     return [held + outlined + apart + unseen];
-  }
-
-  say(title, words) {
-    this.root.classList.add("empty");
-    this.blank.replaceChildren(h("h1", {}, title), h("p", {}, words));
   }
 
   taken() {
