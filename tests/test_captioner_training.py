@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,14 +26,18 @@ from vitrine.models.captioner.config import CaptionModelConfig
 from vitrine.models.captioner.features import Features
 from vitrine.models.captioner.model import CaptionModel
 from vitrine.models.captioner.saved import is_captioner_folder, load_saved_captioner
+from vitrine.models.run_folder import RunFolder
 from vitrine.models.tuning import captioner_groups
 from vitrine.recipes import CaptionSpec, Recipe, TransformSpec, load_recipe, override, recipe_from_toml, recipe_to_toml
 from vitrine.recipes.load import available_recipes
+from vitrine.report.page.document import CaptionView, Gallery
 from vitrine.torchpair import require_torchvision
 from vitrine.train.captioning import CaptionBatch, Captioning, TeacherForcing, fill_up
 from vitrine.train.optimizer import make_optimizer, make_schedule
 from vitrine.workflows.caption_evaluation import evaluate_captioner
 from vitrine.workflows.captioner_opening import open_captioner
+from vitrine.workflows.captioner_record import read_captioner_record
+from vitrine.workflows.reports.captioned import captioner_section
 from vitrine.workflows.training import train
 
 require_torchvision()
@@ -488,6 +493,21 @@ def test_the_likelihood_of_human_captions_is_that_of_the_validation(finished: Pa
     assert found.pieces == metrics["pieces"]
     assert found.negative_log_likelihood == pytest.approx(metrics["negative_log_likelihood"], abs=1e-4)
     assert found.predicted is None and "do not say where things are" in found.table()
+
+
+def test_a_report_shows_only_pictures_that_are_as_they_were(finished: Path, scenes: Path, tmp_path: Path) -> None:
+    shutil.copytree(scenes, tmp_path / "scenes")
+    record = read_captioner_record("run", RunFolder(finished))
+    record = replace(record, data={**record.data, "reference": str(tmp_path / "scenes")})
+
+    def shown() -> list[str]:
+        (gallery,) = (each for each in captioner_section(record, 1).blocks if isinstance(each, Gallery))
+        return [view.picture.name for view in gallery.views if isinstance(view, CaptionView)]
+
+    before = shown()
+    assert len(before) == 4 and set(before) <= record.captions.keys()
+    shutil.copy(tmp_path / "scenes" / before[1], tmp_path / "scenes" / before[0])
+    assert shown() == before[1:]
 
 
 def test_options_of_the_other_kind_are_refused(

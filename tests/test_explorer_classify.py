@@ -6,6 +6,7 @@ Axes: R grid rows, C grid columns, N tokens.
 from __future__ import annotations
 
 import base64
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from explorer_browser import browsing, look, opened, until
+from PIL import Image
 from serving import explorer_of, picture, served
 
 import vitrine
@@ -345,6 +347,50 @@ def test_two_models_side_by_side_on_one_scale(page: Any, home: str) -> None:
     until(page, "document.querySelectorAll('.bars .colour-bar').length === 2")  # two units, two scales
     page.get_by_role("button", name="One map").click()
     until(page, "document.querySelectorAll('.pane').length === 1")
+
+
+COPIED = """async () => {
+  const [item] = await navigator.clipboard.read();
+  const bytes = new Uint8Array(await (await item.getType("image/png")).arrayBuffer());
+  return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""));
+}"""
+
+
+def pixels(png: bytes) -> bytes:
+    return Image.open(io.BytesIO(png)).convert("RGB").tobytes()
+
+
+def test_each_of_two_maps_has_its_own_verdict_and_copy(page: Any, home: str) -> None:
+    show(page, f"{home}/#/classify?beside=1&method2=rollout")
+    checked = ":is([data-flag=believable], [data-flag=doubtful])"
+    until(page, "which => document.querySelectorAll(`.verdict .badge${which}`).length === 2", checked)
+    sample = sample_of(page, home)["id"]
+    asked = (
+        {"model": 0, "method": "attention", "sample": sample},
+        {"model": 1, "method": "rollout", "sample": f"0/{sample}"},
+    )
+    found = [page.request.post(f"{home}/api/verdict", params=each).json() for each in asked]
+    assert found[0]["sentence"] != found[1]["sentence"]
+    for which, answer in zip(("first", "second"), found, strict=True):
+        panel = page.get_by_role("region", name=f"Verdict on the {which} map")
+        assert panel.locator("h2").text_content() == f"Can the {which} map be believed?"
+        assert panel.locator(".badge").inner_text() == answer["flag"] and answer["sentence"] in panel.inner_text()
+        assert panel.locator(".evidence dt").count() == len(answer["checks"])
+    copied = []
+    for which, each in zip(("first", "second"), asked, strict=True):
+        page.get_by_role("button", name=f"Copy {which} figure").click()
+        page.get_by_text("The figure is in the clipboard.").wait_for()
+        until(page, "!document.querySelector('#told').classList.contains('shown')")
+        copied.append(pixels(base64.b64decode(page.evaluate(COPIED))))
+        drawn = page.request.post(f"{home}/api/figure", params=each | {"figure": "map", "kind": "png"})
+        assert copied[-1] == pixels(drawn.body()), which
+    assert copied[0] != copied[1]
+    page.get_by_role("button", name="One map").click()
+    until(page, "document.querySelectorAll('.verdict').length === 1")
+    assert page.locator(".verdict h2").text_content() == "Can this map be believed?"
+    assert page.locator(".verdict .badge").inner_text() == found[0]["flag"]
+    assert page.get_by_role("button", name="Copy figure", exact=True).count() == 1
+    assert page.get_by_role("button", name="Copy second figure").count() == 0
 
 
 GIVE = """([way, base64]) => {

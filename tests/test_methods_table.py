@@ -155,6 +155,12 @@ def test_the_table_says_the_same_as_the_ranking() -> None:
     assert methods_table(ranking).markdown().splitlines()[2].startswith("| **")
 
 
+def test_a_mean_that_rounds_to_zero_has_no_sign() -> None:
+    values = {"gap": np.full(40, -0.0001)}
+    text = methods_text(rank_methods([ScoredMethod("flat", False, values, None)]))
+    assert "0.000 (0.00 to 0.00)" in text and "\u22120" not in text
+
+
 def test_the_text_stays_narrow_and_shows_every_metric_once() -> None:
     for ranking in RANKINGS.values():
         text = methods_text(ranking)

@@ -26,6 +26,7 @@ from vitrine.recipes import (
     recipe_from_toml,
     recipe_to_toml,
 )
+from vitrine.recipes.recipe import NOT_A_PATH
 
 PLAIN = Recipe(name="plain", model="vit_tiny_patch16_224")
 
@@ -90,7 +91,7 @@ NOT_WHOLE = [*NOT_A_NUMBER, 1.5]
 
 REFUSED: dict[str, list[object]] = {
     "model": ["", 3],
-    "pretrained": ["", 1, 0.5],
+    "pretrained": ["", "False", "yes", 1, 0.5],
     "image_size": [*NOT_WHOLE, -1],
     "batch_size": [*NOT_WHOLE, 0],
     "accumulate": [*NOT_WHOLE, 0],
@@ -271,7 +272,7 @@ recipes = st.builds(
     model=text.filter(bool),
     description=text,
     model_args=st.dictionaries(text, toml_value, max_size=3),
-    pretrained=st.booleans() | text.filter(lambda path: path not in ("", "False", "True", "no", "yes")),
+    pretrained=st.booleans() | text.filter(lambda path: path not in NOT_A_PATH),
     image_size=st.integers(0, 10**6),
     transforms=transform_specs,
     batch_size=st.integers(1, 10**6),

@@ -312,6 +312,17 @@ def test_the_numbers_of_the_page_are_those_of_the_run(page: tuple[Path, Path]) -
         assert text.index("The final result") < text.index(heading) < text.rindex("Where everything comes from")
 
 
+def test_ids_are_unique_in_the_page_and_all_that_are_referred_to_are_there(page: tuple[Path, Path]) -> None:
+    """The figures of lines are drawn into the page, where an id of one would stand for another's."""
+    text = page[0].read_text("utf-8")
+    markup = re.sub(r"<(script|style)\b.*?</\1>", "", text, flags=re.DOTALL)
+    assert markup.count("<svg ") == 3
+    ids = re.findall(r'\sid="([^"]*)"', markup)
+    assert len(ids) == len(set(ids)), sorted({each for each in ids if ids.count(each) > 1})
+    used = set(re.findall(r'(?:href="|url\()#([^")]*)', markup))
+    assert used <= set(ids) and {each.split("-")[0] for each in used} >= {"accuracy", "curves", "methods"}
+
+
 def test_markdown_has_a_figure_for_every_view_and_all_of_them_exist(page: tuple[Path, Path]) -> None:
     out, _ = page
     text = out.with_suffix(".md").read_text("utf-8")
@@ -388,6 +399,23 @@ def test_pictures_that_are_gone_leave_a_report_that_says_so(page: tuple[Path, Pa
     text = visible((tmp_path / "r.html").read_text("utf-8"))
     assert "Maps: the pictures cannot be opened" in text and "--data says where" in text
     assert made.document.sections[0].key == "result"
+
+
+def test_every_run_is_read_once(page: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "other"):
+        shutil.copytree(page[1], tmp_path / "runs" / name)
+    read: list[Path] = []
+    read_text = Path.read_text
+
+    def noted(path: Path, encoding: str | None = None) -> str:
+        read.append(path)
+        return read_text(path, encoding)
+
+    monkeypatch.setattr(Path, "read_text", noted)
+    report([str(tmp_path / "runs")], tmp_path / "r.html", ReportSettings(data=str(tmp_path / "nowhere")))
+    for name in ("one", "other"):
+        for file in ("data.json", "metrics.json"):
+            assert read.count(tmp_path / "runs" / name / file) == 1, f"{name}/{file}"
 
 
 @pytest.mark.parametrize("name", ["report", "report.pdf", "report.md"])

@@ -75,7 +75,8 @@ def test_the_figure_shows_means_and_intervals() -> None:
                 lead = found.leads[key][name]
                 assert lead.interval is not None
                 written = [f"{round(v, 2) + 0.0:.2f}" for v in (lead.interval.low, lead.interval.high)]
-                shown = f"{round(lead.mean, 2) + 0.0:+.2f} ({written[0]} to {written[1]})".replace("-", "−")
+                mean = f"{round(lead.mean, 2) + 0.0:+.2f}".replace("+0.00", "0.00")
+                shown = f"{mean} ({written[0]} to {written[1]})".replace("-", "−")
                 assert shown in words
 
 

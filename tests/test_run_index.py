@@ -15,6 +15,7 @@ from vitrine.models.run_folder import RunFolder
 from vitrine.workflows import run_index
 from vitrine.workflows.comparing import compare
 from vitrine.workflows.finding_runs import find_runs
+from vitrine.workflows.finished_run import ReadRun
 from vitrine.workflows.run_index import FILE, read_summaries
 from vitrine.workflows.run_summary import RunSummary, read_summary
 
@@ -34,9 +35,9 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Names of the runs whose files are read."""
     names: list[str] = []
 
-    def noted(name: str, run: RunFolder) -> RunSummary:
+    def noted(name: str, run: RunFolder, read: ReadRun) -> RunSummary:
         names.append(run.path.name)
-        return read_summary(name, run)
+        return read_summary(name, run, read)
 
     monkeypatch.setattr(run_index, "read_summary", noted)
     yield names

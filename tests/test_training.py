@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from vitrine.data.scenes import write_scenes
-from vitrine.errors import DataError, RecipeError, RunError, TrainingError
+from vitrine.errors import DataError, ModelError, RecipeError, RunError, TrainingError
 from vitrine.recipes import Recipe, named_transforms, recipe_to_toml
 from vitrine.train.fit import StepDone
 from vitrine.workflows.training import train
@@ -304,6 +304,25 @@ def test_two_trainings_never_share_a_folder(scenes: Path, tmp_path: Path) -> Non
         with pytest.raises(RunError, match="in use"):
             train(str(scenes), recipe(), tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] in ([], [".lock"])
+
+
+@pytest.mark.parametrize("missing", ["data", "weights"])
+def test_what_cannot_be_trained_leaves_nothing_behind(missing: str, scenes: Path, tmp_path: Path) -> None:
+    data = tmp_path / "nowhere" if missing == "data" else scenes
+    asked = recipe() if missing == "data" else recipe(pretrained=str(tmp_path / "nowhere.safetensors"))
+    for folder in (tmp_path / "runs" / "deep" / "run", tmp_path / "run"):
+        with pytest.raises((DataError, ModelError), match="nowhere"):
+            train(str(data), asked, folder)
+    assert list(tmp_path.iterdir()) == []
+
+    empty, kept = tmp_path / "empty", tmp_path / "kept" / "notes.txt"
+    for folder in (empty, kept.parent):
+        folder.mkdir()
+    kept.write_text("mine")
+    for folder in (empty, kept.parent, empty / "new", kept.parent / "new"):
+        with pytest.raises((DataError, ModelError), match="nowhere"):
+            train(str(data), asked, folder)
+    assert list(empty.iterdir()) == [] and list(kept.parent.iterdir()) == [kept], "what was there is untouched"
 
 
 def test_moving_pictures_are_seen_by_no_other_seed(scenes: Path) -> None:

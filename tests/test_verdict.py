@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
+from decimal import ROUND_HALF_EVEN, Decimal
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from vitrine.explain.verdict import (
     judge,
     strongest_tenth,
 )
-from vitrine.results import Interval
+from vitrine.results import Interval, shown_number
 
 GOOD = Evidence(
     pictures=1, correlation=0.02, metric="gap", advantage=0.21, strongest_tenth=0.45, carried=0.0, outliers=0.0
@@ -161,6 +163,26 @@ def test_unusable_evidence_is_refused() -> None:
             judge(replace(GOOD, **change))
     with pytest.raises(ValueError, match="No metric"):
         judge(replace(GOOD, metric="beauty"))
+
+
+# --- numbers in sentences
+
+
+@given(st.floats(-2, 2), st.integers(0, 4), st.booleans())
+def test_a_shown_number_is_the_rounded_one_and_zero_has_no_sign(value: float, decimals: int, sign: bool) -> None:
+    exact = Decimal(value).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_EVEN)
+    mark = "" if exact == 0 else "−" if exact < 0 else "+" if sign else ""
+    assert shown_number(value, decimals, sign=sign) == f"{mark}{abs(exact)}"
+
+
+@pytest.mark.parametrize("value", [-0.004, -0.0, 0.0, 0.004])
+def test_no_verdict_speaks_of_a_signed_zero(value: float) -> None:
+    """Of numbers on both sides of zero that round to it."""
+    for better in (Interval(value, value), None):
+        evidence = replace(GOOD, correlation=value, advantage=value, advantage_interval=better)
+        sentence = judge(evidence).sentence
+        assert "rank correlation 0.00)" in sentence and "insertion − deletion 0.00" in sentence
+        assert not re.search(r"[-+−]0\.00", sentence)
 
 
 # --- the strongest tenth

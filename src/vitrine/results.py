@@ -218,6 +218,19 @@ def rounded(value: float | None) -> float | None:
     return None if value is None else round(value, DECIMALS) + 0.0  # no "-0.0" in a file
 
 
+def shown_number(value: float, decimals: int = 2, *, sign: bool = False) -> str:
+    """A number as people read it, with a true minus; what rounds to 0 has no sign.
+
+    Args:
+        value: finite.
+        decimals: digits after the point.
+        sign: a plus before what is more than 0.
+    """
+    words = f"{value:z.{decimals}f}"
+    plus = "+" if sign and float(words) > 0 else ""
+    return f"{plus}{words}".replace("-", "\N{MINUS SIGN}")
+
+
 def _storable(name: str) -> str:
     r"""A file's name for a UTF-8 file: bytes that are not UTF-8 (Linux allows them) become ``\xNN``."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

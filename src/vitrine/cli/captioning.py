@@ -19,7 +19,7 @@ from vitrine.cli.engine import (
     require_local,
     show_bulk,
 )
-from vitrine.cli.options import JsonOption, VocabOption
+from vitrine.cli.options import FigureFormatOption, JsonOption, VocabOption
 from vitrine.errors import UsageError
 
 
@@ -65,7 +65,7 @@ def caption(
         Optional[int],  # noqa: UP045
         typer.Option(min=1, help="Pictures at most, drawn with --seed; default: all."),
     ] = None,
-    kind: Annotated[str, typer.Option("--format", metavar="png|svg", help="Of the figures.")] = "png",
+    kind: FigureFormatOption = "png",
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at a time.")] = 8,
     precision: Annotated[
         str,
@@ -145,5 +145,4 @@ def caption(
         for each in result.captions:
             typer.echo(f"{each.name}: {each.caption}")
         typer.echo(f"{len(result.captions)} figures and captions.csv in {result.out}.", err=True)
-    for name, reason in result.unreadable[:10]:
-        typer.echo(f"not readable: {name}: {reason}", err=True)
+    show.unreadable(result.unreadable)

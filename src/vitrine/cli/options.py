@@ -35,6 +35,7 @@ VocabOption = Annotated[
         help="Of the published captioner, its vocab.txt; default: beside the weights, else from the hub.",
     ),
 ]
+FigureFormatOption = Annotated[str, typer.Option("--format", metavar="png|svg", help="Of the figures.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON for programs.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Pictures at a time.")]
 PrecisionOption = Annotated[

@@ -19,7 +19,7 @@ from vitrine.cli.engine import (
     require_local,
     show_bulk,
 )
-from vitrine.cli.options import ArchOption, BatchOption, JsonOption, ModelArgument, PrecisionOption
+from vitrine.cli.options import ArchOption, BatchOption, FigureFormatOption, JsonOption, ModelArgument, PrecisionOption
 from vitrine.errors import UsageError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def explain(
         float, typer.Option(min=0, help="Where the colours end; 0 finds it on the first --batch-size pictures.")
     ] = 0.0,
     patches: Annotated[bool, typer.Option("--patches", help="Draw patches as they are, not smoothed.")] = False,
-    kind: Annotated[str, typer.Option("--format", metavar="png|svg", help="Of the figures.")] = "png",
+    kind: FigureFormatOption = "png",
     seed: Annotated[int, typer.Option(min=0, help="Of the checks and the scores.")] = 0,
     batch_size: BatchOption = 16,
     precision: PrecisionOption = "auto",
@@ -165,8 +165,7 @@ def explain(
         typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
     else:
         typer.echo(show.explained_summary(result))
-    for name, reason in result.unreadable[:10]:
-        typer.echo(f"not readable: {name}: {reason}", err=True)
+    show.unreadable(result.unreadable)
 
 
 def _score(

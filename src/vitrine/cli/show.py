@@ -46,8 +46,8 @@ def notes(sentences: Iterable[str]) -> None:
         print(sentence, file=sys.stderr)
 
 
-def unreadable(some: Sequence[tuple[str, str]], count: int, table: object) -> None:
-    """The first unreadable pictures with their reasons, and where all are listed, on stderr."""
+def unreadable(some: Sequence[tuple[str, str]], count: int = 0, table: object = None) -> None:
+    """The first unreadable pictures with their reasons, and where all are listed if there is a table, on stderr."""
     for name, reason in some[:10]:
         print(f"not readable: {name}: {reason}", file=sys.stderr)
     if count:

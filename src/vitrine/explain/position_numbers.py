@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitrine.explain.ranks import mean_ranks
-from vitrine.results import DECIMALS
+from vitrine.results import rounded
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -41,7 +41,7 @@ class PositionNumbers:
 
     def to_dict(self) -> dict[str, float | None]:
         """JSON-ready, rounded to six decimals."""
-        return {key: None if v is None else round(v, DECIMALS) + 0.0 for key, v in asdict(self).items()}
+        return {key: rounded(v) for key, v in asdict(self).items()}
 
 
 def cosine_similarity(embeddings_RCD: npt.ArrayLike) -> Floats:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitrine.explain.ranking import metric
-from vitrine.results import DECIMALS, Interval
+from vitrine.results import Interval, rounded, shown_number
 
 SAME_MAP = 0.5
 """Mean rank correlation with the map of a fully randomised model from which a map does not depend on the weights. At
@@ -200,7 +200,7 @@ def strongest_tenth(scores_BRC: npt.ArrayLike) -> npt.NDArray[np.float64]:
 
 
 def _weights(evidence: Evidence) -> str:
-    return "" if evidence.correlation is None else f"rank correlation {_minus(evidence.correlation, '.2f')}"
+    return "" if evidence.correlation is None else f"rank correlation {shown_number(evidence.correlation)}"
 
 
 def _tenth(evidence: Evidence) -> str:
@@ -219,12 +219,12 @@ def _centre(evidence: Evidence) -> str:
     if evidence.advantage is None:
         return ""
     interval = evidence.advantage_interval
-    ends = "" if interval is None else f", 95 % interval {_minus(interval.low)} to {_minus(interval.high)}"
-    return f"{metric(evidence.metric).label} {_minus(evidence.advantage)}{ends}"
+    ends = "" if interval is None else f", 95 % interval {_lead(interval.low)} to {_lead(interval.high)}"
+    return f"{metric(evidence.metric).label} {_lead(evidence.advantage)}{ends}"
 
 
-def _minus(value: float, form: str = "+.2f") -> str:
-    return f"{value:{form}}".replace("-", "−")
+def _lead(value: float) -> str:
+    return shown_number(value, sign=True)
 
 
 def _listed(parts: list[str]) -> str:
@@ -234,4 +234,4 @@ def _listed(parts: list[str]) -> str:
 def _rounded(value: Any) -> Any:
     if isinstance(value, list):
         return [_rounded(part) for part in value]
-    return round(value, DECIMALS) + 0.0 if isinstance(value, float) else value
+    return rounded(value) if isinstance(value, float) else value

@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -158,11 +158,12 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process; the lock ends with the process, however it ends.
 
+        Folders that were made for it, and in which nothing was written, go with it.
+
         Raises:
             RunError: another process trains into it.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as stream:
+        with _made(self.path), (self.path / ".lock").open("w") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -171,6 +172,19 @@ class RunFolder:
                 yield
             finally:
                 (self.path / ".lock").unlink(missing_ok=True)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder exists; those that were made for it are removed again where they are empty at the end."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it holds something
+            for each in missing:
+                each.rmdir()
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

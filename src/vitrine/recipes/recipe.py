@@ -11,7 +11,8 @@ from vitrine.recipes.checks import refuse, require_choice, require_number, requi
 from vitrine.recipes.transforms import TransformSpec
 
 PRECISIONS = ("auto", "bf16", "fp32")
-_NOT_A_PATH = ("", "False", "True", "no", "yes")  # what people write for false and true where TOML wants those
+NOT_A_PATH = ("", "False", "True", "no", "yes")
+"""What people write for false and true where TOML wants those: refused as paths of weights."""
 
 
 class FrozenTable(Mapping[str, object]):
@@ -137,7 +138,7 @@ class Recipe:
                 raise refuse(name, getattr(self, name), "text")
         if not self.model or not isinstance(self.model, str):
             raise refuse("model", self.model, "a model reference such as vit_base_patch16_224.orig_in21k")
-        if not isinstance(self.pretrained, bool | str) or self.pretrained in _NOT_A_PATH:
+        if not isinstance(self.pretrained, bool | str) or self.pretrained in NOT_A_PATH:
             raise refuse("pretrained", self.pretrained, "true, false or the path of a weights file")
         for name in ("batch_size", "accumulate", "epochs", "epoch_size", "shuffle_buffer"):
             require_number(name, getattr(self, name), 1, whole=True)

@@ -20,7 +20,7 @@ def caption_record(picture: CaptionPicture) -> bytes:
     the latter followed by the word's note where it has one. ``log_probability`` is natural, with six decimals; empty
     where it is not known.
     """
-    likely = "" if picture.log_probability is None else f"{picture.log_probability:.6f}"
+    likely = "" if picture.log_probability is None else f"{picture.log_probability:z.6f}"
     words = json.dumps([word.text for word in picture.words], ensure_ascii=False)
     verdicts = json.dumps([_verdict(word) for word in picture.words], ensure_ascii=False)
     return record((picture.name, picture.caption, likely, words, verdicts))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from vitrine.evaluate.caption_constant import RULE
 from vitrine.evaluate.caption_results import METRICS, CaptionScores, Score, ScoredCaptions
 from vitrine.report.tables import Cell, Table
-from vitrine.results import Interval
+from vitrine.results import Interval, shown_number
 
 _WIDTH = 100  # characters of the sentences in a terminal
 _FIRST = "cider"  # the metric whose lead is put into words, where it was computed
@@ -117,7 +117,7 @@ def _lead(score: Score) -> str:
         return f"{label} is {size} {_ends(mirrored)} BELOW the constant caption's: looking did not help."
     return (
         f"{label} cannot be told from the constant caption's: "
-        f"the difference is {score.value:.3f} {_ends(score.interval)}."
+        f"the difference is {shown_number(score.value, 3)} {_ends(score.interval)}."
     )
 
 
@@ -128,7 +128,7 @@ def _score(score: Score | None) -> str | None:
 
 
 def _ends(interval: Interval) -> str:
-    return f"({interval.low:.3f} to {interval.high:.3f})"
+    return f"({shown_number(interval.low, 3)} to {shown_number(interval.high, 3)})"
 
 
 def _share(count: int, of: int) -> str:

@@ -30,6 +30,7 @@ from vitrine.report.style import (
     write,
 )
 from vitrine.report.tables import Cell, Table
+from vitrine.results import shown_number
 
 _BETTER = "word map better by"
 _LABEL = 28  # characters of what captions are called, in the figure
@@ -222,9 +223,5 @@ def _lead(found: NounMean | None) -> str | None:
     """A difference with its sign."""
     if found is None:
         return None
-    ends = "" if found.interval is None else f" ({_rounded(found.interval.low)} to {_rounded(found.interval.high)})"
-    return f"{_rounded(found.mean, '+')}{ends}".replace("-", "\u2212")
-
-
-def _rounded(value: float, sign: str = "") -> str:
-    return f"{round(value, 2) + 0.0:{sign}.2f}"  # no "-0.00"
+    mean, interval = shown_number(found.mean, sign=True), found.interval
+    return mean if interval is None else f"{mean} ({shown_number(interval.low)} to {shown_number(interval.high)})"

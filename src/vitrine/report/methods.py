@@ -29,7 +29,7 @@ from vitrine.report.style import (
     write,
 )
 from vitrine.report.tables import Cell, Table
-from vitrine.results import DECIMALS
+from vitrine.results import rounded, shown_number
 
 STANDINGS = {
     "best": "best",
@@ -90,16 +90,16 @@ def methods_csv(ranking: Ranking) -> bytes:
         columns += [metric.key, f"{metric.key}_low", f"{metric.key}_high", f"{metric.key}_n"]
     rows: list[tuple[Cell, ...]] = []
     for row in ranking.rows:
-        cells: list[Cell] = [row.name, "yes" if row.is_control else "no", row.standing, _rounded(row.seconds)]
+        cells: list[Cell] = [row.name, "yes" if row.is_control else "no", row.standing, rounded(row.seconds)]
         for metric in ranking.metrics:
             found = row.estimates.get(metric.key)
             if found is None:
                 cells += [None] * 4
             elif found.interval is None:
-                cells += [_rounded(found.mean), None, None, found.n]
+                cells += [rounded(found.mean), None, None, found.n]
             else:
                 ends = found.interval
-                cells += [_rounded(found.mean), _rounded(ends.low), _rounded(ends.high), found.n]
+                cells += [rounded(found.mean), rounded(ends.low), rounded(ends.high), found.n]
         rows.append(tuple(cells))
     return Table(tuple(columns), tuple(rows)).csv()
 
@@ -204,7 +204,7 @@ def _point(axes: Axes, row: RankedMethod, entry: Estimate, height: float, end: f
     size = 5.5 if row.standing == "best" else 4.5
     axes.plot([entry.mean], [height], "o", color=colour, mfc=inside, markersize=size, zorder=3, clip_on=False)
     weight = "bold" if row.standing == "best" else "normal"
-    number = f"{entry.mean:.2f}".replace("-", "\u2212")
+    number = shown_number(entry.mean)
     axes.text(end, height, number, ha="right", va="center_baseline", fontsize=SMALL, color=colour, weight=weight)
 
 
@@ -247,13 +247,9 @@ def _name(row: RankedMethod) -> str:
 def _estimate(found: Estimate | None) -> str | None:
     if found is None:
         return None
-    ends = "" if found.interval is None else f" ({found.interval.low:.2f} to {found.interval.high:.2f})"
-    return f"{found.mean:.3f}{ends}".replace("-", "\u2212")
+    mean, interval = shown_number(found.mean, 3), found.interval
+    return mean if interval is None else f"{mean} ({shown_number(interval.low)} to {shown_number(interval.high)})"
 
 
 def _width(ranking: Ranking, metrics: Sequence[Metric], standing: bool) -> int:
     return max(map(len, methods_table(ranking, metrics, standing=standing).text().splitlines()))
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, DECIMALS) + 0.0

@@ -16,6 +16,7 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.patches import Rectangle
 
 from vitrine.report.style import HAIRLINE, INK, SHARES, SMALL, extent
+from vitrine.results import shown_number
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -97,8 +98,8 @@ def draw_cell(
     _number(ax, rows, columns, "patch")
     if _inches(ax)[0] / columns > 1.25 * extent(["−0.00"], SMALL)[0]:
         for (row, column), value in np.ndenumerate(similarity_RC):
-            words = f"{value + 0.0:.2f}".replace("-0.00", "0.00").replace("-", "−")
             ink = _readable_on(colours(float(value / limit + 1) / 2))
+            words = shown_number(float(value))
             ax.text(column + 1, row + 1, words, ha="center", va="center_baseline", fontsize=SMALL, color=ink)
     return ax
 

@@ -35,6 +35,7 @@ from vitrine.report.style import (
     styled,
     write,
 )
+from vitrine.results import shown_number
 
 __all__ = ["change_figure", "draw_positions", "number_rows", "position_figure", "save_position_figure"]
 
@@ -151,7 +152,7 @@ def number_rows(models: Sequence[PositionNumbers], findings: PositionFindings) -
         ),
         (
             "rank correlation of similarity with distance",
-            [_signed(numbers.distance_correlation) for numbers in every],
+            [_correlation(numbers.distance_correlation) for numbers in every],
         ),
         (
             "similarity that a row term plus a column term explain",
@@ -160,8 +161,8 @@ def number_rows(models: Sequence[PositionNumbers], findings: PositionFindings) -
     ]
 
 
-def _signed(value: float | None) -> str:
-    return "–" if value is None else f"{round(value, 2) + 0.0:.2f}".replace("-", "−")
+def _correlation(value: float | None) -> str:
+    return "–" if value is None else shown_number(value)
 
 
 def _require_cell(findings: PositionFindings, cell: Cell | None) -> None:
@@ -211,7 +212,7 @@ def _scale(axes: Axes, colours: Colormap, limit: float, label: str, *, upright: 
     """A colour bar from ``-limit`` to ``limit``."""
     ramp = np.linspace(-limit, limit, 511)
     ticks = [-limit, -limit / 2, 0.0, limit / 2, limit]
-    names = [f"{tick:.3g}".replace("-", "−") for tick in ticks]
+    names = [f"{tick:z.3g}".replace("-", "−") for tick in ticks]
     if upright:
         axes.imshow(ramp[::-1, None], cmap=colours, aspect="auto", extent=(0, 1, -limit, limit))
         axes.set(xticks=[], yticks=ticks, yticklabels=names)

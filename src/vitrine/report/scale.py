@@ -197,4 +197,4 @@ def _ticks(scale: Scale, low: float, high: float, room: float) -> list[float]:
 
 def number(value: float) -> str:
     """A value for a colour bar: three digits at most, a true minus."""
-    return f"{float(f'{value:.3g}'):g}".replace("-", "\N{MINUS SIGN}")
+    return f"{float(f'{value:.3g}'):zg}".replace("-", "\N{MINUS SIGN}")

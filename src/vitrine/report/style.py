@@ -31,9 +31,10 @@ MARGIN = 0.18  # around everything
 
 INK, GREY, HAIRLINE, EMPTY = "#1d2730", "#66717d", "#d9dee3", "#f1f3f5"
 ACCENT = "#0072b2"
-# Okabe and Ito (2008), Color universal design: told apart with every common colour blindness. Yellow is left out (too
-# pale on white), and the rest is in an order that keeps neighbours far apart.
-SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#000000")
+# Blue, vermilion, bluish green and black are of Okabe and Ito (2008), Color universal design, whose others are too pale
+# on white. The three in their place are, of colours with a contrast of 3, those farthest from the rest and from one
+# another with every common colour blindness. The dark page has its own (theme.css).
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#ae72fc", "#a80000", "#723c6c", "#000000")
 # White to dark blue; lightness falls evenly (a test looks), so that it reads in grey too.
 SHARES = LinearSegmentedColormap.from_list(
     "vitrine.shares", ["#ffffff", "#d6e6f2", "#a9cbe3", "#74add1", "#3f8cbc", "#1c6a9e", "#0d4a79", "#082c51"]

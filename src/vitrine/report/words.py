@@ -34,6 +34,7 @@ from vitrine.report.style import (
     write,
 )
 from vitrine.report.word_panels import WordGrid, WordPanel, grey_swatch, snapped
+from vitrine.results import shown_number
 
 __all__ = ["CaptionPicture", "Scale", "WordPanel", "caption_figure", "save_caption_figure"]
 
@@ -203,7 +204,8 @@ class _SmallText:
 
     def fill(self, picture: CaptionPicture, scale: Scale) -> None:
         """Everything that is said of a picture beside its caption; what grey means comes last."""
-        likely = "" if picture.log_probability is None else f"log-probability {_signed(picture.log_probability)}"
+        natural = picture.log_probability
+        likely = "" if natural is None else f"log-probability {shown_number(natural, 1)}"
         self.add(" · ".join(filter(None, (shortened(picture.name, 40), likely))), 0.07)
         self.add(picture.method, 0.0)
         if picture.true:
@@ -223,10 +225,6 @@ class _SmallText:
         for line in wrapped(words, size, self.width):
             self.down += LINE if size == SMALL else _LABEL_LINE
             self.lines.append((self.down, line, size, colour))
-
-
-def _signed(value: float) -> str:
-    return f"{value:.1f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _caption_lines(picture: CaptionPicture, width: float) -> tuple[tuple[tuple[float, str, bool], ...], ...]:

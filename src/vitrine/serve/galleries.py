@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vitrine.data.captions import open_captions
@@ -14,7 +14,8 @@ from vitrine.errors import VitrineError
 from vitrine.models.captioner.saved import is_captioner_folder
 from vitrine.models.reference import BUNDLED
 from vitrine.models.run_folder import RunFolder
-from vitrine.serve.recorded import Recorded, read_recorded
+from vitrine.serve.recorded import CheckedPicture, Recorded, read_recorded
+from vitrine.workflows.run_data import data_of, looked_for
 
 SHOWN = 12  # samples of a model
 
@@ -63,19 +64,25 @@ def gallery_of(reference: str) -> Gallery:
 
 def _of_run(folder: RunFolder) -> Gallery:
     recorded = read_recorded(folder)
-    recipe = folder.recipe()
+    recipe, place = folder.recipe(), data_of(folder, recorded.reference)
     labels: Sequence[str] = ()
     try:
         if is_captioner_folder(folder.path):
-            captions = open_captions(recorded.reference, seed=recipe.seed, val_fraction=recipe.val_fraction)
+            captions = open_captions(place, seed=recipe.seed, val_fraction=recipe.val_fraction)
             there = [each.unlabelled for each in captions.splits["validation"]]
         else:
-            data = open_data(recorded.reference, seed=recipe.seed, val_fraction=recipe.val_fraction)
+            data = open_data(place, seed=recipe.seed, val_fraction=recipe.val_fraction)
             there, labels = list(data.splits["validation"]), data.labels
     except (VitrineError, KeyError) as error:
         first = str(error).splitlines()[0]
-        return Gallery({}, (), recorded=recorded, notes=(f"The run's pictures are not where they were: {first}",))
-    by_name = {sample.name: sample for sample in there}
+        looked = f"{looked_for(folder, recorded.reference)} Put the data there, or start where they lie."
+        note = f"The run's pictures are not where they were: {first} {looked}"
+        return Gallery({}, (), recorded=recorded, notes=(note,))
+    by_name = {
+        sample.name: replace(sample, picture=CheckedPicture(sample.picture, recorded.hashes[sample.name]))
+        for sample in there
+        if sample.name in recorded.hashes
+    }
     by_id = {id_at(place): by_name[name] for place, name in enumerate(recorded.names) if name in by_name}
     missing = len(recorded.names) - len(by_id)
     notes = (f"{missing:,} of the run's {len(recorded.names):,} validation pictures are missing.",) if missing else ()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vitrine.errors import RunError
+from PIL import Image
+
+from vitrine.data.decoding import decode
+from vitrine.data.samples import Picture
+from vitrine.errors import PictureError, RunError
 from vitrine.models.captioner.saved import is_captioner_folder
 from vitrine.models.run_folder import RunFolder
 from vitrine.results import ClassificationMetrics
@@ -43,6 +48,29 @@ class Recorded:
     hashes: Mapping[str, str]
     said: Mapping[str, Said]
     metrics: ClassificationMetrics | None = None
+
+
+@dataclass(frozen=True)
+class CheckedPicture:
+    """A picture that is shown for one that the run recorded, as long as it has the content that was recorded."""
+
+    picture: Picture
+    sha256: str
+
+    def encoded(self) -> bytes:
+        """The file's bytes.
+
+        Raises:
+            PictureError: they cannot be had, or are another picture's.
+        """
+        data = self.picture.encoded()
+        if hashlib.sha256(data).hexdigest() != self.sha256:
+            raise PictureError("its content is not what the run recorded of it")
+        return data
+
+    def decoded(self) -> Image.Image:
+        """Upright 8-bit RGB; see :func:`vitrine.data.decoding.decode`."""
+        return decode(self.encoded())
 
 
 def read_recorded(folder: RunFolder) -> Recorded:

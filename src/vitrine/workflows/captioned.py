@@ -14,6 +14,7 @@ from vitrine.caption.sampling import sample
 from vitrine.caption.word_checks import WordCheck
 from vitrine.caption.words import CaptionWord, Join
 from vitrine.models.captioner.interface import Memory
+from vitrine.results import rounded
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class Captioned:
             "filename": self.name,
             "figure": str(self.figure),
             "caption": self.caption,
-            "log_probability": round(self.log_probability, 6),
+            "log_probability": rounded(self.log_probability),
             "words": [
                 {
                     "text": word.text,

@@ -20,6 +20,7 @@ from vitrine.data.samples import Sample
 from vitrine.errors import ModelError
 from vitrine.report.provenance import Provenance
 from vitrine.report.words import caption_figure, save_caption_figure
+from vitrine.results import shown_number
 from vitrine.workflows.caption_picture import WordedPicture, caption_origin, worded_picture
 from vitrine.workflows.captioned import CaptionSettings
 from vitrine.workflows.captioner_opening import OpenedCaptioner
@@ -78,7 +79,7 @@ class Caption:
         return self.text
 
     def __repr__(self) -> str:
-        return f"<{self.text!r}, log-probability {self.log_probability:.2f}>"
+        return f"<{self.text!r}, log-probability {shown_number(self.log_probability)}>"
 
     def _repr_png_(self) -> bytes:
         return self._drawn

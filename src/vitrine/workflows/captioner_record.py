@@ -6,17 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from vitrine.errors import RunError
 from vitrine.evaluate.caption_tokens import tokenise
 from vitrine.evaluate.csv_records import whole_records
 from vitrine.evaluate.intervals import wilson
 from vitrine.models.run_folder import RunFolder
-from vitrine.recipes import Recipe
 from vitrine.report.comparison import CaptionerRow
 from vitrine.report.tables import Cell
 from vitrine.results import CaptioningMetrics
+from vitrine.workflows.recorded_run import RecordedRun
 from vitrine.workflows.run_record import DATA, digest, flat_settings, read_json, training_pictures
 
 
@@ -29,27 +28,8 @@ class RecordedCaption:
 
 
 @dataclass(frozen=True)
-class CaptionerRecord:
-    """A captioner's finished run.
-
-    Attributes:
-        name: what a comparison calls it.
-        folder: its files.
-        recipe: resolved.
-        metrics: on its validation pictures.
-        data: content of data.json.
-    """
-
-    name: str
-    folder: RunFolder
-    recipe: Recipe
-    metrics: CaptioningMetrics
-    data: Mapping[str, Any]
-
-    @cached_property
-    def pictures(self) -> frozenset[tuple[str, str]]:
-        """(name, sha256) of every validation picture."""
-        return frozenset((row["name"], row["sha256"]) for row in self.data["splits"]["validation"])
+class CaptionerRecord(RecordedRun[CaptioningMetrics]):
+    """A captioner's finished run."""
 
     @cached_property
     def humans(self) -> dict[str, tuple[str, ...]]:

@@ -116,5 +116,5 @@ def greedy_captions(
 def captions_csv(captions: Sequence[PredictedCaption]) -> bytes:
     """filename, caption and log-probability (natural), one line a picture."""
     rows = [record(("filename", "caption", "log_probability"))]
-    rows += [record((each.name, each.caption, f"{each.log_probability:.6f}")) for each in captions]
+    rows += [record((each.name, each.caption, f"{each.log_probability:z.6f}")) for each in captions]
     return b"".join(rows)

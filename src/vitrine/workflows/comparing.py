@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 from vitrine.errors import UsageError
@@ -21,9 +22,10 @@ from vitrine.report.style import save
 from vitrine.workflows.compared import Comparison, Disagreement, Disagreements
 from vitrine.workflows.comparison_claims import claims_of, seeds_claims, shown_name
 from vitrine.workflows.comparison_maps import save_disagreement_maps
-from vitrine.workflows.finding_runs import find_runs
+from vitrine.workflows.finding_runs import FoundRuns, find_runs
+from vitrine.workflows.finished_run import ReadRun, read_finished_run
 from vitrine.workflows.run_index import read_summaries
-from vitrine.workflows.run_record import SHOWN, read_record, varying
+from vitrine.workflows.run_record import SHOWN, RunRecord, varying
 from vitrine.workflows.run_summary import NEARER, RunSummary
 
 
@@ -39,26 +41,35 @@ def compare(references: Sequence[str], *, out: Path | None = None, pictures: boo
         RunError: no finished run, or one whose files do not fit one another.
         UsageError: ``pictures`` without exactly two runs of classifiers on the same pictures.
     """
-    found = find_runs(references)
-    summaries = read_summaries(found.runs)
+    return compare_runs(find_runs(references), out=out, pictures=pictures)
+
+
+def compare_runs(
+    found: FoundRuns, read: ReadRun = read_finished_run, *, out: Path | None = None, pictures: bool = False
+) -> Comparison:
+    """:func:`compare` of runs that were found before; ``read`` reads those that are not known already."""
+    if pictures:
+        read = cache(read)  # two runs, whose records are needed again
+    summaries = read_summaries(found.runs, read)
     classifiers, captioners = ([run for run in summaries if run.kind == kind] for kind in ("classifier", "captioner"))
     claims = claims_of(summaries)
     rows, varied = _rows(classifiers, SHOWN)
     caption_rows, _ = _rows(captioners, ())
     order = {row.name: place for place, row in enumerate((*rows, *caption_rows))}
     ranked = sorted(summaries, key=lambda run: order[run.name])
+    pair = _pair(classifiers, read) if pictures else None
     comparison = Comparison(
         rows=tuple(row for row in rows if isinstance(row, RunRow)),
         captioners=tuple(row for row in caption_rows if isinstance(row, CaptionerRow)),
         claims=claims,
         over_seeds=seeds_claims(summaries, claims),
         groups=_groups(ranked[: len(rows)]),
-        disagreements=_disagreements(classifiers) if pictures else None,
+        disagreements=None if pair is None else _disagreements(*pair),
         left_out=found.left_out,
         notes=_notes(classifiers, captioners),
         varied=varied,
     )
-    return comparison if out is None else _written(comparison, ranked[: len(rows)], out)
+    return comparison if out is None else _written(comparison, ranked[: len(rows)], out, pair)
 
 
 def _rows(
@@ -108,21 +119,29 @@ def _notes(classifiers: Sequence[RunSummary], captioners: Sequence[RunSummary]) 
     return tuple(notes)
 
 
-def _disagreements(runs: Sequence[RunSummary]) -> Disagreements:
+def _pair(runs: Sequence[RunSummary], read: ReadRun) -> tuple[RunRecord, RunRecord]:
     if len(runs) != 2:
         raise UsageError(f"--pictures needs exactly two runs of classifiers; there are {len(runs)}.")
-    first, second = (read_record(run.name, run.folder) for run in runs)
+    first, second = (read(run.name, run.folder) for run in runs)
+    assert isinstance(first, RunRecord)
+    assert isinstance(second, RunRecord)
     if first.validation != second.validation:
         raise UsageError(
             f"--pictures needs two runs on the same validation pictures with the same labels; those of {first.name} "
             f"and {second.name} differ."
         )
+    return first, second
+
+
+def _disagreements(first: RunRecord, second: RunRecord) -> Disagreements:
     both = ((name, answer, second.answers[name]) for name, answer in first.answers.items())
     rows = (Disagreement(name, a.true, a.predicted, b.predicted) for name, a, b in both if a.predicted != b.predicted)
     return Disagreements(first.name, second.name, tuple(rows))
 
 
-def _written(comparison: Comparison, runs: Sequence[RunSummary], out: Path) -> Comparison:
+def _written(
+    comparison: Comparison, runs: Sequence[RunSummary], out: Path, pair: tuple[RunRecord, RunRecord] | None
+) -> Comparison:
     """Write tables and figures of the classifiers, best first; the files are named in the result."""
     out.mkdir(parents=True, exist_ok=True)
     tables: dict[str, bytes | str] = {
@@ -149,9 +168,7 @@ def _written(comparison: Comparison, runs: Sequence[RunSummary], out: Path) -> C
         written += [out / "accuracy.png", out / "curves.png"]
         if len(drawn) < len(runs):
             notes.append(f"curves.png shows the {len(drawn)} best of {len(runs)} runs: no more can be told apart.")
-    if comparison.disagreements is not None and comparison.disagreements.pictures:
-        by_name = {run.name: read_record(run.name, run.folder) for run in runs}
-        pair = (by_name[comparison.disagreements.first], by_name[comparison.disagreements.second])
+    if pair is not None and comparison.disagreements is not None and comparison.disagreements.pictures:
         sheets, told = save_disagreement_maps(comparison.disagreements, pair, out / "pictures.png")
         written += sheets
         notes += told

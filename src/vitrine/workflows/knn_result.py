@@ -9,7 +9,7 @@ from typing import Any
 from vitrine.evaluate.intervals import wilson
 from vitrine.evaluate.paired import LEVEL, paired_counts
 from vitrine.report.tables import Table
-from vitrine.results import Interval, rounded
+from vitrine.results import Interval, rounded, shown_number
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,6 @@ def _sentence(one: Guesser, other: Guesser) -> str:
     if not counts.discordant:
         return f"{other.name} beside {one.name}: right on the very same pictures."
     points = 100 * (other.accuracy - one.accuracy)
-    told = f"{other.name} beside {one.name}: {points:+.1f} points"
+    told = f"{other.name} beside {one.name}: {shown_number(points, 1, sign=True)} points"
     which = f"right alone on {counts.second:,} and {counts.first:,} pictures, exact p {counts.p:.2g}"
     return f"{told} ({which}){'' if counts.p <= LEVEL else ', which may be chance'}."

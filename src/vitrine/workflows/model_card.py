@@ -15,6 +15,7 @@ from vitrine.report.confusion import save_confusion_figure
 from vitrine.report.curves import save_learning_curves
 from vitrine.report.model_card import CardFacts, ExportFacts, model_card
 from vitrine.results import CaptioningMetrics, ClassificationMetrics
+from vitrine.workflows.run_data import STARTED_IN
 
 CARD = "README.md"
 _FIGURES = "figures"
@@ -132,8 +133,8 @@ def _parameters(file: Path) -> int:
 def _places(run: Path, data: dict[str, Any], environment: dict[str, Any]) -> tuple[str, ...]:
     """Folders and files of this machine that sentences of the run's files may name."""
     began = environment.get("starting_weights") or {}
-    named = [str(data.get("reference", "")), str(began.get("path", "")), str(began.get("origin", ""))]
-    absolute = [Path(each) for each in named if Path(each).is_absolute()]
+    named = (data.get("reference"), environment.get(STARTED_IN), began.get("path"), began.get("origin"))
+    absolute = [Path(str(each)) for each in named if each and Path(str(each)).is_absolute()]
     absolute += [run.absolute(), run.resolve(), Path.home()]
     found = {str(place) for path in absolute for place in (path, path.parent)}
     return tuple(sorted(place for place in found if len(Path(place).parts) > 1))

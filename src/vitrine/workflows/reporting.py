@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from vitrine.errors import DataError, UsageError
-from vitrine.models.captioner.saved import is_captioner_folder
 from vitrine.models.run_folder import write_atomically
 from vitrine.report.page.document import Document, Section
 from vitrine.report.page.html import render_html
 from vitrine.report.page.markdown import write_markdown
 from vitrine.results import ClassificationMetrics
+from vitrine.workflows.captioner_record import CaptionerRecord
 from vitrine.workflows.compared import Comparison
-from vitrine.workflows.comparing import compare
+from vitrine.workflows.comparing import compare_runs
 from vitrine.workflows.finding_runs import find_runs
+from vitrine.workflows.finished_run import read_finished_run
 from vitrine.workflows.method_scores import ScoreSettings
 from vitrine.workflows.opened import OpenedModel, open_model
 from vitrine.workflows.reports.captioned import captioner_section
@@ -33,7 +35,8 @@ from vitrine.workflows.reports.limits import limits_section
 from vitrine.workflows.reports.origins import foot, origins_section
 from vitrine.workflows.reports.ranked import RecordedScores, methods_section, read_scores, scores_from_dict
 from vitrine.workflows.reports.settings import curves_section, settings_section
-from vitrine.workflows.run_record import RunRecord, read_record
+from vitrine.workflows.run_data import data_of
+from vitrine.workflows.run_record import RunRecord
 from vitrine.workflows.scoring import score_methods
 
 Progress = Callable[[str, int, int], None]
@@ -129,12 +132,11 @@ class _Gathering:
 
     def __init__(self, references: Sequence[str], out: Path, settings: ReportSettings, progress: Progress) -> None:
         self.references, self.out, self.settings, self.progress = references, out, settings, progress
-        runs = find_runs(references).runs
-        self.captioners = {name: run for name, run in runs.items() if is_captioner_folder(run.path)}
-        self.records: dict[str, RunRecord] = {
-            name: read_record(name, run) for name, run in runs.items() if name not in self.captioners
-        }
-        self.comparison: Comparison = compare(references)
+        found, read = find_runs(references), cache(read_finished_run)
+        self.comparison: Comparison = compare_runs(found, read)
+        runs = [read(name, run) for name, run in found.runs.items()]
+        self.records = {run.name: run for run in runs if isinstance(run, RunRecord)}
+        self.captioners = {run.name: run for run in runs if isinstance(run, CaptionerRecord)}
         self.final: Final | None = choose_final(self.comparison, self.records, settings.final)
         self.missing: list[str] = []
         self.mapped = 0
@@ -149,19 +151,17 @@ class _Gathering:
             curves_section(self.comparison, self.records, self.final),
             *([classes_section(self.final)] if self.final else []),
         ]
-        paths = {name: record.folder.path for name, record in self.records.items()}
-        paths |= {name: run.path for name, run in self.captioners.items()}
         after = [
             limits_section(
                 self.final,
                 self.comparison,
                 self.records,
-                {name: run.path for name, run in self.captioners.items()},
+                {name: run.folder.path for name, run in self.captioners.items()},
                 scored=any(section.key == "methods" for section in looked),
                 mapped=self.mapped,
                 missing=self.missing,
             ),
-            origins_section(paths, self._command()),
+            origins_section([*self.records.values(), *self.captioners.values()], self._command()),
         ]
         sections = [*before, *looked, *captioned, *after]
         return Document(
@@ -215,7 +215,7 @@ class _Gathering:
         if not self.settings.score:
             return read_scores(folder)
         assert self.final is not None
-        data = self.settings.data or str(self.final.record.data["reference"])
+        data = self.settings.data or data_of(self.final.record.folder, str(self.final.record.data["reference"]))
         asked = ScoreSettings(limit=self.settings.score, curves=self.settings.score, seed=self.settings.seed)
         scored = score_methods(
             opened, str(folder), data, asked, lambda done, total: self.progress("Scoring methods", done, total)
@@ -223,16 +223,16 @@ class _Gathering:
         return scores_from_dict(scored.to_dict())
 
     def _captioner(self, number: int, name: str) -> Section:
-        run, pictures = self.captioners[name], self.settings.pictures
+        record, pictures = self.captioners[name], self.settings.pictures
         try:
             return captioner_section(
-                name, run, number, pictures, lambda done, total: self.progress("Captioning", done, total)
+                record, number, pictures, lambda done, total: self.progress("Captioning", done, total)
             )
         except DataError as error:
             if pictures:
                 raise
             self.missing.append(f"Captions of {name}: its pictures cannot be shown ({str(error).splitlines()[0]}).")
-            return captioner_section(name, run, number, None)
+            return captioner_section(record, number, None)
 
     def _title(self) -> str:
         if self.final is None:

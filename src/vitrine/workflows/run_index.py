@@ -15,6 +15,7 @@ from typing import Any
 from vitrine.evaluate.caption_ngrams import scorers
 from vitrine.models.run_folder import RunFolder, write_atomically
 from vitrine.version import __version__
+from vitrine.workflows.finished_run import ReadRun, read_finished_run
 from vitrine.workflows.run_summary import RunSummary, read_summary, summary_from
 
 FILE = ".vitrine-index.json"
@@ -34,11 +35,11 @@ _FRESH = 2.0  # seconds: the coarsest clock of a file system in use, by which tw
 _FORMAT = 1
 
 
-def read_summaries(runs: Mapping[str, RunFolder]) -> tuple[RunSummary, ...]:
+def read_summaries(runs: Mapping[str, RunFolder], read: ReadRun = read_finished_run) -> tuple[RunSummary, ...]:
     """Sum up finished runs, in the order given.
 
     Several runs of one folder are kept in its index. What a run's files say is taken from there only while each of
-    them has the size and the times that it had when it was read.
+    them has the size and the times that it had when it was read. ``read`` reads the others.
 
     Raises:
         RunError: a file is missing or cannot be read, or they contradict one another.
@@ -50,7 +51,7 @@ def read_summaries(runs: Mapping[str, RunFolder]) -> tuple[RunSummary, ...]:
     found = []
     for name, run in runs.items():
         index = indices.get(run.path.parent)
-        found.append(read_summary(name, run) if index is None else index.summary(name, run))
+        found.append(read_summary(name, run, read) if index is None else index.summary(name, run, read))
     for index in indices.values():
         index.save()
     return tuple(found)
@@ -69,7 +70,7 @@ class RunIndex:
         self._entries = self._kept()
         self._changed = False
 
-    def summary(self, name: str, run: RunFolder) -> RunSummary:
+    def summary(self, name: str, run: RunFolder, read: ReadRun) -> RunSummary:
         """What is known of a finished run of the folder.
 
         Raises:
@@ -80,7 +81,7 @@ class RunIndex:
         if isinstance(entry, dict) and entry.get("files") == now:
             with suppress(KeyError, TypeError, ValueError, AttributeError):  # someone's edit, or damage
                 return summary_from(entry["summary"], name, run)
-        found = read_summary(name, run)
+        found = read_summary(name, run, read)
         self._changed = True
         self._entries.pop(run.path.name, None)
         if all(stamp[1] < began - _FRESH * 1e9 for stamp in now.values()):

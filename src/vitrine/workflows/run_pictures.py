@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from vitrine.data.samples import Sample
 from vitrine.data.sources import open_data
 from vitrine.errors import PictureError
+from vitrine.workflows.run_data import data_of
 from vitrine.workflows.run_record import RunRecord
 
 
@@ -24,7 +25,8 @@ def validation_samples(record: RunRecord, names: Iterable[str], data: str | None
         DataError: there are no such data.
     """
     recipe = record.recipe
-    found = open_data(data or str(record.data["reference"]), seed=recipe.seed, val_fraction=recipe.val_fraction)
+    place = data or data_of(record.folder, str(record.data["reference"]))
+    found = open_data(place, seed=recipe.seed, val_fraction=recipe.val_fraction)
     there = {sample.name: sample for sample in found.splits.get("validation", ())}
     return {
         name: there[name] for name in names if name in there and (name, content_sha256(there[name])) in record.pictures

@@ -17,6 +17,7 @@ from vitrine.recipes import Recipe
 from vitrine.report.comparison import RunRow
 from vitrine.report.tables import Cell
 from vitrine.results import ClassificationMetrics
+from vitrine.workflows.recorded_run import RecordedRun
 
 DATA = "training pictures"
 """What a run was trained on, among its settings."""
@@ -52,27 +53,8 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class RunRecord:
-    """A classifier's finished run.
-
-    Attributes:
-        name: what a comparison calls it.
-        folder: its files.
-        recipe: resolved.
-        metrics: on its validation pictures.
-        data: content of data.json.
-    """
-
-    name: str
-    folder: RunFolder
-    recipe: Recipe
-    metrics: ClassificationMetrics
-    data: Mapping[str, Any]
-
-    @cached_property
-    def pictures(self) -> frozenset[tuple[str, str]]:
-        """(name, sha256) of every validation picture."""
-        return frozenset((row["name"], row["sha256"]) for row in self.data["splits"]["validation"])
+class RunRecord(RecordedRun[ClassificationMetrics]):
+    """A classifier's finished run."""
 
     @cached_property
     def truths(self) -> dict[str, str]:

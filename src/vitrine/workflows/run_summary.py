@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from vitrine.evaluate.caption_ngrams import rouge_l
 from vitrine.evaluate.caption_tokens import tokenise
-from vitrine.models.captioner.saved import is_captioner_folder
 from vitrine.models.run_folder import RunFolder
 from vitrine.report.comparison import CaptionerRow, RunRow
 from vitrine.report.tables import Cell
 from vitrine.results import Interval
-from vitrine.workflows.captioner_record import CaptionerRecord, is_exact, read_captioner_record
-from vitrine.workflows.run_record import RunRecord, digest, read_record
+from vitrine.workflows.captioner_record import CaptionerRecord, is_exact
+from vitrine.workflows.finished_run import FinishedRun, ReadRun, read_finished_run
+from vitrine.workflows.run_record import digest
 
 Kind = Literal["classifier", "captioner"]
 
@@ -74,23 +74,22 @@ def summary_from(content: Mapping[str, Any], name: str, folder: RunFolder) -> Ru
     return RunSummary(**{**content, "name": name, "folder": folder, "outcomes": outcomes, "row": row})
 
 
-def read_summary(name: str, folder: RunFolder) -> RunSummary:
+def read_summary(name: str, folder: RunFolder, read: ReadRun = read_finished_run) -> RunSummary:
     """Read a finished run's files and sum them up.
 
     Raises:
         RunError: a file is missing or cannot be read, or they contradict one another.
     """
-    if is_captioner_folder(folder.path):
-        captioner = read_captioner_record(name, folder)
-        return _summary("captioner", captioner, captioner.row({}), _of_captions(captioner))
-    record = read_record(name, folder)
+    record = read(name, folder)
+    if isinstance(record, CaptionerRecord):
+        return _summary("captioner", record, record.row({}), _of_captions(record))
     right = {RIGHT: tuple(int(each.right) for _, each in sorted(record.answers.items()))}
     return _summary("classifier", record, record.row({}), right)
 
 
 def _summary(
     kind: Kind,
-    record: RunRecord | CaptionerRecord,
+    record: FinishedRun,
     row: RunRow | CaptionerRow,
     outcomes: Mapping[str, tuple[float, ...]],
 ) -> RunSummary:

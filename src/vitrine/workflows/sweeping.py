@@ -204,6 +204,7 @@ class _Pool:
             busy = Failure(f"{folder} is in use by another training.", "RunError")
             self._said.put(RunEnded(name, time.monotonic() - began, busy))
             return
+        folder.mkdir(exist_ok=True)  # for the log and a failure's record
         (folder / FAILED).unlink(missing_ok=True)
         with self._lock:
             if self._stopped:

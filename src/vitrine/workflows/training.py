@@ -37,7 +37,7 @@ def train(
     part of every batch, and the result is one process's. The first one writes and reports; all return the same.
 
     Raises:
-        DataError, ModelError, RecipeError: the input cannot be used; nothing was written but the folder.
+        DataError, ModelError, RecipeError: the input cannot be used; nothing was written, and no folder was made.
         RunError: the folder holds a run already, is in use, or does not fit the recipe or data.
         TrainingError: the loss was not finite.
         LostProcessError: another process was killed.

@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ from vitrine.train.optimizer import make_schedule
 from vitrine.train.processes import Processes, partial_state_arguments
 from vitrine.workflows.environment import describe_environment, peak_memory_mib
 from vitrine.workflows.model_card import write_model_card
+from vitrine.workflows.run_data import STARTED_IN
 from vitrine.workflows.training_data import require_same_data
 from vitrine.workflows.training_events import Best, EpochRow, Event, Plan
 from vitrine.workflows.training_task import Setting, Task
@@ -171,6 +173,7 @@ class TrainingSession:
             "processes": self.processes.count,
             "seed": self.recipe.seed,
             "starting_weights": origin,
+            STARTED_IN: str(Path.cwd()),
         }
 
     def _plan(self) -> Plan:

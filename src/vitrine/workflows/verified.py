@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 from vitrine.report.tables import Table
+from vitrine.results import shown_number
 
 Status = Literal["same", "differs", "noted", "not checked"]
 
-UNEXPLAINED = "; nothing else differs, so that versions, hardware or precision moved them (see environment)"
-"""What is said of predictions that moved on the same pictures, classes and weights."""
-
+# Of predictions that moved on the same pictures, classes and weights.
+_UNEXPLAINED = "; nothing else differs, so that versions, hardware or precision moved them (see environment)"
 _MOST = 10  # rows and names that a person reads
 
 
@@ -67,35 +67,78 @@ class MovedLabel:
 
 
 @dataclass(frozen=True)
-class RowsCompared:
-    """The recorded predictions and those of now, row by row.
+class MovedCaption:
+    """A validation picture that has another caption than it had, with the natural log-probabilities of both."""
+
+    name: str
+    then: str
+    now: str
+    then_log_probability: float
+    now_log_probability: float
+
+
+Moved = TypeVar("Moved", bound=MovedLabel | MovedCaption)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared(Generic[Moved]):
+    """What a run recorded of its validation pictures and what it says of them now, row by row.
 
     Attributes:
-        recorded: rows of predictions.csv.
+        recorded: rows of the run's table.
         compared: those whose picture could be read.
-        moved: those with another label.
-        largest: difference of the probabilities of a label that is the same; None where they were not recorded.
+        moved: those with another label or caption.
+        largest: difference of the probabilities of a label that is the same, or of the log-probabilities of a caption
+            that is, in nats; None where they were not recorded.
         largest_at: the picture that has it.
-        accuracy_then, accuracy_now: on the compared pictures, 0 to 1.
         loss_then, loss_now: negative log-likelihood in nats; None unless all pictures were compared.
         precision: what was computed in now.
     """
 
     recorded: int
     compared: int
-    moved: tuple[MovedLabel, ...]
+    moved: tuple[Moved, ...]
     largest: float | None
     largest_at: str | None
-    accuracy_then: float
-    accuracy_now: float
-    loss_then: float | None
-    loss_now: float | None
+    loss_then: float | None = None
+    loss_now: float | None = None
     precision: str
 
     @property
     def share_moved(self) -> float:
-        """Share of the compared pictures with another label; no accuracy can move by more."""
+        """Share of the compared pictures that moved; no accuracy can move by more."""
         return len(self.moved) / self.compared if self.compared else 0.0
+
+    def check(self, what: str, noun: str, details: Sequence[str], tolerance: float, before: Sequence[Check]) -> Check:
+        """The check of this comparison.
+
+        Args:
+            what: its name.
+            noun: what moved, in the plural.
+            details: further parts of its sentence.
+            tolerance: share that may have moved.
+            before: the checks that were made before, of which one may explain a difference.
+        """
+        parts = [f"{len(self.moved):,} of {self.compared:,} {noun} differ (allowed: {100 * tolerance:g} %)"]
+        if self.compared < self.recorded:
+            parts.append(f"{self.recorded - self.compared:,} recorded pictures could not be compared")
+        told = "; ".join([*parts, *details])
+        if self.share_moved <= tolerance + 1e-9:
+            return Check(what, "same", told)
+        explained = any(check.status == "differs" for check in before)
+        return Check(what, "differs", told if explained else told + _UNEXPLAINED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowsCompared(Compared[MovedLabel]):
+    """The recorded predictions and those of now.
+
+    Attributes:
+        accuracy_then, accuracy_now: on the compared pictures, 0 to 1.
+    """
+
+    accuracy_then: float
+    accuracy_now: float
 
     def table(self, most: int) -> Table:
         """The first labels that moved, a row a picture."""
@@ -121,51 +164,20 @@ class RowsCompared:
         }
 
 
-@dataclass(frozen=True)
-class MovedCaption:
-    """A validation picture that has another caption than it had, with the natural log-probabilities of both."""
-
-    name: str
-    then: str
-    now: str
-    then_log_probability: float
-    now_log_probability: float
-
-
-@dataclass(frozen=True)
-class CaptionsCompared:
-    """The recorded captions and those of now, row by row.
+@dataclass(frozen=True, kw_only=True)
+class CaptionsCompared(Compared[MovedCaption]):
+    """The recorded captions and those of now; losses are of the human captions' word pieces.
 
     Attributes:
-        recorded: rows of captions.csv.
-        compared: those whose picture could be read.
-        moved: those with another text.
-        largest: difference of the log-probabilities of a caption that is the same, in nats; None where none is.
-        largest_at: the picture that has it.
         exact_then, exact_now: of the compared pictures, how many captions are word for word one of their own.
         pieces_then, pieces_now: share of the human captions' word pieces that were the likeliest, 0 to 1; None unless
             all pictures were compared.
-        loss_then, loss_now: of these pieces, in nats; None likewise.
-        precision: what was computed in now.
     """
 
-    recorded: int
-    compared: int
-    moved: tuple[MovedCaption, ...]
-    largest: float | None
-    largest_at: str | None
     exact_then: int
     exact_now: int
-    pieces_then: float | None
-    pieces_now: float | None
-    loss_then: float | None
-    loss_now: float | None
-    precision: str
-
-    @property
-    def share_moved(self) -> float:
-        """Share of the compared pictures with another caption."""
-        return len(self.moved) / self.compared if self.compared else 0.0
+    pieces_then: float | None = None
+    pieces_now: float | None = None
 
     def table(self, most: int) -> Table:
         """The first captions that moved, a row a picture."""
@@ -173,9 +185,9 @@ class CaptionsCompared:
             (
                 each.name,
                 each.then,
-                f"{each.then_log_probability:.4f}",
+                shown_number(each.then_log_probability, 4),
                 each.now,
-                f"{each.now_log_probability:.4f}",
+                shown_number(each.now_log_probability, 4),
             )
             for each in self.moved[:most]
         )

@@ -14,7 +14,7 @@ from vitrine.workflows.captioner_record import CaptionerRecord, is_exact
 from vitrine.workflows.captioner_scores import PredictedCaption, greedy_captions
 from vitrine.workflows.forced_captions import Forced, caption_batch, encoded_caption, measure_forced, plain_pictures
 from vitrine.workflows.training_task import Setting
-from vitrine.workflows.verified import UNEXPLAINED, Again, CaptionsCompared, Check, MovedCaption
+from vitrine.workflows.verified import Again, CaptionsCompared, Check, MovedCaption
 from vitrine.workflows.verified_files import environment_check
 
 
@@ -85,10 +85,6 @@ def _compared(
         largest_at=largest[1],
         exact_then=sum(is_exact(record.captions[each.name].text, record.humans[each.name]) for each in found),
         exact_now=sum(is_exact(each.caption, record.humans[each.name]) for each in found),
-        pieces_then=None,
-        pieces_now=None,
-        loss_then=None,
-        loss_now=None,
         precision=again.precision,
     )
 
@@ -114,15 +110,10 @@ def _forced(record: CaptionerRecord, samples: Mapping[str, Sample], setting: Set
 def _captions(rows: CaptionsCompared | None, tolerance: float, checks: Sequence[Check]) -> Check:
     if rows is None:
         return Check("captions", "not checked", "none of the recorded pictures can be read")
-    told = f"{len(rows.moved):,} of {rows.compared:,} captions differ (allowed: {100 * tolerance:g} %)"
-    if rows.compared < rows.recorded:
-        told += f"; {rows.recorded - rows.compared:,} recorded pictures could not be compared"
-    told += f"; word for word human ones: {rows.exact_then:,} then, {rows.exact_now:,} now"
+    details = [f"word for word human ones: {rows.exact_then:,} then, {rows.exact_now:,} now"]
     if rows.largest is not None:
-        told += f"; the largest difference of a log-probability is {rows.largest:.2g} ({rows.largest_at})"
-    if rows.share_moved <= tolerance + 1e-9:
-        return Check("captions", "same", told)
-    return Check("captions", "differs", told + ("" if any(c.status == "differs" for c in checks) else UNEXPLAINED))
+        details.append(f"the largest difference of a log-probability is {rows.largest:.2g} ({rows.largest_at})")
+    return rows.check("captions", "captions", details, tolerance, checks)
 
 
 def _pieces(rows: CaptionsCompared | None, tolerance: float) -> Check:

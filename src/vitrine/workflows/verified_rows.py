@@ -12,7 +12,7 @@ from vitrine.evaluate.outputs import Outputs, log_normaliser, require_finite
 from vitrine.workflows.inference import collect, eval_batches, run_batches
 from vitrine.workflows.opened import OpenedModel, open_model
 from vitrine.workflows.run_record import RunRecord, read_predictions
-from vitrine.workflows.verified import UNEXPLAINED, Again, Check, MovedLabel, RowsCompared
+from vitrine.workflows.verified import Again, Check, MovedLabel, RowsCompared
 from vitrine.workflows.verified_files import environment_check
 
 
@@ -114,19 +114,11 @@ def _differences(
 def _predictions(rows: RowsCompared | None, tolerance: float, checks: Sequence[Check]) -> Check:
     if rows is None:
         return Check("predictions", "not checked", "none of the recorded pictures can be read")
-    count = len(rows.moved)
-    told = f"{count:,} of {rows.compared:,} labels differ (allowed: {100 * tolerance:g} %)"
-    if rows.compared < rows.recorded:
-        told += f"; {rows.recorded - rows.compared:,} recorded pictures could not be compared"
-    told += f"; accuracy {rows.accuracy_then:.4f} then, {rows.accuracy_now:.4f} now"
+    details = [f"accuracy {rows.accuracy_then:.4f} then, {rows.accuracy_now:.4f} now"]
     if rows.loss_then is not None and rows.loss_now is not None:
-        told += f"; loss {rows.loss_then:.5f} then, {rows.loss_now:.5f} now"
+        details.append(f"loss {rows.loss_then:.5f} then, {rows.loss_now:.5f} now")
     if rows.largest is None:
-        told += "; probabilities were not recorded"
+        details.append("probabilities were not recorded")
     else:
-        told += f"; the largest difference of a probability is {rows.largest:.2g} ({rows.largest_at})"
-    if rows.share_moved <= tolerance + 1e-9:
-        return Check("predictions", "same", told)
-    if not any(check.status == "differs" for check in checks):
-        told += UNEXPLAINED
-    return Check("predictions", "differs", told)
+        details.append(f"the largest difference of a probability is {rows.largest:.2g} ({rows.largest_at})")
+    return rows.check("predictions", "labels", details, tolerance, checks)

@@ -10,10 +10,11 @@ from vitrine.data.samples import LabelledData
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, ModelError, RunError, UsageError
 from vitrine.evaluate.expectation import check_expectation
-from vitrine.models.captioner.saved import is_captioner_folder
 from vitrine.models.run_folder import RunFolder
-from vitrine.workflows.captioner_record import CaptionerRecord, read_captioner_record
-from vitrine.workflows.run_record import RunRecord, read_record
+from vitrine.workflows.captioner_record import CaptionerRecord
+from vitrine.workflows.finished_run import FinishedRun, read_finished_run
+from vitrine.workflows.run_data import data_of, looked_for
+from vitrine.workflows.run_record import RunRecord
 from vitrine.workflows.verified import Again, CaptionsCompared, Check, RowsCompared, Verification
 from vitrine.workflows.verified_captions import verify_captions
 from vitrine.workflows.verified_data import check_split, find_split, look_at
@@ -82,26 +83,30 @@ def verify(
     return Verification(str(run), found.reference, tolerance, tuple(checks), rows)
 
 
-def _record(run: Path) -> RunRecord | CaptionerRecord:
+def _record(run: Path) -> FinishedRun:
     folder = RunFolder(run)
     if not folder.started:
         raise RunError(f"{run} is not a run that vitrine train wrote, so there is nothing to verify.")
     if not folder.finished:
         raise RunError(f"The training in {run} has not ended. Continue it: vitrine train DATA -o {run} --resume")
-    return read_captioner_record(run.name, folder) if is_captioner_folder(run) else read_record(run.name, folder)
+    return read_finished_run(run.name, folder)
 
 
-def _finite(record: RunRecord | CaptionerRecord, split: str) -> bool:
+def _finite(record: FinishedRun, split: str) -> bool:
     return not isinstance(record.data["splits"].get(split, ""), str)
 
 
-def _open(record: RunRecord | CaptionerRecord, data: str | None) -> LabelledData | CaptionData:
-    recipe = record.recipe
+def _open(record: FinishedRun, data: str | None) -> LabelledData | CaptionData:
+    recipe, reference = record.recipe, str(record.data["reference"])
+    place = data or data_of(record.folder, reference)
     opening = open_captions if isinstance(record, CaptionerRecord) else open_data
     try:
-        return opening(data or str(record.data["reference"]), seed=recipe.seed, val_fraction=recipe.val_fraction)
+        return opening(place, seed=recipe.seed, val_fraction=recipe.val_fraction)
     except DataError as error:
         if data is not None:
             raise
         first = str(error).splitlines()[0]
-        raise DataError(f"{first}\nThe run's data are not where they were; say where: verify RUN DATA") from error
+        looked = looked_for(record.folder, reference)
+        raise DataError(
+            f"{first}\nThe run's data are not where they were; say where: verify RUN DATA. {looked}"
+        ) from error

@@ -69,7 +69,7 @@ class Plot:
     """A figure.
 
     Attributes:
-        name: of its file, without ending.
+        name: of its file, without ending; no other figure of the document has it.
         figure: drawn in the look of :mod:`vitrine.report.style`.
         alt: what it shows, for whoever cannot see it.
         caption: below it.

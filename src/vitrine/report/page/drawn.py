@@ -15,7 +15,7 @@ from PIL import Image
 from vitrine.explain.placement import Placement
 from vitrine.report.maps import MapPicture
 from vitrine.report.scale import Scale
-from vitrine.report.style import ACCENT, GREY, HAIRLINE, INK, styled
+from vitrine.report.style import ACCENT, GREY, HAIRLINE, INK, SERIES, styled
 from vitrine.report.words import CaptionPicture
 
 Pixels = npt.NDArray[np.uint8]
@@ -23,19 +23,22 @@ Pixels = npt.NDArray[np.uint8]
 _SMALL = 160  # pixels of a side up to which a picture is kept without loss
 _QUALITY = 85
 
-# Colours of figures that follow the page; those of series are seen on light and dark alike.
-_THEMED = {
+# Colours of figures that follow the page.
+_THEMED = {colour: f"--series-{number}" for number, colour in enumerate(SERIES, 1)} | {
     INK: "--ink",
     GREY: "--grey",
     HAIRLINE: "--hairline",
     ACCENT: "--accent",
-    "#000000": "--ink",
+    "#000000": "--ink",  # also the last series
     "#ffffff": "--paper",  # of hollow dots
 }
 
 
-def svg(figure: Figure) -> str:
-    """A figure of lines and text as an ``svg`` element that follows the page's colours, on the page's own paper."""
+def svg(figure: Figure, name: str) -> str:
+    """A figure of lines and text as an ``svg`` element that follows the page's colours, on the page's own paper.
+
+    Ids hold for the whole page: this figure's begin with ``name``, which no other figure of the page has.
+    """
     drawn = io.StringIO()
     with styled():
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
@@ -45,9 +48,17 @@ def svg(figure: Figure) -> str:
     text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    for colour, name in _THEMED.items():
-        text = re.sub(rf"(fill|stroke): {colour}\b", rf"\1: var({name})", text)
-    return re.sub(r">\s+<", "><", text).replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
+    for colour, variable in _THEMED.items():
+        text = re.sub(rf"(fill|stroke): {colour}\b", rf"\1: var({variable})", text)
+    text = re.sub(r">\s+<", "><", _with_own_ids(text, name))
+    return text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
+
+
+def _with_own_ids(text: str, name: str) -> str:
+    """matplotlib's ids are the same in every figure, and most are never referred to: those go."""
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    text = re.sub(r'\sid="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", text)
+    return re.sub(r'(href="|url\()#', rf"\g<1>#{name}-", text)
 
 
 def png(figure: Figure) -> bytes:

@@ -78,7 +78,7 @@ def _environment() -> Environment:
     )
     made.tests["kind"] = lambda block, name: type(block).__name__ == name
     made.filters |= {
-        "svg": lambda figure: Markup(svg(figure)),  # noqa: S704  matplotlib escapes the text that it draws
+        "svg": lambda figure, name: Markup(svg(figure, name)),  # noqa: S704  matplotlib escapes the text that it draws
         "png_url": lambda figure: data_url(png(figure), "image/png"),
         "map_json": lambda view: _json(map_data(view.picture, view.scale)),
         "caption_json": lambda view: _json(caption_data(view.picture, view.scale)),

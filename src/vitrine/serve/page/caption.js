@@ -3,8 +3,8 @@
 import { askAbout, events, isAbort } from "./api.js";
 import { sharedHigh } from "./attention.js";
 import { choice, h, segments } from "./dom.js";
+import { PicturePage } from "./looking.js";
 import { takeAway } from "./take.js";
-import { tray } from "./tray.js";
 import { chance, decodeArray, largest, number, WordViewer } from "./viewer.js";
 
 const KEPT = 20;
@@ -18,18 +18,15 @@ export function captionPage(app) {
   return new CaptionPage(app);
 }
 
-class CaptionPage {
+class CaptionPage extends PicturePage {
   constructor(app) {
-    this.app = app;
+    super(app);
     this.kept = new Map();
-    this.tray = tray(app);
-    this.title = h("h1", { class: "title" });
     this.settings = h("div", { class: "settings" });
     this.place = h("div", { class: "captioned" });
     this.alternatives = h("section", { class: "alternatives", "aria-label": "Alternatives" });
     this.beams = h("section", { class: "beams", "aria-label": "Beams" });
     this.take = takeAway(app, () => this.taken());
-    this.blank = h("div", { class: "blank" });
     this.root = h(
       "div",
       { class: "page caption" },
@@ -40,11 +37,6 @@ class CaptionPage {
     );
   }
 
-  say(title, words) {
-    this.root.classList.add("empty");
-    this.blank.replaceChildren(h("h1", {}, title), h("p", {}, words));
-  }
-
   async update(state) {
     const models = this.app.captioners();
     const model = this.app.model(state.captioner)?.kind === "captioner" ? this.app.model(state.captioner) : models[0];
@@ -52,22 +44,9 @@ class CaptionPage {
       this.say("No captioner is served", "Start it with one: vitrine serve RUN, where RUN was trained on captions.");
       return;
     }
-    const offered = this.app.given[0]?.key || this.app.offered(model)[0];
-    if (!state.picture && offered) {
-      this.app.set({ picture: offered });
-      return;
-    }
-    const picture = state.picture ? await this.app.picture(state.picture) : null;
-    if (this.app.state !== state) return;
-    this.tray.update(model, picture);
-    if (!picture) {
-      const lost = state.picture && "This view is of a picture that only the person who dropped it has. Drop it here, and the view comes back.";
-      this.say(lost ? "Which picture?" : "Captions", lost || "Choose, drop or paste a picture to have it described, word by word.");
-      return;
-    }
-    this.root.classList.remove("empty");
+    const picture = await this.pictureOf(state, model, "Captions", "Choose, drop or paste a picture to have it described, word by word.");
+    if (!picture) return;
     this.title.textContent = picture.title;
-    this.title.title = picture.name;
     this.drawSettings(models, model, state);
     const question = JSON.stringify([picture.key, model.id, state.beams, state.prefix]);
     if (question === this.question) {

@@ -2,9 +2,9 @@
 
 import { answersPanel } from "./answers.js";
 import { h, segments } from "./dom.js";
+import { PicturePage } from "./looking.js";
 import { MapPane } from "./pane.js";
 import { takeAway } from "./take.js";
-import { tray } from "./tray.js";
 import { verdictPanel } from "./verdict.js";
 import { chance, colourBar, largest, strengthSlider, valueAt } from "./viewer.js";
 
@@ -12,12 +12,10 @@ export function classifyPage(app) {
   return new ClassifyPage(app);
 }
 
-class ClassifyPage {
+class ClassifyPage extends PicturePage {
   constructor(app) {
-    this.app = app;
+    super(app);
     this.patch = null; // under the pointer: [row, column] of the first pane's grid, as shares of the grid
-    this.tray = tray(app);
-    this.title = h("h1", { class: "title" });
     this.first = this.pane("First map", "");
     this.second = null;
     this.panes = h("div", { class: "panes" }, this.first.root);
@@ -26,7 +24,6 @@ class ClassifyPage {
     this.slider = strengthSlider(Number(app.state.strength), (strength) => app.set({ strength: String(strength) }));
     this.tools = h("div", { class: "tools" });
     this.answers = answersPanel(app);
-    this.verdict = verdictPanel(app);
     this.take = takeAway(app, () => this.taken());
     this.beside = h("button", { type: "button", onclick: () => this.toggle() });
     this.instruments = h("div", { class: "instruments" }, this.tools, this.bar, this.slider);
@@ -37,13 +34,12 @@ class ClassifyPage {
       h("div", { class: "shown" }, this.panes, this.readout),
       this.instruments,
     );
-    this.side = h("aside", { class: "side", "aria-label": "What it says" }, this.answers.root, this.verdict.root, this.take.root);
-    this.blank = h("div", { class: "blank" });
+    this.side = h("aside", { class: "side", "aria-label": "What it says" }, this.answers.root, this.first.verdict.root, this.take.root);
     this.root = h("div", { class: "page classify" }, this.tray.root, this.stageArea, this.side, this.blank);
   }
 
   pane(label, suffix) {
-    return new MapPane(this.app, {
+    const made = new MapPane(this.app, {
       label,
       onset: (changes) => {
         const named = Object.entries(changes).map(([key, value]) => [key === "model" && suffix ? "beside" : key + (key === "model" ? "" : suffix), value]);
@@ -53,6 +49,8 @@ class ClassifyPage {
       onpatch: (pane, patch, how) => this.over(pane, patch, how),
       onloaded: () => this.draw(),
     });
+    made.verdict = verdictPanel(this.app);
+    return made;
   }
 
   /* One map, or two side by side: the other model where there is one, else the first layer of this one. */
@@ -78,22 +76,9 @@ class ClassifyPage {
       this.say("No classifier is served", "Start it with one: vitrine serve RUN, or vitrine serve vitrine/scenes-tiny.");
       return;
     }
-    const offered = this.app.given[0]?.key || this.app.offered(model)[0];
-    if (!state.picture && offered) {
-      this.app.set({ picture: offered });
-      return;
-    }
-    const picture = state.picture ? await this.app.picture(state.picture) : null;
-    if (this.app.state !== state) return;
-    this.tray.update(model, picture);
-    if (!picture) {
-      const lost = state.picture && "This view is of a picture that only the person who dropped it has. Drop it here, and the view comes back.";
-      this.say(lost ? "Which picture?" : "Look inside", lost || "Choose, drop or paste a picture to see what the model makes of it.");
-      return;
-    }
-    this.root.classList.remove("empty");
+    const picture = await this.pictureOf(state, model, "Look inside", "Choose, drop or paste a picture to see what the model makes of it.");
+    if (!picture) return;
     this.title.textContent = picture.label === null ? picture.title : `${picture.title} \u00b7 ${picture.label}`;
-    this.title.title = picture.name;
     this.updatePanes(state, model, picture);
   }
 
@@ -107,11 +92,18 @@ class ClassifyPage {
     }
     this.beside.textContent = other ? "One map" : "Compare side by side";
     if (other && !this.second) this.second = this.pane("Second map", "2");
-    if (other && !this.second.root.isConnected) this.panes.append(this.second.root);
+    if (other && !this.second.root.isConnected) {
+      this.panes.append(this.second.root);
+      this.first.verdict.root.after(this.second.verdict.root);
+      this.second.verdict.name("second");
+    }
     if (!other && this.second) {
+      this.second.verdict.clear();
+      this.second.verdict.root.remove();
       this.second.root.remove();
       this.second = null;
     }
+    this.first.verdict.name(other ? "first" : "");
     this.panes.classList.toggle("two", Boolean(other));
     this.stageArea.classList.toggle("one", !other);
     // One map's settings are among the instruments; two maps have each its own above it.
@@ -179,21 +171,22 @@ class ClassifyPage {
       const looks = patch && state.over !== "value" && pane.parameters.method === "attention";
       const matrix = looks ? pane.attention() : null;
       const pinned = pane.parameters.query ? [pane.parameters.query.split(",").map(Number)] : [];
-      const outliers = pane === this.first && !pinned.length ? this.verdict.outliers(pane) : [];
+      const outliers = pinned.length || patch ? [] : pane.verdict.outliers(pane);
       const marked = patch ? [patch] : [...pinned, ...outliers];
-      if (!matrix) return { pane, map: pane.values, scale, described, marked, patch };
+      if (!matrix) return { pane, map: pane.values, scale, described, marked, outliers, patch };
       const at = `row ${patch[0] + 1}, column ${patch[1] + 1}`;
       const words = state.over === "from" ? `What the patch in ${at} attends to` : `Who attends to the patch in ${at}`;
-      return { pane, map: matrix.map(patch, state.over), scale: matrix.scale(state.over), described: words, marked, patch };
+      return { pane, map: matrix.map(patch, state.over), scale: matrix.scale(state.over), described: words, marked, outliers, patch };
     });
   }
 
   draw() {
     const { state } = this.app;
     const views = this.views();
-    const none = !this.first.result && this.first.place.hidden; // its map did not come: what stands beside it is of another
-    if (none) this.verdict.clear();
-    if (none || this.first.result) this.answers.update(none ? [] : [this.first, this.second].filter((pane) => pane?.result));
+    const panes = [this.first, this.second].filter(Boolean);
+    const none = (pane) => !pane.result && pane.place.hidden; // its map did not come: what stands beside it is of another
+    for (const pane of panes.filter(none)) pane.verdict.clear();
+    if (none(this.first) || this.first.result) this.answers.update(none(this.first) ? [] : panes.filter((pane) => pane.result));
     this.take.update();
     if (!views.length) return;
     const { size } = views[0].pane.result;
@@ -208,8 +201,7 @@ class ClassifyPage {
     }
     this.drawBar(views, kinds.size === 1);
     this.readout.replaceChildren(...this.read(views));
-    const first = views.find(({ pane }) => pane === this.first);
-    if (first && !this.patch) this.verdict.update(this.first, first.shown);
+    if (!this.patch) for (const { pane, shown } of views) pane.verdict.update(pane, shown);
   }
 
   drawBar(views, same) {
@@ -241,13 +233,8 @@ class ClassifyPage {
     const held = share === null || share === undefined ? "" : ` The prefix tokens hold ${chance(share)} of the attention; colours show the rest.`;
     const apart = views.length > 1 && views[0].scale.kind !== views[1].scale.kind ? " The two maps have different units, and a scale each." : "";
     const unseen = pane.picture.unshown ? " This browser cannot show this format: the photograph is a grey sheet." : "";
-    const outlined = views[0].marked.length && !pane.parameters.query ? " Outlined: outlier tokens, whose place says little." : "";
+    const outlined = views.some(({ outliers }) => outliers.length) ? " Outlined: outlier tokens, whose place says little." : "";
     return [held + outlined + apart + unseen];
-  }
-
-  say(title, words) {
-    this.root.classList.add("empty");
-    this.blank.replaceChildren(h("h1", {}, title), h("p", {}, words));
   }
 
   taken() {

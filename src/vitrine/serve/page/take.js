@@ -10,11 +10,14 @@ export function takeAway(app, views) {
   const line = h("pre", { class: "command", tabindex: "0", "aria-label": "The command that draws this" }, command);
   const button = (words, act, title) =>
     h("button", { type: "button", title, onclick: () => act(views()).catch((error) => app.trouble(error)) }, words);
+  // A clipboard holds one picture.
+  const copies = [0, 1].map((at) => button(at ? "Copy second figure" : "Copy figure", (shown) => copyFigure(shown[at]), "The PNG, to paste elsewhere"));
+  const copyCommand = button("Copy command", (shown) => copyText(commands(shown), "command"), "The command line that draws this figure");
   const buttons = [
     button("Save PNG", (shown) => save(shown, "png"), "The figure that the command draws, with its provenance inside"),
     button("Save SVG", (shown) => save(shown, "svg"), "The same as lines and text"),
-    button("Copy figure", copyFigure, "The (first) PNG, to paste elsewhere"),
-    button("Copy command", (shown) => copyText(commands(shown), "command"), "The command line that draws this figure"),
+    copies[0],
+    copyCommand,
     button("Copy link", () => copyText(location.href, "link"), "An address that shows this view again"),
   ];
   const root = h(
@@ -29,8 +32,11 @@ export function takeAway(app, views) {
     update() {
       const shown = views();
       for (const each of buttons) each.disabled = !shown.length;
+      copies[0].textContent = shown.length > 1 ? "Copy first figure" : "Copy figure";
+      if (shown.length > 1) copies[0].after(copies[1]);
+      else copies[1].remove();
       command.textContent = commands(shown);
-      buttons[3].disabled = line.hidden = !command.textContent;
+      copyCommand.disabled = line.hidden = !command.textContent;
     },
   };
 }
@@ -58,8 +64,7 @@ async function save(shown, kind) {
   tell("Saved.");
 }
 
-/* The first view's: a clipboard holds one picture. */
-async function copyFigure([shown]) {
+async function copyFigure(shown) {
   if (!navigator.clipboard?.write) throw new Error("This browser cannot copy pictures here: save the PNG instead.");
   tell("Drawing\u2026");
   await navigator.clipboard.write([new ClipboardItem({ "image/png": figure(shown, "png") })]);

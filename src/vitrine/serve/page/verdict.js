@@ -26,10 +26,11 @@ export function verdictPanel(app) {
     controls,
     numbers,
   );
+  const heading = h("h2", { class: "eyebrow" });
   const root = h(
     "section",
-    { class: "verdict", "aria-label": "Verdict" },
-    h("h2", { class: "eyebrow" }, "Can this map be believed?"),
+    { class: "verdict" },
+    heading,
     h("div", { "aria-live": "polite" }, badge, sentence),
     more,
   );
@@ -87,8 +88,16 @@ export function verdictPanel(app) {
     }
   }
 
+  /* which: "first" or "second" of two maps, "" of the only one. */
+  function name(which) {
+    heading.textContent = `Can ${which ? `the ${which}` : "this"} map be believed?`;
+    root.setAttribute("aria-label", which ? `Verdict on the ${which} map` : "Verdict");
+  }
+
+  name("");
   return {
     root,
+    name,
     /* Patches that hold outlier tokens, of the map that the verdict is on; none until it is there. */
     outliers: (pane) => (answer && pane.question && question === JSON.stringify([pane.question]) ? answer.outliers || [] : []),
     /* Where there is no map. */

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from vitrine.data.captions import CaptionedSample, open_captions
+from vitrine.data.captions import open_captions
 from vitrine.data.listing import one_picture
 from vitrine.data.samples import Sample
 from vitrine.errors import DataError
-from vitrine.models.run_folder import RunFolder
 from vitrine.report.page.document import (
     Block,
     CaptionView,
@@ -30,9 +28,11 @@ from vitrine.results import CaptioningMetrics
 from vitrine.workflows.caption_picture import worded_picture
 from vitrine.workflows.captioned import CaptionSettings
 from vitrine.workflows.captioner_opening import OpenedCaptioner, open_captioner
-from vitrine.workflows.captioner_record import CaptionerRecord, read_captioner_record
+from vitrine.workflows.captioner_record import CaptionerRecord
 from vitrine.workflows.decoded_pictures import decode_pictures
 from vitrine.workflows.reports.final import read_test_metrics
+from vitrine.workflows.run_data import data_of
+from vitrine.workflows.run_pictures import content_sha256
 
 _SIDE = 480  # pixels of a photograph on the page
 _SURE, _UNSURE = 2, 2  # captions that are shown of each kind
@@ -50,8 +50,7 @@ Progress = Callable[[int, int], None]
 
 
 def captioner_section(
-    name: str,
-    run: RunFolder,
+    record: CaptionerRecord,
     number: int,
     pictures: Sequence[Path] | None = (),
     progress: Progress = lambda _done, _total: None,
@@ -59,8 +58,7 @@ def captioner_section(
     """A captioner's scores, whether its words look at what they name, and some of its captions.
 
     Args:
-        name: of the run.
-        run: its folder.
+        record: the run.
         number: among the captioners of the report, from 1.
         pictures: to caption; without any, four of its validation pictures are shown; None shows no captions.
         progress: called with pictures done, of how many.
@@ -69,12 +67,11 @@ def captioner_section(
         RunError: its files cannot be read.
         DataError, ModelError: its pictures or weights cannot be used.
     """
-    record = read_captioner_record(name, run)
-    metrics = record.metrics
-    tested = read_test_metrics(run.path)
+    name, folder, metrics = record.name, record.folder.path, record.metrics
+    tested = read_test_metrics(folder)
     split = "validation" if tested is None else "test"
     scores: Mapping[str, Any] = metrics.scores if tested is None else tested["captions"]
-    opened = open_captioner(str(run.path), precision=metrics.precision)
+    opened = open_captioner(str(folder), precision=metrics.precision)
     shown: list[_Shown] = []
     if pictures is not None:
         given: list[_Shown] = [(one_picture(path, "vitrine caption"), (), "") for path in pictures]
@@ -163,16 +160,13 @@ def _default(record: CaptionerRecord, opened: OpenedCaptioner) -> list[_Shown]:
     why = dict.fromkeys(ranked[:_SURE], "surest of its words")
     why |= dict.fromkeys([name for name in ranked[-_UNSURE:] if name not in why], "least sure of its words")
     recipe = record.recipe
-    found = open_captions(str(record.data["reference"]), seed=recipe.seed, val_fraction=recipe.val_fraction)
+    place = data_of(record.folder, str(record.data["reference"]))
+    found = open_captions(place, seed=recipe.seed, val_fraction=recipe.val_fraction)
     there = {each.name: each for each in found.splits["validation"]} if "validation" in found.splits else {}
-    same = [name for name in why if name in there and (name, _sha256(there[name])) in record.pictures]
+    same = [name for name in why if name in there and (name, content_sha256(there[name].unlabelled)) in record.pictures]
     if not same:
         raise DataError(f"none of them is in {record.data['reference']} as it was")
     return [(there[name].unlabelled, there[name].captions[:1], why[name]) for name in same]
-
-
-def _sha256(sample: CaptionedSample) -> str:
-    return hashlib.sha256(sample.picture.encoded()).hexdigest()
 
 
 def _cannot(name: str, reason: str) -> NoReturn:

@@ -4,30 +4,30 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from vitrine.models.weights import file_sha256
 from vitrine.report.page.document import Block, Commands, Paragraph, Section, Sheet
 from vitrine.report.tables import Table
 from vitrine.version import __version__
+from vitrine.workflows.finished_run import FinishedRun
 from vitrine.workflows.run_record import read_json
 
 
-def origins_section(runs: Mapping[str, Path], command: Sequence[str]) -> Section:
+def origins_section(runs: Sequence[FinishedRun], command: Sequence[str]) -> Section:
     """Where each run, its data and its starting weights come from, and how to make all of it again.
 
     Args:
-        runs: folders by name.
+        runs: one or more.
         command: that made the report.
 
     Raises:
         RunError: a run's files cannot be read.
     """
     blocks: list[Block] = [Paragraph("This report was made by:", "note"), Commands((shlex.join(command),))]
-    again = tuple(_train_command(path) for path in runs.values())
+    again = tuple(_train_command(run) for run in runs)
     blocks += [Paragraph("The runs were made by, with the recipes that lie in their folders:", "note"), Commands(again)]
-    origins = {name: _origins(path) for name, path in runs.items()}
+    origins = {run.name: _origins(run) for run in runs}
     names = list(dict.fromkeys(what for each in origins.values() for what in each))
     shared = [what for what in names if len({each.get(what) for each in origins.values()}) == 1]
     own = [what for what in names if what not in shared]
@@ -45,8 +45,9 @@ def foot() -> str:
     return f"Made by vitrine {__version__} from the files of the runs; no number was typed in by hand."
 
 
-def _origins(path: Path) -> dict[str, str]:
-    environment, data = read_json(path / "environment.json"), read_json(path / "data.json")
+def _origins(run: FinishedRun) -> dict[str, str]:
+    path, data = run.folder.path, run.data
+    environment = read_json(path / "environment.json")
     weights = path / "model.safetensors"
     began = environment.get("starting_weights")
     return {
@@ -76,6 +77,6 @@ def _pictures(data: Mapping[str, Any]) -> str:
     return ", ".join([*counts, f"{len(data.get('quarantine', ())):,} set aside"])
 
 
-def _train_command(path: Path) -> str:
-    data = str(read_json(path / "data.json").get("reference"))
+def _train_command(run: FinishedRun) -> str:
+    path, data = run.folder.path, str(run.data.get("reference"))
     return shlex.join(["vitrine", "train", data, "--recipe", str(path / "recipe.toml"), "-o", f"{path}-again"])

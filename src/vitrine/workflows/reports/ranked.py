@@ -13,7 +13,7 @@ from vitrine.explain.ranking import Estimate, RankedMethod, Ranking, metric
 from vitrine.models.weights import file_sha256
 from vitrine.report.methods import methods_figure, methods_table
 from vitrine.report.page.document import Finding, Findings, Folded, Listing, Paragraph, Plot, Section, Sheet
-from vitrine.results import Interval
+from vitrine.results import Interval, shown_number
 from vitrine.workflows.weights_notes import MEASURED
 
 SCORES = "methods/methods.json"
@@ -95,7 +95,7 @@ def methods_section(scores: RecordedScores) -> Section:
     shown = ranking.metrics[:_MAIN]
     table = methods_table(ranking, shown)
     alt = f"Methods ranked by {ranking.by.label}: " + "; ".join(
-        f"{row.name} {row.estimates[ranking.by.key].mean:.3f}"
+        f"{row.name} {shown_number(row.estimates[ranking.by.key].mean, 3)}"
         for row in ranking.rows
         if ranking.by.key in row.estimates
     )
@@ -126,7 +126,7 @@ def _best(scores: RecordedScores) -> str:
     level = [row.name for row in ranking.rows if row.is_control and row.standing == "ties"]
     said = (
         f"Of {len(methods)} methods and layers, {best.name} has the best {by.label}, "
-        f"{best.estimates[by.key].mean:.3f} on {ranking.pictures:,} pictures of {scores.data}."
+        f"{shown_number(best.estimates[by.key].mean, 3)} on {ranking.pictures:,} pictures of {scores.data}."
     )
     if ties:
         said += f" It cannot be told from {', '.join(ties)}."

@@ -93,11 +93,12 @@ def _tests(comparison: Comparison, final: Final | None) -> list[Block]:
 
 def curves_section(comparison: Comparison, records: Mapping[str, RunRecord], final: Final | None) -> Section | None:
     """Learning curves of the classifiers, and whether each had come to its end; None without classifiers."""
-    rows = [row for row in comparison.rows if records[row.name].folder.history()]
+    epochs = {row.name: records[row.name].folder.history() for row in comparison.rows}
+    rows = [row for row in comparison.rows if epochs[row.name]]
     if not rows:
         return None
     labels = figure_labels(rows, comparison.varied)
-    histories = {labels[row.name]: records[row.name].folder.history() for row in rows}
+    histories = {labels[row.name]: epochs[row.name] for row in rows}
     figure, drawn = curves_figure(histories)
     ends = [f"{name} {rows_[-1]['validation_accuracy']:.4f}" for name, rows_ in list(histories.items())[: len(drawn)]]
     alt = f"Loss and validation accuracy by epoch. Accuracy after the last epoch: {'; '.join(ends)}"
@@ -105,12 +106,12 @@ def curves_section(comparison: Comparison, records: Mapping[str, RunRecord], fin
     if len(drawn) < len(histories):
         blocks.append(Paragraph(f"Drawn are the {len(drawn)} best of {len(histories)} runs.", "note"))
     if final is not None:
-        blocks.insert(0, Paragraph(_ended(final)))
+        blocks.insert(0, Paragraph(_ended(final, len(epochs[final.name]))))
     return Section("curves", "Learning curves", tuple(blocks))
 
 
-def _ended(final: Final) -> str:
-    epochs, best = len(final.record.folder.history()), final.row.best_epoch
+def _ended(final: Final, epochs: int) -> str:
+    best = final.row.best_epoch
     if epochs == 1:
         return f"{final.name} was trained for one epoch."
     if best == epochs:
