@@ -237,8 +237,8 @@ def test_another_size_is_said_to_resample_the_position_embeddings(
 @pytest.mark.parametrize(
     ("wanted", "hardware", "width", "expected"),
     [
-        ("auto", True, 255, "fp32"),
-        ("auto", True, 256, "bf16"),
+        ("auto", True, 191, "fp32"),
+        ("auto", True, 192, "bf16"),
         ("auto", True, 768, "bf16"),
         ("auto", False, 768, "fp32"),
         ("bf16", False, 32, "bf16"),

@@ -9,8 +9,9 @@ import torch
 
 from vitrine.models.cpu_kernels import bf16_kernels
 
-# Below this width the casts cost more than bf16 matrix products save; measured in benchmarks/train.py --widths.
-_BF16_PAYS_FROM_WIDTH = 256
+# ViT-Ti's. Training steps are 1.8 times as fast in bf16 from here to 768 (benchmarks/train.py --widths, AVX512-BF16);
+# smaller models, which gain as much at 128, train in minutes and keep their float32.
+_BF16_PAYS_FROM_WIDTH = 192
 
 
 def default_device() -> torch.device:
