@@ -116,6 +116,6 @@ def _packed(weight: nn.Parameter) -> Tensor:
     some = weight.detach().view(-1)[:: weight.numel() // _SOME] if weight.is_contiguous() else weight.detach()[:, 0]
     copy: _Copy | None = _copies.get(weight)
     if copy is None or copy.version != weight._version or not torch.equal(copy.some, some):
-        packed = onednn.pack_linear(weight.detach().to(torch.bfloat16))
+        packed = onednn.pack_linear(weight.to(torch.bfloat16))
         copy = _copies[weight] = _Copy(weight._version, some.clone(), packed)
     return copy.packed
