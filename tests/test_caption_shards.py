@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from damaged_shards import damage_first_picture
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -410,10 +411,7 @@ def test_damage_and_missing_captions_are_named_and_counted(
     without_captions(copy / "train-000000.tar", {1})
     without_captions(copy / "validation-000000.tar", {0})
     damaged = copy / "train-000001.tar"
-    content = bytearray(damaged.read_bytes())
-    place = content.find(b"IDAT")
-    content[place : place + 40] = b"?" * 40
-    damaged.write_bytes(content)
+    damage_first_picture(damaged)
     (tmp_path / "micro.toml").write_text(recipe_to_toml(recipe(max_unreadable=0.1, epochs=1)))
     arguments = ("train", copy, "--recipe", tmp_path / "micro.toml", "-o")
     status, _, err = vitrine_command(*arguments, tmp_path / "run")

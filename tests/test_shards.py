@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
+from damaged_shards import damage_first_picture
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -547,10 +548,7 @@ def test_damaged_pictures_are_named_and_counted(shards: Path, tmp_path: Path, vi
 
     copy = Path(shutil.copytree(shards, tmp_path / "shards"))
     damaged = copy / "train-000001.tar"
-    content = bytearray(damaged.read_bytes())
-    place = content.find(b"IDAT")
-    content[place : place + 40] = b"?" * 40
-    damaged.write_bytes(content)
+    damage_first_picture(damaged)
     (tmp_path / "micro.toml").write_text(recipe_to_toml(recipe(max_unreadable=0.1, epochs=1)))
     arguments = ("train", copy, "--recipe", tmp_path / "micro.toml", "-o", tmp_path / "run")
     status, _, err = vitrine_command(*arguments)
