@@ -19,18 +19,17 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from harness.arithmetic import finish
+from harness.rounds import Spread, alternate, ratios
 from side_by_side.machine import DEVICES, about
 from side_by_side.memory import own_peak_mib
 from side_by_side.peers import HuggingFace, PretrainedViT
 from side_by_side.task import Task
 
-from vitrine.explain.attention_rows import attention_map
-from vitrine.explain.rollout import rollout
-from vitrine.models.build import build
-from vitrine.models.class_token import class_token_alone
-from vitrine.models.precision import autocast
-from vitrine.workflows.bench.arithmetic import finish
-from vitrine.workflows.bench.rounds import Spread, alternate, ratios
+from vitrine.attribution.attention import attention_map
+from vitrine.attribution.rollout import rollout
+from vitrine.models.load import build
+from vitrine.models.precision import autocast, class_token_alone
 
 BASELINE = "transformers, output_attentions"
 LARGEST_DIFFERENCE = 1e-6  # between the maps in float32

@@ -1,7 +1,7 @@
 """What do a billion pictures cost, on which hardware? On paper, from measured rates.
 
-    vitrine bench -o here                                    measures this machine
-    python benchmarks/billion.py here/results.json           and this multiplies it out
+    python benchmarks/suite.py --only shares -o here    measures this machine
+    python benchmarks/billion.py here/results.json               and this multiplies it out
 
 The formulas are in docs/bulk.md.
 """
@@ -79,7 +79,7 @@ def table(machines: Sequence[Machine], pictures: float = BILLION) -> str:
 def main() -> None:
     """Parse, multiply out, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, help="results.json of vitrine bench or of the suite")
+    parser.add_argument("results", type=Path, help="results.json of the suite")
     parser.add_argument("--pictures", type=float, default=BILLION)
     parser.add_argument("--share", type=float, default=0.4, help="of a GPU's matrix rate that is reached (default 0.4)")
     parser.add_argument("--peak", type=float, default=989e12, help="its published rate: H100 SXM, bf16, dense")

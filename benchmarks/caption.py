@@ -18,12 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from harness.rounds import Spread, alternate, ratios
 from side_by_side.caption_ways import PUBLISHED, Ways
 from side_by_side.machine import DEVICES, about
 from torch import Tensor
 
 from vitrine.models.captioner import CaptionModel
-from vitrine.workflows.bench.rounds import Spread, alternate, ratios
 
 LARGEST_DIFFERENCE = 1e-3  # between float32 logits, whose standard deviation is about 1
 LARGEST_ROUNDING = 0.25  # of bf16 logits, in standard deviations of the logits

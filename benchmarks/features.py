@@ -17,13 +17,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from harness.rounds import Spread, ratios
 from side_by_side.task import write_pictures
 
-from vitrine.recipes import Recipe, TransformSpec
-from vitrine.workflows import kept_features
-from vitrine.workflows.bench.rounds import Spread, ratios
-from vitrine.workflows.run_record import read_timings
-from vitrine.workflows.training import train
+from vitrine.config import Recipe, TransformSpec
+from vitrine.runs.record import read_timings
+from vitrine.train import feature_cache as kept_features
+from vitrine.train.run import train
 
 _CLASSES = 4
 _TRANSFORMS = TransformSpec(name="some", rotation=20, crop_scale=(0.7, 1.0), brightness=0.3)

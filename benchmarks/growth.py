@@ -99,8 +99,8 @@ def _narrow_model(folder: Path) -> Path:
     """A saved classifier that costs next to nothing, so that everything around it shows."""
     import torch
 
-    from vitrine.models.build import build
-    from vitrine.models.run_folder import RunFolder
+    from vitrine.models.load import build
+    from vitrine.runs.folder import RunFolder
 
     torch.manual_seed(0)
     small = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
@@ -115,8 +115,8 @@ def _narrow_model(folder: Path) -> Path:
 
 def _pictures(count: int, folder: Path) -> Iterator[str]:
     """``count`` files, about 100 of them different: predicted from listing to table."""
+    from vitrine.classify.predict import predict
     from vitrine.data.scenes import write_scenes
-    from vitrine.workflows.prediction import predict
 
     made = sorted(write_scenes(folder / "made", "base", {"test": 100}, size=32).rglob("*.png"))
     model = _narrow_model(folder / "model")
@@ -136,10 +136,10 @@ def _classes(count: int, _folder: Path) -> Iterator[str]:
     """Logits, labels and the five likeliest of 256 pictures."""
     import torch
 
-    from vitrine.data.loading import Batch
-    from vitrine.evaluate.predictions import Columns
-    from vitrine.models.build import build
-    from vitrine.workflows.inference import run_batches
+    from vitrine.classify.inference import run_batches
+    from vitrine.classify.predictions_csv import Columns
+    from vitrine.data.loader import Batch
+    from vitrine.models.load import build
 
     small = {"embed_dim": 64, "depth": 2, "num_heads": 2, "patch_size": 16}
     built = build("vit_tiny_patch16_224", pretrained=False, num_classes=count, image_size=64, model_args=small)
@@ -159,11 +159,10 @@ def _classes(count: int, _folder: Path) -> Iterator[str]:
 
 def _evaluated(count: int, _folder: Path) -> Iterator[str]:
     """The metrics of 1,000 pictures, confusion included, and the files and the text that say them."""
-    from vitrine.evaluate.metrics import classification_metrics
-    from vitrine.evaluate.outputs import Outputs
-    from vitrine.models.run_folder import to_json
-    from vitrine.report.confusion import confusion_csv
-    from vitrine.report.tables import metrics_table
+    from vitrine.io.files import to_json
+    from vitrine.metrics.classification import Outputs, classification_metrics
+    from vitrine.plotting.confusion import confusion_csv
+    from vitrine.plotting.tables import metrics_table
 
     rng = np.random.default_rng(0)
     logits_NC = rng.standard_normal((1000, count)).astype(np.float32)
@@ -178,7 +177,7 @@ def _evaluated(count: int, _folder: Path) -> Iterator[str]:
 
 def _size(side: int, _folder: Path) -> Iterator[str]:
     """One picture through ViT-Ti with patches of 16 pixels."""
-    from vitrine.workflows.bench.classifier import ClassifierWork
+    from harness.classifier import ClassifierWork
 
     work = ClassifierWork("vit_tiny_patch16_224", side, 1, "fp32")
     work.check_logits()
@@ -191,8 +190,7 @@ def _size(side: int, _folder: Path) -> Iterator[str]:
 def _words(count: int, _folder: Path) -> Iterator[str]:
     """The words alone of a captioner of the published one's shapes; the picture is encoded before the clock starts."""
     import torch
-
-    from vitrine.workflows.bench.captioner import CaptionerWork
+    from harness.captioner import CaptionerWork
 
     work = CaptionerWork(96, count, 2, 1)
     work.check()

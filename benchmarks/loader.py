@@ -27,18 +27,14 @@ import PIL
 import torch
 from PIL import Image
 from side_by_side.stages import DIRECT, KEPT, Stages, measure_stages, print_stages
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as plain
 
+from vitrine.config import TransformSpec, named_transforms
+from vitrine.data.decode import FilePicture
 from vitrine.data.decoded_cache import DecodedPicture, short_side
-from vitrine.data.decoding import FilePicture
-from vitrine.data.loading import normalise
+from vitrine.data.loader import normalise
 from vitrine.data.transforms import TrainChange, TrainTransform
-from vitrine.recipes import TransformSpec, named_transforms
-from vitrine.torchpair import require_torchvision
-
-require_torchvision()
-
-from torchvision.transforms import v2  # noqa: E402
-from torchvision.transforms.v2 import functional as plain  # noqa: E402
 
 MEAN = STD = (0.5, 0.5, 0.5)
 BILINEAR = v2.InterpolationMode.BILINEAR

@@ -17,13 +17,13 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 import torch
+from harness.rounds import Spread, alternate, ratios
 from matplotlib import pyplot as plt
 from side_by_side.machine import about
 from torch.nn import functional
 
-from vitrine.explain.position_findings import assess_positions
-from vitrine.report.positions import save_position_figure
-from vitrine.workflows.bench.rounds import Spread, alternate, ratios
+from vitrine.attribution.position_metrics import assess_positions
+from vitrine.explain.figures.positions import save_position_figure
 
 SUBPLOTS, OURS = "one subplot a patch", "vitrine positions"
 LARGEST_DIFFERENCE = 1e-5  # between cosines

@@ -30,10 +30,10 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vitrine.models.build import build
-from vitrine.models.run_folder import RunFolder
-from vitrine.serve.classifiers import ServedClassifier
-from vitrine.workflows.opened import open_model
+from vitrine.classify.model import open_model
+from vitrine.models.load import build
+from vitrine.runs.folder import RunFolder
+from vitrine.serve.classifier import ServedClassifier
 
 SIZES = (1, 2, 4, 8, 16, 32, 64)  # batch sizes of the tight loop
 WANTED = 0.85  # of the tight loop's pictures/s

@@ -15,12 +15,12 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from harness.rounds import Spread, alternate, ratios
 from PIL import Image
 from side_by_side.machine import about
 from typer.main import get_command
 
 from vitrine.cli.app import app
-from vitrine.workflows.bench.rounds import Spread, alternate, ratios
 
 TORCH = "python -c 'import torch'"
 MODEL = "vitrine/scenes-tiny"

@@ -20,11 +20,10 @@ from pathlib import Path
 
 import matplotlib as mpl
 import torch
+from harness.classifier_rows import MATRIX_RATE
+from harness.rows import Regression, Results, Row, regressions
 from side_by_side.machine import DEVICES, about
 from side_by_side.sections import CUDA_SECTIONS, FULL, QUICK, RATIO_SECTIONS, SECTIONS, Sizes
-
-from vitrine.workflows.bench.bench import MATRIX_RATE
-from vitrine.workflows.bench.rows import Regression, Results, Row, regressions
 
 _ANOTHER_KIND = 0.15
 HERE = Path(__file__).parent

@@ -19,14 +19,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from harness.rounds import Spread, alternate, ratios
 from side_by_side.machine import DEVICES, about
 from side_by_side.memory import TOOLS, make_tool, peak_mib
 from side_by_side.ours import Ours
 from side_by_side.task import Task, Tool, write_pictures
 from side_by_side.widths import measure_widths
 
-from vitrine.models.build import build
-from vitrine.workflows.bench.rounds import Spread, alternate, ratios
+from vitrine.models.load import build
 
 BASELINE = "PyTorch-Pretrained-ViT"
 TARGETS = {"train": 3.0, "infer": 4.5}  # times the baseline's pictures/s

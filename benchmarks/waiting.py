@@ -21,10 +21,10 @@ from typing import Any
 
 from loader import write_photographs
 
-from vitrine.data.loading import PictureLoader
-from vitrine.downloads.settings import downloading
-from vitrine.recipes import Recipe, named_transforms
-from vitrine.workflows.training import train
+from vitrine.config import Recipe, named_transforms
+from vitrine.data.loader import PictureLoader
+from vitrine.io.hub_cache import downloading
+from vitrine.train.run import train
 
 _CLASSES, _EPOCHS, _DIFFERENT = 10, 2, 200
 

@@ -7,23 +7,30 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from support.models import MICRO
+from support.paths import TESTS
 
 # A busy machine is slow now and then: how long one example takes says nothing about the code.
 settings.register_profile("vitrine", deadline=None)
 settings.load_profile("vitrine")
 
-MICRO = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
-"""Constructor arguments of a ViT with 16 patches that computes in no time."""
-
-
 # Files that take longest: begun first, so that no worker is left alone with one at the end.
-_LONG = ("demo", "ray", "together", "conclusions", "reproduce", "sweeping", "explorer_pages", "explorer_classify")
+_LONG = (
+    "test_demo.py",
+    "bulk/test_ray.py",
+    "train/test_distributed.py",
+    "compare/test_claims.py",
+    "test_reproduce.py",
+    "sweep/test_run.py",
+    "serve/test_page.py",
+    "serve/test_page_classify.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first; else the order stays."""
-    ranks = {f"test_{name}.py": rank for rank, name in enumerate(_LONG)}
-    items.sort(key=lambda item: ranks.get(item.path.name, len(_LONG)))
+    ranks = {TESTS / name: rank for rank, name in enumerate(_LONG)}
+    items.sort(key=lambda item: ranks.get(item.path, len(_LONG)))
 
 
 @pytest.fixture(scope="session")
@@ -38,8 +45,8 @@ def small_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_run(small_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of a micro model on ``small_scenes``."""
-    from vitrine.recipes import Recipe, named_transforms
-    from vitrine.workflows.training import train
+    from vitrine.config import Recipe, named_transforms
+    from vitrine.train.run import train
 
     recipe = Recipe(
         name="micro",

@@ -15,27 +15,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import timm
 import torch
-from conftest import MICRO
 from safetensors.torch import load_file, save_file
-from stand_in_hub import COMMIT, StandInHub
+from support.models import MICRO
+from support.stand_in_hub import COMMIT, StandInHub
 
-from vitrine.downloads import records
-from vitrine.downloads.records import note_use, read_records
-from vitrine.downloads.settings import cache_folder, downloading, is_offline
+from vitrine.cache import cache_contents, chosen, in_bytes, prune
 from vitrine.errors import UsageError, WeightsUnavailableError
-from vitrine.models.build import build
-from vitrine.models.captioner import released
-from vitrine.models.releases import RELEASES, release_path
-from vitrine.models.weights import WeightsFile
-from vitrine.torchpair import require_torchvision
-from vitrine.workflows.cache import cache_contents, chosen, prune
-from vitrine.workflows.cached import in_bytes
-from vitrine.workflows.weights_notes import weights_notes
-
-require_torchvision()
-
-import timm  # noqa: E402
+from vitrine.io import hub_cache as records
+from vitrine.io.hub_cache import cache_folder, downloading, is_offline, note_use, read_records
+from vitrine.models.cache import RELEASES, release_path
+from vitrine.models.captioner import catr as released
+from vitrine.models.load import build
+from vitrine.models.reference import WeightsFile
+from vitrine.runs.environment import weights_notes
 
 Command = Callable[..., tuple[int, str, str]]
 TINY = "hf-hub:owner/tiny"
@@ -656,7 +650,7 @@ def test_a_model_that_changed_under_its_name_is_noticed(
 def test_a_run_is_resumed_with_other_starting_weights(
     hub: StandInHub, small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vitrine_command: Command
 ) -> None:
-    from vitrine.workflows import training_session
+    from vitrine.train import trainer as training_session
 
     settings = (
         f"model={TINY} pretrained=true image_size=32 epochs=2 batch_size=16 workers=0 precision=fp32 model_args={{}}"

@@ -12,16 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from support.paths import SHARED
 
-from vitrine.data.decoding import BytesPicture, FilePicture
-from vitrine.data.index import index_samples
-from vitrine.data.inspection import inspect
-from vitrine.data.listing import list_pictures
+from vitrine.check import check, render
+from vitrine.data.check import index_samples, inspect
+from vitrine.data.decode import BytesPicture, FilePicture
+from vitrine.data.image_folder import list_pictures
 from vitrine.data.samples import FiniteSplit, LabelledData, Sample
 from vitrine.errors import DataError
-from vitrine.workflows.check import check, render
 
-SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real photographs of ../shared/data are not here")
 RNG = np.random.default_rng(11)
 

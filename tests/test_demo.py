@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from vitrine import demo
+from vitrine import demo as demo_captioning
+from vitrine import demo as demo_seeing
+from vitrine.demo import run_demo
 from vitrine.errors import RunError
-from vitrine.report.provenance import read_provenance
-from vitrine.workflows import demo, demo_captioning, demo_seeing
-from vitrine.workflows.demo import run_demo
+from vitrine.plotting.provenance import read_provenance
 
 
 @pytest.fixture(scope="module")

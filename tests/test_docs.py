@@ -10,8 +10,7 @@ from typing import Annotated
 
 import pytest
 import typer
-
-CHECKOUT = Path(__file__).parent.parent
+from support.paths import CHECKOUT
 
 
 @pytest.fixture(scope="module")

@@ -12,18 +12,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from support.paths import CHECKOUT, TESTS
 
 from vitrine.data.scenes import write_scenes
-from vitrine.torchpair import require_torchvision
 
-require_torchvision()
-
-import timm  # noqa: E402
-
-CHECKOUT = Path(__file__).parent.parent
 SCRIPTS = CHECKOUT / "reproduce"
 SHOWN = ("26_5064.jpg", "29_4718.jpg", "31_4838.jpg")
 MICRO = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
@@ -41,7 +37,7 @@ def command() -> Iterator[str]:
     """What the scripts are told vitrine is called."""
     with tempfile.TemporaryDirectory() as folder:  # a socket's path may not be long
         socket = f"{folder}/s"
-        warm = str(Path(__file__).parent / "warm_vitrine.py")
+        warm = str(TESTS / "support" / "warm_vitrine.py")
         server = subprocess.Popen([sys.executable, warm, "serve", socket], stdout=subprocess.PIPE, text=True)
         assert server.stdout is not None and server.stdout.readline() == "ready\n"
         yield f"{sys.executable} {warm} call {socket}"

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from vitrine.models.build import open_run
+from vitrine.models.load import open_run
 from vitrine.models.reference import bundled_folder
-from vitrine.models.run_folder import RunFolder
+from vitrine.runs.folder import RunFolder
 
 MOST_BYTES = 3_000_000
 

@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Callable
 
 import torch
+from harness.arithmetic import finish
+from harness.captioner import CaptionerWork
 
 from side_by_side.captioners import Published
 from vitrine.models.captioner import CaptionModel, published_weights
-from vitrine.workflows.bench.arithmetic import finish
-from vitrine.workflows.bench.captioner import CaptionerWork
 
 PUBLISHED = "published"
 

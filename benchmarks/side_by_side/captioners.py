@@ -14,13 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision
 from torch import Tensor, nn
-
-from vitrine.torchpair import require_torchvision
-
-require_torchvision()
-
-import torchvision  # noqa: E402
 
 POSITIONS, VOCABULARY = 128, 30522
 START = 101

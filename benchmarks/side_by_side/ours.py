@@ -10,25 +10,25 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from harness.arithmetic import finish
 from torch import Tensor
 
 from side_by_side.task import Task
-from vitrine.data.decoding import FilePicture
-from vitrine.data.loading import Batch, PictureLoader
+from vitrine.classify.inference import eval_transform, run_batches
+from vitrine.config import Recipe, named_transforms
+from vitrine.data.decode import FilePicture
+from vitrine.data.loader import Batch, PictureLoader
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
-from vitrine.models.build import build, width_of
+from vitrine.models.load import build, width_of
 from vitrine.models.precision import resolve_precision
-from vitrine.recipes import Recipe, named_transforms
-from vitrine.train.fit import EpochDone, StepDone, Training, fit
-from vitrine.train.objective import Classification
+from vitrine.train.loop import EpochDone, StepDone, Training, fit
+from vitrine.train.losses import Classification
 from vitrine.train.optimizer import make_optimizer, make_schedule
-from vitrine.workflows.bench.arithmetic import finish
-from vitrine.workflows.inference import eval_transform, run_batches
 
 
 class Ours:
-    """A round of training is one epoch of ``vitrine.train.fit``; of inference, one pass of ``run_batches``.
+    """A round of training is one epoch of ``vitrine.train.loop``; of inference, one pass of ``run_batches``.
 
     Both start with idle workers, so that nothing is loaded before the clock runs or while another tool is timed.
     """

@@ -10,12 +10,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from harness.arithmetic import finish
+from harness.plain import PlainLoop
 from PIL import Image
 from torch import Tensor, nn
 
 from side_by_side.task import Task
-from vitrine.workflows.bench.arithmetic import finish
-from vitrine.workflows.bench.plain import PlainLoop
 
 # The normalisation of the timm models compared here, and of the reference job's transforms.
 _MEAN = _STD = 0.5
@@ -180,9 +180,7 @@ class Timm(_Peer):
     name = "timm"
 
     def build(self, task: Task) -> nn.Module:
-        from vitrine.torchpair import require_torchvision
 
-        require_torchvision()
         module: nn.Module = _imported("timm").create_model(
             task.model, pretrained=False, num_classes=task.classes, img_size=task.image
         )
@@ -217,9 +215,7 @@ def _imported(name: str) -> Any:
 
 
 def _transformers() -> Any:
-    from vitrine.torchpair import require_torchvision
 
-    require_torchvision()
     package = _imported("transformers")
     package.utils.logging.disable_progress_bar()
     return package
@@ -239,9 +235,7 @@ class _Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
 
 def _torchvision_loader(task: Task, training: bool) -> Any:
     """Pillow and torchvision's transforms, one after the other, in as many workers as vitrine's loader starts."""
-    from vitrine.torchpair import require_torchvision
 
-    require_torchvision()
     vision = _imported("torchvision.transforms")
     if training:  # the reference job's transforms at 224 px
         changes = [

@@ -19,16 +19,16 @@ import positions
 import startup
 import torch
 import train
+from harness.classifier_rows import classifier_rows
+from harness.rounds import Spread, alternate, ratios
+from harness.rows import Row
 
 from side_by_side.caption_ways import PUBLISHED
 from side_by_side.caption_ways import Ways as CaptionWays
 from side_by_side.memory import TOOLS, make_tool, peak_mib
 from side_by_side.ours import Ours, OursReady
 from side_by_side.task import Task, Tool, write_pictures
-from vitrine.recipes import named_transforms
-from vitrine.workflows.bench.bench import classifier_rows
-from vitrine.workflows.bench.rounds import Spread, alternate, ratios
-from vitrine.workflows.bench.rows import Row
+from vitrine.config import named_transforms
 
 LARGE = 128  # pictures of a batch that is measured on CUDA besides
 QUEUED = 10  # steps of a round there: one by one they would be waited for

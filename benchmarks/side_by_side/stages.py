@@ -9,15 +9,14 @@ from typing import TypeVar
 
 import numpy as np
 import torch
+from harness.rounds import Spread
 
-from vitrine.data.batch import load_batch, normalise
+from vitrine.config import TransformSpec
+from vitrine.data.decode import FilePicture, decode
 from vitrine.data.decoded_cache import DecodedPicture
-from vitrine.data.decoding import FilePicture, decode
+from vitrine.data.loader import load_batch, normalise
 from vitrine.data.samples import Picture, Sample
-from vitrine.data.transforms import TrainTransform, recolour
-from vitrine.data.warp import full_size, warp
-from vitrine.recipes import TransformSpec
-from vitrine.workflows.bench.rounds import Spread
+from vitrine.data.transforms import TrainTransform, full_size, recolour, warp
 
 MEAN = STD = (0.5, 0.5, 0.5)
 DIRECT, KEPT = "decoded from files", "read from decoded_cache"

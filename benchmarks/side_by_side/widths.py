@@ -8,14 +8,14 @@ from itertools import repeat
 
 import torch
 from accelerate import Accelerator
+from harness.rounds import Spread, alternate, ratios
 
-from vitrine.data.loading import Batch
-from vitrine.models.build import build
-from vitrine.recipes import Recipe
-from vitrine.train.fit import EpochDone, StepDone, Training, fit
-from vitrine.train.objective import Classification
+from vitrine.config import Recipe
+from vitrine.data.loader import Batch
+from vitrine.models.load import build
+from vitrine.train.loop import EpochDone, StepDone, Training, fit
+from vitrine.train.losses import Classification
 from vitrine.train.optimizer import make_optimizer, make_schedule
-from vitrine.workflows.bench.rounds import Spread, alternate, ratios
 
 WIDTHS = (128, 192, 256, 384, 512, 768)
 DEPTH, HEAD, CLASSES = 6, 64, 37

@@ -4,6 +4,10 @@ A message is one or two lines: what was expected, what was found, what to do. Th
 without a traceback and exits with ``exit_code``.
 """
 
+from __future__ import annotations
+
+from importlib import metadata
+
 
 class VitrineError(Exception):
     """Base of every error a person can cause. ``exit_code`` is the process's exit status."""
@@ -37,6 +41,34 @@ class RunError(VitrineError):
 
 class EnvironmentMismatchError(VitrineError):
     """Installed libraries do not fit one another."""
+
+
+def environment_mismatch(error: BaseException) -> EnvironmentMismatchError | None:
+    """The remedy, where an error comes from importing a torchvision that does not fit the installed torch; else None.
+
+    Such an import fails with messages of torch's dispatcher ("operator torchvision::nms does not exist"), of the
+    dynamic linker, or of torchvision itself: what they have in common is where they are raised.
+    """
+    frame, importing = error.__traceback__, False
+    while frame is not None:
+        name = str(frame.tb_frame.f_globals.get("__name__", ""))
+        importing |= name.split(".")[0] == "torchvision" and frame.tb_frame.f_code.co_name == "<module>"
+        frame = frame.tb_next
+    missing = isinstance(error, ModuleNotFoundError) and error.name in ("torch", "torchvision")
+    if not (importing or missing):
+        return None
+    versions = " and ".join(f"{name} {_installed(name)}" for name in ("torch", "torchvision"))
+    return EnvironmentMismatchError(
+        f"torchvision cannot be imported ({' '.join(str(error).split())[:120]}). Installed: {versions}.\n"
+        "Install two that were released together and built alike: pip install --upgrade torch torchvision"
+    )
+
+
+def _installed(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "(missing)"
 
 
 class TrainingError(VitrineError):

@@ -175,7 +175,7 @@ class CaptioningMetrics:
         precision: ``fp32`` or ``bf16``: the arithmetic that the model ran in.
         negative_log_likelihood: mean over the pieces, in nats; at least 0.
         accuracy: share of pieces that were the likeliest, 0 to 1.
-        scores: what the captions themselves come to, as ``vitrine.evaluate.caption_scores`` writes it.
+        scores: what the captions themselves come to, as ``vitrine.metrics.captions`` writes it.
     """
 
     n: int

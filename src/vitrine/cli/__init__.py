@@ -15,7 +15,7 @@ def main() -> None:
     from typer import Abort, BadParameter
 
     from vitrine.cli.app import app
-    from vitrine.errors import LostProcessError, VitrineError
+    from vitrine.errors import LostProcessError, VitrineError, environment_mismatch
 
     # A million objects of the libraries live as long as the process: looking through them at every 700th new one takes
     # a tenth of the time of a short verb.
@@ -27,6 +27,11 @@ def main() -> None:
         _fail(str(error), error.exit_code, certainly=isinstance(error, LostProcessError))
     except (KeyboardInterrupt, Abort):
         status = INTERRUPTED
+    except (ImportError, RuntimeError) as error:
+        mismatch = environment_mismatch(error)
+        if mismatch is None:
+            raise
+        _fail(str(mismatch), mismatch.exit_code)
     except OSError as error:  # a full disk, a folder that may not be written to
         _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
     except _parents_of(BadParameter) as error:

@@ -9,12 +9,9 @@ from typing import Annotated, Any, Optional
 import typer
 
 from vitrine.cli import show
-from vitrine.cli.benching import bench
-from vitrine.cli.cache import CacheOption, OfflineOption, Verbs, cache
-from vitrine.cli.captioning import caption
-from vitrine.cli.comparing import compare, sweep, verify
-from vitrine.cli.exporting import export
-from vitrine.cli.knn import knn
+from vitrine.cli.caption import caption
+from vitrine.cli.compare import compare, sweep, verify
+from vitrine.cli.explain import explain, inspect, positions
 from vitrine.cli.options import (
     ArchOption,
     DataArgument,
@@ -24,11 +21,10 @@ from vitrine.cli.options import (
     VocabOption,
     required_recipe,
 )
-from vitrine.cli.predicting import predict
-from vitrine.cli.reporting import report
-from vitrine.cli.seeing import explain, inspect, positions
-from vitrine.cli.serving import serve
-from vitrine.cli.sharding import shards
+from vitrine.cli.other import CacheOption, OfflineOption, Verbs, cache, export, shards
+from vitrine.cli.predict import knn, predict
+from vitrine.cli.report import report
+from vitrine.cli.serve import serve
 from vitrine.version import __version__
 
 app = typer.Typer(
@@ -66,7 +62,7 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Of the pictures and the trainings.")] = 0,
 ) -> None:
     """Generate pictures, fine-tune, evaluate and predict: offline, in a few minutes."""
-    from vitrine.workflows.demo import run_demo
+    from vitrine.demo import run_demo
 
     with show.demo_progress() as report:
         result = run_demo(out, seed=seed, report=report)
@@ -80,8 +76,8 @@ def check(
     seed: Annotated[int, typer.Option(min=0, help="Of the split that is made where the data have none.")] = 0,
 ) -> None:
     """Say what is in this data, and what is wrong with it. Exits 1 where something is."""
-    from vitrine.workflows.check import check as run_check
-    from vitrine.workflows.check import render
+    from vitrine.check import check as run_check
+    from vitrine.check import render
 
     with show.reading_progress("Reading pictures") as progress:
         report = run_check(data, seed=seed, progress=progress)
@@ -93,7 +89,7 @@ def check(
 def _show_recipe(name: Optional[str]) -> None:  # noqa: UP045  typer reads the annotation at run time
     if name is None:
         return
-    from vitrine.recipes import available_recipes, load_recipe, recipe_to_toml
+    from vitrine.config import available_recipes, load_recipe, recipe_to_toml
 
     if name == "list":
         for known in available_recipes():
@@ -128,12 +124,12 @@ def train(
     ] = None,
 ) -> None:
     """Fine-tune a vision transformer on labelled pictures, into a run folder."""
-    from vitrine.recipes import load_recipe, override
-    from vitrine.workflows.chosen_recipe import recipe_of_run
+    from vitrine.config import load_recipe, override
+    from vitrine.train.run import recipe_of_run
 
     chosen = recipe_of_run(out) if recipe is None and resume else load_recipe(required_recipe(recipe))
     chosen = override(chosen, settings or [])
-    from vitrine.workflows.training import train as run_training
+    from vitrine.train.run import train as run_training
 
     with show.training_progress() as report:
         result = run_training(data, chosen, out, resume=resume, report=report)
@@ -193,9 +189,9 @@ def evaluate(
     Of a captioner: BLEU, ROUGE-L and CIDEr beside one caption for every picture, and whether words look at what they
     name.
     """
-    from vitrine.workflows.caption_evaluation import evaluate_captioner
-    from vitrine.workflows.captioner_opening import is_captioner
-    from vitrine.workflows.evaluation import evaluate as run_evaluation
+    from vitrine.caption.evaluate import evaluate_captioner
+    from vitrine.classify.evaluate import evaluate as run_evaluation
+    from vitrine.models.kind import is_captioner
 
     captioner = is_captioner(model, arch)
     _refuse_options_of_the_other(captioner, expect=expect, against=against, beams=beams, java=java or None, vocab=vocab)
@@ -262,4 +258,3 @@ app.command()(export)
 app.command()(knn)
 app.command()(shards)
 app.command()(cache)
-app.command()(bench)

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+
+from vitrine.cli import show
+from vitrine.errors import UsageError
+
+if TYPE_CHECKING:
+    from vitrine.bulk.run import Bulk, BulkSettings
+
 
 ModelArgument = Annotated[
     str,
@@ -50,8 +58,71 @@ def required_recipe(name: Optional[str]) -> str:  # noqa: UP045
         RecipeError: none was; the message names those that there are.
     """
     if name is None:
+        from vitrine.config import available_recipes
         from vitrine.errors import RecipeError
-        from vitrine.recipes import available_recipes
 
         raise RecipeError(f"--recipe is missing: expected a .toml file or one of {', '.join(available_recipes())}.")
     return name
+
+
+EngineOption = Annotated[
+    str,
+    typer.Option(
+        metavar="local|ray",
+        help="local works in this process; ray (extra ray) in several, on this machine or a cluster, part by part.",
+    ),
+]
+AddressOption = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--ray-address", metavar="HOST:PORT", help="Of --engine ray: a cluster; default: this machine."),
+]
+WorkersOption = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(min=1, help="Of --engine ray: processes with a model each; default: one a GPU, else one a core pair."),
+]
+PartSizeOption = Annotated[
+    Optional[int],  # noqa: UP045
+    typer.Option(
+        min=1, help="Of --engine ray: pictures that are finished, or lost in an interruption, together; default: 1024."
+    ),
+]
+ResumeOption = Annotated[bool, typer.Option("--resume", help="Of --engine ray: continue a job that was interrupted.")]
+
+
+def bulk_settings(
+    engine: str, address: str | None, workers: int | None, part_size: int | None, resume: bool
+) -> BulkSettings | None:
+    """What --engine and its options ask for; None for work in this process.
+
+    Raises:
+        UsageError: no such engine, or an option of the other one.
+    """
+    if engine not in ("local", "ray"):
+        raise UsageError(f"--engine {engine} cannot be used: expected local or ray.")
+    if engine == "local":
+        given = {"--ray-address": address, "--workers": workers, "--part-size": part_size}
+        for option, value in given.items():
+            if value is not None:
+                raise UsageError(f"{option} is of --engine ray: give both, or leave it out.")
+        return None
+    from vitrine.bulk.run import BulkSettings
+
+    usual = BulkSettings()
+    return BulkSettings(part_size or usual.part_size, workers or usual.workers, address, resume)
+
+
+def require_local(resume: bool, settings: BulkSettings | None) -> None:
+    """Refuse --resume where a single process would ignore it."""
+    if resume and settings is None:
+        raise UsageError("--resume is of --engine ray: give both, or leave it out.")
+
+
+def show_bulk(made: Bulk, what: str, as_json: bool) -> None:
+    """Print what a bulk job made."""
+    show.notes(made.notes)
+    if as_json:
+        typer.echo(json.dumps(made.to_dict(), indent=2, ensure_ascii=False))
+    earlier = f", {made.before} of them from before" if made.before else ""
+    parts = "1 part" if made.parts == 1 else f"{made.parts} parts"
+    typer.echo(f"{made.rows} {what} in {made.result} ({made.precision}; {parts}{earlier}).", err=True)
+    show.unreadable(made.unreadable, made.unreadable_count, made.unreadable_table)

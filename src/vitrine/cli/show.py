@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.progress import Progress
 
+    from vitrine.demo import DemoResult
+    from vitrine.explain.run import Explained
     from vitrine.results import CaptioningMetrics
-    from vitrine.workflows.demo import DemoResult
-    from vitrine.workflows.explained import Explained
-    from vitrine.workflows.training_events import Event, Plan, TrainResult
+    from vitrine.train.events import Event, Plan, TrainResult
 
 
 def _progress() -> Progress:
@@ -93,8 +93,8 @@ class _TrainingLines:
         self.pictures, self.since = 0, time.monotonic()
 
     def __call__(self, event: Event) -> None:
-        from vitrine.train.fit import StepDone
-        from vitrine.workflows.training_events import EpochRow, Note, Plan, Reading
+        from vitrine.train.events import EpochRow, Note, Plan, Reading
+        from vitrine.train.loop import StepDone
 
         match event:
             case Reading():

@@ -22,11 +22,11 @@ from typing import Any
 
 from PIL import Image
 
-from vitrine.data.decoding import decode
+from vitrine.config import TransformSpec
+from vitrine.data.decode import decode
 from vitrine.data.samples import Picture
-from vitrine.data.warp import with_full_size
-from vitrine.downloads.settings import DECODED, cache_folder
-from vitrine.recipes import TransformSpec
+from vitrine.data.transforms import with_full_size
+from vitrine.io.hub_cache import DECODED, cache_folder
 
 _MAGIC = b"VITRDEC1"
 _FACTS = struct.Struct("<IIII")  # width, height, and those of the picture before it was reduced
@@ -109,7 +109,7 @@ class DecodedPicture:
         return self.picture.encoded()
 
     def decoded(self) -> Image.Image:
-        """Upright, 8 bits a channel, mode "RGBX", perhaps reduced: see :func:`vitrine.data.warp.full_size`.
+        """Upright, 8 bits a channel, mode "RGBX", perhaps reduced: see :func:`vitrine.data.transforms.full_size`.
 
         Raises:
             PictureError: it is not kept yet and cannot be read.

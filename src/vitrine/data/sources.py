@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from vitrine.data import folders, manifests, pets, tables
-from vitrine.data.listing import iter_pictures, left_aside, list_pictures, listed
+from vitrine.data import huggingface, image_folder, manifest, oxford_pets
+from vitrine.data.image_folder import iter_pictures, left_aside, list_pictures, listed
 from vitrine.data.samples import FiniteSplit, LabelledData
-from vitrine.data.shards.places import is_shards, open_shards
-from vitrine.data.splitting import hold_out
+from vitrine.data.shards.dataset import expanded, is_shards, open_shards
+from vitrine.data.shards.index import is_remote
+from vitrine.data.splits import hold_out
 from vitrine.errors import DataError
 
 __all__ = ["iter_pictures", "list_pictures", "open_data", "open_unlabelled"]
@@ -31,7 +32,7 @@ def open_data(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -> La
         reference: a folder (class folders, ``{label}_{id}`` files, either below split folders, or one written by
             Hugging Face datasets); a manifest (``.csv``, ``.tsv``, ``.parquet``); ``hf:owner/name``;
             ``oxford-pets`` or ``oxford-pets:reference``; ``scenes:...``; webdataset shards (see
-            :func:`vitrine.data.shards.places.open_shards`).
+            :func:`vitrine.data.shards.dataset.open_shards`).
         seed: of the split, where one is made, and of generated scenes.
         val_fraction: share of the training pictures held out for validation where the data have no such split;
             above 0, below 1.
@@ -68,13 +69,11 @@ def open_unlabelled(reference: str) -> LabelledData:
 
 
 def _opened(reference: str) -> LabelledData:
-    if reference in pets.NAMES or reference.startswith("oxford-pets:"):
-        return pets.open_pets(reference)
+    if reference in oxford_pets.NAMES or reference.startswith("oxford-pets:"):
+        return oxford_pets.open_pets(reference)
     place, options = _with_options(reference)
     if place.startswith("hf:") and not place.startswith(("hf:.", "hf:/", "hf:~")):
-        from vitrine.data import hub  # here and below: importing datasets takes a second
-
-        return hub.open_hub(place.removeprefix("hf:"), reference, options)
+        return huggingface.open_hub(place.removeprefix("hf:"), reference, options)
     path = Path(place.removeprefix("hf:")).expanduser()
     if path.is_dir():
         return _opened_folder(path, reference, options)
@@ -82,7 +81,7 @@ def _opened(reference: str) -> LabelledData:
         return _opened_file(path, reference, options)
     raise DataError(
         f"There is no file or folder {path}. Give a folder of pictures, a manifest, hf:owner/name, "
-        f"{' or '.join(pets.NAMES)}, or scenes:base."
+        f"{' or '.join(oxford_pets.NAMES)}, or scenes:base."
     )
 
 
@@ -99,32 +98,26 @@ def _with_options(reference: str) -> tuple[str, dict[str, str]]:
 
 
 def _opened_folder(folder: Path, reference: str, options: dict[str, str]) -> LabelledData:
-    if tables.is_saved(folder):
-        from vitrine.data import hub
-
-        return hub.open_saved(folder, reference, options)
-    files = tables.picture_tables(folder)
+    if huggingface.is_saved(folder):
+        return huggingface.open_saved(folder, reference, options)
+    files = huggingface.picture_tables(folder)
     if files:
-        from vitrine.data import hub
-
-        return hub.open_tables(files, reference, options)
+        return huggingface.open_tables(files, reference, options)
     for name in METADATA:
-        if (folder / name).is_file() and manifests.has_columns(folder / name):
-            return manifests.open_manifest(folder / name, reference, options)
+        if (folder / name).is_file() and manifest.has_columns(folder / name):
+            return manifest.open_manifest(folder / name, reference, options)
     if options:
         raise DataError(f"{reference}: options choose columns, and {folder} holds no table of pictures.")
-    return folders.open_folder(folder, reference)
+    return image_folder.open_folder(folder, reference)
 
 
 def _opened_file(path: Path, reference: str, options: dict[str, str]) -> LabelledData:
     suffix = path.suffix.lower()
-    if suffix not in manifests.SUFFIXES:
-        raise DataError(f"{path} is no manifest: known are {', '.join(manifests.SUFFIXES)}. Or give a folder.")
-    if suffix == ".parquet" and tables.holds_pictures(path):
-        from vitrine.data import hub
-
-        return hub.open_tables({"train": [str(path)]}, reference, options)
-    return manifests.open_manifest(path, reference, options)
+    if suffix not in manifest.SUFFIXES:
+        raise DataError(f"{path} is no manifest: known are {', '.join(manifest.SUFFIXES)}. Or give a folder.")
+    if suffix == ".parquet" and huggingface.holds_pictures(path):
+        return huggingface.open_tables({"train": [str(path)]}, reference, options)
+    return manifest.open_manifest(path, reference, options)
 
 
 def _with_validation(data: LabelledData, seed: int, fraction: float) -> LabelledData:
@@ -165,3 +158,28 @@ def _class_notes(data: LabelledData) -> list[str]:
                 names = listed([data.labels[label] for label in unseen])
                 notes.append(f"Classes of {name} that no training picture has: {names}.")
     return notes
+
+
+_HUB = "hf:"
+_NO_PATHS = ("scenes:", "oxford-pets:")
+
+
+def absolute_reference(reference: str, folder: Path) -> str:
+    """A reference whose paths are relative to ``folder``, with absolute ones; one without paths stays as it is."""
+    if reference in oxford_pets.NAMES or reference.startswith(_NO_PATHS):
+        return reference
+    if "::" in reference:  # several patterns of shards
+        return "::".join(absolute_reference(part, folder) for part in reference.split("::"))
+    if reference.startswith(_HUB):
+        place = reference.removeprefix(_HUB)
+        return f"{_HUB}{folder}/{place}" if place.startswith(".") else reference
+    if is_remote(reference) or reference.startswith("~") or Path(reference).is_absolute():
+        return reference
+    return f"{folder}/{reference}"
+
+
+def is_there(reference: str) -> bool:
+    """Whether the file or folder that an absolute reference means exists; of shards by name, the first."""
+    place = reference.removeprefix(_HUB).partition("::")[0]
+    names = (place, place.partition("?")[0], expanded(place)[0])  # what follows a question mark are options
+    return any(Path(name).exists() for name in names)

@@ -1,165 +1,218 @@
-"""The absolute position embeddings of a vision transformer's patches, as a table on the patch grid.
-
-Axes: N tokens (prefix tokens first), D channels, R grid rows, C grid columns.
-"""
+"""``vitrine positions``: the similarity of a model's position embeddings, and whether position was learned."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import shlex
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import torch
-from torch import nn
+from matplotlib.axes import Axes
 
-from vitrine.errors import ModelError
-from vitrine.explain.position_findings import sine_embedding
-from vitrine.explain.position_numbers import cosine_similarity
-
-__all__ = ["PositionTable", "cosine_similarity", "position_embeddings"]
-
-_SAME = 1e-3  # weights kept in half precision are this near to the formula that they were computed with
-_RELATIVE = ("RelPosBias", "RelPosMlp", "RelativePositionBias")  # timm's modules of a relative position bias
-_RELATIVE_TABLES = ("relative_position_bias_table", "rel_pos_h", "pos_proj.weight")  # and such tables inside attention
+from vitrine.attribution.position_embeddings import position_embeddings
+from vitrine.attribution.position_metrics import PositionControls, PositionFindings, PositionNumbers, assess_positions
+from vitrine.errors import ModelError, VitrineError
+from vitrine.explain.figures.positions import draw_positions, number_rows, save_position_figure
+from vitrine.models.load import BuiltModel, open_run
+from vitrine.plotting.provenance import Provenance
+from vitrine.plotting.style import new_figure, shortened, styled
+from vitrine.runs.environment import weights_notes
 
 
 @dataclass(frozen=True, eq=False)
-class PositionTable:
-    """What a model adds to its patches to tell them where they are.
+class PositionsResult:
+    """What ``vitrine positions`` found and drew.
 
     Attributes:
-        embeddings_RCD: float32, finite, one vector a patch, without those of prefix tokens.
-        prefix_tokens: vectors that were left out because they belong to class, distillation or register tokens.
-        computed: the vectors are the fixed 2-D sine embedding, which a formula gives; no training made them.
-        notes: sentences on what else has to be known to read them.
+        model: the reference that was given.
+        out: the figure.
+        findings: similarities, numbers, controls and what follows.
+        cell: row and column, from 1, of the one patch that was drawn; None where all were.
+        before: the reference of the model that it was compared with; None where there was none.
+        findings_before: of that model.
+        weights: sentences on the files that the weights are from.
     """
 
-    embeddings_RCD: npt.NDArray[np.float32]
-    prefix_tokens: int
-    computed: bool
-    notes: tuple[str, ...] = ()
+    model: str
+    out: Path
+    findings: PositionFindings
+    cell: tuple[int, int] | None = None
+    before: str | None = None
+    findings_before: PositionFindings | None = None
+    weights: tuple[str, ...] = ()
 
     @property
-    def rows(self) -> int:
-        """Rows of the patch grid."""
-        return int(self.embeddings_RCD.shape[0])
+    def numbers(self) -> PositionNumbers:
+        """How much of a place the similarities know."""
+        return self.findings.numbers
 
     @property
-    def columns(self) -> int:
-        """Columns of the patch grid."""
-        return int(self.embeddings_RCD.shape[1])
+    def controls(self) -> PositionControls:
+        """The same numbers of untrained and of fixed sine embeddings."""
+        return self.findings.controls
 
     @property
-    def channels(self) -> int:
-        """Width of an embedding."""
-        return int(self.embeddings_RCD.shape[2])
+    def sentence(self) -> str:
+        """What follows from the numbers."""
+        return self.findings.sentence
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What else has to be known, in sentences."""
+        return self.findings.notes
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw all maps into somebody's axes, or into new ones, and give the axes back."""
+        if ax is None:
+            with styled():
+                return draw_positions(new_figure(7, 7).add_subplot(), self.findings.similarity_RCRC)
+        return draw_positions(ax, self.findings.similarity_RCRC)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; the same model gives the same bytes."""
+        found, controls = self.findings, self.findings.controls
+        content: dict[str, Any] = {
+            "model": self.model,
+            "figure": str(self.out),
+            "grid": [found.rows, found.columns],
+            "channels": found.channels,
+            "numbers": found.numbers.to_dict(),
+            "untrained": controls.untrained.to_dict(),
+            "untrained_standard_deviation": controls.untrained_spread.to_dict(),
+            "untrained_tables": controls.draws,
+            "fixed_sine": controls.sine.to_dict(),
+            "sentence": found.sentence,
+            "notes": list(found.notes),
+        }
+        if self.cell is not None:
+            content["cell"] = list(self.cell)
+        if self.findings_before is not None:
+            before = self.findings_before
+            content["before"] = {
+                "model": self.before,
+                "numbers": before.numbers.to_dict(),
+                "sentence": before.sentence,
+                "notes": list(before.notes),
+            }
+        return content
+
+    def text(self) -> str:
+        """The same for a person."""
+        found, before = self.findings, self.findings_before
+        compared = [found.numbers] if before is None else [before.numbers, found.numbers]
+        names = ["this model"] if before is None else ["before", "after"]
+        rows = [("", [*names, "untrained", "fixed 2-D sine"]), *number_rows(compared, found)]
+        first = max(len(name) for name, _ in rows)
+        widths = [max(map(len, cells)) for cells in zip(*(cells for _, cells in rows), strict=True)]
+        table = [
+            f"{name:<{first}}  " + "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
+            for name, cells in rows
+        ]
+        lines = [f"{self.model}: {found.rows} x {found.columns} patches, {found.channels} channels", "", *table, ""]
+        lines += [] if before is None else [f"Before ({self.before}): {before.sentence}"]
+        lines += [found.sentence if before is None else f"After ({self.model}): {found.sentence}", *found.notes]
+        return "\n".join([*lines, "", f"Figure: {self.out}"])
+
+    def _repr_png_(self) -> bytes | None:
+        return self.out.read_bytes() if self.out.suffix.lower() == ".png" else None
+
+    def _repr_svg_(self) -> str | None:
+        return self.out.read_text("utf-8") if self.out.suffix.lower() == ".svg" else None
 
 
-def position_embeddings(module: nn.Module) -> PositionTable:
-    """The position embeddings of a timm vision transformer's patches.
+def positions(
+    model: str,
+    out: Path,
+    *,
+    cell: tuple[int, int] | None = None,
+    before: str | None = None,
+    architecture: str | None = None,
+) -> PositionsResult:
+    """Draw the cosine similarity of a model's position embeddings, and say whether position was learned.
 
-    The model says how many vectors belong to prefix tokens: the table is as long as the grid where they have none
-    (timm's ``no_embed_class``, CaiT) and longer by ``num_prefix_tokens`` where each has one.
+    Args:
+        model: a model reference; with ``architecture``, a weights file.
+        out: the figure, .png or .svg.
+        cell: row and column, from 1, of the one patch whose map is drawn; None draws the maps of all.
+        before: a second model reference, from before some training: both are drawn on one scale, and the difference.
+        architecture: the timm name of the model whose weights a file holds, be it ``model``, ``before`` or both.
 
     Raises:
-        ModelError: the model has no such table (the message names what it has in its place), the table does not fit
-            the grid, holds numbers that are not finite, or there is one patch only.
+        ModelError: a model has no such embeddings (the message names what it has), the cell lies outside of the grid,
+            or the two models have different grids.
+        VitrineError: the figure's name does not end in .png or .svg.
     """
-    owner: Any = getattr(module, "embeds", module)  # NaFlexViT keeps its embeddings in a module of their own
-    stored = getattr(owner, "pos_embed", None)
-    if not isinstance(stored, torch.Tensor):
-        raise ModelError(_no_table(module))
-    rows, columns = _grid(module, owner, stored)
-    prefix = 0 if stored.ndim == 4 else stored.shape[1] - rows * columns
-    flat_ND = stored.detach().to("cpu", torch.float32).reshape(-1, stored.shape[-1])
-    embeddings_RCD = flat_ND[prefix:].reshape(rows, columns, -1).numpy().copy()
-    if not np.isfinite(embeddings_RCD).all():
-        raise ModelError(f"The position embeddings of this {type(module).__name__} are not all finite numbers.")
-    if rows * columns < 2:
-        raise ModelError(f"This {type(module).__name__} sees one patch only: there are no positions to compare.")
-    computed = _is_sine(embeddings_RCD)
-    notes = _notes(module, owner, stored, embeddings_RCD, computed)
-    return PositionTable(embeddings_RCD, prefix, computed, tuple(notes))
-
-
-def _grid(module: nn.Module, owner: Any, stored: torch.Tensor) -> tuple[int, int]:
-    """Rows and columns of a table, which has to have a vector for every patch, and for every prefix token or none."""
-    if stored.ndim == 4 and stored.shape[0] == 1 and tuple(stored.shape[1:3]) == _stated_grid(module, owner):
-        return int(stored.shape[1]), int(stored.shape[2])
-    grid = _stated_grid(module, owner)
-    if stored.ndim == 3 and stored.shape[0] == 1 and grid is not None:
-        prefix = int(getattr(module, "num_prefix_tokens", 0))
-        if stored.shape[1] - grid[0] * grid[1] in (0, prefix):
-            return grid
-    expected = "" if grid is None else f" for a grid of {grid[0]} x {grid[1]} patches"
-    raise ModelError(
-        f"The position embeddings of this {type(module).__name__} have the shape {tuple(stored.shape)}{expected}: "
-        "that is not one vector a patch.\nExpected a plain vision transformer, for example vit_base_patch16_224."
+    if out.suffix.lower() not in (".png", ".svg"):
+        raise VitrineError(
+            f"A figure is written as .png or .svg: {out.name} is neither.\nFor example: -o positions.png"
+        )
+    built, findings = _opened(model, architecture if before is None or _is_file(model) else None)
+    _require_cell(model, findings, cell)
+    result = PositionsResult(model, out, findings, cell, weights=_weights(built))
+    options: dict[str, Any] = {"cell": cell, "before": before, "architecture": architecture}
+    if before is not None:
+        earlier, findings_before = _opened(before, architecture if _is_file(before) else None)
+        _require_same_grid(model, findings, before, findings_before)
+        told = (*_weights(earlier), *result.weights)
+        result = replace(result, before=before, findings_before=findings_before, weights=told)
+        options["before-weights-sha256"] = _sha256(earlier)
+    origin = Provenance(
+        figure="positions",
+        model=model,
+        weights_sha256=_sha256(built),
+        options=options,
+        command=_command(model, out, cell, before, architecture),
     )
+    title, metadata = _title(model, before), origin.to_metadata()
+    save_position_figure(findings, out, metadata, title=title, cell=cell, before=result.findings_before)
+    return result
 
 
-def _stated_grid(module: nn.Module, owner: Any) -> tuple[int, int] | None:
-    """The grid of the table: its own, where inputs of any size are resampled from it, else that of the patches."""
-    own = getattr(owner, "pos_embed_grid_size", None)
-    if own is not None:
-        return (int(own), int(own)) if isinstance(own, int) else (int(own[0]), int(own[1]))
-    grid = getattr(getattr(module, "patch_embed", None), "grid_size", None)
-    return None if grid is None else (int(grid[0]), int(grid[1]))
+def _opened(reference: str, architecture: str | None) -> tuple[BuiltModel, PositionFindings]:
+    built = open_run(reference, architecture)
+    table = position_embeddings(built.module)
+    notes = (*built.notes, *table.notes)
+    return built, assess_positions(table.embeddings_RCD, computed=table.computed, notes=notes)
 
 
-def _notes(
-    module: nn.Module, owner: Any, stored: torch.Tensor, embeddings_RCD: npt.NDArray[np.float32], computed: bool
-) -> Iterator[str]:
-    if computed:
-        yield "The position embeddings are the fixed 2-D sine embedding: a formula gave them, not training."
-    elif not (isinstance(stored, nn.Parameter) and stored.requires_grad):
-        yield "The position embeddings are a fixed table that training does not change."
-    zero = int((~embeddings_RCD.any(axis=2)).sum())
-    if zero:
-        yield f"{zero} of {embeddings_RCD[..., 0].size} embeddings are zero; their similarity is shown as 0."
-    patches = getattr(getattr(module, "patch_embed", None), "grid_size", None)
-    table = embeddings_RCD.shape[:2]
-    if getattr(owner, "pos_embed_grid_size", None) is not None and patches is not None and tuple(patches) != table:
-        yield f"The table of {table[0]} x {table[1]} is shown as stored; the model resamples it to each input's grid."
-    others = _other_encodings(module)
-    if others:
-        yield f"The model also has {' and '.join(others)}, which the position embeddings do not show."
+def _weights(built: BuiltModel) -> tuple[str, ...]:
+    return () if built.weights is None else weights_notes(built.weights, built.source.folder)
 
 
-def _is_sine(embeddings_RCD: npt.NDArray[np.float32]) -> bool:
-    """Whether a table is the fixed 2-D sine embedding, with the rows or the columns in its first half."""
-    rows, columns, channels = embeddings_RCD.shape
-    if channels % 4:
-        return False
-    columns_first_RCD = sine_embedding(rows, columns, channels)
-    rows_first_RCD = np.roll(columns_first_RCD, channels // 2, axis=2)
-    return any(float(np.abs(embeddings_RCD - table).max()) < _SAME for table in (columns_first_RCD, rows_first_RCD))
+def _is_file(reference: str) -> bool:
+    return Path(reference).expanduser().is_file()
 
 
-def _other_encodings(module: nn.Module) -> list[str]:
-    """What else tells a model where its patches are, by the names that timm gives to modules and parameters."""
-    classes = sorted({type(part).__name__ for part in module.modules()})
-    rotary = [name for name in classes if "Rotary" in name]
-    found = [f"rotary position embeddings ({', '.join(rotary)})"] if rotary else []
-    tables = any(name.endswith(_RELATIVE_TABLES) for name, _ in module.named_parameters())
-    if tables or any(name in _RELATIVE for name in classes):
-        found.append("a relative position bias in its attention")
-    if "PositionalEncodingFourier" in classes:
-        found.append("Fourier features that it computes from a patch's place")
-    return found
+def _require_cell(model: str, findings: PositionFindings, cell: tuple[int, int] | None) -> None:
+    if cell is not None and not (1 <= cell[0] <= findings.rows and 1 <= cell[1] <= findings.columns):
+        raise ModelError(
+            f"There is no patch in row {cell[0]}, column {cell[1]}: the grid of {model} has {findings.rows} rows and "
+            f"{findings.columns} columns, counted from 1."
+        )
 
 
-def _no_table(module: nn.Module) -> str:
-    name = type(module).__name__
-    kinds = ("pos_embed", "position_embedding")
-    tables = [f"{key} {tuple(value.shape)}" for key, value in module.named_parameters() if any(k in key for k in kinds)]
-    found = _other_encodings(module)
-    if tables:
-        found.append(f"position parameters of another form ({', '.join(tables[:3])})")
-    instead = f"it has {' and '.join(found)}" if found else "it has no position embeddings of any kind that is known"
-    return (
-        f"This {name} has no table of absolute position embeddings, one vector a patch: {instead}.\n"
-        "Expected a model with such a table, for example vit_base_patch16_224 or vitrine/scenes-tiny."
-    )
+def _require_same_grid(model: str, after: PositionFindings, earlier: str, before: PositionFindings) -> None:
+    if (before.rows, before.columns) != (after.rows, after.columns):
+        raise ModelError(
+            f"Only equal grids can be compared: {earlier} has {before.rows} x {before.columns} patches, {model} has "
+            f"{after.rows} x {after.columns}."
+        )
+
+
+def _title(model: str, before: str | None) -> str:
+    if before is None:
+        return f"Position embeddings of {model}"
+    return f"Position embeddings of {shortened(before)} (before) and {shortened(model)} (after)"
+
+
+def _sha256(built: BuiltModel) -> str:
+    return "none" if built.weights is None else built.weights.sha256
+
+
+def _command(model: str, out: Path, cell: tuple[int, int] | None, before: str | None, architecture: str | None) -> str:
+    """The command line that draws the figure again."""
+    words = ["vitrine", "positions", model, "-o", str(out)]
+    words += [] if cell is None else ["--cell", f"{cell[0]},{cell[1]}"]
+    words += [] if before is None else ["--before", before]
+    words += [] if architecture is None else ["--arch", architecture]
+    return shlex.join(words)

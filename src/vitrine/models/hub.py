@@ -9,9 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from vitrine.downloads.records import forget, note_use, short
-from vitrine.downloads.settings import HUB, TURNED_OFF, cache_folder, is_offline, quieten_client
 from vitrine.errors import WeightsUnavailableError
+from vitrine.io.hub_cache import HUB, TURNED_OFF, cache_folder, forget, is_offline, note_use, quieten_client, short
 
 _CONNECT_SECONDS = 3.0
 _SHA256 = re.compile("[0-9a-f]{64}")

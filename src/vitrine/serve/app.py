@@ -15,11 +15,11 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitrine.errors import VitrineError
-from vitrine.serve import caption_routes, figure_routes, gallery_routes, page_routes, reference_page, view_routes
-from vitrine.serve.asked import REFUSED
-from vitrine.serve.explorer import Explorer
-from vitrine.serve.guard import Guard
-from vitrine.serve.refusals import Refusal
+from vitrine.serve.errors import Refusal
+from vitrine.serve.routes import caption, explain, figures, gallery, page
+from vitrine.serve.schema import REFUSED
+from vitrine.serve.security import Guard
+from vitrine.serve.state import Explorer
 from vitrine.serve.worker import Cancelled
 from vitrine.version import __version__
 
@@ -47,7 +47,7 @@ def make_app(explorer: Explorer) -> ASGIApp:
         responses=REFUSED,
     )
     app.state.explorer = explorer
-    for routes in (page_routes, view_routes, caption_routes, figure_routes, gallery_routes, reference_page):
+    for routes in (page, explain, caption, figures, gallery):
         app.include_router(routes.router)
     app.add_exception_handler(Refusal, _refused)
     app.add_exception_handler(VitrineError, _cannot)

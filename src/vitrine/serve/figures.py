@@ -10,31 +10,26 @@ import threading
 from dataclasses import replace
 from typing import Any
 
-from vitrine.caption.decoded import DecodedCaption
-from vitrine.data.decoding import BytesPicture
+from vitrine.attribution.position_metrics import PositionFindings
+from vitrine.caption.decoding import DecodedCaption
+from vitrine.caption.figures.words import caption_figure
+from vitrine.caption.inference import DecodedPicture
+from vitrine.caption.run import caption_origin, worded_picture
+from vitrine.data.decode import BytesPicture
 from vitrine.data.samples import Sample
 from vitrine.errors import ModelError
-from vitrine.explain.position_findings import PositionFindings
-from vitrine.report.confusion import confusion_figure
-from vitrine.report.maps import map_figure
-from vitrine.report.positions import position_figure
-from vitrine.report.provenance import Provenance
-from vitrine.report.scale import Scale, shared_scale
-from vitrine.report.style import drawn_bytes
-from vitrine.report.words import caption_figure
-from vitrine.serve.captioners import EncodedCaption, ServedCaptioner
-from vitrine.serve.checking import checked_key, mapped
-from vitrine.serve.classifiers import ServedClassifier
-from vitrine.serve.encoded import EncodedPicture
-from vitrine.serve.place_numbers import positions_command
-from vitrine.serve.recorded import Recorded
+from vitrine.explain.figures.map import map_figure
+from vitrine.explain.figures.positions import position_figure
+from vitrine.explain.run import ExplainSettings, map_picture, origin_of, scale_of
+from vitrine.plotting.colormap import Scale, shared_scale
+from vitrine.plotting.confusion import confusion_figure
+from vitrine.plotting.provenance import Provenance
+from vitrine.plotting.style import drawn_bytes
+from vitrine.serve.captioner import EncodedCaption, ServedCaptioner
+from vitrine.serve.classifier import EncodedPicture, ServedClassifier
+from vitrine.serve.galleries import Recorded
 from vitrine.serve.uploads import Upload
-from vitrine.serve.views import View, described, towards
-from vitrine.workflows.caption_picture import caption_origin, worded_picture
-from vitrine.workflows.decoded_pictures import DecodedPicture
-from vitrine.workflows.explain_words import origin_of
-from vitrine.workflows.explained import ExplainSettings
-from vitrine.workflows.map_pictures import map_picture, scale_of
+from vitrine.serve.views import View, checked_key, described, mapped, positions_command, towards
 
 _DRAWING = threading.Lock()  # matplotlib's settings are the process's
 

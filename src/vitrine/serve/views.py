@@ -6,24 +6,42 @@ Axes: R grid rows, C grid columns, N tokens (prefix tokens first), B pictures (o
 from __future__ import annotations
 
 import shlex
+import threading
+import zlib
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from vitrine.attribution.baselines import centre_blob, edges, random_map
+from vitrine.attribution.maps import BatchMaps
+from vitrine.attribution.methods import Method
+from vitrine.attribution.position_embeddings import position_embeddings
+from vitrine.attribution.position_metrics import PositionFindings, assess_positions
+from vitrine.attribution.verdict import Verdict
+from vitrine.data.loader import Batch
 from vitrine.errors import ModelError
-from vitrine.explain.maps import BatchMaps
-from vitrine.explain.methods import Method
-from vitrine.report.scale import Scale, shared_scale
-from vitrine.serve.asked import ViewQuery
-from vitrine.serve.classifiers import ServedClassifier
-from vitrine.serve.encoded import EncodedPicture
-from vitrine.serve.refusals import Refusal
-from vitrine.serve.schema import Array, ClassProbability, Explained, Matrix, ScaleInfo
-from vitrine.workflows.explain_words import explain_flags
-from vitrine.workflows.explained import ExplainSettings
-from vitrine.workflows.map_pictures import scale_of, shown
+from vitrine.explain.explainer import Checked, MappedBatch, Mapper, check_maps
+from vitrine.explain.run import ExplainSettings, explain_flags, scale_of, shown
+from vitrine.plotting.colormap import Scale, shared_scale
+from vitrine.serve.classifier import EncodedPicture, ServedClassifier, keep
+from vitrine.serve.errors import Refusal
+from vitrine.serve.schema import (
+    Array,
+    Check,
+    ClassProbability,
+    ControlMap,
+    Explained,
+    Matrix,
+    PositionNumber,
+    Positions,
+    ScaleInfo,
+    VerdictInfo,
+    ViewQuery,
+)
+from vitrine.serve.worker import Job
 
 Floats = npt.NDArray[np.float32]
 
@@ -186,3 +204,164 @@ def command(view: View, served: ServedClassifier, name: str) -> str | None:
     settings = ExplainSettings(view.method, served.labels[view.target] if likeliest_is_target else None)
     flags = explain_flags(settings, served.precision, served.architecture)
     return shlex.join(["vitrine", "explain", served.reference, name, "-o", "maps", *flags])
+
+
+_LABELS = {
+    "sensitive_to_weights": "rank correlation with the map of a model with randomised weights",
+    "better_than_centre": "insertion less deletion, above that of a blob in the centre",
+    "spread_evenly": "share of the mass on the strongest tenth of the patches",
+    "carried_by_outliers": "share of the mass on outlier tokens",
+}
+_GOOD = {"sensitive_to_weights": True, "better_than_centre": True, "spread_evenly": False, "carried_by_outliers": False}
+_VALUES = {
+    "sensitive_to_weights": "correlation",
+    "better_than_centre": "advantage",
+    "spread_evenly": "strongest_tenth",
+    "carried_by_outliers": "carried",
+}
+
+
+def mapped(view: View, served: ServedClassifier, encoded: EncodedPicture) -> tuple[Mapper, MappedBatch]:
+    """The view's map as the workflows have it, made of what is held: the model is not run."""
+    target = served.labels[view.target] if view.method.for_a_class else None
+    mapper = Mapper(served.opened, view.method, target)
+    nothing_B = torch.zeros(1, dtype=torch.int64)
+    batch = Batch(encoded.square_CHW[None], nothing_B - 1, nothing_B)
+    probabilities_BC = torch.from_numpy(encoded.probabilities_C)[None]
+    targets_B = torch.tensor([view.target])
+    return mapper, MappedBatch(
+        batch, mapper.pixels(batch.pixels_BCHW), probabilities_BC, targets_B, map_of(view, encoded)
+    )
+
+
+def checked_key(view: View) -> Hashable:
+    """What a check is kept under."""
+    return view.method, view.target if view.method.for_a_class else None
+
+
+def check(view: View, served: ServedClassifier, encoded: EncodedPicture, job: Job) -> Checked:
+    """Check one map, which runs the model many times; in the worker's thread. Kept once it is made.
+
+    Raises:
+        Refusal: it is a view that nothing is known to be compared with.
+        Cancelled: nobody waits.
+    """
+    key = checked_key(view)
+    found: Checked | None = encoded.checked.get(key)
+    if found is None:
+        mapper, batch = mapped(view, served, encoded)
+        with served.interrupted_by(job):
+            found = check_maps(mapper, batch)
+        keep(encoded.checked, key, found)
+    return found
+
+
+def require_checkable(view: View, served: ServedClassifier) -> None:
+    """Refuse what no check is made for.
+
+    Raises:
+        Refusal: the view cannot be checked, or the model's patches do not divide its pictures.
+    """
+    side, layout = served.opened.spec.size, served.layout
+    if side % layout.rows or side % layout.columns:
+        raise Refusal(422, "The patches of this model do not divide its input evenly, so its maps cannot be checked.")
+    if view.to:
+        raise Refusal(422, "Only maps of what the model looks at can be checked, not of who attends to a patch.")
+
+
+def verdict_info(
+    view: View, served: ServedClassifier, encoded: EncodedPicture, checked: Checked, name: str
+) -> VerdictInfo:
+    """The answer to ``/api/verdict``."""
+    rows, columns = served.layout.rows, served.layout.columns
+    pixels_BCHW = served.mapper.pixels(encoded.square_CHW[None])
+    seed = zlib.crc32(encoded.sha256.encode())  # a random control of its own for every picture
+    maps = {
+        "random": random_map(rows, columns, seed),
+        "centre blob": centre_blob(rows, columns),
+        "edges": edges(pixels_BCHW, rows, columns)[0],
+    }
+    verdict = checked.verdicts[0]
+    line = command(view, served, name)
+    assert line is not None
+    return VerdictInfo(
+        flag=verdict.flag,
+        sentence=verdict.sentence,
+        checks=_checks(verdict),
+        controls=[ControlMap(name=key, map=Array.of(shown(map_RC, "mass"))) for key, map_RC in maps.items()],
+        outliers=[[int(row), int(column)] for row, column in np.argwhere(checked.outliers_BRC[0])],
+        picture=encoded.sha256,
+        described=described(view, served),
+        command=f"{line} --check",
+    )
+
+
+def _checks(verdict: Verdict) -> list[Check]:
+    checks = []
+    for name, label in _LABELS.items():
+        answer: bool | None = getattr(verdict, name)
+        good = None if answer is None else answer == _GOOD[name]
+        value: float | None = getattr(verdict.evidence, _VALUES[name])
+        checks.append(Check(name=name, answer=answer, good=good, value=value, label=label))
+    return checks
+
+
+_NAMES = {
+    "neighbour_share": "cells whose most similar other cell is a direct neighbour",
+    "distance_correlation": "rank correlation of similarity with distance",
+    "additive_share": "similarity that a row term plus a column term explain",
+}
+
+
+class PlaceNumbers:
+    """Findings by model, made when they are first asked for. For many threads."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, PositionFindings] = {}
+        self._lock = threading.Lock()
+
+    def of(self, served: ServedClassifier) -> PositionFindings:
+        """The findings of a model.
+
+        Raises:
+            ModelError: it has no position embeddings of this kind.
+        """
+        with self._lock:
+            if served.id not in self._found:
+                table = position_embeddings(served.opened.module)
+                notes = (*served.opened.built.notes, *table.notes)
+                found = assess_positions(table.embeddings_RCD, computed=table.computed, notes=notes)
+                self._found[served.id] = found
+            return self._found[served.id]
+
+
+def has_positions(served: ServedClassifier) -> bool:
+    """Whether a model has position embeddings that can be compared."""
+    try:
+        position_embeddings(served.opened.module)
+    except ModelError:
+        return False
+    return True
+
+
+def positions_info(served: ServedClassifier, found: PositionFindings) -> Positions:
+    """As it is sent."""
+    own, untrained, sine = (each.to_dict() for each in (found.numbers, found.controls.untrained, found.controls.sine))
+    cells = found.rows * found.columns
+    return Positions(
+        grid=[found.rows, found.columns],
+        similarity=Array.of(found.similarity_RCRC.reshape(cells, cells), "float16"),
+        numbers=[
+            PositionNumber(name=name, value=own[key], untrained=untrained[key], sine=sine[key])
+            for key, name in _NAMES.items()
+        ],
+        sentences=[found.sentence, *found.notes],
+        command=positions_command(served),
+    )
+
+
+def positions_command(served: ServedClassifier, cell: tuple[int, int] | None = None) -> str:
+    """The command line that draws the figure; rows and columns of its cell count from 1."""
+    words = ["vitrine", "positions", served.reference, "-o", "positions.png"]
+    words += [] if cell is None else ["--cell", f"{cell[0] + 1},{cell[1] + 1}"]
+    return shlex.join([*words, *(["--arch", served.architecture] if served.architecture else [])])

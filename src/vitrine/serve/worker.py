@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from vitrine.serve.refusals import busy
+from vitrine.serve.errors import busy
 
 _PATIENCE = 2.0  # seconds that a long job lets short ones pass
 

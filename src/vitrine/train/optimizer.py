@@ -6,16 +6,12 @@ import re
 from typing import Any
 
 import torch
+from timm.optim import Muon
+from timm.scheduler import CosineLRScheduler
 from torch import nn
 
-from vitrine.models.tuning import parameter_groups
-from vitrine.recipes import Recipe
-from vitrine.torchpair import require_torchvision
-
-require_torchvision()
-
-from timm.optim import Muon  # noqa: E402
-from timm.scheduler import CosineLRScheduler  # noqa: E402
+from vitrine.config import Recipe
+from vitrine.models.finetune import parameter_groups
 
 # Parameters of blocks, as timm's models name them, and of a captioner's transformer.
 _INSIDE = re.compile(r"(^|\.)(blocks|(en|de)coder\.layers)\.")

@@ -11,15 +11,67 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
-from vitrine.data.decoding import BytesPicture
+from vitrine.data.decode import BytesPicture
+from vitrine.data.loader import Share
 from vitrine.data.samples import Sample, Split
 from vitrine.data.shards.index import Shard
-from vitrine.data.shards.order import Drawing, dealt, lane_count, turns
-from vitrine.data.shards.reading import Member, read_shard
-from vitrine.data.sharing import Share
+from vitrine.data.shards.reader import Member, read_shard
 from vitrine.errors import DataError
+
+LANES = 8
+"""Lanes of data with as many shards or more; more processes have more."""
+
+
+def lane_count(shards: int, processes: int) -> int:
+    """How many lanes there are."""
+    return min(shards, max(LANES, processes))
+
+
+def dealt(shards: int, lanes: int, seed: int, epoch: int) -> list[list[int]]:
+    """Which shards each lane reads in an epoch, in order; together each shard once."""
+    order = np.random.default_rng(np.random.SeedSequence((seed, epoch, 2))).permutation(shards).tolist()
+    return [order[lane::lanes] for lane in range(lanes)]
+
+
+def turns(counts: Sequence[int]) -> Iterator[int]:
+    """The lane that each picture of an epoch comes from: in turn, as long as they have any."""
+    left = list(counts)
+    waiting = [lane for lane, count in enumerate(left) if count]
+    while waiting:
+        for lane in waiting:
+            yield lane
+            left[lane] -= 1
+        waiting = [lane for lane in waiting if left[lane]]
+
+
+class Drawing(Iterator[int]):
+    """Numbers of a lane's pictures (0 to count - 1, in reading order) as they leave its buffer.
+
+    Attributes:
+        waiting: in the buffer.
+        read: how many came into it so far.
+    """
+
+    def __init__(self, count: int, buffer: int, seed: Sequence[int]) -> None:
+        self._count = count
+        self._rng = np.random.default_rng(np.random.SeedSequence(tuple(seed)))
+        self.read = min(buffer, count)
+        self.waiting = list(range(self.read))
+
+    def __next__(self) -> int:
+        if not self.waiting:
+            raise StopIteration
+        place = int(self._rng.integers(len(self.waiting)))
+        drawn, last = self.waiting[place], self.waiting[-1]
+        if self.read < self._count:
+            self.waiting[place], self.read = self.read, self.read + 1
+        else:
+            self.waiting[place] = last
+            self.waiting.pop()
+        return drawn
 
 
 @dataclass(frozen=True)

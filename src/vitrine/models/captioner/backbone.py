@@ -8,16 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from vitrine.errors import ModelError
-from vitrine.torchpair import require_torchvision
-
-require_torchvision()
-
-import timm  # noqa: E402
 
 
 class FrozenBatchNorm2d(nn.Module):

@@ -2,9 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import errno
+import os
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
+
+from vitrine.errors import ModelError, WeightsUnavailableError
+from vitrine.io.hub_cache import TURNED_OFF, is_offline, note_use
+from vitrine.models.cache import RELEASES, release_path
+from vitrine.models.captioner.config import catr_config
+from vitrine.models.captioner.inference import prepare_for_prediction
+from vitrine.models.captioner.model import CaptionModel
 
 # Published prefix, ours. Every published name begins with exactly one of them.
 _PREFIXES = (
@@ -42,3 +61,188 @@ def published_name(ours: str) -> str:
 def published_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A captioner's state dict under the published names, as the published code reads it (under the key ``model``)."""
     return {published_name(name): value for name, value in weights.items()}
+
+
+_EXPECTED = "Expected a released CATR file, such as catr-v3.pth, or its weights as .safetensors."
+_SHOWN = 3  # names in a message
+
+
+def load_catr(
+    path: str | Path, *, padding: str = "pixels", ready: bool = False, vocabulary: Any = None
+) -> CaptionModel:
+    """The published captioner (CATR v1 to v3) with the weights of a file, float32 on the CPU, in eval mode.
+
+    Args:
+        path: ``.safetensors``, or what ``torch.save`` wrote: the weights, or a dictionary that has them under
+            ``model`` beside anything that is plain data.
+        padding: "pixels" or "features", see :class:`~vitrine.models.captioner.config.CaptionModelConfig`.
+        ready: made ready to predict by :func:`~vitrine.models.captioner.inference.prepare_for_prediction`, which is
+            not for training or saving.
+        vocabulary: the word pieces of bert-base-uncased, for whoever needs the model's ``vocabulary``.
+
+    Raises:
+        ModelError: there is no such file; it is damaged, carries Python objects, or holds other weights.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise ModelError(f"The weights file {path} does not exist.\n{_EXPECTED}")
+    stored = _read(path)
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
+        model = CaptionModel(catr_config(padding), vocabulary=vocabulary)
+    weights = _fitting(model.state_dict(), stored, path)
+    model.load_state_dict(weights, assign=True)
+    return prepare_for_prediction(model) if ready else model.eval()
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file, under the names that it gives them."""
+    content = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+    if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
+        content = content["model"]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        what = (
+            f"a dictionary with {', '.join(map(str, list(content)[:_SHOWN]))}" if isinstance(content, Mapping) else ""
+        )
+        raise ModelError(f"{path} holds {what or type(content).__name__}, not the weights of a captioner.\n{_EXPECTED}")
+    return {str(name): value for name, value in content.items()}
+
+
+def _safetensors(path: Path) -> Any:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise _damaged(path, error) from error
+
+
+def _pickled(path: Path) -> Any:
+    """What torch.save wrote, by torch's unpickler for plain data, which refuses everything else."""
+    zipped = zipfile.is_zipfile(path)
+    with path.open("rb") as stream:
+        begins = stream.read(2)
+    if begins == b"PK" and not zipped:  # a zip's table of contents is at its end
+        raise _damaged(path, "its end is missing")
+    try:
+        with warnings.catch_warnings():  # of pickle protocols, whose errors are told below
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
+    except pickle.UnpicklingError as error:
+        of_another_kind = begins[:1] == b"\x80" and begins[1:] > b"\x02"  # torch.save writes protocol 2
+        if not of_another_kind and not any(said in str(error) for said in ("GLOBAL", "REDUCE", "BUILD")):
+            raise _damaged(path, error) from error
+        raise ModelError(
+            f"{path} carries Python objects beside its weights, which could run code; none was run.\n"
+            "If you trust it, take the weights out where it was made: torch.save({'model': checkpoint['model']}, FILE)."
+        ) from error
+    except Exception as error:  # a damaged file makes the reader raise anything from EOFError to RuntimeError
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, reason: object) -> ModelError:
+    own = str(reason).split("WeightsUnpickler error:")[-1].split("Check the documentation")[0]  # not torch's advice
+    told = " ".join(own.split())[:160].rstrip(".") or type(reason).__name__
+    return ModelError(f"{path} is damaged or is not a weights file ({told}).\nDownload it again. {_EXPECTED}")
+
+
+def _fitting(wanted: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The stored weights under our names, float32 and in memory of their own.
+
+    Raises:
+        ModelError: names or shapes differ; it says which and how many.
+    """
+    named = {name: our_name(name) or "" for name in stored if not name.endswith("num_batches_tracked")}
+    found = {ours: stored[theirs] for theirs, ours in named.items() if ours in wanted}
+    faults = [
+        _listed("missing", [published_name(name) for name in wanted if name not in found]),
+        _listed("unknown", [theirs for theirs, ours in named.items() if ours not in wanted]),
+        _listed(
+            "of another shape",
+            [
+                f"{published_name(name)} ({_shape(value)} in place of {_shape(wanted[name])})"
+                for name, value in found.items()
+                if value.shape != wanted[name].shape
+            ],
+        ),
+    ]
+    if any(faults):
+        told = "; ".join(fault for fault in faults if fault)
+        raise ModelError(f"{path} does not fit the published captioner's {len(wanted)} weights: {told}.\n{_EXPECTED}")
+    # Copied, since a file that is mapped into memory may be replaced while the model lives.
+    return {name: found[name].detach().to(torch.float32, copy=True).contiguous() for name in wanted}
+
+
+def _listed(fault: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} {fault}: {', '.join(names[:_SHOWN])}{more}"
+
+
+def _shape(value: Tensor) -> str:
+    return " x ".join(map(str, value.shape)) or "a scalar"
+
+
+__all__ = ["RELEASES", "fetch_release", "release_path"]
+
+_TIMEOUT_SECONDS = 10.0
+_BLOCK = 1 << 20
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EPERM}
+
+
+def fetch_release(name: str, progress: Callable[[int, int], None] | None = None) -> Path:
+    """A released file, from the cache folder or downloaded into it; there only once it was found to be the captioner's.
+
+    Args:
+        name: ``catr/v1``, ``catr/v2`` or ``catr/v3``.
+        progress: called with the bytes so far and those in all (0 where the server does not say) while it downloads.
+
+    Returns:
+        where it lies, as :func:`release_path` says.
+
+    Raises:
+        ModelError: there is no such release, or what came is something else.
+        WeightsUnavailableError: it is not in the cache folder and cannot be downloaded now.
+    """
+    path = release_path(name)
+    if path.is_file():
+        note_use(path, RELEASES[name])
+        return path
+    partial = path.with_suffix(f".{os.getpid()}.part")  # another process may be downloading it, too
+    try:
+        if is_offline():
+            raise OSError(TURNED_OFF)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        _download(RELEASES[name], partial, progress)
+        load_catr(partial)  # an answer that is not the file is not kept
+        partial.replace(path)
+    except (OSError, HTTPException) as error:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            raise WeightsUnavailableError(
+                f"{name} cannot be saved in {path.parent}: {error.strerror}.\n"
+                "Make room, or choose another folder: --cache DIR, or the environment's VITRINE_CACHE."
+            ) from error
+        raise WeightsUnavailableError(
+            f"{name} is needed and is not in {path.parent}: {' '.join(str(error).split()) or type(error).__name__}.\n"
+            f"Download {RELEASES[name]} on another machine and save it as {path}, or name the file with --arch catr."
+        ) from error
+    finally:
+        if partial.parent.is_dir():
+            partial.unlink(missing_ok=True)
+    note_use(path, RELEASES[name])
+    return path
+
+
+def _download(address: str, path: Path, progress: Callable[[int, int], None] | None) -> None:
+    """Into a file, block by block.
+
+    Raises:
+        OSError: no connection, an answer that is an error, fewer bytes than announced, or no room on the disk.
+    """
+    with urlopen(address, timeout=_TIMEOUT_SECONDS) as answer, path.open("wb") as file:  # noqa: S310  addresses above
+        total, done = int(answer.headers.get("Content-Length") or 0), 0
+        while block := answer.read(_BLOCK):
+            file.write(block)
+            done += len(block)
+            if progress is not None:
+                progress(done, total)
+    if total and done != total:
+        raise OSError(f"the connection ended after {done} of {total} bytes")

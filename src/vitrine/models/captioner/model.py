@@ -6,21 +6,256 @@ grid, row by row), V vocabulary, D channels, E channels of one head, R, C rows a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from vitrine.errors import ModelError
 from vitrine.models.captioner.backbone import ImageEncoder, build_image_model
 from vitrine.models.captioner.config import CaptionModelConfig
-from vitrine.models.captioner.features import Features, features_of
-from vitrine.models.captioner.interface import Memory, Step
-from vitrine.models.captioner.memory import Cells, Past
-from vitrine.models.captioner.positions import sine_positions
-from vitrine.models.captioner.transformer import DecoderLayer, EncoderLayer
+from vitrine.models.captioner.layers import DecoderLayer, EncoderLayer
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the image encoder made of a batch.
+
+    Attributes:
+        values_BDRC: the features, zeros or anything at padded cells.
+        padded_BRC: bool, True at padded cells, which lie at the right and at the bottom; None where there are none.
+        grids: (rows, columns) of each picture's own cells.
+    """
+
+    values_BDRC: Tensor
+    padded_BRC: Tensor | None
+    grids: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def join(cls, values: Sequence[Tensor]) -> Features:
+        """A batch of pictures' own features, (D, rows, columns) each, of any sizes: padded with zeros.
+
+        Raises:
+            ValueError: there is no picture.
+        """
+        if not values:
+            raise ValueError("Expected the features of one picture at least.")
+        grids = tuple((int(v.shape[-2]), int(v.shape[-1])) for v in values)
+        if len(set(grids)) == 1:
+            return cls(torch.stack(list(values)), None, grids)
+        rows, columns = (max(sizes) for sizes in zip(*grids, strict=True))
+        padded = torch.ones(len(values), rows, columns, dtype=torch.bool, device=values[0].device)
+        batch = values[0].new_zeros(len(values), values[0].shape[0], rows, columns)
+        for i, (r, c) in enumerate(grids):
+            batch[i, :, :r, :c] = values[i]
+            padded[i, :r, :c] = False
+        return cls(batch, padded, grids)
+
+
+def features_of(encoder: ImageEncoder, pixels: Sequence[Tensor], padding: str) -> Features:
+    """Encode normalised pictures, (3, h, w) each, on the encoder's device and in its dtype.
+
+    Args:
+        encoder: the image encoder.
+        pixels: the pictures, of any sizes.
+        padding: "pixels" or "features", see :class:`~vitrine.models.captioner.config.CaptionModelConfig`.
+
+    Raises:
+        ValueError: there is no picture, or one is not (3, h, w).
+    """
+    if not pixels or any(p.ndim != 3 or p.shape[0] != 3 for p in pixels):
+        raise ValueError(f"Expected pictures of shape (3, h, w), one at least; got {[tuple(p.shape) for p in pixels]}.")
+    sizes = [(int(p.shape[1]), int(p.shape[2])) for p in pixels]
+    if len(set(sizes)) == 1 or padding == "features":
+        return _by_size(encoder, pixels, sizes)
+    return _padded_pixels(encoder, pixels, sizes)
+
+
+def _by_size(encoder: ImageEncoder, pixels: Sequence[Tensor], sizes: list[tuple[int, int]]) -> Features:
+    """Pictures of each size together; their features padded."""
+    if len(set(sizes)) == 1:
+        values_BDRC = encoder(torch.stack(list(pixels)))
+        return Features(values_BDRC, None, (tuple(values_BDRC.shape[-2:]),) * len(pixels))
+    found: dict[int, Tensor] = {}
+    for size in dict.fromkeys(sizes):
+        members = [i for i, own in enumerate(sizes) if own == size]
+        found |= zip(members, encoder(torch.stack([pixels[i] for i in members])), strict=True)
+    return Features.join([found[i] for i in range(len(pixels))])
+
+
+def _padded_pixels(encoder: ImageEncoder, pixels: Sequence[Tensor], sizes: list[tuple[int, int]]) -> Features:
+    """All pictures in one batch, zeros at the right and at the bottom; the mask brought to the grid by nearest
+    interpolation, as DETR does."""
+    height, width = (max(sides) for sides in zip(*sizes, strict=True))
+    batch = pixels[0].new_zeros(len(pixels), 3, height, width)
+    padded_BHW = torch.ones(len(pixels), height, width, device=batch.device)
+    for i, (h, w) in enumerate(sizes):
+        batch[i, :, :h, :w] = pixels[i]
+        padded_BHW[i, :h, :w] = 0
+    values_BDRC = encoder(batch)
+    padded_BRC = functional.interpolate(padded_BHW[:, None], size=values_BDRC.shape[-2:])[:, 0].bool()
+    grids = tuple((int((~own[:, 0]).sum()), int((~own[0]).sum())) for own in padded_BRC)
+    return Features(values_BDRC, padded_BRC, grids)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """An encoded batch of pictures: made once, decoded from many times.
+
+    Attributes:
+        features: the captioner's own; opaque to decoders.
+        grids: (rows, columns) of each picture's own features, without padding.
+        padded: (rows, columns) of the padded batch; K = rows * columns.
+    """
+
+    features: Any
+    grids: tuple[tuple[int, int], ...]
+    padded: tuple[int, int]
+
+    def pick(self, order: Sequence[int] | Tensor) -> Memory:
+        """A batch of these pictures, repeated or in another order: one row for every beam, for example.
+
+        ``features`` may be a tensor, or tuples, lists and mappings of tensors, whose first axis is then indexed, or
+        anything with a method ``pick(order_B)`` of its own.
+
+        Args:
+            order: indices of the pictures, int64 where it is a tensor.
+
+        Raises:
+            IndexError: there is no such picture.
+        """
+        rows = [int(i) for i in order]
+        if not all(0 <= i < len(self.grids) for i in rows):
+            raise IndexError(f"Pictures count from 0 to {len(self.grids) - 1}; got {rows}.")
+        picked = _picked(self.features, torch.tensor(rows, dtype=torch.long))
+        return Memory(picked, tuple(self.grids[i] for i in rows), self.padded)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one more word gives.
+
+    Attributes:
+        logits_BV: float32, for the next word.
+        cross_LBHK: float32 cross-attention of the query at this position, which is the one that predicts the next
+            word: each row sums to 1 and is 0 at padded cells.
+        state: cached keys and values; goes into the next step. A step changes no state that it was given.
+    """
+
+    logits_BV: Tensor
+    cross_LBHK: Tensor
+    state: Any
+
+
+def _picked(features: Any, order_B: Tensor) -> Any:
+    if hasattr(features, "pick"):
+        return features.pick(order_B)
+    if isinstance(features, Tensor):
+        return features.index_select(0, order_B.to(features.device))
+    if isinstance(features, Mapping):
+        return {name: _picked(value, order_B) for name, value in features.items()}
+    if isinstance(features, tuple | list):
+        return type(features)(_picked(value, order_B) for value in features)
+    if features is None:
+        return None
+    raise TypeError(f"Features of type {type(features).__name__} have no batch axis; give them a method pick(order_B).")
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Keys and values of pictures for every decoder layer.
+
+    Beams of one picture share them: rows are P pictures, each ``repeats`` times in a row.
+
+    Attributes:
+        keys: a layer each, (P, H, E, K).
+        values: a layer each, (P, H, K, E).
+        padded_PK: bool, True at padded cells; None where there are none.
+        repeats: B / P.
+    """
+
+    keys: tuple[Tensor, ...]
+    values: tuple[Tensor, ...]
+    padded_PK: Tensor | None
+    repeats: int = 1
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return len(self.keys[0]) * self.repeats
+
+    def pick(self, order_B: Tensor) -> Cells:
+        """Rows repeated or in another order; what stands beside its like is stored once where that comes out even."""
+        # Where the order is: on the CPU, as a rule, so that no accelerator is waited for.
+        picture_P, length_P = torch.unique_consecutive(order_B // self.repeats, return_counts=True)
+        repeats = math.gcd(*length_P.tolist())
+        picture_P = picture_P.repeat_interleave(length_P // repeats)
+        if torch.equal(picture_P, torch.arange(len(self.keys[0]), device=picture_P.device)):
+            return Cells(self.keys, self.values, self.padded_PK, repeats)
+        picture_P = picture_P.to(self.keys[0].device)
+        return Cells(
+            tuple(keys.index_select(0, picture_P) for keys in self.keys),
+            tuple(values.index_select(0, picture_P) for values in self.values),
+            None if self.padded_PK is None else self.padded_PK.index_select(0, picture_P),
+            repeats,
+        )
+
+
+@dataclass(frozen=True)
+class Past:
+    """Keys and values of the words so far: a decoder layer each, (B, H, S, E) both."""
+
+    layers: tuple[tuple[Tensor, Tensor], ...]
+
+    @property
+    def rows(self) -> int:
+        """B."""
+        return int(self.layers[0][0].shape[0])
+
+    @property
+    def length(self) -> int:
+        """S."""
+        return int(self.layers[0][0].shape[2])
+
+    def pick(self, order_B: Tensor) -> Past:
+        """Rows repeated or in another order."""
+        order_B = order_B.to(self.layers[0][0].device)
+        return Past(tuple((k.index_select(0, order_B), v.index_select(0, order_B)) for k, v in self.layers))
+
+
+_TEMPERATURE = 10000.0
+_EPS = 1e-6  # in the published order: added to the count before dividing
+
+
+def sine_positions(padded_BRC: Tensor, width: int) -> Tensor:
+    """Sine position embedding of DETR (Carion et al. 2020, arXiv:2005.12872, appendix A.4), normalised to 2π.
+
+    The first half of the channels is of the row, the second of the column; each pair of channels is the sine and the
+    cosine of one frequency (Vaswani et al. 2017, arXiv:1706.03762).
+
+    Args:
+        padded_BRC: bool, True where a cell is padding; rows and columns are counted over the rest, from 1.
+        width: D, a multiple of 4.
+
+    Returns:
+        float32 (B, R, C, D), from -1 to 1.
+    """
+    real_BRC = ~padded_BRC
+    half = width // 2
+    pair = torch.div(torch.arange(half, device=padded_BRC.device), 2, rounding_mode="floor")
+    wavelength = _TEMPERATURE ** (2 * pair.float() / half)
+    parts = []
+    for axis in (1, 2):
+        count_BRC = real_BRC.cumsum(axis, dtype=torch.float32)
+        total = count_BRC.select(axis, -1).unsqueeze(axis)
+        angle = (count_BRC / (total + _EPS) * (2 * math.pi))[..., None] / wavelength
+        parts.append(torch.stack((angle[..., 0::2].sin(), angle[..., 1::2].cos()), dim=-1).flatten(-2))
+    return torch.cat(parts, dim=-1)
 
 
 class Stack(nn.Module):
@@ -66,7 +301,7 @@ class Head(nn.Module):
 class CaptionModel(nn.Module):
     """A captioner that encodes a picture once and computes the newest word only.
 
-    It keeps the promise of :class:`vitrine.caption.captioner.Captioner`. Whoever predicts puts it into eval mode and
+    It keeps the promise of :class:`vitrine.caption.decoding.Captioner`. Whoever predicts puts it into eval mode and
     calls it under ``torch.inference_mode()``. ``model.to(torch.bfloat16)`` computes in bf16, logits and maps returned
     in float32 all the same. ``backbone``, ``projection`` with ``encoder``, and the rest may differ in dtype: with the
     first two alone in bf16, pictures cost less and words are rounded less.

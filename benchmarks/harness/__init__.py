@@ -1,0 +1,1 @@
+"""Work whose speed is measured, fair rounds of it, and the rows that come out."""

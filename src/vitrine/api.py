@@ -1,0 +1,375 @@
+"""A model in Python: opened once, then asked about pictures, with results that show themselves in a notebook.
+
+Axes: R grid rows, C grid columns; H, W pixel rows and columns of a photograph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from vitrine.attribution.methods import Method
+from vitrine.attribution.verdict import Verdict
+from vitrine.caption.figures.words import caption_figure, save_caption_figure
+from vitrine.caption.inference import DecodedPicture, decode_pictures
+from vitrine.caption.model import OpenedCaptioner, open_captioner
+from vitrine.caption.run import CaptionSettings, WordedPicture, caption_origin, worded_picture
+from vitrine.classify.inference import eval_batches
+from vitrine.classify.model import OpenedModel, open_model
+from vitrine.data.image_folder import one_picture
+from vitrine.data.loader import Batch
+from vitrine.data.samples import Sample
+from vitrine.errors import ModelError, PictureError
+from vitrine.explain.explainer import MappedBatch, Mapper, check_maps
+from vitrine.explain.figures.map import MapPicture, Scale, draw_overlay, map_figure, save_map_figure
+from vitrine.explain.run import ExplainSettings, map_picture, origin_of, scale_of, true_label_in
+from vitrine.models.kind import is_captioner
+from vitrine.plotting.provenance import Provenance
+from vitrine.results import shown_number
+from vitrine.runs.environment import model_notes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+@dataclass(frozen=True, eq=False)
+class Word:
+    """One word of a caption.
+
+    Attributes:
+        text: with the punctuation that belongs to it.
+        probability: 0 to 1.
+        map: float32 (R, C), in multiples of uniform.
+        looked: whether it looked anywhere in particular.
+    """
+
+    text: str
+    probability: float
+    map: npt.NDArray[np.float32]
+    looked: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Caption:
+    """A picture's caption.
+
+    Attributes:
+        text: the whole of it.
+        log_probability: natural.
+        words: with their maps.
+    """
+
+    text: str
+    log_probability: float
+    words: tuple[Word, ...]
+    _worded: WordedPicture
+    _origin: Any
+
+    def overlay(self) -> Image.Image:
+        """The figure as a picture: photograph, caption, a map a word."""
+        return Image.open(io.BytesIO(self._repr_png_()))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the figure as .png or .svg, with its origin in its metadata.
+
+        Raises:
+            ValueError: another ending.
+        """
+        path = Path(path)
+        origin: Provenance = self._origin(str(path.parent))
+        save_caption_figure(self._worded.picture, self._worded.scale, path, origin.to_metadata())
+        return path
+
+    def __str__(self) -> str:
+        return self.text
+
+    def __repr__(self) -> str:
+        return f"<{self.text!r}, log-probability {shown_number(self.log_probability)}>"
+
+    def _repr_png_(self) -> bytes:
+        return self._drawn
+
+    @cached_property
+    def _drawn(self) -> bytes:
+        drawn = io.BytesIO()
+        caption_figure(self._worded.picture, self._worded.scale).savefig(drawn, format="png")
+        return drawn.getvalue()
+
+
+class CaptionerModel:
+    """An opened captioner. Made by :func:`vitrine.load`."""
+
+    def __init__(self, reference: str, opened: OpenedCaptioner, precision: str, architecture: str | None) -> None:
+        self.reference, self.opened = reference, opened
+        self._precision, self._flags = precision, ["--arch", architecture] if architecture else []
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which files the weights and word pieces came from."""
+        return self.opened.notes
+
+    def caption(self, picture: str | Path, **how: Any) -> Caption:
+        """Caption one picture.
+
+        Args:
+            picture: a file.
+            how: ``beams``, ``max_pieces``, ``layer``, ``heads``, ``join`` and the other fields of
+                :class:`vitrine.caption.run.CaptionSettings`.
+
+        Raises:
+            DataError, PictureError: the picture cannot be read.
+            ModelError: the captioner has no such layer or head.
+        """
+        settings = CaptionSettings(**{"precision": self._precision, **how})
+        sample = one_picture(picture, "vitrine caption")
+        decoded = self._decoded(sample, settings)
+        worded = worded_picture(decoded, self.opened, settings)
+        words = tuple(
+            Word(word.text, word.probability, word.map_RC, check.particular)
+            for word, check in zip(worded.words, worded.checks, strict=True)
+        )
+
+        def origin(folder: str) -> Provenance:
+            return caption_origin(self.reference, self.opened, settings, sample, str(picture), folder, self._flags)
+
+        return Caption(worded.picture.caption, decoded.caption.log_probability, words, worded, origin)
+
+    def _decoded(self, sample: Sample, settings: CaptionSettings) -> DecodedPicture:
+        opened = self.opened
+        return next(
+            decode_pictures(
+                opened.module,
+                opened.transform,
+                [sample],
+                lambda module, memory, _: settings.decode(module, memory),
+                device=opened.device,
+                precision=settings.precision,
+            )
+        )
+
+    def predict(self, *_: Any, **__: Any) -> NoReturn:
+        """A captioner has no classes.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError(f"{self.reference} is a captioner, which has no classes: use .caption(PICTURE).")
+
+    def explain(self, *_: Any, **__: Any) -> NoReturn:
+        """A captioner has a map for every word instead.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError(f"{self.reference} is a captioner: .caption(PICTURE).words have a map each.")
+
+    def __repr__(self) -> str:
+        return f"<vitrine captioner {self.reference}: {self.opened.vocabulary.size:,} word pieces, {self._precision}>"
+
+
+Floats = npt.NDArray[np.float32]
+
+_FOR_FOLDERS = "vitrine predict and vitrine explain"
+
+
+@dataclass(frozen=True)
+class PicturePrediction:
+    """What a model says of one picture.
+
+    Attributes:
+        label: the likeliest class.
+        probability: of it, 0 to 1.
+        probabilities: of every class, by its name, in class order.
+    """
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+    def top(self, count: int = 5) -> list[tuple[str, float]]:
+        """The likeliest classes with their probabilities, likeliest first."""
+        return sorted(self.probabilities.items(), key=lambda pair: -pair[1])[:count]
+
+    def __repr__(self) -> str:
+        return f"<{self.label} {100 * self.probability:.1f} %>"
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """A map of one picture.
+
+    Attributes:
+        prediction: what the model says of the picture.
+        target: the class that the map is for; None where the method is for none.
+        map: float32 (R, C), the method's scores: attention probabilities, relevance, or probability lost.
+        picture: what figures are drawn of: photograph, map as a multiple of uniform, placement.
+    """
+
+    prediction: PicturePrediction
+    target: str | None
+    map: Floats
+    picture: MapPicture
+    _mapper: Mapper
+    _mapped: MappedBatch
+    _sample: Sample
+    _path: str
+    _origin: Any
+
+    def spread(self, smooth: bool = True) -> Floats:
+        """The map in the photograph's own pixels: float32 (H, W), NaN where the model saw nothing."""
+        return self.picture.placement.spread(self.picture.map_RC, smooth)
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """How far the map can be believed; checked when it is first asked for, which takes many forward passes."""
+        return check_maps(self._mapper, self._mapped).verdicts[0]
+
+    @property
+    def scale(self) -> Scale:
+        """The figure's colour scale, found on this map alone."""
+        return scale_of(self._mapped.maps, ExplainSettings(self._mapper.method))
+
+    def plot(self, ax: Axes | None = None) -> Axes:
+        """Draw the overlay into matplotlib axes, the current ones of pyplot by default, and return them."""
+        if ax is None:
+            import matplotlib.pyplot as plt  # only where a person works with it already
+
+            ax = plt.gca()
+        return draw_overlay(ax, self.picture.photo_HWC, self.picture.map_RC, self.picture.placement, self.scale)
+
+    def overlay(self) -> Image.Image:
+        """The figure as a picture: photograph, overlay, map alone and colour bar."""
+        return Image.open(io.BytesIO(self._repr_png_()))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the figure as .png or .svg, with its origin in its metadata.
+
+        Raises:
+            ValueError: another ending.
+        """
+        path = Path(path)
+        sha256 = hashlib.sha256(self._sample.picture.encoded()).hexdigest()
+        origin = self._origin(self._path, sha256, self.target, str(path.parent), self.scale.high)
+        save_map_figure(self.picture, self.scale, path, origin.to_metadata())
+        return path
+
+    def _repr_png_(self) -> bytes:
+        drawn = io.BytesIO()
+        map_figure(self.picture, self.scale).savefig(drawn, format="png")
+        return drawn.getvalue()
+
+
+class Model:
+    """An opened classifier. Made by :func:`vitrine.load`."""
+
+    def __init__(self, reference: str, opened: OpenedModel, architecture: str | None) -> None:
+        self.reference = reference
+        self.opened = opened
+        self._architecture = architecture
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the outputs."""
+        return self.opened.labels
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which file the weights came from, and what was done to make them fit."""
+        return model_notes(self.opened.built)
+
+    def predict(self, picture: str | Path) -> PicturePrediction:
+        """Label one picture.
+
+        Raises:
+            DataError: there is no such file.
+            PictureError: it cannot be read.
+        """
+        batch = next(eval_batches([one_picture(picture, _FOR_FOLDERS)], self.opened.spec, batch_size=1))
+        _require_readable(batch)
+        mapper = Mapper(self.opened, Method())
+        return self._prediction(mapper.probability(mapper.pixels(batch.pixels_BCHW))[0].tolist())
+
+    def explain(self, picture: str | Path, method: str = "attention", target: str | None = None, **how: Any) -> Seen:
+        """A map of one picture.
+
+        Args:
+            picture: a file.
+            method: attention, rollout, relevance, gradcam or occlusion.
+            target: the class that the map is for; by default the predicted one.
+            how: ``layer``, ``heads``, ``query`` or ``window``: see :class:`vitrine.attribution.methods.Method`.
+
+        Raises:
+            DataError, PictureError: the picture cannot be read.
+            ModelError: the model lacks what was asked for.
+        """
+        sample = one_picture(picture, _FOR_FOLDERS)
+        chosen = Method(method, **how)
+        mapper = Mapper(self.opened, chosen, target)
+        mapped = next(mapper.run([sample], 1))
+        _require_readable(mapped.batch)
+        shown = map_picture(mapper, mapped, 0, sample, true_label_in(str(Path(picture).absolute()), self.labels))
+        origin = origin_of(self.reference, self.opened, ExplainSettings(chosen, target), self._architecture)
+        label = self.labels[int(mapped.targets_B[0])] if chosen.for_a_class else None
+        return Seen(
+            self._prediction(mapped.probabilities_BC[0].tolist()),
+            label,
+            mapped.maps.scores_BRC[0].numpy(),
+            shown,
+            mapper,
+            mapped,
+            sample,
+            str(picture),
+            origin,
+        )
+
+    def caption(self, *_: Any, **__: Any) -> NoReturn:
+        """A classifier has no words.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError(f"{self.reference} is a classifier, which has no words: use .predict or .explain.")
+
+    def _prediction(self, shares: list[float]) -> PicturePrediction:
+        probabilities = dict(zip(self.labels, shares, strict=True))
+        label = max(probabilities, key=lambda name: probabilities[name])
+        return PicturePrediction(label, probabilities[label], probabilities)
+
+    def __repr__(self) -> str:
+        return f"<vitrine model {self.reference}: {len(self.labels)} classes, {self.opened.precision}>"
+
+
+def _require_readable(batch: Batch) -> None:
+    for _, reason in batch.unreadable:
+        raise PictureError(f"The picture cannot be used: {reason}.")
+
+
+def load(
+    reference: str | Path, *, precision: str = "auto", architecture: str | None = None, vocabulary: Path | None = None
+) -> Model | CaptionerModel:
+    """Open a model: a run folder, ``vitrine/scenes-tiny``, a timm name, ``hf-hub:owner/name``, or a weights file.
+
+    What is a captioner (see ``vitrine.caption.model``) has a method ``caption``, everything else
+    ``predict`` and ``explain``.
+
+    Args:
+        reference: a model reference; with ``architecture``, a weights file.
+        precision: auto, fp32 or bf16.
+        architecture: the timm name of the model whose weights the file holds; or ``catr``.
+        vocabulary: of the published captioner, its vocab.txt; None looks beside the weights.
+
+    Raises:
+        ModelError, WeightsUnavailableError: it cannot be opened.
+    """
+    if is_captioner(str(reference), architecture):
+        captioner = open_captioner(str(reference), architecture, vocabulary)
+        return CaptionerModel(str(reference), captioner, "fp32" if precision == "auto" else precision, architecture)
+    return Model(str(reference), open_model(str(reference), precision, architecture), architecture)

@@ -1,0 +1,477 @@
+"""The attention of a vision transformer, read while it runs and without changing what it computes.
+
+Fused kernels never form the attention matrix. What is watched here is the call itself: a mode of PyTorch's own function
+overrides sees the queries and keys that a block hands to ``scaled_dot_product_attention``, after every norm, rotation
+and bias, whatever the architecture, and the rows that are wanted are computed beside it from those. The model's own
+call runs as it would without, so its outputs keep every bit.
+
+Axes: B pictures, H heads, Q queries, K keys; tokens are counted with the prefix tokens first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from vitrine.attribution.maps import BatchMaps, TokenLayout, split_prefix, token_layout
+from vitrine.errors import ModelError
+from vitrine.models.precision import class_token_alone
+
+POOL = -1
+"""The layer number of an attention pool."""
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """One attention of one forward pass, as the block called it.
+
+    Attributes:
+        layer: the block's number from 0, or ``POOL``.
+        q_BHQD, k_BHKD, v_BHKD: what went in; None where the block formed its matrix itself.
+        bias: added to the scores before the softmax (or a mask: false is left out); None without.
+        scale: of the scores.
+        output_BHQD: what came out, part of the model's graph; None where the block formed its matrix itself.
+        matrix_BHQK: the attention, part of the model's graph, where the block formed it itself.
+    """
+
+    layer: int
+    q_BHQD: torch.Tensor | None = None
+    k_BHKD: torch.Tensor | None = None
+    v_BHKD: torch.Tensor | None = None
+    bias: torch.Tensor | None = None
+    scale: float = 1.0
+    output_BHQD: torch.Tensor | None = None
+    matrix_BHQK: torch.Tensor | None = None
+
+    @property
+    def heads(self) -> int:
+        """Number of heads."""
+        return int(self.carrier.shape[1])
+
+    @property
+    def queries(self) -> int:
+        """Number of queries."""
+        return int(self.carrier.shape[2])
+
+    @property
+    def keys(self) -> int:
+        """Number of keys."""
+        return int(self.carrier.shape[-1] if self.k_BHKD is None else self.k_BHKD.shape[2])
+
+    @property
+    def carrier(self) -> torch.Tensor:
+        """The tensor whose gradient :meth:`gradient` turns into that of the attention."""
+        tensor = self.matrix_BHQK if self.output_BHQD is None else self.output_BHQD
+        assert tensor is not None
+        return tensor
+
+    def rows(self, queries: Sequence[int] | slice, heads: Sequence[int] | slice = slice(None)) -> torch.Tensor:
+        """Attention of some queries to all keys: float32 (B, H, Q, K), rows sum to 1, without a graph."""
+        with torch.no_grad(), torch.autocast(self.carrier.device.type, enabled=False):
+            if self.matrix_BHQK is not None:
+                return self.matrix_BHQK.detach()[:, heads][:, :, queries].float()
+            assert self.q_BHQD is not None and self.k_BHKD is not None
+            q_BHQD = self.q_BHQD.detach()[:, heads][:, :, queries].float() * self.scale
+            scores_BHQK = q_BHQD @ _each_head(self.k_BHKD, self.heads)[:, heads].detach().float().transpose(-2, -1)
+            return self._biased(scores_BHQK, queries, heads).softmax(dim=-1)
+
+    def _biased(
+        self, scores_BHQK: torch.Tensor, queries: Sequence[int] | slice, heads: Sequence[int] | slice
+    ) -> torch.Tensor:
+        if self.bias is None:
+            return scores_BHQK
+        bias = self.bias.detach()
+        bias = bias.expand(*scores_BHQK.shape[:1], self.heads, bias.shape[-2], bias.shape[-1])[:, heads]
+        if bias.shape[-2] > 1:
+            bias = bias[:, :, queries]
+        if bias.dtype == torch.bool:
+            return scores_BHQK.masked_fill(~bias, -math.inf)
+        return scores_BHQK + bias.float()
+
+    def gradient(self, carrier_gradient: torch.Tensor, heads: Sequence[int] | slice = slice(None)) -> torch.Tensor:
+        """Gradient of some scalar by the attention, float32 (B, H, Q, K), from its gradient by :attr:`carrier`.
+
+        The output is attention times values, so the gradient by the attention is the output's times the values
+        transposed: no matrix has to be kept in the graph.
+        """
+        with torch.no_grad(), torch.autocast(self.carrier.device.type, enabled=False):
+            if self.matrix_BHQK is not None:
+                return carrier_gradient[:, heads].float()
+            assert self.v_BHKD is not None
+            values_BHKD = _each_head(self.v_BHKD, self.heads)[:, heads].detach().float()
+            return carrier_gradient[:, heads].float() @ values_BHKD.transpose(-2, -1)
+
+
+def _each_head(tensor_BHKD: torch.Tensor, heads: int) -> torch.Tensor:
+    """Keys or values for every head, where several heads share one (grouped-query attention)."""
+    shared = heads // tensor_BHKD.shape[1]
+    return tensor_BHKD if shared == 1 else tensor_BHKD.repeat_interleave(shared, dim=1)
+
+
+def fused_call(
+    layer: int,
+    output: torch.Tensor,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> AttentionCall:
+    """The arguments of ``scaled_dot_product_attention``, under the names of its documentation."""
+    del dropout_p, enable_gqa  # dropout does not change the attention; shared keys show in the shapes
+    if is_causal:
+        attn_mask = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
+    return AttentionCall(
+        layer, query, key, value, attn_mask, 1 / math.sqrt(query.shape[-1]) if scale is None else scale, output
+    )
+
+
+_SOFTMAX = (torch.Tensor.softmax, torch.softmax, torch.nn.functional.softmax)
+
+
+class _Watch(TorchFunctionMode):
+    """Sees every PyTorch function; acts on the attention of the block that is running, if it is one of those wanted."""
+
+    def __init__(self, visit: Callable[[AttentionCall], None]) -> None:
+        super().__init__()
+        self.visit = visit
+        self.layer: int | None = None
+        self.calls = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if self.layer is None:
+            return result
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            self._found(fused_call(self.layer, result, *args, **kwargs))
+        elif func in _SOFTMAX:
+            self._found(AttentionCall(self.layer, matrix_BHQK=result))
+        return result
+
+    def _found(self, call: AttentionCall) -> None:
+        self.calls += 1
+        layer, self.layer = self.layer, None  # what the visitor itself computes is not watched
+        try:
+            self.visit(call)
+        finally:
+            self.layer = layer
+
+
+@contextmanager
+def watch_attention(
+    module: nn.Module, visit: Callable[[AttentionCall], None], layers: Sequence[int] | None = None
+) -> Iterator[None]:
+    """Call ``visit`` with every attention of the forward passes inside the ``with`` block; all is put back at its end.
+
+    Args:
+        module: a timm vision transformer; not compiled.
+        visit: called in the order of the layers, during the forward pass.
+        layers: blocks from 0, and ``POOL``; None is all of them.
+
+    Raises:
+        ModelError: a block's attention is none that can be shown.
+    """
+    watched = _attention_modules(module, layers)
+    watch = _Watch(visit)
+    handles = []
+
+    def before(layer: int) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            watch.layer, watch.calls = layer, 0
+
+        return hook
+
+    def after(name: str) -> Callable[..., None]:
+        def hook(*_: Any) -> None:
+            watch.layer = None
+            if watch.calls != 1:
+                raise ModelError(
+                    f"The attention of {name} ({type(module).__name__}) is made of {watch.calls} softmaxes: "
+                    "there is no single map of it to show."
+                )
+
+        return hook
+
+    try:
+        for layer, part in watched.items():
+            handles.append(part.register_forward_pre_hook(before(layer)))
+            handles.append(part.register_forward_hook(after("the pool" if layer == POOL else f"block {layer + 1}")))
+        with watch:
+            yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _attention_modules(module: nn.Module, layers: Sequence[int] | None) -> dict[int, nn.Module]:
+    blocks: Any = getattr(module, "blocks", ())
+    found: dict[int, nn.Module] = {}
+    for number, block in enumerate(blocks):
+        part = getattr(block, "attn", None)
+        # Every timm attention that can run fused has this switch; talking heads, which mix maps after the softmax,
+        # pooling and convolutional mixers do not.
+        if not isinstance(part, nn.Module) or not hasattr(part, "fused_attn"):
+            kind = type(part).__name__ if part is not None else type(block).__name__
+            raise ModelError(
+                f"A {type(module).__name__} has blocks of {kind}, whose attention of all patches to all patches "
+                "cannot be shown.\nExpected a plain vision transformer, for example vit_base_patch16_224."
+            )
+        found[number] = part
+    pool = getattr(module, "attn_pool", None)
+    if isinstance(pool, nn.Module):
+        found[POOL] = pool
+    return found if layers is None else {layer: found[layer] for layer in layers}
+
+
+@dataclass
+class AttentionRecord:
+    """The attention of the latest forward pass inside :func:`record_attention`.
+
+    Attributes:
+        layers: block numbers from 0 (``POOL`` for the pool).
+        queries: token numbers of the rows, with the prefix tokens first; a slice of all of them where all were asked.
+    """
+
+    layers: tuple[int, ...]
+    queries: tuple[int, ...] | slice
+    _found: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def attention(self, layer: int | None = None) -> torch.Tensor:
+        """float32 (B, H, Q, K) of one recorded layer; rows sum to 1. None is the only, or the last, recorded layer.
+
+        Raises:
+            ModelError: there was no forward pass yet, or the layer was not asked for.
+        """
+        wanted = self.layers[-1] if layer is None else layer
+        if wanted not in self._found:
+            raise ModelError(f"No attention of layer {wanted} was recorded: run the model inside the with block.")
+        return self._found[wanted]
+
+
+@contextmanager
+def record_attention(
+    module: nn.Module,
+    layers: Sequence[int] | Literal["all"] = (-1,),
+    queries: Sequence[int] | Literal["class", "all", "pool"] = "class",
+    heads: Sequence[int] | None = None,
+) -> Iterator[AttentionRecord]:
+    """Record the attention of the forward passes inside the ``with`` block.
+
+    With few queries, fused attention stays in use and nothing that grows with the square of the tokens is kept. The
+    model's outputs are the same bits with and without recording, and nothing of it is left behind, error or not.
+
+    Args:
+        module: a timm vision transformer; not compiled.
+        layers: blocks, from 0 or from the end with -1; or all.
+        queries: the class token; all tokens; the attention pool (instead of layers); or token numbers, with the
+            prefix tokens first.
+        heads: from 0; None is all.
+
+    Yields:
+        An :class:`AttentionRecord`, filled by each forward pass.
+
+    Raises:
+        ModelError: a layer, head or query that the model does not have, or an attention that cannot be shown.
+    """
+    depth = len(getattr(module, "blocks", ()))
+    chosen = _chosen_layers(module, layers, queries, depth)
+    rows = _chosen_queries(module, queries)
+    record = AttentionRecord(chosen, rows if isinstance(rows, slice) else tuple(rows))
+    wanted = slice(None) if heads is None else list(heads)
+
+    def keep(call: AttentionCall) -> None:
+        for head in heads or ():
+            if not 0 <= head < call.heads:
+                raise ModelError(f"There is no head {head}: layer {call.layer} has {call.heads}, counted from 0.")
+        for query in () if isinstance(rows, slice) else rows:
+            if not 0 <= query < call.queries:
+                raise ModelError(f"There is no token {query}: layer {call.layer} has {call.queries}, counted from 0.")
+        record._found[call.layer] = call.rows(rows, wanted)
+
+    with watch_attention(module, keep, chosen):
+        yield record
+
+
+def _chosen_layers(module: nn.Module, layers: Any, queries: Any, depth: int) -> tuple[int, ...]:
+    if queries == "pool":
+        if getattr(module, "attn_pool", None) is None:
+            raise ModelError(f"This {type(module).__name__} has no attention pool.")
+        return (POOL,)
+    if layers == "all":
+        return tuple(range(depth))
+    return tuple(layer_number(layer, depth) for layer in layers)
+
+
+def layer_number(layer: int, depth: int) -> int:
+    """A layer from 0, from one that may count from the end.
+
+    Raises:
+        ModelError: there is no such layer.
+    """
+    if not -depth <= layer < depth:
+        raise ModelError(f"There is no layer {layer}: the model has {depth}, 0 to {depth - 1}, or -1 for the last.")
+    return layer % depth
+
+
+def _chosen_queries(module: nn.Module, queries: Any) -> list[int] | slice:
+    if queries in ("all", "pool"):
+        return slice(None)
+    if queries == "class":
+        if getattr(module, "cls_token", None) is None:
+            raise ModelError(f"This {type(module).__name__} has no class token, so there is no row of it to record.")
+        return [0]
+    return [int(query) for query in queries]
+
+
+HEADS = ("mean", "max", "min")
+
+
+def over_heads(attention_BHQK: torch.Tensor, heads: str | int) -> torch.Tensor:
+    """(B, Q, K): the mean, maximum or minimum over heads, or one head by its number from 0.
+
+    Raises:
+        ModelError: there is no such head.
+    """
+    if heads == "mean":
+        return attention_BHQK.mean(dim=1)
+    if heads == "max":
+        return attention_BHQK.amax(dim=1)
+    if heads == "min":
+        return attention_BHQK.amin(dim=1)
+    if not isinstance(heads, int) or not 0 <= heads < attention_BHQK.shape[1]:
+        raise ModelError(
+            f"There is no head {heads}: expected mean, max, min or a number from 0 to {attention_BHQK.shape[1] - 1}."
+        )
+    return attention_BHQK[:, heads]
+
+
+def attention_map(
+    module: nn.Module,
+    pixels_BCHW: torch.Tensor,
+    *,
+    layer: int = -1,
+    heads: str | int = "mean",
+    query: str | tuple[int, int] = "auto",
+) -> BatchMaps:
+    """Attention of one query to all patches.
+
+    Args:
+        module: a timm vision transformer in eval mode.
+        pixels_BCHW: normalised.
+        layer: a block, from 0, or from the end with -1.
+        heads: mean, max, min, or a head's number from 0.
+        query: ``class``; ``pool`` (the attention pool's own weights, whatever the layer); a patch (row, column) from
+            0; ``auto`` is the pool where the head reads one, else the class token.
+
+    Returns:
+        Scores are attention probabilities; with one head or the mean they and the share of the prefix tokens sum to 1.
+
+    Raises:
+        ModelError: no such layer, head or query; a model without class token is told what else it offers.
+    """
+    layout = token_layout(module, *pixels_BCHW.shape[-2:])
+    queries = query_tokens(layout, query)
+    layers = (layer,) if queries != "pool" else ()
+    with torch.inference_mode(), _no_more_than(module, queries), record_attention(module, layers, queries) as record:
+        module(pixels_BCHW)
+    rows_BK = over_heads(record.attention(), heads)[:, 0]
+    return split_prefix(rows_BK, layout)
+
+
+def query_tokens(layout: TokenLayout, query: str | tuple[int, int]) -> list[int] | Literal["class", "pool"]:
+    """What :func:`record_attention` is asked for.
+
+    Raises:
+        ModelError: the model has no such query.
+    """
+    if isinstance(query, tuple):
+        return [layout.token_of(*query)]
+    if query == "auto":
+        query = "pool" if layout.readout == "pool" else "class"
+    if query == "class" and not layout.has_class:
+        raise ModelError(
+            "This model has no class token, so there is no class row: its head reads "
+            f"{'an attention pool' if layout.readout == 'pool' else 'the mean of its patches'}.\n"
+            "Use --method rollout or relevance, or the attention of one patch: --query ROW,COLUMN"
+        )
+    if query == "pool" and layout.readout != "pool":
+        raise ModelError("This model has no attention pool. Use --query class, or a patch: --query ROW,COLUMN")
+    if query not in ("class", "pool"):
+        raise ModelError(f"query = {query!r} cannot be used: expected class, pool or ROW,COLUMN.")
+    return "pool" if query == "pool" else "class"
+
+
+def head_maps(
+    module: nn.Module, pixels_BCHW: torch.Tensor, *, layer: int = -1, query: str | tuple[int, int] = "auto"
+) -> tuple[BatchMaps, ...]:
+    """:func:`attention_map` of every head, from one forward pass."""
+    layout = token_layout(module, *pixels_BCHW.shape[-2:])
+    queries = query_tokens(layout, query)
+    layers = (layer,) if queries != "pool" else ()
+    with torch.inference_mode(), _no_more_than(module, queries), record_attention(module, layers, queries) as record:
+        module(pixels_BCHW)
+    attention_BHK = record.attention()[:, :, 0]
+    return tuple(split_prefix(attention_BHK[:, head], layout) for head in range(attention_BHK.shape[1]))
+
+
+def _no_more_than(module: nn.Module, queries: list[int] | Literal["class", "pool"]) -> AbstractContextManager[None]:
+    """The last block need not compute what neither the map nor the head reads."""
+    return class_token_alone(module) if queries == "class" else nullcontext()
+
+
+def attention_matrices(module: nn.Module, pixels_BCHW: torch.Tensor, *, layer: int = -1) -> torch.Tensor:
+    """The whole attention of one layer, every token to every token: float32 (B, H, Q, K); rows sum to 1."""
+    with torch.inference_mode(), record_attention(module, (layer,), "all") as record:
+        module(pixels_BCHW)
+    return record.attention()
+
+
+def head_count(module: nn.Module, layer: int = -1) -> int:
+    """Heads of a block."""
+    blocks: Sequence[nn.Module] = module.blocks  # type: ignore[assignment]
+    return int(blocks[layer].attn.num_heads)  # type: ignore[union-attr, arg-type]
+
+
+_MOST_ELEMENTS = 1 << 24  # of attention held at a time: 64 MB in float32
+
+
+def mean_over_heads(call: AttentionCall, part_of: Callable[[slice], torch.Tensor]) -> torch.Tensor:
+    """Mean over a layer's heads of what ``part_of`` gives for some of them, with few heads in memory at a time.
+
+    Args:
+        call: the layer's attention.
+        part_of: a slice of heads to (B, heads, N, M), float32.
+
+    Returns:
+        float32 (B, N, M).
+    """
+    one = len(call.carrier) * call.queries * call.keys
+    count = max(1, min(call.heads, _MOST_ELEMENTS // max(1, one)))
+    total_BNM: torch.Tensor | None = None
+    for first in range(0, call.heads, count):
+        part_BNM = part_of(slice(first, min(first + count, call.heads))).sum(dim=1)
+        total_BNM = part_BNM if total_BNM is None else total_BNM.add_(part_BNM)
+    assert total_BNM is not None
+    return total_BNM.div_(call.heads)
+
+
+def read_out(matrix_BNM: torch.Tensor, layout: TokenLayout, pool_BK: torch.Tensor | None) -> torch.Tensor:
+    """The row of what the head reads, (B, K): the pool's weights times the rows, the class token's, or the mean."""
+    if layout.readout == "pool" and pool_BK is not None:
+        return (pool_BK[:, None] @ matrix_BNM)[:, 0]
+    if layout.readout == "class" and layout.has_class:
+        return matrix_BNM[:, 0]
+    return matrix_BNM[:, layout.prefix :].mean(dim=1)

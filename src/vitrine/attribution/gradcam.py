@@ -1,0 +1,71 @@
+"""Grad-CAM on the tokens of a vision transformer (Selvaraju et al. 2017, arXiv:1610.02391).
+
+Axes: B pictures, N tokens (prefix tokens first), P patches, D channels, K keys.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitrine.attribution.maps import BatchMaps, split_prefix, token_layout
+from vitrine.errors import ModelError
+
+
+def gradcam(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Tensor) -> BatchMaps:
+    """Grad-CAM on the last tokens that carry gradient to the patches.
+
+    The channels' weights are the means, over patches, of the gradient of the class's logit; the map is the positive
+    part of the weighted sum of the channels. After the last block of a model that reads its class token, the patches'
+    tokens have no gradient at all: there the tokens that go *into* the last block are used. Which they are is found
+    from the gradients themselves.
+
+    Args:
+        module: a timm vision transformer in eval mode; its parameters' gradients are not touched.
+        pixels_BCHW: normalised.
+        targets_B: int64, a class for each picture.
+
+    Raises:
+        ModelError: no tokens carry gradient to the patches.
+    """
+    layout = token_layout(module, *pixels_BCHW.shape[-2:])
+    tokens_BND = _tokens_between_blocks(module)
+    with torch.enable_grad(), tokens_BND as seen:
+        logits_BC = module(pixels_BCHW.detach().requires_grad_())
+        chosen = logits_BC.gather(1, targets_B[:, None].to(logits_BC.device)).sum()
+        gradients = torch.autograd.grad(chosen, seen, allow_unused=True)
+    for features_BND, gradient_BND in zip(reversed(seen), reversed(gradients), strict=True):
+        if gradient_BND is None or not gradient_BND[:, layout.prefix :].any():
+            continue
+        with torch.no_grad():
+            features_BND, gradient_BND = features_BND.detach().float(), gradient_BND.float()
+            weights_BD = gradient_BND[:, layout.prefix :].mean(dim=1)
+            rows_BN = torch.einsum("bnd,bd->bn", features_BND, weights_BD).clamp_(min=0)
+        return split_prefix(rows_BN, layout, has_prefix_mass=False)
+    raise ModelError("No layer of this model carries gradient to its patches, so Grad-CAM has nothing to show.")
+
+
+class _tokens_between_blocks:  # noqa: N801  used as a function is
+    """Within the ``with`` block: the tokens into the first block and out of every block, in order, in the graph."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._blocks: Any = module.blocks
+        self._seen: list[torch.Tensor] = []
+        self._handles: list[Any] = []
+
+    def __enter__(self) -> list[torch.Tensor]:
+        self._handles.append(self._blocks[0].register_forward_pre_hook(self._before))
+        self._handles += [block.register_forward_hook(self._after) for block in self._blocks]
+        return self._seen
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    def _before(self, _: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
+        self._seen.append(args[0])
+
+    def _after(self, _: nn.Module, __: Any, output: torch.Tensor) -> None:
+        self._seen.append(output)

@@ -1,0 +1,143 @@
+"""A batch of maps, as every method gives them.
+
+Axes: B pictures, K keys (tokens, prefix tokens first), R grid rows, C grid columns.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from vitrine.errors import ModelError
+
+Readout = Literal["class", "mean", "pool"]
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """How the tokens lie, for one input size.
+
+    Attributes:
+        rows, columns: of the patch grid.
+        prefix: tokens before the patches: class, distillation and register tokens.
+        has_class: the first of them is a class token.
+        readout: what the head reads: the class token, a mean (or maximum) over patches, or an attention pool.
+        blocks: number of transformer blocks.
+    """
+
+    rows: int
+    columns: int
+    prefix: int
+    has_class: bool
+    readout: Readout
+    blocks: int
+
+    @property
+    def patches(self) -> int:
+        """Number of patches."""
+        return self.rows * self.columns
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens inside the blocks."""
+        return self.prefix + self.patches
+
+    def token_of(self, row: int, column: int) -> int:
+        """Index of a patch's token; rows and columns count from 0.
+
+        Raises:
+            ModelError: the patch lies outside of the grid.
+        """
+        if not (0 <= row < self.rows and 0 <= column < self.columns):
+            raise ModelError(
+                f"There is no patch in row {row + 1}, column {column + 1}: "
+                f"the grid has {self.rows} rows and {self.columns} columns, counted from 1."
+            )
+        return self.prefix + row * self.columns + column
+
+
+def token_layout(module: nn.Module, height: int | None = None, width: int | None = None) -> TokenLayout:
+    """The tokens of a timm vision transformer.
+
+    Args:
+        module: a timm model with a patch embedding followed by blocks.
+        height: of the input in pixels; None takes the size that the model was built for.
+        width: likewise.
+
+    Raises:
+        ModelError: it is no vision transformer with one sequence of patch tokens.
+    """
+    embed: Any = getattr(module, "patch_embed", None)
+    blocks: Any = getattr(module, "blocks", None)
+    if embed is None or blocks is None or not hasattr(embed, "dynamic_feat_size"):
+        raise ModelError(
+            f"A {type(module).__name__} has no attention of all patches to all patches to show.\n"
+            "Expected a plain vision transformer, for example vit_base_patch16_224."
+        )
+    if height is None or width is None:
+        if embed.grid_size is None:
+            raise ModelError(f"This {type(module).__name__} was built for no particular input size: give one.")
+        rows, columns = embed.grid_size
+    else:
+        rows, columns = embed.dynamic_feat_size((height, width))
+    return TokenLayout(
+        rows=int(rows),
+        columns=int(columns),
+        prefix=int(getattr(module, "num_prefix_tokens", 0)),
+        has_class=getattr(module, "cls_token", None) is not None,
+        readout=_readout(module),
+        blocks=len(blocks),
+    )
+
+
+def _readout(module: nn.Module) -> Readout:
+    if getattr(module, "attn_pool", None) is not None:
+        return "pool"
+    return "class" if getattr(module, "global_pool", "token") == "token" else "mean"
+
+
+Unit = Literal["mass", "drop"]
+
+
+@dataclass(frozen=True, eq=False)
+class BatchMaps:
+    """Maps of a batch of pictures.
+
+    Attributes:
+        scores_BRC: float32 on the CPU, one score a patch, as the method's formula gives them.
+        prefix_share_B: float32, what the prefix tokens (class, registers) hold of each map's whole mass, 0 to 1; None
+            where the method gives them none.
+        unit: "mass" (not negative; shown as a multiple of the mean) or "drop" (probability lost, may be negative).
+    """
+
+    scores_BRC: torch.Tensor
+    prefix_share_B: torch.Tensor | None = None
+    unit: Unit = "mass"
+
+
+def split_prefix(rows_BK: torch.Tensor, layout: TokenLayout, *, has_prefix_mass: bool = True) -> BatchMaps:
+    """Cut the prefix tokens off rows over tokens and lay the rest out on the grid.
+
+    Args:
+        rows_BK: not negative.
+        layout: of the tokens; K is its number of tokens.
+        has_prefix_mass: state the prefix tokens' share.
+
+    Raises:
+        ModelError: the model attends to another number of tokens, for example because it drops or merges some.
+    """
+    if rows_BK.shape[1] != layout.tokens:
+        raise ModelError(
+            f"This model attends to {rows_BK.shape[1]} tokens, not to its {layout.prefix} prefix tokens and "
+            f"{layout.rows} x {layout.columns} patches: their attention cannot be laid on the picture."
+        )
+    patches_BK = rows_BK[:, layout.prefix :]
+    share_B = None
+    if has_prefix_mass and layout.prefix:
+        share_B = (rows_BK[:, : layout.prefix].sum(1) / rows_BK.sum(1).clamp_min(1e-30)).float().cpu()
+    scores_BRC = patches_BK.reshape(-1, layout.rows, layout.columns)
+    # A copy: a view would keep all rows alive, of a matrix that is many times as large as a map.
+    return BatchMaps(scores_BRC.detach().float().cpu().clone(), share_B)

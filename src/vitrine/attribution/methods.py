@@ -1,0 +1,123 @@
+"""The methods by name: what each needs, how it is said in words, and its maps of a batch.
+
+Axes: B pictures, C channels (or classes, in logits_BC), H, W pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from vitrine.attribution.attention import HEADS, attention_map, head_count, layer_number
+from vitrine.attribution.gradcam import gradcam
+from vitrine.attribution.maps import BatchMaps, TokenLayout, token_layout
+from vitrine.attribution.occlusion import occlusion
+from vitrine.attribution.relevance import relevance
+from vitrine.attribution.rollout import rollout
+from vitrine.errors import ModelError
+
+METHODS = ("attention", "rollout", "relevance", "gradcam", "occlusion")
+_FOR_A_CLASS = ("relevance", "gradcam", "occlusion")
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method with its settings.
+
+    Attributes:
+        name: one of ``METHODS``.
+        layer: of ``attention``: a block from 0, or from the end with -1.
+        heads: of ``attention``: mean, max, min, or a head's number from 0.
+        query: of ``attention``: class, pool, a patch (row, column) from 0, or auto: what the head reads.
+        window: of ``occlusion``: patches a side of the cover; 0 chooses.
+
+    Raises:
+        ModelError: no such method or way over heads.
+    """
+
+    name: str = "attention"
+    layer: int = -1
+    heads: str | int = "mean"
+    query: str | tuple[int, int] = "auto"
+    window: int = 0
+
+    def __post_init__(self) -> None:
+        if self.name not in METHODS:
+            raise ModelError(f"There is no method {self.name!r}: expected one of {', '.join(METHODS)}.")
+        if isinstance(self.heads, str) and self.heads not in HEADS:
+            raise ModelError(f"heads = {self.heads!r} cannot be used: expected mean, max, min, each or a number.")
+
+    @property
+    def for_a_class(self) -> bool:
+        """Whether the map is of one class; the others are the same whatever the class."""
+        return self.name in _FOR_A_CLASS
+
+    def maps(self, module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Tensor) -> BatchMaps:
+        """Maps of a batch of normalised pictures.
+
+        Args:
+            module: a timm vision transformer in eval mode.
+            pixels_BCHW: normalised, on the module's device.
+            targets_B: int64, a class for each picture; not looked at by methods that are for no class.
+
+        Raises:
+            ModelError: the model has no such layer, head or query, or an attention that cannot be shown.
+        """
+        match self.name:
+            case "attention":
+                return attention_map(module, pixels_BCHW, layer=self.layer, heads=self.heads, query=self.query)
+            case "rollout":
+                return rollout(module, pixels_BCHW)
+            case "relevance":
+                return relevance(module, pixels_BCHW, targets_B)
+            case "gradcam":
+                return gradcam(module, pixels_BCHW, targets_B)
+            case _:
+                layout = token_layout(module, *pixels_BCHW.shape[-2:])
+                return occlusion(
+                    lambda some_BCHW: module(some_BCHW).softmax(-1),
+                    pixels_BCHW,
+                    targets_B,
+                    (layout.rows, layout.columns),
+                    window=self.window,
+                )
+
+    def describe(self, module: nn.Module) -> str:
+        """What the map is, in words for a figure."""
+        layout = token_layout(module)
+        match self.name:
+            case "attention":
+                return self._describe_attention(module, layout)
+            case "rollout":
+                return f"attention rollout through {layout.blocks} layers, from {_readout(layout)}"
+            case "relevance":
+                return f"gradient-weighted attention over {layout.blocks} layers, from {_readout(layout)}"
+            case "gradcam":
+                return "Grad-CAM on the last layer that carries gradient to the patches"
+            case _:
+                return "occlusion: mean loss of the class's probability while a patch is covered"
+
+    def _describe_attention(self, module: nn.Module, layout: TokenLayout) -> str:
+        query = self.query
+        if query == "auto":
+            query = "pool" if layout.readout == "pool" else "class"
+        if query == "pool":
+            return f"weights of the attention pool, {self._heads_in_words(None)}"
+        asks = f"patch ({query[0] + 1}, {query[1] + 1})" if isinstance(query, tuple) else "[class]"
+        number = layer_number(self.layer, layout.blocks) + 1
+        where = "last layer" if number == layout.blocks else f"layer {number} of {layout.blocks}"
+        return f"attention of {asks} to the patches, {where}, {self._heads_in_words(head_count(module, self.layer))}"
+
+    def _heads_in_words(self, count: int | None) -> str:
+        if isinstance(self.heads, int):
+            return f"head {self.heads}"
+        reduced = {"mean": "mean", "max": "maximum", "min": "minimum"}[self.heads]
+        return f"{reduced} of {count} heads" if count else f"{reduced} over heads"
+
+
+def _readout(layout: TokenLayout) -> str:
+    if layout.readout == "pool":
+        return "the attention pool"
+    return "[class]" if layout.readout == "class" and layout.has_class else "the mean of the patches"

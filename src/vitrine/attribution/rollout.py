@@ -1,0 +1,53 @@
+"""Attention rollout: the attention of all layers multiplied out (Abnar and Zuidema 2020, arXiv:2005.00928).
+
+Axes: B pictures, H heads, N, M tokens (prefix tokens first), K keys.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from vitrine.attribution.attention import POOL, AttentionCall, mean_over_heads, read_out, watch_attention
+from vitrine.attribution.maps import BatchMaps, TokenLayout, split_prefix, token_layout
+
+
+def rollout(module: nn.Module, pixels_BCHW: torch.Tensor) -> BatchMaps:
+    """Attention rollout, from what the head reads back to the patches.
+
+    Half of each layer is the residual connection: R_l = (0.5 mean_h A_l + 0.5 I) R_(l-1), R_0 = I; rows sum to 1. The
+    map is the row of the class token; the mean of the patches' rows, or the pool's weights times the rows, where the
+    head reads those. One N × N matrix is carried through the layers, and one layer's attention is formed at a time.
+
+    Args:
+        module: a timm vision transformer in eval mode.
+        pixels_BCHW: normalised.
+
+    Raises:
+        ModelError: an attention that cannot be shown.
+    """
+    carried = Rollout()
+    with torch.inference_mode(), watch_attention(module, carried):
+        module(pixels_BCHW)
+    return carried.maps(token_layout(module, *pixels_BCHW.shape[-2:]))
+
+
+class Rollout:
+    """The product so far, multiplied on by every layer as it runs."""
+
+    def __init__(self) -> None:
+        self.rolled_BNM: torch.Tensor | None = None
+        self.pool_BK: torch.Tensor | None = None
+
+    def __call__(self, call: AttentionCall) -> None:
+        if call.layer == POOL:
+            self.pool_BK = call.rows(slice(None)).mean(dim=1)[:, 0]
+            return
+        mixed_BNM = 0.5 * mean_over_heads(call, lambda some: call.rows(slice(None), some))
+        mixed_BNM.diagonal(dim1=1, dim2=2).add_(0.5)
+        self.rolled_BNM = mixed_BNM if self.rolled_BNM is None else mixed_BNM @ self.rolled_BNM
+
+    def maps(self, layout: TokenLayout) -> BatchMaps:
+        """The row of what the head reads, after the last layer."""
+        assert self.rolled_BNM is not None
+        return split_prefix(read_out(self.rolled_BNM, layout, self.pool_BK), layout)

@@ -1,0 +1,164 @@
+"""Does a map depend on what the model learned? Its weights are shuffled layer by layer, and the map is made again.
+
+Axes: B pictures, R grid rows, C grid columns, N patches, S stages.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from vitrine.errors import ModelError
+
+
+def mean_ranks(values_N: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """Ranks from 1, equal values sharing the mean of theirs: float64 (N,)."""
+    order_N = np.argsort(values_N)
+    ascending_N = values_N[order_N]
+    starts = np.flatnonzero(np.r_[True, ascending_N[1:] != ascending_N[:-1]])
+    ends = np.r_[starts[1:], len(values_N)]
+    rank_N = np.empty(len(values_N))
+    rank_N[order_N] = np.repeat((starts + ends + 1) / 2, ends - starts)
+    return rank_N
+
+
+_BLOCKS = "blocks"  # timm's name for the sequence of transformer blocks
+HEAD, EMBEDDING = "head", "embedding"
+
+
+@dataclass(frozen=True, eq=False)
+class Sensitivity:
+    """How much of a map survives the loss of the weights.
+
+    Attributes:
+        stages: what was randomised last, from the head down; all that stands before it stays randomised.
+        correlation_SB: Spearman's rank correlation of each picture's map with that of the intact model, -1 to 1. In
+            the last row nothing is left of the weights.
+    """
+
+    stages: tuple[str, ...]
+    correlation_SB: npt.NDArray[np.float64]
+
+    @property
+    def final_B(self) -> npt.NDArray[np.float64]:  # noqa: N802  its axis
+        """(B,): the correlation with the map of a model whose weights are all randomised."""
+        final_B: npt.NDArray[np.float64] = self.correlation_SB[-1]
+        return final_B
+
+
+def sensitivity(map_fn: Callable[[nn.Module], npt.ArrayLike], module: nn.Module, seed: int) -> Sensitivity:
+    """Rank correlation of maps with those of ever more randomised copies of the model; see :func:`randomised_copies`.
+
+    A map that hardly changes shows the picture or the architecture, not what the model learned.
+
+    Args:
+        map_fn: a model to its maps (B, R, C) of always the same pictures; a method that explains a class explains the
+            class that the *intact* model predicted.
+        module: in the mode that the maps are made in; not changed.
+        seed: of the shuffles.
+
+    Returns:
+        Where both maps of a picture are constant nothing changed, and the correlation counts as 1; where one of them
+        is, nothing of the other is left, and it counts as 0.
+
+    Raises:
+        ModelError: the model has no blocks.
+        ValueError: a map is not finite or changes its shape.
+    """
+    intact_BN = _flat(map_fn(module))
+    stages, rows = [], []
+    for name, randomised in randomised_copies(module, seed=seed):
+        found_BN = _flat(map_fn(randomised))
+        if found_BN.shape != intact_BN.shape:
+            raise ValueError(f"Expected maps of shape {intact_BN.shape} again; got {found_BN.shape}.")
+        flat_B, was_flat_B = np.ptp(found_BN, axis=1) == 0, np.ptp(intact_BN, axis=1) == 0
+        correlation_B = rank_correlation(intact_BN, found_BN)
+        rows.append(np.where(flat_B & was_flat_B, 1.0, np.where(flat_B | was_flat_B, 0.0, correlation_B)))
+        stages.append(name)
+    return Sensitivity(tuple(stages), np.stack(rows))
+
+
+def randomised_copies(module: nn.Module, *, seed: int) -> Iterator[tuple[str, nn.Module]]:
+    """Yield (stage, model): the model with its weights randomised from the head down, block by block.
+
+    Stages are "head" (all that follows the blocks), "block N" to "block 1", "embedding" (all that comes before them).
+    Each adds to the ones before it. It is one copy that changes between the stages: use it before asking for the next.
+    The module itself is never changed.
+
+    Every weight tensor is shuffled in itself rather than drawn anew. Weights as before a training are small, and with
+    them attention is almost uniform: its map would differ from the learned one by scale alone. A shuffle keeps mean,
+    spread and heavy tails of every tensor and takes nothing but the arrangement, which is what was learned.
+
+    Source: J. Adebayo, J. Gilmer, M. Muelly, I. Goodfellow, M. Hardt, B. Kim (2018), Sanity checks for saliency maps,
+    NeurIPS (cascading randomisation; drawn anew there).
+
+    Raises:
+        ModelError: the model has no blocks.
+    """
+    blocks = getattr(module, _BLOCKS, None)
+    if not isinstance(blocks, nn.Sequential | nn.ModuleList) or not len(blocks):
+        raise ModelError(
+            f"{type(module).__name__} is no sequence of blocks: its weights cannot be randomised layer by layer."
+        )
+    randomised = copy.deepcopy(module)
+    rng = np.random.default_rng(seed)
+    for stage, parameters in weight_stages(randomised):
+        with torch.no_grad():
+            for parameter in parameters:
+                order_N = torch.from_numpy(rng.permutation(parameter.numel())).to(parameter.device)
+                parameter.copy_(parameter.flatten()[order_N].reshape(parameter.shape))
+        yield stage, randomised
+
+
+def weight_stages(module: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
+    """Every weight of a model once, by stage, from the head down; stages without weights are left out."""
+    found: dict[str, list[nn.Parameter]] = {}
+    seen_blocks = False
+    for name, parameter in module.named_parameters():  # in order of registration; shared weights once
+        part, _, rest = name.partition(".")
+        if part == _BLOCKS:
+            seen_blocks = True
+            stage = f"block {int(rest.partition('.')[0]) + 1}"
+        else:
+            stage = HEAD if seen_blocks else EMBEDDING
+        found.setdefault(stage, []).append(parameter)
+    middle = [stage for stage in found if stage not in (HEAD, EMBEDDING)]
+    return [(stage, found[stage]) for stage in (HEAD, *reversed(middle), EMBEDDING) if stage in found]
+
+
+def rank_correlation(first_BN: npt.ArrayLike, second_BN: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Spearman's rank correlation row by row, equal values sharing the mean of their ranks: (B,), -1 to 1.
+
+    NaN where a row is constant: it has no order.
+
+    Source: C. Spearman (1904), The proof and measurement of association between two things.
+
+    Raises:
+        ValueError: shapes differ or are not (B, N), or a value is not finite.
+    """
+    ranks_BN, others_BN = _ranks(first_BN), _ranks(second_BN)
+    if ranks_BN.shape != others_BN.shape:
+        raise ValueError(f"Expected two arrays of one shape; got {ranks_BN.shape} and {others_BN.shape}.")
+    ranks_BN -= ranks_BN.mean(axis=1, keepdims=True)
+    others_BN -= others_BN.mean(axis=1, keepdims=True)
+    scale_B = np.sqrt(np.square(ranks_BN).sum(axis=1) * np.square(others_BN).sum(axis=1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.clip((ranks_BN * others_BN).sum(axis=1) / scale_B, -1, 1))
+
+
+def _ranks(values_BN: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    values_BN = np.asarray(values_BN, dtype=np.float64)
+    if values_BN.ndim != 2 or not np.isfinite(values_BN).all():
+        raise ValueError(f"Expected finite values of shape (B, N); got shape {values_BN.shape}.")
+    return np.stack([mean_ranks(values_N) for values_N in values_BN]) if len(values_BN) else np.empty_like(values_BN)
+
+
+def _flat(maps_BRC: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    maps_BRC = np.asarray(maps_BRC, dtype=np.float64)
+    return maps_BRC.reshape(len(maps_BRC), -1)

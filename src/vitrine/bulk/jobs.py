@@ -1,0 +1,138 @@
+"""``vitrine predict`` on a part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitrine.bulk.worker import Unreadable, sha256_of
+from vitrine.caption.model import OpenedCaptioner, open_captioner
+from vitrine.caption.run import CaptionSession, CaptionSettings, given_flags
+from vitrine.classify.model import OpenedModel, open_model
+from vitrine.classify.predict import write_predictions
+from vitrine.classify.predictions_csv import PredictionWriter
+from vitrine.data.samples import Sample
+from vitrine.explain.explainer import Mapper
+from vitrine.explain.run import SHEETS, ExplainSession, ExplainSettings, table_rows
+from vitrine.plotting.provenance import figure_names
+
+
+@dataclass(frozen=True)
+class PredictWork:
+    """``vitrine predict``; see :func:`vitrine.classify.predict.predict`."""
+
+    model: str
+    architecture: str | None
+    precision: str
+    batch_size: int
+    probabilities: bool
+    top: int
+
+    def open(self, loaders: int) -> _Predicting:
+        return _Predicting(self, open_model(self.model, self.precision, self.architecture), loaders)
+
+
+class _Predicting:
+    def __init__(self, asked: PredictWork, opened: OpenedModel, loaders: int) -> None:
+        self.asked, self.opened, self.loaders = asked, opened, loaders
+        self.precision, self.weights = opened.precision, sha256_of(opened.built.weights)
+
+    def work(self, samples: Sequence[Sample], figures: Mapping[str, str] | None, rows: Path) -> Unreadable:  # noqa: ARG002
+        asked, labels = self.asked, self.opened.labels
+        top = min(asked.top, len(labels))
+        with PredictionWriter(rows, labels, probabilities=asked.probabilities, top=top) as writer:
+            writer.resume_after([sample.name for sample in samples])
+            for _ in write_predictions(writer, self.opened, samples, asked.batch_size, self.loaders):
+                pass
+            return list(writer.finish().unreadable)
+
+
+@dataclass(frozen=True)
+class ExplainWork:
+    """``vitrine explain`` without contact sheets; ``settings`` have the scale that all figures share.
+
+    ``folder``: whether a picture's path is ``images`` and its name.
+    """
+
+    model: str
+    architecture: str | None
+    precision: str
+    batch_size: int
+    images: Path
+    folder: bool
+    out: Path
+    settings: ExplainSettings
+
+    def open(self, loaders: int) -> _Explaining:
+        opened = open_model(self.model, self.precision, self.architecture)
+        return _Explaining(self, Mapper(opened, self.settings.method, self.settings.target), loaders)
+
+
+class _Explaining:
+    def __init__(self, asked: ExplainWork, mapper: Mapper, loaders: int) -> None:
+        self.asked, self.mapper, self.loaders = asked, mapper, loaders
+        self.precision, self.weights = mapper.opened.precision, sha256_of(mapper.opened.built.weights)
+
+    def work(self, samples: Sequence[Sample], figures: Mapping[str, str] | None, rows: Path) -> Unreadable:
+        asked = self.asked
+        session = ExplainSession(
+            asked.model,
+            asked.images,
+            asked.out,
+            self.mapper,
+            asked.settings,
+            samples,
+            figure_names([sample.name for sample in samples], asked.settings.kind, SHEETS)
+            if figures is None
+            else figures,
+            asked.architecture,
+            folder=asked.folder,
+            sheets=False,
+        )
+        for mapped in self.mapper.run(samples, asked.batch_size, self.loaders):
+            session.draw(mapped)
+        rows.write_bytes(b"".join(table_rows(session.explained, asked.out)))
+        return session.unreadable
+
+
+@dataclass(frozen=True)
+class CaptionWork:
+    """``vitrine caption``; ``folder``: whether a picture's path is ``images`` and its name."""
+
+    model: str
+    architecture: str | None
+    vocabulary: Path | None
+    batch_size: int
+    images: Path
+    folder: bool
+    out: Path
+    settings: CaptionSettings
+
+    def open(self, loaders: int) -> _Captioning:  # noqa: ARG002  pictures are decoded where they are captioned
+        captioner = open_captioner(self.model, self.architecture, self.vocabulary, precision=self.settings.precision)
+        return _Captioning(self, captioner)
+
+
+class _Captioning:
+    def __init__(self, asked: CaptionWork, opened: OpenedCaptioner) -> None:
+        self.asked, self.opened = asked, opened
+        self.precision, self.weights = asked.settings.precision, sha256_of(opened.weights)
+
+    def work(self, samples: Sequence[Sample], figures: Mapping[str, str] | None, rows: Path) -> Unreadable:
+        asked = self.asked
+        session = CaptionSession(
+            self.opened,
+            asked.model,
+            asked.images,
+            asked.out,
+            asked.settings,
+            figure_names([sample.name for sample in samples], asked.settings.kind) if figures is None else figures,
+            given_flags(asked.architecture, asked.vocabulary),
+            rows,
+            folder=asked.folder,
+        )
+        for first in range(0, len(samples), asked.batch_size):
+            session.caption(samples[first : first + asked.batch_size])
+        session.partial.replace(rows)
+        return session.unreadable

@@ -1,0 +1,243 @@
+"""The parts of a bulk job on disk: which are finished, and how they become one table.
+
+A folder beside the result holds, while the job is unfinished:
+
+- ``_manifest.jsonl``: first what the job is, then one line a finished part. A line is written after its part's files.
+- ``part-000012.csv`` (or ``.parquet``): a finished part's rows; ``_part-000012.unreadable.csv`` where some pictures
+  could not be read. They appear under these names only whole. Readers of tables leave out what begins with ``_``.
+- ``.part-000012.*/``: an attempt at a part. It is a part's only when it is finished, and several attempts are harmless.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow
+import pyarrow.parquet
+
+from vitrine.errors import DataError, RunError
+from vitrine.io.csv_tables import record, whole_records
+
+MANIFEST = "_manifest.jsonl"
+UNREADABLE_HEADER = ("filename", "reason")
+
+
+@dataclass(frozen=True)
+class FinishedPart:
+    """One part.
+
+    Attributes:
+        part: its number, from 0.
+        rows: pictures that have a row.
+        unreadable: pictures that have none.
+        precision: that the model ran in.
+        weights: sha256 of the model's weights; "none" of random ones.
+    """
+
+    part: int
+    rows: int
+    unreadable: int
+    precision: str
+    weights: str
+
+
+def part_name(number: int) -> str:
+    """The stem of a part's files."""
+    return f"part-{number:06d}"
+
+
+def unreadable_name(number: int) -> str:
+    """The file that lists a part's unreadable pictures."""
+    return f"_{part_name(number)}.unreadable.csv"
+
+
+class Ledger:
+    """The folder of a job's parts.
+
+    Args:
+        folder: of the parts.
+        ending: of a part's rows, ``.csv`` or ``.parquet``.
+        job: what must be equal for parts to belong together, JSON-ready: data, model, options.
+    """
+
+    def __init__(self, folder: Path, ending: str, job: Mapping[str, Any]) -> None:
+        self.folder, self.ending, self._job = folder, ending, dict(job)
+        self._manifest = folder / MANIFEST
+        self.finished: dict[int, FinishedPart] = {}
+
+    def begin(self, *, resume: bool) -> None:
+        """Start with no part, or with those that an earlier call finished.
+
+        Raises:
+            RunError: there are finished parts and ``resume`` is false; or they are of another job.
+            DataError: the folder is a file, or holds something else.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise DataError(f"{self.folder} is a file. Name another result, or move it away.")
+        known, parts = self._read()
+        if parts and not resume:
+            raise RunError(
+                f"{self.folder} holds {len(parts)} finished parts of a job. Continue it with --resume, or delete it."
+            )
+        if parts and known != self._job:
+            differ = ", ".join(key for key in self._job if known.get(key) != self._job[key])
+            raise RunError(
+                f"The parts in {self.folder} were made otherwise: {differ} differ.\n"
+                "Resume with the same pictures, model and options, or delete the folder to begin anew."
+            )
+        if not parts and self.folder.is_dir() and any(not _ours(path) for path in self.folder.iterdir()):
+            raise DataError(f"{self.folder} holds other files. Name a folder that is empty or does not exist.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.close()
+        self.finished = {part.part: part for part in parts if self._rows(part.part).is_file()}
+        lines = [json.dumps(self._job), *(json.dumps(asdict(part)) for part in self.finished.values())]
+        temporary = self._manifest.with_name(f"{MANIFEST}.new")
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+        temporary.replace(self._manifest)
+
+    def record(self, part: FinishedPart) -> None:
+        """Note that a part's files are there; of a part that is noted already, nothing changes."""
+        if part.part in self.finished:
+            return
+        self.finished[part.part] = part
+        with self._manifest.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps(asdict(part)) + "\n")
+            lines.flush()
+            os.fsync(lines.fileno())
+
+    def unreadable(self, count: int) -> Iterator[tuple[str, str]]:
+        """(name, reason) of the unreadable pictures of ``count`` parts, in order."""
+        for number in range(count):
+            path = self.folder / unreadable_name(number)
+            if path.is_file():
+                for index, (_, fields) in enumerate(whole_records(path)):
+                    if index:
+                        yield fields[0], fields[1]
+
+    def write_unreadable(self, count: int, out: Path) -> Path | None:
+        """List the unreadable pictures of all parts; None, and no file, where there are none."""
+        partial = out.with_name(f"{out.name}.partial")
+        with partial.open("wb") as stream:
+            stream.write(record(UNREADABLE_HEADER))
+            some = False
+            for item in self.unreadable(count):
+                stream.write(record(item))
+                some = True
+        if some:
+            partial.replace(out)
+            return out
+        partial.unlink()
+        out.unlink(missing_ok=True)  # an earlier table's
+        return None
+
+    def merge(self, count: int, out: Path) -> None:
+        """Put the CSV rows of ``count`` parts into one table, in their order; the header comes once.
+
+        Raises:
+            RunError: a part is missing.
+        """
+        missing = [number for number in range(count) if number not in self.finished]
+        if missing:
+            raise RunError(f"{len(missing)} of {count} parts are missing in {self.folder}. Continue it with --resume.")
+        partial = out.with_name(f"{out.name}.partial")
+        with partial.open("wb") as table:
+            for number in range(count):
+                _copy_rows(self._rows(number), table, header=number == 0)
+            table.flush()
+            os.fsync(table.fileno())
+        partial.replace(out)
+
+    def remove(self) -> None:
+        """Delete the parts, when what they say is somewhere else."""
+        shutil.rmtree(self.folder)
+
+    def close(self) -> None:
+        """Remove what is left of attempts that were killed, and leave the parts."""
+        for path in self.folder.glob(".part-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _rows(self, number: int) -> Path:
+        return self.folder / f"{part_name(number)}{self.ending}"
+
+    def _read(self) -> tuple[dict[str, Any], Sequence[FinishedPart]]:
+        if not self._manifest.is_file():
+            return {}, ()
+        job: dict[str, Any] = {}
+        parts = []
+        for number, line in enumerate(self._manifest.read_text("utf-8").splitlines()):
+            try:
+                content = json.loads(line)
+                if number:
+                    parts.append(FinishedPart(**content))
+                else:
+                    job = content
+            except (ValueError, TypeError):  # only a last line can be torn
+                break
+        return job, parts
+
+
+def _ours(path: Path) -> bool:
+    return path.name.startswith((MANIFEST, "_unreadable", "_part-", ".part-", "part-"))
+
+
+def _copy_rows(part: Path, table: IO[bytes], *, header: bool) -> None:
+    with ExitStack() as stack:
+        rows = stack.enter_context(part.open("rb"))
+        if not header:
+            rows.seek(next(iter(whole_records(part)))[0])
+        shutil.copyfileobj(rows, table, 1 << 20)
+
+
+_ROWS_AT_ONCE = 65_536
+
+
+def write_parquet(rows: Path, out: Path) -> Path:
+    """Turn a part's CSV into Parquet, in constant memory.
+
+    Columns called ``probability`` or ``*_probability`` are float64, others text. Bytes of names that are not UTF-8
+    become ``\\xNN``.
+
+    Args:
+        rows: the CSV, with its header.
+        out: the file to write.
+
+    Returns:
+        ``out``.
+    """
+    with rows.open(encoding="utf-8", errors="backslashreplace", newline="") as stream:
+        lines = csv.reader(stream)
+        header = next(lines)
+        kinds = [pyarrow.float64() if _is_number(name) else pyarrow.string() for name in header]
+        schema = pyarrow.schema(list(zip(header, kinds, strict=True)))
+        with pyarrow.parquet.ParquetWriter(out, schema) as writer:
+            for some in _chunks(lines):
+                columns = zip(*some, strict=True)
+                arrays = [
+                    pyarrow.array([float(cell) for cell in cells] if _is_number(name) else list(cells), kind)
+                    for name, kind, cells in zip(header, kinds, columns, strict=True)
+                ]
+                writer.write_table(pyarrow.table(arrays, schema=schema))
+    return out
+
+
+def _is_number(column: str) -> bool:
+    return column == "probability" or column.endswith("_probability")
+
+
+def _chunks(lines: Iterator[list[str]]) -> Iterator[list[list[str]]]:
+    some: list[list[str]] = []
+    for line in lines:
+        some.append(line)
+        if len(some) == _ROWS_AT_ONCE:
+            yield some
+            some = []
+    if some:
+        yield some

@@ -1,0 +1,288 @@
+"""``vitrine cache``: which downloaded files lie where, from where, with which hash; and removing them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from vitrine.data.oxford_pets import ADDRESS
+from vitrine.errors import UsageError
+from vitrine.io.hub_cache import (
+    CLIENT,
+    DATA_SETS,
+    DECODED,
+    DECODED_FROM,
+    FOLDER,
+    HUB,
+    PETS,
+    RELEASED,
+    Record,
+    cache_folder,
+    forget,
+    know,
+    read_records,
+)
+from vitrine.models.cache import (
+    UNFINISHED,
+    CachedFile,
+    CachedItem,
+    cached_releases,
+    cached_repositories,
+    is_inside,
+    remove_revision,
+    unfinished_downloads,
+    unknown_in_hub,
+)
+
+
+@dataclass(frozen=True)
+class CacheContents:
+    """What lies in the cache folder.
+
+    Attributes:
+        folder: it; there may be none yet.
+        items: what was downloaded, in the order of the table.
+        unknown: what does not belong there; it is never removed.
+        size: bytes on the disk, of everything.
+    """
+
+    folder: Path
+    items: tuple[CachedItem, ...]
+    unknown: tuple[CachedFile, ...]
+    size: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "folder": str(self.folder),
+            "size": self.size,
+            "items": [_item_dict(item) for item in self.items],
+            "unknown": [{"path": str(each.path), "size": each.size} for each in self.unknown],
+        }
+
+    def text(self) -> str:
+        """The same for a person."""
+        lines = [f"Cache folder: {self.folder} (--cache DIR or VITRINE_CACHE chooses another)", ""]
+        for item in self.items:
+            used = f"last used {item.last_used[:10]}" if item.last_used else "not used yet"
+            commit = f", commit {item.revision[:12]}" if item.revision else ""
+            lines += [f"{item.name}  {item.kind}, {in_bytes(item.size)}, {used}", f"  from {item.origin}{commit}"]
+            lines += [f"  {in_bytes(each.size):>9}  {each.sha256 or '':64}  {each.name}" for each in item.files]
+            lines.append("")
+        if not self.items:
+            lines += ["Nothing was downloaded.", ""]
+        if self.unknown:
+            lines.append("Not downloaded by vitrine, and never removed by it:")
+            lines += [f"  {in_bytes(each.size):>9}  {each.path}" for each in self.unknown]
+            lines.append("")
+        return "\n".join([*lines, f"Total: {in_bytes(self.size)}."])
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """What was removed.
+
+    Attributes:
+        folder: the cache folder.
+        items: what was removed from it.
+        freed: bytes on the disk; less than the items' sizes where others share files with them.
+        left: bytes that the folder still holds.
+        failed: why it ended before all that was asked for was removed; None where it did not.
+    """
+
+    folder: Path
+    items: tuple[CachedItem, ...]
+    freed: int
+    left: int
+    failed: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        removed = [_item_dict(item) for item in self.items]
+        content = {"folder": str(self.folder), "removed": removed, "freed": self.freed, "left": self.left}
+        return content if self.failed is None else content | {"failed": self.failed}
+
+    def text(self) -> str:
+        """The same for a person."""
+        lines = [f"Removed {described(item)}." for item in self.items]
+        lines += [] if self.failed is None else [f"Not removed, nor anything after it: {self.failed}."]
+        return "\n".join([*lines, f"Freed {in_bytes(self.freed)}; {in_bytes(self.left)} are left in {self.folder}."])
+
+
+def described(item: CachedItem) -> str:
+    """An item in a few words."""
+    commit = f", commit {item.revision[:12]}" if item.revision else ""
+    return f"{item.name} ({item.kind}{commit}, {in_bytes(item.size)})"
+
+
+def in_bytes(size: int) -> str:
+    """A size for a person, in decimal units."""
+    for unit, bytes_ in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= bytes_:
+            return f"{size / bytes_:.1f} {unit}"
+    return f"{size} B"
+
+
+def _item_dict(item: CachedItem) -> dict[str, Any]:
+    files = [
+        {
+            "name": each.name,
+            "path": str(each.path),
+            "size": each.size,
+            "sha256": each.sha256,
+            "last_used": each.last_used,
+        }
+        for each in item.files
+    ]
+    return {
+        "name": item.name,
+        "kind": item.kind,
+        "from": item.origin,
+        "revision": item.revision,
+        "size": item.size,
+        "last_used": item.last_used,
+        "files": files,
+    }
+
+
+_OURS = {FOLDER, HUB, RELEASED, PETS, DATA_SETS, CLIENT, DECODED}
+_DAY = 24 * 60 * 60
+
+
+def cache_contents(progress: Callable[[int, int], None] = lambda _done, _total: None) -> CacheContents:
+    """Look through the cache folder. Hashes that are not recorded are computed, which takes a while once.
+
+    Args:
+        progress: called with files of the hub done, of how many.
+    """
+    folder = cache_folder().absolute()
+    known = read_records(folder)
+    items = (
+        *cached_repositories(folder, known, progress),
+        *cached_releases(folder, known),
+        *_data_sets(folder, known),
+        *_decoded(folder, known),
+        *unfinished_downloads(folder),
+    )
+    return CacheContents(folder, items, tuple(_unknown(folder, items)), _held(folder))
+
+
+def chosen(contents: CacheContents, wanted: Sequence[str]) -> tuple[CachedItem, ...]:
+    """The items that names or days mean.
+
+    Args:
+        contents: what there is.
+        wanted: an item's name, with @ and the beginning of its commit where one of several revisions is meant; or a
+            number of days: what was last used, or else downloaded, longer ago.
+
+    Raises:
+        UsageError: there is no such item.
+    """
+    found: dict[int, CachedItem] = {}
+    for each in wanted:
+        matching = [item for item in contents.items if _matches(item, each)]
+        if not matching and not each.isdecimal():
+            names = ", ".join(dict.fromkeys(item.name for item in contents.items)) or "nothing"
+            raise UsageError(
+                f"--prune {each}: nothing of that name was downloaded into {contents.folder}.\n"
+                f"Expected a number of days, or one of: {names}."
+            )
+        found |= {id(item): item for item in matching}
+    return tuple(found.values())
+
+
+def prune(contents: CacheContents, items: Sequence[CachedItem]) -> Pruned:
+    """Remove items, and nothing that is not in the cache folder; it ends at the first that cannot be removed."""
+    folder, before = contents.folder, _held(contents.folder)
+    removed: list[CachedItem] = []
+    failed = None
+    for item in items:
+        try:
+            _remove(folder, item)
+        except OSError as error:
+            failed = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            break
+        removed.append(item)
+    for file in read_records(folder):
+        if not (folder / file).exists():
+            forget(folder, file)
+    left = _held(folder)
+    return Pruned(folder, tuple(removed), before - left, left, failed)
+
+
+def _remove(folder: Path, item: CachedItem) -> None:
+    """Remove one item. Raises OSError where that cannot be, or where a link leads out of the folder."""
+    if item.revision is not None:
+        remove_revision(folder, item)
+        return
+    for each in item.files:
+        if each.path.is_symlink() or not is_inside(each.path, folder):
+            raise OSError(f"{each.path} leads out of {folder}, so it is left alone")
+        shutil.rmtree(each.path) if each.path.is_dir() else each.path.unlink(missing_ok=True)
+
+
+def _matches(item: CachedItem, wanted: str) -> bool:
+    if wanted.isdecimal():
+        written = max((each.written for each in item.files), default=0.0)
+        since = datetime.fromisoformat(item.last_used).timestamp() if item.last_used else written
+        return time.time() - since > int(wanted) * _DAY
+    name, _, commit = wanted.partition("@")
+    return item.name == name and (not commit or (item.revision or "").startswith(commit))
+
+
+def _decoded(folder: Path, known: Mapping[str, Record]) -> Iterator[CachedItem]:
+    """Training pictures that were decoded once: a folder for each short side that they were reduced to."""
+    for path in sorted((folder / DECODED).iterdir()) if (folder / DECODED).is_dir() else ():
+        if path.is_dir() and not path.is_symlink():
+            yield _folder_item(folder, known, (f"{DECODED}/{path.name}", DECODED_FROM, path), "decoded pictures")
+
+
+def _data_sets(folder: Path, known: Mapping[str, Record]) -> Iterator[CachedItem]:
+    """Data sets that torchvision and datasets downloaded: a folder each."""
+    there = [("oxford-pets", ADDRESS, folder / PETS)]
+    for path in sorted((folder / DATA_SETS).iterdir()) if (folder / DATA_SETS).is_dir() else ():
+        owner, _, rest = path.name.partition("___")
+        name = f"hf:{owner}/{rest}" if rest else path.name
+        there.append((name, name if rest else f"{path.name} files, as datasets copies them", path))
+    there.append((CLIENT, "parts of files of the hub, which its client keeps", folder / CLIENT))
+    for name, origin, path in there:
+        if path.is_dir() and not path.is_symlink():
+            kind = UNFINISHED if name == CLIENT else "data set"
+            yield _folder_item(folder, known, (name, origin, path), kind)
+
+
+def _folder_item(folder: Path, known: Mapping[str, Record], found: tuple[str, str, Path], kind: str) -> CachedItem:
+    """What is a folder: its name, where it is from and where it lies."""
+    name, origin, path = found
+    record, size = know(known, folder, path, origin), _held(path)
+    file = CachedFile(f"{path.name}/", path, size, None, record.last_used, record.changed_ns / 1e9)
+    return CachedItem(name, kind, origin, None, (file,), size)
+
+
+def _unknown(folder: Path, items: Sequence[CachedItem]) -> Iterator[CachedFile]:
+    ours = {each.path for item in items for each in item.files}
+    in_catr = sorted((folder / RELEASED).iterdir()) if (folder / RELEASED).is_dir() else []
+    outside = [path for path in sorted(folder.iterdir()) if path.name not in _OURS] if folder.is_dir() else []
+    for path in (*unknown_in_hub(folder), *(each for each in in_catr if each not in ours), *outside):
+        found = path.lstat()
+        size = _held(path) if path.is_dir() and not path.is_symlink() else found.st_size
+        yield CachedFile(path.name, path, size, None, None, found.st_mtime)
+
+
+def _held(folder: Path) -> int:
+    """Bytes of all files below a folder; links are not followed, and a file with two names counts once."""
+    sizes: dict[tuple[int, int], int] = {}
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            try:
+                found = (Path(parent) / name).lstat()
+            except OSError:  # removed meanwhile
+                continue
+            sizes[found.st_dev, found.st_ino] = found.st_size
+    return sum(sizes.values())

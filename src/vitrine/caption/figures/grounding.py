@@ -1,0 +1,226 @@
+"""Whether words look at what they name: as a table for people, and as a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vitrine.attribution.grounding import MAPS, METRICS, WORD, Grounding, NounMean
+from vitrine.attribution.ranking import Metric
+from vitrine.plotting.style import (
+    ACCENT,
+    GREY,
+    HAIRLINE,
+    INK,
+    LABEL,
+    MARGIN,
+    SMALL,
+    TITLE,
+    WIDTH,
+    extent,
+    new_figure,
+    place,
+    save,
+    shortened,
+    styled,
+    write,
+)
+from vitrine.plotting.tables import Cell, Table
+from vitrine.results import shown_number
+
+_BETTER = "word map better by"
+_LABEL = 28  # characters of what captions are called, in the figure
+# Inches: a row of a group, what stands over a group's rows, what parts groups; the means at the right of each panel and
+# the differences beside them; what is above the first group and below the last one's rows.
+_ROW, _GROUP, _APART, _NUMBER, _LEAD, _HEAD, _FOOT = 0.27, 0.5, 0.12, 0.4, 1.42, 1.0, 0.22
+_BETWEEN = 0.3  # panels
+
+
+def grounding_table(results: Mapping[str, Grounding]) -> Table:
+    """A row for the map of the word and for each control, a column a metric, as mean (95 % interval), and the
+    difference from pairs of nouns.
+
+    Args:
+        results: by what the captions are: "predicted", "human". With one only, that column is left out.
+    """
+    columns = ["captions"] if len(results) > 1 else []
+    columns.append("map")
+    for metric in METRICS:
+        columns += [metric.label, _BETTER]
+    rows: list[tuple[Cell, ...]] = []
+    for label, found in results.items():
+        for key, name in MAPS.items():
+            cells: list[Cell] = [label, name] if len(results) > 1 else [name]
+            for metric in METRICS:
+                cells.append(_mean(found.estimates.get(metric.key, {}).get(key)))
+                cells.append(_lead(found.leads.get(metric.key, {}).get(key)))
+            rows.append(tuple(cells))
+    return Table(tuple(columns), tuple(rows))
+
+
+def grounding_text(results: Mapping[str, Grounding]) -> str:
+    """For a terminal: what was counted, a table and the finding, for each kind of captions by itself."""
+    parts = [
+        f"{f'{label}: ' if len(results) > 1 else ''}{_counts(found)}.\n\n"
+        f"{grounding_table({label: found}).text()}\n\n{found.sentence}"
+        for label, found in results.items()
+    ]
+    return "\n\n".join([*parts, *([_intervals(results)] if _measured(results) else [])])
+
+
+def save_grounding_figure(
+    results: Mapping[str, Grounding], path: Path, metadata: Mapping[str, str], title: str = ""
+) -> None:
+    """Write :func:`grounding_figure` as PNG or SVG; see :func:`vitrine.plotting.style.save`."""
+    save(grounding_figure(results, title), path, metadata)
+
+
+def grounding_figure(results: Mapping[str, Grounding], title: str = "") -> Figure:
+    """A group for each kind of captions, in it a row for the map of the word and for each control; a panel a metric:
+    the mean as a point, its 95 % interval as a line, and the difference to the word map in numbers.
+
+    All panels go from 0 to 1. The word map is in colour; controls are grey and hollow, and a dotted line carries the
+    best of them up.
+
+    Args:
+        results: by what the captions are: "predicted captions", "human captions"; at least one.
+        title: above it; by default a question.
+    """
+    with styled():
+        names = extent(list(MAPS.values()), LABEL, weight="bold")[0]
+        left = MARGIN + names + 0.18
+        width = (WIDTH - MARGIN - left - (len(METRICS) - 1) * _BETWEEN) / len(METRICS)
+        group = _GROUP + len(MAPS) * _ROW + _APART
+        figure = new_figure(WIDTH, _HEAD + len(results) * group + _FOOT)
+        top = figure.get_size_inches()[1]
+        write(figure, MARGIN, top - 0.33, title or "Do words look at what they name?", fontsize=TITLE, weight="bold")
+        write(figure, MARGIN, top - 0.53, _detail(results), fontsize=SMALL, color=GREY)
+        for index, metric in enumerate(METRICS):
+            _heading(figure, metric, left + index * (width + _BETWEEN), width, top - 0.9)
+        for number, (label, found) in enumerate(results.items()):
+            ceiling = top - _HEAD - number * group
+            write(figure, MARGIN, ceiling - 0.17, shortened(label, _LABEL), fontsize=LABEL, weight="bold")
+            beside = MARGIN + extent([shortened(label, _LABEL)], LABEL, weight="bold")[0] + 0.12
+            write(figure, beside, ceiling - 0.17, _counts(found), fontsize=SMALL, color=GREY)
+            write(figure, MARGIN, ceiling - 0.36, f"{found.finding}.", fontsize=SMALL, color=INK)
+            floor = ceiling - _GROUP - len(MAPS) * _ROW
+            _names(figure, MARGIN + names, ceiling - _GROUP)
+            for index, metric in enumerate(METRICS):
+                at = left + index * (width + _BETWEEN)
+                axes = place(figure, at, floor, width - _NUMBER - _LEAD, len(MAPS) * _ROW)
+                _panel(axes, found, metric, last=number + 1 == len(results))
+                _numbers(figure, found, metric, at + width, ceiling - _GROUP)
+        return figure
+
+
+def _heading(figure: Figure, metric: Metric, left: float, width: float, height: float) -> None:
+    write(figure, left, height, metric.label, fontsize=LABEL, weight="bold" if metric == METRICS[0] else "normal")
+    look = {"ha": "right", "fontsize": SMALL, "color": GREY}
+    write(figure, left + width - _LEAD, height, "mean", **look)
+    write(figure, left + width, height, _BETTER, **look)
+
+
+def _names(figure: Figure, right: float, ceiling: float) -> None:
+    for row, (key, name) in enumerate(MAPS.items()):
+        look = {"color": _colour(key), "weight": "bold" if key == WORD else "normal", "fontsize": LABEL}
+        write(figure, right, ceiling - (row + 0.5) * _ROW, name, ha="right", va="center_baseline", **look)
+
+
+def _panel(axes: Axes, found: Grounding, metric: Metric, *, last: bool) -> None:
+    axes.set(xlim=(0, 1), ylim=(len(MAPS), 0), yticks=[])
+    ticks = (0.0, 0.5, 1.0)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks] if last else [])
+    axes.tick_params(axis="x", length=0)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.vlines(ticks, 0, len(MAPS), color=HAIRLINE, linewidth=0.6, zorder=0)
+    row = found.estimates.get(metric.key)
+    if row is None:
+        note = axes.text(0.5, len(MAPS) / 2, "not measured", ha="center", va="center", fontsize=SMALL, color=GREY)
+        note.set_backgroundcolor("white")
+        return
+    best = max(mean.mean for key, mean in row.items() if key != WORD)
+    axes.plot([best, best], [0, len(MAPS)], ":", color=GREY, linewidth=1, zorder=1)
+    for height, key in enumerate(MAPS):
+        mean, colour = row[key], _colour(key)
+        if mean.interval is not None:
+            ends, heavy = [mean.interval.low, mean.interval.high], 2.2 if key == WORD else 1.5
+            axes.plot(ends, [height + 0.5] * 2, color=colour, linewidth=heavy, zorder=2, clip_on=False)
+        inside, size = (colour, 5.5) if key == WORD else ("white", 4.5)
+        at = ([mean.mean], [height + 0.5])
+        axes.plot(*at, "o", color=colour, mfc=inside, markersize=size, zorder=3, clip_on=False)
+
+
+def _numbers(figure: Figure, found: Grounding, metric: Metric, right: float, ceiling: float) -> None:
+    for row, key in enumerate(MAPS):
+        mean = found.estimates.get(metric.key, {}).get(key)
+        lead = _lead(found.leads.get(metric.key, {}).get(key))
+        height = ceiling - (row + 0.5) * _ROW
+        look = {"ha": "right", "va": "center_baseline", "fontsize": SMALL}
+        if mean is not None:
+            weight = "bold" if key == WORD else "normal"
+            write(figure, right - _LEAD, height, f"{mean.mean:.2f}", color=_colour(key), weight=weight, **look)
+        if lead is not None:
+            write(figure, right, height, lead, color=GREY, **look)
+
+
+def _colour(key: str) -> str:
+    return ACCENT if key == WORD else GREY
+
+
+def _counts(found: Grounding) -> str:
+    by = METRICS[0].key
+    parts = [f"{_number(found.pictures, 'picture')}, {_number(found.nouns, 'noun')}"]
+    if found.absent:
+        parts.append(f"{found.absent:,} more {_plural(found.absent, 'names', 'name')} what is not there")
+    without = [
+        *([f"{found.undecided(by):,} (all maps alike)"] if found.undecided(by) else []),
+        *([f"{found.unpaired:,} (no neighbour)"] if found.unpaired else []),
+    ]
+    if without:
+        parts.append(f"left out: {', '.join(without)}")
+    return "; ".join(parts)
+
+
+def _number(count: int, of: str) -> str:
+    return f"{count:,} {of}{_plural(count, '', 's')}"
+
+
+def _plural(count: int, one: str, more: str) -> str:
+    return one if count == 1 else more
+
+
+def _measured(results: Mapping[str, Grounding]) -> bool:
+    return any(mean.interval for found in results.values() for row in found.estimates.values() for mean in row.values())
+
+
+def _intervals(results: Mapping[str, Grounding]) -> str:
+    resamples = max(found.resamples for found in results.values())
+    return (
+        f"In brackets 95 % bootstrap intervals ({resamples:,} resamples of the pictures). Nouns: whose region is known."
+    )
+
+
+def _detail(results: Mapping[str, Grounding]) -> str:
+    lines = ["lines and brackets: 95 % intervals, pictures resampled"] if _measured(results) else []
+    return "   ".join(["means over nouns whose region is known", *lines, "dotted: the best control"])
+
+
+def mean_text(found: NounMean) -> str:
+    """A mean with its interval, such as ``0.812 (0.75 to 0.88)``."""
+    ends = "" if found.interval is None else f" ({found.interval.low:.2f} to {found.interval.high:.2f})"
+    return f"{found.mean:.3f}{ends}"
+
+
+def _mean(found: NounMean | None) -> str | None:
+    return None if found is None else mean_text(found)
+
+
+def _lead(found: NounMean | None) -> str | None:
+    """A difference with its sign."""
+    if found is None:
+        return None
+    mean, interval = shown_number(found.mean, sign=True), found.interval
+    return mean if interval is None else f"{mean} ({shown_number(interval.low)} to {shown_number(interval.high)})"

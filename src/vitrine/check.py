@@ -1,0 +1,160 @@
+"""``vitrine check``: what is in the data, and what is wrong with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TypeVar
+
+from vitrine.data.check import DataReport, Duplicates, Spread, inspect
+from vitrine.data.image_folder import LAYOUTS, UnknownLayoutError
+from vitrine.data.sources import open_data, open_unlabelled
+
+MOST_CLASSES = 40
+"""Classes above which the table shows only the largest and the smallest."""
+
+_Item = TypeVar("_Item")
+_SHOWN = 5  # examples of each problem; --json has them all
+
+
+def check(
+    reference: str, *, seed: int = 0, workers: int = -1, progress: Callable[[int, int], None] | None = None
+) -> DataReport:
+    """Open data and look at every picture. A folder of pictures without labels is looked at as one.
+
+    Args:
+        reference: see :func:`vitrine.data.sources.open_data`.
+        seed: of the split, where the data bring none for validation.
+        workers: threads; -1 chooses.
+        progress: called with (done, total) after each picture.
+
+    Raises:
+        DataError: there are no data, or no pictures in them.
+    """
+    try:
+        data = open_data(reference, seed=seed)
+    except UnknownLayoutError as unknown:
+        if not unknown.pictures:
+            raise
+        data = open_unlabelled(reference)
+        data = replace(data, notes=(*data.notes, f"No labels were found. Known are {LAYOUTS}."))
+    return inspect(data, workers=workers, progress=progress)
+
+
+def render(report: DataReport) -> str:
+    """The report as text for a terminal: problems first, the most serious one on top."""
+    blocks = [_head(report), _problems(report), _classes(report), _pictures(report)]
+    if report.notes:
+        blocks.append(["Notes", *(f"  {note}" for note in report.notes)])
+    if report.suggestions:
+        blocks.append(["Suggestions", *(f"  {suggestion}" for suggestion in report.suggestions)])
+    return "\n\n".join("\n".join(block) for block in blocks if block)
+
+
+def _head(report: DataReport) -> list[str]:
+    facts = [f"{_count(report.pictures, 'picture')} ({_size(report.size)})"]
+    if report.labels:
+        facts.append(_count(len(report.labels), "class", "classes"))
+        facts.extend(f"{split.name} {split.pictures:,}" for split in report.splits)
+    return [f"{report.reference}: {report.layout}", ", ".join(facts)]
+
+
+def _problems(report: DataReport) -> list[str]:
+    within = [group for group in report.within_splits if not group.labels_differ]
+    conflicts = [group for group in report.within_splits if group.labels_differ]
+    lines = [
+        *_problem(report.across_splits, "picture lies", "pictures lie", "in more than one split", _copies),
+        *_problem(report.unreadable, "picture", "pictures", "cannot be read", lambda item: f"{item[0]}: {item[1]}"),
+        *_problem(conflicts, "picture has", "pictures have", "copies with another label in its split", _copies),
+        *_problem(within, "picture has", "pictures have", "copies in the same split", _copies),
+        *_problem(
+            report.mismatches, "file is", "files are", "not what the name says", lambda item: f"{item[0]} is {item[1]}"
+        ),
+    ]
+    if not lines:
+        if not report.pictures:
+            return ["Problems", "  There are no pictures."]
+        return ["No problems found: every picture can be read, and no two files are the same."]
+    return ["Problems", *lines]
+
+
+def _problem(items: Sequence[_Item], one: str, many: str, what: str, show: Callable[[_Item], str]) -> list[str]:
+    if not items:
+        return []
+    rest = [f"    and {len(items) - _SHOWN:,} more"] if len(items) > _SHOWN else []
+    return [f"  {_count(len(items), one, many)} {what}", *(f"    {show(item)}" for item in items[:_SHOWN]), *rest]
+
+
+def _copies(group: Duplicates) -> str:
+    def named(name: str, label: str | None) -> str:
+        return f"{name} ({label})" if group.labels_differ else name
+
+    shown = " = ".join(named(copy.name, copy.label) for copy in group.copies[:3])
+    return shown + (f" and {len(group.copies) - 3:,} more" if len(group.copies) > 3 else "")
+
+
+def _classes(report: DataReport) -> list[str]:
+    if not report.labels or not report.splits:
+        return []
+    rows = [[label, *(f"{s.by_class[label]:,}" for s in report.splits)] for label in report.labels]
+    if len(rows) > 2 and all(row[1:] == rows[0][1:] for row in rows):
+        each = ", ".join(f"{cell} in {split.name}" for cell, split in zip(rows[0][1:], report.splits, strict=True))
+        return [f"Every class has the same number of pictures: {each}."]
+    title = "Class"
+    if len(rows) > MOST_CLASSES:
+        first = report.splits[0]
+        ranked = sorted(rows, key=lambda row: -first.by_class[row[0]])
+        rows = [*ranked[:_SHOWN], ["...", *("" for _ in report.splits)], *ranked[-_SHOWN:]]
+        title = f"Class (by size in {first.name})"
+    return [*_aligned([[title, *(split.name for split in report.splits)], *rows]), *_balance(report)]
+
+
+def _balance(report: DataReport) -> list[str]:
+    lines = []
+    if report.imbalance is not None:
+        lines.append(f"The largest class has {report.imbalance:.1f} times as many pictures as the smallest.")
+        guesses = [f"{share:.1%} of {name}" for name, share in report.majority.items() if name != "train"]
+        if guesses:
+            lines.append(f"Always guessing the largest is right for {' and '.join(guesses)}.")
+    return lines
+
+
+def _pictures(report: DataReport) -> list[str]:
+    if report.width is None or report.height is None:
+        return []
+    rows = [
+        ["formats", _listed(report.formats.items())],
+        ["modes", _listed(report.modes.items())],
+        ["width", _spread(report.width)],
+        ["height", _spread(report.height)],
+        *(
+            [kind.kind, f"{kind.pictures:,}: {kind.treatment} ({', '.join(kind.examples[:1])})"]
+            for kind in report.kinds
+        ),
+    ]
+    width = max(len(row[0]) for row in rows)
+    return ["Pictures", *(f"  {name:<{width}}  {value}" for name, value in rows)]
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as lines: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+
+
+def _spread(spread: Spread) -> str:
+    if spread.smallest == spread.largest:
+        return f"{spread.smallest:,} px"
+    return f"{spread.smallest:,} to {spread.largest:,} px, median {spread.median:,.0f}"
+
+
+def _listed(counts: Iterable[tuple[str, int]]) -> str:
+    return ", ".join(f"{name} {count:,}" for name, count in counts)
+
+
+def _count(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+def _size(size: int) -> str:
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"

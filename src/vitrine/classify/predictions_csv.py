@@ -1,0 +1,217 @@
+"""The table of predictions: ``filename,label`` and what else was asked for. Axes: B pictures of a batch, C classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import numpy.typing as npt
+
+from vitrine.errors import DataError
+from vitrine.io.csv_tables import UnfinishedTable, record
+from vitrine.metrics.classification import Outputs, log_normaliser, require_finite
+
+
+@dataclass(frozen=True)
+class PredictionSummary:
+    """A finished table.
+
+    Attributes:
+        written: its rows.
+        unreadable: (name, reason) of the pictures that have no row, in name order.
+        unreadable_table: the CSV that lists those; None where there are none.
+    """
+
+    written: int
+    unreadable: tuple[tuple[str, str], ...]
+    unreadable_table: Path | None
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns a table has.
+
+    Attributes:
+        labels: the C class names, as the training data wrote them.
+        probabilities: whether there is a column ``probability``: that of the label, six decimals.
+        top: how many pairs ``topK_label``, ``topK_probability`` there are; of equal classes the first leads.
+
+    Raises:
+        ValueError: ``top`` is negative or more than there are classes.
+    """
+
+    labels: tuple[str, ...]
+    probabilities: bool = False
+    top: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.top <= len(self.labels):
+            raise ValueError(f"top must be 0 to {len(self.labels)}, the number of classes; got {self.top}.")
+
+    @property
+    def header(self) -> list[str]:
+        """The first row."""
+        tops = [f"top{rank}_{what}" for rank in range(1, self.top + 1) for what in ("label", "probability")]
+        return ["filename", "label", *(["probability"] if self.probabilities else []), *tops]
+
+    def rows(self, names: Sequence[str], logits_BC: npt.NDArray[np.floating]) -> bytes:
+        """The rows of a batch.
+
+        Raises:
+            ModelError: a logit is not finite.
+            ValueError: there are not as many logits as names and classes.
+        """
+        if not names:
+            return b""
+        if logits_BC.shape != (len(names), len(self.labels)):
+            raise ValueError(f"Expected logits ({len(names)}, {len(self.labels)}); got {logits_BC.shape}.")
+        require_finite(names, logits_BC)
+        count = max(1, self.top)
+        order_BK = (
+            np.argsort(-logits_BC, axis=1, kind="stable")[:, :count] if count > 1 else logits_BC.argmax(1)[:, None]
+        )
+        chosen_BK = np.take_along_axis(logits_BC, order_BK, axis=1).astype(np.float64)
+        probability_BK = np.exp(chosen_BK - log_normaliser(logits_BC)[:, None])
+        rows = zip(names, order_BK.tolist(), probability_BK.tolist(), strict=True)
+        return b"".join(record(self._fields(name, order, shares)) for name, order, shares in rows)
+
+    def _fields(self, name: str, order: Sequence[int], shares: Sequence[float]) -> list[str]:
+        fields = [name, self.labels[order[0]]]
+        if self.probabilities:
+            fields.append(f"{shares[0]:.6f}")
+        for index, share in zip(order[: self.top], shares[: self.top], strict=True):
+            fields += [self.labels[index], f"{share:.6f}"]
+        return fields
+
+
+def predictions_csv(outputs: Outputs, labels: Sequence[str], *, probabilities: bool = False, top: int = 0) -> bytes:
+    """The whole table of outputs that are in memory, as the bytes of a CSV file."""
+    columns = Columns(tuple(labels), probabilities, top)
+    return record(columns.header) + columns.rows(outputs.names, outputs.logits_NC)
+
+
+class PredictionWriter:
+    """Writes a table of predictions batch by batch, in constant memory, so that a kill at any moment loses little.
+
+    Rows go to ``OUT.partial``, one write a batch; :meth:`finish` renames it to ``OUT``, so ``OUT`` is always a whole
+    table. Pictures that cannot be read have no row: they are listed in ``NAME.unreadable.csv`` (``filename,reason``),
+    which exists only where there are any, and grows as ``NAME.unreadable.csv.partial`` meanwhile.
+
+    ::
+
+        with PredictionWriter(out, labels, resume=True) as writer:
+            for batch in batches_of(names[writer.resume_after(names) :]):
+                writer.write(batch.names, batch.logits_BC, batch.unreadable)
+            summary = writer.finish()
+
+    Args:
+        out: the CSV.
+        labels: class names, as the training data wrote them.
+        probabilities: see :class:`Columns`.
+        top: see :class:`Columns`.
+        resume: continue the unfinished table where there is one.
+        made_with: what must be the same when the table is continued: the model's hash, its precision. Kept in
+            ``OUT.partial.json`` until the table is finished.
+
+    Raises:
+        DataError: ``out`` is a folder.
+        RunError: there is an unfinished table and ``resume`` is false.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        labels: Sequence[str],
+        *,
+        probabilities: bool = False,
+        top: int = 0,
+        resume: bool = False,
+        made_with: Mapping[str, str] | None = None,
+    ) -> None:
+        if out.is_dir():
+            raise DataError(f"{out} is a folder. Name the table to write, for example -o {out / 'predictions.csv'}.")
+        self._columns = Columns(tuple(labels), probabilities, top)
+        self._table = UnfinishedTable(out, self._columns.header, labels, made_with)
+        self._resume = resume
+        if not resume:
+            self._table.require_none()
+        self._names: Sequence[str] | None = None
+        self._position = self._written = 0
+        self._unreadable: dict[str, str] = {}
+
+    def __enter__(self) -> PredictionWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._table.close()
+
+    def resume_after(self, names: Sequence[str], batch_size: int = 1) -> int:
+        """Open the table for these pictures; called once, before anything is written.
+
+        Args:
+            names: of all pictures, in the order in which they will come.
+            batch_size: what the caller cuts the rest into; see :meth:`UnfinishedTable.recover`.
+
+        Returns:
+            How many of the pictures are finished, as rows or as unreadable: the caller goes on after them. 0 without
+            ``resume``, and where there is no unfinished table.
+
+        Raises:
+            DataError: the unfinished table is of other pictures, or of another model's labels.
+            RunError: it has other columns, or was made with something else.
+        """
+        self._names = names
+        if not (self._resume and self._table.exists):
+            self._table.begin()
+            return 0
+        found = self._table.recover(names, batch_size)
+        self._position, self._written, self._unreadable = found.position, found.written, found.unreadable
+        return found.position
+
+    def write(
+        self, names: Sequence[str], logits_BC: npt.NDArray[np.floating], unreadable: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        """Add one batch.
+
+        Args:
+            names: its B readable pictures.
+            logits_BC: float, of those.
+            unreadable: (name, reason) of its other pictures.
+
+        Raises:
+            ModelError: a logit is not finite; nothing of the batch is written.
+            ValueError: these are not the next pictures in order.
+        """
+        self._require_next(names, unreadable)
+        self._table.append(self._columns.rows(names, logits_BC), unreadable)
+        self._position += len(names) + len(unreadable)
+        self._written += len(names)
+        self._unreadable.update(unreadable)
+
+    def finish(self) -> PredictionSummary:
+        """Give the table its final name.
+
+        Raises:
+            ValueError: pictures are missing.
+        """
+        if self._names is None or self._position != len(self._names):
+            raise ValueError(f"The table is not complete: {self._position} of {len(self._names or ())} pictures.")
+        self._table.finish(any_unreadable=bool(self._unreadable))
+        listed = self._table.unreadable_out if self._unreadable else None
+        return PredictionSummary(self._written, tuple(self._unreadable.items()), listed)
+
+    def _require_next(self, names: Sequence[str], unreadable: Sequence[tuple[str, str]]) -> None:
+        if self._names is None:
+            raise ValueError("Call resume_after with all names before the first write.")
+        end = self._position + len(names) + len(unreadable)
+        failed = {name for name, _ in unreadable}
+        coming = self._names[self._position : end]
+        if [name for name in coming if name not in failed] != list(names) or not failed <= set(coming):
+            raise ValueError(
+                f"Expected the {len(coming)} pictures after {self._position} in order; got {names[:3]} ..."
+            )

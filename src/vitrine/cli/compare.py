@@ -1,0 +1,142 @@
+"""The verbs compare, verify and sweep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from vitrine.cli import show
+from vitrine.cli.options import BatchOption, JsonOption
+from vitrine.errors import UsageError
+
+_FORMATS = ("text", "markdown", "csv", "latex")
+
+
+def compare(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Run folders, patterns such as 'runs/*', or a folder that holds runs."),
+    ],
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("-o", "--out", metavar="DIR", help="Write the tables, the tests and two figures."),
+    ] = None,
+    shown: Annotated[
+        str, typer.Option("--format", metavar="text|markdown|csv|latex", help="What is printed.")
+    ] = "text",
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="Of two runs: the pictures on which they disagree; with -o, their maps.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Put runs side by side: what was set, what came out, and an exact test of each pair on the same pictures."""
+    from vitrine.compare.run import compare as run_compare
+
+    if shown not in _FORMATS:
+        raise UsageError(f"--format {shown} cannot be used: expected {', '.join(_FORMATS)}.")
+    result = run_compare(runs, out=out, pictures=pictures)
+    if as_json:
+        typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+    elif shown == "csv":
+        typer.echo(result.csv(), nl=False)
+    else:
+        texts = {"text": result.text, "markdown": result.markdown, "latex": result.latex}
+        typer.echo(texts[shown]().rstrip("\n"))
+    if as_json or shown != "text":
+        for path in result.written:
+            typer.echo(f"written: {path}", err=True)
+
+
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    data: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Argument(metavar="[DATA]", help="Where its pictures are; default: where they were in training."),
+    ] = None,
+    tolerance: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the labels or captions that may differ.")
+    ] = 0.005,
+    batch_size: BatchOption = 64,
+    precision: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="fp32|bf16", help="To compute in; default: the recorded one."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Hold a run against its own record: hashes of weights and data, and its labels or captions made again, row by row.
+
+    Exits 1 where something differs.
+    """
+    from vitrine.verify.run import verify as run_verify
+
+    with show.reading_progress("Hashing pictures") as reading, show.reading_progress("Evaluating") as progress:
+        result = run_verify(
+            run,
+            data,
+            tolerance=tolerance,
+            batch_size=batch_size,
+            precision=precision,
+            reading=reading,
+            progress=progress,
+        )
+    typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.text())
+    if not result.same:
+        raise typer.Exit(1)
+
+
+def sweep(
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="SWEEP.toml",
+            help="Data, recipe and seeds; a table set for all runs; and what varies: a grid, a list or random draws.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The folder of the run folders.")],
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Trainings at a time; each has a GPU of its own where there are as many.")
+    ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only list the runs, how far they are, and about how long they take.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Train every setting with every seed, and compare them. The same command continues what was interrupted.
+
+    Finished runs are skipped. A run that fails is recorded and does not stop the rest; then it exits 1.
+    """
+    from vitrine.sweep.run import plan as plan_sweep
+    from vitrine.sweep.run import sweep as run_sweep
+
+    if dry_run:
+        planned = plan_sweep(file, out, jobs=jobs)
+        typer.echo(json.dumps(planned.to_dict(), indent=2, ensure_ascii=False) if as_json else planned.text())
+        return
+    with show.demo_progress() as report:
+        result = run_sweep(file, out, jobs=jobs, report=_sweep_lines(report, alone=jobs == 1))
+    typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.text())
+    if result.failed:
+        raise typer.Exit(1)
+
+
+def _sweep_lines(report: Callable[[Any], None], *, alone: bool) -> Callable[[Any], None]:
+    """A sweep's events as lines; of trainings at the same time only their beginnings and ends."""
+    from vitrine.sweep.run import RunBegan, RunEnded, RunTold, SweepPlan, duration
+
+    def lines(event: Any) -> None:
+        match event:
+            case SweepPlan():
+                report(event.text())
+            case RunBegan():
+                report(f"[{event.number}/{event.of}] {'Continuing' if event.continued else 'Training'} {event.name}")
+            case RunTold() if alone:
+                report(event.event)
+            case RunEnded():
+                ended = "finished" if event.failure is None else f"FAILED: {event.failure.error.splitlines()[0]}"
+                report(f"{event.name}: {ended} ({duration(event.seconds)})")
+
+    return lines

@@ -1,0 +1,242 @@
+"""The verbs that see inside a model: explain, positions, inspect."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from vitrine.cli import show
+from vitrine.cli.options import (
+    AddressOption,
+    ArchOption,
+    BatchOption,
+    EngineOption,
+    FigureFormatOption,
+    JsonOption,
+    ModelArgument,
+    PartSizeOption,
+    PrecisionOption,
+    ResumeOption,
+    WorkersOption,
+    bulk_settings,
+    require_local,
+    show_bulk,
+)
+from vitrine.errors import UsageError
+
+if TYPE_CHECKING:
+    from vitrine.explain.score import ScoreSettings
+
+
+_METHODS = "attention, rollout, relevance, gradcam or occlusion"
+
+
+def explain(
+    model: ModelArgument,
+    images: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Argument(metavar="IMAGES", help="A folder of pictures, or one picture; not with --score."),
+    ] = None,
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("-o", "--out", metavar="DIR", help="Where figures and tables are written. Required."),
+    ] = None,
+    method: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help=f"{_METHODS}; with --score it may be repeated, and all are scored without it."),
+    ] = None,
+    layer: Annotated[int, typer.Option(help="Of attention: from 0, or from the end with -1.")] = -1,
+    heads: Annotated[
+        str, typer.Option(help="Of attention: mean, max, min, a number from 0, or each (a panel a head, too).")
+    ] = "mean",
+    query: Annotated[
+        str,
+        typer.Option(
+            metavar="class|pool|ROW,COLUMN",
+            help="Of attention: who looks. A patch is counted from 1; auto is what the head reads.",
+        ),
+    ] = "auto",
+    target: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="LABEL", help="The class that the map is for; by default the predicted one."),
+    ] = None,
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="Also draw the layer's whole attention, head by head.")
+    ] = False,
+    check: Annotated[bool, typer.Option("--check", help="Check every map and say how far it can be believed.")] = False,
+    score: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="DATA", help="Score and rank the methods, and controls, on these data instead."),
+    ] = None,
+    masks: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            metavar="PATH", help="With --score: a folder of masks, or COCO instances; default: masks/ beside the data."
+        ),
+    ] = None,
+    category: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="NAME", help="With --masks of COCO: the category whose instances are inside."),
+    ] = None,
+    split: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="With --score: train, validation or test; default: test where there is one."),
+    ] = None,
+    limit: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=1, help="Pictures at most, drawn with --seed; default: all, and 100 with --score."),
+    ] = None,
+    curves: Annotated[
+        int, typer.Option(min=0, help="With --score: pictures whose insertion and deletion are measured.")
+    ] = 100,
+    layers: Annotated[bool, typer.Option("--layers", help="With --score: also every other layer's attention.")] = False,
+    stretch: Annotated[
+        bool, typer.Option("--stretch", help="Stretch each map to its own minimum and maximum; figures say so.")
+    ] = False,
+    scale: Annotated[
+        float, typer.Option(min=0, help="Where the colours end; 0 finds it on the first --batch-size pictures.")
+    ] = 0.0,
+    patches: Annotated[bool, typer.Option("--patches", help="Draw patches as they are, not smoothed.")] = False,
+    kind: FigureFormatOption = "png",
+    seed: Annotated[int, typer.Option(min=0, help="Of the checks and the scores.")] = 0,
+    batch_size: BatchOption = 16,
+    precision: PrecisionOption = "auto",
+    arch: ArchOption = None,
+    engine: EngineOption = "local",
+    ray_address: AddressOption = None,
+    workers: WorkersOption = None,
+    part_size: PartSizeOption = None,
+    resume: ResumeOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw what a model looks at on each picture, or score how far such maps can be believed."""
+    if out is None:
+        raise UsageError("Option -o is missing: the folder that figures and tables are written to.")
+    if (images is None) == (score is None):
+        raise UsageError("Give pictures to draw maps for (IMAGES), or data to score methods on (--score DATA).")
+    if kind not in ("png", "svg"):
+        raise UsageError(f"--format {kind} cannot be used: expected png or svg.")
+    bulk = bulk_settings(engine, ray_address, workers, part_size, resume)
+    require_local(resume, bulk)
+    if score is not None:
+        if bulk is not None:
+            raise UsageError("--engine ray draws maps; methods are scored in one process: leave one of them out.")
+        from vitrine.explain.score import ScoreSettings
+
+        chosen_methods = tuple(dict.fromkeys(method or ScoreSettings().methods))
+        wanted = ScoreSettings(chosen_methods, layers, split, masks, category, limit or 100, curves, batch_size, seed)
+        _score(model, score, out, wanted, (precision, arch), as_json)
+        return
+    from vitrine.attribution.methods import Method
+    from vitrine.explain.run import ExplainSettings
+    from vitrine.explain.run import explain as run_explain
+
+    assert images is not None
+    if method is not None and len(method) > 1:
+        raise UsageError("Several methods can be scored (--score DATA), and one drawn: give one --method.")
+    chosen = Method(
+        method[0] if method else "attention", layer, "mean" if heads == "each" else _head(heads), _query(query)
+    )
+    if chosen.name != "attention" and (heads != "mean" or query != "auto" or layer != -1 or matrix):
+        raise UsageError(f"--layer, --heads, --query and --matrix are of the method attention, not of {chosen.name}.")
+    settings = ExplainSettings(
+        chosen, target, heads == "each", matrix, check, stretch, scale, smooth=not patches, kind=kind, seed=seed
+    )
+    if bulk is not None:
+        from vitrine.bulk.jobs import ExplainWork
+        from vitrine.bulk.run import explain_in_bulk
+
+        work = ExplainWork(model, arch, precision, batch_size, images, True, out, settings)
+        with show.reading_progress("Explaining") as progress:
+            made = explain_in_bulk(work, bulk, limit, progress)
+        show_bulk(made, "figures", as_json)
+        return
+    with show.reading_progress("Explaining") as progress:
+        result = run_explain(
+            model,
+            images,
+            out,
+            settings,
+            limit=limit,
+            batch_size=batch_size,
+            precision=precision,
+            architecture=arch,
+            progress=progress,
+        )
+    show.notes(result.notes)
+    if as_json:
+        typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        typer.echo(show.explained_summary(result))
+    show.unreadable(result.unreadable)
+
+
+def _score(
+    model: str, data: str, out: Path, settings: ScoreSettings, opening: tuple[str, str | None], as_json: bool
+) -> None:
+    from vitrine.classify.model import open_model
+    from vitrine.explain.score import score_methods, write_scores
+    from vitrine.runs.environment import model_notes
+
+    opened = open_model(model, *opening)
+    show.notes(model_notes(opened.built))
+    with show.reading_progress("Scoring") as progress:
+        result = score_methods(opened, model, data, settings, progress)
+    write_scores(result, out)
+    typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.text())
+
+
+def positions(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The figure to write: .png or .svg.")],
+    cell: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="ROW,COLUMN", help="Draw one patch large; rows and columns count from 1."),
+    ] = None,
+    before: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="MODEL", help="Another model to compare with: both on one scale, and the difference."),
+    ] = None,
+    arch: ArchOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Draw how alike the position embeddings are, and say whether position was learned."""
+    from vitrine.explain.positions import positions as run_positions
+
+    place = None if cell is None else _row_and_column(cell, "--cell")
+    result = run_positions(model, out, cell=place, before=before, architecture=arch)
+    show.notes(result.weights)
+    typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.text())
+
+
+def inspect(
+    figure: Annotated[Path, typer.Argument(metavar="FIGURE", help="A .png or .svg that vitrine drew.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Say where a figure came from, and the command that draws it again."""
+    from vitrine.explain.inspect import inspect_figure
+
+    result = inspect_figure(figure)
+    typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.text())
+
+
+def _head(heads: str) -> str | int:
+    return int(heads) if heads.isdecimal() else heads
+
+
+def _query(query: str) -> str | tuple[int, int]:
+    if "," not in query:
+        return query
+    row, column = _row_and_column(query, "--query")
+    return row - 1, column - 1
+
+
+def _row_and_column(text: str, option: str) -> tuple[int, int]:
+    """Two whole numbers from 1."""
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise UsageError(f"{option} {text} cannot be read: expected ROW,COLUMN, counted from 1, such as 3,5.")
+    return int(parts[0]), int(parts[1])

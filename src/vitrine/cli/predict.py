@@ -1,0 +1,128 @@
+"""The verb predict."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from vitrine.cli import show
+from vitrine.cli.options import (
+    AddressOption,
+    ArchOption,
+    BatchOption,
+    DataArgument,
+    EngineOption,
+    JsonOption,
+    ModelArgument,
+    PartSizeOption,
+    PrecisionOption,
+    WorkersOption,
+    bulk_settings,
+    show_bulk,
+)
+
+
+def predict(
+    model: ModelArgument,
+    images: Annotated[
+        Path,
+        typer.Argument(
+            metavar="IMAGES",
+            help="A folder of pictures, or one picture; with --engine ray also .tar shards or .parquet files.",
+        ),
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "-o",
+            "--out",
+            metavar="CSV",
+            help="The table to write: filename,label. With --engine ray and .parquet, a folder of parts.",
+        ),
+    ],
+    probabilities: Annotated[bool, typer.Option(help="Add the predicted label's probability.")] = False,
+    top: Annotated[int, typer.Option(min=0, help="Add the K most likely labels with their probabilities.")] = 0,
+    batch_size: BatchOption = 64,
+    precision: PrecisionOption = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a table that was interrupted.")] = False,
+    arch: ArchOption = None,
+    engine: EngineOption = "local",
+    ray_address: AddressOption = None,
+    workers: WorkersOption = None,
+    part_size: PartSizeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Label every picture of a folder, in name order, into a CSV."""
+    settings = bulk_settings(engine, ray_address, workers, part_size, resume)
+    if settings is not None:
+        from vitrine.bulk.jobs import PredictWork
+        from vitrine.bulk.run import predict_in_bulk
+
+        work = PredictWork(model, arch, precision, batch_size, probabilities, top)
+        with show.reading_progress("Predicting") as progress:
+            made = predict_in_bulk(work, images, out, settings, progress)
+        show_bulk(made, "predictions", as_json)
+        return
+    from vitrine.classify.predict import predict as run_prediction
+
+    with show.reading_progress("Predicting") as progress:
+        result = run_prediction(
+            model,
+            images,
+            out,
+            probabilities=probabilities,
+            top=top,
+            batch_size=batch_size,
+            precision=precision,
+            resume=resume,
+            architecture=arch,
+            progress=progress,
+        )
+    show.notes(result.notes)
+    if as_json:
+        typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+    typer.echo(f"{result.written} predictions in {result.table} ({result.precision}).", err=True)
+    show.unreadable(result.unreadable, len(result.unreadable), result.unreadable_table)
+
+
+def knn(
+    model: ModelArgument,
+    data: DataArgument,
+    k: Annotated[int, typer.Option("--k", min=1, help="Neighbours that vote.")] = 20,
+    split: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="validation or test; the default is validation where there is one, else test."),
+    ] = None,
+    batch_size: BatchOption = 64,
+    precision: PrecisionOption = "auto",
+    seed: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=0, help="Of the split that is made where the data have none; by default the run's own."),
+    ] = None,
+    arch: ArchOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Label pictures by their nearest training pictures in a model's frozen features: the one-minute baseline.
+
+    Of a run: also in the features of the weights that it began with, beside what its own head was measured at, with
+    exact tests. So it says whether fine-tuning helped.
+    """
+    from vitrine.classify.knn import knn as run_knn
+
+    with show.reading_progress("Computing features") as progress:
+        result = run_knn(
+            model,
+            data,
+            split=split,
+            k=k,
+            batch_size=batch_size,
+            precision=precision,
+            seed=seed,
+            architecture=arch,
+            progress=progress,
+        )
+    show.notes(result.notes)
+    typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.table())

@@ -1,0 +1,76 @@
+"""The verb report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from vitrine.cli import show
+from vitrine.cli.options import JsonOption
+
+
+def report(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="Run folders, patterns such as 'runs/*', or a folder that holds runs."),
+    ],
+    out: Annotated[
+        Path, typer.Option("-o", "--out", metavar="PAGE", help="The page to write, for example report.html.")
+    ],
+    pictures: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--pictures",
+            metavar="FILE...",
+            help="Pictures whose maps and captions are shown; default: validation pictures on which the final run was "
+            "surest and right, surest and wrong, and least sure.",
+        ),
+    ] = None,
+    final: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="RUN", help="The final result; default: the best on the validation pictures."),
+    ] = None,
+    data: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="DATA", help="Where the classifiers' pictures are; default: where they were in training."),
+    ] = None,
+    score: Annotated[
+        int,
+        typer.Option(min=0, help="Score methods on so many pictures; default: what lies in RUN/methods."),
+    ] = 0,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Also the same as Markdown with PNG files, for a repository.")
+    ] = False,
+    title: Annotated[str, typer.Option(help="Of the report.")] = "",
+    seed: Annotated[int, typer.Option(min=0, help="Of the checks on maps.")] = 0,
+    as_json: JsonOption = False,
+) -> None:
+    """Write one self-contained page on runs: results with their tests, curves, classes, maps, captions, and doubts.
+
+    The final result's measurement on test pictures is shown where it lies in RUN/test (vitrine evaluate RUN DATA
+    --split test -o RUN/test), scored methods where they lie in RUN/methods (vitrine explain RUN --score DATA -o
+    RUN/methods).
+    """
+    from vitrine.report.run import ReportSettings
+    from vitrine.report.run import report as run_report
+
+    # "--pictures a.jpg b.jpg": what follows the first is read as runs, and no run is a file.
+    files = [each for each in runs if pictures and Path(each).is_file()]
+    settings = ReportSettings(
+        pictures=tuple(Path(each) for each in [*(pictures or []), *files]),
+        final=final,
+        data=data,
+        score=score,
+        markdown=markdown,
+        title=title,
+        seed=seed,
+    )
+    with show.named_progress() as progress:
+        result = run_report([each for each in runs if each not in files], out, settings, progress=progress)
+    if as_json:
+        typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(f"written: {path}" for path in result.written[:2]))

@@ -1,0 +1,70 @@
+"""The verb that serves the explorer."""
+
+from __future__ import annotations
+
+from typing import Annotated, Optional
+
+import typer
+
+from vitrine.cli import show
+from vitrine.cli.options import ArchOption, PrecisionOption, VocabOption
+from vitrine.errors import UsageError
+
+
+def serve(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Run folders, a folder that holds runs, vitrine/scenes-tiny, timm names, hf-hub:owner/name, "
+            "captioners, or a weights file with --arch.",
+        ),
+    ],
+    host: Annotated[
+        str, typer.Option(help="The address to bind. Anything but this machine's own is open to the network.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 lets the system choose one.")] = 8000,
+    token: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(metavar="TEXT", help="Let nobody in without it; the printed address carries it."),
+    ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also serve the report of the runs among the models, at /report.")
+    ] = False,
+    precision: PrecisionOption = "auto",
+    vocab: VocabOption = None,
+    arch: ArchOption = None,
+) -> None:
+    """Open the explorer: look inside models in the browser. Prints its address, and runs until Ctrl-C."""
+    try:
+        import fastapi  # noqa: F401
+        import prometheus_client  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"{error.name} is not installed. The explorer needs it: pip install 'vitrine[serve]'"
+        ) from None
+    from vitrine.serve.server import open_explorer, run
+    from vitrine.serve.settings import ServeSettings
+
+    if token is not None and not token.strip():
+        raise UsageError("--token is empty: expected a text that nobody guesses.")
+    settings = ServeSettings(host=host, port=port, token=token)
+    explorer = open_explorer(
+        models,
+        settings,
+        architecture=arch,
+        vocabulary=vocab,
+        precision=precision,
+        report=report,
+        opening=lambda name: typer.echo(f"Opening {name}", err=True),
+    )
+    for model in explorer.models.values():
+        show.notes((*model.served.notes, *model.gallery.notes))
+    if not settings.is_private and token is None:
+        typer.echo(
+            f"Warning: {host} can be reached from other machines, and anyone there can use this server. "
+            "Set a --token, or leave --host out.",
+            err=True,
+        )
+    run(explorer, ready=lambda address: typer.echo(address))

@@ -1,0 +1,252 @@
+"""What the paired tests say of "A is better than B", in sentences made by plain rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any, Literal
+
+import numpy as np
+
+from vitrine.metrics.paired_tests import LEVEL, Floats, PairedCounts, SignCounts, holm, right_counts, sign_counts
+from vitrine.plotting.tables import Cell
+from vitrine.runs.index import EXACT, NEARER, RIGHT, RunSummary
+from vitrine.runs.record import DATA, SHOWN, differing, varying
+
+Counting = Callable[[Floats, Floats], PairedCounts | SignCounts]
+Verdict = Literal["supported", "not supported", "undecided"]
+
+CAVEAT = (
+    "Each test is of two trained models on these pictures: pictures on which exactly one is right decide (exact "
+    "McNemar test,\ntwo-sided, Holm's correction, level 0.05). It does not know how much another seed would have moved "
+    "either of them."
+)
+
+NEARNESS = (
+    "Nearness is ROUGE-L of a caption to its picture's own: words in common, in order. Pictures on which both are "
+    "equally near decide nothing\n(exact sign test, two-sided, in the same correction). It is no judgement of what the "
+    "captions mean."
+)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of a pair of runs, in words.
+
+    Attributes:
+        claim: between the names of two runs.
+        reverse: of the second one, where the test finds the opposite.
+        decide: what is said of the pictures that decide; ``first`` and ``second`` are their numbers.
+        undecided: why there are none; ``both`` of ``n`` pictures.
+    """
+
+    claim: str
+    reverse: str
+    decide: str
+    undecided: str
+
+
+QUESTIONS = {
+    RIGHT: Question(
+        "is better than",
+        "is the better one",
+        "{first:,} only the first got right, {second:,} only the second",
+        "both are right on the same {both:,} of {n:,} pictures, so that none decides",
+    ),
+    EXACT: Question(
+        "gives human captions word for word more often than",
+        "does so more often",
+        "{first:,} only the first captions so, {second:,} only the second",
+        "both do so on the same {both:,} of {n:,} pictures, so that none decides",
+    ),
+    NEARER: Question(
+        "is nearer to the human captions than",
+        "is the nearer one",
+        "on {first:,} the first is nearer, on {second:,} the second",
+        "both are equally near on all {n:,} pictures, so that none decides",
+    ),
+}
+"""By what is known of each picture."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One hypothesis, "``first`` is better than ``second``", and what the pictures say of it.
+
+    It is not chosen by its result: where the two recipes differ in one number, the smaller one is said to be better;
+    in one switch, on; else the run that was named first.
+
+    Attributes:
+        first, second: names of the runs.
+        differs: what their recipes have otherwise: (setting, of the first, of the second).
+        counts: the pictures.
+        corrected: p after Holm's correction.
+        tests: over how many tests.
+        question: a key of :data:`QUESTIONS`: what better means.
+    """
+
+    first: str
+    second: str
+    differs: tuple[tuple[str, str, str], ...]
+    counts: PairedCounts | SignCounts
+    corrected: float
+    tests: int
+    question: str = RIGHT
+
+    @property
+    def verdict(self) -> Verdict:
+        """supported; not supported, where the second is better; undecided, where the test finds no difference."""
+        if self.corrected > LEVEL:
+            return "undecided"
+        return "supported" if self.counts.first > self.counts.second else "not supported"
+
+    @property
+    def sentence(self) -> str:
+        """The claim, its verdict, and what decides it."""
+        c, asked = self.counts, QUESTIONS[self.question]
+        claim = f"{self.first} {asked.claim} {self.second}{self._difference()}: {self.verdict}"
+        if not c.discordant:
+            both = c.both if isinstance(c, PairedCounts) else c.ties
+            return f"{claim}: {asked.undecided.format(both=both, n=c.n)}."
+        reverse = f" ({self.second} {asked.reverse})" if self.verdict == "not supported" else ""
+        corrected = f", corrected for {self.tests} tests {_p(self.corrected)}" if self.tests > 1 else ""
+        return (
+            f"{claim}{reverse}. {c.discordant:,} of {c.n:,} pictures decide: "
+            f"{asked.decide.format(first=c.first, second=c.second)}; p = {_p(c.p)}{corrected}."
+        )
+
+    def _difference(self) -> str:
+        if len(self.differs) != 1:
+            return "" if self.differs else " (the same recipe)"
+        ((name, one, other),) = self.differs
+        return f" ({shown_name(name)} {one} against {other}, the rest alike)"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        c = self.counts
+        return {
+            "first": self.first,
+            "second": self.second,
+            "differs": [{"setting": name, "first": one, "second": other} for name, one, other in self.differs],
+            "question": self.question,
+            "claim": QUESTIONS[self.question].claim,
+            "verdict": self.verdict,
+            "pictures": c.n,
+            "decided_for_first": c.first,
+            "decided_for_second": c.second,
+            "p": c.p,
+            "p_holm": self.corrected,
+            "tests": self.tests,
+            "sentence": self.sentence,
+        }
+
+
+@dataclass(frozen=True)
+class SeedsClaim:
+    """The same hypothesis on two settings that were trained with the same several seeds.
+
+    Attributes:
+        setting: what is said to be better than what.
+        verdicts: of the pairs, by seed.
+    """
+
+    setting: str
+    verdicts: Mapping[int, Verdict]
+
+    @property
+    def verdict(self) -> Verdict:
+        """supported or not supported where all seeds agree, else undecided."""
+        found = set(self.verdicts.values())
+        return found.pop() if len(found) == 1 else "undecided"
+
+    @property
+    def sentence(self) -> str:
+        """The claim, its verdict, and every seed's."""
+        each = ", ".join(f"seed {seed}: {verdict}" for seed, verdict in self.verdicts.items())
+        return f"{self.setting}: {self.verdict} over {len(self.verdicts)} seeds ({each})."
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        seeds = {str(seed): verdict for seed, verdict in self.verdicts.items()}
+        return {"setting": self.setting, "verdict": self.verdict, "seeds": seeds, "sentence": self.sentence}
+
+
+def claims_of(runs: Sequence[RunSummary]) -> tuple[Claim, ...]:
+    """The claims on each pair of runs that were measured on the same pictures, labels or captions, in the order given.
+
+    Holm's correction is over all of them.
+    """
+    varied = varying([run.settings for run in runs])
+    settings = [{name: value for name, value in run.settings.items() if name in varied} for run in runs]
+    outcomes = [{key: np.asarray(values, float) for key, values in run.outcomes.items()} for run in runs]
+    pairs = []
+    for a, b in combinations(range(len(runs)), 2):
+        if (runs[a].kind, runs[a].validation) != (runs[b].kind, runs[b].validation):
+            continue
+        names = differing(settings[a], settings[b])
+        if len(names) == 1 and _comes_after(settings[a].get(names[0]), settings[b].get(names[0])):
+            a, b = b, a
+        differs = tuple(
+            (name, shown_value(settings[a].get(name)), shown_value(settings[b].get(name))) for name in names
+        )
+        for question in (key for key in QUESTIONS if key in outcomes[a] and key in outcomes[b]):
+            count: Counting = sign_counts if question == NEARER else right_counts
+            counts = count(outcomes[a][question], outcomes[b][question])
+            pairs.append((runs[a].name, runs[b].name, differs, counts, question))
+    corrected = holm([counts.p for *_, counts, _ in pairs])
+    return tuple(
+        Claim(first, second, differs, counts, p, len(pairs), question)
+        for (first, second, differs, counts, question), p in zip(pairs, corrected, strict=True)
+    )
+
+
+def seeds_claims(runs: Sequence[RunSummary], claims: Sequence[Claim]) -> tuple[SeedsClaim, ...]:
+    """What several seeds of two settings say together; nothing where no two settings have two seeds in common."""
+    by_name = {run.name: run for run in runs}
+    varied = varying([run.settings for run in runs])
+    found: dict[str, dict[int, Verdict]] = {}
+    for claim in claims:
+        seeds = {by_name[name].seed for name in (claim.first, claim.second)}
+        differs = [each for each in claim.differs if each[0] not in ("seed", DATA)]
+        if len(seeds) != 1 or not differs:
+            continue
+        one = ", ".join(f"{shown_name(name)} {first}" for name, first, _ in differs)
+        other = ", ".join(f"{shown_name(name)} {second}" for name, _, second in differs)
+        rest = _rest(by_name[claim.first], varied - {name for name, _, _ in differs})
+        setting = f"{one} {QUESTIONS[claim.question].claim} {other}{rest}"
+        found.setdefault(setting, {})[seeds.pop()] = claim.verdict
+    return tuple(SeedsClaim(setting, verdicts) for setting, verdicts in found.items() if len(verdicts) > 1)
+
+
+def _rest(run: RunSummary, varied: Set[str]) -> str:
+    """The other settings that vary among the runs, which the pair has in common."""
+    common = [name for name in run.settings if name in varied and name not in ("seed", DATA)]
+    told = ", ".join(f"{shown_name(name)} {shown_value(run.settings[name])}" for name in common)
+    return f" (with {told})" if told else ""
+
+
+def _comes_after(one: Cell, other: Cell) -> bool:
+    """Whether the other value's run is the one that is said to be better."""
+    if isinstance(one, bool) and isinstance(other, bool):
+        return other
+    numbers = [each for each in (one, other) if isinstance(each, int | float) and not isinstance(each, bool)]
+    return len(numbers) == 2 and numbers[1] < numbers[0]
+
+
+def shown_name(setting: str) -> str:
+    """A setting's name in tables and sentences."""
+    return SHOWN.get(setting, setting.replace("_", " "))
+
+
+def shown_value(value: Cell) -> str:
+    """A setting's value in sentences."""
+    if value is None:
+        return "not set"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _p(p: float) -> str:
+    return f"{p:.2g}" if p >= 1e-99 else "below 1e-99"

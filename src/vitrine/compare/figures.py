@@ -1,0 +1,196 @@
+"""Runs side by side: what was set and what came out, as tables and figures; and what the tests say of each pair."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from vitrine.plotting.curves import History, learning_curves
+from vitrine.plotting.style import (
+    ACCENT,
+    GREY,
+    HAIRLINE,
+    INK,
+    LABEL,
+    MARGIN,
+    SERIES,
+    SMALL,
+    TITLE,
+    WIDTH,
+    extent,
+    new_figure,
+    percent_tick,
+    place,
+    save,
+    shortened,
+    styled,
+    write,
+)
+from vitrine.plotting.tables import Setting, Table, settings_table
+from vitrine.runs.record import CaptionerRow, RunRow
+
+_ROW = 0.3  # inches
+_GAP = 0.3  # between columns
+_PLOT = 2.6  # the drawn column is at least this wide
+
+
+def save_settings_figure(settings: Sequence[Setting], path: Path, metadata: Mapping[str, str], title: str = "") -> None:
+    """Write :func:`settings_figure` as PNG or SVG; see :func:`vitrine.plotting.style.save`."""
+    save(settings_figure(settings, title), path, metadata)
+
+
+def settings_figure(settings: Sequence[Setting], title: str = "") -> Figure:
+    """One row a setting: its values, its accuracy, and that with its 95 % interval as a point on a common scale.
+
+    The final result is in colour and bold.
+
+    Args:
+        settings: at least one; see :func:`vitrine.plotting.tables.settings_table`.
+        title: above the rows; by default ``Accuracy by setting``.
+
+    Raises:
+        ValueError: there is no setting, or they do not fit one table.
+    """
+    if not settings:
+        raise ValueError("A figure of settings needs one at least.")
+    table = settings_table(settings)
+    shown = [[shortened(cell) for cell in row[:-2]] for row in table.cells()]
+    names = [shortened(name) for name in table.columns[:-2]]
+    with styled():
+        widths = [
+            max(extent([name], SMALL)[0], extent([row[i] for row in shown], LABEL, weight="bold")[0])
+            for i, name in enumerate(names)
+        ]
+        height = 0.75 + _ROW * (len(settings) + 1) + 0.5
+        width = max(WIDTH, 2 * MARGIN + sum(widths) + _GAP * len(widths) + _PLOT)
+        figure = new_figure(width, height)
+        write(figure, MARGIN, height - 0.33, title or "Accuracy by setting", fontsize=TITLE, weight="bold")
+        write(figure, MARGIN, height - 0.53, _detail(settings), fontsize=SMALL, color=GREY)
+        left = MARGIN
+        for i, name in enumerate(names):
+            right = table.right_aligned(i) or i == len(names) - 1
+            _column(figure, left + (widths[i] if right else 0), name, [row[i] for row in shown], settings, right)
+            left += widths[i] + _GAP
+        axes = place(figure, left, 0.5, width - MARGIN - 0.12 - left, _ROW * len(settings))
+        _points(axes, settings)
+        return figure
+
+
+def _detail(settings: Sequence[Setting]) -> str:
+    counts = sorted({setting.n for setting in settings})
+    final = "   in colour: the final result" if any(setting.final for setting in settings) else ""
+    return f"lines: 95 % intervals   n = {' or '.join(f'{n:,}' for n in counts)}{final}"
+
+
+def _column(
+    figure: Figure, across: float, name: str, cells: Sequence[str], settings: Sequence[Setting], right: bool
+) -> None:
+    top = figure.get_size_inches()[1] - 0.75
+    side = "right" if right else "left"
+    write(figure, across, top - _ROW * 0.62, name, ha=side, fontsize=SMALL, color=GREY)
+    for row, (cell, setting) in enumerate(zip(cells, settings, strict=True)):
+        look = {"weight": "bold", "color": ACCENT} if setting.final else {"color": INK}
+        write(figure, across, top - _ROW * (row + 1.5), cell, ha=side, va="center_baseline", fontsize=LABEL, **look)
+
+
+def _points(axes: Axes, settings: Sequence[Setting]) -> None:
+    for row, setting in enumerate(settings):
+        colour, heavy = (ACCENT, 2.2) if setting.final else (GREY, 1.4)
+        axes.plot([setting.interval.low, setting.interval.high], [row, row], color=colour, linewidth=heavy)
+        axes.plot([setting.accuracy], [row], "o", color=colour, markersize=7 if setting.final else 5.5)
+    low = min(setting.interval.low for setting in settings)
+    high = max(setting.interval.high for setting in settings)
+    room = max(0.004, 0.04 * (high - low))
+    axes.set(xlim=(max(-0.004, low - room), min(1.004, high + room)), ylim=(len(settings) - 0.5, -0.5), yticks=[])
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.xaxis.set_major_formatter(FuncFormatter(percent_tick))
+    axes.grid(axis="x")
+    axes.tick_params(axis="x", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.spines["bottom"].set_color(HAIRLINE)
+
+
+MOST_CURVES = len(SERIES)
+"""Learning curves that a figure can tell apart."""
+
+
+def settings_of_runs(rows: Sequence[RunRow]) -> Table:
+    """What was set: a row a run."""
+    names = tuple(rows[0].settings) if rows else ()
+    return Table(("run", *names), tuple((row.name, *row.settings.values()) for row in rows))
+
+
+def outcomes_of_runs(rows: Sequence[RunRow]) -> Table:
+    """What came out: a row a run."""
+    names = tuple(rows[0].outcome()) if rows else ()
+    return Table(("run", *names), tuple((row.name, *row.outcome().values()) for row in rows))
+
+
+def runs_table(rows: Sequence[RunRow]) -> Table:
+    """Both in one table, for files."""
+    what, came = settings_of_runs(rows), outcomes_of_runs(rows)
+    joined = tuple((*one, *other[1:]) for one, other in zip(what.rows, came.rows, strict=True))
+    return Table((*what.columns, *came.columns[1:]), joined)
+
+
+def captioners_table(rows: Sequence[CaptionerRow]) -> Table:
+    """Captioners, what was set and what came out: a row a run."""
+    names = tuple(rows[0].settings) if rows else ()
+    columns = ("piece accuracy", "pieces", "loss", "exact captions", "95 % interval", "pictures")
+    cells = tuple(
+        (
+            row.name,
+            *row.settings.values(),
+            f"{row.accuracy:.4f}",
+            row.pieces,
+            f"{row.loss:.4f}",
+            f"{row.exact / row.n:.4f}",
+            f"{row.exact_interval.low:.4f} to {row.exact_interval.high:.4f}",
+            row.n,
+        )
+        for row in rows
+    )
+    return Table(("captioner", *names, *columns), cells)
+
+
+def figure_labels(rows: Sequence[RunRow], varied: Sequence[str]) -> dict[str, str]:
+    """What figures call runs, by name: the name, or where names are too long for a figure, the settings that vary."""
+    names = {row.name: row.name for row in rows}
+    if all(shortened(name) == name for name in names):
+        return names
+    for shown in (lambda name, cell: f"{name} {cell}", lambda _, cell: cell):
+        table = Table(tuple(varied), tuple(tuple(row.settings[name] for name in varied) for row in rows)).cells()
+        labels = [", ".join(map(shown, varied, cells)) for cells in table]
+        if len({shortened(label) for label in labels}) == len(rows):
+            return dict(zip(names, labels, strict=True))
+    return names
+
+
+def accuracy_figure(rows: Sequence[RunRow], varied: Sequence[str], final: str | None = None) -> Figure:
+    """A dot with its 95 % interval for every run, best first, beside the settings in ``varied``.
+
+    Names that are too long for a figure are left out where the settings tell the runs apart.
+
+    Args:
+        rows: the runs.
+        varied: which settings.
+        final: the name of the run that is the final result, which is in colour.
+    """
+    values = [{name: row.settings[name] for name in varied} for row in rows]
+    told = len({tuple(each.items()) for each in values}) == len(rows) and len(rows) > 1
+    named = not told or all(shortened(row.name) == row.name for row in rows)
+    settings = [
+        Setting(({"run": row.name} if named else {}) | each, row.accuracy, row.interval, row.n, row.name == final)
+        for row, each in zip(rows, values, strict=True)
+    ]
+    return settings_figure(settings, title="Validation accuracy by run")
+
+
+def curves_figure(histories: Mapping[str, History]) -> tuple[Figure, tuple[str, ...]]:
+    """Learning curves of the first runs, as many as can be told apart, and the names of those drawn."""
+    drawn = dict(list(histories.items())[:MOST_CURVES])
+    return learning_curves(drawn), tuple(drawn)

@@ -1,0 +1,164 @@
+"""Recipes from their names and files, changed by ``key=value`` settings, and back to TOML."""
+
+from __future__ import annotations
+
+import difflib
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import tomlkit
+
+from vitrine.config.recipe import CaptionSpec, Recipe, TransformSpec, named_transforms, transforms_from_table
+from vitrine.errors import RecipeError
+
+_RECIPE_FIELDS = tuple(f.name for f in fields(Recipe))
+_TRANSFORM_FIELDS = tuple(f.name for f in fields(TransformSpec))
+_CAPTION_FIELDS = tuple(f.name for f in fields(CaptionSpec))
+
+
+def available_recipes() -> tuple[str, ...]:
+    """Names of the recipes that the package carries."""
+    folder = resources.files("vitrine.config").joinpath("library")
+    return tuple(sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")))
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """A recipe by the name of one that the package carries, or from a TOML file.
+
+    Raises:
+        RecipeError: no such recipe, not TOML, an unknown field, or a value that cannot be used.
+    """
+    if name_or_path in available_recipes():
+        text = resources.files("vitrine.config").joinpath("library", f"{name_or_path}.toml").read_text("utf-8")
+        return recipe_from_toml(text, name_or_path)
+    path = Path(name_or_path)
+    if path.suffix != ".toml" or not path.is_file():
+        raise RecipeError(
+            f"There is no recipe {name_or_path!r}: expected the path of a .toml file, or one of "
+            f"{', '.join(available_recipes())}."
+        )
+    try:
+        return recipe_from_toml(path.read_text("utf-8"), path.stem)
+    except UnicodeDecodeError as error:
+        raise RecipeError(f"The recipe {path} is not UTF-8 text (byte {error.start}).") from error
+
+
+def recipe_from_toml(text: str, name: str) -> Recipe:
+    """A recipe from the text of a TOML file; ``name`` is used where the file has none."""
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"The recipe {name!r} is not valid TOML: {error}.") from error
+    return _from_table({"name": name, **table})
+
+
+def recipe_to_toml(recipe: Recipe) -> str:
+    """The resolved recipe as TOML that :func:`recipe_from_toml` reads back as an equal recipe."""
+    document = tomlkit.document()
+    for field in _RECIPE_FIELDS:
+        if field not in ("model_args", "transforms", "caption"):
+            document[field] = getattr(recipe, field)
+    document["model_args"] = _toml_table(recipe.model_args)
+    document["transforms"] = _toml_table({f: getattr(recipe.transforms, f) for f in _TRANSFORM_FIELDS})
+    if recipe.caption is not None:
+        document["caption"] = _toml_table({f: getattr(recipe.caption, f) for f in _CAPTION_FIELDS})
+    return tomlkit.dumps(document)
+
+
+def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+    """The recipe with ``key=value`` settings applied in order.
+
+    Values are TOML (``epochs=3``, ``pretrained=false``, ``transforms.crop_scale=[0.5, 1.0]``); what is not valid TOML
+    is taken as text (``transforms=tfm2``). Several settings may share one string, separated by spaces.
+
+    Raises:
+        RecipeError: a setting without ``=``, an unknown key, or a value that cannot be used.
+    """
+    for setting in settings:
+        for part in _split_settings(setting):
+            key, equals, text = part.partition("=")
+            if not equals or not key:
+                raise RecipeError(f"--set {part!r} cannot be read: expected key=value, for example epochs=3.")
+            recipe = _set(recipe, key.strip(), _toml_value(text.strip()))
+    return recipe
+
+
+def _split_settings(setting: str) -> list[str]:
+    """Cut at spaces that start a new ``key=``, so that values may hold spaces."""
+    return [part for part in re.split(r"\s+(?=[A-Za-z_][\w.]*=)", setting.strip()) if part]
+
+
+def _set(recipe: Recipe, key: str, value: Any) -> Recipe:
+    group, _, inner = key.partition(".")
+    if group == "transforms" and inner:
+        _refuse_unknown(inner, _TRANSFORM_FIELDS, "transforms.")
+        value = tuple(value) if isinstance(value, list) else value
+        return replace(recipe, transforms=replace(recipe.transforms, **{inner: value}))
+    if group == "caption" and inner:
+        _refuse_unknown(inner, _CAPTION_FIELDS, "caption.")
+        return replace(recipe, caption=replace(recipe.caption or CaptionSpec(), **{inner: value}))
+    if group == "model_args" and inner:
+        return replace(recipe, model_args={**recipe.model_args, inner: value})
+    _refuse_unknown(key, _RECIPE_FIELDS, "")
+    if key == "transforms":
+        value = _transforms(value)
+    elif key == "caption":
+        value = _caption(value)
+    return replace(recipe, **{key: value})
+
+
+def _from_table(table: dict[str, Any]) -> Recipe:
+    for key in table:
+        _refuse_unknown(key, _RECIPE_FIELDS, "")
+    if "model" not in table:
+        raise RecipeError(f'The recipe {table["name"]!r} has no model: expected a line such as model = "vit_tiny_...".')
+    if "transforms" in table:
+        table = {**table, "transforms": _transforms(table["transforms"])}
+    if "caption" in table:
+        table = {**table, "caption": _caption(table["caption"])}
+    return Recipe(**table)
+
+
+def _transforms(value: object) -> TransformSpec:
+    if isinstance(value, str):
+        return named_transforms(value)
+    if not isinstance(value, dict):
+        raise RecipeError(f"transforms = {value!r} cannot be used: expected a name or a table of fields.")
+    for key in value:
+        _refuse_unknown(key, _TRANSFORM_FIELDS, "transforms.")
+    return transforms_from_table(value)
+
+
+def _caption(value: object) -> CaptionSpec:
+    if not isinstance(value, dict):
+        raise RecipeError(f"caption = {value!r} cannot be used: expected a table of fields.")
+    for key in value:
+        _refuse_unknown(key, _CAPTION_FIELDS, "caption.")
+    return CaptionSpec(**value)
+
+
+def _refuse_unknown(key: str, known: tuple[str, ...], prefix: str) -> None:
+    if key in known:
+        return
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    raise RecipeError(f"There is no recipe field {prefix}{key}; the nearest name is {prefix}{near[0]}.")
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _toml_table(values: Mapping[str, object]) -> tomlkit.items.Table:
+    table = tomlkit.table()
+    for key, value in values.items():
+        if value is not None:  # TOML has no null: a field that is absent is None
+            table[key] = list(value) if isinstance(value, tuple) else value
+    return table

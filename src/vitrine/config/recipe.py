@@ -1,0 +1,356 @@
+"""The recipe: every setting of a training, frozen and checked once."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from typing import Any
+
+from vitrine.errors import RecipeError
+
+
+def refuse(field: str, value: object, expected: str) -> RecipeError:
+    """The error for a field: its name, the value found, and what is expected."""
+    return RecipeError(f"{field} = {value!r} cannot be used: expected {expected}.")
+
+
+def require_number(
+    field: str, value: Any, low: float, high: float = float("inf"), *, whole: bool = False, open_low: bool = False
+) -> None:
+    """Raise unless ``value`` is a finite number (a whole one on request) in [low, high], or (low, high]."""
+    above = f"above {low:g}" if open_low else f"at least {low:g}"
+    upto = "" if high == float("inf") else f" and at most {high:g}"
+    expected = f"{'a whole number' if whole else 'a number'} {above}{upto}"
+    if isinstance(value, bool) or not isinstance(value, int | float) or (whole and not isinstance(value, int)):
+        raise refuse(field, value, expected)
+    inside = (low < value if open_low else low <= value) and value <= high and value != float("inf")
+    if not inside:
+        raise refuse(field, value, expected)
+
+
+def require_range(field: str, value: Any, low: float, high: float) -> None:
+    """Raise unless ``value`` is a pair of numbers with low <= first <= second <= high."""
+    expected = f"two numbers between {low:g} and {high:g}, the smaller one first"
+    if not isinstance(value, tuple) or len(value) != 2:
+        raise refuse(field, value, expected)
+    if any(isinstance(end, bool) or not isinstance(end, int | float) for end in value):
+        raise refuse(field, value, expected)
+    if not low <= value[0] <= value[1] <= high:
+        raise refuse(field, value, expected)
+
+
+def require_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
+    """Raise unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise refuse(field, value, "one of " + ", ".join(choices))
+
+
+def require_switch(field: str, value: Any) -> None:
+    """Raise unless ``value`` is true or false."""
+    if not isinstance(value, bool):
+        raise refuse(field, value, "true or false")
+
+
+FROM_CAPTIONS = "captions"
+
+
+@dataclass(frozen=True)
+class CaptionSpec:
+    """A captioner round the recipe's ``model``, which becomes its image encoder.
+
+    What belongs to the architecture and the vocabulary is not read where ``model`` is a captioner itself: that one is
+    trained on as it is.
+
+    Attributes:
+        vocabulary: ``captions`` learns word pieces from the training captions; or the path of a ``vocab.txt`` or
+            ``tokenizer.json``.
+        vocabulary_size: pieces at most that are learnt.
+        stage: whose features of the image model are used: a block or stage from 0, or from the end with -1. Features of
+            earlier ones say less of what is there, and more of where.
+        width: of the transformer's tokens; a multiple of 4 and of ``heads``.
+        heads, encoder_layers, decoder_layers, feed_forward: of the transformer.
+        head_width: of the two hidden layers between a token and the vocabulary; 0 leaves them out.
+        dropout: on embeddings, attention and every residual branch.
+        longest: word pieces of a caption at most, its start and end included; longer ones are cut.
+        captions_a_picture: how many captions of a picture are learnt in an epoch at most; where it has more, they are
+            drawn anew for every epoch.
+        word_dropout: share of the words before that the model does not get to see while it learns the next one.
+        backbone_learning_rate: peak of the schedule for the image encoder, whose start is pretrained; everything else
+            has ``learning_rate``.
+    """
+
+    vocabulary: str = FROM_CAPTIONS
+    vocabulary_size: int = 8_000
+    stage: int = -1
+    width: int = 256
+    heads: int = 8
+    encoder_layers: int = 3
+    decoder_layers: int = 3
+    feed_forward: int = 1_024
+    head_width: int = 0
+    dropout: float = 0.1
+    longest: int = 64
+    captions_a_picture: int = 5
+    word_dropout: float = 0.0
+    backbone_learning_rate: float = 1e-5
+
+    def __post_init__(self) -> None:
+        if not self.vocabulary or not isinstance(self.vocabulary, str):
+            raise refuse("caption.vocabulary", self.vocabulary, f"{FROM_CAPTIONS!r} or the path of a vocabulary")
+        for name in ("vocabulary_size", "width", "heads", "decoder_layers", "feed_forward", "captions_a_picture"):
+            require_number(f"caption.{name}", getattr(self, name), 1, whole=True)
+        require_number("caption.stage", self.stage, -1_000, 1_000, whole=True)
+        for name in ("encoder_layers", "head_width"):
+            require_number(f"caption.{name}", getattr(self, name), 0, whole=True)
+        require_number("caption.longest", self.longest, 3, whole=True)
+        for name in ("dropout", "word_dropout"):
+            require_number(f"caption.{name}", getattr(self, name), 0, 0.99)
+        require_number("caption.backbone_learning_rate", self.backbone_learning_rate, 0)
+        if self.width % 4 or self.width % self.heads:
+            raise refuse("caption.width", self.width, f"a multiple of 4 and of caption.heads = {self.heads}")
+
+
+@dataclass(frozen=True)
+class TransformSpec:
+    """The random changes of a training picture, in the order in which they are applied, and the evaluation crop.
+
+    Attributes:
+        name: what the figures and tables call it.
+        rotation: the angle is uniform in [-rotation, rotation]; degrees. Corners that come from outside are black.
+        crop_scale: share of the picture's area that a random resized crop keeps, uniform; 0 to 1.
+        crop_ratio: width over height of that crop, log-uniform.
+        flip: probability of a left-right mirror.
+        brightness, contrast, saturation: each factor is uniform in [max(0, 1 - x), 1 + x]; 0 is off.
+        erase: probability that one random rectangle is replaced by noise.
+        mean, std: normalisation per channel on a 0-to-1 scale; None asks the model.
+        eval_crop: evaluation resizes the short side to image_size / eval_crop, then crops the centre.
+    """
+
+    name: str = "none"
+    rotation: float = 0.0
+    crop_scale: tuple[float, float] = (1.0, 1.0)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    flip: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    erase: float = 0.0
+    mean: tuple[float, float, float] | None = None
+    std: tuple[float, float, float] | None = None
+    eval_crop: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise refuse("transforms.name", self.name, "text")
+        require_number("transforms.rotation", self.rotation, 0, 180)
+        require_range("transforms.crop_scale", self.crop_scale, 0.01, 1)
+        require_range("transforms.crop_ratio", self.crop_ratio, 0.1, 10)
+        for name in ("flip", "erase"):
+            require_number(f"transforms.{name}", getattr(self, name), 0, 1)
+        for name in ("brightness", "contrast", "saturation"):
+            require_number(f"transforms.{name}", getattr(self, name), 0)
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if not isinstance(values, tuple) or len(values) != 3:
+                raise refuse(f"transforms.{name}", values, "three numbers, one a channel")
+            for value in values:
+                require_number(f"transforms.{name}", value, 0, open_low=name == "std")
+        require_number("transforms.eval_crop", self.eval_crop, 0, 1, open_low=True)
+
+    @property
+    def random(self) -> bool:
+        """Whether two versions of one picture may differ by more than the rounding of a crop."""
+        changes = (self.rotation, self.flip, self.brightness, self.contrast, self.saturation, self.erase)
+        return any(changes) or self.crop_scale != (1.0, 1.0)
+
+
+def available_transforms() -> dict[str, TransformSpec]:
+    """Every named set of transforms that the package carries."""
+    text = resources.files("vitrine.config").joinpath("transforms.toml").read_text("utf-8")
+    return {name: transforms_from_table({"name": name, **table}) for name, table in tomllib.loads(text).items()}
+
+
+def named_transforms(name: str) -> TransformSpec:
+    """The set of transforms called ``name``.
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    known = available_transforms()
+    if name not in known:
+        raise RecipeError(f"transforms = {name!r} is not known: expected one of {', '.join(sorted(known))}.")
+    return known[name]
+
+
+def transforms_from_table(table: dict[str, object]) -> TransformSpec:
+    """A specification from a TOML table whose field names were checked: lists become tuples."""
+    return TransformSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})  # type: ignore[arg-type]
+
+
+PRECISIONS = ("auto", "bf16", "fp32")
+NOT_A_PATH = ("", "False", "True", "no", "yes")
+"""What people write for false and true where TOML wants those: refused as paths of weights."""
+
+
+class FrozenTable(Mapping[str, object]):
+    """A mapping that cannot be changed and, unlike ``MappingProxyType``, can be copied and sent to a process."""
+
+    def __init__(self, items: Mapping[str, object]) -> None:
+        self._items = dict(items)
+
+    def __getitem__(self, key: str) -> object:
+        return self._items[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __repr__(self) -> str:
+        return repr(self._items)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Settings of one training run. Field names are the keys of ``--set`` and of ``recipe.toml``.
+
+    Attributes:
+        name: the recipe's own name.
+        description: one or two sentences: source, what was chosen where the source is silent, expected score.
+        model: a timm name with or without tag, ``hf-hub:owner/name``, ``vitrine/scenes-tiny`` or a run folder.
+        model_args: arguments of the timm model's constructor (``depth``, ``embed_dim``, ``patch_size`` ...).
+        pretrained: start from the weights that belong to ``model`` (true), from nothing (false), or from a local
+            weights file (its path).
+        image_size: side of the square input in pixels; 0 asks the model.
+        transforms: what is done to pictures.
+        caption: settings of a captioner; without them a classifier is trained.
+        batch_size: pictures a step; with ``accumulate`` above 1, pictures a micro-step. Processes that train together
+            share it: it means the same on any number of them.
+        accumulate: micro-steps whose gradients are added before a step of the optimizer.
+        epochs: passes over the training pictures.
+        epoch_size: pictures that count as one pass over an endless stream; ignored for finite data.
+        optimizer: ``adamw``, or ``muon``, which learns faster from nothing.
+        learning_rate: peak of the schedule.
+        weight_decay: decoupled; not applied to biases, norms, position embeddings and tokens.
+        beta2: AdamW's second moment decay.
+        warmup_epochs: linear warm-up from zero, then a cosine to ``final_lr_ratio`` of the peak.
+        final_lr_ratio: see above; 0 to 1.
+        layer_decay: the learning rate is multiplied by this for every block below the head; 1 is off.
+        clip_norm: gradients are scaled down to this global norm; 0 is off.
+        label_smoothing: 0 to 1; 0 is off.
+        mixup, cutmix: alpha of the Beta distribution (timm's); 0 is off.
+        mix_off_epochs: the last epochs of the schedule that run without mixup and cutmix.
+        ema: decay of the exponential moving average of the weights that is evaluated and saved; 0 is off.
+        drop_path: stochastic depth of the last block; 0 to 1.
+        patch_drop: share of the patch tokens left out in a training step; 0 to 1.
+        tune: what is trained: ``all``, ``head``, ``last:N`` (head and the last N blocks), ``lora`` or ``lora:RANK``; of
+            a captioner, ``all``, or ``head``: everything but the image encoder.
+        views: versions of each training picture, changed at random, that the epochs take in turn; 0 draws a new one in
+            every epoch. With ``tune = "head"`` features are computed once for each version, and where nothing is
+            random once.
+        precision: ``auto`` (bf16 where the hardware has it and the model's width pays for it), ``bf16`` or ``fp32``.
+        compile: use ``torch.compile``.
+        early_stopping: stop after this many epochs without a better validation accuracy; 0 is off.
+        val_fraction: share of the pictures that a seeded, stratified split holds out where the data have none.
+        max_unreadable: share of unreadable pictures above which training does not start.
+        checkpoint_minutes: state for ``--resume`` is written after every epoch, and this often inside one.
+        shuffle_buffer: pictures that wait in memory to be drawn at random, where the data are shards.
+        workers: processes that load pictures; 0 loads in the training process; -1 chooses (half of the cores).
+        decoded_cache: gigabytes that the training pictures may take in the cache folder, decoded and, where they are
+            large, reduced once; 0 is off, and beyond them every epoch decodes. Not for captioners.
+        trackers: ``tensorboard`` or any other tracker that accelerate knows; several separated by commas.
+        seed: of the split, the weights, the order and every random change.
+    """
+
+    name: str
+    model: str
+    description: str = ""
+    model_args: Mapping[str, object] = field(default_factory=dict, hash=False)
+    pretrained: bool | str = True
+    image_size: int = 0
+    transforms: TransformSpec = TransformSpec()
+    caption: CaptionSpec | None = None
+    batch_size: int = 32
+    accumulate: int = 1
+    epochs: int = 10
+    epoch_size: int = 10_000
+    optimizer: str = "adamw"
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.05
+    beta2: float = 0.999
+    warmup_epochs: float = 1.0
+    final_lr_ratio: float = 0.01
+    layer_decay: float = 1.0
+    clip_norm: float = 1.0
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_off_epochs: int = 0
+    ema: float = 0.0
+    drop_path: float = 0.0
+    patch_drop: float = 0.0
+    tune: str = "all"
+    views: int = 0
+    precision: str = "auto"
+    compile: bool = False
+    early_stopping: int = 0
+    val_fraction: float = 0.2
+    max_unreadable: float = 0.01
+    checkpoint_minutes: float = 10.0
+    shuffle_buffer: int = 1000
+    workers: int = -1
+    decoded_cache: float = 0.0
+    trackers: str = ""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model_args, Mapping):
+            raise refuse("model_args", self.model_args, "a table, or single values such as model_args.depth=6")
+        object.__setattr__(self, "model_args", FrozenTable(self.model_args))
+        if not isinstance(self.transforms, TransformSpec):
+            raise refuse("transforms", self.transforms, "a name or a table of fields")
+        for name in ("name", "description", "trackers"):
+            if not isinstance(getattr(self, name), str):
+                raise refuse(name, getattr(self, name), "text")
+        if not self.model or not isinstance(self.model, str):
+            raise refuse("model", self.model, "a model reference such as vit_base_patch16_224.orig_in21k")
+        if not isinstance(self.pretrained, bool | str) or self.pretrained in NOT_A_PATH:
+            raise refuse("pretrained", self.pretrained, "true, false or the path of a weights file")
+        for name in ("batch_size", "accumulate", "epochs", "epoch_size", "shuffle_buffer"):
+            require_number(name, getattr(self, name), 1, whole=True)
+        for name in ("image_size", "mix_off_epochs", "views", "early_stopping", "seed"):
+            require_number(name, getattr(self, name), 0, whole=True)
+        require_number("workers", self.workers, -1, whole=True)
+        for name in ("learning_rate", "checkpoint_minutes"):
+            require_number(name, getattr(self, name), 0, open_low=True)
+        for name in ("weight_decay", "warmup_epochs", "clip_norm", "mixup", "cutmix", "decoded_cache"):
+            require_number(name, getattr(self, name), 0)
+        for name in ("beta2", "final_lr_ratio", "label_smoothing", "ema", "drop_path", "patch_drop", "max_unreadable"):
+            require_number(name, getattr(self, name), 0, 1)
+        require_number("layer_decay", self.layer_decay, 0, 1, open_low=True)
+        require_number("val_fraction", self.val_fraction, 0, 0.9, open_low=True)
+        require_choice("optimizer", self.optimizer, ("adamw", "muon"))
+        require_choice("precision", self.precision, PRECISIONS)
+        require_switch("compile", self.compile)
+        if not re.fullmatch(r"all|head|last:[1-9]\d*|lora(:[1-9]\d*)?", str(self.tune)):
+            raise refuse("tune", self.tune, "all, head, last:N (N blocks), lora or lora:RANK")
+        if self.caption is not None:
+            self._check_captioner()
+
+    def _check_captioner(self) -> None:
+        if not isinstance(self.caption, CaptionSpec):
+            raise refuse("caption", self.caption, "a table of fields, or single values such as caption.width=256")
+        if self.tune not in ("all", "head"):
+            raise refuse("tune", self.tune, "all or head, where a captioner is trained")
+        zero = ("mixup", "cutmix", "drop_path", "patch_drop", "decoded_cache")
+        for name, off in (*((name, 0) for name in zero), ("layer_decay", 1)):
+            if getattr(self, name) != off:
+                raise refuse(name, getattr(self, name), f"{off}: it does not apply to captioners")
+        if self.transforms.erase:
+            raise refuse("transforms.erase", self.transforms.erase, "0: it does not apply to captioners")

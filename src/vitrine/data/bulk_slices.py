@@ -1,0 +1,332 @@
+"""What bulk work is cut into: runs of a folder's pictures, whole shards, and rows of Parquet files.
+
+A slice is a small description that travels to wherever it is worked on; its pictures are looked at only there.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
+
+import pyarrow
+import pyarrow.parquet
+from PIL import Image
+
+from vitrine.data.decode import BytesPicture, FilePicture, NoPicture, decode, promised_format
+from vitrine.data.huggingface import is_picture_struct
+from vitrine.data.image_folder import iter_pictures, left_aside, listed, printable
+from vitrine.data.manifest import PATH_COLUMNS
+from vitrine.data.samples import Picture, Sample
+from vitrine.errors import DataError, PictureError
+
+_NAME_COLUMNS = (*PATH_COLUMNS, "name", "__key__", "key", "id")
+_BYTES_COLUMNS = ("image", "bytes", "img", "picture", "jpg", "png")
+
+
+@dataclass(frozen=True)
+class PictureColumns:
+    """Where a file's pictures and their names are.
+
+    Attributes:
+        picture: the column of bytes, of ``{bytes, path}``, or of paths.
+        kind: "bytes", "struct" or "paths"; paths are absolute or relative to the file's folder.
+        name: the column of names; None: rows are called ``FILE/000012``.
+    """
+
+    picture: str
+    kind: str
+    name: str | None
+
+
+@dataclass(frozen=True)
+class RowSlice:
+    """Rows ``start`` to ``stop`` of one row group, in order; ``first`` is the first one's number in the whole file."""
+
+    path: Path
+    prefix: str
+    columns: PictureColumns
+    group: int
+    start: int
+    stop: int
+    first: int
+
+    @property
+    def count(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def identity(self) -> str:
+        return f"{self.prefix} {self.path.stat().st_size} {self.group} {self.start} {self.stop}"
+
+    def names(self) -> tuple[str, ...]:
+        if self.columns.name is None:
+            return tuple(f"{self.prefix}/{self.first + row:06d}" for row in range(self.count))
+        return tuple(contained(printable(str(value))) for value in self._column(self.columns.name))
+
+    def samples(self) -> tuple[Sample, ...]:
+        values = self._column(self.columns.picture)
+        return tuple(Sample(name, self._picture(value)) for name, value in zip(self.names(), values, strict=True))
+
+    def _column(self, name: str) -> list[Any]:
+        try:
+            group = pyarrow.parquet.ParquetFile(self.path).read_row_group(self.group, columns=[name])
+        except (OSError, pyarrow.ArrowException) as error:
+            raise DataError(f"{self.path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+        values: list[Any] = group.column(0).slice(self.start, self.count).to_pylist()
+        return values
+
+    def _picture(self, value: Any) -> Picture:
+        if self.columns.kind == "struct" and value is not None:
+            value = value["bytes"] if value["bytes"] is not None else value["path"]
+        if value is None:
+            return NoPicture("there is no picture in this row")
+        return BytesPicture(value) if isinstance(value, bytes) else FilePicture(self.path.parent / value)
+
+
+def contained(name: str) -> str:
+    """A name as a path that leads nowhere but below the folder that it is joined to."""
+    return "/".join(part for part in PurePosixPath(name).parts if part not in ("/", "..")) or "unnamed"
+
+
+def row_slices(path: Path, prefix: str, size: int) -> Iterator[RowSlice]:
+    """Cut a Parquet file into slices of at most ``size`` rows, none across row groups.
+
+    Raises:
+        DataError: the file cannot be read, or has no column of pictures or paths.
+    """
+    try:
+        file = pyarrow.parquet.ParquetFile(path)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise DataError(f"{path} cannot be read as Parquet: {' '.join(str(error).split())[:200]}") from error
+    columns = picture_columns(path, file.schema_arrow)
+    before = 0
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        for start in range(0, rows, size):
+            yield RowSlice(path, prefix, columns, group, start, min(start + size, rows), before + start)
+        before += rows
+
+
+def picture_columns(path: Path, schema: pyarrow.Schema) -> PictureColumns:
+    """Which columns of a file hold its pictures and their names: bytes before paths.
+
+    Raises:
+        DataError: none, or several columns of bytes that could be it.
+    """
+    by_lower = {field.name.lower(): field.name for field in schema}
+    texts = {field.name for field in schema if _is_text(field.type)}
+    name = next((by_lower[each] for each in _NAME_COLUMNS if by_lower.get(each) in texts), None)
+    kinds = {field.name: _kind(field.type) for field in schema if _kind(field.type)}
+    usual = next((by_lower[each] for each in _BYTES_COLUMNS if by_lower.get(each) in kinds), None)
+    if usual is None and len(kinds) > 1:
+        raise DataError(
+            f"{path} has several columns of bytes, {listed(list(kinds))}: rename that of pictures to image."
+        )
+    picture = usual or next(iter(kinds), None)
+    if picture is not None:
+        return PictureColumns(picture, kinds[picture], name)
+    where = next((by_lower[each] for each in PATH_COLUMNS if by_lower.get(each) in texts), None)
+    if where is None:
+        raise DataError(
+            f"{path} has no column of pictures: expected bytes (image) or paths (path); it has "
+            f"{listed(schema.names, 12)}."
+        )
+    return PictureColumns(where, "paths", where)
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
+
+
+def _kind(kind: pyarrow.DataType) -> str:
+    if is_picture_struct(kind):
+        return "struct"
+    return "bytes" if pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind) else ""
+
+
+class Slice(Protocol):
+    """Pictures that are worked on together.
+
+    Attributes:
+        count: pictures in it; None where nobody has looked yet.
+    """
+
+    @property
+    def count(self) -> int | None: ...
+
+    @property
+    def identity(self) -> str:
+        """What is written down, so that a later call sees whether the slice is still the same."""
+        ...
+
+    def names(self) -> tuple[str, ...]:
+        """Of the pictures, in order, without reading any."""
+        ...
+
+    def samples(self) -> tuple[Sample, ...]:
+        """The pictures, in order.
+
+        Raises:
+            DataError: they cannot be looked at.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FolderSlice:
+    """A run of a folder's pictures, in the order of their names."""
+
+    pictures: tuple[Sample, ...]
+
+    @property
+    def count(self) -> int:
+        return len(self.pictures)
+
+    @property
+    def identity(self) -> str:
+        return "\n".join(self.names())
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(sample.name for sample in self.pictures)
+
+    def samples(self) -> tuple[Sample, ...]:
+        return self.pictures
+
+
+@dataclass(frozen=True)
+class ShardPicture:
+    """A picture inside a ``.tar`` file: ``size`` bytes from ``offset`` on."""
+
+    path: Path
+    offset: int
+    size: int
+
+    def encoded(self) -> bytes:
+        """The member's bytes.
+
+        Raises:
+            PictureError: the file cannot be read, or ends before them.
+        """
+        try:
+            with self.path.open("rb") as stream:
+                stream.seek(self.offset)
+                data = stream.read(self.size)
+        except OSError as error:
+            raise PictureError(f"{self.path.name} cannot be read: {error.strerror}") from error
+        if len(data) < self.size:
+            raise PictureError(f"truncated: {self.path.name} ends before its picture does")
+        return data
+
+    def decoded(self) -> Image.Image:
+        """Upright 8-bit RGB."""
+        return decode(self.encoded())
+
+
+@dataclass(frozen=True)
+class ShardSlice:
+    """One webdataset shard: an uncompressed ``.tar``.
+
+    Its pictures are its members with a picture's extension, in the order of their names, each called
+    ``SHARD/MEMBER`` without the shard's ``.tar``. Of members with one name the last counts, as when unpacked. What
+    follows a damage in the file is lost, and named as one unreadable picture ``SHARD.tar``.
+    """
+
+    path: Path
+    prefix: str
+    size: int
+
+    @property
+    def count(self) -> None:
+        return None
+
+    @property
+    def identity(self) -> str:
+        return f"{self.prefix} {self.size}"
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(sample.name for sample in self.samples())
+
+    def samples(self) -> tuple[Sample, ...]:
+        found: dict[str, Sample] = {}
+        try:
+            with tarfile.open(self.path, "r:") as shard:
+                for member in shard:
+                    if member.isreg() and promised_format(member.name):
+                        name = f"{self.prefix}/{contained(printable(member.name))}"
+                        found[name] = Sample(name, ShardPicture(self.path, member.offset_data, member.size))
+        except (tarfile.TarError, EOFError, OSError) as error:
+            reason = f"this shard is damaged after {len(found)} pictures, or no uncompressed tar: {error}"
+            found[f"{self.prefix}.tar"] = Sample(f"{self.prefix}.tar", NoPicture(" ".join(reason.split())))
+        return tuple(found[name] for name in sorted(found))
+
+
+@dataclass(frozen=True)
+class Sliced:
+    """Everything that bulk work was given.
+
+    Attributes:
+        kind: "pictures", "shards" or "rows".
+        slices: in the order in which their results are put together.
+        notes: sentences on what was left aside.
+    """
+
+    kind: str
+    slices: tuple[Slice, ...]
+    notes: tuple[str, ...] = ()
+
+
+def sliced(images: Path, size: int) -> Sliced:
+    """Cut what lies at a path into slices.
+
+    Args:
+        images: a folder of pictures, of ``.tar`` shards or of ``.parquet`` files, or one file of these kinds. A folder
+            that holds pictures is one of pictures, whatever else is in it.
+        size: pictures or rows of a slice at most; a shard is a slice whatever its size.
+
+    Raises:
+        DataError: nothing there, or both shards and Parquet files.
+    """
+    if images.is_file() and images.suffix.lower() in (".tar", ".parquet"):
+        return _of_files([images], images.parent, size)
+    aside: Counter[str] = Counter()
+    pictures = tuple(iter_pictures(images, aside=aside))
+    if pictures:
+        runs = tuple(FolderSlice(pictures[first : first + size]) for first in range(0, len(pictures), size))
+        return Sliced("pictures", runs, left_aside(Counter({k: aside[k] for k in (".tar", ".parquet") if aside[k]})))
+    if aside[".tar"] and aside[".parquet"]:
+        raise DataError(f"{images} holds both .tar shards and .parquet files: give one kind alone.")
+    files = _files(images, ".tar" if aside[".tar"] else ".parquet")
+    if not files:
+        seen = " ".join(left_aside(aside)) or "It is empty."
+        raise DataError(f"There are no pictures, .tar shards or .parquet files in {images}. {seen}")
+    return _of_files(files, images, size)
+
+
+def _files(folder: Path, ending: str) -> Sequence[Path]:
+    found = [path for path in folder.rglob("*") if path.suffix.lower() == ending and path.is_file()]
+    shown = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    # As if each file were the folder of its pictures: then results one after the other are in the order of names.
+    return sorted(shown, key=lambda path: f"{_prefix(path, folder)}/")
+
+
+def _prefix(path: Path, folder: Path) -> str:
+    return printable(path.relative_to(folder).with_suffix("").as_posix())
+
+
+def _of_files(files: Sequence[Path], folder: Path, size: int) -> Sliced:
+    if files[0].suffix.lower() == ".tar":
+        shards = tuple(ShardSlice(path, _prefix(path, folder), path.stat().st_size) for path in files)
+        return Sliced("shards", shards)
+
+    def rows() -> Iterator[RowSlice]:
+        for path in files:
+            yield from row_slices(path, _prefix(path, folder), size)
+
+    slices = tuple(rows())
+    if not slices:
+        raise DataError(f"There are no rows in {listed([str(path) for path in files], 3)}.")
+    return Sliced("rows", slices)

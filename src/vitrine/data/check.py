@@ -1,0 +1,402 @@
+"""What is in the data, and what is wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from statistics import median
+from typing import TypeVar
+
+from vitrine.data.decode import TREATMENTS, PictureFacts, decode, describe, promised_format
+from vitrine.data.samples import LabelledData, Sample, Split
+from vitrine.data.shards.stream import ShardSplit
+from vitrine.errors import PictureError
+
+FEW = 10
+"""Training pictures of a class below which a suggestion says so."""
+
+UNEVEN = 5.0
+"""Ratio of the largest to the smallest class from which a suggestion says so."""
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """One split: its pictures, in all and by class name (pictures without a label are counted in all only)."""
+
+    name: str
+    pictures: int
+    by_class: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Smallest, median and largest of a length in pixels, of upright pictures."""
+
+    smallest: int
+    median: float
+    largest: int
+
+
+@dataclass(frozen=True)
+class KindCount:
+    """Pictures of one special kind, what is done with them, and a few names."""
+
+    kind: str
+    pictures: int
+    treatment: str
+    examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One of several files with the same bytes."""
+
+    name: str
+    split: str
+    label: str | None
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Files with the same bytes; two or more."""
+
+    copies: tuple[Copy, ...]
+
+    @property
+    def across_splits(self) -> bool:
+        """Whether the copies lie in more than one split: what was learned is then tested as if it were new."""
+        return len({copy.split for copy in self.copies}) > 1
+
+    @property
+    def labels_differ(self) -> bool:
+        """Whether the same picture has two labels."""
+        return len({copy.label for copy in self.copies}) > 1
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """All that :func:`vitrine.data.check.inspect` found.
+
+    Attributes:
+        reference, layout, labels, notes: as in :class:`vitrine.data.samples.LabelledData`.
+        splits: pictures by split and class.
+        size: bytes of all encoded pictures.
+        formats: pictures by format, by content, not by extension; most frequent first.
+        modes: pictures by Pillow mode; most frequent first.
+        width, height: in pixels; None where no picture can be read.
+        kinds: special kinds and what is done with them.
+        unreadable: (name, reason).
+        mismatches: (name, format found) of pictures whose extension promises another format.
+        duplicates: files with the same bytes; those across splits first.
+        majority: the share of each split that the most frequent training class makes up: what a guess gets right.
+    """
+
+    reference: str
+    layout: str
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+    splits: tuple[SplitCount, ...]
+    size: int
+    formats: Mapping[str, int]
+    modes: Mapping[str, int]
+    width: Spread | None
+    height: Spread | None
+    kinds: tuple[KindCount, ...]
+    unreadable: tuple[tuple[str, str], ...]
+    mismatches: tuple[tuple[str, str], ...]
+    duplicates: tuple[Duplicates, ...]
+    majority: Mapping[str, float]
+
+    @property
+    def pictures(self) -> int:
+        """Pictures in all splits."""
+        return sum(split.pictures for split in self.splits)
+
+    @property
+    def across_splits(self) -> tuple[Duplicates, ...]:
+        """Duplicates that lie in more than one split."""
+        return tuple(group for group in self.duplicates if group.across_splits)
+
+    @property
+    def within_splits(self) -> tuple[Duplicates, ...]:
+        """Duplicates that lie in one split."""
+        return tuple(group for group in self.duplicates if not group.across_splits)
+
+    @property
+    def imbalance(self) -> float | None:
+        """Pictures of the largest class over those of the smallest, in training; None without two classes."""
+        counts = [n for n in self._training().values() if n]
+        return max(counts) / min(counts) if len(counts) > 1 else None
+
+    @property
+    def serious(self) -> bool:
+        """Whether a result on these data could not be trusted: unreadable pictures, copies across splits, nothing."""
+        return bool(self.unreadable or self.across_splits or not self.pictures)
+
+    @property
+    def suggestions(self) -> tuple[str, ...]:
+        """What a person could do, most urgent first."""
+        found = []
+        if self.across_splits:
+            found.append("Keep every picture in one split only: copies of training pictures make a score too good.")
+        if self.unreadable:
+            found.append("Replace or remove what cannot be read: training names it and goes on without it, up to 1 %.")
+        if any(group.labels_differ for group in self.duplicates):
+            found.append("Decide which label is right where copies of one picture have two.")
+        if self.within_splits:
+            found.append("Remove copies within a split: each counts as often as it is there.")
+        if self.mismatches:
+            found.append("Rename files whose extension is wrong: vitrine goes by the content, other programs may not.")
+        counts = self._training()
+        few = sum(0 < n < FEW for n in counts.values())
+        if few:
+            which = "Every class has" if few == len(counts) else f"{few:,} of {len(counts):,} classes have"
+            found.append(f"{which} fewer than {FEW} training pictures: start from pretrained weights.")
+        if (self.imbalance or 0) >= UNEVEN:
+            found.append("Classes are uneven: read recall by class beside accuracy.")
+        return tuple(found)
+
+    def to_dict(self) -> dict[str, object]:
+        """Everything as plain values for JSON."""
+        copies = [
+            {**asdict(group), "across_splits": group.across_splits, "labels_differ": group.labels_differ}
+            for group in self.duplicates
+        ]
+        return {
+            **asdict(self),
+            "unreadable": [{"name": name, "reason": reason} for name, reason in self.unreadable],
+            "mismatches": [{"name": name, "format": found} for name, found in self.mismatches],
+            "duplicates": copies,
+            "pictures": self.pictures,
+            "imbalance": self.imbalance,
+            "serious": self.serious,
+            "suggestions": self.suggestions,
+        }
+
+    def _training(self) -> Mapping[str, int]:
+        """Pictures by class in training; in the first split where there is none."""
+        found = [*(split for split in self.splits if split.name == "train"), *self.splits]
+        return found[0].by_class if found else {}
+
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class SampleIndex:
+    """Every picture, read once.
+
+    Attributes:
+        hashes: sample name to the SHA-256 of its file's bytes, in hexadecimal; a file whose bytes cannot be had at
+            all is missing here.
+        unreadable: (name, reason in one line) of every picture that does not decode.
+        sizes: sample name to width and height in pixels, as its header has them.
+    """
+
+    hashes: Mapping[str, str]
+    unreadable: tuple[tuple[str, str], ...]
+    sizes: Mapping[str, tuple[int, int]]
+
+    @classmethod
+    def joined(cls, parts: Sequence[SampleIndex]) -> SampleIndex:
+        """The index of pictures that were read in parts, in their order."""
+        hashes = {name: sha256 for part in parts for name, sha256 in part.hashes.items()}
+        sizes = {name: size for part in parts for name, size in part.sizes.items()}
+        return cls(hashes, tuple(row for part in parts for row in part.unreadable), sizes)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What reading one picture showed.
+
+    Attributes:
+        name: the sample's name.
+        sha256: of the file's bytes; None where they cannot be had.
+        size: length of the file in bytes.
+        facts: the header; None where there is none.
+        problem: why the picture cannot be used; None where it can.
+    """
+
+    name: str
+    sha256: str | None = None
+    size: int = 0
+    facts: PictureFacts | None = None
+    problem: str | None = None
+
+
+def index_samples(
+    samples: Sequence[Sample], *, workers: int = -1, progress: Callable[[int, int], None] | None = None
+) -> SampleIndex:
+    """Hash and decode every picture.
+
+    Args:
+        samples: the pictures; names are unique.
+        workers: threads; -1 chooses, 0 reads in the calling thread.
+        progress: called with (done, total) after each picture, from the calling thread.
+    """
+    hashes: dict[str, str] = {}
+    unreadable: list[tuple[str, str]] = []
+    sizes: dict[str, tuple[int, int]] = {}
+    for reading in read_samples(samples, workers=workers, progress=progress):
+        if reading.sha256 is not None:
+            hashes[reading.name] = reading.sha256
+        if reading.facts is not None:
+            sizes[reading.name] = reading.facts.width, reading.facts.height
+        if reading.problem is not None:
+            unreadable.append((reading.name, reading.problem))
+    return SampleIndex(hashes, tuple(unreadable), sizes)
+
+
+def read_samples(
+    samples: Sequence[Sample], *, workers: int = -1, progress: Callable[[int, int], None] | None = None
+) -> Iterator[Reading]:
+    """Yield a :class:`Reading` of every picture in order. Threads suffice: Pillow decodes without Python's lock."""
+    total = len(samples)
+    for done, reading in enumerate(in_order(read_sample, samples, workers), start=1):
+        if progress is not None:
+            progress(done, total)
+        yield reading
+
+
+def read_sample(sample: Sample) -> Reading:
+    """Read one picture's bytes once and see all there is to see; never raises :class:`PictureError`."""
+    try:
+        data = sample.picture.encoded()
+    except PictureError as error:
+        return Reading(sample.name, problem=str(error))
+    sha256 = hashlib.sha256(data).hexdigest()
+    facts = None
+    try:
+        facts = describe(data)
+        decode(data)
+    except PictureError as error:
+        return Reading(sample.name, sha256, len(data), facts, str(error))
+    return Reading(sample.name, sha256, len(data), facts)
+
+
+def in_order(work: Callable[[Sample], _Result], samples: Iterable[Sample], workers: int = -1) -> Iterator[_Result]:
+    """What ``work`` makes of each sample, in order, made by threads (-1 chooses; 0: none) that run ahead a little."""
+    threads = _available_cores() if workers < 0 else workers
+    if threads == 0:
+        yield from map(work, samples)
+        return
+    with ThreadPoolExecutor(threads, thread_name_prefix="vitrine-read") as pool:
+        waiting: deque[Future[_Result]] = deque()  # bounded: a million pictures are not a million futures
+        try:
+            for sample in samples:
+                waiting.append(pool.submit(work, sample))
+                if len(waiting) >= 16 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:  # an interruption does not wait for what was not begun
+                future.cancel()
+
+
+def _available_cores() -> int:
+    """Cores this process may use; os.cpu_count() also counts those that it may not."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+__all__ = ["DataReport", "inspect"]
+
+
+def inspect(data: LabelledData, *, workers: int = -1, progress: Callable[[int, int], None] | None = None) -> DataReport:
+    """Read every picture of every finite split once.
+
+    Args:
+        data: what to look at; endless splits are left out, and a note says so.
+        workers: threads; -1 chooses.
+        progress: called with (done, total) after each picture.
+    """
+    endless = [name for name, split in data.splits.items() if split.endless]
+    finite = {name: split for name, split in data.splits.items() if not split.endless}
+    placed = [(name, sample) for name, split in finite.items() for sample in split]
+    readings = list(read_samples([sample for _, sample in placed], workers=workers, progress=progress))
+    usable = [reading for reading in readings if reading.problem is None]
+    counts = tuple(_counted(name, split, data.labels) for name, split in finite.items())
+    widths, heights = _lengths(usable)
+    return DataReport(
+        reference=data.reference,
+        layout=data.layout,
+        labels=data.labels,
+        notes=(*data.notes, *(_passed_over(name, data.splits[name]) for name in endless)),
+        splits=counts,
+        size=sum(reading.size for reading in readings),
+        formats=dict(Counter(r.facts.format for r in usable if r.facts).most_common()),
+        modes=dict(Counter(r.facts.mode for r in usable if r.facts).most_common()),
+        width=_spread(widths),
+        height=_spread(heights),
+        kinds=_kinds(usable),
+        unreadable=tuple((r.name, r.problem) for r in readings if r.problem is not None),
+        mismatches=_mismatches(readings),
+        duplicates=_duplicates(placed, readings, data.labels),
+        majority=_majority(counts),
+    )
+
+
+def _passed_over(name: str, split: Split) -> str:
+    if isinstance(split, ShardSplit):
+        return f"The {len(split):,} {name} pictures come out of shards in a stream, and were not looked at."
+    return f"The split {name} has no end and was not looked at."
+
+
+def _counted(name: str, split: Sequence[Sample], labels: Sequence[str]) -> SplitCount:
+    counts = Counter(sample.label for sample in split)
+    return SplitCount(name, len(split), {label: counts[index] for index, label in enumerate(labels)})
+
+
+def _lengths(readings: Sequence[Reading]) -> tuple[list[int], list[int]]:
+    widths, heights = [], []
+    for facts in (reading.facts for reading in readings if reading.facts):
+        lies = facts.orientation >= 5  # EXIF 5 to 8 exchange the sides
+        widths.append(facts.height if lies else facts.width)
+        heights.append(facts.width if lies else facts.height)
+    return widths, heights
+
+
+def _spread(lengths: Sequence[int]) -> Spread | None:
+    return Spread(min(lengths), median(lengths), max(lengths)) if lengths else None
+
+
+def _kinds(readings: Sequence[Reading]) -> tuple[KindCount, ...]:
+    names: dict[str, list[str]] = defaultdict(list)
+    for reading in readings:
+        for kind in reading.facts.kinds if reading.facts else ():
+            names[kind].append(reading.name)
+    return tuple(
+        KindCount(kind, len(names[kind]), treatment, tuple(names[kind][:3]))
+        for kind, treatment in TREATMENTS.items()
+        if kind in names
+    )
+
+
+def _mismatches(readings: Sequence[Reading]) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (r.name, r.facts.format) for r in readings if r.facts and promised_format(r.name) not in (None, r.facts.format)
+    )
+
+
+def _duplicates(
+    placed: Sequence[tuple[str, Sample]], readings: Sequence[Reading], labels: Sequence[str]
+) -> tuple[Duplicates, ...]:
+    by_hash: dict[str, list[Copy]] = defaultdict(list)
+    for (split, sample), reading in zip(placed, readings, strict=True):
+        if reading.problem is None and reading.sha256 is not None:  # empty files are no copies of one another
+            label = None if sample.label is None else labels[sample.label]
+            by_hash[reading.sha256].append(Copy(sample.name, split, label))
+    groups = [Duplicates(tuple(copies)) for copies in by_hash.values() if len(copies) > 1]
+    return tuple(sorted(groups, key=lambda group: (not group.across_splits, not group.labels_differ)))
+
+
+def _majority(counts: Sequence[SplitCount]) -> dict[str, float]:
+    train = next((split for split in counts if split.name == "train"), None)
+    if train is None or not train.by_class or not train.pictures:
+        return {}
+    most = max(train.by_class, key=lambda label: train.by_class[label])
+    return {split.name: split.by_class[most] / split.pictures for split in counts if split.pictures}

@@ -1,0 +1,303 @@
+"""Data sets of Hugging Face ``datasets``: from the hub, from a folder it wrote, or from parquet files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pyarrow
+import pyarrow.parquet
+from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from PIL import Image
+
+from vitrine.data.decode import FilePicture, decode
+from vitrine.data.image_folder import SPLIT_NAMES, class_name, listed, ordered_labels
+from vitrine.data.manifest import LABEL_COLUMNS
+from vitrine.data.samples import FiniteSplit, LabelledData, Sample, Split
+from vitrine.errors import DataError, PictureError
+from vitrine.io.hub_cache import DATA_SETS, HUB, cache_folder, is_offline, note_use, quieten_client
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether ``save_to_disk`` of Hugging Face datasets wrote this folder."""
+    return (folder / "dataset_dict.json").is_file() or (
+        (folder / "state.json").is_file() and (folder / "dataset_info.json").is_file()
+    )
+
+
+def picture_tables(folder: Path) -> dict[str, list[str]]:
+    """Parquet files with pictures in them, by split: in a folder, in its ``data/`` and in its split folders."""
+    found: dict[str, list[str]] = {}
+    for path in sorted((*folder.glob("*.parquet"), *folder.glob("*/*.parquet"))):
+        if holds_pictures(path):
+            start = re.match(r"[A-Za-z]+", path.name)
+            names = (start[0].lower() if start else "", path.parent.name.lower())
+            split = next((SPLIT_NAMES[name] for name in names if name in SPLIT_NAMES), "train")
+            found.setdefault(split, []).append(str(path))
+    return found
+
+
+def holds_pictures(table: Path) -> bool:
+    """Whether a parquet file has a column of encoded pictures, as Hugging Face datasets writes them."""
+    try:
+        schema = pyarrow.parquet.read_schema(table)
+    except (OSError, pyarrow.ArrowException):
+        return False
+    return any(is_picture_struct(field.type) for field in schema)
+
+
+def is_picture_struct(kind: pyarrow.DataType) -> bool:
+    """Whether an Arrow type is that of datasets' image columns: the encoded bytes, or the path of a file."""
+    return bool(pyarrow.types.is_struct(kind)) and {field.name for field in kind} == {"bytes", "path"}
+
+
+_PROBE_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class HubPicture:
+    """One cell of an image column, read when asked for."""
+
+    rows: Any  # datasets.Dataset with the image column alone, not decoded
+    row: int
+    column: str
+
+    def encoded(self) -> bytes:
+        """The cell's bytes, or those of the file it points to.
+
+        Raises:
+            PictureError: the cell is empty or its file cannot be read.
+        """
+        cell = self.rows[self.row][self.column]
+        if cell and cell.get("bytes"):
+            return bytes(cell["bytes"])
+        if cell and cell.get("path"):
+            return FilePicture(Path(cell["path"])).encoded()
+        raise PictureError("the row holds no picture")
+
+    def decoded(self) -> Image.Image:
+        """Upright 8-bit RGB; see :func:`vitrine.data.decode.decode`."""
+        return decode(self.encoded())
+
+
+def open_hub(name: str, reference: str, options: Mapping[str, str]) -> LabelledData:
+    """Open ``owner/name`` from the hub, or from the local cache of an earlier download where there is no network.
+
+    Raises:
+        DataError: unknown, closed, or neither reachable nor on this machine.
+    """
+    import datasets
+
+    quieten_client()
+    offline = is_offline()
+    reachable = not offline and _ask(name, options.get("revision"))
+    arguments = {"name": options.get("config"), "revision": options.get("revision"), "cache_dir": _folder()}
+    with _into_cache_folder(), _without_network() if not reachable else _quiet():
+        try:
+            loaded = datasets.load_dataset(name, **arguments)
+        except Exception as error:  # whatever the hub's builders raise; the cause is kept
+            if reachable:
+                raise DataError(f"hf:{name} cannot be loaded: {_first_line(error)}") from error
+            why = "The network was turned off" if offline else f"{constants.ENDPOINT} cannot be reached"
+            raise DataError(
+                f"{why}, and {name} is not in {_folder()}.\n"
+                "Download it on a machine with network, save_to_disk() it, and give that folder."
+            ) from error
+    _note_use(loaded, f"hf:{name}")
+    why = "The network was turned off" if offline else "The hub cannot be reached"
+    notes = [] if reachable else [f"{why}: an earlier download is used."]
+    return _labelled(loaded, reference, "Hugging Face data set", options, notes)
+
+
+def open_saved(folder: Path, reference: str, options: Mapping[str, str]) -> LabelledData:
+    """Open a folder that ``save_to_disk`` wrote.
+
+    Raises:
+        DataError: it cannot be read, or has no image or label column.
+    """
+    import datasets
+
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:  # pyarrow, json and fsspec raise each their own
+        raise DataError(f"{folder} cannot be read as a saved data set: {_first_line(error)}") from error
+    return _labelled(loaded, reference, "folder saved by Hugging Face datasets", options, [])
+
+
+def open_tables(files: Mapping[str, Sequence[str]], reference: str, options: Mapping[str, str]) -> LabelledData:
+    """Open parquet files with pictures in them. datasets copies them to its cache as Arrow files, once.
+
+    Raises:
+        DataError: they cannot be read, or have no image or label column.
+    """
+    import datasets
+
+    with _quiet():
+        try:
+            listed_files = {split: list(paths) for split, paths in files.items()}
+            loaded = datasets.load_dataset("parquet", data_files=listed_files, cache_dir=_folder())
+        except Exception as error:  # see open_hub
+            raise DataError(f"{reference} cannot be read as parquet: {_first_line(error)}") from error
+    _note_use(loaded, "parquet files, as datasets copies them")
+    return _labelled(loaded, reference, "parquet files with pictures", options, [])
+
+
+def _folder() -> str:
+    return str(cache_folder() / DATA_SETS)
+
+
+def _note_use(loaded: Any, origin: str) -> None:
+    """Record which folders of the cache folder are used."""
+    parts = loaded.values() if isinstance(loaded, dict) else (loaded,)
+    top, files = cache_folder() / DATA_SETS, [Path(file["filename"]) for rows in parts for file in rows.cache_files]
+    for name in sorted({file.relative_to(top).parts[0] for file in files if file.is_relative_to(top)}):
+        note_use(top / name, origin)
+
+
+@contextmanager
+def _into_cache_folder() -> Iterator[None]:
+    """Let datasets download where models are downloaded: it asks the hub's client for its own folder."""
+    before = constants.HF_HUB_CACHE
+    constants.HF_HUB_CACHE = str(cache_folder() / HUB)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_CACHE = before
+
+
+def _ask(name: str, revision: str | None) -> bool:
+    """Whether the hub answers; without this, datasets retries for 23 seconds."""
+    try:
+        huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=_PROBE_SECONDS)
+    except GatedRepoError as error:
+        raise DataError(f"hf:{name} is closed: accept its terms on the hub and log in with 'hf auth login'.") from error
+    except RepositoryNotFoundError as error:
+        raise DataError(f"The hub has no data set {name!r}, or it is private. Expected hf:owner/name.") from error
+    except RevisionNotFoundError as error:
+        raise DataError(f"hf:{name} has no revision {revision!r}.") from error
+    except HFValidationError as error:
+        raise DataError(f"{name!r} is no name of a data set on the hub: expected hf:owner/name.") from error
+    except Exception:  # the HTTP library's own, which differ between versions of huggingface_hub
+        return False
+    return True
+
+
+@contextmanager
+def _without_network() -> Iterator[None]:
+    """Let datasets look into its cache at once instead of retrying a hub that did not answer."""
+    import datasets
+
+    before = constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE = True
+    try:
+        with _quiet():
+            yield
+    finally:
+        constants.HF_HUB_OFFLINE, datasets.config.HF_HUB_OFFLINE = before
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No log lines of datasets where an error or a note says the same; its progress bars stay."""
+    import datasets
+
+    before = datasets.logging.get_verbosity()
+    datasets.logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        datasets.logging.set_verbosity(before)
+
+
+def _labelled(loaded: Any, reference: str, layout: str, options: Mapping[str, str], notes: list[str]) -> LabelledData:
+    parts = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
+    known = {SPLIT_NAMES[name.lower()]: rows for name, rows in parts.items() if name.lower() in SPLIT_NAMES}
+    aside = [name for name in parts if name.lower() not in SPLIT_NAMES]
+    if not known:
+        raise DataError(
+            f"{reference} has the splits {listed(aside)}; at least one of train, validation, test is needed."
+        )
+    if aside:
+        notes.append(f"Splits left aside: {listed(aside)}.")
+    features = next(iter(known.values())).features
+    image = _choose(reference, features, "image", _image_columns(features), options)
+    label = _choose(reference, features, "label", _label_columns(features), options)
+    notes.append(f"Columns used: {image}, {label}.")
+    written = {split: rows.select_columns([label])[:][label] for split, rows in known.items()}
+    labels, index = _label_index(features[label], [value for values in written.values() for value in values])
+    splits: dict[str, Split] = {}
+    for split in ("train", "validation", "test"):
+        if split in known:
+            splits[split] = FiniteSplit(_samples(split, known[split], image, [index.get(v) for v in written[split]]))
+            unknown = len(written[split]) - len(splits[split])
+            if unknown:
+                notes.append(f"{unknown:,} rows of {split} have no label and were left aside.")
+            notes.extend(_origin(known[split]))
+    return LabelledData(reference, layout, labels, splits, tuple(dict.fromkeys(notes)))
+
+
+def _samples(split: str, rows: Any, image: str, labels: Sequence[int | None]) -> list[Sample]:
+    import datasets
+
+    pictures = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
+    return [
+        Sample(f"{split}/{row:06d}", HubPicture(pictures, row, image), label)
+        for row, label in enumerate(labels)
+        if label is not None
+    ]
+
+
+def _label_index(feature: Any, values: Sequence[Any]) -> tuple[tuple[str, ...], dict[Any, int]]:
+    """Class names in order, and the class of every value that is one; -1 and None mean "unknown" in datasets."""
+    import datasets
+
+    if isinstance(feature, datasets.ClassLabel):
+        return tuple(feature.names), {value: value for value in range(feature.num_classes)}
+    names = {value: class_name(str(value)) for value in set(values) if value is not None}
+    labels = ordered_labels(names.values())
+    return labels, {value: labels.index(name) for value, name in names.items()}
+
+
+def _image_columns(features: Any) -> list[str]:
+    return [field.name for field in features.arrow_schema if is_picture_struct(field.type)]
+
+
+def _label_columns(features: Any) -> list[str]:
+    import datasets
+
+    classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
+    plain = [name for name in features if name.lower() in LABEL_COLUMNS and isinstance(features[name], datasets.Value)]
+    return classes or plain
+
+
+def _choose(reference: str, features: Any, option: str, found: list[str], options: Mapping[str, str]) -> str:
+    if option in options:
+        if options[option] not in features:
+            raise DataError(f"{reference} has no column {options[option]!r}; it has {listed(list(features), 12)}.")
+        return options[option]
+    if len(found) > 1 and option in found:
+        return option
+    if len(found) == 1:
+        return found[0]
+    what = (
+        f"several {option} columns ({listed(found)})"
+        if found
+        else f"no {option} column among {listed(list(features), 12)}"
+    )
+    raise DataError(f"{reference} has {what}.\nChoose one: '{reference.split('?')[0]}?{option}=COLUMN'.")
+
+
+def _origin(rows: Any) -> list[str]:
+    """Which files on this machine are read."""
+    folders = sorted({str(Path(file["filename"]).parent) for file in rows.cache_files})
+    return [f"Read from {listed(folders, 2)}."] if folders else []
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

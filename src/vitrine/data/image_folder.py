@@ -1,0 +1,359 @@
+"""Folders of pictures: class folders, flat ``{label}_{id}`` files, split folders, and pictures without labels."""
+
+from __future__ import annotations
+
+import os
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from vitrine.data.decode import EXTENSIONS, FilePicture
+from vitrine.data.samples import FiniteSplit, LabelledData, Sample, Split
+from vitrine.errors import DataError
+
+_CLUTTER = {"thumbs.db", "desktop.ini", "@eadir", "__macosx"}  # what Windows, Synology and macOS leave behind
+
+
+def iter_pictures(folder: Path, *, aside: Counter[str] | None = None) -> Iterator[Sample]:
+    """The pictures below a folder, or the one file given, without labels, in the order of their names.
+
+    Streams: one folder's entries are in memory at a time. Names are relative to ``folder``. Links are followed, and
+    no folder is entered twice, so a loop of links ends.
+
+    Args:
+        folder: a folder, or one file (which is taken as a picture whatever it is called).
+        aside: counts, by extension, the files left aside because they are no pictures by name.
+
+    Raises:
+        DataError: the path does not exist or cannot be read.
+    """
+    if folder.is_file():
+        yield Sample(printable(folder.name), FilePicture(folder))
+        return
+    if not folder.exists():
+        raise DataError(f"There is no file or folder {folder}. Give a picture or a folder of pictures.")
+    for path, name in walk(folder, "", aside if aside is not None else Counter(), set()):
+        yield Sample(name, FilePicture(path))
+
+
+def one_picture(picture: str | Path, verbs: str) -> Sample:
+    """The one picture that a file is.
+
+    Args:
+        picture: a file.
+        verbs: what folders are for, in words, for the message.
+
+    Raises:
+        DataError: there is no such file, or it is a folder.
+    """
+    path = Path(picture).expanduser()
+    if path.is_dir():
+        raise DataError(f"{picture} is a folder: give one picture, or use {verbs}.")
+    return list_pictures(path)[0]
+
+
+def list_pictures(folder: Path) -> tuple[Sample, ...]:
+    """All of :func:`iter_pictures`.
+
+    Raises:
+        DataError: nothing there, or no picture in it.
+    """
+    aside: Counter[str] = Counter()
+    samples = tuple(iter_pictures(folder, aside=aside))
+    if not samples:
+        seen = " ".join(left_aside(aside)) or "It is empty."
+        raise DataError(f"There are no pictures in {folder}. {seen}\nKnown are {' '.join(EXTENSIONS)}.")
+    return samples
+
+
+def left_aside(extensions: Counter[str]) -> tuple[str, ...]:
+    """A sentence on the files that are no pictures by extension; nothing where there are none."""
+    if not extensions:
+        return ()
+    kinds = ", ".join(f"{ending or 'no extension'} {n:,}" for ending, n in extensions.most_common(6))
+    total = sum(extensions.values())
+    files = "1 file was" if total == 1 else f"{total:,} files were"
+    return (f"{files} left aside, not pictures by extension: {kinds}.",)
+
+
+def printable(name: str) -> str:
+    """A file name as text that can be written anywhere: bytes that are not UTF-8 become ``\\udcff`` and the like."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """What lies in a folder, without hidden files and clutter, so ordered that a walk is sorted by relative path."""
+    try:
+        with os.scandir(folder) as scan:
+            found = [e for e in scan if not e.name.startswith(".") and e.name.lower() not in _CLUTTER]
+    except OSError as error:
+        raise DataError(f"The folder {folder} cannot be read: {error.strerror}.") from error
+    return sorted(found, key=lambda entry: entry.name + "/" if is_folder(entry) else entry.name)
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """A folder, or a link to one; a link that leads nowhere or to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def is_picture(entry: os.DirEntry[str]) -> bool:
+    """By extension. A broken link counts: it is a picture that cannot be read, and is reported as one."""
+    if os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:  # noqa: PTH122 - called for every file
+        return False
+    try:
+        return entry.is_file() or (entry.is_symlink() and not entry.is_dir())
+    except OSError:
+        return True
+
+
+def walk(folder: Path, prefix: str, aside: Counter[str], entered: set[tuple[int, int]]) -> Iterator[tuple[Path, str]]:
+    """Yield (path, name) of every picture below a folder.
+
+    Args:
+        folder: where to start.
+        prefix: what every name starts with; the path relative to ``folder`` follows it.
+        aside: counts other files by extension.
+        entered: device and inode of folders that were walked already and are not walked again.
+    """
+    status = folder.stat()
+    if (status.st_dev, status.st_ino) in entered:
+        return
+    entered.add((status.st_dev, status.st_ino))
+    for entry in entries(folder):
+        if is_folder(entry):
+            yield from walk(Path(entry.path), f"{prefix}{entry.name}/", aside, entered)
+        elif is_picture(entry):
+            yield Path(entry.path), printable(prefix + entry.name)
+        else:
+            aside[Path(entry.name).suffix.lower()] += 1
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """The first few names, and how many more there are."""
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
+
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What folders, manifest values and hub splits are called (lower case), and the split each one means."""
+
+LAYOUTS = (
+    "class folders (DATA/cat/1.jpg), files named {label}_{id} (DATA/cat_1.jpg), either of them below train/, "
+    "val|valid|validation/ and test/, a manifest (.csv, .tsv, .parquet with columns path, label and optionally split) "
+    "or a folder written by Hugging Face datasets"
+)
+
+_Classes = Mapping[str, Sequence[tuple[Path, str]]]  # class folder to (path, name) of its pictures
+_FLAT_STEM = re.compile(r"(?P<label>.+)_(?P<id>[^_]+)")
+
+
+class UnknownLayoutError(DataError):
+    """The folder holds no labelled pictures in a known layout; it may hold pictures without labels.
+
+    Attributes:
+        found: what was found instead, in a few words.
+        pictures: whether there are pictures at all.
+    """
+
+    def __init__(self, folder: Path, found: str, *, pictures: bool) -> None:
+        super().__init__(f"{folder} has no known layout: it holds {found}.\nKnown are {LAYOUTS}.")
+        self.found = found
+        self.pictures = pictures
+
+
+@dataclass(frozen=True)
+class LabelledFile:
+    """One picture file with the name of its class and of its split ("" where the data have none)."""
+
+    name: str
+    path: Path
+    label: str
+    split: str = ""
+
+
+@dataclass
+class _Aside:
+    """What was seen and not used; becomes the notes."""
+
+    extensions: Counter[str] = field(default_factory=Counter)
+    sentences: list[str] = field(default_factory=list)
+
+    def pictures(self, count: int, why: str) -> None:
+        if count:
+            self.sentences.append(f"{count:,} pictures {why} and were left aside.")
+
+    def notes(self) -> tuple[str, ...]:
+        return (*self.sentences, *left_aside(self.extensions))
+
+
+def open_folder(folder: Path, reference: str) -> LabelledData:
+    """Read a folder of labelled pictures in any of the layouts this module knows.
+
+    Raises:
+        UnknownLayoutError: no known layout; the message says what was found.
+        DataError: a folder cannot be read.
+    """
+    aside = _Aside()
+    parts = _split_folders(folder)
+    if not parts:
+        layout, files = _labelled(folder, "", "", aside)
+        return labelled_data(reference, layout, files, aside.notes())
+    others = [e.name for e in entries(folder) if is_folder(e) and e.name not in parts]
+    if others:
+        aside.sentences.append(f"Folders beside the splits were left aside: {listed(others)}.")
+    layout, files = "", []
+    for split in ("train", "validation", "test"):
+        for name in (name for name, meaning in parts.items() if meaning == split):
+            try:
+                found_layout, found = _labelled(folder / name, f"{name}/", split, aside)
+            except UnknownLayoutError as unknown:
+                if split == "train":
+                    raise
+                aside.sentences.append(f"{name}/ was left aside: {unknown.found}.")
+                continue
+            if layout and found_layout != layout:
+                aside.sentences.append(f"{name}/ was left aside: it holds {found_layout}, the others {layout}.")
+                continue
+            layout, files = found_layout, [*files, *found]
+    if not files:
+        raise UnknownLayoutError(
+            folder, f"split folders without labelled pictures ({listed(list(parts))})", pictures=True
+        )
+    return labelled_data(reference, f"{layout} in split folders", files, aside.notes())
+
+
+def labelled_data(
+    reference: str, layout: str, files: Sequence[LabelledFile], notes: Iterable[str] = ()
+) -> LabelledData:
+    """Join files to :class:`LabelledData`; files without a split are called "train"."""
+    labels = ordered_labels(class_name(file.label) for file in files)
+    index = {label: position for position, label in enumerate(labels)}
+    by_split: dict[str, list[Sample]] = {}
+    for file in files:
+        sample = Sample(file.name, FilePicture(file.path), index[class_name(file.label)])
+        by_split.setdefault(file.split or "train", []).append(sample)
+    splits: dict[str, Split] = {
+        name: FiniteSplit(sorted(by_split[name], key=lambda sample: sample.name))
+        for name in ("train", "validation", "test")
+        if name in by_split
+    }
+    return LabelledData(reference, layout, labels, splits, tuple(notes))
+
+
+def class_name(label: str) -> str:
+    """A label as text; NFC, because macOS writes "é" in two code points and other systems in one."""
+    return printable(unicodedata.normalize("NFC", label))
+
+
+def ordered_labels(labels: Iterable[str]) -> tuple[str, ...]:
+    """Distinct class names in order: whole numbers by value when all of them are, else by code point."""
+    distinct = set(labels)
+    if all(re.fullmatch(r"-?[0-9]+", label) for label in distinct):
+        return tuple(sorted(distinct, key=lambda label: (int(label), label)))
+    return tuple(sorted(distinct))
+
+
+def _split_folders(folder: Path) -> dict[str, str]:
+    """Folder name to split, where there is a ``train`` folder or nothing but split folders; else empty."""
+    folders = [entry.name for entry in entries(folder) if is_folder(entry)]
+    parts = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
+    twice = [split for split, n in Counter(parts.values()).items() if n > 1]
+    if twice:
+        both = listed([name for name, split in parts.items() if split == twice[0]])
+        raise DataError(f"{folder} has two folders for the split {twice[0]}: {both}. Keep one of them.")
+    return parts if "train" in parts.values() or len(parts) == len(folders) else {}
+
+
+def _labelled(folder: Path, prefix: str, split: str, aside: _Aside) -> tuple[str, list[LabelledFile]]:
+    """One folder in one of the two layouts; the one that holds more pictures where traces of both are there."""
+    direct = [entry.name for entry in entries(folder) if not is_folder(entry) and is_picture(entry)]
+    matches = {name: _FLAT_STEM.fullmatch(Path(name).stem) for name in direct}
+    flat = {name: match["label"] for name, match in matches.items() if match}
+    below = Counter[str]()
+    classes = _class_folders(folder, prefix, below)
+    largest = max(map(len, classes.values()), default=0)
+    where = prefix or str(folder)
+    if len(flat) >= max(largest, 1) and 2 * len(flat) > len(direct):
+        if classes:
+            aside.sentences.append(f"Folders beside the labelled files were left aside: {listed(list(classes))}.")
+        aside.pictures(len(direct) - len(flat), f"in {where} are not named {{label}}_{{id}}")
+        aside.extensions.update(_other_files(folder))
+        return "flat files {label}_{id}", [
+            LabelledFile(printable(prefix + name), folder / name, label, split) for name, label in flat.items()
+        ]
+    if not largest:
+        raise UnknownLayoutError(folder, _found(direct, classes), pictures=bool(direct))
+    _refuse_wrong_level(folder, prefix, classes)
+    aside.pictures(len(direct), f"in {where} lie beside the class folders")
+    aside.extensions.update(below + _other_files(folder))
+    aside.sentences.extend(_class_notes(prefix, classes))
+    return "class folders", [
+        LabelledFile(name, path, label, split) for label, files in classes.items() for path, name in files
+    ]
+
+
+def _class_folders(folder: Path, prefix: str, aside: Counter[str]) -> _Classes:
+    return {
+        entry.name: list(walk(Path(entry.path), f"{prefix}{entry.name}/", aside, set()))
+        for entry in entries(folder)
+        if is_folder(entry)
+    }
+
+
+def _other_files(folder: Path) -> Counter[str]:
+    return Counter(
+        Path(entry.name).suffix.lower() for entry in entries(folder) if not is_folder(entry) and not is_picture(entry)
+    )
+
+
+def _refuse_wrong_level(folder: Path, prefix: str, classes: _Classes) -> None:
+    """Refuse folders that would be read as classes but are another level of the tree.
+
+    Raises:
+        DataError: split folders lie below class folders, or everything lies below one folder's folders.
+    """
+    below = {
+        (label, name.removeprefix(prefix).split("/")[1])
+        for label, files in classes.items()
+        for _, name in files
+        if name.removeprefix(prefix).count("/") > 1
+    }
+    splits = sorted(f"{label}/{part}" for label, part in below if part.lower() in SPLIT_NAMES)
+    filled = [label for label, files in classes.items() if files]
+    if len(filled) == 1 and all(name.removeprefix(prefix).count("/") > 1 for _, name in classes[filled[0]]):
+        raise DataError(f"All pictures in {folder} lie in folders below one folder. Give {folder / filled[0]} itself.")
+    if splits:
+        raise DataError(
+            f"{folder} has splits below classes, {listed(splits)}: expected classes below splits. Move them."
+        )
+
+
+def _class_notes(prefix: str, classes: _Classes) -> list[str]:
+    notes = []
+    empty = [f"{prefix}{label}/" for label, files in classes.items() if not files]
+    if empty:
+        notes.append(f"Folders without a picture are no classes: {listed(empty)}.")
+    deep = sum(name.removeprefix(prefix).count("/") > 1 for files in classes.values() for _, name in files)
+    if deep:
+        notes.append(f"{deep:,} pictures lie in folders below a class folder and count to that class.")
+    alike = [label for label, files in classes.items() if files and label.lower().rstrip("0123456789_-") in SPLIT_NAMES]
+    if alike:
+        notes.append(f"Folders that sound like splits were read as classes: {listed(alike)}.")
+    return notes
+
+
+def _found(direct: Sequence[str], classes: _Classes) -> str:
+    found = f"{len(direct):,} pictures such as {printable(direct[0])}" if direct else "no pictures"
+    if classes:
+        found += f" and {len(classes):,} folders without pictures such as {printable(next(iter(classes)))}/"
+    return found

@@ -1,0 +1,388 @@
+"""Samples to batches: order, random changes and background workers, repeatable to the bit.
+
+Pictures are loaded in processes (torch's DataLoader) rather than threads: pictures that Python code draws would hold
+the interpreter's lock, and with it every operator that the trainer starts.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from vitrine.data.samples import Sample
+from vitrine.errors import DataError, PictureError
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """``tensor`` on ``device``, without waiting for what is queued there.
+
+    A copy from ordinary memory to CUDA waits for its turn in the queue; one from pinned memory is queued itself.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()  # which copies nothing where it is pinned already
+    return tensor.to(device, non_blocking=True)
+
+
+class Transform(Protocol):
+    """A picture to a square of pixels."""
+
+    size: int
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
+        """RGB picture to uint8, (size, size, 3)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures that go through a model together.
+
+    Attributes:
+        pixels_BCHW: uint8, 0 to 255.
+        labels_B: int64 class indices; -1 where unknown.
+        indices_B: int64 positions in the samples that were given.
+        unreadable: (position, reason) of pictures that belong here and could not be read; they have no row above, so
+            a batch may even be empty.
+        lent: these pictures are only here so that their process can take part in a step; they count nowhere.
+    """
+
+    pixels_BCHW: torch.Tensor
+    labels_B: torch.Tensor
+    indices_B: torch.Tensor
+    unreadable: tuple[tuple[int, str], ...] = ()
+    lent: bool = False
+
+    def __len__(self) -> int:
+        """B."""
+        return len(self.labels_B)
+
+    def pin_memory(self) -> Batch:
+        """The same in memory that an accelerator copies from by itself; DataLoader asks for it."""
+        return replace(self, pixels_BCHW=self.pixels_BCHW.pin_memory(), labels_B=self.labels_B.pin_memory())
+
+
+def batch_count(n: int, batch_size: int, drop_last: bool = False) -> int:
+    """Number of batches of ``n`` samples."""
+    return n // batch_size if drop_last else -(-n // batch_size)
+
+
+def epoch_order(n: int, *, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
+    """Positions of ``n`` samples in the order of one epoch, int64; a function of its arguments only."""
+    if not shuffle:
+        return np.arange(n)
+    return np.random.default_rng(np.random.SeedSequence((seed, epoch))).permutation(n)
+
+
+def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
+    """The source of one sample's random changes in one epoch: independent of order, batches and workers."""
+    return np.random.default_rng(np.random.SeedSequence((seed, epoch, index)))
+
+
+def load_batch(
+    samples: Sequence[Sample], indices: Sequence[int], transform: Transform, *, seed: int, epoch: int
+) -> Batch:
+    """Decode, transform and stack ``samples``, whose positions in their data are ``indices``.
+
+    Raises:
+        RuntimeError: anything but an unreadable picture went wrong; the message names the sample.
+    """
+    size = transform.size
+    pixels_BCHW = torch.empty((len(samples), 3, size, size), dtype=torch.uint8)
+    pixels_BHWC = pixels_BCHW.permute(0, 2, 3, 1).numpy()
+    kept: list[int] = []
+    labels: list[int] = []
+    unreadable: list[tuple[int, str]] = []
+    for index, sample in zip(indices, samples, strict=True):
+        try:
+            pixels_BHWC[len(kept)] = transform(sample.picture.decoded(), sample_rng(seed, epoch, index))
+        except PictureError as error:
+            unreadable.append((index, str(error)))
+            continue
+        except Exception as error:
+            raise RuntimeError(f"Loading {sample.name} failed: {type(error).__name__}: {error}") from error
+        kept.append(index)
+        labels.append(-1 if sample.label is None else sample.label)
+    return Batch(pixels_BCHW[: len(kept)], torch.tensor(labels).long(), torch.tensor(kept).long(), tuple(unreadable))
+
+
+def normalise(
+    pixels_BCHW: torch.Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    dtype: torch.dtype = torch.float32,
+) -> torch.Tensor:
+    """``(pixels / 255 - mean) / std`` per channel, as one multiplication and one addition in float32.
+
+    Args:
+        pixels_BCHW: uint8.
+        mean: per channel, on a 0-to-1 scale.
+        std: likewise.
+        dtype: of the result.
+
+    Returns:
+        (B, C, H, W) on the pixels' device.
+    """
+    device = pixels_BCHW.device
+    scale_C = moved(torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32), device)
+    shift_C = moved(torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32), device)
+    pixels = pixels_BCHW.to(torch.float32, copy=True)
+    return pixels.mul_(scale_C.view(-1, 1, 1)).add_(shift_C.view(-1, 1, 1)).to(dtype)
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process's share of everything.
+
+    Attributes:
+        process: its number, from 0.
+        processes: how many share.
+        mirrored: picture i of a batch of n is kept beside picture n - 1 - i, which mixup and cutmix mix it with (timm
+            mixes a batch with its reverse): what a process mixes is then what one process alone would have mixed.
+    """
+
+    process: int = 0
+    processes: int = 1
+    mirrored: bool = False
+
+    def part(self, count: int) -> range:
+        """Positions of a contiguous part of ``count``; the parts differ by one in length at most."""
+        return range(count * self.process // self.processes, count * (self.process + 1) // self.processes)
+
+    def of_batch(self, count: int) -> list[int]:
+        """Positions in a batch of ``count`` pictures; none where there are fewer pictures than processes."""
+        if not self.mirrored or self.processes == 1:
+            return list(self.part(count))
+        first = list(self.part(count // 2))
+        mirror = [count // 2 * 2 - 1 - position for position in reversed(first)]
+        odd = [count - 1] if count % 2 and self.process == self.processes - 1 else []  # timm leaves the last one out
+        return first + mirror + odd
+
+    def taken(self, count: int) -> tuple[list[int], bool]:
+        """As :meth:`of_batch`, but never empty: every process has to take part in a step.
+
+        Returns:
+            the positions, and whether they are only lent: the first one, which counts elsewhere.
+        """
+        own = self.of_batch(count)
+        return own or [0], not own
+
+
+__all__ = ["Batch", "PictureLoader", "Transform", "batch_count", "batches", "default_workers", "normalise"]
+
+_MOST_WORKERS = 8
+
+
+def default_workers() -> int:
+    """Background processes where none are asked for: half of the cores that this process may use, 1 to 8.
+
+    The other half computes. On two cores a second worker gains nothing: both only take turns with the trainer.
+    Processes that a launcher started on this machine share its cores.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    trainers = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return max(1, min(_MOST_WORKERS, cores // (2 * trainers)))
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What a worker is asked for: one batch. ``samples`` is None where the worker has them already."""
+
+    indices: tuple[int, ...]
+    samples: tuple[Sample, ...] | None
+    seed: int
+    epoch: int
+    lent: bool = False
+
+
+class _Worker(Dataset[Any]):
+    """What a worker process runs. DataLoader hands over whatever its sampler yields: here a whole batch's work."""
+
+    def __init__(self, load: Callable[..., Any], transform: Any, samples: Sequence[Sample]) -> None:
+        self._load = load
+        self._transform = transform
+        self._samples = samples
+
+    def __getitem__(self, work: _Work) -> Any:
+        samples = work.samples
+        if samples is None:
+            samples = tuple(self._samples[i] for i in work.indices)
+        batch = self._load(samples, work.indices, self._transform, seed=work.seed, epoch=work.epoch)
+        return replace(batch, lent=True) if work.lent else batch
+
+
+class _Plan:
+    """The batches of the coming epoch: what DataLoader takes for a sampler."""
+
+    def __init__(self) -> None:
+        self.work: Iterator[_Work] = iter(())
+
+    def __iter__(self) -> Iterator[_Work]:
+        return self.work
+
+
+class PictureLoader:
+    """Background workers that live as long as the ``with`` block, for any number of epochs.
+
+    At most two batches per worker wait to be fetched, however many samples there are.
+
+    Args:
+        transform: what is done to every picture.
+        batch_size: pictures of a batch; the last one of an epoch may have fewer.
+        workers: background processes; 0 loads in the caller; -1 chooses.
+        load: makes a batch of samples; a function of a module, with the arguments of
+            :func:`vitrine.data.loader.load_batch`.
+        share: which part of every batch is loaded; by default all of it.
+    """
+
+    def __init__(
+        self,
+        transform: Any,
+        batch_size: int,
+        workers: int = -1,
+        load: Callable[..., Any] = load_batch,
+        share: Share = Share(),
+    ) -> None:
+        self.load = load
+        self.transform = transform
+        self.batch_size = batch_size
+        self.share = share
+        self.workers = default_workers() if workers < 0 else workers
+        self._plan = _Plan()
+        self._known: Sequence[Sample] | None = None  # what the workers were started with
+        self._loader: DataLoader[Any] | None = None
+        self._epochs_begun = 0
+
+    def __enter__(self) -> PictureLoader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop the workers. Another epoch would start new ones."""
+        running = getattr(self._loader, "_iterator", None)
+        self._loader = self._known = None
+        if running is not None:
+            # DataLoader stops its workers when it is garbage collected, which a traceback can put off for long.
+            running._shutdown_workers()
+
+    def epoch(
+        self,
+        samples: Sequence[Sample],
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        shuffle: bool = False,
+        start_batch: int = 0,
+        drop_last: bool = False,
+        view: int | None = None,
+    ) -> Iterator[Any]:
+        """The batches of one pass over ``samples``, in order.
+
+        Args:
+            samples: workers take a copy of the first epoch's; other ones are sent to them batch by batch.
+            seed: with ``epoch`` it determines the order and every random change, whatever the number of workers.
+            epoch: counts from 0.
+            shuffle: a random order; else that of ``samples``.
+            start_batch: batches to leave out at the start; those that follow are the same as without.
+            drop_last: leave out a last batch that is not full.
+            view: the epoch whose random changes the pictures get; None is ``epoch``.
+
+        Raises:
+            RuntimeError: loading failed for another reason than an unreadable picture; a newer epoch was begun.
+            DataError: a worker was killed.
+        """
+        self._epochs_begun += 1
+        mine = self._epochs_begun
+        if self._loader is None:
+            self._known = samples
+        order = epoch_order(len(samples), seed=seed, epoch=epoch, shuffle=shuffle)
+        numbers = range(start_batch, batch_count(len(order), self.batch_size, drop_last))
+        plan = self._work(samples, order, numbers, seed, epoch if view is None else view)
+        if self.workers == 0:
+            for work in plan:
+                yield _Worker(self.load, self.transform, samples)[work]
+            return
+        for batch in self._fetched(plan, samples):
+            yield batch
+            if mine != self._epochs_begun:
+                raise RuntimeError("This loader began a newer epoch: finish one before the next, or use two loaders.")
+
+    def stream(
+        self, parts: Iterable[tuple[tuple[int, ...], tuple[Sample, ...], bool]], *, seed: int, epoch: int
+    ) -> Iterator[Any]:
+        """Batches of samples that come in a stream: (indices, samples, lent) each.
+
+        Raises:
+            RuntimeError, DataError: as :meth:`epoch`.
+        """
+        plan = (_Work(indices, samples, seed, epoch, lent) for indices, samples, lent in parts)
+        if self.workers == 0:
+            yield from map(_Worker(self.load, self.transform, ()).__getitem__, plan)
+        else:
+            yield from self._fetched(plan, ())
+
+    def _work(
+        self, samples: Sequence[Sample], order: np.ndarray, numbers: range, seed: int, epoch: int
+    ) -> Iterator[_Work]:
+        known = samples is self._known
+        for number in numbers:
+            whole = order[number * self.batch_size : (number + 1) * self.batch_size]
+            positions, lent = self.share.taken(len(whole))
+            indices = tuple(whole[positions].tolist())
+            yield _Work(indices, None if known else tuple(samples[i] for i in indices), seed, epoch, lent)
+
+    def _fetched(self, plan: Iterator[_Work], samples: Sequence[Sample]) -> Iterator[Any]:
+        self._plan.work = plan
+        if self._loader is None:
+            self._loader = DataLoader(
+                _Worker(self.load, self.transform, samples),
+                batch_size=None,
+                sampler=self._plan,
+                num_workers=self.workers,
+                persistent_workers=True,
+                pin_memory=torch.cuda.is_available(),  # a thread does it, so that copies to CUDA wait for nothing
+                generator=torch.Generator(),  # DataLoader would otherwise draw from the trainer's random stream
+            )
+        try:
+            yield from self._loader
+        except RuntimeError as error:
+            if "DataLoader worker" in str(error) and ("killed" in str(error) or "exited" in str(error)):
+                self.close()
+                reason = str(error).splitlines()[0]
+                raise DataError(
+                    f"A process that loads pictures was killed; often memory runs out. ({reason})\n"
+                    f"It was one of {self.workers}: try fewer (--set workers=0 loads without any)."
+                ) from error
+            raise
+
+
+def batches(
+    samples: Sequence[Sample],
+    transform: Transform,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    epoch: int = 0,
+    shuffle: bool = False,
+    workers: int = -1,
+    start_batch: int = 0,
+    drop_last: bool = False,
+) -> Iterator[Batch]:
+    """One pass over ``samples`` with workers of its own; see :meth:`PictureLoader.epoch`."""
+    if workers < 0 and batch_count(len(samples), batch_size, drop_last) - start_batch <= 1:
+        workers = 0  # not worth a process
+    with PictureLoader(transform, batch_size, workers) as loader:
+        yield from loader.epoch(
+            samples, seed=seed, epoch=epoch, shuffle=shuffle, start_batch=start_batch, drop_last=drop_last
+        )

@@ -1,0 +1,191 @@
+"""From what a person writes for DATA to shards: a folder, an address, or a pattern with braces."""
+
+from __future__ import annotations
+
+import re
+import tarfile
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+from vitrine.data.samples import FiniteSplit, LabelledData, Sample, Split
+from vitrine.data.shards.index import INDEX, LOST, SPLITS, Shard, ShardIndex, is_remote, opened, parse_index, text_of
+from vitrine.data.shards.reader import Member, read_members, read_shard
+from vitrine.data.shards.stream import ShardSplit
+from vitrine.errors import DataError
+
+LAYOUT = "webdataset shards"
+_BRACES = re.compile(r"\{([^{}]*)\}")
+_SPLIT_NAME = re.compile(r"(train|val|valid|validation|dev|test)[-_]?\d+\.tar$", re.IGNORECASE)
+_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_MOST_SHARDS = 1_000_000
+_MOST_KEPT = 1 << 30  # bytes of pictures from addresses that are kept, of splits that are looked at more than once
+_OTHER_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
+
+
+def is_shards(reference: str) -> bool:
+    """Whether a reference to data means shards: an address, a ``.tar``, an index, or a folder that holds some."""
+    if is_remote(reference) or reference.endswith((".tar", f"/{INDEX}")):
+        return True
+    folder = Path(reference).expanduser()
+    tars = [path.name for path in folder.glob("*.tar")] if folder.is_dir() else []
+    return any(_SPLIT_NAME.match(name) for name in tars) or bool(tars and (folder / INDEX).is_file())
+
+
+def open_shards(reference: str, *, captions: bool = False) -> LabelledData:
+    """Open shards. "train" comes in a stream; other splits are listed by name, those from an address with their bytes.
+
+    Args:
+        reference: a folder of ``train-000000.tar`` and so on, with or without index.json; the address of a folder or of
+            its index.json; or shards by name, with braces (``data/train-{000000..000009}.tar``), several patterns
+            separated by ``::``. Shards without an index are read once to count their pictures and classes.
+        captions: samples have captions, and there are no labels; else they have labels.
+
+    Raises:
+        DataError: nothing there, no index where one is needed, a shard that is no plain tar file, or pictures with
+            labels where captions are wanted, or the other way round.
+    """
+    index = find_shards(reference)
+    _require_kind(reference, index, captions)
+    labels, splits = () if captions else index.labels, dict[str, Split]()
+    classes = None if captions else len(labels)
+    for name, shards in index.splits.items():
+        splits[name] = ShardSplit(shards, classes) if name == "train" else FiniteSplit(_listed(shards, classes))
+    counts = ", ".join(
+        f"{sum(s.pictures for s in shards):,} {name} in {len(shards):,}" for name, shards in index.splits.items()
+    )
+    return LabelledData(reference, LAYOUT, labels, splits, (f"Pictures in shards: {counts}.", *index.notes))
+
+
+def _require_kind(reference: str, index: ShardIndex, captions: bool) -> None:
+    if captions and not index.captions:
+        raise DataError(
+            f"{reference} are shards of labelled pictures, without captions.\n"
+            "Train a classifier on them, or write shards of captioned pictures: vitrine shards DATA --captions -o DIR"
+        )
+    if not captions and not index.labels:
+        raise DataError(
+            f"{reference} are shards of captioned pictures, without classes.\n"
+            "Train a captioner on them, or write shards of labelled pictures: vitrine shards DATA --labels -o DIR"
+        )
+
+
+def find_shards(reference: str) -> ShardIndex:
+    """Where the shards are and what they hold; see :func:`open_shards`."""
+    if "::" in reference or reference.endswith(".tar"):
+        return _by_name([name for part in reference.split("::") for name in expanded(part)])
+    place = reference.rstrip("/").removesuffix(f"/{INDEX}")
+    if is_remote(place):
+        return parse_index(text_of(f"{place}/{INDEX}"), place)
+    folder = Path(place).expanduser()
+    if (folder / INDEX).is_file():
+        return parse_index(text_of(str(folder / INDEX)), str(folder))
+    return _counted([str(path) for path in sorted(folder.glob("*.tar"))])
+
+
+def expanded(pattern: str) -> list[str]:
+    """Names that a pattern with braces stands for, as a shell would: ``{a,b}``, ``{000..012}``.
+
+    Raises:
+        DataError: it stands for more than a million.
+    """
+    parts = _BRACES.split(pattern)
+    choices = [[part] if i % 2 == 0 else _choices(part) for i, part in enumerate(parts)]
+    total = 1
+    for each in choices:
+        total *= len(each)
+    if total > _MOST_SHARDS:
+        raise DataError(f"{pattern} stands for {total:,} shards; {_MOST_SHARDS:,} is the limit.")
+    return ["".join(each) for each in product(*choices)]
+
+
+def _choices(inside: str) -> list[str]:
+    numbers = _RANGE.fullmatch(inside)
+    if numbers is None:
+        return inside.split(",")
+    first, last = int(numbers[1]), int(numbers[2])
+    if last - first >= _MOST_SHARDS:
+        raise DataError(f"{{{inside}}} stands for {last - first + 1:,} shards; {_MOST_SHARDS:,} is the limit.")
+    return [f"{number:0{len(numbers[1])}}" for number in range(first, last + 1)]
+
+
+def _by_name(places: list[str]) -> ShardIndex:
+    """Shards that were named: with the index beside them where it knows them all; its other splits are added."""
+    places = [place if is_remote(place) else str(Path(place).expanduser()) for place in places]
+    folders = {place.rpartition("/")[0] or "." for place in places}
+    index = _index_in(folders.pop()) if len(folders) == 1 else None
+    if index is None:
+        return _counted(places)
+    known = {shard.name: shard for shard in index.splits.get("train", ())}
+    named = [place.rpartition("/")[2] for place in places]
+    if not set(named) <= known.keys():
+        return _counted(places)
+    others = {name: shards for name, shards in index.splits.items() if name != "train"}
+    left = len(known) - len(set(named))
+    notes = (*index.notes, *([f"{left:,} of {len(known):,} training shards are left out."] if left else []))
+    train = tuple(known[name] for name in dict.fromkeys(named))
+    return replace(index, splits={"train": train, **others}, notes=notes)
+
+
+def _index_in(folder: str) -> ShardIndex | None:
+    try:
+        return parse_index(text_of(f"{folder}/{INDEX}"), folder)
+    except DataError:
+        return None
+
+
+def _counted(places: list[str]) -> ShardIndex:
+    """Shards of which nobody says what is in them: read once. What a split is called is the start of its names."""
+    splits: dict[str, list[Shard]] = {}
+    most, captions = -1, False
+    for place in places:
+        count = 0
+        for member in _members(place):
+            count, most = count + 1, max(most, member.label if member.label is not None else -1)
+            captions = captions or bool(member.captions)
+        found = _SPLIT_NAME.match(place.rpartition("/")[2])
+        split = found[1].lower() if found else "train"
+        split = _OTHER_NAMES.get(split, split)
+        if count:
+            splits.setdefault(split, []).append(Shard(place, count))
+    if most < 0 and not captions:
+        named = places[0] if places else "this folder"
+        raise DataError(f"No shard of {named} and the like has a class (.cls) or a caption (.txt).")
+    note = f"There is no {INDEX}: {len(places):,} shards were read to count"
+    note += ", and classes are called by their numbers." if most >= 0 else "."
+    return ShardIndex(
+        tuple(str(label) for label in range(most + 1)),
+        {name: tuple(splits[name]) for name in SPLITS if name in splits},
+        (note,),
+        captions,
+    )
+
+
+def _members(place: str) -> Iterator[Member]:
+    try:
+        with opened(place) as stream:
+            yield from read_members(stream, lambda _: False)
+    except (tarfile.TarError, *LOST) as error:
+        raise DataError(f"{place} cannot be read as a plain tar file: {error}.") from error
+
+
+def _listed(shards: tuple[Shard, ...], classes: int | None) -> tuple[Sample, ...]:
+    """Samples of shards by name, as files are listed; those of local shards without their bytes."""
+    samples, seen, kept = [], set[str](), 0
+    for shard in shards:
+        remote = is_remote(shard.place)
+        for number, member in enumerate(read_shard(shard, lambda _, remote=remote: remote)):  # type: ignore[misc]
+            kept += len(member.data or b"")
+            if kept > _MOST_KEPT:
+                raise DataError(
+                    f"The pictures of {shard.place} and those before it are too large to be kept in memory.\n"
+                    "Put validation and test shards on this machine."
+                )
+            local = None if remote or member.problem or not member.file else shard.place
+            sample = member.sample(shard, classes, local)
+            if sample.name in seen:
+                sample = replace(sample, name=f"{shard.name.removesuffix('.tar')}/{number:06}-{sample.name}")
+            seen.add(sample.name)
+            samples.append(sample)
+    return tuple(sorted(samples, key=lambda sample: sample.name))

@@ -1,0 +1,291 @@
+"""The pictures in a shard, one after the other, whoever made it: nothing is unpacked, run or unpickled.
+
+A shard is a plain tar file in webdataset's layout: members that follow one another and have the same name up to the
+first dot are one sample. Of these, pictures, ``.cls`` (the class, a whole number), ``.txt`` (a caption on each line)
+and ``.json`` (``name``; ``captions`` where there is no ``.txt``) are read; links, devices and every other member are
+passed over. Sizes are bounded before anything is read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from PIL import Image
+
+from vitrine.data.captions.files import one_line
+from vitrine.data.decode import EXTENSIONS, BytesPicture, decode
+from vitrine.data.samples import Sample
+from vitrine.data.shards.index import LOST, Shard, is_remote, opened
+from vitrine.errors import DataError, PictureError
+
+
+@dataclass(frozen=True)
+class ShardPicture:
+    """A picture in a shard on this machine, read when it is looked at."""
+
+    path: str
+    offset: int
+    size: int
+
+    def encoded(self) -> bytes:
+        """The picture's bytes.
+
+        Raises:
+            PictureError: the shard cannot be read, or ends before the picture does.
+        """
+        try:
+            with Path(self.path).open("rb") as shard:
+                shard.seek(self.offset)
+                data = shard.read(self.size)
+        except OSError as error:
+            raise PictureError(f"its shard cannot be read: {error.strerror}") from error
+        if len(data) < self.size:
+            raise PictureError("its shard ends before it does")
+        return data
+
+    def decoded(self) -> Image.Image:
+        """Upright 8-bit RGB; see :func:`vitrine.data.decode.decode`."""
+        return decode(self.encoded())
+
+
+@dataclass(frozen=True)
+class BrokenPicture:
+    """A picture of which nothing is left but why it cannot be used."""
+
+    reason: str
+
+    def encoded(self) -> bytes:
+        """Raises PictureError."""
+        raise PictureError(self.reason)
+
+    def decoded(self) -> Image.Image:
+        """Raises PictureError."""
+        raise PictureError(self.reason)
+
+
+MAX_PICTURE_BYTES = 64 << 20
+"""Size above which a picture in a shard is left out unread."""
+
+MAX_TEXT_BYTES = 1 << 20
+"""Size above which a class, captions, a json or a header's long name is left out unread."""
+
+_TEXTS = ("cls", "txt", "json")
+_READS_AT_END = 3  # one finds it, and tarfile may look again
+_TRIES = 3  # of a connection that breaks
+_KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # webdataset's: the name up to its first dot, and the rest
+_LONG_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+
+
+class _BoundedHeader(tarfile.TarInfo):
+    """tarfile reads long names into memory whatever length they claim to have."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.type in _LONG_HEADERS and self.size > MAX_TEXT_BYTES:
+            raise tarfile.ReadError(f"a header of {self.size:,} bytes")
+        return super()._proc_member(archive)  # type: ignore[misc, no-any-return]
+
+
+class _Ending:
+    """A stream whose end is an error when it is read over and over, as tarfile does to pass over what is not there."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._at_end = stream, 0
+
+    def read(self, size: int) -> bytes:
+        data = self._stream.read(size)
+        self._at_end = 0 if data else self._at_end + 1
+        if self._at_end > _READS_AT_END:
+            raise tarfile.ReadError("unexpected end of data")
+        return data
+
+
+@dataclass
+class Member:
+    """One sample of a shard.
+
+    Attributes:
+        key: its members' name up to the first dot.
+        file: name of the picture's member; empty where it has none.
+        offset, size: of the picture's bytes in the shard.
+        data: the picture's bytes; None where they were not wanted or cannot be had.
+        label: the class; None where there is none.
+        name: what the picture was called before; empty where nobody says.
+        problem: why there is no picture.
+        unlabelled: why there is no class, where there is none.
+        unnamed: why nothing is known of its name, where its .json is damaged.
+        captions: each on one line.
+        uncaptioned: why there are none, where there are none.
+    """
+
+    key: str
+    file: str = ""
+    offset: int = 0
+    size: int = 0
+    data: bytes | None = field(default=None, repr=False)
+    label: int | None = None
+    name: str = ""
+    problem: str = ""
+    unlabelled: str = "it has no class (.cls)"
+    unnamed: str = ""
+    captions: tuple[str, ...] = ()
+    uncaptioned: str = "it has no caption (.txt, or captions in .json)"
+
+    def complete(self, wanted: bool) -> bool:
+        """Whether nothing that a training needs is still to come."""
+        told = self.label is not None or bool(self.captions)
+        return bool(self.file) and told and (self.data is not None or not wanted)
+
+    def sample(self, shard: Shard, classes: int | None, path: str | None = None) -> Sample:
+        """As a sample with its label or its captions; a picture that cannot be used says so when it is decoded.
+
+        Args:
+            shard: where it is from.
+            classes: how many there are; None asks for captions.
+            path: the shard's file where the picture is to be read from there later.
+        """
+        name = _plain(self.name) or f"{shard.name.removesuffix('.tar')}/{_plain(self.file or self.key)}"
+        problem = self.problem or ("" if self.file else "there is no picture of a known format")
+        problem = problem or self._lacks(classes)
+        if problem or (path is None and self.data is None):
+            return Sample(name, BrokenPicture(problem or "its bytes are missing"))
+        picture = BytesPicture(self.data or b"") if path is None else ShardPicture(path, self.offset, self.size)
+        return Sample(name, picture, captions=self.captions) if classes is None else Sample(name, picture, self.label)
+
+    def _lacks(self, classes: int | None) -> str:
+        if classes is None:
+            return "" if self.captions else self.uncaptioned
+        if self.label is None or self.unnamed:
+            return self.unnamed or self.unlabelled
+        return "" if 0 <= self.label < classes else f"its class is {self.label}, and there are {classes} from 0 on"
+
+
+def _plain(name: str) -> str:
+    return "".join(c if c.isprintable() else "?" for c in name.encode("utf-8", "backslashreplace").decode())
+
+
+def read_members(stream: IO[bytes], wanted: Callable[[int], bool] = lambda _: True) -> Iterator[Member]:
+    """The samples of an open shard in order; ``wanted`` says by number whose pictures are to be read into memory.
+
+    Raises:
+        tarfile.TarError: this is no plain tar file, or it is damaged from here on.
+        OSError: reading failed.
+    """
+    member, number = None, -1
+    source: Any = _Ending(stream)  # all that tarfile calls is read
+    with tarfile.open(fileobj=source, mode="r|", tarinfo=_BoundedHeader) as archive:
+        for info in _until_damage(archive):
+            if isinstance(info, Exception):
+                if member is not None and member.complete(wanted(number)):
+                    yield member
+                raise info
+            vars(archive)["members"] = []  # it would remember every member
+            found = _KEY.match(info.name) if info.isreg() else None
+            if found is None or PurePosixPath(info.name).name.startswith("__"):
+                continue
+            key, extension = found[1], found[2].lower()
+            if extension not in _TEXTS and f".{extension}" not in EXTENSIONS:
+                continue
+            if member is None or member.key != key:
+                if member is not None:
+                    yield member
+                member, number = Member(key), number + 1
+            try:
+                _take(member, archive, info, extension, wanted(number))
+            except tarfile.TarError:
+                if member.complete(wanted(number)):
+                    yield member
+                raise
+    if member is not None:
+        yield member
+
+
+def _until_damage(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo | tarfile.TarError]:
+    """The members, and the error that ends them, if one does."""
+    try:
+        yield from archive
+    except tarfile.TarError as error:
+        yield error
+
+
+def _take(member: Member, archive: tarfile.TarFile, info: tarfile.TarInfo, extension: str, wanted: bool) -> None:
+    text = extension in _TEXTS
+    limit = MAX_TEXT_BYTES if text else MAX_PICTURE_BYTES
+    if not text:
+        member.file, member.offset, member.size = PurePosixPath(info.name).name, info.offset_data, info.size
+    if info.size > limit:
+        _say(member, extension, f".{extension} has {info.size:,} bytes; {limit:,} is the limit")
+        return
+    if not (text or wanted):
+        return
+    reader = archive.extractfile(info)
+    data = reader.read() if reader is not None else b""
+    if not text:
+        member.data = data
+        return
+    try:
+        if extension == "cls":
+            member.label = int(data)
+        elif extension == "txt":
+            member.captions = _captions(data.decode("utf-8").split("\n")) or member.captions
+        else:
+            facts = json.loads(data)
+            member.name = str(facts.get("name", ""))
+            member.captions = member.captions or _captions(facts.get("captions", facts.get("caption")))
+    except (ValueError, AttributeError, RecursionError):
+        _say(member, extension, f".{extension} cannot be understood: {data[:40]!r}")
+
+
+def _say(member: Member, extension: str, problem: str) -> None:
+    """What is wrong with a part of a sample, which matters where that part is asked for."""
+    if extension == "cls":
+        member.unlabelled = problem
+    elif extension in _TEXTS:
+        member.uncaptioned = problem
+        member.unnamed = problem if extension == "json" else member.unnamed
+    else:
+        member.problem = problem
+
+
+def _captions(found: object) -> tuple[str, ...]:
+    """One caption or several; what is no text is left out."""
+    texts = found if isinstance(found, list) else [found]
+    return tuple(line for text in texts if isinstance(text, str) and (line := one_line(text)))
+
+
+def read_shard(shard: Shard, wanted: Callable[[int], bool] = lambda _: True) -> Iterator[Member]:
+    """As many samples as the shard is said to have; what is damaged or missing is there, with a problem.
+
+    Raises:
+        DataError: the shard is not there, or the connection broke three times.
+    """
+    done, reason = 0, ""
+    for attempt in range(1, _TRIES + 1):
+        try:
+            with opened(shard.place) as stream:
+                for number, member in enumerate(read_members(stream, wanted)):
+                    if done <= number < shard.pictures:
+                        done += 1
+                        yield member
+            reason = "the shard ends before it"
+        except LOST as error:
+            if attempt == _TRIES:
+                raise DataError(f"{shard.place} cannot be read: {error}, {_TRIES} times.") from error
+            continue
+        except (tarfile.TarError, OSError, EOFError) as error:
+            reason = f"the shard is damaged before it ({error})"
+        if done == shard.pictures or not is_remote(shard.place):  # a transfer that was cut looks like a short file
+            break
+    for number in range(done, shard.pictures):
+        yield Member(f"#{number}", problem=reason)

@@ -1,0 +1,331 @@
+"""``vitrine demo``: the whole job in small, on generated pictures, with no network."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from vitrine.attribution.ranking import RankedMethod
+from vitrine.caption.evaluate import CaptionEvaluation, evaluate_captioner
+from vitrine.caption.figures.grounding import mean_text
+from vitrine.caption.run import Captions, CaptionSettings, caption_pictures
+from vitrine.check import check, render
+from vitrine.classify.evaluate import Evaluation, evaluate
+from vitrine.classify.model import open_model
+from vitrine.classify.predict import predict
+from vitrine.compare.figures import outcomes_of_runs, settings_of_runs
+from vitrine.compare.run import Comparison
+from vitrine.config import load_recipe, override
+from vitrine.data.scenes import write_scenes
+from vitrine.errors import RunError, TrainingError
+from vitrine.explain.positions import PositionsResult, positions
+from vitrine.explain.run import Explained, ExplainSettings, explain
+from vitrine.explain.score import MethodScores, ScoreSettings, score_methods, write_scores
+from vitrine.io.files import write_atomically
+from vitrine.models.reference import BUNDLED
+from vitrine.report.run import Report, ReportSettings
+from vitrine.report.run import report as write_report
+from vitrine.runs.record import RunRow
+from vitrine.sweep.run import RunBegan, RunTold, SweepEvent, sweep
+from vitrine.train.events import Event, TrainResult
+from vitrine.train.run import train
+
+_RECIPE = "scenes-captioner"
+_DATA = "scenes:base?validation=300&test=300&seed=7"
+_SHOWN = 12
+
+
+@dataclass(frozen=True)
+class CaptionView:
+    """What the demo made of captions.
+
+    Attributes:
+        result: of the training.
+        test: of 300 scenes that it was neither trained nor chosen on.
+        captions: figures of twelve of these.
+    """
+
+    result: TrainResult
+    test: CaptionEvaluation
+    captions: Captions
+
+    def text(self) -> str:
+        """The lines that the demo prints."""
+        own, found = self.test.scores.predicted, self.test.human
+        lines = [
+            f"Do captions say what is there? {own.exact} of {own.pictures} are word for word one of the scene's own "
+            f"({own.exact / own.pictures:.2f}, {own.exact_interval.low:.2f} to {own.exact_interval.high:.2f}).",
+            f"  One caption for all pictures: {self.test.scores.constant.exact}.",
+        ]
+        for what, grounded in (("predicted", self.test.predicted), ("the scenes' own", found)):
+            if grounded is not None:
+                right = grounded.nouns / max(1, grounded.nouns + grounded.absent)
+                named = f" {100 * right:.0f} % of the objects that they name are there." if grounded.absent else ""
+                lines.append(
+                    f"  Words of {what} captions: {grounded.sentence[0].lower()}{grounded.sentence[1:]}{named}"
+                )
+        if self.test.drop is not None:
+            lines.append(f"  With the map of the next word the hit falls by {mean_text(self.test.drop)}.")
+        return "\n".join(lines)
+
+
+def caption_scenes(out: Path, *, seed: int, report: Callable[[Event], None]) -> CaptionView:
+    """Write runs/captioner/, with its scores in test/, and captions/ below ``out``.
+
+    Args:
+        out: the demo's folder.
+        seed: of the pictures and the training.
+        report: called with the training's events.
+    """
+    recipe = override(load_recipe(_RECIPE), [f"seed={seed}"])
+    result = train(_DATA, recipe, out / "runs" / "captioner", report=report)
+    test = evaluate_captioner(str(result.run), _DATA, split="test", out=result.run / "test", batch_size=32)
+    pictures = write_scenes(out / "captioned", "base", {"test": _SHOWN})
+    captions = caption_pictures(str(result.run), pictures / "test", out / "captions", CaptionSettings())
+    return CaptionView(result, test, captions)
+
+
+_MAPPED = 24
+_SCORED = 120
+_CURVES = 10
+
+
+@dataclass(frozen=True)
+class InsideView:
+    """What the demo saw inside its final model.
+
+    Attributes:
+        positions: of the model before and after its fine-tuning.
+        maps: of some test pictures.
+        scores: of the methods, on test pictures with the scenes' own masks.
+    """
+
+    positions: PositionsResult
+    maps: Explained
+    scores: MethodScores
+
+    def text(self) -> str:
+        """The lines that the demo prints."""
+        best = self.scores.ranking.rows[0]
+        controls = [row for row in self.scores.ranking.rows if row.is_control]
+        beside = ", ".join(f"{row.name} {_hit(row)}" for row in controls)
+        return (
+            f"Do maps point at the object? Of {len(self.scores.verdicts)} methods and layers, {best.name} does best: "
+            f"its strongest patch\n  is on the object in {_hit(best)} of {self.scores.ranking.pictures} test pictures. "
+            f"Controls: {beside}.\n  {self.scores.verdicts[best.name].sentence}"
+        )
+
+
+def _hit(row: RankedMethod) -> str:
+    found = row.estimates["pointing"]
+    ends = "" if found.interval is None else f" ({found.interval.low:.2f} to {found.interval.high:.2f})"
+    return f"{found.mean:.2f}{ends}"
+
+
+def see_inside(run: Path, pictures: Path, out: Path, *, seed: int) -> InsideView:
+    """Write positions.png and maps/ below ``out``, and methods/ into the run.
+
+    Args:
+        run: the final run.
+        pictures: the demo's scenes, with masks.
+        out: the demo's folder.
+        seed: of the pictures that are drawn.
+    """
+    model = str(run)
+    return InsideView(
+        positions=positions(model, out / "positions.png", before=BUNDLED),
+        maps=explain(model, pictures / "test", out / "maps", ExplainSettings(check=True, seed=seed), limit=_MAPPED),
+        scores=_score(model, pictures, run / "methods", seed),
+    )
+
+
+def _score(model: str, pictures: Path, out: Path, seed: int) -> MethodScores:
+    settings = ScoreSettings(layers=True, split="test", limit=_SCORED, curves=_CURVES, batch_size=16, seed=seed)
+    scores = score_methods(open_model(model), model, str(pictures), settings)
+    write_scores(scores, out)
+    return scores
+
+
+_COUNTS = {"train": 2000, "validation": 500, "test": 500}
+
+# What is compared: the same model with and without its pretraining, and its frozen features. A start from nothing needs
+# all layers to learn alike, and a probe all patches.
+_SWEEP = """\
+data = "pictures"
+recipe = "scenes-tiny"
+seeds = [{seed}]
+
+[[list]]
+name = "pretrained"
+
+[[list]]
+name = "from-scratch"
+pretrained = false
+layer_decay = 1.0
+
+[[list]]
+name = "linear-probe"
+tune = "head"
+learning_rate = 1e-2
+patch_drop = 0.0
+"""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo made.
+
+    Attributes:
+        out: its folder.
+        comparison: of its three settings.
+        final: the one with the best validation accuracy, ties by loss.
+        test: the final run on the test split, which chose nothing.
+        inside: what was seen inside it.
+        captions: what a captioner made of scenes.
+        report: the page on all of it.
+        seconds: what each part took.
+    """
+
+    out: Path
+    comparison: Comparison
+    final: RunRow
+    test: Evaluation
+    inside: InsideView
+    captions: CaptionView
+    report: Report
+    seconds: dict[str, float]
+
+    def text(self) -> str:
+        """The summary that the command line prints."""
+        metrics = self.test.metrics
+        interval = metrics.accuracy_interval
+        made = [f"  {path:<24} {what}" for path, what in _MADE]
+        spent = [f"  {part:<28} {seconds:6.1f} s" for part, seconds in self.seconds.items()]
+        return "\n".join(
+            [
+                settings_of_runs(self.comparison.rows).text(),
+                "",
+                outcomes_of_runs(self.comparison.rows).text(),
+                "",
+                *(claim.sentence for claim in self.comparison.claims),
+                "",
+                f"The final result: {self.final.name}, the best on the validation pictures.",
+                f"  On {metrics.n} test pictures, which chose nothing, its accuracy is {metrics.accuracy:.4f} "
+                f"(95 % interval {interval.low:.4f} to {interval.high:.4f}, {metrics.precision}).",
+                "",
+                self.inside.text(),
+                "",
+                self.captions.text(),
+                "",
+                f"Made in {self.out}:",
+                *made,
+                "",
+                "Time:",
+                *spent,
+                f"  {'all':<28} {sum(self.seconds.values()):6.1f} s",
+                "",
+                f"Look at it all: {self.report.written[0]}",
+            ]
+        )
+
+
+_MADE = (
+    ("report.html", "one page on all of this, which opens from disk"),
+    ("pictures/", "the scenes, in class folders, with masks and captions"),
+    ("check.txt", "what vitrine check says of them"),
+    ("sweep.toml", "the three settings"),
+    ("runs/", "a run folder for every setting, and their comparison"),
+    ("positions.png", "position embeddings before and after fine-tuning"),
+    ("maps/", "what it looks at: a figure for some test pictures, and a contact sheet"),
+    ("runs/captioner/", "a captioner on the features of vitrine/scenes-tiny"),
+    ("captioned/, captions/", "twelve scenes, and a figure of each with a map for every word"),
+    ("predictions.csv", "the final run's labels of the test pictures: filename,label,probability"),
+)
+
+_FILES = (
+    *("report.html", "pictures", "check.txt", "sweep.toml", "runs", "predictions.csv", "positions.png", "maps"),
+    *("captioned", "captions"),
+)
+
+
+@contextmanager
+def _timing(seconds: dict[str, float], part: str) -> Iterator[None]:
+    """Add the time of the block to ``part``."""
+    began = time.monotonic()
+    yield
+    seconds[part] = seconds.get(part, 0.0) + time.monotonic() - began
+
+
+def run_demo(out: Path, *, seed: int = 0, report: Callable[[str | Event], None] = lambda _: None) -> DemoResult:
+    """Generate pictures, compare settings, evaluate the best and predict, all below ``out``.
+
+    Args:
+        out: a folder that does not exist yet, or is empty.
+        seed: of the pictures and the trainings.
+        report: called with sentences and with the trainings' events.
+
+    Raises:
+        RunError: ``out`` holds something that is not an earlier demo.
+        TrainingError: a training failed.
+    """
+    _make_room(out)
+    seconds: dict[str, float] = {}
+    pictures = out / "pictures"
+    with _timing(seconds, "generate pictures"):
+        report(f"Generating {sum(_COUNTS.values()):,} scenes of shapes that {BUNDLED} has never seen, into {pictures}")
+        write_scenes(pictures, "new", _COUNTS, seed=seed)
+    with _timing(seconds, "check them"):
+        write_atomically(out / "check.txt", render(check(str(pictures))) + "\n")
+    with _timing(seconds, "train three settings"):
+        comparison = _compare(out, seed, report)
+    final = comparison.rows[0]
+    run = out / "runs" / final.name
+    report(f"Evaluating {final.name} on the test pictures, and predicting them")
+    with _timing(seconds, "evaluate"):
+        test = evaluate(str(run), str(pictures), split="test", out=run / "test")
+    with _timing(seconds, "predict"):
+        predict(str(run), pictures / "test", out / "predictions.csv", probabilities=True)
+    with _timing(seconds, "see inside"):
+        report(f"Looking inside {final.name}: position embeddings, attention maps, methods scored on masks")
+        inside = see_inside(run, pictures, out, seed=seed)
+    with _timing(seconds, "train and score a captioner"):
+        report("Training a captioner on scenes, scoring its captions, and drawing a map for every word")
+        captions = caption_scenes(out, seed=seed, report=report)
+    with _timing(seconds, "write the report"):
+        report("Writing the report")
+        page = write_report([str(out / "runs")], out / "report.html", ReportSettings(title="vitrine demo"))
+    return DemoResult(out, comparison, final, test, inside, captions, page, seconds)
+
+
+def _make_room(out: Path) -> None:
+    """Remove what an earlier demo wrote, and nothing else."""
+    marker = out / ".vitrine-demo"
+    if marker.is_file():
+        for path in (out / name for name in _FILES):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise RunError(f"{out} holds something that is not an earlier demo. Choose another folder with -o.")
+    out.mkdir(parents=True, exist_ok=True)
+    marker.write_text("vitrine demo replaces what it wrote here\n", encoding="utf-8")
+
+
+def _compare(out: Path, seed: int, report: Callable[[str | Event], None]) -> Comparison:
+    """Train the three settings."""
+    file = out / "sweep.toml"
+    write_atomically(file, _SWEEP.format(seed=seed))
+
+    def told(event: SweepEvent) -> None:
+        if isinstance(event, RunBegan):
+            report(f"Training {event.name}, {event.number} of {event.of}")
+        elif isinstance(event, RunTold):
+            report(event.event)
+
+    result = sweep(file, out / "runs", report=told)
+    if result.failed or result.comparison is None:
+        name, why = next(iter(result.failed.items()))
+        raise TrainingError(f"The training of {name} failed: {why.error}")
+    return result.comparison

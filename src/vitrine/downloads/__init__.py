@@ -1,1 +1,0 @@
-"""Downloaded files: the one folder that they go to, whether the network may be used, and when each was used last."""

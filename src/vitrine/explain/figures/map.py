@@ -1,0 +1,256 @@
+"""One picture's figure: the photograph, the map over it, the map alone, what the model said, and what to make of it.
+
+Letters: H, W pixel rows and columns; R, C rows and columns of patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+
+from vitrine.attribution.placement import Placement
+from vitrine.plotting.colormap import Scale, colour_bar, shared_scale
+from vitrine.plotting.overlay import Patch, Pixels, draw_map, draw_overlay, draw_photo, hatched, outlined
+from vitrine.plotting.style import (
+    ACCENT,
+    EMPTY,
+    GREY,
+    INK,
+    LABEL,
+    LINE,
+    MARGIN,
+    SMALL,
+    TITLE,
+    WIDTH,
+    arranged,
+    extent,
+    grid_width,
+    panel_grid,
+    percent,
+    place,
+    save,
+    shortened,
+    styled,
+    wrapped,
+    write,
+)
+
+__all__ = ["MapPicture", "Scale", "draw_overlay", "map_figure", "save_map_figure", "shared_scale"]
+
+_ENOUGH = 1800  # pixels of a photograph that a figure can show
+_TALLEST = 4.2  # inches of panels and their names, one above the other
+WRONG = "#b34700"  # vermilion, dark enough to be read on white
+_SIGN = (0.24, 0.13)
+_DUSK = "#454c54"  # about what a dimmed photograph looks like
+_NARROWEST = 6.0  # so that a verdict has lines to be read
+
+
+@dataclass(frozen=True, eq=False)
+class MapPicture:
+    """A photograph with its map, and the words beside it.
+
+    Attributes:
+        photo_HWC: uint8 (H, W, 3), upright; or a smaller copy, as :meth:`lighter` makes it.
+        map_RC: float (R, C): multiples of uniform, or probability lost; NaN has no colour.
+        placement: where the patches lie on the photograph.
+        name: of the picture, for example its file name.
+        predicted: the likeliest label; "" leaves it out.
+        probability: of that label, 0 to 1.
+        true: the true label, None where it is not known.
+        method: how the map was made, for example "attention of [class] to patches, last layer, mean of 12 heads".
+        notes: sentences in grey, for example on attention that went to prefix tokens.
+        flag: a word or two before the verdict, for example "Not to be trusted".
+        verdict: what the checks say of the map, a sentence or two.
+        marked: outlier patches (row, column), which are outlined.
+        masked_RC: the map with outlier patches masked, shown beside the raw one.
+        smooth: draw the overlay smoothly between the middles of patches. The map alone is always patches as they are.
+    """
+
+    photo_HWC: Pixels
+    map_RC: npt.NDArray[np.floating]
+    placement: Placement
+    name: str = ""
+    predicted: str = ""
+    probability: float | None = None
+    true: str | None = None
+    method: str = ""
+    notes: tuple[str, ...] = ()
+    flag: str = ""
+    verdict: str = ""
+    marked: tuple[Patch, ...] = ()
+    masked_RC: npt.NDArray[np.floating] | None = None
+    smooth: bool = True
+
+    def lighter(self, side: int = 640) -> MapPicture:
+        """The same with a copy of the photograph of at most ``side`` pixels a side, to hold many at a time."""
+        rows, columns = self.photo_HWC.shape[:2]
+        if max(rows, columns) <= side:
+            return self
+        size = (max(1, round(columns * side / max(rows, columns))), max(1, round(rows * side / max(rows, columns))))
+        copy = Image.fromarray(self.photo_HWC).resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+        return replace(self, photo_HWC=np.asarray(copy))
+
+    @property
+    def title(self) -> str:
+        """The predicted label, else the picture's name, short enough for a figure."""
+        return shortened(self.predicted) if self.predicted else shortened(self.name, 40)
+
+    @property
+    def confidence(self) -> str:
+        """What the title is, with the probability where it is known; empty where nothing was predicted."""
+        if not self.predicted:
+            return ""
+        return "predicted" if self.probability is None else f"predicted, {percent(self.probability)}"
+
+    @property
+    def judgement(self) -> tuple[str, str]:
+        """Words with a sign on whether the prediction is right, and their colour; empty where nobody knows."""
+        if self.true is None:
+            return "", INK
+        if not self.predicted:
+            return f"true label: {shortened(self.true)}", INK
+        right = self.predicted == self.true
+        return ("✓ right", ACCENT) if right else (f"✗ true label: {shortened(self.true)}", WRONG)
+
+
+def save_map_figure(picture: MapPicture, scale: Scale, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write :func:`map_figure` as PNG or SVG; see :func:`vitrine.plotting.style.save`."""
+    save(map_figure(picture, scale), path, metadata)
+
+
+def map_figure(picture: MapPicture, scale: Scale) -> Figure:
+    """Photograph, overlay, map alone and colour bar; where outliers were masked, that map over the photograph too.
+
+    Args:
+        picture: what is shown.
+        scale: what the colours mean; the same for all pictures of a call (:func:`shared_scale`), unless stretched
+            maps are wanted, and then the figure says so.
+
+    Raises:
+        ValueError: photograph, map and placement do not fit one another.
+    """
+    picture, scale = picture.lighter(_ENOUGH), scale.of(picture.map_RC)
+    names = _names(picture)
+    geometry = picture.placement.geometry
+    with styled():
+        columns, panel = arranged(len(names), geometry.width / geometry.height, len(names), _TALLEST)
+        title = _Title.of(picture)
+        least = min(WIDTH, max(_NARROWEST, title.width + 2 * MARGIN))
+        words = _Words.of(picture, scale, grid_width(names, columns, panel, least) - 2 * MARGIN)
+        detail = " · ".join(filter(None, (shortened(picture.name, 40) if picture.predicted else "", picture.method)))
+        grid = panel_grid(names, columns, panel, title=picture.title, detail=detail, below=words.height, least=least)
+        figure = grid.figure
+        title.write(figure)
+        _draw(picture, scale, [place(figure, *box) for box in grid.boxes])
+        maps = [picture.map_RC] if picture.masked_RC is None else [picture.map_RC, picture.masked_RC]
+        colour_bar(figure, scale, maps, grid.bar, grid.bar_length)
+        words.write(figure)
+        return figure
+
+
+def _names(picture: MapPicture) -> list[str]:
+    rows, columns = picture.placement.rows, picture.placement.columns
+    names = [
+        "photograph",
+        "overlay, smoothed" if picture.smooth else "overlay",
+        f"map alone, {rows} × {columns} patches",
+    ]
+    return names if picture.masked_RC is None else [*names, "outlier patches masked"]
+
+
+def _draw(picture: MapPicture, scale: Scale, axes: Sequence[Axes]) -> None:
+    photo_HWC, placement, marked = picture.photo_HWC, picture.placement, picture.marked
+    draw_photo(axes[0], photo_HWC, placement)
+    draw_overlay(axes[1], photo_HWC, picture.map_RC, placement, scale, smooth=picture.smooth, marked=marked)
+    draw_map(axes[2], picture.map_RC, placement, scale, marked=marked)
+    if picture.masked_RC is not None:
+        draw_overlay(axes[3], photo_HWC, picture.masked_RC, placement, scale, smooth=picture.smooth, marked=marked)
+
+
+@dataclass(frozen=True)
+class _Title:
+    """What follows the bold label in its line: (inches from the margin, words, colour)."""
+
+    parts: tuple[tuple[float, str, str], ...]
+    width: float
+
+    @classmethod
+    def of(cls, picture: MapPicture) -> _Title:
+        parts, left = [], extent([picture.title], TITLE, weight="bold")[0]
+        for words, colour in ((picture.confidence, GREY), picture.judgement):
+            if words:
+                parts.append((left + 0.16, words, colour))
+                left += 0.16 + extent([words], LABEL)[0]
+        return cls(tuple(parts), left)
+
+    def write(self, figure: Figure) -> None:
+        for left, words, colour in self.parts:
+            up = figure.get_size_inches()[1] - 0.33
+            write(figure, MARGIN + left, up, words, fontsize=LABEL, color=colour)
+
+
+@dataclass(frozen=True)
+class _Words:
+    """What stands under the panels: keys, grey notes, and the verdict beside its flag."""
+
+    keys: tuple[tuple[str, bool], ...]  # words, and whether the sign is an outline instead of hatching
+    notes: tuple[str, ...]
+    flag: str
+    indent: float  # of the verdict, inches
+    verdict: tuple[str, ...]
+
+    @classmethod
+    def of(cls, picture: MapPicture, scale: Scale, width: float) -> _Words:
+        unseen, marked = picture.placement.seen_share < 1 - 1e-6, bool(picture.marked)
+        keys = [("not seen by the model", False)] * unseen + [("outlier patch", True)] * marked
+        notes = [line for note in (*scale.warnings, *picture.notes) for line in wrapped(note, SMALL, width)]
+        indent = extent([picture.flag], LABEL, weight="bold")[0] + 0.12 if picture.flag else 0.0
+        return cls(
+            tuple(keys), tuple(notes), picture.flag, indent, tuple(wrapped(picture.verdict, LABEL, width - indent))
+        )
+
+    @property
+    def height(self) -> float:
+        verdict = 0.06 + 0.185 * max(len(self.verdict), bool(self.flag)) if self.flag or self.verdict else 0.0
+        small = LINE * (bool(self.keys) + len(self.notes))
+        return small + verdict + (0.1 if small or verdict else 0.0)
+
+    def write(self, figure: Figure) -> None:
+        up, left = MARGIN + self.height - 0.1 - LINE, MARGIN
+        for words, outline in self.keys:
+            _sign(figure, left, up, outline)
+            write(figure, left + _SIGN[0] + 0.08, up + 0.01, words, fontsize=SMALL, color=GREY)
+            left += _SIGN[0] + 0.08 + extent([words], SMALL)[0] + 0.3
+        up -= LINE if self.keys else 0
+        for note in self.notes:
+            write(figure, MARGIN, up, note, fontsize=SMALL, color=GREY)
+            up -= LINE
+        up -= 0.06
+        write(figure, MARGIN, up, self.flag, fontsize=LABEL, weight="bold")
+        for line in self.verdict:
+            write(figure, MARGIN + self.indent, up, line, fontsize=LABEL)
+            up -= 0.185
+
+
+def _sign(figure: Figure, left: float, up: float, outline: bool) -> None:
+    """The look of a marked patch, or of what was not seen, in small."""
+    width, height = figure.get_size_inches()
+
+    def box(x: float, y: float, across: float, high: float, colour: str = "none") -> Rectangle:
+        size = (across / width, high / height)
+        return Rectangle((x / width, y / height), *size, transform=figure.transFigure, facecolor=colour, linewidth=0)
+
+    across, high = _SIGN
+    figure.add_artist(box(left, up, across, high, _DUSK if outline else EMPTY))
+    if outline:
+        figure.add_artist(outlined(box(left + (across - 0.07) / 2, up + (high - 0.07) / 2, 0.07, 0.07)))
+    else:
+        figure.add_artist(hatched(box(left, up, across, high)))

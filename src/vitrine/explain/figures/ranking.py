@@ -1,0 +1,255 @@
+"""Methods ranked on somebody's pictures: as a table for people, as CSV for programs, as a figure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vitrine.attribution.ranking import Estimate, Metric, RankedMethod, Ranking
+from vitrine.plotting.style import (
+    ACCENT,
+    GREY,
+    HAIRLINE,
+    INK,
+    LABEL,
+    MARGIN,
+    SMALL,
+    TITLE,
+    WIDTH,
+    extent,
+    new_figure,
+    place,
+    save,
+    shortened,
+    styled,
+    write,
+)
+from vitrine.plotting.tables import Cell, Table
+from vitrine.results import rounded, shown_number
+
+STANDINGS = {
+    "best": "best",
+    "ties": "ties with the best",
+    "below": "behind",
+    "above": "ahead of the best",
+    "unknown": "too few pictures",
+}
+"""What a table says of each standing; "ahead" can only be said of a control."""
+
+_NAME = 36  # characters of a name in the figure
+_TEXT_WIDTH = 120  # characters of a table in a terminal
+_ACROSS = 4  # panels beside one another
+# Inches: a row, what parts controls from methods, what follows a panel, the means inside its right end, what is above
+# and below the rows.
+_ROW, _APART, _GAP, _NUMBER, _HEAD, _FOOT = 0.27, 0.28, 0.28, 0.38, 0.58, 0.36
+
+
+def methods_table(ranking: Ranking, metrics: Sequence[Metric] | None = None, *, standing: bool = True) -> Table:
+    """A row a method, best first, then the controls; a column a metric, as mean (95 % interval).
+
+    Args:
+        ranking: what to show.
+        metrics: which columns; None shows all, the deciding one first.
+        standing: with seconds a picture, and how each method stands to the best.
+    """
+    shown = ranking.metrics if metrics is None else tuple(metrics)
+    columns = ["method", *(metric.label for metric in shown)]
+    rows: list[list[Cell]] = [
+        [_name(row), *(_estimate(row.estimates.get(metric.key)) for metric in shown)] for row in ranking.rows
+    ]
+    if standing:
+        columns += ["s/picture", f"by {ranking.by.label}"]
+        for cells, row in zip(rows, ranking.rows, strict=True):
+            cells += [None if row.seconds is None else _seconds(row), STANDINGS[row.standing]]
+    return Table(tuple(columns), tuple(map(tuple, rows)), 0)
+
+
+def methods_text(ranking: Ranking) -> str:
+    """The table for a terminal, in as many parts as it takes to stay narrow, under a line that says what it is."""
+    parts: list[str] = []
+    waiting = list(ranking.metrics)
+    while waiting:
+        first = not parts
+        fits = max(
+            (count for count in range(1, len(waiting) + 1) if _width(ranking, waiting[:count], first) <= _TEXT_WIDTH),
+            default=1,
+        )
+        parts.append(methods_table(ranking, waiting[:fits], standing=first).text())
+        del waiting[:fits]
+    return "\n\n".join([_caption(ranking), *parts])
+
+
+def methods_csv(ranking: Ranking) -> bytes:
+    """A CSV file: a row a method; for every metric mean, ends of the interval and number of pictures."""
+    columns = ["method", "control", "standing", "seconds_a_picture"]
+    for metric in ranking.metrics:
+        columns += [metric.key, f"{metric.key}_low", f"{metric.key}_high", f"{metric.key}_n"]
+    rows: list[tuple[Cell, ...]] = []
+    for row in ranking.rows:
+        cells: list[Cell] = [row.name, "yes" if row.is_control else "no", row.standing, rounded(row.seconds)]
+        for metric in ranking.metrics:
+            found = row.estimates.get(metric.key)
+            if found is None:
+                cells += [None] * 4
+            elif found.interval is None:
+                cells += [rounded(found.mean), None, None, found.n]
+            else:
+                ends = found.interval
+                cells += [rounded(found.mean), rounded(ends.low), rounded(ends.high), found.n]
+        rows.append(tuple(cells))
+    return Table(tuple(columns), tuple(rows)).csv()
+
+
+def save_methods_figure(ranking: Ranking, path: Path, metadata: Mapping[str, str], title: str = "") -> None:
+    """Write :func:`methods_figure` as PNG or SVG; see :func:`vitrine.plotting.style.save`."""
+    save(methods_figure(ranking, title), path, metadata)
+
+
+def methods_figure(ranking: Ranking, title: str = "", metrics: Sequence[Metric] | None = None) -> Figure:
+    """A row a method, a panel a metric: the mean as a point with its value beside it, its 95 % interval as a line.
+
+    All panels begin at 0, or below where values do, and end at 1. Controls stand apart, grey and hollow; a dotted line
+    carries the best of them up through the methods. The best method and those that tie with it are in colour.
+
+    Args:
+        ranking: what to draw.
+        title: above it; by default "Methods ranked by", and the metric.
+        metrics: which panels; None draws all, the deciding one first.
+    """
+    shown = ranking.metrics if metrics is None else tuple(metrics)
+    with styled():
+        names = extent([shortened(row.name, _NAME) for row in ranking.rows], LABEL, weight="bold")[0]
+        times = extent(["s/picture", *(_seconds(row) for row in ranking.rows)], SMALL)[0]
+        left, right = MARGIN + names + 0.2, MARGIN + times + 0.1
+        labels = extent([metric.label for metric in shown], LABEL, weight="bold")[0]
+        fitting = max(1, min(_ACROSS, int((WIDTH - left - right) / (labels + _GAP))))
+        count = math.ceil(len(shown) / fitting)
+        across = math.ceil(len(shown) / count)
+        width = (WIDTH - left - right) / across - _GAP
+        rows = _row_middle(ranking, len(ranking.rows) - 1) + _ROW / 2
+        figure = new_figure(WIDTH, 0.62 + count * (_HEAD + rows + _FOOT) + 0.06)
+        top = figure.get_size_inches()[1]
+        heading = title or f"Methods ranked by {ranking.by.label}"
+        write(figure, MARGIN, top - 0.33, heading, fontsize=TITLE, weight="bold")
+        write(figure, MARGIN, top - 0.53, _detail(ranking), fontsize=SMALL, color=GREY)
+        for band in range(count):
+            ceiling = top - 0.62 - band * (_HEAD + rows + _FOOT) - _HEAD
+            _names(figure, ranking, MARGIN + names, ceiling)
+            if band == 0:
+                _times(figure, ranking, ceiling)
+            for index, metric in enumerate(shown[band * across : (band + 1) * across]):
+                axes = place(figure, left + index * (width + _GAP), ceiling - rows, width, rows)
+                _panel(axes, ranking, metric, width)
+        return figure
+
+
+def _row_middle(ranking: Ranking, index: int) -> float:
+    """Inches from the top of the rows; controls stand apart."""
+    return (index + 0.5) * _ROW + (_APART if ranking.rows[index].is_control else 0)
+
+
+def _names(figure: Figure, ranking: Ranking, right: float, ceiling: float) -> None:
+    """Names, and what parts methods from controls."""
+    for index, row in enumerate(ranking.rows):
+        look = {"color": _colour(row), "weight": "bold" if row.standing == "best" else "normal", "fontsize": LABEL}
+        middle = ceiling - _row_middle(ranking, index)
+        write(figure, right, middle, shortened(row.name, _NAME), ha="right", va="center_baseline", **look)
+    first = next((index for index, row in enumerate(ranking.rows) if row.is_control), None)
+    if first is not None:
+        above = ceiling - _row_middle(ranking, first) + _ROW / 2 + 0.05
+        write(figure, right, above, "controls", ha="right", fontsize=SMALL, color=GREY, style="italic")
+
+
+def _times(figure: Figure, ranking: Ranking, ceiling: float) -> None:
+    look = {"ha": "right", "fontsize": SMALL, "color": GREY}
+    write(figure, WIDTH - MARGIN, ceiling + 0.12, "s/picture", **look)
+    for index, row in enumerate(ranking.rows):
+        middle = ceiling - _row_middle(ranking, index)
+        write(figure, WIDTH - MARGIN, middle, _seconds(row), va="center_baseline", **look)
+
+
+def _panel(axes: Axes, ranking: Ranking, metric: Metric, width: float) -> None:
+    rows = _row_middle(ranking, len(ranking.rows) - 1) + _ROW / 2
+    found = {index: row.estimates[metric.key] for index, row in enumerate(ranking.rows) if metric.key in row.estimates}
+    low = min([0.0, *(entry.interval.low if entry.interval else entry.mean for entry in found.values())])
+    low = math.floor(low * 20) / 20
+    end = 1 + (1 - low) * _NUMBER / (width - _NUMBER)  # the axis stops at 1; numbers stand to the right of it
+    axes.set(xlim=(low, end), ylim=(rows, 0), yticks=[])
+    ticks = [tick for tick in (-1.0, -0.5, 0.0, 0.5, 1.0) if tick >= low]
+    axes.set_xticks(ticks, [f"{tick:g}".replace("-", "\u2212") for tick in ticks])
+    axes.tick_params(axis="x", length=0)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.vlines(ticks, 0, rows, color=HAIRLINE, linewidth=0.6, zorder=0)
+    controls = [entry.mean for index, entry in found.items() if ranking.rows[index].is_control]
+    if controls:
+        best = max(controls) if metric.higher_is_better else min(controls)
+        axes.plot([best, best], [0, rows], ":", color=GREY, linewidth=1, zorder=1)
+    for index, entry in found.items():
+        _point(axes, ranking.rows[index], entry, _row_middle(ranking, index), end)
+    weight = "bold" if metric == ranking.by else "normal"
+    axes.annotate(metric.label, (low, 0), (0, 21), textcoords="offset points", fontsize=LABEL, weight=weight)
+    better = "higher is better" if metric.higher_is_better else "lower is better"
+    axes.annotate(better, (low, 0), (0, 8.6), textcoords="offset points", fontsize=SMALL, color=GREY)
+
+
+def _point(axes: Axes, row: RankedMethod, entry: Estimate, height: float, end: float) -> None:
+    colour, heavy = _colour(row), 2.2 if row.standing == "best" else 1.5
+    if entry.interval is not None:
+        axes.plot([entry.interval.low, entry.interval.high], [height, height], color=colour, linewidth=heavy, zorder=2)
+    inside = "white" if row.is_control else colour
+    size = 5.5 if row.standing == "best" else 4.5
+    axes.plot([entry.mean], [height], "o", color=colour, mfc=inside, markersize=size, zorder=3, clip_on=False)
+    weight = "bold" if row.standing == "best" else "normal"
+    number = shown_number(entry.mean)
+    axes.text(end, height, number, ha="right", va="center_baseline", fontsize=SMALL, color=colour, weight=weight)
+
+
+def _colour(row: RankedMethod) -> str:
+    return GREY if row.is_control else ACCENT if row.ties_with_best else INK
+
+
+def _seconds(row: RankedMethod) -> str:
+    if row.seconds is None:
+        return "–"
+    return "< 0.001" if row.seconds < 0.001 else f"{row.seconds:.3f}" if row.seconds < 1 else f"{row.seconds:.1f}"
+
+
+def _caption(ranking: Ranking) -> str:
+    on = "1 picture" if ranking.pictures == 1 else f"{ranking.pictures:,} pictures"
+    how = f"in brackets 95 % bootstrap intervals ({ranking.resamples:,} resamples of the pictures)"
+    return f"Ranked by {ranking.by.label} on {on}; {how if _measured(ranking) else 'too few for intervals'}."
+
+
+def _detail(ranking: Ranking) -> str:
+    standings = {row.standing for row in ranking.rows if not row.is_control}
+    best = "the best method" + (" and those that tie with it" if "ties" in standings else "")
+    parts = [
+        f"n = {ranking.pictures:,}",
+        *(["lines: 95 % intervals"] if _measured(ranking) else []),
+        f"in colour: {best}" + (" (too few pictures to tell more apart)" if "unknown" in standings else ""),
+        *(["dotted: the best control"] if any(row.is_control for row in ranking.rows) else []),
+    ]
+    return "   ".join(parts)
+
+
+def _measured(ranking: Ranking) -> bool:
+    return any(entry.interval for row in ranking.rows for entry in row.estimates.values())
+
+
+def _name(row: RankedMethod) -> str:
+    return f"{row.name} (control)" if row.is_control else row.name
+
+
+def _estimate(found: Estimate | None) -> str | None:
+    if found is None:
+        return None
+    mean, interval = shown_number(found.mean, 3), found.interval
+    return mean if interval is None else f"{mean} ({shown_number(interval.low)} to {shown_number(interval.high)})"
+
+
+def _width(ranking: Ranking, metrics: Sequence[Metric], standing: bool) -> int:
+    return max(map(len, methods_table(ranking, metrics, standing=standing).text().splitlines()))

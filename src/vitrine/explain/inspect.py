@@ -1,0 +1,117 @@
+"""``vitrine inspect``: where a figure came from, and the command that redoes it."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+from vitrine.plotting.provenance import PREFIX, read_provenance
+
+_LONGEST = 1000  # characters of a value on a terminal
+_DEEPEST = 50  # brackets in brackets
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a figure's file says of itself. Nobody vouches for it: who can write the file can write anything.
+
+    Attributes:
+        path: the file.
+        software: what wrote it, for example "vitrine 0.1.0".
+        provenance: texts by their names without the prefix: figure, model, weights-sha256 and so on.
+        other: texts of figures that are not maps, such as a confusion matrix's model and split.
+    """
+
+    path: Path
+    software: str
+    provenance: Mapping[str, str]
+    other: Mapping[str, str]
+
+    def text(self) -> str:
+        """Aligned lines, and at the end the command that redoes the figure, if the file has one.
+
+        Control characters are escaped, and the command is quoted anew, so that a hostile file can neither steer the
+        terminal nor hide a second command in the first one.
+        """
+        told = {**self.provenance, **self.other}
+        if f"vitrine {told.get('version')}" == self.software:
+            del told["version"]
+        rows = [(key, value) for key, value in told.items() if key not in ("options", "command")]
+        rows += [*_options(told.get("options")), ("made with", self.software)]
+        shown = [(_readable(key).replace("-", " ").replace("_", " "), _readable(value)) for key, value in rows]
+        width = max(len(key) for key, _ in shown)
+        lines = [printable(str(self.path)), *(f"  {key:<{width}}  {value}" for key, value in shown)]
+        return "\n".join([*lines, *_redo(told.get("command", ""))])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, with everything as it is in the file; options are an object where they can be read."""
+        provenance: dict[str, Any] = dict(self.provenance)
+        options = _parsed(self.provenance.get("options"))
+        if options is not None:
+            provenance["options"] = options
+        return {
+            "file": str(self.path),
+            "software": self.software,
+            "provenance": provenance,
+            "other": dict(self.other),
+        }
+
+
+def inspect_figure(path: Path) -> Inspection:
+    """Read what a figure says of its origin.
+
+    Raises:
+        DataError: the file cannot be read, or is no figure of vitrine's.
+    """
+    texts = read_provenance(path)
+    software = texts.pop("Software")
+    provenance = {key.removeprefix(PREFIX): value for key, value in texts.items() if key.startswith(PREFIX)}
+    other = {key: value for key, value in texts.items() if not key.startswith(PREFIX)}
+    return Inspection(path, software, provenance, other)
+
+
+def printable(text: str) -> str:
+    """Text with every character escaped that is no letter, sign or space: it cannot steer a terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _readable(text: str) -> str:
+    return printable(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+
+
+def _parsed(options: str | None) -> dict[str, Any] | None:
+    """The options as an object; None where they are none, or nested so deeply that they cannot be written again."""
+    depths = accumulate((c in "[{") - (c in "]}") for c in options or "")
+    try:
+        parsed = json.loads(options or "null") if max(depths, default=0) <= _DEEPEST else None
+    except ValueError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def _options(options: str | None) -> list[tuple[str, str]]:
+    """One row an option; what cannot be read is one row as it is."""
+    parsed = _parsed(options)
+    if parsed is None:
+        return [("options", options)] if options else []
+    return [
+        (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for key, value in parsed.items()
+    ]
+
+
+def _redo(command: str) -> list[str]:
+    if not command:
+        return []
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = []
+    if words[:1] != ["vitrine"]:
+        return ["", "It names a command that is not one of vitrine's:", f"  {printable(command)}"]
+    return ["", "To draw it again:", f"  {printable(shlex.join(words))}"]

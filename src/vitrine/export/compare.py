@@ -1,0 +1,252 @@
+"""An export held against the run that it was made of: logits, labels, and how pictures are prepared.
+
+Axes: B pictures, C classes, H, W pixel rows and columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn.functional import interpolate
+
+from vitrine.classify.inference import eval_transform
+from vitrine.data.loader import normalise
+from vitrine.errors import ModelError
+from vitrine.models.load import InputSpec
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""By the name of a precision: how weights are stored, and what a model computes in."""
+
+
+@dataclass(frozen=True)
+class ReadBack:
+    """An export, opened.
+
+    Attributes:
+        logits: normalised pictures, float32 (B, 3, H, W), to logits, float32 (B, C).
+        labels: class names, as the export has them.
+        prepare: what the tool does to an RGB picture: float32 (3, H, W); None where that is left to whoever uses it.
+        spec: the input that the export describes, where it does not prepare pictures itself.
+    """
+
+    logits: Callable[[torch.Tensor], torch.Tensor]
+    labels: tuple[str, ...]
+    prepare: Callable[[Image.Image], torch.Tensor] | None = None
+    spec: InputSpec | None = None
+
+
+def short_side(spec: InputSpec) -> int:
+    """Pixels that a picture's short side is resized to before the middle square is cut out."""
+    return max(spec.size, math.floor(spec.size / spec.crop))
+
+
+def described_input(spec: InputSpec) -> dict[str, Any]:
+    """What is to be done to a picture, JSON-ready, for files that do not do it themselves."""
+    return {
+        "size": spec.size,
+        "resize_short_side": short_side(spec),
+        "crop_pct": spec.crop,
+        "interpolation": "bicubic",
+        "colours": "RGB, divided by 255, less mean, divided by std",
+        "mean": list(spec.mean),
+        "std": list(spec.std),
+    }
+
+
+def input_from(said: Mapping[str, Any]) -> InputSpec:
+    """What :func:`described_input` wrote."""
+    mean, std = tuple(said["mean"]), tuple(said["std"])
+    return InputSpec(said["size"], mean, std, said["crop_pct"])
+
+
+def library(name: str, extra: str) -> Any:
+    """A library of an extra of the package.
+
+    Raises:
+        ModelError: it is not installed.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise ModelError(
+            f"This export needs the package {name} ({error}). Install it: pip install 'vitrine[{extra}]'"
+        ) from None
+
+
+BATCHES = (1, 3, 4)
+"""Pictures in the batches that are compared: the number of pictures must not be fixed in an export."""
+
+_SEED = 20_260_101
+_TOLERANCES = {"fp32": 1e-4, "bf16": 0.05}
+_LEVELS = 3.0  # of 255: what libraries' bicubic filters differ by in their rounding
+
+Logits = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Logits of an export and of its run on the same pictures.
+
+    Attributes:
+        precision: what both computed in, from the same stored weights.
+        largest: difference of two logits; not a number where one of them is none.
+        tolerance: what it may be: for logits up to 1, 1e-4 in fp32 and 0.05 in bf16; for larger ones, as much larger.
+        agreeing: pictures with the same label.
+        pictures: how many there were.
+    """
+
+    precision: str
+    largest: float
+    tolerance: float
+    agreeing: int
+    pictures: int
+
+    @property
+    def same(self) -> bool:
+        """Whether the difference is within the tolerance."""
+        return self.largest <= self.tolerance
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "precision": self.precision,
+            "largest_difference": self.largest,
+            "tolerance": self.tolerance,
+            "labels_agree": self.agreeing,
+            "pictures": self.pictures,
+            "batches": list(BATCHES),
+            "same": self.same,
+        }
+
+    def __str__(self) -> str:
+        labels = "all labels agree" if self.agreeing == self.pictures else f"{self.agreeing} labels agree"
+        return (
+            f"{self.precision}: the largest difference of logits is {self.largest:.2g} (allowed {self.tolerance:.2g}); "
+            f"{labels}, of {self.pictures} pictures in batches of {', '.join(map(str, BATCHES))}"
+        )
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """Pictures as an export's own tool prepares them, beside the run's.
+
+    Attributes:
+        largest: difference in levels of 255, where both cut out the same square.
+        pictures: how many there were, none of them square.
+        moved: pictures whose square lies one pixel further left or up in the tool than in the run.
+    """
+
+    largest: float
+    pictures: int
+    moved: int
+
+    @property
+    def same(self) -> bool:
+        """Whether nothing differs but rounding."""
+        return self.largest <= _LEVELS
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "largest_difference_levels": self.largest,
+            "pictures": self.pictures,
+            "moved_by_a_pixel": self.moved,
+            "same": self.same,
+        }
+
+
+def compared_pictures(spec: InputSpec) -> list[torch.Tensor]:
+    """Seeded pictures from plain to detailed, normalised: one float32 (B, 3, H, W) for every size of batch."""
+    generator = torch.Generator().manual_seed(_SEED)
+    pixels = []
+    for count in BATCHES:
+        drawn = [torch.rand(1, 3, cells, cells, generator=generator) for cells in (3, 2, 5, 12)[:count]]
+        square = [interpolate(each, size=(spec.size, spec.size), mode="bilinear") for each in drawn]
+        pixels.append((torch.cat(square) * 255).round().to(torch.uint8))
+    return [normalise(each, spec.mean, spec.std) for each in pixels]
+
+
+def compare(run: Logits, export: Logits, spec: InputSpec, precision: str) -> Comparison:
+    """Run both on the same pictures.
+
+    Args:
+        run: normalised pictures, float32 (B, 3, H, W), to logits, float32 (B, C).
+        export: likewise.
+        spec: the input of both.
+        precision: what both compute in.
+    """
+    with torch.inference_mode():
+        pairs = [(run(pixels).float(), export(pixels.clone()).float()) for pixels in compared_pictures(spec)]
+    ours, theirs = (torch.cat(side) for side in zip(*pairs, strict=True))
+    if ours.shape != theirs.shape:
+        return Comparison(precision, float("inf"), _TOLERANCES[precision], 0, len(ours))
+    return Comparison(
+        precision,
+        largest=float((ours - theirs).abs().max()),
+        tolerance=_TOLERANCES[precision] * max(1.0, float(ours.abs().max())),
+        agreeing=int((ours.argmax(1) == theirs.argmax(1)).sum()),
+        pictures=len(ours),
+    )
+
+
+def compare_preparation(prepare: Callable[[Image.Image], torch.Tensor], spec: InputSpec) -> Preparation:
+    """Give wide and tall pictures to an export's own tool and to the run.
+
+    Where a resized picture's sides less the square's are 3, 7, 11 ... pixels, its middle lies between two pixels:
+    torchvision and vitrine round to the even one, transformers down.
+    """
+    transform = eval_transform(spec)
+    differences, moved = [], 0
+    for number, (width, height) in enumerate(_shapes(spec.size)):
+        image = _photograph(width, height, number)
+        at = transform.geometry(width, height)
+        resized = image.resize((at.resized_width, at.resized_height), Image.Resampling.BICUBIC)
+        theirs = prepare(image) * _column(spec.std) + _column(spec.mean)
+        corners = {(at.left, at.top), ((at.resized_width - at.size) // 2, (at.resized_height - at.size) // 2)}
+        found = {corner: _levels(resized, corner, at.size, theirs) for corner in corners}
+        nearest = min(found, key=lambda corner: found[corner])
+        differences.append(found[nearest])
+        moved += nearest != (at.left, at.top)
+    return Preparation(max(differences), len(differences), moved)
+
+
+def _levels(resized: Image.Image, corner: tuple[int, int], size: int, theirs_CHW: torch.Tensor) -> float:
+    left, top = corner
+    cut = np.array(resized.crop((left, top, left + size, top + size)))
+    ours_CHW = torch.from_numpy(cut).permute(2, 0, 1).float() / 255
+    if ours_CHW.shape != theirs_CHW.shape:
+        return float("inf")
+    return float((255 * (ours_CHW - theirs_CHW)).abs().max())
+
+
+def _shapes(size: int) -> list[tuple[int, int]]:
+    """Wide and tall, larger and smaller than the square; some leave an odd number of pixels over."""
+    return [(2 * size, size), (size, 2 * size), (size + 11, size + 3), (size // 2 + 3, size), (3 * size + 1, 2 * size)]
+
+
+def _photograph(width: int, height: int, seed: int) -> Image.Image:
+    """Smooth colours with grain."""
+    rng = np.random.default_rng((_SEED, seed))
+    plain = Image.fromarray(rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)).resize((width, height))
+    grain = rng.integers(-16, 17, (height, width, 3))
+    return Image.fromarray(np.clip(np.array(plain).astype(int) + grain, 0, 255).astype(np.uint8))
+
+
+def _column(values: tuple[float, float, float]) -> torch.Tensor:
+    return torch.tensor(values)[:, None, None]
+
+
+def described_as(back: ReadBack, labels: tuple[str, ...], spec: InputSpec) -> str | None:
+    """What an export says otherwise than the run, in words; None where it says the same."""
+    if back.labels != labels:
+        return "its class names are not the run's"
+    if back.spec is not None and back.spec != spec:
+        return f"it describes the input as {back.spec}, the run as {spec}"
+    return None

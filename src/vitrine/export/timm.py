@@ -1,0 +1,58 @@
+"""A model as a folder of timm's hub layout, which a run has already."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import timm
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from vitrine.export.compare import DTYPES, ReadBack
+from vitrine.io.files import replacing, write_atomically
+
+CONFIG, WEIGHTS = "config.json", "model.safetensors"
+
+
+def write_timm(folder: Path, run: Path, precision: str) -> None:
+    """Copy a run's configuration and weights.
+
+    Args:
+        folder: exists.
+        run: a run folder.
+        precision: fp32 copies the weights as they are; bf16 rounds them.
+    """
+    write_atomically(folder / CONFIG, (run / CONFIG).read_bytes())
+    if precision == "fp32":
+        write_atomically(folder / WEIGHTS, (run / WEIGHTS).read_bytes())
+        return
+    tensors = {
+        name: value.to(DTYPES[precision]) if value.is_floating_point() else value
+        for name, value in load_file(run / WEIGHTS).items()
+    }
+    with replacing(folder / WEIGHTS) as file:
+        save_file(tensors, file, metadata={"format": "pt"})
+
+
+def read_timm(folder: Path, precision: str) -> ReadBack:
+    """Open a folder as timm does.
+
+    Args:
+        folder: what :func:`write_timm` wrote.
+        precision: fp32 or bf16: what the model computes in.
+    """
+    model = timm.create_model(f"local-dir:{folder.absolute()}", pretrained=True).eval().to(DTYPES[precision])
+    prepared = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    named = json.loads((folder / CONFIG).read_text("utf-8")).get("label_names", [])
+
+    def logits(pixels_BCHW: torch.Tensor) -> torch.Tensor:
+        answer: torch.Tensor = model(pixels_BCHW.to(DTYPES[precision]))
+        return answer.float()
+
+    def prepare(image: Image.Image) -> torch.Tensor:
+        pixels: torch.Tensor = prepared(image)
+        return pixels
+
+    return ReadBack(logits, tuple(named), prepare)

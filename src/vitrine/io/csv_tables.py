@@ -1,0 +1,239 @@
+r"""CSV as bytes, one record at a time, so that a file cut off anywhere can be read up to its last whole record.
+
+Records end in ``\n``. Names are written as the file system has them: bytes that are no UTF-8 (Linux allows them in
+names) go through unchanged, by Python's ``surrogateescape``.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Literal
+
+from vitrine.errors import DataError, RunError
+
+
+def record(fields: Sequence[str]) -> bytes:
+    """One record with its line end, quoted where it has to be."""
+    # The module leaves a lone carriage return unquoted and then cannot read it back.
+    quoting: Literal[0, 1] = csv.QUOTE_ALL if any("\r" in field for field in fields) else csv.QUOTE_MINIMAL
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\n", quoting=quoting).writerow(fields)
+    return line.getvalue().encode("utf-8", "surrogateescape")
+
+
+def whole_records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """(offset of the byte after it, its fields) of every record that is wholly there; a cut-off end is left out.
+
+    A record ends at a line end that no quotation spans: where the quotation marks so far are even in number.
+
+    Raises:
+        DataError: a record is not CSV.
+    """
+    with path.open("rb") as stream:
+        pending, offset = b"", 0
+        for line in stream:
+            pending += line
+            if not line.endswith(b"\n") or pending.count(b'"') % 2:
+                continue
+            offset += len(pending)
+            text = pending.decode("utf-8", "surrogateescape")
+            try:
+                fields = next(csv.reader([text], strict=True), [])
+            except csv.Error as error:
+                raise DataError(f"{path} is not CSV ({error}). Delete it to begin anew.") from error
+            yield offset, fields
+            pending = b""
+
+
+_UNREADABLE_HEADER = ("filename", "reason")
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """What an unfinished table holds: its first ``position`` pictures, ``written`` of them as rows."""
+
+    position: int
+    written: int
+    unreadable: dict[str, str]
+
+
+class UnfinishedTable:
+    """The files of one table; see the top of this module.
+
+    Args:
+        out: the finished table's path.
+        header: its first row.
+        labels: what may be in the column ``label``.
+        made_with: what must be equal for rows to go into one table; None asks nothing.
+    """
+
+    def __init__(
+        self, out: Path, header: Sequence[str], labels: Sequence[str], made_with: Mapping[str, str] | None
+    ) -> None:
+        self.out, self.unreadable_out = out, out.with_name(f"{out.stem}.unreadable.csv")
+        self.rows_path = out.with_name(f"{out.name}.partial")
+        self._unreadable_path = out.with_name(f"{self.unreadable_out.name}.partial")
+        self._origin_path = out.with_name(f"{out.name}.partial.json")
+        self._header, self._labels = list(header), frozenset(labels)
+        self._made_with = None if made_with is None else dict(made_with)
+        self._rows: IO[bytes] | None = None
+        self._unreadable: IO[bytes] | None = None
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is something to continue."""
+        return self.rows_path.exists()
+
+    def require_none(self) -> None:
+        """Refuse to write over rows that are worth something.
+
+        Raises:
+            RunError: there is an unfinished table with at least one row.
+        """
+        rows = sum(1 for _ in whole_records(self.rows_path)) - 1 if self.exists else 0
+        if rows > 0:
+            raise RunError(
+                f"{self.rows_path} holds {rows} rows of an unfinished table. Continue it with --resume, or delete it."
+            )
+
+    def begin(self) -> None:
+        """Start with no rows."""
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        for path in (self.rows_path, self._origin_path):  # rows first: without them the rest means nothing
+            path.unlink(missing_ok=True)
+        if self._made_with is not None:
+            _replace(self._origin_path, json.dumps(self._made_with, indent=2).encode() + b"\n")
+        _replace(self._unreadable_path, record(_UNREADABLE_HEADER))
+        _replace(self.rows_path, record(self._header))
+        self._open()
+
+    def recover(self, names: Sequence[str], batch_size: int) -> Recovered:
+        """Find where an unfinished table stops, cut off what is beyond, and get ready to continue there.
+
+        Args:
+            names: of all pictures, in order.
+            batch_size: the position is a multiple of it (or the end), so that the pictures that follow come in the
+                same batches as they would have: a last digit may depend on a batch's other pictures.
+
+        Raises:
+            DataError: the rows are of other pictures, or of another model's labels.
+            RunError: the rows have other columns, or were made with something else.
+        """
+        self._check_origin()
+        failures = self._recorded_failures()
+        found, offset = self._match(names, failures, batch_size)
+        if offset:
+            os.truncate(self.rows_path, offset)
+        else:
+            _replace(self.rows_path, record(self._header))
+        lines = [record(item) for item in found.unreadable.items()]
+        _replace(self._unreadable_path, record(_UNREADABLE_HEADER) + b"".join(lines))
+        self._open()
+        return found
+
+    def append(self, rows: bytes, unreadable: Sequence[tuple[str, str]]) -> None:
+        """Add a batch's rows and failures; what is returned from is on disk for every later process to read."""
+        if self._rows is None or self._unreadable is None:
+            raise ValueError("The table is not open: call begin or recover first.")
+        if unreadable:
+            self._unreadable.write(b"".join(record(item) for item in unreadable))
+            self._unreadable.flush()
+            os.fsync(self._unreadable.fileno())  # not after the rows, even if the machine stops
+        self._rows.write(rows)
+        self._rows.flush()
+
+    def finish(self, *, any_unreadable: bool) -> None:
+        """Give the files their final names. The rows' comes last: until then the table is unfinished."""
+        if self._rows is not None:
+            os.fsync(self._rows.fileno())
+        self.close()
+        if any_unreadable:
+            self._unreadable_path.replace(self.unreadable_out)
+        else:
+            self.unreadable_out.unlink(missing_ok=True)  # an earlier table's
+            self._unreadable_path.unlink(missing_ok=True)
+        self.rows_path.replace(self.out)
+        self._origin_path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close what is open; everything stays for a later process."""
+        for stream in (self._rows, self._unreadable):
+            if stream is not None:
+                stream.close()
+        self._rows = self._unreadable = None
+
+    def _open(self) -> None:
+        self._rows, self._unreadable = self.rows_path.open("ab"), self._unreadable_path.open("ab")
+
+    def _check_origin(self) -> None:
+        if self._made_with is None:
+            return
+        try:
+            before = json.loads(self._origin_path.read_text("utf-8"))
+        except FileNotFoundError:
+            before = {}
+        changed = [key for key in {**before, **self._made_with} if before.get(key) != self._made_with.get(key)]
+        if changed:
+            pairs = ", ".join(f"{key} was {before.get(key)}, now {self._made_with.get(key)}" for key in changed)
+            raise RunError(f"{self.rows_path} was begun with something else: {pairs}.\nDelete it to begin anew.")
+
+    def _recorded_failures(self) -> dict[str, str]:
+        # Without the partial list the kill fell between the renames, and the list has its final name already.
+        path = self._unreadable_path if self._unreadable_path.exists() else self.unreadable_out
+        if not path.exists():
+            return {}
+        records = (fields for _, fields in whole_records(path))
+        next(records, None)
+        return {fields[0]: fields[1] for fields in records if len(fields) == len(_UNREADABLE_HEADER)}
+
+    def _match(self, names: Sequence[str], failures: Mapping[str, str], batch_size: int) -> tuple[Recovered, int]:
+        rows = self._recorded_rows()
+        offset = next(rows, (0, []))[0]
+        kept, position, written = (0, 0, offset), 0, 0
+        row = next(rows, None)
+        while position < len(names):
+            if row is not None and row[1][0] == names[position]:
+                (offset, _), written, row = row, written + 1, next(rows, None)
+            elif names[position] not in failures:
+                break
+            position += 1
+            if position % batch_size == 0 or position == len(names):
+                kept = (position, written, offset)
+        if row is not None:
+            expected = f"{names[position]} is expected" if position < len(names) else "the pictures end"
+            raise DataError(
+                f"{self.rows_path} is a table of other pictures: row {written + 1} is {row[1][0]} where {expected}.\n"
+                "Delete it to begin anew, or bring the pictures back."
+            )
+        recovered = {name: failures[name] for name in names[: kept[0]] if name in failures}
+        return Recovered(kept[0], kept[1], recovered), kept[2]
+
+    def _recorded_rows(self) -> Iterator[tuple[int, list[str]]]:
+        """The header, where it is whole, and every whole row, each checked, with the offset of the byte after it."""
+        header = record(self._header)
+        with self.rows_path.open("rb") as stream:
+            start = stream.read(len(header))
+        if not header.startswith(start):
+            raise RunError(
+                f"{self.rows_path} was begun with other columns than {header.decode().strip()}.\n"
+                "Resume with the same options, or delete it to begin anew."
+            )
+        for number, (offset, fields) in enumerate(whole_records(self.rows_path)):
+            if number and (len(fields) != len(self._header) or fields[1] not in self._labels):
+                raise DataError(
+                    f"{self.rows_path} has a row that this model cannot have written, row {number}: {fields}.\n"
+                    "Resume with the same model, or delete the file to begin anew."
+                )
+            yield offset, fields
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.new")
+    temporary.write_bytes(content)
+    temporary.replace(path)

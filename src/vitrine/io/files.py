@@ -1,0 +1,40 @@
+"""Files that are written whole or not at all, and JSON as every file of vitrine has it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path to write to, which replaces ``path`` at the end; a reader never sees a part of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner may read
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    current = os.umask(0o077)
+    os.umask(current)
+    return current
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Replace ``path`` by ``content`` (text as UTF-8)."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def to_json(value: object) -> str:
+    """JSON with two spaces of indentation, keys as given, and a final newline."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

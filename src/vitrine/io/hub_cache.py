@@ -1,0 +1,242 @@
+"""When each downloaded file was used last, and with which hash: one small file for each, in the cache folder.
+
+A record is replaced whole, so that processes that use a file at the same time do not spoil it. A record that cannot be
+written, as in a folder that others own, is left out: nothing depends on it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from vitrine.errors import UsageError
+
+HUB, RELEASED, PETS, DATA_SETS, CLIENT = "hub", "catr", "oxford-iiit-pet", "datasets", "xet"
+"""Folders in the cache folder: of the hub's client, of the published captioner, of torchvision's pets, of what datasets
+makes of downloads, and of parts of files that the hub's client keeps."""
+
+DECODED, DECODED_FROM = "decoded", "training pictures, decoded by vitrine train"
+"""The folder in the cache folder of training pictures that were decoded once, and what is said of their origin."""
+
+CACHE, OFFLINE = "VITRINE_CACHE", "VITRINE_OFFLINE"
+TURNED_OFF = "the network was turned off"
+
+_YES = {"1", "ON", "YES", "TRUE"}
+_CLIENTS = ("huggingface_hub.constants", "datasets.config")  # each keeps HF_HUB_OFFLINE as it was at its import
+
+
+def cache_folder() -> Path:
+    """The one folder that downloaded files go to: ``VITRINE_CACHE``, else ``~/.cache/vitrine``."""
+    return Path(os.environ.get(CACHE) or Path.home() / ".cache" / "vitrine").expanduser()
+
+
+def is_offline() -> bool:
+    """Whether the network may not be used: ``VITRINE_OFFLINE`` or ``HF_HUB_OFFLINE`` is set."""
+    if any(os.environ.get(name, "").upper() in _YES for name in (OFFLINE, "HF_HUB_OFFLINE")):
+        return True
+    return any(getattr(sys.modules.get(name), "HF_HUB_OFFLINE", False) for name in _CLIENTS)
+
+
+@contextmanager
+def downloading(*, into: Path | None = None, offline: bool = False) -> Iterator[None]:
+    """Within the block, downloads go into a folder, or there are none.
+
+    Args:
+        into: the folder; None leaves it as it is.
+        offline: use no network; False leaves it as it is.
+
+    Raises:
+        UsageError: ``into`` is something else than a folder.
+    """
+    if into is not None and into.expanduser().exists() and not into.expanduser().is_dir():
+        raise UsageError(f"--cache {into} is not a folder: expected one, or the path of one to make.")
+    values = {} if into is None else {CACHE: str(into.expanduser().absolute())}
+    values |= {OFFLINE: "1", "HF_HUB_OFFLINE": "1"} if offline else {}
+    before = {name: os.environ.get(name) for name in values}
+    clients = _CLIENTS if offline else ()
+    imported = {name: sys.modules[name].HF_HUB_OFFLINE for name in clients if name in sys.modules}
+    os.environ.update(values)
+    for name in imported:
+        sys.modules[name].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        for name in clients:
+            if name in sys.modules:  # one that was imported within the block read what holds there
+                own = os.environ.get("HF_HUB_OFFLINE", "").upper() in _YES
+                sys.modules[name].HF_HUB_OFFLINE = imported.get(name, own)  # type: ignore[attr-defined]
+
+
+def quieten_client() -> None:
+    """Let the hub's client tell nobody what runs here, and keep nothing outside of the cache folder."""
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ["HF_XET_CACHE"] = str(cache_folder() / CLIENT)
+    constants = sys.modules.get("huggingface_hub.constants")
+    if constants is not None:
+        constants.HF_HUB_DISABLE_TELEMETRY = True  # type: ignore[attr-defined]
+
+
+FOLDER = "uses"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One downloaded file or folder, as it was when it was used last.
+
+    Attributes:
+        file: its path below the cache folder.
+        origin: where it is from, without the version: another file may have the same.
+        size: bytes; 0 of a folder.
+        changed_ns: when its content was written, in nanoseconds since 1970.
+        sha256: hexadecimal; None of a folder.
+        last_used: UTC, as ISO 8601 writes it; None where it never was.
+    """
+
+    file: str
+    origin: str
+    size: int
+    changed_ns: int
+    sha256: str | None
+    last_used: str | None
+
+
+@dataclass(frozen=True)
+class Use:
+    """What is known of a file that is about to be used.
+
+    Attributes:
+        sha256: of its bytes; None of a folder, and of what is not in the cache folder.
+        before: the last use of a file from the same place with another hash, where that was the last one; else None.
+    """
+
+    sha256: str | None
+    before: Record | None
+
+
+def note_use(path: Path, origin: str) -> Use:
+    """Record that a file or folder of the cache folder is used now; once a process, as long as it stays the same.
+
+    Nothing is recorded of what lies outside of the cache folder.
+    """
+    found = path.stat()
+    return _note(cache_folder().absolute(), path.absolute(), origin, found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=256)
+def _note(folder: Path, path: Path, origin: str, size: int, changed_ns: int) -> Use:  # noqa: ARG001  they are the key
+    if not path.is_relative_to(folder):
+        return Use(None, None)
+    known = read_records(folder)
+    record = replace(_now_known(known, folder, path, origin), last_used=_now())
+    used = [each for each in known.values() if each.origin == origin and each.last_used is not None]
+    latest = max(used, key=lambda each: each.last_used or "", default=None)
+    _write(folder, record)
+    return Use(
+        record.sha256, latest if latest is not None and path.is_file() and latest.sha256 != record.sha256 else None
+    )
+
+
+def know(known: Mapping[str, Record], folder: Path, path: Path, origin: str) -> Record:
+    """A file's or folder's record, which need not have been used; its hash is remembered for the next time.
+
+    Args:
+        known: all records, see :func:`read_records`.
+        folder: the cache folder.
+        path: in it.
+        origin: where it is from.
+    """
+    record = _now_known(known, folder, path, origin)
+    if known.get(record.file) != record:
+        _write(folder, record)
+    return record
+
+
+def _now_known(known: Mapping[str, Record], folder: Path, path: Path, origin: str) -> Record:
+    """The record as it is to be; a hash is computed where none is recorded for the file's size and time."""
+    name, found, is_file = path.relative_to(folder).as_posix(), path.stat(), path.is_file()
+    own, size = known.get(name), found.st_size if is_file else 0
+    if own is not None and (own.origin, own.size, own.changed_ns) == (origin, size, found.st_mtime_ns):
+        return own
+    sha256 = _sha256(path) if is_file else None
+    return Record(name, origin, size, found.st_mtime_ns, sha256, None if own is None else own.last_used)
+
+
+def changed_sentence(path: Path, origin: str) -> str | None:
+    """That what lies under a name is not what was used last under it; None where it is, or where nothing was."""
+    use = note_use(path, origin)
+    if use.before is None or use.before.last_used is None or use.sha256 is None:
+        return None
+    return (
+        f"{origin} has changed since it was last used here, on {use.before.last_used[:10]}: "
+        f"its sha256 was {short(use.before.sha256)} and is {short(use.sha256)}."
+    )
+
+
+def short(sha256: str | None) -> str:
+    """The first characters of a hash, which tell any two files apart that a person has."""
+    return (sha256 or "unknown")[:12]
+
+
+def read_records(folder: Path) -> dict[str, Record]:
+    """All records of a cache folder by path; what is no record is left out."""
+    found = {}
+    for path in sorted((folder / FOLDER).glob("*.json")):
+        try:
+            content: Any = json.loads(path.read_text("utf-8"))
+            record = Record(**content)
+        except (OSError, ValueError, TypeError):
+            continue
+        if (
+            path.name == _name(record.file)
+            and isinstance(record.last_used, str | None)
+            and isinstance(record.origin, str)
+        ):
+            found[record.file] = record
+    return found
+
+
+def forget(folder: Path, file: str) -> None:
+    """Remove the record of a file that was removed."""
+    (folder / FOLDER / _name(file)).unlink(missing_ok=True)
+
+
+def _write(folder: Path, record: Record) -> None:
+    path = folder / FOLDER / _name(record.file)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        path.parent.mkdir(exist_ok=True)
+        temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")
+        temporary.replace(path)
+    except OSError:  # see the top of this module
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:
+            return
+
+
+def _name(file: str) -> str:
+    return f"{hashlib.sha256(os.fsencode(file)).hexdigest()[:32]}.json"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

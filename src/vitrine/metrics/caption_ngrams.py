@@ -1,0 +1,150 @@
+"""BLEU, ROUGE-L and CIDEr by pycocoevalcap's pure-Python scorers, with what a bootstrap over pictures needs.
+
+pycocoevalcap is an extra and is imported when it is first used. Its names carry no types.
+
+Axes: P pictures, L resamples, V values a picture; a number says how many there are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from vitrine.metrics.caption_text import Words
+from vitrine.results import Interval
+
+RESAMPLES = 1000
+"""Bootstrap samples of the pictures."""
+
+MIN_PICTURES = 6
+"""Below it there is no interval: five pictures that all agree may be chance (sign test, 2 / 2^5 = 0.06)."""
+
+NO_SCORERS = "BLEU, ROUGE-L and CIDEr were not computed: pip install 'vitrine[caption-metrics]' brings their scorers."
+"""What is said where pycocoevalcap is not installed."""
+
+NGRAM_METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider")
+
+_LONGEST = 4
+_SMALL, _TINY = 1e-9, 1e-15  # pycocoevalcap's guards against division by zero
+_BLOCK = 4_000_000  # drawn indices that are in memory at a time
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class NgramScores:
+    """Figures of one set of captions.
+
+    Attributes:
+        corpus: by key of :data:`NGRAM_METRICS`, as pycocoevalcap gives them: BLEU and ROUGE-L 0 to 1, CIDEr 0 to 10.
+        values_PV: float64; the ten counts that a corpus BLEU is made of (n-grams that match, n-grams there are, words,
+            words of the reference of closest length), then ROUGE-L and CIDEr of the picture.
+    """
+
+    corpus: Mapping[str, float]
+    values_PV: Floats
+
+    def resampled(self, resamples: int, seed: int) -> dict[str, Floats]:
+        """Every metric on resamples of the pictures, float64 (L,); one seed draws the same for as many pictures.
+
+        CIDEr keeps the idf weights of all pictures: the interval is that of the mean of its figures by picture.
+        """
+        sums_LV = _resampled_sums(self.values_PV, resamples, seed)
+        means_L2 = sums_LV[:, -2:] / len(self.values_PV)
+        return dict(zip(NGRAM_METRICS, (*corpus_bleu(sums_LV[:, :-2]).T, *means_L2.T), strict=True))
+
+
+def scorers() -> tuple[Any, Any, Any] | None:
+    """pycocoevalcap's BleuScorer, Rouge and CiderScorer; None where it is not installed."""
+    try:
+        return (
+            import_module("pycocoevalcap.bleu.bleu_scorer").BleuScorer,
+            import_module("pycocoevalcap.rouge.rouge").Rouge,
+            import_module("pycocoevalcap.cider.cider_scorer").CiderScorer,
+        )
+    except ImportError:
+        return None
+
+
+def ngram_scores(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> NgramScores | None:
+    """Score one caption a picture against its references; None where pycocoevalcap is not installed.
+
+    - BLEU-1 to 4 (Papineni et al. 2002) of the corpus: matching n-grams are summed over pictures before the division.
+      The brevity penalty takes for each picture the reference of closest length, of two equally close the shorter.
+      pycocoevalcap adds 1e-15 and 1e-9 to avoid a division by zero.
+    - ROUGE-L (Lin 2004), beta 1.2: mean over pictures; precision and recall are each the best over the references.
+    - CIDEr (Vedantam et al. 2015) in its variant D, sigma 6, as pycocoevalcap computes it: mean over pictures. An
+      n-gram that every picture's references have weighs nothing, so that with one picture CIDEr is 0 whatever it says.
+
+    Args:
+        captions: P, each of which may be without words.
+        references: P, one at least for each picture, all with words.
+    """
+    found = scorers()
+    if found is None:
+        return None
+    make_bleu, _, make_cider = found
+    bleu, cider = make_bleu(n=_LONGEST), make_cider()
+    for words, others in zip(captions, references, strict=True):
+        caption, texts = " ".join(words), [" ".join(other) for other in others]
+        bleu += (caption, texts)
+        cider += (caption, texts)
+    rouge_P = np.array(rouge_l(captions, references))
+    bleu_4, _ = bleu.compute_score(option="closest", verbose=0)
+    cider_mean, cider_P = cider.compute_score()
+    counts_P10 = np.array([_bleu_counts(picture) for picture in bleu.ctest], dtype=np.float64)
+    corpus = [float(value) for value in (*bleu_4, rouge_P.mean(), cider_mean)]
+    return NgramScores(
+        dict(zip(NGRAM_METRICS, corpus, strict=True)), np.column_stack([counts_P10, rouge_P, np.asarray(cider_P)])
+    )
+
+
+def rouge_l(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float] | None:
+    """ROUGE-L of each picture, as in :func:`ngram_scores`, 0 to 1; None where pycocoevalcap is not installed."""
+    found = scorers()
+    if found is None:
+        return None
+    rouge = found[1]()
+    pairs = zip(captions, references, strict=True)
+    return [
+        float(rouge.calc_score([" ".join(words)], [" ".join(other) for other in others])) for words, others in pairs
+    ]
+
+
+def corpus_bleu(counts_L10: Floats) -> Floats:
+    """BLEU-1 to 4, float64 (L, 4), of sums over pictures: four of matches, four of n-grams, words, reference words."""
+    match_L4, there_L4, words_L, closest_L = (counts_L10[:, :4], counts_L10[:, 4:8], *counts_L10[:, 8:].T)
+    logs_L4 = np.log(match_L4 + _TINY) - np.log(there_L4 + _SMALL)
+    means_L4 = np.cumsum(logs_L4, axis=1) / np.arange(1, _LONGEST + 1)
+    ratio_L1 = ((words_L + _TINY) / (closest_L + _SMALL))[:, None]
+    bleu_L4: Floats = np.exp(means_L4 + np.minimum(0.0, 1 - 1 / ratio_L1))
+    return bleu_L4
+
+
+def interval(resampled_L: Floats) -> Interval | None:
+    """From the 2.5 to the 97.5 per cent quantile (Efron 1979); None where the resamples do not differ."""
+    low, high = np.quantile(resampled_L, [0.025, 0.975])
+    return Interval(float(low), float(high)) if high - low > 1e-12 else None
+
+
+def _bleu_counts(picture: Mapping[str, Any]) -> list[int]:
+    words = picture["testlen"]
+    closest = min((abs(length - words), length) for length in picture["reflen"])[1]
+    return [*picture["correct"], *picture["guess"], words, closest]
+
+
+def _resampled_sums(values_PV: Floats, resamples: int, seed: int) -> Floats:
+    """Sums over pictures drawn with replacement, (L, V)."""
+    rng, pictures = np.random.default_rng(seed), len(values_PV)
+    rows, sums = max(1, _BLOCK // pictures), []
+    for done in range(0, resamples, rows):
+        drawn = rng.integers(0, pictures, (min(rows, resamples - done), pictures))
+        flat = (drawn + pictures * np.arange(len(drawn))[:, None]).ravel()
+        times_LP = np.bincount(flat, minlength=drawn.size).reshape(drawn.shape)
+        sums.append(times_LP.astype(np.float64) @ values_PV)
+    return np.concatenate(sums)

@@ -1,0 +1,141 @@
+"""A new captioner round an image model whose weights are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from torch import nn
+
+from vitrine.config import CaptionSpec
+from vitrine.errors import ModelError
+from vitrine.models.captioner.backbone import build_image_model
+from vitrine.models.captioner.config import CaptionInput, CaptionModelConfig
+from vitrine.models.captioner.model import CaptionModel
+from vitrine.models.checkpoints.state_dict import open_weights
+from vitrine.models.load import build, input_spec
+from vitrine.models.reference import ModelSource, WeightsFile, locate_weights, understand
+
+
+@dataclass(frozen=True)
+class AssembledCaptioner:
+    """A captioner to be trained.
+
+    Attributes:
+        model: float32, on the CPU.
+        input: how its pictures are prepared.
+        weights: the file that its starting weights came from; None for random ones.
+        notes: sentences on what was done to make them fit.
+    """
+
+    model: CaptionModel
+    input: CaptionInput
+    weights: WeightsFile | None
+    notes: tuple[str, ...] = ()
+
+
+def assemble_captioner(
+    reference: str,
+    spec: CaptionSpec,
+    vocabulary: Any,
+    *,
+    pretrained: bool | str = True,
+    image_size: int = 0,
+    model_args: Mapping[str, Any] | None = None,
+    mean: tuple[float, float, float] | None = None,
+    std: tuple[float, float, float] | None = None,
+) -> AssembledCaptioner:
+    """Build a captioner: the image encoder with its weights, everything else random from torch's global seed.
+
+    A vision transformer sees whole pictures of any shape, in patches; a convolutional network likewise, its batch norm
+    fixed where its weights are pretrained (as DETR and CATR do it).
+
+    Args:
+        reference: of the image model.
+        spec: of everything else.
+        vocabulary: the word pieces.
+        pretrained: as in :func:`vitrine.models.load.build`.
+        image_size: long side of the pictures; 0 asks the image model.
+        model_args: timm constructor arguments of the image model.
+        mean: of the normalisation; None asks the image model.
+        std: likewise.
+
+    Raises:
+        ModelError: unknown model, unusable arguments, or weights that do not fit.
+        WeightsUnavailableError: the weights are not here and cannot be fetched.
+    """
+    source = understand(reference)
+    if _has_patches(source):
+        args = dict(model_args or {}) | {"dynamic_img_size": True}
+        built = build(reference, pretrained=pretrained, image_size=image_size, num_classes=0, model_args=args)
+        module, weights, notes, frozen = built.module, built.weights, built.notes, False
+        kept = {key: value for key, value in built.source.model_args.items() if key != "num_classes"} | args
+        if image_size:
+            kept["img_size"] = image_size
+        size, multiple = input_spec(module).size, int(module.patch_embed.patch_size[0])  # type: ignore[union-attr,index]
+    else:
+        kept, frozen, notes = {**source.model_args, **(model_args or {})}, pretrained is not False, ()
+        module, weights = _convolutions(source, kept, pretrained)
+        size, multiple = image_size or int(source.pretrained_cfg["input_size"][-1]), 1
+    config = CaptionModelConfig(
+        image_model=source.architecture,
+        image_args=kept,
+        stage=spec.stage,
+        frozen_norm=frozen,
+        vocabulary_size=vocabulary.size,
+        width=spec.width,
+        heads=spec.heads,
+        encoder_layers=spec.encoder_layers,
+        decoder_layers=spec.decoder_layers,
+        feed_forward=spec.feed_forward,
+        dropout=spec.dropout,
+        head_widths=(spec.head_width,) * 2 if spec.head_width else (),
+        longest=spec.longest,
+        start=vocabulary.start,
+        end=vocabulary.end,
+        pad=vocabulary.pad,
+    )
+    own: Mapping[str, Any] = source.pretrained_cfg
+    prepared = CaptionInput(size, multiple, mean or tuple(own["mean"]), std or tuple(own["std"]))
+    notes = tuple(note for note in notes if "classification head" not in note)  # a captioner has none
+    return AssembledCaptioner(CaptionModel(config, module, vocabulary), prepared, weights, notes)
+
+
+def _has_patches(source: ModelSource) -> bool:
+    """Whether it is a vision transformer."""
+    with torch.device("meta"):
+        try:
+            return hasattr(timm.create_model(source.architecture, **source.model_args), "patch_embed")
+        except Exception as error:  # arguments from a file: timm checks none before it uses them
+            raise ModelError(f"{source.reference} cannot be built: {' '.join(str(error).split())[:200]}") from error
+
+
+def _convolutions(
+    source: ModelSource, args: Mapping[str, Any], pretrained: bool | str
+) -> tuple[nn.Module, WeightsFile | None]:
+    """A convolutional network of timm; with weights, its batch norm is fixed."""
+    if pretrained is False:
+        return build_image_model(source.architecture, args, frozen_norm=False), None
+    weights = locate_weights(source, pretrained if isinstance(pretrained, str) else None)
+    module = build_image_model(source.architecture, args, frozen_norm=True)
+    stored = open_weights(weights.path).tensors()
+    heads = (source.pretrained_cfg.get("classifier") or "fc",)
+    stored = {
+        name: value
+        for name, value in stored.items()
+        if not name.endswith("num_batches_tracked") and name.rpartition(".")[0] not in heads
+    }
+    wanted = {name for name in module.state_dict() if name.rpartition(".")[0] not in heads}
+    if missing := sorted(wanted ^ stored.keys()):
+        shown = ", ".join(missing[:4])
+        raise ModelError(f"{weights.path} does not fit {source.architecture}: {shown} ({len(missing)} in all) differ.")
+    try:
+        module.load_state_dict(stored, strict=False)  # names were compared above; the head alone is left out
+    except RuntimeError as error:
+        raise ModelError(
+            f"{weights.path} does not fit {source.architecture}: {' '.join(str(error).split())[:240]}"
+        ) from error
+    return module, weights

@@ -1,0 +1,101 @@
+"""A captioner in a folder of its own: weights, settings and word pieces, as a run holds them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from vitrine.errors import ModelError
+from vitrine.io.files import replacing, to_json, write_atomically
+from vitrine.models.captioner.config import CaptionInput, CaptionModelConfig
+from vitrine.models.captioner.model import CaptionModel
+
+ARCHITECTURE = "vitrine-captioner"
+WEIGHTS, CONFIG, WORDS = "model.safetensors", "config.json", "tokenizer.json"
+
+
+@dataclass(frozen=True)
+class SavedCaptioner:
+    """What a folder held.
+
+    Attributes:
+        model: float32, on the CPU, in eval mode; its ``vocabulary`` is None.
+        input: how its pictures are prepared.
+        weights: the file.
+        words: the file of its word pieces.
+        marks: the pieces that start and end a caption and fill it up, under ``start``, ``end`` and ``pad``.
+    """
+
+    model: CaptionModel
+    input: CaptionInput
+    weights: Path
+    words: Path
+    marks: Mapping[str, str]
+
+
+def save_captioner(folder: Path, model: CaptionModel, prepared: CaptionInput) -> None:
+    """Write weights, settings and word pieces; each file whole or not at all, weights last.
+
+    Args:
+        folder: exists.
+        model: with its vocabulary, not made ready to predict.
+        prepared: how its pictures are prepared.
+    """
+    words = model.vocabulary
+    marks = {role: words.piece(getattr(words, role)) for role in ("start", "end", "pad")}
+    parts = {"captioner": asdict(model.config), "input": asdict(prepared), "marks": marks}
+    settings = {"architecture": ARCHITECTURE, **parts}
+    write_atomically(folder / CONFIG, to_json(settings))
+    with replacing(folder / WORDS) as file:
+        model.vocabulary.save(file)
+    tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with replacing(folder / WEIGHTS) as file:
+        save_file(tensors, file, metadata={"format": "pt"})
+
+
+def is_captioner_folder(folder: Path) -> bool:
+    """Whether :func:`save_captioner` wrote it."""
+    try:
+        content = json.loads((folder / CONFIG).read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("architecture") == ARCHITECTURE
+
+
+def load_saved_captioner(folder: Path) -> SavedCaptioner:
+    """Read what :func:`save_captioner` wrote.
+
+    Raises:
+        ModelError: a file is missing, damaged, or they do not fit one another.
+    """
+    try:
+        content: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))
+        config, prepared = CaptionModelConfig(**content["captioner"]), CaptionInput(**content["input"])
+        marks = {role: str(content["marks"][role]) for role in ("start", "end", "pad")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(
+            f"{folder / CONFIG} does not describe a captioner ({type(error).__name__}: {error}).\n"
+            "Expected a folder that vitrine train wrote, with config.json, model.safetensors and tokenizer.json."
+        ) from error
+    for name in (WEIGHTS, WORDS):
+        if not (folder / name).is_file():
+            raise ModelError(f"{folder} is not a whole captioner: it has no {name}.")
+    try:
+        stored = load_file(folder / WEIGHTS)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{folder / WEIGHTS} is damaged or is not a safetensors file ({error}).") from error
+    with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
+        model = CaptionModel(config)
+    try:
+        model.load_state_dict(stored, assign=True)
+    except RuntimeError as error:
+        told = " ".join(str(error).split())[:240]
+        raise ModelError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {told}") from error
+    return SavedCaptioner(model.eval(), prepared, folder / WEIGHTS, folder / WORDS, marks)

@@ -1,0 +1,199 @@
+"""The formats that a model can be opened from, in the order in which a file is compared with them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vitrine.errors import ModelError
+from vitrine.models.checkpoints.base import Carried, Described
+from vitrine.models.checkpoints.google_vit import carry_google, describe_google, is_google
+from vitrine.models.checkpoints.state_dict import StoredWeights, open_weights
+from vitrine.models.checkpoints.timm import carry_timm, describe_timm
+from vitrine.models.checkpoints.torchvision_dino import (
+    carry_dino,
+    carry_pretrained_vit,
+    carry_torchvision,
+    describe_dino,
+    describe_pretrained_vit,
+    describe_torchvision,
+    is_dino,
+    is_pretrained_vit,
+    is_torchvision,
+)
+from vitrine.models.checkpoints.transformers import carry_transformers, describe_transformers, is_transformers
+from vitrine.models.checkpoints.transformers import is_transformers_config as _described_beside
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way in which models are passed on. The texts are a row of docs/formats.md.
+
+    Attributes:
+        name: what people call it.
+        written: how it is referred to, and the kinds of file.
+        recognised: by what.
+        carried: what becomes of it.
+        refused: what is not opened, or not as it was.
+        fits: whether a file is of this format; None where a folder or name says so.
+        carry: the file's weights in timm's names.
+        describe: the model that weights are of, with constructor arguments that a person gives.
+    """
+
+    name: str
+    written: str
+    recognised: str
+    carried: str
+    refused: str
+    fits: Callable[[StoredWeights], bool] | None = None
+    carry: Callable[[StoredWeights], Carried] = carry_timm
+    describe: Callable[[Carried, Mapping[str, Any] | None], Described] | None = None
+
+
+def _describe_transformers(carried: Carried, given: Mapping[str, Any] | None) -> Described:  # noqa: ARG001
+    if _described_beside(carried.path.parent):
+        return describe_transformers(carried.path.parent)
+    raise ModelError(
+        f"{carried.path} has the names of the library transformers, without the config.json that belongs to them.\n"
+        "Put config.json (and preprocessor_config.json) beside it, or name the model: --arch NAME."
+    )
+
+
+FORMATS = (
+    Format(
+        "timm",
+        "`vit_base_patch16_224.augreg_in21k`, `hf-hub:owner/name`, `local-dir:FOLDER`, a folder, a run",
+        "the name; in a folder `config.json` with `architecture`",
+        "nothing: names, labels and input are timm's own",
+        "models without a patch embedding followed by blocks",
+    ),
+    Format(
+        "transformers",
+        "a folder or `hf-hub:owner/name` with `config.json` and `model.safetensors` or `pytorch_model.bin`",
+        "`config.json` with `model_type` vit, deit or dinov2; in a file `embeddings.patch_embeddings.projection`",
+        "names; queries, keys and values packed; `id2label`; epsilon of the norms; size, crop, mean and std of the "
+        "image processor; DeiT's distillation token and second head; DINOv2's layer scale, gated MLP, head on class "
+        "token and mean of the patches, and its own resampling of positions",
+        "other kinds of model; weights in several files; a processor that squeezes pictures into a square cuts out the "
+        "middle here, which is said; DINOv2's head is made anew in training",
+        is_transformers,
+        carry_transformers,
+        _describe_transformers,
+    ),
+    Format(
+        "PyTorch-Pretrained-ViT",
+        "`.pth` (`B_16`, `B_32`, `L_16`, `L_32`, `_imagenet1k`), as a state dict or under `model` or `state_dict`",
+        "`positional_embedding.pos_embedding`; the model by width, depth, patch and grid",
+        "names; queries, keys and values packed; the representation head, where the file has one, as the package runs "
+        "it (before the last norm); mean and std 0.5",
+        "a width that is no multiple of 64, unless `num_heads` is given: the file does not say how many heads there "
+        "are; the representation head is left out in training",
+        is_pretrained_vit,
+        carry_pretrained_vit,
+        describe_pretrained_vit,
+    ),
+    Format(
+        "Google's .npz",
+        "`.npz` of the ViT and AugReg releases",
+        "`Transformer/encoderblock_0/...`; the model, with its heads, by shapes",
+        "by timm's own reader; the representation layer, where the file has one; mean and std 0.5",
+        "hybrids with a convolutional stem; arrays that are missing or left over; the representation layer is left out "
+        "in training",
+        is_google,
+        carry_google,
+        describe_google,
+    ),
+    Format(
+        "torchvision",
+        "`.pth` of `vit_b_16`, `vit_b_32`, `vit_l_16`, `vit_l_32`, `vit_h_14`",
+        "`conv_proj` and `encoder.pos_embedding`",
+        "names; ImageNet's mean and std, the crop of torchvision's own transforms",
+        "nothing; bicubic in place of bilinear resizing at 224 px is said",
+        is_torchvision,
+        carry_torchvision,
+        describe_torchvision,
+    ),
+    Format(
+        "DINO",
+        "`.pth` of DINO's training or of its backbone",
+        "`teacher` around the weights, `backbone.` in front, or a projection head",
+        "the teacher's backbone, whose names are timm's; ImageNet's mean and std",
+        "`predict`, `evaluate` and `explain`, as there is no classifier; the projection head, which is said",
+        is_dino,
+        carry_dino,
+        describe_dino,
+    ),
+    Format(
+        "weights in timm's names",
+        "`.safetensors`, `.pth`, `.bin` with `--arch NAME`, or without it",
+        "without `--arch`: `config.json` beside it, or names and shapes that one model of timm's has exactly",
+        "nothing; timm's own loader knows the files of DINOv2, CLIP, BEiT and EVA with `--arch`",
+        "without `--arch`, files that several models fit: the message lists them",
+        lambda _: True,
+        carry_timm,
+        describe_timm,
+    ),
+)
+
+
+def format_of(stored: StoredWeights) -> Format:
+    """The format of a weights file, by names and shapes; the last one fits all."""
+    return next(one for one in FORMATS if one.fits is not None and one.fits(stored))
+
+
+def carry(path: Path) -> Carried:
+    """The weights of a file in timm's names.
+
+    Raises:
+        ModelError: it cannot be read, or is of a known format and incomplete.
+    """
+    stored = open_weights(path)
+    return format_of(stored).carry(stored)
+
+
+def describe(path: Path, given: Mapping[str, Any] | None = None) -> Described:
+    """The model that a weights file is of, by its names and shapes.
+
+    Args:
+        path: the file.
+        given: timm constructor arguments that a person gives.
+
+    Raises:
+        ModelError: it cannot be read; no model or several fit.
+    """
+    stored = open_weights(path)
+    kind = format_of(stored)
+    assert kind.describe is not None, "formats that files are compared with describe them"
+    carried = kind.carry(stored)
+    found = kind.describe(carried, given)
+    classes = carried.classes()
+    told = f"Recognised as {kind.name}: {_model(found)}, {f'{classes:,} classes' if classes else 'no classifier'}."
+    return Described(found.architecture, found.model_args, found.cfg, (told, *found.notes))
+
+
+def _model(found: Described) -> str:
+    """timm's name, or the numbers of a model that has none."""
+    args = found.model_args
+    if "embed_dim" not in args:
+        return found.architecture
+    sizes = f"{args['depth']} blocks of width {args['embed_dim']}, patches of {args['patch_size']} pixels"
+    return f"a vision transformer of {sizes}"
+
+
+def says_itself(path: Path) -> bool:
+    """Whether a file's names are of one format alone, whatever lies beside it.
+
+    Raises:
+        ModelError: it cannot be read.
+    """
+    return format_of(open_weights(path)).describe not in (describe_timm, _describe_transformers)
+
+
+def table() -> str:
+    """The formats as a table in Markdown."""
+    rows = [(one.name, one.written, one.recognised, one.carried, one.refused) for one in FORMATS]
+    head = ("format", "written as", "recognised by", "carried over", "refused, or not the same")
+    lines = [head, ("---",) * len(head), *rows]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

@@ -1,0 +1,367 @@
+"""Classifiers of the library transformers: ViT, DeiT and DINOv2 folders, read without it.
+
+``config.json`` says the architecture and the labels, ``model.safetensors`` has the weights under the library's names
+(those of its files, and those that its modules have since version 5).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from vitrine.errors import ModelError
+from vitrine.models.checkpoints.base import (
+    Carried,
+    Described,
+    Readout,
+    carry_names,
+    left_out_note,
+    planned_shapes,
+    planned_tensors,
+)
+from vitrine.models.checkpoints.state_dict import StoredWeights
+from vitrine.models.checkpoints.timm import Dimensions, input_cfg, mlp_ratio, plain_vit
+
+FILE = "preprocessor_config.json"
+_BYTE = 1 / 255
+_NAMED = {0: "to the nearest pixel", 1: "with Lanczos' filter", 2: "bilinearly", 4: "with a box filter", 5: "Hamming"}
+_BICUBIC = 3
+_BY_SHORT_SIDE = ("Bit", "CLIP", "ConvNext")  # processors whose size, as one number, is the short side
+
+
+@dataclass(frozen=True)
+class Processor:
+    """What a processor does to a picture.
+
+    Attributes:
+        size: side of the square that the model sees, in pixels.
+        crop: share of the resized short side that is kept.
+        mean, std: per channel, on a 0-to-1 scale.
+        notes: sentences on what is done otherwise here.
+    """
+
+    size: int
+    crop: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def normalisation(self) -> dict[str, Any]:
+        """In timm's words."""
+        return {"mean": self.mean, "std": self.std}
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """An object from a JSON file.
+
+    Raises:
+        ModelError: there is none.
+    """
+    try:
+        content = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{file} cannot be read ({type(error).__name__}: {str(error)[:120]}).") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} holds a {type(content).__name__}; expected a JSON object.")
+    return content
+
+
+def read_processor(folder: Path, size: int) -> Processor:
+    """The image processor of a folder; without one, ViTImageProcessor's defaults, which is said.
+
+    Args:
+        folder: with preprocessor_config.json.
+        size: the configuration's image size, in pixels.
+
+    Raises:
+        ModelError: the file is damaged.
+    """
+    if not (folder / FILE).is_file():
+        note = f"There is no {FILE}: pictures are normalised with mean 0.5 and std 0.5, as ViTImageProcessor does."
+        return Processor(size, 1.0, (0.5,) * 3, (0.5,) * 3, (note,))
+    file = folder / FILE
+    values = read_json(file)
+    mean, std = _normalisation(values, file)
+    resized, squeezed = _resize(values, size, file)
+    cropped = _side(values["crop_size"], file)[0] if values.get("do_center_crop") and "crop_size" in values else resized
+    differences = []
+    if squeezed:
+        differences.append("squeezes the whole picture into a square, where here its middle square is cut out")
+    resample = values.get("resample", _BICUBIC)
+    if resample != _BICUBIC and values.get("do_resize", True):
+        named = _NAMED.get(resample, str(resample)) if isinstance(resample, int) else str(resample)
+        differences.append(f"resizes {named}, where here it is done bicubically")
+    notes: tuple[str, ...] = ()
+    if differences:
+        notes = (f"The image processor of transformers {', and '.join(differences)}: answers can differ a little.",)
+    return Processor(min(cropped, resized), min(1.0, cropped / resized), mean, std, notes)
+
+
+def _normalisation(values: Mapping[str, Any], file: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and std for pixels from 0 to 1, whatever the processor's own scale is."""
+    try:
+        scale = 255 * float(values.get("rescale_factor", _BYTE)) if values.get("do_rescale", True) else 255.0
+        mean: tuple[float, ...] = (0.0,) * 3
+        std: tuple[float, ...] = (1.0,) * 3
+        if values.get("do_normalize", True):
+            mean, std = (tuple(float(v) for v in values.get(f"image_{what}", (0.5,) * 3)) for what in ("mean", "std"))
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or scale <= 0:
+            raise ValueError("expected three numbers each")
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ModelError(f"{file}: image_mean, image_std or rescale_factor cannot be used ({error}).") from error
+    if abs(scale - 1) < 1e-6:  # 1/255, as files round it
+        return mean, std
+    return tuple(v / scale for v in mean), tuple(v / scale for v in std)
+
+
+def _resize(values: Mapping[str, Any], size: int, file: Path) -> tuple[int, bool]:
+    """The short side after the resize, and whether the picture becomes a square by it."""
+    if not values.get("do_resize", True):
+        return size, False
+    wanted = values.get("size", size)
+    if isinstance(wanted, int):
+        kind = str(values.get("image_processor_type", values.get("feature_extractor_type", "")))
+        return _side(wanted, file)[0], not kind.startswith(_BY_SHORT_SIDE)
+    return _side(wanted, file)
+
+
+def _side(wanted: Any, file: Path) -> tuple[int, bool]:
+    """Pixels of a size that is one number, an edge, or height and width; and whether it is the last."""
+    squeezed = False
+    if isinstance(wanted, Mapping):
+        squeezed = "height" in wanted
+        if squeezed and wanted.get("height") != wanted.get("width"):
+            wanted = None  # not a square
+        else:
+            wanted = wanted.get("height", wanted.get("shortest_edge"))
+    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 0 < wanted < 1 << 16:
+        raise ModelError(f"{file} says a size of pictures that cannot be used; expected a square of pixels.")
+    return wanted, squeezed
+
+
+_PREFIX = r"^(?:vit|deit|dinov2)\."
+_RENAMES = (
+    (_PREFIX, ""),
+    (r"^embeddings\.cls_token$", "cls_token"),
+    (r"^embeddings\.position_embeddings$", "pos_embed"),
+    (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
+    (r"^(?:encoder\.layer|encoder\.layers|layers)\.(\d+)\.", r"blocks.\1."),
+    (r"^(blocks\.\d+)\.attention\.attention\.([qkv])(?:uery|ey|alue)\.", r"\1.attn.\2."),
+    (r"^(blocks\.\d+)\.attention\.([qkv])_proj\.", r"\1.attn.\2."),
+    (r"^(blocks\.\d+)\.attention\.(?:output\.dense|o_proj)\.", r"\1.attn.proj."),
+    (r"^(blocks\.\d+)\.(?:intermediate\.dense|mlp\.weights_in)\.", r"\1.mlp.fc1."),
+    (r"^(blocks\.\d+)\.(?:output\.dense|mlp\.weights_out|mlp\.down_proj)\.", r"\1.mlp.fc2."),
+    (r"^(blocks\.\d+)\.mlp\.(gate|up)_proj\.", r"\1.mlp.\2."),
+    (r"^(blocks\.\d+)\.layernorm_before\.", r"\1.norm1."),
+    (r"^(blocks\.\d+)\.layernorm_after\.", r"\1.norm2."),
+    (r"^(blocks\.\d+)\.layer_scale([12])\.lambda1$", r"\1.ls\2.gamma"),
+    (r"^layernorm\.", "norm."),
+    (r"^(?:classifier|cls_classifier)\.", "head."),
+    (r"^distillation_classifier\.", "head_dist."),
+)
+_UNUSED = r"((vit|deit|dinov2)\.)?(embeddings\.mask_token|pooler\.dense\.(weight|bias))"
+_KINDS = {"vit": "ViT", "deit": "DeiT", "dinov2": "Dinov2"}
+_ENDINGS = ("ForImageClassification", "ForImageClassificationWithTeacher", "Model")
+_ACTIVATIONS = {
+    "gelu": None,
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+    "silu": "silu",
+    "swish": "silu",
+}
+
+
+def is_transformers_config(folder: Path) -> bool:
+    """Whether a folder's config.json is of the library transformers, not of timm."""
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(config, dict) and isinstance(config.get("model_type"), str) and "architecture" not in config
+
+
+def is_transformers(stored: StoredWeights) -> bool:
+    """Whether the tensors have transformers' names."""
+    return any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in stored.shapes)
+
+
+def carry_transformers(stored: StoredWeights) -> Carried:
+    """Weights under transformers' names; what only the configuration says is read from the file's own folder.
+
+    Raises:
+        ModelError: the configuration beside them cannot be used.
+    """
+    taught = any(name.startswith("distillation_classifier.") for name in stored.shapes)
+    token = (r"^embeddings\.distillation_token$", "dist_token" if taught else "reg_token")
+    plan, dropped = carry_names(stored, (*_RENAMES, token), _UNUSED)
+    shapes = planned_shapes(stored, plan)
+    kernel, head = shapes.get("patch_embed.proj.weight", ()), shapes.get("head.weight", ())
+    beside = _Config(stored.path.parent) if is_transformers_config(stored.path.parent) else None
+    scaled = "blocks.0.ls1.gamma" in shapes
+    both: Readout | None = "class and mean" if kernel and len(head) == 2 and head[1] == 2 * kernel[0] else None
+    return Carried(
+        "transformers",
+        stored.path,
+        shapes,
+        planned_tensors(stored, plan),
+        both,
+        eps=beside.eps if beside else None,
+        cfg=beside.processor.normalisation if beside else {},
+        positions=_resampled if scaled else None,
+        notes=left_out_note(dropped, "no classifier uses it"),
+    )
+
+
+def _resampled(positions_1ND: Tensor, grid: int) -> Tensor:
+    """Position embeddings on another grid as Dinov2Embeddings does: bicubic, without antialiasing."""
+    side = round((positions_1ND.shape[1] - 1) ** 0.5)
+    patches_1DRC = positions_1ND[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
+    resized_1DRC = interpolate(patches_1DRC, size=(grid, grid), mode="bicubic", align_corners=False)
+    flat_1ND = resized_1DRC.permute(0, 2, 3, 1).flatten(1, 2)
+    joined: Tensor = positions_1ND.new_empty(1, 1 + grid * grid, positions_1ND.shape[2])
+    joined[:, :1], joined[:, 1:] = positions_1ND[:, :1], flat_1ND
+    return joined
+
+
+def describe_transformers(folder: Path) -> Described:
+    """The timm model of a folder that ``save_pretrained`` wrote.
+
+    Raises:
+        ModelError: it is of another kind than ViT, DeiT or DINOv2, or its configuration is damaged.
+    """
+    config = _Config(folder)
+    found = config.dimensions
+    if config.kind == "dinov2":
+        name, args = _dinov2(config, found)
+    else:
+        name, args, _ = plain_vit(found, folder, heads=config.heads)
+        args = {"img_size": found.image, **args}
+        if config.kind == "deit" and config.taught:
+            distilled = name.replace("vit_", "deit_").replace("_patch", "_distilled_patch")
+            name = distilled if distilled in _DISTILLED else "deit_base_distilled_patch16_224"
+            args |= _all_sizes(found, config.heads)
+        elif config.kind == "deit":
+            args["reg_tokens"] = 1  # the distillation token, which the head does not read
+    args |= {} if config.qkv_bias else {"qkv_bias": False}
+    args |= {"act_layer": config.activation} if config.activation else {}
+    processor = config.processor
+    cfg = input_cfg(found, len(config.labels), crop_pct=processor.crop, **processor.normalisation)
+    if config.labels:
+        cfg["label_names"] = config.labels
+    if config.taught:
+        cfg["classifier"] = ("head", "head_dist")
+    return Described(name, args, cfg, processor.notes)
+
+
+_DISTILLED = tuple(f"deit_{size}_distilled_patch16_224" for size in ("tiny", "small", "base"))
+
+
+def _all_sizes(found: Dimensions, heads: int) -> dict[str, Any]:
+    return {
+        "img_size": found.image,
+        "patch_size": found.patch,
+        "embed_dim": found.width,
+        "depth": found.depth,
+        "num_heads": heads,
+        "mlp_ratio": mlp_ratio(found.mlp, found.width),
+    }
+
+
+def _dinov2(config: _Config, found: Dimensions) -> tuple[str, dict[str, Any]]:
+    """DINOv2's model: its blocks have layer scale, and in the giant one a gated MLP."""
+    published = {(384, 12, 6): "small", (768, 12, 12): "base", (1024, 24, 16): "large", (1536, 40, 24): "giant"}
+    word = published.get((found.width, found.depth, config.heads))
+    gated = "giant" if config.gated else None
+    usual = found.mlp == (8192 if gated else 4 * found.width) and found.patch == 14
+    if word and usual and (word == "giant") == bool(gated):
+        return f"vit_{word}_patch14_dinov2", {"img_size": found.image}
+    return f"vit_{gated or 'base'}_patch14_dinov2", _all_sizes(found, config.heads)
+
+
+class _Config:
+    """config.json and preprocessor_config.json of one folder, checked as they are read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = folder / "config.json"
+        self.values = read_json(self.file)
+        self.kind = str(self.values.get("model_type"))
+        named = self.values.get("architectures") or [f"{_KINDS.get(self.kind)}ForImageClassification"]
+        self.name = str(named[0]) if isinstance(named, list) and named else str(named)
+        known = [_KINDS[self.kind] + ending for ending in _ENDINGS] if self.kind in _KINDS else []
+        if self.name not in known or (self.taught and self.kind != "deit"):
+            raise ModelError(
+                f"{self.file} is of a {self.name} (model_type {self.kind}), which cannot be opened here.\n"
+                "Expected a ViT, DeiT or Dinov2 ForImageClassification, or a timm model."
+            )
+        self.heads = self._count("num_attention_heads")
+        self.qkv_bias = self.values.get("qkv_bias", True) is not False
+        self.gated = self.values.get("use_swiglu_ffn") is True
+        self.eps = self._number("layer_norm_eps", 1e-6 if self.kind == "dinov2" else 1e-12)
+        self.processor: Processor = read_processor(folder, self._count("image_size", square=True))
+        self.labels = self._labels()
+        self.dimensions = self._dimensions()
+        self.activation = self._activation()
+
+    @property
+    def taught(self) -> bool:
+        """Whether there are two heads, whose logits are averaged."""
+        return self.name.endswith("WithTeacher")
+
+    def _dimensions(self) -> Dimensions:
+        if self.values.get("num_channels", 3) != 3:
+            raise ModelError(f"{self.file} is of a model for {self.values['num_channels']} channels: three are needed.")
+        width, patch = self._count("hidden_size"), self._count("patch_size", square=True)
+        # A DINOv2 takes pictures of any size; its processor says which one it was made for.
+        size = self.processor.size if self.kind == "dinov2" else self._count("image_size", square=True)
+        if size % patch and self.kind != "dinov2":
+            raise ModelError(f"{self.file}: {size} pixels cannot be cut into patches of {patch} pixels.")
+        if self.kind == "dinov2":
+            mlp = int(width * self._number("mlp_ratio", 4))
+            mlp = 2 * ((int(mlp * 2 / 3) + 7) // 8 * 8) if self.gated else mlp
+        else:
+            mlp = self._count("intermediate_size")
+        prefix = 2 if self.kind == "deit" else 1
+        return Dimensions(width, self._count("num_hidden_layers"), mlp, patch, max(1, size // patch), prefix)
+
+    def _labels(self) -> tuple[str, ...]:
+        if self.name.endswith("Model"):
+            return ()
+        named = self.values.get("id2label")
+        if not isinstance(named, Mapping):
+            return ()
+        try:
+            numbered = {int(number): str(label) for number, label in named.items()}
+        except ValueError:
+            numbered = {}
+        if sorted(numbered) != list(range(len(named))):
+            raise ModelError(f"{self.file}: id2label does not number its classes 0, 1, 2 ...")
+        return tuple(numbered[number] for number in range(len(numbered)))
+
+    def _activation(self) -> str | None:
+        name = self.values.get("hidden_act", "gelu")
+        if not isinstance(name, str) or name not in _ACTIVATIONS:
+            raise ModelError(f"{self.file}: hidden_act = {name!r} is not known; known: {', '.join(_ACTIVATIONS)}.")
+        return None if self.gated else _ACTIVATIONS[name]
+
+    def _count(self, key: str, *, square: bool = False) -> int:
+        value = self.values.get(key)
+        if square and isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+            value = value[0]
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 1 << 20:
+            raise ModelError(f"{self.file}: {key} = {value!r} is not a positive number.")
+        return value
+
+    def _number(self, key: str, default: float) -> float:
+        value = self.values.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < 1 << 20:
+            raise ModelError(f"{self.file}: {key} = {value!r} is not a positive number.")
+        return float(value)

@@ -1,1 +1,0 @@
-"""Models written for other tools, and opened again as those tools open them."""

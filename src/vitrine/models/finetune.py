@@ -1,0 +1,230 @@
+"""Which parameters are trained, and with which share of the learning rate and weight decay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from typing import Any
+
+import torch
+from timm.optim import param_groups_layer_decay
+from torch import Tensor, nn
+
+from vitrine.config import Recipe
+from vitrine.errors import ModelError, RecipeError
+from vitrine.models.precision import class_token_alone
+
+
+def select_trainable(module: nn.Module, tune: str) -> nn.Module:
+    """Freeze what ``tune`` leaves out; for LoRA, wrap the model in adapters.
+
+    ``head`` trains the classifier alone; ``last:N`` the classifier, the norm before it and the last N blocks; ``all``
+    everything; ``lora`` (rank 8) or ``lora:RANK`` low-rank adapters on every attention's and MLP's linear layers, and
+    the classifier (Hu et al. 2021).
+
+    Raises:
+        RecipeError: more blocks than the model has.
+        ModelError: LoRA without peft.
+    """
+    if tune == "all":
+        return module
+    if tune.startswith("lora"):
+        return _with_adapters(module, int(tune.partition(":")[2] or 8))
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    parts = _classifiers(module)
+    if tune.startswith("last:"):
+        count = int(tune.partition(":")[2])
+        blocks = list(module.blocks)  # type: ignore[arg-type]
+        if count > len(blocks):
+            raise RecipeError(f"tune = {tune!r} cannot be used: the model has {len(blocks)} blocks.")
+        parts += [*blocks[-count:], *_norms_before_head(module)]
+    for part in parts:
+        for parameter in part.parameters():
+            parameter.requires_grad_(True)
+    return module
+
+
+def _classifiers(module: nn.Module) -> list[nn.Module]:
+    """The modules that classify; a distilled model has two."""
+    found = module.get_classifier()  # type: ignore[operator]
+    return list(found) if isinstance(found, tuple) else [found]
+
+
+def _norms_before_head(module: nn.Module) -> Iterable[nn.Module]:
+    return [part for name in ("norm", "fc_norm") if isinstance(part := getattr(module, name, None), nn.Module)]
+
+
+def _with_adapters(module: nn.Module, rank: int) -> nn.Module:
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise ModelError(
+            "tune = 'lora' needs the package peft. Install it with: pip install 'vitrine[peft]'"
+        ) from error
+    classifiers = _classifiers(module)
+    head = [name for name, part in module.named_modules() if any(part is one for one in classifiers)]
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=2 * rank,
+        target_modules=["qkv", "q_proj", "v_proj", "proj", "fc1", "fc2"],
+        modules_to_save=head,
+    )
+    adapted: nn.Module = get_peft_model(module, config)
+    return adapted
+
+
+def without_adapters(module: nn.Module) -> nn.Module:
+    """The plain timm model, LoRA adapters folded into its weights, on a copy; a plain model is returned as it is."""
+    if not hasattr(module, "merge_and_unload"):
+        return module
+    from copy import deepcopy
+
+    merged: nn.Module = deepcopy(module).merge_and_unload()  # type: ignore[operator]
+    return merged
+
+
+def captioner_groups(module: nn.Module, recipe: Recipe, backbone_learning_rate: float) -> list[dict[str, Any]]:
+    """Parameter groups of a captioner: the image encoder with its own learning rate, and the rest; no weight decay on
+    vectors and embeddings.
+
+    Each group has ``lr_scale``, as :func:`parameter_groups` says.
+    """
+    made: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            plain = parameter.ndim < 2 or ".embeddings." in f".{name}" or name.endswith(("pos_embed", "cls_token"))
+            made.setdefault((".backbone." in f".{name}", plain), []).append(parameter)
+    return [
+        {
+            "params": members,
+            "weight_decay": 0.0 if plain else recipe.weight_decay,
+            "lr_scale": backbone_learning_rate / recipe.learning_rate if of_image else 1.0,
+        }
+        for (of_image, plain), members in made.items()
+    ]
+
+
+def parameter_groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+    """Parameter groups for AdamW: no weight decay on vectors, position embeddings and tokens; layer-wise learning rate.
+
+    Each group has ``lr_scale``, which the schedule multiplies with its own value (Bao et al. 2021, BEiT).
+    """
+    plain = module.get_base_model() if hasattr(module, "get_base_model") else module  # type: ignore[operator]
+    exempt = set(plain.no_weight_decay()) if hasattr(plain, "no_weight_decay") else set()  # type: ignore[operator]
+    groups: list[dict[str, Any]] = param_groups_layer_decay(
+        plain, weight_decay=recipe.weight_decay, no_weight_decay_list=exempt, layer_decay=recipe.layer_decay
+    )
+    return groups
+
+
+# What draws random numbers in training, by the names of its classes, and the attributes that switch it on.
+_DRAWS = ("p", "prob", "drop_prob")
+
+
+class Pooled(nn.Module):
+    """A timm vision transformer without its last layer.
+
+    The class token, the mean of the patches, or whatever else the model's own head reads, after its last norm.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, pixels_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W), normalised, to (B, D)."""
+        tokens = self.module.forward_features(pixels_BCHW)  # type: ignore[operator]
+        features_BD: Tensor = self.module.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
+        return features_BD
+
+
+class HeadOnFrozen(nn.Module):
+    """The classifier of a model whose other parts are not trained; its parameters and state are the classifier's alone.
+
+    Attributes:
+        head: the classifier.
+        whole: the model that it is of, beside it rather than inside: a copy of this module shares it.
+    """
+
+    def __init__(self, whole: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.head = head
+        self._beside = (whole, Pooled(whole))  # a tuple hides them from parameters(), state_dict() and deepcopy
+
+    @property
+    def whole(self) -> nn.Module:
+        return self._beside[0]
+
+    @property
+    def features(self) -> Pooled:
+        """What the classifier reads."""
+        return self._beside[1]
+
+    def forward(self, seen: Tensor) -> Tensor:
+        """Logits (B, C) of normalised pixels (B, 3, H, W), or of their features (B, D)."""
+        if seen.ndim == 4:
+            with torch.no_grad(), class_token_alone(self.whole):
+                seen = self.features(seen)
+        logits_BC: Tensor = self.head(seen)
+        return logits_BC
+
+    def train(self, mode: bool = True) -> HeadOnFrozen:
+        """Switch training mode, of the frozen parts too: what they drop at random, they drop as in other trainings."""
+        self.whole.train(mode)
+        super().train(mode)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HeadOnFrozen:
+        self.whole._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HeadOnFrozen:
+        return HeadOnFrozen(self.whole, deepcopy(self.head, memo))
+
+    @contextmanager
+    def put_together(self) -> Iterator[nn.Module]:
+        """The whole model with this classifier, which may be a moving average; its own comes back afterwards."""
+        own: nn.Module = self.whole.get_classifier()  # type: ignore[operator]
+        before = {name: value.clone() for name, value in own.state_dict().items()}
+        own.load_state_dict(self.head.state_dict())
+        try:
+            yield self.whole
+        finally:
+            own.load_state_dict(before)
+
+
+def draws_at_random(module: nn.Module) -> bool:
+    """Whether a module in training mode may give another output for the same input: dropout in any form, batch norm."""
+    return any(
+        isinstance(part, nn.modules.batchnorm._BatchNorm)
+        or ("Drop" in type(part).__name__ and any(float(getattr(part, name, None) or 0) > 0 for name in _DRAWS))
+        for part in module.modules()
+    )
+
+
+def one_head(module: nn.Module, size: int) -> nn.Module | None:
+    """The one layer that classifies, where it reads what :class:`Pooled` gives; None of other models.
+
+    Some models average two classifiers, and another library's head may read something else: the model is asked, with a
+    picture of ``size`` × ``size`` seeded random pixels.
+    """
+    head = module.get_classifier()  # type: ignore[operator]
+    if not isinstance(head, nn.Linear):
+        return None
+    read: list[Tensor] = []
+    handle = head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            pixels_BCHW = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+            module(pixels_BCHW)
+            features_BD = Pooled(module)(pixels_BCHW)
+    finally:
+        handle.remove()
+        module.train(was_training)
+    same = len(read) == 1 and read[0].shape == features_BD.shape and torch.allclose(read[0], features_BD, atol=1e-5)
+    return head if same else None

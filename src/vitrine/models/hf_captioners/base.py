@@ -1,0 +1,216 @@
+"""What captioners of transformers have in common: the package's face of a captioner over the library's modules.
+
+Letters: B pictures or beams, T words, L decoder layers, H heads, N image tokens (prefix tokens first), K cells of the
+image's grid, row by row, S words so far, E channels of one head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import torch
+from packaging.version import Version
+from torch import Tensor, nn
+
+from vitrine.errors import ModelError
+from vitrine.models.captioner.model import Memory, Past, Step
+
+Layers = tuple[tuple[Tensor, Tensor], ...]
+"""Keys and values of each decoder layer, (B, H, tokens, E) both."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What frames a caption, and what it is about.
+
+    Attributes:
+        start, end, pad: ids of word pieces.
+        longest: positions at most, the start included.
+        words: word pieces that it can say.
+        size: (rows, columns) of a picture, pixels.
+        grid: (rows, columns) of cells.
+        prefix: image tokens before the cells, such as the class token.
+    """
+
+    start: int
+    end: int
+    pad: int
+    longest: int
+    words: int
+    size: tuple[int, int]
+    grid: tuple[int, int]
+    prefix: int
+
+
+class LibraryCaptioner(nn.Module, ABC):
+    """A captioner whose arithmetic is the library's own.
+
+    It keeps the promise of :class:`vitrine.caption.decoding.Captioner`. Each picture is encoded once; each step
+    computes the newest position from cached keys and values. The attention of a query is that to the image's cells:
+    prefix tokens are left out and each row is divided by what remains, so that it sums to 1 over the cells.
+
+    Attributes:
+        model: the library's model.
+        start, end, pad, longest: as in :class:`Frame`.
+        vocabulary: the word pieces; None until someone gives it one.
+        attention: what the maps are of, in words for a figure.
+    """
+
+    attention = "cross-attention"
+
+    def __init__(self, library: Any, model: nn.Module, frame: Frame) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.frame = frame
+        self.start, self.end, self.pad, self.longest = frame.start, frame.end, frame.pad, frame.longest
+        self.vocabulary: Any = None
+        self._library = library
+
+    @abstractmethod
+    def see(self, pixels_B3HW: Tensor) -> Any:
+        """All that decoding needs of pictures: tensors whose first axis is the picture, in tuples."""
+
+    @abstractmethod
+    def decode(self, ids_BT: Tensor, features: Any, past: Past | None) -> tuple[Tensor, Sequence[Tensor], Past]:
+        """New words after those of ``past``: logits (B, T, V), attention to all image tokens (B, H, T, N) for each
+        layer, and the state after them. Nothing that is given is changed."""
+
+    def encode(self, pixels: Sequence[Tensor]) -> Memory:
+        """Everything about pictures that does not depend on words.
+
+        Args:
+            pixels: normalised float32 pictures, (3, h, w) each, of the size that the model was made for.
+
+        Raises:
+            ValueError: there is no picture.
+            ModelError: a picture has another size.
+        """
+        if not pixels:
+            raise ValueError("Expected pictures; there is none.")
+        rows, columns = self.frame.size
+        for picture in pixels:
+            if tuple(picture.shape) != (3, rows, columns):
+                raise ModelError(
+                    f"This captioner takes pictures of {rows} x {columns} pixels in 3 channels; "
+                    f"got {' x '.join(map(str, picture.shape))}."
+                )
+        like = next(self.model.parameters())
+        features = self.see(torch.stack([picture.to(like.device, like.dtype) for picture in pixels]))
+        return Memory(features, (self.frame.grid,) * len(pixels), self.frame.grid)
+
+    def step(self, ids_B: Tensor, memory: Memory, state: Past | None) -> Step:
+        """Decode one position.
+
+        Args:
+            ids_B: int64, the newest word of each row; ``start`` at first.
+            memory: of as many rows.
+            state: of the step before; None at the start.
+
+        Raises:
+            ValueError: another number of rows, or ``longest`` positions are used up.
+        """
+        logits_BTV, cross_LBHTK, state = self._decode(ids_B[:, None], memory, state)
+        return Step(logits_BTV[:, 0], cross_LBHTK[..., 0, :], state)
+
+    def reorder(self, state: Past | None, order_B: Tensor) -> Past | None:
+        """The state of other rows, repeated or in another order."""
+        return None if state is None else state.pick(order_B)
+
+    def forward(self, memory: Memory, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Teacher forcing: all positions of given captions at once.
+
+        Args:
+            memory: of B pictures.
+            ids_BT: int64, ``start`` and the words; filled up at the end with anything, since no word looks ahead.
+
+        Returns:
+            float32 logits (B, T, V), row t for word t + 1; float32 attention (L, B, H, T, K), row t of the query that
+            predicts word t + 1.
+
+        Raises:
+            ValueError: as :meth:`step`.
+        """
+        logits_BTV, cross_LBHTK, _ = self._decode(ids_BT, memory, None)
+        return logits_BTV, cross_LBHTK
+
+    def _decode(self, ids_BT: Tensor, memory: Memory, past: Past | None) -> tuple[Tensor, Tensor, Past]:
+        batch, words = ids_BT.shape
+        if batch != len(memory.grids) or (past is not None and batch != past.rows):
+            rows = f"a memory of {len(memory.grids)}" + ("" if past is None else f" and a state of {past.rows}")
+            raise ValueError(f"Words of {batch} rows do not go with {rows}.")
+        used = 0 if past is None else past.length
+        if used + words > self.longest:
+            raise ValueError(f"This captioner has {self.longest} positions; {used + words} are asked for.")
+        device = next(self.model.parameters()).device
+        logits_BTV, attention, past = self.decode(ids_BT.to(device), memory.features, past)
+        cells_LBHTK = torch.stack([layer_BHTN[..., self.frame.prefix :] for layer_BHTN in attention]).float()
+        total_LBHT1 = cells_LBHTK.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
+        return logits_BTV.float(), cells_LBHTK / total_LBHT1, past
+
+    def cache(self, layers: Layers) -> Any:
+        """The library's cache over these keys and values: it holds them as they are, and is thrown away after a call.
+
+        The library's own constructor would copy them. Growing it makes new tensors, so that these do not change.
+        """
+        cache = self._library.DynamicCache()
+        for keys, values in layers:
+            layer = self._library.cache_utils.DynamicLayer()
+            layer.lazy_initialization(keys, values)
+            layer.keys, layer.values = keys, values
+            cache.layers.append(layer)
+        return cache
+
+
+def grid_of(size: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int]:
+    """(rows, columns) of patches."""
+    return size[0] // stride[0], size[1] // stride[1]
+
+
+def pair(value: int | Sequence[int]) -> tuple[int, int]:
+    """(rows, columns) of a setting that is one number for both, or two."""
+    return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
+
+
+OLDEST = "5.23"
+"""Version that is known to work; earlier ones keep caches and image processors in other ways."""
+
+_INSTALL = "Install it: pip install 'vitrine[hf]'"
+
+
+def transformers_library() -> Any:
+    """The module ``transformers``.
+
+    Raises:
+        ModelError: it is not installed, or is older than :data:`OLDEST`.
+    """
+    try:
+        library = import_module("transformers")
+    except ImportError as error:
+        raise ModelError(
+            f"Captioners of transformers need that library, which is not here ({error}).\n{_INSTALL}"
+        ) from None
+    if Version(library.__version__) < Version(OLDEST):
+        raise ModelError(
+            f"Captioners of transformers need its version {OLDEST} or newer; this is {library.__version__}.\n{_INSTALL}"
+        )
+    return library
+
+
+@contextmanager
+def quiet(library: Any) -> Iterator[None]:
+    """Within the block, the library prints no progress bars and no warnings: what matters of them is raised."""
+    logs = library.utils.logging
+    before, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
+    logs.set_verbosity_error()
+    logs.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logs.set_verbosity(before)
+        if bars:
+            logs.enable_progress_bar()

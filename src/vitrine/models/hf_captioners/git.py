@@ -1,0 +1,84 @@
+"""GIT (Wang et al. 2022): one transformer over the image's tokens and the words after them, without cross-attention.
+
+Letters: B pictures or beams, T words, S words so far, N image tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vitrine.errors import ModelError
+from vitrine.models.captioner.model import Past
+from vitrine.models.hf_captioners.base import Frame, Layers, LibraryCaptioner, grid_of, pair
+
+
+class GitCaptioner(LibraryCaptioner):
+    """``GitForCausalLM``. Maps are of the self-attention from a word to the image's tokens; what it gives to the class
+    token and to the words so far is left out."""
+
+    attention = "self-attention to the image"
+
+    def see(self, pixels_B3HW: Tensor) -> Layers:
+        """Keys and values of the image's tokens in every layer. They look at one another and at no word, so the one
+        word that the library wants beside them changes nothing, and its own are cut off."""
+        start_B1 = torch.full((len(pixels_B3HW), 1), self.start, device=pixels_B3HW.device)
+        cache = self.cache(())
+        self.model.git(input_ids=start_B1, pixel_values=pixels_B3HW, past_key_values=cache, use_cache=True)
+        return tuple(
+            (layer.keys[:, :, :-1].contiguous(), layer.values[:, :, :-1].contiguous()) for layer in cache.layers
+        )
+
+    def decode(self, ids_BT: Tensor, features: Layers, past: Past | None) -> tuple[Tensor, Sequence[Tensor], Past]:
+        """See :class:`LibraryCaptioner`. Positions are given, as the library would count the image's tokens too."""
+        used, images = (past.length if past else 0), features[0][0].shape[2]
+        if past:
+            features = tuple(
+                (torch.cat((k, k_S), 2), torch.cat((v, v_S), 2))
+                for (k, v), (k_S, v_S) in zip(features, past.layers, strict=True)
+            )
+        cache = self.cache(features)
+        position_1T = torch.arange(used, used + ids_BT.shape[1], device=ids_BT.device)[None]
+        found = self.model(
+            input_ids=ids_BT, position_ids=position_1T, past_key_values=cache, use_cache=True, output_attentions=True
+        )
+        # Copied, so that the state does not hold the image's keys as well.
+        words = tuple(
+            (layer.keys[:, :, images:].contiguous(), layer.values[:, :, images:].contiguous()) for layer in cache.layers
+        )
+        return found.logits, [layer_BHTK[..., :images] for layer_BHTK in found.attentions], Past(words)
+
+
+def git_captioner(library: Any, model: Any, generation: Mapping[str, int | None]) -> GitCaptioner:
+    """The captioner of a model.
+
+    Raises:
+        ModelError: it captions films, or its config.json does not say what starts and ends a caption.
+    """
+    config = model.config
+    if config.num_image_with_embedding is not None:
+        raise ModelError(
+            f"This GIT captions films of {config.num_image_with_embedding} frames, not pictures.\n"
+            "Give one that captions pictures, such as hf-hub:microsoft/git-base-coco."
+        )
+    start, end, pad = (generation.get(f"{role}_token_id") for role in ("bos", "eos", "pad"))
+    if start is None or end is None:
+        raise ModelError(
+            "Neither config.json nor generation_config.json says which word piece starts and which ends a caption.\n"
+            "Expected bos_token_id and eos_token_id."
+        )
+    size = pair(config.vision_config.image_size)
+    frame = Frame(
+        start=start,
+        end=end,
+        pad=end if pad is None else pad,
+        longest=config.max_position_embeddings,
+        words=config.vocab_size,
+        size=size,
+        grid=grid_of(size, pair(config.vision_config.patch_size)),
+        prefix=1,
+    )
+    return GitCaptioner(library, model, frame)

@@ -1,0 +1,410 @@
+"""A captioner of transformers from a folder or the hub."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+
+from vitrine.errors import ModelError
+from vitrine.models.checkpoints.state_dict import open_weights
+from vitrine.models.checkpoints.transformers import read_json
+from vitrine.models.hf_captioners.base import LibraryCaptioner, quiet, transformers_library
+from vitrine.models.hf_captioners.encoder_decoder import (
+    blip_captioner,
+    check_encoder_decoder,
+    encoder_decoder_captioner,
+)
+from vitrine.models.hf_captioners.git import git_captioner
+from vitrine.models.hub import fetch, fetch_if_there
+from vitrine.models.reference import WeightsFile
+
+MODEL_TYPES = ("blip", "git", "vision-encoder-decoder")
+"""``model_type`` in the config.json of captioners that can be opened."""
+
+_HUB = "hf-hub:"
+_REMEDY = "with the repository's other files, into one folder, and give that folder as the model."
+
+_CONFIG = ("config.json",)
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+_VOCABULARY = ("tokenizer.json", "vocab.txt")
+_IMAGE = ("preprocessor_config.json", "processor_config.json")  # version 5 writes the latter beside a tokenizer
+_GENERATION = "generation_config.json"
+
+
+@dataclass(frozen=True)
+class CaptionerFiles:
+    """Where everything lies.
+
+    Attributes:
+        config: what config.json says; its ``model_type`` is one of :data:`MODEL_TYPES`.
+        config_path: of config.json.
+        weights: safetensors, or what torch.save wrote.
+        vocabulary: a tokenizer.json or vocab.txt.
+        image: says how pictures are prepared.
+        generation: what generation_config.json says; empty where there is none.
+    """
+
+    config: dict[str, Any]
+    config_path: Path
+    weights: WeightsFile
+    vocabulary: Path
+    image: Path
+    generation: dict[str, Any]
+
+
+def is_transformers_captioner(folder: Path) -> bool:
+    """Whether a folder's config.json is that of a captioner of transformers, judged by its ``model_type``."""
+    try:
+        config = json.loads((folder / "config.json").read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and config.get("model_type") in MODEL_TYPES
+
+
+def locate_captioner(reference: str) -> CaptionerFiles:
+    """Find the files of ``hf-hub:owner/name``, with ``@revision`` where wanted, or of a folder.
+
+    Raises:
+        ModelError: a file is missing or cannot be read, or the model is of another kind.
+        WeightsUnavailableError: a file of the hub is not here and cannot be fetched.
+    """
+    config_path = _file(reference, _CONFIG)
+    config = read_json(config_path)
+    kind = config.get("model_type")
+    if kind not in MODEL_TYPES:
+        raise ModelError(
+            f"{config_path} is of a model of the type {kind!r}, which is no captioner that is known.\n"
+            f"Expected one of these types of transformers: {', '.join(MODEL_TYPES)}."
+        )
+    weights = _file(reference, _WEIGHTS)
+    origin = f"{reference}/{weights.name}" if reference.startswith(_HUB) else str(weights)
+    return CaptionerFiles(
+        config=config,
+        config_path=config_path,
+        weights=WeightsFile(weights, origin),
+        vocabulary=_file(reference, _VOCABULARY),
+        image=_file(reference, _IMAGE),
+        generation=_generation(reference),
+    )
+
+
+def _file(reference: str, names: tuple[str, ...]) -> Path:
+    if reference.startswith(_HUB):
+        return fetch(reference.removeprefix(_HUB), names, _REMEDY)
+    folder = Path(reference).expanduser()
+    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    if found is None:
+        what = f"{folder} has no {' or '.join(names)}" if folder.is_dir() else f"There is no folder {folder}"
+        raise ModelError(
+            f"{what}.\nExpected a captioner's folder as transformers saves it: {', '.join(_CONFIG + _WEIGHTS[:1])}, "
+            f"{' or '.join(_VOCABULARY)}, {' or '.join(_IMAGE)}."
+        )
+    return found
+
+
+def _generation(reference: str) -> dict[str, Any]:
+    """Older repositories have none, and say the same in config.json."""
+    if reference.startswith(_HUB):
+        path = fetch_if_there(reference.removeprefix(_HUB), _GENERATION, _REMEDY)
+    else:
+        path = Path(reference).expanduser() / _GENERATION
+    return read_json(path) if path and path.is_file() else {}
+
+
+_PROCESSORS = (
+    "BeitImageProcessor",
+    "BlipImageProcessor",
+    "CLIPImageProcessor",
+    "DeiTImageProcessor",
+    "ViTImageProcessor",
+)
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """Plain settings; :class:`vitrine.data.captions.transforms.ProcessorTransform` has the same fields and does it.
+
+    Attributes:
+        resize: (rows, columns) in pixels, whatever the picture's shape; or one number, of the short side, which keeps
+            the shape.
+        crop: (rows, columns) in pixels of the centre that is cut out afterwards; None cuts nothing.
+        resample: Pillow's number of the filter: 2 bilinear, 3 bicubic.
+        rescale: what values from 0 to 255 are multiplied by.
+        mean, std: of red, green and blue, subtracted and divided by after that.
+    """
+
+    resize: tuple[int, int] | int
+    crop: tuple[int, int] | None
+    resample: int
+    rescale: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """(rows, columns) of what comes out; None where that depends on the picture."""
+        return self.crop or (None if isinstance(self.resize, int) else self.resize)
+
+
+def read_image_settings(library: Any, path: Path, wanted: tuple[int, int]) -> ImageSettings:
+    """Read a preprocessor_config.json or a processor_config.json; what it leaves out is as the library has it.
+
+    Args:
+        library: transformers.
+        path: of the file.
+        wanted: (rows, columns) in pixels that the model takes.
+
+    Raises:
+        ModelError: an image processor of another kind, or one that gives pictures of another size.
+    """
+    content = read_json(path)
+    content = content.get("image_processor") or content
+    named = str(content.get("image_processor_type") or content.get("feature_extractor_type"))
+    name = named.removesuffix("Fast").removesuffix("Pil").replace("FeatureExtractor", "ImageProcessor")
+    if name not in _PROCESSORS:
+        raise ModelError(
+            f"{path} prepares pictures by {named}, which is not known here.\n"
+            f"Expected one of these image processors of transformers: {', '.join(_PROCESSORS)}."
+        )
+    try:
+        processor = getattr(library, f"{name}Pil").from_dict(content)
+        settings = _settings(processor)
+    except (TypeError, ValueError, KeyError) as error:
+        raise ModelError(f"{path} does not say how pictures are prepared: {_first_words(error)}.") from error
+    smallest = settings.resize if isinstance(settings.resize, int) else min(settings.resize)
+    if settings.size != wanted or (settings.crop and smallest < max(settings.crop)):
+        raise ModelError(
+            f"{path} prepares pictures of {_pixels(settings.size)}; the model takes {_pixels(wanted)}.\n"
+            "Give the preprocessor_config.json that belongs to these weights."
+        )
+    return settings
+
+
+def _settings(processor: Any) -> ImageSettings:
+    if not processor.do_resize:
+        raise ValueError("it does not resize them")
+    if getattr(processor, "do_pad", None):
+        raise ValueError("it pads them")
+    size, crop = processor.size, processor.crop_size
+    if size.shortest_edge and not size.longest_edge:
+        resize: tuple[int, int] | int = int(size.shortest_edge)
+    elif size.height and size.width:
+        resize = (int(size.height), int(size.width))
+    else:
+        raise ValueError(f"it resizes them to {dict(size)}")
+    normalises = processor.do_normalize
+    return ImageSettings(
+        resize=resize,
+        crop=(int(crop.height), int(crop.width)) if processor.do_center_crop else None,
+        resample=int(processor.resample),
+        rescale=float(processor.rescale_factor) if processor.do_rescale else 1.0,
+        mean=tuple(map(float, processor.image_mean)) if normalises else (0.0,) * 3,
+        std=tuple(map(float, processor.image_std)) if normalises else (1.0,) * 3,
+    )
+
+
+def _pixels(size: tuple[int, int] | None) -> str:
+    return f"{size[0]} x {size[1]} pixels" if size else "different sizes"
+
+
+def _first_words(error: Exception) -> str:
+    return " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
+
+
+_CLASSES = {
+    "blip": "BlipForConditionalGeneration",
+    "git": "GitForCausalLM",
+    "vision-encoder-decoder": "VisionEncoderDecoderModel",
+}
+
+# Masks and counted positions, which earlier versions of the library wrote beside the weights and later ones compute.
+_COMPUTED = re.compile(r"(^|\.)(position_ids|(attn|crossattention)\.(bias|masked_bias))$")
+
+# The head of an encoder that a captioner does not use; some files leave it out.
+_UNUSED = re.compile(r"^encoder\.pooler\.")
+
+_SHOWN = 3  # names in a message
+
+
+def load_library_model(library: Any, files: CaptionerFiles) -> Any:
+    """The library's model, float32 on the CPU, in eval mode; every weight is from the file.
+
+    The attention that maps are made of is computed in the open (``eager``); an encoder's is not needed: it stays fused.
+
+    Raises:
+        ModelError: the settings or the weights cannot be read, do not fit one another, or are of no known kind.
+    """
+    kind = files.config["model_type"]
+    model_class = getattr(library, _CLASSES[kind])
+    with quiet(library):
+        try:
+            config = model_class.config_class.from_dict(files.config)
+        except Exception as error:  # checks of values differ from one part of the library to the next
+            raise ModelError(
+                f"{files.config_path} does not describe a {kind} model: {_one_line(error)}.\n"
+                "Expected the config.json that transformers wrote with these weights."
+            ) from error
+        options: dict[str, Any] = {}
+        if kind == "vision-encoder-decoder":
+            check_encoder_decoder(config)
+            options["attn_implementation"] = {"encoder": "sdpa", "decoder": "eager"}
+        stored = open_weights(files.weights.path).tensors()
+        weights = {name: value for name, value in stored.items() if not _COMPUTED.search(name)}
+        try:
+            model, found = model_class.from_pretrained(
+                None,
+                config=config,
+                state_dict=weights,
+                dtype=torch.float32,
+                ignore_mismatched_sizes=True,  # they are told below, with the rest
+                output_loading_info=True,
+                **options,
+            )
+        except Exception as error:  # likewise
+            raise ModelError(
+                f"{files.weights.path} cannot be loaded into a {kind} model: {_one_line(error)}."
+            ) from error
+    _require_fit(files, found, kind)
+    return model.eval()
+
+
+def _require_fit(files: CaptionerFiles, found: Any, kind: str) -> None:
+    missing = [name for name in found["missing_keys"] if not _UNUSED.match(name)]
+    shapes = [f"{name} ({_shape(one)} in place of {_shape(other)})" for name, one, other in found["mismatched_keys"]]
+    faults = {"missing": missing, "unknown": list(found["unexpected_keys"]), "of another shape": shapes}
+    told = "; ".join(_listed(fault, sorted(names)) for fault, names in faults.items() if names)
+    if told or found["error_msgs"]:
+        raise ModelError(
+            f"{files.weights.path} does not fit {_CLASSES[kind]} as {files.config_path.name} describes it: "
+            f"{told or _one_line(found['error_msgs'][0])}.\nGive the files that transformers saved together."
+        )
+
+
+def _listed(fault: str, names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return f"{len(names)} {fault}: {', '.join(names[:_SHOWN])}{more}"
+
+
+def _shape(size: Any) -> str:
+    return " x ".join(map(str, size)) or "a scalar"
+
+
+def _one_line(error: object) -> str:
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+
+
+_ROLES = ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id")
+
+
+@dataclass(frozen=True)
+class WordPieces:
+    """What a vocabulary is made from: ``read_vocabulary(path, start=start, end=end, pad=pad)``.
+
+    Attributes:
+        path: a tokenizer.json or vocab.txt.
+        start: the piece that starts a caption; None where the file does not have it, as BLIP's ``[DEC]``, which is
+            never part of a caption.
+        end, pad: likewise; the file has them.
+    """
+
+    path: Path
+    start: str | None
+    end: str
+    pad: str
+
+
+@dataclass(frozen=True)
+class TransformersCaptioner:
+    """An opened captioner.
+
+    Attributes:
+        module: float32 on the CPU, in eval mode; its ``vocabulary`` is None until someone gives it one.
+        image: how pictures are prepared for it.
+        words: what its vocabulary is made from.
+        weights: the file its weights came from.
+    """
+
+    module: LibraryCaptioner
+    image: ImageSettings
+    words: WordPieces
+    weights: WeightsFile
+
+
+def open_transformers_captioner(reference: str) -> TransformersCaptioner:
+    """Open BLIP, GIT, or a vision encoder with a text decoder, as transformers saves them.
+
+    Args:
+        reference: ``hf-hub:owner/name``, with ``@revision`` where wanted, or a folder.
+
+    Raises:
+        ModelError: transformers is not installed; a file is missing, damaged, of another kind, or does not fit the
+            others; or a weights file carries code, which is not run.
+        WeightsUnavailableError: a file of the hub is not here and cannot be fetched.
+    """
+    library = transformers_library()
+    files = locate_captioner(reference)
+    module = _captioner(library, files).eval()
+    words = _word_pieces(files.vocabulary, module)
+    image = read_image_settings(library, files.image, module.frame.size)
+    return TransformersCaptioner(module, image, words, files.weights)
+
+
+def _captioner(library: Any, files: CaptionerFiles) -> LibraryCaptioner:
+    model = load_library_model(library, files)
+    said = {role: _one_id(files, role, getattr(model.generation_config, role, None)) for role in _ROLES}
+    said |= {role: _one_id(files, role, files.generation[role]) for role in _ROLES if role in files.generation}
+    if files.config["model_type"] == "blip":
+        return blip_captioner(library, model)
+    if files.config["model_type"] == "git":
+        return git_captioner(library, model, said)
+    return encoder_decoder_captioner(library, model, said)
+
+
+def _one_id(files: CaptionerFiles, role: str, number: Any) -> int | None:
+    if isinstance(number, list) and len(number) == 1:
+        number = number[0]
+    if number is not None and not isinstance(number, int):
+        raise ModelError(f"{files.config_path} gives {role} as {number!r}.\nExpected the number of one word piece.")
+    return number
+
+
+def _word_pieces(path: Path, module: LibraryCaptioner) -> WordPieces:
+    pieces, size = _pieces(path), module.frame.words
+    if pieces and max(pieces) >= size:
+        raise ModelError(
+            f"{path} has word pieces up to number {max(pieces):,}; the captioner has {size:,}.\n"
+            "Give the tokenizer.json or vocab.txt that belongs to these weights."
+        )
+    missing = [number for number in (module.end, module.pad) if number not in pieces]
+    if missing:
+        raise ModelError(
+            f"{path} has no word piece {missing[0]:,}, with which this captioner ends or fills up a caption.\n"
+            "Give the tokenizer.json or vocab.txt that belongs to these weights."
+        )
+    return WordPieces(path, pieces.get(module.start), pieces[module.end], pieces[module.pad])
+
+
+def _pieces(path: Path) -> dict[int, str]:
+    """Word pieces by number."""
+    try:
+        if path.suffix == ".json":
+            by_name = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
+            return {number: piece for piece, number in by_name.items()}
+        return dict(enumerate(path.read_text("utf-8").splitlines()))
+    except Exception as error:  # the tokenizers library raises nothing more particular
+        raise ModelError(f"{path} cannot be read as a vocabulary: {error}") from None
+
+
+__all__ = [
+    "MODEL_TYPES",
+    "ImageSettings",
+    "TransformersCaptioner",
+    "is_transformers_captioner",
+    "open_transformers_captioner",
+]

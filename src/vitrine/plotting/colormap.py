@@ -1,0 +1,192 @@
+"""What the colours of maps mean, and the bar that says so.
+
+Letters: R, C rows and columns of patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Literal
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, Normalize
+from matplotlib.figure import Figure
+
+from vitrine.plotting.style import GREY, HAIRLINE, INK, SMALL, place, shortened, write
+
+_THICK, _ARROW = 0.13, 0.19  # of a colour bar, in inches
+_NICE = np.array([1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10])
+# Blue below, orange above, black between. CIE lightness rises evenly from 6 to 92 on both sides (a test looks): dark is
+# little, as in the colours of attention, and neither sign looks larger than the other.
+SIGNED = LinearSegmentedColormap.from_list(
+    "vitrine.signed",
+    [
+        "#c7eeff",
+        "#43c4ff",
+        "#0992d5",
+        "#0063a3",
+        "#07376b",
+        "#131313",
+        "#602600",
+        "#934d00",
+        "#c67804",
+        "#f7a901",
+        "#ffe5b2",
+    ],
+)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What the colours of maps mean.
+
+    Attributes:
+        kind: "uniform": multiples of uniform from 0 to ``high``. "log": the same from 0.1 on, logarithmic. "lost":
+            probability lost, from -``high`` to ``high``. "own": each map from its own least to its own largest value,
+            which figures say.
+        high: where the colours end; a larger value has the last colour. "own" finds it for each map.
+        label: of the colour bar; "" is the kind's own.
+        low: where the colours of "own" begin; None finds both ends for each map.
+    """
+
+    kind: Literal["uniform", "log", "lost", "own"]
+    high: float = 1.0
+    label: str = ""
+    low: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What the colour bar is headed with."""
+        return self.label or ("probability lost" if self.kind == "lost" else "multiple of uniform")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What has to be written on a figure with this scale."""
+        return ("Every map is stretched to its own minimum and maximum.",) if self.kind == "own" else ()
+
+    @property
+    def nothing(self) -> float:
+        """The value that says nothing: what the colour bar marks."""
+        return 0.0 if self.kind == "lost" else 1.0
+
+    @property
+    def colours(self) -> Colormap:
+        """Perceptual, and dark where there is little."""
+        return SIGNED if self.kind == "lost" else mpl.colormaps["inferno"]
+
+    @property
+    def limits(self) -> Normalize:
+        """From values to 0 to 1, their place among the colours; what lies outside is brought to the ends."""
+        if self.kind == "log":
+            return LogNorm(0.1, self.high, clip=True)
+        return Normalize(-self.high if self.kind == "lost" else self.low or 0.0, self.high, clip=True)
+
+    def of(self, map_RC: npt.ArrayLike) -> Scale:
+        """The scale of one map: with ends of its own where it is "own" and has none yet, else this one."""
+        if self.kind != "own" or self.low is not None:
+            return self
+        low, high = _ends([map_RC])
+        return replace(self, low=low, high=max(high, low + 1e-6))
+
+
+def shared_scale(maps: Sequence[npt.ArrayLike], least: float = 2.0) -> float:
+    """Where one scale for several maps ends: their 99.5th percentile of magnitude, rounded up to a number to read.
+
+    Robust, so that one outlier patch does not darken all the others; what lies above is drawn as the last colour, and
+    the colour bar says so.
+
+    Args:
+        maps: of any shapes, multiples of uniform or probabilities lost; what is not finite does not count.
+        least: the smallest answer, above 0.
+    """
+    values = np.concatenate([np.zeros(0), *(np.abs(np.asarray(each, dtype=np.float64)).ravel() for each in maps)])
+    values = values[np.isfinite(values)]
+    wanted = max(least, float(np.percentile(values, 99.5)) if len(values) else 0.0)
+    power = 10.0 ** np.floor(np.log10(wanted))
+    return float(round(power * _NICE[np.searchsorted(_NICE, wanted / power * (1 - 1e-9))], 12))
+
+
+def colour_bar(
+    figure: Figure,
+    scale: Scale,
+    maps: Sequence[npt.ArrayLike],
+    at: tuple[float, float],
+    length: float,
+    *,
+    level: bool = False,
+) -> None:
+    """A colour bar of ``length`` inches, upright or level, its foot at a place in inches.
+
+    The value that means nothing, 1 or 0, is marked. Where a map goes beyond the scale, the bar ends in an arrow, with
+    the largest (or least) value beside it.
+    """
+    each_its_own = scale.kind == "own" and scale.low is None and len(maps) > 1
+    scale, ends = scale.of(maps[0]), _ends(maps)
+    low, high = float(scale.limits.vmin or 0), float(scale.limits.vmax or 0)
+    beyond = (not each_its_own and ends[0] < low, not each_its_own and ends[1] > high)
+    axes = place(figure, *at, *((length, _THICK) if level else (_THICK, length)))
+    name_at = (at[0], at[1] + _THICK + 0.06) if level else (at[0], at[1] + length + 0.11)
+    write(figure, *name_at, shortened(scale.name, 21), fontsize=SMALL, color=GREY)
+    bar = figure.colorbar(
+        ScalarMappable(scale.limits, scale.colours),
+        cax=axes,
+        orientation="horizontal" if level else "vertical",
+        extend={(False, False): "neither", (False, True): "max", (True, False): "min", (True, True): "both"}[beyond],
+        extendfrac=_ARROW / length,
+    )
+    bar.outline.set(edgecolor=HAIRLINE, linewidth=0.8)
+    ticks = [low, high] if each_its_own else _ticks(scale, low, high, room=0.15 / length)
+    bar.set_ticks(ticks, labels=["least", "largest"] if each_its_own else [number(tick) for tick in ticks])
+    bar.minorticks_off()
+    axes.tick_params(length=0, pad=4, labelsize=SMALL, labelcolor=GREY)
+    if each_its_own:
+        return
+    if scale.nothing in ticks:
+        (axes.axvline if level else axes.axhline)(scale.nothing, color="white", linewidth=1.2)
+        labels = axes.get_xticklabels() if level else axes.get_yticklabels()
+        labels[ticks.index(scale.nothing)].set(weight="bold", color=INK)
+    for end in (0, 1):
+        if beyond[end]:
+            words = f"{('down to', 'up to')[end]} {number(ends[end])}"
+            _beside_arrow(figure, "and less" if scale.kind == "log" and not end else words, at, length, end, level)
+
+
+def _beside_arrow(figure: Figure, words: str, at: tuple[float, float], length: float, end: int, level: bool) -> None:
+    if level:
+        x, side = ((at[0] - 0.06, "right"), (at[0] + length + 0.06, "left"))[end]
+        write(figure, x, at[1] + _THICK / 2, words, ha=side, va="center", fontsize=SMALL, color=GREY)
+    else:
+        y = at[1] + (0.02, length - 0.02)[end]
+        write(figure, at[0] + _THICK + 0.055, y, words, va="center", fontsize=SMALL, color=GREY)
+
+
+def _ends(maps: Sequence[npt.ArrayLike]) -> tuple[float, float]:
+    """Least and largest of all finite values; (0, 0) where there are none."""
+    values = np.concatenate([np.asarray(each, dtype=np.float64).ravel() for each in maps])
+    values = values[np.isfinite(values)]
+    return (float(values.min()), float(values.max())) if len(values) else (0.0, 0.0)
+
+
+def _ticks(scale: Scale, low: float, high: float, room: float) -> list[float]:
+    """Values on a colour bar: what says nothing, and others that are at least ``room``, a share of it, away."""
+    if scale.kind == "own":
+        inside = low + room * (high - low) < scale.nothing < high - room * (high - low)
+        return [low, *([scale.nothing] if inside else []), high]
+    if scale.kind == "log":
+        return [*(10.0**power for power in range(-1, ceil(np.log10(high) - 0.3))), high]
+    step = next(
+        m * 10.0**power for power in range(-9, 9) for m in (1, 2, 2.5, 5) if high - low <= 6.01 * m * 10.0**power
+    )
+    round_ones = step * np.arange(ceil(low / step - 1e-6), high / step + 1e-6)
+    apart = [float(tick) for tick in round_ones if abs(tick - scale.nothing) >= room * (high - low)]
+    return sorted([*apart, *([scale.nothing] if low <= scale.nothing <= high else [])])
+
+
+def number(value: float) -> str:
+    """A value for a colour bar: three digits at most, a true minus."""
+    return f"{float(f'{value:.3g}'):zg}".replace("-", "\N{MINUS SIGN}")

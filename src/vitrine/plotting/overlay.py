@@ -1,0 +1,147 @@
+"""A map over its photograph, in axes.
+
+Coordinates are those of :class:`vitrine.explain.placement.Placement`. Letters: H, W pixel rows and columns; R, C rows
+and columns of patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.patches import PathPatch, Rectangle
+from matplotlib.path import Path as Outline
+from matplotlib.patheffects import withStroke
+from PIL import Image
+
+from vitrine.attribution.placement import Placement
+from vitrine.plotting.colormap import Scale
+from vitrine.plotting.style import EMPTY, GREY, INK
+
+Floats = npt.NDArray[np.float32]
+Pixels = npt.NDArray[np.uint8]
+Patch = tuple[int, int]
+
+_LUMA = np.array([0.2126, 0.7152, 0.0722], dtype=np.float32)  # Rec. 709
+
+
+def draw_photo(axes: Axes, photo_HWC: Pixels, placement: Placement) -> Axes:
+    """The photograph, with what the model did not see faded and hatched."""
+    photo = _raster(axes, photo_HWC, placement)
+    return _finish(axes, _with_unseen(photo, photo, placement), placement)
+
+
+def draw_overlay(
+    axes: Axes,
+    photo_HWC: Pixels,
+    map_RC: npt.ArrayLike,
+    placement: Placement,
+    scale: Scale,
+    *,
+    smooth: bool = True,
+    marked: Sequence[Patch] = (),
+) -> Axes:
+    """A map over its photograph, in a person's own axes too.
+
+    The photograph is dimmed and nearly grey; colour covers it the more, the larger the value, so that what has none
+    stays in sight. What the model did not see is faded and hatched.
+
+    Args:
+        axes: drawn into; its coordinates become the photograph's pixels.
+        photo_HWC: uint8 (H, W, 3), upright; or a smaller copy of the photograph.
+        map_RC: (R, C) in the scale's unit; NaN is drawn without colour.
+        placement: where the patches lie.
+        scale: what the colours mean.
+        smooth: between the middles of patches, or patches as they are.
+        marked: patches (row, column) to outline.
+
+    Returns:
+        The axes.
+
+    Raises:
+        ValueError: map or photograph have another shape than the placement's.
+    """
+    photo = _raster(axes, photo_HWC, placement)
+    values = placement.spread(map_RC, smooth, photo.shape[:2])
+    at = np.asarray(scale.of(map_RC).limits(np.nan_to_num(values)), dtype=np.float32)
+    share = np.abs(2 * at - 1) if scale.kind == "lost" else at
+    opacity = np.where(np.isnan(values), 0, 0.92 * share**0.7)[..., None]
+    dimmed = 0.05 + 0.47 * (0.7 * (photo @ _LUMA)[..., None] + 0.3 * photo)
+    drawn = (1 - opacity) * dimmed + opacity * scale.colours(at)[..., :3]
+    _outline(axes, placement, marked)
+    return _finish(axes, _with_unseen(drawn, photo, placement), placement)
+
+
+def draw_map(
+    axes: Axes, map_RC: npt.ArrayLike, placement: Placement, scale: Scale, *, marked: Sequence[Patch] = ()
+) -> Axes:
+    """The map alone, patches as they are, where they lie on the photograph; arguments as :func:`draw_overlay`."""
+    values = placement.spread(map_RC, smooth=False, shape=_size(axes, placement))
+    drawn = scale.colours(scale.of(map_RC).limits(np.nan_to_num(values)))[..., :3]
+    drawn[np.isnan(values)] = to_rgb(EMPTY)
+    _outline(axes, placement, marked)
+    return _finish(axes, drawn, placement)
+
+
+def _size(axes: Axes, placement: Placement) -> tuple[int, int]:
+    """Pixel rows and columns of a drawing of the whole photograph that fills the axes."""
+    box = axes.get_window_extent()
+    width, height = placement.geometry.width, placement.geometry.height
+    zoom = min(box.width / width, box.height / height)
+    return max(1, round(height * zoom)), max(1, round(width * zoom))
+
+
+def _raster(axes: Axes, photo_HWC: Pixels, placement: Placement) -> Floats:
+    """The photograph with as many pixels as are drawn, 0 to 1; a tiny one keeps its square pixels."""
+    rows, columns = photo_HWC.shape[:2]
+    width, height = placement.geometry.width, placement.geometry.height
+    if abs(rows * width - columns * height) > max(width, height):  # a copy's short side is rounded by half a pixel
+        raise ValueError(f"The photograph has {columns} x {rows} pixels; its placement is for {width} x {height}.")
+    drawn_height, drawn_width = _size(axes, placement)
+    way = Image.Resampling.NEAREST if drawn_width >= 3 * columns else Image.Resampling.LANCZOS
+    resized = Image.fromarray(photo_HWC).resize((drawn_width, drawn_height), way, reducing_gap=2.0)
+    return np.asarray(resized, dtype=np.float32) / np.float32(255)
+
+
+def _with_unseen(drawn: npt.NDArray[Any], photo: Floats, placement: Placement) -> npt.NDArray[Any]:
+    seen = placement.seen(*photo.shape[:2])[..., None]
+    return np.where(seen, drawn, 1 - 0.4 * (1 - photo))
+
+
+def _finish(axes: Axes, drawn: npt.NDArray[Any], placement: Placement) -> Axes:
+    width, height = placement.geometry.width, placement.geometry.height
+    axes.imshow(np.clip(drawn, 0, 1), extent=(0, width, height, 0), aspect="equal", zorder=1)
+    axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    left, top, right, bottom = placement.geometry.box
+    if placement.seen_share < 1 - 1e-6:
+        outer = [(0, 0), (width, 0), (width, height), (0, height), (0, 0)]
+        inner = [(left, top), (left, bottom), (right, bottom), (right, top), (left, top)]  # the other way round: a hole
+        around = Outline.make_compound_path(Outline(outer, closed=True), Outline(inner, closed=True))
+        axes.add_patch(hatched(PathPatch(around, zorder=2)))
+        axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, ec=INK, lw=0.8, zorder=3))
+    return axes
+
+
+def hatched(patch: Any) -> Any:
+    """A shape in the look of what the model did not see."""
+    patch.set(facecolor="none", edgecolor=(*to_rgb(GREY), 0.55), linewidth=0, hatch="////")
+    patch.set_hatch_linewidth(0.35)
+    return patch
+
+
+def _outline(axes: Axes, placement: Placement, marked: Sequence[Patch]) -> None:
+    for row, column in marked:
+        left, top, right, bottom = placement.patch_box(row, column)
+        axes.add_patch(outlined(Rectangle((left, top), right - left, bottom - top, zorder=4)))
+
+
+def outlined(patch: Any) -> Any:
+    """A shape in the look of a marked patch: white with a dark rim, to be told from every colour."""
+    patch.set(fill=False, edgecolor="white", linewidth=0.8, path_effects=[withStroke(linewidth=1.9, foreground=INK)])
+    return patch

@@ -1,0 +1,299 @@
+"""The look of every figure, and how a figure becomes a file.
+
+Figures are made with matplotlib's objects (never ``pyplot``) inside :func:`styled`, so that neither a window nor the
+caller's own matplotlib settings are touched. Sizes are in inches; a README shows an inch as about 100 pixels, and files
+have twice that.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from vitrine.version import __version__
+
+WIDTH = 9.0  # of a figure that fills a README's column
+DPI = 200
+MARGIN = 0.18  # around everything
+
+INK, GREY, HAIRLINE, EMPTY = "#1d2730", "#66717d", "#d9dee3", "#f1f3f5"
+ACCENT = "#0072b2"
+# Blue, vermilion, bluish green and black are of Okabe and Ito (2008), Color universal design, whose others are too pale
+# on white. The three in their place are, of colours with a contrast of 3, those farthest from the rest and from one
+# another with every common colour blindness. The dark page has its own (theme.css).
+SERIES = ("#0072b2", "#d55e00", "#009e73", "#ae72fc", "#a80000", "#723c6c", "#000000")
+# White to dark blue; lightness falls evenly (a test looks), so that it reads in grey too.
+SHARES = LinearSegmentedColormap.from_list(
+    "vitrine.shares", ["#ffffff", "#d6e6f2", "#a9cbe3", "#74add1", "#3f8cbc", "#1c6a9e", "#0d4a79", "#082c51"]
+).with_extremes(bad=EMPTY)
+
+TITLE, LABEL, SMALL = 11.0, 9.0, 8.0  # points
+
+_SETTINGS: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
+    "font.size": LABEL,
+    "text.color": INK,
+    "text.parse_math": False,  # a class may be called "$5_bill"
+    "axes.edgecolor": HAIRLINE,
+    "axes.labelcolor": GREY,
+    "axes.labelsize": LABEL,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "axes.unicode_minus": True,
+    "grid.color": HAIRLINE,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.8,
+    "lines.solid_capstyle": "round",
+    "xtick.color": HAIRLINE,
+    "ytick.color": HAIRLINE,
+    "xtick.labelcolor": GREY,
+    "ytick.labelcolor": GREY,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "xtick.major.width": 0.8,
+    "ytick.major.width": 0.8,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "savefig.facecolor": "white",
+    "figure.dpi": DPI,
+    "savefig.dpi": "figure",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "vitrine",  # names inside an SVG are drawn from it: the same figure, the same bytes
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """matplotlib's own defaults with vitrine's settings on top, whatever the caller has set; put back at the end."""
+    with mpl.rc_context():
+        # The backend is left alone: setting it would import pyplot's machinery, and figures here have their own canvas.
+        settings: dict[Any, Any] = {k: v for k, v in mpl.rcParamsDefault.items() if not k.startswith("backend")}
+        mpl.rcParams.update(settings | _SETTINGS)
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this many inches, drawn by Agg."""
+    figure = Figure(figsize=(width, height), dpi=DPI)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def place(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+    """Axes at a place in inches from the lower left corner."""
+    across, up = figure.get_size_inches()
+    return figure.add_axes((left / across, bottom / up, width / across, height / up))
+
+
+def write(figure: Figure, left: float, bottom: float, words: str, **look: Any) -> Text:
+    """Text at a place in inches from the lower left corner, on its baseline."""
+    across, up = figure.get_size_inches()
+    return figure.text(left / across, bottom / up, words, **({"va": "baseline"} | look))
+
+
+def extent(words: Sequence[str], size: float, **look: Any) -> tuple[float, float]:
+    """(widest, highest) of some texts in inches, at a font size in points."""
+    fonts = (*mpl.rcParams["font.family"], *mpl.rcParams["font.sans-serif"])
+    sizes = [_measured(word, size, tuple(sorted(look.items())), fonts) for word in words]
+    return max((width for width, _ in sizes), default=0.0), max((height for _, height in sizes), default=0.0)
+
+
+@lru_cache(maxsize=4096)  # a word of a caption is measured several times before it has its place
+def _measured(
+    word: str,
+    size: float,
+    look: tuple[tuple[str, Any], ...],
+    fonts: tuple[str, ...],  # noqa: ARG001  a person's own settings may have others
+) -> tuple[float, float]:
+    figure = new_figure(1, 1)
+    canvas: Any = figure.canvas
+    box = figure.text(0, 0, word, fontsize=size, **dict(look)).get_window_extent(canvas.get_renderer())
+    return box.width / DPI, box.height / DPI
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """A share of 1 as per cent: 0.9375 is ``93.8 %``."""
+    return f"{100 * share:.{decimals}f} %"
+
+
+def percent_tick(share: float, _position: int | None = None) -> str:
+    """The same for an axis, with a decimal only where it is not zero: ``92.5 %``, ``93 %``."""
+    return f"{round(100 * share, 2):g} %"
+
+
+def shortened(label: str, most: int = 28) -> str:
+    """A label for a figure: cut in the middle where it is longer than ``most`` characters, on one line."""
+    line = " ".join(label.split())
+    half = (most - 1) // 2
+    return line if len(line) <= most else f"{line[: most - 1 - half]}…{line[-half:]}"
+
+
+def drawn_bytes(figure: Figure, kind: str, metadata: Mapping[str, str]) -> bytes:
+    """A figure as the bytes of a PNG or SVG file; the same figure gives the same bytes.
+
+    Args:
+        figure: what is drawn.
+        kind: "png" or "svg".
+        metadata: where the figure came from. In a PNG each entry is a text chunk; in an SVG all are one JSON object
+            in the ``dc:description``.
+    """
+    software = f"vitrine {__version__}"
+    if kind == "png":
+        content: dict[str, Any] = {"Software": software, **metadata}
+    else:
+        description = json.dumps(dict(metadata), ensure_ascii=False)
+        content = {"Creator": software, "Date": None, "Description": description}
+    drawn = io.BytesIO()
+    with styled():
+        # zlib's default level takes twice the time of level 2 for a twentieth fewer bytes.
+        packed: dict[str, Any] = {"pil_kwargs": {"compress_level": 2}} if kind == "png" else {}
+        figure.savefig(drawn, format=kind, metadata=content, **packed)
+    return drawn.getvalue()
+
+
+def save(figure: Figure, path: Path, metadata: Mapping[str, str]) -> None:
+    """Write a figure as PNG or SVG, whole or not at all; the same figure gives the same bytes.
+
+    Args:
+        figure: what to write.
+        path: ends in .png or .svg; its folder is made.
+        metadata: as for :func:`drawn_bytes`.
+
+    Raises:
+        ValueError: the path ends in something else.
+    """
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise ValueError(f"A figure is written as .png or .svg; got {path.name}.")
+    drawn = drawn_bytes(figure, path.suffix.lower()[1:], metadata)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        temporary.write_bytes(drawn)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+GAP = 0.12  # inches between panels
+BAR = 1.32  # inches that an upright colour bar takes, its numbers and its name included
+LINE = 0.165  # inches from one small line of text to the next
+
+
+def wrapped(words: str, size: float, width: float) -> list[str]:
+    """Lines of at most ``width`` inches at a font size in points; a word that is longer is cut."""
+    words = " ".join(words.split())
+    letters = max(8, int(len(words) * width / max(extent([words], size)[0], 1e-6)))
+    while True:
+        lines = textwrap.wrap(words, letters)
+        if letters <= 8 or extent(lines, size)[0] <= width:
+            return lines
+        letters -= 1
+
+
+def titled(words: str, width: float) -> str:
+    """A title shortened to a width in inches, supposing broad letters."""
+    return shortened(words, max(10, int(width / 0.115)))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the parts of a figure of panels are, in inches.
+
+    Attributes:
+        figure: with its title, detail and the panels' names written.
+        boxes: left, bottom, width and height of each panel.
+        bar: foot of the upright colour bar.
+        bar_length: its length.
+    """
+
+    figure: Figure
+    boxes: tuple[tuple[float, float, float, float], ...]
+    bar: tuple[float, float]
+    bar_length: float
+
+
+def arranged(
+    count: int, aspect: float, most: int, tallest: float, broadest: float = WIDTH
+) -> tuple[int, tuple[float, float]]:
+    """(columns, (width, height) of a panel): in few rows, unless more rows make the panels clearly larger.
+
+    Args:
+        count: panels.
+        aspect: their width over their height.
+        most: in a row.
+        tallest: inches of all rows with the panels' names.
+        broadest: inches of one panel.
+    """
+    best = 0, (0.0, 0.0)
+    for rows in range(ceil(count / most), count + 1):
+        columns = ceil(count / rows)
+        if count < 5 and count % columns:  # few panels leave no gap
+            continue
+        across = min(broadest, (WIDTH - 2 * MARGIN - BAR) / columns - GAP)
+        width = min(across, max(0.1, (tallest + 0.34) / rows - 0.34 - 0.01) * aspect)
+        if width > 1.15 * best[1][0]:
+            best = columns, (width, width / aspect)
+    return best
+
+
+def grid_width(names: Sequence[str], columns: int, panel: tuple[float, float], least: float = 0.0) -> float:
+    """Width of :func:`panel_grid`'s figure."""
+    return max(2 * MARGIN + columns * (_cell(names, panel) + GAP) - GAP + BAR, least)
+
+
+def panel_grid(
+    names: Sequence[str],
+    columns: int,
+    panel: tuple[float, float],
+    *,
+    title: str,
+    detail: str = "",
+    below: float = 0.0,
+    least: float = 0.0,
+) -> Grid:
+    """An empty figure for panels in rows, a colour bar to their right, and ``below`` inches for words under them."""
+    width = grid_width(names, columns, panel, least)
+    lines = [line for part in detail.split("\n") for line in wrapped(part, SMALL, width - 2 * MARGIN)]
+    rows, step = ceil(len(names) / columns), _snapped(panel[1]) + 0.34
+    top = 0.33 + 0.04 + LINE * len(lines) + 0.32
+    length = min(2.4, max(1.2, rows * step - 0.34)) - 0.04
+    height = _snapped(top + max(rows * step - 0.34, length + 0.04) + below + MARGIN)
+    figure = new_figure(width, height)
+    write(figure, MARGIN, height - 0.33, titled(title, width - 2 * MARGIN), fontsize=TITLE, weight="bold")
+    for index, line in enumerate(lines):
+        write(figure, MARGIN, height - 0.53 - LINE * index, line, fontsize=SMALL, color=GREY)
+    boxes = []
+    for index, name in enumerate(names):
+        left = _snapped(MARGIN + index % columns * (_cell(names, panel) + GAP))
+        upper = _snapped(height - top - index // columns * step)
+        write(figure, left, upper + 0.07, name, fontsize=SMALL, color=GREY)
+        boxes.append((left, upper - _snapped(panel[1]), _snapped(panel[0]), _snapped(panel[1])))
+    bar = (MARGIN + columns * (_cell(names, panel) + GAP) + 0.06, height - top - length - 0.04)
+    return Grid(figure, tuple(boxes), bar, length)
+
+
+def _cell(names: Sequence[str], panel: tuple[float, float]) -> float:
+    return max(_snapped(panel[0]), extent(names, SMALL)[0])
+
+
+def _snapped(inches: float) -> float:
+    """To whole pixels of the file, so that drawings are not resampled."""
+    return max(1, round(inches * DPI)) / DPI

@@ -1,0 +1,232 @@
+"""A report as one HTML file: no network, no other file, the same bytes for the same document."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+from functools import lru_cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from matplotlib.figure import Figure
+from PIL import Image
+
+from vitrine.attribution.placement import Placement
+from vitrine.caption.figures.words import CaptionPicture
+from vitrine.explain.figures.map import MapPicture
+from vitrine.plotting.colormap import Scale
+from vitrine.plotting.style import ACCENT, GREY, HAIRLINE, INK, SERIES, percent, styled
+from vitrine.plotting.tables import Table
+from vitrine.report.document import Document
+
+Pixels = npt.NDArray[np.uint8]
+
+_SMALL = 160  # pixels of a side up to which a picture is kept without loss
+_QUALITY = 85
+
+# Colours of figures that follow the page.
+_THEMED = {colour: f"--series-{number}" for number, colour in enumerate(SERIES, 1)} | {
+    INK: "--ink",
+    GREY: "--grey",
+    HAIRLINE: "--hairline",
+    ACCENT: "--accent",
+    "#000000": "--ink",  # also the last series
+    "#ffffff": "--paper",  # of hollow dots
+}
+
+
+def svg(figure: Figure, name: str) -> str:
+    """A figure of lines and text as an ``svg`` element that follows the page's colours, on the page's own paper.
+
+    Ids hold for the whole page: this figure's begin with ``name``, which no other figure of the page has.
+    """
+    drawn = io.StringIO()
+    with styled():
+        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
+    text = drawn.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    for colour, variable in _THEMED.items():
+        text = re.sub(rf"(fill|stroke): {colour}\b", rf"\1: var({variable})", text)
+    text = re.sub(r">\s+<", "><", _with_own_ids(text, name))
+    return text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
+
+
+def _with_own_ids(text: str, name: str) -> str:
+    """matplotlib's ids are the same in every figure, and most are never referred to: those go."""
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
+    text = re.sub(r'\sid="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", text)
+    return re.sub(r'(href="|url\()#', rf"\g<1>#{name}-", text)
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG file."""
+    drawn = io.BytesIO()
+    with styled():
+        figure.savefig(drawn, format="png")
+    packed = io.BytesIO()
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
+    return packed.getvalue()
+
+
+def data_url(content: bytes, kind: str) -> str:
+    """Bytes as an address."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def photo_url(photo_HWC: Pixels) -> str:
+    """A photograph as an address: small ones without loss."""
+    picture, kept = Image.fromarray(photo_HWC), io.BytesIO()
+    if max(photo_HWC.shape[:2]) <= _SMALL:
+        picture.save(kept, "PNG", optimize=True)
+        return data_url(kept.getvalue(), "image/png")
+    picture.save(kept, "JPEG", quality=_QUALITY, optimize=True)
+    return data_url(kept.getvalue(), "image/jpeg")
+
+
+def map_data(picture: MapPicture, scale: Scale) -> dict[str, Any]:
+    """What the page's viewer shows of a map; shapes as at the top of viewer.js."""
+    return {
+        "photograph": photo_url(picture.photo_HWC),
+        **_place(picture.placement),
+        "map": _values(picture.map_RC),
+        "scale": _scale(scale, picture.map_RC),
+        "described": f"{picture.method}, over the photograph {picture.name}",
+        "sentence": "Point at a patch to read its value.",
+    }
+
+
+def caption_data(picture: CaptionPicture, scale: Scale) -> dict[str, Any]:
+    """What the page's viewer shows of a caption."""
+    return {
+        "photograph": photo_url(picture.photo_HWC),
+        **_place(picture.placement),
+        "scale": _scale(scale),
+        "words": [
+            {
+                "text": word.text,
+                "probability": round(word.probability, 6),
+                "map": _values(word.map_RC),
+                "particular": not word.grey,
+            }
+            for word in picture.words
+        ],
+    }
+
+
+def _place(placement: Placement) -> dict[str, Any]:
+    geometry = placement.geometry
+    left, top, right, bottom = geometry.box
+    return {
+        "size": [geometry.width, geometry.height],
+        "grid": [placement.rows, placement.columns],
+        "box": [round(each, 3) for each in (left, top, right - left, bottom - top)],
+    }
+
+
+def _scale(scale: Scale, map_RC: npt.ArrayLike | None = None) -> dict[str, Any]:
+    ends = scale if map_RC is None else scale.of(map_RC)
+    own = {} if ends.low is None else {"low": ends.low}
+    return {"kind": scale.kind, "high": ends.high, **own, "label": scale.name}
+
+
+def _values(map_RC: npt.NDArray[np.floating]) -> dict[str, Any]:
+    """float16: finer than any colour."""
+    values = np.ascontiguousarray(map_RC, dtype="<f2")
+    return {
+        "shape": list(values.shape),
+        "dtype": "float16",
+        "data": base64.b64encode(values.tobytes()).decode("ascii"),
+    }
+
+
+_STYLES = ("theme.css", "report.css")
+_SCRIPTS = ("viewer.js", "report.js")
+
+
+def asset(name: str) -> str:
+    """The text of one of the page's own files."""
+    return files("vitrine.report.page").joinpath(name).read_text("utf-8")
+
+
+def render_html(document: Document) -> str:
+    """The whole page.
+
+    A content security policy in the page itself forbids everything but what is in it: no address is ever asked, and no
+    script runs but the page's own, whose hash the policy names.
+    """
+    style = "\n".join(_squeezed(asset(name)) for name in _STYLES)
+    template = _environment().get_template("report.html.j2")
+    return template.render(
+        document=document,
+        style=Markup(style),  # noqa: S704  the package's own
+        script=Markup(_script()),  # noqa: S704
+        policy=policy(),
+        facts=_json(document.facts),
+    )
+
+
+def policy() -> str:
+    """The page's content security policy."""
+    digest = base64.b64encode(hashlib.sha256(_script().encode("utf-8")).digest()).decode("ascii")
+    inside = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+    return f"{inside}; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+
+
+@lru_cache(maxsize=1)
+def _script() -> str:
+    return "\n".join(asset(name) for name in _SCRIPTS)
+
+
+def _squeezed(style: str) -> str:
+    """Without comments and indentation."""
+    return re.sub(r"\s+", " ", re.sub(r"/\*.*?\*/", "", style, flags=re.DOTALL))
+
+
+def _json(value: object) -> Markup:
+    """JSON that may stand in a script element, whatever is in it."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))  # noqa: S704
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("vitrine.report", "page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.tests["kind"] = lambda block, name: type(block).__name__ == name
+    made.filters |= {
+        "svg": lambda figure, name: Markup(svg(figure, name)),  # noqa: S704  matplotlib escapes the text that it draws
+        "png_url": lambda figure: data_url(png(figure), "image/png"),
+        "map_json": lambda view: _json(map_data(view.picture, view.scale)),
+        "caption_json": lambda view: _json(caption_data(view.picture, view.scale)),
+        "numeric": _numeric,
+        "percent": percent,
+    }
+    return made
+
+
+_NUMBER = re.compile(r"[−+-]?[\d,.]+( %| pp)?")
+
+
+def _numeric(table: Table) -> list[Any]:
+    """Whether each column holds numbers and nothing else, which are then set to the right."""
+    cells = table.cells()
+    return [
+        any(row[i] != "–" for row in cells) and all(row[i] == "–" or _NUMBER.fullmatch(row[i]) for row in cells)
+        for i in range(len(table.columns))
+    ]

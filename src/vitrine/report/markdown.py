@@ -1,0 +1,114 @@
+"""A report as Markdown with PNG files, for a repository: the same sections, sentences and numbers as the page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from vitrine.caption.figures.words import save_caption_figure
+from vitrine.explain.figures.map import save_map_figure
+from vitrine.plotting.style import save
+from vitrine.plotting.tables import inline, named_table
+from vitrine.report.document import (
+    Block,
+    CaptionView,
+    Commands,
+    Document,
+    Findings,
+    Folded,
+    Gallery,
+    Listing,
+    MapView,
+    Numbers,
+    Paragraph,
+    Plot,
+    Sheet,
+)
+
+
+def write_markdown(document: Document, path: Path) -> list[Path]:
+    """Write the report, and its figures into a folder beside it that is named after it.
+
+    Returns:
+        What was written, the report first.
+    """
+    folder = path.with_name(f"{path.stem}-figures")
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = _Writer(folder)
+    parts = [f"# {inline(document.title)}", inline(document.detail)]
+    for section in document.sections:
+        parts.append(f"## {inline(section.title)}")
+        for block in section.blocks:
+            parts += writer.block(block)
+    parts.append(inline(document.foot))
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    path.write_text(text, encoding="utf-8")
+    return [path, *writer.written]
+
+
+class _Writer:
+    """Blocks as text; figures are written as they come."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.written: list[Path] = []
+
+    def block(self, block: Block) -> Iterator[str]:
+        """The paragraphs of a block."""
+        match block:
+            case Paragraph():
+                yield f"**{inline(block.words)}**" if block.tone == "lead" else inline(block.words)
+            case Numbers():
+                yield "\n".join(
+                    f"- **{each.value}** {inline(each.name)}{f' ({inline(each.detail)})' if each.detail else ''}"
+                    for each in block.items
+                )
+            case Findings():
+                yield "\n".join(f"- {inline(each.sentence)}{_flag(each.flag)}" for each in block.items)
+            case Sheet():
+                yield named_table(block.table)
+                yield _note(block.caption)
+            case Plot():
+                path = self.folder / f"{block.name}.png"
+                save(block.figure, path, {"shows": block.alt})
+                yield self._image(path, block.alt)
+                yield _note(block.caption)
+            case MapView() | CaptionView():
+                yield from self._view(block)
+            case Gallery():
+                for view in block.views:
+                    yield from self._view(view)
+            case Listing():
+                yield "\n".join(f"- {inline(each)}" for each in block.items)
+            case Commands():
+                yield "```\n" + "\n".join(block.lines) + "\n```"
+            case Folded():
+                yield f"<details>\n<summary>{inline(block.summary)}</summary>"
+                for inner in block.blocks:
+                    yield from self.block(inner)
+                yield "</details>"
+
+    def _view(self, view: MapView | CaptionView) -> Iterator[str]:
+        path = self.folder / f"{view.name}.png"
+        metadata = {"picture": view.picture.name}
+        if isinstance(view, MapView):
+            save_map_figure(view.picture, view.scale, path, metadata)
+            words = f"{view.picture.method} over {view.picture.name}: {view.picture.predicted}"
+        else:
+            save_caption_figure(view.picture, view.scale, path, metadata)
+            words = f"{view.picture.name}: {view.picture.caption}"
+        yield self._image(path, words)
+        yield _note(f"Shown as {view.why}." if view.why else "")
+
+    def _image(self, path: Path, words: str) -> str:
+        self.written.append(path)
+        return f"![{inline(words)}](<{path.parent.name}/{path.name}>)"
+
+
+def _flag(flag: str) -> str:
+    """Sentences say their verdict themselves, but for those on maps."""
+    return f" ({flag})" if flag in ("believable", "doubtful", "not checked") else ""
+
+
+def _note(words: str) -> str:
+    return f"*{inline(words)}*" if words else ""

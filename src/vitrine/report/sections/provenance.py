@@ -1,0 +1,199 @@
+"""The section on what was not checked: found by rules, from what the runs' files lack."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vitrine.compare.run import Comparison
+from vitrine.models.reference import file_sha256
+from vitrine.plotting.tables import Table
+from vitrine.report.document import Block, Commands, Listing, Paragraph, Section, Sheet
+from vitrine.report.sections.maps import SCORES
+from vitrine.report.sections.summary import TEST, Final, read_test_metrics
+from vitrine.runs.record import FinishedRun, RunRecord, read_json, same_but_seed
+from vitrine.version import __version__
+
+
+def limits_section(
+    final: Final | None,
+    comparison: Comparison,
+    records: Mapping[str, RunRecord],
+    captioners: Mapping[str, Path],
+    *,
+    scored: bool,
+    mapped: int,
+    missing: Sequence[str] = (),
+) -> Section:
+    """What this report does not show.
+
+    Args:
+        final: the final result.
+        comparison: of all runs.
+        records: classifiers by name.
+        captioners: folders of captioners by name.
+        scored: whether methods were scored.
+        mapped: pictures whose maps are shown.
+        missing: sentences on what could not be shown.
+    """
+    items = [*missing]
+    if final is not None:
+        items += _of_final(final, scored=scored, mapped=mapped)
+    items += _of_comparison(comparison, records)
+    for name, path in captioners.items():
+        items += _of_captioner(name, path)
+    items.append(
+        "How the models do on pictures of another kind, from another camera or of other people, on damaged pictures, "
+        "and on pictures that are meant to deceive."
+    )
+    return Section(
+        "limits",
+        "What was not checked",
+        (Paragraph("This report says nothing of the following."), Listing(tuple(items))),
+    )
+
+
+def _of_final(final: Final, *, scored: bool, mapped: int) -> list[str]:
+    record, path = final.record, str(final.record.folder.path)
+    items = []
+    if final.test is None:
+        lies = "one lies there, of other weights or another split; " if Path(path, TEST).is_file() else ""
+        chose = "the weights" if final.chosen or not final.rivals else "the weights and the run"
+        how = shlex.join(["vitrine", "evaluate", path, "DATA", "--split", "test", "-o", f"{path}/test"])
+        items.append(
+            f"Test pictures: the accuracy is of the validation pictures, by which {chose} were chosen ({lies}{how})."
+        )
+    else:
+        how = shlex.join(["vitrine", "check", final.test_data])
+        items.append(f"Whether test pictures are copies of training or validation pictures: {how} says so.")
+    items += _copies(record)
+    if not scored:
+        lies = "what lies there is of other weights; " if Path(path, SCORES).is_file() else ""
+        how = shlex.join(["vitrine", "explain", path, "--score", "DATA", "-o", f"{path}/methods"])
+        items.append(f"Whether maps of this model point at things in general: no methods were scored ({lies}{how}).")
+    if mapped:
+        items.append(
+            f"Maps of pictures other than the {mapped} shown, and of layers and methods other than those named."
+        )
+    how = shlex.join(["vitrine", "verify", path])
+    items.append(
+        f"Whether the recorded predictions come out again on this or another machine: {how} says so. They were "
+        f"computed in {record.metrics.precision}."
+    )
+    return items
+
+
+def _of_captioner(name: str, path: Path) -> list[str]:
+    tested = read_test_metrics(path)
+    how = shlex.join(["vitrine", "evaluate", str(path), "DATA", "--split", "test", "-o", f"{path}/test"])
+    if tested is None:
+        lies = "one lies there, of other weights or another split; " if (path / TEST).is_file() else ""
+        return [
+            f"{name} was not measured on test pictures, nor whether its words look at what they name ({lies}{how})."
+        ]
+    grounded = any((tested.get("grounding") or {}).get(key) for key in ("predicted", "human"))
+    return (
+        [] if grounded else [f"Whether words of {name} look at what they name: its data do not say where things are."]
+    )
+
+
+def _copies(record: RunRecord) -> list[str]:
+    """Exact copies of training pictures among the validation pictures; near ones are not looked for."""
+    train = record.data["splits"]["train"]
+    how = shlex.join(["vitrine", "check", str(record.data["reference"])])
+    near = f"Near copies (scaled, cropped, compressed anew) were not looked for: {how}."
+    aside = len(record.data.get("quarantine", ()))
+    items = [f"{aside:,} pictures that could not be read were set aside and count in no number."] if aside else []
+    if not isinstance(train, list):
+        return [*items, "Whether validation pictures are among the training pictures, which are drawn without end."]
+    known = {row["sha256"] for row in train}
+    copies = sum(sha256 in known for _, sha256 in record.pictures)
+    n = len(record.pictures)
+    said = f"{copies:,} of the" if copies else "None of the"
+    found = (
+        f"{said} {n:,} validation pictures {'is' if copies == 1 else 'are'} byte for byte among the training pictures."
+    )
+    return [*items, f"{found} {near}"]
+
+
+def _of_comparison(comparison: Comparison, records: Mapping[str, RunRecord]) -> list[str]:
+    rows = list(records.values())
+    seeded = any(same_but_seed(one.settings, other.settings) for i, one in enumerate(rows) for other in rows[:i])
+    items = []
+    if len(rows) > 1 and not seeded:
+        items.append(
+            "Other seeds: every setting was trained once. A paired test is of these weights, not of the recipes."
+        )
+    if len(comparison.groups) > 1:
+        items.append("Runs on different validation pictures are not tested against one another.")
+    return items
+
+
+def origins_section(runs: Sequence[FinishedRun], command: Sequence[str]) -> Section:
+    """Where each run, its data and its starting weights come from, and how to make all of it again.
+
+    Args:
+        runs: one or more.
+        command: that made the report.
+
+    Raises:
+        RunError: a run's files cannot be read.
+    """
+    blocks: list[Block] = [Paragraph("This report was made by:", "note"), Commands((shlex.join(command),))]
+    again = tuple(_train_command(run) for run in runs)
+    blocks += [Paragraph("The runs were made by, with the recipes that lie in their folders:", "note"), Commands(again)]
+    origins = {run.name: _origins(run) for run in runs}
+    names = list(dict.fromkeys(what for each in origins.values() for what in each))
+    shared = [what for what in names if len({each.get(what) for each in origins.values()}) == 1]
+    own = [what for what in names if what not in shared]
+    if own:
+        rows = tuple((name, *(each.get(what) for what in own)) for name, each in origins.items())
+        blocks.append(Sheet(Table(("run", *own), rows), "Run by run"))
+    first = next(iter(origins.values()))
+    alike = "The same for all runs" if len(runs) > 1 else "The run"
+    blocks.append(Sheet(Table(("", "value"), tuple((what, first[what]) for what in shared)), alike))
+    return Section("origins", "Where everything comes from", tuple(blocks))
+
+
+def foot() -> str:
+    """The last line of a report."""
+    return f"Made by vitrine {__version__} from the files of the runs; no number was typed in by hand."
+
+
+def _origins(run: FinishedRun) -> dict[str, str]:
+    path, data = run.folder.path, run.data
+    environment = read_json(path / "environment.json")
+    weights = path / "model.safetensors"
+    began = environment.get("starting_weights")
+    return {
+        "folder": str(path),
+        "sha256 of the weights": file_sha256(weights) if weights.is_file() else "missing",
+        "starting weights": str(began.get("origin")) if began else "none: random",
+        "sha256 of those": str(began.get("sha256")) if began else "–",
+        "data": str(data.get("reference")),
+        "pictures": _pictures(data),
+        "seed": str(environment.get("seed")),
+        "trained in": f"{environment.get('precision')} on {environment.get('device')}",
+        "machine": f"{environment.get('platform')}, {environment.get('cpu_capability', '')}".rstrip(", "),
+        "versions": ", ".join(f"{name} {version}" for name, version in _versions(environment).items()),
+    }
+
+
+def _versions(environment: Mapping[str, Any]) -> dict[str, Any]:
+    packages = environment.get("packages", {})
+    return {"vitrine": environment.get("vitrine"), "Python": environment.get("python"), **packages}
+
+
+def _pictures(data: Mapping[str, Any]) -> str:
+    counts = [
+        f"{len(rows):,} {name}" if isinstance(rows, list) else f"{name}: {rows}"
+        for name, rows in data.get("splits", {}).items()
+    ]
+    return ", ".join([*counts, f"{len(data.get('quarantine', ())):,} set aside"])
+
+
+def _train_command(run: FinishedRun) -> str:
+    path, data = run.folder.path, str(run.data.get("reference"))
+    return shlex.join(["vitrine", "train", data, "--recipe", str(path / "recipe.toml"), "-o", f"{path}-again"])

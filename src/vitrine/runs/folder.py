@@ -1,0 +1,164 @@
+"""The run folder: plain files that other tools open, each written whole or not at all."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from timm.models._hub import save_config_for_hf
+from torch import nn
+
+from vitrine.config import Recipe, recipe_from_toml, recipe_to_toml
+from vitrine.errors import RunError
+from vitrine.io.files import replacing, to_json, write_atomically
+from vitrine.models.load import InputSpec
+
+
+class RunFolder:
+    """One training's files.
+
+    ``model.safetensors`` and ``config.json`` (timm's hub layout), ``recipe.toml``, ``labels.txt``, ``history.jsonl``
+    (no times in it: the same command writes the same bytes), ``timings.jsonl``, ``metrics.json``,
+    ``predictions.csv``, ``data.json``, ``environment.json``; and ``state/`` until the training is finished.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def finished(self) -> bool:
+        """Whether the training came to its end: metrics.json comes last but for the card, which is made of it."""
+        return (self.path / "metrics.json").is_file()
+
+    @property
+    def started(self) -> bool:
+        """Whether there is a training to resume or to show."""
+        return (self.path / "recipe.toml").is_file()
+
+    def write(self, name: str, content: bytes | str) -> None:
+        """Write one of the folder's files atomically."""
+        write_atomically(self.path / name, content)
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe.
+
+        Raises:
+            RunError: the folder has none.
+        """
+        try:
+            return recipe_from_toml((self.path / "recipe.toml").read_text("utf-8"), self.path.name)
+        except FileNotFoundError as error:
+            raise RunError(f"{self.path} has no recipe.toml, so it is not a run that vitrine train wrote.") from error
+
+    def labels(self) -> tuple[str, ...]:
+        """Class names in the order of the model's outputs.
+
+        Raises:
+            RunError: the folder has no labels.txt.
+        """
+        try:
+            return tuple((self.path / "labels.txt").read_text("utf-8").splitlines())
+        except FileNotFoundError as error:
+            raise RunError(f"{self.path} has no labels.txt, so its class names are not known.") from error
+
+    def start(
+        self, recipe: Recipe, labels: Sequence[str], data: Mapping[str, Any], environment: Mapping[str, Any]
+    ) -> None:
+        """Write what is known before the first step; recipe.toml comes last and marks the folder as started.
+
+        A captioner has no labels, and no labels.txt.
+        """
+        if labels:
+            self.write("labels.txt", "".join(f"{label}\n" for label in labels))
+        self.write("data.json", to_json(data))
+        self.write("environment.json", to_json(environment))
+        self.write("history.jsonl", "")
+        self.write("timings.jsonl", "")
+        self.write("recipe.toml", recipe_to_toml(recipe))
+
+    def save_model(
+        self, module: nn.Module, labels: Sequence[str], spec: InputSpec, dtype: torch.dtype | None = None
+    ) -> None:
+        """Write weights and configuration for ``timm.create_model("local-dir:RUN", pretrained=True)``."""
+        tensors = {
+            name: (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
+            for name, tensor in module.state_dict().items()
+        }
+        data_config = {
+            "input_size": (3, spec.size, spec.size),
+            "mean": spec.mean,
+            "std": spec.std,
+            "crop_pct": spec.crop,
+            "interpolation": "bicubic",
+        }
+        with replacing(self.path / "config.json") as file:
+            # The weights are no longer those of timm's tag, so the tag goes.
+            changes = {"label_names": list(labels), "pretrained_cfg": {"tag": ""}}
+            save_config_for_hf(module, str(file), model_config=changes, data_config=data_config)
+        with replacing(self.path / "model.safetensors") as file:
+            save_file(tensors, file, metadata={"format": "pt"})
+
+    def history(self) -> list[dict[str, Any]]:
+        """The rows of history.jsonl; a line that was cut off by a kill is left out."""
+        return _read_lines(self.path / "history.jsonl")
+
+    def truncate_history(self, epochs: int) -> None:
+        """Drop the lines of epochs that a checkpoint does not hold, before training goes on."""
+        for name in ("history.jsonl", "timings.jsonl"):
+            rows = [row for row in _read_lines(self.path / name) if row["epoch"] <= epochs]
+            self.write(name, "".join(json.dumps(row) + "\n" for row in rows))
+
+    def append(self, name: str, row: Mapping[str, Any]) -> None:
+        """Add one line to history.jsonl or timings.jsonl."""
+        with (self.path / name).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(row) + "\n")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder for this process; the lock ends with the process, however it ends.
+
+        Folders that were made for it, and in which nothing was written, go with it.
+
+        Raises:
+            RunError: another process trains into it.
+        """
+        with _made(self.path), (self.path / ".lock").open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunError(f"{self.path} is in use by another training. Choose another -o, or wait.") from error
+            try:
+                yield
+            finally:
+                (self.path / ".lock").unlink(missing_ok=True)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """The folder exists; those that were made for it are removed again where they are empty at the end."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # it holds something
+            for each in missing:
+                each.rmdir()
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text("utf-8").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:  # only a last line can be torn
+            break
+    return rows

@@ -1,0 +1,234 @@
+"""Routes of the page itself: its files, the reference of the interface at /api, and health and metrics."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from html import escape
+from importlib import resources
+from importlib.resources.abc import Traversable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+
+from vitrine.report.html import policy
+from vitrine.serve.errors import Refusal
+from vitrine.serve.schema import Health
+from vitrine.serve.security import POLICY
+
+INDEX = "index.html"
+
+_FOLDERS = (("vitrine.report", "page"), ("vitrine.serve", "page"))  # the viewer that reports share; the explorer
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".webp": "image/webp",
+    ".woff2": "font/woff2",
+    ".json": "application/json",
+}
+
+
+@dataclass(frozen=True)
+class PackagedFile:
+    """A file of the package and its type."""
+
+    place: Traversable
+    media_type: str
+
+    def response(self, known: str | None = None) -> Response:
+        """The file, or that the browser's copy (its tag is ``known``) is the same."""
+        content = self.place.read_bytes()
+        tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
+        headers = {"ETag": tag, "Cache-Control": "no-cache"}
+        if known is not None and tag in known:
+            return Response(status_code=304, headers=headers)
+        return Response(content, headers=headers, media_type=self.media_type)
+
+
+def packaged_files() -> dict[str, PackagedFile]:
+    """Every file of the page by its name; files in folders by their path from there, with slashes."""
+    table: dict[str, PackagedFile] = {}
+    for package, folder in _FOLDERS:
+        place = resources.files(package) / folder
+        if place.is_dir():
+            _gather(place, "", table)
+    return table
+
+
+def _gather(folder: Traversable, before: str, table: dict[str, PackagedFile]) -> None:
+    for entry in sorted(folder.iterdir(), key=lambda each: each.name):
+        name = f"{before}{entry.name}"
+        if entry.is_dir():
+            _gather(entry, f"{name}/", table)
+            continue
+        _, dot, ending = entry.name.rpartition(".")
+        if f"{dot}{ending}" in _TYPES and not entry.name.startswith("."):
+            table[name] = PackagedFile(entry, _TYPES[f".{ending}"])
+
+
+def found(table: dict[str, PackagedFile], name: str) -> PackagedFile:
+    """A file of the table.
+
+    Raises:
+        Refusal: it has none of this name.
+    """
+    if name not in table:
+        raise Refusal(404, "There is no such file in the page.", "unknown")
+    return table[name]
+
+
+router = APIRouter()
+
+_FILES = packaged_files()
+
+
+@router.get("/", include_in_schema=False)
+def index(request: Request) -> Response:
+    """The page."""
+    if INDEX not in _FILES:
+        return PlainTextResponse("The explorer's API runs; see /api. Its page is not in this installation.\n")
+    return found(_FILES, INDEX).response(request.headers.get("if-none-match"))
+
+
+@router.get("/assets/{name:path}", include_in_schema=False)
+def asset(name: Annotated[str, Path(max_length=200)], request: Request) -> Response:
+    """A file of the page, from a table."""
+    return found(_FILES, name).response(request.headers.get("if-none-match"))
+
+
+@router.get("/report", include_in_schema=False)
+def report(request: Request) -> Response:
+    """The page on the runs that are served."""
+    page: str | None = request.app.state.explorer.report
+    if page is None:
+        raise Refusal(404, "No report is served here: start with vitrine serve RUN ... --report.", "unknown")
+    return HTMLResponse(page, headers={POLICY: f"{policy()}; frame-ancestors 'none'"})
+
+
+@router.get("/healthz", response_model=Health, tags=["watching"])
+def healthz() -> Health:
+    """Whether the server answers."""
+    return Health()
+
+
+@router.get("/metrics", tags=["watching"], response_class=PlainTextResponse)
+def metrics(request: Request) -> Response:
+    """Prometheus metrics: requests, batches, the queue, and what is held."""
+    response: Response = request.app.state.explorer.counters.response()
+    return response
+
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1d2730; --grey: #5c6670; --line: #d9dee3; --paper: #fff; --accent: #0072b2; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6eaee; --grey: #9aa5b1; --line: #333c45; --paper: #14191e; --accent: #56b4e9; }
+}
+* { box-sizing: border-box; }
+body { margin: 0 auto; max-width: 60rem; padding: 2rem 1rem 4rem; background: var(--paper); color: var(--ink);
+  font: 1rem/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.6rem; } h2 { margin: 2.5rem 0 .5rem; font-size: 1.1rem; overflow-wrap: anywhere; }
+a { color: var(--accent); } a:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+code, pre { font-family: ui-monospace, monospace; font-size: .9em; }
+pre { overflow-x: auto; padding: .6rem .8rem; border: 1px solid var(--line); border-radius: .4rem; }
+.method { display: inline-block; min-width: 3.5em; color: var(--accent); font-weight: 600; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; } th { font-weight: 600; text-align: left; }
+th, td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
+.grey { color: var(--grey); }
+"""
+
+
+@router.get("/api", include_in_schema=False)
+def reference(request: Request) -> Response:
+    """Every address with its parameters and answers."""
+    return HTMLResponse(render(request.app.openapi()))
+
+
+@router.get("/api/style.css", include_in_schema=False)
+def style() -> Response:
+    """The look of that page."""
+    return Response(_STYLE, media_type="text/css; charset=utf-8", headers={"Cache-Control": "no-cache"})
+
+
+def render(described: Mapping[str, Any]) -> str:
+    """The page of an OpenAPI description."""
+    info = described["info"]
+    parts = [
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(info['title'])}: the API</title>",
+        '<link rel="stylesheet" href="/api/style.css"></head><body><main>',
+        f"<h1>{escape(info['title'])} {escape(info['version'])}: the API</h1>",
+        f"<p>{escape(info['description'])}</p>",
+        '<p>For programs: <a href="/openapi.json">openapi.json</a>. ',
+        'The page that uses it: <a href="/">the explorer</a>.</p>',
+    ]
+    for path, methods in described["paths"].items():
+        for method, operation in methods.items():
+            parts += _operation(path, method, operation, described)
+    return "".join([*parts, "</main></body></html>"])
+
+
+def _operation(path: str, method: str, operation: Mapping[str, Any], described: Mapping[str, Any]) -> Iterator[str]:
+    yield f'<section><h2><span class="method">{method.upper()}</span> <code>{escape(path)}</code></h2>'
+    yield f"<p>{escape(operation.get('description') or operation.get('summary', ''))}</p>"
+    if operation.get("parameters"):
+        yield '<div class="scroll"><table><tr><th>parameter</th><th>values</th><th>by default</th><th></th></tr>'
+        for parameter in operation["parameters"]:
+            yield _parameter(parameter)
+        yield "</table></div>"
+    body = operation.get("requestBody")
+    if body:
+        yield f'<p class="grey">Body: {escape(body["description"])}</p>'
+    yield f"<p>Answers {_answer(operation['responses'].get('200', {}), described)}.</p>"
+    yield f"<pre>{escape(_example(path, method, bool(body)))}</pre></section>"
+
+
+def _parameter(parameter: Mapping[str, Any]) -> str:
+    schema = parameter.get("schema", {})
+    default = schema.get("default")
+    cells = (
+        f"<code>{escape(parameter['name'])}</code>",
+        escape(_values(schema)),
+        "" if default is None else f"<code>{escape(str(default))}</code>",
+        escape(parameter.get("description") or schema.get("description", "")),
+    )
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _values(schema: Mapping[str, Any]) -> str:
+    """What a parameter may be, in a few words."""
+    if "anyOf" in schema:
+        return " or ".join(_values(each) for each in schema["anyOf"] if each.get("type") != "null")
+    if "enum" in schema:
+        return ", ".join(map(str, schema["enum"]))
+    low, high = schema.get("minimum"), schema.get("maximum")
+    ends = f" {low:g} to {high:g}" if low is not None and high is not None else ""
+    return f"{schema.get('type', 'text')}{ends}".replace("string", "text").replace("integer", "whole number")
+
+
+def _answer(response: Mapping[str, Any], described: Mapping[str, Any]) -> str:
+    kinds = response.get("content", {})
+    told = []
+    for kind, content in kinds.items():
+        name = str(content.get("schema", {}).get("$ref", "")).rpartition("/")[2]
+        fields = described["components"]["schemas"].get(name, {}).get("properties", {})
+        listed = ", ".join(f"<code>{escape(field)}</code>" for field in fields)
+        told.append(f"{escape(kind)}{f': {listed}' if listed else ''}")
+    return "; ".join(told) or "nothing"
+
+
+def _example(path: str, method: str, has_body: bool) -> str:
+    address = f"http://127.0.0.1:8000{path.replace('{model}', '0').replace('{id}', 'v0')}"
+    if method == "get":
+        return f"curl {address}"
+    return (
+        f"curl --data-binary @picture.jpg -H 'Content-Type: image/jpeg' {address}"
+        if has_body
+        else f"curl -X POST {address}"
+    )

@@ -1,0 +1,380 @@
+"""``vitrine sweep``: every run of a sweep trained, whatever happens to one of them, and compared at the end."""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from vitrine.compare.run import Comparison, compare
+from vitrine.config import Recipe
+from vitrine.config.sweep import Sweep, SweepRun, load_sweep
+from vitrine.errors import RunError, UsageError
+from vitrine.io.files import to_json, write_atomically
+from vitrine.plotting.tables import Table
+from vitrine.runs.find import FAILED, failure
+from vitrine.runs.folder import RunFolder
+from vitrine.runs.record import read_timings
+from vitrine.sweep.worker import Failure, RunProcess, environments, wait_until_free
+from vitrine.train.events import Event
+from vitrine.version import __version__
+
+State = Literal["finished", "unfinished", "failed", "new"]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a sweep and how far it is.
+
+    Attributes:
+        run: what is trained.
+        folder: where.
+        state: failed runs are tried again.
+        epochs: that are done.
+        error: of a failed run, its first line.
+    """
+
+    run: SweepRun
+    folder: Path
+    state: State
+    epochs: int
+    error: str = ""
+
+    @property
+    def left(self) -> int:
+        """Epochs that are not done."""
+        return 0 if self.state == "finished" else max(0, self.run.recipe.epochs - self.epochs)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long the rest of a sweep takes if every epoch takes as long as one that was measured.
+
+    Attributes:
+        seconds: with the jobs that were asked for.
+        epoch_seconds: of the epoch, with its evaluation.
+        measured_in: the run whose first epoch it was.
+        epochs: that are left, of all runs.
+    """
+
+    seconds: float
+    epoch_seconds: float
+    measured_in: str
+    epochs: int
+
+
+@dataclass(frozen=True)
+class SweepPlan:
+    """A sweep before it runs.
+
+    Attributes:
+        data: reference of the data.
+        out: folder of the runs.
+        runs: in the order of the file.
+        estimate: None where no epoch of any run has been measured yet.
+    """
+
+    data: str
+    out: Path
+    runs: tuple[PlannedRun, ...]
+    estimate: Estimate | None
+
+    def text(self) -> str:
+        """The runs, and how long they take."""
+        rows = tuple(
+            (each.run.name, each.state, f"{each.epochs} of {each.run.recipe.epochs}", each.error or None)
+            for each in self.runs
+        )
+        shown = Table(("run", "state", "epochs", "error"), rows)
+        if not any(each.error for each in self.runs):
+            shown = Table(shown.columns[:-1], tuple(row[:-1] for row in rows))
+        todo = sum(each.state != "finished" for each in self.runs)
+        return (
+            f"{shown.text()}\n\n{todo} of {len(self.runs)} runs are to be trained on {self.data}, into {self.out}.\n"
+            + (self._duration())
+        )
+
+    def _duration(self) -> str:
+        if self.estimate is None:
+            return "How long that takes is not known before the first epoch of a run."
+        e = self.estimate
+        return (
+            f"About {duration(e.seconds)}, if each of the {e.epochs} epochs that are left takes as long as the first "
+            f"of {e.measured_in} ({e.epoch_seconds:.1f} s)."
+        )
+
+    def to_dict(self) -> dict[str, object]:
+        """JSON-ready."""
+        runs = [
+            {"run": each.run.name, "state": each.state, "epochs": each.epochs, "of": each.run.recipe.epochs}
+            | ({"error": each.error} if each.error else {})
+            for each in self.runs
+        ]
+        estimate = None if self.estimate is None else vars(self.estimate)
+        return {"data": self.data, "out": str(self.out), "runs": runs, "estimate": estimate}
+
+
+def plan_sweep(sweep: Sweep, out: Path, jobs: int = 1) -> SweepPlan:
+    """See how far the runs in a folder are.
+
+    Raises:
+        RunError: a run was begun with another recipe or on other data.
+    """
+    runs = tuple(_planned(run, out / run.name, sweep.data) for run in sweep.runs)
+    return SweepPlan(sweep.data, out, runs, _estimate(runs, jobs))
+
+
+def _planned(run: SweepRun, path: Path, data: str) -> PlannedRun:
+    folder = RunFolder(path)
+    if folder.started:
+        _require_same(folder, run.recipe, data)
+    epochs = len(folder.history()) if folder.started else 0
+    if folder.started and folder.finished:
+        return PlannedRun(run, path, "finished", epochs)
+    if (path / FAILED).is_file():
+        return PlannedRun(run, path, "failed", epochs, failure(path))
+    return PlannedRun(run, path, "unfinished" if folder.started else "new", epochs)
+
+
+def _require_same(folder: RunFolder, recipe: Recipe, data: str) -> None:
+    before = folder.recipe()
+    for field in fields(Recipe):
+        then, now = getattr(before, field.name), getattr(recipe, field.name)
+        if then != now:
+            raise RunError(
+                f"{folder.path} was begun with another recipe: {field.name} was {then!r}, now {now!r}.\n"
+                "Put the sweep's file back as it was, or choose another -o."
+            )
+    reference = json.loads((folder.path / "data.json").read_text("utf-8"))["reference"]
+    if reference != data:
+        raise RunError(
+            f"{folder.path} was begun on other data: {reference}, now {data}.\n"
+            "Put the sweep's file back as it was, or choose another -o."
+        )
+
+
+def _estimate(runs: tuple[PlannedRun, ...], jobs: int) -> Estimate | None:
+    left = sum(each.left for each in runs)
+    todo = sum(each.state != "finished" for each in runs)
+    for each in runs:
+        timings = read_timings(each.folder)
+        if timings:
+            seconds = timings[0]["train_seconds"] + timings[0]["evaluation_seconds"]
+            return Estimate(seconds * left / max(1, min(jobs, todo)), seconds, each.run.name, left)
+    return None
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3.5 h``, ``2.1 days``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5_400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 129_600 else f"{seconds / 86_400:.1f} days"
+
+
+COMPARISON = "comparison"
+"""Folder of the tables and figures, beside the runs."""
+
+
+@dataclass(frozen=True)
+class RunBegan:
+    """A run's training begins: the ``number``-th of ``of`` that are to be trained."""
+
+    name: str
+    number: int
+    of: int
+    continued: bool
+
+
+@dataclass(frozen=True)
+class RunTold:
+    """What a run's training tells."""
+
+    name: str
+    event: Event
+
+
+@dataclass(frozen=True)
+class RunEnded:
+    """A run's training ended; ``failure`` is None where it is finished."""
+
+    name: str
+    seconds: float
+    failure: Failure | None
+
+
+SweepEvent = SweepPlan | RunBegan | RunTold | RunEnded
+Report = Callable[[SweepEvent], None]
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """A sweep that ran.
+
+    Attributes:
+        plan: as it was before.
+        trained: names of the runs that were finished now.
+        skipped: names of those that were finished before.
+        failed: why, by name.
+        comparison: of all finished runs; None where there is none.
+    """
+
+    plan: SweepPlan
+    trained: tuple[str, ...]
+    skipped: tuple[str, ...]
+    failed: dict[str, Failure]
+    comparison: Comparison | None
+
+    def text(self) -> str:
+        """For a terminal: the comparison, and what was done."""
+        told = f"{len(self.trained)} runs trained, {len(self.skipped)} finished before, {len(self.failed)} failed."
+        failed = [f"Failed: {name}: {why.error.splitlines()[0]}" for name, why in self.failed.items()]
+        compared = [self.comparison.text(), ""] if self.comparison is not None else []
+        return "\n".join([*compared, told, *failed])
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "out": str(self.plan.out),
+            "trained": list(self.trained),
+            "skipped": list(self.skipped),
+            "failed": {name: asdict(why) for name, why in self.failed.items()},
+            "comparison": None if self.comparison is None else self.comparison.to_dict(),
+        }
+
+
+def plan(file: Path, out: Path, *, jobs: int = 1) -> SweepPlan:
+    """What :func:`sweep` would do; nothing is written.
+
+    Raises:
+        RecipeError: the file cannot be used.
+        RunError: a run in ``out`` was begun with another recipe or on other data.
+        UsageError: jobs is not 1 or more.
+    """
+    if jobs < 1:
+        raise UsageError(f"--jobs {jobs} cannot be used: expected 1 or more.")
+    return plan_sweep(load_sweep(file), out, jobs)
+
+
+def sweep(
+    file: Path,
+    out: Path,
+    *,
+    jobs: int = 1,
+    report: Report = lambda _: None,
+    start: Callable[..., RunProcess] = RunProcess,
+) -> SweepResult:
+    """Train every run of a sweep that is not finished, each in a process of its own, and compare them.
+
+    An interrupted sweep goes on with the same call: finished runs are skipped, unfinished and failed ones continued.
+    The processes end with this one, however it ends.
+
+    Args:
+        file: the SWEEP.toml; see :func:`vitrine.config.sweep.load_sweep`.
+        out: folder of the run folders.
+        jobs: processes at a time; with several, each has a GPU of its own where there are as many, and writes what it
+            prints to log.txt in its run's folder.
+        report: called with every event, from the calling thread.
+        start: what starts a process.
+
+    Raises:
+        RecipeError, RunError, UsageError: see :func:`plan`; nothing was trained.
+    """
+    planned = plan(file, out, jobs=jobs)
+    out.mkdir(parents=True, exist_ok=True)
+    write_atomically(out / "sweep.toml", load_sweep(file).text)
+    report(planned)
+    todo = [each for each in planned.runs if each.state != "finished"]
+    failed = _Pool(planned, todo, jobs, report, start).run() if todo else {}
+    skipped = tuple(each.run.name for each in planned.runs if each.state == "finished")
+    trained = tuple(each.run.name for each in todo if each.run.name not in failed)
+    finished = [str(each.folder) for each in planned.runs if each.run.name in (*skipped, *trained)]
+    comparison = compare(finished, out=out / COMPARISON) if finished else None
+    return SweepResult(planned, trained, skipped, failed, comparison)
+
+
+class _Pool:
+    """Threads that each start one process after another; only the calling thread reports."""
+
+    def __init__(
+        self, planned: SweepPlan, todo: list[PlannedRun], jobs: int, report: Report, start: Callable[..., RunProcess]
+    ) -> None:
+        self.data, self.todo, self.jobs, self.report, self.start = planned.data, todo, jobs, report, start
+        self._waiting = list(enumerate(todo, 1))
+        self._said: queue.SimpleQueue[SweepEvent | BaseException | None] = queue.SimpleQueue()
+        self._running: set[RunProcess] = set()
+        self._lock = threading.Lock()
+        self._stopped = False
+
+    def run(self) -> dict[str, Failure]:
+        """Train all; returns the failures by name."""
+        slots = environments(min(self.jobs, len(self.todo)))
+        threads = [threading.Thread(target=self._work, args=(slot,), daemon=True) for slot in slots]
+        for thread in threads:
+            thread.start()
+        failed: dict[str, Failure] = {}
+        busy = len(threads)
+        try:
+            while busy:
+                said = self._said.get()
+                if said is None:
+                    busy -= 1
+                elif isinstance(said, BaseException):
+                    raise said
+                else:
+                    if isinstance(said, RunEnded) and said.failure is not None:
+                        failed[said.name] = said.failure
+                    self.report(said)
+        finally:  # on an interruption too: no training goes on unseen
+            self._stop()
+        return failed
+
+    def _stop(self) -> None:
+        with self._lock:
+            self._stopped = True
+            running = tuple(self._running)
+        for process in running:
+            process.stop()
+
+    def _work(self, environment: dict[str, str]) -> None:
+        try:
+            while True:
+                with self._lock:
+                    if self._stopped or not self._waiting:
+                        break
+                    number, planned = self._waiting.pop(0)
+                self._train(number, planned, environment)
+        except BaseException as error:  # the calling thread raises it
+            self._said.put(error)
+        self._said.put(None)
+
+    def _train(self, number: int, planned: PlannedRun, environment: dict[str, str]) -> None:
+        name, folder, began = planned.run.name, planned.folder, time.monotonic()
+        self._said.put(RunBegan(name, number, len(self.todo), planned.state != "new"))
+        if not wait_until_free(folder):
+            busy = Failure(f"{folder} is in use by another training.", "RunError")
+            self._said.put(RunEnded(name, time.monotonic() - began, busy))
+            return
+        folder.mkdir(exist_ok=True)  # for the log and a failure's record
+        (folder / FAILED).unlink(missing_ok=True)
+        with self._lock:
+            if self._stopped:
+                return
+            output = folder / "log.txt" if self.jobs > 1 else None
+            process = self.start(planned.run, self.data, folder, environment, output)
+            self._running.add(process)
+        for event in process.events():
+            self._said.put(RunTold(name, event))
+        with self._lock:
+            self._running.discard(process)
+            stopped = self._stopped
+        if process.failure is not None and not stopped:
+            content = asdict(process.failure) | {"vitrine": __version__}
+            write_atomically(folder / FAILED, to_json(content))
+        self._said.put(RunEnded(name, time.monotonic() - began, process.failure))

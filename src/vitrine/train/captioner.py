@@ -1,0 +1,282 @@
+"""Training a captioner: its model, batches and measurements."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitrine.caption.inference import captions_csv, score_captioner
+from vitrine.caption.model import load_captioner, open_captioner
+from vitrine.caption.tokenizer import Vocabulary, read_vocabulary, train_vocabulary
+from vitrine.config import CaptionSpec, Recipe, TransformSpec
+from vitrine.config.recipe import FROM_CAPTIONS
+from vitrine.data.captions.datasets import CaptionSplit
+from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTransform, PictureBatch, load_pictures
+from vitrine.data.loader import PictureLoader, Share
+from vitrine.data.samples import Sample
+from vitrine.models.captioner.build import AssembledCaptioner, assemble_captioner
+from vitrine.models.captioner.checkpoint import WORDS, save_captioner
+from vitrine.models.captioner.model import CaptionModel, Features
+from vitrine.models.finetune import captioner_groups
+from vitrine.models.kind import is_captioner
+from vitrine.models.load import require_available
+from vitrine.models.precision import autocast
+from vitrine.models.reference import file_sha256
+from vitrine.results import CaptioningMetrics
+from vitrine.runs.environment import WORDS_MEASURED
+from vitrine.runs.folder import RunFolder
+from vitrine.train.data import CaptionTrainingData, ShardedBatches, epoch_pictures, shards_of
+from vitrine.train.events import Event, Reading
+from vitrine.train.feature_cache import KeptFeatures, keep_features, require_views_possible, stored_dtype, view_of
+from vitrine.train.losses import CaptionBatch, Captioning, TeacherForcing
+from vitrine.train.optimizer import make_optimizer
+from vitrine.train.task import Batches, Setting, Validation
+from vitrine.train.teacher_forcing import DrawnCaptions, Forced, measure_forced
+
+_VOCABULARY_PICTURES = 1_000  # of an endless source, whose captions a vocabulary is learnt from
+_ENCODED_AGAIN = (
+    "The frozen image encoder is run over all pictures in every epoch, since training pictures come in a stream."
+)
+
+
+def require_captioner_available(recipe: Recipe) -> None:
+    """Refuse an unknown model, or weights that cannot be had, before long work that would come first.
+
+    Raises:
+        ModelError, WeightsUnavailableError: the recipe's model cannot be opened.
+    """
+    if not is_captioner(recipe.model):
+        require_available(recipe.model, recipe.pretrained)
+
+
+class CaptionerTask:
+    """An image encoder, a transformer and word pieces; see :class:`vitrine.train.task.Task`."""
+
+    labels: tuple[str, ...] = ()
+
+    def __init__(self, recipe: Recipe, data: CaptionTrainingData, report: Callable[[Event], None]) -> None:
+        require_views_possible(recipe, data.train.endless)
+        self.recipe, self.data, self.report, self.record = recipe, data, report, data.record
+        self.spec = recipe.caption or CaptionSpec()
+        made = self._assembled()
+        self.model, self.input, self.weights = made.model, made.input, made.weights
+        self.vocabulary: Vocabulary = self.model.vocabulary
+        self.transform = CaptionTransform(**asdict(made.input))
+        self.width = self.model.config.width
+        longest = min(self.model.longest, self.spec.longest)
+        self._drawn = DrawnCaptions(self.vocabulary, longest, self.spec.captions_a_picture, recipe.seed)
+        self.epoch_pictures = epoch_pictures(data.train, recipe)
+        self.validation_pictures = len(data.validation)
+        self.frozen = recipe.tune == "head" or self.spec.backbone_learning_rate == 0
+        again = (_ENCODED_AGAIN,) if self.frozen and data.train.endless else ()
+        self.notes = (*data.found.notes, *made.notes, f"{self.vocabulary.size:,} word pieces.", *again)
+        self.aside = 0
+        self._kept: dict[str, KeptFeatures | None] = {}
+        self._sharded: ShardedBatches | None = None
+
+    def _assembled(self) -> AssembledCaptioner:
+        recipe, transforms = self.recipe, self.recipe.transforms
+        if is_captioner(recipe.model):
+            found = load_captioner(recipe.model)
+            note = "It is a captioner: its own architecture and word pieces are used."
+            return AssembledCaptioner(found.model, found.input, found.weights, (*found.notes, note))
+        return assemble_captioner(
+            recipe.model,
+            self.spec,
+            self._vocabulary(),
+            pretrained=recipe.pretrained,
+            image_size=recipe.image_size,
+            model_args=recipe.model_args,
+            mean=transforms.mean,
+            std=transforms.std,
+        )
+
+    def _vocabulary(self) -> Vocabulary:
+        if self.spec.vocabulary != FROM_CAPTIONS:
+            return read_vocabulary(Path(self.spec.vocabulary).expanduser())
+        texts = (text for captions in self._training_captions() for text in captions)
+        return train_vocabulary(texts, self.spec.vocabulary_size)
+
+    def _training_captions(self) -> Iterator[tuple[str, ...]]:
+        """Of each training picture; a stream of shards is read once for them."""
+        shards = shards_of(self.data.train)
+        if shards is None:
+            yield from (each.captions for each in self.data.train.for_epoch(0, _VOCABULARY_PICTURES))
+            return
+        for done, captions in enumerate(shards.captions(), start=1):
+            self.report(Reading(done, len(shards), "Reading captions"))
+            yield captions
+        self.report(Reading(len(shards), len(shards), "Reading captions"))
+
+    def trainable(self) -> nn.Module:
+        """The captioner under teacher forcing, its image encoder frozen on request."""
+        return TeacherForcing(self.model, frozen=self.frozen)
+
+    def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
+        """Two learning rates: the image encoder's, and everything else's."""
+        groups = captioner_groups(module, self.recipe, self.spec.backbone_learning_rate)
+        return make_optimizer(module, self.recipe, groups)
+
+    def objective(self, device: torch.device) -> Captioning:
+        """Cross-entropy over word pieces."""
+        smoothing, hidden = self.recipe.label_smoothing, self.spec.word_dropout
+        return Captioning(self.transform, smoothing, hidden, self.vocabulary.pad, device)
+
+    @contextmanager
+    def batches(self, setting: Setting) -> Iterator[Batches]:
+        """Pictures or their kept features, with captions that are drawn anew in every epoch."""
+        recipe, changes = self.recipe, CaptionTrainTransform(self.recipe.transforms, self.transform)
+        random, kept, share = recipe.transforms.random, None, setting.processes.share()
+        if self.frozen and (recipe.views or not random) and not self.data.train.endless:
+            kept = self._features("training", self.data.train, setting, changes, recipe.views or 1)
+        if kept is not None:
+            features = kept
+            yield lambda epoch, start: self._from_kept(features, epoch, start, share)
+            return
+        with PictureLoader(changes, recipe.batch_size, recipe.workers, load_pictures, share) as loader:
+            shards = shards_of(self.data.train)
+            if shards is None:
+                yield lambda epoch, start: self._from_pictures(loader, epoch, start)
+                return
+            sharded = self._sharded = ShardedBatches(shards, recipe, share, self.report)
+            yield lambda epoch, start: self._from_shards(sharded, loader, epoch, start)
+
+    def _from_kept(self, kept: KeptFeatures, epoch: int, start: int, share: Share) -> Iterator[CaptionBatch]:
+        view = view_of(self.recipe, self.recipe.transforms.random, epoch)
+        for indices, values, lent in kept.batches(self.recipe, epoch, start, view, share):
+            yield replace(self._batch(Features.join(values), indices, self.data.train, epoch), lent=lent)
+
+    def _from_pictures(self, loader: PictureLoader, epoch: int, start: int) -> Iterator[CaptionBatch]:
+        recipe, split = self.recipe, self.data.train.for_epoch(epoch, self.recipe.epoch_size)
+        pictures, view = _Pictures(split), view_of(recipe, recipe.transforms.random, epoch)
+        for found in loader.epoch(pictures, seed=recipe.seed, epoch=epoch, shuffle=True, start_batch=start, view=view):
+            batch = self._batch(found.pixels, found.indices_B.tolist(), split, epoch)
+            yield replace(batch, lent=found.lent)
+
+    def _from_shards(
+        self, sharded: ShardedBatches, loader: PictureLoader, epoch: int, start: int
+    ) -> Iterator[CaptionBatch]:
+        for found in sharded.epoch(loader, epoch, start):
+            indices = found.indices_B.tolist()
+            batch = self._drawn.batch(found.pixels, indices, sharded.captions(indices), epoch)
+            yield replace(batch, lent=found.lent)
+
+    def _batch(self, seen: Any, indices: Sequence[int], split: CaptionSplit, epoch: int | None) -> CaptionBatch:
+        return self._drawn.batch(seen, indices, [split[index].captions for index in indices], epoch)
+
+    def names(self, epoch: int, batch: CaptionBatch) -> list[str]:
+        """File names of a batch's pictures."""
+        if self._sharded is not None:
+            return self._sharded.names(batch.indices_P.tolist())
+        split = self.data.train.for_epoch(epoch, self.recipe.epoch_size)
+        return [split.pictures[index].name for index in batch.indices_P.tolist()]  # captions may be drawn
+
+    def validate(self, module: nn.Module, setting: Setting) -> Validation:
+        """Loss and accuracy over the word pieces of all captions, each predicted from those before it."""
+        if self._sharded is not None:
+            self._sharded.tell_unreadable(setting.processes)
+        part = setting.processes.share().part(len(self.data.validation))
+        found = self._forced(module, setting, part)
+        loss, correct, count = setting.processes.totals((found.total, found.correct, found.pieces))
+        return Validation(loss / count, correct / count)
+
+    def _forced(self, module: nn.Module, setting: Setting, part: range) -> Forced:
+        """Of a part of the validation pictures."""
+        batches = self._validation_batches(setting, part)
+        return measure_forced(module, batches, self.transform, self.vocabulary.pad, setting)
+
+    def _validation_batches(self, setting: Setting, part: range) -> Iterator[CaptionBatch]:
+        split = self.data.validation
+        plain = CaptionTrainTransform(TransformSpec(), self.transform)
+        kept = self._features("validation", split, setting, plain) if self.frozen else None
+        if kept is None:
+            for found in self._version(split, plain, 0, part):
+                yield self._batch(found.pixels, [part[index] for index in found.indices_B.tolist()], split, None)
+            return
+        for first in range(0, len(part), self.recipe.batch_size):
+            indices = [index for index in part[first : first + self.recipe.batch_size] if kept.has(0, index)]
+            yield self._batch(Features.join(kept(0, indices)), indices, split, None)
+
+    def _version(
+        self, split: CaptionSplit, changes: CaptionTrainTransform, view: int, part: range | None = None
+    ) -> Iterator[PictureBatch]:
+        """The pictures in order, or a part of them, changed as in the epoch ``view``."""
+        with PictureLoader(changes, self.recipe.batch_size, self.recipe.workers, load_pictures) as loader:
+            yield from loader.epoch(_Pictures(split, part), seed=self.recipe.seed, epoch=view)
+
+    def _features(
+        self, what: str, split: CaptionSplit, setting: Setting, changes: CaptionTrainTransform, views: int = 1
+    ) -> KeptFeatures | None:
+        if what in self._kept:
+            return self._kept[what]
+
+        def progress(done: int, total: int) -> None:
+            self.report(Reading(done, total, f"Encoding {what} pictures once"))
+
+        def see(batch: PictureBatch) -> list[torch.Tensor]:
+            pixels = [self.transform.normalised(each.to(setting.device)) for each in batch.pixels]
+            with torch.no_grad(), autocast(setting.device, setting.precision):
+                found = self.model.see(pixels)
+            values_BDRC = found.values_BDRC.to("cpu", stored_dtype(setting))
+            return [own[:, :rows, :columns] for own, (rows, columns) in zip(values_BDRC, found.grids, strict=True)]
+
+        self.model.backbone.eval()
+        passes = [partial(self._version, split, changes, view) for view in range(views)]
+        self._kept[what] = keep_features(passes, see, len(split), progress)
+        return self._kept[what]
+
+    def save(self, run: RunFolder, module: nn.Module) -> None:
+        """Weights, settings and word pieces."""
+        captioner: Any = module
+        model: CaptionModel = captioner.captioner
+        save_captioner(run.path, model, self.input)
+
+    def conclude(self, run: RunFolder, setting: Setting) -> dict[str, Any]:
+        """Measure the written weights: forced, and by the captions that they give; write captions.csv."""
+        written = load_captioner(str(run.path)).model.to(setting.device)
+        everything = range(len(self.data.validation))
+        forced = self._forced(TeacherForcing(written, frozen=True), setting, everything)
+        del written
+        opened = open_captioner(str(run.path), precision=setting.precision)
+
+        def progress(done: int, total: int) -> None:
+            self.report(Reading(done, total, "Captioning the validation pictures"))
+
+        samples = tuple(self.data.validation)
+        scored = score_captioner(opened, samples, precision=setting.precision, progress=progress)
+        run.write("captions.csv", captions_csv(scored.captions))
+        metrics = CaptioningMetrics(
+            n=len(samples),
+            pieces=forced.pieces,
+            precision=setting.precision,
+            negative_log_likelihood=forced.loss,
+            accuracy=forced.accuracy,
+            scores=scored.scores.to_dict(),
+        )
+        return metrics.to_dict() | {WORDS_MEASURED: file_sha256(run.path / WORDS)}
+
+
+class _Pictures(Sequence[Sample]):
+    """The pictures of captioned samples, made when they are asked for; it can be sent to a process.
+
+    ``part`` names those that are meant; None means all.
+    """
+
+    def __init__(self, split: CaptionSplit, part: range | None = None) -> None:
+        self._split = split
+        self._part = range(len(split)) if part is None else part
+
+    def __len__(self) -> int:
+        return len(self._part)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return tuple(self._split[each].unlabelled for each in self._part[index])
+        return self._split[self._part[index]].unlabelled

@@ -1,0 +1,432 @@
+"""The training loop: one for every objective. It yields what happened; saving and printing belong to the caller."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from timm.scheduler import CosineLRScheduler
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from vitrine.config import Recipe
+from vitrine.errors import TrainingError
+from vitrine.models.precision import autocast, class_token_alone, is_compiled
+from vitrine.train.distributed import Processes
+from vitrine.train.losses import Loss, Objective
+
+if TYPE_CHECKING:
+    from vitrine.train.fsdp import CutModule
+
+
+class Numbers:
+    """Numbers on their way from where they are computed; reading them waits for what was queued before, no longer."""
+
+    def __init__(self, *numbers: Tensor) -> None:
+        # From CUDA, such a copy goes into pinned memory and is queued behind the work that makes the number.
+        self._here = [number.detach().to("cpu", non_blocking=number.is_cuda) for number in numbers]
+        self._arrived = torch.cuda.Event() if numbers[0].is_cuda else None
+        if self._arrived is not None:
+            self._arrived.record()
+
+    def read(self) -> list[float]:
+        """Their values."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return [number.item() for number in self._here]
+
+
+@dataclass(frozen=True)
+class ReadLoss:
+    """What a micro-batch came to, over the parts of all processes.
+
+    Attributes:
+        mean: the loss.
+        count: what it is the mean of.
+        correct: how many of these were the likeliest; None where targets were mixed.
+    """
+
+    mean: float
+    count: int
+    correct: int | None
+
+
+@dataclass(frozen=True)
+class WholeLoss:
+    """One micro-batch, over the parts of all processes, before its loss is read.
+
+    Attributes:
+        count: what its loss is the mean of.
+        weight: what this process's mean loss is multiplied with before its gradient is taken. Gradients are averaged
+            over processes: with ``processes × own count / count`` the average is the gradient of the whole mean,
+            however unequal the parts are.
+        own: this process's share of ``count``.
+        numbers: its mean loss, and how many were the likeliest unless targets were mixed.
+        processes: that hold the parts.
+    """
+
+    count: int
+    weight: float
+    own: int
+    numbers: Numbers
+    processes: Processes
+
+    def read(self) -> ReadLoss:
+        """Join the parts' losses; all processes have to ask."""
+        mean, *correct = self.numbers.read()
+        if self.processes.count == 1:
+            return ReadLoss(mean, self.count, int(correct[0]) if correct else None)
+        parts = (mean * self.own, sum(correct)) if self.own else (0.0, 0.0)
+        loss_sum, right, mixed = self.processes.totals((*parts, not correct))
+        return ReadLoss(loss_sum / self.count, self.count, None if mixed else int(right))
+
+
+def whole_loss(processes: Processes, loss: Loss, lent: bool) -> WholeLoss:
+    """Join what is known of the parts; one that was ``lent``, so that its process can take part, does not count."""
+    numbers = Numbers(*(each for each in (loss.mean, loss.correct) if each is not None))
+    if processes.count == 1:
+        return WholeLoss(loss.count, 1.0, loss.count, numbers, processes)
+    own = 0 if lent else loss.count
+    count = int(processes.totals((own,))[0])
+    return WholeLoss(count, processes.count * own / count, own, numbers, processes)
+
+
+def steps_behind(device: torch.device) -> int:
+    """How many steps wait to be read while the next one is queued; 0 reads each at once, as where nothing is queued."""
+    return 1 if device.type == "cuda" else 0
+
+
+class UnreadStep:
+    """One optimizer step. What its micro-batches come to is read in their order, each once.
+
+    Attributes:
+        epoch: from 0.
+        step: from 1.
+        pictures: of all processes.
+        learning_rate: that it is taken with.
+    """
+
+    def __init__(
+        self,
+        processes: Processes,
+        counted: Callable[[ReadLoss], None],
+        *,
+        epoch: int,
+        step: int,
+        pictures: int,
+        learning_rate: float,
+    ) -> None:
+        self.epoch, self.step, self.pictures, self.learning_rate = epoch, step, pictures, learning_rate
+        self._processes, self._counted = processes, counted
+        self._parts: deque[tuple[WholeLoss, Callable[[], Sequence[str]]]] = deque()
+        self._sum, self._count = 0.0, 0
+
+    def add(self, whole: WholeLoss, names: Callable[[], Sequence[str]], *, at_once: bool) -> None:
+        """A micro-batch with the file names of this process's pictures.
+
+        Raises:
+            TrainingError: it is read at once, and its loss is not finite.
+        """
+        if at_once:
+            self._parts.append((whole, names))
+            self.read()
+            return
+        known = names()  # a stream has forgotten them by the time that they are wanted
+        self._parts.append((whole, lambda: known))
+
+    def read(self) -> float:
+        """The mean loss of what was added; all processes have to ask.
+
+        Raises:
+            TrainingError: a loss is not finite; the message names its batch.
+        """
+        while self._parts:
+            whole, names = self._parts[0]
+            found = whole.read()
+            if not math.isfinite(found.mean):
+                raise TrainingError(self._not_finite(found.mean, names()))
+            self._sum, self._count = self._sum + found.mean * found.count, self._count + found.count
+            self._counted(found)
+            self._parts.popleft()
+        return self._sum / self._count
+
+    def _not_finite(self, value: float, own: Sequence[str]) -> str:
+        names = [name for part in self._processes.gathered(own) for name in part]
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        return (
+            f"The loss became {value} in epoch {self.epoch + 1}, step {self.step}. The batch was: {shown}.\n"
+            "Lower learning_rate, set clip_norm=1, or use precision=fp32; --resume continues from the last checkpoint."
+        )
+
+
+class Part(Protocol):
+    """This process's pictures of one batch; ``lent`` ones take part in the step and count nowhere."""
+
+    def __len__(self) -> int:
+        """Pictures."""
+        ...
+
+    @property
+    def lent(self) -> bool:
+        """See above."""
+        ...
+
+
+@dataclass
+class Progress:
+    """Where a training is. Everything here is in a checkpoint; step seeds make other random state needless.
+
+    Attributes:
+        epoch: epochs finished.
+        batch: batches of the next epoch that are done.
+        step: optimizer steps taken.
+        loss_sum, count, correct: sums over the next epoch so far, over pictures or a captioner's word pieces;
+            ``correct`` is None once targets were mixed.
+    """
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    count: int = 0
+    correct: int | None = 0
+
+
+@dataclass
+class Training:
+    """The moving parts of a training, in one place so that a checkpoint can hold them all.
+
+    ``processes`` train together, each on its part of every batch; of a model that is ``cut``, each holds a part.
+    ``unread`` are steps that were taken and whose numbers are still to be counted in ``progress``.
+    """
+
+    module: nn.Module
+    optimizer: torch.optim.Optimizer
+    schedule: CosineLRScheduler
+    ema: ModelEmaV3 | None
+    accelerator: Accelerator
+    precision: str
+    progress: Progress = field(default_factory=Progress)
+    processes: Processes = field(default_factory=Processes)
+    cut: CutModule | None = None
+    unread: deque[UnreadStep] = field(default_factory=deque)
+
+    def settle(self) -> None:
+        """Read what is unread: weights are not kept before it is known that their losses were finite.
+
+        All processes have to ask.
+
+        Raises:
+            TrainingError: one was not.
+        """
+        for step in self.unread:
+            step.read()
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The weights that are evaluated and saved: the moving average where there is one.
+
+        Of a model that is cut, all processes have to ask.
+        """
+        if self.cut is not None:
+            return self.cut.whole()
+        module: nn.Module = self.ema.module if self.ema is not None else self.accelerator.unwrap_model(self.module)
+        return module
+
+
+@dataclass(frozen=True)
+class StepDone:
+    """One optimizer step over ``pictures``: the mean ``loss``, and the ``learning_rate`` that it was taken with."""
+
+    epoch: int
+    step: int
+    loss: float
+    pictures: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class EpochDone:
+    """One pass over the training pictures.
+
+    ``train_accuracy`` is the share of labels or word pieces that were the likeliest; None where targets were mixed.
+    """
+
+    epoch: int
+    step: int
+    train_loss: float
+    train_accuracy: float | None
+    learning_rate: float
+
+
+def fit(
+    training: Training,
+    objective: Objective,
+    recipe: Recipe,
+    epoch_batches: Callable[[int, int], Iterator[Part]],
+    batch_names: Callable[[int, Any], Sequence[str]],
+) -> Iterator[StepDone | EpochDone]:
+    """Train from ``training.progress`` to the recipe's last epoch, yielding after every step and every epoch.
+
+    On an accelerator a step is told of when the next one is queued, and the last one of an epoch before its epoch.
+
+    Args:
+        training: model, optimizer, schedule and position; changed in place.
+        objective: the loss.
+        recipe: accumulate, clip_norm, epochs, mix_off_epochs and seed are read.
+        epoch_batches: the batches of an epoch (from 0) from a batch number on.
+        batch_names: file names of an epoch's batch, for the message about a loss that is not finite.
+
+    Raises:
+        TrainingError: the loss is not finite; the message names the batch's pictures.
+    """
+    progress, unread, behind = training.progress, training.unread, steps_behind(training.accelerator.device)
+    while progress.epoch < recipe.epochs:
+        epoch = progress.epoch
+        training.module.train()
+        mix = epoch < recipe.epochs - recipe.mix_off_epochs
+        batches = epoch_batches(epoch, progress.batch)
+        while group := tuple(islice(batches, recipe.accumulate)):
+            unread.append(_step(training, objective, recipe, group, mix, partial(batch_names, epoch), behind == 0))
+            progress.step += 1
+            progress.batch += len(group)
+            if len(unread) > behind:
+                yield _told(unread.popleft())
+        while unread:
+            yield _told(unread.popleft())
+        if not progress.count:
+            raise TrainingError("An epoch had no picture to train on. Check the data with: vitrine check DATA")
+        done = _finish_epoch(training, learning_rate=training.optimizer.param_groups[-1]["lr"])
+        yield done
+
+
+def _step(
+    training: Training,
+    objective: Objective,
+    recipe: Recipe,
+    group: Sequence[Part],
+    mix: bool,
+    names: Callable[[Any], Sequence[str]],
+    at_once: bool,
+) -> UnreadStep:
+    """One optimizer step over a group of micro-batches; ``at_once`` reads each one's loss before its backward pass."""
+    accelerator, progress, processes = training.accelerator, training.progress, training.processes
+    learning_rate = _set_learning_rate(training, progress.step)
+    sizes = processes.totals([0 if batch.lent else len(batch) for batch in group])
+    pictures, count = sum(sizes), partial(_count, progress)
+    place = {"epoch": progress.epoch, "step": progress.step + 1, "pictures": int(pictures)}
+    step = UnreadStep(processes, count, **place, learning_rate=learning_rate)
+    for number, batch in enumerate(group):
+        _seed(recipe.seed, progress.step * recipe.accumulate + number, processes.rank)
+        with _gathering(training), _forward_pass(training):
+            loss = objective(training.module, batch, mix=mix)
+        whole = whole_loss(processes, loss, batch.lent)
+        step.add(whole, partial(names, batch), at_once=at_once)
+        with _exchange(training, last=number == len(group) - 1):
+            accelerator.backward(loss.mean * (whole.weight * (sizes[number] / pictures)))
+    if recipe.clip_norm:
+        with _gathering(training):
+            accelerator.clip_grad_norm_(training.module.parameters(), recipe.clip_norm)
+    training.optimizer.step()
+    training.optimizer.zero_grad(set_to_none=True)
+    if training.ema is not None:
+        training.ema.update(accelerator.unwrap_model(training.module), step=progress.step)
+    return step
+
+
+def _told(step: UnreadStep) -> StepDone:
+    return StepDone(step.epoch, step.step, step.read(), step.pictures, step.learning_rate)
+
+
+@contextmanager
+def _forward_pass(training: Training) -> Iterator[None]:
+    """Its precision, and its last block for the class token alone; a compiled module is what it was compiled as."""
+    module, device = training.module, training.accelerator.device
+    with autocast(device, training.precision, compiled=is_compiled(module)), class_token_alone(module):
+        yield
+
+
+def _exchange(training: Training, last: bool) -> AbstractContextManager[object]:
+    """Gradients are exchanged once a step, in the backward pass of its last micro-batch."""
+    stack = ExitStack()
+    stack.enter_context(training.processes.exchanging_gradients())
+    if not last and training.cut is not None:
+        stack.enter_context(training.cut.gathering_only())
+    elif not last:
+        stack.enter_context(training.accelerator.no_sync(training.module))
+    return stack
+
+
+def _gathering(training: Training) -> AbstractContextManager[object]:
+    """Of a model that is cut, other work exchanges its parts too."""
+    return nullcontext() if training.cut is None else training.processes.exchanging_gradients()
+
+
+def _set_learning_rate(training: Training, step: int) -> float:
+    training.schedule.step_update(step + 1)  # the schedule's first value is zero: a step with it would do nothing
+    return float(max(group["lr"] for group in training.optimizer.param_groups))
+
+
+def _seed(seed: int, step: int, rank: int = 0) -> None:
+    """Random state of one micro-step from (seed, step) alone: a resumed training draws what the first one drew.
+
+    Processes mix their parts of a batch alike, and drop units and paths each for itself.
+    """
+    state = np.random.SeedSequence((seed, step)).generate_state(2)
+    own = np.random.SeedSequence((seed, step, rank)).generate_state(1) if rank else state
+    torch.manual_seed(int(own[0]))
+    np.random.seed(int(state[1]))  # noqa: NPY002  timm's Mixup draws from NumPy's global state
+
+
+def _count(progress: Progress, found: ReadLoss) -> None:
+    progress.loss_sum += found.mean * found.count
+    progress.count += found.count
+    if found.correct is None or progress.correct is None:
+        progress.correct = None
+    else:
+        progress.correct += found.correct
+
+
+def _finish_epoch(training: Training, learning_rate: float) -> EpochDone:
+    progress = training.progress
+    accuracy = None if progress.correct is None else progress.correct / progress.count
+    done = EpochDone(progress.epoch, progress.step, progress.loss_sum / progress.count, accuracy, float(learning_rate))
+    progress.epoch, progress.batch = progress.epoch + 1, 0
+    progress.loss_sum, progress.count, progress.correct = 0.0, 0, 0
+    return done
+
+
+def state_of(training: Training) -> dict[str, Any]:
+    """Everything that a resumed training needs, as tensors and plain values; the same for a model that is cut.
+
+    Of a training that is settled.
+    """
+    cut = training.cut
+    return {
+        "module": training.accelerator.unwrap_model(training.module).state_dict() if cut is None else cut.weights(),
+        "optimizer": training.optimizer.state_dict() if cut is None else cut.optimizer_state(training.optimizer),
+        "ema": None if training.ema is None else training.ema.state_dict(),
+        "progress": vars(training.progress).copy(),
+    }
+
+
+def restore(training: Training, state: dict[str, Any]) -> None:
+    """Put a training back to where :func:`state_of` found it."""
+    if training.cut is None:
+        training.accelerator.unwrap_model(training.module).load_state_dict(state["module"])
+        training.optimizer.load_state_dict(state["optimizer"])
+    else:
+        training.cut.load_weights(state["module"])
+        training.cut.load_optimizer_state(training.optimizer, state["optimizer"])
+    if training.ema is not None:
+        training.ema.load_state_dict(state["ema"])
+    training.progress = Progress(**state["progress"])

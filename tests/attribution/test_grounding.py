@@ -1,0 +1,279 @@
+"""Grounding: every number by brute force over pixels and by an obvious loop; verdicts by their rules."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from support.grounded_captions import COLUMNS, HEIGHT, ROWS, WHOLE, WIDTH, box, perfect, random_caption
+
+from vitrine.attribution.baselines import centre_blob
+from vitrine.attribution.grounding import (
+    CONTROLS,
+    MAPS,
+    GroundedCaption,
+    Grounding,
+    NounMean,
+    alignment_drop,
+    clustered_means,
+    grounding,
+    score_nouns,
+)
+from vitrine.attribution.placement import Placement
+from vitrine.data.transforms import EvalGeometry
+from vitrine.results import Interval
+
+Array = npt.NDArray[np.float64]
+
+
+# --- nouns
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("shift", [0, 1, -1])
+def test_scores_are_those_of_a_count_over_pixels(seed: int, shift: int) -> None:
+    """Patches of whole pixels, so that a picture of one score a pixel says the same."""
+    caption = random_caption(seed)
+    mean_RC = sum(np.asarray(each, np.float64) for each in caption.maps) / len(caption.maps)
+    for (word, mask_HW), score in zip(caption.nouns, score_nouns(caption, shift), strict=True):
+        if not 0 <= word + shift < len(caption.maps):
+            assert score is None
+            continue
+        assert score is not None
+        assert (score.name, score.word) == (caption.name, word)
+        maps = {
+            "word": caption.maps[word + shift],
+            "mean": mean_RC,
+            "centre": centre_blob(ROWS, COLUMNS),
+            "uniform": np.ones((ROWS, COLUMNS)),
+        }
+        assert set(maps) == set(MAPS)
+        for key, map_RC in maps.items():
+            inside = total = 0.0
+            hits = []
+            for y in range(HEIGHT):
+                for x in range(WIDTH):
+                    value = float(map_RC[y // 6, x // 6])
+                    total += value
+                    inside += value * bool(mask_HW[y, x])
+                    if y % 6 == 3 and x % 6 == 3 and value == float(map_RC.max()):
+                        hits.append(bool(mask_HW[y, x]))
+            assert score.values["inside"][key] == pytest.approx(inside / total, rel=1e-5)
+            assert score.values["pointing"][key] == pytest.approx(sum(hits) / len(hits))
+
+
+def test_the_map_lies_where_the_placement_says() -> None:
+    """A crop: the same mask is under another patch than on the whole picture."""
+    crop = Placement(EvalGeometry(WIDTH, HEIGHT, WIDTH, HEIGHT, 12, 0, 24), 2, 2)
+    map_RC = np.array([[1.0, 0.0], [0.0, 0.0]])
+    (score,) = score_nouns(GroundedCaption("1.png", [map_RC], crop, [(0, box(12, 0, 24, 12))]))
+    assert score is not None
+    assert (score.values["pointing"]["word"], score.values["inside"]["word"]) == (1, 1)
+    (other,) = score_nouns(GroundedCaption("1.png", [map_RC], crop, [(0, box(24, 0, 36, 12))]))
+    assert other is not None
+    assert (other.values["pointing"]["word"], other.values["inside"]["word"]) == (0, 0)
+
+
+def test_nouns_on_which_all_maps_are_alike_are_left_out_and_counted() -> None:
+    base = random_caption(1)
+    nouns = [
+        (0, box(0, 0, WIDTH, HEIGHT)),  # everything
+        (1, box(0, 0, 2, 2)),  # between the centres: no map can hit it, but mass can lie inside
+        (2, box(0, 0, 12, 12)),
+    ]
+    caption = GroundedCaption("1.png", base.maps, WHOLE, nouns, absent=2)
+    assert [set(score.values) for score in score_nouns(caption) if score] == [set(), {"inside"}, {"inside", "pointing"}]
+    found = grounding([caption, GroundedCaption("2.png", base.maps, WHOLE, [], absent=1)])
+    assert (found.captions, found.pictures, found.nouns, found.absent, found.unpaired) == (2, 2, 3, 3, 0)
+    assert (found.undecided("pointing"), found.undecided("inside")) == (2, 1)
+    assert found.estimates["pointing"]["word"].nouns == 1
+    shifted = grounding([caption], shift=-1)
+    assert (shifted.unpaired, shifted.undecided("pointing"), shifted.undecided("inside")) == (1, 1, 0)
+
+
+def test_bad_captions_are_refused() -> None:
+    maps = [np.ones((ROWS, COLUMNS))]
+    with pytest.raises(ValueError, match=r"expected maps of 4 x 6 cells; got \(6, 4\)"):
+        GroundedCaption("1.png", [maps[0].T], WHOLE, [])
+    with pytest.raises(ValueError, match="word 1 is a noun, but there are 1 maps"):
+        GroundedCaption("1.png", maps, WHOLE, [(1, box(0, 0, 9, 9))])
+    with pytest.raises(ValueError, match="mask of 24 x 36 pixels"):
+        score_nouns(GroundedCaption("1.png", maps, WHOLE, [(0, box(0, 0, 9, 9).T)]))
+    with pytest.raises(ValueError, match="1 resample"):
+        grounding([perfect(seed) for seed in range(8)], resamples=0)
+
+
+# --- means and intervals
+
+
+def test_means_are_over_nouns_and_differences_over_pairs() -> None:
+    captions = [random_caption(seed, name=f"{seed // 2}.png") for seed in range(24)]
+    found = grounding(captions)
+    scores = [score for caption in captions for score in score_nouns(caption) if score is not None]
+    for key in ("pointing", "inside"):
+        rows = [score.values[key] for score in scores if key in score.values]
+        for name in MAPS:
+            mean = found.estimates[key][name]
+            assert mean.mean == pytest.approx(sum(row[name] for row in rows) / len(rows))
+            assert (mean.nouns, mean.pictures) == (len(rows), 12)
+            assert mean.interval is not None
+            assert mean.interval.low < mean.mean < mean.interval.high
+        for name in CONTROLS:
+            lead = found.leads[key][name]
+            assert lead.mean == pytest.approx(sum(row["word"] - row[name] for row in rows) / len(rows))
+
+
+def test_the_interval_is_that_of_a_loop_that_draws_pictures() -> None:
+    rng = np.random.default_rng(3)
+    names = [f"{picture}.png" for picture in range(25) for _ in range(int(rng.integers(1, 6)))]
+    level = {name: rng.normal(0.5, 0.2) for name in set(names)}
+    values = [float(np.clip(level[name] + rng.normal(0, 0.05), 0.01, 0.99)) for name in names]
+    (found,) = clustered_means(names, np.array(values)[:, None], 0.0, resamples=4000, seed=0)
+
+    by_picture = {name: [v for n, v in zip(names, values, strict=True) if n == name] for name in set(names)}
+    means = []
+    pictures = sorted(by_picture)
+    for _ in range(4000):
+        drawn: list[float] = []
+        for _ in pictures:
+            drawn += by_picture[pictures[int(rng.integers(len(pictures)))]]
+        means.append(sum(drawn) / len(drawn))
+    means.sort()
+    low, high = means[100], means[3899]
+    assert found.interval is not None
+    width = high - low
+    assert found.interval.low == pytest.approx(low, abs=0.08 * width)
+    assert found.interval.high == pytest.approx(high, abs=0.08 * width)
+
+    # Nouns of one picture are alike here: were they drawn one by one, the interval would be far too narrow.
+    alone = [str(number) for number in range(len(values))]
+    (naive,) = clustered_means(alone, np.array(values)[:, None], 0.0, resamples=4000, seed=0)
+    assert naive.interval is not None
+    assert naive.interval.high - naive.interval.low < 0.75 * width
+
+
+def test_the_same_seed_gives_the_same_numbers() -> None:
+    captions = [random_caption(seed) for seed in range(12)]
+    assert grounding(captions) == grounding(captions)
+    assert grounding(captions).estimates != grounding(captions, seed=1).estimates
+
+
+def test_all_hits_still_have_an_interval() -> None:
+    found = grounding([perfect(seed) for seed in range(20)])
+    own = found.estimates["pointing"]["word"]
+    assert own.mean == 1
+    assert own.interval == Interval(pytest.approx(0.025 ** (1 / 20)), 1.0)
+    assert own.pictures == 20
+
+
+# --- verdicts
+
+
+def test_words_that_look_at_what_they_name() -> None:
+    found = grounding([perfect(seed) for seed in range(20)])
+    assert found.flag == "points"
+    assert found.sentence.startswith(
+        "Word maps point at what they name: pointing hit 1.00 (0.83 to 1.00), mean map 0.00"
+    )
+
+
+def test_shifting_the_rows_by_one_is_seen() -> None:
+    # The noun comes first, so that it has a next word, which looks elsewhere.
+    captions = [perfect(seed, at=0) for seed in range(20)]
+    assert grounding(captions).flag == "points"
+    shifted = grounding(captions, shift=1)
+    assert shifted.flag != "points"
+    assert shifted.estimates["pointing"]["word"].mean == 0
+    assert shifted.sentence.startswith("With the map of the next word for each noun, word maps are ")
+    drop = alignment_drop(captions)
+    assert drop is not None
+    assert (drop.mean, drop.nouns, drop.pictures) == (1, 20, 20)
+    assert drop.interval is not None
+    assert drop.interval.low > 0.6
+    assert alignment_drop(captions, shift=-1) is None  # the first word has none before it
+    assert grounding(captions, shift=-1).flag == "nothing"
+    assert grounding(captions, shift=-1).unpaired == 20
+    # Rows that are one too late, as in figures that pair word t with row t: the score comes back with a shift.
+    late = [GroundedCaption(each.name, [each.maps[1], each.maps[0]], WHOLE, each.nouns) for each in captions]
+    assert grounding(late).flag != "points"
+    assert grounding(late, shift=1).flag == "points"
+    undone = alignment_drop(late)
+    assert undone is not None
+    assert undone.mean == -1
+
+
+def test_the_same_map_for_every_word_is_no_better_than_the_mean_map() -> None:
+    captions = []
+    for seed in range(12):
+        one = perfect(seed)
+        captions.append(GroundedCaption(one.name, [one.maps[1]] * 2, WHOLE, one.nouns))
+    found = grounding(captions)
+    assert found.leads["pointing"]["mean"] == NounMean(0.0, Interval(0.0, 0.0), 12, 12)
+    assert found.flag == "no better"
+    assert found.sentence.startswith("Word maps are no better than the mean map of the caption: pointing hit 1.00")
+
+
+def made(word: tuple[float, float], leads: dict[str, tuple[float, float]], shift: int = 0) -> Grounding:
+    def mean(ends: tuple[float, float]) -> NounMean:
+        return NounMean(sum(ends) / 2, Interval(*ends), 30, 10)
+
+    return Grounding(
+        estimates={"pointing": {"word": mean(word), **{key: mean((0.1, 0.2)) for key in CONTROLS}}},
+        leads={"pointing": {key: mean(leads.get(key, (0.1, 0.2))) for key in CONTROLS}},
+        captions=10,
+        pictures=10,
+        nouns=30,
+        absent=0,
+        unpaired=0,
+        shift=shift,
+        resamples=2000,
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "leads", "flag", "finding"),
+    [
+        ((0.51, 0.7), {}, "points", "Word maps point at what they name"),
+        ((0.5, 0.7), {}, "leans", "Word maps hit what they name more often than every control, but not reliably"),
+        ((0.6, 0.7), {"centre": (0.0, 0.2)}, "no better", "Word maps are no better than a centre blob"),
+        (
+            (0.6, 0.7),
+            {"mean": (-0.1, 0.1), "uniform": (-0.1, 0.3)},
+            "no better",
+            "Word maps are no better than the mean map of the caption and a uniform map",
+        ),
+        ((0.6, 0.7), {"centre": (-0.2, -0.1), "mean": (-1, 1)}, "worse", "Word maps are worse than a centre blob"),
+    ],
+)
+def test_verdicts_follow_from_the_intervals(
+    word: tuple[float, float], leads: dict[str, tuple[float, float]], flag: str, finding: str
+) -> None:
+    found = made(word, leads)
+    assert (found.flag, found.finding) == (flag, finding)
+    assert found.sentence.startswith(f"{finding}: pointing hit {sum(word) / 2:.2f} ({word[0]:.2f} to {word[1]:.2f}), ")
+    assert found.sentence.endswith("mean map 0.15, centre blob 0.15, uniform 0.15.")
+
+
+def test_too_few_pictures_and_none_say_so() -> None:
+    few = grounding([perfect(seed) for seed in range(5)])
+    assert few.flag == "too few"
+    assert few.estimates["pointing"]["word"].interval is None
+    assert few.sentence.startswith("Too few pictures to say whether words look at what they name: pointing hit 1.00, ")
+    none = grounding([])
+    assert (none.flag, none.sentence) == ("nothing", "No noun of these captions can be scored.")
+    assert alignment_drop([]) is None
+
+
+def test_results_are_json() -> None:
+    for captions in ([random_caption(seed) for seed in range(8)], []):
+        found = grounding(captions)
+        stored = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+        assert stored["sentence"] == found.sentence
+        assert stored["nouns"] == found.nouns
+        for key, row in found.estimates.items():
+            for name, mean in row.items():
+                assert stored["metrics"][key][name]["mean"] == round(mean.mean, 6)
+        assert stored["bootstrap"] == {"unit": "picture", "resamples": 2000, "seed": 0}

@@ -1,0 +1,223 @@
+"""Ranking: bootstrap intervals against exact ones, pairs, ties, and what too few pictures do not say."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vitrine.attribution import ranking as ranking_module
+from vitrine.attribution.ranking import (
+    METRICS,
+    MIN_PICTURES,
+    ScoredMethod,
+    estimate,
+    metric,
+    paired_difference,
+    rank_methods,
+)
+from vitrine.metrics.intervals import bootstrap_interval
+from vitrine.results import Interval
+
+RNG = np.random.default_rng(11)
+DIFFICULTY = RNG.normal(0, 0.25, 60)  # pictures differ far more than methods do
+
+
+def scored(name: str, mean: float, *, control: bool = False, noise: float = 0.02, **others: np.ndarray) -> ScoredMethod:
+    own = np.random.default_rng(sum(map(ord, name)))
+    gap_P = mean + DIFFICULTY + own.normal(0, noise, len(DIFFICULTY))
+    return ScoredMethod(name, control, {"gap": gap_P, **others})
+
+
+# --- intervals
+
+
+def test_the_bootstrap_interval_is_that_of_all_resamples() -> None:
+    """Six values have 6^6 resamples: all of them, against a seeded draw of many."""
+    values_P = np.array([0.1, 0.9, 0.4, 0.35, 0.8, 0.05])
+    means = [np.mean(drawn) for drawn in itertools.product(values_P, repeat=6)]
+    exact = np.quantile(means, [0.025, 0.975])
+    found = bootstrap_interval(values_P, resamples=40_000)
+    assert (found.low, found.high) == pytest.approx(exact, abs=0.008)
+
+
+def test_the_bootstrap_interval_is_the_normal_one_for_many_pictures() -> None:
+    values_P = np.random.default_rng(3).normal(0.4, 0.2, 2500)
+    half = 1.96 * values_P.std() / 50
+    found = bootstrap_interval(values_P)
+    assert (found.low, found.high) == pytest.approx((values_P.mean() - half, values_P.mean() + half), abs=0.1 * half)
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    intervals = [bootstrap_interval(rng.random(40), resamples=500, seed=seed) for seed in range(400)]
+    covered = np.mean([interval.low <= 0.5 <= interval.high for interval in intervals])
+    assert 0.90 <= covered <= 0.98  # a percentile bootstrap of 40 values covers a little under 95 %
+
+
+def test_resamples_are_drawn_in_blocks_without_changing(monkeypatch: pytest.MonkeyPatch) -> None:
+    values_P = np.random.default_rng(1).random(37)
+    whole = bootstrap_interval(values_P, seed=4)
+    monkeypatch.setattr(ranking_module, "_BLOCK", 100)
+    assert bootstrap_interval(values_P, seed=4) == whole
+    assert bootstrap_interval(values_P, seed=5) != whole
+
+
+def test_hits_without_a_miss_still_have_an_interval() -> None:
+    """Clopper and Pearson's interval of 20 of 20, from published tables: 0.8316 to 1."""
+    found = estimate(np.ones(20), metric("pointing"))
+    assert found is not None
+    assert found.interval is not None
+    assert (found.interval.low, found.interval.high) == pytest.approx((0.8316, 1), abs=5e-5)
+    none = estimate(np.zeros(20), metric("pointing"))
+    assert none is not None
+    assert none.interval == Interval(0.0, pytest.approx(0.1684, abs=5e-5))
+    signed = estimate(-np.ones(20), metric("gap"))  # over a range of 2 it is twice as wide
+    assert signed is not None
+    assert signed.interval == Interval(-1.0, pytest.approx(-1 + 2 * 0.1684, abs=1e-4))
+
+
+def test_few_pictures_have_no_interval_and_nan_is_no_picture() -> None:
+    few = estimate(np.array([0.5, np.nan, 0.7]), metric("gap"))
+    assert few is not None
+    assert (few.mean, few.interval, few.n) == (pytest.approx(0.6), None, 2)
+    assert estimate(np.full(9, np.nan), metric("gap")) is None
+    enough = estimate(np.append(np.linspace(0, 1, MIN_PICTURES), np.nan), metric("gap"))
+    assert enough is not None
+    assert enough.interval is not None
+    for unusable in (np.empty(0), np.array([np.nan]), np.ones((2, 2))):
+        with pytest.raises(ValueError, match="finite values"):
+            bootstrap_interval(unusable)
+
+
+# --- ranks and ties
+
+
+def test_methods_are_ranked_and_ties_are_found_by_pairs() -> None:
+    found = rank_methods(
+        [
+            scored("weak", 0.40),
+            scored("blob", 0.45, control=True),
+            scored("best", 0.50),
+            scored("twin", 0.499, noise=0.05),
+        ]
+    )
+    assert [row.name for row in found.rows] == ["best", "twin", "weak", "blob"]
+    assert [row.standing for row in found.rows] == ["best", "ties", "below", "below"]
+    assert [row.ties_with_best for row in found.rows] == [True, True, False, False]
+    first, third = (found.rows[place].estimates["gap"].interval for place in (0, 3))
+    assert first is not None
+    assert third is not None
+    assert first.low < third.high  # their own intervals overlap: only pairs tell them apart
+    assert found.rows[0].lead is None
+    assert found.by is metric("gap")
+    assert found.pictures == 60
+
+
+def test_the_paired_difference_is_the_mean_of_differences() -> None:
+    one, other = scored("one", 0.5), scored("other", 0.3)
+    found = paired_difference(one, other, metric("gap"))
+    assert found is not None
+    differences_P = one.values["gap"] - other.values["gap"]
+    assert found.mean == pytest.approx(differences_P.mean())
+    assert found.interval == bootstrap_interval(differences_P)
+    assert found.interval.high - found.interval.low < 0.1 * DIFFICULTY.std()
+
+
+def test_a_control_can_be_ahead_but_never_first() -> None:
+    found = rank_methods([scored("method", 0.2), scored("blob", 0.6, control=True)])
+    assert [(row.name, row.standing) for row in found.rows] == [("method", "best"), ("blob", "above")]
+    lead = found.rows[1].lead
+    assert lead is not None
+    assert lead.mean < 0
+
+
+def test_where_lower_is_better_the_lowest_is_best() -> None:
+    low_P, high_P = 0.2 + 0.1 * RNG.random(20), 0.6 + 0.1 * RNG.random(20)
+    methods = [ScoredMethod("high", False, {"deletion": high_P}), ScoredMethod("low", False, {"deletion": low_P})]
+    found = rank_methods(methods, by="deletion")
+    assert [(row.name, row.standing) for row in found.rows] == [("low", "best"), ("high", "below")]
+    assert found.rows[1].lead is not None
+    assert found.rows[1].lead.mean == pytest.approx((high_P - low_P).mean())
+
+
+def test_pointing_decides_where_enough_pictures_have_masks() -> None:
+    def method(name: str, hits: list[float], gap: float) -> ScoredMethod:
+        values: Mapping[str, np.ndarray] = {"pointing": np.array(hits), "gap": np.full(len(hits), gap)}
+        return ScoredMethod(name, False, values)
+
+    hits = [1.0] * 7 + [np.nan] * 3
+    assert rank_methods([method("a", hits, 0.1), method("b", hits, 0.2)]).by.key == "pointing"
+    assert [row.name for row in rank_methods([method("a", hits, 0.1), method("b", hits, 0.2)]).rows] == ["b", "a"]
+    few = [1.0] * 5 + [np.nan] * 5
+    assert rank_methods([method("a", hits, 0.1), method("b", few, 0.2)]).by.key == "gap"
+    assert rank_methods([method("a", hits, 0.1), method("b", few, 0.2)]).rows[1].estimates["pointing"].n == 7
+
+
+def test_a_single_picture_ranks_and_separates_nothing() -> None:
+    found = rank_methods(
+        [ScoredMethod(name, False, {"gap": np.array([gap])}) for name, gap in (("a", 0.1), ("b", 0.9))]
+    )
+    assert [(row.name, row.standing, row.ties_with_best) for row in found.rows] == [
+        ("b", "best", True),
+        ("a", "unknown", None),
+    ]
+    assert found.rows[0].estimates["gap"].interval is None
+
+
+def test_differences_only_count_pictures_that_both_have() -> None:
+    first_P, second_P = np.full(12, 0.9), np.full(12, 0.1)
+    first_P[6:], second_P[:6] = np.nan, np.nan
+    methods = [ScoredMethod("first", False, {"gap": first_P}), ScoredMethod("second", False, {"gap": second_P})]
+    assert rank_methods(methods).rows[1].standing == "unknown"
+
+
+@settings(max_examples=30)
+@given(st.permutations(["a", "b", "c", "d", "e"]))
+def test_the_order_of_the_arguments_does_not_matter(order: list[str]) -> None:
+    made = {name: scored(name, 0.1 * place, control=name in "de") for place, name in enumerate("abcde")}
+    reference = rank_methods([made[name] for name in "abcde"], resamples=50)
+    assert rank_methods([made[name] for name in order], resamples=50).to_dict() == reference.to_dict()
+
+
+def test_a_ranking_is_json_and_repeats() -> None:
+    methods = [scored("best", 0.5), scored("blob", 0.3, control=True), scored("twin", 0.5)]
+    found = rank_methods(methods, seed=2)
+    text = json.dumps(found.to_dict(), allow_nan=False)
+    assert text == json.dumps(rank_methods(methods, seed=2).to_dict())
+    first = json.loads(text)["methods"][0]
+    assert first["metrics"]["gap"]["mean"] == round(found.rows[0].estimates["gap"].mean, 6)
+    assert json.loads(text)["bootstrap"] == {"resamples": 2000, "seed": 2}
+
+
+def test_metrics_are_shown_with_the_deciding_one_first() -> None:
+    values = {key: np.linspace(0, 1, 8) for key in ("deletion", "insertion", "gap", "inside")}
+    found = rank_methods([ScoredMethod("m", False, values)], by="insertion")
+    assert [each.key for each in found.metrics] == ["insertion", "inside", "gap", "deletion"]
+    assert len({each.key for each in METRICS}) == len(METRICS)
+
+
+def test_what_cannot_be_ranked_is_refused() -> None:
+    one = scored("one", 0.5)
+    short = ScoredMethod("short", False, {"gap": np.ones(3)})
+    for methods, message in (
+        ([], "at least one method"),
+        ([scored("blob", 0.1, control=True)], "at least one method"),
+        ([one, one], "names that differ"),
+        ([one, short], "same pictures"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            rank_methods(methods)
+    with pytest.raises(ValueError, match="one has no value"):
+        rank_methods([one], by="pointing")
+    with pytest.raises(ValueError, match="No metric is called"):
+        rank_methods([one], by="pointign")
+    with pytest.raises(ValueError, match="infinite"):
+        ScoredMethod("m", False, {"gap": np.array([np.inf])})
+    with pytest.raises(ValueError, match="one value a picture"):
+        ScoredMethod("m", False, {"gap": np.ones(3), "inside": np.ones(4)})

@@ -1,0 +1,266 @@
+"""The parts of a bulk job: kept, refused, resumed and put together; and what a worker does, without an engine."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import socket
+import types
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow.dataset
+import pytest
+
+from vitrine.bulk.jobs import PredictWork
+from vitrine.bulk.ledger import MANIFEST, FinishedPart, Ledger
+from vitrine.bulk.run import BulkSettings, cut, limited, named_parts
+from vitrine.bulk.worker import MOST_ATTEMPTS, Part, PartWorker
+from vitrine.classify.predict import predict
+from vitrine.data.samples import Sample
+from vitrine.errors import DataError, RunError, UsageError
+from vitrine.io.csv_tables import record
+
+Command = Callable[..., tuple[int, str, str]]
+JOB = {"verb": "predict", "weights": "abc"}
+
+
+def finished(number: int) -> FinishedPart:
+    return FinishedPart(number, rows=2, unreadable=0, precision="fp32", weights="abc")
+
+
+def add(ledger: Ledger, number: int, *rows: Sequence[str]) -> None:
+    lines = [record(("filename", "label")), *(record(row) for row in rows)]
+    (ledger.folder / f"part-{number:06d}.csv").write_bytes(b"".join(lines))
+    ledger.record(finished(number))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    made = Ledger(tmp_path / "out.csv.parts", ".csv", JOB)
+    made.begin(resume=False)
+    return made
+
+
+def test_parts_become_one_table_with_one_header(ledger: Ledger, tmp_path: Path) -> None:
+    add(ledger, 1, ('c\n"d', "x"))
+    add(ledger, 0, ("a,1", "x"), ("b", "y"))
+    add(ledger, 2)
+    ledger.merge(3, tmp_path / "out.csv")
+    with (tmp_path / "out.csv").open(newline="") as stream:
+        assert list(csv.reader(stream)) == [["filename", "label"], ["a,1", "x"], ["b", "y"], ['c\n"d', "x"]]
+    with pytest.raises(RunError, match="1 of 4 parts are missing"):
+        ledger.merge(4, tmp_path / "out.csv")
+
+
+def test_what_was_finished_is_known_to_a_later_call(ledger: Ledger) -> None:
+    add(ledger, 0, ("a", "x"))
+    add(ledger, 2, ("c", "x"))
+    ledger.record(finished(2))  # a part that came twice is there once
+    ledger.record(finished(5))
+    with (ledger.folder / MANIFEST).open("a") as manifest:
+        manifest.write('{"part": 3, "ro')  # killed while writing
+    (ledger.folder / ".part-000003.xyz").mkdir()
+    again = Ledger(ledger.folder, ".csv", JOB)
+    with pytest.raises(RunError, match=r"3 finished parts.*--resume"):
+        again.begin(resume=False)
+    again.begin(resume=True)
+    assert set(again.finished) == {0, 2}, "5 is noted, and its file is not there"
+    assert not list(ledger.folder.glob(".part-*"))
+    add(again, 1, ("b", "x"))
+    last = Ledger(ledger.folder, ".csv", JOB)
+    last.begin(resume=True)
+    assert set(last.finished) == {0, 1, 2}
+
+
+def test_parts_of_another_job_are_not_mixed_in(ledger: Ledger) -> None:
+    add(ledger, 0, ("a", "x"))
+    with pytest.raises(RunError, match=r"weights differ") as error:
+        Ledger(ledger.folder, ".csv", JOB | {"weights": "other"}).begin(resume=True)
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_a_folder_of_other_files_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    (tmp_path / "file").write_text("")
+    for name in ("mine", "file"):
+        with pytest.raises(DataError):
+            Ledger(tmp_path / name, ".parquet", JOB).begin(resume=False)
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "dear"
+
+
+@pytest.fixture
+def pictures(small_scenes: Path, tmp_path: Path) -> Path:
+    """Twenty pictures and two that cannot be read."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number, path in enumerate(sorted((small_scenes / "test").rglob("*.png"))[:20]):
+        shutil.copyfile(path, folder / f"{number:02}.png")
+    (folder / "03 broken.png").write_bytes(b"no picture")
+    (folder / "zz.png").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def same_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Workers change their folder: put it back."""
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_worker_writes_what_a_single_process_writes(small_run: Path, pictures: Path, tmp_path: Path) -> None:
+    """Batches are the same, so the bytes are."""
+    predict(str(small_run), pictures, tmp_path / "single.csv", batch_size=4, top=2, precision="fp32")
+    work = PredictWork(str(small_run), None, "fp32", batch_size=4, probabilities=False, top=2)
+    found = cut(pictures, BulkSettings(part_size=10), batch_size=4)
+    assert [each.count for each in found.slices] == [8, 8, 6], "whole batches"
+    ledger = Ledger(tmp_path / "parts", ".csv", JOB)
+    ledger.begin(resume=False)
+    worker = PartWorker(work, ledger.folder, ".csv", tmp_path, cores=1)
+    for number in (2, 0, 1, 0):
+        ledger.record(worker(Part(number, found.slices[number])))
+    ledger.merge(3, tmp_path / "merged.csv")
+    assert (tmp_path / "merged.csv").read_bytes() == (tmp_path / "single.csv").read_bytes()
+    named = ledger.write_unreadable(3, tmp_path / "merged.unreadable.csv")
+    assert named is not None and named.read_bytes() == (tmp_path / "single.unreadable.csv").read_bytes()
+    assert sum(part.rows for part in ledger.finished.values()) == 20
+
+
+def test_parquet_parts_open_as_one_table(small_run: Path, pictures: Path, tmp_path: Path) -> None:
+    predict(str(small_run), pictures, tmp_path / "single.csv", batch_size=4, probabilities=True, precision="fp32")
+    work = PredictWork(str(small_run), None, "fp32", batch_size=4, probabilities=True, top=0)
+    ledger = Ledger(tmp_path / "p.parquet", ".parquet", JOB)
+    ledger.begin(resume=False)
+    worker = PartWorker(work, ledger.folder, ".parquet", tmp_path, cores=1)
+    for number, each in enumerate(cut(pictures, BulkSettings(part_size=8), batch_size=4).slices):
+        ledger.record(worker(Part(number, each)))
+    table = pyarrow.dataset.dataset(ledger.folder, format="parquet").to_table()
+    assert [str(kind) for kind in table.schema.types] == ["string", "string", "double"]
+    with (tmp_path / "single.csv").open(newline="") as stream:
+        expected = [(name, label, float(share)) for name, label, share in list(csv.reader(stream))[1:]]
+    assert list(zip(*(column.to_pylist() for column in table.columns), strict=True)) == expected
+
+
+class _Fatal:
+    """Work that never comes to its end, as if the process had been killed."""
+
+    precision, weights = "fp32", "abc"
+
+    def open(self, loaders: int) -> _Fatal:
+        return self
+
+    def work(self, samples: Sequence[Sample], figures: Mapping[str, str] | None, rows: Path) -> list[tuple[str, str]]:
+        rows.write_bytes(b"filename,label\nhalf a r")
+        raise KeyboardInterrupt
+
+
+def test_a_part_that_ends_its_worker_again_and_again_ends_the_job(pictures: Path, tmp_path: Path) -> None:
+    """And what such an attempt has written is never a part."""
+    (tmp_path / "parts").mkdir()
+    worker = PartWorker(_Fatal(), tmp_path / "parts", ".csv", tmp_path, cores=1)
+    part = Part(0, cut(pictures, BulkSettings(), 4).slices[0])
+    for _ in range(MOST_ATTEMPTS):
+        with pytest.raises(KeyboardInterrupt):
+            worker(part)
+    assert not list((tmp_path / "parts").glob("part-*"))
+    with pytest.raises(RunError, match="ended its worker 3 times"):
+        worker(part)
+
+
+def test_a_worker_without_the_folder_says_so(tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="workers need the same paths"):
+        PartWorker(_Fatal(), tmp_path, ".csv", tmp_path / "elsewhere", cores=1)
+    assert Path.cwd() == tmp_path and os.getpid()
+
+
+def test_a_limit_draws_what_a_single_process_draws(pictures: Path) -> None:
+    from vitrine.data.image_folder import list_pictures
+    from vitrine.data.samples import drawn
+
+    found = limited(cut(pictures, BulkSettings(part_size=4), 4), 7, seed=3, size=4)
+    assert [each.count for each in found.slices] == [4, 3]
+    names = [name for each in found.slices for name in each.names()]
+    assert names == [sample.name for sample in drawn(list_pictures(pictures), 7, 3)]
+
+
+def test_figures_that_would_collide_across_parts_are_told_apart(pictures: Path) -> None:
+    """As a single process names them: a.jpg and a.png do not share a figure, whichever parts they are in."""
+    from vitrine.plotting.provenance import figure_names
+
+    for number in range(6):
+        shutil.copyfile(pictures / "00.png", pictures / f"{number:02}.jpg")
+    parts = named_parts(cut(pictures, BulkSettings(part_size=1), 1), "svg")
+    together: dict[str, str] = {}
+    for part in parts:
+        together |= part.figures or {}
+    names = [path.name for path in sorted(pictures.iterdir())]
+    assert together == figure_names(names, "svg") and len(set(together.values())) == len(names)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--engine", "spark"), "expected local or ray"),
+        (("--workers", 2), "--workers is of --engine ray"),
+        (("--part-size", 2), "--part-size is of --engine ray"),
+        (("--ray-address", "x:1"), "--ray-address is of --engine ray"),
+        (("--engine", "ray", "-o", "p.txt"), "neither .csv"),
+    ],
+)
+def test_options_that_do_not_fit(
+    arguments: Sequence[object], said: str, pictures: Path, vitrine_command: Command
+) -> None:
+    status, out, error = vitrine_command("predict", "vitrine/scenes-tiny", pictures, "-o", "p.csv", *arguments)
+    assert (status, out) == (2, "") and said in error and len(error.splitlines()) <= 2
+
+
+@pytest.mark.parametrize(
+    ("resources", "wanted", "expected"),
+    [
+        ({"CPU": 2.0}, 0, (1, 2, 0.0, 1)),
+        ({"CPU": 1.0}, 0, (1, 1, 0.0, 0)),
+        ({"CPU": 8.0}, 0, (4, 2, 0.0, 1)),
+        ({"CPU": 64.0}, 2, (2, 32, 0.0, 8)),
+        ({"CPU": 64.0, "GPU": 2.0}, 0, (2, 32, 1.0, 31)),
+        ({"CPU": 64.0, "GPU": 2.0}, 4, (4, 16, 0.5, 15)),
+    ],
+)
+def test_how_many_workers_have_what(
+    resources: Mapping[str, float], wanted: int, expected: tuple[int, int, float, int]
+) -> None:
+    from vitrine.bulk.ray import pool
+
+    ray = types.SimpleNamespace(cluster_resources=lambda: resources)
+    chosen = pool(ray, wanted)
+    assert (chosen.workers, chosen.cores, chosen.gpus, chosen.loaders) == expected
+    with pytest.raises(UsageError, match="cores that there are"):
+        pool(ray, 65)
+
+
+def test_a_cluster_that_does_not_answer(
+    small_run: Path, pictures: Path, tmp_path: Path, vitrine_command: Command
+) -> None:
+    """Found out before Ray, which waits for minutes, is asked: a port that was just free has no listener."""
+    pytest.importorskip("ray", reason="Ray comes with the extra [ray]")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    options = ("-o", tmp_path / "p.csv", "--engine", "ray", "--ray-address", address)
+    status, out, error = vitrine_command("predict", small_run, pictures, *options)
+    assert (status, out) == (2, "") and error.startswith(f"vitrine: No Ray cluster answers at {address}: ")
+    assert len(error.splitlines()) == 1 and not (tmp_path / "p.csv").exists()
+
+
+def test_resume_is_refused_where_it_would_be_ignored(pictures: Path, vitrine_command: Command) -> None:
+    for verb in ("explain", "caption"):
+        status, _, error = vitrine_command(verb, "vitrine/scenes-tiny", pictures, "-o", "out", "--resume")
+        assert status == 2 and "--resume is of --engine ray" in error
+
+
+def test_a_finished_part_is_described_in_the_manifest(ledger: Ledger) -> None:
+    add(ledger, 0, ("a", "x"))
+    first, second = (ledger.folder / MANIFEST).read_text().splitlines()
+    assert json.loads(first) == JOB
+    assert json.loads(second) == {"part": 0, "rows": 2, "unreadable": 0, "precision": "fp32", "weights": "abc"}

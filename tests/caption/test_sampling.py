@@ -1,0 +1,77 @@
+"""Captions that go on from given pieces, on a captioner whose every number can be looked up."""
+
+from __future__ import annotations
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.stand_in_captioner import TableCaptioner
+
+from vitrine.caption.beam_search import beam_search
+from vitrine.caption.decoding import captions_of, forced, greedy
+from vitrine.caption.sampling import continued
+from vitrine.errors import ModelError
+
+
+def captioner(**changes: object) -> TableCaptioner:
+    made = TableCaptioner(**{"size": 8, "longest": 9, **changes})  # type: ignore[arg-type]
+    made.vocabulary = SimpleNamespace(size=made.size)  # type: ignore[assignment]
+    return made
+
+
+@given(number=st.integers(0, 200), bonus=st.sampled_from([-3.0, 0.0, 2.0]), levels=st.sampled_from([0, 1]))
+def test_without_a_beginning_it_is_greedy(number: int, bonus: float, levels: int) -> None:
+    made = captioner(end_bonus=bonus, levels=levels)
+    memory = made.encode([(2, 3)], first=number)
+    *_, last = continued(made, memory)
+    one, other = last.progress.captions[0], captions_of(greedy(made, memory))[0]
+    assert (one.ids, one.log_probability, one.finished) == (other.ids, other.log_probability, other.finished)
+    np.testing.assert_array_equal(one.maps_TLHK, other.maps_TLHK)
+
+
+@given(number=st.integers(0, 200), beginning=st.lists(st.integers(3, 7), min_size=1, max_size=6))
+def test_it_says_the_beginning_and_then_the_likeliest(number: int, beginning: list[int]) -> None:
+    made = captioner()
+    memory = made.encode([(2, 3)], first=number)
+    steps = list(continued(made, memory, beginning, candidates=4))
+    caption = steps[-1].progress.captions[0]
+    assert list(caption.ids[: len(beginning)]) == beginning
+    whole = captions_of(forced(made, memory, [caption.ids], ended=caption.finished))[0]
+    assert caption.log_probability == pytest.approx(whole.log_probability)
+    said = [*caption.ids, *([made.end] if caption.finished else [])]
+    assert len(steps) == len(said)
+    for place, step in enumerate(steps):
+        logits = made.logits(number, (made.start, *said[:place])).astype(np.float64)
+        chances = np.exp(logits) / np.exp(logits).sum()
+        likeliest = np.argsort(-logits, kind="stable")[:4]
+        assert [each.id for each in step.candidates] == likeliest.tolist()
+        assert [each.probability for each in step.candidates] == pytest.approx(chances[likeliest].tolist(), rel=1e-5)
+        if place >= len(beginning):
+            assert said[place] == likeliest[0]
+
+
+@pytest.mark.parametrize("beginning", [[99], [-1], [0], [1], [2], [3, 2], [3] * 8])
+def test_it_refuses_what_no_caption_begins_with(beginning: list[int]) -> None:
+    made = captioner()
+    with pytest.raises(ModelError, match="cannot be continued"):
+        list(continued(made, made.encode([(1, 1)]), beginning))
+
+
+@given(number=st.integers(0, 100), beams=st.integers(1, 4))
+def test_beam_search_ranks_what_it_followed(number: int, beams: int) -> None:
+    made = captioner(longest=7)
+    memory = made.encode([(2, 2)], first=number)
+    *_, last = beam_search(made, memory, beams)
+    captions = [link.caption((2, 2), (2, 2)) for link in last.ranked[0]]
+    assert captions[0].ids == last.captions[0].ids
+    assert 1 <= len(captions) <= beams
+    scores = [each.score() for each in captions]
+    assert scores == sorted(scores, reverse=True)
+    assert len({(each.ids, each.finished) for each in captions}) == len(captions)
+    for each in captions:
+        pieces = [*each.ids, *([made.end] if each.finished else [])]
+        assert each.log_probability == pytest.approx(math.fsum(made.log_probabilities(number, pieces)), abs=1e-4)

@@ -1,0 +1,329 @@
+"""Words and their maps: which pieces a word has, where it looked, and that no map belongs to its neighbour.
+
+Axes: T pieces, L decoder layers, H heads, K keys, R grid rows, C grid columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.stand_in_captioner import TableCaptioner
+from tokenizers import Tokenizer, decoders, models
+
+from vitrine.caption.beam_search import beam_search
+from vitrine.caption.decoding import DecodedCaption, MapChoice, captions_of, greedy
+from vitrine.caption.tokenizer import Vocabulary
+from vitrine.caption.word_maps import (
+    SAME_AS_OTHERS,
+    SAME_AS_UNIFORM,
+    CaptionWord,
+    WordCheck,
+    caption_words,
+    check_words,
+    distance,
+    word_pieces,
+)
+from vitrine.errors import ModelError
+
+PIECES = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "cat", "##s", "skate", "##board", "##er", "t", "shirt", "s", "on"]
+PIECES += [".", ",", "-", "'", "(", ")", '"', "&", "don", "##!"]
+
+
+def vocabulary_of(pieces: Sequence[str]) -> Vocabulary:
+    tokenizer = Tokenizer(models.WordPiece({piece: n for n, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    tokenizer.decoder = decoders.WordPiece(cleanup=True)
+    return Vocabulary(tokenizer)
+
+
+VOCABULARY = vocabulary_of(PIECES)
+
+
+def caption(
+    pieces: Sequence[str],
+    maps_TK: np.ndarray | None = None,
+    probabilities: Sequence[float] | None = None,
+    grid: tuple[int, int] = (1, 2),
+    padded: tuple[int, int] | None = None,
+) -> DecodedCaption:
+    if maps_TK is None:
+        maps_TK = np.full((len(pieces), math.prod(grid)), 1 / math.prod(grid))
+    return DecodedCaption(
+        ids=tuple(PIECES.index(piece) for piece in pieces),
+        log_probabilities=tuple(math.log(share) for share in probabilities or [0.5] * len(pieces)),
+        end_log_probability=None,
+        maps_TLHK=np.asarray(maps_TK, dtype=np.float32)[:, None, None],
+        grid=grid,
+        padded=padded or grid,
+    )
+
+
+def texts(words: Sequence[CaptionWord]) -> list[str]:
+    return [word.text for word in words]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "words"),
+    [
+        ("a skate ##board ##er .", ["a", "skateboarder."]),
+        ("a cat , a cat ##s .", ["a", "cat,", "a", "cats."]),
+        ("a t - shirt on a cat", ["a", "t-shirt", "on", "a", "cat"]),
+        ("cat ' s shirt", ["cat's", "shirt"]),
+        ("don ' t", ["don't"]),
+        ("cat ##s ' shirt", ["cats'", "shirt"]),
+        ("cat ( a cat ) on", ["cat", "(a", "cat)", "on"]),
+        ('" cat " .', ['"cat".']),
+        (". , a cat", [".,a", "cat"]),
+        ("a & cat", ["a", "&", "cat"]),
+        ("a [UNK] cat", ["a", "[UNK]", "cat"]),
+        ("[PAD] cat", ["[PAD]", "cat"]),
+        ("##s cat", ["s", "cat"]),
+        (".", ["."]),
+        ("", []),
+    ],
+)
+def test_pieces_join_into_words(pieces: str, words: list[str]) -> None:
+    # "##s" at the beginning has nothing to continue, and its text keeps what the decoder gives it.
+    found = [word.replace("##", "") for word in texts(caption_words(caption(pieces.split()), VOCABULARY))]
+    assert found == words
+
+
+said = st.lists(st.sampled_from([piece for piece in PIECES if piece not in ("[PAD]", "[CLS]", "[SEP]")]), max_size=12)
+
+
+@given(said, st.data())
+@settings(max_examples=80)
+def test_words_lose_nothing(pieces: list[str], data: st.DataObject) -> None:
+    probabilities = data.draw(st.lists(st.floats(1e-3, 1), min_size=len(pieces), max_size=len(pieces)))
+    whole = caption(pieces, probabilities=probabilities)
+    groups = word_pieces(whole.ids, VOCABULARY)
+    assert [place for group in groups for place in group] == list(range(len(pieces)))
+    words = caption_words(whole, VOCABULARY)
+    assert "".join(texts(words)) == VOCABULARY.text(whole.ids).replace(" ", "")
+    assert [piece for word in words for piece in word.pieces] == pieces
+    assert math.prod(word.probability for word in words) == pytest.approx(math.prod(probabilities), rel=1e-9)
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_maps_are_cut_to_the_picture_and_relative(data: st.DataObject) -> None:
+    rows, columns, more_rows, more_columns = (data.draw(st.integers(low, 3)) for low in (1, 1, 0, 0))
+    padded = (rows + more_rows, columns + more_columns)
+    rng = np.random.default_rng(data.draw(st.integers(0, 99)))
+    maps_TRC = rng.random((4, *padded)) + 0.01
+    for join in ("mean", "first", "max"):
+        whole = caption(["skate", "##board", "a", "cat"], maps_TRC.reshape(4, -1), None, (rows, columns), padded)
+        for word in caption_words(whole, VOCABULARY, join):
+            assert word.map_RC.shape == (rows, columns)
+            assert word.map_RC.dtype == np.float32
+            assert word.map_RC.mean() == pytest.approx(1, abs=1e-5)
+        # What lies on padding changes nothing.
+        other = maps_TRC.copy()
+        other[:, rows:] = other[:, :, columns:] = 0
+        again = caption(["skate", "##board", "a", "cat"], other.reshape(4, -1), None, (rows, columns), padded)
+        for one, two in zip(
+            caption_words(whole, VOCABULARY, join), caption_words(again, VOCABULARY, join), strict=True
+        ):
+            np.testing.assert_array_equal(one.map_RC, two.map_RC)
+
+
+def test_pieces_maps_join_as_stated() -> None:
+    maps_TK = np.array([[0.7, 0.1, 0.2], [0.2, 0.5, 0.3], [0.0, 0.0, 1.0], [0.1, 0.8, 0.1]])
+    pieces = ["skate", "##board", ".", "a"]
+    whole = caption(pieces, maps_TK, [0.8, 0.2, 0.9, 0.5], grid=(1, 3))
+
+    def first_map(join: str) -> np.ndarray:
+        word, other = caption_words(whole, VOCABULARY, join)  # type: ignore[arg-type]
+        assert (word.text, other.text) == ("skateboard.", "a")
+        assert word.probability == pytest.approx(0.8 * 0.2 * 0.9)
+        np.testing.assert_allclose(other.map_RC, 3 * maps_TK[3:], rtol=1e-6)
+        return word.map_RC[0]
+
+    # The full stop's own map is none of the word's.
+    np.testing.assert_allclose(first_map("mean"), 3 * np.array([0.6, 0.18, 0.22]), rtol=1e-6)
+    np.testing.assert_allclose(first_map("first"), 3 * maps_TK[0], rtol=1e-6)
+    np.testing.assert_allclose(first_map("max"), 3 * np.array([0.7, 0.5, 0.3]) / 1.5, rtol=1e-6)
+    (only,) = caption_words(caption(["."], maps_TK[2:3], grid=(1, 3)), VOCABULARY)
+    np.testing.assert_allclose(only.map_RC, [[0, 0, 3]])
+
+
+def test_probabilities_too_small_to_write_down_still_weigh() -> None:
+    whole = caption(["skate", "##board"], np.array([[1.0, 0.0], [0.0, 1.0]]))
+    tiny = DecodedCaption(whole.ids, (-2000.0, -2000.0 + math.log(3)), None, whole.maps_TLHK, whole.grid, whole.padded)
+    np.testing.assert_allclose(caption_words(tiny, VOCABULARY)[0].map_RC, [[0.5, 1.5]], rtol=1e-6)
+
+
+def test_layers_and_heads_are_chosen_afterwards_too() -> None:
+    captioner = TableCaptioner(size=len(PIECES), end_bonus=-30.0)
+    memory = captioner.encode([(2, 3)])
+    kept, every = (
+        captions_of(greedy(captioner, memory, maps=maps))[0] for maps in (MapChoice(), MapChoice("all", "all"))
+    )
+    chosen = caption_words(every, VOCABULARY, maps=MapChoice(layers=-1, heads="mean"))
+    for one, other in zip(caption_words(kept, VOCABULARY), chosen, strict=True):
+        np.testing.assert_allclose(one.map_RC, other.map_RC, atol=1e-6)
+    other_head = caption_words(every, VOCABULARY, maps=MapChoice(layers=0, heads=1))
+    assert any(np.abs(one.map_RC - two.map_RC).max() > 0.1 for one, two in zip(other_head, chosen, strict=True))
+    with pytest.raises(ValueError, match="3 layers and 2 heads"):
+        caption_words(every, VOCABULARY)
+    with pytest.raises(ModelError, match="no head 2"):
+        caption_words(every, VOCABULARY, maps=MapChoice(heads=2))
+
+
+def test_what_is_no_map_is_refused() -> None:
+    for row in ([0.0, 0.0, 1.0], [np.nan, 1.0, 0.0], [np.inf, 1.0, 0.0]):
+        with pytest.raises(ModelError, match="'cat'"):
+            caption_words(caption(["cat"], np.array([row]), grid=(1, 2), padded=(1, 3)), VOCABULARY)
+    with pytest.raises(ValueError, match="join"):
+        caption_words(caption(["cat"]), VOCABULARY, "sum")  # type: ignore[arg-type]
+
+
+# --- Alignment. A captioner that looks at a word's own cell when it predicts that word, and nowhere near it else.
+
+WORDS = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", *(f"word{number}" for number in range(8))]
+
+
+class Pointing(TableCaptioner):
+    """Word k has cell k: the row that predicts a word has on each cell the probability of that cell's word."""
+
+    def cross(
+        self, picture: int, beginning: tuple[int, ...], grid: tuple[int, int], padded: tuple[int, int]
+    ) -> np.ndarray:
+        logits = self.logits(picture, beginning)[4:].astype(np.float64)
+        own = (np.exp(logits) / np.exp(logits).sum()).reshape(grid)
+        cross = np.zeros((3, 2, *padded), np.float32)
+        cross[:, :, : grid[0], : grid[1]] = own
+        return cross.reshape(3, 2, -1)
+
+    def logits(self, picture: int, beginning: tuple[int, ...]) -> np.ndarray:
+        logits = super().logits(picture, beginning)
+        logits[:4] = -40  # words only; the end never comes
+        return logits
+
+
+def shifted(decoded: DecodedCaption, by: int) -> DecodedCaption:
+    """The mistake: 1 gives each word the row of the word before it, -1 that of the query that was given the word."""
+    return replace(decoded, maps_TLHK=np.roll(decoded.maps_TLHK, by, axis=0))
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_a_word_has_the_map_that_predicted_it(beams: int) -> None:
+    captioner = Pointing(size=len(WORDS), longest=14)
+    captions = captions_of(beam_search(captioner, captioner.encode([(2, 4)] * 5 + [(4, 2)]), beams))
+    vocabulary = vocabulary_of(WORDS)
+
+    def held(by: int) -> tuple[float, float]:
+        """Share of words whose map is highest on their own cell, and of those whose map holds there exactly the
+        probability that the word had."""
+        hit, equal = [], []
+        for decoded in captions:
+            for word in caption_words(shifted(decoded, by), vocabulary):
+                cell = WORDS.index(word.text) - 4
+                hit.append(np.argmax(word.map_RC) == cell)
+                equal.append(math.isclose(word.map_RC.ravel()[cell] / 8, word.probability, rel_tol=1e-4))
+        return float(np.mean(hit)), float(np.mean(equal))
+
+    pointing, exact = held(0)
+    assert exact == 1
+    assert pointing >= (1 if beams == 1 else 0.7), "beams may follow a word that was not the most likely one"
+    for by in (-1, 1):
+        pointing, exact = held(by)
+        assert pointing < 0.35, "rows that are off by one must cost the score"
+        assert exact < 0.1
+
+
+# --- Words that looked nowhere in particular.
+
+
+def word(map_RC: np.ndarray) -> CaptionWord:
+    return CaptionWord("word", 0.5, np.asarray(map_RC / map_RC.mean(), np.float32), ("word",))
+
+
+def place(row: int, column: int, share: float, size: int = 14, radius: float = 1.0) -> np.ndarray:
+    """A map with a share of its attention on a small place and the rest spread evenly."""
+    rows, columns = np.mgrid[:size, :size]
+    blob = np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / (2 * radius**2))
+    return share * blob / blob.sum() + (1 - share) / size**2
+
+
+def test_words_that_look_at_their_own_places_are_particular() -> None:
+    words = [word(place(row, column, 0.6)) for row, column in ((2, 2), (2, 11), (11, 2), (11, 11))]
+    assert [check.flag for check in check_words(words)] == ["particular"] * 4
+
+
+def test_a_word_that_looks_everywhere_is_uniform() -> None:
+    noise = np.random.default_rng(0).normal(size=(14, 14))
+    words = [word(place(3, 3, 0.6)), word(np.ones((14, 14))), word(np.exp(0.2 * noise)), word(place(9, 9, 0.05))]
+    checks = check_words(words)
+    assert [check.flag for check in checks] == ["particular", "uniform", "uniform", "uniform"]
+    assert checks[1].to_uniform == pytest.approx(0, abs=1e-6)
+    assert "evenly" in checks[1].sentence
+
+
+def test_words_that_all_look_at_one_place_are_average() -> None:
+    rng = np.random.default_rng(1)
+    alike = [word(place(4, 9, 0.6) * np.exp(0.1 * rng.normal(size=(14, 14)))) for _ in range(5)]
+    checks = check_words([*alike, word(place(11, 2, 0.6))])
+    assert [check.flag for check in checks] == ["average"] * 5 + ["particular"]
+    assert not checks[0].particular
+    assert "other words" in checks[0].sentence
+
+
+def test_the_mean_leaves_the_word_itself_out() -> None:
+    first, second = word(place(2, 2, 0.9)), word(place(11, 11, 0.9))
+    checks = check_words([first, second])
+    expected = distance(first.map_RC, second.map_RC)
+    assert [check.to_others for check in checks] == pytest.approx([expected, expected])
+
+
+def test_an_only_word_has_no_others() -> None:
+    (check,) = check_words([word(place(2, 2, 0.6))])
+    assert check.to_others is None
+    assert check.flag == "particular"
+    assert check.to_dict()["to_others"] is None
+    assert check_words([]) == ()
+
+
+def test_thresholds_are_where_their_reasons_say() -> None:
+    cells, held = 400, 8  # a place of a fiftieth of the cells
+    uniform = np.ones(cells)
+    found = []
+    for share in (0.1, 0.2):
+        gathered = np.full(cells, (1 - share) / cells)
+        gathered[:held] += share / held
+        found.append(distance(gathered, uniform))
+    assert found == pytest.approx([0.17, 0.28], abs=0.01)
+    assert found[0] < SAME_AS_UNIFORM == SAME_AS_OTHERS < found[1]
+    assert WordCheck(SAME_AS_UNIFORM, SAME_AS_OTHERS).particular
+
+
+weights = st.lists(st.integers(0, 9), min_size=6, max_size=6).filter(any)
+
+
+@given(weights, weights, weights)
+def test_distance_is_a_metric_and_lins(one: list[int], other: list[int], third: list[int]) -> None:
+    def entropy(shares: Sequence[float]) -> float:
+        return -sum(share * math.log2(share) for share in shares if share)
+
+    found = distance(one, other)
+    p, q = ([weight / sum(weights) for weight in weights] for weights in (one, other))
+    middle = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
+    # Lin's own form, of entropies; near 0, the square root makes more of what is rounded, so squares are compared.
+    assert found**2 == pytest.approx(entropy(middle) - (entropy(p) + entropy(q)) / 2, abs=1e-12)
+    assert 0 <= found <= 1
+    assert found == distance(other, one)
+    assert distance(one, np.array(one) * 3) == pytest.approx(0, abs=1e-7)
+    assert found <= distance(one, third) + distance(third, other) + 1e-7
+
+
+def test_distance_refuses_what_is_no_map() -> None:
+    for one, other in (([1, -1], [1, 1]), ([0, 0], [1, 1]), ([1, np.nan], [1, 1]), ([1, 1, 1], [1, 1])):
+        with pytest.raises(ValueError, match="Expected"):
+            distance(one, other)
+    with pytest.raises(ValueError, match="different grids"):
+        check_words([word(np.ones((2, 2))), word(np.ones((2, 3)))])

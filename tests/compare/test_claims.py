@@ -1,0 +1,225 @@
+"""From a sweep to what is said of it: its statements agree with scipy, its runs are verified or the reason is named.
+
+On generated scenes, and on photographs of garments where those lie beside the project.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from scipy.stats import binomtest
+from support.made_runs import run_verb
+from support.paths import SHARED
+
+from vitrine.config import Recipe, named_transforms, recipe_to_toml
+from vitrine.config.sweep import SweepRun
+from vitrine.data.scenes import write_scenes
+from vitrine.sweep.run import SweepResult, sweep
+from vitrine.sweep.worker import Failure
+from vitrine.train.run import train
+
+CLOTHING = SHARED / "clothing"
+RATES, SEEDS = (1e-6, 1e-2, 5e-2), (0, 1)
+RECIPE = Recipe(
+    name="head",
+    model="vitrine/scenes-tiny",
+    tune="head",
+    transforms=named_transforms("scenes"),
+    batch_size=4,
+    epochs=1,
+    warmup_epochs=0.0,
+    workers=0,
+    precision="fp32",
+)
+
+
+class HereAndNow:
+    """A training in this process, in place of :class:`vitrine.sweep.worker.RunProcess`."""
+
+    failure: Failure | None = None
+
+    def __init__(
+        self, run: SweepRun, data: str, folder: Path, environment: Mapping[str, str], output: Path | None = None
+    ) -> None:
+        self.run, self.data, self.folder = run, data, folder
+
+    def events(self) -> Iterator[Any]:
+        train(self.data, self.run.recipe, self.folder, resume=True)
+        yield from ()
+
+    def stop(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Swept:
+    what: str
+    data: Path
+    out: Path
+    result: SweepResult
+
+
+@pytest.fixture(scope="module", params=["scenes", "clothing"])
+def swept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Swept:
+    """Three learning rates with two seeds each, on few pictures."""
+    folder = tmp_path_factory.mktemp("sweep")
+    data = folder / "data"
+    if request.param == "scenes":
+        write_scenes(data, "base", {"train": 96, "validation": 60}, size=64)
+    elif not CLOTHING.is_dir():
+        pytest.skip("the photographs of garments (../shared/data/clothing) are not here")
+    else:
+        for split, label in product(
+            ("train", "validation"), sorted(path.name for path in (CLOTHING / "train").iterdir())
+        ):
+            (data / split / label).mkdir(parents=True)
+            for picture in sorted((CLOTHING / split / label).iterdir())[:6]:
+                shutil.copyfile(picture, data / split / label / picture.name)
+    (folder / "base.toml").write_text(recipe_to_toml(RECIPE))
+    (folder / "sweep.toml").write_text(
+        f'data = "{data}"\nrecipe = "base.toml"\nseeds = {list(SEEDS)}\n[grid]\nlearning_rate = {list(RATES)}\n'
+    )
+    return Swept(request.param, data, folder / "out", sweep(folder / "sweep.toml", folder / "out", start=HereAndNow))
+
+
+def rights(run: Path) -> dict[str, bool]:
+    """Who is right, from the files alone."""
+    data = json.loads((run / "data.json").read_text())
+    true = {row["name"]: data["labels"][row["label"]] for row in data["splits"]["validation"]}
+    with (run / "predictions.csv").open(newline="") as stream:
+        return {row["filename"]: row["label"] == true[row["filename"]] for row in csv.DictReader(stream)}
+
+
+def rejected_by_closed_testing(p_values: Sequence[float], level: float = 0.05) -> set[int]:
+    """Holm's procedure as closed testing with Bonferroni: a hypothesis falls where every set that has it does."""
+    count = len(p_values)
+    fallen = set()
+    for one in range(count):
+        others = [i for i in range(count) if i != one]
+        sets = ([one, *more] for size in range(count) for more in combinations(others, size))
+        if all(min(p_values[i] for i in each) <= level / len(each) for each in sets):
+            fallen.add(one)
+    return fallen
+
+
+def test_the_statements_are_those_of_scipy(swept: Swept) -> None:
+    comparison = swept.result.comparison
+    assert comparison is not None and not swept.result.failed and len(comparison.rows) == len(RATES) * len(SEEDS)
+    known = {row.name: rights(swept.out / row.name) for row in comparison.rows}
+    for row in comparison.rows:
+        assert row.accuracy == pytest.approx(np.mean(list(known[row.name].values())), abs=1e-6)
+    pairs = list(combinations(sorted(known), 2))
+    only = [
+        tuple(sum(known[a][name] and not known[b][name] for name in known[a]) for a, b in (pair, pair[::-1]))
+        for pair in pairs
+    ]
+    p_values = [binomtest(b, b + c).pvalue if b + c else 1.0 for b, c in only]
+    fallen = rejected_by_closed_testing(p_values)
+    expected = {}
+    for i, ((one, other), (b, c)) in enumerate(zip(pairs, only, strict=True)):
+        expected[one, other] = expected[other, one] = (b, c, p_values[i], i in fallen)
+    assert len(comparison.claims) == len(pairs) == 15
+    for claim in comparison.claims:
+        b, c, p, told_apart = expected[claim.first, claim.second]
+        b, c = (b, c) if (claim.first, claim.second) in pairs else (c, b)
+        assert (claim.counts.first, claim.counts.second) == (b, c)
+        assert claim.counts.p == pytest.approx(p, rel=1e-9)
+        assert claim.verdict == ("undecided" if not told_apart else "supported" if b > c else "not supported")
+        if b + c:
+            decided = (
+                f"{b + c} of {len(known[claim.first])} pictures decide: {b} only the first got right, {c} only the"
+            )
+            assert decided in claim.sentence and f": {claim.verdict}" in claim.sentence
+    if swept.what == "scenes":
+        assert fallen, "on scenes a head that learnt and one that did not are told apart"
+
+
+def test_what_seeds_say_together_is_what_each_says(swept: Swept) -> None:
+    comparison = swept.result.comparison
+    assert comparison is not None
+    settings = {row.name: (row.settings["learning rate"], row.settings["seed"]) for row in comparison.rows}
+    assert len(comparison.over_seeds) == 3
+    for together in comparison.over_seeds:
+        one, other = (float(part.split()[-1]) for part in together.setting.split(" is better than "))
+        assert one < other, "the smaller number is said to be better, whatever came out"
+        for seed in SEEDS:
+            (claim,) = [
+                c for c in comparison.claims if (settings[c.first], settings[c.second]) == ((one, seed), (other, seed))
+            ]
+            assert together.verdicts[seed] == claim.verdict
+        agreed = set(together.verdicts.values())
+        assert together.verdict == (agreed.pop() if len(agreed) == 1 else "undecided")
+
+
+@pytest.fixture
+def run(swept: Swept, tmp_path: Path) -> Path:
+    """A copy of a run, on a copy of its pictures."""
+    shutil.copytree(swept.data, tmp_path / "data")
+    run = Path(shutil.copytree(swept.out / "learning_rate=0.05,seed=1", tmp_path / "run"))
+    content = json.loads((run / "data.json").read_text())
+    (run / "data.json").write_text(json.dumps(content | {"reference": str(tmp_path / "data")}))
+    return run
+
+
+def verified(run: Path, *options: object) -> tuple[int, list[str]]:
+    """Exit status, and what differs."""
+    from vitrine.cli.compare import verify as verb
+
+    status, out = run_verb(verb, run, "--json", *options)
+    content = json.loads(out)
+    assert content["verified"] is (status == 0)
+    return status, content["differs"]
+
+
+def test_an_untouched_run_is_verified_and_each_change_is_named(run: Path, tmp_path: Path) -> None:
+    assert verified(run) == (0, [])
+    picture = sorted((tmp_path / "data" / "validation").rglob("*.*"))[7]
+    before = picture.read_bytes()
+    Image.open(picture).convert("RGB").rotate(180).save(picture)
+    status, differs = verified(run)
+    assert status == 1 and differs[0] == "validation pictures"
+    assert set(differs[1:]) <= {"predictions"}, "what is said of the other picture may be another label"
+    picture.write_bytes(before)
+
+    weights = run / "model.safetensors"
+    before, tensors = weights.read_bytes(), load_file(weights)
+    tensors["blocks.0.attn.qkv.weight"][0, 0] += 1e-4
+    save_file(tensors, weights, metadata={"format": "pt"})
+    assert verified(run) == (1, ["weights"])
+    weights.write_bytes(before)
+
+    label = (run / "labels.txt").read_text().split("\n")[0]
+    for split in ("train", "validation"):
+        (tmp_path / "data" / split / label).rename(tmp_path / "data" / split / "renamed")
+    assert verified(run) == (1, ["class names", "validation pictures", "training pictures"])
+    for split in ("train", "validation"):
+        (tmp_path / "data" / split / "renamed").rename(tmp_path / "data" / split / label)
+    assert verified(run) == (0, []), "all is as it was"
+
+
+def test_another_thread_count_and_batch_size(run: Path) -> None:
+    """In a process of its own, which is told so before it starts."""
+    command = [sys.executable, "-m", "vitrine", "verify", str(run), "--batch-size", "7", "--json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    then = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps(then | {"threads": 1}))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr + done.stdout
+    content = json.loads(done.stdout)
+    assert content["predictions"]["moved_labels"] == 0
+    (noted,) = [check for check in content["checks"] if check["what"] == "environment"]
+    if (os.cpu_count() or 1) > 1:
+        assert noted["status"] == "noted" and "threads 1 then, 2 now" in noted["detail"]

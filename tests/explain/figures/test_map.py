@@ -1,0 +1,567 @@
+"""Figures of maps: where colour lands, what the scale says, nothing clipped or overlapping, and golden pictures.
+
+A golden picture is a figure at half its size in ``tests/golden``. After a change of looks that is wanted, write them
+again with ``VITRINE_WRITE_GOLDEN=1 pytest tests/test_map_figures.py`` and look at every one before committing it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from PIL import Image
+from support.figures import GOLDEN, blob, differs, drawn, halved, lightness, photo, placed, require_tidy, words_of
+
+from vitrine.explain.figures import contact_sheet as sheets
+from vitrine.explain.figures.contact_sheet import contact_sheet, save_contact_sheets
+from vitrine.explain.figures.map import MapPicture, draw_overlay, map_figure, save_map_figure
+from vitrine.plotting.colormap import SIGNED, Scale, number, shared_scale
+from vitrine.plotting.heads import heads_figure, matrices_figure
+from vitrine.plotting.overlay import draw_map, draw_photo
+from vitrine.plotting.provenance import Provenance, read_provenance
+from vitrine.plotting.style import BAR, GAP, MARGIN, WIDTH, arranged, new_figure, place, styled
+
+METHOD = "attention of [class] to patches, last layer, mean of 12 heads"
+
+# H, W pixel rows and columns; R, C rows and columns of patches; N tokens.
+
+
+def picture(width: int = 300, height: int = 200, rows: int = 14, columns: int = 14, crop: float = 0.9) -> MapPicture:
+    return MapPicture(
+        photo(width, height),
+        blob(rows, columns),
+        placed(width, height, rows, columns, crop),
+        name="10_1107.jpg",
+        predicted="Basenji",
+        probability=0.938,
+        true="Basenji",
+        method=METHOD,
+        notes=("12 % of the attention went to prefix tokens, which are not drawn.",),
+        flag="Doubtful",
+        verdict="Sensitive to the weights, but no better than a blob in the centre: deletion 0.31 (0.28 to 0.35) "
+        "beside 0.30 of the blob; carried by 2 outlier tokens, which hold 9 % of it.",
+    )
+
+
+def with_outliers(plain: MapPicture) -> MapPicture:
+    map_RC = plain.map_RC.copy()
+    map_RC[1, 2] = map_RC[12, 12] = 14.0
+    masked_RC = map_RC.copy()
+    masked_RC[1, 2] = masked_RC[12, 12] = np.nan
+    return replace(plain, map_RC=map_RC, masked_RC=masked_RC, marked=((1, 2), (12, 12)))
+
+
+def axes_of(width: int, height: int) -> Axes:
+    """Axes of as many pixels, so that nothing is resampled."""
+    with styled():
+        return place(new_figure(width / 200, height / 200), 0, 0, width / 200, height / 200)
+
+
+# --- the scale
+
+
+def test_a_shared_scale_worked_out_by_hand() -> None:
+    assert shared_scale([np.ones((8, 8))]) == 2
+    assert shared_scale([np.full((8, 8), 2.6), np.ones((8, 8))]) == 3
+    assert shared_scale([np.full((8, 8), 8.0)]) == 8
+    assert shared_scale([np.full((8, 8), 83.0)]) == 100
+    assert shared_scale([np.full((2, 2), -0.031)], least=0.02) == 0.04
+    outlier = np.ones((24, 24))
+    outlier[3, 4] = 300
+    assert shared_scale([outlier]) == 2  # one patch of 576 does not decide
+    assert shared_scale([]) == 2
+    assert shared_scale([np.full((3, 3), np.nan)]) == 2
+
+
+@given(st.lists(st.floats(1e-3, 1e4), min_size=1, max_size=50))
+def test_a_shared_scale_is_the_percentile_or_somewhat_more(values: list[float]) -> None:
+    wanted = max(2.0, float(np.percentile(values, 99.5)))
+    found = shared_scale([np.array(values[:1]), np.array(values[1:])])
+    assert wanted * (1 - 1e-6) <= found <= wanted * 1.36
+    assert len(f"{found:g}".replace(".", "").strip("0")) <= 2  # a number to read
+
+
+def test_signed_colours_are_even_and_neither_sign_is_lighter() -> None:
+    below, above = ([lightness(SIGNED(0.5 + sign * share / 2)) for share in np.linspace(0, 1, 21)] for sign in (-1, 1))
+    for side in (below, above):
+        steps = np.diff(side)
+        assert steps.min() > 0.5 * steps.mean()
+        assert steps.max() < 1.5 * steps.mean()
+    assert np.abs(np.array(below) - above).max() < 3
+    red, green, blue, _ = SIGNED(0.5)
+    assert red == pytest.approx(green, abs=0.01) == blue  # nothing is neutral
+
+
+def test_the_same_value_has_the_same_colour_in_every_picture() -> None:
+    placement = placed(40, 40, 4, 4, 1.0)
+    maps = [np.full((4, 4), 0.5), np.full((4, 4), 0.5)]
+    maps[1][0, 0] = 3.5
+    for kind, same in (("uniform", True), ("lost", True), ("own", False)):
+        colours = [drawn(draw_map(axes_of(40, 40), each, placement, Scale(kind, 4)))[35, 35] for each in maps]  # type: ignore[arg-type]
+        if same:
+            assert np.array_equal(*colours)
+    assert np.array_equal(colours[1], Scale("own").colours(0.0)[:3])  # stretched: the least value is black
+
+
+def test_colours_are_those_of_the_bar() -> None:
+    placement = placed(40, 40, 2, 2, 1.0)
+    scale = Scale("uniform", 5)
+    image = drawn(draw_map(axes_of(40, 40), np.array([[0, 1], [2.5, 9]]), placement, scale))
+    for (y, x), share in {(10, 10): 0.0, (10, 30): 0.2, (30, 10): 0.5, (30, 30): 1.0}.items():
+        assert image[y, x] == pytest.approx(scale.colours(share)[:3], abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.30000000000000004, "0.3"), (-2, "−2"), (19.6857, "19.7"), (0, "0"), (1234.5, "1230")]
+)
+def test_numbers_are_short(value: float, shown: str) -> None:
+    assert number(value) == shown
+
+
+def bar_of(figure: Figure, name: str) -> Axes:
+    """The colour bar: the axes below the words that name it."""
+    assert words_of(figure).count(name) == 1
+    return figure.axes[-1]
+
+
+def test_the_bar_marks_no_preference_and_says_what_is_beyond() -> None:
+    outliers = with_outliers(picture())
+    bar = bar_of(map_figure(outliers, Scale("uniform", 6)), "multiple of uniform")
+    labels = {label.get_text(): label.get_weight() for label in bar.get_yticklabels()}
+    assert labels == {"0": "normal", "1": "bold", "2": "normal", "4": "normal", "6": "normal"} | {
+        str(each): "normal" for each in (3, 5) if str(each) in labels
+    }
+    assert bar.get_ylim() == (0, 6)
+    assert "up to 14" in words_of(bar.figure)  # type: ignore[arg-type]
+    assert len(bar.findobj(PolyCollection)) + len(bar.patches) > 0
+    calm = map_figure(picture(), Scale("uniform", 20))
+    assert not any(word.startswith("up to") for word in words_of(calm))
+    assert [label.get_text() for label in bar_of(calm, "multiple of uniform").get_yticklabels()] == [
+        "1", "5", "10", "15", "20",
+    ]  # fmt: skip
+
+
+def test_the_bar_of_lost_probability_is_symmetric_about_zero() -> None:
+    lost = replace(picture(), map_RC=(blob(14, 14) - 1.5) / 10)
+    bar = bar_of(map_figure(lost, Scale("lost", 0.2)), "probability lost")
+    assert bar.get_ylim() == (-0.2, 0.2)
+    assert {label.get_text() for label in bar.get_yticklabels() if label.get_weight() == "bold"} == {"0"}
+    assert {"−0.1", "0.1"} <= {label.get_text() for label in bar.get_yticklabels()}
+
+
+def test_stretching_is_written_on_every_kind_of_figure() -> None:
+    own, sentence = Scale("own"), "Every map is stretched to its own minimum and maximum."
+    plain = picture()
+    maps_HRC = np.stack([plain.map_RC, plain.map_RC * 2])
+    for scale, said in ((own, 1), (Scale("uniform", 4), 0)):
+        for figure in (
+            map_figure(plain, scale),
+            heads_figure(plain.photo_HWC, maps_HRC, plain.placement, scale, title="heads"),
+            contact_sheet([plain, plain], scale, title="sheet"),
+        ):
+            assert words_of(figure).count(sentence) == said
+    bar = map_figure(plain, own).axes[-1]
+    assert bar.get_ylim() == pytest.approx((plain.map_RC.min(), plain.map_RC.max()))
+
+
+# --- where colour lands
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(60, 160), st.integers(60, 160), st.integers(2, 9), st.integers(2, 9), st.data())
+def test_colour_lands_in_the_patch_and_nowhere_else(
+    width: int, height: int, rows: int, columns: int, data: st.DataObject
+) -> None:
+    placement = placed(width, height, rows, columns, data.draw(st.sampled_from([0.6, 0.9, 1.0])))
+    row, column = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, columns - 1))
+    grey_HWC = np.full((height, width, 3), 128, dtype=np.uint8)
+    map_RC = np.zeros((rows, columns))
+    map_RC[row, column] = 4
+    axes = draw_overlay(axes_of(width, height), grey_HWC, map_RC, placement, Scale("uniform", 4), smooth=False)
+    hot_HW = drawn(axes)[..., 0] > 0.9  # the last colour is nearly white-yellow; faded grey is 0.8
+    assert hot_HW.any()
+    for y in range(height):
+        for x in range(0, width, 3):
+            assert hot_HW[y, x] == (placement.patch_at(x + 0.5, y + 0.5) == (row, column))
+
+
+def test_axes_have_the_photographs_own_pixels() -> None:
+    plain = picture()
+    with styled():
+        figure = new_figure(3, 2)
+        axes = figure.add_subplot()
+    found = draw_overlay(axes, plain.photo_HWC, plain.map_RC, plain.placement, Scale("uniform", 4), marked=[(3, 4)])
+    assert found is axes
+    assert (axes.get_xlim(), axes.get_ylim()) == ((0, 300), (200, 0))
+    assert axes.get_aspect() == 1  # nothing is stretched
+    assert axes.images[0].get_extent() == [0, 300, 200, 0]
+    boxes = [
+        (*patch.get_xy(), patch.get_width(), patch.get_height())
+        for patch in axes.patches
+        if isinstance(patch, Rectangle)
+    ]
+    left, top, right, bottom = plain.placement.patch_box(3, 4)
+    assert pytest.approx((left, top, right - left, bottom - top)) in boxes
+    left, top, right, bottom = plain.placement.geometry.box
+    assert pytest.approx((left, top, right - left, bottom - top)) in boxes  # what the model saw
+
+
+def test_a_map_that_is_zero_leaves_the_photograph_in_sight() -> None:
+    plain = picture(crop=1.0)
+    zeros_RC = np.zeros((14, 14))
+    axes = draw_overlay(axes_of(300, 200), plain.photo_HWC, zeros_RC, plain.placement, Scale("uniform", 4))
+    seen = plain.placement.seen_HW
+    before = plain.photo_HWC[seen] @ np.array([0.2126, 0.7152, 0.0722])
+    after = drawn(axes)[seen] @ np.array([0.2126, 0.7152, 0.0722])
+    assert np.corrcoef(before, after)[0, 1] > 0.999
+    assert after.max() < 0.6  # darker than what attention is drawn with
+
+
+def test_what_was_not_seen_is_faded_and_has_no_colour() -> None:
+    plain = picture(crop=0.7)
+    hot_RC = np.full((14, 14), 9.0)
+    overlay = drawn(draw_overlay(axes_of(300, 200), plain.photo_HWC, hot_RC, plain.placement, Scale("uniform", 4)))
+    plainly = drawn(draw_photo(axes_of(300, 200), plain.photo_HWC, plain.placement))
+    seen = plain.placement.seen_HW
+    assert np.allclose(overlay[~seen], plainly[~seen])
+    assert np.allclose(plainly[~seen], 1 - 0.4 * (1 - plain.photo_HWC[~seen] / 255), atol=0.01)
+    assert np.allclose(plainly[seen], plain.photo_HWC[seen] / 255, atol=0.01)
+    assert np.abs(overlay[seen] - plainly[seen]).mean() > 0.2
+
+
+def test_tiny_pictures_keep_square_pixels_and_large_ones_are_not_drawn_whole() -> None:
+    tiny = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    image = drawn(draw_photo(axes_of(80, 80), tiny, placed(8, 8, 2, 2, 1.0)))
+    assert np.allclose(image, tiny.repeat(10, axis=0).repeat(10, axis=1) / 255, atol=1e-6)
+    large = draw_photo(axes_of(100, 75), photo(2000, 1500), placed(2000, 1500, 4, 4))
+    assert drawn(large).shape == (75, 100, 3)
+    assert (large.get_xlim(), large.get_ylim()) == ((0, 2000), (1500, 0))
+
+
+def test_a_photograph_of_another_shape_is_refused() -> None:
+    plain = picture()
+    turned = np.ascontiguousarray(plain.photo_HWC.transpose(1, 0, 2))  # what forgetting EXIF orientation gives
+    with pytest.raises(ValueError, match="200 x 300 pixels; its placement is for 300 x 200"):
+        map_figure(replace(plain, photo_HWC=turned), Scale("uniform", 4))
+    with pytest.raises(ValueError, match="14 x 14 patches"):
+        map_figure(replace(plain, map_RC=np.zeros((14, 13))), Scale("uniform", 4))
+
+
+def test_a_lighter_picture_is_drawn_in_the_same_place() -> None:
+    plain = picture(900, 600)
+    light = plain.lighter(100)
+    assert light.photo_HWC.shape == (67, 100, 3)
+    assert light.lighter(100) is light
+    scale = Scale("uniform", 4)
+    images = [drawn(draw_overlay(axes_of(90, 60), p.photo_HWC, p.map_RC, p.placement, scale)) for p in (plain, light)]
+    assert np.abs(images[0] - images[1]).mean() < 0.01
+
+
+# --- words
+
+
+@pytest.mark.parametrize(
+    ("true", "said", "not_said"),
+    [("Basenji", "✓ right", "✗"), ("Bengal", "✗ true label: Bengal", "✓"), (None, "predicted, 93.8 %", "true")],
+)
+def test_right_and_wrong_are_said_in_words(true: str | None, said: str, not_said: str) -> None:
+    words = words_of(map_figure(replace(picture(), true=true), Scale("uniform", 4)))
+    assert "Basenji" in words
+    assert said in words
+    assert not any(not_said in word for word in words)
+
+
+def test_a_figure_says_method_notes_and_verdict() -> None:
+    plain = picture()
+    words = words_of(map_figure(plain, Scale("uniform", 4)))
+    assert f"10_1107.jpg · {METHOD}" in words
+    assert plain.notes[0] in words
+    assert "Doubtful" in words
+    start = next(index for index, word in enumerate(words) if word.startswith("Sensitive"))
+    assert " ".join(words[start : start + 2]) == plain.verdict
+    assert "not seen by the model" in words
+    assert "map alone, 14 × 14 patches" in words
+
+
+def test_the_masked_map_stands_beside_the_raw_one() -> None:
+    outliers = with_outliers(picture())
+    figure = map_figure(outliers, Scale("uniform", 6))
+    titles = [
+        word for word in words_of(figure) if word in ("photograph", "overlay, smoothed", "outlier patches masked")
+    ]
+    assert titles == ["photograph", "overlay, smoothed", "outlier patches masked"]
+    _, raw, alone, masked, _ = figure.axes
+    left, top, right, bottom = outliers.placement.patch_box(1, 2)
+    height, width = drawn(raw).shape[:2]
+    at = round((top + bottom) / 2 / 200 * height), round((left + right) / 2 / 300 * width)
+    assert drawn(raw)[at][0] > 0.8  # the outlier is bright in the raw map
+    assert drawn(alone)[at][0] > 0.8
+    assert drawn(masked)[at].max() < 0.6
+    assert "outlier patch" in words_of(figure)
+    for axes in (raw, alone, masked):
+        assert sum(isinstance(patch, Rectangle) for patch in axes.patches) == 3  # two outlines, and what was seen
+
+
+LONG = "a_class_with_a_very_long_name_that_nobody_would_want_to_read_in_full"
+CASES: dict[str, tuple[MapPicture, Scale]] = {
+    "landscape": (picture(), Scale("uniform", 6)),
+    "outliers": (with_outliers(picture()), Scale("uniform", 6)),
+    "outliers, tall": (with_outliers(picture(120, 400)), Scale("uniform", 6)),
+    "square, whole, 8 × 8": (picture(64, 64, 8, 8, 1.0), Scale("uniform", 2)),
+    "panorama": (replace(picture(1600, 120, 24, 24), map_RC=blob(24, 24) - 1), Scale("lost", 0.5)),
+    "tower": (picture(40, 2000), Scale("uniform", 6)),
+    "one pixel high": (picture(300, 1, 4, 4, 1.0), Scale("uniform", 6)),
+    "nothing said": (MapPicture(photo(90, 90), blob(6, 6), placed(90, 90, 6, 6)), Scale("own")),
+    "long words": (
+        replace(
+            picture(), predicted=LONG, true=f"{LONG}_2", name=f"{LONG}.jpg", method=METHOD * 4, notes=(METHOD * 5,) * 2,
+            flag="Not to be trusted", verdict="Spread evenly. " * 40,
+        ),
+        Scale("uniform", 100, "a unit with a name that is long"),
+    ),
+    "flat": (replace(picture(), map_RC=np.ones((14, 14))), Scale("own")),
+    "no score at all": (replace(picture(), map_RC=np.full((14, 14), np.nan)), Scale("uniform", 4)),
+    "far beyond on both sides": (replace(picture(), map_RC=100 * (blob(14, 14) - 1)), Scale("lost", 0.3)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_map_figure_is_tidy(case: str) -> None:
+    shown, scale = CASES[case]
+    figure = map_figure(shown, scale)
+    require_tidy(figure)
+    width, height = figure.get_size_inches()
+    assert width <= WIDTH + 0.05
+    assert height < (9 if case != "long words" else 11)
+
+
+@given(st.integers(1, 30), st.floats(0.02, 50), st.integers(1, 6), st.floats(2, 8))
+def test_panels_fit_the_page(count: int, aspect: float, most: int, tallest: float) -> None:
+    columns, (width, height) = arranged(count, aspect, most, tallest, broadest=3.3)
+    rows = -(-count // columns)
+    assert 1 <= columns <= max(most, 1)
+    assert width <= 3.3
+    assert columns * (width + GAP) <= WIDTH - 2 * MARGIN - BAR + 1e-6
+    assert width / height == pytest.approx(aspect)
+    assert rows * (height + 0.34) <= max(tallest + 0.34, rows * 0.44) + 1e-6  # 0.1 inches, if need be
+
+
+# --- heads and matrices
+
+
+def heads(count: int, rows: int = 8) -> np.ndarray:
+    return np.stack([blob(rows, rows, 0.2 + 0.6 * i / count, 0.7 - 0.4 * i / count, 0.1) for i in range(count)])
+
+
+@pytest.mark.parametrize("count", [1, 7, 12])
+def test_heads_are_panels_on_one_scale(count: int) -> None:
+    plain = picture(rows=8, columns=8)
+    figure = heads_figure(
+        plain.photo_HWC, heads(count), plain.placement, Scale("uniform", 4), title="Basenji", detail=METHOD
+    )
+    require_tidy(figure)
+    assert [word for word in words_of(figure) if word.startswith("head ")] == [f"head {i}" for i in range(count)]
+    *panels, bar = figure.axes
+    assert len(panels) == count
+    assert bar.get_ylim() == (0, 4)
+    tops = [round(axes.get_position().y1, 3) for axes in panels]
+    assert max(tops.count(top) for top in tops) <= 6
+    assert "Hatched: not seen by the model." in words_of(figure)
+
+
+def test_heads_may_have_numbers_of_their_own() -> None:
+    plain = picture(rows=8, columns=8)
+    arguments = (plain.photo_HWC, heads(2), plain.placement, Scale("uniform", 4))
+    words = words_of(heads_figure(*arguments, title="", heads=[3, 11], marked=[(0, 0)]))
+    assert [word for word in words if word.startswith("head ")] == ["head 3", "head 11"]
+    assert "Hatched: not seen by the model; outlined: outlier patches." in words
+    with pytest.raises(ValueError, match="each of the 2 heads"):
+        heads_figure(*arguments, title="", heads=[3])
+    with pytest.raises(ValueError, match="one head at least"):
+        heads_figure(plain.photo_HWC, heads(1)[:0], plain.placement, Scale("uniform", 4), title="")
+
+
+def attention(count: int, tokens: int, prefix: int) -> np.ndarray:
+    """Rows that sum to 1: near tokens, and the more of the first ones, the later the head."""
+    at = np.arange(tokens)
+    logits = -np.abs(at[:, None] - at)[None] / (1 + np.arange(count))[:, None, None]
+    logits = logits + np.where(at < prefix, np.arange(count)[:, None, None], 0)
+    weights = np.exp(logits)
+    return weights / weights.sum(-1, keepdims=True)
+
+
+def test_matrices_are_multiples_of_uniform_with_prefix_tokens_apart() -> None:
+    matrices_HNN = attention(3, 66, 2)
+    figure = matrices_figure(matrices_HNN, 2, title="Attention matrices", detail="layer 11")
+    require_tidy(figure)
+    *panels, bar = figure.axes
+    for axes, matrix_NN in zip(panels, matrices_HNN, strict=True):
+        assert np.allclose(drawn(axes), 66 * matrix_NN, rtol=1e-5)
+        assert sorted(line.get_xdata()[0] for line in axes.lines) == [0, 2]  # type: ignore[index]
+    assert bar.get_yscale() == "log"
+    assert {label.get_text() for label in bar.get_yticklabels() if label.get_weight() == "bold"} == {"1"}
+    assert any("White lines part 2 prefix tokens from 64 patches" in word for word in words_of(figure))
+
+
+def test_few_prefix_tokens_among_many_patches_are_drawn_broader_and_that_is_said() -> None:
+    matrix_NN = attention(1, 197, 1)[0]
+    figure = matrices_figure(matrix_NN[None], 1, title="")
+    image = drawn(figure.axes[0])
+    assert image.shape == (202, 202)
+    assert np.allclose(image[:6, 6:], np.tile(197 * matrix_NN[0, 1:], (6, 1)), rtol=1e-5)
+    assert np.allclose(image[6:, 6:], 197 * matrix_NN[1:, 1:], rtol=1e-5)
+    assert any("1 prefix token, drawn 6 times as broad, from 196 patches" in word for word in words_of(figure))
+
+
+def test_uniform_attention_is_one_everywhere_and_no_prefix_needs_no_line() -> None:
+    figure = matrices_figure(np.full((2, 64, 64), 1 / 64), 0, title="")
+    require_tidy(figure)
+    assert np.allclose(drawn(figure.axes[0]), 1)
+    assert not figure.axes[0].lines
+    assert not any("White lines" in word for word in words_of(figure))
+    for wrong, prefix in ((np.ones((2, 4, 5)), 0), (np.ones((2, 4, 4)), 4), (np.ones((4, 4)), 0)):
+        with pytest.raises(ValueError, match="Expected"):
+            matrices_figure(wrong, prefix, title="")
+
+
+# --- contact sheets
+
+
+def many(count: int) -> list[MapPicture]:
+    sizes = [(64, 64), (90, 60), (60, 110), (200, 40)]
+    truths = [None, "heart", "star", "Basenji"]
+    return [
+        replace(picture(*sizes[i % 4], 8, 8), name=f"{i:06d}.png", true=truths[i % 4], map_RC=blob(8, 8, (i % 5) / 5))
+        for i in range(count)
+    ]
+
+
+@pytest.mark.parametrize(("count", "pairs"), [(1, True), (2, False), (9, True), (14, False)])
+def test_a_contact_sheet_is_tidy_and_shows_every_picture(count: int, pairs: bool) -> None:
+    shown = many(count)
+    shown[0] = replace(shown[0], predicted=LONG, true=LONG[::-1], marked=((0, 0),))
+    figure = contact_sheet(shown, Scale("uniform", 4), title=f"{count} pictures", detail=METHOD, pairs=pairs)
+    require_tidy(figure)
+    bar, *panels = figure.axes
+    assert len(panels) == count * (2 if pairs else 1)
+    assert bar.get_xlim() == (0, 4)
+    rows = [round(axes.get_position().y0, 3) for axes in panels]
+    assert max(rows.count(row) for row in rows) <= (8 if pairs else 6)
+    assert sum(word.startswith("Basenji") for word in words_of(figure)) == count - 1
+    for axes, each in zip(panels[:: 2 if pairs else 1], shown, strict=True):
+        box = axes.get_window_extent()
+        assert box.width / box.height == pytest.approx(
+            each.placement.geometry.width / each.placement.geometry.height, rel=1e-6
+        )
+
+
+def test_labels_on_a_sheet_say_right_and_wrong_without_colour() -> None:
+    words = words_of(contact_sheet(many(4), Scale("uniform", 4), title=""))
+    assert words.count("Basenji  93.8 %") == 3
+    assert words.count("Basenji  93.8 %  ✓") == 1
+    assert "✗ true: heart" in words
+    assert "✗ true: star" in words
+    assert "000000.png" in words
+
+
+def test_many_pictures_take_several_sheets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sheets, "A_SHEET", 3)
+    shown = many(7)
+    shown[6] = replace(shown[6], map_RC=9 * shown[6].map_RC / shown[6].map_RC.max())
+    metadata = Provenance("contact sheet", model="runs/pets").to_metadata()
+    written = save_contact_sheets(shown, Scale("uniform", 4), tmp_path / "new" / "maps.svg", metadata, detail=METHOD)
+    assert [path.name for path in written] == ["maps.svg", "maps-2.svg", "maps-3.svg"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(path.name for path in written)
+    assert all(read_provenance(path)["vitrine:model"] == "runs/pets" for path in written)
+    with pytest.raises(ValueError, match="one picture at least"):
+        save_contact_sheets([], Scale("uniform", 4), tmp_path / "a.png", {})
+
+
+def test_sheets_of_one_call_have_the_same_bar(tmp_path: Path) -> None:
+    shown = many(2)
+    shown[1] = replace(shown[1], map_RC=9 * shown[1].map_RC / shown[1].map_RC.max())
+    for sheet in (shown[:1], shown[1:]):
+        figure = contact_sheet(sheet, Scale("uniform", 4), title="", all_maps=shown)
+        assert "up to 9" in words_of(figure)
+
+
+# --- files
+
+
+@pytest.mark.parametrize("ending", ["png", "svg"])
+def test_a_map_figure_carries_its_origin_and_is_the_same_twice(ending: str, tmp_path: Path) -> None:
+    metadata = Provenance("attention map", model="runs/pets", options={"stretch": False}).to_metadata()
+    for name in ("a", "b"):
+        save_map_figure(picture(90, 60), Scale("uniform", 6), tmp_path / f"{name}.{ending}", metadata)
+    first, second = ((tmp_path / f"{name}.{ending}").read_bytes() for name in "ab")
+    assert first == second
+    assert metadata.items() <= read_provenance(tmp_path / f"a.{ending}").items()
+
+
+# --- golden pictures
+
+
+def matrices() -> Figure:
+    return matrices_figure(
+        attention(4, 65, 1), 1, title="Attention matrices", detail="10_1107.jpg · layer 11 of 0 to 11"
+    )
+
+
+def head_panels() -> Figure:
+    plain = picture(rows=8, columns=8)
+    return heads_figure(plain.photo_HWC, heads(3), plain.placement, Scale("uniform", 6), title="Basenji", detail=METHOD)
+
+
+def signed() -> Figure:
+    lost = replace(
+        picture(64, 64, 8, 8, 1.0), map_RC=(blob(8, 8) - 1.2) / 8, method="occlusion", smooth=False, true="Bengal"
+    )
+    return map_figure(lost, Scale("lost", 0.2))
+
+
+FIGURES: dict[str, Callable[[], Figure]] = {
+    "map": lambda: map_figure(with_outliers(picture()), Scale("uniform", 6)),
+    "signed": signed,
+    "heads": head_panels,
+    "matrices": matrices,
+    "sheet": lambda: contact_sheet(many(6), Scale("uniform", 4), title="6 pictures", detail=METHOD),
+}
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_a_figure_looks_as_it_did(name: str) -> None:
+    drawing, path = halved(FIGURES[name]()), GOLDEN / f"{name}.png"
+    if os.environ.get("VITRINE_WRITE_GOLDEN"):
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(drawing).save(path, optimize=True)
+    with Image.open(path) as golden:
+        difference = differs(drawing, np.asarray(golden.convert("RGB")))
+    assert not difference, f"{path}: {difference}; see the top of this file for how to write it again"
+
+
+def test_golden_pictures_would_notice() -> None:
+    """A map one patch aside, the scale's end half a step on, the crop forgotten: each is more than the tolerance."""
+    shown, scale = with_outliers(picture()), Scale("uniform", 6)
+    golden = halved(map_figure(shown, scale))
+    assert not differs(golden, golden)
+    aside = replace(shown, map_RC=np.roll(shown.map_RC, 1, axis=1), masked_RC=None)
+    aside = replace(aside, masked_RC=np.roll(shown.masked_RC, 1, axis=1))  # type: ignore[arg-type]
+    assert differs(halved(map_figure(aside, scale)), golden)
+    assert differs(halved(map_figure(shown, Scale("uniform", 5))), golden)
+    whole = replace(shown, placement=placed(300, 200, 14, 14, 1.0))
+    assert differs(halved(map_figure(whole, scale)), golden)
+
+
+def test_golden_pictures_are_small() -> None:
+    assert {path.name for path in GOLDEN.iterdir()} >= {f"{name}.png" for name in FIGURES}
+    assert sum((GOLDEN / f"{name}.png").stat().st_size for name in FIGURES) < 400_000

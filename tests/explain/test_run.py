@@ -1,0 +1,216 @@
+"""``vitrine explain`` and ``vitrine.load``: figures, tables, provenance, errors, on a micro run."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shlex
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vitrine
+from vitrine.attribution.attention import attention_map
+from vitrine.attribution.methods import METHODS, Method
+from vitrine.cli import main
+from vitrine.errors import DataError, ModelError, PictureError
+from vitrine.explain.run import ExplainSettings, explain
+from vitrine.plotting.provenance import read_provenance
+
+
+@pytest.fixture(scope="module")
+def pictures(small_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six pictures in two class folders, one of them unreadable, and one at the top."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for label in ("clover", "pie"):
+        (folder / label).mkdir()
+        for path in sorted((small_scenes / "test" / label).glob("*.png"))[:2]:
+            shutil.copy(path, folder / label)
+    (folder / "pie" / "zz.png").write_bytes(b"not a picture")
+    Image.new("RGB", (90, 40), "red").save(folder / "wide.jpg")
+    return folder
+
+
+def command(*arguments: object, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sys.argv", ["vitrine", *map(str, arguments)])
+    with pytest.raises(SystemExit) as end:
+        main()
+    said = capsys.readouterr()
+    return end.value.code, said.out, said.err
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    return lambda *arguments: command(*arguments, capsys=capsys, monkeypatch=monkeypatch)
+
+
+def test_a_figure_a_picture_a_sheet_and_a_table(run, small_run: Path, pictures: Path, tmp_path: Path) -> None:
+    status, out, err = run("explain", small_run, pictures, "-o", tmp_path / "maps")
+    assert status == 0
+    assert "5 figures" in out
+    assert "not readable: pie/zz.png" in err
+    made = sorted(path.relative_to(tmp_path / "maps").as_posix() for path in (tmp_path / "maps").rglob("*.*"))
+    stems = sorted(path.relative_to(pictures).with_suffix(".png").as_posix() for path in pictures.rglob("*.*"))
+    stems.remove("pie/zz.png")
+    assert made == sorted([*stems, "contact-sheet.png", "maps.csv"])
+    rows = list(csv.DictReader((tmp_path / "maps" / "maps.csv").open()))
+    assert [row["filename"] for row in rows][-1] == "wide.jpg"
+    assert [row["true"] for row in rows] == ["clover", "clover", "pie", "pie", ""]
+    assert all(row["verdict"] == "" and float(row["prefix_share"]) < 1 for row in rows)
+
+
+def test_the_map_is_the_models_attention_on_what_it_sees(small_run: Path, pictures: Path) -> None:
+    model = vitrine.load(small_run)
+    path = next((pictures / "pie").glob("0*.png"))
+    seen = model.explain(path)
+    pixels_HWC = torch.from_numpy(np.array(Image.open(path))).float() / 255
+    spec = model.opened.spec
+    pixels_BCHW = ((pixels_HWC - torch.tensor(spec.mean)) / torch.tensor(spec.std)).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        probabilities = model.opened.module(pixels_BCHW).softmax(-1)[0]
+    assert seen.prediction.label == model.labels[int(probabilities.argmax())]
+    assert seen.prediction.probability == pytest.approx(float(probabilities.max()), abs=1e-5)
+    assert model.predict(path) == seen.prediction
+    expected = attention_map(model.opened.module, pixels_BCHW).scores_BRC[0].numpy()
+    np.testing.assert_allclose(seen.map, expected, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(seen.picture.map_RC, expected / expected.mean(), rtol=1e-4)
+    assert seen.spread().shape == (32, 32)
+
+
+def test_results_show_themselves(small_run: Path, pictures: Path, tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    model = vitrine.load(str(small_run))
+    seen = model.explain(pictures / "wide.jpg", method="relevance", target="pie")
+    assert seen.target == "pie"
+    assert seen._repr_png_().startswith(b"\x89PNG")
+    axes = Figure().subplots()
+    assert seen.plot(axes) is axes
+    assert len(axes.images) > 0
+    assert np.isnan(seen.spread()[:, 0]).all()  # a wide picture is cut left and right
+    assert seen.verdict.flag in ("believable", "doubtful")
+    assert seen.overlay().size == Image.open(seen.save(tmp_path / "wide.png")).size
+    assert len(model.predict(pictures / "wide.jpg").top(3)) == 3
+    assert sum(p for _, p in model.predict(pictures / "wide.jpg").top(99)) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_command_in_a_figure_draws_the_same_figure(
+    method: str, run, small_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    target = ["--target", "drop"] if Method(method).for_a_class else ["--heads", "1"] if method == "attention" else []
+    status, _, _ = run("explain", small_run, pictures, "-o", tmp_path / "maps", "--method", method, *target)
+    assert status == 0
+    figure = next((tmp_path / "maps" / "clover").glob("*.png"))
+    before = figure.read_bytes()
+    origin = read_provenance(figure)
+    assert origin["vitrine:method"] == method
+    figure.unlink()
+    status, _, _ = run(*shlex.split(origin["vitrine:command"])[1:])
+    assert status == 0
+    assert read_provenance(figure)["vitrine:picture-sha256"] == origin["vitrine:picture-sha256"]
+    again, first = np.asarray(Image.open(figure)), np.asarray(Image.open(io.BytesIO(before)))
+    # The name in the caption lacks the folder when one picture is given; all below it is the same, but for the last
+    # bits of a picture that was mapped alone and in a batch.
+    assert again.shape == first.shape
+    changed = np.abs(again[200:].astype(int) - first[200:])
+    assert changed.max() <= 2, (changed.max(), changed.any(axis=-1).mean())
+    assert changed.any(axis=-1).mean() < 0.001
+
+
+def test_heads_matrix_check_and_svg(run, small_run: Path, pictures: Path, tmp_path: Path) -> None:
+    options = ("--heads", "each", "--matrix", "--check", "--format", "svg", "--json")
+    status, out, _ = run("explain", small_run, pictures / "clover", "-o", tmp_path, *options)
+    assert status == 0
+    content = json.loads(out)
+    assert len(content["pictures"]) == 2
+    for picture in content["pictures"]:
+        path = Path(picture["figure"])
+        for figure in (path, path.with_name(f"{path.stem}-heads.svg"), path.with_name(f"{path.stem}-matrix.svg")):
+            assert figure.read_text().startswith("<?xml")
+            assert read_provenance(figure)["vitrine:method"] == "attention"
+        assert np.array(picture["map"]).shape == (4, 4)
+        assert picture["verdict"]["flag"] in ("believable", "doubtful")
+        assert picture["verdict"]["evidence"]["pictures"] == 1
+
+
+def test_one_scale_for_all_pictures_unless_stretched(small_run: Path, pictures: Path, tmp_path: Path) -> None:
+    explain(str(small_run), pictures, tmp_path / "shared", ExplainSettings(), batch_size=2)
+    scales = {
+        json.loads(read_provenance(path)["vitrine:options"])["scale"] for path in (tmp_path / "shared").rglob("*.png")
+    }
+    assert len(scales) == 1
+    assert scales.pop() >= 2
+    explain(str(small_run), pictures, tmp_path / "own", ExplainSettings(stretch=True))
+    assert json.loads(read_provenance(tmp_path / "own" / "wide.png")["vitrine:options"])["stretch"] is True
+
+
+def test_pictures_of_one_stem_do_not_overwrite_each_other(small_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for ending in ("png", "jpg"):
+        Image.new("RGB", (32, 32), "blue").save(tmp_path / "in" / f"a.{ending}")
+    result = explain(str(small_run), tmp_path / "in", tmp_path / "out", ExplainSettings())
+    assert sorted(picture.figure.name for picture in result.pictures) == ["a.png", "a.png.png"]
+
+
+def test_what_was_drawn_before_an_interruption_stays(
+    small_run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        explain(str(small_run), pictures, tmp_path, ExplainSettings(), batch_size=2, progress=interrupt)
+    assert len(list(tmp_path.rglob("*.png"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["IMAGES"], "-o is missing"),
+        (["-o", "OUT"], "Give pictures to draw maps for"),
+        (["IMAGES", "--score", "IMAGES", "-o", "OUT"], "Give pictures to draw maps for"),
+        (["IMAGES", "-o", "OUT", "--method", "magic"], "no method 'magic': expected one of attention, rollout"),
+        (["IMAGES", "-o", "OUT", "--heads", "9"], "no head 9"),
+        (["IMAGES", "-o", "OUT", "--heads", "many"], "heads = 'many' cannot be used"),
+        (["IMAGES", "-o", "OUT", "--layer", "7"], "no layer 7: the model has 2"),
+        (["IMAGES", "-o", "OUT", "--query", "9,9"], "no patch in row 9, column 9: the grid has 4 rows"),
+        (["IMAGES", "-o", "OUT", "--query", "0,1"], "expected ROW,COLUMN, counted from 1"),
+        (["IMAGES", "-o", "OUT", "--query", "sky"], "expected class, pool or ROW,COLUMN"),
+        (["IMAGES", "-o", "OUT", "--target", "dog"], "no class 'dog'"),
+        (["IMAGES", "-o", "OUT", "--format", "pdf"], "expected png or svg"),
+        (["IMAGES", "-o", "OUT", "--method", "rollout", "--heads", "max"], "of the method attention, not of rollout"),
+        (["IMAGES", "-o", "OUT", "--method", "rollout", "--method", "gradcam"], "give one --method"),
+        (["NOWHERE", "-o", "OUT"], "no file or folder"),
+    ],
+)
+def test_errors_are_two_lines_at_most(
+    options: list[str], message: str, run, small_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    names = {"IMAGES": str(pictures), "OUT": str(tmp_path / "out"), "NOWHERE": str(tmp_path / "nowhere")}
+    status, out, err = run("explain", small_run, *[names.get(option, option) for option in options])
+    assert status == 2
+    assert message in err
+    assert len(err.strip().splitlines()) <= 3
+    assert out == ""
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_only_unreadable_pictures_are_an_error(small_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "a.png").write_bytes(b"")
+    with pytest.raises(DataError, match="None of the 1 pictures can be read"):
+        explain(str(small_run), tmp_path / "in", tmp_path / "out", ExplainSettings())
+    model = vitrine.load(small_run)
+    for ask in (model.predict, model.explain):
+        with pytest.raises(PictureError, match="the file is empty"):
+            ask(tmp_path / "in" / "a.png")
+        with pytest.raises(DataError, match="is a folder"):
+            ask(tmp_path)
+    with pytest.raises(ModelError, match="no class 'dog'"):
+        model.explain(tmp_path / "in" / "a.png", target="dog")

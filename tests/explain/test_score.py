@@ -1,0 +1,117 @@
+"""``vitrine explain --score``: methods and controls ranked on data with and without masks."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vitrine.attribution.baselines import centre_blob
+from vitrine.classify.model import open_model
+from vitrine.data.scenes import write_scenes
+from vitrine.errors import DataError, ModelError
+from vitrine.explain.score import ScoreSettings, score_methods, scored_samples, write_scores
+from vitrine.plotting.provenance import read_provenance
+
+QUICK = ScoreSettings(methods=("attention", "rollout", "gradcam"), limit=30, curves=8)
+
+
+def scored(model: str | Path, data: str | Path, settings: ScoreSettings = QUICK, **how: object):
+    return score_methods(open_model(str(model)), str(model), str(data), settings, **how)
+
+
+@pytest.fixture(scope="module")
+def base_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures that vitrine/scenes-tiny knows, with masks."""
+    return write_scenes(tmp_path_factory.mktemp("data") / "base", "base", {"test": 60}, seed=5)
+
+
+def test_a_trained_model_points_at_objects_and_a_shuffled_one_does_not(base_scenes: Path, tmp_path: Path) -> None:
+    settings = ScoreSettings(methods=("attention",), layers=True, limit=60, curves=10)
+    result = scored("vitrine/scenes-tiny", base_scenes, settings)
+    rows = {row.name: row for row in result.ranking.rows}
+    best = result.ranking.rows[0]
+    assert not best.is_control
+    assert best.estimates["pointing"].mean > rows["random"].estimates["pointing"].mean + 0.3
+    assert best.estimates["pointing"].mean > rows[f"{best.name}, shuffled"].estimates["pointing"].mean + 0.2
+    assert best.estimates["pointing"].n == 60
+    assert best.estimates["gap"].n == 10
+    assert result.masked == 60
+    assert set(result.verdicts) == {row.name for row in result.ranking.rows if not row.is_control}
+    assert result.verdicts[best.name].sensitive_to_weights
+    write_scores(result, tmp_path)
+    assert json.loads((tmp_path / "methods.json").read_text())["ranked_by"] == "pointing"
+    lines = list(csv.DictReader((tmp_path / "methods.csv").open()))
+    assert [line["method"] for line in lines] == [row.name for row in result.ranking.rows]
+    command = shlex.split(read_provenance(tmp_path / "methods.png")["vitrine:command"])
+    assert command[:4] == ["vitrine", "explain", "vitrine/scenes-tiny", "--score"]
+    assert command[command.index("--curves") + 1] == "10"
+
+
+def test_the_centre_blobs_hits_are_counted_as_by_hand(small_run: Path, small_scenes: Path) -> None:
+    settings = ScoreSettings(methods=("attention",), limit=12, curves=0)
+    found = {row.name: row for row in scored(small_run, small_scenes, settings).ranking.rows}["centre blob"]
+    strongest = np.argwhere(centre_blob(4, 4) == centre_blob(4, 4).max())
+    hits = []
+    samples, _ = scored_samples(str(small_scenes), None, 12, 0)
+    for sample in samples:
+        mask = np.asarray(Image.open(small_scenes / "masks" / sample.name)) == 1
+        centres = mask[4::8, 4::8]
+        if centres.any() and not centres.all():  # else no map could miss, or none hit
+            hits.append(np.mean([centres[row, column] for row, column in strongest]))
+    assert found.estimates["pointing"].n == len(hits) > 6
+    assert found.estimates["pointing"].mean == pytest.approx(np.mean(hits))
+
+
+def test_without_masks_curves_decide(small_run: Path, tmp_path: Path) -> None:
+    for index in range(8):
+        pixels = np.random.default_rng(index).integers(0, 255, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{index}.png")
+    result = scored(small_run, tmp_path)
+    assert result.masks is None
+    assert result.ranking.by.key == "gap"
+    assert "read as a folder of pictures without labels" in result.notes[0]
+    assert "There are no masks." in result.text()
+
+
+def test_the_same_scoring_twice_gives_the_same_numbers(small_run: Path, small_scenes: Path) -> None:
+    def stable(result) -> str:
+        content = result.to_dict()
+        for row in content["methods"]:
+            row.pop("seconds_a_picture")
+        return json.dumps(content)
+
+    assert stable(scored(small_run, small_scenes)) == stable(scored(small_run, small_scenes))
+
+
+def test_progress_ends_at_its_total(small_run: Path, small_scenes: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    scored(small_run, small_scenes, ScoreSettings(("attention",), limit=5), progress=lambda *at: seen.append(at))
+    assert seen[-1] == (25, 25)
+    assert seen == sorted(seen)
+
+
+def test_what_cannot_be_scored_is_said(small_run: Path, small_scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="no method 'magic'"):
+        scored(small_run, small_scenes, ScoreSettings(("magic",)))
+    with pytest.raises(DataError, match="has no nights split; it has: train, validation, test"):
+        scored(small_run, small_scenes, ScoreSettings(split="nights"))
+    with pytest.raises(DataError):
+        scored(small_run, tmp_path)
+    (tmp_path / "a.png").write_bytes(b"no")
+    with pytest.raises(DataError, match=r"None of the 1 pictures can be read, for example a\.png"):
+        scored(small_run, tmp_path)
+
+
+def test_more_pictures_than_the_limit_are_drawn_with_the_seed(small_scenes: Path) -> None:
+    one, notes = scored_samples(str(small_scenes), "test", 20, 3)
+    assert one == scored_samples(str(small_scenes), "test", 20, 3)[0]
+    assert one != scored_samples(str(small_scenes), "test", 20, 4)[0]
+    assert len(one) == 20
+    assert [sample.name for sample in one] == sorted(sample.name for sample in one)
+    assert "20 of 200 pictures were drawn (seed 3)." in notes

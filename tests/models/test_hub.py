@@ -1,0 +1,213 @@
+"""Pretrained weights from a hub: said where from, kept in one folder, refused in two lines where they cannot be had."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from support.models import MICRO
+from support.stand_in_hub import StandInHub
+
+from vitrine.data.scenes import write_scenes
+from vitrine.errors import ModelError, WeightsUnavailableError
+from vitrine.models.hub import _reachable
+from vitrine.models.load import build, require_available
+from vitrine.models.reference import file_sha256
+
+REGISTERED = "test_vit.r160_in1k"  # the smallest vision transformer that timm has weights for
+
+
+def save_for_hub(folder: Path, name: str, model_args: dict[str, int]) -> Path:
+    """A timm model as timm itself puts it on the hub."""
+    torch.manual_seed(7)
+    module = timm.create_model(name, **model_args)
+    timm.models.save_for_hf(module, str(folder), model_config={"model_args": model_args}, safe_serialization=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    base = tmp_path_factory.mktemp("hub")
+    return {
+        "owner/tiny": save_for_hub(base / "tiny", "vit_tiny_patch16_224", {**MICRO, "num_classes": 5}),
+        f"timm/{REGISTERED}": save_for_hub(base / "registered", REGISTERED, {}),
+    }
+
+
+@pytest.fixture(scope="module")
+def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Flat files {label}_{id}, as in the reference job."""
+    return write_scenes(
+        tmp_path_factory.mktemp("data") / "pets", "base", {"train": 24, "validation": 16}, size=32, layout="flat"
+    )
+
+
+@pytest.fixture
+def hub(folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
+    from huggingface_hub import constants
+
+    with StandInHub(dict(folders)).running() as running:
+        monkeypatch.setattr(constants, "ENDPOINT", running.address)
+        template = running.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setenv("VITRINE_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield running
+
+
+@pytest.fixture
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An endpoint at which nobody listens; and a client that must not be entered, because it retries."""
+    from huggingface_hub import constants, file_download
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+
+    def entered(*_: object, **__: object) -> None:
+        raise AssertionError("the hub's client was asked although the hub cannot be reached")
+
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    monkeypatch.setattr(file_download, "get_hf_file_metadata", entered)
+    monkeypatch.setattr(file_download, "http_get", entered)
+    monkeypatch.setenv("VITRINE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return address
+
+
+def test_without_network_the_reference_job_says_what_is_missing(
+    no_network: str, pets: Path, tmp_path: Path, vitrine_command: Callable[..., tuple[int, str, str]]
+) -> None:
+    status, out, error = vitrine_command("train", pets, "--recipe", "pets-b16-224-bs16", "-o", tmp_path / "run")
+    message = error[error.index("vitrine: ") :].strip()
+    assert (status, out) == (2, "")
+    assert len(message.splitlines()) == 2 and "Traceback" not in error
+    assert "model.safetensors of timm/vit_base_patch16_224.orig_in21k is needed" in message  # which file
+    assert str(tmp_path / "cache" / "hub") in message and f"{no_network} cannot be reached" in message  # looked where
+    assert "--set pretrained=FILE" in message and "--set pretrained=false" in message  # what to do
+    assert not (tmp_path / "run" / "recipe.toml").exists(), "nothing was begun"
+
+
+def test_without_network_a_hub_id_asks_for_the_whole_folder(no_network: str) -> None:
+    with pytest.raises(WeightsUnavailableError, match=r"config\.json of owner/tiny .*(?s:.*)give that folder as the"):
+        build("hf-hub:owner/tiny", pretrained=True)
+    with pytest.raises(WeightsUnavailableError, match=r"model\.safetensors of timm/test_vit"):
+        require_available(REGISTERED, pretrained=True)
+    require_available(REGISTERED, pretrained=False)
+
+
+def test_a_network_that_was_turned_off_is_named(no_network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsUnavailableError, match="the network was turned off"):
+        build(REGISTERED, pretrained=True)
+
+
+def test_a_dead_proxy_is_no_network(no_network: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv("https_proxy", no_network.removeprefix("http://"))
+    assert not _reachable("https://hub.example")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("https_proxy", f"http://user:secret@127.0.0.1:{server.getsockname()[1]}")
+        assert _reachable("https://hub.example")
+
+
+def test_the_same_command_succeeds_with_a_hub_and_then_from_the_cache(
+    folders: dict[str, Path], pets: Path, tmp_path: Path
+) -> None:
+    """In a process of its own, so that the endpoint is read as huggingface_hub reads it."""
+
+    def command(run: str, address: str) -> subprocess.CompletedProcess[str]:
+        recipe = ["--recipe", "pets-b16-224-bs16"]
+        settings = "model=hf-hub:owner/tiny image_size=32 epochs=1 workers=0 precision=fp32"
+        environment = {"HF_ENDPOINT": address, "VITRINE_CACHE": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
+        return subprocess.run(
+            [sys.executable, "-m", "vitrine", "train", pets, *recipe, "-o", tmp_path / run, "--set", settings],
+            env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+        )
+
+    with StandInHub(dict(folders)).running() as hub:
+        done = command("first", hub.address)
+        assert done.returncode == 0, done.stderr
+        assert "GET owner/tiny/model.safetensors" in hub.asked
+    cached = next((tmp_path / "cache" / "hub").rglob("model.safetensors"))
+    assert f"Starting weights: {cached} (hf-hub:owner/tiny/model.safetensors)." in done.stderr
+    assert "The classification head is new, for 12 classes; the one in the weights, for 5 classes, is left out." in (
+        done.stderr
+    )
+    weights = json.loads((tmp_path / "first" / "environment.json").read_text())["starting_weights"]
+    assert weights["origin"] == "hf-hub:owner/tiny/model.safetensors"
+    assert weights["sha256"] == file_sha256(folders["owner/tiny"] / "model.safetensors")
+
+    again = command("second", hub.address)  # nobody listens there any more
+    assert again.returncode == 0, again.stderr
+    for name in ("history.jsonl", "model.safetensors"):
+        assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
+
+
+def test_a_registered_name_is_fetched_from_its_own_repository(hub: StandInHub, folders: dict[str, Path]) -> None:
+    built = build(REGISTERED, pretrained=True)
+    assert f"GET timm/{REGISTERED}/model.safetensors" in hub.asked
+    assert built.weights is not None and built.weights.origin == f"hf-hub:timm/{REGISTERED}/model.safetensors"
+    there = timm.create_model(f"local-dir:{folders[f'timm/{REGISTERED}']}", pretrained=True).state_dict()
+    assert all(torch.equal(there[name], tensor) for name, tensor in built.module.state_dict().items())
+
+
+def test_a_revision_is_asked_for(hub: StandInHub) -> None:
+    assert build("hf-hub:owner/tiny@v2", pretrained=True).module.num_classes == 5
+
+
+def test_a_repository_that_does_not_exist(hub: StandInHub) -> None:
+    with pytest.raises(
+        WeightsUnavailableError, match=r"config\.json of owner/nobody .*(?i:repository not found)"
+    ) as caught:
+        build("hf-hub:owner/nobody", pretrained=True)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_repository_without_weights(hub: StandInHub, folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "config.json").write_bytes((folders["owner/tiny"] / "config.json").read_bytes())
+    hub.repositories["owner/bare"] = tmp_path / "bare"
+    with pytest.raises(WeightsUnavailableError, match=r"has no model\.safetensors or pytorch_model\.bin"):
+        build("hf-hub:owner/bare", pretrained=True)
+
+
+def test_a_download_that_is_cut_off_is_not_kept(hub: StandInHub, tmp_path: Path) -> None:
+    hub.truncated.add("model.safetensors")
+    with pytest.raises(WeightsUnavailableError, match="should be of size") as caught:
+        build("hf-hub:owner/tiny", pretrained=True)
+    assert len(str(caught.value).splitlines()) == 2
+    assert "HEAD owner/tiny/pytorch_model.bin" not in hub.asked, "the reason would be lost behind another file's"
+    hub.truncated.clear()
+    assert build("hf-hub:owner/tiny", pretrained=True).weights is not None
+
+
+@pytest.mark.parametrize("content", [b"", b"<html>log in</html>", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0{}"])
+def test_what_is_no_weights_file(content: bytes, hub: StandInHub, folders: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_bytes((folders["owner/tiny"] / "config.json").read_bytes())
+    (tmp_path / "broken" / "model.safetensors").write_bytes(content)
+    hub.repositories["owner/broken"] = tmp_path / "broken"
+    with pytest.raises(ModelError, match=r"model\.safetensors") as caught:
+        build("hf-hub:owner/broken", pretrained=True)
+    assert len(str(caught.value).splitlines()) == 2
+
+
+def test_a_repository_of_another_library(hub: StandInHub, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"architectures": ["ViTForImageClassification"]}')
+    hub.repositories["owner/other"] = tmp_path / "other"
+    with pytest.raises(ModelError, match="is not a timm model description"):
+        build("hf-hub:owner/other", pretrained=True)

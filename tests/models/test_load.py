@@ -1,0 +1,312 @@
+"""Models: built from what is named and from nothing else, weights read without running code, groups for AdamW."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+from support.models import MICRO
+from torch import nn
+
+from vitrine.config import Recipe
+from vitrine.errors import ModelError
+from vitrine.models import precision
+from vitrine.models.finetune import parameter_groups
+from vitrine.models.load import build, open_run
+from vitrine.models.reference import understand
+from vitrine.train.optimizer import make_optimizer
+
+VIT = "vit_tiny_patch16_224"
+
+
+def micro_weights(path: Path, name: str = VIT, **changes: object) -> dict[str, torch.Tensor]:
+    """Weights of a micro model, in a file whose kind its suffix says."""
+    torch.manual_seed(3)
+    state = timm.create_model(name, **{**MICRO, "num_classes": 5, **changes}).state_dict()
+    if path.suffix == ".safetensors":
+        save_file(state, path)
+    else:
+        torch.save(state, path)
+    return state
+
+
+def refused(match: str, reference: str = VIT, **options: object) -> str:
+    """The message with which building is refused: at most two lines."""
+    with pytest.raises(ModelError, match=match) as caught:
+        build(reference, **{"pretrained": False, **options})  # type: ignore[arg-type]
+    assert len(str(caught.value).splitlines()) <= 2
+    return str(caught.value)
+
+
+# --- what is named
+
+
+def test_an_unknown_name_is_answered_with_near_ones() -> None:
+    assert "vit_tiny_patch16_224" in refused("There is no model 'vit_tiny_patch16_2244'", "vit_tiny_patch16_2244")
+    assert "deit_tiny_patch16_224" in refused("There is no model", "diet_tiny_patch16_224")
+    assert "Near names" not in refused("There is no model", "qqqq")
+
+
+def test_an_unknown_tag_is_answered_with_the_known_ones() -> None:
+    message = refused("has no weights tagged 'nope'", "timm/vit_base_patch16_224.nope")
+    assert "vit_base_patch16_224.orig_in21k" in message
+
+
+@pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224", "mixer_s32_224"])
+def test_what_is_no_plain_vision_transformer_is_refused_by_name(name: str) -> None:
+    assert name in refused("not a plain vision transformer", name)
+
+
+@pytest.mark.parametrize(
+    ("model_args", "match"),
+    [
+        ({"no_such": 1}, "does not take these model_args: .*no_such"),
+        ({"embed_dim": 33}, "cannot be built"),
+        ({"patch_size": 0}, "cannot be built"),
+        ({"depth": "deep"}, "cannot be built"),
+    ],
+)
+def test_arguments_that_cannot_be_used(model_args: dict[str, object], match: str) -> None:
+    refused(match, model_args={**MICRO, **model_args})
+
+
+def test_an_input_that_is_not_square_is_refused_where_pictures_come_in() -> None:
+    built = build(VIT, pretrained=False, model_args={**MICRO, "img_size": [32, 64]})
+    with pytest.raises(ModelError, match="32 x 64 pixels: pictures are cut to squares only"):
+        built.input  # noqa: B018
+
+
+def test_folders_that_are_no_model(tmp_path: Path) -> None:
+    refused("a folder without config.json", str(tmp_path))
+    (tmp_path / "recipe.toml").write_text("")
+    refused("stopped before its first epoch ended", str(tmp_path))
+    for content in (
+        "[1]",
+        "{",
+        '{"architecture": 5, "pretrained_cfg": {}}',
+        '{"architecture": "x", "pretrained_cfg": 1}',
+    ):
+        (tmp_path / "config.json").write_text(content)
+        refused(r"config\.json", str(tmp_path))
+
+
+def test_a_weights_file_needs_an_architecture(tmp_path: Path) -> None:
+    micro_weights(tmp_path / "w.pth")
+    refused("a file .*(?s:.*)--arch NAME", str(tmp_path / "w.pth"))
+
+
+# --- weights files
+
+
+@pytest.mark.parametrize("wrap", ["state_dict", "model", "state_dict_ema", None])
+def test_wrapped_state_dicts_load(wrap: str | None, tmp_path: Path) -> None:
+    state = micro_weights(tmp_path / "w.pth")
+    torch.save({wrap: state, "epoch": 3} if wrap else {f"module.{k}": v for k, v in state.items()}, tmp_path / "w.pth")
+    built = build(VIT, pretrained=str(tmp_path / "w.pth"), num_classes=5, model_args=MICRO)
+    assert all(torch.equal(state[name], tensor) for name, tensor in built.module.state_dict().items())
+    assert built.notes == ()
+
+
+class Payload:
+    """Unpickling it writes a file."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (Path.touch, (self.proof,))
+
+
+@pytest.mark.parametrize("name", ["w.pth", "w.bin", "w.npz"])
+def test_code_in_a_weights_file_is_never_run(name: str, tmp_path: Path) -> None:
+    payload = Payload(tmp_path / "proof")
+    if name == "w.npz":
+        np.savez(tmp_path / "w", weights=np.array([payload], dtype=object))
+    else:
+        torch.save({"state_dict": {"head.weight": payload}}, tmp_path / name)
+    refused("carries Python objects", pretrained=str(tmp_path / name), model_args=MICRO)
+    assert not (tmp_path / "proof").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("empty.safetensors", b""),
+        ("empty.pth", b""),
+        ("empty.npz", b""),
+        ("huge-header.safetensors", (2**62).to_bytes(8, "little") + b"{}"),
+        ("lying-header.safetensors", b"\x20" + bytes(7) + b'{"a":{"dtype":"F32","shape":[9]}}'),
+        ("garbage.pth", b"\x80\x04garbage"),
+        ("page.npz", b"<html></html>"),
+    ],
+)  # fmt: skip
+def test_files_that_are_no_weights(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    assert name in refused("cannot be|can be read safely", pretrained=str(tmp_path / name), model_args=MICRO)
+
+
+def test_something_else_than_a_state_dict(tmp_path: Path) -> None:
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    refused("can be read safely", pretrained=str(tmp_path / "list.pth"), model_args=MICRO)
+    refused("does not exist", pretrained=str(tmp_path / "nowhere.pth"), model_args=MICRO)
+
+
+@pytest.mark.parametrize("classes", [5, 9])  # timm would accept half of a model where the number of classes differs
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"depth": 3}, r"12 tensors are unexpected \(blocks\.2\.\*\)(?s:.*)The file has 3 blocks, the model 2"),
+        ({"depth": 1}, r"12 tensors are missing \(blocks\.1\.\*\)"),
+        ({"embed_dim": 64}, "size mismatch"),
+        ({"qkv_bias": False}, r"2 tensors are missing \(blocks\.\{0..1\}\.attn\.qkv\.bias\)"),
+        ({"final_norm": False}, r"2 tensors are missing \(norm\."),
+    ],
+)
+def test_weights_of_another_architecture(changes: dict[str, object], match: str, classes: int, tmp_path: Path) -> None:
+    micro_weights(tmp_path / "w.safetensors", **changes)
+    refused(match, pretrained=str(tmp_path / "w.safetensors"), num_classes=classes, model_args=MICRO)
+
+
+def test_another_number_of_classes_gets_a_new_head_in_training_only(tmp_path: Path) -> None:
+    state = micro_weights(tmp_path / "w.safetensors")
+    built = build(VIT, pretrained=str(tmp_path / "w.safetensors"), num_classes=9, model_args=MICRO)
+    assert built.notes == (
+        "The classification head is new, for 9 classes; the one in the weights, for 5 classes, is left out.",
+    )
+    kept = built.module.state_dict()
+    assert kept["head.weight"].shape == (9, 32)
+    assert all(torch.equal(state[name], kept[name]) for name in state if not name.startswith("head."))
+    assert build(VIT, pretrained=str(tmp_path / "w.safetensors"), model_args=MICRO).module.num_classes == 5
+    save_file({name: tensor for name, tensor in state.items() if "head" not in name}, tmp_path / "headless.safetensors")
+    headless = build(VIT, pretrained=str(tmp_path / "headless.safetensors"), num_classes=9, model_args=MICRO)
+    assert headless.notes == ("The classification head is new, for 9 classes; the weights have none.",)
+    assert build(VIT, pretrained=str(tmp_path / "headless.safetensors"), model_args=MICRO).module.num_classes == 0
+
+
+def test_a_run_is_opened_as_it_was_saved(small_run: Path) -> None:
+    built = open_run(small_run)
+    saved = load_file(small_run / "model.safetensors")
+    assert all(torch.equal(saved[name], tensor) for name, tensor in built.module.state_dict().items())
+    assert built.notes == () and not built.module.training and understand(f"local-dir:{small_run}").folder == small_run
+
+
+def test_loading_leaves_torch_as_it_was(tmp_path: Path) -> None:
+    before = nn.Module.load_state_dict
+    micro_weights(tmp_path / "w.pth", depth=3)
+    refused("unexpected", pretrained=str(tmp_path / "w.pth"), num_classes=2, model_args=MICRO)
+    assert nn.Module.load_state_dict is before
+
+
+# --- position embeddings
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        (VIT, {}),
+        ("deit_tiny_distilled_patch16_224", {}),
+        (VIT, {"reg_tokens": 4}),
+        (VIT, {"reg_tokens": 4, "no_embed_class": True}),
+        (VIT, {"class_token": False, "global_pool": "avg"}),
+    ],
+)
+def test_another_size_is_said_to_resample_the_position_embeddings(
+    name: str, changes: dict[str, object], tmp_path: Path
+) -> None:
+    micro_weights(tmp_path / "w.safetensors", name, **changes)
+    file, args = str(tmp_path / "w.safetensors"), {**MICRO, **changes}
+    assert build(name, pretrained=file, num_classes=5, model_args=args).notes == ()
+    built = build(name, pretrained=file, num_classes=5, model_args=args, image_size=48)
+    assert built.notes == ("Position embeddings were resampled from 4 x 4 to 6 x 6 patches.",)
+    assert built.input.size == 48
+    assert built.module(torch.zeros(1, 3, 48, 48)).shape[-1] == 5
+
+
+# --- precision
+
+
+@pytest.mark.parametrize(
+    ("wanted", "hardware", "width", "expected"),
+    [
+        ("auto", True, 191, "fp32"),
+        ("auto", True, 192, "bf16"),
+        ("auto", True, 768, "bf16"),
+        ("auto", False, 768, "fp32"),
+        ("bf16", False, 32, "bf16"),
+        ("fp32", True, 768, "fp32"),
+    ],
+)
+def test_precision(wanted: str, hardware: bool, width: int, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "bf16_in_hardware", lambda _: hardware)
+    assert precision.resolve_precision(wanted, torch.device("cpu"), width) == expected
+
+
+# --- parameter groups
+
+
+def test_parameter_groups_against_a_slow_formula() -> None:
+    """Every parameter on its own: decay unless it is a vector, a token or position; 0.5 per layer below the head.
+
+    Layers from below: tokens, positions and patches; block 0; block 1; block 2 and the norm after it; the head.
+    """
+    args = {**MICRO, "depth": 3, "reg_tokens": 2, "num_classes": 4}
+    module = build(VIT, pretrained=False, model_args=args).module
+    recipe = Recipe(name="r", model=VIT, weight_decay=0.3, layer_decay=0.5)
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    found = {
+        names[id(parameter)]: (group["weight_decay"], group["lr_scale"])
+        for group in parameter_groups(module, recipe)
+        for parameter in group["params"]
+    }
+    assert found.keys() == dict(module.named_parameters()).keys()
+    for name, parameter in module.named_parameters():
+        vector = name.endswith(".bias") or re.search(r"norm\d?\.weight$", name) is not None
+        assert vector == (parameter.ndim == 1)
+        exempt = vector or name in ("cls_token", "reg_token", "pos_embed")
+        block = re.match(r"blocks\.(\d)\.", name)
+        below = 3 - int(block[1]) if block else {"head": 0, "norm": 1}.get(name.partition(".")[0], 4)
+        assert found[name] == (0.0 if exempt else 0.3, 0.5**below), name
+
+
+def test_frozen_parameters_are_in_no_group() -> None:
+    module = build(VIT, pretrained=False, model_args=MICRO).module
+    for parameter in module.blocks.parameters():
+        parameter.requires_grad_(False)
+    groups = parameter_groups(module, Recipe(name="r", model=VIT))
+    assert {group["lr_scale"] for group in groups} == {1.0}
+    assert all(parameter.requires_grad for group in groups for parameter in group["params"])
+
+
+def test_muon_steps_the_matrices_inside_blocks_and_adamw_the_rest() -> None:
+    module = build(VIT, pretrained=False, model_args=MICRO).module
+    recipe = Recipe(name="r", model=VIT, optimizer="muon", learning_rate=0.01, weight_decay=0.3, layer_decay=0.5)
+    optimizer = make_optimizer(module, recipe)
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    muon = {
+        names[id(p)]
+        for group in optimizer.param_groups
+        for p in group["params"]
+        if not group.get("use_fallback", False)
+    }
+    assert muon == {
+        name for name, p in module.named_parameters() if name.startswith("blocks.") and name.endswith("weight")
+        if p.ndim == 2
+    }  # fmt: skip
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(names)
+    before = {name: p.detach().clone() for name, p in module.named_parameters()}
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+    weight = module.blocks[1].mlp.fc1.weight  # lr_scale 1 x 0.5 is applied by the schedule, not by the optimizer
+    step = (before["blocks.1.mlp.fc1.weight"] * (1 - 0.01 * 0.3) - weight).detach() / 0.01
+    singular = torch.linalg.svdvals(step) / (0.2 * max(step.shape) ** 0.5)  # orthogonal, at the size of AdamW's steps
+    assert 0.5 < singular.min() < singular.max() < 1.5
+    bias = module.blocks[1].mlp.fc1.bias
+    change = (before["blocks.1.mlp.fc1.bias"] - bias).detach().abs()
+    torch.testing.assert_close(change, torch.full_like(change, 0.019), rtol=1e-3, atol=0)  # NAdamW's first step

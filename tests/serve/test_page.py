@@ -1,0 +1,478 @@
+"""The explorer's other tabs in a browser, and what goes for all of them: troubles in sentences, keys, names, contrast,
+narrow screens.
+
+Axes: R grid rows, C grid columns.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.explorer_browser import browsing, look, opened, until
+from support.serving import explorer_of, served
+from support.tiny_captioners import save_tiny
+
+import vitrine
+from vitrine.explain.figures.positions import SIMILARITY
+from vitrine.explain.positions import positions as run_positions
+from vitrine.plotting.provenance import read_provenance
+
+TABS = ("classify", "positions", "caption", "data", "api")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with browsing() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def captioner(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("captioner") / "git"
+    save_tiny("git", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def home(browser: Any, small_run: Path, captioner: Path) -> Iterator[str]:
+    with served(explorer_of(small_run, captioner)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def tab(browser: Any, home: str) -> Iterator[Any]:
+    with opened(browser, home) as tab:
+        yield tab
+
+
+@pytest.fixture
+def page(tab: Any, home: str) -> Any:
+    tab.goto("about:blank")
+    tab.mouse.move(2, 2)
+    return tab
+
+
+def answers(page: Any, path: str) -> Any:
+    return page.request.get(path).json()
+
+
+def test_positions_are_the_models(page: Any, home: str, small_run: Path, tmp_path: Path) -> None:
+    page.goto(f"{home}/#/positions?cell=0,3")
+    page.locator(".known table").wait_for()
+    found = run_positions(str(small_run), tmp_path / "positions.png")
+    assert found.findings.sentence in page.locator(".lead").inner_text()
+    rows = [row.split("\t")[1:] for row in page.locator(".known tbody tr").all_inner_texts()]
+    numbers, controls = found.findings.numbers, found.findings.controls
+    for row, name in zip(rows, ("neighbour_share", "distance_correlation", "additive_share"), strict=True):
+        expected = [getattr(each, name) for each in (numbers, controls.untrained, controls.sine)]
+        shown = [None if cell == "not defined" else float(cell.replace("−", "-")) for cell in row]
+        assert shown == [None if value is None else pytest.approx(value, abs=6e-4) for value in expected]
+    similarity_RCRC = found.findings.similarity_RCRC
+    assert "Patch in row 1, column 4".upper() in page.locator(".large h2").inner_text().upper()
+    first = look(page.locator("canvas.tile"))
+    box = page.locator("canvas.tiles").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.9 / 4, box["y"] + box["height"] * 2.5 / 4)  # over row 3, column 1
+    assert "row 3, column 1" in page.locator(".large h2").inner_text().lower()
+    assert look(page.locator("canvas.tile")) != first
+    page.mouse.move(2, 2)
+    assert look(page.locator("canvas.tile")) == first  # what was chosen comes back
+    page.locator("canvas.tiles").focus()
+    page.keyboard.press("ArrowDown")
+    until(page, "location.hash.includes('cell=1,3')")
+    other = page.locator("canvas.tile").bounding_box()
+    page.mouse.move(other["x"] + other["width"] * 0.5 / 4, other["y"] + other["height"] * 3.5 / 4)
+    value = float(
+        re.search(r"row 4, column 1: (\S+)", page.locator(".large .readout").inner_text())[1].replace("−", "-")
+    )
+    assert value == pytest.approx(similarity_RCRC[1, 3, 3, 0], abs=2e-3)  # float16 on the way
+
+
+def test_positions_as_figures(page: Any, home: str, tmp_path: Path) -> None:
+    page.goto(f"{home}/#/positions?cell=1,2")
+    commands = page.locator("pre.command")
+    commands.get_by_text("--cell 2,3").wait_for()
+    saved: list[Any] = []
+    page.on("download", lambda download: saved.append(download))
+    page.get_by_role("button", name="Save SVG").click()
+    page.get_by_text("Saved.").wait_for()
+    while len(saved) < 2:
+        page.wait_for_timeout(20)
+    for download, name in zip(saved, ("positions.svg", "positions-2-3.svg"), strict=True):
+        assert download.suggested_filename == name
+        download.save_as(tmp_path / name)
+        assert read_provenance(tmp_path / name)["vitrine:figure"] == "positions"
+    assert len(commands.inner_text().splitlines()) == 2
+
+
+def test_similarities_have_the_figures_colours(page: Any, home: str) -> None:
+    page.goto(f"{home}/#/positions")
+    values = np.linspace(-1, 1, 401)
+    ask = "values => import('/assets/positions.js').then(({ similarityColour }) => values.map(similarityColour))"
+    found = np.array(page.evaluate(ask, values.tolist()))
+    assert np.abs(found - SIMILARITY((values + 1) / 2)[:, :3] * 255).max() < 4
+
+
+@pytest.fixture(scope="module")
+def talkative(browser: Any, home: str) -> str:
+    """A picture that the captioner says at least four words of; many it describes in one."""
+    with opened(browser, home) as page:
+        for sample in answers(page, f"{home}/api/models")["models"][0]["samples"]:
+            body = page.request.get(f"{home}/api/picture/0/{sample['id']}").body()
+            words = page.request.post(f"{home}/api/caption?model=1", data=body).json()["words"]
+            if len(words) >= 4:
+                return str(sample["id"])
+    raise AssertionError("the tiny captioner says little of every picture")
+
+
+def words_of(page: Any) -> list[str]:
+    return page.locator(".words button").all_inner_texts()
+
+
+def finished(page: Any) -> None:
+    until(page, "document.querySelector('.beams h2') && !document.querySelector('.captioned.busy')")
+
+
+def test_a_caption_word_by_word(page: Any, home: str, captioner: Path, talkative: str, tmp_path: Path) -> None:
+    file = tmp_path / "picture.png"
+    file.write_bytes(page.request.get(f"{home}/api/picture/0/{talkative}").body())
+    page.goto(f"{home}/#/caption?picture=0/{talkative}")
+    finished(page)
+    expected = vitrine.load(captioner).caption(file)
+    assert words_of(page) == [word.text for word in expected.words]
+    stage = page.locator(".captioned .stage canvas")
+    looks = []
+    for index, word in enumerate(expected.words):
+        page.locator(".words button").nth(index).hover()
+        looks.append(look(stage))
+        assert page.locator(".captioned .readout strong").inner_text() == word.text
+        said = page.locator(".captioned .readout").inner_text()
+        share = float(re.search(r"([\d.]+) %", said)[1])
+        assert share == pytest.approx(100 * word.probability, abs=0.6)
+        heading = page.locator(".alternatives h2").inner_text()
+        assert word.text.lower() in heading.lower()
+    assert len(set(looks)) == len(looks)
+    page.locator(".words button").nth(0).click()
+    page.keyboard.press("ArrowRight")
+    until(page, "location.hash.includes('word=1')")
+    assert look(stage) == looks[1]
+
+
+def test_an_alternative_goes_on_from_there(page: Any, home: str, talkative: str) -> None:
+    page.goto(f"{home}/#/caption?picture=0/{talkative}&word=1")
+    finished(page)
+    before = words_of(page)
+    page.locator(".words button").nth(1).click()
+    other = page.locator(".alternatives button").first
+    text = other.locator(".label").inner_text()
+    other.click()
+    until(page, "location.hash.includes('prefix=')")
+    finished(page)
+    after = words_of(page)
+    assert after[0] == before[0]
+    assert after[1].startswith(text)
+    assert after != before
+    address = page.url
+    page.get_by_role("button", name="As the model would have it").click()
+    until(page, "!location.hash.includes('prefix=')")
+    finished(page)
+    assert words_of(page) == before
+    page.goto("about:blank")
+    page.goto(address)  # a link to the continued caption
+    finished(page)
+    assert words_of(page) == after
+
+
+def test_beams_are_a_list(page: Any, home: str, talkative: str) -> None:
+    page.goto(f"{home}/#/caption?picture=0/{talkative}")
+    finished(page)
+    page.get_by_role("radio", name="3 beams").check()
+    until(page, "document.querySelectorAll('.beam-list li').length > 1")
+    body = page.request.get(f"{home}/api/picture/0/{talkative}").body()
+    expected = page.request.post(f"{home}/api/caption?model=1&beams=3", data=body).json()["beams"]
+    shown = page.locator(".beam-list li").all_inner_texts()
+    assert [item.split("log-probability")[0].strip() for item in shown] == [beam["caption"] for beam in expected]
+    assert " ".join(words_of(page)).split() == expected[0]["caption"].split()
+
+
+def stream(*events: tuple[str, object]) -> str:
+    return "".join(f"event: {name}\ndata: {json.dumps(data)}\n\n" for name, data in events)
+
+
+def answer_with(body: str, route: Any) -> None:
+    route.fulfill(body=body)
+
+
+def test_captions_without_words_or_without_an_end(browser: Any, home: str) -> None:
+    done = {"caption": "", "log_probability": -1.5, "words": [], "beams": [], "size": [32, 32]}
+    done |= {"scale": {"kind": "uniform", "high": 2}, "command": "vitrine caption", "picture": "0" * 64}
+    for body, said in (
+        (stream(("done", done)), "The model ended the caption before its first word."),
+        (stream(("error", {"error": "The answer took too long."})), "The answer took too long."),
+        ("", "The caption broke off before its end."),
+    ):
+        with opened(browser, home) as page:
+            page.route("**/api/caption?*", partial(answer_with, body))
+            page.goto(f"{home}/#/caption")
+            page.get_by_text(said).wait_for()
+
+
+def test_validation_pictures_wrong_and_sure_first(page: Any, home: str, small_run: Path) -> None:
+    page.goto(f"{home}/#/data")
+    page.locator(".thumbnails button").first.wait_for()
+    recorded = answers(page, f"{home}/api/validation?model=0")["pictures"]
+    lines = [line.split(",") for line in (small_run / "predictions.csv").read_text().splitlines()]
+    written = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+    assert {each["name"]: each["predicted"] for each in recorded} == {row["filename"]: row["label"] for row in written}
+    order = sorted(recorded, key=lambda each: (each["right"], -each["probability"]))
+    shown = page.locator(".thumbnails button").evaluate_all("all => all.map((each) => each.ariaLabel.split(':')[0])")
+    assert shown == [each["name"] for each in order][: len(shown)]
+    page.get_by_role("radio", name="wrong").check()
+    wrong = [each for each in order if not each["right"]]
+    until(page, f"document.querySelector('.filter').textContent.startsWith('{len(wrong)} picture')")
+    page.get_by_role("radio", name="all").check()
+
+
+def test_the_confusion_matrix_is_taken_along_as_a_figure_and_as_a_command(page: Any, home: str, tmp_path: Path) -> None:
+    page.goto(f"{home}/#/data")
+    page.locator("pre.command").get_by_text("vitrine evaluate").wait_for()
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save SVG").click()
+    assert download.value.suggested_filename == "confusion.svg"
+    download.value.save_as(tmp_path / "confusion.svg")
+    assert read_provenance(tmp_path / "confusion.svg")["vitrine:figure"] == "confusion"
+
+
+def test_a_cell_of_the_confusion_matrix_opens_its_pictures_and_they_their_maps(page: Any, home: str) -> None:
+    page.goto(f"{home}/#/data")
+    cell = page.locator(".confusion td:not(.same) button").first
+    cell.wait_for()
+    truth, answer = re.search(r"pictures of (\S+) taken for (\S+)", cell.get_attribute("aria-label")).groups()
+    cell.click()
+    until(page, "location.hash.includes('truth=')")
+    recorded = answers(page, f"{home}/api/validation?model=0")["pictures"]
+    wanted = {each["name"] for each in recorded if (each["true"], each["predicted"]) == (truth, answer)}
+    labels = page.locator(".thumbnails button").evaluate_all("all => all.map((each) => each.ariaLabel.split(':')[0])")
+    assert set(labels) == wanted
+    page.locator(".thumbnails button").first.click()
+    page.locator(".predictions").wait_for()
+    assert page.locator("h1").inner_text() == f"{labels[0].split('/')[-1]} · {truth}"
+    assert page.locator(".predictions .label").first.inner_text() == answer
+    page.go_back()
+    page.locator(".confusion button[aria-pressed=true]").wait_for()
+    page.locator(".confusion button[tabindex='0']").focus()
+    where = (
+        "(({ parentElement: cell }) => [cell.parentElement.sectionRowIndex, cell.cellIndex])(document.activeElement)"
+    )
+    before = page.evaluate(where)
+    page.keyboard.press("ArrowDown")
+    below = page.evaluate(where)
+    assert below[1] == before[1] and below[0] > before[0]
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate(where) == before
+    assert page.evaluate("document.querySelectorAll('.confusion button[tabindex=\"0\"]').length") == 1
+
+
+def test_of_thousands_of_thumbnails_few_are_in_the_page(browser: Any, home: str) -> None:
+    recorded = {
+        "labels": ["a", "b"],
+        "confusion": [[2500, 0], [0, 2500]],
+        "pictures": [
+            {"id": "v0", "name": f"{i:04}.png", "true": "a", "predicted": "a", "probability": 0.5, "right": True}
+            for i in range(5000)
+        ],
+    }
+    with opened(browser, home) as page:
+        page.route("**/api/validation?*", lambda route: route.fulfill(json=recorded))
+        page.goto(f"{home}/#/data")
+        page.locator(".thumbnails button").first.wait_for()
+        count = "document.querySelectorAll('.thumbnails button').length"
+        assert page.evaluate(count) < 200
+        # Sixty screens' way down, a screen in two frames: what is in sight is always drawn.
+        page.evaluate("""async () => {
+          for (let step = 0; step < 60; step += 1) {
+            scrollBy(0, 900);
+            await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+            const buttons = [...document.querySelectorAll(".thumbnails button")];
+            const places = buttons.map((each) => each.getBoundingClientRect());
+            const seen = places.filter(({ top, bottom }) => bottom > 0 && top < innerHeight);
+            const first = Math.min(...seen.map(({ top }) => top));
+            const last = Math.max(...seen.map(({ bottom }) => bottom));
+            if (first > 20 || last < innerHeight - 20) throw new Error(`nothing is drawn at ${scrollY}`);
+          }
+        }""")
+        assert page.evaluate(count) < 200
+        page.locator(".thumbnails button").nth(5).focus()
+        page.keyboard.press("End")
+        assert "4999.png" in page.evaluate("document.activeElement.ariaLabel")
+        page.keyboard.press("Home")
+        assert "0000.png" in page.evaluate("document.activeElement.ariaLabel")
+        page.keyboard.press("ArrowRight")
+        assert "0001.png" in page.evaluate("document.activeElement.ariaLabel")
+
+
+def test_too_many_classes_for_a_table_are_said(browser: Any, home: str) -> None:
+    picture = {"id": "v0", "name": "a.png", "true": "0", "predicted": "1", "probability": 0.5, "right": False}
+    recorded = {
+        "labels": [str(i) for i in range(1001)],
+        "confusion": None,
+        "pictures": [picture],
+        "command": "a command",
+    }
+    with opened(browser, home) as page:
+        page.route("**/api/validation?*", lambda route: route.fulfill(json=recorded))
+        page.goto(f"{home}/#/data")
+        page.get_by_text("A table of 1001 classes would be too large").wait_for()
+        page.locator(".thumbnails button").first.wait_for()
+
+
+def test_the_api_tab_lists_every_address(page: Any, home: str) -> None:
+    page.goto(f"{home}/#/api")
+    page.locator(".reference h2").first.wait_for()
+    paths = answers(page, f"{home}/openapi.json")["paths"]
+    assert page.locator(".reference h2 code").all_inner_texts() == list(paths)
+
+
+def test_a_busy_server_is_asked_again_and_a_silent_one_is_named(browser: Any, home: str) -> None:
+    with opened(browser, home, refusals=True) as page:
+        times = []
+
+        def busy(route: Any) -> None:
+            times.append(route.request.url)
+            if len(times) == 1:
+                route.fulfill(status=503, headers={"Retry-After": "0.05"}, json={"error": "Busy.", "code": "busy"})
+            else:
+                route.continue_()
+
+        page.route("**/api/explain?*", busy)
+        page.goto(home)
+        page.locator(".predictions").wait_for()
+        assert len(times) == 2
+        assert page.get_by_role("alert").inner_text() == ""
+        page.unroute("**/api/explain?*")
+        page.route("**/api/explain?*", lambda route: route.abort())
+        page.locator('[data-what="method"]').select_option("rollout")
+        page.get_by_role("alert").get_by_text("The server does not answer.").wait_for()
+        page.unroute("**/api/explain?*")
+        page.get_by_role("alert").get_by_role("button", name="Try again").click()
+        page.locator(".pane figcaption").get_by_text("rollout").wait_for()
+        assert page.get_by_role("alert").inner_text() == ""
+
+
+def test_a_server_that_takes_too_long_is_named(browser: Any, home: str) -> None:
+    with opened(browser, home) as page:
+        page.add_init_script("AbortSignal.timeout = () => AbortSignal.abort(new DOMException('late', 'TimeoutError'));")
+        page.goto(home)
+        page.get_by_role("alert").get_by_text("The server took longer than 120 seconds.").wait_for()
+        assert page.get_by_role("alert").get_by_role("button", name="Try again").count() == 1
+
+
+UNNAMED = """() => [...document.querySelectorAll("button, select, input, a, canvas, summary, [tabindex='0']")]
+  .filter((each) => each.checkVisibility() && !each.closest("[aria-hidden=true]"))
+  .filter((each) => !(each.ariaLabel || each.textContent.trim() || each.closest("label")?.textContent.trim()
+    || each.closest("[role=img]")?.ariaLabel))
+  .map((each) => each.outerHTML.slice(0, 120))"""
+
+FAINT = """() => {
+  const parse = (text) => text.match(/[\\d.]+/g).map(Number);
+  const light = (text) => {
+    const linear = (v) => (v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+    const [r, g, b] = parse(text).map((value) => linear(value / 255));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    for (let each = element; each; each = each.parentElement) {
+      const colour = getComputedStyle(each).backgroundColor;
+      const parts = parse(colour);
+      if (parts.length < 4 || parts[3] > 0.9) return colour;
+    }
+    return "rgb(255 255 255)";
+  };
+  const texts = [...document.querySelectorAll("body *")].filter((each) => each.checkVisibility()
+    && !each.closest(":disabled, option, #told")
+    && [...each.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim()));
+  return texts.map((each) => {
+    const pair = [light(getComputedStyle(each).color), light(behind(each))].sort((a, b) => b - a);
+    return [(pair[0] + 0.05) / (pair[1] + 0.05), each.className || each.tagName, each.textContent.slice(0, 30)];
+  }).filter(([contrast]) => contrast < 4.5);
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_tab_is_named_readable_and_fits_a_phone(browser: Any, home: str, scheme: str) -> None:
+    with opened(browser, home, viewport={"width": 390, "height": 800}, color_scheme=scheme, has_touch=True) as page:
+        page.goto(home)
+        page.locator(".predictions").wait_for()
+        until(page, "document.querySelector('.verdict .badge').dataset.flag !== 'not checked'")
+        for tab in TABS:
+            page.locator(f'#tabs a[data-tab="{tab}"]').click()
+            page.locator(f".page.{tab}").wait_for()
+            if tab == "caption":
+                finished(page)
+            if tab == "data":
+                page.locator(".matrix summary").click()
+            page.wait_for_timeout(150)
+            wide = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+            assert wide <= 0, f"{tab} is {wide} pixels too wide"
+            assert page.evaluate(UNNAMED) == []
+            assert page.evaluate(FAINT) == []
+
+
+def test_a_tap_shows_and_keeps(browser: Any, home: str, talkative: str) -> None:
+    with opened(browser, home, viewport={"width": 390, "height": 800}, has_touch=True) as page:
+        page.goto(home)
+        page.locator(".predictions").wait_for()
+        until(page, "document.querySelector('.pane').ariaBusy === 'false'")
+        page.locator(".pane .stage canvas").tap()
+        until(page, "location.hash.includes('query=')")
+        page.goto(f"{home}/#/caption?picture=0/{talkative}")
+        finished(page)
+        page.locator(".words button").nth(2).tap()
+        until(page, "location.hash.includes('word=2')")
+
+
+def test_colours_of_a_persons_choice_stay(page: Any, home: str) -> None:
+    page.goto(home)
+    page.locator(".predictions").wait_for()
+    paper = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(paper)
+    for _ in range(2):
+        page.locator("#theme").click()
+    assert page.evaluate("document.documentElement.dataset.theme") == "dark"
+    dark = page.evaluate(paper)
+    assert dark != light
+    page.reload()
+    assert page.evaluate(paper) == dark
+    page.locator("#theme").click()
+    assert page.evaluate(paper) == light
+
+
+def test_only_the_keyboard(page: Any, home: str) -> None:
+    page.goto(home)
+    page.locator(".predictions").wait_for()
+    page.locator(".verdict summary").wait_for()  # the verdict is there
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "main"
+    reached = set()
+    for _ in range(60):
+        page.keyboard.press("Tab")
+        kind = "document.activeElement.closest('.thumb, canvas, select, .segments, [type=range], summary, .buttons')"
+        reached.add(page.evaluate(f"(({kind}) || document.body).tagName.toLowerCase()"))
+        outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        hidden = page.evaluate("document.activeElement.type === 'radio' || document.activeElement === document.body")
+        assert hidden or outline != "none"
+    assert {"button", "canvas", "select", "fieldset", "input", "summary", "div"} <= reached
+
+
+def test_a_page_without_scripts_says_so(browser: Any, home: str) -> None:
+    with opened(browser, home, java_script_enabled=False) as page:
+        page.goto(home)
+        assert "vitrine explain" in page.locator("noscript").inner_text()

@@ -1,0 +1,97 @@
+"""Servers for tests: inside this process with a client, or as a process of their own on a free port."""
+
+from __future__ import annotations
+
+import base64
+import io
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvicorn
+from PIL import Image
+from starlette.testclient import TestClient
+
+from vitrine.serve.app import make_app
+from vitrine.serve.server import open_explorer, server_config
+from vitrine.serve.settings import ServeSettings
+from vitrine.serve.state import Explorer
+
+HERE = "http://127.0.0.1:8000"
+
+
+def explorer_of(*references: str | Path, **settings: Any) -> Explorer:
+    """Opened models with these settings."""
+    return open_explorer([str(each) for each in references], ServeSettings(**settings), precision="fp32")
+
+
+@contextmanager
+def client_of(explorer: Explorer, base_url: str = HERE) -> Iterator[TestClient]:
+    """A client of a server inside this process; what the server raises is answered as it would be."""
+    with TestClient(make_app(explorer), base_url=base_url, raise_server_exceptions=False) as client:
+        yield client
+
+
+def until(wanted: Callable[[], bool]) -> None:
+    """Wait for something that happens in another thread."""
+    for _ in range(2000):
+        if wanted():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it did not happen")
+
+
+@contextmanager
+def served(explorer: Explorer) -> Iterator[str]:
+    """The address of a server in a thread of this process, over sockets."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        server = uvicorn.Server(server_config(explorer))
+        thread = threading.Thread(target=server.run, args=([bound],))
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive(), "the server did not start"
+                time.sleep(0.01)
+            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (40, 30), kind: str = "PNG", **how: Any) -> bytes:
+    """An encoded picture of blurred noise."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8))
+    written = io.BytesIO()
+    small.resize(size, Image.Resampling.BICUBIC).save(written, kind, **how)
+    return written.getvalue()
+
+
+def numbers(array: dict[str, Any]) -> np.ndarray:
+    """An array off the wire."""
+    kind = np.dtype(array["dtype"]).newbyteorder("<")
+    return np.frombuffer(base64.b64decode(array["data"]), kind).reshape(array["shape"]).astype(np.float64)
+
+
+@contextmanager
+def server_process(code: str, arguments: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A Python process that prints the address of its server in its first line; killed at the end if it still runs."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().strip().rstrip("/")
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,265 @@
+"""``vitrine verify``: an untouched run passes wherever it runs; whatever is changed afterwards is named."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from support.made_runs import run_verb
+
+from vitrine.classify.predict import predict
+from vitrine.errors import DataError, RunError, UsageError
+from vitrine.runs.folder import RunFolder
+from vitrine.verify.checks import Verification
+from vitrine.verify.run import verify
+
+
+@pytest.fixture
+def data(small_scenes: Path, tmp_path: Path) -> Path:
+    """A copy of the pictures, to be changed."""
+    for split in ("train", "validation"):
+        shutil.copytree(small_scenes / split, tmp_path / "data" / split)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def run(small_run: Path, data: Path, tmp_path: Path) -> Path:
+    """A copy of a run on ``data`` that records its weights' hash and its probabilities."""
+    copy = tmp_path / "run"
+    shutil.copytree(small_run, copy)
+    content = (copy / "data.json").read_text()
+    (copy / "data.json").write_text(content.replace(json.loads(content)["reference"], str(data)))
+    metrics = json.loads((copy / "metrics.json").read_text())
+    metrics["weights_sha256"] = hashlib.sha256((copy / "model.safetensors").read_bytes()).hexdigest()
+    (copy / "metrics.json").write_text(json.dumps(metrics))
+    predict(str(copy), data / "validation", copy / "p.csv", probabilities=True, precision="fp32")
+    with (copy / "p.csv").open(newline="") as stream:
+        rows = list(csv.reader(stream))
+    lines = [rows[0], *([f"validation/{name}", *rest] for name, *rest in rows[1:])]
+    (copy / "predictions.csv").write_text("".join(",".join(line) + "\n" for line in lines))
+    (copy / "p.csv").unlink()
+    return copy
+
+
+def statuses(found: Verification) -> dict[str, str]:
+    return {check.what: check.status for check in found.checks}
+
+
+def detail(found: Verification, what: str) -> str:
+    return next(check.detail for check in found.checks if check.what == what)
+
+
+@pytest.fixture
+def threads_put_back() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def test_an_untouched_run_passes(run: Path, data: Path, threads_put_back: None) -> None:
+    """Whatever the batch and the number of threads."""
+    environment = json.loads((run / "environment.json").read_text())
+    (run / "environment.json").write_text(json.dumps(environment | {"threads": 5}))
+    for threads, batch in ((1, 64), (2, 1), (3, 7)):
+        torch.set_num_threads(threads)
+        found = verify(run, batch_size=batch)
+        assert found.same, found.text()
+        assert found.rows is not None and found.rows.moved == ()
+        assert (found.rows.recorded, found.rows.compared) == (24, 24)
+        assert found.rows.largest is not None and found.rows.largest < 2e-6  # six decimals were recorded
+        assert f"threads 5 then, {threads} now" in detail(found, "environment")
+        assert found.rows.loss_now == pytest.approx(found.rows.loss_then, abs=2e-6)
+    assert {s for what, s in statuses(found).items() if what != "environment"} == {"same"}
+
+
+def test_pictures_may_lie_elsewhere(run: Path, data: Path, tmp_path: Path) -> None:
+    """They are known by their content: in another place, and as a mere folder of the validation pictures."""
+    moved = data.rename(tmp_path / "moved")
+    with pytest.raises(DataError, match="not where they were; say where"):
+        verify(run)
+    assert verify(run, str(moved)).same
+    found = verify(run, str(moved / "validation"))
+    assert found.same and found.rows is not None and found.rows.compared == 24
+    assert statuses(found)["training pictures"] == "not checked"
+    assert "24 lie under other names" in detail(found, "validation pictures")
+    assert "Not checked: training pictures." in found.text()
+
+
+def test_a_changed_picture_is_named(run: Path, data: Path) -> None:
+    name = sorted(path.relative_to(data).as_posix() for path in (data / "validation").rglob("*.png"))[3]
+    with Image.open(data / name) as image:
+        pixel = image.getpixel((0, 0))
+        image.putpixel((0, 0), tuple(255 - value for value in pixel))  # type: ignore[union-attr, arg-type]
+        image.save(data / name)
+    found = verify(run)
+    assert not found.same and found.differing == ("validation pictures",)
+    (check,) = [check for check in found.checks if check.what == "validation pictures"]
+    assert check.detail == "of 24: 1 have another content" and check.examples == (name,)
+    assert "Not verified; what differs: validation pictures." in found.text()
+
+
+def test_missing_new_and_training_pictures(run: Path, data: Path) -> None:
+    validation = sorted((data / "validation").rglob("*.png"))
+    train = sorted((data / "train").rglob("*.png"))
+    Image.new("RGB", (32, 32), "red").save(validation[0].with_name("extra.png"))
+    validation[1].unlink()
+    train[0].unlink()
+    found = verify(run)
+    assert found.differing == ("validation pictures", "training pictures")
+    assert detail(found, "validation pictures") == "of 24: 1 are missing; 1 are new"
+    assert detail(found, "training pictures") == "of 48: 1 are missing"
+    assert found.rows is not None and found.rows.compared == 23
+    assert found.rows.loss_now is None, "a loss of other pictures says nothing beside the recorded one"
+    with (run / "predictions.csv").open(newline="") as stream:
+        rows = [row for row in csv.DictReader(stream) if row["filename"] != str(validation[1].relative_to(data))]
+    right = sum(row["filename"].split("/")[1] == row["label"] for row in rows)
+    assert found.rows.accuracy_then == found.rows.accuracy_now == right / 23
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_one_changed_weight(run: Path, recorded: bool) -> None:
+    """Found by the hash, however little it changes; without a recorded hash, that is said."""
+    tensors = load_file(run / "model.safetensors")
+    tensors["blocks.1.mlp.fc1.weight"][3, 5] += 1e-3
+    save_file(tensors, run / "model.safetensors")
+    metrics = json.loads((run / "metrics.json").read_text())
+    if not recorded:
+        del metrics["weights_sha256"]
+        (run / "metrics.json").write_text(json.dumps(metrics))
+    found = verify(run)
+    assert statuses(found)["weights"] == ("differs" if recorded else "not checked")
+    assert found.same is not recorded
+    assert found.rows is not None and found.rows.largest is not None and found.rows.largest > 0
+    if recorded:
+        assert found.differing == ("weights",) and metrics["weights_sha256"][:12] in detail(found, "weights")
+
+
+def test_the_largest_difference_of_a_probability(run: Path) -> None:
+    """One recorded probability is 0.0128 higher than what the model gives."""
+    table = run / "predictions.csv"
+    lines = table.read_text().splitlines()
+    name, label, probability = lines[7].split(",")
+    lines[7] = f"{name},{label},{float(probability) + 0.0128:.6f}"
+    table.write_text("\n".join(lines) + "\n")
+    found = verify(run)
+    assert found.rows is not None and found.rows.largest_at == name
+    assert found.rows.largest == pytest.approx(0.0128, abs=2e-6)
+    assert f"the largest difference of a probability is 0.013 ({name})" in detail(found, "predictions")
+
+
+def test_labels_that_move_are_listed(run: Path, tmp_path: Path) -> None:
+    """The head's classes in another order: every label moves, and the weights are the reason that is named."""
+    tensors = load_file(run / "model.safetensors")
+    for name in ("head.weight", "head.bias"):
+        tensors[name] = tensors[name].roll(1, 0).contiguous()
+    save_file(tensors, run / "model.safetensors")
+    found = verify(run)
+    labels = RunFolder(run).labels()
+    assert found.differing == ("weights", "predictions") and found.rows is not None
+    assert len(found.rows.moved) == 24 and found.rows.share_moved == 1.0 and found.rows.largest is None
+    for each in found.rows.moved:
+        assert labels.index(each.now) == (labels.index(each.then) + 1) % len(labels)
+        assert each.true == each.name.split("/")[1]
+        assert each.now_probability == pytest.approx(each.then_probability, abs=2e-6)
+    assert "and 14 more" in found.text()
+    assert statuses(verify(run, tolerance=1.0))["predictions"] == "same", "all labels may differ"
+
+
+def test_the_tolerance_is_a_share_of_the_labels(run: Path) -> None:
+    """One label of 24 in the record is another one: 4.2 %. Nothing else differs, and that is said."""
+    table = run / "predictions.csv"
+    lines = table.read_text().splitlines()
+    wrong = next(i for i, line in enumerate(lines[1:], 1) if line.split("/")[1] != line.split(",")[1])
+    name, label, rest = lines[wrong].split(",")
+    other = next(each for each in RunFolder(run).labels() if each not in (label, name.split("/")[1]))
+    lines[wrong] = ",".join((name, other, rest))  # still wrong, so that the accuracy is the recorded one
+    table.write_text("\n".join(lines) + "\n")
+    found = verify(run)
+    assert found.differing == ("predictions",)
+    assert "nothing else differs, so that versions, hardware or precision moved them" in detail(found, "predictions")
+    assert found.rows is not None and [each.name for each in found.rows.moved] == [name]
+    assert verify(run, tolerance=0.05).same and not verify(run, tolerance=0.04).same
+
+
+def test_a_renamed_class(run: Path, data: Path) -> None:
+    """In the run, and in the data."""
+    first, *others = RunFolder(run).labels()
+    (run / "labels.txt").write_text("\n".join(["renamed", *others]) + "\n")
+    found = verify(run)
+    assert "class names" in found.differing
+    assert detail(found, "class names") == f"labels.txt was changed: '{first}' gone; 'renamed' new"
+    (run / "labels.txt").write_text("\n".join([first, *others]) + "\n")
+    assert verify(run).same
+    for split in ("train", "validation"):
+        (data / split / first).rename(data / split / "renamed")
+    found = verify(run)
+    assert found.differing == ("class names", "validation pictures", "training pictures")
+    assert detail(found, "class names") == f"the data have other classes: '{first}' gone; 'renamed' new"
+    count = len(list((data / "validation" / "renamed").iterdir()))
+    assert f"{count} of class {first} are now of class renamed" in detail(found, "validation pictures")
+    assert found.rows is not None and found.rows.moved == (), "the pictures are the same, and what is said of them"
+
+
+def test_versions_are_noted(run: Path) -> None:
+    content = json.loads((run / "environment.json").read_text())
+    content["packages"]["timm"] = "0.0.1"
+    (run / "environment.json").write_text(json.dumps(content))
+    found = verify(run, precision="bf16")
+    assert "timm 0.0.1 then, " in detail(found, "environment")
+    assert "precision fp32 then, bf16 now" in detail(found, "environment")
+    assert statuses(found)["environment"] == "noted" and "environment" not in found.differing
+
+
+def test_a_record_that_contradicts_itself(run: Path) -> None:
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["accuracy"] += 0.1
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    found = verify(run)
+    assert not found.same and "one of them was changed" in detail(found, "predictions") and found.rows is None
+
+
+def test_damaged_weights(run: Path) -> None:
+    path = run / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+    found = verify(run)
+    assert found.differing == ("weights", "predictions") and found.rows is None
+    assert len(found.text().splitlines()) < 30
+
+
+def test_what_cannot_be_verified(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="not a run"):
+        verify(tmp_path)
+    with pytest.raises(UsageError, match="--precision fp16"):
+        verify(run, precision="fp16")
+    (run / "metrics.json").rename(tmp_path / "metrics.json")
+    with pytest.raises(RunError, match="has not ended"):
+        verify(run)
+    (tmp_path / "metrics.json").rename(run / "metrics.json")
+    (run / "config.json").write_text('{"architecture": "vitrine-captioner"}')
+    with pytest.raises(RunError, match="does not list validation pictures with captions"):
+        verify(run)
+
+
+def test_json_has_everything(run: Path) -> None:
+    content = json.loads(json.dumps(verify(run).to_dict()))
+    assert content["verified"] is True and content["differs"] == []
+    assert content["predictions"]["compared"] == 24 and content["predictions"]["moved_labels"] == 0
+    assert {check["what"] for check in content["checks"]} >= {"weights", "validation pictures", "environment"}
+
+
+def test_the_verb_exits_1_where_something_differs(run: Path, data: Path, tmp_path: Path) -> None:
+    from vitrine.cli.compare import verify as verb
+
+    status, out = run_verb(verb, run)
+    assert status == 0 and out.rstrip().endswith("Verified: this run still says what it was recorded to say.")
+    next((data / "validation").rglob("*.png")).unlink()
+    status, out = run_verb(verb, run, data, "--batch-size", 5, "--json")
+    assert status == 1 and json.loads(out)["differs"] == ["validation pictures"]
