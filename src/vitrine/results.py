@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -229,6 +229,27 @@ def shown_number(value: float, decimals: int = 2, *, sign: bool = False) -> str:
     words = f"{value:z.{decimals}f}"
     plus = "+" if sign and float(words) > 0 else ""
     return f"{plus}{words}".replace("-", "\N{MINUS SIGN}")
+
+
+def percent(share: float, decimals: int = 1) -> str:
+    """A share of 1 as per cent: 0.9375 is ``93.8 %``."""
+    return f"{100 * share:.{decimals}f} %"
+
+
+def count_of(number: int, noun: str, plural: str = "") -> str:
+    """A number with its noun: ``1 picture``, ``1,500 pictures``; ``plural`` where an s is not enough."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def join_words(words: Sequence[str], last: str = "and") -> str:
+    """Words as a sentence lists them: ``a``, ``a and b``, ``a, b and c``; nothing for none."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}" if words else ""
+
+
+def and_n_more(names: Sequence[str], limit: int = 5) -> str:
+    """The first few names, and how many more there are: ``a, b and 3 more``."""
+    first = ", ".join(names[:limit])
+    return first if len(names) <= limit else f"{first} and {len(names) - limit:,} more"
 
 
 def _storable(name: str) -> str:

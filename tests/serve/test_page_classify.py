@@ -26,7 +26,7 @@ from vitrine.data.image_folder import one_picture
 from vitrine.explain.explainer import Mapper
 from vitrine.plotting.colormap import shared_scale
 from vitrine.plotting.provenance import read_provenance
-from vitrine.plotting.style import percent
+from vitrine.results import percent
 from vitrine.train.run import train
 
 SIDE = 4  # rows and columns of the small run's grid

@@ -28,14 +28,13 @@ from vitrine.plotting.style import (
     WIDTH,
     extent,
     new_figure,
-    percent,
     place,
     save,
     shortened,
     styled,
     write,
 )
-from vitrine.results import ClassificationMetrics
+from vitrine.results import ClassificationMetrics, percent
 
 WHOLE = 1000  # classes up to which every pair of them has a number or a cell
 _COUNTED = 15  # classes up to which every cell says its count

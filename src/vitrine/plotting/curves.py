@@ -22,7 +22,6 @@ from vitrine.plotting.style import (
     WIDTH,
     extent,
     new_figure,
-    percent,
     percent_tick,
     place,
     save,
@@ -30,6 +29,7 @@ from vitrine.plotting.style import (
     styled,
     write,
 )
+from vitrine.results import percent
 
 History = Sequence[Mapping[str, Any]]
 

@@ -129,13 +129,8 @@ def _measured(
     return box.width / DPI, box.height / DPI
 
 
-def percent(share: float, decimals: int = 1) -> str:
-    """A share of 1 as per cent: 0.9375 is ``93.8 %``."""
-    return f"{100 * share:.{decimals}f} %"
-
-
 def percent_tick(share: float, _position: int | None = None) -> str:
-    """The same for an axis, with a decimal only where it is not zero: ``92.5 %``, ``93 %``."""
+    """A share as per cent for an axis, with a decimal only where it is not zero: ``92.5 %``, ``93 %``."""
     return f"{round(100 * share, 2):g} %"
 
 

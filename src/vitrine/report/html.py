@@ -22,9 +22,10 @@ from vitrine.attribution.placement import Placement
 from vitrine.caption.figures.words import CaptionPicture
 from vitrine.explain.figures.map import MapPicture
 from vitrine.plotting.colormap import Scale
-from vitrine.plotting.style import ACCENT, GREY, HAIRLINE, INK, SERIES, percent, styled
+from vitrine.plotting.style import ACCENT, GREY, HAIRLINE, INK, SERIES, styled
 from vitrine.plotting.tables import Table
 from vitrine.report.document import Document
+from vitrine.results import percent
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -32,7 +32,6 @@ from vitrine.plotting.style import (
     WIDTH,
     extent,
     new_figure,
-    percent,
     place,
     save,
     shortened,
@@ -40,7 +39,7 @@ from vitrine.plotting.style import (
     wrapped,
     write,
 )
-from vitrine.results import shown_number
+from vitrine.results import percent, shown_number
 
 IN_A_ROW = 6
 """Words at most."""

@@ -22,7 +22,6 @@ from vitrine.plotting.style import (
     WIDTH,
     extent,
     new_figure,
-    percent,
     place,
     save,
     shortened,
@@ -31,6 +30,7 @@ from vitrine.plotting.style import (
     wrapped,
     write,
 )
+from vitrine.results import percent
 
 A_SHEET = 60
 """Pictures on a sheet."""

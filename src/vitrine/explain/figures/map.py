@@ -34,7 +34,6 @@ from vitrine.plotting.style import (
     extent,
     grid_width,
     panel_grid,
-    percent,
     place,
     save,
     shortened,
@@ -42,6 +41,7 @@ from vitrine.plotting.style import (
     wrapped,
     write,
 )
+from vitrine.results import percent
 
 __all__ = ["MapPicture", "Scale", "draw_overlay", "map_figure", "save_map_figure", "shared_scale"]
 

@@ -30,14 +30,13 @@ from vitrine.plotting.style import (
     TITLE,
     extent,
     new_figure,
-    percent,
     place,
     save,
     shortened,
     styled,
     write,
 )
-from vitrine.results import shown_number
+from vitrine.results import percent, shown_number
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
