@@ -211,7 +211,7 @@ def test_records_survive_many_processes(cache: Path) -> None:
     script = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from vitrine.downloads import records\n"
+        "from vitrine.io import hub_cache as records\n"
         "for _ in range(100):\n"
         "    records._note.cache_clear()\n"
         "    records.note_use(Path(sys.argv[1]), 'somewhere')\n"

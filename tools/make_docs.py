@@ -95,7 +95,7 @@ def recipe_page() -> str:
     return "\n".join(
         [
             f"{NOTE}# Recipes\n",
-            "A recipe is a TOML file: copy one from `src/vitrine/recipes/library`, edit it, and give its path to\n"
+            "A recipe is a TOML file: copy one from `src/vitrine/config/library`, edit it, and give its path to\n"
             "`vitrine train --recipe`. `--set key=value` overrides any field, `--set transforms.key=value` one field\n"
             "of the transforms. A name that is not in these tables is refused.\n",
             _table(("recipe", *shown, "transforms", "what it is"), rows),

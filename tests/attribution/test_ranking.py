@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitrine.attribution import ranking as ranking_module
 from vitrine.attribution.ranking import (
     METRICS,
     MIN_PICTURES,
@@ -21,6 +20,7 @@ from vitrine.attribution.ranking import (
     paired_difference,
     rank_methods,
 )
+from vitrine.metrics import intervals
 from vitrine.metrics.intervals import bootstrap_interval
 from vitrine.results import Interval
 
@@ -63,7 +63,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
 def test_resamples_are_drawn_in_blocks_without_changing(monkeypatch: pytest.MonkeyPatch) -> None:
     values_P = np.random.default_rng(1).random(37)
     whole = bootstrap_interval(values_P, seed=4)
-    monkeypatch.setattr(ranking_module, "_BLOCK", 100)
+    monkeypatch.setattr(intervals, "_BLOCK", 100)
     assert bootstrap_interval(values_P, seed=4) == whole
     assert bootstrap_interval(values_P, seed=5) != whole
 

@@ -181,7 +181,7 @@ def test_every_verb_s_start_is_timed(scripts: None, tmp_path: Path) -> None:
     import startup
 
     names = startup.Starts(tmp_path).commands
-    assert {f"{verb} --help" for verb in ("train", "predict", "caption", "bench", "verify")} <= set(names)
+    assert {f"{verb} --help" for verb in ("train", "predict", "caption", "verify")} <= set(names)
 
 
 def test_what_a_billion_pictures_cost(scripts: None) -> None:

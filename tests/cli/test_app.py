@@ -31,7 +31,6 @@ VERBS = (
     "knn",
     "shards",
     "cache",
-    "bench",
 )
 
 

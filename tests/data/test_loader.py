@@ -229,7 +229,7 @@ def test_only_a_few_batches_are_loaded_ahead() -> None:
 def test_an_interrupt_ends_it_all() -> None:
     program = """
         import multiprocessing, time
-        from test_loading import SPEC, samples
+        from test_loader import SPEC, samples
         from vitrine.data.loader import batches
         from vitrine.data.transforms import TrainTransform
         try:
@@ -241,7 +241,7 @@ def test_an_interrupt_ends_it_all() -> None:
     """
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=TESTS, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        cwd=Path(__file__).parent, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     process.stdout.readline()

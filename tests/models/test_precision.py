@@ -88,8 +88,9 @@ def test_a_mask_dropout_and_other_types_are_left_to_pytorch(monkeypatch: pytest.
 
     def counted(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
         calls.append(tuple(query.shape))
-        return plain_attention.plain_attention(query, key, value, scale)
+        return attention(query, key, value, scale)
 
+    attention = plain_attention.plain_attention
     monkeypatch.setattr(cpu_kernels, "plain_attention", counted)
     whole = torch.randn(1, 2, 6, 4)
     three = [whole.bfloat16()] * 3

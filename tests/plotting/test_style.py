@@ -315,7 +315,7 @@ def test_the_callers_settings_neither_change_nor_count(tmp_path: Path) -> None:
 
 def test_no_window_system_is_touched() -> None:
     program = (
-        "import sys, vitrine.plotting.curves, vitrine.compare.figures\n"
+        "import sys, vitrine.plotting.curves, vitrine.plotting.confusion\n"
         "from vitrine.plotting.style import styled, new_figure, save\n"
         "from pathlib import Path\n"
         "import tempfile\n"

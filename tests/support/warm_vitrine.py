@@ -13,13 +13,22 @@ import socket
 import sys
 from importlib import import_module
 
-_IMPORTED = ("training", "captioner_task", "comparing", "explaining", "positions", "prediction", "captioning", "check")
+_MODULES = (
+    "train.run",
+    "train.captioner",
+    "compare.run",
+    "explain.run",
+    "explain.positions",
+    "classify.predict",
+    "caption.run",
+    "check",
+)
 
 
 def serve(path: str) -> None:
     """Answer calls one after the other until standard input ends."""
-    for name in _IMPORTED:
-        import_module(f"vitrine.workflows.{name}")
+    for name in _MODULES:
+        import_module(f"vitrine.{name}")
     import_module("vitrine.cli.app")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)

@@ -588,7 +588,7 @@ def test_the_library_is_imported_by_one_function_only() -> None:
         ]
         names = [getattr(node, "module", None) or node.names[0].name for node in imports]
         assert not [name for name in names if name.split(".")[0] == "transformers"], path
-        assert path.name == "library.py" or "import_module" not in path.read_text()
+        assert path.name == "base.py" or "import_module" not in path.read_text()
 
 
 def test_gpt_pieces_are_read_with_their_word_starts(saved: dict[str, Path]) -> None:
