@@ -239,10 +239,16 @@ def test_an_interrupt_ends_it_all() -> None:
         except KeyboardInterrupt:
             print("interrupted", len(multiprocessing.active_children()), flush=True)
     """
+    paths = os.pathsep.join([str(TESTS), *sys.path])
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(program)],
-        cwd=Path(__file__).parent, env=os.environ | {"PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path])}, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        cwd=TESTS / "data",
+        env=os.environ | {"PYTHONPATH": paths},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout is not None
     process.stdout.readline()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to the workers too
