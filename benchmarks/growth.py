@@ -136,7 +136,7 @@ def _classes(count: int, _folder: Path) -> Iterator[str]:
     """Logits, labels and the five likeliest of 256 pictures."""
     import torch
 
-    from vitrine.classify.inference import run_batches
+    from vitrine.classify.inference import predict_batches
     from vitrine.classify.predictions_csv import Columns
     from vitrine.data.loader import Batch
     from vitrine.models.load import build
@@ -149,7 +149,7 @@ def _classes(count: int, _folder: Path) -> Iterator[str]:
     names = [f"{number}.png" for number in range(64)]
     yield ""
     rows = b""
-    for part in run_batches(built.module, batches, built.input, device=torch.device("cpu"), precision="fp32"):
+    for part in predict_batches(built.module, batches, built.input, device=torch.device("cpu"), precision="fp32"):
         rows = columns.rows(names, part.logits_BC.numpy())
     best = part.logits_BC.argmax(-1).tolist()
     if [line.split(b",")[1].decode() for line in rows.splitlines()] != [f"class {index}" for index in best]:

@@ -18,7 +18,7 @@ from harness.arithmetic import finish
 from harness.plain import PlainLoop
 from vitrine.attribution.attention import attention_map, attention_matrices, over_heads
 from vitrine.attribution.maps import token_layout
-from vitrine.classify.inference import run_batches
+from vitrine.classify.inference import predict_batches
 from vitrine.config import Recipe
 from vitrine.data.loader import Batch, normalise
 from vitrine.models.load import build, width_of
@@ -68,7 +68,7 @@ class ClassifierWork:
 
     def logits(self, precision: str) -> Tensor:
         """As ``vitrine predict`` computes them, float32 on the CPU."""
-        runs = run_batches(self.module, [self.pictures], self.spec, device=self.device, precision=precision)
+        runs = predict_batches(self.module, [self.pictures], self.spec, device=self.device, precision=precision)
         return next(iter(runs)).logits_BC
 
     def infer(self) -> int:

@@ -14,7 +14,7 @@ from harness.arithmetic import finish
 from torch import Tensor
 
 from side_by_side.task import Task
-from vitrine.classify.inference import eval_transform, run_batches
+from vitrine.classify.inference import eval_transform, predict_batches
 from vitrine.config import Recipe, named_transforms
 from vitrine.data.decode import FilePicture
 from vitrine.data.loader import Batch, PictureLoader
@@ -28,7 +28,7 @@ from vitrine.train.optimizer import make_optimizer, make_schedule
 
 
 class Ours:
-    """A round of training is one epoch of ``vitrine.train.loop``; of inference, one pass of ``run_batches``.
+    """A round of training is one epoch of ``vitrine.train.loop``; of inference, one pass of ``predict_batches``.
 
     Both start with idle workers, so that nothing is loaded before the clock runs or while another tool is timed.
     """
@@ -73,11 +73,13 @@ class Ours:
     def _logits(self, pixels_BCHW: Tensor, precision: str) -> Tensor:
         unknown_B = torch.full((len(pixels_BCHW),), -1)
         batch = Batch(pixels_BCHW, unknown_B, torch.arange(len(pixels_BCHW)))
-        (result,) = run_batches(self.module, [batch], self.spec, device=self.device, precision=precision)
+        (result,) = predict_batches(self.module, [batch], self.spec, device=self.device, precision=precision)
         return result.logits_BC
 
     def infer(self) -> int:
-        results = run_batches(self.module, self.eval_batches(), self.spec, device=self.device, precision=self.precision)
+        results = predict_batches(
+            self.module, self.eval_batches(), self.spec, device=self.device, precision=self.precision
+        )
         return sum(len(result.logits_BC) for result in results)
 
     def train(self) -> int:

@@ -19,9 +19,9 @@ from PIL import Image
 from vitrine.attribution.methods import Method
 from vitrine.attribution.verdict import Verdict
 from vitrine.caption.figures.words import caption_figure, save_caption_figure
-from vitrine.caption.inference import DecodedPicture, decode_pictures
+from vitrine.caption.inference import CaptionedPicture, decode_pictures
 from vitrine.caption.model import OpenedCaptioner, open_captioner
-from vitrine.caption.run import CaptionSettings, WordedPicture, caption_origin, worded_picture
+from vitrine.caption.run import CaptionSettings, WordMaps, caption_provenance, prepare_word_maps
 from vitrine.classify.inference import eval_batches
 from vitrine.classify.model import OpenedModel, open_model
 from vitrine.data.image_folder import one_picture
@@ -70,7 +70,7 @@ class Caption:
     text: str
     log_probability: float
     words: tuple[Word, ...]
-    _worded: WordedPicture
+    _worded: WordMaps
     _origin: Any
 
     def overlay(self) -> Image.Image:
@@ -131,18 +131,18 @@ class CaptionerModel:
         settings = CaptionSettings(**{"precision": self._precision, **how})
         sample = one_picture(picture, "vitrine caption")
         decoded = self._decoded(sample, settings)
-        worded = worded_picture(decoded, self.opened, settings)
+        worded = prepare_word_maps(decoded, self.opened, settings)
         words = tuple(
             Word(word.text, word.probability, word.map_RC, check.particular)
             for word, check in zip(worded.words, worded.checks, strict=True)
         )
 
         def origin(folder: str) -> Provenance:
-            return caption_origin(self.reference, self.opened, settings, sample, str(picture), folder, self._flags)
+            return caption_provenance(self.reference, self.opened, settings, sample, str(picture), folder, self._flags)
 
         return Caption(worded.picture.caption, decoded.caption.log_probability, words, worded, origin)
 
-    def _decoded(self, sample: Sample, settings: CaptionSettings) -> DecodedPicture:
+    def _decoded(self, sample: Sample, settings: CaptionSettings) -> CaptionedPicture:
         opened = self.opened
         return next(
             decode_pictures(

@@ -12,7 +12,7 @@ from pathlib import Path
 from vitrine.attribution.ranking import RankedMethod
 from vitrine.caption.evaluate import CaptionEvaluation, evaluate_captioner
 from vitrine.caption.figures.grounding import mean_text
-from vitrine.caption.run import Captions, CaptionSettings, caption_pictures
+from vitrine.caption.run import CaptionResult, CaptionSettings, caption_pictures
 from vitrine.check import check, render
 from vitrine.classify.evaluate import Evaluation, evaluate
 from vitrine.classify.model import open_model
@@ -51,7 +51,7 @@ class CaptionView:
 
     result: TrainResult
     test: CaptionEvaluation
-    captions: Captions
+    captions: CaptionResult
 
     def text(self) -> str:
         """The lines that the demo prints."""

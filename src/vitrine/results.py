@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vitrine.errors import DataError
+
 # Stored floats: finer than any sampling error, coarser than what a thread count or another processor changes.
 DECIMALS = 6
+
+Progress = Callable[[int, int], None]
+"""Called with how much is done, of how much."""
+
+Unreadable = tuple[str, str]
+"""A picture that cannot be read: its name, and why."""
+
+
+def no_progress(_count: int, _total: int) -> None:
+    """A :data:`Progress` that reports nothing."""
 
 
 @dataclass(frozen=True)
@@ -250,6 +262,33 @@ def and_n_more(names: Sequence[str], limit: int = 5) -> str:
     """The first few names, and how many more there are: ``a, b and 3 more``."""
     first = ", ".join(names[:limit])
     return first if len(names) <= limit else f"{first} and {len(names) - limit:,} more"
+
+
+def none_readable(unreadable: Sequence[Unreadable], count: int = 0, noun: str = "pictures") -> DataError:
+    """The error where not one picture can be read.
+
+    Args:
+        unreadable: the pictures, or the first of them.
+        count: how many there are; 0 counts ``unreadable``.
+        noun: what they are called.
+    """
+    if not unreadable:
+        return DataError(f"There are no {noun}.")
+    name, reason = unreadable[0]
+    return DataError(f"None of the {count or len(unreadable)} {noun} can be read, for example {name}: {reason}")
+
+
+def unreadable_to_json(unreadable: Sequence[Unreadable]) -> list[dict[str, str]]:
+    """Unreadable pictures as every JSON result lists them."""
+    return [{"name": name, "reason": reason} for name, reason in unreadable]
+
+
+def unreadable_lines(unreadable: Sequence[Unreadable], limit: int = 10) -> list[str]:
+    """Unreadable pictures below a table: a blank line, how many there are, and the first; no line for none."""
+    if not unreadable:
+        return []
+    heading = f"{count_of(len(unreadable), 'picture')} could not be read and count in no figure:"
+    return ["", heading, *(f"  {name}: {reason}" for name, reason in unreadable[:limit])]
 
 
 def _storable(name: str) -> str:

@@ -14,14 +14,14 @@ from pathlib import Path
 import pyarrow.dataset
 import pytest
 
-from vitrine.bulk.jobs import PredictWork
+from vitrine.bulk.jobs import PredictJob
 from vitrine.bulk.ledger import MANIFEST, FinishedPart, Ledger
 from vitrine.bulk.run import BulkSettings, cut, limited, named_parts
 from vitrine.bulk.worker import MOST_ATTEMPTS, Part, PartWorker
 from vitrine.classify.predict import predict
 from vitrine.data.samples import Sample
 from vitrine.errors import DataError, RunError, UsageError
-from vitrine.io.csv_tables import record
+from vitrine.io.csv_tables import csv_row
 
 Command = Callable[..., tuple[int, str, str]]
 JOB = {"verb": "predict", "weights": "abc"}
@@ -32,7 +32,7 @@ def finished(number: int) -> FinishedPart:
 
 
 def add(ledger: Ledger, number: int, *rows: Sequence[str]) -> None:
-    lines = [record(("filename", "label")), *(record(row) for row in rows)]
+    lines = [csv_row(("filename", "label")), *(csv_row(row) for row in rows)]
     (ledger.folder / f"part-{number:06d}.csv").write_bytes(b"".join(lines))
     ledger.record(finished(number))
 
@@ -113,7 +113,7 @@ def same_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_a_worker_writes_what_a_single_process_writes(small_run: Path, pictures: Path, tmp_path: Path) -> None:
     """Batches are the same, so the bytes are."""
     predict(str(small_run), pictures, tmp_path / "single.csv", batch_size=4, top=2, precision="fp32")
-    work = PredictWork(str(small_run), None, "fp32", batch_size=4, probabilities=False, top=2)
+    work = PredictJob(str(small_run), None, "fp32", batch_size=4, probabilities=False, top=2)
     found = cut(pictures, BulkSettings(part_size=10), batch_size=4)
     assert [each.count for each in found.slices] == [8, 8, 6], "whole batches"
     ledger = Ledger(tmp_path / "parts", ".csv", JOB)
@@ -130,7 +130,7 @@ def test_a_worker_writes_what_a_single_process_writes(small_run: Path, pictures:
 
 def test_parquet_parts_open_as_one_table(small_run: Path, pictures: Path, tmp_path: Path) -> None:
     predict(str(small_run), pictures, tmp_path / "single.csv", batch_size=4, probabilities=True, precision="fp32")
-    work = PredictWork(str(small_run), None, "fp32", batch_size=4, probabilities=True, top=0)
+    work = PredictJob(str(small_run), None, "fp32", batch_size=4, probabilities=True, top=0)
     ledger = Ledger(tmp_path / "p.parquet", ".parquet", JOB)
     ledger.begin(resume=False)
     worker = PartWorker(work, ledger.folder, ".parquet", tmp_path, cores=1)

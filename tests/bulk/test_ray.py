@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from vitrine.bulk.jobs import PredictWork
+from vitrine.bulk.jobs import PredictJob
 from vitrine.bulk.run import BulkSettings, predict_in_bulk
-from vitrine.bulk.worker import OpenedWork
+from vitrine.bulk.worker import JobRunner
 from vitrine.classify.predict import predict
 from vitrine.data.samples import Sample
 from vitrine.errors import RunError
@@ -58,8 +58,8 @@ def rows(path: Path) -> list[list[str]]:
         return list(csv.reader(stream))
 
 
-def work_of(run: Path) -> PredictWork:
-    return PredictWork(str(run), None, "fp32", batch_size=4, probabilities=True, top=2)
+def work_of(run: Path) -> PredictJob:
+    return PredictJob(str(run), None, "fp32", batch_size=4, probabilities=True, top=2)
 
 
 @pytest.fixture
@@ -107,17 +107,17 @@ def test_ray_is_on_loopback_and_reports_to_nobody(ray: Any) -> None:
 
 
 @dataclass(frozen=True)
-class KillsItself(PredictWork):
+class KillsItself(PredictJob):
     """Prediction whose worker is killed in the middle of a part: once, after two, with rows half written."""
 
     marker: str = ""
 
-    def open(self, loaders: int) -> OpenedWork:  # type: ignore[override]
+    def open(self, loaders: int) -> JobRunner:  # type: ignore[override]
         return KilledOnce(super().open(loaders), Path(self.marker))
 
 
 class KilledOnce:
-    def __init__(self, inner: OpenedWork, marker: Path) -> None:
+    def __init__(self, inner: JobRunner, marker: Path) -> None:
         self.inner, self.marker = inner, marker
         self.precision, self.weights = inner.precision, inner.weights
 
@@ -180,7 +180,7 @@ def test_ctrl_c_leaves_finished_parts_and_nothing_of_ray(
     assert not out.exists()
     before = noted(parts)
     assert 3 <= len(before) < 50
-    work = PredictWork(str(small_run), None, "fp32", batch_size=8, probabilities=False, top=0)
+    work = PredictJob(str(small_run), None, "fp32", batch_size=8, probabilities=False, top=0)
     settings = BulkSettings(part_size=16, workers=1)
     with pytest.raises(RunError, match="--resume"):
         predict_in_bulk(work, tmp_path / "many", out, settings)

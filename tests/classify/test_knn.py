@@ -16,7 +16,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from support.models import MICRO
 
-from vitrine.classify.knn import knn, neighbour_votes
+from vitrine.classify.knn import knn, knn_votes
 from vitrine.config import Recipe, named_transforms
 from vitrine.errors import DataError, ModelError, UsageError
 from vitrine.metrics.paired_tests import mcnemar_exact
@@ -52,7 +52,7 @@ def test_votes_are_those_of_loops(n: int, k: int, temperature: float, monkeypatc
     labels = rng.integers(0, 3, n)
     expected = slow_votes(known, labels, asked, 3, k, temperature)
     monkeypatch.setattr("vitrine.classify.knn._AT_ONCE", 4 * n)  # four rows at a time
-    found = neighbour_votes(known, labels, asked, classes=3, k=k, temperature=temperature)
+    found = knn_votes(known, labels, asked, classes=3, k=k, temperature=temperature)
     np.testing.assert_allclose(found, expected, rtol=2e-4)
     assert (found.argmax(1) == expected.argmax(1)).all()
 
@@ -61,9 +61,9 @@ def test_of_equally_similar_pictures_the_first_are_neighbours() -> None:
     """The same direction 50 times, with other lengths that cosine does not see; then a better one at the end."""
     known = np.array([[2.0**i, 0] for i in range(50)] + [[1, 1]], dtype=np.float32)
     labels = np.array([0] * 3 + [1] * 47 + [2])
-    votes = neighbour_votes(known, labels, np.array([[1, 1]], dtype=np.float32), classes=3, k=4)
+    votes = knn_votes(known, labels, np.array([[1, 1]], dtype=np.float32), classes=3, k=4)
     np.testing.assert_allclose(votes, [[3 * math.exp(math.sqrt(0.5) / 0.07), 0, math.exp(1 / 0.07)]], rtol=1e-5)
-    zeros = neighbour_votes(known, labels, np.zeros((1, 2), np.float32), classes=3, k=4)
+    zeros = knn_votes(known, labels, np.zeros((1, 2), np.float32), classes=3, k=4)
     np.testing.assert_allclose(zeros, [[3, 1, 0]])
 
 
@@ -71,10 +71,10 @@ def test_wrong_arguments_are_refused() -> None:
     known, labels = np.ones((3, 2), np.float32), np.zeros(3, np.int64)
     for change in ({"k": 0}, {"temperature": 0.0}):
         with pytest.raises(ValueError, match="Expected k"):
-            neighbour_votes(known, labels, known, classes=1, **change)  # type: ignore[arg-type]
+            knn_votes(known, labels, known, classes=1, **change)  # type: ignore[arg-type]
     for wrong in ((known, labels[:2], known), (known, labels, known[:, :1])):
         with pytest.raises(ValueError, match="do not fit"):
-            neighbour_votes(*wrong, classes=1)
+            knn_votes(*wrong, classes=1)
 
 
 @pytest.mark.parametrize("changes", [{}, {"global_pool": "avg"}, {"reg_tokens": 2, "class_token": False}])

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitrine.classify.predictions_csv import PredictionSummary, PredictionWriter, predictions_csv
+from vitrine.classify.predictions_csv import PredictionTable, PredictionWriter, predictions_csv
 from vitrine.errors import DataError, ModelError, RunError
-from vitrine.io.csv_tables import record, whole_records
+from vitrine.io.csv_tables import complete_records, csv_row
 from vitrine.metrics.classification import Outputs
 
 LABELS = ("cat", 'a "dog", large', "zebra\nfish")
@@ -39,7 +39,7 @@ def run(
     batch_size: int = 2,
     stop_after: int | None = None,
     **options: object,
-) -> PredictionSummary | None:
+) -> PredictionTable | None:
     """What ``vitrine predict`` does, killed after some batches where asked."""
     fails = FAILS if fails is None else fails
     with PredictionWriter(out, LABELS, **options) as writer:  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ def test_the_table_has_a_row_a_readable_picture_in_order(tmp_path: Path) -> None
     assert [row[1] for row in rows[1:]] == [LABELS[i] for i in logits_of(good).argmax(1)]
     listed = tmp_path / "predictions.unreadable.csv"
     assert read(listed) == [["filename", "reason"], *map(list, FAILS.items())]
-    assert summary == PredictionSummary(len(good), tuple(FAILS.items()), listed)
+    assert summary == PredictionTable(len(good), tuple(FAILS.items()), listed)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.csv", "predictions.unreadable.csv"]
 
 
@@ -127,14 +127,14 @@ letters = st.characters(exclude_categories=["Cs"], exclude_characters="\x00") | 
 
 @given(st.lists(st.text(letters, min_size=1), min_size=1))
 def test_any_record_is_read_back_by_the_csv_module_and_by_ours(fields: list[str]) -> None:
-    line = record(fields)
+    line = csv_row(fields)
     text = line.decode("utf-8", "surrogateescape")
     escaped = [field.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape") for field in fields]
     assert list(csv.reader(io.StringIO(text, newline=""))) == [escaped]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "t.csv"
         path.write_bytes(line + line + line[:-1])
-        assert list(whole_records(path)) == [(len(line), escaped), (2 * len(line), escaped)]
+        assert list(complete_records(path)) == [(len(line), escaped), (2 * len(line), escaped)]
 
 
 # --- interruptions
@@ -171,7 +171,7 @@ def test_a_list_of_unreadable_pictures_may_be_cut_at_any_byte(tmp_path: Path) ->
     last = len(NAMES) // 2
     run(tmp_path / "begun" / "p.csv", stop_after=last)
     begun = finished(tmp_path / "begun")
-    more = record(list(FAILS.items())[-1])
+    more = csv_row(list(FAILS.items())[-1])
     for size in range(len(more) + 1):
         folder = tmp_path / f"cut{size}"
         folder.mkdir()

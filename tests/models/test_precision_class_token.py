@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vitrine.attribution.attention import record_attention
-from vitrine.classify.inference import run_batches
+from vitrine.classify.inference import predict_batches
 from vitrine.data.loader import Batch
 from vitrine.models.load import build
 from vitrine.models.precision import class_token_alone
@@ -138,7 +138,7 @@ def test_a_compiled_module_stays_what_it_was_compiled_as(monkeypatch: pytest.Mon
     batch = Batch(pixels, torch.zeros(2, dtype=torch.int64), torch.arange(2))
     for precision in ("fp32", "bf16"):
         device = torch.device("cpu")
-        list(run_batches(built.module, [batch] * 4, built.input, device=device, precision=precision))
+        list(predict_batches(built.module, [batch] * 4, built.input, device=device, precision=precision))
     assert len(graphs) == 2  # one for each precision
     torch.compiler.reset()
 

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from vitrine.config import CaptionSpec, Recipe, recipe_to_toml
-from vitrine.io.csv_tables import record
+from vitrine.io.csv_tables import csv_row
 from vitrine.metrics.intervals import wilson
 from vitrine.results import CaptioningMetrics, ClassificationMetrics, ClassMetrics
 
@@ -106,7 +106,7 @@ def made_captioner(
         scores={"predicted": {"exact": {"n": exact}}},
     )
     folder.mkdir(parents=True, exist_ok=True)
-    table = b"".join(record((a, b, "-1.500000")) for a, b in zip(names, captions, strict=True))
+    table = b"".join(csv_row((a, b, "-1.500000")) for a, b in zip(names, captions, strict=True))
     for name, content in {
         "recipe.toml": recipe_to_toml(recipe),
         "data.json": json.dumps(
@@ -114,7 +114,7 @@ def made_captioner(
         ),
         "config.json": json.dumps({"architecture": "vitrine-captioner"}),
         "metrics.json": json.dumps(metrics.to_dict()),
-        "captions.csv": (record(("filename", "caption", "log_probability")) + table).decode(),
+        "captions.csv": (csv_row(("filename", "caption", "log_probability")) + table).decode(),
         "history.jsonl": "",
     }.items():
         (folder / name).write_text(content, encoding="utf-8")

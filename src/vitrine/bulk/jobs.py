@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vitrine.bulk.worker import Unreadable, sha256_of
 from vitrine.caption.model import OpenedCaptioner, open_captioner
-from vitrine.caption.run import CaptionSession, CaptionSettings, given_flags
+from vitrine.caption.run import CaptionSession, CaptionSettings, captioner_flags
 from vitrine.classify.model import OpenedModel, open_model
 from vitrine.classify.predict import write_predictions
 from vitrine.classify.predictions_csv import PredictionWriter
@@ -19,7 +19,7 @@ from vitrine.plotting.provenance import figure_names
 
 
 @dataclass(frozen=True)
-class PredictWork:
+class PredictJob:
     """``vitrine predict``; see :func:`vitrine.classify.predict.predict`."""
 
     model: str
@@ -34,7 +34,7 @@ class PredictWork:
 
 
 class _Predicting:
-    def __init__(self, asked: PredictWork, opened: OpenedModel, loaders: int) -> None:
+    def __init__(self, asked: PredictJob, opened: OpenedModel, loaders: int) -> None:
         self.asked, self.opened, self.loaders = asked, opened, loaders
         self.precision, self.weights = opened.precision, sha256_of(opened.built.weights)
 
@@ -49,7 +49,7 @@ class _Predicting:
 
 
 @dataclass(frozen=True)
-class ExplainWork:
+class ExplainJob:
     """``vitrine explain`` without contact sheets; ``settings`` have the scale that all figures share.
 
     ``folder``: whether a picture's path is ``images`` and its name.
@@ -70,7 +70,7 @@ class ExplainWork:
 
 
 class _Explaining:
-    def __init__(self, asked: ExplainWork, mapper: Mapper, loaders: int) -> None:
+    def __init__(self, asked: ExplainJob, mapper: Mapper, loaders: int) -> None:
         self.asked, self.mapper, self.loaders = asked, mapper, loaders
         self.precision, self.weights = mapper.opened.precision, sha256_of(mapper.opened.built.weights)
 
@@ -97,7 +97,7 @@ class _Explaining:
 
 
 @dataclass(frozen=True)
-class CaptionWork:
+class CaptionJob:
     """``vitrine caption``; ``folder``: whether a picture's path is ``images`` and its name."""
 
     model: str
@@ -115,7 +115,7 @@ class CaptionWork:
 
 
 class _Captioning:
-    def __init__(self, asked: CaptionWork, opened: OpenedCaptioner) -> None:
+    def __init__(self, asked: CaptionJob, opened: OpenedCaptioner) -> None:
         self.asked, self.opened = asked, opened
         self.precision, self.weights = asked.settings.precision, sha256_of(opened.weights)
 
@@ -128,7 +128,7 @@ class _Captioning:
             asked.out,
             asked.settings,
             figure_names([sample.name for sample in samples], asked.settings.kind) if figures is None else figures,
-            given_flags(asked.architecture, asked.vocabulary),
+            captioner_flags(asked.architecture, asked.vocabulary),
             rows,
             folder=asked.folder,
         )

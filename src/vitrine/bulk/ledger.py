@@ -24,7 +24,7 @@ import pyarrow
 import pyarrow.parquet
 
 from vitrine.errors import DataError, RunError
-from vitrine.io.csv_tables import record, whole_records
+from vitrine.io.csv_tables import complete_records, csv_row
 
 MANIFEST = "_manifest.jsonl"
 UNREADABLE_HEADER = ("filename", "reason")
@@ -118,7 +118,7 @@ class Ledger:
         for number in range(count):
             path = self.folder / unreadable_name(number)
             if path.is_file():
-                for index, (_, fields) in enumerate(whole_records(path)):
+                for index, (_, fields) in enumerate(complete_records(path)):
                     if index:
                         yield fields[0], fields[1]
 
@@ -126,10 +126,10 @@ class Ledger:
         """List the unreadable pictures of all parts; None, and no file, where there are none."""
         partial = out.with_name(f"{out.name}.partial")
         with partial.open("wb") as stream:
-            stream.write(record(UNREADABLE_HEADER))
+            stream.write(csv_row(UNREADABLE_HEADER))
             some = False
             for item in self.unreadable(count):
-                stream.write(record(item))
+                stream.write(csv_row(item))
                 some = True
         if some:
             partial.replace(out)
@@ -192,7 +192,7 @@ def _copy_rows(part: Path, table: IO[bytes], *, header: bool) -> None:
     with ExitStack() as stack:
         rows = stack.enter_context(part.open("rb"))
         if not header:
-            rows.seek(next(iter(whole_records(part)))[0])
+            rows.seek(next(iter(complete_records(part)))[0])
         shutil.copyfileobj(rows, table, 1 << 20)
 
 

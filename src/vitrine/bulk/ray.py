@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.bulk.ledger import FinishedPart
-from vitrine.bulk.worker import Part, PartWorker, Work, told
+from vitrine.bulk.worker import Job, Part, PartWorker, told
 from vitrine.errors import EnvironmentMismatchError, RunError, UsageError
 from vitrine.runs.environment import native_messages_dropped
 
@@ -183,7 +183,7 @@ def pool(ray: Any, workers: int = 0) -> Pool:
 class _BatchWorker:
     """A part worker as Ray Data calls it: rows in, rows out. What goes wrong comes back as a row, in its own kind."""
 
-    def __init__(self, work: Work, parts: Path, ending: str, folder: Path, chosen: Pool) -> None:
+    def __init__(self, work: Job, parts: Path, ending: str, folder: Path, chosen: Pool) -> None:
         self.worker: PartWorker | None = None
         self.wrong: Exception | None = None
         try:
@@ -205,7 +205,7 @@ class _BatchWorker:
 
 
 def run_parts(
-    ray: Any, chosen: Pool, work: Work, parts: Sequence[Part], folder: Path, ending: str
+    ray: Any, chosen: Pool, work: Job, parts: Sequence[Part], folder: Path, ending: str
 ) -> Iterator[FinishedPart]:
     """Work on parts, each in one of the workers; they come in the order in which they are finished.
 

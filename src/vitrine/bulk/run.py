@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vitrine.bulk.jobs import CaptionWork, ExplainWork, PredictWork
+from vitrine.bulk.jobs import CaptionJob, ExplainJob, PredictJob
 from vitrine.bulk.ledger import Ledger
 from vitrine.bulk.ray import pool, ray_running, run_parts
-from vitrine.bulk.worker import Part, Work, sha256_of
+from vitrine.bulk.worker import Job, Part, sha256_of
 from vitrine.caption.model import open_captioner
 from vitrine.classify.model import open_model
 from vitrine.data.bulk_slices import FolderSlice, Sliced, sliced
@@ -45,7 +45,7 @@ class BulkSettings:
 
 
 @dataclass(frozen=True)
-class Bulk:
+class BulkResult:
     """What a bulk job made.
 
     Attributes:
@@ -127,7 +127,7 @@ def named_parts(found: Sliced, kind: str, taken: Sequence[str] = ()) -> tuple[Pa
 
 
 def run_job(
-    work: Work, parts: Sequence[Part], ledger: Ledger, settings: BulkSettings, progress: Progress | None = None
+    work: Job, parts: Sequence[Part], ledger: Ledger, settings: BulkSettings, progress: Progress | None = None
 ) -> int:
     """Work on the parts that are not finished.
 
@@ -182,13 +182,15 @@ def described(verb: str, work: Any, weights: str, parts: Sequence[Part], options
     }
 
 
-def summary(ledger: Ledger, parts: int, before: int, result: Path, unreadable: Path, notes: Sequence[str]) -> Bulk:
+def summary(
+    ledger: Ledger, parts: int, before: int, result: Path, unreadable: Path, notes: Sequence[str]
+) -> BulkResult:
     """What a finished job comes to; the list of unreadable pictures is written."""
     done = ledger.finished.values()
     first = [item for _, item in zip(range(10), ledger.unreadable(parts), strict=False)]
     table = ledger.write_unreadable(parts, unreadable)
     ledger.close()
-    return Bulk(
+    return BulkResult(
         result,
         sum(part.rows for part in done),
         tuple(first),
@@ -202,8 +204,8 @@ def summary(ledger: Ledger, parts: int, before: int, result: Path, unreadable: P
 
 
 def predict_in_bulk(
-    work: PredictWork, images: Path, out: Path, settings: BulkSettings, progress: Progress | None = None
-) -> Bulk:
+    work: PredictJob, images: Path, out: Path, settings: BulkSettings, progress: Progress | None = None
+) -> BulkResult:
     """Predict every picture of a folder, of shards or of Parquet files.
 
     Args:
@@ -240,8 +242,8 @@ def predict_in_bulk(
 
 
 def explain_in_bulk(
-    work: ExplainWork, settings: BulkSettings, limit: int | None = None, progress: Progress | None = None
-) -> Bulk:
+    work: ExplainJob, settings: BulkSettings, limit: int | None = None, progress: Progress | None = None
+) -> BulkResult:
     """Draw a map for every picture: figures as a single process draws them, and ``maps.csv``; no contact sheets.
 
     ``work.folder`` is found here. Arguments and errors are those of :func:`predict_in_bulk`.
@@ -261,8 +263,8 @@ def explain_in_bulk(
 
 
 def caption_in_bulk(
-    work: CaptionWork, settings: BulkSettings, limit: int | None = None, progress: Progress | None = None
-) -> Bulk:
+    work: CaptionJob, settings: BulkSettings, limit: int | None = None, progress: Progress | None = None
+) -> BulkResult:
     """Caption every picture: figures as a single process draws them, and ``captions.csv``.
 
     Arguments and errors are those of :func:`explain_in_bulk`.
@@ -297,15 +299,15 @@ def _shared_scale(mapper: Mapper, asked: ExplainSettings, found: Sliced, batch_s
 
 def _figures(
     verb: str,
-    work: ExplainWork | CaptionWork,
+    work: ExplainJob | CaptionJob,
     table: Path,
     parts: Sequence[Part],
     weights: str,
     settings: BulkSettings,
     notes: Sequence[str],
     progress: Progress | None,
-) -> Bulk:
-    job: Work = work
+) -> BulkResult:
+    job: Job = work
     options = asdict(work) | {"images": str(work.images), "out": str(work.out), "vocabulary": ""}
     ledger = Ledger(table.with_name(f"{table.name}.parts"), ".csv", described(verb, work, weights, parts, options))
     before = run_job(job, parts, ledger, settings, progress)
@@ -316,7 +318,7 @@ def _figures(
     return _one_table(ledger, parts, before, table, notes)
 
 
-def _one_table(ledger: Ledger, parts: Sequence[Part], before: int, table: Path, notes: Sequence[str]) -> Bulk:
+def _one_table(ledger: Ledger, parts: Sequence[Part], before: int, table: Path, notes: Sequence[str]) -> BulkResult:
     result = summary(ledger, len(parts), before, table, table.with_name(f"{table.stem}.unreadable.csv"), notes)
     ledger.merge(len(parts), table)
     ledger.remove()

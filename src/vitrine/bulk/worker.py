@@ -23,7 +23,7 @@ from vitrine.bulk.ledger import UNREADABLE_HEADER, FinishedPart, part_name, unre
 from vitrine.data.bulk_slices import Slice
 from vitrine.data.samples import Sample
 from vitrine.errors import RunError, VitrineError
-from vitrine.io.csv_tables import record
+from vitrine.io.csv_tables import csv_row
 from vitrine.models.reference import WeightsFile
 
 Unreadable = list[tuple[str, str]]
@@ -42,7 +42,7 @@ class Part:
     figures: Mapping[str, str] | None = None
 
 
-class OpenedWork(Protocol):
+class JobRunner(Protocol):
     """A model that is ready to work."""
 
     precision: str
@@ -53,10 +53,10 @@ class OpenedWork(Protocol):
         ...
 
 
-class Work(Protocol):
+class Job(Protocol):
     """What is done to every part: a description that can be pickled."""
 
-    def open(self, loaders: int) -> OpenedWork:
+    def open(self, loaders: int) -> JobRunner:
         """Load the model. ``loaders`` background processes may load pictures.
 
         Raises:
@@ -77,7 +77,7 @@ class PartWorker:
         loaders: background processes that load pictures; 0 loads in the worker.
     """
 
-    def __init__(self, work: Work, parts: Path, ending: str, folder: Path, cores: int, loaders: int = 0) -> None:
+    def __init__(self, work: Job, parts: Path, ending: str, folder: Path, cores: int, loaders: int = 0) -> None:
         if not folder.is_dir():
             raise RunError(
                 f"{socket.gethostname()} has no folder {folder}: workers need the same paths as this machine."
@@ -112,7 +112,7 @@ class PartWorker:
         listing = self.parts / unreadable_name(number)
         if unreadable:
             named = attempt / "unreadable.csv"
-            named.write_bytes(record(UNREADABLE_HEADER) + b"".join(record(item) for item in unreadable))
+            named.write_bytes(csv_row(UNREADABLE_HEADER) + b"".join(csv_row(item) for item in unreadable))
             named.replace(listing)
         else:
             listing.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ from vitrine.attribution.grounding import GroundedCaption, Grounding, NounMean, 
 from vitrine.caption.beam_search import beam_search
 from vitrine.caption.decoding import DecodedCaption, Progress, captions_of, forced, greedy
 from vitrine.caption.figures.grounding import grounding_text, mean_text, save_grounding_figure
-from vitrine.caption.inference import DecodedPicture, PredictedCaption, captions_csv, decode_pictures
+from vitrine.caption.inference import CaptionedPicture, PredictedCaption, captions_csv, decode_pictures
 from vitrine.caption.model import OpenedCaptioner, open_captioner
 from vitrine.caption.word_maps import caption_words
 from vitrine.classify.evaluate import choose_split, split_of_run
@@ -369,13 +369,13 @@ class _Session:
             self._follow(replace(each, caption=human.pop(name)))
             self.progress(len(self.captions) + len(self.unreadable), len(self.samples))
 
-    def _follow(self, human: DecodedPicture) -> None:
+    def _follow(self, human: CaptionedPicture) -> None:
         """A human caption that the captioner was made to follow."""
         self.log_probability += human.caption.log_probability
         self.pieces += len(human.caption.ids) + human.caption.finished
         self._ground("human", human)
 
-    def _ground(self, which: str, decoded: DecodedPicture) -> None:
+    def _ground(self, which: str, decoded: CaptionedPicture) -> None:
         found = self.regions.of(decoded.sample.name) if self.regions is not None else None
         if found is None or not decoded.caption.ids:
             return

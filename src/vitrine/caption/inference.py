@@ -15,7 +15,7 @@ from vitrine.caption.model import OpenedCaptioner
 from vitrine.data.captions.datasets import CaptionedSample
 from vitrine.data.samples import Sample
 from vitrine.errors import DataError, PictureError
-from vitrine.io.csv_tables import record
+from vitrine.io.csv_tables import csv_row
 from vitrine.metrics.captions import CaptionScores, caption_scores
 from vitrine.models.captioner.inference import images_rounded
 from vitrine.models.captioner.model import Memory
@@ -25,7 +25,7 @@ Decode = Callable[[Any, Memory, Sequence[Sample]], Iterator[Progress]]
 
 
 @dataclass(frozen=True, eq=False)
-class DecodedPicture:
+class CaptionedPicture:
     """One picture and its caption.
 
     Attributes:
@@ -51,7 +51,7 @@ def decode_pictures(
     precision: str = "fp32",
     batch_size: int = 8,
     unreadable: Callable[[str, str], None] | None = None,
-) -> Iterator[DecodedPicture]:
+) -> Iterator[CaptionedPicture]:
     """Caption pictures, batch by batch.
 
     Args:
@@ -84,7 +84,7 @@ def decode_pictures(
             captions = captions_of(decode(module, memory, [sample for sample, _ in readable]))
         for (sample, photo), caption in zip(readable, captions, strict=True):
             placement = Placement(transform.geometry(*photo.size), *caption.grid)
-            yield DecodedPicture(sample, photo, caption, placement)
+            yield CaptionedPicture(sample, photo, caption, placement)
 
 
 @dataclass(frozen=True)
@@ -187,6 +187,6 @@ def greedy_captions(
 
 def captions_csv(captions: Sequence[PredictedCaption]) -> bytes:
     """filename, caption and log-probability (natural), one line a picture."""
-    rows = [record(("filename", "caption", "log_probability"))]
-    rows += [record((each.name, each.caption, f"{each.log_probability:z.6f}")) for each in captions]
+    rows = [csv_row(("filename", "caption", "log_probability"))]
+    rows += [csv_row((each.name, each.caption, f"{each.log_probability:z.6f}")) for each in captions]
     return b"".join(rows)

@@ -15,20 +15,20 @@ import numpy as np
 from vitrine.caption.beam_search import beam_search
 from vitrine.caption.decoding import MapChoice, Progress, greedy
 from vitrine.caption.figures.words import CaptionPicture, WordPanel, save_caption_figure
-from vitrine.caption.inference import DecodedPicture, decode_pictures
+from vitrine.caption.inference import CaptionedPicture, decode_pictures
 from vitrine.caption.model import OpenedCaptioner, open_captioner
 from vitrine.caption.sampling import sample
 from vitrine.caption.word_maps import CaptionWord, Join, WordCheck, caption_words, check_words
 from vitrine.data.image_folder import list_pictures
 from vitrine.data.samples import Sample, drawn
 from vitrine.errors import DataError
-from vitrine.io.csv_tables import record
+from vitrine.io.csv_tables import csv_row
 from vitrine.models.captioner.model import Memory
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.provenance import Provenance, figure_names
 from vitrine.results import rounded
 
-CAPTION_HEADER = record(("filename", "caption", "log_probability", "words", "verdicts"))
+CAPTION_HEADER = csv_row(("filename", "caption", "log_probability", "words", "verdicts"))
 """The first line."""
 
 SOMEWHERE, NOWHERE = "looked somewhere", "nowhere in particular"
@@ -44,7 +44,7 @@ def caption_record(picture: CaptionPicture) -> bytes:
     likely = "" if picture.log_probability is None else f"{picture.log_probability:z.6f}"
     words = json.dumps([word.text for word in picture.words], ensure_ascii=False)
     verdicts = json.dumps([_verdict(word) for word in picture.words], ensure_ascii=False)
-    return record((picture.name, picture.caption, likely, words, verdicts))
+    return csv_row((picture.name, picture.caption, likely, words, verdicts))
 
 
 def _verdict(word: WordPanel) -> str:
@@ -131,7 +131,7 @@ class CaptionSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Captioned:
+class PictureCaption:
     """One picture's caption.
 
     Attributes:
@@ -171,7 +171,7 @@ class Captioned:
 
 
 @dataclass(frozen=True)
-class Captions:
+class CaptionResult:
     """What ``vitrine caption`` made.
 
     Attributes:
@@ -183,7 +183,7 @@ class Captions:
     """
 
     out: Path
-    captions: tuple[Captioned, ...]
+    captions: tuple[PictureCaption, ...]
     table: Path
     unreadable: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
@@ -198,7 +198,7 @@ class Captions:
 
 
 @dataclass(frozen=True, eq=False)
-class WordedPicture:
+class WordMaps:
     """A caption in words.
 
     Attributes:
@@ -214,7 +214,7 @@ class WordedPicture:
     scale: Scale
 
 
-def worded_picture(decoded: DecodedPicture, opened: OpenedCaptioner, settings: CaptionSettings) -> WordedPicture:
+def prepare_word_maps(decoded: CaptionedPicture, opened: OpenedCaptioner, settings: CaptionSettings) -> WordMaps:
     """Join word pieces, check their maps, and say what they are."""
     caption = decoded.caption
     words = caption_words(caption, opened.vocabulary, settings.join)
@@ -235,12 +235,12 @@ def worded_picture(decoded: DecodedPicture, opened: OpenedCaptioner, settings: C
         method=f"{opened.attention} of the query that predicted each word, {where}, {heads}",
         notes=() if caption.finished else ("The caption was cut for its length.",),
     )
-    return WordedPicture(
+    return WordMaps(
         words, checks, picture, Scale("uniform", shared_scale([word.map_RC for word in words]) if words else 2.0)
     )
 
 
-def caption_origin(
+def caption_provenance(
     reference: str,
     opened: OpenedCaptioner,
     settings: CaptionSettings,
@@ -287,7 +287,7 @@ def caption_pictures(
     batch_size: int = 8,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
     download: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Captions:
+) -> CaptionResult:
     """Caption every picture, as pictures come: what was drawn before an interruption stays.
 
     Args:
@@ -308,7 +308,7 @@ def caption_pictures(
     """
     samples = drawn(list_pictures(images), limit, settings.seed)
     opened = open_captioner(model, architecture, vocabulary, download, settings.precision)
-    given = given_flags(architecture, vocabulary)
+    given = captioner_flags(architecture, vocabulary)
     figures = figure_names([sample.name for sample in samples], settings.kind)
     session = CaptionSession(opened, model, images, out, settings, figures, given, out / "captions.csv")
     for first in range(0, len(samples), batch_size):
@@ -317,7 +317,7 @@ def caption_pictures(
     return session.finish()
 
 
-def given_flags(architecture: str | None, vocabulary: Path | None) -> list[str]:
+def captioner_flags(architecture: str | None, vocabulary: Path | None) -> list[str]:
     """The options that say what a captioner's weights file is."""
     flags = ["--arch", architecture] if architecture else []
     return flags + (["--vocab", str(vocabulary)] if vocabulary else [])
@@ -353,7 +353,7 @@ class CaptionSession:
         self.opened, self.model, self.images, self.out, self.settings = opened, model, images, out, settings
         self.flags, self.figures, self.table = flags, figures, table
         self.folder = images.is_dir() if folder is None else folder
-        self.made: list[Captioned] = []
+        self.made: list[PictureCaption] = []
         self.unreadable: list[tuple[str, str]] = []
         out.mkdir(parents=True, exist_ok=True)
         self.partial = table.with_name(f"{table.name}.partial")
@@ -375,20 +375,22 @@ class CaptionSession:
             for each in decoded:
                 rows.write(self._draw(each))
 
-    def _draw(self, decoded: DecodedPicture) -> bytes:
-        sample, worded = decoded.sample, worded_picture(decoded, self.opened, self.settings)
+    def _draw(self, decoded: CaptionedPicture) -> bytes:
+        sample, worded = decoded.sample, prepare_word_maps(decoded, self.opened, self.settings)
         figure, text = self.out / self.figures[sample.name], worded.picture.caption
         where = str(self.images / sample.name if self.folder else self.images)
-        origin = caption_origin(self.model, self.opened, self.settings, sample, where, str(figure.parent), self.flags)
+        origin = caption_provenance(
+            self.model, self.opened, self.settings, sample, where, str(figure.parent), self.flags
+        )
         save_caption_figure(worded.picture, worded.scale, figure, origin.to_metadata())
         likely = decoded.caption.log_probability
-        self.made.append(Captioned(sample.name, figure, text, likely, worded.words, worded.checks))
+        self.made.append(PictureCaption(sample.name, figure, text, likely, worded.words, worded.checks))
         return caption_record(worded.picture)
 
-    def finish(self) -> Captions:
+    def finish(self) -> CaptionResult:
         """The table under its name."""
         if not self.made:
             name, reason = self.unreadable[0]
             raise DataError(f"None of the {len(self.unreadable)} pictures can be read, for example {name}: {reason}")
         self.partial.replace(self.table)
-        return Captions(self.out, tuple(self.made), self.table, tuple(self.unreadable), self.opened.notes)
+        return CaptionResult(self.out, tuple(self.made), self.table, tuple(self.unreadable), self.opened.notes)

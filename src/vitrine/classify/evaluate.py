@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vitrine.classify.inference import BatchLogits, collect, eval_batches, run_batches
+from vitrine.classify.inference import BatchLogits, eval_batches, predict_batches, stack_logits
 from vitrine.classify.model import OpenedModel, in_precision, is_unfinished, open_model
 from vitrine.classify.predictions_csv import predictions_csv
 from vitrine.data.captions.datasets import CaptionData
@@ -187,7 +187,9 @@ def _run(
     def watched() -> Iterator[BatchLogits]:
         nonlocal done
         source = eval_batches(samples, opened.spec, batch_size=batch_size)
-        for part in run_batches(opened.module, source, opened.spec, device=opened.device, precision=opened.precision):
+        for part in predict_batches(
+            opened.module, source, opened.spec, device=opened.device, precision=opened.precision
+        ):
             unreadable.extend((samples[i].name, reason) for i, reason in part.batch.unreadable)
             done += len(part.batch.indices_B) + len(part.batch.unreadable)
             if progress is not None:
@@ -200,7 +202,7 @@ def _run(
         raise DataError(
             f"None of the {len(listed)} pictures can be read, for example {unreadable[0][0]}: {unreadable[0][1]}"
         )
-    return collect(listed, parts), tuple(unreadable)
+    return stack_logits(listed, parts), tuple(unreadable)
 
 
 def _write(out: Path, result: Evaluation, outputs: Outputs, labels: tuple[str, ...]) -> None:

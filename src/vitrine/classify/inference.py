@@ -31,7 +31,7 @@ def eval_transform(spec: InputSpec) -> EvalTransform:
     return EvalTransform(TransformSpec(eval_crop=spec.crop), spec.size)
 
 
-def run_batches(
+def predict_batches(
     module: nn.Module, source: Iterable[Batch], spec: InputSpec, *, device: torch.device, precision: str
 ) -> Iterator[BatchLogits]:
     """Logits batch by batch, in eval mode; the module's own mode is put back at the end."""
@@ -52,7 +52,7 @@ def eval_batches(samples: Sequence[Sample], spec: InputSpec, *, batch_size: int,
     return batches(samples, eval_transform(spec), batch_size=batch_size, workers=workers)
 
 
-def collect(samples: Sequence[Sample], results: Iterable[BatchLogits]) -> Outputs:
+def stack_logits(samples: Sequence[Sample], results: Iterable[BatchLogits]) -> Outputs:
     """All logits with the samples' names and labels, in order; unreadable pictures are left out."""
     parts = [(part.batch.indices_B, part.logits_BC) for part in results if len(part.batch.indices_B)]
     indices = np.concatenate([indices_B.numpy() for indices_B, _ in parts])

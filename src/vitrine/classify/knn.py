@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vitrine.classify.evaluate import choose_split, split_of_run
-from vitrine.classify.inference import eval_batches, run_batches
+from vitrine.classify.inference import eval_batches, predict_batches
 from vitrine.classify.model import OpenedModel, on_device, open_model
 from vitrine.data.samples import LabelledData, Sample
 from vitrine.data.sources import open_data
@@ -41,7 +41,7 @@ TEMPERATURE = 0.07
 _AT_ONCE = 1 << 24  # similarities that exist at a time: 64 MiB
 
 
-def neighbour_votes(
+def knn_votes(
     known_ND: npt.NDArray[np.float32],
     labels_N: npt.NDArray[np.int64],
     asked_QD: npt.NDArray[np.float32],
@@ -372,7 +372,7 @@ def _features(opened: OpenedModel, samples: Sequence[Sample], batch_size: int, w
     unreadable: list[tuple[str, str]] = []
     source = eval_batches(samples, opened.spec, batch_size=batch_size)
     pooled, how = Pooled(opened.module), {"device": opened.device, "precision": opened.precision}
-    for part in run_batches(pooled, source, opened.spec, **how):  # type: ignore[arg-type]
+    for part in predict_batches(pooled, source, opened.spec, **how):  # type: ignore[arg-type]
         unreadable += [(samples[i].name, reason) for i, reason in part.batch.unreadable]
         if len(part.batch):
             indices += part.batch.indices_B.tolist()
@@ -387,7 +387,7 @@ def _features(opened: OpenedModel, samples: Sequence[Sample], batch_size: int, w
 
 
 def _voted(name: str, known: FeatureTable, asked: FeatureTable, classes: int, k: int) -> Guesser:
-    votes_QC = neighbour_votes(known.features_ND, known.labels_N, asked.features_ND, classes=classes, k=k)
+    votes_QC = knn_votes(known.features_ND, known.labels_N, asked.features_ND, classes=classes, k=k)
     right_Q = votes_QC.argmax(1) == asked.labels_N
     return Guesser(name, {each.name: bool(right) for each, right in zip(asked.samples, right_Q, strict=True)})
 

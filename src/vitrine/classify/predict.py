@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from vitrine.classify.inference import eval_batches, run_batches
+from vitrine.classify.inference import eval_batches, predict_batches
 from vitrine.classify.model import OpenedModel, open_model
 from vitrine.classify.predictions_csv import PredictionWriter
 from vitrine.data.image_folder import list_pictures
@@ -18,7 +18,7 @@ from vitrine.runs.environment import model_notes
 
 
 @dataclass(frozen=True)
-class Prediction:
+class PredictionResult:
     """What ``vitrine predict`` wrote.
 
     Attributes:
@@ -61,7 +61,7 @@ def predict(
     resume: bool = False,
     architecture: str | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Prediction:
+) -> PredictionResult:
     """Predict every picture of a folder.
 
     Args:
@@ -96,7 +96,7 @@ def predict(
                 progress(done, len(samples))
         summary = writer.finish()
     notes = model_notes(opened.built)
-    return Prediction(out, summary.written, summary.unreadable, summary.unreadable_table, opened.precision, notes)
+    return PredictionResult(out, summary.written, summary.unreadable, summary.unreadable_table, opened.precision, notes)
 
 
 def write_predictions(
@@ -115,7 +115,7 @@ def write_predictions(
         How many pictures a batch had, readable or not.
     """
     source = eval_batches(samples, opened.spec, batch_size=batch_size, workers=workers)
-    for part in run_batches(opened.module, source, opened.spec, device=opened.device, precision=opened.precision):
+    for part in predict_batches(opened.module, source, opened.spec, device=opened.device, precision=opened.precision):
         names = [samples[i].name for i in part.batch.indices_B.tolist()]
         failed = [(samples[i].name, reason) for i, reason in part.batch.unreadable]
         writer.write(names, np.asarray(part.logits_BC), failed)

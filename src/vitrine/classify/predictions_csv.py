@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 
 from vitrine.errors import DataError
-from vitrine.io.csv_tables import UnfinishedTable, record
+from vitrine.io.csv_tables import ResumableTable, csv_row
 from vitrine.metrics.classification import Outputs, log_normaliser, require_finite
 
 
 @dataclass(frozen=True)
-class PredictionSummary:
+class PredictionTable:
     """A finished table.
 
     Attributes:
@@ -31,7 +31,7 @@ class PredictionSummary:
 
 
 @dataclass(frozen=True)
-class Columns:
+class PredictionColumns:
     """Which columns a table has.
 
     Attributes:
@@ -76,7 +76,7 @@ class Columns:
         chosen_BK = np.take_along_axis(logits_BC, order_BK, axis=1).astype(np.float64)
         probability_BK = np.exp(chosen_BK - log_normaliser(logits_BC)[:, None])
         rows = zip(names, order_BK.tolist(), probability_BK.tolist(), strict=True)
-        return b"".join(record(self._fields(name, order, shares)) for name, order, shares in rows)
+        return b"".join(csv_row(self._fields(name, order, shares)) for name, order, shares in rows)
 
     def _fields(self, name: str, order: Sequence[int], shares: Sequence[float]) -> list[str]:
         fields = [name, self.labels[order[0]]]
@@ -89,8 +89,8 @@ class Columns:
 
 def predictions_csv(outputs: Outputs, labels: Sequence[str], *, probabilities: bool = False, top: int = 0) -> bytes:
     """The whole table of outputs that are in memory, as the bytes of a CSV file."""
-    columns = Columns(tuple(labels), probabilities, top)
-    return record(columns.header) + columns.rows(outputs.names, outputs.logits_NC)
+    columns = PredictionColumns(tuple(labels), probabilities, top)
+    return csv_row(columns.header) + columns.rows(outputs.names, outputs.logits_NC)
 
 
 class PredictionWriter:
@@ -110,8 +110,8 @@ class PredictionWriter:
     Args:
         out: the CSV.
         labels: class names, as the training data wrote them.
-        probabilities: see :class:`Columns`.
-        top: see :class:`Columns`.
+        probabilities: see :class:`PredictionColumns`.
+        top: see :class:`PredictionColumns`.
         resume: continue the unfinished table where there is one.
         made_with: what must be the same when the table is continued: the model's hash, its precision. Kept in
             ``OUT.partial.json`` until the table is finished.
@@ -133,8 +133,8 @@ class PredictionWriter:
     ) -> None:
         if out.is_dir():
             raise DataError(f"{out} is a folder. Name the table to write, for example -o {out / 'predictions.csv'}.")
-        self._columns = Columns(tuple(labels), probabilities, top)
-        self._table = UnfinishedTable(out, self._columns.header, labels, made_with)
+        self._columns = PredictionColumns(tuple(labels), probabilities, top)
+        self._table = ResumableTable(out, self._columns.header, labels, made_with)
         self._resume = resume
         if not resume:
             self._table.require_none()
@@ -155,7 +155,7 @@ class PredictionWriter:
 
         Args:
             names: of all pictures, in the order in which they will come.
-            batch_size: what the caller cuts the rest into; see :meth:`UnfinishedTable.recover`.
+            batch_size: what the caller cuts the rest into; see :meth:`ResumableTable.recover`.
 
         Returns:
             How many of the pictures are finished, as rows or as unreadable: the caller goes on after them. 0 without
@@ -193,7 +193,7 @@ class PredictionWriter:
         self._written += len(names)
         self._unreadable.update(unreadable)
 
-    def finish(self) -> PredictionSummary:
+    def finish(self) -> PredictionTable:
         """Give the table its final name.
 
         Raises:
@@ -203,7 +203,7 @@ class PredictionWriter:
             raise ValueError(f"The table is not complete: {self._position} of {len(self._names or ())} pictures.")
         self._table.finish(any_unreadable=bool(self._unreadable))
         listed = self._table.unreadable_out if self._unreadable else None
-        return PredictionSummary(self._written, tuple(self._unreadable.items()), listed)
+        return PredictionTable(self._written, tuple(self._unreadable.items()), listed)
 
     def _require_next(self, names: Sequence[str], unreadable: Sequence[tuple[str, str]]) -> None:
         if self._names is None:

@@ -118,10 +118,10 @@ def caption(
     bulk = bulk_settings(engine, ray_address, workers, part_size, resume)
     require_local(resume, bulk)
     if bulk is not None:
-        from vitrine.bulk.jobs import CaptionWork
+        from vitrine.bulk.jobs import CaptionJob
         from vitrine.bulk.run import caption_in_bulk
 
-        work = CaptionWork(model, arch, vocab, batch_size, images, True, out, settings)
+        work = CaptionJob(model, arch, vocab, batch_size, images, True, out, settings)
         with show.reading_progress("Captioning") as progress:
             made = caption_in_bulk(work, bulk, limit, progress)
         show_bulk(made, "captions and figures", as_json)

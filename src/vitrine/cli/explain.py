@@ -146,10 +146,10 @@ def explain(
         chosen, target, heads == "each", matrix, check, stretch, scale, smooth=not patches, kind=kind, seed=seed
     )
     if bulk is not None:
-        from vitrine.bulk.jobs import ExplainWork
+        from vitrine.bulk.jobs import ExplainJob
         from vitrine.bulk.run import explain_in_bulk
 
-        work = ExplainWork(model, arch, precision, batch_size, images, True, out, settings)
+        work = ExplainJob(model, arch, precision, batch_size, images, True, out, settings)
         with show.reading_progress("Explaining") as progress:
             made = explain_in_bulk(work, bulk, limit, progress)
         show_bulk(made, "figures", as_json)

@@ -12,7 +12,7 @@ from vitrine.cli import show
 from vitrine.errors import UsageError
 
 if TYPE_CHECKING:
-    from vitrine.bulk.run import Bulk, BulkSettings
+    from vitrine.bulk.run import BulkResult, BulkSettings
 
 
 ModelArgument = Annotated[
@@ -117,7 +117,7 @@ def require_local(resume: bool, settings: BulkSettings | None) -> None:
         raise UsageError("--resume is of --engine ray: give both, or leave it out.")
 
 
-def show_bulk(made: Bulk, what: str, as_json: bool) -> None:
+def show_bulk(made: BulkResult, what: str, as_json: bool) -> None:
     """Print what a bulk job made."""
     show.notes(made.notes)
     if as_json:

@@ -58,10 +58,10 @@ def predict(
     """Label every picture of a folder, in name order, into a CSV."""
     settings = bulk_settings(engine, ray_address, workers, part_size, resume)
     if settings is not None:
-        from vitrine.bulk.jobs import PredictWork
+        from vitrine.bulk.jobs import PredictJob
         from vitrine.bulk.run import predict_in_bulk
 
-        work = PredictWork(model, arch, precision, batch_size, probabilities, top)
+        work = PredictJob(model, arch, precision, batch_size, probabilities, top)
         with show.reading_progress("Predicting") as progress:
             made = predict_in_bulk(work, images, out, settings, progress)
         show_bulk(made, "predictions", as_json)

@@ -30,7 +30,7 @@ from vitrine.errors import DataError
 from vitrine.explain.explainer import Checked, MappedBatch, Mapper, check_maps
 from vitrine.explain.figures.contact_sheet import A_SHEET, counted, save_contact_sheet
 from vitrine.explain.figures.map import MapPicture, Scale, save_map_figure, shared_scale
-from vitrine.io.csv_tables import record
+from vitrine.io.csv_tables import csv_row
 from vitrine.io.files import write_atomically
 from vitrine.models.precision import autocast
 from vitrine.plotting.heads import heads_figure, matrices_figure
@@ -146,9 +146,9 @@ class Explained:
 
 def table_rows(explained: Sequence[ExplainedPicture], out: Path) -> Iterator[bytes]:
     """The records of maps.csv, the header first; figures are named from ``out`` on."""
-    yield record(["filename", "figure", "label", "probability", "true", "target", "prefix_share", "verdict", "reason"])
+    yield csv_row(["filename", "figure", "label", "probability", "true", "target", "prefix_share", "verdict", "reason"])
     for each in explained:
-        yield record(
+        yield csv_row(
             [
                 each.name,
                 each.figure.relative_to(out).as_posix(),

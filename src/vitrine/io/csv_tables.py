@@ -18,7 +18,7 @@ from typing import IO, Literal
 from vitrine.errors import DataError, RunError
 
 
-def record(fields: Sequence[str]) -> bytes:
+def csv_row(fields: Sequence[str]) -> bytes:
     """One record with its line end, quoted where it has to be."""
     # The module leaves a lone carriage return unquoted and then cannot read it back.
     quoting: Literal[0, 1] = csv.QUOTE_ALL if any("\r" in field for field in fields) else csv.QUOTE_MINIMAL
@@ -27,7 +27,7 @@ def record(fields: Sequence[str]) -> bytes:
     return line.getvalue().encode("utf-8", "surrogateescape")
 
 
-def whole_records(path: Path) -> Iterator[tuple[int, list[str]]]:
+def complete_records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """(offset of the byte after it, its fields) of every record that is wholly there; a cut-off end is left out.
 
     A record ends at a line end that no quotation spans: where the quotation marks so far are even in number.
@@ -55,7 +55,7 @@ _UNREADABLE_HEADER = ("filename", "reason")
 
 
 @dataclass(frozen=True)
-class Recovered:
+class ResumePoint:
     """What an unfinished table holds: its first ``position`` pictures, ``written`` of them as rows."""
 
     position: int
@@ -63,7 +63,7 @@ class Recovered:
     unreadable: dict[str, str]
 
 
-class UnfinishedTable:
+class ResumableTable:
     """The files of one table; see the top of this module.
 
     Args:
@@ -96,7 +96,7 @@ class UnfinishedTable:
         Raises:
             RunError: there is an unfinished table with at least one row.
         """
-        rows = sum(1 for _ in whole_records(self.rows_path)) - 1 if self.exists else 0
+        rows = sum(1 for _ in complete_records(self.rows_path)) - 1 if self.exists else 0
         if rows > 0:
             raise RunError(
                 f"{self.rows_path} holds {rows} rows of an unfinished table. Continue it with --resume, or delete it."
@@ -109,11 +109,11 @@ class UnfinishedTable:
             path.unlink(missing_ok=True)
         if self._made_with is not None:
             _replace(self._origin_path, json.dumps(self._made_with, indent=2).encode() + b"\n")
-        _replace(self._unreadable_path, record(_UNREADABLE_HEADER))
-        _replace(self.rows_path, record(self._header))
+        _replace(self._unreadable_path, csv_row(_UNREADABLE_HEADER))
+        _replace(self.rows_path, csv_row(self._header))
         self._open()
 
-    def recover(self, names: Sequence[str], batch_size: int) -> Recovered:
+    def recover(self, names: Sequence[str], batch_size: int) -> ResumePoint:
         """Find where an unfinished table stops, cut off what is beyond, and get ready to continue there.
 
         Args:
@@ -131,9 +131,9 @@ class UnfinishedTable:
         if offset:
             os.truncate(self.rows_path, offset)
         else:
-            _replace(self.rows_path, record(self._header))
-        lines = [record(item) for item in found.unreadable.items()]
-        _replace(self._unreadable_path, record(_UNREADABLE_HEADER) + b"".join(lines))
+            _replace(self.rows_path, csv_row(self._header))
+        lines = [csv_row(item) for item in found.unreadable.items()]
+        _replace(self._unreadable_path, csv_row(_UNREADABLE_HEADER) + b"".join(lines))
         self._open()
         return found
 
@@ -142,7 +142,7 @@ class UnfinishedTable:
         if self._rows is None or self._unreadable is None:
             raise ValueError("The table is not open: call begin or recover first.")
         if unreadable:
-            self._unreadable.write(b"".join(record(item) for item in unreadable))
+            self._unreadable.write(b"".join(csv_row(item) for item in unreadable))
             self._unreadable.flush()
             os.fsync(self._unreadable.fileno())  # not after the rows, even if the machine stops
         self._rows.write(rows)
@@ -188,11 +188,11 @@ class UnfinishedTable:
         path = self._unreadable_path if self._unreadable_path.exists() else self.unreadable_out
         if not path.exists():
             return {}
-        records = (fields for _, fields in whole_records(path))
+        records = (fields for _, fields in complete_records(path))
         next(records, None)
         return {fields[0]: fields[1] for fields in records if len(fields) == len(_UNREADABLE_HEADER)}
 
-    def _match(self, names: Sequence[str], failures: Mapping[str, str], batch_size: int) -> tuple[Recovered, int]:
+    def _match(self, names: Sequence[str], failures: Mapping[str, str], batch_size: int) -> tuple[ResumePoint, int]:
         rows = self._recorded_rows()
         offset = next(rows, (0, []))[0]
         kept, position, written = (0, 0, offset), 0, 0
@@ -212,11 +212,11 @@ class UnfinishedTable:
                 "Delete it to begin anew, or bring the pictures back."
             )
         recovered = {name: failures[name] for name in names[: kept[0]] if name in failures}
-        return Recovered(kept[0], kept[1], recovered), kept[2]
+        return ResumePoint(kept[0], kept[1], recovered), kept[2]
 
     def _recorded_rows(self) -> Iterator[tuple[int, list[str]]]:
         """The header, where it is whole, and every whole row, each checked, with the offset of the byte after it."""
-        header = record(self._header)
+        header = csv_row(self._header)
         with self.rows_path.open("rb") as stream:
             start = stream.read(len(header))
         if not header.startswith(start):
@@ -224,7 +224,7 @@ class UnfinishedTable:
                 f"{self.rows_path} was begun with other columns than {header.decode().strip()}.\n"
                 "Resume with the same options, or delete it to begin anew."
             )
-        for number, (offset, fields) in enumerate(whole_records(self.rows_path)):
+        for number, (offset, fields) in enumerate(complete_records(self.rows_path)):
             if number and (len(fields) != len(self._header) or fields[1] not in self._labels):
                 raise DataError(
                     f"{self.rows_path} has a row that this model cannot have written, row {number}: {fields}.\n"

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vitrine.io.csv_tables import record
+from vitrine.io.csv_tables import csv_row
 from vitrine.plotting.style import (
     EMPTY,
     GREY,
@@ -50,10 +50,10 @@ def confusion_csv(metrics: ClassificationMetrics) -> bytes:
     """
     labels = metrics.labels
     if len(labels) > WHOLE:
-        pairs = (record([labels[each.true], labels[each.predicted], str(each.pictures)]) for each in metrics.confusion)
-        return record(["true", "predicted", "pictures"]) + b"".join(pairs)
+        pairs = (csv_row([labels[each.true], labels[each.predicted], str(each.pictures)]) for each in metrics.confusion)
+        return csv_row(["true", "predicted", "pictures"]) + b"".join(pairs)
     rows = zip(labels, confusion_matrix(metrics).tolist(), strict=True)
-    return record([r"true\predicted", *labels]) + b"".join(record([label, *map(str, row)]) for label, row in rows)
+    return csv_row([r"true\predicted", *labels]) + b"".join(csv_row([label, *map(str, row)]) for label, row in rows)
 
 
 def confusion_matrix(metrics: ClassificationMetrics, together: int = 1) -> npt.NDArray[np.int64]:

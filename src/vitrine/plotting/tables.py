@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vitrine.io.csv_tables import record
+from vitrine.io.csv_tables import csv_row
 from vitrine.results import ClassificationMetrics, Interval
 
 Cell = str | int | float | None
@@ -83,7 +83,7 @@ class Table:
             ["" if cell is None else str(cell) for cell in row] + ([("no", "yes")[i == self.final]] if marked else [])
             for i, row in enumerate(self.rows)
         )
-        return record(header) + b"".join(record(row) for row in rows)
+        return csv_row(header) + b"".join(csv_row(row) for row in rows)
 
     def cells(self) -> list[list[str]]:
         """Every row as it is shown."""

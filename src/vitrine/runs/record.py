@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from vitrine.config import Recipe
 from vitrine.errors import RunError
-from vitrine.io.csv_tables import whole_records
+from vitrine.io.csv_tables import complete_records
 from vitrine.metrics.caption_text import tokenise
 from vitrine.metrics.intervals import wilson
 from vitrine.models.captioner.checkpoint import is_captioner_folder
@@ -257,7 +257,7 @@ def read_predictions(run: Path) -> list[dict[str, str]]:
     path = run / "predictions.csv"
     if not path.is_file():
         raise RunError(f"{run} has no predictions.csv, so there is nothing to hold against. Train it anew.")
-    header, *rows = [fields for _, fields in whole_records(path)] or [[]]
+    header, *rows = [fields for _, fields in complete_records(path)] or [[]]
     if header[:2] != ["filename", "label"] or any(len(row) != len(header) for row in rows):
         raise RunError(f"{path} is not a table of predictions: expected the columns filename,label.")
     return [dict(zip(header, row, strict=True)) for row in rows]
@@ -439,7 +439,7 @@ def read_captions(run: Path) -> dict[str, RecordedCaption]:
     path = run / "captions.csv"
     if not path.is_file():
         raise RunError(f"{run} has no captions.csv, so there is nothing to hold against. Train it anew.")
-    header, *rows = [fields for _, fields in whole_records(path)] or [[]]
+    header, *rows = [fields for _, fields in complete_records(path)] or [[]]
     try:
         if header != ["filename", "caption", "log_probability"]:
             raise ValueError(header)

@@ -13,8 +13,8 @@ from typing import Any
 from vitrine.attribution.position_metrics import PositionFindings
 from vitrine.caption.decoding import DecodedCaption
 from vitrine.caption.figures.words import caption_figure
-from vitrine.caption.inference import DecodedPicture
-from vitrine.caption.run import caption_origin, worded_picture
+from vitrine.caption.inference import CaptionedPicture
+from vitrine.caption.run import caption_provenance, prepare_word_maps
 from vitrine.data.decode import BytesPicture
 from vitrine.data.samples import Sample
 from vitrine.errors import ModelError
@@ -75,9 +75,9 @@ def draw_caption(
     """The figure of ``vitrine caption`` of a decoded caption, as PNG or SVG."""
     settings = served.settings(beams, kind)
     sample = Sample(upload.name, BytesPicture(upload.data))
-    decoded = DecodedPicture(sample, sample.picture.decoded(), caption, encoded.placement)
-    worded = worded_picture(decoded, served.opened, settings)
-    told = caption_origin(served.reference, served.opened, settings, sample, upload.name, "captions", served.flags)
+    decoded = CaptionedPicture(sample, sample.picture.decoded(), caption, encoded.placement)
+    worded = prepare_word_maps(decoded, served.opened, settings)
+    told = caption_provenance(served.reference, served.opened, settings, sample, upload.name, "captions", served.flags)
     if continued:
         told = replace(told, command=None, options={**told.options, "continued": True})
     with _DRAWING:

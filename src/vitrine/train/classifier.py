@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitrine.classify.inference import collect, eval_batches, run_batches
+from vitrine.classify.inference import eval_batches, predict_batches, stack_logits
 from vitrine.classify.predictions_csv import predictions_csv
 from vitrine.config import Recipe
 from vitrine.data.loader import Batch, PictureLoader
@@ -142,10 +142,10 @@ class ClassifierTask:
         return classification_metrics(outputs, self.labels, precision=setting.precision).to_dict()
 
     def _outputs(self, module: nn.Module, setting: Setting, samples: tuple[Sample, ...]) -> Outputs:
-        results = run_batches(
+        results = predict_batches(
             module, self._batches_of(samples), self.spec, device=setting.device, precision=setting.precision
         )
-        return collect(samples, results)
+        return stack_logits(samples, results)
 
     def _batches_of(self, samples: tuple[Sample, ...]) -> Iterator[Batch]:
         size = max(32, self.recipe.batch_size)

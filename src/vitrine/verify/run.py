@@ -10,7 +10,7 @@ import numpy as np
 
 from vitrine.caption.inference import PredictedCaption, greedy_captions
 from vitrine.caption.model import OpenedCaptioner, load_captioner, open_captioner
-from vitrine.classify.inference import collect, eval_batches, run_batches
+from vitrine.classify.inference import eval_batches, predict_batches, stack_logits
 from vitrine.classify.model import OpenedModel, open_model
 from vitrine.config import CaptionSpec
 from vitrine.data.captions.datasets import CaptionData, open_captions
@@ -225,13 +225,13 @@ def _outputs(
     listed = [Sample(name, each.picture, known.get(record.truths[name])) for name, each in samples.items()]
     source = eval_batches(listed, opened.spec, batch_size=batch_size)
     parts, done = [], 0
-    for part in run_batches(opened.module, source, opened.spec, device=opened.device, precision=opened.precision):
+    for part in predict_batches(opened.module, source, opened.spec, device=opened.device, precision=opened.precision):
         parts.append(part)
         done += len(part.batch.indices_B) + len(part.batch.unreadable)
         progress(done, len(listed))
     if not any(len(part.batch.indices_B) for part in parts):
         return None
-    outputs = collect(listed, parts)
+    outputs = stack_logits(listed, parts)
     require_finite(outputs.names, outputs.logits_NC)
     return outputs
 

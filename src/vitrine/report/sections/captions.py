@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from vitrine.caption.inference import decode_pictures
 from vitrine.caption.model import OpenedCaptioner, open_captioner
-from vitrine.caption.run import CaptionSettings, worded_picture
+from vitrine.caption.run import CaptionSettings, prepare_word_maps
 from vitrine.data.captions.datasets import open_captions
 from vitrine.data.image_folder import one_picture
 from vitrine.data.samples import Sample
@@ -186,7 +186,7 @@ def _views(
     )
     views = []
     for index, (each, (_, true, why)) in enumerate(zip(decoded, shown, strict=True), 1):
-        worded = worded_picture(each, opened, settings)
+        worded = prepare_word_maps(each, opened, settings)
         picture = replace(worded.picture, true=true).lighter(_SIDE)
         views.append(CaptionView(f"caption-{number}-{index}", picture, worded.scale, why))
         progress(index, len(shown))
