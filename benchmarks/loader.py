@@ -62,7 +62,7 @@ def our_pipeline(spec: TransformSpec, size: int) -> Pipeline:
     transform = TrainTransform(spec, size)
 
     def run(path: Path, change: TrainChange) -> torch.Tensor:
-        pixels_HWC = transform.apply(FilePicture(path).decoded(), change)
+        pixels_HWC = transform.apply(FilePicture(path).decode(), change)
         pixels_BCHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1).contiguous()[None]
         return normalise(pixels_BCHW, MEAN, STD)[0]
 
@@ -75,7 +75,7 @@ def kept_pictures(paths: list[Path], spec: TransformSpec, size: int, folder: Pat
     for path in paths:
         sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
         kept[path] = DecodedPicture(FilePicture(path), sha256, folder, short)
-        kept[path].decoded()
+        kept[path].decode()
     return kept
 
 
@@ -84,7 +84,7 @@ def kept_pipeline(spec: TransformSpec, size: int, kept: dict[Path, DecodedPictur
     transform = TrainTransform(spec, size)
 
     def run(path: Path, change: TrainChange) -> torch.Tensor:
-        pixels_HWC = transform.apply(kept[path].decoded(), change)
+        pixels_HWC = transform.apply(kept[path].decode(), change)
         pixels_BCHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1).contiguous()[None]
         return normalise(pixels_BCHW, MEAN, STD)[0]
 
@@ -169,14 +169,14 @@ def differences(stages: Stages, kept: dict[Path, DecodedPicture]) -> str | None:
     for source, batch in found.items():
         if not torch.equal(batch, stages.loaded(source)):
             return f"{source}: the stages do not give what the loader gives"
-    whole = [row for row, (path, picture) in enumerate(kept.items()) if _size(path) == picture.decoded().size]
+    whole = [row for row, (path, picture) in enumerate(kept.items()) if _size(path) == picture.decode().size]
     if not torch.equal(found[DIRECT][whole], found[KEPT][whole]):
         return "pictures that were not reduced differ from decoded ones"
     return None
 
 
 def _size(path: Path) -> tuple[int, int]:
-    return FilePicture(path).decoded().size
+    return FilePicture(path).decode().size
 
 
 def report(rates: dict[str, list[float]], gaps: dict[str, float]) -> None:

@@ -23,7 +23,7 @@ from loader import write_photographs
 
 from vitrine.config import Recipe, named_transforms
 from vitrine.data.loader import PictureLoader
-from vitrine.io.hub_cache import downloading
+from vitrine.io.hub_cache import download_settings
 from vitrine.train.run import train
 
 _CLASSES, _EPOCHS, _DIFFERENT = 10, 2, 200
@@ -84,7 +84,7 @@ def measure(options: argparse.Namespace, folder: Path) -> list[dict[str, float]]
         name="waiting", model=options.model, pretrained=False, batch_size=options.batch, epochs=_EPOCHS,
         transforms=named_transforms("tfm1"), early_stopping=0, learning_rate=1e-4, decoded_cache=options.cache,
     )  # fmt: skip
-    with timed_epochs() as rows, downloading(into=folder / "cache"):
+    with timed_epochs() as rows, download_settings(into=folder / "cache"):
         train(str(folder / "data"), recipe, folder / "run")
     if [row["pictures"] for row in rows] != [options.pictures] * _EPOCHS:
         raise ValueError(f"Nothing is printed: not all of {options.pictures} pictures were trained on: {rows}")

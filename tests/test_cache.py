@@ -24,7 +24,7 @@ from support.stand_in_hub import COMMIT, StandInHub
 from vitrine.cache import cache_contents, chosen, in_bytes, prune
 from vitrine.errors import UsageError, WeightsUnavailableError
 from vitrine.io import hub_cache as records
-from vitrine.io.hub_cache import cache_folder, downloading, is_offline, note_use, read_records
+from vitrine.io.hub_cache import cache_folder, download_settings, is_offline, note_use, read_records
 from vitrine.models.cache import RELEASES, release_path
 from vitrine.models.captioner import catr as released
 from vitrine.models.load import build
@@ -97,10 +97,10 @@ def test_settings_hold_within_their_block(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.delenv("VITRINE_CACHE", raising=False)
     assert cache_folder() == Path.home() / ".cache" / "vitrine" and not is_offline()
-    with downloading(into=tmp_path / "one"), downloading(offline=True):
+    with download_settings(into=tmp_path / "one"), download_settings(offline=True):
         assert cache_folder() == tmp_path / "one" and is_offline()
         assert constants.HF_HUB_OFFLINE and os.environ["HF_HUB_OFFLINE"] == "1"  # for libraries and child processes
-        with downloading(into=tmp_path / "two"):
+        with download_settings(into=tmp_path / "two"):
             assert cache_folder() == tmp_path / "two" and is_offline()
         assert cache_folder() == tmp_path / "one"
     assert "VITRINE_CACHE" not in os.environ and not is_offline() and not constants.HF_HUB_OFFLINE
@@ -452,7 +452,7 @@ def test_data_sets_go_into_the_same_folder(cache: Path, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     before = constants.HF_HUB_CACHE
-    with downloading(offline=True), pytest.raises(DataError, match="The network was turned off"):
+    with download_settings(offline=True), pytest.raises(DataError, match="The network was turned off"):
         open_data("hf:owner/set")
     assert asked == [("owner/set", str(cache / "datasets"), str(cache / "hub"))]
     assert before == constants.HF_HUB_CACHE != str(cache / "hub")

@@ -47,10 +47,10 @@ class Stages:
         pixels_BHWC = pixels_BCHW.permute(0, 2, 3, 1).numpy()
         for row, picture in enumerate(pictures):
             if source == DIRECT:
-                data = self._timed("read", picture.encoded)
+                data = self._timed("read", picture.read_bytes)
                 image = self._timed("decode", lambda data=data: decode(data))
             else:
-                image = self._timed("read", picture.decoded)
+                image = self._timed("read", picture.decode)
             rng = np.random.default_rng(np.random.SeedSequence((_SEED, _EPOCH, row)))
             change = self._timed("draw", lambda image=image, rng=rng: self.transform.draw(*full_size(image), rng))
             how = (change.angle, change.crop, change.flip, size)

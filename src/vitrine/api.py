@@ -256,7 +256,7 @@ class Seen:
             ValueError: another ending.
         """
         path = Path(path)
-        sha256 = hashlib.sha256(self._sample.picture.encoded()).hexdigest()
+        sha256 = hashlib.sha256(self._sample.picture.read_bytes()).hexdigest()
         origin = self._origin(self._path, sha256, self.target, str(path.parent), self.scale.high)
         save_map_figure(self.picture, self.scale, path, origin.to_metadata())
         return path

@@ -14,19 +14,19 @@ from typing import Any
 from vitrine.data.oxford_pets import ADDRESS
 from vitrine.errors import UsageError
 from vitrine.io.hub_cache import (
-    CLIENT,
-    DATA_SETS,
+    CATR,
+    DATASETS,
     DECODED,
     DECODED_FROM,
     FOLDER,
     HUB,
     PETS,
-    RELEASED,
+    XET,
     Record,
     cache_folder,
-    forget,
-    know,
+    file_record,
     read_records,
+    remove_record,
 )
 from vitrine.models.cache import (
     UNFINISHED,
@@ -151,7 +151,7 @@ def _item_dict(item: CachedItem) -> dict[str, Any]:
     }
 
 
-_OURS = {FOLDER, HUB, RELEASED, PETS, DATA_SETS, CLIENT, DECODED}
+_OURS = {FOLDER, HUB, CATR, PETS, DATASETS, XET, DECODED}
 _DAY = 24 * 60 * 60
 
 
@@ -211,7 +211,7 @@ def prune(contents: CacheContents, items: Sequence[CachedItem]) -> Pruned:
         removed.append(item)
     for file in read_records(folder):
         if not (folder / file).exists():
-            forget(folder, file)
+            remove_record(folder, file)
     left = _held(folder)
     return Pruned(folder, tuple(removed), before - left, left, failed)
 
@@ -246,28 +246,28 @@ def _decoded(folder: Path, known: Mapping[str, Record]) -> Iterator[CachedItem]:
 def _data_sets(folder: Path, known: Mapping[str, Record]) -> Iterator[CachedItem]:
     """Data sets that torchvision and datasets downloaded: a folder each."""
     there = [("oxford-pets", ADDRESS, folder / PETS)]
-    for path in sorted((folder / DATA_SETS).iterdir()) if (folder / DATA_SETS).is_dir() else ():
+    for path in sorted((folder / DATASETS).iterdir()) if (folder / DATASETS).is_dir() else ():
         owner, _, rest = path.name.partition("___")
         name = f"hf:{owner}/{rest}" if rest else path.name
         there.append((name, name if rest else f"{path.name} files, as datasets copies them", path))
-    there.append((CLIENT, "parts of files of the hub, which its client keeps", folder / CLIENT))
+    there.append((XET, "parts of files of the hub, which its client keeps", folder / XET))
     for name, origin, path in there:
         if path.is_dir() and not path.is_symlink():
-            kind = UNFINISHED if name == CLIENT else "data set"
+            kind = UNFINISHED if name == XET else "data set"
             yield _folder_item(folder, known, (name, origin, path), kind)
 
 
 def _folder_item(folder: Path, known: Mapping[str, Record], found: tuple[str, str, Path], kind: str) -> CachedItem:
     """What is a folder: its name, where it is from and where it lies."""
     name, origin, path = found
-    record, size = know(known, folder, path, origin), _held(path)
+    record, size = file_record(known, folder, path, origin), _held(path)
     file = CachedFile(f"{path.name}/", path, size, None, record.last_used, record.changed_ns / 1e9)
     return CachedItem(name, kind, origin, None, (file,), size)
 
 
 def _unknown(folder: Path, items: Sequence[CachedItem]) -> Iterator[CachedFile]:
     ours = {each.path for item in items for each in item.files}
-    in_catr = sorted((folder / RELEASED).iterdir()) if (folder / RELEASED).is_dir() else []
+    in_catr = sorted((folder / CATR).iterdir()) if (folder / CATR).is_dir() else []
     outside = [path for path in sorted(folder.iterdir()) if path.name not in _OURS] if folder.is_dir() else []
     for path in (*unknown_in_hub(folder), *(each for each in in_catr if each not in ours), *outside):
         found = path.lstat()

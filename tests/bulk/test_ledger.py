@@ -177,12 +177,12 @@ def test_a_worker_without_the_folder_says_so(tmp_path: Path) -> None:
 
 def test_a_limit_draws_what_a_single_process_draws(pictures: Path) -> None:
     from vitrine.data.image_folder import list_pictures
-    from vitrine.data.samples import drawn
+    from vitrine.data.samples import random_subset
 
     found = limited(cut(pictures, BulkSettings(part_size=4), 4), 7, seed=3, size=4)
     assert [each.count for each in found.slices] == [4, 3]
     names = [name for each in found.slices for name in each.names()]
-    assert names == [sample.name for sample in drawn(list_pictures(pictures), 7, 3)]
+    assert names == [sample.name for sample in random_subset(list_pictures(pictures), 7, 3)]
 
 
 def test_figures_that_would_collide_across_parts_are_told_apart(pictures: Path) -> None:

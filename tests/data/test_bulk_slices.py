@@ -29,7 +29,7 @@ def add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
 
 
 def value_of(sample) -> int:  # type: ignore[no-untyped-def]
-    return int(np.asarray(sample.picture.decoded())[0, 0, 0])
+    return int(np.asarray(sample.picture.decode())[0, 0, 0])
 
 
 @pytest.fixture
@@ -98,15 +98,15 @@ def test_a_damaged_shard_gives_what_is_before_the_damage_and_is_named(tmp_path: 
     assert [value_of(sample) for sample in before] == [0, 1, 2], "the data of the third are there, its padding is not"
     assert lost.name == "cut.tar"
     with pytest.raises(PictureError, match="damaged after 3"):
-        lost.picture.decoded()
+        lost.picture.decode()
     (tmp_path / "cut.tar").write_bytes(whole[: 2 * 1024 + 520])
     with pytest.raises(PictureError, match="truncated"):
-        cut.samples()[-1].picture.decoded()
+        cut.samples()[-1].picture.decode()
     (tmp_path / "cut.tar").write_bytes(b"this is no archive" * 100)
     (only,) = sliced(tmp_path, 10).slices[0].samples()
     assert only.name == "cut.tar"
     with pytest.raises(PictureError, match="damaged after 0"):
-        only.picture.encoded()
+        only.picture.read_bytes()
 
 
 def test_rows_of_bytes_with_names(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_rows_of_bytes_with_names(tmp_path: Path) -> None:
     assert [sample.name for sample in samples] == [name for each in found.slices for name in each.names()]
     assert [value_of(sample) for sample in samples[:6]] == list(range(6))
     with pytest.raises(PictureError, match="no picture in this row"):
-        samples[6].picture.decoded()
+        samples[6].picture.decode()
 
 
 def test_rows_as_hugging_face_writes_them(tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_rows_of_paths(pictures: Path, tmp_path: Path) -> None:
     assert [value_of(samples[0]), value_of(samples[2])] == [13, 2]
     assert not any(sample.name.startswith(("/", "..")) for sample in samples), "figures are written below a folder"
     with pytest.raises(PictureError, match="does not exist"):
-        samples[1].picture.decoded()
+        samples[1].picture.decode()
 
 
 def test_what_cannot_be_cut(tmp_path: Path) -> None:

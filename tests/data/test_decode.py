@@ -226,16 +226,16 @@ def test_decompression_bombs_are_refused_by_their_header() -> None:
 
 def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PictureError, match="does not exist"):
-        FilePicture(tmp_path / "absent.jpg").decoded()
+        FilePicture(tmp_path / "absent.jpg").decode()
     with pytest.raises(PictureError, match="folder"):
-        FilePicture(tmp_path).encoded()
+        FilePicture(tmp_path).read_bytes()
     path = tmp_path / "a.png"
     path.write_bytes(encoded(Image.fromarray(COLOURS_HWC)))
-    assert FilePicture(path).encoded() == path.read_bytes()
-    assert (np.asarray(FilePicture(path).decoded()) == COLOURS_HWC).all()
+    assert FilePicture(path).read_bytes() == path.read_bytes()
+    assert (np.asarray(FilePicture(path).decode()) == COLOURS_HWC).all()
     monkeypatch.setattr(decoding, "MAX_FILE_BYTES", 10)
     with pytest.raises(PictureError, match="10 is the limit"):
-        FilePicture(path).encoded()
+        FilePicture(path).read_bytes()
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="permissions do not bind this user")
@@ -244,7 +244,7 @@ def test_no_permission(tmp_path: Path) -> None:
     path.write_bytes(b"x")
     path.chmod(0)
     with pytest.raises(PictureError, match="permission"):
-        FilePicture(path).decoded()
+        FilePicture(path).decode()
 
 
 def test_permission_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_permission_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) ->
     (tmp_path / "a.png").write_bytes(b"x")
     monkeypatch.setattr(Path, "read_bytes", refuse)
     with pytest.raises(PictureError, match="no permission"):
-        FilePicture(tmp_path / "a.png").decoded()
+        FilePicture(tmp_path / "a.png").decode()
 
 
 def test_every_kind_has_a_treatment_and_every_extension_a_format() -> None:
@@ -307,5 +307,5 @@ def test_damaged_files_decode_or_are_refused(data: bytes, draw: st.DataObject) -
 
 def test_pictures_in_memory() -> None:
     picture = BytesPicture(encoded(Image.fromarray(COLOURS_HWC)))
-    assert picture.encoded() == picture.data
-    assert (np.asarray(picture.decoded()) == COLOURS_HWC).all()
+    assert picture.read_bytes() == picture.data
+    assert (np.asarray(picture.decode()) == COLOURS_HWC).all()

@@ -95,12 +95,12 @@ def test_pictures_that_are_not_large_are_equal_to_the_bit(spec: TransformSpec) -
     ]
     for data in pictures:
         picture = kept(data, 64)
-        for image in (picture.decoded(), picture.decoded()):  # made now, then read
+        for image in (picture.decode(), picture.decode()):  # made now, then read
             assert image.mode == "RGBX" and full_size(image) == decode(data).size == image.size
             np.testing.assert_array_equal(np.array(image)[..., :3], np.array(decode(data)))
             for seed in range(5):
                 np.testing.assert_array_equal(applied(image, spec, 48, seed), applied(decode(data), spec, 48, seed))
-        assert picture.path.is_file() and picture.encoded() == data
+        assert picture.path.is_file() and picture.read_bytes() == data
 
 
 def ideal(image: Image.Image, spec: TransformSpec, size: int, seed: int, finer: int = 8) -> np.ndarray:
@@ -127,7 +127,7 @@ def test_large_pictures_stay_within_the_stated_tolerance(spec: TransformSpec, ap
     size, data = 96, photograph(900, 700)
     short = short_side(spec, size)
     picture, direct = kept(data, short), decode(data)
-    image = picture.decoded()
+    image = picture.decode()
     assert min(image.size) == short < 200 and full_size(image) == (900, 700)
     assert picture.path.stat().st_size == bytes_for([(900, 700)], short) < direct.width * direct.height
     between, errors, outside = [], [], []
@@ -176,14 +176,14 @@ def test_a_changed_file_is_another_picture(tmp_path: Path) -> None:
     path.write_bytes(first)
     old = DecodedPicture(FilePicture(path), hashlib.sha256(first).hexdigest(), folder, 64)
     path.write_bytes(second)  # after it was hashed, before it was decoded
-    np.testing.assert_array_equal(np.array(old.decoded())[..., :3], np.array(decode(second)))
+    np.testing.assert_array_equal(np.array(old.decode())[..., :3], np.array(decode(second)))
     assert not old.path.exists(), "these are not the pixels of that hash"
     path.write_bytes(first)
-    old.decoded()
+    old.decode()
     path.write_bytes(second)
-    np.testing.assert_array_equal(np.array(old.decoded())[..., :3], np.array(decode(first)))
+    np.testing.assert_array_equal(np.array(old.decode())[..., :3], np.array(decode(first)))
     new = DecodedPicture(FilePicture(path), hashlib.sha256(second).hexdigest(), folder, 64)
-    np.testing.assert_array_equal(np.array(new.decoded())[..., :3], np.array(decode(second)))
+    np.testing.assert_array_equal(np.array(new.decode())[..., :3], np.array(decode(second)))
     assert old.path.exists() and new.path.exists()
 
 
@@ -211,27 +211,27 @@ DAMAGE: list[Callable[[bytes], bytes]] = [
 def test_a_damaged_file_is_decoded_again(damage: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     data = photograph(60, 50)
     picture = kept(data, 64)
-    picture.decoded()
+    picture.decode()
     whole = picture.path.read_bytes()
     picture.path.write_bytes(damage(whole))
     monkeypatch.setattr(decoded_cache, "_checked", set())  # as in a new process
-    np.testing.assert_array_equal(np.array(picture.decoded())[..., :3], np.array(decode(data)))
+    np.testing.assert_array_equal(np.array(picture.decode())[..., :3], np.array(decode(data)))
     assert picture.path.read_bytes() == whole
 
 
 def test_what_cannot_be_decoded_or_kept_is_told_or_done_without(cache: Path) -> None:
     with pytest.raises(PictureError, match="not a picture"):
-        kept(b"nothing", 64).decoded()
+        kept(b"nothing", 64).decode()
     data = photograph(60, 50)
     cache.mkdir()
     (cache / "decoded").write_text("a file where a folder should be")
-    image = kept(data, 64).decoded()
+    image = kept(data, 64).decode()
     np.testing.assert_array_equal(np.array(image)[..., :3], np.array(decode(data)))
 
 
 def test_what_a_killed_writer_left_is_removed_and_nothing_else(cache: Path) -> None:
     picture = kept(photograph(60, 50), 64)
-    picture.decoded()
+    picture.decode()
     old, fresh = (picture.path.with_name(f".{name}.part") for name in ("old", "fresh"))
     for path in (old, fresh):
         path.write_bytes(b"half")
@@ -243,7 +243,7 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(cache: Path) -> N
 def _decode_all(seeds: list[int]) -> str:
     together = hashlib.sha256()
     for seed in seeds:
-        image = kept(photograph(200, 150, seed), 40).decoded()
+        image = kept(photograph(200, 150, seed), 40).decode()
         together.update(image.tobytes())
     return together.hexdigest()
 
@@ -271,8 +271,8 @@ def test_a_build_that_is_killed_leaves_whole_pictures(cache: Path, monkeypatch: 
     assert all(decoded_cache._read(path) is not None for path in there)
     for seed in seeds[:3]:
         data = photograph(200, 150, seed)
-        elsewhere = kept(data, 40, cache / "elsewhere").decoded()
-        assert kept(data, 40).decoded().tobytes() == elsewhere.tobytes()
+        elsewhere = kept(data, 40, cache / "elsewhere").decode()
+        assert kept(data, 40).decode().tobytes() == elsewhere.tobytes()
 
 
 # --- in training

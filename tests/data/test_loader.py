@@ -35,29 +35,29 @@ class Noise:
 
     number: int
 
-    def encoded(self) -> bytes:
+    def read_bytes(self) -> bytes:
         return self.number.to_bytes(8, "big")
 
-    def decoded(self) -> Image.Image:
+    def decode(self) -> Image.Image:
         pixels = np.random.default_rng(self.number).integers(0, 256, (24, 30, 3), dtype=np.uint8)
         return Image.fromarray(pixels)
 
 
 @dataclass(frozen=True)
 class Unreadable(Noise):
-    def decoded(self) -> Image.Image:
+    def decode(self) -> Image.Image:
         raise PictureError("truncated: the file ends before its picture does")
 
 
 @dataclass(frozen=True)
 class Broken(Noise):
-    def decoded(self) -> Image.Image:
+    def decode(self) -> Image.Image:
         raise ZeroDivisionError("a mistake of ours")
 
 
 @dataclass(frozen=True)
 class Deadly(Noise):
-    def decoded(self) -> Image.Image:
+    def decode(self) -> Image.Image:
         os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)
         raise AssertionError
@@ -100,7 +100,7 @@ def test_a_batch_holds_what_it_promises() -> None:
 
 def test_pixels_are_those_of_the_transform() -> None:
     (batch,) = batches(samples(2), EvalTransform(SPEC, 16), batch_size=2, workers=0)
-    expected = EvalTransform(SPEC, 16)(Noise(1).decoded())
+    expected = EvalTransform(SPEC, 16)(Noise(1).decode())
     np.testing.assert_array_equal(batch.pixels_BCHW[1].permute(1, 2, 0).numpy(), expected)
 
 

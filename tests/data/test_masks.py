@@ -190,7 +190,7 @@ def test_generated_scenes_need_no_files() -> None:
     found = find_masks(pictures)
     assert found is not None
     for sample in pictures:
-        mask_HW = found.mask_of(sample.name, sample.picture.decoded().size)
+        mask_HW = found.mask_of(sample.name, sample.picture.decode().size)
         assert mask_HW is not None
         assert (mask_HW == sample.picture.scene.objects[0].mask).all()  # type: ignore[attr-defined]
 
@@ -421,7 +421,7 @@ def test_every_pet_has_a_mask_of_its_size() -> None:
         assert len(found.loaders) == len(pictures) == count
         shares = []
         for sample in pictures[::10]:
-            mask_HW = found.mask_of(sample.name, sample.picture.decoded().size)
+            mask_HW = found.mask_of(sample.name, sample.picture.decode().size)
             assert mask_HW is not None
             shares.append(mask_HW.mean())
         assert 0.2 < np.mean(shares) < 0.6
@@ -444,7 +444,7 @@ def test_coco_photographs_have_their_objects(split: str, count: int) -> None:
             for flat in entry["segmentation"]
         ]
         sample = next(sample for sample in pictures if sample.name == image["file_name"])
-        mask_HW = found.mask_of(sample.name, sample.picture.decoded().size)
+        mask_HW = found.mask_of(sample.name, sample.picture.decode().size)
         if shapes:
             assert mask_HW is not None
             expected_HW = drawn_by_matplotlib(shapes, image["height"], image["width"])
@@ -462,4 +462,4 @@ def test_a_picture_from_a_file_is_measured_upright(tmp_path: Path) -> None:
     save(tmp_path / "masks" / "1.png", INSIDE_HW)
     found = find_masks([Sample("1.jpg", FilePicture(path))], data=tmp_path)
     assert found is not None
-    assert (found.mask_of("1.jpg", FilePicture(path).decoded().size) == INSIDE_HW).all()
+    assert (found.mask_of("1.jpg", FilePicture(path).decode().size) == INSIDE_HW).all()

@@ -62,7 +62,7 @@ def test_class_folders(tmp_path: Path) -> None:
     assert Counter(s.label for s in data.splits["validation"]) == {0: 1, 1: 1, 2: 1}
     assert Counter(s.label for s in data.splits["train"]) == {0: 4, 1: 4, 2: 4}
     assert noted(data, "3 of 15", "seed 0")
-    assert data.splits["train"][0].picture.decoded().size == (4, 4)
+    assert data.splits["train"][0].picture.decode().size == (4, 4)
     assert table(open_data(str(tmp_path))) == table(data)
     assert table(open_data(str(tmp_path), seed=3)) != table(data)
 
@@ -191,7 +191,7 @@ def test_links(tmp_path: Path) -> None:
     broken = [s for s in list_pictures(tmp_path) if s.name in ("b/broken.png", "b/self.png")]
     for sample in broken:
         with pytest.raises(PictureError):
-            sample.picture.decoded()
+            sample.picture.decode()
 
 
 def test_an_unreadable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,7 +238,7 @@ def test_names_that_are_not_utf8_can_be_written(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(png())
     (sample,) = list_pictures(tmp_path)
     assert sample.name.encode("utf-8") == b"caf\\udce9.png"
-    assert sample.picture.decoded().size == (4, 4)
+    assert sample.picture.decode().size == (4, 4)
 
 
 # Manifests
@@ -260,7 +260,7 @@ def test_csv_manifest(tmp_path: Path) -> None:
         "test": {"p/2.png": "1"},
     }
     assert noted(data, "Columns used: Image_Path, Label, split", "not used: note")
-    assert data.splits["test"][0].picture.decoded().size == (4, 4)
+    assert data.splits["test"][0].picture.decode().size == (4, 4)
 
 
 def test_other_delimiters_and_absolute_paths(tmp_path: Path) -> None:
@@ -272,7 +272,7 @@ def test_other_delimiters_and_absolute_paths(tmp_path: Path) -> None:
     assert sum(map(len, data.splits.values())) == 4
     assert data.splits["train"][0].name.startswith("../elsewhere/")
     tabs = write(tmp_path / "m.tsv", "file\tcategory\nelsewhere\\1.png\ta\nelsewhere\\2.png\tb\n")
-    assert open_data(tabs).splits["train"][0].picture.decoded().size == (4, 4)
+    assert open_data(tabs).splits["train"][0].picture.decode().size == (4, 4)
 
 
 def test_manifest_rows_that_cannot_be_used(tmp_path: Path) -> None:
@@ -362,8 +362,8 @@ def test_saved_data_set(tmp_path: Path, rows: object) -> None:
     assert noted(data, "Read from", "saved")
     sample = data.splits["test"][1]
     assert sample.name == "test/000001"
-    assert sample.picture.encoded() == png(1)
-    assert sample.picture.decoded().size == (4, 4)
+    assert sample.picture.read_bytes() == png(1)
+    assert sample.picture.decode().size == (4, 4)
     one = rows.select_columns(["image", "fine"])  # type: ignore[attr-defined]
     one.save_to_disk(tmp_path / "one")
     assert set(open_data(str(tmp_path / "one")).splits) == {"train", "validation"}
@@ -376,7 +376,7 @@ def test_parquet_files_with_pictures(tmp_path: Path, rows: object) -> None:
     data = open_data(f"{tmp_path}?label=fine")
     assert data.labels == ("z", "y")
     assert sorted(data.splits) == ["test", "train", "validation"]
-    assert data.splits["test"][0].picture.encoded() == png(0)
+    assert data.splits["test"][0].picture.read_bytes() == png(0)
 
 
 def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_the_explorer_finds_the_samples_of_a_run_from_another_working_directory(
     assert len(gallery.samples) == 24 and gallery.notes == ()
     for number, sample in gallery.samples.items():
         assert gallery.recorded is not None and gallery.recorded.names[int(number[1:])] == sample.name
-        assert sample.picture.encoded() == (project / "pets" / sample.name).read_bytes()
+        assert sample.picture.read_bytes() == (project / "pets" / sample.name).read_bytes()
     project.rename(tmp_path / "moved")
     gallery = gallery_of("moved/runs/first")
     assert not gallery.samples and gallery.recorded is not None
@@ -141,10 +141,10 @@ def test_the_explorer_shows_no_picture_of_another_content(project: Path) -> None
     """Not even one of the same name in data that only seem to be the run's."""
     gallery = gallery_of(str(project / "runs" / "first"))
     one, other = gallery.samples["v0"], gallery.samples["v1"]
-    pixels = one.picture.decoded().tobytes()
+    pixels = one.picture.decode().tobytes()
     assert pixels == Image.open(project / "pets" / one.name).convert("RGB").tobytes()
     shutil.copy(project / "pets" / other.name, project / "pets" / one.name)
-    for read in (one.picture.encoded, one.picture.decoded):
+    for read in (one.picture.read_bytes, one.picture.decode):
         with pytest.raises(PictureError, match="not what the run recorded"):
             read()
-    assert other.picture.encoded()
+    assert other.picture.read_bytes()

@@ -401,8 +401,8 @@ def test_a_sample_of_another_model_is_seen_from_its_own_file(client: TestClient,
     number = next(iter(explorer.model("1").gallery.samples))
     sample = explorer.model("1").gallery.samples[number].picture
     theirs = client.post("/api/explain", params={"model": "0", "sample": f"1/{number}"}).json()
-    sent = client.post("/api/explain", params={"model": "0"}, content=sample.encoded()).json()
-    assert theirs["picture"] == sent["picture"] == hashlib.sha256(sample.encoded()).hexdigest()
+    sent = client.post("/api/explain", params={"model": "0"}, content=sample.read_bytes()).json()
+    assert theirs["picture"] == sent["picture"] == hashlib.sha256(sample.read_bytes()).hexdigest()
     assert theirs["map"] == sent["map"]
     assert client.post("/api/explain", params={"model": "0", "sample": "9/v0"}).status_code == 404
 

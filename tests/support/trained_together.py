@@ -102,9 +102,9 @@ def trained(data: Path, case: str, out: Path, *, stop: bool = False, resume: boo
     return result.metrics.to_dict()
 
 
-def _average_of_means(processes: Any, loss: Any, lent: bool) -> Any:
+def _average_of_means(processes: Any, loss: Any, is_dummy: bool) -> Any:
     """What averaging over processes gives when nobody weighs parts."""
-    return replace(_whole(processes, loss, lent), weight=1.0)
+    return replace(_whole(processes, loss, is_dummy), weight=1.0)
 
 
 _whole = fit.whole_loss

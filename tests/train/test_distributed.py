@@ -26,7 +26,7 @@ from support import trained_together
 from support.trained_together import ADAMW, CASES, CUT, LATE, PLAIN, trained
 
 from vitrine.config import recipe_to_toml
-from vitrine.data.loader import Share
+from vitrine.data.loader import BatchShard
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import RecipeError, UsageError
 from vitrine.shards import write_shards
@@ -287,12 +287,12 @@ def test_a_batch_too_small_to_be_shared_is_refused(monkeypatch: pytest.MonkeyPat
         _require_a_part_each(trained_together.replace(PLAIN, batch_size=8, mixup=0.1), several)
 
 
-@given(count=st.integers(1, 70), processes=st.integers(1, 9), mirrored=st.booleans())
-def test_shares_cover_a_batch_once(count: int, processes: int, mirrored: bool) -> None:
-    shares = [Share(process, processes, mirrored).of_batch(count) for process in range(processes)]
+@given(count=st.integers(1, 70), processes=st.integers(1, 9), pair_for_mixup=st.booleans())
+def test_shares_cover_a_batch_once(count: int, processes: int, pair_for_mixup: bool) -> None:
+    shares = [BatchShard(process, processes, pair_for_mixup).positions(count) for process in range(processes)]
     assert sorted(position for share in shares for position in share) == list(range(count))
     sizes = list(map(len, shares))
-    assert max(sizes) - min(sizes) <= (3 if mirrored else 1)
+    assert max(sizes) - min(sizes) <= (3 if pair_for_mixup else 1)
 
 
 @given(count=st.integers(2, 70), processes=st.integers(1, 9))
@@ -301,7 +301,7 @@ def test_mirrored_shares_mix_the_pictures_that_one_process_would(count: int, pro
     even = count // 2 * 2
     partner = dict(zip(range(even), np.arange(even)[::-1].tolist(), strict=True))
     for process in range(processes):
-        share = Share(process, processes, mirrored=True).of_batch(count)
+        share = BatchShard(process, processes, pair_for_mixup=True).positions(count)
         own = share[: len(share) // 2 * 2]
         assert [partner[position] for position in own] == own[::-1]
         assert share[len(own) :] in ([], [count - 1])

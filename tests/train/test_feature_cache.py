@@ -16,7 +16,7 @@ from support.models import MICRO
 from vitrine.config import CaptionSpec, Recipe, TransformSpec
 from vitrine.data.captions.datasets import open_captions
 from vitrine.data.check import SampleIndex
-from vitrine.data.loader import Share
+from vitrine.data.loader import BatchShard
 from vitrine.data.sources import open_data
 from vitrine.errors import RecipeError
 from vitrine.models.finetune import HeadOnFrozen, draws_at_random, one_head
@@ -257,9 +257,9 @@ def test_kept_features_are_by_version_and_position_whatever_their_shapes() -> No
         for found, index in zip(kept(view, [2, 0]), (2, 0), strict=True):
             assert torch.equal(found, values[view, index])
     settings = recipe(Path("x"), batch_size=2)
-    batches = list(kept.batches(settings, 0, 0, 1, Share()))
+    batches = list(kept.batches(settings, 0, 0, 1, BatchShard()))
     assert sorted(i for indices, *_ in batches for i in indices) == [0, 2]
-    assert [indices for indices, *_ in kept.batches(settings, 0, 1, 1, Share())] == [batches[1][0]]
+    assert [indices for indices, *_ in kept.batches(settings, 0, 1, 1, BatchShard())] == [batches[1][0]]
 
 
 def test_what_is_too_large_is_noticed_at_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:

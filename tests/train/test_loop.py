@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from vitrine.config import Recipe, named_transforms
 from vitrine.data.captions.transforms import PictureBatch
-from vitrine.data.loader import Batch, moved, normalise
+from vitrine.data.loader import Batch, normalise, to_device
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import TrainingError
 from vitrine.runs.checkpoint import load_checkpoint
@@ -202,14 +202,14 @@ def test_batches_are_pinned_and_moved_as_they_are(monkeypatch: pytest.MonkeyPatc
         return tensor.clone()
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    batch = Batch(torch.ones(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([1, 0]), torch.tensor([5, 7]), lent=True)
+    batch = Batch(torch.ones(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([1, 0]), torch.tensor([5, 7]), is_dummy=True)
     found = torch.utils.data._utils.pin_memory.pin_memory(batch)
     assert [id(each) for each in pinned] == [id(batch.pixels_BCHW), id(batch.labels_B)]
-    assert isinstance(found, Batch) and found.lent and torch.equal(found.pixels_BCHW, batch.pixels_BCHW)
+    assert isinstance(found, Batch) and found.is_dummy and torch.equal(found.pixels_BCHW, batch.pixels_BCHW)
     assert torch.equal(found.labels_B, batch.labels_B) and torch.equal(found.indices_B, batch.indices_B)
     pictures = PictureBatch((torch.zeros(3, 2, 3), torch.ones(1, 2, 3)), torch.tensor([0, 1]))
     again = torch.utils.data._utils.pin_memory.pin_memory(pictures)
     assert len(pinned) == 4 and all(torch.equal(a, b) for a, b in zip(again.pixels, pictures.pixels, strict=True))
     pinned.clear()
-    normalise(moved(batch.pixels_BCHW, torch.device("cpu")), (0.5,) * 3, (0.5,) * 3)
+    normalise(to_device(batch.pixels_BCHW, torch.device("cpu")), (0.5,) * 3, (0.5,) * 3)
     assert not pinned, "to the processor nothing is copied"

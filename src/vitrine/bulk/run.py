@@ -16,7 +16,7 @@ from vitrine.bulk.worker import Job, Part, sha256_of
 from vitrine.caption.model import open_captioner
 from vitrine.classify.model import open_model
 from vitrine.data.bulk_slices import FolderSlice, Sliced, sliced
-from vitrine.data.samples import drawn
+from vitrine.data.samples import random_subset
 from vitrine.errors import DataError, UsageError
 from vitrine.explain.explainer import Mapper
 from vitrine.explain.run import SHEETS, ExplainSettings, scale_of
@@ -97,7 +97,7 @@ def limited(found: Sliced, limit: int | None, seed: int, size: int) -> Sliced:
         return found
     if found.kind != "pictures":
         raise UsageError(f"--limit draws from a folder of pictures; this is one of {found.kind}. Leave it out.")
-    pictures = drawn([sample for each in found.slices for sample in each.samples()], limit, seed)
+    pictures = random_subset([sample for each in found.slices for sample in each.samples()], limit, seed)
     runs = tuple(FolderSlice(pictures[first : first + size]) for first in range(0, len(pictures), size))
     return replace(found, slices=runs)
 

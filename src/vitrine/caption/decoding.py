@@ -1,7 +1,7 @@
 """Captions from an encoded batch: the most likely piece at every step, or given captions, followed piece by piece.
 
 Every way of decoding is a generator that yields after each piece, so that they can be shown as they come;
-:func:`vitrine.caption.decoded.captions_of` runs one to its end. All pictures go in one batch, and a picture whose
+:func:`vitrine.caption.decoding.captions_of` runs one to its end. All pictures go in one batch, and a picture whose
 caption is finished leaves it.
 """
 

@@ -72,7 +72,7 @@ def decode_pictures(
         readable = []
         for sample in samples[first : first + batch_size]:
             try:
-                readable.append((sample, sample.picture.decoded()))
+                readable.append((sample, sample.picture.decode()))
             except PictureError as error:
                 if unreadable is None:
                     raise

@@ -20,7 +20,7 @@ from vitrine.caption.model import OpenedCaptioner, open_captioner
 from vitrine.caption.sampling import sample
 from vitrine.caption.word_maps import CaptionWord, Join, WordCheck, caption_words, check_words
 from vitrine.data.image_folder import list_pictures
-from vitrine.data.samples import Sample, drawn
+from vitrine.data.samples import Sample, random_subset
 from vitrine.errors import DataError
 from vitrine.io.csv_tables import csv_row
 from vitrine.models.captioner.model import Memory
@@ -266,7 +266,7 @@ def caption_provenance(
         model=reference,
         weights_sha256=opened.weights.sha256,
         picture=picture,
-        picture_sha256=hashlib.sha256(sample.picture.encoded()).hexdigest(),
+        picture_sha256=hashlib.sha256(sample.picture.read_bytes()).hexdigest(),
         method=opened.attention,
         layer=str(settings.layer),
         heads=str(settings.heads),
@@ -306,7 +306,7 @@ def caption_pictures(
         DataError: no pictures, or none that can be read.
         ModelError, WeightsUnavailableError: the captioner cannot be opened.
     """
-    samples = drawn(list_pictures(images), limit, settings.seed)
+    samples = random_subset(list_pictures(images), limit, settings.seed)
     opened = open_captioner(model, architecture, vocabulary, download, settings.precision)
     given = captioner_flags(architecture, vocabulary)
     figures = figure_names([sample.name for sample in samples], settings.kind)

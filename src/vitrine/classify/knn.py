@@ -427,7 +427,7 @@ def _recorded(record: RunRecord, asked: FeatureTable, labels: Sequence[str]) -> 
     """What the run's own head said, where it is of these very pictures and classes."""
     if {each.name for each in asked.samples} != record.truths.keys() or dict(_truths(asked, labels)) != record.truths:
         return None
-    hashed = {(each.name, hashlib.sha256(each.picture.encoded()).hexdigest()) for each in asked.samples}
+    hashed = {(each.name, hashlib.sha256(each.picture.read_bytes()).hexdigest()) for each in asked.samples}
     if hashed != record.pictures:
         return None
     return Guesser("the run's own head, as recorded", {name: each.right for name, each in record.answers.items()})

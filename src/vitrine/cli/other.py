@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from vitrine.cli import show
 from vitrine.cli.options import DataArgument, JsonOption
 from vitrine.errors import UsageError
-from vitrine.io.hub_cache import downloading, quieten_client
+from vitrine.io.hub_cache import download_settings, quieten_client
 
 if TYPE_CHECKING:
     from vitrine.cache import CacheContents
@@ -35,13 +35,13 @@ class Verbs(TyperGroup):
 
 def _download_into(context: typer.Context, folder: Optional[Path]) -> None:  # noqa: UP045  typer reads it
     if folder is not None:
-        context.with_resource(downloading(into=folder))
+        context.with_resource(download_settings(into=folder))
     quieten_client()
 
 
 def _stay_offline(context: typer.Context, wanted: bool) -> None:
     if wanted:
-        context.with_resource(downloading(offline=True))
+        context.with_resource(download_settings(offline=True))
 
 
 CacheOption = Annotated[

@@ -205,7 +205,7 @@ class ShardPicture:
     offset: int
     size: int
 
-    def encoded(self) -> bytes:
+    def read_bytes(self) -> bytes:
         """The member's bytes.
 
         Raises:
@@ -221,9 +221,9 @@ class ShardPicture:
             raise PictureError(f"truncated: {self.path.name} ends before its picture does")
         return data
 
-    def decoded(self) -> Image.Image:
+    def decode(self) -> Image.Image:
         """Upright 8-bit RGB."""
-        return decode(self.encoded())
+        return decode(self.read_bytes())
 
 
 @dataclass(frozen=True)

@@ -265,7 +265,7 @@ def read_samples(
 def read_sample(sample: Sample) -> Reading:
     """Read one picture's bytes once and see all there is to see; never raises :class:`PictureError`."""
     try:
-        data = sample.picture.encoded()
+        data = sample.picture.read_bytes()
     except PictureError as error:
         return Reading(sample.name, problem=str(error))
     sha256 = hashlib.sha256(data).hexdigest()

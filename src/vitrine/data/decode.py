@@ -123,7 +123,7 @@ class FilePicture:
 
     path: Path
 
-    def encoded(self) -> bytes:
+    def read_bytes(self) -> bytes:
         """The file's bytes.
 
         Raises:
@@ -137,9 +137,9 @@ class FilePicture:
         except (OSError, MemoryError) as error:
             raise PictureError(_reason(error)) from error
 
-    def decoded(self) -> Image.Image:
+    def decode(self) -> Image.Image:
         """Upright 8-bit RGB; see :func:`decode`."""
-        return decode(self.encoded())
+        return decode(self.read_bytes())
 
 
 @dataclass(frozen=True)
@@ -148,11 +148,11 @@ class BytesPicture:
 
     data: bytes
 
-    def encoded(self) -> bytes:
+    def read_bytes(self) -> bytes:
         """The bytes themselves."""
         return self.data
 
-    def decoded(self) -> Image.Image:
+    def decode(self) -> Image.Image:
         """Upright 8-bit RGB; see :func:`decode`."""
         return decode(self.data)
 
@@ -163,11 +163,11 @@ class NoPicture:
 
     reason: str
 
-    def encoded(self) -> bytes:
+    def read_bytes(self) -> bytes:
         """Raises PictureError."""
         raise PictureError(self.reason)
 
-    def decoded(self) -> Image.Image:
+    def decode(self) -> Image.Image:
         """Raises PictureError."""
         raise PictureError(self.reason)
 

@@ -104,11 +104,11 @@ class DecodedPicture:
         """The file that keeps it."""
         return self.folder / self.sha256[:2] / f"{self.sha256}.rgbx"
 
-    def encoded(self) -> bytes:
+    def read_bytes(self) -> bytes:
         """The picture's own bytes."""
-        return self.picture.encoded()
+        return self.picture.read_bytes()
 
-    def decoded(self) -> Image.Image:
+    def decode(self) -> Image.Image:
         """Upright, 8 bits a channel, mode "RGBX", perhaps reduced: see :func:`vitrine.data.transforms.full_size`.
 
         Raises:
@@ -117,7 +117,7 @@ class DecodedPicture:
         found = _read(self.path)
         if found is not None:
             return found
-        data = self.picture.encoded()
+        data = self.picture.read_bytes()
         image = decode(data)
         full, size = image.size, reduced_size(*image.size, self.short)
         if size != full:

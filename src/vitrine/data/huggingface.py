@@ -21,7 +21,7 @@ from vitrine.data.image_folder import SPLIT_NAMES, class_name, listed, ordered_l
 from vitrine.data.manifest import LABEL_COLUMNS
 from vitrine.data.samples import FiniteSplit, LabelledData, Sample, Split
 from vitrine.errors import DataError, PictureError
-from vitrine.io.hub_cache import DATA_SETS, HUB, cache_folder, is_offline, note_use, quieten_client
+from vitrine.io.hub_cache import DATASETS, HUB, cache_folder, is_offline, note_use, quieten_client
 
 
 def is_saved(folder: Path) -> bool:
@@ -68,7 +68,7 @@ class HubPicture:
     row: int
     column: str
 
-    def encoded(self) -> bytes:
+    def read_bytes(self) -> bytes:
         """The cell's bytes, or those of the file it points to.
 
         Raises:
@@ -78,12 +78,12 @@ class HubPicture:
         if cell and cell.get("bytes"):
             return bytes(cell["bytes"])
         if cell and cell.get("path"):
-            return FilePicture(Path(cell["path"])).encoded()
+            return FilePicture(Path(cell["path"])).read_bytes()
         raise PictureError("the row holds no picture")
 
-    def decoded(self) -> Image.Image:
+    def decode(self) -> Image.Image:
         """Upright 8-bit RGB; see :func:`vitrine.data.decode.decode`."""
-        return decode(self.encoded())
+        return decode(self.read_bytes())
 
 
 def open_hub(name: str, reference: str, options: Mapping[str, str]) -> LabelledData:
@@ -149,13 +149,13 @@ def open_tables(files: Mapping[str, Sequence[str]], reference: str, options: Map
 
 
 def _folder() -> str:
-    return str(cache_folder() / DATA_SETS)
+    return str(cache_folder() / DATASETS)
 
 
 def _note_use(loaded: Any, origin: str) -> None:
     """Record which folders of the cache folder are used."""
     parts = loaded.values() if isinstance(loaded, dict) else (loaded,)
-    top, files = cache_folder() / DATA_SETS, [Path(file["filename"]) for rows in parts for file in rows.cache_files]
+    top, files = cache_folder() / DATASETS, [Path(file["filename"]) for rows in parts for file in rows.cache_files]
     for name in sorted({file.relative_to(top).parts[0] for file in files if file.is_relative_to(top)}):
         note_use(top / name, origin)
 

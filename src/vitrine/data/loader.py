@@ -21,7 +21,7 @@ from vitrine.data.samples import Sample
 from vitrine.errors import DataError, PictureError
 
 
-def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """``tensor`` on ``device``, without waiting for what is queued there.
 
     A copy from ordinary memory to CUDA waits for its turn in the queue; one from pinned memory is queued itself.
@@ -51,14 +51,14 @@ class Batch:
         indices_B: int64 positions in the samples that were given.
         unreadable: (position, reason) of pictures that belong here and could not be read; they have no row above, so
             a batch may even be empty.
-        lent: these pictures are only here so that their process can take part in a step; they count nowhere.
+        is_dummy: these pictures are only here so that their process can take part in a step; they count nowhere.
     """
 
     pixels_BCHW: torch.Tensor
     labels_B: torch.Tensor
     indices_B: torch.Tensor
     unreadable: tuple[tuple[int, str], ...] = ()
-    lent: bool = False
+    is_dummy: bool = False
 
     def __len__(self) -> int:
         """B."""
@@ -102,7 +102,7 @@ def load_batch(
     unreadable: list[tuple[int, str]] = []
     for index, sample in zip(indices, samples, strict=True):
         try:
-            pixels_BHWC[len(kept)] = transform(sample.picture.decoded(), sample_rng(seed, epoch, index))
+            pixels_BHWC[len(kept)] = transform(sample.picture.decode(), sample_rng(seed, epoch, index))
         except PictureError as error:
             unreadable.append((index, str(error)))
             continue
@@ -131,48 +131,48 @@ def normalise(
         (B, C, H, W) on the pixels' device.
     """
     device = pixels_BCHW.device
-    scale_C = moved(torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32), device)
-    shift_C = moved(torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32), device)
+    scale_C = to_device(torch.tensor([1 / (255 * s) for s in std], dtype=torch.float32), device)
+    shift_C = to_device(torch.tensor([-m / s for m, s in zip(mean, std, strict=True)], dtype=torch.float32), device)
     pixels = pixels_BCHW.to(torch.float32, copy=True)
     return pixels.mul_(scale_C.view(-1, 1, 1)).add_(shift_C.view(-1, 1, 1)).to(dtype)
 
 
 @dataclass(frozen=True)
-class Share:
-    """One process's share of everything.
+class BatchShard:
+    """Which part of every batch belongs to one of the processes that train together.
 
     Attributes:
-        process: its number, from 0.
-        processes: how many share.
-        mirrored: picture i of a batch of n is kept beside picture n - 1 - i, which mixup and cutmix mix it with (timm
-            mixes a batch with its reverse): what a process mixes is then what one process alone would have mixed.
+        rank: number of the process, from 0.
+        world_size: how many processes there are.
+        pair_for_mixup: picture i of a batch of n goes to the same process as picture n - 1 - i, with which timm's mixup
+            and cutmix mix it: what the processes mix is then what one process alone would have mixed.
     """
 
-    process: int = 0
-    processes: int = 1
-    mirrored: bool = False
+    rank: int = 0
+    world_size: int = 1
+    pair_for_mixup: bool = False
 
-    def part(self, count: int) -> range:
-        """Positions of a contiguous part of ``count``; the parts differ by one in length at most."""
-        return range(count * self.process // self.processes, count * (self.process + 1) // self.processes)
+    def contiguous(self, count: int) -> range:
+        """The ``rank``-th of ``world_size`` contiguous ranges of ``count`` items; their lengths differ by 1 at most."""
+        return range(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
 
-    def of_batch(self, count: int) -> list[int]:
+    def positions(self, count: int) -> list[int]:
         """Positions in a batch of ``count`` pictures; none where there are fewer pictures than processes."""
-        if not self.mirrored or self.processes == 1:
-            return list(self.part(count))
-        first = list(self.part(count // 2))
+        if not self.pair_for_mixup or self.world_size == 1:
+            return list(self.contiguous(count))
+        first = list(self.contiguous(count // 2))
         mirror = [count // 2 * 2 - 1 - position for position in reversed(first)]
-        odd = [count - 1] if count % 2 and self.process == self.processes - 1 else []  # timm leaves the last one out
+        odd = [count - 1] if count % 2 and self.rank == self.world_size - 1 else []  # timm leaves the last one out
         return first + mirror + odd
 
-    def taken(self, count: int) -> tuple[list[int], bool]:
-        """As :meth:`of_batch`, but never empty: every process has to take part in a step.
+    def positions_or_dummy(self, count: int) -> tuple[list[int], bool]:
+        """As :meth:`positions`, but never empty, because every process has to take part in a training step.
 
         Returns:
-            the positions, and whether they are only lent: the first one, which counts elsewhere.
+            The positions, and whether they are a dummy: the batch's first picture, which another process counts.
         """
-        own = self.of_batch(count)
-        return own or [0], not own
+        positions = self.positions(count)
+        return positions or [0], not positions
 
 
 __all__ = ["Batch", "PictureLoader", "Transform", "batch_count", "batches", "default_workers", "normalise"]
@@ -199,7 +199,7 @@ class _Work:
     samples: tuple[Sample, ...] | None
     seed: int
     epoch: int
-    lent: bool = False
+    is_dummy: bool = False
 
 
 class _Worker(Dataset[Any]):
@@ -215,7 +215,7 @@ class _Worker(Dataset[Any]):
         if samples is None:
             samples = tuple(self._samples[i] for i in work.indices)
         batch = self._load(samples, work.indices, self._transform, seed=work.seed, epoch=work.epoch)
-        return replace(batch, lent=True) if work.lent else batch
+        return replace(batch, is_dummy=True) if work.is_dummy else batch
 
 
 class _Plan:
@@ -239,7 +239,7 @@ class PictureLoader:
         workers: background processes; 0 loads in the caller; -1 chooses.
         load: makes a batch of samples; a function of a module, with the arguments of
             :func:`vitrine.data.loader.load_batch`.
-        share: which part of every batch is loaded; by default all of it.
+        batch_shard: which part of every batch is loaded; by default all of it.
     """
 
     def __init__(
@@ -248,12 +248,12 @@ class PictureLoader:
         batch_size: int,
         workers: int = -1,
         load: Callable[..., Any] = load_batch,
-        share: Share = Share(),
+        batch_shard: BatchShard = BatchShard(),
     ) -> None:
         self.load = load
         self.transform = transform
         self.batch_size = batch_size
-        self.share = share
+        self.batch_shard = batch_shard
         self.workers = default_workers() if workers < 0 else workers
         self._plan = _Plan()
         self._known: Sequence[Sample] | None = None  # what the workers were started with
@@ -321,12 +321,12 @@ class PictureLoader:
     def stream(
         self, parts: Iterable[tuple[tuple[int, ...], tuple[Sample, ...], bool]], *, seed: int, epoch: int
     ) -> Iterator[Any]:
-        """Batches of samples that come in a stream: (indices, samples, lent) each.
+        """Batches of samples that come in a stream: (indices, samples, is_dummy) each.
 
         Raises:
             RuntimeError, DataError: as :meth:`epoch`.
         """
-        plan = (_Work(indices, samples, seed, epoch, lent) for indices, samples, lent in parts)
+        plan = (_Work(indices, samples, seed, epoch, is_dummy) for indices, samples, is_dummy in parts)
         if self.workers == 0:
             yield from map(_Worker(self.load, self.transform, ()).__getitem__, plan)
         else:
@@ -338,9 +338,9 @@ class PictureLoader:
         known = samples is self._known
         for number in numbers:
             whole = order[number * self.batch_size : (number + 1) * self.batch_size]
-            positions, lent = self.share.taken(len(whole))
+            positions, is_dummy = self.batch_shard.positions_or_dummy(len(whole))
             indices = tuple(whole[positions].tolist())
-            yield _Work(indices, None if known else tuple(samples[i] for i in indices), seed, epoch, lent)
+            yield _Work(indices, None if known else tuple(samples[i] for i in indices), seed, epoch, is_dummy)
 
     def _fetched(self, plan: Iterator[_Work], samples: Sequence[Sample]) -> Iterator[Any]:
         self._plan.work = plan

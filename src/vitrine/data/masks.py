@@ -87,7 +87,7 @@ def coco_category_masks(
 
 def _document(file: Path) -> Any:
     try:
-        return json.loads(FilePicture(file).encoded())
+        return json.loads(FilePicture(file).read_bytes())
     except (PictureError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as COCO instances: {' '.join(str(error).split())[:120]}.") from error
 
@@ -363,7 +363,7 @@ class _File:
 
     def mask(self) -> Mask:
         try:
-            values_HW = _stored_values(FilePicture(self.path).encoded(), exact=isinstance(self.value, int))
+            values_HW = _stored_values(FilePicture(self.path).read_bytes(), exact=isinstance(self.value, int))
         except PictureError as error:
             raise DataError(f"The mask {self.path} cannot be used: {error}.") from error
         found: Mask = values_HW == self.value if isinstance(self.value, int) else values_HW != 0

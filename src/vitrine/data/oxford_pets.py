@@ -17,7 +17,7 @@ from vitrine.data.image_folder import listed
 from vitrine.data.samples import FiniteSplit, LabelledData, Sample, Split
 from vitrine.data.splits import hold_out
 from vitrine.errors import DataError
-from vitrine.io.hub_cache import PETS, TURNED_OFF, cache_folder, is_offline, note_use
+from vitrine.io.hub_cache import NETWORK_OFF, PETS, cache_folder, is_offline, note_use
 
 NAMES = ("oxford-pets", "oxford-pets:reference")
 """References that this module opens."""
@@ -66,7 +66,7 @@ def _provide(folder: Path) -> None:
     wanted = [name for name in ARCHIVES if not (folder / name).is_file()]
     try:
         if wanted and is_offline():
-            raise OSError(TURNED_OFF)
+            raise OSError(NETWORK_OFF)
         if wanted:
             _ask(ADDRESS + wanted[0])
         from torchvision.datasets import OxfordIIITPet

@@ -13,11 +13,11 @@ from PIL import Image
 class Picture(Protocol):
     """One picture, wherever it comes from."""
 
-    def encoded(self) -> bytes:
+    def read_bytes(self) -> bytes:
         """The file's bytes, unchanged: what content hashes are taken of."""
         ...
 
-    def decoded(self) -> Image.Image:
+    def decode(self) -> Image.Image:
         """The picture as upright 8-bit RGB.
 
         Raises:
@@ -43,7 +43,7 @@ class Sample:
     captions: tuple[str, ...] = ()
 
 
-def drawn(samples: Sequence[Sample], limit: int | None, seed: int) -> tuple[Sample, ...]:
+def random_subset(samples: Sequence[Sample], limit: int | None, seed: int) -> tuple[Sample, ...]:
     """All samples, or ``limit`` of them drawn with ``seed``, in their own order."""
     if limit is None or len(samples) <= limit:
         return tuple(samples)

@@ -25,7 +25,7 @@ from vitrine.attribution.verdict import Verdict
 from vitrine.classify.inference import eval_transform
 from vitrine.classify.model import OpenedModel, open_model
 from vitrine.data.image_folder import list_pictures
-from vitrine.data.samples import Sample, drawn
+from vitrine.data.samples import Sample, random_subset
 from vitrine.errors import DataError
 from vitrine.explain.explainer import Checked, MappedBatch, Mapper, check_maps
 from vitrine.explain.figures.contact_sheet import A_SHEET, counted, save_contact_sheet
@@ -277,7 +277,7 @@ def map_picture(
         smooth: draw the overlay smoothly between the middles of patches.
     """
     scores_RC, unit = mapped.maps.scores_BRC[b].numpy(), mapped.maps.unit
-    photo_HWC = np.asarray(sample.picture.decoded())
+    photo_HWC = np.asarray(sample.picture.decode())
     height, width = photo_HWC.shape[:2]
     likeliest = int(mapped.probabilities_BC[b].argmax())
     verdict = None if checked is None else checked.verdicts[b]
@@ -355,7 +355,7 @@ def explain(
         DataError: no pictures, or none that can be read.
         ModelError: the model cannot be used, or lacks what was asked for.
     """
-    samples = drawn(list_pictures(images), limit, settings.seed)
+    samples = random_subset(list_pictures(images), limit, settings.seed)
     opened = open_model(model, precision, architecture)
     mapper = Mapper(opened, settings.method, settings.target)
     figures = figure_names([sample.name for sample in samples], settings.kind, SHEETS)
@@ -427,7 +427,7 @@ class ExplainSession:
                 self.mapper, mapped, b, sample, self._true_label(sample), checked, self.settings.smooth
             )
             explained = self._explained(picture, mapped, b, sample, checked)
-            encoded = sample.picture.encoded()
+            encoded = sample.picture.read_bytes()
             origin = self._origin(sample.name, hashlib.sha256(encoded).hexdigest(), explained.target)
             save_map_figure(picture, self.scale, explained.figure, origin.to_metadata())
             for suffix, figure in extras[b](picture) if extras else ():

@@ -31,7 +31,7 @@ from vitrine.classify.model import OpenedModel
 from vitrine.data.image_folder import iter_pictures
 from vitrine.data.loader import batches
 from vitrine.data.masks import FOLDER, Masks, find_masks
-from vitrine.data.samples import Sample, drawn
+from vitrine.data.samples import Sample, random_subset
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError
 from vitrine.explain.explainer import Mapper
@@ -171,7 +171,7 @@ def scored_samples(data: str, split: str | None, limit: int, seed: int) -> tuple
         samples, notes = found.splits[chosen], [f"The pictures are the {chosen} split of {data} ({found.layout})."]
     if len(samples) > limit:
         notes.append(f"{limit} of {len(samples):,} pictures were drawn (seed {seed}).")
-    return drawn(samples, limit, seed), tuple(notes)
+    return random_subset(samples, limit, seed), tuple(notes)
 
 
 Floats = npt.NDArray[np.float32]
@@ -275,7 +275,7 @@ def _load(
     for sample in (samples[i] for i in kept):
         mask_HW = None
         if masks is not None and sample.name in masks.loaders:
-            size = sample.picture.decoded().size
+            size = sample.picture.decode().size
             mask_HW = masks.mask_of(sample.name, size)
             placement = Placement(transform.geometry(*size), layout.rows, layout.columns)
         coverage.append(None if mask_HW is None else placement.coverage(mask_HW))

@@ -21,7 +21,7 @@ from typing import Any
 
 from vitrine.errors import UsageError
 
-HUB, RELEASED, PETS, DATA_SETS, CLIENT = "hub", "catr", "oxford-iiit-pet", "datasets", "xet"
+HUB, CATR, PETS, DATASETS, XET = "hub", "catr", "oxford-iiit-pet", "datasets", "xet"
 """Folders in the cache folder: of the hub's client, of the published captioner, of torchvision's pets, of what datasets
 makes of downloads, and of parts of files that the hub's client keeps."""
 
@@ -29,7 +29,7 @@ DECODED, DECODED_FROM = "decoded", "training pictures, decoded by vitrine train"
 """The folder in the cache folder of training pictures that were decoded once, and what is said of their origin."""
 
 CACHE, OFFLINE = "VITRINE_CACHE", "VITRINE_OFFLINE"
-TURNED_OFF = "the network was turned off"
+NETWORK_OFF = "the network was turned off"
 
 _YES = {"1", "ON", "YES", "TRUE"}
 _CLIENTS = ("huggingface_hub.constants", "datasets.config")  # each keeps HF_HUB_OFFLINE as it was at its import
@@ -48,7 +48,7 @@ def is_offline() -> bool:
 
 
 @contextmanager
-def downloading(*, into: Path | None = None, offline: bool = False) -> Iterator[None]:
+def download_settings(*, into: Path | None = None, offline: bool = False) -> Iterator[None]:
     """Within the block, downloads go into a folder, or there are none.
 
     Args:
@@ -85,7 +85,7 @@ def downloading(*, into: Path | None = None, offline: bool = False) -> Iterator[
 def quieten_client() -> None:
     """Let the hub's client tell nobody what runs here, and keep nothing outside of the cache folder."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    os.environ["HF_XET_CACHE"] = str(cache_folder() / CLIENT)
+    os.environ["HF_XET_CACHE"] = str(cache_folder() / XET)
     constants = sys.modules.get("huggingface_hub.constants")
     if constants is not None:
         constants.HF_HUB_DISABLE_TELEMETRY = True  # type: ignore[attr-defined]
@@ -151,7 +151,7 @@ def _note(folder: Path, path: Path, origin: str, size: int, changed_ns: int) -> 
     )
 
 
-def know(known: Mapping[str, Record], folder: Path, path: Path, origin: str) -> Record:
+def file_record(known: Mapping[str, Record], folder: Path, path: Path, origin: str) -> Record:
     """A file's or folder's record, which need not have been used; its hash is remembered for the next time.
 
     Args:
@@ -183,11 +183,11 @@ def changed_sentence(path: Path, origin: str) -> str | None:
         return None
     return (
         f"{origin} has changed since it was last used here, on {use.before.last_used[:10]}: "
-        f"its sha256 was {short(use.before.sha256)} and is {short(use.sha256)}."
+        f"its sha256 was {short_hash(use.before.sha256)} and is {short_hash(use.sha256)}."
     )
 
 
-def short(sha256: str | None) -> str:
+def short_hash(sha256: str | None) -> str:
     """The first characters of a hash, which tell any two files apart that a person has."""
     return (sha256 or "unknown")[:12]
 
@@ -210,7 +210,7 @@ def read_records(folder: Path) -> dict[str, Record]:
     return found
 
 
-def forget(folder: Path, file: str) -> None:
+def remove_record(folder: Path, file: str) -> None:
     """Remove the record of a file that was removed."""
     (folder / FOLDER / _name(file)).unlink(missing_ok=True)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.errors import ModelError
-from vitrine.io.hub_cache import HUB, RELEASED, Record, cache_folder, know
+from vitrine.io.hub_cache import CATR, HUB, Record, cache_folder, file_record
 
 _ADDRESS = "https://github.com/saahiluppal/catr/releases/download/"
 
@@ -28,7 +28,7 @@ def release_path(name: str) -> Path:
     """
     if name not in RELEASES:
         raise ModelError(f"There is no captioner {name!r}. Expected {', '.join(RELEASES)}, or a weights file.")
-    return cache_folder() / RELEASED / RELEASES[name].rsplit("/", 1)[-1]
+    return cache_folder() / CATR / RELEASES[name].rsplit("/", 1)[-1]
 
 
 UNFINISHED = "unfinished"
@@ -112,7 +112,9 @@ def cached_repositories(cache: Path, known: Mapping[str, Record], progress: Prog
                 if not is_inside(found.blob_path, cache):
                     continue
                 origin = f"{'hf:' if data else 'hf-hub:'}{repository.repo_id}/{name}"
-                record = know(known, cache, found.file_path, _same_origin(known, cache, found.file_path) or origin)
+                record = file_record(
+                    known, cache, found.file_path, _same_origin(known, cache, found.file_path) or origin
+                )
                 files.append(_file(name, found.file_path, record))
                 done += 1
                 progress(done, total)
@@ -125,13 +127,13 @@ def cached_releases(cache: Path, known: Mapping[str, Record]) -> Iterator[Cached
     for name, address in RELEASES.items():
         path = release_path(name)
         if path.is_file() and not path.is_symlink():
-            file = _file(path.name, path, know(known, cache, path, address))
+            file = _file(path.name, path, file_record(known, cache, path, address))
             yield CachedItem(name, "captioner", address, None, (file,), file.size)
 
 
 def unfinished_downloads(cache: Path) -> Iterator[CachedItem]:
     """What interrupted downloads left; one may still be going on."""
-    parts = [*hub_folder(cache).glob("*/blobs/*.incomplete"), *(cache / RELEASED).glob("*.part")]
+    parts = [*hub_folder(cache).glob("*/blobs/*.incomplete"), *(cache / CATR).glob("*.part")]
     for path in sorted(each for each in parts if each.is_file() and not each.is_symlink() and is_inside(each, cache)):
         found = path.stat()
         file = CachedFile(path.name, path, found.st_size, None, None, found.st_mtime)

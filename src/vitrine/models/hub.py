@@ -10,7 +10,16 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from vitrine.errors import WeightsUnavailableError
-from vitrine.io.hub_cache import HUB, TURNED_OFF, cache_folder, forget, is_offline, note_use, quieten_client, short
+from vitrine.io.hub_cache import (
+    HUB,
+    NETWORK_OFF,
+    cache_folder,
+    is_offline,
+    note_use,
+    quieten_client,
+    remove_record,
+    short_hash,
+)
 
 _CONNECT_SECONDS = 3.0
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -66,7 +75,7 @@ def _look(hub_id: str, names: tuple[str, ...]) -> tuple[Path | None, str, bool]:
     repository, _, revision = hub_id.partition("@")
     folder = cache_folder() / HUB
     reachable = not is_offline() and _reachable(constants.ENDPOINT)
-    offline = TURNED_OFF if is_offline() else f"{constants.ENDPOINT} cannot be reached"
+    offline = NETWORK_OFF if is_offline() else f"{constants.ENDPOINT} cannot be reached"
     reason, absent = "", 0
     for name in names:
         began = time.time()
@@ -103,7 +112,7 @@ def _check(path: Path, hub_id: str, began: float) -> None:
     if use.sha256 is None or not _SHA256.fullmatch(blob.name) or blob.name == use.sha256:
         return
     fresh = blob.stat().st_mtime >= began - 1
-    forget(cache_folder(), path.absolute().relative_to(cache_folder().absolute()).as_posix())
+    remove_record(cache_folder(), path.absolute().relative_to(cache_folder().absolute()).as_posix())
     if fresh:
         path.unlink()
         blob.unlink()
@@ -113,8 +122,8 @@ def _check(path: Path, hub_id: str, began: float) -> None:
         else (f"lies in {blob} was changed or is damaged", f"Remove it: vitrine cache --prune {hub_id.split('@')[0]}")
     )
     raise WeightsUnavailableError(
-        f"What {what}: {path.name} of {hub_id} should have the sha256 {short(blob.name)}... and has "
-        f"{short(use.sha256)}....\n{remedy}."
+        f"What {what}: {path.name} of {hub_id} should have the sha256 {short_hash(blob.name)}... and has "
+        f"{short_hash(use.sha256)}....\n{remedy}."
     )
 
 

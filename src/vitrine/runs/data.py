@@ -71,6 +71,6 @@ def validation_samples(record: RunRecord, names: Iterable[str], data: str | None
 def content_sha256(sample: Sample) -> str | None:
     """Of a picture's own bytes, in hexadecimal; None where they cannot be had."""
     try:
-        return hashlib.sha256(sample.picture.encoded()).hexdigest()
+        return hashlib.sha256(sample.picture.read_bytes()).hexdigest()
     except PictureError:
         return None

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from vitrine.io.hub_cache import changed_sentence, short
+from vitrine.io.hub_cache import changed_sentence, short_hash
 from vitrine.models.load import BuiltModel
 from vitrine.models.reference import WeightsFile
 from vitrine.version import __version__
@@ -95,8 +95,8 @@ def _changed_run(run: Path, weights: WeightsFile) -> str | None:
     if not isinstance(measured, str) or measured == weights.sha256:
         return None
     return (
-        f"{weights.path} has changed since the run's metrics were written: its sha256 was {short(measured)} and is "
-        f"{short(weights.sha256)}."
+        f"{weights.path} has changed since the run's metrics were written: its sha256 was {short_hash(measured)} and "
+        f"is {short_hash(weights.sha256)}."
     )
 
 
@@ -114,5 +114,5 @@ def starting_weights_note(environment: Mapping[str, Any], weights: WeightsFile |
     onwards = "goes on from its own state, made with the former" if restored else "begins again, with those of now"
     return (
         f"The starting weights {weights.origin} have changed since this run was begun: their sha256 was "
-        f"{short(str(before['sha256']))} and is {short(weights.sha256)}. The training {onwards}."
+        f"{short_hash(str(before['sha256']))} and is {short_hash(weights.sha256)}. The training {onwards}."
     )

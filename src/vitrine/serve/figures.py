@@ -75,7 +75,7 @@ def draw_caption(
     """The figure of ``vitrine caption`` of a decoded caption, as PNG or SVG."""
     settings = served.settings(beams, kind)
     sample = Sample(upload.name, BytesPicture(upload.data))
-    decoded = CaptionedPicture(sample, sample.picture.decoded(), caption, encoded.placement)
+    decoded = CaptionedPicture(sample, sample.picture.decode(), caption, encoded.placement)
     worded = prepare_word_maps(decoded, served.opened, settings)
     told = caption_provenance(served.reference, served.opened, settings, sample, upload.name, "captions", served.flags)
     if continued:

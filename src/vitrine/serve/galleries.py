@@ -16,7 +16,7 @@ from vitrine.data.decode import decode
 from vitrine.data.samples import Picture, Sample
 from vitrine.data.sources import open_data
 from vitrine.errors import PictureError, RunError, VitrineError
-from vitrine.io.hub_cache import downloading
+from vitrine.io.hub_cache import download_settings
 from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.models.reference import BUNDLED
 from vitrine.results import ClassificationMetrics
@@ -63,20 +63,20 @@ class CheckedPicture:
     picture: Picture
     sha256: str
 
-    def encoded(self) -> bytes:
+    def read_bytes(self) -> bytes:
         """The file's bytes.
 
         Raises:
             PictureError: they cannot be had, or are another picture's.
         """
-        data = self.picture.encoded()
+        data = self.picture.read_bytes()
         if hashlib.sha256(data).hexdigest() != self.sha256:
             raise PictureError("its content is not what the run recorded of it")
         return data
 
-    def decoded(self) -> Image.Image:
+    def decode(self) -> Image.Image:
         """Upright 8-bit RGB; see :func:`vitrine.data.decode.decode`."""
-        return decode(self.encoded())
+        return decode(self.read_bytes())
 
 
 def read_recorded(folder: RunFolder) -> Recorded:
@@ -152,7 +152,7 @@ def gallery_of(reference: str) -> Gallery:
     if not folder.started or not (folder.path / "data.json").is_file():
         return Gallery({}, ())
     try:
-        with downloading(offline=True):  # what was trained on may be on the hub: nothing is fetched to show it
+        with download_settings(offline=True):  # what was trained on may be on the hub: nothing is fetched to show it
             return _of_run(folder)
     except VitrineError as error:
         return Gallery({}, (), notes=(f"The run's pictures cannot be shown: {' '.join(str(error).split())}",))

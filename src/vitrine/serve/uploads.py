@@ -135,7 +135,7 @@ def open_sample(picture: Picture, receiving: Receiving) -> Upload:
         Refusal: it cannot be read any more.
     """
     try:
-        return receiving.of(picture.encoded(), picture.decoded())
+        return receiving.of(picture.read_bytes(), picture.decode())
     except PictureError as error:
         raise Refusal(404, f"The sample cannot be read: {error}.", "unknown") from error
 
@@ -208,7 +208,7 @@ def photograph(sample: Sample) -> Thumbnail:
 
 def _decoded(sample: Sample) -> Image.Image:
     try:
-        return sample.picture.decoded()
+        return sample.picture.decode()
     except PictureError as error:
         raise Refusal(404, f"The picture cannot be read: {error}.", "unknown") from error
 

@@ -19,7 +19,7 @@ from vitrine.config import CaptionSpec, Recipe, TransformSpec
 from vitrine.config.recipe import FROM_CAPTIONS
 from vitrine.data.captions.datasets import CaptionSplit
 from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTransform, PictureBatch, load_pictures
-from vitrine.data.loader import PictureLoader, Share
+from vitrine.data.loader import BatchShard, PictureLoader
 from vitrine.data.samples import Sample
 from vitrine.models.captioner.build import AssembledCaptioner, assemble_captioner
 from vitrine.models.captioner.checkpoint import WORDS, save_captioner
@@ -148,17 +148,17 @@ class CaptionerTask:
             sharded = self._sharded = ShardedBatches(shards, recipe, share, self.report)
             yield lambda epoch, start: self._from_shards(sharded, loader, epoch, start)
 
-    def _from_kept(self, kept: KeptFeatures, epoch: int, start: int, share: Share) -> Iterator[CaptionBatch]:
+    def _from_kept(self, kept: KeptFeatures, epoch: int, start: int, share: BatchShard) -> Iterator[CaptionBatch]:
         view = view_of(self.recipe, self.recipe.transforms.random, epoch)
-        for indices, values, lent in kept.batches(self.recipe, epoch, start, view, share):
-            yield replace(self._batch(Features.join(values), indices, self.data.train, epoch), lent=lent)
+        for indices, values, is_dummy in kept.batches(self.recipe, epoch, start, view, share):
+            yield replace(self._batch(Features.join(values), indices, self.data.train, epoch), is_dummy=is_dummy)
 
     def _from_pictures(self, loader: PictureLoader, epoch: int, start: int) -> Iterator[CaptionBatch]:
         recipe, split = self.recipe, self.data.train.for_epoch(epoch, self.recipe.epoch_size)
         pictures, view = _Pictures(split), view_of(recipe, recipe.transforms.random, epoch)
         for found in loader.epoch(pictures, seed=recipe.seed, epoch=epoch, shuffle=True, start_batch=start, view=view):
             batch = self._batch(found.pixels, found.indices_B.tolist(), split, epoch)
-            yield replace(batch, lent=found.lent)
+            yield replace(batch, is_dummy=found.is_dummy)
 
     def _from_shards(
         self, sharded: ShardedBatches, loader: PictureLoader, epoch: int, start: int
@@ -166,7 +166,7 @@ class CaptionerTask:
         for found in sharded.epoch(loader, epoch, start):
             indices = found.indices_B.tolist()
             batch = self._drawn.batch(found.pixels, indices, sharded.captions(indices), epoch)
-            yield replace(batch, lent=found.lent)
+            yield replace(batch, is_dummy=found.is_dummy)
 
     def _batch(self, seen: Any, indices: Sequence[int], split: CaptionSplit, epoch: int | None) -> CaptionBatch:
         return self._drawn.batch(seen, indices, [split[index].captions for index in indices], epoch)
@@ -182,7 +182,7 @@ class CaptionerTask:
         """Loss and accuracy over the word pieces of all captions, each predicted from those before it."""
         if self._sharded is not None:
             self._sharded.tell_unreadable(setting.processes)
-        part = setting.processes.share().part(len(self.data.validation))
+        part = setting.processes.share().contiguous(len(self.data.validation))
         found = self._forced(module, setting, part)
         loss, correct, count = setting.processes.totals((found.total, found.correct, found.pieces))
         return Validation(loss / count, correct / count)

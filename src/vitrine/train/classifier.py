@@ -80,8 +80,8 @@ class ClassifierTask:
             yield lambda epoch, start: features.batches(setting, epoch, start)
             return
         transform = TrainTransform(recipe.transforms, self.spec.size)
-        share = setting.processes.share(mirrored=bool(recipe.mixup or recipe.cutmix))
-        with PictureLoader(transform, recipe.batch_size, recipe.workers, share=share) as loader:
+        share = setting.processes.share(pair_for_mixup=bool(recipe.mixup or recipe.cutmix))
+        with PictureLoader(transform, recipe.batch_size, recipe.workers, batch_shard=share) as loader:
             shards = shards_of(self.data.train)
             if shards is not None:
                 sharded = self._sharded = ShardedBatches(shards, recipe, setting.processes.share(), self.report)
@@ -107,7 +107,7 @@ class ClassifierTask:
 
     def validate(self, module: nn.Module, setting: Setting) -> Validation:
         """Loss and accuracy; what of shards could not be read since is told."""
-        processes, part = setting.processes, setting.processes.share().part(len(self.data.validation))
+        processes, part = setting.processes, setting.processes.share().contiguous(len(self.data.validation))
         if self._sharded is not None:
             self._sharded.tell_unreadable(processes)
         parts = [each for each in processes.gathered(self._validated(module, setting, part)) if each is not None]

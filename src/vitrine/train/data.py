@@ -13,7 +13,7 @@ from vitrine.config import Recipe
 from vitrine.data.captions.datasets import CaptionData, CaptionSplit, open_captions
 from vitrine.data.check import SampleIndex, index_samples
 from vitrine.data.decoded_cache import DecodedPicture, bytes_for, folder_for, remove_unfinished, short_side
-from vitrine.data.loader import PictureLoader, Share
+from vitrine.data.loader import BatchShard, PictureLoader
 from vitrine.data.samples import FiniteSplit, LabelledData, Sample, Split
 from vitrine.data.shards.stream import BLACK, ShardSplit
 from vitrine.data.sources import open_data
@@ -126,7 +126,7 @@ def _read(
     processes: Processes,
 ) -> SampleIndex:
     everything = tuple(sample for samples in finite.values() for sample in samples)
-    part = processes.share().part(len(everything))
+    part = processes.share().contiguous(len(everything))
     own = index_samples(everything[part.start : part.stop], workers=recipe.workers, progress=progress)
     index = SampleIndex.joined(processes.gathered(own))
     if len(index.unreadable) > recipe.max_unreadable * len(everything):
@@ -223,7 +223,7 @@ class ShardedBatches:
     """
 
     def __init__(
-        self, split: ShardSplit, recipe: Recipe, share: Share, report: Callable[[Event], None] = lambda _: None
+        self, split: ShardSplit, recipe: Recipe, share: BatchShard, report: Callable[[Event], None] = lambda _: None
     ) -> None:
         self._split, self._recipe, self._share, self._report = split, recipe, share, report
         self._recent: deque[dict[int, _Told]] = deque(maxlen=recipe.accumulate)
@@ -236,20 +236,20 @@ class ShardedBatches:
         Raises:
             DataError: a shard is gone, or nothing of a whole batch can be read.
         """
-        recipe, told, lent = self._recipe, dict[int, _Told](), self._share.processes > 1
+        recipe, told, is_dummy = self._recipe, dict[int, _Told](), self._share.world_size > 1
 
         def parts() -> Iterator[tuple[tuple[int, ...], tuple[Sample, ...], bool]]:
-            for part in self._split.parts(
+            for part in self._split.batches(
                 batch_size=recipe.batch_size,
                 seed=recipe.seed,
                 epoch=epoch,
                 buffer=recipe.shuffle_buffer,
                 start_batch=start,
-                share=self._share,
+                batch_shard=self._share,
             ):
                 for place, sample in zip(part.indices, part.samples, strict=True):
                     told[place] = _Told(sample.name, sample.captions)
-                yield part.indices, part.samples, part.lent
+                yield part.indices, part.samples, part.is_dummy
 
         for batch in loader.stream(parts(), seed=recipe.seed, epoch=epoch):
             places = [*batch.indices_B.tolist(), *(place for place, _ in batch.unreadable)]
@@ -258,7 +258,7 @@ class ShardedBatches:
                 self._tell(self._recent[-1][place].name, reason)
             if len(batch):
                 yield batch
-            elif lent:
+            elif is_dummy:
                 yield self._stand_in(loader, places[0])
             else:
                 name, reason = self._unreadable[-1]
@@ -268,7 +268,7 @@ class ShardedBatches:
 
     def _stand_in(self, loader: PictureLoader, place: int) -> Any:
         self._recent[-1][place] = _Told(BLACK.name, BLACK.captions)
-        return replace(loader.load((BLACK,), (place,), loader.transform, seed=0, epoch=0), lent=True)
+        return replace(loader.load((BLACK,), (place,), loader.transform, seed=0, epoch=0), is_dummy=True)
 
     def _tell(self, name: str, reason: str) -> None:
         self._count += 1

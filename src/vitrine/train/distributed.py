@@ -23,7 +23,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
-from vitrine.data.loader import Share
+from vitrine.data.loader import BatchShard
 from vitrine.errors import LostProcessError, TrainingError, UsageError, VitrineError
 
 _Value = TypeVar("_Value")
@@ -92,9 +92,9 @@ class Processes:
         """Whether this is the process that writes and speaks."""
         return self.rank == 0
 
-    def share(self, *, mirrored: bool = False) -> Share:
+    def share(self, *, pair_for_mixup: bool = False) -> BatchShard:
         """What of batches and splits is this process's."""
-        return Share(self.rank, self.count, mirrored)
+        return BatchShard(self.rank, self.count, pair_for_mixup)
 
     def totals(self, numbers: Sequence[float]) -> list[float]:
         """Sums over all processes, in float64; every process gives as many numbers."""

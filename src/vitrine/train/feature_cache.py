@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vitrine.classify.inference import eval_batches
 from vitrine.config import Recipe
 from vitrine.config.recipe import refuse
-from vitrine.data.loader import Batch, PictureLoader, Share, batch_count, epoch_order, normalise
+from vitrine.data.loader import Batch, BatchShard, PictureLoader, batch_count, epoch_order, normalise
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
 from vitrine.metrics.classification import Outputs
@@ -71,17 +71,17 @@ class KeptFeatures:
         return [self._others[place] if place in self._others else self._rows[place] for place in places]
 
     def batches(
-        self, recipe: Recipe, epoch: int, start: int, view: int, share: Share
+        self, recipe: Recipe, epoch: int, start: int, view: int, share: BatchShard
     ) -> Iterator[tuple[list[int], list[Tensor], bool]]:
         """Positions and tensors of this process's parts of an epoch's batches from ``start`` on, and whether they are
-        only lent: those that a loader would give."""
+        only dummies: those that a loader would give."""
         order = epoch_order(self._pictures, seed=recipe.seed, epoch=epoch, shuffle=True).tolist()
         size = recipe.batch_size
         for number in range(start, batch_count(self._pictures, size)):
             whole = order[number * size : (number + 1) * size]
-            positions, lent = share.taken(len(whole))
+            positions, is_dummy = share.positions_or_dummy(len(whole))
             indices = [whole[position] for position in positions if self.has(view, whole[position])]
-            yield indices, self(view, indices), lent
+            yield indices, self(view, indices), is_dummy
 
 
 def require_views_possible(recipe: Recipe, endless: bool) -> None:
@@ -193,8 +193,8 @@ class HeadFeatures:
         recipe = self._recipe
         kept = self._of("training", setting, [partial(self._version, view) for view in range(recipe.views or 1)])
         view = view_of(recipe, recipe.transforms.random, epoch)
-        for indices, values, lent in kept.batches(recipe, epoch, start, view, setting.processes.share()):
-            yield FeatureBatch(torch.stack(values), self._labels[indices], torch.tensor(indices), lent)
+        for indices, values, is_dummy in kept.batches(recipe, epoch, start, view, setting.processes.share()):
+            yield FeatureBatch(torch.stack(values), self._labels[indices], torch.tensor(indices), is_dummy)
 
     def outputs(self, module: nn.Module, setting: Setting, part: range) -> Outputs:
         """What the classifier says of a part of the validation pictures."""

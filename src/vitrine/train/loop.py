@@ -90,12 +90,12 @@ class WholeLoss:
         return ReadLoss(loss_sum / self.count, self.count, None if mixed else int(right))
 
 
-def whole_loss(processes: Processes, loss: Loss, lent: bool) -> WholeLoss:
-    """Join what is known of the parts; one that was ``lent``, so that its process can take part, does not count."""
+def whole_loss(processes: Processes, loss: Loss, is_dummy: bool) -> WholeLoss:
+    """Join what is known of the parts; one that was ``is_dummy``, so that its process can take part, does not count."""
     numbers = Numbers(*(each for each in (loss.mean, loss.correct) if each is not None))
     if processes.count == 1:
         return WholeLoss(loss.count, 1.0, loss.count, numbers, processes)
-    own = 0 if lent else loss.count
+    own = 0 if is_dummy else loss.count
     count = int(processes.totals((own,))[0])
     return WholeLoss(count, processes.count * own / count, own, numbers, processes)
 
@@ -169,14 +169,14 @@ class UnreadStep:
 
 
 class Part(Protocol):
-    """This process's pictures of one batch; ``lent`` ones take part in the step and count nowhere."""
+    """This process's pictures of one batch; ``is_dummy`` ones take part in the step and count nowhere."""
 
     def __len__(self) -> int:
         """Pictures."""
         ...
 
     @property
-    def lent(self) -> bool:
+    def is_dummy(self) -> bool:
         """See above."""
         ...
 
@@ -321,7 +321,7 @@ def _step(
     """One optimizer step over a group of micro-batches; ``at_once`` reads each one's loss before its backward pass."""
     accelerator, progress, processes = training.accelerator, training.progress, training.processes
     learning_rate = _set_learning_rate(training, progress.step)
-    sizes = processes.totals([0 if batch.lent else len(batch) for batch in group])
+    sizes = processes.totals([0 if batch.is_dummy else len(batch) for batch in group])
     pictures, count = sum(sizes), partial(_count, progress)
     place = {"epoch": progress.epoch, "step": progress.step + 1, "pictures": int(pictures)}
     step = UnreadStep(processes, count, **place, learning_rate=learning_rate)
@@ -329,7 +329,7 @@ def _step(
         _seed(recipe.seed, progress.step * recipe.accumulate + number, processes.rank)
         with _gathering(training), _forward_pass(training):
             loss = objective(training.module, batch, mix=mix)
-        whole = whole_loss(processes, loss, batch.lent)
+        whole = whole_loss(processes, loss, batch.is_dummy)
         step.add(whole, partial(names, batch), at_once=at_once)
         with _exchange(training, last=number == len(group) - 1):
             accelerator.backward(loss.mean * (whole.weight * (sizes[number] / pictures)))

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from vitrine.config import Recipe
 from vitrine.data.captions.transforms import CaptionTransform
-from vitrine.data.loader import Batch, moved, normalise
+from vitrine.data.loader import Batch, normalise, to_device
 from vitrine.models.captioner.model import CaptionModel, Features
 
 
@@ -43,13 +43,13 @@ class FeatureBatch:
         features_BD: float, on the CPU.
         labels_B: int64 class indices.
         indices_B: int64 positions of the pictures in their data.
-        lent: these pictures are only here so that their process can take part in a step; they count nowhere.
+        is_dummy: these pictures are only here so that their process can take part in a step; they count nowhere.
     """
 
     features_BD: Tensor
     labels_B: Tensor
     indices_B: Tensor
-    lent: bool = False
+    is_dummy: bool = False
 
     def __len__(self) -> int:
         """B."""
@@ -91,11 +91,11 @@ class Classification:
         )
 
     def __call__(self, module: nn.Module, batch: Batch | FeatureBatch, *, mix: bool) -> Loss:
-        labels_B = moved(batch.labels_B, self._device)
+        labels_B = to_device(batch.labels_B, self._device)
         if isinstance(batch, FeatureBatch):
-            logits_BC = module(moved(batch.features_BD, self._device))
+            logits_BC = module(to_device(batch.features_BD, self._device))
         else:
-            pixels_BCHW = normalise(moved(batch.pixels_BCHW, self._device), self._mean, self._std)
+            pixels_BCHW = normalise(to_device(batch.pixels_BCHW, self._device), self._mean, self._std)
             if mix and self._mixup is not None and len(labels_B) > 1:
                 return self._mixed(module, pixels_BCHW, labels_B)
             logits_BC = module(pixels_BCHW)
@@ -119,7 +119,7 @@ class CaptionBatch:
         length_B: int64, of each caption with start and end.
         captions_P: how many captions each picture has.
         indices_P: int64 positions of the pictures in their data.
-        lent: these pictures are only here so that their process can take part in a step; they count nowhere.
+        is_dummy: these pictures are only here so that their process can take part in a step; they count nowhere.
     """
 
     seen: tuple[Tensor, ...] | Features
@@ -127,7 +127,7 @@ class CaptionBatch:
     length_B: Tensor
     captions_P: tuple[int, ...]
     indices_P: Tensor
-    lent: bool = False
+    is_dummy: bool = False
 
     def __len__(self) -> int:
         """P."""
@@ -198,8 +198,8 @@ class Captioning:
         # Found on the CPU: of a mask, an accelerator would have to be asked how much it picks.
         real_BT = _real(batch.length_B, batch.ids_BT.shape[1] - 1)
         picked_N, targets_N = real_BT.flatten().nonzero()[:, 0], batch.ids_BT[:, 1:][real_BT]
-        picked_N, targets_N = moved(picked_N, self._device), moved(targets_N, self._device)
-        given_BT = moved(batch.ids_BT, self._device)[:, :-1]
+        picked_N, targets_N = to_device(picked_N, self._device), to_device(targets_N, self._device)
+        given_BT = to_device(batch.ids_BT, self._device)[:, :-1]
         if self._hidden and module.training:
             hidden_BT = torch.rand(given_BT.shape, device=self._device) < self._hidden
             hidden_BT[:, 0] = False
@@ -210,9 +210,9 @@ class Captioning:
 
     def _prepared(self, seen: tuple[Tensor, ...] | Features) -> tuple[Tensor, ...] | Features:
         if isinstance(seen, Features):
-            padded = None if seen.padded_BRC is None else moved(seen.padded_BRC, self._device)
-            return Features(moved(seen.values_BDRC, self._device), padded, seen.grids)
-        return tuple(self._transform.normalised(moved(pixels, self._device)) for pixels in seen)
+            padded = None if seen.padded_BRC is None else to_device(seen.padded_BRC, self._device)
+            return Features(to_device(seen.values_BDRC, self._device), padded, seen.grids)
+        return tuple(self._transform.normalised(to_device(pixels, self._device)) for pixels in seen)
 
 
 def _real(length_B: Tensor, targets: int) -> Tensor:

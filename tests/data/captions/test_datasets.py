@@ -88,7 +88,7 @@ def test_cocos_layout(tmp_path: Path) -> None:
     assert data.notes == ()
     sample = data.splits["train"][1]
     assert sample == CaptionedSample(sample.name, sample.picture, ("two dogs", "dogs, two"), "train")
-    assert sample.picture.encoded() == png(len("train2017/2.png"))
+    assert sample.picture.read_bytes() == png(len("train2017/2.png"))
     assert sample.unlabelled == Sample("train2017/2.png", sample.picture)
     assert data.splits["train"].for_epoch(3, 1) is data.splits["train"]
     assert not data.splits["train"].endless
@@ -127,7 +127,7 @@ def test_coco_as_it_is() -> None:
         assert table(data)[split] == {name: tuple(texts) for name, texts in slow.items()}
         assert {len(texts) for texts in slow.values()} == {5}
     assert data.notes == ()
-    assert data.splits["validation"][0].picture.decoded().mode == "RGB"
+    assert data.splits["validation"][0].picture.decode().mode == "RGB"
 
 
 # --- Karpathy's splits
@@ -265,8 +265,8 @@ def test_written_scenes_have_the_captions_they_were_drawn_with(tmp_path: Path, l
     assert {name: len(split) for name, split in data.splits.items()} == counts
     for split, count in counts.items():
         pictures = [ScenePicture("new", 0, split, index, 32) for index in range(count)]
-        expected = {p.encoded(): tuple(caption.text for caption in p.scene.captions) for p in pictures}
-        found = {Image.open(io.BytesIO(s.picture.encoded())).tobytes(): s.captions for s in data.splits[split]}
+        expected = {p.read_bytes(): tuple(caption.text for caption in p.scene.captions) for p in pictures}
+        found = {Image.open(io.BytesIO(s.picture.read_bytes())).tobytes(): s.captions for s in data.splits[split]}
         assert found == {Image.open(io.BytesIO(data)).tobytes(): texts for data, texts in expected.items()}
 
 
@@ -278,7 +278,7 @@ def test_generated_scenes_bring_their_captions() -> None:
     scene = ScenePicture("new", 3, "validation", 1, 32).scene
     assert sample.captions == tuple(caption.text for caption in scene.captions)
     assert len(sample.captions) >= 4
-    assert np.array_equal(np.asarray(sample.picture.decoded()), scene.pixels)
+    assert np.array_equal(np.asarray(sample.picture.decode()), scene.pixels)
 
 
 def test_an_endless_stream_gives_another_window_each_epoch() -> None:

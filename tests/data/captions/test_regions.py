@@ -216,11 +216,11 @@ def test_written_scenes_have_the_regions_of_generated_ones(tmp_path: Path, layou
     regions = open_regions(str(folder), samples)
     assert regions is not None
     by_pixels = {
-        ScenePicture("base", 2, "train", index, 32).encoded(): ScenePicture("base", 2, "train", index, 32).scene
+        ScenePicture("base", 2, "train", index, 32).read_bytes(): ScenePicture("base", 2, "train", index, 32).scene
         for index in range(6)
     }
     for sample in samples:
-        scene, known = by_pixels[sample.picture.encoded()], regions.of(sample.name)
+        scene, known = by_pixels[sample.picture.read_bytes()], regions.of(sample.name)
         assert known is not None
         assert len(known.regions) == len(scene.objects)
         for region, item in zip(known.regions, scene.objects, strict=True):

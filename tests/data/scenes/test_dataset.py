@@ -20,7 +20,7 @@ def test_windows_of_the_stream_equal_random_access():
     assert list(window) == [stream[index] for index in range(30, 40)] == list(stream[30:40])
     assert window[-1] == stream[39]
     assert list(window[2:5]) == [stream[index] for index in (32, 33, 34)]
-    assert window[4].picture.encoded() == ScenePicture("base", 7, "train", 34).encoded()
+    assert window[4].picture.read_bytes() == ScenePicture("base", 7, "train", 34).read_bytes()
     with pytest.raises(IndexError):
         window[10]
 
@@ -44,7 +44,7 @@ def test_samples_and_windows_are_tiny_to_send_to_another_process():
     sample = pickle.loads(pickle.dumps(window[3]))
     assert sample == window[3]
     assert len(pickle.dumps(sample)) < 400
-    assert sample.picture.encoded() == window[3].picture.encoded()
+    assert sample.picture.read_bytes() == window[3].picture.read_bytes()
 
 
 def test_an_open_reference():

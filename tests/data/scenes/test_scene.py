@@ -183,8 +183,8 @@ def test_any_scene_is_repeatable_and_its_cheap_label_is_right(family, seed, spli
     assert scene.pixels.shape == (size, size, 3)
     assert scene.pixels.dtype == np.uint8
     assert scene.label == picture.label
-    assert np.array_equal(np.asarray(picture.decoded()), scene.pixels)
-    assert picture.encoded() == ScenePicture(family, seed, split, index, size).encoded()
+    assert np.array_equal(np.asarray(picture.decode()), scene.pixels)
+    assert picture.read_bytes() == ScenePicture(family, seed, split, index, size).read_bytes()
 
 
 def test_largest_size():
@@ -197,10 +197,10 @@ def test_largest_size():
 def test_another_process_draws_the_same_bytes():
     code = (
         "import hashlib; from vitrine.data.scenes import ScenePicture as P;"
-        "print(hashlib.sha256(b''.join(P('base', 3, 'train', i).encoded() for i in range(5))).hexdigest())"
+        "print(hashlib.sha256(b''.join(P('base', 3, 'train', i).read_bytes() for i in range(5))).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    here = b"".join(ScenePicture("base", 3, "train", index).encoded() for index in range(5))
+    here = b"".join(ScenePicture("base", 3, "train", index).read_bytes() for index in range(5))
     assert other.stdout.strip() == hashlib.sha256(here).hexdigest()
 
 
@@ -212,7 +212,7 @@ def test_family_seed_split_and_index_each_give_another_scene():
         ScenePicture("base", 0, "test", 0),
         ScenePicture("base", 0, "train", 1),
     ]
-    assert len({picture.encoded() for picture in pictures}) == len(pictures)
+    assert len({picture.read_bytes() for picture in pictures}) == len(pictures)
 
 
 def test_classes_are_balanced():

@@ -23,7 +23,7 @@ from PIL import Image
 from support.damaged_shards import damage_first_picture
 
 from vitrine.config import Recipe, TransformSpec
-from vitrine.data.loader import PictureLoader, Share
+from vitrine.data.loader import BatchShard, PictureLoader
 from vitrine.data.shards import stream as stream_module
 from vitrine.data.shards.dataset import expanded, is_shards, open_shards
 from vitrine.data.shards.index import Shard, parse_index
@@ -63,7 +63,7 @@ def test_shards_hold_every_picture_with_its_bytes_name_and_class(scenes: Path, s
     for split in ("train", "validation"):
         urls = sorted(str(path) for path in shards.glob(f"{split}-*.tar"))
         assert len(urls) >= 2
-        expected = {s.name: (s.picture.encoded(), data.labels[s.label]) for s in data.splits[split]}  # type: ignore[index]
+        expected = {s.name: (s.picture.read_bytes(), data.labels[s.label]) for s in data.splits[split]}  # type: ignore[index]
         seen = {}
         for row in webdataset.WebDataset(urls, shardshuffle=False):
             facts = json.loads(row["json"])
@@ -198,8 +198,8 @@ def split(shards: Path) -> ShardSplit:
 def parts(split: ShardSplit, process: int = 0, processes: int = 1, **changed: Any) -> list[dict[int, str]]:
     settings = {"batch_size": 7, "seed": 3, "epoch": 1, "buffer": 16} | changed
     return [
-        {} if part.lent else dict(zip(part.indices, (s.name for s in part.samples), strict=True))
-        for part in split.parts(**settings, share=Share(process, processes))
+        {} if part.is_dummy else dict(zip(part.indices, (s.name for s in part.samples), strict=True))
+        for part in split.batches(**settings, batch_shard=BatchShard(process, processes))
     ]
 
 
@@ -269,7 +269,7 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
             made.append(Shard(str(tar_of(path, [*rows, *((f"x{k}.cls", b"0") for k in range(40))])), 80))
         split = ShardSplit(made, 1)
         tracemalloc.start()
-        seen = sum(len(part.samples) for part in split.parts(batch_size=8, seed=0, epoch=0, buffer=24))
+        seen = sum(len(part.samples) for part in split.batches(batch_size=8, seed=0, epoch=0, buffer=24))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert seen == count * 80
@@ -330,14 +330,14 @@ def test_nothing_is_unpacked_run_or_followed(tmp_path: Path) -> None:
     shard = Shard(str(tmp_path / "train-0.tar"), 8)
     samples = [member.sample(shard, 2) for member in read_shard(shard)]
     assert [s.name for s in samples[:3]] == ["train-0/e.png", "train-0/outside.png", "train-0/absolute.png"]
-    assert [s.picture.decoded().size for s in samples[:3]] == [(8, 8)] * 3 and samples[0].label == 1
+    assert [s.picture.decode().size for s in samples[:3]] == [(8, 8)] * 3 and samples[0].label == 1
     for sample, reason in zip(
         samples[3:],
         ("cls cannot be understood", "json cannot be", "class is 7", "no class", "not a picture"),
         strict=True,
     ):
         with pytest.raises(PictureError, match=reason):
-            sample.picture.decoded()
+            sample.picture.decode()
     assert samples[-1].name == "line?break?,=1"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["train-0.tar"]
     assert not (tmp_path.parent / "outside.png").exists() and not Path("/tmp/vitrine-pickle-ran").exists()
@@ -411,8 +411,8 @@ def test_shards_that_others_wrote_are_counted(tmp_path: Path) -> None:
     assert found.labels == ("0", "1", "2") and any("were read to count" in note for note in found.notes)
     assert [shard.pictures for shard in found.splits["train"].shards] == [5, 5, 2]  # type: ignore[attr-defined]
     assert [(s.name, s.label) for s in found.splits["validation"]] == [("val-000000/v.png", 2)]
-    assert found.splits["validation"][0].picture.encoded() == png(1)
-    labels = {k: s.label for p in found.splits["train"].parts(batch_size=5, seed=0, epoch=0, buffer=3) for k, s in zip(p.indices, p.samples, strict=True)}  # type: ignore[attr-defined]  # fmt: skip  # noqa: E501
+    assert found.splits["validation"][0].picture.read_bytes() == png(1)
+    labels = {k: s.label for p in found.splits["train"].batches(batch_size=5, seed=0, epoch=0, buffer=3) for k, s in zip(p.indices, p.samples, strict=True)}  # type: ignore[attr-defined]  # fmt: skip  # noqa: E501
     assert Counter(labels.values()) == {0: 4, 1: 4, 2: 4}
     one = open_data(f"{tmp_path}/train-00000{{0..1}}.tar::{tmp_path}/val-000000.tar")
     assert [shard.pictures for shard in one.splits["train"].shards] == [5, 5]  # type: ignore[attr-defined]
@@ -575,9 +575,9 @@ def test_a_batch_of_nothing_but_damage(tmp_path: Path) -> None:
     split = ShardSplit([Shard(str(path), 1), Shard(str(other), 1)], 1)
     with PictureLoader(TrainTransform(TransformSpec(), 8), 1, 0) as loader:
         with pytest.raises(DataError, match=r"None of the 1 pictures of a batch .* for example train-0/a\.png"):
-            list(ShardedBatches(split, recipe(batch_size=1), Share()).epoch(loader, 0, 0))
-        both = [list(ShardedBatches(split, recipe(batch_size=1), Share(i, 2)).epoch(loader, 0, 0)) for i in (0, 1)]
-    assert [[batch.lent for batch in process].count(False) for process in both] in ([1, 0], [0, 1])
+            list(ShardedBatches(split, recipe(batch_size=1), BatchShard()).epoch(loader, 0, 0))
+        both = [list(ShardedBatches(split, recipe(batch_size=1), BatchShard(i, 2)).epoch(loader, 0, 0)) for i in (0, 1)]
+    assert [[batch.is_dummy for batch in process].count(False) for process in both] in ([1, 0], [0, 1])
     assert all(len(batch) == 1 for process in both for batch in process)
 
 

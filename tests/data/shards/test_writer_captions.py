@@ -23,7 +23,7 @@ from vitrine.data import loader as loading
 from vitrine.data.captions.datasets import open_captions
 from vitrine.data.captions.files import one_line
 from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTransform, load_pictures
-from vitrine.data.loader import PictureLoader, Share
+from vitrine.data.loader import BatchShard, PictureLoader
 from vitrine.data.scenes import write_scenes
 from vitrine.data.shards.index import Shard
 from vitrine.data.shards.reader import MAX_TEXT_BYTES, read_members, read_shard
@@ -97,7 +97,7 @@ def test_shards_hold_every_picture_with_its_bytes_name_and_captions(scenes: Path
     """Read by the library whose layout it is."""
     data = open_captions(str(scenes))
     for split, count in COUNTS.items():
-        expected = {each.name: (each.picture.encoded(), list(each.captions)) for each in data.splits[split]}
+        expected = {each.name: (each.picture.read_bytes(), list(each.captions)) for each in data.splits[split]}
         urls = sorted(str(path) for path in shards.glob(f"{split}-*.tar"))
         rows = list(webdataset.WebDataset(urls, shardshuffle=False))
         seen = {json.loads(row["json"])["name"]: (row["png"], row["txt"].decode().split("\n")) for row in rows}
@@ -118,7 +118,7 @@ def test_splits_that_are_listed_are_those_of_the_files_in_their_order(scenes: Pa
         assert [(s.name, s.captions, s.split) for s in found.splits[split]] == [
             (s.name, s.captions, s.split) for s in direct.splits[split]
         ]
-    streamed = [s for part in stream_of(shards).parts(batch_size=9, seed=0, epoch=0, buffer=5) for s in part.samples]
+    streamed = [s for part in stream_of(shards).batches(batch_size=9, seed=0, epoch=0, buffer=5) for s in part.samples]
     assert {s.name: s.captions for s in streamed} == {s.name: s.captions for s in direct.splits["train"]}
     assert sorted(stream_of(shards).captions()) == sorted(s.captions for s in direct.splits["train"])
 
@@ -277,11 +277,13 @@ def test_shards_that_others_wrote(tmp_path: Path) -> None:
     assert "classes are called by their numbers" in found.notes[-1]
     shard = stream_of(tmp_path).shards[0]
     samples = [member.sample(shard, None) for member in read_shard(shard)]
-    assert samples[2].name == "see.png" and samples[2].label is None and samples[2].picture.encoded() == png()
-    assert samples[6].captions == ("a dog",) and samples[6].picture.encoded() == png(), "what is damaged is not needed"
+    assert samples[2].name == "see.png" and samples[2].label is None and samples[2].picture.read_bytes() == png()
+    assert samples[6].captions == ("a dog",) and samples[6].picture.read_bytes() == png(), (
+        "the damaged part is not needed"
+    )
     for sample, reason in zip(samples[3:6], ("cannot be understood", "the limit", "has no caption"), strict=True):
         with pytest.raises(Exception, match=reason):
-            sample.picture.decoded()
+            sample.picture.decode()
     labels = [member.sample(shard, 2).label for member in read_shard(shard)]
     assert labels == [None, None, 1, None, None, 0, None], "a text of no use is no matter for classes"
     with tarfile.open(tmp_path / "train-0.tar", "w"):
@@ -305,7 +307,7 @@ def test_a_captioner_learns_from_shards_what_it_learns_from_files(
     def as_streamed(n: int, *, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
         if not shuffle:
             return np.arange(n)
-        parts = stream_of(shards).parts(batch_size=8, seed=seed, epoch=epoch, buffer=settings.shuffle_buffer)
+        parts = stream_of(shards).batches(batch_size=8, seed=seed, epoch=epoch, buffer=settings.shuffle_buffer)
         order = np.array([place[sample.name] for part in parts for sample in part.samples])
         assert sorted(order) == list(range(n))
         return order
@@ -367,11 +369,11 @@ def test_a_process_whose_pictures_are_all_damaged_lends_one_that_has_a_caption(t
     changes = CaptionTrainTransform(named_transforms("none"), CaptionTransform(16))
     found = []
     for process in (0, 1):
-        sharded = ShardedBatches(ShardSplit(shards, None), recipe(batch_size=2), Share(process, 2))
+        sharded = ShardedBatches(ShardSplit(shards, None), recipe(batch_size=2), BatchShard(process, 2))
         with PictureLoader(changes, 2, 0, load_pictures) as loader:
             for batch in sharded.epoch(loader, 0, 0):
                 indices = batch.indices_B.tolist()
-                found.append((batch.lent, len(batch), sharded.captions(indices), sharded.names(indices)))
+                found.append((batch.is_dummy, len(batch), sharded.captions(indices), sharded.names(indices)))
     assert sorted(found) == [(False, 1, [("b",)], ["train-b/b.png"]), (True, 1, [("nothing",)], ["nothing"])]
 
 

@@ -402,7 +402,7 @@ def _read_files(folder: Path, files: list[Path], notes: list[str] | None = None)
 
 def _document(file: Path) -> Any:
     try:
-        return json.loads(FilePicture(file).encoded())
+        return json.loads(FilePicture(file).read_bytes())
     except (PictureError, ValueError, RecursionError, MemoryError) as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise DataError(f"{file} cannot be read as captions: {reason}.") from error

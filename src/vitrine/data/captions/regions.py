@@ -239,7 +239,7 @@ def _scene_facts(file: Path, names: set[str]) -> dict[str, _Facts]:
         return {}
     facts: dict[str, _Facts] = {}
     try:
-        for number, line in enumerate(FilePicture(file).encoded().splitlines(), start=1):
+        for number, line in enumerate(FilePicture(file).read_bytes().splitlines(), start=1):
             entry = json.loads(line) if line.strip() else None
             if not isinstance(entry, dict) or not {"mask", "objects", "file"} <= entry.keys():
                 continue

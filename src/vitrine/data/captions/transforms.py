@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from vitrine.config import TransformSpec
-from vitrine.data.loader import moved, sample_rng
+from vitrine.data.loader import sample_rng, to_device
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import Box, draw_colour, random_resized_crop, recolour, warp
 from vitrine.errors import PictureError
@@ -79,7 +79,9 @@ class CaptionTransform:
     def normalised(self, pixels_HWC: np.ndarray | torch.Tensor) -> torch.Tensor:
         """float32 (3, h, w) of uint8 (h, w, 3)."""
         pixels = torch.as_tensor(pixels_HWC).permute(2, 0, 1).contiguous().float().div_(255)
-        mean_C11, std_C11 = (moved(torch.tensor(each), pixels.device).view(3, 1, 1) for each in (self.mean, self.std))
+        mean_C11, std_C11 = (
+            to_device(torch.tensor(each), pixels.device).view(3, 1, 1) for each in (self.mean, self.std)
+        )
         return pixels.sub_(mean_C11).div_(std_C11)
 
     def geometry(self, width: int, height: int) -> WholePicture:
@@ -226,13 +228,13 @@ class PictureBatch:
         pixels: uint8 (h, w, 3) each.
         indices_B: int64 positions in the samples that were given.
         unreadable: (position, reason) of pictures that belong here and could not be read.
-        lent: these pictures are only here so that their process can take part in a step; they count nowhere.
+        is_dummy: these pictures are only here so that their process can take part in a step; they count nowhere.
     """
 
     pixels: tuple[torch.Tensor, ...]
     indices_B: torch.Tensor
     unreadable: tuple[tuple[int, str], ...] = ()
-    lent: bool = False
+    is_dummy: bool = False
 
     def __len__(self) -> int:
         """Pictures that could be read."""
@@ -254,7 +256,7 @@ def load_pictures(
     pixels, kept, unreadable = [], [], []
     for index, sample in zip(indices, samples, strict=True):
         try:
-            pixels.append(torch.from_numpy(transform(sample.picture.decoded(), sample_rng(seed, epoch, index))))
+            pixels.append(torch.from_numpy(transform(sample.picture.decode(), sample_rng(seed, epoch, index))))
         except PictureError as error:
             unreadable.append((index, str(error)))
             continue

@@ -61,14 +61,14 @@ class ScenePicture:
         """uint8 (size, size, 3), RGB; the caller's own."""
         return _painted(self)[1].pixels_HWC.copy()
 
-    def decoded(self) -> Image.Image:
+    def decode(self) -> Image.Image:
         """The picture as 8-bit RGB."""
         return Image.fromarray(self.pixels())
 
-    def encoded(self) -> bytes:
+    def read_bytes(self) -> bytes:
         """The picture as a PNG file's bytes, the same at every call."""
         buffer = io.BytesIO()
-        self.decoded().save(buffer, format="PNG")
+        self.decode().save(buffer, format="PNG")
         return buffer.getvalue()
 
 

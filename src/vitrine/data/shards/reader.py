@@ -33,7 +33,7 @@ class ShardPicture:
     offset: int
     size: int
 
-    def encoded(self) -> bytes:
+    def read_bytes(self) -> bytes:
         """The picture's bytes.
 
         Raises:
@@ -49,9 +49,9 @@ class ShardPicture:
             raise PictureError("its shard ends before it does")
         return data
 
-    def decoded(self) -> Image.Image:
+    def decode(self) -> Image.Image:
         """Upright 8-bit RGB; see :func:`vitrine.data.decode.decode`."""
-        return decode(self.encoded())
+        return decode(self.read_bytes())
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class BrokenPicture:
 
     reason: str
 
-    def encoded(self) -> bytes:
+    def read_bytes(self) -> bytes:
         """Raises PictureError."""
         raise PictureError(self.reason)
 
-    def decoded(self) -> Image.Image:
+    def decode(self) -> Image.Image:
         """Raises PictureError."""
         raise PictureError(self.reason)
 

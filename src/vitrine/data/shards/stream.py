@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from vitrine.data.decode import BytesPicture
-from vitrine.data.loader import Share
+from vitrine.data.loader import BatchShard
 from vitrine.data.samples import Sample, Split
 from vitrine.data.shards.index import Shard
 from vitrine.data.shards.reader import Member, read_shard
@@ -75,18 +75,18 @@ class Drawing(Iterator[int]):
 
 
 @dataclass(frozen=True)
-class Part:
+class StreamBatch:
     """One process's pictures of a batch.
 
     Attributes:
         indices: places in the order of the epoch.
         samples: with their bytes.
-        lent: there are none; a black square stands in, which must not count.
+        is_dummy: there are none; a black square stands in, which must not count.
     """
 
     indices: tuple[int, ...]
     samples: tuple[Sample, ...]
-    lent: bool
+    is_dummy: bool
 
 
 class ShardSplit(Split):
@@ -130,7 +130,7 @@ class ShardSplit(Split):
         for shard in self.shards:
             yield from (member.captions for member in read_shard(shard, lambda _: False) if member.captions)
 
-    def parts(
+    def batches(
         self,
         *,
         batch_size: int,
@@ -138,8 +138,8 @@ class ShardSplit(Split):
         epoch: int,
         buffer: int,
         start_batch: int = 0,
-        share: Share = Share(),  # noqa: B008
-    ) -> Iterator[Part]:
+        batch_shard: BatchShard = BatchShard(),  # noqa: B008
+    ) -> Iterator[StreamBatch]:
         """This process's parts of an epoch's batches.
 
         Args:
@@ -148,20 +148,20 @@ class ShardSplit(Split):
             epoch: from 0.
             buffer: pictures that wait in memory to be drawn, all lanes and processes together.
             start_batch: batches to leave out; shards that held nothing but pictures of those are not read.
-            share: of this process.
+            batch_shard: which part of every batch belongs to this process.
 
         Raises:
             DataError: a shard is not there; there are fewer shards than processes.
         """
-        count = lane_count(len(self.shards), share.processes)
-        if share.processes > len(self.shards):
+        count = lane_count(len(self.shards), batch_shard.world_size)
+        if batch_shard.world_size > len(self.shards):
             raise DataError(
-                f"{share.processes} processes cannot share {len(self.shards)} shards: expected a shard for each.\n"
-                "Make smaller ones with: vitrine shards DATA -o DIR --size MB, or launch fewer processes."
+                f"{batch_shard.world_size} processes cannot share {len(self.shards)} shards: expected a shard for each."
+                "\nMake smaller ones with: vitrine shards DATA -o DIR --size MB, or launch fewer processes."
             )
         lanes = [[self.shards[i] for i in dealt_out] for dealt_out in dealt(len(self.shards), count, seed, epoch)]
         turn = turns([sum(shard.pictures for shard in lane) for lane in lanes])
-        own = range(share.process, count, share.processes)
+        own = range(batch_shard.rank, count, batch_shard.world_size)
         passed, readers, total = dict.fromkeys(own, 0), dict[int, Iterator[Sample]](), len(self)
         for first in range(0, total, batch_size):
             mine = [
@@ -175,9 +175,9 @@ class ShardSplit(Split):
                 drawing = Drawing(sum(s.pictures for s in lanes[lane]), max(1, buffer // count), (seed, epoch, lane, 3))
                 readers[lane] = self._drawn(lanes[lane], drawing, passed[lane])
             if mine:
-                yield Part(tuple(k for k, _ in mine), tuple(next(readers[lane]) for _, lane in mine), False)
+                yield StreamBatch(tuple(k for k, _ in mine), tuple(next(readers[lane]) for _, lane in mine), False)
             else:
-                yield Part((first,), (BLACK,), True)
+                yield StreamBatch((first,), (BLACK,), True)
 
     def _drawn(self, shards: Sequence[Shard], drawing: Drawing, passed: int) -> Iterator[Sample]:
         """A lane's samples as they leave its buffer, but for the first ``passed``."""

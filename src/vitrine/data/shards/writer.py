@@ -156,7 +156,7 @@ class ShardsWriter:
 
 def _read(sample: Sample) -> tuple[Reading, bytes]:
     try:
-        data = sample.picture.encoded()
+        data = sample.picture.read_bytes()
     except PictureError as error:
         return Reading(sample.name, problem=str(error)), b""
     if len(data) > MAX_PICTURE_BYTES:

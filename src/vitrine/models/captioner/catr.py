@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vitrine.errors import ModelError, WeightsUnavailableError
-from vitrine.io.hub_cache import TURNED_OFF, is_offline, note_use
+from vitrine.io.hub_cache import NETWORK_OFF, is_offline, note_use
 from vitrine.models.cache import RELEASES, release_path
 from vitrine.models.captioner.config import catr_config
 from vitrine.models.captioner.inference import prepare_for_prediction
@@ -209,7 +209,7 @@ def fetch_release(name: str, progress: Callable[[int, int], None] | None = None)
     partial = path.with_suffix(f".{os.getpid()}.part")  # another process may be downloading it, too
     try:
         if is_offline():
-            raise OSError(TURNED_OFF)
+            raise OSError(NETWORK_OFF)
         partial.parent.mkdir(parents=True, exist_ok=True)
         _download(RELEASES[name], partial, progress)
         load_catr(partial)  # an answer that is not the file is not kept
