@@ -27,8 +27,7 @@ from vitrine.explain.run import Explained, ExplainSettings, explain
 from vitrine.explain.score import MethodScores, ScoreSettings, score_methods, write_scores
 from vitrine.io.files import write_atomically
 from vitrine.models.reference import BUNDLED
-from vitrine.report.run import Report, ReportSettings
-from vitrine.report.run import report as write_report
+from vitrine.report.run import Report, ReportSettings, write_report
 from vitrine.runs.record import RunRow
 from vitrine.sweep.run import RunBegan, RunTold, SweepEvent, sweep
 from vitrine.train.events import Event, TrainResult
@@ -228,7 +227,7 @@ class DemoResult:
                 *spent,
                 f"  {'all':<28} {sum(self.seconds.values()):6.1f} s",
                 "",
-                f"Look at it all: {self.report.written[0]}",
+                f"Look at it all: {self.report.paths[0]}",
             ]
         )
 

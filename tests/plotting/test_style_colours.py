@@ -11,7 +11,7 @@ from matplotlib.colors import to_rgb
 
 from vitrine.plotting.curves import learning_curves
 from vitrine.plotting.style import SERIES
-from vitrine.report.html import asset, svg
+from vitrine.report.html import figure_svg, read_asset
 
 # Machado, Oliveira and Fernandes (2009), A physiologically-based model for simulation of color vision deficiency:
 # severity 1, on linear RGB.
@@ -44,7 +44,7 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 def theme(dark: bool) -> dict[str, str]:
     """The tokens of theme.css that are colours, as #rrggbb."""
-    tokens = dict(re.findall(r"--([\w-]+): ([^;]+);", asset("theme.css").split("}")[0]))
+    tokens = dict(re.findall(r"--([\w-]+): ([^;]+);", read_asset("theme.css").split("}")[0]))
 
     def resolved(value: str) -> str:
         if reference := re.fullmatch(r"var\(--([\w-]+)\)", value):
@@ -96,7 +96,7 @@ def test_the_page_is_light_in_the_colours_of_the_figures() -> None:
 
 def test_lines_in_a_page_follow_it_into_the_dark() -> None:
     history = [{"epoch": 1, "train_loss": 1, "validation_loss": 1, "validation_accuracy": 0.5, "best": True}]
-    drawn = svg(learning_curves({f"run {i}": history for i in range(len(SERIES))}), "curves")
+    drawn = figure_svg(learning_curves({f"run {i}": history for i in range(len(SERIES))}), "curves")
     assert not [colour for colour in SERIES if colour in drawn]
     for token in ("accent", *(f"series-{number}" for number in range(2, len(SERIES))), "ink"):
         assert f"stroke: var(--{token})" in drawn and f"fill: var(--{token})" in drawn

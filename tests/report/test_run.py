@@ -18,10 +18,10 @@ from vitrine.compare.run import compare
 from vitrine.errors import DataError, RunError, UsageError
 from vitrine.plotting.tables import Table
 from vitrine.report.document import (
+    Details,
     Document,
     Finding,
     Findings,
-    Folded,
     Listing,
     Number,
     Numbers,
@@ -31,8 +31,8 @@ from vitrine.report.document import (
 )
 from vitrine.report.html import render_html
 from vitrine.report.markdown import write_markdown
-from vitrine.report.run import ReportSettings, report
-from vitrine.report.sections.maps import default_pictures
+from vitrine.report.run import ReportSettings, write_report
+from vitrine.report.sections.maps import choose_pictures
 from vitrine.report.sections.provenance import limits_section
 from vitrine.report.sections.summary import choose_final, final_section, settings_section
 from vitrine.runs.find import find_runs
@@ -215,7 +215,7 @@ def test_a_damaged_evaluation_is_named(runs: Path) -> None:
 
 def test_default_pictures_are_two_of_each_kind_and_of_different_classes(small_run: Path, small_scenes: Path) -> None:
     record = read_record("run", find_runs([str(small_run)]).runs[small_run.name])
-    found = default_pictures(record, str(small_scenes))
+    found = choose_pictures(record, str(small_scenes))
     kinds = [each.why for each in found]
     answers = record.answers
     order = ("surest and right", "surest and wrong", "least sure")
@@ -235,11 +235,11 @@ def sharp_document() -> Document:
     table = Table((SHARP, "n"), ((SHARP, 12), ("b", 1_000)), final=1)
     blocks = (
         Paragraph(SHARP, "lead"),
-        Numbers((Number("0.5", SHARP, SHARP, marked=True),)),
+        Numbers((Number("0.5", SHARP, SHARP, is_main=True),)),
         Findings((Finding("supported", SHARP), Finding("", SHARP))),
         Sheet(table, SHARP),
         Listing((SHARP,)),
-        Folded(SHARP, (Paragraph(SHARP),)),
+        Details(SHARP, (Paragraph(SHARP),)),
     )
     return Document(SHARP, SHARP, (Section("one", SHARP, blocks),), SHARP, {"text": f"{SHARP}</script>\u2028"})
 
@@ -284,7 +284,7 @@ def page(small_run: Path, small_scenes: Path, tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("report")
     shutil.copytree(small_run, folder / "run")
     out = folder / "report.html"
-    report([str(folder / "run")], out, ReportSettings(data=str(small_scenes), markdown=True, score=4))
+    write_report([str(folder / "run")], out, ReportSettings(data=str(small_scenes), markdown=True, score=4))
     return out, folder / "run"
 
 
@@ -336,7 +336,7 @@ def test_markdown_has_a_figure_for_every_view_and_all_of_them_exist(page: tuple[
 def test_the_same_runs_give_the_same_bytes(page: tuple[Path, Path], small_scenes: Path) -> None:
     out, run = page
     before = out.read_bytes()
-    report([str(run)], out, ReportSettings(data=str(small_scenes), markdown=True, score=4))
+    write_report([str(run)], out, ReportSettings(data=str(small_scenes), markdown=True, score=4))
     now = out.read_bytes()
 
     def without_times(text: bytes) -> bytes:
@@ -366,7 +366,7 @@ def test_a_damaged_picture_is_left_out_and_named_unless_a_person_named_it(
     shutil.copytree(run, tmp_path / "run")
     shutil.copytree(small_scenes, tmp_path / "scenes", ignore=shutil.ignore_patterns("test", "masks"))
     record = read_record("run", find_runs([str(tmp_path / "run")]).runs["run"])
-    name = default_pictures(record, str(tmp_path / "scenes"))[0].sample.name
+    name = choose_pictures(record, str(tmp_path / "scenes"))[0].sample.name
     broken = tmp_path / "scenes" / name
     broken.write_bytes(b"no picture")
     data = json.loads((tmp_path / "run" / "data.json").read_text())
@@ -375,10 +375,10 @@ def test_a_damaged_picture_is_left_out_and_named_unless_a_person_named_it(
             row["sha256"] = hashlib.sha256(b"no picture").hexdigest()
     (tmp_path / "run" / "data.json").write_text(json.dumps(data))
     out = tmp_path / "r.html"
-    report([str(tmp_path / "run")], out, ReportSettings(data=str(tmp_path / "scenes")))
+    write_report([str(tmp_path / "run")], out, ReportSettings(data=str(tmp_path / "scenes")))
     assert f"The map of {name}: " in visible(out.read_text("utf-8"))
     with pytest.raises(DataError, match=r"cannot be used: .*Leave it out of --pictures"):
-        report([str(tmp_path / "run")], out, ReportSettings(data=str(tmp_path / "scenes"), pictures=(broken,)))
+        write_report([str(tmp_path / "run")], out, ReportSettings(data=str(tmp_path / "scenes"), pictures=(broken,)))
 
 
 def test_a_picture_of_another_content_is_not_shown_for_the_recorded_one(
@@ -386,15 +386,15 @@ def test_a_picture_of_another_content_is_not_shown_for_the_recorded_one(
 ) -> None:
     record = read_record("run", find_runs([str(page[1])]).runs[page[1].name])
     shutil.copytree(small_scenes, tmp_path / "scenes", ignore=shutil.ignore_patterns("test", "masks"))
-    before = [each.sample.name for each in default_pictures(record, str(tmp_path / "scenes"))]
+    before = [each.sample.name for each in choose_pictures(record, str(tmp_path / "scenes"))]
     one, other = (tmp_path / "scenes" / name for name in before[:2])
     shutil.copy(other, one)
-    assert before[0] not in [each.sample.name for each in default_pictures(record, str(tmp_path / "scenes"))]
+    assert before[0] not in [each.sample.name for each in choose_pictures(record, str(tmp_path / "scenes"))]
 
 
 def test_pictures_that_are_gone_leave_a_report_that_says_so(page: tuple[Path, Path], tmp_path: Path) -> None:
     _, run = page
-    made = report([str(run)], tmp_path / "r.html", ReportSettings(data=str(tmp_path / "nowhere")))
+    made = write_report([str(run)], tmp_path / "r.html", ReportSettings(data=str(tmp_path / "nowhere")))
     text = visible((tmp_path / "r.html").read_text("utf-8"))
     assert "Maps: the pictures cannot be opened" in text and "--data says where" in text
     assert made.document.sections[0].key == "result"
@@ -411,7 +411,7 @@ def test_every_run_is_read_once(page: tuple[Path, Path], tmp_path: Path, monkeyp
         return read_text(path, encoding)
 
     monkeypatch.setattr(Path, "read_text", noted)
-    report([str(tmp_path / "runs")], tmp_path / "r.html", ReportSettings(data=str(tmp_path / "nowhere")))
+    write_report([str(tmp_path / "runs")], tmp_path / "r.html", ReportSettings(data=str(tmp_path / "nowhere")))
     for name in ("one", "other"):
         for file in ("data.json", "metrics.json"):
             assert read.count(tmp_path / "runs" / name / file) == 1, f"{name}/{file}"
@@ -420,4 +420,4 @@ def test_every_run_is_read_once(page: tuple[Path, Path], tmp_path: Path, monkeyp
 @pytest.mark.parametrize("name", ["report", "report.pdf", "report.md"])
 def test_only_a_page_can_be_written(page: tuple[Path, Path], tmp_path: Path, name: str) -> None:
     with pytest.raises(UsageError, match=r"ends in \.html"):
-        report([str(page[1])], tmp_path / name)
+        write_report([str(page[1])], tmp_path / name)

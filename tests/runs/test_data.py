@@ -11,12 +11,12 @@ from PIL import Image
 
 from vitrine.data.sources import absolute_reference, is_there
 from vitrine.errors import DataError, PictureError
-from vitrine.report.run import ReportSettings, report_document
-from vitrine.report.sections.maps import default_pictures
+from vitrine.report.run import ReportSettings, build_document
+from vitrine.report.sections.maps import choose_pictures
 from vitrine.runs.data import data_of
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import RunRecord, read_finished_run
-from vitrine.serve.galleries import gallery_of
+from vitrine.serve.galleries import open_gallery
 from vitrine.verify.run import verify
 
 
@@ -87,8 +87,8 @@ def test_data_are_found_from_another_working_directory(
     run = project / "runs" / "first"
     assert data_of(RunFolder(run), "pets") == str(project / "pets")
     assert verify(run).same
-    assert default_pictures(record_of(run))
-    report = report_document([str(run)], ReportSettings(score=4))
+    assert choose_pictures(record_of(run))
+    report = build_document([str(run)], ReportSettings(score=4))
     assert {"maps", "methods"} <= {section.key for section in report.sections}
 
 
@@ -125,13 +125,13 @@ def test_the_explorer_finds_the_samples_of_a_run_from_another_working_directory(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    gallery = gallery_of(str(project / "runs" / "first"))
+    gallery = open_gallery(str(project / "runs" / "first"))
     assert len(gallery.samples) == 24 and gallery.notes == ()
     for number, sample in gallery.samples.items():
         assert gallery.recorded is not None and gallery.recorded.names[int(number[1:])] == sample.name
         assert sample.picture.read_bytes() == (project / "pets" / sample.name).read_bytes()
     project.rename(tmp_path / "moved")
-    gallery = gallery_of("moved/runs/first")
+    gallery = open_gallery("moved/runs/first")
     assert not gallery.samples and gallery.recorded is not None
     (note,) = gallery.notes
     assert f"Looked for at {project}/pets and {tmp_path}/pets." in note and "start where they lie" in note
@@ -139,7 +139,7 @@ def test_the_explorer_finds_the_samples_of_a_run_from_another_working_directory(
 
 def test_the_explorer_shows_no_picture_of_another_content(project: Path) -> None:
     """Not even one of the same name in data that only seem to be the run's."""
-    gallery = gallery_of(str(project / "runs" / "first"))
+    gallery = open_gallery(str(project / "runs" / "first"))
     one, other = gallery.samples["v0"], gallery.samples["v1"]
     pixels = one.picture.decode().tobytes()
     assert pixels == Image.open(project / "pets" / one.name).convert("RGB").tobytes()

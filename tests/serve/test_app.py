@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 from support.made_runs import made_run
-from support.serving import client_of, explorer_of, numbers, picture
+from support.serving import app_state_of, client_of, numbers, picture
 
 from vitrine.attribution.attention import attention_matrices
 from vitrine.attribution.baselines import centre_blob
@@ -31,33 +31,33 @@ from vitrine.data.samples import Sample
 from vitrine.explain.explainer import MappedBatch, Mapper, check_maps
 from vitrine.explain.run import ExplainSettings, scale_of, shown
 from vitrine.plotting.provenance import read_provenance
-from vitrine.serve.galleries import gallery_of
+from vitrine.serve.galleries import open_gallery
 from vitrine.serve.routes.gallery import validation_of
-from vitrine.serve.state import Explorer
+from vitrine.serve.state import AppState
 
 SENT = picture(3)
 
 
 @pytest.fixture(scope="module")
-def explorer(small_run: Path) -> Explorer:
-    return explorer_of(small_run, "vitrine/scenes-tiny")
+def state(small_run: Path) -> AppState:
+    return app_state_of(small_run, "vitrine/scenes-tiny")
 
 
 @pytest.fixture(scope="module")
-def client(explorer: Explorer) -> Iterator[TestClient]:
-    with client_of(explorer) as client:
+def client(state: AppState) -> Iterator[TestClient]:
+    with client_of(state) as client:
         yield client
 
 
-def explained(client: TestClient, **asked: object) -> dict:
-    response = client.post("/api/explain", params=asked, content=SENT)
+def explained(client: TestClient, **params: object) -> dict:
+    response = client.post("/api/explain", params=params, content=SENT)
     assert response.status_code == 200, response.text
     return response.json()
 
 
-def mapped(explorer: Explorer, method: Method, target: str | None = None) -> tuple[Mapper, MappedBatch]:
+def mapped(state: AppState, method: Method, target: str | None = None) -> tuple[Mapper, MappedBatch]:
     """As vitrine explain makes the maps of a folder."""
-    mapper = Mapper(explorer.classifier("0").opened, method, target)
+    mapper = Mapper(state.classifier("0").opened, method, target)
     return mapper, next(mapper.run([Sample("picture.png", BytesPicture(SENT))], 1))
 
 
@@ -91,8 +91,8 @@ def test_predictions_are_those_of_timm(client: TestClient, small_run: Path) -> N
     np.testing.assert_allclose(found, np.sort(probabilities_C)[::-1], atol=1e-5)
     assert answer["size"] == [40, 30]
     sample = client.post("/api/predict", params={"sample": "v0"}).json()
-    sent = client.post("/api/predict", content=client.get("/api/picture/0/v0").content).json()
-    for one, same in zip(sample["predictions"], sent["predictions"], strict=True):
+    answer = client.post("/api/predict", content=client.get("/api/picture/0/v0").content).json()
+    for one, same in zip(sample["predictions"], answer["predictions"], strict=True):
         assert (one["label"], one["probability"]) == (same["label"], pytest.approx(same["probability"], abs=1e-6))
 
 
@@ -103,27 +103,27 @@ QUERIES = {"auto": "auto", "class": "class", "0,0": (0, 0), "2,3": (2, 3)}
 @pytest.mark.parametrize("head", ["mean", "max", "min", "0", "1"])
 @pytest.mark.parametrize("layer", [-1, 0, 1])
 def test_attention_is_that_of_the_command(
-    explorer: Explorer, client: TestClient, layer: int, head: str, query: str
+    state: AppState, client: TestClient, layer: int, head: str, query: str
 ) -> None:
     answer = explained(client, layer=layer, head=head, query=query)
     method = Method("attention", layer, int(head) if head.isdecimal() else head, QUERIES[query])
-    _check_same(answer, explorer, method)
+    _check_same(answer, state, method)
 
 
 @pytest.mark.parametrize("target", [None, "last"])
 @pytest.mark.parametrize("method", METHODS[1:])
 def test_other_methods_are_those_of_the_command(
-    explorer: Explorer, client: TestClient, method: str, target: str | None
+    state: AppState, client: TestClient, method: str, target: str | None
 ) -> None:
-    label = None if target is None else explorer.classifier("0").labels[-1]
+    label = None if target is None else state.classifier("0").labels[-1]
     answer = explained(client, method=method, **({} if label is None else {"target": label}))
-    _check_same(answer, explorer, Method(method), label)
+    _check_same(answer, state, Method(method), label)
     predicted = answer["predictions"][0]["label"]
     assert answer["target"] == (None if method == "rollout" else label or predicted)
 
 
-def _check_same(answer: dict, explorer: Explorer, method: Method, target: str | None = None) -> None:
-    mapper, batch = mapped(explorer, method, target)
+def _check_same(answer: dict, state: AppState, method: Method, target: str | None = None) -> None:
+    mapper, batch = mapped(state, method, target)
     maps = batch.maps
     expected_RC = shown(maps.scores_BRC[0].numpy(), maps.unit)
     np.testing.assert_allclose(numbers(answer["map"]), expected_RC, rtol=2e-5, atol=1e-6)
@@ -134,7 +134,7 @@ def _check_same(answer: dict, explorer: Explorer, method: Method, target: str | 
     share = None if maps.prefix_share_B is None else float(maps.prefix_share_B[0])
     assert answer["prefix_share"] == (None if share is None else pytest.approx(share, rel=1e-5))
     found = {each["label"]: each["probability"] for each in answer["predictions"]}
-    expected = dict(zip(explorer.classifier("0").labels, batch.probabilities_BC[0].tolist(), strict=True))
+    expected = dict(zip(state.classifier("0").labels, batch.probabilities_BC[0].tolist(), strict=True))
     assert found == pytest.approx(expected, abs=1e-6)
     # 40 x 30 pixels: the short side is brought to 32 / crop, and the middle is cut out.
     left, top, width, height = answer["box"]
@@ -142,19 +142,19 @@ def _check_same(answer: dict, explorer: Explorer, method: Method, target: str | 
     assert width == pytest.approx(height, rel=0.03)  # the long side is cut to whole pixels
 
 
-def test_one_run_of_the_model_serves_every_view(explorer: Explorer, client: TestClient) -> None:
-    sent, runs = picture(77), []
-    handle = explorer.classifier("0").opened.module.register_forward_hook(lambda *_: runs.append(1))
+def test_one_run_of_the_model_serves_every_view(state: AppState, client: TestClient) -> None:
+    answer, runs = picture(77), []
+    handle = state.classifier("0").opened.module.register_forward_hook(lambda *_: runs.append(1))
     try:
-        first = client.post("/api/explain", content=sent).json()["picture"]
+        first = client.post("/api/explain", content=answer).json()["picture"]
         assert len(runs) == 1
-        for asked in (
+        for params in (
             {"layer": 0}, {"head": "1"}, {"query": "1,2"}, {"direction": "to", "query": "1,2"}, {"method": "rollout"}
         ):  # fmt: skip
-            assert client.post("/api/explain", params={"picture": first, **asked}).status_code == 200
+            assert client.post("/api/explain", params={"picture": first, **params}).status_code == 200
         assert client.post("/api/matrix", params={"picture": first}).status_code == 200
         assert client.post("/api/predict", params={"picture": first}).status_code == 200
-        assert client.post("/api/explain", content=sent).status_code == 200
+        assert client.post("/api/explain", content=answer).status_code == 200
         assert len(runs) == 1
         for _ in range(2):  # kept once it is made
             assert client.post("/api/explain", params={"picture": first, "method": "gradcam"}).status_code == 200
@@ -165,10 +165,10 @@ def test_one_run_of_the_model_serves_every_view(explorer: Explorer, client: Test
 
 @pytest.mark.parametrize("head", ["mean", "1"])
 @pytest.mark.parametrize("layer", [0, -1])
-def test_the_matrix_and_who_attends_to_a_patch(explorer: Explorer, client: TestClient, layer: int, head: str) -> None:
+def test_the_matrix_and_who_attends_to_a_patch(state: AppState, client: TestClient, layer: int, head: str) -> None:
     answer = client.post("/api/matrix", params={"layer": layer, "head": head}, content=SENT).json()
-    _, batch = mapped(explorer, Method())
-    module = explorer.classifier("0").opened.module
+    _, batch = mapped(state, Method())
+    module = state.classifier("0").opened.module
     all_HNN = attention_matrices(module, batch.pixels_BCHW, layer=layer)[0].double().numpy()
     expected_NN = all_HNN.mean(0) if head == "mean" else all_HNN[int(head)]
     assert (answer["tokens"], answer["prefix"], answer["grid"]) == (17, 1, [4, 4])
@@ -189,8 +189,8 @@ def test_the_command_line_draws_the_same_map(
 ) -> None:
     path = tmp_path / "my picture.png"
     path.write_bytes(SENT)
-    for asked in ({"layer": 0, "head": "1", "query": "1,2"}, {"method": "gradcam"}, {"method": "rollout"}):
-        answer = explained(client, name=str(path), **asked)
+    for params in ({"layer": 0, "head": "1", "query": "1,2"}, {"method": "gradcam"}, {"method": "rollout"}):
+        answer = explained(client, name=str(path), **params)
         words = shlex.split(answer["command"])
         assert words[:2] == ["vitrine", "explain"]
         words[words.index("-o") + 1] = str(tmp_path / "maps")
@@ -200,11 +200,11 @@ def test_the_command_line_draws_the_same_map(
         np.testing.assert_allclose(numbers(answer["map"]), drawn_RC / drawn_RC.mean(), rtol=1e-4, atol=1e-5)
 
 
-def test_a_verdict_is_that_of_the_checks(explorer: Explorer, client: TestClient) -> None:
-    for asked in ({}, {"method": "relevance", "target": explorer.classifier("0").labels[-1]}):
-        answer = client.post("/api/verdict", params=asked, content=SENT).json()
-        method = Method(asked.get("method", "attention"))
-        checked = check_maps(*mapped(explorer, method, asked.get("target")))
+def test_a_verdict_is_that_of_the_checks(state: AppState, client: TestClient) -> None:
+    for params in ({}, {"method": "relevance", "target": state.classifier("0").labels[-1]}):
+        answer = client.post("/api/verdict", params=params, content=SENT).json()
+        method = Method(params.get("method", "attention"))
+        checked = check_maps(*mapped(state, method, params.get("target")))
         verdict = checked.verdicts[0]
         assert (answer["flag"], answer["sentence"]) == (verdict.flag, verdict.sentence)
         values = {each["name"]: (each["answer"], each["value"]) for each in answer["checks"]}
@@ -222,9 +222,9 @@ def test_a_verdict_is_that_of_the_checks(explorer: Explorer, client: TestClient)
         assert all(map_RC.mean() == pytest.approx(1, abs=1e-5) for map_RC in controls.values())
 
 
-def test_positions_are_cosines(explorer: Explorer, client: TestClient) -> None:
+def test_positions_are_cosines(state: AppState, client: TestClient) -> None:
     answer = client.get("/api/positions").json()
-    table_ND = explorer.classifier("0").opened.module.pos_embed[0, 1:].detach().double().numpy()
+    table_ND = state.classifier("0").opened.module.pos_embed[0, 1:].detach().double().numpy()
     unit_ND = table_ND / np.linalg.norm(table_ND, axis=1, keepdims=True)
     np.testing.assert_allclose(numbers(answer["similarity"]), unit_ND @ unit_ND.T, atol=1e-3)
     assert answer["grid"] == [4, 4]
@@ -239,9 +239,9 @@ def test_figures_are_those_of_the_command(
     path = tmp_path / "seen.png"
     path.write_bytes(SENT)
     assert vitrine_command("explain", small_run, path, "-o", tmp_path, "--method", "rollout", "--format", "svg")[0] == 0
-    asked = {"method": "rollout", "name": "seen.png"}
+    params = {"method": "rollout", "name": "seen.png"}
     for kind in ("png", "svg"):
-        response = client.post("/api/figure", params={**asked, "kind": kind}, content=SENT)
+        response = client.post("/api/figure", params={**params, "kind": kind}, content=SENT)
         assert response.status_code == 200
         (tmp_path / f"served.{kind}").write_bytes(response.content)
         origin = read_provenance(tmp_path / f"served.{kind}")
@@ -253,8 +253,8 @@ def test_figures_are_those_of_the_command(
         return (tmp_path / name).read_text().partition("</metadata>")[2]
 
     assert drawing("served.svg") == drawing("seen.svg")  # all but what is said of where it came from
-    towards = {"figure": "map", "direction": "to", "query": "1,1"}
-    assert client.post("/api/figure", params=towards, content=SENT).headers["content-type"] == "image/png"
+    attention_to = {"figure": "map", "direction": "to", "query": "1,1"}
+    assert client.post("/api/figure", params=attention_to, content=SENT).headers["content-type"] == "image/png"
     one = client.post("/api/figure", params={"figure": "positions", "cell": "3,3"})
     assert one.headers["content-type"] == "image/png"
     assert client.post("/api/figure", params={"figure": "positions", "cell": "4,0"}).status_code == 422
@@ -287,18 +287,18 @@ def test_the_validation_split_with_its_confusion(client: TestClient, small_run: 
     assert client.get("/api/validation?model=1").status_code == 404
 
 
-def test_a_runs_own_pictures_are_taken_as_training_took_them(explorer: Explorer, client: TestClient) -> None:
+def test_a_runs_own_pictures_are_taken_as_training_took_them(state: AppState, client: TestClient) -> None:
     """A 16-bit file is no upload, but where a run was trained on some they are shown; nothing of EXIF goes out."""
     deep, turned = io.BytesIO(), io.BytesIO()
     Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50).save(deep, "PNG")
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a secret place"
     Image.open(io.BytesIO(picture(1, (400, 300)))).save(turned, "JPEG", exif=exif)
-    samples: dict = explorer.models["0"].gallery.samples  # type: ignore[assignment]
+    samples: dict = state.models["0"].gallery.samples  # type: ignore[assignment]
     samples["deep"] = Sample("deep.png", BytesPicture(deep.getvalue()))
     samples["turned"] = Sample("turned.jpg", BytesPicture(turned.getvalue()))
     samples["broken"] = Sample("broken.jpg", BytesPicture(b"nothing"))
-    mapper = Mapper(explorer.classifier("0").opened, Method())
+    mapper = Mapper(state.classifier("0").opened, Method())
     for name in ("deep", "turned"):
         batch = next(mapper.run([samples[name]], 1))
         answer = client.post("/api/predict", params={"sample": name}).json()
@@ -313,7 +313,7 @@ def test_a_runs_own_pictures_are_taken_as_training_took_them(explorer: Explorer,
 
 def test_five_thousand_pictures_whose_files_are_gone(tmp_path: Path) -> None:
     right = [place % 7 != 0 for place in range(5000)]
-    gallery = gallery_of(str(made_run(tmp_path / "large", right, reference=str(tmp_path / "nowhere"))))
+    gallery = open_gallery(str(made_run(tmp_path / "large", right, reference=str(tmp_path / "nowhere"))))
     assert gallery.recorded is not None
     told = validation_of(gallery.recorded, gallery, "a command")
     assert [each.right for each in told.pictures] == right
@@ -335,13 +335,13 @@ def test_what_is_not_held_is_asked_for_again(client: TestClient) -> None:
 
 
 def test_only_so_much_is_held(small_run: Path) -> None:
-    explorer = explorer_of(small_run, held_bytes=90_000)
-    with client_of(explorer) as client:
+    state = app_state_of(small_run, held_bytes=90_000)
+    with client_of(state) as client:
         first = client.post("/api/explain", content=picture(1)).json()["picture"]
         for seed in range(2, 12):
             assert client.post("/api/explain", content=picture(seed)).status_code == 200
-            assert explorer.held.nbytes <= 90_000
-        assert len(explorer.held) >= 2
+            assert state.encodings.nbytes <= 90_000
+        assert len(state.encodings) >= 2
         assert client.post("/api/explain", params={"picture": first}).json()["code"] == "gone"
 
 
@@ -366,9 +366,9 @@ def test_only_so_much_is_held(small_run: Path) -> None:
     ],
 )  # fmt: skip
 def test_wrong_questions_are_answered_with_a_sentence(
-    client: TestClient, path: str, asked: dict[str, str], status: int, words: str
+    client: TestClient, path: str, params: dict[str, str], status: int, words: str
 ) -> None:
-    response = client.post(path, params=asked, content=SENT)
+    response = client.post(path, params=params, content=SENT)
     assert response.status_code == status
     assert words in response.json()["error"]
 
@@ -397,9 +397,9 @@ def test_metrics_count(client: TestClient) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
 
 
-def test_a_sample_of_another_model_is_seen_from_its_own_file(client: TestClient, explorer: Explorer) -> None:
-    number = next(iter(explorer.model("1").gallery.samples))
-    sample = explorer.model("1").gallery.samples[number].picture
+def test_a_sample_of_another_model_is_seen_from_its_own_file(client: TestClient, state: AppState) -> None:
+    number = next(iter(state.model("1").gallery.samples))
+    sample = state.model("1").gallery.samples[number].picture
     theirs = client.post("/api/explain", params={"model": "0", "sample": f"1/{number}"}).json()
     sent = client.post("/api/explain", params={"model": "0"}, content=sample.read_bytes()).json()
     assert theirs["picture"] == sent["picture"] == hashlib.sha256(sample.read_bytes()).hexdigest()
@@ -407,8 +407,8 @@ def test_a_sample_of_another_model_is_seen_from_its_own_file(client: TestClient,
     assert client.post("/api/explain", params={"model": "0", "sample": "9/v0"}).status_code == 404
 
 
-def test_a_kept_map_does_not_keep_the_matrix_that_it_was_cut_from(explorer: Explorer) -> None:
-    mapper, batch = mapped(explorer, Method("relevance"))
+def test_a_kept_map_does_not_keep_the_matrix_that_it_was_cut_from(state: AppState) -> None:
+    mapper, batch = mapped(state, Method("relevance"))
     scores_BRC = batch.maps.scores_BRC
     assert scores_BRC.untyped_storage().nbytes() == scores_BRC.numel() * 4, mapper
 

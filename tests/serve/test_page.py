@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 from support.explorer_browser import browsing, look, opened, until
-from support.serving import explorer_of, served
+from support.serving import app_state_of, served
 from support.tiny_captioners import save_tiny
 
 import vitrine
@@ -42,7 +42,7 @@ def captioner(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def home(browser: Any, small_run: Path, captioner: Path) -> Iterator[str]:
-    with served(explorer_of(small_run, captioner)) as address:
+    with served(app_state_of(small_run, captioner)) as address:
         yield address
 
 
@@ -192,7 +192,7 @@ def test_an_alternative_goes_on_from_there(page: Any, home: str, talkative: str)
 def test_beams_are_a_list(page: Any, home: str, talkative: str) -> None:
     page.goto(f"{home}/#/caption?picture=0/{talkative}")
     finished(page)
-    page.get_by_role("radio", name="3 beams").check()
+    page.get_by_role("radio", name="3 beams").raise_if_cancelled()
     until(page, "document.querySelectorAll('.beam-list li').length > 1")
     body = page.request.get(f"{home}/api/picture/0/{talkative}").body()
     expected = page.request.post(f"{home}/api/caption?model=1&beams=3", data=body).json()["beams"]
@@ -233,10 +233,10 @@ def test_validation_pictures_wrong_and_sure_first(page: Any, home: str, small_ru
     order = sorted(recorded, key=lambda each: (each["right"], -each["probability"]))
     shown = page.locator(".thumbnails button").evaluate_all("all => all.map((each) => each.ariaLabel.split(':')[0])")
     assert shown == [each["name"] for each in order][: len(shown)]
-    page.get_by_role("radio", name="wrong").check()
+    page.get_by_role("radio", name="wrong").raise_if_cancelled()
     wrong = [each for each in order if not each["right"]]
     until(page, f"document.querySelector('.filter').textContent.startsWith('{len(wrong)} picture')")
-    page.get_by_role("radio", name="all").check()
+    page.get_by_role("radio", name="all").raise_if_cancelled()
 
 
 def test_the_confusion_matrix_is_taken_along_as_a_figure_and_as_a_command(page: Any, home: str, tmp_path: Path) -> None:
@@ -343,14 +343,14 @@ def test_a_busy_server_is_asked_again_and_a_silent_one_is_named(browser: Any, ho
     with opened(browser, home, refusals=True) as page:
         times = []
 
-        def busy(route: Any) -> None:
+        def queue_full_error(route: Any) -> None:
             times.append(route.request.url)
             if len(times) == 1:
                 route.fulfill(status=503, headers={"Retry-After": "0.05"}, json={"error": "Busy.", "code": "busy"})
             else:
                 route.continue_()
 
-        page.route("**/api/explain?*", busy)
+        page.route("**/api/explain?*", queue_full_error)
         page.goto(home)
         page.locator(".predictions").wait_for()
         assert len(times) == 2

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from PIL import Image
 from support.explorer_browser import browsing, look, opened, until
-from support.serving import explorer_of, picture, served
+from support.serving import app_state_of, picture, served
 
 import vitrine
 from vitrine.attribution.attention import attention_matrices
@@ -40,7 +40,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def home(browser: Any, small_run: Path) -> Iterator[str]:
-    with served(explorer_of(small_run, "vitrine/scenes-tiny")) as address:
+    with served(app_state_of(small_run, "vitrine/scenes-tiny")) as address:
         yield address
 
 
@@ -95,10 +95,10 @@ def first(page: Any, home: str, tmp_path: Path) -> Path:
     return kept(tmp_path, page.request.get(f"{home}/api/picture/0/{sample_of(page, home)['id']}").body())
 
 
-def kept(folder: Path, sent: bytes) -> Path:
+def kept(folder: Path, json_response: bytes) -> Path:
     """Bytes as a file, which is what a model in Python reads."""
     file = folder / "picture.png"
-    file.write_bytes(sent)
+    file.write_bytes(json_response)
     return file
 
 
@@ -151,13 +151,13 @@ def test_it_says_it_of_the_picture_and_the_model_that_were_chosen(
         until(page, "name => document.querySelector('h1').title === name", sample["name"])
         settled(page)
         says(page, model.predict(kept(tmp_path, page.request.get(f"{home}/api/picture/0/{sample['id']}").body())))
-    sent = picture(5, (48, 48))
-    page.set_input_files("input[type=file]", {"name": "own.png", "mimeType": "image/png", "buffer": sent})
+    json_response = picture(5, (48, 48))
+    page.set_input_files("input[type=file]", {"name": "own.png", "mimeType": "image/png", "buffer": json_response})
     until(page, "document.querySelector('h1').textContent === 'own.png'")
     settled(page)
-    says(page, model.predict(kept(tmp_path, sent)))
+    says(page, model.predict(kept(tmp_path, json_response)))
     choose(page, "model", "1")
-    says(page, vitrine.load("vitrine/scenes-tiny", precision="fp32").predict(kept(tmp_path, sent)))
+    says(page, vitrine.load("vitrine/scenes-tiny", precision="fp32").predict(kept(tmp_path, json_response)))
 
 
 def test_where_no_map_comes_no_other_stands_in_its_place(browser: Any, home: str) -> None:
@@ -197,26 +197,26 @@ def mean_run(small_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_a_model_is_asked_only_for_what_it_can_give(browser: Any, mean_run: Path, tmp_path: Path) -> None:
-    with served(explorer_of(mean_run)) as home, opened(browser, home) as page:  # nothing is refused
+    with served(app_state_of(mean_run)) as home, opened(browser, home) as page:  # nothing is refused
         show(page, home)
-        sent = picture(7)
-        page.set_input_files("input[type=file]", {"name": "own.png", "mimeType": "image/png", "buffer": sent})
+        json_response = picture(7)
+        page.set_input_files("input[type=file]", {"name": "own.png", "mimeType": "image/png", "buffer": json_response})
         until(page, "document.querySelector('h1').textContent === 'own.png'")
         settled(page)
         until(page, "document.querySelector('.pane figcaption').textContent.includes('patch (3, 3)')")
         assert page.locator(".thumb canvas").count() == 1
-        says(page, vitrine.load(mean_run, precision="fp32").predict(kept(tmp_path, sent)))
+        says(page, vitrine.load(mean_run, precision="fp32").predict(kept(tmp_path, json_response)))
         page.goto(f"{page.url}&method=gradcam&target=of+another+model")
         until(page, "document.querySelector('.pane figcaption').textContent.includes('Grad-CAM')")
         listed = page.request.get(f"{home}/api/models").json()
         listed["models"][0]["methods"] = ["rollout"]
         page.route("**/api/models", lambda route: route.fulfill(json=listed))
         page.goto("about:blank")
-        asked = len(page.asked)
+        params = len(page.asked)
         show(page, f"{home}/#/classify?method=attention")
         until(page, "location.hash.includes('method=rollout')")
         settled(page)
-        assert not [url for url in page.asked[asked:] if "/api/" in url and "method=attention" in url]
+        assert not [url for url in page.asked[params:] if "/api/" in url and "method=attention" in url]
 
 
 @pytest.mark.parametrize(("layer", "head"), [(-1, "mean"), (0, 1)])
@@ -226,7 +226,7 @@ def test_the_map_has_the_models_values(page: Any, model: Any, first: Path, layer
         page.keyboard.press("Home")
         choose(page, "head", "1")
         assert "layer=0" in page.url
-    page.get_by_role("radio", name="the map’s values").check()
+    page.get_by_role("radio", name="the map’s values").raise_if_cancelled()
     map_RC = model.explain(first, method="attention", layer=layer, heads=head).map
     canvas(page).focus()
     page.keyboard.press("ArrowUp")  # to the middle of the grid
@@ -245,9 +245,9 @@ def test_moving_shows_who_attends_to_whom_without_asking(page: Any, small_run: P
     page.mouse.move(*point(page, 0, 0))
     until(page, "document.querySelector('.readout strong')")  # the matrix is there
     page.mouse.move(2, 2)
-    before, asked = look(canvas(page)), len(page.asked)
+    before, params = look(canvas(page)), len(page.asked)
     for name, over in (("what a patch attends to", "from"), ("who attends to it", "to")):
-        page.get_by_role("radio", name=name).check()
+        page.get_by_role("radio", name=name).raise_if_cancelled()
         for row, column in ((0, 0), (1, 2), (3, 3)):
             page.mouse.move(*point(page, row, column))
             own = relative_NN[SIDE * row + column, SIDE * row + column]
@@ -257,7 +257,7 @@ def test_moving_shows_who_attends_to_whom_without_asking(page: Any, small_run: P
         # All patches share one scale; the page takes it from float16.
         assert f"to {shared_scale(maps):g};" in bar
         assert look(canvas(page)) != before
-    assert [url for url in page.asked[asked:] if "/api/" in url and "/api/verdict" not in url] == []
+    assert [url for url in page.asked[params:] if "/api/" in url and "/api/verdict" not in url] == []
     page.mouse.move(2, 2)
     assert look(canvas(page)) == before
 
@@ -269,7 +269,7 @@ def test_a_patch_is_kept_and_a_link_shows_it_again(page: Any, browser: Any, home
     settled(page)
     until(page, "document.querySelector('.pane figcaption').textContent.includes('patch (2, 3)')")
     page.locator("[type=range]").last.fill("0.5")
-    page.get_by_label("patches as they are").check()
+    page.get_by_label("patches as they are").raise_if_cancelled()
     until(page, "location.hash.includes('patches=1')")
     shown, address = look(canvas(page)), page.url
     assert "strength=0.5" in address
@@ -365,11 +365,11 @@ def test_each_of_two_maps_has_its_own_verdict_and_copy(page: Any, home: str) -> 
     checked = ":is([data-flag=believable], [data-flag=doubtful])"
     until(page, "which => document.querySelectorAll(`.verdict .badge${which}`).length === 2", checked)
     sample = sample_of(page, home)["id"]
-    asked = (
+    params = (
         {"model": 0, "method": "attention", "sample": sample},
         {"model": 1, "method": "rollout", "sample": f"0/{sample}"},
     )
-    found = [page.request.post(f"{home}/api/verdict", params=each).json() for each in asked]
+    found = [page.request.post(f"{home}/api/verdict", params=each).json() for each in params]
     assert found[0]["sentence"] != found[1]["sentence"]
     for which, answer in zip(("first", "second"), found, strict=True):
         panel = page.get_by_role("region", name=f"Verdict on the {which} map")
@@ -377,7 +377,7 @@ def test_each_of_two_maps_has_its_own_verdict_and_copy(page: Any, home: str) -> 
         assert panel.locator(".badge").inner_text() == answer["flag"] and answer["sentence"] in panel.inner_text()
         assert panel.locator(".evidence dt").count() == len(answer["checks"])
     copied = []
-    for which, each in zip(("first", "second"), asked, strict=True):
+    for which, each in zip(("first", "second"), params, strict=True):
         page.get_by_role("button", name=f"Copy {which} figure").click()
         page.get_by_text("The figure is in the clipboard.").wait_for()
         until(page, "!document.querySelector('#told').classList.contains('shown')")
@@ -408,14 +408,14 @@ GIVE = """([way, base64]) => {
 
 @pytest.mark.parametrize("way", ["pick", "dragover", "paste"])
 def test_a_picture_of_ones_own(page: Any, model: Any, tmp_path: Path, way: str) -> None:
-    sent = picture({"pick": 1, "dragover": 2, "paste": 3}[way], (48, 32))
+    json_response = picture({"pick": 1, "dragover": 2, "paste": 3}[way], (48, 32))
     if way == "pick":
-        page.set_input_files("input[type=file]", {"name": "pick.png", "mimeType": "image/png", "buffer": sent})
+        page.set_input_files("input[type=file]", {"name": "pick.png", "mimeType": "image/png", "buffer": json_response})
     else:
-        page.evaluate(GIVE, [way, base64.b64encode(sent).decode()])
+        page.evaluate(GIVE, [way, base64.b64encode(json_response).decode()])
     until(page, "way => document.querySelector('h1').textContent === `${way}.png`", way)
     settled(page)
-    assert page.locator(".predictions .label").first.inner_text() == model.predict(kept(tmp_path, sent)).label
+    assert page.locator(".predictions .label").first.inner_text() == model.predict(kept(tmp_path, json_response)).label
     box = canvas(page).bounding_box()
     assert box["width"] / box["height"] == pytest.approx(1.5, rel=0.02)
     assert "sha256:" in page.url
@@ -448,10 +448,10 @@ def test_what_is_no_picture_is_refused_in_a_sentence(browser: Any, home: str) ->
 @pytest.mark.parametrize("kind", ["png", "svg"])
 def test_a_figure_with_its_provenance(page: Any, tmp_path: Path, kind: str) -> None:
     choose(page, "method", "relevance")
-    with page.expect_download() as waiting:
+    with page.expect_download() as queue_length:
         page.get_by_role("button", name=f"Save {kind.upper()}").click()
-    file = tmp_path / waiting.value.suggested_filename
-    waiting.value.save_as(file)
+    file = tmp_path / queue_length.value.suggested_filename
+    queue_length.value.save_as(file)
     assert file.name == f"000000-relevance.{kind}" or file.name.endswith(f"-relevance.{kind}")
     written = read_provenance(file)
     assert written["vitrine:method"].startswith("relevance")

@@ -59,7 +59,7 @@ def scores(kind: str, seed: int = 1) -> np.ndarray:
     return (values_RC - 2) / 3 if kind == "lost" else values_RC
 
 
-def sent(values: np.ndarray) -> Any:
+def json_response(values: np.ndarray) -> Any:
     return [[None if np.isnan(value) else float(value) for value in row] for row in values]
 
 
@@ -78,11 +78,11 @@ def report_page() -> str:
     words = [("a", 0.4, False), ("small", 0.9996, True), ("dog.", 0.0001, True)]
     caption = view() | {"photograph": "#photograph", "scale": {"kind": "uniform", "high": 3}}
     caption["words"] = [
-        {"text": text, "probability": likely, "map": sent(scores("uniform", seed)), "particular": particular}
+        {"text": text, "probability": likely, "map": json_response(scores("uniform", seed)), "particular": particular}
         for seed, (text, likely, particular) in enumerate(words)
     ]
     one = view() | {"photograph": "#photograph", "scale": {"kind": "uniform", "high": 3}, "described": "attention"}
-    one["map"] = sent(scores("uniform"))
+    one["map"] = json_response(scores("uniform"))
     script = (PAGE / "viewer.js").read_text("utf-8")
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
 <link rel="icon" href="data:,"><title>A report</title>
@@ -104,7 +104,7 @@ def drawn_by_browser(page: Any, what: str, map_RC: np.ndarray, **options: Any) -
       else viewer.drawOverlay(canvas, document.getElementById("photograph"), map, options);
       return [...canvas.getContext("2d").getImageData(0, 0, w, h).data];
     }"""
-    return np.array(page.evaluate(run, [what, sent(map_RC), options, W, H])).reshape(H, W, 4)[..., :3]
+    return np.array(page.evaluate(run, [what, json_response(map_RC), options, W, H])).reshape(H, W, 4)[..., :3]
 
 
 def drawn_by_figures(draw: Any, *arguments: Any, **options: Any) -> np.ndarray:

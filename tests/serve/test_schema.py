@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
-from support.serving import explorer_of, picture, served
+from support.serving import app_state_of, picture, served
 from support.tiny_captioners import save_tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph")  # names of pictures in letters that no font has
@@ -24,7 +24,7 @@ FEW = settings(max_examples=10, deadline=None, database=None, suppress_health_ch
 def described(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("captioner")
     save_tiny("blip", folder)
-    with served(explorer_of(small_run, folder, upload_pixels=1_000_000)) as address:
+    with served(app_state_of(small_run, folder, upload_pixels=1_000_000)) as address:
         yield schemathesis.openapi.from_url(f"{address}/openapi.json")
 
 

@@ -15,14 +15,14 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """What would be served; nothing is."""
-    explorers: list[object] = []
+    states: list[object] = []
 
-    def run(explorer: object, ready: Callable[[str], None]) -> None:
-        explorers.append(explorer)
-        ready("http://there/")
+    def run_server(state: object, on_ready: Callable[[str], None]) -> None:
+        states.append(state)
+        on_ready("http://there/")
 
-    monkeypatch.setattr("vitrine.serve.server.run", run)
-    return explorers
+    monkeypatch.setattr("vitrine.serve.server.run_server", run_server)
+    return states
 
 
 def test_the_address_alone_is_on_stdout(vitrine_command: Command, small_run: Path, started: list[object]) -> None:

@@ -14,33 +14,33 @@ import numpy as np
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
-from support.serving import client_of, explorer_of, picture
+from support.serving import app_state_of, client_of, picture
 
 from vitrine.data.decode import _frames
-from vitrine.serve.security import COOKIE, HEADERS
+from vitrine.serve.security import COOKIE_PREFIX, SECURITY_HEADERS
 from vitrine.serve.server import _address
 from vitrine.serve.settings import ServeSettings
-from vitrine.serve.state import Explorer
+from vitrine.serve.state import AppState
 
 GOOD = picture(5)
 
 
 @pytest.fixture(scope="module")
-def explorer(small_run: Path) -> Explorer:
-    return explorer_of(small_run, upload_bytes=300_000, upload_pixels=200_000)
+def state(small_run: Path) -> AppState:
+    return app_state_of(small_run, upload_bytes=300_000, upload_pixels=200_000)
 
 
 @pytest.fixture(scope="module")
-def client(explorer: Explorer) -> Iterator[TestClient]:
-    with client_of(explorer) as client:
+def client(state: AppState) -> Iterator[TestClient]:
+    with client_of(state) as client:
         yield client
 
 
 @pytest.fixture
-def untouched(explorer: Explorer) -> Iterator[None]:
+def untouched(state: AppState) -> Iterator[None]:
     """Fails where the model ran."""
     runs: list[int] = []
-    handle = explorer.classifier("0").opened.module.register_forward_hook(lambda *_: runs.append(1))
+    handle = state.classifier("0").opened.module.register_forward_hook(lambda *_: runs.append(1))
     yield
     handle.remove()
     assert not runs
@@ -124,20 +124,20 @@ def mislabelled() -> Iterator[tuple[str, str, bytes]]:
 
 
 def test_two_hundred_malformed_uploads(client: TestClient, untouched: None) -> None:
-    sent = 0
+    json_response = 0
     for what, content, status in damaged():
-        sent += 1
-        path = ("/api/explain", "/api/predict", "/api/matrix", "/api/verdict", "/api/figure")[sent % 5]
+        json_response += 1
+        path = ("/api/explain", "/api/predict", "/api/matrix", "/api/verdict", "/api/figure")[json_response % 5]
         response = client.post(path, content=content)
         assert 400 <= response.status_code < 500, (what, response.status_code, response.text)
         assert not status or response.status_code == status, (what, response.status_code, response.text)
         _is_a_sentence(response, what)
     for what, label, content in mislabelled():
-        sent += 1
+        json_response += 1
         response = client.post("/api/explain", content=content, headers={"Content-Type": label})
         assert response.status_code == 415, (what, response.text)
         _is_a_sentence(response, what)
-    assert sent >= 200
+    assert json_response >= 200
 
 
 def _is_a_sentence(response, what: str) -> None:  # type: ignore[no-untyped-def]
@@ -201,7 +201,7 @@ NAMES = ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localho
          "2130706433", "127.0.0.1, evil.example", "[fe80::1]:8000")  # fmt: skip
 
 
-def asked(client: TestClient, path: str, headers: dict[str, str]):  # type: ignore[no-untyped-def]
+def params(client: TestClient, path: str, headers: dict[str, str]):  # type: ignore[no-untyped-def]
     method = "POST" if path in ("/api/predict", "/api/explain") else "GET"
     raw = {name: value.encode("latin-1") for name, value in headers.items()}
     return client.request(method, path, content=GOOD if method == "POST" else None, headers=raw)
@@ -210,28 +210,28 @@ def asked(client: TestClient, path: str, headers: dict[str, str]):  # type: igno
 def test_other_pages_do_not_get_through(client: TestClient, untouched: None) -> None:
     for path in PATHS:
         for origin in ORIGINS:
-            response = asked(client, path, {"Origin": origin})
+            response = params(client, path, {"Origin": origin})
             assert response.status_code == 403, (path, origin)
         for site in ("cross-site", "same-site", "cross-origin", "nonsense"):
-            response = asked(client, path, {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"})
+            response = params(client, path, {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"})
             assert response.status_code == 403, (path, site)
         framed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}
-        assert asked(client, path, framed).status_code == 403
+        assert params(client, path, framed).status_code == 403
 
 
 def test_other_names_do_not_get_through(client: TestClient, untouched: None) -> None:
     for path in PATHS:
         for name in NAMES:
-            assert asked(client, path, {"Host": name}).status_code == 403, (path, name)
+            assert params(client, path, {"Host": name}).status_code == 403, (path, name)
 
 
 def test_its_own_page_and_a_link_to_it_get_through(client: TestClient) -> None:
     for host in ("127.0.0.1:8000", "localhost:8000", "[::1]:8000", "LOCALHOST:8000", "127.0.0.1"):
         for site in ({}, {"Origin": f"http://{host}"}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}):
-            assert asked(client, "/api/predict", {"Host": host, **site}).status_code == 200, (host, site)
+            assert params(client, "/api/predict", {"Host": host, **site}).status_code == 200, (host, site)
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
-    assert asked(client, "/", link).status_code == 200
-    assert asked(client, "/api/models", link).status_code == 403
+    assert params(client, "/", link).status_code == 200
+    assert params(client, "/api/models", link).status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -262,24 +262,24 @@ def test_the_printed_address_carries_any_token() -> None:
 
 
 def test_a_server_for_others_knows_its_names(small_run: Path) -> None:
-    with client_of(explorer_of(small_run, host="0.0.0.0")) as client:
+    with client_of(app_state_of(small_run, host="0.0.0.0")) as client:
         for name in ("192.168.1.5:8000", "localhost:8000", "[fe80::1]:8000"):  # an address in digits is nobody's name
             assert client.get("/healthz", headers={"Host": name}).status_code == 200, name
         assert client.get("/healthz", headers={"Host": "evil.example"}).status_code == 403
-    with client_of(explorer_of(small_run, host="vit.lab")) as client:
+    with client_of(app_state_of(small_run, host="vit.lab")) as client:
         assert client.get("/healthz", headers={"Host": "vit.lab:8000"}).status_code == 200
         assert client.get("/healthz", headers={"Host": "evil.example"}).status_code == 403
 
 
 def test_the_token(small_run: Path) -> None:
-    with client_of(explorer_of(small_run, token="a secret ü")) as client:
+    with client_of(app_state_of(small_run, token="a secret ü")) as client:
         assert client.get("/healthz").status_code == 200
         for path in ("/api/models", "/metrics", "/openapi.json", "/api", "/assets/x.js"):
             for headers in (
                 {},
                 {"Authorization": "Bearer wrong"},
                 {"Authorization": "Basic a"},
-                {"Cookie": f"{COOKIE}-8000=zz"},
+                {"Cookie": f"{COOKIE_PREFIX}-8000=zz"},
             ):
                 assert client.get(path, headers=headers).status_code == 401, (path, headers)
         assert client.get("/").status_code == 401
@@ -307,7 +307,7 @@ def test_every_answer_is_closed_to_scripts_and_frames(client: TestClient) -> Non
         ("GET", "/api"),
     ):
         response = client.request(method, path)
-        for name, value in HEADERS.items():
+        for name, value in SECURITY_HEADERS.items():
             assert response.headers[name] == value, (path, name)
         assert "unsafe" not in response.headers["Content-Security-Policy"]
 

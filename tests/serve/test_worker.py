@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 from support.paths import TESTS
-from support.serving import client_of, explorer_of, picture, served, server_process, until
+from support.serving import app_state_of, client_of, picture, served, server_process, until
 
-from vitrine.serve.errors import Refusal
-from vitrine.serve.state import Explorer
-from vitrine.serve.worker import Cancelled, Job, ModelWorker
+from vitrine.serve.errors import ApiError
+from vitrine.serve.state import AppState
+from vitrine.serve.worker import Job, JobCancelled, ModelWorker
 
 STATUS = Path("/proc/self/status")
 
@@ -81,14 +81,14 @@ def test_a_first_picture_waits_for_others_and_not_longer_than_it_may() -> None:
 
 def test_a_full_queue_refuses_and_those_who_left_make_room(worker: ModelWorker) -> None:
     gate = Gate(worker)
-    jobs = [worker.submit(Job(lambda _: 1, long=i % 2 == 1)) for i in range(40)]
-    assert worker.waiting == 40
-    for refused in (lambda: worker.submit(Job(lambda _: 1)), worker.require_room):
-        with pytest.raises(Refusal) as error:
+    jobs = [worker.submit(Job(lambda _: 1, is_long=i % 2 == 1)) for i in range(40)]
+    assert worker.queue_length == 40
+    for refused in (lambda: worker.submit(Job(lambda _: 1)), worker.require_capacity):
+        with pytest.raises(ApiError) as error:
             refused()
         assert (error.value.status, error.value.retry_after) == (503, 1)
-    jobs[3].give_up()
-    assert worker.waiting == 39
+    jobs[3].cancel()
+    assert worker.queue_length == 39
     worker.submit(Job(lambda _: 2))
     gate.opened.set()
     with pytest.raises(CancelledError):
@@ -99,10 +99,10 @@ def test_a_full_queue_refuses_and_those_who_left_make_room(worker: ModelWorker) 
 def test_short_work_passes_long_work(worker: ModelWorker) -> None:
     order: list[str] = []
     gate = Gate(worker)
-    long = worker.submit(Job(lambda _: order.append("long"), long=True))
+    is_long = worker.submit(Job(lambda _: order.append("long"), is_long=True))
     short = worker.submit(Job(lambda _: order.append("short")))
     gate.opened.set()
-    long.future.result(10), short.future.result(10)
+    is_long.future.result(10), short.future.result(10)
     assert order == ["short", "long"]
 
 
@@ -111,9 +111,9 @@ def test_long_work_has_its_turn(worker: ModelWorker, monkeypatch: pytest.MonkeyP
     order: list[str] = []
     gate = Gate(worker)
     short = worker.submit(Job(lambda _: order.append("short")))
-    long = worker.submit(Job(lambda _: order.append("long"), long=True))
+    is_long = worker.submit(Job(lambda _: order.append("long"), is_long=True))
     gate.opened.set()
-    long.future.result(10), short.future.result(10)
+    is_long.future.result(10), short.future.result(10)
     assert order == ["long", "short"]
 
 
@@ -134,13 +134,13 @@ def test_running_work_stops_where_it_looks(worker: ModelWorker) -> None:
         for step in range(10_000):
             steps.append(step)
             entered.set()
-            job.check()
+            job.raise_if_cancelled()
             time.sleep(0.001)
 
     job = worker.submit(Job(run))
     assert entered.wait(10)
-    job.give_up()
-    with pytest.raises(Cancelled):
+    job.cancel()
+    with pytest.raises(JobCancelled):
         job.future.result(10)
     assert len(steps) < 10_000
 
@@ -153,13 +153,13 @@ def test_stopping_finishes_what_is_queued() -> None:
     threading.Timer(0.05, gate.opened.set).start()
     worker.stop()
     assert (gate.job.future.result(0), job.future.result(0)) == ("opened", "done")
-    with pytest.raises(Refusal):
+    with pytest.raises(ApiError):
         worker.submit(Job(lambda _: 1))
 
 
 @pytest.fixture
-def explorer(small_run: Path) -> Explorer:
-    return explorer_of(small_run, queue=3)
+def state(small_run: Path) -> AppState:
+    return app_state_of(small_run, queue=3)
 
 
 def post(address: str, path: str, content: bytes = b"") -> tuple[int, dict[str, str], Any]:
@@ -183,9 +183,9 @@ def left(address: str, path: str, once: Callable[[], bool]) -> None:
 
 
 def test_answers_of_a_crowd_are_those_of_one(small_run: Path) -> None:
-    explorer = explorer_of(small_run)
+    state = app_state_of(small_run)
     pictures = [picture(seed) for seed in range(24)]
-    with served(explorer) as address, ThreadPoolExecutor(24) as crowd:
+    with served(state) as address, ThreadPoolExecutor(24) as crowd:
         alone = [post(address, "/api/predict", each)[2]["predictions"] for each in pictures]
         together = list(crowd.map(lambda each: post(address, "/api/predict", each), pictures))
     for one, (status, _, body) in zip(alone, together, strict=True):
@@ -194,33 +194,33 @@ def test_answers_of_a_crowd_are_those_of_one(small_run: Path) -> None:
             assert (a["label"], a["probability"]) == (b["label"], pytest.approx(b["probability"], abs=1e-5))
 
 
-def test_a_full_server_says_when_to_ask_again(explorer: Explorer) -> None:
-    with served(explorer) as address, ThreadPoolExecutor(8) as crowd:
-        gate = Gate(explorer.worker)
-        waiting = [crowd.submit(post, address, f"/api/explain?layer={i % 2}", picture(i)) for i in range(3)]
-        until(lambda: explorer.worker.waiting == 3)
+def test_a_full_server_says_when_to_ask_again(state: AppState) -> None:
+    with served(state) as address, ThreadPoolExecutor(8) as crowd:
+        gate = Gate(state.worker)
+        queue_length = [crowd.submit(post, address, f"/api/explain?layer={i % 2}", picture(i)) for i in range(3)]
+        until(lambda: state.worker.queue_length == 3)
         for path in ("/api/predict", "/api/explain"):
             status, headers, body = post(address, path)
             assert (status, headers["retry-after"], body["code"]) == (503, "1", "busy")
         gate.opened.set()
-        assert [each.result()[0] for each in waiting] == [200, 200, 200]
+        assert [each.result()[0] for each in queue_length] == [200, 200, 200]
         assert post(address, "/api/predict")[0] == 200
 
 
 def test_requests_time_out(small_run: Path) -> None:
-    explorer = explorer_of(small_run, request_seconds=0.2)
-    with served(explorer) as address:
-        gate = Gate(explorer.worker)
+    state = app_state_of(small_run, request_seconds=0.2)
+    with served(state) as address:
+        gate = Gate(state.worker)
         status, headers, body = post(address, "/api/predict")
         assert (status, body["code"]) == (503, "timeout")
         assert "retry-after" in headers
-        assert explorer.worker.waiting == 0  # what nobody waits for is not done
+        assert state.worker.queue_length == 0  # what nobody waits for is not done
         gate.opened.set()
 
 
 def test_pictures_on_their_way_are_counted_and_have_to_arrive(small_run: Path) -> None:
-    explorer = explorer_of(small_run, queue=2, upload_seconds=3.0)
-    with served(explorer) as address:
+    state = app_state_of(small_run, queue=2, upload_seconds=3.0)
+    with served(state) as address:
         host, _, port = address.removeprefix("http://").partition(":")
         slow = [socket.create_connection((host, int(port))) for _ in range(2)]
         for connection in slow:
@@ -232,20 +232,20 @@ def test_pictures_on_their_way_are_counted_and_have_to_arrive(small_run: Path) -
         assert post(address, "/api/predict")[0] == 200
 
 
-def test_what_is_queued_is_dropped_when_its_client_leaves(explorer: Explorer) -> None:
+def test_what_is_queued_is_dropped_when_its_client_leaves(state: AppState) -> None:
     runs: list[int] = []
-    explorer.classifier("0").opened.module.register_forward_hook(lambda *_: runs.append(1))
-    with served(explorer) as address:
-        gate = Gate(explorer.worker)
-        left(address, "/api/explain", once=lambda: explorer.worker.waiting == 1)
-        until(lambda: explorer.worker.waiting == 0)
+    state.classifier("0").opened.module.register_forward_hook(lambda *_: runs.append(1))
+    with served(state) as address:
+        gate = Gate(state.worker)
+        left(address, "/api/explain", once=lambda: state.worker.queue_length == 1)
+        until(lambda: state.worker.queue_length == 0)
         gate.opened.set()
         assert gate.job.future.result(10) == "opened"
         assert post(address, "/api/predict")[0] == 200
     assert len(runs) == 1
 
 
-def test_what_runs_stops_when_its_client_leaves(explorer: Explorer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_runs_stops_when_its_client_leaves(state: AppState, monkeypatch: pytest.MonkeyPatch) -> None:
     """Occlusion runs the model many times: here each time takes a while."""
     runs: list[int] = []
 
@@ -254,10 +254,10 @@ def test_what_runs_stops_when_its_client_leaves(explorer: Explorer, monkeypatch:
         time.sleep(0.05)
 
     monkeypatch.setattr("vitrine.serve.classifier.Mapper.maps", _many_runs)
-    explorer.classifier("0").opened.module.register_forward_hook(slow)
-    with served(explorer) as address:
+    state.classifier("0").opened.module.register_forward_hook(slow)
+    with served(state) as address:
         left(address, "/api/explain?method=occlusion", once=lambda: len(runs) > 2)
-        until(lambda: explorer.worker.running == () and explorer.worker.waiting == 0)
+        until(lambda: state.worker.running == () and state.worker.queue_length == 0)
         assert len(runs) < 1000
         assert post(address, "/api/predict")[0] == 200
 
@@ -271,17 +271,17 @@ def _many_runs(mapper: Any, pixels_BCHW: Any, _: Any) -> None:
 STOPPED = """
 import sys, time
 sys.path.insert(0, {tests!r})
-from support.serving import explorer_of
-from vitrine.serve.server import run
-explorer = explorer_of({run!r}, port=0)
-served = explorer.classifier("0")
+from support.serving import app_state_of
+from vitrine.serve.server import run_server
+state = app_state_of({run!r}, port=0)
+served = state.classifier("0")
 real = served.predict
 def slow(squares):
     print("running", flush=True)
     time.sleep(1.5)
     return real(squares)
 served.predict = slow
-run(explorer, ready=lambda address: print(address, flush=True))
+run_server(state, on_ready=lambda address: print(address, flush=True))
 print("ended", flush=True)
 """
 
@@ -307,8 +307,8 @@ def resident() -> int:
 @pytest.mark.skipif(not STATUS.exists(), reason="wants /proc/self/status, which tells how much memory is resident")
 def test_memory_stays_flat(small_run: Path) -> None:
     """A small version of ``benchmarks/serve.py --requests 10000``: every picture is another one."""
-    explorer = explorer_of(small_run, held_bytes=2_000_000, thumbnail_bytes=100_000)
-    with client_of(explorer) as client:
+    state = app_state_of(small_run, held_bytes=2_000_000, thumbnail_bytes=100_000)
+    with client_of(state) as client:
 
         def ask(first: int, last: int) -> int:
             for seed in range(first, last):
@@ -318,5 +318,5 @@ def test_memory_stays_flat(small_run: Path) -> None:
 
         before = ask(0, 60)
         after = ask(60, 180)
-    assert explorer.held.nbytes <= 2_000_000
+    assert state.encodings.nbytes <= 2_000_000
     assert after - before < 25_000  # KiB at the most; 240 photographs of 360 kB each would be 86 MB

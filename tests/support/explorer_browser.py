@@ -50,18 +50,18 @@ def opened(browser: Any, home: str, *, refusals: bool = False, **options: Any) -
     context.set_default_timeout(15_000)
     page = context.new_page()
     errors: list[str] = []
-    asked: list[str] = []
+    params: list[str] = []
     page.on("console", lambda said: errors.append(said.text) if said.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.asked = asked
+    page.on("request", lambda request: params.append(request.url))
+    page.asked = params
     try:
         yield page
     finally:
         context.close()
     errors = [error for error in errors if not (refusals and error.startswith("Failed to load resource"))]
     assert not errors, errors
-    strangers = [url for url in asked if not url.startswith((home, "data:", "blob:"))]
+    strangers = [url for url in params if not url.startswith((home, "data:", "blob:"))]
     assert not strangers, strangers
 
 

@@ -21,22 +21,22 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from vitrine.serve.app import make_app
-from vitrine.serve.server import open_explorer, server_config
+from vitrine.serve.server import open_app_state, server_config
 from vitrine.serve.settings import ServeSettings
-from vitrine.serve.state import Explorer
+from vitrine.serve.state import AppState
 
 HERE = "http://127.0.0.1:8000"
 
 
-def explorer_of(*references: str | Path, **settings: Any) -> Explorer:
+def app_state_of(*references: str | Path, **settings: Any) -> AppState:
     """Opened models with these settings."""
-    return open_explorer([str(each) for each in references], ServeSettings(**settings), precision="fp32")
+    return open_app_state([str(each) for each in references], ServeSettings(**settings), precision="fp32")
 
 
 @contextmanager
-def client_of(explorer: Explorer, base_url: str = HERE) -> Iterator[TestClient]:
+def client_of(state: AppState, base_url: str = HERE) -> Iterator[TestClient]:
     """A client of a server inside this process; what the server raises is answered as it would be."""
-    with TestClient(make_app(explorer), base_url=base_url, raise_server_exceptions=False) as client:
+    with TestClient(make_app(state), base_url=base_url, raise_server_exceptions=False) as client:
         yield client
 
 
@@ -50,11 +50,11 @@ def until(wanted: Callable[[], bool]) -> None:
 
 
 @contextmanager
-def served(explorer: Explorer) -> Iterator[str]:
+def served(state: AppState) -> Iterator[str]:
     """The address of a server in a thread of this process, over sockets."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(server_config(explorer))
+        server = uvicorn.Server(server_config(state))
         thread = threading.Thread(target=server.run, args=([bound],))
         thread.start()
         try:

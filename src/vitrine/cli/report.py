@@ -54,8 +54,7 @@ def report(
     --split test -o RUN/test), scored methods where they lie in RUN/methods (vitrine explain RUN --score DATA -o
     RUN/methods).
     """
-    from vitrine.report.run import ReportSettings
-    from vitrine.report.run import report as run_report
+    from vitrine.report.run import ReportSettings, write_report
 
     # "--pictures a.jpg b.jpg": what follows the first is read as runs, and no run is a file.
     files = [each for each in runs if pictures and Path(each).is_file()]
@@ -69,8 +68,8 @@ def report(
         seed=seed,
     )
     with show.named_progress() as progress:
-        result = run_report([each for each in runs if each not in files], out, settings, progress=progress)
+        result = write_report([each for each in runs if each not in files], out, settings, progress=progress)
     if as_json:
         typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
     else:
-        typer.echo("\n".join(f"written: {path}" for path in result.written[:2]))
+        typer.echo("\n".join(f"written: {path}" for path in result.paths[:2]))

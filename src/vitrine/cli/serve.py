@@ -44,22 +44,22 @@ def serve(
         raise UsageError(
             f"{error.name} is not installed. The explorer needs it: pip install 'vitrine[serve]'"
         ) from None
-    from vitrine.serve.server import open_explorer, run
+    from vitrine.serve.server import open_app_state, run_server
     from vitrine.serve.settings import ServeSettings
 
     if token is not None and not token.strip():
         raise UsageError("--token is empty: expected a text that nobody guesses.")
     settings = ServeSettings(host=host, port=port, token=token)
-    explorer = open_explorer(
+    state = open_app_state(
         models,
         settings,
         architecture=arch,
         vocabulary=vocab,
         precision=precision,
         report=report,
-        opening=lambda name: typer.echo(f"Opening {name}", err=True),
+        on_open=lambda name: typer.echo(f"Opening {name}", err=True),
     )
-    for model in explorer.models.values():
+    for model in state.models.values():
         show.notes((*model.served.notes, *model.gallery.notes))
     if not settings.is_private and token is None:
         typer.echo(
@@ -67,4 +67,4 @@ def serve(
             "Set a --token, or leave --host out.",
             err=True,
         )
-    run(explorer, ready=lambda address: typer.echo(address))
+    run_server(state, on_ready=lambda address: typer.echo(address))

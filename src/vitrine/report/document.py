@@ -31,7 +31,7 @@ class Number:
     value: str
     name: str
     detail: str = ""
-    marked: bool = False
+    is_main: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,14 +139,14 @@ class Commands:
 
 
 @dataclass(frozen=True)
-class Folded:
+class Details:
     """Blocks that are there for whoever asks."""
 
     summary: str
     blocks: tuple[Block, ...]
 
 
-Block = Paragraph | Numbers | Findings | Sheet | Plot | MapView | CaptionView | Gallery | Listing | Commands | Folded
+Block = Paragraph | Numbers | Findings | Sheet | Plot | MapView | CaptionView | Gallery | Listing | Commands | Details
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ _THEMED = {colour: f"--series-{number}" for number, colour in enumerate(SERIES, 
 }
 
 
-def svg(figure: Figure, name: str) -> str:
+def figure_svg(figure: Figure, name: str) -> str:
     """A figure of lines and text as an ``svg`` element that follows the page's colours, on the page's own paper.
 
     Ids hold for the whole page: this figure's begin with ``name``, which no other figure of the page has.
@@ -155,7 +155,7 @@ _STYLES = ("theme.css", "report.css")
 _SCRIPTS = ("viewer.js", "report.js")
 
 
-def asset(name: str) -> str:
+def read_asset(name: str) -> str:
     """The text of one of the page's own files."""
     return files("vitrine.report.page").joinpath(name).read_text("utf-8")
 
@@ -166,18 +166,18 @@ def render_html(document: Document) -> str:
     A content security policy in the page itself forbids everything but what is in it: no address is ever asked, and no
     script runs but the page's own, whose hash the policy names.
     """
-    style = "\n".join(_squeezed(asset(name)) for name in _STYLES)
+    style = "\n".join(_squeezed(read_asset(name)) for name in _STYLES)
     template = _environment().get_template("report.html.j2")
     return template.render(
         document=document,
         style=Markup(style),  # noqa: S704  the package's own
         script=Markup(_script()),  # noqa: S704
-        policy=policy(),
+        policy=content_security_policy(),
         facts=_json(document.facts),
     )
 
 
-def policy() -> str:
+def content_security_policy() -> str:
     """The page's content security policy."""
     digest = base64.b64encode(hashlib.sha256(_script().encode("utf-8")).digest()).decode("ascii")
     inside = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -186,7 +186,7 @@ def policy() -> str:
 
 @lru_cache(maxsize=1)
 def _script() -> str:
-    return "\n".join(asset(name) for name in _SCRIPTS)
+    return "\n".join(read_asset(name) for name in _SCRIPTS)
 
 
 def _squeezed(style: str) -> str:
@@ -211,7 +211,7 @@ def _environment() -> Environment:
     )
     made.tests["kind"] = lambda block, name: type(block).__name__ == name
     made.filters |= {
-        "svg": lambda figure, name: Markup(svg(figure, name)),  # noqa: S704  matplotlib escapes the text that it draws
+        "svg": lambda figure, name: Markup(figure_svg(figure, name)),  # noqa: S704  matplotlib escapes the text that it draws
         "png_url": lambda figure: data_url(png(figure), "image/png"),
         "map_json": lambda view: _json(map_data(view.picture, view.scale)),
         "caption_json": lambda view: _json(caption_data(view.picture, view.scale)),

@@ -13,9 +13,9 @@ from vitrine.report.document import (
     Block,
     CaptionView,
     Commands,
+    Details,
     Document,
     Findings,
-    Folded,
     Gallery,
     Listing,
     MapView,
@@ -82,7 +82,7 @@ class _Writer:
                 yield "\n".join(f"- {inline(each)}" for each in block.items)
             case Commands():
                 yield "```\n" + "\n".join(block.lines) + "\n```"
-            case Folded():
+            case Details():
                 yield f"<details>\n<summary>{inline(block.summary)}</summary>"
                 for inner in block.blocks:
                     yield from self.block(inner)

@@ -20,10 +20,10 @@ from vitrine.report.sections.captions import captioner_section
 from vitrine.report.sections.maps import (
     RecordedScores,
     ShownPicture,
-    default_pictures,
-    given_pictures,
+    choose_pictures,
     maps_section,
     methods_section,
+    pictures_from_paths,
     positions_section,
     read_scores,
     scores_from_dict,
@@ -77,18 +77,18 @@ class Report:
 
     Attributes:
         document: its content.
-        written: the page first.
+        paths: of the files that were written, the page first.
     """
 
     document: Document
-    written: tuple[Path, ...]
+    paths: tuple[Path, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"written": [str(path) for path in self.written], **self.document.facts}
+        return {"written": [str(path) for path in self.paths], **self.document.facts}
 
 
-def report(
+def write_report(
     references: Sequence[str],
     out: Path,
     settings: ReportSettings = ReportSettings(),
@@ -110,7 +110,7 @@ def report(
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"-o {out} is no page: expected a name that ends in .html, such as -o report.html.")
-    document = report_document(references, settings, out=out, progress=progress)
+    document = build_document(references, settings, out=out, progress=progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, render_html(document))
     written = [out]
@@ -119,14 +119,14 @@ def report(
     return Report(document, tuple(written))
 
 
-def report_document(
+def build_document(
     references: Sequence[str],
     settings: ReportSettings = ReportSettings(),
     *,
     out: Path = Path("report.html"),
     progress: Progress = lambda _what, _done, _total: None,
 ) -> Document:
-    """What :func:`report` writes; nothing is written."""
+    """What :func:`write_report` writes; nothing is written."""
     return _Gathering(references, out, settings, progress).document()
 
 
@@ -202,9 +202,9 @@ class _Gathering:
     def _pictures(self, opened: OpenedModel) -> tuple[ShownPicture, ...]:
         assert self.final is not None
         if self.settings.pictures:
-            return given_pictures(self.settings.pictures, opened.labels)
+            return pictures_from_paths(self.settings.pictures, opened.labels)
         try:
-            found = default_pictures(self.final.record, self.settings.data)
+            found = choose_pictures(self.final.record, self.settings.data)
         except DataError as error:
             self.missing.append(
                 f"Maps: the pictures cannot be opened ({str(error).splitlines()[0]}); --data says where."

@@ -15,27 +15,27 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vitrine.errors import VitrineError
-from vitrine.serve.errors import Refusal
+from vitrine.serve.errors import ApiError
 from vitrine.serve.routes import caption, explain, figures, gallery, page
-from vitrine.serve.schema import REFUSED
-from vitrine.serve.security import Guard
-from vitrine.serve.state import Explorer
-from vitrine.serve.worker import Cancelled
+from vitrine.serve.schema import ERROR_RESPONSES
+from vitrine.serve.security import SecurityMiddleware
+from vitrine.serve.state import AppState
+from vitrine.serve.worker import JobCancelled
 from vitrine.version import __version__
 
 _CLIENT_LEFT = 499  # nobody reads it; the name is nginx's
 
 
-def make_app(explorer: Explorer) -> ASGIApp:
+def make_app(state: AppState) -> ASGIApp:
     """Everything that is served, guarded."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        explorer.worker.start()
+        state.worker.start()
         try:
             yield
         finally:
-            await anyio.to_thread.run_sync(explorer.worker.stop)
+            await anyio.to_thread.run_sync(state.worker.stop)
 
     app = FastAPI(
         title="vitrine",
@@ -44,18 +44,18 @@ def make_app(explorer: Explorer) -> ASGIApp:
         docs_url=None,  # FastAPI's own pages load their scripts from another machine
         redoc_url=None,
         lifespan=lifespan,
-        responses=REFUSED,
+        responses=ERROR_RESPONSES,
     )
-    app.state.explorer = explorer
+    app.state.app_state = state
     for routes in (page, explain, caption, figures, gallery):
         app.include_router(routes.router)
-    app.add_exception_handler(Refusal, _refused)
+    app.add_exception_handler(ApiError, _refused)
     app.add_exception_handler(VitrineError, _cannot)
     app.add_exception_handler(RequestValidationError, _wrong_value)
     app.add_exception_handler(HTTPException, _no_route)
-    app.add_exception_handler(Cancelled, _left)
+    app.add_exception_handler(JobCancelled, _left)
     app.add_exception_handler(Exception, _failed)
-    return Guard(_Counted(app, explorer.counters.answered), explorer.settings.host, explorer.settings.token)
+    return SecurityMiddleware(_Counted(app, state.metrics.answered), state.settings.host, state.settings.token)
 
 
 class _Counted:
@@ -84,26 +84,26 @@ class _Counted:
 
 
 async def _refused(_: Request, error: Exception) -> Response:
-    assert isinstance(error, Refusal)
+    assert isinstance(error, ApiError)
     return error.response()
 
 
 async def _cannot(_: Request, error: Exception) -> Response:
     """A model or a picture cannot give what was asked of it."""
-    return Refusal(422, " ".join(str(error).split()), "cannot").response()
+    return ApiError(422, " ".join(str(error).split()), "cannot").response()
 
 
 async def _wrong_value(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     place = ".".join(str(part) for part in first.get("loc", ())[1:]) or "the request"
-    return Refusal(422, f"{place[:60]} cannot be used: {first.get('msg', 'it has another form')}.", "value").response()
+    return ApiError(422, f"{place[:60]} cannot be used: {first.get('msg', 'it has another form')}.", "value").response()
 
 
 async def _no_route(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     sentences = {404: "There is nothing at this address: see /api.", 405: "This address has other methods: see /api."}
-    refusal = Refusal(error.status_code, sentences.get(error.status_code, str(error.detail)), "address").response()
+    refusal = ApiError(error.status_code, sentences.get(error.status_code, str(error.detail)), "address").response()
     for name, value in (error.headers or {}).items():
         refusal.headers[name] = value
     return refusal
@@ -115,6 +115,6 @@ async def _left(_: Request, __: Exception) -> Response:
 
 async def _failed(_: Request, __: Exception) -> Response:
     """A mistake of the server's own; uvicorn writes it down with its traceback."""
-    return Refusal(
+    return ApiError(
         500, "The server made a mistake; what it was stands where the server was started.", "failed"
     ).response()

@@ -24,11 +24,11 @@ from vitrine.models.captioner.inference import images_rounded
 from vitrine.models.captioner.model import Memory
 from vitrine.models.precision import autocast
 from vitrine.plotting.colormap import Scale, shared_scale
-from vitrine.serve.errors import Refusal
-from vitrine.serve.schema import Alternative, Array, BeamCaption, CaptionDone, CaptionedWord, ScaleInfo
+from vitrine.serve.errors import ApiError
+from vitrine.serve.schema import Alternative, Array, BeamCaption, CaptionResult, ScaleInfo, WordInfo
 from vitrine.serve.worker import Job
 
-Say = Callable[[CaptionedWord], None]
+Say = Callable[[WordInfo], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ class ServedCaptioner:
 
     def caption(
         self, encoded: EncodedCaption, beams: int, prefix: Sequence[int], name: str, job: Job, say: Say
-    ) -> CaptionDone:
+    ) -> CaptionResult:
         """Decode one caption and tell each word as soon as nothing can be added to it.
 
         Args:
@@ -124,7 +124,7 @@ class ServedCaptioner:
 
         Raises:
             ModelError: the beginning cannot be continued.
-            Cancelled: nobody waits.
+            JobCancelled: nobody waits.
         """
         teller = _Teller(self.opened, encoded, say)
         last: Continued | None = None
@@ -136,7 +136,7 @@ class ServedCaptioner:
         ranked = last.progress.ranked[0] if last.progress.ranked else last.progress.leading
         scale = Scale("uniform", shared_scale([word.map_RC for word in words]) if words else 2.0)
         checks = check_words(words)
-        return CaptionDone(
+        return CaptionResult(
             caption=self.opened.vocabulary.text(caption.ids),
             log_probability=caption.log_probability,
             finished=caption.finished,
@@ -168,7 +168,7 @@ class ServedCaptioner:
 
     def _steps(self, encoded: EncodedCaption, beams: int, prefix: Sequence[int], job: Job) -> Iterator[Continued]:
         if beams > 1 and prefix:
-            raise Refusal(422, "A caption is continued by the likeliest words: leave beams out.")
+            raise ApiError(422, "A caption is continued by the likeliest words: leave beams out.")
         module, memory = self.opened.module, encoded.memory
         steps: Iterator[Any] = continued(module, memory, prefix) if beams == 1 else beam_search(module, memory, beams)
         while True:
@@ -176,7 +176,7 @@ class ServedCaptioner:
                 step = next(steps, None)
             if step is None:
                 return
-            job.check()
+            job.raise_if_cancelled()
             yield step if isinstance(step, Continued) else Continued(step, ())
 
     def _rounded(self) -> Any:
@@ -190,7 +190,7 @@ class _Teller:
     def __init__(self, opened: OpenedCaptioner, encoded: EncodedCaption, say: Say) -> None:
         self._opened, self._encoded, self._say = opened, encoded, say
         self._candidates: list[tuple[Candidate, ...]] = []
-        self.told: list[CaptionedWord] = []
+        self.told: list[WordInfo] = []
 
     def more(self, candidates: tuple[Candidate, ...], caption: DecodedCaption | None) -> None:
         """One more piece; None where it is not known yet which caption it is of."""
@@ -208,7 +208,7 @@ class _Teller:
         words, places = caption_words(caption, vocabulary), word_pieces(caption.ids, vocabulary)
         for index in range(len(self.told), len(words) if whole else len(words) - 1):
             word, first = words[index], places[index][0]
-            told = CaptionedWord(
+            told = WordInfo(
                 index=index,
                 text=word.text,
                 probability=word.probability,

@@ -29,14 +29,14 @@ from vitrine.models.precision import autocast
 from vitrine.runs.environment import model_notes
 from vitrine.serve.worker import Job
 
-KEPT = 64
+MAX_VIEWS_CACHED = 64
 """Maps, and checks, of one picture at most: a model of a thousand classes has thousands that can be asked for."""
 
 
-def keep(kept: dict[Any, Any], key: Any, value: Any) -> Any:
+def cache_view(kept: dict[Any, Any], key: Any, value: Any) -> Any:
     """Keep something as the latest of at most :data:`KEPT`, and give it back."""
     kept[key] = value
-    for old in list(kept)[:-KEPT]:
+    for old in list(kept)[:-MAX_VIEWS_CACHED]:
         kept.pop(old, None)
     return value
 
@@ -67,7 +67,7 @@ class EncodedPicture:
     def nbytes(self) -> int:
         """Bytes, about, once as many maps and checks are kept as may be."""
         attention = 0 if self.attention is None else self.attention.nbytes
-        maps = 2 * KEPT * 4 * self.placement.rows * self.placement.columns
+        maps = 2 * MAX_VIEWS_CACHED * 4 * self.placement.rows * self.placement.columns
         return attention + maps + self.square_CHW.nbytes + self.probabilities_C.nbytes
 
     @property
@@ -171,21 +171,21 @@ class ServedClassifier:
 
     def class_map(self, encoded: EncodedPicture, name: str, target: int, job: Job) -> BatchMaps:
         """The map of a method that runs the model, kept once it is made."""
-        made = encoded.maps.get((name, target))
-        if made is None:
+        result = encoded.maps.get((name, target))
+        if result is None:
             mapper = Mapper(self.opened, Method(name))
             pixels_BCHW = mapper.pixels(encoded.square_CHW[None])
             with self.interrupted_by(job):
-                made = mapper.maps(pixels_BCHW, torch.tensor([target]))
-            keep(encoded.maps, (name, target), made)
-        return made
+                result = mapper.maps(pixels_BCHW, torch.tensor([target]))
+            cache_view(encoded.maps, (name, target), result)
+        return result
 
     @contextmanager
     def interrupted_by(self, job: Job) -> Iterator[None]:
         """Within the ``with`` block, every run of the model, or of a copy of it, looks first whether anyone waits."""
 
         def look(*_: Any) -> None:
-            job.check()
+            job.raise_if_cancelled()
 
         handle = self.opened.module.register_forward_pre_hook(look)
         try:

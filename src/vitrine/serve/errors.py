@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from starlette.responses import Response
 
 
-class Refusal(Exception):  # noqa: N818  nothing went wrong: the request is answered
+class ApiError(Exception):
     """A request that is not served.
 
     Attributes:
@@ -29,11 +29,11 @@ class Refusal(Exception):  # noqa: N818  nothing went wrong: the request is answ
         return Response(body.encode("utf-8", "backslashreplace"), self.status, headers, "application/json")
 
 
-def busy() -> Refusal:
+def queue_full_error() -> ApiError:
     """The queue is full."""
-    return Refusal(503, "The model is busy and its queue is full: ask again in a second.", "busy", retry_after=1)
+    return ApiError(503, "The model is busy and its queue is full: ask again in a second.", "busy", retry_after=1)
 
 
-def timed_out(seconds: float) -> Refusal:
+def timeout_error(seconds: float) -> ApiError:
     """The answer did not come in time."""
-    return Refusal(503, f"The answer took longer than {seconds:g} s and was given up.", "timeout", retry_after=5)
+    return ApiError(503, f"The answer took longer than {seconds:g} s and was given up.", "timeout", retry_after=5)

@@ -27,9 +27,9 @@ from vitrine.plotting.provenance import Provenance
 from vitrine.plotting.style import drawn_bytes
 from vitrine.serve.captioner import EncodedCaption, ServedCaptioner
 from vitrine.serve.classifier import EncodedPicture, ServedClassifier
-from vitrine.serve.galleries import Recorded
+from vitrine.serve.galleries import RecordedValidation
 from vitrine.serve.uploads import Upload
-from vitrine.serve.views import View, checked_key, described, mapped, positions_command, towards
+from vitrine.serve.views import View, attention_to, checked_key, described, mapped, positions_command
 
 _DRAWING = threading.Lock()  # matplotlib's settings are the process's
 
@@ -45,7 +45,7 @@ def draw_map(view: View, served: ServedClassifier, encoded: EncodedPicture, uplo
     settings = ExplainSettings(view.method, target, check=checked is not None, kind=kind)
     sample = Sample(upload.name, BytesPicture(upload.data))
     if view.to:
-        map_RC = towards(view, encoded)
+        map_RC = attention_to(view, encoded)
         plain = replace(view, to=False)
         mapper, batch = mapped(plain, served, encoded)
         picture = map_picture(mapper, batch, 0, sample)
@@ -106,13 +106,13 @@ def draw_positions(served: ServedClassifier, found: PositionFindings, cell: tupl
         return drawn_bytes(position_figure(found, title, cell=from_one), kind, told.to_metadata())
 
 
-def confusion_command(served: ServedClassifier, recorded: Recorded) -> str:
+def confusion_command(served: ServedClassifier, recorded: RecordedValidation) -> str:
     """What measures the validation pictures again and draws their confusion matrix."""
     words = ["vitrine", "evaluate", served.reference, recorded.reference, "--split", "validation", "-o", "evaluation"]
     return shlex.join(words)
 
 
-def draw_confusion(served: ServedClassifier, recorded: Recorded, kind: str) -> bytes:
+def draw_confusion(served: ServedClassifier, recorded: RecordedValidation, kind: str) -> bytes:
     """The confusion matrix of a run's validation pictures as PNG or SVG, as ``vitrine evaluate`` draws it.
 
     Raises:

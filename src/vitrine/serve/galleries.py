@@ -26,7 +26,7 @@ from vitrine.runs.record import read_predictions, read_record
 
 
 @dataclass(frozen=True)
-class Said:
+class RecordedPrediction:
     """What the run said of a picture: the likeliest class, and its probability where it was written down."""
 
     label: str
@@ -34,7 +34,7 @@ class Said:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedValidation:
     """A run's validation pictures.
 
     Attributes:
@@ -52,7 +52,7 @@ class Recorded:
     names: tuple[str, ...]
     truths: Mapping[str, str]
     hashes: Mapping[str, str]
-    said: Mapping[str, Said]
+    said: Mapping[str, RecordedPrediction]
     metrics: ClassificationMetrics | None = None
 
 
@@ -79,7 +79,7 @@ class CheckedPicture:
         return decode(self.read_bytes())
 
 
-def read_recorded(folder: RunFolder) -> Recorded:
+def read_recorded(folder: RunFolder) -> RecordedValidation:
     """Read data.json and predictions.csv.
 
     Raises:
@@ -97,16 +97,20 @@ def read_recorded(folder: RunFolder) -> Recorded:
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise RunError(f"{path} is missing or damaged ({type(error).__name__}: {error}).") from error
     if is_captioner_folder(folder.path) or not folder.finished:
-        return Recorded(reference, labels, names, truths, hashes, {})
-    return Recorded(reference, labels, names, truths, hashes, _said(folder), read_record("run", folder).metrics)
+        return RecordedValidation(reference, labels, names, truths, hashes, {})
+    return RecordedValidation(
+        reference, labels, names, truths, hashes, _said(folder), read_record("run", folder).metrics
+    )
 
 
-def _said(folder: RunFolder) -> dict[str, Said]:
+def _said(folder: RunFolder) -> dict[str, RecordedPrediction]:
     if not (folder.path / "predictions.csv").is_file():
         return {}
     try:
         return {
-            row["filename"]: Said(row["label"], float(row["probability"]) if row.get("probability") else None)
+            row["filename"]: RecordedPrediction(
+                row["label"], float(row["probability"]) if row.get("probability") else None
+            )
             for row in read_predictions(folder.path)
         }
     except ValueError as error:
@@ -133,7 +137,7 @@ class Gallery:
     samples: Mapping[str, Sample]
     shown: tuple[str, ...]
     labels: tuple[str, ...] = ()
-    recorded: Recorded | None = None
+    recorded: RecordedValidation | None = None
     notes: tuple[str, ...] = ()
 
     def label(self, number: str) -> str | None:
@@ -142,7 +146,7 @@ class Gallery:
         return None if at is None or at >= len(self.labels) else self.labels[at]
 
 
-def gallery_of(reference: str) -> Gallery:
+def open_gallery(reference: str) -> Gallery:
     """The pictures of a model reference; a model that is no run has none."""
     if reference == BUNDLED:
         data = open_data(_SCENES)

@@ -20,34 +20,34 @@ class Sized(Protocol):
 S = TypeVar("S", bound=Sized)
 
 
-class Held(Generic[S]):
+class ByteLRUCache(Generic[S]):
     """The latest things up to a number of bytes; what was not asked for the longest goes first. For many threads.
 
     Things are weighed when they are put in; what grows later is to be small.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._kept: OrderedDict[Hashable, tuple[S, int]] = OrderedDict()
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._entries: OrderedDict[Hashable, tuple[S, int]] = OrderedDict()
         self._total = 0
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> S | None:
         """What is held under a key, which makes it the latest; None where nothing is."""
         with self._lock:
-            if key not in self._kept:
+            if key not in self._entries:
                 return None
-            self._kept.move_to_end(key)
-            return self._kept[key][0]
+            self._entries.move_to_end(key)
+            return self._entries[key][0]
 
     def put(self, key: Hashable, value: S) -> None:
         """Hold something; the latest one stays even where it is larger than everything may be."""
         size = value.nbytes
         with self._lock:
-            self._total += size - self._kept.pop(key, (value, 0))[1]
-            self._kept[key] = (value, size)
-            while len(self._kept) > 1 and self._total > self._most:
-                self._total -= self._kept.popitem(last=False)[1][1]
+            self._total += size - self._entries.pop(key, (value, 0))[1]
+            self._entries[key] = (value, size)
+            while len(self._entries) > 1 and self._total > self._max_bytes:
+                self._total -= self._entries.popitem(last=False)[1][1]
 
     @property
     def nbytes(self) -> int:
@@ -55,4 +55,4 @@ class Held(Generic[S]):
         return self._total
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self._entries)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
-class Counters:
+class ServerMetrics:
     """Numbers of one server."""
 
     def __init__(self) -> None:
@@ -27,10 +27,10 @@ class Counters:
         )
         self._busy = Counter("vitrine_model_seconds", "Time that the model ran.", registry=self._registry)
 
-    def watch(self, waiting: Callable[[], int], held: Callable[[], int]) -> None:
+    def watch(self, queue_length: Callable[[], int], held: Callable[[], int]) -> None:
         """Also tell how many jobs wait, and how many bytes are held."""
         queue = Gauge("vitrine_queue_jobs", "Jobs that wait for the model.", registry=self._registry)
-        queue.set_function(lambda: float(waiting()))
+        queue.set_function(lambda: float(queue_length()))
         memory = Gauge("vitrine_held_bytes", "Encoded pictures held for further views.", registry=self._registry)
         memory.set_function(lambda: float(held()))
 

@@ -10,13 +10,13 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
 
-class Wire(BaseModel):
+class Payload(BaseModel):
     """Base of what is sent."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Array(Wire):
+class Array(Payload):
     """Numbers, little-endian, row by row, as base64."""
 
     shape: list[int]
@@ -30,14 +30,14 @@ class Array(Wire):
         return cls(shape=list(packed.shape), dtype=dtype, data=base64.b64encode(packed.tobytes()).decode("ascii"))
 
 
-class ErrorBody(Wire):
+class ErrorBody(Payload):
     """Why a request was refused."""
 
     error: str
     code: str
 
 
-class SampleInfo(Wire):
+class SampleInfo(Payload):
     """A picture that comes with a model."""
 
     id: str
@@ -45,7 +45,7 @@ class SampleInfo(Wire):
     label: str | None
 
 
-class ModelInfo(Wire):
+class ModelInfo(Payload):
     """One model that is served. Lengths in pixels, the grid in patches."""
 
     id: str
@@ -68,27 +68,27 @@ class ModelInfo(Wire):
     samples: list[SampleInfo]
 
 
-class ModelList(Wire):
+class ModelList(Payload):
     """All models, in the order of the command line, and whether /report has a page on the runs among them."""
 
     models: list[ModelInfo]
     report: bool = False
 
 
-class Health(Wire):
+class Health(Payload):
     """The server answers."""
 
     status: Literal["ok"] = "ok"
 
 
-class ClassProbability(Wire):
+class ClassProbability(Payload):
     """A class and its probability, 0 to 1."""
 
     label: str
     probability: float
 
 
-class Predicted(Wire):
+class Prediction(Payload):
     """What a classifier says of a picture; all classes, the likeliest first."""
 
     picture: str
@@ -97,7 +97,7 @@ class Predicted(Wire):
     precision: str
 
 
-class ScaleInfo(Wire):
+class ScaleInfo(Payload):
     """What the numbers of a map mean, and where its colours end."""
 
     kind: Literal["uniform", "lost"]
@@ -105,7 +105,7 @@ class ScaleInfo(Wire):
     label: str
 
 
-class Explained(Wire):
+class Explanation(Payload):
     """One map of a picture. ``box`` is where its grid lies on the photograph: left, top, width, height in pixels."""
 
     picture: str
@@ -121,7 +121,7 @@ class Explained(Wire):
     command: str | None
 
 
-class Matrix(Wire):
+class Matrix(Payload):
     """Attention of every token to every token; prefix tokens come first."""
 
     tokens: int
@@ -130,7 +130,7 @@ class Matrix(Wire):
     matrix: Array
 
 
-class Check(Wire):
+class CheckInfo(Payload):
     """One question that was put to a map. ``good`` is whether the answer speaks for it; null where nobody asked."""
 
     name: str
@@ -140,19 +140,19 @@ class Check(Wire):
     label: str
 
 
-class ControlMap(Wire):
+class ControlMap(Payload):
     """A map that knows nothing of the model, in multiples of uniform."""
 
     name: str
     map: Array
 
 
-class VerdictInfo(Wire):
+class VerdictInfo(Payload):
     """How far a map can be believed."""
 
     flag: Literal["believable", "doubtful", "not checked"]
     sentence: str
-    checks: list[Check]
+    checks: list[CheckInfo]
     controls: list[ControlMap]
     outliers: list[list[int]]
     picture: str
@@ -160,7 +160,7 @@ class VerdictInfo(Wire):
     command: str
 
 
-class PositionNumber(Wire):
+class PositionNumber(Payload):
     """One number of a model's position embeddings beside those of tables that nobody trained."""
 
     name: str
@@ -169,7 +169,7 @@ class PositionNumber(Wire):
     sine: float | None
 
 
-class Positions(Wire):
+class Positions(Payload):
     """The similarity of every patch's position embedding with every other's."""
 
     grid: list[int]
@@ -179,7 +179,7 @@ class Positions(Wire):
     command: str
 
 
-class Alternative(Wire):
+class Alternative(Payload):
     """A piece that lost, and the ids that a caption with it in this place begins with."""
 
     pieces: list[int]
@@ -187,7 +187,7 @@ class Alternative(Wire):
     probability: float
 
 
-class CaptionedWord(Wire):
+class WordInfo(Payload):
     """A word of a caption. ``pieces`` are the ids of the caption up to its end."""
 
     index: int
@@ -202,7 +202,7 @@ class CaptionedWord(Wire):
     check: str | None
 
 
-class BeamCaption(Wire):
+class BeamCaption(Payload):
     """A caption that beam search followed; the score that it is ranked by is the log-probability a piece."""
 
     caption: str
@@ -210,13 +210,13 @@ class BeamCaption(Wire):
     score: float
 
 
-class CaptionDone(Wire):
+class CaptionResult(Payload):
     """A whole caption."""
 
     caption: str
     log_probability: float
     finished: bool
-    words: list[CaptionedWord]
+    words: list[WordInfo]
     beams: list[BeamCaption]
     picture: str
     size: list[int]
@@ -225,7 +225,7 @@ class CaptionDone(Wire):
     command: str | None
 
 
-class RecordedPicture(Wire):
+class RecordedPicture(Payload):
     """A validation picture and what the run recorded of it. ``version`` changes with its content."""
 
     id: str
@@ -238,7 +238,7 @@ class RecordedPicture(Wire):
     version: str
 
 
-class Validation(Wire):
+class Validation(Payload):
     """A run's validation pictures; rows of the confusion matrix are true classes, columns predicted ones.
 
     The matrix is null with more than 1,000 classes, of which a table says nothing; the pictures say the same.
@@ -255,7 +255,7 @@ _IDS = "^[0-9]{1,7}(,[0-9]{1,7})*$"
 ModelId = Annotated[str, Field(min_length=1, max_length=20, description="The id of a model in /api/models.")]
 
 
-class PictureQuery(BaseModel):
+class PictureParams(BaseModel):
     """Which model, and which picture where the body has none."""
 
     model_config = ConfigDict(extra="forbid")
@@ -271,7 +271,7 @@ class PictureQuery(BaseModel):
     name: Annotated[str | None, Field(max_length=200, description="What figures and commands call the picture.")] = None
 
 
-class ViewQuery(PictureQuery):
+class ViewParams(PictureParams):
     """Which map."""
 
     method: Literal["attention", "rollout", "relevance", "gradcam", "occlusion"] = "attention"
@@ -289,14 +289,14 @@ class ViewQuery(PictureQuery):
     target: Annotated[str | None, Field(max_length=500, description="The class; by default the predicted one.")] = None
 
 
-class MatrixQuery(PictureQuery):
+class MatrixParams(PictureParams):
     """Which layer's attention."""
 
     layer: Annotated[int, Field(ge=-1000, le=1000)] = -1
     head: Annotated[str, Field(pattern="^(mean|max|min|[0-9]{1,4})$")] = "mean"
 
 
-class CaptionQuery(PictureQuery):
+class CaptionParams(PictureParams):
     """How a caption is decoded."""
 
     beams: Annotated[int, Field(ge=1, le=10, description="1 takes the likeliest word each time.")] = 1
@@ -311,7 +311,7 @@ class CaptionQuery(PictureQuery):
     stream: Annotated[bool, Field(description="Send words as they are decoded, as server-sent events.")] = False
 
 
-class FigureQuery(ViewQuery):
+class FigureParams(ViewParams):
     """Which figure, of which view."""
 
     figure: Annotated[
@@ -326,7 +326,7 @@ class FigureQuery(ViewQuery):
     ] = None
 
 
-REFUSED: dict[int | str, dict[str, Any]] = {
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": words}
     for status, words in {
         400: "Nothing usable was sent",

@@ -17,16 +17,16 @@ from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vitrine.serve.errors import Refusal
+from vitrine.serve.errors import ApiError
 from vitrine.serve.settings import is_loopback
 
-COOKIE = "vitrine"
-OPEN_PATHS = ("/healthz",)  # says nothing but that the server runs
+COOKIE_PREFIX = "vitrine"
+PUBLIC_PATHS = ("/healthz",)  # says nothing but that the server runs
 
-POLICY = "Content-Security-Policy"
+CSP_HEADER = "Content-Security-Policy"
 
-HEADERS = {
-    POLICY: (
+SECURITY_HEADERS = {
+    CSP_HEADER: (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
         "font-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
@@ -40,7 +40,7 @@ HEADERS = {
 """On every answer."""
 
 
-class Guard:
+class SecurityMiddleware:
     """Lets through to an ASGI application what may be served, and puts :data:`HEADERS` on what comes back."""
 
     def __init__(self, app: ASGIApp, host: str, token: str | None) -> None:
@@ -65,8 +65,8 @@ class Guard:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in HEADERS.items():
-                    if name != POLICY or name not in headers:  # a report's page carries its own code, by its hash
+                for name, value in SECURITY_HEADERS.items():
+                    if name != CSP_HEADER or name not in headers:  # a report's page carries its own code, by its hash
                         headers[name] = value
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
@@ -79,7 +79,7 @@ class Guard:
         try:
             self._require_own_name(headers)
             _require_own_page(headers, scope)
-        except Refusal as refusal:
+        except ApiError as refusal:
             return refusal.response()
         return None
 
@@ -87,7 +87,7 @@ class Guard:
         hosts = headers.getlist("host")
         name = _host_name(hosts[0]) if len(hosts) == 1 else None
         if name is None or not (name in self._names or self._is_own_literal(name)):
-            raise Refusal(
+            raise ApiError(
                 403, "This server is asked under a name that is not its own: use the printed address.", "host"
             )
 
@@ -101,14 +101,14 @@ class Guard:
 
     def _signed_in(self, scope: Scope) -> Response | None:
         """The answer to somebody without token, and to the visit that brings it; None lets the request through."""
-        if self._token is None or scope["path"] in OPEN_PATHS:
+        if self._token is None or scope["path"] in PUBLIC_PATHS:
             return None
         headers = Headers(scope=scope)
         if scope["path"] == "/" and scope["method"] == "GET":
-            asked = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-            given = [value for key, value in asked if key == "token"]
+            parameters = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+            given = [value for key, value in parameters if key == "token"]
             if given and self._is_token(given[0]):
-                return self._with_cookie(headers, [(key, value) for key, value in asked if key != "token"])
+                return self._with_cookie(headers, [(key, value) for key, value in parameters if key != "token"])
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         bearer = bearer.strip().encode("latin-1").decode("utf-8", "replace")  # headers are read as Latin-1
         if (scheme.lower() == "bearer" and self._is_token(bearer)) or self._is_signed_in(headers):
@@ -118,7 +118,7 @@ class Guard:
                 "Open the address with its token: /?token=TOKEN, as vitrine serve printed it.\n", 401
             )
         sentence = "The token is missing or wrong: send Authorization: Bearer TOKEN, or open /?token=TOKEN first."
-        return Refusal(401, sentence, "token").response()
+        return ApiError(401, sentence, "token").response()
 
     def _is_token(self, given: str) -> bool:
         assert self._token is not None
@@ -143,7 +143,7 @@ class Guard:
 def _cookie_name(headers: Headers) -> str:
     """With the port: browsers send the cookies of all ports of a machine to each of them."""
     port = headers.get("host", "").rpartition(":")[2]
-    return f"{COOKIE}-{port if port.isascii() and port.isdecimal() else 80}"
+    return f"{COOKIE_PREFIX}-{port if port.isascii() and port.isdecimal() else 80}"
 
 
 def _require_own_page(headers: Headers, scope: Scope) -> None:
@@ -152,12 +152,12 @@ def _require_own_page(headers: Headers, scope: Scope) -> None:
     if origin is not None:
         host = headers.get("host", "").lower()
         if origin.lower() not in (f"http://{host}", f"https://{host}"):
-            raise Refusal(403, "Another page may not ask this server.", "origin")
+            raise ApiError(403, "Another page may not ask this server.", "origin")
     follows_link = (
         scope["path"] == "/" and scope["method"] == "GET" and headers.get("sec-fetch-mode") == "navigate"
     ) and headers.get("sec-fetch-dest") == "document"
     if site not in (None, "same-origin", "none") and not follows_link:
-        raise Refusal(403, "Another page may not ask this server.", "origin")
+        raise ApiError(403, "Another page may not ask this server.", "origin")
 
 
 def _host_name(host: str) -> str | None:

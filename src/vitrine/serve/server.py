@@ -17,18 +17,18 @@ from vitrine.errors import UsageError
 from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.models.kind import is_captioner
 from vitrine.report.html import render_html
-from vitrine.report.run import report_document
+from vitrine.report.run import build_document
 from vitrine.runs.find import find_runs
 from vitrine.runs.folder import RunFolder
 from vitrine.serve.app import make_app
 from vitrine.serve.captioner import ServedCaptioner
 from vitrine.serve.classifier import ServedClassifier
-from vitrine.serve.galleries import gallery_of
+from vitrine.serve.galleries import open_gallery
 from vitrine.serve.settings import ServeSettings
-from vitrine.serve.state import Explorer, Served, ServedModel, make_explorer
+from vitrine.serve.state import AppState, Served, ServedModel, make_app_state
 
 
-def open_explorer(
+def open_app_state(
     references: Sequence[str],
     settings: ServeSettings,
     *,
@@ -36,8 +36,8 @@ def open_explorer(
     vocabulary: Path | None = None,
     precision: str = "auto",
     report: bool = False,
-    opening: Callable[[str], None] = lambda _reference: None,
-) -> Explorer:
+    on_open: Callable[[str], None] = lambda _reference: None,
+) -> AppState:
     """Open models and their pictures.
 
     Args:
@@ -48,7 +48,7 @@ def open_explorer(
         vocabulary: of the published captioner, where it is among them.
         precision: auto, fp32 or bf16.
         report: also make the report of the runs among them.
-        opening: told of each model before it is opened.
+        on_open: called with the reference of each model before it is opened.
 
     Raises:
         ModelError, WeightsUnavailableError: a model cannot be opened.
@@ -57,16 +57,16 @@ def open_explorer(
     references = [each for reference in references for each in _runs_in(reference)]
     models = []
     for number, reference in enumerate(references):
-        opening(reference)
+        on_open(reference)
         is_file = Path(reference).expanduser().is_file()
         served = _opened(str(number), reference, architecture if is_file else None, vocabulary, precision)
-        models.append(ServedModel(served, gallery_of(reference)))
+        models.append(ServedModel(served, open_gallery(reference)))
     page = (
-        render_html(report_document([each for each in references if Path(each).expanduser().is_dir()]))
+        render_html(build_document([each for each in references if Path(each).expanduser().is_dir()]))
         if report
         else None
     )
-    return make_explorer(models, settings, page)
+    return make_app_state(models, settings, page)
 
 
 def _runs_in(reference: str) -> list[str]:
@@ -88,27 +88,27 @@ def _opened(number: str, reference: str, architecture: str | None, vocabulary: P
     return ServedClassifier(number, reference, open_model(reference, precision, architecture), architecture)
 
 
-def run(explorer: Explorer, ready: Callable[[str], None]) -> None:
+def run_server(state: AppState, on_ready: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM; what runs then is finished.
 
     Args:
-        explorer: what is served.
-        ready: called with the address once connections to it are taken.
+        state: what is served.
+        on_ready: called with the address once connections to it are taken.
 
     Raises:
         UsageError: the address cannot be bound.
     """
-    settings = explorer.settings
+    settings = state.settings
     bound = _bound(settings.host, settings.port)
     with bound:
-        ready(_address(settings, bound.getsockname()[1]))
-        _Server(server_config(explorer)).run(sockets=[bound])
+        on_ready(_address(settings, bound.getsockname()[1]))
+        _Server(server_config(state)).run(sockets=[bound])
 
 
-def server_config(explorer: Explorer) -> uvicorn.Config:
+def server_config(state: AppState) -> uvicorn.Config:
     """How uvicorn serves: quietly, and nothing of itself in its answers."""
     return uvicorn.Config(
-        make_app(explorer),
+        make_app(state),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -117,7 +117,7 @@ def server_config(explorer: Explorer) -> uvicorn.Config:
         date_header=False,
         lifespan="on",
         timeout_keep_alive=30,
-        timeout_graceful_shutdown=int(explorer.settings.finish_seconds),
+        timeout_graceful_shutdown=int(state.settings.finish_seconds),
         h11_max_incomplete_event_size=16_384,
     )
 

@@ -14,15 +14,15 @@ from fastapi import Request
 from vitrine.data.samples import Sample
 from vitrine.serve.captioner import EncodedCaption, ServedCaptioner
 from vitrine.serve.classifier import EncodedPicture, ServedClassifier
-from vitrine.serve.errors import Refusal, busy, timed_out
+from vitrine.serve.errors import ApiError, queue_full_error, timeout_error
 from vitrine.serve.galleries import Gallery
-from vitrine.serve.lru_cache import Held
-from vitrine.serve.metrics import Counters
-from vitrine.serve.schema import PictureQuery
+from vitrine.serve.lru_cache import ByteLRUCache
+from vitrine.serve.metrics import ServerMetrics
+from vitrine.serve.schema import PictureParams
 from vitrine.serve.settings import ServeSettings
 from vitrine.serve.uploads import Receiving, Thumbnail, Upload, open_sample, open_upload, read_body
-from vitrine.serve.views import PlaceNumbers
-from vitrine.serve.worker import Cancelled, Job, ModelWorker
+from vitrine.serve.views import PositionFindingsCache
+from vitrine.serve.worker import Job, JobCancelled, ModelWorker
 
 T = TypeVar("T")
 Served = ServedClassifier | ServedCaptioner
@@ -41,7 +41,7 @@ class ServedModel:
 
 
 @dataclass(eq=False)
-class Explorer:
+class AppState:
     """The state behind the routes.
 
     Attributes:
@@ -53,15 +53,15 @@ class Explorer:
     models: dict[str, ServedModel]
     settings: ServeSettings
     report: str | None = None
-    counters: Counters = field(default_factory=Counters)
+    metrics: ServerMetrics = field(default_factory=ServerMetrics)
 
     def __post_init__(self) -> None:
         chosen = self.settings
-        self.held: Held[EncodedPicture | EncodedCaption] = Held(chosen.held_bytes)
-        self.thumbnails: Held[Thumbnail] = Held(chosen.thumbnail_bytes)
-        self.places = PlaceNumbers()
-        self.worker = ModelWorker(chosen.queue, chosen.batch, chosen.batch_seconds, self.counters.ran)
-        self.counters.watch(lambda: self.worker.waiting, lambda: self.held.nbytes)
+        self.encodings: ByteLRUCache[EncodedPicture | EncodedCaption] = ByteLRUCache(chosen.held_bytes)
+        self.thumbnails: ByteLRUCache[Thumbnail] = ByteLRUCache(chosen.thumbnail_bytes)
+        self.position_findings = PositionFindingsCache()
+        self.worker = ModelWorker(chosen.queue, chosen.batch, chosen.batch_seconds, self.metrics.ran)
+        self.metrics.watch(lambda: self.worker.queue_length, lambda: self.encodings.nbytes)
         self._arriving = 0
         self._decoding = anyio.CapacityLimiter(_DECODING)
         self._viewing = anyio.CapacityLimiter(_VIEWING)
@@ -70,104 +70,108 @@ class Explorer:
         """A model by its id.
 
         Raises:
-            Refusal: there is none.
+            ApiError: there is none.
         """
         if number not in self.models:
-            raise Refusal(404, f"There is no model {number!r}: see /api/models for their ids.", "unknown")
+            raise ApiError(404, f"There is no model {number!r}: see /api/models for their ids.", "unknown")
         return self.models[number]
 
     def classifier(self, number: str) -> ServedClassifier:
         """A classifier by its id.
 
         Raises:
-            Refusal: there is none, or it is a captioner.
+            ApiError: there is none, or it is a captioner.
         """
         served = self.model(number).served
         if not isinstance(served, ServedClassifier):
-            raise Refusal(422, f"{served.reference} is a captioner, which has no classes: ask /api/caption.", "kind")
+            raise ApiError(422, f"{served.reference} is a captioner, which has no classes: ask /api/caption.", "kind")
         return served
 
     def captioner(self, number: str) -> ServedCaptioner:
         """A captioner by its id.
 
         Raises:
-            Refusal: there is none, or it is a classifier.
+            ApiError: there is none, or it is a classifier.
         """
         served = self.model(number).served
         if not isinstance(served, ServedCaptioner):
-            raise Refusal(422, f"{served.reference} is a classifier, which has no words: ask /api/predict.", "kind")
+            raise ApiError(422, f"{served.reference} is a classifier, which has no words: ask /api/predict.", "kind")
         return served
 
-    async def upload(self, request: Request, asked: PictureQuery, served: Served, *, keep: bool = False) -> Upload:
+    async def upload(
+        self, request: Request, params: PictureParams, served: Served, *, keep_bytes: bool = False
+    ) -> Upload:
         """The picture of a request, its body or a sample, as a model sees it.
 
         Args:
             request: with the picture in its body.
-            asked: which sample, and what the picture is called.
+            params: which sample, and what the picture is called.
             served: the model.
-            keep: keep its bytes.
+            keep_bytes: whether to keep its bytes in the result.
 
         Raises:
-            Refusal: it cannot be used, there is no such sample, or too many are on their way.
+            ApiError: it cannot be used, there is no such sample, or too many are on their way.
         """
-        self.worker.require_room()
+        self.worker.require_capacity()
         if self._arriving >= self.settings.queue:
-            raise busy()
+            raise queue_full_error()
         self._arriving += 1
         try:
-            if asked.sample is not None:
-                sample = self._sample(asked.model, asked.sample)
-                receiving = Receiving(served.prepare, asked.name or sample.name, keep)
+            if params.sample is not None:
+                sample = self._sample(params.model, params.sample)
+                receiving = Receiving(served.prepare, params.name or sample.name, keep_bytes)
                 return await self.decoding(lambda: open_sample(sample.picture, receiving))
             data, said = await read_body(request, self.settings), request.headers.get("content-type", "")
-            receiving = Receiving(served.prepare, asked.name or _UNNAMED, keep)
+            receiving = Receiving(served.prepare, params.name or _UNNAMED, keep_bytes)
             return await self.decoding(lambda: open_upload(data, self.settings, said, receiving))
         finally:
             self._arriving -= 1
 
-    def _sample(self, model: str, asked: str) -> Sample:
+    def _sample(self, model: str, reference: str) -> Sample:
         """A picture that comes with a model: of the model that is asked, or MODEL/ID of another one."""
-        other, slash, number = asked.rpartition("/")
+        other, slash, number = reference.rpartition("/")
         samples = self.model(other if slash else model).gallery.samples
         if number not in samples:
-            raise Refusal(404, f"There is no sample {asked!r}: see /api/models for those that there are.", "unknown")
+            raise ApiError(
+                404, f"There is no sample {reference!r}: see /api/models for those that there are.", "unknown"
+            )
         return samples[number]
 
-    async def classified(self, request: Request, asked: PictureQuery) -> tuple[EncodedPicture, str]:
+    async def classified(self, request: Request, params: PictureParams) -> tuple[EncodedPicture, str]:
         """A classifier's encoding of the request's picture; see :meth:`encoded`."""
-        held, name, _ = await self.encoded(request, asked, self.classifier(asked.model))
+        held, name, _ = await self.encoded(request, params, self.classifier(params.model))
         assert isinstance(held, EncodedPicture)
         return held, name
 
     async def encoded(
-        self, request: Request, asked: PictureQuery, served: Served, *, with_photo: bool = False
+        self, request: Request, params: PictureParams, served: Served, *, with_photo: bool = False
     ) -> tuple[EncodedPicture | EncodedCaption, str, Upload | None]:
         """The encoding of a request's picture, from memory or by running the model, and the picture's name.
 
         Args:
             request: with the picture in its body, where it has any.
-            asked: which picture.
+            params: which picture.
             served: by which model.
             with_photo: the photograph itself is needed, so that a hash is not enough.
 
         Raises:
-            Refusal: the picture cannot be used, is no longer held, or the model has no time.
+            ApiError: the picture cannot be used, is no longer held, or the model has no time.
         """
-        if asked.picture is not None:
-            held = self.held.get((served.id, asked.picture))
+        if params.picture is not None:
+            held = self.encodings.get((served.id, params.picture))
             if held is None or with_photo:
-                raise Refusal(404, "This picture is not held any more: send its bytes again.", "gone")
-            return held, asked.name or _UNNAMED, None
-        upload = await self.upload(request, asked, served, keep=with_photo)
+                raise ApiError(404, "This picture is not held any more: send its bytes again.", "gone")
+            return held, params.name or _UNNAMED, None
+        upload = await self.upload(request, params, served, keep_bytes=with_photo)
         key = (served.id, upload.sha256)
-        held = self.held.get(key)
+        held = self.encodings.get(key)
         if held is None:
 
             def encode(_job: Job) -> EncodedPicture | EncodedCaption:
-                held = self.held.get(key)  # another request may have sent the same picture meanwhile
+                held = self.encodings.get(key)  # another request may have sent the same picture meanwhile
                 if held is None:
                     held = served.encode(upload.sha256, upload.size, upload.prepared)
-                    self.held.put(key, held)
+                    self.encodings.put(key, held)
                 return held
 
             held = await self.run(request, Job(encode))
@@ -185,8 +189,8 @@ class Explorer:
         """Queue a job and wait for it, as long as the client does.
 
         Raises:
-            Refusal: the queue is full, or it took too long.
-            Cancelled: the client has left.
+            ApiError: the queue is full, or it took too long.
+            JobCancelled: the client has left.
         """
         self.worker.submit(job)
         most = seconds or self.settings.request_seconds
@@ -198,12 +202,12 @@ class Explorer:
             if answer.done():
                 return answer.result()
             if left.done():
-                raise Cancelled
-            raise timed_out(most)
+                raise JobCancelled
+            raise timeout_error(most)
         finally:
             left.cancel()
             if not answer.done():
-                job.give_up()
+                job.cancel()
 
 
 async def client_left(request: Request) -> None:
@@ -212,6 +216,6 @@ async def client_left(request: Request) -> None:
         pass
 
 
-def make_explorer(models: Sequence[ServedModel], settings: ServeSettings, report: str | None = None) -> Explorer:
+def make_app_state(models: Sequence[ServedModel], settings: ServeSettings, report: str | None = None) -> AppState:
     """The state of a server of these models, and of the page on their runs."""
-    return Explorer({model.served.id: model for model in models}, settings, report)
+    return AppState({model.served.id: model for model in models}, settings, report)

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from vitrine.data.decode import PictureFacts, decode, describe
 from vitrine.data.samples import Picture, Sample
 from vitrine.errors import PictureError
-from vitrine.serve.errors import Refusal
+from vitrine.serve.errors import ApiError
 from vitrine.serve.settings import ServeSettings
 
 _TYPES = {
@@ -68,24 +68,24 @@ class Receiving:
     Attributes:
         prepare: from the photograph to what the model sees.
         name: what figures and commands call the picture.
-        keep: its bytes are needed again.
+        keep_bytes: whether its bytes are needed again.
     """
 
     prepare: Callable[[Image.Image], torch.Tensor]
     name: str
-    keep: bool = False
+    keep_bytes: bool = False
 
     def of(self, data: bytes, photo: Image.Image) -> Upload:
         """From bytes and photograph."""
         sha256 = hashlib.sha256(data).hexdigest()
-        return Upload(sha256, photo.size, self.prepare(photo), self.name, data if self.keep else b"")
+        return Upload(sha256, photo.size, self.prepare(photo), self.name, data if self.keep_bytes else b"")
 
 
 async def read_body(request: Request, settings: ServeSettings) -> bytes:
     """The body of a request, never more than the limit of it.
 
     Raises:
-        Refusal: it is longer than that, empty, or takes too long to come.
+        ApiError: it is longer than that, empty, or takes too long to come.
     """
     most = settings.upload_bytes
     said = request.headers.get("content-length", "")
@@ -99,11 +99,11 @@ async def read_body(request: Request, settings: ServeSettings) -> bytes:
                 if len(body) > most:
                     raise _too_long(most)
     except TimeoutError:
-        raise Refusal(408, f"The picture did not arrive within {settings.upload_seconds:g} s.", "slow") from None
+        raise ApiError(408, f"The picture did not arrive within {settings.upload_seconds:g} s.", "slow") from None
     except ClientDisconnect:
-        raise Refusal(400, "The connection was closed before the picture had arrived.", "closed") from None
+        raise ApiError(400, "The connection was closed before the picture had arrived.", "closed") from None
     if not body:
-        raise Refusal(400, f"The request has no picture in it: its body is empty. {_TO_GIVE}", "empty")
+        raise ApiError(400, f"The request has no picture in it: its body is empty. {_TO_GIVE}", "empty")
     return bytes(body)
 
 
@@ -117,7 +117,7 @@ def open_upload(data: bytes, settings: ServeSettings, content_type: str, receivi
         receiving: what is made of it.
 
     Raises:
-        Refusal: corrupt, truncated, too many pixels, animated, 16-bit, labelled as what it is not, or no picture.
+        ApiError: corrupt, truncated, too many pixels, animated, 16-bit, labelled as what it is not, or no picture.
     """
     try:
         facts = describe(data, max_pixels=settings.upload_pixels, count_frames=False)
@@ -132,37 +132,39 @@ def open_sample(picture: Picture, receiving: Receiving) -> Upload:
     """Decode a picture that comes with a model, by the rules that it was trained under.
 
     Raises:
-        Refusal: it cannot be read any more.
+        ApiError: it cannot be read any more.
     """
     try:
         return receiving.of(picture.read_bytes(), picture.decode())
     except PictureError as error:
-        raise Refusal(404, f"The sample cannot be read: {error}.", "unknown") from error
+        raise ApiError(404, f"The sample cannot be read: {error}.", "unknown") from error
 
 
 def _require_usable(facts: PictureFacts, content_type: str) -> None:
     said = content_type.partition(";")[0].strip().lower()
     known = _TYPES.get(facts.format, ())
     if said.startswith("image/") and said not in known and said != "image/*":
-        raise Refusal(
+        raise ApiError(
             415, f"The request says {said[:60]}, but this is a {facts.format} picture: label it as that.", "type"
         )
     if facts.frames > 1 and facts.format != "JPEG":  # phones put a depth map or a preview behind their one photograph
-        raise Refusal(422, "The picture has several frames or pages: save the one that is meant by itself.", "animated")
+        raise ApiError(
+            422, "The picture has several frames or pages: save the one that is meant by itself.", "animated"
+        )
     if facts.bits > 8:
-        raise Refusal(422, f"The picture has {facts.bits} bits a channel: save it with 8.", "deep")
+        raise ApiError(422, f"The picture has {facts.bits} bits a channel: save it with 8.", "deep")
 
 
-def _refused(reason: str) -> Refusal:
+def _refused(reason: str) -> ApiError:
     if reason.startswith("too large"):
-        return Refusal(413, f"The picture is {reason}.", "large")
+        return ApiError(413, f"The picture is {reason}.", "large")
     if reason.startswith("not a picture"):
-        return Refusal(415, f"This is {reason}. {_TO_GIVE}", "unknown")
-    return Refusal(422, f"The picture cannot be used: {reason}.", "corrupt")
+        return ApiError(415, f"This is {reason}. {_TO_GIVE}", "unknown")
+    return ApiError(422, f"The picture cannot be used: {reason}.", "corrupt")
 
 
-def _too_long(most: int) -> Refusal:
-    return Refusal(413, f"The picture is longer than {most / 1e6:g} MB, which is the limit.", "long")
+def _too_long(most: int) -> ApiError:
+    return ApiError(413, f"The picture is longer than {most / 1e6:g} MB, which is the limit.", "long")
 
 
 _EXACT = 256 * 256  # pixels up to which a picture is sent without loss
@@ -186,7 +188,7 @@ def thumbnail(sample: Sample, side: int) -> Thumbnail:
     """A copy of at most ``side`` pixels a side, as WebP.
 
     Raises:
-        Refusal: the picture cannot be read.
+        ApiError: the picture cannot be read.
     """
     photo = _decoded(sample)
     photo.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
@@ -197,7 +199,7 @@ def photograph(sample: Sample) -> Thumbnail:
     """The picture upright: PNG where it is small, else JPEG.
 
     Raises:
-        Refusal: the picture cannot be read.
+        ApiError: the picture cannot be read.
     """
     photo = _decoded(sample)
     if photo.width * photo.height <= _EXACT:
@@ -210,7 +212,7 @@ def _decoded(sample: Sample) -> Image.Image:
     try:
         return sample.picture.decode()
     except PictureError as error:
-        raise Refusal(404, f"The picture cannot be read: {error}.", "unknown") from error
+        raise ApiError(404, f"The picture cannot be read: {error}.", "unknown") from error
 
 
 def _encoded(photo: Image.Image, kind: str, **how: object) -> bytes:

@@ -26,20 +26,20 @@ from vitrine.errors import ModelError
 from vitrine.explain.explainer import Checked, MappedBatch, Mapper, check_maps
 from vitrine.explain.run import ExplainSettings, explain_flags, scale_of, shown
 from vitrine.plotting.colormap import Scale, shared_scale
-from vitrine.serve.classifier import EncodedPicture, ServedClassifier, keep
-from vitrine.serve.errors import Refusal
+from vitrine.serve.classifier import EncodedPicture, ServedClassifier, cache_view
+from vitrine.serve.errors import ApiError
 from vitrine.serve.schema import (
     Array,
-    Check,
+    CheckInfo,
     ClassProbability,
     ControlMap,
-    Explained,
+    Explanation,
     Matrix,
     PositionNumber,
     Positions,
     ScaleInfo,
     VerdictInfo,
-    ViewQuery,
+    ViewParams,
 )
 from vitrine.serve.worker import Job
 
@@ -66,28 +66,28 @@ class View:
         return self.method.for_a_class
 
 
-def view_of(asked: ViewQuery, served: ServedClassifier, encoded: EncodedPicture) -> View:
+def view_of(params: ViewParams, served: ServedClassifier, encoded: EncodedPicture) -> View:
     """What was asked for, checked against the model.
 
     Raises:
-        Refusal: the model has no such method or class, or it goes together with nothing.
+        ApiError: the model has no such method or class, or it goes together with nothing.
         ModelError: no such layer, head or query.
     """
-    if asked.method not in served.methods:
+    if params.method not in served.methods:
         known = ", ".join(served.methods)
-        raise Refusal(422, f"{served.reference} cannot be explained by {asked.method}: expected {known}.")
-    if asked.direction == "to" and asked.method != "attention":
-        raise Refusal(422, f"Who attends to a patch is a view of attention; {asked.method} has one direction.")
-    if asked.target is not None and asked.target not in served.labels:
-        raise Refusal(422, f"The model has no class {asked.target[:60]!r}.")
+        raise ApiError(422, f"{served.reference} cannot be explained by {params.method}: expected {known}.")
+    if params.direction == "to" and params.method != "attention":
+        raise ApiError(422, f"Who attends to a patch is a view of attention; {params.method} has one direction.")
+    if params.target is not None and params.target not in served.labels:
+        raise ApiError(422, f"The model has no class {params.target[:60]!r}.")
     likeliest = int(encoded.probabilities_C.argmax())
-    target = likeliest if asked.target is None else served.labels.index(asked.target)
-    heads = int(asked.head) if asked.head.isdecimal() else asked.head
-    row, comma, column = asked.query.partition(",")
-    query = (int(row), int(column)) if comma else asked.query
-    if asked.method != "attention":
-        return View(Method(asked.method), False, target)
-    return View(Method("attention", asked.layer, heads, query), asked.direction == "to", target)
+    target = likeliest if params.target is None else served.labels.index(params.target)
+    heads = int(params.head) if params.head.isdecimal() else params.head
+    row, comma, column = params.query.partition(",")
+    query = (int(row), int(column)) if comma else params.query
+    if params.method != "attention":
+        return View(Method(params.method), False, target)
+    return View(Method("attention", params.layer, heads, query), params.direction == "to", target)
 
 
 def map_of(view: View, encoded: EncodedPicture) -> BatchMaps:
@@ -106,7 +106,7 @@ def map_of(view: View, encoded: EncodedPicture) -> BatchMaps:
     return encoded.attention.map(method.layer, method.heads, method.query)
 
 
-def towards(view: View, encoded: EncodedPicture) -> Floats:
+def attention_to(view: View, encoded: EncodedPicture) -> Floats:
     """How much every patch attends to the query, in multiples of uniform: float32 (R, C).
 
     Each patch's row of attention is divided by the mean that it gives to a patch, so that a number here is the one
@@ -127,7 +127,7 @@ def towards(view: View, encoded: EncodedPicture) -> Floats:
     return scores
 
 
-def explained(view: View, served: ServedClassifier, encoded: EncodedPicture, name: str) -> Explained:
+def explained(view: View, served: ServedClassifier, encoded: EncodedPicture, name: str) -> Explanation:
     """The answer to ``/api/explain``.
 
     Raises:
@@ -135,14 +135,14 @@ def explained(view: View, served: ServedClassifier, encoded: EncodedPicture, nam
     """
     share = None
     if view.to:
-        map_RC = towards(view, encoded)
+        map_RC = attention_to(view, encoded)
         scale = Scale("uniform", shared_scale([map_RC], least=2.0))
     else:
         maps = map_of(view, encoded)
         map_RC = shown(maps.scores_BRC[0].numpy(), maps.unit)
         scale = scale_of(maps, ExplainSettings(view.method))
         share = None if maps.prefix_share_B is None else float(maps.prefix_share_B[0])
-    return Explained(
+    return Explanation(
         picture=encoded.sha256,
         size=encoded.size,
         grid=list(map_RC.shape),
@@ -161,11 +161,11 @@ def matrix(served: ServedClassifier, encoded: EncodedPicture, layer: int, head: 
     """The answer to ``/api/matrix``.
 
     Raises:
-        Refusal: the model has no attention that can be shown.
+        ApiError: the model has no attention that can be shown.
         ModelError: no such layer or head.
     """
     if encoded.attention is None:
-        raise Refusal(422, f"{served.reference} has no attention that can be shown.")
+        raise ApiError(422, f"{served.reference} has no attention that can be shown.")
     layout = encoded.attention.layout
     matrix_NN: torch.Tensor = encoded.attention.matrix(layer, int(head) if head.isdecimal() else head)
     return Matrix(
@@ -243,8 +243,8 @@ def check(view: View, served: ServedClassifier, encoded: EncodedPicture, job: Jo
     """Check one map, which runs the model many times; in the worker's thread. Kept once it is made.
 
     Raises:
-        Refusal: it is a view that nothing is known to be compared with.
-        Cancelled: nobody waits.
+        ApiError: it is a view that nothing is known to be compared with.
+        JobCancelled: nobody waits.
     """
     key = checked_key(view)
     found: Checked | None = encoded.checked.get(key)
@@ -252,7 +252,7 @@ def check(view: View, served: ServedClassifier, encoded: EncodedPicture, job: Jo
         mapper, batch = mapped(view, served, encoded)
         with served.interrupted_by(job):
             found = check_maps(mapper, batch)
-        keep(encoded.checked, key, found)
+        cache_view(encoded.checked, key, found)
     return found
 
 
@@ -260,13 +260,13 @@ def require_checkable(view: View, served: ServedClassifier) -> None:
     """Refuse what no check is made for.
 
     Raises:
-        Refusal: the view cannot be checked, or the model's patches do not divide its pictures.
+        ApiError: the view cannot be checked, or the model's patches do not divide its pictures.
     """
     side, layout = served.opened.spec.size, served.layout
     if side % layout.rows or side % layout.columns:
-        raise Refusal(422, "The patches of this model do not divide its input evenly, so its maps cannot be checked.")
+        raise ApiError(422, "The patches of this model do not divide its input evenly, so its maps cannot be checked.")
     if view.to:
-        raise Refusal(422, "Only maps of what the model looks at can be checked, not of who attends to a patch.")
+        raise ApiError(422, "Only maps of what the model looks at can be checked, not of who attends to a patch.")
 
 
 def verdict_info(
@@ -296,13 +296,13 @@ def verdict_info(
     )
 
 
-def _checks(verdict: Verdict) -> list[Check]:
+def _checks(verdict: Verdict) -> list[CheckInfo]:
     checks = []
     for name, label in _LABELS.items():
         answer: bool | None = getattr(verdict, name)
         good = None if answer is None else answer == _GOOD[name]
         value: float | None = getattr(verdict.evidence, _VALUES[name])
-        checks.append(Check(name=name, answer=answer, good=good, value=value, label=label))
+        checks.append(CheckInfo(name=name, answer=answer, good=good, value=value, label=label))
     return checks
 
 
@@ -313,7 +313,7 @@ _NAMES = {
 }
 
 
-class PlaceNumbers:
+class PositionFindingsCache:
     """Findings by model, made when they are first asked for. For many threads."""
 
     def __init__(self) -> None:

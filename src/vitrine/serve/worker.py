@@ -10,14 +10,14 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
 
-from vitrine.serve.errors import busy
+from vitrine.serve.errors import queue_full_error
 
 _PATIENCE = 2.0  # seconds that a long job lets short ones pass
 
 RunBatch = Callable[[Sequence[Any]], Sequence[Any]]
 
 
-class Cancelled(Exception):  # noqa: N818  nobody waits for the answer
+class JobCancelled(Exception):  # noqa: N818  nobody waits for the answer
     """The client has left, or the time is over."""
 
 
@@ -35,32 +35,32 @@ class Job:
     """
 
     run: Callable[[Job], Any] | None = None
-    long: bool = False
+    is_long: bool = False
     key: Hashable = None
     item: Any = None
     batch: RunBatch | None = None
     future: Future[Any] = field(default_factory=Future)
-    _given_up: threading.Event = field(default_factory=threading.Event)
+    _cancelled: threading.Event = field(default_factory=threading.Event)
     _since: float = field(default_factory=time.monotonic)
 
-    def give_up(self) -> None:
+    def cancel(self) -> None:
         """Nobody waits for it any more: it is not begun, and what runs stops at its next :meth:`check`."""
-        self._given_up.set()
+        self._cancelled.set()
         self.future.cancel()
 
     @property
-    def given_up(self) -> bool:
+    def is_cancelled(self) -> bool:
         """Whether :meth:`give_up` was called."""
-        return self._given_up.is_set()
+        return self._cancelled.is_set()
 
-    def check(self) -> None:
+    def raise_if_cancelled(self) -> None:
         """Called by long work between its steps.
 
         Raises:
-            Cancelled: nobody waits for it.
+            JobCancelled: nobody waits for it.
         """
-        if self.given_up:
-            raise Cancelled
+        if self.is_cancelled:
+            raise JobCancelled
 
 
 class ModelWorker:
@@ -101,38 +101,38 @@ class ModelWorker:
             self._thread.join()
 
     @property
-    def waiting(self) -> int:
+    def queue_length(self) -> int:
         """Jobs in the queue that somebody waits for."""
         with self._changed:
             return self._count()
 
-    def require_room(self) -> None:
+    def require_capacity(self) -> None:
         """Refuse before anything is read of a request.
 
         Raises:
-            Refusal: the queue is full.
+            ApiError: the queue is full.
         """
         with self._changed:
             if self._stopping or self._count() >= self._capacity:
-                raise busy()
+                raise queue_full_error()
 
     def submit(self, job: Job) -> Job:
         """Queue a job; its future gets the result.
 
         Raises:
-            Refusal: the queue is full.
+            ApiError: the queue is full.
         """
         with self._changed:
             if self._stopping or self._count() >= self._capacity:
-                raise busy()
-            (self._long if job.long else self._short).append(job)
+                raise queue_full_error()
+            (self._long if job.is_long else self._short).append(job)
             self._changed.notify_all()
         return job
 
     def _count(self) -> int:
         for queue in (self._short, self._long):
-            if any(job.given_up for job in queue):
-                kept = [job for job in queue if not job.given_up]
+            if any(job.is_cancelled for job in queue):
+                kept = [job for job in queue if not job.is_cancelled]
                 queue.clear()
                 queue.extend(kept)
         return len(self._short) + len(self._long)

@@ -16,14 +16,14 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 from support.models import MICRO
-from support.serving import client_of, explorer_of, numbers, picture, served, until
+from support.serving import app_state_of, client_of, numbers, picture, served, until
 from support.tiny_captioners import save_tiny
 
 import vitrine
 from vitrine.config import CaptionSpec, Recipe
 from vitrine.data.scenes import write_scenes
 from vitrine.plotting.provenance import read_provenance
-from vitrine.serve.state import Explorer
+from vitrine.serve.state import AppState
 from vitrine.train.run import train
 
 SENT = picture(3, (90, 60))
@@ -38,15 +38,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def explorer(folder: Path) -> Explorer:
-    explorer = explorer_of(folder)
-    _talkative(explorer)
-    return explorer
+def state(folder: Path) -> AppState:
+    state = app_state_of(folder)
+    _talkative(state)
+    return state
 
 
-def _talkative(explorer: Explorer) -> None:
+def _talkative(state: AppState) -> None:
     """The end is no choice: every caption is as long as it can be."""
-    module = explorer.captioner("0").opened.module
+    module = state.captioner("0").opened.module
     real = module.step
 
     def step(*given: Any) -> Any:
@@ -58,13 +58,13 @@ def _talkative(explorer: Explorer) -> None:
 
 
 @pytest.fixture(scope="module")
-def client(explorer: Explorer) -> Iterator[TestClient]:
-    with client_of(explorer) as client:
+def client(state: AppState) -> Iterator[TestClient]:
+    with client_of(state) as client:
         yield client
 
 
-def caption(client: TestClient, **asked: object) -> dict[str, Any]:
-    response = client.post("/api/caption", params=asked, content=SENT)
+def caption(client: TestClient, **params: object) -> dict[str, Any]:
+    response = client.post("/api/caption", params=params, content=SENT)
     assert response.status_code == 200, response.text
     body: dict[str, Any] = response.json()
     return body
@@ -81,7 +81,7 @@ def events(text: str) -> list[tuple[str, dict[str, Any]]]:
 def test_a_caption_is_that_of_the_library(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "seen.png").write_bytes(SENT)
     expected = vitrine.load(str(folder)).caption(tmp_path / "seen.png")
-    with client_of(explorer_of(folder)) as client:
+    with client_of(app_state_of(folder)) as client:
         found = caption(client)
     assert (found["caption"], found["log_probability"]) == (expected.text, pytest.approx(expected.log_probability))
     assert [word["text"] for word in found["words"]] == [word.text for word in expected.words]
@@ -101,7 +101,7 @@ def test_a_captioner_of_ones_own_comes_with_its_pictures(tmp_path: Path) -> None
         batch_size=12, epochs=1, learning_rate=2e-3, workers=0, precision="fp32",
     )  # fmt: skip
     run = train(str(scenes), recipe, tmp_path / "run").run
-    with client_of(explorer_of(run)) as client:
+    with client_of(app_state_of(run)) as client:
         told = client.get("/api/models").json()["models"][0]
         assert (told["kind"], told["has_validation"], len(told["samples"])) == ("captioner", False, 6)
         for sample in told["samples"][:2]:
@@ -126,18 +126,18 @@ def test_words_come_as_they_are_decoded_and_add_up(client: TestClient) -> None:
     assert whole["picture"] == caption(client, picture=whole["picture"])["picture"]
 
 
-def test_a_word_is_told_before_the_next_ones_are_decoded(explorer: Explorer) -> None:
+def test_a_word_is_told_before_the_next_ones_are_decoded(state: AppState) -> None:
     from vitrine.serve.worker import Job
 
     steps, at = [0], []
-    module = explorer.captioner("0").opened.module
+    module = state.captioner("0").opened.module
     real = module.step
 
     def counted(*given: Any) -> Any:
         steps[0] += 1
         return real(*given)
 
-    served_captioner = explorer.captioner("0")
+    served_captioner = state.captioner("0")
     prepared = served_captioner.prepare(Image.open(io.BytesIO(SENT)))
     encoded = served_captioner.encode("0" * 64, (90, 60), prepared)
     module.step = counted
@@ -176,7 +176,7 @@ def test_beams_are_listed_and_the_first_is_the_caption(
 ) -> None:
     path = tmp_path / "a picture.png"
     path.write_bytes(SENT)
-    with client_of(explorer_of(folder)) as client:
+    with client_of(app_state_of(folder)) as client:
         found = caption(client, beams=3, name=str(path))
         told = events(client.post("/api/caption", params={"beams": 3, "stream": True}, content=SENT).text)
     assert found["beams"][0]["caption"] == found["caption"]
@@ -197,7 +197,7 @@ def test_the_figure_is_that_of_the_command(
 ) -> None:
     (tmp_path / "seen.png").write_bytes(SENT)
     assert vitrine_command("caption", folder, tmp_path / "seen.png", "-o", tmp_path / "out", "--format", "svg")[0] == 0
-    with client_of(explorer_of(folder)) as client:
+    with client_of(app_state_of(folder)) as client:
         figure = client.post("/api/figure", params={"kind": "svg", "name": "seen.png"}, content=SENT)
     (tmp_path / "served.svg").write_bytes(figure.content)
     drawn, served_figure = (path.read_text() for path in (tmp_path / "out" / "seen.svg", tmp_path / "served.svg"))
@@ -217,8 +217,8 @@ def test_the_figure_is_that_of_the_command(
         ({"beams": "1000"}, "beams cannot be used"),
     ],
 )
-def test_wrong_beginnings(client: TestClient, asked: dict[str, str], words: str) -> None:
-    response = client.post("/api/caption", params=asked, content=SENT)
+def test_wrong_beginnings(client: TestClient, params: dict[str, str], words: str) -> None:
+    response = client.post("/api/caption", params=params, content=SENT)
     assert response.status_code == 422
     assert words in response.json()["error"]
     for path in ("/api/explain", "/api/predict", "/api/verdict", "/api/matrix"):
@@ -232,8 +232,8 @@ def test_an_error_on_the_way_is_told_in_the_stream(client: TestClient) -> None:
 
 
 def test_decoding_stops_when_nobody_listens(folder: Path) -> None:
-    explorer = explorer_of(folder)
-    module = explorer.captioner("0").opened.module
+    state = app_state_of(folder)
+    module = state.captioner("0").opened.module
     steps, real = [0], module.step
 
     def slow(*given: Any) -> Any:
@@ -245,7 +245,7 @@ def test_decoding_stops_when_nobody_listens(folder: Path) -> None:
 
     module.step = slow
     longest = module.longest - 1
-    with served(explorer) as address:
+    with served(state) as address:
         host, _, port = address.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port))) as connection:
             head = (
@@ -254,5 +254,5 @@ def test_decoding_stops_when_nobody_listens(folder: Path) -> None:
             connection.sendall(head.encode() + SENT)
             assert b"text/event-stream" in connection.recv(4096)
             until(lambda: steps[0] > 0)
-        until(lambda: explorer.worker.running == ())
+        until(lambda: state.worker.running == ())
     assert steps[0] < longest

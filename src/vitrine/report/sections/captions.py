@@ -98,7 +98,7 @@ def _numbers(metrics: CaptioningMetrics, scores: Mapping[str, Any], split: str) 
             f"{exact['share']:.3f}",
             "captions word for word a person's",
             f"{exact['n']:,} of {n:,} {split} pictures, 95 % interval {low:.3f} to {high:.3f}",
-            marked=True,
+            is_main=True,
         ),
         Number(
             f"{metrics.accuracy:.4f}",

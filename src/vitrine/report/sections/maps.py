@@ -30,9 +30,9 @@ from vitrine.plotting.provenance import plain_stem
 from vitrine.plotting.tables import Table
 from vitrine.report.document import (
     Block,
+    Details,
     Finding,
     Findings,
-    Folded,
     Gallery,
     Listing,
     MapView,
@@ -88,7 +88,7 @@ class ShownPicture:
     why: str
 
 
-def default_pictures(record: RunRecord, data: str | None = None) -> tuple[ShownPicture, ...]:
+def choose_pictures(record: RunRecord, data: str | None = None) -> tuple[ShownPicture, ...]:
     """The two validation pictures on which the run was surest and right, the two surest and wrong, and the two on which
     it was least sure, of different classes where there are any: fewer where it has no more, none where the pictures are
     no longer there.
@@ -127,7 +127,7 @@ def _spread(names: Sequence[str], truths: Mapping[str, str], count: int = 2) -> 
     return (taken + [name for name in names if name not in taken])[:count]
 
 
-def given_pictures(paths: Sequence[Path], labels: Sequence[str]) -> tuple[ShownPicture, ...]:
+def pictures_from_paths(paths: Sequence[Path], labels: Sequence[str]) -> tuple[ShownPicture, ...]:
     """The pictures that a person names; their folder or file name may say the true label.
 
     Raises:
@@ -290,9 +290,9 @@ def methods_section(scores: RecordedScores) -> Section:
             Paragraph(_best(scores)),
             Findings((Finding(flag, f"{best.name}: {said}"),)),
             Plot("methods", methods_figure(ranking, metrics=shown), alt, _below(scores)),
-            Folded("The same as a table", (Sheet(table),)),
-            *([Folded("Verdicts on the other methods", (Findings(others),))] if others else []),
-            *([Folded("How they were scored", (Listing(scores.notes),))] if scores.notes else []),
+            Details("The same as a table", (Sheet(table),)),
+            *([Details("Verdicts on the other methods", (Findings(others),))] if others else []),
+            *([Details("How they were scored", (Listing(scores.notes),))] if scores.notes else []),
         ),
     )
 

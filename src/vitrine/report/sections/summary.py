@@ -28,9 +28,9 @@ from vitrine.plotting.tables import Table
 from vitrine.report.document import (
     Block,
     Commands,
+    Details,
     Finding,
     Findings,
-    Folded,
     Listing,
     Number,
     Numbers,
@@ -158,7 +158,7 @@ def final_section(final: Final, comparison: Comparison, records: Mapping[str, Ru
     numbers = [Number(f"{m.accuracy:.4f}", "validation accuracy", _of(m.accuracy_interval, m.n), final.test is None)]
     if final.test is not None:
         t = final.test
-        numbers.insert(0, Number(f"{t.accuracy:.4f}", "test accuracy", _of(t.accuracy_interval, t.n), marked=True))
+        numbers.insert(0, Number(f"{t.accuracy:.4f}", "test accuracy", _of(t.accuracy_interval, t.n), is_main=True))
     shown, split = final.shown
     numbers.append(
         Number(
@@ -286,13 +286,13 @@ def classes_section(final: Final) -> Section:
     m, split = final.shown
     table = Sheet(_class_table(m), f"{m.n:,} {split} pictures; recall with its 95 % interval (Wilson).")
     blocks: list[Block] = [Paragraph(" ".join(_sentences(m)))]
-    blocks.append(table if len(m.classes) <= _OPEN else Folded(f"All {len(m.classes)} classes", (table,)))
+    blocks.append(table if len(m.classes) <= _OPEN else Details(f"All {len(m.classes)} classes", (table,)))
     alt = f"Confusion matrix of {len(m.classes)} classes. {_commonest(m)}"
     blocks.append(Plot("confusion", confusion_figure(m), alt, "Rows: true classes. Columns: predicted.", lines=False))
     if m.hardest:
         rows = tuple((each.name, each.true, each.predicted, f"{each.probability:.3f}") for each in m.hardest)
         mistakes = Table(("picture", "is", "was called", "probability"), rows[:_MISTAKES])
-        blocks.append(Folded("The mistakes that it was surest of", (Sheet(mistakes),)))
+        blocks.append(Details("The mistakes that it was surest of", (Sheet(mistakes),)))
     return Section("classes", "Class by class", tuple(blocks))
 
 
@@ -373,7 +373,7 @@ def _runs(comparison: Comparison, final: Final | None) -> list[Block]:
         Sheet(
             replace(outcomes_of_runs(rows), final=index), "Sorted by validation accuracy; the final result is marked."
         ),
-        Folded("Every setting of every run", (Sheet(replace(runs_table(rows), final=index)),)),
+        Details("Every setting of every run", (Sheet(replace(runs_table(rows), final=index)),)),
     ]
 
 
@@ -401,10 +401,10 @@ def _tests(comparison: Comparison, final: Final | None) -> list[Block]:
         blocks.insert(1, Paragraph(" ".join(NEARNESS.split())))
     others = tuple(each for each in comparison.claims if not any(each is claim for claim in shown))
     if len(others) > _MOST_FOLDED:
-        blocks.append(Folded(f"All {len(comparison.claims)} tests", (Sheet(comparison.tests()),)))
+        blocks.append(Details(f"All {len(comparison.claims)} tests", (Sheet(comparison.tests()),)))
     elif others:
         findings = Findings(tuple(Finding(each.verdict, each.sentence) for each in others))
-        blocks.append(Folded(f"Tests of the other runs ({len(others)} of {len(comparison.claims)})", (findings,)))
+        blocks.append(Details(f"Tests of the other runs ({len(others)} of {len(comparison.claims)})", (findings,)))
     if comparison.over_seeds:
         blocks.append(Paragraph("Over several seeds:"))
         blocks.append(Findings(tuple(Finding(each.verdict, each.sentence) for each in comparison.over_seeds)))

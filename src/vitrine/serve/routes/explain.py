@@ -11,17 +11,17 @@ from starlette.responses import Response
 from vitrine.serve.classifier import EncodedPicture, ServedClassifier
 from vitrine.serve.schema import (
     PICTURE_BODY,
-    Explained,
+    Explanation,
     Matrix,
-    MatrixQuery,
+    MatrixParams,
     ModelInfo,
     ModelList,
-    PictureQuery,
-    Predicted,
+    PictureParams,
+    Prediction,
     SampleInfo,
-    ViewQuery,
+    ViewParams,
 )
-from vitrine.serve.state import Explorer, Served, ServedModel
+from vitrine.serve.state import AppState, Served, ServedModel
 from vitrine.serve.views import View, explained, has_positions, predictions, view_of
 from vitrine.serve.views import matrix as matrix_of
 from vitrine.serve.worker import Job
@@ -75,7 +75,7 @@ def _short(reference: str) -> str:
 router = APIRouter(prefix="/api")
 
 
-def sent(body: BaseModel) -> Response:
+def json_response(body: BaseModel) -> Response:
     """JSON without the second look that a framework would take at it."""
     return Response(body.model_dump_json(), media_type="application/json")
 
@@ -83,52 +83,52 @@ def sent(body: BaseModel) -> Response:
 @router.get("/models", response_model=ModelList, tags=["models"])
 def models(request: Request) -> Response:
     """The models that are served, with what each can be asked."""
-    explorer: Explorer = request.app.state.explorer
-    listed = [model_info(model) for model in explorer.models.values()]
-    return sent(ModelList(models=listed, report=explorer.report is not None))
+    state: AppState = request.app.state.app_state
+    listed = [model_info(model) for model in state.models.values()]
+    return json_response(ModelList(models=listed, report=state.report is not None))
 
 
-@router.post("/predict", response_model=Predicted, openapi_extra=PICTURE_BODY, tags=["classify"])
-async def predict(request: Request, asked: Annotated[PictureQuery, Query()]) -> Response:
+@router.post("/predict", response_model=Prediction, openapi_extra=PICTURE_BODY, tags=["classify"])
+async def predict(request: Request, params: Annotated[PictureParams, Query()]) -> Response:
     """What a classifier calls a picture: every class with its probability."""
-    explorer: Explorer = request.app.state.explorer
-    served = explorer.classifier(asked.model)
-    if asked.picture is not None:
-        encoded, _ = await explorer.classified(request, asked)
+    state: AppState = request.app.state.app_state
+    served = state.classifier(params.model)
+    if params.picture is not None:
+        encoded, _ = await state.classified(request, params)
         picture, size, probabilities_C = encoded.sha256, encoded.size, encoded.probabilities_C
     else:
-        upload = await explorer.upload(request, asked, served)
+        upload = await state.upload(request, params, served)
         picture, size = upload.sha256, list(upload.size)
         job = Job(key=("predict", served.id), item=upload.prepared, batch=served.predict)
-        probabilities_C = await explorer.run(request, job)
+        probabilities_C = await state.run(request, job)
     named = predictions(probabilities_C, served.labels)
-    return sent(Predicted(picture=picture, size=size, predictions=named, precision=served.precision))
+    return json_response(Prediction(picture=picture, size=size, predictions=named, precision=served.precision))
 
 
-@router.post("/explain", response_model=Explained, openapi_extra=PICTURE_BODY, tags=["classify"])
-async def explain(request: Request, asked: Annotated[ViewQuery, Query()]) -> Response:
+@router.post("/explain", response_model=Explanation, openapi_extra=PICTURE_BODY, tags=["classify"])
+async def explain(request: Request, params: Annotated[ViewParams, Query()]) -> Response:
     """One map of a picture, by a method, of a layer and head, from or towards a token."""
-    explorer: Explorer = request.app.state.explorer
-    served = explorer.classifier(asked.model)
-    encoded, name = await explorer.classified(request, asked)
-    view = view_of(asked, served, encoded)
-    await made(explorer, request, served, encoded, view)
-    return sent(await explorer.viewing(lambda: explained(view, served, encoded, name)))
+    state: AppState = request.app.state.app_state
+    served = state.classifier(params.model)
+    encoded, name = await state.classified(request, params)
+    view = view_of(params, served, encoded)
+    await ensure_map(state, request, served, encoded, view)
+    return json_response(await state.viewing(lambda: explained(view, served, encoded, name)))
 
 
-async def made(
-    explorer: Explorer, request: Request, served: ServedClassifier, encoded: EncodedPicture, view: View
+async def ensure_map(
+    state: AppState, request: Request, served: ServedClassifier, encoded: EncodedPicture, view: View
 ) -> None:
     """Have the view's map made, where its method runs the model and it is not held yet."""
     if view.runs_model and (view.method.name, view.target) not in encoded.maps:
-        job = Job(lambda job: served.class_map(encoded, view.method.name, view.target, job), long=True)
-        await explorer.run(request, job)
+        job = Job(lambda job: served.class_map(encoded, view.method.name, view.target, job), is_long=True)
+        await state.run(request, job)
 
 
 @router.post("/matrix", response_model=Matrix, openapi_extra=PICTURE_BODY, tags=["classify"])
-async def matrix(request: Request, asked: Annotated[MatrixQuery, Query()]) -> Response:
+async def matrix(request: Request, params: Annotated[MatrixParams, Query()]) -> Response:
     """The whole attention of one layer, every token to every token."""
-    explorer: Explorer = request.app.state.explorer
-    served = explorer.classifier(asked.model)
-    encoded, _ = await explorer.classified(request, asked)
-    return sent(await explorer.viewing(lambda: matrix_of(served, encoded, asked.layer, asked.head)))
+    state: AppState = request.app.state.app_state
+    served = state.classifier(params.model)
+    encoded, _ = await state.classified(request, params)
+    return json_response(await state.viewing(lambda: matrix_of(served, encoded, params.layer, params.head)))

@@ -9,12 +9,12 @@ from starlette.responses import Response
 
 from vitrine.data.samples import Sample
 from vitrine.plotting.confusion import WHOLE
-from vitrine.serve.errors import Refusal
+from vitrine.serve.errors import ApiError
 from vitrine.serve.figures import confusion_command
-from vitrine.serve.galleries import Gallery, Recorded, id_at
-from vitrine.serve.routes.explain import sent
+from vitrine.serve.galleries import Gallery, RecordedValidation, id_at
+from vitrine.serve.routes.explain import json_response
 from vitrine.serve.schema import ModelId, RecordedPicture, Validation
-from vitrine.serve.state import Explorer
+from vitrine.serve.state import AppState
 from vitrine.serve.uploads import Thumbnail, photograph, thumbnail
 
 router = APIRouter(prefix="/api", tags=["data"])
@@ -30,15 +30,15 @@ _FOREVER = "private, max-age=31536000, immutable"
 @router.get("/validation", response_model=Validation)
 def validation(request: Request, model: Annotated[ModelId, Query()] = "0") -> Response:
     """What the run recorded of each validation picture, and the confusion matrix."""
-    explorer: Explorer = request.app.state.explorer
-    gallery = explorer.model(model).gallery
+    state: AppState = request.app.state.app_state
+    gallery = state.model(model).gallery
     if gallery.recorded is None or not gallery.recorded.said:
-        raise Refusal(404, "This model has no recorded predictions: it is no finished run of a classifier.", "unknown")
-    served = explorer.classifier(model)
-    return sent(validation_of(gallery.recorded, gallery, confusion_command(served, gallery.recorded)))
+        raise ApiError(404, "This model has no recorded predictions: it is no finished run of a classifier.", "unknown")
+    served = state.classifier(model)
+    return json_response(validation_of(gallery.recorded, gallery, confusion_command(served, gallery.recorded)))
 
 
-def validation_of(recorded: Recorded, gallery: Gallery, command: str) -> Validation:
+def validation_of(recorded: RecordedValidation, gallery: Gallery, command: str) -> Validation:
     """Rows in the order of the split; pictures without prediction are left out. The command draws the matrix."""
     at = {label: place for place, label in enumerate(recorded.labels)}
     whole = len(recorded.labels) <= WHOLE
@@ -74,14 +74,14 @@ async def small(
     v: Annotated[str | None, Query(max_length=64, description="A version: with it, the answer never changes.")] = None,
 ) -> Response:
     """A small copy of a sample or validation picture."""
-    explorer: Explorer = request.app.state.explorer
-    sample = _sample(explorer, model, id)
+    state: AppState = request.app.state.app_state
+    sample = _sample(state, model, id)
     key = (model, id, size)
-    made = explorer.thumbnails.get(key)
-    if made is None:
-        made = await explorer.decoding(lambda: thumbnail(sample, size))
-        explorer.thumbnails.put(key, made)
-    return _picture(made, v)
+    result = state.thumbnails.get(key)
+    if result is None:
+        result = await state.decoding(lambda: thumbnail(sample, size))
+        state.thumbnails.put(key, result)
+    return _picture(result, v)
 
 
 @router.get("/picture/{model}/{id}", responses=_PICTURES, response_class=Response)
@@ -92,18 +92,18 @@ async def whole(
     v: Annotated[str | None, Query(max_length=64, description="A version: with it, the answer never changes.")] = None,
 ) -> Response:
     """A sample or validation picture, without what its file says beside the pixels."""
-    explorer: Explorer = request.app.state.explorer
-    sample = _sample(explorer, model, id)
-    return _picture(await explorer.decoding(lambda: photograph(sample)), v)
+    state: AppState = request.app.state.app_state
+    sample = _sample(state, model, id)
+    return _picture(await state.decoding(lambda: photograph(sample)), v)
 
 
-def _sample(explorer: Explorer, model: str, number: str) -> Sample:
-    samples = explorer.model(model).gallery.samples
+def _sample(state: AppState, model: str, number: str) -> Sample:
+    samples = state.model(model).gallery.samples
     if number not in samples:
-        raise Refusal(404, "This model has no such picture, or it is not where it was.", "unknown")
+        raise ApiError(404, "This model has no such picture, or it is not where it was.", "unknown")
     return samples[number]
 
 
-def _picture(made: Thumbnail, version: str | None) -> Response:
+def _picture(result: Thumbnail, version: str | None) -> Response:
     headers = {"Cache-Control": _FOREVER if version else "no-cache"}
-    return Response(made.data, media_type=made.media_type, headers=headers)
+    return Response(result.data, media_type=result.media_type, headers=headers)

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Path, Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 
-from vitrine.report.html import policy
-from vitrine.serve.errors import Refusal
+from vitrine.report.html import content_security_policy
+from vitrine.serve.errors import ApiError
 from vitrine.serve.schema import Health
-from vitrine.serve.security import POLICY
+from vitrine.serve.security import CSP_HEADER
 
 INDEX = "index.html"
 
@@ -75,10 +75,10 @@ def found(table: dict[str, PackagedFile], name: str) -> PackagedFile:
     """A file of the table.
 
     Raises:
-        Refusal: it has none of this name.
+        ApiError: it has none of this name.
     """
     if name not in table:
-        raise Refusal(404, "There is no such file in the page.", "unknown")
+        raise ApiError(404, "There is no such file in the page.", "unknown")
     return table[name]
 
 
@@ -104,10 +104,10 @@ def asset(name: Annotated[str, Path(max_length=200)], request: Request) -> Respo
 @router.get("/report", include_in_schema=False)
 def report(request: Request) -> Response:
     """The page on the runs that are served."""
-    page: str | None = request.app.state.explorer.report
+    page: str | None = request.app.state.app_state.report
     if page is None:
-        raise Refusal(404, "No report is served here: start with vitrine serve RUN ... --report.", "unknown")
-    return HTMLResponse(page, headers={POLICY: f"{policy()}; frame-ancestors 'none'"})
+        raise ApiError(404, "No report is served here: start with vitrine serve RUN ... --report.", "unknown")
+    return HTMLResponse(page, headers={CSP_HEADER: f"{content_security_policy()}; frame-ancestors 'none'"})
 
 
 @router.get("/healthz", response_model=Health, tags=["watching"])
@@ -119,7 +119,7 @@ def healthz() -> Health:
 @router.get("/metrics", tags=["watching"], response_class=PlainTextResponse)
 def metrics(request: Request) -> Response:
     """Prometheus metrics: requests, batches, the queue, and what is held."""
-    response: Response = request.app.state.explorer.counters.response()
+    response: Response = request.app.state.app_state.metrics.response()
     return response
 
 
