@@ -346,7 +346,7 @@ def test_only_so_much_is_held(small_run: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "asked", "status", "words"),
+    ("path", "params", "status", "words"),
     [
         ("/api/explain", {"model": "7"}, 404, "no model '7'"),
         ("/api/explain", {"sample": "v999"}, 404, "no sample 'v999'"),
@@ -381,7 +381,7 @@ def test_the_description_of_the_api_is_a_page_of_our_own(client: TestClient) -> 
     assert {"/api/predict", "/api/explain", "/api/caption", "/api/models", "/healthz", "/metrics"} <= set(
         described["paths"]
     )
-    schema = described["components"]["schemas"]["Explained"]["properties"]
+    schema = described["components"]["schemas"]["Explanation"]["properties"]
     assert set(explained(client)) == set(schema)
 
 

@@ -206,7 +206,7 @@ def test_the_figure_is_that_of_the_command(
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("params", "words"),
     [
         ({"prefix": "999999"}, "no piece of a word"),
         ({"prefix": "3"}, "no piece of a word"),
