@@ -91,8 +91,8 @@ def test_predictions_are_those_of_timm(client: TestClient, small_run: Path) -> N
     np.testing.assert_allclose(found, np.sort(probabilities_C)[::-1], atol=1e-5)
     assert answer["size"] == [40, 30]
     sample = client.post("/api/predict", params={"sample": "v0"}).json()
-    answer = client.post("/api/predict", content=client.get("/api/picture/0/v0").content).json()
-    for one, same in zip(sample["predictions"], answer["predictions"], strict=True):
+    same_answer = client.post("/api/predict", content=client.get("/api/picture/0/v0").content).json()
+    for one, same in zip(sample["predictions"], same_answer["predictions"], strict=True):
         assert (one["label"], one["probability"]) == (same["label"], pytest.approx(same["probability"], abs=1e-6))
 
 
