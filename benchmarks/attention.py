@@ -28,7 +28,7 @@ from side_by_side.task import Task
 
 from vitrine.attribution.attention import attention_map
 from vitrine.attribution.rollout import rollout
-from vitrine.models.load import build
+from vitrine.models.load import load_model
 from vitrine.models.precision import autocast, class_token_alone
 
 BASELINE = "transformers, output_attentions"
@@ -52,7 +52,9 @@ class Ways:
     def __init__(self, options: argparse.Namespace) -> None:
         torch.manual_seed(0)
         self.device = torch.device(options.device)
-        self.module = build(options.model, pretrained=False, num_classes=37, image_size=options.image).module.eval()
+        self.module = load_model(
+            options.model, pretrained=False, num_classes=37, image_size=options.image
+        ).module.eval()
         with torch.no_grad():
             for parameter in self.module.parameters():
                 parameter.add_(0.02 * torch.randn_like(parameter))

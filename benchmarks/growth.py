@@ -99,12 +99,12 @@ def _narrow_model(folder: Path) -> Path:
     """A saved classifier that costs next to nothing, so that everything around it shows."""
     import torch
 
-    from vitrine.models.load import build
+    from vitrine.models.load import load_model
     from vitrine.runs.folder import RunFolder
 
     torch.manual_seed(0)
     small = {"embed_dim": 32, "depth": 2, "num_heads": 2, "patch_size": 8}
-    built = build("vit_tiny_patch16_224", pretrained=False, num_classes=5, image_size=32, model_args=small)
+    built = load_model("vit_tiny_patch16_224", pretrained=False, num_classes=5, image_size=32, model_args=small)
     labels = [f"class {number}" for number in range(5)]
     folder.mkdir()
     run = RunFolder(folder)
@@ -139,10 +139,10 @@ def _classes(count: int, _folder: Path) -> Iterator[str]:
     from vitrine.classify.inference import predict_batches
     from vitrine.classify.predictions_csv import Columns
     from vitrine.data.loader import Batch
-    from vitrine.models.load import build
+    from vitrine.models.load import load_model
 
     small = {"embed_dim": 64, "depth": 2, "num_heads": 2, "patch_size": 16}
-    built = build("vit_tiny_patch16_224", pretrained=False, num_classes=count, image_size=64, model_args=small)
+    built = load_model("vit_tiny_patch16_224", pretrained=False, num_classes=count, image_size=64, model_args=small)
     columns = Columns(tuple(f"class {number}" for number in range(count)), top=5)
     pixels_BCHW = torch.randint(256, (64, 3, 64, 64), dtype=torch.uint8)
     batches = [Batch(pixels_BCHW, torch.full((64,), -1), torch.arange(64))] * 4

@@ -30,8 +30,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from vitrine.classify.model import open_model
-from vitrine.models.load import build
+from vitrine.classify.model import open_classifier
+from vitrine.models.load import load_model
 from vitrine.runs.folder import RunFolder
 from vitrine.serve.classifier import ServedClassifier
 
@@ -60,7 +60,7 @@ class Load:
 def make_model(folder: Path, name: str, image: int) -> None:
     """A run folder of this model with random weights: speed does not depend on them."""
     torch.manual_seed(0)
-    built = build(name, pretrained=False, num_classes=37, image_size=image)
+    built = load_model(name, pretrained=False, num_classes=37, image_size=image)
     RunFolder(folder).save_model(built.module, [f"class {i}" for i in range(37)], built.input)
 
 
@@ -160,7 +160,7 @@ def resident_mib(process: int) -> float:
 
 def compare(options: argparse.Namespace, folder: Path, pictures: Sequence[bytes]) -> dict[str, object]:
     """Rounds of server and tight loop, one after the other, on the same cores."""
-    opened = open_model(str(folder))
+    opened = open_classifier(str(folder))
     served = ServedClassifier("0", str(folder), opened)
     squares = [served.prepare(Image.open(io.BytesIO(each)).convert("RGB")) for each in pictures]
     decode = statistics.median(

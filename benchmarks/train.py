@@ -26,7 +26,7 @@ from side_by_side.ours import Ours
 from side_by_side.task import Task, Tool, write_pictures
 from side_by_side.widths import measure_widths
 
-from vitrine.models.load import build
+from vitrine.models.load import load_model
 
 BASELINE = "PyTorch-Pretrained-ViT"
 TARGETS = {"train": 3.0, "infer": 4.5}  # times the baseline's pictures/s
@@ -85,7 +85,7 @@ def parser_of() -> argparse.ArgumentParser:
 
 def task_of(options: argparse.Namespace, folder: str) -> Task:
     """What every tool is asked to do."""
-    module = build(options.model, pretrained=False).module
+    module = load_model(options.model, pretrained=False).module
     size, patch = module.patch_embed.img_size, module.patch_embed.patch_size  # type: ignore[union-attr]
     block = module.blocks[0]  # type: ignore[index]
     return Task(

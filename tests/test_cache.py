@@ -27,7 +27,7 @@ from vitrine.io import hub_cache as records
 from vitrine.io.hub_cache import cache_folder, download_settings, is_offline, note_use, read_records
 from vitrine.models.cache import RELEASES, release_path
 from vitrine.models.captioner import catr as released
-from vitrine.models.load import build
+from vitrine.models.load import load_model
 from vitrine.models.reference import WeightsFile
 from vitrine.runs.environment import weights_notes
 
@@ -133,7 +133,7 @@ def test_nobody_is_told_what_runs_here(hub: StandInHub, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_TELEMETRY", False)
     assert "torch/" in build_hf_headers()["user-agent"]
-    build(TINY, pretrained=True)
+    load_model(TINY, pretrained=True)
     assert "torch/" not in build_hf_headers()["user-agent"]
 
 
@@ -142,7 +142,7 @@ def test_nobody_is_told_what_runs_here(hub: StandInHub, monkeypatch: pytest.Monk
 
 def test_what_lies_there_is_listed(hub: StandInHub, cache: Path, tmp_path: Path, vitrine_command: Command) -> None:
     began = datetime.now(UTC).isoformat()
-    built = build(TINY, pretrained=True)
+    built = load_model(TINY, pretrained=True)
     release_path("catr/v3").parent.mkdir()
     release_path("catr/v3").write_bytes(b"weights")
     status, out, _ = vitrine_command("cache", "--json")
@@ -241,11 +241,11 @@ def test_what_is_no_record_is_left_out(content: str, cache: Path) -> None:
 
 
 def test_a_cache_that_cannot_be_written_to_is_read(hub: StandInHub, cache: Path) -> None:
-    build(TINY, pretrained=True)
+    load_model(TINY, pretrained=True)
     shutil.rmtree(cache / "uses")
     (cache / "uses").write_text("in the way of every record")  # permissions do not stop a test that root runs
     records._note.cache_clear()
-    assert build(TINY, pretrained=True).weights is not None
+    assert load_model(TINY, pretrained=True).weights is not None
     (item,) = cache_contents().items
     assert item.last_used is None and len(item.files) == 2
 
@@ -256,7 +256,7 @@ def test_a_cache_that_cannot_be_written_to_is_read(hub: StandInHub, cache: Path)
 def test_what_is_pruned_by_name_is_gone(hub: StandInHub, cache: Path, tmp_path: Path, vitrine_command: Command) -> None:
     hub.repositories["owner/other"] = save_for_hub(tmp_path / "other", seed=8)
     for name in ("owner/tiny", "owner/other"):  # at the same commit, here: only the named one may go
-        build(f"hf-hub:{name}", pretrained=True)
+        load_model(f"hf-hub:{name}", pretrained=True)
     before = on_disk(cache)
     status, out, error = vitrine_command("cache", "--prune", "owner/tiny", "--yes")
     assert (status, error) == (0, "")
@@ -267,14 +267,14 @@ def test_what_is_pruned_by_name_is_gone(hub: StandInHub, cache: Path, tmp_path: 
     freed = before - on_disk(cache)
     assert freed > (tmp_path / "there" / "model.safetensors").stat().st_size
     hub.asked.clear()
-    build("hf-hub:owner/other", pretrained=True)
+    load_model("hf-hub:owner/other", pretrained=True)
     assert not [asked for asked in hub.asked if asked.startswith("GET")]
-    build(TINY, pretrained=True)
+    load_model(TINY, pretrained=True)
     assert "GET owner/tiny/model.safetensors" in hub.asked
 
 
 def test_what_was_freed_is_what_the_disk_gained(hub: StandInHub, cache: Path) -> None:
-    build(TINY, pretrained=True)
+    load_model(TINY, pretrained=True)
     contents, before = cache_contents(), on_disk(cache)
     pruned = prune(contents, contents.items)
     assert abs(pruned.freed - (before - on_disk(cache))) < 4096 and pruned.left < 4096  # links, which find left out
@@ -284,10 +284,10 @@ def test_what_was_freed_is_what_the_disk_gained(hub: StandInHub, cache: Path) ->
 def test_what_two_revisions_share_stays(
     hub: StandInHub, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build(f"{TINY}@v1", pretrained=True)
+    load_model(f"{TINY}@v1", pretrained=True)
     save_for_hub(tmp_path / "there", seed=9)  # config.json stays the same
     hub.commit = LATER
-    build(f"{TINY}@v2", pretrained=True)
+    load_model(f"{TINY}@v2", pretrained=True)
     contents = cache_contents()
     assert {item.revision for item in contents.items} == {COMMIT, LATER}
     (old,) = chosen(contents, ["owner/tiny@c0ffee"])
@@ -295,9 +295,9 @@ def test_what_two_revisions_share_stays(
     (left,) = cache_contents().items
     assert left.revision == LATER
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    assert build(f"{TINY}@v2", pretrained=True).weights is not None
+    assert load_model(f"{TINY}@v2", pretrained=True).weights is not None
     with pytest.raises(WeightsUnavailableError, match="the network was turned off"):
-        build(f"{TINY}@v1", pretrained=True)
+        load_model(f"{TINY}@v1", pretrained=True)
 
 
 def test_days_count_from_the_last_use_or_else_from_the_download(
@@ -305,7 +305,7 @@ def test_days_count_from_the_last_use_or_else_from_the_download(
 ) -> None:
     ago = datetime.fromtimestamp(time.time() - 40 * 86_400, UTC).isoformat()
     monkeypatch.setattr(records, "_now", lambda: ago)
-    build(TINY, pretrained=True)
+    load_model(TINY, pretrained=True)
     for name, days in (("catr/v1", 20), ("catr/v2", 60)):
         release_path(name).parent.mkdir(exist_ok=True)
         release_path(name).write_bytes(name.encode())
@@ -328,7 +328,7 @@ def test_nothing_that_is_not_ours_is_touched(
     hub: StandInHub, cache: Path, tmp_path: Path, vitrine_command: Command
 ) -> None:
     """Files that do not belong there, and links that lead out of the folder, wherever something is removed."""
-    build(TINY, pretrained=True)
+    load_model(TINY, pretrained=True)
     outside = tmp_path / "outside"
     shutil.copytree(cache / "hub" / "models--owner--tiny", outside / "models--owner--linked", symlinks=True)
     (cache / "hub" / "models--owner--linked").symlink_to(outside / "models--owner--linked")
@@ -361,7 +361,7 @@ def test_nothing_that_is_not_ours_is_touched(
 def test_a_link_inside_a_repository_that_leads_out_is_not_followed(
     hub: StandInHub, cache: Path, tmp_path: Path
 ) -> None:
-    build(TINY, pretrained=True)
+    load_model(TINY, pretrained=True)
     (snapshot,) = (cache / "hub" / "models--owner--tiny" / "snapshots").iterdir()
     (tmp_path / "secret").write_text("secret")
     (snapshot / "link").symlink_to(tmp_path / "secret")
@@ -380,10 +380,10 @@ def test_a_link_inside_a_repository_that_leads_out_is_not_followed(
 
 def test_blobs_that_lie_elsewhere_are_left_there(hub: StandInHub, cache: Path, tmp_path: Path) -> None:
     """As where a person moved the large files to another disk and linked them."""
-    build(f"{TINY}@v1", pretrained=True)
+    load_model(f"{TINY}@v1", pretrained=True)
     save_for_hub(tmp_path / "there", seed=9)
     hub.commit = LATER
-    build(f"{TINY}@v2", pretrained=True)
+    load_model(f"{TINY}@v2", pretrained=True)
     blobs = cache / "hub" / "models--owner--tiny" / "blobs"
     shutil.move(blobs, tmp_path / "elsewhere")
     blobs.symlink_to(tmp_path / "elsewhere")
@@ -418,7 +418,7 @@ def test_what_cannot_be_removed_is_not_said_to_be(
     hub: StandInHub, cache: Path, vitrine_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The hub's library only logs it."""
-    build(TINY, pretrained=True)
+    load_model(TINY, pretrained=True)
 
     def denied(path: Path, *_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
@@ -461,7 +461,7 @@ def test_data_sets_go_into_the_same_folder(cache: Path, tmp_path: Path, monkeypa
 def test_a_person_is_asked(
     hub: StandInHub, cache: Path, vitrine_command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build(TINY, pretrained=True)
+    load_model(TINY, pretrained=True)
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     status, out, error = vitrine_command("cache", "--prune", "owner/tiny")
     assert (status, out) == (2, "") and "add --yes" in error
@@ -476,7 +476,7 @@ def test_a_person_is_asked(
 
 
 def test_an_unknown_name_is_told_what_there_is(hub: StandInHub, cache: Path) -> None:
-    build(TINY, pretrained=True)
+    load_model(TINY, pretrained=True)
     with pytest.raises(UsageError, match=r"owner/tine.*(?s:.*)one of: owner/tiny"):
         chosen(cache_contents(), ["owner/tine"])
 
@@ -487,25 +487,25 @@ def test_an_unknown_name_is_told_what_there_is(hub: StandInHub, cache: Path) -> 
 def test_a_download_with_another_hash_is_refused_and_not_kept(hub: StandInHub, cache: Path) -> None:
     hub.spoilt.add("model.safetensors")
     with pytest.raises(WeightsUnavailableError, match="is damaged") as caught:
-        build(TINY, pretrained=True)
+        load_model(TINY, pretrained=True)
     assert len(str(caught.value).splitlines()) == 2
     assert not list(cache.rglob("model.safetensors"))
     assert all(path.stat().st_size < 5_000 for path in cache.rglob("blobs/*"))
     hub.spoilt.clear()
-    assert build(TINY, pretrained=True).weights is not None
+    assert load_model(TINY, pretrained=True).weights is not None
 
 
 def test_a_cached_file_that_was_changed_is_refused_and_left_to_its_owner(hub: StandInHub, cache: Path) -> None:
-    weights = build(TINY, pretrained=True).weights
+    weights = load_model(TINY, pretrained=True).weights
     assert weights is not None
     blob = weights.path.resolve()
     blob.write_bytes(blob.read_bytes()[:-1] + b"!")
     os.utime(blob, (time.time(), time.time() - 60))
     with pytest.raises(WeightsUnavailableError, match=r"was changed or is damaged(?s:.*)--prune owner/tiny") as caught:
-        build(TINY, pretrained=True)
+        load_model(TINY, pretrained=True)
     assert len(str(caught.value).splitlines()) == 2 and blob.exists()
     prune(cache_contents(), chosen(cache_contents(), ["owner/tiny"]))
-    assert build(TINY, pretrained=True).weights is not None
+    assert load_model(TINY, pretrained=True).weights is not None
 
 
 def test_a_disk_that_is_full(hub: StandInHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -516,7 +516,7 @@ def test_a_disk_that_is_full(hub: StandInHub, cache: Path, monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr("huggingface_hub.file_download.http_get", full)
         with pytest.raises(WeightsUnavailableError, match=r"No space left on device\.\nMake room, or choose another"):
-            build(TINY, pretrained=True)
+            load_model(TINY, pretrained=True)
     assert not list(cache.rglob("*incomplete*")) and not list(cache.rglob("config.json"))
 
     def full_too(_: str, path: Path, __: object) -> None:
@@ -535,7 +535,7 @@ def test_a_cache_folder_that_is_a_file(
 ) -> None:
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("VITRINE_CACHE", str(tmp_path / "file" / below))
-    for load in (lambda: build(TINY, pretrained=True), lambda: released.fetch_release("catr/v3")):
+    for load in (lambda: load_model(TINY, pretrained=True), lambda: released.fetch_release("catr/v3")):
         with pytest.raises(WeightsUnavailableError, match=r"cannot be saved in(?s:.*)--cache DIR") as caught:
             load()
         assert len(str(caught.value).splitlines()) == 2
@@ -594,7 +594,7 @@ def test_offline_takes_what_is_there(
     tmp_path: Path,
     vitrine_command: Command,
 ) -> None:
-    build(TINY, pretrained=True)
+    load_model(TINY, pretrained=True)
     connections = request.getfixturevalue("connections")
     picture = next((small_scenes / "test").rglob("*.png"))
     status, _, error = vitrine_command("predict", "--offline", TINY, picture, "-o", tmp_path / "p.csv")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from vitrine.models.load import open_run
+from vitrine.models.load import load_for_inference
 from vitrine.models.reference import bundled_folder
 from vitrine.runs.folder import RunFolder
 
@@ -22,7 +22,7 @@ MOST_BYTES = 3_000_000
 
 def main(run: Path) -> None:
     """Copy ``run`` into the package's folder for the bundled model."""
-    built = open_run(run)
+    built = load_for_inference(run)
     folder = bundled_folder()
     folder.mkdir(exist_ok=True)
     RunFolder(folder).save_model(built.module, RunFolder(run).labels(), built.input, torch.float16)

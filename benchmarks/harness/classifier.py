@@ -21,7 +21,7 @@ from vitrine.attribution.maps import token_layout
 from vitrine.classify.inference import predict_batches
 from vitrine.config import Recipe
 from vitrine.data.loader import Batch, normalise
-from vitrine.models.load import build, width_of
+from vitrine.models.load import load_model, width_of
 from vitrine.models.precision import autocast, default_device, resolve_precision
 from vitrine.train.loop import EpochDone, StepDone, Training, fit
 from vitrine.train.losses import Classification
@@ -51,7 +51,7 @@ class ClassifierWork:
     ) -> None:
         torch.manual_seed(0)
         self.device = default_device() if device is None else device
-        built = build(model, pretrained=False, num_classes=CLASSES, image_size=image)
+        built = load_model(model, pretrained=False, num_classes=CLASSES, image_size=image)
         with torch.no_grad():
             for parameter in built.module.parameters():  # with zeros and ones, a misplaced one would not show
                 parameter.add_(0.02 * torch.randn_like(parameter))

@@ -20,7 +20,7 @@ from vitrine.data.decode import FilePicture
 from vitrine.data.loader import Batch, PictureLoader
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
-from vitrine.models.load import build, width_of
+from vitrine.models.load import load_model, width_of
 from vitrine.models.precision import resolve_precision
 from vitrine.train.loop import EpochDone, StepDone, Training, fit
 from vitrine.train.losses import Classification
@@ -38,7 +38,7 @@ class Ours:
     def __init__(self, task: Task) -> None:
         self.task = task
         self.device = torch.device(task.device)
-        built = build(task.model, pretrained=False, num_classes=task.classes, image_size=task.image)
+        built = load_model(task.model, pretrained=False, num_classes=task.classes, image_size=task.image)
         self.module, self.spec = built.module.to(self.device), built.input
         self.precision = resolve_precision("auto", self.device, width_of(self.module))
         self.samples = [

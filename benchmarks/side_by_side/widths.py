@@ -12,7 +12,7 @@ from harness.rounds import Spread, alternate, ratios
 
 from vitrine.config import Recipe
 from vitrine.data.loader import Batch
-from vitrine.models.load import build
+from vitrine.models.load import load_model
 from vitrine.train.loop import EpochDone, StepDone, Training, fit
 from vitrine.train.losses import Classification
 from vitrine.train.optimizer import make_optimizer, make_schedule
@@ -71,7 +71,9 @@ class _Stepper:
         recipe = Recipe(name="benchmark", model="vit_tiny_patch16_224", pretrained=False, epochs=epochs)
         arguments = {"embed_dim": width, "depth": DEPTH, "num_heads": max(2, width // HEAD), "patch_size": shape.patch}
         torch.manual_seed(0)
-        built = build(recipe.model, pretrained=False, num_classes=CLASSES, image_size=shape.image, model_args=arguments)
+        built = load_model(
+            recipe.model, pretrained=False, num_classes=CLASSES, image_size=shape.image, model_args=arguments
+        )
         accelerator = Accelerator(cpu=True)
         module, optimizer = accelerator.prepare(built.module, make_optimizer(built.module, recipe))
         training = Training(module, optimizer, make_schedule(optimizer, recipe, steps), None, accelerator, precision)

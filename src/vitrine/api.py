@@ -20,10 +20,10 @@ from vitrine.attribution.methods import Method
 from vitrine.attribution.verdict import Verdict
 from vitrine.caption.figures.words import caption_figure, save_caption_figure
 from vitrine.caption.inference import CaptionedPicture, decode_pictures
-from vitrine.caption.model import OpenedCaptioner, open_captioner
+from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.run import CaptionSettings, WordMaps, caption_provenance, prepare_word_maps
 from vitrine.classify.inference import eval_batches
-from vitrine.classify.model import OpenedModel, open_model
+from vitrine.classify.model import Classifier, open_classifier
 from vitrine.data.image_folder import one_picture
 from vitrine.data.loader import Batch
 from vitrine.data.samples import Sample
@@ -107,7 +107,7 @@ class Caption:
 class CaptionerModel:
     """An opened captioner. Made by :func:`vitrine.load`."""
 
-    def __init__(self, reference: str, opened: OpenedCaptioner, precision: str, architecture: str | None) -> None:
+    def __init__(self, reference: str, opened: Captioner, precision: str, architecture: str | None) -> None:
         self.reference, self.opened = reference, opened
         self._precision, self._flags = precision, ["--arch", architecture] if architecture else []
 
@@ -270,7 +270,7 @@ class Seen:
 class Model:
     """An opened classifier. Made by :func:`vitrine.load`."""
 
-    def __init__(self, reference: str, opened: OpenedModel, architecture: str | None) -> None:
+    def __init__(self, reference: str, opened: Classifier, architecture: str | None) -> None:
         self.reference = reference
         self.opened = opened
         self._architecture = architecture
@@ -283,7 +283,7 @@ class Model:
     @property
     def notes(self) -> tuple[str, ...]:
         """Which file the weights came from, and what was done to make them fit."""
-        return model_notes(self.opened.built)
+        return model_notes(self.opened.loaded)
 
     def predict(self, picture: str | Path) -> PicturePrediction:
         """Label one picture.
@@ -372,4 +372,4 @@ def load(
     if is_captioner(str(reference), architecture):
         captioner = open_captioner(str(reference), architecture, vocabulary)
         return CaptionerModel(str(reference), captioner, "fp32" if precision == "auto" else precision, architecture)
-    return Model(str(reference), open_model(str(reference), precision, architecture), architecture)
+    return Model(str(reference), open_classifier(str(reference), precision, architecture), architecture)

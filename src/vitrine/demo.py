@@ -15,7 +15,7 @@ from vitrine.caption.figures.grounding import mean_text
 from vitrine.caption.run import CaptionResult, CaptionSettings, caption_pictures
 from vitrine.check import check, render
 from vitrine.classify.evaluate import Evaluation, evaluate
-from vitrine.classify.model import open_model
+from vitrine.classify.model import open_classifier
 from vitrine.classify.predict import predict
 from vitrine.compare.figures import outcomes_of_runs, settings_of_runs
 from vitrine.compare.run import Comparison
@@ -144,7 +144,7 @@ def see_inside(run: Path, pictures: Path, out: Path, *, seed: int) -> InsideView
 
 def _score(model: str, pictures: Path, out: Path, seed: int) -> MethodScores:
     settings = ScoreSettings(layers=True, split="test", limit=_SCORED, curves=_CURVES, batch_size=16, seed=seed)
-    scores = score_methods(open_model(model), model, str(pictures), settings)
+    scores = score_methods(open_classifier(model), model, str(pictures), settings)
     write_scores(scores, out)
     return scores
 

@@ -102,7 +102,7 @@ def test_a_ratio_that_fell_by_more_than_fifteen_per_cent_is_a_regression() -> No
 
 @pytest.fixture
 def micro(monkeypatch: pytest.MonkeyPatch) -> ClassifierWork:
-    build = classifier.build
+    build = classifier.load_model
     monkeypatch.setattr(
         classifier, "build", lambda name, **more: build(name, **(more | {"model_args": MICRO, "image_size": 0}))
     )

@@ -16,7 +16,7 @@ from harness.rounds import Spread
 from harness.rows import Results, Row
 from support.paths import CHECKOUT
 
-from vitrine.models.load import build
+from vitrine.models.load import load_model
 
 BENCHMARKS = CHECKOUT / "benchmarks"
 PACKAGES = ("transformers", "pytorch_pretrained_vit")
@@ -199,5 +199,5 @@ def test_what_a_billion_pictures_cost(scripts: None) -> None:
 
 def test_the_operations_of_a_picture_that_costs_are_computed_with(scripts: None) -> None:
     with torch.device("meta"):
-        module = build("vit_base_patch16_224", pretrained=False).module
+        module = load_model("vit_base_patch16_224", pretrained=False).module
     assert forward_operations(module, 224, 224) == pytest.approx(35.1e9, rel=0.01)

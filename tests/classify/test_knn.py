@@ -20,7 +20,7 @@ from vitrine.classify.knn import knn, knn_votes
 from vitrine.config import Recipe, named_transforms
 from vitrine.errors import DataError, ModelError, UsageError
 from vitrine.metrics.paired_tests import mcnemar_exact
-from vitrine.models.finetune import Pooled
+from vitrine.models.finetune import PooledFeatures
 from vitrine.train.run import train
 
 Command = Callable[..., tuple[int, str, str]]
@@ -84,7 +84,7 @@ def test_features_are_what_the_head_reads(changes: dict[str, object]) -> None:
     module = timm.create_model("vit_tiny_patch16_224", num_classes=5, **MICRO, **changes).eval()
     pixels = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
-        features = Pooled(module)(pixels)
+        features = PooledFeatures(module)(pixels)
         torch.testing.assert_close(module.get_classifier()(features), module(pixels))
     assert features.shape == (3, 32)
 

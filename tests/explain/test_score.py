@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from vitrine.attribution.baselines import centre_blob
-from vitrine.classify.model import open_model
+from vitrine.classify.model import open_classifier
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import DataError, ModelError
 from vitrine.explain.score import ScoreSettings, score_methods, scored_samples, write_scores
@@ -22,7 +22,7 @@ QUICK = ScoreSettings(methods=("attention", "rollout", "gradcam"), limit=30, cur
 
 
 def scored(model: str | Path, data: str | Path, settings: ScoreSettings = QUICK, **how: object):
-    return score_methods(open_model(str(model)), str(model), str(data), settings, **how)
+    return score_methods(open_classifier(str(model)), str(model), str(data), settings, **how)
 
 
 @pytest.fixture(scope="module")

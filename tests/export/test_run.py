@@ -34,7 +34,7 @@ from vitrine.export import transformers as transformers_folder
 from vitrine.export.compare import compare, compare_preparation, compared_pictures, described_as
 from vitrine.export.run import export
 from vitrine.export.transformers import as_transformers
-from vitrine.models.load import InputSpec, open_run
+from vitrine.models.load import InputSpec, load_for_inference
 from vitrine.runs import model_card
 from vitrine.runs.folder import RunFolder
 
@@ -106,7 +106,7 @@ def test_an_export_is_the_run_in_its_own_tool(
     to: str, precision: str, run: Path, exported: Callable[[str, str], Path]
 ) -> None:
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    reference = open_run(run).module.to(dtype)
+    reference = load_for_inference(run).module.to(dtype)
     logits, labels = opened(to, exported(to, precision), dtype)
     assert labels == list(RunFolder(run).labels())
     with torch.inference_mode():
@@ -192,12 +192,12 @@ def test_transformers_holds_it_exactly(case: str, tmp_path: Path) -> None:
     assert config["layer_norm_eps"] == 1e-6, "too small a difference for logits to show"
     assert config["label2id"] == {label: i for i, label in enumerate(labels)}
     logits, named = opened("hf", tmp_path, torch.float32)
-    again = open_run(tmp_path)  # as vitrine opens what others trained
+    again = load_for_inference(tmp_path)  # as vitrine opens what others trained
     with torch.inference_mode():
         ours = module(pixels())
         torch.testing.assert_close(logits(pixels()), ours, rtol=0, atol=1e-5)
         torch.testing.assert_close(again.module(pixels()), ours, rtol=0, atol=1e-5)
-    assert tuple(named) == labels and again.source.pretrained_cfg["label_names"] == labels
+    assert tuple(named) == labels and again.reference.pretrained_cfg["label_names"] == labels
     assert (again.input.size, again.input.mean, again.input.std) == (SPEC.size, SPEC.mean, SPEC.std)
     assert int(again.input.size / again.input.crop) == 40
 
@@ -289,7 +289,7 @@ def test_a_model_that_transformers_cannot_hold_goes_into_the_other_formats(small
         export(run, "hf", tmp_path / "hf")
     for to in ("timm", "pt2"):
         assert export(run, to, tmp_path / to).same
-    reference = open_run(run).module
+    reference = load_for_inference(run).module
     with torch.inference_mode():
         for to in ("timm", "pt2"):
             torch.testing.assert_close(opened(to, tmp_path / to, torch.float32)[0](pixels()), reference(pixels()))

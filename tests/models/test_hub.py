@@ -19,7 +19,7 @@ from support.stand_in_hub import StandInHub
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import ModelError, WeightsUnavailableError
 from vitrine.models.hub import _reachable
-from vitrine.models.load import build, require_available
+from vitrine.models.load import check_available, load_model
 from vitrine.models.reference import file_sha256
 
 REGISTERED = "test_vit.r160_in1k"  # the smallest vision transformer that timm has weights for
@@ -98,10 +98,10 @@ def test_without_network_the_reference_job_says_what_is_missing(
 
 def test_without_network_a_hub_id_asks_for_the_whole_folder(no_network: str) -> None:
     with pytest.raises(WeightsUnavailableError, match=r"config\.json of owner/tiny .*(?s:.*)give that folder as the"):
-        build("hf-hub:owner/tiny", pretrained=True)
+        load_model("hf-hub:owner/tiny", pretrained=True)
     with pytest.raises(WeightsUnavailableError, match=r"model\.safetensors of timm/test_vit"):
-        require_available(REGISTERED, pretrained=True)
-    require_available(REGISTERED, pretrained=False)
+        check_available(REGISTERED, pretrained=True)
+    check_available(REGISTERED, pretrained=False)
 
 
 def test_a_network_that_was_turned_off_is_named(no_network: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,7 +109,7 @@ def test_a_network_that_was_turned_off_is_named(no_network: str, monkeypatch: py
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(WeightsUnavailableError, match="the network was turned off"):
-        build(REGISTERED, pretrained=True)
+        load_model(REGISTERED, pretrained=True)
 
 
 def test_a_dead_proxy_is_no_network(no_network: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,7 +157,7 @@ def test_the_same_command_succeeds_with_a_hub_and_then_from_the_cache(
 
 
 def test_a_registered_name_is_fetched_from_its_own_repository(hub: StandInHub, folders: dict[str, Path]) -> None:
-    built = build(REGISTERED, pretrained=True)
+    built = load_model(REGISTERED, pretrained=True)
     assert f"GET timm/{REGISTERED}/model.safetensors" in hub.asked
     assert built.weights is not None and built.weights.origin == f"hf-hub:timm/{REGISTERED}/model.safetensors"
     there = timm.create_model(f"local-dir:{folders[f'timm/{REGISTERED}']}", pretrained=True).state_dict()
@@ -165,14 +165,14 @@ def test_a_registered_name_is_fetched_from_its_own_repository(hub: StandInHub, f
 
 
 def test_a_revision_is_asked_for(hub: StandInHub) -> None:
-    assert build("hf-hub:owner/tiny@v2", pretrained=True).module.num_classes == 5
+    assert load_model("hf-hub:owner/tiny@v2", pretrained=True).module.num_classes == 5
 
 
 def test_a_repository_that_does_not_exist(hub: StandInHub) -> None:
     with pytest.raises(
         WeightsUnavailableError, match=r"config\.json of owner/nobody .*(?i:repository not found)"
     ) as caught:
-        build("hf-hub:owner/nobody", pretrained=True)
+        load_model("hf-hub:owner/nobody", pretrained=True)
     assert len(str(caught.value).splitlines()) == 2
 
 
@@ -181,17 +181,17 @@ def test_a_repository_without_weights(hub: StandInHub, folders: dict[str, Path],
     (tmp_path / "bare" / "config.json").write_bytes((folders["owner/tiny"] / "config.json").read_bytes())
     hub.repositories["owner/bare"] = tmp_path / "bare"
     with pytest.raises(WeightsUnavailableError, match=r"has no model\.safetensors or pytorch_model\.bin"):
-        build("hf-hub:owner/bare", pretrained=True)
+        load_model("hf-hub:owner/bare", pretrained=True)
 
 
 def test_a_download_that_is_cut_off_is_not_kept(hub: StandInHub, tmp_path: Path) -> None:
     hub.truncated.add("model.safetensors")
     with pytest.raises(WeightsUnavailableError, match="should be of size") as caught:
-        build("hf-hub:owner/tiny", pretrained=True)
+        load_model("hf-hub:owner/tiny", pretrained=True)
     assert len(str(caught.value).splitlines()) == 2
     assert "HEAD owner/tiny/pytorch_model.bin" not in hub.asked, "the reason would be lost behind another file's"
     hub.truncated.clear()
-    assert build("hf-hub:owner/tiny", pretrained=True).weights is not None
+    assert load_model("hf-hub:owner/tiny", pretrained=True).weights is not None
 
 
 @pytest.mark.parametrize("content", [b"", b"<html>log in</html>", b"\xff" * 64, b"\x02\0\0\0\0\0\0\0{}"])
@@ -201,7 +201,7 @@ def test_what_is_no_weights_file(content: bytes, hub: StandInHub, folders: dict[
     (tmp_path / "broken" / "model.safetensors").write_bytes(content)
     hub.repositories["owner/broken"] = tmp_path / "broken"
     with pytest.raises(ModelError, match=r"model\.safetensors") as caught:
-        build("hf-hub:owner/broken", pretrained=True)
+        load_model("hf-hub:owner/broken", pretrained=True)
     assert len(str(caught.value).splitlines()) == 2
 
 
@@ -210,4 +210,4 @@ def test_a_repository_of_another_library(hub: StandInHub, tmp_path: Path) -> Non
     (tmp_path / "other" / "config.json").write_text('{"architectures": ["ViTForImageClassification"]}')
     hub.repositories["owner/other"] = tmp_path / "other"
     with pytest.raises(ModelError, match="is not a timm model description"):
-        build("hf-hub:owner/other", pretrained=True)
+        load_model("hf-hub:owner/other", pretrained=True)

@@ -17,8 +17,8 @@ from vitrine.config import Recipe
 from vitrine.errors import ModelError
 from vitrine.models import precision
 from vitrine.models.finetune import parameter_groups
-from vitrine.models.load import build, open_run
-from vitrine.models.reference import understand
+from vitrine.models.load import load_for_inference, load_model
+from vitrine.models.reference import resolve_reference
 from vitrine.train.optimizer import make_optimizer
 
 VIT = "vit_tiny_patch16_224"
@@ -38,7 +38,7 @@ def micro_weights(path: Path, name: str = VIT, **changes: object) -> dict[str, t
 def refused(match: str, reference: str = VIT, **options: object) -> str:
     """The message with which building is refused: at most two lines."""
     with pytest.raises(ModelError, match=match) as caught:
-        build(reference, **{"pretrained": False, **options})  # type: ignore[arg-type]
+        load_model(reference, **{"pretrained": False, **options})  # type: ignore[arg-type]
     assert len(str(caught.value).splitlines()) <= 2
     return str(caught.value)
 
@@ -76,7 +76,7 @@ def test_arguments_that_cannot_be_used(model_args: dict[str, object], match: str
 
 
 def test_an_input_that_is_not_square_is_refused_where_pictures_come_in() -> None:
-    built = build(VIT, pretrained=False, model_args={**MICRO, "img_size": [32, 64]})
+    built = load_model(VIT, pretrained=False, model_args={**MICRO, "img_size": [32, 64]})
     with pytest.raises(ModelError, match="32 x 64 pixels: pictures are cut to squares only"):
         built.input  # noqa: B018
 
@@ -107,7 +107,7 @@ def test_a_weights_file_needs_an_architecture(tmp_path: Path) -> None:
 def test_wrapped_state_dicts_load(wrap: str | None, tmp_path: Path) -> None:
     state = micro_weights(tmp_path / "w.pth")
     torch.save({wrap: state, "epoch": 3} if wrap else {f"module.{k}": v for k, v in state.items()}, tmp_path / "w.pth")
-    built = build(VIT, pretrained=str(tmp_path / "w.pth"), num_classes=5, model_args=MICRO)
+    built = load_model(VIT, pretrained=str(tmp_path / "w.pth"), num_classes=5, model_args=MICRO)
     assert all(torch.equal(state[name], tensor) for name, tensor in built.module.state_dict().items())
     assert built.notes == ()
 
@@ -174,25 +174,29 @@ def test_weights_of_another_architecture(changes: dict[str, object], match: str,
 
 def test_another_number_of_classes_gets_a_new_head_in_training_only(tmp_path: Path) -> None:
     state = micro_weights(tmp_path / "w.safetensors")
-    built = build(VIT, pretrained=str(tmp_path / "w.safetensors"), num_classes=9, model_args=MICRO)
+    built = load_model(VIT, pretrained=str(tmp_path / "w.safetensors"), num_classes=9, model_args=MICRO)
     assert built.notes == (
         "The classification head is new, for 9 classes; the one in the weights, for 5 classes, is left out.",
     )
     kept = built.module.state_dict()
     assert kept["head.weight"].shape == (9, 32)
     assert all(torch.equal(state[name], kept[name]) for name in state if not name.startswith("head."))
-    assert build(VIT, pretrained=str(tmp_path / "w.safetensors"), model_args=MICRO).module.num_classes == 5
+    assert load_model(VIT, pretrained=str(tmp_path / "w.safetensors"), model_args=MICRO).module.num_classes == 5
     save_file({name: tensor for name, tensor in state.items() if "head" not in name}, tmp_path / "headless.safetensors")
-    headless = build(VIT, pretrained=str(tmp_path / "headless.safetensors"), num_classes=9, model_args=MICRO)
+    headless = load_model(VIT, pretrained=str(tmp_path / "headless.safetensors"), num_classes=9, model_args=MICRO)
     assert headless.notes == ("The classification head is new, for 9 classes; the weights have none.",)
-    assert build(VIT, pretrained=str(tmp_path / "headless.safetensors"), model_args=MICRO).module.num_classes == 0
+    assert load_model(VIT, pretrained=str(tmp_path / "headless.safetensors"), model_args=MICRO).module.num_classes == 0
 
 
 def test_a_run_is_opened_as_it_was_saved(small_run: Path) -> None:
-    built = open_run(small_run)
+    built = load_for_inference(small_run)
     saved = load_file(small_run / "model.safetensors")
     assert all(torch.equal(saved[name], tensor) for name, tensor in built.module.state_dict().items())
-    assert built.notes == () and not built.module.training and understand(f"local-dir:{small_run}").folder == small_run
+    assert (
+        built.notes == ()
+        and not built.module.training
+        and resolve_reference(f"local-dir:{small_run}").folder == small_run
+    )
 
 
 def test_loading_leaves_torch_as_it_was(tmp_path: Path) -> None:
@@ -220,8 +224,8 @@ def test_another_size_is_said_to_resample_the_position_embeddings(
 ) -> None:
     micro_weights(tmp_path / "w.safetensors", name, **changes)
     file, args = str(tmp_path / "w.safetensors"), {**MICRO, **changes}
-    assert build(name, pretrained=file, num_classes=5, model_args=args).notes == ()
-    built = build(name, pretrained=file, num_classes=5, model_args=args, image_size=48)
+    assert load_model(name, pretrained=file, num_classes=5, model_args=args).notes == ()
+    built = load_model(name, pretrained=file, num_classes=5, model_args=args, image_size=48)
     assert built.notes == ("Position embeddings were resampled from 4 x 4 to 6 x 6 patches.",)
     assert built.input.size == 48
     assert built.module(torch.zeros(1, 3, 48, 48)).shape[-1] == 5
@@ -255,7 +259,7 @@ def test_parameter_groups_against_a_slow_formula() -> None:
     Layers from below: tokens, positions and patches; block 0; block 1; block 2 and the norm after it; the head.
     """
     args = {**MICRO, "depth": 3, "reg_tokens": 2, "num_classes": 4}
-    module = build(VIT, pretrained=False, model_args=args).module
+    module = load_model(VIT, pretrained=False, model_args=args).module
     recipe = Recipe(name="r", model=VIT, weight_decay=0.3, layer_decay=0.5)
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     found = {
@@ -274,7 +278,7 @@ def test_parameter_groups_against_a_slow_formula() -> None:
 
 
 def test_frozen_parameters_are_in_no_group() -> None:
-    module = build(VIT, pretrained=False, model_args=MICRO).module
+    module = load_model(VIT, pretrained=False, model_args=MICRO).module
     for parameter in module.blocks.parameters():
         parameter.requires_grad_(False)
     groups = parameter_groups(module, Recipe(name="r", model=VIT))
@@ -283,7 +287,7 @@ def test_frozen_parameters_are_in_no_group() -> None:
 
 
 def test_muon_steps_the_matrices_inside_blocks_and_adamw_the_rest() -> None:
-    module = build(VIT, pretrained=False, model_args=MICRO).module
+    module = load_model(VIT, pretrained=False, model_args=MICRO).module
     recipe = Recipe(name="r", model=VIT, optimizer="muon", learning_rate=0.01, weight_decay=0.3, layer_decay=0.5)
     optimizer = make_optimizer(module, recipe)
     names = {id(parameter): name for name, parameter in module.named_parameters()}

@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vitrine.attribution.attention import record_attention
 from vitrine.classify.inference import predict_batches
 from vitrine.data.loader import Batch
-from vitrine.models.load import build
+from vitrine.models.load import load_model
 from vitrine.models.precision import class_token_alone
 
 SIZE = 64
@@ -132,7 +132,7 @@ def test_a_compiled_module_stays_what_it_was_compiled_as(monkeypatch: pytest.Mon
         graphs.append(graph)
         return graph.forward
 
-    built = build("vit_tiny_patch16_224", pretrained=False, num_classes=3, image_size=32, model_args={"depth": 1})
+    built = load_model("vit_tiny_patch16_224", pretrained=False, num_classes=3, image_size=32, model_args={"depth": 1})
     built.module.compile(backend=backend)
     pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     batch = Batch(pixels, torch.zeros(2, dtype=torch.int64), torch.arange(2))

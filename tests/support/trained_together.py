@@ -22,7 +22,7 @@ import torch
 from vitrine import cli
 from vitrine.config import CaptionSpec, Recipe, named_transforms
 from vitrine.errors import DataError
-from vitrine.models.finetune import captioner_groups
+from vitrine.models.finetune import captioner_parameter_groups
 from vitrine.train import loop as fit
 from vitrine.train.captioner import CaptionerTask
 from vitrine.train.classifier import ClassifierTask
@@ -81,7 +81,7 @@ def plain_steps() -> Iterator[None]:
         return torch.optim.SGD(parameters, lr=PLAIN.learning_rate, momentum=0.5)
 
     def captioner(task: CaptionerTask, module: torch.nn.Module) -> torch.optim.Optimizer:
-        groups = captioner_groups(module, task.recipe, PLAIN.learning_rate)
+        groups = captioner_parameter_groups(module, task.recipe, PLAIN.learning_rate)
         return sgd([{"params": group["params"]} for group in groups])
 
     with (

@@ -30,7 +30,7 @@ from vitrine.models.captioner.build import assemble_captioner
 from vitrine.models.captioner.checkpoint import is_captioner_folder, load_saved_captioner
 from vitrine.models.captioner.config import CaptionModelConfig
 from vitrine.models.captioner.model import CaptionModel, Features
-from vitrine.models.finetune import captioner_groups
+from vitrine.models.finetune import captioner_parameter_groups
 from vitrine.report.document import CaptionView, Gallery
 from vitrine.report.sections.captions import captioner_section
 from vitrine.runs.folder import RunFolder
@@ -191,7 +191,7 @@ def test_word_dropout_hides_words_before_but_never_the_start() -> None:
 def test_the_image_encoder_has_its_own_learning_rate() -> None:
     module = TeacherForcing(tiny_model(), frozen=False)
     settings = recipe(learning_rate=1e-4, weight_decay=0.1, warmup_epochs=0)
-    optimizer = make_optimizer(module, settings, captioner_groups(module, settings, 1e-5))
+    optimizer = make_optimizer(module, settings, captioner_parameter_groups(module, settings, 1e-5))
     make_schedule(optimizer, settings, 10).step_update(1)
     rates = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
     assert len(rates) == len(list(module.parameters()))
@@ -206,7 +206,7 @@ def test_a_frozen_image_encoder_stays_as_it_is_and_in_eval_mode() -> None:
     module = TeacherForcing(tiny_model(), frozen=True).train()
     before = {name: value.clone() for name, value in module.captioner.backbone.state_dict().items()}
     assert not module.captioner.backbone.training and module.captioner.decoder.training
-    optimizer = make_optimizer(module, recipe(), captioner_groups(module, recipe(), 1e-5))
+    optimizer = make_optimizer(module, recipe(), captioner_parameter_groups(module, recipe(), 1e-5))
     loss = Captioning(CaptionTransform(16), 0.0, 0.0, 0, torch.device("cpu"))(
         module, batch_of(CAPTIONS, (1, 2)), mix=False
     )

@@ -19,7 +19,7 @@ from vitrine.data.check import SampleIndex
 from vitrine.data.loader import BatchShard
 from vitrine.data.sources import open_data
 from vitrine.errors import RecipeError
-from vitrine.models.finetune import HeadOnFrozen, draws_at_random, one_head
+from vitrine.models.finetune import LinearProbe, is_stochastic, linear_head
 from vitrine.train import feature_cache as kept_features
 from vitrine.train.captioner import CaptionerTask
 from vitrine.train.classifier import ClassifierTask
@@ -282,18 +282,18 @@ def test_what_is_too_large_is_noticed_at_the_first_batch(monkeypatch: pytest.Mon
 
 def test_the_model_is_asked_what_its_head_reads() -> None:
     plain = timm.create_model("vit_tiny_patch16_224", num_classes=3, **MICRO)
-    assert one_head(plain, 32) is plain.head and plain.training and not plain.head._forward_pre_hooks
+    assert linear_head(plain, 32) is plain.head and plain.training and not plain.head._forward_pre_hooks
     distilled = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3, **MICRO)
-    assert one_head(distilled, 32) is None, "two classifiers"
+    assert linear_head(distilled, 32) is None, "two classifiers"
     plain.fc_norm = torch.nn.LayerNorm(32)
     plain.forward_head = lambda x, pre_logits=False: x[:, 1] if pre_logits else plain.head(x[:, 0])
-    assert one_head(plain, 32) is None, "it reads something else"
+    assert linear_head(plain, 32) is None, "it reads something else"
 
 
 def test_the_head_of_a_frozen_model_is_all_that_it_has() -> None:
     model = timm.create_model("vit_tiny_patch16_224", num_classes=3, drop_path_rate=0.2, **MICRO)
-    beside = HeadOnFrozen(model, model.head)
-    assert draws_at_random(model) and not draws_at_random(timm.create_model("vit_tiny_patch16_224", **MICRO))
+    beside = LinearProbe(model, model.head)
+    assert is_stochastic(model) and not is_stochastic(timm.create_model("vit_tiny_patch16_224", **MICRO))
     assert set(beside.state_dict()) == {"head.weight", "head.bias"}
     beside.eval()
     assert not model.training
@@ -303,10 +303,10 @@ def test_the_head_of_a_frozen_model_is_all_that_it_has() -> None:
     import copy
 
     average = copy.deepcopy(beside)
-    assert average.whole is model and average.head is not model.head
+    assert average.model is model and average.head is not model.head
     own = model.head.weight.clone()
     torch.nn.init.normal_(average.head.weight)
-    with average.put_together() as whole:
+    with average.merged() as whole:
         assert torch.equal(whole.head.weight, average.head.weight)
     assert torch.equal(model.head.weight, own)
     beside.double()

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitrine.bulk.worker import Unreadable, sha256_of
-from vitrine.caption.model import OpenedCaptioner, open_captioner
+from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.run import CaptionSession, CaptionSettings, captioner_flags
-from vitrine.classify.model import OpenedModel, open_model
+from vitrine.classify.model import Classifier, open_classifier
 from vitrine.classify.predict import write_predictions
 from vitrine.classify.predictions_csv import PredictionWriter
 from vitrine.data.samples import Sample
@@ -30,13 +30,13 @@ class PredictJob:
     top: int
 
     def open(self, loaders: int) -> _Predicting:
-        return _Predicting(self, open_model(self.model, self.precision, self.architecture), loaders)
+        return _Predicting(self, open_classifier(self.model, self.precision, self.architecture), loaders)
 
 
 class _Predicting:
-    def __init__(self, asked: PredictJob, opened: OpenedModel, loaders: int) -> None:
+    def __init__(self, asked: PredictJob, opened: Classifier, loaders: int) -> None:
         self.asked, self.opened, self.loaders = asked, opened, loaders
-        self.precision, self.weights = opened.precision, sha256_of(opened.built.weights)
+        self.precision, self.weights = opened.precision, sha256_of(opened.loaded.weights)
 
     def work(self, samples: Sequence[Sample], figures: Mapping[str, str] | None, rows: Path) -> Unreadable:  # noqa: ARG002
         asked, labels = self.asked, self.opened.labels
@@ -65,14 +65,14 @@ class ExplainJob:
     settings: ExplainSettings
 
     def open(self, loaders: int) -> _Explaining:
-        opened = open_model(self.model, self.precision, self.architecture)
+        opened = open_classifier(self.model, self.precision, self.architecture)
         return _Explaining(self, Mapper(opened, self.settings.method, self.settings.target), loaders)
 
 
 class _Explaining:
     def __init__(self, asked: ExplainJob, mapper: Mapper, loaders: int) -> None:
         self.asked, self.mapper, self.loaders = asked, mapper, loaders
-        self.precision, self.weights = mapper.opened.precision, sha256_of(mapper.opened.built.weights)
+        self.precision, self.weights = mapper.opened.precision, sha256_of(mapper.opened.loaded.weights)
 
     def work(self, samples: Sequence[Sample], figures: Mapping[str, str] | None, rows: Path) -> Unreadable:
         asked = self.asked
@@ -115,7 +115,7 @@ class CaptionJob:
 
 
 class _Captioning:
-    def __init__(self, asked: CaptionJob, opened: OpenedCaptioner) -> None:
+    def __init__(self, asked: CaptionJob, opened: Captioner) -> None:
         self.asked, self.opened = asked, opened
         self.precision, self.weights = asked.settings.precision, sha256_of(opened.weights)
 

@@ -14,7 +14,7 @@ from vitrine.bulk.ledger import Ledger
 from vitrine.bulk.ray import pool, ray_running, run_parts
 from vitrine.bulk.worker import Job, Part, sha256_of
 from vitrine.caption.model import open_captioner
-from vitrine.classify.model import open_model
+from vitrine.classify.model import open_classifier
 from vitrine.data.bulk_slices import FolderSlice, Sliced, sliced
 from vitrine.data.samples import random_subset
 from vitrine.errors import DataError, UsageError
@@ -228,9 +228,9 @@ def predict_in_bulk(
         raise DataError(f"{out} is a folder. Name the table to write, for example -o {out / 'predictions.csv'}.")
     found = cut(images, settings, work.batch_size)
     parts = tuple(Part(number, each) for number, each in enumerate(found.slices))
-    opened = open_model(work.model, work.precision, work.architecture)
-    notes = (*model_notes(opened.built), *found.notes)
-    weights = sha256_of(opened.built.weights)
+    opened = open_classifier(work.model, work.precision, work.architecture)
+    notes = (*model_notes(opened.loaded), *found.notes)
+    weights = sha256_of(opened.loaded.weights)
     del opened
     folder = out.with_name(f"{out.name}.parts") if ending == ".csv" else out
     options = {name: value for name, value in asdict(work).items() if name != "model"}
@@ -252,12 +252,12 @@ def explain_in_bulk(
     work = replace(work, folder=_is_folder(work.images))
     found = limited(cut(work.images, settings, work.batch_size), limit, asked.seed, _size(settings, work.batch_size))
     parts = named_parts(found, asked.kind, SHEETS)
-    opened = open_model(work.model, work.precision, work.architecture)
+    opened = open_classifier(work.model, work.precision, work.architecture)
     mapper = Mapper(opened, asked.method, asked.target)
     if not asked.stretch and not asked.scale:
         work = replace(work, settings=replace(asked, scale=_shared_scale(mapper, asked, found, work.batch_size)))
-    notes = (*model_notes(opened.built), *found.notes)
-    weights = sha256_of(opened.built.weights)
+    notes = (*model_notes(opened.loaded), *found.notes)
+    weights = sha256_of(opened.loaded.weights)
     del opened, mapper
     return _figures("explain", work, work.out / "maps.csv", parts, weights, settings, notes, progress)
 

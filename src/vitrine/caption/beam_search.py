@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from vitrine.caption.decoding import (
     LAST_LAYER,
-    Captioner,
+    CaptionerModule,
     Link,
     MapChoice,
     Memory,
@@ -22,7 +22,7 @@ from vitrine.caption.decoding import (
 
 
 def beam_search(
-    captioner: Captioner,
+    captioner: CaptionerModule,
     memory: Memory,
     beams: int = 5,
     *,

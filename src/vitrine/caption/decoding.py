@@ -21,10 +21,10 @@ from vitrine.caption.tokenizer import Vocabulary
 from vitrine.errors import ModelError
 from vitrine.models.captioner.model import Memory, Step
 
-__all__ = ["Captioner", "Memory", "Step"]
+__all__ = ["CaptionerModule", "Memory", "Step"]
 
 
-class Captioner(Protocol):
+class CaptionerModule(Protocol):
     """Pictures are encoded once; each step decodes the newest position of every row.
 
     Attributes:
@@ -266,7 +266,7 @@ class Rows:
         pictures: of each row, the number of its picture.
     """
 
-    def __init__(self, captioner: Captioner, memory: Memory, maps: MapChoice) -> None:
+    def __init__(self, captioner: CaptionerModule, memory: Memory, maps: MapChoice) -> None:
         """One row for each picture of ``memory``."""
         self._captioner, self._memory, self._maps = captioner, memory, maps
         self._state: Any = None
@@ -307,7 +307,7 @@ Choose = Callable[[Next, Sequence[int], Sequence[Link | None]], Sequence[int | N
 
 
 def one_row_each(
-    captioner: Captioner, memory: Memory, choose: Choose, *, steps: int, maps: MapChoice
+    captioner: CaptionerModule, memory: Memory, choose: Choose, *, steps: int, maps: MapChoice
 ) -> Iterator[Progress]:
     """Decode with one row a picture, ``choose`` saying what comes next, until all have ended or for this many steps."""
     rows = Rows(captioner, memory, maps)
@@ -378,7 +378,7 @@ def _completing(caption: Link | None, ngram: int) -> set[int]:
     return {ids[at + ngram - 1] for at in range(len(ids) - ngram + 1) if ids[at : at + ngram - 1] == newest}
 
 
-def step_limit(captioner: Captioner, pieces: int | None) -> int:
+def step_limit(captioner: CaptionerModule, pieces: int | None) -> int:
     """Steps to take for captions of at most ``pieces`` pieces, the end included; None: as long as the captioner can.
 
     Raises:
@@ -393,7 +393,7 @@ def step_limit(captioner: Captioner, pieces: int | None) -> int:
 
 
 def greedy(
-    captioner: Captioner,
+    captioner: CaptionerModule,
     memory: Memory,
     *,
     no_repeat_ngram: int = 0,
@@ -421,7 +421,7 @@ def greedy(
 
 
 def forced(
-    captioner: Captioner,
+    captioner: CaptionerModule,
     memory: Memory,
     captions: Sequence[Sequence[int]],
     *,

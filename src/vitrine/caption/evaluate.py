@@ -13,7 +13,7 @@ from vitrine.caption.beam_search import beam_search
 from vitrine.caption.decoding import DecodedCaption, Progress, captions_of, forced, greedy
 from vitrine.caption.figures.grounding import grounding_text, mean_text, save_grounding_figure
 from vitrine.caption.inference import CaptionedPicture, PredictedCaption, captions_csv, decode_pictures
-from vitrine.caption.model import OpenedCaptioner, open_captioner
+from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.word_maps import caption_words
 from vitrine.classify.evaluate import choose_split, split_of_run
 from vitrine.data.captions.datasets import CaptionedSample, open_captions
@@ -329,7 +329,7 @@ def evaluate_captioner(
 class _Session:
     """What is gathered picture by picture."""
 
-    opened: OpenedCaptioner
+    opened: Captioner
     samples: Sequence[CaptionedSample]
     regions: NamedRegions | None
     batch_size: int

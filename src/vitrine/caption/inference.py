@@ -11,7 +11,7 @@ from PIL import Image
 
 from vitrine.attribution.placement import Placement
 from vitrine.caption.decoding import DecodedCaption, Progress, captions_of, greedy
-from vitrine.caption.model import OpenedCaptioner
+from vitrine.caption.model import Captioner
 from vitrine.data.captions.datasets import CaptionedSample
 from vitrine.data.samples import Sample
 from vitrine.errors import DataError, PictureError
@@ -118,7 +118,7 @@ class ScoredCaptioner:
 
 
 def score_captioner(
-    opened: OpenedCaptioner,
+    opened: Captioner,
     samples: Sequence[CaptionedSample],
     *,
     precision: str = "fp32",
@@ -155,7 +155,7 @@ def score_captioner(
 
 
 def greedy_captions(
-    opened: OpenedCaptioner,
+    opened: Captioner,
     pictures: Sequence[Sample],
     *,
     precision: str,

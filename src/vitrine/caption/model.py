@@ -30,7 +30,7 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class OpenedCaptioner:
+class Captioner:
     """A captioner in eval mode on its device.
 
     Attributes:
@@ -81,7 +81,7 @@ def open_captioner(
     vocabulary: Path | None = None,
     progress: Progress = lambda _done, _total: None,
     precision: str = "fp32",
-) -> OpenedCaptioner:
+) -> Captioner:
     """Open a captioner for prediction: a run of ``vitrine train``, the published one, or one of transformers.
 
     Args:
@@ -105,7 +105,7 @@ def open_captioner(
     ready = prepare_for_prediction(loaded.model)
     module = (round_images(ready) if precision == "bf16" else ready).to(device)
     transform = CaptionTransform(**asdict(loaded.input))
-    return OpenedCaptioner(module, module.vocabulary, transform, loaded.weights, device, loaded.notes, loaded.folder)
+    return Captioner(module, module.vocabulary, transform, loaded.weights, device, loaded.notes, loaded.folder)
 
 
 def load_captioner(
@@ -130,7 +130,7 @@ def load_captioner(
     return LoadedCaptioner(model, CaptionInput(), weights, notes)
 
 
-def _of_transformers(reference: str, vocabulary: Path | None) -> OpenedCaptioner:
+def _of_transformers(reference: str, vocabulary: Path | None) -> Captioner:
     found = open_transformers_captioner(reference)
     path = vocabulary or found.words.path
     words = read_vocabulary(path, start=found.words.start, end=found.words.end, pad=found.words.pad)
@@ -138,7 +138,7 @@ def _of_transformers(reference: str, vocabulary: Path | None) -> OpenedCaptioner
     device = default_device()
     transform = ProcessorTransform(**asdict(found.image))
     notes = (*weights_notes(found.weights), f"Word pieces: {path}.")
-    return OpenedCaptioner(found.module.to(device), words, transform, found.weights, device, notes)
+    return Captioner(found.module.to(device), words, transform, found.weights, device, notes)
 
 
 def _of_run(folder: Path, vocabulary: Path | None) -> LoadedCaptioner:

@@ -16,7 +16,7 @@ from vitrine.caption.beam_search import beam_search
 from vitrine.caption.decoding import MapChoice, Progress, greedy
 from vitrine.caption.figures.words import CaptionPicture, WordPanel, save_caption_figure
 from vitrine.caption.inference import CaptionedPicture, decode_pictures
-from vitrine.caption.model import OpenedCaptioner, open_captioner
+from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.sampling import sample
 from vitrine.caption.word_maps import CaptionWord, Join, WordCheck, caption_words, check_words
 from vitrine.data.image_folder import list_pictures
@@ -214,7 +214,7 @@ class WordMaps:
     scale: Scale
 
 
-def prepare_word_maps(decoded: CaptionedPicture, opened: OpenedCaptioner, settings: CaptionSettings) -> WordMaps:
+def prepare_word_maps(decoded: CaptionedPicture, opened: Captioner, settings: CaptionSettings) -> WordMaps:
     """Join word pieces, check their maps, and say what they are."""
     caption = decoded.caption
     words = caption_words(caption, opened.vocabulary, settings.join)
@@ -242,7 +242,7 @@ def prepare_word_maps(decoded: CaptionedPicture, opened: OpenedCaptioner, settin
 
 def caption_provenance(
     reference: str,
-    opened: OpenedCaptioner,
+    opened: Captioner,
     settings: CaptionSettings,
     sample: Sample,
     picture: str,
@@ -340,7 +340,7 @@ class CaptionSession:
 
     def __init__(
         self,
-        opened: OpenedCaptioner,
+        opened: Captioner,
         model: str,
         images: Path,
         out: Path,

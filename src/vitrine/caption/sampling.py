@@ -14,7 +14,7 @@ import torch
 
 from vitrine.caption.decoding import (
     LAST_LAYER,
-    Captioner,
+    CaptionerModule,
     Link,
     MapChoice,
     Memory,
@@ -29,7 +29,7 @@ from vitrine.errors import ModelError
 
 
 def sample(
-    captioner: Captioner,
+    captioner: CaptionerModule,
     memory: Memory,
     seed: int | Sequence[int],
     *,
@@ -117,7 +117,7 @@ class Continued:
 
 
 def continued(
-    captioner: Captioner,
+    captioner: CaptionerModule,
     memory: Memory,
     beginning: Sequence[int] = (),
     *,

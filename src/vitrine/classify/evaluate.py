@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.classify.inference import BatchLogits, eval_batches, predict_batches, stack_logits
-from vitrine.classify.model import OpenedModel, in_precision, is_unfinished, open_model
+from vitrine.classify.model import Classifier, in_precision, is_unfinished, open_classifier
 from vitrine.classify.predictions_csv import predictions_csv
 from vitrine.data.captions.datasets import CaptionData
 from vitrine.data.samples import FiniteSplit, LabelledData, Sample
@@ -144,9 +144,9 @@ def evaluate(
     """
     if expect is not None:
         check_expectation(expect, tolerance)
-    opened = open_model(model, precision, architecture)
+    opened = open_classifier(model, precision, architecture)
     other = None if against is None else in_precision(opened, against)
-    own_seed, fraction = split_of_run(opened.built.source.folder)
+    own_seed, fraction = split_of_run(opened.loaded.reference.folder)
     found = open_data(data, seed=own_seed if seed is None else seed, val_fraction=fraction)
     name = choose_split(found, split)
     samples = _relabelled(found, name, opened)
@@ -156,15 +156,15 @@ def evaluate(
     if other is not None:
         moved = (other.precision, moved_labels(outputs, _run(other, samples, batch_size, progress)[0]))
     met = None if expect is None else meets(metrics.accuracy, expect, tolerance)
-    weights = opened.built.weights
-    told = is_unfinished(opened), weights.sha256 if weights else None, model_notes(opened.built)
+    weights = opened.loaded.weights
+    told = is_unfinished(opened), weights.sha256 if weights else None, model_notes(opened.loaded)
     result = Evaluation(model, data, name, metrics, unreadable, expect, tolerance, met, moved, *told)
     if out is not None:
         _write(out, result, outputs, opened.labels)
     return result
 
 
-def _relabelled(found: LabelledData, split: str, opened: OpenedModel) -> FiniteSplit:
+def _relabelled(found: LabelledData, split: str, opened: Classifier) -> FiniteSplit:
     """The split's samples with labels as the model numbers them."""
     positions = {label: index for index, label in enumerate(opened.labels)}
     unknown = [label for label in found.labels if label not in positions]
@@ -179,7 +179,7 @@ def _relabelled(found: LabelledData, split: str, opened: OpenedModel) -> FiniteS
 
 
 def _run(
-    opened: OpenedModel, samples: FiniteSplit, batch_size: int, progress: Callable[[int, int], None] | None
+    opened: Classifier, samples: FiniteSplit, batch_size: int, progress: Callable[[int, int], None] | None
 ) -> tuple[Outputs, tuple[tuple[str, str], ...]]:
     unreadable: list[tuple[str, str]] = []
     done = 0

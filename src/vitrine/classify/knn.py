@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from vitrine.classify.evaluate import choose_split, split_of_run
 from vitrine.classify.inference import eval_batches, predict_batches
-from vitrine.classify.model import OpenedModel, on_device, open_model
+from vitrine.classify.model import Classifier, on_device, open_classifier
 from vitrine.data.samples import LabelledData, Sample
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, ModelError, UsageError
@@ -27,8 +27,7 @@ from vitrine.metrics.classification import require_finite
 from vitrine.metrics.intervals import wilson
 from vitrine.metrics.paired_tests import LEVEL, paired_counts
 from vitrine.models.captioner.checkpoint import is_captioner_folder
-from vitrine.models.finetune import Pooled
-from vitrine.models.load import build_for, input_of
+from vitrine.models.load import load_recipe_model, recipe_input
 from vitrine.models.reference import bundled_folder
 from vitrine.plotting.tables import Table
 from vitrine.results import Interval, rounded, shown_number
@@ -306,8 +305,8 @@ def knn(
     """
     if split == "train":
         raise UsageError("--split train: the neighbours are training pictures. Expected validation or test.")
-    opened = open_model(model, precision, architecture, features=True)
-    folder = opened.built.source.folder
+    opened = open_classifier(model, precision, architecture, features=True)
+    folder = opened.loaded.reference.folder
     own_seed, fraction = split_of_run(folder)
     found = open_data(data, seed=own_seed if seed is None else seed, val_fraction=fraction)
     name = split or ("validation" if len(found.splits.get("validation", ())) else choose_split(found, "test"))
@@ -336,7 +335,7 @@ def knn(
         start=None if start is None else _of_start(start, parts, len(found.labels), k, batch_size, watch),
         head=None if record is None else _recorded(record, asked, found.labels),
         unreadable=(*known.unreadable, *asked.unreadable),
-        notes=(*model_notes(opened.built), *found.notes, *told),
+        notes=(*model_notes(opened.loaded), *found.notes, *told),
     )
 
 
@@ -366,12 +365,12 @@ def _labelled(found: LabelledData, split: str) -> tuple[Sample, ...]:
     return samples
 
 
-def _features(opened: OpenedModel, samples: Sequence[Sample], batch_size: int, watch: _Counted) -> FeatureTable:
+def _features(opened: Classifier, samples: Sequence[Sample], batch_size: int, watch: _Counted) -> FeatureTable:
     indices: list[int] = []
     values: list[npt.NDArray[np.float32]] = []
     unreadable: list[tuple[str, str]] = []
     source = eval_batches(samples, opened.spec, batch_size=batch_size)
-    pooled, how = Pooled(opened.module), {"device": opened.device, "precision": opened.precision}
+    pooled, how = PooledFeatures(opened.module), {"device": opened.device, "precision": opened.precision}
     for part in predict_batches(pooled, source, opened.spec, **how):  # type: ignore[arg-type]
         unreadable += [(samples[i].name, reason) for i, reason in part.batch.unreadable]
         if len(part.batch):
@@ -399,19 +398,19 @@ def _majority(known: FeatureTable, asked: FeatureTable, labels: Sequence[str]) -
 
 
 def _of_start(
-    start: OpenedModel, parts: Sequence[Sequence[Sample]], classes: int, k: int, batch_size: int, watch: _Counted
+    start: Classifier, parts: Sequence[Sequence[Sample]], classes: int, k: int, batch_size: int, watch: _Counted
 ) -> Guesser:
     known, asked = (_features(start, part, batch_size, watch) for part in parts)
     return _voted("neighbours before fine-tuning", known, asked, classes, k)
 
 
-def _started_from(run: RunFolder, precision: str) -> tuple[OpenedModel | None, tuple[str, ...]]:
+def _started_from(run: RunFolder, precision: str) -> tuple[Classifier | None, tuple[str, ...]]:
     """The model that a run began with, prepared as the run prepared it; or a sentence on why not."""
     recipe = run.recipe()
     if recipe.pretrained is False or is_captioner_folder(run.path):
         return None, ("The run began with random weights: there are no features before fine-tuning.",)
     try:
-        built = build_for(recipe, len(run.labels()))
+        built = load_recipe_model(recipe, len(run.labels()))
         assert built.weights is not None
         recorded = read_json(run.path / "environment.json").get("starting_weights") or {}
         if built.weights.sha256 != recorded.get("sha256"):
@@ -420,7 +419,7 @@ def _started_from(run: RunFolder, precision: str) -> tuple[OpenedModel | None, t
         why = str(error).splitlines()[0]
         return None, (f"The weights that the run began with cannot be had, so they are not measured: {why}",)
     note = f"Before fine-tuning: {built.weights.path}."
-    return on_device(built, (), input_of(built, recipe), precision), (note,)
+    return on_device(built, (), recipe_input(built, recipe), precision), (note,)
 
 
 def _recorded(record: RunRecord, asked: FeatureTable, labels: Sequence[str]) -> Guesser | None:

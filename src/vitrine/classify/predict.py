@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from vitrine.classify.inference import eval_batches, predict_batches
-from vitrine.classify.model import OpenedModel, open_model
+from vitrine.classify.model import Classifier, open_classifier
 from vitrine.classify.predictions_csv import PredictionWriter
 from vitrine.data.image_folder import list_pictures
 from vitrine.data.samples import Sample
@@ -81,9 +81,9 @@ def predict(
         ModelError: the model cannot be used.
     """
     samples = list_pictures(images)
-    opened = open_model(model, precision, architecture)
+    opened = open_classifier(model, precision, architecture)
     top = min(top, len(opened.labels))
-    weights = opened.built.weights
+    weights = opened.loaded.weights
     made_with = {"weights sha256": weights.sha256 if weights else "none", "precision": opened.precision}
     with PredictionWriter(
         out, opened.labels, probabilities=probabilities, top=top, resume=resume, made_with=made_with
@@ -95,12 +95,12 @@ def predict(
             if progress is not None:
                 progress(done, len(samples))
         summary = writer.finish()
-    notes = model_notes(opened.built)
+    notes = model_notes(opened.loaded)
     return PredictionResult(out, summary.written, summary.unreadable, summary.unreadable_table, opened.precision, notes)
 
 
 def write_predictions(
-    writer: PredictionWriter, opened: OpenedModel, samples: Sequence[Sample], batch_size: int, workers: int = -1
+    writer: PredictionWriter, opened: Classifier, samples: Sequence[Sample], batch_size: int, workers: int = -1
 ) -> Iterator[int]:
     """Predict the pictures that a table waits for, batch by batch.
 

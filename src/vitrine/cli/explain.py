@@ -177,12 +177,12 @@ def explain(
 def _score(
     model: str, data: str, out: Path, settings: ScoreSettings, opening: tuple[str, str | None], as_json: bool
 ) -> None:
-    from vitrine.classify.model import open_model
+    from vitrine.classify.model import open_classifier
     from vitrine.explain.score import score_methods, write_scores
     from vitrine.runs.environment import model_notes
 
-    opened = open_model(model, *opening)
-    show.notes(model_notes(opened.built))
+    opened = open_classifier(model, *opening)
+    show.notes(model_notes(opened.loaded))
     with show.reading_progress("Scoring") as progress:
         result = score_methods(opened, model, data, settings, progress)
     write_scores(result, out)

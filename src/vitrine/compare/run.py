@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.attribution.methods import Method
-from vitrine.classify.model import open_model
+from vitrine.classify.model import open_classifier
 from vitrine.compare.claims import CAVEAT, NEARNESS, QUESTIONS, Claim, SeedsClaim, claims_of, seeds_claims, shown_name
 from vitrine.compare.figures import (
     MOST_CURVES,
@@ -259,7 +259,7 @@ def save_disagreement_maps(
 
 
 def _maps(record: RunRecord, samples: tuple[Sample, ...]) -> Iterator[MapPicture]:
-    opened = open_model(str(record.folder.path), record.metrics.precision)
+    opened = open_classifier(str(record.folder.path), record.metrics.precision)
     mapper = Mapper(opened, Method())
     for mapped in mapper.run(samples, batch_size=16):
         for b, index in enumerate(mapped.batch.indices_B.tolist()):

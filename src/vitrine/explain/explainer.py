@@ -21,7 +21,7 @@ from vitrine.attribution.outlier_tokens import outlier_tokens, share_carried, to
 from vitrine.attribution.verdict import Evidence, Verdict, judge, strongest_tenth
 from vitrine.attribution.weight_randomization import Sensitivity, sensitivity
 from vitrine.classify.inference import eval_batches
-from vitrine.classify.model import OpenedModel
+from vitrine.classify.model import Classifier
 from vitrine.data.loader import Batch, normalise
 from vitrine.data.samples import Sample
 from vitrine.errors import ModelError
@@ -52,7 +52,7 @@ class MappedBatch:
 class Mapper:
     """An opened model and a method, which give maps."""
 
-    def __init__(self, opened: OpenedModel, method: Method, target: str | None = None) -> None:
+    def __init__(self, opened: Classifier, method: Method, target: str | None = None) -> None:
         self.opened, self.method = opened, method
         self.layout = token_layout(opened.module, opened.spec.size, opened.spec.size)
         self.target = None if target is None else _class_index(opened, target)
@@ -169,7 +169,7 @@ def check_maps(mapper: Mapper, mapped: MappedBatch, seed: int = 0) -> Checked:
     return Checked(tuple(verdicts), outliers_BRC)
 
 
-def _class_index(opened: OpenedModel, label: str) -> int:
+def _class_index(opened: Classifier, label: str) -> int:
     if label not in opened.labels:
         shown = ", ".join(opened.labels[:8]) + (" ..." if len(opened.labels) > 8 else "")
         raise ModelError(f"The model has no class {label!r}. Its classes: {shown}")

@@ -13,7 +13,7 @@ from vitrine.attribution.position_embeddings import position_embeddings
 from vitrine.attribution.position_metrics import PositionControls, PositionFindings, PositionNumbers, assess_positions
 from vitrine.errors import ModelError, VitrineError
 from vitrine.explain.figures.positions import draw_positions, number_rows, save_position_figure
-from vitrine.models.load import BuiltModel, open_run
+from vitrine.models.load import LoadedModel, load_for_inference
 from vitrine.plotting.provenance import Provenance
 from vitrine.plotting.style import new_figure, shortened, styled
 from vitrine.runs.environment import weights_notes
@@ -168,15 +168,15 @@ def positions(
     return result
 
 
-def _opened(reference: str, architecture: str | None) -> tuple[BuiltModel, PositionFindings]:
-    built = open_run(reference, architecture)
+def _opened(reference: str, architecture: str | None) -> tuple[LoadedModel, PositionFindings]:
+    built = load_for_inference(reference, architecture)
     table = position_embeddings(built.module)
     notes = (*built.notes, *table.notes)
     return built, assess_positions(table.embeddings_RCD, computed=table.computed, notes=notes)
 
 
-def _weights(built: BuiltModel) -> tuple[str, ...]:
-    return () if built.weights is None else weights_notes(built.weights, built.source.folder)
+def _weights(built: LoadedModel) -> tuple[str, ...]:
+    return () if built.weights is None else weights_notes(built.weights, built.reference.folder)
 
 
 def _is_file(reference: str) -> bool:
@@ -205,7 +205,7 @@ def _title(model: str, before: str | None) -> str:
     return f"Position embeddings of {shortened(before)} (before) and {shortened(model)} (after)"
 
 
-def _sha256(built: BuiltModel) -> str:
+def _sha256(built: LoadedModel) -> str:
     return "none" if built.weights is None else built.weights.sha256
 
 

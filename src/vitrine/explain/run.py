@@ -23,7 +23,7 @@ from vitrine.attribution.outlier_tokens import without_outliers
 from vitrine.attribution.placement import Placement
 from vitrine.attribution.verdict import Verdict
 from vitrine.classify.inference import eval_transform
-from vitrine.classify.model import OpenedModel, open_model
+from vitrine.classify.model import Classifier, open_classifier
 from vitrine.data.image_folder import list_pictures
 from vitrine.data.samples import Sample, random_subset
 from vitrine.errors import DataError
@@ -175,9 +175,9 @@ def true_label_in(name: str, labels: Sequence[str]) -> str | None:
     return None
 
 
-def origin_of(model: str, opened: OpenedModel, settings: ExplainSettings, architecture: str | None) -> Origin:
+def origin_of(model: str, opened: Classifier, settings: ExplainSettings, architecture: str | None) -> Origin:
     """What makes a figure's provenance from (picture, sha256, target, folder of figures, end of the scale)."""
-    method, weights = settings.method, opened.built.weights
+    method, weights = settings.method, opened.loaded.weights
     attends = method.name == "attention"
     flags = explain_flags(settings, opened.precision, architecture)
 
@@ -356,7 +356,7 @@ def explain(
         ModelError: the model cannot be used, or lacks what was asked for.
     """
     samples = random_subset(list_pictures(images), limit, settings.seed)
-    opened = open_model(model, precision, architecture)
+    opened = open_classifier(model, precision, architecture)
     mapper = Mapper(opened, settings.method, settings.target)
     figures = figure_names([sample.name for sample in samples], settings.kind, SHEETS)
     session = ExplainSession(model, images, out, mapper, settings, samples, figures, architecture)
@@ -398,7 +398,7 @@ class ExplainSession:
         self.images, self.out, self.mapper, self.settings, self.samples = images, out, mapper, settings, samples
         self.folder = images.is_dir() if folder is None else folder
         self.figures, self.draws_sheets = figures, sheets
-        self.opened: OpenedModel = mapper.opened
+        self.opened: Classifier = mapper.opened
         self.method = settings.method.describe(self.opened.module)
         self.origin = origin_of(model, self.opened, settings, architecture)
         self.transform = eval_transform(self.opened.spec)
@@ -551,5 +551,5 @@ class ExplainSession:
             tuple(self.unreadable),
             self.method,
             self.opened.precision,
-            model_notes(self.opened.built),
+            model_notes(self.opened.loaded),
         )

@@ -27,7 +27,7 @@ from vitrine.attribution.ranking import Ranking, ScoredMethod, paired_difference
 from vitrine.attribution.verdict import Evidence, Verdict, judge, strongest_tenth
 from vitrine.attribution.weight_randomization import randomised_copies
 from vitrine.classify.inference import eval_transform
-from vitrine.classify.model import OpenedModel
+from vitrine.classify.model import Classifier
 from vitrine.data.image_folder import iter_pictures
 from vitrine.data.loader import batches
 from vitrine.data.masks import FOLDER, Masks, find_masks
@@ -190,7 +190,7 @@ class _Scene:
 
 
 def score_methods(
-    opened: OpenedModel,
+    opened: Classifier,
     model: str,
     data: str,
     settings: ScoreSettings,
@@ -220,7 +220,7 @@ def score_methods(
     best = rank_methods(scored, seed=seed).rows[0].name
     scored.append(work.shuffled(f"{best}, shuffled", dict(contenders)[best]))
     ranking = rank_methods(scored, seed=seed)
-    weights = opened.built.weights
+    weights = opened.loaded.weights
     return MethodScores(
         model,
         data,
@@ -245,7 +245,7 @@ def _folder_of(data: str) -> Path | None:
     return path if path.exists() else None
 
 
-def _contenders(opened: OpenedModel, settings: ScoreSettings) -> list[tuple[str, Method]]:
+def _contenders(opened: Classifier, settings: ScoreSettings) -> list[tuple[str, Method]]:
     """Methods by the name that the table gives them."""
     found = [(name, Method(name)) for name in settings.methods]
     if settings.layers:
@@ -255,7 +255,7 @@ def _contenders(opened: OpenedModel, settings: ScoreSettings) -> list[tuple[str,
 
 
 def _load(
-    opened: OpenedModel, samples: Sequence[Sample], masks: Masks | None, batch_size: int
+    opened: Classifier, samples: Sequence[Sample], masks: Masks | None, batch_size: int
 ) -> tuple[_Scene, list[str]]:
     """Pictures as bytes, the model's own classes, and where the masks lie on the grid."""
     mapper = Mapper(opened, Method())
@@ -287,7 +287,7 @@ class _Scoring:
     """One scene, scored by one method after the other."""
 
     def __init__(
-        self, opened: OpenedModel, scene: _Scene, settings: ScoreSettings, progress: Callable[[int], None]
+        self, opened: Classifier, scene: _Scene, settings: ScoreSettings, progress: Callable[[int], None]
     ) -> None:
         self.opened, self.scene, self.settings, self.progress = opened, scene, settings, progress
         self.mapper = Mapper(opened, Method())  # of no method in particular: pixels, probabilities, curves, outliers

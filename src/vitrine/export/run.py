@@ -32,7 +32,7 @@ from vitrine.export.onnx import read_onnx, read_pt2, require_onnx, write_onnx, w
 from vitrine.export.timm import read_timm, write_timm
 from vitrine.export.transformers import read_transformers, require_transformers, write_transformers
 from vitrine.models.captioner.checkpoint import is_captioner_folder
-from vitrine.models.load import BuiltModel, InputSpec, open_run
+from vitrine.models.load import InputSpec, LoadedModel, load_for_inference
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card import ExportFacts, write_export_card
 
@@ -144,7 +144,7 @@ def export(run: Path, to: str, out: Path, *, precision: str = "fp32") -> Exporte
         ModelError: the target cannot hold the model, its packages are missing, or its library cannot run the precision.
     """
     _check(run, to, out, precision)
-    built = open_run(run)
+    built = load_for_inference(run)
     labels = RunFolder(run).labels()
     spec = built.input
     with _beside(out) as folder:
@@ -191,7 +191,7 @@ def _beside(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(folder: Path, run: Path, to: str, precision: str, built: BuiltModel, labels: tuple[str, ...]) -> None:
+def _write(folder: Path, run: Path, to: str, precision: str, built: LoadedModel, labels: tuple[str, ...]) -> None:
     spec = built.input
     match to:
         case "hf":
@@ -222,7 +222,7 @@ def _compared(
     to: str,
     out: Path,
     precision: str,
-    built: BuiltModel,
+    built: LoadedModel,
     labels: tuple[str, ...],
     spec: InputSpec,
 ) -> Exported:

@@ -75,7 +75,7 @@ def _with_adapters(module: nn.Module, rank: int) -> nn.Module:
     return adapted
 
 
-def without_adapters(module: nn.Module) -> nn.Module:
+def merge_adapters(module: nn.Module) -> nn.Module:
     """The plain timm model, LoRA adapters folded into its weights, on a copy; a plain model is returned as it is."""
     if not hasattr(module, "merge_and_unload"):
         return module
@@ -85,7 +85,9 @@ def without_adapters(module: nn.Module) -> nn.Module:
     return merged
 
 
-def captioner_groups(module: nn.Module, recipe: Recipe, backbone_learning_rate: float) -> list[dict[str, Any]]:
+def captioner_parameter_groups(
+    module: nn.Module, recipe: Recipe, backbone_learning_rate: float
+) -> list[dict[str, Any]]:
     """Parameter groups of a captioner: the image encoder with its own learning rate, and the rest; no weight decay on
     vectors and embeddings.
 
@@ -123,7 +125,7 @@ def parameter_groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 _DRAWS = ("p", "prob", "drop_prob")
 
 
-class Pooled(nn.Module):
+class PooledFeatures(nn.Module):
     """A timm vision transformer without its last layer.
 
     The class token, the mean of the patches, or whatever else the model's own head reads, after its last norm.
@@ -140,63 +142,64 @@ class Pooled(nn.Module):
         return features_BD
 
 
-class HeadOnFrozen(nn.Module):
+class LinearProbe(nn.Module):
     """The classifier of a model whose other parts are not trained; its parameters and state are the classifier's alone.
 
     Attributes:
         head: the classifier.
-        whole: the model that it is of, beside it rather than inside: a copy of this module shares it.
+        model: the whole model, beside this module rather than inside: a copy of this module shares it.
     """
 
-    def __init__(self, whole: nn.Module, head: nn.Module) -> None:
+    def __init__(self, model: nn.Module, head: nn.Module) -> None:
         super().__init__()
         self.head = head
-        self._beside = (whole, Pooled(whole))  # a tuple hides them from parameters(), state_dict() and deepcopy
+        self._beside = (model, PooledFeatures(model))  # a tuple hides them from parameters(), state_dict() and deepcopy
 
     @property
-    def whole(self) -> nn.Module:
+    def model(self) -> nn.Module:
+        """The model that the classifier belongs to."""
         return self._beside[0]
 
     @property
-    def features(self) -> Pooled:
+    def features(self) -> PooledFeatures:
         """What the classifier reads."""
         return self._beside[1]
 
     def forward(self, seen: Tensor) -> Tensor:
         """Logits (B, C) of normalised pixels (B, 3, H, W), or of their features (B, D)."""
         if seen.ndim == 4:
-            with torch.no_grad(), class_token_alone(self.whole):
+            with torch.no_grad(), class_token_alone(self.model):
                 seen = self.features(seen)
         logits_BC: Tensor = self.head(seen)
         return logits_BC
 
-    def train(self, mode: bool = True) -> HeadOnFrozen:
+    def train(self, mode: bool = True) -> LinearProbe:
         """Switch training mode, of the frozen parts too: what they drop at random, they drop as in other trainings."""
-        self.whole.train(mode)
+        self.model.train(mode)
         super().train(mode)
         return self
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HeadOnFrozen:
-        self.whole._apply(fn, recurse)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LinearProbe:
+        self.model._apply(fn, recurse)
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> HeadOnFrozen:
-        return HeadOnFrozen(self.whole, deepcopy(self.head, memo))
+    def __deepcopy__(self, memo: dict[int, Any]) -> LinearProbe:
+        return LinearProbe(self.model, deepcopy(self.head, memo))
 
     @contextmanager
-    def put_together(self) -> Iterator[nn.Module]:
+    def merged(self) -> Iterator[nn.Module]:
         """The whole model with this classifier, which may be a moving average; its own comes back afterwards."""
-        own: nn.Module = self.whole.get_classifier()  # type: ignore[operator]
+        own: nn.Module = self.model.get_classifier()  # type: ignore[operator]
         before = {name: value.clone() for name, value in own.state_dict().items()}
         own.load_state_dict(self.head.state_dict())
         try:
-            yield self.whole
+            yield self.model
         finally:
             own.load_state_dict(before)
 
 
-def draws_at_random(module: nn.Module) -> bool:
+def is_stochastic(module: nn.Module) -> bool:
     """Whether a module in training mode may give another output for the same input: dropout in any form, batch norm."""
     return any(
         isinstance(part, nn.modules.batchnorm._BatchNorm)
@@ -205,7 +208,7 @@ def draws_at_random(module: nn.Module) -> bool:
     )
 
 
-def one_head(module: nn.Module, size: int) -> nn.Module | None:
+def linear_head(module: nn.Module, size: int) -> nn.Module | None:
     """The one layer that classifies, where it reads what :class:`Pooled` gives; None of other models.
 
     Some models average two classifiers, and another library's head may read something else: the model is asked, with a
@@ -222,7 +225,7 @@ def one_head(module: nn.Module, size: int) -> nn.Module | None:
         with torch.no_grad():
             pixels_BCHW = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
             module(pixels_BCHW)
-            features_BD = Pooled(module)(pixels_BCHW)
+            features_BD = PooledFeatures(module)(pixels_BCHW)
     finally:
         handle.remove()
         module.train(was_training)

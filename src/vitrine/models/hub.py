@@ -44,7 +44,7 @@ def fetch(hub_id: str, names: tuple[str, ...], remedy: str) -> Path:
     raise _unavailable(hub_id, names[0], reason, remedy)
 
 
-def fetch_if_there(hub_id: str, name: str, remedy: str) -> Path | None:
+def fetch_optional(hub_id: str, name: str, remedy: str) -> Path | None:
     """As :func:`fetch`, of a file that a repository need not have; None where the hub says that it has not.
 
     Raises:

@@ -16,18 +16,18 @@ from torch import nn
 
 from vitrine.config import Recipe
 from vitrine.errors import ModelError
-from vitrine.models.checkpoints.base import Carried, counted, explained, mismatches
+from vitrine.models.checkpoints.base import ConvertedCheckpoint, counted, explained, mismatches
 from vitrine.models.checkpoints.heads import attach, own_modules
-from vitrine.models.checkpoints.registry import carry
+from vitrine.models.checkpoints.registry import convert
 from vitrine.models.checkpoints.state_dict import Shape
-from vitrine.models.checkpoints.timm import depth_of
-from vitrine.models.reference import ModelSource, WeightsFile, locate_weights, understand
+from vitrine.models.checkpoints.timm import count_blocks
+from vitrine.models.reference import ModelReference, WeightsFile, locate_weights, resolve_reference
 
 _NPZ_POSITIONS = "Transformer/posembed_input/pos_embedding"  # in the files of the ViT paper's authors
 
 
 @contextmanager
-def watched_loading() -> Iterator[list[Any]]:
+def collect_load_reports() -> Iterator[list[Any]]:
     """What every ``load_state_dict`` inside finds missing or unexpected.
 
     timm itself stops being strict where the number of classes differs: half of another model would go unnoticed.
@@ -46,11 +46,13 @@ def watched_loading() -> Iterator[list[Any]]:
         nn.Module.load_state_dict = original  # type: ignore[method-assign]
 
 
-def require_all_loaded(loads: list[Any], carried: Carried, module: nn.Module, *, may_be_new: tuple[str, ...]) -> None:
+def check_load_reports(
+    loads: list[Any], carried: ConvertedCheckpoint, module: nn.Module, *, may_be_new: tuple[str, ...]
+) -> None:
     """Refuse weights of another model.
 
     Args:
-        loads: from :func:`watched_loading`.
+        loads: from :func:`collect_load_reports`.
         carried: the file's weights in timm's names.
         module: the model they were loaded into.
         may_be_new: modules whose tensors need not be in the file, or be of use: the head, in training.
@@ -64,7 +66,7 @@ def require_all_loaded(loads: list[Any], carried: Carried, module: nn.Module, *,
         return [name for name in found if name.rpartition(".")[0] not in may_be_new]
 
     missing, unexpected = names("missing"), names("unexpected")
-    depths = (depth_of(carried.shapes), len(module.blocks))  # type: ignore[arg-type]
+    depths = (count_blocks(carried.shapes), len(module.blocks))  # type: ignore[arg-type]
     deeper = f"Transformer/encoderblock_{depths[1]}/LayerNorm_0/bias" in carried.shapes or depths[0] > depths[1]
     if not missing and not unexpected and not deeper:
         return
@@ -132,10 +134,10 @@ _FAR = 32  # times the file's number, where a model is refused before it is made
 
 
 def create_module(
-    source: ModelSource,
+    source: ModelReference,
     cfg: dict[str, Any],
     args: dict[str, Any],
-    carried: Carried | None = None,
+    carried: ConvertedCheckpoint | None = None,
     aside: tuple[str, ...] = (),
 ) -> nn.Module:
     """timm's model, with the carried weights in it but for the modules that are left aside.
@@ -168,25 +170,25 @@ def create_module(
         why = mismatches(str(error)) or reason
         if carried is not None and not carried.npz:
             why = _other_names(source, cfg, args, carried.shapes) or why
-        raise ModelError(f"{source.reference}: {what}.\n{why}") from error
+        raise ModelError(f"{source.text}: {what}.\n{why}") from error
     for name in ("state_dict", "file"):
         module.pretrained_cfg.pop(name, None)  # type: ignore[operator, union-attr]
     return module
 
 
-def _require_likely(source: ModelSource, args: dict[str, Any], carried: Carried) -> None:
+def _require_likely(source: ModelReference, args: dict[str, Any], carried: ConvertedCheckpoint) -> None:
     """Refuse a configuration whose numbers are far above those of its weights, before memory is taken for them."""
     kernel, positions = carried.shapes.get("patch_embed.proj.weight", ()), carried.shapes.get("pos_embed", ())
     size = args.get("img_size")
     patches = size // kernel[-1] if _whole(size) and len(kernel) == 4 and kernel[-1] else 0
     for what, there, wanted in (
         ("width", kernel[0] if kernel else 0, args.get("embed_dim")),
-        ("number of blocks", depth_of(carried.shapes), args.get("depth")),
+        ("number of blocks", count_blocks(carried.shapes), args.get("depth")),
         ("number of patches along a side", math.isqrt(positions[1]) if len(positions) == 3 else 0, patches),
     ):
         if there and _whole(wanted) and wanted > _FAR * there:
             raise ModelError(
-                f"{source.reference}: the weights in {carried.path} do not fit.\n"
+                f"{source.text}: the weights in {carried.path} do not fit.\n"
                 f"size mismatch: the {what} is {there} in the file and {wanted:,} in the model"
             )
 
@@ -196,7 +198,7 @@ def _whole(value: Any) -> TypeGuard[int]:
 
 
 def _other_names(
-    source: ModelSource, cfg: dict[str, Any], args: dict[str, Any], stored: Mapping[str, tuple[int, ...]]
+    source: ModelReference, cfg: dict[str, Any], args: dict[str, Any], stored: Mapping[str, tuple[int, ...]]
 ) -> str:
     """What the names alone say, where loading stopped at a size; empty where they are the model's."""
     try:
@@ -208,14 +210,14 @@ def _other_names(
         return ""
     wanted = {name for name in module.state_dict() if name.rpartition(".")[0] not in head_names(cfg)}
     found = {name for name in stored if name.rpartition(".")[0] not in head_names(cfg)}
-    return explained(sorted(wanted - found), sorted(found - wanted), (depth_of(stored), depth))
+    return explained(sorted(wanted - found), sorted(found - wanted), (count_blocks(stored), depth))
 
 
 def _state(
-    carried: Carried, cfg: Mapping[str, Any], args: Mapping[str, Any], aside: tuple[str, ...]
+    carried: ConvertedCheckpoint, cfg: Mapping[str, Any], args: Mapping[str, Any], aside: tuple[str, ...]
 ) -> dict[str, torch.Tensor]:
     """The carried tensors, positions on the model's grid where their own library resamples them in its own way."""
-    state = {name: value for name, value in carried.make().items() if name.rpartition(".")[0] not in aside}
+    state = {name: value for name, value in carried.load().items() if name.rpartition(".")[0] not in aside}
     kernel, positions = carried.shapes.get("patch_embed.proj.weight"), carried.shapes.get("pos_embed")
     if carried.positions is None or kernel is None or positions is None or len(kernel) != 4 or len(positions) != 3:
         return state
@@ -251,18 +253,18 @@ class InputSpec:
 
 
 @dataclass(frozen=True)
-class BuiltModel:
+class LoadedModel:
     """A model ready for use.
 
     Attributes:
         module: the timm model, float32, on the CPU.
-        source: the reference it was built from.
+        reference: what it was built from.
         weights: the file its weights came from; None for random ones.
         notes: sentences on what was changed to make the weights fit.
     """
 
     module: nn.Module
-    source: ModelSource
+    reference: ModelReference
     weights: WeightsFile | None
     notes: tuple[str, ...] = ()
 
@@ -272,7 +274,7 @@ class BuiltModel:
         return input_spec(self.module)
 
 
-def build(
+def load_model(
     reference: str,
     *,
     pretrained: bool | str,
@@ -281,11 +283,11 @@ def build(
     model_args: Mapping[str, Any] | None = None,
     drop_path: float = 0.0,
     patch_drop: float = 0.0,
-) -> BuiltModel:
+) -> LoadedModel:
     """Build a vision transformer and load its weights.
 
     Args:
-        reference: a model reference (see :func:`understand`).
+        reference: a model reference (see :func:`~vitrine.models.reference.resolve_reference`).
         pretrained: load the reference's own weights, none (random, from torch's global seed), or a local file's.
         num_classes: size of a new head; None keeps the head that belongs to the weights.
         image_size: side of the square input in pixels; 0 asks the model. Position embeddings are resampled to fit.
@@ -297,7 +299,7 @@ def build(
         ModelError: unknown model, unusable arguments, weights that do not fit, or not a vision transformer.
         WeightsUnavailableError: the weights are not here and cannot be fetched.
     """
-    source = understand(reference, model_args)
+    source = resolve_reference(reference, model_args)
     regularisers = {"drop_path_rate": drop_path, "patch_drop_rate": patch_drop}
     # What regularised the training that wrote a run is not wanted by whoever opens it.
     args: dict[str, Any] = {k: v for k, v in source.model_args.items() if k not in regularisers} | dict(
@@ -312,15 +314,15 @@ def build(
     if pretrained is False:
         module = create_module(source, cfg, args)
         _require_vision_transformer(module, reference)
-        return BuiltModel(module, source, None)
+        return LoadedModel(module, source, None)
     weights = locate_weights(source, pretrained if isinstance(pretrained, str) else None)
-    carried = carry(weights.path)
+    carried = convert(weights.path)
     module, notes = _loaded(source, cfg | dict(carried.cfg), args, carried, num_classes)
     told = source.notes if not isinstance(pretrained, str) else _format_notes(carried, source)
-    return BuiltModel(module, source, weights, (*told, *carried.notes, *notes))
+    return LoadedModel(module, source, weights, (*told, *carried.notes, *notes))
 
 
-def _format_notes(carried: Carried, source: ModelSource) -> tuple[str, ...]:
+def _format_notes(carried: ConvertedCheckpoint, source: ModelReference) -> tuple[str, ...]:
     """Sentences for weights of another library that a person put into a named model."""
     if carried.title == "timm":
         return ()
@@ -328,12 +330,12 @@ def _format_notes(carried: Carried, source: ModelSource) -> tuple[str, ...]:
     own = {name: tuple(source.pretrained_cfg.get(name, ())) for name in carried.cfg}
     if any(own[name] != tuple(value) for name, value in carried.cfg.items()):
         mean = ", ".join(f"{value:g}" for value in carried.cfg["mean"])
-        told.append(f"Pictures are normalised as {carried.title} does (mean {mean}), not as {source.reference}.")
+        told.append(f"Pictures are normalised as {carried.title} does (mean {mean}), not as {source.text}.")
     return tuple(told)
 
 
 def _loaded(
-    source: ModelSource, cfg: dict[str, Any], args: dict[str, Any], carried: Carried, wanted: int | None
+    source: ModelReference, cfg: dict[str, Any], args: dict[str, Any], carried: ConvertedCheckpoint, wanted: int | None
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """A model with the weights of a file, and sentences on what was changed to make them fit.
 
@@ -349,14 +351,14 @@ def _loaded(
     if own and (not new_head or carried.npz):  # timm's reader of .npz would try the file's head
         args = args | {"num_classes": 0}
     cfg |= {"source": None, "custom_load": False, "num_classes": 0 if own else classes}
-    with watched_loading() as loads:
+    with collect_load_reports() as loads:
         module = create_module(source, cfg, args, carried, aside)
-    _require_vision_transformer(module, source.reference)
-    require_all_loaded(loads, carried, module, may_be_new=(*heads, *aside) if new_head else aside)
+    _require_vision_transformer(module, source.text)
+    check_load_reports(loads, carried, module, may_be_new=(*heads, *aside) if new_head else aside)
     if own and new_head and carried.npz:
         module.reset_classifier(wanted)  # type: ignore[operator]
     if own and not new_head:
-        attach(module, own, {n: v for n, v in carried.make().items() if n.rpartition(".")[0] in aside})
+        attach(module, own, {n: v for n, v in carried.load().items() if n.rpartition(".")[0] in aside})
     if carried.eps is not None and not new_head:  # a run keeps timm's own, with which others will open it
         for part in module.modules():
             if isinstance(part, nn.LayerNorm):
@@ -370,12 +372,12 @@ def _loaded(
     return module, (*resampling_notes(module, carried.shapes), *changed)
 
 
-def _norm_is_of_head(carried: Carried) -> bool:
+def _norm_is_of_head(carried: ConvertedCheckpoint) -> bool:
     """Whether the last norm has another width than the tokens."""
     return carried.shapes.get("norm.weight", ())[:1] != carried.shapes.get("cls_token", ())[-1:]
 
 
-def require_available(reference: str, pretrained: bool | str) -> None:
+def check_available(reference: str, pretrained: bool | str) -> None:
     """Refuse an unknown model, or weights that cannot be had, before long work that would come first.
 
     What has to be downloaded is in the cache folder afterwards.
@@ -385,9 +387,9 @@ def require_available(reference: str, pretrained: bool | str) -> None:
     """
     own_file = Path(reference).expanduser()
     if pretrained is not False and own_file.is_file():
-        carry(own_file)  # which model it is of may depend on model_args
+        convert(own_file)  # which model it is of may depend on model_args
         return
-    source = understand(reference)
+    source = resolve_reference(reference)
     if pretrained is not False:
         locate_weights(source, pretrained if isinstance(pretrained, str) else None)
 
@@ -422,7 +424,7 @@ def width_of(module: nn.Module) -> int:
     return int(module.num_features)  # type: ignore[arg-type]
 
 
-def open_run(reference: str | Path, architecture: str | None = None) -> BuiltModel:
+def load_for_inference(reference: str | Path, architecture: str | None = None) -> LoadedModel:
     """The model of a finished run, or any reference with a head of its own, in eval mode.
 
     Args:
@@ -430,14 +432,14 @@ def open_run(reference: str | Path, architecture: str | None = None) -> BuiltMod
         architecture: the timm name of the model whose weights the file holds, where it does not say so itself.
     """
     own = architecture is None
-    built = build(str(reference) if own else str(architecture), pretrained=True if own else str(reference))
+    built = load_model(str(reference) if own else str(architecture), pretrained=True if own else str(reference))
     built.module.eval()
     return built
 
 
-def build_for(recipe: Recipe, classes: int) -> BuiltModel:
-    """The recipe's model with a head for this many classes; see ``vitrine.models.load.build``."""
-    return build(
+def load_recipe_model(recipe: Recipe, classes: int) -> LoadedModel:
+    """The recipe's model with a head for this many classes; see ``vitrine.models.load.load_model``."""
+    return load_model(
         recipe.model,
         pretrained=recipe.pretrained,
         num_classes=classes,
@@ -448,7 +450,7 @@ def build_for(recipe: Recipe, classes: int) -> BuiltModel:
     )
 
 
-def input_of(built: BuiltModel, recipe: Recipe) -> InputSpec:
+def recipe_input(built: LoadedModel, recipe: Recipe) -> InputSpec:
     """The model's own input, with what the recipe's transforms say instead."""
     own, wanted = built.input, recipe.transforms
     return replace(own, mean=wanted.mean or own.mean, std=wanted.std or own.std, crop=wanted.eval_crop)

@@ -17,21 +17,21 @@ from timm.models._hub import load_model_config_from_path
 from timm.models._registry import split_model_name_tag
 
 from vitrine.errors import ModelError
-from vitrine.models.checkpoints.registry import describe, says_itself
+from vitrine.models.checkpoints.registry import describe, is_self_describing
 from vitrine.models.checkpoints.transformers import FILE as PROCESSOR_FILE
 from vitrine.models.checkpoints.transformers import describe_transformers, is_transformers_config
-from vitrine.models.hub import fetch, fetch_if_there
+from vitrine.models.hub import fetch, fetch_optional
 
 BUNDLED = "vitrine/scenes-tiny"
 _FAMILIES = ["*vit*", "*deit*", "*beit*", "*eva*"]  # whose names are suggested
 
 
 @dataclass(frozen=True)
-class ModelSource:
+class ModelReference:
     """A model reference, understood.
 
     Attributes:
-        reference: what the person wrote.
+        text: the reference as it was given.
         architecture: timm's name of the model, without tag.
         model_args: constructor arguments that belong to the reference.
         pretrained_cfg: timm's description of the weights: input size, normalisation, classes.
@@ -42,7 +42,7 @@ class ModelSource:
         notes: sentences on what was recognised or assumed.
     """
 
-    reference: str
+    text: str
     architecture: str
     model_args: Mapping[str, Any] = field(default_factory=dict)
     pretrained_cfg: Mapping[str, Any] = field(default_factory=dict)
@@ -58,7 +58,7 @@ def bundled_folder() -> Path:
     return Path(str(resources.files("vitrine.models").joinpath("scenes_tiny")))
 
 
-def understand(reference: str, given: Mapping[str, Any] | None = None) -> ModelSource:
+def resolve_reference(reference: str, given: Mapping[str, Any] | None = None) -> ModelReference:
     """Find out what a model reference names. ``hf-hub:`` ids need their config.json, the rest needs no network.
 
     Args:
@@ -79,15 +79,15 @@ def understand(reference: str, given: Mapping[str, Any] | None = None) -> ModelS
     return _from_file(reference, path, given) if path.is_file() else _from_timm_name(reference)
 
 
-def _from_file(reference: str, path: Path, given: Mapping[str, Any] | None) -> ModelSource:
-    if (path.parent / "config.json").is_file() and not says_itself(path):
+def _from_file(reference: str, path: Path, given: Mapping[str, Any] | None) -> ModelReference:
+    if (path.parent / "config.json").is_file() and not is_self_describing(path):
         beside = _from_folder(reference, path.parent)
         return replace(beside, file=path, notes=(*beside.notes, f"{path.parent / 'config.json'} says what it is."))
     found = describe(path, given)
-    return ModelSource(reference, found.architecture, found.model_args, found.cfg, file=path, notes=found.notes)
+    return ModelReference(reference, found.architecture, found.model_args, found.cfg, file=path, notes=found.notes)
 
 
-def _from_folder(reference: str, folder: Path) -> ModelSource:
+def _from_folder(reference: str, folder: Path) -> ModelReference:
     if (folder / "recipe.toml").is_file() and not (folder / "config.json").is_file():
         raise ModelError(
             f"The training in {folder} was stopped before its first epoch ended, so it has no weights yet.\n"
@@ -101,20 +101,22 @@ def _from_folder(reference: str, folder: Path) -> ModelSource:
     return _from_config(reference, folder, hub_id=None)
 
 
-def _from_hub(reference: str) -> ModelSource:
+def _from_hub(reference: str) -> ModelReference:
     hub_id = reference.removeprefix("hf-hub:").removeprefix("hf_hub:")
     remedy = "with its weights, into one folder, and give that folder as the model."
     config = fetch(hub_id, ("config.json",), remedy)
     if is_transformers_config(config.parent):
-        fetch_if_there(hub_id, PROCESSOR_FILE, remedy)  # into the same folder
+        fetch_optional(hub_id, PROCESSOR_FILE, remedy)  # into the same folder
     return _from_config(reference, config.parent, hub_id=hub_id)
 
 
-def _from_config(reference: str, folder: Path, *, hub_id: str | None) -> ModelSource:
+def _from_config(reference: str, folder: Path, *, hub_id: str | None) -> ModelReference:
     if is_transformers_config(folder):
         found = describe_transformers(folder)
         place = None if hub_id else folder
-        return ModelSource(reference, found.architecture, found.model_args, found.cfg, place, hub_id, notes=found.notes)
+        return ModelReference(
+            reference, found.architecture, found.model_args, found.cfg, place, hub_id, notes=found.notes
+        )
     try:
         cfg, architecture, model_args = load_model_config_from_path(folder)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -125,10 +127,10 @@ def _from_config(reference: str, folder: Path, *, hub_id: str | None) -> ModelSo
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise ModelError(f"{folder / 'config.json'} names the architecture {architecture!r}, which timm does not have.")
     cfg = {key: value for key, value in cfg.items() if key not in ("file", "source")}
-    return ModelSource(reference, architecture, model_args, cfg, None if hub_id else folder, hub_id)
+    return ModelReference(reference, architecture, model_args, cfg, None if hub_id else folder, hub_id)
 
 
-def _from_timm_name(reference: str) -> ModelSource:
+def _from_timm_name(reference: str) -> ModelReference:
     name = reference.removeprefix("timm/")
     architecture, tag = split_model_name_tag(name)
     if not timm.is_model(architecture):
@@ -146,7 +148,7 @@ def _from_timm_name(reference: str) -> ModelSource:
     if cfg is None:
         raise ModelError(f"timm knows the model {architecture} but not its input size and normalisation.")
     table = {key: value for key, value in cfg.to_dict().items() if value is not None}
-    return ModelSource(
+    return ModelReference(
         reference, architecture, {}, table, None, table.get("hf_hub_id") or None, table.get("hf_hub_filename")
     )
 
@@ -179,7 +181,7 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def locate_weights(source: ModelSource, override: str | None = None) -> WeightsFile:
+def locate_weights(source: ModelReference, override: str | None = None) -> WeightsFile:
     """The weights of a model reference, or of the file given instead of them.
 
     Raises:
@@ -189,7 +191,7 @@ def locate_weights(source: ModelSource, override: str | None = None) -> WeightsF
     if override is not None:
         return _local(Path(override).expanduser(), f"pretrained = {override!r}")
     if source.file is not None:
-        return _local(source.file, source.reference)
+        return _local(source.file, source.text)
     if source.folder is not None:
         if (source.folder / _IN_PARTS).is_file():
             raise ModelError(
@@ -197,10 +199,10 @@ def locate_weights(source: ModelSource, override: str | None = None) -> WeightsF
                 "Save them as one: model.save_pretrained(FOLDER, max_shard_size='100GB')."
             )
         there = [name for name in _USUAL_NAMES if (source.folder / name).is_file()]
-        return _local(source.folder / (there or _USUAL_NAMES)[0], source.reference)
+        return _local(source.folder / (there or _USUAL_NAMES)[0], source.text)
     if source.hub_id is None:
         raise ModelError(
-            f"There are no pretrained weights for {source.reference!r}.\n"
+            f"There are no pretrained weights for {source.text!r}.\n"
             "Use a name with a tag (vit_base_patch16_224.orig_in21k), a file (--set pretrained=FILE), "
             "or --set pretrained=false to start from nothing."
         )

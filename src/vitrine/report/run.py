@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from vitrine.classify.model import OpenedModel, open_model
+from vitrine.classify.model import Classifier, open_classifier
 from vitrine.compare.run import Comparison, compare_runs
 from vitrine.errors import DataError, UsageError
 from vitrine.explain.score import ScoreSettings, score_methods
@@ -180,7 +180,7 @@ class _Gathering:
         if self.final is None:
             return []
         folder = self.final.record.folder.path
-        opened = open_model(str(folder), self.final.record.metrics.precision)
+        opened = open_classifier(str(folder), self.final.record.metrics.precision)
         sections = [positions_section(opened, self.final.name)]
         pictures = self._pictures(opened)
         if pictures:
@@ -188,7 +188,7 @@ class _Gathering:
         scores = self._scores(opened, folder)
         return [*sections, *([methods_section(scores)] if scores else [])]
 
-    def _maps(self, opened: OpenedModel, pictures: Sequence[ShownPicture]) -> Section:
+    def _maps(self, opened: Classifier, pictures: Sequence[ShownPicture]) -> Section:
         made = maps_section(
             opened, pictures, self.settings.seed, lambda done, total: self.progress("Checking maps", done, total)
         )
@@ -199,7 +199,7 @@ class _Gathering:
         self.missing += [f"The map of {name}: {reason}." for name, reason in made.unreadable]
         return made.section
 
-    def _pictures(self, opened: OpenedModel) -> tuple[ShownPicture, ...]:
+    def _pictures(self, opened: Classifier) -> tuple[ShownPicture, ...]:
         assert self.final is not None
         if self.settings.pictures:
             return pictures_from_paths(self.settings.pictures, opened.labels)
@@ -214,7 +214,7 @@ class _Gathering:
             self.missing.append("Maps: the validation pictures are no longer there, or carry no probabilities.")
         return found
 
-    def _scores(self, opened: OpenedModel, folder: Path) -> RecordedScores | None:
+    def _scores(self, opened: Classifier, folder: Path) -> RecordedScores | None:
         if not self.settings.score:
             return read_scores(folder)
         assert self.final is not None

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from vitrine.io.hub_cache import changed_sentence, short_hash
-from vitrine.models.load import BuiltModel
+from vitrine.models.load import LoadedModel
 from vitrine.models.reference import WeightsFile
 from vitrine.version import __version__
 
@@ -67,11 +67,11 @@ WORDS_MEASURED = "vocabulary_sha256"
 """Likewise of a captioner's word pieces, tokenizer.json."""
 
 
-def model_notes(built: BuiltModel) -> tuple[str, ...]:
+def model_notes(built: LoadedModel) -> tuple[str, ...]:
     """Sentences on a model that was opened: its weights, and what was recognised or changed to make them fit."""
     if built.weights is None:
         return ("The weights are random.", *built.notes)
-    return (*weights_notes(built.weights, built.source.folder), *built.notes)
+    return (*weights_notes(built.weights, built.reference.folder), *built.notes)
 
 
 def weights_notes(weights: WeightsFile, run: Path | None = None) -> tuple[str, ...]:

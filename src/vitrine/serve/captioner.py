@@ -16,7 +16,7 @@ from PIL import Image
 from vitrine.attribution.placement import Placement
 from vitrine.caption.beam_search import beam_search
 from vitrine.caption.decoding import DecodedCaption
-from vitrine.caption.model import OpenedCaptioner
+from vitrine.caption.model import Captioner
 from vitrine.caption.run import CaptionSettings
 from vitrine.caption.sampling import Candidate, Continued, continued
 from vitrine.caption.word_maps import CaptionWord, caption_words, check_words, word_pieces
@@ -76,7 +76,7 @@ class ServedCaptioner:
     kind: Literal["captioner"] = "captioner"
 
     def __init__(
-        self, number: str, reference: str, opened: OpenedCaptioner, precision: str, flags: Sequence[str] = ()
+        self, number: str, reference: str, opened: Captioner, precision: str, flags: Sequence[str] = ()
     ) -> None:
         self.id, self.reference, self.opened = number, reference, opened
         self.precision, self.flags = precision, tuple(flags)
@@ -187,7 +187,7 @@ class ServedCaptioner:
 class _Teller:
     """Finds out which words are whole, and tells each of them once."""
 
-    def __init__(self, opened: OpenedCaptioner, encoded: EncodedCaption, say: Say) -> None:
+    def __init__(self, opened: Captioner, encoded: EncodedCaption, say: Say) -> None:
         self._opened, self._encoded, self._say = opened, encoded, say
         self._candidates: list[tuple[Candidate, ...]] = []
         self.told: list[WordInfo] = []

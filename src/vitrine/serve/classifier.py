@@ -21,7 +21,7 @@ from vitrine.attribution.maps import BatchMaps, TokenLayout
 from vitrine.attribution.methods import METHODS, Method
 from vitrine.attribution.placement import Placement
 from vitrine.classify.inference import eval_transform
-from vitrine.classify.model import OpenedModel
+from vitrine.classify.model import Classifier
 from vitrine.data.transforms import EvalTransform
 from vitrine.errors import ModelError
 from vitrine.explain.explainer import Mapper
@@ -100,11 +100,11 @@ class ServedClassifier:
 
     kind: Literal["classifier"] = "classifier"
 
-    def __init__(self, number: str, reference: str, opened: OpenedModel, architecture: str | None = None) -> None:
+    def __init__(self, number: str, reference: str, opened: Classifier, architecture: str | None = None) -> None:
         self.id, self.reference, self.opened, self.architecture = number, reference, opened, architecture
         self.transform: EvalTransform = eval_transform(opened.spec)
         self.mapper = Mapper(opened, Method())
-        self.notes = list(model_notes(opened.built))
+        self.notes = list(model_notes(opened.loaded))
         self.methods: tuple[str, ...] = METHODS
         side = opened.spec.size
         try:
@@ -133,7 +133,7 @@ class ServedClassifier:
     @cached_property
     def weights_sha256(self) -> str | None:
         """Of the weights file; None for random ones."""
-        weights = self.opened.built.weights
+        weights = self.opened.loaded.weights
         return None if weights is None else weights.sha256
 
     @property

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import uvicorn
 
 from vitrine.caption.model import open_captioner
-from vitrine.classify.model import open_model
+from vitrine.classify.model import open_classifier
 from vitrine.errors import UsageError
 from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.models.kind import is_captioner
@@ -85,7 +85,7 @@ def _opened(number: str, reference: str, architecture: str | None, vocabulary: P
         return ServedCaptioner(
             number, reference, open_captioner(reference, architecture, words, precision=used), used, flags
         )
-    return ServedClassifier(number, reference, open_model(reference, precision, architecture), architecture)
+    return ServedClassifier(number, reference, open_classifier(reference, precision, architecture), architecture)
 
 
 def run_server(state: AppState, on_ready: Callable[[str], None]) -> None:

@@ -329,7 +329,7 @@ class PositionFindingsCache:
         with self._lock:
             if served.id not in self._found:
                 table = position_embeddings(served.opened.module)
-                notes = (*served.opened.built.notes, *table.notes)
+                notes = (*served.opened.loaded.notes, *table.notes)
                 found = assess_positions(table.embeddings_RCD, computed=table.computed, notes=notes)
                 self._found[served.id] = found
             return self._found[served.id]

@@ -24,9 +24,9 @@ from vitrine.data.samples import Sample
 from vitrine.models.captioner.build import AssembledCaptioner, assemble_captioner
 from vitrine.models.captioner.checkpoint import WORDS, save_captioner
 from vitrine.models.captioner.model import CaptionModel, Features
-from vitrine.models.finetune import captioner_groups
+from vitrine.models.finetune import captioner_parameter_groups
 from vitrine.models.kind import is_captioner
-from vitrine.models.load import require_available
+from vitrine.models.load import check_available
 from vitrine.models.precision import autocast
 from vitrine.models.reference import file_sha256
 from vitrine.results import CaptioningMetrics
@@ -53,7 +53,7 @@ def require_captioner_available(recipe: Recipe) -> None:
         ModelError, WeightsUnavailableError: the recipe's model cannot be opened.
     """
     if not is_captioner(recipe.model):
-        require_available(recipe.model, recipe.pretrained)
+        check_available(recipe.model, recipe.pretrained)
 
 
 class CaptionerTask:
@@ -121,7 +121,7 @@ class CaptionerTask:
 
     def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
         """Two learning rates: the image encoder's, and everything else's."""
-        groups = captioner_groups(module, self.recipe, self.spec.backbone_learning_rate)
+        groups = captioner_parameter_groups(module, self.recipe, self.spec.backbone_learning_rate)
         return make_optimizer(module, self.recipe, groups)
 
     def objective(self, device: torch.device) -> Captioning:

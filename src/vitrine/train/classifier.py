@@ -16,8 +16,8 @@ from vitrine.data.loader import Batch, PictureLoader
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
 from vitrine.metrics.classification import Outputs, classification_metrics, joined
-from vitrine.models.finetune import HeadOnFrozen, select_trainable, without_adapters
-from vitrine.models.load import build_for, input_of, open_run, width_of
+from vitrine.models.finetune import LinearProbe, merge_adapters, select_trainable
+from vitrine.models.load import load_for_inference, load_recipe_model, recipe_input, width_of
 from vitrine.runs.folder import RunFolder
 from vitrine.train.data import ShardedBatches, TrainingData, epoch_pictures, from_decoded_cache, names_of, shards_of
 from vitrine.train.events import Event
@@ -36,8 +36,8 @@ class ClassifierTask:
         require_views_possible(recipe, data.train.endless)
         self.recipe, self.report = recipe, report
         self.record, self.labels = data.record, tuple(data.found.labels)
-        self.built = build_for(recipe, len(self.labels))
-        self.spec = input_of(self.built, recipe)
+        self.built = load_recipe_model(recipe, len(self.labels))
+        self.spec = recipe_input(self.built, recipe)
         self.data, kept = from_decoded_cache(data, recipe, self.spec.size)
         self.weights, self.notes = self.built.weights, (*data.found.notes, *self.built.notes, *kept)
         self.width = width_of(self.built.module)
@@ -51,8 +51,8 @@ class ClassifierTask:
         if self._head is not None:
             self._set_aside(self._head, report)
 
-    def _set_aside(self, head: HeadOnFrozen, report: Callable[[Event], None]) -> None:
-        counts = [sum(each.numel() for each in part.parameters()) for part in (head.whole, head)]
+    def _set_aside(self, head: LinearProbe, report: Callable[[Event], None]) -> None:
+        counts = [sum(each.numel() for each in part.parameters()) for part in (head.model, head)]
         self.aside = counts[0] - counts[1]
         once, note = reuse(head, self.data, self.recipe)
         self.notes = (*self.notes, note)
@@ -128,15 +128,15 @@ class ClassifierTask:
 
     def save(self, run: RunFolder, module: nn.Module) -> None:
         """In timm's layout, adapters folded in."""
-        if isinstance(module, HeadOnFrozen):
-            with module.put_together() as whole:
+        if isinstance(module, LinearProbe):
+            with module.merged() as whole:
                 run.save_model(whole, self.labels, self.spec)
         else:
-            run.save_model(without_adapters(module), self.labels, self.spec)
+            run.save_model(merge_adapters(module), self.labels, self.spec)
 
     def conclude(self, run: RunFolder, setting: Setting) -> dict[str, Any]:
         """Measure the written weights; write predictions.csv."""
-        module = open_run(run.path).module.to(setting.device)
+        module = load_for_inference(run.path).module.to(setting.device)
         outputs = self._outputs(module, setting, self.data.validation)
         run.write("predictions.csv", predictions_csv(outputs, self.labels, probabilities=True))
         return classification_metrics(outputs, self.labels, precision=setting.precision).to_dict()

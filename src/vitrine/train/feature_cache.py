@@ -17,8 +17,8 @@ from vitrine.data.loader import Batch, BatchShard, PictureLoader, batch_count, e
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
 from vitrine.metrics.classification import Outputs
-from vitrine.models.finetune import HeadOnFrozen, draws_at_random, one_head
-from vitrine.models.load import BuiltModel, InputSpec
+from vitrine.models.finetune import LinearProbe, is_stochastic, linear_head
+from vitrine.models.load import InputSpec, LoadedModel
 from vitrine.models.precision import autocast, class_token_alone
 from vitrine.train.data import TrainingData
 from vitrine.train.events import Event, Reading
@@ -144,13 +144,13 @@ _ROWS_AT_ONCE = 4096
 _FLOAT32 = 4  # bytes
 
 
-def frozen_head(built: BuiltModel, size: int, recipe: Recipe) -> HeadOnFrozen | None:
+def frozen_head(built: LoadedModel, size: int, recipe: Recipe) -> LinearProbe | None:
     """The classifier beside its frozen model, where ``tune`` trains nothing else and the model has one classifier."""
-    head = one_head(built.module, size) if recipe.tune == "head" else None
-    return None if head is None else HeadOnFrozen(built.module, head)
+    head = linear_head(built.module, size) if recipe.tune == "head" else None
+    return None if head is None else LinearProbe(built.module, head)
 
 
-def reuse(model: HeadOnFrozen, data: TrainingData, recipe: Recipe) -> tuple[bool, str]:
+def reuse(model: LinearProbe, data: TrainingData, recipe: Recipe) -> tuple[bool, str]:
     """Whether features can be computed once, and a sentence for a person; a function of recipe and data alone."""
     again = "The frozen model is run over all pictures in every epoch, since"
     if data.train.endless:
@@ -159,7 +159,7 @@ def reuse(model: HeadOnFrozen, data: TrainingData, recipe: Recipe) -> tuple[bool
         return False, f"{again} they change at random; views = N computes features of N versions of each once."
     if recipe.mixup or recipe.cutmix:
         return False, f"{again} mixup and cutmix mix their pixels."
-    if draws_at_random(model.whole):
+    if is_stochastic(model.model):
         return False, f"{again} it drops parts at random (drop_path, patch_drop, model_args)."
     assert isinstance(model.head, nn.Linear)
     versions = recipe.views or 1
@@ -177,7 +177,7 @@ class HeadFeatures:
 
     def __init__(
         self,
-        model: HeadOnFrozen,
+        model: LinearProbe,
         data: TrainingData,
         recipe: Recipe,
         spec: InputSpec,
@@ -215,7 +215,7 @@ class HeadFeatures:
 
     def _of(self, what: str, setting: Setting, passes: list[Callable[[], Iterator[Batch]]]) -> KeptFeatures:
         if what not in self._kept:
-            model = self._model.whole
+            model = self._model.model
             was_training = model.training
             model.eval()
             count = len(self._data.train if what == "training" else self._data.validation)
@@ -228,7 +228,7 @@ class HeadFeatures:
     def _see(self, setting: Setting, batch: Batch) -> list[torch.Tensor]:
         with torch.no_grad(), autocast(setting.device, setting.precision):
             pixels_BCHW = normalise(batch.pixels_BCHW.to(setting.device), self._spec.mean, self._spec.std)
-            with class_token_alone(self._model.whole):
+            with class_token_alone(self._model.model):
                 features_BD = self._model.features(pixels_BCHW)
         return list(features_BD.to("cpu", stored_dtype(setting)))
 

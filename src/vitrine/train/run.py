@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vitrine.config import Recipe, recipe_from_toml
 from vitrine.errors import LostProcessError, RecipeError, RunError
-from vitrine.models.load import require_available
+from vitrine.models.load import check_available
 from vitrine.results import CaptioningMetrics, ClassificationMetrics
 from vitrine.runs.folder import RunFolder
 from vitrine.train.captioner import CaptionerTask, require_captioner_available
@@ -116,7 +116,7 @@ def _session(
         report(Reading(done, total))
 
     if recipe.caption is None:
-        processes.one_goes_first(lambda: require_available(recipe.model, recipe.pretrained))
+        processes.one_goes_first(lambda: check_available(recipe.model, recipe.pretrained))
         data = prepare_data(reference, recipe, reading, processes)
         return TrainingSession(run, recipe, lambda: ClassifierTask(recipe, data, report), report, processes)
     processes.one_goes_first(lambda: require_captioner_available(recipe))

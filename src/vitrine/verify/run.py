@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from vitrine.caption.inference import PredictedCaption, greedy_captions
-from vitrine.caption.model import OpenedCaptioner, load_captioner, open_captioner
+from vitrine.caption.model import Captioner, load_captioner, open_captioner
 from vitrine.classify.inference import eval_batches, predict_batches, stack_logits
-from vitrine.classify.model import OpenedModel, open_model
+from vitrine.classify.model import Classifier, open_classifier
 from vitrine.config import CaptionSpec
 from vitrine.data.captions.datasets import CaptionData, open_captions
 from vitrine.data.captions.transforms import CaptionTransform
@@ -84,7 +84,7 @@ def verify_captions(
 
 
 def _compare_captions(
-    record: CaptionerRecord, samples: Mapping[str, Sample], opened: OpenedCaptioner, again: Again
+    record: CaptionerRecord, samples: Mapping[str, Sample], opened: Captioner, again: Again
 ) -> CaptionsCompared | None:
     unreadable: list[str] = []
     found: list[PredictedCaption] = []
@@ -178,7 +178,7 @@ def verify_rows(
         RunError: predictions.csv is of other pictures or results than the run's other files.
     """
     _ = record.answers
-    opened = open_model(str(record.folder.path), again.precision)
+    opened = open_classifier(str(record.folder.path), again.precision)
     rows = _compare_rows(record, samples, opened, again.batch_size, again.progress)
     environment = environment_check(record.folder, record.metrics.precision, opened.precision, opened.device)
     return rows, [_predictions(rows, again.tolerance, checks), environment]
@@ -187,7 +187,7 @@ def verify_rows(
 def _compare_rows(
     record: RunRecord,
     samples: Mapping[str, Sample],
-    opened: OpenedModel,
+    opened: Classifier,
     batch_size: int,
     progress: Callable[[int, int], None],
 ) -> RowsCompared | None:
@@ -217,7 +217,7 @@ def _compare_rows(
 def _outputs(
     record: RunRecord,
     samples: Mapping[str, Sample],
-    opened: OpenedModel,
+    opened: Classifier,
     batch_size: int,
     progress: Callable[[int, int], None],
 ) -> Outputs | None:

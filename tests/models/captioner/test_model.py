@@ -17,7 +17,7 @@ from vitrine.errors import ModelError
 from vitrine.models.captioner import CaptionModel, CaptionModelConfig, Features, Memory, prepare_for_prediction
 from vitrine.models.captioner.backbone import FrozenBatchNorm2d
 from vitrine.models.captioner.model import sine_positions
-from vitrine.models.load import open_run
+from vitrine.models.load import load_for_inference
 
 VIT = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2, "reg_tokens": 3}
 DYNAMIC_VIT = {"image_model": "vit_tiny_patch16_224", "image_args": VIT | {"dynamic_img_size": True}}
@@ -219,7 +219,7 @@ def test_features_can_be_kept_and_joined_again() -> None:
 
 
 def test_the_packages_own_model_serves_as_image_encoder() -> None:
-    image_model = open_run("vitrine/scenes-tiny").module
+    image_model = load_for_inference("vitrine/scenes-tiny").module
     config = CaptionModelConfig(**(SMALL | {"image_model": "vitrine/scenes-tiny"}))
     model = CaptionModel(config, image_model).eval()
     memory = model.encode(pictures(((64, 64),) * 2))

@@ -37,21 +37,21 @@ from torchvision.models import (
 )
 
 from vitrine.classify.inference import eval_transform
-from vitrine.classify.model import open_model
+from vitrine.classify.model import open_classifier
 from vitrine.config import TransformSpec
 from vitrine.data.transforms import EvalTransform
 from vitrine.errors import ModelError
-from vitrine.models.checkpoints.base import Carried, explained, grouped, mismatches
+from vitrine.models.checkpoints.base import ConvertedCheckpoint, explained, grouped, mismatches
 from vitrine.models.checkpoints.timm import Dimensions, _normalisations, plain_vit
 from vitrine.models.checkpoints.torchvision_dino import describe_torchvision
 from vitrine.models.finetune import select_trainable
-from vitrine.models.load import build, require_available
+from vitrine.models.load import check_available, load_model
 from vitrine.runs.folder import RunFolder
 
 
 def refused(reference: Path | str, match: str, **options: Any) -> str:
     with pytest.raises(ModelError, match=match) as caught:
-        build(str(reference), **{"pretrained": True, **options})
+        load_model(str(reference), **{"pretrained": True, **options})
     assert len(str(caught.value).splitlines()) <= 2
     return str(caught.value)
 
@@ -91,7 +91,7 @@ def test_published_sizes_are_recognised_by_shapes(
 def test_a_size_that_was_not_published_is_built_from_its_numbers(tmp_path: Path) -> None:
     theirs = pretrained_vit(width=192, depth=3, heads=3)
     torch.save(theirs.state_dict(), tmp_path / "w.pth")
-    built = build(str(tmp_path / "w.pth"), pretrained=True)
+    built = load_model(str(tmp_path / "w.pth"), pretrained=True)
     assert any("3 were taken, of 64 channels each" in note for note in built.notes)
     assert built.module.eval()(pixels()).sub(theirs(pixels())).abs().max() < 1e-5
 
@@ -101,8 +101,8 @@ def test_heads_that_cannot_be_known_are_asked_for(tmp_path: Path) -> None:
     torch.save(theirs.state_dict(), tmp_path / "w.pth")
     message = refused(tmp_path / "w.pth", "width 48 and 2 blocks, whose number of attention heads is not in the file")
     assert "model_args.num_heads=N" in message
-    require_available(str(tmp_path / "w.pth"), pretrained=True)
-    built = build(str(tmp_path / "w.pth"), pretrained=True, model_args={"num_heads": 3})
+    check_available(str(tmp_path / "w.pth"), pretrained=True)
+    built = load_model(str(tmp_path / "w.pth"), pretrained=True, model_args={"num_heads": 3})
     assert built.module.eval()(pixels()).sub(theirs(pixels())).abs().max() < 1e-5
 
 
@@ -114,7 +114,7 @@ def test_two_models_that_fit_are_listed(tmp_path: Path) -> None:
     assert re.search(r"vit_tiny_patch16_224\.\w+ \(pictures normalised with mean 0\.5\)", message)
     assert re.search(r"deit_tiny_patch16_224\.\w+ \(pictures normalised with mean 0\.485\)", message)
     for name, mean in (("vit_tiny_patch16_224", 0.5), ("deit_tiny_patch16_224", 0.485)):
-        assert build(name, pretrained=str(tmp_path / "w.safetensors")).input.mean[0] == mean
+        assert load_model(name, pretrained=str(tmp_path / "w.safetensors")).input.mean[0] == mean
 
 
 def test_one_name_whose_tags_want_other_pictures_is_several_models() -> None:
@@ -134,7 +134,7 @@ def test_transformers_weights_without_their_configuration(tmp_path: Path) -> Non
     save_file(theirs.state_dict(), tmp_path / "w.safetensors")
     refused(tmp_path / "w.safetensors", r"names of the library transformers, without the config\.json")
     named = {**MICRO, "embed_dim": 48, "num_heads": 3, "mlp_ratio": 2}
-    built = build("vit_tiny_patch16_224", pretrained=str(tmp_path / "w.safetensors"), model_args=named)
+    built = load_model("vit_tiny_patch16_224", pretrained=str(tmp_path / "w.safetensors"), model_args=named)
     assert built.notes == ("Names were carried over from transformers.",)
     assert built.module.eval()(pixels()).sub(theirs(pixels()).logits).abs().max() < 1e-5
 
@@ -142,7 +142,7 @@ def test_transformers_weights_without_their_configuration(tmp_path: Path) -> Non
 def test_weights_put_into_a_named_model_bring_their_normalisation(tmp_path: Path) -> None:
     case = torchvision_vit()(tmp_path)
     named = {**MICRO, "embed_dim": 128, "num_heads": 2, "mlp_ratio": 2}
-    built = build("vit_tiny_patch16_224", pretrained=str(case.reference), model_args=named)
+    built = load_model("vit_tiny_patch16_224", pretrained=str(case.reference), model_args=named)
     assert built.input.mean == IMAGENET
     assert any("normalised as torchvision does (mean 0.485, 0.456, 0.406)" in note for note in built.notes)
     assert built.module.eval()(pixels()).sub(case.logits(pixels())).abs().max() < 1e-5
@@ -170,7 +170,7 @@ def test_pictures_are_resized_and_cut_as_torchvisions_weights_say(
         "patch_embed.proj.weight": (width, 3, patch, patch), "pos_embed": (1, 1 + (size // patch) ** 2, width),
         "cls_token": (1, 1, width), **{f"blocks.{i}.mlp.fc1.weight": (4 * width, width) for i in range(depth)},
     }  # fmt: skip
-    cfg = describe_torchvision(Carried("", tmp_path, shapes, dict)).cfg
+    cfg = describe_torchvision(ConvertedCheckpoint("", tmp_path, shapes, dict)).cfg
     at = EvalTransform(TransformSpec(eval_crop=cfg["crop_pct"]), size).geometry(1000, 800)
     assert (at.resized_height, at.size) == (resize, size)
     assert (list(cfg["mean"]), list(cfg["std"])) == (theirs.mean, theirs.std)
@@ -196,14 +196,14 @@ def dino(folder: Path, head: bool = True) -> tuple[Path, Any]:
 @pytest.mark.parametrize("head", [True, False])
 def test_dinos_teacher_is_opened_without_classifier(head: bool, tmp_path: Path) -> None:
     path, ours = dino(tmp_path, head)
-    built = build(str(path), pretrained=True)
+    built = load_model(str(path), pretrained=True)
     with torch.no_grad():
         torch.testing.assert_close(built.module.eval()(pixels()), ours(pixels()), rtol=1e-5, atol=1e-5)
     assert built.input.mean == IMAGENET and any("no classifier" in note for note in built.notes)
     assert any("only DINO's own training uses it: head.mlp.0.weight" in note for note in built.notes) == head
     with pytest.raises(ModelError, match="has no classification head"):
-        open_model(str(path))
-    trained = build(str(path), pretrained=True, num_classes=4)
+        open_classifier(str(path))
+    trained = load_model(str(path), pretrained=True, num_classes=4)
     assert "The classification head is new, for 4 classes; the weights have none." in trained.notes
     assert torch.equal(trained.module.blocks[1].norm1.weight, ours.blocks[1].norm1.weight)
 
@@ -212,8 +212,8 @@ def test_a_transformers_model_without_head_is_for_training(tmp_path: Path) -> No
     theirs = transformers_model("ViTModel")
     theirs.save_pretrained(tmp_path)
     with pytest.raises(ModelError, match="has no classification head"):
-        open_model(str(tmp_path))
-    built = build(str(tmp_path), pretrained=True, num_classes=4)
+        open_classifier(str(tmp_path))
+    built = load_model(str(tmp_path), pretrained=True, num_classes=4)
     assert any("no classifier uses it: pooler.dense" in note for note in built.notes)
     with torch.no_grad():
         found = built.module.eval().forward_features(pixels())
@@ -246,7 +246,7 @@ def test_training_starts_from_every_format_and_saves_a_model_that_timm_opens(
 ) -> None:
     (tmp_path / "in").mkdir()
     case = CASES[name](tmp_path / "in")
-    built = build(str(case.reference), pretrained=True, num_classes=classes)
+    built = load_model(str(case.reference), pretrained=True, num_classes=classes)
     new = [note for note in built.notes if f"The classification head is new, for {classes} classes" in note]
     if name in OWN_HEADS:
         assert len(new) == 1 and OWN_HEADS[name][1] in new[0]
@@ -259,7 +259,7 @@ def test_training_starts_from_every_format_and_saves_a_model_that_timm_opens(
     RunFolder(tmp_path / "run").save_model(built.module, labels, built.input)
     module = built.module.eval()
     again = timm.create_model(f"local-dir:{tmp_path / 'run'}", pretrained=True).eval()
-    reopened = open_model(str(tmp_path / "run"), "fp32")
+    reopened = open_classifier(str(tmp_path / "run"), "fp32")
     with torch.no_grad():
         expected = module(pixels(case.size))
         assert torch.equal(again(pixels(case.size)), expected)
@@ -274,20 +274,20 @@ def test_a_new_head_is_not_the_files_where_the_files_reads_a_representation(tmp_
     arrays |= {"pre_logits/kernel": np.eye(48, dtype=np.float32), "pre_logits/bias": np.zeros(48, np.float32)}
     arrays["head/kernel"] = np.full((48, 37), 3.0, np.float32)  # of the shape that timm's reader would take
     np.savez(case.reference, **arrays)
-    built = build(str(case.reference), pretrained=True, num_classes=37)
+    built = load_model(str(case.reference), pretrained=True, num_classes=37)
     assert not (built.module.head.weight == 3).any()
 
 
 def test_both_heads_of_a_distilled_model_are_trained(tmp_path: Path) -> None:
     transformers_folder("DeiTForImageClassificationWithTeacher")(tmp_path)
-    module = select_trainable(build(str(tmp_path), pretrained=True, num_classes=4).module, "head")
+    module = select_trainable(load_model(str(tmp_path), pretrained=True, num_classes=4).module, "head")
     trained = {name for name, value in module.named_parameters() if value.requires_grad}
     assert trained == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
 
 
 def test_a_large_epsilon_is_said_where_training_does_not_keep_it(tmp_path: Path) -> None:
     transformers_folder("ViTForImageClassification", layer_norm_eps=0.01)(tmp_path)
-    assert any("epsilon 0.01" in note for note in build(str(tmp_path), pretrained=True, num_classes=3).notes)
+    assert any("epsilon 0.01" in note for note in load_model(str(tmp_path), pretrained=True, num_classes=3).notes)
 
 
 def test_a_folder_whose_head_is_gone_is_not_opened_with_another(tmp_path: Path) -> None:
@@ -314,7 +314,7 @@ def test_a_tensor_that_is_missing_or_too_many_is_named(tmp_path: Path) -> None:
 def test_another_patch_size_is_said(tmp_path: Path) -> None:
     torch.save(pretrained_vit().state_dict(), tmp_path / "w.pth")
     args = {**MICRO, "embed_dim": 128, "num_heads": 2, "patch_size": 16}
-    built = build("vit_tiny_patch16_224", pretrained=str(tmp_path / "w.pth"), model_args=args)
+    built = load_model("vit_tiny_patch16_224", pretrained=str(tmp_path / "w.pth"), model_args=args)
     assert built.notes[-2:] == (
         "Position embeddings were resampled from 4 x 4 to 2 x 2 patches.",
         "The patch embedding was resampled from patches of 8 x 8 pixels to 16 x 16.",
@@ -324,10 +324,10 @@ def test_another_patch_size_is_said(tmp_path: Path) -> None:
 def test_positions_are_resampled_for_another_size(tmp_path: Path) -> None:
     """As timm does: the same model in timm's names gives the same answers."""
     case = CASES["PyTorch-Pretrained-ViT"](tmp_path)
-    built = build(str(case.reference), pretrained=True, image_size=48)
+    built = load_model(str(case.reference), pretrained=True, image_size=48)
     assert "Position embeddings were resampled from 4 x 4 to 6 x 6 patches." in built.notes
-    save_file(build(str(case.reference), pretrained=True).module.state_dict(), tmp_path / "timm.safetensors")
-    args = dict(built.source.model_args) | {"img_size": 48, "num_classes": 37}
+    save_file(load_model(str(case.reference), pretrained=True).module.state_dict(), tmp_path / "timm.safetensors")
+    args = dict(built.reference.model_args) | {"img_size": 48, "num_classes": 37}
     overlay = {"file": str(tmp_path / "timm.safetensors"), "num_classes": 37}
     theirs = timm.create_model("vit_base_patch16_224", pretrained=True, pretrained_cfg_overlay=overlay, **args)
     with torch.no_grad():
@@ -422,7 +422,7 @@ def test_a_square_picture_is_prepared_as_the_processor_does(
 ) -> None:
     transformers_model(f"{kind}ForImageClassification").save_pretrained(tmp_path)
     processor = processed(name, options, tmp_path)
-    spec = open_model(str(tmp_path), "fp32").spec
+    spec = open_classifier(str(tmp_path), "fp32").spec
     rng = np.random.default_rng(3)
     image = Image.fromarray(rng.integers(0, 256, (90, 90, 3), dtype=np.uint8)).resize((90, 90))
     theirs = processor(image, return_tensors="pt")["pixel_values"][0]
@@ -437,7 +437,7 @@ def test_a_dinov2_cuts_pictures_that_are_not_square_as_its_processor(tmp_path: P
     transformers_model("Dinov2ForImageClassification").save_pretrained(tmp_path)
     options = {"size": {"shortest_edge": 64}, "crop_size": {"height": 48, "width": 48}}
     processor = processed("BitImageProcessor", options, tmp_path)
-    built = build(str(tmp_path), pretrained=True)
+    built = load_model(str(tmp_path), pretrained=True)
     assert not any("squeezes" in note for note in built.notes)
     image = Image.fromarray(np.random.default_rng(3).integers(0, 256, (60, 110, 3), dtype=np.uint8))
     theirs = processor(image, return_tensors="pt")["pixel_values"][0]
@@ -471,7 +471,7 @@ def vit(tmp_path: Path) -> Path:
     ],
 )
 def test_processors_of_other_years(changes: dict[str, Any], crop: float, size: int, note: str, vit: Path) -> None:
-    built = build(str(written(vit, "preprocessor_config.json", **changes)), pretrained=True)
+    built = load_model(str(written(vit, "preprocessor_config.json", **changes)), pretrained=True)
     assert (built.input.crop, built.input.size) == (crop, size)
     said = [told for told in built.notes if "image processor" in told]
     assert bool(said) == bool(note) and (not note or re.search(note, said[0]))
@@ -479,7 +479,7 @@ def test_processors_of_other_years(changes: dict[str, Any], crop: float, size: i
 
 def test_a_folder_without_processor_says_what_was_assumed(vit: Path) -> None:
     (vit / "preprocessor_config.json").unlink()
-    built = build(str(vit), pretrained=True)
+    built = load_model(str(vit), pretrained=True)
     assert built.input.mean == (0.5, 0.5, 0.5)
     assert any("There is no preprocessor_config.json" in note for note in built.notes)
 
@@ -514,7 +514,7 @@ def test_configurations_that_cannot_be_used(file: str, changes: dict[str, Any], 
 def test_labels_that_do_not_fit_the_head_are_refused(vit: Path) -> None:
     written(vit, "config.json", id2label={"0": "cat", "1": "dog"})
     with pytest.raises(ModelError, match="has 37 outputs but 2 class names"):
-        open_model(str(vit))
+        open_classifier(str(vit))
 
 
 def test_weights_in_several_files_are_refused(vit: Path) -> None:
@@ -525,7 +525,7 @@ def test_weights_in_several_files_are_refused(vit: Path) -> None:
 
 def test_labels_are_in_the_order_of_their_numbers(vit: Path) -> None:
     written(vit, "config.json", id2label={str(i): PETS[i] for i in reversed(range(37))})
-    assert open_model(str(vit)).labels == PETS
+    assert open_classifier(str(vit)).labels == PETS
 
 
 def test_no_library_is_needed_to_read_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -535,4 +535,4 @@ def test_no_library_is_needed_to_read_its_files(tmp_path: Path, monkeypatch: pyt
     for library in ("transformers", "pytorch_pretrained_vit"):
         monkeypatch.setitem(sys.modules, library, None)  # importing it fails
     for reference in (folder, tmp_path / "w.pth"):
-        assert build(str(reference), pretrained=True).module.num_classes == 37
+        assert load_model(str(reference), pretrained=True).module.num_classes == 37

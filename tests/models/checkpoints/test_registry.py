@@ -11,7 +11,7 @@ from support.format_makers import CASES
 from support.paths import CHECKOUT
 
 from vitrine.attribution.attention import attention_map
-from vitrine.classify.model import open_model
+from vitrine.classify.model import open_classifier
 from vitrine.models.checkpoints.registry import FORMATS, table
 
 
@@ -19,7 +19,7 @@ from vitrine.models.checkpoints.registry import FORMATS, table
 def test_a_model_of_every_format_gives_its_own_librarys_logits(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     case = CASES[name](tmp_path)
-    opened = open_model(str(case.reference), "fp32")
+    opened = open_classifier(str(case.reference), "fp32")
     big = case.size > 200  # one picture is enough where it takes seconds
     pixels = torch.randn(1 if big else 2, 3, case.size, case.size, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -29,9 +29,9 @@ def test_a_model_of_every_format_gives_its_own_librarys_logits(name: str, tmp_pa
     assert opened.labels == case.labels
     spec = opened.spec
     assert (spec.size, spec.mean, spec.crop) == (case.size, case.mean, pytest.approx(case.crop))
-    assert case.architecture in ("", opened.built.source.architecture)
+    assert case.architecture in ("", opened.loaded.reference.architecture)
     for note in case.notes:
-        assert any(re.search(note, told) for told in opened.built.notes), (note, opened.built.notes)
+        assert any(re.search(note, told) for told in opened.loaded.notes), (note, opened.loaded.notes)
     if not big:  # attention is recorded inside the same module
         scores_BRC = attention_map(opened.module, pixels[:1]).scores_BRC
         assert scores_BRC.shape[1] == scores_BRC.shape[2] and 0 < float(scores_BRC.sum()) <= 1.001

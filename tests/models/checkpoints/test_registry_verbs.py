@@ -27,11 +27,11 @@ from torch import nn
 
 import vitrine
 from vitrine.classify.evaluate import evaluate
-from vitrine.classify.model import open_model
+from vitrine.classify.model import open_classifier
 from vitrine.classify.predict import predict
 from vitrine.errors import WeightsUnavailableError
 from vitrine.explain.positions import positions
-from vitrine.models.load import build
+from vitrine.models.load import load_model
 
 LABELS = ("0", "1", "2")
 ARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 2, "num_heads": 2, "num_classes": 3}
@@ -200,11 +200,11 @@ def test_a_transformers_model_comes_from_the_hub_and_then_from_the_cache(
     (tmp_path / "there").mkdir()
     case = transformers_folder("DeiTForImageClassification")(tmp_path / "there")
     asked = hub({"owner/deit": tmp_path / "there"}).asked
-    opened = open_model("hf-hub:owner/deit", "fp32")
+    opened = open_classifier("hf-hub:owner/deit", "fp32")
     assert "GET owner/deit/preprocessor_config.json" in asked and "GET owner/deit/model.safetensors" in asked
-    assert opened.built.weights is not None and opened.built.weights.origin == "hf-hub:owner/deit/model.safetensors"
+    assert opened.loaded.weights is not None and opened.loaded.weights.origin == "hf-hub:owner/deit/model.safetensors"
     unplug(monkeypatch)
-    again = open_model("hf-hub:owner/deit", "fp32")
+    again = open_classifier("hf-hub:owner/deit", "fp32")
     pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     for one in (opened, again):
         assert (one.labels, one.spec.mean, one.spec.crop) == (PETS, IMAGENET, 0.8)
@@ -220,7 +220,9 @@ def test_a_repository_without_processor_is_known_to_have_none(
     (tmp_path / "there" / "preprocessor_config.json").unlink()
     hub({"owner/bare": tmp_path / "there"})
     for _ in range(2):  # from the hub, and from what the cache remembers of its answer
-        assert any("no preprocessor_config.json" in note for note in build("hf-hub:owner/bare", pretrained=True).notes)
+        assert any(
+            "no preprocessor_config.json" in note for note in load_model("hf-hub:owner/bare", pretrained=True).notes
+        )
         unplug(monkeypatch)
 
 
@@ -231,9 +233,9 @@ def test_a_processor_that_was_never_asked_for_is_not_taken_for_absent(
     (tmp_path / "there").mkdir()
     transformers_folder("DeiTForImageClassification")(tmp_path / "there")
     hub({"owner/deit": tmp_path / "there"})
-    build("hf-hub:owner/deit", pretrained=True)
+    load_model("hf-hub:owner/deit", pretrained=True)
     for cached in (tmp_path / "cache").rglob("preprocessor_config.json"):
         cached.unlink()
     unplug(monkeypatch)
     with pytest.raises(WeightsUnavailableError, match=r"preprocessor_config\.json of owner/deit is needed"):
-        build("hf-hub:owner/deit", pretrained=True)
+        load_model("hf-hub:owner/deit", pretrained=True)

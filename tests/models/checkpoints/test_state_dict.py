@@ -22,9 +22,9 @@ from safetensors.torch import save_file
 from support.models import MICRO
 
 from vitrine.errors import ModelError
-from vitrine.models.checkpoints.registry import carry, describe
+from vitrine.models.checkpoints.registry import convert, describe
 from vitrine.models.checkpoints.state_dict import open_weights
-from vitrine.models.load import build
+from vitrine.models.load import load_model
 
 HUGE = 1 << 40
 
@@ -240,7 +240,7 @@ def test_a_configuration_far_above_its_weights_is_refused_before_it_is_built(
     (tmp_path / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr(timm, "create_model", None)
     with pytest.raises(ModelError, match=r"size mismatch: the .* in the file and 524,288|65,536 in the model"):
-        build(str(tmp_path), pretrained=True)
+        load_model(str(tmp_path), pretrained=True)
 
 
 def test_blocks_that_are_only_numbered_are_not_built(tmp_path: Path) -> None:
@@ -271,8 +271,8 @@ def valid(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 def read_or_refuse(path: Path) -> bool:
     """Everything that opening does with a file of anyone's; only errors of ours may leave it."""
     try:
-        carried = carry(path)
-        carried.make()
+        carried = convert(path)
+        carried.load()
         describe(path)
     except ModelError as error:
         assert 1 <= len(str(error).splitlines()) <= 2

@@ -16,8 +16,8 @@ from vitrine.models.captioner.backbone import build_image_model
 from vitrine.models.captioner.config import CaptionInput, CaptionModelConfig
 from vitrine.models.captioner.model import CaptionModel
 from vitrine.models.checkpoints.state_dict import open_weights
-from vitrine.models.load import build, input_spec
-from vitrine.models.reference import ModelSource, WeightsFile, locate_weights, understand
+from vitrine.models.load import input_spec, load_model
+from vitrine.models.reference import ModelReference, WeightsFile, locate_weights, resolve_reference
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def assemble_captioner(
         reference: of the image model.
         spec: of everything else.
         vocabulary: the word pieces.
-        pretrained: as in :func:`vitrine.models.load.build`.
+        pretrained: as in :func:`vitrine.models.load.load_model`.
         image_size: long side of the pictures; 0 asks the image model.
         model_args: timm constructor arguments of the image model.
         mean: of the normalisation; None asks the image model.
@@ -67,12 +67,12 @@ def assemble_captioner(
         ModelError: unknown model, unusable arguments, or weights that do not fit.
         WeightsUnavailableError: the weights are not here and cannot be fetched.
     """
-    source = understand(reference)
+    source = resolve_reference(reference)
     if _has_patches(source):
         args = dict(model_args or {}) | {"dynamic_img_size": True}
-        built = build(reference, pretrained=pretrained, image_size=image_size, num_classes=0, model_args=args)
+        built = load_model(reference, pretrained=pretrained, image_size=image_size, num_classes=0, model_args=args)
         module, weights, notes, frozen = built.module, built.weights, built.notes, False
-        kept = {key: value for key, value in built.source.model_args.items() if key != "num_classes"} | args
+        kept = {key: value for key, value in built.reference.model_args.items() if key != "num_classes"} | args
         if image_size:
             kept["img_size"] = image_size
         size, multiple = input_spec(module).size, int(module.patch_embed.patch_size[0])  # type: ignore[union-attr,index]
@@ -104,17 +104,17 @@ def assemble_captioner(
     return AssembledCaptioner(CaptionModel(config, module, vocabulary), prepared, weights, notes)
 
 
-def _has_patches(source: ModelSource) -> bool:
+def _has_patches(source: ModelReference) -> bool:
     """Whether it is a vision transformer."""
     with torch.device("meta"):
         try:
             return hasattr(timm.create_model(source.architecture, **source.model_args), "patch_embed")
         except Exception as error:  # arguments from a file: timm checks none before it uses them
-            raise ModelError(f"{source.reference} cannot be built: {' '.join(str(error).split())[:200]}") from error
+            raise ModelError(f"{source.text} cannot be built: {' '.join(str(error).split())[:200]}") from error
 
 
 def _convolutions(
-    source: ModelSource, args: Mapping[str, Any], pretrained: bool | str
+    source: ModelReference, args: Mapping[str, Any], pretrained: bool | str
 ) -> tuple[nn.Module, WeightsFile | None]:
     """A convolutional network of timm; with weights, its batch norm is fixed."""
     if pretrained is False:

@@ -301,8 +301,8 @@ class Head(nn.Module):
 class CaptionModel(nn.Module):
     """A captioner that encodes a picture once and computes the newest word only.
 
-    It keeps the promise of :class:`vitrine.caption.decoding.Captioner`. Whoever predicts puts it into eval mode and
-    calls it under ``torch.inference_mode()``. ``model.to(torch.bfloat16)`` computes in bf16, logits and maps returned
+    It keeps the promise of :class:`vitrine.caption.decoding.CaptionerModule`. Put it into eval mode and
+    call it under ``torch.inference_mode()``. ``model.to(torch.bfloat16)`` computes in bf16, logits and maps returned
     in float32 all the same. ``backbone``, ``projection`` with ``encoder``, and the rest may differ in dtype: with the
     first two alone in bf16, pictures cost less and words are rounded less.
 

@@ -47,14 +47,14 @@ class Described:
 
 
 @dataclass(frozen=True)
-class Carried:
+class ConvertedCheckpoint:
     """A file's weights in timm's names.
 
     Attributes:
         title: what they are, for sentences: "PyTorch-Pretrained-ViT".
         path: of the file.
         shapes: of the tensors, in timm's names.
-        make: the tensors under these names.
+        load: reads the tensors, under these names.
         readout: how the head reads the tokens, where timm's layout has no place for it; None where it has.
         eps: of the layer norms, where the file's library uses another than timm's 1e-6.
         cfg: input normalisation that belongs to the format whatever model the weights are put into.
@@ -66,7 +66,7 @@ class Carried:
     title: str
     path: Path
     shapes: Mapping[str, Shape]
-    make: Callable[[], dict[str, Tensor]] = field(repr=False)
+    load: Callable[[], dict[str, Tensor]] = field(repr=False)
     readout: Readout | None = None
     eps: float | None = None
     cfg: Mapping[str, Any] = field(default_factory=dict)
@@ -80,7 +80,7 @@ class Carried:
         return shape[0] if shape else 0
 
 
-def carry_names(
+def convert_names(
     stored: StoredWeights, renames: Sequence[tuple[str, str]], left_out: str = ""
 ) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
     """For every name in timm's layout the stored names whose tensors it is made of, one behind the other.
@@ -125,7 +125,7 @@ def _packed(plan: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
     return result | {name: sources for name, sources in plan.items() if not used.issuperset(sources)}
 
 
-def planned_shapes(stored: StoredWeights, plan: Mapping[str, tuple[str, ...]]) -> dict[str, Shape]:
+def converted_shapes(stored: StoredWeights, plan: Mapping[str, tuple[str, ...]]) -> dict[str, Shape]:
     """Shapes in timm's names.
 
     Raises:
@@ -140,17 +140,17 @@ def planned_shapes(stored: StoredWeights, plan: Mapping[str, tuple[str, ...]]) -
     return shapes
 
 
-def planned_tensors(stored: StoredWeights, plan: Mapping[str, tuple[str, ...]]) -> Callable[[], dict[str, Tensor]]:
+def tensor_loader(stored: StoredWeights, plan: Mapping[str, tuple[str, ...]]) -> Callable[[], dict[str, Tensor]]:
     """A function that reads the file and puts its tensors together."""
 
-    def make() -> dict[str, Tensor]:
+    def load() -> dict[str, Tensor]:
         found = stored.tensors()
         return {
             name: found[sources[0]] if len(sources) == 1 else torch.cat([found[source] for source in sources])
             for name, sources in plan.items()
         }
 
-    return make
+    return load
 
 
 def left_out_note(names: Sequence[str], why: str) -> tuple[str, ...]:

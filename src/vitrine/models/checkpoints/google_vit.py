@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vitrine.errors import ModelError
-from vitrine.models.checkpoints.base import HALF, Carried, Described, Readout
+from vitrine.models.checkpoints.base import HALF, ConvertedCheckpoint, Described, Readout
 from vitrine.models.checkpoints.state_dict import Shape, StoredWeights
 from vitrine.models.checkpoints.timm import dimensions, input_cfg, plain_vit
 
@@ -37,7 +37,7 @@ def is_google(stored: StoredWeights) -> bool:
     return stored.path.suffix == ".npz" and any(prefix + _FIRST in stored.shapes for prefix in _PREFIXES)
 
 
-def carry_google(stored: StoredWeights) -> Carried:
+def convert_google(stored: StoredWeights) -> ConvertedCheckpoint:
     """The arrays; their shapes in timm's names. timm reads the values when the model is built.
 
     Raises:
@@ -47,7 +47,7 @@ def carry_google(stored: StoredWeights) -> Carried:
     shapes = {name.removeprefix(prefix): shape for name, shape in stored.shapes.items()}
     _check_names(shapes, stored.path)
     represented: Readout | None = "representation" if _REPRESENTATION[0] in shapes else None
-    return Carried(
+    return ConvertedCheckpoint(
         "Google's .npz",
         stored.path,
         _timm_shapes(shapes, stored.path),
@@ -97,7 +97,7 @@ def _timm_shapes(shapes: Mapping[str, Shape], path: Path) -> dict[str, Shape]:
     return found
 
 
-def describe_google(carried: Carried, given: Mapping[str, Any] | None = None) -> Described:
+def describe_google(carried: ConvertedCheckpoint, given: Mapping[str, Any] | None = None) -> Described:
     """Its model; the number of heads is in the shapes."""
     found = dimensions(carried.shapes, carried.path)
     queries = carried.shapes["blocks.0.attn.heads"]

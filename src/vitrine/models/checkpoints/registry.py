@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.errors import ModelError
-from vitrine.models.checkpoints.base import Carried, Described
-from vitrine.models.checkpoints.google_vit import carry_google, describe_google, is_google
+from vitrine.models.checkpoints.base import ConvertedCheckpoint, Described
+from vitrine.models.checkpoints.google_vit import convert_google, describe_google, is_google
 from vitrine.models.checkpoints.state_dict import StoredWeights, open_weights
-from vitrine.models.checkpoints.timm import carry_timm, describe_timm
+from vitrine.models.checkpoints.timm import convert_timm, describe_timm
 from vitrine.models.checkpoints.torchvision_dino import (
-    carry_dino,
-    carry_pretrained_vit,
-    carry_torchvision,
+    convert_dino,
+    convert_pretrained_vit,
+    convert_torchvision,
     describe_dino,
     describe_pretrained_vit,
     describe_torchvision,
@@ -23,7 +23,7 @@ from vitrine.models.checkpoints.torchvision_dino import (
     is_pretrained_vit,
     is_torchvision,
 )
-from vitrine.models.checkpoints.transformers import carry_transformers, describe_transformers, is_transformers
+from vitrine.models.checkpoints.transformers import convert_transformers, describe_transformers, is_transformers
 from vitrine.models.checkpoints.transformers import is_transformers_config as _described_beside
 
 
@@ -48,11 +48,11 @@ class Format:
     carried: str
     refused: str
     fits: Callable[[StoredWeights], bool] | None = None
-    carry: Callable[[StoredWeights], Carried] = carry_timm
-    describe: Callable[[Carried, Mapping[str, Any] | None], Described] | None = None
+    convert: Callable[[StoredWeights], ConvertedCheckpoint] = convert_timm
+    describe: Callable[[ConvertedCheckpoint, Mapping[str, Any] | None], Described] | None = None
 
 
-def _describe_transformers(carried: Carried, given: Mapping[str, Any] | None) -> Described:  # noqa: ARG001
+def _describe_transformers(carried: ConvertedCheckpoint, given: Mapping[str, Any] | None) -> Described:  # noqa: ARG001
     if _described_beside(carried.path.parent):
         return describe_transformers(carried.path.parent)
     raise ModelError(
@@ -79,7 +79,7 @@ FORMATS = (
         "other kinds of model; weights in several files; a processor that squeezes pictures into a square cuts out the "
         "middle here, which is said; DINOv2's head is made anew in training",
         is_transformers,
-        carry_transformers,
+        convert_transformers,
         _describe_transformers,
     ),
     Format(
@@ -91,7 +91,7 @@ FORMATS = (
         "a width that is no multiple of 64, unless `num_heads` is given: the file does not say how many heads there "
         "are; the representation head is left out in training",
         is_pretrained_vit,
-        carry_pretrained_vit,
+        convert_pretrained_vit,
         describe_pretrained_vit,
     ),
     Format(
@@ -102,7 +102,7 @@ FORMATS = (
         "hybrids with a convolutional stem; arrays that are missing or left over; the representation layer is left out "
         "in training",
         is_google,
-        carry_google,
+        convert_google,
         describe_google,
     ),
     Format(
@@ -112,7 +112,7 @@ FORMATS = (
         "names; ImageNet's mean and std, the crop of torchvision's own transforms",
         "nothing; bicubic in place of bilinear resizing at 224 px is said",
         is_torchvision,
-        carry_torchvision,
+        convert_torchvision,
         describe_torchvision,
     ),
     Format(
@@ -122,7 +122,7 @@ FORMATS = (
         "the teacher's backbone, whose names are timm's; ImageNet's mean and std",
         "`predict`, `evaluate` and `explain`, as there is no classifier; the projection head, which is said",
         is_dino,
-        carry_dino,
+        convert_dino,
         describe_dino,
     ),
     Format(
@@ -132,25 +132,25 @@ FORMATS = (
         "nothing; timm's own loader knows the files of DINOv2, CLIP, BEiT and EVA with `--arch`",
         "without `--arch`, files that several models fit: the message lists them",
         lambda _: True,
-        carry_timm,
+        convert_timm,
         describe_timm,
     ),
 )
 
 
-def format_of(stored: StoredWeights) -> Format:
+def detect_format(stored: StoredWeights) -> Format:
     """The format of a weights file, by names and shapes; the last one fits all."""
     return next(one for one in FORMATS if one.fits is not None and one.fits(stored))
 
 
-def carry(path: Path) -> Carried:
+def convert(path: Path) -> ConvertedCheckpoint:
     """The weights of a file in timm's names.
 
     Raises:
         ModelError: it cannot be read, or is of a known format and incomplete.
     """
     stored = open_weights(path)
-    return format_of(stored).carry(stored)
+    return detect_format(stored).convert(stored)
 
 
 def describe(path: Path, given: Mapping[str, Any] | None = None) -> Described:
@@ -164,9 +164,9 @@ def describe(path: Path, given: Mapping[str, Any] | None = None) -> Described:
         ModelError: it cannot be read; no model or several fit.
     """
     stored = open_weights(path)
-    kind = format_of(stored)
+    kind = detect_format(stored)
     assert kind.describe is not None, "formats that files are compared with describe them"
-    carried = kind.carry(stored)
+    carried = kind.convert(stored)
     found = kind.describe(carried, given)
     classes = carried.classes()
     told = f"Recognised as {kind.name}: {_model(found)}, {f'{classes:,} classes' if classes else 'no classifier'}."
@@ -182,13 +182,13 @@ def _model(found: Described) -> str:
     return f"a vision transformer of {sizes}"
 
 
-def says_itself(path: Path) -> bool:
+def is_self_describing(path: Path) -> bool:
     """Whether a file's names are of one format alone, whatever lies beside it.
 
     Raises:
         ModelError: it cannot be read.
     """
-    return format_of(open_weights(path)).describe not in (describe_timm, _describe_transformers)
+    return detect_format(open_weights(path)).describe not in (describe_timm, _describe_transformers)
 
 
 def table() -> str:

@@ -46,15 +46,15 @@ _LEGACY_PICKLES = 5  # and then the content and the keys of the storages, whose 
 _SHOWN = 3
 
 
-class CarriesObjectsError(Exception):
+class UnsafePickleError(Exception):
     """A file needs Python classes or functions beside plain data; the message names them."""
 
 
-def scan_pickled(path: Path) -> Any:
+def scan_pickle(path: Path) -> Any:
     """The saved content with every tensor on the meta device: shapes without memory.
 
     Raises:
-        CarriesObjectsError: it mentions more than tensors, containers and numbers.
+        UnsafePickleError: it mentions more than tensors, containers and numbers.
         Exception: whatever torch's reader raises where the file is damaged, or ValueError where it declares more than
             it holds.
     """
@@ -63,7 +63,7 @@ def scan_pickled(path: Path) -> Any:
         strange, damage = _strange(path)
         if strange:
             more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
-            raise CarriesObjectsError(", ".join(strange[:_SHOWN]) + more)
+            raise UnsafePickleError(", ".join(strange[:_SHOWN]) + more)
         if damage is not None:
             raise damage
         content = _load(path, "meta") if zipfile.is_zipfile(path) else _legacy_on_meta(path)
@@ -86,8 +86,8 @@ def _strange(path: Path) -> tuple[list[str], Exception | None]:
     return [name.replace(" ", ".") for name in strange], None
 
 
-def load_pickled(path: Path) -> Any:
-    """The saved content on the CPU; only after :func:`scan_pickled`."""
+def load_pickle(path: Path) -> Any:
+    """The saved content on the CPU; only after :func:`scan_pickle`."""
     return _load(path, "cpu")
 
 
@@ -240,7 +240,7 @@ def _refusing(path: Path) -> Iterator[None]:
         yield
     except ModelError:
         raise
-    except CarriesObjectsError as error:
+    except UnsafePickleError as error:
         raise ModelError(
             f"{path} is not a weights file that can be read safely: it carries Python objects, which could run code "
             f"({error}). None was run.\nIf you trust it, take the weights out where it was made: "
@@ -257,7 +257,7 @@ def _refusing(path: Path) -> Iterator[None]:
 def _safetensors(path: Path) -> StoredWeights:
     with safe_open(path, framework="pt") as stored:  # reads the header, and holds its offsets against the file's size
         shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
-    names = plain_names(shapes)
+    names = strip_wrapper_prefixes(shapes)
     return StoredWeights(
         path,
         {names[name]: shape for name, shape in shapes.items()},
@@ -266,11 +266,11 @@ def _safetensors(path: Path) -> StoredWeights:
 
 
 def _pickled(path: Path) -> StoredWeights:
-    found, wrapper = _unwrapped(scan_pickled(path))
-    names = plain_names(found)
+    found, wrapper = _unwrapped(scan_pickle(path))
+    names = strip_wrapper_prefixes(found)
 
     def read() -> dict[str, Tensor]:
-        content, _ = _unwrapped(load_pickled(path))
+        content, _ = _unwrapped(load_pickle(path))
         return {names[name]: value for name, value in content.items()}
 
     return StoredWeights(path, {names[name]: tuple(value.shape) for name, value in found.items()}, wrapper, read)
@@ -292,7 +292,7 @@ def _unwrapped(content: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     return tensors, wrapper
 
 
-def plain_names(names: Mapping[str, Any]) -> dict[str, str]:
+def strip_wrapper_prefixes(names: Mapping[str, Any]) -> dict[str, str]:
     """Names as the model itself has them, for names with ``module.``, ``_orig_mod.`` or ``model.`` in front.
 
     Raises:
@@ -321,7 +321,7 @@ def _npz(path: Path) -> StoredWeights:
     total = sum(held for _, held in declared.values())
     if total > _UNPACKING * size:
         raise ValueError(f"it declares {total} bytes of arrays, {size} bytes hold them")
-    return StoredWeights(path, {name: declared[name][0] for name in plain_names(declared)})
+    return StoredWeights(path, {name: declared[name][0] for name in strip_wrapper_prefixes(declared)})
 
 
 def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[Shape, int]:
@@ -330,7 +330,7 @@ def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[Shape, int
         shape, dtype = _npy_header(stream)
         held = entry.file_size - stream.tell()
     if dtype.hasobject:
-        raise CarriesObjectsError(f"the array {entry.filename} is of objects")
+        raise UnsafePickleError(f"the array {entry.filename} is of objects")
     needed = dtype.itemsize
     for side in shape:
         needed *= side

@@ -14,7 +14,7 @@ import torch
 from timm.models import get_pretrained_cfg
 
 from vitrine.errors import ModelError
-from vitrine.models.checkpoints.base import Carried, Described
+from vitrine.models.checkpoints.base import ConvertedCheckpoint, Described
 from vitrine.models.checkpoints.state_dict import Shape, StoredWeights
 
 # (width, depth): word in timm's names, heads, width of the MLP. Dosovitskiy et al. 2020 (B, L, H); Touvron et al. 2020
@@ -72,7 +72,7 @@ def dimensions(shapes: Mapping[str, Shape], path: Path) -> Dimensions:
             f"{path} has no patch embedding, position embeddings and blocks of a plain vision transformer ({error}).\n"
             "If it is one of another kind, name it: --arch NAME."
         ) from error
-    depth = depth_of(shapes)
+    depth = count_blocks(shapes)
     if depth > sum(name.endswith(".mlp.fc1.weight") for name in shapes):
         raise ModelError(f"{path} numbers its blocks up to {depth - 1} and does not have all of them.")
     prefix = sum(shapes[name][-2] for name in ("cls_token", "dist_token", "reg_token") if len(shapes.get(name, ())) > 1)
@@ -95,7 +95,7 @@ def size_words() -> set[str]:
     return {word for word, _, _ in _PUBLISHED.values()}
 
 
-def depth_of(shapes: Mapping[str, Shape]) -> int:
+def count_blocks(shapes: Mapping[str, Shape]) -> int:
     """Number of blocks, by the highest number in a name."""
     numbers = [int(match[1]) for name in shapes if (match := re.match(r"blocks\.(\d{1,4})\.", name))]
     return max(numbers, default=-1) + 1
@@ -178,17 +178,17 @@ _SHOWN = 5
 _LATER = "Or keep timm's config.json beside it."
 
 
-def carry_timm(stored: StoredWeights) -> Carried:
+def convert_timm(stored: StoredWeights) -> ConvertedCheckpoint:
     """Weights as they are: timm's own loader knows what becomes of names that are not quite its own."""
     shapes = dict(stored.shapes)
     npz = stored.path.suffix == ".npz"
     if npz:  # of another release of Google's code: timm's reader decides
         heads = [shape for name, shape in shapes.items() if name.endswith("head/bias") and shape]
         shapes |= {"head.weight": heads[0]} if heads else {}
-    return Carried("timm", stored.path, shapes, stored.tensors, npz=npz)
+    return ConvertedCheckpoint("timm", stored.path, shapes, stored.tensors, npz=npz)
 
 
-def describe_timm(carried: Carried, given: Mapping[str, Any] | None = None) -> Described:  # noqa: ARG001
+def describe_timm(carried: ConvertedCheckpoint, given: Mapping[str, Any] | None = None) -> Described:  # noqa: ARG001
     """The one model of timm's that has these tensors.
 
     Raises:
@@ -197,7 +197,7 @@ def describe_timm(carried: Carried, given: Mapping[str, Any] | None = None) -> D
     """
     shapes = carried.shapes
     kernel = shapes.get("patch_embed.proj.weight", ())
-    if len(kernel) != 4 or not depth_of(shapes):
+    if len(kernel) != 4 or not count_blocks(shapes):
         names = ", ".join(list(shapes)[:3])
         raise ModelError(
             f"{carried.path} is a file, and its names ({names} ...) do not say which model it is of.\n"
@@ -211,7 +211,7 @@ def describe_timm(carried: Carried, given: Mapping[str, Any] | None = None) -> D
         return Described(name, {}, cfg | {"num_classes": carried.classes()})
     if not choices:
         raise ModelError(
-            f"{carried.path} is a file of a model {kernel[0]} wide with {depth_of(shapes)} blocks and patches of "
+            f"{carried.path} is a file of a model {kernel[0]} wide with {count_blocks(shapes)} blocks and patches of "
             f"{kernel[-1]} px, and no model that timm names has exactly these tensors.\n"
             f"Name the nearest: --arch NAME, or in training: --set model=NAME --set pretrained=FILE. {_LATER}"
         )
@@ -226,7 +226,7 @@ def describe_timm(carried: Carried, given: Mapping[str, Any] | None = None) -> D
 def _near(shapes: Mapping[str, Shape]) -> Iterator[str]:
     """Names that may be of this size: they say the patch, no other size than this one, and as many patches."""
     kernel, positions = shapes["patch_embed.proj.weight"], shapes.get("pos_embed", ())
-    word = size_word(kernel[0], depth_of(shapes))
+    word = size_word(kernel[0], count_blocks(shapes))
     # There are far fewer prefix tokens than would make another row of patches.
     side = kernel[-1] * math.isqrt(positions[1]) if len(positions) == 3 else None
     for name in timm.list_models(_FAMILIES):

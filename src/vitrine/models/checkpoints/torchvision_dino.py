@@ -8,13 +8,13 @@ from typing import Any
 from vitrine.models.checkpoints.base import (
     HALF,
     IMAGENET,
-    Carried,
+    ConvertedCheckpoint,
     Described,
     Readout,
-    carry_names,
+    convert_names,
+    converted_shapes,
     left_out_note,
-    planned_shapes,
-    planned_tensors,
+    tensor_loader,
 )
 from vitrine.models.checkpoints.state_dict import StoredWeights
 from vitrine.models.checkpoints.timm import dimensions, input_cfg, plain_vit
@@ -53,17 +53,17 @@ def is_pretrained_vit(stored: StoredWeights) -> bool:
     return "positional_embedding.pos_embedding" in stored.shapes
 
 
-def carry_pretrained_vit(stored: StoredWeights) -> Carried:
+def convert_pretrained_vit(stored: StoredWeights) -> ConvertedCheckpoint:
     """Weights of pytorch_pretrained_vit; its representation head comes before the last norm (its ``model.py``)."""
-    plan, _ = carry_names(stored, _PRETRAINED_VIT)
+    plan, _ = convert_names(stored, _PRETRAINED_VIT)
     represented: Readout | None = "representation before norm" if "pre_logits.weight" in plan else None
-    shapes = planned_shapes(stored, plan)
-    return Carried(
-        "PyTorch-Pretrained-ViT", stored.path, shapes, planned_tensors(stored, plan), represented, cfg=dict(HALF)
+    shapes = converted_shapes(stored, plan)
+    return ConvertedCheckpoint(
+        "PyTorch-Pretrained-ViT", stored.path, shapes, tensor_loader(stored, plan), represented, cfg=dict(HALF)
     )
 
 
-def describe_pretrained_vit(carried: Carried, given: Mapping[str, Any] | None = None) -> Described:
+def describe_pretrained_vit(carried: ConvertedCheckpoint, given: Mapping[str, Any] | None = None) -> Described:
     """Its model. The crop is timm's for the same weights: at 224 px nine tenths of the short side, else all of it."""
     found = dimensions(carried.shapes, carried.path)
     name, args, notes = plain_vit(found, carried.path, given=given)
@@ -76,15 +76,17 @@ def is_torchvision(stored: StoredWeights) -> bool:
     return "conv_proj.weight" in stored.shapes and "encoder.pos_embedding" in stored.shapes
 
 
-def carry_torchvision(stored: StoredWeights) -> Carried:
+def convert_torchvision(stored: StoredWeights) -> ConvertedCheckpoint:
     """Weights of torchvision's ``vit_b_16`` and its sisters, whose queries, keys and values are packed already."""
-    plan, _ = carry_names(stored, _TORCHVISION)
+    plan, _ = convert_names(stored, _TORCHVISION)
     represented: Readout | None = "representation" if "pre_logits.weight" in plan else None
-    shapes = planned_shapes(stored, plan)
-    return Carried("torchvision", stored.path, shapes, planned_tensors(stored, plan), represented, cfg=dict(IMAGENET))
+    shapes = converted_shapes(stored, plan)
+    return ConvertedCheckpoint(
+        "torchvision", stored.path, shapes, tensor_loader(stored, plan), represented, cfg=dict(IMAGENET)
+    )
 
 
-def describe_torchvision(carried: Carried, given: Mapping[str, Any] | None = None) -> Described:
+def describe_torchvision(carried: ConvertedCheckpoint, given: Mapping[str, Any] | None = None) -> Described:
     """Its model, cropped as the transforms of torchvision's weights do, whose resize is bilinear at 224 px."""
     found = dimensions(carried.shapes, carried.path)
     name, args, notes = plain_vit(found, carried.path, given=given)
@@ -105,20 +107,20 @@ def is_dino(stored: StoredWeights) -> bool:
     ) and any(name.endswith("patch_embed.proj.weight") for name in names)
 
 
-def carry_dino(stored: StoredWeights) -> Carried:
+def convert_dino(stored: StoredWeights) -> ConvertedCheckpoint:
     """The backbone that DINO trained (Caron et al. 2021), in timm's names; the teacher's where both are there."""
-    plan, dropped = carry_names(stored, _DINO, _DINO_TRAINING)
-    return Carried(
+    plan, dropped = convert_names(stored, _DINO, _DINO_TRAINING)
+    return ConvertedCheckpoint(
         "DINO",
         stored.path,
-        planned_shapes(stored, plan),
-        planned_tensors(stored, plan),
+        converted_shapes(stored, plan),
+        tensor_loader(stored, plan),
         cfg=dict(IMAGENET),
         notes=left_out_note(dropped, "only DINO's own training uses it"),
     )
 
 
-def describe_dino(carried: Carried, given: Mapping[str, Any] | None = None) -> Described:
+def describe_dino(carried: ConvertedCheckpoint, given: Mapping[str, Any] | None = None) -> Described:
     """Its model, cropped as DINO evaluates: 256 px, of which the middle 224."""
     found = dimensions(carried.shapes, carried.path)
     name, args, notes = plain_vit(found, carried.path, given=given)

@@ -17,13 +17,13 @@ from torch.nn.functional import interpolate
 
 from vitrine.errors import ModelError
 from vitrine.models.checkpoints.base import (
-    Carried,
+    ConvertedCheckpoint,
     Described,
     Readout,
-    carry_names,
+    convert_names,
+    converted_shapes,
     left_out_note,
-    planned_shapes,
-    planned_tensors,
+    tensor_loader,
 )
 from vitrine.models.checkpoints.state_dict import StoredWeights
 from vitrine.models.checkpoints.timm import Dimensions, input_cfg, mlp_ratio, plain_vit
@@ -194,7 +194,7 @@ def is_transformers(stored: StoredWeights) -> bool:
     return any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in stored.shapes)
 
 
-def carry_transformers(stored: StoredWeights) -> Carried:
+def convert_transformers(stored: StoredWeights) -> ConvertedCheckpoint:
     """Weights under transformers' names; what only the configuration says is read from the file's own folder.
 
     Raises:
@@ -202,17 +202,17 @@ def carry_transformers(stored: StoredWeights) -> Carried:
     """
     taught = any(name.startswith("distillation_classifier.") for name in stored.shapes)
     token = (r"^embeddings\.distillation_token$", "dist_token" if taught else "reg_token")
-    plan, dropped = carry_names(stored, (*_RENAMES, token), _UNUSED)
-    shapes = planned_shapes(stored, plan)
+    plan, dropped = convert_names(stored, (*_RENAMES, token), _UNUSED)
+    shapes = converted_shapes(stored, plan)
     kernel, head = shapes.get("patch_embed.proj.weight", ()), shapes.get("head.weight", ())
     beside = _Config(stored.path.parent) if is_transformers_config(stored.path.parent) else None
     scaled = "blocks.0.ls1.gamma" in shapes
     both: Readout | None = "class and mean" if kernel and len(head) == 2 and head[1] == 2 * kernel[0] else None
-    return Carried(
+    return ConvertedCheckpoint(
         "transformers",
         stored.path,
         shapes,
-        planned_tensors(stored, plan),
+        tensor_loader(stored, plan),
         both,
         eps=beside.eps if beside else None,
         cfg=beside.processor.normalisation if beside else {},

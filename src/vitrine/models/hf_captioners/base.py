@@ -50,7 +50,7 @@ class Frame:
 class LibraryCaptioner(nn.Module, ABC):
     """A captioner whose arithmetic is the library's own.
 
-    It keeps the promise of :class:`vitrine.caption.decoding.Captioner`. Each picture is encoded once; each step
+    It keeps the promise of :class:`vitrine.caption.decoding.CaptionerModule`. Each picture is encoded once; each step
     computes the newest position from cached keys and values. The attention of a query is that to the image's cells:
     prefix tokens are left out and each row is divided by what remains, so that it sums to 1 over the cells.
 

@@ -21,7 +21,7 @@ from vitrine.models.hf_captioners.encoder_decoder import (
     encoder_decoder_captioner,
 )
 from vitrine.models.hf_captioners.git import git_captioner
-from vitrine.models.hub import fetch, fetch_if_there
+from vitrine.models.hub import fetch, fetch_optional
 from vitrine.models.reference import WeightsFile
 
 MODEL_TYPES = ("blip", "git", "vision-encoder-decoder")
@@ -111,7 +111,7 @@ def _file(reference: str, names: tuple[str, ...]) -> Path:
 def _generation(reference: str) -> dict[str, Any]:
     """Older repositories have none, and say the same in config.json."""
     if reference.startswith(_HUB):
-        path = fetch_if_there(reference.removeprefix(_HUB), _GENERATION, _REMEDY)
+        path = fetch_optional(reference.removeprefix(_HUB), _GENERATION, _REMEDY)
     else:
         path = Path(reference).expanduser() / _GENERATION
     return read_json(path) if path and path.is_file() else {}

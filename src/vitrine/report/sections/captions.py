@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from vitrine.caption.inference import decode_pictures
-from vitrine.caption.model import OpenedCaptioner, open_captioner
+from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.run import CaptionSettings, prepare_word_maps
 from vitrine.data.captions.datasets import open_captions
 from vitrine.data.image_folder import one_picture
@@ -150,7 +150,7 @@ def _lowered(sentence: str) -> str:
 _Shown = tuple[Sample, tuple[str, ...], str]
 
 
-def _default(record: CaptionerRecord, opened: OpenedCaptioner) -> list[_Shown]:
+def _default(record: CaptionerRecord, opened: Captioner) -> list[_Shown]:
     """Validation pictures with the captions that were surest, and those that were least sure, a word piece."""
     encode = opened.vocabulary.encode
     sure = {name: said.log_probability / (len(encode(said.text)) + 1) for name, said in record.captions.items()}
@@ -172,7 +172,7 @@ def _cannot(name: str, reason: str) -> NoReturn:
 
 
 def _views(
-    number: int, opened: OpenedCaptioner, shown: Sequence[_Shown], precision: str, progress: Progress
+    number: int, opened: Captioner, shown: Sequence[_Shown], precision: str, progress: Progress
 ) -> list[CaptionView]:
     settings = CaptionSettings(precision=precision)
     decoded = decode_pictures(

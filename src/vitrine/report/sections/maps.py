@@ -15,7 +15,7 @@ from vitrine.attribution.methods import Method
 from vitrine.attribution.position_embeddings import position_embeddings
 from vitrine.attribution.position_metrics import assess_positions
 from vitrine.attribution.ranking import Estimate, RankedMethod, Ranking, metric
-from vitrine.classify.model import OpenedModel
+from vitrine.classify.model import Classifier
 from vitrine.data.image_folder import one_picture
 from vitrine.data.samples import Sample
 from vitrine.errors import ModelError, RunError
@@ -49,7 +49,7 @@ from vitrine.runs.record import RunRecord, read_predictions
 _SIDE = 480  # pixels of a photograph on the page
 
 
-def positions_section(opened: OpenedModel, name: str) -> Section:
+def positions_section(opened: Classifier, name: str) -> Section:
     """The similarity of position embeddings as one figure, with its numbers beside those of controls."""
     try:
         table = position_embeddings(opened.module)
@@ -57,7 +57,7 @@ def positions_section(opened: OpenedModel, name: str) -> Section:
         blocks: tuple[Block, ...] = (Paragraph(str(error).splitlines()[0]),)
         return Section("positions", "Position embeddings", blocks)
     findings = assess_positions(
-        table.embeddings_RCD, computed=table.computed, notes=(*opened.built.notes, *table.notes)
+        table.embeddings_RCD, computed=table.computed, notes=(*opened.loaded.notes, *table.notes)
     )
     columns = ("", "this model", "untrained", "fixed 2-D sine")
     numbers = Table(columns, tuple((what, *cells) for what, cells in number_rows([findings.numbers], findings)))
@@ -149,7 +149,7 @@ class MapsMade:
 
 
 def maps_section(
-    opened: OpenedModel,
+    opened: Classifier,
     pictures: Sequence[ShownPicture],
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
