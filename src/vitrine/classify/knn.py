@@ -27,6 +27,7 @@ from vitrine.metrics.classification import require_finite
 from vitrine.metrics.intervals import wilson
 from vitrine.metrics.paired_tests import LEVEL, paired_counts
 from vitrine.models.captioner.checkpoint import is_captioner_folder
+from vitrine.models.finetune import PooledFeatures
 from vitrine.models.load import load_recipe_model, recipe_input
 from vitrine.models.reference import bundled_folder
 from vitrine.plotting.tables import Table
