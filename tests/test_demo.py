@@ -12,8 +12,6 @@ from pathlib import Path
 import pytest
 
 from vitrine import demo
-from vitrine import demo as demo_captioning
-from vitrine import demo as demo_seeing
 from vitrine.demo import run_demo
 from vitrine.errors import RunError
 from vitrine.plotting.provenance import read_provenance
@@ -23,17 +21,17 @@ from vitrine.plotting.provenance import read_provenance
 def made(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "_COUNTS", {"train": 42, "validation": 14, "test": 14})
-        for name, value in {"_MAPPED": 3, "_SCORED": 8, "_CURVES": 2}.items():
-            patch.setattr(demo_seeing, name, value)
-        patch.setattr(demo_captioning, "_DATA", "scenes:base?train=48&validation=16&test=16")
-        patch.setattr(demo_captioning, "_SHOWN", 3)
+        for name, value in {"_MAPPED_PICTURES": 3, "_SCORED_PICTURES": 8, "_CURVE_PICTURES": 2}.items():
+            patch.setattr(demo, name, value)
+        patch.setattr(demo, "_DATA", "scenes:base?train=48&validation=16&test=16")
+        patch.setattr(demo, "_CAPTIONED_PICTURES", 3)
         out = tmp_path_factory.mktemp("demo") / "demo"
         yield run_demo(out)
 
 
 def test_everything_that_the_summary_names_is_there(made) -> None:
     text = made.text()
-    for name, _ in demo._MADE:
+    for name, _ in demo._CONTENTS:
         first = name.split(",")[0].rstrip("/")
         assert (made.out / first).exists(), name
         assert name in text

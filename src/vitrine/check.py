@@ -86,11 +86,11 @@ def _problem(items: Sequence[_Item], one: str, many: str, what: str, show: Calla
 
 
 def _copies(group: Duplicates) -> str:
-    def named(name: str, label: str | None) -> str:
+    def name_of_copy(name: str, label: str | None) -> str:
         return f"{name} ({label})" if group.labels_differ else name
 
-    shown = " = ".join(named(copy.name, copy.label) for copy in group.copies[:3])
-    return shown + (f" and {len(group.copies) - 3:,} more" if len(group.copies) > 3 else "")
+    copies = " = ".join(name_of_copy(copy.name, copy.label) for copy in group.copies[:3])
+    return copies + (f" and {len(group.copies) - 3:,} more" if len(group.copies) > 3 else "")
 
 
 def _classes(report: DataReport) -> list[str]:
@@ -103,10 +103,10 @@ def _classes(report: DataReport) -> list[str]:
     title = "Class"
     if len(rows) > MOST_CLASSES:
         first = report.splits[0]
-        ranked = sorted(rows, key=lambda row: -first.by_class[row[0]])
-        rows = [*ranked[:_SHOWN], ["...", *("" for _ in report.splits)], *ranked[-_SHOWN:]]
+        by_size = sorted(rows, key=lambda row: -first.by_class[row[0]])
+        rows = [*by_size[:_SHOWN], ["...", *("" for _ in report.splits)], *by_size[-_SHOWN:]]
         title = f"Class (by size in {first.name})"
-    return [*_aligned([[title, *(split.name for split in report.splits)], *rows]), *_balance(report)]
+    return [*_align([[title, *(split.name for split in report.splits)], *rows]), *_balance(report)]
 
 
 def _balance(report: DataReport) -> list[str]:
@@ -123,8 +123,8 @@ def _pictures(report: DataReport) -> list[str]:
     if report.width is None or report.height is None:
         return []
     rows = [
-        ["formats", _listed(report.formats.items())],
-        ["modes", _listed(report.modes.items())],
+        ["formats", _join_counts(report.formats.items())],
+        ["modes", _join_counts(report.modes.items())],
         ["width", _spread(report.width)],
         ["height", _spread(report.height)],
         *(
@@ -136,7 +136,7 @@ def _pictures(report: DataReport) -> list[str]:
     return ["Pictures", *(f"  {name:<{width}}  {value}" for name, value in rows)]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+def _align(rows: Sequence[Sequence[str]]) -> list[str]:
     """Rows as lines: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
@@ -148,7 +148,7 @@ def _spread(spread: Spread) -> str:
     return f"{spread.smallest:,} to {spread.largest:,} px, median {spread.median:,.0f}"
 
 
-def _listed(counts: Iterable[tuple[str, int]]) -> str:
+def _join_counts(counts: Iterable[tuple[str, int]]) -> str:
     return ", ".join(f"{name} {count:,}" for name, count in counts)
 
 

@@ -35,7 +35,48 @@ from vitrine.train.run import train
 
 _RECIPE = "scenes-captioner"
 _DATA = "scenes:base?validation=300&test=300&seed=7"
-_SHOWN = 12
+_CAPTIONED_PICTURES = 12
+_MAPPED_PICTURES = 24
+_SCORED_PICTURES = 120
+_CURVE_PICTURES = 10
+_COUNTS = {"train": 2000, "validation": 500, "test": 500}
+# What is compared: the same model with and without its pretraining, and its frozen features. A start from nothing needs
+# all layers to learn alike, and a probe all patches.
+_SWEEP = """\
+data = "pictures"
+recipe = "scenes-tiny"
+seeds = [{seed}]
+
+[[list]]
+name = "pretrained"
+
+[[list]]
+name = "from-scratch"
+pretrained = false
+layer_decay = 1.0
+
+[[list]]
+name = "linear-probe"
+tune = "head"
+learning_rate = 1e-2
+patch_drop = 0.0
+"""
+_CONTENTS = (
+    ("report.html", "one page on all of this, which opens from disk"),
+    ("pictures/", "the scenes, in class folders, with masks and captions"),
+    ("check.txt", "what vitrine check says of them"),
+    ("sweep.toml", "the three settings"),
+    ("runs/", "a run folder for every setting, and their comparison"),
+    ("positions.png", "position embeddings before and after fine-tuning"),
+    ("maps/", "what it looks at: a figure for some test pictures, and a contact sheet"),
+    ("runs/captioner/", "a captioner on the features of vitrine/scenes-tiny"),
+    ("captioned/, captions/", "twelve scenes, and a figure of each with a map for every word"),
+    ("predictions.csv", "the final run's labels of the test pictures: filename,label,probability"),
+)
+_FILES = (
+    *("report.html", "pictures", "check.txt", "sweep.toml", "runs", "predictions.csv", "positions.png", "maps"),
+    *("captioned", "captions"),
+)
 
 
 @dataclass(frozen=True)
@@ -54,18 +95,19 @@ class CaptionView:
 
     def text(self) -> str:
         """The lines that the demo prints."""
-        own, found = self.test.scores.predicted, self.test.human
+        predicted, human = self.test.scores.predicted, self.test.human
         lines = [
-            f"Do captions say what is there? {own.exact} of {own.pictures} are word for word one of the scene's own "
-            f"({own.exact / own.pictures:.2f}, {own.exact_interval.low:.2f} to {own.exact_interval.high:.2f}).",
+            f"Do captions say what is there? {predicted.exact} of {predicted.pictures} are word for word one of the "
+            f"scene's own ({predicted.exact / predicted.pictures:.2f}, {predicted.exact_interval.low:.2f} to "
+            f"{predicted.exact_interval.high:.2f}).",
             f"  One caption for all pictures: {self.test.scores.constant.exact}.",
         ]
-        for what, grounded in (("predicted", self.test.predicted), ("the scenes' own", found)):
-            if grounded is not None:
-                right = grounded.nouns / max(1, grounded.nouns + grounded.absent)
-                named = f" {100 * right:.0f} % of the objects that they name are there." if grounded.absent else ""
+        for what, grounding in (("predicted", self.test.predicted), ("the scenes' own", human)):
+            if grounding is not None:
+                right = grounding.nouns / max(1, grounding.nouns + grounding.absent)
+                present = f" {100 * right:.0f} % of the objects that they name are there." if grounding.absent else ""
                 lines.append(
-                    f"  Words of {what} captions: {grounded.sentence[0].lower()}{grounded.sentence[1:]}{named}"
+                    f"  Words of {what} captions: {grounding.sentence[0].lower()}{grounding.sentence[1:]}{present}"
                 )
         if self.test.drop is not None:
             lines.append(f"  With the map of the next word the hit falls by {mean_text(self.test.drop)}.")
@@ -83,14 +125,9 @@ def caption_scenes(out: Path, *, seed: int, report: Callable[[Event], None]) -> 
     recipe = override(load_recipe(_RECIPE), [f"seed={seed}"])
     result = train(_DATA, recipe, out / "runs" / "captioner", report=report)
     test = evaluate_captioner(str(result.run), _DATA, split="test", out=result.run / "test", batch_size=32)
-    pictures = write_scenes(out / "captioned", "base", {"test": _SHOWN})
+    pictures = write_scenes(out / "captioned", "base", {"test": _CAPTIONED_PICTURES})
     captions = caption_pictures(str(result.run), pictures / "test", out / "captions", CaptionSettings())
     return CaptionView(result, test, captions)
-
-
-_MAPPED = 24
-_SCORED = 120
-_CURVES = 10
 
 
 @dataclass(frozen=True)
@@ -120,9 +157,9 @@ class InsideView:
 
 
 def _hit(row: RankedMethod) -> str:
-    found = row.estimates["pointing"]
-    ends = "" if found.interval is None else f" ({found.interval.low:.2f} to {found.interval.high:.2f})"
-    return f"{found.mean:.2f}{ends}"
+    estimate = row.estimates["pointing"]
+    ends = "" if estimate.interval is None else f" ({estimate.interval.low:.2f} to {estimate.interval.high:.2f})"
+    return f"{estimate.mean:.2f}{ends}"
 
 
 def see_inside(run: Path, pictures: Path, out: Path, *, seed: int) -> InsideView:
@@ -137,41 +174,20 @@ def see_inside(run: Path, pictures: Path, out: Path, *, seed: int) -> InsideView
     model = str(run)
     return InsideView(
         positions=positions(model, out / "positions.png", before=BUNDLED),
-        maps=explain(model, pictures / "test", out / "maps", ExplainSettings(check=True, seed=seed), limit=_MAPPED),
+        maps=explain(
+            model, pictures / "test", out / "maps", ExplainSettings(check=True, seed=seed), limit=_MAPPED_PICTURES
+        ),
         scores=_score(model, pictures, run / "methods", seed),
     )
 
 
 def _score(model: str, pictures: Path, out: Path, seed: int) -> MethodScores:
-    settings = ScoreSettings(layers=True, split="test", limit=_SCORED, curves=_CURVES, batch_size=16, seed=seed)
+    settings = ScoreSettings(
+        layers=True, split="test", limit=_SCORED_PICTURES, curves=_CURVE_PICTURES, batch_size=16, seed=seed
+    )
     scores = score_methods(open_classifier(model), model, str(pictures), settings)
     write_scores(scores, out)
     return scores
-
-
-_COUNTS = {"train": 2000, "validation": 500, "test": 500}
-
-# What is compared: the same model with and without its pretraining, and its frozen features. A start from nothing needs
-# all layers to learn alike, and a probe all patches.
-_SWEEP = """\
-data = "pictures"
-recipe = "scenes-tiny"
-seeds = [{seed}]
-
-[[list]]
-name = "pretrained"
-
-[[list]]
-name = "from-scratch"
-pretrained = false
-layer_decay = 1.0
-
-[[list]]
-name = "linear-probe"
-tune = "head"
-learning_rate = 1e-2
-patch_drop = 0.0
-"""
 
 
 @dataclass(frozen=True)
@@ -202,8 +218,8 @@ class DemoResult:
         """The summary that the command line prints."""
         metrics = self.test.metrics
         interval = metrics.accuracy_interval
-        made = [f"  {path:<24} {what}" for path, what in _MADE]
-        spent = [f"  {part:<28} {seconds:6.1f} s" for part, seconds in self.seconds.items()]
+        files = [f"  {path:<24} {what}" for path, what in _CONTENTS]
+        times = [f"  {part:<28} {seconds:6.1f} s" for part, seconds in self.seconds.items()]
         return "\n".join(
             [
                 settings_of_runs(self.comparison.rows).text(),
@@ -221,34 +237,15 @@ class DemoResult:
                 self.captions.text(),
                 "",
                 f"Made in {self.out}:",
-                *made,
+                *files,
                 "",
                 "Time:",
-                *spent,
+                *times,
                 f"  {'all':<28} {sum(self.seconds.values()):6.1f} s",
                 "",
                 f"Look at it all: {self.report.paths[0]}",
             ]
         )
-
-
-_MADE = (
-    ("report.html", "one page on all of this, which opens from disk"),
-    ("pictures/", "the scenes, in class folders, with masks and captions"),
-    ("check.txt", "what vitrine check says of them"),
-    ("sweep.toml", "the three settings"),
-    ("runs/", "a run folder for every setting, and their comparison"),
-    ("positions.png", "position embeddings before and after fine-tuning"),
-    ("maps/", "what it looks at: a figure for some test pictures, and a contact sheet"),
-    ("runs/captioner/", "a captioner on the features of vitrine/scenes-tiny"),
-    ("captioned/, captions/", "twelve scenes, and a figure of each with a map for every word"),
-    ("predictions.csv", "the final run's labels of the test pictures: filename,label,probability"),
-)
-
-_FILES = (
-    *("report.html", "pictures", "check.txt", "sweep.toml", "runs", "predictions.csv", "positions.png", "maps"),
-    *("captioned", "captions"),
-)
 
 
 @contextmanager
@@ -317,13 +314,13 @@ def _compare(out: Path, seed: int, report: Callable[[str | Event], None]) -> Com
     file = out / "sweep.toml"
     write_atomically(file, _SWEEP.format(seed=seed))
 
-    def told(event: SweepEvent) -> None:
+    def report_event(event: SweepEvent) -> None:
         if isinstance(event, RunBegan):
             report(f"Training {event.name}, {event.number} of {event.of}")
         elif isinstance(event, RunTold):
             report(event.event)
 
-    result = sweep(file, out / "runs", report=told)
+    result = sweep(file, out / "runs", report=report_event)
     if result.failed or result.comparison is None:
         name, why = next(iter(result.failed.items()))
         raise TrainingError(f"The training of {name} failed: {why.error}")

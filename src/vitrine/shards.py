@@ -87,8 +87,8 @@ def write_shards(
         raise DataError(f"{out} holds shards already. Choose another -o.")
     if captions is None:
         captions = is_captioned(Path(reference).expanduser())
-    found = (open_captions if captions else open_data)(reference, seed=seed, val_fraction=val_fraction)
-    splits, labels = _finite(found), () if isinstance(found, CaptionData) else found.labels
+    dataset = (open_captions if captions else open_data)(reference, seed=seed, val_fraction=val_fraction)
+    splits, labels = _finite(dataset), () if isinstance(dataset, CaptionData) else dataset.labels
     most = round(megabytes * MEGABYTE)
     out.mkdir(parents=True, exist_ok=True)
     writer = ShardsWriter(out, fingerprint(splits, labels, most=most, seed=seed), most, seed, replacing)
@@ -98,7 +98,7 @@ def write_shards(
         before += len(samples)
     if not any(each.shards for each in writer.splits.values()):
         raise DataError(f"No picture of {reference} can be read. Look at them with: vitrine check {reference}")
-    facts = {"reference": reference, "layout": found.layout, "labels": list(labels), "notes": list(found.notes)}
+    facts = {"reference": reference, "layout": dataset.layout, "labels": list(labels), "notes": list(dataset.notes)}
     writer.finish({**facts, "captions": captions, "seed": seed})
     return WrittenShards(
         out,
@@ -107,19 +107,20 @@ def write_shards(
             for name, each in writer.splits.items()
         ),
         tuple((row["name"], row["reason"]) for each in writer.splits.values() for row in each.quarantine),
-        found.notes,
+        dataset.notes,
         captions,
     )
 
 
-def _finite(found: LabelledData | CaptionData) -> dict[str, tuple[Sample, ...]]:
-    endless = [name for name, split in found.splits.items() if split.endless]
+def _finite(dataset: LabelledData | CaptionData) -> dict[str, tuple[Sample, ...]]:
+    endless = [name for name, split in dataset.splits.items() if split.endless]
     if endless:
         raise DataError(
-            f"{found.reference} ({found.layout}): its {endless[0]} pictures come in a stream. Give pictures in files."
+            f"{dataset.reference} ({dataset.layout}): its {endless[0]} pictures come in a stream. "
+            "Give pictures in files."
         )
-    if isinstance(found, CaptionData):
-        return {name: tuple(each.sample for each in split) for name, split in found.splits.items() if len(split)}
-    if not found.labels:
-        raise DataError(f"{found.reference} has no labels, and shards are made for training.")
-    return {name: tuple(split) for name, split in found.splits.items() if len(split)}
+    if isinstance(dataset, CaptionData):
+        return {name: tuple(each.sample for each in split) for name, split in dataset.splits.items() if len(split)}
+    if not dataset.labels:
+        raise DataError(f"{dataset.reference} has no labels, and shards are made for training.")
+    return {name: tuple(split) for name, split in dataset.splits.items() if len(split)}

@@ -534,7 +534,7 @@ def test_a_missing_package_is_named_with_its_extra(
 
 @pytest.fixture
 def command() -> Callable[..., Any]:
-    from vitrine.cli.other import export as verb
+    from vitrine.cli.export import export as verb
 
     app = typer.Typer()
     app.command()(verb)

@@ -42,9 +42,9 @@ def main() -> None:
 
 
 def _require_one_process() -> None:
-    launched = os.environ.get("WORLD_SIZE", "1")
-    if launched != "1" and "train" not in sys.argv:
-        _fail(f"{launched} processes were launched, and only vitrine train divides its work. Run this by itself.", 2)
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes != "1" and "train" not in sys.argv:
+        _fail(f"{processes} processes were launched, and only vitrine train divides its work. Run this by itself.", 2)
 
 
 def _fail(message: str, status: int, certainly: bool = False) -> NoReturn:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
 from vitrine.cli import show
+from vitrine.cli.cache import CacheOption, OfflineOption, Verbs, cache
 from vitrine.cli.caption import caption
 from vitrine.cli.compare import compare, sweep, verify
 from vitrine.cli.explain import explain, inspect, positions
+from vitrine.cli.export import export, shards
 from vitrine.cli.options import (
     ArchOption,
     DataArgument,
@@ -21,7 +22,6 @@ from vitrine.cli.options import (
     VocabOption,
     required_recipe,
 )
-from vitrine.cli.other import CacheOption, OfflineOption, Verbs, cache, export, shards
 from vitrine.cli.predict import knn, predict
 from vitrine.cli.report import report
 from vitrine.cli.serve import serve
@@ -37,8 +37,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(show: bool) -> None:
+    if show:
         typer.echo(f"vitrine {__version__}")
         raise typer.Exit
 
@@ -66,7 +66,7 @@ def demo(
 
     with show.demo_progress() as report:
         result = run_demo(out, seed=seed, report=report)
-    typer.echo(show.demo_summary(result))
+    typer.echo(result.text())
 
 
 @app.command()
@@ -81,19 +81,19 @@ def check(
 
     with show.reading_progress("Reading pictures") as progress:
         report = run_check(data, seed=seed, progress=progress)
-    typer.echo(json.dumps(report.to_dict(), indent=2, ensure_ascii=False) if as_json else render(report))
+    show.result(report, lambda: render(report), as_json)
     if report.serious:
         raise typer.Exit(1)
 
 
-def _show_recipe(name: Optional[str]) -> None:  # noqa: UP045  typer reads the annotation at run time
+def _show_recipe(name: str | None) -> None:
     if name is None:
         return
     from vitrine.config import available_recipes, load_recipe, recipe_to_toml
 
     if name == "list":
-        for known in available_recipes():
-            typer.echo(f"{known:22} {' '.join(load_recipe(known).description.split())}")
+        for recipe in available_recipes():
+            typer.echo(f"{recipe:22} {' '.join(load_recipe(recipe).description.split())}")
     else:
         typer.echo(recipe_to_toml(load_recipe(name)), nl=False)
     raise typer.Exit
@@ -104,17 +104,17 @@ def train(
     data: DataArgument,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="RUN", help="The run folder to write.")],
     recipe: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="NAME", help="A recipe's name or the path of a .toml file. --show-recipe list names all."),
     ] = None,
     settings: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe field; may be repeated."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was stopped.")] = False,
     as_json: JsonOption = False,
     show_recipe: Annotated[  # noqa: ARG001  the callback acts
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             metavar="NAME",
             callback=_show_recipe,
@@ -127,14 +127,14 @@ def train(
     from vitrine.config import load_recipe, override
     from vitrine.train.run import recipe_of_run
 
-    chosen = recipe_of_run(out) if recipe is None and resume else load_recipe(required_recipe(recipe))
-    chosen = override(chosen, settings or [])
+    base = recipe_of_run(out) if recipe is None and resume else load_recipe(required_recipe(recipe))
+    resolved = override(base, settings or [])
     from vitrine.train.run import train as run_training
 
     with show.training_progress() as report:
-        result = run_training(data, chosen, out, resume=resume, report=report)
+        result = run_training(data, resolved, out, resume=resume, report=report)
     if show.is_first_process():
-        typer.echo(json.dumps(result.metrics.to_dict(), indent=2) if as_json else show.training_summary(result))
+        show.result(result.metrics, lambda: show.training_summary(result), as_json)
 
 
 @app.command()
@@ -142,7 +142,7 @@ def evaluate(
     model: ModelArgument,
     data: DataArgument,
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             "-o",
             "--out",
@@ -152,29 +152,29 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="train, validation or test; the default is test where there is one, else validation."),
     ] = None,
     expect: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(min=0, max=1, help="The accuracy that is expected; exits 1 when it is missed."),
     ] = None,
     tolerance: Annotated[float, typer.Option(min=0, max=1, help="How far from --expect is still right.")] = 0.005,
     batch_size: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Pictures at a time; default: 64, of a captioner 16."),
     ] = None,
     precision: PrecisionOption = "auto",
     against: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="fp32|bf16", help="Evaluate in this precision too, and count the labels that move."),
     ] = None,
     seed: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=0, help="Of the split that is made where the data have none; by default the run's own."),
     ] = None,
     beams: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Of a captioner's beam search; default: 1, which is greedy."),
     ] = None,
     java: Annotated[
@@ -228,18 +228,18 @@ def evaluate(
             )
         )
     show.notes(result.notes)
-    typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.table())
+    show.result(result, result.table, as_json)
     if result.met is False:
         raise typer.Exit(1)
 
 
-def _refuse_options_of_the_other(captioner: bool, **given: object) -> None:
+def _refuse_options_of_the_other(captioner: bool, **options: object) -> None:
     """A classifier has no beams, and nothing is expected of a captioner: say so rather than ignore it."""
     from vitrine.errors import UsageError
 
     others = ("expect", "against") if captioner else ("beams", "java", "vocab")
     for name in others:
-        if given[name] is not None:
+        if options[name] is not None:
             kinds = ("a captioner", "classifiers") if captioner else ("a classifier", "captioners")
             raise UsageError(f"--{name} is for {kinds[1]}; this is {kinds[0]}. Leave it out.")
 

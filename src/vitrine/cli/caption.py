@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Optional, get_args
+from typing import Annotated, get_args
 
 import typer
 
@@ -20,7 +19,6 @@ from vitrine.cli.options import (
     WorkersOption,
     bulk_settings,
     require_local,
-    show_bulk,
 )
 from vitrine.errors import UsageError
 
@@ -40,7 +38,7 @@ def caption(
         Path, typer.Option("-o", "--out", metavar="DIR", help="Where the figures and captions.csv are written.")
     ],
     arch: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option("--arch", metavar="NAME", help="catr, where MODEL is a weights file."),
     ] = None,
     vocab: VocabOption = None,
@@ -55,7 +53,7 @@ def caption(
     top_p: Annotated[float, typer.Option(min=0, max=1, help="Of --sample: only the likeliest that make up P.")] = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Of --sample and --limit.")] = 0,
     max_pieces: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Cut a caption after so many word pieces; default: as many as the captioner can."),
     ] = None,
     layer: Annotated[int, typer.Option(help="Of the decoder, from 0 or from the end with -1.")] = -1,
@@ -64,7 +62,7 @@ def caption(
         str, typer.Option(metavar="mean|first|max", help="How the maps of a word's pieces become one.")
     ] = "mean",
     limit: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Pictures at most, drawn with --seed; default: all."),
     ] = None,
     kind: FigureFormatOption = "png",
@@ -88,13 +86,13 @@ def caption(
     from vitrine.caption.run import CaptionSettings, caption_pictures
     from vitrine.caption.word_maps import Join
 
-    for option, value, known in (
+    for option, value, choices in (
         ("--join", join, get_args(Join)),
         ("--format", kind, ("png", "svg")),
         ("--precision", precision, ("fp32", "bf16")),
     ):
-        if value not in known:
-            raise UsageError(f"{option} {value} cannot be used: expected {', '.join(known)}.")
+        if value not in choices:
+            raise UsageError(f"{option} {value} cannot be used: expected {', '.join(choices)}.")
     if not heads.isdecimal() and heads not in ("mean", "max"):
         raise UsageError(f"--heads {heads} cannot be used: expected mean, max or a number.")
     if sample and beams > 1:
@@ -123,8 +121,8 @@ def caption(
 
         work = CaptionJob(model, arch, vocab, batch_size, images, True, out, settings)
         with show.reading_progress("Captioning") as progress:
-            made = caption_in_bulk(work, bulk, limit, progress)
-        show_bulk(made, "captions and figures", as_json)
+            outcome = caption_in_bulk(work, bulk, limit, progress)
+        show.bulk_result(outcome, "captions and figures", as_json)
         return
     with show.reading_progress("Captioning") as progress, show.reading_progress("Downloading") as download:
         result = caption_pictures(
@@ -141,7 +139,7 @@ def caption(
         )
     show.notes(result.notes)
     if as_json:
-        typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+        show.json(result)
     else:
         for each in result.captions:
             typer.echo(f"{each.name}: {each.caption}")

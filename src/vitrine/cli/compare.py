@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -22,10 +21,10 @@ def compare(
         typer.Argument(metavar="RUN...", help="Run folders, patterns such as 'runs/*', or a folder that holds runs."),
     ],
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("-o", "--out", metavar="DIR", help="Write the tables, the tests and two figures."),
     ] = None,
-    shown: Annotated[
+    layout: Annotated[
         str, typer.Option("--format", metavar="text|markdown|csv|latex", help="What is printed.")
     ] = "text",
     pictures: Annotated[
@@ -36,17 +35,17 @@ def compare(
     """Put runs side by side: what was set, what came out, and an exact test of each pair on the same pictures."""
     from vitrine.compare.run import compare as run_compare
 
-    if shown not in _FORMATS:
-        raise UsageError(f"--format {shown} cannot be used: expected {', '.join(_FORMATS)}.")
+    if layout not in _FORMATS:
+        raise UsageError(f"--format {layout} cannot be used: expected {', '.join(_FORMATS)}.")
     result = run_compare(runs, out=out, pictures=pictures)
     if as_json:
-        typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
-    elif shown == "csv":
+        show.json(result)
+    elif layout == "csv":
         typer.echo(result.csv(), nl=False)
     else:
         texts = {"text": result.text, "markdown": result.markdown, "latex": result.latex}
-        typer.echo(texts[shown]().rstrip("\n"))
-    if as_json or shown != "text":
+        typer.echo(texts[layout]().rstrip("\n"))
+    if as_json or layout != "text":
         for path in result.written:
             typer.echo(f"written: {path}", err=True)
 
@@ -54,7 +53,7 @@ def compare(
 def verify(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
     data: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Argument(metavar="[DATA]", help="Where its pictures are; default: where they were in training."),
     ] = None,
     tolerance: Annotated[
@@ -62,7 +61,7 @@ def verify(
     ] = 0.005,
     batch_size: BatchOption = 64,
     precision: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="fp32|bf16", help="To compute in; default: the recorded one."),
     ] = None,
     as_json: JsonOption = False,
@@ -83,7 +82,7 @@ def verify(
             reading=reading,
             progress=progress,
         )
-    typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.text())
+    show.result(result, result.text, as_json)
     if not result.same:
         raise typer.Exit(1)
 
@@ -113,12 +112,12 @@ def sweep(
     from vitrine.sweep.run import sweep as run_sweep
 
     if dry_run:
-        planned = plan_sweep(file, out, jobs=jobs)
-        typer.echo(json.dumps(planned.to_dict(), indent=2, ensure_ascii=False) if as_json else planned.text())
+        schedule = plan_sweep(file, out, jobs=jobs)
+        show.result(schedule, schedule.text, as_json)
         return
     with show.demo_progress() as report:
         result = run_sweep(file, out, jobs=jobs, report=_sweep_lines(report, alone=jobs == 1))
-    typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.text())
+    show.result(result, result.text, as_json)
     if result.failed:
         raise typer.Exit(1)
 
@@ -136,7 +135,7 @@ def _sweep_lines(report: Callable[[Any], None], *, alone: bool) -> Callable[[Any
             case RunTold() if alone:
                 report(event.event)
             case RunEnded():
-                ended = "finished" if event.failure is None else f"FAILED: {event.failure.error.splitlines()[0]}"
-                report(f"{event.name}: {ended} ({duration(event.seconds)})")
+                outcome = "finished" if event.failure is None else f"FAILED: {event.failure.error.splitlines()[0]}"
+                report(f"{event.name}: {outcome} ({duration(event.seconds)})")
 
     return lines

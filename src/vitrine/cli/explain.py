@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -23,11 +22,13 @@ from vitrine.cli.options import (
     WorkersOption,
     bulk_settings,
     require_local,
-    show_bulk,
 )
 from vitrine.errors import UsageError
 
 if TYPE_CHECKING:
+    from vitrine.attribution.methods import Method
+    from vitrine.bulk.run import BulkSettings
+    from vitrine.explain.run import ExplainSettings
     from vitrine.explain.score import ScoreSettings
 
 
@@ -37,15 +38,15 @@ _METHODS = "attention, rollout, relevance, gradcam or occlusion"
 def explain(
     model: ModelArgument,
     images: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Argument(metavar="IMAGES", help="A folder of pictures, or one picture; not with --score."),
     ] = None,
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("-o", "--out", metavar="DIR", help="Where figures and tables are written. Required."),
     ] = None,
     method: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(help=f"{_METHODS}; with --score it may be repeated, and all are scored without it."),
     ] = None,
     layer: Annotated[int, typer.Option(help="Of attention: from 0, or from the end with -1.")] = -1,
@@ -60,7 +61,7 @@ def explain(
         ),
     ] = "auto",
     target: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="LABEL", help="The class that the map is for; by default the predicted one."),
     ] = None,
     matrix: Annotated[
@@ -68,25 +69,25 @@ def explain(
     ] = False,
     check: Annotated[bool, typer.Option("--check", help="Check every map and say how far it can be believed.")] = False,
     score: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="DATA", help="Score and rank the methods, and controls, on these data instead."),
     ] = None,
     masks: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(
             metavar="PATH", help="With --score: a folder of masks, or COCO instances; default: masks/ beside the data."
         ),
     ] = None,
     category: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="NAME", help="With --masks of COCO: the category whose instances are inside."),
     ] = None,
     split: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="With --score: train, validation or test; default: test where there is one."),
     ] = None,
     limit: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=1, help="Pictures at most, drawn with --seed; default: all, and 100 with --score."),
     ] = None,
     curves: Annotated[
@@ -126,51 +127,92 @@ def explain(
             raise UsageError("--engine ray draws maps; methods are scored in one process: leave one of them out.")
         from vitrine.explain.score import ScoreSettings
 
-        chosen_methods = tuple(dict.fromkeys(method or ScoreSettings().methods))
-        wanted = ScoreSettings(chosen_methods, layers, split, masks, category, limit or 100, curves, batch_size, seed)
-        _score(model, score, out, wanted, (precision, arch), as_json)
+        methods = tuple(dict.fromkeys(method or ScoreSettings().methods))
+        plan = ScoreSettings(methods, layers, split, masks, category, limit or 100, curves, batch_size, seed)
+        _score(model, score, out, plan, (precision, arch), as_json)
         return
-    from vitrine.attribution.methods import Method
     from vitrine.explain.run import ExplainSettings
-    from vitrine.explain.run import explain as run_explain
 
     assert images is not None
-    if method is not None and len(method) > 1:
-        raise UsageError("Several methods can be scored (--score DATA), and one drawn: give one --method.")
-    chosen = Method(
-        method[0] if method else "attention", layer, "mean" if heads == "each" else _head(heads), _query(query)
-    )
-    if chosen.name != "attention" and (heads != "mean" or query != "auto" or layer != -1 or matrix):
-        raise UsageError(f"--layer, --heads, --query and --matrix are of the method attention, not of {chosen.name}.")
     settings = ExplainSettings(
-        chosen, target, heads == "each", matrix, check, stretch, scale, smooth=not patches, kind=kind, seed=seed
+        _one_method(method or ["attention"], layer, heads, query, matrix),
+        target,
+        heads == "each",
+        matrix,
+        check,
+        stretch,
+        scale,
+        smooth=not patches,
+        kind=kind,
+        seed=seed,
     )
+    sizes = _Sizes(limit, batch_size, precision, arch)
     if bulk is not None:
-        from vitrine.bulk.jobs import ExplainJob
-        from vitrine.bulk.run import explain_in_bulk
+        _explain_in_bulk(model, images, out, settings, sizes, bulk, as_json)
+    else:
+        _explain_here(model, images, out, settings, sizes, as_json)
 
-        work = ExplainJob(model, arch, precision, batch_size, images, True, out, settings)
-        with show.reading_progress("Explaining") as progress:
-            made = explain_in_bulk(work, bulk, limit, progress)
-        show_bulk(made, "figures", as_json)
-        return
+
+class _Sizes(NamedTuple):
+    """How many pictures are explained, how many at a time, and how the model is opened."""
+
+    limit: int | None
+    batch_size: int
+    precision: str
+    arch: str | None
+
+
+def _one_method(names: list[str], layer: int, heads: str, query: str, matrix: bool) -> Method:
+    """The method that is drawn.
+
+    Raises:
+        UsageError: several were named, or options of attention beside another method.
+    """
+    from vitrine.attribution.methods import Method
+
+    if len(names) > 1:
+        raise UsageError("Several methods can be scored (--score DATA), and one drawn: give one --method.")
+    method = Method(names[0], layer, "mean" if heads == "each" else _head(heads), _query(query))
+    if method.name != "attention" and (heads != "mean" or query != "auto" or layer != -1 or matrix):
+        raise UsageError(f"--layer, --heads, --query and --matrix are of the method attention, not of {method.name}.")
+    return method
+
+
+def _explain_in_bulk(
+    model: str,
+    images: Path,
+    out: Path,
+    settings: ExplainSettings,
+    sizes: _Sizes,
+    bulk: BulkSettings,
+    as_json: bool,
+) -> None:
+    from vitrine.bulk.jobs import ExplainJob
+    from vitrine.bulk.run import explain_in_bulk
+
+    job = ExplainJob(model, sizes.arch, sizes.precision, sizes.batch_size, images, True, out, settings)
+    with show.reading_progress("Explaining") as progress:
+        result = explain_in_bulk(job, bulk, sizes.limit, progress)
+    show.bulk_result(result, "figures", as_json)
+
+
+def _explain_here(model: str, images: Path, out: Path, settings: ExplainSettings, sizes: _Sizes, as_json: bool) -> None:
+    from vitrine.explain.run import explain as run_explain
+
     with show.reading_progress("Explaining") as progress:
         result = run_explain(
             model,
             images,
             out,
             settings,
-            limit=limit,
-            batch_size=batch_size,
-            precision=precision,
-            architecture=arch,
+            limit=sizes.limit,
+            batch_size=sizes.batch_size,
+            precision=sizes.precision,
+            architecture=sizes.arch,
             progress=progress,
         )
     show.notes(result.notes)
-    if as_json:
-        typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
-    else:
-        typer.echo(show.explained_summary(result))
+    show.result(result, lambda: show.explained_summary(result), as_json)
     show.unreadable(result.unreadable)
 
 
@@ -181,23 +223,23 @@ def _score(
     from vitrine.explain.score import score_methods, write_scores
     from vitrine.runs.environment import model_notes
 
-    opened = open_classifier(model, *opening)
-    show.notes(model_notes(opened.loaded))
+    classifier = open_classifier(model, *opening)
+    show.notes(model_notes(classifier.loaded))
     with show.reading_progress("Scoring") as progress:
-        result = score_methods(opened, model, data, settings, progress)
+        result = score_methods(classifier, model, data, settings, progress)
     write_scores(result, out)
-    typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.text())
+    show.result(result, result.text, as_json)
 
 
 def positions(
     model: ModelArgument,
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The figure to write: .png or .svg.")],
     cell: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="ROW,COLUMN", help="Draw one patch large; rows and columns count from 1."),
     ] = None,
     before: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="MODEL", help="Another model to compare with: both on one scale, and the difference."),
     ] = None,
     arch: ArchOption = None,
@@ -209,7 +251,7 @@ def positions(
     place = None if cell is None else _row_and_column(cell, "--cell")
     result = run_positions(model, out, cell=place, before=before, architecture=arch)
     show.notes(result.weights)
-    typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.text())
+    show.result(result, result.text, as_json)
 
 
 def inspect(
@@ -220,7 +262,7 @@ def inspect(
     from vitrine.explain.inspect import inspect_figure
 
     result = inspect_figure(figure)
-    typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.text())
+    show.result(result, result.text, as_json)
 
 
 def _head(heads: str) -> str | int:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vitrine.cli import show
 from vitrine.errors import UsageError
 
 if TYPE_CHECKING:
-    from vitrine.bulk.run import BulkResult, BulkSettings
+    from vitrine.bulk.run import BulkSettings
 
 
 ModelArgument = Annotated[
@@ -23,7 +21,7 @@ ModelArgument = Annotated[
     ),
 ]
 ArchOption = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option("--arch", metavar="NAME", help="The timm name of the model, where MODEL is a weights file."),
 ]
 DataArgument = Annotated[
@@ -36,7 +34,7 @@ DataArgument = Annotated[
     ),
 ]
 VocabOption = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(
         "--vocab",
         metavar="FILE",
@@ -51,7 +49,7 @@ PrecisionOption = Annotated[
 ]
 
 
-def required_recipe(name: Optional[str]) -> str:  # noqa: UP045
+def required_recipe(name: str | None) -> str:
     """The recipe that was named.
 
     Raises:
@@ -73,15 +71,15 @@ EngineOption = Annotated[
     ),
 ]
 AddressOption = Annotated[
-    Optional[str],  # noqa: UP045
+    str | None,
     typer.Option("--ray-address", metavar="HOST:PORT", help="Of --engine ray: a cluster; default: this machine."),
 ]
 WorkersOption = Annotated[
-    Optional[int],  # noqa: UP045
+    int | None,
     typer.Option(min=1, help="Of --engine ray: processes with a model each; default: one a GPU, else one a core pair."),
 ]
 PartSizeOption = Annotated[
-    Optional[int],  # noqa: UP045
+    int | None,
     typer.Option(
         min=1, help="Of --engine ray: pictures that are finished, or lost in an interruption, together; default: 1024."
     ),
@@ -100,8 +98,8 @@ def bulk_settings(
     if engine not in ("local", "ray"):
         raise UsageError(f"--engine {engine} cannot be used: expected local or ray.")
     if engine == "local":
-        given = {"--ray-address": address, "--workers": workers, "--part-size": part_size}
-        for option, value in given.items():
+        ray_options = {"--ray-address": address, "--workers": workers, "--part-size": part_size}
+        for option, value in ray_options.items():
             if value is not None:
                 raise UsageError(f"{option} is of --engine ray: give both, or leave it out.")
         return None
@@ -115,14 +113,3 @@ def require_local(resume: bool, settings: BulkSettings | None) -> None:
     """Refuse --resume where a single process would ignore it."""
     if resume and settings is None:
         raise UsageError("--resume is of --engine ray: give both, or leave it out.")
-
-
-def show_bulk(made: BulkResult, what: str, as_json: bool) -> None:
-    """Print what a bulk job made."""
-    show.notes(made.notes)
-    if as_json:
-        typer.echo(json.dumps(made.to_dict(), indent=2, ensure_ascii=False))
-    earlier = f", {made.before} of them from before" if made.before else ""
-    parts = "1 part" if made.parts == 1 else f"{made.parts} parts"
-    typer.echo(f"{made.rows} {what} in {made.result} ({made.precision}; {parts}{earlier}).", err=True)
-    show.unreadable(made.unreadable, made.unreadable_count, made.unreadable_table)

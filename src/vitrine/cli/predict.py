@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -21,7 +20,6 @@ from vitrine.cli.options import (
     PrecisionOption,
     WorkersOption,
     bulk_settings,
-    show_bulk,
 )
 
 
@@ -63,8 +61,8 @@ def predict(
 
         work = PredictJob(model, arch, precision, batch_size, probabilities, top)
         with show.reading_progress("Predicting") as progress:
-            made = predict_in_bulk(work, images, out, settings, progress)
-        show_bulk(made, "predictions", as_json)
+            outcome = predict_in_bulk(work, images, out, settings, progress)
+        show.bulk_result(outcome, "predictions", as_json)
         return
     from vitrine.classify.predict import predict as run_prediction
 
@@ -83,7 +81,7 @@ def predict(
         )
     show.notes(result.notes)
     if as_json:
-        typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+        show.json(result)
     typer.echo(f"{result.written} predictions in {result.table} ({result.precision}).", err=True)
     show.unreadable(result.unreadable, len(result.unreadable), result.unreadable_table)
 
@@ -93,13 +91,13 @@ def knn(
     data: DataArgument,
     k: Annotated[int, typer.Option("--k", min=1, help="Neighbours that vote.")] = 20,
     split: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="validation or test; the default is validation where there is one, else test."),
     ] = None,
     batch_size: BatchOption = 64,
     precision: PrecisionOption = "auto",
     seed: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(min=0, help="Of the split that is made where the data have none; by default the run's own."),
     ] = None,
     arch: ArchOption = None,
@@ -125,4 +123,4 @@ def knn(
             progress=progress,
         )
     show.notes(result.notes)
-    typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False) if as_json else result.table())
+    show.result(result, result.table, as_json)

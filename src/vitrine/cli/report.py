@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -21,7 +20,7 @@ def report(
         Path, typer.Option("-o", "--out", metavar="PAGE", help="The page to write, for example report.html.")
     ],
     pictures: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             "--pictures",
             metavar="FILE...",
@@ -30,11 +29,11 @@ def report(
         ),
     ] = None,
     final: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="RUN", help="The final result; default: the best on the validation pictures."),
     ] = None,
     data: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(metavar="DATA", help="Where the classifiers' pictures are; default: where they were in training."),
     ] = None,
     score: Annotated[
@@ -70,6 +69,6 @@ def report(
     with show.named_progress() as progress:
         result = write_report([each for each in runs if each not in files], out, settings, progress=progress)
     if as_json:
-        typer.echo(json.dumps(result.to_dict(), indent=2, ensure_ascii=False))
+        show.json(result)
     else:
         typer.echo("\n".join(f"written: {path}" for path in result.paths[:2]))

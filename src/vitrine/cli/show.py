@@ -7,15 +7,27 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+import typer
+
+from vitrine.io.files import to_json
+from vitrine.results import count_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from vitrine.demo import DemoResult
+    from vitrine.bulk.run import BulkResult
     from vitrine.explain.run import Explained
     from vitrine.results import CaptioningMetrics
     from vitrine.train.events import Event, Plan, TrainResult
+
+
+class Result(Protocol):
+    """What a verb returns: it can be written as JSON."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready content."""
 
 
 def _progress() -> Progress:
@@ -52,6 +64,30 @@ def unreadable(some: Sequence[tuple[str, str]], count: int = 0, table: object = 
         print(f"not readable: {name}: {reason}", file=sys.stderr)
     if count:
         print(f"{count} pictures could not be read; all are in {table}.", file=sys.stderr)
+
+
+def json(value: Result) -> None:
+    """A result as JSON, on stdout."""
+    typer.echo(to_json(value.to_dict()), nl=False)
+
+
+def result(value: Result, text: Callable[[], str], as_json: bool) -> None:
+    """A result on stdout: as JSON for programs, or as its text for people."""
+    if as_json:
+        json(value)
+    else:
+        typer.echo(text())
+
+
+def bulk_result(value: BulkResult, what: str, as_json: bool) -> None:
+    """What a bulk job made: as JSON on stdout where that was wanted, and in a sentence on stderr."""
+    notes(value.notes)
+    if as_json:
+        json(value)
+    earlier = f", {value.before} of them from before" if value.before else ""
+    parts = count_of(value.parts, "part")
+    typer.echo(f"{value.rows} {what} in {value.result} ({value.precision}; {parts}{earlier}).", err=True)
+    unreadable(value.unreadable, value.unreadable_count, value.unreadable_table)
 
 
 @contextmanager
@@ -143,9 +179,9 @@ class _TrainingLines:
     def _epoch(self, row: Any) -> None:
         assert self.plan is not None
         width = len(str(self.plan.epochs))
-        fitted = "" if row.train_accuracy is None else f" ({100 * row.train_accuracy:.1f} %)"
+        accuracy = "" if row.train_accuracy is None else f" ({100 * row.train_accuracy:.1f} %)"
         self._line(
-            f"epoch {row.epoch:{width}}/{self.plan.epochs}  train loss {row.train_loss:.4f}{fitted}  "
+            f"epoch {row.epoch:{width}}/{self.plan.epochs}  train loss {row.train_loss:.4f}{accuracy}  "
             f"validation loss {row.validation_loss:.4f}  accuracy {100 * row.validation_accuracy:.2f} %"
             f"{'  best' if row.best else ''}"
         )
@@ -205,20 +241,15 @@ def demo_progress() -> Iterator[Callable[[str | Event], None]]:
         yield report
 
 
-def demo_summary(result: DemoResult) -> str:
-    """What the demo made and how long each part took."""
-    return result.text()
-
-
 def explained_summary(result: Explained) -> str:
     """What ``vitrine explain`` made, in a few lines."""
     count = len(result.pictures)
     lines = [f"{count} figure{'s' * (count != 1)} in {result.out}: {result.method} ({result.precision})."]
     lines += [f"Contact sheet: {path}" for path in result.sheets]
     lines.append(f"Table: {result.table}")
-    checked = [picture.verdict for picture in result.pictures if picture.verdict is not None]
-    if checked:
-        counts = {flag: sum(verdict.flag == flag for verdict in checked) for flag in ("believable", "doubtful")}
+    verdicts = [picture.verdict for picture in result.pictures if picture.verdict is not None]
+    if verdicts:
+        counts = {flag: sum(verdict.flag == flag for verdict in verdicts) for flag in ("believable", "doubtful")}
         lines.append(f"Checked: {counts['believable']} believable, {counts['doubtful']} doubtful.")
     if result.unreadable:
         lines.append(f"{len(result.unreadable)} pictures could not be read.")
