@@ -160,13 +160,13 @@ def _classes(count: int, _folder: Path) -> Iterator[str]:
 def _evaluated(count: int, _folder: Path) -> Iterator[str]:
     """The metrics of 1,000 pictures, confusion included, and the files and the text that say them."""
     from vitrine.io.files import to_json
-    from vitrine.metrics.classification import Outputs, classification_metrics
+    from vitrine.metrics.classification import LabelledLogits, classification_metrics
     from vitrine.plotting.confusion import confusion_csv
     from vitrine.plotting.tables import metrics_table
 
     rng = np.random.default_rng(0)
     logits_NC = rng.standard_normal((1000, count)).astype(np.float32)
-    outputs = Outputs(tuple(f"{n}" for n in range(1000)), logits_NC, rng.integers(0, count, 1000))
+    outputs = LabelledLogits(tuple(f"{n}" for n in range(1000)), logits_NC, rng.integers(0, count, 1000))
     yield ""
     found = classification_metrics(outputs, [f"class {n}" for n in range(count)], precision="fp32")
     told = len(to_json(found.to_dict())), len(confusion_csv(found)), len(metrics_table(found))

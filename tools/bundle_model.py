@@ -25,7 +25,7 @@ def main(run: Path) -> None:
     built = load_for_inference(run)
     folder = bundled_folder()
     folder.mkdir(exist_ok=True)
-    RunFolder(folder).save_model(built.module, RunFolder(run).labels(), built.input, torch.float16)
+    RunFolder(folder).save_model(built.module, RunFolder(run).read_labels(), built.input, torch.float16)
     for name in ("labels.txt", "history.jsonl", "recipe.toml"):
         shutil.copyfile(run / name, folder / name)
     size = (folder / "model.safetensors").stat().st_size

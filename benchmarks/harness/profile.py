@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from vitrine.runs.environment import native_messages_dropped
+from vitrine.runs.environment import redirect_native_stderr
 
 
 def slowest(work: Callable[[], object], device: torch.device, count: int = 4) -> str:
@@ -20,7 +20,7 @@ def slowest(work: Callable[[], object], device: torch.device, count: int = 4) ->
     """
     cuda = device.type == "cuda"
     activities = [ProfilerActivity.CPU, *[ProfilerActivity.CUDA] * cuda]
-    with native_messages_dropped(), profile(activities=activities) as seen:
+    with redirect_native_stderr(), profile(activities=activities) as seen:
         work()
     own = "self_device_time_total" if cuda else "self_cpu_time_total"
     times = {event.key: float(getattr(event, own)) for event in seen.key_averages()}

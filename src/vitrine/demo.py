@@ -17,8 +17,8 @@ from vitrine.check import check, render
 from vitrine.classify.evaluate import Evaluation, evaluate
 from vitrine.classify.model import open_classifier
 from vitrine.classify.predict import predict
-from vitrine.compare.figures import outcomes_of_runs, settings_of_runs
-from vitrine.compare.run import Comparison
+from vitrine.compare.figures import run_outcomes_table, run_settings_table
+from vitrine.compare.run import ComparisonResult
 from vitrine.config import load_recipe, override
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import RunError, TrainingError
@@ -206,7 +206,7 @@ class DemoResult:
     """
 
     out: Path
-    comparison: Comparison
+    comparison: ComparisonResult
     final: RunRow
     test: Evaluation
     inside: InsideView
@@ -222,9 +222,9 @@ class DemoResult:
         times = [f"  {part:<28} {seconds:6.1f} s" for part, seconds in self.seconds.items()]
         return "\n".join(
             [
-                settings_of_runs(self.comparison.rows).text(),
+                run_settings_table(self.comparison.rows).text(),
                 "",
-                outcomes_of_runs(self.comparison.rows).text(),
+                run_outcomes_table(self.comparison.rows).text(),
                 "",
                 *(claim.sentence for claim in self.comparison.claims),
                 "",
@@ -309,7 +309,7 @@ def _make_room(out: Path) -> None:
     marker.write_text("vitrine demo replaces what it wrote here\n", encoding="utf-8")
 
 
-def _compare(out: Path, seed: int, report: Callable[[str | Event], None]) -> Comparison:
+def _compare(out: Path, seed: int, report: Callable[[str | Event], None]) -> ComparisonResult:
     """Train the three settings."""
     file = out / "sweep.toml"
     write_atomically(file, _SWEEP.format(seed=seed))

@@ -13,7 +13,7 @@ from vitrine.data.shards.index import INDEX
 from vitrine.data.shards.writer import ShardsWriter, fingerprint, require_webdataset
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, UsageError
-from vitrine.io.files import replacing
+from vitrine.io.files import atomic_path
 
 MEGABYTE = 1_000_000
 
@@ -91,7 +91,7 @@ def write_shards(
     splits, labels = _finite(dataset), () if isinstance(dataset, CaptionData) else dataset.labels
     most = round(megabytes * MEGABYTE)
     out.mkdir(parents=True, exist_ok=True)
-    writer = ShardsWriter(out, fingerprint(splits, labels, most=most, seed=seed), most, seed, replacing)
+    writer = ShardsWriter(out, fingerprint(splits, labels, most=most, seed=seed), most, seed, atomic_path)
     total, before = sum(map(len, splits.values())), 0
     for name, samples in splits.items():
         writer.write(name, samples, labels, lambda done, before=before: progress(before + done, total))  # type: ignore[misc]

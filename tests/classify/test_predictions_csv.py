@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from vitrine.classify.predictions_csv import PredictionTable, PredictionWriter, predictions_csv
 from vitrine.errors import DataError, ModelError, RunError
 from vitrine.io.csv_tables import complete_records, csv_row
-from vitrine.metrics.classification import Outputs
+from vitrine.metrics.classification import LabelledLogits
 
 LABELS = ("cat", 'a "dog", large', "zebra\nfish")
 # Everything a Linux file name may hold that a CSV could trip over; the last one is not UTF-8.
@@ -109,7 +109,7 @@ def test_probabilities_and_top_columns(tmp_path: Path) -> None:
 
 
 def test_of_equal_classes_the_first_leads() -> None:
-    outputs = Outputs(("a",), np.zeros((1, 3), dtype=np.float32), np.array([-1]))
+    outputs = LabelledLogits(("a",), np.zeros((1, 3), dtype=np.float32), np.array([-1]))
     assert predictions_csv(outputs, ("x", "y", "z"), top=2) == (
         b"filename,label,top1_label,top1_probability,top2_label,top2_probability\na,x,x,0.333333,y,0.333333\n"
     )
@@ -117,7 +117,7 @@ def test_of_equal_classes_the_first_leads() -> None:
 
 def test_the_table_of_an_evaluation_is_that_of_the_stream(tmp_path: Path) -> None:
     run(tmp_path / "p.csv", fails={}, probabilities=True)
-    outputs = Outputs(tuple(NAMES), logits_of(NAMES), np.full(len(NAMES), -1))
+    outputs = LabelledLogits(tuple(NAMES), logits_of(NAMES), np.full(len(NAMES), -1))
     assert predictions_csv(outputs, LABELS, probabilities=True) == (tmp_path / "p.csv").read_bytes()
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from support.made_runs import made_captioner, made_run, run_verb
 
-from vitrine.compare.run import Comparison, compare
+from vitrine.compare.run import ComparisonResult, compare
 from vitrine.config import named_transforms
 from vitrine.errors import RunError, UsageError
 from vitrine.metrics.intervals import wilson
@@ -199,13 +199,13 @@ def test_what_is_not_finished_is_named(runs: Path) -> None:
     (broken / "failed.json").write_text(json.dumps({"error": "The loss became nan.\nmore"}))
     (runs / "notes").mkdir()
     found = compare([str(runs)])
-    told = {each.name: each.reason for each in found.left_out}
+    told = {each.name: each.reason for each in found.skipped}
     assert told == {
         "broken": "it failed: The loss became nan.",
         "large-1": "its training has not ended (2 epochs so far)",
     }
     assert "Left out: broken: it failed: The loss became nan." in found.text()
-    told = {each.name: each.reason for each in compare([str(runs / "*")]).left_out}
+    told = {each.name: each.reason for each in compare([str(runs / "*")]).skipped}
     assert told["notes"] == "it is not a run that vitrine train wrote", "a pattern named it, so that it is named"
 
 
@@ -291,7 +291,7 @@ def test_pictures_on_which_two_runs_disagree(runs: Path, tmp_path: Path) -> None
 
 def test_maps_of_both_runs(small_run: Path, tmp_path: Path) -> None:
     other = with_other_head(small_run, tmp_path / "other")
-    found: Comparison = compare([str(small_run), str(other)], pictures=True, out=tmp_path / "out")
+    found: ComparisonResult = compare([str(small_run), str(other)], pictures=True, out=tmp_path / "out")
     assert found.disagreements is not None and found.disagreements.pictures
     assert tmp_path / "out" / "pictures.png" in found.written
     assert (tmp_path / "out" / "pictures.png").stat().st_size > 20_000

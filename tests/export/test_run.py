@@ -31,7 +31,7 @@ from vitrine.errors import ModelError, RunError, UsageError, VitrineError
 from vitrine.export import compare as read_back
 from vitrine.export import run as exporting
 from vitrine.export import transformers as transformers_folder
-from vitrine.export.compare import compare, compare_preparation, compared_pictures, described_as
+from vitrine.export.compare import compare, compare_preparation, comparison_pictures, describe_difference
 from vitrine.export.run import export
 from vitrine.export.transformers import as_transformers
 from vitrine.models.load import InputSpec, load_for_inference
@@ -46,7 +46,7 @@ KINDS.append(("pt2", "bf16"))
 def made_run(small_run: Path, folder: Path, name: str = "vit_tiny_patch16_224", **arguments: Any) -> Path:
     """``small_run`` with another model in it, whose weights leave nothing without effect."""
     shutil.copytree(small_run, folder)
-    labels = RunFolder(folder).labels()
+    labels = RunFolder(folder).read_labels()
     module = seeded(timm.create_model(name, **{**MICRO, **arguments}, num_classes=len(labels)))
     RunFolder(folder).save_model(module, labels, SPEC)
     return folder
@@ -108,7 +108,7 @@ def test_an_export_is_the_run_in_its_own_tool(
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     reference = load_for_inference(run).module.to(dtype)
     logits, labels = opened(to, exported(to, precision), dtype)
-    assert labels == list(RunFolder(run).labels())
+    assert labels == list(RunFolder(run).read_labels())
     with torch.inference_mode():
         for count in (1, 2, 7):  # other numbers of pictures than those that export compares
             ours = reference(pixels(count).to(dtype)).float()
@@ -350,7 +350,7 @@ def test_a_processor_that_squeezes_pictures_is_not_the_same() -> None:
 
 
 def test_compared_pictures_are_always_the_same_and_not_alike() -> None:
-    first, again = compared_pictures(SPEC), compared_pictures(SPEC)
+    first, again = comparison_pictures(SPEC), comparison_pictures(SPEC)
     assert [len(each) for each in first] == [1, 3, 4]
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
     shown = torch.cat(first) * torch.tensor(SPEC.std)[:, None, None] + torch.tensor(SPEC.mean)[:, None, None]
@@ -386,10 +386,10 @@ def test_labels_that_differ_are_counted() -> None:
 
 
 def test_other_names_or_another_input_are_seen() -> None:
-    back = read_back.ReadBack(lambda x: x, ("a", "b"), spec=SPEC)
-    assert described_as(back, ("a", "b"), SPEC) is None
-    assert described_as(back, ("b", "a"), SPEC) == "its class names are not the run's"
-    assert "describes the input" in str(described_as(back, ("a", "b"), InputSpec(32, SPEC.mean, SPEC.std, 1.0)))
+    back = read_back.LoadedExport(lambda x: x, ("a", "b"), spec=SPEC)
+    assert describe_difference(back, ("a", "b"), SPEC) is None
+    assert describe_difference(back, ("b", "a"), SPEC) == "its class names are not the run's"
+    assert "describes the input" in str(describe_difference(back, ("a", "b"), InputSpec(32, SPEC.mean, SPEC.std, 1.0)))
 
 
 # --- nothing wrong and nothing half made is left
@@ -551,7 +551,7 @@ def test_the_command(run: Path, tmp_path: Path, command: Callable[..., Any], mon
     assert told["same"] and told["out"] == str(tmp_path / "b")
     assert [each["precision"] for each in told["comparisons"]] == ["fp32"]
     assert told["comparisons"][0]["largest_difference"] <= told["comparisons"][0]["tolerance"]
-    monkeypatch.setattr(exporting, "described_as", lambda *_: "its class names are not the run's")
+    monkeypatch.setattr(exporting, "describe_difference", lambda *_: "its class names are not the run's")
     done = command(run, "--to", "timm", "-o", tmp_path / "c")
     assert done.exit_code == 1 and "Not the same: its class names are not the run's." in done.stdout
     assert not (tmp_path / "c").exists()

@@ -19,13 +19,13 @@ from hypothesis import strategies as st
 from vitrine.errors import DataError, ModelError, VitrineError
 from vitrine.metrics.classification import (
     CALIBRATION_BINS,
-    Outputs,
-    check_expectation,
+    LabelledLogits,
+    check_expected_accuracy,
     classification_metrics,
+    count_changed_labels,
     expected_calibration_error,
-    log_normaliser,
-    meets,
-    moved_labels,
+    is_within_tolerance,
+    logsumexp,
 )
 from vitrine.metrics.intervals import wilson
 from vitrine.plotting.confusion import confusion_csv, confusion_figure
@@ -35,7 +35,7 @@ from vitrine.results import ClassificationMetrics, Interval
 LETTERS = tuple("abcdefghijklmnopqrstuvwxyz")
 
 
-def make_outputs(n: int, classes: int, seed: int, *, strength: float = 1.5, coarse: bool = False) -> Outputs:
+def make_outputs(n: int, classes: int, seed: int, *, strength: float = 1.5, coarse: bool = False) -> LabelledLogits:
     """Random logits that know the label a little; ``coarse`` ones are full of ties."""
     rng = np.random.default_rng(seed)
     labels_N = rng.integers(0, classes, n)
@@ -43,7 +43,7 @@ def make_outputs(n: int, classes: int, seed: int, *, strength: float = 1.5, coar
     logits_NC[np.arange(n), labels_N] += strength
     if coarse:
         logits_NC = np.round(logits_NC)
-    return Outputs(tuple(f"{i:04}.jpg" for i in range(n)), logits_NC.astype(np.float32), labels_N)
+    return LabelledLogits(tuple(f"{i:04}.jpg" for i in range(n)), logits_NC.astype(np.float32), labels_N)
 
 
 shapes = st.tuples(st.integers(1, 60), st.integers(2, 12), st.integers(0, 10_000), st.booleans())
@@ -56,7 +56,7 @@ def matrix_of(found: ClassificationMetrics) -> list[list[int]]:
     return [[cells.get((true, said), 0) for said in range(len(found.labels))] for true in range(len(found.labels))]
 
 
-def measure(shape: tuple[int, int, int, bool]) -> tuple[Outputs, ClassificationMetrics]:
+def measure(shape: tuple[int, int, int, bool]) -> tuple[LabelledLogits, ClassificationMetrics]:
     n, classes, seed, coarse = shape
     outputs = make_outputs(n, classes, seed, coarse=coarse)
     return outputs, classification_metrics(outputs, LETTERS[:classes], precision="fp32")
@@ -227,18 +227,18 @@ def test_loss_agrees_with_torch_and_survives_large_logits() -> None:
     found = classification_metrics(outputs, LETTERS[:5], precision="fp32").negative_log_likelihood
     pair = torch.from_numpy(outputs.logits_NC).double(), torch.from_numpy(outputs.labels_N)
     assert found == pytest.approx(torch.nn.functional.cross_entropy(*pair).item(), abs=1e-12)
-    assert log_normaliser(np.array([[1e30, -1e30]], dtype=np.float32)) == pytest.approx([np.float32(1e30)])
+    assert logsumexp(np.array([[1e30, -1e30]], dtype=np.float32)) == pytest.approx([np.float32(1e30)])
 
 
 def test_many_pictures_are_normalised_in_parts() -> None:
     logits_NC = np.random.default_rng(0).normal(size=(9000, 2)).astype(np.float32)
-    assert log_normaliser(logits_NC) == pytest.approx(np.logaddexp(*logits_NC.astype(np.float64).T), abs=1e-12)
+    assert logsumexp(logits_NC) == pytest.approx(np.logaddexp(*logits_NC.astype(np.float64).T), abs=1e-12)
 
 
 def test_many_classes_are_normalised_in_parts() -> None:
     logits_NC = np.random.default_rng(0).normal(size=(70, 70_000)).astype(np.float32)
     wanted_N = torch.logsumexp(torch.from_numpy(logits_NC).double(), 1).numpy()
-    assert log_normaliser(logits_NC) == pytest.approx(wanted_N, abs=1e-12)
+    assert logsumexp(logits_NC) == pytest.approx(wanted_N, abs=1e-12)
 
 
 # --- what is stored
@@ -257,13 +257,15 @@ def test_what_is_stored_comes_back_and_is_stable(shape: tuple[int, int, int, boo
     rng = np.random.default_rng(0)
     if not shape[3]:
         moved = (outputs.logits_NC * (1 + 1e-7 * rng.normal(size=outputs.logits_NC.shape))).astype(np.float32)
-        other = classification_metrics(Outputs(outputs.names, moved, outputs.labels_N), found.labels, precision="fp32")
+        other = classification_metrics(
+            LabelledLogits(outputs.names, moved, outputs.labels_N), found.labels, precision="fp32"
+        )
         assert other.negative_log_likelihood == pytest.approx(found.negative_log_likelihood, abs=1e-5)
 
 
 def test_the_stored_form() -> None:
     logits_NC = np.array([[2, 0], [1, 0], [0, 1]], dtype=np.float32)
-    outputs = Outputs(("a.jpg", "b.jpg", "ü\udcff.jpg"), logits_NC, np.array([0, 1, 1]))
+    outputs = LabelledLogits(("a.jpg", "b.jpg", "ü\udcff.jpg"), logits_NC, np.array([0, 1, 1]))
     stored: dict[str, Any] = classification_metrics(outputs, ("cat", "dog"), precision="bf16").to_dict()
     assert stored["n"] == 3
     assert stored["precision"] == "bf16"
@@ -278,19 +280,19 @@ def test_the_stored_form() -> None:
 
 
 def test_a_name_that_is_no_text_can_be_stored() -> None:
-    outputs = Outputs(("caf\udce9.jpg",), np.array([[1, 0]], dtype=np.float32), np.array([1]))
+    outputs = LabelledLogits(("caf\udce9.jpg",), np.array([[1, 0]], dtype=np.float32), np.array([1]))
     stored = classification_metrics(outputs, ("cat", "dog"), precision="fp32").to_dict()
     assert stored["hardest_mistakes"][0]["name"] == "caf\\xe9.jpg"
 
 
 def test_a_class_that_never_occurs_has_no_figures_rather_than_zeros() -> None:
-    outputs = Outputs(("a",), np.array([[1, 0, 0]], dtype=np.float32), np.array([0]))
+    outputs = LabelledLogits(("a",), np.array([[1, 0, 0]], dtype=np.float32), np.array([0]))
     never = classification_metrics(outputs, ("x", "y", "z"), precision="fp32").classes[2]
     assert (never.precision, never.recall, never.support) == (None, None, 0)
 
 
 def test_one_class_is_enough() -> None:
-    outputs = Outputs(("a", "b"), np.zeros((2, 1), dtype=np.float32), np.zeros(2, dtype=np.int64))
+    outputs = LabelledLogits(("a", "b"), np.zeros((2, 1), dtype=np.float32), np.zeros(2, dtype=np.int64))
     found = classification_metrics(outputs, ("x",), precision="fp32")
     assert (found.accuracy, matrix_of(found), found.negative_log_likelihood) == (1.0, [[2]], 0.0)
 
@@ -301,27 +303,27 @@ def test_one_class_is_enough() -> None:
 def test_pictures_that_cannot_be_counted_are_refused() -> None:
     logits_NC = np.zeros((2, 2), dtype=np.float32)
     with pytest.raises(DataError, match=r"1 pictures have no label, for example b"):
-        classification_metrics(Outputs(("a", "b"), logits_NC, np.array([0, -1])), ("x", "y"), precision="fp32")
+        classification_metrics(LabelledLogits(("a", "b"), logits_NC, np.array([0, -1])), ("x", "y"), precision="fp32")
     with pytest.raises(DataError, match="no picture"):
-        empty = Outputs((), logits_NC[:0], np.array([], dtype=np.int64))
+        empty = LabelledLogits((), logits_NC[:0], np.array([], dtype=np.int64))
         classification_metrics(empty, ("x", "y"), precision="fp32")
     logits_NC[1, 0] = np.nan
     with pytest.raises(ModelError, match="for b is not finite"):
-        classification_metrics(Outputs(("a", "b"), logits_NC, np.array([0, 1])), ("x", "y"), precision="fp32")
+        classification_metrics(LabelledLogits(("a", "b"), logits_NC, np.array([0, 1])), ("x", "y"), precision="fp32")
 
 
 @pytest.mark.parametrize("labels", [("x",), ("x", "x"), ("x", "y", "z")])
 def test_class_names_have_to_fit(labels: tuple[str, ...]) -> None:
-    outputs = Outputs(("a",), np.zeros((1, 2), dtype=np.float32), np.array([0]))
+    outputs = LabelledLogits(("a",), np.zeros((1, 2), dtype=np.float32), np.array([0]))
     with pytest.raises(ValueError, match="2 different class names"):
         classification_metrics(outputs, labels, precision="fp32")
 
 
 def test_outputs_have_to_fit() -> None:
     with pytest.raises(ValueError, match="Expected N names"):
-        Outputs(("a",), np.zeros((2, 2), dtype=np.float32), np.zeros(2, dtype=np.int64))
+        LabelledLogits(("a",), np.zeros((2, 2), dtype=np.float32), np.zeros(2, dtype=np.int64))
     with pytest.raises(ValueError, match="Labels must be"):
-        Outputs(("a",), np.zeros((1, 2), dtype=np.float32), np.array([2]))
+        LabelledLogits(("a",), np.zeros((1, 2), dtype=np.float32), np.array([2]))
 
 
 # --- two evaluations
@@ -334,20 +336,20 @@ def test_moved_labels_are_counted(seed: int, n: int) -> None:
     by_hand = sum(
         int(np.argmax(a)) != int(np.argmax(b)) for a, b in zip(first.logits_NC, second.logits_NC, strict=True)
     )
-    assert moved_labels(first, second) == moved_labels(second, first) == by_hand
-    assert moved_labels(first, first) == 0
+    assert count_changed_labels(first, second) == count_changed_labels(second, first) == by_hand
+    assert count_changed_labels(first, first) == 0
 
 
 def test_other_pictures_are_not_compared() -> None:
     with pytest.raises(ValueError, match="different pictures"):
-        moved_labels(make_outputs(3, 2, 0), make_outputs(4, 2, 0))
+        count_changed_labels(make_outputs(3, 2, 0), make_outputs(4, 2, 0))
 
 
 @pytest.mark.parametrize(
     ("accuracy", "met"), [(0.945, True), (0.955, True), (0.95, True), (0.9449, False), (0.9551, False), (1.0, False)]
 )
 def test_an_expectation_has_two_ends_that_belong_to_it(accuracy: float, met: bool) -> None:
-    assert meets(accuracy, 0.95, 0.005) is met
+    assert is_within_tolerance(accuracy, 0.95, 0.005) is met
 
 
 @given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.integers(0, 1000))
@@ -356,13 +358,13 @@ def test_an_expectation_is_decided_as_in_exact_arithmetic(case: tuple[int, int],
 
     correct, n = case
     exact = abs(Fraction(correct, n) - Fraction(thousandths, 1000)) <= Fraction(5, 1000)
-    assert meets(correct / n, thousandths / 1000, 0.005) is exact
+    assert is_within_tolerance(correct / n, thousandths / 1000, 0.005) is exact
 
 
 @pytest.mark.parametrize(("expected", "tolerance"), [(95, 0.005), (-0.1, 0.005), (0.95, -1), (0.95, 2), (math.nan, 0)])
 def test_an_expectation_in_per_cent_is_refused(expected: float, tolerance: float) -> None:
     with pytest.raises(VitrineError, match="between 0 and 1"):
-        check_expectation(expected, tolerance)
+        check_expected_accuracy(expected, tolerance)
 
 
 def test_intervals_are_values() -> None:

@@ -22,7 +22,7 @@ from PIL import Image
 from support.figures import lightness, require_tidy
 
 from vitrine.compare.figures import save_settings_figure, settings_figure
-from vitrine.metrics.classification import Outputs, classification_metrics
+from vitrine.metrics.classification import LabelledLogits, classification_metrics
 from vitrine.metrics.intervals import wilson
 from vitrine.plotting.confusion import confusion_csv, confusion_figure, save_confusion_figure
 from vitrine.plotting.curves import learning_curves, save_learning_curves, spread
@@ -39,7 +39,7 @@ def make_metrics(labels: tuple[str, ...], n: int = 300, *, without: int | None =
     logits_NC = rng.normal(size=(n, len(labels))).astype(np.float32)
     logits_NC[np.arange(n), true_N] += 2.5
     names = tuple(f"{i}.jpg" for i in range(n))
-    return classification_metrics(Outputs(names, logits_NC, true_N), labels, precision="fp32")
+    return classification_metrics(LabelledLogits(names, logits_NC, true_N), labels, precision="fp32")
 
 
 def make_history(epochs: int, height: float, seed: int = 0) -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ def test_a_confusion_figure_says_what_it_shows() -> None:
 
 def test_rows_are_true_and_columns_predicted_in_class_order() -> None:
     logits_NC = np.eye(3, dtype=np.float32)[[0, 1, 1, 1]]
-    outputs = Outputs(("a", "b", "c", "d"), logits_NC, np.array([0, 0, 0, 1]))
+    outputs = LabelledLogits(("a", "b", "c", "d"), logits_NC, np.array([0, 0, 0, 1]))
     figure = confusion_figure(classification_metrics(outputs, ("x", "y", "z"), precision="fp32"))
     axes = figure.axes[0]
     mesh = axes.collections[0]

@@ -13,7 +13,7 @@ from vitrine.data.sources import absolute_reference, is_there
 from vitrine.errors import DataError, PictureError
 from vitrine.report.run import ReportSettings, build_document
 from vitrine.report.sections.maps import choose_pictures
-from vitrine.runs.data import data_of
+from vitrine.runs.data import resolve_data_reference
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import RunRecord, read_finished_run
 from vitrine.serve.galleries import open_gallery
@@ -85,7 +85,7 @@ def test_data_are_found_from_another_working_directory(
     (tmp_path / "elsewhere" / "pets").mkdir(parents=True)  # not the run's, although it is called so
     monkeypatch.chdir(tmp_path / "elsewhere")
     run = project / "runs" / "first"
-    assert data_of(RunFolder(run), "pets") == str(project / "pets")
+    assert resolve_data_reference(RunFolder(run), "pets") == str(project / "pets")
     assert verify(run).same
     assert choose_pictures(record_of(run))
     report = build_document([str(run)], ReportSettings(score=4))
@@ -116,7 +116,7 @@ def test_a_run_of_before_is_looked_for_where_its_reference_leads(
     del environment["started_in"]
     (run / "environment.json").write_text(json.dumps(environment))
     monkeypatch.chdir(project)
-    assert data_of(RunFolder(run), "pets") == "pets" and verify(run).same
+    assert resolve_data_reference(RunFolder(run), "pets") == "pets" and verify(run).same
     (run / "environment.json").unlink()
     assert verify(run).same
 

@@ -161,9 +161,9 @@ class Pretended:
         if recipe.batch_size == 666:
             self.failure = Failure("The loss became nan.\nTry a smaller learning rate.", "TrainingError")
             return
-        if not folder.started:
+        if not folder.is_started:
             folder.start(recipe, ("cat", "dog"), {"reference": self.data}, {})
-        for epoch in range(len(folder.history()) + 1, recipe.epochs + 1):
+        for epoch in range(len(folder.read_history()) + 1, recipe.epochs + 1):
             time.sleep(self.seconds)
             folder.append("history.jsonl", {"epoch": epoch})
             folder.append("timings.jsonl", {"epoch": epoch, "train_seconds": 3.0, "evaluation_seconds": 1.0})
@@ -259,7 +259,7 @@ def test_a_run_in_use_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(sweeping, "wait_until_free", lambda folder: sweep_free(folder, 0.0))
     path, out = written(tmp_path / "sweep.toml", GRID.format(batches="[8]")), tmp_path / "out"
-    with RunFolder(out / "batch_size=8,seed=0").locked():
+    with RunFolder(out / "batch_size=8,seed=0").lock():
         found = sweep(path, out, start=Pretended)
     assert found.trained == ("batch_size=8,seed=1",)
     assert "in use by another training" in found.failed["batch_size=8,seed=0"].error
@@ -313,7 +313,7 @@ def test_killed_five_times(tmp_path: Path) -> None:
     assert finished.items() <= now.items() and len(now) == 16
     begun = log(out, "begun")
     assert all(begun.count(name) == 1 for name in result.trained if name not in begun[:seen]), "none is begun twice"
-    assert all(len(RunFolder(file.parent).history()) == 3 for file in done(out))
+    assert all(len(RunFolder(file.parent).read_history()) == 3 for file in done(out))
     assert result.comparison is not None and len(result.comparison.rows) == 16
 
 

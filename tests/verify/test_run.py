@@ -18,7 +18,7 @@ from support.made_runs import run_verb
 from vitrine.classify.predict import predict
 from vitrine.errors import DataError, RunError, UsageError
 from vitrine.runs.folder import RunFolder
-from vitrine.verify.checks import Verification
+from vitrine.verify.checks import VerificationResult
 from vitrine.verify.run import verify
 
 
@@ -49,11 +49,11 @@ def run(small_run: Path, data: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def statuses(found: Verification) -> dict[str, str]:
+def statuses(found: VerificationResult) -> dict[str, str]:
     return {check.what: check.status for check in found.checks}
 
 
-def detail(found: Verification, what: str) -> str:
+def detail(found: VerificationResult, what: str) -> str:
     return next(check.detail for check in found.checks if check.what == what)
 
 
@@ -162,7 +162,7 @@ def test_labels_that_move_are_listed(run: Path, tmp_path: Path) -> None:
         tensors[name] = tensors[name].roll(1, 0).contiguous()
     save_file(tensors, run / "model.safetensors")
     found = verify(run)
-    labels = RunFolder(run).labels()
+    labels = RunFolder(run).read_labels()
     assert found.differing == ("weights", "predictions") and found.rows is not None
     assert len(found.rows.moved) == 24 and found.rows.share_moved == 1.0 and found.rows.largest is None
     for each in found.rows.moved:
@@ -179,7 +179,7 @@ def test_the_tolerance_is_a_share_of_the_labels(run: Path) -> None:
     lines = table.read_text().splitlines()
     wrong = next(i for i, line in enumerate(lines[1:], 1) if line.split("/")[1] != line.split(",")[1])
     name, label, rest = lines[wrong].split(",")
-    other = next(each for each in RunFolder(run).labels() if each not in (label, name.split("/")[1]))
+    other = next(each for each in RunFolder(run).read_labels() if each not in (label, name.split("/")[1]))
     lines[wrong] = ",".join((name, other, rest))  # still wrong, so that the accuracy is the recorded one
     table.write_text("\n".join(lines) + "\n")
     found = verify(run)
@@ -191,7 +191,7 @@ def test_the_tolerance_is_a_share_of_the_labels(run: Path) -> None:
 
 def test_a_renamed_class(run: Path, data: Path) -> None:
     """In the run, and in the data."""
-    first, *others = RunFolder(run).labels()
+    first, *others = RunFolder(run).read_labels()
     (run / "labels.txt").write_text("\n".join(["renamed", *others]) + "\n")
     found = verify(run)
     assert "class names" in found.differing

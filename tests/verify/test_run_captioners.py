@@ -18,7 +18,7 @@ from vitrine.config import CaptionSpec, Recipe
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import DataError
 from vitrine.train.run import train
-from vitrine.verify.checks import CaptionsCompared, Verification
+from vitrine.verify.checks import CaptionsCompared, VerificationResult
 from vitrine.verify.run import verify
 
 RECIPE = Recipe(
@@ -62,11 +62,11 @@ def run(trained: tuple[Path, Path], data: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def statuses(found: Verification) -> dict[str, str]:
+def statuses(found: VerificationResult) -> dict[str, str]:
     return {check.what: check.status for check in found.checks}
 
 
-def detail(found: Verification, what: str) -> str:
+def detail(found: VerificationResult, what: str) -> str:
     return next(check.detail for check in found.checks if check.what == what)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from vitrine.bulk.ledger import FinishedPart
 from vitrine.bulk.worker import Job, Part, PartWorker, told
 from vitrine.errors import EnvironmentMismatchError, RunError, UsageError
-from vitrine.runs.environment import native_messages_dropped
+from vitrine.runs.environment import redirect_native_stderr
 
 _OBJECT_STORE = 256 << 20  # bytes; only descriptions of parts go through it, no pictures
 _LONGEST_FOLDER = 40  # characters: Ray puts sockets below it, whose paths may have 107
@@ -83,7 +83,7 @@ def ray_running(address: str | None = None) -> Iterator[Any]:
         yield ray
         return
     folder = _session_folder() if address is None else None
-    with native_messages_dropped(), _raylet_messages_dropped(ray):
+    with redirect_native_stderr(), _raylet_messages_dropped(ray):
         try:
             if address is None:
                 _start(ray, folder)

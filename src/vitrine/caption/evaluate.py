@@ -26,7 +26,7 @@ from vitrine.metrics.captions import METRICS, CaptionScores, Score, ScoredCaptio
 from vitrine.models.captioner.model import Memory
 from vitrine.plotting.tables import Cell, Table
 from vitrine.results import Interval, shown_number
-from vitrine.runs.environment import MEASURED
+from vitrine.runs.environment import WEIGHTS_SHA256
 
 _WIDTH = 100  # characters of the sentences in a terminal
 _FIRST = "cider"  # the metric whose lead is put into words, where it was computed
@@ -219,7 +219,7 @@ class CaptionEvaluation:
             "model": self.model,
             "data": self.data,
             "split": self.split,
-            MEASURED: self.weights_sha256,
+            WEIGHTS_SHA256: self.weights_sha256,
             "precision": self.precision,
             "decoding": self.decoding,
             "captions": self.scores.to_dict(),

@@ -15,11 +15,17 @@ from vitrine.data.samples import FiniteSplit, LabelledData, Sample
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError
 from vitrine.io.files import to_json, write_atomically
-from vitrine.metrics.classification import Outputs, check_expectation, classification_metrics, meets, moved_labels
+from vitrine.metrics.classification import (
+    LabelledLogits,
+    check_expected_accuracy,
+    classification_metrics,
+    count_changed_labels,
+    is_within_tolerance,
+)
 from vitrine.plotting.confusion import confusion_csv, save_confusion_figure
 from vitrine.plotting.tables import metrics_table
 from vitrine.results import ClassificationMetrics
-from vitrine.runs.environment import MEASURED, model_notes
+from vitrine.runs.environment import WEIGHTS_SHA256, model_notes
 from vitrine.runs.folder import RunFolder
 
 
@@ -38,9 +44,9 @@ def choose_split(found: LabelledData | CaptionData, wanted: str | None) -> str:
 
 def split_of_run(folder: Path | None) -> tuple[int, float]:
     """Seed and share of the split that a run's training made; 0 and 0.2 of what is no run."""
-    if folder is None or not RunFolder(folder).started:
+    if folder is None or not RunFolder(folder).is_started:
         return 0, 0.2
-    recipe = RunFolder(folder).recipe()
+    recipe = RunFolder(folder).read_recipe()
     return recipe.seed, recipe.val_fraction
 
 
@@ -79,7 +85,7 @@ class Evaluation:
             "model": self.model,
             "data": self.data,
             "split": self.split,
-            MEASURED: self.weights_sha256,
+            WEIGHTS_SHA256: self.weights_sha256,
             **self.metrics.to_dict(),
         }
         content["unreadable"] = [{"name": name, "reason": reason} for name, reason in self.unreadable]
@@ -143,7 +149,7 @@ def evaluate(
         DataError, ModelError: the input cannot be used.
     """
     if expect is not None:
-        check_expectation(expect, tolerance)
+        check_expected_accuracy(expect, tolerance)
     opened = open_classifier(model, precision, architecture)
     other = None if against is None else in_precision(opened, against)
     own_seed, fraction = split_of_run(opened.loaded.reference.folder)
@@ -154,8 +160,8 @@ def evaluate(
     metrics = classification_metrics(outputs, opened.labels, precision=opened.precision)
     moved = None
     if other is not None:
-        moved = (other.precision, moved_labels(outputs, _run(other, samples, batch_size, progress)[0]))
-    met = None if expect is None else meets(metrics.accuracy, expect, tolerance)
+        moved = (other.precision, count_changed_labels(outputs, _run(other, samples, batch_size, progress)[0]))
+    met = None if expect is None else is_within_tolerance(metrics.accuracy, expect, tolerance)
     weights = opened.loaded.weights
     told = is_unfinished(opened), weights.sha256 if weights else None, model_notes(opened.loaded)
     result = Evaluation(model, data, name, metrics, unreadable, expect, tolerance, met, moved, *told)
@@ -180,7 +186,7 @@ def _relabelled(found: LabelledData, split: str, opened: Classifier) -> FiniteSp
 
 def _run(
     opened: Classifier, samples: FiniteSplit, batch_size: int, progress: Callable[[int, int], None] | None
-) -> tuple[Outputs, tuple[tuple[str, str], ...]]:
+) -> tuple[LabelledLogits, tuple[tuple[str, str], ...]]:
     unreadable: list[tuple[str, str]] = []
     done = 0
 
@@ -205,7 +211,7 @@ def _run(
     return stack_logits(listed, parts), tuple(unreadable)
 
 
-def _write(out: Path, result: Evaluation, outputs: Outputs, labels: tuple[str, ...]) -> None:
+def _write(out: Path, result: Evaluation, outputs: LabelledLogits, labels: tuple[str, ...]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "metrics.json", to_json(result.to_dict()))
     write_atomically(out / "predictions.csv", predictions_csv(outputs, labels))

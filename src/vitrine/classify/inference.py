@@ -13,7 +13,7 @@ from vitrine.config import TransformSpec
 from vitrine.data.loader import Batch, batches, normalise
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import EvalTransform
-from vitrine.metrics.classification import Outputs
+from vitrine.metrics.classification import LabelledLogits
 from vitrine.models.load import InputSpec
 from vitrine.models.precision import autocast, class_token_alone, is_compiled
 
@@ -52,13 +52,13 @@ def eval_batches(samples: Sequence[Sample], spec: InputSpec, *, batch_size: int,
     return batches(samples, eval_transform(spec), batch_size=batch_size, workers=workers)
 
 
-def stack_logits(samples: Sequence[Sample], results: Iterable[BatchLogits]) -> Outputs:
+def stack_logits(samples: Sequence[Sample], results: Iterable[BatchLogits]) -> LabelledLogits:
     """All logits with the samples' names and labels, in order; unreadable pictures are left out."""
     parts = [(part.batch.indices_B, part.logits_BC) for part in results if len(part.batch.indices_B)]
     indices = np.concatenate([indices_B.numpy() for indices_B, _ in parts])
     logits_NC = np.concatenate([logits_BC.numpy() for _, logits_BC in parts])
     labels = [samples[i].label for i in indices]
-    return Outputs(
+    return LabelledLogits(
         names=tuple(samples[i].name for i in indices),
         logits_NC=logits_NC,
         labels_N=np.array([-1 if label is None else label for label in labels], dtype=np.int64),

@@ -316,7 +316,7 @@ def knn(
     start, told = (None, ()) if run is None else _started_from(run, precision)
     watch = _Counted(progress, (1 if start is None else 2) * sum(map(len, parts)))
     known, asked = (_features(opened, part, batch_size, watch) for part in parts)
-    record = None if run is None or not run.finished else read_record(run.path.name, run)
+    record = None if run is None or not run.is_finished else read_record(run.path.name, run)
     if k > len(known.samples):
         told = (*told, f"There are {len(known.samples)} training pictures, fewer than {k}: all of them vote.")
     return KnnResult(
@@ -342,7 +342,7 @@ def knn(
 
 def _own_run(folder: Path | None) -> RunFolder | None:
     """The run that a model is of; None of others, and of the run that comes with the package."""
-    if folder is None or folder == bundled_folder() or not RunFolder(folder).started:
+    if folder is None or folder == bundled_folder() or not RunFolder(folder).is_started:
         return None
     return RunFolder(folder)
 
@@ -407,11 +407,11 @@ def _of_start(
 
 def _started_from(run: RunFolder, precision: str) -> tuple[Classifier | None, tuple[str, ...]]:
     """The model that a run began with, prepared as the run prepared it; or a sentence on why not."""
-    recipe = run.recipe()
+    recipe = run.read_recipe()
     if recipe.pretrained is False or is_captioner_folder(run.path):
         return None, ("The run began with random weights: there are no features before fine-tuning.",)
     try:
-        built = load_recipe_model(recipe, len(run.labels()))
+        built = load_recipe_model(recipe, len(run.read_labels()))
         assert built.weights is not None
         recorded = read_json(run.path / "environment.json").get("starting_weights") or {}
         if built.weights.sha256 != recorded.get("sha256"):

@@ -88,7 +88,7 @@ def _labels(built: LoadedModel) -> tuple[str, ...]:
         raise ModelError(f"{built.reference.text} has no classification head. Train one: vitrine train DATA ...")
     folder, told = built.reference.folder, "config.json"
     if folder is not None and (folder / "labels.txt").is_file():
-        labels, told = RunFolder(folder).labels(), "labels.txt"
+        labels, told = RunFolder(folder).read_labels(), "labels.txt"
     else:
         names = built.reference.pretrained_cfg.get("label_names")
         labels = tuple(str(name) for name in names) if names else tuple(str(i) for i in range(count))
@@ -102,4 +102,4 @@ def _labels(built: LoadedModel) -> tuple[str, ...]:
 def is_unfinished(opened: Classifier) -> bool:
     """Whether the model is of a run whose training has not ended."""
     folder = opened.loaded.reference.folder
-    return folder is not None and has_checkpoint(folder) and not RunFolder(folder).finished
+    return folder is not None and has_checkpoint(folder) and not RunFolder(folder).is_finished

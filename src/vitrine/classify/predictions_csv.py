@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from vitrine.errors import DataError
 from vitrine.io.csv_tables import ResumableTable, csv_row
-from vitrine.metrics.classification import Outputs, log_normaliser, require_finite
+from vitrine.metrics.classification import LabelledLogits, logsumexp, require_finite
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class PredictionColumns:
             np.argsort(-logits_BC, axis=1, kind="stable")[:, :count] if count > 1 else logits_BC.argmax(1)[:, None]
         )
         chosen_BK = np.take_along_axis(logits_BC, order_BK, axis=1).astype(np.float64)
-        probability_BK = np.exp(chosen_BK - log_normaliser(logits_BC)[:, None])
+        probability_BK = np.exp(chosen_BK - logsumexp(logits_BC)[:, None])
         rows = zip(names, order_BK.tolist(), probability_BK.tolist(), strict=True)
         return b"".join(csv_row(self._fields(name, order, shares)) for name, order, shares in rows)
 
@@ -87,7 +87,9 @@ class PredictionColumns:
         return fields
 
 
-def predictions_csv(outputs: Outputs, labels: Sequence[str], *, probabilities: bool = False, top: int = 0) -> bytes:
+def predictions_csv(
+    outputs: LabelledLogits, labels: Sequence[str], *, probabilities: bool = False, top: int = 0
+) -> bytes:
     """The whole table of outputs that are in memory, as the bytes of a CSV file."""
     columns = PredictionColumns(tuple(labels), probabilities, top)
     return csv_row(columns.header) + columns.rows(outputs.names, outputs.logits_NC)

@@ -12,7 +12,7 @@ import numpy as np
 from vitrine.metrics.paired_tests import LEVEL, Floats, PairedCounts, SignCounts, holm, right_counts, sign_counts
 from vitrine.plotting.tables import Cell
 from vitrine.runs.index import EXACT, NEARER, RIGHT, RunSummary
-from vitrine.runs.record import DATA, SHOWN, differing, varying
+from vitrine.runs.record import DATA, SHOWN, differing_settings, varying_settings
 
 Counting = Callable[[Floats, Floats], PairedCounts | SignCounts]
 Verdict = Literal["supported", "not supported", "undecided"]
@@ -177,14 +177,14 @@ def claims_of(runs: Sequence[RunSummary]) -> tuple[Claim, ...]:
 
     Holm's correction is over all of them.
     """
-    varied = varying([run.settings for run in runs])
+    varied = varying_settings([run.settings for run in runs])
     settings = [{name: value for name, value in run.settings.items() if name in varied} for run in runs]
     outcomes = [{key: np.asarray(values, float) for key, values in run.outcomes.items()} for run in runs]
     pairs = []
     for a, b in combinations(range(len(runs)), 2):
         if (runs[a].kind, runs[a].validation) != (runs[b].kind, runs[b].validation):
             continue
-        names = differing(settings[a], settings[b])
+        names = differing_settings(settings[a], settings[b])
         if len(names) == 1 and _comes_after(settings[a].get(names[0]), settings[b].get(names[0])):
             a, b = b, a
         differs = tuple(
@@ -204,7 +204,7 @@ def claims_of(runs: Sequence[RunSummary]) -> tuple[Claim, ...]:
 def seeds_claims(runs: Sequence[RunSummary], claims: Sequence[Claim]) -> tuple[SeedsClaim, ...]:
     """What several seeds of two settings say together; nothing where no two settings have two seeds in common."""
     by_name = {run.name: run for run in runs}
-    varied = varying([run.settings for run in runs])
+    varied = varying_settings([run.settings for run in runs])
     found: dict[str, dict[int, Verdict]] = {}
     for claim in claims:
         seeds = {by_name[name].seed for name in (claim.first, claim.second)}

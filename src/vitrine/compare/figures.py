@@ -118,13 +118,13 @@ MOST_CURVES = len(SERIES)
 """Learning curves that a figure can tell apart."""
 
 
-def settings_of_runs(rows: Sequence[RunRow]) -> Table:
+def run_settings_table(rows: Sequence[RunRow]) -> Table:
     """What was set: a row a run."""
     names = tuple(rows[0].settings) if rows else ()
     return Table(("run", *names), tuple((row.name, *row.settings.values()) for row in rows))
 
 
-def outcomes_of_runs(rows: Sequence[RunRow]) -> Table:
+def run_outcomes_table(rows: Sequence[RunRow]) -> Table:
     """What came out: a row a run."""
     names = tuple(rows[0].outcome()) if rows else ()
     return Table(("run", *names), tuple((row.name, *row.outcome().values()) for row in rows))
@@ -132,7 +132,7 @@ def outcomes_of_runs(rows: Sequence[RunRow]) -> Table:
 
 def runs_table(rows: Sequence[RunRow]) -> Table:
     """Both in one table, for files."""
-    what, came = settings_of_runs(rows), outcomes_of_runs(rows)
+    what, came = run_settings_table(rows), run_outcomes_table(rows)
     joined = tuple((*one, *other[1:]) for one, other in zip(what.rows, came.rows, strict=True))
     return Table((*what.columns, *came.columns[1:]), joined)
 

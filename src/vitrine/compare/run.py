@@ -17,9 +17,9 @@ from vitrine.compare.figures import (
     captioners_table,
     curves_figure,
     figure_labels,
-    outcomes_of_runs,
+    run_outcomes_table,
+    run_settings_table,
     runs_table,
-    settings_of_runs,
 )
 from vitrine.data.samples import Sample
 from vitrine.errors import DataError, UsageError
@@ -32,10 +32,10 @@ from vitrine.metrics.caption_ngrams import NO_SCORERS
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.style import save
 from vitrine.plotting.tables import Cell, Table, inline, named_table
-from vitrine.runs.data import validation_samples
-from vitrine.runs.find import FoundRuns, LeftOut, find_runs
+from vitrine.runs.data import find_validation_samples
+from vitrine.runs.find import RunSearch, SkippedFolder, find_runs
 from vitrine.runs.index import NEARER, RunSummary, read_summaries
-from vitrine.runs.record import SHOWN, CaptionerRow, ReadRun, RunRecord, RunRow, read_finished_run, varying
+from vitrine.runs.record import SHOWN, CaptionerRow, ReadRun, RunRecord, RunRow, read_finished_run, varying_settings
 
 _MAX_CLAIMS = 20  # sentences on pairs that a person reads
 
@@ -65,7 +65,7 @@ class Disagreements:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ComparisonResult:
     """Runs side by side.
 
     Attributes:
@@ -75,7 +75,7 @@ class Comparison:
         over_seeds: what several seeds of two settings say together.
         groups: names of classifiers by the validation pictures they share; None of more than one run share none.
         disagreements: where they were asked for, the pictures on which two runs disagree.
-        left_out: folders that are no finished runs.
+        skipped: folders that are no finished runs.
         notes: sentences on what was decided on the way.
         varied: settings that differ among the runs.
         written: files.
@@ -87,14 +87,14 @@ class Comparison:
     over_seeds: tuple[SeedsClaim, ...]
     groups: Mapping[str, tuple[str, ...]]
     disagreements: Disagreements | None = None
-    left_out: tuple[LeftOut, ...] = ()
+    skipped: tuple[SkippedFolder, ...] = ()
     notes: tuple[str, ...] = ()
     varied: tuple[str, ...] = ()
     written: tuple[Path, ...] = ()
 
     def text(self) -> str:
         """For a terminal."""
-        parts = [settings_of_runs(self.rows).text(), outcomes_of_runs(self.rows).text()] if self.rows else []
+        parts = [run_settings_table(self.rows).text(), run_outcomes_table(self.rows).text()] if self.rows else []
         if self.captioners:
             parts.append(captioners_table(self.captioners).text())
         parts += ["\n".join(paragraph) for paragraph in self._paragraphs()]
@@ -167,7 +167,7 @@ class Comparison:
             "tests": [claim.to_dict() for claim in self.claims],
             "over_seeds": [claim.to_dict() for claim in self.over_seeds],
             "validation_sets": [list(names) for names in self.groups.values()],
-            "left_out": [vars(each) for each in self.left_out],
+            "left_out": [vars(each) for each in self.skipped],
             "notes": list(self.notes),
         }
         if self.disagreements is not None:
@@ -189,7 +189,7 @@ class Comparison:
         if any(claim.question == NEARER for claim in self.claims):
             tests.append(NEARNESS)
         notes = [*self.group_sentences(), *self.notes]
-        notes += [f"Left out: {each.name}: {each.reason}." for each in self.left_out]
+        notes += [f"Left out: {each.name}: {each.reason}." for each in self.skipped]
         return [part for part in (tests, [claim.sentence for claim in self.over_seeds], notes) if part]
 
     def _shown_claims(self) -> tuple[Claim, ...]:
@@ -232,7 +232,7 @@ def save_disagreement_maps(
     """
     wanted = [each.name for each in found.pictures]
     try:
-        samples = tuple(validation_samples(pair[0], wanted[:_MAX_PICTURES]).values())
+        samples = tuple(find_validation_samples(pair[0], wanted[:_MAX_PICTURES]).values())
     except DataError as error:
         return [], [f"No maps were drawn, as the pictures cannot be opened: {str(error).splitlines()[0]}"]
     notes = []
@@ -268,7 +268,7 @@ def _maps(record: RunRecord, samples: tuple[Sample, ...]) -> Iterator[MapPicture
             yield replace(map_picture(mapper, mapped, b, sample, true), notes=()).lighter(320)
 
 
-def compare(references: Sequence[str], *, out: Path | None = None, pictures: bool = False) -> Comparison:
+def compare(references: Sequence[str], *, out: Path | None = None, pictures: bool = False) -> ComparisonResult:
     """Compare finished runs.
 
     Args:
@@ -284,8 +284,8 @@ def compare(references: Sequence[str], *, out: Path | None = None, pictures: boo
 
 
 def compare_runs(
-    found: FoundRuns, read: ReadRun = read_finished_run, *, out: Path | None = None, pictures: bool = False
-) -> Comparison:
+    found: RunSearch, read: ReadRun = read_finished_run, *, out: Path | None = None, pictures: bool = False
+) -> ComparisonResult:
     """:func:`compare` of runs that were found before; ``read`` reads those that are not known already."""
     if pictures:
         read = cache(read)  # two runs, whose records are needed again
@@ -297,14 +297,14 @@ def compare_runs(
     order = {row.name: place for place, row in enumerate((*rows, *caption_rows))}
     ranked = sorted(summaries, key=lambda run: order[run.name])
     pair = _pair(classifiers, read) if pictures else None
-    comparison = Comparison(
+    comparison = ComparisonResult(
         rows=tuple(row for row in rows if isinstance(row, RunRow)),
         captioners=tuple(row for row in caption_rows if isinstance(row, CaptionerRow)),
         claims=claims,
         over_seeds=seeds_claims(summaries, claims),
         groups=_groups(ranked[: len(rows)]),
         disagreements=None if pair is None else _disagreements(*pair),
-        left_out=found.left_out,
+        skipped=found.skipped,
         notes=_notes(classifiers, captioners),
         varied=varied,
     )
@@ -315,7 +315,7 @@ def _rows(
     runs: Sequence[RunSummary], always: Collection[str]
 ) -> tuple[tuple[RunRow | CaptionerRow, ...], tuple[str, ...]]:
     """The rows, best first (ties by loss), with settings: those always shown and those that differ; and the latter."""
-    varied = varying([run.settings for run in runs])
+    varied = varying_settings([run.settings for run in runs])
     names = [*always, *(name for run in runs for name in run.settings if name in varied and name not in always)]
     names = list(dict.fromkeys(names))
     rows = [
@@ -379,8 +379,8 @@ def _disagreements(first: RunRecord, second: RunRecord) -> Disagreements:
 
 
 def _written(
-    comparison: Comparison, runs: Sequence[RunSummary], out: Path, pair: tuple[RunRecord, RunRecord] | None
-) -> Comparison:
+    comparison: ComparisonResult, runs: Sequence[RunSummary], out: Path, pair: tuple[RunRecord, RunRecord] | None
+) -> ComparisonResult:
     """Write tables and figures of the classifiers, best first; the files are named in the result."""
     out.mkdir(parents=True, exist_ok=True)
     tables: dict[str, bytes | str] = {
@@ -401,7 +401,7 @@ def _written(
         origin = {"runs": ", ".join(str(run.folder.path) for run in runs)}
         save(accuracy_figure(comparison.rows, comparison.varied), out / "accuracy.png", origin)
         labels = figure_labels(comparison.rows, comparison.varied)
-        histories = {labels[run.name]: run.folder.history() for run in runs[:MOST_CURVES]}
+        histories = {labels[run.name]: run.folder.read_history() for run in runs[:MOST_CURVES]}
         curves, drawn = curves_figure(histories)
         save(curves, out / "curves.png", origin)
         written += [out / "accuracy.png", out / "curves.png"]

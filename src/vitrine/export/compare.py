@@ -26,7 +26,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class ReadBack:
+class LoadedExport:
     """An export, opened.
 
     Attributes:
@@ -47,7 +47,7 @@ def short_side(spec: InputSpec) -> int:
     return max(spec.size, math.floor(spec.size / spec.crop))
 
 
-def described_input(spec: InputSpec) -> dict[str, Any]:
+def describe_input(spec: InputSpec) -> dict[str, Any]:
     """What is to be done to a picture, JSON-ready, for files that do not do it themselves."""
     return {
         "size": spec.size,
@@ -60,13 +60,13 @@ def described_input(spec: InputSpec) -> dict[str, Any]:
     }
 
 
-def input_from(said: Mapping[str, Any]) -> InputSpec:
+def parse_input(said: Mapping[str, Any]) -> InputSpec:
     """What :func:`described_input` wrote."""
     mean, std = tuple(said["mean"]), tuple(said["std"])
     return InputSpec(said["size"], mean, std, said["crop_pct"])
 
 
-def library(name: str, extra: str) -> Any:
+def import_library(name: str, extra: str) -> Any:
     """A library of an extra of the package.
 
     Raises:
@@ -91,7 +91,7 @@ Logits = Callable[[torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Comparison:
+class LogitsComparison:
     """Logits of an export and of its run on the same pictures.
 
     Attributes:
@@ -134,7 +134,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Preparation:
+class PreprocessingComparison:
     """Pictures as an export's own tool prepares them, beside the run's.
 
     Attributes:
@@ -162,7 +162,7 @@ class Preparation:
         }
 
 
-def compared_pictures(spec: InputSpec) -> list[torch.Tensor]:
+def comparison_pictures(spec: InputSpec) -> list[torch.Tensor]:
     """Seeded pictures from plain to detailed, normalised: one float32 (B, 3, H, W) for every size of batch."""
     generator = torch.Generator().manual_seed(_SEED)
     pixels = []
@@ -173,7 +173,7 @@ def compared_pictures(spec: InputSpec) -> list[torch.Tensor]:
     return [normalise(each, spec.mean, spec.std) for each in pixels]
 
 
-def compare(run: Logits, export: Logits, spec: InputSpec, precision: str) -> Comparison:
+def compare(run: Logits, export: Logits, spec: InputSpec, precision: str) -> LogitsComparison:
     """Run both on the same pictures.
 
     Args:
@@ -183,11 +183,11 @@ def compare(run: Logits, export: Logits, spec: InputSpec, precision: str) -> Com
         precision: what both compute in.
     """
     with torch.inference_mode():
-        pairs = [(run(pixels).float(), export(pixels.clone()).float()) for pixels in compared_pictures(spec)]
+        pairs = [(run(pixels).float(), export(pixels.clone()).float()) for pixels in comparison_pictures(spec)]
     ours, theirs = (torch.cat(side) for side in zip(*pairs, strict=True))
     if ours.shape != theirs.shape:
-        return Comparison(precision, float("inf"), _TOLERANCES[precision], 0, len(ours))
-    return Comparison(
+        return LogitsComparison(precision, float("inf"), _TOLERANCES[precision], 0, len(ours))
+    return LogitsComparison(
         precision,
         largest=float((ours - theirs).abs().max()),
         tolerance=_TOLERANCES[precision] * max(1.0, float(ours.abs().max())),
@@ -196,7 +196,7 @@ def compare(run: Logits, export: Logits, spec: InputSpec, precision: str) -> Com
     )
 
 
-def compare_preparation(prepare: Callable[[Image.Image], torch.Tensor], spec: InputSpec) -> Preparation:
+def compare_preparation(prepare: Callable[[Image.Image], torch.Tensor], spec: InputSpec) -> PreprocessingComparison:
     """Give wide and tall pictures to an export's own tool and to the run.
 
     Where a resized picture's sides less the square's are 3, 7, 11 ... pixels, its middle lies between two pixels:
@@ -214,7 +214,7 @@ def compare_preparation(prepare: Callable[[Image.Image], torch.Tensor], spec: In
         nearest = min(found, key=lambda corner: found[corner])
         differences.append(found[nearest])
         moved += nearest != (at.left, at.top)
-    return Preparation(max(differences), len(differences), moved)
+    return PreprocessingComparison(max(differences), len(differences), moved)
 
 
 def _levels(resized: Image.Image, corner: tuple[int, int], size: int, theirs_CHW: torch.Tensor) -> float:
@@ -243,7 +243,7 @@ def _column(values: tuple[float, float, float]) -> torch.Tensor:
     return torch.tensor(values)[:, None, None]
 
 
-def described_as(back: ReadBack, labels: tuple[str, ...], spec: InputSpec) -> str | None:
+def describe_difference(back: LoadedExport, labels: tuple[str, ...], spec: InputSpec) -> str | None:
     """What an export says otherwise than the run, in words; None where it says the same."""
     if back.labels != labels:
         return "its class names are not the run's"

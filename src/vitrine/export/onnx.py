@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from vitrine.errors import ModelError
-from vitrine.export.compare import ReadBack, described_input, input_from, library
+from vitrine.export.compare import LoadedExport, describe_input, import_library, parse_input
 from vitrine.models.load import InputSpec
 from vitrine.version import __version__
 
@@ -78,13 +78,13 @@ def write_pt2(folder: Path, module: nn.Module, labels: Sequence[str], spec: Inpu
         torch.export.save(_traced(module, spec), folder / PT2, extra_files={_NOTE: note})
 
 
-def read_pt2(folder: Path) -> ReadBack:
+def read_pt2(folder: Path) -> LoadedExport:
     """Open what :func:`write_pt2` wrote; it computes in what it was written in."""
     extra = {_NOTE: ""}
     with _quiet():
         module = torch.export.load(folder / PT2, extra_files=extra).module()
     note = json.loads(extra[_NOTE])
-    return ReadBack(module, tuple(note["labels"]), spec=input_from(note["input"]))
+    return LoadedExport(module, tuple(note["labels"]), spec=parse_input(note["input"]))
 
 
 def require_onnx() -> Any:
@@ -94,8 +94,8 @@ def require_onnx() -> Any:
         ModelError: one of the packages that ONNX needs is not installed.
     """
     for name in ("onnx", "onnxscript"):
-        library(name, "onnx")
-    return library("onnxruntime", "onnx")
+        import_library(name, "onnx")
+    return import_library("onnxruntime", "onnx")
 
 
 def write_onnx(folder: Path, module: nn.Module, labels: Sequence[str], spec: InputSpec, precision: str) -> None:
@@ -135,7 +135,7 @@ def write_onnx(folder: Path, module: nn.Module, labels: Sequence[str], spec: Inp
     program.save(folder / ONNX, external_data=size > _ONE_FILE)
 
 
-def read_onnx(folder: Path, precision: str) -> ReadBack:
+def read_onnx(folder: Path, precision: str) -> LoadedExport:
     """Open what :func:`write_onnx` wrote, with onnxruntime on the CPU.
 
     Args:
@@ -160,11 +160,11 @@ def read_onnx(folder: Path, precision: str) -> ReadBack:
     def logits(pixels_BCHW: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(session.run([_OUTPUT], {_INPUT: pixels_BCHW.numpy()})[0])
 
-    return ReadBack(logits, tuple(json.loads(said["labels"])), spec=input_from(json.loads(said["input"])))
+    return LoadedExport(logits, tuple(json.loads(said["labels"])), spec=parse_input(json.loads(said["input"])))
 
 
 def _note(labels: Sequence[str], spec: InputSpec) -> dict[str, Any]:
-    return {"labels": list(labels), "input": described_input(spec), "made_by": f"vitrine {__version__}"}
+    return {"labels": list(labels), "input": describe_input(spec), "made_by": f"vitrine {__version__}"}
 
 
 @contextmanager

@@ -20,13 +20,13 @@ from torch import nn
 from vitrine.errors import ModelError, RunError, UsageError
 from vitrine.export.compare import (
     DTYPES,
-    Comparison,
-    Preparation,
-    ReadBack,
+    LoadedExport,
+    LogitsComparison,
+    PreprocessingComparison,
     compare,
     compare_preparation,
-    compared_pictures,
-    described_as,
+    comparison_pictures,
+    describe_difference,
 )
 from vitrine.export.onnx import read_onnx, read_pt2, require_onnx, write_onnx, write_pt2
 from vitrine.export.timm import read_timm, write_timm
@@ -43,7 +43,7 @@ _READERS = {**TARGETS, "onnx": "onnxruntime"}
 
 
 @dataclass(frozen=True)
-class Exported:
+class ExportResult:
     """What came of an export.
 
     Attributes:
@@ -61,8 +61,8 @@ class Exported:
     to: str
     out: Path
     precision: str
-    comparisons: tuple[Comparison, ...]
-    preparation: Preparation | None
+    comparisons: tuple[LogitsComparison, ...]
+    preparation: PreprocessingComparison | None
     moved: int
     different: str | None = None
 
@@ -123,7 +123,7 @@ class Exported:
 _BY_WEIGHTS = ("hf", "timm")  # whose weights can be computed with in another precision than they are stored in
 
 
-def export(run: Path, to: str, out: Path, *, precision: str = "fp32") -> Exported:
+def export(run: Path, to: str, out: Path, *, precision: str = "fp32") -> ExportResult:
     """Write a run for another tool, with a model card.
 
     Everything is written beside ``out``, read back and compared there, and moved to ``out`` at the end: what is there
@@ -145,7 +145,7 @@ def export(run: Path, to: str, out: Path, *, precision: str = "fp32") -> Exporte
     """
     _check(run, to, out, precision)
     built = load_for_inference(run)
-    labels = RunFolder(run).labels()
+    labels = RunFolder(run).read_labels()
     spec = built.input
     with _beside(out) as folder:
         _write(folder, run, to, precision, built, labels)
@@ -167,9 +167,9 @@ def _check(run: Path, to: str, out: Path, precision: str) -> None:
     if is_captioner_folder(run):
         raise ModelError(f"{run} trained a captioner, and captioners cannot be exported yet.")
     folder = RunFolder(run)
-    if not folder.started:
+    if not folder.is_started:
         raise RunError(f"{run} is not a run that vitrine train wrote, so there is nothing to export.")
-    if not folder.finished:
+    if not folder.is_finished:
         raise RunError(f"The training in {run} has not ended. Continue it: vitrine train DATA -o {run} --resume")
     if to == "hf":
         require_transformers()
@@ -204,7 +204,7 @@ def _write(folder: Path, run: Path, to: str, precision: str, built: LoadedModel,
             write_pt2(folder, _stored(built.module, precision, precision), labels, spec)
 
 
-def _read(folder: Path, to: str, stored: str, computed: str) -> ReadBack:
+def _read(folder: Path, to: str, stored: str, computed: str) -> LoadedExport:
     match to:
         case "hf":
             return read_transformers(folder, computed)
@@ -225,22 +225,22 @@ def _compared(
     built: LoadedModel,
     labels: tuple[str, ...],
     spec: InputSpec,
-) -> Exported:
+) -> ExportResult:
     """Computed in the stored precision and, where the format allows it, in fp32, which shows more."""
     comparisons, different, preparation, moved = [], None, None, 0
     for computed in dict.fromkeys(("fp32", precision) if to in _BY_WEIGHTS else (precision,)):
         back = _read(folder, to, precision, computed)
         comparisons.append(compare(_logits(built.module, precision, computed), back.logits, spec, computed))
-        different = different or described_as(back, labels, spec)
+        different = different or describe_difference(back, labels, spec)
         moved = _moved(built.module, back, spec) if computed != "fp32" else moved
         if back.prepare is not None and preparation is None:
             preparation = compare_preparation(back.prepare, spec)
-    return Exported(run, to, out, precision, tuple(comparisons), preparation, moved, different)
+    return ExportResult(run, to, out, precision, tuple(comparisons), preparation, moved, different)
 
 
-def _moved(module: nn.Module, back: ReadBack, spec: InputSpec) -> int:
+def _moved(module: nn.Module, back: LoadedExport, spec: InputSpec) -> int:
     with torch.inference_mode():
-        pictures = compared_pictures(spec)
+        pictures = comparison_pictures(spec)
         return sum(int((module(each).argmax(1) != back.logits(each).argmax(1)).sum()) for each in pictures)
 
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from vitrine.export.compare import DTYPES, ReadBack
-from vitrine.io.files import replacing, write_atomically
+from vitrine.export.compare import DTYPES, LoadedExport
+from vitrine.io.files import atomic_path, write_atomically
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -32,11 +32,11 @@ def write_timm(folder: Path, run: Path, precision: str) -> None:
         name: value.to(DTYPES[precision]) if value.is_floating_point() else value
         for name, value in load_file(run / WEIGHTS).items()
     }
-    with replacing(folder / WEIGHTS) as file:
+    with atomic_path(folder / WEIGHTS) as file:
         save_file(tensors, file, metadata={"format": "pt"})
 
 
-def read_timm(folder: Path, precision: str) -> ReadBack:
+def read_timm(folder: Path, precision: str) -> LoadedExport:
     """Open a folder as timm does.
 
     Args:
@@ -55,4 +55,4 @@ def read_timm(folder: Path, precision: str) -> ReadBack:
         pixels: torch.Tensor = prepared(image)
         return pixels
 
-    return ReadBack(logits, tuple(named), prepare)
+    return LoadedExport(logits, tuple(named), prepare)

@@ -18,8 +18,8 @@ from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from vitrine.errors import ModelError
-from vitrine.export.compare import DTYPES, ReadBack, library, short_side
-from vitrine.io.files import replacing, to_json, write_atomically
+from vitrine.export.compare import DTYPES, LoadedExport, import_library, short_side
+from vitrine.io.files import atomic_path, to_json, write_atomically
 from vitrine.models.hf_captioners.base import quiet
 from vitrine.models.load import InputSpec
 
@@ -256,7 +256,7 @@ def write_transformers(folder: Path, module: nn.Module, labels: Sequence[str], s
     write_atomically(folder / "config.json", to_json(config))
     write_atomically(folder / "preprocessor_config.json", to_json(_processor(spec)))
     tensors = {name: value.detach().to(dtype).contiguous().clone() for name, value in found.tensors.items()}
-    with replacing(folder / "model.safetensors") as file:
+    with atomic_path(folder / "model.safetensors") as file:
         save_file(tensors, file, metadata={"format": "pt"})
 
 
@@ -283,10 +283,10 @@ def require_transformers() -> Any:
     Raises:
         ModelError: it is not installed.
     """
-    return library("transformers", "hf")
+    return import_library("transformers", "hf")
 
 
-def read_transformers(folder: Path, precision: str) -> ReadBack:
+def read_transformers(folder: Path, precision: str) -> LoadedExport:
     """Open a folder as transformers' own Auto classes do, with every tensor from the file.
 
     Args:
@@ -316,4 +316,4 @@ def read_transformers(folder: Path, precision: str) -> ReadBack:
         return pixels
 
     labels = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
-    return ReadBack(logits, labels, prepare)
+    return LoadedExport(logits, labels, prepare)

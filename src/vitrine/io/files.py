@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary path to write to, which replaces ``path`` at the end; a reader never sees a part of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -31,7 +31,7 @@ def _umask() -> int:
 
 def write_atomically(path: Path, content: bytes | str) -> None:
     """Replace ``path`` by ``content`` (text as UTF-8)."""
-    with replacing(path) as temporary:
+    with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 

@@ -20,7 +20,7 @@ _ROWS_AT_ONCE, _NUMBERS_AT_ONCE = 4096, 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
-class Outputs:
+class LabelledLogits:
     """Logits of named pictures.
 
     Attributes:
@@ -55,16 +55,16 @@ class Outputs:
         return likeliest_N
 
 
-def joined(parts: Sequence[Outputs]) -> Outputs:
+def concatenate_logits(parts: Sequence[LabelledLogits]) -> LabelledLogits:
     """The outputs of pictures that were computed in parts, in the order of the parts."""
-    return Outputs(
+    return LabelledLogits(
         names=tuple(name for part in parts for name in part.names),
         logits_NC=np.concatenate([part.logits_NC for part in parts]),
         labels_N=np.concatenate([part.labels_N for part in parts]),
     )
 
 
-def moved_labels(first: Outputs, second: Outputs) -> int:
+def count_changed_labels(first: LabelledLogits, second: LabelledLogits) -> int:
     """The number of pictures that two outputs (another precision, another batch size) label differently.
 
     Raises:
@@ -92,7 +92,7 @@ def require_finite(names: Sequence[str], logits_NC: npt.NDArray[np.floating]) ->
         )
 
 
-def log_normaliser(logits_NC: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+def logsumexp(logits_NC: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """log(sum(exp(logits))) of each row, float64 (N,): a probability is exp(logit - this)."""
     result_N = np.empty(len(logits_NC), dtype=np.float64)
     step = min(_ROWS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // max(1, logits_NC.shape[1])))
@@ -110,7 +110,7 @@ _TOP = 5
 
 
 def classification_metrics(
-    outputs: Outputs, labels: Sequence[str], *, precision: str, hardest: int = _HARDEST
+    outputs: LabelledLogits, labels: Sequence[str], *, precision: str, hardest: int = _HARDEST
 ) -> ClassificationMetrics:
     """Every figure of an evaluation.
 
@@ -128,7 +128,7 @@ def classification_metrics(
     _check(outputs, labels)
     predicted_N, true_N = outputs.predicted, outputs.labels_N
     n, rows_N = len(true_N), np.arange(len(true_N))
-    normaliser_N = log_normaliser(outputs.logits_NC)
+    normaliser_N = logsumexp(outputs.logits_NC)
     confidence_N = np.exp(outputs.logits_NC[rows_N, predicted_N].astype(np.float64) - normaliser_N)
     right_N = predicted_N == true_N
     correct = int(np.count_nonzero(right_N))
@@ -172,7 +172,7 @@ def expected_calibration_error(
     return float(np.abs(gap).sum() / len(confidence_N))
 
 
-def _check(outputs: Outputs, labels: Sequence[str]) -> None:
+def _check(outputs: LabelledLogits, labels: Sequence[str]) -> None:
     if len(labels) != outputs.logits_NC.shape[1] or len(set(labels)) != len(labels):
         raise ValueError(f"Expected {outputs.logits_NC.shape[1]} different class names; got {len(labels)}: {labels}.")
     if not outputs.names:
@@ -212,7 +212,7 @@ def _per_class(
     )
 
 
-def _top_accuracy(outputs: Outputs, top: int) -> float:
+def _top_accuracy(outputs: LabelledLogits, top: int) -> float:
     """Share of pictures with fewer than ``top`` classes before the true one; of equal logits the first class leads."""
     logits_NC, true_N1 = outputs.logits_NC, outputs.labels_N[:, None]
     own_N1 = np.take_along_axis(logits_NC, true_N1, axis=1)
@@ -222,7 +222,7 @@ def _top_accuracy(outputs: Outputs, top: int) -> float:
 
 
 def _hardest(
-    outputs: Outputs,
+    outputs: LabelledLogits,
     labels: Sequence[str],
     predicted_N: npt.NDArray[np.int64],
     confidence_N: npt.NDArray[np.float64],
@@ -243,7 +243,7 @@ def _hardest(
 _ROUNDING = 1e-9  # 0.95 - 0.005 is not 0.945 in binary; no accuracy of fewer than 1e9 pictures is this close to another
 
 
-def check_expectation(expected: float, tolerance: float) -> None:
+def check_expected_accuracy(expected: float, tolerance: float) -> None:
     """Refuse an expectation that no accuracy could be held against; to be called before the work.
 
     Raises:
@@ -255,7 +255,7 @@ def check_expectation(expected: float, tolerance: float) -> None:
         raise VitrineError(f"The tolerance must be between 0 and 1: 0.005 is half a point; got {tolerance:g}.")
 
 
-def meets(accuracy: float, expected: float, tolerance: float) -> bool:
+def is_within_tolerance(accuracy: float, expected: float, tolerance: float) -> bool:
     """Whether an accuracy is within ``tolerance`` of what was expected, on either side, ends included.
 
     Both sides count: a re-run that is better than what was promised by more than the tolerance is not the same result,
@@ -267,7 +267,7 @@ def meets(accuracy: float, expected: float, tolerance: float) -> bool:
         tolerance: how far the two may be apart, a share of 1: 0.005 is half a point.
 
     Raises:
-        VitrineError: see :func:`check_expectation`.
+        VitrineError: see :func:`check_expected_accuracy`.
     """
-    check_expectation(expected, tolerance)
+    check_expected_accuracy(expected, tolerance)
     return abs(accuracy - expected) <= tolerance + _ROUNDING

@@ -1,7 +1,7 @@
-"""The process that METEOR, SPICE and PTBTokenizer run in: ``python -m vitrine.evaluate.caption_java_process JOB``.
+"""The process that METEOR, SPICE and PTBTokenizer run in: ``python -m vitrine.metrics.java_process JOB``.
 
 A job is JSON on standard input, the answer JSON on standard output. pycocoevalcap starts Java from here, so that
-:mod:`vitrine.evaluate.caption_java` can end both together whatever happens. The working folder is for temporary files.
+:mod:`vitrine.metrics.caption_java` can end both together whatever happens. The working folder is for temporary files.
 """
 
 from __future__ import annotations

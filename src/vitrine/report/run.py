@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.classify.model import Classifier, open_classifier
-from vitrine.compare.run import Comparison, compare_runs
+from vitrine.compare.run import ComparisonResult, compare_runs
 from vitrine.errors import DataError, UsageError
 from vitrine.explain.score import ScoreSettings, score_methods
 from vitrine.io.files import write_atomically
@@ -38,7 +38,7 @@ from vitrine.report.sections.summary import (
     settings_section,
 )
 from vitrine.results import ClassificationMetrics
-from vitrine.runs.data import data_of
+from vitrine.runs.data import resolve_data_reference
 from vitrine.runs.find import find_runs
 from vitrine.runs.record import CaptionerRecord, RunRecord, read_finished_run
 
@@ -136,7 +136,7 @@ class _Gathering:
     def __init__(self, references: Sequence[str], out: Path, settings: ReportSettings, progress: Progress) -> None:
         self.references, self.out, self.settings, self.progress = references, out, settings, progress
         found, read = find_runs(references), cache(read_finished_run)
-        self.comparison: Comparison = compare_runs(found, read)
+        self.comparison: ComparisonResult = compare_runs(found, read)
         runs = [read(name, run) for name, run in found.runs.items()]
         self.records = {run.name: run for run in runs if isinstance(run, RunRecord)}
         self.captioners = {run.name: run for run in runs if isinstance(run, CaptionerRecord)}
@@ -218,7 +218,9 @@ class _Gathering:
         if not self.settings.score:
             return read_scores(folder)
         assert self.final is not None
-        data = self.settings.data or data_of(self.final.record.folder, str(self.final.record.data["reference"]))
+        data = self.settings.data or resolve_data_reference(
+            self.final.record.folder, str(self.final.record.data["reference"])
+        )
         asked = ScoreSettings(limit=self.settings.score, curves=self.settings.score, seed=self.settings.seed)
         scored = score_methods(
             opened, str(folder), data, asked, lambda done, total: self.progress("Scoring methods", done, total)

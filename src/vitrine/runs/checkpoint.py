@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from vitrine.errors import RunError
-from vitrine.io.files import replacing
+from vitrine.io.files import atomic_path
 
 _FOLDER, _FILE = "state", "training.pt"
 
@@ -18,7 +18,7 @@ _FOLDER, _FILE = "state", "training.pt"
 def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
     """Replace the run's checkpoint by ``state`` (tensors and plain values)."""
     (run / _FOLDER).mkdir(exist_ok=True)
-    with replacing(run / _FOLDER / _FILE) as file:
+    with atomic_path(run / _FOLDER / _FILE) as file:
         torch.save(state, file)
 
 

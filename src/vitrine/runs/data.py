@@ -13,11 +13,11 @@ from vitrine.errors import PictureError
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import RunRecord
 
-STARTED_IN = "started_in"
+WORKING_FOLDER = "started_in"
 """The entry of environment.json that says in which folder the training was started."""
 
 
-def data_of(run: RunFolder, reference: str) -> str:
+def resolve_data_reference(run: RunFolder, reference: str) -> str:
     """A reference that opens a run's data from any working directory.
 
     Args:
@@ -32,8 +32,8 @@ def data_of(run: RunFolder, reference: str) -> str:
     return there if is_there(there) else reference
 
 
-def looked_for(run: RunFolder, reference: str) -> str:
-    """Where :func:`data_of` looked in vain, as a sentence."""
+def describe_search(run: RunFolder, reference: str) -> str:
+    """Where :func:`resolve_data_reference` looked in vain, as a sentence."""
     places = dict.fromkeys((_then(run, reference), absolute_reference(reference, Path.cwd())))
     return f"Looked for at {' and '.join(places)}."
 
@@ -41,13 +41,13 @@ def looked_for(run: RunFolder, reference: str) -> str:
 def _then(run: RunFolder, reference: str) -> str:
     """What the reference meant in training; itself where that was not written down."""
     try:
-        folder = json.loads((run.path / "environment.json").read_text("utf-8"))[STARTED_IN]
+        folder = json.loads((run.path / "environment.json").read_text("utf-8"))[WORKING_FOLDER]
     except (OSError, ValueError, KeyError, TypeError):
         return reference
     return absolute_reference(reference, Path(folder)) if isinstance(folder, str) else reference
 
 
-def validation_samples(record: RunRecord, names: Iterable[str], data: str | None = None) -> dict[str, Sample]:
+def find_validation_samples(record: RunRecord, names: Iterable[str], data: str | None = None) -> dict[str, Sample]:
     """The run's validation pictures of these names, in their order; those that are no longer there, or have another
     content than they had, are left out.
 
@@ -60,7 +60,7 @@ def validation_samples(record: RunRecord, names: Iterable[str], data: str | None
         DataError: there are no such data.
     """
     recipe = record.recipe
-    place = data or data_of(record.folder, str(record.data["reference"]))
+    place = data or resolve_data_reference(record.folder, str(record.data["reference"]))
     found = open_data(place, seed=recipe.seed, val_fraction=recipe.val_fraction)
     there = {sample.name: sample for sample in found.splits.get("validation", ())}
     return {

@@ -43,7 +43,7 @@ def peak_memory_mib() -> float:
 
 
 @contextmanager
-def native_messages_dropped() -> Iterator[None]:
+def redirect_native_stderr() -> Iterator[None]:
     """Drop what C++ code writes to file descriptor 2, and leave Python's own stderr as it is."""
     before, python, original = os.dup(2), sys.stderr, sys.__stderr__
     try:
@@ -60,10 +60,10 @@ def native_messages_dropped() -> Iterator[None]:
             meanwhile.close()
 
 
-MEASURED = "weights_sha256"
+WEIGHTS_SHA256 = "weights_sha256"
 """Key of metrics.json in a run: the hash of the weights that were measured."""
 
-WORDS_MEASURED = "vocabulary_sha256"
+VOCABULARY_SHA256 = "vocabulary_sha256"
 """Likewise of a captioner's word pieces, tokenizer.json."""
 
 
@@ -89,7 +89,7 @@ def weights_notes(weights: WeightsFile, run: Path | None = None) -> tuple[str, .
 def _changed_run(run: Path, weights: WeightsFile) -> str | None:
     """That a run's weights are not those that its metrics are of; None where they are, or where that is not known."""
     try:
-        measured = json.loads((run / "metrics.json").read_text("utf-8"))[MEASURED]
+        measured = json.loads((run / "metrics.json").read_text("utf-8"))[WEIGHTS_SHA256]
     except (OSError, ValueError, KeyError, TypeError):  # a run that has not ended, or a folder of something else
         return None
     if not isinstance(measured, str) or measured == weights.sha256:

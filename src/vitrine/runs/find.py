@@ -11,12 +11,12 @@ from pathlib import Path
 from vitrine.errors import RunError
 from vitrine.runs.folder import RunFolder
 
-FAILED = "failed.json"
+FAILURE_FILE = "failed.json"
 """What a sweep leaves in the folder of a run that failed."""
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class SkippedFolder:
     """A folder that is no finished run, and why."""
 
     name: str
@@ -24,14 +24,14 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class FoundRuns:
+class RunSearch:
     """Finished runs by name, in the order given, and what was left out."""
 
     runs: dict[str, RunFolder]
-    left_out: tuple[LeftOut, ...]
+    skipped: tuple[SkippedFolder, ...]
 
 
-def find_runs(references: Sequence[str]) -> FoundRuns:
+def find_runs(references: Sequence[str]) -> RunSearch:
     """Find the finished runs.
 
     Args:
@@ -47,17 +47,17 @@ def find_runs(references: Sequence[str]) -> FoundRuns:
             folders.setdefault(folder.resolve(), folder)
     names = _short_names(list(folders))
     runs: dict[str, RunFolder] = {}
-    left_out = []
+    skipped = []
     for place, folder in folders.items():
         reason = _why_not(RunFolder(folder))
         if reason is None:
             runs[names[place]] = RunFolder(folder)
         else:
-            left_out.append(LeftOut(names[place], reason))
+            skipped.append(SkippedFolder(names[place], reason))
     if not runs:
-        told = "; ".join(f"{each.name}: {each.reason}" for each in left_out[:3])
+        told = "; ".join(f"{each.name}: {each.reason}" for each in skipped[:3])
         raise RunError(f"There is no finished run among {', '.join(references)}{f' ({told})' if told else ''}.")
-    return FoundRuns(runs, tuple(left_out))
+    return RunSearch(runs, tuple(skipped))
 
 
 def _folders(reference: str) -> list[Path]:
@@ -84,25 +84,25 @@ def _runs_in(folder: Path, *, required: bool = True) -> list[Path]:
 
 
 def _is_run(folder: Path) -> bool:
-    return RunFolder(folder).started or (folder / FAILED).is_file()
+    return RunFolder(folder).is_started or (folder / FAILURE_FILE).is_file()
 
 
 def _why_not(run: RunFolder) -> str | None:
     """Why a folder cannot be compared; None where it can."""
-    if run.started and run.finished:
+    if run.is_started and run.is_finished:
         return None
-    if (run.path / FAILED).is_file():
-        return f"it failed: {failure(run.path)}"
-    if not run.started:
+    if (run.path / FAILURE_FILE).is_file():
+        return f"it failed: {read_failure(run.path)}"
+    if not run.is_started:
         return "it is not a run that vitrine train wrote"
-    epochs = len(run.history())
+    epochs = len(run.read_history())
     return f"its training has not ended ({epochs} epoch{'s' * (epochs != 1)} so far)"
 
 
-def failure(folder: Path) -> str:
+def read_failure(folder: Path) -> str:
     """The first line of the error in a failed run's folder."""
     try:
-        content = json.loads((folder / FAILED).read_text("utf-8"))
+        content = json.loads((folder / FAILURE_FILE).read_text("utf-8"))
         return str(content["error"]).splitlines()[0]
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         return "the error was not recorded"

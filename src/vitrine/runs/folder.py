@@ -16,7 +16,7 @@ from torch import nn
 
 from vitrine.config import Recipe, recipe_from_toml, recipe_to_toml
 from vitrine.errors import RunError
-from vitrine.io.files import replacing, to_json, write_atomically
+from vitrine.io.files import atomic_path, to_json, write_atomically
 from vitrine.models.load import InputSpec
 
 
@@ -32,12 +32,12 @@ class RunFolder:
         self.path = path
 
     @property
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether the training came to its end: metrics.json comes last but for the card, which is made of it."""
         return (self.path / "metrics.json").is_file()
 
     @property
-    def started(self) -> bool:
+    def is_started(self) -> bool:
         """Whether there is a training to resume or to show."""
         return (self.path / "recipe.toml").is_file()
 
@@ -45,7 +45,7 @@ class RunFolder:
         """Write one of the folder's files atomically."""
         write_atomically(self.path / name, content)
 
-    def recipe(self) -> Recipe:
+    def read_recipe(self) -> Recipe:
         """The resolved recipe.
 
         Raises:
@@ -56,7 +56,7 @@ class RunFolder:
         except FileNotFoundError as error:
             raise RunError(f"{self.path} has no recipe.toml, so it is not a run that vitrine train wrote.") from error
 
-    def labels(self) -> tuple[str, ...]:
+    def read_labels(self) -> tuple[str, ...]:
         """Class names in the order of the model's outputs.
 
         Raises:
@@ -97,14 +97,14 @@ class RunFolder:
             "crop_pct": spec.crop,
             "interpolation": "bicubic",
         }
-        with replacing(self.path / "config.json") as file:
+        with atomic_path(self.path / "config.json") as file:
             # The weights are no longer those of timm's tag, so the tag goes.
             changes = {"label_names": list(labels), "pretrained_cfg": {"tag": ""}}
             save_config_for_hf(module, str(file), model_config=changes, data_config=data_config)
-        with replacing(self.path / "model.safetensors") as file:
+        with atomic_path(self.path / "model.safetensors") as file:
             save_file(tensors, file, metadata={"format": "pt"})
 
-    def history(self) -> list[dict[str, Any]]:
+    def read_history(self) -> list[dict[str, Any]]:
         """The rows of history.jsonl; a line that was cut off by a kill is left out."""
         return _read_lines(self.path / "history.jsonl")
 
@@ -120,7 +120,7 @@ class RunFolder:
             stream.write(json.dumps(row) + "\n")
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Hold the folder for this process; the lock ends with the process, however it ends.
 
         Folders that were made for it, and in which nothing was written, go with it.

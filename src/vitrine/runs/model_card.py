@@ -16,7 +16,7 @@ from vitrine.plotting.confusion import save_confusion_figure
 from vitrine.plotting.curves import save_learning_curves
 from vitrine.plotting.tables import inline, published, tidy
 from vitrine.results import CaptioningMetrics, ClassificationMetrics
-from vitrine.runs.data import STARTED_IN
+from vitrine.runs.data import WORKING_FOLDER
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card_sections import (
     CardFacts,
@@ -180,7 +180,7 @@ def read_card_facts(run: Path) -> CardFacts:
         RunError: files are missing or damaged.
     """
     folder = RunFolder(run)
-    recipe = folder.recipe()
+    recipe = folder.read_recipe()
     measured = _json(run / "metrics.json")
     kind = ClassificationMetrics if recipe.caption is None else CaptioningMetrics
     try:
@@ -193,12 +193,12 @@ def read_card_facts(run: Path) -> CardFacts:
     return CardFacts(
         name=run.resolve().name,
         recipe=recipe,
-        labels=folder.labels() if recipe.caption is None else (),
+        labels=folder.read_labels() if recipe.caption is None else (),
         metrics=metrics,
         split=str(measured.get("split", "validation")),
         data=data,
         environment=environment,
-        history=folder.history(),
+        history=folder.read_history(),
         config=_json(run / "config.json"),
         parameters=_parameters(run / "model.safetensors"),
         places=_places(run, data, environment),
@@ -236,7 +236,7 @@ def _parameters(file: Path) -> int:
 def _places(run: Path, data: dict[str, Any], environment: dict[str, Any]) -> tuple[str, ...]:
     """Folders and files of this machine that sentences of the run's files may name."""
     began = environment.get("starting_weights") or {}
-    named = (data.get("reference"), environment.get(STARTED_IN), began.get("path"), began.get("origin"))
+    named = (data.get("reference"), environment.get(WORKING_FOLDER), began.get("path"), began.get("origin"))
     absolute = [Path(str(each)) for each in named if each and Path(str(each)).is_absolute()]
     absolute += [run.absolute(), run.resolve(), Path.home()]
     found = {str(place) for path in absolute for place in (path, path.parent)}

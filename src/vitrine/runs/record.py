@@ -192,7 +192,7 @@ class RunRecord(RecordedRun[ClassificationMetrics]):
     @cached_property
     def settings(self) -> Mapping[str, Cell]:
         """Everything that decides what comes out; see :func:`flat_settings`."""
-        return flat_settings(self.recipe) | {"image_size": self._input(), DATA: training_pictures(self.data)}
+        return flat_settings(self.recipe) | {"image_size": self._input(), DATA: describe_training_pictures(self.data)}
 
     def _input(self) -> Cell:
         if self.recipe.image_size:
@@ -204,7 +204,7 @@ class RunRecord(RecordedRun[ClassificationMetrics]):
         """The run as a row of the table, with the settings that the table shows."""
         timings = read_timings(self.folder.path)
         trained = sum(row["train_seconds"] for row in timings)
-        best = [row["epoch"] for row in self.folder.history() if row["best"]]
+        best = [row["epoch"] for row in self.folder.read_history() if row["best"]]
         m = self.metrics
         return RunRow(
             name=self.name,
@@ -231,7 +231,7 @@ def read_record(name: str, folder: RunFolder) -> RunRecord:
     if not isinstance(data.get("splits", {}).get("validation"), list) or "labels" not in data:
         raise RunError(f"{folder.path / 'data.json'} does not list validation pictures with labels.")
     try:
-        return RunRecord(name, folder, folder.recipe(), ClassificationMetrics.from_dict(metrics), data)
+        return RunRecord(name, folder, folder.read_recipe(), ClassificationMetrics.from_dict(metrics), data)
     except (KeyError, TypeError) as error:
         raise RunError(f"{folder.path / 'metrics.json'} is not a classifier's metrics (no {error}).") from error
 
@@ -283,7 +283,7 @@ def flat_settings(recipe: Recipe) -> dict[str, Cell]:
     return flat
 
 
-def training_pictures(data: Mapping[str, Any]) -> str:
+def describe_training_pictures(data: Mapping[str, Any]) -> str:
     """What a run was trained on, in a few characters that differ where the pictures, classes or captions do."""
     rows = data["splits"]["train"]
     if isinstance(rows, str):
@@ -294,7 +294,7 @@ def training_pictures(data: Mapping[str, Any]) -> str:
     return f"{len(rows):,} ({digest(said, 6)})"
 
 
-def varying(settings: Sequence[Mapping[str, Cell]]) -> frozenset[str]:
+def varying_settings(settings: Sequence[Mapping[str, Cell]]) -> frozenset[str]:
     """Names of the settings in which any two runs differ, in the sense of :func:`differing`."""
     by_transforms: dict[Cell, list[Mapping[str, Cell]]] = {}
     for each in settings:
@@ -305,7 +305,7 @@ def varying(settings: Sequence[Mapping[str, Cell]]) -> frozenset[str]:
     return frozenset(name for some, runs in groups for name in some if len({each.get(name) for each in runs}) > 1)
 
 
-def differing(one: Mapping[str, Cell], other: Mapping[str, Cell]) -> tuple[str, ...]:
+def differing_settings(one: Mapping[str, Cell], other: Mapping[str, Cell]) -> tuple[str, ...]:
     """Names of the settings that two runs have otherwise; parts of transforms only where their names do not tell."""
     names = [key for key in {**one, **other} if one.get(key) != other.get(key)]
     return tuple(key for key in names if not (key.startswith("transforms.") and "transforms" in names))
@@ -313,7 +313,7 @@ def differing(one: Mapping[str, Cell], other: Mapping[str, Cell]) -> tuple[str, 
 
 def same_but_seed(one: Mapping[str, Cell], other: Mapping[str, Cell]) -> bool:
     """Whether two runs are of one recipe with two seeds; a seed may also draw which pictures are trained on."""
-    return set(differing(one, other)) - {DATA} == {"seed"}
+    return set(differing_settings(one, other)) - {DATA} == {"seed"}
 
 
 def digest(rows: Iterable[tuple[str, ...]], length: int = 64) -> str:
@@ -397,7 +397,7 @@ class CaptionerRecord(RecordedRun[CaptioningMetrics]):
     def settings(self) -> Mapping[str, Cell]:
         """Everything that decides what comes out; see :func:`vitrine.runs.record.flat_settings`."""
         size = self.recipe.image_size or int(read_json(self.folder.path / "config.json")["input"]["long_side"])
-        return flat_settings(self.recipe) | {"image_size": size, DATA: training_pictures(self.data)}
+        return flat_settings(self.recipe) | {"image_size": size, DATA: describe_training_pictures(self.data)}
 
     def row(self, settings: Mapping[str, Cell]) -> CaptionerRow:
         """The run as a row of the table, with the settings that the table shows."""
@@ -423,7 +423,7 @@ def read_captioner_record(name: str, folder: RunFolder) -> CaptionerRecord:
     if not isinstance(rows, list) or not all("captions" in row for row in rows):
         raise RunError(f"{folder.path / 'data.json'} does not list validation pictures with captions.")
     try:
-        record = CaptionerRecord(name, folder, folder.recipe(), CaptioningMetrics.from_dict(metrics), data)
+        record = CaptionerRecord(name, folder, folder.read_recipe(), CaptioningMetrics.from_dict(metrics), data)
         _ = record.recorded_exact
     except (KeyError, TypeError) as error:
         raise RunError(f"{folder.path / 'metrics.json'} is not a captioner's metrics (no {error}).") from error

@@ -20,7 +20,7 @@ from vitrine.io.hub_cache import download_settings
 from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.models.reference import BUNDLED
 from vitrine.results import ClassificationMetrics
-from vitrine.runs.data import data_of, looked_for
+from vitrine.runs.data import describe_search, resolve_data_reference
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import read_predictions, read_record
 
@@ -96,7 +96,7 @@ def read_recorded(folder: RunFolder) -> RecordedValidation:
         reference = str(content["reference"])
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise RunError(f"{path} is missing or damaged ({type(error).__name__}: {error}).") from error
-    if is_captioner_folder(folder.path) or not folder.finished:
+    if is_captioner_folder(folder.path) or not folder.is_finished:
         return RecordedValidation(reference, labels, names, truths, hashes, {})
     return RecordedValidation(
         reference, labels, names, truths, hashes, _said(folder), read_record("run", folder).metrics
@@ -153,7 +153,7 @@ def open_gallery(reference: str) -> Gallery:
         scenes = {id_at(place): data.splits["validation"][place] for place in range(2 * SHOWN)}
         return Gallery(scenes, _spread(scenes), data.labels)
     folder = RunFolder(Path(reference).expanduser())
-    if not folder.started or not (folder.path / "data.json").is_file():
+    if not folder.is_started or not (folder.path / "data.json").is_file():
         return Gallery({}, ())
     try:
         with download_settings(offline=True):  # what was trained on may be on the hub: nothing is fetched to show it
@@ -164,7 +164,7 @@ def open_gallery(reference: str) -> Gallery:
 
 def _of_run(folder: RunFolder) -> Gallery:
     recorded = read_recorded(folder)
-    recipe, place = folder.recipe(), data_of(folder, recorded.reference)
+    recipe, place = folder.read_recipe(), resolve_data_reference(folder, recorded.reference)
     labels: Sequence[str] = ()
     try:
         if is_captioner_folder(folder.path):
@@ -175,7 +175,7 @@ def _of_run(folder: RunFolder) -> Gallery:
             there, labels = list(data.splits["validation"]), data.labels
     except (VitrineError, KeyError) as error:
         first = str(error).splitlines()[0]
-        looked = f"{looked_for(folder, recorded.reference)} Put the data there, or start where they lie."
+        looked = f"{describe_search(folder, recorded.reference)} Put the data there, or start where they lie."
         note = f"The run's pictures are not where they were: {first} {looked}"
         return Gallery({}, (), recorded=recorded, notes=(note,))
     by_name = {

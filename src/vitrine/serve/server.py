@@ -72,7 +72,7 @@ def open_app_state(
 def _runs_in(reference: str) -> list[str]:
     """The finished runs of a folder that is no model itself; else the reference."""
     folder = Path(reference).expanduser()
-    if not folder.is_dir() or (folder / "config.json").is_file() or RunFolder(folder).started:
+    if not folder.is_dir() or (folder / "config.json").is_file() or RunFolder(folder).is_started:
         return [reference]
     return [str(run.path) for run in find_runs([reference]).runs.values()]
 

@@ -11,13 +11,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from vitrine.compare.run import Comparison, compare
+from vitrine.compare.run import ComparisonResult, compare
 from vitrine.config import Recipe
 from vitrine.config.sweep import Sweep, SweepRun, load_sweep
 from vitrine.errors import RunError, UsageError
 from vitrine.io.files import to_json, write_atomically
 from vitrine.plotting.tables import Table
-from vitrine.runs.find import FAILED, failure
+from vitrine.runs.find import FAILURE_FILE, read_failure
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import read_timings
 from vitrine.sweep.worker import Failure, RunProcess, environments, wait_until_free
@@ -131,18 +131,18 @@ def plan_sweep(sweep: Sweep, out: Path, jobs: int = 1) -> SweepPlan:
 
 def _planned(run: SweepRun, path: Path, data: str) -> PlannedRun:
     folder = RunFolder(path)
-    if folder.started:
+    if folder.is_started:
         _require_same(folder, run.recipe, data)
-    epochs = len(folder.history()) if folder.started else 0
-    if folder.started and folder.finished:
+    epochs = len(folder.read_history()) if folder.is_started else 0
+    if folder.is_started and folder.is_finished:
         return PlannedRun(run, path, "finished", epochs)
-    if (path / FAILED).is_file():
-        return PlannedRun(run, path, "failed", epochs, failure(path))
-    return PlannedRun(run, path, "unfinished" if folder.started else "new", epochs)
+    if (path / FAILURE_FILE).is_file():
+        return PlannedRun(run, path, "failed", epochs, read_failure(path))
+    return PlannedRun(run, path, "unfinished" if folder.is_started else "new", epochs)
 
 
 def _require_same(folder: RunFolder, recipe: Recipe, data: str) -> None:
-    before = folder.recipe()
+    before = folder.read_recipe()
     for field in fields(Recipe):
         then, now = getattr(before, field.name), getattr(recipe, field.name)
         if then != now:
@@ -229,7 +229,7 @@ class SweepResult:
     trained: tuple[str, ...]
     skipped: tuple[str, ...]
     failed: dict[str, Failure]
-    comparison: Comparison | None
+    comparison: ComparisonResult | None
 
     def text(self) -> str:
         """For a terminal: the comparison, and what was done."""
@@ -362,7 +362,7 @@ class _Pool:
             self._said.put(RunEnded(name, time.monotonic() - began, busy))
             return
         folder.mkdir(exist_ok=True)  # for the log and a failure's record
-        (folder / FAILED).unlink(missing_ok=True)
+        (folder / FAILURE_FILE).unlink(missing_ok=True)
         with self._lock:
             if self._stopped:
                 return
@@ -376,5 +376,5 @@ class _Pool:
             stopped = self._stopped
         if process.failure is not None and not stopped:
             content = asdict(process.failure) | {"vitrine": __version__}
-            write_atomically(folder / FAILED, to_json(content))
+            write_atomically(folder / FAILURE_FILE, to_json(content))
         self._said.put(RunEnded(name, time.monotonic() - began, process.failure))

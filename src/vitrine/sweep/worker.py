@@ -109,7 +109,7 @@ def wait_until_free(folder: Path, patience: float = _PATIENCE) -> bool:
     until = time.monotonic() + patience
     while True:
         try:
-            with RunFolder(folder).locked():
+            with RunFolder(folder).lock():
                 return True
         except RunError:
             if time.monotonic() > until:

@@ -30,7 +30,7 @@ from vitrine.models.load import check_available
 from vitrine.models.precision import autocast
 from vitrine.models.reference import file_sha256
 from vitrine.results import CaptioningMetrics
-from vitrine.runs.environment import WORDS_MEASURED
+from vitrine.runs.environment import VOCABULARY_SHA256
 from vitrine.runs.folder import RunFolder
 from vitrine.train.data import CaptionTrainingData, ShardedBatches, epoch_pictures, shards_of
 from vitrine.train.events import Event, Reading
@@ -260,7 +260,7 @@ class CaptionerTask:
             accuracy=forced.accuracy,
             scores=scored.scores.to_dict(),
         )
-        return metrics.to_dict() | {WORDS_MEASURED: file_sha256(run.path / WORDS)}
+        return metrics.to_dict() | {VOCABULARY_SHA256: file_sha256(run.path / WORDS)}
 
 
 class _Pictures(Sequence[Sample]):

@@ -15,7 +15,7 @@ from vitrine.config import Recipe
 from vitrine.data.loader import Batch, PictureLoader
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
-from vitrine.metrics.classification import Outputs, classification_metrics, joined
+from vitrine.metrics.classification import LabelledLogits, classification_metrics, concatenate_logits
 from vitrine.models.finetune import LinearProbe, merge_adapters, select_trainable
 from vitrine.models.load import load_for_inference, load_recipe_model, recipe_input, width_of
 from vitrine.runs.folder import RunFolder
@@ -113,12 +113,12 @@ class ClassifierTask:
         parts = [each for each in processes.gathered(self._validated(module, setting, part)) if each is not None]
 
         def measured() -> Validation:
-            metrics = classification_metrics(joined(parts), self.labels, precision=setting.precision)
+            metrics = classification_metrics(concatenate_logits(parts), self.labels, precision=setting.precision)
             return Validation(metrics.negative_log_likelihood, metrics.accuracy)
 
         return processes.agreed(measured)
 
-    def _validated(self, module: nn.Module, setting: Setting, part: range) -> Outputs | None:
+    def _validated(self, module: nn.Module, setting: Setting, part: range) -> LabelledLogits | None:
         """Of a part of the validation pictures; None where there is none."""
         if not part:
             return None
@@ -141,7 +141,7 @@ class ClassifierTask:
         run.write("predictions.csv", predictions_csv(outputs, self.labels, probabilities=True))
         return classification_metrics(outputs, self.labels, precision=setting.precision).to_dict()
 
-    def _outputs(self, module: nn.Module, setting: Setting, samples: tuple[Sample, ...]) -> Outputs:
+    def _outputs(self, module: nn.Module, setting: Setting, samples: tuple[Sample, ...]) -> LabelledLogits:
         results = predict_batches(
             module, self._batches_of(samples), self.spec, device=setting.device, precision=setting.precision
         )

@@ -16,7 +16,7 @@ from vitrine.config.recipe import refuse
 from vitrine.data.loader import Batch, BatchShard, PictureLoader, batch_count, epoch_order, normalise
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
-from vitrine.metrics.classification import Outputs
+from vitrine.metrics.classification import LabelledLogits
 from vitrine.models.finetune import LinearProbe, is_stochastic, linear_head
 from vitrine.models.load import InputSpec, LoadedModel
 from vitrine.models.precision import autocast, class_token_alone
@@ -196,7 +196,7 @@ class HeadFeatures:
         for indices, values, is_dummy in kept.batches(recipe, epoch, start, view, setting.processes.share()):
             yield FeatureBatch(torch.stack(values), self._labels[indices], torch.tensor(indices), is_dummy)
 
-    def outputs(self, module: nn.Module, setting: Setting, part: range) -> Outputs:
+    def outputs(self, module: nn.Module, setting: Setting, part: range) -> LabelledLogits:
         """What the classifier says of a part of the validation pictures."""
         samples = self._data.validation
         kept = self._of("validation", setting, [partial(self._plain, samples)])
@@ -207,7 +207,7 @@ class HeadFeatures:
             with torch.inference_mode(), autocast(setting.device, setting.precision):
                 parts.append(module(features_BD).float().cpu().numpy())
         labels = [samples[index].label for index in there]
-        return Outputs(
+        return LabelledLogits(
             tuple(samples[index].name for index in there),
             np.concatenate(parts),
             np.array([-1 if label is None else label for label in labels], dtype=np.int64),

@@ -65,11 +65,11 @@ def _train(
     _require_a_part_each(recipe, processes)
     if processes.cut:
         _require_cuttable(recipe)
-    with run.locked() if processes.first else nullcontext():
+    with run.lock() if processes.first else nullcontext():
 
         def is_finished() -> bool:
             _check_folder(run, recipe, resume)
-            return run.finished
+            return run.is_finished
 
         if not processes.agreed(is_finished):
             told = report if processes.first else lambda _: None
@@ -101,7 +101,7 @@ def _require_cuttable(recipe: Recipe) -> None:
 def _is_free(run: RunFolder) -> bool:
     """Whether no process holds the folder."""
     try:
-        with run.locked():
+        with run.lock():
             return True
     except RunError:
         return False
@@ -125,11 +125,11 @@ def _session(
 
 
 def _check_folder(run: RunFolder, recipe: Recipe, resume: bool) -> None:
-    if not run.started:
+    if not run.is_started:
         return
     if not resume:
         raise RunError(f"{run.path} holds a run already. Continue it with --resume, or choose another -o.")
-    before = run.recipe()
+    before = run.read_recipe()
     changed = [f.name for f in fields(Recipe) if getattr(before, f.name) != getattr(recipe, f.name)]
     if changed:
         pairs = ", ".join(
@@ -143,7 +143,7 @@ def _check_folder(run: RunFolder, recipe: Recipe, resume: bool) -> None:
 def _result(run: RunFolder, recipe: Recipe) -> TrainResult:
     content = json.loads((run.path / "metrics.json").read_text("utf-8"))
     kind = ClassificationMetrics if recipe.caption is None else CaptioningMetrics
-    rows = run.history()
+    rows = run.read_history()
     best = [row["epoch"] for row in rows if row["best"]][-1]
     return TrainResult(run.path, best, len(rows), kind.from_dict(content))
 

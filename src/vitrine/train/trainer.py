@@ -23,8 +23,8 @@ from vitrine.io.hub_cache import changed_sentence
 from vitrine.models.precision import resolve_precision
 from vitrine.models.reference import file_sha256
 from vitrine.runs.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
-from vitrine.runs.data import STARTED_IN
-from vitrine.runs.environment import MEASURED, describe_environment, peak_memory_mib, starting_weights_note
+from vitrine.runs.data import WORKING_FOLDER
+from vitrine.runs.environment import WEIGHTS_SHA256, describe_environment, peak_memory_mib, starting_weights_note
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card import write_model_card
 from vitrine.train.data import require_same_data
@@ -127,7 +127,7 @@ class TrainingSession:
     def _conclude(self) -> None:
         metrics = self.task.conclude(self.run, self.setting)
         delete_checkpoint(self.run.path)
-        measured = {MEASURED: file_sha256(self.run.path / "model.safetensors")}
+        measured = {WEIGHTS_SHA256: file_sha256(self.run.path / "model.safetensors")}
         self.run.write("metrics.json", to_json(metrics | measured))
         write_model_card(self.run.path)
         for tracker in self.accelerator.trackers:  # accelerate's own end would disconnect processes
@@ -148,7 +148,7 @@ class TrainingSession:
     def _state(self) -> dict[str, Any] | None:
         """The checkpoint of a run that was started, if it came to one."""
         run = self.run
-        if not run.started:
+        if not run.is_started:
             return None
         require_same_data(json.loads((run.path / "data.json").read_text("utf-8")), self.task.record)
         state = load_checkpoint(run.path)
@@ -169,7 +169,7 @@ class TrainingSession:
             "processes": self.processes.count,
             "seed": self.recipe.seed,
             "starting_weights": origin,
-            STARTED_IN: str(Path.cwd()),
+            WORKING_FOLDER: str(Path.cwd()),
         }
 
     def _plan(self) -> Plan:

@@ -16,7 +16,7 @@ from vitrine.models.reference import file_sha256
 from vitrine.plotting.tables import Table
 from vitrine.results import shown_number
 from vitrine.runs.data import content_sha256
-from vitrine.runs.environment import MEASURED, WORDS_MEASURED, describe_environment
+from vitrine.runs.environment import VOCABULARY_SHA256, WEIGHTS_SHA256, describe_environment
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import RunRecord
 
@@ -28,7 +28,7 @@ _MOST = 10  # rows and names that a person reads
 
 
 @dataclass(frozen=True)
-class Again:
+class RerunConfig:
     """How predictions are made again.
 
     Attributes:
@@ -222,7 +222,7 @@ class CaptionsCompared(Compared[MovedCaption]):
 
 
 @dataclass(frozen=True)
-class Verification:
+class VerificationResult:
     """A run held against its own record.
 
     Attributes:
@@ -296,12 +296,12 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 Progress = Callable[[int, int], None]
-Said = str | tuple[str, ...]
+Annotation = str | tuple[str, ...]
 """What data say of a picture: the name of its class, or its captions."""
 
 
 @dataclass(frozen=True)
-class Present:
+class PictureIndex:
     """Every picture that is there now.
 
     Attributes:
@@ -314,11 +314,11 @@ class Present:
     by_name: Mapping[str, tuple[Sample, str | None]]
     by_hash: Mapping[str, tuple[str, ...]]
     split_of: Mapping[str, str]
-    said: Mapping[str, Said]
+    said: Mapping[str, Annotation]
 
 
 @dataclass(frozen=True)
-class SplitFound:
+class SplitMatch:
     """What became of the recorded pictures of one split; names are those of the record.
 
     Attributes:
@@ -333,18 +333,18 @@ class SplitFound:
     samples: Mapping[str, Sample]
     missing: tuple[str, ...]
     changed: tuple[str, ...]
-    relabelled: tuple[tuple[str, Said, Said], ...]
+    relabelled: tuple[tuple[str, Annotation, Annotation], ...]
     elsewhere: tuple[str, ...]
     new: tuple[str, ...]
 
 
-def look_at(data: LabelledData | CaptionData, progress: Progress = lambda _done, _total: None) -> Present:
+def index_pictures(data: LabelledData | CaptionData, progress: Progress = lambda _done, _total: None) -> PictureIndex:
     """Hash every picture of every finite split."""
     splits: dict[str, tuple[Sample | CaptionedSample, ...]]
     splits = {name: tuple(split) for name, split in data.splits.items() if not split.endless}
     total, by_name, split_of = sum(map(len, splits.values())), {}, {}
     by_hash: dict[str, tuple[str, ...]] = {}
-    said: dict[str, Said] = {}
+    said: dict[str, Annotation] = {}
     for split, samples in splits.items():
         for each in samples:
             sample, about = _said(each, data)
@@ -355,10 +355,10 @@ def look_at(data: LabelledData | CaptionData, progress: Progress = lambda _done,
             if sha256 is not None:
                 by_hash[sha256] = (*by_hash.get(sha256, ()), sample.name)
             progress(len(by_name), total)
-    return Present(by_name, by_hash, split_of, said)
+    return PictureIndex(by_name, by_hash, split_of, said)
 
 
-def _said(each: Sample | CaptionedSample, data: LabelledData | CaptionData) -> tuple[Sample, Said | None]:
+def _said(each: Sample | CaptionedSample, data: LabelledData | CaptionData) -> tuple[Sample, Annotation | None]:
     """A picture, and what is said of it."""
     if isinstance(each, CaptionedSample):
         return each.unlabelled, each.captions
@@ -366,7 +366,7 @@ def _said(each: Sample | CaptionedSample, data: LabelledData | CaptionData) -> t
     return each, None if each.label is None else data.labels[each.label]
 
 
-def find_split(record: Mapping[str, Any], split: str, present: Present) -> SplitFound:
+def match_split(record: Mapping[str, Any], split: str, present: PictureIndex) -> SplitMatch:
     """Look for the pictures of a split of data.json."""
     rows = record["splits"][split]
     samples: dict[str, Sample] = {}
@@ -389,12 +389,12 @@ def find_split(record: Mapping[str, Any], split: str, present: Present) -> Split
         now = present.said.get(here[0].name)
         if now is not None and now != then:
             relabelled.append((name, then, now))
-    return SplitFound(
+    return SplitMatch(
         samples, tuple(missing), tuple(changed), tuple(relabelled), tuple(elsewhere), _new(record, split, present)
     )
 
 
-def _new(record: Mapping[str, Any], split: str, present: Present) -> tuple[str, ...]:
+def _new(record: Mapping[str, Any], split: str, present: PictureIndex) -> tuple[str, ...]:
     known = {row["name"] for row in record["quarantine"]}
     contents = set()
     for rows in record["splits"].values():
@@ -408,7 +408,7 @@ def _new(record: Mapping[str, Any], split: str, present: Present) -> tuple[str, 
     )
 
 
-def check_split(record: Mapping[str, Any], split: str, found: SplitFound) -> Check:
+def check_split(record: Mapping[str, Any], split: str, found: SplitMatch) -> Check:
     """What to say of a split."""
     what, total = f"{split} pictures".replace("train ", "training "), len(record["splits"][split])
     if not found.samples:
@@ -432,14 +432,14 @@ def check_split(record: Mapping[str, Any], split: str, found: SplitFound) -> Che
     return Check(what, "differs", f"of {total:,}: {'; '.join(told)}{moved}", tuple(dict.fromkeys(names)))
 
 
-def weights_check(run: RunFolder) -> Check:
+def check_weights(run: RunFolder) -> Check:
     """The hash of the weights beside the one that the run recorded when it was measured."""
-    return _hash_check("weights", run, "model.safetensors", MEASURED)
+    return _hash_check("weights", run, "model.safetensors", WEIGHTS_SHA256)
 
 
-def vocabulary_check(run: RunFolder) -> Check:
+def check_vocabulary(run: RunFolder) -> Check:
     """The same of a captioner's word pieces."""
-    return _hash_check("vocabulary", run, "tokenizer.json", WORDS_MEASURED)
+    return _hash_check("vocabulary", run, "tokenizer.json", VOCABULARY_SHA256)
 
 
 def _hash_check(what: str, run: RunFolder, file: str, key: str) -> Check:
@@ -455,11 +455,11 @@ def _hash_check(what: str, run: RunFolder, file: str, key: str) -> Check:
     return Check(what, "differs", f"{file} was sha256 {then[:12]}…, now {now[:12]}…")
 
 
-def classes_check(record: RunRecord, found: LabelledData) -> Check:
+def check_class_names(record: RunRecord, found: LabelledData) -> Check:
     """Class names in the run's files and in the data."""
     then = tuple(record.data["labels"])
     config = json.loads((record.folder.path / "config.json").read_text("utf-8"))
-    places = {"labels.txt": record.folder.labels(), "config.json": tuple(config.get("label_names", then))}
+    places = {"labels.txt": record.folder.read_labels(), "config.json": tuple(config.get("label_names", then))}
     for place, names in places.items():
         if names != then:
             return Check("class names", "differs", f"{place} was changed: {_difference(then, names)}")
@@ -476,7 +476,7 @@ def _difference(then: tuple[str, ...], now: tuple[str, ...]) -> str:
     return "; ".join(told) or "their order is another"
 
 
-def environment_check(run: RunFolder, then_precision: str, precision: str, device: torch.device) -> Check:
+def check_environment(run: RunFolder, then_precision: str, precision: str, device: torch.device) -> Check:
     """Versions and hardware then and now: no difference by itself, but what may explain one."""
     path = run.path / "environment.json"
     if not path.is_file():

@@ -19,38 +19,38 @@ from vitrine.data.samples import LabelledData, Sample
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, ModelError, RunError, UsageError
 from vitrine.metrics.classification import (
-    Outputs,
-    check_expectation,
+    LabelledLogits,
+    check_expected_accuracy,
     classification_metrics,
-    log_normaliser,
+    logsumexp,
     require_finite,
 )
-from vitrine.runs.data import data_of, looked_for
+from vitrine.runs.data import describe_search, resolve_data_reference
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import CaptionerRecord, FinishedRun, RunRecord, is_exact, read_finished_run, read_predictions
 from vitrine.train.losses import CaptionBatch, TeacherForcing
 from vitrine.train.task import Setting
 from vitrine.train.teacher_forcing import Forced, caption_batch, encoded_caption, measure_forced, plain_pictures
 from vitrine.verify.checks import (
-    Again,
     CaptionsCompared,
     Check,
     MovedCaption,
     MovedLabel,
+    RerunConfig,
     RowsCompared,
-    Verification,
+    VerificationResult,
+    check_class_names,
+    check_environment,
     check_split,
-    classes_check,
-    environment_check,
-    find_split,
-    look_at,
-    vocabulary_check,
-    weights_check,
+    check_vocabulary,
+    check_weights,
+    index_pictures,
+    match_split,
 )
 
 
 def verify_captions(
-    record: CaptionerRecord, samples: Mapping[str, Sample], again: Again, checks: Sequence[Check]
+    record: CaptionerRecord, samples: Mapping[str, Sample], again: RerunConfig, checks: Sequence[Check]
 ) -> tuple[CaptionsCompared | None, list[Check]]:
     """Caption and compare.
 
@@ -79,12 +79,12 @@ def verify_captions(
             loss_then=record.metrics.negative_log_likelihood,
             loss_now=found.loss,
         )
-    environment = environment_check(record.folder, record.metrics.precision, again.precision, opened.device)
+    environment = check_environment(record.folder, record.metrics.precision, again.precision, opened.device)
     return rows, [_captions(rows, again.tolerance, checks), _pieces(rows, again.tolerance), environment]
 
 
 def _compare_captions(
-    record: CaptionerRecord, samples: Mapping[str, Sample], opened: Captioner, again: Again
+    record: CaptionerRecord, samples: Mapping[str, Sample], opened: Captioner, again: RerunConfig
 ) -> CaptionsCompared | None:
     unreadable: list[str] = []
     found: list[PredictedCaption] = []
@@ -160,7 +160,7 @@ def _pieces(rows: CaptionsCompared | None, tolerance: float) -> Check:
 
 
 def verify_rows(
-    record: RunRecord, samples: Mapping[str, Sample], again: Again, checks: Sequence[Check]
+    record: RunRecord, samples: Mapping[str, Sample], again: RerunConfig, checks: Sequence[Check]
 ) -> tuple[RowsCompared | None, list[Check]]:
     """Predict and compare.
 
@@ -180,7 +180,7 @@ def verify_rows(
     _ = record.answers
     opened = open_classifier(str(record.folder.path), again.precision)
     rows = _compare_rows(record, samples, opened, again.batch_size, again.progress)
-    environment = environment_check(record.folder, record.metrics.precision, opened.precision, opened.device)
+    environment = check_environment(record.folder, record.metrics.precision, opened.precision, opened.device)
     return rows, [_predictions(rows, again.tolerance, checks), environment]
 
 
@@ -220,7 +220,7 @@ def _outputs(
     opened: Classifier,
     batch_size: int,
     progress: Callable[[int, int], None],
-) -> Outputs | None:
+) -> LabelledLogits | None:
     known = {label: index for index, label in enumerate(opened.labels)}
     listed = [Sample(name, each.picture, known.get(record.truths[name])) for name, each in samples.items()]
     source = eval_batches(listed, opened.spec, batch_size=batch_size)
@@ -237,11 +237,11 @@ def _outputs(
 
 
 def _differences(
-    record: RunRecord, recorded: Mapping[str, Mapping[str, str]], outputs: Outputs, labels: Sequence[str]
+    record: RunRecord, recorded: Mapping[str, Mapping[str, str]], outputs: LabelledLogits, labels: Sequence[str]
 ) -> tuple[tuple[MovedLabel, ...], tuple[float | None, str | None]]:
     """Labels that moved; and of the others the largest difference of a probability, with its picture."""
     best_N = np.take_along_axis(outputs.logits_NC, outputs.predicted[:, None], axis=1)[:, 0].astype(np.float64)
-    probability_N = np.exp(best_N - log_normaliser(outputs.logits_NC))
+    probability_N = np.exp(best_N - logsumexp(outputs.logits_NC))
     moved: list[MovedLabel] = []
     largest: tuple[float | None, str | None] = (None, None)
     for name, now, probability in zip(outputs.names, labels, probability_N.tolist(), strict=True):
@@ -279,7 +279,7 @@ def verify(
     precision: str | None = None,
     reading: Progress = lambda _done, _total: None,
     progress: Progress = lambda _done, _total: None,
-) -> Verification:
+) -> VerificationResult:
     """Hold a run against its own record: hashes of weights and data, class names, and its predictions row by row.
 
     Pictures are looked for by content, so that they may lie elsewhere or under other names. The model is run in the
@@ -301,19 +301,21 @@ def verify(
         DataError: the data cannot be opened.
         UsageError: the tolerance or the precision cannot be used.
     """
-    check_expectation(0.0, tolerance)
+    check_expected_accuracy(0.0, tolerance)
     if precision not in (None, "fp32", "bf16"):
         raise UsageError(f"--precision {precision} cannot be used: expected fp32 or bf16.")
     record = _record(run)
     found = _open(record, data)
-    present = look_at(found, reading)
-    splits = {name: find_split(record.data, name, present) for name in ("validation", "train") if _finite(record, name)}
-    again = Again(precision or record.metrics.precision, batch_size, tolerance, progress)
-    checks = [weights_check(record.folder)]
+    present = index_pictures(found, reading)
+    splits = {
+        name: match_split(record.data, name, present) for name in ("validation", "train") if _finite(record, name)
+    }
+    again = RerunConfig(precision or record.metrics.precision, batch_size, tolerance, progress)
+    checks = [check_weights(record.folder)]
     if isinstance(record, RunRecord) and isinstance(found, LabelledData):
-        checks.append(classes_check(record, found))
+        checks.append(check_class_names(record, found))
     else:
-        checks.append(vocabulary_check(record.folder))
+        checks.append(check_vocabulary(record.folder))
     checks += [check_split(record.data, name, split) for name, split in splits.items()]
     rows: RowsCompared | CaptionsCompared | None = None
     samples = splits["validation"].samples
@@ -326,14 +328,14 @@ def verify(
     except (ModelError, RunError) as error:
         what = "captions" if isinstance(record, CaptionerRecord) else "predictions"
         checks.append(Check(what, "differs", " ".join(str(error).split())))
-    return Verification(str(run), found.reference, tolerance, tuple(checks), rows)
+    return VerificationResult(str(run), found.reference, tolerance, tuple(checks), rows)
 
 
 def _record(run: Path) -> FinishedRun:
     folder = RunFolder(run)
-    if not folder.started:
+    if not folder.is_started:
         raise RunError(f"{run} is not a run that vitrine train wrote, so there is nothing to verify.")
-    if not folder.finished:
+    if not folder.is_finished:
         raise RunError(f"The training in {run} has not ended. Continue it: vitrine train DATA -o {run} --resume")
     return read_finished_run(run.name, folder)
 
@@ -344,7 +346,7 @@ def _finite(record: FinishedRun, split: str) -> bool:
 
 def _open(record: FinishedRun, data: str | None) -> LabelledData | CaptionData:
     recipe, reference = record.recipe, str(record.data["reference"])
-    place = data or data_of(record.folder, reference)
+    place = data or resolve_data_reference(record.folder, reference)
     opening = open_captions if isinstance(record, CaptionerRecord) else open_data
     try:
         return opening(place, seed=recipe.seed, val_fraction=recipe.val_fraction)
@@ -352,7 +354,7 @@ def _open(record: FinishedRun, data: str | None) -> LabelledData | CaptionData:
         if data is not None:
             raise
         first = str(error).splitlines()[0]
-        looked = looked_for(record.folder, reference)
+        looked = describe_search(record.folder, reference)
         raise DataError(
             f"{first}\nThe run's data are not where they were; say where: verify RUN DATA. {looked}"
         ) from error

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vitrine.errors import ModelError
-from vitrine.io.files import replacing, to_json, write_atomically
+from vitrine.io.files import atomic_path, to_json, write_atomically
 from vitrine.models.captioner.config import CaptionInput, CaptionModelConfig
 from vitrine.models.captioner.model import CaptionModel
 
@@ -53,10 +53,10 @@ def save_captioner(folder: Path, model: CaptionModel, prepared: CaptionInput) ->
     parts = {"captioner": asdict(model.config), "input": asdict(prepared), "marks": marks}
     settings = {"architecture": ARCHITECTURE, **parts}
     write_atomically(folder / CONFIG, to_json(settings))
-    with replacing(folder / WORDS) as file:
+    with atomic_path(folder / WORDS) as file:
         model.vocabulary.save(file)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with replacing(folder / WEIGHTS) as file:
+    with atomic_path(folder / WEIGHTS) as file:
         save_file(tensors, file, metadata={"format": "pt"})
 
 

@@ -29,7 +29,7 @@ from vitrine.report.document import (
 )
 from vitrine.report.sections.summary import read_test_metrics
 from vitrine.results import CaptioningMetrics
-from vitrine.runs.data import content_sha256, data_of
+from vitrine.runs.data import content_sha256, resolve_data_reference
 from vitrine.runs.record import CaptionerRecord
 
 _SIDE = 480  # pixels of a photograph on the page
@@ -158,7 +158,7 @@ def _default(record: CaptionerRecord, opened: Captioner) -> list[_Shown]:
     why = dict.fromkeys(ranked[:_SURE], "surest of its words")
     why |= dict.fromkeys([name for name in ranked[-_UNSURE:] if name not in why], "least sure of its words")
     recipe = record.recipe
-    place = data_of(record.folder, str(record.data["reference"]))
+    place = resolve_data_reference(record.folder, str(record.data["reference"]))
     found = open_captions(place, seed=recipe.seed, val_fraction=recipe.val_fraction)
     there = {each.name: each for each in found.splits["validation"]} if "validation" in found.splits else {}
     same = [name for name in why if name in there and (name, content_sha256(there[name].unlabelled)) in record.pictures]

@@ -42,8 +42,8 @@ from vitrine.report.document import (
     Sheet,
 )
 from vitrine.results import Interval, shown_number
-from vitrine.runs.data import validation_samples
-from vitrine.runs.environment import MEASURED
+from vitrine.runs.data import find_validation_samples
+from vitrine.runs.environment import WEIGHTS_SHA256
 from vitrine.runs.record import RunRecord, read_predictions
 
 _SIDE = 480  # pixels of a photograph on the page
@@ -114,7 +114,7 @@ def choose_pictures(record: RunRecord, data: str | None = None) -> tuple[ShownPi
     chosen |= dict.fromkeys(_spread(wrong, record.truths), "surest and wrong")
     unsure = [name for name in reversed(ranked) if name not in chosen]
     chosen |= dict.fromkeys(_spread(unsure, record.truths), "least sure")
-    there = validation_samples(record, chosen, data)
+    there = find_validation_samples(record, chosen, data)
     return tuple(ShownPicture(sample, record.truths[name], chosen[name]) for name, sample in there.items())
 
 
@@ -232,7 +232,7 @@ def read_scores(run: Path) -> RecordedScores | None:
         return None
     try:
         content = json.loads(path.read_text("utf-8"))
-        fits = content[MEASURED] == file_sha256(run / "model.safetensors")
+        fits = content[WEIGHTS_SHA256] == file_sha256(run / "model.safetensors")
         return scores_from_dict(content) if fits else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is not what vitrine explain --score writes ({error}). Remove it.") from error

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vitrine.compare.run import Comparison
+from vitrine.compare.run import ComparisonResult
 from vitrine.models.reference import file_sha256
 from vitrine.plotting.tables import Table
 from vitrine.report.document import Block, Commands, Listing, Paragraph, Section, Sheet
@@ -19,7 +19,7 @@ from vitrine.version import __version__
 
 def limits_section(
     final: Final | None,
-    comparison: Comparison,
+    comparison: ComparisonResult,
     records: Mapping[str, RunRecord],
     captioners: Mapping[str, Path],
     *,
@@ -118,7 +118,7 @@ def _copies(record: RunRecord) -> list[str]:
     return [*items, f"{found} {near}"]
 
 
-def _of_comparison(comparison: Comparison, records: Mapping[str, RunRecord]) -> list[str]:
+def _of_comparison(comparison: ComparisonResult, records: Mapping[str, RunRecord]) -> list[str]:
     rows = list(records.values())
     seeded = any(same_but_seed(one.settings, other.settings) for i, one in enumerate(rows) for other in rows[:i])
     items = []

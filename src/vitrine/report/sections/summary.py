@@ -16,10 +16,10 @@ from vitrine.compare.figures import (
     captioners_table,
     curves_figure,
     figure_labels,
-    outcomes_of_runs,
+    run_outcomes_table,
     runs_table,
 )
-from vitrine.compare.run import Comparison
+from vitrine.compare.run import ComparisonResult
 from vitrine.errors import RunError, UsageError
 from vitrine.metrics.intervals import wilson
 from vitrine.models.reference import file_sha256
@@ -40,7 +40,7 @@ from vitrine.report.document import (
     Sheet,
 )
 from vitrine.results import ClassificationMetrics, ClassMetrics, Interval
-from vitrine.runs.environment import MEASURED
+from vitrine.runs.environment import WEIGHTS_SHA256
 from vitrine.runs.index import NEARER, RIGHT
 from vitrine.runs.record import RunRecord, RunRow, same_but_seed
 
@@ -80,7 +80,9 @@ class Final:
         return (self.record.metrics, "validation") if self.test is None else (self.test, "test")
 
 
-def choose_final(comparison: Comparison, records: Mapping[str, RunRecord], named: str | None = None) -> Final | None:
+def choose_final(
+    comparison: ComparisonResult, records: Mapping[str, RunRecord], named: str | None = None
+) -> Final | None:
     """The final result: the run that was named, else the best of the largest group that shares validation pictures.
 
     Args:
@@ -149,10 +151,10 @@ def read_test_metrics(run: Path) -> dict[str, Any] | None:
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read ({error}). Remove it, or evaluate anew.") from error
     fits = isinstance(content, dict) and content.get("split") == "test"
-    return content if fits and content.get(MEASURED) == file_sha256(run / "model.safetensors") else None
+    return content if fits and content.get(WEIGHTS_SHA256) == file_sha256(run / "model.safetensors") else None
 
 
-def final_section(final: Final, comparison: Comparison, records: Mapping[str, RunRecord]) -> Section:
+def final_section(final: Final, comparison: ComparisonResult, records: Mapping[str, RunRecord]) -> Section:
     """The final result: its numbers first, then what may be said of them."""
     m = final.record.metrics
     numbers = [Number(f"{m.accuracy:.4f}", "validation accuracy", _of(m.accuracy_interval, m.n), final.test is None)]
@@ -221,7 +223,7 @@ def _test(final: Final) -> list[str]:
     ]
 
 
-def _rivals(final: Final, comparison: Comparison) -> list[str]:
+def _rivals(final: Final, comparison: ComparisonResult) -> list[str]:
     better: list[str] = []
     worse: list[str] = []
     open_: list[str] = []
@@ -345,7 +347,7 @@ _MOST_CLAIMS = 12
 _MOST_FOLDED = 60
 
 
-def settings_section(comparison: Comparison, final: Final | None) -> Section:
+def settings_section(comparison: ComparisonResult, final: Final | None) -> Section:
     """All runs as a table and a dot plot, what the paired tests say, and what was left out."""
     blocks: list[Block] = []
     if comparison.rows:
@@ -354,13 +356,13 @@ def settings_section(comparison: Comparison, final: Final | None) -> Section:
         blocks.append(Sheet(captioners_table(comparison.captioners), "Captioners: their accuracy is of word pieces."))
     blocks += _tests(comparison, final)
     notes = [*comparison.group_sentences(), *comparison.notes]
-    notes += [f"Left out: {each.name}: {each.reason}." for each in comparison.left_out]
+    notes += [f"Left out: {each.name}: {each.reason}." for each in comparison.skipped]
     if notes:
         blocks.append(Listing(tuple(notes)))
     return Section("settings", "Settings and what came out", tuple(blocks))
 
 
-def _runs(comparison: Comparison, final: Final | None) -> list[Block]:
+def _runs(comparison: ComparisonResult, final: Final | None) -> list[Block]:
     rows, varied = comparison.rows, comparison.varied
     index = next((i for i, row in enumerate(rows) if final is not None and row.name == final.name), None)
     name = None if final is None else final.name
@@ -371,7 +373,7 @@ def _runs(comparison: Comparison, final: Final | None) -> list[Block]:
         Paragraph(_tried(rows, varied)),
         Plot("accuracy", accuracy_figure(rows, varied, name), alt, "95 % intervals after Wilson, over the pictures."),
         Sheet(
-            replace(outcomes_of_runs(rows), final=index), "Sorted by validation accuracy; the final result is marked."
+            replace(run_outcomes_table(rows), final=index), "Sorted by validation accuracy; the final result is marked."
         ),
         Details("Every setting of every run", (Sheet(replace(runs_table(rows), final=index)),)),
     ]
@@ -385,7 +387,7 @@ def _tried(rows: tuple[RunRow, ...], varied: tuple[str, ...]) -> str:
     return f"{len(rows)} runs were made; they differ in {', '.join(varied)}."
 
 
-def _tests(comparison: Comparison, final: Final | None) -> list[Block]:
+def _tests(comparison: ComparisonResult, final: Final | None) -> list[Block]:
     """The tests of the final result and of captioners in the open, those of other runs for whoever asks."""
     if not comparison.claims:
         return []
@@ -411,9 +413,11 @@ def _tests(comparison: Comparison, final: Final | None) -> list[Block]:
     return blocks
 
 
-def curves_section(comparison: Comparison, records: Mapping[str, RunRecord], final: Final | None) -> Section | None:
+def curves_section(
+    comparison: ComparisonResult, records: Mapping[str, RunRecord], final: Final | None
+) -> Section | None:
     """Learning curves of the classifiers, and whether each had come to its end; None without classifiers."""
-    epochs = {row.name: records[row.name].folder.history() for row in comparison.rows}
+    epochs = {row.name: records[row.name].folder.read_history() for row in comparison.rows}
     rows = [row for row in comparison.rows if epochs[row.name]]
     if not rows:
         return None
