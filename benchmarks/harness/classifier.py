@@ -16,7 +16,7 @@ from torch import Tensor
 
 from harness.arithmetic import finish
 from harness.plain import PlainLoop
-from vitrine.attribution.attention import attention_map, attention_matrices, over_heads
+from vitrine.attribution.attention import attention_map, attention_matrices, reduce_heads
 from vitrine.attribution.maps import token_layout
 from vitrine.classify.inference import predict_batches
 from vitrine.config import Recipe
@@ -142,7 +142,7 @@ class ClassifierWork:
         """
         layout = token_layout(self.module, self.image, self.image)
         whole_BHQK = attention_matrices(self.module, self.normalised())
-        row_BK = over_heads(whole_BHQK, "mean")[:, 0, layout.prefix :].float().cpu()
+        row_BK = reduce_heads(whole_BHQK, "mean")[:, 0, layout.prefix :].float().cpu()
         mine_BN = self.maps("fp32").flatten(1)
         difference = float((mine_BN - row_BK).abs().max())
         rounding = float((self.maps().flatten(1) - row_BK).abs().max() / row_BK.std())

@@ -28,9 +28,9 @@ from vitrine.data.image_folder import one_picture
 from vitrine.data.loader import Batch
 from vitrine.data.samples import Sample
 from vitrine.errors import ModelError, PictureError
-from vitrine.explain.explainer import MappedBatch, Mapper, check_maps
+from vitrine.explain.explainer import ExplainedBatch, Explainer, check_maps
 from vitrine.explain.figures.map import MapPicture, Scale, draw_overlay, map_figure, save_map_figure
-from vitrine.explain.run import ExplainSettings, map_picture, origin_of, scale_of, true_label_in
+from vitrine.explain.run import ExplainSettings, choose_scale, map_picture, origin_of, true_label_from_name
 from vitrine.models.kind import is_captioner
 from vitrine.plotting.provenance import Provenance
 from vitrine.results import shown_number
@@ -203,7 +203,7 @@ class PicturePrediction:
 
 
 @dataclass(frozen=True, eq=False)
-class Seen:
+class Explanation:
     """A map of one picture.
 
     Attributes:
@@ -217,15 +217,15 @@ class Seen:
     target: str | None
     map: Floats
     picture: MapPicture
-    _mapper: Mapper
-    _mapped: MappedBatch
+    _mapper: Explainer
+    _mapped: ExplainedBatch
     _sample: Sample
     _path: str
     _origin: Any
 
-    def spread(self, smooth: bool = True) -> Floats:
+    def to_image(self, smooth: bool = True) -> Floats:
         """The map in the photograph's own pixels: float32 (H, W), NaN where the model saw nothing."""
-        return self.picture.placement.spread(self.picture.map_RC, smooth)
+        return self.picture.placement.to_image(self.picture.map_RC, smooth)
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -235,7 +235,7 @@ class Seen:
     @property
     def scale(self) -> Scale:
         """The figure's colour scale, found on this map alone."""
-        return scale_of(self._mapped.maps, ExplainSettings(self._mapper.method))
+        return choose_scale(self._mapped.maps, ExplainSettings(self._mapper.method))
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the overlay into matplotlib axes, the current ones of pyplot by default, and return them."""
@@ -294,10 +294,12 @@ class Model:
         """
         batch = next(eval_batches([one_picture(picture, _FOR_FOLDERS)], self.opened.spec, batch_size=1))
         _require_readable(batch)
-        mapper = Mapper(self.opened, Method())
-        return self._prediction(mapper.probability(mapper.pixels(batch.pixels_BCHW))[0].tolist())
+        explainer = Explainer(self.opened, Method())
+        return self._prediction(explainer.probability(explainer.pixels(batch.pixels_BCHW))[0].tolist())
 
-    def explain(self, picture: str | Path, method: str = "attention", target: str | None = None, **how: Any) -> Seen:
+    def explain(
+        self, picture: str | Path, method: str = "attention", target: str | None = None, **how: Any
+    ) -> Explanation:
         """A map of one picture.
 
         Args:
@@ -312,18 +314,20 @@ class Model:
         """
         sample = one_picture(picture, _FOR_FOLDERS)
         chosen = Method(method, **how)
-        mapper = Mapper(self.opened, chosen, target)
-        mapped = next(mapper.run([sample], 1))
+        explainer = Explainer(self.opened, chosen, target)
+        mapped = next(explainer.run([sample], 1))
         _require_readable(mapped.batch)
-        shown = map_picture(mapper, mapped, 0, sample, true_label_in(str(Path(picture).absolute()), self.labels))
+        shown = map_picture(
+            explainer, mapped, 0, sample, true_label_from_name(str(Path(picture).absolute()), self.labels)
+        )
         origin = origin_of(self.reference, self.opened, ExplainSettings(chosen, target), self._architecture)
         label = self.labels[int(mapped.targets_B[0])] if chosen.for_a_class else None
-        return Seen(
+        return Explanation(
             self._prediction(mapped.probabilities_BC[0].tolist()),
             label,
             mapped.maps.scores_BRC[0].numpy(),
             shown,
-            mapper,
+            explainer,
             mapped,
             sample,
             str(picture),

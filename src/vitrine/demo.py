@@ -23,7 +23,7 @@ from vitrine.config import load_recipe, override
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import RunError, TrainingError
 from vitrine.explain.positions import PositionsResult, positions
-from vitrine.explain.run import Explained, ExplainSettings, explain
+from vitrine.explain.run import ExplainResult, ExplainSettings, explain
 from vitrine.explain.score import MethodScores, ScoreSettings, score_methods, write_scores
 from vitrine.io.files import write_atomically
 from vitrine.models.reference import BUNDLED
@@ -104,8 +104,10 @@ class CaptionView:
         ]
         for what, grounding in (("predicted", self.test.predicted), ("the scenes' own", human)):
             if grounding is not None:
-                right = grounding.nouns / max(1, grounding.nouns + grounding.absent)
-                present = f" {100 * right:.0f} % of the objects that they name are there." if grounding.absent else ""
+                right = grounding.nouns / max(1, grounding.nouns + grounding.absent_nouns)
+                present = (
+                    f" {100 * right:.0f} % of the objects that they name are there." if grounding.absent_nouns else ""
+                )
                 lines.append(
                     f"  Words of {what} captions: {grounding.sentence[0].lower()}{grounding.sentence[1:]}{present}"
                 )
@@ -141,7 +143,7 @@ class InsideView:
     """
 
     positions: PositionsResult
-    maps: Explained
+    maps: ExplainResult
     scores: MethodScores
 
     def text(self) -> str:

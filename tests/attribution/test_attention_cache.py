@@ -9,7 +9,7 @@ import timm
 import torch
 
 from vitrine.attribution.attention import attention_map, attention_matrices
-from vitrine.attribution.attention_cache import hold_attention
+from vitrine.attribution.attention_cache import cache_attention
 from vitrine.attribution.maps import token_layout
 from vitrine.attribution.rollout import rollout
 from vitrine.errors import ModelError
@@ -57,7 +57,7 @@ def same(held: object, fresh: object) -> None:
 def test_every_view(kind: str, fused: bool) -> None:
     module = made(kind, fused)
     inputs, layout = pixels(module), token_layout(module)
-    logits_BC, held = hold_attention(module, inputs)
+    logits_BC, held = cache_attention(module, inputs)
     with torch.inference_mode():
         assert torch.equal(logits_BC, module(inputs))
     read = ["auto", (1, 2)] if layout.has_class or layout.readout == "pool" else [(1, 2)]
@@ -74,7 +74,7 @@ def test_every_view(kind: str, fused: bool) -> None:
 
 def test_it_is_small_and_holds_nothing_else_of_the_pass() -> None:
     module = made("class token")
-    _, held = hold_attention(module, pixels(module))
+    _, held = cache_attention(module, pixels(module))
     # Queries and keys: 3 layers x 2 x 17 tokens x 32 channels x 4 bytes.
     assert held.nbytes == 3 * 2 * 17 * 32 * 4
     assert all(call.v_BHKD is None and call.carrier.untyped_storage().nbytes() == 4 for call in held.calls.values())
@@ -82,7 +82,7 @@ def test_it_is_small_and_holds_nothing_else_of_the_pass() -> None:
 
 def test_it_refuses_what_the_model_does_not_have() -> None:
     module = made("class token")
-    _, held = hold_attention(module, pixels(module))
+    _, held = cache_attention(module, pixels(module))
     for wrong in ({"layer": 3}, {"heads": 2}, {"query": (4, 0)}, {"query": "pool"}):
         with pytest.raises(ModelError, match=r"no layer 3|no head 2|no patch|no attention pool"):
             held.map(**wrong)

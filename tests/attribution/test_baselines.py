@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vitrine.attribution.baselines import SPREAD, centre_blob, edges, random_map
-from vitrine.attribution.outlier_tokens import outlier_tokens, share_carried, without_outliers
+from vitrine.attribution.outlier_tokens import outlier_mass, outlier_tokens, without_outliers
 
 
 def test_a_random_map_is_uniform_and_repeats_with_its_seed() -> None:
@@ -116,11 +116,11 @@ def test_outliers_do_not_depend_on_the_scale_and_are_few(norms: list[float], fac
 def test_what_outliers_carry_and_the_map_without_them() -> None:
     scores_RC = np.array([[6.0, 1], [2, 1]])
     outliers_RC = np.array([[True, False], [False, False]])
-    assert share_carried(scores_RC, outliers_RC) == pytest.approx(0.6)
+    assert outlier_mass(scores_RC, outliers_RC) == pytest.approx(0.6)
     assert without_outliers(scores_RC, outliers_RC).tolist() == [[1, 1], [2, 1]]
     signed_RC = np.array([[3.0, -5], [1, 0]])
-    assert share_carried(signed_RC, outliers_RC) == pytest.approx(0.75)  # negative scores hold no mass
-    assert share_carried(-np.ones((2, 2)), outliers_RC) == 0
+    assert outlier_mass(signed_RC, outliers_RC) == pytest.approx(0.75)  # negative scores hold no mass
+    assert outlier_mass(-np.ones((2, 2)), outliers_RC) == 0
     assert scores_RC[0, 0] == 6  # the raw map is left alone
 
 
@@ -131,6 +131,6 @@ def test_unusable_norms_and_maps_are_refused() -> None:
     with pytest.raises(ValueError, match="All patches"):
         without_outliers(np.ones((2, 2)), np.ones((2, 2), dtype=bool))
     with pytest.raises(ValueError, match="one grid"):
-        share_carried(np.ones((2, 2)), np.ones((2, 3), dtype=bool))
+        outlier_mass(np.ones((2, 2)), np.ones((2, 3), dtype=bool))
     with pytest.raises(ValueError, match="finite"):
-        share_carried(np.full((2, 2), np.inf), np.ones((2, 2), dtype=bool))
+        outlier_mass(np.full((2, 2), np.inf), np.ones((2, 2), dtype=bool))

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vitrine.attribution.faithfulness import BLUR, area, blurred, patch_counts, perturbation_curves
+from vitrine.attribution.faithfulness import BLUR, area, blur, insertion_deletion_curves, patch_counts
 
 Probability = Callable[[torch.Tensor], torch.Tensor]
 
@@ -92,7 +92,7 @@ def slow_curves(
 @torch.inference_mode()
 def test_curves_equal_a_slow_loop(network: Probability) -> None:
     pixels_BCHW, scores_BRC = pictures(3, 32), maps(3, 4, 4)
-    curves = perturbation_curves(network, pixels_BCHW, scores_BRC, steps=8)
+    curves = insertion_deletion_curves(network, pixels_BCHW, scores_BRC, steps=8)
     assert curves.shares_S == pytest.approx(np.arange(9) / 8)
     for picture in range(3):
         deletion, insertion = slow_curves(network, pixels_BCHW[picture], scores_BRC[picture], steps=8)
@@ -104,7 +104,7 @@ def test_curves_equal_a_slow_loop(network: Probability) -> None:
 def test_the_class_is_the_one_predicted_on_the_intact_picture(network: Probability) -> None:
     pixels_BCHW = pictures(6, 32)
     intact_BC = network(pixels_BCHW).detach().numpy()
-    curves = perturbation_curves(network, pixels_BCHW, maps(6, 4, 4))
+    curves = insertion_deletion_curves(network, pixels_BCHW, maps(6, 4, 4))
     assert (curves.classes_B == intact_BC.argmax(axis=1)).all()
     assert curves.deletion_BS[:, 0] == pytest.approx(intact_BC.max(axis=1), abs=1e-6)
     assert (curves.insertion_BS[:, -1] == curves.deletion_BS[:, 0]).all()
@@ -113,10 +113,10 @@ def test_the_class_is_the_one_predicted_on_the_intact_picture(network: Probabili
 def test_areas_of_an_additive_model_worked_out_by_hand() -> None:
     weights_RC = np.array([[0.4, 0.1], [0.3, 0.2]], dtype=np.float32)
     ones_BCHW = torch.ones(1, 3, 8, 8)
-    best = perturbation_curves(additive(weights_RC), ones_BCHW, weights_RC[None])
+    best = insertion_deletion_curves(additive(weights_RC), ones_BCHW, weights_RC[None])
     assert best.deletion_BS[0] == pytest.approx([1, 0.6, 0.3, 0.1, 0])  # without 0.4, 0.3, 0.2, 0.1 in turn
     assert best.deletion_area[0] == pytest.approx((1 / 2 + 0.6 + 0.3 + 0.1 + 0 / 2) / 4)
-    worst = perturbation_curves(additive(weights_RC), ones_BCHW, -weights_RC[None])
+    worst = insertion_deletion_curves(additive(weights_RC), ones_BCHW, -weights_RC[None])
     assert worst.deletion_BS[0] == pytest.approx([1, 0.9, 0.7, 0.4, 0])
     assert best.insertion_BS[0] == pytest.approx([1] * 5)  # a blurred white picture is white
     assert best.gap[0] == pytest.approx(1 - 0.375)
@@ -125,8 +125,8 @@ def test_areas_of_an_additive_model_worked_out_by_hand() -> None:
 def test_insertion_of_an_additive_model_starts_from_the_blur() -> None:
     weights_RC = np.random.default_rng(1).dirichlet(np.ones(16)).reshape(4, 4).astype(np.float32)
     pixels_BCHW = pictures(1)
-    curves = perturbation_curves(additive(weights_RC), pixels_BCHW, weights_RC[None])
-    patches = [torch.nn.functional.avg_pool2d(p, 4).mean(dim=1)[0].numpy() for p in (pixels_BCHW, blurred(pixels_BCHW))]
+    curves = insertion_deletion_curves(additive(weights_RC), pixels_BCHW, weights_RC[None])
+    patches = [torch.nn.functional.avg_pool2d(p, 4).mean(dim=1)[0].numpy() for p in (pixels_BCHW, blur(pixels_BCHW))]
     order = np.argsort(-weights_RC.ravel())
     gains = (weights_RC * (patches[0] - patches[1])).ravel()[order]
     start = (weights_RC * patches[1]).sum()
@@ -139,18 +139,18 @@ def test_no_order_deletes_faster_than_the_true_one(seed: int) -> None:
     weights_RC = np.random.default_rng(seed).dirichlet(np.ones(9)).reshape(3, 3).astype(np.float32)
     ones_BCHW = torch.ones(2, 1, 6, 6)
     scores_BRC = np.stack([weights_RC, maps(1, 3, 3, seed)[0]])
-    true, other = perturbation_curves(additive(weights_RC), ones_BCHW, scores_BRC).deletion_area
+    true, other = insertion_deletion_curves(additive(weights_RC), ones_BCHW, scores_BRC).deletion_area
     assert true <= other + 1e-6
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 7, 1000])
 def test_numbers_do_not_depend_on_the_batches(network: Probability, batch_size: int) -> None:
     pixels_BCHW, scores_BRC = pictures(5, 32), np.round(maps(5, 4, 4))  # with ties
-    whole = perturbation_curves(network, pixels_BCHW, scores_BRC)
-    parted = perturbation_curves(network, pixels_BCHW, scores_BRC, batch_size=batch_size)
+    whole = insertion_deletion_curves(network, pixels_BCHW, scores_BRC)
+    parted = insertion_deletion_curves(network, pixels_BCHW, scores_BRC, batch_size=batch_size)
     assert parted.deletion_BS == pytest.approx(whole.deletion_BS, abs=1e-5)
     assert parted.insertion_BS == pytest.approx(whole.insertion_BS, abs=1e-5)
-    alone = perturbation_curves(network, pixels_BCHW[3:4], scores_BRC[3:4], batch_size=batch_size)
+    alone = insertion_deletion_curves(network, pixels_BCHW[3:4], scores_BRC[3:4], batch_size=batch_size)
     assert alone.deletion_BS[0] == pytest.approx(whole.deletion_BS[3], abs=1e-5)
 
 
@@ -159,20 +159,24 @@ def test_a_constant_map_is_a_random_order_and_not_the_reading_order() -> None:
     weights_RC = np.zeros((4, 4), dtype=np.float32)
     weights_RC[0, 0] = 1
     pixels_BCHW = torch.ones(400, 1, 8, 8) + 1e-6 * pictures(400, 8, channels=1)
-    constant = perturbation_curves(additive(weights_RC), pixels_BCHW, np.full((400, 4, 4), 0.25, dtype=np.float32))
+    constant = insertion_deletion_curves(
+        additive(weights_RC), pixels_BCHW, np.full((400, 4, 4), 0.25, dtype=np.float32)
+    )
     areas = constant.deletion_area  # uniform on 1/32, 3/32 ... 31/32: a standard deviation of 0.288
     assert areas.mean() == pytest.approx(0.5, abs=4 * 0.29 / np.sqrt(400))
     assert areas.std() == pytest.approx(0.288, abs=0.04)
-    again = perturbation_curves(additive(weights_RC), pixels_BCHW, np.zeros((400, 4, 4), dtype=np.float32))
+    again = insertion_deletion_curves(additive(weights_RC), pixels_BCHW, np.zeros((400, 4, 4), dtype=np.float32))
     assert (again.deletion_BS == constant.deletion_BS).all()
-    other = perturbation_curves(additive(weights_RC), pixels_BCHW, np.zeros((400, 4, 4), dtype=np.float32), seed=1)
+    other = insertion_deletion_curves(
+        additive(weights_RC), pixels_BCHW, np.zeros((400, 4, 4), dtype=np.float32), seed=1
+    )
     assert (other.deletion_area != areas).mean() > 0.8
 
 
 def test_ties_are_broken_among_themselves_only() -> None:
     weights_RC = np.array([[0.5, 0.25], [0.25, 0.0]], dtype=np.float32)
     scores_RC = np.array([[3.0, 2.0], [2.0, 1.0]], dtype=np.float32)
-    curves = perturbation_curves(additive(weights_RC), torch.ones(1, 1, 4, 4), scores_RC[None])
+    curves = insertion_deletion_curves(additive(weights_RC), torch.ones(1, 1, 4, 4), scores_RC[None])
     assert curves.deletion_BS[0] == pytest.approx([1, 0.5, 0.25, 0, 0])
 
 
@@ -193,8 +197,8 @@ def test_the_area_is_the_trapezoid_rule_over_shares() -> None:
 
 def test_the_blur_is_a_gaussian_mirrored_at_the_edges() -> None:
     pixels_BCHW = torch.randn(1, 1, 10, 14, generator=torch.Generator().manual_seed(5))
-    assert blurred(pixels_BCHW).numpy() == pytest.approx(slow_blur(pixels_BCHW).numpy(), abs=1e-6)
-    assert blurred(torch.ones(1, 1, 1, 1)).item() == 1
+    assert blur(pixels_BCHW).numpy() == pytest.approx(slow_blur(pixels_BCHW).numpy(), abs=1e-6)
+    assert blur(torch.ones(1, 1, 1, 1)).item() == 1
 
 
 @pytest.mark.parametrize(
@@ -210,7 +214,7 @@ def test_the_blur_is_a_gaussian_mirrored_at_the_edges() -> None:
 def test_what_does_not_fit_is_refused(change: dict[str, Any], message: str) -> None:
     arguments: dict[str, Any] = {"pixels_BCHW": pictures(2), "scores_BRC": maps(2, 4, 4)} | change
     with pytest.raises(ValueError, match=message):
-        perturbation_curves(additive(np.ones((4, 4), dtype=np.float32)), **arguments)
+        insertion_deletion_curves(additive(np.ones((4, 4), dtype=np.float32)), **arguments)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -221,7 +225,7 @@ def test_deletion_agrees_with_quantus() -> None:
         torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 3)
     ).eval()
     pixels_BCHW, scores_BRC = pictures(4, 8, channels=1), maps(4, 8, 8)  # a patch is a pixel: theirs are features
-    ours = perturbation_curves(lambda shown: module(shown).softmax(dim=1), pixels_BCHW, scores_BRC)
+    ours = insertion_deletion_curves(lambda shown: module(shown).softmax(dim=1), pixels_BCHW, scores_BRC)
     flipping = quantus.PixelFlipping(
         features_in_step=4, abs=False, normalise=False, perturb_baseline=0.0, disable_warnings=True
     )

@@ -13,9 +13,9 @@ from vitrine.attribution.baselines import centre_blob
 from vitrine.attribution.grounding import (
     CONTROLS,
     MAPS,
+    ClusteredMean,
     GroundedCaption,
     Grounding,
-    NounMean,
     alignment_drop,
     clustered_means,
     grounding,
@@ -83,14 +83,14 @@ def test_nouns_on_which_all_maps_are_alike_are_left_out_and_counted() -> None:
         (1, box(0, 0, 2, 2)),  # between the centres: no map can hit it, but mass can lie inside
         (2, box(0, 0, 12, 12)),
     ]
-    caption = GroundedCaption("1.png", base.maps, WHOLE, nouns, absent=2)
+    caption = GroundedCaption("1.png", base.maps, WHOLE, nouns, absent_nouns=2)
     assert [set(score.values) for score in score_nouns(caption) if score] == [set(), {"inside"}, {"inside", "pointing"}]
-    found = grounding([caption, GroundedCaption("2.png", base.maps, WHOLE, [], absent=1)])
-    assert (found.captions, found.pictures, found.nouns, found.absent, found.unpaired) == (2, 2, 3, 3, 0)
-    assert (found.undecided("pointing"), found.undecided("inside")) == (2, 1)
+    found = grounding([caption, GroundedCaption("2.png", base.maps, WHOLE, [], absent_nouns=1)])
+    assert (found.captions, found.pictures, found.nouns, found.absent_nouns, found.unpaired_nouns) == (2, 2, 3, 3, 0)
+    assert (found.tied_nouns("pointing"), found.tied_nouns("inside")) == (2, 1)
     assert found.estimates["pointing"]["word"].nouns == 1
     shifted = grounding([caption], shift=-1)
-    assert (shifted.unpaired, shifted.undecided("pointing"), shifted.undecided("inside")) == (1, 1, 0)
+    assert (shifted.unpaired_nouns, shifted.tied_nouns("pointing"), shifted.tied_nouns("inside")) == (1, 1, 0)
 
 
 def test_bad_captions_are_refused() -> None:
@@ -194,7 +194,7 @@ def test_shifting_the_rows_by_one_is_seen() -> None:
     assert drop.interval.low > 0.6
     assert alignment_drop(captions, shift=-1) is None  # the first word has none before it
     assert grounding(captions, shift=-1).flag == "nothing"
-    assert grounding(captions, shift=-1).unpaired == 20
+    assert grounding(captions, shift=-1).unpaired_nouns == 20
     # Rows that are one too late, as in figures that pair word t with row t: the score comes back with a shift.
     late = [GroundedCaption(each.name, [each.maps[1], each.maps[0]], WHOLE, each.nouns) for each in captions]
     assert grounding(late).flag != "points"
@@ -210,14 +210,14 @@ def test_the_same_map_for_every_word_is_no_better_than_the_mean_map() -> None:
         one = perfect(seed)
         captions.append(GroundedCaption(one.name, [one.maps[1]] * 2, WHOLE, one.nouns))
     found = grounding(captions)
-    assert found.leads["pointing"]["mean"] == NounMean(0.0, Interval(0.0, 0.0), 12, 12)
+    assert found.leads["pointing"]["mean"] == ClusteredMean(0.0, Interval(0.0, 0.0), 12, 12)
     assert found.flag == "no better"
     assert found.sentence.startswith("Word maps are no better than the mean map of the caption: pointing hit 1.00")
 
 
 def made(word: tuple[float, float], leads: dict[str, tuple[float, float]], shift: int = 0) -> Grounding:
-    def mean(ends: tuple[float, float]) -> NounMean:
-        return NounMean(sum(ends) / 2, Interval(*ends), 30, 10)
+    def mean(ends: tuple[float, float]) -> ClusteredMean:
+        return ClusteredMean(sum(ends) / 2, Interval(*ends), 30, 10)
 
     return Grounding(
         estimates={"pointing": {"word": mean(word), **{key: mean((0.1, 0.2)) for key in CONTROLS}}},
@@ -225,8 +225,8 @@ def made(word: tuple[float, float], leads: dict[str, tuple[float, float]], shift
         captions=10,
         pictures=10,
         nouns=30,
-        absent=0,
-        unpaired=0,
+        absent_nouns=0,
+        unpaired_nouns=0,
         shift=shift,
         resamples=2000,
         seed=0,

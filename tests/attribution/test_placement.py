@@ -80,8 +80,8 @@ def test_patches_tile_what_the_model_saw(placement: Placement) -> None:
         for row in range(placement.rows)
         for left, top, right, bottom in [placement.patch_box(row, column) for column in range(placement.columns)]
     ]
-    assert sum(areas) == pytest.approx(placement.seen_share * geometry.width * geometry.height)
-    assert 0 < placement.seen_share <= 1 + 1e-12
+    assert sum(areas) == pytest.approx(placement.visible_share * geometry.width * geometry.height)
+    assert 0 < placement.visible_share <= 1 + 1e-12
 
 
 def test_a_patch_worked_out_by_hand() -> None:
@@ -95,8 +95,8 @@ def test_a_patch_worked_out_by_hand() -> None:
     assert placement.patch_at(59.9, 40) is None
     assert placement.patch_at(140, 40) is None
     assert placement.patch_at(85, 9.9) is None
-    assert placement.seen_share == pytest.approx(80 * 80 / 20_000)
-    assert placement.seen_HW.sum() == 80 * 80
+    assert placement.visible_share == pytest.approx(80 * 80 / 20_000)
+    assert placement.visible_HW.sum() == 80 * 80
 
 
 def test_what_is_no_grid_or_no_patch_is_refused() -> None:
@@ -115,11 +115,11 @@ def test_what_is_no_grid_or_no_patch_is_refused() -> None:
 @given(placements(longest=120), st.integers(0, 2**32 - 1))
 def test_every_pixel_has_the_score_of_its_patch(placement: Placement, seed: int) -> None:
     scores_RC = np.random.default_rng(seed).normal(size=(placement.rows, placement.columns)).astype(np.float32)
-    spread_HW = placement.spread(scores_RC, smooth=False)
+    spread_HW = placement.to_image(scores_RC, smooth=False)
     geometry = placement.geometry
     assert spread_HW.shape == (geometry.height, geometry.width)
     assert spread_HW.dtype == np.float32
-    assert np.array_equal(placement.seen_HW, ~np.isnan(spread_HW))
+    assert np.array_equal(placement.visible_HW, ~np.isnan(spread_HW))
     for y in range(0, geometry.height, 7):
         for x in range(0, geometry.width, 5):
             patch = placement.patch_at(x + 0.5, y + 0.5)
@@ -131,9 +131,9 @@ def test_every_pixel_has_the_score_of_its_patch(placement: Placement, seed: int)
 def test_smooth_maps_are_bilinear_between_middles(placement: Placement, seed: int) -> None:
     """Against the formula for one point at a time."""
     scores_RC = np.random.default_rng(seed).normal(size=(placement.rows, placement.columns)).astype(np.float32)
-    spread_HW = placement.spread(scores_RC, smooth=True)
+    spread_HW = placement.to_image(scores_RC, smooth=True)
     left, top, right, bottom = placement.geometry.box
-    for y, x in zip(*np.nonzero(placement.seen_HW), strict=True):
+    for y, x in zip(*np.nonzero(placement.visible_HW), strict=True):
         down = np.clip((y + 0.5 - top) / (bottom - top) * placement.rows - 0.5, 0, placement.rows - 1)
         across = np.clip((x + 0.5 - left) / (right - left) * placement.columns - 0.5, 0, placement.columns - 1)
         r, c = int(down), int(across)
@@ -141,7 +141,7 @@ def test_smooth_maps_are_bilinear_between_middles(placement: Placement, seed: in
         upper = scores_RC[r, c] * (1 - across + c) + scores_RC[r, beside] * (across - c)
         lower = scores_RC[below, c] * (1 - across + c) + scores_RC[below, beside] * (across - c)
         assert spread_HW[y, x] == pytest.approx(upper * (1 - down + r) + lower * (down - r), abs=2e-5)
-    assert np.array_equal(placement.seen_HW, ~np.isnan(spread_HW))
+    assert np.array_equal(placement.visible_HW, ~np.isnan(spread_HW))
 
 
 def test_smooth_maps_equal_torch() -> None:
@@ -151,14 +151,14 @@ def test_smooth_maps_equal_torch() -> None:
     expected = torch.nn.functional.interpolate(
         torch.from_numpy(scores_RC)[None, None], size=(63, 63), mode="bilinear", align_corners=False
     )[0, 0].numpy()
-    assert placement.spread(scores_RC, smooth=True) == pytest.approx(expected, abs=1e-5)
+    assert placement.to_image(scores_RC, smooth=True) == pytest.approx(expected, abs=1e-5)
 
 
 @some
 @given(placements(longest=100, most=9), st.floats(-5, 5, width=32))
 def test_a_constant_map_is_constant_to_the_edges(placement: Placement, value: float) -> None:
-    flat_HW = placement.spread(np.full((placement.rows, placement.columns), value), smooth=True)
-    assert flat_HW[placement.seen_HW] == pytest.approx(value, abs=1e-5)
+    flat_HW = placement.to_image(np.full((placement.rows, placement.columns), value), smooth=True)
+    assert flat_HW[placement.visible_HW] == pytest.approx(value, abs=1e-5)
 
 
 def test_a_patch_without_a_score_does_not_touch_its_neighbours() -> None:
@@ -166,7 +166,7 @@ def test_a_patch_without_a_score_does_not_touch_its_neighbours() -> None:
     scores_RC = np.full((8, 8), 3.0)
     scores_RC[2, 5] = np.nan
     for smooth in (False, True):
-        spread_HW = placement.spread(scores_RC, smooth)
+        spread_HW = placement.to_image(scores_RC, smooth)
         hole_HW = np.zeros((64, 64), dtype=bool)
         hole_HW[16:24, 40:48] = True
         assert np.array_equal(np.isnan(spread_HW), hole_HW)
@@ -176,18 +176,18 @@ def test_a_patch_without_a_score_does_not_touch_its_neighbours() -> None:
 def test_a_copy_of_another_size_shows_the_same_map() -> None:
     placement = Placement(evaluated(300, 200, 128, 0.9), 4, 4)
     scores_RC = np.arange(16.0).reshape(4, 4)
-    whole_HW = placement.spread(scores_RC, smooth=False)
-    half_HW = placement.spread(scores_RC, smooth=False, shape=(100, 150))
+    whole_HW = placement.to_image(scores_RC, smooth=False)
+    half_HW = placement.to_image(scores_RC, smooth=False, shape=(100, 150))
     nearest_HW = whole_HW[1::2, 1::2]  # the middles of the copy's pixels lie between four of the photograph's
     same = (half_HW == nearest_HW) | (np.isnan(half_HW) & np.isnan(nearest_HW))
     assert same.mean() > 0.95
-    assert placement.spread(scores_RC, smooth=False, shape=(600, 900)).shape == (600, 900)
+    assert placement.to_image(scores_RC, smooth=False, shape=(600, 900)).shape == (600, 900)
 
 
 def test_a_map_or_mask_of_another_shape_is_refused() -> None:
     placement = Placement(evaluated(30, 20, 16, 1.0), 4, 5)
     with pytest.raises(ValueError, match="4 x 5"):
-        placement.spread(np.zeros((5, 4)), smooth=False)
+        placement.to_image(np.zeros((5, 4)), smooth=False)
     with pytest.raises(ValueError, match="20 x 30"):
         placement.coverage(np.zeros((30, 20), dtype=bool))
 
@@ -294,7 +294,7 @@ def test_a_turned_photograph_is_seen_upright() -> None:
     transform = EvalTransform(replace(TransformSpec(), eval_crop=1.0), 64)
     placement = Placement(transform.geometry(*upright.size), 8, 8)
     seen_RC = transform(upright)[..., 0].reshape(8, 8, 8, 8).mean(axis=(1, 3)) / 255
-    spread_HW = placement.spread(seen_RC, smooth=False)
+    spread_HW = placement.to_image(seen_RC, smooth=False)
     assert spread_HW.shape == (120, 80)
     first, last = spread_HW[20:29], spread_HW[40:100]  # the crop keeps rows 20 to 100; rows 0 to 30 are white
     assert first.min() > 0.9

@@ -16,8 +16,8 @@ from vitrine.attribution.pointing import (
     centres_inside,
     iou_at_best,
     iou_at_mean,
-    localise,
     pointing_hit,
+    score_against_mask,
     share_inside,
 )
 from vitrine.data.transforms import EvalGeometry
@@ -115,15 +115,15 @@ def test_the_best_overlap_is_the_best_and_the_mask_itself_is_perfect(seed: int) 
     assert best >= at_mean - 1e-12
     whole_RC = coverage_RC > np.median(coverage_RC)
     if whole_RC.any():  # a mask of whole patches, and a map that is the mask
-        assert astuple(localise(whole_RC.astype(float), whole_RC, whole_RC)) == pytest.approx((1, 1, 1, 1, 1))
+        assert astuple(score_against_mask(whole_RC.astype(float), whole_RC, whole_RC)) == pytest.approx((1, 1, 1, 1, 1))
 
 
 def test_a_constant_map_scores_as_a_random_one() -> None:
     coverage_RC = np.array([[1, 0.5], [0, 0]])
-    found = localise(np.full((2, 2), 0.3, dtype=np.float32), coverage_RC, coverage_RC > 0.6)
+    found = score_against_mask(np.full((2, 2), 0.3, dtype=np.float32), coverage_RC, coverage_RC > 0.6)
     assert found.pointing == 0.25  # the share of patches that hit
     assert astuple(found)[1:] == pytest.approx([0.375] * 4)  # the mask's share of the area
-    nothing = localise(np.array([[-1.0, -2], [-3, -4]]), coverage_RC, coverage_RC > 0.6)
+    nothing = score_against_mask(np.array([[-1.0, -2], [-3, -4]]), coverage_RC, coverage_RC > 0.6)
     assert nothing.inside == 0.375  # no mass at all: it points nowhere
     assert nothing.pointing == 1
 
@@ -141,12 +141,12 @@ def test_the_pointing_game_counts_ties_as_a_share() -> None:
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_an_empty_or_full_mask_says_nothing(value: float) -> None:
     coverage_RC = np.full((3, 3), value)
-    assert astuple(localise(np.arange(9.0).reshape(3, 3), coverage_RC, coverage_RC > 0.5)) == (None,) * 5
+    assert astuple(score_against_mask(np.arange(9.0).reshape(3, 3), coverage_RC, coverage_RC > 0.5)) == (None,) * 5
 
 
 def test_a_mask_between_the_centres_cannot_be_pointed_at() -> None:
     coverage_RC = np.array([[0.2, 0.0], [0.0, 0.0]])
-    found = localise(np.eye(2), coverage_RC, np.zeros((2, 2), dtype=bool))
+    found = score_against_mask(np.eye(2), coverage_RC, np.zeros((2, 2), dtype=bool))
     assert found.pointing is None
     assert found.inside == pytest.approx(0.1)
 
@@ -169,7 +169,7 @@ def test_centres_are_looked_up_in_the_photographs_own_pixels() -> None:
     mask_HW = np.zeros((60, 100), dtype=bool)
     mask_HW[28:33, 48:72] = True
     assert centres_inside(mask_HW, placement).tolist() == [[False] * 3, [False, True, True], [False] * 3]
-    found = localise(np.eye(3), placement.coverage(mask_HW), centres_inside(mask_HW, placement))
+    found = score_against_mask(np.eye(3), placement.coverage(mask_HW), centres_inside(mask_HW, placement))
     assert found.pointing == pytest.approx(1 / 3)  # one of the three that tie
     with pytest.raises(ValueError, match="60 x 100 pixels"):
         centres_inside(mask_HW.T, placement)

@@ -89,7 +89,7 @@ def test_the_table_is_what_the_first_block_sees_of_an_empty_picture(prefix: int,
     np.testing.assert_allclose(table.embeddings_RCD.reshape(-1, 32), tokens_ND, atol=1e-6)
     assert table.embeddings_RCD.dtype == np.float32
     assert table.prefix_tokens == prefix
-    assert not table.computed
+    assert not table.is_fixed_sine
 
 
 @pytest.mark.parametrize(
@@ -163,12 +163,12 @@ def test_a_formula_is_told_from_training() -> None:
         with torch.no_grad():
             module.pos_embed[0, 1:] = torch.from_numpy(np.roll(sine_embedding(4, 6, 32), roll, axis=2).reshape(24, 32))
         table = position_embeddings(module)
-        assert table.computed
+        assert table.is_fixed_sine
         assert "formula" in table.notes[0]
-        assert "formula" in assess_positions(table.embeddings_RCD, computed=True).sentence
+        assert "formula" in assess_positions(table.embeddings_RCD, is_fixed_sine=True).sentence
     with torch.no_grad():
         module.pos_embed[0, 5] += 0.1
-    assert not position_embeddings(module).computed
+    assert not position_embeddings(module).is_fixed_sine
     module.pos_embed.requires_grad_(False)
     assert "fixed table" in position_embeddings(module).notes[0]
 
@@ -343,9 +343,9 @@ def test_the_controls_are_what_theory_says(rows: int, columns: int) -> None:
     """Untrained: every other cell is as likely; independent numbers are explained by their degrees of freedom alone."""
     controls = position_controls(rows, columns, 96)
     cells, edges = rows * columns, rows * (columns - 1) + columns * (rows - 1)
-    assert controls.untrained.neighbour_share == pytest.approx(2 * edges / cells / (cells - 1), abs=0.02)
-    assert controls.untrained.additive_share == pytest.approx((rows + columns - 2) / (cells - 1), abs=0.01)
-    assert controls.untrained.distance_correlation == pytest.approx(0, abs=0.02)
+    assert controls.untrained_mean.neighbour_share == pytest.approx(2 * edges / cells / (cells - 1), abs=0.02)
+    assert controls.untrained_mean.additive_share == pytest.approx((rows + columns - 2) / (cells - 1), abs=0.01)
+    assert controls.untrained_mean.distance_correlation == pytest.approx(0, abs=0.02)
     assert controls.draws >= 10
     # The sine embedding's similarity is a function of the column plus one of the row, and falls with the distance.
     assert controls.sine.neighbour_share == 1

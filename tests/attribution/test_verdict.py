@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 
 from vitrine.attribution.baselines import random_map
 from vitrine.attribution.verdict import (
-    CARRIED_FROM,
     CENTRE_MARGIN,
-    EVEN_BELOW,
-    SAME_MAP,
+    MAX_CORRELATION,
+    MAX_UNIFORM_MASS,
+    MIN_OUTLIER_MASS,
     Evidence,
     judge,
-    strongest_tenth,
+    top_decile_mass,
 )
 from vitrine.results import Interval, shown_number
 
 GOOD = Evidence(
-    pictures=1, correlation=0.02, metric="gap", advantage=0.21, strongest_tenth=0.45, carried=0.0, outliers=0.0
+    pictures=1, correlation=0.02, metric="gap", advantage=0.21, top_decile_mass=0.45, outlier_mass=0.0, outliers=0.0
 )
 
 
@@ -44,12 +44,16 @@ def test_a_good_map_can_be_believed() -> None:
 @pytest.mark.parametrize(
     ("change", "question", "words"),
     [
-        ({"correlation": SAME_MAP}, "sensitive_to_weights", "hardly changes with randomised weights"),
+        ({"correlation": MAX_CORRELATION}, "sensitive_to_weights", "hardly changes with randomised weights"),
         ({"advantage": CENTRE_MARGIN}, "better_than_centre", "no better than a blob in the centre"),
         ({"advantage": 0.3, "advantage_interval": Interval(0.0, 0.6)}, "better_than_centre", "no better than"),
         ({"advantage": -0.3, "advantage_interval": Interval(-0.6, -0.1)}, "better_than_centre", "worse than"),
-        ({"strongest_tenth": np.nextafter(EVEN_BELOW, 0)}, "spread_evenly", "spread evenly (the strongest tenth"),
-        ({"carried": CARRIED_FROM, "outliers": 2.0}, "carried_by_outliers", "carried by outlier tokens (2 a picture"),
+        ({"top_decile_mass": np.nextafter(MAX_UNIFORM_MASS, 0)}, "spread_evenly", "spread evenly (the strongest tenth"),
+        (
+            {"outlier_mass": MIN_OUTLIER_MASS, "outliers": 2.0},
+            "carried_by_outliers",
+            "carried by outlier tokens (2 a picture",
+        ),
     ],
 )
 def test_each_thing_against_a_map_is_enough_for_doubt(change: dict[str, object], question: str, words: str) -> None:
@@ -65,12 +69,12 @@ def test_each_thing_against_a_map_is_enough_for_doubt(change: dict[str, object],
 @pytest.mark.parametrize(
     "change",
     [
-        {"correlation": np.nextafter(SAME_MAP, 0)},
+        {"correlation": np.nextafter(MAX_CORRELATION, 0)},
         {"correlation": -0.9},
         {"advantage": np.nextafter(CENTRE_MARGIN, 1)},
         {"advantage": 0.001, "advantage_interval": Interval(0.0005, 0.002)},
-        {"strongest_tenth": EVEN_BELOW},
-        {"carried": np.nextafter(CARRIED_FROM, 0)},
+        {"top_decile_mass": MAX_UNIFORM_MASS},
+        {"outlier_mass": np.nextafter(MIN_OUTLIER_MASS, 0)},
     ],
 )
 def test_just_on_the_good_side_of_a_threshold_is_good(change: dict[str, object]) -> None:
@@ -88,12 +92,12 @@ def test_what_was_not_checked_is_not_claimed() -> None:
     assert half.flag == "not checked"
     assert half.sensitive_to_weights is None
     assert half.sentence.endswith("whether the weights matter was not checked.")
-    even = judge(Evidence(strongest_tenth=0.101))
+    even = judge(Evidence(top_decile_mass=0.101))
     assert even.flag == "doubtful"
     assert even.sentence == (
         "Do not rely on this map: it is spread evenly (the strongest tenth of the patches holds 10 %, uniform is 10 %)."
     )
-    assert judge(replace(GOOD, carried=None, outliers=None, strongest_tenth=None)).flag == "believable"
+    assert judge(replace(GOOD, outlier_mass=None, outliers=None, top_decile_mass=None)).flag == "believable"
 
 
 def test_many_pictures_are_spoken_of_as_many_with_their_interval() -> None:
@@ -104,8 +108,8 @@ def test_many_pictures_are_spoken_of_as_many_with_their_interval() -> None:
             metric="pointing",
             advantage=-0.1,
             advantage_interval=Interval(-0.2, -0.01),
-            strongest_tenth=0.3,
-            carried=0.4,
+            top_decile_mass=0.3,
+            outlier_mass=0.4,
             outliers=2.5,
         )
     )
@@ -125,9 +129,9 @@ def test_many_pictures_are_spoken_of_as_many_with_their_interval() -> None:
     st.none() | st.floats(0, 1),
 )
 def test_any_evidence_has_one_flag_and_at_most_two_sentences(
-    pictures: int, correlation: float | None, advantage: float | None, tenth: float | None, carried: float | None
+    pictures: int, correlation: float | None, advantage: float | None, tenth: float | None, outlier_mass: float | None
 ) -> None:
-    verdict = judge(Evidence(pictures, correlation, "gap", advantage, None, tenth, carried, None))
+    verdict = judge(Evidence(pictures, correlation, "gap", advantage, None, tenth, outlier_mass, None))
     assert verdict == judge(verdict.evidence)
     against = [
         verdict.sensitive_to_weights is False,
@@ -149,7 +153,7 @@ def test_any_evidence_has_one_flag_and_at_most_two_sentences(
 def test_numpy_numbers_give_plain_answers_and_intervals_are_stored() -> None:
     verdict = judge(
         replace(
-            GOOD, correlation=np.float32(0.1), strongest_tenth=np.float64(0.4), advantage_interval=Interval(0.1, 0.3)
+            GOOD, correlation=np.float32(0.1), top_decile_mass=np.float64(0.4), advantage_interval=Interval(0.1, 0.3)
         )
     )
     assert verdict.sensitive_to_weights is True
@@ -158,7 +162,7 @@ def test_numpy_numbers_give_plain_answers_and_intervals_are_stored() -> None:
 
 
 def test_unusable_evidence_is_refused() -> None:
-    for change in ({"correlation": np.nan}, {"pictures": 0}, {"carried": np.inf}):
+    for change in ({"correlation": np.nan}, {"pictures": 0}, {"outlier_mass": np.inf}):
         with pytest.raises(ValueError, match="finite numbers"):
             judge(replace(GOOD, **change))
     with pytest.raises(ValueError, match="No metric"):
@@ -198,18 +202,18 @@ def slow_tenth(scores_RC: np.ndarray) -> float:
 def test_the_strongest_tenth_equals_a_slow_count(seed: int, rows: int, columns: int) -> None:
     scores_BRC = np.random.default_rng(seed).normal(0.5, 1, (3, rows, columns))
     scores_BRC[:, 0, 0] = 1  # some mass
-    found_B = strongest_tenth(scores_BRC)
+    found_B = top_decile_mass(scores_BRC)
     assert found_B == pytest.approx([slow_tenth(scores_RC) for scores_RC in scores_BRC])
-    assert strongest_tenth(scores_BRC[0]) == pytest.approx(found_B[:1])
+    assert top_decile_mass(scores_BRC[0]) == pytest.approx(found_B[:1])
 
 
 def test_the_strongest_tenth_at_its_ends() -> None:
     for side in (1, 3, 7, 14):
-        assert strongest_tenth(np.full((side, side), 0.2)) == pytest.approx([0.1])
-    assert strongest_tenth(-np.ones((4, 4))) == pytest.approx([0.1])  # no mass: it points nowhere
+        assert top_decile_mass(np.full((side, side), 0.2)) == pytest.approx([0.1])
+    assert top_decile_mass(-np.ones((4, 4))) == pytest.approx([0.1])  # no mass: it points nowhere
     single_RC = np.zeros((14, 14))
     single_RC[3, 3] = 2
-    assert strongest_tenth(single_RC) == pytest.approx([1])
-    assert judge(Evidence(strongest_tenth=float(strongest_tenth(1 + 0.1 * random_map(14, 14, 0))[0]))).spread_evenly
+    assert top_decile_mass(single_RC) == pytest.approx([1])
+    assert judge(Evidence(top_decile_mass=float(top_decile_mass(1 + 0.1 * random_map(14, 14, 0))[0]))).spread_evenly
     with pytest.raises(ValueError, match="finite scores"):
-        strongest_tenth(np.array([[np.nan]]))
+        top_decile_mass(np.array([[np.nan]]))

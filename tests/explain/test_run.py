@@ -79,7 +79,7 @@ def test_the_map_is_the_models_attention_on_what_it_sees(small_run: Path, pictur
     expected = attention_map(model.opened.module, pixels_BCHW).scores_BRC[0].numpy()
     np.testing.assert_allclose(seen.map, expected, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(seen.picture.map_RC, expected / expected.mean(), rtol=1e-4)
-    assert seen.spread().shape == (32, 32)
+    assert seen.to_image().shape == (32, 32)
 
 
 def test_results_show_themselves(small_run: Path, pictures: Path, tmp_path: Path) -> None:
@@ -92,7 +92,7 @@ def test_results_show_themselves(small_run: Path, pictures: Path, tmp_path: Path
     axes = Figure().subplots()
     assert seen.plot(axes) is axes
     assert len(axes.images) > 0
-    assert np.isnan(seen.spread()[:, 0]).all()  # a wide picture is cut left and right
+    assert np.isnan(seen.to_image()[:, 0]).all()  # a wide picture is cut left and right
     assert seen.verdict.flag in ("believable", "doubtful")
     assert seen.overlay().size == Image.open(seen.save(tmp_path / "wide.png")).size
     assert len(model.predict(pictures / "wide.jpg").top(3)) == 3

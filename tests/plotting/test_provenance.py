@@ -21,7 +21,7 @@ import vitrine
 from vitrine.errors import DataError
 from vitrine.explain.inspect import inspect_figure, printable
 from vitrine.plotting.provenance import Provenance, read_provenance
-from vitrine.plotting.style import new_figure, save, styled
+from vitrine.plotting.style import figure_style, new_figure, save
 
 COMMAND = shlex.join(["vitrine", "explain", "runs/pets", "für dich/cat $1.jpg", "-o", "maps", "--layer", "-1"])
 WHOLE = Provenance(
@@ -41,7 +41,7 @@ WHOLE = Provenance(
 
 
 def write(path: Path, metadata: dict[str, str]) -> Path:
-    with styled():
+    with figure_style():
         figure = new_figure(0.2, 0.2)
     save(figure, path, metadata)
     return path

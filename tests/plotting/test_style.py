@@ -25,8 +25,8 @@ from vitrine.compare.figures import save_settings_figure, settings_figure
 from vitrine.metrics.classification import LabelledLogits, classification_metrics
 from vitrine.metrics.intervals import wilson
 from vitrine.plotting.confusion import confusion_csv, confusion_figure, save_confusion_figure
-from vitrine.plotting.curves import learning_curves, save_learning_curves, spread
-from vitrine.plotting.style import SERIES, SHARES, new_figure, save, shortened, styled
+from vitrine.plotting.curves import learning_curves, save_learning_curves, space_apart
+from vitrine.plotting.style import SERIES, SHARES, figure_style, new_figure, save, shorten
 from vitrine.plotting.tables import Setting, Table, metrics_table, settings_table
 from vitrine.results import ClassificationMetrics, Interval
 
@@ -195,7 +195,7 @@ def test_learning_curves_need_runs_that_can_be_told_apart() -> None:
 
 @given(st.lists(st.floats(0, 10), max_size=8).map(sorted), st.floats(0.1, 2))
 def test_labels_are_spread_without_touching_and_stay_near(wanted: list[float], gap: float) -> None:
-    found = spread(wanted, gap)
+    found = space_apart(wanted, gap)
     assert len(found) == len(wanted)
     assert all(b - a >= gap - 1e-9 for a, b in pairwise(found))
     assert sum(found) == pytest.approx(sum(wanted), abs=1e-6)  # moved apart, not away
@@ -294,7 +294,7 @@ def test_a_figure_says_where_it_came_from_and_is_the_same_twice(kind: str, tmp_p
 
 
 def test_another_kind_of_file_is_refused_and_nothing_is_left_of_a_failure(tmp_path: Path) -> None:
-    with styled():
+    with figure_style():
         figure = new_figure(1, 1)
     with pytest.raises(ValueError, match=r"\.png or \.svg"):
         save(figure, tmp_path / "a.jpg", {})
@@ -316,10 +316,10 @@ def test_the_callers_settings_neither_change_nor_count(tmp_path: Path) -> None:
 def test_no_window_system_is_touched() -> None:
     program = (
         "import sys, vitrine.plotting.curves, vitrine.plotting.confusion\n"
-        "from vitrine.plotting.style import styled, new_figure, save\n"
+        "from vitrine.plotting.style import figure_style, new_figure, save\n"
         "from pathlib import Path\n"
         "import tempfile\n"
-        "with styled(): figure = new_figure(1, 1)\n"
+        "with figure_style(): figure = new_figure(1, 1)\n"
         "save(figure, Path(tempfile.mkdtemp()) / 'a.png', {})\n"
         "print('matplotlib.pyplot' in sys.modules, 'torch' in sys.modules)"
     )
@@ -351,7 +351,7 @@ def test_counts_can_be_read_on_every_colour() -> None:
 
 @given(st.text(min_size=1))
 def test_shortened_labels_fit(label: str) -> None:
-    found = shortened(label)
+    found = shorten(label)
     assert len(found) <= 28
     assert "\n" not in found
     if len(" ".join(label.split())) <= 28:

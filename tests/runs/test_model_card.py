@@ -20,7 +20,7 @@ from markdown_it import MarkdownIt
 
 from vitrine.config import CaptionSpec, Recipe, TransformSpec
 from vitrine.errors import RunError
-from vitrine.plotting.tables import code, inline, published, tidy, without_paths
+from vitrine.plotting.tables import code, inline, public_name, tidy, without_paths
 from vitrine.results import CaptioningMetrics, ClassificationMetrics, ClassMetrics
 from vitrine.runs.model_card import model_card, read_card_facts, write_model_card
 from vitrine.runs.model_card_sections import CardFacts, ExportFacts
@@ -277,7 +277,7 @@ def test_paths_in_sentences(given: str, shown: str) -> None:
     ],
 )
 def test_references(given: str, shown: str) -> None:
-    assert published(given) == shown
+    assert public_name(given) == shown
 
 
 def test_what_is_on_a_hub_is_linked(facts: CardFacts) -> None:

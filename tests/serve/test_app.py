@@ -28,8 +28,8 @@ from vitrine.attribution.baselines import centre_blob
 from vitrine.attribution.methods import METHODS, Method
 from vitrine.data.decode import BytesPicture
 from vitrine.data.samples import Sample
-from vitrine.explain.explainer import MappedBatch, Mapper, check_maps
-from vitrine.explain.run import ExplainSettings, scale_of, shown
+from vitrine.explain.explainer import ExplainedBatch, Explainer, check_maps
+from vitrine.explain.run import ExplainSettings, choose_scale, display_scores
 from vitrine.plotting.provenance import read_provenance
 from vitrine.serve.galleries import open_gallery
 from vitrine.serve.routes.gallery import validation_of
@@ -55,10 +55,10 @@ def explained(client: TestClient, **params: object) -> dict:
     return response.json()
 
 
-def mapped(state: AppState, method: Method, target: str | None = None) -> tuple[Mapper, MappedBatch]:
+def mapped(state: AppState, method: Method, target: str | None = None) -> tuple[Explainer, ExplainedBatch]:
     """As vitrine explain makes the maps of a folder."""
-    mapper = Mapper(state.classifier("0").opened, method, target)
-    return mapper, next(mapper.run([Sample("picture.png", BytesPicture(SENT))], 1))
+    explainer = Explainer(state.classifier("0").opened, method, target)
+    return explainer, next(explainer.run([Sample("picture.png", BytesPicture(SENT))], 1))
 
 
 def test_models_say_what_their_modules_are(client: TestClient, small_run: Path, small_scenes: Path) -> None:
@@ -123,14 +123,14 @@ def test_other_methods_are_those_of_the_command(
 
 
 def _check_same(answer: dict, state: AppState, method: Method, target: str | None = None) -> None:
-    mapper, batch = mapped(state, method, target)
+    explainer, batch = mapped(state, method, target)
     maps = batch.maps
-    expected_RC = shown(maps.scores_BRC[0].numpy(), maps.unit)
+    expected_RC = display_scores(maps.scores_BRC[0].numpy(), maps.unit)
     np.testing.assert_allclose(numbers(answer["map"]), expected_RC, rtol=2e-5, atol=1e-6)
-    scale = scale_of(maps, ExplainSettings(method))
+    scale = choose_scale(maps, ExplainSettings(method))
     assert (answer["scale"]["kind"], answer["scale"]["label"]) == (scale.kind, scale.name)
     assert answer["scale"]["high"] == pytest.approx(scale.high)
-    assert answer["described"] == method.describe(mapper.opened.module)
+    assert answer["described"] == method.describe(explainer.opened.module)
     share = None if maps.prefix_share_B is None else float(maps.prefix_share_B[0])
     assert answer["prefix_share"] == (None if share is None else pytest.approx(share, rel=1e-5))
     found = {each["label"]: each["probability"] for each in answer["predictions"]}
@@ -213,7 +213,7 @@ def test_a_verdict_is_that_of_the_checks(state: AppState, client: TestClient) ->
             verdict.sensitive_to_weights, pytest.approx(evidence.correlation, abs=1e-3),
         )  # fmt: skip
         assert values["better_than_centre"][1] == pytest.approx(evidence.advantage, abs=1e-4)
-        assert values["spread_evenly"][1] == pytest.approx(evidence.strongest_tenth, abs=1e-5)
+        assert values["spread_evenly"][1] == pytest.approx(evidence.top_decile_mass, abs=1e-5)
         assert len(answer["outliers"]) == checked.outliers_BRC.sum()
         controls = {each["name"]: numbers(each["map"]) for each in answer["controls"]}
         assert list(controls) == ["random", "centre blob", "edges"]
@@ -298,9 +298,9 @@ def test_a_runs_own_pictures_are_taken_as_training_took_them(state: AppState, cl
     samples["deep"] = Sample("deep.png", BytesPicture(deep.getvalue()))
     samples["turned"] = Sample("turned.jpg", BytesPicture(turned.getvalue()))
     samples["broken"] = Sample("broken.jpg", BytesPicture(b"nothing"))
-    mapper = Mapper(state.classifier("0").opened, Method())
+    explainer = Explainer(state.classifier("0").opened, Method())
     for name in ("deep", "turned"):
-        batch = next(mapper.run([samples[name]], 1))
+        batch = next(explainer.run([samples[name]], 1))
         answer = client.post("/api/predict", params={"sample": name}).json()
         assert answer["predictions"][0]["probability"] == pytest.approx(float(batch.probabilities_BC.max()), abs=1e-5)
     for path in ("/api/picture/0/turned", "/api/thumbnail/0/turned"):
@@ -408,9 +408,9 @@ def test_a_sample_of_another_model_is_seen_from_its_own_file(client: TestClient,
 
 
 def test_a_kept_map_does_not_keep_the_matrix_that_it_was_cut_from(state: AppState) -> None:
-    mapper, batch = mapped(state, Method("relevance"))
+    explainer, batch = mapped(state, Method("relevance"))
     scores_BRC = batch.maps.scores_BRC
-    assert scores_BRC.untyped_storage().nbytes() == scores_BRC.numel() * 4, mapper
+    assert scores_BRC.untyped_storage().nbytes() == scores_BRC.numel() * 4, explainer
 
 
 def test_the_confusion_matrix_is_the_one_that_its_command_draws(

@@ -71,7 +71,7 @@ def test_positions_are_the_models(page: Any, home: str, small_run: Path, tmp_pat
     rows = [row.split("\t")[1:] for row in page.locator(".known tbody tr").all_inner_texts()]
     numbers, controls = found.findings.numbers, found.findings.controls
     for row, name in zip(rows, ("neighbour_share", "distance_correlation", "additive_share"), strict=True):
-        expected = [getattr(each, name) for each in (numbers, controls.untrained, controls.sine)]
+        expected = [getattr(each, name) for each in (numbers, controls.untrained_mean, controls.sine)]
         shown = [None if cell == "not defined" else float(cell.replace("−", "-")) for cell in row]
         assert shown == [None if value is None else pytest.approx(value, abs=6e-4) for value in expected]
     similarity_RCRC = found.findings.similarity_RCRC

@@ -23,7 +23,7 @@ from vitrine.attribution.methods import Method
 from vitrine.classify.model import open_classifier
 from vitrine.config import Recipe, named_transforms
 from vitrine.data.image_folder import one_picture
-from vitrine.explain.explainer import Mapper
+from vitrine.explain.explainer import Explainer
 from vitrine.plotting.colormap import shared_scale
 from vitrine.plotting.provenance import read_provenance
 from vitrine.results import percent
@@ -239,7 +239,7 @@ def test_the_map_has_the_models_values(page: Any, model: Any, first: Path, layer
 
 def test_moving_shows_who_attends_to_whom_without_asking(page: Any, small_run: Path, first: Path) -> None:
     opened_model = open_classifier(str(small_run), "fp32")
-    batch = next(Mapper(opened_model, Method()).run([one_picture(first, "")], 1))
+    batch = next(Explainer(opened_model, Method()).run([one_picture(first, "")], 1))
     attention_NN = attention_matrices(opened_model.module, batch.pixels_BCHW)[0].mean(0).double().numpy()[1:, 1:]
     relative_NN = attention_NN / attention_NN.mean(1, keepdims=True)
     page.mouse.move(*point(page, 0, 0))

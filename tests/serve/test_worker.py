@@ -253,7 +253,7 @@ def test_what_runs_stops_when_its_client_leaves(state: AppState, monkeypatch: py
         runs.append(1)
         time.sleep(0.05)
 
-    monkeypatch.setattr("vitrine.serve.classifier.Mapper.maps", _many_runs)
+    monkeypatch.setattr("vitrine.serve.classifier.Explainer.maps", _many_runs)
     state.classifier("0").opened.module.register_forward_hook(slow)
     with served(state) as address:
         left(address, "/api/explain?method=occlusion", once=lambda: len(runs) > 2)
@@ -262,9 +262,9 @@ def test_what_runs_stops_when_its_client_leaves(state: AppState, monkeypatch: py
         assert post(address, "/api/predict")[0] == 200
 
 
-def _many_runs(mapper: Any, pixels_BCHW: Any, _: Any) -> None:
+def _many_runs(explainer: Any, pixels_BCHW: Any, _: Any) -> None:
     for _ in range(1000):
-        mapper.opened.module(pixels_BCHW)
+        explainer.opened.module(pixels_BCHW)
     raise AssertionError("it ran to its end")
 
 

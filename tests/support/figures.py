@@ -16,7 +16,7 @@ from PIL import Image
 from support.paths import TESTS
 from vitrine.attribution.placement import Placement
 from vitrine.data.transforms import EvalGeometry
-from vitrine.plotting.style import styled
+from vitrine.plotting.style import figure_style
 
 
 def boxes_of(figure: Figure) -> list[tuple[Text, Bbox]]:
@@ -38,7 +38,7 @@ def boxes_of(figure: Figure) -> list[tuple[Text, Bbox]]:
 
 def require_tidy(figure: Figure) -> None:
     """All text is inside the canvas, and no two upright texts cover one another."""
-    with styled():
+    with figure_style():
         boxes = boxes_of(figure)
     width, height = figure.canvas.get_width_height()
     for text, box in boxes:
@@ -98,7 +98,7 @@ def halved(figure: Figure) -> np.ndarray:
     """What is drawn, at half the size of the file: uint8 (H, W, 3)."""
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)
-    with styled():
+    with figure_style():
         canvas.draw()
     whole = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
     return np.asarray(whole.reduce(2))

@@ -336,10 +336,10 @@ def _chosen_queries(module: nn.Module, queries: Any) -> list[int] | slice:
     return [int(query) for query in queries]
 
 
-HEADS = ("mean", "max", "min")
+HEAD_REDUCTIONS = ("mean", "max", "min")
 
 
-def over_heads(attention_BHQK: torch.Tensor, heads: str | int) -> torch.Tensor:
+def reduce_heads(attention_BHQK: torch.Tensor, heads: str | int) -> torch.Tensor:
     """(B, Q, K): the mean, maximum or minimum over heads, or one head by its number from 0.
 
     Raises:
@@ -387,7 +387,7 @@ def attention_map(
     layers = (layer,) if queries != "pool" else ()
     with torch.inference_mode(), _no_more_than(module, queries), record_attention(module, layers, queries) as record:
         module(pixels_BCHW)
-    rows_BK = over_heads(record.attention(), heads)[:, 0]
+    rows_BK = reduce_heads(record.attention(), heads)[:, 0]
     return split_prefix(rows_BK, layout)
 
 
@@ -398,7 +398,7 @@ def query_tokens(layout: TokenLayout, query: str | tuple[int, int]) -> list[int]
         ModelError: the model has no such query.
     """
     if isinstance(query, tuple):
-        return [layout.token_of(*query)]
+        return [layout.token_index(*query)]
     if query == "auto":
         query = "pool" if layout.readout == "pool" else "class"
     if query == "class" and not layout.has_class:
@@ -468,7 +468,7 @@ def mean_over_heads(call: AttentionCall, part_of: Callable[[slice], torch.Tensor
     return total_BNM.div_(call.heads)
 
 
-def read_out(matrix_BNM: torch.Tensor, layout: TokenLayout, pool_BK: torch.Tensor | None) -> torch.Tensor:
+def readout_row(matrix_BNM: torch.Tensor, layout: TokenLayout, pool_BK: torch.Tensor | None) -> torch.Tensor:
     """The row of what the head reads, (B, K): the pool's weights times the rows, the class token's, or the mean."""
     if layout.readout == "pool" and pool_BK is not None:
         return (pool_BK[:, None] @ matrix_BNM)[:, 0]

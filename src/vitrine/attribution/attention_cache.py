@@ -1,8 +1,8 @@
 """All attention of one forward pass, kept small, so that every view of it is had without running the model again.
 
 Queries and keys of every layer are kept instead of attention matrices: a tenth to a half of the memory, and any row,
-column, head or product over layers follows from them by the same code that :mod:`vitrine.explain.attention_rows` and
-:mod:`vitrine.explain.rollout` run beside the model.
+column, head or product over layers follows from them by the same code that :mod:`vitrine.attribution.attention` and
+:mod:`vitrine.attribution.rollout` run beside the model.
 
 Axes: B pictures (one here), C channels (classes, in logits_BC), H heads, Q queries, K keys, N tokens.
 """
@@ -15,13 +15,13 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from vitrine.attribution.attention import POOL, AttentionCall, layer_number, over_heads, query_tokens, watch_attention
+from vitrine.attribution.attention import POOL, AttentionCall, layer_number, query_tokens, reduce_heads, watch_attention
 from vitrine.attribution.maps import BatchMaps, TokenLayout, split_prefix, token_layout
 from vitrine.attribution.rollout import Rollout
 
 
 @dataclass(frozen=True, eq=False)
-class HeldAttention:
+class AttentionCache:
     """The attention of every layer for one picture.
 
     Attributes:
@@ -59,7 +59,7 @@ class HeldAttention:
             rows = [0] if asked == "class" else list(asked)
             call = self.calls[layer_number(layer, self.layout.blocks)]
         with torch.inference_mode():
-            return split_prefix(over_heads(call.rows(rows), heads)[:, 0], self.layout)
+            return split_prefix(reduce_heads(call.rows(rows), heads)[:, 0], self.layout)
 
     def matrix(self, layer: int = -1, heads: str | int = "mean") -> torch.Tensor:
         """Attention of every token to every token: float32 (N, N) on the CPU. With one head, rows sum to 1.
@@ -69,7 +69,7 @@ class HeldAttention:
         """
         call = self.calls[layer_number(layer, self.layout.blocks)]
         with torch.inference_mode():
-            return over_heads(call.rows(slice(None)), heads)[0].cpu()
+            return reduce_heads(call.rows(slice(None)), heads)[0].cpu()
 
     @cached_property
     def rollout(self) -> BatchMaps:
@@ -81,7 +81,7 @@ class HeldAttention:
             return product.maps(self.layout)
 
 
-def hold_attention(module: nn.Module, pixels_BCHW: torch.Tensor) -> tuple[torch.Tensor, HeldAttention]:
+def cache_attention(module: nn.Module, pixels_BCHW: torch.Tensor) -> tuple[torch.Tensor, AttentionCache]:
     """Run the model once on one picture: its logits (1, classes), the same bits as without, and all its attention.
 
     Args:
@@ -94,14 +94,14 @@ def hold_attention(module: nn.Module, pixels_BCHW: torch.Tensor) -> tuple[torch.
     calls: dict[int, AttentionCall] = {}
 
     def keep(call: AttentionCall) -> None:
-        calls[call.layer] = _light(call)
+        calls[call.layer] = _compact(call)
 
     with torch.inference_mode(), watch_attention(module, keep):
         logits_BC: torch.Tensor = module(pixels_BCHW)
-    return logits_BC, HeldAttention(calls, token_layout(module, *pixels_BCHW.shape[-2:]))
+    return logits_BC, AttentionCache(calls, token_layout(module, *pixels_BCHW.shape[-2:]))
 
 
-def _light(call: AttentionCall) -> AttentionCall:
+def _compact(call: AttentionCall) -> AttentionCall:
     """The call without values and output, and with copies, so that nothing else of the forward pass stays alive."""
     if call.matrix_BHQK is not None:
         return replace(call, matrix_BHQK=_copy(call.matrix_BHQK))

@@ -29,7 +29,7 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class Curves:
+class InsertionDeletionCurves:
     """What the model says of its first class while patches go and while they come.
 
     Attributes:
@@ -66,7 +66,7 @@ def area(curve_BS: npt.NDArray[np.floating], shares_S: npt.NDArray[np.floating])
     return np.asarray(((heights_BS[:, 1:] + heights_BS[:, :-1]) / 2) @ np.diff(shares_S), dtype=np.float64)
 
 
-def perturbation_curves(
+def insertion_deletion_curves(
     probability: Callable[[Tensor], Tensor],
     pixels_BCHW: Tensor,
     scores_BRC: npt.NDArray[np.floating],
@@ -74,7 +74,7 @@ def perturbation_curves(
     steps: int = 16,
     batch_size: int = 64,
     seed: int = 0,
-) -> Curves:
+) -> InsertionDeletionCurves:
     """Insertion and deletion curves of maps, patch by patch from the highest score down.
 
     Deletion sets patches to 0, the colour that the model's normalisation calls the mean. Insertion puts patches of the
@@ -108,12 +108,12 @@ def perturbation_curves(
         intact = [probability(part_JCHW).max(dim=1) for part_JCHW in pixels_BCHW.split(batch_size)]
         classes_B = torch.cat([part.indices for part in intact])
         intact_B1 = torch.cat([part.values for part in intact]).float().cpu().numpy()[:, None]
-        blank_BCHW, blurred_BCHW = torch.zeros_like(pixels_BCHW), blurred(pixels_BCHW)
+        blank_BCHW, blurred_BCHW = torch.zeros_like(pixels_BCHW), blur(pixels_BCHW)
         deleted = deletion.pictures(pixels_BCHW, blank_BCHW, batch_size)
         inserted = insertion.pictures(pixels_BCHW, blurred_BCHW, batch_size)
         deleted_BS = _followed(probability, classes_B, deleted).reshape(len(classes_B), -1)
         inserted_BS = _followed(probability, classes_B, inserted).reshape(len(classes_B), -1)
-    return Curves(
+    return InsertionDeletionCurves(
         shares_S=counts_S / ranks_BRC[0].size,
         deletion_BS=np.concatenate([intact_B1, deleted_BS], axis=1),
         insertion_BS=np.concatenate([inserted_BS, intact_B1], axis=1),
@@ -126,7 +126,7 @@ def patch_counts(patches: int, steps: int) -> npt.NDArray[np.int64]:
     return np.unique(np.rint(np.linspace(0, patches, min(steps, patches) + 1)).astype(np.int64))
 
 
-def blurred(pixels_BCHW: Tensor) -> Tensor:
+def blur(pixels_BCHW: Tensor) -> Tensor:
     """Pictures under the Gaussian blur that insertion starts from: sigma :data:`BLUR` of the shorter side, mirrored
     at the edges. Blurring after the normalisation is blurring before it: the weights sum to 1."""
     sigma = BLUR * min(pixels_BCHW.shape[-2:])

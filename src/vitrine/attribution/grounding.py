@@ -28,7 +28,7 @@ Floats = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
-class NounMean:
+class ClusteredMean:
     """A mean over nouns, with its 95 % interval from :data:`~vitrine.attribution.ranking.MIN_PICTURES` pictures on."""
 
     mean: float
@@ -42,7 +42,9 @@ class NounMean:
         return {"mean": rounded(self.mean), "interval_95": ends, "nouns": self.nouns, "pictures": self.pictures}
 
 
-def clustered_means(names: Sequence[str], values_NK: Floats, low: float, resamples: int, seed: int) -> list[NounMean]:
+def clustered_means(
+    names: Sequence[str], values_NK: Floats, low: float, resamples: int, seed: int
+) -> list[ClusteredMean]:
     """The mean over nouns of each column, with its interval from drawing pictures.
 
     Nouns of one picture are no independent witnesses, so whole pictures are drawn with replacement, with all their
@@ -67,7 +69,7 @@ def clustered_means(names: Sequence[str], values_NK: Floats, low: float, resampl
     nouns, number = len(names), len(pictures)
     means_K = values_NK.mean(axis=0)
     if number < MIN_PICTURES:
-        return [NounMean(float(mean), None, nouns, number) for mean in means_K]
+        return [ClusteredMean(float(mean), None, nouns, number) for mean in means_K]
     count_P, sum_PK = np.zeros(number), np.zeros((number, len(means_K)))
     np.add.at(count_P, of_N, 1)
     np.add.at(sum_PK, of_N, values_NK)
@@ -81,7 +83,7 @@ def clustered_means(names: Sequence[str], values_NK: Floats, low: float, resampl
             interval = Interval(1 - missing, 1.0)
         elif (values_NK[:, column] == low).all():
             interval = Interval(low, low + missing)
-        found.append(NounMean(float(mean), interval, nouns, number))
+        found.append(ClusteredMean(float(mean), interval, nouns, number))
     return found
 
 
@@ -125,27 +127,27 @@ class Grounding:
         leads: by metric and by control, by how much the word map is better, from pairs.
         captions, pictures: how many there were, those without such a noun included.
         nouns: whose region is known.
-        absent: nouns that name what is not there.
-        unpaired: nouns that have no neighbour to take a map from, with a shift.
+        absent_nouns: nouns that name what is not there.
+        unpaired_nouns: nouns that have no neighbour to take a map from, with a shift.
         shift: 0; with 1 each noun has the map of the next word instead, with -1 of the one before.
         resamples, seed: of the bootstrap.
     """
 
-    estimates: Mapping[str, Mapping[str, NounMean]]
-    leads: Mapping[str, Mapping[str, NounMean]]
+    estimates: Mapping[str, Mapping[str, ClusteredMean]]
+    leads: Mapping[str, Mapping[str, ClusteredMean]]
     captions: int
     pictures: int
     nouns: int
-    absent: int
-    unpaired: int
+    absent_nouns: int
+    unpaired_nouns: int
     shift: int
     resamples: int
     seed: int
 
-    def undecided(self, key: str) -> int:
+    def tied_nouns(self, key: str) -> int:
         """Nouns on which every map would score alike, by the key of a metric."""
         scored = self.estimates[key][WORD].nouns if key in self.estimates else 0
-        return self.nouns - self.unpaired - scored
+        return self.nouns - self.unpaired_nouns - scored
 
     @property
     def flag(self) -> Flag:
@@ -202,10 +204,10 @@ class Grounding:
             "captions": self.captions,
             "pictures": self.pictures,
             "nouns": self.nouns,
-            "named_but_not_there": self.absent,
+            "named_but_not_there": self.absent_nouns,
             "shift": self.shift,
-            "without_neighbour": self.unpaired,
-            "every_map_alike": {each.key: self.undecided(each.key) for each in METRICS},
+            "without_neighbour": self.unpaired_nouns,
+            "every_map_alike": {each.key: self.tied_nouns(each.key) for each in METRICS},
             "bootstrap": {"unit": "picture", "resamples": self.resamples, "seed": self.seed},
             "metrics": {
                 key: {name: mean.to_dict() for name, mean in row.items()} for key, row in self.estimates.items()
@@ -234,7 +236,7 @@ def _listed(keys: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-__all__ = ["GroundedCaption", "Grounding", "NounMean", "NounScore", "alignment_drop", "grounding", "score_nouns"]
+__all__ = ["ClusteredMean", "GroundedCaption", "Grounding", "NounScore", "alignment_drop", "grounding", "score_nouns"]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -249,7 +251,7 @@ class GroundedCaption:
         placement: of that grid on the photograph.
         nouns: (index of the word, bool (H, W) in the upright photograph's own pixels) of each noun whose region is
             known.
-        absent: nouns that name something which is not in the picture; they are counted, and cannot be scored.
+        absent_nouns: nouns that name something which is not in the picture; they are counted, and cannot be scored.
 
     Raises:
         ValueError: a map of another grid than the placement's, or a noun that is no word of the caption.
@@ -259,7 +261,7 @@ class GroundedCaption:
     maps: Sequence[Floats]
     placement: Placement
     nouns: Sequence[tuple[int, Mask]]
-    absent: int = 0
+    absent_nouns: int = 0
 
     def __post_init__(self) -> None:
         grid = (self.placement.rows, self.placement.columns)
@@ -338,8 +340,8 @@ def grounding(
     """
     scored = [score for caption in captions for score in score_nouns(caption, shift)]
     paired = [score for score in scored if score is not None]
-    estimates: dict[str, dict[str, NounMean]] = {}
-    leads: dict[str, dict[str, NounMean]] = {}
+    estimates: dict[str, dict[str, ClusteredMean]] = {}
+    leads: dict[str, dict[str, ClusteredMean]] = {}
     for each in METRICS:
         decided = [score for score in paired if each.key in score.values]
         if not decided:
@@ -356,8 +358,8 @@ def grounding(
         captions=len(captions),
         pictures=len({caption.name for caption in captions}),
         nouns=len(scored),
-        absent=sum(caption.absent for caption in captions),
-        unpaired=len(scored) - len(paired),
+        absent_nouns=sum(caption.absent_nouns for caption in captions),
+        unpaired_nouns=len(scored) - len(paired),
         shift=shift,
         resamples=resamples,
         seed=seed,
@@ -371,7 +373,7 @@ def alignment_drop(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> NounMean | None:
+) -> ClusteredMean | None:
     """By how much a score falls when each noun gets the map of its neighbour, on the nouns that have one.
 
     Returns:

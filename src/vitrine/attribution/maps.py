@@ -45,7 +45,7 @@ class TokenLayout:
         """Number of tokens inside the blocks."""
         return self.prefix + self.patches
 
-    def token_of(self, row: int, column: int) -> int:
+    def token_index(self, row: int, column: int) -> int:
         """Index of a patch's token; rows and columns count from 0.
 
         Raises:

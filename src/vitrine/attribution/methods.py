@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vitrine.attribution.attention import HEADS, attention_map, head_count, layer_number
+from vitrine.attribution.attention import HEAD_REDUCTIONS, attention_map, head_count, layer_number
 from vitrine.attribution.gradcam import gradcam
 from vitrine.attribution.maps import BatchMaps, TokenLayout, token_layout
 from vitrine.attribution.occlusion import occlusion
@@ -46,7 +46,7 @@ class Method:
     def __post_init__(self) -> None:
         if self.name not in METHODS:
             raise ModelError(f"There is no method {self.name!r}: expected one of {', '.join(METHODS)}.")
-        if isinstance(self.heads, str) and self.heads not in HEADS:
+        if isinstance(self.heads, str) and self.heads not in HEAD_REDUCTIONS:
             raise ModelError(f"heads = {self.heads!r} cannot be used: expected mean, max, min, each or a number.")
 
     @property

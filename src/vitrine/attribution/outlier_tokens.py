@@ -53,7 +53,7 @@ def outlier_tokens(norms_RC: npt.ArrayLike) -> Bools:
     return found
 
 
-def share_carried(scores_RC: npt.ArrayLike, outliers_RC: npt.ArrayLike) -> float:
+def outlier_mass(scores_RC: npt.ArrayLike, outliers_RC: npt.ArrayLike) -> float:
     """Share of one map's positive mass that lies on the outliers, 0 to 1; a map without mass carries nothing: 0.
 
     Args:

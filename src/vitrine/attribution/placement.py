@@ -88,23 +88,25 @@ class Placement:
         return (int(row), int(column)) if seen else None
 
     @property
-    def seen_share(self) -> float:
+    def visible_share(self) -> float:
         """Share of the photograph's area that the model saw, above 0 and at most 1."""
         left, top, right, bottom = self.geometry.box
         return (right - left) * (bottom - top) / (self.geometry.width * self.geometry.height)
 
     @property
-    def seen_HW(self) -> Bools:  # noqa: N802  its axes
+    def visible_HW(self) -> Bools:  # noqa: N802  its axes
         """bool (H, W): the pixels whose middle the model saw."""
-        return self.seen(self.geometry.height, self.geometry.width)
+        return self.visible_mask(self.geometry.height, self.geometry.width)
 
-    def seen(self, height: int, width: int) -> Bools:
-        """:attr:`seen_HW` of a copy of the photograph with another number of pixels: bool (height, width)."""
+    def visible_mask(self, height: int, width: int) -> Bools:
+        """:attr:`visible_HW` of a copy of the photograph with another number of pixels: bool (height, width)."""
         row_H, column_W = self._nearest(height, width)
-        seen_HW: Bools = ((row_H >= 0) & (row_H < self.rows))[:, None] & ((column_W >= 0) & (column_W < self.columns))
-        return seen_HW
+        visible_HW: Bools = ((row_H >= 0) & (row_H < self.rows))[:, None] & (
+            (column_W >= 0) & (column_W < self.columns)
+        )
+        return visible_HW
 
-    def spread(self, scores_RC: npt.ArrayLike, smooth: bool, shape: tuple[int, int] | None = None) -> Floats:
+    def to_image(self, scores_RC: npt.ArrayLike, smooth: bool, shape: tuple[int, int] | None = None) -> Floats:
         """A map in the photograph's own pixels.
 
         Args:

@@ -24,7 +24,7 @@ Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Localisation:
+class MaskScores:
     """How well one map finds one object. None: this picture cannot say, whatever the map.
 
     Attributes:
@@ -42,9 +42,9 @@ class Localisation:
     iou_mean: float | None
 
 
-def localise(scores_RC: npt.ArrayLike, coverage_RC: npt.ArrayLike, hit_RC: npt.ArrayLike) -> Localisation:
+def score_against_mask(scores_RC: npt.ArrayLike, coverage_RC: npt.ArrayLike, hit_RC: npt.ArrayLike) -> MaskScores:
     """All scores of one map. Arguments and errors: see the functions of the same names."""
-    return Localisation(
+    return MaskScores(
         pointing=pointing_hit(scores_RC, hit_RC),
         inside=share_inside(scores_RC, coverage_RC),
         average_precision=average_precision(scores_RC, coverage_RC),

@@ -31,13 +31,13 @@ class PositionTable:
     Attributes:
         embeddings_RCD: float32, finite, one vector a patch, without those of prefix tokens.
         prefix_tokens: vectors that were left out because they belong to class, distillation or register tokens.
-        computed: the vectors are the fixed 2-D sine embedding, which a formula gives; no training made them.
+        is_fixed_sine: the vectors are the fixed 2-D sine embedding, which a formula gives; no training made them.
         notes: sentences on what else has to be known to read them.
     """
 
     embeddings_RCD: npt.NDArray[np.float32]
     prefix_tokens: int
-    computed: bool
+    is_fixed_sine: bool
     notes: tuple[str, ...] = ()
 
     @property
@@ -78,9 +78,9 @@ def position_embeddings(module: nn.Module) -> PositionTable:
         raise ModelError(f"The position embeddings of this {type(module).__name__} are not all finite numbers.")
     if rows * columns < 2:
         raise ModelError(f"This {type(module).__name__} sees one patch only: there are no positions to compare.")
-    computed = _is_sine(embeddings_RCD)
-    notes = _notes(module, owner, stored, embeddings_RCD, computed)
-    return PositionTable(embeddings_RCD, prefix, computed, tuple(notes))
+    is_fixed_sine = _is_sine(embeddings_RCD)
+    notes = _notes(module, owner, stored, embeddings_RCD, is_fixed_sine)
+    return PositionTable(embeddings_RCD, prefix, is_fixed_sine, tuple(notes))
 
 
 def _grid(module: nn.Module, owner: Any, stored: torch.Tensor) -> tuple[int, int]:
@@ -109,9 +109,9 @@ def _stated_grid(module: nn.Module, owner: Any) -> tuple[int, int] | None:
 
 
 def _notes(
-    module: nn.Module, owner: Any, stored: torch.Tensor, embeddings_RCD: npt.NDArray[np.float32], computed: bool
+    module: nn.Module, owner: Any, stored: torch.Tensor, embeddings_RCD: npt.NDArray[np.float32], is_fixed_sine: bool
 ) -> Iterator[str]:
-    if computed:
+    if is_fixed_sine:
         yield "The position embeddings are the fixed 2-D sine embedding: a formula gave them, not training."
     elif not (isinstance(stored, nn.Parameter) and stored.requires_grad):
         yield "The position embeddings are a fixed table that training does not change."

@@ -15,7 +15,7 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from vitrine.attribution.weight_randomization import mean_ranks
+from vitrine.attribution.weight_randomization import rankdata
 from vitrine.results import rounded
 
 Floats: TypeAlias = npt.NDArray[np.float32]
@@ -120,7 +120,7 @@ def _rank_correlation(similarity_P: Floats, rank_P: npt.NDArray[np.float64]) -> 
     """Spearman's: Pearson's correlation of the ranks."""
     if similarity_P.max() - similarity_P.min() < TIED or not rank_P.any():
         return None
-    other_P = mean_ranks(similarity_P)
+    other_P = rankdata(similarity_P)
     other_P -= (len(other_P) + 1) / 2
     return float(other_P @ rank_P / np.sqrt((other_P @ other_P) * (rank_P @ rank_P)))
 
@@ -149,14 +149,14 @@ class PositionControls:
     """The same numbers of embeddings that know nothing, and of embeddings that were made to know all.
 
     Attributes:
-        untrained: mean over ``draws`` tables of independent normal numbers, as every training starts from.
-        untrained_spread: their standard deviation.
+        untrained_mean: over ``draws`` tables of independent normal numbers, as every training starts from.
+        untrained_std: their standard deviation.
         draws: number of such tables.
         sine: of the fixed 2-D sine embedding (see :func:`sine_embedding`).
     """
 
-    untrained: PositionNumbers
-    untrained_spread: PositionNumbers
+    untrained_mean: PositionNumbers
+    untrained_std: PositionNumbers
     draws: int
     sine: PositionNumbers
 
@@ -236,30 +236,30 @@ class PositionFindings:
 
 
 def assess_positions(
-    embeddings_RCD: npt.ArrayLike, *, computed: bool = False, notes: Sequence[str] = ()
+    embeddings_RCD: npt.ArrayLike, *, is_fixed_sine: bool = False, notes: Sequence[str] = ()
 ) -> PositionFindings:
     """Similarities, numbers, controls and what follows from them.
 
     Args:
         embeddings_RCD: one vector a patch, of at least two patches.
-        computed: a formula gave the vectors, no training.
+        is_fixed_sine: a formula gave the vectors, no training.
         notes: sentences that go with the result.
     """
     similarity_RCRC = cosine_similarity(embeddings_RCD)
     rows, columns, channels = np.shape(embeddings_RCD)
     numbers, controls = position_numbers(similarity_RCRC), position_controls(rows, columns, channels)
-    sentence = position_sentence(numbers, controls, computed=computed)
+    sentence = position_sentence(numbers, controls, is_fixed_sine=is_fixed_sine)
     return PositionFindings(similarity_RCRC, channels, numbers, controls, sentence, tuple(notes))
 
 
-def position_sentence(numbers: PositionNumbers, controls: PositionControls, *, computed: bool = False) -> str:
+def position_sentence(numbers: PositionNumbers, controls: PositionControls, *, is_fixed_sine: bool = False) -> str:
     """What follows from the numbers, in one sentence.
 
     Each number is judged by how far it lies on the way from its untrained value to that of perfect knowledge (1; for
     the correlation -1). From half of the way on it counts in full, from a tenth on in part, provided that it is also
     more than three standard deviations away from the untrained tables.
     """
-    if computed:
+    if is_fixed_sine:
         return "A formula gave these embeddings (the fixed 2-D sine embedding): nothing of this was learned."
     if numbers.additive_share is None:
         return "All position embeddings are alike: they tell no place from another."
@@ -282,8 +282,8 @@ def position_sentence(numbers: PositionNumbers, controls: PositionControls, *, c
 
 
 def _near_clause(numbers: PositionNumbers, controls: PositionControls) -> tuple[int, str] | None:
-    here, chance = numbers.neighbour_share, controls.untrained.neighbour_share
-    grade = _grade(here, chance, controls.untrained_spread.neighbour_share, 1)
+    here, chance = numbers.neighbour_share, controls.untrained_mean.neighbour_share
+    grade = _grade(here, chance, controls.untrained_std.neighbour_share, 1)
     if grade is None:
         return None
     most = "the most alike in all cells" if here == 1 else "the most alike in most cells"
@@ -292,8 +292,8 @@ def _near_clause(numbers: PositionNumbers, controls: PositionControls) -> tuple[
 
 
 def _lines_clause(numbers: PositionNumbers, controls: PositionControls) -> tuple[int, str] | None:
-    here, chance = numbers.additive_share, controls.untrained.additive_share
-    grade = _grade(here, chance, controls.untrained_spread.additive_share, 1)
+    here, chance = numbers.additive_share, controls.untrained_mean.additive_share
+    grade = _grade(here, chance, controls.untrained_std.additive_share, 1)
     if here is None or chance is None or grade is None:
         return None
     shares = ("do not clearly explain more of the similarity than by chance", "explain a part of the similarity")
@@ -302,8 +302,8 @@ def _lines_clause(numbers: PositionNumbers, controls: PositionControls) -> tuple
 
 
 def _far_clause(numbers: PositionNumbers, controls: PositionControls) -> tuple[int, str] | None:
-    here, chance = numbers.distance_correlation, controls.untrained.distance_correlation
-    spread = controls.untrained_spread.distance_correlation
+    here, chance = numbers.distance_correlation, controls.untrained_mean.distance_correlation
+    spread = controls.untrained_std.distance_correlation
     falls, rises = _grade(here, chance, spread, -1), _grade(here, chance, spread, 1)
     if falls is None:
         return None

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from vitrine.attribution.attention import POOL, AttentionCall, mean_over_heads, read_out, watch_attention
+from vitrine.attribution.attention import POOL, AttentionCall, mean_over_heads, readout_row, watch_attention
 from vitrine.attribution.maps import BatchMaps, split_prefix, token_layout
 
 
@@ -48,7 +48,7 @@ def relevance(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Ten
         else:
             related_BNM = related_BNM + weighted_BNM + weighted_BNM @ related_BNM
     assert related_BNM is not None
-    rows_BK = read_out(related_BNM, layout, pool_BK)
+    rows_BK = readout_row(related_BNM, layout, pool_BK)
     if pool_BK is not None and layout.readout == "pool":
         rows_BK = pool_BK + rows_BK  # the pool is one more layer: (I + Ā) R, without the identity
     return split_prefix(rows_BK, layout)

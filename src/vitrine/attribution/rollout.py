@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from vitrine.attribution.attention import POOL, AttentionCall, mean_over_heads, read_out, watch_attention
+from vitrine.attribution.attention import POOL, AttentionCall, mean_over_heads, readout_row, watch_attention
 from vitrine.attribution.maps import BatchMaps, TokenLayout, split_prefix, token_layout
 
 
@@ -50,4 +50,4 @@ class Rollout:
     def maps(self, layout: TokenLayout) -> BatchMaps:
         """The row of what the head reads, after the last layer."""
         assert self.rolled_BNM is not None
-        return split_prefix(read_out(self.rolled_BNM, layout, self.pool_BK), layout)
+        return split_prefix(readout_row(self.rolled_BNM, layout, self.pool_BK), layout)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from vitrine.attribution.ranking import metric
 from vitrine.results import Interval, rounded, shown_number
 
-SAME_MAP = 0.5
+MAX_CORRELATION = 0.5
 """Mean rank correlation with the map of a fully randomised model from which a map does not depend on the weights. At
 0.5 a quarter of one map's order is explained by the other. Attention of ``vitrine/scenes-tiny`` has -0.03 on average,
 and 0.25 as its standard deviation from picture to picture, so that few single pictures get here by accident."""
@@ -23,14 +23,17 @@ CENTRE_MARGIN = 0.05
 """What a map must be better by than a centre blob where there are too few pictures for an interval, in the metric's own
 unit. Of 128 scenes, random maps beat the blob by this much in insertion less deletion on 2 %."""
 
-EVEN_BELOW = 0.15
+MAX_UNIFORM_MASS = 0.15
 """Share of the mass on the strongest tenth of patches below which a map is spread evenly; 0.10 is uniform. Untrained
 vision transformers have 0.100 to 0.108, ``vitrine/scenes-tiny`` with shuffled weights 0.11 to 0.13, trained 0.41 and
 more: one and a half times uniform lies above all that noise, and on a scale of multiples of uniform hardly shows."""
 
-CARRIED_FROM = 0.25
+MIN_OUTLIER_MASS = 0.25
 """Share of the mass on outlier tokens from which they carry a map. They are a few per cent of the patches: with a
 quarter of the mass they are its brightest spots, and what is seen first has nothing to do with where it lies."""
+
+_JSON_KEYS = {"top_decile_mass": "strongest_tenth", "outlier_mass": "carried"}
+"""Names that :class:`Evidence` has in files, where they differ from its attributes'."""
 
 Flag = Literal["believable", "doubtful", "not checked"]
 
@@ -45,8 +48,8 @@ class Evidence:
         metric: key of the metric that map and centre blob were compared by.
         advantage: by how much the map is better than the centre blob in it, whatever its direction.
         advantage_interval: its 95 % interval from pairs; None with too few pictures.
-        strongest_tenth: share of the mass on the strongest tenth of patches, 0.1 to 1: :func:`strongest_tenth`.
-        carried: share of the mass on outlier tokens, 0 to 1.
+        top_decile_mass: share of the mass on the strongest tenth of patches, 0.1 to 1: :func:`top_decile_mass`.
+        outlier_mass: share of the mass on outlier tokens, 0 to 1.
         outliers: outlier tokens a picture.
     """
 
@@ -55,8 +58,8 @@ class Evidence:
     metric: str = "gap"
     advantage: float | None = None
     advantage_interval: Interval | None = None
-    strongest_tenth: float | None = None
-    carried: float | None = None
+    top_decile_mass: float | None = None
+    outlier_mass: float | None = None
     outliers: float | None = None
 
 
@@ -106,7 +109,7 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: flag, sentence, the four answers, and the numbers rounded to ``DECIMALS``."""
-        numbers = asdict(self.evidence)
+        numbers = {_JSON_KEYS.get(name, name): value for name, value in asdict(self.evidence).items()}
         if self.evidence.advantage_interval is not None:
             numbers["advantage_interval"] = [
                 self.evidence.advantage_interval.low,
@@ -160,7 +163,13 @@ def judge(evidence: Evidence) -> Verdict:
         ValueError: an unknown metric, no picture, or a number that is not finite.
     """
     metric(evidence.metric)
-    numbers = (evidence.correlation, evidence.advantage, evidence.strongest_tenth, evidence.carried, evidence.outliers)
+    numbers = (
+        evidence.correlation,
+        evidence.advantage,
+        evidence.top_decile_mass,
+        evidence.outlier_mass,
+        evidence.outliers,
+    )
     if evidence.pictures < 1 or not all(number is None or np.isfinite(number) for number in numbers):
         raise ValueError(f"Expected finite numbers from one picture or more; got {evidence}.")
     better: bool | None = None
@@ -169,15 +178,15 @@ def judge(evidence: Evidence) -> Verdict:
     elif evidence.advantage is not None:
         better = bool(evidence.advantage > CENTRE_MARGIN)
     return Verdict(
-        sensitive_to_weights=None if evidence.correlation is None else bool(evidence.correlation < SAME_MAP),
+        sensitive_to_weights=None if evidence.correlation is None else bool(evidence.correlation < MAX_CORRELATION),
         better_than_centre=better,
-        spread_evenly=None if evidence.strongest_tenth is None else bool(evidence.strongest_tenth < EVEN_BELOW),
-        carried_by_outliers=None if evidence.carried is None else bool(evidence.carried >= CARRIED_FROM),
+        spread_evenly=None if evidence.top_decile_mass is None else bool(evidence.top_decile_mass < MAX_UNIFORM_MASS),
+        carried_by_outliers=None if evidence.outlier_mass is None else bool(evidence.outlier_mass >= MIN_OUTLIER_MASS),
         evidence=evidence,
     )
 
 
-def strongest_tenth(scores_BRC: npt.ArrayLike) -> npt.NDArray[np.float64]:
+def top_decile_mass(scores_BRC: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Share of each map's positive mass that its strongest tenth of patches holds: (B,), 0.1 (uniform) to 1.
 
     Where a tenth is no whole number of patches, the last one counts in part, so that a uniform map has 0.1 on any
@@ -204,15 +213,15 @@ def _weights(evidence: Evidence) -> str:
 
 
 def _tenth(evidence: Evidence) -> str:
-    share = evidence.strongest_tenth
+    share = evidence.top_decile_mass
     return "" if share is None else f"the strongest tenth of the patches holds {100 * share:.0f} %"
 
 
 def _outliers(evidence: Evidence) -> str:
-    if evidence.carried is None:
+    if evidence.outlier_mass is None:
         return ""
     count = "" if evidence.outliers is None else f"{evidence.outliers:.3g} a picture, "
-    return f"{count}{100 * evidence.carried:.0f} % of the mass"
+    return f"{count}{100 * evidence.outlier_mass:.0f} % of the mass"
 
 
 def _centre(evidence: Evidence) -> str:

@@ -17,7 +17,7 @@ from torch import nn
 from vitrine.errors import ModelError
 
 
-def mean_ranks(values_N: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+def rankdata(values_N: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """Ranks from 1, equal values sharing the mean of theirs: float64 (N,)."""
     order_N = np.argsort(values_N)
     ascending_N = values_N[order_N]
@@ -156,7 +156,7 @@ def _ranks(values_BN: npt.ArrayLike) -> npt.NDArray[np.float64]:
     values_BN = np.asarray(values_BN, dtype=np.float64)
     if values_BN.ndim != 2 or not np.isfinite(values_BN).all():
         raise ValueError(f"Expected finite values of shape (B, N); got shape {values_BN.shape}.")
-    return np.stack([mean_ranks(values_N) for values_N in values_BN]) if len(values_BN) else np.empty_like(values_BN)
+    return np.stack([rankdata(values_N) for values_N in values_BN]) if len(values_BN) else np.empty_like(values_BN)
 
 
 def _flat(maps_BRC: npt.ArrayLike) -> npt.NDArray[np.float64]:

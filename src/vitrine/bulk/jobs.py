@@ -13,8 +13,8 @@ from vitrine.classify.model import Classifier, open_classifier
 from vitrine.classify.predict import write_predictions
 from vitrine.classify.predictions_csv import PredictionWriter
 from vitrine.data.samples import Sample
-from vitrine.explain.explainer import Mapper
-from vitrine.explain.run import SHEETS, ExplainSession, ExplainSettings, table_rows
+from vitrine.explain.explainer import Explainer
+from vitrine.explain.run import SHEETS, ExplainSession, ExplainSettings, map_records
 from vitrine.plotting.provenance import figure_names
 
 
@@ -66,13 +66,13 @@ class ExplainJob:
 
     def open(self, loaders: int) -> _Explaining:
         opened = open_classifier(self.model, self.precision, self.architecture)
-        return _Explaining(self, Mapper(opened, self.settings.method, self.settings.target), loaders)
+        return _Explaining(self, Explainer(opened, self.settings.method, self.settings.target), loaders)
 
 
 class _Explaining:
-    def __init__(self, asked: ExplainJob, mapper: Mapper, loaders: int) -> None:
-        self.asked, self.mapper, self.loaders = asked, mapper, loaders
-        self.precision, self.weights = mapper.opened.precision, sha256_of(mapper.opened.loaded.weights)
+    def __init__(self, asked: ExplainJob, explainer: Explainer, loaders: int) -> None:
+        self.asked, self.explainer, self.loaders = asked, explainer, loaders
+        self.precision, self.weights = explainer.opened.precision, sha256_of(explainer.opened.loaded.weights)
 
     def work(self, samples: Sequence[Sample], figures: Mapping[str, str] | None, rows: Path) -> Unreadable:
         asked = self.asked
@@ -80,7 +80,7 @@ class _Explaining:
             asked.model,
             asked.images,
             asked.out,
-            self.mapper,
+            self.explainer,
             asked.settings,
             samples,
             figure_names([sample.name for sample in samples], asked.settings.kind, SHEETS)
@@ -90,9 +90,9 @@ class _Explaining:
             folder=asked.folder,
             sheets=False,
         )
-        for mapped in self.mapper.run(samples, asked.batch_size, self.loaders):
+        for mapped in self.explainer.run(samples, asked.batch_size, self.loaders):
             session.draw(mapped)
-        rows.write_bytes(b"".join(table_rows(session.explained, asked.out)))
+        rows.write_bytes(b"".join(map_records(session.explained, asked.out)))
         return session.unreadable
 
 

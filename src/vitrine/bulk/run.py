@@ -18,8 +18,8 @@ from vitrine.classify.model import open_classifier
 from vitrine.data.bulk_slices import FolderSlice, Sliced, sliced
 from vitrine.data.samples import random_subset
 from vitrine.errors import DataError, UsageError
-from vitrine.explain.explainer import Mapper
-from vitrine.explain.run import SHEETS, ExplainSettings, scale_of
+from vitrine.explain.explainer import Explainer
+from vitrine.explain.run import SHEETS, ExplainSettings, choose_scale
 from vitrine.io.files import to_json
 from vitrine.plotting.provenance import figure_names
 from vitrine.runs.environment import model_notes
@@ -253,12 +253,12 @@ def explain_in_bulk(
     found = limited(cut(work.images, settings, work.batch_size), limit, asked.seed, _size(settings, work.batch_size))
     parts = named_parts(found, asked.kind, SHEETS)
     opened = open_classifier(work.model, work.precision, work.architecture)
-    mapper = Mapper(opened, asked.method, asked.target)
+    explainer = Explainer(opened, asked.method, asked.target)
     if not asked.stretch and not asked.scale:
-        work = replace(work, settings=replace(asked, scale=_shared_scale(mapper, asked, found, work.batch_size)))
+        work = replace(work, settings=replace(asked, scale=_shared_scale(explainer, asked, found, work.batch_size)))
     notes = (*model_notes(opened.loaded), *found.notes)
     weights = sha256_of(opened.loaded.weights)
-    del opened, mapper
+    del opened, explainer
     return _figures("explain", work, work.out / "maps.csv", parts, weights, settings, notes, progress)
 
 
@@ -288,12 +288,12 @@ def _is_folder(images: Path) -> bool:
     return images.is_dir() or images.suffix.lower() in (".tar", ".parquet")
 
 
-def _shared_scale(mapper: Mapper, asked: ExplainSettings, found: Sliced, batch_size: int) -> float:
+def _shared_scale(explainer: Explainer, asked: ExplainSettings, found: Sliced, batch_size: int) -> float:
     """Where the colours of all figures end: found on the first batch that can be read, as in a single process."""
     for each in found.slices:
-        for mapped in mapper.run(each.samples(), batch_size, workers=0):
+        for mapped in explainer.run(each.samples(), batch_size, workers=0):
             if len(mapped.pixels_BCHW):
-                return scale_of(mapped.maps, asked).high
+                return choose_scale(mapped.maps, asked).high
     raise DataError("None of the pictures can be read.")
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from vitrine.attribution.grounding import GroundedCaption, Grounding, NounMean, alignment_drop, grounding
+from vitrine.attribution.grounding import ClusteredMean, GroundedCaption, Grounding, alignment_drop, grounding
 from vitrine.caption.beam_search import beam_search
 from vitrine.caption.decoding import DecodedCaption, Progress, captions_of, forced, greedy
 from vitrine.caption.figures.grounding import grounding_text, mean_text, save_grounding_figure
@@ -196,7 +196,7 @@ class CaptionEvaluation:
     pieces: int
     predicted: Grounding | None
     human: Grounding | None
-    drop: NounMean | None
+    drop: ClusteredMean | None
     captions: tuple[PredictedCaption, ...]
     unreadable: tuple[tuple[str, str], ...]
     weights_sha256: str

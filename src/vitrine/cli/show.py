@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from vitrine.bulk.run import BulkResult
-    from vitrine.explain.run import Explained
+    from vitrine.explain.run import ExplainResult
     from vitrine.results import CaptioningMetrics
     from vitrine.train.events import Event, Plan, TrainResult
 
@@ -241,7 +241,7 @@ def demo_progress() -> Iterator[Callable[[str | Event], None]]:
         yield report
 
 
-def explained_summary(result: Explained) -> str:
+def explained_summary(result: ExplainResult) -> str:
     """What ``vitrine explain`` made, in a few lines."""
     count = len(result.pictures)
     lines = [f"{count} figure{'s' * (count != 1)} in {result.out}: {result.method} ({result.precision})."]

@@ -21,14 +21,14 @@ from vitrine.plotting.style import (
     SMALL,
     TITLE,
     WIDTH,
-    extent,
+    add_axes,
+    add_text,
+    figure_style,
     new_figure,
     percent_tick,
-    place,
     save,
-    shortened,
-    styled,
-    write,
+    shorten,
+    text_size,
 )
 from vitrine.plotting.tables import Setting, Table, settings_table
 from vitrine.runs.record import CaptionerRow, RunRow
@@ -58,24 +58,24 @@ def settings_figure(settings: Sequence[Setting], title: str = "") -> Figure:
     if not settings:
         raise ValueError("A figure of settings needs one at least.")
     table = settings_table(settings)
-    shown = [[shortened(cell) for cell in row[:-2]] for row in table.cells()]
-    names = [shortened(name) for name in table.columns[:-2]]
-    with styled():
+    shown = [[shorten(cell) for cell in row[:-2]] for row in table.cells()]
+    names = [shorten(name) for name in table.columns[:-2]]
+    with figure_style():
         widths = [
-            max(extent([name], SMALL)[0], extent([row[i] for row in shown], LABEL, weight="bold")[0])
+            max(text_size([name], SMALL)[0], text_size([row[i] for row in shown], LABEL, weight="bold")[0])
             for i, name in enumerate(names)
         ]
         height = 0.75 + _ROW * (len(settings) + 1) + 0.5
         width = max(WIDTH, 2 * MARGIN + sum(widths) + _GAP * len(widths) + _PLOT)
         figure = new_figure(width, height)
-        write(figure, MARGIN, height - 0.33, title or "Accuracy by setting", fontsize=TITLE, weight="bold")
-        write(figure, MARGIN, height - 0.53, _detail(settings), fontsize=SMALL, color=GREY)
+        add_text(figure, MARGIN, height - 0.33, title or "Accuracy by setting", fontsize=TITLE, weight="bold")
+        add_text(figure, MARGIN, height - 0.53, _detail(settings), fontsize=SMALL, color=GREY)
         left = MARGIN
         for i, name in enumerate(names):
             right = table.right_aligned(i) or i == len(names) - 1
             _column(figure, left + (widths[i] if right else 0), name, [row[i] for row in shown], settings, right)
             left += widths[i] + _GAP
-        axes = place(figure, left, 0.5, width - MARGIN - 0.12 - left, _ROW * len(settings))
+        axes = add_axes(figure, left, 0.5, width - MARGIN - 0.12 - left, _ROW * len(settings))
         _points(axes, settings)
         return figure
 
@@ -91,10 +91,10 @@ def _column(
 ) -> None:
     top = figure.get_size_inches()[1] - 0.75
     side = "right" if right else "left"
-    write(figure, across, top - _ROW * 0.62, name, ha=side, fontsize=SMALL, color=GREY)
+    add_text(figure, across, top - _ROW * 0.62, name, ha=side, fontsize=SMALL, color=GREY)
     for row, (cell, setting) in enumerate(zip(cells, settings, strict=True)):
         look = {"weight": "bold", "color": ACCENT} if setting.final else {"color": INK}
-        write(figure, across, top - _ROW * (row + 1.5), cell, ha=side, va="center_baseline", fontsize=LABEL, **look)
+        add_text(figure, across, top - _ROW * (row + 1.5), cell, ha=side, va="center_baseline", fontsize=LABEL, **look)
 
 
 def _points(axes: Axes, settings: Sequence[Setting]) -> None:
@@ -160,12 +160,12 @@ def captioners_table(rows: Sequence[CaptionerRow]) -> Table:
 def figure_labels(rows: Sequence[RunRow], varied: Sequence[str]) -> dict[str, str]:
     """What figures call runs, by name: the name, or where names are too long for a figure, the settings that vary."""
     names = {row.name: row.name for row in rows}
-    if all(shortened(name) == name for name in names):
+    if all(shorten(name) == name for name in names):
         return names
     for shown in (lambda name, cell: f"{name} {cell}", lambda _, cell: cell):
         table = Table(tuple(varied), tuple(tuple(row.settings[name] for name in varied) for row in rows)).cells()
         labels = [", ".join(map(shown, varied, cells)) for cells in table]
-        if len({shortened(label) for label in labels}) == len(rows):
+        if len({shorten(label) for label in labels}) == len(rows):
             return dict(zip(names, labels, strict=True))
     return names
 
@@ -182,7 +182,7 @@ def accuracy_figure(rows: Sequence[RunRow], varied: Sequence[str], final: str | 
     """
     values = [{name: row.settings[name] for name in varied} for row in rows]
     told = len({tuple(each.items()) for each in values}) == len(rows) and len(rows) > 1
-    named = not told or all(shortened(row.name) == row.name for row in rows)
+    named = not told or all(shorten(row.name) == row.name for row in rows)
     settings = [
         Setting(({"run": row.name} if named else {}) | each, row.accuracy, row.interval, row.n, row.name == final)
         for row, each in zip(rows, values, strict=True)

@@ -23,7 +23,7 @@ from vitrine.compare.figures import (
 )
 from vitrine.data.samples import Sample
 from vitrine.errors import DataError, UsageError
-from vitrine.explain.explainer import Mapper
+from vitrine.explain.explainer import Explainer
 from vitrine.explain.figures.contact_sheet import save_contact_sheets
 from vitrine.explain.figures.map import MapPicture
 from vitrine.explain.run import map_picture
@@ -260,12 +260,12 @@ def save_disagreement_maps(
 
 def _maps(record: RunRecord, samples: tuple[Sample, ...]) -> Iterator[MapPicture]:
     opened = open_classifier(str(record.folder.path), record.metrics.precision)
-    mapper = Mapper(opened, Method())
-    for mapped in mapper.run(samples, batch_size=16):
+    explainer = Explainer(opened, Method())
+    for mapped in explainer.run(samples, batch_size=16):
         for b, index in enumerate(mapped.batch.indices_B.tolist()):
             sample = samples[index]
             true = record.truths[sample.name]
-            yield replace(map_picture(mapper, mapped, b, sample, true), notes=()).lighter(320)
+            yield replace(map_picture(explainer, mapped, b, sample, true), notes=()).with_smaller_photo(320)
 
 
 def compare(references: Sequence[str], *, out: Path | None = None, pictures: bool = False) -> ComparisonResult:

@@ -14,11 +14,11 @@ import numpy.typing as npt
 import torch
 
 from vitrine.attribution.baselines import centre_blob
-from vitrine.attribution.faithfulness import Curves, perturbation_curves
+from vitrine.attribution.faithfulness import InsertionDeletionCurves, insertion_deletion_curves
 from vitrine.attribution.maps import BatchMaps, token_layout
 from vitrine.attribution.methods import Method
-from vitrine.attribution.outlier_tokens import outlier_tokens, share_carried, token_norms
-from vitrine.attribution.verdict import Evidence, Verdict, judge, strongest_tenth
+from vitrine.attribution.outlier_tokens import outlier_mass, outlier_tokens, token_norms
+from vitrine.attribution.verdict import Evidence, Verdict, judge, top_decile_mass
 from vitrine.attribution.weight_randomization import Sensitivity, sensitivity
 from vitrine.classify.inference import eval_batches
 from vitrine.classify.model import Classifier
@@ -31,7 +31,7 @@ Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class MappedBatch:
+class ExplainedBatch:
     """A batch with what the model said of it and its maps.
 
     Attributes:
@@ -49,7 +49,7 @@ class MappedBatch:
     maps: BatchMaps
 
 
-class Mapper:
+class Explainer:
     """An opened model and a method, which give maps."""
 
     def __init__(self, opened: Classifier, method: Method, target: str | None = None) -> None:
@@ -57,7 +57,7 @@ class Mapper:
         self.layout = token_layout(opened.module, opened.spec.size, opened.spec.size)
         self.target = None if target is None else _class_index(opened, target)
 
-    def run(self, samples: Sequence[Sample], batch_size: int, workers: int = -1) -> Iterator[MappedBatch]:
+    def run(self, samples: Sequence[Sample], batch_size: int, workers: int = -1) -> Iterator[ExplainedBatch]:
         """Samples in order, batch by batch; unreadable pictures are named in the batches.
 
         ``workers`` background processes load pictures; -1 chooses.
@@ -65,23 +65,23 @@ class Mapper:
         for batch in eval_batches(samples, self.opened.spec, batch_size=batch_size, workers=workers):
             yield self.map(batch)
 
-    def map(self, batch: Batch) -> MappedBatch:
+    def map(self, batch: Batch) -> ExplainedBatch:
         """One batch."""
         pixels_BCHW = self.pixels(batch.pixels_BCHW)
         if not len(pixels_BCHW):
             none_BRC = torch.zeros(0, self.layout.rows, self.layout.columns)
             nobody_B = torch.zeros(0, dtype=torch.int64)
-            return MappedBatch(
+            return ExplainedBatch(
                 batch, pixels_BCHW, torch.zeros(0, len(self.opened.labels)), nobody_B, BatchMaps(none_BRC)
             )
         if self.method.for_a_class:
             probabilities_BC = self.probability(pixels_BCHW).cpu()
             targets_B = self._targets(probabilities_BC)
-            return MappedBatch(batch, pixels_BCHW, probabilities_BC, targets_B, self.maps(pixels_BCHW, targets_B))
-        with _said(self.opened.module) as logits:  # one forward pass gives both
+            return ExplainedBatch(batch, pixels_BCHW, probabilities_BC, targets_B, self.maps(pixels_BCHW, targets_B))
+        with _capture_outputs(self.opened.module) as logits:  # one forward pass gives both
             maps = self.maps(pixels_BCHW, torch.zeros(len(pixels_BCHW), dtype=torch.int64))
         probabilities_BC = logits[-1].float().softmax(-1).cpu()
-        return MappedBatch(batch, pixels_BCHW, probabilities_BC, self._targets(probabilities_BC), maps)
+        return ExplainedBatch(batch, pixels_BCHW, probabilities_BC, self._targets(probabilities_BC), maps)
 
     def _targets(self, probabilities_BC: torch.Tensor) -> torch.Tensor:
         likeliest_B = probabilities_BC.argmax(dim=1)
@@ -112,9 +112,9 @@ class Mapper:
             lambda module: self.maps(pixels_BCHW, targets_B, module).scores_BRC.numpy(), self.opened.module, seed
         )
 
-    def curves(self, pixels_BCHW: torch.Tensor, scores_BRC: Floats) -> Curves:
+    def curves(self, pixels_BCHW: torch.Tensor, scores_BRC: Floats) -> InsertionDeletionCurves:
         """Insertion and deletion of maps, whoever made them."""
-        return perturbation_curves(self.probability, pixels_BCHW, scores_BRC)
+        return insertion_deletion_curves(self.probability, pixels_BCHW, scores_BRC)
 
     def outliers(self, pixels_BCHW: torch.Tensor) -> npt.NDArray[np.bool_]:
         """Which patch tokens are outliers: bool (B, R, C)."""
@@ -123,7 +123,7 @@ class Mapper:
 
 
 @contextmanager
-def _said(module: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
+def _capture_outputs(module: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
     """The outputs of a module's forward passes inside the ``with`` block."""
     outputs: list[torch.Tensor] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: outputs.append(output))
@@ -141,7 +141,7 @@ class Checked:
     outliers_BRC: npt.NDArray[np.bool_]
 
 
-def check_maps(mapper: Mapper, mapped: MappedBatch, seed: int = 0) -> Checked:
+def check_maps(explainer: Explainer, mapped: ExplainedBatch, seed: int = 0) -> Checked:
     """Check every map of a batch on its own picture.
 
     The weights are randomised layer by layer; insertion and deletion are measured beside those of a blob in the
@@ -150,17 +150,17 @@ def check_maps(mapper: Mapper, mapped: MappedBatch, seed: int = 0) -> Checked:
     scores_BRC = mapped.maps.scores_BRC.numpy()
     if not len(scores_BRC):
         return Checked((), np.zeros(scores_BRC.shape, dtype=bool))
-    survives_B = mapper.sensitivity(mapped.pixels_BCHW, mapped.targets_B, seed).final_B
+    survives_B = explainer.sensitivity(mapped.pixels_BCHW, mapped.targets_B, seed).final_B
     blobs_BRC = np.broadcast_to(centre_blob(*scores_BRC.shape[1:]), scores_BRC.shape)
-    own, blob = (mapper.curves(mapped.pixels_BCHW, np.ascontiguousarray(each)) for each in (scores_BRC, blobs_BRC))
-    outliers_BRC = mapper.outliers(mapped.pixels_BCHW)
+    own, blob = (explainer.curves(mapped.pixels_BCHW, np.ascontiguousarray(each)) for each in (scores_BRC, blobs_BRC))
+    outliers_BRC = explainer.outliers(mapped.pixels_BCHW)
     verdicts = [
         judge(
             Evidence(
                 correlation=float(survives_B[b]),
                 advantage=float(own.gap[b] - blob.gap[b]),
-                strongest_tenth=float(strongest_tenth(scores_BRC[b])[0]),
-                carried=share_carried(scores_BRC[b], outliers_BRC[b]),
+                top_decile_mass=float(top_decile_mass(scores_BRC[b])[0]),
+                outlier_mass=outlier_mass(scores_BRC[b], outliers_BRC[b]),
                 outliers=float(outliers_BRC[b].sum()),
             )
         )

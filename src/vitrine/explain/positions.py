@@ -15,7 +15,7 @@ from vitrine.errors import ModelError, VitrineError
 from vitrine.explain.figures.positions import draw_positions, number_rows, save_position_figure
 from vitrine.models.load import LoadedModel, load_for_inference
 from vitrine.plotting.provenance import Provenance
-from vitrine.plotting.style import new_figure, shortened, styled
+from vitrine.plotting.style import figure_style, new_figure, shorten
 from vitrine.runs.environment import weights_notes
 
 
@@ -64,7 +64,7 @@ class PositionsResult:
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw all maps into somebody's axes, or into new ones, and give the axes back."""
         if ax is None:
-            with styled():
+            with figure_style():
                 return draw_positions(new_figure(7, 7).add_subplot(), self.findings.similarity_RCRC)
         return draw_positions(ax, self.findings.similarity_RCRC)
 
@@ -77,8 +77,8 @@ class PositionsResult:
             "grid": [found.rows, found.columns],
             "channels": found.channels,
             "numbers": found.numbers.to_dict(),
-            "untrained": controls.untrained.to_dict(),
-            "untrained_standard_deviation": controls.untrained_spread.to_dict(),
+            "untrained": controls.untrained_mean.to_dict(),
+            "untrained_standard_deviation": controls.untrained_std.to_dict(),
             "untrained_tables": controls.draws,
             "fixed_sine": controls.sine.to_dict(),
             "sentence": found.sentence,
@@ -172,7 +172,7 @@ def _opened(reference: str, architecture: str | None) -> tuple[LoadedModel, Posi
     built = load_for_inference(reference, architecture)
     table = position_embeddings(built.module)
     notes = (*built.notes, *table.notes)
-    return built, assess_positions(table.embeddings_RCD, computed=table.computed, notes=notes)
+    return built, assess_positions(table.embeddings_RCD, is_fixed_sine=table.is_fixed_sine, notes=notes)
 
 
 def _weights(built: LoadedModel) -> tuple[str, ...]:
@@ -202,7 +202,7 @@ def _require_same_grid(model: str, after: PositionFindings, earlier: str, before
 def _title(model: str, before: str | None) -> str:
     if before is None:
         return f"Position embeddings of {model}"
-    return f"Position embeddings of {shortened(before)} (before) and {shortened(model)} (after)"
+    return f"Position embeddings of {shorten(before)} (before) and {shorten(model)} (after)"
 
 
 def _sha256(built: LoadedModel) -> str:

@@ -27,8 +27,8 @@ from vitrine.classify.model import Classifier, open_classifier
 from vitrine.data.image_folder import list_pictures
 from vitrine.data.samples import Sample, random_subset
 from vitrine.errors import DataError
-from vitrine.explain.explainer import Checked, MappedBatch, Mapper, check_maps
-from vitrine.explain.figures.contact_sheet import A_SHEET, counted, save_contact_sheet
+from vitrine.explain.explainer import Checked, ExplainedBatch, Explainer, check_maps
+from vitrine.explain.figures.contact_sheet import A_SHEET, count_pictures, save_contact_sheet
 from vitrine.explain.figures.map import MapPicture, Scale, save_map_figure, shared_scale
 from vitrine.io.csv_tables import csv_row
 from vitrine.io.files import write_atomically
@@ -111,7 +111,7 @@ class ExplainedPicture:
 
 
 @dataclass(frozen=True)
-class Explained:
+class ExplainResult:
     """What ``vitrine explain`` made.
 
     Attributes:
@@ -144,7 +144,7 @@ class Explained:
         }
 
 
-def table_rows(explained: Sequence[ExplainedPicture], out: Path) -> Iterator[bytes]:
+def map_records(explained: Sequence[ExplainedPicture], out: Path) -> Iterator[bytes]:
     """The records of maps.csv, the header first; figures are named from ``out`` on."""
     yield csv_row(["filename", "figure", "label", "probability", "true", "target", "prefix_share", "verdict", "reason"])
     for each in explained:
@@ -166,7 +166,7 @@ def table_rows(explained: Sequence[ExplainedPicture], out: Path) -> Iterator[byt
 Origin = Callable[[str, str | None, str | None, str, float], Provenance]
 
 
-def true_label_in(name: str, labels: Sequence[str]) -> str | None:
+def true_label_from_name(name: str, labels: Sequence[str]) -> str | None:
     """The true label, where a picture's folder or its file name (``{label}_{id}``) is a class of the model."""
     path = PurePosixPath(name)
     for candidate in (path.parent.name, path.stem.rpartition("_")[0]):
@@ -194,7 +194,7 @@ def origin_of(model: str, opened: Classifier, settings: ExplainSettings, archite
             target=target,
             precision=opened.precision,
             options={
-                "query": query_in_words(method.query) if attends else None,
+                "query": format_query(method.query) if attends else None,
                 "check": settings.check,
                 "stretch": settings.stretch,
                 "scale": scale,
@@ -207,7 +207,7 @@ def origin_of(model: str, opened: Classifier, settings: ExplainSettings, archite
     return origin
 
 
-def query_in_words(query: str | tuple[int, int]) -> str:
+def format_query(query: str | tuple[int, int]) -> str:
     """As the command line takes it: rows and columns count from 1."""
     return query if isinstance(query, str) else f"{query[0] + 1},{query[1] + 1}"
 
@@ -219,7 +219,7 @@ def explain_flags(settings: ExplainSettings, precision: str, architecture: str |
         "--method": (method.name, "attention"),
         "--layer": (method.layer, -1),
         "--heads": ("each" if settings.each_head else method.heads, "mean"),
-        "--query": (query_in_words(method.query), "auto"),
+        "--query": (format_query(method.query), "auto"),
         "--target": (settings.target, None),
         "--format": (settings.kind, "png"),
         "--seed": (settings.seed, 0),
@@ -238,7 +238,7 @@ def explain_flags(settings: ExplainSettings, precision: str, architecture: str |
 FLAGS = {"believable": "Believable", "doubtful": "Doubtful", "not checked": "Not checked"}
 
 
-def shown(scores_RC: Floats, unit: Unit) -> Floats:
+def display_scores(scores_RC: Floats, unit: Unit) -> Floats:
     """As figures show a map: multiples of uniform, or probability lost; a map of nothing is nothing."""
     if unit == "drop":
         return scores_RC
@@ -246,19 +246,19 @@ def shown(scores_RC: Floats, unit: Unit) -> Floats:
     return scores_RC / mean if mean > 0 else np.zeros_like(scores_RC)
 
 
-def scale_of(maps: BatchMaps, settings: ExplainSettings) -> Scale:
+def choose_scale(maps: BatchMaps, settings: ExplainSettings) -> Scale:
     """One scale for the pictures of a call: as asked for, else found on these maps."""
     lost = maps.unit == "drop"
     if settings.stretch:
         return Scale("own", label="probability lost" if lost else "")
-    each = [shown(scores_RC, maps.unit) for scores_RC in maps.scores_BRC.numpy()]
+    each = [display_scores(scores_RC, maps.unit) for scores_RC in maps.scores_BRC.numpy()]
     high = settings.scale or shared_scale(each, least=0.05 if lost else 2.0)
     return Scale("lost" if lost else "uniform", high)
 
 
 def map_picture(
-    mapper: Mapper,
-    mapped: MappedBatch,
+    explainer: Explainer,
+    mapped: ExplainedBatch,
     b: int,
     sample: Sample,
     true: str | None = None,
@@ -268,7 +268,7 @@ def map_picture(
     """One picture of a batch with its map, what the model said, and what the checks found.
 
     Args:
-        mapper: made the maps.
+        explainer: made the maps.
         mapped: the batch.
         b: the picture's place in it.
         sample: the picture itself.
@@ -285,37 +285,37 @@ def map_picture(
     masked_RC = None
     if checked is not None and checked.outliers_BRC[b].any():
         marked = tuple((int(row), int(column)) for row, column in np.argwhere(checked.outliers_BRC[b]))
-        masked_RC = shown(without_outliers(scores_RC, checked.outliers_BRC[b]), unit)
+        masked_RC = display_scores(without_outliers(scores_RC, checked.outliers_BRC[b]), unit)
     return MapPicture(
         photo_HWC=photo_HWC,
-        map_RC=shown(scores_RC, unit),
-        placement=Placement(eval_transform(mapper.opened.spec).geometry(width, height), *scores_RC.shape),
+        map_RC=display_scores(scores_RC, unit),
+        placement=Placement(eval_transform(explainer.opened.spec).geometry(width, height), *scores_RC.shape),
         name=sample.name,
-        predicted=mapper.opened.labels[likeliest],
+        predicted=explainer.opened.labels[likeliest],
         probability=float(mapped.probabilities_BC[b, likeliest]),
         true=true,
-        method=mapper.method.describe(mapper.opened.module),
-        notes=_notes(mapper, mapped, b, likeliest),
+        method=explainer.method.describe(explainer.opened.module),
+        notes=_notes(explainer, mapped, b, likeliest),
         flag="" if verdict is None else FLAGS[verdict.flag],
         verdict="" if verdict is None else verdict.sentence,
-        marked=marked,
+        outlier_patches=marked,
         masked_RC=masked_RC,
         smooth=smooth,
     )
 
 
-def _notes(mapper: Mapper, mapped: MappedBatch, b: int, likeliest: int) -> tuple[str, ...]:
+def _notes(explainer: Explainer, mapped: ExplainedBatch, b: int, likeliest: int) -> tuple[str, ...]:
     notes = []
-    if mapper.method.for_a_class and int(mapped.targets_B[b]) != likeliest:
-        notes.append(f"The map is for the class {mapper.opened.labels[int(mapped.targets_B[b])]}.")
+    if explainer.method.for_a_class and int(mapped.targets_B[b]) != likeliest:
+        notes.append(f"The map is for the class {explainer.opened.labels[int(mapped.targets_B[b])]}.")
     if mapped.maps.prefix_share_B is not None:
         share = float(mapped.maps.prefix_share_B[b])
-        count = mapper.layout.prefix
+        count = explainer.layout.prefix
         tokens = "the prefix token" if count == 1 else f"the {count} prefix tokens"
         notes.append(
             f"{'Less than 1' if share < 0.01 else f'{100 * share:.0f}'} % of the mass is on {tokens} and not drawn."
         )
-    if mapper.method.name == "attention" and mapper.layout.readout == "mean":
+    if explainer.method.name == "attention" and explainer.layout.readout == "mean":
         notes.append("This model's head reads the mean of the patches, not this row.")
     return tuple(notes)
 
@@ -335,7 +335,7 @@ def explain(
     precision: str = "auto",
     architecture: str | None = None,
     progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> Explained:
+) -> ExplainResult:
     """Draw a map for every picture, as pictures come: what was drawn before an interruption stays.
 
     All figures of a call share one scale, found on the first ``batch_size`` pictures.
@@ -357,10 +357,10 @@ def explain(
     """
     samples = random_subset(list_pictures(images), limit, settings.seed)
     opened = open_classifier(model, precision, architecture)
-    mapper = Mapper(opened, settings.method, settings.target)
+    explainer = Explainer(opened, settings.method, settings.target)
     figures = figure_names([sample.name for sample in samples], settings.kind, SHEETS)
-    session = ExplainSession(model, images, out, mapper, settings, samples, figures, architecture)
-    for mapped in mapper.run(samples, batch_size):
+    session = ExplainSession(model, images, out, explainer, settings, samples, figures, architecture)
+    for mapped in explainer.run(samples, batch_size):
         session.draw(mapped)
         progress(session.done, len(samples))
     return session.finish()
@@ -373,7 +373,7 @@ class ExplainSession:
         model: its reference, as it was given.
         images: what was given.
         out: the folder of figures.
-        mapper: makes the maps.
+        explainer: makes the maps.
         settings: what is made.
         samples: the pictures.
         figures: the path of each picture's figure, from ``out`` on.
@@ -387,7 +387,7 @@ class ExplainSession:
         model: str,
         images: Path,
         out: Path,
-        mapper: Mapper,
+        explainer: Explainer,
         settings: ExplainSettings,
         samples: Sequence[Sample],
         figures: Mapping[str, str],
@@ -395,10 +395,10 @@ class ExplainSession:
         folder: bool | None = None,
         sheets: bool = True,
     ) -> None:
-        self.images, self.out, self.mapper, self.settings, self.samples = images, out, mapper, settings, samples
+        self.images, self.out, self.explainer, self.settings, self.samples = images, out, explainer, settings, samples
         self.folder = images.is_dir() if folder is None else folder
         self.figures, self.draws_sheets = figures, sheets
-        self.opened: Classifier = mapper.opened
+        self.opened: Classifier = explainer.opened
         self.method = settings.method.describe(self.opened.module)
         self.origin = origin_of(model, self.opened, settings, architecture)
         self.transform = eval_transform(self.opened.spec)
@@ -412,19 +412,19 @@ class ExplainSession:
     def done(self) -> int:
         return len(self.explained) + len(self.unreadable)
 
-    def draw(self, mapped: MappedBatch) -> None:
+    def draw(self, mapped: ExplainedBatch) -> None:
         """Figures of one batch."""
         self.unreadable += [(self.samples[i].name, reason) for i, reason in mapped.batch.unreadable]
         if not len(mapped.pixels_BCHW):
             return
         if self.scale is None:
-            self.scale = scale_of(mapped.maps, self.settings)
-        checked = check_maps(self.mapper, mapped, self.settings.seed) if self.settings.check else None
+            self.scale = choose_scale(mapped.maps, self.settings)
+        checked = check_maps(self.explainer, mapped, self.settings.seed) if self.settings.check else None
         extras = list(self._extras(mapped))
         for b, index in enumerate(mapped.batch.indices_B.tolist()):
             sample = self.samples[index]
             picture = map_picture(
-                self.mapper, mapped, b, sample, self._true_label(sample), checked, self.settings.smooth
+                self.explainer, mapped, b, sample, self._true_label(sample), checked, self.settings.smooth
             )
             explained = self._explained(picture, mapped, b, sample, checked)
             encoded = sample.picture.read_bytes()
@@ -435,17 +435,17 @@ class ExplainSession:
                 save(figure, path, replace(origin, figure=suffix).to_metadata())
             self.explained.append(explained)
             if self.draws_sheets:
-                self.sheet.append(picture.lighter(320))
+                self.sheet.append(picture.with_smaller_photo(320))
             if len(self.sheet) == A_SHEET:
                 self._write_sheet()
 
     def _true_label(self, sample: Sample) -> str | None:
         """A single picture's folder may say it, although the picture's name here is without it."""
         name = sample.name if self.folder else str(self.images.absolute())
-        return true_label_in(name, self.opened.labels)
+        return true_label_from_name(name, self.opened.labels)
 
     def _explained(
-        self, picture: MapPicture, mapped: MappedBatch, b: int, sample: Sample, checked: Checked | None
+        self, picture: MapPicture, mapped: ExplainedBatch, b: int, sample: Sample, checked: Checked | None
     ) -> ExplainedPicture:
         assert picture.probability is not None
         share_B, target = mapped.maps.prefix_share_B, self.opened.labels[int(mapped.targets_B[b])]
@@ -461,7 +461,7 @@ class ExplainSession:
             None if checked is None else checked.verdicts[b],
         )
 
-    def _extras(self, mapped: MappedBatch) -> Iterator[Callable[[MapPicture], Iterator[tuple[str, Any]]]]:
+    def _extras(self, mapped: ExplainedBatch) -> Iterator[Callable[[MapPicture], Iterator[tuple[str, Any]]]]:
         """For each picture of a batch, what draws its further figures: (suffix, figure)."""
         settings, method = self.settings, self.settings.method
         if not (settings.each_head or settings.matrix):
@@ -483,7 +483,7 @@ class ExplainSession:
     ) -> Iterator[tuple[str, Any]]:
         assert self.scale is not None
         if heads_HBRC is not None:
-            shown_HRC = np.stack([shown(each_RC, "mass") for each_RC in heads_HBRC[:, b]])
+            shown_HRC = np.stack([display_scores(each_RC, "mass") for each_RC in heads_HBRC[:, b]])
             scale = self.scale if self.settings.stretch else Scale("uniform", shared_scale(list(shown_HRC)))
             detail = self.method.replace(self._reduction, "head by head")
             yield (
@@ -499,9 +499,9 @@ class ExplainSession:
                 ),
             )
         if matrices_BHQK is not None:
-            layer = self.settings.method.layer % self.mapper.layout.blocks + 1
-            detail = f"attention of every token to every token, layer {layer} of {self.mapper.layout.blocks}"
-            prefix = self.mapper.layout.prefix
+            layer = self.settings.method.layer % self.explainer.layout.blocks + 1
+            detail = f"attention of every token to every token, layer {layer} of {self.explainer.layout.blocks}"
+            prefix = self.explainer.layout.prefix
             yield "matrix", matrices_figure(matrices_BHQK[b], prefix, title=picture.title, detail=detail)
 
     @property
@@ -528,13 +528,13 @@ class ExplainSession:
                 self.out / f"contact-sheet.{self.settings.kind}",
                 whole.to_metadata(),
                 place=(len(self.sheets) + 1, ceil(len(self.samples) / A_SHEET)),
-                title=counted(len(self.samples)),
+                title=count_pictures(len(self.samples)),
                 detail=self.method,
             )
         )
         self.sheet = []
 
-    def finish(self) -> Explained:
+    def finish(self) -> ExplainResult:
         """The last sheet and the table."""
         if not self.explained:
             name, reason = self.unreadable[0]
@@ -542,8 +542,8 @@ class ExplainSession:
         if self.sheet:
             self._write_sheet()
         table = self.out / "maps.csv"
-        write_atomically(table, b"".join(table_rows(self.explained, self.out)))
-        return Explained(
+        write_atomically(table, b"".join(map_records(self.explained, self.out)))
+        return ExplainResult(
             self.out,
             tuple(self.explained),
             table,

@@ -20,11 +20,11 @@ import torch
 
 from vitrine.attribution.baselines import centre_blob, edges, random_map
 from vitrine.attribution.methods import METHODS, Method
-from vitrine.attribution.outlier_tokens import share_carried
+from vitrine.attribution.outlier_tokens import outlier_mass
 from vitrine.attribution.placement import Placement
-from vitrine.attribution.pointing import centres_inside, localise
+from vitrine.attribution.pointing import centres_inside, score_against_mask
 from vitrine.attribution.ranking import Ranking, ScoredMethod, paired_difference, rank_methods
-from vitrine.attribution.verdict import Evidence, Verdict, judge, strongest_tenth
+from vitrine.attribution.verdict import Evidence, Verdict, judge, top_decile_mass
 from vitrine.attribution.weight_randomization import randomised_copies
 from vitrine.classify.inference import eval_transform
 from vitrine.classify.model import Classifier
@@ -34,7 +34,7 @@ from vitrine.data.masks import FOLDER, Masks, find_masks
 from vitrine.data.samples import Sample, random_subset
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError
-from vitrine.explain.explainer import Mapper
+from vitrine.explain.explainer import Explainer
 from vitrine.explain.figures.ranking import methods_csv, methods_table, methods_text, save_methods_figure
 from vitrine.io.files import to_json, write_atomically
 from vitrine.plotting.provenance import Provenance
@@ -258,8 +258,8 @@ def _load(
     opened: Classifier, samples: Sequence[Sample], masks: Masks | None, batch_size: int
 ) -> tuple[_Scene, list[str]]:
     """Pictures as bytes, the model's own classes, and where the masks lie on the grid."""
-    mapper = Mapper(opened, Method())
-    layout, transform = mapper.layout, eval_transform(opened.spec)
+    explainer = Explainer(opened, Method())
+    layout, transform = explainer.layout, eval_transform(opened.spec)
     pixels, targets, kept = [], [], []
     left_out: list[str] = []
     for batch in batches(samples, transform, batch_size=batch_size):
@@ -267,7 +267,7 @@ def _load(
         kept += batch.indices_B.tolist()
         if len(batch.pixels_BCHW):
             pixels.append(batch.pixels_BCHW)
-            targets.append(mapper.probability(mapper.pixels(batch.pixels_BCHW)).argmax(1).cpu())
+            targets.append(explainer.probability(explainer.pixels(batch.pixels_BCHW)).argmax(1).cpu())
     if not kept:
         raise DataError(f"None of the {len(samples)} pictures can be read, for example {left_out[0]}")
     coverage: list[Floats | None] = []
@@ -290,7 +290,9 @@ class _Scoring:
         self, opened: Classifier, scene: _Scene, settings: ScoreSettings, progress: Callable[[int], None]
     ) -> None:
         self.opened, self.scene, self.settings, self.progress = opened, scene, settings, progress
-        self.mapper = Mapper(opened, Method())  # of no method in particular: pixels, probabilities, curves, outliers
+        self.explainer = Explainer(
+            opened, Method()
+        )  # of no method in particular: pixels, probabilities, curves, outliers
         self.done = 0
         self.maps: dict[str, Floats] = {}
 
@@ -300,12 +302,12 @@ class _Scoring:
 
     def method(self, name: str, method: Method, module: torch.nn.Module | None = None) -> ScoredMethod:
         """Maps of all pictures, timed, and their scores."""
-        mapper = Mapper(self.opened, method)
+        explainer = Explainer(self.opened, method)
         parts, spent = [], 0.0
         for some in self._batches():
-            pixels_BCHW = mapper.pixels(self.scene.pixels_PCHW[some])
+            pixels_BCHW = explainer.pixels(self.scene.pixels_PCHW[some])
             began = time.perf_counter()
-            parts.append(mapper.maps(pixels_BCHW, self.scene.targets_P[some], module).scores_BRC.numpy())
+            parts.append(explainer.maps(pixels_BCHW, self.scene.targets_P[some], module).scores_BRC.numpy())
             spent += time.perf_counter() - began
         seconds = spent / len(self.scene.targets_P)
         return self._scored(name, np.concatenate(parts), is_control=module is not None, seconds=seconds)
@@ -317,11 +319,11 @@ class _Scoring:
 
     def controls(self) -> Iterator[tuple[str, Floats]]:
         """Maps that know nothing of the model, of all pictures."""
-        layout = self.mapper.layout
+        layout = self.explainer.layout
         grid, count = (layout.rows, layout.columns), len(self.scene.targets_P)
         yield "random", np.stack([random_map(*grid, self.settings.seed + p) for p in range(count)])
         yield "centre blob", np.stack([centre_blob(*grid)] * count)
-        parts = [edges(self.mapper.pixels(self.scene.pixels_PCHW[some]).cpu(), *grid) for some in self._batches()]
+        parts = [edges(self.explainer.pixels(self.scene.pixels_PCHW[some]).cpu(), *grid) for some in self._batches()]
         yield "edges", np.concatenate(parts)
 
     def control(self, name: str, maps_PRC: Floats) -> ScoredMethod:
@@ -334,7 +336,7 @@ class _Scoring:
         for some in self._batches():
             if measured := range(*some.indices(min(self.settings.curves, len(maps_PRC)))):
                 part = slice(measured.start, measured.stop)
-                curves = self.mapper.curves(self.mapper.pixels(self.scene.pixels_PCHW[part]), maps_PRC[part])
+                curves = self.explainer.curves(self.explainer.pixels(self.scene.pixels_PCHW[part]), maps_PRC[part])
                 values["gap"] += curves.gap.tolist()
                 values["insertion"] += curves.insertion_area.tolist()
                 values["deletion"] += curves.deletion_area.tolist()
@@ -349,7 +351,7 @@ class _Scoring:
     def _localised(self, maps_PRC: Floats) -> dict[str, list[float]]:
         values: dict[str, list[float]] = {key: [] for key in _MASKED}
         for scores_RC, cover_RC, hit_RC in zip(maps_PRC, self.scene.coverage, self.scene.hits, strict=True):
-            found = None if cover_RC is None or hit_RC is None else localise(scores_RC, cover_RC, hit_RC)
+            found = None if cover_RC is None or hit_RC is None else score_against_mask(scores_RC, cover_RC, hit_RC)
             for key, said in zip(_MASKED, _numbers(found), strict=True):
                 values[key].append(np.nan if said is None else said)
         return values
@@ -357,21 +359,23 @@ class _Scoring:
     @cached_property
     def _outliers_BRC(self) -> npt.NDArray[np.bool_]:  # noqa: N802  its axes
         """Of the first batch; they are the model's, whatever the method."""
-        return self.mapper.outliers(self.mapper.pixels(self.scene.pixels_PCHW[next(self._batches())]))
+        return self.explainer.outliers(self.explainer.pixels(self.scene.pixels_PCHW[next(self._batches())]))
 
     def verdict(self, name: str, method: Method, scored: Sequence[ScoredMethod], ranking: Ranking) -> Verdict:
         """All checks of a method over all pictures; the weights are randomised on one batch of them."""
         by_name = {each.name: each for each in scored}
         lead = paired_difference(by_name[name], by_name["centre blob"], ranking.by, seed=self.settings.seed)
-        mapper, first = Mapper(self.opened, method), next(self._batches())
-        pixels_BCHW, targets_B = mapper.pixels(self.scene.pixels_PCHW[first]), self.scene.targets_P[first]
+        explainer, first = Explainer(self.opened, method), next(self._batches())
+        pixels_BCHW, targets_B = explainer.pixels(self.scene.pixels_PCHW[first]), self.scene.targets_P[first]
         outliers_BRC, maps_PRC = self._outliers_BRC, self.maps[name]
         evidence = Evidence(
             pictures=len(maps_PRC),
-            correlation=float(mapper.sensitivity(pixels_BCHW, targets_B, _SHUFFLED_SEED).final_B.mean()),
+            correlation=float(explainer.sensitivity(pixels_BCHW, targets_B, _SHUFFLED_SEED).final_B.mean()),
             metric=ranking.by.key,
-            strongest_tenth=float(strongest_tenth(maps_PRC).mean()),
-            carried=float(np.mean([share_carried(*pair) for pair in zip(maps_PRC[first], outliers_BRC, strict=True)])),
+            top_decile_mass=float(top_decile_mass(maps_PRC).mean()),
+            outlier_mass=float(
+                np.mean([outlier_mass(*pair) for pair in zip(maps_PRC[first], outliers_BRC, strict=True)])
+            ),
             outliers=float(outliers_BRC.sum((1, 2)).mean()),
         )
         if lead is not None:

@@ -17,7 +17,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LinearSegmentedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 
-from vitrine.plotting.style import GREY, HAIRLINE, INK, SMALL, place, shortened, write
+from vitrine.plotting.style import GREY, HAIRLINE, INK, SMALL, add_axes, add_text, shorten
 
 _THICK, _ARROW = 0.13, 0.19  # of a colour bar, in inches
 _NICE = np.array([1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10])
@@ -70,23 +70,23 @@ class Scale:
         return ("Every map is stretched to its own minimum and maximum.",) if self.kind == "own" else ()
 
     @property
-    def nothing(self) -> float:
+    def neutral(self) -> float:
         """The value that says nothing: what the colour bar marks."""
         return 0.0 if self.kind == "lost" else 1.0
 
     @property
-    def colours(self) -> Colormap:
+    def colormap(self) -> Colormap:
         """Perceptual, and dark where there is little."""
         return SIGNED if self.kind == "lost" else mpl.colormaps["inferno"]
 
     @property
-    def limits(self) -> Normalize:
+    def norm(self) -> Normalize:
         """From values to 0 to 1, their place among the colours; what lies outside is brought to the ends."""
         if self.kind == "log":
             return LogNorm(0.1, self.high, clip=True)
         return Normalize(-self.high if self.kind == "lost" else self.low or 0.0, self.high, clip=True)
 
-    def of(self, map_RC: npt.ArrayLike) -> Scale:
+    def for_map(self, map_RC: npt.ArrayLike) -> Scale:
         """The scale of one map: with ends of its own where it is "own" and has none yet, else this one."""
         if self.kind != "own" or self.low is not None:
             return self
@@ -126,14 +126,14 @@ def colour_bar(
     the largest (or least) value beside it.
     """
     each_its_own = scale.kind == "own" and scale.low is None and len(maps) > 1
-    scale, ends = scale.of(maps[0]), _ends(maps)
-    low, high = float(scale.limits.vmin or 0), float(scale.limits.vmax or 0)
+    scale, ends = scale.for_map(maps[0]), _ends(maps)
+    low, high = float(scale.norm.vmin or 0), float(scale.norm.vmax or 0)
     beyond = (not each_its_own and ends[0] < low, not each_its_own and ends[1] > high)
-    axes = place(figure, *at, *((length, _THICK) if level else (_THICK, length)))
+    axes = add_axes(figure, *at, *((length, _THICK) if level else (_THICK, length)))
     name_at = (at[0], at[1] + _THICK + 0.06) if level else (at[0], at[1] + length + 0.11)
-    write(figure, *name_at, shortened(scale.name, 21), fontsize=SMALL, color=GREY)
+    add_text(figure, *name_at, shorten(scale.name, 21), fontsize=SMALL, color=GREY)
     bar = figure.colorbar(
-        ScalarMappable(scale.limits, scale.colours),
+        ScalarMappable(scale.norm, scale.colormap),
         cax=axes,
         orientation="horizontal" if level else "vertical",
         extend={(False, False): "neither", (False, True): "max", (True, False): "min", (True, True): "both"}[beyond],
@@ -146,10 +146,10 @@ def colour_bar(
     axes.tick_params(length=0, pad=4, labelsize=SMALL, labelcolor=GREY)
     if each_its_own:
         return
-    if scale.nothing in ticks:
-        (axes.axvline if level else axes.axhline)(scale.nothing, color="white", linewidth=1.2)
+    if scale.neutral in ticks:
+        (axes.axvline if level else axes.axhline)(scale.neutral, color="white", linewidth=1.2)
         labels = axes.get_xticklabels() if level else axes.get_yticklabels()
-        labels[ticks.index(scale.nothing)].set(weight="bold", color=INK)
+        labels[ticks.index(scale.neutral)].set(weight="bold", color=INK)
     for end in (0, 1):
         if beyond[end]:
             words = f"{('down to', 'up to')[end]} {number(ends[end])}"
@@ -159,10 +159,10 @@ def colour_bar(
 def _beside_arrow(figure: Figure, words: str, at: tuple[float, float], length: float, end: int, level: bool) -> None:
     if level:
         x, side = ((at[0] - 0.06, "right"), (at[0] + length + 0.06, "left"))[end]
-        write(figure, x, at[1] + _THICK / 2, words, ha=side, va="center", fontsize=SMALL, color=GREY)
+        add_text(figure, x, at[1] + _THICK / 2, words, ha=side, va="center", fontsize=SMALL, color=GREY)
     else:
         y = at[1] + (0.02, length - 0.02)[end]
-        write(figure, at[0] + _THICK + 0.055, y, words, va="center", fontsize=SMALL, color=GREY)
+        add_text(figure, at[0] + _THICK + 0.055, y, words, va="center", fontsize=SMALL, color=GREY)
 
 
 def _ends(maps: Sequence[npt.ArrayLike]) -> tuple[float, float]:
@@ -175,16 +175,16 @@ def _ends(maps: Sequence[npt.ArrayLike]) -> tuple[float, float]:
 def _ticks(scale: Scale, low: float, high: float, room: float) -> list[float]:
     """Values on a colour bar: what says nothing, and others that are at least ``room``, a share of it, away."""
     if scale.kind == "own":
-        inside = low + room * (high - low) < scale.nothing < high - room * (high - low)
-        return [low, *([scale.nothing] if inside else []), high]
+        inside = low + room * (high - low) < scale.neutral < high - room * (high - low)
+        return [low, *([scale.neutral] if inside else []), high]
     if scale.kind == "log":
         return [*(10.0**power for power in range(-1, ceil(np.log10(high) - 0.3))), high]
     step = next(
         m * 10.0**power for power in range(-9, 9) for m in (1, 2, 2.5, 5) if high - low <= 6.01 * m * 10.0**power
     )
     round_ones = step * np.arange(ceil(low / step - 1e-6), high / step + 1e-6)
-    apart = [float(tick) for tick in round_ones if abs(tick - scale.nothing) >= room * (high - low)]
-    return sorted([*apart, *([scale.nothing] if low <= scale.nothing <= high else [])])
+    apart = [float(tick) for tick in round_ones if abs(tick - scale.neutral) >= room * (high - low)]
+    return sorted([*apart, *([scale.neutral] if low <= scale.neutral <= high else [])])
 
 
 def number(value: float) -> str:

@@ -26,13 +26,13 @@ from vitrine.plotting.style import (
     SMALL,
     TITLE,
     WIDTH,
-    extent,
+    add_axes,
+    add_text,
+    figure_style,
     new_figure,
-    place,
     save,
-    shortened,
-    styled,
-    write,
+    shorten,
+    text_size,
 )
 from vitrine.results import ClassificationMetrics, percent
 
@@ -77,11 +77,11 @@ def confusion_figure(metrics: ClassificationMetrics) -> Figure:
     class without pictures has a grey row. Up to 40 classes only mistakes have counts; above 80 there are no names.
     Above ``WHOLE``, a row and a column stand for several neighbouring classes, and the figure says for how many.
     """
-    with styled():
+    with figure_style():
         plan = _plan(metrics)
         figure = new_figure(plan.width, plan.height)
         _heading(figure, metrics, plan)
-        axes = place(figure, plan.left, plan.bottom, plan.side, plan.side)
+        axes = add_axes(figure, plan.left, plan.bottom, plan.side, plan.side)
         _cells(axes, metrics, plan)
         _names(axes, plan)
         _scale(figure, plan)
@@ -120,11 +120,11 @@ def _plan_of(metrics: ClassificationMetrics, side: float) -> _Plan:
     classes = len(metrics.classes)
     cell = side / classes
     font = float(np.clip(cell * _POINTS * 0.66, 4.5, LABEL))
-    names = tuple(shortened(label) for label in metrics.labels) if classes <= _NAMED else ()
-    across, line = extent(names, font)
+    names = tuple(shorten(label) for label in metrics.labels) if classes <= _NAMED else ()
+    across, line = text_size(names, font)
     if 0.75 * cell < across <= cell:  # short names, such as numbers, stay level with air between them
         font *= 0.75 * cell / across
-        across, line = extent(names, font)
+        across, line = text_size(names, font)
     # Level names have to fit their column with some air; turned ones have to fit beside one another.
     turn = 0 if across <= cell * 0.9 else 45 if cell * np.sin(np.pi / 4) * _POINTS >= font * 1.15 else 90
     below = {0: line, 45: (across + line) * np.sin(np.pi / 4), 90: across}[turn]
@@ -143,13 +143,13 @@ def _title(metrics: ClassificationMetrics) -> tuple[str, str]:
 
 
 def _heading_width(metrics: ClassificationMetrics) -> float:
-    return max(extent([_title(metrics)[0]], TITLE, weight="bold")[0], extent([_title(metrics)[1]], SMALL)[0])
+    return max(text_size([_title(metrics)[0]], TITLE, weight="bold")[0], text_size([_title(metrics)[1]], SMALL)[0])
 
 
 def _heading(figure: Figure, metrics: ClassificationMetrics, plan: _Plan) -> None:
     title, detail = _title(metrics)
-    write(figure, MARGIN, plan.height - 0.33, title, fontsize=TITLE, weight="bold")
-    write(figure, MARGIN, plan.height - 0.53, detail, fontsize=SMALL, color=GREY)
+    add_text(figure, MARGIN, plan.height - 0.33, title, fontsize=TITLE, weight="bold")
+    add_text(figure, MARGIN, plan.height - 0.53, detail, fontsize=SMALL, color=GREY)
 
 
 def _cells(axes: Axes, metrics: ClassificationMetrics, plan: _Plan) -> None:
@@ -182,7 +182,7 @@ def _counts(
 ) -> None:
     """Counts in one size, in which the longest fits its cell."""
     longest = max((f"{count:,}" for count in counts_TP[counted_TP]), key=len, default="0")
-    fitting = LABEL * 0.84 * plan.cell / extent([longest], LABEL)[0]
+    fitting = LABEL * 0.84 * plan.cell / text_size([longest], LABEL)[0]
     size = min(LABEL, fitting, plan.cell * _POINTS * 0.6)
     for row, column in zip(*np.nonzero(counted_TP), strict=True):
         axes.text(
@@ -215,21 +215,21 @@ def _names(axes: Axes, plan: _Plan) -> None:
     figure = axes.figure
     assert isinstance(figure, Figure)
     middle = plan.bottom + plan.side / 2
-    write(figure, MARGIN + 0.1, middle, "true", rotation=90, color=GREY, fontsize=LABEL, ha="center", va="center")
-    write(figure, plan.left + plan.side / 2, MARGIN, "predicted", color=GREY, fontsize=LABEL, ha="center")
+    add_text(figure, MARGIN + 0.1, middle, "true", rotation=90, color=GREY, fontsize=LABEL, ha="center", va="center")
+    add_text(figure, plan.left + plan.side / 2, MARGIN, "predicted", color=GREY, fontsize=LABEL, ha="center")
     if not plan.names:
         words = "Classes in class order; names and counts are in confusion.csv."
         if plan.together > 1:
             words = (
                 f"Classes in class order, {plan.together} to a row and column; names and counts are in confusion.csv."
             )
-        write(figure, plan.left, plan.bottom - 0.17, words, color=GREY, fontsize=SMALL)
+        add_text(figure, plan.left, plan.bottom - 0.17, words, color=GREY, fontsize=SMALL)
 
 
 def _scale(figure: Figure, plan: _Plan) -> None:
     height = min(plan.side, 2.4)
     top = plan.bottom + plan.side
-    axes = place(figure, plan.left + plan.side + 0.25, top - height, 0.13, height)
+    axes = add_axes(figure, plan.left + plan.side + 0.25, top - height, 0.13, height)
     axes.imshow(np.linspace(1, 0, 256)[:, None], cmap=SHARES, vmin=0, vmax=1, aspect="auto", extent=(0, 1, 0, 1))
     axes.set(xticks=[], yticks=[0, 0.25, 0.5, 0.75, 1], yticklabels=["0 %", "25 %", "50 %", "75 %", "100 %"])
     axes.yaxis.tick_right()
@@ -238,7 +238,7 @@ def _scale(figure: Figure, plan: _Plan) -> None:
         spine.set(visible=True, color=HAIRLINE)
     middle = top - height / 2
     left = plan.left + plan.side + 0.25 + 0.13 + 0.58
-    write(
+    add_text(
         figure,
         left,
         middle,

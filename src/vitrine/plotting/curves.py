@@ -20,14 +20,14 @@ from vitrine.plotting.style import (
     SMALL,
     TITLE,
     WIDTH,
-    extent,
+    add_axes,
+    add_text,
+    figure_style,
     new_figure,
     percent_tick,
-    place,
     save,
-    shortened,
-    styled,
-    write,
+    shorten,
+    text_size,
 )
 from vitrine.results import percent
 
@@ -68,18 +68,18 @@ def learning_curves(runs: Mapping[str, History]) -> Figure:
     """
     if not 1 <= len(runs) <= len(SERIES) or not all(runs.values()):
         raise ValueError(f"Learning curves need 1 to {len(SERIES)} runs, each with an epoch at least; got {len(runs)}.")
-    with styled():
+    with figure_style():
         figure = new_figure(WIDTH, _HEIGHT)
         lines = [
             _run(name, colour, rows) for (name, rows), colour in zip(runs.items(), SERIES[: len(runs)], strict=True)
         ]
         losses = _loss_labels(lines)
         finals = [_accuracy_label(run, alone=len(lines) == 1) for run in lines]
-        margins = [extent([label for label, _, _ in labels], SMALL)[0] + 0.14 for labels in (losses, finals)]
+        margins = [text_size([label for label, _, _ in labels], SMALL)[0] + 0.14 for labels in (losses, finals)]
         width = (WIDTH - 2 * MARGIN - 2 * 0.5 - sum(margins) - 0.25) / 2
         left = MARGIN + 0.5
-        loss = place(figure, left, 0.55, width, _HEIGHT - 1.23)
-        accuracy = place(figure, left + width + margins[0] + 0.75, 0.55, width, _HEIGHT - 1.23)
+        loss = add_axes(figure, left, 0.55, width, _HEIGHT - 1.23)
+        accuracy = add_axes(figure, left + width + margins[0] + 0.75, 0.55, width, _HEIGHT - 1.23)
         _draw_losses(loss, lines)
         _draw_accuracies(accuracy, lines)
         several = "" if len(lines) == 1 else "   solid: validation, dotted: training"
@@ -92,7 +92,7 @@ def _run(name: str, colour: str, rows: History) -> _Run:
     marked = [i for i, row in enumerate(rows) if row["best"]]
     accuracy = [float(row["validation_accuracy"]) for row in rows]
     return _Run(
-        name=shortened(name),
+        name=shorten(name),
         colour=colour,
         epochs=[int(row["epoch"]) for row in rows],
         training=[float(row["train_loss"]) for row in rows],
@@ -165,8 +165,8 @@ def _finish(
     axes.set_xlabel("epoch", loc="right", labelpad=2, fontsize=SMALL)
     box = axes.get_position()
     left, top = box.x0 * WIDTH, box.y1 * _HEIGHT
-    write(figure, left - 0.5, top + 0.37, title, fontsize=TITLE, weight="bold", color=INK)
-    write(figure, left - 0.5, top + 0.18, detail, fontsize=SMALL, color=GREY)
+    add_text(figure, left - 0.5, top + 0.37, title, fontsize=TITLE, weight="bold", color=INK)
+    add_text(figure, left - 0.5, top + 0.18, detail, fontsize=SMALL, color=GREY)
     _label_ends(figure, axes, labels)
 
 
@@ -177,12 +177,12 @@ def _label_ends(figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, s
     bottom, height = box.y0 * _HEIGHT, box.height * _HEIGHT
     order = sorted(range(len(labels)), key=lambda i: labels[i][1])
     wanted = [bottom + (labels[i][1] - low) / (high - low) * height for i in order]
-    for i, up in zip(order, spread(wanted, _LINE), strict=True):
+    for i, up in zip(order, space_apart(wanted, _LINE), strict=True):
         label, _, colour = labels[i]
-        write(figure, box.x1 * WIDTH + 0.1, up, label, fontsize=SMALL, color=colour, va="center")
+        add_text(figure, box.x1 * WIDTH + 0.1, up, label, fontsize=SMALL, color=colour, va="center")
 
 
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
+def space_apart(wanted: Sequence[float], gap: float) -> list[float]:
     """Places as near as can be to ascending wanted ones, at least ``gap`` apart, each group kept in its middle.
 
     Neighbours that are too near become a group around the mean of what they wanted, and groups merge until none touch:

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from vitrine.attribution.placement import Placement
 from vitrine.plotting.colormap import Scale, colour_bar, shared_scale
 from vitrine.plotting.overlay import Patch, Pixels, draw_overlay
-from vitrine.plotting.style import Grid, arranged, panel_grid, place, styled
+from vitrine.plotting.style import Grid, add_axes, arrange_panels, figure_style, panel_grid
 
 Floats = npt.NDArray[np.float32]
 
@@ -33,7 +33,7 @@ def heads_figure(
     detail: str = "",
     heads: Sequence[int] = (),
     smooth: bool = True,
-    marked: Sequence[Patch] = (),
+    outlines: Sequence[Patch] = (),
 ) -> Figure:
     """A panel a head, at most six in a row: its map over the photograph, all on one scale.
 
@@ -46,7 +46,7 @@ def heads_figure(
         detail: in grey below it, for example the method.
         heads: their numbers, counted from 0; all by default.
         smooth: as there.
-        marked: as there.
+        outlines: as there.
 
     Raises:
         ValueError: there is no map, or numbers and maps differ in count.
@@ -54,11 +54,19 @@ def heads_figure(
     maps_HRC = np.asarray(maps_HRC, dtype=np.float32)
     names = _head_names(len(maps_HRC), heads)
     aspect = placement.geometry.width / placement.geometry.height
-    said = (*scale.warnings, *signs_in_words(placement.seen_share < 1 - 1e-6, bool(marked)))
-    with styled():
+    said = (*scale.warnings, *describe_marks(placement.visible_share < 1 - 1e-6, bool(outlines)))
+    with figure_style():
         grid = _panels_of_heads(names, aspect, _IN_A_ROW, title, "\n".join([detail, *said]))
         for map_RC, box in zip(maps_HRC, grid.boxes, strict=True):
-            draw_overlay(place(grid.figure, *box), photo_HWC, map_RC, placement, scale, smooth=smooth, marked=marked)
+            draw_overlay(
+                add_axes(grid.figure, *box),
+                photo_HWC,
+                map_RC,
+                placement,
+                scale,
+                smooth=smooth,
+                outlines=outlines,
+            )
         colour_bar(grid.figure, scale, list(maps_HRC), grid.bar, grid.bar_length)
         return grid.figure
 
@@ -95,10 +103,10 @@ def matrices_figure(
         words += (
             f" White lines part {prefix} prefix token{'s' * (prefix > 1)}{magnified} from {tokens - prefix} patches."
         )
-    with styled():
+    with figure_style():
         grid = _panels_of_heads(names, 1.0, 4, title, f"{detail}\n{words}")
         for relative_NN, box in zip(relative_HNN, grid.boxes, strict=True):
-            _matrix(place(grid.figure, *box), relative_NN, prefix, broad, scale)
+            _matrix(add_axes(grid.figure, *box), relative_NN, prefix, broad, scale)
         colour_bar(grid.figure, scale, [relative_HNN], grid.bar, grid.bar_length)
         return grid.figure
 
@@ -106,16 +114,16 @@ def matrices_figure(
 def _matrix(axes: Axes, relative_NN: Floats, prefix: int, broad: int, scale: Scale) -> None:
     counts = np.where(np.arange(len(relative_NN)) < prefix, broad, 1)
     drawn = relative_NN.repeat(counts, axis=0).repeat(counts, axis=1)
-    axes.imshow(drawn, cmap=scale.colours, norm=scale.limits, extent=(0, len(drawn), len(drawn), 0))
+    axes.imshow(drawn, cmap=scale.colormap, norm=scale.norm, extent=(0, len(drawn), len(drawn), 0))
     axes.set(xticks=[], yticks=[])
     if prefix:
         axes.axvline(prefix * broad, color="white", linewidth=1.4)
         axes.axhline(prefix * broad, color="white", linewidth=1.4)
 
 
-def signs_in_words(unseen: bool, marked: bool) -> list[str]:
+def describe_marks(has_unseen: bool, has_outlines: bool) -> list[str]:
     """What hatching and outlines say, where a figure has no room for a key."""
-    words = ["hatched: not seen by the model"] * unseen + ["outlined: outlier patches"] * marked
+    words = ["hatched: not seen by the model"] * has_unseen + ["outlined: outlier patches"] * has_outlines
     return ["; ".join(words).capitalize() + "."] if words else []
 
 
@@ -126,5 +134,5 @@ def _head_names(count: int, heads: Sequence[int]) -> list[str]:
 
 
 def _panels_of_heads(names: Sequence[str], aspect: float, most: int, title: str, detail: str) -> Grid:
-    columns, panel = arranged(len(names), aspect, most, tallest=6.2, broadest=2.6)
+    columns, panel = arrange_panels(len(names), aspect, most, tallest=6.2, broadest=2.6)
     return panel_grid(names, columns, panel, title=title, detail=detail)

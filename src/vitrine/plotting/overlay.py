@@ -1,7 +1,7 @@
 """A map over its photograph, in axes.
 
-Coordinates are those of :class:`vitrine.explain.placement.Placement`. Letters: H, W pixel rows and columns; R, C rows
-and columns of patches.
+Coordinates are those of :class:`vitrine.attribution.placement.Placement`. Letters: H, W pixel rows and columns; R, C
+rows and columns of patches.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def draw_overlay(
     scale: Scale,
     *,
     smooth: bool = True,
-    marked: Sequence[Patch] = (),
+    outlines: Sequence[Patch] = (),
 ) -> Axes:
     """A map over its photograph, in a person's own axes too.
 
@@ -57,7 +57,7 @@ def draw_overlay(
         placement: where the patches lie.
         scale: what the colours mean.
         smooth: between the middles of patches, or patches as they are.
-        marked: patches (row, column) to outline.
+        outlines: patches (row, column) to outline.
 
     Returns:
         The axes.
@@ -66,24 +66,24 @@ def draw_overlay(
         ValueError: map or photograph have another shape than the placement's.
     """
     photo = _raster(axes, photo_HWC, placement)
-    values = placement.spread(map_RC, smooth, photo.shape[:2])
-    at = np.asarray(scale.of(map_RC).limits(np.nan_to_num(values)), dtype=np.float32)
+    values = placement.to_image(map_RC, smooth, photo.shape[:2])
+    at = np.asarray(scale.for_map(map_RC).norm(np.nan_to_num(values)), dtype=np.float32)
     share = np.abs(2 * at - 1) if scale.kind == "lost" else at
     opacity = np.where(np.isnan(values), 0, 0.92 * share**0.7)[..., None]
     dimmed = 0.05 + 0.47 * (0.7 * (photo @ _LUMA)[..., None] + 0.3 * photo)
-    drawn = (1 - opacity) * dimmed + opacity * scale.colours(at)[..., :3]
-    _outline(axes, placement, marked)
+    drawn = (1 - opacity) * dimmed + opacity * scale.colormap(at)[..., :3]
+    _outline(axes, placement, outlines)
     return _finish(axes, _with_unseen(drawn, photo, placement), placement)
 
 
 def draw_map(
-    axes: Axes, map_RC: npt.ArrayLike, placement: Placement, scale: Scale, *, marked: Sequence[Patch] = ()
+    axes: Axes, map_RC: npt.ArrayLike, placement: Placement, scale: Scale, *, outlines: Sequence[Patch] = ()
 ) -> Axes:
     """The map alone, patches as they are, where they lie on the photograph; arguments as :func:`draw_overlay`."""
-    values = placement.spread(map_RC, smooth=False, shape=_size(axes, placement))
-    drawn = scale.colours(scale.of(map_RC).limits(np.nan_to_num(values)))[..., :3]
+    values = placement.to_image(map_RC, smooth=False, shape=_size(axes, placement))
+    drawn = scale.colormap(scale.for_map(map_RC).norm(np.nan_to_num(values)))[..., :3]
     drawn[np.isnan(values)] = to_rgb(EMPTY)
-    _outline(axes, placement, marked)
+    _outline(axes, placement, outlines)
     return _finish(axes, drawn, placement)
 
 
@@ -108,7 +108,7 @@ def _raster(axes: Axes, photo_HWC: Pixels, placement: Placement) -> Floats:
 
 
 def _with_unseen(drawn: npt.NDArray[Any], photo: Floats, placement: Placement) -> npt.NDArray[Any]:
-    seen = placement.seen(*photo.shape[:2])[..., None]
+    seen = placement.visible_mask(*photo.shape[:2])[..., None]
     return np.where(seen, drawn, 1 - 0.4 * (1 - photo))
 
 
@@ -119,29 +119,29 @@ def _finish(axes: Axes, drawn: npt.NDArray[Any], placement: Placement) -> Axes:
     for spine in axes.spines.values():
         spine.set_visible(False)
     left, top, right, bottom = placement.geometry.box
-    if placement.seen_share < 1 - 1e-6:
+    if placement.visible_share < 1 - 1e-6:
         outer = [(0, 0), (width, 0), (width, height), (0, height), (0, 0)]
         inner = [(left, top), (left, bottom), (right, bottom), (right, top), (left, top)]  # the other way round: a hole
         around = Outline.make_compound_path(Outline(outer, closed=True), Outline(inner, closed=True))
-        axes.add_patch(hatched(PathPatch(around, zorder=2)))
+        axes.add_patch(apply_hatching(PathPatch(around, zorder=2)))
         axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, ec=INK, lw=0.8, zorder=3))
     return axes
 
 
-def hatched(patch: Any) -> Any:
+def apply_hatching(patch: Any) -> Any:
     """A shape in the look of what the model did not see."""
     patch.set(facecolor="none", edgecolor=(*to_rgb(GREY), 0.55), linewidth=0, hatch="////")
     patch.set_hatch_linewidth(0.35)
     return patch
 
 
-def _outline(axes: Axes, placement: Placement, marked: Sequence[Patch]) -> None:
-    for row, column in marked:
+def _outline(axes: Axes, placement: Placement, outlines: Sequence[Patch]) -> None:
+    for row, column in outlines:
         left, top, right, bottom = placement.patch_box(row, column)
-        axes.add_patch(outlined(Rectangle((left, top), right - left, bottom - top, zorder=4)))
+        axes.add_patch(apply_outline(Rectangle((left, top), right - left, bottom - top, zorder=4)))
 
 
-def outlined(patch: Any) -> Any:
+def apply_outline(patch: Any) -> Any:
     """A shape in the look of a marked patch: white with a dark rim, to be told from every colour."""
     patch.set(fill=False, edgecolor="white", linewidth=0.8, path_effects=[withStroke(linewidth=1.9, foreground=INK)])
     return patch

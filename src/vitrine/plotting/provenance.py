@@ -212,15 +212,15 @@ def _storable(text: str) -> str:
     return "".join(f"\\u{ord(c):04x}" if c in "\0\ufffe\uffff" else c for c in text)
 
 
-def figure_names(pictures: Sequence[str], kind: str, taken: Sequence[str] = ()) -> Mapping[str, str]:
+def figure_names(pictures: Sequence[str], kind: str, reserved_stems: Sequence[str] = ()) -> Mapping[str, str]:
     """A figure's path for every picture: its own with another ending, or with both where two would collide.
 
     Args:
         pictures: their names.
         kind: the figures' ending, without the dot.
-        taken: stems that other files need.
+        reserved_stems: stems that other files need.
     """
-    used = set(taken)
+    used = set(reserved_stems)
     names = {}
     for name in pictures:
         stem = name.rpartition(".")[0] or name

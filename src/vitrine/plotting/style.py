@@ -1,8 +1,8 @@
 """The look of every figure, and how a figure becomes a file.
 
-Figures are made with matplotlib's objects (never ``pyplot``) inside :func:`styled`, so that neither a window nor the
-caller's own matplotlib settings are touched. Sizes are in inches; a README shows an inch as about 100 pixels, and files
-have twice that.
+Figures are made with matplotlib's objects (never ``pyplot``) inside :func:`figure_style`, so that neither a window nor
+the caller's own matplotlib settings are touched. Sizes are in inches; a README shows an inch as about 100 pixels, and
+files have twice that.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ _SETTINGS: dict[str, Any] = {
 
 
 @contextmanager
-def styled() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
     """matplotlib's own defaults with vitrine's settings on top, whatever the caller has set; put back at the end."""
     with mpl.rc_context():
         # The backend is left alone: setting it would import pyplot's machinery, and figures here have their own canvas.
@@ -97,19 +97,19 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def place(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
+def add_axes(figure: Figure, left: float, bottom: float, width: float, height: float) -> Axes:
     """Axes at a place in inches from the lower left corner."""
     across, up = figure.get_size_inches()
     return figure.add_axes((left / across, bottom / up, width / across, height / up))
 
 
-def write(figure: Figure, left: float, bottom: float, words: str, **look: Any) -> Text:
+def add_text(figure: Figure, left: float, bottom: float, words: str, **look: Any) -> Text:
     """Text at a place in inches from the lower left corner, on its baseline."""
     across, up = figure.get_size_inches()
     return figure.text(left / across, bottom / up, words, **({"va": "baseline"} | look))
 
 
-def extent(words: Sequence[str], size: float, **look: Any) -> tuple[float, float]:
+def text_size(words: Sequence[str], size: float, **look: Any) -> tuple[float, float]:
     """(widest, highest) of some texts in inches, at a font size in points."""
     fonts = (*mpl.rcParams["font.family"], *mpl.rcParams["font.sans-serif"])
     sizes = [_measured(word, size, tuple(sorted(look.items())), fonts) for word in words]
@@ -134,14 +134,14 @@ def percent_tick(share: float, _position: int | None = None) -> str:
     return f"{round(100 * share, 2):g} %"
 
 
-def shortened(label: str, most: int = 28) -> str:
+def shorten(label: str, most: int = 28) -> str:
     """A label for a figure: cut in the middle where it is longer than ``most`` characters, on one line."""
     line = " ".join(label.split())
     half = (most - 1) // 2
     return line if len(line) <= most else f"{line[: most - 1 - half]}…{line[-half:]}"
 
 
-def drawn_bytes(figure: Figure, kind: str, metadata: Mapping[str, str]) -> bytes:
+def figure_bytes(figure: Figure, kind: str, metadata: Mapping[str, str]) -> bytes:
     """A figure as the bytes of a PNG or SVG file; the same figure gives the same bytes.
 
     Args:
@@ -157,7 +157,7 @@ def drawn_bytes(figure: Figure, kind: str, metadata: Mapping[str, str]) -> bytes
         description = json.dumps(dict(metadata), ensure_ascii=False)
         content = {"Creator": software, "Date": None, "Description": description}
     drawn = io.BytesIO()
-    with styled():
+    with figure_style():
         # zlib's default level takes twice the time of level 2 for a twentieth fewer bytes.
         packed: dict[str, Any] = {"pil_kwargs": {"compress_level": 2}} if kind == "png" else {}
         figure.savefig(drawn, format=kind, metadata=content, **packed)
@@ -170,14 +170,14 @@ def save(figure: Figure, path: Path, metadata: Mapping[str, str]) -> None:
     Args:
         figure: what to write.
         path: ends in .png or .svg; its folder is made.
-        metadata: as for :func:`drawn_bytes`.
+        metadata: as for :func:`figure_bytes`.
 
     Raises:
         ValueError: the path ends in something else.
     """
     if path.suffix.lower() not in (".png", ".svg"):
         raise ValueError(f"A figure is written as .png or .svg; got {path.name}.")
-    drawn = drawn_bytes(figure, path.suffix.lower()[1:], metadata)
+    drawn = figure_bytes(figure, path.suffix.lower()[1:], metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -192,20 +192,20 @@ BAR = 1.32  # inches that an upright colour bar takes, its numbers and its name 
 LINE = 0.165  # inches from one small line of text to the next
 
 
-def wrapped(words: str, size: float, width: float) -> list[str]:
+def wrap_text(words: str, size: float, width: float) -> list[str]:
     """Lines of at most ``width`` inches at a font size in points; a word that is longer is cut."""
     words = " ".join(words.split())
-    letters = max(8, int(len(words) * width / max(extent([words], size)[0], 1e-6)))
+    letters = max(8, int(len(words) * width / max(text_size([words], size)[0], 1e-6)))
     while True:
         lines = textwrap.wrap(words, letters)
-        if letters <= 8 or extent(lines, size)[0] <= width:
+        if letters <= 8 or text_size(lines, size)[0] <= width:
             return lines
         letters -= 1
 
 
-def titled(words: str, width: float) -> str:
+def fit_title(words: str, width: float) -> str:
     """A title shortened to a width in inches, supposing broad letters."""
-    return shortened(words, max(10, int(width / 0.115)))
+    return shorten(words, max(10, int(width / 0.115)))
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,7 @@ class Grid:
     bar_length: float
 
 
-def arranged(
+def arrange_panels(
     count: int, aspect: float, most: int, tallest: float, broadest: float = WIDTH
 ) -> tuple[int, tuple[float, float]]:
     """(columns, (width, height) of a panel): in few rows, unless more rows make the panels clearly larger.
@@ -266,29 +266,29 @@ def panel_grid(
 ) -> Grid:
     """An empty figure for panels in rows, a colour bar to their right, and ``below`` inches for words under them."""
     width = grid_width(names, columns, panel, least)
-    lines = [line for part in detail.split("\n") for line in wrapped(part, SMALL, width - 2 * MARGIN)]
-    rows, step = ceil(len(names) / columns), _snapped(panel[1]) + 0.34
+    lines = [line for part in detail.split("\n") for line in wrap_text(part, SMALL, width - 2 * MARGIN)]
+    rows, step = ceil(len(names) / columns), snap_to_pixels(panel[1]) + 0.34
     top = 0.33 + 0.04 + LINE * len(lines) + 0.32
     length = min(2.4, max(1.2, rows * step - 0.34)) - 0.04
-    height = _snapped(top + max(rows * step - 0.34, length + 0.04) + below + MARGIN)
+    height = snap_to_pixels(top + max(rows * step - 0.34, length + 0.04) + below + MARGIN)
     figure = new_figure(width, height)
-    write(figure, MARGIN, height - 0.33, titled(title, width - 2 * MARGIN), fontsize=TITLE, weight="bold")
+    add_text(figure, MARGIN, height - 0.33, fit_title(title, width - 2 * MARGIN), fontsize=TITLE, weight="bold")
     for index, line in enumerate(lines):
-        write(figure, MARGIN, height - 0.53 - LINE * index, line, fontsize=SMALL, color=GREY)
+        add_text(figure, MARGIN, height - 0.53 - LINE * index, line, fontsize=SMALL, color=GREY)
     boxes = []
     for index, name in enumerate(names):
-        left = _snapped(MARGIN + index % columns * (_cell(names, panel) + GAP))
-        upper = _snapped(height - top - index // columns * step)
-        write(figure, left, upper + 0.07, name, fontsize=SMALL, color=GREY)
-        boxes.append((left, upper - _snapped(panel[1]), _snapped(panel[0]), _snapped(panel[1])))
+        left = snap_to_pixels(MARGIN + index % columns * (_cell(names, panel) + GAP))
+        upper = snap_to_pixels(height - top - index // columns * step)
+        add_text(figure, left, upper + 0.07, name, fontsize=SMALL, color=GREY)
+        boxes.append((left, upper - snap_to_pixels(panel[1]), snap_to_pixels(panel[0]), snap_to_pixels(panel[1])))
     bar = (MARGIN + columns * (_cell(names, panel) + GAP) + 0.06, height - top - length - 0.04)
     return Grid(figure, tuple(boxes), bar, length)
 
 
 def _cell(names: Sequence[str], panel: tuple[float, float]) -> float:
-    return max(_snapped(panel[0]), extent(names, SMALL)[0])
+    return max(snap_to_pixels(panel[0]), text_size(names, SMALL)[0])
 
 
-def _snapped(inches: float) -> float:
+def snap_to_pixels(inches: float) -> float:
     """To whole pixels of the file, so that drawings are not resampled."""
     return max(1, round(inches * DPI)) / DPI

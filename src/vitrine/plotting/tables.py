@@ -215,7 +215,7 @@ def code(text: str) -> str:
     return f"{fence}{space}{line}{space}{fence}"
 
 
-def published(reference: str, places: Sequence[str] = ()) -> str:
+def public_name(reference: str, places: Sequence[str] = ()) -> str:
     """A reference to data, a model or a file: the last name of a path, any other as it is."""
     if _WRITTEN_AS_PATH.match(reference) or any(place and place in reference for place in places):
         place, mark, options = reference.partition("?")
@@ -231,8 +231,8 @@ def without_paths(text: str, places: Sequence[str] = ()) -> str:
         places: folders and files that are known to be on this machine; their names may have spaces.
     """
     for place in sorted({place for place in places if len(place) > 1}, key=len, reverse=True):
-        text = text.replace(place, f"/{published(place)}")
-    return _PATH.sub(lambda match: published(match[0].rstrip("/")) or match[0], text)
+        text = text.replace(place, f"/{public_name(place)}")
+    return _PATH.sub(lambda match: public_name(match[0].rstrip("/")) or match[0], text)
 
 
 def table(columns: Sequence[str], rows: Sequence[tuple[Cell, ...]]) -> str:
@@ -257,11 +257,11 @@ def _cell(cell: Cell) -> str:
     return "–" if cell is None else f"{cell:,}" if isinstance(cell, int) else inline(str(cell))
 
 
-def share(value: float | None) -> str | None:
+def format_share(value: float | None) -> str | None:
     """With three decimals."""
     return None if value is None else f"{value:.3f}"
 
 
-def folded(title: str, text: str) -> str:
+def details_block(title: str, text: str) -> str:
     """Shown when its title is clicked."""
     return f"<details>\n<summary>{title}</summary>\n\n{text}\n\n</details>"

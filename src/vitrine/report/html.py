@@ -22,7 +22,7 @@ from vitrine.attribution.placement import Placement
 from vitrine.caption.figures.words import CaptionPicture
 from vitrine.explain.figures.map import MapPicture
 from vitrine.plotting.colormap import Scale
-from vitrine.plotting.style import ACCENT, GREY, HAIRLINE, INK, SERIES, styled
+from vitrine.plotting.style import ACCENT, GREY, HAIRLINE, INK, SERIES, figure_style
 from vitrine.plotting.tables import Table
 from vitrine.report.document import Document
 from vitrine.results import percent
@@ -49,7 +49,7 @@ def figure_svg(figure: Figure, name: str) -> str:
     Ids hold for the whole page: this figure's begin with ``name``, which no other figure of the page has.
     """
     drawn = io.StringIO()
-    with styled():
+    with figure_style():
         figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
     text = drawn.getvalue()
     text = text[text.index("<svg") :]
@@ -73,7 +73,7 @@ def _with_own_ids(text: str, name: str) -> str:
 def png(figure: Figure) -> bytes:
     """A figure as a PNG file."""
     drawn = io.BytesIO()
-    with styled():
+    with figure_style():
         figure.savefig(drawn, format="png")
     packed = io.BytesIO()
     Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
@@ -136,7 +136,7 @@ def _place(placement: Placement) -> dict[str, Any]:
 
 
 def _scale(scale: Scale, map_RC: npt.ArrayLike | None = None) -> dict[str, Any]:
-    ends = scale if map_RC is None else scale.of(map_RC)
+    ends = scale if map_RC is None else scale.for_map(map_RC)
     own = {} if ends.low is None else {"low": ends.low}
     return {"kind": scale.kind, "high": ends.high, **own, "label": scale.name}
 

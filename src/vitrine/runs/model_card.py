@@ -14,7 +14,7 @@ from vitrine.errors import RunError
 from vitrine.io.files import write_atomically
 from vitrine.plotting.confusion import save_confusion_figure
 from vitrine.plotting.curves import save_learning_curves
-from vitrine.plotting.tables import inline, published, tidy
+from vitrine.plotting.tables import inline, public_name, tidy
 from vitrine.results import CaptioningMetrics, ClassificationMetrics
 from vitrine.runs.data import WORKING_FOLDER
 from vitrine.runs.folder import RunFolder
@@ -89,7 +89,7 @@ def _results(facts: CardFacts, task: str) -> list[Any]:
     """Entries of the model index."""
     from huggingface_hub import EvalResult
 
-    name = tidy(published(facts.data_reference, facts.places))
+    name = tidy(public_name(facts.data_reference, facts.places))
     about: Mapping[str, Any] = {
         "task_type": task,
         "dataset_name": name,

@@ -9,7 +9,17 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
 from vitrine.config import Recipe
-from vitrine.plotting.tables import Cell, code, folded, inline, published, share, table, tidy, without_paths
+from vitrine.plotting.tables import (
+    Cell,
+    code,
+    details_block,
+    format_share,
+    inline,
+    public_name,
+    table,
+    tidy,
+    without_paths,
+)
 from vitrine.results import CaptioningMetrics, ClassificationMetrics, ClassMetrics
 
 
@@ -120,7 +130,7 @@ def whatever(facts: CardFacts) -> str:
         what = "A captioner: it says in a sentence what a picture shows, with an attention map for every word"
     return (
         f"{what}; {facts.parameters:,} parameters. Trained with vitrine {facts.environment.get('vitrine', '')} on "
-        f"{code(published(facts.data_reference, facts.places))}." + (f"\n\n{trained}" if trained else "")
+        f"{code(public_name(facts.data_reference, facts.places))}." + (f"\n\n{trained}" if trained else "")
     )
 
 
@@ -130,7 +140,7 @@ def data(facts: CardFacts) -> str:
     rows = [(name, part if isinstance(part, str) else len(part)) for name, part in splits.items()]
     layout = inline(without_paths(str(facts.data.get("layout", "layout not known")), facts.places))
     lines = [
-        f"{code(published(facts.data_reference, facts.places))}: {layout}.",
+        f"{code(public_name(facts.data_reference, facts.places))}: {layout}.",
         table(("split", "pictures"), rows),
     ]
     aside = facts.data.get("quarantine", [])
@@ -163,7 +173,7 @@ def _counted(facts: CardFacts, splits: Mapping[str, Any]) -> str:
     rows: list[tuple[Cell, ...]] = [
         (label, *(each[i] for each in counts.values())) for i, label in enumerate(facts.labels)
     ]
-    return folded("Pictures of each class", table(("class", *counts), rows))
+    return details_block("Pictures of each class", table(("class", *counts), rows))
 
 
 def accuracy(facts: CardFacts) -> str:
@@ -189,12 +199,12 @@ def _classified(facts: CardFacts, found: ClassificationMetrics) -> str:
     if worst and (worst[0].recall or 0.0) < 1:
         parts += ["The classes that it finds least often:", _classes(worst)]
     if _WORST < len(found.classes) <= _ALL:
-        parts.append(folded("All classes", _classes(found.classes)))
+        parts.append(details_block("All classes", _classes(found.classes)))
     return "\n\n".join(parts)
 
 
 def _classes(entries: Sequence[ClassMetrics]) -> str:
-    rows = [(each.label, share(each.recall), share(each.precision), each.support) for each in entries]
+    rows = [(each.label, format_share(each.recall), format_share(each.precision), each.support) for each in entries]
     return table(("class", "found (recall)", "right when said (precision)", "pictures"), rows)
 
 
@@ -304,7 +314,7 @@ def provenance(facts: CardFacts) -> str:
 
 def _origin(began: Mapping[str, Any], places: Sequence[str]) -> str:
     origin = str(began.get("origin", ""))
-    return origin if origin.startswith("hf-hub:") else published(origin, places)
+    return origin if origin.startswith("hf-hub:") else public_name(origin, places)
 
 
 _ALWAYS = ("model", "pretrained", "image_size", "epochs", "batch_size", "learning_rate", "weight_decay", "tune", "seed")
@@ -344,7 +354,7 @@ def _value(value: Any, places: Sequence[str]) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, str):
-        return published(value, places)
+        return public_name(value, places)
     if isinstance(value, tuple | list):
         return ", ".join(_value(each, places) for each in value)
     return f"{value:g}" if isinstance(value, float) else str(value)

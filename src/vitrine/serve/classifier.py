@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from vitrine.attribution.attention_cache import HeldAttention, hold_attention
+from vitrine.attribution.attention_cache import AttentionCache, cache_attention
 from vitrine.attribution.maps import BatchMaps, TokenLayout
 from vitrine.attribution.methods import METHODS, Method
 from vitrine.attribution.placement import Placement
@@ -24,7 +24,7 @@ from vitrine.classify.inference import eval_transform
 from vitrine.classify.model import Classifier
 from vitrine.data.transforms import EvalTransform
 from vitrine.errors import ModelError
-from vitrine.explain.explainer import Mapper
+from vitrine.explain.explainer import Explainer
 from vitrine.models.precision import autocast
 from vitrine.runs.environment import model_notes
 from vitrine.serve.worker import Job
@@ -59,7 +59,7 @@ class EncodedPicture:
     placement: Placement
     square_CHW: torch.Tensor
     probabilities_C: npt.NDArray[np.float32]
-    attention: HeldAttention | None
+    attention: AttentionCache | None
     maps: dict[tuple[str, int], BatchMaps] = field(default_factory=dict)
     checked: dict[Any, Any] = field(default_factory=dict)
 
@@ -103,7 +103,7 @@ class ServedClassifier:
     def __init__(self, number: str, reference: str, opened: Classifier, architecture: str | None = None) -> None:
         self.id, self.reference, self.opened, self.architecture = number, reference, opened, architecture
         self.transform: EvalTransform = eval_transform(opened.spec)
-        self.mapper = Mapper(opened, Method())
+        self.explainer = Explainer(opened, Method())
         self.notes = list(model_notes(opened.loaded))
         self.methods: tuple[str, ...] = METHODS
         side = opened.spec.size
@@ -123,7 +123,7 @@ class ServedClassifier:
     @property
     def layout(self) -> TokenLayout:
         """Of its tokens."""
-        return self.mapper.layout
+        return self.explainer.layout
 
     @property
     def precision(self) -> str:
@@ -148,7 +148,7 @@ class ServedClassifier:
 
     def predict(self, squares: Sequence[torch.Tensor]) -> list[Floats]:
         """Probabilities of pictures that go through the model together: float32 (C,) each."""
-        probabilities_BC = self.mapper.probability(self.mapper.pixels(torch.stack(list(squares))))
+        probabilities_BC = self.explainer.probability(self.explainer.pixels(torch.stack(list(squares))))
         return list(probabilities_BC.cpu().numpy())
 
     def encode(self, sha256: str, size: tuple[int, int], square_CHW: torch.Tensor) -> EncodedPicture:
@@ -159,13 +159,13 @@ class ServedClassifier:
             size: width and height of the photograph.
             square_CHW: of the photograph, from :meth:`prepare`.
         """
-        pixels_BCHW = self.mapper.pixels(square_CHW[None])
-        attention: HeldAttention | None = None
+        pixels_BCHW = self.explainer.pixels(square_CHW[None])
+        attention: AttentionCache | None = None
         if self.heads:
             logits_BC, attention = self._hold(pixels_BCHW)
             probabilities_BC = logits_BC.float().softmax(-1)
         else:
-            probabilities_BC = self.mapper.probability(pixels_BCHW)
+            probabilities_BC = self.explainer.probability(pixels_BCHW)
         placement = Placement(self.transform.geometry(*size), self.layout.rows, self.layout.columns)
         return EncodedPicture(sha256, placement, square_CHW, probabilities_BC[0].cpu().numpy(), attention)
 
@@ -173,10 +173,10 @@ class ServedClassifier:
         """The map of a method that runs the model, kept once it is made."""
         result = encoded.maps.get((name, target))
         if result is None:
-            mapper = Mapper(self.opened, Method(name))
-            pixels_BCHW = mapper.pixels(encoded.square_CHW[None])
+            explainer = Explainer(self.opened, Method(name))
+            pixels_BCHW = explainer.pixels(encoded.square_CHW[None])
             with self.interrupted_by(job):
-                result = mapper.maps(pixels_BCHW, torch.tensor([target]))
+                result = explainer.maps(pixels_BCHW, torch.tensor([target]))
             cache_view(encoded.maps, (name, target), result)
         return result
 
@@ -193,6 +193,6 @@ class ServedClassifier:
         finally:
             handle.remove()
 
-    def _hold(self, pixels_BCHW: torch.Tensor) -> tuple[torch.Tensor, HeldAttention]:
+    def _hold(self, pixels_BCHW: torch.Tensor) -> tuple[torch.Tensor, AttentionCache]:
         with autocast(self.opened.device, self.opened.precision):
-            return hold_attention(self.opened.module, pixels_BCHW)
+            return cache_attention(self.opened.module, pixels_BCHW)

@@ -20,11 +20,11 @@ from vitrine.data.samples import Sample
 from vitrine.errors import ModelError
 from vitrine.explain.figures.map import map_figure
 from vitrine.explain.figures.positions import position_figure
-from vitrine.explain.run import ExplainSettings, map_picture, origin_of, scale_of
+from vitrine.explain.run import ExplainSettings, choose_scale, map_picture, origin_of
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.confusion import confusion_figure
 from vitrine.plotting.provenance import Provenance
-from vitrine.plotting.style import drawn_bytes
+from vitrine.plotting.style import figure_bytes
 from vitrine.serve.captioner import EncodedCaption, ServedCaptioner
 from vitrine.serve.classifier import EncodedPicture, ServedClassifier
 from vitrine.serve.galleries import RecordedValidation
@@ -47,19 +47,19 @@ def draw_map(view: View, served: ServedClassifier, encoded: EncodedPicture, uplo
     if view.to:
         map_RC = attention_to(view, encoded)
         plain = replace(view, to=False)
-        mapper, batch = mapped(plain, served, encoded)
-        picture = map_picture(mapper, batch, 0, sample)
+        explainer, batch = mapped(plain, served, encoded)
+        picture = map_picture(explainer, batch, 0, sample)
         picture = replace(picture, map_RC=map_RC, method=described(view, served), notes=())
         scale = Scale("uniform", shared_scale([map_RC], least=2.0))
     else:
-        mapper, batch = mapped(view, served, encoded)
-        picture, scale = map_picture(mapper, batch, 0, sample, checked=checked), scale_of(batch.maps, settings)
+        explainer, batch = mapped(view, served, encoded)
+        picture, scale = map_picture(explainer, batch, 0, sample, checked=checked), choose_scale(batch.maps, settings)
     origin = origin_of(served.reference, served.opened, settings, served.architecture)
     told: Provenance = origin(upload.name, upload.sha256, target, "maps", scale.high)
     if view.to:
         told = replace(told, options={**told.options, "direction": "to"}, command=None)
     with _DRAWING:
-        return drawn_bytes(map_figure(picture, scale), kind, told.to_metadata())
+        return figure_bytes(map_figure(picture, scale), kind, told.to_metadata())
 
 
 def draw_caption(
@@ -81,7 +81,7 @@ def draw_caption(
     if continued:
         told = replace(told, command=None, options={**told.options, "continued": True})
     with _DRAWING:
-        return drawn_bytes(caption_figure(worded.picture, worded.scale), kind, told.to_metadata())
+        return figure_bytes(caption_figure(worded.picture, worded.scale), kind, told.to_metadata())
 
 
 def draw_positions(served: ServedClassifier, found: PositionFindings, cell: tuple[int, int] | None, kind: str) -> bytes:
@@ -103,7 +103,7 @@ def draw_positions(served: ServedClassifier, found: PositionFindings, cell: tupl
     )
     title = f"Position embeddings of {served.reference}"
     with _DRAWING:
-        return drawn_bytes(position_figure(found, title, cell=from_one), kind, told.to_metadata())
+        return figure_bytes(position_figure(found, title, cell=from_one), kind, told.to_metadata())
 
 
 def confusion_command(served: ServedClassifier, recorded: RecordedValidation) -> str:
@@ -128,4 +128,4 @@ def draw_confusion(served: ServedClassifier, recorded: RecordedValidation, kind:
         command=confusion_command(served, recorded),
     )
     with _DRAWING:
-        return drawn_bytes(confusion_figure(recorded.metrics), kind, told.to_metadata())
+        return figure_bytes(confusion_figure(recorded.metrics), kind, told.to_metadata())

@@ -23,8 +23,8 @@ from vitrine.attribution.position_metrics import PositionFindings, assess_positi
 from vitrine.attribution.verdict import Verdict
 from vitrine.data.loader import Batch
 from vitrine.errors import ModelError
-from vitrine.explain.explainer import Checked, MappedBatch, Mapper, check_maps
-from vitrine.explain.run import ExplainSettings, explain_flags, scale_of, shown
+from vitrine.explain.explainer import Checked, ExplainedBatch, Explainer, check_maps
+from vitrine.explain.run import ExplainSettings, choose_scale, display_scores, explain_flags
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.serve.classifier import EncodedPicture, ServedClassifier, cache_view
 from vitrine.serve.errors import ApiError
@@ -116,7 +116,7 @@ def attention_to(view: View, encoded: EncodedPicture) -> Floats:
     assert held is not None
     layout = held.layout
     if isinstance(method.query, tuple):
-        token = layout.token_of(*method.query)
+        token = layout.token_index(*method.query)
     elif layout.has_class and method.query in ("auto", "class"):
         token = 0
     else:
@@ -139,8 +139,8 @@ def explained(view: View, served: ServedClassifier, encoded: EncodedPicture, nam
         scale = Scale("uniform", shared_scale([map_RC], least=2.0))
     else:
         maps = map_of(view, encoded)
-        map_RC = shown(maps.scores_BRC[0].numpy(), maps.unit)
-        scale = scale_of(maps, ExplainSettings(view.method))
+        map_RC = display_scores(maps.scores_BRC[0].numpy(), maps.unit)
+        scale = choose_scale(maps, ExplainSettings(view.method))
         share = None if maps.prefix_share_B is None else float(maps.prefix_share_B[0])
     return Explanation(
         picture=encoded.sha256,
@@ -216,21 +216,21 @@ _GOOD = {"sensitive_to_weights": True, "better_than_centre": True, "spread_evenl
 _VALUES = {
     "sensitive_to_weights": "correlation",
     "better_than_centre": "advantage",
-    "spread_evenly": "strongest_tenth",
-    "carried_by_outliers": "carried",
+    "spread_evenly": "top_decile_mass",
+    "carried_by_outliers": "outlier_mass",
 }
 
 
-def mapped(view: View, served: ServedClassifier, encoded: EncodedPicture) -> tuple[Mapper, MappedBatch]:
+def mapped(view: View, served: ServedClassifier, encoded: EncodedPicture) -> tuple[Explainer, ExplainedBatch]:
     """The view's map as the workflows have it, made of what is held: the model is not run."""
     target = served.labels[view.target] if view.method.for_a_class else None
-    mapper = Mapper(served.opened, view.method, target)
+    explainer = Explainer(served.opened, view.method, target)
     nothing_B = torch.zeros(1, dtype=torch.int64)
     batch = Batch(encoded.square_CHW[None], nothing_B - 1, nothing_B)
     probabilities_BC = torch.from_numpy(encoded.probabilities_C)[None]
     targets_B = torch.tensor([view.target])
-    return mapper, MappedBatch(
-        batch, mapper.pixels(batch.pixels_BCHW), probabilities_BC, targets_B, map_of(view, encoded)
+    return explainer, ExplainedBatch(
+        batch, explainer.pixels(batch.pixels_BCHW), probabilities_BC, targets_B, map_of(view, encoded)
     )
 
 
@@ -249,9 +249,9 @@ def check(view: View, served: ServedClassifier, encoded: EncodedPicture, job: Jo
     key = checked_key(view)
     found: Checked | None = encoded.checked.get(key)
     if found is None:
-        mapper, batch = mapped(view, served, encoded)
+        explainer, batch = mapped(view, served, encoded)
         with served.interrupted_by(job):
-            found = check_maps(mapper, batch)
+            found = check_maps(explainer, batch)
         cache_view(encoded.checked, key, found)
     return found
 
@@ -274,7 +274,7 @@ def verdict_info(
 ) -> VerdictInfo:
     """The answer to ``/api/verdict``."""
     rows, columns = served.layout.rows, served.layout.columns
-    pixels_BCHW = served.mapper.pixels(encoded.square_CHW[None])
+    pixels_BCHW = served.explainer.pixels(encoded.square_CHW[None])
     seed = zlib.crc32(encoded.sha256.encode())  # a random control of its own for every picture
     maps = {
         "random": random_map(rows, columns, seed),
@@ -288,7 +288,7 @@ def verdict_info(
         flag=verdict.flag,
         sentence=verdict.sentence,
         checks=_checks(verdict),
-        controls=[ControlMap(name=key, map=Array.of(shown(map_RC, "mass"))) for key, map_RC in maps.items()],
+        controls=[ControlMap(name=key, map=Array.of(display_scores(map_RC, "mass"))) for key, map_RC in maps.items()],
         outliers=[[int(row), int(column)] for row, column in np.argwhere(checked.outliers_BRC[0])],
         picture=encoded.sha256,
         described=described(view, served),
@@ -330,7 +330,7 @@ class PositionFindingsCache:
             if served.id not in self._found:
                 table = position_embeddings(served.opened.module)
                 notes = (*served.opened.loaded.notes, *table.notes)
-                found = assess_positions(table.embeddings_RCD, computed=table.computed, notes=notes)
+                found = assess_positions(table.embeddings_RCD, is_fixed_sine=table.is_fixed_sine, notes=notes)
                 self._found[served.id] = found
             return self._found[served.id]
 
@@ -346,7 +346,9 @@ def has_positions(served: ServedClassifier) -> bool:
 
 def positions_info(served: ServedClassifier, found: PositionFindings) -> Positions:
     """As it is sent."""
-    own, untrained, sine = (each.to_dict() for each in (found.numbers, found.controls.untrained, found.controls.sine))
+    own, untrained, sine = (
+        each.to_dict() for each in (found.numbers, found.controls.untrained_mean, found.controls.sine)
+    )
     cells = found.rows * found.columns
     return Positions(
         grid=[found.rows, found.columns],

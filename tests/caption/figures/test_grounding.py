@@ -20,7 +20,7 @@ GOOD = grounding([perfect(seed, hits=0.9) for seed in range(40)])
 POOR = grounding([random_caption(seed) for seed in range(40)])
 SHIFTED = grounding(
     [
-        GroundedCaption(each.name, each.maps, each.placement, each.nouns, absent=40)
+        GroundedCaption(each.name, each.maps, each.placement, each.nouns, absent_nouns=40)
         for each in map(random_caption, range(40))
     ],
     shift=1,
@@ -104,7 +104,7 @@ def test_the_text_counts_what_was_left_out_and_says_the_finding() -> None:
     assert GOOD.sentence in text
     assert SHIFTED.sentence in text
     assert f"40 pictures, {SHIFTED.nouns} nouns; 1,600 more name what is not there; left out: " in text
-    assert f"{SHIFTED.unpaired} (no neighbour)" in text
+    assert f"{SHIFTED.unpaired_nouns} (no neighbour)" in text
     assert "2,000 resamples of the pictures" in text
     assert max(map(len, grounding_table(RESULTS["one"]).text().splitlines())) <= 120
     assert "resamples" not in grounding_text(RESULTS["few"])

@@ -37,7 +37,7 @@ from vitrine.caption.run import CAPTION_HEADER, caption_record
 from vitrine.plotting.colormap import Scale
 from vitrine.plotting.overlay import draw_overlay
 from vitrine.plotting.provenance import Provenance, read_provenance
-from vitrine.plotting.style import GREY, INK, WIDTH, new_figure, place, styled
+from vitrine.plotting.style import GREY, INK, WIDTH, add_axes, figure_style, new_figure
 
 METHOD = "cross-attention, last of 6 layers, mean of 8 heads"
 SENTENCE = "a small dog sleeps on the warm stones of an old garden wall."
@@ -179,8 +179,8 @@ def test_a_grey_word_is_drawn_without_colour(plain_figure: Figure) -> None:
 def test_grey_is_the_lightness_of_what_colour_would_be() -> None:
     shown = picture()
     word = replace(shown.words[1], grey=True)
-    with styled():
-        axes = [place(new_figure(1.5, 1), 0, 0, 1.5, 1) for _ in range(2)]
+    with figure_style():
+        axes = [add_axes(new_figure(1.5, 1), 0, 0, 1.5, 1) for _ in range(2)]
         colour = drawn(draw_overlay(axes[0], shown.photo_HWC, word.map_RC, shown.placement, SCALE))
         grey = drawn(draw_word(axes[1], shown.photo_HWC, word, shown.placement, SCALE))
     for y, x in ((3, 5), (60, 70), (150, 250), (199, 299)):
@@ -191,8 +191,8 @@ def test_grey_is_the_lightness_of_what_colour_would_be() -> None:
 
 def test_a_word_in_colour_is_an_overlay_as_elsewhere() -> None:
     shown = picture()
-    with styled():
-        axes = [place(new_figure(1.5, 1), 0, 0, 1.5, 1) for _ in range(2)]
+    with figure_style():
+        axes = [add_axes(new_figure(1.5, 1), 0, 0, 1.5, 1) for _ in range(2)]
         first = drawn(
             draw_overlay(axes[0], shown.photo_HWC, shown.words[1].map_RC, shown.placement, SCALE, smooth=False)
         )
@@ -285,7 +285,7 @@ def test_a_caption_figure_is_tidy(case: str) -> None:
 @given(st.integers(0, 130), st.floats(0.02, 60), st.lists(st.integers(1, 30), min_size=1, max_size=5))
 def test_panels_fit_the_page(count: int, aspect: float, lengths: list[int]) -> None:
     map_RC = np.ones((2, 2))
-    with styled():
+    with figure_style():
         grid = WordGrid.of(
             [WordPanel("w" * lengths[i % len(lengths)], 0.5, map_RC) for i in range(min(count, 5))], aspect
         )
@@ -309,9 +309,9 @@ def test_maps_and_photographs_of_another_shape_are_refused() -> None:
 
 def test_a_lighter_picture_is_drawn_alike() -> None:
     shown = picture("dog sleeps", 900, 600)
-    light = shown.lighter(100)
+    light = shown.with_smaller_photo(100)
     assert light.photo_HWC.shape == (67, 100, 3)
-    assert light.lighter(100) is light
+    assert light.with_smaller_photo(100) is light
     images = [drawn(panels_of(caption_figure(each, SCALE), 2)[0]) for each in (shown, light)]
     assert np.abs(images[0] - images[1]).mean() < 0.01
 

@@ -29,7 +29,7 @@ from vitrine.plotting.colormap import SIGNED, Scale, number, shared_scale
 from vitrine.plotting.heads import heads_figure, matrices_figure
 from vitrine.plotting.overlay import draw_map, draw_photo
 from vitrine.plotting.provenance import Provenance, read_provenance
-from vitrine.plotting.style import BAR, GAP, MARGIN, WIDTH, arranged, new_figure, place, styled
+from vitrine.plotting.style import BAR, GAP, MARGIN, WIDTH, add_axes, arrange_panels, figure_style, new_figure
 
 METHOD = "attention of [class] to patches, last layer, mean of 12 heads"
 
@@ -58,13 +58,13 @@ def with_outliers(plain: MapPicture) -> MapPicture:
     map_RC[1, 2] = map_RC[12, 12] = 14.0
     masked_RC = map_RC.copy()
     masked_RC[1, 2] = masked_RC[12, 12] = np.nan
-    return replace(plain, map_RC=map_RC, masked_RC=masked_RC, marked=((1, 2), (12, 12)))
+    return replace(plain, map_RC=map_RC, masked_RC=masked_RC, outlier_patches=((1, 2), (12, 12)))
 
 
 def axes_of(width: int, height: int) -> Axes:
     """Axes of as many pixels, so that nothing is resampled."""
-    with styled():
-        return place(new_figure(width / 200, height / 200), 0, 0, width / 200, height / 200)
+    with figure_style():
+        return add_axes(new_figure(width / 200, height / 200), 0, 0, width / 200, height / 200)
 
 
 # --- the scale
@@ -110,7 +110,7 @@ def test_the_same_value_has_the_same_colour_in_every_picture() -> None:
         colours = [drawn(draw_map(axes_of(40, 40), each, placement, Scale(kind, 4)))[35, 35] for each in maps]  # type: ignore[arg-type]
         if same:
             assert np.array_equal(*colours)
-    assert np.array_equal(colours[1], Scale("own").colours(0.0)[:3])  # stretched: the least value is black
+    assert np.array_equal(colours[1], Scale("own").colormap(0.0)[:3])  # stretched: the least value is black
 
 
 def test_colours_are_those_of_the_bar() -> None:
@@ -118,7 +118,7 @@ def test_colours_are_those_of_the_bar() -> None:
     scale = Scale("uniform", 5)
     image = drawn(draw_map(axes_of(40, 40), np.array([[0, 1], [2.5, 9]]), placement, scale))
     for (y, x), share in {(10, 10): 0.0, (10, 30): 0.2, (30, 10): 0.5, (30, 30): 1.0}.items():
-        assert image[y, x] == pytest.approx(scale.colours(share)[:3], abs=0.01)
+        assert image[y, x] == pytest.approx(scale.colormap(share)[:3], abs=0.01)
 
 
 @pytest.mark.parametrize(
@@ -197,10 +197,10 @@ def test_colour_lands_in_the_patch_and_nowhere_else(
 
 def test_axes_have_the_photographs_own_pixels() -> None:
     plain = picture()
-    with styled():
+    with figure_style():
         figure = new_figure(3, 2)
         axes = figure.add_subplot()
-    found = draw_overlay(axes, plain.photo_HWC, plain.map_RC, plain.placement, Scale("uniform", 4), marked=[(3, 4)])
+    found = draw_overlay(axes, plain.photo_HWC, plain.map_RC, plain.placement, Scale("uniform", 4), outlines=[(3, 4)])
     assert found is axes
     assert (axes.get_xlim(), axes.get_ylim()) == ((0, 300), (200, 0))
     assert axes.get_aspect() == 1  # nothing is stretched
@@ -220,7 +220,7 @@ def test_a_map_that_is_zero_leaves_the_photograph_in_sight() -> None:
     plain = picture(crop=1.0)
     zeros_RC = np.zeros((14, 14))
     axes = draw_overlay(axes_of(300, 200), plain.photo_HWC, zeros_RC, plain.placement, Scale("uniform", 4))
-    seen = plain.placement.seen_HW
+    seen = plain.placement.visible_HW
     before = plain.photo_HWC[seen] @ np.array([0.2126, 0.7152, 0.0722])
     after = drawn(axes)[seen] @ np.array([0.2126, 0.7152, 0.0722])
     assert np.corrcoef(before, after)[0, 1] > 0.999
@@ -232,7 +232,7 @@ def test_what_was_not_seen_is_faded_and_has_no_colour() -> None:
     hot_RC = np.full((14, 14), 9.0)
     overlay = drawn(draw_overlay(axes_of(300, 200), plain.photo_HWC, hot_RC, plain.placement, Scale("uniform", 4)))
     plainly = drawn(draw_photo(axes_of(300, 200), plain.photo_HWC, plain.placement))
-    seen = plain.placement.seen_HW
+    seen = plain.placement.visible_HW
     assert np.allclose(overlay[~seen], plainly[~seen])
     assert np.allclose(plainly[~seen], 1 - 0.4 * (1 - plain.photo_HWC[~seen] / 255), atol=0.01)
     assert np.allclose(plainly[seen], plain.photo_HWC[seen] / 255, atol=0.01)
@@ -259,9 +259,9 @@ def test_a_photograph_of_another_shape_is_refused() -> None:
 
 def test_a_lighter_picture_is_drawn_in_the_same_place() -> None:
     plain = picture(900, 600)
-    light = plain.lighter(100)
+    light = plain.with_smaller_photo(100)
     assert light.photo_HWC.shape == (67, 100, 3)
-    assert light.lighter(100) is light
+    assert light.with_smaller_photo(100) is light
     scale = Scale("uniform", 4)
     images = [drawn(draw_overlay(axes_of(90, 60), p.photo_HWC, p.map_RC, p.placement, scale)) for p in (plain, light)]
     assert np.abs(images[0] - images[1]).mean() < 0.01
@@ -347,7 +347,7 @@ def test_a_map_figure_is_tidy(case: str) -> None:
 
 @given(st.integers(1, 30), st.floats(0.02, 50), st.integers(1, 6), st.floats(2, 8))
 def test_panels_fit_the_page(count: int, aspect: float, most: int, tallest: float) -> None:
-    columns, (width, height) = arranged(count, aspect, most, tallest, broadest=3.3)
+    columns, (width, height) = arrange_panels(count, aspect, most, tallest, broadest=3.3)
     rows = -(-count // columns)
     assert 1 <= columns <= max(most, 1)
     assert width <= 3.3
@@ -382,7 +382,7 @@ def test_heads_are_panels_on_one_scale(count: int) -> None:
 def test_heads_may_have_numbers_of_their_own() -> None:
     plain = picture(rows=8, columns=8)
     arguments = (plain.photo_HWC, heads(2), plain.placement, Scale("uniform", 4))
-    words = words_of(heads_figure(*arguments, title="", heads=[3, 11], marked=[(0, 0)]))
+    words = words_of(heads_figure(*arguments, title="", heads=[3, 11], outlines=[(0, 0)]))
     assert [word for word in words if word.startswith("head ")] == ["head 3", "head 11"]
     assert "Hatched: not seen by the model; outlined: outlier patches." in words
     with pytest.raises(ValueError, match="each of the 2 heads"):
@@ -449,7 +449,7 @@ def many(count: int) -> list[MapPicture]:
 @pytest.mark.parametrize(("count", "pairs"), [(1, True), (2, False), (9, True), (14, False)])
 def test_a_contact_sheet_is_tidy_and_shows_every_picture(count: int, pairs: bool) -> None:
     shown = many(count)
-    shown[0] = replace(shown[0], predicted=LONG, true=LONG[::-1], marked=((0, 0),))
+    shown[0] = replace(shown[0], predicted=LONG, true=LONG[::-1], outlier_patches=((0, 0),))
     figure = contact_sheet(shown, Scale("uniform", 4), title=f"{count} pictures", detail=METHOD, pairs=pairs)
     require_tidy(figure)
     bar, *panels = figure.axes

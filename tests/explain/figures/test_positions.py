@@ -169,7 +169,7 @@ def test_a_figure_says_what_it_shows() -> None:
     assert any("8 × 8 patches, 32 channels" in word for word in words)
     for name in ("input patch row", "input patch column", "cosine similarity", "untrained", "fixed 2-D sine"):
         assert name in words
-    for numbers in (findings.numbers, findings.controls.untrained, findings.controls.sine):
+    for numbers in (findings.numbers, findings.controls.untrained_mean, findings.controls.sine):
         assert f"{100 * numbers.neighbour_share:.1f} %" in words
         assert f"{numbers.distance_correlation:.2f}".replace("-0.00", "0.00").replace("-", "−") in words
         assert f"{100 * (numbers.additive_share or 0):.1f} %" in words

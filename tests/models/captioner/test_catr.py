@@ -438,9 +438,9 @@ def test_a_map_is_placed_on_the_whole_photograph() -> None:
     assert (geometry.resized_width, geometry.resized_height) == (299, 224)
     assert geometry.scale == (299 / 500, 224 / 375)
     placed = Placement(geometry, 14, 19)
-    assert placed.seen_share == 1
+    assert placed.visible_share == 1
     scores = np.arange(14 * 19, dtype=np.float32).reshape(14, 19)
-    spread = placed.spread(scores, smooth=False)
+    spread = placed.to_image(scores, smooth=False)
     assert spread.shape == (375, 500)
     for y, x in ((0, 0), (374, 499), (100, 300)):
         assert spread[y, x] == scores[int((y + 0.5) / 375 * 14), int((x + 0.5) / 500 * 19)]

@@ -334,7 +334,7 @@ def test_cells_lie_on_the_photographs_own_pixels(kind: str, size: tuple[int, int
     found = np.array([[placement.centre(row, column) for column in range(4)] for row in range(4)])
     np.testing.assert_allclose(np.moveaxis(cells.numpy(), 0, -1)[1:3, 1:3], found[1:3, 1:3], atol=0.5)
     np.testing.assert_allclose(np.moveaxis(cells.numpy(), 0, -1), found, atol=1.5)  # edges have less to mix
-    assert placement.seen_share == pytest.approx(min(size) / max(size) if kind == "git" else 1, abs=0.02)
+    assert placement.visible_share == pytest.approx(min(size) / max(size) if kind == "git" else 1, abs=0.02)
 
 
 def test_a_strip_of_pixels_is_not_magnified(monkeypatch: pytest.MonkeyPatch) -> None:

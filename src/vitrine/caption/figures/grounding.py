@@ -8,7 +8,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vitrine.attribution.grounding import MAPS, METRICS, WORD, Grounding, NounMean
+from vitrine.attribution.grounding import MAPS, METRICS, WORD, ClusteredMean, Grounding
 from vitrine.attribution.ranking import Metric
 from vitrine.plotting.style import (
     ACCENT,
@@ -20,13 +20,13 @@ from vitrine.plotting.style import (
     SMALL,
     TITLE,
     WIDTH,
-    extent,
+    add_axes,
+    add_text,
+    figure_style,
     new_figure,
-    place,
     save,
-    shortened,
-    styled,
-    write,
+    shorten,
+    text_size,
 )
 from vitrine.plotting.tables import Cell, Table
 from vitrine.results import shown_number
@@ -89,44 +89,44 @@ def grounding_figure(results: Mapping[str, Grounding], title: str = "") -> Figur
         results: by what the captions are: "predicted captions", "human captions"; at least one.
         title: above it; by default a question.
     """
-    with styled():
-        names = extent(list(MAPS.values()), LABEL, weight="bold")[0]
+    with figure_style():
+        names = text_size(list(MAPS.values()), LABEL, weight="bold")[0]
         left = MARGIN + names + 0.18
         width = (WIDTH - MARGIN - left - (len(METRICS) - 1) * _BETWEEN) / len(METRICS)
         group = _GROUP + len(MAPS) * _ROW + _APART
         figure = new_figure(WIDTH, _HEAD + len(results) * group + _FOOT)
         top = figure.get_size_inches()[1]
-        write(figure, MARGIN, top - 0.33, title or "Do words look at what they name?", fontsize=TITLE, weight="bold")
-        write(figure, MARGIN, top - 0.53, _detail(results), fontsize=SMALL, color=GREY)
+        add_text(figure, MARGIN, top - 0.33, title or "Do words look at what they name?", fontsize=TITLE, weight="bold")
+        add_text(figure, MARGIN, top - 0.53, _detail(results), fontsize=SMALL, color=GREY)
         for index, metric in enumerate(METRICS):
             _heading(figure, metric, left + index * (width + _BETWEEN), width, top - 0.9)
         for number, (label, found) in enumerate(results.items()):
             ceiling = top - _HEAD - number * group
-            write(figure, MARGIN, ceiling - 0.17, shortened(label, _LABEL), fontsize=LABEL, weight="bold")
-            beside = MARGIN + extent([shortened(label, _LABEL)], LABEL, weight="bold")[0] + 0.12
-            write(figure, beside, ceiling - 0.17, _counts(found), fontsize=SMALL, color=GREY)
-            write(figure, MARGIN, ceiling - 0.36, f"{found.finding}.", fontsize=SMALL, color=INK)
+            add_text(figure, MARGIN, ceiling - 0.17, shorten(label, _LABEL), fontsize=LABEL, weight="bold")
+            beside = MARGIN + text_size([shorten(label, _LABEL)], LABEL, weight="bold")[0] + 0.12
+            add_text(figure, beside, ceiling - 0.17, _counts(found), fontsize=SMALL, color=GREY)
+            add_text(figure, MARGIN, ceiling - 0.36, f"{found.finding}.", fontsize=SMALL, color=INK)
             floor = ceiling - _GROUP - len(MAPS) * _ROW
             _names(figure, MARGIN + names, ceiling - _GROUP)
             for index, metric in enumerate(METRICS):
                 at = left + index * (width + _BETWEEN)
-                axes = place(figure, at, floor, width - _NUMBER - _LEAD, len(MAPS) * _ROW)
+                axes = add_axes(figure, at, floor, width - _NUMBER - _LEAD, len(MAPS) * _ROW)
                 _panel(axes, found, metric, last=number + 1 == len(results))
                 _numbers(figure, found, metric, at + width, ceiling - _GROUP)
         return figure
 
 
 def _heading(figure: Figure, metric: Metric, left: float, width: float, height: float) -> None:
-    write(figure, left, height, metric.label, fontsize=LABEL, weight="bold" if metric == METRICS[0] else "normal")
+    add_text(figure, left, height, metric.label, fontsize=LABEL, weight="bold" if metric == METRICS[0] else "normal")
     look = {"ha": "right", "fontsize": SMALL, "color": GREY}
-    write(figure, left + width - _LEAD, height, "mean", **look)
-    write(figure, left + width, height, _BETTER, **look)
+    add_text(figure, left + width - _LEAD, height, "mean", **look)
+    add_text(figure, left + width, height, _BETTER, **look)
 
 
 def _names(figure: Figure, right: float, ceiling: float) -> None:
     for row, (key, name) in enumerate(MAPS.items()):
         look = {"color": _colour(key), "weight": "bold" if key == WORD else "normal", "fontsize": LABEL}
-        write(figure, right, ceiling - (row + 0.5) * _ROW, name, ha="right", va="center_baseline", **look)
+        add_text(figure, right, ceiling - (row + 0.5) * _ROW, name, ha="right", va="center_baseline", **look)
 
 
 def _panel(axes: Axes, found: Grounding, metric: Metric, *, last: bool) -> None:
@@ -161,9 +161,9 @@ def _numbers(figure: Figure, found: Grounding, metric: Metric, right: float, cei
         look = {"ha": "right", "va": "center_baseline", "fontsize": SMALL}
         if mean is not None:
             weight = "bold" if key == WORD else "normal"
-            write(figure, right - _LEAD, height, f"{mean.mean:.2f}", color=_colour(key), weight=weight, **look)
+            add_text(figure, right - _LEAD, height, f"{mean.mean:.2f}", color=_colour(key), weight=weight, **look)
         if lead is not None:
-            write(figure, right, height, lead, color=GREY, **look)
+            add_text(figure, right, height, lead, color=GREY, **look)
 
 
 def _colour(key: str) -> str:
@@ -173,11 +173,11 @@ def _colour(key: str) -> str:
 def _counts(found: Grounding) -> str:
     by = METRICS[0].key
     parts = [f"{_number(found.pictures, 'picture')}, {_number(found.nouns, 'noun')}"]
-    if found.absent:
-        parts.append(f"{found.absent:,} more {_plural(found.absent, 'names', 'name')} what is not there")
+    if found.absent_nouns:
+        parts.append(f"{found.absent_nouns:,} more {_plural(found.absent_nouns, 'names', 'name')} what is not there")
     without = [
-        *([f"{found.undecided(by):,} (all maps alike)"] if found.undecided(by) else []),
-        *([f"{found.unpaired:,} (no neighbour)"] if found.unpaired else []),
+        *([f"{found.tied_nouns(by):,} (all maps alike)"] if found.tied_nouns(by) else []),
+        *([f"{found.unpaired_nouns:,} (no neighbour)"] if found.unpaired_nouns else []),
     ]
     if without:
         parts.append(f"left out: {', '.join(without)}")
@@ -208,17 +208,17 @@ def _detail(results: Mapping[str, Grounding]) -> str:
     return "   ".join(["means over nouns whose region is known", *lines, "dotted: the best control"])
 
 
-def mean_text(found: NounMean) -> str:
+def mean_text(found: ClusteredMean) -> str:
     """A mean with its interval, such as ``0.812 (0.75 to 0.88)``."""
     ends = "" if found.interval is None else f" ({found.interval.low:.2f} to {found.interval.high:.2f})"
     return f"{found.mean:.3f}{ends}"
 
 
-def _mean(found: NounMean | None) -> str | None:
+def _mean(found: ClusteredMean | None) -> str | None:
     return None if found is None else mean_text(found)
 
 
-def _lead(found: NounMean | None) -> str | None:
+def _lead(found: ClusteredMean | None) -> str | None:
     """A difference with its sign."""
     if found is None:
         return None

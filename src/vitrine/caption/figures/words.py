@@ -18,7 +18,7 @@ from PIL import Image
 
 from vitrine.attribution.placement import Placement
 from vitrine.plotting.colormap import Scale, colour_bar
-from vitrine.plotting.heads import signs_in_words
+from vitrine.plotting.heads import describe_marks
 from vitrine.plotting.overlay import Pixels, draw_overlay, draw_photo
 from vitrine.plotting.style import (
     DPI,
@@ -30,14 +30,15 @@ from vitrine.plotting.style import (
     MARGIN,
     SMALL,
     WIDTH,
-    extent,
+    add_axes,
+    add_text,
+    figure_style,
     new_figure,
-    place,
     save,
-    shortened,
-    styled,
-    wrapped,
-    write,
+    shorten,
+    snap_to_pixels,
+    text_size,
+    wrap_text,
 )
 from vitrine.results import percent, shown_number
 
@@ -89,7 +90,7 @@ class WordGrid:
     columns: int
     panel: tuple[float, float]
     cell: float
-    stacked: bool
+    is_stacked: bool
     notes: tuple[tuple[str, ...], ...]
 
     @classmethod
@@ -114,7 +115,7 @@ class WordGrid:
 
     @property
     def _label(self) -> float:
-        return 0.24 + (LINE if self.stacked else 0.0)
+        return 0.24 + (LINE if self.is_stacked else 0.0)
 
     @property
     def _step(self) -> float:
@@ -127,22 +128,22 @@ class WordGrid:
         """Draw all panels and their words, the first row's upper edge at ``top`` inches."""
         for index, word in enumerate(self.words):
             row, column = divmod(index, self.columns)
-            left = snapped(MARGIN + column * (self.cell + GAP))
-            upper = snapped(top - _ABOVE - row * self._step - self._label)
-            axes = place(figure, left, upper - self.panel[1], *self.panel)
+            left = snap_to_pixels(MARGIN + column * (self.cell + GAP))
+            upper = snap_to_pixels(top - _ABOVE - row * self._step - self._label)
+            axes = add_axes(figure, left, upper - self.panel[1], *self.panel)
             draw_word(axes, photo_HWC, word, placement, scale, smooth=smooth)
             self._write(figure, word, left, upper)
             for number, line in enumerate(self.notes[index]):
                 down = upper - self.panel[1] - 0.14 - LINE * number
-                write(figure, left, down, line, fontsize=SMALL, color=GREY)
+                add_text(figure, left, down, line, fontsize=SMALL, color=GREY)
 
     def _write(self, figure: Figure, word: WordPanel, left: float, upper: float) -> None:
         chance = _chance(word.probability)
-        room = self.cell if self.stacked else self.cell - _APART - extent([chance], SMALL)[0]
+        room = self.cell if self.is_stacked else self.cell - _APART - text_size([chance], SMALL)[0]
         text, wide = _cut(word, room)
-        at = (left, upper + 0.07) if self.stacked else (left + wide + _APART, upper + 0.07)
-        write(figure, left, upper + 0.07 + (LINE if self.stacked else 0.0), text, fontsize=LABEL, **_look(word))
-        write(figure, *at, chance, fontsize=SMALL, color=GREY)
+        at = (left, upper + 0.07) if self.is_stacked else (left + wide + _APART, upper + 0.07)
+        add_text(figure, left, upper + 0.07 + (LINE if self.is_stacked else 0.0), text, fontsize=LABEL, **_look(word))
+        add_text(figure, *at, chance, fontsize=SMALL, color=GREY)
 
 
 _ABOVE = 0.16  # inches between what stands above and the first row
@@ -166,14 +167,9 @@ def draw_word(
 
 def grey_swatch(figure: Figure, left: float, bottom: float) -> None:
     """A sign for grey words: a small stretch of the greys that they are drawn in."""
-    axes = place(figure, left, bottom, 0.24, 0.12)
+    axes = add_axes(figure, left, bottom, 0.24, 0.12)
     axes.imshow(_FADED + (1 - _FADED) * np.linspace(0.1, 0.9, 48)[None], cmap="gray", vmin=0, vmax=1, aspect="auto")
     axes.set_axis_off()
-
-
-def snapped(inches: float) -> float:
-    """To whole pixels of the file, one at least, so that drawings are not resampled."""
-    return max(1, round(inches * DPI)) / DPI
 
 
 def _arranged(count: int, aspect: float) -> tuple[int, tuple[float, float]]:
@@ -183,7 +179,7 @@ def _arranged(count: int, aspect: float) -> tuple[int, tuple[float, float]]:
         columns = ceil(count / rows)
         across = (WIDTH - 2 * MARGIN + GAP) / columns - GAP
         width = min(across, _BROADEST if aspect < 2 else across, _TALLEST * aspect)
-        size = max(1 / DPI, int(width * DPI) / DPI), snapped(width / aspect)
+        size = max(1 / DPI, int(width * DPI) / DPI), snap_to_pixels(width / aspect)
         fits = rows * (size[1] + 0.4) <= _MAX_HEIGHT or not best[1][0]
         if fits and width > 1.15 * best[1][0]:
             best = columns, size
@@ -195,15 +191,15 @@ def _look(word: WordPanel) -> dict[str, str]:
 
 
 def _label_width(word: WordPanel) -> float:
-    return extent([word.text], LABEL, **_look(word))[0] + _APART + extent([_chance(word.probability)], SMALL)[0]
+    return text_size([word.text], LABEL, **_look(word))[0] + _APART + text_size([_chance(word.probability)], SMALL)[0]
 
 
 def _cut(word: WordPanel, room: float) -> tuple[str, float]:
     """A word shortened until it fits, and its width in inches."""
     most = max(3, len(word.text))
     while True:
-        text = shortened(word.text, most)
-        wide = extent([text], LABEL, **_look(word))[0]
+        text = shorten(word.text, most)
+        wide = text_size([text], LABEL, **_look(word))[0]
         if wide <= room or most <= 3:
             return text, wide
         most = max(3, min(most - 1, int(most * room / wide)))
@@ -211,7 +207,7 @@ def _cut(word: WordPanel, room: float) -> tuple[str, float]:
 
 def _noted(note: str, width: float) -> list[str]:
     """A note in two lines at most."""
-    lines = wrapped(note, SMALL, width)
+    lines = wrap_text(note, SMALL, width)
     return lines if len(lines) <= 2 else [lines[0], f"{lines[1][:-2].rstrip()}…"]
 
 
@@ -243,7 +239,7 @@ class CaptionPicture:
     """A photograph with the caption that a model gave it, and a map for each word.
 
     Attributes:
-        photo_HWC: uint8 (H, W, 3), upright; or a smaller copy, as :meth:`lighter` makes it.
+        photo_HWC: uint8 (H, W, 3), upright; or a smaller copy, as :meth:`with_smaller_photo` makes it.
         placement: where the patches of all maps lie on the photograph.
         caption: the predicted caption; empty where the model ended at once.
         words: of the caption, in its order.
@@ -266,7 +262,7 @@ class CaptionPicture:
     notes: tuple[str, ...] = ()
     smooth: bool = True
 
-    def lighter(self, side: int = 640) -> CaptionPicture:
+    def with_smaller_photo(self, side: int = 640) -> CaptionPicture:
         """The same with a copy of the photograph of at most ``side`` pixels a side, to hold many at a time."""
         rows, columns = self.photo_HWC.shape[:2]
         if max(rows, columns) <= side:
@@ -297,19 +293,24 @@ def caption_figure(picture: CaptionPicture, scale: Scale) -> Figure:
     Raises:
         ValueError: photograph, maps and placement do not fit one another.
     """
-    picture = picture.lighter(_MAX_PHOTO_PIXELS)
+    picture = picture.with_smaller_photo(_MAX_PHOTO_PIXELS)
     geometry = picture.placement.geometry
-    with styled():
+    with figure_style():
         head = _Head.of(picture, scale)
         grid = WordGrid.of(picture.words, geometry.width / geometry.height)
-        height = snapped(2 * MARGIN + head.height + grid.height)
+        height = snap_to_pixels(2 * MARGIN + head.height + grid.height)
         figure = new_figure(WIDTH, height)
         head.write(figure, picture)
         if picture.words:
             colour_bar(figure, scale, [word.map_RC for word in picture.words], head.bar(height), _BAR, level=True)
-            lighter = picture.lighter(grid.pixels)
+            with_smaller_photo = picture.with_smaller_photo(grid.pixels)
             grid.draw(
-                figure, height - MARGIN - head.height, lighter.photo_HWC, picture.placement, scale, picture.smooth
+                figure,
+                height - MARGIN - head.height,
+                with_smaller_photo.photo_HWC,
+                picture.placement,
+                scale,
+                picture.smooth,
             )
         return figure
 
@@ -344,11 +345,11 @@ class _Head:
         aspect = geometry.width / geometry.height
         if aspect >= _BROAD:
             width = min(WIDTH - 2 * MARGIN, _HIGHEST * aspect)
-            left, below = MARGIN, snapped(width / aspect) + 0.2
+            left, below = MARGIN, snap_to_pixels(width / aspect) + 0.2
         else:
             width = min(_ACROSS, _HIGH * aspect)
             left, below = MARGIN + width + _BESIDE, 0.0
-        photo = snapped(width), snapped(width / aspect)
+        photo = snap_to_pixels(width), snap_to_pixels(width / aspect)
         column = WIDTH - MARGIN - left
         caption = _caption_lines(picture, column)
         text = _SmallText(0.16 + _CAPTION_LINE * (len(caption) - 1), column)
@@ -363,16 +364,16 @@ class _Head:
 
     def write(self, figure: Figure, picture: CaptionPicture) -> None:
         top = float(figure.get_size_inches()[1]) - MARGIN
-        axes = place(figure, MARGIN, top - self.photo[1], *self.photo)
+        axes = add_axes(figure, MARGIN, top - self.photo[1], *self.photo)
         draw_photo(axes, picture.photo_HWC, picture.placement)
         left, first = self.column[0], top - self.below - 0.16
         for index, line in enumerate(self.caption):
             for across, word, grey in line:
                 look = {"fontsize": _CAPTION, "weight": "bold", "color": GREY if grey else INK}
-                write(figure, left + across, first - _CAPTION_LINE * index, word, **look)
+                add_text(figure, left + across, first - _CAPTION_LINE * index, word, **look)
         for down, words, size, colour in self.lines:
             indent = _SWATCH if self.greyed is not None and down >= self.greyed else 0.0
-            write(figure, left + indent, top - self.below - down, words, fontsize=size, color=colour)
+            add_text(figure, left + indent, top - self.below - down, words, fontsize=size, color=colour)
         if self.greyed is not None:
             grey_swatch(figure, left, top - self.below - self.greyed - 0.01)
 
@@ -393,14 +394,14 @@ class _SmallText:
         """Everything that is said of a picture beside its caption; what grey means comes last."""
         natural = picture.log_probability
         likely = "" if natural is None else f"log-probability {shown_number(natural, 1)}"
-        self.add(" · ".join(filter(None, (shortened(picture.name, 40), likely))), 0.07)
+        self.add(" · ".join(filter(None, (shorten(picture.name, 40), likely))), 0.07)
         self.add(picture.method, 0.0)
         if picture.true:
             self.add("written by people" if len(picture.true) > 1 else "written by a person", 0.09)
             for caption in picture.true:
                 self.add(caption, 0.02, LABEL, INK)
-        unseen = picture.placement.seen_share < 1 - 1e-6
-        for index, note in enumerate((*scale.warnings, *picture.notes, *signs_in_words(unseen, False))):
+        unseen = picture.placement.visible_share < 1 - 1e-6
+        for index, note in enumerate((*scale.warnings, *picture.notes, *describe_marks(unseen, False))):
             self.add(note, 0.0 if index else 0.09)
         if any(word.grey for word in picture.words):
             self.width -= _SWATCH
@@ -409,7 +410,7 @@ class _SmallText:
 
     def add(self, words: str, above: float, size: float = SMALL, colour: str = GREY) -> None:
         self.down += above if words else 0.0
-        for line in wrapped(words, size, self.width):
+        for line in wrap_text(words, size, self.width):
             self.down += LINE if size == SMALL else _LABEL_LINE
             self.lines.append((self.down, line, size, colour))
 
@@ -423,7 +424,7 @@ def _caption_lines(picture: CaptionPicture, width: float) -> tuple[tuple[tuple[f
     else:  # spaced in another way: no telling which word is which
         greys = [(token, False) for token in tokens]
     pieces = [(*piece, grey) for token, grey in greys or [("(no words)", True)] for piece in _pieces(token, width)]
-    blank = extent(["a a"], _CAPTION, weight="bold")[0] - extent(["aa"], _CAPTION, weight="bold")[0]
+    blank = text_size(["a a"], _CAPTION, weight="bold")[0] - text_size(["aa"], _CAPTION, weight="bold")[0]
     lines = _filled(pieces, width, blank)
     for narrower in np.linspace(0.95, 0.5, 10) * width:  # as many lines of more equal length
         if len(evener := _filled(pieces, float(narrower), blank)) == len(lines):
@@ -447,9 +448,9 @@ def _filled(
 
 def _pieces(token: str, width: float) -> list[tuple[str, float]]:
     """A word with its width in inches, cut into pieces where it is longer than a line."""
-    wide = extent([token], _CAPTION, weight="bold")[0]
+    wide = text_size([token], _CAPTION, weight="bold")[0]
     if wide <= width:
         return [(token, wide)]
     letters = max(1, int(0.8 * len(token) * width / wide))
     cut = [token[start : start + letters] for start in range(0, len(token), letters)]
-    return [(piece, min(width, extent([piece], _CAPTION, weight="bold")[0])) for piece in cut]
+    return [(piece, min(width, text_size([piece], _CAPTION, weight="bold")[0])) for piece in cut]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from vitrine.explain.figures.map import WRONG, MapPicture
 from vitrine.plotting.colormap import Scale, colour_bar
-from vitrine.plotting.heads import signs_in_words
+from vitrine.plotting.heads import describe_marks
 from vitrine.plotting.overlay import draw_overlay, draw_photo
 from vitrine.plotting.style import (
     GREY,
@@ -20,15 +20,15 @@ from vitrine.plotting.style import (
     SMALL,
     TITLE,
     WIDTH,
-    extent,
+    add_axes,
+    add_text,
+    figure_style,
+    fit_title,
     new_figure,
-    place,
     save,
-    shortened,
-    styled,
-    titled,
-    wrapped,
-    write,
+    shorten,
+    text_size,
+    wrap_text,
 )
 from vitrine.results import percent
 
@@ -54,7 +54,7 @@ def save_contact_sheets(
     """Write contact sheets of at most :data:`A_SHEET` pictures each, in the order given, as PNG or SVG.
 
     Args:
-        pictures: one at least; :meth:`MapPicture.lighter` keeps many of them small in memory.
+        pictures: one at least; :meth:`MapPicture.with_smaller_photo` keeps many of them small in memory.
         scale: of all of them.
         path: of the first sheet; the second one of ``maps.png`` is ``maps-2.png``.
         metadata: see :func:`vitrine.plotting.style.save`; every sheet has the same.
@@ -71,7 +71,7 @@ def save_contact_sheets(
     if not pictures:
         raise ValueError("A contact sheet needs one picture at least.")
     sheets = [pictures[start : start + A_SHEET] for start in range(0, len(pictures), A_SHEET)]
-    title = title or counted(len(pictures))
+    title = title or count_pictures(len(pictures))
     return [
         save_contact_sheet(
             sheet,
@@ -125,7 +125,7 @@ def save_contact_sheet(
     return target
 
 
-def counted(pictures: int) -> str:
+def count_pictures(pictures: int) -> str:
     """A sheet's title: how many pictures there are."""
     return f"{pictures:,} picture{'s' * (pictures > 1)}"
 
@@ -149,19 +149,20 @@ def contact_sheet(
         pairs: photograph and overlay side by side; otherwise overlays alone.
         all_maps: pictures of all sheets, whose largest value the colour bar names; by default this one's.
     """
-    with styled():
+    with figure_style():
         cells = _cells(pictures, pairs)
-        said = signs_in_words(
-            any(each.placement.seen_share < 1 - 1e-6 for each in pictures), any(each.marked for each in pictures)
+        said = describe_marks(
+            any(each.placement.visible_share < 1 - 1e-6 for each in pictures),
+            any(each.outlier_patches for each in pictures),
         )
         room = cells.width - 2 * MARGIN - _BAR - _BAR_ENDS - 0.3
-        lines = [line for part in (detail, *scale.warnings, *said) for line in wrapped(part, SMALL, room)]
+        lines = [line for part in (detail, *scale.warnings, *said) for line in wrap_text(part, SMALL, room)]
         top = 0.33 + 0.2 + LINE * max(2, len(lines)) + 0.12
         height = top + sum(cells.heights) + MARGIN - 0.1
         figure = new_figure(cells.width, height)
-        write(figure, MARGIN, height - 0.33, titled(title, room), fontsize=TITLE, weight="bold")
+        add_text(figure, MARGIN, height - 0.33, fit_title(title, room), fontsize=TITLE, weight="bold")
         for index, line in enumerate(lines):
-            write(figure, MARGIN, height - 0.53 - LINE * index, line, fontsize=SMALL, color=GREY)
+            add_text(figure, MARGIN, height - 0.53 - LINE * index, line, fontsize=SMALL, color=GREY)
         at = (cells.width - MARGIN - _BAR_ENDS - _BAR, height - 0.54)
         colour_bar(figure, scale, [each.map_RC for each in all_maps or pictures], at, _BAR, level=True)
         for index, picture in enumerate(pictures):
@@ -211,16 +212,16 @@ def _cell(
 ) -> None:
     width, height = _fitted(picture, cells.box)
     if pairs:
-        draw_photo(place(figure, left, foot, width, height), picture.photo_HWC, picture.placement)
+        draw_photo(add_axes(figure, left, foot, width, height), picture.photo_HWC, picture.placement)
     at = left + (width + _WITHIN if pairs else 0)
     draw_overlay(
-        place(figure, at, foot, width, height),
+        add_axes(figure, at, foot, width, height),
         picture.photo_HWC,
         picture.map_RC,
         picture.placement,
         scale,
         smooth=picture.smooth,
-        marked=picture.marked,
+        outlines=picture.outlier_patches,
     )
     _labels(figure, picture, left, foot, cells.across)
 
@@ -230,20 +231,20 @@ def _labels(figure: Figure, picture: MapPicture, left: float, foot: float, room:
     known, wrong = picture.true is not None, picture.predicted and picture.predicted != picture.true
     chance = "" if picture.probability is None else f"  {percent(picture.probability)}"
     after = chance + ("" if wrong or not known else "  ✓") if picture.predicted else ""
-    write(figure, left, foot - LINE, _cut("", picture.predicted or picture.name, after, room), fontsize=SMALL)
+    add_text(figure, left, foot - LINE, _cut("", picture.predicted or picture.name, after, room), fontsize=SMALL)
     if known and (wrong or not picture.predicted):
         words, colour = _cut("✗ true: " if wrong else "true: ", str(picture.true), "", room), WRONG if wrong else INK
     else:
         words, colour = _cut("", picture.name if picture.predicted else "", "", room), GREY
-    write(figure, left, foot - 2 * LINE, words, fontsize=SMALL, color=colour)
+    add_text(figure, left, foot - 2 * LINE, words, fontsize=SMALL, color=colour)
 
 
 def _cut(before: str, label: str, after: str, width: float) -> str:
     """Words in a line, the label among them shortened until they fit a width in inches."""
     most = len(label)
     while True:
-        words = f"{before}{shortened(label, most)}{after}"
-        across = extent([words], SMALL)[0]
+        words = f"{before}{shorten(label, most)}{after}"
+        across = text_size([words], SMALL)[0]
         if across <= width or most <= 3:
             return words
         most = max(3, min(most - 1, most - int((across - width) / 0.08)))

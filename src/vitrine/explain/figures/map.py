@@ -18,7 +18,7 @@ from PIL import Image
 
 from vitrine.attribution.placement import Placement
 from vitrine.plotting.colormap import Scale, colour_bar, shared_scale
-from vitrine.plotting.overlay import Patch, Pixels, draw_map, draw_overlay, draw_photo, hatched, outlined
+from vitrine.plotting.overlay import Patch, Pixels, apply_hatching, apply_outline, draw_map, draw_overlay, draw_photo
 from vitrine.plotting.style import (
     ACCENT,
     EMPTY,
@@ -30,16 +30,16 @@ from vitrine.plotting.style import (
     SMALL,
     TITLE,
     WIDTH,
-    arranged,
-    extent,
+    add_axes,
+    add_text,
+    arrange_panels,
+    figure_style,
     grid_width,
     panel_grid,
-    place,
     save,
-    shortened,
-    styled,
-    wrapped,
-    write,
+    shorten,
+    text_size,
+    wrap_text,
 )
 from vitrine.results import percent
 
@@ -58,7 +58,7 @@ class MapPicture:
     """A photograph with its map, and the words beside it.
 
     Attributes:
-        photo_HWC: uint8 (H, W, 3), upright; or a smaller copy, as :meth:`lighter` makes it.
+        photo_HWC: uint8 (H, W, 3), upright; or a smaller copy, as :meth:`with_smaller_photo` makes it.
         map_RC: float (R, C): multiples of uniform, or probability lost; NaN has no colour.
         placement: where the patches lie on the photograph.
         name: of the picture, for example its file name.
@@ -69,7 +69,7 @@ class MapPicture:
         notes: sentences in grey, for example on attention that went to prefix tokens.
         flag: a word or two before the verdict, for example "Not to be trusted".
         verdict: what the checks say of the map, a sentence or two.
-        marked: outlier patches (row, column), which are outlined.
+        outlier_patches: (row, column) of each, which are outlined.
         masked_RC: the map with outlier patches masked, shown beside the raw one.
         smooth: draw the overlay smoothly between the middles of patches. The map alone is always patches as they are.
     """
@@ -85,11 +85,11 @@ class MapPicture:
     notes: tuple[str, ...] = ()
     flag: str = ""
     verdict: str = ""
-    marked: tuple[Patch, ...] = ()
+    outlier_patches: tuple[Patch, ...] = ()
     masked_RC: npt.NDArray[np.floating] | None = None
     smooth: bool = True
 
-    def lighter(self, side: int = 640) -> MapPicture:
+    def with_smaller_photo(self, side: int = 640) -> MapPicture:
         """The same with a copy of the photograph of at most ``side`` pixels a side, to hold many at a time."""
         rows, columns = self.photo_HWC.shape[:2]
         if max(rows, columns) <= side:
@@ -101,7 +101,7 @@ class MapPicture:
     @property
     def title(self) -> str:
         """The predicted label, else the picture's name, short enough for a figure."""
-        return shortened(self.predicted) if self.predicted else shortened(self.name, 40)
+        return shorten(self.predicted) if self.predicted else shorten(self.name, 40)
 
     @property
     def confidence(self) -> str:
@@ -116,9 +116,9 @@ class MapPicture:
         if self.true is None:
             return "", INK
         if not self.predicted:
-            return f"true label: {shortened(self.true)}", INK
+            return f"true label: {shorten(self.true)}", INK
         right = self.predicted == self.true
-        return ("✓ right", ACCENT) if right else (f"✗ true label: {shortened(self.true)}", WRONG)
+        return ("✓ right", ACCENT) if right else (f"✗ true label: {shorten(self.true)}", WRONG)
 
 
 def save_map_figure(picture: MapPicture, scale: Scale, path: Path, metadata: Mapping[str, str]) -> None:
@@ -137,19 +137,19 @@ def map_figure(picture: MapPicture, scale: Scale) -> Figure:
     Raises:
         ValueError: photograph, map and placement do not fit one another.
     """
-    picture, scale = picture.lighter(_ENOUGH), scale.of(picture.map_RC)
+    picture, scale = picture.with_smaller_photo(_ENOUGH), scale.for_map(picture.map_RC)
     names = _names(picture)
     geometry = picture.placement.geometry
-    with styled():
-        columns, panel = arranged(len(names), geometry.width / geometry.height, len(names), _TALLEST)
+    with figure_style():
+        columns, panel = arrange_panels(len(names), geometry.width / geometry.height, len(names), _TALLEST)
         title = _Title.of(picture)
         least = min(WIDTH, max(_NARROWEST, title.width + 2 * MARGIN))
         words = _Words.of(picture, scale, grid_width(names, columns, panel, least) - 2 * MARGIN)
-        detail = " · ".join(filter(None, (shortened(picture.name, 40) if picture.predicted else "", picture.method)))
+        detail = " · ".join(filter(None, (shorten(picture.name, 40) if picture.predicted else "", picture.method)))
         grid = panel_grid(names, columns, panel, title=picture.title, detail=detail, below=words.height, least=least)
         figure = grid.figure
         title.write(figure)
-        _draw(picture, scale, [place(figure, *box) for box in grid.boxes])
+        _draw(picture, scale, [add_axes(figure, *box) for box in grid.boxes])
         maps = [picture.map_RC] if picture.masked_RC is None else [picture.map_RC, picture.masked_RC]
         colour_bar(figure, scale, maps, grid.bar, grid.bar_length)
         words.write(figure)
@@ -167,12 +167,20 @@ def _names(picture: MapPicture) -> list[str]:
 
 
 def _draw(picture: MapPicture, scale: Scale, axes: Sequence[Axes]) -> None:
-    photo_HWC, placement, marked = picture.photo_HWC, picture.placement, picture.marked
+    photo_HWC, placement, outlier_patches = picture.photo_HWC, picture.placement, picture.outlier_patches
     draw_photo(axes[0], photo_HWC, placement)
-    draw_overlay(axes[1], photo_HWC, picture.map_RC, placement, scale, smooth=picture.smooth, marked=marked)
-    draw_map(axes[2], picture.map_RC, placement, scale, marked=marked)
+    draw_overlay(axes[1], photo_HWC, picture.map_RC, placement, scale, smooth=picture.smooth, outlines=outlier_patches)
+    draw_map(axes[2], picture.map_RC, placement, scale, outlines=outlier_patches)
     if picture.masked_RC is not None:
-        draw_overlay(axes[3], photo_HWC, picture.masked_RC, placement, scale, smooth=picture.smooth, marked=marked)
+        draw_overlay(
+            axes[3],
+            photo_HWC,
+            picture.masked_RC,
+            placement,
+            scale,
+            smooth=picture.smooth,
+            outlines=outlier_patches,
+        )
 
 
 @dataclass(frozen=True)
@@ -184,17 +192,17 @@ class _Title:
 
     @classmethod
     def of(cls, picture: MapPicture) -> _Title:
-        parts, left = [], extent([picture.title], TITLE, weight="bold")[0]
+        parts, left = [], text_size([picture.title], TITLE, weight="bold")[0]
         for words, colour in ((picture.confidence, GREY), picture.judgement):
             if words:
                 parts.append((left + 0.16, words, colour))
-                left += 0.16 + extent([words], LABEL)[0]
+                left += 0.16 + text_size([words], LABEL)[0]
         return cls(tuple(parts), left)
 
     def write(self, figure: Figure) -> None:
         for left, words, colour in self.parts:
             up = figure.get_size_inches()[1] - 0.33
-            write(figure, MARGIN + left, up, words, fontsize=LABEL, color=colour)
+            add_text(figure, MARGIN + left, up, words, fontsize=LABEL, color=colour)
 
 
 @dataclass(frozen=True)
@@ -209,12 +217,12 @@ class _Words:
 
     @classmethod
     def of(cls, picture: MapPicture, scale: Scale, width: float) -> _Words:
-        unseen, marked = picture.placement.seen_share < 1 - 1e-6, bool(picture.marked)
-        keys = [("not seen by the model", False)] * unseen + [("outlier patch", True)] * marked
-        notes = [line for note in (*scale.warnings, *picture.notes) for line in wrapped(note, SMALL, width)]
-        indent = extent([picture.flag], LABEL, weight="bold")[0] + 0.12 if picture.flag else 0.0
+        has_unseen, has_outliers = picture.placement.visible_share < 1 - 1e-6, bool(picture.outlier_patches)
+        keys = [("not seen by the model", False)] * has_unseen + [("outlier patch", True)] * has_outliers
+        notes = [line for note in (*scale.warnings, *picture.notes) for line in wrap_text(note, SMALL, width)]
+        indent = text_size([picture.flag], LABEL, weight="bold")[0] + 0.12 if picture.flag else 0.0
         return cls(
-            tuple(keys), tuple(notes), picture.flag, indent, tuple(wrapped(picture.verdict, LABEL, width - indent))
+            tuple(keys), tuple(notes), picture.flag, indent, tuple(wrap_text(picture.verdict, LABEL, width - indent))
         )
 
     @property
@@ -227,16 +235,16 @@ class _Words:
         up, left = MARGIN + self.height - 0.1 - LINE, MARGIN
         for words, outline in self.keys:
             _sign(figure, left, up, outline)
-            write(figure, left + _SIGN[0] + 0.08, up + 0.01, words, fontsize=SMALL, color=GREY)
-            left += _SIGN[0] + 0.08 + extent([words], SMALL)[0] + 0.3
+            add_text(figure, left + _SIGN[0] + 0.08, up + 0.01, words, fontsize=SMALL, color=GREY)
+            left += _SIGN[0] + 0.08 + text_size([words], SMALL)[0] + 0.3
         up -= LINE if self.keys else 0
         for note in self.notes:
-            write(figure, MARGIN, up, note, fontsize=SMALL, color=GREY)
+            add_text(figure, MARGIN, up, note, fontsize=SMALL, color=GREY)
             up -= LINE
         up -= 0.06
-        write(figure, MARGIN, up, self.flag, fontsize=LABEL, weight="bold")
+        add_text(figure, MARGIN, up, self.flag, fontsize=LABEL, weight="bold")
         for line in self.verdict:
-            write(figure, MARGIN + self.indent, up, line, fontsize=LABEL)
+            add_text(figure, MARGIN + self.indent, up, line, fontsize=LABEL)
             up -= 0.185
 
 
@@ -251,6 +259,6 @@ def _sign(figure: Figure, left: float, up: float, outline: bool) -> None:
     across, high = _SIGN
     figure.add_artist(box(left, up, across, high, _DUSK if outline else EMPTY))
     if outline:
-        figure.add_artist(outlined(box(left + (across - 0.07) / 2, up + (high - 0.07) / 2, 0.07, 0.07)))
+        figure.add_artist(apply_outline(box(left + (across - 0.07) / 2, up + (high - 0.07) / 2, 0.07, 0.07)))
     else:
-        figure.add_artist(hatched(box(left, up, across, high)))
+        figure.add_artist(apply_hatching(box(left, up, across, high)))

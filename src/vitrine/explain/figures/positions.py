@@ -28,13 +28,13 @@ from vitrine.plotting.style import (
     SHARES,
     SMALL,
     TITLE,
-    extent,
+    add_axes,
+    add_text,
+    figure_style,
     new_figure,
-    place,
     save,
-    shortened,
-    styled,
-    write,
+    shorten,
+    text_size,
 )
 from vitrine.results import percent, shown_number
 
@@ -81,7 +81,7 @@ def draw_positions(
         repeat: width of a cell as a multiple of the gap between tiles; None chooses.
     """
     rows, columns = similarity_RCRC.shape[:2]
-    tiles_YX = tiled(similarity_RCRC, repeat or repeats(rows, columns, 400))
+    tiles_YX = tile_maps(similarity_RCRC, repeat or repeats(rows, columns, 400))
     high, wide = (len(tiles_YX) + 1) / rows, (tiles_YX.shape[1] + 1) / columns  # of a tile and its gap, in units
     edges = (0.5 + 0.5 / wide, columns + 0.5 - 0.5 / wide, rows + 0.5 - 0.5 / high, 0.5 + 0.5 / high)
     box = ax.get_window_extent()
@@ -116,7 +116,7 @@ def draw_cell(
         frame.set(edgecolor=colour, linewidth=line, joinstyle="miter")
         ax.add_patch(frame)
     _number(ax, rows, columns, "patch")
-    if _inches(ax)[0] / columns > 1.25 * extent(["−0.00"], SMALL)[0]:
+    if _inches(ax)[0] / columns > 1.25 * text_size(["−0.00"], SMALL)[0]:
         for (row, column), value in np.ndenumerate(similarity_RC):
             ink = _readable_on(colours(float(value / limit + 1) / 2))
             words = shown_number(float(value))
@@ -124,7 +124,7 @@ def draw_cell(
     return ax
 
 
-def tiled(similarity_RCRC: Floats, repeat: int) -> Floats:
+def tile_maps(similarity_RCRC: Floats, repeat: int) -> Floats:
     """All maps as one image (Y, X): every cell ``repeat`` units wide and high, NaN a unit wide between tiles."""
     rows, columns = similarity_RCRC.shape[:2]
     tiles = np.full((rows, rows * repeat + 1, columns, columns * repeat + 1), np.nan, np.float32)
@@ -222,7 +222,7 @@ def position_figure(findings: PositionFindings, title: str, *, cell: Cell | None
         ValueError: the cell lies outside of the grid.
     """
     _require_cell(findings, cell)
-    with styled():
+    with figure_style():
         wide, high, repeat = _size(findings, cell, _SIDE, _GAP)
         width = _LEFT + max(wide, 5.6) + 1.1
         said = [(findings.sentence, INK), *((note, GREY) for note in findings.notes)] if words else []
@@ -231,9 +231,9 @@ def position_figure(findings: PositionFindings, title: str, *, cell: Cell | None
         figure = new_figure(width, _snapped(_ABOVE + max(high + _BELOW, length + 0.3) + _text_height(rows, lines)))
         top = _snapped(figure.get_size_inches()[1] - _ABOVE)
         _heading(figure, title, _detail(findings, cell))
-        axes = place(figure, _LEFT, top - high, wide, high)
+        axes = add_axes(figure, _LEFT, top - high, wide, high)
         _draw(axes, findings.similarity_RCRC, cell, repeat, SIMILARITY, 1.0)
-        bar = place(figure, _LEFT + wide + 0.25, top - length, _BAR, length)
+        bar = add_axes(figure, _LEFT + wide + 0.25, top - length, _BAR, length)
         _scale(bar, SIMILARITY, 1.0, "cosine similarity", upright=True)
         if words:
             _texts(figure, ("this model", "untrained", "fixed 2-D sine"), rows, lines)
@@ -258,7 +258,7 @@ def change_figure(before: PositionFindings, after: PositionFindings, title: str,
         ("after", after.similarity_RCRC, SIMILARITY, 1.0),
         ("after − before", change_RCRC, CHANGE, limit),
     )
-    with styled():
+    with figure_style():
         wide, high, repeat = _size(after, cell, _PANEL, _PANEL_GAP)
         step = _snapped(max(wide, 2.2) + 0.36)
         width = _LEFT + 3 * step + MARGIN - 0.2
@@ -269,14 +269,14 @@ def change_figure(before: PositionFindings, after: PositionFindings, title: str,
         _heading(figure, title, _detail(after, cell))
         for index, (name, values_RCRC, colours, end) in enumerate(panels):
             left = _LEFT + index * step
-            axes = place(figure, left, bottom, wide, high)
+            axes = add_axes(figure, left, bottom, wide, high)
             _draw(axes, values_RCRC, cell, repeat, colours, end)
-            write(figure, left, bottom + high + 0.09, name, fontsize=LABEL, weight="bold")
+            add_text(figure, left, bottom + high + 0.09, name, fontsize=LABEL, weight="bold")
             if index:
                 axes.set(ylabel="", yticklabels=[])
         under, broad = bottom - _BELOW - 0.22, step - 0.36
-        _scale(place(figure, _LEFT, under, step + broad, _BAR), SIMILARITY, 1.0, "cosine similarity", upright=False)
-        bar = place(figure, _LEFT + 2 * step, under, broad, _BAR)
+        _scale(add_axes(figure, _LEFT, under, step + broad, _BAR), SIMILARITY, 1.0, "cosine similarity", upright=False)
+        bar = add_axes(figure, _LEFT + 2 * step, under, broad, _BAR)
         _scale(bar, CHANGE, limit, "change of similarity", upright=False)
         _texts(figure, ("before", "after", "untrained", "fixed 2-D sine"), rows, lines)
         return figure
@@ -284,7 +284,7 @@ def change_figure(before: PositionFindings, after: PositionFindings, title: str,
 
 def number_rows(models: Sequence[PositionNumbers], findings: PositionFindings) -> list[tuple[str, list[str]]]:
     """(name, cells) of each number: of the models, of untrained embeddings, of the fixed sine embedding."""
-    every = [*models, findings.controls.untrained, findings.controls.sine]
+    every = [*models, findings.controls.untrained_mean, findings.controls.sine]
     return [
         (
             "cells whose most similar other cell is a direct neighbour",
@@ -335,10 +335,10 @@ def _detail(findings: PositionFindings, cell: Cell | None) -> str:
 
 def _heading(figure: Figure, title: str, detail: str) -> None:
     height = figure.get_size_inches()[1]
-    room = (figure.get_size_inches()[0] - 2 * MARGIN) / extent([title], TITLE, weight="bold")[0]
-    shown = shortened(title, max(10, int(len(title) * min(1.0, 0.95 * room)))) if room < 1 else title
-    write(figure, MARGIN, height - 0.33, shown, fontsize=TITLE, weight="bold")
-    write(figure, MARGIN, height - 0.53, detail, fontsize=SMALL, color=GREY)
+    room = (figure.get_size_inches()[0] - 2 * MARGIN) / text_size([title], TITLE, weight="bold")[0]
+    shown = shorten(title, max(10, int(len(title) * min(1.0, 0.95 * room)))) if room < 1 else title
+    add_text(figure, MARGIN, height - 0.33, shown, fontsize=TITLE, weight="bold")
+    add_text(figure, MARGIN, height - 0.53, detail, fontsize=SMALL, color=GREY)
 
 
 def _draw(axes: Axes, values_RCRC: Floats, cell: Cell | None, repeat: int, colours: Colormap, limit: float) -> None:
@@ -391,7 +391,7 @@ def _wrapped(texts: Sequence[tuple[str, str]], width: float) -> list[tuple[str, 
     """(line, colour) of (words, colour), as wide as the figure."""
     lines = []
     for words, colour in texts:
-        most = int(len(words) * (width - 2 * MARGIN) / extent([words], LABEL)[0] * 0.95)
+        most = int(len(words) * (width - 2 * MARGIN) / text_size([words], LABEL)[0] * 0.95)
         whole = words.replace(" %", "\N{NO-BREAK SPACE}%")
         lines += [(line.replace("\N{NO-BREAK SPACE}", " "), colour) for line in textwrap.wrap(whole, most)]
     return lines
@@ -411,16 +411,16 @@ def _texts(
 ) -> None:
     """The numbers as a table, then the sentence and the notes, at the foot of the figure."""
     right, top = figure.get_size_inches()[0] - MARGIN, _text_height(rows, lines)
-    step = extent(columns, SMALL)[0] + 0.25
+    step = text_size(columns, SMALL)[0] + 0.25
     places = [right - step * (len(columns) - 1 - index) for index in range(len(columns))]
     for across, name in zip(places, columns, strict=True):
-        write(figure, across, top - 0.62 * _ROW, name, ha="right", fontsize=SMALL, color=GREY)
+        add_text(figure, across, top - 0.62 * _ROW, name, ha="right", fontsize=SMALL, color=GREY)
     for index, (name, cells) in enumerate(rows, start=1):
         up = top - (index + 0.62) * _ROW
-        write(figure, MARGIN, up, name, fontsize=LABEL)
+        add_text(figure, MARGIN, up, name, fontsize=LABEL)
         for across, cell, column in zip(places, cells, columns, strict=True):
             known = column in ("untrained", "fixed 2-D sine")
-            write(figure, across, up, cell, ha="right", fontsize=LABEL, color=GREY if known else INK)
+            add_text(figure, across, up, cell, ha="right", fontsize=LABEL, color=GREY if known else INK)
     for index, (line, colour) in enumerate(lines):
         up = top - _ROW * (len(rows) + 1) - 0.22 - _LINE * (index + 0.6)
-        write(figure, MARGIN, up, line, fontsize=LABEL, color=colour)
+        add_text(figure, MARGIN, up, line, fontsize=LABEL, color=colour)

@@ -20,13 +20,13 @@ from vitrine.plotting.style import (
     SMALL,
     TITLE,
     WIDTH,
-    extent,
+    add_axes,
+    add_text,
+    figure_style,
     new_figure,
-    place,
     save,
-    shortened,
-    styled,
-    write,
+    shorten,
+    text_size,
 )
 from vitrine.plotting.tables import Cell, Table
 from vitrine.results import rounded, shown_number
@@ -121,11 +121,11 @@ def methods_figure(ranking: Ranking, title: str = "", metrics: Sequence[Metric] 
         metrics: which panels; None draws all, the deciding one first.
     """
     shown = ranking.metrics if metrics is None else tuple(metrics)
-    with styled():
-        names = extent([shortened(row.name, _NAME) for row in ranking.rows], LABEL, weight="bold")[0]
-        times = extent(["s/picture", *(_seconds(row) for row in ranking.rows)], SMALL)[0]
+    with figure_style():
+        names = text_size([shorten(row.name, _NAME) for row in ranking.rows], LABEL, weight="bold")[0]
+        times = text_size(["s/picture", *(_seconds(row) for row in ranking.rows)], SMALL)[0]
         left, right = MARGIN + names + 0.2, MARGIN + times + 0.1
-        labels = extent([metric.label for metric in shown], LABEL, weight="bold")[0]
+        labels = text_size([metric.label for metric in shown], LABEL, weight="bold")[0]
         fitting = max(1, min(_ACROSS, int((WIDTH - left - right) / (labels + _GAP))))
         count = math.ceil(len(shown) / fitting)
         across = math.ceil(len(shown) / count)
@@ -134,15 +134,15 @@ def methods_figure(ranking: Ranking, title: str = "", metrics: Sequence[Metric] 
         figure = new_figure(WIDTH, 0.62 + count * (_HEAD + rows + _FOOT) + 0.06)
         top = figure.get_size_inches()[1]
         heading = title or f"Methods ranked by {ranking.by.label}"
-        write(figure, MARGIN, top - 0.33, heading, fontsize=TITLE, weight="bold")
-        write(figure, MARGIN, top - 0.53, _detail(ranking), fontsize=SMALL, color=GREY)
+        add_text(figure, MARGIN, top - 0.33, heading, fontsize=TITLE, weight="bold")
+        add_text(figure, MARGIN, top - 0.53, _detail(ranking), fontsize=SMALL, color=GREY)
         for band in range(count):
             ceiling = top - 0.62 - band * (_HEAD + rows + _FOOT) - _HEAD
             _names(figure, ranking, MARGIN + names, ceiling)
             if band == 0:
                 _times(figure, ranking, ceiling)
             for index, metric in enumerate(shown[band * across : (band + 1) * across]):
-                axes = place(figure, left + index * (width + _GAP), ceiling - rows, width, rows)
+                axes = add_axes(figure, left + index * (width + _GAP), ceiling - rows, width, rows)
                 _panel(axes, ranking, metric, width)
         return figure
 
@@ -157,19 +157,19 @@ def _names(figure: Figure, ranking: Ranking, right: float, ceiling: float) -> No
     for index, row in enumerate(ranking.rows):
         look = {"color": _colour(row), "weight": "bold" if row.standing == "best" else "normal", "fontsize": LABEL}
         middle = ceiling - _row_middle(ranking, index)
-        write(figure, right, middle, shortened(row.name, _NAME), ha="right", va="center_baseline", **look)
+        add_text(figure, right, middle, shorten(row.name, _NAME), ha="right", va="center_baseline", **look)
     first = next((index for index, row in enumerate(ranking.rows) if row.is_control), None)
     if first is not None:
         above = ceiling - _row_middle(ranking, first) + _ROW / 2 + 0.05
-        write(figure, right, above, "controls", ha="right", fontsize=SMALL, color=GREY, style="italic")
+        add_text(figure, right, above, "controls", ha="right", fontsize=SMALL, color=GREY, style="italic")
 
 
 def _times(figure: Figure, ranking: Ranking, ceiling: float) -> None:
     look = {"ha": "right", "fontsize": SMALL, "color": GREY}
-    write(figure, WIDTH - MARGIN, ceiling + 0.12, "s/picture", **look)
+    add_text(figure, WIDTH - MARGIN, ceiling + 0.12, "s/picture", **look)
     for index, row in enumerate(ranking.rows):
         middle = ceiling - _row_middle(ranking, index)
-        write(figure, WIDTH - MARGIN, middle, _seconds(row), va="center_baseline", **look)
+        add_text(figure, WIDTH - MARGIN, middle, _seconds(row), va="center_baseline", **look)
 
 
 def _panel(axes: Axes, ranking: Ranking, metric: Metric, width: float) -> None:

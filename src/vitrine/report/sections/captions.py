@@ -187,7 +187,7 @@ def _views(
     views = []
     for index, (each, (_, true, why)) in enumerate(zip(decoded, shown, strict=True), 1):
         worded = prepare_word_maps(each, opened, settings)
-        picture = replace(worded.picture, true=true).lighter(_SIDE)
+        picture = replace(worded.picture, true=true).with_smaller_photo(_SIDE)
         views.append(CaptionView(f"caption-{number}-{index}", picture, worded.scale, why))
         progress(index, len(shown))
     return views

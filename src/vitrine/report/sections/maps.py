@@ -19,11 +19,11 @@ from vitrine.classify.model import Classifier
 from vitrine.data.image_folder import one_picture
 from vitrine.data.samples import Sample
 from vitrine.errors import ModelError, RunError
-from vitrine.explain.explainer import Mapper, check_maps
+from vitrine.explain.explainer import Explainer, check_maps
 from vitrine.explain.figures.map import MapPicture
 from vitrine.explain.figures.positions import number_rows, position_figure
 from vitrine.explain.figures.ranking import methods_figure, methods_table
-from vitrine.explain.run import map_picture, true_label_in
+from vitrine.explain.run import map_picture, true_label_from_name
 from vitrine.models.reference import file_sha256
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.provenance import plain_stem
@@ -57,7 +57,7 @@ def positions_section(opened: Classifier, name: str) -> Section:
         blocks: tuple[Block, ...] = (Paragraph(str(error).splitlines()[0]),)
         return Section("positions", "Position embeddings", blocks)
     findings = assess_positions(
-        table.embeddings_RCD, computed=table.computed, notes=(*opened.loaded.notes, *table.notes)
+        table.embeddings_RCD, is_fixed_sine=table.is_fixed_sine, notes=(*opened.loaded.notes, *table.notes)
     )
     columns = ("", "this model", "untrained", "fixed 2-D sine")
     numbers = Table(columns, tuple((what, *cells) for what, cells in number_rows([findings.numbers], findings)))
@@ -134,7 +134,7 @@ def pictures_from_paths(paths: Sequence[Path], labels: Sequence[str]) -> tuple[S
         DataError: there is no such file.
     """
     return tuple(
-        ShownPicture(one_picture(path, "vitrine explain"), true_label_in(str(path.absolute()), labels), "")
+        ShownPicture(one_picture(path, "vitrine explain"), true_label_from_name(str(path.absolute()), labels), "")
         for path in paths
     )
 
@@ -155,17 +155,17 @@ def maps_section(
     progress: Callable[[int, int], None] = lambda _done, _total: None,
 ) -> MapsMade:
     """Attention maps of pictures on one scale, each checked on its own picture."""
-    mapper = Mapper(opened, Method())
+    explainer = Explainer(opened, Method())
     drawn: list[tuple[MapPicture, str, str]] = []
     unreadable = []
     for index, shown in enumerate(pictures):
-        mapped = next(mapper.run([shown.sample], 1))
+        mapped = next(explainer.run([shown.sample], 1))
         if mapped.batch.unreadable:
             unreadable.append((shown.sample.name, mapped.batch.unreadable[0][1]))
             continue
-        checked = check_maps(mapper, mapped, seed)
-        picture = map_picture(mapper, mapped, 0, shown.sample, shown.true, checked)
-        drawn.append((picture.lighter(_SIDE), shown.why, checked.verdicts[0].flag))
+        checked = check_maps(explainer, mapped, seed)
+        picture = map_picture(explainer, mapped, 0, shown.sample, shown.true, checked)
+        drawn.append((picture.with_smaller_photo(_SIDE), shown.why, checked.verdicts[0].flag))
         progress(index + 1, len(pictures))
     return MapsMade(Section("maps", "What it looks at", _maps(drawn)), len(drawn), tuple(unreadable))
 
