@@ -21,6 +21,7 @@ from vitrine.caption.inference import decode_pictures
 from vitrine.caption.sampling import sample
 from vitrine.caption.tokenizer import Vocabulary, train_vocabulary
 from vitrine.caption.word_maps import caption_words
+from vitrine.config.preprocessing import CaptionInput
 from vitrine.data.captions.datasets import CaptionedSample, open_captions
 from vitrine.data.captions.regions import named_words, open_regions
 from vitrine.data.captions.transforms import CaptionTransform
@@ -120,7 +121,7 @@ def scored(model: Knowing, scenes: Sequence[CaptionedSample], decode: Decode, sh
     assert regions is not None
     captions = []
     pictures = [each.unlabelled for each in scenes]
-    transform = CaptionTransform(64)
+    transform = CaptionTransform(CaptionInput(64))
     model.encoded = 0
     for each in decode_pictures(model, transform, pictures, decode, device=torch.device("cpu"), batch_size=7):
         found = regions.of(each.sample.name)

@@ -26,6 +26,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from vitrine.config import TransformSpec
+from vitrine.config.preprocessing import InputSpec
 from vitrine.data.transforms import EvalTransform
 from vitrine.errors import ModelError, RunError, UsageError, VitrineError
 from vitrine.export import compare as read_back
@@ -34,7 +35,7 @@ from vitrine.export import transformers as transformers_folder
 from vitrine.export.compare import compare, compare_preparation, comparison_pictures, describe_difference
 from vitrine.export.run import export
 from vitrine.export.transformers import as_transformers
-from vitrine.models.load import InputSpec, load_for_inference
+from vitrine.models.load import load_for_inference
 from vitrine.runs import model_card
 from vitrine.runs.folder import RunFolder
 

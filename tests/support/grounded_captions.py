@@ -9,10 +9,10 @@ from vitrine.attribution.grounding import (
     GroundedCaption,
 )
 from vitrine.attribution.placement import Placement
-from vitrine.data.captions.transforms import WholePicture
+from vitrine.data.captions.transforms import WholeGeometry
 
 WIDTH, HEIGHT, ROWS, COLUMNS = 36, 24, 4, 6
-WHOLE = Placement(WholePicture(WIDTH, HEIGHT, 299, 199), ROWS, COLUMNS)
+WHOLE = Placement(WholeGeometry(WIDTH, HEIGHT, 299, 199), ROWS, COLUMNS)
 
 
 def box(left: int, top: int, right: int, bottom: int) -> npt.NDArray[np.bool_]:

@@ -21,6 +21,7 @@ from vitrine.caption.model import open_captioner
 from vitrine.caption.tokenizer import Vocabulary, train_vocabulary
 from vitrine.config import CaptionSpec, Recipe, TransformSpec, load_recipe, override, recipe_from_toml, recipe_to_toml
 from vitrine.config.load import available_recipes
+from vitrine.config.preprocessing import CaptionInput
 from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTransform, load_pictures
 from vitrine.data.decode import FilePicture
 from vitrine.data.samples import Sample
@@ -122,7 +123,7 @@ def slow_losses(model: CaptionModel, batch: CaptionBatch, transform: CaptionTran
     for picture, count in zip(batch.seen, batch.captions_P, strict=True):
         for _ in range(count):
             ids = batch.ids_BT[row, : batch.length_B[row]].tolist()
-            memory, state = model.encode([transform.normalised(picture)]), None
+            memory, state = model.encode([transform.normalise(picture)]), None
             for given, wanted in pairwise(ids):
                 step = model.step(torch.tensor([given]), memory, state)
                 state = step.state
@@ -133,7 +134,7 @@ def slow_losses(model: CaptionModel, batch: CaptionBatch, transform: CaptionTran
 
 @pytest.mark.parametrize("counts", [(1, 1, 1), (2, 1), (1, 2), (3,)])
 def test_the_loss_is_the_mean_over_real_pieces_only(counts: tuple[int, ...]) -> None:
-    transform, batch = CaptionTransform(16), batch_of(CAPTIONS, counts)
+    transform, batch = CaptionTransform(CaptionInput(16)), batch_of(CAPTIONS, counts)
     module = TeacherForcing(tiny_model(), frozen=False).eval()
     found = Captioning(transform, 0.0, 0.0, 0, torch.device("cpu"))(module, batch, mix=False)
     with torch.no_grad():
@@ -143,7 +144,10 @@ def test_the_loss_is_the_mean_over_real_pieces_only(counts: tuple[int, ...]) -> 
 
 
 def test_padding_has_no_gradient_and_changes_nothing() -> None:
-    transform, objective = CaptionTransform(16), Captioning(CaptionTransform(16), 0.1, 0.0, 0, torch.device("cpu"))
+    transform, objective = (
+        CaptionTransform(CaptionInput(16)),
+        Captioning(CaptionTransform(CaptionInput(16)), 0.1, 0.0, 0, torch.device("cpu")),
+    )
     module = TeacherForcing(tiny_model(), frozen=False).eval()
     plain = objective(module, batch_of(CAPTIONS, (1, 1, 1)), mix=False)
     batch = batch_of(CAPTIONS, (1, 1, 1))
@@ -154,15 +158,15 @@ def test_padding_has_no_gradient_and_changes_nothing() -> None:
     plain.mean.backward()
     words = module.captioner.embeddings.words.weight.grad
     assert words is not None and not words[0].any() and words[5].any()
-    assert transform.long_side == 16
+    assert transform.spec.long_side == 16
 
 
 def test_label_smoothing_is_that_of_the_formula() -> None:
-    transform, batch = CaptionTransform(16), batch_of([[5, 6]], (1,))
+    transform, batch = CaptionTransform(CaptionInput(16)), batch_of([[5, 6]], (1,))
     module = TeacherForcing(tiny_model(), frozen=False).eval()
     with torch.no_grad():
         logits, _ = module.captioner(
-            module.captioner.encode([transform.normalised(batch.seen[0])]), torch.tensor([[1, 5, 6]])
+            module.captioner.encode([transform.normalise(batch.seen[0])]), torch.tensor([[1, 5, 6]])
         )
         found = Captioning(transform, 0.2, 0.0, 0, torch.device("cpu"))(module, batch, mix=False)
     log_p = logits[0].log_softmax(-1)
@@ -179,7 +183,7 @@ def test_word_dropout_hides_words_before_but_never_the_start() -> None:
             return super().forward(seen, ids_BT, real_BT, captions_P)
 
     module, batch = Spy(tiny_model(), frozen=False), batch_of([[5] * 10] * 40, (40,))
-    objective = Captioning(CaptionTransform(16), 0.0, 0.3, 0, torch.device("cpu"))
+    objective = Captioning(CaptionTransform(CaptionInput(16)), 0.0, 0.3, 0, torch.device("cpu"))
     torch.manual_seed(0)
     objective(module.train(), batch, mix=False)
     objective(module.eval(), batch, mix=False)
@@ -207,7 +211,7 @@ def test_a_frozen_image_encoder_stays_as_it_is_and_in_eval_mode() -> None:
     before = {name: value.clone() for name, value in module.captioner.backbone.state_dict().items()}
     assert not module.captioner.backbone.training and module.captioner.decoder.training
     optimizer = make_optimizer(module, recipe(), captioner_parameter_groups(module, recipe(), 1e-5))
-    loss = Captioning(CaptionTransform(16), 0.0, 0.0, 0, torch.device("cpu"))(
+    loss = Captioning(CaptionTransform(CaptionInput(16)), 0.0, 0.0, 0, torch.device("cpu"))(
         module, batch_of(CAPTIONS, (1, 2)), mix=False
     )
     loss.mean.backward()
@@ -216,10 +220,13 @@ def test_a_frozen_image_encoder_stays_as_it_is_and_in_eval_mode() -> None:
 
 
 def test_kept_features_give_the_loss_of_the_pictures_themselves() -> None:
-    transform, objective = CaptionTransform(16), Captioning(CaptionTransform(16), 0.0, 0.0, 0, torch.device("cpu"))
+    transform, objective = (
+        CaptionTransform(CaptionInput(16)),
+        Captioning(CaptionTransform(CaptionInput(16)), 0.0, 0.0, 0, torch.device("cpu")),
+    )
     module, batch = TeacherForcing(tiny_model(), frozen=True).eval(), batch_of(CAPTIONS, (1, 2))
     with torch.no_grad():
-        features = [module.captioner.see([transform.normalised(each)]).values_BDRC[0] for each in batch.seen]
+        features = [module.captioner.see([transform.normalise(each)]).values_BDRC[0] for each in batch.seen]
         kept = CaptionBatch(Features.join(features), batch.ids_BT, batch.length_B, batch.captions_P, batch.indices_P)
         assert objective(module, kept, mix=False).mean.item() == pytest.approx(
             objective(module, batch, mix=False).mean.item(), abs=1e-6
@@ -234,17 +241,17 @@ def photograph(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("size", [(50, 30), (30, 50), (40, 40), (200, 20)])
 @pytest.mark.parametrize("multiple", [1, 8])
 def test_without_changes_training_sees_what_prediction_sees(size: tuple[int, int], multiple: int) -> None:
-    whole, image = CaptionTransform(40, multiple), photograph(*size)
+    whole, image = CaptionTransform(CaptionInput(40, multiple)), photograph(*size)
     plain = CaptionTrainTransform(TransformSpec(), whole)
     assert not plain.spec.random
     seen = plain(image, np.random.default_rng(0))
-    assert torch.equal(whole.normalised(seen), whole(image))
+    assert torch.equal(whole.normalise(seen), whole(image))
     assert seen.shape[0] % multiple == seen.shape[1] % multiple == 0
 
 
 def test_random_changes_keep_the_long_side_and_are_repeatable() -> None:
     spec = TransformSpec(rotation=20, crop_scale=(0.5, 1.0), flip=0.5, brightness=0.3)
-    changes, image = CaptionTrainTransform(spec, CaptionTransform(40)), photograph(60, 45)
+    changes, image = CaptionTrainTransform(spec, CaptionTransform(CaptionInput(40))), photograph(60, 45)
     assert changes.spec.random
     drawn = [changes(image, np.random.default_rng(seed)) for seed in range(20)]
     assert all(max(each.shape[:2]) in (39, 40) for each in drawn)
@@ -253,10 +260,10 @@ def test_random_changes_keep_the_long_side_and_are_repeatable() -> None:
 
 
 def test_patches_are_filled_to_the_nearest_one() -> None:
-    at = CaptionTransform(64, 16).geometry(500, 375)
+    at = CaptionTransform(CaptionInput(64, 16)).geometry(500, 375)
     assert (at.resized_width, at.resized_height) == (64, 48)
-    assert CaptionTransform(64, 16).geometry(1000, 10).resized_height == 16
-    across, down = CaptionTransform(64, 16).geometry(500, 300).scale
+    assert CaptionTransform(CaptionInput(64, 16)).geometry(1000, 10).resized_height == 16
+    across, down = CaptionTransform(CaptionInput(64, 16)).geometry(500, 300).scale
     assert across == pytest.approx(64 / 500) and down == pytest.approx(32 / 300)
 
 
@@ -264,7 +271,7 @@ def test_an_unreadable_picture_is_named_and_the_others_are_there(tmp_path: Path)
     photograph(20, 10).save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"no picture")
     samples = [Sample(name, FilePicture(tmp_path / name)) for name in ("good.png", "bad.png")]
-    changes = CaptionTrainTransform(TransformSpec(), CaptionTransform(16))
+    changes = CaptionTrainTransform(TransformSpec(), CaptionTransform(CaptionInput(16)))
     found = load_pictures(samples, [4, 9], changes, seed=0, epoch=0)
     assert len(found) == 1 and found.indices_B.tolist() == [4]
     assert [index for index, _ in found.unreadable] == [9]

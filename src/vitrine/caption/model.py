@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from vitrine.caption.tokenizer import Vocabulary, read_vocabulary
+from vitrine.config.preprocessing import CaptionInput
 from vitrine.data.captions.transforms import CaptionTransform, ProcessorTransform
 from vitrine.errors import ModelError
 from vitrine.models.captioner.catr import RELEASES, fetch_release, load_catr
 from vitrine.models.captioner.checkpoint import is_captioner_folder, load_saved_captioner
-from vitrine.models.captioner.config import CaptionInput
 from vitrine.models.captioner.inference import prepare_for_prediction, round_images
 from vitrine.models.captioner.model import CaptionModel
 from vitrine.models.hf_captioners.load import is_transformers_captioner, open_transformers_captioner
@@ -104,7 +104,7 @@ def open_captioner(
     device = default_device()
     ready = prepare_for_prediction(loaded.model)
     module = (round_images(ready) if precision == "bf16" else ready).to(device)
-    transform = CaptionTransform(**asdict(loaded.input))
+    transform = CaptionTransform(loaded.input)
     return Captioner(module, module.vocabulary, transform, loaded.weights, device, loaded.notes, loaded.folder)
 
 
@@ -136,7 +136,7 @@ def _of_transformers(reference: str, vocabulary: Path | None) -> Captioner:
     words = read_vocabulary(path, start=found.words.start, end=found.words.end, pad=found.words.pad)
     found.module.vocabulary = words
     device = default_device()
-    transform = ProcessorTransform(**asdict(found.image))
+    transform = ProcessorTransform(found.image)
     notes = (*weights_notes(found.weights), f"Word pieces: {path}.")
     return Captioner(found.module.to(device), words, transform, found.weights, device, notes)
 

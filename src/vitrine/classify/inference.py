@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from vitrine.config import TransformSpec
+from vitrine.config.preprocessing import InputSpec
 from vitrine.data.loader import Batch, batches, normalise
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import EvalTransform
 from vitrine.metrics.classification import LabelledLogits
-from vitrine.models.load import InputSpec
 from vitrine.models.precision import autocast, class_token_alone, is_compiled
 
 

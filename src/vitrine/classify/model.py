@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
+from vitrine.config.preprocessing import InputSpec
 from vitrine.config.recipe import PRECISIONS
 from vitrine.errors import ModelError
 from vitrine.models.kind import is_captioner
-from vitrine.models.load import InputSpec, LoadedModel, load_for_inference, width_of
+from vitrine.models.load import LoadedModel, load_for_inference, width_of
 from vitrine.models.precision import default_device, resolve_precision
 from vitrine.runs.checkpoint import has_checkpoint
 from vitrine.runs.folder import RunFolder

@@ -17,9 +17,9 @@ from PIL import Image
 from torch.nn.functional import interpolate
 
 from vitrine.classify.inference import eval_transform
+from vitrine.config.preprocessing import InputSpec
 from vitrine.data.loader import normalise
 from vitrine.errors import ModelError
-from vitrine.models.load import InputSpec
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """By the name of a precision: how weights are stored, and what a model computes in."""

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitrine.config.preprocessing import InputSpec
 from vitrine.errors import ModelError
 from vitrine.export.compare import LoadedExport, describe_input, import_library, parse_input
-from vitrine.models.load import InputSpec
 from vitrine.version import __version__
 
 PT2, ONNX = "model.pt2", "model.onnx"

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitrine.config.preprocessing import InputSpec
 from vitrine.errors import ModelError, RunError, UsageError
 from vitrine.export.compare import (
     DTYPES,
@@ -32,7 +33,7 @@ from vitrine.export.onnx import read_onnx, read_pt2, require_onnx, write_onnx, w
 from vitrine.export.timm import read_timm, write_timm
 from vitrine.export.transformers import read_transformers, require_transformers, write_transformers
 from vitrine.models.captioner.checkpoint import is_captioner_folder
-from vitrine.models.load import InputSpec, LoadedModel, load_for_inference
+from vitrine.models.load import LoadedModel, load_for_inference
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card import ExportFacts, write_export_card
 

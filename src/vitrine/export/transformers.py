@@ -17,11 +17,11 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
+from vitrine.config.preprocessing import InputSpec
 from vitrine.errors import ModelError
 from vitrine.export.compare import DTYPES, LoadedExport, import_library, short_side
 from vitrine.io.files import atomic_path, to_json, write_atomically
 from vitrine.models.hf_captioners.base import quiet
-from vitrine.models.load import InputSpec
 
 _RENAMES = (
     (r"^(cls_token)$", r"embeddings.\1"),

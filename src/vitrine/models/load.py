@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from vitrine.config import Recipe
+from vitrine.config.preprocessing import InputSpec
 from vitrine.errors import ModelError
 from vitrine.models.checkpoints.base import ConvertedCheckpoint, counted, explained, mismatches
 from vitrine.models.checkpoints.heads import attach, own_modules
@@ -234,22 +235,6 @@ _OWN_HEADS = {
     "representation": "Its head has a representation layer after the last norm.",
     "representation before norm": "Its head has a representation layer before the last norm.",
 }
-
-
-@dataclass(frozen=True)
-class InputSpec:
-    """What a model wants to see: a square picture, normalised per channel on a 0-to-1 scale.
-
-    Attributes:
-        size: side of the square, in pixels.
-        mean, std: per channel.
-        crop: share of the resized short side that the centre crop keeps (timm's crop_pct).
-    """
-
-    size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    crop: float
 
 
 @dataclass(frozen=True)

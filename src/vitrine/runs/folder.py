@@ -15,9 +15,9 @@ from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from vitrine.config import Recipe, recipe_from_toml, recipe_to_toml
+from vitrine.config.preprocessing import InputSpec
 from vitrine.errors import RunError
 from vitrine.io.files import atomic_path, to_json, write_atomically
-from vitrine.models.load import InputSpec
 
 
 class RunFolder:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ class CaptionerTask:
         made = self._assembled()
         self.model, self.input, self.weights = made.model, made.input, made.weights
         self.vocabulary: Vocabulary = self.model.vocabulary
-        self.transform = CaptionTransform(**asdict(made.input))
+        self.transform = CaptionTransform(made.input)
         self.width = self.model.config.width
         longest = min(self.model.longest, self.spec.longest)
         self._drawn = DrawnCaptions(self.vocabulary, longest, self.spec.captions_a_picture, recipe.seed)
@@ -221,7 +221,7 @@ class CaptionerTask:
             self.report(Reading(done, total, f"Encoding {what} pictures once"))
 
         def see(batch: PictureBatch) -> list[torch.Tensor]:
-            pixels = [self.transform.normalised(each.to(setting.device)) for each in batch.pixels]
+            pixels = [self.transform.normalise(each.to(setting.device)) for each in batch.pixels]
             with torch.no_grad(), autocast(setting.device, setting.precision):
                 found = self.model.see(pixels)
             values_BDRC = found.values_BDRC.to("cpu", stored_dtype(setting))

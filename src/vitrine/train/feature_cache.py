@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from vitrine.classify.inference import eval_batches
 from vitrine.config import Recipe
+from vitrine.config.preprocessing import InputSpec
 from vitrine.config.recipe import refuse
 from vitrine.data.loader import Batch, BatchShard, PictureLoader, batch_count, epoch_order, normalise
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
 from vitrine.metrics.classification import LabelledLogits
 from vitrine.models.finetune import LinearProbe, is_stochastic, linear_head
-from vitrine.models.load import InputSpec, LoadedModel
+from vitrine.models.load import LoadedModel
 from vitrine.models.precision import autocast, class_token_alone
 from vitrine.train.data import TrainingData
 from vitrine.train.events import Event, Reading

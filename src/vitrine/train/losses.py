@@ -212,7 +212,7 @@ class Captioning:
         if isinstance(seen, Features):
             padded = None if seen.padded_BRC is None else to_device(seen.padded_BRC, self._device)
             return Features(to_device(seen.values_BDRC, self._device), padded, seen.grids)
-        return tuple(self._transform.normalised(to_device(pixels, self._device)) for pixels in seen)
+        return tuple(self._transform.normalise(to_device(pixels, self._device)) for pixels in seen)
 
 
 def _real(length_B: Tensor, targets: int) -> Tensor:

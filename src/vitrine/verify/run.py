@@ -124,8 +124,7 @@ def _forced(record: CaptionerRecord, samples: Mapping[str, Sample], setting: Set
     """The recorded human captions of pictures that can all be read, measured as the training measured them."""
     loaded = load_captioner(str(record.folder.path))
     model, words = loaded.model.to(setting.device), loaded.model.vocabulary
-    input_ = loaded.input
-    transform = CaptionTransform(input_.long_side, input_.multiple, input_.mean, input_.std)
+    transform = CaptionTransform(loaded.input)
     longest = min(model.longest, (record.recipe.caption or CaptionSpec()).longest)
     names = list(samples)
     ids = [[encoded_caption(words, text, longest) for text in record.humans[name]] for name in names]

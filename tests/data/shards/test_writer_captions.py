@@ -19,6 +19,7 @@ from PIL import Image
 from support.damaged_shards import damage_first_picture
 
 from vitrine.config import CaptionSpec, Recipe, named_transforms, recipe_to_toml
+from vitrine.config.preprocessing import CaptionInput
 from vitrine.data import loader as loading
 from vitrine.data.captions.datasets import open_captions
 from vitrine.data.captions.files import one_line
@@ -366,7 +367,7 @@ def test_a_process_whose_pictures_are_all_damaged_lends_one_that_has_a_caption(t
         path = tmp_path / f"train-{name}.tar"
         path.write_bytes(tar_of([(f"{name}.png", picture), (f"{name}.txt", name.encode())]).getvalue())
         shards.append(Shard(str(path), 1))
-    changes = CaptionTrainTransform(named_transforms("none"), CaptionTransform(16))
+    changes = CaptionTrainTransform(named_transforms("none"), CaptionTransform(CaptionInput(16)))
     found = []
     for process in (0, 1):
         sharded = ShardedBatches(ShardSplit(shards, None), recipe(batch_size=2), BatchShard(process, 2))

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vitrine.attribution.placement import Placement
+from vitrine.config.preprocessing import CaptionInput
 from vitrine.data.captions.transforms import CaptionTransform
 from vitrine.errors import ModelError, WeightsUnavailableError
 from vitrine.models.captioner import RELEASES, CaptionModel, fetch_release, load_catr, published_weights, release_path
@@ -421,20 +422,20 @@ def test_pictures_are_prepared_as_published(size: tuple[int, int]) -> None:
     to_model = torchvision.transforms.Compose(
         [torchvision.transforms.ToTensor(), torchvision.transforms.Normalize((0.5,) * 3, (0.5,) * 3)]
     )
-    found = CaptionTransform()(image)
+    found = CaptionTransform(CaptionInput())(image)
     assert found.dtype == torch.float32
     assert torch.equal(found, to_model(resized))
 
 
 def test_some_long_sides_lose_a_pixel_and_no_side_vanishes() -> None:
-    transform = CaptionTransform()
+    transform = CaptionTransform(CaptionInput())
     longest = {transform.geometry(n, 10).resized_width for n in range(20, 2000)}
     assert longest == {298, 299}
     assert transform(Image.new("RGB", (1000, 1))).shape[1:] == (1, 299)
 
 
 def test_a_map_is_placed_on_the_whole_photograph() -> None:
-    geometry = CaptionTransform().geometry(500, 375)
+    geometry = CaptionTransform(CaptionInput()).geometry(500, 375)
     assert (geometry.resized_width, geometry.resized_height) == (299, 224)
     assert geometry.scale == (299 / 500, 224 / 375)
     placed = Placement(geometry, 14, 19)

@@ -20,6 +20,7 @@ from torch.nn import functional
 from vitrine.caption.beam_search import beam_search
 from vitrine.caption.decoding import DecodedCaption, Progress, captions_of, greedy
 from vitrine.caption.inference import decode_pictures
+from vitrine.config.preprocessing import CaptionInput
 from vitrine.data.captions.transforms import CaptionTransform
 from vitrine.data.decode import BytesPicture
 from vitrine.data.samples import Sample
@@ -230,6 +231,8 @@ def test_only_a_captioner_that_was_not_rounded_is_under_autocast(rounded: bool, 
     Image.effect_noise((50, 40), 60).convert("RGB").save(file, "PNG")
     samples = [Sample("a.png", BytesPicture(file.getvalue()))]
     decode = Listening()
-    found = list(decode_pictures(model, CaptionTransform(56), samples, decode, device=CPU, precision=precision))
+    found = list(
+        decode_pictures(model, CaptionTransform(CaptionInput(56)), samples, decode, device=CPU, precision=precision)
+    )
     assert len(found[0].caption.ids) > 0
     assert decode.heard == [autocast]

@@ -12,7 +12,6 @@ import pickle
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +39,7 @@ from support.tiny_captioners import (
 from vitrine.attribution.placement import Placement
 from vitrine.caption.decoding import captions_of, greedy
 from vitrine.caption.tokenizer import read_vocabulary
+from vitrine.config.preprocessing import ProcessorInput
 from vitrine.data.captions.transforms import ProcessorTransform
 from vitrine.errors import ModelError, WeightsUnavailableError
 from vitrine.models.hf_captioners import load as transformers_captioners
@@ -273,7 +273,7 @@ def photo(width: int, height: int) -> Image.Image:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(64, 48), (47, 91), (33, 32), (20, 20), (301, 87)])
 def test_pictures_are_prepared_as_the_library_does_it(kind: str, size: tuple[int, int], saved: dict[str, Path]) -> None:
-    transform = ProcessorTransform(**asdict(open_transformers_captioner(str(saved[kind])).image))
+    transform = ProcessorTransform(open_transformers_captioner(str(saved[kind])).image)
     prepared = transform(photo(*size))
     expected = image_processor(kind)(photo(*size), return_tensors="pt")["pixel_values"][0]
     assert prepared.dtype == torch.float32
@@ -287,7 +287,7 @@ def test_a_crop_out_of_a_larger_square(name: str, copied: Any) -> None:
     side = {"height": SIDE, "width": SIDE}
     processor = getattr(transformers, name)(size={"height": 40, "width": 37}, crop_size=side, do_center_crop=True)
     processor.save_pretrained(folder)
-    transform = ProcessorTransform(**asdict(open_transformers_captioner(str(folder)).image))
+    transform = ProcessorTransform(open_transformers_captioner(str(folder)).image)
     expected = processor(photo(61, 45), return_tensors="pt")["pixel_values"][0]
     torch.testing.assert_close(transform(photo(61, 45)), expected, atol=1e-5, rtol=0)
 
@@ -314,7 +314,7 @@ def test_older_and_newer_files_say_the_same(settings: dict[str, Any], resize: An
 def test_without_normalisation_pixels_are_from_0_to_1(copied: Any) -> None:
     folder = copied("vit-gpt2")
     edit_json(folder / "preprocessor_config.json", do_normalize=False)
-    transform = ProcessorTransform(**asdict(open_transformers_captioner(str(folder)).image))
+    transform = ProcessorTransform(open_transformers_captioner(str(folder)).image)
     white = transform(Image.new("RGB", (9, 9), (255, 0, 51)))
     np.testing.assert_allclose(white[:, 0, 0], [1, 0, 0.2], atol=1e-6)
 
@@ -325,10 +325,10 @@ def test_cells_lie_on_the_photographs_own_pixels(kind: str, size: tuple[int, int
     width, height = size
     values = np.zeros((height, width, 3), np.uint8)
     values[..., 0], values[..., 1] = np.arange(width) * 2, np.arange(height)[:, None] * 2
-    transform = ProcessorTransform(**asdict(open_transformers_captioner(str(saved[kind])).image))
+    transform = ProcessorTransform(open_transformers_captioner(str(saved[kind])).image)
     red_and_green = transform(Image.fromarray(values))[:2]
-    mean, std = (torch.tensor(part[:2])[:, None, None] for part in (transform.mean, transform.std))
-    coordinates = (red_and_green * std + mean) / transform.rescale / 2 + 0.5
+    mean, std = (torch.tensor(part[:2])[:, None, None] for part in (transform.spec.mean, transform.spec.std))
+    coordinates = (red_and_green * std + mean) / transform.spec.rescale / 2 + 0.5
     cells = coordinates.unfold(1, 8, 8).unfold(2, 8, 8).mean((-1, -2))
     placement = Placement(transform.geometry(width, height), 4, 4)  # type: ignore[arg-type]
     found = np.array([[placement.centre(row, column) for column in range(4)] for row in range(4)])
@@ -338,7 +338,7 @@ def test_cells_lie_on_the_photographs_own_pixels(kind: str, size: tuple[int, int
 
 
 def test_a_strip_of_pixels_is_not_magnified(monkeypatch: pytest.MonkeyPatch) -> None:
-    transform = ProcessorTransform(SIDE, (SIDE, SIDE), 3, 1 / 255, (0.0,) * 3, (1.0,) * 3)
+    transform = ProcessorTransform(ProcessorInput(SIDE, (SIDE, SIDE), 3, 1 / 255, (0.0,) * 3, (1.0,) * 3))
     strip = photo(20_000, 2)
     left, top, right, bottom = transform.geometry(*strip.size).box
     assert (right - left, bottom - top) == pytest.approx((2, 2), abs=1e-6)

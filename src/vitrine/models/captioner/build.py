@@ -11,9 +11,10 @@ import torch
 from torch import nn
 
 from vitrine.config import CaptionSpec
+from vitrine.config.preprocessing import CaptionInput
 from vitrine.errors import ModelError
 from vitrine.models.captioner.backbone import build_image_model
-from vitrine.models.captioner.config import CaptionInput, CaptionModelConfig
+from vitrine.models.captioner.config import CaptionModelConfig
 from vitrine.models.captioner.model import CaptionModel
 from vitrine.models.checkpoints.state_dict import open_weights
 from vitrine.models.load import input_spec, load_model

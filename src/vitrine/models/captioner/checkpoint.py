@@ -12,9 +12,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from vitrine.config.preprocessing import CaptionInput
 from vitrine.errors import ModelError
 from vitrine.io.files import atomic_path, to_json, write_atomically
-from vitrine.models.captioner.config import CaptionInput, CaptionModelConfig
+from vitrine.models.captioner.config import CaptionModelConfig
 from vitrine.models.captioner.model import CaptionModel
 
 ARCHITECTURE = "vitrine-captioner"

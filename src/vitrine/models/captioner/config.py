@@ -74,26 +74,6 @@ class CaptionModelConfig:
             raise ValueError(f"padding = {self.padding!r}: expected one of {', '.join(PADDINGS)}.")
 
 
-@dataclass(frozen=True)
-class CaptionInput:
-    """How pictures are prepared for a captioner: the whole picture, its long side fixed.
-
-    Attributes:
-        long_side: pixels.
-        multiple: both sides are multiples of it; a vision transformer's patch.
-        mean, std: normalisation per channel on a 0-to-1 scale.
-    """
-
-    long_side: int = 299
-    multiple: int = 1
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-
-    def __post_init__(self) -> None:
-        for name in ("mean", "std"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))  # JSON has lists only
-
-
 def catr_config(padding: str = "pixels") -> CaptionModelConfig:
     """The published captioner (CATR v1 to v3, github.com/saahiluppal/catr, 2020, after DETR, arXiv:2005.12872).
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer
 
+from vitrine.config.preprocessing import ProcessorInput
 from vitrine.errors import ModelError
 from vitrine.models.checkpoints.state_dict import open_weights
 from vitrine.models.checkpoints.transformers import read_json
@@ -126,33 +127,7 @@ _PROCESSORS = (
 )
 
 
-@dataclass(frozen=True)
-class ImageSettings:
-    """Plain settings; :class:`vitrine.data.captions.transforms.ProcessorTransform` has the same fields and does it.
-
-    Attributes:
-        resize: (rows, columns) in pixels, whatever the picture's shape; or one number, of the short side, which keeps
-            the shape.
-        crop: (rows, columns) in pixels of the centre that is cut out afterwards; None cuts nothing.
-        resample: Pillow's number of the filter: 2 bilinear, 3 bicubic.
-        rescale: what values from 0 to 255 are multiplied by.
-        mean, std: of red, green and blue, subtracted and divided by after that.
-    """
-
-    resize: tuple[int, int] | int
-    crop: tuple[int, int] | None
-    resample: int
-    rescale: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-
-    @property
-    def size(self) -> tuple[int, int] | None:
-        """(rows, columns) of what comes out; None where that depends on the picture."""
-        return self.crop or (None if isinstance(self.resize, int) else self.resize)
-
-
-def read_image_settings(library: Any, path: Path, wanted: tuple[int, int]) -> ImageSettings:
+def read_image_settings(library: Any, path: Path, wanted: tuple[int, int]) -> ProcessorInput:
     """Read a preprocessor_config.json or a processor_config.json; what it leaves out is as the library has it.
 
     Args:
@@ -186,7 +161,7 @@ def read_image_settings(library: Any, path: Path, wanted: tuple[int, int]) -> Im
     return settings
 
 
-def _settings(processor: Any) -> ImageSettings:
+def _settings(processor: Any) -> ProcessorInput:
     if not processor.do_resize:
         raise ValueError("it does not resize them")
     if getattr(processor, "do_pad", None):
@@ -199,7 +174,7 @@ def _settings(processor: Any) -> ImageSettings:
     else:
         raise ValueError(f"it resizes them to {dict(size)}")
     normalises = processor.do_normalize
-    return ImageSettings(
+    return ProcessorInput(
         resize=resize,
         crop=(int(crop.height), int(crop.width)) if processor.do_center_crop else None,
         resample=int(processor.resample),
@@ -331,7 +306,7 @@ class TransformersCaptioner:
     """
 
     module: LibraryCaptioner
-    image: ImageSettings
+    image: ProcessorInput
     words: WordPieces
     weights: WeightsFile
 
@@ -403,7 +378,6 @@ def _pieces(path: Path) -> dict[int, str]:
 
 __all__ = [
     "MODEL_TYPES",
-    "ImageSettings",
     "TransformersCaptioner",
     "is_transformers_captioner",
     "open_transformers_captioner",
