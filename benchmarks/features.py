@@ -22,7 +22,7 @@ from side_by_side.task import write_pictures
 
 from vitrine.config import Recipe, TransformSpec
 from vitrine.runs.record import read_timings
-from vitrine.train import feature_cache as kept_features
+from vitrine.train import feature_cache
 from vitrine.train.run import train
 
 _CLASSES = 4
@@ -44,12 +44,12 @@ def write_data(folder: Path, pictures: int) -> None:
 
 def one_training(data: Path, recipe: Recipe, run: Path, keep: bool) -> tuple[list[float], list[float]]:
     """Seconds of every epoch, training and validation together; and its losses."""
-    allowed = kept_features.KEPT_BYTES
-    kept_features.KEPT_BYTES = allowed if keep else 0
+    allowed = feature_cache.MAX_CACHE_BYTES
+    feature_cache.MAX_CACHE_BYTES = allowed if keep else 0
     try:
         train(str(data), recipe, run)
     finally:
-        kept_features.KEPT_BYTES = allowed
+        feature_cache.MAX_CACHE_BYTES = allowed
     rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     losses = [row[name] for row in rows for name in ("train_loss", "validation_loss")]
     return [row["train_seconds"] + row["evaluation_seconds"] for row in read_timings(run)], losses

@@ -650,20 +650,20 @@ def test_a_model_that_changed_under_its_name_is_noticed(
 def test_a_run_is_resumed_with_other_starting_weights(
     hub: StandInHub, small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vitrine_command: Command
 ) -> None:
-    from vitrine.train import trainer as training_session
+    from vitrine.train import trainer
 
     settings = (
         f"model={TINY} pretrained=true image_size=32 epochs=2 batch_size=16 workers=0 precision=fp32 model_args={{}}"
     )
     train = ("train", small_scenes, "-o", tmp_path / "run")
-    original = training_session.TrainingSession._save_state
+    original = trainer.Trainer._save_state
 
-    def interrupted(session: training_session.TrainingSession) -> None:
+    def interrupted(session: trainer.Trainer) -> None:
         original(session)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_session.TrainingSession, "_save_state", interrupted)
+        patch.setattr(trainer.Trainer, "_save_state", interrupted)
         status, _, error = vitrine_command(*train, "--recipe", "scenes-tiny", "--set", settings)
     assert status == 130, error
     assert "has changed" not in error and "have changed" not in error

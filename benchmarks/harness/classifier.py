@@ -23,7 +23,7 @@ from vitrine.config import Recipe
 from vitrine.data.loader import Batch, normalise
 from vitrine.models.load import load_model, width_of
 from vitrine.models.precision import autocast, default_device, resolve_precision
-from vitrine.train.loop import EpochDone, StepDone, Training, fit
+from vitrine.train.loop import EpochDone, StepDone, TrainingState, fit
 from vitrine.train.losses import Classification
 from vitrine.train.optimizer import make_optimizer, make_schedule
 
@@ -102,7 +102,9 @@ class ClassifierWork:
         accelerator = Accelerator(cpu=self.device.type == "cpu")
         module = copy.deepcopy(self.module)  # predictions stay those of the weights that were checked
         trained, optimizer = accelerator.prepare(module, make_optimizer(module, recipe))
-        training = Training(trained, optimizer, make_schedule(optimizer, recipe, 1), None, accelerator, self.precision)
+        training = TrainingState(
+            trained, optimizer, make_schedule(optimizer, recipe, 1), None, accelerator, self.precision
+        )
         objective = Classification(recipe, CLASSES, self.spec.mean, self.spec.std, self.device)
         return fit(training, objective, recipe, lambda *_: repeat(self.pictures, 1), lambda *_: ["random pixels"])
 

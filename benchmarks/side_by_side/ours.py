@@ -22,7 +22,7 @@ from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
 from vitrine.models.load import load_model, width_of
 from vitrine.models.precision import resolve_precision
-from vitrine.train.loop import EpochDone, StepDone, Training, fit
+from vitrine.train.loop import EpochDone, StepDone, TrainingState, fit
 from vitrine.train.losses import Classification
 from vitrine.train.optimizer import make_optimizer, make_schedule
 
@@ -104,7 +104,7 @@ class Ours:
             self.module.compile()
         module, optimizer = accelerator.prepare(self.module, make_optimizer(self.module, recipe))
         schedule = make_schedule(optimizer, recipe, self.task.batches)
-        training = Training(module, optimizer, schedule, None, accelerator, self.precision)
+        training = TrainingState(module, optimizer, schedule, None, accelerator, self.precision)
         objective = Classification(
             recipe, self.task.classes, spec.mean or self.spec.mean, spec.std or self.spec.std, self.device
         )

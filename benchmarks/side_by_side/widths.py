@@ -13,7 +13,7 @@ from harness.rounds import Spread, alternate, ratios
 from vitrine.config import Recipe
 from vitrine.data.loader import Batch
 from vitrine.models.load import load_model
-from vitrine.train.loop import EpochDone, StepDone, Training, fit
+from vitrine.train.loop import EpochDone, StepDone, TrainingState, fit
 from vitrine.train.losses import Classification
 from vitrine.train.optimizer import make_optimizer, make_schedule
 
@@ -76,7 +76,9 @@ class _Stepper:
         )
         accelerator = Accelerator(cpu=True)
         module, optimizer = accelerator.prepare(built.module, make_optimizer(built.module, recipe))
-        training = Training(module, optimizer, make_schedule(optimizer, recipe, steps), None, accelerator, precision)
+        training = TrainingState(
+            module, optimizer, make_schedule(optimizer, recipe, steps), None, accelerator, precision
+        )
         pixels_BCHW = torch.randint(256, (shape.batch, 3, shape.image, shape.image), dtype=torch.uint8)
         batch = Batch(pixels_BCHW, torch.randint(CLASSES, (shape.batch,)), torch.arange(shape.batch))
         objective = Classification(recipe, CLASSES, built.input.mean, built.input.std, accelerator.device)

@@ -29,7 +29,7 @@ from vitrine.io.files import write_atomically
 from vitrine.models.reference import BUNDLED
 from vitrine.report.run import Report, ReportSettings, write_report
 from vitrine.runs.record import RunRow
-from vitrine.sweep.run import RunBegan, RunTold, SweepEvent, sweep
+from vitrine.sweep.run import RunBegan, RunEvent, SweepEvent, sweep
 from vitrine.train.events import Event, TrainResult
 from vitrine.train.run import train
 
@@ -319,7 +319,7 @@ def _compare(out: Path, seed: int, report: Callable[[str | Event], None]) -> Com
     def report_event(event: SweepEvent) -> None:
         if isinstance(event, RunBegan):
             report(f"Training {event.name}, {event.number} of {event.of}")
-        elif isinstance(event, RunTold):
+        elif isinstance(event, RunEvent):
             report(event.event)
 
     result = sweep(file, out / "runs", report=report_event)

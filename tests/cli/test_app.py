@@ -145,17 +145,17 @@ def test_recipes_are_shown(vitrine_command: Command) -> None:
 def test_a_run_is_resumed_without_naming_its_recipe(
     small_scenes: Path, small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vitrine_command: Command
 ) -> None:
-    from vitrine.train import trainer as training_session
+    from vitrine.train import trainer
 
     arguments = ("train", small_scenes, "-o", tmp_path / "run")
-    original = training_session.TrainingSession._save_state
+    original = trainer.Trainer._save_state
 
-    def interrupted(session: training_session.TrainingSession) -> None:
+    def interrupted(session: trainer.Trainer) -> None:
         original(session)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_session.TrainingSession, "_save_state", interrupted)
+        patch.setattr(trainer.Trainer, "_save_state", interrupted)
         status, _, error = vitrine_command(*arguments, "--recipe", small_run / "recipe.toml")
     assert status == 130 and error.endswith("vitrine: interrupted. What was finished is kept.\n")
     status, out, error = vitrine_command(*arguments, "--resume", "--set", "epochs=9")

@@ -37,7 +37,7 @@ from vitrine.data.decoded_cache import (
 from vitrine.data.sources import open_data
 from vitrine.data.transforms import TrainTransform, full_size, random_resized_crop, warp_matrix
 from vitrine.errors import PictureError
-from vitrine.train.data import TrainingData, from_decoded_cache
+from vitrine.train.data import TrainingData, use_decoded_cache
 from vitrine.train.events import Plan
 from vitrine.train.run import train
 
@@ -384,7 +384,7 @@ def test_a_full_disk_is_told_of(large: Path, tmp_path: Path, monkeypatch: pytest
 def test_a_stream_has_nothing_to_keep() -> None:
     found = open_data("scenes:base")
     data = TrainingData(found, found.splits["train"], (), {}, SampleIndex({}, (), {}))
-    same, notes = from_decoded_cache(data, recipe(decoded_cache=1), 32)
+    same, notes = use_decoded_cache(data, recipe(decoded_cache=1), 32)
     assert same is data and "come in a stream" in notes[0]
 
 

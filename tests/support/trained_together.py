@@ -107,7 +107,7 @@ def _average_of_means(processes: Any, loss: Any, is_dummy: bool) -> Any:
     return replace(_whole(processes, loss, is_dummy), weight=1.0)
 
 
-_whole = fit.whole_loss
+_whole = fit.reduce_loss
 
 
 def trained_until(data: Path, out: Path) -> str:
@@ -140,9 +140,9 @@ def main(data: Path, out: Path) -> None:
     for case in CASES:
         result = trained(data, case, out / case)
         (out / f"{case}.{os.environ['RANK']}.json").write_text(json.dumps(result))
-    with mock.patch.object(fit, "whole_loss", _average_of_means):
+    with mock.patch.object(fit, "reduce_loss", _average_of_means):
         trained(data, "plain", out / "wrong")
-    with mock.patch.object(fit, "steps_behind", lambda _: 1):
+    with mock.patch.object(fit, "pipeline_depth", lambda _: 1):
         for case in LATE:
             trained(data, case, out / f"{case}, read late")
     trained(data, "plain", out / "begun by one", resume=True)

@@ -36,7 +36,7 @@ from vitrine.report.document import CaptionView, Gallery
 from vitrine.report.sections.captions import captioner_section
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import read_captioner_record
-from vitrine.train.losses import CaptionBatch, Captioning, TeacherForcing, fill_up
+from vitrine.train.losses import CaptionBatch, Captioning, TeacherForcing, pad_captions
 from vitrine.train.optimizer import make_optimizer, make_schedule
 from vitrine.train.run import train
 
@@ -110,7 +110,7 @@ def tiny_model(dropout: float = 0.0, pad: int = 0) -> CaptionModel:
 def batch_of(captions: list[list[int]], counts: tuple[int, ...]) -> CaptionBatch:
     torch.manual_seed(1)
     seen = tuple(torch.randint(0, 256, (16, 16, 3), dtype=torch.uint8) for _ in counts)
-    ids_BT, length_B = fill_up([[1, *ids, 2] for ids in captions], 0)
+    ids_BT, length_B = pad_captions([[1, *ids, 2] for ids in captions], 0)
     return CaptionBatch(seen, ids_BT, length_B, counts, torch.arange(len(counts)))
 
 
@@ -303,19 +303,19 @@ def test_the_same_command_writes_the_same_bytes(finished: Path, scenes: Path, tm
 def test_a_stopped_training_ends_as_if_it_had_not_been(
     scenes: Path, tmp_path: Path, tune: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vitrine.train import trainer as training_session
+    from vitrine.train import trainer
 
     settings = recipe(tune=tune, checkpoint_minutes=1e-9)
     train(str(scenes), settings, tmp_path / "whole")
-    original, saves = training_session.TrainingSession._save_state, iter(range(100))
+    original, saves = trainer.Trainer._save_state, iter(range(100))
 
-    def stopped(session: training_session.TrainingSession) -> None:
+    def stopped(session: trainer.Trainer) -> None:
         original(session)
         if next(saves) == 1:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(training_session.TrainingSession, "_save_state", stopped)
+        patch.setattr(trainer.Trainer, "_save_state", stopped)
         with pytest.raises(KeyboardInterrupt):
             train(str(scenes), settings, tmp_path / "stopped")
     assert not (tmp_path / "stopped" / "metrics.json").exists()
@@ -327,7 +327,7 @@ def test_features_are_kept_only_where_that_changes_nothing(
     scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vitrine.models.captioner.model import CaptionModel
-    from vitrine.train import feature_cache as kept_features
+    from vitrine.train import feature_cache
 
     seen = 0
     original = CaptionModel.see
@@ -340,7 +340,7 @@ def test_features_are_kept_only_where_that_changes_nothing(
     monkeypatch.setattr(CaptionModel, "see", counted)
     train(str(scenes), recipe(tune="head", epochs=3), tmp_path / "kept")
     kept, seen = seen, 0
-    monkeypatch.setattr(kept_features, "KEPT_BYTES", 0)
+    monkeypatch.setattr(feature_cache, "MAX_CACHE_BYTES", 0)
     train(str(scenes), recipe(tune="head", epochs=3), tmp_path / "not")
     assert kept < 40 + 12 + 3 * 12 < seen, "pictures were encoded once, and for what is written at the end"
     one, other = (load_saved_captioner(tmp_path / name).model.state_dict() for name in ("kept", "not"))
@@ -348,12 +348,12 @@ def test_features_are_kept_only_where_that_changes_nothing(
 
 
 def test_features_of_several_versions_are_kept(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitrine.train import feature_cache as kept_features
+    from vitrine.train import feature_cache
 
     changes = TransformSpec(name="some", rotation=20, crop_scale=(0.5, 1.0), brightness=0.4)
     settings = recipe(tune="head", epochs=3, transforms=changes, views=2)
     train(str(scenes), settings, tmp_path / "kept")
-    monkeypatch.setattr(kept_features, "KEPT_BYTES", 0)
+    monkeypatch.setattr(feature_cache, "MAX_CACHE_BYTES", 0)
     train(str(scenes), settings, tmp_path / "not")
     kept, again = (
         [json.loads(row)["train_loss"] for row in (tmp_path / name / "history.jsonl").read_text().splitlines()]

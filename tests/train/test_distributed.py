@@ -30,7 +30,7 @@ from vitrine.data.loader import BatchShard
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import RecipeError, UsageError
 from vitrine.shards import write_shards
-from vitrine.train.distributed import Processes
+from vitrine.train.distributed import ProcessGroup
 from vitrine.train.run import train
 
 # float32 sums in another order: over two epochs of steps they part by a few units in the seventh digit.
@@ -266,7 +266,7 @@ def test_engines_that_are_not_supported(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=said):
-        Processes.launched()
+        ProcessGroup.from_launcher()
 
 
 def test_other_verbs_run_in_one_process(vitrine_command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -280,7 +280,7 @@ def test_other_verbs_run_in_one_process(vitrine_command: Any, monkeypatch: pytes
 def test_a_batch_too_small_to_be_shared_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from vitrine.train.run import _require_a_part_each
 
-    several = Processes()
+    several = ProcessGroup()
     several.count = 8
     _require_a_part_each(trained_together.replace(PLAIN, batch_size=8), several)
     with pytest.raises(RecipeError, match=r"batch_size = 8 is too small for 8 processes.* 16 or more"):

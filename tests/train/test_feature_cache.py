@@ -20,12 +20,12 @@ from vitrine.data.loader import BatchShard
 from vitrine.data.sources import open_data
 from vitrine.errors import RecipeError
 from vitrine.models.finetune import LinearProbe, is_stochastic, linear_head
-from vitrine.train import feature_cache as kept_features
+from vitrine.train import feature_cache
 from vitrine.train.captioner import CaptionerTask
 from vitrine.train.classifier import ClassifierTask
 from vitrine.train.data import CaptionTrainingData, TrainingData
-from vitrine.train.events import Plan, Reading
-from vitrine.train.feature_cache import KeptFeatures, keep_features, view_of
+from vitrine.train.events import Plan, ProgressUpdate
+from vitrine.train.feature_cache import FeatureCache, encode_once, view_for_epoch
 from vitrine.train.loop import StepDone
 from vitrine.train.run import train
 
@@ -55,12 +55,12 @@ class Watch:
 
     def __init__(self) -> None:
         self.plan: Plan | None = None
-        self.read: list[Reading] = []
+        self.read: list[ProgressUpdate] = []
 
     def __call__(self, event: object) -> None:
         if isinstance(event, Plan):
             self.plan = event
-        if isinstance(event, Reading) and "once" in event.what:
+        if isinstance(event, ProgressUpdate) and "once" in event.what:
             self.read.append(event)
 
     @property
@@ -95,7 +95,7 @@ def test_the_result_is_that_without_reuse(
     settings = recipe(small_run, **changes)
     once = trained(small_scenes, settings, tmp_path / "once")
     assert once.note.startswith("Features of") and len({event.what for event in once.read}) == 2
-    monkeypatch.setattr(kept_features, "KEPT_BYTES", 100)
+    monkeypatch.setattr(feature_cache, "MAX_CACHE_BYTES", 100)
     again = trained(small_scenes, settings, tmp_path / "again")
     assert "would take" in again.note and not again.read
     loose = {"rel": 2e-2, "abs": 2e-2} if settings.precision == "bf16" else {"rel": 1e-4, "abs": 1e-5}
@@ -174,7 +174,7 @@ def test_a_training_that_kept_features_resumes_without_them(
 
     with pytest.raises(StoppedError):
         train(str(small_scenes), settings, tmp_path / "cut", report=stop)
-    monkeypatch.setattr(kept_features, "KEPT_BYTES", 100)
+    monkeypatch.setattr(feature_cache, "MAX_CACHE_BYTES", 100)
     watch = Watch()
     train(str(small_scenes), settings, tmp_path / "cut", resume=True, report=watch)
     assert "would take" in watch.note
@@ -219,9 +219,9 @@ def test_other_tuning_says_nothing_of_features(small_run: Path, small_scenes: Pa
 
 def test_views_take_turns() -> None:
     settings = recipe(Path("x"), views=3)
-    assert [view_of(settings, True, epoch) for epoch in range(5)] == [0, 1, 2, 0, 1]
-    assert [view_of(recipe(Path("x")), True, epoch) for epoch in range(3)] == [0, 1, 2]
-    assert [view_of(recipe(Path("x")), False, epoch) for epoch in range(3)] == [0, 0, 0]
+    assert [view_for_epoch(settings, True, epoch) for epoch in range(5)] == [0, 1, 2, 0, 1]
+    assert [view_for_epoch(recipe(Path("x")), True, epoch) for epoch in range(3)] == [0, 1, 2]
+    assert [view_for_epoch(recipe(Path("x")), False, epoch) for epoch in range(3)] == [0, 0, 0]
     with pytest.raises(RecipeError, match="views = -1"):
         recipe(Path("x"), views=-1)
 
@@ -247,7 +247,7 @@ def test_views_hold_for_every_kind_of_tuning(small_run: Path, small_scenes: Path
 
 
 def test_kept_features_are_by_version_and_position_whatever_their_shapes() -> None:
-    kept, values = KeptFeatures(3, views=2), {}
+    kept, values = FeatureCache(3, views=2), {}
     for view in range(2):
         for index in (0, 2):
             values[view, index] = torch.randn(4, 2 + index)
@@ -273,11 +273,11 @@ def test_what_is_too_large_is_noticed_at_the_first_batch(monkeypatch: pytest.Mon
     def see(batch: object) -> list[torch.Tensor]:
         return [torch.zeros(8), torch.zeros(8)]
 
-    monkeypatch.setattr(kept_features, "KEPT_BYTES", 6 * 32)
-    found = keep_features([batches], see, 6, lambda *_: None)  # type: ignore[list-item]
+    monkeypatch.setattr(feature_cache, "MAX_CACHE_BYTES", 6 * 32)
+    found = encode_once([batches], see, 6, lambda *_: None)  # type: ignore[list-item]
     assert found is not None and found.count == 6 and len(asked) == 3
-    monkeypatch.setattr(kept_features, "KEPT_BYTES", 6 * 32 - 1)
-    assert keep_features([batches], see, 6, lambda *_: None) is None and len(asked) == 4  # type: ignore[list-item]
+    monkeypatch.setattr(feature_cache, "MAX_CACHE_BYTES", 6 * 32 - 1)
+    assert encode_once([batches], see, 6, lambda *_: None) is None and len(asked) == 4  # type: ignore[list-item]
 
 
 def test_the_model_is_asked_what_its_head_reads() -> None:

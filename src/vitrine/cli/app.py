@@ -125,9 +125,9 @@ def train(
 ) -> None:
     """Fine-tune a vision transformer on labelled pictures, into a run folder."""
     from vitrine.config import load_recipe, override
-    from vitrine.train.run import recipe_of_run
+    from vitrine.train.run import load_run_recipe
 
-    base = recipe_of_run(out) if recipe is None and resume else load_recipe(required_recipe(recipe))
+    base = load_run_recipe(out) if recipe is None and resume else load_recipe(required_recipe(recipe))
     resolved = override(base, settings or [])
     from vitrine.train.run import train as run_training
 

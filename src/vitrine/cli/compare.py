@@ -124,7 +124,7 @@ def sweep(
 
 def _sweep_lines(report: Callable[[Any], None], *, alone: bool) -> Callable[[Any], None]:
     """A sweep's events as lines; of trainings at the same time only their beginnings and ends."""
-    from vitrine.sweep.run import RunBegan, RunEnded, RunTold, SweepPlan, duration
+    from vitrine.sweep.run import RunBegan, RunEnded, RunEvent, SweepPlan, duration
 
     def lines(event: Any) -> None:
         match event:
@@ -132,7 +132,7 @@ def _sweep_lines(report: Callable[[Any], None], *, alone: bool) -> Callable[[Any
                 report(event.text())
             case RunBegan():
                 report(f"[{event.number}/{event.of}] {'Continuing' if event.continued else 'Training'} {event.name}")
-            case RunTold() if alone:
+            case RunEvent() if alone:
                 report(event.event)
             case RunEnded():
                 outcome = "finished" if event.failure is None else f"FAILED: {event.failure.error.splitlines()[0]}"

@@ -129,11 +129,11 @@ class _TrainingLines:
         self.pictures, self.since = 0, time.monotonic()
 
     def __call__(self, event: Event) -> None:
-        from vitrine.train.events import EpochRow, Note, Plan, Reading
+        from vitrine.train.events import EpochRow, Note, Plan, ProgressUpdate
         from vitrine.train.loop import StepDone
 
         match event:
-            case Reading():
+            case ProgressUpdate():
                 self._bar(event.what, event.done, event.total)
             case Plan():
                 self._begin(event)

@@ -193,7 +193,7 @@ class RunBegan:
 
 
 @dataclass(frozen=True)
-class RunTold:
+class RunEvent:
     """What a run's training tells."""
 
     name: str
@@ -209,7 +209,7 @@ class RunEnded:
     failure: Failure | None
 
 
-SweepEvent = SweepPlan | RunBegan | RunTold | RunEnded
+SweepEvent = SweepPlan | RunBegan | RunEvent | RunEnded
 Report = Callable[[SweepEvent], None]
 
 
@@ -370,7 +370,7 @@ class _Pool:
             process = self.start(planned.run, self.data, folder, environment, output)
             self._running.add(process)
         for event in process.events():
-            self._said.put(RunTold(name, event))
+            self._said.put(RunEvent(name, event))
         with self._lock:
             self._running.discard(process)
             stopped = self._stopped

@@ -33,12 +33,12 @@ from vitrine.results import CaptioningMetrics
 from vitrine.runs.environment import VOCABULARY_SHA256
 from vitrine.runs.folder import RunFolder
 from vitrine.train.data import CaptionTrainingData, ShardedBatches, epoch_pictures, shards_of
-from vitrine.train.events import Event, Reading
-from vitrine.train.feature_cache import KeptFeatures, keep_features, require_views_possible, stored_dtype, view_of
+from vitrine.train.events import Event, ProgressUpdate
+from vitrine.train.feature_cache import FeatureCache, cache_dtype, check_views, encode_once, view_for_epoch
 from vitrine.train.losses import CaptionBatch, Captioning, TeacherForcing
 from vitrine.train.optimizer import make_optimizer
-from vitrine.train.task import Batches, Setting, Validation
-from vitrine.train.teacher_forcing import DrawnCaptions, Forced, measure_forced
+from vitrine.train.task import Batches, RuntimeConfig, ValidationResult
+from vitrine.train.teacher_forcing import CaptionSampler, TeacherForcedScore, score_teacher_forced
 
 _VOCABULARY_PICTURES = 1_000  # of an endless source, whose captions a vocabulary is learnt from
 _ENCODED_AGAIN = (
@@ -62,8 +62,8 @@ class CaptionerTask:
     labels: tuple[str, ...] = ()
 
     def __init__(self, recipe: Recipe, data: CaptionTrainingData, report: Callable[[Event], None]) -> None:
-        require_views_possible(recipe, data.train.endless)
-        self.recipe, self.data, self.report, self.record = recipe, data, report, data.record
+        check_views(recipe, data.train.endless)
+        self.recipe, self.data, self.report, self.data_record = recipe, data, report, data.record
         self.spec = recipe.caption or CaptionSpec()
         made = self._assembled()
         self.model, self.input, self.weights = made.model, made.input, made.weights
@@ -71,14 +71,14 @@ class CaptionerTask:
         self.transform = CaptionTransform(made.input)
         self.width = self.model.config.width
         longest = min(self.model.longest, self.spec.longest)
-        self._drawn = DrawnCaptions(self.vocabulary, longest, self.spec.captions_a_picture, recipe.seed)
+        self._drawn = CaptionSampler(self.vocabulary, longest, self.spec.captions_a_picture, recipe.seed)
         self.epoch_pictures = epoch_pictures(data.train, recipe)
         self.validation_pictures = len(data.validation)
         self.frozen = recipe.tune == "head" or self.spec.backbone_learning_rate == 0
         again = (_ENCODED_AGAIN,) if self.frozen and data.train.endless else ()
         self.notes = (*data.found.notes, *made.notes, f"{self.vocabulary.size:,} word pieces.", *again)
-        self.aside = 0
-        self._kept: dict[str, KeptFeatures | None] = {}
+        self.frozen_parameters = 0
+        self._kept: dict[str, FeatureCache | None] = {}
         self._sharded: ShardedBatches | None = None
 
     def _assembled(self) -> AssembledCaptioner:
@@ -111,9 +111,9 @@ class CaptionerTask:
             yield from (each.captions for each in self.data.train.for_epoch(0, _VOCABULARY_PICTURES))
             return
         for done, captions in enumerate(shards.captions(), start=1):
-            self.report(Reading(done, len(shards), "Reading captions"))
+            self.report(ProgressUpdate(done, len(shards), "Reading captions"))
             yield captions
-        self.report(Reading(len(shards), len(shards), "Reading captions"))
+        self.report(ProgressUpdate(len(shards), len(shards), "Reading captions"))
 
     def trainable(self) -> nn.Module:
         """The captioner under teacher forcing, its image encoder frozen on request."""
@@ -130,12 +130,12 @@ class CaptionerTask:
         return Captioning(self.transform, smoothing, hidden, self.vocabulary.pad, device)
 
     @contextmanager
-    def batches(self, setting: Setting) -> Iterator[Batches]:
+    def batches(self, runtime: RuntimeConfig) -> Iterator[Batches]:
         """Pictures or their kept features, with captions that are drawn anew in every epoch."""
         recipe, changes = self.recipe, CaptionTrainTransform(self.recipe.transforms, self.transform)
-        random, kept, share = recipe.transforms.random, None, setting.processes.share()
+        random, kept, share = recipe.transforms.random, None, runtime.processes.batch_shard()
         if self.frozen and (recipe.views or not random) and not self.data.train.endless:
-            kept = self._features("training", self.data.train, setting, changes, recipe.views or 1)
+            kept = self._features("training", self.data.train, runtime, changes, recipe.views or 1)
         if kept is not None:
             features = kept
             yield lambda epoch, start: self._from_kept(features, epoch, start, share)
@@ -148,14 +148,14 @@ class CaptionerTask:
             sharded = self._sharded = ShardedBatches(shards, recipe, share, self.report)
             yield lambda epoch, start: self._from_shards(sharded, loader, epoch, start)
 
-    def _from_kept(self, kept: KeptFeatures, epoch: int, start: int, share: BatchShard) -> Iterator[CaptionBatch]:
-        view = view_of(self.recipe, self.recipe.transforms.random, epoch)
+    def _from_kept(self, kept: FeatureCache, epoch: int, start: int, share: BatchShard) -> Iterator[CaptionBatch]:
+        view = view_for_epoch(self.recipe, self.recipe.transforms.random, epoch)
         for indices, values, is_dummy in kept.batches(self.recipe, epoch, start, view, share):
             yield replace(self._batch(Features.join(values), indices, self.data.train, epoch), is_dummy=is_dummy)
 
     def _from_pictures(self, loader: PictureLoader, epoch: int, start: int) -> Iterator[CaptionBatch]:
         recipe, split = self.recipe, self.data.train.for_epoch(epoch, self.recipe.epoch_size)
-        pictures, view = _Pictures(split), view_of(recipe, recipe.transforms.random, epoch)
+        pictures, view = _Pictures(split), view_for_epoch(recipe, recipe.transforms.random, epoch)
         for found in loader.epoch(pictures, seed=recipe.seed, epoch=epoch, shuffle=True, start_batch=start, view=view):
             batch = self._batch(found.pixels, found.indices_B.tolist(), split, epoch)
             yield replace(batch, is_dummy=found.is_dummy)
@@ -178,24 +178,24 @@ class CaptionerTask:
         split = self.data.train.for_epoch(epoch, self.recipe.epoch_size)
         return [split.pictures[index].name for index in batch.indices_P.tolist()]  # captions may be drawn
 
-    def validate(self, module: nn.Module, setting: Setting) -> Validation:
+    def validate(self, module: nn.Module, runtime: RuntimeConfig) -> ValidationResult:
         """Loss and accuracy over the word pieces of all captions, each predicted from those before it."""
         if self._sharded is not None:
-            self._sharded.tell_unreadable(setting.processes)
-        part = setting.processes.share().contiguous(len(self.data.validation))
-        found = self._forced(module, setting, part)
-        loss, correct, count = setting.processes.totals((found.total, found.correct, found.pieces))
-        return Validation(loss / count, correct / count)
+            self._sharded.report_unreadable(runtime.processes)
+        part = runtime.processes.batch_shard().contiguous(len(self.data.validation))
+        found = self._forced(module, runtime, part)
+        loss, correct, count = runtime.processes.all_reduce_sum((found.total, found.correct, found.pieces))
+        return ValidationResult(loss / count, correct / count)
 
-    def _forced(self, module: nn.Module, setting: Setting, part: range) -> Forced:
+    def _forced(self, module: nn.Module, runtime: RuntimeConfig, part: range) -> TeacherForcedScore:
         """Of a part of the validation pictures."""
-        batches = self._validation_batches(setting, part)
-        return measure_forced(module, batches, self.transform, self.vocabulary.pad, setting)
+        batches = self._validation_batches(runtime, part)
+        return score_teacher_forced(module, batches, self.transform, self.vocabulary.pad, runtime)
 
-    def _validation_batches(self, setting: Setting, part: range) -> Iterator[CaptionBatch]:
+    def _validation_batches(self, runtime: RuntimeConfig, part: range) -> Iterator[CaptionBatch]:
         split = self.data.validation
         plain = CaptionTrainTransform(TransformSpec(), self.transform)
-        kept = self._features("validation", split, setting, plain) if self.frozen else None
+        kept = self._features("validation", split, runtime, plain) if self.frozen else None
         if kept is None:
             for found in self._version(split, plain, 0, part):
                 yield self._batch(found.pixels, [part[index] for index in found.indices_B.tolist()], split, None)
@@ -212,24 +212,24 @@ class CaptionerTask:
             yield from loader.epoch(_Pictures(split, part), seed=self.recipe.seed, epoch=view)
 
     def _features(
-        self, what: str, split: CaptionSplit, setting: Setting, changes: CaptionTrainTransform, views: int = 1
-    ) -> KeptFeatures | None:
+        self, what: str, split: CaptionSplit, runtime: RuntimeConfig, changes: CaptionTrainTransform, views: int = 1
+    ) -> FeatureCache | None:
         if what in self._kept:
             return self._kept[what]
 
         def progress(done: int, total: int) -> None:
-            self.report(Reading(done, total, f"Encoding {what} pictures once"))
+            self.report(ProgressUpdate(done, total, f"Encoding {what} pictures once"))
 
         def see(batch: PictureBatch) -> list[torch.Tensor]:
-            pixels = [self.transform.normalise(each.to(setting.device)) for each in batch.pixels]
-            with torch.no_grad(), autocast(setting.device, setting.precision):
+            pixels = [self.transform.normalise(each.to(runtime.device)) for each in batch.pixels]
+            with torch.no_grad(), autocast(runtime.device, runtime.precision):
                 found = self.model.see(pixels)
-            values_BDRC = found.values_BDRC.to("cpu", stored_dtype(setting))
+            values_BDRC = found.values_BDRC.to("cpu", cache_dtype(runtime))
             return [own[:, :rows, :columns] for own, (rows, columns) in zip(values_BDRC, found.grids, strict=True)]
 
         self.model.backbone.eval()
         passes = [partial(self._version, split, changes, view) for view in range(views)]
-        self._kept[what] = keep_features(passes, see, len(split), progress)
+        self._kept[what] = encode_once(passes, see, len(split), progress)
         return self._kept[what]
 
     def save(self, run: RunFolder, module: nn.Module) -> None:
@@ -238,24 +238,24 @@ class CaptionerTask:
         model: CaptionModel = captioner.captioner
         save_captioner(run.path, model, self.input)
 
-    def conclude(self, run: RunFolder, setting: Setting) -> dict[str, Any]:
+    def finalize(self, run: RunFolder, runtime: RuntimeConfig) -> dict[str, Any]:
         """Measure the written weights: forced, and by the captions that they give; write captions.csv."""
-        written = load_captioner(str(run.path)).model.to(setting.device)
+        written = load_captioner(str(run.path)).model.to(runtime.device)
         everything = range(len(self.data.validation))
-        forced = self._forced(TeacherForcing(written, frozen=True), setting, everything)
+        forced = self._forced(TeacherForcing(written, frozen=True), runtime, everything)
         del written
-        opened = open_captioner(str(run.path), precision=setting.precision)
+        opened = open_captioner(str(run.path), precision=runtime.precision)
 
         def progress(done: int, total: int) -> None:
-            self.report(Reading(done, total, "Captioning the validation pictures"))
+            self.report(ProgressUpdate(done, total, "Captioning the validation pictures"))
 
         samples = tuple(self.data.validation)
-        scored = score_captioner(opened, samples, precision=setting.precision, progress=progress)
+        scored = score_captioner(opened, samples, precision=runtime.precision, progress=progress)
         run.write("captions.csv", captions_csv(scored.captions))
         metrics = CaptioningMetrics(
             n=len(samples),
             pieces=forced.pieces,
-            precision=setting.precision,
+            precision=runtime.precision,
             negative_log_likelihood=forced.loss,
             accuracy=forced.accuracy,
             scores=scored.scores.to_dict(),

@@ -19,12 +19,18 @@ from vitrine.metrics.classification import LabelledLogits, classification_metric
 from vitrine.models.finetune import LinearProbe, merge_adapters, select_trainable
 from vitrine.models.load import load_for_inference, load_recipe_model, recipe_input, width_of
 from vitrine.runs.folder import RunFolder
-from vitrine.train.data import ShardedBatches, TrainingData, epoch_pictures, from_decoded_cache, names_of, shards_of
+from vitrine.train.data import ShardedBatches, TrainingData, epoch_pictures, names_of, shards_of, use_decoded_cache
 from vitrine.train.events import Event
-from vitrine.train.feature_cache import HeadFeatures, frozen_head, require_views_possible, reuse, view_of
+from vitrine.train.feature_cache import (
+    LinearProbeFeatures,
+    check_views,
+    make_linear_probe,
+    plan_feature_cache,
+    view_for_epoch,
+)
 from vitrine.train.losses import Classification, FeatureBatch
 from vitrine.train.optimizer import make_optimizer
-from vitrine.train.task import Batches, Setting, Validation
+from vitrine.train.task import Batches, RuntimeConfig, ValidationResult
 
 _KEPT_VALIDATION_BYTES = 1 << 30  # decoded validation pictures are kept between epochs up to here
 
@@ -33,31 +39,31 @@ class ClassifierTask:
     """A vision transformer with a head for the data's classes; see :class:`vitrine.train.task.Task`."""
 
     def __init__(self, recipe: Recipe, data: TrainingData, report: Callable[[Event], None] = lambda _: None) -> None:
-        require_views_possible(recipe, data.train.endless)
+        check_views(recipe, data.train.endless)
         self.recipe, self.report = recipe, report
-        self.record, self.labels = data.record, tuple(data.found.labels)
+        self.data_record, self.labels = data.record, tuple(data.found.labels)
         self.built = load_recipe_model(recipe, len(self.labels))
         self.spec = recipe_input(self.built, recipe)
-        self.data, kept = from_decoded_cache(data, recipe, self.spec.size)
+        self.data, kept = use_decoded_cache(data, recipe, self.spec.size)
         self.weights, self.notes = self.built.weights, (*data.found.notes, *self.built.notes, *kept)
         self.width = width_of(self.built.module)
         self.epoch_pictures = epoch_pictures(data.train, recipe)
         self._sharded: ShardedBatches | None = None
         self.validation_pictures = len(data.validation)
-        self.aside = 0
-        self._features: HeadFeatures | None = None
+        self.frozen_parameters = 0
+        self._features: LinearProbeFeatures | None = None
         self._validation: tuple[tuple[Sample, ...], list[Batch]] | None = None
-        self._head = frozen_head(self.built, self.spec.size, recipe)
+        self._head = make_linear_probe(self.built, self.spec.size, recipe)
         if self._head is not None:
             self._set_aside(self._head, report)
 
     def _set_aside(self, head: LinearProbe, report: Callable[[Event], None]) -> None:
         counts = [sum(each.numel() for each in part.parameters()) for part in (head.model, head)]
-        self.aside = counts[0] - counts[1]
-        once, note = reuse(head, self.data, self.recipe)
+        self.frozen_parameters = counts[0] - counts[1]
+        once, note = plan_feature_cache(head, self.data, self.recipe)
         self.notes = (*self.notes, note)
         if once:
-            self._features = HeadFeatures(head, self.data, self.recipe, self.spec, report)
+            self._features = LinearProbeFeatures(head, self.data, self.recipe, self.spec, report)
 
     def trainable(self) -> nn.Module:
         """The model, with what ``tune`` leaves out frozen; or its classifier beside it, where that is all."""
@@ -73,18 +79,18 @@ class ClassifierTask:
         return Classification(self.recipe, len(self.labels), self.spec.mean, self.spec.std, device)
 
     @contextmanager
-    def batches(self, setting: Setting) -> Iterator[Batches]:
+    def batches(self, runtime: RuntimeConfig) -> Iterator[Batches]:
         """Augmented squares, or their features."""
         recipe, features = self.recipe, self._features
         if features is not None:
-            yield lambda epoch, start: features.batches(setting, epoch, start)
+            yield lambda epoch, start: features.batches(runtime, epoch, start)
             return
         transform = TrainTransform(recipe.transforms, self.spec.size)
-        share = setting.processes.share(pair_for_mixup=bool(recipe.mixup or recipe.cutmix))
+        share = runtime.processes.batch_shard(pair_for_mixup=bool(recipe.mixup or recipe.cutmix))
         with PictureLoader(transform, recipe.batch_size, recipe.workers, batch_shard=share) as loader:
             shards = shards_of(self.data.train)
             if shards is not None:
-                sharded = self._sharded = ShardedBatches(shards, recipe, setting.processes.share(), self.report)
+                sharded = self._sharded = ShardedBatches(shards, recipe, runtime.processes.batch_shard(), self.report)
                 yield lambda epoch, start: sharded.epoch(loader, epoch, start)
                 return
             yield lambda epoch, start: loader.epoch(
@@ -93,7 +99,7 @@ class ClassifierTask:
                 epoch=epoch,
                 shuffle=True,
                 start_batch=start,
-                view=view_of(recipe, recipe.transforms.random, epoch),
+                view=view_for_epoch(recipe, recipe.transforms.random, epoch),
             )
 
     def _samples(self, epoch: int) -> Any:
@@ -105,26 +111,26 @@ class ClassifierTask:
             return self._sharded.names(batch.indices_B.tolist())
         return names_of(self._samples(epoch), batch.indices_B.tolist())
 
-    def validate(self, module: nn.Module, setting: Setting) -> Validation:
+    def validate(self, module: nn.Module, runtime: RuntimeConfig) -> ValidationResult:
         """Loss and accuracy; what of shards could not be read since is told."""
-        processes, part = setting.processes, setting.processes.share().contiguous(len(self.data.validation))
+        processes, part = runtime.processes, runtime.processes.batch_shard().contiguous(len(self.data.validation))
         if self._sharded is not None:
-            self._sharded.tell_unreadable(processes)
-        parts = [each for each in processes.gathered(self._validated(module, setting, part)) if each is not None]
+            self._sharded.report_unreadable(processes)
+        parts = [each for each in processes.all_gather(self._validated(module, runtime, part)) if each is not None]
 
-        def measured() -> Validation:
-            metrics = classification_metrics(concatenate_logits(parts), self.labels, precision=setting.precision)
-            return Validation(metrics.negative_log_likelihood, metrics.accuracy)
+        def measured() -> ValidationResult:
+            metrics = classification_metrics(concatenate_logits(parts), self.labels, precision=runtime.precision)
+            return ValidationResult(metrics.negative_log_likelihood, metrics.accuracy)
 
-        return processes.agreed(measured)
+        return processes.broadcast_from_main(measured)
 
-    def _validated(self, module: nn.Module, setting: Setting, part: range) -> LabelledLogits | None:
+    def _validated(self, module: nn.Module, runtime: RuntimeConfig, part: range) -> LabelledLogits | None:
         """Of a part of the validation pictures; None where there is none."""
         if not part:
             return None
         if self._features is not None:
-            return self._features.outputs(module, setting, part)
-        return self._outputs(module, setting, self.data.validation[part.start : part.stop])
+            return self._features.outputs(module, runtime, part)
+        return self._outputs(module, runtime, self.data.validation[part.start : part.stop])
 
     def save(self, run: RunFolder, module: nn.Module) -> None:
         """In timm's layout, adapters folded in."""
@@ -134,16 +140,16 @@ class ClassifierTask:
         else:
             run.save_model(merge_adapters(module), self.labels, self.spec)
 
-    def conclude(self, run: RunFolder, setting: Setting) -> dict[str, Any]:
+    def finalize(self, run: RunFolder, runtime: RuntimeConfig) -> dict[str, Any]:
         """Measure the written weights; write predictions.csv."""
-        module = load_for_inference(run.path).module.to(setting.device)
-        outputs = self._outputs(module, setting, self.data.validation)
+        module = load_for_inference(run.path).module.to(runtime.device)
+        outputs = self._outputs(module, runtime, self.data.validation)
         run.write("predictions.csv", predictions_csv(outputs, self.labels, probabilities=True))
-        return classification_metrics(outputs, self.labels, precision=setting.precision).to_dict()
+        return classification_metrics(outputs, self.labels, precision=runtime.precision).to_dict()
 
-    def _outputs(self, module: nn.Module, setting: Setting, samples: tuple[Sample, ...]) -> LabelledLogits:
+    def _outputs(self, module: nn.Module, runtime: RuntimeConfig, samples: tuple[Sample, ...]) -> LabelledLogits:
         results = predict_batches(
-            module, self._batches_of(samples), self.spec, device=setting.device, precision=setting.precision
+            module, self._batches_of(samples), self.spec, device=runtime.device, precision=runtime.precision
         )
         return stack_logits(samples, results)
 

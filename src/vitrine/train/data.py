@@ -19,7 +19,7 @@ from vitrine.data.shards.stream import BLACK, ShardSplit
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, RunError
 from vitrine.io.hub_cache import DECODED_FROM, note_use
-from vitrine.train.distributed import Processes
+from vitrine.train.distributed import ProcessGroup
 from vitrine.train.events import Event, Note
 
 _NEEDED = ("train", "validation")
@@ -64,7 +64,7 @@ class CaptionTrainingData:
 
 
 def prepare_data(
-    reference: str, recipe: Recipe, progress: Progress | None = None, processes: Processes | None = None
+    reference: str, recipe: Recipe, progress: Progress | None = None, processes: ProcessGroup | None = None
 ) -> TrainingData:
     """Open labelled data, read and hash every picture, and set the unreadable ones aside.
 
@@ -74,8 +74,8 @@ def prepare_data(
         DataError: no data, fewer than two classes, no training or validation pictures, or more unreadable pictures
             than the recipe allows.
     """
-    processes = processes or Processes()
-    found = processes.one_goes_first(lambda: open_data(reference, seed=recipe.seed, val_fraction=recipe.val_fraction))
+    processes = processes or ProcessGroup()
+    found = processes.local_main_first(lambda: open_data(reference, seed=recipe.seed, val_fraction=recipe.val_fraction))
     _require_splits(reference, found)
     if len(found.labels) < 2:
         raise DataError(f"{reference} has {len(found.labels)} class; a classifier needs at least two.")
@@ -89,7 +89,7 @@ def prepare_data(
 
 
 def prepare_captions(
-    reference: str, recipe: Recipe, progress: Progress | None = None, processes: Processes | None = None
+    reference: str, recipe: Recipe, progress: Progress | None = None, processes: ProcessGroup | None = None
 ) -> CaptionTrainingData:
     """Open captioned data, read and hash every picture, and set the unreadable ones aside.
 
@@ -98,8 +98,8 @@ def prepare_captions(
     Raises:
         DataError: no data, no training or validation pictures, or more unreadable pictures than the recipe allows.
     """
-    processes = processes or Processes()
-    found = processes.one_goes_first(
+    processes = processes or ProcessGroup()
+    found = processes.local_main_first(
         lambda: open_captions(reference, seed=recipe.seed, val_fraction=recipe.val_fraction)
     )
     _require_splits(reference, found)
@@ -123,12 +123,12 @@ def _read(
     finite: Mapping[str, Sequence[Sample]],
     recipe: Recipe,
     progress: Progress | None,
-    processes: Processes,
+    processes: ProcessGroup,
 ) -> SampleIndex:
     everything = tuple(sample for samples in finite.values() for sample in samples)
-    part = processes.share().contiguous(len(everything))
+    part = processes.batch_shard().contiguous(len(everything))
     own = index_samples(everything[part.start : part.stop], workers=recipe.workers, progress=progress)
-    index = SampleIndex.joined(processes.gathered(own))
+    index = SampleIndex.joined(processes.all_gather(own))
     if len(index.unreadable) > recipe.max_unreadable * len(everything):
         name, reason = index.unreadable[0]
         raise DataError(
@@ -275,13 +275,13 @@ class ShardedBatches:
         if len(self._unreadable) < _MOST_NAMED:
             self._unreadable.append((name, reason))
 
-    def tell_unreadable(self, processes: Processes) -> None:
+    def report_unreadable(self, processes: ProcessGroup) -> None:
         """Say which pictures could not be used since this was called last; every process calls it.
 
         Raises:
             DataError: more of them than the recipe allows.
         """
-        parts = processes.gathered((self._count, self._unreadable))
+        parts = processes.all_gather((self._count, self._unreadable))
         self._count, self._unreadable = 0, []
         count, named, total = (
             sum(part[0] for part in parts),
@@ -313,10 +313,10 @@ class ShardedBatches:
 _GB = 1e9
 
 
-def from_decoded_cache(data: TrainingData, recipe: Recipe, size: int) -> tuple[TrainingData, tuple[str, ...]]:
+def use_decoded_cache(data: TrainingData, recipe: Recipe, size: int) -> tuple[TrainingData, tuple[str, ...]]:
     """The data with training pictures that are decoded once, and a sentence on it.
 
-    Validation pictures stay as they are: what a model is measured on is never reduced.
+    ValidationResult pictures stay as they are: what a model is measured on is never reduced.
 
     Args:
         data: what a training reads.

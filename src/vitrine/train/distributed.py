@@ -1,9 +1,9 @@
 """The processes that train one model together, as torchrun or accelerate launch starts them.
 
-What they tell one another beside gradients goes through :class:`Processes`. Every exchange begins with a row of numbers
-of one length, in which a process can also say that it failed: so one that fails, wherever that is, meets the others at
-their next exchange, and all end with its sentence. Only in the middle of a gradient's exchange that cannot be; then, as
-after a kill, the connections break and the launcher ends what is left.
+Everything but gradients goes through :class:`ProcessGroup`. Each of its collectives starts with an all-gather of a row
+of numbers, whose first entry says whether the sender has failed. A process that fails therefore joins the others' next
+collective, and all of them end with its message. While gradients are being reduced this is impossible: then, as after a
+kill, the connections break and the launcher stops the remaining processes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _LOST = (
 )
 
 
-class Processes:
+class ProcessGroup:
     """This process among those that train together; by itself it is the only one.
 
     Attributes:
@@ -47,13 +47,13 @@ class Processes:
     """
 
     def __init__(self) -> None:
-        self.rank, self.count, self.cut = 0, 1, False
+        self.rank, self.count, self.uses_fsdp = 0, 1, False
         self._local_rank = 0
         self._numbers: Any = None  # the group in which numbers are told; None is that of everything else
         self._in_exchange = self._told = self._lost = False
 
     @classmethod
-    def launched(cls) -> Processes:
+    def from_launcher(cls) -> ProcessGroup:
         """The processes that a launcher started, connected; without a launcher, this one alone.
 
         Raises:
@@ -64,10 +64,10 @@ class Processes:
         for name in ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
             if _is_set(name):
                 raise UsageError(f"{name} was asked for, and is not supported: expected FSDP version 2, or none.")
-        processes.cut = _is_set("FSDP")
-        if processes.cut and os.environ.get("FSDP_VERSION", "1") != "2":
+        processes.uses_fsdp = _is_set("FSDP")
+        if processes.uses_fsdp and os.environ.get("FSDP_VERSION", "1") != "2":
             raise UsageError("FSDP version 1 was asked for: expected version 2 (--fsdp_version 2).")
-        if wanted == 1 and processes.cut:
+        if wanted == 1 and processes.uses_fsdp:
             raise UsageError("FSDP was asked for with one process, and there is nothing to divide. Launch without it.")
         if wanted == 1:
             return processes
@@ -88,15 +88,15 @@ class Processes:
         return processes
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is the process that writes and speaks."""
         return self.rank == 0
 
-    def share(self, *, pair_for_mixup: bool = False) -> BatchShard:
+    def batch_shard(self, *, pair_for_mixup: bool = False) -> BatchShard:
         """What of batches and splits is this process's."""
         return BatchShard(self.rank, self.count, pair_for_mixup)
 
-    def totals(self, numbers: Sequence[float]) -> list[float]:
+    def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
         """Sums over all processes, in float64; every process gives as many numbers."""
         if self.count == 1:
             return [float(number) for number in numbers]
@@ -106,7 +106,7 @@ class Processes:
             sums += rows.sum(0)[: len(numbers[start : start + room])].tolist()
         return sums
 
-    def gathered(self, value: _Value) -> list[_Value]:
+    def all_gather(self, value: _Value) -> list[_Value]:
         """Every process's value, by rank."""
         if self.count == 1:
             return [value]
@@ -115,18 +115,18 @@ class Processes:
             values: list[_Value] = gather_object([value])
         return values
 
-    def agreed(self, make: Callable[[], _Value]) -> _Value:
+    def broadcast_from_main(self, make: Callable[[], _Value]) -> _Value:
         """What the first process makes, for all; the others do not call ``make``."""
         if self.count == 1:
             return make()
-        box: list[Any] = [make() if self.first else None]
+        box: list[Any] = [make() if self.is_main else None]
         self._rows(())
         with self._watching():
             broadcast_object_list(box)
         value: _Value = box[0]
         return value
 
-    def one_goes_first(self, make: Callable[[], _Value]) -> _Value:
+    def local_main_first(self, make: Callable[[], _Value]) -> _Value:
         """What each process makes: one on every machine first, so that a download is there when the others look."""
         if self.count == 1:
             return make()
@@ -138,7 +138,7 @@ class Processes:
         return make()
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def fail_together(self) -> Iterator[None]:
         """Where this process fails, all do: the first one raises the error, the others leave with its exit status.
 
         Raises:
@@ -152,7 +152,7 @@ class Processes:
             raise
 
     @contextmanager
-    def exchanging_gradients(self) -> Iterator[None]:
+    def gradient_exchange(self) -> Iterator[None]:
         """Around a backward pass, in which gradients are exchanged.
 
         Raises:
@@ -187,11 +187,11 @@ class Processes:
         own = None if failure is None else (isinstance(failure, VitrineError), type(failure), str(failure))
         with self._watching():
             told = gather_object([own if own is None or own[0] else (False, own[1].__name__, own[2])])
-        if failure is not None and (self.first or not isinstance(failure, VitrineError)):
+        if failure is not None and (self.is_main or not isinstance(failure, VitrineError)):
             raise failure
         rank, (known, kind, message) = next((rank, each) for rank, each in enumerate(told) if each is not None)
         error: VitrineError = kind(message) if known else TrainingError(f"Process {rank} failed: {kind}: {message}")
-        if self.first:
+        if self.is_main:
             raise error
         raise SystemExit(error.exit_code)
 

@@ -46,7 +46,7 @@ class EpochRow:
 
 
 @dataclass(frozen=True)
-class Reading:
+class ProgressUpdate:
     """Pictures read so far, of how many, and what for."""
 
     done: int
@@ -61,7 +61,7 @@ class Note:
     text: str
 
 
-Event = Plan | Reading | StepDone | EpochRow | Note
+Event = Plan | ProgressUpdate | StepDone | EpochRow | Note
 
 
 @dataclass(frozen=True)

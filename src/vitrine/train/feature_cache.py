@@ -22,14 +22,14 @@ from vitrine.models.finetune import LinearProbe, is_stochastic, linear_head
 from vitrine.models.load import LoadedModel
 from vitrine.models.precision import autocast, class_token_alone
 from vitrine.train.data import TrainingData
-from vitrine.train.events import Event, Reading
+from vitrine.train.events import Event, ProgressUpdate
 from vitrine.train.losses import FeatureBatch
-from vitrine.train.task import Setting
+from vitrine.train.task import RuntimeConfig
 
-KEPT_BYTES = 4 << 30  # features are kept up to here, and computed every epoch beyond
+MAX_CACHE_BYTES = 4 << 30  # features are kept up to here, and computed every epoch beyond
 
 
-class KeptFeatures:
+class FeatureCache:
     """Tensors of pictures, on the CPU, by version (view) and position.
 
     Those of the first one's shape lie in one tensor, others by themselves.
@@ -85,7 +85,7 @@ class KeptFeatures:
             yield indices, self(view, indices), is_dummy
 
 
-def require_views_possible(recipe: Recipe, endless: bool) -> None:
+def check_views(recipe: Recipe, endless: bool) -> None:
     """Refuse versions of pictures that have no number of their own.
 
     Raises:
@@ -95,7 +95,7 @@ def require_views_possible(recipe: Recipe, endless: bool) -> None:
         raise refuse("views", recipe.views, "0, as these training pictures come in a stream")
 
 
-def view_of(recipe: Recipe, random: bool, epoch: int) -> int:
+def view_for_epoch(recipe: Recipe, random: bool, epoch: int) -> int:
     """Which version of the pictures an epoch (from 0) takes: the one that the random changes of this epoch give.
 
     With ``views`` they take turns; without, every epoch has its own, and one that changes nothing at random the first.
@@ -105,17 +105,17 @@ def view_of(recipe: Recipe, random: bool, epoch: int) -> int:
     return epoch if random else 0
 
 
-def stored_dtype(setting: Setting) -> torch.dtype:
+def cache_dtype(runtime: RuntimeConfig) -> torch.dtype:
     """What features are kept in: that of the products which read them, so that nothing is lost by it."""
-    return torch.bfloat16 if setting.precision == "bf16" else torch.float32
+    return torch.bfloat16 if runtime.precision == "bf16" else torch.float32
 
 
-def keep_features(
+def encode_once(
     passes: Sequence[Callable[[], Iterable[Any]]],
     see: Callable[[Any], Sequence[Tensor]],
     pictures: int,
     progress: Callable[[int, int], None],
-) -> KeptFeatures | None:
+) -> FeatureCache | None:
     """Run an image encoder over all versions of all pictures once.
 
     Args:
@@ -125,14 +125,14 @@ def keep_features(
         progress: called with tensors done, of how many.
 
     Returns:
-        None where the first batch shows that it would take more than ``KEPT_BYTES``.
+        None where the first batch shows that it would take more than ``MAX_CACHE_BYTES``.
     """
-    kept, total = KeptFeatures(pictures, len(passes)), pictures * len(passes)
+    kept, total = FeatureCache(pictures, len(passes)), pictures * len(passes)
     done = 0
     for view, batches in enumerate(passes):
         for batch in batches():
             values = see(batch) if len(batch.indices_B) else ()
-            if len(values) and total * values[0].nbytes > KEPT_BYTES:
+            if len(values) and total * values[0].nbytes > MAX_CACHE_BYTES:
                 return None
             for index, value in zip(batch.indices_B.tolist(), values, strict=True):
                 kept.add(view, index, value)
@@ -145,13 +145,13 @@ _ROWS_AT_ONCE = 4096
 _FLOAT32 = 4  # bytes
 
 
-def frozen_head(built: LoadedModel, size: int, recipe: Recipe) -> LinearProbe | None:
+def make_linear_probe(built: LoadedModel, size: int, recipe: Recipe) -> LinearProbe | None:
     """The classifier beside its frozen model, where ``tune`` trains nothing else and the model has one classifier."""
     head = linear_head(built.module, size) if recipe.tune == "head" else None
     return None if head is None else LinearProbe(built.module, head)
 
 
-def reuse(model: LinearProbe, data: TrainingData, recipe: Recipe) -> tuple[bool, str]:
+def plan_feature_cache(model: LinearProbe, data: TrainingData, recipe: Recipe) -> tuple[bool, str]:
     """Whether features can be computed once, and a sentence for a person; a function of recipe and data alone."""
     again = "The frozen model is run over all pictures in every epoch, since"
     if data.train.endless:
@@ -165,15 +165,15 @@ def reuse(model: LinearProbe, data: TrainingData, recipe: Recipe) -> tuple[bool,
     assert isinstance(model.head, nn.Linear)
     versions = recipe.views or 1
     size = (versions * len(data.train) + len(data.validation)) * model.head.in_features * _FLOAT32
-    if size > KEPT_BYTES:
-        limit = f"{KEPT_BYTES / 2**30:.3g} GiB are kept"
+    if size > MAX_CACHE_BYTES:
+        limit = f"{MAX_CACHE_BYTES / 2**30:.3g} GiB are kept"
         return False, f"{again} their features would take {size / 2**30:.3g} GiB, and up to {limit}."
     of = f"{versions} versions of " if versions > 1 else ""
     pictures = f"{of}{len(data.train):,} training pictures"
     return True, f"Features of {pictures} are computed once and kept: up to {size / 2**20:.1f} MiB of memory."
 
 
-class HeadFeatures:
+class LinearProbeFeatures:
     """The features of a training, computed when they are first asked for."""
 
     def __init__(
@@ -185,27 +185,27 @@ class HeadFeatures:
         report: Callable[[Event], None],
     ) -> None:
         self._model, self._data, self._recipe, self._spec, self._report = model, data, recipe, spec, report
-        self._kept: dict[str, KeptFeatures] = {}
+        self._kept: dict[str, FeatureCache] = {}
         labels = [-1 if each.label is None else each.label for each in data.train]
         self._labels = torch.tensor(labels, dtype=torch.int64)
 
-    def batches(self, setting: Setting, epoch: int, start: int) -> Iterator[FeatureBatch]:
+    def batches(self, runtime: RuntimeConfig, epoch: int, start: int) -> Iterator[FeatureBatch]:
         """The batches of an epoch that a loader would give, their pictures' features in their place."""
         recipe = self._recipe
-        kept = self._of("training", setting, [partial(self._version, view) for view in range(recipe.views or 1)])
-        view = view_of(recipe, recipe.transforms.random, epoch)
-        for indices, values, is_dummy in kept.batches(recipe, epoch, start, view, setting.processes.share()):
+        kept = self._of("training", runtime, [partial(self._version, view) for view in range(recipe.views or 1)])
+        view = view_for_epoch(recipe, recipe.transforms.random, epoch)
+        for indices, values, is_dummy in kept.batches(recipe, epoch, start, view, runtime.processes.batch_shard()):
             yield FeatureBatch(torch.stack(values), self._labels[indices], torch.tensor(indices), is_dummy)
 
-    def outputs(self, module: nn.Module, setting: Setting, part: range) -> LabelledLogits:
+    def outputs(self, module: nn.Module, runtime: RuntimeConfig, part: range) -> LabelledLogits:
         """What the classifier says of a part of the validation pictures."""
         samples = self._data.validation
-        kept = self._of("validation", setting, [partial(self._plain, samples)])
+        kept = self._of("validation", runtime, [partial(self._plain, samples)])
         there = [index for index in part if kept.has(0, index)]
         parts = []
         for first in range(0, len(there), _ROWS_AT_ONCE):
-            features_BD = torch.stack(kept(0, there[first : first + _ROWS_AT_ONCE])).to(setting.device)
-            with torch.inference_mode(), autocast(setting.device, setting.precision):
+            features_BD = torch.stack(kept(0, there[first : first + _ROWS_AT_ONCE])).to(runtime.device)
+            with torch.inference_mode(), autocast(runtime.device, runtime.precision):
                 parts.append(module(features_BD).float().cpu().numpy())
         labels = [samples[index].label for index in there]
         return LabelledLogits(
@@ -214,24 +214,24 @@ class HeadFeatures:
             np.array([-1 if label is None else label for label in labels], dtype=np.int64),
         )
 
-    def _of(self, what: str, setting: Setting, passes: list[Callable[[], Iterator[Batch]]]) -> KeptFeatures:
+    def _of(self, what: str, runtime: RuntimeConfig, passes: list[Callable[[], Iterator[Batch]]]) -> FeatureCache:
         if what not in self._kept:
             model = self._model.model
             was_training = model.training
             model.eval()
             count = len(self._data.train if what == "training" else self._data.validation)
-            found = keep_features(passes, partial(self._see, setting), count, partial(self._progress, what))
+            found = encode_once(passes, partial(self._see, runtime), count, partial(self._progress, what))
             model.train(was_training)
-            assert found is not None, "reuse() bounded their size"
+            assert found is not None, "plan_feature_cache() bounded their size"
             self._kept[what] = found
         return self._kept[what]
 
-    def _see(self, setting: Setting, batch: Batch) -> list[torch.Tensor]:
-        with torch.no_grad(), autocast(setting.device, setting.precision):
-            pixels_BCHW = normalise(batch.pixels_BCHW.to(setting.device), self._spec.mean, self._spec.std)
+    def _see(self, runtime: RuntimeConfig, batch: Batch) -> list[torch.Tensor]:
+        with torch.no_grad(), autocast(runtime.device, runtime.precision):
+            pixels_BCHW = normalise(batch.pixels_BCHW.to(runtime.device), self._spec.mean, self._spec.std)
             with class_token_alone(self._model.model):
                 features_BD = self._model.features(pixels_BCHW)
-        return list(features_BD.to("cpu", stored_dtype(setting)))
+        return list(features_BD.to("cpu", cache_dtype(runtime)))
 
     def _version(self, view: int) -> Iterator[Batch]:
         """The training pictures in order, changed as in the epoch ``view``."""
@@ -245,4 +245,4 @@ class HeadFeatures:
         return eval_batches(samples, self._spec, batch_size=max(32, recipe.batch_size), workers=recipe.workers)
 
     def _progress(self, what: str, done: int, total: int) -> None:
-        self._report(Reading(done, total, f"Computing features of {what} pictures once"))
+        self._report(ProgressUpdate(done, total, f"Computing features of {what} pictures once"))

@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 _WHOLE = StateDictOptions(full_state_dict=True)
 
 
-class CutModule:
+class FSDPModel:
     """Cuts a module in place: parameters, gradients and the optimizer's state are then divided among processes.
 
     Attributes:
@@ -30,9 +30,9 @@ class CutModule:
         for block in blocks:
             fully_shard(block, mesh=mesh)
         self.module = module
-        self._cut: FSDPModule = fully_shard(module, mesh=mesh)
+        self.sharded: FSDPModule = fully_shard(module, mesh=mesh)
 
-    def whole(self) -> nn.Module:
+    def unsharded(self) -> nn.Module:
         """A plain module with the weights of now, which every process gets; they all have to call this."""
         self._twin.load_state_dict(self.weights())
         return self._twin
@@ -63,13 +63,13 @@ class CutModule:
         optimizer.load_state_dict({**state, "state": _mapped(state["state"], cut)})
 
     @contextmanager
-    def gathering_only(self) -> Iterator[None]:
+    def no_sync(self) -> Iterator[None]:
         """Gradients are added up here, and not exchanged."""
-        self._cut.set_requires_gradient_sync(False)
+        self.sharded.set_requires_gradient_sync(False)
         try:
             yield
         finally:
-            self._cut.set_requires_gradient_sync(True)
+            self.sharded.set_requires_gradient_sync(True)
 
 
 def _mapped(state: dict[int, dict[str, Any]], change: Callable[[int, Any], Any]) -> dict[int, dict[str, Any]]:

@@ -21,15 +21,15 @@ from torch import Tensor, nn
 from vitrine.config import Recipe
 from vitrine.errors import TrainingError
 from vitrine.models.precision import autocast, class_token_alone, is_compiled
-from vitrine.train.distributed import Processes
+from vitrine.train.distributed import ProcessGroup
 from vitrine.train.losses import Loss, Objective
 
 if TYPE_CHECKING:
-    from vitrine.train.fsdp import CutModule
+    from vitrine.train.fsdp import FSDPModel
 
 
-class Numbers:
-    """Numbers on their way from where they are computed; reading them waits for what was queued before, no longer."""
+class AsyncScalars:
+    """Scalars on their way to the CPU: the copy is queued when this is made, and :meth:`read` waits for it alone."""
 
     def __init__(self, *numbers: Tensor) -> None:
         # From CUDA, such a copy goes into pinned memory and is queued behind the work that makes the number.
@@ -46,7 +46,7 @@ class Numbers:
 
 
 @dataclass(frozen=True)
-class ReadLoss:
+class LossValues:
     """What a micro-batch came to, over the parts of all processes.
 
     Attributes:
@@ -61,7 +61,7 @@ class ReadLoss:
 
 
 @dataclass(frozen=True)
-class WholeLoss:
+class ReducedLoss:
     """One micro-batch, over the parts of all processes, before its loss is read.
 
     Attributes:
@@ -77,35 +77,35 @@ class WholeLoss:
     count: int
     weight: float
     own: int
-    numbers: Numbers
-    processes: Processes
+    numbers: AsyncScalars
+    processes: ProcessGroup
 
-    def read(self) -> ReadLoss:
+    def read(self) -> LossValues:
         """Join the parts' losses; all processes have to ask."""
         mean, *correct = self.numbers.read()
         if self.processes.count == 1:
-            return ReadLoss(mean, self.count, int(correct[0]) if correct else None)
+            return LossValues(mean, self.count, int(correct[0]) if correct else None)
         parts = (mean * self.own, sum(correct)) if self.own else (0.0, 0.0)
-        loss_sum, right, mixed = self.processes.totals((*parts, not correct))
-        return ReadLoss(loss_sum / self.count, self.count, None if mixed else int(right))
+        loss_sum, right, mixed = self.processes.all_reduce_sum((*parts, not correct))
+        return LossValues(loss_sum / self.count, self.count, None if mixed else int(right))
 
 
-def whole_loss(processes: Processes, loss: Loss, is_dummy: bool) -> WholeLoss:
+def reduce_loss(processes: ProcessGroup, loss: Loss, is_dummy: bool) -> ReducedLoss:
     """Join what is known of the parts; one that was ``is_dummy``, so that its process can take part, does not count."""
-    numbers = Numbers(*(each for each in (loss.mean, loss.correct) if each is not None))
+    numbers = AsyncScalars(*(each for each in (loss.mean, loss.correct) if each is not None))
     if processes.count == 1:
-        return WholeLoss(loss.count, 1.0, loss.count, numbers, processes)
+        return ReducedLoss(loss.count, 1.0, loss.count, numbers, processes)
     own = 0 if is_dummy else loss.count
-    count = int(processes.totals((own,))[0])
-    return WholeLoss(count, processes.count * own / count, own, numbers, processes)
+    count = int(processes.all_reduce_sum((own,))[0])
+    return ReducedLoss(count, processes.count * own / count, own, numbers, processes)
 
 
-def steps_behind(device: torch.device) -> int:
+def pipeline_depth(device: torch.device) -> int:
     """How many steps wait to be read while the next one is queued; 0 reads each at once, as where nothing is queued."""
     return 1 if device.type == "cuda" else 0
 
 
-class UnreadStep:
+class PendingStep:
     """One optimizer step. What its micro-batches come to is read in their order, each once.
 
     Attributes:
@@ -117,8 +117,8 @@ class UnreadStep:
 
     def __init__(
         self,
-        processes: Processes,
-        counted: Callable[[ReadLoss], None],
+        processes: ProcessGroup,
+        counted: Callable[[LossValues], None],
         *,
         epoch: int,
         step: int,
@@ -127,10 +127,10 @@ class UnreadStep:
     ) -> None:
         self.epoch, self.step, self.pictures, self.learning_rate = epoch, step, pictures, learning_rate
         self._processes, self._counted = processes, counted
-        self._parts: deque[tuple[WholeLoss, Callable[[], Sequence[str]]]] = deque()
+        self._parts: deque[tuple[ReducedLoss, Callable[[], Sequence[str]]]] = deque()
         self._sum, self._count = 0.0, 0
 
-    def add(self, whole: WholeLoss, names: Callable[[], Sequence[str]], *, at_once: bool) -> None:
+    def add(self, whole: ReducedLoss, names: Callable[[], Sequence[str]], *, at_once: bool) -> None:
         """A micro-batch with the file names of this process's pictures.
 
         Raises:
@@ -160,7 +160,7 @@ class UnreadStep:
         return self._sum / self._count
 
     def _not_finite(self, value: float, own: Sequence[str]) -> str:
-        names = [name for part in self._processes.gathered(own) for name in part]
+        names = [name for part in self._processes.all_gather(own) for name in part]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         return (
             f"The loss became {value} in epoch {self.epoch + 1}, step {self.step}. The batch was: {shown}.\n"
@@ -168,7 +168,7 @@ class UnreadStep:
         )
 
 
-class Part(Protocol):
+class MicroBatch(Protocol):
     """This process's pictures of one batch; ``is_dummy`` ones take part in the step and count nowhere."""
 
     def __len__(self) -> int:
@@ -182,7 +182,7 @@ class Part(Protocol):
 
 
 @dataclass
-class Progress:
+class TrainerState:
     """Where a training is. Everything here is in a checkpoint; step seeds make other random state needless.
 
     Attributes:
@@ -202,11 +202,11 @@ class Progress:
 
 
 @dataclass
-class Training:
+class TrainingState:
     """The moving parts of a training, in one place so that a checkpoint can hold them all.
 
     ``processes`` train together, each on its part of every batch; of a model that is ``cut``, each holds a part.
-    ``unread`` are steps that were taken and whose numbers are still to be counted in ``progress``.
+    ``pending`` are steps that were taken and whose numbers are still to be counted in ``progress``.
     """
 
     module: nn.Module
@@ -215,30 +215,30 @@ class Training:
     ema: ModelEmaV3 | None
     accelerator: Accelerator
     precision: str
-    progress: Progress = field(default_factory=Progress)
-    processes: Processes = field(default_factory=Processes)
-    cut: CutModule | None = None
-    unread: deque[UnreadStep] = field(default_factory=deque)
+    progress: TrainerState = field(default_factory=TrainerState)
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
+    fsdp: FSDPModel | None = None
+    pending: deque[PendingStep] = field(default_factory=deque)
 
-    def settle(self) -> None:
-        """Read what is unread: weights are not kept before it is known that their losses were finite.
+    def flush(self) -> None:
+        """Read what is pending: weights are not kept before it is known that their losses were finite.
 
         All processes have to ask.
 
         Raises:
             TrainingError: one was not.
         """
-        for step in self.unread:
+        for step in self.pending:
             step.read()
 
     @property
-    def evaluated(self) -> nn.Module:
+    def evaluation_module(self) -> nn.Module:
         """The weights that are evaluated and saved: the moving average where there is one.
 
         Of a model that is cut, all processes have to ask.
         """
-        if self.cut is not None:
-            return self.cut.whole()
+        if self.fsdp is not None:
+            return self.fsdp.unsharded()
         module: nn.Module = self.ema.module if self.ema is not None else self.accelerator.unwrap_model(self.module)
         return module
 
@@ -269,10 +269,10 @@ class EpochDone:
 
 
 def fit(
-    training: Training,
+    training: TrainingState,
     objective: Objective,
     recipe: Recipe,
-    epoch_batches: Callable[[int, int], Iterator[Part]],
+    epoch_batches: Callable[[int, int], Iterator[MicroBatch]],
     batch_names: Callable[[int, Any], Sequence[str]],
 ) -> Iterator[StepDone | EpochDone]:
     """Train from ``training.progress`` to the recipe's last epoch, yielding after every step and every epoch.
@@ -289,20 +289,20 @@ def fit(
     Raises:
         TrainingError: the loss is not finite; the message names the batch's pictures.
     """
-    progress, unread, behind = training.progress, training.unread, steps_behind(training.accelerator.device)
+    progress, pending, behind = training.progress, training.pending, pipeline_depth(training.accelerator.device)
     while progress.epoch < recipe.epochs:
         epoch = progress.epoch
         training.module.train()
         mix = epoch < recipe.epochs - recipe.mix_off_epochs
         batches = epoch_batches(epoch, progress.batch)
         while group := tuple(islice(batches, recipe.accumulate)):
-            unread.append(_step(training, objective, recipe, group, mix, partial(batch_names, epoch), behind == 0))
+            pending.append(_step(training, objective, recipe, group, mix, partial(batch_names, epoch), behind == 0))
             progress.step += 1
             progress.batch += len(group)
-            if len(unread) > behind:
-                yield _told(unread.popleft())
-        while unread:
-            yield _told(unread.popleft())
+            if len(pending) > behind:
+                yield _told(pending.popleft())
+        while pending:
+            yield _told(pending.popleft())
         if not progress.count:
             raise TrainingError("An epoch had no picture to train on. Check the data with: vitrine check DATA")
         done = _finish_epoch(training, learning_rate=training.optimizer.param_groups[-1]["lr"])
@@ -310,26 +310,26 @@ def fit(
 
 
 def _step(
-    training: Training,
+    training: TrainingState,
     objective: Objective,
     recipe: Recipe,
-    group: Sequence[Part],
+    group: Sequence[MicroBatch],
     mix: bool,
     names: Callable[[Any], Sequence[str]],
     at_once: bool,
-) -> UnreadStep:
+) -> PendingStep:
     """One optimizer step over a group of micro-batches; ``at_once`` reads each one's loss before its backward pass."""
     accelerator, progress, processes = training.accelerator, training.progress, training.processes
     learning_rate = _set_learning_rate(training, progress.step)
-    sizes = processes.totals([0 if batch.is_dummy else len(batch) for batch in group])
+    sizes = processes.all_reduce_sum([0 if batch.is_dummy else len(batch) for batch in group])
     pictures, count = sum(sizes), partial(_count, progress)
     place = {"epoch": progress.epoch, "step": progress.step + 1, "pictures": int(pictures)}
-    step = UnreadStep(processes, count, **place, learning_rate=learning_rate)
+    step = PendingStep(processes, count, **place, learning_rate=learning_rate)
     for number, batch in enumerate(group):
         _seed(recipe.seed, progress.step * recipe.accumulate + number, processes.rank)
         with _gathering(training), _forward_pass(training):
             loss = objective(training.module, batch, mix=mix)
-        whole = whole_loss(processes, loss, batch.is_dummy)
+        whole = reduce_loss(processes, loss, batch.is_dummy)
         step.add(whole, partial(names, batch), at_once=at_once)
         with _exchange(training, last=number == len(group) - 1):
             accelerator.backward(loss.mean * (whole.weight * (sizes[number] / pictures)))
@@ -343,35 +343,35 @@ def _step(
     return step
 
 
-def _told(step: UnreadStep) -> StepDone:
+def _told(step: PendingStep) -> StepDone:
     return StepDone(step.epoch, step.step, step.read(), step.pictures, step.learning_rate)
 
 
 @contextmanager
-def _forward_pass(training: Training) -> Iterator[None]:
+def _forward_pass(training: TrainingState) -> Iterator[None]:
     """Its precision, and its last block for the class token alone; a compiled module is what it was compiled as."""
     module, device = training.module, training.accelerator.device
     with autocast(device, training.precision, compiled=is_compiled(module)), class_token_alone(module):
         yield
 
 
-def _exchange(training: Training, last: bool) -> AbstractContextManager[object]:
+def _exchange(training: TrainingState, last: bool) -> AbstractContextManager[object]:
     """Gradients are exchanged once a step, in the backward pass of its last micro-batch."""
     stack = ExitStack()
-    stack.enter_context(training.processes.exchanging_gradients())
-    if not last and training.cut is not None:
-        stack.enter_context(training.cut.gathering_only())
+    stack.enter_context(training.processes.gradient_exchange())
+    if not last and training.fsdp is not None:
+        stack.enter_context(training.fsdp.no_sync())
     elif not last:
         stack.enter_context(training.accelerator.no_sync(training.module))
     return stack
 
 
-def _gathering(training: Training) -> AbstractContextManager[object]:
+def _gathering(training: TrainingState) -> AbstractContextManager[object]:
     """Of a model that is cut, other work exchanges its parts too."""
-    return nullcontext() if training.cut is None else training.processes.exchanging_gradients()
+    return nullcontext() if training.fsdp is None else training.processes.gradient_exchange()
 
 
-def _set_learning_rate(training: Training, step: int) -> float:
+def _set_learning_rate(training: TrainingState, step: int) -> float:
     training.schedule.step_update(step + 1)  # the schedule's first value is zero: a step with it would do nothing
     return float(max(group["lr"] for group in training.optimizer.param_groups))
 
@@ -379,7 +379,7 @@ def _set_learning_rate(training: Training, step: int) -> float:
 def _seed(seed: int, step: int, rank: int = 0) -> None:
     """Random state of one micro-step from (seed, step) alone: a resumed training draws what the first one drew.
 
-    Processes mix their parts of a batch alike, and drop units and paths each for itself.
+    ProcessGroup mix their parts of a batch alike, and drop units and paths each for itself.
     """
     state = np.random.SeedSequence((seed, step)).generate_state(2)
     own = np.random.SeedSequence((seed, step, rank)).generate_state(1) if rank else state
@@ -387,7 +387,7 @@ def _seed(seed: int, step: int, rank: int = 0) -> None:
     np.random.seed(int(state[1]))  # noqa: NPY002  timm's Mixup draws from NumPy's global state
 
 
-def _count(progress: Progress, found: ReadLoss) -> None:
+def _count(progress: TrainerState, found: LossValues) -> None:
     progress.loss_sum += found.mean * found.count
     progress.count += found.count
     if found.correct is None or progress.correct is None:
@@ -396,7 +396,7 @@ def _count(progress: Progress, found: ReadLoss) -> None:
         progress.correct += found.correct
 
 
-def _finish_epoch(training: Training, learning_rate: float) -> EpochDone:
+def _finish_epoch(training: TrainingState, learning_rate: float) -> EpochDone:
     progress = training.progress
     accuracy = None if progress.correct is None else progress.correct / progress.count
     done = EpochDone(progress.epoch, progress.step, progress.loss_sum / progress.count, accuracy, float(learning_rate))
@@ -405,12 +405,12 @@ def _finish_epoch(training: Training, learning_rate: float) -> EpochDone:
     return done
 
 
-def state_of(training: Training) -> dict[str, Any]:
+def state_of(training: TrainingState) -> dict[str, Any]:
     """Everything that a resumed training needs, as tensors and plain values; the same for a model that is cut.
 
     Of a training that is settled.
     """
-    cut = training.cut
+    cut = training.fsdp
     return {
         "module": training.accelerator.unwrap_model(training.module).state_dict() if cut is None else cut.weights(),
         "optimizer": training.optimizer.state_dict() if cut is None else cut.optimizer_state(training.optimizer),
@@ -419,14 +419,14 @@ def state_of(training: Training) -> dict[str, Any]:
     }
 
 
-def restore(training: Training, state: dict[str, Any]) -> None:
+def restore(training: TrainingState, state: dict[str, Any]) -> None:
     """Put a training back to where :func:`state_of` found it."""
-    if training.cut is None:
+    if training.fsdp is None:
         training.accelerator.unwrap_model(training.module).load_state_dict(state["module"])
         training.optimizer.load_state_dict(state["optimizer"])
     else:
-        training.cut.load_weights(state["module"])
-        training.cut.load_optimizer_state(training.optimizer, state["optimizer"])
+        training.fsdp.load_weights(state["module"])
+        training.fsdp.load_optimizer_state(training.optimizer, state["optimizer"])
     if training.ema is not None:
         training.ema.load_state_dict(state["ema"])
-    training.progress = Progress(**state["progress"])
+    training.progress = TrainerState(**state["progress"])

@@ -220,7 +220,7 @@ def _real(length_B: Tensor, targets: int) -> Tensor:
     return torch.arange(targets, device=length_B.device) < (length_B - 1)[:, None]
 
 
-def fill_up(captions: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
+def pad_captions(captions: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
     """Captions of several lengths as one tensor: int64 (B, T), and each one's length, int64 (B,)."""
     length_B = torch.tensor([len(ids) for ids in captions])
     ids_BT = torch.full((len(captions), int(length_B.max())), pad)

@@ -16,9 +16,9 @@ from vitrine.runs.folder import RunFolder
 from vitrine.train.captioner import CaptionerTask, require_captioner_available
 from vitrine.train.classifier import ClassifierTask
 from vitrine.train.data import prepare_captions, prepare_data
-from vitrine.train.distributed import Processes
-from vitrine.train.events import Event, Reading, TrainResult
-from vitrine.train.trainer import TrainingSession
+from vitrine.train.distributed import ProcessGroup
+from vitrine.train.events import Event, ProgressUpdate, TrainResult
+from vitrine.train.trainer import Trainer
 
 
 def train(
@@ -44,12 +44,12 @@ def train(
         LostProcessError: another process was killed.
         SystemExit: on all but the first of several processes, where the first one raises one of these errors.
     """
-    run, processes = RunFolder(out), Processes.launched()
+    run, processes = RunFolder(out), ProcessGroup.from_launcher()
     try:
-        with processes.together():
+        with processes.fail_together():
             return _train(run, reference, recipe, resume, report, processes)
     except LostProcessError:
-        if processes.first or _is_free(run):
+        if processes.is_main or _is_free(run):
             raise
         raise SystemExit(LostProcessError.exit_code) from None  # the first process lives, and says it
 
@@ -60,24 +60,24 @@ def _train(
     recipe: Recipe,
     resume: bool,
     report: Callable[[Event], None],
-    processes: Processes,
+    processes: ProcessGroup,
 ) -> TrainResult:
     _require_a_part_each(recipe, processes)
-    if processes.cut:
+    if processes.uses_fsdp:
         _require_cuttable(recipe)
-    with run.lock() if processes.first else nullcontext():
+    with run.lock() if processes.is_main else nullcontext():
 
         def is_finished() -> bool:
             _check_folder(run, recipe, resume)
             return run.is_finished
 
-        if not processes.agreed(is_finished):
-            told = report if processes.first else lambda _: None
+        if not processes.broadcast_from_main(is_finished):
+            told = report if processes.is_main else lambda _: None
             _session(run, reference, recipe, told, processes).train()
-        return processes.agreed(lambda: _result(run, recipe))
+        return processes.broadcast_from_main(lambda: _result(run, recipe))
 
 
-def _require_a_part_each(recipe: Recipe, processes: Processes) -> None:
+def _require_a_part_each(recipe: Recipe, processes: ProcessGroup) -> None:
     least = processes.count * (2 if recipe.mixup or recipe.cutmix else 1)  # one picture alone cannot be mixed
     if recipe.batch_size < least:
         raise RecipeError(
@@ -108,20 +108,20 @@ def _is_free(run: RunFolder) -> bool:
 
 
 def _session(
-    run: RunFolder, reference: str, recipe: Recipe, report: Callable[[Event], None], processes: Processes
-) -> TrainingSession:
+    run: RunFolder, reference: str, recipe: Recipe, report: Callable[[Event], None], processes: ProcessGroup
+) -> Trainer:
     """Weights are looked for before pictures are read, which can take long."""
 
     def reading(done: int, total: int) -> None:
-        report(Reading(done, total))
+        report(ProgressUpdate(done, total))
 
     if recipe.caption is None:
-        processes.one_goes_first(lambda: check_available(recipe.model, recipe.pretrained))
+        processes.local_main_first(lambda: check_available(recipe.model, recipe.pretrained))
         data = prepare_data(reference, recipe, reading, processes)
-        return TrainingSession(run, recipe, lambda: ClassifierTask(recipe, data, report), report, processes)
-    processes.one_goes_first(lambda: require_captioner_available(recipe))
+        return Trainer(run, recipe, lambda: ClassifierTask(recipe, data, report), report, processes)
+    processes.local_main_first(lambda: require_captioner_available(recipe))
     captions = prepare_captions(reference, recipe, reading, processes)
-    return TrainingSession(run, recipe, lambda: CaptionerTask(recipe, captions, report), report, processes)
+    return Trainer(run, recipe, lambda: CaptionerTask(recipe, captions, report), report, processes)
 
 
 def _check_folder(run: RunFolder, recipe: Recipe, resume: bool) -> None:
@@ -148,7 +148,7 @@ def _result(run: RunFolder, recipe: Recipe) -> TrainResult:
     return TrainResult(run.path, best, len(rows), kind.from_dict(content))
 
 
-def recipe_of_run(folder: Path) -> Recipe:
+def load_run_recipe(folder: Path) -> Recipe:
     """The resolved recipe of a run folder.
 
     Raises:

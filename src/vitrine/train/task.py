@@ -12,15 +12,15 @@ from torch import nn
 
 from vitrine.models.reference import WeightsFile
 from vitrine.runs.folder import RunFolder
-from vitrine.train.distributed import Processes
-from vitrine.train.loop import Part
+from vitrine.train.distributed import ProcessGroup
+from vitrine.train.loop import MicroBatch
 from vitrine.train.losses import Objective
 
-Batches = Callable[[int, int], Iterator[Part]]
+Batches = Callable[[int, int], Iterator[MicroBatch]]
 
 
 @dataclass(frozen=True)
-class Validation:
+class ValidationResult:
     """What the validation pictures say of an epoch.
 
     Attributes:
@@ -33,36 +33,36 @@ class Validation:
 
 
 @dataclass(frozen=True)
-class Setting:
+class RuntimeConfig:
     """Where a training runs, and which processes share the work."""
 
     device: torch.device
     precision: str
-    processes: Processes = field(default_factory=Processes)
+    processes: ProcessGroup = field(default_factory=ProcessGroup)
 
 
 class Task(Protocol):
     """One training's model and data.
 
     Attributes:
-        record: content of data.json.
+        data_record: content of data.json.
         labels: class names; none of a captioner.
         notes: sentences on decisions that a person would want to know.
         weights: the file of the starting weights; None for random ones.
         width: of the model's tokens, by which a precision is chosen.
         epoch_pictures: pictures in one pass.
         validation_pictures: pictures that each epoch is measured on.
-        aside: parameters of the model that are outside of the module that is trained.
+        frozen_parameters: parameters of the model that are outside of the module that is trained.
     """
 
-    record: dict[str, Any]
+    data_record: dict[str, Any]
     labels: tuple[str, ...]
     notes: tuple[str, ...]
     weights: WeightsFile | None
     width: int
     epoch_pictures: int
     validation_pictures: int
-    aside: int
+    frozen_parameters: int
 
     def trainable(self) -> nn.Module:
         """The module that is trained, with what is frozen frozen; it draws from torch's global seed."""
@@ -76,7 +76,7 @@ class Task(Protocol):
         """The loss."""
         ...
 
-    def batches(self, setting: Setting) -> AbstractContextManager[Batches]:
+    def batches(self, runtime: RuntimeConfig) -> AbstractContextManager[Batches]:
         """This process's parts of an epoch's batches (from 0) from a batch number on, while the context is open."""
         ...
 
@@ -84,7 +84,7 @@ class Task(Protocol):
         """File names of a batch's pictures."""
         ...
 
-    def validate(self, module: nn.Module, setting: Setting) -> Validation:
+    def validate(self, module: nn.Module, runtime: RuntimeConfig) -> ValidationResult:
         """Measure an epoch's weights: every process a part of the pictures, each picture once."""
         ...
 
@@ -92,7 +92,7 @@ class Task(Protocol):
         """Write an epoch's weights."""
         ...
 
-    def conclude(self, run: RunFolder, setting: Setting) -> dict[str, Any]:
+    def finalize(self, run: RunFolder, runtime: RuntimeConfig) -> dict[str, Any]:
         """Measure the weights that were written, write the tables, and return the content of metrics.json.
 
         The first process alone does it.

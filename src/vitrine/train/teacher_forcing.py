@@ -17,12 +17,12 @@ from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTrans
 from vitrine.data.loader import PictureLoader
 from vitrine.data.samples import Sample
 from vitrine.models.precision import autocast
-from vitrine.train.losses import CaptionBatch, Captioning, fill_up
-from vitrine.train.task import Setting
+from vitrine.train.losses import CaptionBatch, Captioning, pad_captions
+from vitrine.train.task import RuntimeConfig
 
 
 @dataclass(frozen=True)
-class Forced:
+class TeacherForcedScore:
     """What the word pieces of human captions come to, ends included.
 
     Attributes:
@@ -46,31 +46,31 @@ class Forced:
         return self.correct / self.pieces
 
 
-def measure_forced(
-    module: nn.Module, batches: Iterable[CaptionBatch], transform: CaptionTransform, pad: int, setting: Setting
-) -> Forced:
+def score_teacher_forced(
+    module: nn.Module, batches: Iterable[CaptionBatch], transform: CaptionTransform, pad: int, runtime: RuntimeConfig
+) -> TeacherForcedScore:
     """Measure a captioner under :class:`vitrine.train.losses.TeacherForcing`; its mode is put back.
 
     Args:
-        module: the captioner, on the setting's device.
+        module: the captioner, on the runtime's device.
         batches: with all captions that are to count.
         transform: how pictures are normalised.
         pad: the piece that fills captions up.
-        setting: device and precision.
+        runtime: device and precision.
     """
-    objective = Captioning(transform, 0.0, 0.0, pad, setting.device)
+    objective = Captioning(transform, 0.0, 0.0, pad, runtime.device)
     was_training, loss, correct, count = module.training, 0.0, 0, 0
     module.eval()
     for batch in batches:
-        with torch.inference_mode(), autocast(setting.device, setting.precision):
+        with torch.inference_mode(), autocast(runtime.device, runtime.precision):
             found = objective(module, batch, mix=False)
         loss, count = loss + found.mean.item() * found.count, count + found.count
         correct += 0 if found.correct is None else int(found.correct)
     module.train(was_training)
-    return Forced(loss, correct, count)
+    return TeacherForcedScore(loss, correct, count)
 
 
-def plain_pictures(
+def load_unaugmented(
     samples: Sequence[Sample], transform: CaptionTransform, batch_size: int, workers: int
 ) -> Iterator[PictureBatch]:
     """Pictures in order, as prediction sees them."""
@@ -79,21 +79,23 @@ def plain_pictures(
         yield from loader.epoch(samples)
 
 
-def encoded_caption(words: Vocabulary, text: str, longest: int) -> list[int]:
+def encode_caption(words: Vocabulary, text: str, longest: int) -> list[int]:
     """Start, pieces and end, ``longest`` at most; a caption that is too long loses its last pieces."""
     return [words.start, *words.encode(text)[: longest - 2], words.end]
 
 
-def caption_batch(seen: Any, ids: Sequence[Sequence[Sequence[int]]], indices: Sequence[int], pad: int) -> CaptionBatch:
+def make_caption_batch(
+    seen: Any, ids: Sequence[Sequence[Sequence[int]]], indices: Sequence[int], pad: int
+) -> CaptionBatch:
     """Pictures or their features with the captions of each, as ids, and their positions in their data."""
-    ids_BT, length_B = fill_up([each for captions in ids for each in captions], pad)
+    ids_BT, length_B = pad_captions([each for captions in ids for each in captions], pad)
     return CaptionBatch(seen, ids_BT, length_B, tuple(map(len, ids)), torch.tensor(indices))
 
 
 _KEPT = 100_000  # captions whose pieces are kept: a stream has more captions than memory
 
 
-class DrawnCaptions:
+class CaptionSampler:
     """Joins pictures, or their features, with captions of theirs.
 
     Args:
@@ -105,7 +107,7 @@ class DrawnCaptions:
 
     def __init__(self, vocabulary: Vocabulary, longest: int, a_picture: int, seed: int) -> None:
         self._pad, self._a_picture, self._seed = vocabulary.pad, a_picture, seed
-        self._encoded = lru_cache(_KEPT)(lambda text: encoded_caption(vocabulary, text, longest))
+        self._encoded = lru_cache(_KEPT)(lambda text: encode_caption(vocabulary, text, longest))
 
     def batch(
         self, seen: Any, indices: Sequence[int], captions: Sequence[Sequence[str]], epoch: int | None
@@ -119,7 +121,9 @@ class DrawnCaptions:
             epoch: for which captions are drawn; None takes all.
         """
         chosen = [self.chosen(each, index, epoch) for each, index in zip(captions, indices, strict=True)]
-        return caption_batch(seen, [[self._encoded(text) for text in texts] for texts in chosen], indices, self._pad)
+        return make_caption_batch(
+            seen, [[self._encoded(text) for text in texts] for texts in chosen], indices, self._pad
+        )
 
     def chosen(self, captions: Sequence[str], index: int, epoch: int | None) -> Sequence[str]:
         """The captions of one picture that an epoch learns."""

@@ -1,4 +1,4 @@
-"""One process's work on a run, whatever is trained: assemble, restore, follow the loop, save, conclude."""
+"""One process's work on a run, whatever is trained: assemble, restore, follow the loop, save, close."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from vitrine.runs.environment import WEIGHTS_SHA256, describe_environment, peak_
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card import write_model_card
 from vitrine.train.data import require_same_data
-from vitrine.train.distributed import Processes, partial_state_arguments
+from vitrine.train.distributed import ProcessGroup, partial_state_arguments
 from vitrine.train.events import Best, EpochRow, Event, Plan
-from vitrine.train.loop import EpochDone, StepDone, Training, fit, restore, state_of
+from vitrine.train.loop import EpochDone, StepDone, TrainingState, fit, restore, state_of
 from vitrine.train.optimizer import make_schedule
-from vitrine.train.task import Setting, Task
+from vitrine.train.task import RuntimeConfig, Task
 
 
-class TrainingSession:
+class Trainer:
     """Everything is built in ``__init__``; ``train`` runs it to its end.
 
     Of several processes that train together, the first one writes the run, and reports.
@@ -47,7 +47,7 @@ class TrainingSession:
         recipe: Recipe,
         make_task: Callable[[], Task],
         report: Callable[[Event], None],
-        processes: Processes,
+        processes: ProcessGroup,
     ) -> None:
         self.run, self.recipe, self.report, self.processes = run, recipe, report, processes
         AcceleratorState._reset_state(reset_partial_state=True)  # a process may train more than once
@@ -65,19 +65,19 @@ class TrainingSession:
         torch.manual_seed(recipe.seed)
         self.task = make_task()
         device = self.accelerator.device
-        self.setting = Setting(device, resolve_precision(recipe.precision, device, self.task.width), processes)
+        self.runtime = RuntimeConfig(device, resolve_precision(recipe.precision, device, self.task.width), processes)
         self.training = self._assemble()
         self.best = Best()
         self.changed: str | None = None
         if trackers:
             self.accelerator.init_trackers("vitrine", config=_flat(recipe))
 
-    def _assemble(self) -> Training:
+    def _assemble(self) -> TrainingState:
         recipe = self.recipe
         torch.manual_seed(recipe.seed + 1)  # adapters draw here whatever building the model drew
         module = self.task.trainable().to(self.accelerator.device)
         ema = ModelEmaV3(module, decay=recipe.ema, use_warmup=True) if recipe.ema else None
-        if self.processes.cut:
+        if self.processes.uses_fsdp:
             return self._cut(module)
         optimizer = self.task.optimizer(module)
         if recipe.compile:
@@ -86,27 +86,27 @@ class TrainingSession:
             warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)  # older torch has no other name
             module, optimizer = self.accelerator.prepare(module, optimizer)
         schedule = make_schedule(optimizer, recipe, self.steps_per_epoch)
-        return Training(
+        return TrainingState(
             module,
             optimizer,
             schedule,
             ema,
             self.accelerator,
-            self.setting.precision,
+            self.runtime.precision,
             processes=self.processes,
         )
 
-    def _cut(self, module: nn.Module) -> Training:
+    def _cut(self, module: nn.Module) -> TrainingState:
         """Divided among the processes; blocks are gathered one after the other."""
-        from vitrine.train.fsdp import CutModule
+        from vitrine.train.fsdp import FSDPModel
 
         blocks: Any = module.blocks
-        cut = CutModule(module, blocks, self.processes.count)
+        fsdp = FSDPModel(module, blocks, self.processes.count)
         optimizer = self.task.optimizer(module)
         schedule = make_schedule(optimizer, self.recipe, self.steps_per_epoch)
-        precision = self.setting.precision
-        return Training(
-            module, optimizer, schedule, None, self.accelerator, precision, processes=self.processes, cut=cut
+        precision = self.runtime.precision
+        return TrainingState(
+            module, optimizer, schedule, None, self.accelerator, precision, processes=self.processes, fsdp=fsdp
         )
 
     @property
@@ -117,15 +117,15 @@ class TrainingSession:
     def train(self) -> None:
         """Train to the recipe's last epoch, from wherever the run is, and close the run."""
         self._start_or_restore()
-        objective = self.task.objective(self.setting.device)
+        objective = self.task.objective(self.runtime.device)
         self.report(self._plan())
-        with self.task.batches(self.setting) as batches:
+        with self.task.batches(self.runtime) as batches:
             self._follow(fit(self.training, objective, self.recipe, batches, self.task.names))
-        if self.processes.first:
-            self._conclude()
+        if self.processes.is_main:
+            self._finalize()
 
-    def _conclude(self) -> None:
-        metrics = self.task.conclude(self.run, self.setting)
+    def _finalize(self) -> None:
+        metrics = self.task.finalize(self.run, self.runtime)
         delete_checkpoint(self.run.path)
         measured = {WEIGHTS_SHA256: file_sha256(self.run.path / "model.safetensors")}
         self.run.write("metrics.json", to_json(metrics | measured))
@@ -134,14 +134,14 @@ class TrainingSession:
             tracker.finish()
 
     def _start_or_restore(self) -> None:
-        state = self.processes.agreed(self._state)
+        state = self.processes.broadcast_from_main(self._state)
         if state is not None:
             self.best = Best(**state.pop("best"))
             restore(self.training, state)
-        if not self.processes.first:
+        if not self.processes.is_main:
             return
         if state is None:
-            self.run.start(self.recipe, self.task.labels, self.task.record, self._environment())
+            self.run.start(self.recipe, self.task.labels, self.task.data_record, self._environment())
         else:
             self.run.truncate_history(self.training.progress.epoch)
 
@@ -150,7 +150,7 @@ class TrainingSession:
         run = self.run
         if not run.is_started:
             return None
-        require_same_data(json.loads((run.path / "data.json").read_text("utf-8")), self.task.record)
+        require_same_data(json.loads((run.path / "data.json").read_text("utf-8")), self.task.data_record)
         state = load_checkpoint(run.path)
         environment = json.loads((run.path / "environment.json").read_text("utf-8"))
         self.changed = starting_weights_note(environment, self.task.weights, state is not None)
@@ -163,9 +163,9 @@ class TrainingSession:
             if weights is None
             else {"origin": weights.origin, "path": str(weights.path.absolute()), "sha256": weights.sha256}
         )
-        environment = describe_environment(self.setting.device)
+        environment = describe_environment(self.runtime.device)
         return environment | {
-            "precision": self.setting.precision,
+            "precision": self.runtime.precision,
             "processes": self.processes.count,
             "seed": self.recipe.seed,
             "starting_weights": origin,
@@ -185,11 +185,11 @@ class TrainingSession:
             train_pictures=task.epoch_pictures,
             validation_pictures=task.validation_pictures,
             classes=len(task.labels),
-            quarantined=tuple(f"{row['name']}: {row['reason']}" for row in task.record["quarantine"]),
-            parameters=task.aside + sum(size for size, _ in sizes),
+            quarantined=tuple(f"{row['name']}: {row['reason']}" for row in task.data_record["quarantine"]),
+            parameters=task.frozen_parameters + sum(size for size, _ in sizes),
             trainable=sum(size for size, trained in sizes if trained),
-            device=self.setting.device.type,
-            precision=self.setting.precision,
+            device=self.runtime.device.type,
+            precision=self.runtime.precision,
             steps_per_epoch=self.steps_per_epoch,
             epochs=self.recipe.epochs,
             processes=self.processes.count,
@@ -216,7 +216,7 @@ class TrainingSession:
             seconds = {"train_seconds": round(trained - began, 3), "pictures": pictures}
             seconds |= {"pictures_per_second": round(pictures / max(1e-9, trained - began), 2)}
             seconds |= {"evaluation_seconds": round(time.monotonic() - trained, 3)}
-            if self.processes.first:
+            if self.processes.is_main:
                 timing = {"epoch": row.epoch, **seconds, "peak_memory_mib": round(peak_memory_mib())}
                 self.run.append("timings.jsonl", timing)
             self._save_state()
@@ -229,11 +229,11 @@ class TrainingSession:
         return 0 < self.recipe.early_stopping <= self.best.stale
 
     def _close_epoch(self, event: EpochDone) -> EpochRow:
-        evaluated = self.training.evaluated
-        found = self.task.validate(evaluated, self.setting)
+        evaluation_module = self.training.evaluation_module
+        found = self.task.validate(evaluation_module, self.runtime)
         best = self.best.improves(event.epoch + 1, found.accuracy, found.loss)
-        if best and self.processes.first:
-            self.task.save(self.run, evaluated)
+        if best and self.processes.is_main:
+            self.task.save(self.run, evaluation_module)
         row = EpochRow(
             event.epoch + 1,
             event.step,
@@ -244,7 +244,7 @@ class TrainingSession:
             found.accuracy,
             best,
         )
-        if self.processes.first:
+        if self.processes.is_main:
             self.run.append("history.jsonl", asdict(row))
         if self.recipe.trackers:
             values = {name: value for name, value in asdict(row).items() if isinstance(value, float)}
@@ -258,15 +258,15 @@ class TrainingSession:
         losses that were not read are joined.
         """
         due = time.monotonic() - saved > 60 * self.recipe.checkpoint_minutes
-        if self.processes.cut or self.training.unread:
-            return self.processes.totals((due and self.processes.first,))[0] > 0
+        if self.processes.uses_fsdp or self.training.pending:
+            return self.processes.all_reduce_sum((due and self.processes.is_main,))[0] > 0
         return due
 
     def _save_state(self) -> None:
-        self.training.settle()
-        if self.processes.first or self.processes.cut:
+        self.training.flush()
+        if self.processes.is_main or self.processes.uses_fsdp:
             state = state_of(self.training) | {"best": vars(self.best).copy()}
-            if self.processes.first:
+            if self.processes.is_main:
                 save_checkpoint(self.run.path, state)
 
 

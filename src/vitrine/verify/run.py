@@ -29,8 +29,14 @@ from vitrine.runs.data import describe_search, resolve_data_reference
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import CaptionerRecord, FinishedRun, RunRecord, is_exact, read_finished_run, read_predictions
 from vitrine.train.losses import CaptionBatch, TeacherForcing
-from vitrine.train.task import Setting
-from vitrine.train.teacher_forcing import Forced, caption_batch, encoded_caption, measure_forced, plain_pictures
+from vitrine.train.task import RuntimeConfig
+from vitrine.train.teacher_forcing import (
+    TeacherForcedScore,
+    encode_caption,
+    load_unaugmented,
+    make_caption_batch,
+    score_teacher_forced,
+)
 from vitrine.verify.checks import (
     CaptionsCompared,
     Check,
@@ -71,7 +77,7 @@ def verify_captions(
     opened = open_captioner(str(record.folder.path), precision=again.precision)
     rows = _compare_captions(record, samples, opened, again)
     if rows is not None and rows.compared == rows.recorded:
-        found = _forced(record, samples, Setting(opened.device, again.precision), again.batch_size)
+        found = _forced(record, samples, RuntimeConfig(opened.device, again.precision), again.batch_size)
         rows = replace(
             rows,
             pieces_then=record.metrics.accuracy,
@@ -120,21 +126,23 @@ def _compare_captions(
     )
 
 
-def _forced(record: CaptionerRecord, samples: Mapping[str, Sample], setting: Setting, batch_size: int) -> Forced:
+def _forced(
+    record: CaptionerRecord, samples: Mapping[str, Sample], runtime: RuntimeConfig, batch_size: int
+) -> TeacherForcedScore:
     """The recorded human captions of pictures that can all be read, measured as the training measured them."""
     loaded = load_captioner(str(record.folder.path))
-    model, words = loaded.model.to(setting.device), loaded.model.vocabulary
+    model, words = loaded.model.to(runtime.device), loaded.model.vocabulary
     transform = CaptionTransform(loaded.input)
     longest = min(model.longest, (record.recipe.caption or CaptionSpec()).longest)
     names = list(samples)
-    ids = [[encoded_caption(words, text, longest) for text in record.humans[name]] for name in names]
+    ids = [[encode_caption(words, text, longest) for text in record.humans[name]] for name in names]
 
     def batches() -> Iterator[CaptionBatch]:
-        for found in plain_pictures([samples[name] for name in names], transform, batch_size, workers=0):
+        for found in load_unaugmented([samples[name] for name in names], transform, batch_size, workers=0):
             indices = found.indices_B.tolist()
-            yield caption_batch(found.pixels, [ids[index] for index in indices], indices, words.pad)
+            yield make_caption_batch(found.pixels, [ids[index] for index in indices], indices, words.pad)
 
-    return measure_forced(TeacherForcing(model, frozen=True), batches(), transform, words.pad, setting)
+    return score_teacher_forced(TeacherForcing(model, frozen=True), batches(), transform, words.pad, runtime)
 
 
 def _captions(rows: CaptionsCompared | None, tolerance: float, checks: Sequence[Check]) -> Check:
