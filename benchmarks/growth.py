@@ -195,10 +195,10 @@ def _words(count: int, _folder: Path) -> Iterator[str]:
     work = CaptionerWork(96, count, 2, 1)
     work.check()
     with torch.inference_mode():
-        memory = work.models["fp32"].encode(work.pictures)
-    work.words_alone(memory)
+        encoder_output = work.models["fp32"].encode(work.pictures)
+    work.words_alone(encoder_output)
     yield ""
-    work.words_alone(memory)
+    work.words_alone(encoder_output)
     yield "log-probabilities are those of teacher forcing without a cache."
 
 

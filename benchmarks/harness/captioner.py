@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from vitrine.caption.beam_search import beam_search
-from vitrine.caption.decoding import DecodedCaption, captions_of, greedy
-from vitrine.models.captioner import CaptionModel, Memory, catr_config, prepare_for_prediction
-from vitrine.models.captioner.inference import round_images
+from vitrine.caption.decoding import DecodedCaption, final_captions, greedy
+from vitrine.models.captioner import CaptionModel, EncoderOutput, catr_config, prepare_for_prediction
+from vitrine.models.captioner.inference import cast_image_encoder
 from vitrine.models.precision import default_device
 
 LARGEST_DIFFERENCE = 1e-3  # between float32 logits, whose standard deviation is about 1
@@ -36,7 +36,7 @@ class CaptionerWork:
         torch.manual_seed(0)
         model = self.made()
         float32 = prepare_for_prediction(model)
-        rounded = round_images(copy.deepcopy(float32))
+        rounded = cast_image_encoder(copy.deepcopy(float32))
         self.models = {"fp32": float32.to(self.device), "bf16": rounded.to(self.device)}
         self.pictures = [_waves(image, seed).to(self.device) for seed in range(batch)]
 
@@ -58,8 +58,8 @@ class CaptionerWork:
         """One picture's by beam search."""
         model = self.models[precision]
         with torch.inference_mode():
-            memory = model.encode(self.pictures[:1])
-            return captions_of(beam_search(model, memory, self.beams, max_pieces=self.words))
+            encoder_output = model.encode(self.pictures[:1])
+            return final_captions(beam_search(model, encoder_output, self.beams, max_tokens=self.words))
 
     def seen(self, precision: str) -> int:
         """One picture encoded, and no word."""
@@ -67,16 +67,16 @@ class CaptionerWork:
             self.models[precision].encode(self.pictures[:1])
         return 1
 
-    def words_alone(self, memory: Memory) -> int:
+    def words_alone(self, encoder_output: EncoderOutput) -> int:
         """Captions of pictures that are encoded, in float32 whatever the pictures are in."""
         with torch.inference_mode():
-            return len(captions_of(greedy(self.models["fp32"], memory, max_pieces=self.words)))
+            return len(final_captions(greedy(self.models["fp32"], encoder_output, max_tokens=self.words)))
 
     def greedy(self, precision: str, pictures: Sequence[Tensor]) -> tuple[DecodedCaption, ...]:
         """These pictures' captions, in one batch."""
         model = self.models[precision]
         with torch.inference_mode():
-            return captions_of(greedy(model, model.encode(pictures), max_pieces=self.words))
+            return final_captions(greedy(model, model.encode(pictures), max_tokens=self.words))
 
     def check(self) -> str:
         """Compare captions with what the model says of them without a cache, teacher forced; and a batch with singles.

@@ -49,7 +49,7 @@ class Ways(CaptionerWork):
                 f"image side alone, {precision}": lambda p=precision: self._seen(p),  # type: ignore[misc]
             }
         with torch.inference_mode():
-            memory = self.models["fp32"].encode(self.pictures)
-        ways["words alone, one picture"] = lambda: self.words_alone(memory.pick([0]))
-        ways[f"words alone, batch of {self.batch}"] = lambda: self.words_alone(memory)
+            encoder_output = self.models["fp32"].encode(self.pictures)
+        ways["words alone, one picture"] = lambda: self.words_alone(encoder_output.select_rows([0]))
+        ways[f"words alone, batch of {self.batch}"] = lambda: self.words_alone(encoder_output)
         return ways

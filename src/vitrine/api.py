@@ -133,7 +133,7 @@ class CaptionerModel:
         decoded = self._decoded(sample, settings)
         worded = prepare_word_maps(decoded, self.opened, settings)
         words = tuple(
-            Word(word.text, word.probability, word.map_RC, check.particular)
+            Word(word.text, word.probability, word.map_RC, check.is_localized)
             for word, check in zip(worded.words, worded.checks, strict=True)
         )
 
@@ -149,7 +149,7 @@ class CaptionerModel:
                 opened.module,
                 opened.transform,
                 [sample],
-                lambda module, memory, _: settings.decode(module, memory),
+                lambda module, encoder_output, _: settings.decode(module, encoder_output),
                 device=opened.device,
                 precision=settings.precision,
             )

@@ -148,7 +148,7 @@ class TinyCaptions(CaptionerWork):
     def made(self) -> CaptionModel:
         config = CaptionModelConfig(
             vocabulary_size=30, image_model="resnet10t", width=16, heads=2, encoder_layers=1, decoder_layers=1,
-            feed_forward=16, head_widths=(), longest=8, start=1, end=2, pad=0,
+            feed_forward=16, head_widths=(), max_length=8, start=1, end=2, pad=0,
         )  # fmt: skip
         model = CaptionModel(config).eval()
         with torch.no_grad():

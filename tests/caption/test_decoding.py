@@ -15,10 +15,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.stand_in_captioner import HEADS, LAYERS, TableCaptioner, TableMemory
+from support.stand_in_captioner import HEADS, LAYERS, TableCaptioner, TableEncoderOutput
 
 from vitrine.caption.beam_search import beam_search
-from vitrine.caption.decoding import DecodedCaption, MapChoice, best_first, captions_of, forced, greedy
+from vitrine.caption.decoding import DecodedCaption, MapChoice, final_captions, greedy, teacher_forced, top_k_stable
 from vitrine.caption.sampling import sample
 from vitrine.errors import ModelError
 
@@ -28,54 +28,54 @@ ALL = MapChoice(layers="all", heads="all")
 captioners = st.builds(
     TableCaptioner,
     size=st.integers(4, 9),
-    longest=st.integers(2, 10),
+    max_length=st.integers(2, 10),
     end_bonus=st.sampled_from([-30.0, 0.0, 2.0, 30.0]),
     levels=st.sampled_from([0, 1]),
 )
 
 
 def pieces(captioner: TableCaptioner, caption: DecodedCaption) -> list[int]:
-    return [*caption.ids, *([captioner.end] if caption.finished else [])]
+    return [*caption.ids, *([captioner.end] if caption.has_end else [])]
 
 
 def looked_up(captioner: TableCaptioner, caption: DecodedCaption, picture: int) -> np.ndarray:
     """(T, L, H, K): for each piece, the row of the query one before it."""
     return np.stack(
         [
-            captioner.cross(picture, (captioner.start, *caption.ids[:place]), caption.grid, caption.padded)
+            captioner.cross(picture, (captioner.start, *caption.ids[:place]), caption.grid, caption.padded_grid)
             for place in range(len(caption.ids))
         ]
     )
 
 
-def check(captioner: TableCaptioner, memory: TableMemory, captions: Sequence[DecodedCaption]) -> None:
+def check(captioner: TableCaptioner, encoder_output: TableEncoderOutput, captions: Sequence[DecodedCaption]) -> None:
     """All that must hold of a caption however it was chosen; maps were all kept."""
-    assert len(captions) == len(memory.grids)
+    assert len(captions) == len(encoder_output.grids)
     for place, caption in enumerate(captions):
-        picture = memory.features[place]
+        picture = encoder_output.features[place]
         expected = captioner.log_probabilities(picture, pieces(captioner, caption))
         np.testing.assert_allclose(caption.log_probabilities, expected[: len(caption.ids)], atol=1e-5)
         assert caption.log_probability == pytest.approx(sum(expected), abs=1e-5)
         assert captioner.end not in caption.ids
-        assert caption.finished or len(caption.ids) == captioner.longest - 1
-        assert caption.grid == memory.grids[place]
-        assert caption.padded == memory.padded
+        assert caption.has_end or len(caption.ids) == captioner.max_length - 1
+        assert caption.grid == encoder_output.grids[place]
+        assert caption.padded_grid == encoder_output.padded_grid
         assert caption.maps_TLHK.dtype == np.float32
         if caption.ids:
             np.testing.assert_array_equal(caption.maps_TLHK, looked_up(captioner, caption, picture))
         else:
-            assert caption.maps_TLHK.shape == (0, LAYERS, HEADS, math.prod(memory.padded))
+            assert caption.maps_TLHK.shape == (0, LAYERS, HEADS, math.prod(encoder_output.padded_grid))
 
 
 @given(captioners)
 @settings(max_examples=25)
 def test_greedy_takes_the_most_likely_piece(captioner: TableCaptioner) -> None:
-    memory = captioner.encode(GRIDS)
-    captions = captions_of(greedy(captioner, memory, maps=ALL))
-    check(captioner, memory, captions)
+    encoder_output = captioner.encode(GRIDS)
+    captions = final_captions(greedy(captioner, encoder_output, maps=ALL))
+    check(captioner, encoder_output, captions)
     for picture, caption in enumerate(captions):
         said = [captioner.start]
-        while len(said) < captioner.longest and said[-1] != captioner.end:
+        while len(said) < captioner.max_length and said[-1] != captioner.end:
             said.append(int(np.argmax(captioner.logits(picture, tuple(said)))))
         assert pieces(captioner, caption) == said[1:]
 
@@ -83,9 +83,9 @@ def test_greedy_takes_the_most_likely_piece(captioner: TableCaptioner) -> None:
 @given(captioners, st.integers(0, 3))
 @settings(max_examples=25)
 def test_one_beam_is_greedy(captioner: TableCaptioner, ngram: int) -> None:
-    memory = captioner.encode(GRIDS)
-    one = captions_of(beam_search(captioner, memory, 1, no_repeat_ngram=ngram))
-    other = captions_of(greedy(captioner, memory, no_repeat_ngram=ngram))
+    encoder_output = captioner.encode(GRIDS)
+    one = final_captions(beam_search(captioner, encoder_output, 1, no_repeat_ngram=ngram))
+    other = final_captions(greedy(captioner, encoder_output, no_repeat_ngram=ngram))
     for beam, single in zip(one, other, strict=True):
         assert beam.ids == single.ids
         assert beam.log_probabilities == single.log_probabilities
@@ -98,12 +98,16 @@ def test_one_beam_is_greedy(captioner: TableCaptioner, ngram: int) -> None:
 def test_beam_scores_are_what_teacher_forcing_gives(
     captioner: TableCaptioner, beams: int, exponent: float, ngram: int
 ) -> None:
-    memory = captioner.encode(GRIDS)
-    found = beam_search(captioner, memory, beams, length_normalisation=exponent, no_repeat_ngram=ngram, maps=ALL)
-    captions = captions_of(found)
-    check(captioner, memory, captions)
-    ended = [caption.finished for caption in captions]
-    again = captions_of(forced(captioner, memory, [caption.ids for caption in captions], ended=ended, maps=ALL))
+    encoder_output = captioner.encode(GRIDS)
+    found = beam_search(
+        captioner, encoder_output, beams, length_normalisation=exponent, no_repeat_ngram=ngram, maps=ALL
+    )
+    captions = final_captions(found)
+    check(captioner, encoder_output, captions)
+    ended = [caption.has_end for caption in captions]
+    again = final_captions(
+        teacher_forced(captioner, encoder_output, [caption.ids for caption in captions], with_end=ended, maps=ALL)
+    )
     for one, other in zip(captions, again, strict=True):
         assert one.score(exponent) == pytest.approx(other.score(exponent), abs=1e-5)
         np.testing.assert_array_equal(one.maps_TLHK, other.maps_TLHK)
@@ -120,7 +124,7 @@ def slow_beam_search(captioner: TableCaptioner, picture: int, beams: int, expone
 
     live: list[tuple[int, ...]] = [()]
     finished: list[tuple[int, ...]] = []
-    for _ in range(captioner.longest - 1):
+    for _ in range(captioner.max_length - 1):
         longer = [(*said, piece) for said in live for piece in range(captioner.size)]
         ranked = sorted(longer, key=total, reverse=True)
         finished += [said for said in ranked[:beams] if said[-1] == captioner.end]
@@ -135,26 +139,28 @@ def slow_beam_search(captioner: TableCaptioner, picture: int, beams: int, expone
 @pytest.mark.parametrize("beams", [2, 3, 5])
 @pytest.mark.parametrize(("size", "longest", "end_bonus"), [(8, 7, 0.5), (5, 9, 0.0)])
 def test_beam_search_equals_a_slow_one(size: int, longest: int, end_bonus: float, beams: int, exponent: float) -> None:
-    captioner = TableCaptioner(size=size, longest=longest, end_bonus=end_bonus)
-    memory = captioner.encode(GRIDS * 3)
-    captions = captions_of(beam_search(captioner, memory, beams, length_normalisation=exponent))
+    captioner = TableCaptioner(size=size, max_length=longest, end_bonus=end_bonus)
+    encoder_output = captioner.encode(GRIDS * 3)
+    captions = final_captions(beam_search(captioner, encoder_output, beams, length_normalisation=exponent))
     found = [pieces(captioner, caption) for caption in captions]
     assert found == [slow_beam_search(captioner, picture, beams, exponent) for picture in range(len(found))]
-    single = [pieces(captioner, caption) for caption in captions_of(greedy(captioner, memory))]
+    single = [pieces(captioner, caption) for caption in final_captions(greedy(captioner, encoder_output))]
     assert found != single, "these pictures should tell beam search from greedy decoding"
 
 
 @pytest.mark.parametrize("exponent", [0.0, 1.0])
 def test_with_beams_enough_the_best_of_all_captions_is_found(exponent: float) -> None:
-    captioner = TableCaptioner(size=5, longest=5, end_bonus=-1.0)
+    captioner = TableCaptioner(size=5, max_length=5, end_bonus=-1.0)
     words = [piece for piece in range(captioner.size) if piece != captioner.end]
     every = [
         [*said, captioner.end]
-        for length in range(captioner.longest - 1)
+        for length in range(captioner.max_length - 1)
         for said in itertools.product(words, repeat=length)
     ]
-    memory = captioner.encode(GRIDS)
-    for picture, caption in enumerate(captions_of(beam_search(captioner, memory, 500, length_normalisation=exponent))):
+    encoder_output = captioner.encode(GRIDS)
+    for picture, caption in enumerate(
+        final_captions(beam_search(captioner, encoder_output, 500, length_normalisation=exponent))
+    ):
         scores = [sum(captioner.log_probabilities(picture, said)) / len(said) ** exponent for said in every]
         best = int(np.argmax(scores))
         assert pieces(captioner, caption) == every[best]
@@ -162,29 +168,31 @@ def test_with_beams_enough_the_best_of_all_captions_is_found(exponent: float) ->
 
 
 WAYS = {
-    "greedy": lambda captioner, memory, pictures: greedy(captioner, memory, maps=ALL),
-    "beams": lambda captioner, memory, pictures: beam_search(captioner, memory, 4, maps=ALL),
-    "sample": lambda captioner, memory, pictures: sample(captioner, memory, [7 + one for one in pictures], maps=ALL),
+    "greedy": lambda captioner, encoder_output, pictures: greedy(captioner, encoder_output, maps=ALL),
+    "beams": lambda captioner, encoder_output, pictures: beam_search(captioner, encoder_output, 4, maps=ALL),
+    "sample": lambda captioner, encoder_output, pictures: sample(
+        captioner, encoder_output, [7 + one for one in pictures], maps=ALL
+    ),
 }
 
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("levels", [0, 1])
 def test_a_picture_has_the_same_caption_alone_and_in_a_batch(way: str, levels: int) -> None:
-    captioner = TableCaptioner(longest=12, end_bonus=1.0, levels=levels)
-    together = captions_of(WAYS[way](captioner, captioner.encode(GRIDS), range(4)))
+    captioner = TableCaptioner(max_length=12, end_bonus=1.0, levels=levels)
+    together = final_captions(WAYS[way](captioner, captioner.encode(GRIDS), range(4)))
     check(captioner, captioner.encode(GRIDS), together)
     assert len({len(caption.ids) for caption in together}) > 1, "the captions should end at different steps"
     for picture, grid in enumerate(GRIDS):
-        memory = TableMemory((picture,), (grid,), (3, 4))
-        (alone,) = captions_of(WAYS[way](captioner, memory, [picture]))
+        encoder_output = TableEncoderOutput((picture,), (grid,), (3, 4))
+        (alone,) = final_captions(WAYS[way](captioner, encoder_output, [picture]))
         assert alone.ids == together[picture].ids
         np.testing.assert_array_equal(alone.maps_TLHK, together[picture].maps_TLHK)
 
 
 def test_finished_pictures_no_longer_cost() -> None:
-    captioner = TableCaptioner(longest=12, end_bonus=1.0)
-    captions = captions_of(greedy(captioner, captioner.encode(GRIDS)))
+    captioner = TableCaptioner(max_length=12, end_bonus=1.0)
+    captions = final_captions(greedy(captioner, captioner.encode(GRIDS)))
     steps = [len(pieces(captioner, caption)) for caption in captions]
     assert captioner.rows == [sum(length > step for length in steps) for step in range(max(steps))]
 
@@ -197,23 +205,23 @@ def test_finished_pictures_no_longer_cost() -> None:
 
 @pytest.mark.parametrize("way", WAYS)
 def test_progress_comes_piece_by_piece(way: str) -> None:
-    captioner = TableCaptioner(longest=12, end_bonus=1.0)
-    memory = captioner.encode(GRIDS)
-    steps = list(WAYS[way](captioner, memory, range(4)))
+    captioner = TableCaptioner(max_length=12, end_bonus=1.0)
+    encoder_output = captioner.encode(GRIDS)
+    steps = list(WAYS[way](captioner, encoder_output, range(4)))
     assert [progress.step for progress in steps] == list(range(1, len(steps) + 1))
-    assert not any(steps[-1].running)
+    assert not any(steps[-1].is_running)
     # Looked at only now: what a step showed is not changed by later ones.
     for progress in steps:
         for picture, caption in enumerate(progress.captions):
             assert len(pieces(captioner, caption)) <= progress.step
             if caption.ids:
                 np.testing.assert_array_equal(caption.maps_TLHK, looked_up(captioner, caption, picture))
-            if not progress.running[picture]:
+            if not progress.is_running[picture]:
                 assert caption.ids == steps[-1].captions[picture].ids
             elif way != "beams":
                 assert len(caption.ids) == progress.step
     if way != "beams":
-        assert [len(caption.ids) for caption in steps[0].captions] == [1 - c.finished for c in steps[0].captions]
+        assert [len(caption.ids) for caption in steps[0].captions] == [1 - c.has_end for c in steps[0].captions]
 
 
 def test_gradients_are_the_callers_own_between_steps() -> None:
@@ -225,24 +233,24 @@ def test_gradients_are_the_callers_own_between_steps() -> None:
 @pytest.mark.parametrize("way", WAYS)
 def test_no_pictures_have_no_captions(way: str) -> None:
     captioner = TableCaptioner()
-    assert captions_of(WAYS[way](captioner, captioner.encode([]), [])) == ()
+    assert final_captions(WAYS[way](captioner, captioner.encode([]), [])) == ()
 
 
 @given(st.integers(1, 3), st.integers(1, 4))
 @settings(max_examples=15)
 def test_no_run_of_pieces_comes_twice(ngram: int, beams: int) -> None:
-    captioner = TableCaptioner(size=5, longest=16, end_bonus=-30.0)
-    memory = captioner.encode(GRIDS)
+    captioner = TableCaptioner(size=5, max_length=16, end_bonus=-30.0)
+    encoder_output = captioner.encode(GRIDS)
     for way in (
-        beam_search(captioner, memory, beams, no_repeat_ngram=ngram),
-        greedy(captioner, memory, no_repeat_ngram=ngram),
-        sample(captioner, memory, 0, no_repeat_ngram=ngram),
+        beam_search(captioner, encoder_output, beams, no_repeat_ngram=ngram),
+        greedy(captioner, encoder_output, no_repeat_ngram=ngram),
+        sample(captioner, encoder_output, 0, no_repeat_ngram=ngram),
     ):
-        for caption in captions_of(way):
+        for caption in final_captions(way):
             runs = [caption.ids[at : at + ngram] for at in range(len(caption.ids) - ngram + 1)]
             assert len(set(runs)) == len(runs)
             assert len(caption.ids) >= 4, "only the end is left when all is forbidden"
-    repeats = captions_of(greedy(TableCaptioner(size=4, longest=16, end_bonus=-30.0), memory))
+    repeats = final_captions(greedy(TableCaptioner(size=4, max_length=16, end_bonus=-30.0), encoder_output))
     assert any(len(set(caption.ids)) < len(caption.ids) for caption in repeats)
 
 
@@ -253,19 +261,19 @@ def test_a_caption_that_cannot_go_on_is_cut() -> None:
             logits[self.end] = -np.inf
             return logits
 
-    captioner = Endless(size=5, longest=9)
-    memory = captioner.encode(GRIDS)
+    captioner = Endless(size=5, max_length=9)
+    encoder_output = captioner.encode(GRIDS)
     for way in (
-        greedy(captioner, memory, no_repeat_ngram=1),
-        beam_search(captioner, memory, 3, no_repeat_ngram=1),
-        sample(captioner, memory, 2, no_repeat_ngram=1),
+        greedy(captioner, encoder_output, no_repeat_ngram=1),
+        beam_search(captioner, encoder_output, 3, no_repeat_ngram=1),
+        sample(captioner, encoder_output, 2, no_repeat_ngram=1),
     ):
-        for caption in captions_of(way):
+        for caption in final_captions(way):
             assert sorted(caption.ids) == [0, 1, 3, 4]
-            assert not caption.finished
+            assert not caption.has_end
 
 
-def test_maps_stay_where_a_captioner_uses_its_memory_again() -> None:
+def test_maps_stay_where_a_captioner_uses_its_tensors_again() -> None:
     class Thrifty(TableCaptioner):
         buffer: torch.Tensor | None = None
 
@@ -275,53 +283,55 @@ def test_maps_stay_where_a_captioner_uses_its_memory_again() -> None:
             return replace(step, cross_LBHK=self.buffer)
 
     captioner = Thrifty(end_bonus=-30.0)
-    memory = captioner.encode(GRIDS)
-    check(captioner, memory, captions_of(greedy(captioner, memory, maps=ALL)))
+    encoder_output = captioner.encode(GRIDS)
+    check(captioner, encoder_output, final_captions(greedy(captioner, encoder_output, maps=ALL)))
 
 
 def test_captions_are_cut_where_asked() -> None:
-    captioner = TableCaptioner(longest=12, end_bonus=-30.0)
-    memory = captioner.encode(GRIDS)
+    captioner = TableCaptioner(max_length=12, end_bonus=-30.0)
+    encoder_output = captioner.encode(GRIDS)
     for way in (
-        greedy(captioner, memory, max_pieces=3),
-        beam_search(captioner, memory, 2, max_pieces=3),
-        sample(captioner, memory, 1, max_pieces=3),
+        greedy(captioner, encoder_output, max_tokens=3),
+        beam_search(captioner, encoder_output, 2, max_tokens=3),
+        sample(captioner, encoder_output, 1, max_tokens=3),
     ):
-        for caption in captions_of(way):
+        for caption in final_captions(way):
             assert len(caption.ids) == 3
-            assert not caption.finished
+            assert not caption.has_end
             assert caption.end_log_probability is None
     for pieces_asked in (0, 12):
         with pytest.raises(ModelError, match="1 to 11 word pieces"):
-            next(greedy(captioner, memory, max_pieces=pieces_asked))
+            next(greedy(captioner, encoder_output, max_tokens=pieces_asked))
 
 
 def test_a_cut_caption_is_given_only_if_none_ended() -> None:
     found = set()
     for longest in range(3, 9):
-        captioner = TableCaptioner(longest=longest, end_bonus=-2.0)
-        captions = captions_of(beam_search(captioner, captioner.encode(GRIDS), 4, length_normalisation=1.0))
+        captioner = TableCaptioner(max_length=longest, end_bonus=-2.0)
+        captions = final_captions(beam_search(captioner, captioner.encode(GRIDS), 4, length_normalisation=1.0))
         for picture, caption in enumerate(captions):
             ends = slow_beam_search(captioner, picture, 4, 1.0)[-1] == captioner.end
-            assert caption.finished == ends
+            assert caption.has_end == ends
             found.add(ends)
     assert found == {True, False}
 
 
 def test_sampling_follows_its_seed() -> None:
-    captioner = TableCaptioner(longest=12)
-    memory = captioner.encode(GRIDS)
-    first = [caption.ids for caption in captions_of(sample(captioner, memory, 3))]
-    assert first == [caption.ids for caption in captions_of(sample(captioner, memory, 3))]
-    assert first != [caption.ids for caption in captions_of(sample(captioner, memory, 4))]
+    captioner = TableCaptioner(max_length=12)
+    encoder_output = captioner.encode(GRIDS)
+    first = [caption.ids for caption in final_captions(sample(captioner, encoder_output, 3))]
+    assert first == [caption.ids for caption in final_captions(sample(captioner, encoder_output, 3))]
+    assert first != [caption.ids for caption in final_captions(sample(captioner, encoder_output, 4))]
 
 
 def test_sampling_from_one_piece_is_greedy() -> None:
-    captioner = TableCaptioner(longest=12, levels=1)
-    memory = captioner.encode(GRIDS)
-    single = [caption.ids for caption in captions_of(greedy(captioner, memory))]
+    captioner = TableCaptioner(max_length=12, levels=1)
+    encoder_output = captioner.encode(GRIDS)
+    single = [caption.ids for caption in final_captions(greedy(captioner, encoder_output))]
     for restriction in ({"top_k": 1}, {"top_p": 1e-6}, {"temperature": 1e-3, "top_k": 1}):
-        assert single == [caption.ids for caption in captions_of(sample(captioner, memory, 5, **restriction))]
+        assert single == [
+            caption.ids for caption in final_captions(sample(captioner, encoder_output, 5, **restriction))
+        ]
 
 
 @pytest.mark.parametrize(
@@ -331,8 +341,8 @@ def test_sampling_from_one_piece_is_greedy() -> None:
 def test_sampled_pieces_are_as_frequent_as_they_should_be(restriction: dict[str, float]) -> None:
     captioner = TableCaptioner(size=8)
     draws = 4000
-    memory = TableMemory((0,) * draws, ((1, 1),) * draws, (1, 1))
-    captions = captions_of(sample(captioner, memory, 11, max_pieces=1, **restriction))
+    encoder_output = TableEncoderOutput((0,) * draws, ((1, 1),) * draws, (1, 1))
+    captions = final_captions(sample(captioner, encoder_output, 11, max_tokens=1, **restriction))
     drawn = np.bincount([pieces(captioner, caption)[0] for caption in captions], minlength=8) / draws
 
     # The distribution, one piece at a time.
@@ -374,10 +384,10 @@ def test_sampling_refuses_what_it_cannot_do(wrong: dict[str, float]) -> None:
 )
 def test_maps_are_kept_as_asked(choice: MapChoice, expected) -> None:
     captioner = TableCaptioner(end_bonus=-30.0)
-    memory = captioner.encode(GRIDS)
+    encoder_output = captioner.encode(GRIDS)
     for some, every in zip(
-        captions_of(beam_search(captioner, memory, 3, maps=choice)),
-        captions_of(beam_search(captioner, memory, 3, maps=ALL)),
+        final_captions(beam_search(captioner, encoder_output, 3, maps=choice)),
+        final_captions(beam_search(captioner, encoder_output, 3, maps=ALL)),
         strict=True,
     ):
         np.testing.assert_allclose(some.maps_TLHK, expected(every.maps_TLHK), atol=1e-7)
@@ -391,26 +401,26 @@ def test_layers_and_heads_that_are_not_there_are_refused(choice: MapChoice) -> N
 
 
 def test_forced_captions_are_refused_where_they_cannot_be_followed() -> None:
-    captioner = TableCaptioner(longest=5)
-    memory = captioner.encode(GRIDS[:1])
-    (longest,) = captions_of(forced(captioner, memory, [[3, 4, 5]]))
+    captioner = TableCaptioner(max_length=5)
+    encoder_output = captioner.encode(GRIDS[:1])
+    (longest,) = final_captions(teacher_forced(captioner, encoder_output, [[3, 4, 5]]))
     assert longest.ids == (3, 4, 5)
-    assert longest.finished
-    assert captions_of(forced(captioner, memory, [[]]))[0].ids == ()
+    assert longest.has_end
+    assert final_captions(teacher_forced(captioner, encoder_output, [[]]))[0].ids == ()
     with pytest.raises(ModelError, match="5 word pieces"):
-        next(forced(captioner, memory, [[3, 4, 5, 6]]))
+        next(teacher_forced(captioner, encoder_output, [[3, 4, 5, 6]]))
     for captions, ended in (([[3], [4]], True), ([[captioner.end]], True), ([[]], False), ([[3, 2, 4]], False)):
         with pytest.raises(ValueError, match=r"caption"):
-            next(forced(captioner, memory, captions, ended=ended))
+            next(teacher_forced(captioner, encoder_output, captions, with_end=ended))
 
 
 def test_forced_captions_may_have_different_lengths() -> None:
     captioner = TableCaptioner()
-    memory = captioner.encode(GRIDS[:3])
+    encoder_output = captioner.encode(GRIDS[:3])
     given = ([3], [5, 4, 3, 6], [4, 4])
-    captions = captions_of(forced(captioner, memory, given, ended=[False, True, True], maps=ALL))
+    captions = final_captions(teacher_forced(captioner, encoder_output, given, with_end=[False, True, True], maps=ALL))
     assert [caption.ids for caption in captions] == [(3,), (5, 4, 3, 6), (4, 4)]
-    assert [caption.finished for caption in captions] == [False, True, True]
+    assert [caption.has_end for caption in captions] == [False, True, True]
     for picture, caption in enumerate(captions):
         expected = captioner.log_probabilities(picture, pieces(captioner, caption))
         assert caption.log_probability == pytest.approx(sum(expected), abs=1e-5)
@@ -437,4 +447,4 @@ def test_best_first_takes_the_lowest_id_of_equals(rows: list[list[float]], count
         [(row[at], at) for at in np.argsort(-np.array(row), kind="stable")[:count] if row[at] > -math.inf]
         for row in rows
     ]
-    assert best_first(torch.tensor(rows), count) == expected
+    assert top_k_stable(torch.tensor(rows), count) == expected

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from support.stand_in_captioner import TableCaptioner
 
 from vitrine.caption.beam_search import beam_search
-from vitrine.caption.decoding import captions_of, forced, greedy
-from vitrine.caption.sampling import continued
+from vitrine.caption.decoding import final_captions, greedy, teacher_forced
+from vitrine.caption.sampling import continue_prefix
 from vitrine.errors import ModelError
 
 
 def captioner(**changes: object) -> TableCaptioner:
-    made = TableCaptioner(**{"size": 8, "longest": 9, **changes})  # type: ignore[arg-type]
+    made = TableCaptioner(**{"size": 8, "max_length": 9, **changes})  # type: ignore[arg-type]
     made.vocabulary = SimpleNamespace(size=made.size)  # type: ignore[assignment]
     return made
 
@@ -26,23 +26,23 @@ def captioner(**changes: object) -> TableCaptioner:
 @given(number=st.integers(0, 200), bonus=st.sampled_from([-3.0, 0.0, 2.0]), levels=st.sampled_from([0, 1]))
 def test_without_a_beginning_it_is_greedy(number: int, bonus: float, levels: int) -> None:
     made = captioner(end_bonus=bonus, levels=levels)
-    memory = made.encode([(2, 3)], first=number)
-    *_, last = continued(made, memory)
-    one, other = last.progress.captions[0], captions_of(greedy(made, memory))[0]
-    assert (one.ids, one.log_probability, one.finished) == (other.ids, other.log_probability, other.finished)
+    encoder_output = made.encode([(2, 3)], first=number)
+    *_, last = continue_prefix(made, encoder_output)
+    one, other = last.step.captions[0], final_captions(greedy(made, encoder_output))[0]
+    assert (one.ids, one.log_probability, one.has_end) == (other.ids, other.log_probability, other.has_end)
     np.testing.assert_array_equal(one.maps_TLHK, other.maps_TLHK)
 
 
 @given(number=st.integers(0, 200), beginning=st.lists(st.integers(3, 7), min_size=1, max_size=6))
 def test_it_says_the_beginning_and_then_the_likeliest(number: int, beginning: list[int]) -> None:
     made = captioner()
-    memory = made.encode([(2, 3)], first=number)
-    steps = list(continued(made, memory, beginning, candidates=4))
-    caption = steps[-1].progress.captions[0]
+    encoder_output = made.encode([(2, 3)], first=number)
+    steps = list(continue_prefix(made, encoder_output, beginning, candidates=4))
+    caption = steps[-1].step.captions[0]
     assert list(caption.ids[: len(beginning)]) == beginning
-    whole = captions_of(forced(made, memory, [caption.ids], ended=caption.finished))[0]
+    whole = final_captions(teacher_forced(made, encoder_output, [caption.ids], with_end=caption.has_end))[0]
     assert caption.log_probability == pytest.approx(whole.log_probability)
-    said = [*caption.ids, *([made.end] if caption.finished else [])]
+    said = [*caption.ids, *([made.end] if caption.has_end else [])]
     assert len(steps) == len(said)
     for place, step in enumerate(steps):
         logits = made.logits(number, (made.start, *said[:place])).astype(np.float64)
@@ -58,20 +58,20 @@ def test_it_says_the_beginning_and_then_the_likeliest(number: int, beginning: li
 def test_it_refuses_what_no_caption_begins_with(beginning: list[int]) -> None:
     made = captioner()
     with pytest.raises(ModelError, match="cannot be continued"):
-        list(continued(made, made.encode([(1, 1)]), beginning))
+        list(continue_prefix(made, made.encode([(1, 1)]), beginning))
 
 
 @given(number=st.integers(0, 100), beams=st.integers(1, 4))
 def test_beam_search_ranks_what_it_followed(number: int, beams: int) -> None:
-    made = captioner(longest=7)
-    memory = made.encode([(2, 2)], first=number)
-    *_, last = beam_search(made, memory, beams)
-    captions = [link.caption((2, 2), (2, 2)) for link in last.ranked[0]]
+    made = captioner(max_length=7)
+    encoder_output = made.encode([(2, 2)], first=number)
+    *_, last = beam_search(made, encoder_output, beams)
+    captions = [node.to_caption((2, 2), (2, 2)) for node in last.hypotheses[0]]
     assert captions[0].ids == last.captions[0].ids
     assert 1 <= len(captions) <= beams
     scores = [each.score() for each in captions]
     assert scores == sorted(scores, reverse=True)
-    assert len({(each.ids, each.finished) for each in captions}) == len(captions)
+    assert len({(each.ids, each.has_end) for each in captions}) == len(captions)
     for each in captions:
-        pieces = [*each.ids, *([made.end] if each.finished else [])]
+        pieces = [*each.ids, *([made.end] if each.has_end else [])]
         assert each.log_probability == pytest.approx(math.fsum(made.log_probabilities(number, pieces)), abs=1e-4)

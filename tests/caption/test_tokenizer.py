@@ -47,7 +47,7 @@ def slow_pieces(word: str) -> list[str]:
 def test_a_vocab_txt_is_numbered_by_its_lines(folder: Path) -> None:
     vocabulary = read_vocabulary(folder / "vocab.txt")
     assert vocabulary.size == len(LINES)
-    assert [vocabulary.piece(number) for number in range(vocabulary.size)] == LINES
+    assert [vocabulary.token(number) for number in range(vocabulary.size)] == LINES
     assert (vocabulary.pad, vocabulary.start, vocabulary.end) == (0, 3, 4)
 
 
@@ -60,10 +60,10 @@ def test_text_is_cut_into_the_longest_pieces(tmp_path_factory: pytest.TempPathFa
     vocabulary = read_vocabulary(path)
     expected = [piece for word in said for piece in slow_pieces(word.lower())]
     ids = vocabulary.encode(" ".join(said))
-    assert [vocabulary.piece(number) for number in ids] == expected
-    assert [vocabulary.continues(number) for number in ids] == [piece.startswith("##") for piece in expected]
+    assert [vocabulary.token(number) for number in ids] == expected
+    assert [vocabulary.is_continuation(number) for number in ids] == [piece.startswith("##") for piece in expected]
     if "[UNK]" not in expected:
-        assert vocabulary.text(ids) == " ".join(said).lower()
+        assert vocabulary.decode(ids) == " ".join(said).lower()
 
 
 @pytest.mark.parametrize(
@@ -78,17 +78,17 @@ def test_text_is_cut_into_the_longest_pieces(tmp_path_factory: pytest.TempPathFa
     ],
 )
 def test_text_reads_as_transformers_writes_it(folder: Path, pieces: list[str], text: str) -> None:
-    assert read_vocabulary(folder).text([LINES.index(piece) for piece in pieces]) == text
+    assert read_vocabulary(folder).decode([LINES.index(piece) for piece in pieces]) == text
 
 
 def test_case_is_kept_where_the_vocabulary_has_it(folder: Path) -> None:
     (folder / "cased.txt").write_text("\n".join([*LINES, "Cab"]), encoding="utf-8")
     cased = read_vocabulary(folder / "cased.txt")
-    assert cased.text(cased.encode("Cab cab")) == "Cab cab"
+    assert cased.decode(cased.encode("Cab cab")) == "Cab cab"
     lower = read_vocabulary(folder / "cased.txt", lowercase=True)
-    assert lower.text(lower.encode("Cab cab")) == "cab cab"
+    assert lower.decode(lower.encode("Cab cab")) == "cab cab"
     uncased = read_vocabulary(folder / "vocab.txt")
-    assert uncased.text(uncased.encode("Cáb BAD")) == "cab bad"
+    assert uncased.decode(uncased.encode("Cáb BAD")) == "cab bad"
 
 
 def test_line_ends_of_any_system_are_read(folder: Path) -> None:
@@ -131,7 +131,7 @@ def test_what_is_no_tokenizer_json_is_refused(tmp_path: Path) -> None:
 
 def test_marks_can_be_named(folder: Path) -> None:
     vocabulary = read_vocabulary(folder, start="[MASK]", end="[unused0]", pad="[UNK]")
-    assert [vocabulary.piece(number) for number in (vocabulary.start, vocabulary.end, vocabulary.pad)] == [
+    assert [vocabulary.token(number) for number in (vocabulary.start, vocabulary.end, vocabulary.pad)] == [
         "[MASK]",
         "[unused0]",
         "[UNK]",
@@ -143,7 +143,7 @@ def test_marks_can_be_named(folder: Path) -> None:
 @pytest.mark.parametrize("number", [-1, len(LINES), 30_522])
 def test_a_number_without_piece_is_refused(folder: Path, number: int) -> None:
     vocabulary = read_vocabulary(folder)
-    for ask in (vocabulary.piece, vocabulary.continues, lambda number: vocabulary.text([number])):
+    for ask in (vocabulary.token, vocabulary.is_continuation, lambda number: vocabulary.decode([number])):
         with pytest.raises(ModelError, match="not in this vocabulary"):
             ask(number)
 
@@ -153,7 +153,7 @@ def test_learning_is_deterministic() -> None:
     captions = [" ".join("".join(rng.choices("abcdefgh", k=3)) for _ in range(6)) for _ in range(40)]
     shuffled = rng.sample(captions, len(captions))
     learnt = [train_vocabulary(order, 90) for order in (captions, captions, shuffled, captions, shuffled)]
-    pieces = [[one.piece(number) for number in range(one.size)] for one in learnt]
+    pieces = [[one.token(number) for number in range(one.size)] for one in learnt]
     assert pieces[0][:4] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
     assert all(other == pieces[0] for other in pieces)
     assert len(set(pieces[0])) == 90
@@ -170,8 +170,8 @@ def test_what_was_learnt_from_can_be_written(captions: list[str], size: int) -> 
     assert vocabulary.size <= size
     for caption in captions:
         ids = vocabulary.encode(caption)
-        assert all(vocabulary.piece(number) != "[UNK]" for number in ids)
-        assert vocabulary.text(ids).replace(" ", "") == caption.replace(" ", "").replace("é", "e")
+        assert all(vocabulary.token(number) != "[UNK]" for number in ids)
+        assert vocabulary.decode(ids).replace(" ", "") == caption.replace(" ", "").replace("é", "e")
 
 
 @given(st.lists(st.text("abcdé A.,", max_size=12), min_size=1, max_size=8), st.integers(30, 60))
@@ -192,13 +192,13 @@ def test_counts_of_words_teach_what_whole_captions_do(captions: list[str], size:
         ),
     )
     learnt = train_vocabulary(iter(captions), size)
-    assert [learnt.piece(number) for number in range(learnt.size)] == [
+    assert [learnt.token(number) for number in range(learnt.size)] == [
         piece for piece, _ in sorted(learner.get_vocab().items(), key=lambda item: item[1])
     ]
 
 
 def test_frequent_words_are_learnt_whole(words: Vocabulary) -> None:
-    assert [words.piece(number) for number in words.encode("Two stars above a cat, a dog.")] == [
+    assert [words.token(number) for number in words.encode("Two stars above a cat, a dog.")] == [
         *("two", "stars", "above", "a", "cat", ",", "a", "dog", "."),
     ]
 
@@ -217,12 +217,12 @@ def test_a_saved_vocabulary_is_the_same(words: Vocabulary, tmp_path: Path, name:
     words.save(tmp_path / name)
     for again in (read_vocabulary(tmp_path / name), read_vocabulary(tmp_path), pickle.loads(pickle.dumps(words))):
         assert (again.size, again.start, again.end, again.pad) == (words.size, words.start, words.end, words.pad)
-        assert [again.piece(number) for number in range(again.size)] == [
-            words.piece(number) for number in range(words.size)
+        assert [again.token(number) for number in range(again.size)] == [
+            words.token(number) for number in range(words.size)
         ]
         ids = again.encode("A red Cat, above 2 stars")
         assert ids == words.encode("A red Cat, above 2 stars")
-        assert again.text(ids) == words.text(ids)
+        assert again.decode(ids) == words.decode(ids)
 
 
 def byte_level() -> Tokenizer:
@@ -244,10 +244,10 @@ def test_other_kinds_of_tokenizer_serve(tmp_path: Path) -> None:
     vocabulary = read_vocabulary(tmp_path)
     assert (vocabulary.start, vocabulary.end, vocabulary.pad) == (0, 0, 0)
     ids = vocabulary.encode("a cat née.")
-    assert vocabulary.text([*ids, vocabulary.end]) == "a cat née."
-    pieces = [vocabulary.piece(number) for number in ids]
+    assert vocabulary.decode([*ids, vocabulary.end]) == "a cat née."
+    pieces = [vocabulary.token(number) for number in ids]
     assert pieces == ["Ġa", "Ġcat", "Ġ", "n", "Ã", "©", "e", "."]
-    assert [vocabulary.continues(number) for number in ids] == [False, False, False, True, True, True, True, True]
+    assert [vocabulary.is_continuation(number) for number in ids] == [False, False, False, True, True, True, True, True]
     with pytest.raises(ValueError, match="WordPiece"):
         vocabulary.save(tmp_path / "vocab.txt")
 
@@ -268,5 +268,5 @@ def test_sentencepiece_marks_beginnings(decoder: dict[str, object]) -> None:
     content = json.loads(tokenizer.to_str()) | {"decoder": decoder}
     vocabulary = Vocabulary(Tokenizer.from_str(json.dumps(content)))
     assert (vocabulary.start, vocabulary.end, vocabulary.pad) == (0, 1, 2)
-    assert [vocabulary.continues(number) for number in (4, 5, 6, 7)] == [False, False, True, True]
-    assert vocabulary.text([0, 4, 5, 6, 7, 1]) == "a cats"
+    assert [vocabulary.is_continuation(number) for number in (4, 5, 6, 7)] == [False, False, True, True]
+    assert vocabulary.decode([0, 4, 5, 6, 7, 1]) == "a cats"

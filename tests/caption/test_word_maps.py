@@ -17,17 +17,17 @@ from support.stand_in_captioner import TableCaptioner
 from tokenizers import Tokenizer, decoders, models
 
 from vitrine.caption.beam_search import beam_search
-from vitrine.caption.decoding import DecodedCaption, MapChoice, captions_of, greedy
+from vitrine.caption.decoding import DecodedCaption, MapChoice, final_captions, greedy
 from vitrine.caption.tokenizer import Vocabulary
 from vitrine.caption.word_maps import (
-    SAME_AS_OTHERS,
-    SAME_AS_UNIFORM,
+    MIN_DISTANCE_TO_OTHERS,
+    MIN_DISTANCE_TO_UNIFORM,
     CaptionWord,
     WordCheck,
     caption_words,
     check_words,
-    distance,
-    word_pieces,
+    group_tokens,
+    jensen_shannon_distance,
 )
 from vitrine.errors import ModelError
 
@@ -59,7 +59,7 @@ def caption(
         end_log_probability=None,
         maps_TLHK=np.asarray(maps_TK, dtype=np.float32)[:, None, None],
         grid=grid,
-        padded=padded or grid,
+        padded_grid=padded or grid,
     )
 
 
@@ -101,11 +101,11 @@ said = st.lists(st.sampled_from([piece for piece in PIECES if piece not in ("[PA
 def test_words_lose_nothing(pieces: list[str], data: st.DataObject) -> None:
     probabilities = data.draw(st.lists(st.floats(1e-3, 1), min_size=len(pieces), max_size=len(pieces)))
     whole = caption(pieces, probabilities=probabilities)
-    groups = word_pieces(whole.ids, VOCABULARY)
+    groups = group_tokens(whole.ids, VOCABULARY)
     assert [place for group in groups for place in group] == list(range(len(pieces)))
     words = caption_words(whole, VOCABULARY)
-    assert "".join(texts(words)) == VOCABULARY.text(whole.ids).replace(" ", "")
-    assert [piece for word in words for piece in word.pieces] == pieces
+    assert "".join(texts(words)) == VOCABULARY.decode(whole.ids).replace(" ", "")
+    assert [piece for word in words for piece in word.tokens] == pieces
     assert math.prod(word.probability for word in words) == pytest.approx(math.prod(probabilities), rel=1e-9)
 
 
@@ -154,15 +154,18 @@ def test_pieces_maps_join_as_stated() -> None:
 
 def test_probabilities_too_small_to_write_down_still_weigh() -> None:
     whole = caption(["skate", "##board"], np.array([[1.0, 0.0], [0.0, 1.0]]))
-    tiny = DecodedCaption(whole.ids, (-2000.0, -2000.0 + math.log(3)), None, whole.maps_TLHK, whole.grid, whole.padded)
+    tiny = DecodedCaption(
+        whole.ids, (-2000.0, -2000.0 + math.log(3)), None, whole.maps_TLHK, whole.grid, whole.padded_grid
+    )
     np.testing.assert_allclose(caption_words(tiny, VOCABULARY)[0].map_RC, [[0.5, 1.5]], rtol=1e-6)
 
 
 def test_layers_and_heads_are_chosen_afterwards_too() -> None:
     captioner = TableCaptioner(size=len(PIECES), end_bonus=-30.0)
-    memory = captioner.encode([(2, 3)])
+    encoder_output = captioner.encode([(2, 3)])
     kept, every = (
-        captions_of(greedy(captioner, memory, maps=maps))[0] for maps in (MapChoice(), MapChoice("all", "all"))
+        final_captions(greedy(captioner, encoder_output, maps=maps))[0]
+        for maps in (MapChoice(), MapChoice("all", "all"))
     )
     chosen = caption_words(every, VOCABULARY, maps=MapChoice(layers=-1, heads="mean"))
     for one, other in zip(caption_words(kept, VOCABULARY), chosen, strict=True):
@@ -213,8 +216,8 @@ def shifted(decoded: DecodedCaption, by: int) -> DecodedCaption:
 
 @pytest.mark.parametrize("beams", [1, 4])
 def test_a_word_has_the_map_that_predicted_it(beams: int) -> None:
-    captioner = Pointing(size=len(WORDS), longest=14)
-    captions = captions_of(beam_search(captioner, captioner.encode([(2, 4)] * 5 + [(4, 2)]), beams))
+    captioner = Pointing(size=len(WORDS), max_length=14)
+    captions = final_captions(beam_search(captioner, captioner.encode([(2, 4)] * 5 + [(4, 2)]), beams))
     vocabulary = vocabulary_of(WORDS)
 
     def held(by: int) -> tuple[float, float]:
@@ -270,14 +273,14 @@ def test_words_that_all_look_at_one_place_are_average() -> None:
     alike = [word(place(4, 9, 0.6) * np.exp(0.1 * rng.normal(size=(14, 14)))) for _ in range(5)]
     checks = check_words([*alike, word(place(11, 2, 0.6))])
     assert [check.flag for check in checks] == ["average"] * 5 + ["particular"]
-    assert not checks[0].particular
+    assert not checks[0].is_localized
     assert "other words" in checks[0].sentence
 
 
 def test_the_mean_leaves_the_word_itself_out() -> None:
     first, second = word(place(2, 2, 0.9)), word(place(11, 11, 0.9))
     checks = check_words([first, second])
-    expected = distance(first.map_RC, second.map_RC)
+    expected = jensen_shannon_distance(first.map_RC, second.map_RC)
     assert [check.to_others for check in checks] == pytest.approx([expected, expected])
 
 
@@ -296,10 +299,10 @@ def test_thresholds_are_where_their_reasons_say() -> None:
     for share in (0.1, 0.2):
         gathered = np.full(cells, (1 - share) / cells)
         gathered[:held] += share / held
-        found.append(distance(gathered, uniform))
+        found.append(jensen_shannon_distance(gathered, uniform))
     assert found == pytest.approx([0.17, 0.28], abs=0.01)
-    assert found[0] < SAME_AS_UNIFORM == SAME_AS_OTHERS < found[1]
-    assert WordCheck(SAME_AS_UNIFORM, SAME_AS_OTHERS).particular
+    assert found[0] < MIN_DISTANCE_TO_UNIFORM == MIN_DISTANCE_TO_OTHERS < found[1]
+    assert WordCheck(MIN_DISTANCE_TO_UNIFORM, MIN_DISTANCE_TO_OTHERS).is_localized
 
 
 weights = st.lists(st.integers(0, 9), min_size=6, max_size=6).filter(any)
@@ -310,20 +313,20 @@ def test_distance_is_a_metric_and_lins(one: list[int], other: list[int], third: 
     def entropy(shares: Sequence[float]) -> float:
         return -sum(share * math.log2(share) for share in shares if share)
 
-    found = distance(one, other)
+    found = jensen_shannon_distance(one, other)
     p, q = ([weight / sum(weights) for weight in weights] for weights in (one, other))
     middle = [(a + b) / 2 for a, b in zip(p, q, strict=True)]
     # Lin's own form, of entropies; near 0, the square root makes more of what is rounded, so squares are compared.
     assert found**2 == pytest.approx(entropy(middle) - (entropy(p) + entropy(q)) / 2, abs=1e-12)
     assert 0 <= found <= 1
-    assert found == distance(other, one)
-    assert distance(one, np.array(one) * 3) == pytest.approx(0, abs=1e-7)
-    assert found <= distance(one, third) + distance(third, other) + 1e-7
+    assert found == jensen_shannon_distance(other, one)
+    assert jensen_shannon_distance(one, np.array(one) * 3) == pytest.approx(0, abs=1e-7)
+    assert found <= jensen_shannon_distance(one, third) + jensen_shannon_distance(third, other) + 1e-7
 
 
 def test_distance_refuses_what_is_no_map() -> None:
     for one, other in (([1, -1], [1, 1]), ([0, 0], [1, 1]), ([1, np.nan], [1, 1]), ([1, 1, 1], [1, 1])):
         with pytest.raises(ValueError, match="Expected"):
-            distance(one, other)
+            jensen_shannon_distance(one, other)
     with pytest.raises(ValueError, match="different grids"):
         check_words([word(np.ones((2, 2))), word(np.ones((2, 3)))])

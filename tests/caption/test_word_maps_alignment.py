@@ -16,7 +16,7 @@ import torch
 
 from vitrine.attribution.grounding import GroundedCaption, Grounding, alignment_drop, grounding
 from vitrine.caption.beam_search import beam_search
-from vitrine.caption.decoding import forced, greedy
+from vitrine.caption.decoding import greedy, teacher_forced
 from vitrine.caption.inference import decode_pictures
 from vitrine.caption.sampling import sample
 from vitrine.caption.tokenizer import Vocabulary, train_vocabulary
@@ -25,7 +25,7 @@ from vitrine.config.preprocessing import CaptionInput
 from vitrine.data.captions.datasets import CaptionedSample, open_captions
 from vitrine.data.captions.regions import named_words, open_regions
 from vitrine.data.captions.transforms import CaptionTransform
-from vitrine.models.captioner.model import Memory, Step
+from vitrine.models.captioner.model import DecoderOutput, EncoderOutput
 
 DATA = "scenes:base?train=80&validation=2&test=2"
 GRID = 16
@@ -43,24 +43,24 @@ class Knowing:
     vocabulary: Vocabulary
     truth: list[tuple[list[int], list[int]]]
     tempting: float = 8.0
-    longest: int = 60
+    max_length: int = 60
 
     def __post_init__(self) -> None:
         self.start, self.end, self.pad = self.vocabulary.start, self.vocabulary.end, self.vocabulary.pad
         self.encoded = 0
 
-    def encode(self, pixels: Sequence[torch.Tensor]) -> Memory:
+    def encode(self, pixels: Sequence[torch.Tensor]) -> EncoderOutput:
         numbers = torch.arange(self.encoded, self.encoded + len(pixels))
         self.encoded += len(pixels)
-        return Memory(numbers, ((GRID, GRID),) * len(pixels), (GRID, GRID))
+        return EncoderOutput(numbers, ((GRID, GRID),) * len(pixels), (GRID, GRID))
 
-    def step(self, ids_B: torch.Tensor, memory: Memory, state: Any) -> Step:
+    def step(self, ids_B: torch.Tensor, encoder_output: EncoderOutput, state: Any) -> DecoderOutput:
         begun = [*([()] * len(ids_B) if state is None else state)]
         begun = [(*before, int(newest)) for before, newest in zip(begun, ids_B, strict=True)]
         generator = torch.Generator().manual_seed(len(begun[0]))
         logits_BV = torch.rand(len(ids_B), self.vocabulary.size, generator=generator)
         cross_LBHK = torch.full((2, len(ids_B), 2, GRID * GRID), 1e-4)
-        for row, (number, so_far) in enumerate(zip(memory.features.tolist(), begun, strict=True)):
+        for row, (number, so_far) in enumerate(zip(encoder_output.features.tolist(), begun, strict=True)):
             pieces, cells = self.truth[number]
             at = len(so_far) - 1  # of the piece that is predicted now
             wanted = pieces[at] if at < len(pieces) else self.end
@@ -68,7 +68,7 @@ class Knowing:
             right = list(so_far[1:]) == pieces[:at] and at < len(pieces)
             cross_LBHK[:, row, :, cells[at] if right else GRID - 1] += 1
         cross_LBHK /= cross_LBHK.sum(-1, keepdim=True)
-        return Step(logits_BV, cross_LBHK, tuple(begun))
+        return DecoderOutput(logits_BV, cross_LBHK, tuple(begun))
 
     def reorder(self, state: Any, order_B: torch.Tensor) -> Any:
         return tuple(state[int(row)] for row in order_B)
@@ -113,7 +113,7 @@ def _cell(mask_HW: np.ndarray) -> int:
     return int(np.flatnonzero(hit_RC.ravel())[0]) if hit_RC.any() else 0
 
 
-Decode = Callable[[Any, Memory, Sequence[Any]], Any]
+Decode = Callable[[Any, EncoderOutput, Sequence[Any]], Any]
 
 
 def scored(model: Knowing, scenes: Sequence[CaptionedSample], decode: Decode, shift: int) -> tuple[Grounding, Any]:
@@ -134,9 +134,9 @@ def scored(model: Knowing, scenes: Sequence[CaptionedSample], decode: Decode, sh
 
 
 WAYS: dict[str, tuple[float, Decode]] = {
-    "greedy": (8.0, lambda model, memory, _: greedy(model, memory)),
-    "beams": (4.5, lambda model, memory, _: beam_search(model, memory, 4)),
-    "sampling": (20.0, lambda model, memory, _: sample(model, memory, seed=3)),
+    "greedy": (8.0, lambda model, encoder_output, _: greedy(model, encoder_output)),
+    "beams": (4.5, lambda model, encoder_output, _: beam_search(model, encoder_output, 4)),
+    "sampling": (20.0, lambda model, encoder_output, _: sample(model, encoder_output, seed=3)),
 }
 
 
@@ -149,8 +149,8 @@ def test_words_get_the_row_that_predicted_them(
     if decode is None:
         ids = {each.name: truth[0] for each, truth in zip(scenes, model.truth, strict=True)}
 
-        def decode(captioner: Any, memory: Memory, samples: Sequence[Any]) -> Any:
-            return forced(captioner, memory, [ids[sample.name] for sample in samples])
+        def decode(captioner: Any, encoder_output: EncoderOutput, samples: Sequence[Any]) -> Any:
+            return teacher_forced(captioner, encoder_output, [ids[sample.name] for sample in samples])
 
     found, drop = scored(model, scenes, decode, 0)
     assert found.nouns > 120
@@ -163,11 +163,11 @@ def test_a_shift_by_one_is_noticed(scenes: tuple[CaptionedSample, ...], vocabula
     """The mistake itself: word t paired with the row of the query at its own place, which predicts the word after."""
     model = knowing(scenes, vocabulary, 8.0)
 
-    def misread(captioner: Any, memory: Memory, _: Sequence[Any]) -> Any:
-        for progress in greedy(captioner, memory):
+    def misread(captioner: Any, encoder_output: EncoderOutput, _: Sequence[Any]) -> Any:
+        for progress in greedy(captioner, encoder_output):
             yield Shifted(progress)
 
-    right, _ = scored(model, scenes, lambda captioner, memory, _: greedy(captioner, memory), 0)
+    right, _ = scored(model, scenes, lambda captioner, encoder_output, _: greedy(captioner, encoder_output), 0)
     wrong, _ = scored(model, scenes, misread, 0)
     assert right.estimates["pointing"]["word"].mean - wrong.estimates["pointing"]["word"].mean > 0.8
     assert wrong.flag in ("worse", "no better") and right.flag == "points"

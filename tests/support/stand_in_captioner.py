@@ -1,8 +1,8 @@
 """A captioner that is a table: every beginning of a caption has its own logits and its own attention.
 
-What comes next depends on the picture and on all pieces so far, so that a batch whose rows, memory or state are mixed
-up gives other numbers, not the same ones by luck; and whatever it says can be looked up without decoding: ``logits``
-and ``cross``.
+What comes next depends on the picture and on all pieces so far, so that a batch whose rows, encoder output or state are
+mixed up gives other numbers, not the same ones by luck; and whatever it says can be looked up without decoding:
+``logits`` and ``cross``.
 
 Axes: B rows, T pieces, L decoder layers, H heads, K keys, V vocabulary.
 """
@@ -23,17 +23,17 @@ LAYERS, HEADS = 3, 2
 
 
 @dataclass(frozen=True)
-class TableMemory:
+class TableEncoderOutput:
     """``features`` are the numbers of the pictures."""
 
     features: tuple[int, ...]
     grids: tuple[tuple[int, int], ...]
-    padded: tuple[int, int]
+    padded_grid: tuple[int, int]
 
-    def pick(self, order: Sequence[int]) -> TableMemory:
+    def select_rows(self, order: Sequence[int]) -> TableEncoderOutput:
         order = [int(row) for row in order]
-        return TableMemory(
-            tuple(self.features[row] for row in order), tuple(self.grids[row] for row in order), self.padded
+        return TableEncoderOutput(
+            tuple(self.features[row] for row in order), tuple(self.grids[row] for row in order), self.padded_grid
         )
 
 
@@ -50,14 +50,14 @@ class TableCaptioner:
 
     Attributes:
         size: of the vocabulary, of ids 0 (pad), 1 (start), 2 (end) and words.
-        longest: positions.
+        max_length: positions.
         end_bonus: added to the end's logit.
         levels: logits are rounded to this many steps a unit; 0 leaves them as they are. With 1 there are many ties.
         rows: how many rows each step was asked for.
     """
 
     size: int = 7
-    longest: int = 9
+    max_length: int = 9
     end_bonus: float = 0.0
     levels: int = 0
     vocabulary: Vocabulary | None = None
@@ -66,23 +66,23 @@ class TableCaptioner:
     pad: int = 0
     rows: list[int] = field(default_factory=list)
 
-    def encode(self, grids: Sequence[tuple[int, int]], first: int = 0) -> TableMemory:
+    def encode(self, grids: Sequence[tuple[int, int]], first: int = 0) -> TableEncoderOutput:
         """Pictures with these grids, numbered from ``first``."""
         padded = (max(rows for rows, _ in grids), max(columns for _, columns in grids)) if grids else (1, 1)
-        return TableMemory(tuple(range(first, first + len(grids))), tuple(grids), padded)
+        return TableEncoderOutput(tuple(range(first, first + len(grids))), tuple(grids), padded)
 
-    def step(self, ids_B: torch.Tensor, memory: TableMemory, state: Any | None) -> TableStep:
+    def step(self, ids_B: torch.Tensor, encoder_output: TableEncoderOutput, state: Any | None) -> TableStep:
         assert not torch.is_grad_enabled()
-        assert len(ids_B) == len(memory.features), "one id a row"
+        assert len(ids_B) == len(encoder_output.features), "one id a row"
         begun = [*([()] * len(ids_B) if state is None else state)]
         assert len(begun) == len(ids_B), "one state a row"
         begun = [(*before, int(newest)) for before, newest in zip(begun, ids_B, strict=True)]
-        assert all(beginning[0] == self.start and len(beginning) <= self.longest for beginning in begun)
+        assert all(beginning[0] == self.start and len(beginning) <= self.max_length for beginning in begun)
         self.rows.append(len(ids_B))
-        pairs = list(zip(memory.features, begun, strict=True))
+        pairs = list(zip(encoder_output.features, begun, strict=True))
         cross = [
-            self.cross(picture, beginning, grid, memory.padded)
-            for (picture, beginning), grid in zip(pairs, memory.grids, strict=True)
+            self.cross(picture, beginning, grid, encoder_output.padded_grid)
+            for (picture, beginning), grid in zip(pairs, encoder_output.grids, strict=True)
         ]
         return TableStep(
             torch.from_numpy(np.stack([self.logits(*pair) for pair in pairs])),

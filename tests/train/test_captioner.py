@@ -27,8 +27,8 @@ from vitrine.data.decode import FilePicture
 from vitrine.data.samples import Sample
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import ModelError, RecipeError
-from vitrine.models.captioner.build import assemble_captioner
-from vitrine.models.captioner.checkpoint import is_captioner_folder, load_saved_captioner
+from vitrine.models.captioner.build import build_captioner
+from vitrine.models.captioner.checkpoint import is_captioner_folder, load_captioner_checkpoint
 from vitrine.models.captioner.config import CaptionModelConfig
 from vitrine.models.captioner.model import CaptionModel, Features
 from vitrine.models.finetune import captioner_parameter_groups
@@ -99,7 +99,7 @@ def tiny_model(dropout: float = 0.0, pad: int = 0) -> CaptionModel:
         feed_forward=32,
         dropout=dropout,
         head_widths=(),
-        longest=12,
+        max_length=12,
         start=1,
         end=2,
         pad=pad,
@@ -123,9 +123,9 @@ def slow_losses(model: CaptionModel, batch: CaptionBatch, transform: CaptionTran
     for picture, count in zip(batch.seen, batch.captions_P, strict=True):
         for _ in range(count):
             ids = batch.ids_BT[row, : batch.length_B[row]].tolist()
-            memory, state = model.encode([transform.normalise(picture)]), None
+            encoder_output, state = model.encode([transform.normalise(picture)]), None
             for given, wanted in pairwise(ids):
-                step = model.step(torch.tensor([given]), memory, state)
+                step = model.step(torch.tensor([given]), encoder_output, state)
                 state = step.state
                 losses.append(-step.logits_BV[0].log_softmax(-1)[wanted])
             row += 1
@@ -226,7 +226,7 @@ def test_kept_features_give_the_loss_of_the_pictures_themselves() -> None:
     )
     module, batch = TeacherForcing(tiny_model(), frozen=True).eval(), batch_of(CAPTIONS, (1, 2))
     with torch.no_grad():
-        features = [module.captioner.see([transform.normalise(each)]).values_BDRC[0] for each in batch.seen]
+        features = [module.captioner.encode_image([transform.normalise(each)]).values_BDRC[0] for each in batch.seen]
         kept = CaptionBatch(Features.join(features), batch.ids_BT, batch.length_B, batch.captions_P, batch.indices_P)
         assert objective(module, kept, mix=False).mean.item() == pytest.approx(
             objective(module, batch, mix=False).mean.item(), abs=1e-6
@@ -281,7 +281,7 @@ def test_a_run_holds_what_opens_it_again(finished: Path, scenes: Path) -> None:
     names = {path.name for path in finished.iterdir()}
     assert names >= {*REPEATABLE, "recipe.toml", "environment.json", "timings.jsonl"} and "state" not in names
     assert is_captioner_folder(finished) and not is_captioner_folder(scenes)
-    saved = load_saved_captioner(finished)
+    saved = load_captioner_checkpoint(finished)
     assert saved.input.multiple == 8 and saved.input.long_side == 32
     metrics = json.loads((finished / "metrics.json").read_text())
     rows = [json.loads(line) for line in (finished / "history.jsonl").read_text().splitlines()]
@@ -330,20 +330,20 @@ def test_features_are_kept_only_where_that_changes_nothing(
     from vitrine.train import feature_cache
 
     seen = 0
-    original = CaptionModel.see
+    original = CaptionModel.encode_image
 
     def counted(self: CaptionModel, pixels: Any) -> Features:
         nonlocal seen
         seen += len(pixels)
         return original(self, pixels)
 
-    monkeypatch.setattr(CaptionModel, "see", counted)
+    monkeypatch.setattr(CaptionModel, "encode_image", counted)
     train(str(scenes), recipe(tune="head", epochs=3), tmp_path / "kept")
     kept, seen = seen, 0
     monkeypatch.setattr(feature_cache, "MAX_CACHE_BYTES", 0)
     train(str(scenes), recipe(tune="head", epochs=3), tmp_path / "not")
     assert kept < 40 + 12 + 3 * 12 < seen, "pictures were encoded once, and for what is written at the end"
-    one, other = (load_saved_captioner(tmp_path / name).model.state_dict() for name in ("kept", "not"))
+    one, other = (load_captioner_checkpoint(tmp_path / name).model.state_dict() for name in ("kept", "not"))
     assert all(torch.allclose(value, other[name], atol=1e-4) for name, value in one.items())
 
 
@@ -379,7 +379,7 @@ def test_captions_are_drawn_anew_where_there_are_too_many(scenes: Path) -> None:
 
 def test_a_captioner_is_trained_on_with_its_own_words(finished: Path, scenes: Path, tmp_path: Path) -> None:
     result = train(str(scenes), recipe(model=str(finished), epochs=1), tmp_path / "more")
-    one, other = load_saved_captioner(finished), load_saved_captioner(result.run)
+    one, other = load_captioner_checkpoint(finished), load_captioner_checkpoint(result.run)
     assert one.model.config == other.model.config
     assert one.words.read_bytes() == other.words.read_bytes()
     before = json.loads((finished / "metrics.json").read_text())["negative_log_likelihood"]
@@ -580,19 +580,19 @@ def test_a_convolutional_encoder_keeps_its_weights_and_its_norms(scenes: Path, t
     run = train(str(scenes), recipe(**settings, epochs=1), tmp_path / "run").run
     environment = json.loads((run / "environment.json").read_text())
     assert environment["starting_weights"]["path"].endswith("resnet.pth")
-    task = assemble_captioner(
+    task = build_captioner(
         "resnet18", SPEC, tiny_words(), pretrained=settings["pretrained"], model_args=settings["model_args"]
     )
     pixels = torch.rand(2, 3, 64, 48)
     with torch.no_grad():
-        own, theirs = task.model.train().see(list(pixels)).values_BDRC, peer.forward_features(pixels)
+        own, theirs = task.model.train().encode_image(list(pixels)).values_BDRC, peer.forward_features(pixels)
     assert torch.allclose(own, theirs, atol=1e-4), "also in training mode: statistics are fixed"
-    trained = load_saved_captioner(run).model.state_dict()
+    trained = load_captioner_checkpoint(run).model.state_dict()
     assert not torch.equal(trained["backbone.body.layer4.1.conv2.weight"], peer.state_dict()["layer4.1.conv2.weight"])
     assert torch.equal(trained["backbone.body.bn1.running_mean"], peer.state_dict()["bn1.running_mean"])
     torch.save({**peer.state_dict(), "layer9.weight": torch.zeros(1)}, tmp_path / "more.pth")
     with pytest.raises(ModelError, match=r"does not fit resnet18: layer9\.weight"):
-        assemble_captioner("resnet18", SPEC, tiny_words(), pretrained=str(tmp_path / "more.pth"), model_args={})
+        build_captioner("resnet18", SPEC, tiny_words(), pretrained=str(tmp_path / "more.pth"), model_args={})
 
 
 def tiny_words() -> Vocabulary:

@@ -8,45 +8,45 @@ from dataclasses import dataclass, field
 from vitrine.caption.decoding import (
     LAST_LAYER,
     CaptionerModule,
-    Link,
+    DecodeStep,
+    DecodingBatch,
+    EncoderOutput,
     MapChoice,
-    Memory,
-    Next,
-    Progress,
-    Rows,
-    best_first,
-    normalised,
+    NextTokenLogits,
+    TokenNode,
+    ban_repeated_ngrams,
+    length_normalised_score,
     step_limit,
-    without_repeats,
+    top_k_stable,
 )
 
 
 def beam_search(
     captioner: CaptionerModule,
-    memory: Memory,
+    encoder_output: EncoderOutput,
     beams: int = 5,
     *,
     length_normalisation: float = 1.0,
     no_repeat_ngram: int = 0,
-    max_pieces: int | None = None,
+    max_tokens: int | None = None,
     maps: MapChoice = LAST_LAYER,
-) -> Iterator[Progress]:
+) -> Iterator[DecodeStep]:
     """Follow the ``beams`` most likely beginnings of each picture. One beam is greedy decoding.
 
-    Of every step's continuations, the best ``beams`` count: those that end are finished captions, and as many others
-    as there are beams go on. A picture is done with ``beams`` finished captions of which none has a lower score than
+    Of every step's continuations, the best ``beams`` count: those that end are complete captions, and as many others
+    as there are beams go on. A picture is done with ``beams`` complete captions of which none has a lower score than
     the best that goes on has at its present length. Scores are those of
     :meth:`vitrine.caption.decoding.DecodedCaption.score`. A caption that was cut for its length is given only if none
     ended. Of equals, the one whose beginning was better comes first, then the one with the lower id.
 
     Args:
         captioner: in evaluation mode.
-        memory: the encoded pictures.
+        encoder_output: the encoded pictures.
         beams: 1 or more.
         length_normalisation: 0 or more; 0 prefers short captions, 1 compares the mean of the log-probabilities.
         no_repeat_ngram: as in :func:`vitrine.caption.decoding.greedy`.
-        max_pieces: likewise.
-        maps: likewise. While a picture is decoded, those of all its beams are held: at most pieces × beams × kept
+        max_tokens: likewise.
+        maps: likewise. While a picture is decoded, those of all its beams are held: at most tokens × beams × kept
             layers × kept heads × cells numbers of 4 bytes.
 
     Raises:
@@ -55,28 +55,28 @@ def beam_search(
     """
     if beams < 1 or length_normalisation < 0:
         raise ValueError(f"beams = {beams}, length_normalisation = {length_normalisation} is out of range.")
-    steps = step_limit(captioner, max_pieces)
-    rows = Rows(captioner, memory, maps)
-    searches = [_Search(beams, length_normalisation) for _ in memory.grids]
+    steps = step_limit(captioner, max_tokens)
+    batch = DecodingBatch(captioner, encoder_output, maps)
+    searches = [_Search(beams, length_normalisation) for _ in encoder_output.grids]
     ids = [captioner.start] * len(searches)
     for step in range(1, steps + 1):
-        if not rows.pictures:
+        if not batch.pictures:
             return
-        captions = [link for picture in dict.fromkeys(rows.pictures) for link in searches[picture].going_on]
-        following = rows.step(ids)
-        allowed_BV = without_repeats(following.logits_BV, captions, no_repeat_ngram)
-        best_B = best_first(allowed_BV, 2 * beams)
+        captions = [node for picture in dict.fromkeys(batch.pictures) for node in searches[picture].open_nodes]
+        following = batch.step(ids)
+        logits_BV = ban_repeated_ngrams(following.logits_BV, captions, no_repeat_ngram)
+        top_B = top_k_stable(logits_BV, 2 * beams)
         order: list[int] = []
-        for picture in dict.fromkeys(rows.pictures):
-            own = [row for row, owner in enumerate(rows.pictures) if owner == picture]
-            order += searches[picture].advance(following, own, best_B, captioner.end, last=step == steps)
-        rows.keep(order)
-        going_on = [link for picture in dict.fromkeys(rows.pictures) for link in searches[picture].going_on]
-        ids = [link.id for link in going_on if link is not None]
-        running = tuple(bool(search.going_on) for search in searches)
-        ranked = tuple(search.ranked for search in searches)
-        leading = tuple(links[0] for links in ranked)
-        yield Progress(step, running, leading, memory.grids, memory.padded, ranked)
+        for picture in dict.fromkeys(batch.pictures):
+            rows = [row for row, owner in enumerate(batch.pictures) if owner == picture]
+            order += searches[picture].advance(following, rows, top_B, captioner.end, is_last=step == steps)
+        batch.keep(order)
+        open_nodes = [node for picture in dict.fromkeys(batch.pictures) for node in searches[picture].open_nodes]
+        ids = [node.id for node in open_nodes if node is not None]
+        is_running = tuple(bool(search.open_nodes) for search in searches)
+        hypotheses = tuple(search.hypotheses for search in searches)
+        best = tuple(nodes[0] for nodes in hypotheses)
+        yield DecodeStep(step, is_running, best, encoder_output.grids, encoder_output.padded_grid, hypotheses)
 
 
 @dataclass
@@ -84,66 +84,78 @@ class _Search:
     """The search for one picture's caption.
 
     Attributes:
-        beams, exponent: how wide it is, and how it normalises for length.
-        going_on: captions that may grow, the best first, one a row of the batch; the first one is empty: None.
-        finished: captions that ended, the best first.
-        cut: captions that could not go on.
+        beams: captions that are followed.
+        exponent: of the length normalisation.
+        open_nodes: captions that may grow, the best first, one a row of the batch; the first one is empty: None.
+        complete_nodes: captions that ended, the best first.
+        cut_nodes: captions that could not go on.
     """
 
     beams: int
     exponent: float
-    going_on: list[Link | None] = field(default_factory=lambda: [None])
-    finished: list[Link] = field(default_factory=list)
-    cut: list[Link] = field(default_factory=list)
+    open_nodes: list[TokenNode | None] = field(default_factory=lambda: [None])
+    complete_nodes: list[TokenNode] = field(default_factory=list)
+    cut_nodes: list[TokenNode] = field(default_factory=list)
 
     def advance(
         self,
-        following: Next,
+        following: NextTokenLogits,
         rows: Sequence[int],
-        best_B: Sequence[Sequence[tuple[float, int]]],
+        top_B: Sequence[Sequence[tuple[float, int]]],
         end: int,
         *,
-        last: bool,
+        is_last: bool,
     ) -> list[int]:
-        """Add a piece to each caption; the batch's rows to go on with, one for each of ``going_on``."""
+        """Add a token to each caption.
+
+        Args:
+            following: the logits of the whole batch.
+            rows: the batch's rows of this picture, one for each of ``open_nodes``.
+            top_B: of each row of the batch, the likeliest tokens: their logits and ids.
+            end: the id that ends a caption.
+            is_last: whether no further step is taken.
+
+        Returns:
+            the batch's rows to go on with, one for each of the new ``open_nodes``.
+        """
         candidates = []
-        for before, row in zip(self.going_on, rows, strict=True):
-            so_far = before.total if before else 0.0
+        for previous, row in zip(self.open_nodes, rows, strict=True):
+            total = previous.total_log_probability if previous else 0.0
             candidates += [
-                (so_far + (piece[0] - following.log_total_B[row]), before, row, piece) for piece in best_B[row]
+                (total + (token[0] - following.log_sum_exp_B[row]), previous, row, token) for token in top_B[row]
             ]
-            if not best_B[row] and before:
-                self.cut.append(before)
+            if not top_B[row] and previous:
+                self.cut_nodes.append(previous)
         candidates.sort(key=lambda candidate: -candidate[0])  # stable: equals stay in the order of rows and ids
-        going_on: list[Link] = []
+        open_nodes: list[TokenNode] = []
         order: list[int] = []
-        for place, (_, before, row, piece) in enumerate(candidates[: 2 * self.beams]):
-            link = following.link(row, before, piece, end)
-            if link.ends:
+        for place, (_, previous, row, token) in enumerate(candidates[: 2 * self.beams]):
+            node = following.append(row, previous, token, end)
+            if node.is_end:
                 if place < self.beams:
-                    self.finished.append(link)
-            elif len(going_on) < self.beams:
-                going_on.append(link)
+                    self.complete_nodes.append(node)
+            elif len(open_nodes) < self.beams:
+                open_nodes.append(node)
                 order.append(row)
-        self.finished = sorted(self.finished, key=self._score, reverse=True)[: self.beams]
-        if last:
-            self.cut += going_on
-        if last or self._done(going_on):
-            going_on, order = [], []
-        self.going_on = list(going_on)
+        self.complete_nodes = sorted(self.complete_nodes, key=self._score, reverse=True)[: self.beams]
+        if is_last:
+            self.cut_nodes += open_nodes
+        if is_last or self._is_decided(open_nodes):
+            open_nodes, order = [], []
+        self.open_nodes = list(open_nodes)
         return order
 
     @property
-    def ranked(self) -> tuple[Link, ...]:
-        """The captions so far, finished or not, the best first; at the end, finished ones if there are any."""
-        going_on = [link for link in self.going_on if link is not None]
-        ranked = sorted(self.finished + going_on or self.cut, key=self._score, reverse=True)
-        return tuple(ranked[: self.beams])
+    def hypotheses(self) -> tuple[TokenNode, ...]:
+        """The captions so far, complete or not, the best first; at the end, complete ones if there are any."""
+        open_nodes = [node for node in self.open_nodes if node is not None]
+        best_first = sorted(self.complete_nodes + open_nodes or self.cut_nodes, key=self._score, reverse=True)
+        return tuple(best_first[: self.beams])
 
-    def _done(self, going_on: Sequence[Link]) -> bool:
-        if len(self.finished) < self.beams or not going_on:
-            return not going_on
-        return self._score(self.finished[-1]) >= max(map(self._score, going_on))
+    def _is_decided(self, open_nodes: Sequence[TokenNode]) -> bool:
+        if len(self.complete_nodes) < self.beams or not open_nodes:
+            return not open_nodes
+        return self._score(self.complete_nodes[-1]) >= max(map(self._score, open_nodes))
 
-    def _score(self, link: Link) -> float:
-        return normalised(link.total, link.pieces, self.exponent)
+    def _score(self, node: TokenNode) -> float:
+        return length_normalised_score(node.total_log_probability, node.length, self.exponent)

@@ -1,8 +1,10 @@
-"""Captions from an encoded batch: the most likely piece at every step, or given captions, followed piece by piece.
+"""Captions from encoded pictures: greedy decoding, teacher forcing, and what every way of decoding shares.
 
-Every way of decoding is a generator that yields after each piece, so that they can be shown as they come;
-:func:`vitrine.caption.decoding.captions_of` runs one to its end. All pictures go in one batch, and a picture whose
-caption is finished leaves it.
+Every decoder is a generator that yields a :class:`DecodeStep` after each token, so that a caption can be shown while
+it grows; :func:`final_captions` runs one to its end. All pictures are decoded in one batch, which a picture leaves when
+its caption is complete. Beam search and sampling are in modules of their own.
+
+Letters: B rows, T tokens, L decoder layers, H heads, K keys (cells of the padded grid, row by row), V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,54 +21,54 @@ from torch import Tensor
 
 from vitrine.caption.tokenizer import Vocabulary
 from vitrine.errors import ModelError
-from vitrine.models.captioner.model import Memory, Step
+from vitrine.models.captioner.model import DecoderOutput, EncoderOutput
 
-__all__ = ["CaptionerModule", "Memory", "Step"]
+__all__ = ["CaptionerModule", "DecoderOutput", "EncoderOutput"]
 
 
 class CaptionerModule(Protocol):
-    """Pictures are encoded once; each step decodes the newest position of every row.
+    """What the decoders need of a captioning model: pictures are encoded once, then one token a row is decoded a step.
 
     Attributes:
-        start, end, pad: word-piece ids.
-        longest: positions at most, the start included.
-        vocabulary: the word pieces.
+        start, end, pad: token ids.
+        max_length: positions at most, the start included.
+        vocabulary: of the token ids.
     """
 
     start: int
     end: int
     pad: int
-    longest: int
+    max_length: int
     vocabulary: Vocabulary
 
-    def encode(self, pixels: Sequence[Tensor]) -> Memory:
+    def encode(self, pixels: Sequence[Tensor]) -> EncoderOutput:
         """Encode normalised float32 pictures, (3, h, w) each; where sizes differ, features are padded at the right and
         at the bottom, and masked."""
         ...
 
-    def step(self, ids_B: Tensor, memory: Memory, state: Any | None) -> Step:
+    def step(self, ids_B: Tensor, encoder_output: EncoderOutput, state: Any | None) -> DecoderOutput:
         """Decode one position.
 
         Args:
-            ids_B: int64, the newest word of every row and nothing else; ``start`` at first.
-            memory: of as many rows.
+            ids_B: int64, the newest token of every row and nothing else; ``start`` at first.
+            encoder_output: of as many rows.
             state: of the step before; None at the start.
 
         Returns:
-            the logits of the *next* word, and the cross-attention of the query that predicts it.
+            the logits of the *next* token, and the cross-attention of the query that predicts it.
         """
         ...
 
     def reorder(self, state: Any, order_B: Tensor) -> Any:
-        """The state with its rows picked, int64 (B,): beams that were repeated, dropped or moved."""
+        """The state with its rows selected, int64 (B,): beams that were repeated, dropped or moved."""
         ...
 
 
 @dataclass(frozen=True)
 class MapChoice:
-    """What is kept of the cross-attention while decoding; reduced axes keep the length 1.
+    """Which layers and heads of the cross-attention are kept while decoding; reduced axes keep the length 1.
 
-    All of it is layers × heads times as much: 48 times for six layers of eight heads.
+    To keep all of them takes layers × heads times as much memory: 48 times for six layers of eight heads.
 
     Attributes:
         layers: a layer from 0, or from the end with -1; or their mean; or all.
@@ -77,7 +79,7 @@ class MapChoice:
     heads: int | Literal["mean", "max", "all"] = "mean"
 
     def of(self, cross_LBHK: torch.Tensor) -> torch.Tensor:
-        """The choice of these rows, heads first reduced: float32 (B, L, H, K) on the CPU.
+        """The chosen part of (L, B, H, K), heads reduced before layers: float32 (B, L, H, K) on the CPU.
 
         Raises:
             ModelError: there is no such layer or head.
@@ -97,7 +99,7 @@ class MapChoice:
             cross_LBHK = cross_LBHK.mean(2, keepdim=True)
         if self.layers == "mean":
             cross_LBHK = cross_LBHK.mean(0, keepdim=True)
-        # A copy even where there is nothing to convert: a captioner may use its memory again in the next step.
+        # A copy even where there is nothing to convert: a captioner may use its tensors again in the next step.
         return cross_LBHK.transpose(0, 1).detach().to("cpu", torch.float32, copy=True)
 
 
@@ -110,14 +112,14 @@ class DecodedCaption:
     """One picture's caption.
 
     Attributes:
-        ids: of its pieces, without start and end.
-        log_probabilities: natural logarithm of what the model itself gave each piece after those before it, whatever
-            was done to choose it (temperature, forbidden repetitions).
+        ids: of its tokens, without start and end.
+        log_probabilities: natural, of each token given those before it: the model's own, whatever was done to choose
+            the token (temperature, forbidden repetitions).
         end_log_probability: the same for the end; None where the caption was cut for its length.
-        maps_TLHK: float32, the cross-attention row that *predicted* each piece: of the query one position before it.
+        maps_TLHK: float32, the cross-attention row that *predicted* each token: of the query one position before it.
             L and H as :class:`MapChoice` has left them. Over the keys of the padded grid.
         grid: (rows, columns) of the picture's own part, at top and left of the padded grid.
-        padded: (rows, columns) of the padded grid.
+        padded_grid: (rows, columns) of the padded grid.
     """
 
     ids: tuple[int, ...]
@@ -125,10 +127,10 @@ class DecodedCaption:
     end_log_probability: float | None
     maps_TLHK: npt.NDArray[np.float32]
     grid: tuple[int, int]
-    padded: tuple[int, int]
+    padded_grid: tuple[int, int]
 
     @property
-    def finished(self) -> bool:
+    def has_end(self) -> bool:
         """Whether it ended by itself, rather than being cut for its length."""
         return self.end_log_probability is not None
 
@@ -138,330 +140,348 @@ class DecodedCaption:
         return sum(self.log_probabilities) + (self.end_log_probability or 0.0)
 
     def score(self, length_normalisation: float = 1.0) -> float:
-        """What beam search ranks by: the log-probability divided by the number of pieces, the end included, to the
-        power of ``length_normalisation``; 0 does not normalise, 1 gives the mean over pieces."""
-        return normalised(self.log_probability, len(self.ids) + self.finished, length_normalisation)
+        """What beam search ranks by: the log-probability divided by the number of tokens, the end included, to the
+        power of ``length_normalisation``; 0 does not normalise, 1 gives the mean over tokens."""
+        return length_normalised_score(self.log_probability, len(self.ids) + self.has_end, length_normalisation)
 
 
-def normalised(log_probability: float, pieces: int, exponent: float) -> float:
-    """A caption's score; see :meth:`DecodedCaption.score`."""
-    return float(log_probability / max(pieces, 1) ** exponent)
+def length_normalised_score(log_probability: float, length: int, exponent: float) -> float:
+    """A caption's log-probability divided by its length, in tokens, to the power of ``exponent``."""
+    return float(log_probability / max(length, 1) ** exponent)
 
 
 @dataclass(frozen=True, eq=False)
-class Link:
-    """The newest piece of a caption and, through ``before``, the others: hypotheses share what they have in common, and
-    nothing of what came before moves when beams are reordered.
+class TokenNode:
+    """The newest token of a caption, linked to the one before it: hypotheses share the nodes that they have in common,
+    and none is copied when beams are reordered.
 
     Attributes:
-        before: None for a first piece.
-        id: of the piece, or of the end.
-        ends: it is the end.
-        log_probability: of this piece.
+        previous: None for a first token.
+        id: of the token, or of the end.
+        is_end: it is the end.
+        log_probability: of this token.
         map_LHK: of the query that predicted it.
-        total: log-probability of the caption up to here.
-        pieces: of the caption up to here, the end included.
+        total_log_probability: of the caption up to here.
+        length: tokens of the caption up to here, the end included.
     """
 
-    before: Link | None
+    previous: TokenNode | None
     id: int
-    ends: bool
+    is_end: bool
     log_probability: float
     map_LHK: torch.Tensor
-    total: float
-    pieces: int
+    total_log_probability: float
+    length: int
 
     @classmethod
-    def after(cls, before: Link | None, number: int, ends: bool, log_probability: float, map_LHK: torch.Tensor) -> Link:
-        """The caption ``before`` with one piece more, of this id."""
-        total, pieces = (before.total, before.pieces) if before else (0.0, 0)
-        return cls(before, number, ends, log_probability, map_LHK, total + log_probability, pieces + 1)
+    def after(
+        cls, previous: TokenNode | None, token_id: int, is_end: bool, log_probability: float, map_LHK: torch.Tensor
+    ) -> TokenNode:
+        """The caption ``previous`` with one token more, of this id."""
+        total, length = (previous.total_log_probability, previous.length) if previous else (0.0, 0)
+        return cls(previous, token_id, is_end, log_probability, map_LHK, total + log_probability, length + 1)
 
-    def caption(self, grid: tuple[int, int], padded: tuple[int, int]) -> DecodedCaption:
-        """The caption that this piece is the last one of."""
-        said = self.said()
-        maps = [link.map_LHK.numpy() for link in said]
+    def to_caption(self, grid: tuple[int, int], padded_grid: tuple[int, int]) -> DecodedCaption:
+        """The caption that this token is the last one of."""
+        nodes = self.tokens()
+        maps = [node.map_LHK.numpy() for node in nodes]
         return DecodedCaption(
-            ids=tuple(link.id for link in said),
-            log_probabilities=tuple(link.log_probability for link in said),
-            end_log_probability=self.log_probability if self.ends else None,
+            ids=tuple(node.id for node in nodes),
+            log_probabilities=tuple(node.log_probability for node in nodes),
+            end_log_probability=self.log_probability if self.is_end else None,
             maps_TLHK=np.stack(maps) if maps else np.zeros((0, *self.map_LHK.shape), np.float32),
             grid=grid,
-            padded=padded,
+            padded_grid=padded_grid,
         )
 
-    def said(self) -> list[Link]:
-        """The pieces in reading order, without the end."""
-        links: list[Link] = []
-        link = self.before if self.ends else self
-        while link is not None:
-            links.append(link)
-            link = link.before
-        return links[::-1]
+    def tokens(self) -> list[TokenNode]:
+        """The tokens in reading order, without the end."""
+        nodes: list[TokenNode] = []
+        node = self.previous if self.is_end else self
+        while node is not None:
+            nodes.append(node)
+            node = node.previous
+        return nodes[::-1]
 
 
 @dataclass(frozen=True, eq=False)
-class Progress:
-    """One more piece for every picture that is still being captioned.
+class DecodeStep:
+    """One more token for every picture that is still being captioned.
 
     Attributes:
-        step: pieces so far of the captions that go on, 1 at first.
-        running: of each picture, whether its caption may still change.
-        leading: of each picture, the last piece of the caption that leads at present.
-        grids, padded: of the pictures, as in :class:`DecodedCaption`.
-        ranked: of each picture, the last pieces of all captions that are followed, the best first; empty where there
-            is only the leading one.
+        step: tokens so far of the captions that go on, 1 at first.
+        is_running: of each picture, whether its caption may still change.
+        best: of each picture, the last token of the best caption so far.
+        grids, padded_grid: of the pictures, as in :class:`DecodedCaption`.
+        hypotheses: of each picture, the last tokens of all captions that are followed, the best first; empty where
+            only the best one is followed.
     """
 
     step: int
-    running: tuple[bool, ...]
-    leading: tuple[Link, ...]
+    is_running: tuple[bool, ...]
+    best: tuple[TokenNode, ...]
     grids: tuple[tuple[int, int], ...]
-    padded: tuple[int, int]
-    ranked: tuple[tuple[Link, ...], ...] = ()
+    padded_grid: tuple[int, int]
+    hypotheses: tuple[tuple[TokenNode, ...], ...] = ()
 
     @property
     def captions(self) -> tuple[DecodedCaption, ...]:
-        """Each picture's caption so far, with its maps: after the last step, the result. Made when it is asked for."""
-        return tuple(link.caption(grid, self.padded) for link, grid in zip(self.leading, self.grids, strict=True))
+        """Each picture's caption so far, with its maps; after the last step, the result. Computed at each access."""
+        return tuple(node.to_caption(grid, self.padded_grid) for node, grid in zip(self.best, self.grids, strict=True))
 
 
-def captions_of(decoding: Iterable[Progress]) -> tuple[DecodedCaption, ...]:
-    """Decode to the end; the captions in the order of the pictures."""
+def final_captions(steps: Iterable[DecodeStep]) -> tuple[DecodedCaption, ...]:
+    """Run a decoder to its end; the captions in the order of the pictures."""
     last = None
-    for last in decoding:  # noqa: B007  the last one is wanted
+    for last in steps:  # noqa: B007  the last one is wanted
         pass
     return last.captions if last else ()
 
 
 @dataclass(frozen=True, eq=False)
-class Next:
-    """What may follow in each row.
+class NextTokenLogits:
+    """The logits of the next token of each row, and the attention that they were predicted from.
 
     Attributes:
         logits_BV: float32.
-        log_total_B: logarithm of the sum of their exponentials, so that a logit less this is a log-probability.
-        maps_BLHK: the attention that the next piece is predicted from, as it was chosen.
+        log_sum_exp_B: of the logits, in double precision: a logit minus this is a log-probability.
+        maps_BLHK: what :class:`MapChoice` keeps of the cross-attention.
     """
 
     logits_BV: torch.Tensor
-    log_total_B: list[float]
+    log_sum_exp_B: list[float]
     maps_BLHK: torch.Tensor
 
-    def link(self, row: int, before: Link | None, piece: tuple[float, int], end: int) -> Link:
-        """The caption ``before``, which this row stands for, with this piece (its logit and id) added."""
-        logit, number = piece
-        return Link.after(before, number, number == end, logit - self.log_total_B[row], self.maps_BLHK[row])
+    def append(self, row: int, previous: TokenNode | None, token: tuple[float, int], end: int) -> TokenNode:
+        """The caption ``previous``, which this row stands for, with one token (its logit and id) added."""
+        logit, token_id = token
+        log_probability = logit - self.log_sum_exp_B[row]
+        return TokenNode.after(previous, token_id, token_id == end, log_probability, self.maps_BLHK[row])
 
     def logits_of(self, ids: Sequence[int | None]) -> list[float]:
-        """The logit of one id in each row; of no id, anything."""
-        ids_B1 = torch.tensor([number or 0 for number in ids], device=self.logits_BV.device)[:, None]
+        """The logit of one id in each row; of None, any."""
+        ids_B1 = torch.tensor([token_id or 0 for token_id in ids], device=self.logits_BV.device)[:, None]
         return list(self.logits_BV.gather(1, ids_B1)[:, 0].tolist())
 
 
-class Rows:
-    """The rows that are being decoded, in one batch.
+class DecodingBatch:
+    """The rows that are being decoded together: one for each caption that is followed.
 
     Attributes:
-        pictures: of each row, the number of its picture.
+        pictures: of each row, the index of its picture.
     """
 
-    def __init__(self, captioner: CaptionerModule, memory: Memory, maps: MapChoice) -> None:
-        """One row for each picture of ``memory``."""
-        self._captioner, self._memory, self._maps = captioner, memory, maps
+    def __init__(self, captioner: CaptionerModule, encoder_output: EncoderOutput, maps: MapChoice) -> None:
+        """One row for each picture of ``encoder_output``."""
+        self._captioner, self._encoder_output, self._maps = captioner, encoder_output, maps
         self._state: Any = None
-        self.pictures = list(range(len(memory.grids)))
+        self.pictures = list(range(len(encoder_output.grids)))
 
-    def step(self, ids: Sequence[int]) -> Next:
-        """Add one piece to each row.
+    def step(self, ids: Sequence[int]) -> NextTokenLogits:
+        """Decode one position of each row, given its newest token.
 
         Raises:
             ModelError: the captioner's numbers are not finite.
         """
         with torch.no_grad():
-            step = self._captioner.step(torch.tensor(ids, dtype=torch.long), self._memory, self._state)
+            step = self._captioner.step(torch.tensor(ids, dtype=torch.long), self._encoder_output, self._state)
             self._state = step.state
             logits_BV = step.logits_BV.detach().float()
-            log_total_B = _log_total(logits_BV)
+            log_sum_exp_B = _log_sum_exp(logits_BV)
             maps_BLHK = self._maps.of(step.cross_LBHK)
-        if not all(map(math.isfinite, log_total_B)):
+        if not all(map(math.isfinite, log_sum_exp_B)):
             raise ModelError("The captioner gives words probabilities that are not numbers: its weights are damaged.")
-        return Next(logits_BV, log_total_B, maps_BLHK)
+        return NextTokenLogits(logits_BV, log_sum_exp_B, maps_BLHK)
 
     def keep(self, order: Sequence[int]) -> None:
-        """Go on with these rows in this order; a row may be taken several times, and what is left out costs nothing
-        from here on. Rows of one picture have the same memory, which is left alone when they only change places."""
+        """Go on with these rows in this order; a row may be repeated, and what is left out costs nothing from here on.
+
+        Rows of one picture share its encoder output, which is left alone when they only change places.
+        """
         if list(order) == list(range(len(self.pictures))):
             return
         pictures = [self.pictures[row] for row in order]
         if pictures and pictures != self.pictures:
-            self._memory = self._memory.pick(list(order))
+            self._encoder_output = self._encoder_output.select_rows(list(order))
         if pictures:
             with torch.no_grad():
                 self._state = self._captioner.reorder(self._state, torch.tensor(order, dtype=torch.long))
         self.pictures = pictures
 
 
-Choose = Callable[[Next, Sequence[int], Sequence[Link | None]], Sequence[int | None]]
-"""From what may follow, the picture of each row and its caption so far, to the next id of each row; None stops it."""
+ChooseTokens = Callable[[NextTokenLogits, Sequence[int], Sequence[TokenNode | None]], Sequence[int | None]]
+"""From the logits, the picture of each row and its caption so far, to the next token id of each row; None ends it."""
 
 
-def one_row_each(
-    captioner: CaptionerModule, memory: Memory, choose: Choose, *, steps: int, maps: MapChoice
-) -> Iterator[Progress]:
-    """Decode with one row a picture, ``choose`` saying what comes next, until all have ended or for this many steps."""
-    rows = Rows(captioner, memory, maps)
-    captions: list[Link | None] = [None] * len(memory.grids)
-    ids = [captioner.start] * len(memory.grids)
+def decode_loop(
+    captioner: CaptionerModule, encoder_output: EncoderOutput, choose: ChooseTokens, *, steps: int, maps: MapChoice
+) -> Iterator[DecodeStep]:
+    """Decode one caption a picture until all have ended, or for so many steps.
+
+    Args:
+        captioner: in evaluation mode.
+        encoder_output: the encoded pictures.
+        choose: takes the next token of each row from its logits.
+        steps: tokens at most, the end included.
+        maps: what is kept of the attention.
+    """
+    batch = DecodingBatch(captioner, encoder_output, maps)
+    captions: list[TokenNode | None] = [None] * len(encoder_output.grids)
+    ids = [captioner.start] * len(encoder_output.grids)
     for step in range(1, steps + 1):
-        if not rows.pictures:
+        if not batch.pictures:
             return
-        following = rows.step(ids)
-        chosen = choose(following, rows.pictures, [captions[picture] for picture in rows.pictures])
-        logits = following.logits_of(chosen)
-        going_on, ids = [], []
-        for row, (picture, number) in enumerate(zip(rows.pictures, chosen, strict=True)):
-            if number is None:
+        following = batch.step(ids)
+        next_ids = choose(following, batch.pictures, [captions[picture] for picture in batch.pictures])
+        logits = following.logits_of(next_ids)
+        rows, ids = [], []
+        for row, (picture, token_id) in enumerate(zip(batch.pictures, next_ids, strict=True)):
+            if token_id is None:
                 continue
-            captions[picture] = following.link(row, captions[picture], (logits[row], number), captioner.end)
-            if number != captioner.end and step < steps:
-                going_on.append(row)
-                ids.append(number)
-        rows.keep(going_on)
-        running = tuple(picture in rows.pictures for picture in range(len(captions)))
-        leading = tuple(link for link in captions if link is not None)
-        yield Progress(step, running, leading, memory.grids, memory.padded)
+            captions[picture] = following.append(row, captions[picture], (logits[row], token_id), captioner.end)
+            if token_id != captioner.end and step < steps:
+                rows.append(row)
+                ids.append(token_id)
+        batch.keep(rows)
+        is_running = tuple(picture in batch.pictures for picture in range(len(captions)))
+        best = tuple(node for node in captions if node is not None)
+        yield DecodeStep(step, is_running, best, encoder_output.grids, encoder_output.padded_grid)
 
 
-def best_first(logits_BV: torch.Tensor, count: int) -> list[list[tuple[float, int]]]:
+def top_k_stable(logits_BV: torch.Tensor, count: int) -> list[list[tuple[float, int]]]:
     """Of each row, its ``count`` highest logits and their ids, the highest first; of equals, the lowest id.
 
-    ``topk`` leaves open which of equals it takes. A logit of minus infinity is no choice: there may be fewer.
+    ``torch.topk`` leaves open which of equals it takes. A logit of minus infinity is left out: there may be fewer.
     """
     count = min(count, logits_BV.shape[1])
     values_BN, ids_BN = logits_BV.topk(count)
-    crowded_B = ((logits_BV >= values_BN[:, -1:]).sum(1) > count).tolist()
-    best = []
+    has_ties_B = ((logits_BV >= values_BN[:, -1:]).sum(1) > count).tolist()
+    top = []
     for row, (values, ids) in enumerate(zip(values_BN.tolist(), ids_BN.tolist(), strict=True)):
-        if crowded_B[row]:
+        if has_ties_B[row]:
             ids = (logits_BV[row] >= values[-1]).nonzero()[:, 0].tolist()
             values = logits_BV[row, ids].tolist()
         pairs = sorted(zip(values, ids, strict=True), key=lambda pair: (-pair[0], pair[1]))
-        best.append([pair for pair in pairs[:count] if pair[0] > -math.inf])
-    return best
+        top.append([pair for pair in pairs[:count] if pair[0] > -math.inf])
+    return top
 
 
-def without_repeats(logits_BV: torch.Tensor, captions: Sequence[Link | None], ngram: int) -> torch.Tensor:
-    """The logits, minus infinity for each piece that would complete a run of ``ngram`` pieces that the caption already
-    has; 0 forbids nothing. (Paulus et al. 2018.)"""
-    forbidden = [_completing(caption, ngram) for caption in captions] if ngram else []
-    if not any(forbidden):
+def ban_repeated_ngrams(logits_BV: torch.Tensor, captions: Sequence[TokenNode | None], ngram: int) -> torch.Tensor:
+    """The logits, minus infinity for each token that would repeat a run of ``ngram`` tokens of its caption; 0 bans
+    nothing (Paulus et al. 2018, arXiv:1705.04304)."""
+    bans = [_repeating_tokens(caption, ngram) for caption in captions] if ngram else []
+    if not any(bans):
         return logits_BV
     logits_BV = logits_BV.clone()
-    for row, ids in enumerate(forbidden):
+    for row, ids in enumerate(bans):
         logits_BV[row, sorted(ids)] = -math.inf
     return logits_BV
 
 
-def _log_total(logits_BV: torch.Tensor) -> list[float]:
-    """Log-sum-exp, added up in double precision: a caption's log-probability adds dozens of them."""
-    highest_B1 = logits_BV.amax(1, keepdim=True)
-    totals_B = (logits_BV - highest_B1).exp().sum(1, dtype=torch.float64)
-    return list((highest_B1[:, 0].double() + totals_B.log()).tolist())
-
-
-def _completing(caption: Link | None, ngram: int) -> set[int]:
-    ids = [link.id for link in caption.said()] if caption else []
+def _repeating_tokens(caption: TokenNode | None, ngram: int) -> set[int]:
+    """The ids that would complete a run of ``ngram`` tokens that the caption has already."""
+    ids = [node.id for node in caption.tokens()] if caption else []
     if len(ids) < ngram:
         return set()
     newest = ids[len(ids) - ngram + 1 :]
     return {ids[at + ngram - 1] for at in range(len(ids) - ngram + 1) if ids[at : at + ngram - 1] == newest}
 
 
-def step_limit(captioner: CaptionerModule, pieces: int | None) -> int:
-    """Steps to take for captions of at most ``pieces`` pieces, the end included; None: as long as the captioner can.
+def _log_sum_exp(logits_BV: torch.Tensor) -> list[float]:
+    """Log-sum-exp, added up in double precision: a caption's log-probability adds dozens of them."""
+    highest_B1 = logits_BV.amax(1, keepdim=True)
+    totals_B = (logits_BV - highest_B1).exp().sum(1, dtype=torch.float64)
+    return list((highest_B1[:, 0].double() + totals_B.log()).tolist())
+
+
+def step_limit(captioner: CaptionerModule, max_tokens: int | None) -> int:
+    """Steps for captions of at most ``max_tokens`` tokens, the end included; None: as many as the captioner can.
 
     Raises:
         ModelError: the captioner has not so many positions.
     """
-    most: int = captioner.longest - 1
-    if pieces is None:
+    most: int = captioner.max_length - 1
+    if max_tokens is None:
         return most
-    if not 1 <= pieces <= most:
-        raise ModelError(f"This captioner's captions have 1 to {most} word pieces; {pieces} cannot be asked of it.")
-    return pieces
+    if not 1 <= max_tokens <= most:
+        raise ModelError(f"This captioner's captions have 1 to {most} word pieces; {max_tokens} cannot be asked of it.")
+    return max_tokens
 
 
 def greedy(
     captioner: CaptionerModule,
-    memory: Memory,
+    encoder_output: EncoderOutput,
     *,
     no_repeat_ngram: int = 0,
-    max_pieces: int | None = None,
+    max_tokens: int | None = None,
     maps: MapChoice = LAST_LAYER,
-) -> Iterator[Progress]:
-    """Take the most likely piece each time; of equally likely ones, the one of the lowest id.
+) -> Iterator[DecodeStep]:
+    """Take the most likely token at every step; of equally likely ones, the one of the lowest id.
 
     Args:
         captioner: in evaluation mode.
-        memory: the encoded pictures.
-        no_repeat_ngram: no run of so many pieces comes twice; 0 allows all.
-        max_pieces: a caption is cut after so many, the end included; None: as many as the captioner can.
+        encoder_output: the encoded pictures.
+        no_repeat_ngram: no run of so many tokens comes twice; 0 allows all.
+        max_tokens: a caption is cut after so many, the end included; None: as many as the captioner can.
         maps: what is kept of the attention.
 
     Raises:
-        ModelError: more pieces than the captioner has positions, no such layer or head, or logits that are not numbers.
+        ModelError: more tokens than the captioner has positions, no such layer or head, or logits that are not numbers.
     """
 
-    def choose(following: Next, _pictures: Sequence[int], captions: Sequence[Link | None]) -> list[int | None]:
-        allowed_BV = without_repeats(following.logits_BV, captions, no_repeat_ngram)
-        return [best[0][1] if best else None for best in best_first(allowed_BV, 1)]
+    def choose(
+        following: NextTokenLogits, _pictures: Sequence[int], captions: Sequence[TokenNode | None]
+    ) -> list[int | None]:
+        logits_BV = ban_repeated_ngrams(following.logits_BV, captions, no_repeat_ngram)
+        return [best[0][1] if best else None for best in top_k_stable(logits_BV, 1)]
 
-    yield from one_row_each(captioner, memory, choose, steps=step_limit(captioner, max_pieces), maps=maps)
+    yield from decode_loop(captioner, encoder_output, choose, steps=step_limit(captioner, max_tokens), maps=maps)
 
 
-def forced(
+def teacher_forced(
     captioner: CaptionerModule,
-    memory: Memory,
+    encoder_output: EncoderOutput,
     captions: Sequence[Sequence[int]],
     *,
-    ended: bool | Sequence[bool] = True,
+    with_end: bool | Sequence[bool] = True,
     maps: MapChoice = LAST_LAYER,
-) -> Iterator[Progress]:
+) -> Iterator[DecodeStep]:
     """Follow given captions (teacher forcing): their log-probabilities and maps, whatever the captioner would say.
 
     Args:
         captioner: in evaluation mode.
-        memory: the encoded pictures.
+        encoder_output: the encoded pictures.
         captions: one a picture, ids without start and end.
-        ended: whether the end is predicted after the last piece, as its probability is part of a whole caption's; one
-            answer for all or one a picture.
+        with_end: whether the end is predicted after the last token, as its probability is part of a whole caption's;
+            one answer for all or one a picture.
         maps: what is kept of the attention.
 
     Raises:
         ModelError: a caption is longer than the captioner's positions.
         ValueError: another number of captions than pictures, or one that is empty and has no end, or holds one.
     """
-    if len(captions) != len(memory.grids):
-        raise ValueError(f"Expected {len(memory.grids)} captions, one a picture; got {len(captions)}.")
-    ends = [ended] * len(captions) if isinstance(ended, bool) else list(ended)
+    if len(captions) != len(encoder_output.grids):
+        raise ValueError(f"Expected {len(encoder_output.grids)} captions, one a picture; got {len(captions)}.")
+    has_end = [with_end] * len(captions) if isinstance(with_end, bool) else list(with_end)
     if any(captioner.end in ids for ids in captions):
-        raise ValueError("The end is not among the pieces of a caption to follow.")
-    wanted = [[*ids, *([captioner.end] if end else [])] for ids, end in zip(captions, ends, strict=True)]
-    if not all(wanted):
-        raise ValueError("A caption to follow has a piece, or at least an end.")
-    steps = max(map(len, wanted), default=0)
-    if steps > captioner.longest - 1:
+        raise ValueError("The end is not among the tokens of a caption to follow.")
+    targets = [[*ids, *([captioner.end] if end else [])] for ids, end in zip(captions, has_end, strict=True)]
+    if not all(targets):
+        raise ValueError("A caption to follow has a token, or at least an end.")
+    steps = max(map(len, targets), default=0)
+    if steps > captioner.max_length - 1:
         raise ModelError(
             f"A caption of {steps} word pieces, its end included, is too long: this captioner has positions for "
-            f"{captioner.longest - 1}."
+            f"{captioner.max_length - 1}."
         )
 
-    def choose(_following: Next, pictures: Sequence[int], so_far: Sequence[Link | None]) -> list[int | None]:
-        at = [caption.pieces if caption else 0 for caption in so_far]
+    def choose(
+        _following: NextTokenLogits, pictures: Sequence[int], captions: Sequence[TokenNode | None]
+    ) -> list[int | None]:
+        lengths = [caption.length if caption else 0 for caption in captions]
         return [
-            wanted[picture][piece] if piece < len(wanted[picture]) else None
-            for picture, piece in zip(pictures, at, strict=True)
+            targets[picture][length] if length < len(targets[picture]) else None
+            for picture, length in zip(pictures, lengths, strict=True)
         ]
 
-    yield from one_row_each(captioner, memory, choose, steps=steps, maps=maps)
+    yield from decode_loop(captioner, encoder_output, choose, steps=steps, maps=maps)

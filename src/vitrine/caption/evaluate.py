@@ -10,7 +10,7 @@ from typing import Any
 
 from vitrine.attribution.grounding import ClusteredMean, GroundedCaption, Grounding, alignment_drop, grounding
 from vitrine.caption.beam_search import beam_search
-from vitrine.caption.decoding import DecodedCaption, Progress, captions_of, forced, greedy
+from vitrine.caption.decoding import DecodedCaption, DecodeStep, final_captions, greedy, teacher_forced
 from vitrine.caption.figures.grounding import grounding_text, mean_text, save_grounding_figure
 from vitrine.caption.inference import CaptionedPicture, PredictedCaption, captions_csv, decode_pictures
 from vitrine.caption.model import Captioner, open_captioner
@@ -23,7 +23,7 @@ from vitrine.errors import DataError
 from vitrine.io.files import to_json, write_atomically
 from vitrine.metrics.caption_text import RULE
 from vitrine.metrics.captions import METRICS, CaptionScores, Score, ScoredCaptions, caption_scores
-from vitrine.models.captioner.model import Memory
+from vitrine.models.captioner.model import EncoderOutput
 from vitrine.plotting.tables import Cell, Table
 from vitrine.results import Interval, shown_number
 from vitrine.runs.environment import WEIGHTS_SHA256
@@ -343,15 +343,15 @@ class _Session:
 
     def run(self, beams: int) -> None:
         """Every picture's caption and its first human one, of one encoding; and where the words of both look."""
-        opened, words, longest = self.opened, self.opened.vocabulary, self.opened.module.longest - 2
+        opened, words, longest = self.opened, self.opened.vocabulary, self.opened.module.max_length - 2
         first = {each.name: words.encode(each.captions[0])[:longest] for each in self.samples if each.captions}
         human: dict[str, DecodedCaption] = {}
 
-        def decode(module: Any, memory: Memory, samples: Sequence[Sample]) -> Iterator[Progress]:
+        def decode(module: Any, encoder_output: EncoderOutput, samples: Sequence[Sample]) -> Iterator[DecodeStep]:
             names = [sample.name for sample in samples]
-            followed = captions_of(forced(module, memory, [first[name] for name in names]))
+            followed = final_captions(teacher_forced(module, encoder_output, [first[name] for name in names]))
             human.update(zip(names, followed, strict=True))
-            return greedy(module, memory) if beams == 1 else beam_search(module, memory, beams)
+            return greedy(module, encoder_output) if beams == 1 else beam_search(module, encoder_output, beams)
 
         for each in decode_pictures(
             opened.module,
@@ -364,7 +364,7 @@ class _Session:
             unreadable=lambda name, reason: self.unreadable.append((name, reason)),
         ):
             name, caption = each.sample.name, each.caption
-            self.captions.append(PredictedCaption(name, words.text(caption.ids), caption.log_probability))
+            self.captions.append(PredictedCaption(name, words.decode(caption.ids), caption.log_probability))
             self._ground("predicted", each)
             self._follow(replace(each, caption=human.pop(name)))
             self.progress(len(self.captions) + len(self.unreadable), len(self.samples))
@@ -372,7 +372,7 @@ class _Session:
     def _follow(self, human: CaptionedPicture) -> None:
         """A human caption that the captioner was made to follow."""
         self.log_probability += human.caption.log_probability
-        self.pieces += len(human.caption.ids) + human.caption.finished
+        self.pieces += len(human.caption.ids) + human.caption.has_end
         self._ground("human", human)
 
     def _ground(self, which: str, decoded: CaptionedPicture) -> None:

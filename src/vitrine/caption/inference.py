@@ -10,18 +10,18 @@ import torch
 from PIL import Image
 
 from vitrine.attribution.placement import Placement
-from vitrine.caption.decoding import DecodedCaption, Progress, captions_of, greedy
+from vitrine.caption.decoding import DecodedCaption, DecodeStep, final_captions, greedy
 from vitrine.caption.model import Captioner
 from vitrine.data.captions.datasets import CaptionedSample
 from vitrine.data.samples import Sample
 from vitrine.errors import DataError, PictureError
 from vitrine.io.csv_tables import csv_row
 from vitrine.metrics.captions import CaptionScores, caption_scores
-from vitrine.models.captioner.inference import images_rounded
-from vitrine.models.captioner.model import Memory
+from vitrine.models.captioner.inference import has_bf16_image_encoder
+from vitrine.models.captioner.model import EncoderOutput
 from vitrine.models.precision import autocast
 
-Decode = Callable[[Any, Memory, Sequence[Sample]], Iterator[Progress]]
+Decode = Callable[[Any, EncoderOutput, Sequence[Sample]], Iterator[DecodeStep]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +58,7 @@ def decode_pictures(
         module: the captioner, in eval mode.
         transform: what is done to a picture; it has a ``geometry``.
         samples: the pictures.
-        decode: the decoding of one encoded batch, given the captioner, the memory and the batch's samples.
+        decode: the decoding of one encoded batch, given the captioner, the encoder output and the batch's samples.
         device: where the module is.
         precision: "fp32" or "bf16", which the captioner was opened with; one that was opened in float32 is put under
             autocast for bf16, pictures and words.
@@ -79,9 +79,9 @@ def decode_pictures(
                 unreadable(sample.name, str(error))
         if not readable:
             continue
-        with torch.inference_mode(), autocast(device, "fp32" if images_rounded(module) else precision):
-            memory = module.encode([transform(photo).to(device) for _, photo in readable])
-            captions = captions_of(decode(module, memory, [sample for sample, _ in readable]))
+        with torch.inference_mode(), autocast(device, "fp32" if has_bf16_image_encoder(module) else precision):
+            encoder_output = module.encode([transform(photo).to(device) for _, photo in readable])
+            captions = final_captions(decode(module, encoder_output, [sample for sample, _ in readable]))
         for (sample, photo), caption in zip(readable, captions, strict=True):
             placement = Placement(transform.geometry(*photo.size), *caption.grid)
             yield CaptionedPicture(sample, photo, caption, placement)
@@ -175,13 +175,13 @@ def greedy_captions(
         opened.module,
         opened.transform,
         pictures,
-        lambda module, memory, _: greedy(module, memory),
+        lambda module, encoder_output, _: greedy(module, encoder_output),
         device=opened.device,
         precision=precision,
         batch_size=batch_size,
         unreadable=unreadable,
     ):
-        text = opened.vocabulary.text(done.caption.ids)
+        text = opened.vocabulary.decode(done.caption.ids)
         yield PredictedCaption(done.sample.name, text, done.caption.log_probability)
 
 

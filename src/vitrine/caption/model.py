@@ -14,8 +14,8 @@ from vitrine.config.preprocessing import CaptionInput
 from vitrine.data.captions.transforms import CaptionTransform, ProcessorTransform
 from vitrine.errors import ModelError
 from vitrine.models.captioner.catr import RELEASES, fetch_release, load_catr
-from vitrine.models.captioner.checkpoint import is_captioner_folder, load_saved_captioner
-from vitrine.models.captioner.inference import prepare_for_prediction, round_images
+from vitrine.models.captioner.checkpoint import is_captioner_folder, load_captioner_checkpoint
+from vitrine.models.captioner.inference import cast_image_encoder, prepare_for_prediction
 from vitrine.models.captioner.model import CaptionModel
 from vitrine.models.hf_captioners.load import is_transformers_captioner, open_transformers_captioner
 from vitrine.models.hub import fetch
@@ -103,7 +103,7 @@ def open_captioner(
     loaded = load_captioner(reference, architecture, vocabulary, progress)
     device = default_device()
     ready = prepare_for_prediction(loaded.model)
-    module = (round_images(ready) if precision == "bf16" else ready).to(device)
+    module = (cast_image_encoder(ready) if precision == "bf16" else ready).to(device)
     transform = CaptionTransform(loaded.input)
     return Captioner(module, module.vocabulary, transform, loaded.weights, device, loaded.notes, loaded.folder)
 
@@ -144,7 +144,7 @@ def _of_transformers(reference: str, vocabulary: Path | None) -> Captioner:
 def _of_run(folder: Path, vocabulary: Path | None) -> LoadedCaptioner:
     if vocabulary is not None:
         raise ModelError(f"{folder} has word pieces of its own: leave --vocab {vocabulary} out.")
-    saved = load_saved_captioner(folder)
+    saved = load_captioner_checkpoint(folder)
     saved.model.vocabulary = _checked(
         read_vocabulary(saved.words, start=saved.marks["start"], end=saved.marks["end"], pad=saved.marks["pad"]),
         saved.words,

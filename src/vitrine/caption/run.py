@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from vitrine.caption.beam_search import beam_search
-from vitrine.caption.decoding import MapChoice, Progress, greedy
+from vitrine.caption.decoding import DecodeStep, MapChoice, greedy
 from vitrine.caption.figures.words import CaptionPicture, WordPanel, save_caption_figure
 from vitrine.caption.inference import CaptionedPicture, decode_pictures
 from vitrine.caption.model import Captioner, open_captioner
@@ -23,7 +23,7 @@ from vitrine.data.image_folder import list_pictures
 from vitrine.data.samples import Sample, random_subset
 from vitrine.errors import DataError
 from vitrine.io.csv_tables import csv_row
-from vitrine.models.captioner.model import Memory
+from vitrine.models.captioner.model import EncoderOutput
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.provenance import Provenance, figure_names
 from vitrine.results import rounded
@@ -87,14 +87,14 @@ class CaptionSettings:
     precision: str = "fp32"
     kind: str = "png"
 
-    def decode(self, captioner: Any, memory: Memory) -> Iterator[Progress]:
+    def decode(self, captioner: Any, encoder_output: EncoderOutput) -> Iterator[DecodeStep]:
         """The decoder that was asked for."""
         maps = MapChoice(self.layer, self.heads)
-        shared: dict[str, Any] = {"max_pieces": self.max_pieces, "maps": maps, "no_repeat_ngram": self.no_repeat_ngram}
+        shared: dict[str, Any] = {"max_tokens": self.max_pieces, "maps": maps, "no_repeat_ngram": self.no_repeat_ngram}
         if self.sampled:
             return sample(
                 captioner,
-                memory,
+                encoder_output,
                 seed=self.seed,
                 temperature=self.temperature,
                 top_k=self.top_k,
@@ -102,8 +102,10 @@ class CaptionSettings:
                 **shared,
             )
         if self.beams > 1:
-            return beam_search(captioner, memory, self.beams, length_normalisation=self.length_normalisation, **shared)
-        return greedy(captioner, memory, **shared)
+            return beam_search(
+                captioner, encoder_output, self.beams, length_normalisation=self.length_normalisation, **shared
+            )
+        return greedy(captioner, encoder_output, **shared)
 
     def flags(self) -> list[str]:
         """The options of ``vitrine caption`` that differ from what it does without any."""
@@ -161,7 +163,7 @@ class PictureCaption:
                 {
                     "text": word.text,
                     "probability": round(word.probability, 6),
-                    "pieces": list(word.pieces),
+                    "pieces": list(word.tokens),
                     "map": [[float(f"{value:.5g}") for value in row] for row in word.map_RC.tolist()],
                     "check": check.to_dict(),
                 }
@@ -225,15 +227,15 @@ def prepare_word_maps(decoded: CaptionedPicture, opened: Captioner, settings: Ca
     picture = CaptionPicture(
         photo_HWC=np.asarray(decoded.photo),
         placement=decoded.placement,
-        caption=opened.vocabulary.text(caption.ids),
+        caption=opened.vocabulary.decode(caption.ids),
         words=tuple(
-            WordPanel(word.text, word.probability, word.map_RC, not check.particular)
+            WordPanel(word.text, word.probability, word.map_RC, not check.is_localized)
             for word, check in zip(words, checks, strict=True)
         ),
         name=decoded.sample.name,
         log_probability=caption.log_probability,
         method=f"{opened.attention} of the query that predicted each word, {where}, {heads}",
-        notes=() if caption.finished else ("The caption was cut for its length.",),
+        notes=() if caption.has_end else ("The caption was cut for its length.",),
     )
     return WordMaps(
         words, checks, picture, Scale("uniform", shared_scale([word.map_RC for word in words]) if words else 2.0)
@@ -365,7 +367,7 @@ class CaptionSession:
             self.opened.module,
             self.opened.transform,
             samples,
-            lambda module, memory, _: self.settings.decode(module, memory),
+            lambda module, encoder_output, _: self.settings.decode(module, encoder_output),
             device=self.opened.device,
             precision=self.settings.precision,
             batch_size=len(samples),

@@ -64,7 +64,7 @@ class Vocabulary:
             )
         self._word_start = _word_start(json.loads(tokenizer.to_str()).get("decoder"))
 
-    def piece(self, number: int) -> str:
+    def token(self, number: int) -> str:
         """The piece as the vocabulary spells it, with its marks (``##ing``, ``Ġa``).
 
         Raises:
@@ -78,14 +78,14 @@ class Vocabulary:
             )
         return str(piece)
 
-    def continues(self, number: int) -> bool:
+    def is_continuation(self, number: int) -> bool:
         """Whether the piece is written onto the one before it, without a space."""
-        piece = self.piece(number)
+        piece = self.token(number)
         if self._word_start is None:
             return piece.startswith("##") and len(piece) > 2
         return not piece.startswith(self._word_start)
 
-    def text(self, ids: Sequence[int]) -> str:
+    def decode(self, ids: Sequence[int]) -> str:
         """The caption. Start, end and padding are left out; nothing else is, not even an unknown piece.
 
         WordPieces do not say where spaces were: as transformers does it, there is none before a full stop, comma,
@@ -96,7 +96,7 @@ class Vocabulary:
         """
         frame = {self.start, self.end, self.pad}
         for number in ids:
-            self.piece(number)
+            self.token(number)
         said = [number for number in ids if number not in frame]
         text = str(self._tokenizer.decode(said, skip_special_tokens=False))
         return (text.replace(" ' ", "'") if self._word_start is None else text).strip()
@@ -116,7 +116,7 @@ class Vocabulary:
             return
         if not isinstance(self._tokenizer.model, models.WordPiece):
             raise ValueError("Only a WordPiece vocabulary fits into a vocab.txt.")
-        lines = "".join(f"{self.piece(number)}\n" for number in range(self.size))
+        lines = "".join(f"{self.token(number)}\n" for number in range(self.size))
         path.write_text(lines, encoding="utf-8", newline="\n")
 
 

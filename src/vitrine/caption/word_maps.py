@@ -39,13 +39,13 @@ class CaptionWord:
         text: as it is written, with the punctuation that belongs to it.
         probability: of all its pieces, one after the other: the product of the model's probabilities of each.
         map_RC: float32 in multiples of uniform: its mean over the picture's own cells is 1.
-        pieces: as the vocabulary spells them.
+        tokens: as the vocabulary spells them.
     """
 
     text: str
     probability: float
     map_RC: npt.NDArray[np.float32]
-    pieces: tuple[str, ...]
+    tokens: tuple[str, ...]
 
 
 def caption_words(
@@ -77,36 +77,36 @@ def caption_words(
         raise ValueError(f"join = {join!r} is none of {', '.join(get_args(Join))}.")
     maps_TK = _one_row_each(caption.maps_TLHK, maps)
     words = []
-    for places in word_pieces(caption.ids, vocabulary):
-        pieces = [vocabulary.piece(caption.ids[place]) for place in places]
+    for places in group_tokens(caption.ids, vocabulary):
+        pieces = [vocabulary.token(caption.ids[place]) for place in places]
         written = [place for place, piece in zip(places, pieces, strict=True) if not _is_sign(piece)] or places
         log_probabilities = np.array([caption.log_probabilities[place] for place in written])
         # Cut first: what lies on padding is no part of the map.
-        maps_TRC = maps_TK[written].reshape(-1, *caption.padded)[:, : caption.grid[0], : caption.grid[1]]
+        maps_TRC = maps_TK[written].reshape(-1, *caption.padded_grid)[:, : caption.grid[0], : caption.grid[1]]
         words.append(
             CaptionWord(
                 # Padding that was predicted has no text; its own spelling shows it.
                 text=_text([caption.ids[place] for place in places], vocabulary) or "".join(pieces),
                 probability=math.exp(sum(caption.log_probabilities[place] for place in places)),
                 map_RC=_relative(_joined(maps_TRC.astype(np.float64), log_probabilities, join), pieces),
-                pieces=tuple(pieces),
+                tokens=tuple(pieces),
             )
         )
     return tuple(words)
 
 
-def word_pieces(ids: Sequence[int], vocabulary: Vocabulary) -> list[list[int]]:
+def group_tokens(ids: Sequence[int], vocabulary: Vocabulary) -> list[list[int]]:
     """Which pieces, by their place in the caption, make up each word: the rules of :func:`caption_words`.
 
     Every piece is in one word, in order.
     """
     words: list[list[int]] = []
-    pieces = [vocabulary.piece(number) for number in ids]
+    pieces = [vocabulary.token(number) for number in ids]
     bare = [_bare(piece) for piece in pieces]
     for place, number in enumerate(ids):
         before = bare[place - 1] if place else ""
         joins = (
-            vocabulary.continues(number)
+            vocabulary.is_continuation(number)
             or (_is_sign(pieces[place]) and not _opens(bare[place]))
             or _opens(before)
             or _is_sign_of(before, _HYPHENS)
@@ -141,7 +141,7 @@ def _is_sign_of(bare: str, signs: str) -> bool:
 
 def _text(ids: Sequence[int], vocabulary: Vocabulary) -> str:
     """A word has no spaces; the vocabulary's own text puts them round hyphens and quotation marks."""
-    return "".join(vocabulary.text(ids).split())
+    return "".join(vocabulary.decode(ids).split())
 
 
 def _one_row_each(maps_TLHK: npt.NDArray[np.float32], choice: MapChoice | None) -> npt.NDArray[np.float32]:
@@ -172,13 +172,14 @@ def _relative(map_RC: npt.NDArray[np.float64], pieces: Sequence[str]) -> npt.NDA
     return np.asarray(map_RC / mean, dtype=np.float32)
 
 
-SAME_AS_UNIFORM = 0.25
-"""Distance (:func:`distance`) to a uniform map below which a word looked everywhere alike. A map that is uniform but
-for a share of its attention on one place, a fiftieth of the cells, is at 0.17 with a tenth of it there and at 0.28 with
-a fifth. A captioner of the published shapes with weights from a seed, which cannot have learnt to look anywhere, has
-0.13 to 0.27 in its last layer: together with the next threshold, this one finds 39 of 40 of its words out."""
+MIN_DISTANCE_TO_UNIFORM = 0.25
+"""Below this :func:`jensen_shannon_distance` to a uniform map, a word's attention is the same everywhere. A map that is
+uniform but for a share of its attention on one place, a fiftieth of the cells, is at 0.17 with a tenth of it there and
+at 0.28 with a fifth. A captioner of the published shapes with weights from a seed, which cannot have learnt to look
+anywhere, has 0.13 to 0.27 in its last layer: together with the next threshold, this one tells 39 of 40 of its words
+apart from words that are localized."""
 
-SAME_AS_OTHERS = 0.25
+MIN_DISTANCE_TO_OTHERS = 0.25
 """Distance to the mean map of the caption's other words below which a word looked where all of them look. The same
 number for the same reason: words of that captioner with weights from a seed are 0.10 to 0.26 from one another's mean,
 and a word with a fifth of its attention on a small place of its own is 0.28 from it."""
@@ -201,12 +202,12 @@ class WordCheck:
     @property
     def flag(self) -> Flag:
         """``uniform`` before ``average``, where a map is both; ``particular`` where it is neither."""
-        if self.to_uniform < SAME_AS_UNIFORM:
+        if self.to_uniform < MIN_DISTANCE_TO_UNIFORM:
             return "uniform"
-        return "average" if self.to_others is not None and self.to_others < SAME_AS_OTHERS else "particular"
+        return "average" if self.to_others is not None and self.to_others < MIN_DISTANCE_TO_OTHERS else "particular"
 
     @property
-    def particular(self) -> bool:
+    def is_localized(self) -> bool:
         """Whether the word looked somewhere in particular; if not, its map says nothing about this word."""
         return self.flag == "particular"
 
@@ -247,13 +248,16 @@ def check_words(words: Sequence[CaptionWord]) -> tuple[WordCheck, ...]:
     maps_TK = np.stack([_distribution(word.map_RC) for word in words])
     total_K, uniform_K = maps_TK.sum(axis=0), np.ones(maps_TK.shape[1])
     return tuple(
-        WordCheck(distance(map_K, uniform_K), distance(map_K, others_K) if len(words) > 1 else None)
+        WordCheck(
+            jensen_shannon_distance(map_K, uniform_K),
+            jensen_shannon_distance(map_K, others_K) if len(words) > 1 else None,
+        )
         # A difference of sums may fall below zero by rounding.
         for map_K, others_K in zip(maps_TK, np.maximum(total_K - maps_TK, 0), strict=True)
     )
 
 
-def distance(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
+def jensen_shannon_distance(one: npt.ArrayLike, other: npt.ArrayLike) -> float:
     """Jensen-Shannon distance of two maps, 0 to 1: the square root of their Jensen-Shannon divergence in bits (Lin
     1991; it is a metric: Endres & Schindelin 2003).
 

@@ -18,10 +18,10 @@ from vitrine.caption.beam_search import beam_search
 from vitrine.caption.decoding import DecodedCaption
 from vitrine.caption.model import Captioner
 from vitrine.caption.run import CaptionSettings
-from vitrine.caption.sampling import Candidate, Continued, continued
-from vitrine.caption.word_maps import CaptionWord, caption_words, check_words, word_pieces
-from vitrine.models.captioner.inference import images_rounded
-from vitrine.models.captioner.model import Memory
+from vitrine.caption.sampling import Candidate, PrefixStep, continue_prefix
+from vitrine.caption.word_maps import CaptionWord, caption_words, check_words, group_tokens
+from vitrine.models.captioner.inference import has_bf16_image_encoder
+from vitrine.models.captioner.model import EncoderOutput
 from vitrine.models.precision import autocast
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.serve.errors import ApiError
@@ -38,17 +38,17 @@ class EncodedCaption:
     Attributes:
         sha256: of the file.
         placement: of the grid on the photograph.
-        memory: what words are decoded from.
+        encoder_output: what words are decoded from.
     """
 
     sha256: str
     placement: Placement
-    memory: Memory
+    encoder_output: EncoderOutput
 
     @property
     def nbytes(self) -> int:
         """Bytes of the encoding."""
-        return _bytes(self.memory.features)
+        return _bytes(self.encoder_output.features)
 
     @property
     def size(self) -> list[int]:
@@ -95,9 +95,9 @@ class ServedCaptioner:
     def encode(self, sha256: str, size: tuple[int, int], prepared_CHW: torch.Tensor) -> EncodedCaption:
         """Run the image side once."""
         with torch.inference_mode(), self._rounded():
-            memory = self.opened.module.encode([prepared_CHW.to(self.opened.device)])
+            encoder_output = self.opened.module.encode([prepared_CHW.to(self.opened.device)])
         geometry: Any = self.opened.transform.geometry(*size)  # the kinds of transform have a box in common
-        return EncodedCaption(sha256, Placement(geometry, *memory.grids[0]), memory)
+        return EncodedCaption(sha256, Placement(geometry, *encoder_output.grids[0]), encoder_output)
 
     def settings(self, beams: int, kind: str = "png") -> CaptionSettings:
         """Of a decoding."""
@@ -107,7 +107,7 @@ class ServedCaptioner:
         """A caption without telling its words."""
         steps = self._steps(encoded, beams, prefix, job)
         *_, last = steps
-        return last.progress.captions[0]
+        return last.step.captions[0]
 
     def caption(
         self, encoded: EncodedCaption, beams: int, prefix: Sequence[int], name: str, job: Job, say: Say
@@ -127,24 +127,24 @@ class ServedCaptioner:
             JobCancelled: nobody waits.
         """
         teller = _Teller(self.opened, encoded, say)
-        last: Continued | None = None
+        last: PrefixStep | None = None
         for last in self._steps(encoded, beams, prefix, job):
-            teller.more(last.candidates, last.progress.captions[0] if beams == 1 else None)
+            teller.more(last.candidates, last.step.captions[0] if beams == 1 else None)
         assert last is not None
-        caption = last.progress.captions[0]
+        caption = last.step.captions[0]
         words = teller.end(caption)
-        ranked = last.progress.ranked[0] if last.progress.ranked else last.progress.leading
+        ranked = last.step.hypotheses[0] if last.step.hypotheses else last.step.best
         scale = Scale("uniform", shared_scale([word.map_RC for word in words]) if words else 2.0)
         checks = check_words(words)
         return CaptionResult(
-            caption=self.opened.vocabulary.text(caption.ids),
+            caption=self.opened.vocabulary.decode(caption.ids),
             log_probability=caption.log_probability,
-            finished=caption.finished,
+            finished=caption.has_end,
             words=[
-                told.model_copy(update={"looked": check.particular, "check": check.sentence})
+                told.model_copy(update={"looked": check.is_localized, "check": check.sentence})
                 for told, check in zip(teller.told, checks, strict=True)
             ],
-            beams=[self._beam(link.caption(caption.grid, caption.padded)) for link in ranked],
+            beams=[self._beam(node.to_caption(caption.grid, caption.padded_grid)) for node in ranked],
             picture=encoded.sha256,
             size=encoded.size,
             scale=ScaleInfo(kind="uniform", high=scale.high, label=scale.name),
@@ -153,7 +153,7 @@ class ServedCaptioner:
         )
 
     def _beam(self, caption: DecodedCaption) -> BeamCaption:
-        text = self.opened.vocabulary.text(caption.ids)
+        text = self.opened.vocabulary.decode(caption.ids)
         return BeamCaption(caption=text, log_probability=caption.log_probability, score=caption.score())
 
     @property
@@ -166,21 +166,25 @@ class ServedCaptioner:
         words = ["vitrine", "caption", self.reference, name, "-o", "captions", *self.flags]
         return shlex.join([*words, *self.settings(beams).flags()])
 
-    def _steps(self, encoded: EncodedCaption, beams: int, prefix: Sequence[int], job: Job) -> Iterator[Continued]:
+    def _steps(self, encoded: EncodedCaption, beams: int, prefix: Sequence[int], job: Job) -> Iterator[PrefixStep]:
         if beams > 1 and prefix:
             raise ApiError(422, "A caption is continued by the likeliest words: leave beams out.")
-        module, memory = self.opened.module, encoded.memory
-        steps: Iterator[Any] = continued(module, memory, prefix) if beams == 1 else beam_search(module, memory, beams)
+        module, encoder_output = self.opened.module, encoded.encoder_output
+        steps: Iterator[Any] = (
+            continue_prefix(module, encoder_output, prefix)
+            if beams == 1
+            else beam_search(module, encoder_output, beams)
+        )
         while True:
             with torch.inference_mode(), self._rounded():
                 step = next(steps, None)
             if step is None:
                 return
             job.raise_if_cancelled()
-            yield step if isinstance(step, Continued) else Continued(step, ())
+            yield step if isinstance(step, PrefixStep) else PrefixStep(step, ())
 
     def _rounded(self) -> Any:
-        rounded = images_rounded(self.opened.module)
+        rounded = has_bf16_image_encoder(self.opened.module)
         return autocast(self.opened.device, "fp32" if rounded else self.precision)
 
 
@@ -196,7 +200,7 @@ class _Teller:
         """One more piece; None where it is not known yet which caption it is of."""
         self._candidates.append(candidates)
         # What comes next may still belong to the last word, and to no earlier one.
-        if caption is not None and len(word_pieces(caption.ids, self._opened.vocabulary)) > len(self.told) + 1:
+        if caption is not None and len(group_tokens(caption.ids, self._opened.vocabulary)) > len(self.told) + 1:
             self._tell(caption, whole=False)
 
     def end(self, caption: DecodedCaption) -> tuple[CaptionWord, ...]:
@@ -205,7 +209,7 @@ class _Teller:
 
     def _tell(self, caption: DecodedCaption, whole: bool) -> tuple[CaptionWord, ...]:
         vocabulary = self._opened.vocabulary
-        words, places = caption_words(caption, vocabulary), word_pieces(caption.ids, vocabulary)
+        words, places = caption_words(caption, vocabulary), group_tokens(caption.ids, vocabulary)
         for index in range(len(self.told), len(words) if whole else len(words) - 1):
             word, first = words[index], places[index][0]
             told = WordInfo(
@@ -241,8 +245,8 @@ class _Teller:
     def _piece(self, number: int) -> str:
         """A piece for a person; what is written onto the word before it has an ellipsis in front."""
         vocabulary = self._opened.vocabulary
-        text = vocabulary.text([number]) or vocabulary.piece(number)
-        return f"…{text.removeprefix('##')}" if vocabulary.continues(number) else text
+        text = vocabulary.decode([number]) or vocabulary.token(number)
+        return f"…{text.removeprefix('##')}" if vocabulary.is_continuation(number) else text
 
 
 def _bytes(features: Any) -> int:

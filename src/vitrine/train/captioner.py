@@ -21,8 +21,8 @@ from vitrine.data.captions.datasets import CaptionSplit
 from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTransform, PictureBatch, load_pictures
 from vitrine.data.loader import BatchShard, PictureLoader
 from vitrine.data.samples import Sample
-from vitrine.models.captioner.build import AssembledCaptioner, assemble_captioner
-from vitrine.models.captioner.checkpoint import WORDS, save_captioner
+from vitrine.models.captioner.build import UntrainedCaptioner, build_captioner
+from vitrine.models.captioner.checkpoint import WORDS, save_captioner_checkpoint
 from vitrine.models.captioner.model import CaptionModel, Features
 from vitrine.models.finetune import captioner_parameter_groups
 from vitrine.models.kind import is_captioner
@@ -70,7 +70,7 @@ class CaptionerTask:
         self.vocabulary: Vocabulary = self.model.vocabulary
         self.transform = CaptionTransform(made.input)
         self.width = self.model.config.width
-        longest = min(self.model.longest, self.spec.longest)
+        longest = min(self.model.max_length, self.spec.longest)
         self._drawn = CaptionSampler(self.vocabulary, longest, self.spec.captions_a_picture, recipe.seed)
         self.epoch_pictures = epoch_pictures(data.train, recipe)
         self.validation_pictures = len(data.validation)
@@ -81,13 +81,13 @@ class CaptionerTask:
         self._kept: dict[str, FeatureCache | None] = {}
         self._sharded: ShardedBatches | None = None
 
-    def _assembled(self) -> AssembledCaptioner:
+    def _assembled(self) -> UntrainedCaptioner:
         recipe, transforms = self.recipe, self.recipe.transforms
         if is_captioner(recipe.model):
             found = load_captioner(recipe.model)
             note = "It is a captioner: its own architecture and word pieces are used."
-            return AssembledCaptioner(found.model, found.input, found.weights, (*found.notes, note))
-        return assemble_captioner(
+            return UntrainedCaptioner(found.model, found.input, found.weights, (*found.notes, note))
+        return build_captioner(
             recipe.model,
             self.spec,
             self._vocabulary(),
@@ -220,23 +220,23 @@ class CaptionerTask:
         def progress(done: int, total: int) -> None:
             self.report(ProgressUpdate(done, total, f"Encoding {what} pictures once"))
 
-        def see(batch: PictureBatch) -> list[torch.Tensor]:
+        def encode_image(batch: PictureBatch) -> list[torch.Tensor]:
             pixels = [self.transform.normalise(each.to(runtime.device)) for each in batch.pixels]
             with torch.no_grad(), autocast(runtime.device, runtime.precision):
-                found = self.model.see(pixels)
+                found = self.model.encode_image(pixels)
             values_BDRC = found.values_BDRC.to("cpu", cache_dtype(runtime))
             return [own[:, :rows, :columns] for own, (rows, columns) in zip(values_BDRC, found.grids, strict=True)]
 
         self.model.backbone.eval()
         passes = [partial(self._version, split, changes, view) for view in range(views)]
-        self._kept[what] = encode_once(passes, see, len(split), progress)
+        self._kept[what] = encode_once(passes, encode_image, len(split), progress)
         return self._kept[what]
 
     def save(self, run: RunFolder, module: nn.Module) -> None:
         """Weights, settings and word pieces."""
         captioner: Any = module
         model: CaptionModel = captioner.captioner
-        save_captioner(run.path, model, self.input)
+        save_captioner_checkpoint(run.path, model, self.input)
 
     def finalize(self, run: RunFolder, runtime: RuntimeConfig) -> dict[str, Any]:
         """Measure the written weights: forced, and by the captions that they give; write captions.csv."""

@@ -168,11 +168,13 @@ class TeacherForcing(nn.Module):
         """
         if not isinstance(seen, Features):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-                seen = self.captioner.see(seen)
-        memory = self.captioner.remember(seen)
+                seen = self.captioner.encode_image(seen)
+        encoder_output = self.captioner.encode_features(seen)
         if len(ids_BT) > len(captions_P):
-            memory = memory.pick(torch.arange(len(captions_P)).repeat_interleave(torch.tensor(captions_P)))
-        return self.captioner.logits(memory, ids_BT, picked_N)
+            encoder_output = encoder_output.select_rows(
+                torch.arange(len(captions_P)).repeat_interleave(torch.tensor(captions_P))
+            )
+        return self.captioner.logits(encoder_output, ids_BT, picked_N)
 
 
 class Captioning:

@@ -133,7 +133,7 @@ def _forced(
     loaded = load_captioner(str(record.folder.path))
     model, words = loaded.model.to(runtime.device), loaded.model.vocabulary
     transform = CaptionTransform(loaded.input)
-    longest = min(model.longest, (record.recipe.caption or CaptionSpec()).longest)
+    longest = min(model.max_length, (record.recipe.caption or CaptionSpec()).longest)
     names = list(samples)
     ids = [[encode_caption(words, text, longest) for text in record.humans[name]] for name in names]
 

@@ -107,9 +107,9 @@ def _inference() -> Iterator[None]:
 
 def greedy(model: CaptionModel, pictures: Sequence[Tensor]) -> list[list[int]]:
     """101 and the 24 words that follow, of each picture."""
-    memory, state, ids_BT = model.encode(pictures), None, torch.full((len(pictures), 1), 101)
+    encoder_output, state, ids_BT = model.encode(pictures), None, torch.full((len(pictures), 1), 101)
     for _ in range(24):
-        step = model.step(ids_BT[:, -1], memory, state)
+        step = model.step(ids_BT[:, -1], encoder_output, state)
         state = step.state
         ids_BT = torch.cat((ids_BT, step.logits_BV.argmax(-1, keepdim=True)), 1)
     return ids_BT.tolist()
@@ -124,9 +124,9 @@ def compare(found: Tensor, expected: np.ndarray, within: float) -> None:
 def test_one_picture_gives_the_published_logits_words_and_maps(
     model: CaptionModel, reference: dict[str, np.ndarray], i: int
 ) -> None:
-    memory = model.encode(PICTURES[i : i + 1])
-    assert memory.grids == (tuple(reference[f"grid_{i}"]),) == (memory.padded,)
-    logits_1TV, cross_L1HTK = model(memory, torch.from_numpy(reference[f"ids_{i}"])[None])
+    encoder_output = model.encode(PICTURES[i : i + 1])
+    assert encoder_output.grids == (tuple(reference[f"grid_{i}"]),) == (encoder_output.padded_grid,)
+    logits_1TV, cross_L1HTK = model(encoder_output, torch.from_numpy(reference[f"ids_{i}"])[None])
     compare(logits_1TV[0][:, reference["vocabulary_ids"]], reference[f"logits_{i}"], 1e-3)
     compare(cross_L1HTK[:, 0].mean(1), reference[f"cross_{i}"], 1e-5)
     assert (logits_1TV[0].argmax(-1).numpy() == reference[f"argmax_{i}"]).all()
@@ -135,9 +135,9 @@ def test_one_picture_gives_the_published_logits_words_and_maps(
 def test_cached_steps_give_the_published_logits_words_and_maps(
     model: CaptionModel, reference: dict[str, np.ndarray]
 ) -> None:
-    memory, state = model.encode(PICTURES[:1]), None
+    encoder_output, state = model.encode(PICTURES[:1]), None
     for t, word in enumerate(reference["ids_0"]):
-        step = model.step(torch.tensor([word]), memory, state)
+        step = model.step(torch.tensor([word]), encoder_output, state)
         state = step.state
         compare(step.logits_BV[0][reference["vocabulary_ids"]], reference["logits_0"][t], 1e-3)
         compare(step.cross_LBHK[:, 0].mean(1), reference["cross_0"][:, t], 1e-5)
@@ -147,9 +147,11 @@ def test_cached_steps_give_the_published_logits_words_and_maps(
 def test_a_padded_batch_gives_the_published_logits_and_maps(
     model: CaptionModel, reference: dict[str, np.ndarray]
 ) -> None:
-    memory = model.encode(PICTURES)
-    assert memory.padded == (19, 19)
-    logits_BTV, cross_LBHTK = model(memory, torch.from_numpy(np.stack([reference["ids_0"], reference["ids_1"]])))
+    encoder_output = model.encode(PICTURES)
+    assert encoder_output.padded_grid == (19, 19)
+    logits_BTV, cross_LBHTK = model(
+        encoder_output, torch.from_numpy(np.stack([reference["ids_0"], reference["ids_1"]]))
+    )
     compare(logits_BTV[..., reference["vocabulary_ids"]], reference["batch_logits"], 1e-3)
     compare(cross_LBHTK[-1].mean(1), reference["batch_cross_last"], 1e-5)
     # The reference tells padding from no padding, so agreeing with it says something.
@@ -163,12 +165,14 @@ def test_features_padded_instead_give_the_logits_and_words_of_single_pictures(
     save_file(weights, path)
     ready = load_catr(path, padding="features", ready=True)
     path.unlink()
-    memory = ready.encode(PICTURES)
-    assert memory.grids == ((14, 19), (19, 13))
-    logits_BTV, cross_LBHTK = ready(memory, torch.from_numpy(np.stack([reference["ids_0"], reference["ids_1"]])))
-    for i, (rows, columns) in enumerate(memory.grids):
+    encoder_output = ready.encode(PICTURES)
+    assert encoder_output.grids == ((14, 19), (19, 13))
+    logits_BTV, cross_LBHTK = ready(
+        encoder_output, torch.from_numpy(np.stack([reference["ids_0"], reference["ids_1"]]))
+    )
+    for i, (rows, columns) in enumerate(encoder_output.grids):
         compare(logits_BTV[i][:, reference["vocabulary_ids"]], reference[f"logits_{i}"], 1e-3)
-        own = cross_LBHTK[:, i].mean(1).unflatten(-1, memory.padded)[..., :rows, :columns]
+        own = cross_LBHTK[:, i].mean(1).unflatten(-1, encoder_output.padded_grid)[..., :rows, :columns]
         compare(own.flatten(-2), reference[f"cross_{i}"], 1e-5)
     assert greedy(ready, PICTURES) == [greedy(model, [picture])[0] for picture in PICTURES]
 
@@ -230,13 +234,13 @@ class Slow:
             x = x + self.expand(name, self.norm(f"{name}.norm2", x))
         return self.norm("transformer.encoder.norm", x), place
 
-    def logits(self, memory: Tensor, place: Tensor, ids: list[int], longest: int = LONGEST) -> Tensor:
+    def logits(self, encoder_output: Tensor, place: Tensor, ids: list[int], max_length: int = LONGEST) -> Tensor:
         """Of every word after the given ones, (len(ids), V)."""
-        filled = torch.tensor(ids + [0] * (longest - len(ids)))
-        padded = torch.arange(longest)[None] >= len(ids)
-        later = torch.ones(longest, longest, dtype=torch.bool).triu(1)
+        filled = torch.tensor(ids + [0] * (max_length - len(ids)))
+        padded = torch.arange(max_length)[None] >= len(ids)
+        later = torch.ones(max_length, max_length, dtype=torch.bool).triu(1)
         words = "transformer.embeddings."
-        position = self.weights[f"{words}position_embeddings.weight"][:longest]
+        position = self.weights[f"{words}position_embeddings.weight"][:max_length]
         x = self.norm(f"{words}LayerNorm", self.weights[f"{words}word_embeddings.weight"][filled] + position, 1e-12)
         for i in range(6):
             name = f"transformer.decoder.layers.{i}"
@@ -244,7 +248,7 @@ class Slow:
             masks = {"attn_mask": later, "key_padding_mask": padded}
             x = x + self.attend(f"{name}.self_attn", y + position, y + position, y, **masks)
             y = self.norm(f"{name}.norm2", x)
-            x = x + self.attend(f"{name}.multihead_attn", y + position, memory + place, memory)
+            x = x + self.attend(f"{name}.multihead_attn", y + position, encoder_output + place, encoder_output)
             x = x + self.expand(name, self.norm(f"{name}.norm3", x))
         x = self.norm("transformer.decoder.norm", x)[: len(ids)]
         for i in range(2):
@@ -263,7 +267,7 @@ def test_greedy_words_equal_a_slow_version_that_has_the_published_logits(
     assert (published.argmax(-1).numpy() == reference[f"argmax_{i}"]).all()
     (ids,) = greedy(model, PICTURES[i : i + 1])
     for t in range(1, len(ids)):  # no word sees a later one, so the padding up to 128 is left out
-        assert ids[t] == int(slow.logits(*seen, ids[:t], longest=t)[-1].argmax())
+        assert ids[t] == int(slow.logits(*seen, ids[:t], max_length=t)[-1].argmax())
     assert ids[1] == reference[f"argmax_{i}"][0]
     assert len(set(ids)) > 3
 

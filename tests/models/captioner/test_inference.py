@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vitrine.caption.beam_search import beam_search
-from vitrine.caption.decoding import DecodedCaption, Progress, captions_of, greedy
+from vitrine.caption.decoding import DecodedCaption, DecodeStep, final_captions, greedy
 from vitrine.caption.inference import decode_pictures
 from vitrine.config.preprocessing import CaptionInput
 from vitrine.data.captions.transforms import CaptionTransform
@@ -32,9 +32,9 @@ from vitrine.models.captioner.inference import (
     PackedBottleneck,
     PackedConvolution,
     PackedLinear,
-    images_rounded,
+    cast_image_encoder,
+    has_bf16_image_encoder,
     pack_bottlenecks,
-    round_images,
 )
 
 # The layers that are tested compute as their base class without oneDNN, which then is all that these tests compare.
@@ -56,7 +56,7 @@ def captioner() -> CaptionModel:
         decoder_layers=2,
         feed_forward=64,
         head_widths=(24,),
-        longest=12,
+        max_length=12,
         start=1,
         end=2,
     )
@@ -177,16 +177,16 @@ def same(found: tuple[DecodedCaption, ...], expected: tuple[DecodedCaption, ...]
 
 def test_a_captioner_made_ready_says_the_same(way: str) -> None:
     model = captioner()
-    memory = model.encode(pictures(3))
-    expected = captions_of(greedy(model, memory)), captions_of(beam_search(model, memory, 4))
-    logits = model(memory, torch.tensor([[1, 7, 9]] * 3))[0]
+    encoder_output = model.encode(pictures(3))
+    expected = final_captions(greedy(model, encoder_output)), final_captions(beam_search(model, encoder_output, 4))
+    logits = model(encoder_output, torch.tensor([[1, 7, 9]] * 3))[0]
     prepare_for_prediction(model)
     assert sum(isinstance(each, PackedBottleneck) for each in model.modules()) == 8
     assert sum(isinstance(each, PackedLinear) for each in model.modules()) == 16
-    memory = model.encode(pictures(3))
-    assert (model(memory, torch.tensor([[1, 7, 9]] * 3))[0] - logits).abs().max() < 1e-4 * logits.abs().max()
-    same(captions_of(greedy(model, memory)), expected[0])
-    same(captions_of(beam_search(model, memory, 4)), expected[1])
+    encoder_output = model.encode(pictures(3))
+    assert (model(encoder_output, torch.tensor([[1, 7, 9]] * 3))[0] - logits).abs().max() < 1e-4 * logits.abs().max()
+    same(final_captions(greedy(model, encoder_output)), expected[0])
+    same(final_captions(beam_search(model, encoder_output, 4)), expected[1])
     assert (logits[0] - logits[1]).abs().max() > 0.01  # the pictures matter
     copies = [each._copy is not None for each in model.modules() if isinstance(each, PackedLinear | PackedConvolution)]
     assert all(copies) if way == "packed" and HAS_COPIES else not any(copies)
@@ -196,15 +196,15 @@ def test_rounded_images_leave_words_in_float32(way: str) -> None:
     model = prepare_for_prediction(captioner())
     ids_BT = torch.tensor([[1, 7, 9, 4]] * 2)
     expected_BTV, cross = model(model.encode(pictures()), ids_BT)
-    assert not images_rounded(model)
-    assert images_rounded(round_images(model))
+    assert not has_bf16_image_encoder(model)
+    assert has_bf16_image_encoder(cast_image_encoder(model))
     types = {name.split(".")[0]: value.dtype for name, value in model.named_parameters()}
     assert types == dict.fromkeys(("backbone", "projection", "encoder"), torch.bfloat16) | dict.fromkeys(
         ("embeddings", "decoder", "head"), torch.float32
     )
-    memory = model.encode(pictures())
-    assert {each.dtype for each in (*memory.features.keys, *memory.features.values)} == {torch.float32}
-    found_BTV, rounded = model(memory, ids_BT)
+    encoder_output = model.encode(pictures())
+    assert {each.dtype for each in (*encoder_output.features.keys, *encoder_output.features.values)} == {torch.float32}
+    found_BTV, rounded = model(encoder_output, ids_BT)
     assert 0 < (found_BTV - expected_BTV).abs().max() < 0.1 * expected_BTV.std()
     assert 0 < (rounded - cross).abs().max() < 0.05
 
@@ -215,9 +215,9 @@ class Listening:
     def __init__(self) -> None:
         self.heard: list[bool] = []
 
-    def __call__(self, module: Any, memory: Any, _: Any) -> Iterator[Progress]:
+    def __call__(self, module: Any, encoder_output: Any, _: Any) -> Iterator[DecodeStep]:
         self.heard.append(torch.is_autocast_enabled("cpu"))
-        return greedy(module, memory, max_pieces=3)
+        return greedy(module, encoder_output, max_tokens=3)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ class Listening:
 def test_only_a_captioner_that_was_not_rounded_is_under_autocast(rounded: bool, precision: str, autocast: bool) -> None:
     model = prepare_for_prediction(captioner())
     if rounded:
-        round_images(model)
+        cast_image_encoder(model)
     file = io.BytesIO()
     Image.effect_noise((50, 40), 60).convert("RGB").save(file, "PNG")
     samples = [Sample("a.png", BytesPicture(file.getvalue()))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vitrine.errors import ModelError
-from vitrine.models.captioner import CaptionModel, CaptionModelConfig, Features, Memory, prepare_for_prediction
+from vitrine.models.captioner import CaptionModel, CaptionModelConfig, EncoderOutput, Features, prepare_for_prediction
 from vitrine.models.captioner.backbone import FrozenBatchNorm2d
 from vitrine.models.captioner.model import sine_positions
 from vitrine.models.load import load_for_inference
@@ -28,7 +27,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "no encoder": DYNAMIC_VIT | {"encoder_layers": 0},
 }
 SMALL = {"vocabulary_size": 40, "width": 32, "heads": 4, "encoder_layers": 2, "decoder_layers": 2, "feed_forward": 64,
-         "head_widths": (24,), "longest": 12, "start": 1, "end": 2}  # fmt: skip
+         "head_widths": (24,), "max_length": 12, "start": 1, "end": 2}  # fmt: skip
 SIZES = ((32, 48), (48, 24), (32, 48))
 
 
@@ -56,11 +55,11 @@ def words(rows: int, length: int = 9) -> Tensor:
     return ids_BT
 
 
-def stepped(model: CaptionModel, memory: Memory, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
+def stepped(model: CaptionModel, encoder_output: EncoderOutput, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
     """What forward gives, one word at a time."""
     logits, crosses, state = [], [], None
     for ids_B in ids_BT.T:
-        step = model.step(ids_B, memory, state)
+        step = model.step(ids_B, encoder_output, state)
         state = step.state
         logits.append(step.logits_BV)
         crosses.append(step.cross_LBHK)
@@ -76,24 +75,24 @@ def _no_gradients(request: pytest.FixtureRequest) -> object:
 @pytest.mark.parametrize("parts", PARTS)
 def test_one_word_at_a_time_equals_all_at_once(parts: str) -> None:
     model = built(parts)
-    memory = model.encode(pictures())
-    logits_BTV, cross_LBHTK = model(memory, words(3))
-    cached_BTV, cached_LBHTK = stepped(model, memory, words(3))
+    encoder_output = model.encode(pictures())
+    logits_BTV, cross_LBHTK = model(encoder_output, words(3))
+    cached_BTV, cached_LBHTK = stepped(model, encoder_output, words(3))
     assert logits_BTV.shape == (3, 9, 40)
-    assert cross_LBHTK.shape == (2, 3, 4, 9, math.prod(memory.padded))
+    assert cross_LBHTK.shape == (2, 3, 4, 9, math.prod(encoder_output.padded_grid))
     assert (cached_BTV - logits_BTV).abs().max() < 1e-5
     assert (cached_LBHTK - cross_LBHTK).abs().max() < 1e-5
-    assert (model.logits(memory, words(3)) - logits_BTV).abs().max() < 1e-5
+    assert (model.logits(encoder_output, words(3)) - logits_BTV).abs().max() < 1e-5
     assert logits_BTV.std() > 0.05  # an even answer would agree with anything
 
 
 @pytest.mark.parametrize("parts", PARTS)
 def test_no_word_sees_a_later_one(parts: str) -> None:
     model = built(parts)
-    memory, ids_BT = model.encode(pictures()), words(3)
-    before_BTV, cross_before = model(memory, ids_BT)
+    encoder_output, ids_BT = model.encode(pictures()), words(3)
+    before_BTV, cross_before = model(encoder_output, ids_BT)
     ids_BT[:, 5:] = 0  # as padding would
-    after_BTV, cross_after = model(memory, ids_BT)
+    after_BTV, cross_after = model(encoder_output, ids_BT)
     assert torch.equal(before_BTV[:, :5], after_BTV[:, :5])
     assert torch.equal(cross_before[..., :5, :], cross_after[..., :5, :])
     assert not torch.allclose(before_BTV[:, 5], after_BTV[:, 5])
@@ -102,31 +101,33 @@ def test_no_word_sees_a_later_one(parts: str) -> None:
 @pytest.mark.parametrize("parts", PARTS)
 def test_cross_attention_is_shared_out_over_a_pictures_own_cells(parts: str) -> None:
     model = built(parts)
-    memory = model.encode(pictures())
-    cross_LBHTK = model(memory, words(3))[1]
+    encoder_output = model.encode(pictures())
+    cross_LBHTK = model(encoder_output, words(3))[1]
     assert torch.allclose(cross_LBHTK.sum(-1), torch.ones(()))
-    rows, columns = memory.padded
-    assert rows == max(r for r, _ in memory.grids)
-    assert columns == max(c for _, c in memory.grids)
-    for i, (own_rows, own_columns) in enumerate(memory.grids):
-        maps = cross_LBHTK[:, i].unflatten(-1, memory.padded)
+    rows, columns = encoder_output.padded_grid
+    assert rows == max(r for r, _ in encoder_output.grids)
+    assert columns == max(c for _, c in encoder_output.grids)
+    for i, (own_rows, own_columns) in enumerate(encoder_output.grids):
+        maps = cross_LBHTK[:, i].unflatten(-1, encoder_output.padded_grid)
         assert (maps[..., :own_rows, :own_columns] > 0).all()
         assert maps[..., own_rows:, :].sum() == 0
         assert maps[..., own_columns:].sum() == 0
-    assert len(set(memory.grids)) == 2
+    assert len(set(encoder_output.grids)) == 2
 
 
 @pytest.mark.parametrize("parts", ["vit", "convolutions"])
 def test_padded_features_leave_a_picture_alone(parts: str) -> None:
     model = built(parts)
-    memory = model.encode(pictures())
-    logits_BTV, cross_LBHTK = model(memory, words(3))
+    encoder_output = model.encode(pictures())
+    logits_BTV, cross_LBHTK = model(encoder_output, words(3))
     for i, picture in enumerate(pictures()):
         alone = model.encode([picture])
-        assert alone.grids == (alone.padded,) == memory.grids[i : i + 1]
+        assert alone.grids == (alone.padded_grid,) == encoder_output.grids[i : i + 1]
         logits_1TV, cross_L1HTK = model(alone, words(3)[i : i + 1])
         assert (logits_BTV[i] - logits_1TV[0]).abs().max() < 1e-5
-        own = cross_LBHTK[:, i].unflatten(-1, memory.padded)[..., : alone.padded[0], : alone.padded[1]]
+        own = cross_LBHTK[:, i].unflatten(-1, encoder_output.padded_grid)[
+            ..., : alone.padded_grid[0], : alone.padded_grid[1]
+        ]
         assert (own.flatten(-2) - cross_L1HTK[:, 0]).abs().max() < 1e-5
 
 
@@ -135,9 +136,9 @@ def test_padded_features_leave_a_picture_alone(parts: str) -> None:
 )
 def test_beams_equal_pictures_decoded_by_themselves(order: list[int]) -> None:
     model = built("convolutions")
-    memory, ids_BT = model.encode(pictures()), words(len(order))
-    picked = memory.pick(torch.tensor(order))
-    assert picked.grids == tuple(memory.grids[i] for i in order)
+    encoder_output, ids_BT = model.encode(pictures()), words(len(order))
+    picked = encoder_output.select_rows(torch.tensor(order))
+    assert picked.grids == tuple(encoder_output.grids[i] for i in order)
     logits_BTV, cross_LBHTK = stepped(model, picked, ids_BT)
     everything_at_once = model(picked, ids_BT)
     assert (everything_at_once[0] - logits_BTV).abs().max() < 1e-5
@@ -147,29 +148,29 @@ def test_beams_equal_pictures_decoded_by_themselves(order: list[int]) -> None:
         alone = model.encode([pictures()[i]])
         logits_1TV, cross_L1HTK = model(alone, ids_BT[row : row + 1])
         assert (logits_BTV[row] - logits_1TV[0]).abs().max() < 1e-5
-        own = cross_LBHTK[:, row].unflatten(-1, picked.padded)[..., : alone.padded[0], : alone.padded[1]]
+        own = cross_LBHTK[:, row].unflatten(-1, picked.padded_grid)[..., : alone.padded_grid[0], : alone.padded_grid[1]]
         assert (own.flatten(-2) - cross_L1HTK[:, 0]).abs().max() < 1e-5
-    turned, _ = model(picked.pick(list(range(len(order)))[::-1]), ids_BT.flip(0))
+    turned, _ = model(picked.select_rows(list(range(len(order)))[::-1]), ids_BT.flip(0))
     assert (turned.flip(0) - logits_BTV).abs().max() < 1e-5
 
 
 def test_beams_of_a_picture_share_its_keys() -> None:
-    memory = built("vit").encode(pictures())
-    beams = memory.pick([0] * 5 + [1] * 5 + [2] * 5)
-    assert beams.features.keys[0] is memory.features.keys[0]
-    assert len(beams.pick([5, 6, 10, 11]).features.keys[0]) == 2
-    assert len(beams.pick([0, 0, 5]).features.keys[0]) == 3
+    encoder_output = built("vit").encode(pictures())
+    beams = encoder_output.select_rows([0] * 5 + [1] * 5 + [2] * 5)
+    assert beams.features.keys[0] is encoder_output.features.keys[0]
+    assert len(beams.select_rows([5, 6, 10, 11]).features.keys[0]) == 2
+    assert len(beams.select_rows([0, 0, 5]).features.keys[0]) == 3
 
 
 def test_a_reordered_state_goes_on_from_the_other_words() -> None:
     model = built("vit")
-    memory = model.encode(pictures()[:1]).pick([0, 0, 0])
+    encoder_output = model.encode(pictures()[:1]).select_rows([0, 0, 0])
     ids_BT, state = words(3, 5), None
     for ids_B in ids_BT[:, :3].T:
-        state = model.step(ids_B, memory, state).state
+        state = model.step(ids_B, encoder_output, state).state
     order = torch.tensor([2, 0, 0])
-    followed = model.step(ids_BT[:, 3], memory, model.reorder(state, order))
-    expected, cross = model(memory, torch.cat((ids_BT[order, :3], ids_BT[:, 3:4]), 1))
+    followed = model.step(ids_BT[:, 3], encoder_output, model.reorder(state, order))
+    expected, cross = model(encoder_output, torch.cat((ids_BT[order, :3], ids_BT[:, 3:4]), 1))
     assert (followed.logits_BV - expected[:, -1]).abs().max() < 1e-5
     assert (followed.cross_LBHK - cross[..., -1, :]).abs().max() < 1e-5
     assert not torch.allclose(expected[1], expected[2], atol=1e-3)
@@ -178,12 +179,12 @@ def test_a_reordered_state_goes_on_from_the_other_words() -> None:
 
 def test_a_state_can_be_continued_twice() -> None:
     model = built("vit")
-    memory = model.encode(pictures()[:2])
-    state = model.step(torch.tensor([1, 1]), memory, None).state
-    first = model.step(torch.tensor([5, 6]), memory, state)
-    model.step(torch.tensor([7, 8]), memory, first.state)
-    other = model.step(torch.tensor([9, 9]), memory, state)
-    assert torch.equal(model.step(torch.tensor([5, 6]), memory, state).logits_BV, first.logits_BV)
+    encoder_output = model.encode(pictures()[:2])
+    state = model.step(torch.tensor([1, 1]), encoder_output, None).state
+    first = model.step(torch.tensor([5, 6]), encoder_output, state)
+    model.step(torch.tensor([7, 8]), encoder_output, first.state)
+    other = model.step(torch.tensor([9, 9]), encoder_output, state)
+    assert torch.equal(model.step(torch.tensor([5, 6]), encoder_output, state).logits_BV, first.logits_BV)
     assert not torch.equal(other.logits_BV, first.logits_BV)
 
 
@@ -193,7 +194,7 @@ def test_a_transformers_features_are_its_patch_tokens() -> None:
     body = model.backbone.body
     tokens_BND = body.forward_features(pixels)
     assert body.num_prefix_tokens == 4
-    features = model.see(list(pixels))
+    features = model.encode_image(list(pixels))
     assert features.grids == ((4, 6),) * 2
     for row in range(4):
         for column in range(6):
@@ -211,20 +212,20 @@ def test_an_earlier_stage_is_finer_and_what_follows_it_is_gone() -> None:
 
 def test_features_can_be_kept_and_joined_again() -> None:
     model = built("convolutions")
-    kept = [model.see([picture]).values_BDRC[0] for picture in pictures()]
-    memory = model.remember(Features.join(kept))
+    kept = [model.encode_image([picture]).values_BDRC[0] for picture in pictures()]
+    encoder_output = model.encode_features(Features.join(kept))
     expected = model.encode(pictures())
-    assert memory.grids == expected.grids
-    assert (model(memory, words(3))[0] - model(expected, words(3))[0]).abs().max() < 1e-5
+    assert encoder_output.grids == expected.grids
+    assert (model(encoder_output, words(3))[0] - model(expected, words(3))[0]).abs().max() < 1e-5
 
 
 def test_the_packages_own_model_serves_as_image_encoder() -> None:
     image_model = load_for_inference("vitrine/scenes-tiny").module
     config = CaptionModelConfig(**(SMALL | {"image_model": "vitrine/scenes-tiny"}))
     model = CaptionModel(config, image_model).eval()
-    memory = model.encode(pictures(((64, 64),) * 2))
-    assert memory.grids == ((8, 8),) * 2
-    assert model(memory, words(2))[0].isfinite().all()
+    encoder_output = model.encode(pictures(((64, 64),) * 2))
+    assert encoder_output.grids == ((8, 8),) * 2
+    assert model(encoder_output, words(2))[0].isfinite().all()
     with pytest.raises(ModelError, match="64 x 64 pixels; got 32 x 48"):
         model.encode(pictures()[:1])
 
@@ -232,8 +233,8 @@ def test_the_packages_own_model_serves_as_image_encoder() -> None:
 def test_a_model_ready_to_predict_computes_the_same() -> None:
     model = built("padded pixels")
     norms = sum(isinstance(module, FrozenBatchNorm2d) for module in model.modules())
-    memory = model.encode(pictures())
-    expected = model(memory, words(3))[0]
+    encoder_output = model.encode(pictures())
+    expected = model(encoder_output, words(3))[0]
     assert norms > 5
     assert prepare_for_prediction(model) is model
     assert not any(isinstance(module, FrozenBatchNorm2d) for module in model.modules())
@@ -299,8 +300,8 @@ def test_positions_are_sines_of_counted_rows_and_columns() -> None:
 
 def test_memories_of_other_captioners_are_picked_alike() -> None:
     table = torch.arange(6.0).reshape(3, 2)
-    memory = Memory({"a": table, "b": (table + 1, None), "c": [table]}, ((1, 2), (1, 1), (2, 1)), (2, 2))
-    picked = memory.pick([2, 2, 0])
+    encoder_output = EncoderOutput({"a": table, "b": (table + 1, None), "c": [table]}, ((1, 2), (1, 1), (2, 1)), (2, 2))
+    picked = encoder_output.select_rows([2, 2, 0])
     assert picked.grids == ((2, 1), (2, 1), (1, 2))
     assert torch.equal(picked.features["a"], table[[2, 2, 0]])
     assert torch.equal(picked.features["b"][0], table[[2, 2, 0]] + 1)
@@ -308,22 +309,22 @@ def test_memories_of_other_captioners_are_picked_alike() -> None:
     assert torch.equal(picked.features["c"][0], table[[2, 2, 0]])
     for wrong in ([3], [-1]):
         with pytest.raises(IndexError, match="from 0 to 2"):
-            memory.pick(wrong)
+            encoder_output.select_rows(wrong)
     with pytest.raises(TypeError, match="no batch axis"):
-        Memory("text", ((1, 1),), (1, 1)).pick([0])
+        EncoderOutput("text", ((1, 1),), (1, 1)).select_rows([0])
 
 
 def test_what_does_not_fit_is_refused() -> None:
     model = built("vit")
-    memory = model.encode(pictures())
-    with pytest.raises(ValueError, match="2 rows do not go with a memory of 3"):
-        model.step(torch.tensor([1, 1]), memory, None)
-    state = model.step(torch.tensor([1, 1, 1]), memory, None).state
+    encoder_output = model.encode(pictures())
+    with pytest.raises(ValueError, match="2 rows do not go with an encoder output of 3"):
+        model.step(torch.tensor([1, 1]), encoder_output, None)
+    state = model.step(torch.tensor([1, 1, 1]), encoder_output, None).state
     with pytest.raises(ValueError, match="a state of 3"):
-        model.step(torch.tensor([1, 1]), memory.pick([0, 1]), state)
+        model.step(torch.tensor([1, 1]), encoder_output.select_rows([0, 1]), state)
     with pytest.raises(ValueError, match="12 positions; 13"):
-        model(memory, words(3, 13))
-    assert model(memory, words(3, 12))[0].shape == (3, 12, 40)
+        model(encoder_output, words(3, 13))
+    assert model(encoder_output, words(3, 12))[0].shape == (3, 12, 40)
     with pytest.raises(ValueError, match="one at least"):
         model.encode([])
     with pytest.raises(ValueError, match=r"\(3, h, w\)"):
@@ -359,4 +360,5 @@ def test_image_encoders_that_cannot_be_are_refused() -> None:
 
 def test_settings_survive_json() -> None:
     config = built("vit").config
-    assert CaptionModelConfig(**json.loads(json.dumps(dataclasses.asdict(config)))) == config
+    assert CaptionModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert config.to_dict()["longest"] == config.max_length == 12  # the key of every config.json so far

@@ -37,7 +37,7 @@ from support.tiny_captioners import (
 )
 
 from vitrine.attribution.placement import Placement
-from vitrine.caption.decoding import captions_of, greedy
+from vitrine.caption.decoding import final_captions, greedy
 from vitrine.caption.tokenizer import read_vocabulary
 from vitrine.config.preprocessing import ProcessorInput
 from vitrine.data.captions.transforms import ProcessorTransform
@@ -85,16 +85,16 @@ def pixels(count: int) -> torch.Tensor:
 def test_greedy_says_what_the_library_generates(kind: str, saved: dict[str, Path]) -> None:
     module = open_transformers_captioner(str(saved[kind])).module
     generated_BT = reload(kind, saved[kind]).generate(
-        pixel_values=pixels(12), do_sample=False, num_beams=1, max_new_tokens=module.longest - 1
+        pixel_values=pixels(12), do_sample=False, num_beams=1, max_new_tokens=module.max_length - 1
     )
-    captions = captions_of(greedy(module, module.encode(list(pixels(12)))))
+    captions = final_captions(greedy(module, module.encode(list(pixels(12)))))
     for caption, (start, *ids) in zip(captions, generated_BT.tolist(), strict=True):
         assert start == module.start
-        said = [*caption.ids, *([module.end] if caption.finished else [])]
+        said = [*caption.ids, *([module.end] if caption.has_end else [])]
         assert ids[: len(said)] == said
         assert set(ids[len(said) :]) <= {module.pad}
     assert len({caption.ids for caption in captions}) > 1
-    assert kind in MORE or {caption.finished for caption in captions} == {True, False}
+    assert kind in MORE or {caption.has_end for caption in captions} == {True, False}
 
 
 @pytest.mark.parametrize("kind", MORE)
@@ -102,9 +102,9 @@ def test_other_image_encoders_are_the_librarys_too(kind: str, saved: dict[str, P
     module = open_transformers_captioner(str(saved[kind])).module
     ids_BT = torch.randint(4, 40, (2, 7), generator=torch.Generator().manual_seed(1))
     ids_BT[:, 0] = module.start
-    memory = module.encode(list(pixels(2)))
-    assert memory.padded == (4, 4)
-    logits_BTV, cross_LBHTK = module(memory, ids_BT)
+    encoder_output = module.encode(list(pixels(2)))
+    assert encoder_output.padded_grid == (4, 4)
+    logits_BTV, cross_LBHTK = module(encoder_output, ids_BT)
     expected_BTV, rows_LBHTN = library_pass(kind, reload(kind, saved[kind]), pixels(2), ids_BT)
     assert rows_LBHTN.shape[-1] - CELLS == {"deit": 2, "beit": 1, "swin": 0}[kind.split("-")[0]]
     assert (logits_BTV - expected_BTV).abs().max() < 1e-5
@@ -141,14 +141,14 @@ def test_a_picture_is_encoded_once_and_a_step_computes_one_word(kind: str, saved
 
     for name, path in (("encoder", encoder), ("layer", layer), ("keys", f"{layer}.{keys}")):
         module.model.get_submodule(path).register_forward_hook(counting(name))
-    memory = module.encode(list(pixels(1)))
+    encoder_output = module.encode(list(pixels(1)))
     assert len(seen["encoder"]) == 1
     assert seen["keys"] == [CELLS + (2 if kind == "git" else 1)]  # the class token; in GIT, the word beside the image
     seen["layer"].clear()
     seen["keys"].clear()
     state = None
     for _ in range(5):
-        state = module.step(torch.tensor([module.start]), memory, state).state
+        state = module.step(torch.tensor([module.start]), encoder_output, state).state
     assert len(seen["encoder"]) == 1
     assert seen["layer"] == [1] * 5
     assert seen["keys"] == ([1] * 5 if kind == "git" else [])
@@ -173,9 +173,9 @@ def test_bf16_gives_float32_near_by(kind: str, saved: dict[str, Path]) -> None:
     start_B = torch.full((2,), module.start)
     exact = module.step(start_B, module.encode(list(pixels(2))), None)
     with torch.autocast("cpu", torch.bfloat16):
-        memory = module.encode(list(pixels(2)))
-        first = module.step(start_B, memory, None)
-        second = module.step(start_B, memory, first.state)
+        encoder_output = module.encode(list(pixels(2)))
+        first = module.step(start_B, encoder_output, None)
+        second = module.step(start_B, encoder_output, first.state)
     assert first.logits_BV.dtype == second.cross_LBHK.dtype == torch.float32
     assert 0 < (first.logits_BV - exact.logits_BV).abs().max() < 0.2
     assert (second.cross_LBHK.sum(-1) - 1).abs().max() < 1e-5
@@ -191,7 +191,7 @@ def test_the_library_says_nothing_and_its_logging_is_left_as_it_was(
     logs.get_logger("transformers").addHandler(listener)
     try:
         module = open_transformers_captioner(str(folder)).module
-        captions_of(greedy(module, module.encode(list(pixels(1)))))
+        final_captions(greedy(module, module.encode(list(pixels(1)))))
         (folder / "model.safetensors").unlink()
         torch.save({"a.stranger": torch.zeros(2)}, folder / "pytorch_model.bin")
         with pytest.raises(ModelError, match="unknown"):  # of which the library prints a table
@@ -257,7 +257,7 @@ def test_settings_of_decoding_in_older_files_change_nothing(copied: Any, saved: 
         edit_json(folder / "config.json", **older, **{part: config[part] | older for part in parts})
         found, expected = (open_transformers_captioner(str(at)).module for at in (folder, saved[kind]))
         assert found.frame == expected.frame
-        captions = [captions_of(greedy(module, module.encode(list(pixels(3))))) for module in (found, expected)]
+        captions = [final_captions(greedy(module, module.encode(list(pixels(3))))) for module in (found, expected)]
         assert [one.ids for one in captions[0]] == [one.ids for one in captions[1]]
 
 
@@ -595,5 +595,5 @@ def test_gpt_pieces_are_read_with_their_word_starts(saved: dict[str, Path]) -> N
     words = open_transformers_captioner(str(saved["vit-gpt2"])).words
     vocabulary = read_vocabulary(words.path, start=words.start, end=words.end, pad=words.pad)
     ids = [GPT_PIECES.index(piece) for piece in ("Ġwa", "s", "Ġwb", "ing", ".")]
-    assert [vocabulary.continues(number) for number in ids] == [False, True, False, True, True]
-    assert vocabulary.text([0, *ids, 0]) == "was wbing."
+    assert [vocabulary.is_continuation(number) for number in ids] == [False, True, False, True, True]
+    assert vocabulary.decode([0, *ids, 0]) == "was wbing."

@@ -244,7 +244,7 @@ def test_decoding_stops_when_nobody_listens(folder: Path) -> None:
         return found
 
     module.step = slow
-    longest = module.longest - 1
+    longest = module.max_length - 1
     with served(state) as address:
         host, _, port = address.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port))) as connection:

@@ -3,15 +3,15 @@
 from vitrine.models.captioner.catr import RELEASES, fetch_release, load_catr, published_weights, release_path
 from vitrine.models.captioner.config import CaptionModelConfig, catr_config
 from vitrine.models.captioner.inference import prepare_for_prediction
-from vitrine.models.captioner.model import CaptionModel, Features, Memory, Step
+from vitrine.models.captioner.model import CaptionModel, DecoderOutput, EncoderOutput, Features
 
 __all__ = [
     "RELEASES",
     "CaptionModel",
     "CaptionModelConfig",
+    "DecoderOutput",
+    "EncoderOutput",
     "Features",
-    "Memory",
-    "Step",
     "catr_config",
     "fetch_release",
     "load_catr",

@@ -22,7 +22,7 @@ from vitrine.models.reference import ModelReference, WeightsFile, locate_weights
 
 
 @dataclass(frozen=True)
-class AssembledCaptioner:
+class UntrainedCaptioner:
     """A captioner to be trained.
 
     Attributes:
@@ -38,7 +38,7 @@ class AssembledCaptioner:
     notes: tuple[str, ...] = ()
 
 
-def assemble_captioner(
+def build_captioner(
     reference: str,
     spec: CaptionSpec,
     vocabulary: Any,
@@ -48,7 +48,7 @@ def assemble_captioner(
     model_args: Mapping[str, Any] | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
-) -> AssembledCaptioner:
+) -> UntrainedCaptioner:
     """Build a captioner: the image encoder with its weights, everything else random from torch's global seed.
 
     A vision transformer sees whole pictures of any shape, in patches; a convolutional network likewise, its batch norm
@@ -94,7 +94,7 @@ def assemble_captioner(
         feed_forward=spec.feed_forward,
         dropout=spec.dropout,
         head_widths=(spec.head_width,) * 2 if spec.head_width else (),
-        longest=spec.longest,
+        max_length=spec.longest,
         start=vocabulary.start,
         end=vocabulary.end,
         pad=vocabulary.pad,
@@ -102,7 +102,7 @@ def assemble_captioner(
     own: Mapping[str, Any] = source.pretrained_cfg
     prepared = CaptionInput(size, multiple, mean or tuple(own["mean"]), std or tuple(own["std"]))
     notes = tuple(note for note in notes if "classification head" not in note)  # a captioner has none
-    return AssembledCaptioner(CaptionModel(config, module, vocabulary), prepared, weights, notes)
+    return UntrainedCaptioner(CaptionModel(config, module, vocabulary), prepared, weights, notes)
 
 
 def _has_patches(source: ModelReference) -> bool:

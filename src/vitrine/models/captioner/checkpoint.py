@@ -23,7 +23,7 @@ WEIGHTS, CONFIG, WORDS = "model.safetensors", "config.json", "tokenizer.json"
 
 
 @dataclass(frozen=True)
-class SavedCaptioner:
+class CaptionerCheckpoint:
     """What a folder held.
 
     Attributes:
@@ -41,7 +41,7 @@ class SavedCaptioner:
     marks: Mapping[str, str]
 
 
-def save_captioner(folder: Path, model: CaptionModel, prepared: CaptionInput) -> None:
+def save_captioner_checkpoint(folder: Path, model: CaptionModel, prepared: CaptionInput) -> None:
     """Write weights, settings and word pieces; each file whole or not at all, weights last.
 
     Args:
@@ -50,8 +50,8 @@ def save_captioner(folder: Path, model: CaptionModel, prepared: CaptionInput) ->
         prepared: how its pictures are prepared.
     """
     words = model.vocabulary
-    marks = {role: words.piece(getattr(words, role)) for role in ("start", "end", "pad")}
-    parts = {"captioner": asdict(model.config), "input": asdict(prepared), "marks": marks}
+    marks = {role: words.token(getattr(words, role)) for role in ("start", "end", "pad")}
+    parts = {"captioner": model.config.to_dict(), "input": asdict(prepared), "marks": marks}
     settings = {"architecture": ARCHITECTURE, **parts}
     write_atomically(folder / CONFIG, to_json(settings))
     with atomic_path(folder / WORDS) as file:
@@ -62,7 +62,7 @@ def save_captioner(folder: Path, model: CaptionModel, prepared: CaptionInput) ->
 
 
 def is_captioner_folder(folder: Path) -> bool:
-    """Whether :func:`save_captioner` wrote it."""
+    """Whether :func:`save_captioner_checkpoint` wrote it."""
     try:
         content = json.loads((folder / CONFIG).read_text("utf-8"))
     except (OSError, ValueError):
@@ -70,15 +70,15 @@ def is_captioner_folder(folder: Path) -> bool:
     return isinstance(content, dict) and content.get("architecture") == ARCHITECTURE
 
 
-def load_saved_captioner(folder: Path) -> SavedCaptioner:
-    """Read what :func:`save_captioner` wrote.
+def load_captioner_checkpoint(folder: Path) -> CaptionerCheckpoint:
+    """Read what :func:`save_captioner_checkpoint` wrote.
 
     Raises:
         ModelError: a file is missing, damaged, or they do not fit one another.
     """
     try:
         content: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))
-        config, prepared = CaptionModelConfig(**content["captioner"]), CaptionInput(**content["input"])
+        config, prepared = CaptionModelConfig.from_dict(content["captioner"]), CaptionInput(**content["input"])
         marks = {role: str(content["marks"][role]) for role in ("start", "end", "pad")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
@@ -99,4 +99,4 @@ def load_saved_captioner(folder: Path) -> SavedCaptioner:
     except RuntimeError as error:
         told = " ".join(str(error).split())[:240]
         raise ModelError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {told}") from error
-    return SavedCaptioner(model.eval(), prepared, folder / WEIGHTS, folder / WORDS, marks)
+    return CaptionerCheckpoint(model.eval(), prepared, folder / WEIGHTS, folder / WORDS, marks)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 PADDINGS = ("pixels", "features")
 
+_SAVED_AS = {"max_length": "longest"}  # fields that have another name in a saved config.json
+
 
 @dataclass(frozen=True)
 class CaptionModelConfig:
-    """A captioner's architecture. ``CaptionModelConfig(**json)`` reads what ``dataclasses.asdict`` gave.
+    """A captioner's architecture; :meth:`to_dict` and :meth:`from_dict` write and read it.
 
     Attributes:
         image_model: timm name of the image encoder: a convolutional network or a vision transformer.
@@ -28,7 +30,7 @@ class CaptionModelConfig:
         heads, encoder_layers, decoder_layers, feed_forward: of the transformer.
         dropout: in training, on embeddings, attention, and every residual branch.
         head_widths: hidden widths of the layers from a token to the vocabulary's logits.
-        longest: positions at most, the start included.
+        max_length: positions at most, the start included.
         start, end, pad: word-piece ids.
         embedding_eps: of the LayerNorm after the embeddings; every other one has 1e-5.
 
@@ -49,7 +51,7 @@ class CaptionModelConfig:
     feed_forward: int = 2048
     dropout: float = 0.1
     head_widths: tuple[int, ...] = (512, 512)
-    longest: int = 128
+    max_length: int = 128
     start: int = 101
     end: int = 102
     pad: int = 0
@@ -57,7 +59,7 @@ class CaptionModelConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "head_widths", tuple(self.head_widths))  # JSON has lists only
-        for name in ("vocabulary_size", "width", "heads", "decoder_layers", "feed_forward", "longest"):
+        for name in ("vocabulary_size", "width", "heads", "decoder_layers", "feed_forward", "max_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected 1 or more.")
         if self.encoder_layers < 0:
@@ -72,6 +74,21 @@ class CaptionModelConfig:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected an id below {self.vocabulary_size}.")
         if self.padding not in PADDINGS:
             raise ValueError(f"padding = {self.padding!r}: expected one of {', '.join(PADDINGS)}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, under the names that a saved config.json has."""
+        return {_SAVED_AS.get(name, name): value for name, value in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> CaptionModelConfig:
+        """Read what :meth:`to_dict` gave.
+
+        Raises:
+            TypeError: an unknown name, or a field without default is missing.
+            ValueError: as the constructor.
+        """
+        names = {saved: name for name, saved in _SAVED_AS.items()}
+        return cls(**{names.get(name, name): value for name, value in content.items()})
 
 
 def catr_config(padding: str = "pixels") -> CaptionModelConfig:

@@ -209,7 +209,7 @@ def prepare_for_prediction(model: CaptionModel) -> CaptionModel:
     return model.eval()
 
 
-def round_images(model: CaptionModel) -> CaptionModel:
+def cast_image_encoder(model: CaptionModel) -> CaptionModel:
     """Put the image side, up to the encoder's last layer, into bf16: weights and what is computed from them. Words stay
     in float32: rounded too, they would cost no less, one at a time, and more of them would be others.
 
@@ -224,7 +224,7 @@ def round_images(model: CaptionModel) -> CaptionModel:
     return model
 
 
-def images_rounded(module: nn.Module) -> bool:
+def has_bf16_image_encoder(module: nn.Module) -> bool:
     """Whether this is a captioner whose image side is in bf16."""
     return isinstance(module, CaptionModel) and module.projection.weight.dtype == torch.bfloat16
 

@@ -2,8 +2,8 @@
 
 After DETR (Carion et al. 2020, arXiv:2005.12872), with causal self-attention over words.
 
-Letters: B pictures or beams, P pictures of the memory (B = P times the repeats), N grid cells or words, T new words,
-S words so far, K cells of the feature grid, H heads, D channels of all heads, E channels of one.
+Letters: B pictures or beams, P pictures of the encoder output (B = P times the repeats), N grid cells or words, T new
+words, S words so far, K cells of the feature grid, H heads, D channels of all heads, E channels of one.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class FeedForward(nn.Module):
 
 
 class EncoderLayer(FeedForward):
-    """Cells of the grid look at one another."""
+    """ImageKeyValues of the grid look at one another."""
 
     def __init__(self, width: int, heads: int, feed_forward: int, dropout: float) -> None:
         super().__init__(width, feed_forward, dropout)

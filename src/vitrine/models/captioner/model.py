@@ -1,7 +1,7 @@
 """The captioner: an image encoder, an encoder-decoder transformer, word embeddings, and a head.
 
-Letters: B pictures or beams, P pictures of the memory, T words, L decoder layers, H heads, K keys (cells of the feature
-grid, row by row), V vocabulary, D channels, E channels of one head, R, C rows and columns of the feature grid.
+Letters: B pictures or beams, P pictures of the encoder output, T words, L decoder layers, H heads, K keys (cells of the
+feature grid, row by row), V vocabulary, D channels, E channels of one head, R, C rows and columns of the feature grid.
 """
 
 from __future__ import annotations
@@ -104,24 +104,24 @@ def _padded_pixels(encoder: ImageEncoder, pixels: Sequence[Tensor], sizes: list[
 
 
 @dataclass(frozen=True)
-class Memory:
+class EncoderOutput:
     """An encoded batch of pictures: made once, decoded from many times.
 
     Attributes:
         features: the captioner's own; opaque to decoders.
         grids: (rows, columns) of each picture's own features, without padding.
-        padded: (rows, columns) of the padded batch; K = rows * columns.
+        padded_grid: (rows, columns) of the padded batch; K = rows * columns.
     """
 
     features: Any
     grids: tuple[tuple[int, int], ...]
-    padded: tuple[int, int]
+    padded_grid: tuple[int, int]
 
-    def pick(self, order: Sequence[int] | Tensor) -> Memory:
+    def select_rows(self, order: Sequence[int] | Tensor) -> EncoderOutput:
         """A batch of these pictures, repeated or in another order: one row for every beam, for example.
 
         ``features`` may be a tensor, or tuples, lists and mappings of tensors, whose first axis is then indexed, or
-        anything with a method ``pick(order_B)`` of its own.
+        anything with a method ``select_rows(order_B)`` of its own.
 
         Args:
             order: indices of the pictures, int64 where it is a tensor.
@@ -133,11 +133,11 @@ class Memory:
         if not all(0 <= i < len(self.grids) for i in rows):
             raise IndexError(f"Pictures count from 0 to {len(self.grids) - 1}; got {rows}.")
         picked = _picked(self.features, torch.tensor(rows, dtype=torch.long))
-        return Memory(picked, tuple(self.grids[i] for i in rows), self.padded)
+        return EncoderOutput(picked, tuple(self.grids[i] for i in rows), self.padded_grid)
 
 
 @dataclass(frozen=True)
-class Step:
+class DecoderOutput:
     """What one more word gives.
 
     Attributes:
@@ -153,8 +153,8 @@ class Step:
 
 
 def _picked(features: Any, order_B: Tensor) -> Any:
-    if hasattr(features, "pick"):
-        return features.pick(order_B)
+    if hasattr(features, "select_rows"):
+        return features.select_rows(order_B)
     if isinstance(features, Tensor):
         return features.index_select(0, order_B.to(features.device))
     if isinstance(features, Mapping):
@@ -163,11 +163,13 @@ def _picked(features: Any, order_B: Tensor) -> Any:
         return type(features)(_picked(value, order_B) for value in features)
     if features is None:
         return None
-    raise TypeError(f"Features of type {type(features).__name__} have no batch axis; give them a method pick(order_B).")
+    raise TypeError(
+        f"Features of type {type(features).__name__} have no batch axis; give them a method select_rows(order_B)."
+    )
 
 
 @dataclass(frozen=True)
-class Cells:
+class ImageKeyValues:
     """Keys and values of pictures for every decoder layer.
 
     Beams of one picture share them: rows are P pictures, each ``repeats`` times in a row.
@@ -189,16 +191,16 @@ class Cells:
         """B."""
         return len(self.keys[0]) * self.repeats
 
-    def pick(self, order_B: Tensor) -> Cells:
+    def select_rows(self, order_B: Tensor) -> ImageKeyValues:
         """Rows repeated or in another order; what stands beside its like is stored once where that comes out even."""
         # Where the order is: on the CPU, as a rule, so that no accelerator is waited for.
         picture_P, length_P = torch.unique_consecutive(order_B // self.repeats, return_counts=True)
         repeats = math.gcd(*length_P.tolist())
         picture_P = picture_P.repeat_interleave(length_P // repeats)
         if torch.equal(picture_P, torch.arange(len(self.keys[0]), device=picture_P.device)):
-            return Cells(self.keys, self.values, self.padded_PK, repeats)
+            return ImageKeyValues(self.keys, self.values, self.padded_PK, repeats)
         picture_P = picture_P.to(self.keys[0].device)
-        return Cells(
+        return ImageKeyValues(
             tuple(keys.index_select(0, picture_P) for keys in self.keys),
             tuple(values.index_select(0, picture_P) for values in self.values),
             None if self.padded_PK is None else self.padded_PK.index_select(0, picture_P),
@@ -207,7 +209,7 @@ class Cells:
 
 
 @dataclass(frozen=True)
-class Past:
+class KVCache:
     """Keys and values of the words so far: a decoder layer each, (B, H, S, E) both."""
 
     layers: tuple[tuple[Tensor, Tensor], ...]
@@ -222,10 +224,10 @@ class Past:
         """S."""
         return int(self.layers[0][0].shape[2])
 
-    def pick(self, order_B: Tensor) -> Past:
+    def select_rows(self, order_B: Tensor) -> KVCache:
         """Rows repeated or in another order."""
         order_B = order_B.to(self.layers[0][0].device)
-        return Past(tuple((k.index_select(0, order_B), v.index_select(0, order_B)) for k, v in self.layers))
+        return KVCache(tuple((k.index_select(0, order_B), v.index_select(0, order_B)) for k, v in self.layers))
 
 
 _TEMPERATURE = 10000.0
@@ -273,7 +275,7 @@ class WordEmbeddings(nn.Module):
     def __init__(self, config: CaptionModelConfig) -> None:
         super().__init__()
         self.words = nn.Embedding(config.vocabulary_size, config.width, padding_idx=config.pad)
-        self.positions = nn.Embedding(config.longest, config.width)
+        self.positions = nn.Embedding(config.max_length, config.width)
         self.norm = nn.LayerNorm(config.width, eps=config.embedding_eps)
         self.dropout = nn.Dropout(config.dropout)
 
@@ -308,7 +310,7 @@ class CaptionModel(nn.Module):
 
     Attributes:
         config: its settings.
-        start, end, pad, longest: as in the settings.
+        start, end, pad, max_length: as in the settings.
         vocabulary: the word pieces; None until someone gives it one.
     """
 
@@ -342,13 +344,13 @@ class CaptionModel(nn.Module):
                 "Use padding = 'features'."
             )
         self.config, self.vocabulary = config, vocabulary
-        self.start, self.end, self.pad, self.longest = config.start, config.end, config.pad, config.longest
+        self.start, self.end, self.pad, self.max_length = config.start, config.end, config.pad, config.max_length
         for part in (self.encoder, self.embeddings, self.decoder):  # DETR's and CATR's initialisation
             for weight in part.parameters():
                 if weight.ndim > 1:
                     nn.init.xavier_uniform_(weight)
 
-    def see(self, pixels: Sequence[Tensor]) -> Features:
+    def encode_image(self, pixels: Sequence[Tensor]) -> Features:
         """Run the image encoder alone, whose features may be kept where it is not trained.
 
         Args:
@@ -361,7 +363,7 @@ class CaptionModel(nn.Module):
         like = next(self.backbone.parameters())
         return features_of(self.backbone, [p.to(like.device, like.dtype) for p in pixels], self.config.padding)
 
-    def remember(self, features: Features) -> Memory:
+    def encode_features(self, features: Features) -> EncoderOutput:
         """Run the transformer's encoder, and project keys and values for every decoder layer."""
         values_BDRC = features.values_BDRC.to(self.projection.weight.dtype)
         rows, columns = values_BDRC.shape[-2:]
@@ -377,42 +379,42 @@ class CaptionModel(nn.Module):
         x_BKD = self.encoder.norm(x_BKD).to(self.embeddings.words.weight.dtype)
         placed_BKD = x_BKD + position_BKD.to(x_BKD.dtype)
         looks: list[Any] = [layer.multihead_attn for layer in self.decoder.layers]
-        cells = Cells(
+        cells = ImageKeyValues(
             # Laid out as each word's products read them, so that no word copies them.
             keys=tuple(look.split(placed_BKD, 1)[0].transpose(-1, -2).contiguous() for look in looks),
             values=tuple(look.split(x_BKD, 2)[0].contiguous() for look in looks),
             padded_PK=None if real_BK is None else ~real_BK,
         )
-        return Memory(cells, features.grids, (rows, columns))
+        return EncoderOutput(cells, features.grids, (rows, columns))
 
-    def encode(self, pixels: Sequence[Tensor]) -> Memory:
-        """Everything about pictures that does not depend on words; see :meth:`see` for the arguments and errors."""
-        return self.remember(self.see(pixels))
+    def encode(self, pixels: Sequence[Tensor]) -> EncoderOutput:
+        """All about pictures that does not depend on words; arguments and errors are those of :meth:`encode_image`."""
+        return self.encode_features(self.encode_image(pixels))
 
-    def step(self, ids_B: Tensor, memory: Memory, state: Past | None) -> Step:
+    def step(self, ids_B: Tensor, encoder_output: EncoderOutput, state: KVCache | None) -> DecoderOutput:
         """Decode one position.
 
         Args:
             ids_B: int64, the newest word of each picture or beam; ``start`` at first.
-            memory: of as many pictures or beams.
+            encoder_output: of as many pictures or beams.
             state: of the step before; None at the start.
 
         Raises:
-            ValueError: the memory is of another number of pictures, or ``longest`` positions are used up.
+            ValueError: the encoder output is of another number of pictures, or ``max_length`` positions are used up.
         """
-        x_BTD, crosses, state = self._decode(ids_B[:, None], memory, state, maps=True)
+        x_BTD, crosses, state = self._decode(ids_B[:, None], encoder_output, state, maps=True)
         cross_LBHK = torch.stack([cross_BHTK[:, :, 0] for cross_BHTK in crosses])
-        return Step(self.head(x_BTD[:, 0]).float(), cross_LBHK, state)
+        return DecoderOutput(self.head(x_BTD[:, 0]).float(), cross_LBHK, state)
 
-    def reorder(self, state: Past | None, order_B: Tensor) -> Past | None:
-        """The state of other rows, repeated or in another order. Beams of one picture need no other memory."""
-        return None if state is None else state.pick(order_B)
+    def reorder(self, state: KVCache | None, order_B: Tensor) -> KVCache | None:
+        """The state of other rows, repeated or in another order. Beams of one picture need no other encoder output."""
+        return None if state is None else state.select_rows(order_B)
 
-    def forward(self, memory: Memory, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, encoder_output: EncoderOutput, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher forcing: all positions of given captions at once.
 
         Args:
-            memory: of B pictures.
+            encoder_output: of B pictures.
             ids_BT: int64, ``start`` and the words; filled up at the end with anything, since no word looks ahead.
 
         Returns:
@@ -422,14 +424,14 @@ class CaptionModel(nn.Module):
         Raises:
             ValueError: as :meth:`step`.
         """
-        x_BTD, crosses, _ = self._decode(ids_BT, memory, None, maps=True)
+        x_BTD, crosses, _ = self._decode(ids_BT, encoder_output, None, maps=True)
         return self.head(x_BTD).float(), torch.stack(crosses)
 
-    def logits(self, memory: Memory, ids_BT: Tensor, picked_N: Tensor | None = None) -> Tensor:
+    def logits(self, encoder_output: EncoderOutput, ids_BT: Tensor, picked_N: Tensor | None = None) -> Tensor:
         """The logits of :meth:`forward` by fused attention, which forms no maps: for training.
 
         Args:
-            memory: of B pictures.
+            encoder_output: of B pictures.
             ids_BT: as :meth:`forward` has them.
             picked_N: int64, of the B · T positions, row by row, those whose logits are wanted; with a large vocabulary
                 they are most of the work.
@@ -437,22 +439,22 @@ class CaptionModel(nn.Module):
         Returns:
             float32 (B, T, V); with ``picked_N``, (N, V).
         """
-        x_BTD = self._decode(ids_BT, memory, None, maps=False)[0]
+        x_BTD = self._decode(ids_BT, encoder_output, None, maps=False)[0]
         logits: Tensor = self.head(x_BTD if picked_N is None else x_BTD.flatten(0, 1)[picked_N]).float()
         return logits
 
     def _decode(
-        self, ids_BT: Tensor, memory: Memory, past: Past | None, *, maps: bool
-    ) -> tuple[Tensor, list[Tensor], Past]:
+        self, ids_BT: Tensor, encoder_output: EncoderOutput, past: KVCache | None, *, maps: bool
+    ) -> tuple[Tensor, list[Tensor], KVCache]:
         """Normalised tokens of new words (B, T, D), cross-attention of each layer, and the state after them."""
-        cells: Cells = memory.features
+        cells: ImageKeyValues = encoder_output.features
         used = 0 if past is None else past.length
         batch, words = ids_BT.shape
         if batch != cells.rows or (past is not None and batch != past.rows):
-            rows = f"a memory of {cells.rows}" + ("" if past is None else f" and a state of {past.rows}")
+            rows = f"an encoder output of {cells.rows}" + ("" if past is None else f" and a state of {past.rows}")
             raise ValueError(f"Words of {batch} rows do not go with {rows}.")
-        if used + words > self.longest:
-            raise ValueError(f"This captioner has {self.longest} positions; {used + words} are asked for.")
+        if used + words > self.max_length:
+            raise ValueError(f"This captioner has {self.max_length} positions; {used + words} are asked for.")
         position_TD = self.embeddings.positions.weight[used : used + words]
         x_BTD = self.embeddings(ids_BT.to(position_TD.device), position_TD)
         crosses, layers = [], []
@@ -462,4 +464,4 @@ class CaptionModel(nn.Module):
             x_BTD, now, cross_BHTK = layer(x_BTD, position_TD, earlier, own, cells.padded_PK, maps)
             layers.append(now)
             crosses.append(cross_BHTK)
-        return self.decoder.norm(x_BTD), crosses, Past(tuple(layers))
+        return self.decoder.norm(x_BTD), crosses, KVCache(tuple(layers))

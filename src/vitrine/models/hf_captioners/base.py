@@ -18,7 +18,7 @@ from packaging.version import Version
 from torch import Tensor, nn
 
 from vitrine.errors import ModelError
-from vitrine.models.captioner.model import Memory, Past, Step
+from vitrine.models.captioner.model import DecoderOutput, EncoderOutput, KVCache
 
 Layers = tuple[tuple[Tensor, Tensor], ...]
 """Keys and values of each decoder layer, (B, H, tokens, E) both."""
@@ -30,7 +30,7 @@ class Frame:
 
     Attributes:
         start, end, pad: ids of word pieces.
-        longest: positions at most, the start included.
+        max_length: positions at most, the start included.
         words: word pieces that it can say.
         size: (rows, columns) of a picture, pixels.
         grid: (rows, columns) of cells.
@@ -40,7 +40,7 @@ class Frame:
     start: int
     end: int
     pad: int
-    longest: int
+    max_length: int
     words: int
     size: tuple[int, int]
     grid: tuple[int, int]
@@ -56,7 +56,7 @@ class LibraryCaptioner(nn.Module, ABC):
 
     Attributes:
         model: the library's model.
-        start, end, pad, longest: as in :class:`Frame`.
+        start, end, pad, max_length: as in :class:`Frame`.
         vocabulary: the word pieces; None until someone gives it one.
         attention: what the maps are of, in words for a figure.
     """
@@ -67,20 +67,20 @@ class LibraryCaptioner(nn.Module, ABC):
         super().__init__()
         self.model: Any = model
         self.frame = frame
-        self.start, self.end, self.pad, self.longest = frame.start, frame.end, frame.pad, frame.longest
+        self.start, self.end, self.pad, self.max_length = frame.start, frame.end, frame.pad, frame.max_length
         self.vocabulary: Any = None
         self._library = library
 
     @abstractmethod
-    def see(self, pixels_B3HW: Tensor) -> Any:
+    def encode_image(self, pixels_B3HW: Tensor) -> Any:
         """All that decoding needs of pictures: tensors whose first axis is the picture, in tuples."""
 
     @abstractmethod
-    def decode(self, ids_BT: Tensor, features: Any, past: Past | None) -> tuple[Tensor, Sequence[Tensor], Past]:
+    def decode(self, ids_BT: Tensor, features: Any, past: KVCache | None) -> tuple[Tensor, Sequence[Tensor], KVCache]:
         """New words after those of ``past``: logits (B, T, V), attention to all image tokens (B, H, T, N) for each
         layer, and the state after them. Nothing that is given is changed."""
 
-    def encode(self, pixels: Sequence[Tensor]) -> Memory:
+    def encode(self, pixels: Sequence[Tensor]) -> EncoderOutput:
         """Everything about pictures that does not depend on words.
 
         Args:
@@ -100,32 +100,32 @@ class LibraryCaptioner(nn.Module, ABC):
                     f"got {' x '.join(map(str, picture.shape))}."
                 )
         like = next(self.model.parameters())
-        features = self.see(torch.stack([picture.to(like.device, like.dtype) for picture in pixels]))
-        return Memory(features, (self.frame.grid,) * len(pixels), self.frame.grid)
+        features = self.encode_image(torch.stack([picture.to(like.device, like.dtype) for picture in pixels]))
+        return EncoderOutput(features, (self.frame.grid,) * len(pixels), self.frame.grid)
 
-    def step(self, ids_B: Tensor, memory: Memory, state: Past | None) -> Step:
+    def step(self, ids_B: Tensor, encoder_output: EncoderOutput, state: KVCache | None) -> DecoderOutput:
         """Decode one position.
 
         Args:
             ids_B: int64, the newest word of each row; ``start`` at first.
-            memory: of as many rows.
+            encoder_output: of as many rows.
             state: of the step before; None at the start.
 
         Raises:
-            ValueError: another number of rows, or ``longest`` positions are used up.
+            ValueError: another number of rows, or ``max_length`` positions are used up.
         """
-        logits_BTV, cross_LBHTK, state = self._decode(ids_B[:, None], memory, state)
-        return Step(logits_BTV[:, 0], cross_LBHTK[..., 0, :], state)
+        logits_BTV, cross_LBHTK, state = self._decode(ids_B[:, None], encoder_output, state)
+        return DecoderOutput(logits_BTV[:, 0], cross_LBHTK[..., 0, :], state)
 
-    def reorder(self, state: Past | None, order_B: Tensor) -> Past | None:
+    def reorder(self, state: KVCache | None, order_B: Tensor) -> KVCache | None:
         """The state of other rows, repeated or in another order."""
-        return None if state is None else state.pick(order_B)
+        return None if state is None else state.select_rows(order_B)
 
-    def forward(self, memory: Memory, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, encoder_output: EncoderOutput, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
         """Teacher forcing: all positions of given captions at once.
 
         Args:
-            memory: of B pictures.
+            encoder_output: of B pictures.
             ids_BT: int64, ``start`` and the words; filled up at the end with anything, since no word looks ahead.
 
         Returns:
@@ -135,19 +135,23 @@ class LibraryCaptioner(nn.Module, ABC):
         Raises:
             ValueError: as :meth:`step`.
         """
-        logits_BTV, cross_LBHTK, _ = self._decode(ids_BT, memory, None)
+        logits_BTV, cross_LBHTK, _ = self._decode(ids_BT, encoder_output, None)
         return logits_BTV, cross_LBHTK
 
-    def _decode(self, ids_BT: Tensor, memory: Memory, past: Past | None) -> tuple[Tensor, Tensor, Past]:
+    def _decode(
+        self, ids_BT: Tensor, encoder_output: EncoderOutput, past: KVCache | None
+    ) -> tuple[Tensor, Tensor, KVCache]:
         batch, words = ids_BT.shape
-        if batch != len(memory.grids) or (past is not None and batch != past.rows):
-            rows = f"a memory of {len(memory.grids)}" + ("" if past is None else f" and a state of {past.rows}")
+        if batch != len(encoder_output.grids) or (past is not None and batch != past.rows):
+            rows = f"an encoder output of {len(encoder_output.grids)}" + (
+                "" if past is None else f" and a state of {past.rows}"
+            )
             raise ValueError(f"Words of {batch} rows do not go with {rows}.")
         used = 0 if past is None else past.length
-        if used + words > self.longest:
-            raise ValueError(f"This captioner has {self.longest} positions; {used + words} are asked for.")
+        if used + words > self.max_length:
+            raise ValueError(f"This captioner has {self.max_length} positions; {used + words} are asked for.")
         device = next(self.model.parameters()).device
-        logits_BTV, attention, past = self.decode(ids_BT.to(device), memory.features, past)
+        logits_BTV, attention, past = self.decode(ids_BT.to(device), encoder_output.features, past)
         cells_LBHTK = torch.stack([layer_BHTN[..., self.frame.prefix :] for layer_BHTN in attention]).float()
         total_LBHT1 = cells_LBHTK.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         return logits_BTV.float(), cells_LBHTK / total_LBHT1, past

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from vitrine.errors import ModelError
-from vitrine.models.captioner.model import Past
+from vitrine.models.captioner.model import KVCache
 from vitrine.models.hf_captioners.base import Frame, Layers, LibraryCaptioner, grid_of, pair
 
 PREFIX_TOKENS = {"beit": 1, "deit": 2, "swin": 0, "vit": 1}
@@ -34,7 +34,7 @@ class CrossAttentionCaptioner(LibraryCaptioner):
     def image_tokens(self, pixels_B3HW: Tensor) -> Tensor:
         """(B, N, D) as the decoder's cross-attention takes them."""
 
-    def see(self, pixels_B3HW: Tensor) -> tuple[Tensor, Layers]:
+    def encode_image(self, pixels_B3HW: Tensor) -> tuple[Tensor, Layers]:
         """Image tokens, and their keys and values in every decoder layer.
 
         The library makes the latter when the first word is decoded, so one is, and is thrown away: that is the same
@@ -47,8 +47,8 @@ class CrossAttentionCaptioner(LibraryCaptioner):
         return tokens_BND, tuple((layer.keys, layer.values) for layer in cache.cross_attention_cache.layers)
 
     def decode(
-        self, ids_BT: Tensor, features: tuple[Tensor, Layers], past: Past | None
-    ) -> tuple[Tensor, Sequence[Tensor], Past]:
+        self, ids_BT: Tensor, features: tuple[Tensor, Layers], past: KVCache | None
+    ) -> tuple[Tensor, Sequence[Tensor], KVCache]:
         """See :class:`LibraryCaptioner`."""
         tokens_BND, cross = features
         own = self.cache(past.layers if past else ())
@@ -59,7 +59,7 @@ class CrossAttentionCaptioner(LibraryCaptioner):
             use_cache=True,
             output_attentions=True,
         )
-        return found.logits, found.cross_attentions, Past(tuple((layer.keys, layer.values) for layer in own.layers))
+        return found.logits, found.cross_attentions, KVCache(tuple((layer.keys, layer.values) for layer in own.layers))
 
 
 class EncoderDecoderCaptioner(CrossAttentionCaptioner):
@@ -123,7 +123,7 @@ def encoder_decoder_captioner(
         start=start,
         end=end,
         pad=end if pad is None else pad,
-        longest=decoder.max_position_embeddings,
+        max_length=decoder.max_position_embeddings,
         words=decoder.vocab_size,
         size=size,
         grid=grid_of(size, stride),
@@ -155,7 +155,7 @@ def blip_captioner(library: Any, model: Any) -> BlipCaptioner:
         start=text.bos_token_id,
         end=text.sep_token_id,
         pad=text.pad_token_id,
-        longest=text.max_position_embeddings,
+        max_length=text.max_position_embeddings,
         words=text.vocab_size,
         size=size,
         grid=grid_of(size, pair(vision.patch_size)),

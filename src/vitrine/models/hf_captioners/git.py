@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vitrine.errors import ModelError
-from vitrine.models.captioner.model import Past
+from vitrine.models.captioner.model import KVCache
 from vitrine.models.hf_captioners.base import Frame, Layers, LibraryCaptioner, grid_of, pair
 
 
@@ -22,7 +22,7 @@ class GitCaptioner(LibraryCaptioner):
 
     attention = "self-attention to the image"
 
-    def see(self, pixels_B3HW: Tensor) -> Layers:
+    def encode_image(self, pixels_B3HW: Tensor) -> Layers:
         """Keys and values of the image's tokens in every layer. They look at one another and at no word, so the one
         word that the library wants beside them changes nothing, and its own are cut off."""
         start_B1 = torch.full((len(pixels_B3HW), 1), self.start, device=pixels_B3HW.device)
@@ -32,7 +32,9 @@ class GitCaptioner(LibraryCaptioner):
             (layer.keys[:, :, :-1].contiguous(), layer.values[:, :, :-1].contiguous()) for layer in cache.layers
         )
 
-    def decode(self, ids_BT: Tensor, features: Layers, past: Past | None) -> tuple[Tensor, Sequence[Tensor], Past]:
+    def decode(
+        self, ids_BT: Tensor, features: Layers, past: KVCache | None
+    ) -> tuple[Tensor, Sequence[Tensor], KVCache]:
         """See :class:`LibraryCaptioner`. Positions are given, as the library would count the image's tokens too."""
         used, images = (past.length if past else 0), features[0][0].shape[2]
         if past:
@@ -49,7 +51,7 @@ class GitCaptioner(LibraryCaptioner):
         words = tuple(
             (layer.keys[:, :, images:].contiguous(), layer.values[:, :, images:].contiguous()) for layer in cache.layers
         )
-        return found.logits, [layer_BHTK[..., :images] for layer_BHTK in found.attentions], Past(words)
+        return found.logits, [layer_BHTK[..., :images] for layer_BHTK in found.attentions], KVCache(words)
 
 
 def git_captioner(library: Any, model: Any, generation: Mapping[str, int | None]) -> GitCaptioner:
@@ -75,7 +77,7 @@ def git_captioner(library: Any, model: Any, generation: Mapping[str, int | None]
         start=start,
         end=end,
         pad=end if pad is None else pad,
-        longest=config.max_position_embeddings,
+        max_length=config.max_position_embeddings,
         words=config.vocab_size,
         size=size,
         grid=grid_of(size, pair(config.vision_config.patch_size)),

@@ -179,7 +179,7 @@ def _views(
         opened.module,
         opened.transform,
         [sample for sample, _, _ in shown],
-        lambda module, memory, _: settings.decode(module, memory),
+        lambda module, encoder_output, _: settings.decode(module, encoder_output),
         device=opened.device,
         precision=precision,
         unreadable=_cannot,
