@@ -127,7 +127,7 @@ def _pictures(count: int, folder: Path) -> Iterator[str]:
     result = predict(str(model), folder / "many", folder / "p.csv", precision="fp32")
     lines = (folder / "p.csv").read_bytes().splitlines()[1:]
     labels = [line.split(b",")[1] for line in lines]
-    if result.written != count or any(a != b for a, b in zip(labels[len(made) :], labels, strict=False)):
+    if result.table.rows != count or any(a != b for a, b in zip(labels[len(made) :], labels, strict=False)):
         sys.exit("A picture has no row, or the same picture another label.")
     yield "every picture has a row, and equal pictures equal labels."
 
@@ -137,20 +137,23 @@ def _classes(count: int, _folder: Path) -> Iterator[str]:
     import torch
 
     from vitrine.classify.inference import predict_batches
-    from vitrine.classify.predictions_csv import Columns
+    from vitrine.classify.predictions_csv import PredictionColumns
+    from vitrine.data.decode import BytesPicture
     from vitrine.data.loader import Batch
+    from vitrine.data.samples import Sample
     from vitrine.models.load import load_model
 
     small = {"embed_dim": 64, "depth": 2, "num_heads": 2, "patch_size": 16}
     built = load_model("vit_tiny_patch16_224", pretrained=False, num_classes=count, image_size=64, model_args=small)
-    columns = Columns(tuple(f"class {number}" for number in range(count)), top=5)
+    columns = PredictionColumns(tuple(f"class {number}" for number in range(count)), top=5)
     pixels_BCHW = torch.randint(256, (64, 3, 64, 64), dtype=torch.uint8)
     batches = [Batch(pixels_BCHW, torch.full((64,), -1), torch.arange(64))] * 4
-    names = [f"{number}.png" for number in range(64)]
+    samples = [Sample(f"{number}.png", BytesPicture(b"")) for number in range(64)]
+    names = [sample.name for sample in samples]
     yield ""
-    rows = b""
-    for part in predict_batches(built.module, batches, built.input, device=torch.device("cpu"), precision="fp32"):
-        rows = columns.rows(names, part.logits_BC.numpy())
+    rows, device = b"", torch.device("cpu")
+    for part in predict_batches(built.module, samples, batches, built.input, device=device, precision="fp32"):
+        rows = columns.rows(names, part.logits_BC)
     best = part.logits_BC.argmax(-1).tolist()
     if [line.split(b",")[1].decode() for line in rows.splitlines()] != [f"class {index}" for index in best]:
         sys.exit("A row has another label than the largest logit.")

@@ -20,7 +20,9 @@ from vitrine.attribution.attention import attention_map, attention_matrices, red
 from vitrine.attribution.maps import token_layout
 from vitrine.classify.inference import predict_batches
 from vitrine.config import Recipe
+from vitrine.data.decode import BytesPicture
 from vitrine.data.loader import Batch, normalise
+from vitrine.data.samples import Sample
 from vitrine.models.load import load_model, width_of
 from vitrine.models.precision import autocast, default_device, resolve_precision
 from vitrine.train.loop import EpochDone, StepDone, TrainingState, fit
@@ -60,6 +62,7 @@ class ClassifierWork:
         self.precision = resolve_precision(precision, self.device, width_of(self.module))
         pixels_BCHW = torch.randint(256, (batch, 3, image, image), dtype=torch.uint8)
         self.pictures = Batch(pixels_BCHW, torch.randint(CLASSES, (batch,)), torch.arange(batch))
+        self.samples = [Sample(f"{number}.png", BytesPicture(b"")) for number in range(batch)]
         self._steps: Iterator[StepDone | EpochDone] | None = None
 
     def normalised(self) -> Tensor:
@@ -68,8 +71,9 @@ class ClassifierWork:
 
     def logits(self, precision: str) -> Tensor:
         """As ``vitrine predict`` computes them, float32 on the CPU."""
-        runs = predict_batches(self.module, [self.pictures], self.spec, device=self.device, precision=precision)
-        return next(iter(runs)).logits_BC
+        batches, device = [self.pictures], self.device
+        parts = predict_batches(self.module, self.samples, batches, self.spec, device=device, precision=precision)
+        return torch.from_numpy(next(parts).logits_BC)
 
     def infer(self) -> int:
         """Predict the batch."""

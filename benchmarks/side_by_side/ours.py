@@ -73,14 +73,15 @@ class Ours:
     def _logits(self, pixels_BCHW: Tensor, precision: str) -> Tensor:
         unknown_B = torch.full((len(pixels_BCHW),), -1)
         batch = Batch(pixels_BCHW, unknown_B, torch.arange(len(pixels_BCHW)))
-        (result,) = predict_batches(self.module, [batch], self.spec, device=self.device, precision=precision)
-        return result.logits_BC
+        (part,) = predict_batches(
+            self.module, self.samples[:1] * len(batch), [batch], self.spec, device=self.device, precision=precision
+        )
+        return torch.from_numpy(part.logits_BC)
 
     def infer(self) -> int:
-        results = predict_batches(
-            self.module, self.eval_batches(), self.spec, device=self.device, precision=self.precision
-        )
-        return sum(len(result.logits_BC) for result in results)
+        source, device = self.eval_batches(), self.device
+        parts = predict_batches(self.module, self.samples, source, self.spec, device=device, precision=self.precision)
+        return sum(len(part.samples) for part in parts)
 
     def train(self) -> int:
         if self._events is None:

@@ -23,7 +23,7 @@ from support.tiny_captioners import save_tiny
 
 from vitrine.bulk import run as job
 from vitrine.bulk.ledger import FinishedPart
-from vitrine.bulk.worker import Part, PartWorker, Work
+from vitrine.bulk.worker import Job, Part, PartWorker
 from vitrine.plotting.provenance import read_provenance
 
 Command = Callable[..., tuple[int, str, str]]
@@ -34,7 +34,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No Ray: one worker in this process, last part first."""
 
     def run(
-        _ray: Any, _pool: Any, work: Work, parts: Sequence[Part], folder: Path, ending: str
+        _ray: Any, _pool: Any, work: Job, parts: Sequence[Part], folder: Path, ending: str
     ) -> Iterator[FinishedPart]:
         worker = PartWorker(pickle.loads(pickle.dumps(work)), folder, ending, Path.cwd(), cores=1)
         for part in reversed(parts):

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from vitrine.classify import predict as prediction
+from vitrine.classify import inference
 from vitrine.classify.predict import predict
 from vitrine.data.loader import Batch
 from vitrine.errors import DataError, RunError
@@ -107,7 +107,7 @@ def test_an_interrupted_table_is_continued_to_the_same_bytes(
     assert seen[0] > 8, "what was done is not done again"
     assert (tmp_path / "cut.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert (tmp_path / "cut.unreadable.csv").read_bytes() == (tmp_path / "whole.unreadable.csv").read_bytes()
-    assert result.written == 40 and len(result.unreadable) == 2
+    assert result.table.rows == 40 and len(result.table.unreadable) == 2
 
 
 def test_one_picture(small_run: Path, pictures: Path, tmp_path: Path) -> None:
@@ -129,7 +129,7 @@ def test_nothing_but_unreadable_pictures(small_run: Path, tmp_path: Path) -> Non
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "a.png").write_bytes(b"")
     result = predict(str(small_run), tmp_path / "bad", tmp_path / "p.csv")
-    assert (result.written, len(result.unreadable)) == (0, 1)
+    assert (result.table.rows, len(result.table.unreadable)) == (0, 1)
     assert (tmp_path / "p.csv").read_bytes() == b"filename,label\n"
 
 
@@ -154,7 +154,7 @@ def test_memory_does_not_grow_with_the_pictures(
         (tmp_path / "many" / f"{number:04}.png").hardlink_to(tmp_path / "many" / "0000.png")
     alive: list[weakref.ref[torch.Tensor]] = []
     most = 0
-    original = prediction.eval_batches
+    original = inference.eval_batches
 
     def watched(*arguments: object, **options: object) -> Iterator[Batch]:
         nonlocal most
@@ -165,7 +165,7 @@ def test_memory_does_not_grow_with_the_pictures(
             gc.collect(0)
             most = max(most, sum(reference() is not None for reference in alive))
 
-    monkeypatch.setattr(prediction, "eval_batches", watched)
+    monkeypatch.setattr(inference, "eval_batches", watched)
     result = predict(str(small_run), tmp_path / "many", tmp_path / "p.csv", batch_size=100)
-    assert result.written == 2000 and len(alive) == 20
+    assert result.table.rows == 2000 and len(alive) == 20
     assert most <= 2

@@ -62,7 +62,7 @@ def read(path: Path) -> list[list[str]]:
 
 
 def test_the_table_has_a_row_a_readable_picture_in_order(tmp_path: Path) -> None:
-    summary = run(tmp_path / "predictions.csv")
+    table = run(tmp_path / "predictions.csv")
     rows = read(tmp_path / "predictions.csv")
     good = [name for name in NAMES if name not in FAILS]
     assert rows[0] == ["filename", "label"]
@@ -70,7 +70,7 @@ def test_the_table_has_a_row_a_readable_picture_in_order(tmp_path: Path) -> None
     assert [row[1] for row in rows[1:]] == [LABELS[i] for i in logits_of(good).argmax(1)]
     listed = tmp_path / "predictions.unreadable.csv"
     assert read(listed) == [["filename", "reason"], *map(list, FAILS.items())]
-    assert summary == PredictionTable(len(good), tuple(FAILS.items()), listed)
+    assert table == PredictionTable(tmp_path / "predictions.csv", len(good), tuple(FAILS.items()), listed)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.csv", "predictions.unreadable.csv"]
 
 
@@ -86,9 +86,9 @@ def test_names_are_written_with_the_bytes_they_have(tmp_path: Path) -> None:
 
 def test_no_list_of_unreadable_pictures_where_there_are_none(tmp_path: Path) -> None:
     (tmp_path / "p.unreadable.csv").write_text("an earlier table's\n")
-    summary = run(tmp_path / "p.csv", fails={})
-    assert summary is not None
-    assert summary.unreadable_table is None
+    table = run(tmp_path / "p.csv", fails={})
+    assert table is not None
+    assert table.unreadable_path is None
     assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]
 
 
@@ -377,6 +377,6 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> Non
         read_back = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         writer.write(names[19_900:], logits_BC)
-        assert writer.finish().written == 20_000
+        assert writer.finish().rows == 20_000
     assert (tmp_path / "p.csv").stat().st_size > 800_000
     assert max(grown, read_back) < 200_000

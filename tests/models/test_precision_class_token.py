@@ -14,7 +14,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vitrine.attribution.attention import record_attention
 from vitrine.classify.inference import predict_batches
+from vitrine.data.decode import BytesPicture
 from vitrine.data.loader import Batch
+from vitrine.data.samples import Sample
 from vitrine.models.load import load_model
 from vitrine.models.precision import class_token_alone
 
@@ -136,9 +138,11 @@ def test_a_compiled_module_stays_what_it_was_compiled_as(monkeypatch: pytest.Mon
     built.module.compile(backend=backend)
     pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     batch = Batch(pixels, torch.zeros(2, dtype=torch.int64), torch.arange(2))
+    samples = [Sample("a.png", BytesPicture(b"")), Sample("b.png", BytesPicture(b""))]
     for precision in ("fp32", "bf16"):
         device = torch.device("cpu")
-        list(predict_batches(built.module, [batch] * 4, built.input, device=device, precision=precision))
+        batches = [batch] * 4
+        list(predict_batches(built.module, samples, batches, built.input, device=device, precision=precision))
     assert len(graphs) == 2  # one for each precision
     torch.compiler.reset()
 

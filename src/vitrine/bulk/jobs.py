@@ -43,8 +43,7 @@ class _Predicting:
         top = min(asked.top, len(labels))
         with PredictionWriter(rows, labels, probabilities=asked.probabilities, top=top) as writer:
             writer.resume_after([sample.name for sample in samples])
-            for _ in write_predictions(writer, self.opened, samples, asked.batch_size, self.loaders):
-                pass
+            write_predictions(writer, self.opened, samples, asked.batch_size, self.loaders)
             return list(writer.finish().unreadable)
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vitrine.classify.inference import BatchLogits, eval_batches, predict_batches, stack_logits
+from vitrine.classify.inference import join_logits, predict_samples
 from vitrine.classify.model import Classifier, in_precision, is_unfinished, open_classifier
 from vitrine.classify.predictions_csv import predictions_csv
 from vitrine.data.captions.datasets import CaptionData
-from vitrine.data.samples import FiniteSplit, LabelledData, Sample
+from vitrine.data.samples import FiniteSplit, LabelledData
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError
 from vitrine.io.files import to_json, write_atomically
@@ -24,7 +23,14 @@ from vitrine.metrics.classification import (
 )
 from vitrine.plotting.confusion import confusion_csv, save_confusion_figure
 from vitrine.plotting.tables import metrics_table
-from vitrine.results import ClassificationMetrics
+from vitrine.results import (
+    ClassificationMetrics,
+    Progress,
+    Unreadable,
+    no_progress,
+    unreadable_lines,
+    unreadable_to_json,
+)
 from vitrine.runs.environment import WEIGHTS_SHA256, model_notes
 from vitrine.runs.folder import RunFolder
 
@@ -70,7 +76,7 @@ class Evaluation:
     data: str
     split: str
     metrics: ClassificationMetrics
-    unreadable: tuple[tuple[str, str], ...]
+    unreadable: tuple[Unreadable, ...]
     expected: float | None
     tolerance: float
     met: bool | None
@@ -88,7 +94,7 @@ class Evaluation:
             WEIGHTS_SHA256: self.weights_sha256,
             **self.metrics.to_dict(),
         }
-        content["unreadable"] = [{"name": name, "reason": reason} for name, reason in self.unreadable]
+        content["unreadable"] = unreadable_to_json(self.unreadable)
         if self.expected is not None:
             content["expectation"] = {"accuracy": self.expected, "tolerance": self.tolerance, "met": self.met}
         if self.unfinished:
@@ -102,9 +108,7 @@ class Evaluation:
         lines = [f"{self.model} on {self.data}, {self.split} split", "", metrics_table(self.metrics)]
         if self.unfinished:
             lines += ["", "The training of this run has not ended: these are the weights of its best epoch so far."]
-        if self.unreadable:
-            lines += ["", f"{len(self.unreadable)} pictures could not be read and count in no figure:"]
-            lines += [f"  {name}: {reason}" for name, reason in self.unreadable[:10]]
+        lines += unreadable_lines(self.unreadable)
         if self.moved is not None:
             lines += ["", f"{self.moved[1]} of {self.metrics.n} labels differ in {self.moved[0]}."]
         if self.expected is not None:
@@ -126,7 +130,7 @@ def evaluate(
     against: str | None = None,
     seed: int | None = None,
     architecture: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> Evaluation:
     """Evaluate a model on one split of the data.
 
@@ -156,11 +160,14 @@ def evaluate(
     found = open_data(data, seed=own_seed if seed is None else seed, val_fraction=fraction)
     name = choose_split(found, split)
     samples = _relabelled(found, name, opened)
-    outputs, unreadable = _run(opened, samples, batch_size, progress)
+    parts = list(predict_samples(opened, samples, batch_size=batch_size, progress=progress))
+    outputs = join_logits(parts)
+    unreadable = tuple(each for part in parts for each in part.unreadable)
     metrics = classification_metrics(outputs, opened.labels, precision=opened.precision)
     moved = None
     if other is not None:
-        moved = (other.precision, count_changed_labels(outputs, _run(other, samples, batch_size, progress)[0]))
+        again = join_logits(predict_samples(other, samples, batch_size=batch_size, progress=progress))
+        moved = (other.precision, count_changed_labels(outputs, again))
     met = None if expect is None else is_within_tolerance(metrics.accuracy, expect, tolerance)
     weights = opened.loaded.weights
     told = is_unfinished(opened), weights.sha256 if weights else None, model_notes(opened.loaded)
@@ -182,33 +189,6 @@ def _relabelled(found: LabelledData, split: str, opened: Classifier) -> FiniteSp
         )
     mapped = [positions[label] for label in found.labels]
     return FiniteSplit([replace(s, label=None if s.label is None else mapped[s.label]) for s in found.splits[split]])
-
-
-def _run(
-    opened: Classifier, samples: FiniteSplit, batch_size: int, progress: Callable[[int, int], None] | None
-) -> tuple[LabelledLogits, tuple[tuple[str, str], ...]]:
-    unreadable: list[tuple[str, str]] = []
-    done = 0
-
-    def watched() -> Iterator[BatchLogits]:
-        nonlocal done
-        source = eval_batches(samples, opened.spec, batch_size=batch_size)
-        for part in predict_batches(
-            opened.module, source, opened.spec, device=opened.device, precision=opened.precision
-        ):
-            unreadable.extend((samples[i].name, reason) for i, reason in part.batch.unreadable)
-            done += len(part.batch.indices_B) + len(part.batch.unreadable)
-            if progress is not None:
-                progress(done, len(samples))
-            yield part
-
-    listed: tuple[Sample, ...] = tuple(samples)
-    parts = list(watched())
-    if not any(len(part.batch.indices_B) for part in parts):
-        raise DataError(
-            f"None of the {len(listed)} pictures can be read, for example {unreadable[0][0]}: {unreadable[0][1]}"
-        )
-    return stack_logits(listed, parts), tuple(unreadable)
 
 
 def _write(out: Path, result: Evaluation, outputs: LabelledLogits, labels: tuple[str, ...]) -> None:

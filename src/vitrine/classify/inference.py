@@ -1,4 +1,4 @@
-"""A model run over samples: the one place where pictures, transforms and a model meet outside training."""
+"""A classifier run over samples, batch by batch. Axes: B pictures of a batch, C classes, H x W pixels, N pictures."""
 
 from __future__ import annotations
 
@@ -6,24 +6,33 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
+from vitrine.classify.model import Classifier
 from vitrine.config import TransformSpec
 from vitrine.config.preprocessing import InputSpec
 from vitrine.data.loader import Batch, batches, normalise
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import EvalTransform
-from vitrine.metrics.classification import LabelledLogits
 from vitrine.models.precision import autocast, class_token_alone, is_compiled
+from vitrine.results import Progress, Unreadable, no_progress, none_readable
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BatchLogits:
-    """What the model said of one batch. ``logits_BC`` is float32 on the CPU."""
+    """The logits of one batch.
 
-    batch: Batch
-    logits_BC: torch.Tensor
+    Attributes:
+        samples: its B readable pictures, in order.
+        logits_BC: float32, of those; (0, 0) where none could be read.
+        unreadable: (name, reason) of its other pictures.
+    """
+
+    samples: tuple[Sample, ...]
+    logits_BC: npt.NDArray[np.float32]
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 def eval_transform(spec: InputSpec) -> EvalTransform:
@@ -31,35 +40,88 @@ def eval_transform(spec: InputSpec) -> EvalTransform:
     return EvalTransform(TransformSpec(eval_crop=spec.crop), spec.size)
 
 
+def eval_batches(samples: Sequence[Sample], spec: InputSpec, *, batch_size: int, workers: int = -1) -> Iterator[Batch]:
+    """Samples in order, resized and cropped as a model wants them for evaluation.
+
+    ``workers`` background processes load pictures; -1 chooses.
+    """
+    return batches(samples, eval_transform(spec), batch_size=batch_size, workers=workers)
+
+
 def predict_batches(
-    module: nn.Module, source: Iterable[Batch], spec: InputSpec, *, device: torch.device, precision: str
+    module: nn.Module,
+    samples: Sequence[Sample],
+    source: Iterable[Batch],
+    spec: InputSpec,
+    *,
+    device: torch.device,
+    precision: str,
+    progress: Progress = no_progress,
 ) -> Iterator[BatchLogits]:
-    """Logits batch by batch, in eval mode; the module's own mode is put back at the end."""
-    was_training, compiled = module.training, is_compiled(module)
+    """Run a module over batches in eval mode; its own mode is put back at the end.
+
+    Args:
+        module: on ``device``; pixels (B, 3, H, W) to logits (B, C).
+        samples: the pictures that the batches are made of.
+        source: batches whose indices are positions in ``samples``.
+        spec: the module's normalisation.
+        device: where the module is.
+        precision: "fp32" or "bf16".
+        progress: called with pictures done, readable or not, of how many, each time the caller asks for more.
+    """
+    was_training, compiled, count = module.training, is_compiled(module), 0
     module.eval()
     try:
         for batch in source:
             with torch.inference_mode(), autocast(device, precision, compiled=compiled), class_token_alone(module):
                 pixels_BCHW = normalise(batch.pixels_BCHW.to(device, non_blocking=True), spec.mean, spec.std)
                 logits_BC = module(pixels_BCHW) if len(pixels_BCHW) else pixels_BCHW.new_zeros(0, 0)
-            yield BatchLogits(batch, logits_BC.float().cpu())
+            yield BatchLogits(
+                tuple(samples[index] for index in batch.indices_B.tolist()),
+                logits_BC.float().cpu().numpy(),
+                tuple((samples[index].name, reason) for index, reason in batch.unreadable),
+            )
+            count += len(batch) + len(batch.unreadable)
+            progress(count, len(samples))
     finally:
         module.train(was_training)
 
 
-def eval_batches(samples: Sequence[Sample], spec: InputSpec, *, batch_size: int, workers: int = -1) -> Iterator[Batch]:
-    """Samples in order, as a model wants to see them for evaluation."""
-    return batches(samples, eval_transform(spec), batch_size=batch_size, workers=workers)
-
-
-def stack_logits(samples: Sequence[Sample], results: Iterable[BatchLogits]) -> LabelledLogits:
-    """All logits with the samples' names and labels, in order; unreadable pictures are left out."""
-    parts = [(part.batch.indices_B, part.logits_BC) for part in results if len(part.batch.indices_B)]
-    indices = np.concatenate([indices_B.numpy() for indices_B, _ in parts])
-    logits_NC = np.concatenate([logits_BC.numpy() for _, logits_BC in parts])
-    labels = [samples[i].label for i in indices]
-    return LabelledLogits(
-        names=tuple(samples[i].name for i in indices),
-        logits_NC=logits_NC,
-        labels_N=np.array([-1 if label is None else label for label in labels], dtype=np.int64),
+def predict_samples(
+    opened: Classifier,
+    samples: Sequence[Sample],
+    *,
+    batch_size: int,
+    workers: int = -1,
+    progress: Progress = no_progress,
+) -> Iterator[BatchLogits]:
+    """Load samples and run a classifier over them; see :func:`eval_batches` and :func:`predict_batches`."""
+    source = eval_batches(samples, opened.spec, batch_size=batch_size, workers=workers)
+    return predict_batches(
+        opened.module,
+        samples,
+        source,
+        opened.spec,
+        device=opened.device,
+        precision=opened.precision,
+        progress=progress,
     )
+
+
+def known_labels(samples: Iterable[Sample]) -> npt.NDArray[np.int64]:
+    """int64 (N,): the samples' labels; -1 where a label is not known."""
+    return np.array([-1 if sample.label is None else sample.label for sample in samples], dtype=np.int64)
+
+
+def join_logits(parts: Iterable[BatchLogits]) -> LabelledLogits:
+    """The logits of all batches, with the pictures' names and labels.
+
+    Raises:
+        DataError: not one picture could be read.
+    """
+    parts = tuple(parts)
+    samples = [sample for part in parts for sample in part.samples]
+    if not samples:
+        raise none_readable([each for part in parts for each in part.unreadable])
+    logits_NC = np.concatenate([part.logits_BC for part in parts if part.samples])
+    return LabelledLogits(tuple(sample.name for sample in samples), logits_NC, known_labels(samples))

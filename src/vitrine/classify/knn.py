@@ -6,8 +6,8 @@ Axes: N training pictures, Q pictures that are measured, D features.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from vitrine.classify.evaluate import choose_split, split_of_run
-from vitrine.classify.inference import eval_batches, predict_batches
+from vitrine.classify.inference import known_labels, predict_samples
 from vitrine.classify.model import Classifier, on_device, open_classifier
 from vitrine.data.samples import LabelledData, Sample
 from vitrine.data.sources import open_data
@@ -31,7 +31,16 @@ from vitrine.models.finetune import PooledFeatures
 from vitrine.models.load import load_recipe_model, recipe_input
 from vitrine.models.reference import bundled_folder
 from vitrine.plotting.tables import Table
-from vitrine.results import Interval, rounded, shown_number
+from vitrine.results import (
+    Interval,
+    Progress,
+    no_progress,
+    none_readable,
+    rounded,
+    shown_number,
+    unreadable_lines,
+    unreadable_to_json,
+)
 from vitrine.runs.environment import model_notes
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import RunRecord, read_json, read_record
@@ -209,7 +218,7 @@ class KnnResult:
             "majority_class": self.majority.to_dict(),
             **{key: each.to_dict() for key, each in parts.items() if each is not None},
             "paired": [_paired_dict(one, other) for one, other in self.pairs],
-            "unreadable": [{"name": name, "reason": reason} for name, reason in self.unreadable],
+            "unreadable": unreadable_to_json(self.unreadable),
         }
 
     def table(self) -> str:
@@ -225,10 +234,7 @@ class KnnResult:
             Table(("labels by", "accuracy", "95 % interval"), tuple(cells)).text(),
         ]
         lines += ["", *(_sentence(one, other) for one, other in self.pairs)] if self.pairs else []
-        if self.unreadable:
-            lines += ["", f"{len(self.unreadable)} pictures could not be read and count in no figure:"]
-            lines += [f"  {name}: {reason}" for name, reason in self.unreadable[:10]]
-        return "\n".join(lines)
+        return "\n".join(lines + unreadable_lines(self.unreadable))
 
 
 def _paired_dict(one: Guesser, other: Guesser) -> dict[str, Any]:
@@ -250,9 +256,6 @@ def _sentence(one: Guesser, other: Guesser) -> str:
     told = f"{other.name} beside {one.name}: {shown_number(points, 1, sign=True)} points"
     which = f"right alone on {counts.second:,} and {counts.first:,} pictures, exact p {counts.p:.2g}"
     return f"{told} ({which}){'' if counts.p <= LEVEL else ', which may be chance'}."
-
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -282,7 +285,7 @@ def knn(
     precision: str = "auto",
     seed: int | None = None,
     architecture: str | None = None,
-    progress: Progress = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> KnnResult:
     """Label the pictures of a split by their nearest training pictures; see ``vitrine.classify.knn``.
 
@@ -367,23 +370,17 @@ def _labelled(found: LabelledData, split: str) -> tuple[Sample, ...]:
 
 
 def _features(opened: Classifier, samples: Sequence[Sample], batch_size: int, watch: _Counted) -> FeatureTable:
-    indices: list[int] = []
-    values: list[npt.NDArray[np.float32]] = []
-    unreadable: list[tuple[str, str]] = []
-    source = eval_batches(samples, opened.spec, batch_size=batch_size)
-    pooled, how = PooledFeatures(opened.module), {"device": opened.device, "precision": opened.precision}
-    for part in predict_batches(pooled, source, opened.spec, **how):  # type: ignore[arg-type]
-        unreadable += [(samples[i].name, reason) for i, reason in part.batch.unreadable]
-        if len(part.batch):
-            indices += part.batch.indices_B.tolist()
-            values.append(part.logits_BC.numpy())
-        watch(len(part.batch) + len(part.batch.unreadable))
-    if not values:
-        raise DataError(f"None of {len(samples)} pictures can be read, for example {': '.join(unreadable[0])}")
-    readable, features_ND = tuple(samples[i] for i in indices), np.concatenate(values)
-    require_finite([each.name for each in readable], features_ND)
-    labels = [-1 if each.label is None else each.label for each in readable]
-    return FeatureTable(readable, features_ND, np.array(labels, dtype=np.int64), tuple(unreadable))
+    parts = []
+    for part in predict_samples(replace(opened, module=PooledFeatures(opened.module)), samples, batch_size=batch_size):
+        parts.append(part)
+        watch(len(part.samples) + len(part.unreadable))
+    unreadable = tuple(each for part in parts for each in part.unreadable)
+    readable = tuple(sample for part in parts for sample in part.samples)
+    if not readable:
+        raise none_readable(unreadable)
+    features_ND = np.concatenate([part.logits_BC for part in parts if part.samples])
+    require_finite([sample.name for sample in readable], features_ND)
+    return FeatureTable(readable, features_ND, known_labels(readable), unreadable)
 
 
 def _voted(name: str, known: FeatureTable, asked: FeatureTable, classes: int, k: int) -> Guesser:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from vitrine.classify.inference import eval_batches, predict_batches
+from vitrine.classify.inference import predict_samples
 from vitrine.classify.model import Classifier, open_classifier
-from vitrine.classify.predictions_csv import PredictionWriter
+from vitrine.classify.predictions_csv import PredictionTable, PredictionWriter
 from vitrine.data.image_folder import list_pictures
 from vitrine.data.samples import Sample
+from vitrine.results import Progress, no_progress, unreadable_to_json
 from vitrine.runs.environment import model_notes
 
 
@@ -22,28 +21,23 @@ class PredictionResult:
     """What ``vitrine predict`` wrote.
 
     Attributes:
-        table: the CSV, one row a readable picture, in name order.
-        written: rows in it.
-        unreadable: (name, reason) of pictures that have no row.
-        unreadable_table: where those are listed; None where there are none.
-        precision: that the model ran in.
+        table: the CSV and what has no row in it.
+        precision: that the model ran in, "fp32" or "bf16".
         notes: sentences on the weights.
     """
 
-    table: Path
-    written: int
-    unreadable: tuple[tuple[str, str], ...]
-    unreadable_table: Path | None
+    table: PredictionTable
     precision: str
     notes: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
+        table = self.table
         return {
-            "table": str(self.table),
-            "written": self.written,
-            "unreadable": [{"name": name, "reason": reason} for name, reason in self.unreadable],
-            "unreadable_table": None if self.unreadable_table is None else str(self.unreadable_table),
+            "table": str(table.path),
+            "written": table.rows,
+            "unreadable": unreadable_to_json(table.unreadable),
+            "unreadable_table": None if table.unreadable_path is None else str(table.unreadable_path),
             "precision": self.precision,
             "notes": list(self.notes),
         }
@@ -60,7 +54,7 @@ def predict(
     precision: str = "auto",
     resume: bool = False,
     architecture: str | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = no_progress,
 ) -> PredictionResult:
     """Predict every picture of a folder.
 
@@ -82,41 +76,45 @@ def predict(
     """
     samples = list_pictures(images)
     opened = open_classifier(model, precision, architecture)
-    top = min(top, len(opened.labels))
     weights = opened.loaded.weights
     made_with = {"weights sha256": weights.sha256 if weights else "none", "precision": opened.precision}
     with PredictionWriter(
-        out, opened.labels, probabilities=probabilities, top=top, resume=resume, made_with=made_with
+        out,
+        opened.labels,
+        probabilities=probabilities,
+        top=min(top, len(opened.labels)),
+        resume=resume,
+        made_with=made_with,
     ) as writer:
-        rest = samples[writer.resume_after([s.name for s in samples], batch_size) :]
-        done = len(samples) - len(rest)
-        for pictures in write_predictions(writer, opened, rest, batch_size):
-            done += pictures
-            if progress is not None:
-                progress(done, len(samples))
-        summary = writer.finish()
-    notes = model_notes(opened.loaded)
-    return PredictionResult(out, summary.written, summary.unreadable, summary.unreadable_table, opened.precision, notes)
+        first = writer.resume_after([sample.name for sample in samples], batch_size)
+        write_predictions(
+            writer,
+            opened,
+            samples[first:],
+            batch_size,
+            progress=lambda count, _: progress(first + count, len(samples)),
+        )
+        table = writer.finish()
+    return PredictionResult(table, opened.precision, model_notes(opened.loaded))
 
 
 def write_predictions(
-    writer: PredictionWriter, opened: Classifier, samples: Sequence[Sample], batch_size: int, workers: int = -1
-) -> Iterator[int]:
-    """Predict the pictures that a table waits for, batch by batch.
+    writer: PredictionWriter,
+    opened: Classifier,
+    samples: Sequence[Sample],
+    batch_size: int,
+    workers: int = -1,
+    progress: Progress = no_progress,
+) -> None:
+    """Predict pictures and write their rows, batch by batch.
 
     Args:
         writer: of the table.
-        opened: the model.
-        samples: the pictures that come next in it.
+        opened: the classifier.
+        samples: the pictures that come next in the table.
         batch_size: pictures at a time.
         workers: background processes that load pictures; -1 chooses.
-
-    Yields:
-        How many pictures a batch had, readable or not.
+        progress: called with pictures written, as rows or as unreadable, of how many.
     """
-    source = eval_batches(samples, opened.spec, batch_size=batch_size, workers=workers)
-    for part in predict_batches(opened.module, source, opened.spec, device=opened.device, precision=opened.precision):
-        names = [samples[i].name for i in part.batch.indices_B.tolist()]
-        failed = [(samples[i].name, reason) for i, reason in part.batch.unreadable]
-        writer.write(names, np.asarray(part.logits_BC), failed)
-        yield len(names) + len(failed)
+    for part in predict_samples(opened, samples, batch_size=batch_size, workers=workers, progress=progress):
+        writer.write([sample.name for sample in part.samples], part.logits_BC, part.unreadable)

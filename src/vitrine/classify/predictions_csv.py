@@ -13,6 +13,7 @@ import numpy.typing as npt
 from vitrine.errors import DataError
 from vitrine.io.csv_tables import ResumableTable, csv_row
 from vitrine.metrics.classification import LabelledLogits, logsumexp, require_finite
+from vitrine.results import Unreadable
 
 
 @dataclass(frozen=True)
@@ -20,14 +21,16 @@ class PredictionTable:
     """A finished table.
 
     Attributes:
-        written: its rows.
+        path: of the CSV: one row a readable picture, in name order.
+        rows: how many.
         unreadable: (name, reason) of the pictures that have no row, in name order.
-        unreadable_table: the CSV that lists those; None where there are none.
+        unreadable_path: of the CSV that lists those; None where there are none.
     """
 
-    written: int
-    unreadable: tuple[tuple[str, str], ...]
-    unreadable_table: Path | None
+    path: Path
+    rows: int
+    unreadable: tuple[Unreadable, ...]
+    unreadable_path: Path | None
 
 
 @dataclass(frozen=True)
@@ -73,18 +76,18 @@ class PredictionColumns:
         order_BK = (
             np.argsort(-logits_BC, axis=1, kind="stable")[:, :count] if count > 1 else logits_BC.argmax(1)[:, None]
         )
-        chosen_BK = np.take_along_axis(logits_BC, order_BK, axis=1).astype(np.float64)
-        probability_BK = np.exp(chosen_BK - logsumexp(logits_BC)[:, None])
+        logits_BK = np.take_along_axis(logits_BC, order_BK, axis=1).astype(np.float64)
+        probability_BK = np.exp(logits_BK - logsumexp(logits_BC)[:, None])
         rows = zip(names, order_BK.tolist(), probability_BK.tolist(), strict=True)
-        return b"".join(csv_row(self._fields(name, order, shares)) for name, order, shares in rows)
+        return b"".join(csv_row(self._cells(name, order, probabilities)) for name, order, probabilities in rows)
 
-    def _fields(self, name: str, order: Sequence[int], shares: Sequence[float]) -> list[str]:
-        fields = [name, self.labels[order[0]]]
+    def _cells(self, name: str, order: Sequence[int], probabilities: Sequence[float]) -> list[str]:
+        cells = [name, self.labels[order[0]]]
         if self.probabilities:
-            fields.append(f"{shares[0]:.6f}")
-        for index, share in zip(order[: self.top], shares[: self.top], strict=True):
-            fields += [self.labels[index], f"{share:.6f}"]
-        return fields
+            cells.append(f"{probabilities[0]:.6f}")
+        for index, probability in zip(order[: self.top], probabilities[: self.top], strict=True):
+            cells += [self.labels[index], f"{probability:.6f}"]
+        return cells
 
 
 def predictions_csv(
@@ -107,7 +110,7 @@ class PredictionWriter:
         with PredictionWriter(out, labels, resume=True) as writer:
             for batch in batches_of(names[writer.resume_after(names) :]):
                 writer.write(batch.names, batch.logits_BC, batch.unreadable)
-            summary = writer.finish()
+            table = writer.finish()
 
     Args:
         out: the CSV.
@@ -141,7 +144,7 @@ class PredictionWriter:
         if not resume:
             self._table.require_none()
         self._names: Sequence[str] | None = None
-        self._position = self._written = 0
+        self._position = self._row_count = 0
         self._unreadable: dict[str, str] = {}
 
     def __enter__(self) -> PredictionWriter:
@@ -171,12 +174,12 @@ class PredictionWriter:
         if not (self._resume and self._table.exists):
             self._table.begin()
             return 0
-        found = self._table.recover(names, batch_size)
-        self._position, self._written, self._unreadable = found.position, found.written, found.unreadable
-        return found.position
+        point = self._table.recover(names, batch_size)
+        self._position, self._row_count, self._unreadable = point.position, point.rows, point.unreadable
+        return point.position
 
     def write(
-        self, names: Sequence[str], logits_BC: npt.NDArray[np.floating], unreadable: Sequence[tuple[str, str]] = ()
+        self, names: Sequence[str], logits_BC: npt.NDArray[np.floating], unreadable: Sequence[Unreadable] = ()
     ) -> None:
         """Add one batch.
 
@@ -192,7 +195,7 @@ class PredictionWriter:
         self._require_next(names, unreadable)
         self._table.append(self._columns.rows(names, logits_BC), unreadable)
         self._position += len(names) + len(unreadable)
-        self._written += len(names)
+        self._row_count += len(names)
         self._unreadable.update(unreadable)
 
     def finish(self) -> PredictionTable:
@@ -204,16 +207,16 @@ class PredictionWriter:
         if self._names is None or self._position != len(self._names):
             raise ValueError(f"The table is not complete: {self._position} of {len(self._names or ())} pictures.")
         self._table.finish(any_unreadable=bool(self._unreadable))
-        listed = self._table.unreadable_out if self._unreadable else None
-        return PredictionTable(self._written, tuple(self._unreadable.items()), listed)
+        unreadable_path = self._table.unreadable_out if self._unreadable else None
+        return PredictionTable(self._table.out, self._row_count, tuple(self._unreadable.items()), unreadable_path)
 
-    def _require_next(self, names: Sequence[str], unreadable: Sequence[tuple[str, str]]) -> None:
+    def _require_next(self, names: Sequence[str], unreadable: Sequence[Unreadable]) -> None:
         if self._names is None:
             raise ValueError("Call resume_after with all names before the first write.")
         end = self._position + len(names) + len(unreadable)
-        failed = {name for name, _ in unreadable}
-        coming = self._names[self._position : end]
-        if [name for name in coming if name not in failed] != list(names) or not failed <= set(coming):
+        without_row = {name for name, _ in unreadable}
+        expected = self._names[self._position : end]
+        if [name for name in expected if name not in without_row] != list(names) or not without_row <= set(expected):
             raise ValueError(
-                f"Expected the {len(coming)} pictures after {self._position} in order; got {names[:3]} ..."
+                f"Expected the {len(expected)} pictures after {self._position} in order; got {names[:3]} ..."
             )

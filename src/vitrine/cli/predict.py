@@ -82,8 +82,8 @@ def predict(
     show.notes(result.notes)
     if as_json:
         show.json(result)
-    typer.echo(f"{result.written} predictions in {result.table} ({result.precision}).", err=True)
-    show.unreadable(result.unreadable, len(result.unreadable), result.unreadable_table)
+    typer.echo(f"{result.table.rows} predictions in {result.table.path} ({result.precision}).", err=True)
+    show.unreadable(result.table.unreadable, len(result.table.unreadable), result.table.unreadable_path)
 
 
 def knn(

@@ -56,15 +56,24 @@ _UNREADABLE_HEADER = ("filename", "reason")
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """What an unfinished table holds: its first ``position`` pictures, ``written`` of them as rows."""
+    """Where an unfinished table stops.
+
+    Attributes:
+        position: how many pictures it is done with, from the first on.
+        rows: how many of those have a row.
+        unreadable: name and reason of the others.
+    """
 
     position: int
-    written: int
+    rows: int
     unreadable: dict[str, str]
 
 
 class ResumableTable:
-    """The files of one table; see the top of this module.
+    """A table that is written bit by bit and can be continued after a kill.
+
+    Rows go to ``OUT.partial``, pictures without a row to ``NAME.unreadable.csv.partial``, and what the rows were made
+    with to ``OUT.partial.json``; :meth:`finish` gives the first two their final names and removes the third.
 
     Args:
         out: the finished table's path.
@@ -127,15 +136,15 @@ class ResumableTable:
         """
         self._check_origin()
         failures = self._recorded_failures()
-        found, offset = self._match(names, failures, batch_size)
+        point, offset = self._match(names, failures, batch_size)
         if offset:
             os.truncate(self.rows_path, offset)
         else:
             _replace(self.rows_path, csv_row(self._header))
-        lines = [csv_row(item) for item in found.unreadable.items()]
+        lines = [csv_row(item) for item in point.unreadable.items()]
         _replace(self._unreadable_path, csv_row(_UNREADABLE_HEADER) + b"".join(lines))
         self._open()
-        return found
+        return point
 
     def append(self, rows: bytes, unreadable: Sequence[tuple[str, str]]) -> None:
         """Add a batch's rows and failures; what is returned from is on disk for every later process to read."""
@@ -178,9 +187,9 @@ class ResumableTable:
             before = json.loads(self._origin_path.read_text("utf-8"))
         except FileNotFoundError:
             before = {}
-        changed = [key for key in {**before, **self._made_with} if before.get(key) != self._made_with.get(key)]
-        if changed:
-            pairs = ", ".join(f"{key} was {before.get(key)}, now {self._made_with.get(key)}" for key in changed)
+        differing = [key for key in {**before, **self._made_with} if before.get(key) != self._made_with.get(key)]
+        if differing:
+            pairs = ", ".join(f"{key} was {before.get(key)}, now {self._made_with.get(key)}" for key in differing)
             raise RunError(f"{self.rows_path} was begun with something else: {pairs}.\nDelete it to begin anew.")
 
     def _recorded_failures(self) -> dict[str, str]:
@@ -195,24 +204,25 @@ class ResumableTable:
     def _match(self, names: Sequence[str], failures: Mapping[str, str], batch_size: int) -> tuple[ResumePoint, int]:
         rows = self._recorded_rows()
         offset = next(rows, (0, []))[0]
-        kept, position, written = (0, 0, offset), 0, 0
+        point, position, count = (0, 0, offset), 0, 0
         row = next(rows, None)
         while position < len(names):
             if row is not None and row[1][0] == names[position]:
-                (offset, _), written, row = row, written + 1, next(rows, None)
+                (offset, _), count, row = row, count + 1, next(rows, None)
             elif names[position] not in failures:
                 break
             position += 1
             if position % batch_size == 0 or position == len(names):
-                kept = (position, written, offset)
+                point = (position, count, offset)
         if row is not None:
             expected = f"{names[position]} is expected" if position < len(names) else "the pictures end"
             raise DataError(
-                f"{self.rows_path} is a table of other pictures: row {written + 1} is {row[1][0]} where {expected}.\n"
+                f"{self.rows_path} is a table of other pictures: row {count + 1} is {row[1][0]} where {expected}.\n"
                 "Delete it to begin anew, or bring the pictures back."
             )
-        recovered = {name: failures[name] for name in names[: kept[0]] if name in failures}
-        return ResumePoint(kept[0], kept[1], recovered), kept[2]
+        position, count, offset = point
+        unreadable = {name: failures[name] for name in names[:position] if name in failures}
+        return ResumePoint(position, count, unreadable), offset
 
     def _recorded_rows(self) -> Iterator[tuple[int, list[str]]]:
         """The header, where it is whole, and every whole row, each checked, with the offset of the byte after it."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitrine.classify.inference import eval_batches, predict_batches, stack_logits
+from vitrine.classify.inference import eval_batches, join_logits, predict_batches
 from vitrine.classify.predictions_csv import predictions_csv
 from vitrine.config import Recipe
 from vitrine.data.loader import Batch, PictureLoader
@@ -148,10 +148,9 @@ class ClassifierTask:
         return classification_metrics(outputs, self.labels, precision=runtime.precision).to_dict()
 
     def _outputs(self, module: nn.Module, runtime: RuntimeConfig, samples: tuple[Sample, ...]) -> LabelledLogits:
-        results = predict_batches(
-            module, self._batches_of(samples), self.spec, device=runtime.device, precision=runtime.precision
-        )
-        return stack_logits(samples, results)
+        source, device = self._batches_of(samples), runtime.device
+        parts = predict_batches(module, samples, source, self.spec, device=device, precision=runtime.precision)
+        return join_logits(parts)
 
     def _batches_of(self, samples: tuple[Sample, ...]) -> Iterator[Batch]:
         size = max(32, self.recipe.batch_size)

@@ -6,11 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vitrine.classify.inference import eval_batches
+from vitrine.classify.inference import BatchLogits, eval_batches, join_logits, known_labels
 from vitrine.config import Recipe
 from vitrine.config.preprocessing import InputSpec
 from vitrine.config.recipe import refuse
@@ -186,8 +185,7 @@ class LinearProbeFeatures:
     ) -> None:
         self._model, self._data, self._recipe, self._spec, self._report = model, data, recipe, spec, report
         self._kept: dict[str, FeatureCache] = {}
-        labels = [-1 if each.label is None else each.label for each in data.train]
-        self._labels = torch.tensor(labels, dtype=torch.int64)
+        self._labels = torch.from_numpy(known_labels(data.train))
 
     def batches(self, runtime: RuntimeConfig, epoch: int, start: int) -> Iterator[FeatureBatch]:
         """The batches of an epoch that a loader would give, their pictures' features in their place."""
@@ -201,18 +199,15 @@ class LinearProbeFeatures:
         """What the classifier says of a part of the validation pictures."""
         samples = self._data.validation
         kept = self._of("validation", runtime, [partial(self._plain, samples)])
-        there = [index for index in part if kept.has(0, index)]
+        readable = [index for index in part if kept.has(0, index)]
         parts = []
-        for first in range(0, len(there), _ROWS_AT_ONCE):
-            features_BD = torch.stack(kept(0, there[first : first + _ROWS_AT_ONCE])).to(runtime.device)
+        for first in range(0, len(readable), _ROWS_AT_ONCE):
+            indices = readable[first : first + _ROWS_AT_ONCE]
+            features_BD = torch.stack(kept(0, indices)).to(runtime.device)
             with torch.inference_mode(), autocast(runtime.device, runtime.precision):
-                parts.append(module(features_BD).float().cpu().numpy())
-        labels = [samples[index].label for index in there]
-        return LabelledLogits(
-            tuple(samples[index].name for index in there),
-            np.concatenate(parts),
-            np.array([-1 if label is None else label for label in labels], dtype=np.int64),
-        )
+                logits_BC = module(features_BD).float().cpu().numpy()
+            parts.append(BatchLogits(tuple(samples[index] for index in indices), logits_BC))
+        return join_logits(parts)
 
     def _of(self, what: str, runtime: RuntimeConfig, passes: list[Callable[[], Iterator[Batch]]]) -> FeatureCache:
         if what not in self._kept:

@@ -10,7 +10,7 @@ import numpy as np
 
 from vitrine.caption.inference import PredictedCaption, greedy_captions
 from vitrine.caption.model import Captioner, load_captioner, open_captioner
-from vitrine.classify.inference import eval_batches, predict_batches, stack_logits
+from vitrine.classify.inference import join_logits, predict_samples
 from vitrine.classify.model import Classifier, open_classifier
 from vitrine.config import CaptionSpec
 from vitrine.data.captions.datasets import CaptionData, open_captions
@@ -230,15 +230,10 @@ def _outputs(
 ) -> LabelledLogits | None:
     known = {label: index for index, label in enumerate(opened.labels)}
     listed = [Sample(name, each.picture, known.get(record.truths[name])) for name, each in samples.items()]
-    source = eval_batches(listed, opened.spec, batch_size=batch_size)
-    parts, done = [], 0
-    for part in predict_batches(opened.module, source, opened.spec, device=opened.device, precision=opened.precision):
-        parts.append(part)
-        done += len(part.batch.indices_B) + len(part.batch.unreadable)
-        progress(done, len(listed))
-    if not any(len(part.batch.indices_B) for part in parts):
+    parts = list(predict_samples(opened, listed, batch_size=batch_size, progress=progress))
+    if not any(part.samples for part in parts):
         return None
-    outputs = stack_logits(listed, parts)
+    outputs = join_logits(parts)
     require_finite(outputs.names, outputs.logits_NC)
     return outputs
 
