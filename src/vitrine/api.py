@@ -19,7 +19,7 @@ from PIL import Image
 from vitrine.attribution.methods import Method
 from vitrine.attribution.verdict import Verdict
 from vitrine.caption.figures.words import caption_figure, save_caption_figure
-from vitrine.caption.inference import CaptionedPicture, decode_pictures
+from vitrine.caption.inference import CaptionedPicture, caption_batches
 from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.run import CaptionSettings, WordMaps, caption_provenance, prepare_word_maps
 from vitrine.classify.inference import eval_batches
@@ -130,7 +130,7 @@ class CaptionerModel:
         """
         settings = CaptionSettings(**{"precision": self._precision, **how})
         sample = one_picture(picture, "vitrine caption")
-        decoded = self._decoded(sample, settings)
+        decoded = self._decode(sample, settings)
         worded = prepare_word_maps(decoded, self.opened, settings)
         words = tuple(
             Word(word.text, word.probability, word.map_RC, check.is_localized)
@@ -142,18 +142,11 @@ class CaptionerModel:
 
         return Caption(worded.picture.caption, decoded.caption.log_probability, words, worded, origin)
 
-    def _decoded(self, sample: Sample, settings: CaptionSettings) -> CaptionedPicture:
-        opened = self.opened
-        return next(
-            decode_pictures(
-                opened.module,
-                opened.transform,
-                [sample],
-                lambda module, encoder_output, _: settings.decode(module, encoder_output),
-                device=opened.device,
-                precision=settings.precision,
-            )
-        )
+    def _decode(self, sample: Sample, settings: CaptionSettings) -> CaptionedPicture:
+        part = next(caption_batches(self.opened, [sample], settings.decode, precision=settings.precision))
+        for _, reason in part.unreadable:
+            raise PictureError(reason)
+        return part.pictures[0]
 
     def predict(self, *_: Any, **__: Any) -> NoReturn:
         """A captioner has no classes.

@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from support.models import opened_captioner
 
 from vitrine.attribution.grounding import GroundedCaption, Grounding, alignment_drop, grounding
 from vitrine.caption.beam_search import beam_search
 from vitrine.caption.decoding import greedy, teacher_forced
-from vitrine.caption.inference import decode_pictures
+from vitrine.caption.inference import caption_batches
 from vitrine.caption.sampling import sample
 from vitrine.caption.tokenizer import Vocabulary, train_vocabulary
 from vitrine.caption.word_maps import caption_words
@@ -121,9 +122,10 @@ def scored(model: Knowing, scenes: Sequence[CaptionedSample], decode: Decode, sh
     assert regions is not None
     captions = []
     pictures = [each.unlabelled for each in scenes]
-    transform = CaptionTransform(CaptionInput(64))
+    opened = opened_captioner(model, CaptionTransform(CaptionInput(64)))
     model.encoded = 0
-    for each in decode_pictures(model, transform, pictures, decode, device=torch.device("cpu"), batch_size=7):
+    parts = caption_batches(opened, pictures, decode, batch_size=7)
+    for each in (picture for part in parts for picture in part.pictures):
         found = regions.of(each.sample.name)
         assert found is not None
         words = caption_words(each.caption, model.vocabulary)

@@ -71,7 +71,7 @@ def test_what_cannot_be_used_is_refused_before_the_work(
 ) -> None:
     from vitrine.classify import evaluate as evaluation
 
-    monkeypatch.setattr(evaluation, "_run", lambda *_: pytest.fail("the work was begun"))
+    monkeypatch.setattr(evaluation, "predict_samples", lambda *_, **__: pytest.fail("the work was begun"))
     with pytest.raises(VitrineError, match="expected accuracy"):
         evaluate(str(small_run), str(small_scenes), expect=95)
     with pytest.raises(ModelError, match="precision = 'fp16'"):
@@ -131,7 +131,7 @@ def test_a_run_is_evaluated_on_the_pictures_it_was_not_trained_on(
     from vitrine.train.run import train
 
     data = Path(shutil.copytree(small_scenes / "train", tmp_path / "data"))
-    recipe = replace(RunFolder(small_run).recipe(), seed=11, val_fraction=0.4, epochs=1)
+    recipe = replace(RunFolder(small_run).read_recipe(), seed=11, val_fraction=0.4, epochs=1)
     train(str(data), recipe, tmp_path / "run")
     held_out = [row[0] for row in rows(tmp_path / "run" / "predictions.csv")]
     for number, reference in enumerate((tmp_path / "run", f"local-dir:{tmp_path / 'run'}")):

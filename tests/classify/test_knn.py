@@ -215,5 +215,5 @@ def test_unreadable_pictures_count_in_no_figure(small_run: Path, small_scenes: P
     assert result.head is None and "could not be read" in result.table()
     for path in (data / "validation").rglob("*.png"):
         path.write_bytes(b"nothing")
-    with pytest.raises(DataError, match="None of 24 pictures can be read"):
+    with pytest.raises(DataError, match="None of the 24 pictures can be read"):
         knn(str(small_run), str(data))

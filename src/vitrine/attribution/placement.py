@@ -9,18 +9,33 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from vitrine.data.transforms import EvalGeometry
-
-
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 _Edges = npt.NDArray[np.float64]
+
+
+class Geometry(Protocol):
+    """Where a model's input lies on a photograph."""
+
+    @property
+    def width(self) -> int:
+        """Of the photograph, pixels."""
+        ...
+
+    @property
+    def height(self) -> int:
+        """Of the photograph, pixels."""
+        ...
+
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """What the model sees: left, top, right, bottom, in the photograph's pixels."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -38,7 +53,7 @@ class Placement:
         ValueError: there is no patch.
     """
 
-    geometry: EvalGeometry
+    geometry: Geometry
     rows: int
     columns: int
 

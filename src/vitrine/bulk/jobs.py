@@ -131,7 +131,6 @@ class _Captioning:
             rows,
             folder=asked.folder,
         )
-        for first in range(0, len(samples), asked.batch_size):
-            session.caption(samples[first : first + asked.batch_size])
+        session.caption(samples, asked.batch_size)
         session.partial.replace(rows)
         return session.unreadable

@@ -12,20 +12,35 @@ from vitrine.attribution.grounding import ClusteredMean, GroundedCaption, Ground
 from vitrine.caption.beam_search import beam_search
 from vitrine.caption.decoding import DecodedCaption, DecodeStep, final_captions, greedy, teacher_forced
 from vitrine.caption.figures.grounding import grounding_text, mean_text, save_grounding_figure
-from vitrine.caption.inference import CaptionedPicture, PredictedCaption, captions_csv, decode_pictures
+from vitrine.caption.inference import (
+    CaptionedPicture,
+    PredictedCaption,
+    caption_batches,
+    captions_csv,
+    predicted_caption,
+    score_captions,
+)
 from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.word_maps import caption_words
 from vitrine.classify.evaluate import choose_split, split_of_run
 from vitrine.data.captions.datasets import CaptionedSample, open_captions
 from vitrine.data.captions.regions import NamedRegions, named_words, open_regions
 from vitrine.data.samples import Sample
-from vitrine.errors import DataError
 from vitrine.io.files import to_json, write_atomically
 from vitrine.metrics.caption_text import RULE
-from vitrine.metrics.captions import METRICS, CaptionScores, Score, ScoredCaptions, caption_scores
+from vitrine.metrics.captions import METRICS, CaptionScores, Score, ScoredCaptions
 from vitrine.models.captioner.model import EncoderOutput
 from vitrine.plotting.tables import Cell, Table
-from vitrine.results import Interval, shown_number
+from vitrine.results import (
+    Interval,
+    Progress,
+    Unreadable,
+    no_progress,
+    none_readable,
+    shown_number,
+    unreadable_lines,
+    unreadable_to_json,
+)
 from vitrine.runs.environment import WEIGHTS_SHA256
 
 _WIDTH = 100  # characters of the sentences in a terminal
@@ -198,7 +213,7 @@ class CaptionEvaluation:
     human: Grounding | None
     drop: ClusteredMean | None
     captions: tuple[PredictedCaption, ...]
-    unreadable: tuple[tuple[str, str], ...]
+    unreadable: tuple[Unreadable, ...]
     weights_sha256: str
     notes: tuple[str, ...]
 
@@ -232,7 +247,7 @@ class CaptionEvaluation:
                 "human": self.human and self.human.to_dict(),
                 "drop_with_the_next_word": self.drop and self.drop.to_dict(),
             },
-            "unreadable": [{"name": name, "reason": reason} for name, reason in self.unreadable],
+            "unreadable": unreadable_to_json(self.unreadable),
         }
 
     def table(self) -> str:
@@ -252,10 +267,7 @@ class CaptionEvaluation:
                 ]
         else:
             lines.append("Grounding was not measured: these data do not say where things are.")
-        if self.unreadable:
-            lines += ["", f"{len(self.unreadable)} pictures could not be read and count in no figure:"]
-            lines += [f"  {name}: {reason}" for name, reason in self.unreadable[:10]]
-        return "\n".join(lines)
+        return "\n".join(lines + unreadable_lines(self.unreadable))
 
 
 def evaluate_captioner(
@@ -271,7 +283,7 @@ def evaluate_captioner(
     seed: int | None = None,
     architecture: str | None = None,
     vocabulary: Path | None = None,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> CaptionEvaluation:
     """Evaluate a captioner on one split of captioned pictures.
 
@@ -301,15 +313,14 @@ def evaluate_captioner(
     session = _Session(opened, samples, open_regions(data, samples), batch_size, precision, progress)
     session.run(beams)
     if not session.captions:
-        first = session.unreadable[0]
-        raise DataError(f"None of the {len(samples)} pictures can be read, for example {first[0]}: {first[1]}")
+        raise none_readable(session.unreadable)
     result = CaptionEvaluation(
         model=model,
         data=data,
         split=name,
         precision=precision,
         decoding="greedy" if beams == 1 else f"{beams} beams",
-        scores=session.scores(java, seed),
+        scores=score_captions(session.captions, samples, java=java, seed=seed),
         negative_log_likelihood=-session.log_probability / session.pieces,
         pieces=session.pieces,
         predicted=grounding(session.grounded["predicted"], seed=seed) if session.grounded["predicted"] else None,
@@ -334,9 +345,9 @@ class _Session:
     regions: NamedRegions | None
     batch_size: int
     precision: str
-    progress: Callable[[int, int], None]
+    progress: Progress
     captions: list[PredictedCaption] = field(default_factory=list)
-    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    unreadable: list[Unreadable] = field(default_factory=list)
     grounded: dict[str, list[GroundedCaption]] = field(default_factory=lambda: {"predicted": [], "human": []})
     log_probability: float = 0.0
     pieces: int = 0
@@ -349,25 +360,23 @@ class _Session:
 
         def decode(module: Any, encoder_output: EncoderOutput, samples: Sequence[Sample]) -> Iterator[DecodeStep]:
             names = [sample.name for sample in samples]
-            followed = final_captions(teacher_forced(module, encoder_output, [first[name] for name in names]))
-            human.update(zip(names, followed, strict=True))
+            captions = final_captions(teacher_forced(module, encoder_output, [first[name] for name in names]))
+            human.update(zip(names, captions, strict=True))
             return greedy(module, encoder_output) if beams == 1 else beam_search(module, encoder_output, beams)
 
-        for each in decode_pictures(
-            opened.module,
-            opened.transform,
+        for part in caption_batches(
+            opened,
             [sample.unlabelled for sample in self.samples],
             decode,
-            device=opened.device,
             precision=self.precision,
             batch_size=self.batch_size,
-            unreadable=lambda name, reason: self.unreadable.append((name, reason)),
+            progress=self.progress,
         ):
-            name, caption = each.sample.name, each.caption
-            self.captions.append(PredictedCaption(name, words.decode(caption.ids), caption.log_probability))
-            self._ground("predicted", each)
-            self._follow(replace(each, caption=human.pop(name)))
-            self.progress(len(self.captions) + len(self.unreadable), len(self.samples))
+            self.unreadable += part.unreadable
+            for picture in part.pictures:
+                self.captions.append(predicted_caption(picture, words))
+                self._ground("predicted", picture)
+                self._follow(replace(picture, caption=human.pop(picture.sample.name)))
 
     def _follow(self, human: CaptionedPicture) -> None:
         """A human caption that the captioner was made to follow."""
@@ -385,12 +394,6 @@ class _Session:
         absent = sum(not each.regions for each in named)
         maps = [word.map_RC for word in words]
         self.grounded[which].append(GroundedCaption(decoded.sample.name, maps, decoded.placement, nouns, absent))
-
-    def scores(self, java: bool, seed: int) -> CaptionScores:
-        """Of the predicted captions."""
-        predicted = {each.name: each.caption for each in self.captions}
-        references = {each.name: each.captions for each in self.samples if each.name in predicted}
-        return caption_scores(predicted, references, java=java, seed=seed)
 
 
 def _write(out: Path, result: CaptionEvaluation) -> None:

@@ -1,4 +1,4 @@
-"""Pictures through a captioner: decoded in batches, whatever is done with their captions."""
+"""A captioner run over samples, batch by batch, and its captions held against human ones."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from PIL import Image
 from vitrine.attribution.placement import Placement
 from vitrine.caption.decoding import DecodedCaption, DecodeStep, final_captions, greedy
 from vitrine.caption.model import Captioner
+from vitrine.caption.tokenizer import Vocabulary
 from vitrine.data.captions.datasets import CaptionedSample
 from vitrine.data.samples import Sample
-from vitrine.errors import DataError, PictureError
+from vitrine.errors import PictureError
 from vitrine.io.csv_tables import csv_row
 from vitrine.metrics.captions import CaptionScores, caption_scores
 from vitrine.models.captioner.inference import has_bf16_image_encoder
 from vitrine.models.captioner.model import EncoderOutput
 from vitrine.models.precision import autocast
+from vitrine.results import Progress, Unreadable, no_progress
 
 Decode = Callable[[Any, EncoderOutput, Sequence[Sample]], Iterator[DecodeStep]]
+"""Decodes one encoded batch, given the captioner's module, the encoder's output and the batch's samples."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +33,7 @@ class CaptionedPicture:
 
     Attributes:
         sample: the picture.
-        photo: decoded, mode RGB, upright.
+        photo: its pixels, mode RGB, upright.
         caption: with its maps.
         placement: of the maps on the photograph.
     """
@@ -41,50 +44,62 @@ class CaptionedPicture:
     placement: Placement
 
 
-def decode_pictures(
-    module: Any,
-    transform: Any,
+@dataclass(frozen=True, eq=False)
+class BatchCaptions:
+    """The captions of one batch.
+
+    Attributes:
+        pictures: its readable pictures, in order.
+        unreadable: (name, reason) of its other pictures.
+    """
+
+    pictures: tuple[CaptionedPicture, ...]
+    unreadable: tuple[Unreadable, ...] = ()
+
+
+def caption_batches(
+    opened: Captioner,
     samples: Sequence[Sample],
     decode: Decode,
     *,
-    device: torch.device,
     precision: str = "fp32",
     batch_size: int = 8,
-    unreadable: Callable[[str, str], None] | None = None,
-) -> Iterator[CaptionedPicture]:
+    progress: Progress = no_progress,
+) -> Iterator[BatchCaptions]:
     """Caption pictures, batch by batch.
 
     Args:
-        module: the captioner, in eval mode.
-        transform: what is done to a picture; it has a ``geometry``.
+        opened: the captioner.
         samples: the pictures.
-        decode: the decoding of one encoded batch, given the captioner, the encoder output and the batch's samples.
-        device: where the module is.
+        decode: how captions are chosen.
         precision: "fp32" or "bf16", which the captioner was opened with; one that was opened in float32 is put under
             autocast for bf16, pictures and words.
-        batch_size: pictures at a time.
-        unreadable: called with name and reason of a picture that cannot be read; None raises.
-
-    Raises:
-        PictureError: a picture cannot be read, where nobody is told.
+        batch_size: pictures at a time; captions do not depend on it but for rounding.
+        progress: called with pictures done, readable or not, of how many, each time the caller asks for more.
     """
+    module, transform = opened.module, opened.transform
     for first in range(0, len(samples), batch_size):
-        readable = []
+        readable: list[tuple[Sample, Image.Image]] = []
+        unreadable: list[Unreadable] = []
         for sample in samples[first : first + batch_size]:
             try:
                 readable.append((sample, sample.picture.decode()))
             except PictureError as error:
-                if unreadable is None:
-                    raise
-                unreadable(sample.name, str(error))
-        if not readable:
-            continue
-        with torch.inference_mode(), autocast(device, "fp32" if has_bf16_image_encoder(module) else precision):
-            encoder_output = module.encode([transform(photo).to(device) for _, photo in readable])
-            captions = final_captions(decode(module, encoder_output, [sample for sample, _ in readable]))
-        for (sample, photo), caption in zip(readable, captions, strict=True):
-            placement = Placement(transform.geometry(*photo.size), *caption.grid)
-            yield CaptionedPicture(sample, photo, caption, placement)
+                unreadable.append((sample.name, str(error)))
+        captions: Sequence[DecodedCaption] = ()
+        if readable:
+            with (
+                torch.inference_mode(),
+                autocast(opened.device, "fp32" if has_bf16_image_encoder(module) else precision),
+            ):
+                encoder_output = module.encode([transform(photo).to(opened.device) for _, photo in readable])
+                captions = final_captions(decode(module, encoder_output, [sample for sample, _ in readable]))
+        pictures = (
+            CaptionedPicture(sample, photo, caption, Placement(transform.geometry(*photo.size), *caption.grid))
+            for (sample, photo), caption in zip(readable, captions, strict=True)
+        )
+        yield BatchCaptions(tuple(pictures), tuple(unreadable))
+        progress(min(first + batch_size, len(samples)), len(samples))
 
 
 @dataclass(frozen=True)
@@ -103,86 +118,70 @@ class PredictedCaption:
 
 
 @dataclass(frozen=True)
-class ScoredCaptioner:
-    """Captions of a split and their scores.
+class CaptionPredictions:
+    """Captions of many pictures.
 
     Attributes:
-        captions: of the readable pictures, in the split's order.
-        scores: against the human captions.
-        unreadable: (name, reason) of pictures that count in no figure.
+        captions: of the readable pictures, in order.
+        unreadable: (name, reason) of the others.
     """
 
     captions: tuple[PredictedCaption, ...]
-    scores: CaptionScores
-    unreadable: tuple[tuple[str, str], ...]
-
-
-def score_captioner(
-    opened: Captioner,
-    samples: Sequence[CaptionedSample],
-    *,
-    precision: str = "fp32",
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
-) -> ScoredCaptioner:
-    """Caption every picture greedily and score the captions.
-
-    Args:
-        opened: the captioner.
-        samples: pictures with their human captions.
-        precision: "fp32" or "bf16".
-        progress: called with pictures done, of how many.
-
-    Raises:
-        DataError: no picture can be read.
-    """
-    unreadable: list[tuple[str, str]] = []
-    pictures = [each.unlabelled for each in samples]
-    found = []
-    for caption in greedy_captions(
-        opened, pictures, precision=precision, unreadable=lambda name, reason: unreadable.append((name, reason))
-    ):
-        found.append(caption)
-        progress(len(found) + len(unreadable), len(pictures))
-    if not found:
-        name, reason = unreadable[0] if unreadable else ("", "there are none")
-        raise DataError(f"None of the {len(pictures)} pictures can be read, for example {name}: {reason}")
-    references = {each.name: each.captions for each in samples}
-    scores = caption_scores(
-        {each.name: each.caption for each in found},
-        {each.name: references[each.name] for each in found},
-    )
-    return ScoredCaptioner(tuple(found), scores, tuple(unreadable))
+    unreadable: tuple[Unreadable, ...]
 
 
 def greedy_captions(
     opened: Captioner,
-    pictures: Sequence[Sample],
+    samples: Sequence[Sample],
     *,
     precision: str,
-    unreadable: Callable[[str, str], None],
     batch_size: int = 16,
-) -> Iterator[PredictedCaption]:
-    """The caption of every picture that can be read, in order.
+    progress: Progress = no_progress,
+) -> CaptionPredictions:
+    """Caption every picture greedily, without keeping photographs or maps.
 
     Args:
         opened: the captioner.
-        pictures: to caption.
+        samples: the pictures.
         precision: "fp32" or "bf16", which the captioner was opened with.
-        unreadable: called with name and reason of every picture that cannot be read.
         batch_size: pictures at a time; captions do not depend on it but for rounding.
+        progress: called with pictures done, of how many.
     """
-    for done in decode_pictures(
-        opened.module,
-        opened.transform,
-        pictures,
+    captions: list[PredictedCaption] = []
+    unreadable: list[Unreadable] = []
+    for part in caption_batches(
+        opened,
+        samples,
         lambda module, encoder_output, _: greedy(module, encoder_output),
-        device=opened.device,
         precision=precision,
         batch_size=batch_size,
-        unreadable=unreadable,
+        progress=progress,
     ):
-        text = opened.vocabulary.decode(done.caption.ids)
-        yield PredictedCaption(done.sample.name, text, done.caption.log_probability)
+        unreadable += part.unreadable
+        captions += (predicted_caption(picture, opened.vocabulary) for picture in part.pictures)
+    return CaptionPredictions(tuple(captions), tuple(unreadable))
+
+
+def predicted_caption(picture: CaptionedPicture, vocabulary: Vocabulary) -> PredictedCaption:
+    """A picture's caption as text."""
+    caption = picture.caption
+    return PredictedCaption(picture.sample.name, vocabulary.decode(caption.ids), caption.log_probability)
+
+
+def score_captions(
+    captions: Sequence[PredictedCaption], samples: Sequence[CaptionedSample], *, java: bool = False, seed: int = 0
+) -> CaptionScores:
+    """Hold captions against the human ones of the same pictures; see :func:`vitrine.metrics.captions.caption_scores`.
+
+    Args:
+        captions: at least one.
+        samples: with human captions; those without a predicted one are left out.
+        java: METEOR and SPICE too, which need Java.
+        seed: of the bootstrap.
+    """
+    predicted = {each.name: each.caption for each in captions}
+    references = {sample.name: sample.captions for sample in samples if sample.name in predicted}
+    return caption_scores(predicted, references, java=java, seed=seed)
 
 
 def captions_csv(captions: Sequence[PredictedCaption]) -> bytes:

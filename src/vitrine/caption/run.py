@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,17 @@ import numpy as np
 from vitrine.caption.beam_search import beam_search
 from vitrine.caption.decoding import DecodeStep, MapChoice, greedy
 from vitrine.caption.figures.words import CaptionPicture, WordPanel, save_caption_figure
-from vitrine.caption.inference import CaptionedPicture, decode_pictures
+from vitrine.caption.inference import CaptionedPicture, caption_batches
 from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.sampling import sample
 from vitrine.caption.word_maps import CaptionWord, Join, WordCheck, caption_words, check_words
 from vitrine.data.image_folder import list_pictures
 from vitrine.data.samples import Sample, random_subset
-from vitrine.errors import DataError
 from vitrine.io.csv_tables import csv_row
 from vitrine.models.captioner.model import EncoderOutput
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.provenance import Provenance, figure_names
-from vitrine.results import rounded
+from vitrine.results import Progress, Unreadable, no_progress, none_readable, rounded, unreadable_to_json
 
 CAPTION_HEADER = csv_row(("filename", "caption", "log_probability", "words", "verdicts"))
 """The first line."""
@@ -87,8 +86,10 @@ class CaptionSettings:
     precision: str = "fp32"
     kind: str = "png"
 
-    def decode(self, captioner: Any, encoder_output: EncoderOutput) -> Iterator[DecodeStep]:
-        """The decoder that was asked for."""
+    def decode(
+        self, captioner: Any, encoder_output: EncoderOutput, _samples: Sequence[Sample] = ()
+    ) -> Iterator[DecodeStep]:
+        """Decode an encoded batch, as :func:`vitrine.caption.inference.caption_batches` wants it."""
         maps = MapChoice(self.layer, self.heads)
         shared: dict[str, Any] = {"max_tokens": self.max_pieces, "maps": maps, "no_repeat_ngram": self.no_repeat_ngram}
         if self.sampled:
@@ -187,14 +188,14 @@ class CaptionResult:
     out: Path
     captions: tuple[PictureCaption, ...]
     table: Path
-    unreadable: tuple[tuple[str, str], ...]
+    unreadable: tuple[Unreadable, ...]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
             "captions": [caption.to_dict() for caption in self.captions],
-            "unreadable": [{"name": name, "reason": reason} for name, reason in self.unreadable],
+            "unreadable": unreadable_to_json(self.unreadable),
             "notes": list(self.notes),
         }
 
@@ -287,8 +288,8 @@ def caption_pictures(
     vocabulary: Path | None = None,
     limit: int | None = None,
     batch_size: int = 8,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
-    download: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = no_progress,
+    download: Progress = no_progress,
 ) -> CaptionResult:
     """Caption every picture, as pictures come: what was drawn before an interruption stays.
 
@@ -313,9 +314,7 @@ def caption_pictures(
     given = captioner_flags(architecture, vocabulary)
     figures = figure_names([sample.name for sample in samples], settings.kind)
     session = CaptionSession(opened, model, images, out, settings, figures, given, out / "captions.csv")
-    for first in range(0, len(samples), batch_size):
-        session.caption(samples[first : first + batch_size])
-        progress(min(first + batch_size, len(samples)), len(samples))
+    session.caption(samples, batch_size, progress)
     return session.finish()
 
 
@@ -356,26 +355,26 @@ class CaptionSession:
         self.flags, self.figures, self.table = flags, figures, table
         self.folder = images.is_dir() if folder is None else folder
         self.made: list[PictureCaption] = []
-        self.unreadable: list[tuple[str, str]] = []
+        self.unreadable: list[Unreadable] = []
         out.mkdir(parents=True, exist_ok=True)
         self.partial = table.with_name(f"{table.name}.partial")
         self.partial.write_bytes(CAPTION_HEADER)
 
-    def caption(self, samples: Sequence[Sample]) -> None:
-        """One batch."""
-        decoded = decode_pictures(
-            self.opened.module,
-            self.opened.transform,
+    def caption(self, samples: Sequence[Sample], batch_size: int, progress: Progress = no_progress) -> None:
+        """Caption and draw pictures; rows are written batch by batch."""
+        parts = caption_batches(
+            self.opened,
             samples,
-            lambda module, encoder_output, _: self.settings.decode(module, encoder_output),
-            device=self.opened.device,
+            self.settings.decode,
             precision=self.settings.precision,
-            batch_size=len(samples),
-            unreadable=lambda name, reason: self.unreadable.append((name, reason)),
+            batch_size=batch_size,
+            progress=progress,
         )
-        with self.partial.open("ab") as rows:
-            for each in decoded:
-                rows.write(self._draw(each))
+        for part in parts:
+            self.unreadable += part.unreadable
+            with self.partial.open("ab") as rows:
+                for picture in part.pictures:
+                    rows.write(self._draw(picture))
 
     def _draw(self, decoded: CaptionedPicture) -> bytes:
         sample, worded = decoded.sample, prepare_word_maps(decoded, self.opened, self.settings)
@@ -392,7 +391,6 @@ class CaptionSession:
     def finish(self) -> CaptionResult:
         """The table under its name."""
         if not self.made:
-            name, reason = self.unreadable[0]
-            raise DataError(f"None of the {len(self.unreadable)} pictures can be read, for example {name}: {reason}")
+            raise none_readable(self.unreadable)
         self.partial.replace(self.table)
         return CaptionResult(self.out, tuple(self.made), self.table, tuple(self.unreadable), self.opened.notes)

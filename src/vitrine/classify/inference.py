@@ -16,6 +16,7 @@ from vitrine.config.preprocessing import InputSpec
 from vitrine.data.loader import Batch, batches, normalise
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import EvalTransform
+from vitrine.metrics.classification import LabelledLogits
 from vitrine.models.precision import autocast, class_token_alone, is_compiled
 from vitrine.results import Progress, Unreadable, no_progress, none_readable
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vitrine.caption.inference import captions_csv, score_captioner
+from vitrine.caption.inference import captions_csv, greedy_captions, score_captions
 from vitrine.caption.model import load_captioner, open_captioner
 from vitrine.caption.tokenizer import Vocabulary, read_vocabulary, train_vocabulary
 from vitrine.config import CaptionSpec, Recipe, TransformSpec
@@ -29,7 +29,7 @@ from vitrine.models.kind import is_captioner
 from vitrine.models.load import check_available
 from vitrine.models.precision import autocast
 from vitrine.models.reference import file_sha256
-from vitrine.results import CaptioningMetrics
+from vitrine.results import CaptioningMetrics, none_readable
 from vitrine.runs.environment import VOCABULARY_SHA256
 from vitrine.runs.folder import RunFolder
 from vitrine.train.data import CaptionTrainingData, ShardedBatches, epoch_pictures, shards_of
@@ -250,15 +250,18 @@ class CaptionerTask:
             self.report(ProgressUpdate(done, total, "Captioning the validation pictures"))
 
         samples = tuple(self.data.validation)
-        scored = score_captioner(opened, samples, precision=runtime.precision, progress=progress)
-        run.write("captions.csv", captions_csv(scored.captions))
+        pictures = [sample.unlabelled for sample in samples]
+        predictions = greedy_captions(opened, pictures, precision=runtime.precision, progress=progress)
+        if not predictions.captions:
+            raise none_readable(predictions.unreadable)
+        run.write("captions.csv", captions_csv(predictions.captions))
         metrics = CaptioningMetrics(
             n=len(samples),
             pieces=forced.pieces,
             precision=runtime.precision,
             negative_log_likelihood=forced.loss,
             accuracy=forced.accuracy,
-            scores=scored.scores.to_dict(),
+            scores=score_captions(predictions.captions, samples).to_dict(),
         )
         return metrics.to_dict() | {VOCABULARY_SHA256: file_sha256(run.path / WORDS)}
 

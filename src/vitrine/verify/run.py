@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vitrine.caption.inference import PredictedCaption, greedy_captions
+from vitrine.caption.inference import greedy_captions
 from vitrine.caption.model import Captioner, load_captioner, open_captioner
 from vitrine.classify.inference import join_logits, predict_samples
 from vitrine.classify.model import Classifier, open_classifier
@@ -92,17 +92,13 @@ def verify_captions(
 def _compare_captions(
     record: CaptionerRecord, samples: Mapping[str, Sample], opened: Captioner, again: RerunConfig
 ) -> CaptionsCompared | None:
-    unreadable: list[str] = []
-    found: list[PredictedCaption] = []
-    for caption in greedy_captions(
+    found = greedy_captions(
         opened,
         list(samples.values()),
         precision=again.precision,
-        unreadable=lambda name, _: unreadable.append(name),
         batch_size=again.batch_size,
-    ):
-        found.append(caption)
-        again.progress(len(found) + len(unreadable), len(samples))
+        progress=again.progress,
+    ).captions
     if not found:
         return None
     moved = []

@@ -14,12 +14,13 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from support.models import opened_captioner
 from torch import Tensor, nn
 from torch.nn import functional
 
 from vitrine.caption.beam_search import beam_search
 from vitrine.caption.decoding import DecodedCaption, DecodeStep, final_captions, greedy
-from vitrine.caption.inference import decode_pictures
+from vitrine.caption.inference import caption_batches
 from vitrine.config.preprocessing import CaptionInput
 from vitrine.data.captions.transforms import CaptionTransform
 from vitrine.data.decode import BytesPicture
@@ -231,8 +232,7 @@ def test_only_a_captioner_that_was_not_rounded_is_under_autocast(rounded: bool, 
     Image.effect_noise((50, 40), 60).convert("RGB").save(file, "PNG")
     samples = [Sample("a.png", BytesPicture(file.getvalue()))]
     decode = Listening()
-    found = list(
-        decode_pictures(model, CaptionTransform(CaptionInput(56)), samples, decode, device=CPU, precision=precision)
-    )
-    assert len(found[0].caption.ids) > 0
+    opened = opened_captioner(model, CaptionTransform(CaptionInput(56)))
+    (part,) = caption_batches(opened, samples, decode, precision=precision)
+    assert len(part.pictures[0].caption.ids) > 0
     assert decode.heard == [autocast]

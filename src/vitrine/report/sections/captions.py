@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from vitrine.caption.inference import decode_pictures
+from vitrine.caption.inference import CaptionedPicture, caption_batches
 from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.run import CaptionSettings, prepare_word_maps
 from vitrine.data.captions.datasets import open_captions
@@ -167,25 +167,17 @@ def _default(record: CaptionerRecord, opened: Captioner) -> list[_Shown]:
     return [(there[name].unlabelled, there[name].captions[:1], why[name]) for name in same]
 
 
-def _cannot(name: str, reason: str) -> NoReturn:
-    raise DataError(f"{name} cannot be captioned: {reason}")
-
-
 def _views(
     number: int, opened: Captioner, shown: Sequence[_Shown], precision: str, progress: Progress
 ) -> list[CaptionView]:
     settings = CaptionSettings(precision=precision)
-    decoded = decode_pictures(
-        opened.module,
-        opened.transform,
-        [sample for sample, _, _ in shown],
-        lambda module, encoder_output, _: settings.decode(module, encoder_output),
-        device=opened.device,
-        precision=precision,
-        unreadable=_cannot,
-    )
+    pictures: list[CaptionedPicture] = []
+    for part in caption_batches(opened, [sample for sample, _, _ in shown], settings.decode, precision=precision):
+        for name, reason in part.unreadable:
+            raise DataError(f"{name} cannot be captioned: {reason}")
+        pictures += part.pictures
     views = []
-    for index, (each, (_, true, why)) in enumerate(zip(decoded, shown, strict=True), 1):
+    for index, (each, (_, true, why)) in enumerate(zip(pictures, shown, strict=True), 1):
         worded = prepare_word_maps(each, opened, settings)
         picture = replace(worded.picture, true=true).with_smaller_photo(_SIDE)
         views.append(CaptionView(f"caption-{number}-{index}", picture, worded.scale, why))
