@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -39,6 +39,7 @@ from vitrine.models.cache import (
     unfinished_downloads,
     unknown_in_hub,
 )
+from vitrine.results import Progress, no_progress
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ _OURS = {FOLDER, HUB, CATR, PETS, DATASETS, XET, DECODED}
 _DAY = 24 * 60 * 60
 
 
-def cache_contents(progress: Callable[[int, int], None] = lambda _done, _total: None) -> CacheContents:
+def cache_contents(progress: Progress = no_progress) -> CacheContents:
     """Look through the cache folder. Hashes that are not recorded are computed, which takes a while once.
 
     Args:

@@ -9,6 +9,7 @@ from typing import TypeVar
 from vitrine.data.check import DataReport, Duplicates, Spread, inspect
 from vitrine.data.image_folder import LAYOUTS, UnknownLayoutError
 from vitrine.data.sources import open_data, open_unlabelled
+from vitrine.results import Progress
 
 MOST_CLASSES = 40
 """Classes above which the table shows only the largest and the smallest."""
@@ -17,9 +18,7 @@ _Item = TypeVar("_Item")
 _SHOWN = 5  # examples of each problem; --json has them all
 
 
-def check(
-    reference: str, *, seed: int = 0, workers: int = -1, progress: Callable[[int, int], None] | None = None
-) -> DataReport:
+def check(reference: str, *, seed: int = 0, workers: int = -1, progress: Progress | None = None) -> DataReport:
     """Open data and look at every picture. A folder of pictures without labels is looked at as one.
 
     Args:

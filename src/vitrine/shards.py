@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from vitrine.data.shards.writer import ShardsWriter, fingerprint, require_webdat
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, UsageError
 from vitrine.io.files import atomic_path
+from vitrine.results import Progress, no_progress
 
 MEGABYTE = 1_000_000
 
@@ -58,7 +58,7 @@ def write_shards(
     seed: int = 0,
     val_fraction: float = 0.2,
     captions: bool | None = None,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> WrittenShards:
     """Write every split of some labelled or captioned data as shards, with an index.
 

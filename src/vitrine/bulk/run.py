@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,8 @@ from vitrine.explain.explainer import Explainer
 from vitrine.explain.run import SHEETS, ExplainSettings, choose_scale
 from vitrine.io.files import to_json
 from vitrine.plotting.provenance import figure_names
+from vitrine.results import Progress
 from vitrine.runs.environment import model_notes
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,10 @@ from vitrine.models.hub import fetch
 from vitrine.models.kind import _is_hub
 from vitrine.models.precision import default_device
 from vitrine.models.reference import WeightsFile
+from vitrine.results import Progress, no_progress
 from vitrine.runs.environment import weights_notes
 
 _WORDS_OF = "google-bert/bert-base-uncased"  # the published captioner's word pieces
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def open_captioner(
     reference: str,
     architecture: str | None = None,
     vocabulary: Path | None = None,
-    progress: Progress = lambda _done, _total: None,
+    progress: Progress = no_progress,
     precision: str = "fp32",
 ) -> Captioner:
     """Open a captioner for prediction: a run of ``vitrine train``, the published one, or one of transformers.
@@ -112,7 +110,7 @@ def load_captioner(
     reference: str,
     architecture: str | None = None,
     vocabulary: Path | None = None,
-    progress: Progress = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> LoadedCaptioner:
     """Read a captioner's files; arguments and errors are those of :func:`open_captioner`."""
     if architecture not in (None, "catr"):

@@ -15,6 +15,7 @@ from vitrine.data.decode import TREATMENTS, PictureFacts, decode, describe, prom
 from vitrine.data.samples import LabelledData, Sample, Split
 from vitrine.data.shards.stream import ShardSplit
 from vitrine.errors import PictureError
+from vitrine.results import Progress, unreadable_to_json
 
 FEW = 10
 """Training pictures of a class below which a suggestion says so."""
@@ -168,7 +169,7 @@ class DataReport:
         ]
         return {
             **asdict(self),
-            "unreadable": [{"name": name, "reason": reason} for name, reason in self.unreadable],
+            "unreadable": unreadable_to_json(self.unreadable),
             "mismatches": [{"name": name, "format": found} for name, found in self.mismatches],
             "duplicates": copies,
             "pictures": self.pictures,
@@ -228,9 +229,7 @@ class Reading:
     problem: str | None = None
 
 
-def index_samples(
-    samples: Sequence[Sample], *, workers: int = -1, progress: Callable[[int, int], None] | None = None
-) -> SampleIndex:
+def index_samples(samples: Sequence[Sample], *, workers: int = -1, progress: Progress | None = None) -> SampleIndex:
     """Hash and decode every picture.
 
     Args:
@@ -252,7 +251,7 @@ def index_samples(
 
 
 def read_samples(
-    samples: Sequence[Sample], *, workers: int = -1, progress: Callable[[int, int], None] | None = None
+    samples: Sequence[Sample], *, workers: int = -1, progress: Progress | None = None
 ) -> Iterator[Reading]:
     """Yield a :class:`Reading` of every picture in order. Threads suffice: Pillow decodes without Python's lock."""
     total = len(samples)
@@ -306,7 +305,7 @@ def _available_cores() -> int:
 __all__ = ["DataReport", "inspect"]
 
 
-def inspect(data: LabelledData, *, workers: int = -1, progress: Callable[[int, int], None] | None = None) -> DataReport:
+def inspect(data: LabelledData, *, workers: int = -1, progress: Progress | None = None) -> DataReport:
     """Read every picture of every finite split once.
 
     Args:

@@ -26,7 +26,6 @@ from vitrine.classify.inference import eval_transform
 from vitrine.classify.model import Classifier, open_classifier
 from vitrine.data.image_folder import list_pictures
 from vitrine.data.samples import Sample, random_subset
-from vitrine.errors import DataError
 from vitrine.explain.explainer import Checked, ExplainedBatch, Explainer, check_maps
 from vitrine.explain.figures.contact_sheet import A_SHEET, count_pictures, save_contact_sheet
 from vitrine.explain.figures.map import MapPicture, Scale, save_map_figure, shared_scale
@@ -36,6 +35,7 @@ from vitrine.models.precision import autocast
 from vitrine.plotting.heads import heads_figure, matrices_figure
 from vitrine.plotting.provenance import Provenance, figure_names
 from vitrine.plotting.style import save
+from vitrine.results import Progress, no_progress, none_readable, unreadable_to_json
 from vitrine.runs.environment import model_notes
 
 Floats = npt.NDArray[np.float32]
@@ -140,7 +140,7 @@ class ExplainResult:
             "method": self.method,
             "precision": self.precision,
             "pictures": [picture.to_dict() for picture in self.pictures],
-            "unreadable": [{"name": name, "reason": reason} for name, reason in self.unreadable],
+            "unreadable": unreadable_to_json(self.unreadable),
         }
 
 
@@ -334,7 +334,7 @@ def explain(
     batch_size: int = 16,
     precision: str = "auto",
     architecture: str | None = None,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> ExplainResult:
     """Draw a map for every picture, as pictures come: what was drawn before an interruption stays.
 
@@ -537,8 +537,7 @@ class ExplainSession:
     def finish(self) -> ExplainResult:
         """The last sheet and the table."""
         if not self.explained:
-            name, reason = self.unreadable[0]
-            raise DataError(f"None of the {len(self.samples)} pictures can be read, for example {name}: {reason}")
+            raise none_readable(self.unreadable)
         if self.sheet:
             self._write_sheet()
         table = self.out / "maps.csv"

@@ -38,6 +38,7 @@ from vitrine.explain.explainer import Explainer
 from vitrine.explain.figures.ranking import methods_csv, methods_table, methods_text, save_methods_figure
 from vitrine.io.files import to_json, write_atomically
 from vitrine.plotting.provenance import Provenance
+from vitrine.results import Progress, no_progress
 
 
 @dataclass(frozen=True)
@@ -194,7 +195,7 @@ def score_methods(
     model: str,
     data: str,
     settings: ScoreSettings,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> MethodScores:
     """Score methods and controls on the same pictures, and rank them.
 

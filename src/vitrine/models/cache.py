@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vitrine.errors import ModelError
 from vitrine.io.hub_cache import CATR, HUB, Record, cache_folder, file_record
+from vitrine.results import Progress
 
 _ADDRESS = "https://github.com/saahiluppal/catr/releases/download/"
 
@@ -33,8 +34,6 @@ def release_path(name: str) -> Path:
 
 UNFINISHED = "unfinished"
 _OF_THE_LIBRARY = {".locks", "CACHEDIR.TAG", "blobs", "version.txt"}  # in the hub's folder, beside repositories
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,11 @@ from vitrine.data.shards.stream import BLACK, ShardSplit
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, RunError
 from vitrine.io.hub_cache import DECODED_FROM, note_use
+from vitrine.results import Progress, none_readable
 from vitrine.train.distributed import ProcessGroup
 from vitrine.train.events import Event, Note
 
 _NEEDED = ("train", "validation")
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -261,10 +260,7 @@ class ShardedBatches:
             elif is_dummy:
                 yield self._stand_in(loader, places[0])
             else:
-                name, reason = self._unreadable[-1]
-                raise DataError(
-                    f"None of the {len(places)} pictures of a batch can be read, for example {name}: {reason}"
-                )
+                raise none_readable(self._unreadable[-1:], len(places), "pictures of a batch")
 
     def _stand_in(self, loader: PictureLoader, place: int) -> Any:
         self._recent[-1][place] = _Told(BLACK.name, BLACK.captions)

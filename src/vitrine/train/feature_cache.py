@@ -20,6 +20,7 @@ from vitrine.metrics.classification import LabelledLogits
 from vitrine.models.finetune import LinearProbe, is_stochastic, linear_head
 from vitrine.models.load import LoadedModel
 from vitrine.models.precision import autocast, class_token_alone
+from vitrine.results import Progress
 from vitrine.train.data import TrainingData
 from vitrine.train.events import Event, ProgressUpdate
 from vitrine.train.losses import FeatureBatch
@@ -113,7 +114,7 @@ def encode_once(
     passes: Sequence[Callable[[], Iterable[Any]]],
     see: Callable[[Any], Sequence[Tensor]],
     pictures: int,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> FeatureCache | None:
     """Run an image encoder over all versions of all pictures once.
 

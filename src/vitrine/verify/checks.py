@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
@@ -14,7 +14,7 @@ from vitrine.data.captions.datasets import CaptionData, CaptionedSample
 from vitrine.data.samples import LabelledData, Sample
 from vitrine.models.reference import file_sha256
 from vitrine.plotting.tables import Table
-from vitrine.results import shown_number
+from vitrine.results import Progress, no_progress, shown_number
 from vitrine.runs.data import content_sha256
 from vitrine.runs.environment import VOCABULARY_SHA256, WEIGHTS_SHA256, describe_environment
 from vitrine.runs.folder import RunFolder
@@ -41,7 +41,7 @@ class RerunConfig:
     precision: str
     batch_size: int
     tolerance: float
-    progress: Callable[[int, int], None]
+    progress: Progress
 
 
 @dataclass(frozen=True)
@@ -295,7 +295,6 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
-Progress = Callable[[int, int], None]
 Annotation = str | tuple[str, ...]
 """What data say of a picture: the name of its class, or its captions."""
 
@@ -338,7 +337,7 @@ class SplitMatch:
     new: tuple[str, ...]
 
 
-def index_pictures(data: LabelledData | CaptionData, progress: Progress = lambda _done, _total: None) -> PictureIndex:
+def index_pictures(data: LabelledData | CaptionData, progress: Progress = no_progress) -> PictureIndex:
     """Hash every picture of every finite split."""
     splits: dict[str, tuple[Sample | CaptionedSample, ...]]
     splits = {name: tuple(split) for name, split in data.splits.items() if not split.endless}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from vitrine.metrics.classification import (
     logsumexp,
     require_finite,
 )
+from vitrine.results import Progress, no_progress
 from vitrine.runs.data import describe_search, resolve_data_reference
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import CaptionerRecord, FinishedRun, RunRecord, is_exact, read_finished_run, read_predictions
@@ -192,7 +193,7 @@ def _compare_rows(
     samples: Mapping[str, Sample],
     opened: Classifier,
     batch_size: int,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> RowsCompared | None:
     outputs = _outputs(record, samples, opened, batch_size, progress)
     if outputs is None:
@@ -222,7 +223,7 @@ def _outputs(
     samples: Mapping[str, Sample],
     opened: Classifier,
     batch_size: int,
-    progress: Callable[[int, int], None],
+    progress: Progress,
 ) -> LabelledLogits | None:
     known = {label: index for index, label in enumerate(opened.labels)}
     listed = [Sample(name, each.picture, known.get(record.truths[name])) for name, each in samples.items()]
@@ -265,9 +266,6 @@ def _predictions(rows: RowsCompared | None, tolerance: float, checks: Sequence[C
     return rows.check("predictions", "labels", details, tolerance, checks)
 
 
-Progress = Callable[[int, int], None]
-
-
 def verify(
     run: Path,
     data: str | None = None,
@@ -275,8 +273,8 @@ def verify(
     tolerance: float = 0.005,
     batch_size: int = 64,
     precision: str | None = None,
-    reading: Progress = lambda _done, _total: None,
-    progress: Progress = lambda _done, _total: None,
+    reading: Progress = no_progress,
+    progress: Progress = no_progress,
 ) -> VerificationResult:
     """Hold a run against its own record: hashes of weights and data, class names, and its predictions row by row.
 

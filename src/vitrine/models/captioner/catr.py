@@ -7,7 +7,7 @@ import os
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from vitrine.models.cache import RELEASES, release_path
 from vitrine.models.captioner.config import catr_config
 from vitrine.models.captioner.inference import prepare_for_prediction
 from vitrine.models.captioner.model import CaptionModel
+from vitrine.results import Progress
 
 # Published prefix, ours. Every published name begins with exactly one of them.
 _PREFIXES = (
@@ -188,7 +189,7 @@ _BLOCK = 1 << 20
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EPERM}
 
 
-def fetch_release(name: str, progress: Callable[[int, int], None] | None = None) -> Path:
+def fetch_release(name: str, progress: Progress | None = None) -> Path:
     """A released file, from the cache folder or downloaded into it; there only once it was found to be the captioner's.
 
     Args:
@@ -231,7 +232,7 @@ def fetch_release(name: str, progress: Callable[[int, int], None] | None = None)
     return path
 
 
-def _download(address: str, path: Path, progress: Callable[[int, int], None] | None) -> None:
+def _download(address: str, path: Path, progress: Progress | None) -> None:
     """Into a file, block by block.
 
     Raises:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from vitrine.report.document import (
     Sheet,
 )
 from vitrine.report.sections.summary import read_test_metrics
-from vitrine.results import CaptioningMetrics
+from vitrine.results import CaptioningMetrics, Progress, no_progress
 from vitrine.runs.data import content_sha256, resolve_data_reference
 from vitrine.runs.record import CaptionerRecord
 
@@ -44,14 +44,12 @@ _METRICS = {
     "spice": "SPICE",
 }
 
-Progress = Callable[[int, int], None]
-
 
 def captioner_section(
     record: CaptionerRecord,
     number: int,
     pictures: Sequence[Path] | None = (),
-    progress: Progress = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> Section:
     """A captioner's scores, whether its words look at what they name, and some of its captions.
 

@@ -6,7 +6,7 @@ Axes: R grid rows, C grid columns.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from vitrine.report.document import (
     Section,
     Sheet,
 )
-from vitrine.results import Interval, shown_number
+from vitrine.results import Interval, Progress, no_progress, shown_number
 from vitrine.runs.data import find_validation_samples
 from vitrine.runs.environment import WEIGHTS_SHA256
 from vitrine.runs.record import RunRecord, read_predictions
@@ -152,7 +152,7 @@ def maps_section(
     opened: Classifier,
     pictures: Sequence[ShownPicture],
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda _done, _total: None,
+    progress: Progress = no_progress,
 ) -> MapsMade:
     """Attention maps of pictures on one scale, each checked on its own picture."""
     explainer = Explainer(opened, Method())
