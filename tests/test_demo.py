@@ -7,24 +7,29 @@ import html
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
+from support.sweeps import TrainingHere
 
 from vitrine import demo
 from vitrine.demo import run_demo
 from vitrine.errors import RunError
 from vitrine.plotting.provenance import read_provenance
+from vitrine.sweep.run import sweep
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "_COUNTS", {"train": 42, "validation": 14, "test": 14})
-        for name, value in {"_MAPPED_PICTURES": 3, "_SCORED_PICTURES": 8, "_CURVE_PICTURES": 2}.items():
+        for name, value in {"_MAPPED_PICTURES": 2, "_SCORED_PICTURES": 4, "_CURVE_PICTURES": 1}.items():
             patch.setattr(demo, name, value)
         patch.setattr(demo, "_DATA", "scenes:base?train=48&validation=16&test=16")
-        patch.setattr(demo, "_CAPTIONED_PICTURES", 3)
+        patch.setattr(demo, "_CAPTIONED_PICTURES", 2)
+        patch.setattr(demo, "_SWEEP", demo._SWEEP.replace("[[list]]", "[set]\nepochs = 1\n\n[[list]]", 1))
+        patch.setattr(demo, "sweep", partial(sweep, start=TrainingHere))
         out = tmp_path_factory.mktemp("demo") / "demo"
         yield run_demo(out)
 
@@ -49,11 +54,11 @@ def test_one_setting_is_final_and_its_test_result_is_stated(made) -> None:
 
 def test_it_looks_inside_the_final_model(made) -> None:
     scores = json.loads((made.out / "runs" / made.final.name / "methods" / "methods.json").read_text())
-    assert scores["pictures"] == scores["pictures_with_mask"] == 8
+    assert scores["pictures"] == scores["pictures_with_mask"] == 4
     assert scores["model"] == str(made.out / "runs" / made.final.name)
     controls = {row["name"] for row in scores["methods"] if row["control"]}
     assert {"random", "centre blob", "edges"} < controls
-    assert len(list((made.out / "maps").rglob("*.png"))) == 4
+    assert len(list((made.out / "maps").rglob("*.png"))) == 3
     assert "before" in read_provenance(made.out / "positions.png")["vitrine:options"]
     best = made.inside.scores.ranking.rows[0]
     assert f"{best.name} does best" in made.text()
@@ -64,7 +69,7 @@ def test_it_captions_scenes_and_asks_whether_words_look_at_what_they_name(made) 
     content = json.loads((made.out / "runs" / "captioner" / "test" / "metrics.json").read_text())
     assert content["captions"]["predicted"]["pictures"] == 16
     assert content["grounding"]["human"]["nouns"] > 16
-    assert len(list((made.out / "captions").rglob("*.png"))) == len(made.captions.captions.captions) == 3
+    assert len(list((made.out / "captions").rglob("*.png"))) == len(made.captions.captions.captions) == 2
     assert "Do captions say what is there?" in made.text() and "falls by" in made.text()
 
 
