@@ -43,6 +43,14 @@ class EnvironmentMismatchError(VitrineError):
     """Installed libraries do not fit one another."""
 
 
+def one_line(error: object, limit: int = 200) -> str:
+    """What another library says, for the middle of a sentence of ours: one line of at most ``limit`` characters.
+
+    An error without a message is named by its type.
+    """
+    return " ".join(str(error).split())[:limit].rstrip(".") or type(error).__name__
+
+
 def environment_mismatch(error: BaseException) -> EnvironmentMismatchError | None:
     """The remedy, where an error comes from importing a torchvision that does not fit the installed torch; else None.
 
@@ -59,7 +67,7 @@ def environment_mismatch(error: BaseException) -> EnvironmentMismatchError | Non
         return None
     versions = " and ".join(f"{name} {_installed(name)}" for name in ("torch", "torchvision"))
     return EnvironmentMismatchError(
-        f"torchvision cannot be imported ({' '.join(str(error).split())[:120]}). Installed: {versions}.\n"
+        f"torchvision cannot be imported ({one_line(error, 120)}). Installed: {versions}.\n"
         "Install two that were released together and built alike: pip install --upgrade torch torchvision"
     )
 

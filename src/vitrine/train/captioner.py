@@ -26,9 +26,9 @@ from vitrine.models.captioner.checkpoint import WORDS, save_captioner_checkpoint
 from vitrine.models.captioner.model import CaptionModel, Features
 from vitrine.models.finetune import captioner_parameter_groups
 from vitrine.models.kind import is_captioner
-from vitrine.models.load import check_available
+from vitrine.models.load import resolve_recipe_model
 from vitrine.models.precision import autocast
-from vitrine.models.reference import file_sha256
+from vitrine.models.reference import ModelReference, file_sha256
 from vitrine.results import CaptioningMetrics, none_readable
 from vitrine.runs.environment import VOCABULARY_SHA256
 from vitrine.runs.folder import RunFolder
@@ -46,14 +46,13 @@ _ENCODED_AGAIN = (
 )
 
 
-def require_captioner_available(recipe: Recipe) -> None:
-    """Refuse an unknown model, or weights that cannot be had, before long work that would come first.
+def resolve_image_model(recipe: Recipe) -> ModelReference | None:
+    """The image model that a captioner's recipe starts from, with its weights; None where it is a captioner.
 
     Raises:
-        ModelError, WeightsUnavailableError: the recipe's model cannot be opened.
+        ModelError, WeightsUnavailableError: an unknown model, or weights that cannot be had.
     """
-    if not is_captioner(recipe.model):
-        check_available(recipe.model, recipe.pretrained)
+    return None if is_captioner(recipe.model) else resolve_recipe_model(recipe)
 
 
 class CaptionerTask:
@@ -61,11 +60,17 @@ class CaptionerTask:
 
     labels: tuple[str, ...] = ()
 
-    def __init__(self, recipe: Recipe, data: CaptionTrainingData, report: Callable[[Event], None]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: CaptionTrainingData,
+        report: Callable[[Event], None],
+        image_model: ModelReference | None = None,
+    ) -> None:
         check_views(recipe, data.train.endless)
         self.recipe, self.data, self.report, self.data_record = recipe, data, report, data.record
         self.spec = recipe.caption or CaptionSpec()
-        made = self._assembled()
+        made = self._assembled(image_model)
         self.model, self.input, self.weights = made.model, made.input, made.weights
         self.vocabulary: Vocabulary = self.model.vocabulary
         self.transform = CaptionTransform(made.input)
@@ -81,14 +86,14 @@ class CaptionerTask:
         self._kept: dict[str, FeatureCache | None] = {}
         self._sharded: ShardedBatches | None = None
 
-    def _assembled(self) -> UntrainedCaptioner:
+    def _assembled(self, image_model: ModelReference | None) -> UntrainedCaptioner:
         recipe, transforms = self.recipe, self.recipe.transforms
-        if is_captioner(recipe.model):
+        if image_model is None and is_captioner(recipe.model):
             found = load_captioner(recipe.model)
             note = "It is a captioner: its own architecture and word pieces are used."
             return UntrainedCaptioner(found.model, found.input, found.weights, (*found.notes, note))
         return build_captioner(
-            recipe.model,
+            image_model or recipe.model,
             self.spec,
             self._vocabulary(),
             pretrained=recipe.pretrained,

@@ -18,6 +18,7 @@ from vitrine.data.transforms import TrainTransform
 from vitrine.metrics.classification import LabelledLogits, classification_metrics, concatenate_logits
 from vitrine.models.finetune import LinearProbe, merge_adapters, select_trainable
 from vitrine.models.load import load_for_inference, load_recipe_model, recipe_input, width_of
+from vitrine.models.reference import ModelReference
 from vitrine.runs.folder import RunFolder
 from vitrine.train.data import ShardedBatches, TrainingData, epoch_pictures, names_of, shards_of, use_decoded_cache
 from vitrine.train.events import Event
@@ -38,11 +39,17 @@ _KEPT_VALIDATION_BYTES = 1 << 30  # decoded validation pictures are kept between
 class ClassifierTask:
     """A vision transformer with a head for the data's classes; see :class:`vitrine.train.task.Task`."""
 
-    def __init__(self, recipe: Recipe, data: TrainingData, report: Callable[[Event], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        data: TrainingData,
+        report: Callable[[Event], None] = lambda _: None,
+        model: ModelReference | None = None,
+    ) -> None:
         check_views(recipe, data.train.endless)
         self.recipe, self.report = recipe, report
         self.data_record, self.labels = data.record, tuple(data.found.labels)
-        self.built = load_recipe_model(recipe, len(self.labels))
+        self.built = load_recipe_model(recipe, len(self.labels), model)
         self.spec = recipe_input(self.built, recipe)
         self.data, kept = use_decoded_cache(data, recipe, self.spec.size)
         self.weights, self.notes = self.built.weights, (*data.found.notes, *self.built.notes, *kept)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from vitrine.config import Recipe, recipe_from_toml
 from vitrine.errors import LostProcessError, RecipeError, RunError
-from vitrine.models.load import check_available
+from vitrine.models.load import resolve_recipe_model
 from vitrine.results import CaptioningMetrics, ClassificationMetrics
 from vitrine.runs.folder import RunFolder
-from vitrine.train.captioner import CaptionerTask, require_captioner_available
+from vitrine.train.captioner import CaptionerTask, resolve_image_model
 from vitrine.train.classifier import ClassifierTask
 from vitrine.train.data import prepare_captions, prepare_data
 from vitrine.train.distributed import ProcessGroup
@@ -116,12 +116,12 @@ def _session(
         report(ProgressUpdate(done, total))
 
     if recipe.caption is None:
-        processes.local_main_first(lambda: check_available(recipe.model, recipe.pretrained))
+        model = processes.local_main_first(lambda: resolve_recipe_model(recipe))
         data = prepare_data(reference, recipe, reading, processes)
-        return Trainer(run, recipe, lambda: ClassifierTask(recipe, data, report), report, processes)
-    processes.local_main_first(lambda: require_captioner_available(recipe))
+        return Trainer(run, recipe, lambda: ClassifierTask(recipe, data, report, model), report, processes)
+    image_model = processes.local_main_first(lambda: resolve_image_model(recipe))
     captions = prepare_captions(reference, recipe, reading, processes)
-    return Trainer(run, recipe, lambda: CaptionerTask(recipe, captions, report), report, processes)
+    return Trainer(run, recipe, lambda: CaptionerTask(recipe, captions, report, image_model), report, processes)
 
 
 def _check_folder(run: RunFolder, recipe: Recipe, resume: bool) -> None:

@@ -41,11 +41,12 @@ from vitrine.classify.model import open_classifier
 from vitrine.config import TransformSpec
 from vitrine.data.transforms import EvalTransform
 from vitrine.errors import ModelError
-from vitrine.models.checkpoints.base import ConvertedCheckpoint, explained, grouped, mismatches
+from vitrine.models.checkpoints.base import ConvertedCheckpoint, explain_mismatch, group_names, group_size_mismatches
+from vitrine.models.checkpoints.state_dict import StateDictFile
 from vitrine.models.checkpoints.timm import Dimensions, _normalisations, plain_vit
 from vitrine.models.checkpoints.torchvision_dino import describe_torchvision
 from vitrine.models.finetune import select_trainable
-from vitrine.models.load import check_available, load_model
+from vitrine.models.load import load_model
 from vitrine.runs.folder import RunFolder
 
 
@@ -101,7 +102,6 @@ def test_heads_that_cannot_be_known_are_asked_for(tmp_path: Path) -> None:
     torch.save(theirs.state_dict(), tmp_path / "w.pth")
     message = refused(tmp_path / "w.pth", "width 48 and 2 blocks, whose number of attention heads is not in the file")
     assert "model_args.num_heads=N" in message
-    check_available(str(tmp_path / "w.pth"), pretrained=True)
     built = load_model(str(tmp_path / "w.pth"), pretrained=True, model_args={"num_heads": 3})
     assert built.module.eval()(pixels()).sub(theirs(pixels())).abs().max() < 1e-5
 
@@ -170,7 +170,7 @@ def test_pictures_are_resized_and_cut_as_torchvisions_weights_say(
         "patch_embed.proj.weight": (width, 3, patch, patch), "pos_embed": (1, 1 + (size // patch) ** 2, width),
         "cls_token": (1, 1, width), **{f"blocks.{i}.mlp.fc1.weight": (4 * width, width) for i in range(depth)},
     }  # fmt: skip
-    cfg = describe_torchvision(ConvertedCheckpoint("", tmp_path, shapes, dict)).cfg
+    cfg = describe_torchvision(ConvertedCheckpoint("", StateDictFile(tmp_path, shapes), shapes, dict)).cfg
     at = EvalTransform(TransformSpec(eval_crop=cfg["crop_pct"]), size).geometry(1000, 800)
     assert (at.resized_height, at.size) == (resize, size)
     assert (list(cfg["mean"]), list(cfg["std"])) == (theirs.mean, theirs.std)
@@ -357,7 +357,7 @@ def test_arrays_of_googles_that_are_missing_or_left_over(tmp_path: Path) -> None
     ],
 )
 def test_names_are_grouped_by_block(names: list[str], expected: list[str]) -> None:
-    assert grouped(names) == expected
+    assert group_names(names) == expected
 
 
 @pytest.mark.parametrize(
@@ -387,9 +387,11 @@ def _meta(name: str) -> dict[str, torch.Tensor]:
 
 
 def test_explanations_are_few() -> None:
-    assert explained([], [], (12, 12)) == ""
-    assert explained(["blocks.13.norm1.bias"], ["dist_token"], (12, 14)) == "The file has 12 blocks, the model 14."
-    assert mismatches("something else") is None
+    assert explain_mismatch([], [], (12, 12)) == ""
+    assert (
+        explain_mismatch(["blocks.13.norm1.bias"], ["dist_token"], (12, 14)) == "The file has 12 blocks, the model 14."
+    )
+    assert group_size_mismatches("something else") is None
 
 
 # --- pictures

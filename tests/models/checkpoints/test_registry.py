@@ -12,7 +12,7 @@ from support.paths import CHECKOUT
 
 from vitrine.attribution.attention import attention_map
 from vitrine.classify.model import open_classifier
-from vitrine.models.checkpoints.registry import FORMATS, table
+from vitrine.models.checkpoints.registry import FORMATS, formats_table
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -46,7 +46,7 @@ def test_the_table_has_no_format_that_nothing_opens() -> None:
 
 def test_the_page_of_formats_has_the_table_of_the_code() -> None:
     readme = (CHECKOUT / "README.md").read_text("utf-8")
-    assert all(f"| {each.name} | {each.written} |" in readme for each in FORMATS), "the README's table is that table"
-    assert table() in (CHECKOUT / "docs" / "formats.md").read_text("utf-8"), (
-        "write vitrine.models.checkpoints.registry.table()"
+    assert all(f"| {each.name} | {each.references} |" in readme for each in FORMATS), "the README's table is that table"
+    assert formats_table() in (CHECKOUT / "docs" / "formats.md").read_text("utf-8"), (
+        "write vitrine.models.checkpoints.registry.formats_table()"
     )

@@ -18,7 +18,7 @@ from vitrine.models.captioner.config import CaptionModelConfig
 from vitrine.models.captioner.model import CaptionModel
 from vitrine.models.checkpoints.state_dict import open_weights
 from vitrine.models.load import input_spec, load_model
-from vitrine.models.reference import ModelReference, WeightsFile, locate_weights, resolve_reference
+from vitrine.models.reference import ModelReference, WeightsFile, resolve_reference
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class UntrainedCaptioner:
 
 
 def build_captioner(
-    reference: str,
+    reference: str | ModelReference,
     spec: CaptionSpec,
     vocabulary: Any,
     *,
@@ -68,8 +68,10 @@ def build_captioner(
         ModelError: unknown model, unusable arguments, or weights that do not fit.
         WeightsUnavailableError: the weights are not here and cannot be fetched.
     """
-    source = resolve_reference(reference)
-    if _has_patches(source):
+    if isinstance(reference, str):
+        own_file = pretrained if isinstance(pretrained, str) else None
+        reference = resolve_reference(reference, model_args, own_file)
+    if _has_patches(reference):
         args = dict(model_args or {}) | {"dynamic_img_size": True}
         built = load_model(reference, pretrained=pretrained, image_size=image_size, num_classes=0, model_args=args)
         module, weights, notes, frozen = built.module, built.weights, built.notes, False
@@ -78,11 +80,11 @@ def build_captioner(
             kept["img_size"] = image_size
         size, multiple = input_spec(module).size, int(module.patch_embed.patch_size[0])  # type: ignore[union-attr,index]
     else:
-        kept, frozen, notes = {**source.model_args, **(model_args or {})}, pretrained is not False, ()
-        module, weights = _convolutions(source, kept, pretrained)
-        size, multiple = image_size or int(source.pretrained_cfg["input_size"][-1]), 1
+        kept, frozen, notes = {**reference.model_args, **(model_args or {})}, pretrained is not False, ()
+        module, weights = _convolutions(reference, kept, pretrained)
+        size, multiple = image_size or int(reference.pretrained_cfg["input_size"][-1]), 1
     config = CaptionModelConfig(
-        image_model=source.architecture,
+        image_model=reference.architecture,
         image_args=kept,
         stage=spec.stage,
         frozen_norm=frozen,
@@ -99,31 +101,31 @@ def build_captioner(
         end=vocabulary.end,
         pad=vocabulary.pad,
     )
-    own: Mapping[str, Any] = source.pretrained_cfg
+    own: Mapping[str, Any] = reference.pretrained_cfg
     prepared = CaptionInput(size, multiple, mean or tuple(own["mean"]), std or tuple(own["std"]))
     notes = tuple(note for note in notes if "classification head" not in note)  # a captioner has none
     return UntrainedCaptioner(CaptionModel(config, module, vocabulary), prepared, weights, notes)
 
 
-def _has_patches(source: ModelReference) -> bool:
+def _has_patches(reference: ModelReference) -> bool:
     """Whether it is a vision transformer."""
     with torch.device("meta"):
         try:
-            return hasattr(timm.create_model(source.architecture, **source.model_args), "patch_embed")
+            return hasattr(timm.create_model(reference.architecture, **reference.model_args), "patch_embed")
         except Exception as error:  # arguments from a file: timm checks none before it uses them
-            raise ModelError(f"{source.text} cannot be built: {' '.join(str(error).split())[:200]}") from error
+            raise ModelError(f"{reference.text} cannot be built: {' '.join(str(error).split())[:200]}") from error
 
 
 def _convolutions(
-    source: ModelReference, args: Mapping[str, Any], pretrained: bool | str
+    reference: ModelReference, args: Mapping[str, Any], pretrained: bool | str
 ) -> tuple[nn.Module, WeightsFile | None]:
     """A convolutional network of timm; with weights, its batch norm is fixed."""
     if pretrained is False:
-        return build_image_model(source.architecture, args, frozen_norm=False), None
-    weights = locate_weights(source, pretrained if isinstance(pretrained, str) else None)
-    module = build_image_model(source.architecture, args, frozen_norm=True)
+        return build_image_model(reference.architecture, args, frozen_norm=False), None
+    weights = reference.weights
+    module = build_image_model(reference.architecture, args, frozen_norm=True)
     stored = open_weights(weights.path).tensors()
-    heads = (source.pretrained_cfg.get("classifier") or "fc",)
+    heads = (reference.pretrained_cfg.get("classifier") or "fc",)
     stored = {
         name: value
         for name, value in stored.items()
@@ -132,11 +134,13 @@ def _convolutions(
     wanted = {name for name in module.state_dict() if name.rpartition(".")[0] not in heads}
     if missing := sorted(wanted ^ stored.keys()):
         shown = ", ".join(missing[:4])
-        raise ModelError(f"{weights.path} does not fit {source.architecture}: {shown} ({len(missing)} in all) differ.")
+        raise ModelError(
+            f"{weights.path} does not fit {reference.architecture}: {shown} ({len(missing)} in all) differ."
+        )
     try:
         module.load_state_dict(stored, strict=False)  # names were compared above; the head alone is left out
     except RuntimeError as error:
         raise ModelError(
-            f"{weights.path} does not fit {source.architecture}: {' '.join(str(error).split())[:240]}"
+            f"{weights.path} does not fit {reference.architecture}: {' '.join(str(error).split())[:240]}"
         ) from error
     return module, weights

@@ -1,7 +1,7 @@
-"""Weights of other libraries under timm's names: what every format is made of.
+"""Checkpoints of other libraries under timm's names: what the readers of all formats share.
 
-A format is a list of renamings; what several of them have in common (packed queries, keys and values; left-out
-tensors that say so) is here.
+A format is mostly a list of renamings. Here is what several of them have in common: queries, keys and values packed
+into one tensor, tensors that are left out and named in a note, and the message for weights that do not fit.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from vitrine.errors import ModelError
-from vitrine.models.checkpoints.state_dict import Shape, StoredWeights
+from vitrine.models.checkpoints.state_dict import Shape, StateDictFile
+from vitrine.results import and_n_more
 
-IMAGENET = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
-HALF = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+IMAGENET_NORMALISATION = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
+HALF_NORMALISATION = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 
 Readout = Literal["representation", "representation before norm", "class and mean"]
 
@@ -30,14 +31,14 @@ _PACKED = {
 
 
 @dataclass(frozen=True)
-class Described:
-    """What weights say of the model they belong to.
+class ModelDescription:
+    """The timm model that a checkpoint belongs to.
 
     Attributes:
         architecture: timm's name of the model, without tag.
         model_args: timm constructor arguments where they differ from that model's own.
         cfg: timm's description of the weights: input size, normalisation, labels.
-        notes: sentences on what was assumed.
+        notes: sentences on what was recognised or assumed.
     """
 
     architecture: str
@@ -48,31 +49,37 @@ class Described:
 
 @dataclass(frozen=True)
 class ConvertedCheckpoint:
-    """A file's weights in timm's names.
+    """A weights file whose tensors have timm's names.
 
     Attributes:
-        title: what they are, for sentences: "PyTorch-Pretrained-ViT".
-        path: of the file.
+        title: the format, for sentences: "PyTorch-Pretrained-ViT".
+        file: the file, with its own names.
         shapes: of the tensors, in timm's names.
         load: reads the tensors, under these names.
         readout: how the head reads the tokens, where timm's layout has no place for it; None where it has.
         eps: of the layer norms, where the file's library uses another than timm's 1e-6.
         cfg: input normalisation that belongs to the format whatever model the weights are put into.
-        positions: brings position embeddings to another grid where the file's library does it in its own way.
+        resample_positions: brings position embeddings (1, N, D) to a grid of so many patches a side, where the file's
+            library does it in its own way.
         notes: sentences on what was left out.
-        npz: the file is read by timm's own reader of Google's files.
+        is_npz: whether timm's own reader of Google's files reads it.
     """
 
     title: str
-    path: Path
+    file: StateDictFile
     shapes: Mapping[str, Shape]
     load: Callable[[], dict[str, Tensor]] = field(repr=False)
     readout: Readout | None = None
     eps: float | None = None
     cfg: Mapping[str, Any] = field(default_factory=dict)
-    positions: Callable[[Tensor, int], Tensor] | None = None
+    resample_positions: Callable[[Tensor, int], Tensor] | None = None
     notes: tuple[str, ...] = ()
-    npz: bool = False
+    is_npz: bool = False
+
+    @property
+    def path(self) -> Path:
+        """Of the file."""
+        return self.file.path
 
     def classes(self, head: str = "head") -> int:
         """Number of classes of the head with this name; 0 where there is none."""
@@ -80,34 +87,43 @@ class ConvertedCheckpoint:
         return shape[0] if shape else 0
 
 
-def convert_names(
-    stored: StoredWeights, renames: Sequence[tuple[str, str]], left_out: str = ""
-) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
-    """For every name in timm's layout the stored names whose tensors it is made of, one behind the other.
+@dataclass(frozen=True)
+class NamePlan:
+    """Which tensors of a file become which tensors of timm's.
+
+    Attributes:
+        sources: for every name in timm's layout, the file's names whose tensors it is made of, one behind the other.
+        left_out: names in the file that a classifier does not use.
+    """
+
+    sources: Mapping[str, tuple[str, ...]]
+    left_out: tuple[str, ...] = ()
+
+
+def plan_names(file: StateDictFile, renames: Sequence[tuple[str, str]], left_out: str = "") -> NamePlan:
+    """Rename a file's tensors, and pack queries, keys and values (or a gated MLP's halves) where all parts are there.
 
     Args:
-        stored: the file.
-        renames: patterns with their replacements, as :func:`re.sub` takes them; each name meets all, in order.
+        file: the file.
+        renames: patterns with their replacements, as :func:`re.sub` takes them; each name meets all, in order. A name
+            that no pattern changes is kept.
         left_out: a pattern of the whole names that a classifier does not use.
-
-    Returns:
-        The plan, and the names that were left out. A name that no pattern changes is kept.
     """
-    plan: dict[str, tuple[str, ...]] = {}
-    dropped = []
-    for name in stored.shapes:
+    sources: dict[str, tuple[str, ...]] = {}
+    unused_names = []
+    for name in file.shapes:
         if left_out and re.fullmatch(left_out, name):
-            dropped.append(name)
+            unused_names.append(name)
             continue
         new = name
         for pattern, replacement in renames:
             new = re.sub(pattern, replacement, new)
-        plan[new] = (*plan.get(new, ()), name)
-    return _packed(plan), tuple(dropped)
+        sources[new] = (*sources.get(new, ()), name)
+    return NamePlan(_pack(sources), tuple(unused_names))
 
 
-def _packed(plan: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """Queries, keys and values packed into one tensor, where all three are there."""
+def _pack(plan: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Parts of one tensor under its name, where all of them are there."""
     result, groups = {}, dict[str, dict[int, tuple[str, ...]]]()
     for name, sources in plan.items():
         match = re.fullmatch(r"(blocks\.\d+)\.(\w+\.\w+)\.(weight|bias)", name)
@@ -115,60 +131,58 @@ def _packed(plan: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
         if match is None or part is None:
             result[name] = sources
             continue
-        target, place, count = part
-        packed = f"{match[1]}.{target}.{match[3]}"
-        group = groups.setdefault(packed, {})
-        group[place] = sources
+        target, position, count = part
+        whole = f"{match[1]}.{target}.{match[3]}"
+        group = groups.setdefault(whole, {})
+        group[position] = sources
         if len(group) == count:
-            result[packed] = tuple(source for _, one in sorted(group.items()) for source in one)
+            result[whole] = tuple(source for _, one in sorted(group.items()) for source in one)
     used = {source for sources in result.values() for source in sources}
     return result | {name: sources for name, sources in plan.items() if not used.issuperset(sources)}
 
 
-def converted_shapes(stored: StoredWeights, plan: Mapping[str, tuple[str, ...]]) -> dict[str, Shape]:
-    """Shapes in timm's names.
+def convert_names(title: str, file: StateDictFile, plan: NamePlan, **details: Any) -> ConvertedCheckpoint:
+    """A file whose tensors are renamed, and joined where timm has one for several.
+
+    Args:
+        title: the format, for sentences.
+        file: the file.
+        plan: from :func:`plan_names`.
+        details: the other fields of the checkpoint.
 
     Raises:
         ModelError: tensors that belong together do not fit together.
     """
     shapes = {}
-    for name, sources in plan.items():
-        parts = [stored.shapes[source] for source in sources]
+    for name, sources in plan.sources.items():
+        parts = [file.shapes[source] for source in sources]
         if len(parts) > 1 and (len({part[1:] for part in parts}) > 1 or not all(parts)):
-            raise ModelError(f"{stored.path}: {' and '.join(sources)} have shapes that do not go together.")
+            raise ModelError(f"{file.path}: {' and '.join(sources)} have shapes that do not go together.")
         shapes[name] = parts[0] if len(parts) == 1 else (sum(part[0] for part in parts), *parts[0][1:])
-    return shapes
-
-
-def tensor_loader(stored: StoredWeights, plan: Mapping[str, tuple[str, ...]]) -> Callable[[], dict[str, Tensor]]:
-    """A function that reads the file and puts its tensors together."""
 
     def load() -> dict[str, Tensor]:
-        found = stored.tensors()
+        tensors = file.tensors()
         return {
-            name: found[sources[0]] if len(sources) == 1 else torch.cat([found[source] for source in sources])
-            for name, sources in plan.items()
+            name: tensors[sources[0]] if len(sources) == 1 else torch.cat([tensors[source] for source in sources])
+            for name, sources in plan.sources.items()
         }
 
-    return load
+    return ConvertedCheckpoint(title, file, shapes, load, **details)
 
 
 def left_out_note(names: Sequence[str], why: str) -> tuple[str, ...]:
     """A sentence that tells which tensors were left out; none where there are none."""
-    if not names:
-        return ()
-    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-    return (f"Left out, as {why}: {', '.join(names[:2])}{more}.",)
+    return (f"Left out, as {why}: {and_n_more(names, 2)}.",) if names else ()
 
 
-_SHOWN = 4  # groups in a line
+_SHOWN = 4  # groups of tensors that a message names
 _MISMATCH = re.compile(
     r"size mismatch for (\S+): copying a param with shape (?:torch\.Size\()?\[([\d, ]*)\]\)? from checkpoint, "
     r"the shape in current model is (?:torch\.Size\()?\[([\d, ]*)\]"
 )
 
 
-def grouped(names: Iterable[str]) -> list[str]:
+def group_names(names: Iterable[str]) -> list[str]:
     """Tensor names, with those that differ by block or kind alone written once: ``blocks.{0..11}.norm1.{weight,bias}``.
 
     A block of which ten tensors or more are there is written ``blocks.{2..11}.*``.
@@ -193,12 +207,12 @@ def grouped(names: Iterable[str]) -> list[str]:
 
 def _span(numbers: set[int]) -> str:
     """Block numbers: one as it is, several in braces, with .. between neighbours."""
-    ordered = sorted(numbers)
-    if len(ordered) == 1:
-        return str(ordered[0])
-    if ordered[-1] - ordered[0] + 1 == len(ordered):
-        return f"{{{ordered[0]}..{ordered[-1]}}}"
-    return f"{{{','.join(map(str, ordered[:6]))}{',...' if len(ordered) > 6 else ''}}}"
+    blocks = sorted(numbers)
+    if len(blocks) == 1:
+        return str(blocks[0])
+    if blocks[-1] - blocks[0] + 1 == len(blocks):
+        return f"{{{blocks[0]}..{blocks[-1]}}}"
+    return f"{{{','.join(map(str, blocks[:6]))}{',...' if len(blocks) > 6 else ''}}}"
 
 
 def _kinds(names: Sequence[str]) -> list[str]:
@@ -210,26 +224,26 @@ def _kinds(names: Sequence[str]) -> list[str]:
     return [base + (kind[0] if len(kind) == 1 else f"{{{','.join(kind)}}}") for base, kind in kinds.items()]
 
 
-def counted(names: Sequence[str], what: str) -> str:
-    """``12 tensors are missing (blocks.2.*)``."""
-    groups = grouped(names)
+def count_names(names: Sequence[str], what: str) -> str:
+    """How many tensors, and which: ``12 tensors are missing (blocks.2.*)``."""
+    groups = group_names(names)
     more = f", and {len(groups) - _SHOWN} more such" if len(groups) > _SHOWN else ""
     verb = " is" if len(names) == 1 else "s are"
     return f"{len(names)} tensor{verb} {what} ({', '.join(groups[:_SHOWN])}{more})"
 
 
-def explained(missing: Sequence[str], unexpected: Sequence[str], depths: tuple[int, int]) -> str:
-    """What these names say: one or two sentences, or none.
+def explain_mismatch(missing: Sequence[str], unexpected: Sequence[str], depths: tuple[int, int]) -> str:
+    """Why weights do not fit a model, as far as the names of tensors tell: one or two sentences, or none.
 
     Args:
         missing: names that the model has and the file has not.
         unexpected: names that the file has and the model has not.
         depths: blocks in the file, and in the model.
     """
-    there, here = depths
+    file_depth, model_depth = depths
     sentences = []
-    if there and there != here:
-        return f"The file has {there} blocks, the model {here}."
+    if file_depth and file_depth != model_depth:
+        return f"The file has {file_depth} blocks, the model {model_depth}."
     signs: Mapping[str, tuple[str, str]] = {
         r".*\.ls[12]\.gamma|.*\.gamma_[12]": ("layer scale, as DINOv2, DeiT III and BEiT have", ""),
         r"(.*\.)?dist_token|head_dist\..*": ("a distillation token, as deit_*_distilled_* have", ""),
@@ -251,17 +265,16 @@ def explained(missing: Sequence[str], unexpected: Sequence[str], depths: tuple[i
     return " ".join(sentences[:2])
 
 
-def mismatches(message: str) -> str | None:
-    """torch's list of sizes that do not match, grouped; None where the message is another one."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for name, there, here in _MISMATCH.findall(message):
-        shapes = (there.replace(", ", " x ") or "a number", here.replace(", ", " x ") or "a number")
-        # The same tensor of every block has one line.
-        found.setdefault(shapes, []).append(name)
-    if not found:
+def group_size_mismatches(message: str) -> str | None:
+    """torch's message about sizes that do not match, with the tensors grouped; None where it is another message."""
+    by_sizes: dict[tuple[str, str], list[str]] = {}  # the same tensor of every block has one entry
+    for name, *sizes in _MISMATCH.findall(message):
+        there, here = (size.replace(", ", " x ") or "a number" for size in sizes)
+        by_sizes.setdefault((there, here), []).append(name)
+    if not by_sizes:
         return None
     parts = []
-    for (there, here), names in found.items():
-        parts += [f"{group} is {there} in the file and {here} in the model" for group in grouped(names)]
+    for (there, here), names in by_sizes.items():
+        parts += [f"{group} is {there} in the file and {here} in the model" for group in group_names(names)]
     more = f", and {len(parts) - _SHOWN} more such" if len(parts) > _SHOWN else ""
     return f"size mismatch: {', '.join(parts[:_SHOWN])}{more}"

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from vitrine.errors import ModelError
-from vitrine.models.checkpoints.base import HALF, ConvertedCheckpoint, Described, Readout
-from vitrine.models.checkpoints.state_dict import Shape, StoredWeights
-from vitrine.models.checkpoints.timm import dimensions, input_cfg, plain_vit
+from vitrine.models.checkpoints.base import HALF_NORMALISATION, ConvertedCheckpoint, ModelDescription
+from vitrine.models.checkpoints.state_dict import Shape, StateDictFile
+from vitrine.models.checkpoints.timm import input_cfg, plain_vit, read_dimensions
+from vitrine.results import and_n_more
 
 _PREFIXES = ("opt/target/", "params/", "")
 _FIRST = "Transformer/encoderblock_0/LayerNorm_0/scale"
@@ -32,29 +33,28 @@ _INSIDE = (
 )
 
 
-def is_google(stored: StoredWeights) -> bool:
+def is_google(file: StateDictFile) -> bool:
     """Whether these are arrays of the published ViT code."""
-    return stored.path.suffix == ".npz" and any(prefix + _FIRST in stored.shapes for prefix in _PREFIXES)
+    return file.path.suffix == ".npz" and any(prefix + _FIRST in file.shapes for prefix in _PREFIXES)
 
 
-def convert_google(stored: StoredWeights) -> ConvertedCheckpoint:
+def convert_google(file: StateDictFile) -> ConvertedCheckpoint:
     """The arrays; their shapes in timm's names. timm reads the values when the model is built.
 
     Raises:
         ModelError: arrays are missing or left over.
     """
-    prefix = next(one for one in _PREFIXES if one + _FIRST in stored.shapes)
-    shapes = {name.removeprefix(prefix): shape for name, shape in stored.shapes.items()}
-    _check_names(shapes, stored.path)
-    represented: Readout | None = "representation" if _REPRESENTATION[0] in shapes else None
+    prefix = next(one for one in _PREFIXES if one + _FIRST in file.shapes)
+    shapes = {name.removeprefix(prefix): shape for name, shape in file.shapes.items()}
+    _check_names(shapes, file.path)
     return ConvertedCheckpoint(
         "Google's .npz",
-        stored.path,
-        _timm_shapes(shapes, stored.path),
-        lambda: _heads(stored.path, prefix),
-        represented,
-        cfg=dict(HALF),
-        npz=True,
+        file,
+        _timm_shapes(shapes, file.path),
+        lambda: _load_heads(file.path, prefix),
+        readout="representation" if _REPRESENTATION[0] in shapes else None,
+        cfg=dict(HALF_NORMALISATION),
+        is_npz=True,
     )
 
 
@@ -64,13 +64,12 @@ def _check_names(shapes: Mapping[str, Shape], path: Path) -> None:
             f"{path} is of a hybrid with a convolutional stem, whose blocks see no patches of the picture."
         )
     depth = len({match[1] for name in shapes if (match := re.match(r"Transformer/encoderblock_(\d+)/", name))})
-    wanted = {*_OUTSIDE, *(f"Transformer/encoderblock_{i}/{name}" for i in range(depth) for name in _INSIDE)}
-    missing, strange = wanted - set(shapes), set(shapes) - wanted - set(_HEAD) - set(_REPRESENTATION)
+    required = {*_OUTSIDE, *(f"Transformer/encoderblock_{i}/{name}" for i in range(depth) for name in _INSIDE)}
+    missing, strange = required - set(shapes), set(shapes) - required - set(_HEAD) - set(_REPRESENTATION)
     for what, names in (("lacks", missing), ("also has", strange)):
         if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise ModelError(
-                f"{path} has the names of Google's ViT but {what} {', '.join(sorted(names)[:3])}{more}.\n"
+                f"{path} has the names of Google's ViT but {what} {and_n_more(sorted(names), 3)}.\n"
                 "Expected the .npz of a ViT or AugReg release."
             )
 
@@ -78,7 +77,7 @@ def _check_names(shapes: Mapping[str, Shape], path: Path) -> None:
 def _timm_shapes(shapes: Mapping[str, Shape], path: Path) -> dict[str, Shape]:
     try:
         side, other, channels, width = shapes["embedding/kernel"]
-        found: dict[str, Shape] = {
+        converted: dict[str, Shape] = {
             "patch_embed.proj.weight": (width, channels, side, other),
             "pos_embed": shapes["Transformer/posembed_input/pos_embedding"],
             "cls_token": shapes["cls"],
@@ -86,33 +85,35 @@ def _timm_shapes(shapes: Mapping[str, Shape], path: Path) -> dict[str, Shape]:
         depth = sum(name.endswith("/LayerNorm_0/scale") for name in shapes)
         for i in range(depth):
             inner, outer = shapes[f"Transformer/encoderblock_{i}/{_MLP}/Dense_0/kernel"]
-            found[f"blocks.{i}.mlp.fc1.weight"] = (outer, inner)
-            found[f"blocks.{i}.attn.heads"] = shapes[f"Transformer/encoderblock_{i}/{_ATTENTION}/query/kernel"]
+            converted[f"blocks.{i}.mlp.fc1.weight"] = (outer, inner)
+            converted[f"blocks.{i}.attn.heads"] = shapes[f"Transformer/encoderblock_{i}/{_ATTENTION}/query/kernel"]
         for theirs, ours in (("head", "head"), ("pre_logits", "pre_logits")):
             if f"{theirs}/kernel" in shapes:
                 inner, outer = shapes[f"{theirs}/kernel"]
-                found[f"{ours}.weight"], found[f"{ours}.bias"] = (outer, inner), shapes[f"{theirs}/bias"]
+                converted[f"{ours}.weight"], converted[f"{ours}.bias"] = (outer, inner), shapes[f"{theirs}/bias"]
     except (ValueError, KeyError) as error:
         raise ModelError(f"{path} has arrays of Google's ViT with other shapes than a ViT's ({error}).") from error
-    return found
+    return converted
 
 
-def describe_google(carried: ConvertedCheckpoint, given: Mapping[str, Any] | None = None) -> Described:
+def describe_google(checkpoint: ConvertedCheckpoint, model_args: Mapping[str, Any] | None = None) -> ModelDescription:
     """Its model; the number of heads is in the shapes."""
-    found = dimensions(carried.shapes, carried.path)
-    queries = carried.shapes["blocks.0.attn.heads"]
-    name, args, notes = plain_vit(found, carried.path, heads=queries[1] if len(queries) == 3 else None, given=given)
-    crop = 0.9 if found.image == 224 else 1.0
-    return Described(name, args, input_cfg(found, carried.classes(), crop_pct=crop, **HALF), notes)
+    size = read_dimensions(checkpoint.shapes, checkpoint.path)
+    queries = checkpoint.shapes["blocks.0.attn.heads"]
+    heads = queries[1] if len(queries) == 3 else None
+    name, args, notes = plain_vit(size, checkpoint.path, heads=heads, model_args=model_args)
+    crop = 0.9 if size.image == 224 else 1.0
+    cfg = input_cfg(size, checkpoint.classes(), crop_pct=crop, **HALF_NORMALISATION)
+    return ModelDescription(name, args, cfg, notes)
 
 
-def _heads(path: Path, prefix: str) -> dict[str, Tensor]:
+def _load_heads(path: Path, prefix: str) -> dict[str, Tensor]:
     """The tensors of the head and of the representation before it, in torch's orientation."""
-    found = {}
+    tensors = {}
     with np.load(path, allow_pickle=False) as arrays:
         for name in (*_HEAD, *_REPRESENTATION):
             if prefix + name in arrays.files:
                 value = torch.from_numpy(np.asarray(arrays[prefix + name], dtype=np.float32))
                 part, _, kind = name.partition("/")
-                found[f"{part}.{'weight' if kind == 'kernel' else 'bias'}"] = value.T if kind == "kernel" else value
-    return found
+                tensors[f"{part}.{'weight' if kind == 'kernel' else 'bias'}"] = value.T if kind == "kernel" else value
+    return tensors

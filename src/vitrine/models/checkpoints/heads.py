@@ -1,4 +1,4 @@
-"""Heads that read the tokens in a way that timm's layout has no place for: exact, for a model that is opened.
+"""Classification heads that timm lacks, for checkpoints whose head reads more than the class token after its last norm.
 
 Axes: B pictures, N tokens (prefix tokens first), D channels.
 """
@@ -12,10 +12,10 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from vitrine.errors import ModelError
+from vitrine.errors import ModelError, one_line
 from vitrine.models.checkpoints.base import Readout
 
-_OWN = {"representation": ("head", "pre_logits"), "class and mean": ("head",)}
+_HEAD_MODULES = {"representation": ("head", "pre_logits"), "class and mean": ("head",)}
 
 
 class ClassAndMeanTransformer(VisionTransformer):  # type: ignore[misc]
@@ -26,12 +26,12 @@ class ClassAndMeanTransformer(VisionTransformer):  # type: ignore[misc]
         return torch.cat([x[:, 0], x[:, self.num_prefix_tokens :].mean(dim=1)], dim=1)
 
 
-def own_modules(readout: Readout) -> tuple[str, ...]:
+def head_modules(readout: Readout) -> tuple[str, ...]:
     """The modules of timm's layout whose tensors belong to the head."""
-    return _OWN.get(readout, ("head", "pre_logits", "norm"))
+    return _HEAD_MODULES.get(readout, ("head", "pre_logits", "norm"))
 
 
-def attach(module: nn.Module, readout: Readout, tensors: Mapping[str, Tensor]) -> None:
+def attach_head(module: nn.Module, readout: Readout, tensors: Mapping[str, Tensor]) -> None:
     """Give a timm vision transformer without head the head that its weights were trained with.
 
     Args:
@@ -49,20 +49,20 @@ def attach(module: nn.Module, readout: Readout, tensors: Mapping[str, Tensor]) -
         if readout == "class and mean":
             module.__class__ = ClassAndMeanTransformer
         else:
-            before: list[tuple[str, nn.Module]] = [("pre_logits", _linear(tensors, "pre_logits")), ("tanh", nn.Tanh())]
+            layers: list[tuple[str, nn.Module]] = [("pre_logits", _linear(tensors, "pre_logits")), ("tanh", nn.Tanh())]
             if readout == "representation before norm":
                 norm = nn.LayerNorm(tensors["norm.weight"].shape[0], eps=1e-6)
                 norm.load_state_dict({kind: tensors[f"norm.{kind}"] for kind in ("weight", "bias")})
-                before.append(("norm", norm))
+                layers.append(("norm", norm))
                 module.norm = nn.Identity()
-            module.fc_norm = nn.Sequential(OrderedDict(before))
+            module.fc_norm = nn.Sequential(OrderedDict(layers))
         width = int(module.embed_dim)  # type: ignore[arg-type]
         module.head = head
         module.num_classes = head.out_features  # type: ignore[assignment]
         with torch.inference_mode():
             module.forward_head(torch.zeros(1, 3, width))  # type: ignore[operator]
     except (KeyError, IndexError, RuntimeError) as error:
-        raise ModelError(f"The head of the weights cannot be used: {' '.join(str(error).split())[:200]}.") from error
+        raise ModelError(f"The head of the weights cannot be used: {one_line(error)}.") from error
 
 
 def _linear(tensors: Mapping[str, Tensor], name: str) -> nn.Linear:

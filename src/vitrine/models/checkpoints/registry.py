@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vitrine.errors import ModelError
-from vitrine.models.checkpoints.base import ConvertedCheckpoint, Described
+from vitrine.models.checkpoints.base import ConvertedCheckpoint, ModelDescription
 from vitrine.models.checkpoints.google_vit import convert_google, describe_google, is_google
-from vitrine.models.checkpoints.state_dict import StoredWeights, open_weights
+from vitrine.models.checkpoints.state_dict import StateDictFile
 from vitrine.models.checkpoints.timm import convert_timm, describe_timm
 from vitrine.models.checkpoints.torchvision_dino import (
     convert_dino,
@@ -23,8 +22,12 @@ from vitrine.models.checkpoints.torchvision_dino import (
     is_pretrained_vit,
     is_torchvision,
 )
-from vitrine.models.checkpoints.transformers import convert_transformers, describe_transformers, is_transformers
-from vitrine.models.checkpoints.transformers import is_transformers_config as _described_beside
+from vitrine.models.checkpoints.transformers import (
+    convert_transformers,
+    describe_transformers,
+    is_transformers,
+    is_transformers_config,
+)
 
 
 @dataclass(frozen=True)
@@ -33,30 +36,34 @@ class Format:
 
     Attributes:
         name: what people call it.
-        written: how it is referred to, and the kinds of file.
-        recognised: by what.
-        carried: what becomes of it.
-        refused: what is not opened, or not as it was.
-        fits: whether a file is of this format; None where a folder or name says so.
-        carry: the file's weights in timm's names.
+        references: how a model of it is referred to, and the kinds of file.
+        signs: by what it is recognised.
+        conversion: what is carried over, and what is converted.
+        limits: what is not opened, or not as it was.
+        matches: whether a file is of this format; None where a folder or name says so.
+        convert: the file's weights in timm's names.
         describe: the model that weights are of, with constructor arguments that a person gives.
     """
 
     name: str
-    written: str
-    recognised: str
-    carried: str
-    refused: str
-    fits: Callable[[StoredWeights], bool] | None = None
-    convert: Callable[[StoredWeights], ConvertedCheckpoint] = convert_timm
-    describe: Callable[[ConvertedCheckpoint, Mapping[str, Any] | None], Described] | None = None
+    references: str
+    signs: str
+    conversion: str
+    limits: str
+    matches: Callable[[StateDictFile], bool] | None = None
+    convert: Callable[[StateDictFile], ConvertedCheckpoint] = convert_timm
+    describe: Callable[[ConvertedCheckpoint, Mapping[str, Any] | None], ModelDescription] | None = None
 
 
-def _describe_transformers(carried: ConvertedCheckpoint, given: Mapping[str, Any] | None) -> Described:  # noqa: ARG001
-    if _described_beside(carried.path.parent):
-        return describe_transformers(carried.path.parent)
+def _describe_beside(
+    checkpoint: ConvertedCheckpoint,
+    model_args: Mapping[str, Any] | None,  # noqa: ARG001
+) -> ModelDescription:
+    """The model of a weights file of transformers, from the config.json in its folder."""
+    if is_transformers_config(checkpoint.path.parent):
+        return describe_transformers(checkpoint.path.parent)
     raise ModelError(
-        f"{carried.path} has the names of the library transformers, without the config.json that belongs to them.\n"
+        f"{checkpoint.path} has the names of the library transformers, without the config.json that belongs to them.\n"
         "Put config.json (and preprocessor_config.json) beside it, or name the model: --arch NAME."
     )
 
@@ -80,7 +87,7 @@ FORMATS = (
         "middle here, which is said; DINOv2's head is made anew in training",
         is_transformers,
         convert_transformers,
-        _describe_transformers,
+        _describe_beside,
     ),
     Format(
         "PyTorch-Pretrained-ViT",
@@ -138,62 +145,55 @@ FORMATS = (
 )
 
 
-def detect_format(stored: StoredWeights) -> Format:
+def detect_format(file: StateDictFile) -> Format:
     """The format of a weights file, by names and shapes; the last one fits all."""
-    return next(one for one in FORMATS if one.fits is not None and one.fits(stored))
+    return next(one for one in FORMATS if one.matches is not None and one.matches(file))
 
 
-def convert(path: Path) -> ConvertedCheckpoint:
-    """The weights of a file in timm's names.
+def convert(file: StateDictFile) -> ConvertedCheckpoint:
+    """The weights of an opened file in timm's names.
 
     Raises:
-        ModelError: it cannot be read, or is of a known format and incomplete.
+        ModelError: the file is of a known format and incomplete.
     """
-    stored = open_weights(path)
-    return detect_format(stored).convert(stored)
+    return detect_format(file).convert(file)
 
 
-def describe(path: Path, given: Mapping[str, Any] | None = None) -> Described:
+def describe(checkpoint: ConvertedCheckpoint, model_args: Mapping[str, Any] | None = None) -> ModelDescription:
     """The model that a weights file is of, by its names and shapes.
 
     Args:
-        path: the file.
-        given: timm constructor arguments that a person gives.
+        checkpoint: the file's weights.
+        model_args: timm constructor arguments that a person gives.
 
     Raises:
-        ModelError: it cannot be read; no model or several fit.
+        ModelError: no model or several fit.
     """
-    stored = open_weights(path)
-    kind = detect_format(stored)
+    kind = detect_format(checkpoint.file)
     assert kind.describe is not None, "formats that files are compared with describe them"
-    carried = kind.convert(stored)
-    found = kind.describe(carried, given)
-    classes = carried.classes()
-    told = f"Recognised as {kind.name}: {_model(found)}, {f'{classes:,} classes' if classes else 'no classifier'}."
-    return Described(found.architecture, found.model_args, found.cfg, (told, *found.notes))
+    model = kind.describe(checkpoint, model_args)
+    classes = checkpoint.classes()
+    heads = f"{classes:,} classes" if classes else "no classifier"
+    return replace(model, notes=(f"Recognised as {kind.name}: {_in_words(model)}, {heads}.", *model.notes))
 
 
-def _model(found: Described) -> str:
+def _in_words(model: ModelDescription) -> str:
     """timm's name, or the numbers of a model that has none."""
-    args = found.model_args
+    args = model.model_args
     if "embed_dim" not in args:
-        return found.architecture
+        return model.architecture
     sizes = f"{args['depth']} blocks of width {args['embed_dim']}, patches of {args['patch_size']} pixels"
     return f"a vision transformer of {sizes}"
 
 
-def is_self_describing(path: Path) -> bool:
-    """Whether a file's names are of one format alone, whatever lies beside it.
-
-    Raises:
-        ModelError: it cannot be read.
-    """
-    return detect_format(open_weights(path)).describe not in (describe_timm, _describe_transformers)
+def is_self_describing(file: StateDictFile) -> bool:
+    """Whether a file's names are of one format alone, whatever lies beside it."""
+    return detect_format(file).describe not in (describe_timm, _describe_beside)
 
 
-def table() -> str:
-    """The formats as a table in Markdown."""
-    rows = [(one.name, one.written, one.recognised, one.carried, one.refused) for one in FORMATS]
+def formats_table() -> str:
+    """The formats as a table in Markdown, a row each."""
+    rows = [(one.name, one.references, one.signs, one.conversion, one.limits) for one in FORMATS]
     head = ("format", "written as", "recognised by", "carried over", "refused, or not the same")
     lines = [head, ("---",) * len(head), *rows]
     return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)

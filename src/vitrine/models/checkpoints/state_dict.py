@@ -26,9 +26,10 @@ from torch import Tensor
 from torch._weights_only_unpickler import Unpickler
 
 from vitrine.errors import ModelError
+from vitrine.results import and_n_more
 
 # Names that a pickle of weights may mention. torch's own list is longer: some of it makes memory of any size.
-_PLAIN = re.compile(
+_ALLOWED = re.compile(
     r"""collections\ (OrderedDict|Counter)
     | torch\._utils\ _rebuild_(tensor|tensor_v2|parameter|parameter_with_state)
     | torch(\.cuda|\.storage)?\ \w*Storage
@@ -43,7 +44,6 @@ _PLAIN = re.compile(
 _NAME = re.compile(r"[\w.]{1,99} [\w.]{1,99}", re.ASCII)
 _BEFORE_CONTENT = 3  # pickles of a legacy file: magic number, protocol, system
 _LEGACY_PICKLES = 5  # and then the content and the keys of the storages, whose bytes follow
-_SHOWN = 3
 
 
 class UnsafePickleError(Exception):
@@ -60,10 +60,9 @@ def scan_pickle(path: Path) -> Any:
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of pickle protocols, storage classes and escapes, in bytes of anyone's
-        strange, damage = _strange(path)
-        if strange:
-            more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
-            raise UnsafePickleError(", ".join(strange[:_SHOWN]) + more)
+        foreign_names, damage = _foreign_names(path)
+        if foreign_names:
+            raise UnsafePickleError(and_n_more(foreign_names, 3))
         if damage is not None:
             raise damage
         content = _load(path, "meta") if zipfile.is_zipfile(path) else _legacy_on_meta(path)
@@ -71,19 +70,19 @@ def scan_pickle(path: Path) -> Any:
     return content
 
 
-def _strange(path: Path) -> tuple[list[str], Exception | None]:
+def _foreign_names(path: Path) -> tuple[list[str], Exception | None]:
     """What a file mentions beside plain data, and where looking for it came to a premature end the reason."""
-    strange: list[str] = []
+    names: list[str] = []
     try:
         with path.open("rb") as stream:
-            for name in _mentioned(stream):
-                if not _PLAIN.fullmatch(name) and name not in strange:
+            for name in _referenced_names(stream):
+                if not _ALLOWED.fullmatch(name) and name not in names:
                     if not _NAME.fullmatch(name):
                         raise ValueError("it mentions a name that is none")
-                    strange.append(name)
+                    names.append(name)
     except Exception as error:  # anything, in bytes that are no pickle
-        return [name.replace(" ", ".") for name in strange], error
-    return [name.replace(" ", ".") for name in strange], None
+        return [name.replace(" ", ".") for name in names], error
+    return [name.replace(" ", ".") for name in names], None
 
 
 def load_pickle(path: Path) -> Any:
@@ -92,18 +91,18 @@ def load_pickle(path: Path) -> Any:
 
 
 def _load(path: Path, device: str) -> Any:
-    zipped = zipfile.is_zipfile(path)
+    is_zip = zipfile.is_zipfile(path)
     with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
         warnings.simplefilter("ignore", UserWarning)
-        return torch.load(path, map_location=device, weights_only=True, mmap=True if zipped else None)
+        return torch.load(path, map_location=device, weights_only=True, mmap=True if is_zip else None)
 
 
 def _legacy_on_meta(path: Path) -> Any:
     """The content of a file in torch's format of before 2020, for which ``torch.load`` allocates what is claimed."""
     storages: dict[str, torch.UntypedStorage] = {}
 
-    def storage_of(saved: Any) -> torch.storage.TypedStorage:
-        _, kind, key, _, count, view = saved
+    def storage_of(persistent_id: Any) -> torch.storage.TypedStorage:
+        _, kind, key, _, count, view = persistent_id
         if view is not None:
             raise ValueError("it has views of storages, as torch wrote them before 2017")
         size = count * kind.dtype.itemsize
@@ -119,10 +118,10 @@ def _legacy_on_meta(path: Path) -> Any:
         return unpickler.load()
 
 
-def _mentioned(stream: IO[bytes]) -> Iterator[str]:
+def _referenced_names(stream: IO[bytes]) -> Iterator[str]:
     """Every module and name that the pickles of a file ask for, as ``module name``."""
     if stream.read(2) == b"PK":
-        yield from _names(io.BytesIO(_content_of_zip(stream)))
+        yield from _names(io.BytesIO(_pickle_of_zip(stream)))
         return
     if stream.seek(0, 2) == 0:
         raise EOFError("it is empty")
@@ -131,15 +130,15 @@ def _mentioned(stream: IO[bytes]) -> Iterator[str]:
             yield from _names(content)  # type: ignore[arg-type]
 
 
-def _content_of_zip(stream: IO[bytes]) -> bytes:
+def _pickle_of_zip(stream: IO[bytes]) -> bytes:
     size = stream.seek(0, 2)
     with zipfile.ZipFile(stream) as archive:
         entries = archive.infolist()
         if any(entry.filename.endswith("/constants.pkl") for entry in entries):
             raise ValueError("it is a TorchScript archive")
-        packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
-        if packed:
-            raise ValueError(f"{packed[0]} is compressed, which torch.save never does")
+        compressed_files = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+        if compressed_files:
+            raise ValueError(f"{compressed_files[0]} is compressed, which torch.save never does")
         if sum(entry.file_size for entry in entries) > size:
             raise ValueError("it declares more bytes than it has")
         pickles = [entry for entry in entries if entry.filename.endswith("data.pkl")]
@@ -170,14 +169,14 @@ def _check_sizes(content: Any, size: int) -> None:
 
 def _tensors(content: Any) -> Iterator[Tensor]:
     """Every tensor inside nested containers, each container once."""
-    seen: set[int] = set()
+    visited_ids: set[int] = set()
     waiting = [content]
     while waiting:
         value = waiting.pop()
         if isinstance(value, Tensor):
             yield value
-        elif isinstance(value, (dict, list, tuple, argparse.Namespace)) and id(value) not in seen:
-            seen.add(id(value))
+        elif isinstance(value, (dict, list, tuple, argparse.Namespace)) and id(value) not in visited_ids:
+            visited_ids.add(id(value))
             if isinstance(value, argparse.Namespace):
                 value = vars(value)
             waiting.extend(value.values() if isinstance(value, dict) else value)
@@ -194,8 +193,8 @@ _NPZ_HEADER_BYTES = 10_000
 
 
 @dataclass(frozen=True)
-class StoredWeights:
-    """One weights file.
+class StateDictFile:
+    """A weights file that was opened: its tensors' names and shapes; their values are read when they are asked for.
 
     Attributes:
         path: where it lies.
@@ -215,11 +214,11 @@ class StoredWeights:
         Raises:
             ModelError: the file is damaged.
         """
-        with _refusing(self.path):
+        with _model_errors(self.path):
             return self.read()
 
 
-def open_weights(path: Path) -> StoredWeights:
+def open_weights(path: Path) -> StateDictFile:
     """Names and shapes of a weights file: .safetensors, .npz, or what ``torch.save`` wrote under any other ending.
 
     What the file declares is checked against its size, so that nothing larger than the file is ever made from it.
@@ -227,15 +226,15 @@ def open_weights(path: Path) -> StoredWeights:
     Raises:
         ModelError: it is not a weights file, is damaged, or carries Python objects.
     """
-    with _refusing(path):
+    with _model_errors(path):
         if path.suffix == ".safetensors":
-            return _safetensors(path)
-        return _npz(path) if path.suffix == ".npz" else _pickled(path)
+            return _open_safetensors(path)
+        return _open_npz(path) if path.suffix == ".npz" else _open_pickle(path)
 
 
 @contextmanager
-def _refusing(path: Path) -> Iterator[None]:
-    """Whatever a reader raises on a damaged file, as one error of ours."""
+def _model_errors(path: Path) -> Iterator[None]:
+    """Whatever a reader raises on a damaged file, as a ModelError."""
     try:
         yield
     except ModelError:
@@ -254,29 +253,29 @@ def _refusing(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _safetensors(path: Path) -> StoredWeights:
-    with safe_open(path, framework="pt") as stored:  # reads the header, and holds its offsets against the file's size
-        shapes = {name: tuple(stored.get_slice(name).get_shape()) for name in stored.keys()}  # noqa: SIM118
+def _open_safetensors(path: Path) -> StateDictFile:
+    with safe_open(path, framework="pt") as tensors:  # reads the header, and holds its offsets against the file's size
+        shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
     names = strip_wrapper_prefixes(shapes)
-    return StoredWeights(
+    return StateDictFile(
         path,
         {names[name]: shape for name, shape in shapes.items()},
         read=lambda: {names[name]: value for name, value in load_file(path).items()},
     )
 
 
-def _pickled(path: Path) -> StoredWeights:
-    found, wrapper = _unwrapped(scan_pickle(path))
-    names = strip_wrapper_prefixes(found)
+def _open_pickle(path: Path) -> StateDictFile:
+    on_meta, wrapper = _unwrap(scan_pickle(path))
+    names = strip_wrapper_prefixes(on_meta)
 
     def read() -> dict[str, Tensor]:
-        content, _ = _unwrapped(load_pickle(path))
+        content, _ = _unwrap(load_pickle(path))
         return {names[name]: value for name, value in content.items()}
 
-    return StoredWeights(path, {names[name]: tuple(value.shape) for name, value in found.items()}, wrapper, read)
+    return StateDictFile(path, {names[name]: tuple(value.shape) for name, value in on_meta.items()}, wrapper, read)
 
 
-def _unwrapped(content: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _unwrap(content: Any) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """The state dict inside what was saved, and the keys that led to it."""
     wrapper: tuple[str, ...] = ()
     while isinstance(content, Mapping):
@@ -303,8 +302,8 @@ def strip_wrapper_prefixes(names: Mapping[str, Any]) -> dict[str, str]:
     plain = {}
     for name in names:
         short = name
-        for added in _ADDED_BY_TORCH:
-            short = short.removeprefix(added)
+        for prefix in _ADDED_BY_TORCH:
+            short = short.removeprefix(prefix)
         plain[name] = short
     for attribute in _ATTRIBUTES:
         if plain and all(short.startswith(attribute) for short in plain.values()):
@@ -314,29 +313,29 @@ def strip_wrapper_prefixes(names: Mapping[str, Any]) -> dict[str, str]:
     return plain
 
 
-def _npz(path: Path) -> StoredWeights:
+def _open_npz(path: Path) -> StateDictFile:
     size = path.stat().st_size
     with zipfile.ZipFile(path) as archive:
-        declared = {entry.filename.removesuffix(".npy"): _array(archive, entry) for entry in archive.infolist()}
-    total = sum(held for _, held in declared.values())
+        arrays = {entry.filename.removesuffix(".npy"): _array_size(archive, entry) for entry in archive.infolist()}
+    total = sum(byte_count for _, byte_count in arrays.values())
     if total > _UNPACKING * size:
         raise ValueError(f"it declares {total} bytes of arrays, {size} bytes hold them")
-    return StoredWeights(path, {name: declared[name][0] for name in strip_wrapper_prefixes(declared)})
+    return StateDictFile(path, {name: arrays[name][0] for name in strip_wrapper_prefixes(arrays)})
 
 
-def _array(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[Shape, int]:
+def _array_size(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[Shape, int]:
     """Shape and bytes of one array, from its header alone."""
     with archive.open(entry) as stream:
         shape, dtype = _npy_header(stream)
-        held = entry.file_size - stream.tell()
+        content_bytes = entry.file_size - stream.tell()
     if dtype.hasobject:
         raise UnsafePickleError(f"the array {entry.filename} is of objects")
-    needed = dtype.itemsize
+    byte_count = dtype.itemsize
     for side in shape:
-        needed *= side
-    if needed != held:
-        raise ValueError(f"the array {entry.filename} declares {needed} bytes and has {held}")
-    return shape, needed
+        byte_count *= side
+    if byte_count != content_bytes:
+        raise ValueError(f"the array {entry.filename} declares {byte_count} bytes and has {content_bytes}")
+    return shape, byte_count
 
 
 def _npy_header(stream: IO[bytes]) -> tuple[Shape, np.dtype[Any]]:

@@ -14,8 +14,9 @@ import torch
 from timm.models import get_pretrained_cfg
 
 from vitrine.errors import ModelError
-from vitrine.models.checkpoints.base import ConvertedCheckpoint, Described
-from vitrine.models.checkpoints.state_dict import Shape, StoredWeights
+from vitrine.models.checkpoints.base import ConvertedCheckpoint, ModelDescription
+from vitrine.models.checkpoints.state_dict import Shape, StateDictFile
+from vitrine.results import and_n_more
 
 # (width, depth): word in timm's names, heads, width of the MLP. Dosovitskiy et al. 2020 (B, L, H); Touvron et al. 2020
 # (Ti, S); Zhai et al. 2021 (g, G). Heads cannot be read from shapes.
@@ -57,8 +58,8 @@ class Dimensions:
         return self.patch * self.grid
 
 
-def dimensions(shapes: Mapping[str, Shape], path: Path) -> Dimensions:
-    """Sizes from the shapes of the tensors in timm's names.
+def read_dimensions(shapes: Mapping[str, Shape], path: Path) -> Dimensions:
+    """Sizes of a plain vision transformer, from the shapes of its tensors in timm's names.
 
     Raises:
         ModelError: it is no vision transformer for square pictures with learned positions.
@@ -91,27 +92,27 @@ def size_word(width: int, depth: int) -> str:
 
 
 def size_words() -> set[str]:
-    """All of them."""
+    """timm's words for all published sizes."""
     return {word for word, _, _ in _PUBLISHED.values()}
 
 
 def count_blocks(shapes: Mapping[str, Shape]) -> int:
-    """Number of blocks, by the highest number in a name."""
+    """Number of transformer blocks, by the highest number in a tensor's name."""
     numbers = [int(match[1]) for name in shapes if (match := re.match(r"blocks\.(\d{1,4})\.", name))]
     return max(numbers, default=-1) + 1
 
 
 def plain_vit(
-    found: Dimensions, path: Path, heads: int | None = None, given: Mapping[str, Any] | None = None
+    size: Dimensions, path: Path, heads: int | None = None, model_args: Mapping[str, Any] | None = None
 ) -> tuple[str, dict[str, Any], tuple[str, ...]]:
     """timm's name and constructor arguments of a plain vision transformer.
 
     Args:
-        found: its sizes.
+        size: its dimensions.
         path: of the weights, for messages.
         heads: number of attention heads, where it is known; else the published one for this size, else one for every
             64 channels, which is said.
-        given: arguments that a person gives; ``num_heads`` among them settles the heads.
+        model_args: arguments that a person gives; ``num_heads`` among them settles the heads.
 
     Returns:
         The name, arguments where they differ from it, and sentences on what was assumed.
@@ -119,51 +120,55 @@ def plain_vit(
     Raises:
         ModelError: the number of heads is not known.
     """
-    heads = heads or (given or {}).get("num_heads")
-    word, usual, mlp = _PUBLISHED.get((found.width, found.depth), ("", 0, 0))
+    heads = heads or (model_args or {}).get("num_heads")
+    word, published_heads, published_mlp = _PUBLISHED.get((size.width, size.depth), ("", 0, 0))
     notes: tuple[str, ...] = ()
-    if heads is None and word and found.mlp == mlp:
-        heads = usual
+    if heads is None and word and size.mlp == published_mlp:
+        heads = published_heads
     elif heads is None:
-        if found.width % _USUAL_HEAD:
+        if size.width % _USUAL_HEAD:
             raise ModelError(
-                f"{path} is of a vision transformer with width {found.width} and {found.depth} blocks, whose number of "
+                f"{path} is of a vision transformer with width {size.width} and {size.depth} blocks, whose number of "
                 "attention heads is not in the file.\nGive a folder with config.json and model.safetensors as timm "
                 "writes them, or in training --set model_args.num_heads=N."
             )
-        heads = found.width // _USUAL_HEAD
+        heads = size.width // _USUAL_HEAD
         notes = (
             f"The file does not say how many attention heads there are: {heads} were taken, of {_USUAL_HEAD} channels "
             "each. With another number its answers would be wrong.",
         )
-    published = word and heads == usual and found.mlp == mlp
-    name = f"vit_{word}_patch{found.patch}_{found.image}" if published else ""
+    is_published = word and heads == published_heads and size.mlp == published_mlp
+    name = f"vit_{word}_patch{size.patch}_{size.image}" if is_published else ""
     if name and timm.is_model(name):
         return name, {}, notes
-    near = f"vit_{word}_patch{found.patch}_224" if published else ""
-    if near and timm.is_model(near):
-        return near, {"img_size": found.image}, notes
-    args = {
-        "img_size": found.image,
-        "patch_size": found.patch,
-        "embed_dim": found.width,
-        "depth": found.depth,
+    at_224 = f"vit_{word}_patch{size.patch}_224" if is_published else ""
+    if at_224 and timm.is_model(at_224):
+        return at_224, {"img_size": size.image}, notes
+    return "vit_base_patch16_224", size_args(size, heads), notes
+
+
+def size_args(size: Dimensions, heads: int) -> dict[str, Any]:
+    """timm's constructor arguments for a model of these dimensions, whatever size its name says."""
+    return {
+        "img_size": size.image,
+        "patch_size": size.patch,
+        "embed_dim": size.width,
+        "depth": size.depth,
         "num_heads": heads,
-        "mlp_ratio": mlp_ratio(found.mlp, found.width),
+        "mlp_ratio": _mlp_ratio(size.mlp, size.width),
     }
-    return "vit_base_patch16_224", args, notes
 
 
-def mlp_ratio(mlp: int, width: int) -> float:
+def _mlp_ratio(mlp: int, width: int) -> float:
     """The factor with which timm, which truncates, comes to this width of the MLP."""
     ratio = mlp / width
     return ratio if int(width * ratio) == mlp else math.nextafter(ratio, math.inf)
 
 
-def input_cfg(found: Dimensions, classes: int, **more: Any) -> dict[str, Any]:
+def input_cfg(size: Dimensions, classes: int, **more: Any) -> dict[str, Any]:
     """timm's description of an input of this size, to which ``more`` adds the normalisation."""
     return {
-        "input_size": (3, found.image, found.image),
+        "input_size": (3, size.image, size.image),
         "fixed_input_size": True,
         "interpolation": "bicubic",
         "num_classes": classes,
@@ -174,65 +179,66 @@ def input_cfg(found: Dimensions, classes: int, **more: Any) -> dict[str, Any]:
 
 
 _FAMILIES = ["vit_*", "deit*", "beit*", "eva*"]
-_SHOWN = 5
-_LATER = "Or keep timm's config.json beside it."
+_OR_CONFIG = "Or keep timm's config.json beside it."
 
 
-def convert_timm(stored: StoredWeights) -> ConvertedCheckpoint:
+def convert_timm(file: StateDictFile) -> ConvertedCheckpoint:
     """Weights as they are: timm's own loader knows what becomes of names that are not quite its own."""
-    shapes = dict(stored.shapes)
-    npz = stored.path.suffix == ".npz"
-    if npz:  # of another release of Google's code: timm's reader decides
+    shapes = dict(file.shapes)
+    is_npz = file.path.suffix == ".npz"
+    if is_npz:  # of another release of Google's code: timm's reader decides
         heads = [shape for name, shape in shapes.items() if name.endswith("head/bias") and shape]
         shapes |= {"head.weight": heads[0]} if heads else {}
-    return ConvertedCheckpoint("timm", stored.path, shapes, stored.tensors, npz=npz)
+    return ConvertedCheckpoint("timm", file, shapes, file.tensors, is_npz=is_npz)
 
 
-def describe_timm(carried: ConvertedCheckpoint, given: Mapping[str, Any] | None = None) -> Described:  # noqa: ARG001
+def describe_timm(
+    checkpoint: ConvertedCheckpoint,
+    model_args: Mapping[str, Any] | None = None,  # noqa: ARG001
+) -> ModelDescription:
     """The one model of timm's that has these tensors.
 
     Raises:
         ModelError: none has them, or several have, which may differ in what they compute and in the normalisation of
             their pictures; the message lists them.
     """
-    shapes = carried.shapes
+    shapes = checkpoint.shapes
     kernel = shapes.get("patch_embed.proj.weight", ())
     if len(kernel) != 4 or not count_blocks(shapes):
         names = ", ".join(list(shapes)[:3])
         raise ModelError(
-            f"{carried.path} is a file, and its names ({names} ...) do not say which model it is of.\n"
+            f"{checkpoint.path} is a file, and its names ({names} ...) do not say which model it is of.\n"
             "Name it: --arch NAME, or in training: --set model=NAME --set pretrained=FILE."
         )
-    fitting = [name for name in _near(shapes) if _has_exactly(name, shapes)]
-    choices = [choice for name in fitting for choice in _normalisations(name)]
+    models = [name for name in _models_of_size(shapes) if _has_exactly(name, shapes)]
+    choices = [choice for name in models for choice in _normalisations(name)]
     if len(choices) == 1:
         name = choices[0][0].partition(".")[0]
         cfg = {k: v for k, v in get_pretrained_cfg(name).to_dict().items() if v is not None}
-        return Described(name, {}, cfg | {"num_classes": carried.classes()})
+        return ModelDescription(name, {}, cfg | {"num_classes": checkpoint.classes()})
     if not choices:
         raise ModelError(
-            f"{carried.path} is a file of a model {kernel[0]} wide with {count_blocks(shapes)} blocks and patches of "
-            f"{kernel[-1]} px, and no model that timm names has exactly these tensors.\n"
-            f"Name the nearest: --arch NAME, or in training: --set model=NAME --set pretrained=FILE. {_LATER}"
+            f"{checkpoint.path} is a file of a model {kernel[0]} wide with {count_blocks(shapes)} blocks and patches "
+            f"of {kernel[-1]} px, and no model that timm names has exactly these tensors.\n"
+            f"Name the nearest: --arch NAME, or in training: --set model=NAME --set pretrained=FILE. {_OR_CONFIG}"
         )
-    shown = ", ".join(f"{name} (pictures normalised with mean {mean[0]:g})" for name, mean in choices[:_SHOWN])
-    more = f" and {len(choices) - _SHOWN} more" if len(choices) > _SHOWN else ""
+    names_with_means = [f"{name} (pictures normalised with mean {mean[0]:g})" for name, mean in choices]
     raise ModelError(
-        f"{carried.path} is a file, which fits {len(choices)} models: {shown}{more}.\n"
-        f"Name the one it is of: --arch NAME, or in training: --set model=NAME --set pretrained=FILE. {_LATER}"
+        f"{checkpoint.path} is a file, which fits {len(choices)} models: {and_n_more(names_with_means)}.\n"
+        f"Name the one it is of: --arch NAME, or in training: --set model=NAME --set pretrained=FILE. {_OR_CONFIG}"
     )
 
 
-def _near(shapes: Mapping[str, Shape]) -> Iterator[str]:
-    """Names that may be of this size: they say the patch, no other size than this one, and as many patches."""
+def _models_of_size(shapes: Mapping[str, Shape]) -> Iterator[str]:
+    """timm's models whose names have this patch size and no other width than this one, with as many patches."""
     kernel, positions = shapes["patch_embed.proj.weight"], shapes.get("pos_embed", ())
     word = size_word(kernel[0], count_blocks(shapes))
     # There are far fewer prefix tokens than would make another row of patches.
     side = kernel[-1] * math.isqrt(positions[1]) if len(positions) == 3 else None
     for name in timm.list_models(_FAMILIES):
-        says = set(name.split("_"))
+        words = set(name.split("_"))
         cfg = get_pretrained_cfg(name)
-        if f"patch{kernel[-1]}" not in says or (word not in says if word else says & size_words()):
+        if f"patch{kernel[-1]}" not in words or (word not in words if word else words & size_words()):
             continue
         if side is None or cfg is None or cfg.input_size[-1] == side:
             yield name
@@ -256,10 +262,10 @@ def _has_exactly(name: str, shapes: Mapping[str, Shape]) -> bool:
 
 def _normalisations(name: str) -> list[tuple[str, tuple[float, ...]]]:
     """A tag and its mean for every normalisation among timm's weights of this model."""
-    tagged = timm.list_models(f"{name}.*", pretrained=True) or [name]
-    found: dict[tuple[tuple[float, ...], tuple[float, ...]], str] = {}
-    for one in tagged:
+    names = timm.list_models(f"{name}.*", pretrained=True) or [name]
+    by_values: dict[tuple[tuple[float, ...], tuple[float, ...]], str] = {}
+    for one in names:
         cfg = get_pretrained_cfg(one)
         if cfg is not None:
-            found.setdefault((tuple(cfg.mean), tuple(cfg.std)), one)
-    return [(one, mean) for (mean, _), one in found.items()]
+            by_values.setdefault((tuple(cfg.mean), tuple(cfg.std)), one)
+    return [(one, mean) for (mean, _), one in by_values.items()]

@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from vitrine.models.checkpoints.base import (
-    HALF,
-    IMAGENET,
+    HALF_NORMALISATION,
+    IMAGENET_NORMALISATION,
     ConvertedCheckpoint,
-    Described,
-    Readout,
+    ModelDescription,
     convert_names,
-    converted_shapes,
     left_out_note,
-    tensor_loader,
+    plan_names,
 )
-from vitrine.models.checkpoints.state_dict import StoredWeights
-from vitrine.models.checkpoints.timm import dimensions, input_cfg, plain_vit
+from vitrine.models.checkpoints.state_dict import StateDictFile
+from vitrine.models.checkpoints.timm import input_cfg, plain_vit, read_dimensions
 
 _PRETRAINED_VIT = (
     (r"^class_token$", "cls_token"),
@@ -48,80 +46,73 @@ _DINO_TRAINING = r"(dino_|ibot_)?head\..*|(backbone\.)?mask_token"
 _TORCHVISION_RESIZE = {(1024, 16): 242}  # ViT_L_16_Weights.IMAGENET1K_V1; the others at 224 px resize to 256
 
 
-def is_pretrained_vit(stored: StoredWeights) -> bool:
+def is_pretrained_vit(file: StateDictFile) -> bool:
     """Whether these are weights of the package pytorch_pretrained_vit."""
-    return "positional_embedding.pos_embedding" in stored.shapes
+    return "positional_embedding.pos_embedding" in file.shapes
 
 
-def convert_pretrained_vit(stored: StoredWeights) -> ConvertedCheckpoint:
+def convert_pretrained_vit(file: StateDictFile) -> ConvertedCheckpoint:
     """Weights of pytorch_pretrained_vit; its representation head comes before the last norm (its ``model.py``)."""
-    plan, _ = convert_names(stored, _PRETRAINED_VIT)
-    represented: Readout | None = "representation before norm" if "pre_logits.weight" in plan else None
-    shapes = converted_shapes(stored, plan)
-    return ConvertedCheckpoint(
-        "PyTorch-Pretrained-ViT", stored.path, shapes, tensor_loader(stored, plan), represented, cfg=dict(HALF)
-    )
+    plan = plan_names(file, _PRETRAINED_VIT)
+    readout = "representation before norm" if "pre_logits.weight" in plan.sources else None
+    return convert_names("PyTorch-Pretrained-ViT", file, plan, readout=readout, cfg=dict(HALF_NORMALISATION))
 
 
-def describe_pretrained_vit(carried: ConvertedCheckpoint, given: Mapping[str, Any] | None = None) -> Described:
+def describe_pretrained_vit(
+    checkpoint: ConvertedCheckpoint, model_args: Mapping[str, Any] | None = None
+) -> ModelDescription:
     """Its model. The crop is timm's for the same weights: at 224 px nine tenths of the short side, else all of it."""
-    found = dimensions(carried.shapes, carried.path)
-    name, args, notes = plain_vit(found, carried.path, given=given)
-    crop = 0.9 if found.image == 224 else 1.0
-    return Described(name, args, input_cfg(found, carried.classes(), crop_pct=crop, **HALF), notes)
+    size = read_dimensions(checkpoint.shapes, checkpoint.path)
+    name, args, notes = plain_vit(size, checkpoint.path, model_args=model_args)
+    crop = 0.9 if size.image == 224 else 1.0
+    cfg = input_cfg(size, checkpoint.classes(), crop_pct=crop, **HALF_NORMALISATION)
+    return ModelDescription(name, args, cfg, notes)
 
 
-def is_torchvision(stored: StoredWeights) -> bool:
+def is_torchvision(file: StateDictFile) -> bool:
     """Whether these are weights of torchvision's VisionTransformer."""
-    return "conv_proj.weight" in stored.shapes and "encoder.pos_embedding" in stored.shapes
+    return "conv_proj.weight" in file.shapes and "encoder.pos_embedding" in file.shapes
 
 
-def convert_torchvision(stored: StoredWeights) -> ConvertedCheckpoint:
+def convert_torchvision(file: StateDictFile) -> ConvertedCheckpoint:
     """Weights of torchvision's ``vit_b_16`` and its sisters, whose queries, keys and values are packed already."""
-    plan, _ = convert_names(stored, _TORCHVISION)
-    represented: Readout | None = "representation" if "pre_logits.weight" in plan else None
-    shapes = converted_shapes(stored, plan)
-    return ConvertedCheckpoint(
-        "torchvision", stored.path, shapes, tensor_loader(stored, plan), represented, cfg=dict(IMAGENET)
-    )
+    plan = plan_names(file, _TORCHVISION)
+    readout = "representation" if "pre_logits.weight" in plan.sources else None
+    return convert_names("torchvision", file, plan, readout=readout, cfg=dict(IMAGENET_NORMALISATION))
 
 
-def describe_torchvision(carried: ConvertedCheckpoint, given: Mapping[str, Any] | None = None) -> Described:
+def describe_torchvision(
+    checkpoint: ConvertedCheckpoint, model_args: Mapping[str, Any] | None = None
+) -> ModelDescription:
     """Its model, cropped as the transforms of torchvision's weights do, whose resize is bilinear at 224 px."""
-    found = dimensions(carried.shapes, carried.path)
-    name, args, notes = plain_vit(found, carried.path, given=given)
-    resize = _TORCHVISION_RESIZE.get((found.width, found.patch), 256) if found.image == 224 else found.image
-    if found.image == 224:
+    size = read_dimensions(checkpoint.shapes, checkpoint.path)
+    name, args, notes = plain_vit(size, checkpoint.path, model_args=model_args)
+    resize = _TORCHVISION_RESIZE.get((size.width, size.patch), 256) if size.image == 224 else size.image
+    if size.image == 224:
         notes = (*notes, "torchvision resizes pictures bilinearly for this model; here they are resized bicubically.")
-    cfg = input_cfg(found, carried.classes(), crop_pct=found.image / resize, **IMAGENET)
-    return Described(name, args, cfg, notes)
+    cfg = input_cfg(size, checkpoint.classes(), crop_pct=size.image / resize, **IMAGENET_NORMALISATION)
+    return ModelDescription(name, args, cfg, notes)
 
 
-def is_dino(stored: StoredWeights) -> bool:
+def is_dino(file: StateDictFile) -> bool:
     """Whether these are weights of DINO's training: a teacher, or a backbone beside a projection head."""
-    names = stored.shapes
+    names = file.shapes
     return (
-        any(key in stored.wrapper for key in ("teacher", "student"))
+        any(key in file.wrapper for key in ("teacher", "student"))
         or any(name.startswith("backbone.") for name in names)
         or any(name.startswith(("head.mlp.", "head.last_layer.")) for name in names)
     ) and any(name.endswith("patch_embed.proj.weight") for name in names)
 
 
-def convert_dino(stored: StoredWeights) -> ConvertedCheckpoint:
+def convert_dino(file: StateDictFile) -> ConvertedCheckpoint:
     """The backbone that DINO trained (Caron et al. 2021), in timm's names; the teacher's where both are there."""
-    plan, dropped = convert_names(stored, _DINO, _DINO_TRAINING)
-    return ConvertedCheckpoint(
-        "DINO",
-        stored.path,
-        converted_shapes(stored, plan),
-        tensor_loader(stored, plan),
-        cfg=dict(IMAGENET),
-        notes=left_out_note(dropped, "only DINO's own training uses it"),
-    )
+    plan = plan_names(file, _DINO, _DINO_TRAINING)
+    notes = left_out_note(plan.left_out, "only DINO's own training uses it")
+    return convert_names("DINO", file, plan, cfg=dict(IMAGENET_NORMALISATION), notes=notes)
 
 
-def describe_dino(carried: ConvertedCheckpoint, given: Mapping[str, Any] | None = None) -> Described:
+def describe_dino(checkpoint: ConvertedCheckpoint, model_args: Mapping[str, Any] | None = None) -> ModelDescription:
     """Its model, cropped as DINO evaluates: 256 px, of which the middle 224."""
-    found = dimensions(carried.shapes, carried.path)
-    name, args, notes = plain_vit(found, carried.path, given=given)
-    return Described(name, args, input_cfg(found, 0, crop_pct=224 / 256, **IMAGENET), notes)
+    size = read_dimensions(checkpoint.shapes, checkpoint.path)
+    name, args, notes = plain_vit(size, checkpoint.path, model_args=model_args)
+    return ModelDescription(name, args, input_cfg(size, 0, crop_pct=224 / 256, **IMAGENET_NORMALISATION), notes)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +18,24 @@ from torch.nn.functional import interpolate
 from vitrine.errors import ModelError
 from vitrine.models.checkpoints.base import (
     ConvertedCheckpoint,
-    Described,
-    Readout,
+    ModelDescription,
     convert_names,
-    converted_shapes,
     left_out_note,
-    tensor_loader,
+    plan_names,
 )
-from vitrine.models.checkpoints.state_dict import StoredWeights
-from vitrine.models.checkpoints.timm import Dimensions, input_cfg, mlp_ratio, plain_vit
+from vitrine.models.checkpoints.state_dict import StateDictFile
+from vitrine.models.checkpoints.timm import Dimensions, input_cfg, plain_vit, size_args
 
-FILE = "preprocessor_config.json"
+PROCESSOR_FILE = "preprocessor_config.json"
 _BYTE = 1 / 255
-_NAMED = {0: "to the nearest pixel", 1: "with Lanczos' filter", 2: "bilinearly", 4: "with a box filter", 5: "Hamming"}
+_FILTERS = {0: "to the nearest pixel", 1: "with Lanczos' filter", 2: "bilinearly", 4: "with a box filter", 5: "Hamming"}
 _BICUBIC = 3
 _BY_SHORT_SIDE = ("Bit", "CLIP", "ConvNext")  # processors whose size, as one number, is the short side
 
 
 @dataclass(frozen=True)
 class Processor:
-    """What a processor does to a picture.
+    """How an image processor of transformers prepares a picture.
 
     Attributes:
         size: side of the square that the model sees, in pixels.
@@ -54,7 +52,7 @@ class Processor:
 
     @property
     def normalisation(self) -> dict[str, Any]:
-        """In timm's words."""
+        """``mean`` and ``std`` as timm's configurations name them."""
         return {"mean": self.mean, "std": self.std}
 
 
@@ -83,25 +81,27 @@ def read_processor(folder: Path, size: int) -> Processor:
     Raises:
         ModelError: the file is damaged.
     """
-    if not (folder / FILE).is_file():
-        note = f"There is no {FILE}: pictures are normalised with mean 0.5 and std 0.5, as ViTImageProcessor does."
+    if not (folder / PROCESSOR_FILE).is_file():
+        how = "pictures are normalised with mean 0.5 and std 0.5, as ViTImageProcessor does"
+        note = f"There is no {PROCESSOR_FILE}: {how}."
         return Processor(size, 1.0, (0.5,) * 3, (0.5,) * 3, (note,))
-    file = folder / FILE
+    file = folder / PROCESSOR_FILE
     values = read_json(file)
     mean, std = _normalisation(values, file)
-    resized, squeezed = _resize(values, size, file)
-    cropped = _side(values["crop_size"], file)[0] if values.get("do_center_crop") and "crop_size" in values else resized
+    short_side, is_squeezed = _resize(values, size, file)
+    has_crop = values.get("do_center_crop") and "crop_size" in values
+    crop = _side(values["crop_size"], file)[0] if has_crop else short_side
     differences = []
-    if squeezed:
+    if is_squeezed:
         differences.append("squeezes the whole picture into a square, where here its middle square is cut out")
     resample = values.get("resample", _BICUBIC)
     if resample != _BICUBIC and values.get("do_resize", True):
-        named = _NAMED.get(resample, str(resample)) if isinstance(resample, int) else str(resample)
-        differences.append(f"resizes {named}, where here it is done bicubically")
+        how = _FILTERS.get(resample, str(resample)) if isinstance(resample, int) else str(resample)
+        differences.append(f"resizes {how}, where here it is done bicubically")
     notes: tuple[str, ...] = ()
     if differences:
         notes = (f"The image processor of transformers {', and '.join(differences)}: answers can differ a little.",)
-    return Processor(min(cropped, resized), min(1.0, cropped / resized), mean, std, notes)
+    return Processor(min(crop, short_side), min(1.0, crop / short_side), mean, std, notes)
 
 
 def _normalisation(values: Mapping[str, Any], file: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -125,25 +125,25 @@ def _resize(values: Mapping[str, Any], size: int, file: Path) -> tuple[int, bool
     """The short side after the resize, and whether the picture becomes a square by it."""
     if not values.get("do_resize", True):
         return size, False
-    wanted = values.get("size", size)
-    if isinstance(wanted, int):
+    target = values.get("size", size)
+    if isinstance(target, int):
         kind = str(values.get("image_processor_type", values.get("feature_extractor_type", "")))
-        return _side(wanted, file)[0], not kind.startswith(_BY_SHORT_SIDE)
-    return _side(wanted, file)
+        return _side(target, file)[0], not kind.startswith(_BY_SHORT_SIDE)
+    return _side(target, file)
 
 
-def _side(wanted: Any, file: Path) -> tuple[int, bool]:
+def _side(size: Any, file: Path) -> tuple[int, bool]:
     """Pixels of a size that is one number, an edge, or height and width; and whether it is the last."""
-    squeezed = False
-    if isinstance(wanted, Mapping):
-        squeezed = "height" in wanted
-        if squeezed and wanted.get("height") != wanted.get("width"):
-            wanted = None  # not a square
+    is_square = False
+    if isinstance(size, Mapping):
+        is_square = "height" in size
+        if is_square and size.get("height") != size.get("width"):
+            size = None
         else:
-            wanted = wanted.get("height", wanted.get("shortest_edge"))
-    if isinstance(wanted, bool) or not isinstance(wanted, int) or not 0 < wanted < 1 << 16:
+            size = size.get("height", size.get("shortest_edge"))
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 < size < 1 << 16:
         raise ModelError(f"{file} says a size of pictures that cannot be used; expected a square of pixels.")
-    return wanted, squeezed
+    return size, is_square
 
 
 _PREFIX = r"^(?:vit|deit|dinov2)\."
@@ -189,102 +189,89 @@ def is_transformers_config(folder: Path) -> bool:
     return isinstance(config, dict) and isinstance(config.get("model_type"), str) and "architecture" not in config
 
 
-def is_transformers(stored: StoredWeights) -> bool:
+def is_transformers(file: StateDictFile) -> bool:
     """Whether the tensors have transformers' names."""
-    return any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in stored.shapes)
+    return any(name.endswith("embeddings.patch_embeddings.projection.weight") for name in file.shapes)
 
 
-def convert_transformers(stored: StoredWeights) -> ConvertedCheckpoint:
+def convert_transformers(file: StateDictFile) -> ConvertedCheckpoint:
     """Weights under transformers' names; what only the configuration says is read from the file's own folder.
 
     Raises:
         ModelError: the configuration beside them cannot be used.
     """
-    taught = any(name.startswith("distillation_classifier.") for name in stored.shapes)
-    token = (r"^embeddings\.distillation_token$", "dist_token" if taught else "reg_token")
-    plan, dropped = convert_names(stored, (*_RENAMES, token), _UNUSED)
-    shapes = converted_shapes(stored, plan)
-    kernel, head = shapes.get("patch_embed.proj.weight", ()), shapes.get("head.weight", ())
-    beside = _Config(stored.path.parent) if is_transformers_config(stored.path.parent) else None
-    scaled = "blocks.0.ls1.gamma" in shapes
-    both: Readout | None = "class and mean" if kernel and len(head) == 2 and head[1] == 2 * kernel[0] else None
-    return ConvertedCheckpoint(
+    has_teacher = any(name.startswith("distillation_classifier.") for name in file.shapes)
+    token = (r"^embeddings\.distillation_token$", "dist_token" if has_teacher else "reg_token")
+    plan = plan_names(file, (*_RENAMES, token), _UNUSED)
+    config = _Config(file.path.parent) if is_transformers_config(file.path.parent) else None
+    checkpoint = convert_names(
         "transformers",
-        stored.path,
-        shapes,
-        tensor_loader(stored, plan),
-        both,
-        eps=beside.eps if beside else None,
-        cfg=beside.processor.normalisation if beside else {},
-        positions=_resampled if scaled else None,
-        notes=left_out_note(dropped, "no classifier uses it"),
+        file,
+        plan,
+        eps=config.eps if config else None,
+        cfg=config.processor.normalisation if config else {},
+        resample_positions=_resample_positions if "blocks.0.ls1.gamma" in plan.sources else None,
+        notes=left_out_note(plan.left_out, "no classifier uses it"),
     )
+    kernel = checkpoint.shapes.get("patch_embed.proj.weight", ())
+    head = checkpoint.shapes.get("head.weight", ())
+    reads_mean = kernel and len(head) == 2 and head[1] == 2 * kernel[0]
+    return replace(checkpoint, readout="class and mean") if reads_mean else checkpoint
 
 
-def _resampled(positions_1ND: Tensor, grid: int) -> Tensor:
+def _resample_positions(positions_1ND: Tensor, grid: int) -> Tensor:
     """Position embeddings on another grid as Dinov2Embeddings does: bicubic, without antialiasing."""
     side = round((positions_1ND.shape[1] - 1) ** 0.5)
     patches_1DRC = positions_1ND[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2).float()
     resized_1DRC = interpolate(patches_1DRC, size=(grid, grid), mode="bicubic", align_corners=False)
     flat_1ND = resized_1DRC.permute(0, 2, 3, 1).flatten(1, 2)
-    joined: Tensor = positions_1ND.new_empty(1, 1 + grid * grid, positions_1ND.shape[2])
-    joined[:, :1], joined[:, 1:] = positions_1ND[:, :1], flat_1ND
-    return joined
+    result_1ND: Tensor = positions_1ND.new_empty(1, 1 + grid * grid, positions_1ND.shape[2])
+    result_1ND[:, :1], result_1ND[:, 1:] = positions_1ND[:, :1], flat_1ND
+    return result_1ND
 
 
-def describe_transformers(folder: Path) -> Described:
+def describe_transformers(folder: Path) -> ModelDescription:
     """The timm model of a folder that ``save_pretrained`` wrote.
 
     Raises:
         ModelError: it is of another kind than ViT, DeiT or DINOv2, or its configuration is damaged.
     """
     config = _Config(folder)
-    found = config.dimensions
+    size = config.dimensions
     if config.kind == "dinov2":
-        name, args = _dinov2(config, found)
+        name, args = _dinov2(config, size)
     else:
-        name, args, _ = plain_vit(found, folder, heads=config.heads)
-        args = {"img_size": found.image, **args}
-        if config.kind == "deit" and config.taught:
-            distilled = name.replace("vit_", "deit_").replace("_patch", "_distilled_patch")
-            name = distilled if distilled in _DISTILLED else "deit_base_distilled_patch16_224"
-            args |= _all_sizes(found, config.heads)
+        name, args, _ = plain_vit(size, folder, heads=config.heads)
+        args = {"img_size": size.image, **args}
+        if config.kind == "deit" and config.has_teacher:
+            deit = name.replace("vit_", "deit_").replace("_patch", "_distilled_patch")
+            name = deit if deit in _DISTILLED else "deit_base_distilled_patch16_224"
+            args |= size_args(size, config.heads)
         elif config.kind == "deit":
             args["reg_tokens"] = 1  # the distillation token, which the head does not read
     args |= {} if config.qkv_bias else {"qkv_bias": False}
     args |= {"act_layer": config.activation} if config.activation else {}
     processor = config.processor
-    cfg = input_cfg(found, len(config.labels), crop_pct=processor.crop, **processor.normalisation)
+    cfg = input_cfg(size, len(config.labels), crop_pct=processor.crop, **processor.normalisation)
     if config.labels:
         cfg["label_names"] = config.labels
-    if config.taught:
+    if config.has_teacher:
         cfg["classifier"] = ("head", "head_dist")
-    return Described(name, args, cfg, processor.notes)
+    return ModelDescription(name, args, cfg, processor.notes)
 
 
 _DISTILLED = tuple(f"deit_{size}_distilled_patch16_224" for size in ("tiny", "small", "base"))
 
 
-def _all_sizes(found: Dimensions, heads: int) -> dict[str, Any]:
-    return {
-        "img_size": found.image,
-        "patch_size": found.patch,
-        "embed_dim": found.width,
-        "depth": found.depth,
-        "num_heads": heads,
-        "mlp_ratio": mlp_ratio(found.mlp, found.width),
-    }
-
-
-def _dinov2(config: _Config, found: Dimensions) -> tuple[str, dict[str, Any]]:
+def _dinov2(config: _Config, size: Dimensions) -> tuple[str, dict[str, Any]]:
     """DINOv2's model: its blocks have layer scale, and in the giant one a gated MLP."""
-    published = {(384, 12, 6): "small", (768, 12, 12): "base", (1024, 24, 16): "large", (1536, 40, 24): "giant"}
-    word = published.get((found.width, found.depth, config.heads))
-    gated = "giant" if config.gated else None
-    usual = found.mlp == (8192 if gated else 4 * found.width) and found.patch == 14
+    names = {(384, 12, 6): "small", (768, 12, 12): "base", (1024, 24, 16): "large", (1536, 40, 24): "giant"}
+    word = names.get((size.width, size.depth, config.heads))
+    gated = "giant" if config.has_gated_mlp else None
+    usual = size.mlp == (8192 if gated else 4 * size.width) and size.patch == 14
     if word and usual and (word == "giant") == bool(gated):
-        return f"vit_{word}_patch14_dinov2", {"img_size": found.image}
-    return f"vit_{gated or 'base'}_patch14_dinov2", _all_sizes(found, config.heads)
+        return f"vit_{word}_patch14_dinov2", {"img_size": size.image}
+    return f"vit_{gated or 'base'}_patch14_dinov2", size_args(size, config.heads)
 
 
 class _Config:
@@ -294,17 +281,17 @@ class _Config:
         self.file = folder / "config.json"
         self.values = read_json(self.file)
         self.kind = str(self.values.get("model_type"))
-        named = self.values.get("architectures") or [f"{_KINDS.get(self.kind)}ForImageClassification"]
-        self.name = str(named[0]) if isinstance(named, list) and named else str(named)
-        known = [_KINDS[self.kind] + ending for ending in _ENDINGS] if self.kind in _KINDS else []
-        if self.name not in known or (self.taught and self.kind != "deit"):
+        names = self.values.get("architectures") or [f"{_KINDS.get(self.kind)}ForImageClassification"]
+        self.name = str(names[0]) if isinstance(names, list) and names else str(names)
+        supported = [_KINDS[self.kind] + ending for ending in _ENDINGS] if self.kind in _KINDS else []
+        if self.name not in supported or (self.has_teacher and self.kind != "deit"):
             raise ModelError(
                 f"{self.file} is of a {self.name} (model_type {self.kind}), which cannot be opened here.\n"
                 "Expected a ViT, DeiT or Dinov2 ForImageClassification, or a timm model."
             )
         self.heads = self._count("num_attention_heads")
         self.qkv_bias = self.values.get("qkv_bias", True) is not False
-        self.gated = self.values.get("use_swiglu_ffn") is True
+        self.has_gated_mlp = self.values.get("use_swiglu_ffn") is True
         self.eps = self._number("layer_norm_eps", 1e-6 if self.kind == "dinov2" else 1e-12)
         self.processor: Processor = read_processor(folder, self._count("image_size", square=True))
         self.labels = self._labels()
@@ -312,7 +299,7 @@ class _Config:
         self.activation = self._activation()
 
     @property
-    def taught(self) -> bool:
+    def has_teacher(self) -> bool:
         """Whether there are two heads, whose logits are averaged."""
         return self.name.endswith("WithTeacher")
 
@@ -326,7 +313,7 @@ class _Config:
             raise ModelError(f"{self.file}: {size} pixels cannot be cut into patches of {patch} pixels.")
         if self.kind == "dinov2":
             mlp = int(width * self._number("mlp_ratio", 4))
-            mlp = 2 * ((int(mlp * 2 / 3) + 7) // 8 * 8) if self.gated else mlp
+            mlp = 2 * ((int(mlp * 2 / 3) + 7) // 8 * 8) if self.has_gated_mlp else mlp
         else:
             mlp = self._count("intermediate_size")
         prefix = 2 if self.kind == "deit" else 1
@@ -335,22 +322,22 @@ class _Config:
     def _labels(self) -> tuple[str, ...]:
         if self.name.endswith("Model"):
             return ()
-        named = self.values.get("id2label")
-        if not isinstance(named, Mapping):
+        id2label = self.values.get("id2label")
+        if not isinstance(id2label, Mapping):
             return ()
         try:
-            numbered = {int(number): str(label) for number, label in named.items()}
+            labels = {int(number): str(label) for number, label in id2label.items()}
         except ValueError:
-            numbered = {}
-        if sorted(numbered) != list(range(len(named))):
+            labels = {}
+        if sorted(labels) != list(range(len(id2label))):
             raise ModelError(f"{self.file}: id2label does not number its classes 0, 1, 2 ...")
-        return tuple(numbered[number] for number in range(len(numbered)))
+        return tuple(labels[number] for number in range(len(labels)))
 
     def _activation(self) -> str | None:
         name = self.values.get("hidden_act", "gelu")
         if not isinstance(name, str) or name not in _ACTIVATIONS:
             raise ModelError(f"{self.file}: hidden_act = {name!r} is not known; known: {', '.join(_ACTIVATIONS)}.")
-        return None if self.gated else _ACTIVATIONS[name]
+        return None if self.has_gated_mlp else _ACTIVATIONS[name]
 
     def _count(self, key: str, *, square: bool = False) -> int:
         value = self.values.get(key)
