@@ -32,7 +32,7 @@ from vitrine.explain.explainer import ExplainedBatch, Explainer, check_maps
 from vitrine.explain.run import ExplainSettings, choose_scale, display_scores
 from vitrine.plotting.provenance import read_provenance
 from vitrine.serve.galleries import open_gallery
-from vitrine.serve.routes.gallery import validation_of
+from vitrine.serve.routes.gallery import make_validation
 from vitrine.serve.state import AppState
 
 SENT = picture(3)
@@ -49,34 +49,34 @@ def client(state: AppState) -> Iterator[TestClient]:
         yield client
 
 
-def explained(client: TestClient, **params: object) -> dict:
+def explain(client: TestClient, **params: object) -> dict:
     response = client.post("/api/explain", params=params, content=SENT)
     assert response.status_code == 200, response.text
     return response.json()
 
 
-def mapped(state: AppState, method: Method, target: str | None = None) -> tuple[Explainer, ExplainedBatch]:
+def explain_in_python(state: AppState, method: Method, target: str | None = None) -> tuple[Explainer, ExplainedBatch]:
     """As vitrine explain makes the maps of a folder."""
-    explainer = Explainer(state.classifier("0").opened, method, target)
+    explainer = Explainer(state.classifier("0").model, method, target)
     return explainer, next(explainer.run([Sample("picture.png", BytesPicture(SENT))], 1))
 
 
 def test_models_say_what_their_modules_are(client: TestClient, small_run: Path, small_scenes: Path) -> None:
-    ours, bundled = client.get("/api/models").json()["models"]
+    ours, bundled_model = client.get("/api/models").json()["models"]
     module = timm.create_model(f"local-dir:{small_run}", pretrained=True)
     assert ours["labels"] == (small_run / "labels.txt").read_text().split()
     assert (ours["layers"], ours["heads"], ours["prefix"]) == (len(module.blocks), module.blocks[0].attn.num_heads, 1)
     assert (ours["grid"], ours["input"]) == (list(module.patch_embed.grid_size), [32, 32])
     assert ours["methods"] == list(METHODS)
     assert (ours["kind"], ours["has_positions"], ours["has_validation"]) == ("classifier", True, True)
-    assert bundled["reference"] == "vitrine/scenes-tiny"
-    assert not bundled["has_validation"]
-    assert len(ours["samples"]) == len(bundled["samples"]) == 12
+    assert bundled_model["reference"] == "vitrine/scenes-tiny"
+    assert not bundled_model["has_validation"]
+    assert len(ours["samples"]) == len(bundled_model["samples"]) == 12
     for sample in ours["samples"]:
         assert (small_scenes / "validation" / sample["label"]).is_dir()
-        found = Image.open(io.BytesIO(client.get(f"/api/picture/0/{sample['id']}").content))
+        image = Image.open(io.BytesIO(client.get(f"/api/picture/0/{sample['id']}").content))
         name = small_scenes / sample["name"]
-        np.testing.assert_array_equal(np.asarray(found), np.asarray(Image.open(name).convert("RGB")))
+        np.testing.assert_array_equal(np.asarray(image), np.asarray(Image.open(name).convert("RGB")))
 
 
 def test_predictions_are_those_of_timm(client: TestClient, small_run: Path) -> None:
@@ -87,8 +87,8 @@ def test_predictions_are_those_of_timm(client: TestClient, small_run: Path) -> N
         probabilities_C = module(transform(Image.open(io.BytesIO(SENT)))[None]).softmax(-1)[0].numpy()
     labels = (small_run / "labels.txt").read_text().split()
     assert [each["label"] for each in answer["predictions"]] == [labels[i] for i in np.argsort(-probabilities_C)]
-    found = [each["probability"] for each in answer["predictions"]]
-    np.testing.assert_allclose(found, np.sort(probabilities_C)[::-1], atol=1e-5)
+    probabilities = [each["probability"] for each in answer["predictions"]]
+    np.testing.assert_allclose(probabilities, np.sort(probabilities_C)[::-1], atol=1e-5)
     assert answer["size"] == [40, 30]
     sample = client.post("/api/predict", params={"sample": "v0"}).json()
     same_answer = client.post("/api/predict", content=client.get("/api/picture/0/v0").content).json()
@@ -105,7 +105,7 @@ QUERIES = {"auto": "auto", "class": "class", "0,0": (0, 0), "2,3": (2, 3)}
 def test_attention_is_that_of_the_command(
     state: AppState, client: TestClient, layer: int, head: str, query: str
 ) -> None:
-    answer = explained(client, layer=layer, head=head, query=query)
+    answer = explain(client, layer=layer, head=head, query=query)
     method = Method("attention", layer, int(head) if head.isdecimal() else head, QUERIES[query])
     _check_same(answer, state, method)
 
@@ -116,14 +116,14 @@ def test_other_methods_are_those_of_the_command(
     state: AppState, client: TestClient, method: str, target: str | None
 ) -> None:
     label = None if target is None else state.classifier("0").labels[-1]
-    answer = explained(client, method=method, **({} if label is None else {"target": label}))
+    answer = explain(client, method=method, **({} if label is None else {"target": label}))
     _check_same(answer, state, Method(method), label)
     predicted = answer["predictions"][0]["label"]
     assert answer["target"] == (None if method == "rollout" else label or predicted)
 
 
 def _check_same(answer: dict, state: AppState, method: Method, target: str | None = None) -> None:
-    explainer, batch = mapped(state, method, target)
+    explainer, batch = explain_in_python(state, method, target)
     maps = batch.maps
     expected_RC = display_scores(maps.scores_BRC[0].numpy(), maps.unit)
     np.testing.assert_allclose(numbers(answer["map"]), expected_RC, rtol=2e-5, atol=1e-6)
@@ -133,9 +133,9 @@ def _check_same(answer: dict, state: AppState, method: Method, target: str | Non
     assert answer["described"] == method.describe(explainer.opened.module)
     share = None if maps.prefix_share_B is None else float(maps.prefix_share_B[0])
     assert answer["prefix_share"] == (None if share is None else pytest.approx(share, rel=1e-5))
-    found = {each["label"]: each["probability"] for each in answer["predictions"]}
+    probabilities = {each["label"]: each["probability"] for each in answer["predictions"]}
     expected = dict(zip(state.classifier("0").labels, batch.probabilities_BC[0].tolist(), strict=True))
-    assert found == pytest.approx(expected, abs=1e-6)
+    assert probabilities == pytest.approx(expected, abs=1e-6)
     # 40 x 30 pixels: the short side is brought to 32 / crop, and the middle is cut out.
     left, top, width, height = answer["box"]
     assert (left + width / 2, top + height / 2) == (pytest.approx(20, abs=0.6), pytest.approx(15, abs=0.6))
@@ -144,7 +144,7 @@ def _check_same(answer: dict, state: AppState, method: Method, target: str | Non
 
 def test_one_run_of_the_model_serves_every_view(state: AppState, client: TestClient) -> None:
     answer, runs = picture(77), []
-    handle = state.classifier("0").opened.module.register_forward_hook(lambda *_: runs.append(1))
+    handle = state.classifier("0").model.module.register_forward_hook(lambda *_: runs.append(1))
     try:
         first = client.post("/api/explain", content=answer).json()["picture"]
         assert len(runs) == 1
@@ -167,21 +167,21 @@ def test_one_run_of_the_model_serves_every_view(state: AppState, client: TestCli
 @pytest.mark.parametrize("layer", [0, -1])
 def test_the_matrix_and_who_attends_to_a_patch(state: AppState, client: TestClient, layer: int, head: str) -> None:
     answer = client.post("/api/matrix", params={"layer": layer, "head": head}, content=SENT).json()
-    _, batch = mapped(state, Method())
-    module = state.classifier("0").opened.module
+    _, batch = explain_in_python(state, Method())
+    module = state.classifier("0").model.module
     all_HNN = attention_matrices(module, batch.pixels_BCHW, layer=layer)[0].double().numpy()
     expected_NN = all_HNN.mean(0) if head == "mean" else all_HNN[int(head)]
     assert (answer["tokens"], answer["prefix"], answer["grid"]) == (17, 1, [4, 4])
     np.testing.assert_allclose(numbers(answer["matrix"]), expected_NN, rtol=1e-3, atol=1e-6)
-    seen = explained(client, layer=layer, head=head, query="2,3", direction="to")
-    to_RC = numbers(seen["map"])
+    answer_to = explain(client, layer=layer, head=head, query="2,3", direction="to")
+    to_RC = numbers(answer_to["map"])
     for row, column in np.ndindex(4, 4):  # the very number that the other direction has there
-        whole = numbers(explained(client, layer=layer, head=head, query=f"{row},{column}")["map"])
+        whole = numbers(explain(client, layer=layer, head=head, query=f"{row},{column}")["map"])
         assert to_RC[row, column] == pytest.approx(whole[2, 3], rel=1e-4)
         token = 1 + 4 * row + column
         assert whole[2, 3] == pytest.approx(expected_NN[token, 1 + 11] / expected_NN[token, 1:].mean(), rel=1e-4)
-    assert seen["described"].startswith("attention of the patches to patch (3, 4), ")
-    assert seen["command"] is None
+    assert answer_to["described"].startswith("attention of the patches to patch (3, 4), ")
+    assert answer_to["command"] is None
 
 
 def test_the_command_line_draws_the_same_map(
@@ -190,22 +190,22 @@ def test_the_command_line_draws_the_same_map(
     path = tmp_path / "my picture.png"
     path.write_bytes(SENT)
     for params in ({"layer": 0, "head": "1", "query": "1,2"}, {"method": "gradcam"}, {"method": "rollout"}):
-        answer = explained(client, name=str(path), **params)
+        answer = explain(client, name=str(path), **params)
         words = shlex.split(answer["command"])
         assert words[:2] == ["vitrine", "explain"]
         words[words.index("-o") + 1] = str(tmp_path / "maps")
         status, out, err = vitrine_command(*words[1:], "--json")
         assert status == 0, err
-        drawn_RC = np.array(json.loads(out)["pictures"][0]["map"])
-        np.testing.assert_allclose(numbers(answer["map"]), drawn_RC / drawn_RC.mean(), rtol=1e-4, atol=1e-5)
+        map_RC = np.array(json.loads(out)["pictures"][0]["map"])
+        np.testing.assert_allclose(numbers(answer["map"]), map_RC / map_RC.mean(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_verdict_is_that_of_the_checks(state: AppState, client: TestClient) -> None:
     for params in ({}, {"method": "relevance", "target": state.classifier("0").labels[-1]}):
         answer = client.post("/api/verdict", params=params, content=SENT).json()
         method = Method(params.get("method", "attention"))
-        checked = check_maps(*mapped(state, method, params.get("target")))
-        verdict = checked.verdicts[0]
+        result = check_maps(*explain_in_python(state, method, params.get("target")))
+        verdict = result.verdicts[0]
         assert (answer["flag"], answer["sentence"]) == (verdict.flag, verdict.sentence)
         values = {each["name"]: (each["answer"], each["value"]) for each in answer["checks"]}
         evidence = verdict.evidence
@@ -214,7 +214,7 @@ def test_a_verdict_is_that_of_the_checks(state: AppState, client: TestClient) ->
         )  # fmt: skip
         assert values["better_than_centre"][1] == pytest.approx(evidence.advantage, abs=1e-4)
         assert values["spread_evenly"][1] == pytest.approx(evidence.top_decile_mass, abs=1e-5)
-        assert len(answer["outliers"]) == checked.outliers_BRC.sum()
+        assert len(answer["outliers"]) == result.outliers_BRC.sum()
         controls = {each["name"]: numbers(each["map"]) for each in answer["controls"]}
         assert list(controls) == ["random", "centre blob", "edges"]
         blob_RC = centre_blob(4, 4)
@@ -224,7 +224,7 @@ def test_a_verdict_is_that_of_the_checks(state: AppState, client: TestClient) ->
 
 def test_positions_are_cosines(state: AppState, client: TestClient) -> None:
     answer = client.get("/api/positions").json()
-    table_ND = state.classifier("0").opened.module.pos_embed[0, 1:].detach().double().numpy()
+    table_ND = state.classifier("0").model.module.pos_embed[0, 1:].detach().double().numpy()
     unit_ND = table_ND / np.linalg.norm(table_ND, axis=1, keepdims=True)
     np.testing.assert_allclose(numbers(answer["similarity"]), unit_ND @ unit_ND.T, atol=1e-3)
     assert answer["grid"] == [4, 4]
@@ -267,18 +267,18 @@ def test_the_validation_split_with_its_confusion(client: TestClient, small_run: 
         row["name"]: row["label"] for row in json.loads((small_run / "data.json").read_text())["splits"]["validation"]
     }
     labels = answer["labels"]
-    counted = np.zeros((len(labels), len(labels)), dtype=int)
+    confusion = np.zeros((len(labels), len(labels)), dtype=int)
     for row in rows:
-        counted[truths[row["filename"]], labels.index(row["label"])] += 1
-    np.testing.assert_array_equal(answer["confusion"], counted)
+        confusion[truths[row["filename"]], labels.index(row["label"])] += 1
+    np.testing.assert_array_equal(answer["confusion"], confusion)
     assert {each["name"]: each["predicted"] for each in answer["pictures"]} == {r["filename"]: r["label"] for r in rows}
-    assert sum(each["right"] for each in answer["pictures"]) == np.trace(counted)
+    assert sum(each["right"] for each in answer["pictures"]) == np.trace(confusion)
     first = answer["pictures"][0]
     assert first["present"]
     assert first["probability"] == pytest.approx(float(rows[0]["probability"]))
-    predicted = client.post("/api/predict", params={"sample": first["id"]}).json()["predictions"][0]
-    assert predicted["label"] == first["predicted"]
-    assert predicted["probability"] == pytest.approx(first["probability"], abs=1e-4)
+    prediction = client.post("/api/predict", params={"sample": first["id"]}).json()["predictions"][0]
+    assert prediction["label"] == first["predicted"]
+    assert prediction["probability"] == pytest.approx(first["probability"], abs=1e-4)
     small = client.get(f"/api/thumbnail/0/{first['id']}?size=16&v={first['version']}")
     assert Image.open(io.BytesIO(small.content)).format == "WEBP"
     assert max(Image.open(io.BytesIO(small.content)).size) == 16
@@ -289,16 +289,16 @@ def test_the_validation_split_with_its_confusion(client: TestClient, small_run: 
 
 def test_a_runs_own_pictures_are_taken_as_training_took_them(state: AppState, client: TestClient) -> None:
     """A 16-bit file is no upload, but where a run was trained on some they are shown; nothing of EXIF goes out."""
-    deep, turned = io.BytesIO(), io.BytesIO()
+    deep, rotated = io.BytesIO(), io.BytesIO()
     Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50).save(deep, "PNG")
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a secret place"
-    Image.open(io.BytesIO(picture(1, (400, 300)))).save(turned, "JPEG", exif=exif)
+    Image.open(io.BytesIO(picture(1, (400, 300)))).save(rotated, "JPEG", exif=exif)
     samples: dict = state.models["0"].gallery.samples  # type: ignore[assignment]
     samples["deep"] = Sample("deep.png", BytesPicture(deep.getvalue()))
-    samples["turned"] = Sample("turned.jpg", BytesPicture(turned.getvalue()))
+    samples["turned"] = Sample("turned.jpg", BytesPicture(rotated.getvalue()))
     samples["broken"] = Sample("broken.jpg", BytesPicture(b"nothing"))
-    explainer = Explainer(state.classifier("0").opened, Method())
+    explainer = Explainer(state.classifier("0").model, Method())
     for name in ("deep", "turned"):
         batch = next(explainer.run([samples[name]], 1))
         answer = client.post("/api/predict", params={"sample": name}).json()
@@ -315,27 +315,27 @@ def test_five_thousand_pictures_whose_files_are_gone(tmp_path: Path) -> None:
     right = [place % 7 != 0 for place in range(5000)]
     gallery = open_gallery(str(made_run(tmp_path / "large", right, reference=str(tmp_path / "nowhere"))))
     assert gallery.recorded is not None
-    told = validation_of(gallery.recorded, gallery, "a command")
-    assert [each.right for each in told.pictures] == right
-    assert len({each.id for each in told.pictures}) == 5000
-    assert not any(each.present for each in told.pictures)
+    validation = make_validation(gallery.recorded, gallery, "a command")
+    assert [each.right for each in validation.pictures] == right
+    assert len({each.id for each in validation.pictures}) == 5000
+    assert not any(each.present for each in validation.pictures)
     assert "not where they were" in gallery.notes[0]
-    assert np.trace(told.confusion) == sum(right)
+    assert np.trace(validation.confusion) == sum(right)
     classes = tuple(map(str, range(1001)))
-    assert validation_of(replace(gallery.recorded, labels=classes), gallery, "a command").confusion is None
+    assert make_validation(replace(gallery.recorded, labels=classes), gallery, "a command").confusion is None
 
 
 def test_what_is_not_held_is_asked_for_again(client: TestClient) -> None:
     for path in ("/api/explain", "/api/matrix", "/api/verdict", "/api/predict", "/api/figure"):
         response = client.post(path, params={"picture": "0" * 64})
         assert (response.status_code, response.json()["code"]) == (404, "gone"), path
-    known = explained(client)["picture"]
-    again = client.post("/api/figure", params={"picture": known})  # the photograph itself is not kept
+    picture_id = explain(client)["picture"]
+    again = client.post("/api/figure", params={"picture": picture_id})  # the photograph itself is not kept
     assert (again.status_code, again.json()["code"]) == (404, "gone")
 
 
 def test_only_so_much_is_held(small_run: Path) -> None:
-    state = app_state_of(small_run, held_bytes=90_000)
+    state = app_state_of(small_run, cache_bytes=90_000)
     with client_of(state) as client:
         first = client.post("/api/explain", content=picture(1)).json()["picture"]
         for seed in range(2, 12):
@@ -374,26 +374,26 @@ def test_wrong_questions_are_answered_with_a_sentence(
 
 
 def test_the_description_of_the_api_is_a_page_of_our_own(client: TestClient) -> None:
-    page, described = client.get("/api").text, client.get("/openapi.json").json()
-    assert all(f"<code>{path}</code>" in page for path in described["paths"])
+    page, openapi = client.get("/api").text, client.get("/openapi.json").json()
+    assert all(f"<code>{path}</code>" in page for path in openapi["paths"])
     assert "<script" not in page and "style=" not in page and "https://" not in page
     assert client.get("/api/style.css").headers["content-type"].startswith("text/css")
     assert {"/api/predict", "/api/explain", "/api/caption", "/api/models", "/healthz", "/metrics"} <= set(
-        described["paths"]
+        openapi["paths"]
     )
-    schema = described["components"]["schemas"]["Explanation"]["properties"]
-    assert set(explained(client)) == set(schema)
+    schema = openapi["components"]["schemas"]["Explanation"]["properties"]
+    assert set(explain(client)) == set(schema)
 
 
 def test_metrics_count(client: TestClient) -> None:
-    def told(name: str) -> float:
+    def metric_value(name: str) -> float:
         lines = client.get("/metrics").text.splitlines()
         return sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(name))
 
-    before = told('vitrine_requests_total{path="/api/predict",status="200"}')
+    before = metric_value('vitrine_requests_total{path="/api/predict",status="200"}')
     assert client.post("/api/predict", content=SENT).status_code == 200
-    assert told('vitrine_requests_total{path="/api/predict",status="200"}') == before + 1
-    assert told("vitrine_held_bytes") > 0
+    assert metric_value('vitrine_requests_total{path="/api/predict",status="200"}') == before + 1
+    assert metric_value("vitrine_held_bytes") > 0
     assert client.get("/healthz").json() == {"status": "ok"}
 
 
@@ -401,14 +401,14 @@ def test_a_sample_of_another_model_is_seen_from_its_own_file(client: TestClient,
     number = next(iter(state.model("1").gallery.samples))
     sample = state.model("1").gallery.samples[number].picture
     theirs = client.post("/api/explain", params={"model": "0", "sample": f"1/{number}"}).json()
-    sent = client.post("/api/explain", params={"model": "0"}, content=sample.read_bytes()).json()
-    assert theirs["picture"] == sent["picture"] == hashlib.sha256(sample.read_bytes()).hexdigest()
-    assert theirs["map"] == sent["map"]
+    answer = client.post("/api/explain", params={"model": "0"}, content=sample.read_bytes()).json()
+    assert theirs["picture"] == answer["picture"] == hashlib.sha256(sample.read_bytes()).hexdigest()
+    assert theirs["map"] == answer["map"]
     assert client.post("/api/explain", params={"model": "0", "sample": "9/v0"}).status_code == 404
 
 
 def test_a_kept_map_does_not_keep_the_matrix_that_it_was_cut_from(state: AppState) -> None:
-    explainer, batch = mapped(state, Method("relevance"))
+    explainer, batch = explain_in_python(state, Method("relevance"))
     scores_BRC = batch.maps.scores_BRC
     assert scores_BRC.untyped_storage().nbytes() == scores_BRC.numel() * 4, explainer
 
@@ -419,9 +419,9 @@ def test_the_confusion_matrix_is_the_one_that_its_command_draws(
     command = shlex.split(client.get("/api/validation", params={"model": "0"}).json()["command"])
     assert command[:3] == ["vitrine", "evaluate", str(small_run)] and command[-2:] == ["-o", "evaluation"]
     assert vitrine_command(*command[1:-1], tmp_path)[0] == 0
-    drawn = client.post("/api/figure", params={"figure": "confusion", "kind": "png"})
-    assert drawn.status_code == 200
-    (tmp_path / "served.png").write_bytes(drawn.content)
+    figure = client.post("/api/figure", params={"figure": "confusion", "kind": "png"})
+    assert figure.status_code == 200
+    (tmp_path / "served.png").write_bytes(figure.content)
     assert read_provenance(tmp_path / "served.png")["vitrine:figure"] == "confusion"
     ours, theirs = (Image.open(tmp_path / name).convert("RGB") for name in ("served.png", "confusion.png"))
     assert np.array_equal(np.asarray(ours), np.asarray(theirs))

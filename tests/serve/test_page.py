@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.explorer_browser import browsing, look, opened, until
-from support.serving import app_state_of, served
+from support.explorer_browser import canvas_data, open_browser, open_page, until
+from support.serving import app_state_of, run_in_thread
 from support.tiny_captioners import save_tiny
 
 import vitrine
@@ -29,7 +29,7 @@ TABS = ("classify", "positions", "caption", "data", "api")
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with browsing() as browser:
+    with open_browser() as browser:
         yield browser
 
 
@@ -42,13 +42,13 @@ def captioner(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def home(browser: Any, small_run: Path, captioner: Path) -> Iterator[str]:
-    with served(app_state_of(small_run, captioner)) as address:
+    with run_in_thread(app_state_of(small_run, captioner)) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def tab(browser: Any, home: str) -> Iterator[Any]:
-    with opened(browser, home) as tab:
+    with open_page(browser, home) as tab:
         yield tab
 
 
@@ -66,23 +66,23 @@ def answers(page: Any, path: str) -> Any:
 def test_positions_are_the_models(page: Any, home: str, small_run: Path, tmp_path: Path) -> None:
     page.goto(f"{home}/#/positions?cell=0,3")
     page.locator(".known table").wait_for()
-    found = run_positions(str(small_run), tmp_path / "positions.png")
-    assert found.findings.sentence in page.locator(".lead").inner_text()
+    result = run_positions(str(small_run), tmp_path / "positions.png")
+    assert result.findings.sentence in page.locator(".lead").inner_text()
     rows = [row.split("\t")[1:] for row in page.locator(".known tbody tr").all_inner_texts()]
-    numbers, controls = found.findings.numbers, found.findings.controls
+    numbers, controls = result.findings.numbers, result.findings.controls
     for row, name in zip(rows, ("neighbour_share", "distance_correlation", "additive_share"), strict=True):
         expected = [getattr(each, name) for each in (numbers, controls.untrained_mean, controls.sine)]
-        shown = [None if cell == "not defined" else float(cell.replace("−", "-")) for cell in row]
-        assert shown == [None if value is None else pytest.approx(value, abs=6e-4) for value in expected]
-    similarity_RCRC = found.findings.similarity_RCRC
+        values = [None if cell == "not defined" else float(cell.replace("−", "-")) for cell in row]
+        assert values == [None if value is None else pytest.approx(value, abs=6e-4) for value in expected]
+    similarity_RCRC = result.findings.similarity_RCRC
     assert "Patch in row 1, column 4".upper() in page.locator(".large h2").inner_text().upper()
-    first = look(page.locator("canvas.tile"))
+    first = canvas_data(page.locator("canvas.tile"))
     box = page.locator("canvas.tiles").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.9 / 4, box["y"] + box["height"] * 2.5 / 4)  # over row 3, column 1
     assert "row 3, column 1" in page.locator(".large h2").inner_text().lower()
-    assert look(page.locator("canvas.tile")) != first
+    assert canvas_data(page.locator("canvas.tile")) != first
     page.mouse.move(2, 2)
-    assert look(page.locator("canvas.tile")) == first  # what was chosen comes back
+    assert canvas_data(page.locator("canvas.tile")) == first  # what was chosen comes back
     page.locator("canvas.tiles").focus()
     page.keyboard.press("ArrowDown")
     until(page, "location.hash.includes('cell=1,3')")
@@ -98,13 +98,13 @@ def test_positions_as_figures(page: Any, home: str, tmp_path: Path) -> None:
     page.goto(f"{home}/#/positions?cell=1,2")
     commands = page.locator("pre.command")
     commands.get_by_text("--cell 2,3").wait_for()
-    saved: list[Any] = []
-    page.on("download", lambda download: saved.append(download))
+    downloads: list[Any] = []
+    page.on("download", lambda download: downloads.append(download))
     page.get_by_role("button", name="Save SVG").click()
     page.get_by_text("Saved.").wait_for()
-    while len(saved) < 2:
+    while len(downloads) < 2:
         page.wait_for_timeout(20)
-    for download, name in zip(saved, ("positions.svg", "positions-2-3.svg"), strict=True):
+    for download, name in zip(downloads, ("positions.svg", "positions-2-3.svg"), strict=True):
         assert download.suggested_filename == name
         download.save_as(tmp_path / name)
         assert read_provenance(tmp_path / name)["vitrine:figure"] == "positions"
@@ -115,14 +115,14 @@ def test_similarities_have_the_figures_colours(page: Any, home: str) -> None:
     page.goto(f"{home}/#/positions")
     values = np.linspace(-1, 1, 401)
     ask = "values => import('/assets/positions.js').then(({ similarityColour }) => values.map(similarityColour))"
-    found = np.array(page.evaluate(ask, values.tolist()))
-    assert np.abs(found - SIMILARITY((values + 1) / 2)[:, :3] * 255).max() < 4
+    colours = np.array(page.evaluate(ask, values.tolist()))
+    assert np.abs(colours - SIMILARITY((values + 1) / 2)[:, :3] * 255).max() < 4
 
 
 @pytest.fixture(scope="module")
 def talkative(browser: Any, home: str) -> str:
     """A picture that the captioner says at least four words of; many it describes in one."""
-    with opened(browser, home) as page:
+    with open_page(browser, home) as page:
         for sample in answers(page, f"{home}/api/models")["models"][0]["samples"]:
             body = page.request.get(f"{home}/api/picture/0/{sample['id']}").body()
             words = page.request.post(f"{home}/api/caption?model=1", data=body).json()["words"]
@@ -135,7 +135,7 @@ def words_of(page: Any) -> list[str]:
     return page.locator(".words button").all_inner_texts()
 
 
-def finished(page: Any) -> None:
+def wait_for_caption(page: Any) -> None:
     until(page, "document.querySelector('.beams h2') && !document.querySelector('.captioned.busy')")
 
 
@@ -143,17 +143,17 @@ def test_a_caption_word_by_word(page: Any, home: str, captioner: Path, talkative
     file = tmp_path / "picture.png"
     file.write_bytes(page.request.get(f"{home}/api/picture/0/{talkative}").body())
     page.goto(f"{home}/#/caption?picture=0/{talkative}")
-    finished(page)
+    wait_for_caption(page)
     expected = vitrine.load(captioner).caption(file)
     assert words_of(page) == [word.text for word in expected.words]
     stage = page.locator(".captioned .stage canvas")
     looks = []
     for index, word in enumerate(expected.words):
         page.locator(".words button").nth(index).hover()
-        looks.append(look(stage))
+        looks.append(canvas_data(stage))
         assert page.locator(".captioned .readout strong").inner_text() == word.text
-        said = page.locator(".captioned .readout").inner_text()
-        share = float(re.search(r"([\d.]+) %", said)[1])
+        readout = page.locator(".captioned .readout").inner_text()
+        share = float(re.search(r"([\d.]+) %", readout)[1])
         assert share == pytest.approx(100 * word.probability, abs=0.6)
         heading = page.locator(".alternatives h2").inner_text()
         assert word.text.lower() in heading.lower()
@@ -161,19 +161,19 @@ def test_a_caption_word_by_word(page: Any, home: str, captioner: Path, talkative
     page.locator(".words button").nth(0).click()
     page.keyboard.press("ArrowRight")
     until(page, "location.hash.includes('word=1')")
-    assert look(stage) == looks[1]
+    assert canvas_data(stage) == looks[1]
 
 
 def test_an_alternative_goes_on_from_there(page: Any, home: str, talkative: str) -> None:
     page.goto(f"{home}/#/caption?picture=0/{talkative}&word=1")
-    finished(page)
+    wait_for_caption(page)
     before = words_of(page)
     page.locator(".words button").nth(1).click()
     other = page.locator(".alternatives button").first
     text = other.locator(".label").inner_text()
     other.click()
     until(page, "location.hash.includes('prefix=')")
-    finished(page)
+    wait_for_caption(page)
     after = words_of(page)
     assert after[0] == before[0]
     assert after[1].startswith(text)
@@ -181,23 +181,23 @@ def test_an_alternative_goes_on_from_there(page: Any, home: str, talkative: str)
     address = page.url
     page.get_by_role("button", name="As the model would have it").click()
     until(page, "!location.hash.includes('prefix=')")
-    finished(page)
+    wait_for_caption(page)
     assert words_of(page) == before
     page.goto("about:blank")
     page.goto(address)  # a link to the continued caption
-    finished(page)
+    wait_for_caption(page)
     assert words_of(page) == after
 
 
 def test_beams_are_a_list(page: Any, home: str, talkative: str) -> None:
     page.goto(f"{home}/#/caption?picture=0/{talkative}")
-    finished(page)
-    page.get_by_role("radio", name="3 beams").raise_if_cancelled()
+    wait_for_caption(page)
+    page.get_by_role("radio", name="3 beams").check()
     until(page, "document.querySelectorAll('.beam-list li').length > 1")
     body = page.request.get(f"{home}/api/picture/0/{talkative}").body()
     expected = page.request.post(f"{home}/api/caption?model=1&beams=3", data=body).json()["beams"]
-    shown = page.locator(".beam-list li").all_inner_texts()
-    assert [item.split("log-probability")[0].strip() for item in shown] == [beam["caption"] for beam in expected]
+    items = page.locator(".beam-list li").all_inner_texts()
+    assert [item.split("log-probability")[0].strip() for item in items] == [beam["caption"] for beam in expected]
     assert " ".join(words_of(page)).split() == expected[0]["caption"].split()
 
 
@@ -210,33 +210,33 @@ def answer_with(body: str, route: Any) -> None:
 
 
 def test_captions_without_words_or_without_an_end(browser: Any, home: str) -> None:
-    done = {"caption": "", "log_probability": -1.5, "words": [], "beams": [], "size": [32, 32]}
-    done |= {"scale": {"kind": "uniform", "high": 2}, "command": "vitrine caption", "picture": "0" * 64}
-    for body, said in (
-        (stream(("done", done)), "The model ended the caption before its first word."),
+    result = {"caption": "", "log_probability": -1.5, "words": [], "beams": [], "size": [32, 32]}
+    result |= {"scale": {"kind": "uniform", "high": 2}, "command": "vitrine caption", "picture": "0" * 64}
+    for body, message in (
+        (stream(("done", result)), "The model ended the caption before its first word."),
         (stream(("error", {"error": "The answer took too long."})), "The answer took too long."),
         ("", "The caption broke off before its end."),
     ):
-        with opened(browser, home) as page:
+        with open_page(browser, home) as page:
             page.route("**/api/caption?*", partial(answer_with, body))
             page.goto(f"{home}/#/caption")
-            page.get_by_text(said).wait_for()
+            page.get_by_text(message).wait_for()
 
 
 def test_validation_pictures_wrong_and_sure_first(page: Any, home: str, small_run: Path) -> None:
     page.goto(f"{home}/#/data")
     page.locator(".thumbnails button").first.wait_for()
-    recorded = answers(page, f"{home}/api/validation?model=0")["pictures"]
+    pictures = answers(page, f"{home}/api/validation?model=0")["pictures"]
     lines = [line.split(",") for line in (small_run / "predictions.csv").read_text().splitlines()]
-    written = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
-    assert {each["name"]: each["predicted"] for each in recorded} == {row["filename"]: row["label"] for row in written}
-    order = sorted(recorded, key=lambda each: (each["right"], -each["probability"]))
-    shown = page.locator(".thumbnails button").evaluate_all("all => all.map((each) => each.ariaLabel.split(':')[0])")
-    assert shown == [each["name"] for each in order][: len(shown)]
-    page.get_by_role("radio", name="wrong").raise_if_cancelled()
+    rows = [dict(zip(lines[0], line, strict=True)) for line in lines[1:]]
+    assert {each["name"]: each["predicted"] for each in pictures} == {row["filename"]: row["label"] for row in rows}
+    order = sorted(pictures, key=lambda each: (each["right"], -each["probability"]))
+    names = page.locator(".thumbnails button").evaluate_all("all => all.map((each) => each.ariaLabel.split(':')[0])")
+    assert names == [each["name"] for each in order][: len(names)]
+    page.get_by_role("radio", name="wrong").check()
     wrong = [each for each in order if not each["right"]]
     until(page, f"document.querySelector('.filter').textContent.startsWith('{len(wrong)} picture')")
-    page.get_by_role("radio", name="all").raise_if_cancelled()
+    page.get_by_role("radio", name="all").check()
 
 
 def test_the_confusion_matrix_is_taken_along_as_a_figure_and_as_a_command(page: Any, home: str, tmp_path: Path) -> None:
@@ -256,10 +256,10 @@ def test_a_cell_of_the_confusion_matrix_opens_its_pictures_and_they_their_maps(p
     truth, answer = re.search(r"pictures of (\S+) taken for (\S+)", cell.get_attribute("aria-label")).groups()
     cell.click()
     until(page, "location.hash.includes('truth=')")
-    recorded = answers(page, f"{home}/api/validation?model=0")["pictures"]
-    wanted = {each["name"] for each in recorded if (each["true"], each["predicted"]) == (truth, answer)}
+    pictures = answers(page, f"{home}/api/validation?model=0")["pictures"]
+    names = {each["name"] for each in pictures if (each["true"], each["predicted"]) == (truth, answer)}
     labels = page.locator(".thumbnails button").evaluate_all("all => all.map((each) => each.ariaLabel.split(':')[0])")
-    assert set(labels) == wanted
+    assert set(labels) == names
     page.locator(".thumbnails button").first.click()
     page.locator(".predictions").wait_for()
     assert page.locator("h1").inner_text() == f"{labels[0].split('/')[-1]} · {truth}"
@@ -280,7 +280,7 @@ def test_a_cell_of_the_confusion_matrix_opens_its_pictures_and_they_their_maps(p
 
 
 def test_of_thousands_of_thumbnails_few_are_in_the_page(browser: Any, home: str) -> None:
-    recorded = {
+    validation = {
         "labels": ["a", "b"],
         "confusion": [[2500, 0], [0, 2500]],
         "pictures": [
@@ -288,8 +288,8 @@ def test_of_thousands_of_thumbnails_few_are_in_the_page(browser: Any, home: str)
             for i in range(5000)
         ],
     }
-    with opened(browser, home) as page:
-        page.route("**/api/validation?*", lambda route: route.fulfill(json=recorded))
+    with open_page(browser, home) as page:
+        page.route("**/api/validation?*", lambda route: route.fulfill(json=validation))
         page.goto(f"{home}/#/data")
         page.locator(".thumbnails button").first.wait_for()
         count = "document.querySelectorAll('.thumbnails button').length"
@@ -319,14 +319,14 @@ def test_of_thousands_of_thumbnails_few_are_in_the_page(browser: Any, home: str)
 
 def test_too_many_classes_for_a_table_are_said(browser: Any, home: str) -> None:
     picture = {"id": "v0", "name": "a.png", "true": "0", "predicted": "1", "probability": 0.5, "right": False}
-    recorded = {
+    validation = {
         "labels": [str(i) for i in range(1001)],
         "confusion": None,
         "pictures": [picture],
         "command": "a command",
     }
-    with opened(browser, home) as page:
-        page.route("**/api/validation?*", lambda route: route.fulfill(json=recorded))
+    with open_page(browser, home) as page:
+        page.route("**/api/validation?*", lambda route: route.fulfill(json=validation))
         page.goto(f"{home}/#/data")
         page.get_by_text("A table of 1001 classes would be too large").wait_for()
         page.locator(".thumbnails button").first.wait_for()
@@ -340,17 +340,17 @@ def test_the_api_tab_lists_every_address(page: Any, home: str) -> None:
 
 
 def test_a_busy_server_is_asked_again_and_a_silent_one_is_named(browser: Any, home: str) -> None:
-    with opened(browser, home, refusals=True) as page:
+    with open_page(browser, home, refusals=True) as page:
         times = []
 
-        def queue_full_error(route: Any) -> None:
+        def answer_busy_once(route: Any) -> None:
             times.append(route.request.url)
             if len(times) == 1:
                 route.fulfill(status=503, headers={"Retry-After": "0.05"}, json={"error": "Busy.", "code": "busy"})
             else:
                 route.continue_()
 
-        page.route("**/api/explain?*", queue_full_error)
+        page.route("**/api/explain?*", answer_busy_once)
         page.goto(home)
         page.locator(".predictions").wait_for()
         assert len(times) == 2
@@ -366,7 +366,7 @@ def test_a_busy_server_is_asked_again_and_a_silent_one_is_named(browser: Any, ho
 
 
 def test_a_server_that_takes_too_long_is_named(browser: Any, home: str) -> None:
-    with opened(browser, home) as page:
+    with open_page(browser, home) as page:
         page.add_init_script("AbortSignal.timeout = () => AbortSignal.abort(new DOMException('late', 'TimeoutError'));")
         page.goto(home)
         page.get_by_role("alert").get_by_text("The server took longer than 120 seconds.").wait_for()
@@ -406,7 +406,7 @@ FAINT = """() => {
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_every_tab_is_named_readable_and_fits_a_phone(browser: Any, home: str, scheme: str) -> None:
-    with opened(browser, home, viewport={"width": 390, "height": 800}, color_scheme=scheme, has_touch=True) as page:
+    with open_page(browser, home, viewport={"width": 390, "height": 800}, color_scheme=scheme, has_touch=True) as page:
         page.goto(home)
         page.locator(".predictions").wait_for()
         until(page, "document.querySelector('.verdict .badge').dataset.flag !== 'not checked'")
@@ -414,7 +414,7 @@ def test_every_tab_is_named_readable_and_fits_a_phone(browser: Any, home: str, s
             page.locator(f'#tabs a[data-tab="{tab}"]').click()
             page.locator(f".page.{tab}").wait_for()
             if tab == "caption":
-                finished(page)
+                wait_for_caption(page)
             if tab == "data":
                 page.locator(".matrix summary").click()
             page.wait_for_timeout(150)
@@ -425,14 +425,14 @@ def test_every_tab_is_named_readable_and_fits_a_phone(browser: Any, home: str, s
 
 
 def test_a_tap_shows_and_keeps(browser: Any, home: str, talkative: str) -> None:
-    with opened(browser, home, viewport={"width": 390, "height": 800}, has_touch=True) as page:
+    with open_page(browser, home, viewport={"width": 390, "height": 800}, has_touch=True) as page:
         page.goto(home)
         page.locator(".predictions").wait_for()
         until(page, "document.querySelector('.pane').ariaBusy === 'false'")
         page.locator(".pane .stage canvas").tap()
         until(page, "location.hash.includes('query=')")
         page.goto(f"{home}/#/caption?picture=0/{talkative}")
-        finished(page)
+        wait_for_caption(page)
         page.locator(".words button").nth(2).tap()
         until(page, "location.hash.includes('word=2')")
 
@@ -461,18 +461,20 @@ def test_only_the_keyboard(page: Any, home: str) -> None:
     assert page.evaluate("document.activeElement.textContent") == "Skip to the content"
     page.keyboard.press("Enter")
     assert page.evaluate("document.activeElement.id") == "main"
-    reached = set()
+    focused_tags = set()
     for _ in range(60):
         page.keyboard.press("Tab")
         kind = "document.activeElement.closest('.thumb, canvas, select, .segments, [type=range], summary, .buttons')"
-        reached.add(page.evaluate(f"(({kind}) || document.body).tagName.toLowerCase()"))
+        focused_tags.add(page.evaluate(f"(({kind}) || document.body).tagName.toLowerCase()"))
         outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
-        hidden = page.evaluate("document.activeElement.type === 'radio' || document.activeElement === document.body")
-        assert hidden or outline != "none"
-    assert {"button", "canvas", "select", "fieldset", "input", "summary", "div"} <= reached
+        has_no_outline = page.evaluate(
+            "document.activeElement.type === 'radio' || document.activeElement === document.body"
+        )
+        assert has_no_outline or outline != "none"
+    assert {"button", "canvas", "select", "fieldset", "input", "summary", "div"} <= focused_tags
 
 
 def test_a_page_without_scripts_says_so(browser: Any, home: str) -> None:
-    with opened(browser, home, java_script_enabled=False) as page:
+    with open_page(browser, home, java_script_enabled=False) as page:
         page.goto(home)
         assert "vitrine explain" in page.locator("noscript").inner_text()

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from support.explorer_browser import browsing, look, opened, until
-from support.serving import app_state_of, picture, served
+from support.explorer_browser import canvas_data, open_browser, open_page, until
+from support.serving import app_state_of, picture, run_in_thread
 
 import vitrine
 from vitrine.attribution.attention import attention_matrices
@@ -34,19 +34,19 @@ SIDE = 4  # rows and columns of the small run's grid
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with browsing() as browser:
+    with open_browser() as browser:
         yield browser
 
 
 @pytest.fixture(scope="module")
 def home(browser: Any, small_run: Path) -> Iterator[str]:
-    with served(app_state_of(small_run, "vitrine/scenes-tiny")) as address:
+    with run_in_thread(app_state_of(small_run, "vitrine/scenes-tiny")) as address:
         yield address
 
 
 @pytest.fixture(scope="module")
 def tab(browser: Any, home: str) -> Iterator[Any]:
-    with opened(browser, home, permissions=["clipboard-read", "clipboard-write"], accept_downloads=True) as tab:
+    with open_page(browser, home, permissions=["clipboard-read", "clipboard-write"], accept_downloads=True) as tab:
         yield tab
 
 
@@ -67,10 +67,10 @@ def model(small_run: Path) -> Any:
 
 def show(page: Any, address: str) -> None:
     page.goto(address)
-    settled(page)
+    wait_for_maps(page)
 
 
-def settled(page: Any) -> None:
+def wait_for_maps(page: Any) -> None:
     """Until every map is there."""
     until(
         page,
@@ -92,13 +92,13 @@ def point(page: Any, row: int, column: int, index: int = 0) -> tuple[float, floa
 @pytest.fixture
 def first(page: Any, home: str, tmp_path: Path) -> Path:
     """The picture that the page shows at first; it is sent without loss."""
-    return kept(tmp_path, page.request.get(f"{home}/api/picture/0/{sample_of(page, home)['id']}").body())
+    return save_picture(tmp_path, page.request.get(f"{home}/api/picture/0/{sample_of(page, home)['id']}").body())
 
 
-def kept(folder: Path, json_response: bytes) -> Path:
+def save_picture(folder: Path, content: bytes) -> Path:
     """Bytes as a file, which is what a model in Python reads."""
     file = folder / "picture.png"
-    file.write_bytes(json_response)
+    file.write_bytes(content)
     return file
 
 
@@ -110,7 +110,7 @@ def readout(page: Any) -> str:
     return page.locator(".readout").first.inner_text()
 
 
-def reads(number: float) -> str:
+def format_value(number: float) -> str:
     """A number as the page writes it."""
     return f"{float(f'{number:.3g}'):g} × uniform"
 
@@ -118,26 +118,26 @@ def reads(number: float) -> str:
 def choose(page: Any, what: str, value: str) -> None:
     page.locator(f'[data-what="{what}"]').first.select_option(value)
     until(page, "what => location.hash.includes(what)", f"{what}={value}")
-    settled(page)
+    wait_for_maps(page)
 
 
 def test_it_says_what_the_model_says(page: Any, home: str, model: Any, first: Path) -> None:
-    said = model.predict(first)
+    prediction = model.predict(first)
     labels = page.locator(".predictions .label").all_inner_texts()
     shares = page.locator(".predictions .number").all_inner_texts()
-    top = said.top(5)
+    top = prediction.top(5)
     assert [label.rstrip(" ✓") for label in labels] == [label for label, _ in top]
     for share, (_, probability) in zip(shares, top, strict=True):
         assert abs(float(share.strip("<>% ")) - 100 * probability) < 0.6
     page.get_by_role("button", name="All ").click()
-    assert page.locator(".predictions li").count() == len(said.probabilities)
+    assert page.locator(".predictions li").count() == len(prediction.probabilities)
     sample = sample_of(page, home)
     assert page.locator("h1").inner_text() == f"{sample['name'].split('/')[-1]} · {sample['label']}"
 
 
-def says(page: Any, said: Any) -> None:
+def check_prediction(page: Any, prediction: Any) -> None:
     """The panel has this prediction's first label, with its probability."""
-    label, probability = said.top(1)[0]
+    label, probability = prediction.top(1)[0]
     until(page, "label => document.querySelector('.predictions .label').innerText.startsWith(label)", label)
     share = page.locator(".predictions .number").first.inner_text()
     assert abs(float(share.strip("<>% ")) - 100 * probability) < 0.6
@@ -149,24 +149,28 @@ def test_it_says_it_of_the_picture_and_the_model_that_were_chosen(
     for sample in page.request.get(f"{home}/api/models").json()["models"][0]["samples"][1:4]:
         page.locator(f'.thumb[data-key="0/{sample["id"]}"]').click()
         until(page, "name => document.querySelector('h1').title === name", sample["name"])
-        settled(page)
-        says(page, model.predict(kept(tmp_path, page.request.get(f"{home}/api/picture/0/{sample['id']}").body())))
-    json_response = picture(5, (48, 48))
-    page.set_input_files("input[type=file]", {"name": "own.png", "mimeType": "image/png", "buffer": json_response})
+        wait_for_maps(page)
+        check_prediction(
+            page, model.predict(save_picture(tmp_path, page.request.get(f"{home}/api/picture/0/{sample['id']}").body()))
+        )
+    content = picture(5, (48, 48))
+    page.set_input_files("input[type=file]", {"name": "own.png", "mimeType": "image/png", "buffer": content})
     until(page, "document.querySelector('h1').textContent === 'own.png'")
-    settled(page)
-    says(page, model.predict(kept(tmp_path, json_response)))
+    wait_for_maps(page)
+    check_prediction(page, model.predict(save_picture(tmp_path, content)))
     choose(page, "model", "1")
-    says(page, vitrine.load("vitrine/scenes-tiny", precision="fp32").predict(kept(tmp_path, json_response)))
+    check_prediction(
+        page, vitrine.load("vitrine/scenes-tiny", precision="fp32").predict(save_picture(tmp_path, content))
+    )
 
 
 def test_where_no_map_comes_no_other_stands_in_its_place(browser: Any, home: str) -> None:
-    with opened(browser, home, refusals=True) as page:
+    with open_page(browser, home, refusals=True) as page:
         show(page, home)
         refusal = {"status": 422, "json": {"error": "This view cannot be had.", "code": "cannot"}}
         page.route("**/api/explain?*", lambda route: route.fulfill(**refusal))
-        own = {"name": "own.png", "mimeType": "image/png", "buffer": picture(6)}
-        page.set_input_files("input[type=file]", own)
+        upload = {"name": "own.png", "mimeType": "image/png", "buffer": picture(6)}
+        page.set_input_files("input[type=file]", upload)
         page.get_by_role("alert").get_by_text("This view cannot be had.").wait_for()
         assert page.locator(".thumb canvas").count() == 1  # the picture can be used: it stays
         assert not canvas(page).is_visible()
@@ -197,26 +201,26 @@ def mean_run(small_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def test_a_model_is_asked_only_for_what_it_can_give(browser: Any, mean_run: Path, tmp_path: Path) -> None:
-    with served(app_state_of(mean_run)) as home, opened(browser, home) as page:  # nothing is refused
+    with run_in_thread(app_state_of(mean_run)) as home, open_page(browser, home) as page:  # nothing is refused
         show(page, home)
-        json_response = picture(7)
-        page.set_input_files("input[type=file]", {"name": "own.png", "mimeType": "image/png", "buffer": json_response})
+        content = picture(7)
+        page.set_input_files("input[type=file]", {"name": "own.png", "mimeType": "image/png", "buffer": content})
         until(page, "document.querySelector('h1').textContent === 'own.png'")
-        settled(page)
+        wait_for_maps(page)
         until(page, "document.querySelector('.pane figcaption').textContent.includes('patch (3, 3)')")
         assert page.locator(".thumb canvas").count() == 1
-        says(page, vitrine.load(mean_run, precision="fp32").predict(kept(tmp_path, json_response)))
+        check_prediction(page, vitrine.load(mean_run, precision="fp32").predict(save_picture(tmp_path, content)))
         page.goto(f"{page.url}&method=gradcam&target=of+another+model")
         until(page, "document.querySelector('.pane figcaption').textContent.includes('Grad-CAM')")
-        listed = page.request.get(f"{home}/api/models").json()
-        listed["models"][0]["methods"] = ["rollout"]
-        page.route("**/api/models", lambda route: route.fulfill(json=listed))
+        models = page.request.get(f"{home}/api/models").json()
+        models["models"][0]["methods"] = ["rollout"]
+        page.route("**/api/models", lambda route: route.fulfill(json=models))
         page.goto("about:blank")
-        params = len(page.asked)
+        request_count = len(page.requested_urls)
         show(page, f"{home}/#/classify?method=attention")
         until(page, "location.hash.includes('method=rollout')")
-        settled(page)
-        assert not [url for url in page.asked[params:] if "/api/" in url and "method=attention" in url]
+        wait_for_maps(page)
+        assert not [url for url in page.requested_urls[request_count:] if "/api/" in url and "method=attention" in url]
 
 
 @pytest.mark.parametrize(("layer", "head"), [(-1, "mean"), (0, 1)])
@@ -226,60 +230,60 @@ def test_the_map_has_the_models_values(page: Any, model: Any, first: Path, layer
         page.keyboard.press("Home")
         choose(page, "head", "1")
         assert "layer=0" in page.url
-    page.get_by_role("radio", name="the map’s values").raise_if_cancelled()
+    page.get_by_role("radio", name="the map’s values").check()
     map_RC = model.explain(first, method="attention", layer=layer, heads=head).map
     canvas(page).focus()
     page.keyboard.press("ArrowUp")  # to the middle of the grid
     for key, at in (("", (2, 2)), ("ArrowUp", (1, 2)), ("ArrowLeft", (1, 1)), ("ArrowDown", (2, 1))):
         if key:
             page.keyboard.press(key)
-        expected = reads(float(map_RC[at] / map_RC.mean()))
+        expected = format_value(float(map_RC[at] / map_RC.mean()))
         assert f"row {at[0] + 1}, column {at[1] + 1}: {expected}" in readout(page)
 
 
 def test_moving_shows_who_attends_to_whom_without_asking(page: Any, small_run: Path, first: Path) -> None:
-    opened_model = open_classifier(str(small_run), "fp32")
-    batch = next(Explainer(opened_model, Method()).run([one_picture(first, "")], 1))
-    attention_NN = attention_matrices(opened_model.module, batch.pixels_BCHW)[0].mean(0).double().numpy()[1:, 1:]
+    classifier = open_classifier(str(small_run), "fp32")
+    batch = next(Explainer(classifier, Method()).run([one_picture(first, "")], 1))
+    attention_NN = attention_matrices(classifier.module, batch.pixels_BCHW)[0].mean(0).double().numpy()[1:, 1:]
     relative_NN = attention_NN / attention_NN.mean(1, keepdims=True)
     page.mouse.move(*point(page, 0, 0))
     until(page, "document.querySelector('.readout strong')")  # the matrix is there
     page.mouse.move(2, 2)
-    before, params = look(canvas(page)), len(page.asked)
+    before, request_count = canvas_data(canvas(page)), len(page.requested_urls)
     for name, over in (("what a patch attends to", "from"), ("who attends to it", "to")):
-        page.get_by_role("radio", name=name).raise_if_cancelled()
+        page.get_by_role("radio", name=name).check()
         for row, column in ((0, 0), (1, 2), (3, 3)):
             page.mouse.move(*point(page, row, column))
-            own = relative_NN[SIDE * row + column, SIDE * row + column]
-            assert f"itself {reads(own)}" in readout(page)
+            self_attention = relative_NN[SIDE * row + column, SIDE * row + column]
+            assert f"itself {format_value(self_attention)}" in readout(page)
         maps = [each.reshape(SIDE, SIDE) for each in (relative_NN if over == "from" else relative_NN.T)]
         bar = page.locator(".bars .colour-bar").get_attribute("aria-label")
         # All patches share one scale; the page takes it from float16.
         assert f"to {shared_scale(maps):g};" in bar
-        assert look(canvas(page)) != before
-    assert [url for url in page.asked[params:] if "/api/" in url and "/api/verdict" not in url] == []
+        assert canvas_data(canvas(page)) != before
+    assert [url for url in page.requested_urls[request_count:] if "/api/" in url and "/api/verdict" not in url] == []
     page.mouse.move(2, 2)
-    assert look(canvas(page)) == before
+    assert canvas_data(canvas(page)) == before
 
 
 def test_a_patch_is_kept_and_a_link_shows_it_again(page: Any, browser: Any, home: str) -> None:
     page.mouse.click(*point(page, 1, 2))
     until(page, "location.hash.includes('query=1,2')")
     page.mouse.move(2, 2)
-    settled(page)
+    wait_for_maps(page)
     until(page, "document.querySelector('.pane figcaption').textContent.includes('patch (2, 3)')")
     page.locator("[type=range]").last.fill("0.5")
-    page.get_by_label("patches as they are").raise_if_cancelled()
+    page.get_by_label("patches as they are").check()
     until(page, "location.hash.includes('patches=1')")
-    shown, address = look(canvas(page)), page.url
+    image, address = canvas_data(canvas(page)), page.url
     assert "strength=0.5" in address
-    with opened(browser, home) as other:
+    with open_page(browser, home) as other:
         show(other, address)
         until(other, "document.querySelector('.pane figcaption').textContent.includes('patch (2, 3)')")
-        assert look(canvas(other)) == shown
+        assert canvas_data(canvas(other)) == image
         assert other.get_by_label("patches as they are").is_checked()
         other.get_by_role("button", name="Back to the model’s own map").click()
-        settled(other)
+        wait_for_maps(other)
         assert "[class]" in other.locator(".pane figcaption").inner_text()
     page.go_back()
     until(page, "!location.hash.includes('query')")
@@ -297,12 +301,12 @@ def test_every_method_is_shown_in_its_own_unit(page: Any, model: Any, first: Pat
         target = button.locator(".label").inner_text().rstrip(" ✓")
         button.click()
         until(page, "location.hash.includes('target=')")
-        settled(page)
+        wait_for_maps(page)
     expected_RC = model.explain(first, method=method, target=target).map
     page.mouse.move(*point(page, 2, 1))
     value = expected_RC[2, 1] if method == "occlusion" else expected_RC[2, 1] / max(expected_RC.mean(), 1e-12)
-    found = float(re.search(r"column 2: (\S+)", readout(page))[1].replace("−", "-"))
-    assert found == pytest.approx(float(value), rel=0.02, abs=2e-3)
+    value_on_page = float(re.search(r"column 2: (\S+)", readout(page))[1].replace("−", "-"))
+    assert value_on_page == pytest.approx(float(value), rel=0.02, abs=2e-3)
 
 
 def test_the_verdict_and_its_controls(page: Any, home: str) -> None:
@@ -315,7 +319,7 @@ def test_the_verdict_and_its_controls(page: Any, home: str) -> None:
     page.locator(".verdict summary").click()
     assert page.locator(".controls figcaption").all_inner_texts() == [each["name"] for each in answer["controls"]]
     until(page, "[...document.querySelectorAll('.controls canvas')].every((each) => each.width > 20)")
-    assert len({look(each) for each in page.locator(".controls canvas").all()}) == len(answer["controls"])
+    assert len({canvas_data(each) for each in page.locator(".controls canvas").all()}) == len(answer["controls"])
     assert page.locator(".evidence dt").count() == len(answer["checks"])
     assert "controls=1" in page.url
 
@@ -323,23 +327,23 @@ def test_the_verdict_and_its_controls(page: Any, home: str) -> None:
 def test_two_models_side_by_side_on_one_scale(page: Any, home: str) -> None:
     page.get_by_role("button", name="Compare side by side").click()
     until(page, "document.querySelectorAll('.pane').length === 2")
-    settled(page)
+    wait_for_maps(page)
     until(page, "document.querySelectorAll('.answers ol').length === 2")
     sample = sample_of(page, home)["id"]
-    own = page.request.post(f"{home}/api/explain?model=0&sample={sample}").json()["scale"]["high"]
-    other = page.request.post(f"{home}/api/explain?model=1&sample=0/{sample}").json()["scale"]["high"]
+    high = page.request.post(f"{home}/api/explain?model=0&sample={sample}").json()["scale"]["high"]
+    other_high = page.request.post(f"{home}/api/explain?model=1&sample=0/{sample}").json()["scale"]["high"]
     assert page.locator(".bars .colour-bar").count() == 1
-    assert f"to {max(own, other):g};" in page.locator(".bars .colour-bar").get_attribute("aria-label")
+    assert f"to {max(high, other_high):g};" in page.locator(".bars .colour-bar").get_attribute("aria-label")
     second = page.locator(".pane").nth(1)
     second.locator('[data-what="model"]').select_option("0")  # two layers of one model
     until(page, "location.hash.includes('beside=0')")
-    settled(page)
+    wait_for_maps(page)
     second.locator('[data-what="layer"]').focus()
     page.keyboard.press("Home")
-    settled(page)
+    wait_for_maps(page)
     until(page, "location.hash.includes('layer2=0')")
     assert "layer 1 of 2" in second.locator("figcaption").inner_text()
-    assert look(canvas(page, 0)) != look(canvas(page, 1))
+    assert canvas_data(canvas(page, 0)) != canvas_data(canvas(page, 1))
     first, second_line = page.locator("pre.command").inner_text().splitlines()
     assert "--layer" not in first
     assert "--layer 0" in second_line
@@ -362,33 +366,33 @@ def pixels(png: bytes) -> bytes:
 
 def test_each_of_two_maps_has_its_own_verdict_and_copy(page: Any, home: str) -> None:
     show(page, f"{home}/#/classify?beside=1&method2=rollout")
-    checked = ":is([data-flag=believable], [data-flag=doubtful])"
-    until(page, "which => document.querySelectorAll(`.verdict .badge${which}`).length === 2", checked)
+    is_checked = ":is([data-flag=believable], [data-flag=doubtful])"
+    until(page, "which => document.querySelectorAll(`.verdict .badge${which}`).length === 2", is_checked)
     sample = sample_of(page, home)["id"]
     params = (
         {"model": 0, "method": "attention", "sample": sample},
         {"model": 1, "method": "rollout", "sample": f"0/{sample}"},
     )
-    found = [page.request.post(f"{home}/api/verdict", params=each).json() for each in params]
-    assert found[0]["sentence"] != found[1]["sentence"]
-    for which, answer in zip(("first", "second"), found, strict=True):
+    verdicts = [page.request.post(f"{home}/api/verdict", params=each).json() for each in params]
+    assert verdicts[0]["sentence"] != verdicts[1]["sentence"]
+    for which, answer in zip(("first", "second"), verdicts, strict=True):
         panel = page.get_by_role("region", name=f"Verdict on the {which} map")
         assert panel.locator("h2").text_content() == f"Can the {which} map be believed?"
         assert panel.locator(".badge").inner_text() == answer["flag"] and answer["sentence"] in panel.inner_text()
         assert panel.locator(".evidence dt").count() == len(answer["checks"])
-    copied = []
+    copies = []
     for which, each in zip(("first", "second"), params, strict=True):
         page.get_by_role("button", name=f"Copy {which} figure").click()
         page.get_by_text("The figure is in the clipboard.").wait_for()
         until(page, "!document.querySelector('#told').classList.contains('shown')")
-        copied.append(pixels(base64.b64decode(page.evaluate(COPIED))))
-        drawn = page.request.post(f"{home}/api/figure", params=each | {"figure": "map", "kind": "png"})
-        assert copied[-1] == pixels(drawn.body()), which
-    assert copied[0] != copied[1]
+        copies.append(pixels(base64.b64decode(page.evaluate(COPIED))))
+        figure = page.request.post(f"{home}/api/figure", params=each | {"figure": "map", "kind": "png"})
+        assert copies[-1] == pixels(figure.body()), which
+    assert copies[0] != copies[1]
     page.get_by_role("button", name="One map").click()
     until(page, "document.querySelectorAll('.verdict').length === 1")
     assert page.locator(".verdict h2").text_content() == "Can this map be believed?"
-    assert page.locator(".verdict .badge").inner_text() == found[0]["flag"]
+    assert page.locator(".verdict .badge").inner_text() == verdicts[0]["flag"]
     assert page.get_by_role("button", name="Copy figure", exact=True).count() == 1
     assert page.get_by_role("button", name="Copy second figure").count() == 0
 
@@ -408,34 +412,36 @@ GIVE = """([way, base64]) => {
 
 @pytest.mark.parametrize("way", ["pick", "dragover", "paste"])
 def test_a_picture_of_ones_own(page: Any, model: Any, tmp_path: Path, way: str) -> None:
-    json_response = picture({"pick": 1, "dragover": 2, "paste": 3}[way], (48, 32))
+    content = picture({"pick": 1, "dragover": 2, "paste": 3}[way], (48, 32))
     if way == "pick":
-        page.set_input_files("input[type=file]", {"name": "pick.png", "mimeType": "image/png", "buffer": json_response})
+        page.set_input_files("input[type=file]", {"name": "pick.png", "mimeType": "image/png", "buffer": content})
     else:
-        page.evaluate(GIVE, [way, base64.b64encode(json_response).decode()])
+        page.evaluate(GIVE, [way, base64.b64encode(content).decode()])
     until(page, "way => document.querySelector('h1').textContent === `${way}.png`", way)
-    settled(page)
-    assert page.locator(".predictions .label").first.inner_text() == model.predict(kept(tmp_path, json_response)).label
+    wait_for_maps(page)
+    assert (
+        page.locator(".predictions .label").first.inner_text() == model.predict(save_picture(tmp_path, content)).label
+    )
     box = canvas(page).bounding_box()
     assert box["width"] / box["height"] == pytest.approx(1.5, rel=0.02)
     assert "sha256:" in page.url
-    before = look(canvas(page))
+    before = canvas_data(canvas(page))
     page.reload()  # the tab keeps it, the server does not
-    settled(page)
+    wait_for_maps(page)
     assert page.locator("h1").inner_text() == f"{way}.png"
-    assert look(canvas(page)) == before
+    assert canvas_data(canvas(page)) == before
     assert page.locator("pre.command").inner_text().count(f"{way}.png") == 1
 
 
 def test_what_is_no_picture_is_refused_in_a_sentence(browser: Any, home: str) -> None:
-    with opened(browser, home, refusals=True) as page:
+    with open_page(browser, home, refusals=True) as page:
         show(page, home)
         bad = {"name": "notes.png", "mimeType": "image/png", "buffer": b"not a picture at all"}
         page.set_input_files("input[type=file]", bad)
         alert = page.get_by_role("alert")
         alert.get_by_text("not a picture").wait_for()
         until(page, "!location.hash.includes('sha256')")
-        settled(page)
+        wait_for_maps(page)
         assert page.locator(".thumb canvas").count() == 0  # it is not among the pictures
         page.set_input_files("input[type=file]", {"name": "empty.png", "mimeType": "image/png", "buffer": b""})
         alert.get_by_text("empty.png is empty.").wait_for()
@@ -448,22 +454,22 @@ def test_what_is_no_picture_is_refused_in_a_sentence(browser: Any, home: str) ->
 @pytest.mark.parametrize("kind", ["png", "svg"])
 def test_a_figure_with_its_provenance(page: Any, tmp_path: Path, kind: str) -> None:
     choose(page, "method", "relevance")
-    with page.expect_download() as queue_length:
+    with page.expect_download() as download:
         page.get_by_role("button", name=f"Save {kind.upper()}").click()
-    file = tmp_path / queue_length.value.suggested_filename
-    queue_length.value.save_as(file)
+    file = tmp_path / download.value.suggested_filename
+    download.value.save_as(file)
     assert file.name == f"000000-relevance.{kind}" or file.name.endswith(f"-relevance.{kind}")
-    written = read_provenance(file)
-    assert written["vitrine:method"].startswith("relevance")
-    assert written["vitrine:command"].startswith("vitrine explain")
+    provenance = read_provenance(file)
+    assert provenance["vitrine:method"].startswith("relevance")
+    assert provenance["vitrine:command"].startswith("vitrine explain")
 
 
 def test_the_command_and_the_link_are_copied(page: Any) -> None:
     page.get_by_role("button", name="Copy command").click()
     page.get_by_text("The command is in the clipboard.").wait_for()
-    copied = page.evaluate("navigator.clipboard.readText()")
-    assert copied.startswith("vitrine explain ")
-    assert copied == page.locator("pre.command").inner_text()
+    command = page.evaluate("navigator.clipboard.readText()")
+    assert command.startswith("vitrine explain ")
+    assert command == page.locator("pre.command").inner_text()
     page.get_by_role("button", name="Copy link").click()
     page.get_by_text("The link is in the clipboard.").wait_for()
     assert page.evaluate("navigator.clipboard.readText()") == page.url
@@ -474,5 +480,5 @@ def test_the_command_and_the_link_are_copied(page: Any) -> None:
 
 
 def test_percentages_are_written_as_figures_write_them(page: Any) -> None:
-    found = page.evaluate("import('/assets/viewer.js').then(({ chance }) => [0.05, 0.5, 0.937].map(chance))")
-    assert found == [percent(share, 0) for share in (0.05, 0.5, 0.937)]
+    texts = page.evaluate("import('/assets/viewer.js').then(({ chance }) => [0.05, 0.5, 0.937].map(chance))")
+    assert texts == [percent(share, 0) for share in (0.05, 0.5, 0.937)]

@@ -16,7 +16,7 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 from PIL import Image
-from support.explorer_browser import browsing, look, opened, until
+from support.explorer_browser import canvas_data, open_browser, open_page, until
 
 from vitrine.attribution.placement import Placement
 from vitrine.caption.figures.words import WordPanel, draw_word
@@ -33,7 +33,7 @@ PAGE = resources.files("vitrine.report") / "page"
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with browsing() as browser:
+    with open_browser() as browser:
         yield browser
 
 
@@ -42,7 +42,7 @@ def page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any
     """A page from a file with the viewer inside, as a report has it, and a caption and a map that are mounted."""
     file = tmp_path_factory.mktemp("report") / "report.html"
     file.write_text(report_page(), encoding="utf-8")
-    with opened(browser, "file:", viewport={"width": 700, "height": 900}) as page:
+    with open_page(browser, "file:", viewport={"width": 700, "height": 900}) as page:
         page.goto(file.as_uri())
         until(page, "window.drawn")
         yield page
@@ -59,7 +59,7 @@ def scores(kind: str, seed: int = 1) -> np.ndarray:
     return (values_RC - 2) / 3 if kind == "lost" else values_RC
 
 
-def json_response(values: np.ndarray) -> Any:
+def to_json_values(values: np.ndarray) -> Any:
     return [[None if np.isnan(value) else float(value) for value in row] for row in values]
 
 
@@ -69,20 +69,20 @@ def view() -> dict[str, Any]:
 
 
 def data_url() -> str:
-    written = io.BytesIO()
-    Image.fromarray(photograph()).save(written, "PNG")
-    return "data:image/png;base64," + base64.b64encode(written.getvalue()).decode()
+    buffer = io.BytesIO()
+    Image.fromarray(photograph()).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def report_page() -> str:
     words = [("a", 0.4, False), ("small", 0.9996, True), ("dog.", 0.0001, True)]
     caption = view() | {"photograph": "#photograph", "scale": {"kind": "uniform", "high": 3}}
     caption["words"] = [
-        {"text": text, "probability": likely, "map": json_response(scores("uniform", seed)), "particular": particular}
+        {"text": text, "probability": likely, "map": to_json_values(scores("uniform", seed)), "particular": particular}
         for seed, (text, likely, particular) in enumerate(words)
     ]
     one = view() | {"photograph": "#photograph", "scale": {"kind": "uniform", "high": 3}, "described": "attention"}
-    one["map"] = json_response(scores("uniform"))
+    one["map"] = to_json_values(scores("uniform"))
     script = (PAGE / "viewer.js").read_text("utf-8")
     return f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
 <link rel="icon" href="data:,"><title>A report</title>
@@ -94,7 +94,7 @@ window.viewer = {{ decodeArray, drawOverlay, drawMap, colourAt, chance, number }
 mountViewers().then(() => {{ window.drawn = true; }});</script></body></html>"""
 
 
-def drawn_by_browser(page: Any, what: str, map_RC: np.ndarray, **options: Any) -> np.ndarray:
+def draw_in_browser(page: Any, what: str, map_RC: np.ndarray, **options: Any) -> np.ndarray:
     """An image (H, W, 3) of a canvas of the photograph's own size."""
     options = {"rows": 4, "columns": 6, "box": view()["box"], "size": [W, H]} | options
     run = """([what, map, options, w, h]) => {
@@ -104,10 +104,10 @@ def drawn_by_browser(page: Any, what: str, map_RC: np.ndarray, **options: Any) -
       else viewer.drawOverlay(canvas, document.getElementById("photograph"), map, options);
       return [...canvas.getContext("2d").getImageData(0, 0, w, h).data];
     }"""
-    return np.array(page.evaluate(run, [what, json_response(map_RC), options, W, H])).reshape(H, W, 4)[..., :3]
+    return np.array(page.evaluate(run, [what, to_json_values(map_RC), options, W, H])).reshape(H, W, 4)[..., :3]
 
 
-def drawn_by_figures(draw: Any, *arguments: Any, **options: Any) -> np.ndarray:
+def draw_with_figures(draw: Any, *arguments: Any, **options: Any) -> np.ndarray:
     figure = new_figure(W / DPI, H / DPI)
     axes = draw(figure.add_axes((0, 0, 1, 1)), *arguments, **options)
     image = np.asarray(axes.images[0].get_array())
@@ -115,7 +115,7 @@ def drawn_by_figures(draw: Any, *arguments: Any, **options: Any) -> np.ndarray:
     return image * 255
 
 
-def seen(image: np.ndarray) -> np.ndarray:
+def crop_inside(image: np.ndarray) -> np.ndarray:
     """What lies well inside the grid's box, where no line is drawn."""
     return image[8:52, 22:66]
 
@@ -128,12 +128,12 @@ def test_an_overlay_has_the_figures_look(page: Any, kind: str, smooth: bool, gap
     if gap:
         map_RC[1, 2] = np.nan
     scale = SCALES[kind]
-    found = drawn_by_browser(
+    image = draw_in_browser(
         page, "overlay", map_RC, smooth=smooth, scale={"kind": kind, "high": scale.high, "low": scale.low}
     )
-    expected = drawn_by_figures(draw_overlay, photograph(), map_RC, PLACEMENT, scale, smooth=smooth)
+    expected = draw_with_figures(draw_overlay, photograph(), map_RC, PLACEMENT, scale, smooth=smooth)
     # Colours are one of 256: a pixel on the edge between two may fall on the other side.
-    apart = np.abs(seen(found) - seen(expected)).max(-1)
+    apart = np.abs(crop_inside(image) - crop_inside(expected)).max(-1)
     assert apart.max() < 12
     assert (apart > 2).mean() < 0.02
 
@@ -141,83 +141,83 @@ def test_an_overlay_has_the_figures_look(page: Any, kind: str, smooth: bool, gap
 def test_strength_leads_from_the_photograph_to_the_figure(page: Any) -> None:
     scale, map_RC = {"kind": "uniform", "high": 3}, scores("uniform")
     none, half, full = (
-        drawn_by_browser(page, "overlay", map_RC, scale=scale, strength=strength).astype(float)
+        draw_in_browser(page, "overlay", map_RC, scale=scale, strength=strength).astype(float)
         for strength in (0, 0.5, 1)
     )
-    assert np.abs(seen(none) - seen(photograph())).max() <= 1
-    distance = [np.abs(seen(each) - seen(full)).mean() for each in (none, half)]
+    assert np.abs(crop_inside(none) - crop_inside(photograph())).max() <= 1
+    distance = [np.abs(crop_inside(each) - crop_inside(full)).mean() for each in (none, half)]
     assert distance[0] > 1.5 * distance[1] > 0
 
 
 def test_a_map_alone_has_the_figures_look(page: Any) -> None:
     map_RC = scores("uniform")
     map_RC[3, 0] = np.nan
-    found = drawn_by_browser(page, "map", map_RC, scale={"kind": "uniform", "high": 3})
-    expected = drawn_by_figures(draw_map, map_RC, PLACEMENT, SCALES["uniform"])
-    assert np.abs(seen(found) - seen(expected)).max() <= 1
+    image = draw_in_browser(page, "map", map_RC, scale={"kind": "uniform", "high": 3})
+    expected = draw_with_figures(draw_map, map_RC, PLACEMENT, SCALES["uniform"])
+    assert np.abs(crop_inside(image) - crop_inside(expected)).max() <= 1
 
 
 def test_a_word_that_looked_nowhere_has_no_colour(page: Any) -> None:
     map_RC = scores("uniform")
-    found = drawn_by_browser(page, "overlay", map_RC, scale={"kind": "uniform", "high": 3}, faded=True)
+    image = draw_in_browser(page, "overlay", map_RC, scale={"kind": "uniform", "high": 3}, faded=True)
     word = WordPanel("a", 0.5, map_RC, grey=True)
-    expected = drawn_by_figures(draw_word, photograph(), word, PLACEMENT, SCALES["uniform"])
-    assert (seen(found).max(-1) == seen(found).min(-1)).all()
-    assert np.abs(seen(found) - seen(expected)).max() <= 12
+    expected = draw_with_figures(draw_word, photograph(), word, PLACEMENT, SCALES["uniform"])
+    assert (crop_inside(image).max(-1) == crop_inside(image).min(-1)).all()
+    assert np.abs(crop_inside(image) - crop_inside(expected)).max() <= 12
 
 
 def test_what_was_not_seen_is_fainter_and_hatched(page: Any) -> None:
-    found = drawn_by_browser(page, "overlay", scores("uniform"), scale={"kind": "uniform", "high": 3}).astype(float)
-    outside = found[:, :18]
-    faded = 255 - 0.4 * (255 - photograph()[:, :18].astype(float))
-    lines = np.abs(outside - faded).max(-1) > 10
+    image = draw_in_browser(page, "overlay", scores("uniform"), scale={"kind": "uniform", "high": 3}).astype(float)
+    outside = image[:, :18]
+    expected = 255 - 0.4 * (255 - photograph()[:, :18].astype(float))
+    lines = np.abs(outside - expected).max(-1) > 10
     assert 0.02 < lines.mean() < 0.5
-    assert np.abs(outside - faded)[~lines].max() <= 10
+    assert np.abs(outside - expected)[~lines].max() <= 10
 
 
 @pytest.mark.parametrize(("kind", "colours"), [("uniform", mpl.colormaps["inferno"]), ("lost", SIGNED)])
 def test_the_colours_are_matplotlibs(page: Any, kind: str, colours: Any) -> None:
     places = np.linspace(0, 1, 701)
-    found = page.evaluate(
+    page_colours = page.evaluate(
         "([kind, places]) => places.map((at) => [...viewer.colourAt({ kind }, at)])", [kind, places.tolist()]
     )
-    assert np.abs(np.array(found) - colours(places)[:, :3] * 255).max() <= 0.51
+    assert np.abs(np.array(page_colours) - colours(places)[:, :3] * 255).max() <= 0.51
 
 
 @pytest.mark.parametrize("kind", ["float16", "float32"])
 def test_arrays_come_off_the_wire_as_they_were(page: Any, kind: str) -> None:
     values = np.array([0, -0.0, 1, -2.5, 65504, 6e-5, 6e-8, 1 / 3, np.inf, -np.inf, np.nan], dtype=kind)
     array = {"shape": [11], "dtype": kind, "data": base64.b64encode(values.tobytes()).decode()}
-    found = page.evaluate("array => [...viewer.decodeArray(array)].map(String)", array)
-    spelled = [float(text.replace("Infinity", "inf")) for text in found]
-    np.testing.assert_array_equal(np.array(spelled, dtype=kind), values)
+    texts = page.evaluate("array => [...viewer.decodeArray(array)].map(String)", array)
+    numbers = [float(text.replace("Infinity", "inf")) for text in texts]
+    np.testing.assert_array_equal(np.array(numbers, dtype=kind), values)
 
 
 def test_probabilities_never_say_certain_or_impossible(page: Any) -> None:
-    found = page.evaluate("[0, 0.0004, 0.004, 0.5, 0.996, 0.9996, 1].map(viewer.chance)")
-    assert found == ["<0.1 %", "<0.1 %", "0.4 %", "50 %", "99.6 %", ">99.9 %", ">99.9 %"]
+    texts = page.evaluate("[0, 0.0004, 0.004, 0.5, 0.996, 0.9996, 1].map(viewer.chance)")
+    assert texts == ["<0.1 %", "<0.1 %", "0.4 %", "50 %", "99.6 %", ">99.9 %", ">99.9 %"]
 
 
 def test_words_switch_the_map_by_pointer_and_keys(page: Any) -> None:
     words = page.locator(".words button")
     stage = page.locator("[data-viewer=words] .stage canvas")
     assert words.all_inner_texts() == ["a", "small", "dog."]
-    shown = []
+    images = []
     for index in range(3):
         words.nth(index).hover()
-        shown.append(look(stage))
+        images.append(canvas_data(stage))
         assert page.locator("[data-viewer=words] .readout strong").inner_text() == words.nth(index).inner_text()
-    assert shown[0] != shown[1] != shown[2] != shown[0]
+    assert images[0] != images[1] != images[2] != images[0]
     words.nth(0).focus()
     assert "did not look anywhere in particular" in page.locator("[data-viewer=words] .readout").inner_text()
     page.keyboard.press("ArrowRight")
-    assert look(stage) == shown[1]
+    assert canvas_data(stage) == images[1]
     page.keyboard.press("End")
-    assert look(stage) == shown[2]
+    assert canvas_data(stage) == images[2]
     assert words.nth(2).get_attribute("aria-pressed") == "true"
     assert words.evaluate_all("buttons => buttons.map((each) => each.tabIndex)") == [-1, -1, 0]
     page.mouse.move(1, 1)
-    assert look(stage) == shown[2]  # what was chosen comes back when the pointer leaves
+    assert canvas_data(stage) == images[2]  # what was chosen comes back when the pointer leaves
 
 
 def test_a_map_reads_out_its_values(page: Any) -> None:
@@ -227,9 +227,9 @@ def test_a_map_reads_out_its_values(page: Any) -> None:
     page.keyboard.press("ArrowLeft")
     value = float(scores("uniform")[2, 2])
     assert f"row 3, column 3: {value:.3g} × uniform" in root.locator(".readout").inner_text()
-    before = look(root.locator("canvas").first)
+    before = canvas_data(root.locator("canvas").first)
     root.locator("input[type=range]").fill("0")
-    assert look(root.locator("canvas").first) != before
+    assert canvas_data(root.locator("canvas").first) != before
     assert root.locator(".stage canvas").get_attribute("aria-label") == "attention"
 
 

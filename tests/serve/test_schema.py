@@ -11,7 +11,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from schemathesis.checks import not_a_server_error
 from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
-from support.serving import app_state_of, picture, served
+from support.serving import app_state_of, picture, run_in_thread
 from support.tiny_captioners import save_tiny
 
 pytestmark = pytest.mark.filterwarnings("ignore:Glyph")  # names of pictures in letters that no font has
@@ -21,19 +21,19 @@ FEW = settings(max_examples=10, deadline=None, database=None, suppress_health_ch
 
 
 @pytest.fixture(scope="module")
-def described(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+def openapi(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     folder = tmp_path_factory.mktemp("captioner")
     save_tiny("blip", folder)
-    with served(app_state_of(small_run, folder, upload_pixels=1_000_000)) as address:
+    with run_in_thread(app_state_of(small_run, folder, upload_pixels=1_000_000)) as address:
         yield schemathesis.openapi.from_url(f"{address}/openapi.json")
 
 
-def operations(described: Any) -> list[Any]:
-    return [found.ok() for found in described.get_all_operations()]
+def operations(openapi: Any) -> list[Any]:
+    return [result.ok() for result in openapi.get_all_operations()]
 
 
-def test_every_route_is_described(described: Any) -> None:
-    labels = {operation.label for operation in operations(described)}
+def test_every_route_is_described(openapi: Any) -> None:
+    labels = {operation.label for operation in operations(openapi)}
     posts = ("predict", "explain", "matrix", "verdict", "caption", "figure")
     gets = ("models", "positions", "validation", "thumbnail/{model}/{id}", "picture/{model}/{id}")
     assert labels == {
@@ -42,8 +42,8 @@ def test_every_route_is_described(described: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", list(schemathesis.GenerationMode), ids=lambda mode: mode.name.lower())
-def test_nothing_fails(described: Any, mode: Any) -> None:
-    for operation in operations(described):
+def test_nothing_fails(openapi: Any, mode: Any) -> None:
+    for operation in operations(openapi):
         if mode is schemathesis.GenerationMode.NEGATIVE and operation.label in NOTHING_TO_GET_WRONG:
             continue
 
@@ -55,9 +55,9 @@ def test_nothing_fails(described: Any, mode: Any) -> None:
         drive()
 
 
-def test_nothing_fails_with_a_picture(described: Any) -> None:
-    answered = set()
-    for operation in operations(described):
+def test_nothing_fails_with_a_picture(openapi: Any) -> None:
+    ok_paths = set()
+    for operation in operations(openapi):
         if operation.method.upper() != "POST":
             continue
 
@@ -70,7 +70,7 @@ def test_nothing_fails_with_a_picture(described: Any) -> None:
             response = case.call(timeout=60)
             case.validate_response(response, checks=CHECKS)
             if response.status_code == 200:
-                answered.add(case.path)
+                ok_paths.add(case.path)
 
         drive()
-    assert len(answered) >= 4  # the picture did arrive
+    assert len(ok_paths) >= 4  # the picture did arrive

@@ -20,8 +20,8 @@ def test_the_report_is_served_under_its_own_policy(small_run: Path) -> None:
     with client_of(state) as client:
         page = client.get("/report")
         assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
-        said = page.headers["content-security-policy"]
-        assert said.startswith(content_security_policy()) and "frame-ancestors 'none'" in said
+        csp = page.headers["content-security-policy"]
+        assert csp.startswith(content_security_policy()) and "frame-ancestors 'none'" in csp
         inside = re.search(r'Content-Security-Policy" content="([^"]*)"', page.text)
         assert inside is not None and inside[1] == content_security_policy()
         assert "The final result" in page.text and small_run.name in page.text
@@ -49,7 +49,7 @@ def test_a_folder_of_runs_stands_for_them(small_run: Path, tmp_path: Path) -> No
         shutil.copytree(small_run, tmp_path / "sweep" / name)
     (tmp_path / "sweep" / "comparison").mkdir()
     state = open_app_state([str(tmp_path / "sweep"), "vitrine/scenes-tiny"], ServeSettings())
-    assert [model.served.reference for model in state.models.values()] == [
+    assert [model.reference for model in state.models.values()] == [
         str(tmp_path / "sweep" / "one"),
         str(tmp_path / "sweep" / "two"),
         "vitrine/scenes-tiny",

@@ -37,10 +37,10 @@ def client(state: AppState) -> Iterator[TestClient]:
 
 
 @pytest.fixture
-def untouched(state: AppState) -> Iterator[None]:
+def model_did_not_run(state: AppState) -> Iterator[None]:
     """Fails where the model ran."""
     runs: list[int] = []
-    handle = state.classifier("0").opened.module.register_forward_hook(lambda *_: runs.append(1))
+    handle = state.classifier("0").model.module.register_forward_hook(lambda *_: runs.append(1))
     yield
     handle.remove()
     assert not runs
@@ -57,22 +57,22 @@ def png(width: int, height: int, depth: int = 8, colour: int = 2, rows: bytes = 
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-def encoded(image: Image.Image, kind: str, **how: object) -> bytes:
-    written = io.BytesIO()
-    image.save(written, kind, **how)
-    return written.getvalue()
+def encode(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
-def frames(kind: str, **how: object) -> bytes:
+def frames(kind: str, **options: object) -> bytes:
     each = [Image.new("RGB", (20, 20), colour) for colour in ("red", "green", "blue")]
-    return encoded(each[0], kind, save_all=True, append_images=each[1:], **how)
+    return encode(each[0], kind, save_all=True, append_images=each[1:], **options)
 
 
 def grey16(kind: str) -> bytes:
-    return encoded(Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 100), kind)
+    return encode(Image.fromarray(np.arange(400, dtype=np.uint16).reshape(20, 20) * 100), kind)
 
 
-def damaged() -> Iterator[tuple[str, bytes, int]]:
+def damaged_uploads() -> Iterator[tuple[str, bytes, int]]:
     """(what is wrong, bytes, status)."""
     for kind in ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"):
         whole = picture(1, (64, 48), kind)
@@ -104,7 +104,7 @@ def damaged() -> Iterator[tuple[str, bytes, int]]:
     yield "16-bit TIFF", grey16("TIFF"), 422
     yield "16-bit PGM", grey16("PPM"), 422
     yield "16-bit colour PNG", png(4, 4, depth=16, rows=bytes(4 * (1 + 4 * 6))), 422
-    yield "floating-point TIFF", encoded(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"), 422
+    yield "floating-point TIFF", encode(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"), 422
     texts = ("hello", "<html><script>alert(1)</script></html>", "<svg xmlns='http://www.w3.org/2000/svg'/>", "%PDF-1.7",
              "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "PK\x03\x04", "#!/bin/sh\n", "{}",
              "../../etc/passwd")  # fmt: skip
@@ -115,7 +115,7 @@ def damaged() -> Iterator[tuple[str, bytes, int]]:
 TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp", "GIF": "image/gif", "BMP": "image/bmp"}
 
 
-def mislabelled() -> Iterator[tuple[str, str, bytes]]:
+def mislabelled_uploads() -> Iterator[tuple[str, str, bytes]]:
     """(what is wrong, Content-Type, bytes)."""
     for kind in TYPES:
         for other, label in {**TYPES, "SVG": "image/svg+xml", "HEIC": "image/heic"}.items():
@@ -123,21 +123,21 @@ def mislabelled() -> Iterator[tuple[str, str, bytes]]:
                 yield f"{kind} as {label}", label, picture(2, kind=kind)
 
 
-def test_two_hundred_malformed_uploads(client: TestClient, untouched: None) -> None:
-    json_response = 0
-    for what, content, status in damaged():
-        json_response += 1
-        path = ("/api/explain", "/api/predict", "/api/matrix", "/api/verdict", "/api/figure")[json_response % 5]
+def test_two_hundred_malformed_uploads(client: TestClient, model_did_not_run: None) -> None:
+    count = 0
+    for what, content, status in damaged_uploads():
+        count += 1
+        path = ("/api/explain", "/api/predict", "/api/matrix", "/api/verdict", "/api/figure")[count % 5]
         response = client.post(path, content=content)
         assert 400 <= response.status_code < 500, (what, response.status_code, response.text)
         assert not status or response.status_code == status, (what, response.status_code, response.text)
         _is_a_sentence(response, what)
-    for what, label, content in mislabelled():
-        json_response += 1
+    for what, label, content in mislabelled_uploads():
+        count += 1
         response = client.post("/api/explain", content=content, headers={"Content-Type": label})
         assert response.status_code == 415, (what, response.text)
         _is_a_sentence(response, what)
-    assert json_response >= 200
+    assert count >= 200
 
 
 def _is_a_sentence(response, what: str) -> None:  # type: ignore[no-untyped-def]
@@ -147,39 +147,41 @@ def _is_a_sentence(response, what: str) -> None:  # type: ignore[no-untyped-def]
     assert "/" not in body["error"].replace("image/", "").replace("/api", "")  # no path of the machine
 
 
-def test_too_much_is_refused_before_it_is_read(client: TestClient, untouched: None) -> None:
-    taken = 0
+def test_too_much_is_refused_before_it_is_read(client: TestClient, model_did_not_run: None) -> None:
+    bytes_read = 0
 
     def endless() -> Iterator[bytes]:
-        nonlocal taken
-        while taken < 100_000_000:
-            taken += 65_536
+        nonlocal bytes_read
+        while bytes_read < 100_000_000:
+            bytes_read += 65_536
             yield bytes(65_536)
 
     response = client.post("/api/predict", content=endless())  # chunked: no length is said
     assert response.status_code == 413
-    said = client.post("/api/predict", content=b"x", headers={"Content-Length": "300001"})
-    assert said.status_code == 413
+    response_to_length = client.post("/api/predict", content=b"x", headers={"Content-Length": "300001"})
+    assert response_to_length.status_code == 413
 
 
 def test_a_labelled_picture_gets_through(client: TestClient) -> None:
     for kind, label in TYPES.items():
-        for said in (label, "application/octet-stream", ""):
-            response = client.post("/api/predict", content=picture(2, kind=kind), headers={"Content-Type": said})
-            assert response.status_code == 200, (kind, said, response.text)
+        for content_type in (label, "application/octet-stream", ""):
+            response = client.post(
+                "/api/predict", content=picture(2, kind=kind), headers={"Content-Type": content_type}
+            )
+            assert response.status_code == 200, (kind, content_type, response.text)
 
 
 def test_turned_by_exif_and_nothing_of_it_comes_back(client: TestClient) -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a secret place"
     photo = Image.open(io.BytesIO(picture(4, (60, 40))))
-    turned = encoded(photo, "PNG", exif=exif)
-    upright = encoded(photo.transpose(Image.Transpose.ROTATE_270), "PNG")
-    one, other = (client.post("/api/explain", content=each) for each in (turned, upright))
+    rotated = encode(photo, "PNG", exif=exif)
+    upright = encode(photo.transpose(Image.Transpose.ROTATE_270), "PNG")
+    one, other = (client.post("/api/explain", content=each) for each in (rotated, upright))
     assert one.json()["size"] == other.json()["size"] == [40, 60]
     assert one.json()["map"] == other.json()["map"]
-    figure = client.post("/api/figure", content=turned)
-    assert b"a secret place" in turned
+    figure = client.post("/api/figure", content=rotated)
+    assert b"a secret place" in rotated
     assert b"a secret place" not in figure.content + one.content
 
 
@@ -201,37 +203,37 @@ NAMES = ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localho
          "2130706433", "127.0.0.1, evil.example", "[fe80::1]:8000")  # fmt: skip
 
 
-def params(client: TestClient, path: str, headers: dict[str, str]):  # type: ignore[no-untyped-def]
+def send(client: TestClient, path: str, headers: dict[str, str]):  # type: ignore[no-untyped-def]
     method = "POST" if path in ("/api/predict", "/api/explain") else "GET"
     raw = {name: value.encode("latin-1") for name, value in headers.items()}
     return client.request(method, path, content=GOOD if method == "POST" else None, headers=raw)
 
 
-def test_other_pages_do_not_get_through(client: TestClient, untouched: None) -> None:
+def test_other_pages_do_not_get_through(client: TestClient, model_did_not_run: None) -> None:
     for path in PATHS:
         for origin in ORIGINS:
-            response = params(client, path, {"Origin": origin})
+            response = send(client, path, {"Origin": origin})
             assert response.status_code == 403, (path, origin)
         for site in ("cross-site", "same-site", "cross-origin", "nonsense"):
-            response = params(client, path, {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"})
+            response = send(client, path, {"Sec-Fetch-Site": site, "Sec-Fetch-Mode": "no-cors"})
             assert response.status_code == 403, (path, site)
-        framed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}
-        assert params(client, path, framed).status_code == 403
+        frame = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "iframe"}
+        assert send(client, path, frame).status_code == 403
 
 
-def test_other_names_do_not_get_through(client: TestClient, untouched: None) -> None:
+def test_other_names_do_not_get_through(client: TestClient, model_did_not_run: None) -> None:
     for path in PATHS:
         for name in NAMES:
-            assert params(client, path, {"Host": name}).status_code == 403, (path, name)
+            assert send(client, path, {"Host": name}).status_code == 403, (path, name)
 
 
 def test_its_own_page_and_a_link_to_it_get_through(client: TestClient) -> None:
     for host in ("127.0.0.1:8000", "localhost:8000", "[::1]:8000", "LOCALHOST:8000", "127.0.0.1"):
         for site in ({}, {"Origin": f"http://{host}"}, {"Sec-Fetch-Site": "same-origin"}, {"Sec-Fetch-Site": "none"}):
-            assert params(client, "/api/predict", {"Host": host, **site}).status_code == 200, (host, site)
+            assert send(client, "/api/predict", {"Host": host, **site}).status_code == 200, (host, site)
     link = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
-    assert params(client, "/", link).status_code == 200
-    assert params(client, "/api/models", link).status_code == 403
+    assert send(client, "/", link).status_code == 200
+    assert send(client, "/api/models", link).status_code == 403
 
 
 @pytest.mark.parametrize(
@@ -290,11 +292,11 @@ def test_the_token(small_run: Path) -> None:
         assert (visit.status_code, visit.headers["location"]) == (303, "/?layer=3")
         assert "HttpOnly" in visit.headers["set-cookie"] and "SameSite=lax" in visit.headers["set-cookie"]
         assert client.get("/api/models").status_code == 200  # the client has kept the cookie
-        kept = visit.headers["set-cookie"].partition(";")[0]
-        assert "secret" not in kept and "a secret ü".encode().hex() not in kept, "other servers here see cookies"
+        cookie = visit.headers["set-cookie"].partition(";")[0]
+        assert "secret" not in cookie and "a secret ü".encode().hex() not in cookie, "other servers here see cookies"
         for before in ('prefs={"a": 1}', "x=a b", "foo", "vitrine-9000=zz"):  # of other servers on this machine
             client.cookies.clear()
-            assert client.get("/api/models", headers={"Cookie": f"{before}; {kept}"}).status_code == 200, before
+            assert client.get("/api/models", headers={"Cookie": f"{before}; {cookie}"}).status_code == 200, before
         assert client.get("/api/models", headers={"Origin": "https://evil.example"}).status_code == 403
 
 
@@ -313,9 +315,9 @@ def test_every_answer_is_closed_to_scripts_and_frames(client: TestClient) -> Non
 
 
 def test_no_path_reaches_the_file_system(client: TestClient, small_run: Path) -> None:
-    tried = ("../schema.py", "..%2f..%2fschema.py", "%2e%2e/schema.py", "/etc/passwd", "//etc/passwd", "..\\schema.py",
+    paths = ("../schema.py", "..%2f..%2fschema.py", "%2e%2e/schema.py", "/etc/passwd", "//etc/passwd", "..\\schema.py",
              f"{small_run}/model.safetensors", "index.html%00.png", ".", "", "page/../schema.py")  # fmt: skip
-    for name in tried:
+    for name in paths:
         response = client.get(f"/assets/{name}")
         assert response.status_code == 404, (name, response.text[:100])
         for path in (f"/api/thumbnail/0/{name}", f"/api/picture/{name}/v0", f"/api/picture/0/{name}"):

@@ -22,7 +22,7 @@ FLAGS = [
 
 
 @contextmanager
-def browsing() -> Iterator[Any]:
+def open_browser() -> Iterator[Any]:
     """A headless browser; the test skips where there is none."""
     api = pytest.importorskip("playwright.sync_api", reason="Tests of pages want playwright: pip install vitrine[test]")
     if CHROMIUM is None:
@@ -36,11 +36,11 @@ def browsing() -> Iterator[Any]:
 
 
 @contextmanager
-def opened(browser: Any, home: str, *, refusals: bool = False, **options: Any) -> Iterator[Any]:
-    """A page of its own context. At the end: nothing was asked of anyone but ``home``, and the console has no error.
+def open_page(browser: Any, home: str, *, refusals: bool = False, **options: Any) -> Iterator[Any]:
+    """A page of its own context. At its end it is checked that only ``home`` was asked.
 
     Args:
-        browser: of :func:`browsing`.
+        browser: from :func:`open_browser`.
         home: what every address must begin with, a server's or ``file:``.
         refusals: the server refuses something on purpose, which browsers write to the console.
         options: of the context.
@@ -50,18 +50,18 @@ def opened(browser: Any, home: str, *, refusals: bool = False, **options: Any) -
     context.set_default_timeout(15_000)
     page = context.new_page()
     errors: list[str] = []
-    params: list[str] = []
-    page.on("console", lambda said: errors.append(said.text) if said.type in ("error", "warning") else None)
+    requests: list[str] = []
+    page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else None)
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("request", lambda request: params.append(request.url))
-    page.asked = params
+    page.on("request", lambda request: requests.append(request.url))
+    page.requested_urls = requests
     try:
         yield page
     finally:
         context.close()
     errors = [error for error in errors if not (refusals and error.startswith("Failed to load resource"))]
     assert not errors, errors
-    strangers = [url for url in params if not url.startswith((home, "data:", "blob:"))]
+    strangers = [url for url in requests if not url.startswith((home, "data:", "blob:"))]
     assert not strangers, strangers
 
 
@@ -75,6 +75,6 @@ def until(page: Any, expression: str, argument: Any = None) -> None:
     raise AssertionError(f"This did not become true in the page: {expression}")
 
 
-def look(canvas: Any) -> str:
-    """What a canvas shows, to be compared with what it or another one shows."""
+def canvas_data(canvas: Any) -> str:
+    """The image that a canvas shows, as a data URL to compare with others."""
     return canvas.evaluate("canvas => canvas.toDataURL()")

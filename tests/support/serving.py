@@ -29,55 +29,55 @@ HERE = "http://127.0.0.1:8000"
 
 
 def app_state_of(*references: str | Path, **settings: Any) -> AppState:
-    """Opened models with these settings."""
+    """The state of a server of these models, with these settings."""
     return open_app_state([str(each) for each in references], ServeSettings(**settings), precision="fp32")
 
 
 @contextmanager
 def client_of(state: AppState, base_url: str = HERE) -> Iterator[TestClient]:
-    """A client of a server inside this process; what the server raises is answered as it would be."""
+    """A client of a server inside this process; exceptions of the server become answers, as over a socket."""
     with TestClient(make_app(state), base_url=base_url, raise_server_exceptions=False) as client:
         yield client
 
 
-def until(wanted: Callable[[], bool]) -> None:
-    """Wait for something that happens in another thread."""
+def until(condition: Callable[[], bool]) -> None:
+    """Wait until something is true that another thread brings about."""
     for _ in range(2000):
-        if wanted():
+        if condition():
             return
         time.sleep(0.01)
-    raise AssertionError("it did not happen")
+    raise AssertionError("the condition did not become true")
 
 
 @contextmanager
-def served(state: AppState) -> Iterator[str]:
+def run_in_thread(state: AppState) -> Iterator[str]:
     """The address of a server in a thread of this process, over sockets."""
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
         server = uvicorn.Server(server_config(state))
-        thread = threading.Thread(target=server.run, args=([bound],))
+        thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
             while not server.started:
                 assert thread.is_alive(), "the server did not start"
                 time.sleep(0.01)
-            yield f"http://127.0.0.1:{bound.getsockname()[1]}"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join()
 
 
-def picture(seed: int = 0, size: tuple[int, int] = (40, 30), kind: str = "PNG", **how: Any) -> bytes:
+def picture(seed: int = 0, size: tuple[int, int] = (40, 30), kind: str = "PNG", **options: Any) -> bytes:
     """An encoded picture of blurred noise."""
     rng = np.random.default_rng(seed)
     small = Image.fromarray(rng.integers(0, 255, (6, 8, 3), dtype=np.uint8))
-    written = io.BytesIO()
-    small.resize(size, Image.Resampling.BICUBIC).save(written, kind, **how)
-    return written.getvalue()
+    buffer = io.BytesIO()
+    small.resize(size, Image.Resampling.BICUBIC).save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def numbers(array: dict[str, Any]) -> np.ndarray:
-    """An array off the wire."""
+    """The numbers of an ``Array`` in an answer."""
     kind = np.dtype(array["dtype"]).newbyteorder("<")
     return np.frombuffer(base64.b64decode(array["data"]), kind).reshape(array["shape"]).astype(np.float64)
 

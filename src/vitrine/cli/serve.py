@@ -60,7 +60,7 @@ def serve(
         on_open=lambda name: typer.echo(f"Opening {name}", err=True),
     )
     for model in state.models.values():
-        show.notes((*model.served.notes, *model.gallery.notes))
+        show.notes((*model.notes, *model.gallery.notes))
     if not settings.is_private and token is None:
         typer.echo(
             f"Warning: {host} can be reached from other machines, and anyone there can use this server. "

@@ -1,1 +1,1 @@
-"""The explorer: an HTTP server over the workflows, and the page that talks to it. See docs/serving.md."""
+"""The explorer: an HTTP server that shows what models look at, and the page that talks to it. See docs/serving.md."""

@@ -1,4 +1,4 @@
-"""The application: routes, refusals, limits, and the guard in front of them."""
+"""The FastAPI application: its routes, its error answers, and the middleware around them."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from vitrine.serve.state import AppState
 from vitrine.serve.worker import JobCancelled
 from vitrine.version import __version__
 
-_CLIENT_LEFT = 499  # nobody reads it; the name is nginx's
+_CLIENT_CLOSED_REQUEST = 499  # nginx's status for a client that has left; nobody reads it
 
 
 def make_app(state: AppState) -> ASGIApp:
-    """Everything that is served, guarded."""
+    """The whole server as an ASGI application."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -49,72 +49,74 @@ def make_app(state: AppState) -> ASGIApp:
     app.state.app_state = state
     for routes in (page, explain, caption, figures, gallery):
         app.include_router(routes.router)
-    app.add_exception_handler(ApiError, _refused)
-    app.add_exception_handler(VitrineError, _cannot)
-    app.add_exception_handler(RequestValidationError, _wrong_value)
-    app.add_exception_handler(HTTPException, _no_route)
-    app.add_exception_handler(JobCancelled, _left)
-    app.add_exception_handler(Exception, _failed)
-    return SecurityMiddleware(_Counted(app, state.metrics.answered), state.settings.host, state.settings.token)
+    app.add_exception_handler(ApiError, _answer_api_error)
+    app.add_exception_handler(VitrineError, _answer_vitrine_error)
+    app.add_exception_handler(RequestValidationError, _answer_invalid_value)
+    app.add_exception_handler(HTTPException, _answer_http_error)
+    app.add_exception_handler(JobCancelled, _answer_cancelled)
+    app.add_exception_handler(Exception, _answer_server_error)
+    return SecurityMiddleware(
+        _RequestCounter(app, state.metrics.record_request), state.settings.host, state.settings.token
+    )
 
 
-class _Counted:
-    """Tells how long each request took and how it was answered."""
+class _RequestCounter:
+    """Middleware that reports the route, status and seconds of each request."""
 
-    def __init__(self, app: ASGIApp, answered: Callable[[str, int, float], None]) -> None:
-        self._app, self._answered = app, answered
+    def __init__(self, app: ASGIApp, on_answer: Callable[[str, int, float], None]) -> None:
+        self._app, self._on_answer = app, on_answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        began, status = time.monotonic(), 500
+        started_at, status = time.monotonic(), 500
 
-        async def watched(message: Message) -> None:
+        async def send_and_note_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
             await send(message)
 
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, send_and_note_status)
         finally:
             route = scope.get("route")
-            self._answered(getattr(route, "path", "none"), status, time.monotonic() - began)
+            self._on_answer(getattr(route, "path", "none"), status, time.monotonic() - started_at)
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _answer_api_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
     return error.response()
 
 
-async def _cannot(_: Request, error: Exception) -> Response:
-    """A model or a picture cannot give what was asked of it."""
+async def _answer_vitrine_error(_: Request, error: Exception) -> Response:
+    """An error that a person can cause: the model or picture cannot give this answer."""
     return ApiError(422, " ".join(str(error).split()), "cannot").response()
 
 
-async def _wrong_value(_: Request, error: Exception) -> Response:
+async def _answer_invalid_value(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first.get("loc", ())[1:]) or "the request"
-    return ApiError(422, f"{place[:60]} cannot be used: {first.get('msg', 'it has another form')}.", "value").response()
+    name = ".".join(str(part) for part in first.get("loc", ())[1:]) or "the request"
+    return ApiError(422, f"{name[:60]} cannot be used: {first.get('msg', 'it has another form')}.", "value").response()
 
 
-async def _no_route(_: Request, error: Exception) -> Response:
+async def _answer_http_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     sentences = {404: "There is nothing at this address: see /api.", 405: "This address has other methods: see /api."}
-    refusal = ApiError(error.status_code, sentences.get(error.status_code, str(error.detail)), "address").response()
+    response = ApiError(error.status_code, sentences.get(error.status_code, str(error.detail)), "address").response()
     for name, value in (error.headers or {}).items():
-        refusal.headers[name] = value
-    return refusal
+        response.headers[name] = value
+    return response
 
 
-async def _left(_: Request, __: Exception) -> Response:
-    return Response(status_code=_CLIENT_LEFT)
+async def _answer_cancelled(_: Request, __: Exception) -> Response:
+    return Response(status_code=_CLIENT_CLOSED_REQUEST)
 
 
-async def _failed(_: Request, __: Exception) -> Response:
-    """A mistake of the server's own; uvicorn writes it down with its traceback."""
+async def _answer_server_error(_: Request, __: Exception) -> Response:
+    """A mistake of the server's own; uvicorn logs it with its traceback."""
     return ApiError(
         500, "The server made a mistake; what it was stands where the server was started.", "failed"
     ).response()

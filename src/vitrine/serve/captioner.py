@@ -1,4 +1,4 @@
-"""A captioner that is served: opened once, pictures encoded once, captions told word by word.
+"""A captioner that is served: loaded once, pictures encoded once, captions sent word by word as they are decoded.
 
 Axes: C channels, H, W pixels of the captioner's input.
 """
@@ -24,236 +24,226 @@ from vitrine.models.captioner.inference import has_bf16_image_encoder
 from vitrine.models.captioner.model import EncoderOutput
 from vitrine.models.precision import autocast
 from vitrine.plotting.colormap import Scale, shared_scale
-from vitrine.serve.errors import ApiError
+from vitrine.serve.galleries import NO_PICTURES, Gallery
+from vitrine.serve.model import Encoding, ServedModel
 from vitrine.serve.schema import Alternative, Array, BeamCaption, CaptionResult, ScaleInfo, WordInfo
 from vitrine.serve.worker import Job
 
-Say = Callable[[WordInfo], None]
+OnWord = Callable[[WordInfo], None]
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedCaption:
+class CaptionerEncoding(Encoding):
     """One picture as one captioner saw it.
 
     Attributes:
-        sha256: of the file.
-        placement: of the grid on the photograph.
-        encoder_output: what words are decoded from.
+        encoder_output: the encoder's output, from which captions are decoded.
     """
 
-    sha256: str
-    placement: Placement
     encoder_output: EncoderOutput
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the encoding."""
-        return _bytes(self.encoder_output.features)
-
-    @property
-    def size(self) -> list[int]:
-        """Width and height of the photograph."""
-        return [self.placement.geometry.width, self.placement.geometry.height]
-
-    @property
-    def box(self) -> list[float]:
-        """Left, top, width and height of the grid on the photograph, in its pixels."""
-        left, top, right, bottom = self.placement.geometry.box
-        return [left, top, right - left, bottom - top]
+        """Bytes of the encoder's output."""
+        return _count_bytes(self.encoder_output.features)
 
 
-class ServedCaptioner:
-    """One captioner. ``encode`` and ``caption`` run it: call them in the worker's thread alone.
+class ServedCaptioner(ServedModel[CaptionerEncoding]):
+    """One captioner. ``encode``, ``decode`` and ``caption`` run it: call them in the worker's thread only.
 
     Attributes:
-        id: in addresses.
-        reference: as it was given.
-        opened: the captioner.
-        precision: that its pictures are encoded in.
-        flags: options of a command that say which captioner it is, beside the reference.
+        model: the captioner.
+        flags: options that a command needs beside the reference to load this captioner.
     """
 
     kind: Literal["captioner"] = "captioner"
 
     def __init__(
-        self, number: str, reference: str, opened: Captioner, precision: str, flags: Sequence[str] = ()
+        self,
+        model_id: str,
+        reference: str,
+        model: Captioner,
+        precision: str,
+        flags: Sequence[str] = (),
+        gallery: Gallery = NO_PICTURES,
     ) -> None:
-        self.id, self.reference, self.opened = number, reference, opened
-        self.precision, self.flags = precision, tuple(flags)
-        self.notes = list(opened.notes)
+        super().__init__(model_id, reference, precision, gallery)
+        self.model, self.flags = model, tuple(flags)
+        self.notes = list(model.notes)
 
     @property
     def weights_sha256(self) -> str | None:
-        """Of the weights file."""
-        return self.opened.weights.sha256
+        """sha256 of the weights file."""
+        return self.model.weights.sha256
 
     def prepare(self, photo: Image.Image) -> torch.Tensor:
-        """What the captioner sees of a photograph: float32 (C, H, W). For any thread."""
-        pixels_CHW: torch.Tensor = self.opened.transform(photo)
+        """A photograph as the captioner's input: float32 (C, H, W). May run in any thread."""
+        pixels_CHW: torch.Tensor = self.model.transform(photo)
         return pixels_CHW
 
-    def encode(self, sha256: str, size: tuple[int, int], prepared_CHW: torch.Tensor) -> EncodedCaption:
-        """Run the image side once."""
-        with torch.inference_mode(), self._rounded():
-            encoder_output = self.opened.module.encode([prepared_CHW.to(self.opened.device)])
-        geometry: Any = self.opened.transform.geometry(*size)  # the kinds of transform have a box in common
-        return EncodedCaption(sha256, Placement(geometry, *encoder_output.grids[0]), encoder_output)
+    def encode(self, sha256: str, size: tuple[int, int], input_CHW: torch.Tensor) -> CaptionerEncoding:
+        """Run the image encoder once; see :meth:`vitrine.serve.model.ServedModel.encode`."""
+        with torch.inference_mode(), self._autocast():
+            encoder_output = self.model.module.encode([input_CHW.to(self.model.device)])
+        geometry: Any = self.model.transform.geometry(*size)  # the kinds of transform have a box in common
+        return CaptionerEncoding(sha256, Placement(geometry, *encoder_output.grids[0]), encoder_output)
 
     def settings(self, beams: int, kind: str = "png") -> CaptionSettings:
-        """Of a decoding."""
+        """The settings of ``vitrine caption`` that give the same caption."""
         return CaptionSettings(beams=beams, precision=self.precision, kind=kind)
 
-    def decoded(self, encoded: EncodedCaption, beams: int, prefix: Sequence[int], job: Job) -> DecodedCaption:
-        """A caption without telling its words."""
-        steps = self._steps(encoded, beams, prefix, job)
-        *_, last = steps
+    def decode(self, encoding: CaptionerEncoding, beams: int, prefix: Sequence[int], job: Job) -> DecodedCaption:
+        """Decode one caption; the arguments and errors are those of :meth:`caption`."""
+        *_, last = self._decode_steps(encoding, beams, prefix, job)
         return last.step.captions[0]
 
     def caption(
-        self, encoded: EncodedCaption, beams: int, prefix: Sequence[int], name: str, job: Job, say: Say
+        self, encoding: CaptionerEncoding, beams: int, prefix: Sequence[int], name: str, job: Job, on_word: OnWord
     ) -> CaptionResult:
-        """Decode one caption and tell each word as soon as nothing can be added to it.
+        """Decode one caption and pass on each word as soon as it is complete.
 
         Args:
-            encoded: the picture.
-            beams: 1 is greedy; with more, words are told at the end, when it is known which caption leads.
-            prefix: ids of word pieces that the caption begins with; for one beam.
+            encoding: of the picture.
+            beams: 1 is greedy; with more, all words come at the end, when it is known which caption is best.
+            prefix: ids of the tokens that the caption begins with; for one beam only.
             name: of the picture, for the command.
-            job: looked at before each piece.
-            say: told of each word.
+            job: the job that asks; cancelling it stops the decoding before the next token.
+            on_word: called with each complete word.
 
         Raises:
-            ModelError: the beginning cannot be continued.
-            JobCancelled: nobody waits.
+            ModelError: the prefix cannot be continued.
+            JobCancelled: the job was cancelled.
         """
-        teller = _Teller(self.opened, encoded, say)
+        stream = _WordStream(self.model, encoding, on_word)
         last: PrefixStep | None = None
-        for last in self._steps(encoded, beams, prefix, job):
-            teller.more(last.candidates, last.step.captions[0] if beams == 1 else None)
+        for last in self._decode_steps(encoding, beams, prefix, job):
+            stream.add_token(last.candidates, last.step.captions[0] if beams == 1 else None)
         assert last is not None
         caption = last.step.captions[0]
-        words = teller.end(caption)
-        ranked = last.step.hypotheses[0] if last.step.hypotheses else last.step.best
+        words = stream.finish(caption)
+        beam_nodes = last.step.hypotheses[0] if last.step.hypotheses else last.step.best
         scale = Scale("uniform", shared_scale([word.map_RC for word in words]) if words else 2.0)
         checks = check_words(words)
         return CaptionResult(
-            caption=self.opened.vocabulary.decode(caption.ids),
+            caption=self.model.vocabulary.decode(caption.ids),
             log_probability=caption.log_probability,
             finished=caption.has_end,
             words=[
-                told.model_copy(update={"looked": check.is_localized, "check": check.sentence})
-                for told, check in zip(teller.told, checks, strict=True)
+                info.model_copy(update={"looked": check.is_localized, "check": check.sentence})
+                for info, check in zip(stream.words, checks, strict=True)
             ],
-            beams=[self._beam(node.to_caption(caption.grid, caption.padded_grid)) for node in ranked],
-            picture=encoded.sha256,
-            size=encoded.size,
+            beams=[self._beam(node.to_caption(caption.grid, caption.padded_grid)) for node in beam_nodes],
+            picture=encoding.sha256,
+            size=encoding.size,
             scale=ScaleInfo(kind="uniform", high=scale.high, label=scale.name),
-            described=self.described,
+            described=self.map_description,
             command=None if prefix else self.command(name, beams),
         )
 
     def _beam(self, caption: DecodedCaption) -> BeamCaption:
-        text = self.opened.vocabulary.decode(caption.ids)
+        text = self.model.vocabulary.decode(caption.ids)
         return BeamCaption(caption=text, log_probability=caption.log_probability, score=caption.score())
 
     @property
-    def described(self) -> str:
-        """What word maps are."""
-        return f"{self.opened.attention} of the query that predicted each word, last decoder layer, mean of heads"
+    def map_description(self) -> str:
+        """What the words' maps are, in words for a person."""
+        return f"{self.model.attention} of the query that predicted each word, last decoder layer, mean of heads"
 
     def command(self, name: str, beams: int) -> str:
-        """The command line that captions the picture; a beginning is none of its options."""
+        """The command line that captions the picture; it has no option for a prefix."""
         words = ["vitrine", "caption", self.reference, name, "-o", "captions", *self.flags]
         return shlex.join([*words, *self.settings(beams).flags()])
 
-    def _steps(self, encoded: EncodedCaption, beams: int, prefix: Sequence[int], job: Job) -> Iterator[PrefixStep]:
-        if beams > 1 and prefix:
-            raise ApiError(422, "A caption is continued by the likeliest words: leave beams out.")
-        module, encoder_output = self.opened.module, encoded.encoder_output
+    def _decode_steps(
+        self, encoding: CaptionerEncoding, beams: int, prefix: Sequence[int], job: Job
+    ) -> Iterator[PrefixStep]:
+        assert beams == 1 or not prefix
+        module, encoder_output = self.model.module, encoding.encoder_output
         steps: Iterator[Any] = (
             continue_prefix(module, encoder_output, prefix)
             if beams == 1
             else beam_search(module, encoder_output, beams)
         )
         while True:
-            with torch.inference_mode(), self._rounded():
+            with torch.inference_mode(), self._autocast():
                 step = next(steps, None)
             if step is None:
                 return
             job.raise_if_cancelled()
             yield step if isinstance(step, PrefixStep) else PrefixStep(step, ())
 
-    def _rounded(self) -> Any:
-        rounded = has_bf16_image_encoder(self.opened.module)
-        return autocast(self.opened.device, "fp32" if rounded else self.precision)
+    def _autocast(self) -> Any:
+        has_bf16_weights = has_bf16_image_encoder(self.model.module)
+        return autocast(self.model.device, "fp32" if has_bf16_weights else self.precision)
 
 
-class _Teller:
-    """Finds out which words are whole, and tells each of them once."""
+class _WordStream:
+    """Collects tokens, and passes on each word once no further token can belong to it."""
 
-    def __init__(self, opened: Captioner, encoded: EncodedCaption, say: Say) -> None:
-        self._opened, self._encoded, self._say = opened, encoded, say
+    def __init__(self, model: Captioner, encoding: CaptionerEncoding, on_word: OnWord) -> None:
+        self._model, self._encoding, self._on_word = model, encoding, on_word
         self._candidates: list[tuple[Candidate, ...]] = []
-        self.told: list[WordInfo] = []
+        self.words: list[WordInfo] = []
 
-    def more(self, candidates: tuple[Candidate, ...], caption: DecodedCaption | None) -> None:
-        """One more piece; None where it is not known yet which caption it is of."""
+    def add_token(self, candidates: tuple[Candidate, ...], caption: DecodedCaption | None) -> None:
+        """Add the next token with its candidates; ``caption`` is None while several beams compete for it."""
         self._candidates.append(candidates)
-        # What comes next may still belong to the last word, and to no earlier one.
-        if caption is not None and len(group_tokens(caption.ids, self._opened.vocabulary)) > len(self.told) + 1:
-            self._tell(caption, whole=False)
+        # The next token may still belong to the last word, but to no earlier one.
+        if caption is not None and len(group_tokens(caption.ids, self._model.vocabulary)) > len(self.words) + 1:
+            self._pass_on(caption, is_complete=False)
 
-    def end(self, caption: DecodedCaption) -> tuple[CaptionWord, ...]:
-        """All words, the last ones told."""
-        return self._tell(caption, whole=True)
+    def finish(self, caption: DecodedCaption) -> tuple[CaptionWord, ...]:
+        """Pass on the remaining words; returns all words of the caption."""
+        return self._pass_on(caption, is_complete=True)
 
-    def _tell(self, caption: DecodedCaption, whole: bool) -> tuple[CaptionWord, ...]:
-        vocabulary = self._opened.vocabulary
-        words, places = caption_words(caption, vocabulary), group_tokens(caption.ids, vocabulary)
-        for index in range(len(self.told), len(words) if whole else len(words) - 1):
-            word, first = words[index], places[index][0]
-            told = WordInfo(
+    def _pass_on(self, caption: DecodedCaption, is_complete: bool) -> tuple[CaptionWord, ...]:
+        vocabulary = self._model.vocabulary
+        words, token_places = caption_words(caption, vocabulary), group_tokens(caption.ids, vocabulary)
+        for index in range(len(self.words), len(words) if is_complete else len(words) - 1):
+            word, places = words[index], token_places[index]
+            info = WordInfo(
                 index=index,
                 text=word.text,
                 probability=word.probability,
                 map=Array.of(word.map_RC),
                 grid=list(word.map_RC.shape),
-                box=self._encoded.box,
-                pieces=list(caption.ids[: places[index][-1] + 1]),
-                alternatives=self._alternatives(caption.ids, first),
+                box=self._encoding.box,
+                pieces=list(caption.ids[: places[-1] + 1]),
+                alternatives=self._alternatives(caption.ids, places[0]),
                 looked=None,
                 check=None,
             )
-            self.told.append(told)
-            self._say(told)
+            self.words.append(info)
+            self._on_word(info)
         return words
 
     def _alternatives(self, ids: Sequence[int], place: int) -> list[Alternative]:
-        """What else might have come in place of a word's first piece, and what the caption would be continued from."""
-        module = self._opened.module
-        frame = (module.start, module.end, module.pad, ids[place])
+        """Other likely tokens in place of a word's first one, each with the prefix of a caption that goes on from it."""
+        module = self._model.module
+        left_out = (module.start, module.end, module.pad, ids[place])
         return [
             Alternative(
-                pieces=[*ids[:place], each.id],
-                text=self._piece(each.id),
-                probability=each.probability,
+                pieces=[*ids[:place], candidate.id],
+                text=self._token_text(candidate.id),
+                probability=candidate.probability,
             )
-            for each in self._candidates[place]
-            if each.id not in frame
+            for candidate in self._candidates[place]
+            if candidate.id not in left_out
         ]
 
-    def _piece(self, number: int) -> str:
-        """A piece for a person; what is written onto the word before it has an ellipsis in front."""
-        vocabulary = self._opened.vocabulary
-        text = vocabulary.decode([number]) or vocabulary.token(number)
-        return f"…{text.removeprefix('##')}" if vocabulary.is_continuation(number) else text
+    def _token_text(self, token_id: int) -> str:
+        """A token for a person; one that continues the word before it has an ellipsis in front."""
+        vocabulary = self._model.vocabulary
+        text = vocabulary.decode([token_id]) or vocabulary.token(token_id)
+        return f"…{text.removeprefix('##')}" if vocabulary.is_continuation(token_id) else text
 
 
-def _bytes(features: Any) -> int:
+def _count_bytes(features: Any) -> int:
+    """Bytes of all tensors in nested containers and objects."""
     if isinstance(features, torch.Tensor):
         return features.untyped_storage().nbytes()
     if isinstance(features, dict):
-        return sum(map(_bytes, features.values()))
+        return sum(map(_count_bytes, features.values()))
     if isinstance(features, list | tuple):
-        return sum(map(_bytes, features))
-    return sum(map(_bytes, vars(features).values())) if hasattr(features, "__dict__") else 64
+        return sum(map(_count_bytes, features))
+    return sum(map(_count_bytes, vars(features).values())) if hasattr(features, "__dict__") else 64

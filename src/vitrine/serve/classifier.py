@@ -1,4 +1,4 @@
-"""A classifier that is served: opened once, pictures encoded once, every view from what is held.
+"""A classifier that is served: loaded once, every picture encoded once, every view made from the cached encoding.
 
 Axes: B pictures, C channels or classes, H, W pixels of the model's input.
 """
@@ -27,172 +27,168 @@ from vitrine.errors import ModelError
 from vitrine.explain.explainer import Explainer
 from vitrine.models.precision import autocast
 from vitrine.runs.environment import model_notes
+from vitrine.serve.galleries import NO_PICTURES, Gallery
+from vitrine.serve.model import Encoding, ServedModel
 from vitrine.serve.worker import Job
 
-MAX_VIEWS_CACHED = 64
-"""Maps, and checks, of one picture at most: a model of a thousand classes has thousands that can be asked for."""
+Floats = npt.NDArray[np.float32]
+
+MAX_VIEWS = 64
+"""Maps, and checks, cached for one picture: a model of a thousand classes has thousands that a person can ask for."""
+
+_FROM_ATTENTION = ("attention", "rollout", "relevance")
 
 
-def cache_view(kept: dict[Any, Any], key: Any, value: Any) -> Any:
-    """Keep something as the latest of at most :data:`KEPT`, and give it back."""
-    kept[key] = value
-    for old in list(kept)[:-MAX_VIEWS_CACHED]:
-        kept.pop(old, None)
+def cache_view(cache: dict[Any, Any], key: Any, value: Any) -> Any:
+    """Put a value into a dictionary as its newest of at most :data:`MAX_VIEWS`, and return it."""
+    cache[key] = value
+    for old_key in list(cache)[:-MAX_VIEWS]:
+        cache.pop(old_key, None)
     return value
 
 
 @dataclass(frozen=True, eq=False)
-class EncodedPicture:
+class ClassifierEncoding(Encoding):
     """One picture as one classifier saw it.
 
     Attributes:
-        sha256: of the file.
-        placement: of the grid on the photograph.
-        square_CHW: uint8, what the model sees, for methods that run it again.
-        probabilities_C: float32.
-        attention: of every layer; None where the model has none that can be shown.
-        maps: of methods that run the model again, by method and class; the latest :data:`KEPT`, see :func:`keep`.
-        checked: what checks found, by method, layer, heads, query and class; likewise.
+        input_CHW: uint8 pixels that the model sees, for methods that run it again.
+        probabilities_C: of the classes, float32.
+        attention: of every layer; None for a model whose attention cannot be shown.
+        maps: of methods that run the model again, by method and class; the newest :data:`MAX_VIEWS`.
+        checks: results of checking maps, by method, layer, heads, query and class; the newest :data:`MAX_VIEWS`.
     """
 
-    sha256: str
-    placement: Placement
-    square_CHW: torch.Tensor
-    probabilities_C: npt.NDArray[np.float32]
+    input_CHW: torch.Tensor
+    probabilities_C: Floats
     attention: AttentionCache | None
     maps: dict[tuple[str, int], BatchMaps] = field(default_factory=dict)
-    checked: dict[Any, Any] = field(default_factory=dict)
+    checks: dict[Any, Any] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
-        """Bytes, about, once as many maps and checks are kept as may be."""
+        """Bytes, about, with as many maps and checks as may be cached."""
         attention = 0 if self.attention is None else self.attention.nbytes
-        maps = 2 * MAX_VIEWS_CACHED * 4 * self.placement.rows * self.placement.columns
-        return attention + maps + self.square_CHW.nbytes + self.probabilities_C.nbytes
-
-    @property
-    def size(self) -> list[int]:
-        """Width and height of the photograph."""
-        return [self.placement.geometry.width, self.placement.geometry.height]
-
-    @property
-    def box(self) -> list[float]:
-        """Left, top, width and height of the grid on the photograph, in its pixels."""
-        left, top, right, bottom = self.placement.geometry.box
-        return [left, top, right - left, bottom - top]
+        maps = 2 * MAX_VIEWS * 4 * self.placement.rows * self.placement.columns
+        return attention + maps + self.input_CHW.nbytes + self.probabilities_C.nbytes
 
 
-Floats = npt.NDArray[np.float32]
-
-_OF_ATTENTION = ("attention", "rollout", "relevance")
-
-
-class ServedClassifier:
-    """One classifier. ``predict``, ``encode``, ``class_map`` run the model: call them in the worker's thread alone.
+class ServedClassifier(ServedModel[ClassifierEncoding]):
+    """One classifier. ``predict``, ``encode`` and ``class_map`` run it: call them in the worker's thread only.
 
     Attributes:
-        id: in addresses.
-        reference: as it was given.
-        opened: the model.
-        architecture: the timm name, where the reference is a weights file.
-        methods: those that it can be explained by.
+        model: the classifier.
+        architecture: timm name, for a reference that is a weights file.
+        methods: names of the methods that can explain the model.
+        heads: attention heads a layer; 0 for a model whose attention cannot be shown.
     """
 
     kind: Literal["classifier"] = "classifier"
 
-    def __init__(self, number: str, reference: str, opened: Classifier, architecture: str | None = None) -> None:
-        self.id, self.reference, self.opened, self.architecture = number, reference, opened, architecture
-        self.transform: EvalTransform = eval_transform(opened.spec)
-        self.explainer = Explainer(opened, Method())
-        self.notes = list(model_notes(opened.loaded))
+    def __init__(
+        self,
+        model_id: str,
+        reference: str,
+        model: Classifier,
+        architecture: str | None = None,
+        gallery: Gallery = NO_PICTURES,
+    ) -> None:
+        super().__init__(model_id, reference, model.precision, gallery)
+        self.model, self.architecture = model, architecture
+        self.transform: EvalTransform = eval_transform(model.spec)
+        self.explainer = Explainer(model, Method())
+        self.notes = list(model_notes(model.loaded))
         self.methods: tuple[str, ...] = METHODS
-        side = opened.spec.size
+        side = model.spec.size
         try:
-            _, held = self._hold(torch.zeros(1, 3, side, side, device=opened.device))
-            self.heads = held.heads(0)
+            _, attention = self._run_with_attention(torch.zeros(1, 3, side, side, device=model.device))
+            self.heads = attention.heads(0)
         except ModelError as error:
             self.heads = 0
-            self.methods = tuple(name for name in METHODS if name not in _OF_ATTENTION)
+            self.methods = tuple(name for name in METHODS if name not in _FROM_ATTENTION)
             self.notes.append(" ".join(str(error).split()))
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Class names in the order of the outputs."""
-        return self.opened.labels
+        return self.model.labels
 
     @property
     def layout(self) -> TokenLayout:
-        """Of its tokens."""
+        """How the model's tokens are laid out: prefix tokens, rows and columns of patches."""
         return self.explainer.layout
-
-    @property
-    def precision(self) -> str:
-        """That it runs in."""
-        return self.opened.precision
 
     @cached_property
     def weights_sha256(self) -> str | None:
-        """Of the weights file; None for random ones."""
-        weights = self.opened.loaded.weights
+        """sha256 of the weights file; None for random weights."""
+        weights = self.model.loaded.weights
         return None if weights is None else weights.sha256
 
     @property
     def queries(self) -> tuple[str, ...]:
-        """Tokens other than patches whose attention can be asked for."""
+        """Names of the tokens other than patches whose attention can be shown: class, pool."""
         has = {"class": self.layout.has_class, "pool": self.layout.readout == "pool"}
-        return tuple(name for name, there in has.items() if there)
+        return tuple(name for name, exists in has.items() if exists)
 
     def prepare(self, photo: Image.Image) -> torch.Tensor:
-        """What the model sees of a photograph: uint8 (C, H, W). For any thread."""
+        """A photograph as the model's input: uint8 (C, H, W). May run in any thread."""
         return torch.from_numpy(self.transform(photo)).permute(2, 0, 1).contiguous()
 
-    def predict(self, squares: Sequence[torch.Tensor]) -> list[Floats]:
-        """Probabilities of pictures that go through the model together: float32 (C,) each."""
-        probabilities_BC = self.explainer.probability(self.explainer.pixels(torch.stack(list(squares))))
+    def predict(self, inputs: Sequence[torch.Tensor]) -> list[Floats]:
+        """Class probabilities of several pictures in one batch: float32 (C,) each."""
+        probabilities_BC = self.explainer.probability(self.explainer.pixels(torch.stack(list(inputs))))
         return list(probabilities_BC.cpu().numpy())
 
-    def encode(self, sha256: str, size: tuple[int, int], square_CHW: torch.Tensor) -> EncodedPicture:
-        """Run the model once and keep what every view is made of.
-
-        Args:
-            sha256: of the picture's file.
-            size: width and height of the photograph.
-            square_CHW: of the photograph, from :meth:`prepare`.
-        """
-        pixels_BCHW = self.explainer.pixels(square_CHW[None])
+    def encode(self, sha256: str, size: tuple[int, int], input_CHW: torch.Tensor) -> ClassifierEncoding:
+        """Run the model once; see :meth:`vitrine.serve.model.ServedModel.encode`."""
+        pixels_BCHW = self.explainer.pixels(input_CHW[None])
         attention: AttentionCache | None = None
         if self.heads:
-            logits_BC, attention = self._hold(pixels_BCHW)
+            logits_BC, attention = self._run_with_attention(pixels_BCHW)
             probabilities_BC = logits_BC.float().softmax(-1)
         else:
             probabilities_BC = self.explainer.probability(pixels_BCHW)
         placement = Placement(self.transform.geometry(*size), self.layout.rows, self.layout.columns)
-        return EncodedPicture(sha256, placement, square_CHW, probabilities_BC[0].cpu().numpy(), attention)
+        return ClassifierEncoding(sha256, placement, input_CHW, probabilities_BC[0].cpu().numpy(), attention)
 
-    def class_map(self, encoded: EncodedPicture, name: str, target: int, job: Job) -> BatchMaps:
-        """The map of a method that runs the model, kept once it is made."""
-        result = encoded.maps.get((name, target))
-        if result is None:
-            explainer = Explainer(self.opened, Method(name))
-            pixels_BCHW = explainer.pixels(encoded.square_CHW[None])
-            with self.interrupted_by(job):
-                result = explainer.maps(pixels_BCHW, torch.tensor([target]))
-            cache_view(encoded.maps, (name, target), result)
-        return result
+    def class_map(self, encoding: ClassifierEncoding, method: str, target: int, job: Job) -> BatchMaps:
+        """The map of a class by a method that runs the model; computed once and cached with the encoding.
+
+        Args:
+            encoding: of the picture.
+            method: name of the method.
+            target: index of the class.
+            job: the job that asks; cancelling it stops the model.
+
+        Raises:
+            JobCancelled: the job was cancelled.
+        """
+        maps = encoding.maps.get((method, target))
+        if maps is None:
+            explainer = Explainer(self.model, Method(method))
+            pixels_BCHW = explainer.pixels(encoding.input_CHW[None])
+            with self.stop_when_cancelled(job):
+                maps = explainer.maps(pixels_BCHW, torch.tensor([target]))
+            cache_view(encoding.maps, (method, target), maps)
+        return maps
 
     @contextmanager
-    def interrupted_by(self, job: Job) -> Iterator[None]:
-        """Within the ``with`` block, every run of the model, or of a copy of it, looks first whether anyone waits."""
+    def stop_when_cancelled(self, job: Job) -> Iterator[None]:
+        """Within the ``with`` block, every forward pass of the model, or of a copy of it, first checks the job.
 
-        def look(*_: Any) -> None:
+        Raises:
+            JobCancelled: the job was cancelled.
+        """
+
+        def check(*_: Any) -> None:
             job.raise_if_cancelled()
 
-        handle = self.opened.module.register_forward_pre_hook(look)
+        handle = self.model.module.register_forward_pre_hook(check)
         try:
             yield
         finally:
             handle.remove()
 
-    def _hold(self, pixels_BCHW: torch.Tensor) -> tuple[torch.Tensor, AttentionCache]:
-        with autocast(self.opened.device, self.opened.precision):
-            return cache_attention(self.opened.module, pixels_BCHW)
+    def _run_with_attention(self, pixels_BCHW: torch.Tensor) -> tuple[torch.Tensor, AttentionCache]:
+        with autocast(self.model.device, self.model.precision):
+            return cache_attention(self.model.module, pixels_BCHW)

@@ -1,4 +1,4 @@
-"""What a request is refused with: a status, one sentence, and a word that a program can act on."""
+"""Errors that a request is answered with: a status, a sentence for a person, and a code for a program."""
 
 from __future__ import annotations
 
@@ -9,31 +9,31 @@ from starlette.responses import Response
 
 
 class ApiError(Exception):
-    """A request that is not served.
+    """A request that cannot be served.
 
     Attributes:
-        status: HTTP's, 4xx or 503.
-        sentence: what was expected, what was found, what to do.
+        status: HTTP status, 4xx or 5xx.
+        message: what was expected, what was found, what to do.
         code: one word for programs.
-        retry_after: seconds after which to ask again; None says nothing of it.
+        retry_after: seconds after which to try again; None leaves the header out.
     """
 
-    def __init__(self, status: int, sentence: str, code: str = "refused", retry_after: int | None = None) -> None:
-        super().__init__(sentence)
-        self.status, self.sentence, self.code, self.retry_after = status, sentence, code, retry_after
+    def __init__(self, status: int, message: str, code: str = "refused", retry_after: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.code, self.retry_after = status, message, code, retry_after
 
     def response(self) -> Response:
-        """As it is sent."""
+        """The error as JSON, ``{"error": message, "code": code}``."""
         headers: Mapping[str, str] = {} if self.retry_after is None else {"Retry-After": str(self.retry_after)}
-        body = json.dumps({"error": self.sentence, "code": self.code}, ensure_ascii=False)
+        body = json.dumps({"error": self.message, "code": self.code}, ensure_ascii=False)
         return Response(body.encode("utf-8", "backslashreplace"), self.status, headers, "application/json")
 
 
 def queue_full_error() -> ApiError:
-    """The queue is full."""
+    """No more jobs fit into the model's queue."""
     return ApiError(503, "The model is busy and its queue is full: ask again in a second.", "busy", retry_after=1)
 
 
 def timeout_error(seconds: float) -> ApiError:
-    """The answer did not come in time."""
+    """The answer was not ready within its time."""
     return ApiError(503, f"The answer took longer than {seconds:g} s and was given up.", "timeout", retry_after=5)

@@ -1,4 +1,4 @@
-"""Figures of what is shown, as the command line draws them, with where they came from in their metadata.
+"""Figures of the explorer's views, as the command line draws them, with their provenance in the file's metadata.
 
 Axes: R grid rows, C grid columns.
 """
@@ -9,6 +9,8 @@ import shlex
 import threading
 from dataclasses import replace
 from typing import Any
+
+from matplotlib.figure import Figure
 
 from vitrine.attribution.position_metrics import PositionFindings
 from vitrine.caption.decoding import DecodedCaption
@@ -21,111 +23,125 @@ from vitrine.errors import ModelError
 from vitrine.explain.figures.map import map_figure
 from vitrine.explain.figures.positions import position_figure
 from vitrine.explain.run import ExplainSettings, choose_scale, map_picture, origin_of
-from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.confusion import confusion_figure
 from vitrine.plotting.provenance import Provenance
 from vitrine.plotting.style import figure_bytes
-from vitrine.serve.captioner import EncodedCaption, ServedCaptioner
-from vitrine.serve.classifier import EncodedPicture, ServedClassifier
+from vitrine.serve.captioner import CaptionerEncoding, ServedCaptioner
+from vitrine.serve.classifier import ClassifierEncoding, ServedClassifier
 from vitrine.serve.galleries import RecordedValidation
 from vitrine.serve.uploads import Upload
-from vitrine.serve.views import View, attention_to, checked_key, described, mapped, positions_command
+from vitrine.serve.views import (
+    View,
+    attention_to,
+    batch_from_encoding,
+    describe_view,
+    positions_command,
+    scale_of_attention_to,
+)
 
-_DRAWING = threading.Lock()  # matplotlib's settings are the process's
+_DRAW_LOCK = threading.Lock()  # matplotlib's settings belong to the whole process
 
 
-def draw_map(view: View, served: ServedClassifier, encoded: EncodedPicture, upload: Upload, kind: str) -> bytes:
-    """The figure of ``vitrine explain`` of a view, as PNG or SVG; with the verdict where the map has been checked.
+def draw_map(
+    view: View, classifier: ServedClassifier, encoding: ClassifierEncoding, upload: Upload, kind: str
+) -> bytes:
+    """The figure of ``vitrine explain`` of a view, as PNG or SVG; with a verdict if the map has been checked.
 
     Raises:
         ModelError: no such layer, head or query.
     """
-    target = served.labels[view.target] if view.method.for_a_class else None
-    checked = encoded.checked.get(checked_key(view))
-    settings = ExplainSettings(view.method, target, check=checked is not None, kind=kind)
+    target = classifier.labels[view.target] if view.method.for_a_class else None
+    check_result = encoding.checks.get(view.check_key)
+    settings = ExplainSettings(view.method, target, check=check_result is not None, kind=kind)
     sample = Sample(upload.name, BytesPicture(upload.data))
     if view.to:
-        map_RC = attention_to(view, encoded)
-        plain = replace(view, to=False)
-        explainer, batch = mapped(plain, served, encoded)
+        map_RC = attention_to(view, encoding)
+        explainer, batch = batch_from_encoding(replace(view, to=False), classifier, encoding)
         picture = map_picture(explainer, batch, 0, sample)
-        picture = replace(picture, map_RC=map_RC, method=described(view, served), notes=())
-        scale = Scale("uniform", shared_scale([map_RC], least=2.0))
+        picture = replace(picture, map_RC=map_RC, method=describe_view(view, classifier), notes=())
+        scale = scale_of_attention_to(map_RC)
     else:
-        explainer, batch = mapped(view, served, encoded)
-        picture, scale = map_picture(explainer, batch, 0, sample, checked=checked), choose_scale(batch.maps, settings)
-    origin = origin_of(served.reference, served.opened, settings, served.architecture)
-    told: Provenance = origin(upload.name, upload.sha256, target, "maps", scale.high)
+        explainer, batch = batch_from_encoding(view, classifier, encoding)
+        picture = map_picture(explainer, batch, 0, sample, checked=check_result)
+        scale = choose_scale(batch.maps, settings)
+    origin = origin_of(classifier.reference, classifier.model, settings, classifier.architecture)
+    provenance: Provenance = origin(upload.name, upload.sha256, target, "maps", scale.high)
     if view.to:
-        told = replace(told, options={**told.options, "direction": "to"}, command=None)
-    with _DRAWING:
-        return figure_bytes(map_figure(picture, scale), kind, told.to_metadata())
+        provenance = replace(provenance, options={**provenance.options, "direction": "to"}, command=None)
+    with _DRAW_LOCK:
+        return figure_bytes(map_figure(picture, scale), kind, provenance.to_metadata())
 
 
 def draw_caption(
-    served: ServedCaptioner,
-    encoded: EncodedCaption,
+    captioner: ServedCaptioner,
+    encoding: CaptionerEncoding,
     caption: DecodedCaption,
     upload: Upload,
     *,
     beams: int,
-    continued: bool,
+    has_prefix: bool,
     kind: str,
 ) -> bytes:
-    """The figure of ``vitrine caption`` of a decoded caption, as PNG or SVG."""
-    settings = served.settings(beams, kind)
+    """The figure of ``vitrine caption`` of a decoded caption, as PNG or SVG; no command draws one with a prefix."""
+    settings = captioner.settings(beams, kind)
     sample = Sample(upload.name, BytesPicture(upload.data))
-    decoded = CaptionedPicture(sample, sample.picture.decode(), caption, encoded.placement)
-    worded = prepare_word_maps(decoded, served.opened, settings)
-    told = caption_provenance(served.reference, served.opened, settings, sample, upload.name, "captions", served.flags)
-    if continued:
-        told = replace(told, command=None, options={**told.options, "continued": True})
-    with _DRAWING:
-        return figure_bytes(caption_figure(worded.picture, worded.scale), kind, told.to_metadata())
+    captioned_picture = CaptionedPicture(sample, sample.picture.decode(), caption, encoding.placement)
+    words = prepare_word_maps(captioned_picture, captioner.model, settings)
+    provenance = caption_provenance(
+        captioner.reference, captioner.model, settings, sample, upload.name, "captions", captioner.flags
+    )
+    if has_prefix:
+        provenance = replace(provenance, command=None, options={**provenance.options, "continued": True})
+    with _DRAW_LOCK:
+        return figure_bytes(caption_figure(words.picture, words.scale), kind, provenance.to_metadata())
 
 
-def draw_positions(served: ServedClassifier, found: PositionFindings, cell: tuple[int, int] | None, kind: str) -> bytes:
+def draw_positions(
+    classifier: ServedClassifier, findings: PositionFindings, cell: tuple[int, int] | None, kind: str
+) -> bytes:
     """The figure of ``vitrine positions``, of all cells or of one (row, column from 0), as PNG or SVG.
 
     Raises:
         ModelError: the cell lies outside of the grid.
     """
-    if cell is not None and not (cell[0] < found.rows and cell[1] < found.columns):
-        raise ModelError(f"There is no patch {cell}: the grid has {found.rows} rows and {found.columns} columns.")
+    if cell is not None and not (cell[0] < findings.rows and cell[1] < findings.columns):
+        raise ModelError(f"There is no patch {cell}: the grid has {findings.rows} rows and {findings.columns} columns.")
     from_one = None if cell is None else (cell[0] + 1, cell[1] + 1)
-    options: dict[str, Any] = {"cell": from_one, "before": None, "architecture": served.architecture}
-    told = Provenance(
-        figure="positions",
-        model=served.reference,
-        weights_sha256=served.weights_sha256 or "none",
-        options=options,
-        command=positions_command(served, cell),
-    )
-    title = f"Position embeddings of {served.reference}"
-    with _DRAWING:
-        return figure_bytes(position_figure(found, title, cell=from_one), kind, told.to_metadata())
+    options: dict[str, Any] = {"cell": from_one, "before": None, "architecture": classifier.architecture}
+    title = f"Position embeddings of {classifier.reference}"
+    with _DRAW_LOCK:
+        figure = position_figure(findings, title, cell=from_one)
+        return _with_provenance(figure, "positions", classifier, options, positions_command(classifier, cell), kind)
 
 
-def confusion_command(served: ServedClassifier, recorded: RecordedValidation) -> str:
-    """What measures the validation pictures again and draws their confusion matrix."""
-    words = ["vitrine", "evaluate", served.reference, recorded.reference, "--split", "validation", "-o", "evaluation"]
-    return shlex.join(words)
+def confusion_command(classifier: ServedClassifier, recorded: RecordedValidation) -> str:
+    """The command line that evaluates the validation pictures again and draws their confusion matrix."""
+    words = ["vitrine", "evaluate", classifier.reference, recorded.reference]
+    return shlex.join([*words, "--split", "validation", "-o", "evaluation"])
 
 
-def draw_confusion(served: ServedClassifier, recorded: RecordedValidation, kind: str) -> bytes:
+def draw_confusion(classifier: ServedClassifier, recorded: RecordedValidation, kind: str) -> bytes:
     """The confusion matrix of a run's validation pictures as PNG or SVG, as ``vitrine evaluate`` draws it.
 
     Raises:
         ModelError: the run recorded no metrics.
     """
     if recorded.metrics is None:
-        raise ModelError(f"{served.reference} recorded no metrics, of which a confusion matrix could be drawn.")
-    told = Provenance(
-        figure="confusion",
-        model=served.reference,
-        weights_sha256=served.weights_sha256 or "none",
-        options={"data": recorded.reference, "split": "validation"},
-        command=confusion_command(served, recorded),
+        raise ModelError(f"{classifier.reference} recorded no metrics, of which a confusion matrix could be drawn.")
+    options = {"data": recorded.reference, "split": "validation"}
+    command = confusion_command(classifier, recorded)
+    with _DRAW_LOCK:
+        return _with_provenance(confusion_figure(recorded.metrics), "confusion", classifier, options, command, kind)
+
+
+def _with_provenance(
+    figure: Figure, name: str, classifier: ServedClassifier, options: dict[str, Any], command: str, kind: str
+) -> bytes:
+    provenance = Provenance(
+        figure=name,
+        model=classifier.reference,
+        weights_sha256=classifier.weights_sha256 or "none",
+        options=options,
+        command=command,
     )
-    with _DRAWING:
-        return figure_bytes(confusion_figure(recorded.metrics), kind, told.to_metadata())
+    return figure_bytes(figure, kind, provenance.to_metadata())

@@ -24,10 +24,14 @@ from vitrine.runs.data import describe_search, resolve_data_reference
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import read_predictions, read_record
 
+MAX_SAMPLES = 12  # pictures that are offered with a model
+
+_SCENES = "scenes:base"  # what the bundled model was trained on
+
 
 @dataclass(frozen=True)
 class RecordedPrediction:
-    """What the run said of a picture: the likeliest class, and its probability where it was written down."""
+    """What the run predicted for a picture: the likeliest class, and its probability if it was recorded."""
 
     label: str
     probability: float | None
@@ -35,15 +39,15 @@ class RecordedPrediction:
 
 @dataclass(frozen=True)
 class RecordedValidation:
-    """A run's validation pictures.
+    """What a run recorded of its validation pictures.
 
     Attributes:
-        reference: of its data.
+        reference: data reference of the run.
         labels: class names; empty for a captioner.
-        names: of the pictures, in order.
-        truths: true classes by name.
-        hashes: sha256 of the files by name.
-        said: by name; empty where nothing was written down.
+        names: of the pictures, in the order of the split.
+        truths: true classes by picture name.
+        hashes: sha256 of the files by picture name.
+        predictions: by picture name; empty if none were recorded.
         metrics: of a finished classifier; else None.
     """
 
@@ -52,13 +56,13 @@ class RecordedValidation:
     names: tuple[str, ...]
     truths: Mapping[str, str]
     hashes: Mapping[str, str]
-    said: Mapping[str, RecordedPrediction]
+    predictions: Mapping[str, RecordedPrediction]
     metrics: ClassificationMetrics | None = None
 
 
 @dataclass(frozen=True)
 class CheckedPicture:
-    """A picture that is shown for one that the run recorded, as long as it has the content that was recorded."""
+    """A picture that is shown only while its content is what the run recorded, told by its sha256."""
 
     picture: Picture
     sha256: str
@@ -67,7 +71,7 @@ class CheckedPicture:
         """The file's bytes.
 
         Raises:
-            PictureError: they cannot be had, or are another picture's.
+            PictureError: they cannot be read, or are not those that the run recorded.
         """
         data = self.picture.read_bytes()
         if hashlib.sha256(data).hexdigest() != self.sha256:
@@ -79,11 +83,11 @@ class CheckedPicture:
         return decode(self.read_bytes())
 
 
-def read_recorded(folder: RunFolder) -> RecordedValidation:
-    """Read data.json and predictions.csv.
+def read_recorded_validation(folder: RunFolder) -> RecordedValidation:
+    """Read what a run recorded of its validation pictures, from data.json and predictions.csv.
 
     Raises:
-        RunError: they are damaged.
+        RunError: one of them is damaged.
     """
     path = folder.path / "data.json"
     try:
@@ -99,11 +103,11 @@ def read_recorded(folder: RunFolder) -> RecordedValidation:
     if is_captioner_folder(folder.path) or not folder.is_finished:
         return RecordedValidation(reference, labels, names, truths, hashes, {})
     return RecordedValidation(
-        reference, labels, names, truths, hashes, _said(folder), read_record("run", folder).metrics
+        reference, labels, names, truths, hashes, _read_predictions(folder), read_record("run", folder).metrics
     )
 
 
-def _said(folder: RunFolder) -> dict[str, RecordedPrediction]:
+def _read_predictions(folder: RunFolder) -> dict[str, RecordedPrediction]:
     if not (folder.path / "predictions.csv").is_file():
         return {}
     try:
@@ -117,88 +121,87 @@ def _said(folder: RunFolder) -> dict[str, RecordedPrediction]:
         raise RunError(f"{folder.path / 'predictions.csv'} has a probability that is no number ({error}).") from error
 
 
-SHOWN = 12  # samples of a model
-
-_SCENES = "scenes:base"  # what the bundled model was trained on
-
-
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures by id.
+    """Pictures that come with a model.
 
     Attributes:
-        samples: by id; only those whose picture is there.
-        shown: ids of the few that are offered first.
-        labels: class names that the samples' labels count in.
-        recorded: what the run said of its validation pictures; None where there is no run, or no predictions.
-        notes: sentences on what is missing.
+        samples: by id; only pictures that still exist.
+        first_ids: ids of the few samples that are offered first.
+        labels: class names, which the samples' labels index.
+        recorded: what the run recorded of its validation pictures; None for a model that is no run.
+        notes: sentences on pictures that are missing.
     """
 
     samples: Mapping[str, Sample]
-    shown: tuple[str, ...]
+    first_ids: tuple[str, ...]
     labels: tuple[str, ...] = ()
     recorded: RecordedValidation | None = None
     notes: tuple[str, ...] = ()
 
-    def label(self, number: str) -> str | None:
-        """True class of a picture, where it is known."""
-        at = self.samples[number].label
-        return None if at is None or at >= len(self.labels) else self.labels[at]
+    def label(self, picture_id: str) -> str | None:
+        """True class of a picture; None if it is not known."""
+        index = self.samples[picture_id].label
+        return None if index is None or index >= len(self.labels) else self.labels[index]
+
+
+NO_PICTURES = Gallery({}, ())
 
 
 def open_gallery(reference: str) -> Gallery:
     """The pictures of a model reference; a model that is no run has none."""
     if reference == BUNDLED:
         data = open_data(_SCENES)
-        scenes = {id_at(place): data.splits["validation"][place] for place in range(2 * SHOWN)}
-        return Gallery(scenes, _spread(scenes), data.labels)
+        scenes = {picture_id(index): data.splits["validation"][index] for index in range(2 * MAX_SAMPLES)}
+        return Gallery(scenes, _one_per_class(scenes), data.labels)
     folder = RunFolder(Path(reference).expanduser())
     if not folder.is_started or not (folder.path / "data.json").is_file():
-        return Gallery({}, ())
+        return NO_PICTURES
     try:
-        with download_settings(offline=True):  # what was trained on may be on the hub: nothing is fetched to show it
-            return _of_run(folder)
+        with download_settings(offline=True):  # a run's data may be on the hub: nothing is downloaded to show it
+            return _run_gallery(folder)
     except VitrineError as error:
         return Gallery({}, (), notes=(f"The run's pictures cannot be shown: {' '.join(str(error).split())}",))
 
 
-def _of_run(folder: RunFolder) -> Gallery:
-    recorded = read_recorded(folder)
-    recipe, place = folder.read_recipe(), resolve_data_reference(folder, recorded.reference)
+def _run_gallery(folder: RunFolder) -> Gallery:
+    """The validation pictures of a run, as far as they still exist with the content that the run recorded."""
+    recorded = read_recorded_validation(folder)
+    recipe, reference = folder.read_recipe(), resolve_data_reference(folder, recorded.reference)
     labels: Sequence[str] = ()
     try:
         if is_captioner_folder(folder.path):
-            captions = open_captions(place, seed=recipe.seed, val_fraction=recipe.val_fraction)
-            there = [each.unlabelled for each in captions.splits["validation"]]
+            captions = open_captions(reference, seed=recipe.seed, val_fraction=recipe.val_fraction)
+            samples = [each.unlabelled for each in captions.splits["validation"]]
         else:
-            data = open_data(place, seed=recipe.seed, val_fraction=recipe.val_fraction)
-            there, labels = list(data.splits["validation"]), data.labels
+            data = open_data(reference, seed=recipe.seed, val_fraction=recipe.val_fraction)
+            samples, labels = list(data.splits["validation"]), data.labels
     except (VitrineError, KeyError) as error:
-        first = str(error).splitlines()[0]
-        looked = f"{describe_search(folder, recorded.reference)} Put the data there, or start where they lie."
-        note = f"The run's pictures are not where they were: {first} {looked}"
+        reason = str(error).splitlines()[0]
+        advice = f"{describe_search(folder, recorded.reference)} Put the data there, or start where they lie."
+        note = f"The run's pictures are not where they were: {reason} {advice}"
         return Gallery({}, (), recorded=recorded, notes=(note,))
     by_name = {
         sample.name: replace(sample, picture=CheckedPicture(sample.picture, recorded.hashes[sample.name]))
-        for sample in there
+        for sample in samples
         if sample.name in recorded.hashes
     }
-    by_id = {id_at(place): by_name[name] for place, name in enumerate(recorded.names) if name in by_name}
+    by_id = {picture_id(index): by_name[name] for index, name in enumerate(recorded.names) if name in by_name}
     missing = len(recorded.names) - len(by_id)
     notes = (f"{missing:,} of the run's {len(recorded.names):,} validation pictures are missing.",) if missing else ()
-    return Gallery(by_id, _spread(by_id), tuple(labels), recorded, notes)
+    return Gallery(by_id, _one_per_class(by_id), tuple(labels), recorded, notes)
 
 
-def id_at(place: int) -> str:
-    """The id of a picture by its place in the validation split."""
-    return f"v{place}"
+def picture_id(index: int) -> str:
+    """The id of a picture from its index in the validation split."""
+    return f"v{index}"
 
 
-def _spread(samples: Mapping[str, Sample]) -> tuple[str, ...]:
-    """A few ids: one of every class in turn, the earliest first."""
-    turns: dict[int | None, int] = {}
+def _one_per_class(samples: Mapping[str, Sample]) -> tuple[str, ...]:
+    """At most :data:`MAX_SAMPLES` ids: one of every class in turn, the earliest first."""
+    rounds: dict[int | None, int] = {}
     order = []
-    for place, (number, sample) in enumerate(samples.items()):
-        turn = turns[sample.label] = turns.get(sample.label, -1) + 1
-        order.append((turn, place, number))
-    return tuple(number for _, _, number in sorted(order)[:SHOWN])
+    for index, (id_, sample) in enumerate(samples.items()):
+        round_ = rounds[sample.label] = rounds.get(sample.label, -1) + 1
+        order.append((round_, index, id_))
+    return tuple(id_ for _, _, id_ in sorted(order)[:MAX_SAMPLES])

@@ -1,4 +1,4 @@
-"""Encoded pictures by model and content, the latest ones, up to so many bytes."""
+"""A least-recently-used cache that is limited by bytes rather than by the number of its entries."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Hashable
 from typing import Generic, Protocol, TypeVar
 
 
-class Sized(Protocol):
-    """What knows how much memory it takes."""
+class HasBytes(Protocol):
+    """A value that knows how much memory it takes."""
 
     @property
     def nbytes(self) -> int:
@@ -17,31 +17,31 @@ class Sized(Protocol):
         ...
 
 
-S = TypeVar("S", bound=Sized)
+V = TypeVar("V", bound=HasBytes)
 
 
-class ByteLRUCache(Generic[S]):
-    """The latest things up to a number of bytes; what was not asked for the longest goes first. For many threads.
+class ByteLRUCache(Generic[V]):
+    """Values by key, up to a number of bytes; the least recently used ones are dropped first. Safe for many threads.
 
-    Things are weighed when they are put in; what grows later is to be small.
+    A value's bytes are read when it is put in; it must not grow much later.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[Hashable, tuple[S, int]] = OrderedDict()
+        self._entries: OrderedDict[Hashable, tuple[V, int]] = OrderedDict()
         self._total = 0
         self._lock = threading.Lock()
 
-    def get(self, key: Hashable) -> S | None:
-        """What is held under a key, which makes it the latest; None where nothing is."""
+    def get(self, key: Hashable) -> V | None:
+        """The value of a key, which becomes the most recently used one; None if the cache has none."""
         with self._lock:
             if key not in self._entries:
                 return None
             self._entries.move_to_end(key)
             return self._entries[key][0]
 
-    def put(self, key: Hashable, value: S) -> None:
-        """Hold something; the latest one stays even where it is larger than everything may be."""
+    def put(self, key: Hashable, value: V) -> None:
+        """Add or replace a value; the newest one stays even if it is larger than the whole limit."""
         size = value.nbytes
         with self._lock:
             self._total += size - self._entries.pop(key, (value, 0))[1]
@@ -51,7 +51,7 @@ class ByteLRUCache(Generic[S]):
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all that is held."""
+        """Bytes of all values."""
         return self._total
 
     def __len__(self) -> int:

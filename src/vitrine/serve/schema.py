@@ -1,4 +1,4 @@
-"""What is answered, as types: the OpenAPI description is made of them."""
+"""Types of the API's answers and request parameters, from which its OpenAPI description is made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class Payload(BaseModel):
-    """Base of what is sent."""
+    """Base class of answers."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,9 +25,9 @@ class Array(Payload):
 
     @classmethod
     def of(cls, values: npt.ArrayLike, dtype: Literal["float16", "float32"] = "float32") -> Array:
-        """From any array."""
-        packed = np.ascontiguousarray(values, dtype=np.dtype(dtype).newbyteorder("<"))
-        return cls(shape=list(packed.shape), dtype=dtype, data=base64.b64encode(packed.tobytes()).decode("ascii"))
+        """Pack any array."""
+        values_le = np.ascontiguousarray(values, dtype=np.dtype(dtype).newbyteorder("<"))
+        return cls(shape=list(values_le.shape), dtype=dtype, data=base64.b64encode(values_le.tobytes()).decode("ascii"))
 
 
 class ErrorBody(Payload):
@@ -251,6 +251,7 @@ class Validation(Payload):
 
 
 _IDS = "^[0-9]{1,7}(,[0-9]{1,7})*$"
+_HEAD = "^(mean|max|min|[0-9]{1,4})$"
 
 ModelId = Annotated[str, Field(min_length=1, max_length=20, description="The id of a model in /api/models.")]
 
@@ -276,9 +277,7 @@ class ViewParams(PictureParams):
 
     method: Literal["attention", "rollout", "relevance", "gradcam", "occlusion"] = "attention"
     layer: Annotated[int, Field(ge=-1000, le=1000, description="Of attention: from 0, or -1 for the last.")] = -1
-    head: Annotated[
-        str, Field(pattern="^(mean|max|min|[0-9]{1,4})$", description="mean, max, min, or a number from 0.")
-    ] = "mean"
+    head: Annotated[str, Field(pattern=_HEAD, description="mean, max, min, or a number from 0.")] = "mean"
     query: Annotated[
         str,
         Field(
@@ -293,7 +292,7 @@ class MatrixParams(PictureParams):
     """Which layer's attention."""
 
     layer: Annotated[int, Field(ge=-1000, le=1000)] = -1
-    head: Annotated[str, Field(pattern="^(mean|max|min|[0-9]{1,4})$")] = "mean"
+    head: Annotated[str, Field(pattern=_HEAD)] = "mean"
 
 
 class CaptionParams(PictureParams):
@@ -303,7 +302,7 @@ class CaptionParams(PictureParams):
     prefix: Annotated[
         str | None,
         Field(
-            pattern="^[0-9]{1,7}(,[0-9]{1,7})*$",
+            pattern=_IDS,
             max_length=4000,
             description="Ids of pieces that the caption begins with.",
         ),

@@ -1,4 +1,4 @@
-"""Who may ask: the address that is bound, pages of this server, and whoever has the token. Nobody else.
+"""Which requests are admitted: those to the server's own names, from its own pages, and with the token if it has one.
 
 A page on the web can make a browser send requests to 127.0.0.1, and a name that resolves there (DNS rebinding) makes
 them look like its own. So every request must be addressed to a name that cannot be somebody else's, must not come from
@@ -37,25 +37,25 @@ SECURITY_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
 }
-"""On every answer."""
+"""Headers of every answer."""
 
 
 class SecurityMiddleware:
-    """Lets through to an ASGI application what may be served, and puts :data:`HEADERS` on what comes back."""
+    """Passes admitted requests on to an ASGI application, and adds :data:`SECURITY_HEADERS` to every answer."""
 
     def __init__(self, app: ASGIApp, host: str, token: str | None) -> None:
         """
         Args:
-            app: what is guarded.
-            host: the address that is bound.
-            token: that must be carried; None asks for none.
+            app: that answers admitted requests.
+            host: address that the server is bound to.
+            token: secret that requests must carry; None asks for none.
         """
         self._app, self._token = app, token
         self._names = {"localhost", host.lower()} | ({socket.gethostname().lower()} if _is_wildcard(host) else set())
         self._any_literal = not is_loopback(host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One connection."""
+        """Answer one connection."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -71,19 +71,20 @@ class SecurityMiddleware:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        answer = self._refused(scope) or self._signed_in(scope)
+        answer = self._check_origin(scope) or self._check_token(scope)
         await (answer or self._app)(scope, receive, send_with_headers)
 
-    def _refused(self, scope: Scope) -> Response | None:
+    def _check_origin(self, scope: Scope) -> Response | None:
+        """The answer to a request under a foreign name or from another page; None for an admitted one."""
         headers = Headers(scope=scope)
         try:
-            self._require_own_name(headers)
+            self._require_own_host(headers)
             _require_own_page(headers, scope)
-        except ApiError as refusal:
-            return refusal.response()
+        except ApiError as error:
+            return error.response()
         return None
 
-    def _require_own_name(self, headers: Headers) -> None:
+    def _require_own_host(self, headers: Headers) -> None:
         hosts = headers.getlist("host")
         name = _host_name(hosts[0]) if len(hosts) == 1 else None
         if name is None or not (name in self._names or self._is_own_literal(name)):
@@ -92,26 +93,26 @@ class SecurityMiddleware:
             )
 
     def _is_own_literal(self, name: str) -> bool:
-        """An address in digits is nobody else's name; where only this machine is served, it has to be its own."""
+        """Whether a name is an address in digits, which is nobody else's; a private server takes only its own."""
         try:
             address = ipaddress.ip_address(name)
         except ValueError:
             return False
         return self._any_literal or address.is_loopback
 
-    def _signed_in(self, scope: Scope) -> Response | None:
-        """The answer to somebody without token, and to the visit that brings it; None lets the request through."""
+    def _check_token(self, scope: Scope) -> Response | None:
+        """The answer to a request without the token, or to the visit that brings it; None for an admitted one."""
         if self._token is None or scope["path"] in PUBLIC_PATHS:
             return None
         headers = Headers(scope=scope)
         if scope["path"] == "/" and scope["method"] == "GET":
-            parameters = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-            given = [value for key, value in parameters if key == "token"]
-            if given and self._is_token(given[0]):
-                return self._with_cookie(headers, [(key, value) for key, value in parameters if key != "token"])
+            query = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+            tokens = [value for key, value in query if key == "token"]
+            if tokens and self._is_token(tokens[0]):
+                return self._with_cookie(headers, [(key, value) for key, value in query if key != "token"])
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         bearer = bearer.strip().encode("latin-1").decode("utf-8", "replace")  # headers are read as Latin-1
-        if (scheme.lower() == "bearer" and self._is_token(bearer)) or self._is_signed_in(headers):
+        if (scheme.lower() == "bearer" and self._is_token(bearer)) or self._has_cookie(headers):
             return None
         if scope["path"] == "/":
             return PlainTextResponse(
@@ -120,34 +121,34 @@ class SecurityMiddleware:
         sentence = "The token is missing or wrong: send Authorization: Bearer TOKEN, or open /?token=TOKEN first."
         return ApiError(401, sentence, "token").response()
 
-    def _is_token(self, given: str) -> bool:
+    def _is_token(self, candidate: str) -> bool:
         assert self._token is not None
-        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._token.encode("utf-8"))
+        return hmac.compare_digest(candidate.encode("utf-8", "surrogateescape"), self._token.encode("utf-8"))
 
-    def _is_signed_in(self, headers: Headers) -> bool:
-        given = cookie_parser(headers.get("cookie", "")).get(_cookie_name(headers), "")
-        return hmac.compare_digest(given.encode("utf-8", "surrogateescape"), self._sealed().encode())
+    def _has_cookie(self, headers: Headers) -> bool:
+        cookie = cookie_parser(headers.get("cookie", "")).get(_cookie_name(headers), "")
+        return hmac.compare_digest(cookie.encode("utf-8", "surrogateescape"), self._cookie_value().encode())
 
-    def _sealed(self) -> str:
-        """What the cookie holds: made of the token, which it does not give away to other servers on this machine."""
+    def _cookie_value(self) -> str:
+        """A hash of the token, so that other servers on this machine, which see the cookie, do not learn the token."""
         assert self._token is not None
         return hmac.new(self._token.encode("utf-8"), b"vitrine cookie", "sha256").hexdigest()
 
-    def _with_cookie(self, headers: Headers, rest: list[tuple[str, str]]) -> Response:
-        """Keep the visit in a cookie, and the token out of the address bar and of whatever is copied from there."""
-        response = RedirectResponse(f"/?{urlencode(rest)}" if rest else "/", 303)
-        response.set_cookie(_cookie_name(headers), self._sealed(), httponly=True, samesite="lax", path="/")
+    def _with_cookie(self, headers: Headers, query: list[tuple[str, str]]) -> Response:
+        """Redirect to the address without the token, which a cookie replaces, so that copied links lack the token."""
+        response = RedirectResponse(f"/?{urlencode(query)}" if query else "/", 303)
+        response.set_cookie(_cookie_name(headers), self._cookie_value(), httponly=True, samesite="lax", path="/")
         return response
 
 
 def _cookie_name(headers: Headers) -> str:
-    """With the port: browsers send the cookies of all ports of a machine to each of them."""
+    """The cookie's name, with the port: browsers send the cookies of all ports of a machine to each of them."""
     port = headers.get("host", "").rpartition(":")[2]
     return f"{COOKIE_PREFIX}-{port if port.isascii() and port.isdecimal() else 80}"
 
 
 def _require_own_page(headers: Headers, scope: Scope) -> None:
-    """Refuse what another page made the browser send; a link to the page itself may lie anywhere."""
+    """Refuse requests that another page made the browser send; links to the explorer may lie anywhere."""
     origin, site = headers.get("origin"), headers.get("sec-fetch-site")
     if origin is not None:
         host = headers.get("host", "").lower()
@@ -161,7 +162,7 @@ def _require_own_page(headers: Headers, scope: Scope) -> None:
 
 
 def _host_name(host: str) -> str | None:
-    """The name or address in a Host header, without brackets and port; None where it is none."""
+    """The name or address in a Host header, without brackets and port; None if the header is malformed."""
     if host.startswith("["):
         name, bracket, port = host[1:].partition("]")
         port = port.removeprefix(":") if port.startswith(":") else ("" if not port else "x")

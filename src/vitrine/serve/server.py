@@ -1,4 +1,4 @@
-"""From model references to a server that runs until it is told to stop."""
+"""Load the models of ``vitrine serve`` and run the server until a signal stops it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import uvicorn
@@ -24,8 +25,9 @@ from vitrine.serve.app import make_app
 from vitrine.serve.captioner import ServedCaptioner
 from vitrine.serve.classifier import ServedClassifier
 from vitrine.serve.galleries import open_gallery
+from vitrine.serve.model import ServedModel
 from vitrine.serve.settings import ServeSettings
-from vitrine.serve.state import AppState, Served, ServedModel, make_app_state
+from vitrine.serve.state import AppState, make_app_state
 
 
 def open_app_state(
@@ -38,75 +40,74 @@ def open_app_state(
     report: bool = False,
     on_open: Callable[[str], None] = lambda _reference: None,
 ) -> AppState:
-    """Open models and their pictures.
+    """Load models and the pictures that come with them.
 
     Args:
         references: model references, in the order that the page shows them; a folder that holds runs, such as a
             sweep's, stands for all of them.
         settings: limits and addresses.
-        architecture: the timm name, or ``catr``, of those references that are weights files.
-        vocabulary: of the published captioner, where it is among them.
+        architecture: timm name, or ``catr``, of the references that are weights files.
+        vocabulary: vocabulary file of the published captioner, if it is among them.
         precision: auto, fp32 or bf16.
-        report: also make the report of the runs among them.
-        on_open: called with the reference of each model before it is opened.
+        report: whether to make a report on the runs among them.
+        on_open: called with the reference of each model before it is loaded.
 
     Raises:
-        ModelError, WeightsUnavailableError: a model cannot be opened.
-        RunError: a report is wanted and none of them is a finished run.
+        ModelError, WeightsUnavailableError: a model cannot be loaded.
+        RunError: a report was asked for and none of them is a finished run.
     """
-    references = [each for reference in references for each in _runs_in(reference)]
-    models = []
-    for number, reference in enumerate(references):
+    references = [each for reference in references for each in _expand_folder(reference)]
+    models: list[ServedModel[Any]] = []
+    for index, reference in enumerate(references):
         on_open(reference)
         is_file = Path(reference).expanduser().is_file()
-        served = _opened(str(number), reference, architecture if is_file else None, vocabulary, precision)
-        models.append(ServedModel(served, open_gallery(reference)))
-    page = (
-        render_html(build_document([each for each in references if Path(each).expanduser().is_dir()]))
-        if report
-        else None
-    )
+        models.append(_load_model(str(index), reference, architecture if is_file else None, vocabulary, precision))
+    page = None
+    if report:
+        page = render_html(build_document([each for each in references if Path(each).expanduser().is_dir()]))
     return make_app_state(models, settings, page)
 
 
-def _runs_in(reference: str) -> list[str]:
-    """The finished runs of a folder that is no model itself; else the reference."""
+def _expand_folder(reference: str) -> list[str]:
+    """The finished runs in a folder that is no model itself; any other reference alone."""
     folder = Path(reference).expanduser()
     if not folder.is_dir() or (folder / "config.json").is_file() or RunFolder(folder).is_started:
         return [reference]
     return [str(run.path) for run in find_runs([reference]).runs.values()]
 
 
-def _opened(number: str, reference: str, architecture: str | None, vocabulary: Path | None, precision: str) -> Served:
-    if is_captioner(reference, architecture):
-        used = "fp32" if precision == "auto" else precision
-        words = None if is_captioner_folder(Path(reference).expanduser()) else vocabulary  # a run has its own
-        flags = [*(["--arch", architecture] if architecture else []), *(["--vocab", str(words)] if words else [])]
-        return ServedCaptioner(
-            number, reference, open_captioner(reference, architecture, words, precision=used), used, flags
-        )
-    return ServedClassifier(number, reference, open_classifier(reference, precision, architecture), architecture)
+def _load_model(
+    model_id: str, reference: str, architecture: str | None, vocabulary: Path | None, precision: str
+) -> ServedModel[Any]:
+    gallery = open_gallery(reference)
+    if not is_captioner(reference, architecture):
+        classifier = open_classifier(reference, precision, architecture)
+        return ServedClassifier(model_id, reference, classifier, architecture, gallery)
+    precision = "fp32" if precision == "auto" else precision
+    vocabulary = None if is_captioner_folder(Path(reference).expanduser()) else vocabulary  # a run has its own
+    flags = [*(["--arch", architecture] if architecture else []), *(["--vocab", str(vocabulary)] if vocabulary else [])]
+    captioner = open_captioner(reference, architecture, vocabulary, precision=precision)
+    return ServedCaptioner(model_id, reference, captioner, precision, flags, gallery)
 
 
 def run_server(state: AppState, on_ready: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM; what runs then is finished.
+    """Serve until SIGINT or SIGTERM; requests that are running then are finished.
 
     Args:
-        state: what is served.
-        on_ready: called with the address once connections to it are taken.
+        state: models and settings.
+        on_ready: called with the server's address once it accepts connections.
 
     Raises:
         UsageError: the address cannot be bound.
     """
     settings = state.settings
-    bound = _bound(settings.host, settings.port)
-    with bound:
-        on_ready(_address(settings, bound.getsockname()[1]))
-        _Server(server_config(state)).run(sockets=[bound])
+    with _bind(settings.host, settings.port) as listener:
+        on_ready(_address(settings, listener.getsockname()[1]))
+        _Server(server_config(state)).run(sockets=[listener])
 
 
 def server_config(state: AppState) -> uvicorn.Config:
-    """How uvicorn serves: quietly, and nothing of itself in its answers."""
+    """Settings of uvicorn: no access log, and no headers that name the server."""
     return uvicorn.Config(
         make_app(state),
         log_level="warning",
@@ -123,30 +124,30 @@ def server_config(state: AppState) -> uvicorn.Config:
 
 
 class _Server(uvicorn.Server):
-    """Ends by itself after a signal, instead of dying of it once everything is finished."""
+    """A uvicorn server that returns after a signal, instead of raising the signal again."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """SIGINT and SIGTERM stop the server; a second SIGINT does not wait for what runs."""
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Stop the server on SIGINT and SIGTERM; a second SIGINT does not wait for running requests."""
+        old_handlers = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in old_handlers.items():
                 signal.signal(number, handler)
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int) -> socket.socket:
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        bound = socket.socket(family, socket.SOCK_STREAM)
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        bound.bind((host, port))
-        bound.listen(1024)  # from here on connections wait rather than fail
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(1024)  # from here on connections wait rather than fail
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(f"{host}:{port} cannot be served: {reason}. Choose another --port, or --port 0.") from error
-    return bound
+    return listener
 
 
 def _address(settings: ServeSettings, port: int) -> str:

@@ -1,4 +1,4 @@
-"""What a server may take, hold and wait for."""
+"""Limits and addresses of a server: what it accepts, keeps in memory and waits for."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ class ServeSettings:
     """Limits and addresses of one server.
 
     Attributes:
-        host: address that is bound.
-        port: of it; 0 lets the system choose.
-        token: what every request must carry; None lets everyone in who reaches the address.
-        upload_bytes: of a picture as it is sent.
-        upload_pixels: of a picture as it is decoded.
-        held_bytes: of encoded pictures that are kept in memory for further views.
-        thumbnail_bytes: of small copies of validation pictures, likewise.
-        queue: jobs that wait for the model; one more is refused.
-        batch: pictures that one forward pass takes at most.
+        host: address to bind.
+        port: port to bind; 0 lets the system choose.
+        token: secret that every request must carry; None admits everyone who reaches the address.
+        upload_bytes: limit of a picture's encoded size.
+        upload_pixels: limit of a picture's decoded size.
+        cache_bytes: limit of encoded pictures in memory, kept for further views.
+        thumbnail_bytes: limit of thumbnails in memory.
+        queue_capacity: jobs that may wait for the model; one more is refused.
+        max_batch: pictures at most in one forward pass.
         batch_seconds: how long the first picture of a batch waits for others.
-        request_seconds: how long a request may take, the wait included.
-        check_seconds: the same for checks of a map, which run the model a hundred times.
-        upload_seconds: how long a picture may take to arrive.
-        finish_seconds: how long running requests have after the signal to stop.
+        request_seconds: limit of a request's time, waiting included.
+        check_seconds: the same for the checks of a map, which run the model a hundred times.
+        upload_seconds: limit of the time in which a picture has to arrive.
+        finish_seconds: time for running requests after the signal to stop.
     """
 
     host: str = "127.0.0.1"
@@ -32,10 +32,10 @@ class ServeSettings:
     token: str | None = None
     upload_bytes: int = 20_000_000
     upload_pixels: int = 50_000_000
-    held_bytes: int = 256 * 1024 * 1024
+    cache_bytes: int = 256 * 1024 * 1024
     thumbnail_bytes: int = 32 * 1024 * 1024
-    queue: int = 64
-    batch: int = 16
+    queue_capacity: int = 64
+    max_batch: int = 16
     batch_seconds: float = 0.01
     request_seconds: float = 60.0
     check_seconds: float = 600.0
@@ -49,7 +49,7 @@ class ServeSettings:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is the machine's own and nobody else's."""
+    """Whether an address or name is this machine's own, which no other machine reaches."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -1,221 +1,238 @@
-"""What one server holds: models with their pictures, encoded pictures, the worker, and how requests wait for it."""
+"""The state of one server: its models with their pictures, cached encodings, the worker, and how requests wait."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import anyio
 import anyio.to_thread
 from fastapi import Request
 
 from vitrine.data.samples import Sample
-from vitrine.serve.captioner import EncodedCaption, ServedCaptioner
-from vitrine.serve.classifier import EncodedPicture, ServedClassifier
+from vitrine.serve.captioner import ServedCaptioner
+from vitrine.serve.classifier import ServedClassifier
 from vitrine.serve.errors import ApiError, queue_full_error, timeout_error
-from vitrine.serve.galleries import Gallery
 from vitrine.serve.lru_cache import ByteLRUCache
 from vitrine.serve.metrics import ServerMetrics
+from vitrine.serve.model import E, Encoding, ServedModel
 from vitrine.serve.schema import PictureParams
 from vitrine.serve.settings import ServeSettings
-from vitrine.serve.uploads import Receiving, Thumbnail, Upload, open_sample, open_upload, read_body
+from vitrine.serve.uploads import Thumbnail, Upload, UploadOptions, open_sample, open_upload, read_body
 from vitrine.serve.views import PositionFindingsCache
 from vitrine.serve.worker import Job, JobCancelled, ModelWorker
 
 T = TypeVar("T")
-Served = ServedClassifier | ServedCaptioner
 
 _UNNAMED = "picture.jpg"
-_DECODING = 2  # pictures at a time: one of 50 million pixels takes 150 MB and more
-_VIEWING = 2  # views at a time, each on all the cores that torch has
+_MAX_DECODING = 2  # pictures at a time: one of 50 million pixels takes 150 MB and more
+_MAX_VIEWING = 2  # views at a time, each on all the cores that torch has
 
 
-@dataclass(frozen=True)
-class ServedModel:
-    """A model with the pictures that come with it."""
+@dataclass(frozen=True, eq=False)
+class EncodedPicture(Generic[E]):
+    """The picture of a request as a model encoded it.
 
-    served: Served
-    gallery: Gallery
+    Attributes:
+        encoding: from which views are made.
+        name: what figures and commands call the picture.
+        upload: the picture itself; None if the encoding was found by its sha256.
+    """
+
+    encoding: E
+    name: str
+    upload: Upload | None
 
 
 @dataclass(eq=False)
 class AppState:
-    """The state behind the routes.
+    """What the routes share.
 
     Attributes:
         models: by id.
         settings: limits.
-        report: the page on the runs that are served; None without.
+        report: HTML page of a report on the served runs; None without.
+        metrics: of this server.
     """
 
-    models: dict[str, ServedModel]
+    models: dict[str, ServedModel[Any]]
     settings: ServeSettings
     report: str | None = None
     metrics: ServerMetrics = field(default_factory=ServerMetrics)
 
     def __post_init__(self) -> None:
-        chosen = self.settings
-        self.encodings: ByteLRUCache[EncodedPicture | EncodedCaption] = ByteLRUCache(chosen.held_bytes)
-        self.thumbnails: ByteLRUCache[Thumbnail] = ByteLRUCache(chosen.thumbnail_bytes)
+        limits = self.settings
+        self.encodings: ByteLRUCache[Encoding] = ByteLRUCache(limits.cache_bytes)
+        self.thumbnails: ByteLRUCache[Thumbnail] = ByteLRUCache(limits.thumbnail_bytes)
         self.position_findings = PositionFindingsCache()
-        self.worker = ModelWorker(chosen.queue, chosen.batch, chosen.batch_seconds, self.metrics.ran)
-        self.metrics.watch(lambda: self.worker.queue_length, lambda: self.encodings.nbytes)
-        self._arriving = 0
-        self._decoding = anyio.CapacityLimiter(_DECODING)
-        self._viewing = anyio.CapacityLimiter(_VIEWING)
+        self.worker = ModelWorker(
+            limits.queue_capacity, limits.max_batch, limits.batch_seconds, self.metrics.record_batch
+        )
+        self.metrics.add_gauges(lambda: self.worker.queue_length, lambda: self.encodings.nbytes)
+        self._uploads_in_progress = 0
+        self._decode_limiter = anyio.CapacityLimiter(_MAX_DECODING)
+        self._view_limiter = anyio.CapacityLimiter(_MAX_VIEWING)
 
-    def model(self, number: str) -> ServedModel:
+    def model(self, model_id: str) -> ServedModel[Any]:
         """A model by its id.
 
         Raises:
             ApiError: there is none.
         """
-        if number not in self.models:
-            raise ApiError(404, f"There is no model {number!r}: see /api/models for their ids.", "unknown")
-        return self.models[number]
+        if model_id not in self.models:
+            raise ApiError(404, f"There is no model {model_id!r}: see /api/models for their ids.", "unknown")
+        return self.models[model_id]
 
-    def classifier(self, number: str) -> ServedClassifier:
+    def classifier(self, model_id: str) -> ServedClassifier:
         """A classifier by its id.
 
         Raises:
             ApiError: there is none, or it is a captioner.
         """
-        served = self.model(number).served
-        if not isinstance(served, ServedClassifier):
-            raise ApiError(422, f"{served.reference} is a captioner, which has no classes: ask /api/caption.", "kind")
-        return served
+        model = self.model(model_id)
+        if not isinstance(model, ServedClassifier):
+            raise ApiError(422, f"{model.reference} is a captioner, which has no classes: ask /api/caption.", "kind")
+        return model
 
-    def captioner(self, number: str) -> ServedCaptioner:
+    def captioner(self, model_id: str) -> ServedCaptioner:
         """A captioner by its id.
 
         Raises:
             ApiError: there is none, or it is a classifier.
         """
-        served = self.model(number).served
-        if not isinstance(served, ServedCaptioner):
-            raise ApiError(422, f"{served.reference} is a classifier, which has no words: ask /api/predict.", "kind")
-        return served
+        model = self.model(model_id)
+        if not isinstance(model, ServedCaptioner):
+            raise ApiError(422, f"{model.reference} is a classifier, which has no words: ask /api/predict.", "kind")
+        return model
 
-    async def upload(
-        self, request: Request, params: PictureParams, served: Served, *, keep_bytes: bool = False
+    async def receive_picture(
+        self, request: Request, params: PictureParams, model: ServedModel[Any], *, keep_bytes: bool = False
     ) -> Upload:
-        """The picture of a request, its body or a sample, as a model sees it.
+        """Read and decode the picture of a request, its body or a sample, and prepare it for a model.
 
         Args:
-            request: with the picture in its body.
+            request: with the picture in its body, unless ``params`` names a sample.
             params: which sample, and what the picture is called.
-            served: the model.
-            keep_bytes: whether to keep its bytes in the result.
+            model: that gets the picture.
+            keep_bytes: whether to keep the file's bytes in the result.
 
         Raises:
-            ApiError: it cannot be used, there is no such sample, or too many are on their way.
+            ApiError: the picture cannot be used, there is no such sample, or too many are arriving.
         """
         self.worker.require_capacity()
-        if self._arriving >= self.settings.queue:
+        if self._uploads_in_progress >= self.settings.queue_capacity:
             raise queue_full_error()
-        self._arriving += 1
+        self._uploads_in_progress += 1
         try:
             if params.sample is not None:
                 sample = self._sample(params.model, params.sample)
-                receiving = Receiving(served.prepare, params.name or sample.name, keep_bytes)
-                return await self.decoding(lambda: open_sample(sample.picture, receiving))
-            data, said = await read_body(request, self.settings), request.headers.get("content-type", "")
-            receiving = Receiving(served.prepare, params.name or _UNNAMED, keep_bytes)
-            return await self.decoding(lambda: open_upload(data, self.settings, said, receiving))
+                options = UploadOptions(model.prepare, params.name or sample.name, keep_bytes)
+                return await self.run_decoding(lambda: open_sample(sample.picture, options))
+            data, content_type = await read_body(request, self.settings), request.headers.get("content-type", "")
+            options = UploadOptions(model.prepare, params.name or _UNNAMED, keep_bytes)
+            return await self.run_decoding(lambda: open_upload(data, self.settings, content_type, options))
         finally:
-            self._arriving -= 1
+            self._uploads_in_progress -= 1
 
-    def _sample(self, model: str, reference: str) -> Sample:
-        """A picture that comes with a model: of the model that is asked, or MODEL/ID of another one."""
-        other, slash, number = reference.rpartition("/")
-        samples = self.model(other if slash else model).gallery.samples
-        if number not in samples:
+    def _sample(self, model_id: str, reference: str) -> Sample:
+        """A sample of a model, or of another model, which the reference names as MODEL/ID."""
+        other_model, slash, picture_id = reference.rpartition("/")
+        samples = self.model(other_model if slash else model_id).gallery.samples
+        if picture_id not in samples:
             raise ApiError(
                 404, f"There is no sample {reference!r}: see /api/models for those that there are.", "unknown"
             )
-        return samples[number]
+        return samples[picture_id]
 
-    async def classified(self, request: Request, params: PictureParams) -> tuple[EncodedPicture, str]:
-        """A classifier's encoding of the request's picture; see :meth:`encoded`."""
-        held, name, _ = await self.encoded(request, params, self.classifier(params.model))
-        assert isinstance(held, EncodedPicture)
-        return held, name
-
-    async def encoded(
-        self, request: Request, params: PictureParams, served: Served, *, with_photo: bool = False
-    ) -> tuple[EncodedPicture | EncodedCaption, str, Upload | None]:
-        """The encoding of a request's picture, from memory or by running the model, and the picture's name.
+    async def encode_picture(
+        self, request: Request, params: PictureParams, model: ServedModel[E], *, with_photo: bool = False
+    ) -> EncodedPicture[E]:
+        """Get the encoding of a request's picture, from the cache or by running the model.
 
         Args:
-            request: with the picture in its body, where it has any.
+            request: with the picture in its body, unless ``params`` names one.
             params: which picture.
-            served: by which model.
-            with_photo: the photograph itself is needed, so that a hash is not enough.
+            model: that encodes it.
+            with_photo: whether the photograph itself is needed, so that its sha256 is not enough.
 
         Raises:
-            ApiError: the picture cannot be used, is no longer held, or the model has no time.
+            ApiError: the picture cannot be used, is no longer cached, or the model has no time.
         """
         if params.picture is not None:
-            held = self.encodings.get((served.id, params.picture))
-            if held is None or with_photo:
+            encoding = self._cached_encoding(model, params.picture)
+            if encoding is None or with_photo:
                 raise ApiError(404, "This picture is not held any more: send its bytes again.", "gone")
-            return held, params.name or _UNNAMED, None
-        upload = await self.upload(request, params, served, keep_bytes=with_photo)
-        key = (served.id, upload.sha256)
-        held = self.encodings.get(key)
-        if held is None:
+            return EncodedPicture(encoding, params.name or _UNNAMED, None)
+        upload = await self.receive_picture(request, params, model, keep_bytes=with_photo)
+        encoding = self._cached_encoding(model, upload.sha256)
+        if encoding is None:
 
-            def encode(_job: Job) -> EncodedPicture | EncodedCaption:
-                held = self.encodings.get(key)  # another request may have sent the same picture meanwhile
-                if held is None:
-                    held = served.encode(upload.sha256, upload.size, upload.prepared)
-                    self.encodings.put(key, held)
-                return held
+            def encode(_job: Job) -> E:
+                encoding = self._cached_encoding(model, upload.sha256)  # another request may have sent it meanwhile
+                if encoding is None:
+                    encoding = model.encode(upload.sha256, upload.size, upload.model_input)
+                    self.encodings.put((model.id, upload.sha256), encoding)
+                return encoding
 
-            held = await self.run(request, Job(encode))
-        return held, upload.name, upload
+            encoding = cast(E, await self.run_job(request, Job(encode)))
+        return EncodedPicture(encoding, upload.name, upload)
 
-    async def decoding(self, work: Callable[[], T]) -> T:
-        """Decode in another thread, few at a time."""
-        return await anyio.to_thread.run_sync(work, limiter=self._decoding)
+    def _cached_encoding(self, model: ServedModel[E], sha256: str) -> E | None:
+        return cast("E | None", self.encodings.get((model.id, sha256)))
 
-    async def viewing(self, work: Callable[[], T]) -> T:
-        """Compute a view of what is held in another thread, few at a time."""
-        return await anyio.to_thread.run_sync(work, limiter=self._viewing)
+    async def run_decoding(self, function: Callable[[], T]) -> T:
+        """Run a function that decodes pictures in another thread, few at a time."""
+        return await anyio.to_thread.run_sync(function, limiter=self._decode_limiter)
 
-    async def run(self, request: Request, job: Job, seconds: float | None = None) -> Any:
-        """Queue a job and wait for it, as long as the client does.
+    async def run_view(self, function: Callable[[], T]) -> T:
+        """Run a function that computes a view of an encoding in another thread, few at a time."""
+        return await anyio.to_thread.run_sync(function, limiter=self._view_limiter)
+
+    async def run_job(self, request: Request, job: Job, seconds: float | None = None) -> Any:
+        """Queue a job and wait for its result; cancel it when the client leaves or the time is over.
+
+        Args:
+            request: whose client waits.
+            job: to run.
+            seconds: limit of the time; None takes the one of every request.
 
         Raises:
-            ApiError: the queue is full, or it took too long.
+            ApiError: the queue is full, or the job took too long.
             JobCancelled: the client has left.
         """
         self.worker.submit(job)
-        most = seconds or self.settings.request_seconds
-        answer = asyncio.wrap_future(job.future)
-        answer.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, also where nobody waits
-        left = asyncio.ensure_future(client_left(request))
+        timeout = seconds or self.settings.request_seconds
+        result = asyncio.wrap_future(job.future)
+        # Looking at the exception keeps asyncio from logging it where nobody waits any more.
+        result.add_done_callback(lambda future: future.cancelled() or future.exception())
+        disconnect = asyncio.ensure_future(wait_for_disconnect(request))
         try:
-            await asyncio.wait((answer, left), timeout=most, return_when=asyncio.FIRST_COMPLETED)
-            if answer.done():
-                return answer.result()
-            if left.done():
+            await asyncio.wait((result, disconnect), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if result.done():
+                return result.result()
+            if disconnect.done():
                 raise JobCancelled
-            raise timeout_error(most)
+            raise timeout_error(timeout)
         finally:
-            left.cancel()
-            if not answer.done():
+            disconnect.cancel()
+            if not result.done():
                 job.cancel()
 
 
-async def client_left(request: Request) -> None:
-    """Returns when the client has left; the body has been read before."""
+async def wait_for_disconnect(request: Request) -> None:
+    """Return when the client has left; the request's body must have been read before."""
     while (await request.receive())["type"] != "http.disconnect":
         pass
 
 
-def make_app_state(models: Sequence[ServedModel], settings: ServeSettings, report: str | None = None) -> AppState:
-    """The state of a server of these models, and of the page on their runs."""
-    return AppState({model.served.id: model for model in models}, settings, report)
+def get_state(request: Request) -> AppState:
+    """The state of the server that answers a request."""
+    state: AppState = request.app.state.app_state
+    return state
+
+
+def make_app_state(models: Sequence[ServedModel[Any]], settings: ServeSettings, report: str | None = None) -> AppState:
+    """The state of a server of these models, with an HTML report on their runs."""
+    return AppState({model.id: model for model in models}, settings, report)

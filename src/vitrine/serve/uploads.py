@@ -1,4 +1,4 @@
-"""A picture from a request: read up to a limit, recognised by its bytes, refused with a sentence where it will not do.
+"""A picture from a request: read up to a limit, its format told from its bytes, refused with a sentence if unusable.
 
 The server is stricter than the command line, which reads a folder that somebody has gathered and says what it did to
 each file: here a person sees one picture, and what they see must be what the model got.
@@ -39,82 +39,82 @@ _TYPES = {
         "image/x-portable-anymap",
     ),
 }
-_TO_GIVE = "Give a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF picture."
+_ACCEPTED = "Give a JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF picture."
 
 
 @dataclass(frozen=True, eq=False)
 class Upload:
-    """A picture that was sent, or a sample, after it was decoded. The photograph itself is not kept.
+    """A picture of a request, decoded and prepared for a model; the decoded photograph itself is dropped.
 
     Attributes:
-        sha256: of its bytes, as they came.
+        sha256: of the file's bytes.
         size: width and height of the photograph, upright.
-        prepared: what the model sees of it.
+        model_input: the photograph as the model's input.
         name: what figures and commands call it.
-        data: its bytes, where they are needed again; else empty.
+        data: the file's bytes, if they are needed again; else empty.
     """
 
     sha256: str
     size: tuple[int, int]
-    prepared: torch.Tensor
+    model_input: torch.Tensor
     name: str
     data: bytes = b""
 
 
 @dataclass(frozen=True)
-class Receiving:
-    """What is made of a picture as soon as it is there.
+class UploadOptions:
+    """How an :class:`Upload` is made from a picture.
 
     Attributes:
-        prepare: from the photograph to what the model sees.
+        prepare: turns the photograph into the model's input.
         name: what figures and commands call the picture.
-        keep_bytes: whether its bytes are needed again.
+        keep_bytes: whether the file's bytes are needed again.
     """
 
     prepare: Callable[[Image.Image], torch.Tensor]
     name: str
     keep_bytes: bool = False
 
-    def of(self, data: bytes, photo: Image.Image) -> Upload:
-        """From bytes and photograph."""
+    def make_upload(self, data: bytes, photo: Image.Image) -> Upload:
+        """From the file's bytes and the decoded photograph."""
         sha256 = hashlib.sha256(data).hexdigest()
         return Upload(sha256, photo.size, self.prepare(photo), self.name, data if self.keep_bytes else b"")
 
 
 async def read_body(request: Request, settings: ServeSettings) -> bytes:
-    """The body of a request, never more than the limit of it.
+    """The body of a request, read only up to the limit.
 
     Raises:
-        ApiError: it is longer than that, empty, or takes too long to come.
+        ApiError: it is longer than the limit, empty, or takes too long to arrive.
     """
-    most = settings.upload_bytes
-    said = request.headers.get("content-length", "")
-    if said.isdecimal() and int(said) > most:
-        raise _too_long(most)
+    limit = settings.upload_bytes
+    content_length = request.headers.get("content-length", "")
+    if content_length.isdecimal() and int(content_length) > limit:
+        raise _too_long_error(limit)
     body = bytearray()
     try:
         async with asyncio.timeout(settings.upload_seconds):
             async for chunk in request.stream():
                 body += chunk
-                if len(body) > most:
-                    raise _too_long(most)
+                if len(body) > limit:
+                    raise _too_long_error(limit)
     except TimeoutError:
         raise ApiError(408, f"The picture did not arrive within {settings.upload_seconds:g} s.", "slow") from None
     except ClientDisconnect:
         raise ApiError(400, "The connection was closed before the picture had arrived.", "closed") from None
     if not body:
-        raise ApiError(400, f"The request has no picture in it: its body is empty. {_TO_GIVE}", "empty")
+        raise ApiError(400, f"The request has no picture in it: its body is empty. {_ACCEPTED}", "empty")
     return bytes(body)
 
 
-def open_upload(data: bytes, settings: ServeSettings, content_type: str, receiving: Receiving) -> Upload:
-    """Decode what was sent.
+def open_upload(data: bytes, settings: ServeSettings, content_type: str, options: UploadOptions) -> Upload:
+    """Decode the picture in a request's body.
 
     Args:
-        data: the bytes.
+        data: the picture's bytes.
         settings: limits.
-        content_type: what the request calls them; "" where it says nothing.
-        receiving: what is made of it.
+        content_type: the request's Content-Type; "" without one.
+        options: how the result is made.
 
     Raises:
         ApiError: corrupt, truncated, too many pixels, animated, 16-bit, labelled as what it is not, or no picture.
@@ -124,28 +124,28 @@ def open_upload(data: bytes, settings: ServeSettings, content_type: str, receivi
         _require_usable(facts, content_type)
         photo = decode(data, max_pixels=settings.upload_pixels)
     except PictureError as error:
-        raise _refused(str(error)) from error
-    return receiving.of(data, photo)
+        raise _unusable_error(str(error)) from error
+    return options.make_upload(data, photo)
 
 
-def open_sample(picture: Picture, receiving: Receiving) -> Upload:
-    """Decode a picture that comes with a model, by the rules that it was trained under.
+def open_sample(picture: Picture, options: UploadOptions) -> Upload:
+    """Decode a picture that comes with a model, by the rules of training: 16-bit and animated files are allowed.
 
     Raises:
         ApiError: it cannot be read any more.
     """
     try:
-        return receiving.of(picture.read_bytes(), picture.decode())
+        return options.make_upload(picture.read_bytes(), picture.decode())
     except PictureError as error:
         raise ApiError(404, f"The sample cannot be read: {error}.", "unknown") from error
 
 
 def _require_usable(facts: PictureFacts, content_type: str) -> None:
-    said = content_type.partition(";")[0].strip().lower()
-    known = _TYPES.get(facts.format, ())
-    if said.startswith("image/") and said not in known and said != "image/*":
+    """Refuse a picture with a wrong label, several frames or more than 8 bits a channel."""
+    label = content_type.partition(";")[0].strip().lower()
+    if label.startswith("image/") and label not in (*_TYPES.get(facts.format, ()), "image/*"):
         raise ApiError(
-            415, f"The request says {said[:60]}, but this is a {facts.format} picture: label it as that.", "type"
+            415, f"The request says {label[:60]}, but this is a {facts.format} picture: label it as that.", "type"
         )
     if facts.frames > 1 and facts.format != "JPEG":  # phones put a depth map or a preview behind their one photograph
         raise ApiError(
@@ -155,69 +155,69 @@ def _require_usable(facts: PictureFacts, content_type: str) -> None:
         raise ApiError(422, f"The picture has {facts.bits} bits a channel: save it with 8.", "deep")
 
 
-def _refused(reason: str) -> ApiError:
+def _unusable_error(reason: str) -> ApiError:
     if reason.startswith("too large"):
         return ApiError(413, f"The picture is {reason}.", "large")
     if reason.startswith("not a picture"):
-        return ApiError(415, f"This is {reason}. {_TO_GIVE}", "unknown")
+        return ApiError(415, f"This is {reason}. {_ACCEPTED}", "unknown")
     return ApiError(422, f"The picture cannot be used: {reason}.", "corrupt")
 
 
-def _too_long(most: int) -> ApiError:
-    return ApiError(413, f"The picture is longer than {most / 1e6:g} MB, which is the limit.", "long")
+def _too_long_error(limit: int) -> ApiError:
+    return ApiError(413, f"The picture is longer than {limit / 1e6:g} MB, which is the limit.", "long")
 
 
-_EXACT = 256 * 256  # pixels up to which a picture is sent without loss
-_MOST = 4096  # pixels a side of a photograph that is sent; no window shows more
+_MAX_LOSSLESS = 256 * 256  # pixels up to which a picture is sent as PNG
+_MAX_SIDE = 4096  # pixels a side of a photograph that is sent; no window shows more
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """An encoded picture."""
+    """An encoded picture to send, small or whole."""
 
     data: bytes
     media_type: str
 
     @property
     def nbytes(self) -> int:
-        """Bytes."""
+        """Bytes of the file."""
         return len(self.data)
 
 
-def thumbnail(sample: Sample, side: int) -> Thumbnail:
-    """A copy of at most ``side`` pixels a side, as WebP.
+def make_thumbnail(sample: Sample, side: int) -> Thumbnail:
+    """A small copy of a sample, at most ``side`` pixels a side, as WebP.
 
     Raises:
         ApiError: the picture cannot be read.
     """
-    photo = _decoded(sample)
+    photo = _decode_sample(sample)
     photo.thumbnail((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    return Thumbnail(_encoded(photo, "WEBP", quality=80, method=2), "image/webp")
+    return Thumbnail(_encode_photo(photo, "WEBP", quality=80, method=2), "image/webp")
 
 
-def photograph(sample: Sample) -> Thumbnail:
-    """The picture upright: PNG where it is small, else JPEG.
+def make_photograph(sample: Sample) -> Thumbnail:
+    """A sample's picture upright and without metadata: PNG if it is small, else JPEG of at most 4096 pixels a side.
 
     Raises:
         ApiError: the picture cannot be read.
     """
-    photo = _decoded(sample)
-    if photo.width * photo.height <= _EXACT:
-        return Thumbnail(_encoded(photo, "PNG"), "image/png")
-    photo.thumbnail((_MOST, _MOST), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    return Thumbnail(_encoded(photo, "JPEG", quality=92, subsampling=0), "image/jpeg")
+    photo = _decode_sample(sample)
+    if photo.width * photo.height <= _MAX_LOSSLESS:
+        return Thumbnail(_encode_photo(photo, "PNG"), "image/png")
+    photo.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    return Thumbnail(_encode_photo(photo, "JPEG", quality=92, subsampling=0), "image/jpeg")
 
 
-def _decoded(sample: Sample) -> Image.Image:
+def _decode_sample(sample: Sample) -> Image.Image:
     try:
         return sample.picture.decode()
     except PictureError as error:
         raise ApiError(404, f"The picture cannot be read: {error}.", "unknown") from error
 
 
-def _encoded(photo: Image.Image, kind: str, **how: object) -> bytes:
-    written = io.BytesIO()
-    bare = Image.new("RGB", photo.size)  # a picture that never had EXIF, profiles or comments
-    bare.paste(photo)
-    bare.save(written, kind, **how)
-    return written.getvalue()
+def _encode_photo(photo: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    clean = Image.new("RGB", photo.size)  # a new picture has no EXIF, profiles or comments
+    clean.paste(photo)
+    clean.save(buffer, kind, **options)
+    return buffer.getvalue()

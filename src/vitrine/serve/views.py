@@ -1,4 +1,4 @@
-"""One view of an encoded picture: the map that was asked for, in the unit of its scale, and what it is in words.
+"""Views of an encoded picture: its map by a method, whole attention matrices, the map's verdict, and positions.
 
 Axes: R grid rows, C grid columns, N tokens (prefix tokens first), B pictures (one here).
 """
@@ -26,7 +26,7 @@ from vitrine.errors import ModelError
 from vitrine.explain.explainer import Checked, ExplainedBatch, Explainer, check_maps
 from vitrine.explain.run import ExplainSettings, choose_scale, display_scores, explain_flags
 from vitrine.plotting.colormap import Scale, shared_scale
-from vitrine.serve.classifier import EncodedPicture, ServedClassifier, cache_view
+from vitrine.serve.classifier import ClassifierEncoding, ServedClassifier, cache_view
 from vitrine.serve.errors import ApiError
 from vitrine.serve.schema import (
     Array,
@@ -45,15 +45,39 @@ from vitrine.serve.worker import Job
 
 Floats = npt.NDArray[np.float32]
 
+_CHECK_LABELS = {
+    "sensitive_to_weights": "rank correlation with the map of a model with randomised weights",
+    "better_than_centre": "insertion less deletion, above that of a blob in the centre",
+    "spread_evenly": "share of the mass on the strongest tenth of the patches",
+    "carried_by_outliers": "share of the mass on outlier tokens",
+}
+_GOOD_ANSWERS = {
+    "sensitive_to_weights": True,
+    "better_than_centre": True,
+    "spread_evenly": False,
+    "carried_by_outliers": False,
+}
+_CHECK_VALUES = {
+    "sensitive_to_weights": "correlation",
+    "better_than_centre": "advantage",
+    "spread_evenly": "top_decile_mass",
+    "carried_by_outliers": "outlier_mass",
+}
+_POSITION_NUMBERS = {
+    "neighbour_share": "cells whose most similar other cell is a direct neighbour",
+    "distance_correlation": "rank correlation of similarity with distance",
+    "additive_share": "similarity that a row term plus a column term explain",
+}
+
 
 @dataclass(frozen=True)
 class View:
-    """A map that was asked for.
+    """Which map of a picture to show.
 
     Attributes:
         method: with its settings.
-        to: the map is of who attends to the query, not of what it attends to.
-        target: index of the class that it is for.
+        to: whether the map is of the patches that attend to the query, not of what the query attends to.
+        target: index of the class that the map is for.
     """
 
     method: Method
@@ -65,109 +89,160 @@ class View:
         """Whether the first map of its kind needs the model."""
         return self.method.for_a_class
 
+    @property
+    def map_key(self) -> tuple[str, int]:
+        """Key of the cached map of a method that runs the model."""
+        return self.method.name, self.target
 
-def view_of(params: ViewParams, served: ServedClassifier, encoded: EncodedPicture) -> View:
-    """What was asked for, checked against the model.
+    @property
+    def check_key(self) -> Hashable:
+        """Key of the cached result of checking the map."""
+        return self.method, self.target if self.method.for_a_class else None
+
+
+def parse_view(params: ViewParams, classifier: ServedClassifier, encoding: ClassifierEncoding) -> View:
+    """The view that request parameters describe, checked against the model.
 
     Raises:
-        ApiError: the model has no such method or class, or it goes together with nothing.
+        ApiError: the model has no such method or class, or the parameters do not go together.
         ModelError: no such layer, head or query.
     """
-    if params.method not in served.methods:
-        known = ", ".join(served.methods)
-        raise ApiError(422, f"{served.reference} cannot be explained by {params.method}: expected {known}.")
+    if params.method not in classifier.methods:
+        expected = ", ".join(classifier.methods)
+        raise ApiError(422, f"{classifier.reference} cannot be explained by {params.method}: expected {expected}.")
     if params.direction == "to" and params.method != "attention":
         raise ApiError(422, f"Who attends to a patch is a view of attention; {params.method} has one direction.")
-    if params.target is not None and params.target not in served.labels:
+    if params.target is not None and params.target not in classifier.labels:
         raise ApiError(422, f"The model has no class {params.target[:60]!r}.")
-    likeliest = int(encoded.probabilities_C.argmax())
-    target = likeliest if params.target is None else served.labels.index(params.target)
-    heads = int(params.head) if params.head.isdecimal() else params.head
-    row, comma, column = params.query.partition(",")
-    query = (int(row), int(column)) if comma else params.query
+    likeliest = int(encoding.probabilities_C.argmax())
+    target = likeliest if params.target is None else classifier.labels.index(params.target)
     if params.method != "attention":
         return View(Method(params.method), False, target)
-    return View(Method("attention", params.layer, heads, query), params.direction == "to", target)
+    row, comma, column = params.query.partition(",")
+    query = (int(row), int(column)) if comma else params.query
+    return View(Method("attention", params.layer, parse_head(params.head), query), params.direction == "to", target)
 
 
-def map_of(view: View, encoded: EncodedPicture) -> BatchMaps:
-    """The map, from what is held alone.
+def parse_head(head: str) -> int | str:
+    """A head's number, or the name of a reduction over heads."""
+    return int(head) if head.isdecimal() else head
+
+
+def compute_map(view: View, encoding: ClassifierEncoding) -> BatchMaps:
+    """The map of a view, without running the model.
 
     Raises:
         ModelError: no such layer, head or query.
-        KeyError: the method runs the model, and did not yet.
+        KeyError: the method runs the model, and no map of it is cached yet.
     """
     method = view.method
     if method.for_a_class:
-        return encoded.maps[method.name, view.target]
-    assert encoded.attention is not None
+        return encoding.maps[view.map_key]
+    assert encoding.attention is not None
     if method.name == "rollout":
-        return encoded.attention.rollout
-    return encoded.attention.map(method.layer, method.heads, method.query)
+        return encoding.attention.rollout
+    return encoding.attention.map(method.layer, method.heads, method.query)
 
 
-def attention_to(view: View, encoded: EncodedPicture) -> Floats:
+def attention_to(view: View, encoding: ClassifierEncoding) -> Floats:
     """How much every patch attends to the query, in multiples of uniform: float32 (R, C).
 
-    Each patch's row of attention is divided by the mean that it gives to a patch, so that a number here is the one
-    that the map *from* that patch has at the query.
+    Each patch's row of attention is divided by its mean over all patches, so that a number here equals the one that
+    the map *from* that patch has at the query.
+
+    Raises:
+        ModelError: no such layer, head or patch, or the query is a pool, which no patch attends to.
     """
-    held, method = encoded.attention, view.method
-    assert held is not None
-    layout = held.layout
+    attention, method = encoding.attention, view.method
+    assert attention is not None
+    layout = attention.layout
     if isinstance(method.query, tuple):
         token = layout.token_index(*method.query)
     elif layout.has_class and method.query in ("auto", "class"):
         token = 0
     else:
         raise ModelError("Nobody attends to a pool: give a patch, as in query=3,4.")
-    matrix_NN = held.matrix(method.layer, method.heads)[layout.prefix :]
+    matrix_NN = attention.matrix(method.layer, method.heads)[layout.prefix :]
     means_N = matrix_NN[:, layout.prefix :].mean(dim=1).clamp_min(1e-30)
     scores: Floats = (matrix_NN[:, token] / means_N).reshape(layout.rows, layout.columns).numpy()
     return scores
 
 
-def explained(view: View, served: ServedClassifier, encoded: EncodedPicture, name: str) -> Explanation:
+def scale_of_attention_to(map_RC: Floats) -> Scale:
+    """The colour scale of a map from :func:`attention_to`."""
+    return Scale("uniform", shared_scale([map_RC], least=2.0))
+
+
+def explain_view(view: View, classifier: ServedClassifier, encoding: ClassifierEncoding, name: str) -> Explanation:
     """The answer to ``/api/explain``.
 
     Raises:
         ModelError: no such layer, head or query.
     """
-    share = None
+    prefix_share = None
     if view.to:
-        map_RC = attention_to(view, encoded)
-        scale = Scale("uniform", shared_scale([map_RC], least=2.0))
+        map_RC = attention_to(view, encoding)
+        scale = scale_of_attention_to(map_RC)
     else:
-        maps = map_of(view, encoded)
+        maps = compute_map(view, encoding)
         map_RC = display_scores(maps.scores_BRC[0].numpy(), maps.unit)
         scale = choose_scale(maps, ExplainSettings(view.method))
-        share = None if maps.prefix_share_B is None else float(maps.prefix_share_B[0])
+        prefix_share = None if maps.prefix_share_B is None else float(maps.prefix_share_B[0])
     return Explanation(
-        picture=encoded.sha256,
-        size=encoded.size,
+        picture=encoding.sha256,
+        size=encoding.size,
         grid=list(map_RC.shape),
         map=Array.of(map_RC),
-        scale=scale_info(scale),
-        box=encoded.box,
-        prefix_share=share,
-        predictions=predictions(encoded.probabilities_C, served.labels),
-        target=served.labels[view.target] if view.method.for_a_class else None,
-        described=described(view, served),
-        command=command(view, served, name),
+        scale=ScaleInfo(kind="lost" if scale.kind == "lost" else "uniform", high=scale.high, label=scale.name),
+        box=encoding.box,
+        prefix_share=prefix_share,
+        predictions=rank_classes(encoding.probabilities_C, classifier.labels),
+        target=_target_label(view, classifier),
+        described=describe_view(view, classifier),
+        command=explain_command(view, classifier, name),
     )
 
 
-def matrix(served: ServedClassifier, encoded: EncodedPicture, layer: int, head: str) -> Matrix:
+def rank_classes(probabilities_C: Floats, labels: tuple[str, ...]) -> list[ClassProbability]:
+    """Every class with its probability, the likeliest first; equal ones in class order."""
+    order = np.argsort(-probabilities_C, kind="stable").tolist()
+    return [ClassProbability(label=labels[i], probability=float(probabilities_C[i])) for i in order]
+
+
+def describe_view(view: View, classifier: ServedClassifier) -> str:
+    """What the map shows, in words for a person."""
+    words = view.method.describe(classifier.model.module)
+    if not view.to:
+        return words
+    query, _, rest = words.removeprefix("attention of ").partition(" to the patches")
+    return f"attention of the patches to {query}{rest}"
+
+
+def explain_command(view: View, classifier: ServedClassifier, name: str) -> str | None:
+    """The command line that draws the same map; None for attention to a query, which no command draws."""
+    if view.to:
+        return None
+    settings = ExplainSettings(view.method, _target_label(view, classifier))
+    flags = explain_flags(settings, classifier.precision, classifier.architecture)
+    return shlex.join(["vitrine", "explain", classifier.reference, name, "-o", "maps", *flags])
+
+
+def _target_label(view: View, classifier: ServedClassifier) -> str | None:
+    """The class that the map is for; None for methods whose maps are for no class."""
+    return classifier.labels[view.target] if view.method.for_a_class else None
+
+
+def attention_matrix(classifier: ServedClassifier, encoding: ClassifierEncoding, layer: int, head: str) -> Matrix:
     """The answer to ``/api/matrix``.
 
     Raises:
         ApiError: the model has no attention that can be shown.
         ModelError: no such layer or head.
     """
-    if encoded.attention is None:
-        raise ApiError(422, f"{served.reference} has no attention that can be shown.")
-    layout = encoded.attention.layout
-    matrix_NN: torch.Tensor = encoded.attention.matrix(layer, int(head) if head.isdecimal() else head)
+    if encoding.attention is None:
+        raise ApiError(422, f"{classifier.reference} has no attention that can be shown.")
+    layout = encoding.attention.layout
+    matrix_NN: torch.Tensor = encoding.attention.matrix(layer, parse_head(head))
     return Matrix(
         tokens=len(matrix_NN),
         prefix=layout.prefix,
@@ -176,194 +251,138 @@ def matrix(served: ServedClassifier, encoded: EncodedPicture, layer: int, head: 
     )
 
 
-def predictions(probabilities_C: Floats, labels: tuple[str, ...]) -> list[ClassProbability]:
-    """Every class, the likeliest first; of equals, in class order."""
-    order = np.argsort(-probabilities_C, kind="stable").tolist()
-    return [ClassProbability(label=labels[i], probability=float(probabilities_C[i])) for i in order]
-
-
-def scale_info(scale: Scale) -> ScaleInfo:
-    """As it is sent."""
-    return ScaleInfo(kind="lost" if scale.kind == "lost" else "uniform", high=scale.high, label=scale.name)
-
-
-def described(view: View, served: ServedClassifier) -> str:
-    """What the map is, in words for a person."""
-    words = view.method.describe(served.opened.module)
-    if not view.to:
-        return words
-    looked_at, _, rest = words.removeprefix("attention of ").partition(" to the patches")
-    return f"attention of the patches to {looked_at}{rest}"
-
-
-def command(view: View, served: ServedClassifier, name: str) -> str | None:
-    """The command line that draws the same map; None for what no command draws: who attends to a patch."""
-    if view.to:
-        return None
-    likeliest_is_target = view.method.for_a_class
-    settings = ExplainSettings(view.method, served.labels[view.target] if likeliest_is_target else None)
-    flags = explain_flags(settings, served.precision, served.architecture)
-    return shlex.join(["vitrine", "explain", served.reference, name, "-o", "maps", *flags])
-
-
-_LABELS = {
-    "sensitive_to_weights": "rank correlation with the map of a model with randomised weights",
-    "better_than_centre": "insertion less deletion, above that of a blob in the centre",
-    "spread_evenly": "share of the mass on the strongest tenth of the patches",
-    "carried_by_outliers": "share of the mass on outlier tokens",
-}
-_GOOD = {"sensitive_to_weights": True, "better_than_centre": True, "spread_evenly": False, "carried_by_outliers": False}
-_VALUES = {
-    "sensitive_to_weights": "correlation",
-    "better_than_centre": "advantage",
-    "spread_evenly": "top_decile_mass",
-    "carried_by_outliers": "outlier_mass",
-}
-
-
-def mapped(view: View, served: ServedClassifier, encoded: EncodedPicture) -> tuple[Explainer, ExplainedBatch]:
-    """The view's map as the workflows have it, made of what is held: the model is not run."""
-    target = served.labels[view.target] if view.method.for_a_class else None
-    explainer = Explainer(served.opened, view.method, target)
-    nothing_B = torch.zeros(1, dtype=torch.int64)
-    batch = Batch(encoded.square_CHW[None], nothing_B - 1, nothing_B)
-    probabilities_BC = torch.from_numpy(encoded.probabilities_C)[None]
+def batch_from_encoding(
+    view: View, classifier: ServedClassifier, encoding: ClassifierEncoding
+) -> tuple[Explainer, ExplainedBatch]:
+    """The view's map as a batch of one picture for checks and figures, without running the model."""
+    explainer = Explainer(classifier.model, view.method, _target_label(view, classifier))
+    index_B = torch.zeros(1, dtype=torch.int64)
+    unlabelled_B = index_B - 1
+    batch = Batch(encoding.input_CHW[None], unlabelled_B, index_B)
+    probabilities_BC = torch.from_numpy(encoding.probabilities_C)[None]
     targets_B = torch.tensor([view.target])
-    return explainer, ExplainedBatch(
-        batch, explainer.pixels(batch.pixels_BCHW), probabilities_BC, targets_B, map_of(view, encoded)
-    )
+    maps = compute_map(view, encoding)
+    return explainer, ExplainedBatch(batch, explainer.pixels(batch.pixels_BCHW), probabilities_BC, targets_B, maps)
 
 
-def checked_key(view: View) -> Hashable:
-    """What a check is kept under."""
-    return view.method, view.target if view.method.for_a_class else None
-
-
-def check(view: View, served: ServedClassifier, encoded: EncodedPicture, job: Job) -> Checked:
-    """Check one map, which runs the model many times; in the worker's thread. Kept once it is made.
+def require_checkable(view: View, classifier: ServedClassifier) -> None:
+    """Refuse a view whose map cannot be checked.
 
     Raises:
-        ApiError: it is a view that nothing is known to be compared with.
-        JobCancelled: nobody waits.
+        ApiError: the map is of attention to a patch, or the model's patches do not divide its input.
     """
-    key = checked_key(view)
-    found: Checked | None = encoded.checked.get(key)
-    if found is None:
-        explainer, batch = mapped(view, served, encoded)
-        with served.interrupted_by(job):
-            found = check_maps(explainer, batch)
-        cache_view(encoded.checked, key, found)
-    return found
-
-
-def require_checkable(view: View, served: ServedClassifier) -> None:
-    """Refuse what no check is made for.
-
-    Raises:
-        ApiError: the view cannot be checked, or the model's patches do not divide its pictures.
-    """
-    side, layout = served.opened.spec.size, served.layout
+    side, layout = classifier.model.spec.size, classifier.layout
     if side % layout.rows or side % layout.columns:
         raise ApiError(422, "The patches of this model do not divide its input evenly, so its maps cannot be checked.")
     if view.to:
         raise ApiError(422, "Only maps of what the model looks at can be checked, not of who attends to a patch.")
 
 
+def check_view(view: View, classifier: ServedClassifier, encoding: ClassifierEncoding, job: Job) -> Checked:
+    """Check the map of a view, which runs the model many times: in the worker's thread. The result is cached.
+
+    Raises:
+        JobCancelled: the job was cancelled.
+    """
+    result: Checked | None = encoding.checks.get(view.check_key)
+    if result is None:
+        explainer, batch = batch_from_encoding(view, classifier, encoding)
+        with classifier.stop_when_cancelled(job):
+            result = check_maps(explainer, batch)
+        cache_view(encoding.checks, view.check_key, result)
+    return result
+
+
 def verdict_info(
-    view: View, served: ServedClassifier, encoded: EncodedPicture, checked: Checked, name: str
+    view: View, classifier: ServedClassifier, encoding: ClassifierEncoding, result: Checked, name: str
 ) -> VerdictInfo:
-    """The answer to ``/api/verdict``."""
-    rows, columns = served.layout.rows, served.layout.columns
-    pixels_BCHW = served.explainer.pixels(encoded.square_CHW[None])
-    seed = zlib.crc32(encoded.sha256.encode())  # a random control of its own for every picture
-    maps = {
+    """The answer to ``/api/verdict``, from the result of :func:`check_view`."""
+    rows, columns = classifier.layout.rows, classifier.layout.columns
+    pixels_BCHW = classifier.explainer.pixels(encoding.input_CHW[None])
+    seed = zlib.crc32(encoding.sha256.encode())  # every picture has a random control of its own
+    controls = {
         "random": random_map(rows, columns, seed),
         "centre blob": centre_blob(rows, columns),
         "edges": edges(pixels_BCHW, rows, columns)[0],
     }
-    verdict = checked.verdicts[0]
-    line = command(view, served, name)
-    assert line is not None
+    verdict = result.verdicts[0]
+    command = explain_command(view, classifier, name)
+    assert command is not None
     return VerdictInfo(
         flag=verdict.flag,
         sentence=verdict.sentence,
-        checks=_checks(verdict),
-        controls=[ControlMap(name=key, map=Array.of(display_scores(map_RC, "mass"))) for key, map_RC in maps.items()],
-        outliers=[[int(row), int(column)] for row, column in np.argwhere(checked.outliers_BRC[0])],
-        picture=encoded.sha256,
-        described=described(view, served),
-        command=f"{line} --check",
+        checks=_check_infos(verdict),
+        controls=[
+            ControlMap(name=key, map=Array.of(display_scores(map_RC, "mass"))) for key, map_RC in controls.items()
+        ],
+        outliers=[[int(row), int(column)] for row, column in np.argwhere(result.outliers_BRC[0])],
+        picture=encoding.sha256,
+        described=describe_view(view, classifier),
+        command=f"{command} --check",
     )
 
 
-def _checks(verdict: Verdict) -> list[CheckInfo]:
+def _check_infos(verdict: Verdict) -> list[CheckInfo]:
     checks = []
-    for name, label in _LABELS.items():
+    for name, label in _CHECK_LABELS.items():
         answer: bool | None = getattr(verdict, name)
-        good = None if answer is None else answer == _GOOD[name]
-        value: float | None = getattr(verdict.evidence, _VALUES[name])
-        checks.append(CheckInfo(name=name, answer=answer, good=good, value=value, label=label))
+        is_good = None if answer is None else answer == _GOOD_ANSWERS[name]
+        value: float | None = getattr(verdict.evidence, _CHECK_VALUES[name])
+        checks.append(CheckInfo(name=name, answer=answer, good=is_good, value=value, label=label))
     return checks
 
 
-_NAMES = {
-    "neighbour_share": "cells whose most similar other cell is a direct neighbour",
-    "distance_correlation": "rank correlation of similarity with distance",
-    "additive_share": "similarity that a row term plus a column term explain",
-}
-
-
 class PositionFindingsCache:
-    """Findings by model, made when they are first asked for. For many threads."""
+    """Findings on position embeddings by model, computed at first use. Safe for many threads."""
 
     def __init__(self) -> None:
-        self._found: dict[str, PositionFindings] = {}
+        self._findings: dict[str, PositionFindings] = {}
         self._lock = threading.Lock()
 
-    def of(self, served: ServedClassifier) -> PositionFindings:
-        """The findings of a model.
+    def get(self, classifier: ServedClassifier) -> PositionFindings:
+        """The findings on a model.
 
         Raises:
             ModelError: it has no position embeddings of this kind.
         """
         with self._lock:
-            if served.id not in self._found:
-                table = position_embeddings(served.opened.module)
-                notes = (*served.opened.loaded.notes, *table.notes)
-                found = assess_positions(table.embeddings_RCD, is_fixed_sine=table.is_fixed_sine, notes=notes)
-                self._found[served.id] = found
-            return self._found[served.id]
+            if classifier.id not in self._findings:
+                table = position_embeddings(classifier.model.module)
+                notes = (*classifier.model.loaded.notes, *table.notes)
+                self._findings[classifier.id] = assess_positions(
+                    table.embeddings_RCD, is_fixed_sine=table.is_fixed_sine, notes=notes
+                )
+            return self._findings[classifier.id]
 
 
-def has_positions(served: ServedClassifier) -> bool:
+def has_positions(classifier: ServedClassifier) -> bool:
     """Whether a model has position embeddings that can be compared."""
     try:
-        position_embeddings(served.opened.module)
+        position_embeddings(classifier.model.module)
     except ModelError:
         return False
     return True
 
 
-def positions_info(served: ServedClassifier, found: PositionFindings) -> Positions:
-    """As it is sent."""
-    own, untrained, sine = (
-        each.to_dict() for each in (found.numbers, found.controls.untrained_mean, found.controls.sine)
-    )
-    cells = found.rows * found.columns
+def positions_info(classifier: ServedClassifier, findings: PositionFindings) -> Positions:
+    """The answer to ``/api/positions``."""
+    controls = findings.controls
+    model, random, sine = (each.to_dict() for each in (findings.numbers, controls.untrained_mean, controls.sine))
+    cells = findings.rows * findings.columns
     return Positions(
-        grid=[found.rows, found.columns],
-        similarity=Array.of(found.similarity_RCRC.reshape(cells, cells), "float16"),
+        grid=[findings.rows, findings.columns],
+        similarity=Array.of(findings.similarity_RCRC.reshape(cells, cells), "float16"),
         numbers=[
-            PositionNumber(name=name, value=own[key], untrained=untrained[key], sine=sine[key])
-            for key, name in _NAMES.items()
+            PositionNumber(name=name, value=model[key], untrained=random[key], sine=sine[key])
+            for key, name in _POSITION_NUMBERS.items()
         ],
-        sentences=[found.sentence, *found.notes],
-        command=positions_command(served),
+        sentences=[findings.sentence, *findings.notes],
+        command=positions_command(classifier),
     )
 
 
-def positions_command(served: ServedClassifier, cell: tuple[int, int] | None = None) -> str:
-    """The command line that draws the figure; rows and columns of its cell count from 1."""
-    words = ["vitrine", "positions", served.reference, "-o", "positions.png"]
+def positions_command(classifier: ServedClassifier, cell: tuple[int, int] | None = None) -> str:
+    """The command line that draws the figure; ``cell`` counts rows and columns from 0, the command from 1."""
+    words = ["vitrine", "positions", classifier.reference, "-o", "positions.png"]
     words += [] if cell is None else ["--cell", f"{cell[0] + 1},{cell[1] + 1}"]
-    return shlex.join([*words, *(["--arch", served.architecture] if served.architecture else [])])
+    return shlex.join([*words, *(["--arch", classifier.architecture] if classifier.architecture else [])])

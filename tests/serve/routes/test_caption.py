@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 from support.models import MICRO
-from support.serving import app_state_of, client_of, numbers, picture, served, until
+from support.serving import app_state_of, client_of, numbers, picture, run_in_thread, until
 from support.tiny_captioners import save_tiny
 
 import vitrine
@@ -46,13 +46,13 @@ def state(folder: Path) -> AppState:
 
 def _talkative(state: AppState) -> None:
     """The end is no choice: every caption is as long as it can be."""
-    module = state.captioner("0").opened.module
+    module = state.captioner("0").model.module
     real = module.step
 
-    def step(*given: Any) -> Any:
-        found = real(*given)
-        found.logits_BV[:, module.end] -= 4
-        return found
+    def step(*arguments: Any) -> Any:
+        step_result = real(*arguments)
+        step_result.logits_BV[:, module.end] -= 4
+        return step_result
 
     module.step = step
 
@@ -71,21 +71,21 @@ def caption(client: TestClient, **params: object) -> dict[str, Any]:
 
 
 def events(text: str) -> list[tuple[str, dict[str, Any]]]:
-    found = []
+    messages = []
     for block in text.strip().split("\n\n"):
         name, data = block.split("\n")
-        found.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
-    return found
+        messages.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
+    return messages
 
 
 def test_a_caption_is_that_of_the_library(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "seen.png").write_bytes(SENT)
     expected = vitrine.load(str(folder)).caption(tmp_path / "seen.png")
     with client_of(app_state_of(folder)) as client:
-        found = caption(client)
-    assert (found["caption"], found["log_probability"]) == (expected.text, pytest.approx(expected.log_probability))
-    assert [word["text"] for word in found["words"]] == [word.text for word in expected.words]
-    for word, other in zip(found["words"], expected.words, strict=True):
+        answer = caption(client)
+    assert (answer["caption"], answer["log_probability"]) == (expected.text, pytest.approx(expected.log_probability))
+    assert [word["text"] for word in answer["words"]] == [word.text for word in expected.words]
+    for word, other in zip(answer["words"], expected.words, strict=True):
         assert (word["probability"], word["looked"]) == (pytest.approx(other.probability), other.looked)
         np.testing.assert_allclose(numbers(word["map"]), other.map, rtol=1e-5)
         assert word["box"] == [0, 0, 90, 60]
@@ -102,14 +102,14 @@ def test_a_captioner_of_ones_own_comes_with_its_pictures(tmp_path: Path) -> None
     )  # fmt: skip
     run = train(str(scenes), recipe, tmp_path / "run").run
     with client_of(app_state_of(run)) as client:
-        told = client.get("/api/models").json()["models"][0]
-        assert (told["kind"], told["has_validation"], len(told["samples"])) == ("captioner", False, 6)
-        for sample in told["samples"][:2]:
-            found = client.post("/api/caption", params={"sample": sample["id"]}).json()
+        info = client.get("/api/models").json()["models"][0]
+        assert (info["kind"], info["has_validation"], len(info["samples"])) == ("captioner", False, 6)
+        for sample in info["samples"][:2]:
+            answer = client.post("/api/caption", params={"sample": sample["id"]}).json()
             expected = vitrine.load(str(run)).caption(scenes / sample["name"])
-            assert found["caption"] == expected.text
-            assert found["log_probability"] == pytest.approx(expected.log_probability, abs=1e-4)
-            for word, other in zip(found["words"], expected.words, strict=True):
+            assert answer["caption"] == expected.text
+            assert answer["log_probability"] == pytest.approx(expected.log_probability, abs=1e-4)
+            for word, other in zip(answer["words"], expected.words, strict=True):
                 np.testing.assert_allclose(numbers(word["map"]), other.map, rtol=1e-4)
             assert client.get(f"/api/picture/0/{sample['id']}").status_code == 200
         assert client.get("/api/validation").status_code == 404
@@ -118,10 +118,10 @@ def test_a_captioner_of_ones_own_comes_with_its_pictures(tmp_path: Path) -> None
 def test_words_come_as_they_are_decoded_and_add_up(client: TestClient) -> None:
     whole = caption(client)
     assert len(whole["words"]) > 3
-    told = events(client.post("/api/caption", params={"stream": True}, content=SENT).text)
-    assert [name for name, _ in told] == ["word"] * len(whole["words"]) + ["done"]
-    assert told[-1][1] == whole
-    for (_, word), final in zip(told, whole["words"], strict=False):
+    messages = events(client.post("/api/caption", params={"stream": True}, content=SENT).text)
+    assert [name for name, _ in messages] == ["word"] * len(whole["words"]) + ["done"]
+    assert messages[-1][1] == whole
+    for (_, word), final in zip(messages, whole["words"], strict=False):
         assert {**word, "looked": final["looked"], "check": final["check"]} == final
     assert whole["picture"] == caption(client, picture=whole["picture"])["picture"]
 
@@ -129,26 +129,26 @@ def test_words_come_as_they_are_decoded_and_add_up(client: TestClient) -> None:
 def test_a_word_is_told_before_the_next_ones_are_decoded(state: AppState) -> None:
     from vitrine.serve.worker import Job
 
-    steps, at = [0], []
-    module = state.captioner("0").opened.module
+    steps, words = [0], []
+    module = state.captioner("0").model.module
     real = module.step
 
-    def counted(*given: Any) -> Any:
+    def count_steps(*arguments: Any) -> Any:
         steps[0] += 1
-        return real(*given)
+        return real(*arguments)
 
-    served_captioner = state.captioner("0")
-    prepared = served_captioner.prepare(Image.open(io.BytesIO(SENT)))
-    encoded = served_captioner.encode("0" * 64, (90, 60), prepared)
-    module.step = counted
+    captioner = state.captioner("0")
+    model_input = captioner.prepare(Image.open(io.BytesIO(SENT)))
+    encoding = captioner.encode("0" * 64, (90, 60), model_input)
+    module.step = count_steps
     try:
-        done = served_captioner.caption(encoded, 1, [], "x.png", Job(), lambda word: at.append((steps[0], word)))
+        result = captioner.caption(encoding, 1, [], "x.png", Job(), lambda word: words.append((steps[0], word)))
     finally:
         module.step = real
-    assert len(done.words) == len(at) > 3
-    for taken, word in at[:-1]:
-        assert taken == len(word.pieces) + 1  # one piece more, which shows that the word is whole
-    assert at[-1][0] == steps[0]
+    assert len(result.words) == len(words) > 3
+    for step_count, word in words[:-1]:
+        assert step_count == len(word.pieces) + 1  # one piece more, which shows that the word is whole
+    assert words[-1][0] == steps[0]
 
 
 def test_an_alternative_continues_the_caption(client: TestClient) -> None:
@@ -157,11 +157,11 @@ def test_an_alternative_continues_the_caption(client: TestClient) -> None:
     other = word["alternatives"][0]
     before = whole["words"][1]["pieces"]
     assert other["pieces"][:-1] == before
-    continued = caption(client, picture=whole["picture"], prefix=",".join(map(str, other["pieces"])))
-    assert continued["words"][-1]["pieces"][: len(before) + 1] == other["pieces"]
-    assert continued["command"] is None
-    assert continued["words"][2]["probability"] == pytest.approx(other["probability"], rel=1e-4) or len(
-        continued["words"][2]["pieces"]
+    continuation = caption(client, picture=whole["picture"], prefix=",".join(map(str, other["pieces"])))
+    assert continuation["words"][-1]["pieces"][: len(before) + 1] == other["pieces"]
+    assert continuation["command"] is None
+    assert continuation["words"][2]["probability"] == pytest.approx(other["probability"], rel=1e-4) or len(
+        continuation["words"][2]["pieces"]
     ) > len(other["pieces"])
     # What lost was less likely than what won, and both are of the same distribution.
     chances = [each["probability"] for each in word["alternatives"]]
@@ -177,19 +177,19 @@ def test_beams_are_listed_and_the_first_is_the_caption(
     path = tmp_path / "a picture.png"
     path.write_bytes(SENT)
     with client_of(app_state_of(folder)) as client:
-        found = caption(client, beams=3, name=str(path))
-        told = events(client.post("/api/caption", params={"beams": 3, "stream": True}, content=SENT).text)
-    assert found["beams"][0]["caption"] == found["caption"]
-    assert 1 < len(found["beams"]) <= 3
-    assert [each["score"] for each in found["beams"]] == sorted((e["score"] for e in found["beams"]), reverse=True)
-    assert told[-1][0] == "done"
-    words = shlex.split(found["command"])
+        answer = caption(client, beams=3, name=str(path))
+        messages = events(client.post("/api/caption", params={"beams": 3, "stream": True}, content=SENT).text)
+    assert answer["beams"][0]["caption"] == answer["caption"]
+    assert 1 < len(answer["beams"]) <= 3
+    assert [each["score"] for each in answer["beams"]] == sorted((e["score"] for e in answer["beams"]), reverse=True)
+    assert messages[-1][0] == "done"
+    words = shlex.split(answer["command"])
     words[words.index("-o") + 1] = str(tmp_path / "out")
     status, out, err = vitrine_command(*words[1:], "--json")
     assert status == 0, err
-    drawn = json.loads(out)["captions"][0]
-    assert drawn["caption"] == found["caption"]
-    assert drawn["log_probability"] == pytest.approx(found["log_probability"], abs=1e-4)
+    command_caption = json.loads(out)["captions"][0]
+    assert command_caption["caption"] == answer["caption"]
+    assert command_caption["log_probability"] == pytest.approx(answer["log_probability"], abs=1e-4)
 
 
 def test_the_figure_is_that_of_the_command(
@@ -200,8 +200,10 @@ def test_the_figure_is_that_of_the_command(
     with client_of(app_state_of(folder)) as client:
         figure = client.post("/api/figure", params={"kind": "svg", "name": "seen.png"}, content=SENT)
     (tmp_path / "served.svg").write_bytes(figure.content)
-    drawn, served_figure = (path.read_text() for path in (tmp_path / "out" / "seen.svg", tmp_path / "served.svg"))
-    assert drawn.partition("</metadata>")[2] == served_figure.partition("</metadata>")[2]
+    command_figure, served_figure = (
+        path.read_text() for path in (tmp_path / "out" / "seen.svg", tmp_path / "served.svg")
+    )
+    assert command_figure.partition("</metadata>")[2] == served_figure.partition("</metadata>")[2]
     assert read_provenance(tmp_path / "served.svg")["vitrine:figure"] == "caption"
 
 
@@ -226,26 +228,26 @@ def test_wrong_beginnings(client: TestClient, params: dict[str, str], words: str
 
 
 def test_an_error_on_the_way_is_told_in_the_stream(client: TestClient) -> None:
-    told = events(client.post("/api/caption", params={"stream": True, "prefix": "999999"}, content=SENT).text)
-    assert [name for name, _ in told] == ["error"]
-    assert told[0][1]["code"] == "cannot"
+    messages = events(client.post("/api/caption", params={"stream": True, "prefix": "999999"}, content=SENT).text)
+    assert [name for name, _ in messages] == ["error"]
+    assert messages[0][1]["code"] == "cannot"
 
 
 def test_decoding_stops_when_nobody_listens(folder: Path) -> None:
     state = app_state_of(folder)
-    module = state.captioner("0").opened.module
+    module = state.captioner("0").model.module
     steps, real = [0], module.step
 
-    def slow(*given: Any) -> Any:
+    def slow(*arguments: Any) -> Any:
         steps[0] += 1
         time.sleep(0.3)
-        found = real(*given)
-        found.logits_BV[:, module.end] = -100
-        return found
+        step_result = real(*arguments)
+        step_result.logits_BV[:, module.end] = -100
+        return step_result
 
     module.step = slow
     longest = module.max_length - 1
-    with served(state) as address:
+    with run_in_thread(state) as address:
         host, _, port = address.removeprefix("http://").partition(":")
         with socket.create_connection((host, int(port))) as connection:
             head = (

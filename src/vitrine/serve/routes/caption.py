@@ -1,4 +1,4 @@
-"""Captions: whole, or word by word as they are decoded."""
+"""The route to captions, whole or word by word as they are decoded: /api/caption."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ from pydantic import BaseModel
 from starlette.responses import Response, StreamingResponse
 
 from vitrine.errors import VitrineError
-from vitrine.serve.captioner import EncodedCaption
 from vitrine.serve.errors import ApiError, timeout_error
 from vitrine.serve.routes.explain import json_response
-from vitrine.serve.schema import PICTURE_BODY, CaptionParams, CaptionResult, ErrorBody, WordInfo
-from vitrine.serve.state import AppState, client_left
+from vitrine.serve.schema import PICTURE_BODY, CaptionParams, CaptionResult, ErrorBody, FigureParams, WordInfo
+from vitrine.serve.state import get_state, wait_for_disconnect
 from vitrine.serve.worker import Job, JobCancelled
 
 router = APIRouter(prefix="/api", tags=["caption"])
@@ -26,68 +25,72 @@ _STREAM: dict[int | str, dict[str, Any]] = {
 }
 
 
-def prefix_ids(prefix: str | None) -> list[int]:
-    """From ``7,12`` to numbers."""
-    return [int(number) for number in prefix.split(",")] if prefix else []
+def parse_prefix(params: CaptionParams | FigureParams) -> list[int]:
+    """Ids of the tokens that the caption begins with, from text such as ``7,12``.
+
+    Raises:
+        ApiError: beam search was asked for, which takes no prefix.
+    """
+    prefix = [int(token_id) for token_id in params.prefix.split(",")] if params.prefix else []
+    if params.beams > 1 and prefix:
+        raise ApiError(422, "A caption is continued by the likeliest words: leave beams out.")
+    return prefix
 
 
 @router.post("/caption", response_model=CaptionResult, responses=_STREAM, openapi_extra=PICTURE_BODY)
 async def caption(request: Request, params: Annotated[CaptionParams, Query()]) -> Response:
     """A caption with a map for every word; with ``stream``, events ``word``, then ``done`` (or ``error``)."""
-    state: AppState = request.app.state.app_state
-    served = state.captioner(params.model)
-    prefix = prefix_ids(params.prefix)
-    if params.beams > 1 and prefix:
-        raise ApiError(422, "A caption is continued by the likeliest words: leave beams out.")
-    encoded, name, _ = await state.encoded(request, params, served)
-    assert isinstance(encoded, EncodedCaption)
+    state = get_state(request)
+    captioner, prefix = state.captioner(params.model), parse_prefix(params)
+    picture = await state.encode_picture(request, params, captioner)
+    encoding, name = picture.encoding, picture.name
     if not params.stream:
-        job = Job(lambda job: served.caption(encoded, params.beams, prefix, name, job, lambda _word: None))
-        return json_response(await state.run(request, job))
-    events: asyncio.Queue[WordInfo | None] = asyncio.Queue()
+        job = Job(lambda job: captioner.caption(encoding, params.beams, prefix, name, job, lambda _word: None))
+        return json_response(await state.run_job(request, job))
+    words: asyncio.Queue[WordInfo | None] = asyncio.Queue()
     loop = asyncio.get_running_loop()
 
-    def tell(word: WordInfo | None) -> None:
-        loop.call_soon_threadsafe(events.put_nowait, word)
+    def put_word(word: WordInfo | None) -> None:
+        loop.call_soon_threadsafe(words.put_nowait, word)
 
-    job = Job(lambda job: served.caption(encoded, params.beams, prefix, name, job, tell))
-    job.future.add_done_callback(lambda _: tell(None))
+    job = Job(lambda job: captioner.caption(encoding, params.beams, prefix, name, job, put_word))
+    job.future.add_done_callback(lambda _: put_word(None))
     state.worker.submit(job)
-    stream = _events(request, job, events, state.settings.request_seconds)
-    return StreamingResponse(stream, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
+    events = _stream_events(request, job, words, state.settings.request_seconds)
+    return StreamingResponse(events, media_type="text/event-stream", headers={"X-Accel-Buffering": "no"})
 
 
-async def _events(
-    request: Request, job: Job, events: asyncio.Queue[WordInfo | None], seconds: float
+async def _stream_events(
+    request: Request, job: Job, words: asyncio.Queue[WordInfo | None], seconds: float
 ) -> AsyncIterator[str]:
-    """Words as they come, then the whole; where the client leaves, the work stops, even between words."""
-    left = asyncio.ensure_future(client_left(request))
-    left.add_done_callback(lambda _: job.cancel())
+    """Words as they come, then the whole caption; when the client leaves, the job is cancelled, even between words."""
+    disconnect = asyncio.ensure_future(wait_for_disconnect(request))
+    disconnect.add_done_callback(lambda _: job.cancel())
     deadline = asyncio.get_running_loop().time() + seconds
     try:
-        while (word := await _next(events, deadline)) is not None:  # no limit spans a yield: the reader may be slow
-            yield _event("word", word)
-        yield _event("done", job.future.result())
+        while (word := await _next_word(words, deadline)) is not None:  # no timeout spans a yield: readers may be slow
+            yield _format_event("word", word)
+        yield _format_event("done", job.future.result())
     except TimeoutError:
-        yield _event("error", _error(timeout_error(seconds)))
-    except ApiError as refusal:
-        yield _event("error", _error(refusal))
+        yield _format_event("error", _error_body(timeout_error(seconds)))
+    except ApiError as error:
+        yield _format_event("error", _error_body(error))
     except VitrineError as error:
-        yield _event("error", ErrorBody(error=" ".join(str(error).split()), code="cannot"))
+        yield _format_event("error", ErrorBody(error=" ".join(str(error).split()), code="cannot"))
     except (CancelledError, JobCancelled):
         return  # nobody reads on
     finally:
-        left.cancel()  # which gives the job up, too
+        disconnect.cancel()  # which cancels the job, too
 
 
-async def _next(events: asyncio.Queue[WordInfo | None], deadline: float) -> WordInfo | None:
+async def _next_word(words: asyncio.Queue[WordInfo | None], deadline: float) -> WordInfo | None:
     async with asyncio.timeout_at(deadline):
-        return await events.get()
+        return await words.get()
 
 
-def _error(refusal: ApiError) -> ErrorBody:
-    return ErrorBody(error=refusal.sentence, code=refusal.code)
+def _error_body(error: ApiError) -> ErrorBody:
+    return ErrorBody(error=error.message, code=error.code)
 
 
-def _event(name: str, body: BaseModel | Any) -> str:
+def _format_event(name: str, body: BaseModel) -> str:
     return f"event: {name}\ndata: {body.model_dump_json()}\n\n"

@@ -1,4 +1,4 @@
-"""Routes to the pictures that come with a model: the validation split, small copies, and its pictures whole."""
+"""Routes to the pictures that come with a model: /api/validation, /thumbnail, /picture."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from vitrine.data.samples import Sample
 from vitrine.plotting.confusion import WHOLE
 from vitrine.serve.errors import ApiError
 from vitrine.serve.figures import confusion_command
-from vitrine.serve.galleries import Gallery, RecordedValidation, id_at
+from vitrine.serve.galleries import Gallery, RecordedValidation, picture_id
 from vitrine.serve.routes.explain import json_response
 from vitrine.serve.schema import ModelId, RecordedPicture, Validation
-from vitrine.serve.state import AppState
-from vitrine.serve.uploads import Thumbnail, photograph, thumbnail
+from vitrine.serve.state import AppState, get_state
+from vitrine.serve.uploads import Thumbnail, make_photograph, make_thumbnail
 
 router = APIRouter(prefix="/api", tags=["data"])
 
@@ -30,35 +30,41 @@ _FOREVER = "private, max-age=31536000, immutable"
 @router.get("/validation", response_model=Validation)
 def validation(request: Request, model: Annotated[ModelId, Query()] = "0") -> Response:
     """What the run recorded of each validation picture, and the confusion matrix."""
-    state: AppState = request.app.state.app_state
+    state = get_state(request)
     gallery = state.model(model).gallery
-    if gallery.recorded is None or not gallery.recorded.said:
+    if gallery.recorded is None or not gallery.recorded.predictions:
         raise ApiError(404, "This model has no recorded predictions: it is no finished run of a classifier.", "unknown")
-    served = state.classifier(model)
-    return json_response(validation_of(gallery.recorded, gallery, confusion_command(served, gallery.recorded)))
+    command = confusion_command(state.classifier(model), gallery.recorded)
+    return json_response(make_validation(gallery.recorded, gallery, command))
 
 
-def validation_of(recorded: RecordedValidation, gallery: Gallery, command: str) -> Validation:
-    """Rows in the order of the split; pictures without prediction are left out. The command draws the matrix."""
-    at = {label: place for place, label in enumerate(recorded.labels)}
-    whole = len(recorded.labels) <= WHOLE
-    confusion = [[0] * len(recorded.labels) for _ in recorded.labels] if whole else None
+def make_validation(recorded: RecordedValidation, gallery: Gallery, command: str) -> Validation:
+    """The answer to ``/api/validation``: pictures with predictions, in the order of the split.
+
+    Args:
+        recorded: what the run recorded.
+        gallery: pictures that still exist.
+        command: the command line that draws the confusion matrix.
+    """
+    label_index = {label: index for index, label in enumerate(recorded.labels)}
+    is_small = len(recorded.labels) <= WHOLE
+    confusion = [[0] * len(recorded.labels) for _ in recorded.labels] if is_small else None
     pictures = []
-    for place, name in enumerate(recorded.names):
-        said = recorded.said.get(name)
-        if said is None:
+    for index, name in enumerate(recorded.names):
+        prediction = recorded.predictions.get(name)
+        if prediction is None:
             continue
         true = recorded.truths.get(name)
-        if confusion is not None and true in at and said.label in at:
-            confusion[at[true]][at[said.label]] += 1
+        if confusion is not None and true in label_index and prediction.label in label_index:
+            confusion[label_index[true]][label_index[prediction.label]] += 1
         row = RecordedPicture(
-            id=id_at(place),
+            id=picture_id(index),
             name=name,
             true=true,
-            predicted=said.label,
-            probability=said.probability,
-            right=None if true is None else true == said.label,
-            present=id_at(place) in gallery.samples,
+            predicted=prediction.label,
+            probability=prediction.probability,
+            right=None if true is None else true == prediction.label,
+            present=picture_id(index) in gallery.samples,
             version=recorded.hashes[name][:12],
         )
         pictures.append(row)
@@ -66,7 +72,7 @@ def validation_of(recorded: RecordedValidation, gallery: Gallery, command: str) 
 
 
 @router.get("/thumbnail/{model}/{id}", responses=_PICTURES, response_class=Response)
-async def small(
+async def thumbnail(
     request: Request,
     model: ModelPath,
     id: PictureId,  # noqa: A002  the address's name for it
@@ -74,36 +80,36 @@ async def small(
     v: Annotated[str | None, Query(max_length=64, description="A version: with it, the answer never changes.")] = None,
 ) -> Response:
     """A small copy of a sample or validation picture."""
-    state: AppState = request.app.state.app_state
-    sample = _sample(state, model, id)
+    state = get_state(request)
+    sample = _find_sample(state, model, id)
     key = (model, id, size)
-    result = state.thumbnails.get(key)
-    if result is None:
-        result = await state.decoding(lambda: thumbnail(sample, size))
-        state.thumbnails.put(key, result)
-    return _picture(result, v)
+    file = state.thumbnails.get(key)
+    if file is None:
+        file = await state.run_decoding(lambda: make_thumbnail(sample, size))
+        state.thumbnails.put(key, file)
+    return _picture_response(file, v)
 
 
 @router.get("/picture/{model}/{id}", responses=_PICTURES, response_class=Response)
-async def whole(
+async def picture(
     request: Request,
     model: ModelPath,
     id: PictureId,  # noqa: A002  the address's name for it
     v: Annotated[str | None, Query(max_length=64, description="A version: with it, the answer never changes.")] = None,
 ) -> Response:
     """A sample or validation picture, without what its file says beside the pixels."""
-    state: AppState = request.app.state.app_state
-    sample = _sample(state, model, id)
-    return _picture(await state.decoding(lambda: photograph(sample)), v)
+    state = get_state(request)
+    sample = _find_sample(state, model, id)
+    return _picture_response(await state.run_decoding(lambda: make_photograph(sample)), v)
 
 
-def _sample(state: AppState, model: str, number: str) -> Sample:
-    samples = state.model(model).gallery.samples
-    if number not in samples:
+def _find_sample(state: AppState, model_id: str, sample_id: str) -> Sample:
+    samples = state.model(model_id).gallery.samples
+    if sample_id not in samples:
         raise ApiError(404, "This model has no such picture, or it is not where it was.", "unknown")
-    return samples[number]
+    return samples[sample_id]
 
 
-def _picture(result: Thumbnail, version: str | None) -> Response:
+def _picture_response(file: Thumbnail, version: str | None) -> Response:
     headers = {"Cache-Control": _FOREVER if version else "no-cache"}
-    return Response(result.data, media_type=result.media_type, headers=headers)
+    return Response(file.data, media_type=file.media_type, headers=headers)

@@ -1,4 +1,4 @@
-"""Routes of the page itself: its files, the reference of the interface at /api, and health and metrics."""
+"""Routes of the page itself: its files, the report, health and metrics, and the reference of the API at /api."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from vitrine.report.html import content_security_policy
 from vitrine.serve.errors import ApiError
 from vitrine.serve.schema import Health
 from vitrine.serve.security import CSP_HEADER
+from vitrine.serve.state import get_state
 
 INDEX = "index.html"
 
@@ -35,56 +36,45 @@ _TYPES = {
 
 @dataclass(frozen=True)
 class PackagedFile:
-    """A file of the package and its type."""
+    """A file of the installed package with its media type."""
 
-    place: Traversable
+    path: Traversable
     media_type: str
 
-    def response(self, known: str | None = None) -> Response:
-        """The file, or that the browser's copy (its tag is ``known``) is the same."""
-        content = self.place.read_bytes()
+    def response(self, if_none_match: str | None = None) -> Response:
+        """The file; 304 if ``if_none_match``, the ETags of the browser's copies, has the file's own."""
+        content = self.path.read_bytes()
         tag = f'"{hashlib.sha256(content).hexdigest()[:32]}"'
         headers = {"ETag": tag, "Cache-Control": "no-cache"}
-        if known is not None and tag in known:
+        if if_none_match is not None and tag in if_none_match:
             return Response(status_code=304, headers=headers)
         return Response(content, headers=headers, media_type=self.media_type)
 
 
-def packaged_files() -> dict[str, PackagedFile]:
-    """Every file of the page by its name; files in folders by their path from there, with slashes."""
-    table: dict[str, PackagedFile] = {}
+def list_packaged_files() -> dict[str, PackagedFile]:
+    """Every file of the page by its path within its folder, with slashes."""
+    files: dict[str, PackagedFile] = {}
     for package, folder in _FOLDERS:
-        place = resources.files(package) / folder
-        if place.is_dir():
-            _gather(place, "", table)
-    return table
+        path = resources.files(package) / folder
+        if path.is_dir():
+            files.update(_list_folder(path, ""))
+    return files
 
 
-def _gather(folder: Traversable, before: str, table: dict[str, PackagedFile]) -> None:
+def _list_folder(folder: Traversable, prefix: str) -> Iterator[tuple[str, PackagedFile]]:
     for entry in sorted(folder.iterdir(), key=lambda each: each.name):
-        name = f"{before}{entry.name}"
+        name = f"{prefix}{entry.name}"
         if entry.is_dir():
-            _gather(entry, f"{name}/", table)
+            yield from _list_folder(entry, f"{name}/")
             continue
         _, dot, ending = entry.name.rpartition(".")
         if f"{dot}{ending}" in _TYPES and not entry.name.startswith("."):
-            table[name] = PackagedFile(entry, _TYPES[f".{ending}"])
-
-
-def found(table: dict[str, PackagedFile], name: str) -> PackagedFile:
-    """A file of the table.
-
-    Raises:
-        ApiError: it has none of this name.
-    """
-    if name not in table:
-        raise ApiError(404, "There is no such file in the page.", "unknown")
-    return table[name]
+            yield name, PackagedFile(entry, _TYPES[f".{ending}"])
 
 
 router = APIRouter()
 
-_FILES = packaged_files()
+_FILES = list_packaged_files()
 
 
 @router.get("/", include_in_schema=False)
@@ -92,19 +82,21 @@ def index(request: Request) -> Response:
     """The page."""
     if INDEX not in _FILES:
         return PlainTextResponse("The explorer's API runs; see /api. Its page is not in this installation.\n")
-    return found(_FILES, INDEX).response(request.headers.get("if-none-match"))
+    return _FILES[INDEX].response(request.headers.get("if-none-match"))
 
 
 @router.get("/assets/{name:path}", include_in_schema=False)
 def asset(name: Annotated[str, Path(max_length=200)], request: Request) -> Response:
-    """A file of the page, from a table."""
-    return found(_FILES, name).response(request.headers.get("if-none-match"))
+    """A file of the page, looked up by name among the packaged files: no path reaches the file system."""
+    if name not in _FILES:
+        raise ApiError(404, "There is no such file in the page.", "unknown")
+    return _FILES[name].response(request.headers.get("if-none-match"))
 
 
 @router.get("/report", include_in_schema=False)
 def report(request: Request) -> Response:
     """The page on the runs that are served."""
-    page: str | None = request.app.state.app_state.report
+    page = get_state(request).report
     if page is None:
         raise ApiError(404, "No report is served here: start with vitrine serve RUN ... --report.", "unknown")
     return HTMLResponse(page, headers={CSP_HEADER: f"{content_security_policy()}; frame-ancestors 'none'"})
@@ -119,8 +111,7 @@ def healthz() -> Health:
 @router.get("/metrics", tags=["watching"], response_class=PlainTextResponse)
 def metrics(request: Request) -> Response:
     """Prometheus metrics: requests, batches, the queue, and what is held."""
-    response: Response = request.app.state.app_state.metrics.response()
-    return response
+    return get_state(request).metrics.response()
 
 
 _STYLE = """
@@ -145,19 +136,19 @@ th, td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); ver
 
 @router.get("/api", include_in_schema=False)
 def reference(request: Request) -> Response:
-    """Every address with its parameters and answers."""
-    return HTMLResponse(render(request.app.openapi()))
+    """The page with every address of the API, its parameters and answers."""
+    return HTMLResponse(render_reference(request.app.openapi()))
 
 
 @router.get("/api/style.css", include_in_schema=False)
 def style() -> Response:
-    """The look of that page."""
+    """The stylesheet of the API's reference."""
     return Response(_STYLE, media_type="text/css; charset=utf-8", headers={"Cache-Control": "no-cache"})
 
 
-def render(described: Mapping[str, Any]) -> str:
-    """The page of an OpenAPI description."""
-    info = described["info"]
+def render_reference(openapi: Mapping[str, Any]) -> str:
+    """An OpenAPI description as an HTML page."""
+    info = openapi["info"]
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
@@ -168,28 +159,30 @@ def render(described: Mapping[str, Any]) -> str:
         '<p>For programs: <a href="/openapi.json">openapi.json</a>. ',
         'The page that uses it: <a href="/">the explorer</a>.</p>',
     ]
-    for path, methods in described["paths"].items():
+    for path, methods in openapi["paths"].items():
         for method, operation in methods.items():
-            parts += _operation(path, method, operation, described)
+            parts += _render_operation(path, method, operation, openapi)
     return "".join([*parts, "</main></body></html>"])
 
 
-def _operation(path: str, method: str, operation: Mapping[str, Any], described: Mapping[str, Any]) -> Iterator[str]:
+def _render_operation(
+    path: str, method: str, operation: Mapping[str, Any], openapi: Mapping[str, Any]
+) -> Iterator[str]:
     yield f'<section><h2><span class="method">{method.upper()}</span> <code>{escape(path)}</code></h2>'
     yield f"<p>{escape(operation.get('description') or operation.get('summary', ''))}</p>"
     if operation.get("parameters"):
         yield '<div class="scroll"><table><tr><th>parameter</th><th>values</th><th>by default</th><th></th></tr>'
         for parameter in operation["parameters"]:
-            yield _parameter(parameter)
+            yield _render_parameter(parameter)
         yield "</table></div>"
     body = operation.get("requestBody")
     if body:
         yield f'<p class="grey">Body: {escape(body["description"])}</p>'
-    yield f"<p>Answers {_answer(operation['responses'].get('200', {}), described)}.</p>"
+    yield f"<p>Answers {_render_answer(operation['responses'].get('200', {}), openapi)}.</p>"
     yield f"<pre>{escape(_example(path, method, bool(body)))}</pre></section>"
 
 
-def _parameter(parameter: Mapping[str, Any]) -> str:
+def _render_parameter(parameter: Mapping[str, Any]) -> str:
     schema = parameter.get("schema", {})
     default = schema.get("default")
     cells = (
@@ -202,7 +195,7 @@ def _parameter(parameter: Mapping[str, Any]) -> str:
 
 
 def _values(schema: Mapping[str, Any]) -> str:
-    """What a parameter may be, in a few words."""
+    """The values that a parameter may have, in a few words."""
     if "anyOf" in schema:
         return " or ".join(_values(each) for each in schema["anyOf"] if each.get("type") != "null")
     if "enum" in schema:
@@ -212,18 +205,19 @@ def _values(schema: Mapping[str, Any]) -> str:
     return f"{schema.get('type', 'text')}{ends}".replace("string", "text").replace("integer", "whole number")
 
 
-def _answer(response: Mapping[str, Any], described: Mapping[str, Any]) -> str:
-    kinds = response.get("content", {})
-    told = []
-    for kind, content in kinds.items():
+def _render_answer(response: Mapping[str, Any], openapi: Mapping[str, Any]) -> str:
+    """Media types of an answer, each with its fields."""
+    parts = []
+    for media_type, content in response.get("content", {}).items():
         name = str(content.get("schema", {}).get("$ref", "")).rpartition("/")[2]
-        fields = described["components"]["schemas"].get(name, {}).get("properties", {})
-        listed = ", ".join(f"<code>{escape(field)}</code>" for field in fields)
-        told.append(f"{escape(kind)}{f': {listed}' if listed else ''}")
-    return "; ".join(told) or "nothing"
+        properties = openapi["components"]["schemas"].get(name, {}).get("properties", {})
+        fields = ", ".join(f"<code>{escape(field)}</code>" for field in properties)
+        parts.append(f"{escape(media_type)}{f': {fields}' if fields else ''}")
+    return "; ".join(parts) or "nothing"
 
 
 def _example(path: str, method: str, has_body: bool) -> str:
+    """A command line that asks for this address."""
     address = f"http://127.0.0.1:8000{path.replace('{model}', '0').replace('{id}', 'v0')}"
     if method == "get":
         return f"curl {address}"

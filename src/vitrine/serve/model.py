@@ -1,0 +1,86 @@
+"""What served classifiers and captioners have in common: a model that is loaded once, and pictures that it encoded.
+
+Axes: C channels, H, W pixels of the model's input.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+import torch
+from PIL import Image
+
+from vitrine.attribution.placement import Placement
+from vitrine.serve.galleries import NO_PICTURES, Gallery
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding(ABC):
+    """One picture as one model saw it, from which every further view is made.
+
+    Attributes:
+        sha256: of the picture's file.
+        placement: of the grid of patches on the photograph.
+    """
+
+    sha256: str
+    placement: Placement
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Memory that the encoding takes, in bytes, about."""
+
+    @property
+    def size(self) -> list[int]:
+        """Width and height of the photograph."""
+        return [self.placement.geometry.width, self.placement.geometry.height]
+
+    @property
+    def box(self) -> list[float]:
+        """Left, top, width and height of the grid on the photograph, in its pixels."""
+        left, top, right, bottom = self.placement.geometry.box
+        return [left, top, right - left, bottom - top]
+
+
+E = TypeVar("E", bound=Encoding)
+
+
+class ServedModel(ABC, Generic[E]):
+    """A model that answers requests. :meth:`encode` runs it: call it in the worker's thread only.
+
+    Attributes:
+        kind: classifier or captioner.
+        id: the model's id in addresses.
+        reference: model reference as it was given.
+        precision: in which the model runs.
+        gallery: pictures that come with the model.
+        notes: sentences on how the model was loaded.
+    """
+
+    kind: Literal["classifier", "captioner"]
+
+    def __init__(self, model_id: str, reference: str, precision: str, gallery: Gallery = NO_PICTURES) -> None:
+        self.id, self.reference, self.precision, self.gallery = model_id, reference, precision, gallery
+        self.notes: list[str] = []
+
+    @property
+    @abstractmethod
+    def weights_sha256(self) -> str | None:
+        """sha256 of the weights file; None for random weights."""
+
+    @abstractmethod
+    def prepare(self, photo: Image.Image) -> torch.Tensor:
+        """A photograph as the model's input (C, H, W). May run in any thread."""
+
+    @abstractmethod
+    def encode(self, sha256: str, size: tuple[int, int], input_CHW: torch.Tensor) -> E:
+        """Run the model on one picture and keep everything that its views are made of.
+
+        Args:
+            sha256: of the picture's file.
+            size: width and height of the photograph.
+            input_CHW: of the photograph, from :meth:`prepare`.
+        """
