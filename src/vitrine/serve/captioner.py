@@ -218,7 +218,7 @@ class _WordStream:
         return words
 
     def _alternatives(self, ids: Sequence[int], place: int) -> list[Alternative]:
-        """Other likely tokens in place of a word's first one, each with the prefix of a caption that goes on from it."""
+        """Other likely tokens in place of a word's first one, each with the prefix that continues with it."""
         module = self._model.module
         left_out = (module.start, module.end, module.pad, ids[place])
         return [

@@ -40,7 +40,7 @@ class ServerMetrics:
         memory.set_function(lambda: float(cached_bytes()))
 
     def record_request(self, path: str, status: int, seconds: float) -> None:
-        """Count one answered request; ``path`` is the route's pattern, not the requested path: there are few of them."""
+        """Count one answered request; ``path`` is the route's pattern, not the path that was asked for."""
         self._requests.labels(path, str(status)).inc()
         self._latency.labels(path).observe(seconds)
 
