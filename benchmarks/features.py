@@ -21,7 +21,7 @@ from harness.rounds import Spread, ratios
 from side_by_side.task import write_pictures
 
 from vitrine.config import Recipe, TransformSpec
-from vitrine.runs.record import read_timings
+from vitrine.runs.folder import RunFolder
 from vitrine.train import feature_cache
 from vitrine.train.run import train
 
@@ -52,7 +52,7 @@ def one_training(data: Path, recipe: Recipe, run: Path, keep: bool) -> tuple[lis
         feature_cache.MAX_CACHE_BYTES = allowed
     rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     losses = [row[name] for row in rows for name in ("train_loss", "validation_loss")]
-    return [row["train_seconds"] + row["evaluation_seconds"] for row in read_timings(run)], losses
+    return [row["train_seconds"] + row["evaluation_seconds"] for row in RunFolder(run).read_timings()], losses
 
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, object]:

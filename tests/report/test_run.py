@@ -217,13 +217,12 @@ def test_default_pictures_are_two_of_each_kind_and_of_different_classes(small_ru
     record = read_record("run", find_runs([str(small_run)]).runs[small_run.name])
     found = choose_pictures(record, str(small_scenes))
     kinds = [each.why for each in found]
-    answers = record.answers
     order = ("surest and right", "surest and wrong", "least sure")
     assert set(kinds) <= set(order) and kinds == sorted(kinds, key=order.index)
     for each in found:
-        assert record.truths[each.sample.name] == each.true
+        assert record.true_labels[each.sample.name] == each.true
         if each.why != "least sure":
-            assert answers[each.sample.name].right == (each.why == "surest and right")
+            assert record.is_correct(each.sample.name) == (each.why == "surest and right")
     assert max(map(kinds.count, kinds)) <= 2 and len({each.sample.name for each in found}) == len(found)
 
 

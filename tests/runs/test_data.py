@@ -15,7 +15,7 @@ from vitrine.report.run import ReportSettings, build_document
 from vitrine.report.sections.maps import choose_pictures
 from vitrine.runs.data import resolve_data_reference
 from vitrine.runs.folder import RunFolder
-from vitrine.runs.record import RunRecord, read_finished_run
+from vitrine.runs.record import RunRecord, read_record
 from vitrine.serve.galleries import open_gallery
 from vitrine.verify.run import verify
 
@@ -70,9 +70,7 @@ def change(file: Path, **entries: object) -> None:
 
 
 def record_of(run: Path) -> RunRecord:
-    record = read_finished_run(run.name, RunFolder(run))
-    assert isinstance(record, RunRecord)
-    return record
+    return read_record(run.name, RunFolder(run))
 
 
 def test_a_training_writes_down_where_it_was_started(small_run: Path) -> None:

@@ -16,7 +16,7 @@ from vitrine.runs import index as run_index
 from vitrine.runs.find import find_runs
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.index import FILE, RunSummary, read_summaries, read_summary
-from vitrine.runs.record import ReadRun
+from vitrine.runs.record import RecordReader
 
 AN_HOUR_AGO = 3600.0
 
@@ -34,7 +34,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Names of the runs whose files are read."""
     names: list[str] = []
 
-    def noted(name: str, run: RunFolder, read: ReadRun) -> RunSummary:
+    def noted(name: str, run: RunFolder, read: RecordReader) -> RunSummary:
         names.append(run.path.name)
         return read_summary(name, run, read)
 

@@ -35,7 +35,7 @@ from vitrine.models.finetune import captioner_parameter_groups
 from vitrine.report.document import CaptionView, Gallery
 from vitrine.report.sections.captions import captioner_section
 from vitrine.runs.folder import RunFolder
-from vitrine.runs.record import read_captioner_record
+from vitrine.runs.record import read_record
 from vitrine.train.losses import CaptionBatch, Captioning, TeacherForcing, pad_captions
 from vitrine.train.optimizer import make_optimizer, make_schedule
 from vitrine.train.run import train
@@ -499,7 +499,7 @@ def test_the_likelihood_of_human_captions_is_that_of_the_validation(finished: Pa
 
 def test_a_report_shows_only_pictures_that_are_as_they_were(finished: Path, scenes: Path, tmp_path: Path) -> None:
     shutil.copytree(scenes, tmp_path / "scenes")
-    record = read_captioner_record("run", RunFolder(finished))
+    record = read_record("run", RunFolder(finished))
     record = replace(record, data={**record.data, "reference": str(tmp_path / "scenes")})
 
     def shown() -> list[str]:
@@ -507,7 +507,7 @@ def test_a_report_shows_only_pictures_that_are_as_they_were(finished: Path, scen
         return [view.picture.name for view in gallery.views if isinstance(view, CaptionView)]
 
     before = shown()
-    assert len(before) == 4 and set(before) <= record.captions.keys()
+    assert len(before) == 4 and set(before) <= record.predictions.keys()
     shutil.copy(tmp_path / "scenes" / before[1], tmp_path / "scenes" / before[0])
     assert shown() == before[1:]
 

@@ -18,7 +18,7 @@ from support.made_runs import run_verb
 from vitrine.classify.predict import predict
 from vitrine.errors import DataError, RunError, UsageError
 from vitrine.runs.folder import RunFolder
-from vitrine.verify.checks import VerificationResult
+from vitrine.verify.checks import PredictionComparison, VerificationResult
 from vitrine.verify.run import verify
 
 
@@ -49,12 +49,17 @@ def run(small_run: Path, data: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def statuses(found: VerificationResult) -> dict[str, str]:
-    return {check.what: check.status for check in found.checks}
+def statuses(result: VerificationResult) -> dict[str, str]:
+    return {check.what: check.status for check in result.checks}
 
 
-def detail(found: VerificationResult, what: str) -> str:
-    return next(check.detail for check in found.checks if check.what == what)
+def predictions(result: VerificationResult) -> PredictionComparison:
+    assert result.predictions is not None
+    return result.predictions
+
+
+def detail(result: VerificationResult, what: str) -> str:
+    return next(check.detail for check in result.checks if check.what == what)
 
 
 @pytest.fixture
@@ -70,14 +75,14 @@ def test_an_untouched_run_passes(run: Path, data: Path, threads_put_back: None) 
     (run / "environment.json").write_text(json.dumps(environment | {"threads": 5}))
     for threads, batch in ((1, 64), (2, 1), (3, 7)):
         torch.set_num_threads(threads)
-        found = verify(run, batch_size=batch)
-        assert found.same, found.text()
-        assert found.rows is not None and found.rows.moved == ()
-        assert (found.rows.recorded, found.rows.compared) == (24, 24)
-        assert found.rows.largest is not None and found.rows.largest < 2e-6  # six decimals were recorded
-        assert f"threads 5 then, {threads} now" in detail(found, "environment")
-        assert found.rows.loss_now == pytest.approx(found.rows.loss_then, abs=2e-6)
-    assert {s for what, s in statuses(found).items() if what != "environment"} == {"same"}
+        result = verify(run, batch_size=batch)
+        assert result.same, result.text()
+        assert predictions(result).changed == ()
+        assert (predictions(result).recorded, predictions(result).compared) == (24, 24)
+        assert (predictions(result).largest_difference or 1.0) < 2e-6, "six decimals were recorded"
+        assert f"threads 5 then, {threads} now" in detail(result, "environment")
+        assert predictions(result).loss_now == pytest.approx(predictions(result).loss_then, abs=2e-6)
+    assert {s for what, s in statuses(result).items() if what != "environment"} == {"same"}
 
 
 def test_pictures_may_lie_elsewhere(run: Path, data: Path, tmp_path: Path) -> None:
@@ -86,11 +91,11 @@ def test_pictures_may_lie_elsewhere(run: Path, data: Path, tmp_path: Path) -> No
     with pytest.raises(DataError, match="not where they were; say where"):
         verify(run)
     assert verify(run, str(moved)).same
-    found = verify(run, str(moved / "validation"))
-    assert found.same and found.rows is not None and found.rows.compared == 24
-    assert statuses(found)["training pictures"] == "not checked"
-    assert "24 lie under other names" in detail(found, "validation pictures")
-    assert "Not checked: training pictures." in found.text()
+    result = verify(run, str(moved / "validation"))
+    assert result.same and predictions(result).compared == 24
+    assert statuses(result)["training pictures"] == "not checked"
+    assert "24 lie under other names" in detail(result, "validation pictures")
+    assert "Not checked: training pictures." in result.text()
 
 
 def test_a_changed_picture_is_named(run: Path, data: Path) -> None:
@@ -99,11 +104,11 @@ def test_a_changed_picture_is_named(run: Path, data: Path) -> None:
         pixel = image.getpixel((0, 0))
         image.putpixel((0, 0), tuple(255 - value for value in pixel))  # type: ignore[union-attr, arg-type]
         image.save(data / name)
-    found = verify(run)
-    assert not found.same and found.differing == ("validation pictures",)
-    (check,) = [check for check in found.checks if check.what == "validation pictures"]
+    result = verify(run)
+    assert not result.same and result.differing == ("validation pictures",)
+    (check,) = [check for check in result.checks if check.what == "validation pictures"]
     assert check.detail == "of 24: 1 have another content" and check.examples == (name,)
-    assert "Not verified; what differs: validation pictures." in found.text()
+    assert "Not verified; what differs: validation pictures." in result.text()
 
 
 def test_missing_new_and_training_pictures(run: Path, data: Path) -> None:
@@ -112,16 +117,16 @@ def test_missing_new_and_training_pictures(run: Path, data: Path) -> None:
     Image.new("RGB", (32, 32), "red").save(validation[0].with_name("extra.png"))
     validation[1].unlink()
     train[0].unlink()
-    found = verify(run)
-    assert found.differing == ("validation pictures", "training pictures")
-    assert detail(found, "validation pictures") == "of 24: 1 are missing; 1 are new"
-    assert detail(found, "training pictures") == "of 48: 1 are missing"
-    assert found.rows is not None and found.rows.compared == 23
-    assert found.rows.loss_now is None, "a loss of other pictures says nothing beside the recorded one"
+    result = verify(run)
+    assert result.differing == ("validation pictures", "training pictures")
+    assert detail(result, "validation pictures") == "of 24: 1 are missing; 1 are new"
+    assert detail(result, "training pictures") == "of 48: 1 are missing"
+    assert predictions(result).compared == 23
+    assert predictions(result).loss_now is None, "a loss of other pictures says nothing beside the recorded one"
     with (run / "predictions.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["filename"] != str(validation[1].relative_to(data))]
     right = sum(row["filename"].split("/")[1] == row["label"] for row in rows)
-    assert found.rows.accuracy_then == found.rows.accuracy_now == right / 23
+    assert predictions(result).correct_then == predictions(result).correct_now == right
 
 
 @pytest.mark.parametrize("recorded", [True, False])
@@ -134,12 +139,12 @@ def test_one_changed_weight(run: Path, recorded: bool) -> None:
     if not recorded:
         del metrics["weights_sha256"]
         (run / "metrics.json").write_text(json.dumps(metrics))
-    found = verify(run)
-    assert statuses(found)["weights"] == ("differs" if recorded else "not checked")
-    assert found.same is not recorded
-    assert found.rows is not None and found.rows.largest is not None and found.rows.largest > 0
+    result = verify(run)
+    assert statuses(result)["weights"] == ("differs" if recorded else "not checked")
+    assert result.same is not recorded
+    assert (predictions(result).largest_difference or 0.0) > 0
     if recorded:
-        assert found.differing == ("weights",) and metrics["weights_sha256"][:12] in detail(found, "weights")
+        assert result.differing == ("weights",) and metrics["weights_sha256"][:12] in detail(result, "weights")
 
 
 def test_the_largest_difference_of_a_probability(run: Path) -> None:
@@ -149,10 +154,10 @@ def test_the_largest_difference_of_a_probability(run: Path) -> None:
     name, label, probability = lines[7].split(",")
     lines[7] = f"{name},{label},{float(probability) + 0.0128:.6f}"
     table.write_text("\n".join(lines) + "\n")
-    found = verify(run)
-    assert found.rows is not None and found.rows.largest_at == name
-    assert found.rows.largest == pytest.approx(0.0128, abs=2e-6)
-    assert f"the largest difference of a probability is 0.013 ({name})" in detail(found, "predictions")
+    result = verify(run)
+    assert predictions(result).largest_at == name
+    assert predictions(result).largest_difference == pytest.approx(0.0128, abs=2e-6)
+    assert f"the largest difference of a probability is 0.013 ({name})" in detail(result, "predictions")
 
 
 def test_labels_that_move_are_listed(run: Path, tmp_path: Path) -> None:
@@ -161,15 +166,16 @@ def test_labels_that_move_are_listed(run: Path, tmp_path: Path) -> None:
     for name in ("head.weight", "head.bias"):
         tensors[name] = tensors[name].roll(1, 0).contiguous()
     save_file(tensors, run / "model.safetensors")
-    found = verify(run)
+    result = verify(run)
     labels = RunFolder(run).read_labels()
-    assert found.differing == ("weights", "predictions") and found.rows is not None
-    assert len(found.rows.moved) == 24 and found.rows.share_moved == 1.0 and found.rows.largest is None
-    for each in found.rows.moved:
+    assert result.differing == ("weights", "predictions")
+    assert len(predictions(result).changed) == 24 and predictions(result).share_changed == 1.0
+    assert predictions(result).largest_difference is None
+    for each in predictions(result).changed:
         assert labels.index(each.now) == (labels.index(each.then) + 1) % len(labels)
         assert each.true == each.name.split("/")[1]
-        assert each.now_probability == pytest.approx(each.then_probability, abs=2e-6)
-    assert "and 14 more" in found.text()
+        assert each.now_score == pytest.approx(each.then_score, abs=2e-6)
+    assert "and 14 more" in result.text()
     assert statuses(verify(run, tolerance=1.0))["predictions"] == "same", "all labels may differ"
 
 
@@ -182,10 +188,10 @@ def test_the_tolerance_is_a_share_of_the_labels(run: Path) -> None:
     other = next(each for each in RunFolder(run).read_labels() if each not in (label, name.split("/")[1]))
     lines[wrong] = ",".join((name, other, rest))  # still wrong, so that the accuracy is the recorded one
     table.write_text("\n".join(lines) + "\n")
-    found = verify(run)
-    assert found.differing == ("predictions",)
-    assert "nothing else differs, so that versions, hardware or precision moved them" in detail(found, "predictions")
-    assert found.rows is not None and [each.name for each in found.rows.moved] == [name]
+    result = verify(run)
+    assert result.differing == ("predictions",)
+    assert "nothing else differs, so that versions, hardware or precision moved them" in detail(result, "predictions")
+    assert [each.name for each in predictions(result).changed] == [name]
     assert verify(run, tolerance=0.05).same and not verify(run, tolerance=0.04).same
 
 
@@ -193,45 +199,45 @@ def test_a_renamed_class(run: Path, data: Path) -> None:
     """In the run, and in the data."""
     first, *others = RunFolder(run).read_labels()
     (run / "labels.txt").write_text("\n".join(["renamed", *others]) + "\n")
-    found = verify(run)
-    assert "class names" in found.differing
-    assert detail(found, "class names") == f"labels.txt was changed: '{first}' gone; 'renamed' new"
+    result = verify(run)
+    assert "class names" in result.differing
+    assert detail(result, "class names") == f"labels.txt was changed: '{first}' gone; 'renamed' new"
     (run / "labels.txt").write_text("\n".join([first, *others]) + "\n")
     assert verify(run).same
     for split in ("train", "validation"):
         (data / split / first).rename(data / split / "renamed")
-    found = verify(run)
-    assert found.differing == ("class names", "validation pictures", "training pictures")
-    assert detail(found, "class names") == f"the data have other classes: '{first}' gone; 'renamed' new"
+    result = verify(run)
+    assert result.differing == ("class names", "validation pictures", "training pictures")
+    assert detail(result, "class names") == f"the data have other classes: '{first}' gone; 'renamed' new"
     count = len(list((data / "validation" / "renamed").iterdir()))
-    assert f"{count} of class {first} are now of class renamed" in detail(found, "validation pictures")
-    assert found.rows is not None and found.rows.moved == (), "the pictures are the same, and what is said of them"
+    assert f"{count} of class {first} are now of class renamed" in detail(result, "validation pictures")
+    assert predictions(result).changed == (), "the pictures are the same, and what is said of them"
 
 
 def test_versions_are_noted(run: Path) -> None:
     content = json.loads((run / "environment.json").read_text())
     content["packages"]["timm"] = "0.0.1"
     (run / "environment.json").write_text(json.dumps(content))
-    found = verify(run, precision="bf16")
-    assert "timm 0.0.1 then, " in detail(found, "environment")
-    assert "precision fp32 then, bf16 now" in detail(found, "environment")
-    assert statuses(found)["environment"] == "noted" and "environment" not in found.differing
+    result = verify(run, precision="bf16")
+    assert "timm 0.0.1 then, " in detail(result, "environment")
+    assert "precision fp32 then, bf16 now" in detail(result, "environment")
+    assert statuses(result)["environment"] == "noted" and "environment" not in result.differing
 
 
 def test_a_record_that_contradicts_itself(run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["accuracy"] += 0.1
     (run / "metrics.json").write_text(json.dumps(metrics))
-    found = verify(run)
-    assert not found.same and "one of them was changed" in detail(found, "predictions") and found.rows is None
+    result = verify(run)
+    assert not result.same and "one of them was changed" in detail(result, "predictions") and result.predictions is None
 
 
 def test_damaged_weights(run: Path) -> None:
     path = run / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    found = verify(run)
-    assert found.differing == ("weights", "predictions") and found.rows is None
-    assert len(found.text().splitlines()) < 30
+    result = verify(run)
+    assert result.differing == ("weights", "predictions") and result.predictions is None
+    assert len(result.text().splitlines()) < 30
 
 
 def test_what_cannot_be_verified(run: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from vitrine.config import CaptionSpec, Recipe
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import DataError
 from vitrine.train.run import train
-from vitrine.verify.checks import CaptionsCompared, VerificationResult
+from vitrine.verify.checks import PredictionComparison, VerificationResult
 from vitrine.verify.run import verify
 
 RECIPE = Recipe(
@@ -62,31 +62,36 @@ def run(trained: tuple[Path, Path], data: Path, tmp_path: Path) -> Path:
     return copy
 
 
-def statuses(found: VerificationResult) -> dict[str, str]:
-    return {check.what: check.status for check in found.checks}
+def statuses(result: VerificationResult) -> dict[str, str]:
+    return {check.what: check.status for check in result.checks}
 
 
-def detail(found: VerificationResult, what: str) -> str:
-    return next(check.detail for check in found.checks if check.what == what)
+def predictions(result: VerificationResult) -> PredictionComparison:
+    assert result.predictions is not None
+    return result.predictions
+
+
+def detail(result: VerificationResult, what: str) -> str:
+    return next(check.detail for check in result.checks if check.what == what)
 
 
 @pytest.mark.parametrize("batch", [64, 1, 4])
 def test_an_untouched_run_passes(run: Path, batch: int) -> None:
-    found = verify(run, batch_size=batch)
-    assert found.same, found.text()
-    rows = found.rows
-    assert isinstance(rows, CaptionsCompared)
-    assert (rows.recorded, rows.compared, rows.moved) == (15, 15, ())
-    assert rows.largest is not None and rows.largest < 1e-4
+    result = verify(run, batch_size=batch)
+    assert result.same, result.text()
+    predictions = result.predictions
+    assert predictions is not None
+    assert (predictions.recorded, predictions.compared, predictions.changed) == (15, 15, ())
+    assert predictions.largest_difference is not None and predictions.largest_difference < 1e-4
     metrics = json.loads((run / "metrics.json").read_text())
-    assert rows.pieces_now == pytest.approx(metrics["piece_accuracy"], abs=1e-6)
-    assert rows.loss_now == pytest.approx(metrics["negative_log_likelihood"], abs=1e-5)
-    assert rows.exact_then == rows.exact_now == metrics["captions"]["predicted"]["exact"]["n"]
-    assert statuses(found) | {"environment": "same"} == dict.fromkeys(
+    assert predictions.token_accuracy_now == pytest.approx(metrics["piece_accuracy"], abs=1e-6)
+    assert predictions.loss_now == pytest.approx(metrics["negative_log_likelihood"], abs=1e-5)
+    assert predictions.correct_then == predictions.correct_now == metrics["captions"]["predicted"]["exact"]["n"]
+    assert statuses(result) | {"environment": "same"} == dict.fromkeys(
         ("weights", "vocabulary", "validation pictures", "training pictures", "captions", "word pieces", "environment"),
         "same",
     )
-    assert "all 15 have the recorded content and captions" in found.text()
+    assert "all 15 have the recorded content and captions" in result.text()
 
 
 def test_it_says_what_an_evaluation_says(run: Path, data: Path) -> None:
@@ -102,9 +107,9 @@ def test_a_changed_picture_is_named(run: Path, data: Path) -> None:
     with Image.open(data / name) as image:
         image.putpixel((0, 0), (1, 2, 3))
         image.save(data / name)
-    found = verify(run)
-    assert not found.same and found.differing == ("validation pictures",)
-    (check,) = [check for check in found.checks if check.what == "validation pictures"]
+    result = verify(run)
+    assert not result.same and result.differing == ("validation pictures",)
+    (check,) = [check for check in result.checks if check.what == "validation pictures"]
     assert check.detail == "of 15: 1 have another content" and check.examples == (name,)
 
 
@@ -114,21 +119,21 @@ def test_other_human_captions_are_named(run: Path, data: Path) -> None:
     row = content["splits"]["validation"][0]
     row["captions"][0] = "something that nobody said"
     (run / "data.json").write_text(json.dumps(content))
-    found = verify(run)
-    assert "validation pictures" in found.differing
-    assert "1 have other human captions" in detail(found, "validation pictures")
+    result = verify(run)
+    assert "validation pictures" in result.differing
+    assert "1 have other human captions" in detail(result, "validation pictures")
 
 
 def test_missing_pictures(run: Path, data: Path) -> None:
     name = json.loads((run / "data.json").read_text())["splits"]["validation"][0]["name"]
     content = json.loads((run / "data.json").read_text())
     (data / name).unlink()
-    found = verify(run)
-    assert found.differing == ("validation pictures",) and "1 are missing" in detail(found, "validation pictures")
-    assert statuses(found)["word pieces"] == "not checked", (
+    result = verify(run)
+    assert result.differing == ("validation pictures",) and "1 are missing" in detail(result, "validation pictures")
+    assert statuses(result)["word pieces"] == "not checked", (
         "a share of other pieces says nothing beside the recorded one"
     )
-    assert isinstance(found.rows, CaptionsCompared) and found.rows.compared == 14
+    assert predictions(result).compared == 14
     assert len(content["splits"]["validation"]) == 15
 
 
@@ -138,8 +143,8 @@ def test_one_changed_weight(run: Path) -> None:
     name = next(name for name, value in tensors.items() if value.ndim == 2 and "backbone" not in name)
     tensors[name][0, 0] += 1e-6
     save_file(tensors, run / "model.safetensors")
-    found = verify(run)
-    assert found.differing == ("weights",) and statuses(found)["captions"] == "same"
+    result = verify(run)
+    assert result.differing == ("weights",) and statuses(result)["captions"] == "same"
 
 
 def test_a_captioner_that_says_otherwise(run: Path) -> None:
@@ -148,13 +153,13 @@ def test_a_captioner_that_says_otherwise(run: Path) -> None:
     name = next(name for name, value in reversed(tensors.items()) if value.ndim == 1 and len(value) > 60)
     tensors[name] += 3 * torch.randn(len(tensors[name]), generator=torch.Generator().manual_seed(0))
     save_file(tensors, run / "model.safetensors")
-    found = verify(run)
-    assert found.differing == ("weights", "captions", "word pieces") and isinstance(found.rows, CaptionsCompared)
-    assert "nothing else differs" not in detail(found, "captions")
+    result = verify(run)
+    assert result.differing == ("weights", "captions", "word pieces")
+    assert "nothing else differs" not in detail(result, "captions")
     said = dict(line.split(",")[:2] for line in (run / "captions.csv").read_text().splitlines()[1:])
-    for each in found.rows.moved:
-        assert each.then == said[each.name] != each.now and each.now_log_probability < 0
-    assert found.rows.moved[0].now in found.text()
+    for each in predictions(result).changed:
+        assert each.then == said[each.name] != each.now and each.now_score < 0
+    assert predictions(result).changed[0].now in result.text()
     assert statuses(verify(run, tolerance=1.0))["captions"] == "same", "all captions may differ"
 
 
@@ -165,18 +170,18 @@ def test_a_changed_record(run: Path) -> None:
     name, _, likely = lines[1].split(",")
     lines[1] = f"{name},nobody said this,{likely}"
     table.write_text("\n".join(lines) + "\n")
-    found = verify(run)
-    assert found.differing == ("captions",)
-    assert detail(found, "captions").startswith("1 of 15 captions differ (allowed: 0.5 %)")
-    assert "nothing else differs, so that versions, hardware or precision moved them" in detail(found, "captions")
+    result = verify(run)
+    assert result.differing == ("captions",)
+    assert detail(result, "captions").startswith("1 of 15 captions differ (allowed: 0.5 %)")
+    assert "nothing else differs, so that versions, hardware or precision moved them" in detail(result, "captions")
     assert verify(run, tolerance=0.07).same and not verify(run, tolerance=0.06).same
 
 
 def test_other_word_pieces(run: Path) -> None:
     words = run / "tokenizer.json"
     words.write_text(words.read_text() + " ")
-    found = verify(run)
-    assert found.differing == ("vocabulary",)
+    result = verify(run)
+    assert result.differing == ("vocabulary",)
     metrics = json.loads((run / "metrics.json").read_text())
     del metrics["vocabulary_sha256"]
     (run / "metrics.json").write_text(json.dumps(metrics))
@@ -187,9 +192,9 @@ def test_a_record_that_contradicts_itself(run: Path) -> None:
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["captions"]["predicted"]["exact"]["n"] += 1
     (run / "metrics.json").write_text(json.dumps(metrics))
-    found = verify(run)
-    assert found.differing == ("captions",) and found.rows is None
-    assert "one of them was changed" in detail(found, "captions")
+    result = verify(run)
+    assert result.differing == ("captions",) and result.predictions is None
+    assert "one of them was changed" in detail(result, "captions")
 
 
 def test_damaged_weights_and_data_elsewhere(run: Path, data: Path, tmp_path: Path) -> None:
@@ -199,8 +204,8 @@ def test_damaged_weights_and_data_elsewhere(run: Path, data: Path, tmp_path: Pat
     assert verify(run, str(moved)).same
     path = run / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    found = verify(run, str(moved))
-    assert found.differing == ("weights", "captions") and found.rows is None
+    result = verify(run, str(moved))
+    assert result.differing == ("weights", "captions") and result.predictions is None
 
 
 def test_json_has_everything(run: Path) -> None:

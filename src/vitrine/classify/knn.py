@@ -422,12 +422,14 @@ def _started_from(run: RunFolder, precision: str) -> tuple[Classifier | None, tu
 
 def _recorded(record: RunRecord, asked: FeatureTable, labels: Sequence[str]) -> Guesser | None:
     """What the run's own head said, where it is of these very pictures and classes."""
-    if {each.name for each in asked.samples} != record.truths.keys() or dict(_truths(asked, labels)) != record.truths:
+    if {each.name for each in asked.samples} != record.true_labels.keys() or dict(
+        _truths(asked, labels)
+    ) != record.true_labels:
         return None
     hashed = {(each.name, hashlib.sha256(each.picture.read_bytes()).hexdigest()) for each in asked.samples}
     if hashed != record.pictures:
         return None
-    return Guesser("the run's own head, as recorded", {name: each.right for name, each in record.answers.items()})
+    return Guesser("the run's own head, as recorded", {name: record.is_correct(name) for name in record.predictions})
 
 
 def _truths(asked: FeatureTable, labels: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -35,7 +35,7 @@ from vitrine.plotting.tables import Cell, Table, inline, named_table
 from vitrine.runs.data import find_validation_samples
 from vitrine.runs.find import RunSearch, SkippedFolder, find_runs
 from vitrine.runs.index import NEARER, RunSummary, read_summaries
-from vitrine.runs.record import SHOWN, CaptionerRow, ReadRun, RunRecord, RunRow, read_finished_run, varying_settings
+from vitrine.runs.record import SHOWN, CaptionerRow, RecordReader, RunRecord, RunRow, read_record, varying_settings
 
 _MAX_CLAIMS = 20  # sentences on pairs that a person reads
 
@@ -264,7 +264,7 @@ def _maps(record: RunRecord, samples: tuple[Sample, ...]) -> Iterator[MapPicture
     for mapped in explainer.run(samples, batch_size=16):
         for b, index in enumerate(mapped.batch.indices_B.tolist()):
             sample = samples[index]
-            true = record.truths[sample.name]
+            true = record.true_labels[sample.name]
             yield replace(map_picture(explainer, mapped, b, sample, true), notes=()).with_smaller_photo(320)
 
 
@@ -284,7 +284,7 @@ def compare(references: Sequence[str], *, out: Path | None = None, pictures: boo
 
 
 def compare_runs(
-    found: RunSearch, read: ReadRun = read_finished_run, *, out: Path | None = None, pictures: bool = False
+    found: RunSearch, read: RecordReader = read_record, *, out: Path | None = None, pictures: bool = False
 ) -> ComparisonResult:
     """:func:`compare` of runs that were found before; ``read`` reads those that are not known already."""
     if pictures:
@@ -358,12 +358,10 @@ def _notes(classifiers: Sequence[RunSummary], captioners: Sequence[RunSummary]) 
     return tuple(notes)
 
 
-def _pair(runs: Sequence[RunSummary], read: ReadRun) -> tuple[RunRecord, RunRecord]:
+def _pair(runs: Sequence[RunSummary], read: RecordReader) -> tuple[RunRecord, RunRecord]:
     if len(runs) != 2:
         raise UsageError(f"--pictures needs exactly two runs of classifiers; there are {len(runs)}.")
     first, second = (read(run.name, run.folder) for run in runs)
-    assert isinstance(first, RunRecord)
-    assert isinstance(second, RunRecord)
     if first.validation != second.validation:
         raise UsageError(
             f"--pictures needs two runs on the same validation pictures with the same labels; those of {first.name} "
@@ -373,8 +371,8 @@ def _pair(runs: Sequence[RunSummary], read: ReadRun) -> tuple[RunRecord, RunReco
 
 
 def _disagreements(first: RunRecord, second: RunRecord) -> Disagreements:
-    both = ((name, answer, second.answers[name]) for name, answer in first.answers.items())
-    rows = (Disagreement(name, a.true, a.predicted, b.predicted) for name, a, b in both if a.predicted != b.predicted)
+    labels = ((name, one.text, second.predictions[name].text) for name, one in first.predictions.items())
+    rows = (Disagreement(name, first.true_labels[name], one, other) for name, one, other in labels if one != other)
     return Disagreements(first.name, second.name, tuple(rows))
 
 

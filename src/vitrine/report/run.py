@@ -40,7 +40,7 @@ from vitrine.report.sections.summary import (
 from vitrine.results import ClassificationMetrics
 from vitrine.runs.data import resolve_data_reference
 from vitrine.runs.find import find_runs
-from vitrine.runs.record import CaptionerRecord, RunRecord, read_finished_run
+from vitrine.runs.record import read_record
 
 Progress = Callable[[str, int, int], None]
 """What is being done, steps done, of how many."""
@@ -135,11 +135,11 @@ class _Gathering:
 
     def __init__(self, references: Sequence[str], out: Path, settings: ReportSettings, progress: Progress) -> None:
         self.references, self.out, self.settings, self.progress = references, out, settings, progress
-        found, read = find_runs(references), cache(read_finished_run)
+        found, read = find_runs(references), cache(read_record)
         self.comparison: ComparisonResult = compare_runs(found, read)
         runs = [read(name, run) for name, run in found.runs.items()]
-        self.records = {run.name: run for run in runs if isinstance(run, RunRecord)}
-        self.captioners = {run.name: run for run in runs if isinstance(run, CaptionerRecord)}
+        self.records = {run.name: run for run in runs if not run.is_captioner}
+        self.captioners = {run.name: run for run in runs if run.is_captioner}
         self.final: Final | None = choose_final(self.comparison, self.records, settings.final)
         self.missing: list[str] = []
         self.mapped = 0
@@ -271,7 +271,7 @@ class _Gathering:
         if self.final is not None:
             facts["final"] = {
                 "run": self.final.name,
-                "validation": _without_matrix(self.final.record.metrics),
+                "validation": _without_matrix(self.final.record.classification_metrics),
                 "test": None if self.final.test is None else _without_matrix(self.final.test),
             }
         return facts

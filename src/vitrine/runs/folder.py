@@ -108,6 +108,10 @@ class RunFolder:
         """The rows of history.jsonl; a line that was cut off by a kill is left out."""
         return _read_lines(self.path / "history.jsonl")
 
+    def read_timings(self) -> list[dict[str, Any]]:
+        """The rows of timings.jsonl, one an epoch; a line that was cut off by a kill is left out."""
+        return _read_lines(self.path / "timings.jsonl")
+
     def truncate_history(self, epochs: int) -> None:
         """Drop the lines of epochs that a checkpoint does not hold, before training goes on."""
         for name in ("history.jsonl", "timings.jsonl"):

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,14 +17,12 @@ from vitrine.plotting.tables import Cell
 from vitrine.results import Interval
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import (
-    CaptionerRecord,
     CaptionerRow,
-    FinishedRun,
-    ReadRun,
+    RecordReader,
+    RunRecord,
     RunRow,
     digest,
-    is_exact,
-    read_finished_run,
+    read_record,
 )
 from vitrine.version import __version__
 
@@ -33,7 +31,7 @@ Kind = Literal["classifier", "captioner"]
 RIGHT, EXACT, NEARER = "right", "exact", "nearer"
 """What is known of each picture: its label is right; its caption is one of its own; the caption's ROUGE-L to those."""
 
-_EQUAL = 9  # decimals: values of equal captions are the same
+_DECIMALS = 9  # of ROUGE-L: rounded, the values of equal captions are equal
 
 
 @dataclass(frozen=True)
@@ -86,46 +84,36 @@ def summary_from(content: Mapping[str, Any], name: str, folder: RunFolder) -> Ru
     return RunSummary(**{**content, "name": name, "folder": folder, "outcomes": outcomes, "row": row})
 
 
-def read_summary(name: str, folder: RunFolder, read: ReadRun = read_finished_run) -> RunSummary:
+def read_summary(name: str, folder: RunFolder, read: RecordReader = read_record) -> RunSummary:
     """Read a finished run's files and sum them up.
 
     Raises:
         RunError: a file is missing or cannot be read, or they contradict one another.
     """
     record = read(name, folder)
-    if isinstance(record, CaptionerRecord):
-        return _summary("captioner", record, record.row({}), _of_captions(record))
-    right = {RIGHT: tuple(int(each.right) for _, each in sorted(record.answers.items()))}
-    return _summary("classifier", record, record.row({}), right)
-
-
-def _summary(
-    kind: Kind,
-    record: FinishedRun,
-    row: RunRow | CaptionerRow,
-    outcomes: Mapping[str, tuple[float, ...]],
-) -> RunSummary:
     return RunSummary(
         name=record.name,
         folder=record.folder,
-        kind=kind,
+        kind="captioner" if record.is_captioner else "classifier",
         seed=record.recipe.seed,
         precision=record.metrics.precision,
         settings=record.settings,
         pictures=digest(record.pictures),
         validation=record.validation,
-        outcomes=outcomes,
-        row=replace(row, settings={}),
+        outcomes=_outcomes(record),
+        row=record.row({}),
     )
 
 
-def _of_captions(record: CaptionerRecord) -> dict[str, tuple[float, ...]]:
-    names = sorted(record.captions)
-    texts = [record.captions[name].text for name in names]
-    exact = tuple(int(is_exact(text, record.humans[name])) for name, text in zip(names, texts, strict=True))
-    humans = [[words for words in map(tokenise, record.humans[name]) if words] for name in names]
-    near = rouge_l([tokenise(text) for text in texts], humans) if all(humans) else None
-    return {EXACT: exact} | ({NEARER: tuple(round(value, _EQUAL) for value in near)} if near is not None else {})
+def _outcomes(record: RunRecord) -> dict[str, tuple[float, ...]]:
+    names = sorted(record.predictions)
+    correct = tuple(int(record.is_correct(name)) for name in names)
+    if not record.is_captioner:
+        return {RIGHT: correct}
+    captions = [tokenise(record.predictions[name].text) for name in names]
+    references = [[words for words in map(tokenise, record.human_captions[name]) if words] for name in names]
+    rouge = rouge_l(captions, references) if all(references) else None
+    return {EXACT: correct} | ({NEARER: tuple(round(value, _DECIMALS) for value in rouge)} if rouge is not None else {})
 
 
 FILE = ".vitrine-index.json"
@@ -145,7 +133,7 @@ _FRESH = 2.0  # seconds: the coarsest clock of a file system in use, by which tw
 _FORMAT = 1
 
 
-def read_summaries(runs: Mapping[str, RunFolder], read: ReadRun = read_finished_run) -> tuple[RunSummary, ...]:
+def read_summaries(runs: Mapping[str, RunFolder], read: RecordReader = read_record) -> tuple[RunSummary, ...]:
     """Sum up finished runs, in the order given.
 
     Several runs of one folder are kept in its index. What a run's files say is taken from there only while each of
@@ -180,7 +168,7 @@ class RunIndex:
         self._entries = self._kept()
         self._changed = False
 
-    def summary(self, name: str, run: RunFolder, read: ReadRun) -> RunSummary:
+    def summary(self, name: str, run: RunFolder, read: RecordReader) -> RunSummary:
         """What is known of a finished run of the folder.
 
         Raises:

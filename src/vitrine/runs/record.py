@@ -1,4 +1,4 @@
-"""What finished runs of both kinds have in common when they are read back."""
+"""Finished runs read back: what a run recorded of itself, its row in a table of runs, its settings as flat values."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 from vitrine.config import Recipe
 from vitrine.errors import RunError
@@ -19,6 +19,28 @@ from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.plotting.tables import Cell
 from vitrine.results import CaptioningMetrics, ClassificationMetrics, Interval
 from vitrine.runs.folder import RunFolder
+
+DATA = "training pictures"
+"""The name, among a run's settings, of what it was trained on."""
+
+SHOWN = {
+    "model": "model",
+    "image_size": "input",
+    "pretrained": "pretrained",
+    "batch_size": "batch",
+    "learning_rate": "learning rate",
+    "weight_decay": "weight decay",
+    "transforms": "transforms",
+    "epochs": "epochs",
+}
+"""Settings that every comparison shows, and the names of their columns."""
+
+# Recipe fields that change nothing in the result, or that a later training of the same recipe may have otherwise.
+_IGNORED_FIELDS = ("name", "description", "workers", "trackers", "checkpoint_minutes", "max_unreadable")
+_ROUNDING = 1e-6  # metrics.json keeps six decimals
+
+Annotation: TypeAlias = str | tuple[str, ...]
+"""What a data set says of a picture: the name of its class, or its human captions."""
 
 
 @dataclass(frozen=True)
@@ -94,12 +116,22 @@ def _whole(value: float | None) -> int | None:
     return None if value is None else round(value)
 
 
-Metrics = TypeVar("Metrics", ClassificationMetrics, CaptioningMetrics)
+@dataclass(frozen=True)
+class RecordedPrediction:
+    """A row of a run's predictions.csv or captions.csv.
+
+    Attributes:
+        text: the label, or the caption.
+        score: the label's probability, 0 to 1, where the table has one; the caption's natural log-probability.
+    """
+
+    text: str
+    score: float | None
 
 
 @dataclass(frozen=True)
-class RecordedRun(Generic[Metrics]):
-    """A finished run.
+class RunRecord:
+    """What a finished run of a classifier or a captioner recorded of itself.
 
     Attributes:
         name: what a comparison calls it.
@@ -112,100 +144,124 @@ class RecordedRun(Generic[Metrics]):
     name: str
     folder: RunFolder
     recipe: Recipe
-    metrics: Metrics
+    metrics: ClassificationMetrics | CaptioningMetrics
     data: Mapping[str, Any]
+
+    @property
+    def is_captioner(self) -> bool:
+        """Whether a captioner was trained, not a classifier."""
+        return isinstance(self.metrics, CaptioningMetrics)
+
+    @property
+    def classification_metrics(self) -> ClassificationMetrics:
+        """:attr:`metrics` of a classifier's run."""
+        assert isinstance(self.metrics, ClassificationMetrics)
+        return self.metrics
+
+    @property
+    def captioning_metrics(self) -> CaptioningMetrics:
+        """:attr:`metrics` of a captioner's run."""
+        assert isinstance(self.metrics, CaptioningMetrics)
+        return self.metrics
 
     @cached_property
     def pictures(self) -> frozenset[tuple[str, str]]:
         """(name, sha256) of every validation picture."""
         return frozenset((row["name"], row["sha256"]) for row in self.data["splits"]["validation"])
 
-
-DATA = "training pictures"
-"""What a run was trained on, among its settings."""
-
-SHOWN = {
-    "model": "model",
-    "image_size": "input",
-    "pretrained": "pretrained",
-    "batch_size": "batch",
-    "learning_rate": "learning rate",
-    "weight_decay": "weight decay",
-    "transforms": "transforms",
-    "epochs": "epochs",
-}
-"""Settings that every comparison shows, and the names of their columns."""
-
-# What changes nothing in what comes out, and what a later training of the same recipe may have otherwise.
-_ASIDE = ("name", "description", "workers", "trackers", "checkpoint_minutes", "max_unreadable")
-_ROUNDING = 1e-6  # metrics.json keeps six decimals
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A validation picture: its true class and what the run called it."""
-
-    true: str
-    predicted: str
-
-    @property
-    def right(self) -> bool:
-        """Whether the two are the same."""
-        return self.true == self.predicted
-
-
-@dataclass(frozen=True)
-class RunRecord(RecordedRun[ClassificationMetrics]):
-    """A classifier's finished run."""
-
     @cached_property
-    def truths(self) -> dict[str, str]:
-        """True class names by picture."""
+    def true_labels(self) -> dict[str, str]:
+        """The class name of each validation picture of a classifier's run, by the picture's name."""
         labels = self.data["labels"]
         return {row["name"]: labels[row["label"]] for row in self.data["splits"]["validation"]}
 
     @cached_property
-    def answers(self) -> dict[str, Answer]:
-        """What the run said of each validation picture.
+    def human_captions(self) -> dict[str, tuple[str, ...]]:
+        """The human captions of each validation picture of a captioner's run, by the picture's name."""
+        return {row["name"]: tuple(row["captions"]) for row in self.data["splits"]["validation"]}
+
+    @property
+    def annotations(self) -> Mapping[str, Annotation]:
+        """:attr:`human_captions` of a captioner's run, :attr:`true_labels` of a classifier's."""
+        return self.human_captions if self.is_captioner else self.true_labels
+
+    @cached_property
+    def predictions(self) -> dict[str, RecordedPrediction]:
+        """What the run predicted for each validation picture, by the picture's name, in the order of the data.
 
         Raises:
-            RunError: predictions.csv is missing, or is of other pictures or results than data.json and metrics.json.
+            RunError: the table is missing, or is of other pictures or results than data.json and metrics.json.
         """
-        predicted = {row["filename"]: row["label"] for row in read_predictions(self.folder.path)}
-        if predicted.keys() != self.truths.keys():
-            count = len(predicted.keys() ^ self.truths.keys())
-            raise RunError(f"predictions.csv in {self.folder.path} is of other pictures than data.json ({count}).")
-        answers = {name: Answer(true, predicted[name]) for name, true in self.truths.items()}
-        accuracy = sum(each.right for each in answers.values()) / max(1, len(answers))
+        read, table = (
+            (read_captions, "captions.csv") if self.is_captioner else (_read_label_predictions, "predictions.csv")
+        )
+        rows = read(self.folder.path)
+        if rows.keys() != self.annotations.keys():
+            count = len(rows.keys() ^ self.annotations.keys())
+            raise RunError(f"{table} in {self.folder.path} is of other pictures than data.json ({count}).")
+        predictions = {name: rows[name] for name in self.annotations}
+        self._check_metrics(sum(is_correct(predictions[name].text, said) for name, said in self.annotations.items()))
+        return predictions
+
+    def _check_metrics(self, correct: int) -> None:
+        """Compare how many predictions are correct with metrics.json."""
+        if self.is_captioner:
+            if correct != self.recorded_exact:
+                raise RunError(
+                    f"In {self.folder.path}, {correct} captions of captions.csv are word for word human ones, "
+                    f"metrics.json says {self.recorded_exact}: one of them was changed."
+                )
+            return
+        accuracy = correct / max(1, len(self.annotations))
         if abs(accuracy - self.metrics.accuracy) > _ROUNDING:
             raise RunError(
                 f"In {self.folder.path}, predictions.csv gives an accuracy of {accuracy:.4f}, metrics.json says "
                 f"{self.metrics.accuracy:.4f}: one of them was changed."
             )
-        return answers
+
+    def is_correct(self, name: str) -> bool:
+        """Whether a picture's label is the true one, or its caption word for word one of its human captions."""
+        return is_correct(self.predictions[name].text, self.annotations[name])
+
+    @property
+    def recorded_exact(self) -> int:
+        """Of a captioner's run: pictures whose caption is word for word a human one, as metrics.json has it."""
+        return int(self.captioning_metrics.scores["predicted"]["exact"]["n"])
 
     @cached_property
     def validation(self) -> str:
-        """A name for the validation pictures with their labels: the same for the same ones."""
-        return digest((*pair, self.truths[pair[0]]) for pair in self.pictures)
+        """A hash of the validation pictures with their labels or captions, whatever their order."""
+        rows = ((name, sha256, self.annotations[name]) for name, sha256 in self.pictures)
+        return digest((name, sha256, *((said,) if isinstance(said, str) else said)) for name, sha256, said in rows)
 
     @cached_property
     def settings(self) -> Mapping[str, Cell]:
         """Everything that decides what comes out; see :func:`flat_settings`."""
-        return flat_settings(self.recipe) | {"image_size": self._input(), DATA: describe_training_pictures(self.data)}
+        size = self.recipe.image_size or self._image_size()
+        return flat_settings(self.recipe) | {"image_size": size, DATA: describe_training_pictures(self.data)}
 
-    def _input(self) -> Cell:
-        if self.recipe.image_size:
-            return self.recipe.image_size
+    def _image_size(self) -> int:
         config = read_json(self.folder.path / "config.json")
-        return int(config["pretrained_cfg"]["input_size"][-1])
+        return int(config["input"]["long_side"] if self.is_captioner else config["pretrained_cfg"]["input_size"][-1])
 
-    def row(self, settings: Mapping[str, Cell]) -> RunRow:
+    def row(self, settings: Mapping[str, Cell]) -> RunRow | CaptionerRow:
         """The run as a row of the table, with the settings that the table shows."""
-        timings = read_timings(self.folder.path)
-        trained = sum(row["train_seconds"] for row in timings)
-        best = [row["epoch"] for row in self.folder.read_history() if row["best"]]
         m = self.metrics
+        if isinstance(m, CaptioningMetrics):
+            exact = self.recorded_exact
+            return CaptionerRow(
+                name=self.name,
+                accuracy=m.accuracy,
+                pieces=m.pieces,
+                n=m.n,
+                loss=m.negative_log_likelihood,
+                exact=exact,
+                exact_interval=wilson(exact, m.n),
+                settings=dict(settings),
+            )
+        timings = self.folder.read_timings()
+        train_seconds = sum(row["train_seconds"] for row in timings)
+        best = [row["epoch"] for row in self.folder.read_history() if row["best"]]
         return RunRow(
             name=self.name,
             settings=dict(settings),
@@ -215,37 +271,47 @@ class RunRecord(RecordedRun[ClassificationMetrics]):
             loss=m.negative_log_likelihood,
             calibration_error=m.calibration_error,
             best_epoch=best[-1] if best else 0,
-            pictures_per_second=sum(row["pictures"] for row in timings) / trained if trained else None,
+            pictures_per_second=sum(row["pictures"] for row in timings) / train_seconds if train_seconds else None,
             peak_memory_mib=max((row["peak_memory_mib"] for row in timings), default=None),
-            seconds=trained + sum(row["evaluation_seconds"] for row in timings) if timings else None,
+            seconds=train_seconds + sum(row["evaluation_seconds"] for row in timings) if timings else None,
         )
 
 
+RecordReader: TypeAlias = Callable[[str, RunFolder], RunRecord]
+"""From a name and a folder to the record of the run in it."""
+
+
 def read_record(name: str, folder: RunFolder) -> RunRecord:
-    """Read a classifier's finished run.
+    """Read a finished run of a classifier or a captioner.
 
     Raises:
         RunError: a file is missing or cannot be read.
     """
-    metrics, data = (read_json(folder.path / file) for file in ("metrics.json", "data.json"))
-    if not isinstance(data.get("splits", {}).get("validation"), list) or "labels" not in data:
-        raise RunError(f"{folder.path / 'data.json'} does not list validation pictures with labels.")
+    content, data = (read_json(folder.path / file) for file in ("metrics.json", "data.json"))
+    is_captioner = is_captioner_folder(folder.path)
+    rows = data.get("splits", {}).get("validation")
+    annotated = isinstance(rows, list) and (
+        all("captions" in row for row in rows) if is_captioner else "labels" in data
+    )
+    if not annotated:
+        noun = "captions" if is_captioner else "labels"
+        raise RunError(f"{folder.path / 'data.json'} does not list validation pictures with {noun}.")
+    kind = CaptioningMetrics if is_captioner else ClassificationMetrics
     try:
-        return RunRecord(name, folder, folder.read_recipe(), ClassificationMetrics.from_dict(metrics), data)
+        record = RunRecord(name, folder, folder.read_recipe(), kind.from_dict(content), data)
+        if is_captioner:
+            _ = record.recorded_exact
     except (KeyError, TypeError) as error:
-        raise RunError(f"{folder.path / 'metrics.json'} is not a classifier's metrics (no {error}).") from error
+        noun = "captioner" if is_captioner else "classifier"
+        raise RunError(f"{folder.path / 'metrics.json'} is not a {noun}'s metrics (no {error}).") from error
+    return record
 
 
-def read_timings(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run's timings.jsonl: one an epoch; a line that was cut off by a kill is left out."""
-    path = run / "timings.jsonl"
-    rows = []
-    for line in path.read_text("utf-8").splitlines() if path.is_file() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
-    return rows
+def is_correct(prediction: str, annotation: Annotation) -> bool:
+    """Whether a label is the true one, or a caption word for word one of the human captions that have a word."""
+    if isinstance(annotation, str):
+        return prediction == annotation
+    return tokenise(prediction) in {words for words in map(tokenise, annotation) if words}
 
 
 def read_predictions(run: Path) -> list[dict[str, str]]:
@@ -255,12 +321,60 @@ def read_predictions(run: Path) -> list[dict[str, str]]:
         RunError: there is none, or it has no columns filename and label.
     """
     path = run / "predictions.csv"
-    if not path.is_file():
-        raise RunError(f"{run} has no predictions.csv, so there is nothing to hold against. Train it anew.")
-    header, *rows = [fields for _, fields in complete_records(path)] or [[]]
+    header, *rows = _read_table(path)
     if header[:2] != ["filename", "label"] or any(len(row) != len(header) for row in rows):
         raise RunError(f"{path} is not a table of predictions: expected the columns filename,label.")
     return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def _read_label_predictions(run: Path) -> dict[str, RecordedPrediction]:
+    """:func:`read_predictions` by picture."""
+    rows = read_predictions(run)
+    try:
+        return {
+            row["filename"]: RecordedPrediction(
+                row["label"], float(row["probability"]) if "probability" in row else None
+            )
+            for row in rows
+        }
+    except ValueError as error:
+        raise RunError(f"{run / 'predictions.csv'} has a probability that is no number ({error}).") from error
+
+
+def read_captions(run: Path) -> dict[str, RecordedPrediction]:
+    """The rows of a run's captions.csv by picture.
+
+    Raises:
+        RunError: there is none, or it has other columns.
+    """
+    path = run / "captions.csv"
+    header, *rows = _read_table(path)
+    try:
+        if header != ["filename", "caption", "log_probability"]:
+            raise ValueError(header)
+        return {name: RecordedPrediction(caption, float(score)) for name, caption, score in rows}
+    except ValueError as error:
+        raise RunError(f"{path} is no table of captions: expected filename,caption,log_probability.") from error
+
+
+def _read_table(path: Path) -> list[list[str]]:
+    """Header and rows of a run's CSV file; an empty header of an empty file."""
+    if not path.is_file():
+        raise RunError(f"{path.parent} has no {path.name}, so there is nothing to compare with. Train the run again.")
+    return [fields for _, fields in complete_records(path)] or [[]]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """One of a run's JSON files.
+
+    Raises:
+        RunError: it is missing or damaged.
+    """
+    try:
+        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is missing or damaged ({error}), so the run cannot be read.") from error
+    return content
 
 
 def flat_settings(recipe: Recipe) -> dict[str, Cell]:
@@ -268,7 +382,7 @@ def flat_settings(recipe: Recipe) -> dict[str, Cell]:
     flat: dict[str, Cell] = {}
     for field in fields(Recipe):
         value = getattr(recipe, field.name)
-        if field.name in _ASIDE:
+        if field.name in _IGNORED_FIELDS:
             continue
         if field.name == "transforms":
             flat["transforms"] = value.name
@@ -332,132 +446,3 @@ def _cell(value: object) -> Cell:
         if isinstance(value, tuple | list)
         else str(value)
     )
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """One of a run's files.
-
-    Raises:
-        RunError: it is missing or damaged.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} is missing or damaged ({error}), so the run cannot be read.") from error
-    return content
-
-
-@dataclass(frozen=True)
-class RecordedCaption:
-    """A caption of captions.csv and its natural log-probability."""
-
-    text: str
-    log_probability: float
-
-
-@dataclass(frozen=True)
-class CaptionerRecord(RecordedRun[CaptioningMetrics]):
-    """A captioner's finished run."""
-
-    @cached_property
-    def humans(self) -> dict[str, tuple[str, ...]]:
-        """The human captions of each validation picture."""
-        return {row["name"]: tuple(row["captions"]) for row in self.data["splits"]["validation"]}
-
-    @cached_property
-    def captions(self) -> dict[str, RecordedCaption]:
-        """What the run said of each validation picture, in the order of the data.
-
-        Raises:
-            RunError: captions.csv is missing, or is of other pictures or results than data.json and metrics.json.
-        """
-        found = read_captions(self.folder.path)
-        if found.keys() != self.humans.keys():
-            count = len(found.keys() ^ self.humans.keys())
-            raise RunError(f"captions.csv in {self.folder.path} is of other pictures than data.json ({count}).")
-        exact = sum(is_exact(found[name].text, humans) for name, humans in self.humans.items())
-        if exact != self.recorded_exact:
-            raise RunError(
-                f"In {self.folder.path}, {exact} captions of captions.csv are word for word human ones, metrics.json "
-                f"says {self.recorded_exact}: one of them was changed."
-            )
-        return {name: found[name] for name in self.humans}
-
-    @property
-    def recorded_exact(self) -> int:
-        """Pictures whose caption is word for word one of their own, as metrics.json has it."""
-        return int(self.metrics.scores["predicted"]["exact"]["n"])
-
-    @cached_property
-    def validation(self) -> str:
-        """A name for the validation pictures with their captions: the same for the same ones."""
-        return digest((*pair, *self.humans[pair[0]]) for pair in self.pictures)
-
-    @cached_property
-    def settings(self) -> Mapping[str, Cell]:
-        """Everything that decides what comes out; see :func:`vitrine.runs.record.flat_settings`."""
-        size = self.recipe.image_size or int(read_json(self.folder.path / "config.json")["input"]["long_side"])
-        return flat_settings(self.recipe) | {"image_size": size, DATA: describe_training_pictures(self.data)}
-
-    def row(self, settings: Mapping[str, Cell]) -> CaptionerRow:
-        """The run as a row of the table, with the settings that the table shows."""
-        m, exact = self.metrics, self.recorded_exact
-        return CaptionerRow(
-            self.name, m.accuracy, m.pieces, m.n, m.negative_log_likelihood, exact, wilson(exact, m.n), dict(settings)
-        )
-
-
-def is_exact(caption: str, humans: Sequence[str]) -> bool:
-    """Whether a caption is word for word one of the human ones; those without a word count for none."""
-    return tokenise(caption) in {words for words in map(tokenise, humans) if words}
-
-
-def read_captioner_record(name: str, folder: RunFolder) -> CaptionerRecord:
-    """Read a captioner's finished run.
-
-    Raises:
-        RunError: a file is missing or cannot be read.
-    """
-    metrics, data = (read_json(folder.path / file) for file in ("metrics.json", "data.json"))
-    rows = data.get("splits", {}).get("validation")
-    if not isinstance(rows, list) or not all("captions" in row for row in rows):
-        raise RunError(f"{folder.path / 'data.json'} does not list validation pictures with captions.")
-    try:
-        record = CaptionerRecord(name, folder, folder.read_recipe(), CaptioningMetrics.from_dict(metrics), data)
-        _ = record.recorded_exact
-    except (KeyError, TypeError) as error:
-        raise RunError(f"{folder.path / 'metrics.json'} is not a captioner's metrics (no {error}).") from error
-    return record
-
-
-def read_captions(run: Path) -> dict[str, RecordedCaption]:
-    """The rows of a run's captions.csv by picture.
-
-    Raises:
-        RunError: there is none, or it is no such table.
-    """
-    path = run / "captions.csv"
-    if not path.is_file():
-        raise RunError(f"{run} has no captions.csv, so there is nothing to hold against. Train it anew.")
-    header, *rows = [fields for _, fields in complete_records(path)] or [[]]
-    try:
-        if header != ["filename", "caption", "log_probability"]:
-            raise ValueError(header)
-        return {name: RecordedCaption(caption, float(likely)) for name, caption, likely in rows}
-    except ValueError as error:
-        raise RunError(f"{path} is no table of captions: expected filename,caption,log_probability.") from error
-
-
-FinishedRun: TypeAlias = RunRecord | CaptionerRecord
-
-ReadRun: TypeAlias = Callable[[str, RunFolder], FinishedRun]
-"""From a name and a folder to the run in it."""
-
-
-def read_finished_run(name: str, folder: RunFolder) -> FinishedRun:
-    """Read a finished run.
-
-    Raises:
-        RunError: a file is missing or cannot be read.
-    """
-    return read_captioner_record(name, folder) if is_captioner_folder(folder.path) else read_record(name, folder)

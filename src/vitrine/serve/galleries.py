@@ -103,7 +103,13 @@ def read_recorded_validation(folder: RunFolder) -> RecordedValidation:
     if is_captioner_folder(folder.path) or not folder.is_finished:
         return RecordedValidation(reference, labels, names, truths, hashes, {})
     return RecordedValidation(
-        reference, labels, names, truths, hashes, _read_predictions(folder), read_record("run", folder).metrics
+        reference,
+        labels,
+        names,
+        truths,
+        hashes,
+        _read_predictions(folder),
+        read_record("run", folder).classification_metrics,
     )
 
 

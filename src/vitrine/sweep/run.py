@@ -19,7 +19,6 @@ from vitrine.io.files import to_json, write_atomically
 from vitrine.plotting.tables import Table
 from vitrine.runs.find import FAILURE_FILE, read_failure
 from vitrine.runs.folder import RunFolder
-from vitrine.runs.record import read_timings
 from vitrine.sweep.worker import Failure, RunProcess, environments, wait_until_free
 from vitrine.train.events import Event
 from vitrine.version import __version__
@@ -162,7 +161,7 @@ def _estimate(runs: tuple[PlannedRun, ...], jobs: int) -> Estimate | None:
     left = sum(each.left for each in runs)
     todo = sum(each.state != "finished" for each in runs)
     for each in runs:
-        timings = read_timings(each.folder)
+        timings = RunFolder(each.folder).read_timings()
         if timings:
             seconds = timings[0]["train_seconds"] + timings[0]["evaluation_seconds"]
             return Estimate(seconds * left / max(1, min(jobs, todo)), seconds, each.run.name, left)

@@ -1,12 +1,12 @@
-"""What ``vitrine verify`` found: what of a run is as it was recorded, and what is not."""
+"""The checks of ``vitrine verify`` (weights, class names, pictures, predictions, environment), and their result."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 
@@ -18,18 +18,19 @@ from vitrine.results import Progress, no_progress, shown_number
 from vitrine.runs.data import content_sha256
 from vitrine.runs.environment import VOCABULARY_SHA256, WEIGHTS_SHA256, describe_environment
 from vitrine.runs.folder import RunFolder
-from vitrine.runs.record import RunRecord
+from vitrine.runs.record import Annotation, RunRecord
 
 Status = Literal["same", "differs", "noted", "not checked"]
 
-# Of predictions that moved on the same pictures, classes and weights.
+# Appended where predictions changed on the same pictures, classes and weights.
 _UNEXPLAINED = "; nothing else differs, so that versions, hardware or precision moved them (see environment)"
-_MOST = 10  # rows and names that a person reads
+_SHOWN = 10  # rows and names that a person reads
+_ROUNDING = 1e-9  # the tolerance itself is allowed, however it is rounded in binary
 
 
 @dataclass(frozen=True)
 class RerunConfig:
-    """How predictions are made again.
+    """How a run's model predicts its validation pictures again.
 
     Attributes:
         precision: fp32 or bf16.
@@ -46,7 +47,7 @@ class RerunConfig:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was held against the record.
+    """One thing that was compared with the run's record.
 
     Attributes:
         what: "weights", "class names", "validation pictures", "training pictures", "predictions" or "captions",
@@ -63,185 +64,187 @@ class Check:
 
 
 @dataclass(frozen=True)
-class MovedLabel:
-    """A validation picture that is called otherwise than it was.
+class ChangedPrediction:
+    """A validation picture that has another label or caption than the run recorded.
 
-    The probabilities, 0 to 1, are of the label of then, then, and of the label of now, now; None where not recorded.
+    Attributes:
+        name: of the picture.
+        true: its class; None of a captioner's run.
+        then, now: the recorded label or caption, and that of the rerun.
+        then_score, now_score: the probability of each label, 0 to 1, or the natural log-probability of each caption;
+            None where the run recorded none.
     """
 
     name: str
-    true: str
+    true: str | None
     then: str
     now: str
-    then_probability: float | None
-    now_probability: float
-
-
-@dataclass(frozen=True)
-class MovedCaption:
-    """A validation picture that has another caption than it had, with the natural log-probabilities of both."""
-
-    name: str
-    then: str
-    now: str
-    then_log_probability: float
-    now_log_probability: float
-
-
-Moved = TypeVar("Moved", bound=MovedLabel | MovedCaption)
+    then_score: float | None
+    now_score: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compared(Generic[Moved]):
-    """What a run recorded of its validation pictures and what it says of them now, row by row.
+class PredictionComparison:
+    """The predictions that a run recorded for its validation pictures, beside those of a rerun.
 
     Attributes:
+        noun: what was predicted: labels by a classifier, captions by a captioner.
         recorded: rows of the run's table.
         compared: those whose picture could be read.
-        moved: those with another label or caption.
-        largest: difference of the probabilities of a label that is the same, or of the log-probabilities of a caption
-            that is, in nats; None where they were not recorded.
+        changed: those with another label or caption.
+        largest_difference: between the two probabilities of one label, or log-probabilities of one caption, in nats;
+            None where they were not recorded.
         largest_at: the picture that has it.
-        loss_then, loss_now: negative log-likelihood in nats; None unless all pictures were compared.
-        precision: what was computed in now.
+        correct_then, correct_now: of the compared pictures, how many labels are the true ones, or how many captions are
+            word for word human ones.
+        loss_then, loss_now: negative log-likelihood of the true labels or the human captions' tokens, in nats; None
+            unless all pictures were compared.
+        token_accuracy_then, token_accuracy_now: share of the human captions' tokens that were the likeliest, 0 to 1;
+            None of a classifier's run, or unless all pictures were compared.
+        precision: of the rerun.
     """
 
+    noun: Literal["labels", "captions"]
     recorded: int
     compared: int
-    moved: tuple[Moved, ...]
-    largest: float | None
+    changed: tuple[ChangedPrediction, ...]
+    largest_difference: float | None
     largest_at: str | None
+    correct_then: int
+    correct_now: int
     loss_then: float | None = None
     loss_now: float | None = None
+    token_accuracy_then: float | None = None
+    token_accuracy_now: float | None = None
     precision: str
 
     @property
-    def share_moved(self) -> float:
-        """Share of the compared pictures that moved; no accuracy can move by more."""
-        return len(self.moved) / self.compared if self.compared else 0.0
+    def share_changed(self) -> float:
+        """Share of the compared pictures whose prediction changed; no accuracy can differ by more."""
+        return len(self.changed) / self.compared if self.compared else 0.0
 
-    def check(self, what: str, noun: str, details: Sequence[str], tolerance: float, before: Sequence[Check]) -> Check:
-        """The check of this comparison.
+    @property
+    def _score(self) -> str:
+        return "probability" if self.noun == "labels" else "log_probability"
+
+    def check(self, tolerance: float, earlier: Sequence[Check]) -> Check:
+        """Whether few enough predictions changed.
 
         Args:
-            what: its name.
-            noun: what moved, in the plural.
-            details: further parts of its sentence.
-            tolerance: share that may have moved.
-            before: the checks that were made before, of which one may explain a difference.
+            tolerance: share that may have changed.
+            earlier: the checks that were made before, of which one may explain a difference.
         """
-        parts = [f"{len(self.moved):,} of {self.compared:,} {noun} differ (allowed: {100 * tolerance:g} %)"]
+        what = "predictions" if self.noun == "labels" else "captions"
+        parts = [f"{len(self.changed):,} of {self.compared:,} {self.noun} differ (allowed: {100 * tolerance:g} %)"]
         if self.compared < self.recorded:
             parts.append(f"{self.recorded - self.compared:,} recorded pictures could not be compared")
-        told = "; ".join([*parts, *details])
-        if self.share_moved <= tolerance + 1e-9:
-            return Check(what, "same", told)
-        explained = any(check.status == "differs" for check in before)
-        return Check(what, "differs", told if explained else told + _UNEXPLAINED)
+        detail = "; ".join([*parts, *self._details()])
+        if self.share_changed <= tolerance + _ROUNDING:
+            return Check(what, "same", detail)
+        is_explained = any(check.status == "differs" for check in earlier)
+        return Check(what, "differs", detail if is_explained else detail + _UNEXPLAINED)
 
+    def _details(self) -> Iterator[str]:
+        """What else is compared, in parts of a sentence."""
+        if self.noun == "captions":
+            yield f"word for word human ones: {self.correct_then:,} then, {self.correct_now:,} now"
+        else:
+            then, now = (count / self.compared for count in (self.correct_then, self.correct_now))
+            yield f"accuracy {then:.4f} then, {now:.4f} now"
+            if self.loss_then is not None and self.loss_now is not None:
+                yield f"loss {self.loss_then:.5f} then, {self.loss_now:.5f} now"
+        if self.largest_difference is not None:
+            score = self._score.replace("_", "-")
+            yield f"the largest difference of a {score} is {self.largest_difference:.2g} ({self.largest_at})"
+        elif self.noun == "labels":
+            yield "probabilities were not recorded"
 
-@dataclass(frozen=True, kw_only=True)
-class RowsCompared(Compared[MovedLabel]):
-    """The recorded predictions and those of now.
-
-    Attributes:
-        accuracy_then, accuracy_now: on the compared pictures, 0 to 1.
-    """
-
-    accuracy_then: float
-    accuracy_now: float
-
-    def table(self, most: int) -> Table:
-        """The first labels that moved, a row a picture."""
-        rows = tuple(
-            (each.name, each.true, each.then, _share(each.then_probability), each.now, _share(each.now_probability))
-            for each in self.moved[:most]
+    def check_tokens(self, tolerance: float) -> Check:
+        """Whether a captioner predicts as many of the human captions' tokens as it did, each from those before it."""
+        then, now = self.token_accuracy_then, self.token_accuracy_now
+        if then is None or now is None:
+            return Check("word pieces", "not checked", "they are measured on all recorded pictures only")
+        detail = (
+            f"{then:.4f} of them the likeliest then, {now:.4f} now; "
+            f"loss {self.loss_then:.5f} then, {self.loss_now:.5f} now"
         )
-        return Table(("picture", "true", "then", "probability", "now", "probability now"), rows)
+        return Check("word pieces", "same" if abs(then - now) <= tolerance + _ROUNDING else "differs", detail)
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "recorded": self.recorded,
-            "compared": self.compared,
-            "moved_labels": len(self.moved),
-            "share_moved": self.share_moved,
-            "largest_probability_difference": self.largest,
-            "largest_at": self.largest_at,
-            "accuracy": {"then": self.accuracy_then, "now": self.accuracy_now},
-            "negative_log_likelihood": {"then": self.loss_then, "now": self.loss_now},
-            "precision": self.precision,
-            "moved": [vars(each) for each in self.moved],
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class CaptionsCompared(Compared[MovedCaption]):
-    """The recorded captions and those of now; losses are of the human captions' word pieces.
-
-    Attributes:
-        exact_then, exact_now: of the compared pictures, how many captions are word for word one of their own.
-        pieces_then, pieces_now: share of the human captions' word pieces that were the likeliest, 0 to 1; None unless
-            all pictures were compared.
-    """
-
-    exact_then: int
-    exact_now: int
-    pieces_then: float | None = None
-    pieces_now: float | None = None
-
-    def table(self, most: int) -> Table:
-        """The first captions that moved, a row a picture."""
+    def table(self, limit: int) -> Table:
+        """The first predictions that changed, a row a picture."""
+        is_labels, score = self.noun == "labels", self._score.replace("_", "-")
         rows = tuple(
             (
                 each.name,
+                *((each.true,) if is_labels else ()),
                 each.then,
-                shown_number(each.then_log_probability, 4),
+                None if each.then_score is None else shown_number(each.then_score, 4),
                 each.now,
-                shown_number(each.now_log_probability, 4),
+                None if each.now_score is None else shown_number(each.now_score, 4),
             )
-            for each in self.moved[:most]
+            for each in self.changed[:limit]
         )
-        return Table(("picture", "then", "log-probability", "now", "log-probability now"), rows)
+        return Table(("picture", *(("true",) if is_labels else ()), "then", score, "now", f"{score} now"), rows)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
+        correct: dict[str, Any]
+        if self.noun == "labels":
+            correct = {"accuracy": _then_now(self.correct_then / self.compared, self.correct_now / self.compared)}
+        else:
+            correct = {
+                "exact_captions": _then_now(self.correct_then, self.correct_now),
+                "piece_accuracy": _then_now(self.token_accuracy_then, self.token_accuracy_now),
+            }
         return {
             "recorded": self.recorded,
             "compared": self.compared,
-            "moved_captions": len(self.moved),
-            "share_moved": self.share_moved,
-            "largest_log_probability_difference": self.largest,
+            f"moved_{self.noun}": len(self.changed),
+            "share_moved": self.share_changed,
+            f"largest_{self._score}_difference": self.largest_difference,
             "largest_at": self.largest_at,
-            "exact_captions": {"then": self.exact_then, "now": self.exact_now},
-            "piece_accuracy": {"then": self.pieces_then, "now": self.pieces_now},
-            "negative_log_likelihood": {"then": self.loss_then, "now": self.loss_now},
+            **correct,
+            "negative_log_likelihood": _then_now(self.loss_then, self.loss_now),
             "precision": self.precision,
-            "moved": [vars(each) for each in self.moved],
+            "moved": [
+                {
+                    "name": each.name,
+                    **({"true": each.true} if self.noun == "labels" else {}),
+                    "then": each.then,
+                    "now": each.now,
+                    f"then_{self._score}": each.then_score,
+                    f"now_{self._score}": each.now_score,
+                }
+                for each in self.changed
+            ],
         }
+
+
+def _then_now(then: float | None, now: float | None) -> dict[str, float | None]:
+    return {"then": then, "now": now}
 
 
 @dataclass(frozen=True)
 class VerificationResult:
-    """A run held against its own record.
+    """A run compared with its own record.
 
     Attributes:
-        run, data: what was verified, on what.
+        run, data: the run folder, and the reference of the data that it was verified on.
         tolerance: share of the labels or captions that may differ.
         checks: in the order in which they were made.
-        rows: the predictions; None where they could not be made.
+        predictions: recorded and rerun; None where they could not be made.
     """
 
     run: str
     data: str
     tolerance: float
     checks: tuple[Check, ...]
-    rows: RowsCompared | CaptionsCompared | None
+    predictions: PredictionComparison | None
 
     @property
     def same(self) -> bool:
         """Whether nothing differs beyond the tolerance, and the predictions were made."""
-        return self.rows is not None and not self.differing
+        return self.predictions is not None and not self.differing
 
     @property
     def differing(self) -> tuple[str, ...]:
@@ -257,7 +260,7 @@ class VerificationResult:
             "verified": self.same,
             "differs": list(self.differing),
             "checks": [_plain(vars(check)) for check in self.checks],
-            "predictions": None if self.rows is None else self.rows.to_dict(),
+            "predictions": None if self.predictions is None else self.predictions.to_dict(),
         }
 
     def text(self) -> str:
@@ -266,15 +269,15 @@ class VerificationResult:
         lines = [f"{self.run} on {self.data}", ""]
         for check in self.checks:
             first, *more = check.detail.split("; ")
-            more += check.examples[:_MOST]
-            if len(check.examples) > _MOST:
-                more.append(f"and {len(check.examples) - _MOST} more")
+            more += check.examples[:_SHOWN]
+            if len(check.examples) > _SHOWN:
+                more.append(f"and {len(check.examples) - _SHOWN} more")
             lines.append(f"{check.what:<{width}}  {check.status:<11}  {first}")
             lines += [f"{'':<{width + 15}}{line}" for line in more]
-        if self.rows is not None and self.rows.moved:
-            lines += ["", self.rows.table(_MOST).text()]
-            if len(self.rows.moved) > _MOST:
-                lines.append(f"and {len(self.rows.moved) - _MOST} more; --json has all.")
+        if self.predictions is not None and self.predictions.changed:
+            lines += ["", self.predictions.table(_SHOWN).text()]
+            if len(self.predictions.changed) > _SHOWN:
+                lines.append(f"and {len(self.predictions.changed) - _SHOWN} more; --json has all.")
         return "\n".join([*lines, "", self._conclusion()])
 
     def _conclusion(self) -> str:
@@ -287,53 +290,45 @@ class VerificationResult:
         return f"Not verified; what differs: {', '.join(self.differing)}."
 
 
-def _share(value: float | None) -> str | None:
-    return None if value is None else f"{value:.4f}"
-
-
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
 
-Annotation = str | tuple[str, ...]
-"""What data say of a picture: the name of its class, or its captions."""
-
-
 @dataclass(frozen=True)
 class PictureIndex:
-    """Every picture that is there now.
+    """Every picture that the data have now.
 
     Attributes:
         by_name: (sample, sha256) by name; the hash is None where the bytes cannot be had.
         by_hash: names by content.
         split_of: the split of each name.
-        said: of each name; none of a picture without class.
+        annotations: class name or human captions of each name; none of a picture without a class.
     """
 
     by_name: Mapping[str, tuple[Sample, str | None]]
     by_hash: Mapping[str, tuple[str, ...]]
     split_of: Mapping[str, str]
-    said: Mapping[str, Annotation]
+    annotations: Mapping[str, Annotation]
 
 
 @dataclass(frozen=True)
 class SplitMatch:
-    """What became of the recorded pictures of one split; names are those of the record.
+    """The recorded pictures of one split, matched with those that the data have now. Names are those of the record.
 
     Attributes:
-        samples: what is there for each recorded picture: the same content, or else the same name.
-        missing: neither the name nor the content is there.
-        changed: the name is there with another content.
-        relabelled: (name, class or captions then, those of now).
-        elsewhere: the content is there under another name.
+        samples: the picture that matches each recorded one: of the same content, or else of the same name.
+        missing: pictures of which neither the name nor the content is there.
+        changed: pictures whose name is there with another content.
+        annotation_changes: (name, class or captions then, those of now).
+        renamed: pictures whose content is there under another name.
         new: names of now that the record does not have.
     """
 
     samples: Mapping[str, Sample]
     missing: tuple[str, ...]
     changed: tuple[str, ...]
-    relabelled: tuple[tuple[str, Annotation, Annotation], ...]
-    elsewhere: tuple[str, ...]
+    annotation_changes: tuple[tuple[str, Annotation, Annotation], ...]
+    renamed: tuple[str, ...]
     new: tuple[str, ...]
 
 
@@ -343,105 +338,123 @@ def index_pictures(data: LabelledData | CaptionData, progress: Progress = no_pro
     splits = {name: tuple(split) for name, split in data.splits.items() if not split.endless}
     total, by_name, split_of = sum(map(len, splits.values())), {}, {}
     by_hash: dict[str, tuple[str, ...]] = {}
-    said: dict[str, Annotation] = {}
+    annotations: dict[str, Annotation] = {}
     for split, samples in splits.items():
         for each in samples:
-            sample, about = _said(each, data)
+            sample, annotation = _annotated(each, data)
             sha256 = content_sha256(sample)
             by_name[sample.name], split_of[sample.name] = (sample, sha256), split
-            if about is not None:
-                said[sample.name] = about
+            if annotation is not None:
+                annotations[sample.name] = annotation
             if sha256 is not None:
                 by_hash[sha256] = (*by_hash.get(sha256, ()), sample.name)
             progress(len(by_name), total)
-    return PictureIndex(by_name, by_hash, split_of, said)
+    return PictureIndex(by_name, by_hash, split_of, annotations)
 
 
-def _said(each: Sample | CaptionedSample, data: LabelledData | CaptionData) -> tuple[Sample, Annotation | None]:
-    """A picture, and what is said of it."""
+def _annotated(each: Sample | CaptionedSample, data: LabelledData | CaptionData) -> tuple[Sample, Annotation | None]:
+    """A picture, with its class name or human captions."""
     if isinstance(each, CaptionedSample):
         return each.unlabelled, each.captions
     assert isinstance(data, LabelledData)
     return each, None if each.label is None else data.labels[each.label]
 
 
-def match_split(record: Mapping[str, Any], split: str, present: PictureIndex) -> SplitMatch:
-    """Look for the pictures of a split of data.json."""
-    rows = record["splits"][split]
+def match_split(record: Mapping[str, Any], split: str, index: PictureIndex) -> SplitMatch:
+    """Match the pictures of a split of data.json with those of the data.
+
+    Args:
+        record: content of data.json.
+        split: train or validation; it must be a finite one.
+        index: the pictures of the data.
+    """
     samples: dict[str, Sample] = {}
-    missing, changed, elsewhere, relabelled = [], [], [], []
-    for row in rows:
+    missing, changed, renamed, annotation_changes = [], [], [], []
+    for row in record["splits"][split]:
         name, sha256 = row["name"], row["sha256"]
-        here = present.by_name.get(name)
-        if here is None or here[1] != sha256:
-            others = present.by_hash.get(sha256, ())
-            if others:
-                elsewhere.append(name)
-                here = present.by_name[others[0]]
-            elif here is None:
+        match = index.by_name.get(name)
+        if match is None or match[1] != sha256:
+            same_content = index.by_hash.get(sha256, ())
+            if same_content:
+                renamed.append(name)
+                match = index.by_name[same_content[0]]
+            elif match is None:
                 missing.append(name)
                 continue
             else:
                 changed.append(name)
-        samples[name] = Sample(name, here[0].picture)
+        samples[name] = Sample(name, match[0].picture)
         then = tuple(row["captions"]) if "captions" in row else record["labels"][row["label"]]
-        now = present.said.get(here[0].name)
+        now = index.annotations.get(match[0].name)
         if now is not None and now != then:
-            relabelled.append((name, then, now))
+            annotation_changes.append((name, then, now))
     return SplitMatch(
-        samples, tuple(missing), tuple(changed), tuple(relabelled), tuple(elsewhere), _new(record, split, present)
+        samples=samples,
+        missing=tuple(missing),
+        changed=tuple(changed),
+        annotation_changes=tuple(annotation_changes),
+        renamed=tuple(renamed),
+        new=_new_names(record, split, index),
     )
 
 
-def _new(record: Mapping[str, Any], split: str, present: PictureIndex) -> tuple[str, ...]:
-    known = {row["name"] for row in record["quarantine"]}
-    contents = set()
+def _new_names(record: Mapping[str, Any], split: str, index: PictureIndex) -> tuple[str, ...]:
+    """Pictures of a split that data.json has nowhere, neither by name nor by content."""
+    names = {row["name"] for row in record["quarantine"]}
+    hashes = set()
     for rows in record["splits"].values():
         if not isinstance(rows, str):
-            known |= {row["name"] for row in rows}
-            contents |= {row["sha256"] for row in rows}
+            names |= {row["name"] for row in rows}
+            hashes |= {row["sha256"] for row in rows}
     return tuple(
         name
-        for name, (_, sha256) in present.by_name.items()
-        if present.split_of[name] == split and name not in known and sha256 not in contents
+        for name, (_, sha256) in index.by_name.items()
+        if index.split_of[name] == split and name not in names and sha256 not in hashes
     )
 
 
-def check_split(record: Mapping[str, Any], split: str, found: SplitMatch) -> Check:
-    """What to say of a split."""
-    what, total = f"{split} pictures".replace("train ", "training "), len(record["splits"][split])
-    if not found.samples:
+def check_split(record: Mapping[str, Any], split: str, match: SplitMatch) -> Check:
+    """Whether a split's pictures are there with the recorded content and class or captions.
+
+    Args:
+        record: content of data.json.
+        split: train or validation.
+        match: of that split.
+    """
+    what = "training pictures" if split == "train" else f"{split} pictures"
+    total = len(record["splits"][split])
+    if not match.samples:
         if split == "train":
             return Check(what, "not checked", f"none of the {total:,} is there")
-        return Check(what, "differs", f"none of the {total:,} is there", found.missing)
-    relabelled = Counter((then, now) for _, then, now in found.relabelled if isinstance(then, str))
-    captioned = sum(not isinstance(then, str) for _, then, _ in found.relabelled)
-    told = [
-        *([f"{len(found.changed):,} have another content"] if found.changed else []),
-        *([f"{len(found.missing):,} are missing"] if found.missing else []),
-        *([f"{len(found.new):,} are new"] if found.new else []),
-        *([f"{captioned:,} have other human captions"] if captioned else []),
-        *(f"{count:,} of class {then} are now of class {now}" for (then, now), count in relabelled.items()),
+        return Check(what, "differs", f"none of the {total:,} is there", match.missing)
+    class_changes = Counter((then, now) for _, then, now in match.annotation_changes if isinstance(then, str))
+    caption_changes = len(match.annotation_changes) - class_changes.total()
+    differences = [
+        *([f"{len(match.changed):,} have another content"] if match.changed else []),
+        *([f"{len(match.missing):,} are missing"] if match.missing else []),
+        *([f"{len(match.new):,} are new"] if match.new else []),
+        *([f"{caption_changes:,} have other human captions"] if caption_changes else []),
+        *(f"{count:,} of class {then} are now of class {now}" for (then, now), count in class_changes.items()),
     ]
-    moved = f"; {len(found.elsewhere):,} lie under other names" if found.elsewhere else ""
-    if not told:
-        said = "class" if "labels" in record else "captions"
-        return Check(what, "same", f"all {total:,} have the recorded content and {said}{moved}")
-    names = (*found.changed, *found.missing, *found.new, *(name for name, _, _ in found.relabelled))
-    return Check(what, "differs", f"of {total:,}: {'; '.join(told)}{moved}", tuple(dict.fromkeys(names)))
+    renamed = f"; {len(match.renamed):,} lie under other names" if match.renamed else ""
+    if not differences:
+        annotation = "class" if "labels" in record else "captions"
+        return Check(what, "same", f"all {total:,} have the recorded content and {annotation}{renamed}")
+    names = (*match.changed, *match.missing, *match.new, *(name for name, _, _ in match.annotation_changes))
+    return Check(what, "differs", f"of {total:,}: {'; '.join(differences)}{renamed}", tuple(dict.fromkeys(names)))
 
 
 def check_weights(run: RunFolder) -> Check:
-    """The hash of the weights beside the one that the run recorded when it was measured."""
-    return _hash_check("weights", run, "model.safetensors", WEIGHTS_SHA256)
+    """Whether the weights file has the hash that the run recorded when it was measured."""
+    return _check_hash("weights", run, "model.safetensors", WEIGHTS_SHA256)
 
 
 def check_vocabulary(run: RunFolder) -> Check:
-    """The same of a captioner's word pieces."""
-    return _hash_check("vocabulary", run, "tokenizer.json", VOCABULARY_SHA256)
+    """Whether a captioner's tokenizer.json has the hash that the run recorded when it was measured."""
+    return _check_hash("vocabulary", run, "tokenizer.json", VOCABULARY_SHA256)
 
 
-def _hash_check(what: str, run: RunFolder, file: str, key: str) -> Check:
+def _check_hash(what: str, run: RunFolder, file: str, key: str) -> Check:
     path = run.path / file
     if not path.is_file():
         return Check(what, "differs", f"{file} is missing")
@@ -454,43 +467,50 @@ def _hash_check(what: str, run: RunFolder, file: str, key: str) -> Check:
     return Check(what, "differs", f"{file} was sha256 {then[:12]}…, now {now[:12]}…")
 
 
-def check_class_names(record: RunRecord, found: LabelledData) -> Check:
-    """Class names in the run's files and in the data."""
+def check_class_names(record: RunRecord, data: LabelledData) -> Check:
+    """Whether labels.txt, config.json and the data have the class names that the run recorded in data.json."""
     then = tuple(record.data["labels"])
     config = json.loads((record.folder.path / "config.json").read_text("utf-8"))
-    places = {"labels.txt": record.folder.read_labels(), "config.json": tuple(config.get("label_names", then))}
-    for place, names in places.items():
+    files = {"labels.txt": record.folder.read_labels(), "config.json": tuple(config.get("label_names", then))}
+    for file, names in files.items():
         if names != then:
-            return Check("class names", "differs", f"{place} was changed: {_difference(then, names)}")
-    if set(found.labels) - set(then):
-        return Check("class names", "differs", f"the data have other classes: {_difference(then, found.labels)}")
-    if len(set(then) - set(found.labels)):
-        return Check("class names", "differs", f"the data lack classes: {_difference(then, found.labels)}")
+            return Check("class names", "differs", f"{file} was changed: {_name_changes(then, names)}")
+    if set(data.labels) - set(then):
+        return Check("class names", "differs", f"the data have other classes: {_name_changes(then, data.labels)}")
+    if set(then) - set(data.labels):
+        return Check("class names", "differs", f"the data lack classes: {_name_changes(then, data.labels)}")
     return Check("class names", "same", f"{len(then)} classes")
 
 
-def _difference(then: tuple[str, ...], now: tuple[str, ...]) -> str:
-    gone, new = ([x for x in one if x not in other] for one, other in ((then, now), (now, then)))
-    told = [f"{', '.join(map(repr, names[:5]))} {word}" for names, word in ((gone, "gone"), (new, "new")) if names]
-    return "; ".join(told) or "their order is another"
+def _name_changes(then: tuple[str, ...], now: tuple[str, ...]) -> str:
+    missing, new = ([x for x in one if x not in other] for one, other in ((then, now), (now, then)))
+    parts = [f"{', '.join(map(repr, names[:5]))} {word}" for names, word in ((missing, "gone"), (new, "new")) if names]
+    return "; ".join(parts) or "their order is another"
 
 
 def check_environment(run: RunFolder, then_precision: str, precision: str, device: torch.device) -> Check:
-    """Versions and hardware then and now: no difference by itself, but what may explain one."""
+    """Versions and hardware then and now: they may explain a difference, and are none themselves.
+
+    Args:
+        run: its environment.json is read.
+        then_precision: that the run was measured in.
+        precision: of the rerun.
+        device: of the rerun.
+    """
     path = run.path / "environment.json"
     if not path.is_file():
         return Check("environment", "not checked", "the run recorded none")
-    then = json.loads(path.read_text("utf-8"))
     now = describe_environment(device) | {"precision": precision}
-    then["precision"] = then_precision
-    before, after = _flat(then), _flat(now)
-    different = [
+    before = _flatten(json.loads(path.read_text("utf-8")) | {"precision": then_precision})
+    after = _flatten(now)
+    changes = [
         f"{key} {before[key]} then, {after[key]} now" for key in after if before.get(key, after[key]) != after[key]
     ]
-    if different:
-        return Check("environment", "noted", "; ".join(different))
+    if changes:
+        return Check("environment", "noted", "; ".join(changes))
     return Check("environment", "same", f"versions, {now['device']}, {torch.get_num_threads()} threads, {precision}")
 
 
-def _flat(environment: Mapping[str, Any]) -> dict[str, Any]:
+def _flatten(environment: Mapping[str, Any]) -> dict[str, Any]:
+    """The packages' versions beside the other entries."""
     return {**{key: v for key, v in environment.items() if key != "packages"}, **environment.get("packages", {})}

@@ -30,7 +30,7 @@ from vitrine.report.document import (
 from vitrine.report.sections.summary import read_test_metrics
 from vitrine.results import CaptioningMetrics, Progress, no_progress
 from vitrine.runs.data import content_sha256, resolve_data_reference
-from vitrine.runs.record import CaptionerRecord
+from vitrine.runs.record import RunRecord
 
 _SIDE = 480  # pixels of a photograph on the page
 _SURE, _UNSURE = 2, 2  # captions that are shown of each kind
@@ -46,7 +46,7 @@ _METRICS = {
 
 
 def captioner_section(
-    record: CaptionerRecord,
+    record: RunRecord,
     number: int,
     pictures: Sequence[Path] | None = (),
     progress: Progress = no_progress,
@@ -63,7 +63,7 @@ def captioner_section(
         RunError: its files cannot be read.
         DataError, ModelError: its pictures or weights cannot be used.
     """
-    name, folder, metrics = record.name, record.folder.path, record.metrics
+    name, folder, metrics = record.name, record.folder.path, record.captioning_metrics
     tested = read_test_metrics(folder)
     split = "validation" if tested is None else "test"
     scores: Mapping[str, Any] = metrics.scores if tested is None else tested["captions"]
@@ -148,10 +148,14 @@ def _lowered(sentence: str) -> str:
 _Shown = tuple[Sample, tuple[str, ...], str]
 
 
-def _default(record: CaptionerRecord, opened: Captioner) -> list[_Shown]:
+def _default(record: RunRecord, opened: Captioner) -> list[_Shown]:
     """Validation pictures with the captions that were surest, and those that were least sure, a word piece."""
     encode = opened.vocabulary.encode
-    sure = {name: said.log_probability / (len(encode(said.text)) + 1) for name, said in record.captions.items()}
+    sure = {
+        name: each.score / (len(encode(each.text)) + 1)
+        for name, each in record.predictions.items()
+        if each.score is not None
+    }
     ranked = sorted(sure, key=lambda name: (-sure[name], name))
     why = dict.fromkeys(ranked[:_SURE], "surest of its words")
     why |= dict.fromkeys([name for name in ranked[-_UNSURE:] if name not in why], "least sure of its words")

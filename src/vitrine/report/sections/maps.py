@@ -44,7 +44,7 @@ from vitrine.report.document import (
 from vitrine.results import Interval, Progress, no_progress, shown_number
 from vitrine.runs.data import find_validation_samples
 from vitrine.runs.environment import WEIGHTS_SHA256
-from vitrine.runs.record import RunRecord, read_predictions
+from vitrine.runs.record import RunRecord
 
 _SIDE = 480  # pixels of a photograph on the page
 
@@ -101,21 +101,16 @@ def choose_pictures(record: RunRecord, data: str | None = None) -> tuple[ShownPi
         DataError: there are no such data.
         RunError: predictions.csv has a probability that is no number.
     """
-    rows = read_predictions(record.folder.path)
-    try:
-        sure = {row["filename"]: float(row["probability"]) for row in rows if "probability" in row}
-    except ValueError as error:
-        raise RunError(f"predictions.csv in {record.folder.path} has a probability that is no number.") from error
-    answers = record.answers
+    sure = {name: each.score for name, each in record.predictions.items() if each.score is not None}
     ranked = sorted(sure, key=lambda name: (-sure[name], name))
-    right = [name for name in ranked if answers[name].right]
-    wrong = [name for name in ranked if not answers[name].right]
-    chosen: dict[str, str] = dict.fromkeys(_spread(right, record.truths), "surest and right")
-    chosen |= dict.fromkeys(_spread(wrong, record.truths), "surest and wrong")
+    right = [name for name in ranked if record.is_correct(name)]
+    wrong = [name for name in ranked if not record.is_correct(name)]
+    chosen: dict[str, str] = dict.fromkeys(_spread(right, record.true_labels), "surest and right")
+    chosen |= dict.fromkeys(_spread(wrong, record.true_labels), "surest and wrong")
     unsure = [name for name in reversed(ranked) if name not in chosen]
-    chosen |= dict.fromkeys(_spread(unsure, record.truths), "least sure")
+    chosen |= dict.fromkeys(_spread(unsure, record.true_labels), "least sure")
     there = find_validation_samples(record, chosen, data)
-    return tuple(ShownPicture(sample, record.truths[name], chosen[name]) for name, sample in there.items())
+    return tuple(ShownPicture(sample, record.true_labels[name], chosen[name]) for name, sample in there.items())
 
 
 def _spread(names: Sequence[str], truths: Mapping[str, str], count: int = 2) -> list[str]:

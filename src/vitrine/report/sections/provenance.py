@@ -13,7 +13,7 @@ from vitrine.plotting.tables import Table
 from vitrine.report.document import Block, Commands, Listing, Paragraph, Section, Sheet
 from vitrine.report.sections.maps import SCORES
 from vitrine.report.sections.summary import TEST, Final, read_test_metrics
-from vitrine.runs.record import FinishedRun, RunRecord, read_json, same_but_seed
+from vitrine.runs.record import RunRecord, read_json, same_but_seed
 from vitrine.version import __version__
 
 
@@ -131,7 +131,7 @@ def _of_comparison(comparison: ComparisonResult, records: Mapping[str, RunRecord
     return items
 
 
-def origins_section(runs: Sequence[FinishedRun], command: Sequence[str]) -> Section:
+def origins_section(runs: Sequence[RunRecord], command: Sequence[str]) -> Section:
     """Where each run, its data and its starting weights come from, and how to make all of it again.
 
     Args:
@@ -162,7 +162,7 @@ def foot() -> str:
     return f"Made by vitrine {__version__} from the files of the runs; no number was typed in by hand."
 
 
-def _origins(run: FinishedRun) -> dict[str, str]:
+def _origins(run: RunRecord) -> dict[str, str]:
     path, data = run.folder.path, run.data
     environment = read_json(path / "environment.json")
     weights = path / "model.safetensors"
@@ -194,6 +194,6 @@ def _pictures(data: Mapping[str, Any]) -> str:
     return ", ".join([*counts, f"{len(data.get('quarantine', ())):,} set aside"])
 
 
-def _train_command(run: FinishedRun) -> str:
+def _train_command(run: RunRecord) -> str:
     path, data = run.folder.path, str(run.data.get("reference"))
     return shlex.join(["vitrine", "train", data, "--recipe", str(path / "recipe.toml"), "-o", f"{path}-again"])

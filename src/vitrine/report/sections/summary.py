@@ -77,7 +77,7 @@ class Final:
     @property
     def shown(self) -> tuple[ClassificationMetrics, str]:
         """The measurement that says most, and its split: test pictures, which chose nothing, where there are any."""
-        return (self.record.metrics, "validation") if self.test is None else (self.test, "test")
+        return (self.record.classification_metrics, "validation") if self.test is None else (self.test, "test")
 
 
 def choose_final(
@@ -156,7 +156,7 @@ def read_test_metrics(run: Path) -> dict[str, Any] | None:
 
 def final_section(final: Final, comparison: ComparisonResult, records: Mapping[str, RunRecord]) -> Section:
     """The final result: its numbers first, then what may be said of them."""
-    m = final.record.metrics
+    m = final.record.classification_metrics
     numbers = [Number(f"{m.accuracy:.4f}", "validation accuracy", _of(m.accuracy_interval, m.n), final.test is None)]
     if final.test is not None:
         t = final.test
