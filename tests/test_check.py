@@ -18,7 +18,7 @@ from vitrine.check import check, render
 from vitrine.data.check import index_samples, inspect
 from vitrine.data.decode import BytesPicture, FilePicture
 from vitrine.data.image_folder import list_pictures
-from vitrine.data.samples import FiniteSplit, LabelledData, Sample
+from vitrine.data.samples import Dataset, FiniteSplit, Sample
 from vitrine.errors import DataError
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real photographs of ../shared/data are not here")
@@ -185,10 +185,10 @@ def test_many_classes_are_shown_in_part_and_even_ones_in_a_line(tmp_path: Path) 
 
     names = tuple(f"class{label}" for label in range(50))
     even = [sample(label, n) for label in range(50) for n in range(2)]
-    text = render(inspect(LabelledData("x", "class folders", names, {"train": FiniteSplit(even)})))
+    text = render(inspect(Dataset("x", "class folders", names, {"train": FiniteSplit(even)})))
     assert "Every class has the same number of pictures: 2 in train." in text
     uneven = [*even, sample(3, 2), *(sample(4, n) for n in range(2, 9))]
-    lines = render(inspect(LabelledData("x", "class folders", names, {"train": FiniteSplit(uneven)}))).splitlines()
+    lines = render(inspect(Dataset("x", "class folders", names, {"train": FiniteSplit(uneven)}))).splitlines()
     start = next(n for n, line in enumerate(lines) if line.startswith("Class"))
     assert lines[start + 1].split() == ["class4", "9"]
     assert lines[start + 2].split() == ["class3", "3"]
@@ -196,7 +196,7 @@ def test_many_classes_are_shown_in_part_and_even_ones_in_a_line(tmp_path: Path) 
 
 
 def test_nothing_is_serious_and_an_endless_split_is_left_out() -> None:
-    report = inspect(LabelledData("x", "nothing", (), {"train": FiniteSplit([])}))
+    report = inspect(Dataset("x", "nothing", (), {"train": FiniteSplit([])}))
     assert report.serious
     assert "There are no pictures." in render(report)
 
@@ -205,7 +205,7 @@ def test_nothing_is_serious_and_an_endless_split_is_left_out() -> None:
         def endless(self) -> bool:
             return True
 
-    report = inspect(LabelledData("x", "scenes", ("a",), {"train": Endless([])}))
+    report = inspect(Dataset("x", "scenes", ("a",), {"train": Endless([])}))
     assert "no end" in report.notes[-1]
     assert render(report)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitrine.data.captions.datasets import CaptionData, open_captions
+from vitrine.data.captions.datasets import open_captions
 from vitrine.data.captions.files import is_captioned
-from vitrine.data.samples import LabelledData, Sample
+from vitrine.data.samples import Dataset, Sample
 from vitrine.data.shards.index import INDEX
 from vitrine.data.shards.writer import ShardsWriter, fingerprint, require_webdataset
 from vitrine.data.sources import open_data
@@ -88,7 +88,9 @@ def write_shards(
     if captions is None:
         captions = is_captioned(Path(reference).expanduser())
     dataset = (open_captions if captions else open_data)(reference, seed=seed, val_fraction=val_fraction)
-    splits, labels = _finite(dataset), () if isinstance(dataset, CaptionData) else dataset.labels
+    splits, labels = _finite(dataset), dataset.labels
+    if not captions and not labels:
+        raise DataError(f"{reference} has no labels, and shards are made for training.")
     most = round(megabytes * MEGABYTE)
     out.mkdir(parents=True, exist_ok=True)
     writer = ShardsWriter(out, fingerprint(splits, labels, most=most, seed=seed), most, seed, atomic_path)
@@ -112,15 +114,11 @@ def write_shards(
     )
 
 
-def _finite(dataset: LabelledData | CaptionData) -> dict[str, tuple[Sample, ...]]:
+def _finite(dataset: Dataset) -> dict[str, tuple[Sample, ...]]:
     endless = [name for name, split in dataset.splits.items() if split.endless]
     if endless:
         raise DataError(
             f"{dataset.reference} ({dataset.layout}): its {endless[0]} pictures come in a stream. "
             "Give pictures in files."
         )
-    if isinstance(dataset, CaptionData):
-        return {name: tuple(each.sample for each in split) for name, split in dataset.splits.items() if len(split)}
-    if not dataset.labels:
-        raise DataError(f"{dataset.reference} has no labels, and shards are made for training.")
     return {name: tuple(split) for name, split in dataset.splits.items() if len(split)}

@@ -23,9 +23,10 @@ from vitrine.caption.sampling import sample
 from vitrine.caption.tokenizer import Vocabulary, train_vocabulary
 from vitrine.caption.word_maps import caption_words
 from vitrine.config.preprocessing import CaptionInput
-from vitrine.data.captions.datasets import CaptionedSample, open_captions
+from vitrine.data.captions.datasets import open_captions
 from vitrine.data.captions.regions import named_words, open_regions
 from vitrine.data.captions.transforms import CaptionTransform
+from vitrine.data.samples import Sample
 from vitrine.models.captioner.model import DecoderOutput, EncoderOutput
 
 DATA = "scenes:base?train=80&validation=2&test=2"
@@ -76,19 +77,19 @@ class Knowing:
 
 
 @pytest.fixture(scope="module")
-def scenes() -> tuple[CaptionedSample, ...]:
+def scenes() -> tuple[Sample, ...]:
     return tuple(open_captions(DATA).splits["train"])
 
 
 @pytest.fixture(scope="module")
-def vocabulary(scenes: tuple[CaptionedSample, ...]) -> Vocabulary:
+def vocabulary(scenes: tuple[Sample, ...]) -> Vocabulary:
     """Whole words, so that a row that is one place off is another word's."""
     words = train_vocabulary((text for each in scenes for text in each.captions), 400)
     assert len(words.encode("semicircle")) == 1
     return words
 
 
-def knowing(scenes: Sequence[CaptionedSample], words: Vocabulary, tempting: float) -> Knowing:
+def knowing(scenes: Sequence[Sample], words: Vocabulary, tempting: float) -> Knowing:
     truth = []
     for each in scenes:
         scene, caption = each.picture.scene, each.picture.scene.captions[0]  # type: ignore[attr-defined]
@@ -117,11 +118,11 @@ def _cell(mask_HW: np.ndarray) -> int:
 Decode = Callable[[Any, EncoderOutput, Sequence[Any]], Any]
 
 
-def scored(model: Knowing, scenes: Sequence[CaptionedSample], decode: Decode, shift: int) -> tuple[Grounding, Any]:
+def scored(model: Knowing, scenes: Sequence[Sample], decode: Decode, shift: int) -> tuple[Grounding, Any]:
     regions = open_regions(DATA, scenes)
     assert regions is not None
     captions = []
-    pictures = [each.unlabelled for each in scenes]
+    pictures = list(scenes)
     opened = opened_captioner(model, CaptionTransform(CaptionInput(64)))
     model.encoded = 0
     parts = caption_batches(opened, pictures, decode, batch_size=7)
@@ -143,9 +144,7 @@ WAYS: dict[str, tuple[float, Decode]] = {
 
 
 @pytest.mark.parametrize("way", [*WAYS, "forced"])
-def test_words_get_the_row_that_predicted_them(
-    way: str, scenes: tuple[CaptionedSample, ...], vocabulary: Vocabulary
-) -> None:
+def test_words_get_the_row_that_predicted_them(way: str, scenes: tuple[Sample, ...], vocabulary: Vocabulary) -> None:
     tempting, decode = WAYS.get(way, (0.0, None))
     model = knowing(scenes, vocabulary, tempting)
     if decode is None:
@@ -161,7 +160,7 @@ def test_words_get_the_row_that_predicted_them(
     assert drop.mean > 0.95 and drop.interval.low > 0.8, "with the map of the next word nothing is hit"
 
 
-def test_a_shift_by_one_is_noticed(scenes: tuple[CaptionedSample, ...], vocabulary: Vocabulary) -> None:
+def test_a_shift_by_one_is_noticed(scenes: tuple[Sample, ...], vocabulary: Vocabulary) -> None:
     """The mistake itself: word t paired with the row of the query at its own place, which predicts the word after."""
     model = knowing(scenes, vocabulary, 8.0)
 

@@ -18,7 +18,7 @@ from PIL import Image
 from support.paths import SHARED
 
 from vitrine.data.image_folder import UnknownLayoutError, iter_pictures, list_pictures, ordered_labels
-from vitrine.data.samples import FiniteSplit, LabelledData
+from vitrine.data.samples import Dataset, FiniteSplit
 from vitrine.data.sources import open_data, open_unlabelled
 from vitrine.errors import DataError, PictureError
 
@@ -39,7 +39,7 @@ def fill(root: Path, *names: str) -> Path:
     return root
 
 
-def table(data: LabelledData) -> dict[str, dict[str, str]]:
+def table(data: Dataset) -> dict[str, dict[str, str]]:
     """Split to {name: class name}."""
     return {
         split: {s.name: data.labels[s.label] for s in samples if s.label is not None}
@@ -47,7 +47,7 @@ def table(data: LabelledData) -> dict[str, dict[str, str]]:
     }
 
 
-def noted(data: LabelledData, *words: str) -> bool:
+def noted(data: Dataset, *words: str) -> bool:
     return any(all(word in note for word in words) for note in data.notes)
 
 
@@ -478,10 +478,10 @@ def test_pets_archives_put_there_by_hand(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_scenes_are_delegated(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = types.ModuleType("vitrine.data.scenes")
-    wanted = LabelledData("scenes:base", "scenes", ("a",), {"train": FiniteSplit([])})
+    wanted = Dataset("scenes:base", "scenes", ("a",), {"train": FiniteSplit([])})
     asked: list[tuple[str, int]] = []
 
-    def open_scenes(reference: str, *, seed: int) -> LabelledData:
+    def open_scenes(reference: str, *, seed: int) -> Dataset:
         asked.append((reference, seed))
         return wanted
 

@@ -22,8 +22,9 @@ from vitrine.caption.tokenizer import Vocabulary, train_vocabulary
 from vitrine.config import CaptionSpec, Recipe, TransformSpec, load_recipe, override, recipe_from_toml, recipe_to_toml
 from vitrine.config.load import available_recipes
 from vitrine.config.preprocessing import CaptionInput
-from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTransform, load_pictures
+from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTransform
 from vitrine.data.decode import FilePicture
+from vitrine.data.loader import load_batch
 from vitrine.data.samples import Sample
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import ModelError, RecipeError
@@ -272,7 +273,7 @@ def test_an_unreadable_picture_is_named_and_the_others_are_there(tmp_path: Path)
     (tmp_path / "bad.png").write_bytes(b"no picture")
     samples = [Sample(name, FilePicture(tmp_path / name)) for name in ("good.png", "bad.png")]
     changes = CaptionTrainTransform(TransformSpec(), CaptionTransform(CaptionInput(16)))
-    found = load_pictures(samples, [4, 9], changes, seed=0, epoch=0)
+    found = load_batch(samples, [4, 9], changes, seed=0, epoch=0)
     assert len(found) == 1 and found.indices_B.tolist() == [4]
     assert [index for index, _ in found.unreadable] == [9]
 

@@ -16,7 +16,6 @@ from support.training import FULL, recipe, same_files
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vitrine.config import Recipe, named_transforms
-from vitrine.data.captions.transforms import PictureBatch
 from vitrine.data.loader import Batch, normalise, to_device
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import TrainingError
@@ -207,7 +206,7 @@ def test_batches_are_pinned_and_moved_as_they_are(monkeypatch: pytest.MonkeyPatc
     assert [id(each) for each in pinned] == [id(batch.pixels_BCHW), id(batch.labels_B)]
     assert isinstance(found, Batch) and found.is_dummy and torch.equal(found.pixels_BCHW, batch.pixels_BCHW)
     assert torch.equal(found.labels_B, batch.labels_B) and torch.equal(found.indices_B, batch.indices_B)
-    pictures = PictureBatch((torch.zeros(3, 2, 3), torch.ones(1, 2, 3)), torch.tensor([0, 1]))
+    pictures = Batch((torch.zeros(3, 2, 3), torch.ones(1, 2, 3)), torch.tensor([-1, -1]), torch.tensor([0, 1]))
     again = torch.utils.data._utils.pin_memory.pin_memory(pictures)
     assert len(pinned) == 4 and all(torch.equal(a, b) for a, b in zip(again.pixels, pictures.pixels, strict=True))
     pinned.clear()

@@ -23,7 +23,7 @@ from vitrine.caption.inference import (
 from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.word_maps import caption_words
 from vitrine.classify.evaluate import choose_split, split_of_run
-from vitrine.data.captions.datasets import CaptionedSample, open_captions
+from vitrine.data.captions.datasets import open_captions
 from vitrine.data.captions.regions import NamedRegions, named_words, open_regions
 from vitrine.data.samples import Sample
 from vitrine.io.files import to_json, write_atomically
@@ -341,7 +341,7 @@ class _Session:
     """What is gathered picture by picture."""
 
     opened: Captioner
-    samples: Sequence[CaptionedSample]
+    samples: Sequence[Sample]
     regions: NamedRegions | None
     batch_size: int
     precision: str
@@ -366,7 +366,7 @@ class _Session:
 
         for part in caption_batches(
             opened,
-            [sample.unlabelled for sample in self.samples],
+            self.samples,
             decode,
             precision=self.precision,
             batch_size=self.batch_size,

@@ -13,7 +13,6 @@ from vitrine.attribution.placement import Placement
 from vitrine.caption.decoding import DecodedCaption, DecodeStep, final_captions, greedy
 from vitrine.caption.model import Captioner
 from vitrine.caption.tokenizer import Vocabulary
-from vitrine.data.captions.datasets import CaptionedSample
 from vitrine.data.samples import Sample
 from vitrine.errors import PictureError
 from vitrine.io.csv_tables import csv_row
@@ -169,7 +168,7 @@ def predicted_caption(picture: CaptionedPicture, vocabulary: Vocabulary) -> Pred
 
 
 def score_captions(
-    captions: Sequence[PredictedCaption], samples: Sequence[CaptionedSample], *, java: bool = False, seed: int = 0
+    captions: Sequence[PredictedCaption], samples: Sequence[Sample], *, java: bool = False, seed: int = 0
 ) -> CaptionScores:
     """Hold captions against the human ones of the same pictures; see :func:`vitrine.metrics.captions.caption_scores`.
 

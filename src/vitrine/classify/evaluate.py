@@ -9,8 +9,7 @@ from typing import Any
 from vitrine.classify.inference import join_logits, predict_samples
 from vitrine.classify.model import Classifier, in_precision, is_unfinished, open_classifier
 from vitrine.classify.predictions_csv import predictions_csv
-from vitrine.data.captions.datasets import CaptionData
-from vitrine.data.samples import FiniteSplit, LabelledData
+from vitrine.data.samples import Dataset, FiniteSplit
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError
 from vitrine.io.files import to_json, write_atomically
@@ -35,7 +34,7 @@ from vitrine.runs.environment import WEIGHTS_SHA256, model_notes
 from vitrine.runs.folder import RunFolder
 
 
-def choose_split(found: LabelledData | CaptionData, wanted: str | None) -> str:
+def choose_split(found: Dataset, wanted: str | None) -> str:
     """The split that is wanted; by default test, else validation, else train.
 
     Raises:
@@ -177,7 +176,7 @@ def evaluate(
     return result
 
 
-def _relabelled(found: LabelledData, split: str, opened: Classifier) -> FiniteSplit:
+def _relabelled(found: Dataset, split: str, opened: Classifier) -> FiniteSplit:
     """The split's samples with labels as the model numbers them."""
     positions = {label: index for index, label in enumerate(opened.labels)}
     unknown = [label for label in found.labels if label not in positions]

@@ -20,7 +20,7 @@ from torch.nn import functional
 from vitrine.classify.evaluate import choose_split, split_of_run
 from vitrine.classify.inference import known_labels, predict_samples
 from vitrine.classify.model import Classifier, on_device, open_classifier
-from vitrine.data.samples import LabelledData, Sample
+from vitrine.data.samples import Dataset, Sample
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, ModelError, UsageError
 from vitrine.metrics.classification import require_finite
@@ -361,7 +361,7 @@ class _Counted:
         self.progress(self.done, self.total)
 
 
-def _labelled(found: LabelledData, split: str) -> tuple[Sample, ...]:
+def _labelled(found: Dataset, split: str) -> tuple[Sample, ...]:
     samples = tuple(found.splits[choose_split(found, split)])
     unknown = next((each for each in samples if each.label is None), None)
     if unknown is not None:

@@ -12,7 +12,7 @@ from statistics import median
 from typing import TypeVar
 
 from vitrine.data.decode import TREATMENTS, PictureFacts, decode, describe, promised_format
-from vitrine.data.samples import LabelledData, Sample, Split
+from vitrine.data.samples import Dataset, Sample, Split
 from vitrine.data.shards.stream import ShardSplit
 from vitrine.errors import PictureError
 from vitrine.results import Progress, unreadable_to_json
@@ -83,7 +83,7 @@ class DataReport:
     """All that :func:`vitrine.data.check.inspect` found.
 
     Attributes:
-        reference, layout, labels, notes: as in :class:`vitrine.data.samples.LabelledData`.
+        reference, layout, labels, notes: as in :class:`vitrine.data.samples.Dataset`.
         splits: pictures by split and class.
         size: bytes of all encoded pictures.
         formats: pictures by format, by content, not by extension; most frequent first.
@@ -305,7 +305,7 @@ def _available_cores() -> int:
 __all__ = ["DataReport", "inspect"]
 
 
-def inspect(data: LabelledData, *, workers: int = -1, progress: Progress | None = None) -> DataReport:
+def inspect(data: Dataset, *, workers: int = -1, progress: Progress | None = None) -> DataReport:
     """Read every picture of every finite split once.
 
     Args:

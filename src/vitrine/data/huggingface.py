@@ -19,7 +19,7 @@ from PIL import Image
 from vitrine.data.decode import FilePicture, decode
 from vitrine.data.image_folder import SPLIT_NAMES, class_name, listed, ordered_labels
 from vitrine.data.manifest import LABEL_COLUMNS
-from vitrine.data.samples import FiniteSplit, LabelledData, Sample, Split
+from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split
 from vitrine.errors import DataError, PictureError
 from vitrine.io.hub_cache import DATASETS, HUB, cache_folder, is_offline, note_use, quieten_client
 
@@ -86,7 +86,7 @@ class HubPicture:
         return decode(self.read_bytes())
 
 
-def open_hub(name: str, reference: str, options: Mapping[str, str]) -> LabelledData:
+def open_hub(name: str, reference: str, options: Mapping[str, str]) -> Dataset:
     """Open ``owner/name`` from the hub, or from the local cache of an earlier download where there is no network.
 
     Raises:
@@ -115,7 +115,7 @@ def open_hub(name: str, reference: str, options: Mapping[str, str]) -> LabelledD
     return _labelled(loaded, reference, "Hugging Face data set", options, notes)
 
 
-def open_saved(folder: Path, reference: str, options: Mapping[str, str]) -> LabelledData:
+def open_saved(folder: Path, reference: str, options: Mapping[str, str]) -> Dataset:
     """Open a folder that ``save_to_disk`` wrote.
 
     Raises:
@@ -130,7 +130,7 @@ def open_saved(folder: Path, reference: str, options: Mapping[str, str]) -> Labe
     return _labelled(loaded, reference, "folder saved by Hugging Face datasets", options, [])
 
 
-def open_tables(files: Mapping[str, Sequence[str]], reference: str, options: Mapping[str, str]) -> LabelledData:
+def open_tables(files: Mapping[str, Sequence[str]], reference: str, options: Mapping[str, str]) -> Dataset:
     """Open parquet files with pictures in them. datasets copies them to its cache as Arrow files, once.
 
     Raises:
@@ -215,7 +215,7 @@ def _quiet() -> Iterator[None]:
         datasets.logging.set_verbosity(before)
 
 
-def _labelled(loaded: Any, reference: str, layout: str, options: Mapping[str, str], notes: list[str]) -> LabelledData:
+def _labelled(loaded: Any, reference: str, layout: str, options: Mapping[str, str], notes: list[str]) -> Dataset:
     parts = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     known = {SPLIT_NAMES[name.lower()]: rows for name, rows in parts.items() if name.lower() in SPLIT_NAMES}
     aside = [name for name in parts if name.lower() not in SPLIT_NAMES]
@@ -239,7 +239,7 @@ def _labelled(loaded: Any, reference: str, layout: str, options: Mapping[str, st
             if unknown:
                 notes.append(f"{unknown:,} rows of {split} have no label and were left aside.")
             notes.extend(_origin(known[split]))
-    return LabelledData(reference, layout, labels, splits, tuple(dict.fromkeys(notes)))
+    return Dataset(reference, layout, labels, splits, tuple(dict.fromkeys(notes)))
 
 
 def _samples(split: str, rows: Any, image: str, labels: Sequence[int | None]) -> list[Sample]:

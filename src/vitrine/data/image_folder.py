@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitrine.data.decode import EXTENSIONS, FilePicture
-from vitrine.data.samples import FiniteSplit, LabelledData, Sample, Split
+from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split
 from vitrine.errors import DataError
 
 _CLUTTER = {"thumbs.db", "desktop.ini", "@eadir", "__macosx"}  # what Windows, Synology and macOS leave behind
@@ -196,7 +196,7 @@ class _Aside:
         return (*self.sentences, *left_aside(self.extensions))
 
 
-def open_folder(folder: Path, reference: str) -> LabelledData:
+def open_folder(folder: Path, reference: str) -> Dataset:
     """Read a folder of labelled pictures in any of the layouts this module knows.
 
     Raises:
@@ -232,10 +232,8 @@ def open_folder(folder: Path, reference: str) -> LabelledData:
     return labelled_data(reference, f"{layout} in split folders", files, aside.notes())
 
 
-def labelled_data(
-    reference: str, layout: str, files: Sequence[LabelledFile], notes: Iterable[str] = ()
-) -> LabelledData:
-    """Join files to :class:`LabelledData`; files without a split are called "train"."""
+def labelled_data(reference: str, layout: str, files: Sequence[LabelledFile], notes: Iterable[str] = ()) -> Dataset:
+    """Join files to :class:`Dataset`; files without a split are called "train"."""
     labels = ordered_labels(class_name(file.label) for file in files)
     index = {label: position for position, label in enumerate(labels)}
     by_split: dict[str, list[Sample]] = {}
@@ -247,7 +245,7 @@ def labelled_data(
         for name in ("train", "validation", "test")
         if name in by_split
     }
-    return LabelledData(reference, layout, labels, splits, tuple(notes))
+    return Dataset(reference, layout, labels, splits, tuple(notes))
 
 
 def class_name(label: str) -> str:

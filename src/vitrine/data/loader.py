@@ -7,15 +7,15 @@ the interpreter's lock, and with it every operator that the trainer starts.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import DataLoader, Dataset
+from torch.utils import data as torch_data
 
 from vitrine.data.samples import Sample
 from vitrine.errors import DataError, PictureError
@@ -32,12 +32,15 @@ def to_device(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 class Transform(Protocol):
-    """A picture to a square of pixels."""
+    """Turns a decoded picture into the pixels that are batched."""
 
-    size: int
+    @property
+    def size(self) -> int | None:
+        """Side of the square, in pixels, that every picture becomes; None where the sizes of results differ."""
+        ...
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
-        """RGB picture to uint8, (size, size, 3)."""
+        """RGB picture to uint8, (h, w, 3)."""
         ...
 
 
@@ -46,15 +49,17 @@ class Batch:
     """Pictures that go through a model together.
 
     Attributes:
-        pixels_BCHW: uint8, 0 to 255.
+        pixels: uint8, 0 to 255: one tensor (B, 3, size, size) where the transform makes squares of one size, else B
+            tensors (h, w, 3).
         labels_B: int64 class indices; -1 where unknown.
         indices_B: int64 positions in the samples that were given.
         unreadable: (position, reason) of pictures that belong here and could not be read; they have no row above, so
             a batch may even be empty.
-        is_dummy: these pictures are only here so that their process can take part in a step; they count nowhere.
+        is_dummy: the pictures belong to another process and count nowhere: they are here because every process has to
+            take part in every training step.
     """
 
-    pixels_BCHW: torch.Tensor
+    pixels: torch.Tensor | tuple[torch.Tensor, ...]
     labels_B: torch.Tensor
     indices_B: torch.Tensor
     unreadable: tuple[tuple[int, str], ...] = ()
@@ -64,9 +69,22 @@ class Batch:
         """B."""
         return len(self.labels_B)
 
+    @property
+    def pixels_BCHW(self) -> torch.Tensor:  # noqa: N802  the letters are its axes
+        """The pictures as one tensor.
+
+        Raises:
+            TypeError: they have different sizes.
+        """
+        if isinstance(self.pixels, tuple):
+            raise TypeError("Pictures of different sizes are not one tensor: take pixels.")
+        return self.pixels
+
     def pin_memory(self) -> Batch:
         """The same in memory that an accelerator copies from by itself; DataLoader asks for it."""
-        return replace(self, pixels_BCHW=self.pixels_BCHW.pin_memory(), labels_B=self.labels_B.pin_memory())
+        if isinstance(self.pixels, tuple):
+            return replace(self, pixels=tuple(pixels.pin_memory() for pixels in self.pixels))
+        return replace(self, pixels=self.pixels.pin_memory(), labels_B=self.labels_B.pin_memory())
 
 
 def batch_count(n: int, batch_size: int, drop_last: bool = False) -> int:
@@ -95,22 +113,28 @@ def load_batch(
         RuntimeError: anything but an unreadable picture went wrong; the message names the sample.
     """
     size = transform.size
-    pixels_BCHW = torch.empty((len(samples), 3, size, size), dtype=torch.uint8)
-    pixels_BHWC = pixels_BCHW.permute(0, 2, 3, 1).numpy()
-    kept: list[int] = []
+    stack_BCHW = None if size is None else torch.empty((len(samples), 3, size, size), dtype=torch.uint8)
+    stack_BHWC = None if stack_BCHW is None else stack_BCHW.permute(0, 2, 3, 1).numpy()
+    pictures: list[torch.Tensor] = []
+    readable: list[int] = []
     labels: list[int] = []
     unreadable: list[tuple[int, str]] = []
     for index, sample in zip(indices, samples, strict=True):
         try:
-            pixels_BHWC[len(kept)] = transform(sample.picture.decode(), sample_rng(seed, epoch, index))
+            pixels_HWC = transform(sample.picture.decode(), sample_rng(seed, epoch, index))
+            if stack_BHWC is not None:
+                stack_BHWC[len(readable)] = pixels_HWC
+            else:
+                pictures.append(torch.from_numpy(pixels_HWC))
         except PictureError as error:
             unreadable.append((index, str(error)))
             continue
         except Exception as error:
             raise RuntimeError(f"Loading {sample.name} failed: {type(error).__name__}: {error}") from error
-        kept.append(index)
+        readable.append(index)
         labels.append(-1 if sample.label is None else sample.label)
-    return Batch(pixels_BCHW[: len(kept)], torch.tensor(labels).long(), torch.tensor(kept).long(), tuple(unreadable))
+    pixels = tuple(pictures) if stack_BCHW is None else stack_BCHW[: len(readable)]
+    return Batch(pixels, torch.tensor(labels).long(), torch.tensor(readable).long(), tuple(unreadable))
 
 
 def normalise(
@@ -202,19 +226,18 @@ class _Work:
     is_dummy: bool = False
 
 
-class _Worker(Dataset[Any]):
+class _Worker(torch_data.Dataset[Batch]):
     """What a worker process runs. DataLoader hands over whatever its sampler yields: here a whole batch's work."""
 
-    def __init__(self, load: Callable[..., Any], transform: Any, samples: Sequence[Sample]) -> None:
-        self._load = load
+    def __init__(self, transform: Transform, samples: Sequence[Sample]) -> None:
         self._transform = transform
         self._samples = samples
 
-    def __getitem__(self, work: _Work) -> Any:
+    def __getitem__(self, work: _Work) -> Batch:
         samples = work.samples
         if samples is None:
             samples = tuple(self._samples[i] for i in work.indices)
-        batch = self._load(samples, work.indices, self._transform, seed=work.seed, epoch=work.epoch)
+        batch = load_batch(samples, work.indices, self._transform, seed=work.seed, epoch=work.epoch)
         return replace(batch, is_dummy=True) if work.is_dummy else batch
 
 
@@ -237,27 +260,23 @@ class PictureLoader:
         transform: what is done to every picture.
         batch_size: pictures of a batch; the last one of an epoch may have fewer.
         workers: background processes; 0 loads in the caller; -1 chooses.
-        load: makes a batch of samples; a function of a module, with the arguments of
-            :func:`vitrine.data.loader.load_batch`.
         batch_shard: which part of every batch is loaded; by default all of it.
     """
 
     def __init__(
         self,
-        transform: Any,
+        transform: Transform,
         batch_size: int,
         workers: int = -1,
-        load: Callable[..., Any] = load_batch,
         batch_shard: BatchShard = BatchShard(),
     ) -> None:
-        self.load = load
         self.transform = transform
         self.batch_size = batch_size
         self.batch_shard = batch_shard
         self.workers = default_workers() if workers < 0 else workers
         self._plan = _Plan()
         self._known: Sequence[Sample] | None = None  # what the workers were started with
-        self._loader: DataLoader[Any] | None = None
+        self._loader: torch_data.DataLoader[Batch] | None = None
         self._epochs_begun = 0
 
     def __enter__(self) -> PictureLoader:
@@ -286,7 +305,7 @@ class PictureLoader:
         start_batch: int = 0,
         drop_last: bool = False,
         view: int | None = None,
-    ) -> Iterator[Any]:
+    ) -> Iterator[Batch]:
         """The batches of one pass over ``samples``, in order.
 
         Args:
@@ -311,7 +330,7 @@ class PictureLoader:
         plan = self._work(samples, order, numbers, seed, epoch if view is None else view)
         if self.workers == 0:
             for work in plan:
-                yield _Worker(self.load, self.transform, samples)[work]
+                yield _Worker(self.transform, samples)[work]
             return
         for batch in self._fetched(plan, samples):
             yield batch
@@ -320,7 +339,7 @@ class PictureLoader:
 
     def stream(
         self, parts: Iterable[tuple[tuple[int, ...], tuple[Sample, ...], bool]], *, seed: int, epoch: int
-    ) -> Iterator[Any]:
+    ) -> Iterator[Batch]:
         """Batches of samples that come in a stream: (indices, samples, is_dummy) each.
 
         Raises:
@@ -328,7 +347,7 @@ class PictureLoader:
         """
         plan = (_Work(indices, samples, seed, epoch, is_dummy) for indices, samples, is_dummy in parts)
         if self.workers == 0:
-            yield from map(_Worker(self.load, self.transform, ()).__getitem__, plan)
+            yield from map(_Worker(self.transform, ()).__getitem__, plan)
         else:
             yield from self._fetched(plan, ())
 
@@ -342,11 +361,11 @@ class PictureLoader:
             indices = tuple(whole[positions].tolist())
             yield _Work(indices, None if known else tuple(samples[i] for i in indices), seed, epoch, is_dummy)
 
-    def _fetched(self, plan: Iterator[_Work], samples: Sequence[Sample]) -> Iterator[Any]:
+    def _fetched(self, plan: Iterator[_Work], samples: Sequence[Sample]) -> Iterator[Batch]:
         self._plan.work = plan
         if self._loader is None:
-            self._loader = DataLoader(
-                _Worker(self.load, self.transform, samples),
+            self._loader = torch_data.DataLoader(
+                _Worker(self.transform, samples),
                 batch_size=None,
                 sampler=self._plan,
                 num_workers=self.workers,

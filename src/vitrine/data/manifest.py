@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet
 
 from vitrine.data.image_folder import SPLIT_NAMES, LabelledFile, labelled_data, listed, printable
-from vitrine.data.samples import LabelledData
+from vitrine.data.samples import Dataset
 from vitrine.errors import DataError
 
 PATH_COLUMNS = (
@@ -44,7 +44,7 @@ class _Columns:
     split: str | None
 
 
-def open_manifest(manifest: Path, reference: str, options: Mapping[str, str] | None = None) -> LabelledData:
+def open_manifest(manifest: Path, reference: str, options: Mapping[str, str] | None = None) -> Dataset:
     """Read a manifest.
 
     Paths are relative to the manifest's folder, or absolute. Files that are absent stay in the data as pictures that

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vitrine.data.decode import FilePicture
 from vitrine.data.image_folder import listed
-from vitrine.data.samples import FiniteSplit, LabelledData, Sample, Split
+from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split
 from vitrine.data.splits import hold_out
 from vitrine.errors import DataError
 from vitrine.io.hub_cache import NETWORK_OFF, PETS, cache_folder, is_offline, note_use
@@ -33,7 +33,7 @@ ADDRESS = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/"
 _SECONDS = 10.0  # without an answer, after which a connection counts as none
 
 
-def open_pets(reference: str) -> LabelledData:
+def open_pets(reference: str) -> Dataset:
     """Open ``oxford-pets`` (official trainval and test) or ``oxford-pets:reference`` (the reference job's splits).
 
     Raises:
@@ -57,7 +57,7 @@ def open_pets(reference: str) -> LabelledData:
             f"The official test pictures were cut into {len(validation):,} for validation and {len(rest):,} for test, "
             f"stratified by breed, seed {REFERENCE_SEED} always: the reference job does not name its own cut."
         )
-    return LabelledData(reference, "Oxford-IIIT Pets", labels, splits, tuple(notes))
+    return Dataset(reference, "Oxford-IIIT Pets", labels, splits, tuple(notes))
 
 
 def _provide(folder: Path) -> None:

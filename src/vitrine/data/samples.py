@@ -34,13 +34,14 @@ class Sample:
         name: the file's name as written to tables: a relative POSIX path, unique in its data.
         picture: where the pixels come from.
         label: index into the class list; None where the label is not known.
-        captions: none where they are not known; each is on one line.
+        captions: none where they are not known; each is on one line. Those of a generated scene are written when they
+            are looked at first.
     """
 
     name: str
     picture: Picture
     label: int | None = None
-    captions: tuple[str, ...] = ()
+    captions: Sequence[str] = ()
 
 
 def random_subset(samples: Sequence[Sample], limit: int | None, seed: int) -> tuple[Sample, ...]:
@@ -77,7 +78,7 @@ class FiniteSplit(Split):
         return self._samples[index]
 
     def for_epoch(self, epoch: int, epoch_size: int) -> Sequence[Sample]:  # noqa: ARG002
-        return self._samples
+        return self
 
     @property
     def endless(self) -> bool:
@@ -85,15 +86,15 @@ class FiniteSplit(Split):
 
 
 @dataclass(frozen=True)
-class LabelledData:
-    """Data as they were found: class names in order, samples by split, and what was decided on the way.
+class Dataset:
+    """What a reference to data turned out to be: labelled or captioned pictures by split.
 
     Attributes:
         reference: what the person wrote.
-        layout: how it was understood, in a few words ("class folders", "flat files {label}_{id}").
-        labels: class names; a sample's label is an index into it.
+        layout: how it was understood, in a few words ("class folders", "flat files {label}_{id}", "COCO captions").
+        labels: class names, which a sample's label is an index into; none of captioned pictures.
         splits: "train", "validation", "test": those that exist.
-        notes: sentences on every decision a person would want to know (a split that was made, files left aside).
+        notes: sentences on every decision that a person would want to know (a split that was made, files left aside).
     """
 
     reference: str

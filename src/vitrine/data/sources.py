@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 
 from vitrine.data import huggingface, image_folder, manifest, oxford_pets
 from vitrine.data.image_folder import iter_pictures, left_aside, list_pictures, listed
-from vitrine.data.samples import FiniteSplit, LabelledData
+from vitrine.data.samples import Dataset, FiniteSplit
 from vitrine.data.shards.dataset import expanded, is_shards, open_shards
 from vitrine.data.shards.index import is_remote
 from vitrine.data.splits import hold_out
@@ -25,7 +25,7 @@ OPTIONS = ("image", "label", "split", "config", "revision")
 """What may follow a reference: columns by name, and a hub data set's configuration and revision."""
 
 
-def open_data(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -> LabelledData:
+def open_data(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -> Dataset:
     """Open labelled pictures.
 
     Args:
@@ -54,7 +54,7 @@ def open_data(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -> La
     return _with_validation(_opened(reference), seed, val_fraction)
 
 
-def open_unlabelled(reference: str) -> LabelledData:
+def open_unlabelled(reference: str) -> Dataset:
     """A folder of pictures without labels, as one split named "pictures".
 
     Raises:
@@ -65,10 +65,10 @@ def open_unlabelled(reference: str) -> LabelledData:
     if not samples:
         raise DataError(f"There are no pictures in {reference}. Give a folder that holds some.")
     notes = left_aside(aside)
-    return LabelledData(reference, "pictures without labels", (), {"pictures": FiniteSplit(samples)}, notes)
+    return Dataset(reference, "pictures without labels", (), {"pictures": FiniteSplit(samples)}, notes)
 
 
-def _opened(reference: str) -> LabelledData:
+def _opened(reference: str) -> Dataset:
     if reference in oxford_pets.NAMES or reference.startswith("oxford-pets:"):
         return oxford_pets.open_pets(reference)
     place, options = _with_options(reference)
@@ -97,7 +97,7 @@ def _with_options(reference: str) -> tuple[str, dict[str, str]]:
     return place, options
 
 
-def _opened_folder(folder: Path, reference: str, options: dict[str, str]) -> LabelledData:
+def _opened_folder(folder: Path, reference: str, options: dict[str, str]) -> Dataset:
     if huggingface.is_saved(folder):
         return huggingface.open_saved(folder, reference, options)
     files = huggingface.picture_tables(folder)
@@ -111,7 +111,7 @@ def _opened_folder(folder: Path, reference: str, options: dict[str, str]) -> Lab
     return image_folder.open_folder(folder, reference)
 
 
-def _opened_file(path: Path, reference: str, options: dict[str, str]) -> LabelledData:
+def _opened_file(path: Path, reference: str, options: dict[str, str]) -> Dataset:
     suffix = path.suffix.lower()
     if suffix not in manifest.SUFFIXES:
         raise DataError(f"{path} is no manifest: known are {', '.join(manifest.SUFFIXES)}. Or give a folder.")
@@ -120,7 +120,7 @@ def _opened_file(path: Path, reference: str, options: dict[str, str]) -> Labelle
     return manifest.open_manifest(path, reference, options)
 
 
-def _with_validation(data: LabelledData, seed: int, fraction: float) -> LabelledData:
+def _with_validation(data: Dataset, seed: int, fraction: float) -> Dataset:
     """Hold pictures out of the training split where no validation split came with the data."""
     notes = [*data.notes, *_class_notes(data)]
     train = data.splits.get("train")
@@ -143,7 +143,7 @@ def _with_validation(data: LabelledData, seed: int, fraction: float) -> Labelled
     )
 
 
-def _class_notes(data: LabelledData) -> list[str]:
+def _class_notes(data: Dataset) -> list[str]:
     notes = []
     if len(data.labels) == 1:
         notes.append(f"All pictures are of one class, {data.labels[0]}: there is nothing to tell apart.")

@@ -178,7 +178,7 @@ def _run_gallery(folder: RunFolder) -> Gallery:
     try:
         if is_captioner_folder(folder.path):
             captions = open_captions(reference, seed=recipe.seed, val_fraction=recipe.val_fraction)
-            samples = [each.unlabelled for each in captions.splits["validation"]]
+            samples = list(captions.splits["validation"])
         else:
             data = open_data(reference, seed=recipe.seed, val_fraction=recipe.val_fraction)
             samples, labels = list(data.splits["validation"]), data.labels

@@ -17,10 +17,9 @@ from vitrine.caption.model import load_captioner, open_captioner
 from vitrine.caption.tokenizer import Vocabulary, read_vocabulary, train_vocabulary
 from vitrine.config import CaptionSpec, Recipe, TransformSpec
 from vitrine.config.recipe import FROM_CAPTIONS
-from vitrine.data.captions.datasets import CaptionSplit
-from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTransform, PictureBatch, load_pictures
-from vitrine.data.loader import BatchShard, PictureLoader
-from vitrine.data.samples import Sample
+from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTransform
+from vitrine.data.loader import Batch, BatchShard, PictureLoader
+from vitrine.data.samples import Sample, Split
 from vitrine.models.captioner.build import UntrainedCaptioner, build_captioner
 from vitrine.models.captioner.checkpoint import WORDS, save_captioner_checkpoint
 from vitrine.models.captioner.model import CaptionModel, Features
@@ -109,7 +108,7 @@ class CaptionerTask:
         texts = (text for captions in self._training_captions() for text in captions)
         return train_vocabulary(texts, self.spec.vocabulary_size)
 
-    def _training_captions(self) -> Iterator[tuple[str, ...]]:
+    def _training_captions(self) -> Iterator[Sequence[str]]:
         """Of each training picture; a stream of shards is read once for them."""
         shards = shards_of(self.data.train)
         if shards is None:
@@ -145,7 +144,7 @@ class CaptionerTask:
             features = kept
             yield lambda epoch, start: self._from_kept(features, epoch, start, share)
             return
-        with PictureLoader(changes, recipe.batch_size, recipe.workers, load_pictures, share) as loader:
+        with PictureLoader(changes, recipe.batch_size, recipe.workers, share) as loader:
             shards = shards_of(self.data.train)
             if shards is None:
                 yield lambda epoch, start: self._from_pictures(loader, epoch, start)
@@ -160,8 +159,8 @@ class CaptionerTask:
 
     def _from_pictures(self, loader: PictureLoader, epoch: int, start: int) -> Iterator[CaptionBatch]:
         recipe, split = self.recipe, self.data.train.for_epoch(epoch, self.recipe.epoch_size)
-        pictures, view = _Pictures(split), view_for_epoch(recipe, recipe.transforms.random, epoch)
-        for found in loader.epoch(pictures, seed=recipe.seed, epoch=epoch, shuffle=True, start_batch=start, view=view):
+        view = view_for_epoch(recipe, recipe.transforms.random, epoch)
+        for found in loader.epoch(split, seed=recipe.seed, epoch=epoch, shuffle=True, start_batch=start, view=view):
             batch = self._batch(found.pixels, found.indices_B.tolist(), split, epoch)
             yield replace(batch, is_dummy=found.is_dummy)
 
@@ -173,7 +172,7 @@ class CaptionerTask:
             batch = self._drawn.batch(found.pixels, indices, sharded.captions(indices), epoch)
             yield replace(batch, is_dummy=found.is_dummy)
 
-    def _batch(self, seen: Any, indices: Sequence[int], split: CaptionSplit, epoch: int | None) -> CaptionBatch:
+    def _batch(self, seen: Any, indices: Sequence[int], split: Sequence[Sample], epoch: int | None) -> CaptionBatch:
         return self._drawn.batch(seen, indices, [split[index].captions for index in indices], epoch)
 
     def names(self, epoch: int, batch: CaptionBatch) -> list[str]:
@@ -181,7 +180,7 @@ class CaptionerTask:
         if self._sharded is not None:
             return self._sharded.names(batch.indices_P.tolist())
         split = self.data.train.for_epoch(epoch, self.recipe.epoch_size)
-        return [split.pictures[index].name for index in batch.indices_P.tolist()]  # captions may be drawn
+        return [split[index].name for index in batch.indices_P.tolist()]
 
     def validate(self, module: nn.Module, runtime: RuntimeConfig) -> ValidationResult:
         """Loss and accuracy over the word pieces of all captions, each predicted from those before it."""
@@ -210,14 +209,15 @@ class CaptionerTask:
             yield self._batch(Features.join(kept(0, indices)), indices, split, None)
 
     def _version(
-        self, split: CaptionSplit, changes: CaptionTrainTransform, view: int, part: range | None = None
-    ) -> Iterator[PictureBatch]:
+        self, split: Split, changes: CaptionTrainTransform, view: int, part: range | None = None
+    ) -> Iterator[Batch]:
         """The pictures in order, or a part of them, changed as in the epoch ``view``."""
-        with PictureLoader(changes, self.recipe.batch_size, self.recipe.workers, load_pictures) as loader:
-            yield from loader.epoch(_Pictures(split, part), seed=self.recipe.seed, epoch=view)
+        with PictureLoader(changes, self.recipe.batch_size, self.recipe.workers) as loader:
+            samples = split if part is None else split[part.start : part.stop]
+            yield from loader.epoch(samples, seed=self.recipe.seed, epoch=view)
 
     def _features(
-        self, what: str, split: CaptionSplit, runtime: RuntimeConfig, changes: CaptionTrainTransform, views: int = 1
+        self, what: str, split: Split, runtime: RuntimeConfig, changes: CaptionTrainTransform, views: int = 1
     ) -> FeatureCache | None:
         if what in self._kept:
             return self._kept[what]
@@ -225,7 +225,7 @@ class CaptionerTask:
         def progress(done: int, total: int) -> None:
             self.report(ProgressUpdate(done, total, f"Encoding {what} pictures once"))
 
-        def encode_image(batch: PictureBatch) -> list[torch.Tensor]:
+        def encode_image(batch: Batch) -> list[torch.Tensor]:
             pixels = [self.transform.normalise(each.to(runtime.device)) for each in batch.pixels]
             with torch.no_grad(), autocast(runtime.device, runtime.precision):
                 found = self.model.encode_image(pixels)
@@ -255,7 +255,7 @@ class CaptionerTask:
             self.report(ProgressUpdate(done, total, "Captioning the validation pictures"))
 
         samples = tuple(self.data.validation)
-        pictures = [sample.unlabelled for sample in samples]
+        pictures = list(samples)
         predictions = greedy_captions(opened, pictures, precision=runtime.precision, progress=progress)
         if not predictions.captions:
             raise none_readable(predictions.unreadable)
@@ -269,22 +269,3 @@ class CaptionerTask:
             scores=score_captions(predictions.captions, samples).to_dict(),
         )
         return metrics.to_dict() | {VOCABULARY_SHA256: file_sha256(run.path / WORDS)}
-
-
-class _Pictures(Sequence[Sample]):
-    """The pictures of captioned samples, made when they are asked for; it can be sent to a process.
-
-    ``part`` names those that are meant; None means all.
-    """
-
-    def __init__(self, split: CaptionSplit, part: range | None = None) -> None:
-        self._split = split
-        self._part = range(len(split)) if part is None else part
-
-    def __len__(self) -> int:
-        return len(self._part)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return tuple(self._split[each].unlabelled for each in self._part[index])
-        return self._split[self._part[index]].unlabelled

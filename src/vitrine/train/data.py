@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.config import Recipe
-from vitrine.data.captions.datasets import CaptionData, CaptionSplit, open_captions
+from vitrine.data.captions.datasets import open_captions
 from vitrine.data.check import SampleIndex, index_samples
 from vitrine.data.decoded_cache import DecodedPicture, bytes_for, folder_for, remove_unfinished, short_side
-from vitrine.data.loader import BatchShard, PictureLoader
-from vitrine.data.samples import FiniteSplit, LabelledData, Sample, Split
+from vitrine.data.loader import BatchShard, PictureLoader, load_batch
+from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split
 from vitrine.data.shards.stream import BLACK, ShardSplit
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, RunError
@@ -38,7 +38,7 @@ class TrainingData:
         index: hashes and sizes of every picture that is no stream's.
     """
 
-    found: LabelledData
+    found: Dataset
     train: Split
     validation: tuple[Sample, ...]
     record: dict[str, Any]
@@ -56,9 +56,9 @@ class CaptionTrainingData:
         record: content of data.json: every file's name, captions and sha256; the quarantine; decisions.
     """
 
-    found: CaptionData
-    train: CaptionSplit
-    validation: CaptionSplit
+    found: Dataset
+    train: Split
+    validation: Split
     record: dict[str, Any]
 
 
@@ -102,16 +102,15 @@ def prepare_captions(
         lambda: open_captions(reference, seed=recipe.seed, val_fraction=recipe.val_fraction)
     )
     _require_splits(reference, found)
-    splits = {name: found.splits[name] for name in _NEEDED if not found.splits[name].endless}
-    finite = {name: tuple(each.sample for each in split) for name, split in splits.items()}
+    finite = {name: tuple(found.splits[name]) for name in _NEEDED if not found.splits[name].endless}
     index = _read(reference, finite, recipe, progress, processes)
     record, readable = _record(found, finite, index, lambda sample: {"captions": list(sample.captions)})
-    splits |= {name: CaptionSplit(FiniteSplit(samples), name) for name, samples in readable.items()}
     record = {"reference": reference, "layout": found.layout, **record}
-    return CaptionTrainingData(found, splits.get("train", found.splits["train"]), splits["validation"], record)
+    train = found.splits["train"] if "train" not in readable else FiniteSplit(readable["train"])
+    return CaptionTrainingData(found, train, FiniteSplit(readable["validation"]), record)
 
 
-def _require_splits(reference: str, found: LabelledData | CaptionData) -> None:
+def _require_splits(reference: str, found: Dataset) -> None:
     for name in _NEEDED:
         if name not in found.splits or (not found.splits[name].endless and not len(found.splits[name])):
             raise DataError(f"{reference} has no {name} pictures, so nothing can be trained on it ({found.layout}).")
@@ -138,7 +137,7 @@ def _read(
 
 
 def _record(
-    found: LabelledData | CaptionData,
+    found: Dataset,
     finite: Mapping[str, Sequence[Sample]],
     index: SampleIndex,
     row: Callable[[Sample], dict[str, Any]],
@@ -161,13 +160,12 @@ def _record(
     return record, readable
 
 
-def shards_of(split: Split | CaptionSplit) -> ShardSplit | None:
+def shards_of(split: Split) -> ShardSplit | None:
     """The shards that a split streams, if it does."""
-    pictures = split.pictures if isinstance(split, CaptionSplit) else split
-    return pictures if isinstance(pictures, ShardSplit) else None
+    return split if isinstance(split, ShardSplit) else None
 
 
-def epoch_pictures(split: Split | CaptionSplit, recipe: Recipe) -> int:
+def epoch_pictures(split: Split, recipe: Recipe) -> int:
     """Training pictures in one pass."""
     return recipe.epoch_size if split.endless and shards_of(split) is None else len(split)
 
@@ -208,7 +206,7 @@ class _Told:
     """What is remembered of a picture that went to be loaded."""
 
     name: str
-    captions: tuple[str, ...]
+    captions: Sequence[str]
 
 
 class ShardedBatches:
@@ -264,7 +262,7 @@ class ShardedBatches:
 
     def _stand_in(self, loader: PictureLoader, place: int) -> Any:
         self._recent[-1][place] = _Told(BLACK.name, BLACK.captions)
-        return replace(loader.load((BLACK,), (place,), loader.transform, seed=0, epoch=0), is_dummy=True)
+        return replace(load_batch((BLACK,), (place,), loader.transform, seed=0, epoch=0), is_dummy=True)
 
     def _tell(self, name: str, reason: str) -> None:
         self._count += 1
@@ -301,7 +299,7 @@ class ShardedBatches:
         known = {place: each.name for batch in self._recent for place, each in batch.items()}
         return [known.get(place, "?") for place in indices]
 
-    def captions(self, indices: Sequence[int]) -> list[tuple[str, ...]]:
+    def captions(self, indices: Sequence[int]) -> list[Sequence[str]]:
         """Captions of pictures of the batch that came last."""
         return [self._recent[-1][place].captions for place in indices]
 

@@ -13,8 +13,8 @@ from torch import nn
 
 from vitrine.caption.tokenizer import Vocabulary
 from vitrine.config import TransformSpec
-from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTransform, PictureBatch, load_pictures
-from vitrine.data.loader import PictureLoader
+from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTransform
+from vitrine.data.loader import Batch, PictureLoader
 from vitrine.data.samples import Sample
 from vitrine.models.precision import autocast
 from vitrine.train.losses import CaptionBatch, Captioning, pad_captions
@@ -72,10 +72,10 @@ def score_teacher_forced(
 
 def load_unaugmented(
     samples: Sequence[Sample], transform: CaptionTransform, batch_size: int, workers: int
-) -> Iterator[PictureBatch]:
+) -> Iterator[Batch]:
     """Pictures in order, as prediction sees them."""
     plain = CaptionTrainTransform(TransformSpec(), transform)
-    with PictureLoader(plain, batch_size, workers, load_pictures) as loader:
+    with PictureLoader(plain, batch_size, workers) as loader:
         yield from loader.epoch(samples)
 
 

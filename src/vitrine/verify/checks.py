@@ -10,8 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from vitrine.data.captions.datasets import CaptionData, CaptionedSample
-from vitrine.data.samples import LabelledData, Sample
+from vitrine.data.samples import Dataset, Sample
 from vitrine.models.reference import file_sha256
 from vitrine.plotting.tables import Table
 from vitrine.results import Progress, no_progress, shown_number
@@ -332,16 +331,16 @@ class SplitMatch:
     new: tuple[str, ...]
 
 
-def index_pictures(data: LabelledData | CaptionData, progress: Progress = no_progress) -> PictureIndex:
+def index_pictures(data: Dataset, progress: Progress = no_progress) -> PictureIndex:
     """Hash every picture of every finite split."""
-    splits: dict[str, tuple[Sample | CaptionedSample, ...]]
+    splits: dict[str, tuple[Sample, ...]]
     splits = {name: tuple(split) for name, split in data.splits.items() if not split.endless}
     total, by_name, split_of = sum(map(len, splits.values())), {}, {}
     by_hash: dict[str, tuple[str, ...]] = {}
     annotations: dict[str, Annotation] = {}
     for split, samples in splits.items():
-        for each in samples:
-            sample, annotation = _annotated(each, data)
+        for sample in samples:
+            annotation = _annotation(sample, data)
             sha256 = content_sha256(sample)
             by_name[sample.name], split_of[sample.name] = (sample, sha256), split
             if annotation is not None:
@@ -352,12 +351,11 @@ def index_pictures(data: LabelledData | CaptionData, progress: Progress = no_pro
     return PictureIndex(by_name, by_hash, split_of, annotations)
 
 
-def _annotated(each: Sample | CaptionedSample, data: LabelledData | CaptionData) -> tuple[Sample, Annotation | None]:
-    """A picture, with its class name or human captions."""
-    if isinstance(each, CaptionedSample):
-        return each.unlabelled, each.captions
-    assert isinstance(data, LabelledData)
-    return each, None if each.label is None else data.labels[each.label]
+def _annotation(sample: Sample, data: Dataset) -> Annotation | None:
+    """A picture's class name, or its human captions where the data have no classes."""
+    if not data.labels:
+        return tuple(sample.captions)
+    return None if sample.label is None else data.labels[sample.label]
 
 
 def match_split(record: Mapping[str, Any], split: str, index: PictureIndex) -> SplitMatch:
@@ -467,7 +465,7 @@ def _check_hash(what: str, run: RunFolder, file: str, key: str) -> Check:
     return Check(what, "differs", f"{file} was sha256 {then[:12]}…, now {now[:12]}…")
 
 
-def check_class_names(record: RunRecord, data: LabelledData) -> Check:
+def check_class_names(record: RunRecord, data: Dataset) -> Check:
     """Whether labels.txt, config.json and the data have the class names that the run recorded in data.json."""
     then = tuple(record.data["labels"])
     config = json.loads((record.folder.path / "config.json").read_text("utf-8"))

@@ -14,9 +14,9 @@ from vitrine.caption.model import load_captioner, open_captioner
 from vitrine.classify.inference import join_logits, predict_samples
 from vitrine.classify.model import open_classifier
 from vitrine.config import CaptionSpec
-from vitrine.data.captions.datasets import CaptionData, open_captions
+from vitrine.data.captions.datasets import open_captions
 from vitrine.data.captions.transforms import CaptionTransform
-from vitrine.data.samples import LabelledData, Sample
+from vitrine.data.samples import Dataset, Sample
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, ModelError, RunError, UsageError
 from vitrine.metrics.classification import (
@@ -113,10 +113,10 @@ def verify(
     index = index_pictures(opened_data, reading)
     config = RerunConfig(precision or record.metrics.precision, batch_size, tolerance, progress)
     checks = [check_weights(record.folder)]
-    if isinstance(opened_data, LabelledData):
-        checks.append(check_class_names(record, opened_data))
-    else:
+    if record.is_captioner:
         checks.append(check_vocabulary(record.folder))
+    else:
+        checks.append(check_class_names(record, opened_data))
     finite = [name for name in ("validation", "train") if not isinstance(record.data["splits"].get(name, ""), str)]
     splits = {name: match_split(record.data, name, index) for name in finite}
     checks += [check_split(record.data, name, split) for name, split in splits.items()]
@@ -139,7 +139,7 @@ def _read_record(run: Path) -> RunRecord:
     return read_record(run.name, folder)
 
 
-def _open_data(record: RunRecord, data: str | None) -> LabelledData | CaptionData:
+def _open_data(record: RunRecord, data: str | None) -> Dataset:
     recipe, reference = record.recipe, str(record.data["reference"])
     place = data or resolve_data_reference(record.folder, reference)
     open_reference = open_captions if record.is_captioner else open_data

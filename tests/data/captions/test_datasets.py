@@ -17,8 +17,8 @@ from PIL import Image
 from support.paths import SHARED
 
 from vitrine.data import decode as decoding
-from vitrine.data.captions.datasets import CaptionData, CaptionedSample, open_captions
-from vitrine.data.samples import Sample
+from vitrine.data.captions.datasets import open_captions
+from vitrine.data.samples import Dataset, Sample
 from vitrine.data.scenes import ScenePicture, write_scenes
 from vitrine.data.splits import hold_out
 from vitrine.errors import DataError
@@ -48,12 +48,14 @@ def write(path: Path, content: Any) -> Path:
     return path
 
 
-def table(data: CaptionData) -> Table:
+def table(data: Dataset) -> Table:
     """Split to {name: captions}."""
-    return {split: {sample.name: sample.captions for sample in samples} for split, samples in data.splits.items()}
+    return {
+        split: {sample.name: tuple(sample.captions) for sample in samples} for split, samples in data.splits.items()
+    }
 
 
-def noted(data: CaptionData, *words: str) -> bool:
+def noted(data: Dataset, *words: str) -> bool:
     return any(all(word in note for word in words) for note in data.notes)
 
 
@@ -87,9 +89,8 @@ def test_cocos_layout(tmp_path: Path) -> None:
     assert table(data) == COCO_TABLE
     assert data.notes == ()
     sample = data.splits["train"][1]
-    assert sample == CaptionedSample(sample.name, sample.picture, ("two dogs", "dogs, two"), "train")
+    assert sample == Sample("train2017/2.png", sample.picture, captions=("two dogs", "dogs, two"))
     assert sample.picture.read_bytes() == png(len("train2017/2.png"))
-    assert sample.unlabelled == Sample("train2017/2.png", sample.picture)
     assert data.splits["train"].for_epoch(3, 1) is data.splits["train"]
     assert not data.splits["train"].endless
     assert data.splits["train"][:1] == (data.splits["train"][0],)
@@ -274,9 +275,9 @@ def test_generated_scenes_bring_their_captions() -> None:
     data = open_captions("scenes:new?train=4&validation=2&test=1&size=32&seed=3")
     assert {name: len(split) for name, split in data.splits.items()} == {"train": 4, "validation": 2, "test": 1}
     sample = data.splits["validation"][1]
-    assert (sample.name, sample.split) == ("new/validation/000001.png", "validation")
+    assert sample.name == "new/validation/000001.png" and sample.label is None and data.labels == ()
     scene = ScenePicture("new", 3, "validation", 1, 32).scene
-    assert sample.captions == tuple(caption.text for caption in scene.captions)
+    assert tuple(sample.captions) == tuple(caption.text for caption in scene.captions)
     assert len(sample.captions) >= 4
     assert np.array_equal(np.asarray(sample.picture.decode()), scene.pixels)
 
@@ -291,7 +292,7 @@ def test_an_endless_stream_gives_another_window_each_epoch() -> None:
     assert not first.endless
     assert [s.name for s in first] == [f"base/train/{i:06d}.png" for i in range(3)]
     assert second[0] == train[3]
-    assert open_captions("scenes:base", seed=6).splits["train"][0].captions != train[0].captions
+    assert [*open_captions("scenes:base", seed=6).splits["train"][0].captions] != [*train[0].captions]
 
 
 # --- splits

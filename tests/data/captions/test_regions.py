@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 from support.paths import SHARED
 
-from vitrine.data.captions.datasets import CaptionedSample, open_captions
+from vitrine.data.captions.datasets import open_captions
 from vitrine.data.captions.nouns import COLOURS, VERBS, Lexicon, coco_phrases, find_names, names_of, plural
 from vitrine.data.captions.regions import PictureRegions, Region, named_words, open_regions
 from vitrine.data.decode import BytesPicture
 from vitrine.data.masks import coco_category_masks, coco_masks
+from vitrine.data.samples import Sample
 from vitrine.data.scenes import FAMILIES, ScenePicture, write_scenes
 from vitrine.errors import DataError
 
@@ -133,7 +134,7 @@ def test_a_category_that_coco_does_not_have_is_called_by_its_name() -> None:
 # --- scenes
 
 
-def scene_samples(count: int, family: str = "new", size: int = 48) -> list[CaptionedSample]:
+def scene_samples(count: int, family: str = "new", size: int = 48) -> list[Sample]:
     data = open_captions(f"scenes:{family}?train={count}&size={size}&seed=5")
     return list(data.splits["train"])
 
@@ -253,8 +254,8 @@ def test_broken_facts_of_scenes_are_refused(tmp_path: Path, change: dict[str, An
 # --- COCO's layout
 
 
-def sample(name: str) -> CaptionedSample:
-    return CaptionedSample(name, BytesPicture(b""), ("a caption",), "train")
+def sample(name: str) -> Sample:
+    return Sample(name, BytesPicture(b""), captions=("a caption",))
 
 
 def square(left: int, top: int, side: int) -> list[list[int]]:

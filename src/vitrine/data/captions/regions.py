@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from vitrine.data.captions.datasets import CaptionedSample
 from vitrine.data.captions.nouns import COLOURS, VERBS, Lexicon, coco_phrases, find_names, names_of, plural
 from vitrine.data.decode import FilePicture
 from vitrine.data.masks import FOLDER, coco_category_masks, find_masks
+from vitrine.data.samples import Sample
 from vitrine.data.scenes.background import COLOUR_NAMES
 from vitrine.data.scenes.dataset import ScenePicture
 from vitrine.data.scenes.shapes import FAMILIES
@@ -155,7 +155,7 @@ _SIZES = frozenset({"large", "small"})
 _MOST_OBJECTS = 255  # that a label map of 8 bits can tell apart
 
 
-def open_regions(reference: str, samples: Sequence[CaptionedSample]) -> NamedRegions | None:
+def open_regions(reference: str, samples: Sequence[Sample]) -> NamedRegions | None:
     """Find what is known of the things in captioned pictures.
 
     Generated scenes know their objects. Written scenes have them in ``captions.jsonl`` and ``masks/``; COCO's layout
@@ -205,13 +205,13 @@ def _of_scene(picture: ScenePicture) -> PictureRegions:
     return PictureRegions(regions, _scene_lexicon(), mentions)
 
 
-def _written_scenes(root: Path, samples: Sequence[CaptionedSample]) -> NamedRegions | None:
+def _written_scenes(root: Path, samples: Sequence[Sample]) -> NamedRegions | None:
     """Objects of scenes that were written to files; None where there are none."""
     source = root / FOLDER
     facts = _scene_facts(root / "captions.jsonl", {sample.name for sample in samples}) if source.is_dir() else {}
     if not facts:
         return None
-    meant = [sample.unlabelled for sample in samples if sample.name in facts]
+    meant = [sample for sample in samples if sample.name in facts]
     # The label maps have the value i for object i, counting from 1.
     masks = [
         find_masks(meant, data=root, source=source, value=value)

@@ -5,8 +5,7 @@ Axes: C channels (red, green, blue), H rows, W columns.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,10 +13,8 @@ from PIL import Image
 
 from vitrine.config import TransformSpec
 from vitrine.config.preprocessing import CaptionInput, ProcessorInput
-from vitrine.data.loader import sample_rng, to_device
-from vitrine.data.samples import Sample
+from vitrine.data.loader import to_device
 from vitrine.data.transforms import Box, draw_colour, random_resized_crop, recolour, warp
-from vitrine.errors import PictureError
 
 _MAX_MAGNIFICATION = 64  # times the pixels of the crop that the resized picture may have
 
@@ -138,6 +135,8 @@ class CaptionTrainTransform:
         predict: how pictures are prepared for prediction.
     """
 
+    size = None  # it depends on the picture's shape
+
     def __init__(self, spec: TransformSpec, predict: CaptionTransform) -> None:
         self.spec, self.predict = spec, predict
 
@@ -201,49 +200,3 @@ class ProcessorTransform:
         crop_rows, crop_columns = self.spec.crop or (rows, columns)
         left, top = (columns - crop_columns) // 2, (rows - crop_rows) // 2
         return CropGeometry(width, height, columns, rows, left, top, crop_columns, crop_rows)
-
-
-@dataclass(frozen=True)
-class PictureBatch:
-    """Decoded pictures.
-
-    Attributes:
-        pixels: uint8 (h, w, 3) each.
-        indices_B: int64 positions in the samples that were given.
-        unreadable: (position, reason) of pictures that belong here and could not be read.
-        is_dummy: these pictures are only here so that their process can take part in a step; they count nowhere.
-    """
-
-    pixels: tuple[torch.Tensor, ...]
-    indices_B: torch.Tensor
-    unreadable: tuple[tuple[int, str], ...] = ()
-    is_dummy: bool = False
-
-    def __len__(self) -> int:
-        """Pictures that could be read."""
-        return len(self.pixels)
-
-    def pin_memory(self) -> PictureBatch:
-        """As :meth:`vitrine.data.loader.Batch.pin_memory`."""
-        return replace(self, pixels=tuple(each.pin_memory() for each in self.pixels))
-
-
-def load_pictures(
-    samples: Sequence[Sample], indices: Sequence[int], transform: CaptionTrainTransform, *, seed: int, epoch: int
-) -> PictureBatch:
-    """Decode and transform ``samples``, whose positions in their data are ``indices``.
-
-    Raises:
-        RuntimeError: anything but an unreadable picture went wrong; the message names the sample.
-    """
-    pixels, kept, unreadable = [], [], []
-    for index, sample in zip(indices, samples, strict=True):
-        try:
-            pixels.append(torch.from_numpy(transform(sample.picture.decode(), sample_rng(seed, epoch, index))))
-        except PictureError as error:
-            unreadable.append((index, str(error)))
-            continue
-        except Exception as error:
-            raise RuntimeError(f"Loading {sample.name} failed: {type(error).__name__}: {error}") from error
-        kept.append(index)
-    return PictureBatch(tuple(pixels), torch.tensor(kept).long(), tuple(unreadable))

@@ -5,14 +5,14 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import overload
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from vitrine.data.samples import LabelledData, Sample, Split
+from vitrine.data.samples import Dataset, Sample, Split
 from vitrine.data.scenes.scene import (
     Layout,
     Painted,
@@ -79,19 +79,49 @@ def _painted(picture: ScenePicture) -> tuple[Layout, Painted]:
     return layout, paint(rng, layout, picture.size)
 
 
+@dataclass(frozen=True)
+class SceneCaptions(Sequence[str]):
+    """The captions of a scene, written when they are looked at first: that paints the scene, a millisecond at 64 px."""
+
+    picture: ScenePicture
+
+    @cached_property
+    def _texts(self) -> tuple[str, ...]:
+        return tuple(caption.text for caption in self.picture.scene.captions)
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[str, ...]: ...
+    def __getitem__(self, index: int | slice) -> str | tuple[str, ...]:
+        return self._texts[index]
+
+
 @dataclass(frozen=True, slots=True)
 class SceneSource:
-    """Which stream scenes come from: see ``ScenePicture`` for the fields."""
+    """The stream that scenes come from.
+
+    Attributes:
+        family, seed, split, size: as in :class:`ScenePicture`.
+        captions: samples have captions and no label; else they have a label.
+    """
 
     family: str
     seed: int
     split: str
     size: int = 64
+    captions: bool = False
 
     def sample(self, index: int) -> Sample:
-        """Scene ``index`` of the stream; its label is drawn, its picture is not."""
+        """Scene ``index`` of the stream; its picture is not painted yet."""
         picture = ScenePicture(self.family, self.seed, self.split, index, self.size)
-        return Sample(f"{self.family}/{self.split}/{index:06d}.png", picture, picture.label)
+        name = f"{self.family}/{self.split}/{index:06d}.png"
+        if self.captions:
+            return Sample(name, picture, captions=SceneCaptions(picture))
+        return Sample(name, picture, picture.label)
 
 
 class SceneWindow(Split):
@@ -170,7 +200,7 @@ _LIMITS = {
 _EXAMPLE = "scenes:new?train=3000&validation=1000&test=1000&size=64&seed=3"
 
 
-def open_scenes(reference: str, *, seed: int = 0) -> LabelledData:
+def open_scenes(reference: str, *, seed: int = 0, captions: bool = False) -> Dataset:
     """Opens generated pictures: ``scenes:base`` or ``scenes:new``, with options such as ``?train=3000&size=64``.
 
     Options: ``train``, ``validation`` and ``test`` are numbers of pictures (without ``train`` the train split is
@@ -181,6 +211,7 @@ def open_scenes(reference: str, *, seed: int = 0) -> LabelledData:
     Args:
         reference: what the person wrote, with the prefix ``scenes:``.
         seed: of the endless stream, 0 or more.
+        captions: samples have captions, and there are no labels; else they have labels.
 
     Raises:
         DataError: an unknown family or option, or a value that is no whole number within its limits.
@@ -190,21 +221,21 @@ def open_scenes(reference: str, *, seed: int = 0) -> LabelledData:
     stream_seed = options.get("seed", seed)
 
     def finite(split: str, count: int) -> SceneWindow:
-        return SceneWindow(SceneSource(family, fixed_seed, split, size), count)
+        return SceneWindow(SceneSource(family, fixed_seed, split, size, captions), count)
 
     splits: dict[str, Split] = {}
     if "train" in options:
         splits["train"] = finite("train", options["train"])
         note = f"train: {options['train']:,} generated scenes of seed {fixed_seed}."
     else:
-        splits["train"] = SceneStream(SceneSource(family, stream_seed, "train", size))
+        splits["train"] = SceneStream(SceneSource(family, stream_seed, "train", size, captions))
         note = f"train: an endless stream of generated scenes of seed {stream_seed}."
     for split in ("validation", "test"):
         splits[split] = finite(split, options.get(split, 2000))
-    return LabelledData(
+    return Dataset(
         reference=reference,
         layout=f"generated scenes, family {family}, {size} x {size} px",
-        labels=FAMILIES[family].labels,
+        labels=() if captions else FAMILIES[family].labels,
         splits=splits,
         notes=(note, f"validation and test: fixed scenes of seed {fixed_seed}."),
     )

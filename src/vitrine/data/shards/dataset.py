@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from vitrine.data.samples import FiniteSplit, LabelledData, Sample, Split
+from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split
 from vitrine.data.shards.index import INDEX, LOST, SPLITS, Shard, ShardIndex, is_remote, opened, parse_index, text_of
 from vitrine.data.shards.reader import Member, read_members, read_shard
 from vitrine.data.shards.stream import ShardSplit
@@ -33,7 +33,7 @@ def is_shards(reference: str) -> bool:
     return any(_SPLIT_NAME.match(name) for name in tars) or bool(tars and (folder / INDEX).is_file())
 
 
-def open_shards(reference: str, *, captions: bool = False) -> LabelledData:
+def open_shards(reference: str, *, captions: bool = False) -> Dataset:
     """Open shards. "train" comes in a stream; other splits are listed by name, those from an address with their bytes.
 
     Args:
@@ -55,7 +55,7 @@ def open_shards(reference: str, *, captions: bool = False) -> LabelledData:
     counts = ", ".join(
         f"{sum(s.pictures for s in shards):,} {name} in {len(shards):,}" for name, shards in index.splits.items()
     )
-    return LabelledData(reference, LAYOUT, labels, splits, (f"Pictures in shards: {counts}.", *index.notes))
+    return Dataset(reference, LAYOUT, labels, splits, (f"Pictures in shards: {counts}.", *index.notes))
 
 
 def _require_kind(reference: str, index: ShardIndex, captions: bool) -> None:

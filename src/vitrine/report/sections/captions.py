@@ -163,10 +163,10 @@ def _default(record: RunRecord, opened: Captioner) -> list[_Shown]:
     place = resolve_data_reference(record.folder, str(record.data["reference"]))
     found = open_captions(place, seed=recipe.seed, val_fraction=recipe.val_fraction)
     there = {each.name: each for each in found.splits["validation"]} if "validation" in found.splits else {}
-    same = [name for name in why if name in there and (name, content_sha256(there[name].unlabelled)) in record.pictures]
+    same = [name for name in why if name in there and (name, content_sha256(there[name])) in record.pictures]
     if not same:
         raise DataError(f"none of them is in {record.data['reference']} as it was")
-    return [(there[name].unlabelled, there[name].captions[:1], why[name]) for name in same]
+    return [(there[name], tuple(there[name].captions[:1]), why[name]) for name in same]
 
 
 def _views(
