@@ -1,4 +1,4 @@
-"""A model in Python: opened once, then asked about pictures, with results that show themselves in a notebook.
+"""The Python interface: a model that is opened once and asked about pictures; results show themselves in a notebook.
 
 Axes: R grid rows, C grid columns; H, W pixel rows and columns of a photograph.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,10 +21,10 @@ from vitrine.attribution.methods import Method
 from vitrine.attribution.verdict import Verdict
 from vitrine.caption.figures.words import caption_figure, save_caption_figure
 from vitrine.caption.inference import CaptionedPicture, caption_batches
-from vitrine.caption.model import Captioner, open_captioner
+from vitrine.caption.model import Captioner
 from vitrine.caption.run import CaptionSettings, WordMaps, caption_provenance, prepare_word_maps
 from vitrine.classify.inference import eval_batches
-from vitrine.classify.model import Classifier, open_classifier
+from vitrine.classify.model import Classifier
 from vitrine.data.image_folder import one_picture
 from vitrine.data.loader import Batch
 from vitrine.data.samples import Sample
@@ -31,10 +32,9 @@ from vitrine.errors import ModelError, PictureError
 from vitrine.explain.explainer import ExplainedBatch, Explainer, check_maps
 from vitrine.explain.figures.map import MapPicture, Scale, draw_overlay, map_figure, save_map_figure
 from vitrine.explain.run import ExplainSettings, choose_scale, map_picture, origin_of, true_label_from_name
-from vitrine.models.kind import is_captioner
+from vitrine.open_model import open_model
 from vitrine.plotting.provenance import Provenance
 from vitrine.results import shown_number
-from vitrine.runs.environment import model_notes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,13 +48,13 @@ class Word:
         text: with the punctuation that belongs to it.
         probability: 0 to 1.
         map: float32 (R, C), in multiples of uniform.
-        looked: whether it looked anywhere in particular.
+        is_localized: whether the map has a place where it looks, rather than being spread out.
     """
 
     text: str
     probability: float
     map: npt.NDArray[np.float32]
-    looked: bool
+    is_localized: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,16 +62,16 @@ class Caption:
     """A picture's caption.
 
     Attributes:
-        text: the whole of it.
-        log_probability: natural.
+        text: the whole caption.
+        log_probability: its natural logarithm of probability, at most 0.
         words: with their maps.
     """
 
     text: str
     log_probability: float
     words: tuple[Word, ...]
-    _worded: WordMaps
-    _origin: Any
+    _word_maps: WordMaps
+    _provenance: Callable[[str], Provenance]
 
     def overlay(self) -> Image.Image:
         """The figure as a picture: photograph, caption, a map a word."""
@@ -84,8 +84,8 @@ class Caption:
             ValueError: another ending.
         """
         path = Path(path)
-        origin: Provenance = self._origin(str(path.parent))
-        save_caption_figure(self._worded.picture, self._worded.scale, path, origin.to_metadata())
+        metadata = self._provenance(str(path.parent)).to_metadata()
+        save_caption_figure(self._word_maps.picture, self._word_maps.scale, path, metadata)
         return path
 
     def __str__(self) -> str:
@@ -95,26 +95,26 @@ class Caption:
         return f"<{self.text!r}, log-probability {shown_number(self.log_probability)}>"
 
     def _repr_png_(self) -> bytes:
-        return self._drawn
+        return self._png
 
     @cached_property
-    def _drawn(self) -> bytes:
-        drawn = io.BytesIO()
-        caption_figure(self._worded.picture, self._worded.scale).savefig(drawn, format="png")
-        return drawn.getvalue()
+    def _png(self) -> bytes:
+        stream = io.BytesIO()
+        caption_figure(self._word_maps.picture, self._word_maps.scale).savefig(stream, format="png")
+        return stream.getvalue()
 
 
 class CaptionerModel:
     """An opened captioner. Made by :func:`vitrine.load`."""
 
-    def __init__(self, reference: str, opened: Captioner, precision: str, architecture: str | None) -> None:
-        self.reference, self.opened = reference, opened
-        self._precision, self._flags = precision, ["--arch", architecture] if architecture else []
+    def __init__(self, reference: str, captioner: Captioner, architecture: str | None) -> None:
+        self.reference, self.captioner = reference, captioner
+        self._flags = ["--arch", architecture] if architecture else []
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Which files the weights and word pieces came from."""
-        return self.opened.notes
+        return self.captioner.notes
 
     def caption(self, picture: str | Path, **how: Any) -> Caption:
         """Caption one picture.
@@ -128,22 +128,24 @@ class CaptionerModel:
             DataError, PictureError: the picture cannot be read.
             ModelError: the captioner has no such layer or head.
         """
-        settings = CaptionSettings(**{"precision": self._precision, **how})
+        settings = CaptionSettings(**{"precision": self.captioner.precision, **how})
         sample = one_picture(picture, "vitrine caption")
-        decoded = self._decode(sample, settings)
-        worded = prepare_word_maps(decoded, self.opened, settings)
+        caption = self._decode(sample, settings)
+        word_maps = prepare_word_maps(caption, self.captioner, settings)
         words = tuple(
             Word(word.text, word.probability, word.map_RC, check.is_localized)
-            for word, check in zip(worded.words, worded.checks, strict=True)
+            for word, check in zip(word_maps.words, word_maps.checks, strict=True)
         )
 
-        def origin(folder: str) -> Provenance:
-            return caption_provenance(self.reference, self.opened, settings, sample, str(picture), folder, self._flags)
+        def provenance(folder: str) -> Provenance:
+            return caption_provenance(
+                self.reference, self.captioner, settings, sample, str(picture), folder, self._flags
+            )
 
-        return Caption(worded.picture.caption, decoded.caption.log_probability, words, worded, origin)
+        return Caption(word_maps.picture.caption, caption.caption.log_probability, words, word_maps, provenance)
 
     def _decode(self, sample: Sample, settings: CaptionSettings) -> CaptionedPicture:
-        part = next(caption_batches(self.opened, [sample], settings.decode, precision=settings.precision))
+        part = next(caption_batches(self.captioner, [sample], settings.decode, precision=settings.precision))
         for _, reason in part.unreadable:
             raise PictureError(reason)
         return part.pictures[0]
@@ -165,7 +167,8 @@ class CaptionerModel:
         raise ModelError(f"{self.reference} is a captioner: .caption(PICTURE).words have a map each.")
 
     def __repr__(self) -> str:
-        return f"<vitrine captioner {self.reference}: {self.opened.vocabulary.size:,} word pieces, {self._precision}>"
+        words = f"{self.captioner.vocabulary.size:,} word pieces"
+        return f"<vitrine captioner {self.reference}: {words}, {self.captioner.precision}>"
 
 
 Floats = npt.NDArray[np.float32]
@@ -210,8 +213,8 @@ class Explanation:
     target: str | None
     map: Floats
     picture: MapPicture
-    _mapper: Explainer
-    _mapped: ExplainedBatch
+    _explainer: Explainer
+    _batch: ExplainedBatch
     _sample: Sample
     _path: str
     _origin: Any
@@ -223,12 +226,12 @@ class Explanation:
     @cached_property
     def verdict(self) -> Verdict:
         """How far the map can be believed; checked when it is first asked for, which takes many forward passes."""
-        return check_maps(self._mapper, self._mapped).verdicts[0]
+        return check_maps(self._explainer, self._batch).verdicts[0]
 
     @property
     def scale(self) -> Scale:
         """The figure's colour scale, found on this map alone."""
-        return choose_scale(self._mapped.maps, ExplainSettings(self._mapper.method))
+        return choose_scale(self._batch.maps, ExplainSettings(self._explainer.method))
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the overlay into matplotlib axes, the current ones of pyplot by default, and return them."""
@@ -255,28 +258,26 @@ class Explanation:
         return path
 
     def _repr_png_(self) -> bytes:
-        drawn = io.BytesIO()
-        map_figure(self.picture, self.scale).savefig(drawn, format="png")
-        return drawn.getvalue()
+        stream = io.BytesIO()
+        map_figure(self.picture, self.scale).savefig(stream, format="png")
+        return stream.getvalue()
 
 
 class Model:
     """An opened classifier. Made by :func:`vitrine.load`."""
 
-    def __init__(self, reference: str, opened: Classifier, architecture: str | None) -> None:
-        self.reference = reference
-        self.opened = opened
-        self._architecture = architecture
+    def __init__(self, reference: str, classifier: Classifier, architecture: str | None) -> None:
+        self.reference, self.classifier, self._architecture = reference, classifier, architecture
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Class names in the order of the outputs."""
-        return self.opened.labels
+        return self.classifier.labels
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Which file the weights came from, and what was done to make them fit."""
-        return model_notes(self.opened.loaded)
+        return self.classifier.notes
 
     def predict(self, picture: str | Path) -> PicturePrediction:
         """Label one picture.
@@ -285,9 +286,9 @@ class Model:
             DataError: there is no such file.
             PictureError: it cannot be read.
         """
-        batch = next(eval_batches([one_picture(picture, _FOR_FOLDERS)], self.opened.spec, batch_size=1))
+        batch = next(eval_batches([one_picture(picture, _FOR_FOLDERS)], self.classifier.spec, batch_size=1))
         _require_readable(batch)
-        explainer = Explainer(self.opened, Method())
+        explainer = Explainer(self.classifier, Method())
         return self._prediction(explainer.probability(explainer.pixels(batch.pixels_BCHW))[0].tolist())
 
     def explain(
@@ -306,22 +307,22 @@ class Model:
             ModelError: the model lacks what was asked for.
         """
         sample = one_picture(picture, _FOR_FOLDERS)
-        chosen = Method(method, **how)
-        explainer = Explainer(self.opened, chosen, target)
-        mapped = next(explainer.run([sample], 1))
-        _require_readable(mapped.batch)
-        shown = map_picture(
-            explainer, mapped, 0, sample, true_label_from_name(str(Path(picture).absolute()), self.labels)
+        settings = ExplainSettings(Method(method, **how), target)
+        explainer = Explainer(self.classifier, settings.method, target)
+        batch = next(explainer.run([sample], 1))
+        _require_readable(batch.batch)
+        map_of_picture = map_picture(
+            explainer, batch, 0, sample, true_label_from_name(str(Path(picture).absolute()), self.labels)
         )
-        origin = origin_of(self.reference, self.opened, ExplainSettings(chosen, target), self._architecture)
-        label = self.labels[int(mapped.targets_B[0])] if chosen.for_a_class else None
+        origin = origin_of(self.reference, self.classifier, settings, self._architecture)
+        label = self.labels[int(batch.targets_B[0])] if settings.method.for_a_class else None
         return Explanation(
-            self._prediction(mapped.probabilities_BC[0].tolist()),
+            self._prediction(batch.probabilities_BC[0].tolist()),
             label,
-            mapped.maps.scores_BRC[0].numpy(),
-            shown,
+            batch.maps.scores_BRC[0].numpy(),
+            map_of_picture,
             explainer,
-            mapped,
+            batch,
             sample,
             str(picture),
             origin,
@@ -341,7 +342,7 @@ class Model:
         return PicturePrediction(label, probabilities[label], probabilities)
 
     def __repr__(self) -> str:
-        return f"<vitrine model {self.reference}: {len(self.labels)} classes, {self.opened.precision}>"
+        return f"<vitrine model {self.reference}: {len(self.labels)} classes, {self.classifier.precision}>"
 
 
 def _require_readable(batch: Batch) -> None:
@@ -354,8 +355,7 @@ def load(
 ) -> Model | CaptionerModel:
     """Open a model: a run folder, ``vitrine/scenes-tiny``, a timm name, ``hf-hub:owner/name``, or a weights file.
 
-    What is a captioner (see ``vitrine.caption.model``) has a method ``caption``, everything else
-    ``predict`` and ``explain``.
+    A captioner (see ``vitrine.caption.model``) has a method ``caption``, a classifier ``predict`` and ``explain``.
 
     Args:
         reference: a model reference; with ``architecture``, a weights file.
@@ -366,7 +366,7 @@ def load(
     Raises:
         ModelError, WeightsUnavailableError: it cannot be opened.
     """
-    if is_captioner(str(reference), architecture):
-        captioner = open_captioner(str(reference), architecture, vocabulary)
-        return CaptionerModel(str(reference), captioner, "fp32" if precision == "auto" else precision, architecture)
-    return Model(str(reference), open_classifier(str(reference), precision, architecture), architecture)
+    model = open_model(str(reference), precision, architecture, vocabulary)
+    if isinstance(model, Captioner):
+        return CaptionerModel(str(reference), model, architecture)
+    return Model(str(reference), model, architecture)

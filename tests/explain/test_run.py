@@ -69,14 +69,14 @@ def test_the_map_is_the_models_attention_on_what_it_sees(small_run: Path, pictur
     path = next((pictures / "pie").glob("0*.png"))
     seen = model.explain(path)
     pixels_HWC = torch.from_numpy(np.array(Image.open(path))).float() / 255
-    spec = model.opened.spec
+    spec = model.classifier.spec
     pixels_BCHW = ((pixels_HWC - torch.tensor(spec.mean)) / torch.tensor(spec.std)).permute(2, 0, 1)[None]
     with torch.no_grad():
-        probabilities = model.opened.module(pixels_BCHW).softmax(-1)[0]
+        probabilities = model.classifier.module(pixels_BCHW).softmax(-1)[0]
     assert seen.prediction.label == model.labels[int(probabilities.argmax())]
     assert seen.prediction.probability == pytest.approx(float(probabilities.max()), abs=1e-5)
     assert model.predict(path) == seen.prediction
-    expected = attention_map(model.opened.module, pixels_BCHW).scores_BRC[0].numpy()
+    expected = attention_map(model.classifier.module, pixels_BCHW).scores_BRC[0].numpy()
     np.testing.assert_allclose(seen.map, expected, rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(seen.picture.map_RC, expected / expected.mean(), rtol=1e-4)
     assert seen.to_image().shape == (32, 32)

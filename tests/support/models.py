@@ -18,4 +18,4 @@ def opened_captioner(module: Any, transform: Any) -> Captioner:
     """A module as ``open_captioner`` would give it, on the CPU."""
     weights = WeightsFile(Path("model.safetensors"), "a test")
     vocabulary = getattr(module, "vocabulary", None)
-    return Captioner(module, vocabulary, transform, weights, torch.device("cpu"), ())  # type: ignore[arg-type]
+    return Captioner(module, vocabulary, transform, weights, torch.device("cpu"), "fp32", ())  # type: ignore[arg-type]

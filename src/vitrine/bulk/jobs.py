@@ -36,7 +36,7 @@ class PredictJob:
 class _Predicting:
     def __init__(self, asked: PredictJob, opened: Classifier, loaders: int) -> None:
         self.asked, self.opened, self.loaders = asked, opened, loaders
-        self.precision, self.weights = opened.precision, sha256_of(opened.loaded.weights)
+        self.precision, self.weights = opened.precision, sha256_of(opened.weights)
 
     def work(self, samples: Sequence[Sample], figures: Mapping[str, str] | None, rows: Path) -> Unreadable:  # noqa: ARG002
         asked, labels = self.asked, self.opened.labels
@@ -71,7 +71,7 @@ class ExplainJob:
 class _Explaining:
     def __init__(self, asked: ExplainJob, explainer: Explainer, loaders: int) -> None:
         self.asked, self.explainer, self.loaders = asked, explainer, loaders
-        self.precision, self.weights = explainer.opened.precision, sha256_of(explainer.opened.loaded.weights)
+        self.precision, self.weights = explainer.opened.precision, sha256_of(explainer.opened.weights)
 
     def work(self, samples: Sequence[Sample], figures: Mapping[str, str] | None, rows: Path) -> Unreadable:
         asked = self.asked

@@ -23,7 +23,6 @@ from vitrine.explain.run import SHEETS, ExplainSettings, choose_scale
 from vitrine.io.files import to_json
 from vitrine.plotting.provenance import figure_names
 from vitrine.results import Progress
-from vitrine.runs.environment import model_notes
 
 
 @dataclass(frozen=True)
@@ -228,8 +227,8 @@ def predict_in_bulk(
     found = cut(images, settings, work.batch_size)
     parts = tuple(Part(number, each) for number, each in enumerate(found.slices))
     opened = open_classifier(work.model, work.precision, work.architecture)
-    notes = (*model_notes(opened.loaded), *found.notes)
-    weights = sha256_of(opened.loaded.weights)
+    notes = (*opened.notes, *found.notes)
+    weights = sha256_of(opened.weights)
     del opened
     folder = out.with_name(f"{out.name}.parts") if ending == ".csv" else out
     options = {name: value for name, value in asdict(work).items() if name != "model"}
@@ -255,8 +254,8 @@ def explain_in_bulk(
     explainer = Explainer(opened, asked.method, asked.target)
     if not asked.stretch and not asked.scale:
         work = replace(work, settings=replace(asked, scale=_shared_scale(explainer, asked, found, work.batch_size)))
-    notes = (*model_notes(opened.loaded), *found.notes)
-    weights = sha256_of(opened.loaded.weights)
+    notes = (*opened.notes, *found.notes)
+    weights = sha256_of(opened.weights)
     del opened, explainer
     return _figures("explain", work, work.out / "maps.csv", parts, weights, settings, notes, progress)
 

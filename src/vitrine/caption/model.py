@@ -1,4 +1,4 @@
-"""A captioner from a reference: its weights, its vocabulary, and how pictures are prepared for it."""
+"""A captioner opened from a model reference, on its device: module, vocabulary and how its pictures are prepared."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from vitrine.caption.tokenizer import Vocabulary, read_vocabulary
 from vitrine.config.preprocessing import CaptionInput
 from vitrine.data.captions.transforms import CaptionTransform, ProcessorTransform
 from vitrine.errors import ModelError
+from vitrine.models.captioner.build import LoadedCaptioner
 from vitrine.models.captioner.catr import RELEASES, fetch_release, load_catr
-from vitrine.models.captioner.checkpoint import is_captioner_folder, load_captioner_checkpoint
+from vitrine.models.captioner.checkpoint import load_captioner_checkpoint
 from vitrine.models.captioner.inference import cast_image_encoder, prepare_for_prediction
 from vitrine.models.captioner.model import CaptionModel
-from vitrine.models.hf_captioners.load import is_transformers_captioner, open_transformers_captioner
+from vitrine.models.hf_captioners.load import open_transformers_captioner
 from vitrine.models.hub import fetch
-from vitrine.models.kind import _is_hub
+from vitrine.models.kind import captioner_kind, is_hub_reference
 from vitrine.models.precision import default_device
 from vitrine.models.reference import WeightsFile
 from vitrine.results import Progress, no_progress
 from vitrine.runs.environment import weights_notes
 
-_WORDS_OF = "google-bert/bert-base-uncased"  # the published captioner's word pieces
+_VOCABULARY_REPOSITORY = "google-bert/bert-base-uncased"  # has the published captioner's word pieces
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,10 @@ class Captioner:
     Attributes:
         module: the model, with its vocabulary.
         vocabulary: its word pieces.
-        transform: what is done to pictures.
+        transform: prepares a picture for it.
         weights: the file its weights came from.
+        device: where the module is.
+        precision: "fp32" or "bf16".
         notes: sentences on which files are in use.
         folder: of the run that it is; None of others.
     """
@@ -45,32 +48,14 @@ class Captioner:
     transform: CaptionTransform | ProcessorTransform
     weights: WeightsFile
     device: torch.device
+    precision: str
     notes: tuple[str, ...]
     folder: Path | None = None
 
     @property
     def attention(self) -> str:
-        """What its word maps are of."""
+        """The kind of attention that its word maps show."""
         return str(getattr(self.module, "attention", "cross-attention"))
-
-
-@dataclass(frozen=True)
-class LoadedCaptioner:
-    """A captioner as its files have it: float32, on the CPU, to be trained on or made ready to predict.
-
-    Attributes:
-        model: with its vocabulary.
-        input: how its pictures are prepared.
-        weights: the file its weights came from.
-        notes: sentences on which files are in use.
-        folder: of the run that it is; None of others.
-    """
-
-    model: CaptionModel
-    input: CaptionInput
-    weights: WeightsFile
-    notes: tuple[str, ...]
-    folder: Path | None = None
 
 
 def open_captioner(
@@ -89,21 +74,27 @@ def open_captioner(
         vocabulary: the published captioner's vocab.txt or tokenizer.json; None looks beside the weights, then in the
             cache folder and on the hub.
         progress: called with bytes done, of how many, during a download.
-        precision: "fp32", or "bf16": the image side is rounded to bf16 once and for all, words stay in float32. A
-            captioner of transformers is opened in float32 either way; its products are rounded as it decodes.
+        precision: "fp32" (or "auto", which is the same), or "bf16": the image side is rounded to bf16 once and for all,
+            words stay in float32. A captioner of transformers is opened in float32 either way; its products are
+            rounded as it decodes.
 
     Raises:
         ModelError: no such captioner, weights that do not fit, or another vocabulary.
         WeightsUnavailableError: a file is not here and cannot be fetched.
     """
-    if architecture is None and (_is_hub(reference) or is_transformers_captioner(Path(reference).expanduser())):
-        return _of_transformers(reference, vocabulary)
+    precision = "fp32" if precision == "auto" else precision
+    # A repository of the hub that is no captioner is refused by name when its files are located.
+    if architecture is None and (is_hub_reference(reference) or captioner_kind(reference) == "transformers"):
+        return _open_transformers(reference, vocabulary, precision)
     loaded = load_captioner(reference, architecture, vocabulary, progress)
+    assert loaded.weights is not None, "a captioner that was trained has them"
     device = default_device()
-    ready = prepare_for_prediction(loaded.model)
-    module = (cast_image_encoder(ready) if precision == "bf16" else ready).to(device)
+    model = prepare_for_prediction(loaded.model)
+    module = (cast_image_encoder(model) if precision == "bf16" else model).to(device)
     transform = CaptionTransform(loaded.input)
-    return Captioner(module, module.vocabulary, transform, loaded.weights, device, loaded.notes, loaded.folder)
+    return Captioner(
+        module, module.vocabulary, transform, loaded.weights, device, precision, loaded.notes, loaded.folder
+    )
 
 
 def load_captioner(
@@ -112,54 +103,55 @@ def load_captioner(
     vocabulary: Path | None = None,
     progress: Progress = no_progress,
 ) -> LoadedCaptioner:
-    """Read a captioner's files; arguments and errors are those of :func:`open_captioner`."""
+    """Load a captioner of vitrine's own architecture to train it on: float32, on the CPU, with its vocabulary.
+
+    Arguments and errors are those of :func:`open_captioner`.
+    """
     if architecture not in (None, "catr"):
         raise ModelError(f"There is no captioner --arch {architecture}: expected catr.")
-    folder = Path(reference).expanduser()
-    if architecture is None and is_captioner_folder(folder):
-        return _of_run(folder, vocabulary)
+    if architecture is None and captioner_kind(reference) == "run":
+        return _load_run(Path(reference).expanduser(), vocabulary)
     path = _weights_path(reference, architecture, progress)
     # Each picture's features are computed at its own size and padded afterwards: a batch says what one picture does.
     model = load_catr(path, padding="features")
-    words_path = _vocabulary_path(path, vocabulary)
-    model.vocabulary = _checked(read_vocabulary(words_path), words_path, model)
+    vocabulary_path = _vocabulary_path(path, vocabulary)
+    model.vocabulary = read_vocabulary(vocabulary_path)
+    _check_size(model, vocabulary_path)
     weights = WeightsFile(path, RELEASES.get(reference, str(path)))
-    notes = (*weights_notes(weights), f"Word pieces: {words_path}.")
+    notes = (*weights_notes(weights), f"Word pieces: {vocabulary_path}.")
     return LoadedCaptioner(model, CaptionInput(), weights, notes)
 
 
-def _of_transformers(reference: str, vocabulary: Path | None) -> Captioner:
-    found = open_transformers_captioner(reference)
-    path = vocabulary or found.words.path
-    words = read_vocabulary(path, start=found.words.start, end=found.words.end, pad=found.words.pad)
-    found.module.vocabulary = words
+def _open_transformers(reference: str, vocabulary: Path | None, precision: str) -> Captioner:
+    model = open_transformers_captioner(reference)
+    path = vocabulary or model.words.path
+    words = read_vocabulary(path, start=model.words.start, end=model.words.end, pad=model.words.pad)
+    model.module.vocabulary = words
     device = default_device()
-    transform = ProcessorTransform(found.image)
-    notes = (*weights_notes(found.weights), f"Word pieces: {path}.")
-    return Captioner(found.module.to(device), words, transform, found.weights, device, notes)
+    transform = ProcessorTransform(model.image)
+    notes = (*weights_notes(model.weights), f"Word pieces: {path}.")
+    return Captioner(model.module.to(device), words, transform, model.weights, device, precision, notes)
 
 
-def _of_run(folder: Path, vocabulary: Path | None) -> LoadedCaptioner:
+def _load_run(folder: Path, vocabulary: Path | None) -> LoadedCaptioner:
     if vocabulary is not None:
         raise ModelError(f"{folder} has word pieces of its own: leave --vocab {vocabulary} out.")
-    saved = load_captioner_checkpoint(folder)
-    saved.model.vocabulary = _checked(
-        read_vocabulary(saved.words, start=saved.marks["start"], end=saved.marks["end"], pad=saved.marks["pad"]),
-        saved.words,
-        saved.model,
-    )
-    weights = WeightsFile(saved.weights, str(saved.weights))
-    return LoadedCaptioner(saved.model, saved.input, weights, weights_notes(weights, folder), folder)
+    checkpoint = load_captioner_checkpoint(folder)
+    model, marks = checkpoint.model, checkpoint.marks
+    model.vocabulary = read_vocabulary(checkpoint.words, start=marks["start"], end=marks["end"], pad=marks["pad"])
+    _check_size(model, checkpoint.words)
+    weights = WeightsFile(checkpoint.weights, str(checkpoint.weights))
+    return LoadedCaptioner(model, checkpoint.input, weights, weights_notes(weights, folder), folder)
 
 
-def _checked(words: Vocabulary, path: Path, model: CaptionModel) -> Vocabulary:
-    if words.size != model.config.vocabulary_size:
+def _check_size(model: CaptionModel, path: Path) -> None:
+    """Refuse a vocabulary of another size than the captioner's."""
+    if model.vocabulary.size != model.config.vocabulary_size:
         raise ModelError(
-            f"{path} has {words.size:,} word pieces; the captioner has {model.config.vocabulary_size:,}.\n"
+            f"{path} has {model.vocabulary.size:,} word pieces; the captioner has {model.config.vocabulary_size:,}.\n"
             "Give the file that belongs to its weights; the published captioner's is the vocab.txt of "
             "bert-base-uncased: --vocab vocab.txt"
         )
-    return words
 
 
 def _weights_path(reference: str, architecture: str | None, progress: Progress) -> Path:
@@ -167,17 +159,18 @@ def _weights_path(reference: str, architecture: str | None, progress: Progress) 
         return fetch_release(reference, progress)
     path = Path(reference).expanduser()
     if architecture is None:
-        known = ", ".join(RELEASES)
+        releases = ", ".join(RELEASES)
         hint = f"\nA weights file needs its kind: --arch catr, as in: vitrine caption {reference} IMAGES --arch catr"
         raise ModelError(
-            f"{reference!r} is no captioner that is known: {known}, the folder of a run that trained one, or that of "
-            f"a BLIP, GIT or vision-encoder-decoder model of transformers.{hint if path.is_file() else ''}"
+            f"{reference!r} is no captioner that is known: {releases}, the folder of a run that trained one, or that "
+            f"of a BLIP, GIT or vision-encoder-decoder model of transformers.{hint if path.is_file() else ''}"
         )
     return path
 
 
-def _vocabulary_path(weights: Path, named: Path | None) -> Path:
-    if named is not None:
-        return named
+def _vocabulary_path(weights: Path, chosen_file: Path | None) -> Path:
+    if chosen_file is not None:
+        return chosen_file
     beside = weights.parent / "vocab.txt"
-    return beside if beside.is_file() else fetch(_WORDS_OF, ("vocab.txt",), "and name the file: --vocab vocab.txt.")
+    remedy = "and name the file: --vocab vocab.txt."
+    return beside if beside.is_file() else fetch(_VOCABULARY_REPOSITORY, ("vocab.txt",), remedy)

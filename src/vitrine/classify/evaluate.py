@@ -30,7 +30,7 @@ from vitrine.results import (
     unreadable_lines,
     unreadable_to_json,
 )
-from vitrine.runs.environment import WEIGHTS_SHA256, model_notes
+from vitrine.runs.environment import WEIGHTS_SHA256
 from vitrine.runs.folder import RunFolder
 
 
@@ -155,7 +155,7 @@ def evaluate(
         check_expected_accuracy(expect, tolerance)
     opened = open_classifier(model, precision, architecture)
     other = None if against is None else in_precision(opened, against)
-    own_seed, fraction = split_of_run(opened.loaded.reference.folder)
+    own_seed, fraction = split_of_run(opened.folder)
     found = open_data(data, seed=own_seed if seed is None else seed, val_fraction=fraction)
     name = choose_split(found, split)
     samples = _relabelled(found, name, opened)
@@ -168,8 +168,8 @@ def evaluate(
         again = join_logits(predict_samples(other, samples, batch_size=batch_size, progress=progress))
         moved = (other.precision, count_changed_labels(outputs, again))
     met = None if expect is None else is_within_tolerance(metrics.accuracy, expect, tolerance)
-    weights = opened.loaded.weights
-    told = is_unfinished(opened), weights.sha256 if weights else None, model_notes(opened.loaded)
+    weights = opened.weights
+    told = is_unfinished(opened), weights.sha256 if weights else None, opened.notes
     result = Evaluation(model, data, name, metrics, unreadable, expect, tolerance, met, moved, *told)
     if out is not None:
         _write(out, result, outputs, opened.labels)

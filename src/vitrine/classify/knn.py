@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from vitrine.classify.evaluate import choose_split, split_of_run
 from vitrine.classify.inference import known_labels, predict_samples
-from vitrine.classify.model import Classifier, on_device, open_classifier
+from vitrine.classify.model import Classifier, open_classifier, place_on_device
 from vitrine.data.samples import Dataset, Sample
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, ModelError, UsageError
@@ -41,7 +41,6 @@ from vitrine.results import (
     unreadable_lines,
     unreadable_to_json,
 )
-from vitrine.runs.environment import model_notes
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import RunRecord, read_json, read_record
 
@@ -310,7 +309,7 @@ def knn(
     if split == "train":
         raise UsageError("--split train: the neighbours are training pictures. Expected validation or test.")
     opened = open_classifier(model, precision, architecture, features=True)
-    folder = opened.loaded.reference.folder
+    folder = opened.folder
     own_seed, fraction = split_of_run(folder)
     found = open_data(data, seed=own_seed if seed is None else seed, val_fraction=fraction)
     name = split or ("validation" if len(found.splits.get("validation", ())) else choose_split(found, "test"))
@@ -339,7 +338,7 @@ def knn(
         start=None if start is None else _of_start(start, parts, len(found.labels), k, batch_size, watch),
         head=None if record is None else _recorded(record, asked, found.labels),
         unreadable=(*known.unreadable, *asked.unreadable),
-        notes=(*model_notes(opened.loaded), *found.notes, *told),
+        notes=(*opened.notes, *found.notes, *told),
     )
 
 
@@ -417,7 +416,7 @@ def _started_from(run: RunFolder, precision: str) -> tuple[Classifier | None, tu
         why = str(error).splitlines()[0]
         return None, (f"The weights that the run began with cannot be had, so they are not measured: {why}",)
     note = f"Before fine-tuning: {built.weights.path}."
-    return on_device(built, (), recipe_input(built, recipe), precision), (note,)
+    return place_on_device(built, (), recipe_input(built, recipe), precision), (note,)
 
 
 def _recorded(record: RunRecord, asked: FeatureTable, labels: Sequence[str]) -> Guesser | None:

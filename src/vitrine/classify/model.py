@@ -1,8 +1,9 @@
-"""A model reference opened for evaluation or prediction: module, input, class names, precision."""
+"""A classifier opened from a model reference, on its device: module, input, class names and precision."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -13,19 +14,22 @@ from vitrine.errors import ModelError
 from vitrine.models.kind import is_captioner
 from vitrine.models.load import LoadedModel, load_for_inference, width_of
 from vitrine.models.precision import default_device, resolve_precision
+from vitrine.models.reference import WeightsFile
 from vitrine.runs.checkpoint import has_checkpoint
+from vitrine.runs.environment import model_notes
 from vitrine.runs.folder import RunFolder
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model in eval mode on its device.
+    """A classifier in eval mode on its device.
 
     Attributes:
         loaded: the model with its origin.
         module: the same module, on ``device``.
         labels: class names in the order of the outputs; none where it was opened for its features.
         spec: input size, crop and normalisation.
+        device: where the module is.
         precision: "fp32" or "bf16".
     """
 
@@ -35,6 +39,21 @@ class Classifier:
     spec: InputSpec
     device: torch.device
     precision: str
+
+    @property
+    def weights(self) -> WeightsFile | None:
+        """The file that its weights came from; None for random ones."""
+        return self.loaded.weights
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on which file its weights came from, and what was done to make them fit."""
+        return model_notes(self.loaded)
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of the run, or of the model, that it was opened from; None of others."""
+        return self.loaded.reference.folder
 
 
 def open_classifier(
@@ -49,33 +68,37 @@ def open_classifier(
         features: it is opened for what its head would read, so that it need not have one.
 
     Raises:
-        ModelError, WeightsUnavailableError: see ``vitrine.models.load.load_model``.
+        ModelError: there is no such model, it is a captioner, or its weights do not fit.
+        WeightsUnavailableError: the weights are not here and cannot be fetched.
     """
     _check_precision(precision)
-    if is_captioner(reference, architecture):
+    try:
+        loaded = load_for_inference(reference, architecture)
+    except ModelError as error:
+        if not is_captioner(reference, architecture):
+            raise
         raise ModelError(
             f"{reference} is a captioner, which has no classes.\n"
             "Use vitrine caption, or vitrine evaluate on captioned pictures."
-        )
-    built = load_for_inference(reference, architecture)
-    return on_device(built, () if features else _labels(built), built.input, precision)
+        ) from error
+    return place_on_device(loaded, () if features else _labels(loaded), loaded.input, precision)
 
 
-def on_device(built: LoadedModel, labels: tuple[str, ...], spec: InputSpec, precision: str) -> Classifier:
-    """A model that was built, moved to the device that is there."""
+def place_on_device(loaded: LoadedModel, labels: tuple[str, ...], spec: InputSpec, precision: str) -> Classifier:
+    """Move a model to the device that is there, as a classifier in eval mode."""
     device = default_device()
-    module = built.module.to(device).eval()
-    return Classifier(built, module, labels, spec, device, resolve_precision(precision, device, width_of(module)))
+    module = loaded.module.to(device).eval()
+    return Classifier(loaded, module, labels, spec, device, resolve_precision(precision, device, width_of(module)))
 
 
-def in_precision(opened: Classifier, precision: str) -> Classifier:
+def in_precision(classifier: Classifier, precision: str) -> Classifier:
     """The same opened model, run in another precision.
 
     Raises:
         ModelError: there is no such precision.
     """
     _check_precision(precision)
-    return replace(opened, precision=resolve_precision(precision, opened.device, width_of(opened.module)))
+    return replace(classifier, precision=resolve_precision(precision, classifier.device, width_of(classifier.module)))
 
 
 def _check_precision(precision: str) -> None:
@@ -83,24 +106,22 @@ def _check_precision(precision: str) -> None:
         raise ModelError(f"precision = {precision!r} cannot be used: expected {', '.join(PRECISIONS)}.")
 
 
-def _labels(built: LoadedModel) -> tuple[str, ...]:
-    count = int(built.module.num_classes)  # type: ignore[arg-type]
+def _labels(loaded: LoadedModel) -> tuple[str, ...]:
+    """Class names: the run's labels.txt, the configuration's label_names, or numbers."""
+    count, reference = int(loaded.module.num_classes), loaded.reference  # type: ignore[arg-type]
     if count == 0:
-        raise ModelError(f"{built.reference.text} has no classification head. Train one: vitrine train DATA ...")
-    folder, told = built.reference.folder, "config.json"
-    if folder is not None and (folder / "labels.txt").is_file():
-        labels, told = RunFolder(folder).read_labels(), "labels.txt"
+        raise ModelError(f"{reference.text} has no classification head. Train one: vitrine train DATA ...")
+    if reference.folder is not None and (reference.folder / "labels.txt").is_file():
+        labels, file = RunFolder(reference.folder).read_labels(), "labels.txt"
     else:
-        names = built.reference.pretrained_cfg.get("label_names")
-        labels = tuple(str(name) for name in names) if names else tuple(str(i) for i in range(count))
+        names = reference.pretrained_cfg.get("label_names")
+        labels, file = tuple(map(str, names or range(count))), "config.json"
     if len(labels) != count:
-        raise ModelError(
-            f"{built.reference.text} has {count} outputs but {len(labels)} class names; {told} was changed."
-        )
+        raise ModelError(f"{reference.text} has {count} outputs but {len(labels)} class names; {file} was changed.")
     return labels
 
 
-def is_unfinished(opened: Classifier) -> bool:
+def is_unfinished(classifier: Classifier) -> bool:
     """Whether the model is of a run whose training has not ended."""
-    folder = opened.loaded.reference.folder
+    folder = classifier.folder
     return folder is not None and has_checkpoint(folder) and not RunFolder(folder).is_finished

@@ -13,7 +13,6 @@ from vitrine.classify.predictions_csv import PredictionTable, PredictionWriter
 from vitrine.data.image_folder import list_pictures
 from vitrine.data.samples import Sample
 from vitrine.results import Progress, no_progress, unreadable_to_json
-from vitrine.runs.environment import model_notes
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ def predict(
     """
     samples = list_pictures(images)
     opened = open_classifier(model, precision, architecture)
-    weights = opened.loaded.weights
+    weights = opened.weights
     made_with = {"weights sha256": weights.sha256 if weights else "none", "precision": opened.precision}
     with PredictionWriter(
         out,
@@ -95,7 +94,7 @@ def predict(
             progress=lambda count, _: progress(first + count, len(samples)),
         )
         table = writer.finish()
-    return PredictionResult(table, opened.precision, model_notes(opened.loaded))
+    return PredictionResult(table, opened.precision, opened.notes)
 
 
 def write_predictions(

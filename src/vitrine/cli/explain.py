@@ -221,10 +221,9 @@ def _score(
 ) -> None:
     from vitrine.classify.model import open_classifier
     from vitrine.explain.score import score_methods, write_scores
-    from vitrine.runs.environment import model_notes
 
     classifier = open_classifier(model, *opening)
-    show.notes(model_notes(classifier.loaded))
+    show.notes(classifier.notes)
     with show.reading_progress("Scoring") as progress:
         result = score_methods(classifier, model, data, settings, progress)
     write_scores(result, out)

@@ -36,7 +36,6 @@ from vitrine.plotting.heads import heads_figure, matrices_figure
 from vitrine.plotting.provenance import Provenance, figure_names
 from vitrine.plotting.style import save
 from vitrine.results import Progress, no_progress, none_readable, unreadable_to_json
-from vitrine.runs.environment import model_notes
 
 Floats = npt.NDArray[np.float32]
 
@@ -177,7 +176,7 @@ def true_label_from_name(name: str, labels: Sequence[str]) -> str | None:
 
 def origin_of(model: str, opened: Classifier, settings: ExplainSettings, architecture: str | None) -> Origin:
     """What makes a figure's provenance from (picture, sha256, target, folder of figures, end of the scale)."""
-    method, weights = settings.method, opened.loaded.weights
+    method, weights = settings.method, opened.weights
     attends = method.name == "attention"
     flags = explain_flags(settings, opened.precision, architecture)
 
@@ -550,5 +549,5 @@ class ExplainSession:
             tuple(self.unreadable),
             self.method,
             self.opened.precision,
-            model_notes(self.opened.loaded),
+            self.opened.notes,
         )

@@ -221,7 +221,7 @@ def score_methods(
     best = rank_methods(scored, seed=seed).rows[0].name
     scored.append(work.shuffled(f"{best}, shuffled", dict(contenders)[best]))
     ranking = rank_methods(scored, seed=seed)
-    weights = opened.loaded.weights
+    weights = opened.weights
     return MethodScores(
         model,
         data,

@@ -1,29 +1,47 @@
-"""Whether a model reference names a classifier or a captioner."""
+"""Whether a model reference names a classifier or a captioner, as far as can be seen without opening it."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from vitrine.models.captioner.catr import RELEASES
 from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.models.hf_captioners.load import is_transformers_captioner
 from vitrine.models.hub import fetch
 
+CaptionerKind = Literal["published", "run", "transformers"]
+"""The published CATR captioner, the folder of a run of ``vitrine train``, or a captioner of transformers."""
+
+
+def captioner_kind(reference: str, architecture: str | None = None) -> CaptionerKind | None:
+    """Which kind of captioner a model reference names; None where it names none.
+
+    Of ``hf-hub:owner/name`` the config.json is fetched, or found in the cache folder.
+
+    Raises:
+        WeightsUnavailableError: the hub's config.json is not here and cannot be fetched.
+    """
+    folder = Path(reference).expanduser()
+    if architecture == "catr" or reference in RELEASES:
+        return "published"
+    if is_captioner_folder(folder):
+        return "run"
+    return "transformers" if is_transformers_captioner(folder) or _is_hub_captioner(reference) else None
+
 
 def is_captioner(reference: str, architecture: str | None = None) -> bool:
-    """Whether a model reference names a captioner, as far as can be seen without opening it."""
-    folder = Path(reference).expanduser()
-    known = architecture == "catr" or reference in RELEASES or is_captioner_folder(folder)
-    return known or is_transformers_captioner(folder) or _is_hub_captioner(reference)
+    """Whether a model reference names a captioner; arguments and errors are those of :func:`captioner_kind`."""
+    return captioner_kind(reference, architecture) is not None
 
 
-def _is_hub(reference: str) -> bool:
+def is_hub_reference(reference: str) -> bool:
+    """Whether a model reference names a repository of the hub."""
     return reference.startswith(("hf-hub:", "hf_hub:"))
 
 
 def _is_hub_captioner(reference: str) -> bool:
-    """Whether a hub's repository holds a captioner: its config.json is fetched, or found in the cache folder."""
-    if not _is_hub(reference):
+    if not is_hub_reference(reference):
         return False
     hub_id = reference.removeprefix("hf-hub:").removeprefix("hf_hub:")
     remedy = "with its other files, into one folder, and give that folder as the model."

@@ -26,7 +26,6 @@ from vitrine.data.transforms import EvalTransform
 from vitrine.errors import ModelError
 from vitrine.explain.explainer import Explainer
 from vitrine.models.precision import autocast
-from vitrine.runs.environment import model_notes
 from vitrine.serve.galleries import NO_PICTURES, Gallery
 from vitrine.serve.model import Encoding, ServedModel
 from vitrine.serve.worker import Job
@@ -97,7 +96,7 @@ class ServedClassifier(ServedModel[ClassifierEncoding]):
         self.model, self.architecture = model, architecture
         self.transform: EvalTransform = eval_transform(model.spec)
         self.explainer = Explainer(model, Method())
-        self.notes = list(model_notes(model.loaded))
+        self.notes = list(model.notes)
         self.methods: tuple[str, ...] = METHODS
         side = model.spec.size
         try:
@@ -121,7 +120,7 @@ class ServedClassifier(ServedModel[ClassifierEncoding]):
     @cached_property
     def weights_sha256(self) -> str | None:
         """sha256 of the weights file; None for random weights."""
-        weights = self.model.loaded.weights
+        weights = self.model.weights
         return None if weights is None else weights.sha256
 
     @property

@@ -12,11 +12,10 @@ from urllib.parse import quote
 
 import uvicorn
 
-from vitrine.caption.model import open_captioner
-from vitrine.classify.model import open_classifier
+from vitrine.caption.model import Captioner
 from vitrine.errors import UsageError
 from vitrine.models.captioner.checkpoint import is_captioner_folder
-from vitrine.models.kind import is_captioner
+from vitrine.open_model import open_model
 from vitrine.report.html import render_html
 from vitrine.report.run import build_document
 from vitrine.runs.find import find_runs
@@ -80,14 +79,12 @@ def _load_model(
     model_id: str, reference: str, architecture: str | None, vocabulary: Path | None, precision: str
 ) -> ServedModel[Any]:
     gallery = open_gallery(reference)
-    if not is_captioner(reference, architecture):
-        classifier = open_classifier(reference, precision, architecture)
-        return ServedClassifier(model_id, reference, classifier, architecture, gallery)
-    precision = "fp32" if precision == "auto" else precision
     vocabulary = None if is_captioner_folder(Path(reference).expanduser()) else vocabulary  # a run has its own
+    model = open_model(reference, precision, architecture, vocabulary)
+    if not isinstance(model, Captioner):
+        return ServedClassifier(model_id, reference, model, architecture, gallery)
     flags = [*(["--arch", architecture] if architecture else []), *(["--vocab", str(vocabulary)] if vocabulary else [])]
-    captioner = open_captioner(reference, architecture, vocabulary, precision=precision)
-    return ServedCaptioner(model_id, reference, captioner, precision, flags, gallery)
+    return ServedCaptioner(model_id, reference, model, model.precision, flags, gallery)
 
 
 def run_server(state: AppState, on_ready: Callable[[str], None]) -> None:

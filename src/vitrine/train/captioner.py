@@ -20,7 +20,7 @@ from vitrine.config.recipe import FROM_CAPTIONS
 from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTransform
 from vitrine.data.loader import Batch, BatchShard, PictureLoader
 from vitrine.data.samples import Sample, Split
-from vitrine.models.captioner.build import UntrainedCaptioner, build_captioner
+from vitrine.models.captioner.build import LoadedCaptioner, build_captioner
 from vitrine.models.captioner.checkpoint import WORDS, save_captioner_checkpoint
 from vitrine.models.captioner.model import CaptionModel, Features
 from vitrine.models.finetune import captioner_parameter_groups
@@ -85,12 +85,12 @@ class CaptionerTask:
         self._kept: dict[str, FeatureCache | None] = {}
         self._sharded: ShardedBatches | None = None
 
-    def _assembled(self, image_model: ModelReference | None) -> UntrainedCaptioner:
+    def _assembled(self, image_model: ModelReference | None) -> LoadedCaptioner:
         recipe, transforms = self.recipe, self.recipe.transforms
         if image_model is None and is_captioner(recipe.model):
             found = load_captioner(recipe.model)
             note = "It is a captioner: its own architecture and word pieces are used."
-            return UntrainedCaptioner(found.model, found.input, found.weights, (*found.notes, note))
+            return replace(found, notes=(*found.notes, note))
         return build_captioner(
             image_model or recipe.model,
             self.spec,

@@ -202,7 +202,7 @@ def test_a_transformers_model_comes_from_the_hub_and_then_from_the_cache(
     asked = hub({"owner/deit": tmp_path / "there"}).asked
     opened = open_classifier("hf-hub:owner/deit", "fp32")
     assert "GET owner/deit/preprocessor_config.json" in asked and "GET owner/deit/model.safetensors" in asked
-    assert opened.loaded.weights is not None and opened.loaded.weights.origin == "hf-hub:owner/deit/model.safetensors"
+    assert opened.weights is not None and opened.weights.origin == "hf-hub:owner/deit/model.safetensors"
     unplug(monkeypatch)
     again = open_classifier("hf-hub:owner/deit", "fp32")
     pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))

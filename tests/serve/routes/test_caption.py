@@ -86,7 +86,7 @@ def test_a_caption_is_that_of_the_library(folder: Path, tmp_path: Path) -> None:
     assert (answer["caption"], answer["log_probability"]) == (expected.text, pytest.approx(expected.log_probability))
     assert [word["text"] for word in answer["words"]] == [word.text for word in expected.words]
     for word, other in zip(answer["words"], expected.words, strict=True):
-        assert (word["probability"], word["looked"]) == (pytest.approx(other.probability), other.looked)
+        assert (word["probability"], word["looked"]) == (pytest.approx(other.probability), other.is_localized)
         np.testing.assert_allclose(numbers(word["map"]), other.map, rtol=1e-5)
         assert word["box"] == [0, 0, 90, 60]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -22,20 +23,22 @@ from vitrine.models.reference import ModelReference, WeightsFile, resolve_refere
 
 
 @dataclass(frozen=True)
-class UntrainedCaptioner:
-    """A captioner to be trained.
+class LoadedCaptioner:
+    """A captioner with its weights and their origin, to be trained or to be made ready to predict.
 
     Attributes:
-        model: float32, on the CPU.
+        model: float32, on the CPU, with its vocabulary.
         input: how its pictures are prepared.
-        weights: the file that its starting weights came from; None for random ones.
-        notes: sentences on what was done to make them fit.
+        weights: the file its weights came from; None for random ones.
+        notes: sentences on which files are in use, and what was done to make the weights fit.
+        folder: of the run that it is; None of others.
     """
 
     model: CaptionModel
     input: CaptionInput
     weights: WeightsFile | None
     notes: tuple[str, ...] = ()
+    folder: Path | None = None
 
 
 def build_captioner(
@@ -48,7 +51,7 @@ def build_captioner(
     model_args: Mapping[str, Any] | None = None,
     mean: tuple[float, float, float] | None = None,
     std: tuple[float, float, float] | None = None,
-) -> UntrainedCaptioner:
+) -> LoadedCaptioner:
     """Build a captioner: the image encoder with its weights, everything else random from torch's global seed.
 
     A vision transformer sees whole pictures of any shape, in patches; a convolutional network likewise, its batch norm
@@ -104,7 +107,7 @@ def build_captioner(
     own: Mapping[str, Any] = reference.pretrained_cfg
     prepared = CaptionInput(size, multiple, mean or tuple(own["mean"]), std or tuple(own["std"]))
     notes = tuple(note for note in notes if "classification head" not in note)  # a captioner has none
-    return UntrainedCaptioner(CaptionModel(config, module, vocabulary), prepared, weights, notes)
+    return LoadedCaptioner(CaptionModel(config, module, vocabulary), prepared, weights, notes)
 
 
 def _has_patches(reference: ModelReference) -> bool:
