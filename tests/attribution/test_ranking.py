@@ -63,7 +63,7 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
 def test_resamples_are_drawn_in_blocks_without_changing(monkeypatch: pytest.MonkeyPatch) -> None:
     values_P = np.random.default_rng(1).random(37)
     whole = bootstrap_interval(values_P, seed=4)
-    monkeypatch.setattr(intervals, "_BLOCK", 100)
+    monkeypatch.setattr(intervals, "_MAX_INDICES", 100)
     assert bootstrap_interval(values_P, seed=4) == whole
     assert bootstrap_interval(values_P, seed=5) != whole
 

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 
 from vitrine.caption.evaluate import caption_markdown, caption_table
 from vitrine.errors import DataError
-from vitrine.metrics import caption_java, caption_ngrams
+from vitrine.metrics import caption_java, intervals
+from vitrine.metrics import captions as captions_module
 from vitrine.metrics import java_process as caption_java_process
-from vitrine.metrics.caption_ngrams import corpus_bleu, interval, ngram_scores
-from vitrine.metrics.caption_text import constant_caption, tokenise, variety
+from vitrine.metrics.caption_ngrams import corpus_bleu, ngram_scores
+from vitrine.metrics.caption_text import caption_diversity, constant_caption, tokenise
 from vitrine.metrics.captions import METRICS, caption_scores
 from vitrine.metrics.intervals import wilson
 
@@ -65,12 +66,12 @@ def slow_bleu(captions, references, n):
     """Papineni et al. (2002), section 2.3, over a corpus."""
     logs = []
     for k in range(1, n + 1):
-        matched = total = 0
+        matches = total = 0
         for words, others in zip(captions, references, strict=True):
             for ngram, count in slow_ngrams(words, k).items():
-                matched += min(count, max(slow_ngrams(other, k)[ngram] for other in others))
+                matches += min(count, max(slow_ngrams(other, k)[ngram] for other in others))
                 total += count
-        logs.append(math.log(matched / total))
+        logs.append(math.log(matches / total))
     c = sum(map(len, captions))
     r = sum(
         min((abs(len(o) - len(w)), len(o)) for o in others)[1] for w, others in zip(captions, references, strict=True)
@@ -106,8 +107,8 @@ def slow_cider(captions, references):
             space = sorted(
                 {g for c in (*captions, *(o for others in references for o in others)) for g in slow_ngrams(c, n)}
             )
-            met = [sum(any(g in slow_ngrams(o, n) for o in others) for others in references) for g in space]
-            idf = np.log(len(references) / np.maximum(1, met))
+            document_counts = [sum(any(g in slow_ngrams(o, n) for o in others) for others in references) for g in space]
+            idf = np.log(len(references) / np.maximum(1, document_counts))
 
             def vector(caption, n=n, space=space, idf=idf):
                 return np.array([slow_ngrams(caption, n)[g] for g in space]) * idf
@@ -179,20 +180,20 @@ def test_figures_equal_those_of_pycocoevalcap():
             strict=True,
         )
     )
-    found = caption_scores(predicted, REFERENCES).predicted.metrics
-    assert {key: found[key].value for key in SCORERS} == pytest.approx(expected, abs=1e-9)
+    metrics = caption_scores(predicted, REFERENCES).predicted.metrics
+    assert {key: metrics[key].value for key in SCORERS} == pytest.approx(expected, abs=1e-9)
     assert min(expected.values()) > 0.1
 
 
 def test_figures_equal_the_published_formulas():
     pytest.importorskip("pycocoevalcap")
     captions, references = words_of(PREDICTED, REFERENCES)
-    found = caption_scores(PREDICTED, REFERENCES).predicted.metrics
+    metrics = caption_scores(PREDICTED, REFERENCES).predicted.metrics
     for n in range(1, 5):
-        assert found[f"bleu_{n}"].value == pytest.approx(slow_bleu(captions, references, n), abs=1e-6)
+        assert metrics[f"bleu_{n}"].value == pytest.approx(slow_bleu(captions, references, n), abs=1e-6)
     rouge = [slow_rouge(words, others) for words, others in zip(captions, references, strict=True)]
-    assert found["rouge_l"].value == pytest.approx(np.mean(rouge), abs=1e-9)
-    assert found["cider"].value == pytest.approx(np.mean(slow_cider(captions, references)), abs=1e-9)
+    assert metrics["rouge_l"].value == pytest.approx(np.mean(rouge), abs=1e-9)
+    assert metrics["cider"].value == pytest.approx(np.mean(slow_cider(captions, references)), abs=1e-9)
 
 
 def test_the_human_column_scores_the_first_caption_against_the_others():
@@ -221,35 +222,35 @@ def test_intervals_are_those_of_resampled_pictures(monkeypatch):
     captions, references = words_of(PREDICTED, REFERENCES)
     rouge = [slow_rouge(words, others) for words, others in zip(captions, references, strict=True)]
     cider = slow_cider(captions, references)
-    drawn = np.random.default_rng(3).integers(0, 7, (1000, 7))
+    indices = np.random.default_rng(3).integers(0, 7, (1000, 7))
     again = {
-        "bleu_2": [slow_bleu([captions[i] for i in row], [references[i] for i in row], 2) for row in drawn],
-        "rouge_l": [np.mean([rouge[i] for i in row]) for row in drawn],
-        "cider": [np.mean([cider[i] for i in row]) for row in drawn],
+        "bleu_2": [slow_bleu([captions[i] for i in row], [references[i] for i in row], 2) for row in indices],
+        "rouge_l": [np.mean([rouge[i] for i in row]) for row in indices],
+        "cider": [np.mean([cider[i] for i in row]) for row in indices],
     }
     for key, values in again.items():
         ends = scores.predicted.metrics[key].interval
         assert (ends.low, ends.high) == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=1e-6)
     flat = [slow_rouge(tokenise(scores.constant_caption), others) for others in references]
-    lead = [np.mean([rouge[i] - flat[i] for i in row]) for row in drawn]
+    lead = [np.mean([rouge[i] - flat[i] for i in row]) for row in indices]
     assert scores.lead["rouge_l"].value == pytest.approx(np.mean(rouge) - np.mean(flat), abs=1e-9)
     ends = scores.lead["rouge_l"].interval
     assert (ends.low, ends.high) == pytest.approx(np.quantile(lead, [0.025, 0.975]), abs=1e-6)
-    monkeypatch.setattr(caption_ngrams, "_BLOCK", 7 * 64)  # in sixteen blocks
+    monkeypatch.setattr(intervals, "_MAX_INDICES", 7 * 64)  # in sixteen blocks
     assert caption_scores(PREDICTED, REFERENCES, seed=3).to_dict() == scores.to_dict()
 
 
 def test_no_interval_where_it_would_have_no_width():
-    assert interval(np.full(1000, 0.25)) is None
-    assert interval(np.arange(1000.0)).low == pytest.approx(24.975)
+    assert captions_module._interval(np.full(1000, 0.25)) is None
+    assert captions_module._interval(np.arange(1000.0)).low == pytest.approx(24.975)
 
 
 def test_captions_without_words_score_nothing_and_break_nothing():
     pytest.importorskip("pycocoevalcap")
     scores = caption_scores(dict.fromkeys(PREDICTED, " ... "), REFERENCES)
     assert [scores.predicted.metrics[key].value for key in SCORERS] == pytest.approx([0] * 6, abs=1e-12)
-    assert scores.predicted.variety.empty == 7
-    assert (scores.predicted.exact, scores.predicted.variety.words) == (0, 0)
+    assert scores.predicted.diversity.empty == 7
+    assert (scores.predicted.exact, scores.predicted.diversity.words) == (0, 0)
     assert "no word at all" in caption_table(scores)
 
 
@@ -275,7 +276,7 @@ def test_without_pycocoevalcap_the_rest_is_there(monkeypatch):
     scores = caption_scores(PREDICTED, REFERENCES, java=True)
     assert set(scores.predicted.metrics.values()) == {None}
     assert sum("pip install 'vitrine[caption-metrics]'" in note for note in scores.notes) == 2
-    assert scores.predicted.variety == full.predicted.variety
+    assert scores.predicted.diversity == full.predicted.diversity
     assert (scores.predicted.exact, scores.constant_caption, scores.lead) == (1, full.constant_caption, {})
     text = caption_table(scores)
     assert "BLEU" not in text.partition("Constant caption")[0]
@@ -290,9 +291,9 @@ def slow_medoid(captions):
     total = np.zeros(len(captions))
     for n in range(1, 5):
         space = sorted({g for caption in captions for g in slow_ngrams(caption, n)})
-        met = np.array([sum(g in slow_ngrams(caption, n) for caption in captions) for g in space])
+        document_counts = np.array([sum(g in slow_ngrams(caption, n) for caption in captions) for g in space])
         counts = np.array([[slow_ngrams(caption, n)[g] for g in space] for caption in captions]).reshape(-1, len(space))
-        vectors = counts * np.log(len(captions) / met)
+        vectors = counts * np.log(len(captions) / document_counts)
         sizes = np.linalg.norm(vectors, axis=1)
         for i, j in np.ndindex(len(captions), len(captions)):
             if sizes[i] and sizes[j]:
@@ -318,7 +319,7 @@ def test_the_constant_caption_can_come_from_training_captions():
     training = ["A zebra stands.", "a cat sits on a mat", "A cat sits on a mat!", "a cat on a mat"]
     scores = caption_scores(PREDICTED, REFERENCES, control_from=training)
     assert (scores.constant_caption, scores.constant_from) == ("a cat sits on a mat", "given captions")
-    assert scores.constant.variety.distinct == 1
+    assert scores.constant.diversity.distinct == 1
     captions, references = words_of(dict.fromkeys(PREDICTED, "a cat sits on a mat"), REFERENCES)
     if scores.constant.metrics["bleu_1"]:
         assert scores.constant.metrics["bleu_1"].value == pytest.approx(slow_bleu(captions, references, 1), abs=1e-6)
@@ -338,15 +339,24 @@ def test_a_captioner_that_always_says_the_constant_has_no_lead():
 # ------------------------------------------------------------------ lengths, words, repeats
 
 
-def test_variety_by_hand():
+def test_diversity_by_hand():
     captions = [tuple(text.split()) for text in ("a a dog", "a a dog", "the cat on the cat", "zorg zorg blip", "")]
-    found = variety(captions, heard={"a", "dog", "the", "cat", "on"})
-    assert (found.lengths.mean, found.lengths.shortest, found.lengths.longest) == (pytest.approx(14 / 5), 0, 5)
-    assert (found.captions, found.empty, found.words, found.unheard) == (5, 1, 7, 2)
-    assert found.unheard_examples == ("zorg", "blip")
-    assert (found.distinct, found.shared, found.commonest, found.commonest_count) == (4, 2, "a a dog", 2)
-    assert (found.stutters, found.repeats) == (3, 1)
-    content = found.to_dict()
+    diversity = caption_diversity(captions, human_words={"a", "dog", "the", "cat", "on"})
+    assert (diversity.lengths.mean, diversity.lengths.shortest, diversity.lengths.longest) == (
+        pytest.approx(14 / 5),
+        0,
+        5,
+    )
+    assert (diversity.captions, diversity.empty, diversity.words, diversity.novel_words) == (5, 1, 7, 2)
+    assert diversity.novel_examples == ("zorg", "blip")
+    assert (diversity.distinct, diversity.duplicates, diversity.commonest, diversity.commonest_count) == (
+        4,
+        2,
+        "a a dog",
+        2,
+    )
+    assert (diversity.repeated_words, diversity.repeated_pairs) == (3, 1)
+    content = diversity.to_dict()
     assert content["share_sharing_a_caption"] == 0.4
     assert content["share_of_words_never_said_by_a_human"] == round(2 / 7, 6)
     assert content["share_with_a_word_twice_in_a_row"] == 0.6
@@ -354,14 +364,18 @@ def test_variety_by_hand():
 
 @given(st.lists(st.lists(st.sampled_from("abc"), max_size=6).map(tuple), min_size=1, max_size=8))
 def test_repeats_by_searching_every_place(captions):
-    found = variety(captions, heard={"a"})
+    diversity = caption_diversity(captions, human_words={"a"})
     twice = sum(any(c[i : i + 2] == c[j : j + 2] for j in range(len(c) - 1) for i in range(j)) for c in captions)
-    assert found.repeats == twice
-    assert found.stutters == sum(
+    assert diversity.repeated_pairs == twice
+    assert diversity.repeated_words == sum(
         "".join(c) != "".join(c[:1]) + "".join(y for x, y in pairwise(c) if x != y) for c in captions
     )
-    assert found.shared == sum(captions.count(c) > 1 for c in captions)
-    assert captions.count(tuple(found.commonest.split())) == found.commonest_count == max(map(captions.count, captions))
+    assert diversity.duplicates == sum(captions.count(c) > 1 for c in captions)
+    assert (
+        captions.count(tuple(diversity.commonest.split()))
+        == diversity.commonest_count
+        == max(map(captions.count, captions))
+    )
 
 
 def test_exact_matches_are_counted_after_tokenisation():
@@ -405,8 +419,8 @@ def test_the_same_captions_give_the_same_bytes():
     names = list(PREDICTED)
     random.Random(1).shuffle(names)
     first = json.dumps(caption_scores(PREDICTED, REFERENCES).to_dict())
-    shuffled = {name: PREDICTED[name] for name in names}
-    assert json.dumps(caption_scores(shuffled, {name: REFERENCES[name] for name in names}).to_dict()) == first
+    in_another_order = {name: PREDICTED[name] for name in names}
+    assert json.dumps(caption_scores(in_another_order, {name: REFERENCES[name] for name in names}).to_dict()) == first
     assert json.dumps(caption_scores(PREDICTED, REFERENCES, seed=1).to_dict()) != first
     assert set(json.loads(first)["predicted"]["metrics"]) == set(METRICS)
     assert "-0.0," not in first
@@ -419,10 +433,11 @@ def test_the_table_shows_every_figure_aligned():
     pytest.importorskip("pycocoevalcap")
     scores = caption_scores(PREDICTED, REFERENCES)
     heading, table, sentences = caption_table(scores).split("\n\n")
-    said = [tokenise(text) for texts in REFERENCES.values() for text in texts]
-    distinct = len(set().union(*said))
+    human_words = [tokenise(text) for texts in REFERENCES.values() for text in texts]
+    distinct = len(set().union(*human_words))
     assert heading == (
-        f"7 pictures, {len(said)} human captions of 1 to 9 words (mean {sum(map(len, said)) / len(said):.1f}), "
+        f"7 pictures, {len(human_words)} human captions of 1 to 9 words "
+        f"(mean {sum(map(len, human_words)) / len(human_words):.1f}), "
         f"{distinct} distinct words"
     )
     header, rule, *rows = table.splitlines()
@@ -475,18 +490,18 @@ def is_running(process):
 
 def test_java_that_hangs_is_ended_with_all_that_it_started(tmp_path, monkeypatch):
     fake_java(tmp_path, monkeypatch, f'echo $$ >> "{tmp_path}/started"\nexec sleep 600')
-    monkeypatch.setattr(caption_java, "_START_S", 1.4)
-    monkeypatch.setattr(caption_java, "_CAPTION_S", 0.0)
+    monkeypatch.setattr(caption_java, "_START_SECONDS", 1.4)
+    monkeypatch.setattr(caption_java, "_SECONDS_PER_CAPTION", 0.0)
     began = time.monotonic()
     scores = caption_scores(PREDICTED, REFERENCES, java=True)
     assert time.monotonic() - began < 30
     assert "METEOR was not computed: it took longer than 1 s." in scores.notes
     assert "The words were not compared with PTBTokenizer's: it took longer than 1 s." in scores.notes
     assert (scores.predicted.metrics["meteor"], scores.predicted.metrics["spice"]) == (None, None)
-    started = [int(line) for line in (tmp_path / "started").read_text().split()]
-    assert started
+    process_ids = [int(line) for line in (tmp_path / "started").read_text().split()]
+    assert process_ids
     time.sleep(0.2)
-    assert not any(map(is_running, started))
+    assert not any(map(is_running, process_ids))
 
 
 def test_java_that_fails_is_a_sentence(tmp_path, monkeypatch):
@@ -513,9 +528,9 @@ def test_what_scorers_print_is_no_part_of_their_answer(tmp_path, monkeypatch, ca
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path / "stand-in"))
     scores = caption_scores(PREDICTED, REFERENCES, java=True)
-    found = [column.metrics["meteor"].value for column in (scores.predicted, scores.constant, scores.human)]
+    meteor = [column.metrics["meteor"].value for column in (scores.predicted, scores.constant, scores.human)]
     others = len(REFERENCES[min(REFERENCES)])
-    assert found == pytest.approx([0.7 + others / 100, 0.7 + others / 100, 0.7 + (others - 1) / 100])
+    assert meteor == pytest.approx([0.7 + others / 100, 0.7 + others / 100, 0.7 + (others - 1) / 100])
     assert capfd.readouterr() == ("", "")
 
 
@@ -531,14 +546,14 @@ def test_no_java_and_a_broken_java_are_told_apart(tmp_path, monkeypatch):
 
 def test_spice_downloads_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(caption_java, "find_spec", lambda name: SimpleNamespace(submodule_search_locations=[tmp_path]))
-    monkeypatch.setattr(caption_java, "_lacking", lambda: None)
+    monkeypatch.setattr(caption_java, "_missing_dependency", lambda: None)
     answers = {"METEOR": [math.nan], "PTBTokenizer": ["a "]}
-    monkeypatch.setattr(caption_java, "_run", lambda label, job, captions: answers[label])
-    found = caption_java.java_scores([([("a",)], [[("a",)]])], ["A."])
-    assert found.values == {"meteor": None, "spice": None}
-    assert found.notes[0] == "METEOR was not computed: its answer is no number."
-    assert "SPICE was not computed: it needs the models of Stanford CoreNLP 3.6.0" in found.notes[1]
-    assert found.notes[2] == "PTBTokenizer makes the same words of all 1 captions."
+    monkeypatch.setattr(caption_java, "_run_job", lambda label, job, captions: answers[label])
+    scores = caption_java.java_scores([([("a",)], [[("a",)]])], ["A."])
+    assert scores.values == {"meteor": None, "spice": None}
+    assert scores.notes[0] == "METEOR was not computed: its answer is no number."
+    assert "SPICE was not computed: it needs the models of Stanford CoreNLP 3.6.0" in scores.notes[1]
+    assert scores.notes[2] == "PTBTokenizer makes the same words of all 1 captions."
     for name in ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar"):
         (tmp_path / "spice" / "lib").mkdir(parents=True, exist_ok=True)
         (tmp_path / "spice" / "lib" / name).touch()
@@ -571,8 +586,8 @@ def test_meteor_is_pycocoevalcaps_and_the_words_are_ptbs():
     # What pycocoevalcap's Meteor().compute_score gives for these words; a second one here would take as long again.
     expected = [0.4396149866865382, 0.13873120046683798, 0.29093625537577816]
     assert scores.constant_caption == "the dog is running on grass"
-    found = [column.metrics["meteor"].value for column in (scores.predicted, scores.constant, scores.human)]
-    assert found == pytest.approx(expected, abs=1e-6)
+    meteor = [column.metrics["meteor"].value for column in (scores.predicted, scores.constant, scores.human)]
+    assert meteor == pytest.approx(expected, abs=1e-6)
     assert scores.notes[-1] == (
         'PTBTokenizer makes other words of 1 of 25 captions, for example "zebra & giraffe" where these figures have '
         '"zebra giraffe".'

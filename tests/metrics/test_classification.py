@@ -49,11 +49,14 @@ def make_outputs(n: int, classes: int, seed: int, *, strength: float = 1.5, coar
 shapes = st.tuples(st.integers(1, 60), st.integers(2, 12), st.integers(0, 10_000), st.booleans())
 
 
-def matrix_of(found: ClassificationMetrics) -> list[list[int]]:
+def matrix_of(metrics: ClassificationMetrics) -> list[list[int]]:
     """The confusion matrix, cell by cell."""
-    cells = {(cell.true, cell.predicted): cell.pictures for cell in found.confusion}
-    assert len(cells) == len(found.confusion) and all(cells.values())
-    return [[cells.get((true, said), 0) for said in range(len(found.labels))] for true in range(len(found.labels))]
+    cells = {(cell.true, cell.predicted): cell.pictures for cell in metrics.confusion}
+    assert len(cells) == len(metrics.confusion) and all(cells.values())
+    return [
+        [cells.get((true, predicted), 0) for predicted in range(len(metrics.labels))]
+        for true in range(len(metrics.labels))
+    ]
 
 
 def measure(shape: tuple[int, int, int, bool]) -> tuple[LabelledLogits, ClassificationMetrics]:
@@ -77,8 +80,8 @@ def measure(shape: tuple[int, int, int, bool]) -> tuple[LabelledLogits, Classifi
     ],
 )
 def test_wilson_gives_the_published_values(successes: int, n: int, low: float, high: float) -> None:
-    found = wilson(successes, n)
-    assert (round(found.low, 4), round(found.high, 4)) == (low, high)
+    interval = wilson(successes, n)
+    assert (round(interval.low, 4), round(interval.high, 4)) == (low, high)
 
 
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.8, 0.95]))
@@ -88,11 +91,11 @@ def test_wilson_is_the_inverted_score_test(case: tuple[int, int], confidence: fl
     successes, n = case
     critical = -torch.special.ndtri(torch.tensor((1 - confidence) / 2, dtype=torch.float64)).item()
     p = np.linspace(0, 1, 20_001)[1:-1]
-    kept = p[np.abs(successes / n - p) <= critical * np.sqrt(p * (1 - p) / n)]
-    found = wilson(successes, n, confidence)
-    assert found.low == pytest.approx(kept.min(), abs=1.01e-4)
-    assert found.high == pytest.approx(kept.max(), abs=1.01e-4)
-    assert 0 <= found.low <= successes / n <= found.high <= 1
+    not_rejected = p[np.abs(successes / n - p) <= critical * np.sqrt(p * (1 - p) / n)]
+    interval = wilson(successes, n, confidence)
+    assert interval.low == pytest.approx(not_rejected.min(), abs=1.01e-4)
+    assert interval.high == pytest.approx(not_rejected.max(), abs=1.01e-4)
+    assert 0 <= interval.low <= successes / n <= interval.high <= 1
 
 
 @pytest.mark.parametrize("case", [(0, 0, 0.95), (-1, 5, 0.95), (6, 5, 0.95), (1, 5, 95)])
@@ -107,8 +110,8 @@ def test_wilson_refuses_what_is_no_proportion(case: tuple[int, int, float]) -> N
 @given(shapes)
 @settings(max_examples=60)
 def test_metrics_agree_with_obvious_loops(shape: tuple[int, int, int, bool]) -> None:
-    outputs, found = measure(shape)
-    classes = len(found.labels)
+    outputs, metrics = measure(shape)
+    classes = len(metrics.labels)
     confusion = [[0] * classes for _ in range(classes)]
     loss, in_top5, wrong = 0.0, 0, []
     for name, logits, true in zip(outputs.names, outputs.logits_NC.tolist(), outputs.labels_N.tolist(), strict=True):
@@ -121,16 +124,16 @@ def test_metrics_agree_with_obvious_loops(shape: tuple[int, int, int, bool]) -> 
         if order[0] != true:
             wrong.append((-round(shares[order[0]], 6), name, LETTERS[true], LETTERS[order[0]]))
     n = len(outputs.names)
-    assert matrix_of(found) == confusion
-    assert [(cell.true, cell.predicted) for cell in found.confusion] == [
-        (true, said) for true, row in enumerate(confusion) for said, count in enumerate(row) if count
+    assert matrix_of(metrics) == confusion
+    assert [(cell.true, cell.predicted) for cell in metrics.confusion] == [
+        (true, predicted) for true, row in enumerate(confusion) for predicted, count in enumerate(row) if count
     ]
-    assert found.negative_log_likelihood == pytest.approx(loss / n, abs=1e-9)
-    assert found.top5 == (pytest.approx(in_top5 / n) if classes > 5 else None)
-    surest = [(-m.probability, m.name, m.true, m.predicted) for m in found.hardest]
+    assert metrics.negative_log_likelihood == pytest.approx(loss / n, abs=1e-9)
+    assert metrics.top5 == (pytest.approx(in_top5 / n) if classes > 5 else None)
+    surest = [(-m.probability, m.name, m.true, m.predicted) for m in metrics.hardest]
     assert [row[1:] for row in surest] == [row[1:] for row in sorted(wrong)[:20]]
     assert [row[0] for row in surest] == pytest.approx([row[0] for row in sorted(wrong)[:20]], abs=2e-6)
-    for i, entry in enumerate(found.classes):
+    for i, entry in enumerate(metrics.classes):
         given_ = sum(row[i] for row in confusion)
         assert entry.support == sum(confusion[i])
         assert entry.precision == (confusion[i][i] / given_ if given_ else None)
@@ -140,15 +143,17 @@ def test_metrics_agree_with_obvious_loops(shape: tuple[int, int, int, bool]) -> 
 @given(shapes)
 @settings(max_examples=60)
 def test_figures_fit_one_another(shape: tuple[int, int, int, bool]) -> None:
-    _, found = measure(shape)
-    assert sum(cell.pictures for cell in found.confusion) == found.n == sum(entry.support for entry in found.classes)
-    assert found.accuracy == found.correct / found.n
-    weighted = sum((entry.recall or 0) * entry.support for entry in found.classes) / found.n
-    assert weighted == pytest.approx(found.accuracy)
-    assert found.accuracy_interval == wilson(found.correct, found.n)
-    assert found.top5 is None or found.accuracy <= found.top5 <= 1
-    assert 0 <= found.calibration_error <= 1
-    assert found.negative_log_likelihood >= 0
+    _, metrics = measure(shape)
+    assert (
+        sum(cell.pictures for cell in metrics.confusion) == metrics.n == sum(entry.support for entry in metrics.classes)
+    )
+    assert metrics.accuracy == metrics.correct / metrics.n
+    mean_recall = sum((entry.recall or 0) * entry.support for entry in metrics.classes) / metrics.n
+    assert mean_recall == pytest.approx(metrics.accuracy)
+    assert metrics.accuracy_interval == wilson(metrics.correct, metrics.n)
+    assert metrics.top5 is None or metrics.accuracy <= metrics.top5 <= 1
+    assert 0 <= metrics.calibration_error <= 1
+    assert metrics.negative_log_likelihood >= 0
 
 
 @given(st.lists(st.tuples(st.sampled_from([*np.linspace(0, 1, 31)]) | st.floats(0, 1), st.booleans()), min_size=1))
@@ -170,11 +175,11 @@ def test_calibration_error_agrees_with_torchmetrics() -> None:
     from torchmetrics.functional.classification import multiclass_calibration_error
 
     outputs = make_outputs(500, 6, seed=3)
-    found = classification_metrics(outputs, LETTERS[:6], precision="fp32").calibration_error
+    ours = classification_metrics(outputs, LETTERS[:6], precision="fp32").calibration_error
     theirs = multiclass_calibration_error(
         torch.from_numpy(outputs.logits_NC), torch.from_numpy(outputs.labels_N), num_classes=6, n_bins=15
     )
-    assert found == pytest.approx(theirs.item(), abs=1e-6)
+    assert ours == pytest.approx(theirs.item(), abs=1e-6)
 
 
 def test_per_class_figures_agree_with_torchmetrics() -> None:
@@ -186,15 +191,15 @@ def test_per_class_figures_agree_with_torchmetrics() -> None:
     )
 
     outputs = make_outputs(400, 9, seed=5)
-    found = classification_metrics(outputs, LETTERS[:9], precision="fp32")
+    metrics = classification_metrics(outputs, LETTERS[:9], precision="fp32")
     pair = torch.from_numpy(outputs.logits_NC), torch.from_numpy(outputs.labels_N)
     precision_C = multiclass_precision(*pair, num_classes=9, average=None)
     recall_C = multiclass_recall(*pair, num_classes=9, average=None)
-    assert [entry.precision for entry in found.classes] == pytest.approx(precision_C.tolist(), abs=1e-6)
-    assert [entry.recall for entry in found.classes] == pytest.approx(recall_C.tolist(), abs=1e-6)
+    assert [entry.precision for entry in metrics.classes] == pytest.approx(precision_C.tolist(), abs=1e-6)
+    assert [entry.recall for entry in metrics.classes] == pytest.approx(recall_C.tolist(), abs=1e-6)
     top5 = multiclass_accuracy(*pair, num_classes=9, top_k=5, average="micro").item()
-    assert found.top5 == pytest.approx(top5, abs=1e-6)
-    assert matrix_of(found) == multiclass_confusion_matrix(*pair, num_classes=9).tolist()
+    assert metrics.top5 == pytest.approx(top5, abs=1e-6)
+    assert matrix_of(metrics) == multiclass_confusion_matrix(*pair, num_classes=9).tolist()
 
 
 def test_twenty_thousand_classes_take_no_more_than_pictures_and_classes() -> None:
@@ -203,30 +208,30 @@ def test_twenty_thousand_classes_take_no_more_than_pictures_and_classes() -> Non
     outputs = make_outputs(n, classes, seed=2, strength=4.0)
     labels = [f"class {number}" for number in range(classes)]
     tracemalloc.start()
-    found = classification_metrics(outputs, labels, precision="fp32")
-    stored = json.dumps(found.to_dict())
-    again = ClassificationMetrics.from_dict(json.loads(stored))
-    told = confusion_csv(found), metrics_table(found)
-    figure = confusion_figure(found)
+    metrics = classification_metrics(outputs, labels, precision="fp32")
+    text = json.dumps(metrics.to_dict())
+    again = ClassificationMetrics.from_dict(json.loads(text))
+    tables = confusion_csv(metrics), metrics_table(metrics)
+    figure = confusion_figure(metrics)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 150e6
-    assert again.confusion == found.confusion and len(found.confusion) <= n
-    right = int((outputs.predicted == outputs.labels_N).sum())
-    assert 0 < right < n and found.correct == again.correct == right
-    rows = list(csv.DictReader(io.StringIO(told[0].decode())))
-    pairs = Counter((labels[a], labels[b]) for a, b in zip(outputs.labels_N, outputs.predicted, strict=True))
+    assert again.confusion == metrics.confusion and len(metrics.confusion) <= n
+    right = int((outputs.predictions == outputs.labels_N).sum())
+    assert 0 < right < n and metrics.correct == again.correct == right
+    rows = list(csv.DictReader(io.StringIO(tables[0].decode())))
+    pairs = Counter((labels[a], labels[b]) for a, b in zip(outputs.labels_N, outputs.predictions, strict=True))
     assert {(row["true"], row["predicted"]): int(row["pictures"]) for row in rows} == pairs
-    assert told[1].count("class ") >= classes
+    assert tables[1].count("class ") >= classes
     mesh = figure.axes[0].collections[0].get_array()
     assert mesh is not None and mesh.shape == (1000, 1000)
 
 
 def test_loss_agrees_with_torch_and_survives_large_logits() -> None:
     outputs = make_outputs(300, 5, seed=1)
-    found = classification_metrics(outputs, LETTERS[:5], precision="fp32").negative_log_likelihood
+    loss = classification_metrics(outputs, LETTERS[:5], precision="fp32").negative_log_likelihood
     pair = torch.from_numpy(outputs.logits_NC).double(), torch.from_numpy(outputs.labels_N)
-    assert found == pytest.approx(torch.nn.functional.cross_entropy(*pair).item(), abs=1e-12)
+    assert loss == pytest.approx(torch.nn.functional.cross_entropy(*pair).item(), abs=1e-12)
     assert logsumexp(np.array([[1e30, -1e30]], dtype=np.float32)) == pytest.approx([np.float32(1e30)])
 
 
@@ -247,42 +252,42 @@ def test_many_classes_are_normalised_in_parts() -> None:
 @given(shapes)
 @settings(max_examples=30)
 def test_what_is_stored_comes_back_and_is_stable(shape: tuple[int, int, int, bool]) -> None:
-    outputs, found = measure(shape)
-    stored = json.dumps(found.to_dict())
-    again = ClassificationMetrics.from_dict(json.loads(stored))
-    assert json.dumps(again.to_dict()) == stored
-    assert again.confusion == found.confusion
-    assert again.accuracy == pytest.approx(found.accuracy, abs=5.1e-7)
+    outputs, metrics = measure(shape)
+    text = json.dumps(metrics.to_dict())
+    again = ClassificationMetrics.from_dict(json.loads(text))
+    assert json.dumps(again.to_dict()) == text
+    assert again.confusion == metrics.confusion
+    assert again.accuracy == pytest.approx(metrics.accuracy, abs=5.1e-7)
     # What another thread count does to logits moves no stored figure by more than its last decimal.
     rng = np.random.default_rng(0)
     if not shape[3]:
-        moved = (outputs.logits_NC * (1 + 1e-7 * rng.normal(size=outputs.logits_NC.shape))).astype(np.float32)
+        noisy_NC = (outputs.logits_NC * (1 + 1e-7 * rng.normal(size=outputs.logits_NC.shape))).astype(np.float32)
         other = classification_metrics(
-            LabelledLogits(outputs.names, moved, outputs.labels_N), found.labels, precision="fp32"
+            LabelledLogits(outputs.names, noisy_NC, outputs.labels_N), metrics.labels, precision="fp32"
         )
-        assert other.negative_log_likelihood == pytest.approx(found.negative_log_likelihood, abs=1e-5)
+        assert other.negative_log_likelihood == pytest.approx(metrics.negative_log_likelihood, abs=1e-5)
 
 
 def test_the_stored_form() -> None:
     logits_NC = np.array([[2, 0], [1, 0], [0, 1]], dtype=np.float32)
     outputs = LabelledLogits(("a.jpg", "b.jpg", "ü\udcff.jpg"), logits_NC, np.array([0, 1, 1]))
-    stored: dict[str, Any] = classification_metrics(outputs, ("cat", "dog"), precision="bf16").to_dict()
-    assert stored["n"] == 3
-    assert stored["precision"] == "bf16"
-    assert stored["accuracy"] == 0.666667
-    assert stored["top5"] is None
-    assert stored["classes"][0] == {"label": "cat", "precision": 0.5, "recall": 1.0, "support": 1}
-    assert stored["confusion"] == {"cat": {"cat": 1}, "dog": {"cat": 1, "dog": 1}}
-    assert stored["hardest_mistakes"] == [
+    content: dict[str, Any] = classification_metrics(outputs, ("cat", "dog"), precision="bf16").to_dict()
+    assert content["n"] == 3
+    assert content["precision"] == "bf16"
+    assert content["accuracy"] == 0.666667
+    assert content["top5"] is None
+    assert content["classes"][0] == {"label": "cat", "precision": 0.5, "recall": 1.0, "support": 1}
+    assert content["confusion"] == {"cat": {"cat": 1}, "dog": {"cat": 1, "dog": 1}}
+    assert content["hardest_mistakes"] == [
         {"name": "b.jpg", "true": "dog", "predicted": "cat", "probability": round(1 / (1 + math.exp(-1)), 6)}
     ]
-    json.dumps(stored, ensure_ascii=False).encode()
+    json.dumps(content, ensure_ascii=False).encode()
 
 
 def test_a_name_that_is_no_text_can_be_stored() -> None:
     outputs = LabelledLogits(("caf\udce9.jpg",), np.array([[1, 0]], dtype=np.float32), np.array([1]))
-    stored = classification_metrics(outputs, ("cat", "dog"), precision="fp32").to_dict()
-    assert stored["hardest_mistakes"][0]["name"] == "caf\\xe9.jpg"
+    content = classification_metrics(outputs, ("cat", "dog"), precision="fp32").to_dict()
+    assert content["hardest_mistakes"][0]["name"] == "caf\\xe9.jpg"
 
 
 def test_a_class_that_never_occurs_has_no_figures_rather_than_zeros() -> None:
@@ -293,8 +298,8 @@ def test_a_class_that_never_occurs_has_no_figures_rather_than_zeros() -> None:
 
 def test_one_class_is_enough() -> None:
     outputs = LabelledLogits(("a", "b"), np.zeros((2, 1), dtype=np.float32), np.zeros(2, dtype=np.int64))
-    found = classification_metrics(outputs, ("x",), precision="fp32")
-    assert (found.accuracy, matrix_of(found), found.negative_log_likelihood) == (1.0, [[2]], 0.0)
+    metrics = classification_metrics(outputs, ("x",), precision="fp32")
+    assert (metrics.accuracy, matrix_of(metrics), metrics.negative_log_likelihood) == (1.0, [[2]], 0.0)
 
 
 # --- refusals
@@ -346,10 +351,10 @@ def test_other_pictures_are_not_compared() -> None:
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "met"), [(0.945, True), (0.955, True), (0.95, True), (0.9449, False), (0.9551, False), (1.0, False)]
+    ("accuracy", "is_met"), [(0.945, True), (0.955, True), (0.95, True), (0.9449, False), (0.9551, False), (1.0, False)]
 )
-def test_an_expectation_has_two_ends_that_belong_to_it(accuracy: float, met: bool) -> None:
-    assert is_within_tolerance(accuracy, 0.95, 0.005) is met
+def test_an_expectation_has_two_ends_that_belong_to_it(accuracy: float, is_met: bool) -> None:
+    assert is_within_tolerance(accuracy, 0.95, 0.005) is is_met
 
 
 @given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.integers(0, 1000))

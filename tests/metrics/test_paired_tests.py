@@ -12,14 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vitrine.metrics.paired_tests import PairedCounts, holm, mcnemar_exact, paired_counts, right_counts, sign_counts
+from vitrine.metrics.paired_tests import PairedCounts, count_pairs, count_right, count_signs, holm, mcnemar_exact
 
 
 def by_fractions(first: int, second: int) -> Fraction:
     """The two-sided binomial test as R and scipy define it: all divisions that are no likelier than the one seen."""
     n = first + second
-    seen = Fraction(comb(n, first), 2**n)
-    return sum((each for each in (Fraction(comb(n, k), 2**n) for k in range(n + 1)) if each <= seen), Fraction(0))
+    probability = Fraction(comb(n, first), 2**n)
+    return sum(
+        (each for each in (Fraction(comb(n, k), 2**n) for k in range(n + 1)) if each <= probability), Fraction(0)
+    )
 
 
 def test_every_small_table() -> None:
@@ -61,38 +63,38 @@ def columns(pairs: Sequence[tuple[float, float]]) -> np.ndarray:
 def test_counts_are_those_of_a_loop(pairs: list[tuple[bool, bool]]) -> None:
     first = {f"{i}.png": a for i, (a, _) in enumerate(pairs)}
     second = {f"{i}.png": b for i, (_, b) in reversed(list(enumerate(pairs)))}  # another order, the same pictures
-    found = paired_counts(first, second)
-    assert found == right_counts(*columns(pairs))
-    assert found == PairedCounts(
+    counts = count_pairs(first, second)
+    assert counts == count_right(*columns(pairs))
+    assert counts == PairedCounts(
         pairs.count((True, True)), pairs.count((True, False)), pairs.count((False, True)), pairs.count((False, False))
     )
-    assert found.n == len(pairs) and found.discordant == sum(a != b for a, b in pairs)
-    assert found.p == mcnemar_exact(found.second, found.first)
+    assert counts.n == len(pairs) and counts.discordant == sum(a != b for a, b in pairs)
+    assert counts.p == mcnemar_exact(counts.second, counts.first)
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), max_size=40))
 def test_signs_are_those_of_a_loop(pairs: list[tuple[int, int]]) -> None:
-    found = sign_counts(*columns([(a / 4, b / 4) for a, b in pairs]))
-    assert (found.first, found.second) == (sum(a > b for a, b in pairs), sum(a < b for a, b in pairs))
-    assert found.ties == sum(a == b for a, b in pairs) and found.n == len(pairs)
-    assert found.p == float(by_fractions(found.first, found.second))
+    counts = count_signs(*columns([(a / 4, b / 4) for a, b in pairs]))
+    assert (counts.first, counts.second) == (sum(a > b for a, b in pairs), sum(a < b for a, b in pairs))
+    assert counts.ties == sum(a == b for a, b in pairs) and counts.n == len(pairs)
+    assert counts.p == float(by_fractions(counts.first, counts.second))
     right = [(a > 2, b > 2) for a, b in pairs]
-    assert sign_counts(*columns(right)).p == right_counts(*columns(right)).p, "McNemar's is its case"
+    assert count_signs(*columns(right)).p == count_right(*columns(right)).p, "McNemar's is its case"
 
 
 def test_other_pictures_are_refused() -> None:
     with pytest.raises(ValueError, match="2 are in one of the two only"):
-        paired_counts({"a": True, "b": True}, {"a": True, "c": True})
-    for count in (right_counts, sign_counts):
+        count_pairs({"a": True, "b": True}, {"a": True, "c": True})
+    for count in (count_right, count_signs):
         with pytest.raises(ValueError, match="same pictures; there are 2 and 1"):
             count(np.ones(2), np.ones(1))
 
 
 def test_holm_on_a_published_example() -> None:
     """The example of Wikipedia's article on the method: of 0.01, 0.04, 0.03, 0.005, at 0.05 the 4th and 1st go."""
-    corrected = holm([0.01, 0.04, 0.03, 0.005])
-    assert corrected == pytest.approx((0.03, 0.06, 0.06, 0.02))
-    assert [p <= 0.05 for p in corrected] == [True, False, False, True]
+    adjusted_p = holm([0.01, 0.04, 0.03, 0.005])
+    assert adjusted_p == pytest.approx((0.03, 0.06, 0.06, 0.02))
+    assert [p <= 0.05 for p in adjusted_p] == [True, False, False, True]
 
 
 def test_holm_by_hand() -> None:
@@ -105,12 +107,12 @@ def test_holm_by_hand() -> None:
 def test_holm_rejects_what_the_step_down_procedure_rejects(p_values: list[float], level: float) -> None:
     """The procedure as Holm wrote it: compare the k-th smallest of m with level / (m - k), stop at the first above."""
     order = sorted(range(len(p_values)), key=lambda i: p_values[i])
-    rejected = set()
+    rejections = set()
     for k, index in enumerate(order):
         if (len(p_values) - k) * p_values[index] > level:
             break
-        rejected.add(index)
-    assert {i for i, p in enumerate(holm(p_values)) if p <= level} == rejected
+        rejections.add(index)
+    assert {i for i, p in enumerate(holm(p_values)) if p <= level} == rejections
     assert holm([]) == ()
 
 

@@ -27,7 +27,7 @@ from vitrine.data.captions.datasets import open_captions
 from vitrine.data.captions.regions import NamedRegions, named_words, open_regions
 from vitrine.data.samples import Sample
 from vitrine.io.files import to_json, write_atomically
-from vitrine.metrics.caption_text import RULE
+from vitrine.metrics.caption_text import CONSTANT_CAPTION_RULE
 from vitrine.metrics.captions import METRICS, CaptionScores, Score, ScoredCaptions
 from vitrine.models.captioner.model import EncoderOutput
 from vitrine.plotting.tables import Cell, Table
@@ -99,7 +99,7 @@ def _exact(column: ScoredCaptions) -> str:
 
 
 def _lengths(column: ScoredCaptions) -> str:
-    lengths = column.variety.lengths
+    lengths = column.diversity.lengths
     return f"{lengths.mean:.1f} ({lengths.shortest} to {lengths.longest})"
 
 
@@ -108,28 +108,28 @@ _ROWS: dict[str, Callable[[ScoredCaptions], str]] = {
     "words, mean (least to most)": _lengths,
 }
 _VARIETY_ROWS: dict[str, Callable[[ScoredCaptions], str]] = {
-    "distinct words": lambda column: f"{column.variety.words:,}",
-    "  never said by a human": lambda column: _share(column.variety.unheard, column.variety.words),
-    "distinct captions": lambda column: f"{column.variety.distinct:,}",
-    "caption also of another picture": lambda column: _share(column.variety.shared, column.pictures),
-    "a word twice in a row": lambda column: _share(column.variety.stutters, column.pictures),
-    "a pair of words twice": lambda column: _share(column.variety.repeats, column.pictures),
-    "no word at all": lambda column: _share(column.variety.empty, column.pictures),
+    "distinct words": lambda column: f"{column.diversity.words:,}",
+    "  never said by a human": lambda column: _share(column.diversity.novel_words, column.diversity.words),
+    "distinct captions": lambda column: f"{column.diversity.distinct:,}",
+    "caption also of another picture": lambda column: _share(column.diversity.duplicates, column.pictures),
+    "a word twice in a row": lambda column: _share(column.diversity.repeated_words, column.pictures),
+    "a pair of words twice": lambda column: _share(column.diversity.repeated_pairs, column.pictures),
+    "no word at all": lambda column: _share(column.diversity.empty, column.pictures),
 }
 
 
 def _sentences(scores: CaptionScores) -> list[str]:
-    predicted = scores.predicted.variety
+    predicted = scores.predicted.diversity
     source = "the captions given for it" if scores.constant_from == "given captions" else "these human captions"
-    rule = RULE.partition(";")[0]
+    rule = CONSTANT_CAPTION_RULE.partition(";")[0]
     sentences = [_lead(scores.lead[_FIRST])] if _FIRST in scores.lead else []
     sentences.append(f"Constant caption: {_quoted(scores.constant_caption)}; of {source} {rule}.")
     if predicted.commonest_count > 1:
         sentences.append(
             f"Commonest prediction: {_quoted(predicted.commonest)}, for {predicted.commonest_count:,} pictures."
         )
-    if predicted.unheard_examples:
-        sentences.append(f"Words never said by a human: {', '.join(predicted.unheard_examples)}.")
+    if predicted.novel_examples:
+        sentences.append(f"Words never said by a human: {', '.join(predicted.novel_examples)}.")
     has_intervals = any(score is not None and score.interval for score in scores.predicted.metrics.values())
     if has_intervals:
         sentences.append(

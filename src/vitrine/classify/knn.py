@@ -25,7 +25,7 @@ from vitrine.data.sources import open_data
 from vitrine.errors import DataError, ModelError, UsageError
 from vitrine.metrics.classification import require_finite
 from vitrine.metrics.intervals import wilson
-from vitrine.metrics.paired_tests import LEVEL, paired_counts
+from vitrine.metrics.paired_tests import LEVEL, count_pairs
 from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.models.finetune import PooledFeatures
 from vitrine.models.load import load_recipe_model, recipe_input
@@ -237,7 +237,7 @@ class KnnResult:
 
 
 def _paired_dict(one: Guesser, other: Guesser) -> dict[str, Any]:
-    counts = paired_counts(one.right, other.right)
+    counts = count_pairs(one.right, other.right)
     return {
         "first": one.name,
         "second": other.name,
@@ -248,7 +248,7 @@ def _paired_dict(one: Guesser, other: Guesser) -> dict[str, Any]:
 
 
 def _sentence(one: Guesser, other: Guesser) -> str:
-    counts = paired_counts(one.right, other.right)
+    counts = count_pairs(one.right, other.right)
     if not counts.discordant:
         return f"{other.name} beside {one.name}: right on the very same pictures."
     points = 100 * (other.accuracy - one.accuracy)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vitrine.metrics.paired_tests import LEVEL, Floats, PairedCounts, SignCounts, holm, right_counts, sign_counts
+from vitrine.metrics.paired_tests import LEVEL, Floats, PairedCounts, SignCounts, count_right, count_signs, holm
 from vitrine.plotting.tables import Cell
 from vitrine.runs.index import EXACT, NEARER, RIGHT, RunSummary
 from vitrine.runs.record import DATA, SHOWN, differing_settings, varying_settings
@@ -191,7 +191,7 @@ def claims_of(runs: Sequence[RunSummary]) -> tuple[Claim, ...]:
             (name, shown_value(settings[a].get(name)), shown_value(settings[b].get(name))) for name in names
         )
         for question in (key for key in QUESTIONS if key in outcomes[a] and key in outcomes[b]):
-            count: Counting = sign_counts if question == NEARER else right_counts
+            count: Counting = count_signs if question == NEARER else count_right
             counts = count(outcomes[a][question], outcomes[b][question])
             pairs.append((runs[a].name, runs[b].name, differs, counts, question))
     corrected = holm([counts.p for *_, counts, _ in pairs])

@@ -1,4 +1,4 @@
-"""METEOR and SPICE, which pycocoevalcap computes in Java. Whatever is missing ends in a sentence, not in an error.
+"""METEOR and SPICE, which pycocoevalcap computes in Java. Where something is missing, a note says so: no error.
 
 Each runs in a process group of its own with a time limit, and the group is ended when the answer is there, when the
 limit has passed or when the caller is interrupted: no Java process is left behind. Nothing is downloaded.
@@ -29,10 +29,10 @@ JAVA_METRICS = ("meteor", "spice")
 _LABELS = {"meteor": "METEOR", "spice": "SPICE"}
 _SPICE_MODELS = ("stanford-corenlp-3.6.0.jar", "stanford-corenlp-3.6.0-models.jar")
 _PROCESS = "vitrine.metrics.java_process"
-_START_S, _CAPTION_S = 120.0, 0.2  # the time limit: to start, and for every caption and reference
-_VERSION_S = 20.0
+_START_SECONDS, _SECONDS_PER_CAPTION = 120.0, 0.2  # the time limit: to start, and for every caption and reference
+_VERSION_SECONDS = 20.0
 _CAUSE = re.compile(r"^.*(?:Error|Exception)\b.*$", re.MULTILINE)
-_LONGEST_CAUSE = 160
+_MAX_CAUSE_LENGTH = 160
 
 CaptionSet = tuple[Sequence[Words], Sequence[Sequence[Words]]]
 """Captions, one a picture, and the references of each."""
@@ -40,32 +40,32 @@ CaptionSet = tuple[Sequence[Words], Sequence[Sequence[Words]]]
 
 @dataclass(frozen=True)
 class JavaScores:
-    """Corpus figures of several sets of captions, in their order.
+    """METEOR and SPICE of several sets of captions, in their order.
 
     Attributes:
-        values: by key of :data:`JAVA_METRICS`, one figure (0 to 1) a set; None where it could not be computed.
-        notes: why not, and how our words compare with PTBTokenizer's.
+        values: by key of :data:`JAVA_METRICS`, one corpus figure (0 to 1) a set; None where it could not be computed.
+        notes: why not, and how vitrine's words compare with PTBTokenizer's.
     """
 
     values: dict[str, tuple[float, ...] | None]
     notes: tuple[str, ...]
 
 
-class _FailedError(Exception):
-    """A job came to no answer; the message ends a sentence."""
+class _JobError(Exception):
+    """A job gave no answer; the message is the end of a sentence."""
 
 
 def java_scores(sets: Sequence[CaptionSet], texts: Sequence[str]) -> JavaScores:
-    """METEOR 1.5 (Denkowski, Lavie 2014) and SPICE (Anderson et al. 2016) over our words.
+    """METEOR 1.5 (Denkowski, Lavie 2014) and SPICE (Anderson et al. 2016) over the words of :func:`tokenise`.
 
-    The last note says of how many of ``texts`` pycocoevalcap's ``PTBTokenizer`` makes other words than ours.
+    The last note says of how many of ``texts`` pycocoevalcap's ``PTBTokenizer`` makes other words.
 
     SPICE reads models of Stanford CoreNLP that pycocoevalcap does not carry and would download (400 MB) without a time
     limit; here it runs only where they are there already.
     """
-    lacking = _lacking()
-    if lacking:
-        return JavaScores(dict.fromkeys(JAVA_METRICS), (f"METEOR and SPICE were not computed: {lacking}",))
+    missing = _missing_dependency()
+    if missing:
+        return JavaScores(dict.fromkeys(JAVA_METRICS), (f"METEOR and SPICE were not computed: {missing}",))
     job = [
         [
             {str(i): [" ".join(words)] for i, words in enumerate(captions)},
@@ -80,11 +80,11 @@ def java_scores(sets: Sequence[CaptionSet], texts: Sequence[str]) -> JavaScores:
         try:
             if key == "spice":
                 _require_spice_models()
-            found = tuple(float(value) for value in _run(label, job, count))
-            if not all(map(isfinite, found)):
-                raise _FailedError("its answer is no number.")
-            values[key] = found
-        except _FailedError as failure:
+            scores = tuple(float(value) for value in _run_job(label, job, count))
+            if not all(map(isfinite, scores)):
+                raise _JobError("its answer is no number.")
+            values[key] = scores
+        except _JobError as failure:
             values[key] = None
             notes.append(f"{label} was not computed: {failure}")
     return JavaScores(values, (*notes, _tokenisation_note(texts)))
@@ -93,8 +93,8 @@ def java_scores(sets: Sequence[CaptionSet], texts: Sequence[str]) -> JavaScores:
 def _tokenisation_note(captions: Sequence[str]) -> str:
     lines = [" ".join(caption.split()) for caption in captions]  # one caption a line
     try:
-        theirs = _run("PTBTokenizer", lines, len(lines))
-    except _FailedError as failure:
+        theirs = _run_job("PTBTokenizer", lines, len(lines))
+    except _JobError as failure:
         return f"The words were not compared with PTBTokenizer's: {failure}"
     # It ends a line with a blank where a mark was taken away.
     pairs = [(" ".join(tokenise(line)), " ".join(other.split())) for line, other in zip(lines, theirs, strict=True)]
@@ -108,15 +108,15 @@ def _tokenisation_note(captions: Sequence[str]) -> str:
     )
 
 
-def _lacking() -> str | None:
-    """What is not there, as the end of a sentence with the remedy."""
+def _missing_dependency() -> str | None:
+    """The first missing dependency and its remedy, as the end of a sentence; None where all are there."""
     if find_spec("pycocoevalcap") is None:
         return "pip install 'vitrine[caption-metrics]' brings their scorers."
     java = shutil.which("java")
     if java is None:
         return "it takes Java, and no java is on the PATH."
     try:
-        subprocess.run([java, "-version"], capture_output=True, check=True, timeout=_VERSION_S)  # noqa: S603
+        subprocess.run([java, "-version"], capture_output=True, check=True, timeout=_VERSION_SECONDS)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return f"it takes Java, and {java} does not run."
     return None
@@ -126,19 +126,19 @@ def _require_spice_models() -> None:
     spec = find_spec("pycocoevalcap")
     folders = [] if spec is None or spec.submodule_search_locations is None else list(spec.submodule_search_locations)
     if not any(all((Path(folder, "spice", "lib", name)).is_file() for name in _SPICE_MODELS) for folder in folders):
-        raise _FailedError(
+        raise _JobError(
             "it needs the models of Stanford CoreNLP 3.6.0, which are not there. "
             "With a network, 'python -m pycocoevalcap.spice.get_stanford_models' fetches them once (about 400 MB)."
         )
 
 
-def _run(label: str, job: Any, captions: int) -> Any:
+def _run_job(label: str, job: Any, captions: int) -> Any:
     """The answer of a job.
 
     Raises:
         _FailedError: it failed or took too long.
     """
-    limit = _START_S + _CAPTION_S * captions
+    limit = _START_SECONDS + _SECONDS_PER_CAPTION * captions
     with TemporaryDirectory(prefix="vitrine-") as folder:
         process = subprocess.Popen(  # noqa: S603
             [sys.executable, "-P", "-m", _PROCESS, label],
@@ -152,9 +152,9 @@ def _run(label: str, job: Any, captions: int) -> Any:
             answer, errors = process.communicate(json.dumps(job).encode(), timeout=limit)
             return json.loads(answer)
         except subprocess.TimeoutExpired:
-            raise _FailedError(f"it took longer than {limit:,.0f} s.") from None
+            raise _JobError(f"it took longer than {limit:,.0f} s.") from None
         except ValueError:
-            raise _FailedError(f"its process failed ({_cause(errors.decode(errors='replace'))}).") from None
+            raise _JobError(f"its process failed ({_cause(errors.decode(errors='replace'))}).") from None
         finally:
             with contextlib.suppress(ProcessLookupError, PermissionError):  # what macOS says of a group that is gone
                 os.killpg(process.pid, signal.SIGKILL)
@@ -163,7 +163,7 @@ def _run(label: str, job: Any, captions: int) -> Any:
 
 def _cause(errors: str) -> str:
     """The line of an error output that says most."""
-    found = _CAUSE.search(errors)
+    match = _CAUSE.search(errors)
     lines = errors.strip().splitlines()
-    line = found.group().strip() if found else lines[-1].strip() if lines else "without a word"
-    return line if len(line) <= _LONGEST_CAUSE else line[: _LONGEST_CAUSE - 1] + "…"
+    line = match.group().strip() if match else lines[-1].strip() if lines else "without a word"
+    return line if len(line) <= _MAX_CAUSE_LENGTH else line[: _MAX_CAUSE_LENGTH - 1] + "…"

@@ -1,8 +1,8 @@
-"""BLEU, ROUGE-L and CIDEr by pycocoevalcap's pure-Python scorers, with what a bootstrap over pictures needs.
+"""BLEU, ROUGE-L and CIDEr by pycocoevalcap's pure-Python scorers, and on bootstrap samples of the pictures.
 
-pycocoevalcap is an extra and is imported when it is first used. Its names carry no types.
+pycocoevalcap is an optional dependency, imported when it is first used. It has no type annotations.
 
-Axes: P pictures, L resamples, V values a picture; a number says how many there are.
+Axes: P pictures, L resamples of them, R resamples that are drawn at a time, V values a picture; a number is a size.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitrine.metrics.caption_text import Words
-from vitrine.results import Interval
+from vitrine.metrics.intervals import bootstrap_draws
 
 RESAMPLES = 1000
 """Bootstrap samples of the pictures."""
@@ -31,7 +31,6 @@ NGRAM_METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider")
 
 _LONGEST = 4
 _SMALL, _TINY = 1e-9, 1e-15  # pycocoevalcap's guards against division by zero
-_BLOCK = 4_000_000  # drawn indices that are in memory at a time
 
 Floats = npt.NDArray[np.float64]
 
@@ -49,7 +48,7 @@ class NgramScores:
     corpus: Mapping[str, float]
     values_PV: Floats
 
-    def resampled(self, resamples: int, seed: int) -> dict[str, Floats]:
+    def resample(self, resamples: int, seed: int) -> dict[str, Floats]:
         """Every metric on resamples of the pictures, float64 (L,); one seed draws the same for as many pictures.
 
         CIDEr keeps the idf weights of all pictures: the interval is that of the mean of its figures by picture.
@@ -85,10 +84,10 @@ def ngram_scores(captions: Sequence[Words], references: Sequence[Sequence[Words]
         captions: P, each of which may be without words.
         references: P, one at least for each picture, all with words.
     """
-    found = scorers()
-    if found is None:
+    classes = scorers()
+    if classes is None:
         return None
-    make_bleu, _, make_cider = found
+    make_bleu, _, make_cider = classes
     bleu, cider = make_bleu(n=_LONGEST), make_cider()
     for words, others in zip(captions, references, strict=True):
         caption, texts = " ".join(words), [" ".join(other) for other in others]
@@ -106,10 +105,10 @@ def ngram_scores(captions: Sequence[Words], references: Sequence[Sequence[Words]
 
 def rouge_l(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> list[float] | None:
     """ROUGE-L of each picture, as in :func:`ngram_scores`, 0 to 1; None where pycocoevalcap is not installed."""
-    found = scorers()
-    if found is None:
+    classes = scorers()
+    if classes is None:
         return None
-    rouge = found[1]()
+    rouge = classes[1]()
     pairs = zip(captions, references, strict=True)
     return [
         float(rouge.calc_score([" ".join(words)], [" ".join(other) for other in others])) for words, others in pairs
@@ -126,12 +125,6 @@ def corpus_bleu(counts_L10: Floats) -> Floats:
     return bleu_L4
 
 
-def interval(resampled_L: Floats) -> Interval | None:
-    """From the 2.5 to the 97.5 per cent quantile (Efron 1979); None where the resamples do not differ."""
-    low, high = np.quantile(resampled_L, [0.025, 0.975])
-    return Interval(float(low), float(high)) if high - low > 1e-12 else None
-
-
 def _bleu_counts(picture: Mapping[str, Any]) -> list[int]:
     words = picture["testlen"]
     closest = min((abs(length - words), length) for length in picture["reflen"])[1]
@@ -140,11 +133,9 @@ def _bleu_counts(picture: Mapping[str, Any]) -> list[int]:
 
 def _resampled_sums(values_PV: Floats, resamples: int, seed: int) -> Floats:
     """Sums over pictures drawn with replacement, (L, V)."""
-    rng, pictures = np.random.default_rng(seed), len(values_PV)
-    rows, sums = max(1, _BLOCK // pictures), []
-    for done in range(0, resamples, rows):
-        drawn = rng.integers(0, pictures, (min(rows, resamples - done), pictures))
-        flat = (drawn + pictures * np.arange(len(drawn))[:, None]).ravel()
-        times_LP = np.bincount(flat, minlength=drawn.size).reshape(drawn.shape)
-        sums.append(times_LP.astype(np.float64) @ values_PV)
+    pictures, sums = len(values_PV), []
+    for drawn_RP in bootstrap_draws(pictures, resamples, seed):
+        flat = (drawn_RP + pictures * np.arange(len(drawn_RP))[:, None]).ravel()
+        times_RP = np.bincount(flat, minlength=drawn_RP.size).reshape(drawn_RP.shape)
+        sums.append(times_RP.astype(np.float64) @ values_PV)
     return np.concatenate(sums)

@@ -1,4 +1,4 @@
-"""Captions as words: the one tokenisation that every caption figure is computed over."""
+"""Captions as words: tokenisation, diversity (distinct words, repetitions), and the constant-caption baseline."""
 
 from __future__ import annotations
 
@@ -69,36 +69,36 @@ class Lengths:
 
 
 @dataclass(frozen=True)
-class Variety:
-    """What one set of captions, one a picture, says and repeats. Captions are compared as words.
+class Diversity:
+    """How varied a set of captions is, one a picture. Captions are compared as words.
 
     Attributes:
         captions: how many; at least 1.
         lengths: in words.
         empty: captions without a word.
         words: distinct words.
-        unheard: of these, the distinct words that no human caption has.
-        unheard_examples: up to five of them, the commonest first.
+        novel_words: of these, the distinct words that no human caption has.
+        novel_examples: up to five of them, the commonest first.
         distinct: distinct captions.
-        shared: pictures whose caption another picture has too.
+        duplicates: pictures whose caption another picture has too.
         commonest: the caption that most pictures have; of equals the first in the alphabet.
         commonest_count: how many have it.
-        stutters: captions in which some word comes twice in a row.
-        repeats: captions in which some pair of neighbouring words comes twice or more.
+        repeated_words: captions in which some word comes twice in a row.
+        repeated_pairs: captions in which some pair of neighbouring words comes twice or more.
     """
 
     captions: int
     lengths: Lengths
     empty: int
     words: int
-    unheard: int
-    unheard_examples: tuple[str, ...]
+    novel_words: int
+    novel_examples: tuple[str, ...]
     distinct: int
-    shared: int
+    duplicates: int
     commonest: str
     commonest_count: int
-    stutters: int
-    repeats: int
+    repeated_words: int
+    repeated_pairs: int
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: counts, and beside them shares rounded to ``DECIMALS``."""
@@ -106,14 +106,14 @@ class Variety:
             "length_in_words": self.lengths.to_dict(),
             "empty_captions": self.empty,
             "distinct_words": self.words,
-            "words_never_said_by_a_human": self.unheard,
-            "share_of_words_never_said_by_a_human": _share(self.unheard, self.words),
-            "examples_of_them": list(self.unheard_examples),
+            "words_never_said_by_a_human": self.novel_words,
+            "share_of_words_never_said_by_a_human": _share(self.novel_words, self.words),
+            "examples_of_them": list(self.novel_examples),
             "distinct_captions": self.distinct,
-            "share_sharing_a_caption": _share(self.shared, self.captions),
+            "share_sharing_a_caption": _share(self.duplicates, self.captions),
             "commonest_caption": {"caption": self.commonest, "pictures": self.commonest_count},
-            "share_with_a_word_twice_in_a_row": _share(self.stutters, self.captions),
-            "share_with_a_pair_of_words_twice": _share(self.repeats, self.captions),
+            "share_with_a_word_twice_in_a_row": _share(self.repeated_words, self.captions),
+            "share_with_a_pair_of_words_twice": _share(self.repeated_pairs, self.captions),
         }
 
 
@@ -123,25 +123,27 @@ def lengths(captions: Sequence[Words]) -> Lengths:
     return Lengths(sum(counts) / len(counts), min(counts), max(counts))
 
 
-def variety(captions: Sequence[Words], heard: Collection[str]) -> Variety:
-    """The figures of captions, at least one; ``heard`` are the words that humans said of these pictures."""
+def caption_diversity(captions: Sequence[Words], human_words: Collection[str]) -> Diversity:
+    """Measure the diversity of captions, at least one; ``human_words`` are those of these pictures' human captions."""
     times = Counter(captions)
-    said = Counter(word for words in captions for word in words)
-    unheard = sorted((word for word in said if word not in heard), key=lambda word: (-said[word], word))
+    word_counts = Counter(word for words in captions for word in words)
+    novel = sorted(
+        (word for word in word_counts if word not in human_words), key=lambda word: (-word_counts[word], word)
+    )
     commonest, count = min(times.items(), key=lambda item: (-item[1], item[0]))
-    return Variety(
+    return Diversity(
         captions=len(captions),
         lengths=lengths(captions),
         empty=times[()],
-        words=len(said),
-        unheard=len(unheard),
-        unheard_examples=tuple(unheard[:_EXAMPLES]),
+        words=len(word_counts),
+        novel_words=len(novel),
+        novel_examples=tuple(novel[:_EXAMPLES]),
         distinct=len(times),
-        shared=sum(count for count in times.values() if count > 1),
+        duplicates=sum(count for count in times.values() if count > 1),
         commonest=" ".join(commonest),
         commonest_count=count,
-        stutters=sum(any(first == second for first, second in pairwise(words)) for words in captions),
-        repeats=sum(_repeats_a_pair(words) for words in captions),
+        repeated_words=sum(any(first == second for first, second in pairwise(words)) for words in captions),
+        repeated_pairs=sum(_repeats_a_pair(words) for words in captions),
     )
 
 
@@ -154,12 +156,12 @@ def _share(count: int, of: int) -> float | None:
     return round(count / of, DECIMALS) if of else None
 
 
-MOST = 20_000
-"""Captions that are compared at most, evenly spaced through the list: more would not change what is typical."""
+MAX_COMPARED = 20_000
+"""Captions that the constant caption is chosen among at most, evenly spaced: more would not change what is typical."""
 
-RULE = (
+CONSTANT_CAPTION_RULE = (
     "the one most like all others: the highest mean cosine of tf-idf vectors, averaged over n-grams of 1 to 4 words; "
-    f"of more than {MOST:,} captions so many are compared, evenly spaced"
+    f"of more than {MAX_COMPARED:,} captions so many are compared, evenly spaced"
 )
 """How :func:`constant_caption` chooses; stored with the figures."""
 
@@ -169,7 +171,9 @@ Vector = dict[Words, float]
 
 
 def constant_caption(captions: Sequence[Words]) -> Words:
-    """The medoid of captions under the cosine that CIDEr is built on (Vedantam, Zitnick, Parikh 2015, equation 2).
+    """Choose the caption that is most like all others, their medoid under the cosine that CIDEr is built on.
+
+    Source: Vedantam, Zitnick, Parikh (2015), CIDEr, equation 2.
 
     Every caption is a document: an n-gram that d of N captions have weighs log(N / d). Without CIDEr's clipping and
     length penalty the mean cosine to all captions is one product with the mean of their unit vectors, so the cost is
@@ -178,7 +182,7 @@ def constant_caption(captions: Sequence[Words]) -> Words:
     Raises:
         ValueError: there is no caption with a word.
     """
-    times = Counter(words for words in _spaced([words for words in captions if words]))
+    times = Counter(words for words in _evenly_spaced([words for words in captions if words]))
     if not times:
         raise ValueError("Expected at least one caption with a word.")
     total, documents = times.total(), Counter[Words]()
@@ -195,10 +199,10 @@ def constant_caption(captions: Sequence[Words]) -> Words:
     return min(times, key=lambda words: (-round(typical[words], 12), words))
 
 
-def _spaced(captions: Sequence[Words]) -> Sequence[Words]:
-    if len(captions) <= MOST:
+def _evenly_spaced(captions: Sequence[Words]) -> Sequence[Words]:
+    if len(captions) <= MAX_COMPARED:
         return captions
-    return [captions[i * len(captions) // MOST] for i in range(MOST)]
+    return [captions[i * len(captions) // MAX_COMPARED] for i in range(MAX_COMPARED)]
 
 
 def _ngrams(words: Words) -> Iterator[Words]:

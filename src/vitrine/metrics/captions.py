@@ -1,4 +1,4 @@
-"""The figures of a captioner: predicted captions against what people wrote, beside one caption for every picture.
+"""Scores of predicted captions against human ones, beside those of one constant caption for every picture.
 
 Axes: L resamples of the pictures.
 """
@@ -18,21 +18,20 @@ from vitrine.metrics.caption_ngrams import (
     RESAMPLES,
     Floats,
     NgramScores,
-    interval,
     ngram_scores,
 )
 from vitrine.metrics.caption_text import (
-    RULE,
+    CONSTANT_CAPTION_RULE,
     TOKENISATION,
+    Diversity,
     Lengths,
-    Variety,
     Words,
+    caption_diversity,
     constant_caption,
     lengths,
     tokenise,
-    variety,
 )
-from vitrine.metrics.intervals import wilson
+from vitrine.metrics.intervals import percentile_interval, wilson
 from vitrine.results import Interval, rounded
 
 METRICS = {
@@ -70,14 +69,14 @@ class ScoredCaptions:
         metrics: by key of :data:`METRICS`, all of them; None where one was not computed.
         exact: pictures whose caption, as words, is one of its human captions.
         exact_interval: the 95 % interval of their share (Wilson).
-        variety: lengths, words and repeats.
+        diversity: lengths, distinct words and repetitions.
     """
 
     pictures: int
     metrics: Mapping[str, Score | None]
     exact: int
     exact_interval: Interval
-    variety: Variety
+    diversity: Diversity
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready and stable: floats are rounded to ``DECIMALS``."""
@@ -87,21 +86,21 @@ class ScoredCaptions:
             "pictures": self.pictures,
             "metrics": {key: score and score.to_dict() for key, score in metrics.items()},
             "exact": {"share": rounded(self.exact / self.pictures), "n": self.exact, "interval_95": ends},
-            **self.variety.to_dict(),
+            **self.diversity.to_dict(),
         }
 
 
 @dataclass(frozen=True)
 class CaptionScores:
-    """A captioner's figures beside its control and, where it can be, beside people.
+    """A captioner's scores, beside those of a constant caption and, where pictures have several, of human captions.
 
     Attributes:
-        predicted: the captions that were given.
-        constant: ``constant_caption`` for every picture: what is reached without looking.
-        human: of the pictures with two human captions or more, the first against the others; None without such.
+        predicted: the captioner's captions.
+        constant: ``constant_caption`` for every picture: what is reached without looking at the picture.
+        human: of the pictures with at least two human captions, the first against the others; None without such.
         lead: by key, predicted less constant, with the interval of the difference on the same resamples of pictures.
         constant_caption: as words.
-        constant_from: where it was chosen from: "references" or "given captions".
+        constant_from: what it was chosen from: "references" or "given captions".
         human_captions: how many the predicted captions were scored against.
         human_lengths: of all of these, in words.
         human_words: distinct words in them.
@@ -130,7 +129,7 @@ class CaptionScores:
             "predicted": self.predicted.to_dict(),
             "constant_caption": {
                 "caption": self.constant_caption,
-                "rule": RULE,
+                "rule": CONSTANT_CAPTION_RULE,
                 "chosen_from": self.constant_from,
                 **self.constant.to_dict(),
             },
@@ -147,12 +146,12 @@ class CaptionScores:
 
 __all__ = ["METRICS", "CaptionScores", "Score", "ScoredCaptions", "caption_scores", "tokenise"]
 
-_FEW = 50  # pictures below which idf weights say little
+_FEW_PICTURES = 50  # below which CIDEr's idf weights say little
 
 
 @dataclass(frozen=True)
-class _Row:
-    """Captions, one a picture, and each picture's references, as words; with what was measured of them."""
+class _Column:
+    """A column of the table: one caption a picture and its references, as words, with their n-gram figures."""
 
     captions: Sequence[Words]
     references: Sequence[Sequence[Words]]
@@ -161,7 +160,7 @@ class _Row:
 
 
 def caption_scores(
-    predicted: Mapping[str, str],
+    predictions: Mapping[str, str],
     references: Mapping[str, Sequence[str]],
     *,
     control_from: Sequence[str] | None = None,
@@ -170,16 +169,16 @@ def caption_scores(
 ) -> CaptionScores:
     """Score predicted captions. 5,000 pictures with five human captions each take about half a minute.
 
-    All is computed over :func:`~vitrine.metrics.caption_text.tokenise`, whose words differ now and then from those
-    of the published tables (PTBTokenizer): compare figures of one tokenisation. A caption without a word counts, with
-    zero words. With one picture CIDEr is 0 whatever the caption says, and with few pictures it means little: an n-gram
-    that all pictures' references have weighs nothing. The result's notes say so.
+    Everything is computed over the words of :func:`~vitrine.metrics.caption_text.tokenise`, which differ now and then
+    from those of the published tables (PTBTokenizer): compare figures of one tokenisation. A caption without a word
+    counts, with zero words. With one picture CIDEr is 0 whatever the caption says, and with few pictures it means
+    little: an n-gram that all pictures' references have weighs nothing. The result's notes say so.
 
     Intervals are of the percentile bootstrap over pictures, for BLEU, ROUGE-L and CIDEr (its idf weights held fixed).
     The corpus figures of METEOR and SPICE have none.
 
     Args:
-        predicted: a caption by name of the picture; may be empty text.
+        predictions: a caption by the picture's name; may be empty text.
         references: the human captions by name; those without a word are left out, and so are pictures without
             prediction: the notes count both.
         control_from: captions from which the constant caption is chosen, such as the training captions. None chooses
@@ -192,64 +191,64 @@ def caption_scores(
             caption from.
         ValueError: a picture's references are one text and not a sequence of texts.
     """
-    names = sorted(predicted)
-    references_of, notes = _checked(predicted, references)
-    others = [references_of[name] for name in names]
-    everything = [words for picture in others for words in picture]
-    constant = _constant(everything, control_from)
-    own = _measured([tokenise(predicted[name]) for name in names], others, seed)
-    control = _measured([constant] * len(names), others, seed)
-    several = [picture for picture in others if len(picture) > 1]
-    human = _measured([first for first, *_ in several], [rest for _, *rest in several], seed) if several else None
-    rows = [row for row in (own, control, human) if row is not None]
-    texts = [text for name in names for text in (predicted[name], *references[name])] if java else []
-    by_java, java_notes = _by_java(rows, texts) if java else ([{} for _ in rows], ())
-    scored = [_scored(row, more) for row, more in zip(rows, by_java, strict=True)]
+    names = sorted(predictions)
+    references_by_name, notes = _reference_words(predictions, references)
+    references_P = [references_by_name[name] for name in names]
+    all_references = [words for picture in references_P for words in picture]
+    constant_words = _choose_constant(all_references, control_from)
+    predicted = _measure([tokenise(predictions[name]) for name in names], references_P, seed)
+    constant = _measure([constant_words] * len(names), references_P, seed)
+    several = [picture for picture in references_P if len(picture) > 1]
+    human = _measure([first for first, *_ in several], [rest for _, *rest in several], seed) if several else None
+    columns = [column for column in (predicted, constant, human) if column is not None]
+    texts = [text for name in names for text in (predictions[name], *references[name])] if java else []
+    scores_in_java, java_notes = _score_in_java(columns, texts) if java else ([{} for _ in columns], ())
+    scores = [_score(column, more) for column, more in zip(columns, scores_in_java, strict=True)]
     return CaptionScores(
-        predicted=scored[0],
-        constant=scored[1],
-        human=scored[2] if human is not None else None,
-        lead=_lead(own, control),
-        constant_caption=" ".join(constant),
+        predicted=scores[0],
+        constant=scores[1],
+        human=scores[2] if human is not None else None,
+        lead=_lead(predicted, constant),
+        constant_caption=" ".join(constant_words),
         constant_from="references" if control_from is None else "given captions",
-        human_captions=len(everything),
-        human_lengths=lengths(everything),
-        human_words=len({word for words in everything for word in words}),
+        human_captions=len(all_references),
+        human_lengths=lengths(all_references),
+        human_words=len({word for words in all_references for word in words}),
         resamples=RESAMPLES,
         seed=seed,
-        notes=(*notes, *_remarks(own, human), *java_notes),
+        notes=(*notes, *_remarks(predicted, human), *java_notes),
     )
 
 
-def _checked(
-    predicted: Mapping[str, str], references: Mapping[str, Sequence[str]]
+def _reference_words(
+    predictions: Mapping[str, str], references: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, tuple[Words, ...]], list[str]]:
     """The human captions of the predicted pictures as words, and sentences on what was left out."""
-    if not predicted:
+    if not predictions:
         raise DataError("There is no predicted caption to score. Predict captions for some pictures first.")
     if any(isinstance(captions, str) for captions in references.values()):
         raise ValueError("Each picture's references must be a sequence of captions; got one text.")
-    found = {name: [tokenise(caption) for caption in references.get(name, ())] for name in predicted}
-    kept = {name: tuple(words for words in captions if words) for name, captions in found.items()}
-    lacking = sorted(name for name, captions in kept.items() if not captions)
-    if lacking:
+    captions = {name: [tokenise(caption) for caption in references.get(name, ())] for name in predictions}
+    with_words = {name: tuple(words for words in each if words) for name, each in captions.items()}
+    missing = sorted(name for name, each in with_words.items() if not each)
+    if missing:
         raise DataError(
-            f"{len(lacking):,} of {len(predicted):,} pictures have no human caption with words, "
-            f"for example {lacking[0]}. Give one for each, or leave these pictures out of the predictions."
+            f"{len(missing):,} of {len(predictions):,} pictures have no human caption with words, "
+            f"for example {missing[0]}. Give one for each, or leave these pictures out of the predictions."
         )
     notes = []
-    wordless = sum(map(len, found.values())) - sum(map(len, kept.values()))
+    wordless = sum(map(len, captions.values())) - sum(map(len, with_words.values()))
     if wordless:
         notes.append(f"{wordless:,} human captions without a word were left out.")
-    unpredicted = sum(name not in predicted for name in references)
-    if unpredicted:
-        notes.append(f"{unpredicted:,} pictures with human captions have no predicted one and are not counted.")
-    return kept, notes
+    without_prediction = sum(name not in predictions for name in references)
+    if without_prediction:
+        notes.append(f"{without_prediction:,} pictures with human captions have no predicted one and are not counted.")
+    return with_words, notes
 
 
-def _constant(everything: Sequence[Words], control_from: Sequence[str] | None) -> Words:
+def _choose_constant(references: Sequence[Words], control_from: Sequence[str] | None) -> Words:
     try:
-        return constant_caption(everything if control_from is None else [tokenise(text) for text in control_from])
+        return constant_caption(references if control_from is None else [tokenise(text) for text in control_from])
     except ValueError:
         raise DataError(
             "None of the captions that the constant caption is to be chosen from has a word. "
@@ -257,52 +256,59 @@ def _constant(everything: Sequence[Words], control_from: Sequence[str] | None) -
         ) from None
 
 
-def _measured(captions: Sequence[Words], references: Sequence[Sequence[Words]], seed: int) -> _Row:
+def _measure(captions: Sequence[Words], references: Sequence[Sequence[Words]], seed: int) -> _Column:
     ngrams = ngram_scores(captions, references)
     enough = ngrams is not None and len(captions) >= MIN_PICTURES
-    return _Row(captions, references, ngrams, ngrams.resampled(RESAMPLES, seed) if ngrams and enough else {})
+    return _Column(captions, references, ngrams, ngrams.resample(RESAMPLES, seed) if ngrams and enough else {})
 
 
-def _by_java(rows: Sequence[_Row], texts: Sequence[str]) -> tuple[list[dict[str, Score]], tuple[str, ...]]:
-    """METEOR and SPICE of every row, as far as they can be had, and sentences on the rest."""
-    found = java_scores([(row.captions, row.references) for row in rows], texts)
-    by_row: list[dict[str, Score]] = [{} for _ in rows]
+def _score_in_java(columns: Sequence[_Column], texts: Sequence[str]) -> tuple[list[dict[str, Score]], tuple[str, ...]]:
+    """METEOR and SPICE of every column, where they can be computed, and sentences on where and why not."""
+    scores = java_scores([(column.captions, column.references) for column in columns], texts)
+    by_column: list[dict[str, Score]] = [{} for _ in columns]
     for key in JAVA_METRICS:
-        for scores, value in zip(by_row, found.values[key] or (), strict=False):
-            scores[key] = Score(value)
-    return by_row, found.notes
+        for each, value in zip(by_column, scores.values[key] or (), strict=False):
+            each[key] = Score(value)
+    return by_column, scores.notes
 
 
-def _scored(row: _Row, more: Mapping[str, Score]) -> ScoredCaptions:
+def _score(column: _Column, more: Mapping[str, Score]) -> ScoredCaptions:
     metrics: dict[str, Score | None] = {**dict.fromkeys(METRICS), **more}
-    if row.ngrams is not None:
+    if column.ngrams is not None:
         for key in NGRAM_METRICS:
-            ends = interval(row.samples_L[key]) if row.samples_L else None
-            metrics[key] = Score(row.ngrams.corpus[key], ends)
-    heard = {word for captions in row.references for words in captions for word in words}
-    exact = sum(words in captions for words, captions in zip(row.captions, row.references, strict=True))
-    pictures = len(row.captions)
-    return ScoredCaptions(pictures, metrics, exact, wilson(exact, pictures), variety(row.captions, heard))
+            metrics[key] = Score(column.ngrams.corpus[key], _interval(column.samples_L.get(key)))
+    human_words = {word for captions in column.references for words in captions for word in words}
+    exact = sum(words in captions for words, captions in zip(column.captions, column.references, strict=True))
+    pictures, diversity = len(column.captions), caption_diversity(column.captions, human_words)
+    return ScoredCaptions(pictures, metrics, exact, wilson(exact, pictures), diversity)
 
 
-def _lead(own: _Row, control: _Row) -> dict[str, Score]:
-    """By how much the predicted captions are ahead; both rows drew the same pictures in every resample."""
-    if own.ngrams is None or control.ngrams is None:
+def _interval(samples_L: Floats | None) -> Interval | None:
+    """None where nothing was resampled, or where the resamples do not differ."""
+    if samples_L is None:
+        return None
+    interval = percentile_interval(samples_L)
+    return interval if interval.high - interval.low > 1e-12 else None
+
+
+def _lead(predicted: _Column, constant: _Column) -> dict[str, Score]:
+    """By how much the predicted captions are ahead; both columns drew the same pictures in every resample."""
+    if predicted.ngrams is None or constant.ngrams is None:
         return {}
     lead = {}
     for key in NGRAM_METRICS:
-        ends = interval(own.samples_L[key] - control.samples_L[key]) if own.samples_L else None
-        lead[key] = Score(own.ngrams.corpus[key] - control.ngrams.corpus[key], ends)
+        samples_L = predicted.samples_L[key] - constant.samples_L[key] if predicted.samples_L else None
+        lead[key] = Score(predicted.ngrams.corpus[key] - constant.ngrams.corpus[key], _interval(samples_L))
     return lead
 
 
-def _remarks(own: _Row, human: _Row | None) -> Iterator[str]:
-    pictures = len(own.captions)
-    if own.ngrams is None:
+def _remarks(predicted: _Column, human: _Column | None) -> Iterator[str]:
+    pictures = len(predicted.captions)
+    if predicted.ngrams is None:
         yield NO_SCORERS
     elif pictures == 1:
         yield "With one picture CIDEr is 0 whatever the caption says: every n-gram weighs nothing."
-    elif pictures < _FEW:
+    elif pictures < _FEW_PICTURES:
         yield f"With {pictures} pictures CIDEr's weights say little: compare it on these same pictures only."
     if pictures < MIN_PICTURES:
         yield f"Intervals by resampling need {MIN_PICTURES} pictures."

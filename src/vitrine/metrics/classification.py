@@ -1,6 +1,8 @@
-"""The figures of a classifier, from its outputs. Axes: N pictures, C classes.
+"""Metrics of a classifier from its logits: accuracy, calibration, per class; and comparison with an expected accuracy.
 
-Beside the logits themselves nothing is kept of which there is more than of pictures and classes together.
+Beside the logits themselves, memory grows with pictures plus classes, not with their product.
+
+Axes: N pictures, C classes.
 """
 
 from __future__ import annotations
@@ -15,13 +17,13 @@ from vitrine.errors import DataError, ModelError, VitrineError
 from vitrine.metrics.intervals import wilson
 from vitrine.results import DECIMALS, ClassificationMetrics, ClassMetrics, ConfusionCount, Mistake
 
-# float64 copies of so many rows, of so many numbers at most, exist at a time, however many pictures there are
-_ROWS_AT_ONCE, _NUMBERS_AT_ONCE = 4096, 1 << 22
+# At most so many rows, and so many numbers, are copied to float64 at a time, however many pictures there are.
+_MAX_ROWS, _MAX_NUMBERS = 4096, 1 << 22
 
 
 @dataclass(frozen=True, eq=False)
 class LabelledLogits:
-    """Logits of named pictures.
+    """Logits of named pictures, with their true classes.
 
     Attributes:
         names: N names, as in the data.
@@ -49,14 +51,14 @@ class LabelledLogits:
             )
 
     @property
-    def predicted(self) -> npt.NDArray[np.int64]:
-        """int64 (N,), the likeliest class of each picture; the first of several that are equal."""
+    def predictions(self) -> npt.NDArray[np.int64]:
+        """The likeliest class of each picture, int64 (N,); the first of several that are equal."""
         likeliest_N: npt.NDArray[np.int64] = self.logits_NC.argmax(axis=1).astype(np.int64)
         return likeliest_N
 
 
 def concatenate_logits(parts: Sequence[LabelledLogits]) -> LabelledLogits:
-    """The outputs of pictures that were computed in parts, in the order of the parts."""
+    """Join logits that were computed in parts, in the order of the parts."""
     return LabelledLogits(
         names=tuple(name for part in parts for name in part.names),
         logits_NC=np.concatenate([part.logits_NC for part in parts]),
@@ -65,23 +67,23 @@ def concatenate_logits(parts: Sequence[LabelledLogits]) -> LabelledLogits:
 
 
 def count_changed_labels(first: LabelledLogits, second: LabelledLogits) -> int:
-    """The number of pictures that two outputs (another precision, another batch size) label differently.
+    """Count the pictures that get another label in a second computation (another precision, another batch size).
 
     Raises:
         ValueError: they are not of the same pictures in the same order.
     """
     if first.names != second.names:
         raise ValueError(
-            f"Outputs of different pictures cannot be compared: {len(first.names)} and {len(second.names)}."
+            f"Logits of different pictures cannot be compared: {len(first.names)} and {len(second.names)}."
         )
-    return int(np.count_nonzero(first.predicted != second.predicted))
+    return int(np.count_nonzero(first.predictions != second.predictions))
 
 
 def require_finite(names: Sequence[str], logits_NC: npt.NDArray[np.floating]) -> None:
-    """Refuse logits from which a label would be a guess.
+    """Refuse logits that are not finite: the label would be a guess.
 
     Raises:
-        ModelError: a logit is not finite; names the first picture concerned.
+        ModelError: a logit is not finite; the message names the first picture concerned.
     """
     finite_N = np.isfinite(logits_NC).all(axis=1)
     if not finite_N.all():
@@ -95,7 +97,7 @@ def require_finite(names: Sequence[str], logits_NC: npt.NDArray[np.floating]) ->
 def logsumexp(logits_NC: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     """log(sum(exp(logits))) of each row, float64 (N,): a probability is exp(logit - this)."""
     result_N = np.empty(len(logits_NC), dtype=np.float64)
-    step = min(_ROWS_AT_ONCE, max(1, _NUMBERS_AT_ONCE // max(1, logits_NC.shape[1])))
+    step = min(_MAX_ROWS, max(1, _MAX_NUMBERS // max(1, logits_NC.shape[1])))
     for start in range(0, len(logits_NC), step):
         rows = slice(start, start + step)
         part_NC = logits_NC[rows].astype(np.float64)
@@ -110,26 +112,26 @@ _TOP = 5
 
 
 def classification_metrics(
-    outputs: LabelledLogits, labels: Sequence[str], *, precision: str, hardest: int = _HARDEST
+    logits: LabelledLogits, labels: Sequence[str], *, precision: str, hardest: int = _HARDEST
 ) -> ClassificationMetrics:
-    """Every figure of an evaluation.
+    """Compute all metrics of an evaluation.
 
     Args:
-        outputs: of at least one picture, all with a known label.
+        logits: of at least one picture, all with a known label.
         labels: the C class names, all different.
         precision: the arithmetic that the model ran in, ``fp32`` or ``bf16``; stated with the figures.
-        hardest: how many of the surest mistakes are listed.
+        hardest: how many of the most confident mistakes are listed.
 
     Raises:
         DataError: there is no picture, or one without a label.
         ModelError: a logit is not finite.
-        ValueError: the number of class names is not the number of outputs, or a name comes twice.
+        ValueError: the number of class names is not the number of logits, or a name comes twice.
     """
-    _check(outputs, labels)
-    predicted_N, true_N = outputs.predicted, outputs.labels_N
+    _check_complete(logits, labels)
+    predicted_N, true_N = logits.predictions, logits.labels_N
     n, rows_N = len(true_N), np.arange(len(true_N))
-    normaliser_N = logsumexp(outputs.logits_NC)
-    confidence_N = np.exp(outputs.logits_NC[rows_N, predicted_N].astype(np.float64) - normaliser_N)
+    normaliser_N = logsumexp(logits.logits_NC)
+    confidence_N = np.exp(logits.logits_NC[rows_N, predicted_N].astype(np.float64) - normaliser_N)
     right_N = predicted_N == true_N
     correct = int(np.count_nonzero(right_N))
     return ClassificationMetrics(
@@ -137,13 +139,13 @@ def classification_metrics(
         precision=precision,
         accuracy=correct / n,
         accuracy_interval=wilson(correct, n),
-        top5=_top_accuracy(outputs, _TOP) if len(labels) > _TOP else None,
-        negative_log_likelihood=float(np.mean(normaliser_N - outputs.logits_NC[rows_N, true_N].astype(np.float64))),
+        top5=_top_accuracy(logits, _TOP) if len(labels) > _TOP else None,
+        negative_log_likelihood=float(np.mean(normaliser_N - logits.logits_NC[rows_N, true_N].astype(np.float64))),
         calibration_error=expected_calibration_error(confidence_N, right_N),
         calibration_bins=CALIBRATION_BINS,
         classes=_per_class(predicted_N, true_N, labels),
         confusion=_confusion(predicted_N, true_N, len(labels)),
-        hardest=_hardest(outputs, labels, predicted_N, confidence_N, hardest),
+        hardest=_hardest(logits, labels, predicted_N, confidence_N, hardest),
     )
 
 
@@ -172,18 +174,18 @@ def expected_calibration_error(
     return float(np.abs(gap).sum() / len(confidence_N))
 
 
-def _check(outputs: LabelledLogits, labels: Sequence[str]) -> None:
-    if len(labels) != outputs.logits_NC.shape[1] or len(set(labels)) != len(labels):
-        raise ValueError(f"Expected {outputs.logits_NC.shape[1]} different class names; got {len(labels)}: {labels}.")
-    if not outputs.names:
+def _check_complete(logits: LabelledLogits, labels: Sequence[str]) -> None:
+    if len(labels) != logits.logits_NC.shape[1] or len(set(labels)) != len(labels):
+        raise ValueError(f"Expected {logits.logits_NC.shape[1]} different class names; got {len(labels)}: {labels}.")
+    if not logits.names:
         raise DataError("There is no picture to evaluate.")
-    unknown = np.flatnonzero(outputs.labels_N < 0)
+    unknown = np.flatnonzero(logits.labels_N < 0)
     if len(unknown):
         raise DataError(
-            f"{len(unknown)} pictures have no label, for example {outputs.names[unknown[0]]}. "
+            f"{len(unknown)} pictures have no label, for example {logits.names[unknown[0]]}. "
             "Evaluation needs labelled pictures; use vitrine predict for others."
         )
-    require_finite(outputs.names, outputs.logits_NC)
+    require_finite(logits.names, logits.logits_NC)
 
 
 def _confusion(
@@ -198,13 +200,13 @@ def _confusion(
 def _per_class(
     predicted_N: npt.NDArray[np.int64], true_N: npt.NDArray[np.int64], labels: Sequence[str]
 ) -> tuple[ClassMetrics, ...]:
-    right, given, support = (
+    right, predictions, support = (
         np.bincount(each, minlength=len(labels)) for each in (true_N[predicted_N == true_N], predicted_N, true_N)
     )
     return tuple(
         ClassMetrics(
             label,
-            precision=int(right[i]) / int(given[i]) if given[i] else None,
+            precision=int(right[i]) / int(predictions[i]) if predictions[i] else None,
             recall=int(right[i]) / int(support[i]) if support[i] else None,
             support=int(support[i]),
         )
@@ -212,9 +214,9 @@ def _per_class(
     )
 
 
-def _top_accuracy(outputs: LabelledLogits, top: int) -> float:
+def _top_accuracy(logits: LabelledLogits, top: int) -> float:
     """Share of pictures with fewer than ``top`` classes before the true one; of equal logits the first class leads."""
-    logits_NC, true_N1 = outputs.logits_NC, outputs.labels_N[:, None]
+    logits_NC, true_N1 = logits.logits_NC, logits.labels_N[:, None]
     own_N1 = np.take_along_axis(logits_NC, true_N1, axis=1)
     earlier_NC = np.arange(logits_NC.shape[1])[None] < true_N1
     before_N = np.count_nonzero((logits_NC > own_N1) | ((logits_NC == own_N1) & earlier_NC), axis=1)
@@ -222,7 +224,7 @@ def _top_accuracy(outputs: LabelledLogits, top: int) -> float:
 
 
 def _hardest(
-    outputs: LabelledLogits,
+    logits: LabelledLogits,
     labels: Sequence[str],
     predicted_N: npt.NDArray[np.int64],
     confidence_N: npt.NDArray[np.float64],
@@ -230,12 +232,12 @@ def _hardest(
 ) -> tuple[Mistake, ...]:
     mistakes = [
         Mistake(
-            outputs.names[i],
-            labels[outputs.labels_N[i]],
+            logits.names[i],
+            labels[logits.labels_N[i]],
             labels[predicted_N[i]],
             round(float(confidence_N[i]), DECIMALS),  # rounded first: the order is that of the figures as shown
         )
-        for i in np.flatnonzero(predicted_N != outputs.labels_N)
+        for i in np.flatnonzero(predicted_N != logits.labels_N)
     ]
     return tuple(sorted(mistakes, key=lambda mistake: (-mistake.probability, mistake.name))[:count])
 
@@ -244,7 +246,7 @@ _ROUNDING = 1e-9  # 0.95 - 0.005 is not 0.945 in binary; no accuracy of fewer th
 
 
 def check_expected_accuracy(expected: float, tolerance: float) -> None:
-    """Refuse an expectation that no accuracy could be held against; to be called before the work.
+    """Refuse an expected accuracy or a tolerance that makes no sense; to be called before the work.
 
     Raises:
         VitrineError: ``expected`` is not 0 to 1, or ``tolerance`` is not 0 to 1.
@@ -256,14 +258,14 @@ def check_expected_accuracy(expected: float, tolerance: float) -> None:
 
 
 def is_within_tolerance(accuracy: float, expected: float, tolerance: float) -> bool:
-    """Whether an accuracy is within ``tolerance`` of what was expected, on either side, ends included.
+    """Whether an accuracy is within ``tolerance`` of the expected one, on either side, ends included.
 
-    Both sides count: a re-run that is better than what was promised by more than the tolerance is not the same result,
-    and usually means other data.
+    Both sides count: a re-run that is better than expected by more than the tolerance is not the same result, and
+    usually means other data.
 
     Args:
-        accuracy: what was found, a share of 1.
-        expected: what was promised, a share of 1.
+        accuracy: that was measured, a share of 1.
+        expected: a share of 1.
         tolerance: how far the two may be apart, a share of 1: 0.005 is half a point.
 
     Raises:

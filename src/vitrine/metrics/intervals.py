@@ -1,7 +1,11 @@
-"""Intervals for proportions."""
+"""95 % intervals: Wilson's of a proportion, and the percentile bootstrap of whatever is computed over pictures.
+
+Axes: P pictures, L resamples of them, R resamples that are drawn at a time.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import sqrt
 from statistics import NormalDist
 
@@ -12,28 +16,44 @@ from vitrine.results import Interval
 
 RESAMPLES = 2000
 """Bootstrap samples: enough that an interval's ends move by less than a tenth of its width from seed to seed."""
-_BLOCK = 4_000_000  # drawn indices that are in memory at a time
+
+_MAX_INDICES = 4_000_000  # that are in memory at a time
+
 Values = npt.NDArray[np.floating]
 
 
 def bootstrap_interval(values_P: Values, *, resamples: int = RESAMPLES, seed: int = 0) -> Interval:
-    """The 95 % percentile bootstrap interval of a mean: pictures are drawn with replacement, the ends are the 2.5 and
-    97.5 per cent quantiles of the means. Arrays of one length draw the same pictures for one seed.
+    """The 95 % percentile bootstrap interval of the mean of a value of each picture.
 
-    Source: B. Efron (1979), Bootstrap methods: another look at the jackknife, Annals of Statistics 7.
+    Arrays of one length draw the same pictures for one seed.
+
+    Args:
+        values_P: finite, at least one.
+        resamples: bootstrap samples, at least 1.
+        seed: of the draws.
 
     Raises:
-        ValueError: there is no value, or one is not finite.
+        ValueError: there is no value, or one is not finite, or there are no resamples.
     """
     if values_P.ndim != 1 or not len(values_P) or not np.isfinite(values_P).all() or resamples < 1:
         raise ValueError(f"Expected finite values (P,) and resamples above 0; got {values_P.shape}, {resamples}.")
-    rng = np.random.default_rng(seed)
-    rows = max(1, _BLOCK // len(values_P))
-    means = [
-        values_P[rng.integers(0, len(values_P), (min(rows, resamples - done), len(values_P)))].mean(axis=1)
-        for done in range(0, resamples, rows)
-    ]
-    low, high = np.quantile(np.concatenate(means), [0.025, 0.975])
+    means = [values_P[drawn_RP].mean(axis=1) for drawn_RP in bootstrap_draws(len(values_P), resamples, seed)]
+    return percentile_interval(np.concatenate(means))
+
+
+def bootstrap_draws(pictures: int, resamples: int, seed: int) -> Iterator[npt.NDArray[np.int64]]:
+    """Pictures drawn with replacement: indices int64 (R, P), in blocks that together have L = ``resamples`` rows."""
+    rng, rows = np.random.default_rng(seed), max(1, _MAX_INDICES // pictures)
+    for first in range(0, resamples, rows):
+        yield rng.integers(0, pictures, (min(rows, resamples - first), pictures))
+
+
+def percentile_interval(resampled_L: Values) -> Interval:
+    """The 95 % percentile bootstrap interval: from the 2.5 to the 97.5 per cent quantile of the resampled figures.
+
+    Source: B. Efron (1979), Bootstrap methods: another look at the jackknife, Annals of Statistics 7.
+    """
+    low, high = np.quantile(resampled_L, [0.025, 0.975])
     return Interval(float(low), float(high))
 
 

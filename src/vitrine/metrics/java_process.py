@@ -36,8 +36,8 @@ def _ptb(captions: list[str]) -> list[str]:
     Path(jar.name).symlink_to(jar)
     module.__file__ = str(Path.cwd() / "ptbtokenizer.py")
     tokenizer = module.PTBTokenizer()
-    found = tokenizer.tokenize({i: [{"caption": caption}] for i, caption in enumerate(captions)})
-    return [found[i][0] for i in range(len(captions))]
+    lines = tokenizer.tokenize({i: [{"caption": caption}] for i, caption in enumerate(captions)})
+    return [lines[i][0] for i in range(len(captions))]
 
 
 JOBS: dict[str, Callable[[Any], Any]] = {"METEOR": _meteor, "SPICE": _spice, "PTBTokenizer": _ptb}

@@ -1,4 +1,4 @@
-"""Two models on the same pictures: an exact test of the pictures on which one of them does better than the other."""
+"""Two models compared on the same pictures: exact McNemar and sign tests, and Holm's correction for several tests."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 LEVEL = 0.05
-"""A difference is called one where its corrected p is not above this."""
+"""The level of significance: two models are said to differ where the corrected p is not above it."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class PairedCounts:
 
     @property
     def p(self) -> float:
-        """See :func:`mcnemar_exact`."""
+        """Of McNemar's exact test, 0 to 1; see :func:`mcnemar_exact`."""
         return mcnemar_exact(self.first, self.second)
 
 
@@ -73,11 +73,11 @@ class SignCounts:
 
     @property
     def p(self) -> float:
-        """Of the exact sign test, of which McNemar's is the case of right and wrong: see :func:`mcnemar_exact`."""
+        """Of the exact sign test, 0 to 1, computed as McNemar's is: see :func:`mcnemar_exact`."""
         return mcnemar_exact(self.first, self.second)
 
 
-def paired_counts(first: Mapping[str, bool], second: Mapping[str, bool]) -> PairedCounts:
+def count_pairs(first: Mapping[str, bool], second: Mapping[str, bool]) -> PairedCounts:
     """Count pictures by who got them right.
 
     Args:
@@ -90,11 +90,11 @@ def paired_counts(first: Mapping[str, bool], second: Mapping[str, bool]) -> Pair
     if first.keys() != second.keys():
         different = len(first.keys() ^ second.keys())
         raise ValueError(f"A paired test needs the same pictures; {different} are in one of the two only.")
-    return right_counts(*(np.array([bool(each[name]) for name in first], float) for each in (first, second)))
+    return count_right(*(np.array([bool(each[name]) for name in first], float) for each in (first, second)))
 
 
-def right_counts(first_N: Floats, second_N: Floats) -> PairedCounts:
-    """:func:`paired_counts` of the same pictures in the same order.
+def count_right(first_N: Floats, second_N: Floats) -> PairedCounts:
+    """Count pictures by who got them right; the same pictures in the same order.
 
     Args:
         first_N: 1 where the first is right, 0 where it is wrong.
@@ -103,12 +103,12 @@ def right_counts(first_N: Floats, second_N: Floats) -> PairedCounts:
     Raises:
         ValueError: there is another number of pictures in one of them.
     """
-    signs = sign_counts(first_N, second_N)
+    signs = count_signs(first_N, second_N)
     both = int(np.count_nonzero(first_N * second_N))
     return PairedCounts(both, signs.first, signs.second, signs.ties - both)
 
 
-def sign_counts(first_N: Floats, second_N: Floats) -> SignCounts:
+def count_signs(first_N: Floats, second_N: Floats) -> SignCounts:
     """Count pictures by which of two models does better on them (higher); the same pictures in the same order.
 
     Raises:
@@ -167,9 +167,9 @@ def holm(p_values: Sequence[float]) -> tuple[float, ...]:
     """
     if not all(0 <= p <= 1 for p in p_values):
         raise ValueError(f"P values are 0 to 1; got {list(p_values)}.")
-    corrected = [0.0] * len(p_values)
+    adjusted_p = [0.0] * len(p_values)
     highest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
         highest = max(highest, min(1.0, (len(p_values) - rank) * p_values[index]))
-        corrected[index] = highest
-    return tuple(corrected)
+        adjusted_p[index] = highest
+    return tuple(adjusted_p)

@@ -229,11 +229,11 @@ def _rerun_classifier(record: RunRecord, samples: Mapping[str, Sample], config: 
         return Rerun({}, opened.device, opened.precision)
     logits = join_logits(parts)
     require_finite(logits.names, logits.logits_NC)
-    best_N = np.take_along_axis(logits.logits_NC, logits.predicted[:, None], axis=1)[:, 0].astype(np.float64)
+    best_N = np.take_along_axis(logits.logits_NC, logits.predictions[:, None], axis=1)[:, 0].astype(np.float64)
     probability_N = np.exp(best_N - logsumexp(logits.logits_NC))
     predictions = {
         name: RecordedPrediction(opened.labels[label], probability)
-        for name, label, probability in zip(logits.names, logits.predicted, probability_N.tolist(), strict=True)
+        for name, label, probability in zip(logits.names, logits.predictions, probability_N.tolist(), strict=True)
     }
     loss = None
     if len(predictions) == len(record.predictions) and bool((logits.labels_N >= 0).all()):
