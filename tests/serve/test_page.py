@@ -65,10 +65,10 @@ def answers(page: Any, path: str) -> Any:
 
 def test_positions_are_the_models(page: Any, home: str, small_run: Path, tmp_path: Path) -> None:
     page.goto(f"{home}/#/positions?cell=0,3")
-    page.locator(".known table").wait_for()
+    page.locator(".facts table").wait_for()
     result = run_positions(str(small_run), tmp_path / "positions.png")
     assert result.findings.sentence in page.locator(".lead").inner_text()
-    rows = [row.split("\t")[1:] for row in page.locator(".known tbody tr").all_inner_texts()]
+    rows = [row.split("\t")[1:] for row in page.locator(".facts tbody tr").all_inner_texts()]
     numbers, controls = result.findings.numbers, result.findings.controls
     for row, name in zip(rows, ("neighbour_share", "distance_correlation", "additive_share"), strict=True):
         expected = [getattr(each, name) for each in (numbers, controls.untrained_mean, controls.sine)]
@@ -136,7 +136,7 @@ def words_of(page: Any) -> list[str]:
 
 
 def wait_for_caption(page: Any) -> None:
-    until(page, "document.querySelector('.beams h2') && !document.querySelector('.captioned.busy')")
+    until(page, "document.querySelector('.beams h2') && !document.querySelector('.caption-area.busy')")
 
 
 def test_a_caption_word_by_word(page: Any, home: str, captioner: Path, talkative: str, tmp_path: Path) -> None:
@@ -146,13 +146,13 @@ def test_a_caption_word_by_word(page: Any, home: str, captioner: Path, talkative
     wait_for_caption(page)
     expected = vitrine.load(captioner).caption(file)
     assert words_of(page) == [word.text for word in expected.words]
-    stage = page.locator(".captioned .stage canvas")
+    stage = page.locator(".caption-area .stage canvas")
     looks = []
     for index, word in enumerate(expected.words):
         page.locator(".words button").nth(index).hover()
         looks.append(canvas_data(stage))
-        assert page.locator(".captioned .readout strong").inner_text() == word.text
-        readout = page.locator(".captioned .readout").inner_text()
+        assert page.locator(".caption-area .readout strong").inner_text() == word.text
+        readout = page.locator(".caption-area .readout").inner_text()
         share = float(re.search(r"([\d.]+) %", readout)[1])
         assert share == pytest.approx(100 * word.probability, abs=0.6)
         heading = page.locator(".alternatives h2").inner_text()
@@ -395,7 +395,7 @@ FAINT = """() => {
     return "rgb(255 255 255)";
   };
   const texts = [...document.querySelectorAll("body *")].filter((each) => each.checkVisibility()
-    && !each.closest(":disabled, option, #told")
+    && !each.closest(":disabled, option, #announcement")
     && [...each.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim()));
   return texts.map((each) => {
     const pair = [light(getComputedStyle(each).color), light(behind(each))].sort((a, b) => b - a);

@@ -384,7 +384,7 @@ def test_each_of_two_maps_has_its_own_verdict_and_copy(page: Any, home: str) -> 
     for which, each in zip(("first", "second"), params, strict=True):
         page.get_by_role("button", name=f"Copy {which} figure").click()
         page.get_by_text("The figure is in the clipboard.").wait_for()
-        until(page, "!document.querySelector('#told').classList.contains('shown')")
+        until(page, "!document.querySelector('#announcement').classList.contains('shown')")
         copies.append(pixels(base64.b64decode(page.evaluate(COPIED))))
         figure = page.request.post(f"{home}/api/figure", params=each | {"figure": "map", "kind": "png"})
         assert copies[-1] == pixels(figure.body()), which
@@ -480,5 +480,5 @@ def test_the_command_and_the_link_are_copied(page: Any) -> None:
 
 
 def test_percentages_are_written_as_figures_write_them(page: Any) -> None:
-    texts = page.evaluate("import('/assets/viewer.js').then(({ chance }) => [0.05, 0.5, 0.937].map(chance))")
+    texts = page.evaluate("import('/assets/viewer.js').then(({ formatProbability }) => [0.05, 0.5, 0.937].map(formatProbability))")
     assert texts == [percent(share, 0) for share in (0.05, 0.5, 0.937)]

@@ -44,7 +44,7 @@ def page(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any
     file.write_text(report_page(), encoding="utf-8")
     with open_page(browser, "file:", viewport={"width": 700, "height": 900}) as page:
         page.goto(file.as_uri())
-        until(page, "window.drawn")
+        until(page, "window.isDrawn")
         yield page
 
 
@@ -90,8 +90,8 @@ def report_page() -> str:
 <figure data-viewer="map"><script type="application/json">{json.dumps(one)}</script></figure>
 <figure data-viewer="words"><script type="application/json">{json.dumps(caption)}</script></figure>
 <script type="module">{script}
-window.viewer = {{ decodeArray, drawOverlay, drawMap, colourAt, chance, number }};
-mountViewers().then(() => {{ window.drawn = true; }});</script></body></html>"""
+window.viewer = {{ decodeArray, drawOverlay, drawMap, colourAt, formatProbability }};
+mountViewers().then(() => {{ window.isDrawn = true; }});</script></body></html>"""
 
 
 def draw_in_browser(page: Any, what: str, map_RC: np.ndarray, **options: Any) -> np.ndarray:
@@ -159,7 +159,7 @@ def test_a_map_alone_has_the_figures_look(page: Any) -> None:
 
 def test_a_word_that_looked_nowhere_has_no_colour(page: Any) -> None:
     map_RC = scores("uniform")
-    image = draw_in_browser(page, "overlay", map_RC, scale={"kind": "uniform", "high": 3}, faded=True)
+    image = draw_in_browser(page, "overlay", map_RC, scale={"kind": "uniform", "high": 3}, greyscale=True)
     word = WordPanel("a", 0.5, map_RC, grey=True)
     expected = draw_with_figures(draw_word, photograph(), word, PLACEMENT, SCALES["uniform"])
     assert (crop_inside(image).max(-1) == crop_inside(image).min(-1)).all()
@@ -194,7 +194,7 @@ def test_arrays_come_off_the_wire_as_they_were(page: Any, kind: str) -> None:
 
 
 def test_probabilities_never_say_certain_or_impossible(page: Any) -> None:
-    texts = page.evaluate("[0, 0.0004, 0.004, 0.5, 0.996, 0.9996, 1].map(viewer.chance)")
+    texts = page.evaluate("[0, 0.0004, 0.004, 0.5, 0.996, 0.9996, 1].map(viewer.formatProbability)")
     assert texts == ["<0.1 %", "<0.1 %", "0.4 %", "50 %", "99.6 %", ">99.9 %", ">99.9 %"]
 
 

@@ -20,7 +20,7 @@ toggle.addEventListener("click", () => {
 
 /* The section that is being read, in the list of sections. */
 const links = new Map([...document.querySelectorAll("nav a")].map((link) => [link.hash.slice(1), link]));
-const seen = new IntersectionObserver(
+const observer = new IntersectionObserver(
   (entries) => {
     for (const entry of entries) {
       if (!entry.isIntersecting) continue;
@@ -30,18 +30,18 @@ const seen = new IntersectionObserver(
   },
   { rootMargin: "-10% 0px -80% 0px" },
 );
-for (const id of links.keys()) seen.observe(document.getElementById(id));
+for (const id of links.keys()) observer.observe(document.getElementById(id));
 
 /* What is folded is printed too. */
 addEventListener("beforeprint", () => {
-  for (const folded of document.querySelectorAll("details:not([open])")) {
-    folded.open = true;
-    folded.dataset.printed = "";
+  for (const details of document.querySelectorAll("details:not([open])")) {
+    details.open = true;
+    details.dataset.printed = "";
   }
 });
 addEventListener("afterprint", () => {
-  for (const folded of document.querySelectorAll("details[data-printed]")) {
-    folded.open = false;
-    delete folded.dataset.printed;
+  for (const details of document.querySelectorAll("details[data-printed]")) {
+    details.open = false;
+    delete details.dataset.printed;
   }
 });

@@ -23,9 +23,9 @@
 
 const LUMA = [0.2126, 0.7152, 0.0722]; // Rec. 709
 const INK = "#1d2730";
-const UNSEEN = "rgb(102 113 125 / 0.55)";
+const HATCH_COLOUR = "rgb(102 113 125 / 0.55)";
 
-const INFERNO = table(
+const INFERNO = parseColours(
   "00000401000501010601010802010a02020c02020e03021004031204031405041706041907051b08051d09061f0a07220b07240c0826" +
   "0d08290e092b10092d110a30120a32140b34150b37160b39180c3c190c3e1b0c411c0c431e0c451f0c48210c4a230c4c240c4f260c51" +
   "280b53290b552b0b572d0b592f0a5b310a5c320a5e340a5f3609613809623909633b09643d09653e0966400a67420a68440a68450a69" +
@@ -42,7 +42,7 @@ const INFERNO = table(
   "f4df53f4e156f3e35af3e55df2e661f2e865f2ea69f1ec6df1ed71f1ef75f1f179f2f27df2f482f3f586f3f68af4f88ef5f992f6fa96" +
   "f8fb9af9fc9dfafda1fcffa4",
 );
-const SIGNED = table(
+const SIGNED = parseColours(
   "c7eeffc2ecffbdebffb7e9ffb2e7ffade6ffa8e4ffa3e2ff9ee1ff98dfff93deff8edcff89daff84d9ff7fd7ff79d5ff74d4ff6fd2ff" +
   "6ad0ff65cfff5fcdff5acbff55caff50c8ff4bc6ff46c5ff42c3fe40c1fd3dbffb3bbdf939bbf836b9f634b7f432b5f330b3f12db1ef" +
   "2bafee29adec27abea24aae922a8e720a6e51da4e41ba2e219a0e1179edf149cdd129adc1098da0e96d80b94d70992d50990d3088ed1" +
@@ -60,8 +60,8 @@ const SIGNED = table(
   "fede9dfee0a4ffe3abffe5b2",
 );
 
-/* From "rrggbb" 256 times to 768 bytes. */
-function table(hex) {
+/* 256 colours written as "rrggbb…" to 768 bytes. */
+function parseColours(hex) {
   return Uint8Array.from({ length: hex.length / 2 }, (_, i) => parseInt(hex.slice(2 * i, 2 * i + 2), 16));
 }
 
@@ -76,11 +76,11 @@ export function decodeArray(array) {
   }
   if (array.dtype !== "float16") throw new TypeError(`Expected float16 or float32; got ${array.dtype}.`);
   const halves = new Float32Array(bytes.length / 2);
-  for (let i = 0; i < halves.length; i += 1) halves[i] = half(view.getUint16(2 * i, true));
+  for (let i = 0; i < halves.length; i += 1) halves[i] = float16ToNumber(view.getUint16(2 * i, true));
   return halves;
 }
 
-function half(bits) {
+function float16ToNumber(bits) {
   const sign = bits & 0x8000 ? -1 : 1;
   const exponent = (bits >> 10) & 31;
   const fraction = bits & 1023;
@@ -89,12 +89,12 @@ function half(bits) {
 }
 
 /* A number for a person: three digits at most, a true minus. */
-export function number(value) {
+export function formatNumber(value) {
   return String(Number(value.toPrecision(3))).replace("-", "\u2212");
 }
 
 /* A probability in few letters that never says certain or impossible. */
-export function chance(probability) {
+export function formatProbability(probability) {
   if (!(probability >= 0.0005 && probability < 0.9995)) return probability < 0.5 ? "<0.1 %" : ">99.9 %";
   return `${(100 * probability).toFixed(probability >= 0.0095 && probability < 0.995 ? 0 : 1)} %`;
 }
@@ -107,8 +107,8 @@ function ends(scale) {
   return [isSigned(scale) ? -scale.high : scale.kind === "own" ? scale.low : 0, scale.high];
 }
 
-/* The value that says nothing: what the colour bar marks. */
-function nothing(scale) {
+/* The value that means nothing in particular, which the colour bar marks. */
+function neutralValue(scale) {
   return isSigned(scale) ? 0 : 1;
 }
 
@@ -123,7 +123,7 @@ export function colourAt(scale, at) {
   return (isSigned(scale) ? SIGNED : INFERNO).subarray(index, index + 3);
 }
 
-/* How far colour covers the photograph, for 4,096 places among the colours: most where the value is large. */
+/* How far colour covers the photograph, for 4,097 places from 0 to 1 among the colours: most at large values. */
 function opacities(scale) {
   return Float32Array.from({ length: 4097 }, (_, i) => {
     const at = i / 4096;
@@ -133,7 +133,7 @@ function opacities(scale) {
 
 /* For each pixel along one axis: the interval of the grid that its middle lies in (-1 outside), and between which
    two middles of intervals it lies. */
-function along(pixels, extent, start, length, count) {
+function axisLookup(pixels, extent, start, length, count) {
   const nearest = new Int32Array(pixels);
   const lower = new Int32Array(pixels);
   const share = new Float32Array(pixels);
@@ -167,7 +167,7 @@ function smoothRowWithGaps(values, columns, down, y, across, into) {
   const upper = down.lower[y] * columns;
   const lower = Math.min(down.lower[y] + 1, down.last) * columns;
   const part = down.share[y];
-  const own = down.nearest[y] * columns;
+  const rowStart = down.nearest[y] * columns;
   for (let x = 0; x < into.length; x += 1) {
     const left = across.lower[x];
     const right = Math.min(left + 1, across.last);
@@ -182,24 +182,24 @@ function smoothRowWithGaps(values, columns, down, y, across, into) {
         weight += weights[k];
       }
     }
-    const there = across.nearest[x] >= 0 && !Number.isNaN(values[own + across.nearest[x]]);
+    const there = across.nearest[x] >= 0 && !Number.isNaN(values[rowStart + across.nearest[x]]);
     into[x] = there && weight > 0 ? total / weight : NaN;
   }
 }
 
-const rasters = new WeakMap(); // the photograph's pixels at a canvas's size, kept while only the map changes
+const photoCache = new WeakMap(); // the photograph's pixels at a canvas's size, reused while only the map changes
 
-function raster(canvas, image) {
+function photoPixels(canvas, image) {
   const { width, height } = canvas;
-  const kept = rasters.get(canvas);
-  if (kept && kept.image === image && kept.width === width && kept.height === height) return kept.data;
+  const cached = photoCache.get(canvas);
+  if (cached && cached.image === image && cached.width === width && cached.height === height) return cached.data;
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.imageSmoothingEnabled = width < 3 * (image.naturalWidth || image.width); // a tiny one keeps its squares
   context.imageSmoothingQuality = "high";
   context.clearRect(0, 0, width, height);
   context.drawImage(image, 0, 0, width, height);
   const { data } = context.getImageData(0, 0, width, height);
-  rasters.set(canvas, { image, width, height, data });
+  photoCache.set(canvas, { image, width, height, data });
   return data;
 }
 
@@ -208,17 +208,17 @@ function raster(canvas, image) {
    What the model did not see is faded and hatched.
 
    options: rows, columns, box, scale; size = the image's own; strength = 1; smooth = true (false: patches as they
-   are); faded = false (true: without colour, for a word that did not look anywhere in particular); marked = patches
-   [row, column] to outline; paper = 255, the lightness that what was not seen fades towards. map null: the photograph
+   are); greyscale = false (true: without colour, for a word that did not look anywhere in particular); outlines =
+   patches [row, column] to outline; paper = 255, the lightness that what was not seen fades towards. map null: the photograph
    alone. */
 export function drawOverlay(canvas, image, map, options) {
-  const { rows, columns, box, scale, strength = 1, smooth = true, faded = false, marked = [], paper = 255 } = options;
+  const { rows, columns, box, scale, strength = 1, smooth = true, greyscale = false, outlines = [], paper = 255 } = options;
   const size = options.size || [image.naturalWidth || image.width, image.naturalHeight || image.height];
   const { width, height } = canvas;
-  const photo = raster(canvas, image);
-  const drawn = new ImageData(width, height);
-  const down = along(height, size[1], box[1], box[3], rows);
-  const across = along(width, size[0], box[0], box[2], columns);
+  const photo = photoPixels(canvas, image);
+  const pixels = new ImageData(width, height);
+  const down = axisLookup(height, size[1], box[1], box[3], rows);
+  const across = axisLookup(width, size[0], box[0], box[2], columns);
   const values = map && decodeArray(map);
   const share = values ? strength : 0;
   const row = new Float32Array(width);
@@ -227,15 +227,15 @@ export function drawOverlay(canvas, image, map, options) {
   const colours = values && isSigned(scale) ? SIGNED : INFERNO;
   const opacity = values && opacities(scale);
   for (let y = 0; y < height; y += 1) {
-    const seenRow = down.nearest[y] >= 0;
-    if (values && seenRow) fill(values, columns, down, y, across, row);
+    const isRowInside = down.nearest[y] >= 0;
+    if (values && isRowInside) fill(values, columns, down, y, across, row);
     for (let x = 0; x < width; x += 1) {
       const i = 4 * (y * width + x);
-      const seen = seenRow && across.nearest[x] >= 0;
+      const isInside = isRowInside && across.nearest[x] >= 0;
       const luma = LUMA[0] * photo[i] + LUMA[1] * photo[i + 1] + LUMA[2] * photo[i + 2];
       let cover = 0;
       let index = 0;
-      if (seen && values && !Number.isNaN(row[x])) {
+      if (isInside && values && !Number.isNaN(row[x])) {
         const at = Math.max(0, Math.min(1, (row[x] - low) / (high - low)));
         cover = share * opacity[Math.round(4096 * at)];
         index = 3 * Math.min(255, Math.floor(256 * at));
@@ -243,37 +243,37 @@ export function drawOverlay(canvas, image, map, options) {
       for (let k = 0; k < 3; k += 1) {
         const here = photo[i + k];
         const dimmed = 12.75 + 0.47 * (0.7 * luma + 0.3 * here);
-        const ground = seen ? (1 - share) * here + share * dimmed : paper - 0.4 * (paper - here);
-        drawn.data[i + k] = (1 - cover) * ground + cover * colours[index + k];
+        const ground = isInside ? (1 - share) * here + share * dimmed : paper - 0.4 * (paper - here);
+        pixels.data[i + k] = (1 - cover) * ground + cover * colours[index + k];
       }
-      if (faded) fade(drawn.data, i);
-      drawn.data[i + 3] = 255;
+      if (greyscale) fadePixel(pixels.data, i);
+      pixels.data[i + 3] = 255;
     }
   }
-  finish(canvas, drawn, { rows, columns, box, size, marked });
+  drawLines(canvas, pixels, { rows, columns, box, size, outlines });
 }
 
 /* The map alone, patches as they are, where they lie on the photograph. options as drawOverlay; size is a must. */
 export function drawMap(canvas, map, options) {
-  const { rows, columns, box, size, scale, marked = [] } = options;
+  const { rows, columns, box, size, scale, outlines = [] } = options;
   const { width, height } = canvas;
-  const drawn = new ImageData(width, height);
-  const down = along(height, size[1], box[1], box[3], rows);
-  const across = along(width, size[0], box[0], box[2], columns);
+  const pixels = new ImageData(width, height);
+  const down = axisLookup(height, size[1], box[1], box[3], rows);
+  const across = axisLookup(width, size[0], box[0], box[2], columns);
   const values = decodeArray(map);
   const [low, high] = ends(scale);
   for (let y = 0; y < height; y += 1) {
     for (let x = 0; x < width; x += 1) {
       const i = 4 * (y * width + x);
-      const seen = down.nearest[y] >= 0 && across.nearest[x] >= 0;
-      const value = seen ? values[down.nearest[y] * columns + across.nearest[x]] : NaN;
-      const known = !Number.isNaN(value);
-      drawn.data.set(known ? colourAt(scale, (value - low) / (high - low)) : [241, 243, 245], i);
-      drawn.data[i + 3] = 255;
+      const isInside = down.nearest[y] >= 0 && across.nearest[x] >= 0;
+      const value = isInside ? values[down.nearest[y] * columns + across.nearest[x]] : NaN;
+      const hasValue = !Number.isNaN(value);
+      pixels.data.set(hasValue ? colourAt(scale, (value - low) / (high - low)) : [241, 243, 245], i);
+      pixels.data[i + 3] = 255;
     }
   }
-  rasters.delete(canvas);
-  finish(canvas, drawn, { rows, columns, box, size, marked });
+  photoCache.delete(canvas);
+  drawLines(canvas, pixels, { rows, columns, box, size, outlines });
 }
 
 /* One row of pixels of a map, patches as they are. */
@@ -282,14 +282,14 @@ function plainRow(values, columns, down, y, across, into) {
   for (let x = 0; x < into.length; x += 1) into[x] = across.nearest[x] < 0 ? NaN : values[start + across.nearest[x]];
 }
 
-/* Towards white and without colour. */
-function fade(data, i) {
+/* Make a pixel grey and lighter. */
+function fadePixel(data, i) {
   const light = LUMA[0] * data[i] + LUMA[1] * data[i + 1] + LUMA[2] * data[i + 2];
   data.fill(63.75 + 0.75 * light, i, i + 3);
 }
 
-/* Pixels onto the canvas, then what is drawn with lines: hatching around the grid's box, marked patches. */
-function finish(canvas, drawn, { rows, columns, box, size, marked }) {
+/* Put pixels onto the canvas, then draw lines: hatching around the grid's box, outlines of patches. */
+function drawLines(canvas, drawn, { rows, columns, box, size, outlines }) {
   const { width, height } = canvas;
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.putImageData(drawn, 0, 0);
@@ -307,7 +307,7 @@ function finish(canvas, drawn, { rows, columns, box, size, marked }) {
       context.moveTo(start, height);
       context.lineTo(start + height, 0);
     }
-    context.strokeStyle = UNSEEN;
+    context.strokeStyle = HATCH_COLOUR;
     context.lineWidth = 0.7 * fine;
     context.stroke();
     context.restore();
@@ -315,7 +315,7 @@ function finish(canvas, drawn, { rows, columns, box, size, marked }) {
     context.lineWidth = fine;
     context.strokeRect(left, top, wide, high);
   }
-  for (const [row, column] of marked) {
+  for (const [row, column] of outlines) {
     const place = [left + (wide * column) / columns, top + (high * row) / rows, wide / columns, high / rows];
     context.strokeStyle = INK;
     context.lineWidth = 4 * fine;
@@ -327,17 +327,17 @@ function finish(canvas, drawn, { rows, columns, box, size, marked }) {
 }
 
 function element(name, className = "", text = "") {
-  const made = document.createElement(name);
-  if (className) made.className = className;
-  if (text) made.textContent = text;
-  return made;
+  const node = document.createElement(name);
+  if (className) node.className = className;
+  if (text) node.textContent = text;
+  return node;
 }
 
-/* Values on a colour bar: round ones, and the one that says nothing. */
+/* Values on a colour bar: round ones, and the neutral one. */
 function ticks(scale) {
   const [low, high] = ends(scale);
   const span = high - low;
-  const mark = nothing(scale);
+  const mark = neutralValue(scale);
   let step = 1e-9;
   search: for (let power = -9; power < 9; power += 1) {
     for (const m of [1, 2, 2.5, 5]) {
@@ -345,21 +345,21 @@ function ticks(scale) {
       if (span <= 5.01 * step) break search;
     }
   }
-  const found = mark >= low && mark <= high ? [mark] : [];
+  const values = mark >= low && mark <= high ? [mark] : [];
   for (let i = Math.ceil(low / step - 1e-6); i * step <= high + 1e-6 * span; i += 1) {
-    if (Math.abs(i * step - mark) >= 0.1 * span) found.push(i * step);
+    if (Math.abs(i * step - mark) >= 0.1 * span) values.push(i * step);
   }
-  return found.sort((a, b) => a - b);
+  return values.sort((a, b) => a - b);
 }
 
-/* A level colour bar in an element. What says nothing (1, or 0) is marked; where the map goes beyond the scale, its
+/* A level colour bar in an element. The neutral value (1, or 0) is marked; where the map goes beyond the scale, its
    largest value is written above the bar's end. */
-export function colourBar(root, scale, maximum) {
+export function drawColourBar(root, scale, maximum) {
   const [low, high] = ends(scale);
   const place = (value) => `${(100 * (value - low)) / (high - low)}%`;
   const name = element("div", "colour-bar-name");
   name.append(element("span", "", scaleName(scale)));
-  if (maximum > high * (1 + 1e-6)) name.append(element("span", "beyond", `up to ${number(maximum)} \u25b8`));
+  if (maximum > high * (1 + 1e-6)) name.append(element("span", "beyond", `up to ${formatNumber(maximum)} \u25b8`));
   const strip = element("div", "colour-bar-strip");
   const canvas = element("canvas");
   [canvas.width, canvas.height] = [256, 1];
@@ -372,12 +372,12 @@ export function colourBar(root, scale, maximum) {
   strip.append(canvas);
   const below = element("div", "colour-bar-ticks");
   for (const value of ticks(scale)) {
-    const tick = element("span", value === nothing(scale) ? "nothing" : "", number(value));
+    const tick = element("span", value === neutralValue(scale) ? "nothing" : "", formatNumber(value));
     if (value - low < 0.02 * (high - low)) tick.classList.add("start");
     if (high - value < 0.02 * (high - low)) tick.classList.add("end");
     tick.style.left = place(value);
     below.append(tick);
-    if (value === nothing(scale)) {
+    if (value === neutralValue(scale)) {
       const mark = element("i", "colour-bar-mark");
       mark.style.left = place(value);
       strip.append(mark);
@@ -385,9 +385,9 @@ export function colourBar(root, scale, maximum) {
   }
   root.classList.add("colour-bar");
   root.setAttribute("role", "img");
-  const beyond = maximum > high ? `; the largest value is ${number(maximum)}` : "";
-  const means = `${number(nothing(scale))} means nothing in particular`;
-  root.setAttribute("aria-label", `Colours: ${scaleName(scale)} from ${number(low)} to ${number(high)}; ${means}${beyond}.`);
+  const beyond = maximum > high ? `; the largest value is ${formatNumber(maximum)}` : "";
+  const means = `${formatNumber(neutralValue(scale))} means nothing in particular`;
+  root.setAttribute("aria-label", `Colours: ${scaleName(scale)} from ${formatNumber(low)} to ${formatNumber(high)}; ${means}${beyond}.`);
   root.replaceChildren(name, strip, below);
 }
 
@@ -409,12 +409,12 @@ export async function loadPhotograph(photograph) {
   return image;
 }
 
-const shown = new Set(); // stages that are redrawn when the page turns dark or light
+const stages = new Set(); // redrawn when the page turns dark or light
 
 function redraw() {
-  for (const stage of shown) {
+  for (const stage of stages) {
     if (stage.root.isConnected) stage.draw();
-    else shown.delete(stage);
+    else stages.delete(stage);
   }
 }
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
@@ -422,7 +422,7 @@ addEventListener("themechange", redraw);
 
 /* A canvas as wide as its place that shows a view and redraws itself when its size changes.
 
-   show(view) takes a View with image in place of photograph, and strength, smooth, faded, marked. onpatch(patch, how)
+   show(view) takes a View with image in place of photograph, and strength, smooth, greyscale, outlines. onPatch(patch, how)
    is called with [row, column] or null while the pointer moves over it ("move"), for a click ("press"), and, where
    it is interactive, for the arrow keys ("key"). */
 export class Stage {
@@ -430,7 +430,7 @@ export class Stage {
     this.maximum = maximum;
     this.view = null;
     this.patch = null;
-    this.onpatch = null;
+    this.onPatch = null;
     this.root = element("div", "stage");
     this.canvas = element("canvas");
     this.canvas.setAttribute("role", interactive ? "application" : "img");
@@ -438,7 +438,7 @@ export class Stage {
     parent.append(this.root);
     new ResizeObserver(() => this.fit()).observe(this.root);
     const on = (kind, how) =>
-      this.canvas.addEventListener(kind, (event) => this.tell(how === "leave" ? null : this.patchAt(event), how));
+      this.canvas.addEventListener(kind, (event) => this.setPatch(how === "leave" ? null : this.patchAt(event), how));
     on("pointermove", "move");
     on("pointerleave", "leave");
     on("click", "press");
@@ -450,8 +450,8 @@ export class Stage {
 
   show(view) {
     this.view = { ...this.view, ...view };
-    shown.add(this);
-    for (const stage of shown) if (stage !== this && !stage.root.isConnected) shown.delete(stage);
+    stages.add(this);
+    for (const stage of stages) if (stage !== this && !stage.root.isConnected) stages.delete(stage);
     const label = this.view.described || "Photograph";
     if (this.canvas.getAttribute("aria-label") !== label) this.canvas.setAttribute("aria-label", label);
     if (!this.fit()) this.draw();
@@ -464,8 +464,8 @@ export class Stage {
     const [width, height] = this.view.size || [image.naturalWidth || image.width, image.naturalHeight || image.height];
     this.canvas.style.aspectRatio = `${width} / ${height}`;
     this.canvas.style.maxWidth = `calc(var(--stage-height) * ${width / height})`;
-    const shown = this.canvas.clientWidth * Math.min(2, window.devicePixelRatio || 1);
-    const wide = Math.max(1, Math.round(Math.min(shown || 1, this.maximum, this.maximum * (width / height))));
+    const displayWidth = this.canvas.clientWidth * Math.min(2, window.devicePixelRatio || 1);
+    const wide = Math.max(1, Math.round(Math.min(displayWidth || 1, this.maximum, this.maximum * (width / height))));
     const high = Math.max(1, Math.round((wide * height) / width));
     if (this.canvas.width === wide && this.canvas.height === high) return false;
     [this.canvas.width, this.canvas.height] = [wide, high];
@@ -491,10 +491,10 @@ export class Stage {
     return x >= 0 && x < 1 && y >= 0 && y < 1 ? [Math.floor(y * grid[0]), Math.floor(x * grid[1])] : null;
   }
 
-  tell(patch, how) {
+  setPatch(patch, how) {
     const same = String(patch) === String(this.patch);
     this.patch = patch;
-    if (this.onpatch && !(same && how === "move")) this.onpatch(patch, how);
+    if (this.onPatch && !(same && how === "move")) this.onPatch(patch, how);
   }
 
   key(event) {
@@ -505,11 +505,11 @@ export class Stage {
       const [row, column] = this.patch || [Math.floor(rows / 2), Math.floor(columns / 2)];
       const [down, across] = this.patch ? steps[event.key] : [0, 0];
       const clamp = (value, count) => Math.max(0, Math.min(count - 1, value));
-      this.tell([clamp(row + down, rows), clamp(column + across, columns)], "key");
+      this.setPatch([clamp(row + down, rows), clamp(column + across, columns)], "key");
     } else if (event.key === "Enter" || event.key === " ") {
-      this.tell(this.patch, "press");
+      this.setPatch(this.patch, "press");
     } else if (event.key === "Escape") {
-      this.tell(null, "leave");
+      this.setPatch(null, "leave");
     } else {
       return;
     }
@@ -518,7 +518,7 @@ export class Stage {
 }
 
 /* A labelled slider from 0 to 1 for an overlay's strength; onchange(strength) while it moves. */
-export function strengthSlider(strength, onchange) {
+export function createStrengthSlider(strength, onchange) {
   const label = element("label", "strength", "Strength");
   const slider = element("input");
   Object.assign(slider, { type: "range", min: 0, max: 1, step: 0.05, value: strength });
@@ -528,17 +528,17 @@ export function strengthSlider(strength, onchange) {
 }
 
 /* The value of a patch in words. */
-export function valueAt(values, grid, scale, [row, column]) {
+export function describeValue(values, grid, scale, [row, column]) {
   const value = values[row * grid[1] + column];
   const unit = isSigned(scale) ? " probability lost" : scale.kind === "own" ? "" : " \u00d7 uniform";
-  const said = Number.isNaN(value) ? "no value" : `${number(value)}${unit}`;
-  return `row ${row + 1}, column ${column + 1}: ${said}`;
+  const describeProbability = Number.isNaN(value) ? "no value" : `${formatNumber(value)}${unit}`;
+  return `row ${row + 1}, column ${column + 1}: ${describeProbability}`;
 }
 
-export function largest(values) {
-  let most = -Infinity;
-  for (const value of values) if (value > most) most = value;
-  return most;
+export function maxOf(values) {
+  let maximum = -Infinity;
+  for (const value of values) if (value > maximum) maximum = value;
+  return maximum;
 }
 
 /* One map over its photograph, with a slider for its strength, its colour bar, and the value under the pointer. data
@@ -553,41 +553,41 @@ export class MapViewer {
   async build() {
     const { photograph, map, scale, grid, described, sentence, ...rest } = this.data;
     this.values = decodeArray(map);
-    const view = { ...rest, map: this.values, scale, grid, described, strength: 1, smooth: true, marked: [] };
+    const view = { ...rest, map: this.values, scale, grid, described, strength: 1, smooth: true, outlines: [] };
     view.image = await loadPhotograph(photograph);
     this.stage = new Stage(this.root, { interactive: true });
     const row = element("div", "viewer-row");
     const bar = element("div");
-    colourBar(bar, scale, largest(this.values));
+    drawColourBar(bar, scale, maxOf(this.values));
     const patches = element("label", "tick-box");
     const box = element("input");
     box.type = "checkbox";
     box.addEventListener("change", () => this.stage.show({ smooth: !box.checked }));
     patches.append(box, "patches as they are");
-    row.append(bar, strengthSlider(1, (strength) => this.stage.show({ strength })), patches);
+    row.append(bar, createStrengthSlider(1, (strength) => this.stage.show({ strength })), patches);
     const readout = element("p", "readout", sentence || described || "");
     readout.setAttribute("aria-live", "polite");
     this.root.append(row, readout);
-    this.stage.onpatch = (patch) => {
-      this.stage.show({ marked: patch ? [patch] : [] });
-      readout.textContent = patch ? valueAt(this.values, grid, scale, patch) : sentence || described || "";
+    this.stage.onPatch = (patch) => {
+      this.stage.show({ outlines: patch ? [patch] : [] });
+      readout.textContent = patch ? describeValue(this.values, grid, scale, patch) : sentence || described || "";
     };
     this.stage.show(view);
   }
 }
 
 /* A caption whose words switch the map over the photograph: by pointer, focus, tap and arrow keys. data is a Caption;
-   words may be added as they come. onselect(index, pinned) is called when another word is shown. ready resolves when
+   words may be added as they come. onSelect(index, isPinned) is called when another word is shown. ready resolves when
    it is drawn. */
 export class WordViewer {
   constructor(root, data) {
     this.root = root;
     this.data = data;
     this.words = [];
-    this.pinned = 0;
-    this.shown = -1;
+    this.pinnedIndex = 0;
+    this.shownIndex = -1;
     this.strength = data.strength ?? 1;
-    this.onselect = null;
+    this.onSelect = null;
     this.ready = this.build();
   }
 
@@ -600,17 +600,17 @@ export class WordViewer {
     this.readout.setAttribute("aria-live", "polite");
     const row = element("div", "viewer-row");
     this.bar = element("div");
-    row.append(this.bar, strengthSlider(this.strength, (strength) => this.show(this.shown, { strength })));
+    row.append(this.bar, createStrengthSlider(this.strength, (strength) => this.show(this.shownIndex, { strength })));
     this.stage = new Stage(this.root);
     this.root.append(this.line, this.readout, row);
     this.line.addEventListener("keydown", (event) => this.key(event));
-    this.line.addEventListener("pointerleave", () => this.show(this.pinned));
-    colourBar(this.bar, scale, 0);
+    this.line.addEventListener("pointerleave", () => this.show(this.pinnedIndex));
+    drawColourBar(this.bar, scale, 0);
     const image = await loadPhotograph(photograph);
     const { size, grid, box } = this.data;
     this.stage.show({ image, size, grid, box, scale, map: null, described: "Photograph" });
     for (const word of this.data.words.slice(this.words.length)) this.add(word);
-    if (this.shown >= 0) this.show(this.shown);
+    if (this.shownIndex >= 0) this.show(this.shownIndex);
   }
 
   add(word) {
@@ -619,63 +619,63 @@ export class WordViewer {
     this.words.push({ ...word, values });
     const button = element("button", word.particular === false ? "unparticular" : "", word.text);
     button.type = "button";
-    button.tabIndex = index === this.pinned ? 0 : -1;
-    button.setAttribute("aria-description", this.said(index));
+    button.tabIndex = index === this.pinnedIndex ? 0 : -1;
+    button.setAttribute("aria-description", this.describeProbability(index));
     button.addEventListener("pointerenter", (event) => event.pointerType === "mouse" && this.show(index));
     button.addEventListener("focus", () => this.show(index));
     button.addEventListener("click", () => this.pin(index));
     this.line.append(button);
-    const most = Math.max(...this.words.map((each) => largest(each.values)));
-    colourBar(this.bar, this.data.scale, most);
-    if (this.shown < 0 || this.follow) this.pin(index);
+    const most = Math.max(...this.words.map((each) => maxOf(each.values)));
+    drawColourBar(this.bar, this.data.scale, most);
+    if (this.shownIndex < 0 || this.isFollowing) this.pin(index);
   }
 
   /* All words go, and another scale may come. */
   clear() {
     this.words = [];
-    this.pinned = 0;
-    this.shown = -1;
+    this.pinnedIndex = 0;
+    this.shownIndex = -1;
     this.line.replaceChildren();
     this.readout.replaceChildren();
   }
 
   pin(index) {
-    const before = this.line.children[this.pinned];
+    const before = this.line.children[this.pinnedIndex];
     if (before) before.tabIndex = -1;
-    this.pinned = index;
+    this.pinnedIndex = index;
     this.line.children[index].tabIndex = 0;
     this.show(index, {}, true);
   }
 
-  show(index, changes = {}, pinned = false) {
+  show(index, changes = {}, isPinned = false) {
     if (!(index >= 0 && index < this.words.length)) return;
     if (changes.strength !== undefined) this.strength = changes.strength;
     const word = this.words[index];
-    const other = index !== this.shown;
-    this.shown = index;
+    const other = index !== this.shownIndex;
+    this.shownIndex = index;
     [...this.line.children].forEach((button, i) => {
       button.classList.toggle("shown", i === index);
-      button.setAttribute("aria-pressed", String(i === this.pinned));
+      button.setAttribute("aria-pressed", String(i === this.pinnedIndex));
     });
-    this.readout.replaceChildren(element("strong", "", word.text), ` ${this.said(index)}`);
+    this.readout.replaceChildren(element("strong", "", word.text), ` ${this.describeProbability(index)}`);
     if (this.stage.view) {
       const { grid, box, scale } = this.data;
       const place = { grid: word.grid || grid, box: word.box || box, scale, strength: this.strength };
       const described = `Where the captioner looked for the word \u201c${word.text}\u201d`;
-      this.stage.show({ ...place, map: word.values, faded: word.particular === false, described });
+      this.stage.show({ ...place, map: word.values, greyscale: word.particular === false, described });
     }
-    if (this.onselect && (other || pinned)) this.onselect(index, pinned);
+    if (this.onSelect && (other || isPinned)) this.onSelect(index, isPinned);
   }
 
-  said(index) {
+  describeProbability(index) {
     const word = this.words[index];
     const grey = word.particular === false ? " \u00b7 did not look anywhere in particular" : "";
-    return `${chance(word.probability)}${grey}`;
+    return `${formatProbability(word.probability)}${grey}`;
   }
 
   key(event) {
     const last = this.words.length - 1;
-    const to = { ArrowLeft: this.shown - 1, ArrowRight: this.shown + 1, Home: 0, End: last }[event.key];
+    const to = { ArrowLeft: this.shownIndex - 1, ArrowRight: this.shownIndex + 1, Home: 0, End: last }[event.key];
     if (to === undefined || to < 0 || to > last) return;
     event.preventDefault();
     this.pin(to);
@@ -683,12 +683,12 @@ export class WordViewer {
   }
 }
 
-/* Every viewer that a page has marked; resolves when all are drawn. */
+/* Mount every viewer of a page, at its elements with data-viewer; resolves when all are drawn. */
 export function mountViewers(root = document) {
   const kinds = { map: MapViewer, words: WordViewer };
-  const marked = [...root.querySelectorAll("[data-viewer]")];
+  const elements = [...root.querySelectorAll("[data-viewer]")];
   return Promise.all(
-    marked.map((place) => {
+    elements.map((place) => {
       const data = JSON.parse(place.querySelector('script[type="application/json"]').textContent);
       return new kinds[place.dataset.viewer](place, data).ready;
     }),

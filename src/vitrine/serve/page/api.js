@@ -1,29 +1,30 @@
-/* The server's answers, and its troubles as sentences. */
+/* Requests to the server; its errors become sentences. */
 
-const LONGEST = 120; // seconds that one request may take, where it is not said otherwise
-const TRIES = 5; // when the server is busy
+const TIMEOUT = 120; // seconds that one request may take by default
+const MAX_TRIES = 5; // when the server is busy
 
 export class ApiError extends Error {
-  constructor(sentence, { status = 0, code = "", wait = 0 } = {}) {
-    super(sentence);
-    Object.assign(this, { status, code, wait });
+  constructor(message, { status = 0, code = "" } = {}) {
+    super(message);
+    Object.assign(this, { status, code });
   }
 }
 
-export function isAbort(error) {
+export function isAbortError(error) {
   return error.name === "AbortError";
 }
 
-function address(path, parameters) {
-  const given = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== "");
-  const query = new URLSearchParams(given).toString();
+function buildUrl(path, parameters) {
+  const entries = Object.entries(parameters).filter(([, value]) => value !== null && value !== undefined && value !== "");
+  const query = new URLSearchParams(entries).toString();
   return query ? `${path}?${query}` : path;
 }
 
-async function sentence(response) {
+/* [message, code] of an answer that is no success. */
+async function readError(response) {
   try {
-    const said = await response.json();
-    if (typeof said.error === "string") return [said.error, said.code || ""];
+    const body = await response.json();
+    if (typeof body.error === "string") return [body.error, body.code || ""];
   } catch {
     // not JSON: the status has to do
   }
@@ -31,7 +32,7 @@ async function sentence(response) {
   return [`The server answered with status ${response.status}.`, ""];
 }
 
-function pause(milliseconds, signal) {
+function sleep(milliseconds, signal) {
   return new Promise((resolve, reject) => {
     const timer = setTimeout(resolve, milliseconds);
     signal?.addEventListener("abort", () => {
@@ -41,65 +42,66 @@ function pause(milliseconds, signal) {
   });
 }
 
-/* One request; its Response where that is 2xx.
+/* The Response of one request; throws ApiError unless its status is 2xx.
 
-   A busy server (503) is asked again after the time that it names, TRIES times in all; onbusy(seconds) is told. */
-export async function ask(path, { parameters = {}, body = null, method = "GET", signal = null, onbusy = null, longest = LONGEST } = {}) {
-  for (let tried = 1; ; tried += 1) {
-    const response = await once(address(path, parameters), { method, body, signal, longest });
+   A busy server (503) is asked again after the time that it names, MAX_TRIES times in all; onBusy(seconds) is called
+   before each wait. */
+export async function request(path, { parameters = {}, body = null, method = "GET", signal = null, onBusy = null, timeout = TIMEOUT } = {}) {
+  for (let attempt = 1; ; attempt += 1) {
+    const response = await fetchOnce(buildUrl(path, parameters), { method, body, signal, timeout });
     if (response.ok) return response;
-    const wait = Number(response.headers.get("Retry-After")) || 1;
-    const [said, code] = await sentence(response);
-    if (response.status !== 503 || tried === TRIES) throw new ApiError(said, { status: response.status, code, wait });
-    if (onbusy) onbusy(wait);
-    await pause(1000 * Math.min(10, wait), signal);
+    const retryAfter = Number(response.headers.get("Retry-After")) || 1;
+    const [message, code] = await readError(response);
+    if (response.status !== 503 || attempt === MAX_TRIES) throw new ApiError(message, { status: response.status, code });
+    if (onBusy) onBusy(retryAfter);
+    await sleep(1000 * Math.min(10, retryAfter), signal);
   }
 }
 
-async function once(url, { method, body, signal, longest }) {
-  const late = AbortSignal.timeout(1000 * longest);
-  const either = signal ? AbortSignal.any([signal, late]) : late;
+async function fetchOnce(url, { method, body, signal, timeout }) {
+  const timeoutSignal = AbortSignal.timeout(1000 * timeout);
+  const combined = signal ? AbortSignal.any([signal, timeoutSignal]) : timeoutSignal;
   const headers = body ? { "Content-Type": "application/octet-stream" } : {};
   try {
-    return await fetch(url, { method, body, headers, signal: either });
+    return await fetch(url, { method, body, headers, signal: combined });
   } catch (error) {
     if (signal?.aborted) throw new DOMException("cancelled", "AbortError");
-    if (late.aborted) throw new ApiError(`The server took longer than ${longest} seconds. Try again, or a smaller model.`);
+    if (timeoutSignal.aborted) throw new ApiError(`The server took longer than ${timeout} seconds. Try again, or a smaller model.`);
     throw new ApiError("The server does not answer. Is vitrine serve still running?");
   }
 }
 
 export async function getJson(path, parameters = {}, signal = null) {
-  return (await ask(path, { parameters, signal })).json();
+  return (await request(path, { parameters, signal })).json();
 }
 
-/* A request about a picture: its bytes go along only where the server does not know it any more, or where the
-   photograph itself is needed (whole), which the server does not keep. */
-export async function askAbout(picture, model, path, { parameters = {}, whole = false, ...how } = {}) {
-  const common = { method: "POST", ...how };
-  const known = whole && !picture.sample ? null : picture.knownAs(model);
-  const given = { model, name: known?.sample ? null : picture.name.slice(0, 200), ...parameters };
-  if (known) {
+/* A request about a picture. Its bytes are sent only if the server does not know it any more, or if the photograph
+   itself is needed (withPhoto), which the server does not keep. */
+export async function requestWithPicture(picture, model, path, { parameters = {}, withPhoto = false, ...options } = {}) {
+  const fetchOptions = { method: "POST", ...options };
+  const reference = withPhoto && !picture.sample ? null : picture.referenceFor(model);
+  const common = { model, name: reference?.sample ? null : picture.name.slice(0, 200), ...parameters };
+  if (reference) {
     try {
-      return await ask(path, { ...common, parameters: { ...given, ...known } });
+      return await request(path, { ...fetchOptions, parameters: { ...common, ...reference } });
     } catch (error) {
       if (error.code !== "gone") throw error;
-      picture.held.delete(model);
+      picture.serverHashes.delete(model);
     }
   }
   const body = await picture.bytes();
-  return ask(path, { ...common, body, parameters: given });
+  return request(path, { ...fetchOptions, body, parameters: common });
 }
 
 /* The same, and its answer as JSON. */
-export async function jsonAbout(picture, model, path, options = {}) {
-  const answer = await (await askAbout(picture, model, path, options)).json();
-  if (answer.picture) picture.held.set(model, answer.picture);
+export async function requestJson(picture, model, path, options = {}) {
+  const answer = await (await requestWithPicture(picture, model, path, options)).json();
+  if (answer.picture) picture.serverHashes.set(model, answer.picture);
   return answer;
 }
 
-/* Server-sent events of a response, one after the other: {event, data}, data parsed from JSON. */
-export async function* events(response) {
+/* Server-sent events of a response: {event, data} with data parsed from JSON. */
+export async function* readEvents(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
   for (;;) {

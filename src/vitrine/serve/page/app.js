@@ -1,35 +1,35 @@
-/* The page: its tabs, its address, the pictures that a person gave, and what went wrong. */
+/* The explorer's page: its tabs, its address, the pictures that a person opened, and error messages. */
 
-import { getJson, isAbort } from "./api.js";
-import { classifyPage } from "./classify.js";
-import { captionPage } from "./caption.js";
-import { dataPage } from "./data.js";
-import { apiPage } from "./openapi.js";
-import { positionsPage } from "./positions.js";
-import { h, tell } from "./dom.js";
+import { getJson, isAbortError } from "./api.js";
+import { ClassifyPage } from "./classify.js";
+import { CaptionPage } from "./caption.js";
+import { DataPage } from "./data.js";
+import { ApiPage } from "./openapi.js";
+import { PositionsPage } from "./positions.js";
+import { createElement, announce } from "./dom.js";
 import { Picture } from "./picture.js";
-import { address, OF_A_PICTURE, read, write } from "./state.js";
+import { stateToHash, PICTURE_DEFAULTS, readState, writeState } from "./state.js";
 
 const PAGES = {
-  classify: ["Classify", classifyPage],
-  positions: ["Positions", positionsPage],
-  caption: ["Caption", captionPage],
-  data: ["Data", dataPage],
-  api: ["API", apiPage],
+  classify: ["Classify", ClassifyPage],
+  positions: ["Positions", PositionsPage],
+  caption: ["Caption", CaptionPage],
+  data: ["Data", DataPage],
+  api: ["API", ApiPage],
 };
 
-// Codes of refusals that are the picture's own fault; any other may be of the view or of the model.
-const OF_THE_PICTURE = ["empty", "large", "long", "type", "unknown", "animated", "deep", "corrupt"];
+// Codes of errors that are the picture's own; any other may be of the view or of the model.
+const PICTURE_ERROR_CODES = ["empty", "large", "long", "type", "unknown", "animated", "deep", "corrupt"];
 
 class App {
   constructor() {
-    this.state = read();
+    this.state = readState();
     this.models = [];
-    this.given = []; // pictures of the person, newest first
+    this.ownPictures = []; // opened by the person, newest first
     this.samples = new Map();
     this.pages = {};
     this.main = document.getElementById("main");
-    this.waiting = false;
+    this.isDrawScheduled = false;
   }
 
   classifiers() {
@@ -44,65 +44,65 @@ class App {
     return this.models.find((model) => model.id === id) || null;
   }
 
-  /* Changes of the view: into the address, and drawn. A change that a person would want to go back from is pushed. */
+  /* Change the state, write it into the address and draw. With push, the browser's back button undoes the change. */
   set(changes, push = false) {
-    const others = "picture" in changes && changes.picture !== this.state.picture ? OF_A_PICTURE : {};
+    const others = "picture" in changes && changes.picture !== this.state.picture ? PICTURE_DEFAULTS : {};
     this.state = { ...this.state, ...others, ...changes };
-    write(this.state, push);
-    if (this.waiting) return;
-    this.waiting = true;
+    writeState(this.state, push);
+    if (this.isDrawScheduled) return;
+    this.isDrawScheduled = true;
     queueMicrotask(() => {
-      this.waiting = false;
+      this.isDrawScheduled = false;
       this.draw();
     });
   }
 
   draw() {
     const { tab } = this.state;
-    const [name, make] = PAGES[tab];
+    const [name, Page] = PAGES[tab];
     document.title = `${name} \u00b7 vitrine`;
     for (const link of document.querySelectorAll("#tabs a[data-tab]")) {
-      const own = link.dataset.tab === tab;
-      link.toggleAttribute("aria-current", own);
-      if (own) link.setAttribute("aria-current", "page");
-      // What the pages share goes along: the picture.
-      link.href = own ? address(this.state) : address({ ...this.state, tab: link.dataset.tab });
+      const isCurrent = link.dataset.tab === tab;
+      link.toggleAttribute("aria-current", isCurrent);
+      if (isCurrent) link.setAttribute("aria-current", "page");
+      // The state, and with it the picture, goes along.
+      link.href = isCurrent ? stateToHash(this.state) : stateToHash({ ...this.state, tab: link.dataset.tab });
     }
-    this.pages[tab] ??= make(this);
+    this.pages[tab] ??= new Page(this);
     if (this.main.firstChild !== this.pages[tab].root) {
       this.main.replaceChildren(this.pages[tab].root);
-      this.settle();
+      this.clearError();
     }
     this.pages[tab].update(this.state);
   }
 
-  /* Keys of the pictures to offer with a model: its own samples, or those of another where it has none. */
-  offered(model) {
+  /* Keys of the samples to offer with a model: its own, or those of another model if it has none. */
+  sampleKeys(model) {
     const source = [model, ...this.models].find((each) => each.samples.length);
     return source ? source.samples.map(({ id }) => `${source.id}/${id}`) : [];
   }
 
-  /* The picture of the address, or null where it is not to be had. */
-  async picture(key) {
-    const given = this.given.find((picture) => picture.key === key);
-    if (given) return given;
+  /* The picture with a key; null if it cannot be had. */
+  async findPicture(key) {
+    const ownPicture = this.ownPictures.find((picture) => picture.key === key);
+    if (ownPicture) return ownPicture;
     if (key.startsWith("sha256:") || key.startsWith("given:")) {
-      const kept = await Picture.kept(key);
-      if (kept) this.given.unshift(kept);
-      return kept;
+      const restored = await Picture.restore(key);
+      if (restored) this.ownPictures.unshift(restored);
+      return restored;
     }
     if (!this.samples.has(key)) {
       const slash = key.indexOf("/");
       const [model, id] = [key.slice(0, slash), key.slice(slash + 1)];
       if (!this.model(model)) return null;
-      const named = this.model(model).samples.find((sample) => sample.id === id) || (await this.recorded(model, id));
-      this.samples.set(key, Picture.of(model, named || { id, name: id }));
+      const facts = this.model(model).samples.find((sample) => sample.id === id) || (await this.findValidationPicture(model, id));
+      this.samples.set(key, Picture.fromSample(model, facts || { id, name: id }));
     }
     return this.samples.get(key);
   }
 
-  /* The recorded predictions of a run, asked for once. */
-  validation(model) {
+  /* The recorded predictions of a run, requested once. */
+  loadValidation(model) {
     this.validations ??= {};
     this.validations[model] ??= getJson("/api/validation", { model }).catch((error) => {
       delete this.validations[model];
@@ -111,69 +111,69 @@ class App {
     return this.validations[model];
   }
 
-  /* Name and label of a validation picture, null where they are not to be had. */
-  async recorded(model, id) {
+  /* Name and label of a validation picture; null if they cannot be had. */
+  async findValidationPicture(model, id) {
     if (!this.model(model).has_validation) return null;
-    const found = await this.validation(model).catch(() => null);
-    const picture = found?.pictures.find((each) => each.id === id);
+    const validation = await this.loadValidation(model).catch(() => null);
+    const picture = validation?.pictures.find((each) => each.id === id);
     return picture ? { ...picture, label: picture.true } : null;
   }
 
   /* Pictures from a file dialogue, a drop or the clipboard. */
-  async take(files) {
+  async addPictures(files) {
     const pictures = [];
     for (const file of files) {
       try {
-        pictures.push(await Picture.given(file, file.name || "pasted picture"));
+        pictures.push(await Picture.fromFile(file, file.name || "pasted picture"));
       } catch (error) {
-        this.trouble(error);
+        this.showError(error);
       }
     }
     if (!pictures.length) return;
-    this.settle();
+    this.clearError();
     const keys = new Set(pictures.map((picture) => picture.key));
-    this.given = [...pictures, ...this.given.filter((picture) => !keys.has(picture.key))].slice(0, 24);
+    this.ownPictures = [...pictures, ...this.ownPictures.filter((picture) => !keys.has(picture.key))].slice(0, 24);
     const tab = ["classify", "caption"].includes(this.state.tab) ? this.state.tab : "classify";
     this.set({ tab, picture: pictures[0].key }, true);
   }
 
-  /* An error as a sentence; retry is offered where there is a way. */
-  trouble(error, retry = null) {
-    if (isAbort(error)) return;
+  /* Show an error's message, with a button if retry is given. */
+  showError(error, retry = null) {
+    if (isAbortError(error)) return;
     if (!("status" in error)) console.error(error);
-    const close = h("button", { type: "button", class: "quiet", onclick: () => this.settle() }, "Close");
-    const again = () => {
-      this.settle();
+    const close = createElement("button", { type: "button", class: "quiet", onclick: () => this.clearError() }, "Close");
+    const tryAgain = () => {
+      this.clearError();
       retry();
     };
-    const parts = [h("p", {}, error.message), retry && h("button", { type: "button", onclick: again }, "Try again"), close];
-    document.getElementById("trouble").replaceChildren(h("div", { class: "trouble" }, ...parts.filter(Boolean)));
+    const parts = [createElement("p", {}, error.message), retry && createElement("button", { type: "button", onclick: tryAgain }, "Try again"), close];
+    document.getElementById("error").replaceChildren(createElement("div", { class: "error" }, ...parts.filter(Boolean)));
   }
 
-  /* What the server says of a picture that it cannot use: a person's own leaves the tray, and another is shown. */
-  refused(picture, error, retry) {
-    const unusable = OF_THE_PICTURE.includes(error.code) && this.given.includes(picture);
-    this.trouble(error, unusable ? null : retry);
-    if (!unusable) return;
-    this.given = this.given.filter((each) => each !== picture);
+  /* Show an error of a request about a picture; a person's own picture that is unusable leaves the tray. */
+  handlePictureError(picture, error, retry) {
+    const isUnusable = PICTURE_ERROR_CODES.includes(error.code) && this.ownPictures.includes(picture);
+    this.showError(error, isUnusable ? null : retry);
+    if (!isUnusable) return;
+    this.ownPictures = this.ownPictures.filter((each) => each !== picture);
     this.set({ picture: "" });
   }
 
-  settle() {
-    document.getElementById("trouble").replaceChildren();
+  clearError() {
+    document.getElementById("error").replaceChildren();
   }
 
   async start() {
-    listen(this);
+    listenToWindow(this);
     try {
-      const listed = await getJson("/api/models");
-      this.models = listed.models;
-      this.report = listed.report;
+      const answer = await getJson("/api/models");
+      this.models = answer.models;
+      this.report = answer.report;
     } catch (error) {
-      this.trouble(error, () => this.start());
+      this.showError(error, () => this.start());
       return;
     }
-    const shown = {
+    const isShown = {
       classify: this.classifiers().length,
       positions: this.models.some((model) => model.has_positions),
       caption: this.captioners().length,
@@ -181,77 +181,77 @@ class App {
       api: true,
     };
     const tabs = Object.entries(PAGES).map(([tab, [name]]) =>
-      h("a", { "data-tab": tab, href: `#/${tab}`, class: shown[tab] ? null : "none" }, name),
+      createElement("a", { "data-tab": tab, href: `#/${tab}`, class: isShown[tab] ? null : "none" }, name),
     );
-    if (this.report) tabs.splice(-1, 0, h("a", { href: "/report", class: "report" }, "Report"));
+    if (this.report) tabs.splice(-1, 0, createElement("a", { href: "/report", class: "report" }, "Report"));
     document.getElementById("tabs").replaceChildren(...tabs);
-    if (this.state.tab === "classify" && !shown.classify && shown.caption) this.set({ tab: "caption" });
+    if (this.state.tab === "classify" && !isShown.classify && isShown.caption) this.set({ tab: "caption" });
     this.draw();
   }
 }
 
-function listen(app) {
-  if (listen.done) return;
-  listen.done = true;
+function listenToWindow(app) {
+  if (listenToWindow.isDone) return;
+  listenToWindow.isDone = true;
   addEventListener("popstate", () => {
-    app.state = read();
+    app.state = readState();
     if (app.models.length) app.draw();
   });
   addEventListener("paste", (event) => {
     const files = [...event.clipboardData.files];
-    if (files.length) app.take(files);
+    if (files.length) app.addPictures(files);
   });
-  const dropping = document.getElementById("dropping");
-  const carries = (event) => [...event.dataTransfer.types].includes("Files");
+  const dropHint = document.getElementById("drop-hint");
+  const hasFiles = (event) => [...event.dataTransfer.types].includes("Files");
   addEventListener("dragover", (event) => {
-    if (!carries(event)) return;
+    if (!hasFiles(event)) return;
     event.preventDefault();
-    dropping.hidden = false;
+    dropHint.hidden = false;
   });
   addEventListener("dragleave", (event) => {
-    if (!event.relatedTarget) dropping.hidden = true;
+    if (!event.relatedTarget) dropHint.hidden = true;
   });
   addEventListener("drop", (event) => {
-    dropping.hidden = true;
-    if (!carries(event)) return;
+    dropHint.hidden = true;
+    if (!hasFiles(event)) return;
     event.preventDefault();
-    app.take([...event.dataTransfer.files]);
+    app.addPictures([...event.dataTransfer.files]);
   });
   document.getElementById("skip").addEventListener("click", (event) => {
     event.preventDefault(); // the address's fragment is the view
     app.main.focus();
   });
   addEventListener("unhandledrejection", (event) => {
-    if (isAbort(event.reason)) event.preventDefault();
+    if (isAbortError(event.reason)) event.preventDefault();
   });
-  theme();
+  setUpTheme();
 }
 
-/* Light, dark, or as the system has it; kept in this browser. */
-function theme() {
+/* The button for light, dark or the system's colours; the choice is stored in this browser. */
+function setUpTheme() {
   const button = document.getElementById("theme");
   const order = ["system", "light", "dark"];
-  const apply = (chosen) => {
-    if (chosen === "system") delete document.documentElement.dataset.theme;
-    else document.documentElement.dataset.theme = chosen;
-    button.textContent = { system: "\u25d0", light: "\u2600\ufe0e", dark: "\u263e\ufe0e" }[chosen];
-    button.setAttribute("aria-label", `Colours: ${chosen}. Change`);
-    button.title = `Colours: ${chosen}`;
+  const apply = (theme) => {
+    if (theme === "system") delete document.documentElement.dataset.theme;
+    else document.documentElement.dataset.theme = theme;
+    button.textContent = { system: "\u25d0", light: "\u2600\ufe0e", dark: "\u263e\ufe0e" }[theme];
+    button.setAttribute("aria-label", `Colours: ${theme}. Change`);
+    button.title = `Colours: ${theme}`;
     dispatchEvent(new Event("themechange"));
   };
-  let chosen = "system";
+  let current = "system";
   try {
-    chosen = order.includes(localStorage.getItem("theme")) ? localStorage.getItem("theme") : "system";
+    current = order.includes(localStorage.getItem("theme")) ? localStorage.getItem("theme") : "system";
   } catch {
     // storage is forbidden: the choice lasts as long as the page
   }
-  apply(chosen);
+  apply(current);
   button.addEventListener("click", () => {
-    chosen = order[(order.indexOf(chosen) + 1) % order.length];
-    apply(chosen);
-    tell(`Colours: ${chosen}`);
+    current = order[(order.indexOf(current) + 1) % order.length];
+    apply(current);
+    announce(`Colours: ${current}`);
     try {
-      localStorage.setItem("theme", chosen);
+      localStorage.setItem("theme", current);
     } catch {
       // as above
     }

@@ -1,4 +1,4 @@
-/* A layer's whole attention, asked for once: who attends to what is then read off without another request. */
+/* A layer's whole attention matrix, requested once, from which the map of every patch is read. */
 
 import { decodeArray } from "./viewer.js";
 
@@ -19,18 +19,18 @@ export class AttentionMatrix {
     });
   }
 
-  /* What a patch attends to ("from"): its row over the patches, as multiples of uniform. Who attends to it ("to"): of
-     every patch's own such map the number at this patch, so that both say the same of a pair. */
+  /* What a patch attends to (direction "from"): its row over the patches, as multiples of uniform. What attends to it
+     ("to"): the number at this patch in every other patch's own map, so that both directions agree on a pair. */
   map([row, column], direction) {
     const count = this.grid[0] * this.grid[1];
     const token = row * this.grid[1] + column;
-    const found = new Float32Array(count);
+    const values = new Float32Array(count);
     for (let i = 0; i < count; i += 1) {
       const [query, key] = direction === "from" ? [token, i] : [i, token];
       const mean = this.means[query];
-      found[i] = mean > 0 ? this.values[(this.prefix + query) * this.tokens + this.prefix + key] / mean : 0;
+      values[i] = mean > 0 ? this.values[(this.prefix + query) * this.tokens + this.prefix + key] / mean : 0;
     }
-    return found;
+    return values;
   }
 
   /* One scale for all patches of a direction, so that colours mean the same wherever the pointer is. */
@@ -57,8 +57,8 @@ export function sharedHigh(maps) {
     all.set(map, end);
     end += map.length;
   }
-  const known = all.filter((value) => Number.isFinite(value)).sort();
-  const wanted = Math.max(2, known.length ? known[Math.round(0.995 * (known.length - 1))] : 0);
-  const power = 10 ** Math.floor(Math.log10(wanted));
-  return power * NICE.find((nice) => nice >= (wanted / power) * (1 - 1e-6));
+  const finite = all.filter((value) => Number.isFinite(value)).sort();
+  const target = Math.max(2, finite.length ? finite[Math.round(0.995 * (finite.length - 1))] : 0);
+  const power = 10 ** Math.floor(Math.log10(target));
+  return power * NICE.find((nice) => nice >= (target / power) * (1 - 1e-6));
 }

@@ -1,69 +1,65 @@
 /* The tab Classify: what the model says of a picture, what it looks at, and whether to believe that. */
 
-import { answersPanel } from "./answers.js";
-import { h, segments } from "./dom.js";
-import { PicturePage } from "./looking.js";
+import { createPredictionPanel } from "./predictions.js";
+import { createElement, createRadioGroup } from "./dom.js";
+import { PicturePage } from "./picture_page.js";
 import { MapPane } from "./pane.js";
-import { takeAway } from "./take.js";
-import { verdictPanel } from "./verdict.js";
-import { chance, colourBar, largest, strengthSlider, valueAt } from "./viewer.js";
+import { createExportPanel } from "./export.js";
+import { createVerdictPanel } from "./verdict.js";
+import { formatProbability, drawColourBar, maxOf, createStrengthSlider, describeValue } from "./viewer.js";
 
-export function classifyPage(app) {
-  return new ClassifyPage(app);
-}
-
-class ClassifyPage extends PicturePage {
+export class ClassifyPage extends PicturePage {
   constructor(app) {
     super(app);
-    this.patch = null; // under the pointer: [row, column] of the first pane's grid, as shares of the grid
-    this.first = this.pane("First map", "");
+    this.patch = null; // under the pointer: [row, column] as shares of the grid
+    this.first = this.createPane("First map", "");
     this.second = null;
-    this.panes = h("div", { class: "panes" }, this.first.root);
-    this.readout = h("p", { class: "readout", "aria-live": "polite" });
-    this.bar = h("div", {});
-    this.slider = strengthSlider(Number(app.state.strength), (strength) => app.set({ strength: String(strength) }));
-    this.tools = h("div", { class: "tools" });
-    this.answers = answersPanel(app);
-    this.take = takeAway(app, () => this.taken());
-    this.beside = h("button", { type: "button", onclick: () => this.toggle() });
-    this.instruments = h("div", { class: "instruments" }, this.tools, this.bar, this.slider);
-    this.stageArea = h(
+    this.panes = createElement("div", { class: "panes" }, this.first.root);
+    this.readout = createElement("p", { class: "readout", "aria-live": "polite" });
+    this.bar = createElement("div", {});
+    this.slider = createStrengthSlider(Number(app.state.strength), (strength) => app.set({ strength: String(strength) }));
+    this.tools = createElement("div", { class: "tools" });
+    this.answers = createPredictionPanel(app);
+    this.exportPanel = createExportPanel(app, () => this.exportViews());
+    this.beside = createElement("button", { type: "button", onclick: () => this.toggleSecond() });
+    this.instruments = createElement("div", { class: "instruments" }, this.tools, this.bar, this.slider);
+    this.pictureArea = createElement(
       "div",
-      { class: "looking" },
-      h("div", { class: "heading" }, this.title, this.beside),
-      h("div", { class: "shown" }, this.panes, this.readout),
+      { class: "picture-area" },
+      createElement("div", { class: "heading" }, this.title, this.beside),
+      createElement("div", { class: "maps" }, this.panes, this.readout),
       this.instruments,
     );
-    this.side = h("aside", { class: "side", "aria-label": "What it says" }, this.answers.root, this.first.verdict.root, this.take.root);
-    this.root = h("div", { class: "page classify" }, this.tray.root, this.stageArea, this.side, this.blank);
+    this.side = createElement("aside", { class: "side", "aria-label": "What it says" }, this.answers.root, this.first.verdict.root, this.exportPanel.root);
+    this.root = createElement("div", { class: "page classify" }, this.tray.root, this.pictureArea, this.side, this.message);
   }
 
-  pane(label, suffix) {
-    const made = new MapPane(this.app, {
+  createPane(label, suffix) {
+    const pane = new MapPane(this.app, {
       label,
-      onset: (changes) => {
-        const named = Object.entries(changes).map(([key, value]) => [key === "model" && suffix ? "beside" : key + (key === "model" ? "" : suffix), value]);
+      onSettings: (changes) => {
+        const entries = Object.entries(changes).map(([key, value]) => [key === "model" && suffix ? "beside" : key + (key === "model" ? "" : suffix), value]);
         const layer = "model" in changes ? { [`layer${suffix}`]: "-1", [`head${suffix}`]: "mean" } : {};
-        this.app.set({ ...layer, ...Object.fromEntries(named), ...(suffix ? {} : { query: "" }) }, !("layer" in changes));
+        this.app.set({ ...layer, ...Object.fromEntries(entries), ...(suffix ? {} : { query: "" }) }, !("layer" in changes));
       },
-      onpatch: (pane, patch, how) => this.over(pane, patch, how),
-      onloaded: () => this.draw(),
+      onPatch: (pane, patch, how) => this.onPatch(pane, patch, how),
+      onLoad: () => this.draw(),
     });
-    made.verdict = verdictPanel(this.app);
-    return made;
+    pane.verdict = createVerdictPanel(this.app);
+    return pane;
   }
 
-  /* One map, or two side by side: the other model where there is one, else the first layer of this one. */
-  toggle() {
+  /* Show one map, or two side by side: of another model if there is one, else of this model's first layer. */
+  toggleSecond() {
     const { state } = this.app;
     if (state.beside) {
       this.app.set({ beside: "" }, true);
       return;
     }
-    const own = this.model(state);
-    const other = this.app.classifiers().find((model) => model.id !== own.id);
+    const model = this.model(state);
+    const other = this.app.classifiers().find((each) => each.id !== model.id);
     const layer2 = other ? state.layer : "0";
-    this.app.set({ beside: (other || own).id, layer2: Number(layer2) < (other || own).layers ? layer2 : "-1" }, true);
+    this.app.set({ beside: (other || model).id, layer2: Number(layer2) < (other || model).layers ? layer2 : "-1" }, true);
   }
 
   model(state) {
@@ -73,10 +69,10 @@ class ClassifyPage extends PicturePage {
   async update(state) {
     const model = this.model(state);
     if (!model) {
-      this.say("No classifier is served", "Start it with one: vitrine serve RUN, or vitrine serve vitrine/scenes-tiny.");
+      this.showMessage("No classifier is served", "Start it with one: vitrine serve RUN, or vitrine serve vitrine/scenes-tiny.");
       return;
     }
-    const picture = await this.pictureOf(state, model, "Look inside", "Choose, drop or paste a picture to see what the model makes of it.");
+    const picture = await this.choosePicture(state, model, "Look inside", "Choose, drop or paste a picture to see what the model makes of it.");
     if (!picture) return;
     this.title.textContent = picture.label === null ? picture.title : `${picture.title} \u00b7 ${picture.label}`;
     this.updatePanes(state, model, picture);
@@ -85,17 +81,17 @@ class ClassifyPage extends PicturePage {
   updatePanes(state, model, picture) {
     const models = this.app.classifiers();
     const other = state.beside ? this.app.model(state.beside) : null;
-    const changes = { ...possible(model, "method", state), ...(other && possible(other, "method2", state)) };
+    const changes = { ...supportedMethod(model, "method", state), ...(other && supportedMethod(other, "method2", state)) };
     if (Object.keys(changes).length) {
       this.app.set(changes);
       return;
     }
     this.beside.textContent = other ? "One map" : "Compare side by side";
-    if (other && !this.second) this.second = this.pane("Second map", "2");
+    if (other && !this.second) this.second = this.createPane("Second map", "2");
     if (other && !this.second.root.isConnected) {
       this.panes.append(this.second.root);
       this.first.verdict.root.after(this.second.verdict.root);
-      this.second.verdict.name("second");
+      this.second.verdict.setHeading("second");
     }
     if (!other && this.second) {
       this.second.verdict.clear();
@@ -103,51 +99,51 @@ class ClassifyPage extends PicturePage {
       this.second.root.remove();
       this.second = null;
     }
-    this.first.verdict.name(other ? "first" : "");
+    this.first.verdict.setHeading(other ? "first" : "");
     this.panes.classList.toggle("two", Boolean(other));
-    this.stageArea.classList.toggle("one", !other);
-    // One map's settings are among the instruments; two maps have each its own above it.
+    this.pictureArea.classList.toggle("one", !other);
+    // One map's controls are among the instruments; of two maps, each has its own above it.
     const home = other ? this.first.root : this.instruments;
     if (this.first.controls.parentElement !== home) home.prepend(this.first.controls);
     const { query, direction } = state;
-    const target = (its) => (its.labels.includes(state.target) ? state.target : "");
-    const own = { method: state.method, layer: state.layer, head: state.head };
-    this.first.settings(model, models, own);
-    this.first.load(picture, model, { ...own, target: target(model), query: query || reader(model), direction });
+    const target = (secondSettings) => (secondSettings.labels.includes(state.target) ? state.target : "");
+    const settings = { method: state.method, layer: state.layer, head: state.head };
+    this.first.drawSettings(model, models, settings);
+    this.first.load(picture, model, { ...settings, target: target(model), query: query || defaultQuery(model), direction });
     if (other) {
-      const its = { method: state.method2, layer: state.layer2, head: state.head2 };
+      const secondSettings = { method: state.method2, layer: state.layer2, head: state.head2 };
       const same = String(other.grid) === String(model.grid);
-      this.second.settings(other, models, its);
-      this.second.load(picture, other, { ...its, target: target(other), query: (same && query) || reader(other), direction });
+      this.second.drawSettings(other, models, secondSettings);
+      this.second.load(picture, other, { ...secondSettings, target: target(other), query: (same && query) || defaultQuery(other), direction });
     }
-    this.shownTools(state);
+    this.drawTools(state);
     this.draw();
   }
 
-  shownTools({ method, over, patches, query }) {
-    const drawn = JSON.stringify([method, over, patches, query]);
-    if (drawn === this.drawnTools) return;
-    this.drawnTools = drawn;
-    const focused = this.tools.contains(document.activeElement) ? document.activeElement.value : null;
-    const box = h("input", { type: "checkbox", onchange: () => this.app.set({ patches: box.checked ? "1" : "" }) });
+  drawTools({ method, over, patches, query }) {
+    const key = JSON.stringify([method, over, patches, query]);
+    if (key === this.toolsKey) return;
+    this.toolsKey = key;
+    const focusedValue = this.tools.contains(document.activeElement) ? document.activeElement.value : null;
+    const box = createElement("input", { type: "checkbox", onchange: () => this.app.set({ patches: box.checked ? "1" : "" }) });
     box.checked = patches === "1";
-    const moving = [
+    const options = [
       ["from", "what a patch attends to"],
       ["to", "who attends to it"],
       ["value", "the map\u2019s values"],
     ];
     this.tools.replaceChildren(
       ...[
-        method === "attention" && segments("Move over the picture to see", moving, over, (value) => this.app.set({ over: value })),
-        h("label", { class: "tick-box" }, box, "patches as they are"),
-        query && h("button", { type: "button", onclick: () => this.app.set({ query: "", direction: "from" }, true) }, "Back to the model\u2019s own map"),
+        method === "attention" && createRadioGroup("Move over the picture to see", options, over, (value) => this.app.set({ over: value })),
+        createElement("label", { class: "tick-box" }, box, "patches as they are"),
+        query && createElement("button", { type: "button", onclick: () => this.app.set({ query: "", direction: "from" }, true) }, "Back to the model\u2019s own map"),
       ].filter(Boolean),
     );
-    if (focused) this.tools.querySelector(`[value="${focused}"]`)?.focus();
+    if (focusedValue) this.tools.querySelector(`[value="${focusedValue}"]`)?.focus();
   }
 
-  /* The pointer (or the arrow keys) on a patch of either map. */
-  over(pane, patch, how) {
+  /* The pointer or the arrow keys are on a patch of either map. */
+  onPatch(pane, patch, how) {
     const { state } = this.app;
     if (how === "press") {
       if (!patch || !this.first.result || state.method !== "attention" || state.over === "value") return;
@@ -161,22 +157,22 @@ class ClassifyPage extends PicturePage {
     this.draw();
   }
 
-  /* What each pane shows at this moment: the map that was asked for, or that of the patch under the pointer. */
+  /* What each pane shows now: its map, or that of the patch under the pointer. */
   views() {
     const { state } = this.app;
     const panes = [this.first, this.second].filter((pane) => pane?.result && pane.image);
     return panes.map((pane) => {
       const { grid, scale, described } = pane.result;
       const patch = this.patch && this.patch.map((share, axis) => Math.floor(share * grid[axis]));
-      const looks = patch && state.over !== "value" && pane.parameters.method === "attention";
-      const matrix = looks ? pane.attention() : null;
-      const pinned = pane.parameters.query ? [pane.parameters.query.split(",").map(Number)] : [];
-      const outliers = pinned.length || patch ? [] : pane.verdict.outliers(pane);
-      const marked = patch ? [patch] : [...pinned, ...outliers];
-      if (!matrix) return { pane, map: pane.values, scale, described, marked, outliers, patch };
+      const followsPointer = patch && state.over !== "value" && pane.parameters.method === "attention";
+      const matrix = followsPointer ? pane.attention() : null;
+      const selected = pane.parameters.query ? [pane.parameters.query.split(",").map(Number)] : [];
+      const outliers = selected.length || patch ? [] : pane.verdict.outliers(pane);
+      const outlines = patch ? [patch] : [...selected, ...outliers];
+      if (!matrix) return { pane, map: pane.values, scale, described, outlines, outliers, patch };
       const at = `row ${patch[0] + 1}, column ${patch[1] + 1}`;
-      const words = state.over === "from" ? `What the patch in ${at} attends to` : `Who attends to the patch in ${at}`;
-      return { pane, map: matrix.map(patch, state.over), scale: matrix.scale(state.over), described: words, marked, outliers, patch };
+      const description = state.over === "from" ? `What the patch in ${at} attends to` : `Who attends to the patch in ${at}`;
+      return { pane, map: matrix.map(patch, state.over), scale: matrix.scale(state.over), described: description, outlines, outliers, patch };
     });
   }
 
@@ -184,60 +180,60 @@ class ClassifyPage extends PicturePage {
     const { state } = this.app;
     const views = this.views();
     const panes = [this.first, this.second].filter(Boolean);
-    const none = (pane) => !pane.result && pane.place.hidden; // its map did not come: what stands beside it is of another
-    for (const pane of panes.filter(none)) pane.verdict.clear();
-    if (none(this.first) || this.first.result) this.answers.update(none(this.first) ? [] : panes.filter((pane) => pane.result));
-    this.take.update();
+    const isEmpty = (pane) => !pane.result && pane.place.hidden; // its map did not come
+    for (const pane of panes.filter(isEmpty)) pane.verdict.clear();
+    if (isEmpty(this.first) || this.first.result) this.answers.update(isEmpty(this.first) ? [] : panes.filter((pane) => pane.result));
+    this.exportPanel.update();
     if (!views.length) return;
     const { size } = views[0].pane.result;
-    this.stageArea.style.setProperty("--aspect", String(size[0] / size[1]));
+    this.pictureArea.style.setProperty("--aspect", String(size[0] / size[1]));
     const kinds = new Set(views.map(({ scale }) => scale.kind));
     const high = Math.max(...views.map(({ scale }) => scale.high));
     const look = { strength: Number(state.strength), smooth: state.patches !== "1" };
     for (const view of views) {
       const scale = kinds.size === 1 ? { ...view.scale, high } : view.scale;
-      view.shown = scale;
-      view.pane.show({ map: view.map, scale, described: view.described, marked: view.marked, ...look });
+      view.displayScale = scale;
+      view.pane.show({ map: view.map, scale, described: view.described, outlines: view.outlines, ...look });
     }
     this.drawBar(views, kinds.size === 1);
-    this.readout.replaceChildren(...this.read(views));
-    if (!this.patch) for (const { pane, shown } of views) pane.verdict.update(pane, shown);
+    this.readout.replaceChildren(...this.describeReadout(views));
+    if (!this.patch) for (const { pane, displayScale } of views) pane.verdict.update(pane, displayScale);
   }
 
   drawBar(views, same) {
-    const bars = same ? [[views[0].shown, Math.max(...views.map(({ map }) => largest(map)))]] : views.map(({ shown, map }) => [shown, largest(map)]);
+    const bars = same ? [[views[0].displayScale, Math.max(...views.map(({ map }) => maxOf(map)))]] : views.map(({ displayScale, map }) => [displayScale, maxOf(map)]);
     while (this.bar.children.length > bars.length) this.bar.lastChild.remove();
-    while (this.bar.children.length < bars.length) this.bar.append(h("div", {}));
+    while (this.bar.children.length < bars.length) this.bar.append(createElement("div", {}));
     this.bar.className = "bars";
-    bars.forEach(([scale, most], index) => {
+    bars.forEach(([scale, maximum], index) => {
       const place = this.bar.children[index];
-      const drawn = JSON.stringify([scale, most.toPrecision(3)]);
-      if (place.dataset.drawn === drawn) return;
-      place.dataset.drawn = drawn;
-      colourBar(place, scale, most);
+      const key = JSON.stringify([scale, maximum.toPrecision(3)]);
+      if (place.dataset.key === key) return;
+      place.dataset.key = key;
+      drawColourBar(place, scale, maximum);
     });
   }
 
-  read(views) {
+  describeReadout(views) {
     const { state } = this.app;
     const [{ pane, map, scale, patch }] = views;
     if (patch) {
-      const value = valueAt(pane.values, pane.result.grid, pane.result.scale, patch);
-      const looks = state.over !== "value" && pane.parameters.method === "attention";
-      if (!looks) return views.map((each) => h("span", {}, `${valueAt(each.map, each.pane.result.grid, each.scale, each.patch)}. `));
+      const value = describeValue(pane.values, pane.result.grid, pane.result.scale, patch);
+      const followsPointer = state.over !== "value" && pane.parameters.method === "attention";
+      if (!followsPointer) return views.map((each) => createElement("span", {}, `${describeValue(each.map, each.pane.result.grid, each.scale, each.patch)}. `));
       const words = state.over === "from" ? "What it attends to" : "Who attends to it";
       const hint = this.app.state.query ? "" : " Click to keep it.";
-      return [h("strong", {}, words), ` \u00b7 ${value}, itself ${valueAt(map, pane.result.grid, scale, patch).split(": ")[1]}.${hint}`];
+      return [createElement("strong", {}, words), ` \u00b7 ${value}, itself ${describeValue(map, pane.result.grid, scale, patch).split(": ")[1]}.${hint}`];
     }
     const share = pane.result.prefix_share;
-    const held = share === null || share === undefined ? "" : ` The prefix tokens hold ${chance(share)} of the attention; colours show the rest.`;
-    const apart = views.length > 1 && views[0].scale.kind !== views[1].scale.kind ? " The two maps have different units, and a scale each." : "";
-    const unseen = pane.picture.unshown ? " This browser cannot show this format: the photograph is a grey sheet." : "";
-    const outlined = views.some(({ outliers }) => outliers.length) ? " Outlined: outlier tokens, whose place says little." : "";
-    return [held + outlined + apart + unseen];
+    const prefixNote = share === null || share === undefined ? "" : ` The prefix tokens hold ${formatProbability(share)} of the attention; colours show the rest.`;
+    const unitsNote = views.length > 1 && views[0].scale.kind !== views[1].scale.kind ? " The two maps have different units, and a scale each." : "";
+    const placeholderNote = pane.picture.isPlaceholder ? " This browser cannot show this format: the photograph is a grey sheet." : "";
+    const outlierNote = views.some(({ outliers }) => outliers.length) ? " Outlined: outlier tokens, whose place says little." : "";
+    return [prefixNote + outlierNote + unitsNote + placeholderNote];
   }
 
-  taken() {
+  exportViews() {
     const panes = [this.first, this.second].filter((pane) => pane?.result);
     return panes.map(({ picture, model, parameters, result }, index) => ({
       picture,
@@ -249,13 +245,13 @@ class ClassifyPage extends PicturePage {
   }
 }
 
-/* Who looks, where the address does not say: "" is what the model reads out by; a model without such a token is asked
-   about the patch in its middle. */
-function reader({ queries, grid }) {
+/* The query if the address names none: "" is the token that the model reads out; a model without such a token is asked
+   about the patch in the middle. */
+function defaultQuery({ queries, grid }) {
   return queries.length ? "" : grid.map((size) => Math.floor(size / 2)).join(",");
 }
 
-/* The change of a view whose method this model cannot give; none where it can. */
-function possible({ methods }, key, state) {
+/* The change that replaces a method that the model cannot give; empty if it can. */
+function supportedMethod({ methods }, key, state) {
   return methods.length && !methods.includes(state[key]) ? { [key]: methods[0] } : {};
 }

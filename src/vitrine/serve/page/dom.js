@@ -1,62 +1,62 @@
-/* Elements from a name, attributes and children. An attribute on… is an event's handler, css a set of properties (set
-   by script, which a content-security policy allows), and true, false, null stand for there or not. */
-export function h(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
+/* A DOM element from a name, attributes and children. An attribute on… is an event's handler, css an object of style
+   properties (set by script, which a content-security policy allows); true, false and null set or leave out others. */
+export function createElement(name, attributes = {}, ...children) {
+  const element = document.createElement(name);
   for (const [key, value] of Object.entries(attributes)) {
     if (value === null || value === undefined || value === false) continue;
-    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
-    else if (key === "css") for (const [property, set] of Object.entries(value)) made.style.setProperty(property, set);
-    else if (key === "value") made.value = value;
-    else made.setAttribute(key, value === true ? "" : value);
+    if (key.startsWith("on")) element.addEventListener(key.slice(2), value);
+    else if (key === "css") for (const [property, text] of Object.entries(value)) element.style.setProperty(property, text);
+    else if (key === "value") element.value = value;
+    else element.setAttribute(key, value === true ? "" : value);
   }
-  made.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
-  return made;
+  element.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  return element;
 }
 
-/* A labelled select. options: [value, words] pairs; onchange(value). */
-export function choice(label, options, value, onchange, attributes = {}) {
-  const select = h(
+/* A labelled select. options: [value, text] pairs; onchange(value). */
+export function createSelect(label, options, value, onchange, attributes = {}) {
+  const select = createElement(
     "select",
     { onchange: () => onchange(select.value), ...attributes },
-    options.map(([each, words]) => h("option", { value: each }, words)),
+    options.map(([option, text]) => createElement("option", { value: option }, text)),
   );
   select.value = value;
-  return h("label", { class: "field" }, h("span", {}, label), select);
+  return createElement("label", { class: "field" }, createElement("span", {}, label), select);
 }
 
-/* Radio buttons in one row, of which one is chosen. */
-export function segments(label, options, value, onchange) {
-  const name = `segments-${(segments.count = (segments.count || 0) + 1)}`;
-  return h(
+/* Labelled radio buttons in one row; parameters as those of createSelect. */
+export function createRadioGroup(label, options, value, onchange) {
+  const name = `segments-${(createRadioGroup.count = (createRadioGroup.count || 0) + 1)}`;
+  return createElement(
     "fieldset",
     { class: "segments" },
-    h("legend", {}, label),
-    h(
+    createElement("legend", {}, label),
+    createElement(
       "div",
       {},
-      options.map(([each, words]) => {
-        const radio = h("input", { type: "radio", name, value: each, onchange: () => onchange(each) });
-        radio.checked = each === value;
-        return h("label", {}, radio, h("span", {}, words));
+      options.map(([option, text]) => {
+        const radio = createElement("input", { type: "radio", name, value: option, onchange: () => onchange(option) });
+        radio.checked = option === value;
+        return createElement("label", {}, radio, createElement("span", {}, text));
       }),
     ),
   );
 }
 
-/* Says something that is over in a moment, and to screen readers. */
-export function tell(words) {
-  const told = document.getElementById("told");
-  told.textContent = words;
-  told.classList.add("shown");
-  clearTimeout(tell.timer);
-  tell.timer = setTimeout(() => told.classList.remove("shown"), 3000);
+/* Shows a message for three seconds, and tells it to screen readers. */
+export function announce(message) {
+  const output = document.getElementById("announcement");
+  output.textContent = message;
+  output.classList.add("shown");
+  clearTimeout(announce.timer);
+  announce.timer = setTimeout(() => output.classList.remove("shown"), 3000);
 }
 
-/* Runs a function once things have been quiet for some milliseconds. */
-export function quietly(milliseconds, run) {
+/* A function that calls back only once it has not been called again for some milliseconds. */
+export function debounce(milliseconds, callback) {
   let timer = 0;
-  return (...values) => {
+  return (...parameters) => {
     clearTimeout(timer);
-    timer = setTimeout(() => run(...values), milliseconds);
+    timer = setTimeout(() => callback(...parameters), milliseconds);
   };
 }

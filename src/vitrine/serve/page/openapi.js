@@ -1,24 +1,25 @@
-/* The tab API: the server's own description of itself (GET /api), in the look of this page. */
+/* The tab API: the server's own reference of its API (GET /api), in the look of this page. */
 
-import { ask } from "./api.js";
-import { h } from "./dom.js";
+import { request } from "./api.js";
+import { createElement } from "./dom.js";
 
-export function apiPage(app) {
-  const content = h("div", { class: "reference" });
-  const root = h("div", { class: "page api" }, content);
-  let drawn = false;
-  return {
-    root,
-    async update() {
-      if (drawn) return;
-      try {
-        const html = await (await ask("/api")).text();
-        drawn = true;
-        const main = new DOMParser().parseFromString(html, "text/html").querySelector("main");
-        content.replaceChildren(...main.childNodes);
-      } catch (error) {
-        app.trouble(error, () => app.set({}));
-      }
-    },
-  };
+export class ApiPage {
+  constructor(app) {
+    this.app = app;
+    this.content = createElement("div", { class: "reference" });
+    this.root = createElement("div", { class: "page api" }, this.content);
+    this.isLoaded = false;
+  }
+
+  async update() {
+    if (this.isLoaded) return;
+    try {
+      const html = await (await request("/api")).text();
+      this.isLoaded = true;
+      const main = new DOMParser().parseFromString(html, "text/html").querySelector("main");
+      this.content.replaceChildren(...main.childNodes);
+    } catch (error) {
+      this.app.showError(error, () => this.app.set({}));
+    }
+  }
 }

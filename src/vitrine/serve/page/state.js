@@ -1,4 +1,4 @@
-/* The whole view as the page's address: #/classify?picture=0/s3&layer=4… Only what differs from the defaults is
+/* The state of the whole view as the page's address: #/classify?picture=0/s3&layer=4… Only what differs from the defaults is
    written, so that addresses stay short. */
 
 const DEFAULTS = {
@@ -37,24 +37,24 @@ const DEFAULTS = {
 
 export const TABS = ["classify", "positions", "caption", "data", "api"];
 
-export function read() {
+export function readState() {
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const state = { ...DEFAULTS, tab: TABS.includes(path) ? path : "classify" };
   for (const [key, value] of new URLSearchParams(query)) if (key in DEFAULTS && key !== "tab") state[key] = value;
   return state;
 }
 
-export function address(state) {
-  const changed = Object.entries(state).filter(([key, value]) => key !== "tab" && value !== DEFAULTS[key]);
-  const query = new URLSearchParams(changed).toString().replaceAll("%2F", "/").replaceAll("%3A", ":").replaceAll("%2C", ",");
+export function stateToHash(state) {
+  const entries = Object.entries(state).filter(([key, value]) => key !== "tab" && value !== DEFAULTS[key]);
+  const query = new URLSearchParams(entries).toString().replaceAll("%2F", "/").replaceAll("%3A", ":").replaceAll("%2C", ",");
   return `#/${state.tab}${query ? `?${query}` : ""}`;
 }
 
-export function write(state, push) {
-  const next = address(state);
+export function writeState(state, push) {
+  const next = stateToHash(state);
   if (next === location.hash) return;
   history[push ? "pushState" : "replaceState"](null, "", next);
 }
 
-/* What of a state belongs to the picture that is left, and is forgotten with it. */
-export const OF_A_PICTURE = { query: "", direction: "from", target: "", prefix: "", word: "" };
+/* Parts of the state that are reset when another picture is chosen. */
+export const PICTURE_DEFAULTS = { query: "", direction: "from", target: "", prefix: "", word: "" };

@@ -1,36 +1,36 @@
-/* Thousands of thumbnails, of which only those in sight are in the page. */
+/* A grid of thousands of thumbnails, of which only those in sight are in the page. */
 
-import { h } from "./dom.js";
-import { addressOf } from "./picture.js";
-import { chance } from "./viewer.js";
+import { createElement } from "./dom.js";
+import { pictureUrl } from "./picture.js";
+import { formatProbability } from "./viewer.js";
 
-const [CELL, HIGH, GAP] = [112, 158, 10]; // pixels of a thumbnail with its words, and between two
-const AHEAD = 3; // rows drawn beyond what is in sight
+const [CELL_WIDTH, CELL_HEIGHT, GAP] = [112, 158, 10]; // pixels of a thumbnail with its text, and between two
+const ROWS_AHEAD = 3; // rows drawn beyond what is in sight
 
 export class ThumbnailGrid {
-  constructor(onopen) {
-    this.onopen = onopen;
+  constructor(onOpen) {
+    this.onOpen = onOpen;
     this.items = [];
     this.cells = new Map();
-    this.at = 0; // the one that the keyboard is on
-    this.root = h("div", { class: "thumbnails", role: "list", "aria-label": "Pictures; arrow keys move between them" });
-    this.root.addEventListener("keydown", (event) => this.key(event));
-    addEventListener("scroll", () => this.soon(), { passive: true });
-    new ResizeObserver(() => this.soon()).observe(this.root);
+    this.focusIndex = 0; // of the cell that the keyboard is on
+    this.root = createElement("div", { class: "thumbnails", role: "list", "aria-label": "Pictures; arrow keys move between them" });
+    this.root.addEventListener("keydown", (event) => this.onKey(event));
+    addEventListener("scroll", () => this.scheduleDraw(), { passive: true });
+    new ResizeObserver(() => this.scheduleDraw()).observe(this.root);
   }
 
   show(items, model) {
-    Object.assign(this, { items, model, at: 0 });
+    Object.assign(this, { items, model, focusIndex: 0 });
     this.cells.clear();
     this.root.replaceChildren();
     this.draw();
   }
 
-  soon() {
-    if (this.asked) return;
-    this.asked = true;
+  scheduleDraw() {
+    if (this.isDrawScheduled) return;
+    this.isDrawScheduled = true;
     requestAnimationFrame(() => {
-      this.asked = false;
+      this.isDrawScheduled = false;
       this.draw();
     });
   }
@@ -38,14 +38,14 @@ export class ThumbnailGrid {
   draw() {
     const width = this.root.clientWidth;
     if (!width || !this.root.isConnected) return;
-    this.columns = Math.max(1, Math.floor((width + GAP) / (CELL + GAP)));
-    const across = this.columns > 1 ? CELL + Math.min(3 * GAP, (width - this.columns * CELL) / (this.columns - 1)) : 0;
-    const step = HIGH + GAP;
+    this.columns = Math.max(1, Math.floor((width + GAP) / (CELL_WIDTH + GAP)));
+    const across = this.columns > 1 ? CELL_WIDTH + Math.min(3 * GAP, (width - this.columns * CELL_WIDTH) / (this.columns - 1)) : 0;
+    const step = CELL_HEIGHT + GAP;
     const rows = Math.ceil(this.items.length / this.columns);
     this.root.style.height = `${Math.max(0, rows * step - GAP)}px`;
     const above = -this.root.getBoundingClientRect().top;
-    const first = Math.max(0, Math.floor(above / step) - AHEAD) * this.columns;
-    const last = Math.min(this.items.length, (Math.ceil((above + innerHeight) / step) + AHEAD) * this.columns);
+    const first = Math.max(0, Math.floor(above / step) - ROWS_AHEAD) * this.columns;
+    const last = Math.min(this.items.length, (Math.ceil((above + innerHeight) / step) + ROWS_AHEAD) * this.columns);
     for (const [index, cell] of this.cells) {
       if ((index < first || index >= last) && cell.firstChild !== document.activeElement) {
         cell.remove();
@@ -53,7 +53,7 @@ export class ThumbnailGrid {
       }
     }
     for (let index = first; index < last; index += 1) {
-      if (!this.cells.has(index)) this.cells.set(index, this.cell(index));
+      if (!this.cells.has(index)) this.cells.set(index, this.createCell(index));
       const cell = this.cells.get(index);
       const [row, column] = [Math.floor(index / this.columns), index % this.columns];
       cell.style.transform = `translate(${Math.round(column * across)}px, ${row * step}px)`;
@@ -61,47 +61,47 @@ export class ThumbnailGrid {
     }
   }
 
-  cell(index) {
+  createCell(index) {
     const picture = this.items[index];
-    const there = picture.present !== false;
-    const image = there && h("img", { src: addressOf("thumbnail", this.model, picture, { size: 2 * CELL }), alt: "", width: CELL, height: CELL, decoding: "async" });
-    const sure = picture.probability === null ? "" : chance(picture.probability);
-    const said = picture.right ? `${picture.true}, recognised` : `${picture.true}, taken for ${picture.predicted}`;
-    const button = h(
+    const exists = picture.present !== false;
+    const image = exists && createElement("img", { src: pictureUrl("thumbnail", this.model, picture, { size: 2 * CELL_WIDTH }), alt: "", width: CELL_WIDTH, height: CELL_WIDTH, decoding: "async" });
+    const probability = picture.probability === null ? "" : formatProbability(picture.probability);
+    const description = picture.right ? `${picture.true}, recognised` : `${picture.true}, taken for ${picture.predicted}`;
+    const button = createElement(
       "button",
-      { type: "button", tabindex: index === this.at ? 0 : -1, "aria-label": `${picture.name}: ${said}, ${sure}`, title: `${picture.name}: ${said}` },
-      image || h("span", { class: "missing" }, "not there any more"),
-      h("span", { class: picture.right ? "outcome" : "outcome wrong" }, h("span", { class: "answered" }, picture.predicted), h("span", { class: "number" }, sure)),
-      h("span", { class: "truth" }, picture.right ? "" : `is ${picture.true}`),
+      { type: "button", tabindex: index === this.focusIndex ? 0 : -1, "aria-label": `${picture.name}: ${description}, ${probability}`, title: `${picture.name}: ${description}` },
+      image || createElement("span", { class: "missing" }, "not there any more"),
+      createElement("span", { class: picture.right ? "outcome" : "outcome wrong" }, createElement("span", { class: "answered" }, picture.predicted), createElement("span", { class: "number" }, probability)),
+      createElement("span", { class: "truth" }, picture.right ? "" : `is ${picture.true}`),
     );
-    if (there) button.addEventListener("click", () => this.onopen(picture));
+    if (exists) button.addEventListener("click", () => this.onOpen(picture));
     else button.setAttribute("aria-disabled", "true");
-    return h("div", { role: "listitem", "aria-posinset": index + 1, "aria-setsize": this.items.length, "data-index": index }, button);
+    return createElement("div", { role: "listitem", "aria-posinset": index + 1, "aria-setsize": this.items.length, "data-index": index }, button);
   }
 
-  key(event) {
-    const rows = Math.max(1, Math.floor(innerHeight / (HIGH + GAP)) - 1);
+  onKey(event) {
+    const rows = Math.max(1, Math.floor(innerHeight / (CELL_HEIGHT + GAP)) - 1);
     const last = this.items.length - 1;
     const steps = {
-      ArrowLeft: this.at - 1,
-      ArrowRight: this.at + 1,
-      ArrowUp: this.at - this.columns,
-      ArrowDown: this.at + this.columns,
-      PageUp: this.at - rows * this.columns,
-      PageDown: this.at + rows * this.columns,
+      ArrowLeft: this.focusIndex - 1,
+      ArrowRight: this.focusIndex + 1,
+      ArrowUp: this.focusIndex - this.columns,
+      ArrowDown: this.focusIndex + this.columns,
+      PageUp: this.focusIndex - rows * this.columns,
+      PageDown: this.focusIndex + rows * this.columns,
       Home: 0,
       End: last,
     };
     if (!(event.key in steps)) return;
     event.preventDefault();
     const to = Math.max(0, Math.min(last, steps[event.key]));
-    const before = this.cells.get(this.at);
+    const before = this.cells.get(this.focusIndex);
     if (before) before.firstChild.tabIndex = -1;
-    this.at = to;
+    this.focusIndex = to;
     // Into sight first, so that it is drawn, and then under the keyboard.
-    const top = this.root.getBoundingClientRect().top + Math.floor(to / this.columns) * (HIGH + GAP);
+    const top = this.root.getBoundingClientRect().top + Math.floor(to / this.columns) * (CELL_HEIGHT + GAP);
     if (top < 80) scrollBy(0, top - 80);
-    else if (top + HIGH > innerHeight - 8) scrollBy(0, top + HIGH - innerHeight + 8);
+    else if (top + CELL_HEIGHT > innerHeight - 8) scrollBy(0, top + CELL_HEIGHT - innerHeight + 8);
     this.draw();
     const cell = this.cells.get(to);
     cell.firstChild.tabIndex = 0;

@@ -1,9 +1,9 @@
-/* The pictures to choose from: a person's own, then the samples of the model. */
+/* The tray of pictures to choose from: a person's own, then the model's samples. */
 
-import { h } from "./dom.js";
+import { createElement } from "./dom.js";
 
-export function tray(app) {
-  const input = h("input", {
+export function createTray(app) {
+  const input = createElement("input", {
     type: "file",
     accept: "image/*",
     multiple: true,
@@ -11,67 +11,67 @@ export function tray(app) {
     tabindex: "-1",
     "aria-hidden": "true",
     onchange: () => {
-      app.take([...input.files]);
+      app.addPictures([...input.files]);
       input.value = "";
     },
   });
-  const pick = h(
+  const pickButton = createElement(
     "button",
     { type: "button", class: "pick", onclick: () => input.click() },
-    h("strong", {}, "Choose a picture"),
-    h("span", {}, "or drop or paste one anywhere"),
+    createElement("strong", {}, "Choose a picture"),
+    createElement("span", {}, "or drop or paste one anywhere"),
   );
-  const list = h("div", { class: "thumbs", role: "group", "aria-label": "Pictures" });
-  const root = h("aside", { class: "tray", "aria-label": "Pictures to look at" }, pick, input, list);
-  let drawn = "";
+  const list = createElement("div", { class: "thumbs", role: "group", "aria-label": "Pictures" });
+  const root = createElement("aside", { class: "tray", "aria-label": "Pictures to look at" }, pickButton, input, list);
+  let currentKeys = "";
 
   async function update(model, chosen) {
-    const samples = await Promise.all(app.offered(model).map((key) => app.picture(key)));
-    const current = chosen && ![...app.given, ...samples].includes(chosen) ? [chosen] : [];
-    const pictures = [...app.given, ...current, ...samples];
-    const wanted = pictures.map((picture) => picture.key).join(" ");
-    if (wanted !== drawn) {
-      drawn = wanted;
-      list.replaceChildren(...pictures.map((picture) => thumb(app, picture)));
+    const samples = await Promise.all(app.sampleKeys(model).map((key) => app.findPicture(key)));
+    const current = chosen && ![...app.ownPictures, ...samples].includes(chosen) ? [chosen] : [];
+    const pictures = [...app.ownPictures, ...current, ...samples];
+    const keys = pictures.map((picture) => picture.key).join(" ");
+    if (keys !== currentKeys) {
+      currentKeys = keys;
+      list.replaceChildren(...pictures.map((picture) => createThumbnail(app, picture)));
     }
     for (const button of list.children) {
-      const pressed = button.dataset.key === chosen?.key;
-      button.setAttribute("aria-pressed", String(pressed));
-      if (pressed) reveal(list, button);
+      const isChosen = button.dataset.key === chosen?.key;
+      button.setAttribute("aria-pressed", String(isChosen));
+      if (isChosen) scrollToButton(list, button);
     }
   }
   return { root, update };
 }
 
-/* Into sight, where the pictures are a strip that scrolls. */
-function reveal(list, button) {
+/* Scroll a button into sight, where the tray is a strip. */
+function scrollToButton(list, button) {
   const [outer, inner] = [list.getBoundingClientRect(), button.getBoundingClientRect()];
   if (inner.left < outer.left) list.scrollLeft -= outer.left - inner.left + 8;
   else if (inner.right > outer.right) list.scrollLeft += inner.right - outer.right + 8;
 }
 
-function thumb(app, picture) {
-  const said = picture.label === null ? picture.name : `${picture.name}, ${picture.label}`;
-  const button = h("button", {
+function createThumbnail(app, picture) {
+  const label = picture.label === null ? picture.name : `${picture.name}, ${picture.label}`;
+  const button = createElement("button", {
     type: "button",
     class: "thumb",
     "data-key": picture.key,
-    "aria-label": said,
-    title: said,
+    "aria-label": label,
+    title: label,
     onclick: () => app.set({ picture: picture.key }, true),
   });
   if (picture.sample) {
-    button.append(h("img", { src: picture.thumbnail(), alt: "", width: 72, height: 72, decoding: "async" }));
+    button.append(createElement("img", { src: picture.thumbnail(), alt: "", width: 72, height: 72, decoding: "async" }));
   } else {
-    const canvas = h("canvas", { width: 144, height: 144 });
+    const canvas = createElement("canvas", { width: 144, height: 144 });
     button.append(canvas);
-    picture.image().then((image) => cover(canvas, image));
+    picture.image().then((image) => drawCover(canvas, image));
   }
   return button;
 }
 
-/* The middle of a picture, as large as the canvas. */
-function cover(canvas, image) {
+/* Draw the middle of a picture so that it covers the canvas. */
+function drawCover(canvas, image) {
   const side = Math.min(image.width, image.height);
   const place = [(image.width - side) / 2, (image.height - side) / 2, side, side];
   canvas.getContext("2d").drawImage(image, ...place, 0, 0, canvas.width, canvas.height);

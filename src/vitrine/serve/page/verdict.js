@@ -1,8 +1,8 @@
-/* The verdict on a map: a badge, a sentence, and one click away the controls that it was compared with. */
+/* The panel with the verdict on a map: a badge, a sentence, and under "details" the controls and numbers behind it. */
 
-import { isAbort, jsonAbout } from "./api.js";
-import { h, quietly } from "./dom.js";
-import { decodeArray, number, Stage } from "./viewer.js";
+import { isAbortError, requestJson } from "./api.js";
+import { createElement, debounce } from "./dom.js";
+import { decodeArray, formatNumber, Stage } from "./viewer.js";
 
 const QUESTIONS = {
   sensitive_to_weights: "Does it change when the weights are randomised?",
@@ -11,68 +11,68 @@ const QUESTIONS = {
   carried_by_outliers: "Do outlier tokens carry it?",
 };
 
-const LONGEST = 600; // seconds: the model is run about a hundred times
+const TIMEOUT = 600; // seconds: the model is run about a hundred times
 
-export function verdictPanel(app) {
-  const badge = h("span", { class: "badge" }, "not checked");
-  const sentence = h("p", {});
-  const numbers = h("dl", { class: "evidence" });
-  const controls = h("div", { class: "controls" });
-  const more = h(
+export function createVerdictPanel(app) {
+  const badge = createElement("span", { class: "badge" }, "not checked");
+  const sentence = createElement("p", {});
+  const numbers = createElement("dl", { class: "evidence" });
+  const controls = createElement("div", { class: "controls" });
+  const details = createElement(
     "details",
-    { ontoggle: () => app.state.tab === "classify" && app.set({ controls: more.open ? "1" : "" }) },
-    h("summary", {}, "Controls and numbers"),
-    h("p", { class: "small grey" }, "Maps that know nothing of this model, or of this picture, on the same scale:"),
+    { ontoggle: () => app.state.tab === "classify" && app.set({ controls: details.open ? "1" : "" }) },
+    createElement("summary", {}, "Controls and numbers"),
+    createElement("p", { class: "small grey" }, "Maps that know nothing of this model, or of this picture, on the same scale:"),
     controls,
     numbers,
   );
-  const heading = h("h2", { class: "eyebrow" });
-  const root = h(
+  const heading = createElement("h2", { class: "eyebrow" });
+  const root = createElement(
     "section",
     { class: "verdict" },
     heading,
-    h("div", { "aria-live": "polite" }, badge, sentence),
-    more,
+    createElement("div", { "aria-live": "polite" }, badge, sentence),
+    details,
   );
   let question = "";
   let answer = null;
-  let stop = null;
+  let abortController = null;
   const stages = [];
 
-  const ask = quietly(500, async (pane, wanted) => {
-    if (wanted !== question) return; // a patch was kept meanwhile
-    stop?.abort();
-    stop = new AbortController();
+  const requestVerdict = debounce(500, async (pane, nextQuestion) => {
+    if (nextQuestion !== question) return; // a patch was clicked meanwhile
+    abortController?.abort();
+    abortController = new AbortController();
     const { query: _query, direction: _direction, ...parameters } = pane.parameters;
     try {
-      const found = await jsonAbout(pane.picture, pane.model.id, "/api/verdict", { parameters, signal: stop.signal, longest: LONGEST });
-      if (wanted === question) {
-        answer = found;
-        show(found, pane);
-        if (found.outliers?.length) app.set({}); // they are outlined
+      const result = await requestJson(pane.picture, pane.model.id, "/api/verdict", { parameters, signal: abortController.signal, timeout: TIMEOUT });
+      if (nextQuestion === question) {
+        answer = result;
+        show(result, pane);
+        if (result.outliers?.length) app.set({}); // draws again, with outlines
       }
     } catch (error) {
-      if (isAbort(error) || wanted !== question) return;
-      say("not checked", `It could not be checked: ${error.message}`);
+      if (isAbortError(error) || nextQuestion !== question) return;
+      setVerdict("not checked", `It could not be checked: ${error.message}`);
     }
   });
 
-  function say(flag, words) {
+  function setVerdict(flag, text) {
     badge.textContent = flag;
     badge.dataset.flag = flag;
-    sentence.textContent = words;
-    more.hidden = true;
+    sentence.textContent = text;
+    details.hidden = true;
   }
 
-  function show(found, pane) {
-    say(found.flag, found.sentence);
-    more.hidden = false;
-    more.open = app.state.controls === "1";
-    numbers.replaceChildren(...found.checks.flatMap(answered));
+  function show(result, pane) {
+    setVerdict(result.flag, result.sentence);
+    details.hidden = false;
+    details.open = app.state.controls === "1";
+    numbers.replaceChildren(...result.checks.flatMap(renderCheck));
     stages.length = 0;
     controls.replaceChildren(
-      ...found.controls.map(({ name, map }) => {
-        const place = h("figure", {}, h("figcaption", {}, name));
+      ...result.controls.map(({ name, map }) => {
+        const place = createElement("figure", {}, createElement("figcaption", {}, name));
         stages.push([new Stage(place, { maximum: 320 }), decodeArray(map), name]);
         return place;
       }),
@@ -83,55 +83,55 @@ export function verdictPanel(app) {
   function draw(pane, scale) {
     const { size, grid, box } = pane.result;
     for (const [stage, map, name] of stages) {
-      const own = scale.kind === "lost" ? { kind: "own", low: 0, high: Math.max(1e-6, ...map), label: "score" } : scale;
-      stage.show({ image: pane.image, size, grid, box, map, scale: own, described: `Control: ${name}` });
+      const controlScale = scale.kind === "lost" ? { kind: "own", low: 0, high: Math.max(1e-6, ...map), label: "score" } : scale;
+      stage.show({ image: pane.image, size, grid, box, map, scale: controlScale, described: `Control: ${name}` });
     }
   }
 
-  /* which: "first" or "second" of two maps, "" of the only one. */
-  function name(which) {
+  /* which: "first" or "second" of two maps, "" for the only one. */
+  function setHeading(which) {
     heading.textContent = `Can ${which ? `the ${which}` : "this"} map be believed?`;
     root.setAttribute("aria-label", which ? `Verdict on the ${which} map` : "Verdict");
   }
 
-  name("");
+  setHeading("");
   return {
     root,
-    name,
-    /* Patches that hold outlier tokens, of the map that the verdict is on; none until it is there. */
+    setHeading,
+    /* Patches with outlier tokens of a pane's map; none until its verdict has come. */
     outliers: (pane) => (answer && pane.question && question === JSON.stringify([pane.question]) ? answer.outliers || [] : []),
-    /* Where there is no map. */
+    /* Show no verdict: there is no map. */
     clear() {
       question = "";
-      stop?.abort();
-      say("not checked", "");
+      abortController?.abort();
+      setVerdict("not checked", "");
     },
-    /* For the map of a pane; asks the server once it has stayed for half a second. */
+    /* Show the verdict on a pane's map; requests it once the map has stayed for half a second. */
     update(pane, scale) {
       const { query } = pane.parameters;
-      const wanted = JSON.stringify([pane.question]);
+      const nextQuestion = JSON.stringify([pane.question]);
       if (query) {
         question = "";
-        stop?.abort();
-        say("not checked", "Only maps of what the model reads out are checked, not those of single patches.");
-      } else if (wanted !== question) {
-        question = wanted;
+        abortController?.abort();
+        setVerdict("not checked", "Only maps of what the model reads out are checked, not those of single patches.");
+      } else if (nextQuestion !== question) {
+        question = nextQuestion;
         answer = null;
-        say("not checked", "Checking\u2026");
+        setVerdict("not checked", "Checking\u2026");
         badge.textContent = "checking";
-        ask(pane, wanted);
+        requestVerdict(pane, nextQuestion);
       } else if (answer) {
         draw(pane, scale);
-        more.open = app.state.controls === "1";
+        details.open = app.state.controls === "1";
       }
     },
   };
 }
 
-/* One question of the verdict with its answer and the number behind it. */
-function answered({ name, answer, good, value, label }) {
+/* The elements of one check: its question, its answer and the number behind it. */
+function renderCheck({ name, answer, good, value, label }) {
   const words = answer === null ? "not checked" : answer ? "yes" : "no";
-  const behind = value === null || value === undefined ? "" : ` \u00b7 ${label} ${number(value)}`;
+  const evidence = value === null || value === undefined ? "" : ` \u00b7 ${label} ${formatNumber(value)}`;
   const kind = good === null || good === undefined ? null : good ? "good" : "bad";
-  return [h("dt", {}, QUESTIONS[name] || name), h("dd", {}, h("strong", { class: kind }, words), behind)];
+  return [createElement("dt", {}, QUESTIONS[name] || name), createElement("dd", {}, createElement("strong", { class: kind }, words), evidence)];
 }
