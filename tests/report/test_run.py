@@ -18,23 +18,23 @@ from vitrine.compare.run import compare
 from vitrine.errors import DataError, RunError, UsageError
 from vitrine.plotting.tables import Table
 from vitrine.report.document import (
+    BulletList,
     Details,
     Document,
     Finding,
     Findings,
-    Listing,
     Number,
     Numbers,
     Paragraph,
     Section,
-    Sheet,
+    TableBlock,
 )
 from vitrine.report.html import render_html
 from vitrine.report.markdown import write_markdown
 from vitrine.report.run import ReportSettings, write_report
 from vitrine.report.sections.maps import choose_pictures
-from vitrine.report.sections.provenance import limits_section
-from vitrine.report.sections.summary import choose_final, final_section, settings_section
+from vitrine.report.sections.provenance import build_limits_section
+from vitrine.report.sections.summary import build_result_section, build_settings_section, choose_final
 from vitrine.runs.find import find_runs
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import read_record
@@ -54,35 +54,35 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def sections(folder: Path, named: str | None = None) -> tuple[str, str]:
+def sections(folder: Path, reference: str | None = None) -> tuple[str, str]:
     """The final section and the limits, as text."""
     records = {name: read_record(name, run) for name, run in find_runs([str(folder)]).runs.items()}
     comparison = compare([str(folder)])
-    final = choose_final(comparison, records, named)
+    final = choose_final(comparison, records, reference)
     assert final is not None
-    limits = limits_section(final, comparison, records, {}, scored=False, mapped=6)
-    return tuple(" ".join(words(each)) for each in (final_section(final, comparison, records), limits))
+    limits = build_limits_section(final, comparison, records, {}, has_scores=False, map_count=6)
+    return tuple(" ".join(words(each)) for each in (build_result_section(final, comparison, records), limits))
 
 
 def words(section: Section) -> list[str]:
-    said: list[str] = []
+    texts: list[str] = []
     for block in section.blocks:
-        said += [block.words] if isinstance(block, Paragraph) else []
-        said += list(block.items) if isinstance(block, Listing) else []
-        said += (
+        texts += [block.words] if isinstance(block, Paragraph) else []
+        texts += list(block.items) if isinstance(block, BulletList) else []
+        texts += (
             [f"{each.value} {each.name} {each.detail}" for each in block.items] if isinstance(block, Numbers) else []
         )
-    return said
+    return texts
 
 
 def test_the_best_of_the_largest_group_is_final_although_another_is_right_more_often(runs: Path) -> None:
-    said, limits = sections(runs)
-    assert "The final result is good." in said  # "other" has 1.0, on 50 pictures of its own
-    assert "highest accuracy of 3 runs measured on the same 200 validation pictures" in said
-    assert "0.9500 validation accuracy 95 % interval 0.9104 to 0.9726, n = 200" in said  # Wilson, by hand
-    assert "it is better than poor; it cannot be told from good-too" in said
-    assert "trained with 2 seeds; their accuracies lie between 0.9400 and 0.9500" in said
-    assert f"{100 * sqrt(0.95 * 0.05 / 200):.2f} points" in said
+    result_text, limits = sections(runs)
+    assert "The final result is good." in result_text  # "other" has 1.0, on 50 pictures of its own
+    assert "highest accuracy of 3 runs measured on the same 200 validation pictures" in result_text
+    assert "0.9500 validation accuracy 95 % interval 0.9104 to 0.9726, n = 200" in result_text  # Wilson, by hand
+    assert "it is better than poor; it cannot be told from good-too" in result_text
+    assert "trained with 2 seeds; their accuracies lie between 0.9400 and 0.9500" in result_text
+    assert f"{100 * sqrt(0.95 * 0.05 / 200):.2f} points" in result_text
     assert "Test pictures: the accuracy is of the validation pictures" in limits
     assert "Other seeds" not in limits and "no methods were scored" in limits
 
@@ -95,28 +95,31 @@ def test_the_tests_of_captioners_are_in_the_open(runs: Path) -> None:
     comparison = compare([str(runs)])
     records = {row.name: read_record(row.name, RunFolder(runs / row.name)) for row in comparison.rows}
     final = choose_final(comparison, records)
-    section = settings_section(comparison, final)
+    section = build_settings_section(comparison, final)
     (findings,) = [block for block in section.blocks if isinstance(block, Findings)]
-    said = [finding.sentence for finding in findings.items]
-    assert sum("good" in sentence for sentence in said) == 2 and len(said) == 4
-    assert any("c0 gives human captions word for word more often than c1" in sentence for sentence in said)
-    assert any("c0 is nearer to the human captions than c1" in sentence for sentence in said)
+    sentences = [finding.sentence for finding in findings.items]
+    assert sum("good" in sentence for sentence in sentences) == 2 and len(sentences) == 4
+    assert any("c0 gives human captions word for word more often than c1" in sentence for sentence in sentences)
+    assert any("c0 is nearer to the human captions than c1" in sentence for sentence in sentences)
     assert "exact McNemar test" in " ".join(words(section)) and "exact sign test" in " ".join(words(section))
 
 
 def test_a_person_may_name_the_final_result_and_hears_that_others_did_better(runs: Path) -> None:
-    said, _ = sections(runs, "poor")
-    assert "named by hand: of 3 runs measured on the same 200 validation pictures, 2 reached a higher accuracy" in said
-    assert "it is worse than good and good-too" in said
+    result_text, _ = sections(runs, "poor")
+    assert (
+        "named by hand: of 3 runs measured on the same 200 validation pictures, 2 reached a higher accuracy"
+        in result_text
+    )
+    assert "it is worse than good and good-too" in result_text
     with pytest.raises(UsageError, match="names none of the runs: "):
         sections(runs, "nothing")
 
 
 def test_one_run_alone_is_said_to_be_alone_and_its_seed_too(tmp_path: Path) -> None:
     made_run(tmp_path / "runs" / "only", rights(40, range(4)))
-    said, limits = sections(tmp_path / "runs")
-    assert "the only run" in said and "flattered" not in said and "one seed" in said
-    assert "By exact tests" not in said
+    result_text, limits = sections(tmp_path / "runs")
+    assert "the only run" in result_text and "flattered" not in result_text and "one seed" in result_text
+    assert "By exact tests" not in result_text
     assert "None of the 40 validation pictures are byte for byte" in limits
 
 
@@ -126,25 +129,25 @@ def test_seeds_that_drew_other_validation_pictures_are_seeds_but_no_range(tmp_pa
         data = json.loads((run / "data.json").read_text())
         data["splits"]["train"] = data["splits"]["train"][seed:]
         (run / "data.json").write_text(json.dumps(data))
-    said, limits = sections(tmp_path / "runs")
-    assert "trained with 2 seeds, which also drew different validation pictures" in said
-    assert "lie between" not in said and "Other seeds" not in limits
+    result_text, limits = sections(tmp_path / "runs")
+    assert "trained with 2 seeds, which also drew different validation pictures" in result_text
+    assert "lie between" not in result_text and "Other seeds" not in limits
 
 
 def test_a_tie_is_only_said_to_be_broken_where_it_is(tmp_path: Path) -> None:
     made_run(tmp_path / "runs" / "a", rights(40, range(4)), loss=0.4)
     made_run(tmp_path / "runs" / "b", rights(40, range(4)), loss=0.4, batch_size=8)
-    said, _ = sections(tmp_path / "runs")
-    assert "b reached the same." in said and "lower loss" not in said
+    result_text, _ = sections(tmp_path / "runs")
+    assert "b reached the same." in result_text and "lower loss" not in result_text
     made_run(tmp_path / "runs" / "b", rights(40, range(4)), loss=0.3, batch_size=8)
-    said, _ = sections(tmp_path / "runs")
-    assert "a reached the same; it has the lower loss." in said and "final result is b" in said
+    result_text, _ = sections(tmp_path / "runs")
+    assert "a reached the same; it has the lower loss." in result_text and "final result is b" in result_text
 
 
 def test_without_a_mistake_no_error_of_zero_is_claimed(tmp_path: Path) -> None:
     made_run(tmp_path / "runs" / "perfect", rights(40))
-    said, _ = sections(tmp_path / "runs")
-    assert "1.0000 validation accuracy" in said and "standard error" not in said
+    result_text, _ = sections(tmp_path / "runs")
+    assert "1.0000 validation accuracy" in result_text and "standard error" not in result_text
 
 
 def test_commands_of_odd_names_can_be_pasted(tmp_path: Path) -> None:
@@ -155,8 +158,8 @@ def test_commands_of_odd_names_can_be_pasted(tmp_path: Path) -> None:
 
 
 def test_a_final_run_is_not_mistaken_for_its_namesake(runs: Path) -> None:
-    said, _ = sections(runs, "runs/poor")
-    assert "final result is poor" in said
+    result_text, _ = sections(runs, "runs/poor")
+    assert "final result is poor" in result_text
     with pytest.raises(UsageError, match="names none"):
         sections(runs, "elsewhere/poor")
 
@@ -189,10 +192,10 @@ def evaluation_of(run: Path, weights: bytes, **changes: object) -> None:
 
 def test_a_recorded_test_result_comes_first_where_it_is_of_these_weights(runs: Path) -> None:
     evaluation_of(runs / "good", b"weights")
-    said, limits = sections(runs)
-    assert said.index("0.9100 test accuracy") < said.index("0.9500 validation accuracy")
-    assert "On 100 test pictures (pets), which chose nothing here, 91 labels are right: 0.9100" in said
-    assert f"{100 * sqrt(0.91 * 0.09 / 100):.2f} points (binomial, 100 test pictures)" in said
+    result_text, limits = sections(runs)
+    assert result_text.index("0.9100 test accuracy") < result_text.index("0.9500 validation accuracy")
+    assert "On 100 test pictures (pets), which chose nothing here, 91 labels are right: 0.9100" in result_text
+    assert f"{100 * sqrt(0.91 * 0.09 / 100):.2f} points (binomial, 100 test pictures)" in result_text
     assert "Test pictures:" not in limits
 
 
@@ -201,8 +204,8 @@ def test_an_evaluation_of_other_weights_or_another_split_is_not_used_and_that_is
     runs: Path, changes: dict
 ) -> None:
     evaluation_of(runs / "good", b"weights", **changes)
-    said, limits = sections(runs)
-    assert "test accuracy" not in said
+    result_text, limits = sections(runs)
+    assert "test accuracy" not in result_text
     assert "one lies there, of other weights or another split" in limits
 
 
@@ -215,15 +218,15 @@ def test_a_damaged_evaluation_is_named(runs: Path) -> None:
 
 def test_default_pictures_are_two_of_each_kind_and_of_different_classes(small_run: Path, small_scenes: Path) -> None:
     record = read_record("run", find_runs([str(small_run)]).runs[small_run.name])
-    found = choose_pictures(record, str(small_scenes))
-    kinds = [each.why for each in found]
+    pictures = choose_pictures(record, str(small_scenes))
+    kinds = [each.why for each in pictures]
     order = ("surest and right", "surest and wrong", "least sure")
     assert set(kinds) <= set(order) and kinds == sorted(kinds, key=order.index)
-    for each in found:
+    for each in pictures:
         assert record.true_labels[each.sample.name] == each.true
         if each.why != "least sure":
             assert record.is_correct(each.sample.name) == (each.why == "surest and right")
-    assert max(map(kinds.count, kinds)) <= 2 and len({each.sample.name for each in found}) == len(found)
+    assert max(map(kinds.count, kinds)) <= 2 and len({each.sample.name for each in pictures}) == len(pictures)
 
 
 SHARP = "<script>alert(\"x\")</script> & 'q' | `c` [l](u) *b* _i_"
@@ -236,8 +239,8 @@ def sharp_document() -> Document:
         Paragraph(SHARP, "lead"),
         Numbers((Number("0.5", SHARP, SHARP, is_main=True),)),
         Findings((Finding("supported", SHARP), Finding("", SHARP))),
-        Sheet(table, SHARP),
-        Listing((SHARP,)),
+        TableBlock(table, SHARP),
+        BulletList((SHARP,)),
         Details(SHARP, (Paragraph(SHARP),)),
     )
     return Document(SHARP, SHARP, (Section("one", SHARP, blocks),), SHARP, {"text": f"{SHARP}</script>\u2028"})
@@ -349,8 +352,8 @@ def test_pictures_after_the_first_are_pictures_too_and_a_missing_one_is_named(
 ) -> None:
     _, run = page
     one, two = sorted((small_scenes / "validation").rglob("*.png"))[:2]
-    status, said = run_verb(verb, run, "-o", tmp_path / "r.html", "--pictures", one, two)
-    assert status == 0 and "r.html" in said
+    status, output = run_verb(verb, run, "-o", tmp_path / "r.html", "--pictures", one, two)
+    assert status == 0 and "r.html" in output
     text = (tmp_path / "r.html").read_text("utf-8")
     assert text.count('<div data-viewer="map">') == 2 and one.name in text and two.name in text
     with pytest.raises(Exception, match=r"nothing\.png"):
@@ -366,8 +369,8 @@ def test_a_damaged_picture_is_left_out_and_named_unless_a_person_named_it(
     shutil.copytree(small_scenes, tmp_path / "scenes", ignore=shutil.ignore_patterns("test", "masks"))
     record = read_record("run", find_runs([str(tmp_path / "run")]).runs["run"])
     name = choose_pictures(record, str(tmp_path / "scenes"))[0].sample.name
-    broken = tmp_path / "scenes" / name
-    broken.write_bytes(b"no picture")
+    path = tmp_path / "scenes" / name
+    path.write_bytes(b"no picture")
     data = json.loads((tmp_path / "run" / "data.json").read_text())
     for row in data["splits"]["validation"]:
         if row["name"] == name:
@@ -377,7 +380,7 @@ def test_a_damaged_picture_is_left_out_and_named_unless_a_person_named_it(
     write_report([str(tmp_path / "run")], out, ReportSettings(data=str(tmp_path / "scenes")))
     assert f"The map of {name}: " in visible(out.read_text("utf-8"))
     with pytest.raises(DataError, match=r"cannot be used: .*Leave it out of --pictures"):
-        write_report([str(tmp_path / "run")], out, ReportSettings(data=str(tmp_path / "scenes"), pictures=(broken,)))
+        write_report([str(tmp_path / "run")], out, ReportSettings(data=str(tmp_path / "scenes"), pictures=(path,)))
 
 
 def test_a_picture_of_another_content_is_not_shown_for_the_recorded_one(
@@ -393,27 +396,27 @@ def test_a_picture_of_another_content_is_not_shown_for_the_recorded_one(
 
 def test_pictures_that_are_gone_leave_a_report_that_says_so(page: tuple[Path, Path], tmp_path: Path) -> None:
     _, run = page
-    made = write_report([str(run)], tmp_path / "r.html", ReportSettings(data=str(tmp_path / "nowhere")))
+    report = write_report([str(run)], tmp_path / "r.html", ReportSettings(data=str(tmp_path / "nowhere")))
     text = visible((tmp_path / "r.html").read_text("utf-8"))
     assert "Maps: the pictures cannot be opened" in text and "--data says where" in text
-    assert made.document.sections[0].key == "result"
+    assert report.document.sections[0].key == "result"
 
 
 def test_every_run_is_read_once(page: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "other"):
         shutil.copytree(page[1], tmp_path / "runs" / name)
-    read: list[Path] = []
+    paths: list[Path] = []
     read_text = Path.read_text
 
-    def noted(path: Path, encoding: str | None = None) -> str:
-        read.append(path)
+    def note_path(path: Path, encoding: str | None = None) -> str:
+        paths.append(path)
         return read_text(path, encoding)
 
-    monkeypatch.setattr(Path, "read_text", noted)
+    monkeypatch.setattr(Path, "read_text", note_path)
     write_report([str(tmp_path / "runs")], tmp_path / "r.html", ReportSettings(data=str(tmp_path / "nowhere")))
     for name in ("one", "other"):
         for file in ("data.json", "metrics.json"):
-            assert read.count(tmp_path / "runs" / name / file) == 1, f"{name}/{file}"
+            assert paths.count(tmp_path / "runs" / name / file) == 1, f"{name}/{file}"
 
 
 @pytest.mark.parametrize("name", ["report", "report.pdf", "report.md"])

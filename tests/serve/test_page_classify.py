@@ -480,5 +480,7 @@ def test_the_command_and_the_link_are_copied(page: Any) -> None:
 
 
 def test_percentages_are_written_as_figures_write_them(page: Any) -> None:
-    texts = page.evaluate("import('/assets/viewer.js').then(({ formatProbability }) => [0.05, 0.5, 0.937].map(formatProbability))")
+    texts = page.evaluate(
+        "import('/assets/viewer.js').then(({ formatProbability }) => [0.05, 0.5, 0.937].map(formatProbability))"
+    )
     assert texts == [percent(share, 0) for share in (0.05, 0.5, 0.937)]

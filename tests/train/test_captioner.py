@@ -34,7 +34,7 @@ from vitrine.models.captioner.config import CaptionModelConfig
 from vitrine.models.captioner.model import CaptionModel, Features
 from vitrine.models.finetune import captioner_parameter_groups
 from vitrine.report.document import CaptionView, Gallery
-from vitrine.report.sections.captions import captioner_section
+from vitrine.report.sections.captions import build_captioner_section
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import read_record
 from vitrine.train.losses import CaptionBatch, Captioning, TeacherForcing, pad_captions
@@ -504,7 +504,7 @@ def test_a_report_shows_only_pictures_that_are_as_they_were(finished: Path, scen
     record = replace(record, data={**record.data, "reference": str(tmp_path / "scenes")})
 
     def shown() -> list[str]:
-        (gallery,) = (each for each in captioner_section(record, 1).blocks if isinstance(each, Gallery))
+        (gallery,) = (each for each in build_captioner_section(record, 1).blocks if isinstance(each, Gallery))
         return [view.picture.name for view in gallery.views if isinstance(view, CaptionView)]
 
     before = shown()

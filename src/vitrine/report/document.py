@@ -1,4 +1,4 @@
-"""What a report is made of: sections of blocks, each of which a renderer knows how to show."""
+"""The content of a report, independent of its format: sections of blocks, which html.py and markdown.py render."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Tone = Literal["plain", "lead", "note"]
 
 @dataclass(frozen=True)
 class Paragraph:
-    """Sentences. A "lead" stands out; a "note" is small and grey."""
+    """A paragraph of text. The tone "lead" stands out; "note" is small and grey."""
 
     words: str
     tone: Tone = "plain"
@@ -26,7 +26,14 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Number:
-    """A number to be seen from afar: ``value`` as text, what it is, and its interval or n."""
+    """A large number with its name.
+
+    Attributes:
+        value: the number as text.
+        name: what it is.
+        detail: its interval or n.
+        is_main: whether it is the report's main number, which stands out.
+    """
 
     value: str
     name: str
@@ -36,14 +43,14 @@ class Number:
 
 @dataclass(frozen=True)
 class Numbers:
-    """Numbers beside one another."""
+    """Large numbers beside one another."""
 
     items: tuple[Number, ...]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence under its verdict, such as "supported", "undecided" or "doubtful"; "" has none."""
+    """A sentence with the flag of its verdict, such as "supported", "undecided" or "doubtful"; "" for none."""
 
     flag: str
     sentence: str
@@ -51,14 +58,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class Findings:
-    """Sentences with verdicts, one below the other."""
+    """A list of sentences with verdicts."""
 
     items: tuple[Finding, ...]
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """A table and what it says."""
+class TableBlock:
+    """A table with a caption."""
 
     table: Table
     caption: str = ""
@@ -69,11 +76,11 @@ class Plot:
     """A figure.
 
     Attributes:
-        name: of its file, without ending; no other figure of the document has it.
-        figure: drawn in the look of :mod:`vitrine.plotting.style`.
-        alt: what it shows, for whoever cannot see it.
-        caption: below it.
-        lines: made of lines and text alone, which follow the page into the dark; otherwise it keeps its white paper.
+        name: of its file, without ending; unique in the document.
+        figure: in the style of :mod:`vitrine.plotting.style`.
+        alt: text alternative, for people who cannot see it.
+        caption: text below it.
+        lines: whether it has lines and text only, which follow the page into the dark; others keep a white background.
     """
 
     name: str
@@ -85,7 +92,7 @@ class Plot:
 
 @dataclass(frozen=True, eq=False)
 class MapView:
-    """A picture with its map, which the page lets people look through.
+    """A picture with its map, as an interactive view.
 
     Attributes:
         name: of its file, without ending.
@@ -102,7 +109,7 @@ class MapView:
 
 @dataclass(frozen=True, eq=False)
 class CaptionView:
-    """A captioned picture, whose words show their maps.
+    """A captioned picture whose words show their maps, as an interactive view.
 
     Attributes:
         name: of its file, without ending.
@@ -119,14 +126,14 @@ class CaptionView:
 
 @dataclass(frozen=True, eq=False)
 class Gallery:
-    """Maps or captions beside one another."""
+    """Views of maps or captions beside one another."""
 
     views: tuple[MapView | CaptionView, ...]
 
 
 @dataclass(frozen=True)
-class Listing:
-    """Sentences that are looked through."""
+class BulletList:
+    """A bulleted list of sentences."""
 
     items: tuple[str, ...]
 
@@ -140,18 +147,30 @@ class Commands:
 
 @dataclass(frozen=True)
 class Details:
-    """Blocks that are there for whoever asks."""
+    """Blocks under a summary that opens and closes."""
 
     summary: str
     blocks: tuple[Block, ...]
 
 
-Block = Paragraph | Numbers | Findings | Sheet | Plot | MapView | CaptionView | Gallery | Listing | Commands | Details
+Block = (
+    Paragraph
+    | Numbers
+    | Findings
+    | TableBlock
+    | Plot
+    | MapView
+    | CaptionView
+    | Gallery
+    | BulletList
+    | Commands
+    | Details
+)
 
 
 @dataclass(frozen=True)
 class Section:
-    """Blocks under a heading; ``key`` is its address in the page."""
+    """Blocks under a heading; ``key`` is the section's id in the page."""
 
     key: str
     title: str
@@ -163,15 +182,15 @@ class Document:
     """A report.
 
     Attributes:
-        title: its name.
-        detail: a line below it.
+        title: of the page.
+        detail: a line below the title.
         sections: in order.
-        foot: a line at the end.
-        facts: the numbers that its sentences are made of, JSON-ready, for programs that read the page.
+        footer: a line at the end.
+        facts: the numbers behind the sentences as JSON types, for programs that read the page.
     """
 
     title: str
     detail: str
     sections: tuple[Section, ...]
-    foot: str = ""
+    footer: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)

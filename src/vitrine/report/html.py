@@ -1,4 +1,4 @@
-"""A report as one HTML file: no network, no other file, the same bytes for the same document."""
+"""Render a report as one HTML file that loads nothing else; the same document gives the same bytes."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from vitrine.results import percent
 
 Pixels = npt.NDArray[np.uint8]
 
-_SMALL = 160  # pixels of a side up to which a picture is kept without loss
-_QUALITY = 85
+_MAX_LOSSLESS_SIDE = 160  # pixels a side up to which a photograph is stored as PNG
+_QUALITY = 85  # of larger photographs, as JPEG
 
-# Colours of figures that follow the page.
-_THEMED = {colour: f"--series-{number}" for number, colour in enumerate(SERIES, 1)} | {
+# CSS variables of the figures' colours, which follow the page into the dark.
+_THEME_VARIABLES = {colour: f"--series-{number}" for number, colour in enumerate(SERIES, 1)} | {
     INK: "--ink",
     GREY: "--grey",
     HAIRLINE: "--hairline",
@@ -44,59 +44,59 @@ _THEMED = {colour: f"--series-{number}" for number, colour in enumerate(SERIES, 
 
 
 def figure_svg(figure: Figure, name: str) -> str:
-    """A figure of lines and text as an ``svg`` element that follows the page's colours, on the page's own paper.
+    """A figure of lines and text as an ``svg`` element in the page's own colours, which may be dark.
 
     Ids hold for the whole page: this figure's begin with ``name``, which no other figure of the page has.
     """
-    drawn = io.StringIO()
+    buffer = io.StringIO()
     with figure_style():
-        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None})
-    text = drawn.getvalue()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
     text = text[text.index("<svg") :]
     text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    for colour, variable in _THEMED.items():
+    for colour, variable in _THEME_VARIABLES.items():
         text = re.sub(rf"(fill|stroke): {colour}\b", rf"\1: var({variable})", text)
     text = re.sub(r">\s+<", "><", _with_own_ids(text, name))
     return text.replace("<svg ", '<svg aria-hidden="true" focusable="false" ', 1)
 
 
 def _with_own_ids(text: str, name: str) -> str:
-    """matplotlib's ids are the same in every figure, and most are never referred to: those go."""
+    """Prefix the ids that are referred to with the figure's name, and drop all others: matplotlib repeats its ids."""
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', text))
-    text = re.sub(r'\sid="([^"]*)"', lambda found: f' id="{name}-{found[1]}"' if found[1] in used else "", text)
+    text = re.sub(r'\sid="([^"]*)"', lambda match: f' id="{name}-{match[1]}"' if match[1] in used else "", text)
     return re.sub(r'(href="|url\()#', rf"\g<1>#{name}-", text)
 
 
-def png(figure: Figure) -> bytes:
-    """A figure as a PNG file."""
-    drawn = io.BytesIO()
+def figure_png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file with 256 colours."""
+    buffer = io.BytesIO()
     with figure_style():
-        figure.savefig(drawn, format="png")
-    packed = io.BytesIO()
-    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(packed, "PNG", optimize=True)
-    return packed.getvalue()
+        figure.savefig(buffer, format="png")
+    png_file = io.BytesIO()
+    Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(png_file, "PNG", optimize=True)
+    return png_file.getvalue()
 
 
 def data_url(content: bytes, kind: str) -> str:
-    """Bytes as an address."""
+    """Bytes of a media type as a ``data:`` URL."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def photo_url(photo_HWC: Pixels) -> str:
-    """A photograph as an address: small ones without loss."""
-    picture, kept = Image.fromarray(photo_HWC), io.BytesIO()
-    if max(photo_HWC.shape[:2]) <= _SMALL:
-        picture.save(kept, "PNG", optimize=True)
-        return data_url(kept.getvalue(), "image/png")
-    picture.save(kept, "JPEG", quality=_QUALITY, optimize=True)
-    return data_url(kept.getvalue(), "image/jpeg")
+    """A photograph as a ``data:`` URL: PNG if it is small, else JPEG."""
+    picture, buffer = Image.fromarray(photo_HWC), io.BytesIO()
+    if max(photo_HWC.shape[:2]) <= _MAX_LOSSLESS_SIDE:
+        picture.save(buffer, "PNG", optimize=True)
+        return data_url(buffer.getvalue(), "image/png")
+    picture.save(buffer, "JPEG", quality=_QUALITY, optimize=True)
+    return data_url(buffer.getvalue(), "image/jpeg")
 
 
 def map_data(picture: MapPicture, scale: Scale) -> dict[str, Any]:
-    """What the page's viewer shows of a map; shapes as at the top of viewer.js."""
+    """A map as the page's viewer takes it; viewer.js documents the fields at its top."""
     return {
         "photograph": photo_url(picture.photo_HWC),
         **_place(picture.placement),
@@ -108,7 +108,7 @@ def map_data(picture: MapPicture, scale: Scale) -> dict[str, Any]:
 
 
 def caption_data(picture: CaptionPicture, scale: Scale) -> dict[str, Any]:
-    """What the page's viewer shows of a caption."""
+    """A caption as the page's viewer takes it; viewer.js documents the fields at its top."""
     return {
         "photograph": photo_url(picture.photo_HWC),
         **_place(picture.placement),
@@ -137,12 +137,12 @@ def _place(placement: Placement) -> dict[str, Any]:
 
 def _scale(scale: Scale, map_RC: npt.ArrayLike | None = None) -> dict[str, Any]:
     ends = scale if map_RC is None else scale.for_map(map_RC)
-    own = {} if ends.low is None else {"low": ends.low}
-    return {"kind": scale.kind, "high": ends.high, **own, "label": scale.name}
+    low_end = {} if ends.low is None else {"low": ends.low}
+    return {"kind": scale.kind, "high": ends.high, **low_end, "label": scale.name}
 
 
 def _values(map_RC: npt.NDArray[np.floating]) -> dict[str, Any]:
-    """float16: finer than any colour."""
+    """An array as base64 of float16, which is finer than any colour."""
     values = np.ascontiguousarray(map_RC, dtype="<f2")
     return {
         "shape": list(values.shape),
@@ -161,12 +161,12 @@ def read_asset(name: str) -> str:
 
 
 def render_html(document: Document) -> str:
-    """The whole page.
+    """The whole HTML page of a document.
 
-    A content security policy in the page itself forbids everything but what is in it: no address is ever asked, and no
-    script runs but the page's own, whose hash the policy names.
+    The page's own content security policy forbids everything but what is in it: nothing is requested from anywhere, and
+    no script runs but the page's own, whose hash the policy names.
     """
-    style = "\n".join(_squeezed(read_asset(name)) for name in _STYLES)
+    style = "\n".join(_compress_css(read_asset(name)) for name in _STYLES)
     template = _environment().get_template("report.html.j2")
     return template.render(
         document=document,
@@ -178,7 +178,7 @@ def render_html(document: Document) -> str:
 
 
 def content_security_policy() -> str:
-    """The page's content security policy."""
+    """The content security policy of a report's page."""
     digest = base64.b64encode(hashlib.sha256(_script().encode("utf-8")).digest()).decode("ascii")
     inside = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return f"{inside}; script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
@@ -189,43 +189,43 @@ def _script() -> str:
     return "\n".join(read_asset(name) for name in _SCRIPTS)
 
 
-def _squeezed(style: str) -> str:
-    """Without comments and indentation."""
+def _compress_css(style: str) -> str:
+    """CSS without comments and indentation."""
     return re.sub(r"\s+", " ", re.sub(r"/\*.*?\*/", "", style, flags=re.DOTALL))
 
 
 def _json(value: object) -> Markup:
-    """JSON that may stand in a script element, whatever is in it."""
+    """JSON that is safe inside a script element, whatever texts it has."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))  # noqa: S704
 
 
 @lru_cache(maxsize=1)
 def _environment() -> Environment:
-    made = Environment(
+    environment = Environment(
         loader=PackageLoader("vitrine.report", "page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.tests["kind"] = lambda block, name: type(block).__name__ == name
-    made.filters |= {
+    environment.tests["kind"] = lambda block, name: type(block).__name__ == name
+    environment.filters |= {
         "svg": lambda figure, name: Markup(figure_svg(figure, name)),  # noqa: S704  matplotlib escapes the text that it draws
-        "png_url": lambda figure: data_url(png(figure), "image/png"),
+        "png_url": lambda figure: data_url(figure_png(figure), "image/png"),
         "map_json": lambda view: _json(map_data(view.picture, view.scale)),
         "caption_json": lambda view: _json(caption_data(view.picture, view.scale)),
         "numeric": _numeric,
         "percent": percent,
     }
-    return made
+    return environment
 
 
 _NUMBER = re.compile(r"[−+-]?[\d,.]+( %| pp)?")
 
 
 def _numeric(table: Table) -> list[Any]:
-    """Whether each column holds numbers and nothing else, which are then set to the right."""
+    """Whether each column has numbers only, which are then aligned to the right."""
     cells = table.cells()
     return [
         any(row[i] != "–" for row in cells) and all(row[i] == "–" or _NUMBER.fullmatch(row[i]) for row in cells)

@@ -1,4 +1,4 @@
-"""A report as Markdown with PNG files, for a repository: the same sections, sentences and numbers as the page."""
+"""Write a report as Markdown with PNG files, with the same sections, sentences and numbers as the HTML page."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from vitrine.plotting.style import save
 from vitrine.plotting.tables import inline, named_table
 from vitrine.report.document import (
     Block,
+    BulletList,
     CaptionView,
     Commands,
     Details,
     Document,
     Findings,
     Gallery,
-    Listing,
     MapView,
     Numbers,
     Paragraph,
     Plot,
-    Sheet,
+    TableBlock,
 )
 
 
@@ -30,7 +30,7 @@ def write_markdown(document: Document, path: Path) -> list[Path]:
     """Write the report, and its figures into a folder beside it that is named after it.
 
     Returns:
-        What was written, the report first.
+        Paths of the written files, the report first.
     """
     folder = path.with_name(f"{path.stem}-figures")
     folder.mkdir(parents=True, exist_ok=True)
@@ -40,21 +40,21 @@ def write_markdown(document: Document, path: Path) -> list[Path]:
         parts.append(f"## {inline(section.title)}")
         for block in section.blocks:
             parts += writer.block(block)
-    parts.append(inline(document.foot))
+    parts.append(inline(document.footer))
     text = "\n\n".join(part for part in parts if part) + "\n"
     path.write_text(text, encoding="utf-8")
-    return [path, *writer.written]
+    return [path, *writer.paths]
 
 
 class _Writer:
-    """Blocks as text; figures are written as they come."""
+    """Turns blocks into text, and writes their figures into a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.written: list[Path] = []
+        self.paths: list[Path] = []
 
     def block(self, block: Block) -> Iterator[str]:
-        """The paragraphs of a block."""
+        """The Markdown paragraphs of a block."""
         match block:
             case Paragraph():
                 yield f"**{inline(block.words)}**" if block.tone == "lead" else inline(block.words)
@@ -65,7 +65,7 @@ class _Writer:
                 )
             case Findings():
                 yield "\n".join(f"- {inline(each.sentence)}{_flag(each.flag)}" for each in block.items)
-            case Sheet():
+            case TableBlock():
                 yield named_table(block.table)
                 yield _note(block.caption)
             case Plot():
@@ -78,7 +78,7 @@ class _Writer:
             case Gallery():
                 for view in block.views:
                     yield from self._view(view)
-            case Listing():
+            case BulletList():
                 yield "\n".join(f"- {inline(each)}" for each in block.items)
             case Commands():
                 yield "```\n" + "\n".join(block.lines) + "\n```"
@@ -101,12 +101,12 @@ class _Writer:
         yield _note(f"Shown as {view.why}." if view.why else "")
 
     def _image(self, path: Path, words: str) -> str:
-        self.written.append(path)
+        self.paths.append(path)
         return f"![{inline(words)}](<{path.parent.name}/{path.name}>)"
 
 
 def _flag(flag: str) -> str:
-    """Sentences say their verdict themselves, but for those on maps."""
+    """The flag in brackets for verdicts on maps; other sentences say their verdict themselves."""
     return f" ({flag})" if flag in ("believable", "doubtful", "not checked") else ""
 
 

@@ -16,50 +16,50 @@ from vitrine.io.files import write_atomically
 from vitrine.report.document import Document, Section
 from vitrine.report.html import render_html
 from vitrine.report.markdown import write_markdown
-from vitrine.report.sections.captions import captioner_section
+from vitrine.report.sections.captions import build_captioner_section
 from vitrine.report.sections.maps import (
     RecordedScores,
-    ShownPicture,
+    SelectedPicture,
+    build_maps_section,
+    build_methods_section,
+    build_positions_section,
     choose_pictures,
-    maps_section,
-    methods_section,
     pictures_from_paths,
-    positions_section,
     read_scores,
     scores_from_dict,
 )
-from vitrine.report.sections.provenance import foot, limits_section, origins_section
+from vitrine.report.sections.provenance import build_limits_section, build_origins_section, footer
 from vitrine.report.sections.summary import (
-    Final,
+    FinalResult,
+    build_classes_section,
+    build_curves_section,
+    build_result_section,
+    build_settings_section,
     choose_final,
-    classes_section,
-    curves_section,
-    final_section,
-    settings_section,
 )
-from vitrine.results import ClassificationMetrics
+from vitrine.results import ClassificationMetrics, count_of
 from vitrine.runs.data import resolve_data_reference
 from vitrine.runs.find import find_runs
 from vitrine.runs.record import read_record
 
 Progress = Callable[[str, int, int], None]
-"""What is being done, steps done, of how many."""
+"""Called with what is being done, and how many of how many steps are done."""
 
-_MOST_TESTS = 200  # that a page carries
+_MAX_TESTS = 200  # in the facts of a page
 
 
 @dataclass(frozen=True)
 class ReportSettings:
-    """What a report is asked for.
+    """What goes into a report.
 
     Attributes:
-        pictures: whose maps and captions are shown; empty chooses validation pictures.
-        final: the run that is the final result; None takes the best.
-        data: where the runs' data are now; None: where they were.
-        score: pictures on which methods are scored anew; 0 takes what was recorded.
-        markdown: also the same as Markdown with PNG files.
+        pictures: paths of pictures whose maps and captions are shown; empty chooses validation pictures.
+        final: name or folder of the run that is the final result; None takes the best run.
+        data: reference of the runs' data; None takes the one that they were trained on.
+        score: number of pictures on which methods are scored anew; 0 takes recorded scores.
+        markdown: whether to write the report as Markdown with PNG files, too.
         title: of the report; "" makes one.
-        seed: of the checks.
+        seed: of the checks of maps.
     """
 
     pictures: tuple[Path, ...] = ()
@@ -73,18 +73,18 @@ class ReportSettings:
 
 @dataclass(frozen=True)
 class Report:
-    """What ``vitrine report`` made.
+    """A report that was written.
 
     Attributes:
-        document: its content.
-        paths: of the files that were written, the page first.
+        document: the report's content.
+        paths: files that were written, the page first.
     """
 
     document: Document
     paths: tuple[Path, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
+        """The paths and the numbers behind the report, as ``--json`` prints them."""
         return {"written": [str(path) for path in self.paths], **self.document.facts}
 
 
@@ -95,28 +95,28 @@ def write_report(
     *,
     progress: Progress = lambda _what, _done, _total: None,
 ) -> Report:
-    """Write a report of runs.
+    """Write a report of runs as one HTML page.
 
     Args:
         references: run folders, patterns, and folders that hold runs, such as a sweep's.
         out: the page, ending in .html; Markdown goes beside it.
-        settings: what is in it.
+        settings: what goes into it.
         progress: called as work is done.
 
     Raises:
         RunError: no finished run, or one whose files do not fit one another.
         UsageError: ``out`` is no .html file, or the final run is not among the runs.
-        DataError, ModelError: a picture that was named, or the final run's weights, cannot be used.
+        DataError, ModelError: a picture in ``settings``, or the final run's weights, cannot be used.
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"-o {out} is no page: expected a name that ends in .html, such as -o report.html.")
     document = build_document(references, settings, out=out, progress=progress)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, render_html(document))
-    written = [out]
+    paths = [out]
     if settings.markdown:
-        written += write_markdown(document, out.with_suffix(".md"))
-    return Report(document, tuple(written))
+        paths += write_markdown(document, out.with_suffix(".md"))
+    return Report(document, tuple(paths))
 
 
 def build_document(
@@ -126,129 +126,133 @@ def build_document(
     out: Path = Path("report.html"),
     progress: Progress = lambda _what, _done, _total: None,
 ) -> Document:
-    """What :func:`write_report` writes; nothing is written."""
-    return _Gathering(references, out, settings, progress).document()
+    """The content of a report, without writing it; the arguments and errors are those of :func:`write_report`."""
+    return _DocumentBuilder(references, out, settings, progress).build()
 
 
-class _Gathering:
-    """One report as it is put together."""
+class _DocumentBuilder:
+    """Builds the sections of one report, and collects sentences on what is missing."""
 
     def __init__(self, references: Sequence[str], out: Path, settings: ReportSettings, progress: Progress) -> None:
         self.references, self.out, self.settings, self.progress = references, out, settings, progress
-        found, read = find_runs(references), cache(read_record)
-        self.comparison: ComparisonResult = compare_runs(found, read)
-        runs = [read(name, run) for name, run in found.runs.items()]
+        run_folders, read = find_runs(references), cache(read_record)
+        self.comparison: ComparisonResult = compare_runs(run_folders, read)
+        runs = [read(name, run) for name, run in run_folders.runs.items()]
         self.records = {run.name: run for run in runs if not run.is_captioner}
         self.captioners = {run.name: run for run in runs if run.is_captioner}
-        self.final: Final | None = choose_final(self.comparison, self.records, settings.final)
+        self.final: FinalResult | None = choose_final(self.comparison, self.records, settings.final)
         self.missing: list[str] = []
-        self.mapped = 0
+        self.map_count = 0
 
-    def document(self) -> Document:
-        """All sections, in order."""
-        looked = self._inside()
-        captioned = [self._captioner(number, name) for number, name in enumerate(self.captioners, 1)]
-        before = [
-            *([final_section(self.final, self.comparison, self.records)] if self.final else []),
-            settings_section(self.comparison, self.final),
-            curves_section(self.comparison, self.records, self.final),
-            *([classes_section(self.final)] if self.final else []),
+    def build(self) -> Document:
+        """The document with all sections, in order."""
+        model_sections = self._model_sections()
+        caption_sections = [self._captioner_section(number, name) for number, name in enumerate(self.captioners, 1)]
+        first = [
+            *([build_result_section(self.final, self.comparison, self.records)] if self.final else []),
+            build_settings_section(self.comparison, self.final),
+            build_curves_section(self.comparison, self.records, self.final),
+            *([build_classes_section(self.final)] if self.final else []),
         ]
-        after = [
-            limits_section(
+        last = [
+            build_limits_section(
                 self.final,
                 self.comparison,
                 self.records,
                 {name: run.folder.path for name, run in self.captioners.items()},
-                scored=any(section.key == "methods" for section in looked),
-                mapped=self.mapped,
+                has_scores=any(section.key == "methods" for section in model_sections),
+                map_count=self.map_count,
                 missing=self.missing,
             ),
-            origins_section([*self.records.values(), *self.captioners.values()], self._command()),
+            build_origins_section([*self.records.values(), *self.captioners.values()], self._command()),
         ]
-        sections = [*before, *looked, *captioned, *after]
+        sections = [*first, *model_sections, *caption_sections, *last]
         return Document(
             title=self.settings.title or self._title(),
             detail=self._detail(),
             sections=tuple(section for section in sections if section is not None),
-            foot=foot(),
+            footer=footer(),
             facts=self._facts(),
         )
 
-    def _inside(self) -> list[Section]:
-        """What the final model looks at."""
+    def _model_sections(self) -> list[Section]:
+        """Sections on what the final model looks at: positions, maps, methods."""
         if self.final is None:
             return []
         folder = self.final.record.folder.path
-        opened = open_classifier(str(folder), self.final.record.metrics.precision)
-        sections = [positions_section(opened, self.final.name)]
-        pictures = self._pictures(opened)
+        classifier = open_classifier(str(folder), self.final.record.metrics.precision)
+        sections = [build_positions_section(classifier, self.final.name)]
+        pictures = self._pictures(classifier)
         if pictures:
-            sections.append(self._maps(opened, pictures))
-        scores = self._scores(opened, folder)
-        return [*sections, *([methods_section(scores)] if scores else [])]
+            sections.append(self._maps(classifier, pictures))
+        scores = self._scores(classifier, folder)
+        return [*sections, *([build_methods_section(scores)] if scores else [])]
 
-    def _maps(self, opened: Classifier, pictures: Sequence[ShownPicture]) -> Section:
-        made = maps_section(
-            opened, pictures, self.settings.seed, lambda done, total: self.progress("Checking maps", done, total)
+    def _maps(self, classifier: Classifier, pictures: Sequence[SelectedPicture]) -> Section:
+        maps = build_maps_section(
+            classifier, pictures, self.settings.seed, lambda done, total: self.progress("Checking maps", done, total)
         )
-        self.mapped = made.shown
-        if made.unreadable and self.settings.pictures:
-            name, reason = made.unreadable[0]
+        self.map_count = maps.count
+        if maps.unreadable and self.settings.pictures:
+            name, reason = maps.unreadable[0]
             raise DataError(f"{name} cannot be used: {reason}. Leave it out of --pictures.")
-        self.missing += [f"The map of {name}: {reason}." for name, reason in made.unreadable]
-        return made.section
+        self.missing += [f"The map of {name}: {reason}." for name, reason in maps.unreadable]
+        return maps.section
 
-    def _pictures(self, opened: Classifier) -> tuple[ShownPicture, ...]:
+    def _pictures(self, classifier: Classifier) -> tuple[SelectedPicture, ...]:
         assert self.final is not None
         if self.settings.pictures:
-            return pictures_from_paths(self.settings.pictures, opened.labels)
+            return pictures_from_paths(self.settings.pictures, classifier.labels)
         try:
-            found = choose_pictures(self.final.record, self.settings.data)
+            pictures = choose_pictures(self.final.record, self.settings.data)
         except DataError as error:
             self.missing.append(
                 f"Maps: the pictures cannot be opened ({str(error).splitlines()[0]}); --data says where."
             )
             return ()
-        if not found:
+        if not pictures:
             self.missing.append("Maps: the validation pictures are no longer there, or carry no probabilities.")
-        return found
+        return pictures
 
-    def _scores(self, opened: Classifier, folder: Path) -> RecordedScores | None:
+    def _scores(self, classifier: Classifier, folder: Path) -> RecordedScores | None:
         if not self.settings.score:
             return read_scores(folder)
         assert self.final is not None
         data = self.settings.data or resolve_data_reference(
             self.final.record.folder, str(self.final.record.data["reference"])
         )
-        asked = ScoreSettings(limit=self.settings.score, curves=self.settings.score, seed=self.settings.seed)
-        scored = score_methods(
-            opened, str(folder), data, asked, lambda done, total: self.progress("Scoring methods", done, total)
+        score_settings = ScoreSettings(limit=self.settings.score, curves=self.settings.score, seed=self.settings.seed)
+        result = score_methods(
+            classifier,
+            str(folder),
+            data,
+            score_settings,
+            lambda done, total: self.progress("Scoring methods", done, total),
         )
-        return scores_from_dict(scored.to_dict())
+        return scores_from_dict(result.to_dict())
 
-    def _captioner(self, number: int, name: str) -> Section:
+    def _captioner_section(self, number: int, name: str) -> Section:
         record, pictures = self.captioners[name], self.settings.pictures
         try:
-            return captioner_section(
+            return build_captioner_section(
                 record, number, pictures, lambda done, total: self.progress("Captioning", done, total)
             )
         except DataError as error:
             if pictures:
                 raise
             self.missing.append(f"Captions of {name}: its pictures cannot be shown ({str(error).splitlines()[0]}).")
-            return captioner_section(record, number, None)
+            return build_captioner_section(record, number, None)
 
     def _title(self) -> str:
         if self.final is None:
             return f"Captions by {', '.join(self.captioners)}"
-        metrics, split = self.final.shown
+        metrics, split = self.final.best_measurement
         return f"{self.final.name}: {split} accuracy {metrics.accuracy:.4f}"
 
     def _detail(self) -> str:
-        parts = [f"{len(self.records)} run{'s' * (len(self.records) != 1)} of classifiers"] if self.records else []
+        parts = [f"{count_of(len(self.records), 'run')} of classifiers"] if self.records else []
         if self.captioners:
-            parts.append(f"{len(self.captioners)} captioner{'s' * (len(self.captioners) != 1)}")
+            parts.append(count_of(len(self.captioners), "captioner"))
         references = {str(record.data["reference"]) for record in self.records.values()}
         return " · ".join([*parts, *sorted(references)])
 
@@ -263,11 +267,11 @@ class _Gathering:
         return [*words, *(["--markdown"] if s.markdown else [])]
 
     def _facts(self) -> dict[str, Any]:
-        """What programs read of the page; tests by the hundred are for ``vitrine compare --json``."""
-        compared = self.comparison.to_dict()
-        if len(compared["tests"]) > _MOST_TESTS:
-            del compared["tests"]
-        facts: dict[str, Any] = {"comparison": compared}
+        """Numbers for programs that read the page; more than 200 tests are left to ``vitrine compare --json``."""
+        comparison = self.comparison.to_dict()
+        if len(comparison["tests"]) > _MAX_TESTS:
+            del comparison["tests"]
+        facts: dict[str, Any] = {"comparison": comparison}
         if self.final is not None:
             facts["final"] = {
                 "run": self.final.name,
@@ -278,5 +282,5 @@ class _Gathering:
 
 
 def _without_matrix(metrics: ClassificationMetrics) -> dict[str, Any]:
-    """The figures; the confusion matrix is in the run's own file."""
+    """The metrics as JSON without the confusion matrix, which the run's own file has."""
     return {key: value for key, value in metrics.to_dict().items() if key != "confusion"}

@@ -1,4 +1,4 @@
-"""The section on a captioner: what its captions come to, and captions whose words show where they looked."""
+"""The section on a captioner: its scores, and captions whose words have maps of where the captioner looked."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from vitrine.report.document import (
     Numbers,
     Paragraph,
     Section,
-    Sheet,
+    TableBlock,
 )
 from vitrine.report.sections.summary import read_test_metrics
 from vitrine.results import CaptioningMetrics, Progress, no_progress
 from vitrine.runs.data import content_sha256, resolve_data_reference
 from vitrine.runs.record import RunRecord
 
-_SIDE = 480  # pixels of a photograph on the page
-_SURE, _UNSURE = 2, 2  # captions that are shown of each kind
+_PHOTO_SIDE = 480  # pixels of a photograph on the page
+_SURE, _UNSURE = 2, 2  # captions of each kind
 
 _METRICS = {
     "bleu_1": "BLEU-1",
@@ -45,7 +45,7 @@ _METRICS = {
 }
 
 
-def captioner_section(
+def build_captioner_section(
     record: RunRecord,
     number: int,
     pictures: Sequence[Path] | None = (),
@@ -64,21 +64,21 @@ def captioner_section(
         DataError, ModelError: its pictures or weights cannot be used.
     """
     name, folder, metrics = record.name, record.folder.path, record.captioning_metrics
-    tested = read_test_metrics(folder)
-    split = "validation" if tested is None else "test"
-    scores: Mapping[str, Any] = metrics.scores if tested is None else tested["captions"]
-    opened = open_captioner(str(folder), precision=metrics.precision)
-    shown: list[_Shown] = []
+    test_content = read_test_metrics(folder)
+    split = "validation" if test_content is None else "test"
+    scores: Mapping[str, Any] = metrics.scores if test_content is None else test_content["captions"]
+    captioner = open_captioner(str(folder), precision=metrics.precision)
+    requests: list[_CaptionRequest] = []
     if pictures is not None:
-        given: list[_Shown] = [(one_picture(path, "vitrine caption"), (), "") for path in pictures]
-        shown = given or _default(record, opened)
-    views = tuple(_views(number, opened, shown, metrics.precision, progress))
+        requests = [(one_picture(path, "vitrine caption"), (), "") for path in pictures]
+        requests = requests or _choose_pictures(record, captioner)
+    views = tuple(_views(number, captioner, requests, metrics.precision, progress))
     blocks: list[Block] = [
         Paragraph(f"{name} has these scores on {scores['predicted']['pictures']:,} {split} pictures."),
         Numbers(tuple(_numbers(metrics, scores, split))),
-        Sheet(_score_table(scores), "One caption for all is what is reached without looking at the pictures."),
+        TableBlock(_score_table(scores), "One caption for all is what is reached without looking at the pictures."),
     ]
-    blocks += _grounding(tested)
+    blocks += _grounding(test_content)
     if views:
         blocks += [
             Paragraph("Each word has a map of where the captioner looked when it said the word."),
@@ -130,58 +130,63 @@ def _value(score: Mapping[str, Any] | None) -> str | None:
 _FLAGS = {"points": "supported", "worse": "not supported"}  # all else is not decided
 
 
-def _grounding(tested: Mapping[str, Any] | None) -> list[Block]:
-    """Whether words look at what they name, where that was measured."""
-    found = (tested or {}).get("grounding") or {}
+def _grounding(test_content: Mapping[str, Any] | None) -> list[Block]:
+    """Whether words look at what they name, if that was measured."""
+    grounding = (test_content or {}).get("grounding") or {}
     items = [
-        Finding(_FLAGS.get(each["flag"], "undecided"), f"Words of {whose} captions: {_lowered(each['sentence'])}")
+        Finding(
+            _FLAGS.get(each["flag"], "undecided"), f"Words of {whose} captions: {_lowercase_first(each['sentence'])}"
+        )
         for key, whose in (("predicted", "its own"), ("human", "human"))
-        if (each := found.get(key))
+        if (each := grounding.get(key))
     ]
     return [Paragraph("Do words look at what they name?"), Findings(tuple(items))] if items else []
 
 
-def _lowered(sentence: str) -> str:
+def _lowercase_first(sentence: str) -> str:
     return sentence[0].lower() + sentence[1:]
 
 
-_Shown = tuple[Sample, tuple[str, ...], str]
+_CaptionRequest = tuple[Sample, tuple[str, ...], str]
+"""A picture to caption, its human captions, and why it is shown."""
 
 
-def _default(record: RunRecord, opened: Captioner) -> list[_Shown]:
-    """Validation pictures with the captions that were surest, and those that were least sure, a word piece."""
-    encode = opened.vocabulary.encode
-    sure = {
+def _choose_pictures(record: RunRecord, captioner: Captioner) -> list[_CaptionRequest]:
+    """Validation pictures whose captions have the highest and the lowest log-probability a token."""
+    encode = captioner.vocabulary.encode
+    mean_log_probability = {
         name: each.score / (len(encode(each.text)) + 1)
         for name, each in record.predictions.items()
         if each.score is not None
     }
-    ranked = sorted(sure, key=lambda name: (-sure[name], name))
-    why = dict.fromkeys(ranked[:_SURE], "surest of its words")
-    why |= dict.fromkeys([name for name in ranked[-_UNSURE:] if name not in why], "least sure of its words")
+    names = sorted(mean_log_probability, key=lambda name: (-mean_log_probability[name], name))
+    why = dict.fromkeys(names[:_SURE], "surest of its words")
+    why |= dict.fromkeys([name for name in names[-_UNSURE:] if name not in why], "least sure of its words")
     recipe = record.recipe
-    place = resolve_data_reference(record.folder, str(record.data["reference"]))
-    found = open_captions(place, seed=recipe.seed, val_fraction=recipe.val_fraction)
-    there = {each.name: each for each in found.splits["validation"]} if "validation" in found.splits else {}
-    same = [name for name in why if name in there and (name, content_sha256(there[name])) in record.pictures]
-    if not same:
+    reference = resolve_data_reference(record.folder, str(record.data["reference"]))
+    data = open_captions(reference, seed=recipe.seed, val_fraction=recipe.val_fraction)
+    samples = {each.name: each for each in data.splits["validation"]} if "validation" in data.splits else {}
+    present_names = [
+        name for name in why if name in samples and (name, content_sha256(samples[name])) in record.pictures
+    ]
+    if not present_names:
         raise DataError(f"none of them is in {record.data['reference']} as it was")
-    return [(there[name], tuple(there[name].captions[:1]), why[name]) for name in same]
+    return [(samples[name], tuple(samples[name].captions[:1]), why[name]) for name in present_names]
 
 
 def _views(
-    number: int, opened: Captioner, shown: Sequence[_Shown], precision: str, progress: Progress
+    number: int, captioner: Captioner, requests: Sequence[_CaptionRequest], precision: str, progress: Progress
 ) -> list[CaptionView]:
     settings = CaptionSettings(precision=precision)
     pictures: list[CaptionedPicture] = []
-    for part in caption_batches(opened, [sample for sample, _, _ in shown], settings.decode, precision=precision):
+    for part in caption_batches(captioner, [sample for sample, _, _ in requests], settings.decode, precision=precision):
         for name, reason in part.unreadable:
             raise DataError(f"{name} cannot be captioned: {reason}")
         pictures += part.pictures
     views = []
-    for index, (each, (_, true, why)) in enumerate(zip(pictures, shown, strict=True), 1):
-        worded = prepare_word_maps(each, opened, settings)
-        picture = replace(worded.picture, true=true).with_smaller_photo(_SIDE)
-        views.append(CaptionView(f"caption-{number}-{index}", picture, worded.scale, why))
-        progress(index, len(shown))
+    for index, (caption, (_, true, why)) in enumerate(zip(pictures, requests, strict=True), 1):
+        word_maps = prepare_word_maps(caption, captioner, settings)
+        picture = replace(word_maps.picture, true=true).with_smaller_photo(_PHOTO_SIDE)
+        views.append(CaptionView(f"caption-{number}-{index}", picture, word_maps.scale, why))
+        progress(index, len(requests))
     return views

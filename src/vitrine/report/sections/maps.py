@@ -1,4 +1,4 @@
-"""Sections on what the final model looks at: its position embeddings, and attention maps with verdicts.
+"""Sections on what the final model looks at: position embeddings, attention maps with verdicts, scored methods.
 
 Axes: R grid rows, C grid columns.
 """
@@ -30,34 +30,38 @@ from vitrine.plotting.provenance import plain_stem
 from vitrine.plotting.tables import Table
 from vitrine.report.document import (
     Block,
+    BulletList,
     Details,
     Finding,
     Findings,
     Gallery,
-    Listing,
     MapView,
     Paragraph,
     Plot,
     Section,
-    Sheet,
+    TableBlock,
 )
-from vitrine.results import Interval, Progress, no_progress, shown_number
+from vitrine.results import Interval, Progress, Unreadable, count_of, no_progress, shown_number
 from vitrine.runs.data import find_validation_samples
 from vitrine.runs.environment import WEIGHTS_SHA256
 from vitrine.runs.record import RunRecord
 
-_SIDE = 480  # pixels of a photograph on the page
+SCORES = "methods/methods.json"
+"""Where a report looks for scored methods: ``vitrine explain RUN --score DATA -o RUN/methods``."""
+
+_PHOTO_SIDE = 480  # pixels of a photograph on the page
+_MAX_METRICS = 4  # metrics in the ranking's figure and table
 
 
-def positions_section(opened: Classifier, name: str) -> Section:
-    """The similarity of position embeddings as one figure, with its numbers beside those of controls."""
+def build_positions_section(classifier: Classifier, name: str) -> Section:
+    """The similarity of position embeddings as one figure, and its numbers beside those of controls."""
     try:
-        table = position_embeddings(opened.module)
+        table = position_embeddings(classifier.module)
     except ModelError as error:
         blocks: tuple[Block, ...] = (Paragraph(str(error).splitlines()[0]),)
         return Section("positions", "Position embeddings", blocks)
     findings = assess_positions(
-        table.embeddings_RCD, is_fixed_sine=table.is_fixed_sine, notes=(*opened.loaded.notes, *table.notes)
+        table.embeddings_RCD, is_fixed_sine=table.is_fixed_sine, notes=(*classifier.loaded.notes, *table.notes)
     )
     columns = ("", "this model", "untrained", "fixed 2-D sine")
     numbers = Table(columns, tuple((what, *cells) for what, cells in number_rows([findings.numbers], findings)))
@@ -70,7 +74,7 @@ def positions_section(opened: Classifier, name: str) -> Section:
         "Position embeddings",
         (
             Paragraph(findings.sentence),
-            Sheet(
+            TableBlock(
                 numbers, "Untrained: random embeddings of this size. Fixed 2-D sine: embeddings that encode position."
             ),
             Plot("positions", figure, alt, lines=False),
@@ -80,102 +84,113 @@ def positions_section(opened: Classifier, name: str) -> Section:
 
 
 @dataclass(frozen=True)
-class ShownPicture:
-    """A picture whose map is shown, its true label where it is known, and why it is shown."""
+class SelectedPicture:
+    """A picture whose map a report shows.
+
+    Attributes:
+        sample: the picture.
+        true: its true label; None if it is not known.
+        why: why it was selected, in a few words; "" for a picture that a person named.
+    """
 
     sample: Sample
     true: str | None
     why: str
 
 
-def choose_pictures(record: RunRecord, data: str | None = None) -> tuple[ShownPicture, ...]:
-    """The two validation pictures on which the run was surest and right, the two surest and wrong, and the two on which
-    it was least sure, of different classes where there are any: fewer where it has no more, none where the pictures are
-    no longer there.
+def choose_pictures(record: RunRecord, data: str | None = None) -> tuple[SelectedPicture, ...]:
+    """Choose up to six validation pictures: two on which the run was surest and right, two surest and wrong, and two on
+    which it was least sure, of different classes if possible. Pictures that no longer exist are left out.
 
     Args:
         record: the run.
-        data: where its data are now; None: where they were.
+        data: reference of its data; None takes the one that it was trained on.
 
     Raises:
         DataError: there are no such data.
         RunError: predictions.csv has a probability that is no number.
     """
-    sure = {name: each.score for name, each in record.predictions.items() if each.score is not None}
-    ranked = sorted(sure, key=lambda name: (-sure[name], name))
-    right = [name for name in ranked if record.is_correct(name)]
-    wrong = [name for name in ranked if not record.is_correct(name)]
-    chosen: dict[str, str] = dict.fromkeys(_spread(right, record.true_labels), "surest and right")
-    chosen |= dict.fromkeys(_spread(wrong, record.true_labels), "surest and wrong")
-    unsure = [name for name in reversed(ranked) if name not in chosen]
-    chosen |= dict.fromkeys(_spread(unsure, record.true_labels), "least sure")
-    there = find_validation_samples(record, chosen, data)
-    return tuple(ShownPicture(sample, record.true_labels[name], chosen[name]) for name, sample in there.items())
+    probability = {name: each.score for name, each in record.predictions.items() if each.score is not None}
+    names = sorted(probability, key=lambda name: (-probability[name], name))
+    right = [name for name in names if record.is_correct(name)]
+    wrong = [name for name in names if not record.is_correct(name)]
+    reasons: dict[str, str] = dict.fromkeys(_prefer_different_labels(right, record.true_labels), "surest and right")
+    reasons |= dict.fromkeys(_prefer_different_labels(wrong, record.true_labels), "surest and wrong")
+    unsure = [name for name in reversed(names) if name not in reasons]
+    reasons |= dict.fromkeys(_prefer_different_labels(unsure, record.true_labels), "least sure")
+    samples = find_validation_samples(record, reasons, data)
+    return tuple(SelectedPicture(sample, record.true_labels[name], reasons[name]) for name, sample in samples.items())
 
 
-def _spread(names: Sequence[str], truths: Mapping[str, str], count: int = 2) -> list[str]:
-    """The first names, of different classes where there are any."""
-    first: dict[str, str] = {}
+def _prefer_different_labels(names: Sequence[str], truths: Mapping[str, str], count: int = 2) -> list[str]:
+    """The first ``count`` names, of different classes if possible."""
+    by_label: dict[str, str] = {}
     for name in names:
-        first.setdefault(truths[name], name)
-    taken = list(first.values())[:count]
-    return (taken + [name for name in names if name not in taken])[:count]
+        by_label.setdefault(truths[name], name)
+    best = list(by_label.values())[:count]
+    return (best + [name for name in names if name not in best])[:count]
 
 
-def pictures_from_paths(paths: Sequence[Path], labels: Sequence[str]) -> tuple[ShownPicture, ...]:
-    """The pictures that a person names; their folder or file name may say the true label.
+def pictures_from_paths(paths: Sequence[Path], labels: Sequence[str]) -> tuple[SelectedPicture, ...]:
+    """The pictures that a person named; their folder or file name may say the true label.
 
     Raises:
         DataError: there is no such file.
     """
     return tuple(
-        ShownPicture(one_picture(path, "vitrine explain"), true_label_from_name(str(path.absolute()), labels), "")
+        SelectedPicture(one_picture(path, "vitrine explain"), true_label_from_name(str(path.absolute()), labels), "")
         for path in paths
     )
 
 
 @dataclass(frozen=True)
-class MapsMade:
-    """A section of maps, how many there are, and (name, reason) of pictures that cannot be read."""
+class MapsSection:
+    """A section of maps.
+
+    Attributes:
+        section: with the maps.
+        count: number of maps in it.
+        unreadable: pictures that cannot be read, which it lacks.
+    """
 
     section: Section
-    shown: int
-    unreadable: tuple[tuple[str, str], ...]
+    count: int
+    unreadable: tuple[Unreadable, ...]
 
 
-def maps_section(
-    opened: Classifier,
-    pictures: Sequence[ShownPicture],
+def build_maps_section(
+    classifier: Classifier,
+    pictures: Sequence[SelectedPicture],
     seed: int = 0,
     progress: Progress = no_progress,
-) -> MapsMade:
-    """Attention maps of pictures on one scale, each checked on its own picture."""
-    explainer = Explainer(opened, Method())
-    drawn: list[tuple[MapPicture, str, str]] = []
+) -> MapsSection:
+    """Attention maps of pictures on one colour scale, each with a verdict from checks on its own picture."""
+    explainer = Explainer(classifier, Method())
+    maps: list[tuple[MapPicture, str, str]] = []
     unreadable = []
-    for index, shown in enumerate(pictures):
-        mapped = next(explainer.run([shown.sample], 1))
-        if mapped.batch.unreadable:
-            unreadable.append((shown.sample.name, mapped.batch.unreadable[0][1]))
+    for index, item in enumerate(pictures):
+        batch = next(explainer.run([item.sample], 1))
+        if batch.batch.unreadable:
+            unreadable.append((item.sample.name, batch.batch.unreadable[0][1]))
             continue
-        checked = check_maps(explainer, mapped, seed)
-        picture = map_picture(explainer, mapped, 0, shown.sample, shown.true, checked)
-        drawn.append((picture.with_smaller_photo(_SIDE), shown.why, checked.verdicts[0].flag))
+        result = check_maps(explainer, batch, seed)
+        picture = map_picture(explainer, batch, 0, item.sample, item.true, result)
+        maps.append((picture.with_smaller_photo(_PHOTO_SIDE), item.why, result.verdicts[0].flag))
         progress(index + 1, len(pictures))
-    return MapsMade(Section("maps", "What it looks at", _maps(drawn)), len(drawn), tuple(unreadable))
+    return MapsSection(Section("maps", "What it looks at", _map_blocks(maps)), len(maps), tuple(unreadable))
 
 
-def _maps(drawn: Sequence[tuple[MapPicture, str, str]]) -> tuple[Block, ...]:
-    """(picture, why it is shown, flag of its verdict) as blocks."""
-    if not drawn:
+def _map_blocks(maps: Sequence[tuple[MapPicture, str, str]]) -> tuple[Block, ...]:
+    """The blocks of (picture with its map, why it is shown, flag of its verdict)."""
+    if not maps:
         return (Paragraph("No picture was there to be shown."),)
-    scale = Scale("uniform", shared_scale([picture.map_RC for picture, *_ in drawn]))
-    stems = [f"map-{i}-{plain_stem(Path(picture.name).stem)}" for i, (picture, *_) in enumerate(drawn, 1)]
-    views = tuple(MapView(stem, each, scale, why) for stem, (each, why, _) in zip(stems, drawn, strict=True))
-    method = drawn[0][0].method
+    scale = Scale("uniform", shared_scale([picture.map_RC for picture, *_ in maps]))
+    stems = [f"map-{i}-{plain_stem(Path(picture.name).stem)}" for i, (picture, *_) in enumerate(maps, 1)]
+    views = tuple(MapView(stem, each, scale, why) for stem, (each, why, _) in zip(stems, maps, strict=True))
+    method = maps[0][0].method
     return (
         Paragraph(f"{method[0].upper()}{method[1:]}. All maps have one scale."),
-        Findings((_verdicts([flag for *_, flag in drawn]),)),
+        Findings((_verdicts([flag for *_, flag in maps]),)),
         Gallery(views),
         Paragraph(
             "These pictures are no sample: they were chosen for what they are, and a check on one picture is weak. "
@@ -188,25 +203,19 @@ def _maps(drawn: Sequence[tuple[MapPicture, str, str]]) -> tuple[Block, ...]:
 def _verdicts(flags: Sequence[str]) -> Finding:
     good, bad, n = flags.count("believable"), flags.count("doubtful"), len(flags)
     flag = "doubtful" if bad else "believable" if good == n else "not checked"
-    return Finding(flag, f"Of {n} map{'s' * (n != 1)}, {good} can be believed by these checks, and {bad} cannot.")
-
-
-SCORES = "methods/methods.json"
-"""Where a report looks for scored methods: ``vitrine explain RUN --score DATA -o RUN/methods``."""
-
-_MAIN = 4  # metrics in the open
+    return Finding(flag, f"Of {count_of(n, 'map')}, {good} can be believed by these checks, and {bad} cannot.")
 
 
 @dataclass(frozen=True)
 class RecordedScores:
-    """Methods scored on pictures, read back.
+    """Scores of explanation methods that ``vitrine explain --score`` recorded.
 
     Attributes:
         ranking: methods, then controls.
         verdicts: (flag, sentence) by method.
-        data: what they were scored on.
-        masked: pictures with a mask.
-        notes: sentences on what was decided on the way.
+        data: reference of the data that they were scored on.
+        masked: number of pictures with an object mask.
+        notes: sentences on how they were scored.
     """
 
     ranking: Ranking
@@ -217,10 +226,10 @@ class RecordedScores:
 
 
 def read_scores(run: Path) -> RecordedScores | None:
-    """The scores in RUN/methods; None where there are none, or they are of other weights than the run has now.
+    """The scores in RUN/methods; None if there are none, or they are of other weights than the run has now.
 
     Raises:
-        RunError: the file is there and cannot be read.
+        RunError: the file exists and cannot be read.
     """
     path = run / SCORES
     if not path.is_file():
@@ -234,17 +243,17 @@ def read_scores(run: Path) -> RecordedScores | None:
 
 
 def scores_from_dict(content: Mapping[str, Any]) -> RecordedScores:
-    """What :meth:`vitrine.explain.score.MethodScores.to_dict` made.
+    """Scores from the dictionary that :meth:`vitrine.explain.score.MethodScores.to_dict` returns.
 
     Raises:
-        KeyError, TypeError, ValueError: it is not.
+        KeyError, TypeError, ValueError: the dictionary has another form.
     """
     rows = tuple(
         RankedMethod(
             each["name"],
             each["control"],
             each["seconds_a_picture"],
-            {key: _estimate(found) for key, found in each["metrics"].items()},
+            {key: _estimate(estimate) for key, estimate in each["metrics"].items()},
             each["standing"],
             None if each["lead_of_best"] is None else _estimate(each["lead_of_best"]),
         )
@@ -254,7 +263,7 @@ def scores_from_dict(content: Mapping[str, Any]) -> RecordedScores:
     ranking = Ranking(
         metric(content["ranked_by"]), rows, content["pictures"], bootstrap["resamples"], bootstrap["seed"]
     )
-    verdicts = {name: (found["flag"], found["sentence"]) for name, found in content["verdicts"].items()}
+    verdicts = {name: (verdict["flag"], verdict["sentence"]) for name, verdict in content["verdicts"].items()}
     return RecordedScores(ranking, verdicts, content["data"], content["pictures_with_mask"], tuple(content["notes"]))
 
 
@@ -263,55 +272,55 @@ def _estimate(content: Mapping[str, Any]) -> Estimate:
     return Estimate(content["mean"], None if ends is None else Interval(*ends), content["n"])
 
 
-def methods_section(scores: RecordedScores) -> Section:
-    """The ranking as figure and table, the best method's verdict in the open, the others' for whoever asks."""
+def build_methods_section(scores: RecordedScores) -> Section:
+    """The ranking of methods as figure and table, with the best method's verdict; the others' are folded."""
     ranking = scores.ranking
     best = ranking.rows[0]
-    shown = ranking.metrics[:_MAIN]
-    table = methods_table(ranking, shown)
+    metrics = ranking.metrics[:_MAX_METRICS]
+    table = methods_table(ranking, metrics)
     alt = f"Methods ranked by {ranking.by.label}: " + "; ".join(
         f"{row.name} {shown_number(row.estimates[ranking.by.key].mean, 3)}"
         for row in ranking.rows
         if ranking.by.key in row.estimates
     )
     others = tuple(
-        Finding(flag, f"{name}: {said}") for name, (flag, said) in scores.verdicts.items() if name != best.name
+        Finding(flag, f"{name}: {sentence}") for name, (flag, sentence) in scores.verdicts.items() if name != best.name
     )
-    flag, said = scores.verdicts[best.name]
+    flag, sentence = scores.verdicts[best.name]
     return Section(
         "methods",
         "Which maps to trust",
         (
-            Paragraph(_best(scores)),
-            Findings((Finding(flag, f"{best.name}: {said}"),)),
-            Plot("methods", methods_figure(ranking, metrics=shown), alt, _below(scores)),
-            Details("The same as a table", (Sheet(table),)),
+            Paragraph(_describe_best(scores)),
+            Findings((Finding(flag, f"{best.name}: {sentence}"),)),
+            Plot("methods", methods_figure(ranking, metrics=metrics), alt, _figure_caption(scores)),
+            Details("The same as a table", (TableBlock(table),)),
             *([Details("Verdicts on the other methods", (Findings(others),))] if others else []),
-            *([Details("How they were scored", (Listing(scores.notes),))] if scores.notes else []),
+            *([Details("How they were scored", (BulletList(scores.notes),))] if scores.notes else []),
         ),
     )
 
 
-def _best(scores: RecordedScores) -> str:
+def _describe_best(scores: RecordedScores) -> str:
     ranking = scores.ranking
     best, by = ranking.rows[0], ranking.by
     methods = [row for row in ranking.rows if not row.is_control]
     ties = [row.name for row in methods[1:] if row.standing == "ties"]
     ahead = [row.name for row in ranking.rows if row.is_control and row.standing == "above"]
     level = [row.name for row in ranking.rows if row.is_control and row.standing == "ties"]
-    said = (
+    text = (
         f"Of {len(methods)} methods and layers, {best.name} has the best {by.label}, "
         f"{shown_number(best.estimates[by.key].mean, 3)} on {ranking.pictures:,} pictures of {scores.data}."
     )
     if ties:
-        said += f" It cannot be told from {', '.join(ties)}."
+        text += f" It cannot be told from {', '.join(ties)}."
     if ahead:
-        said += f" Controls that know nothing of the model do better: {', '.join(ahead)}."
+        text += f" Controls that know nothing of the model do better: {', '.join(ahead)}."
     if level:
-        said += f" It cannot be told from controls that know nothing of the model: {', '.join(level)}."
-    return said
+        text += f" It cannot be told from controls that know nothing of the model: {', '.join(level)}."
+    return text
 
 
-def _below(scores: RecordedScores) -> str:
+def _figure_caption(scores: RecordedScores) -> str:
     masked = f"{scores.masked:,} pictures have masks. " if scores.masked else "There are no masks. "
     return f"{masked}Controls, grey, know nothing of the model. 95 % intervals from drawing pictures (bootstrap)."

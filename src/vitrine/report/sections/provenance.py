@@ -1,4 +1,4 @@
-"""The section on what was not checked: found by rules, from what the runs' files lack."""
+"""Sections on where the runs come from, and on what was not checked, which follows from what their files lack."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ from typing import Any
 from vitrine.compare.run import ComparisonResult
 from vitrine.models.reference import file_sha256
 from vitrine.plotting.tables import Table
-from vitrine.report.document import Block, Commands, Listing, Paragraph, Section, Sheet
+from vitrine.report.document import Block, BulletList, Commands, Paragraph, Section, TableBlock
 from vitrine.report.sections.maps import SCORES
-from vitrine.report.sections.summary import TEST, Final, read_test_metrics
+from vitrine.report.sections.summary import TEST, FinalResult, read_test_metrics
 from vitrine.runs.record import RunRecord, read_json, same_but_seed
 from vitrine.version import __version__
 
 
-def limits_section(
-    final: Final | None,
+def build_limits_section(
+    final: FinalResult | None,
     comparison: ComparisonResult,
     records: Mapping[str, RunRecord],
     captioners: Mapping[str, Path],
     *,
-    scored: bool,
-    mapped: int,
+    has_scores: bool,
+    map_count: int,
     missing: Sequence[str] = (),
 ) -> Section:
-    """What this report does not show.
+    """What the report does not show and the runs did not measure.
 
     Args:
-        final: the final result.
+        final: the final result; None without classifiers.
         comparison: of all runs.
-        records: classifiers by name.
-        captioners: folders of captioners by name.
-        scored: whether methods were scored.
-        mapped: pictures whose maps are shown.
+        records: of the classifiers, by name.
+        captioners: folders of the captioners, by name.
+        has_scores: whether the report has scores of explanation methods.
+        map_count: number of pictures whose maps are shown.
         missing: sentences on what could not be shown.
     """
     items = [*missing]
     if final is not None:
-        items += _of_final(final, scored=scored, mapped=mapped)
-    items += _of_comparison(comparison, records)
+        items += _final_limits(final, has_scores=has_scores, map_count=map_count)
+    items += _comparison_limits(comparison, records)
     for name, path in captioners.items():
-        items += _of_captioner(name, path)
+        items += _captioner_limits(name, path)
     items.append(
         "How the models do on pictures of another kind, from another camera or of other people, on damaged pictures, "
         "and on pictures that are meant to deceive."
@@ -51,16 +51,16 @@ def limits_section(
     return Section(
         "limits",
         "What was not checked",
-        (Paragraph("This report says nothing of the following."), Listing(tuple(items))),
+        (Paragraph("This report says nothing of the following."), BulletList(tuple(items))),
     )
 
 
-def _of_final(final: Final, *, scored: bool, mapped: int) -> list[str]:
+def _final_limits(final: FinalResult, *, has_scores: bool, map_count: int) -> list[str]:
     record, path = final.record, str(final.record.folder.path)
     items = []
     if final.test is None:
         lies = "one lies there, of other weights or another split; " if Path(path, TEST).is_file() else ""
-        chose = "the weights" if final.chosen or not final.rivals else "the weights and the run"
+        chose = "the weights" if final.is_named_by_person or not final.rivals else "the weights and the run"
         how = shlex.join(["vitrine", "evaluate", path, "DATA", "--split", "test", "-o", f"{path}/test"])
         items.append(
             f"Test pictures: the accuracy is of the validation pictures, by which {chose} were chosen ({lies}{how})."
@@ -68,14 +68,14 @@ def _of_final(final: Final, *, scored: bool, mapped: int) -> list[str]:
     else:
         how = shlex.join(["vitrine", "check", final.test_data])
         items.append(f"Whether test pictures are copies of training or validation pictures: {how} says so.")
-    items += _copies(record)
-    if not scored:
+    items += _count_copies(record)
+    if not has_scores:
         lies = "what lies there is of other weights; " if Path(path, SCORES).is_file() else ""
         how = shlex.join(["vitrine", "explain", path, "--score", "DATA", "-o", f"{path}/methods"])
         items.append(f"Whether maps of this model point at things in general: no methods were scored ({lies}{how}).")
-    if mapped:
+    if map_count:
         items.append(
-            f"Maps of pictures other than the {mapped} shown, and of layers and methods other than those named."
+            f"Maps of pictures other than the {map_count} shown, and of layers and methods other than those named."
         )
     how = shlex.join(["vitrine", "verify", path])
     items.append(
@@ -85,22 +85,24 @@ def _of_final(final: Final, *, scored: bool, mapped: int) -> list[str]:
     return items
 
 
-def _of_captioner(name: str, path: Path) -> list[str]:
-    tested = read_test_metrics(path)
+def _captioner_limits(name: str, path: Path) -> list[str]:
+    test_content = read_test_metrics(path)
     how = shlex.join(["vitrine", "evaluate", str(path), "DATA", "--split", "test", "-o", f"{path}/test"])
-    if tested is None:
+    if test_content is None:
         lies = "one lies there, of other weights or another split; " if (path / TEST).is_file() else ""
         return [
             f"{name} was not measured on test pictures, nor whether its words look at what they name ({lies}{how})."
         ]
-    grounded = any((tested.get("grounding") or {}).get(key) for key in ("predicted", "human"))
+    has_grounding = any((test_content.get("grounding") or {}).get(key) for key in ("predicted", "human"))
     return (
-        [] if grounded else [f"Whether words of {name} look at what they name: its data do not say where things are."]
+        []
+        if has_grounding
+        else [f"Whether words of {name} look at what they name: its data do not say where things are."]
     )
 
 
-def _copies(record: RunRecord) -> list[str]:
-    """Exact copies of training pictures among the validation pictures; near ones are not looked for."""
+def _count_copies(record: RunRecord) -> list[str]:
+    """How many validation pictures are exact copies of training pictures; near copies are not looked for."""
     train = record.data["splits"]["train"]
     how = shlex.join(["vitrine", "check", str(record.data["reference"])])
     near = f"Near copies (scaled, cropped, compressed anew) were not looked for: {how}."
@@ -108,21 +110,18 @@ def _copies(record: RunRecord) -> list[str]:
     items = [f"{aside:,} pictures that could not be read were set aside and count in no number."] if aside else []
     if not isinstance(train, list):
         return [*items, "Whether validation pictures are among the training pictures, which are drawn without end."]
-    known = {row["sha256"] for row in train}
-    copies = sum(sha256 in known for _, sha256 in record.pictures)
-    n = len(record.pictures)
-    said = f"{copies:,} of the" if copies else "None of the"
-    found = (
-        f"{said} {n:,} validation pictures {'is' if copies == 1 else 'are'} byte for byte among the training pictures."
-    )
-    return [*items, f"{found} {near}"]
+    training_hashes = {row["sha256"] for row in train}
+    copies = sum(sha256 in training_hashes for _, sha256 in record.pictures)
+    amount, verb = f"{copies:,}" if copies else "None", "is" if copies == 1 else "are"
+    pictures = f"{len(record.pictures):,} validation pictures"
+    return [*items, f"{amount} of the {pictures} {verb} byte for byte among the training pictures. {near}"]
 
 
-def _of_comparison(comparison: ComparisonResult, records: Mapping[str, RunRecord]) -> list[str]:
+def _comparison_limits(comparison: ComparisonResult, records: Mapping[str, RunRecord]) -> list[str]:
     rows = list(records.values())
-    seeded = any(same_but_seed(one.settings, other.settings) for i, one in enumerate(rows) for other in rows[:i])
+    has_seeds = any(same_but_seed(one.settings, other.settings) for i, one in enumerate(rows) for other in rows[:i])
     items = []
-    if len(rows) > 1 and not seeded:
+    if len(rows) > 1 and not has_seeds:
         items.append(
             "Other seeds: every setting was trained once. A paired test is of these weights, not of the recipes."
         )
@@ -131,12 +130,12 @@ def _of_comparison(comparison: ComparisonResult, records: Mapping[str, RunRecord
     return items
 
 
-def origins_section(runs: Sequence[RunRecord], command: Sequence[str]) -> Section:
+def build_origins_section(runs: Sequence[RunRecord], command: Sequence[str]) -> Section:
     """Where each run, its data and its starting weights come from, and how to make all of it again.
 
     Args:
         runs: one or more.
-        command: that made the report.
+        command: the command line that made the report, in words.
 
     Raises:
         RunError: a run's files cannot be read.
@@ -146,19 +145,19 @@ def origins_section(runs: Sequence[RunRecord], command: Sequence[str]) -> Sectio
     blocks += [Paragraph("The runs were made by, with the recipes that lie in their folders:", "note"), Commands(again)]
     origins = {run.name: _origins(run) for run in runs}
     names = list(dict.fromkeys(what for each in origins.values() for what in each))
-    shared = [what for what in names if len({each.get(what) for each in origins.values()}) == 1]
-    own = [what for what in names if what not in shared]
-    if own:
-        rows = tuple((name, *(each.get(what) for what in own)) for name, each in origins.items())
-        blocks.append(Sheet(Table(("run", *own), rows), "Run by run"))
+    shared_facts = [what for what in names if len({each.get(what) for each in origins.values()}) == 1]
+    own_facts = [what for what in names if what not in shared_facts]
+    if own_facts:
+        rows = tuple((name, *(each.get(what) for what in own_facts)) for name, each in origins.items())
+        blocks.append(TableBlock(Table(("run", *own_facts), rows), "Run by run"))
     first = next(iter(origins.values()))
     alike = "The same for all runs" if len(runs) > 1 else "The run"
-    blocks.append(Sheet(Table(("", "value"), tuple((what, first[what]) for what in shared)), alike))
+    blocks.append(TableBlock(Table(("", "value"), tuple((what, first[what]) for what in shared_facts)), alike))
     return Section("origins", "Where everything comes from", tuple(blocks))
 
 
-def foot() -> str:
-    """The last line of a report."""
+def footer() -> str:
+    """The last line of a report, which says what made it."""
     return f"Made by vitrine {__version__} from the files of the runs; no number was typed in by hand."
 
 

@@ -1,4 +1,4 @@
-"""The final result of a report: which run it is, what it was measured on, and what may be said of it."""
+"""Sections that summarise the runs: the final result, its classes, all runs with their settings, learning curves."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ from vitrine.plotting.confusion import confusion_figure
 from vitrine.plotting.tables import Table
 from vitrine.report.document import (
     Block,
+    BulletList,
     Commands,
     Details,
     Finding,
     Findings,
-    Listing,
     Number,
     Numbers,
     Paragraph,
     Plot,
     Section,
-    Sheet,
+    TableBlock,
 )
-from vitrine.results import ClassificationMetrics, ClassMetrics, Interval
+from vitrine.results import ClassificationMetrics, ClassMetrics, Interval, join_words
 from vitrine.runs.environment import WEIGHTS_SHA256
 from vitrine.runs.index import NEARER, RIGHT
 from vitrine.runs.record import RunRecord, RunRow, same_but_seed
@@ -47,86 +47,95 @@ from vitrine.runs.record import RunRecord, RunRow, same_but_seed
 TEST = "test/metrics.json"
 """Where a report looks for an evaluation on test pictures: ``vitrine evaluate RUN DATA --split test -o RUN/test``."""
 
-_NAMED = 6  # runs that a sentence names
+_MAX_NAMES = 6  # runs that a sentence names
+_MIN_SUPPORT = 30  # pictures of a class below which its recall says little
+_MAX_OPEN_CLASSES = 15  # classes whose table is not folded
+_MAX_MISTAKES = 10  # mistakes in a table
+_MAX_CLAIMS = 12  # tests that are not folded
+_MAX_FOLDED_CLAIMS = 60  # tests as sentences; more become a table
 
 
 @dataclass(frozen=True)
-class Final:
+class FinalResult:
     """The run that a report calls its final result.
 
     Attributes:
-        record, row: the run.
+        record: what the run recorded.
+        row: the run's row in tables.
         rivals: the other runs that were measured on the same validation pictures, best first.
-        chosen: whether a person named it; else it has the highest validation accuracy.
-        test: on test pictures, as evaluated with these weights; None where no such evaluation was recorded.
-        test_data: reference of the data that they are of; "" without.
+        is_named_by_person: whether a person chose the run; otherwise it has the highest validation accuracy.
+        test: metrics on test pictures with these weights; None if no such evaluation was recorded.
+        test_data: reference of the test pictures' data; "" without.
     """
 
     record: RunRecord
     row: RunRow
     rivals: tuple[RunRow, ...]
-    chosen: bool
+    is_named_by_person: bool
     test: ClassificationMetrics | None
     test_data: str = ""
 
     @property
     def name(self) -> str:
-        """Of the run."""
+        """The run's name."""
         return self.row.name
 
     @property
-    def shown(self) -> tuple[ClassificationMetrics, str]:
-        """The measurement that says most, and its split: test pictures, which chose nothing, where there are any."""
+    def best_measurement(self) -> tuple[ClassificationMetrics, str]:
+        """Metrics and name of the most telling split: test, which chose nothing, if it was measured, else validation."""
         return (self.record.classification_metrics, "validation") if self.test is None else (self.test, "test")
 
 
 def choose_final(
-    comparison: ComparisonResult, records: Mapping[str, RunRecord], named: str | None = None
-) -> Final | None:
-    """The final result: the run that was named, else the best of the largest group that shares validation pictures.
+    comparison: ComparisonResult, records: Mapping[str, RunRecord], reference: str | None = None
+) -> FinalResult | None:
+    """Choose the final result: the run that a person named, else the best one of the largest group that shares
+    validation pictures.
 
     Args:
         comparison: of all runs, best first.
-        records: by name.
-        named: by a person; the last parts of the path are enough.
+        records: of the classifiers, by name.
+        reference: name or folder by which a person named the run; the last parts of the path are enough.
 
     Returns:
-        None where no run is of a classifier.
+        None if no run is of a classifier.
 
     Raises:
-        UsageError: no run, or more than one, is called so.
+        UsageError: ``reference`` names no run, or more than one.
     """
     rows = {row.name: row for row in comparison.rows}
     if not rows:
-        if named is not None:
-            raise UsageError(f"--final {named}: there is no classifier among the runs.")
+        if reference is not None:
+            raise UsageError(f"--final {reference}: there is no classifier among the runs.")
         return None
-    group = max(comparison.groups.values(), key=len) if named is None else ()
-    name = next(name for name in rows if name in group) if named is None else _named(named, rows, records)
+    group = max(comparison.groups.values(), key=len) if reference is None else ()
+    name = next(name for name in rows if name in group) if reference is None else _find_run(reference, rows, records)
     group = next(names for names in comparison.groups.values() if name in names)
     rivals = tuple(rows[each] for each in rows if each in group and each != name)
     record = records[name]
-    test, data = read_test(record.folder.path)
-    return Final(record, rows[name], rivals, named is not None, test, data)
+    test, data = read_test_result(record.folder.path)
+    return FinalResult(record, rows[name], rivals, reference is not None, test, data)
 
 
-def _named(named: str, rows: Mapping[str, RunRow], records: Mapping[str, RunRecord]) -> str:
-    wanted = Path(named).expanduser()
-    places = {name: records[name].folder.path.resolve() for name in rows}
-    fitting = [name for name in rows if name == named or places[name] == wanted.resolve()]
-    ends = len(wanted.parts)
-    fitting = fitting or [name for name in rows if places[name].parts[-ends:] == wanted.parts]
-    if len(fitting) != 1:
-        raise UsageError(f"--final {named} names {len(fitting) or 'none'} of the runs: {', '.join(rows)}.")
-    return fitting[0]
+def _find_run(reference: str, rows: Mapping[str, RunRow], records: Mapping[str, RunRecord]) -> str:
+    path = Path(reference).expanduser()
+    folders = {name: records[name].folder.path.resolve() for name in rows}
+    matches = [name for name in rows if name == reference or folders[name] == path.resolve()]
+    part_count = len(path.parts)
+    matches = matches or [name for name in rows if folders[name].parts[-part_count:] == path.parts]
+    if len(matches) != 1:
+        raise UsageError(f"--final {reference} names {len(matches) or 'none'} of the runs: {', '.join(rows)}.")
+    return matches[0]
 
 
-def read_test(run: Path) -> tuple[ClassificationMetrics | None, str]:
-    """The classifier's evaluation in RUN/test and the data that it is of; None and "" where there is none, or it is not
-    of the run's weights of now.
+def read_test_result(run: Path) -> tuple[ClassificationMetrics | None, str]:
+    """A classifier's metrics in RUN/test, and the reference of the data that they were measured on.
+
+    Returns:
+        None and "" if there are none, or they were measured with other weights than the run has now.
 
     Raises:
-        RunError: the file is there and cannot be read.
+        RunError: the file exists and cannot be read.
     """
     content = read_test_metrics(run)
     if content is None:
@@ -138,10 +147,10 @@ def read_test(run: Path) -> tuple[ClassificationMetrics | None, str]:
 
 
 def read_test_metrics(run: Path) -> dict[str, Any] | None:
-    """The content of RUN/test/metrics.json; None where it is not there, of another split, or of other weights.
+    """The content of RUN/test/metrics.json; None if it is missing, of another split, or of other weights.
 
     Raises:
-        RunError: the file is there and is not JSON.
+        RunError: the file exists and is not JSON.
     """
     path = run / TEST
     if not path.is_file():
@@ -154,25 +163,26 @@ def read_test_metrics(run: Path) -> dict[str, Any] | None:
     return content if fits and content.get(WEIGHTS_SHA256) == file_sha256(run / "model.safetensors") else None
 
 
-def final_section(final: Final, comparison: ComparisonResult, records: Mapping[str, RunRecord]) -> Section:
-    """The final result: its numbers first, then what may be said of them."""
+def build_result_section(final: FinalResult, comparison: ComparisonResult, records: Mapping[str, RunRecord]) -> Section:
+    """The final result: its numbers, and sentences on what they mean."""
     m = final.record.classification_metrics
-    numbers = [Number(f"{m.accuracy:.4f}", "validation accuracy", _of(m.accuracy_interval, m.n), final.test is None)]
+    numbers = [
+        Number(f"{m.accuracy:.4f}", "validation accuracy", _interval_text(m.accuracy_interval, m.n), final.test is None)
+    ]
     if final.test is not None:
         t = final.test
-        numbers.insert(0, Number(f"{t.accuracy:.4f}", "test accuracy", _of(t.accuracy_interval, t.n), is_main=True))
-    shown, split = final.shown
-    numbers.append(
-        Number(
-            f"{shown.calibration_error:.4f}", "calibration error", f"expected, {shown.calibration_bins} bins, {split}"
+        numbers.insert(
+            0, Number(f"{t.accuracy:.4f}", "test accuracy", _interval_text(t.accuracy_interval, t.n), is_main=True)
         )
-    )
+    best, split = final.best_measurement
+    detail = f"expected, {best.calibration_bins} bins, {split}"
+    numbers.append(Number(f"{best.calibration_error:.4f}", "calibration error", detail))
     sentences = [
-        *_choice(final),
-        *_test(final),
-        *_rivals(final, comparison),
-        *_seeds(final, records),
-        _error(final),
+        *_explain_choice(final),
+        *_describe_test(final),
+        *_compare_with_rivals(final, comparison),
+        *_describe_seeds(final, records),
+        _describe_error(final),
     ]
     path = str(final.record.folder.path)
     return Section(
@@ -187,11 +197,11 @@ def final_section(final: Final, comparison: ComparisonResult, records: Mapping[s
     )
 
 
-def _of(interval: Interval, n: int) -> str:
+def _interval_text(interval: Interval, n: int) -> str:
     return f"95 % interval {interval.low:.4f} to {interval.high:.4f}, n = {n:,}"
 
 
-def _choice(final: Final) -> list[str]:
+def _explain_choice(final: FinalResult) -> list[str]:
     runs, m = len(final.rivals) + 1, final.record.metrics
     where = f"the same {m.n:,} validation pictures"
     if runs == 1:
@@ -201,17 +211,17 @@ def _choice(final: Final) -> list[str]:
         return [f"It was named by hand: of {runs} runs measured on {where}, {ahead} reached a higher accuracy."]
     tied = [row.name for row in final.rivals if row.accuracy == final.row.accuracy]
     high = f"the highest accuracy of {runs} runs measured on {where}"
-    if final.chosen:
+    if final.is_named_by_person:
         return [f"It was named by hand; it has {high}."]
     lower = all(final.row.loss < row.loss for row in final.rivals if row.name in tied)
-    tie = f" {_listed(tied)} reached the same{'; it has the lower loss' if lower else ''}." if tied else ""
+    tie = f" {_list_names(tied)} reached the same{'; it has the lower loss' if lower else ''}." if tied else ""
     return [
         f"It was chosen for having {high}.{tie} The best of several is flattered by the choice: on new pictures it may "
         "do a little worse than these pictures say."
     ]
 
 
-def _test(final: Final) -> list[str]:
+def _describe_test(final: FinalResult) -> list[str]:
     if final.test is None:
         return []
     t, m = final.test, final.record.metrics
@@ -223,100 +233,95 @@ def _test(final: Final) -> list[str]:
     ]
 
 
-def _rivals(final: Final, comparison: ComparisonResult) -> list[str]:
+def _compare_with_rivals(final: FinalResult, comparison: ComparisonResult) -> list[str]:
     better: list[str] = []
     worse: list[str] = []
-    open_: list[str] = []
+    undecided: list[str] = []
     for claim in comparison.claims:
         if final.name not in (claim.first, claim.second):
             continue
         other = claim.second if claim.first == final.name else claim.first
         if claim.verdict == "undecided":
-            open_.append(other)
+            undecided.append(other)
         else:
             (better if (claim.verdict == "supported") == (claim.first == final.name) else worse).append(other)
-    if not (better or worse or open_):
+    if not (better or worse or undecided):
         return []
     tests = len(comparison.claims)
-    said = [
-        *([f"it is better than {_listed(better)}"] if better else []),
-        *([f"it is worse than {_listed(worse)}"] if worse else []),
-        *([f"it cannot be told from {_listed(open_)}"] if open_ else []),
+    findings = [
+        *([f"it is better than {_list_names(better)}"] if better else []),
+        *([f"it is worse than {_list_names(worse)}"] if worse else []),
+        *([f"it cannot be told from {_list_names(undecided)}"] if undecided else []),
     ]
-    corrected = f", corrected for all {tests} tests of this report" if tests > 1 else ""
-    return [f"By exact tests on the same pictures{corrected}, {'; '.join(said)}."]
+    correction = f", corrected for all {tests} tests of this report" if tests > 1 else ""
+    return [f"By exact tests on the same pictures{correction}, {'; '.join(findings)}."]
 
 
-def _seeds(final: Final, records: Mapping[str, RunRecord]) -> list[str]:
-    """The same recipe with other seeds."""
-    own = final.record
-    others = [each for each in records.values() if each is not own and same_but_seed(own.settings, each.settings)]
+def _describe_seeds(final: FinalResult, records: Mapping[str, RunRecord]) -> list[str]:
+    """How far the accuracy of the same recipe moves with other seeds."""
+    record = final.record
+    others = [each for each in records.values() if each is not record and same_but_seed(record.settings, each.settings)]
     if not others:
         return ["Its recipe was trained with one seed: how far another seed would move this number was not measured."]
     count = f"Its recipe was trained with {len(others) + 1} seeds"
-    if any(each.validation != own.validation for each in others):
+    if any(each.validation != record.validation for each in others):
         return [f"{count}, which also drew different validation pictures: their accuracies are of different things."]
-    accuracies = sorted(each.metrics.accuracy for each in (own, *others))
+    accuracies = sorted(each.metrics.accuracy for each in (record, *others))
     return [f"{count}; their accuracies lie between {accuracies[0]:.4f} and {accuracies[-1]:.4f}."]
 
 
-def _error(final: Final) -> str:
-    """How far chance alone moves the number; of 0 or all right, the formula says nothing."""
-    shown, split = final.shown
-    points = 100 * sqrt(shown.accuracy * (1 - shown.accuracy) / shown.n)
-    known = f"The standard error of this accuracy is {points:.2f} points (binomial, {shown.n:,} {split} pictures). "
+def _describe_error(final: FinalResult) -> str:
+    """The standard error of the accuracy; the formula says nothing of accuracies 0 and 1."""
+    metrics, split = final.best_measurement
+    points = 100 * sqrt(metrics.accuracy * (1 - metrics.accuracy) / metrics.n)
+    pictures = f"{metrics.n:,} {split} pictures"
+    standard_error = f"The standard error of this accuracy is {points:.2f} points (binomial, {pictures}). "
     return (
-        f"{known if points else ''}That another training of the same recipe comes within ±0.5 points would be luck; "
-        "that another evaluation of these weights does can be checked:"
+        f"{standard_error if points else ''}That another training of the same recipe comes within ±0.5 points would "
+        "be luck; that another evaluation of these weights does can be checked:"
     )
 
 
-def _listed(names: Sequence[str]) -> str:
-    shown = list(names[:_NAMED])
-    if len(names) > _NAMED:
-        shown.append(f"{len(names) - _NAMED} more")
-    return shown[0] if len(shown) == 1 else f"{', '.join(shown[:-1])} and {shown[-1]}"
+def _list_names(names: Sequence[str]) -> str:
+    more = [f"{len(names) - _MAX_NAMES} more"] if len(names) > _MAX_NAMES else []
+    return join_words([*names[:_MAX_NAMES], *more])
 
 
-_FEW = 30  # pictures of a class below which its recall says little
-_OPEN = 15  # classes that stand in the open
-_MISTAKES = 10
-
-
-def classes_section(final: Final) -> Section:
-    """Precision and recall by class, the confusion matrix, and the surest mistakes, on the split that says most."""
-    m, split = final.shown
-    table = Sheet(_class_table(m), f"{m.n:,} {split} pictures; recall with its 95 % interval (Wilson).")
-    blocks: list[Block] = [Paragraph(" ".join(_sentences(m)))]
-    blocks.append(table if len(m.classes) <= _OPEN else Details(f"All {len(m.classes)} classes", (table,)))
-    alt = f"Confusion matrix of {len(m.classes)} classes. {_commonest(m)}"
+def build_classes_section(final: FinalResult) -> Section:
+    """Precision and recall by class, the confusion matrix, and the surest mistakes, on the most telling split."""
+    m, split = final.best_measurement
+    table = TableBlock(_class_table(m), f"{m.n:,} {split} pictures; recall with its 95 % interval (Wilson).")
+    blocks: list[Block] = [Paragraph(" ".join(_describe_classes(m)))]
+    blocks.append(table if len(m.classes) <= _MAX_OPEN_CLASSES else Details(f"All {len(m.classes)} classes", (table,)))
+    alt = f"Confusion matrix of {len(m.classes)} classes. {_commonest_mistake(m)}"
     blocks.append(Plot("confusion", confusion_figure(m), alt, "Rows: true classes. Columns: predicted.", lines=False))
     if m.hardest:
         rows = tuple((each.name, each.true, each.predicted, f"{each.probability:.3f}") for each in m.hardest)
-        mistakes = Table(("picture", "is", "was called", "probability"), rows[:_MISTAKES])
-        blocks.append(Details("The mistakes that it was surest of", (Sheet(mistakes),)))
+        mistakes = Table(("picture", "is", "was called", "probability"), rows[:_MAX_MISTAKES])
+        blocks.append(Details("The mistakes that it was surest of", (TableBlock(mistakes),)))
     return Section("classes", "Class by class", tuple(blocks))
 
 
-def _sentences(m: ClassificationMetrics) -> list[str]:
-    known = [each for each in m.classes if each.support]
-    if not known:
+def _describe_classes(m: ClassificationMetrics) -> list[str]:
+    with_pictures = [each for each in m.classes if each.support]
+    if not with_pictures:
         return ["There is no picture of any class."]
-    worst = min(known, key=lambda each: (_recall(each), each.label))
-    said = [
+    worst = min(with_pictures, key=lambda each: (_recall(each), each.label))
+    sentences = [
         f"{worst.label} is found least often: {round(_recall(worst) * worst.support):,} of {worst.support:,} "
         f"({_recall(worst):.3f}).",
-        _commonest(m),
+        _commonest_mistake(m),
     ]
-    few = sum(each.support < _FEW for each in known)
+    few = sum(each.support < _MIN_SUPPORT for each in with_pictures)
     if few:
-        said.append(
-            f"{few} of {len(known)} classes have fewer than {_FEW} pictures here, so that their recall is vague."
+        sentences.append(
+            f"{few} of {len(with_pictures)} classes have fewer than {_MIN_SUPPORT} pictures here, so that their recall "
+            "is vague."
         )
-    return said
+    return sentences
 
 
-def _commonest(m: ClassificationMetrics) -> str:
+def _commonest_mistake(m: ClassificationMetrics) -> str:
     most = max(
         (cell for cell in m.confusion if cell.true != cell.predicted), key=lambda cell: cell.pictures, default=None
     )
@@ -330,80 +335,78 @@ def _commonest(m: ClassificationMetrics) -> str:
 def _class_table(m: ClassificationMetrics) -> Table:
     rows = []
     for each in sorted(m.classes, key=lambda entry: (_recall(entry), entry.label)):
-        found = "–"
+        recall = "–"
         if each.support:
             ends = wilson(round(_recall(each) * each.support), each.support)
-            found = f"{_recall(each):.3f} ({ends.low:.3f} to {ends.high:.3f})"
-        rows.append((each.label, found, None if each.precision is None else f"{each.precision:.3f}", each.support))
+            recall = f"{_recall(each):.3f} ({ends.low:.3f} to {ends.high:.3f})"
+        rows.append((each.label, recall, None if each.precision is None else f"{each.precision:.3f}", each.support))
     return Table(("class", "recall", "precision", "pictures"), tuple(rows))
 
 
 def _recall(entry: ClassMetrics) -> float:
-    """A class without pictures comes last."""
+    """Recall to sort by: a class without pictures comes last."""
     return 2.0 if entry.recall is None else entry.recall
 
 
-_MOST_CLAIMS = 12
-_MOST_FOLDED = 60
-
-
-def settings_section(comparison: ComparisonResult, final: Final | None) -> Section:
-    """All runs as a table and a dot plot, what the paired tests say, and what was left out."""
+def build_settings_section(comparison: ComparisonResult, final: FinalResult | None) -> Section:
+    """All runs as a table and a dot plot, what the paired tests say, and which runs were left out."""
     blocks: list[Block] = []
     if comparison.rows:
-        blocks += _runs(comparison, final)
+        blocks += _run_blocks(comparison, final)
     if comparison.captioners:
-        blocks.append(Sheet(captioners_table(comparison.captioners), "Captioners: their accuracy is of word pieces."))
-    blocks += _tests(comparison, final)
+        blocks.append(
+            TableBlock(captioners_table(comparison.captioners), "Captioners: their accuracy is of word pieces.")
+        )
+    blocks += _test_blocks(comparison, final)
     notes = [*comparison.group_sentences(), *comparison.notes]
     notes += [f"Left out: {each.name}: {each.reason}." for each in comparison.skipped]
     if notes:
-        blocks.append(Listing(tuple(notes)))
+        blocks.append(BulletList(tuple(notes)))
     return Section("settings", "Settings and what came out", tuple(blocks))
 
 
-def _runs(comparison: ComparisonResult, final: Final | None) -> list[Block]:
-    rows, varied = comparison.rows, comparison.varied
+def _run_blocks(comparison: ComparisonResult, final: FinalResult | None) -> list[Block]:
+    rows, varying = comparison.rows, comparison.varied
     index = next((i for i, row in enumerate(rows) if final is not None and row.name == final.name), None)
     name = None if final is None else final.name
     alt = f"Validation accuracy of {len(rows)} runs with 95 % intervals: " + "; ".join(
         f"{row.name} {row.accuracy:.4f} ({row.interval.low:.4f} to {row.interval.high:.4f})" for row in rows[:12]
     )
     return [
-        Paragraph(_tried(rows, varied)),
-        Plot("accuracy", accuracy_figure(rows, varied, name), alt, "95 % intervals after Wilson, over the pictures."),
-        Sheet(
+        Paragraph(_describe_runs(rows, varying)),
+        Plot("accuracy", accuracy_figure(rows, varying, name), alt, "95 % intervals after Wilson, over the pictures."),
+        TableBlock(
             replace(run_outcomes_table(rows), final=index), "Sorted by validation accuracy; the final result is marked."
         ),
-        Details("Every setting of every run", (Sheet(replace(runs_table(rows), final=index)),)),
+        Details("Every setting of every run", (TableBlock(replace(runs_table(rows), final=index)),)),
     ]
 
 
-def _tried(rows: tuple[RunRow, ...], varied: tuple[str, ...]) -> str:
+def _describe_runs(rows: tuple[RunRow, ...], varying: tuple[str, ...]) -> str:
     if len(rows) == 1:
         return "There is one run of a classifier."
-    if not varied:
+    if not varying:
         return f"{len(rows)} runs of one setting were made."
-    return f"{len(rows)} runs were made; they differ in {', '.join(varied)}."
+    return f"{len(rows)} runs were made; they differ in {', '.join(varying)}."
 
 
-def _tests(comparison: ComparisonResult, final: Final | None) -> list[Block]:
-    """The tests of the final result and of captioners in the open, those of other runs for whoever asks."""
+def _test_blocks(comparison: ComparisonResult, final: FinalResult | None) -> list[Block]:
+    """Paired tests: those of the final result and of captioners first, those of other runs folded."""
     if not comparison.claims:
         return []
     claims = comparison.claims
-    own = [each for each in claims if final is not None and final.name in (each.first, each.second)]
-    own += [each for each in claims if each.question != RIGHT]  # of captioners, none of which is the final result
-    shown = (own or list(comparison.claims))[:_MOST_CLAIMS]
+    main = [each for each in claims if final is not None and final.name in (each.first, each.second)]
+    main += [each for each in claims if each.question != RIGHT]  # of captioners, none of which is the final result
+    shown_claims = (main or list(comparison.claims))[:_MAX_CLAIMS]
     blocks: list[Block] = [
         Paragraph(" ".join(CAVEAT.split())),
-        Findings(tuple(Finding(claim.verdict, claim.sentence) for claim in shown)),
+        Findings(tuple(Finding(claim.verdict, claim.sentence) for claim in shown_claims)),
     ]
     if any(claim.question == NEARER for claim in comparison.claims):
         blocks.insert(1, Paragraph(" ".join(NEARNESS.split())))
-    others = tuple(each for each in comparison.claims if not any(each is claim for claim in shown))
-    if len(others) > _MOST_FOLDED:
-        blocks.append(Details(f"All {len(comparison.claims)} tests", (Sheet(comparison.tests()),)))
+    others = tuple(each for each in comparison.claims if not any(each is claim for claim in shown_claims))
+    if len(others) > _MAX_FOLDED_CLAIMS:
+        blocks.append(Details(f"All {len(comparison.claims)} tests", (TableBlock(comparison.tests()),)))
     elif others:
         findings = Findings(tuple(Finding(each.verdict, each.sentence) for each in others))
         blocks.append(Details(f"Tests of the other runs ({len(others)} of {len(comparison.claims)})", (findings,)))
@@ -413,28 +416,30 @@ def _tests(comparison: ComparisonResult, final: Final | None) -> list[Block]:
     return blocks
 
 
-def curves_section(
-    comparison: ComparisonResult, records: Mapping[str, RunRecord], final: Final | None
+def build_curves_section(
+    comparison: ComparisonResult, records: Mapping[str, RunRecord], final: FinalResult | None
 ) -> Section | None:
-    """Learning curves of the classifiers, and whether each had come to its end; None without classifiers."""
+    """Learning curves of the classifiers, and whether the final result had stopped improving; None without any."""
     epochs = {row.name: records[row.name].folder.read_history() for row in comparison.rows}
     rows = [row for row in comparison.rows if epochs[row.name]]
     if not rows:
         return None
     labels = figure_labels(rows, comparison.varied)
     histories = {labels[row.name]: epochs[row.name] for row in rows}
-    figure, drawn = curves_figure(histories)
-    ends = [f"{name} {rows_[-1]['validation_accuracy']:.4f}" for name, rows_ in list(histories.items())[: len(drawn)]]
+    figure, run_names = curves_figure(histories)
+    ends = [
+        f"{name} {rows_[-1]['validation_accuracy']:.4f}" for name, rows_ in list(histories.items())[: len(run_names)]
+    ]
     alt = f"Loss and validation accuracy by epoch. Accuracy after the last epoch: {'; '.join(ends)}"
     blocks: list[Block] = [Plot("curves", figure, alt, "A ring marks the epoch whose weights were kept.")]
-    if len(drawn) < len(histories):
-        blocks.append(Paragraph(f"Drawn are the {len(drawn)} best of {len(histories)} runs.", "note"))
+    if len(run_names) < len(histories):
+        blocks.append(Paragraph(f"Drawn are the {len(run_names)} best of {len(histories)} runs.", "note"))
     if final is not None:
-        blocks.insert(0, Paragraph(_ended(final, len(epochs[final.name]))))
+        blocks.insert(0, Paragraph(_describe_end(final, len(epochs[final.name]))))
     return Section("curves", "Learning curves", tuple(blocks))
 
 
-def _ended(final: Final, epochs: int) -> str:
+def _describe_end(final: FinalResult, epochs: int) -> str:
     best = final.row.best_epoch
     if epochs == 1:
         return f"{final.name} was trained for one epoch."
