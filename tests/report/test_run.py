@@ -76,13 +76,13 @@ def words(section: Section) -> list[str]:
 
 
 def test_the_best_of_the_largest_group_is_final_although_another_is_right_more_often(runs: Path) -> None:
-    result_text, limits = sections(runs)
-    assert "The final result is good." in result_text  # "other" has 1.0, on 50 pictures of its own
-    assert "highest accuracy of 3 runs measured on the same 200 validation pictures" in result_text
-    assert "0.9500 validation accuracy 95 % interval 0.9104 to 0.9726, n = 200" in result_text  # Wilson, by hand
-    assert "it is better than poor; it cannot be told from good-too" in result_text
-    assert "trained with 2 seeds; their accuracies lie between 0.9400 and 0.9500" in result_text
-    assert f"{100 * sqrt(0.95 * 0.05 / 200):.2f} points" in result_text
+    result, limits = sections(runs)
+    assert "The final result is good." in result  # "other" has 1.0, on 50 pictures of its own
+    assert "highest accuracy of 3 runs measured on the same 200 validation pictures" in result
+    assert "0.9500 validation accuracy 95 % interval 0.9104 to 0.9726, n = 200" in result  # Wilson, by hand
+    assert "it is better than poor; it cannot be told from good-too" in result
+    assert "trained with 2 seeds; their accuracies lie between 0.9400 and 0.9500" in result
+    assert f"{100 * sqrt(0.95 * 0.05 / 200):.2f} points" in result
     assert "Test pictures: the accuracy is of the validation pictures" in limits
     assert "Other seeds" not in limits and "no methods were scored" in limits
 
@@ -105,21 +105,20 @@ def test_the_tests_of_captioners_are_in_the_open(runs: Path) -> None:
 
 
 def test_a_person_may_name_the_final_result_and_hears_that_others_did_better(runs: Path) -> None:
-    result_text, _ = sections(runs, "poor")
+    result, _ = sections(runs, "poor")
     assert (
-        "named by hand: of 3 runs measured on the same 200 validation pictures, 2 reached a higher accuracy"
-        in result_text
+        "named by hand: of 3 runs measured on the same 200 validation pictures, 2 reached a higher accuracy" in result
     )
-    assert "it is worse than good and good-too" in result_text
+    assert "it is worse than good and good-too" in result
     with pytest.raises(UsageError, match="names none of the runs: "):
         sections(runs, "nothing")
 
 
 def test_one_run_alone_is_said_to_be_alone_and_its_seed_too(tmp_path: Path) -> None:
     made_run(tmp_path / "runs" / "only", rights(40, range(4)))
-    result_text, limits = sections(tmp_path / "runs")
-    assert "the only run" in result_text and "flattered" not in result_text and "one seed" in result_text
-    assert "By exact tests" not in result_text
+    result, limits = sections(tmp_path / "runs")
+    assert "the only run" in result and "flattered" not in result and "one seed" in result
+    assert "By exact tests" not in result
     assert "None of the 40 validation pictures are byte for byte" in limits
 
 
@@ -129,25 +128,25 @@ def test_seeds_that_drew_other_validation_pictures_are_seeds_but_no_range(tmp_pa
         data = json.loads((run / "data.json").read_text())
         data["splits"]["train"] = data["splits"]["train"][seed:]
         (run / "data.json").write_text(json.dumps(data))
-    result_text, limits = sections(tmp_path / "runs")
-    assert "trained with 2 seeds, which also drew different validation pictures" in result_text
-    assert "lie between" not in result_text and "Other seeds" not in limits
+    result, limits = sections(tmp_path / "runs")
+    assert "trained with 2 seeds, which also drew different validation pictures" in result
+    assert "lie between" not in result and "Other seeds" not in limits
 
 
 def test_a_tie_is_only_said_to_be_broken_where_it_is(tmp_path: Path) -> None:
     made_run(tmp_path / "runs" / "a", rights(40, range(4)), loss=0.4)
     made_run(tmp_path / "runs" / "b", rights(40, range(4)), loss=0.4, batch_size=8)
-    result_text, _ = sections(tmp_path / "runs")
-    assert "b reached the same." in result_text and "lower loss" not in result_text
+    result, _ = sections(tmp_path / "runs")
+    assert "b reached the same." in result and "lower loss" not in result
     made_run(tmp_path / "runs" / "b", rights(40, range(4)), loss=0.3, batch_size=8)
-    result_text, _ = sections(tmp_path / "runs")
-    assert "a reached the same; it has the lower loss." in result_text and "final result is b" in result_text
+    result, _ = sections(tmp_path / "runs")
+    assert "a reached the same; it has the lower loss." in result and "final result is b" in result
 
 
 def test_without_a_mistake_no_error_of_zero_is_claimed(tmp_path: Path) -> None:
     made_run(tmp_path / "runs" / "perfect", rights(40))
-    result_text, _ = sections(tmp_path / "runs")
-    assert "1.0000 validation accuracy" in result_text and "standard error" not in result_text
+    result, _ = sections(tmp_path / "runs")
+    assert "1.0000 validation accuracy" in result and "standard error" not in result
 
 
 def test_commands_of_odd_names_can_be_pasted(tmp_path: Path) -> None:
@@ -158,8 +157,8 @@ def test_commands_of_odd_names_can_be_pasted(tmp_path: Path) -> None:
 
 
 def test_a_final_run_is_not_mistaken_for_its_namesake(runs: Path) -> None:
-    result_text, _ = sections(runs, "runs/poor")
-    assert "final result is poor" in result_text
+    result, _ = sections(runs, "runs/poor")
+    assert "final result is poor" in result
     with pytest.raises(UsageError, match="names none"):
         sections(runs, "elsewhere/poor")
 
@@ -192,10 +191,10 @@ def evaluation_of(run: Path, weights: bytes, **changes: object) -> None:
 
 def test_a_recorded_test_result_comes_first_where_it_is_of_these_weights(runs: Path) -> None:
     evaluation_of(runs / "good", b"weights")
-    result_text, limits = sections(runs)
-    assert result_text.index("0.9100 test accuracy") < result_text.index("0.9500 validation accuracy")
-    assert "On 100 test pictures (pets), which chose nothing here, 91 labels are right: 0.9100" in result_text
-    assert f"{100 * sqrt(0.91 * 0.09 / 100):.2f} points (binomial, 100 test pictures)" in result_text
+    result, limits = sections(runs)
+    assert result.index("0.9100 test accuracy") < result.index("0.9500 validation accuracy")
+    assert "On 100 test pictures (pets), which chose nothing here, 91 labels are right: 0.9100" in result
+    assert f"{100 * sqrt(0.91 * 0.09 / 100):.2f} points (binomial, 100 test pictures)" in result
     assert "Test pictures:" not in limits
 
 
@@ -204,8 +203,8 @@ def test_an_evaluation_of_other_weights_or_another_split_is_not_used_and_that_is
     runs: Path, changes: dict
 ) -> None:
     evaluation_of(runs / "good", b"weights", **changes)
-    result_text, limits = sections(runs)
-    assert "test accuracy" not in result_text
+    result, limits = sections(runs)
+    assert "test accuracy" not in result
     assert "one lies there, of other weights or another split" in limits
 
 

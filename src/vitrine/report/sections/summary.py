@@ -82,7 +82,7 @@ class FinalResult:
 
     @property
     def best_measurement(self) -> tuple[ClassificationMetrics, str]:
-        """Metrics and name of the most telling split: test, which chose nothing, if it was measured, else validation."""
+        """Metrics and name of the most telling split: test, which chose nothing, if measured; else validation."""
         return (self.record.classification_metrics, "validation") if self.test is None else (self.test, "test")
 
 
