@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
 from vitrine.attribution.methods import Method
@@ -26,12 +27,11 @@ from vitrine.caption.run import CaptionSettings, WordMaps, caption_provenance, p
 from vitrine.classify.inference import eval_batches
 from vitrine.classify.model import Classifier
 from vitrine.data.image_folder import one_picture
-from vitrine.data.loader import Batch
 from vitrine.data.samples import Sample
 from vitrine.errors import ModelError, PictureError
-from vitrine.explain.explainer import ExplainedBatch, Explainer, check_maps
+from vitrine.explain.explainer import ExplainedPicture, Explainer
 from vitrine.explain.figures.map import MapPicture, Scale, draw_overlay, map_figure, save_map_figure
-from vitrine.explain.run import ExplainSettings, choose_scale, map_picture, origin_of, true_label_from_name
+from vitrine.explain.run import ExplainSettings, MapProvenance, choose_scale, true_label_from_name
 from vitrine.open_model import open_model
 from vitrine.plotting.provenance import Provenance
 from vitrine.results import shown_number
@@ -214,10 +214,10 @@ class Explanation:
     map: Floats
     picture: MapPicture
     _explainer: Explainer
-    _batch: ExplainedBatch
-    _sample: Sample
+    _explained: ExplainedPicture
+    _pixels_BCHW: torch.Tensor
     _path: str
-    _origin: Any
+    _provenance: MapProvenance
 
     def to_image(self, smooth: bool = True) -> Floats:
         """The map in the photograph's own pixels: float32 (H, W), NaN where the model saw nothing."""
@@ -226,12 +226,14 @@ class Explanation:
     @cached_property
     def verdict(self) -> Verdict:
         """How far the map can be believed; checked when it is first asked for, which takes many forward passes."""
-        return check_maps(self._explainer, self._batch).verdicts[0]
+        targets_B = torch.tensor([self._explained.target_index])
+        (check,) = self._explainer.check(self._pixels_BCHW, targets_B, self.map[None])
+        return check.verdict
 
     @property
     def scale(self) -> Scale:
         """The figure's colour scale, found on this map alone."""
-        return choose_scale(self._batch.maps, ExplainSettings(self._explainer.method))
+        return choose_scale([self.picture.map_RC], self._explained.unit, ExplainSettings(self._explainer.method))
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the overlay into matplotlib axes, the current ones of pyplot by default, and return them."""
@@ -252,9 +254,11 @@ class Explanation:
             ValueError: another ending.
         """
         path = Path(path)
-        sha256 = hashlib.sha256(self._sample.picture.read_bytes()).hexdigest()
-        origin = self._origin(self._path, sha256, self.target, str(path.parent), self.scale.high)
-        save_map_figure(self.picture, self.scale, path, origin.to_metadata())
+        sha256 = hashlib.sha256(self._explained.sample.picture.read_bytes()).hexdigest()
+        provenance = self._provenance.of(
+            self._path, str(path.parent), self.scale.high, sha256=sha256, target=self.target
+        )
+        save_map_figure(self.picture, self.scale, path, provenance.to_metadata())
         return path
 
     def _repr_png_(self) -> bytes:
@@ -287,7 +291,7 @@ class Model:
             PictureError: it cannot be read.
         """
         batch = next(eval_batches([one_picture(picture, _FOR_FOLDERS)], self.classifier.spec, batch_size=1))
-        _require_readable(batch)
+        _require_readable([reason for _, reason in batch.unreadable])
         explainer = Explainer(self.classifier, Method())
         return self._prediction(explainer.probability(explainer.pixels(batch.pixels_BCHW))[0].tolist())
 
@@ -310,22 +314,18 @@ class Model:
         settings = ExplainSettings(Method(method, **how), target)
         explainer = Explainer(self.classifier, settings.method, target)
         batch = next(explainer.run([sample], 1))
-        _require_readable(batch.batch)
-        map_of_picture = map_picture(
-            explainer, batch, 0, sample, true_label_from_name(str(Path(picture).absolute()), self.labels)
-        )
-        origin = origin_of(self.reference, self.classifier, settings, self._architecture)
-        label = self.labels[int(batch.targets_B[0])] if settings.method.for_a_class else None
+        _require_readable([reason for _, reason in batch.unreadable])
+        (explained,) = batch.pictures
         return Explanation(
-            self._prediction(batch.probabilities_BC[0].tolist()),
-            label,
-            batch.maps.scores_BRC[0].numpy(),
-            map_of_picture,
+            self._prediction(explained.probabilities_C.tolist()),
+            explained.target,
+            explained.scores_RC,
+            MapPicture.of(explained, true_label_from_name(str(Path(picture).absolute()), self.labels)),
             explainer,
-            batch,
-            sample,
+            explained,
+            batch.pixels_BCHW,
             str(picture),
-            origin,
+            MapProvenance(self.reference, self.classifier, settings, self._architecture),
         )
 
     def caption(self, *_: Any, **__: Any) -> NoReturn:
@@ -345,8 +345,8 @@ class Model:
         return f"<vitrine model {self.reference}: {len(self.labels)} classes, {self.classifier.precision}>"
 
 
-def _require_readable(batch: Batch) -> None:
-    for _, reason in batch.unreadable:
+def _require_readable(reasons: Sequence[str]) -> None:
+    for reason in reasons:
         raise PictureError(f"The picture cannot be used: {reason}.")
 
 

@@ -28,8 +28,8 @@ from vitrine.attribution.baselines import centre_blob
 from vitrine.attribution.methods import METHODS, Method
 from vitrine.data.decode import BytesPicture
 from vitrine.data.samples import Sample
-from vitrine.explain.explainer import ExplainedBatch, Explainer, check_maps
-from vitrine.explain.run import ExplainSettings, choose_scale, display_scores
+from vitrine.explain.explainer import ExplainedBatch, Explainer
+from vitrine.explain.run import ExplainSettings, choose_scale
 from vitrine.plotting.provenance import read_provenance
 from vitrine.serve.galleries import open_gallery
 from vitrine.serve.routes.gallery import make_validation
@@ -55,10 +55,10 @@ def explain(client: TestClient, **params: object) -> dict:
     return response.json()
 
 
-def explain_in_python(state: AppState, method: Method, target: str | None = None) -> tuple[Explainer, ExplainedBatch]:
-    """As vitrine explain makes the maps of a folder."""
+def explained_batch(state: AppState, method: Method, target: str | None = None, check: bool = False) -> ExplainedBatch:
+    """As vitrine explain has the pictures of a folder."""
     explainer = Explainer(state.classifier("0").model, method, target)
-    return explainer, next(explainer.run([Sample("picture.png", BytesPicture(SENT))], 1))
+    return next(explainer.run([Sample("picture.png", BytesPicture(SENT))], 1, check=check))
 
 
 def test_models_say_what_their_modules_are(client: TestClient, small_run: Path, small_scenes: Path) -> None:
@@ -123,19 +123,17 @@ def test_other_methods_are_those_of_the_command(
 
 
 def _check_same(answer: dict, state: AppState, method: Method, target: str | None = None) -> None:
-    explainer, batch = explain_in_python(state, method, target)
-    maps = batch.maps
-    expected_RC = display_scores(maps.scores_BRC[0].numpy(), maps.unit)
-    np.testing.assert_allclose(numbers(answer["map"]), expected_RC, rtol=2e-5, atol=1e-6)
-    scale = choose_scale(maps, ExplainSettings(method))
+    (expected,) = explained_batch(state, method, target).pictures
+    np.testing.assert_allclose(numbers(answer["map"]), expected.display_RC, rtol=2e-5, atol=1e-6)
+    scale = choose_scale([expected.display_RC], expected.unit, ExplainSettings(method))
     assert (answer["scale"]["kind"], answer["scale"]["label"]) == (scale.kind, scale.name)
     assert answer["scale"]["high"] == pytest.approx(scale.high)
-    assert answer["described"] == method.describe(explainer.opened.module)
-    share = None if maps.prefix_share_B is None else float(maps.prefix_share_B[0])
+    assert answer["described"] == expected.method
+    share = expected.prefix_share
     assert answer["prefix_share"] == (None if share is None else pytest.approx(share, rel=1e-5))
     probabilities = {each["label"]: each["probability"] for each in answer["predictions"]}
-    expected = dict(zip(state.classifier("0").labels, batch.probabilities_BC[0].tolist(), strict=True))
-    assert probabilities == pytest.approx(expected, abs=1e-6)
+    labels = state.classifier("0").labels
+    assert probabilities == pytest.approx(dict(zip(labels, expected.probabilities_C.tolist(), strict=True)), abs=1e-6)
     # 40 x 30 pixels: the short side is brought to 32 / crop, and the middle is cut out.
     left, top, width, height = answer["box"]
     assert (left + width / 2, top + height / 2) == (pytest.approx(20, abs=0.6), pytest.approx(15, abs=0.6))
@@ -167,7 +165,7 @@ def test_one_run_of_the_model_serves_every_view(state: AppState, client: TestCli
 @pytest.mark.parametrize("layer", [0, -1])
 def test_the_matrix_and_who_attends_to_a_patch(state: AppState, client: TestClient, layer: int, head: str) -> None:
     answer = client.post("/api/matrix", params={"layer": layer, "head": head}, content=SENT).json()
-    _, batch = explain_in_python(state, Method())
+    batch = explained_batch(state, Method())
     module = state.classifier("0").model.module
     all_HNN = attention_matrices(module, batch.pixels_BCHW, layer=layer)[0].double().numpy()
     expected_NN = all_HNN.mean(0) if head == "mean" else all_HNN[int(head)]
@@ -204,8 +202,8 @@ def test_a_verdict_is_that_of_the_checks(state: AppState, client: TestClient) ->
     for params in ({}, {"method": "relevance", "target": state.classifier("0").labels[-1]}):
         answer = client.post("/api/verdict", params=params, content=SENT).json()
         method = Method(params.get("method", "attention"))
-        result = check_maps(*explain_in_python(state, method, params.get("target")))
-        verdict = result.verdicts[0]
+        (expected,) = explained_batch(state, method, params.get("target"), check=True).pictures
+        verdict = expected.verdict
         assert (answer["flag"], answer["sentence"]) == (verdict.flag, verdict.sentence)
         values = {each["name"]: (each["answer"], each["value"]) for each in answer["checks"]}
         evidence = verdict.evidence
@@ -214,7 +212,7 @@ def test_a_verdict_is_that_of_the_checks(state: AppState, client: TestClient) ->
         )  # fmt: skip
         assert values["better_than_centre"][1] == pytest.approx(evidence.advantage, abs=1e-4)
         assert values["spread_evenly"][1] == pytest.approx(evidence.top_decile_mass, abs=1e-5)
-        assert len(answer["outliers"]) == result.outliers_BRC.sum()
+        assert len(answer["outliers"]) == len(expected.outlier_patches)
         controls = {each["name"]: numbers(each["map"]) for each in answer["controls"]}
         assert list(controls) == ["random", "centre blob", "edges"]
         blob_RC = centre_blob(4, 4)
@@ -300,9 +298,9 @@ def test_a_runs_own_pictures_are_taken_as_training_took_them(state: AppState, cl
     samples["broken"] = Sample("broken.jpg", BytesPicture(b"nothing"))
     explainer = Explainer(state.classifier("0").model, Method())
     for name in ("deep", "turned"):
-        batch = next(explainer.run([samples[name]], 1))
+        (explained,) = next(explainer.run([samples[name]], 1)).pictures
         answer = client.post("/api/predict", params={"sample": name}).json()
-        assert answer["predictions"][0]["probability"] == pytest.approx(float(batch.probabilities_BC.max()), abs=1e-5)
+        assert answer["predictions"][0]["probability"] == pytest.approx(explained.probability, abs=1e-5)
     for path in ("/api/picture/0/turned", "/api/thumbnail/0/turned"):
         shown_picture = Image.open(io.BytesIO(client.get(path).content))
         assert shown_picture.width < shown_picture.height
@@ -408,9 +406,10 @@ def test_a_sample_of_another_model_is_seen_from_its_own_file(client: TestClient,
 
 
 def test_a_kept_map_does_not_keep_the_matrix_that_it_was_cut_from(state: AppState) -> None:
-    explainer, batch = explain_in_python(state, Method("relevance"))
-    scores_BRC = batch.maps.scores_BRC
-    assert scores_BRC.untyped_storage().nbytes() == scores_BRC.numel() * 4, explainer
+    explainer = Explainer(state.classifier("0").model, Method("relevance"))
+    pixels_BCHW = explained_batch(state, Method()).pixels_BCHW
+    scores_BRC = explainer.maps(pixels_BCHW, torch.tensor([0])).scores_BRC
+    assert scores_BRC.untyped_storage().nbytes() == scores_BRC.numel() * 4
 
 
 def test_the_confusion_matrix_is_the_one_that_its_command_draws(

@@ -264,7 +264,7 @@ def test_what_runs_stops_when_its_client_leaves(state: AppState, monkeypatch: py
 
 def _many_runs(explainer: Any, pixels_BCHW: Any, _: Any) -> None:
     for _ in range(1000):
-        explainer.opened.module(pixels_BCHW)
+        explainer.classifier.module(pixels_BCHW)
     raise AssertionError("it ran to its end")
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -99,6 +101,7 @@ def _readout(module: nn.Module) -> Readout:
     return "class" if getattr(module, "global_pool", "token") == "token" else "mean"
 
 
+Floats = npt.NDArray[np.float32]
 Unit = Literal["mass", "drop"]
 
 
@@ -141,3 +144,14 @@ def split_prefix(rows_BK: torch.Tensor, layout: TokenLayout, *, has_prefix_mass:
     scores_BRC = patches_BK.reshape(-1, layout.rows, layout.columns)
     # A copy: a view would keep all rows alive, of a matrix that is many times as large as a map.
     return BatchMaps(scores_BRC.detach().float().cpu().clone(), share_B)
+
+
+def display_scores(scores_RC: Floats, unit: Unit) -> Floats:
+    """One map as figures show it: float32 (R, C), multiples of its mean, or probability lost as it is.
+
+    A map without mass becomes zeros.
+    """
+    if unit == "drop":
+        return scores_RC
+    mean = float(scores_RC.mean())
+    return scores_RC / mean if mean > 0 else np.zeros_like(scores_RC)

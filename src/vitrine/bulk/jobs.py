@@ -14,7 +14,7 @@ from vitrine.classify.predict import write_predictions
 from vitrine.classify.predictions_csv import PredictionWriter
 from vitrine.data.samples import Sample
 from vitrine.explain.explainer import Explainer
-from vitrine.explain.run import SHEETS, ExplainSession, ExplainSettings, map_records
+from vitrine.explain.run import SHEETS, ExplainSettings, MapProvenance, MapWriter, maps_csv
 from vitrine.plotting.provenance import figure_names
 
 
@@ -71,28 +71,20 @@ class ExplainJob:
 class _Explaining:
     def __init__(self, asked: ExplainJob, explainer: Explainer, loaders: int) -> None:
         self.asked, self.explainer, self.loaders = asked, explainer, loaders
-        self.precision, self.weights = explainer.opened.precision, sha256_of(explainer.opened.weights)
+        self.precision, self.weights = explainer.classifier.precision, sha256_of(explainer.classifier.weights)
 
     def work(self, samples: Sequence[Sample], figures: Mapping[str, str] | None, rows: Path) -> Unreadable:
         asked = self.asked
-        session = ExplainSession(
-            asked.model,
-            asked.images,
-            asked.out,
-            self.explainer,
-            asked.settings,
-            samples,
-            figure_names([sample.name for sample in samples], asked.settings.kind, SHEETS)
-            if figures is None
-            else figures,
-            asked.architecture,
-            folder=asked.folder,
-            sheets=False,
-        )
-        for mapped in self.explainer.run(samples, asked.batch_size, self.loaders):
-            session.draw(mapped)
-        rows.write_bytes(b"".join(map_records(session.explained, asked.out)))
-        return session.unreadable
+        settings = asked.settings
+        if figures is None:
+            figures = figure_names([sample.name for sample in samples], settings.kind, SHEETS)
+        provenance = MapProvenance(asked.model, self.explainer.classifier, settings, asked.architecture)
+        writer = MapWriter(provenance, asked.images, asked.out, figures, is_folder=asked.folder, draw_sheets=False)
+        loaders, seed = self.loaders, settings.seed
+        for batch in self.explainer.run(samples, asked.batch_size, workers=loaders, check=settings.check, seed=seed):
+            writer.write(batch)
+        rows.write_bytes(maps_csv(writer.records, asked.out))
+        return writer.unreadable
 
 
 @dataclass(frozen=True)

@@ -289,9 +289,10 @@ def _is_folder(images: Path) -> bool:
 def _shared_scale(explainer: Explainer, asked: ExplainSettings, found: Sliced, batch_size: int) -> float:
     """Where the colours of all figures end: found on the first batch that can be read, as in a single process."""
     for each in found.slices:
-        for mapped in explainer.run(each.samples(), batch_size, workers=0):
-            if len(mapped.pixels_BCHW):
-                return choose_scale(mapped.maps, asked).high
+        for batch in explainer.run(each.samples(), batch_size, workers=0):
+            if batch.pictures:
+                maps = [explained.display_RC for explained in batch.pictures]
+                return choose_scale(maps, batch.pictures[0].unit, asked).high
     raise DataError("None of the pictures can be read.")
 
 

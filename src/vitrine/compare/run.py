@@ -26,7 +26,6 @@ from vitrine.errors import DataError, UsageError
 from vitrine.explain.explainer import Explainer
 from vitrine.explain.figures.contact_sheet import save_contact_sheets
 from vitrine.explain.figures.map import MapPicture
-from vitrine.explain.run import map_picture
 from vitrine.io.files import to_json, write_atomically
 from vitrine.metrics.caption_ngrams import NO_SCORERS
 from vitrine.plotting.colormap import Scale, shared_scale
@@ -261,11 +260,10 @@ def save_disagreement_maps(
 def _maps(record: RunRecord, samples: tuple[Sample, ...]) -> Iterator[MapPicture]:
     opened = open_classifier(str(record.folder.path), record.metrics.precision)
     explainer = Explainer(opened, Method())
-    for mapped in explainer.run(samples, batch_size=16):
-        for b, index in enumerate(mapped.batch.indices_B.tolist()):
-            sample = samples[index]
-            true = record.true_labels[sample.name]
-            yield replace(map_picture(explainer, mapped, b, sample, true), notes=()).with_smaller_photo(320)
+    for batch in explainer.run(samples, batch_size=16):
+        for explained in batch.pictures:
+            picture = MapPicture.of(explained, record.true_labels[explained.sample.name])
+            yield replace(picture, notes=()).with_smaller_photo(320)
 
 
 def compare(references: Sequence[str], *, out: Path | None = None, pictures: bool = False) -> ComparisonResult:

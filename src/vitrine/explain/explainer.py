@@ -1,4 +1,4 @@
-"""Maps of batches of pictures by an opened model, and the checks on them.
+"""Maps of pictures by an open classifier: what the model says of each, its map, and how far that can be believed.
 
 Axes: B pictures, C channels (or classes, in probabilities), H, W pixels, R grid rows, C grid columns.
 """
@@ -15,111 +15,289 @@ import torch
 
 from vitrine.attribution.baselines import centre_blob
 from vitrine.attribution.faithfulness import InsertionDeletionCurves, insertion_deletion_curves
-from vitrine.attribution.maps import BatchMaps, token_layout
+from vitrine.attribution.maps import BatchMaps, Unit, display_scores, token_layout
 from vitrine.attribution.methods import Method
-from vitrine.attribution.outlier_tokens import outlier_mass, outlier_tokens, token_norms
+from vitrine.attribution.outlier_tokens import outlier_mass, outlier_tokens, token_norms, without_outliers
+from vitrine.attribution.placement import Placement
 from vitrine.attribution.verdict import Evidence, Verdict, judge, top_decile_mass
 from vitrine.attribution.weight_randomization import Sensitivity, sensitivity
-from vitrine.classify.inference import eval_batches
+from vitrine.classify.inference import eval_batches, eval_transform
 from vitrine.classify.model import Classifier
-from vitrine.data.loader import Batch, normalise
+from vitrine.data.loader import normalise
 from vitrine.data.samples import Sample
+from vitrine.data.transforms import EvalTransform
 from vitrine.errors import ModelError
 from vitrine.models.precision import autocast, class_token_alone
+from vitrine.results import Unreadable
 
 Floats = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
-class ExplainedBatch:
-    """A batch with what the model said of it and its maps.
+class MapCheck:
+    """What the checks of one map found.
 
     Attributes:
-        batch: the pictures.
-        pixels_BCHW: normalised, on the model's device.
-        probabilities_BC: float32 on the CPU.
-        targets_B: the class that each map is for.
-        maps: of the method.
+        verdict: whether the map can be believed.
+        outliers_RC: bool, which patch tokens are outliers.
     """
 
-    batch: Batch
+    verdict: Verdict
+    outliers_RC: npt.NDArray[np.bool_]
+
+    @property
+    def outlier_patches(self) -> tuple[tuple[int, int], ...]:
+        """(row, column) of every outlier token."""
+        return tuple((int(row), int(column)) for row, column in np.argwhere(self.outliers_RC))
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainedPicture:
+    """One picture with what the model says of it and its map.
+
+    Attributes:
+        sample: the picture.
+        probabilities_C: float32, a probability for each class of the model.
+        predicted, probability: the likeliest class.
+        target: the class that the map is for; None where the method explains no class.
+        target_index: its place among the classes; that of the likeliest class where there is none.
+        scores_RC: float32, the map as the method gives it, in ``unit``.
+        display_RC: the same as figures show it; see :func:`vitrine.attribution.maps.display_scores`.
+        prefix_share: what prefix tokens hold of the map's mass, 0 to 1; None where the method gives them none.
+        method: how the map was made, in words.
+        notes: sentences on what has to be known to read the map.
+        transform: how the model sees a photograph.
+        verdict: whether the map can be believed; None where it was not checked.
+        outlier_patches: (row, column) of every outlier token that the check found.
+        masked_RC: ``display_RC`` with outlier tokens masked; None where there are none.
+    """
+
+    sample: Sample
+    probabilities_C: Floats
+    predicted: str
+    probability: float
+    target: str | None
+    target_index: int
+    scores_RC: Floats
+    display_RC: Floats
+    unit: Unit
+    prefix_share: float | None
+    method: str
+    notes: tuple[str, ...]
+    transform: EvalTransform
+    verdict: Verdict | None = None
+    outlier_patches: tuple[tuple[int, int], ...] = ()
+    masked_RC: Floats | None = None
+
+    def placement(self, width: int, height: int) -> Placement:
+        """Where the map's patches lie on the photograph, of this many upright pixels."""
+        return Placement(self.transform.geometry(width, height), *self.scores_RC.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class ExplainedBatch:
+    """Pictures that went through the model together.
+
+    Attributes:
+        pictures: those that can be read, in order; a batch may have none.
+        pixels_BCHW: what the model saw of them: normalised, on its device.
+        unreadable: (name, reason) of the others.
+    """
+
+    pictures: tuple[ExplainedPicture, ...]
     pixels_BCHW: torch.Tensor
-    probabilities_BC: torch.Tensor
-    targets_B: torch.Tensor
-    maps: BatchMaps
+    unreadable: tuple[Unreadable, ...] = ()
 
 
 class Explainer:
-    """An opened model and a method, which give maps."""
+    """A classifier and a method, which explain pictures.
 
-    def __init__(self, opened: Classifier, method: Method, target: str | None = None) -> None:
-        self.opened, self.method = opened, method
-        self.layout = token_layout(opened.module, opened.spec.size, opened.spec.size)
-        self.target = None if target is None else _class_index(opened, target)
+    Args:
+        classifier: in eval mode.
+        method: of the maps.
+        target: the class that maps are for; None is the predicted one of each picture.
 
-    def run(self, samples: Sequence[Sample], batch_size: int, workers: int = -1) -> Iterator[ExplainedBatch]:
-        """Samples in order, batch by batch; unreadable pictures are named in the batches.
+    Raises:
+        ModelError: the model has no such class, or no grid of patches.
+    """
 
-        ``workers`` background processes load pictures; -1 chooses.
+    def __init__(self, classifier: Classifier, method: Method, target: str | None = None) -> None:
+        self.classifier, self.method = classifier, method
+        self.layout = token_layout(classifier.module, classifier.spec.size, classifier.spec.size)
+        self.transform = eval_transform(classifier.spec)
+        self.target_index = None if target is None else _class_index(classifier, target)
+
+    def run(
+        self, samples: Sequence[Sample], batch_size: int, *, workers: int = -1, check: bool = False, seed: int = 0
+    ) -> Iterator[ExplainedBatch]:
+        """Explain samples in order, batch by batch.
+
+        Args:
+            samples: the pictures.
+            batch_size: pictures that go through the model together.
+            workers: background processes that load pictures; -1 chooses.
+            check: check every map, which takes many forward passes.
+            seed: of the checks.
+
+        Raises:
+            ModelError: the model lacks what the method needs.
         """
-        for batch in eval_batches(samples, self.opened.spec, batch_size=batch_size, workers=workers):
-            yield self.map(batch)
-
-    def map(self, batch: Batch) -> ExplainedBatch:
-        """One batch."""
-        pixels_BCHW = self.pixels(batch.pixels_BCHW)
-        if not len(pixels_BCHW):
-            none_BRC = torch.zeros(0, self.layout.rows, self.layout.columns)
-            nobody_B = torch.zeros(0, dtype=torch.int64)
-            return ExplainedBatch(
-                batch, pixels_BCHW, torch.zeros(0, len(self.opened.labels)), nobody_B, BatchMaps(none_BRC)
+        for batch in eval_batches(samples, self.classifier.spec, batch_size=batch_size, workers=workers):
+            unreadable = tuple((samples[i].name, reason) for i, reason in batch.unreadable)
+            pixels_BCHW = self.pixels(batch.pixels_BCHW)
+            if not len(pixels_BCHW):
+                yield ExplainedBatch((), pixels_BCHW, unreadable)
+                continue
+            probabilities_BC, targets_B, maps = self._explain(pixels_BCHW)
+            checks: Sequence[MapCheck | None] = [None] * len(pixels_BCHW)
+            if check:
+                checks = self.check(pixels_BCHW, targets_B, maps.scores_BRC.numpy(), seed)
+            pictures = tuple(
+                self.picture(samples[index], probabilities_BC[b], int(targets_B[b]), maps, b, checks[b])
+                for b, index in enumerate(batch.indices_B.tolist())
             )
-        if self.method.for_a_class:
-            probabilities_BC = self.probability(pixels_BCHW).cpu()
-            targets_B = self._targets(probabilities_BC)
-            return ExplainedBatch(batch, pixels_BCHW, probabilities_BC, targets_B, self.maps(pixels_BCHW, targets_B))
-        with _capture_outputs(self.opened.module) as logits:  # one forward pass gives both
-            maps = self.maps(pixels_BCHW, torch.zeros(len(pixels_BCHW), dtype=torch.int64))
-        probabilities_BC = logits[-1].float().softmax(-1).cpu()
-        return ExplainedBatch(batch, pixels_BCHW, probabilities_BC, self._targets(probabilities_BC), maps)
+            yield ExplainedBatch(pictures, pixels_BCHW, unreadable)
 
-    def _targets(self, probabilities_BC: torch.Tensor) -> torch.Tensor:
-        likeliest_B = probabilities_BC.argmax(dim=1)
-        return likeliest_B if self.target is None else torch.full_like(likeliest_B, self.target)
+    def picture(
+        self,
+        sample: Sample,
+        probabilities_C: torch.Tensor,
+        target_index: int,
+        maps: BatchMaps,
+        b: int = 0,
+        check: MapCheck | None = None,
+    ) -> ExplainedPicture:
+        """One picture, of what was computed of it.
+
+        Args:
+            sample: the picture.
+            probabilities_C: float32 on the CPU.
+            target_index: the class that the map is for; not looked at by methods that explain no class.
+            maps: of a batch.
+            b: the picture's place in it.
+            check: of its map.
+        """
+        labels, likeliest = self.classifier.labels, int(probabilities_C.argmax())
+        scores_RC = maps.scores_BRC[b].numpy()
+        prefix_share = None if maps.prefix_share_B is None else float(maps.prefix_share_B[b])
+        return ExplainedPicture(
+            sample=sample,
+            probabilities_C=probabilities_C.numpy(),
+            predicted=labels[likeliest],
+            probability=float(probabilities_C[likeliest]),
+            target=labels[target_index] if self.method.for_a_class else None,
+            target_index=target_index,
+            scores_RC=scores_RC,
+            display_RC=display_scores(scores_RC, maps.unit),
+            unit=maps.unit,
+            prefix_share=prefix_share,
+            method=self.method.describe(self.classifier.module),
+            notes=self._notes(likeliest, target_index, prefix_share),
+            transform=self.transform,
+            verdict=None if check is None else check.verdict,
+            outlier_patches=() if check is None else check.outlier_patches,
+            masked_RC=None if check is None else _mask_outliers(scores_RC, check.outliers_RC, maps.unit),
+        )
+
+    def check(
+        self, pixels_BCHW: torch.Tensor, targets_B: torch.Tensor, scores_BRC: Floats, seed: int = 0
+    ) -> tuple[MapCheck, ...]:
+        """Check each of a batch of maps on its own picture.
+
+        The weights are randomised layer by layer; insertion and deletion are measured beside those of a blob in the
+        centre; outlier tokens are looked for.
+
+        Args:
+            pixels_BCHW: one picture or more: normalised, on the model's device.
+            targets_B: int64, the class that each map is for.
+            scores_BRC: the method's maps of them.
+            seed: of the shuffles of the weights.
+        """
+        correlation_B = self.sensitivity(pixels_BCHW, targets_B, seed).final_B
+        blobs_BRC = np.broadcast_to(centre_blob(*scores_BRC.shape[1:]), scores_BRC.shape)
+        map_gap_B = self.curves(pixels_BCHW, np.ascontiguousarray(scores_BRC)).gap
+        blob_gap_B = self.curves(pixels_BCHW, np.ascontiguousarray(blobs_BRC)).gap
+        outliers_BRC = self.outliers(pixels_BCHW)
+        return tuple(
+            MapCheck(
+                judge(
+                    Evidence(
+                        correlation=float(correlation_B[b]),
+                        advantage=float(map_gap_B[b] - blob_gap_B[b]),
+                        top_decile_mass=float(top_decile_mass(scores_BRC[b])[0]),
+                        outlier_mass=outlier_mass(scores_BRC[b], outliers_BRC[b]),
+                        outliers=float(outliers_BRC[b].sum()),
+                    )
+                ),
+                outliers_BRC[b],
+            )
+            for b in range(len(scores_BRC))
+        )
 
     def pixels(self, bytes_BCHW: torch.Tensor) -> torch.Tensor:
-        """Normalised, on the model's device."""
-        spec = self.opened.spec
-        return normalise(bytes_BCHW.to(self.opened.device, non_blocking=True), spec.mean, spec.std)
+        """Pictures of 0 to 255 as the model takes them: normalised, float32, on its device."""
+        spec = self.classifier.spec
+        return normalise(bytes_BCHW.to(self.classifier.device, non_blocking=True), spec.mean, spec.std)
 
     def probability(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        """The model's class probabilities, float32."""
-        opened = self.opened
-        with torch.no_grad(), autocast(opened.device, opened.precision), class_token_alone(opened.module):
-            logits_BC: torch.Tensor = opened.module(pixels_BCHW)
+        """The model's class probabilities of normalised pictures: float32 (B, C)."""
+        classifier = self.classifier
+        with (
+            torch.no_grad(),
+            autocast(classifier.device, classifier.precision),
+            class_token_alone(classifier.module),
+        ):
+            logits_BC: torch.Tensor = classifier.module(pixels_BCHW)
         return logits_BC.float().softmax(-1)
 
     def maps(
         self, pixels_BCHW: torch.Tensor, targets_B: torch.Tensor, module: torch.nn.Module | None = None
     ) -> BatchMaps:
-        """The method's maps, by the model or by a copy of it with other weights."""
-        with autocast(self.opened.device, self.opened.precision):
-            return self.method.maps(self.opened.module if module is None else module, pixels_BCHW, targets_B)
+        """The method's maps, by the model or by ``module``, a copy of it with other weights."""
+        with autocast(self.classifier.device, self.classifier.precision):
+            return self.method.maps(self.classifier.module if module is None else module, pixels_BCHW, targets_B)
 
     def sensitivity(self, pixels_BCHW: torch.Tensor, targets_B: torch.Tensor, seed: int = 0) -> Sensitivity:
         """How much of the maps survives when the weights are randomised layer by layer."""
         return sensitivity(
-            lambda module: self.maps(pixels_BCHW, targets_B, module).scores_BRC.numpy(), self.opened.module, seed
+            lambda module: self.maps(pixels_BCHW, targets_B, module).scores_BRC.numpy(), self.classifier.module, seed
         )
 
     def curves(self, pixels_BCHW: torch.Tensor, scores_BRC: Floats) -> InsertionDeletionCurves:
-        """Insertion and deletion of maps, whoever made them."""
+        """Insertion and deletion curves of maps, whoever made them."""
         return insertion_deletion_curves(self.probability, pixels_BCHW, scores_BRC)
 
     def outliers(self, pixels_BCHW: torch.Tensor) -> npt.NDArray[np.bool_]:
         """Which patch tokens are outliers: bool (B, R, C)."""
-        with autocast(self.opened.device, self.opened.precision):
-            return outlier_tokens(token_norms(self.opened.module, pixels_BCHW).numpy())
+        with autocast(self.classifier.device, self.classifier.precision):
+            return outlier_tokens(token_norms(self.classifier.module, pixels_BCHW).numpy())
+
+    def _explain(self, pixels_BCHW: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, BatchMaps]:
+        """Probabilities (B, C) on the CPU, the class that each map is for, and the maps, of one picture or more."""
+        if self.method.for_a_class:
+            probabilities_BC = self.probability(pixels_BCHW).cpu()
+            targets_B = self._targets(probabilities_BC)
+            return probabilities_BC, targets_B, self.maps(pixels_BCHW, targets_B)
+        with _capture_outputs(self.classifier.module) as logits:  # one forward pass gives both
+            maps = self.maps(pixels_BCHW, torch.zeros(len(pixels_BCHW), dtype=torch.int64))
+        probabilities_BC = logits[-1].float().softmax(-1).cpu()
+        return probabilities_BC, self._targets(probabilities_BC), maps
+
+    def _targets(self, probabilities_BC: torch.Tensor) -> torch.Tensor:
+        likeliest_B = probabilities_BC.argmax(dim=1)
+        return likeliest_B if self.target_index is None else torch.full_like(likeliest_B, self.target_index)
+
+    def _notes(self, likeliest: int, target_index: int, prefix_share: float | None) -> tuple[str, ...]:
+        notes = []
+        if self.method.for_a_class and target_index != likeliest:
+            notes.append(f"The map is for the class {self.classifier.labels[target_index]}.")
+        if prefix_share is not None:
+            tokens = "the prefix token" if self.layout.prefix == 1 else f"the {self.layout.prefix} prefix tokens"
+            amount = "Less than 1" if prefix_share < 0.01 else f"{100 * prefix_share:.0f}"
+            notes.append(f"{amount} % of the mass is on {tokens} and not drawn.")
+        if self.method.name == "attention" and self.layout.readout == "mean":
+            notes.append("This model's head reads the mean of the patches, not this row.")
+        return tuple(notes)
 
 
 @contextmanager
@@ -133,44 +311,13 @@ def _capture_outputs(module: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
         handle.remove()
 
 
-@dataclass(frozen=True, eq=False)
-class Checked:
-    """The checks of a batch: a verdict a picture, and the outlier tokens, bool (B, R, C)."""
-
-    verdicts: tuple[Verdict, ...]
-    outliers_BRC: npt.NDArray[np.bool_]
+def _mask_outliers(scores_RC: Floats, outliers_RC: npt.NDArray[np.bool_], unit: Unit) -> Floats | None:
+    return display_scores(without_outliers(scores_RC, outliers_RC), unit) if outliers_RC.any() else None
 
 
-def check_maps(explainer: Explainer, mapped: ExplainedBatch, seed: int = 0) -> Checked:
-    """Check every map of a batch on its own picture.
-
-    The weights are randomised layer by layer; insertion and deletion are measured beside those of a blob in the
-    centre; outlier tokens are looked for.
-    """
-    scores_BRC = mapped.maps.scores_BRC.numpy()
-    if not len(scores_BRC):
-        return Checked((), np.zeros(scores_BRC.shape, dtype=bool))
-    survives_B = explainer.sensitivity(mapped.pixels_BCHW, mapped.targets_B, seed).final_B
-    blobs_BRC = np.broadcast_to(centre_blob(*scores_BRC.shape[1:]), scores_BRC.shape)
-    own, blob = (explainer.curves(mapped.pixels_BCHW, np.ascontiguousarray(each)) for each in (scores_BRC, blobs_BRC))
-    outliers_BRC = explainer.outliers(mapped.pixels_BCHW)
-    verdicts = [
-        judge(
-            Evidence(
-                correlation=float(survives_B[b]),
-                advantage=float(own.gap[b] - blob.gap[b]),
-                top_decile_mass=float(top_decile_mass(scores_BRC[b])[0]),
-                outlier_mass=outlier_mass(scores_BRC[b], outliers_BRC[b]),
-                outliers=float(outliers_BRC[b].sum()),
-            )
-        )
-        for b in range(len(scores_BRC))
-    ]
-    return Checked(tuple(verdicts), outliers_BRC)
-
-
-def _class_index(opened: Classifier, label: str) -> int:
-    if label not in opened.labels:
-        shown = ", ".join(opened.labels[:8]) + (" ..." if len(opened.labels) > 8 else "")
-        raise ModelError(f"The model has no class {label!r}. Its classes: {shown}")
-    return opened.labels.index(label)
+def _class_index(classifier: Classifier, label: str) -> int:
+    labels = classifier.labels
+    if label not in labels:
+        first = ", ".join(labels[:8]) + (" ..." if len(labels) > 8 else "")
+        raise ModelError(f"The model has no class {label!r}. Its classes: {first}")
+    return labels.index(label)

@@ -20,9 +20,9 @@ from vitrine.caption.run import caption_provenance, prepare_word_maps
 from vitrine.data.decode import BytesPicture
 from vitrine.data.samples import Sample
 from vitrine.errors import ModelError
-from vitrine.explain.figures.map import map_figure
+from vitrine.explain.figures.map import MapPicture, map_figure
 from vitrine.explain.figures.positions import position_figure
-from vitrine.explain.run import ExplainSettings, choose_scale, map_picture, origin_of
+from vitrine.explain.run import ExplainSettings, MapProvenance, choose_scale
 from vitrine.plotting.confusion import confusion_figure
 from vitrine.plotting.provenance import Provenance
 from vitrine.plotting.style import figure_bytes
@@ -33,8 +33,8 @@ from vitrine.serve.uploads import Upload
 from vitrine.serve.views import (
     View,
     attention_to,
-    batch_from_encoding,
     describe_view,
+    explained_picture,
     positions_command,
     scale_of_attention_to,
 )
@@ -56,16 +56,15 @@ def draw_map(
     sample = Sample(upload.name, BytesPicture(upload.data))
     if view.to:
         map_RC = attention_to(view, encoding)
-        explainer, batch = batch_from_encoding(replace(view, to=False), classifier, encoding)
-        picture = map_picture(explainer, batch, 0, sample)
+        picture = MapPicture.of(explained_picture(replace(view, to=False), classifier, encoding, sample))
         picture = replace(picture, map_RC=map_RC, method=describe_view(view, classifier), notes=())
         scale = scale_of_attention_to(map_RC)
     else:
-        explainer, batch = batch_from_encoding(view, classifier, encoding)
-        picture = map_picture(explainer, batch, 0, sample, checked=check_result)
-        scale = choose_scale(batch.maps, settings)
-    origin = origin_of(classifier.reference, classifier.model, settings, classifier.architecture)
-    provenance: Provenance = origin(upload.name, upload.sha256, target, "maps", scale.high)
+        explained = explained_picture(view, classifier, encoding, sample, check_result)
+        picture = MapPicture.of(explained)
+        scale = choose_scale([explained.display_RC], explained.unit, settings)
+    origin = MapProvenance(classifier.reference, classifier.model, settings, classifier.architecture)
+    provenance = origin.of(upload.name, "maps", scale.high, sha256=upload.sha256, target=target)
     if view.to:
         provenance = replace(provenance, options={**provenance.options, "direction": "to"}, command=None)
     with _DRAW_LOCK:

@@ -16,15 +16,15 @@ import numpy.typing as npt
 import torch
 
 from vitrine.attribution.baselines import centre_blob, edges, random_map
-from vitrine.attribution.maps import BatchMaps
+from vitrine.attribution.maps import BatchMaps, display_scores
 from vitrine.attribution.methods import Method
 from vitrine.attribution.position_embeddings import position_embeddings
 from vitrine.attribution.position_metrics import PositionFindings, assess_positions
 from vitrine.attribution.verdict import Verdict
-from vitrine.data.loader import Batch
+from vitrine.data.samples import Sample
 from vitrine.errors import ModelError
-from vitrine.explain.explainer import Checked, ExplainedBatch, Explainer, check_maps
-from vitrine.explain.run import ExplainSettings, choose_scale, display_scores, explain_flags
+from vitrine.explain.explainer import ExplainedPicture, Explainer, MapCheck
+from vitrine.explain.run import ExplainSettings, choose_scale, explain_flags
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.serve.classifier import ClassifierEncoding, ServedClassifier, cache_view
 from vitrine.serve.errors import ApiError
@@ -186,7 +186,7 @@ def explain_view(view: View, classifier: ServedClassifier, encoding: ClassifierE
     else:
         maps = compute_map(view, encoding)
         map_RC = display_scores(maps.scores_BRC[0].numpy(), maps.unit)
-        scale = choose_scale(maps, ExplainSettings(view.method))
+        scale = choose_scale([map_RC], maps.unit, ExplainSettings(view.method))
         prefix_share = None if maps.prefix_share_B is None else float(maps.prefix_share_B[0])
     return Explanation(
         picture=encoding.sha256,
@@ -251,18 +251,17 @@ def attention_matrix(classifier: ServedClassifier, encoding: ClassifierEncoding,
     )
 
 
-def batch_from_encoding(
-    view: View, classifier: ServedClassifier, encoding: ClassifierEncoding
-) -> tuple[Explainer, ExplainedBatch]:
-    """The view's map as a batch of one picture for checks and figures, without running the model."""
-    explainer = Explainer(classifier.model, view.method, _target_label(view, classifier))
-    index_B = torch.zeros(1, dtype=torch.int64)
-    unlabelled_B = index_B - 1
-    batch = Batch(encoding.input_CHW[None], unlabelled_B, index_B)
-    probabilities_BC = torch.from_numpy(encoding.probabilities_C)[None]
-    targets_B = torch.tensor([view.target])
-    maps = compute_map(view, encoding)
-    return explainer, ExplainedBatch(batch, explainer.pixels(batch.pixels_BCHW), probabilities_BC, targets_B, maps)
+def explained_picture(
+    view: View,
+    classifier: ServedClassifier,
+    encoding: ClassifierEncoding,
+    sample: Sample,
+    map_check: MapCheck | None = None,
+) -> ExplainedPicture:
+    """A view of a picture as ``vitrine explain`` has it, without running the model."""
+    explainer = Explainer(classifier.model, view.method)
+    probabilities_C = torch.from_numpy(encoding.probabilities_C)
+    return explainer.picture(sample, probabilities_C, view.target, compute_map(view, encoding), check=map_check)
 
 
 def require_checkable(view: View, classifier: ServedClassifier) -> None:
@@ -278,23 +277,24 @@ def require_checkable(view: View, classifier: ServedClassifier) -> None:
         raise ApiError(422, "Only maps of what the model looks at can be checked, not of who attends to a patch.")
 
 
-def check_view(view: View, classifier: ServedClassifier, encoding: ClassifierEncoding, job: Job) -> Checked:
+def check_view(view: View, classifier: ServedClassifier, encoding: ClassifierEncoding, job: Job) -> MapCheck:
     """Check the map of a view, which runs the model many times: in the worker's thread. The result is cached.
 
     Raises:
         JobCancelled: the job was cancelled.
     """
-    result: Checked | None = encoding.checks.get(view.check_key)
+    result: MapCheck | None = encoding.checks.get(view.check_key)
     if result is None:
-        explainer, batch = batch_from_encoding(view, classifier, encoding)
+        explainer = Explainer(classifier.model, view.method)
+        pixels_BCHW, targets_B = explainer.pixels(encoding.input_CHW[None]), torch.tensor([view.target])
         with classifier.stop_when_cancelled(job):
-            result = check_maps(explainer, batch)
+            (result,) = explainer.check(pixels_BCHW, targets_B, compute_map(view, encoding).scores_BRC.numpy())
         cache_view(encoding.checks, view.check_key, result)
     return result
 
 
 def verdict_info(
-    view: View, classifier: ServedClassifier, encoding: ClassifierEncoding, result: Checked, name: str
+    view: View, classifier: ServedClassifier, encoding: ClassifierEncoding, result: MapCheck, name: str
 ) -> VerdictInfo:
     """The answer to ``/api/verdict``, from the result of :func:`check_view`."""
     rows, columns = classifier.layout.rows, classifier.layout.columns
@@ -305,7 +305,7 @@ def verdict_info(
         "centre blob": centre_blob(rows, columns),
         "edges": edges(pixels_BCHW, rows, columns)[0],
     }
-    verdict = result.verdicts[0]
+    verdict = result.verdict
     command = explain_command(view, classifier, name)
     assert command is not None
     return VerdictInfo(
@@ -315,7 +315,7 @@ def verdict_info(
         controls=[
             ControlMap(name=key, map=Array.of(display_scores(map_RC, "mass"))) for key, map_RC in controls.items()
         ],
-        outliers=[[int(row), int(column)] for row, column in np.argwhere(result.outliers_BRC[0])],
+        outliers=[list(patch) for patch in result.outlier_patches],
         picture=encoding.sha256,
         described=describe_view(view, classifier),
         command=f"{command} --check",

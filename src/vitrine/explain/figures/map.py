@@ -17,6 +17,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from vitrine.attribution.placement import Placement
+from vitrine.explain.explainer import ExplainedPicture
 from vitrine.plotting.colormap import Scale, colour_bar, shared_scale
 from vitrine.plotting.overlay import Patch, Pixels, apply_hatching, apply_outline, draw_map, draw_overlay, draw_photo
 from vitrine.plotting.style import (
@@ -51,6 +52,7 @@ WRONG = "#b34700"  # vermilion, dark enough to be read on white
 _SIGN = (0.24, 0.13)
 _DUSK = "#454c54"  # about what a dimmed photograph looks like
 _NARROWEST = 6.0  # so that a verdict has lines to be read
+_FLAGS = {"believable": "Believable", "doubtful": "Doubtful", "not checked": "Not checked"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +90,38 @@ class MapPicture:
     outlier_patches: tuple[Patch, ...] = ()
     masked_RC: npt.NDArray[np.floating] | None = None
     smooth: bool = True
+
+    @classmethod
+    def of(cls, explained: ExplainedPicture, true: str | None = None, smooth: bool = True) -> MapPicture:
+        """An explained picture with its photograph, which is decoded for it.
+
+        Args:
+            explained: the picture.
+            true: its true label, None where it is not known.
+            smooth: draw the overlay smoothly between the middles of patches.
+
+        Raises:
+            PictureError: the photograph can no longer be read.
+        """
+        photo_HWC = np.asarray(explained.sample.picture.decode())
+        height, width = photo_HWC.shape[:2]
+        verdict = explained.verdict
+        return cls(
+            photo_HWC=photo_HWC,
+            map_RC=explained.display_RC,
+            placement=explained.placement(width, height),
+            name=explained.sample.name,
+            predicted=explained.predicted,
+            probability=explained.probability,
+            true=true,
+            method=explained.method,
+            notes=explained.notes,
+            flag="" if verdict is None else _FLAGS[verdict.flag],
+            verdict="" if verdict is None else verdict.sentence,
+            outlier_patches=explained.outlier_patches,
+            masked_RC=explained.masked_RC,
+            smooth=smooth,
+        )
 
     def with_smaller_photo(self, side: int = 640) -> MapPicture:
         """The same with a copy of the photograph of at most ``side`` pixels a side, to hold many at a time."""

@@ -19,11 +19,11 @@ from vitrine.classify.model import Classifier
 from vitrine.data.image_folder import one_picture
 from vitrine.data.samples import Sample
 from vitrine.errors import ModelError, RunError
-from vitrine.explain.explainer import Explainer, check_maps
+from vitrine.explain.explainer import Explainer
 from vitrine.explain.figures.map import MapPicture
 from vitrine.explain.figures.positions import number_rows, position_figure
 from vitrine.explain.figures.ranking import methods_figure, methods_table
-from vitrine.explain.run import map_picture, true_label_from_name
+from vitrine.explain.run import true_label_from_name
 from vitrine.models.reference import file_sha256
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.provenance import plain_stem
@@ -167,16 +167,15 @@ def build_maps_section(
     """Attention maps of pictures on one colour scale, each with a verdict from checks on its own picture."""
     explainer = Explainer(classifier, Method())
     maps: list[tuple[MapPicture, str, str]] = []
-    unreadable = []
+    unreadable: list[Unreadable] = []
     for index, item in enumerate(pictures):
-        batch = next(explainer.run([item.sample], 1))
-        if batch.batch.unreadable:
-            unreadable.append((item.sample.name, batch.batch.unreadable[0][1]))
-            continue
-        result = check_maps(explainer, batch, seed)
-        picture = map_picture(explainer, batch, 0, item.sample, item.true, result)
-        maps.append((picture.with_smaller_photo(_PHOTO_SIDE), item.why, result.verdicts[0].flag))
-        progress(index + 1, len(pictures))
+        batch = next(explainer.run([item.sample], 1, check=True, seed=seed))
+        unreadable += batch.unreadable
+        for explained in batch.pictures:
+            assert explained.verdict is not None
+            picture = MapPicture.of(explained, item.true).with_smaller_photo(_PHOTO_SIDE)
+            maps.append((picture, item.why, explained.verdict.flag))
+            progress(index + 1, len(pictures))
     return MapsSection(Section("maps", "What it looks at", _map_blocks(maps)), len(maps), tuple(unreadable))
 
 
