@@ -17,7 +17,6 @@ from vitrine.attribution.grounding import (
     GroundedCaption,
     Grounding,
     alignment_drop,
-    clustered_means,
     grounding,
     score_nouns,
 )
@@ -123,35 +122,6 @@ def test_means_are_over_nouns_and_differences_over_pairs() -> None:
         for name in CONTROLS:
             lead = found.leads[key][name]
             assert lead.mean == pytest.approx(sum(row["word"] - row[name] for row in rows) / len(rows))
-
-
-def test_the_interval_is_that_of_a_loop_that_draws_pictures() -> None:
-    rng = np.random.default_rng(3)
-    names = [f"{picture}.png" for picture in range(25) for _ in range(int(rng.integers(1, 6)))]
-    level = {name: rng.normal(0.5, 0.2) for name in set(names)}
-    values = [float(np.clip(level[name] + rng.normal(0, 0.05), 0.01, 0.99)) for name in names]
-    (found,) = clustered_means(names, np.array(values)[:, None], 0.0, resamples=4000, seed=0)
-
-    by_picture = {name: [v for n, v in zip(names, values, strict=True) if n == name] for name in set(names)}
-    means = []
-    pictures = sorted(by_picture)
-    for _ in range(4000):
-        drawn: list[float] = []
-        for _ in pictures:
-            drawn += by_picture[pictures[int(rng.integers(len(pictures)))]]
-        means.append(sum(drawn) / len(drawn))
-    means.sort()
-    low, high = means[100], means[3899]
-    assert found.interval is not None
-    width = high - low
-    assert found.interval.low == pytest.approx(low, abs=0.08 * width)
-    assert found.interval.high == pytest.approx(high, abs=0.08 * width)
-
-    # Nouns of one picture are alike here: were they drawn one by one, the interval would be far too narrow.
-    alone = [str(number) for number in range(len(values))]
-    (naive,) = clustered_means(alone, np.array(values)[:, None], 0.0, resamples=4000, seed=0)
-    assert naive.interval is not None
-    assert naive.interval.high - naive.interval.low < 0.75 * width
 
 
 def test_the_same_seed_gives_the_same_numbers() -> None:

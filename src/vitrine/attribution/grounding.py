@@ -18,18 +18,16 @@ import numpy.typing as npt
 from vitrine.attribution.baselines import centre_blob
 from vitrine.attribution.placement import Placement
 from vitrine.attribution.pointing import centres_inside, pointing_hit, share_inside
-from vitrine.attribution.ranking import MIN_PICTURES, Metric, metric
-from vitrine.metrics.intervals import RESAMPLES
+from vitrine.attribution.ranking import Metric, metric
+from vitrine.metrics.intervals import MIN_PICTURES, RESAMPLES, clustered_bootstrap, interval_at_bound
 from vitrine.results import Interval, rounded
-
-_BLOCK = 4_000_000  # weights that are in memory at a time
 
 Floats = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class ClusteredMean:
-    """A mean over nouns, with its 95 % interval from :data:`~vitrine.attribution.ranking.MIN_PICTURES` pictures on."""
+    """A mean over nouns, with its 95 % interval from :data:`~vitrine.metrics.intervals.MIN_PICTURES` pictures on."""
 
     mean: float
     interval: Interval | None
@@ -45,13 +43,10 @@ class ClusteredMean:
 def clustered_means(
     names: Sequence[str], values_NK: Floats, low: float, resamples: int, seed: int
 ) -> list[ClusteredMean]:
-    """The mean over nouns of each column, with its interval from drawing pictures.
+    """The mean over nouns of each column, with its interval from drawing whole pictures.
 
-    Nouns of one picture are no independent witnesses, so whole pictures are drawn with replacement, with all their
-    nouns; the interval's ends are the 2.5 and 97.5 per cent quantiles of the means over nouns.
-
-    Source: A. C. Davison, D. V. Hinkley (1997), Bootstrap methods and their application, section 3.8 (cluster
-    bootstrap, percentile interval).
+    The interval is that of :func:`~vitrine.metrics.intervals.clustered_bootstrap`, or the exact one where every value
+    is the best or the worst there is.
 
     Args:
         names: of the picture of each noun.
@@ -63,39 +58,17 @@ def clustered_means(
     Raises:
         ValueError: ``resamples`` below 1.
     """
-    if resamples < 1:
-        raise ValueError(f"A bootstrap needs 1 resample at least; got {resamples}.")
-    pictures, of_N = np.unique(np.array(names), return_inverse=True)
-    nouns, number = len(names), len(pictures)
+    pictures = len(set(names))
+    intervals: Sequence[Interval | None] = [None] * values_NK.shape[1]
+    if pictures >= MIN_PICTURES:
+        drawn = clustered_bootstrap(values_NK, names, resamples=resamples, seed=seed)
+        exact = [interval_at_bound(values_N, low, pictures) for values_N in values_NK.T]
+        intervals = [drawn[k] if each is None else each for k, each in enumerate(exact)]
     means_K = values_NK.mean(axis=0)
-    if number < MIN_PICTURES:
-        return [ClusteredMean(float(mean), None, nouns, number) for mean in means_K]
-    count_P, sum_PK = np.zeros(number), np.zeros((number, len(means_K)))
-    np.add.at(count_P, of_N, 1)
-    np.add.at(sum_PK, of_N, values_NK)
-    ends_2K = np.quantile(_resampled(sum_PK, count_P, resamples, seed), [0.025, 0.975], axis=0)
-    found = []
-    for column, mean in enumerate(means_K):
-        interval = Interval(float(ends_2K[0, column]), float(ends_2K[1, column]))
-        # All the best or all the worst: the bootstrap has no width, n of n successes have (Clopper and Pearson 1934).
-        missing = (1 - low) * (1 - 0.025 ** (1 / number))
-        if (values_NK[:, column] == 1).all():
-            interval = Interval(1 - missing, 1.0)
-        elif (values_NK[:, column] == low).all():
-            interval = Interval(low, low + missing)
-        found.append(ClusteredMean(float(mean), interval, nouns, number))
-    return found
-
-
-def _resampled(sum_PK: Floats, count_P: Floats, resamples: int, seed: int) -> npt.NDArray[np.float64]:
-    """Means over the nouns of pictures drawn with replacement: (L, K). A draw is how often each picture came."""
-    rng, number = np.random.default_rng(seed), len(count_P)
-    rows = max(1, _BLOCK // number)
-    means = []
-    for done in range(0, resamples, rows):
-        drawn_LP = rng.multinomial(number, np.full(number, 1 / number), size=min(rows, resamples - done))
-        means.append((drawn_LP @ sum_PK) / (drawn_LP @ count_P)[:, None])
-    return np.concatenate(means)
+    return [
+        ClusteredMean(float(mean), interval, len(names), pictures)
+        for mean, interval in zip(means_K, intervals, strict=True)
+    ]
 
 
 METRICS: tuple[Metric, ...] = (metric("pointing"), metric("inside"))

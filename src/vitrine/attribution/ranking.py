@@ -11,12 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vitrine.metrics.intervals import RESAMPLES, Values, bootstrap_interval
+from vitrine.metrics.intervals import MIN_PICTURES, RESAMPLES, Values, bootstrap_interval, interval_at_bound
 from vitrine.results import Interval, rounded
-
-MIN_PICTURES = 6
-"""Below it no interval and no comparison: five pictures that all agree may be chance (sign test, 2 / 2^5 = 0.06)."""
-
 
 Standing = Literal["best", "ties", "below", "above", "unknown"]
 
@@ -205,9 +201,8 @@ def rank_methods(
 def estimate(values_P: Values, of: Metric, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate | None:
     """The mean of the values that are there, with its interval; None where all are NaN.
 
-    Where every value is the best or the worst there is (all hits, no hit), the bootstrap has no width. The interval is
-    then that of n successes in n, from 0.025^(1/n) to 1, or mirrored (C. J. Clopper, E. S. Pearson 1934, The use of
-    confidence or fiducial limits illustrated in the case of the binomial).
+    The interval is the percentile bootstrap's, or the exact one where every value is the best or the worst there is
+    (:func:`~vitrine.metrics.intervals.interval_at_bound`).
     """
     values_P = values_P[~np.isnan(values_P)].astype(np.float64)
     n = len(values_P)
@@ -216,12 +211,10 @@ def estimate(values_P: Values, of: Metric, *, resamples: int = RESAMPLES, seed: 
     mean = float(values_P.mean())
     if n < MIN_PICTURES:
         return Estimate(mean, None, n)
-    missing = (1 - of.low) * (1 - 0.025 ** (1 / n))
-    if (values_P == 1).all():
-        return Estimate(1.0, Interval(1 - missing, 1.0), n)
-    if (values_P == of.low).all():
-        return Estimate(of.low, Interval(of.low, of.low + missing), n)
-    return Estimate(mean, bootstrap_interval(values_P, resamples=resamples, seed=seed), n)
+    interval = interval_at_bound(values_P, of.low, n)
+    if interval is None:
+        interval = bootstrap_interval(values_P, resamples=resamples, seed=seed)
+    return Estimate(mean, interval, n)
 
 
 def paired_difference(

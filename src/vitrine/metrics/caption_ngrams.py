@@ -21,9 +21,6 @@ from vitrine.metrics.intervals import bootstrap_draws
 RESAMPLES = 1000
 """Bootstrap samples of the pictures."""
 
-MIN_PICTURES = 6
-"""Below it there is no interval: five pictures that all agree may be chance (sign test, 2 / 2^5 = 0.06)."""
-
 NO_SCORERS = "BLEU, ROUGE-L and CIDEr were not computed: pip install 'vitrine[caption-metrics]' brings their scorers."
 """What is said where pycocoevalcap is not installed."""
 

@@ -12,7 +12,6 @@ from typing import Any
 from vitrine.errors import DataError
 from vitrine.metrics.caption_java import JAVA_METRICS, java_scores
 from vitrine.metrics.caption_ngrams import (
-    MIN_PICTURES,
     NGRAM_METRICS,
     NO_SCORERS,
     RESAMPLES,
@@ -31,7 +30,7 @@ from vitrine.metrics.caption_text import (
     lengths,
     tokenise,
 )
-from vitrine.metrics.intervals import percentile_interval, wilson
+from vitrine.metrics.intervals import MIN_PICTURES, percentile_interval, wilson
 from vitrine.results import Interval, rounded
 
 METRICS = {

@@ -1,11 +1,11 @@
 """95 % intervals: Wilson's of a proportion, and the percentile bootstrap of whatever is computed over pictures.
 
-Axes: P pictures, L resamples of them, R resamples that are drawn at a time.
+Axes: P pictures, N values (several of a picture), K columns of values, L resamples, R resamples drawn at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import sqrt
 from statistics import NormalDist
 
@@ -16,6 +16,9 @@ from vitrine.results import Interval
 
 RESAMPLES = 2000
 """Bootstrap samples: enough that an interval's ends move by less than a tenth of its width from seed to seed."""
+
+MIN_PICTURES = 6
+"""Below it no interval and no comparison: five pictures that all agree may be chance (sign test, 2 / 2^5 = 0.06)."""
 
 _MAX_INDICES = 4_000_000  # that are in memory at a time
 
@@ -46,6 +49,60 @@ def bootstrap_draws(pictures: int, resamples: int, seed: int) -> Iterator[npt.ND
     rng, rows = np.random.default_rng(seed), max(1, _MAX_INDICES // pictures)
     for first in range(0, resamples, rows):
         yield rng.integers(0, pictures, (min(rows, resamples - first), pictures))
+
+
+def clustered_bootstrap(
+    values_NK: Values, pictures_N: Sequence[str], *, resamples: int = RESAMPLES, seed: int = 0
+) -> list[Interval]:
+    """The 95 % percentile bootstrap interval of the mean of each column, for values that come in groups.
+
+    Values of one picture are not independent of one another, so whole pictures are drawn with replacement, with all
+    their values.
+
+    Source: A. C. Davison, D. V. Hinkley (1997), Bootstrap methods and their application, section 3.8 (cluster
+    bootstrap, percentile interval).
+
+    Args:
+        values_NK: finite.
+        pictures_N: name of the picture that each row is of.
+        resamples: bootstrap samples, at least 1.
+        seed: of the draws.
+
+    Raises:
+        ValueError: there are no resamples.
+    """
+    if resamples < 1:
+        raise ValueError(f"A bootstrap needs 1 resample at least; got {resamples}.")
+    names, picture_N = np.unique(np.array(pictures_N), return_inverse=True)
+    count_P, sum_PK = np.zeros(len(names)), np.zeros((len(names), values_NK.shape[1]))
+    np.add.at(count_P, picture_N, 1)
+    np.add.at(sum_PK, picture_N, values_NK)
+    rng, rows = np.random.default_rng(seed), max(1, _MAX_INDICES // len(names))
+    means_LK = []
+    for first in range(0, resamples, rows):
+        size = min(rows, resamples - first)
+        times_RP = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=size)
+        means_LK.append((times_RP @ sum_PK) / (times_RP @ count_P)[:, None])
+    return [percentile_interval(mean_L) for mean_L in np.concatenate(means_LK).T]
+
+
+def interval_at_bound(values: Values, low: float, n: int) -> Interval | None:
+    """The interval of a mean whose values are all the best, 1, or all the worst, ``low``; None for other values.
+
+    The bootstrap of equal values has no width, n successes of n have: from 0.025^(1/n) to 1, or mirrored.
+
+    Source: C. J. Clopper, E. S. Pearson (1934), The use of confidence or fiducial limits illustrated in the case of
+    the binomial, Biometrika 26.
+
+    Args:
+        values: at least one.
+        low: the lowest value that there can be; the highest is 1.
+        n: independent observations behind the values.
+    """
+    width = (1 - low) * (1 - 0.025 ** (1 / n))
+    if (values == 1).all():
+        return Interval(1 - width, 1.0)
+    return Interval(low, low + width) if (values == low).all() else None
 
 
 def percentile_interval(resampled_L: Values) -> Interval:
