@@ -12,7 +12,6 @@ from vitrine.data.shards.index import INDEX
 from vitrine.data.shards.writer import ShardsWriter, fingerprint, require_webdataset
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, UsageError
-from vitrine.io.files import atomic_path
 from vitrine.results import Progress, no_progress
 
 MEGABYTE = 1_000_000
@@ -93,7 +92,7 @@ def write_shards(
         raise DataError(f"{reference} has no labels, and shards are made for training.")
     most = round(megabytes * MEGABYTE)
     out.mkdir(parents=True, exist_ok=True)
-    writer = ShardsWriter(out, fingerprint(splits, labels, most=most, seed=seed), most, seed, atomic_path)
+    writer = ShardsWriter(out, fingerprint(splits, labels, most=most, seed=seed), most, seed)
     total, before = sum(map(len, splits.values())), 0
     for name, samples in splits.items():
         writer.write(name, samples, labels, lambda done, before=before: progress(before + done, total))  # type: ignore[misc]

@@ -24,7 +24,7 @@ from vitrine.caption.tokenizer import Vocabulary, train_vocabulary
 from vitrine.caption.word_maps import caption_words
 from vitrine.config.preprocessing import CaptionInput
 from vitrine.data.captions.datasets import open_captions
-from vitrine.data.captions.regions import named_words, open_regions
+from vitrine.data.captions.regions import find_named_words, open_regions
 from vitrine.data.captions.transforms import CaptionTransform
 from vitrine.data.samples import Sample
 from vitrine.models.captioner.model import DecoderOutput, EncoderOutput
@@ -130,7 +130,7 @@ def scored(model: Knowing, scenes: Sequence[Sample], decode: Decode, shift: int)
         found = regions.of(each.sample.name)
         assert found is not None
         words = caption_words(each.caption, model.vocabulary)
-        named = [one for one in named_words([word.text for word in words], found) if one.regions]
+        named = [one for one in find_named_words([word.text for word in words], found) if one.regions]
         nouns = [(one.index, found.mask(one.regions)) for one in named]
         captions.append(GroundedCaption(each.sample.name, [word.map_RC for word in words], each.placement, nouns))
     return grounding(captions, shift=shift, resamples=50), alignment_drop(captions, shift or 1, resamples=50)

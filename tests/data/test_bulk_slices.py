@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vitrine.data.bulk_slices import sliced
+from vitrine.data.bulk_slices import slice_pictures
 from vitrine.errors import DataError, PictureError
 
 
@@ -44,7 +44,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_cut_into_runs_in_name_order(pictures: Path) -> None:
-    found = sliced(pictures, 4)
+    found = slice_pictures(pictures, 4)
     assert found.kind == "pictures"
     assert [each.count for each in found.slices] == [4, 4, 2]
     names = [name for each in found.slices for name in each.names()]
@@ -54,7 +54,7 @@ def test_a_folder_is_cut_into_runs_in_name_order(pictures: Path) -> None:
 
 def test_a_folder_of_pictures_says_which_shards_it_leaves_aside(pictures: Path) -> None:
     (pictures / "x.tar").write_bytes(b"")
-    found = sliced(pictures, 4)
+    found = slice_pictures(pictures, 4)
     assert found.kind == "pictures" and ".tar 1" in found.notes[0]
 
 
@@ -70,7 +70,7 @@ def test_shards_come_in_the_order_of_their_pictures_names(tmp_path: Path) -> Non
             folder = tarfile.TarInfo("folder.png")
             folder.type = tarfile.DIRTYPE
             tar.addfile(folder)
-    found = sliced(tmp_path, 2)
+    found = slice_pictures(tmp_path, 2)
     assert found.kind == "shards" and [each.count for each in found.slices] == [None, None]
     samples = [sample for each in found.slices for sample in each.samples()]
     names = [sample.name for sample in samples]
@@ -82,7 +82,7 @@ def test_shards_come_in_the_order_of_their_pictures_names(tmp_path: Path) -> Non
         "a/out.png",
     ]
     assert [value_of(sample) for sample in samples] == [59, 52, 53, 50, 9, 2, 3, 0]
-    (alone,) = sliced(tmp_path / "a.tar", 2).slices
+    (alone,) = slice_pictures(tmp_path / "a.tar", 2).slices
     assert alone.names() == tuple(names[4:])
 
 
@@ -92,7 +92,7 @@ def test_a_damaged_shard_gives_what_is_before_the_damage_and_is_named(tmp_path: 
             add(tar, f"{number}.png", png(number))
     whole = (tmp_path / "cut.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[: 2 * 1024 + 700])  # a member is a header and a block; the third's is torn
-    (cut,) = sliced(tmp_path, 10).slices
+    (cut,) = slice_pictures(tmp_path, 10).slices
     lost, *before = cut.samples()
     assert [sample.name for sample in before] == ["cut/0.png", "cut/1.png", "cut/2.png"]
     assert [value_of(sample) for sample in before] == [0, 1, 2], "the data of the third are there, its padding is not"
@@ -103,7 +103,7 @@ def test_a_damaged_shard_gives_what_is_before_the_damage_and_is_named(tmp_path: 
     with pytest.raises(PictureError, match="truncated"):
         cut.samples()[-1].picture.decode()
     (tmp_path / "cut.tar").write_bytes(b"this is no archive" * 100)
-    (only,) = sliced(tmp_path, 10).slices[0].samples()
+    (only,) = slice_pictures(tmp_path, 10).slices[0].samples()
     assert only.name == "cut.tar"
     with pytest.raises(PictureError, match="damaged after 0"):
         only.picture.read_bytes()
@@ -114,7 +114,7 @@ def test_rows_of_bytes_with_names(tmp_path: Path) -> None:
         {"name": [f"p/{n}.png" for n in range(7)], "image": [png(n) for n in range(6)] + [None], "x": range(7)}
     )
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=4)
-    found = sliced(tmp_path, 3)
+    found = slice_pictures(tmp_path, 3)
     assert found.kind == "rows" and [each.count for each in found.slices] == [3, 1, 3]
     samples = [sample for each in found.slices for sample in each.samples()]
     assert [sample.name for sample in samples] == [f"p/{n}.png" for n in range(7)]
@@ -128,7 +128,7 @@ def test_rows_as_hugging_face_writes_them(tmp_path: Path) -> None:
     (tmp_path / "0.png").write_bytes(png(77))
     cells = [{"bytes": png(1), "path": "odd.png"}, {"bytes": None, "path": "0.png"}, None]
     pq.write_table(pa.table({"image": cells, "label": [0, 1, 2]}), tmp_path / "sub.parquet")
-    (rows,) = sliced(tmp_path / "sub.parquet", 8).slices
+    (rows,) = slice_pictures(tmp_path / "sub.parquet", 8).slices
     samples = rows.samples()
     assert [sample.name for sample in samples] == ["sub/000000", "sub/000001", "sub/000002"]
     assert [value_of(sample) for sample in samples[:2]] == [1, 77]
@@ -137,7 +137,7 @@ def test_rows_as_hugging_face_writes_them(tmp_path: Path) -> None:
 def test_rows_of_paths(pictures: Path, tmp_path: Path) -> None:
     names = ["pictures/b/3.png", "pictures/absent.png", str(pictures / "2.png")]
     pq.write_table(pa.table({"path": names, "label": ["a", "b", "c"]}), tmp_path / "list.parquet")
-    (rows,) = sliced(tmp_path / "list.parquet", 8).slices
+    (rows,) = slice_pictures(tmp_path / "list.parquet", 8).slices
     samples = rows.samples()
     assert [value_of(samples[0]), value_of(samples[2])] == [13, 2]
     assert not any(sample.name.startswith(("/", "..")) for sample in samples), "figures are written below a folder"
@@ -167,5 +167,5 @@ def test_what_cannot_be_cut(tmp_path: Path) -> None:
         ("absent", "no file or folder"),
     ):
         with pytest.raises(DataError, match=said) as error:
-            sliced(tmp_path / name, 4)
+            slice_pictures(tmp_path / name, 4)
         assert len(str(error.value).splitlines()) <= 2

@@ -49,7 +49,7 @@ UPRIGHT = TransformSpec(crop_scale=(0.7, 1.0), flip=0.5)
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("VITRINE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(decoded_cache, "_checked", set())
+    monkeypatch.setattr(decoded_cache, "_verified_paths", set())
     return tmp_path / "cache"
 
 
@@ -214,7 +214,7 @@ def test_a_damaged_file_is_decoded_again(damage: Callable[[bytes], bytes], monke
     picture.decode()
     whole = picture.path.read_bytes()
     picture.path.write_bytes(damage(whole))
-    monkeypatch.setattr(decoded_cache, "_checked", set())  # as in a new process
+    monkeypatch.setattr(decoded_cache, "_verified_paths", set())  # as in a new process
     np.testing.assert_array_equal(np.array(picture.decode())[..., :3], np.array(decode(data)))
     assert picture.path.read_bytes() == whole
 

@@ -252,7 +252,7 @@ def test_slanted_polygons_equal_another_librarys(tmp_path: Path, seed: int) -> N
 def test_polygons_lie_where_they_should_in_pictures_too_large_to_be_drawn_finer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(instances, "_FINE", 1)
+    monkeypatch.setattr(instances, "_OVERSAMPLING", 1)
     angles = np.linspace(0, 2 * np.pi, 60, endpoint=False)
     circle = np.stack([30.2 + 18 * np.cos(angles), 25.4 + 18 * np.sin(angles)], axis=1)
     images = [{"id": 1, "file_name": "a.jpg", "width": 80, "height": 70}]

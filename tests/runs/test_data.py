@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vitrine.data.sources import absolute_reference, is_there
+from vitrine.data.sources import absolute_reference, reference_exists
 from vitrine.errors import DataError, PictureError
 from vitrine.report.run import ReportSettings, build_document
 from vitrine.report.sections.maps import choose_pictures
@@ -50,8 +50,9 @@ def test_what_is_there(tmp_path: Path) -> None:
     for name in ("pets.csv", "odd?name.csv", "train-008.tar"):
         (tmp_path / name).touch()
     there = ("pets", "pets.csv", "pets.csv?image=a", "odd?name.csv", "odd?name.csv?image=a", "train-{008..009}.tar::x")
-    assert [is_there(f"{tmp_path}/{name}") for name in there] == [True, True, True, True, False, True]
-    assert is_there(f"hf:{tmp_path}/pets") and not is_there(f"{tmp_path}/dogs") and not is_there("scenes:base")
+    assert [reference_exists(f"{tmp_path}/{name}") for name in there] == [True, True, True, True, False, True]
+    assert reference_exists(f"hf:{tmp_path}/pets")
+    assert not reference_exists(f"{tmp_path}/dogs") and not reference_exists("scenes:base")
 
 
 @pytest.fixture

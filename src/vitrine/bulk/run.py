@@ -15,7 +15,7 @@ from vitrine.bulk.ray import pool, ray_running, run_parts
 from vitrine.bulk.worker import Job, Part, sha256_of
 from vitrine.caption.model import open_captioner
 from vitrine.classify.model import open_classifier
-from vitrine.data.bulk_slices import FolderSlice, Sliced, sliced
+from vitrine.data.bulk_slices import BulkInput, FolderSlice, slice_pictures
 from vitrine.data.samples import random_subset
 from vitrine.errors import DataError, UsageError
 from vitrine.explain.explainer import Explainer
@@ -76,16 +76,16 @@ class BulkResult:
         return content
 
 
-def cut(images: Path, settings: BulkSettings, batch_size: int) -> Sliced:
+def cut(images: Path, settings: BulkSettings, batch_size: int) -> BulkInput:
     """Cut what was given into slices of whole batches, so that batches are those of a single process.
 
     Raises:
         DataError: see :func:`vitrine.data.bulk_slices.sliced`.
     """
-    return sliced(images, max(1, settings.part_size // batch_size) * batch_size)
+    return slice_pictures(images, max(1, settings.part_size // batch_size) * batch_size)
 
 
-def limited(found: Sliced, limit: int | None, seed: int, size: int) -> Sliced:
+def limited(found: BulkInput, limit: int | None, seed: int, size: int) -> BulkInput:
     """``limit`` pictures drawn from a folder's, as a single process draws them; None takes all.
 
     Raises:
@@ -100,7 +100,7 @@ def limited(found: Sliced, limit: int | None, seed: int, size: int) -> Sliced:
     return replace(found, slices=runs)
 
 
-def named_parts(found: Sliced, kind: str, taken: Sequence[str] = ()) -> tuple[Part, ...]:
+def named_parts(found: BulkInput, kind: str, taken: Sequence[str] = ()) -> tuple[Part, ...]:
     """Parts with the names of their figures; a shard's figures have a folder of their own, named where it is read.
 
     Args:
@@ -286,7 +286,7 @@ def _is_folder(images: Path) -> bool:
     return images.is_dir() or images.suffix.lower() in (".tar", ".parquet")
 
 
-def _shared_scale(explainer: Explainer, asked: ExplainSettings, found: Sliced, batch_size: int) -> float:
+def _shared_scale(explainer: Explainer, asked: ExplainSettings, found: BulkInput, batch_size: int) -> float:
     """Where the colours of all figures end: found on the first batch that can be read, as in a single process."""
     for each in found.slices:
         for batch in explainer.run(each.samples(), batch_size, workers=0):

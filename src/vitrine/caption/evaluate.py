@@ -24,7 +24,7 @@ from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.word_maps import caption_words
 from vitrine.classify.evaluate import choose_split, split_of_run
 from vitrine.data.captions.datasets import open_captions
-from vitrine.data.captions.regions import NamedRegions, named_words, open_regions
+from vitrine.data.captions.regions import NamedRegions, find_named_words, open_regions
 from vitrine.data.samples import Sample
 from vitrine.io.files import to_json, write_atomically
 from vitrine.metrics.caption_text import CONSTANT_CAPTION_RULE
@@ -389,7 +389,7 @@ class _Session:
         if found is None or not decoded.caption.ids:
             return
         words = caption_words(decoded.caption, self.opened.vocabulary)
-        named = named_words([word.text for word in words], found)
+        named = find_named_words([word.text for word in words], found)
         nouns = [(each.index, found.mask(each.regions, decoded.photo.size)) for each in named if each.regions]
         absent = sum(not each.regions for each in named)
         maps = [word.map_RC for word in words]

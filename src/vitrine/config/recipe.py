@@ -181,10 +181,10 @@ def named_transforms(name: str) -> TransformSpec:
     Raises:
         RecipeError: there is none of that name.
     """
-    known = available_transforms()
-    if name not in known:
-        raise RecipeError(f"transforms = {name!r} is not known: expected one of {', '.join(sorted(known))}.")
-    return known[name]
+    sets = available_transforms()
+    if name not in sets:
+        raise RecipeError(f"transforms = {name!r} is not known: expected one of {', '.join(sorted(sets))}.")
+    return sets[name]
 
 
 def transforms_from_table(table: dict[str, object]) -> TransformSpec:

@@ -14,14 +14,15 @@ from typing import Any, Protocol
 
 import pyarrow
 import pyarrow.parquet
-from PIL import Image
 
-from vitrine.data.decode import BytesPicture, FilePicture, NoPicture, decode, promised_format
+from vitrine.data.decode import BytesPicture, FilePicture, UnreadablePicture, promised_format
 from vitrine.data.huggingface import is_picture_struct
-from vitrine.data.image_folder import iter_pictures, left_aside, listed, printable
+from vitrine.data.image_folder import iter_pictures, printable, skipped_notes
 from vitrine.data.manifest import PATH_COLUMNS
 from vitrine.data.samples import Picture, Sample
-from vitrine.errors import DataError, PictureError
+from vitrine.data.shards.reader import ShardPicture
+from vitrine.errors import DataError
+from vitrine.results import and_n_more
 
 _NAME_COLUMNS = (*PATH_COLUMNS, "name", "__key__", "key", "id")
 _BYTES_COLUMNS = ("image", "bytes", "img", "picture", "jpg", "png")
@@ -65,7 +66,7 @@ class RowSlice:
     def names(self) -> tuple[str, ...]:
         if self.columns.name is None:
             return tuple(f"{self.prefix}/{self.first + row:06d}" for row in range(self.count))
-        return tuple(contained(printable(str(value))) for value in self._column(self.columns.name))
+        return tuple(safe_relative_path(printable(str(value))) for value in self._column(self.columns.name))
 
     def samples(self) -> tuple[Sample, ...]:
         values = self._column(self.columns.picture)
@@ -83,11 +84,11 @@ class RowSlice:
         if self.columns.kind == "struct" and value is not None:
             value = value["bytes"] if value["bytes"] is not None else value["path"]
         if value is None:
-            return NoPicture("there is no picture in this row")
+            return UnreadablePicture("there is no picture in this row")
         return BytesPicture(value) if isinstance(value, bytes) else FilePicture(self.path.parent / value)
 
 
-def contained(name: str) -> str:
+def safe_relative_path(name: str) -> str:
     """A name as a path that leads nowhere but below the folder that it is joined to."""
     return "/".join(part for part in PurePosixPath(name).parts if part not in ("/", "..")) or "unnamed"
 
@@ -124,7 +125,7 @@ def picture_columns(path: Path, schema: pyarrow.Schema) -> PictureColumns:
     usual = next((by_lower[each] for each in _BYTES_COLUMNS if by_lower.get(each) in kinds), None)
     if usual is None and len(kinds) > 1:
         raise DataError(
-            f"{path} has several columns of bytes, {listed(list(kinds))}: rename that of pictures to image."
+            f"{path} has several columns of bytes, {and_n_more(list(kinds))}: rename that of pictures to image."
         )
     picture = usual or next(iter(kinds), None)
     if picture is not None:
@@ -133,7 +134,7 @@ def picture_columns(path: Path, schema: pyarrow.Schema) -> PictureColumns:
     if where is None:
         raise DataError(
             f"{path} has no column of pictures: expected bytes (image) or paths (path); it has "
-            f"{listed(schema.names, 12)}."
+            f"{and_n_more(schema.names, 12)}."
         )
     return PictureColumns(where, "paths", where)
 
@@ -198,35 +199,6 @@ class FolderSlice:
 
 
 @dataclass(frozen=True)
-class ShardPicture:
-    """A picture inside a ``.tar`` file: ``size`` bytes from ``offset`` on."""
-
-    path: Path
-    offset: int
-    size: int
-
-    def read_bytes(self) -> bytes:
-        """The member's bytes.
-
-        Raises:
-            PictureError: the file cannot be read, or ends before them.
-        """
-        try:
-            with self.path.open("rb") as stream:
-                stream.seek(self.offset)
-                data = stream.read(self.size)
-        except OSError as error:
-            raise PictureError(f"{self.path.name} cannot be read: {error.strerror}") from error
-        if len(data) < self.size:
-            raise PictureError(f"truncated: {self.path.name} ends before its picture does")
-        return data
-
-    def decode(self) -> Image.Image:
-        """Upright 8-bit RGB."""
-        return decode(self.read_bytes())
-
-
-@dataclass(frozen=True)
 class ShardSlice:
     """One webdataset shard: an uncompressed ``.tar``.
 
@@ -251,21 +223,21 @@ class ShardSlice:
         return tuple(sample.name for sample in self.samples())
 
     def samples(self) -> tuple[Sample, ...]:
-        found: dict[str, Sample] = {}
+        samples: dict[str, Sample] = {}
         try:
             with tarfile.open(self.path, "r:") as shard:
                 for member in shard:
                     if member.isreg() and promised_format(member.name):
-                        name = f"{self.prefix}/{contained(printable(member.name))}"
-                        found[name] = Sample(name, ShardPicture(self.path, member.offset_data, member.size))
+                        name = f"{self.prefix}/{safe_relative_path(printable(member.name))}"
+                        samples[name] = Sample(name, ShardPicture(self.path, member.offset_data, member.size))
         except (tarfile.TarError, EOFError, OSError) as error:
-            reason = f"this shard is damaged after {len(found)} pictures, or no uncompressed tar: {error}"
-            found[f"{self.prefix}.tar"] = Sample(f"{self.prefix}.tar", NoPicture(" ".join(reason.split())))
-        return tuple(found[name] for name in sorted(found))
+            reason = f"this shard is damaged after {len(samples)} pictures, or no uncompressed tar: {error}"
+            samples[f"{self.prefix}.tar"] = Sample(f"{self.prefix}.tar", UnreadablePicture(" ".join(reason.split())))
+        return tuple(samples[name] for name in sorted(samples))
 
 
 @dataclass(frozen=True)
-class Sliced:
+class BulkInput:
     """Everything that bulk work was given.
 
     Attributes:
@@ -279,7 +251,7 @@ class Sliced:
     notes: tuple[str, ...] = ()
 
 
-def sliced(images: Path, size: int) -> Sliced:
+def slice_pictures(images: Path, size: int) -> BulkInput:
     """Cut what lies at a path into slices.
 
     Args:
@@ -296,31 +268,33 @@ def sliced(images: Path, size: int) -> Sliced:
     pictures = tuple(iter_pictures(images, aside=aside))
     if pictures:
         runs = tuple(FolderSlice(pictures[first : first + size]) for first in range(0, len(pictures), size))
-        return Sliced("pictures", runs, left_aside(Counter({k: aside[k] for k in (".tar", ".parquet") if aside[k]})))
+        return BulkInput(
+            "pictures", runs, skipped_notes(Counter({k: aside[k] for k in (".tar", ".parquet") if aside[k]}))
+        )
     if aside[".tar"] and aside[".parquet"]:
         raise DataError(f"{images} holds both .tar shards and .parquet files: give one kind alone.")
     files = _files(images, ".tar" if aside[".tar"] else ".parquet")
     if not files:
-        seen = " ".join(left_aside(aside)) or "It is empty."
-        raise DataError(f"There are no pictures, .tar shards or .parquet files in {images}. {seen}")
+        notes = " ".join(skipped_notes(aside)) or "It is empty."
+        raise DataError(f"There are no pictures, .tar shards or .parquet files in {images}. {notes}")
     return _of_files(files, images, size)
 
 
 def _files(folder: Path, ending: str) -> Sequence[Path]:
-    found = [path for path in folder.rglob("*") if path.suffix.lower() == ending and path.is_file()]
-    shown = [path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    paths = [path for path in folder.rglob("*") if path.suffix.lower() == ending and path.is_file()]
+    visible_paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     # As if each file were the folder of its pictures: then results one after the other are in the order of names.
-    return sorted(shown, key=lambda path: f"{_prefix(path, folder)}/")
+    return sorted(visible_paths, key=lambda path: f"{_prefix(path, folder)}/")
 
 
 def _prefix(path: Path, folder: Path) -> str:
     return printable(path.relative_to(folder).with_suffix("").as_posix())
 
 
-def _of_files(files: Sequence[Path], folder: Path, size: int) -> Sliced:
+def _of_files(files: Sequence[Path], folder: Path, size: int) -> BulkInput:
     if files[0].suffix.lower() == ".tar":
         shards = tuple(ShardSlice(path, _prefix(path, folder), path.stat().st_size) for path in files)
-        return Sliced("shards", shards)
+        return BulkInput("shards", shards)
 
     def rows() -> Iterator[RowSlice]:
         for path in files:
@@ -328,5 +302,5 @@ def _of_files(files: Sequence[Path], folder: Path, size: int) -> Sliced:
 
     slices = tuple(rows())
     if not slices:
-        raise DataError(f"There are no rows in {listed([str(path) for path in files], 3)}.")
-    return Sliced("rows", slices)
+        raise DataError(f"There are no rows in {and_n_more([str(path) for path in files], 3)}.")
+    return BulkInput("rows", slices)

@@ -1,4 +1,4 @@
-"""What is in the data, and what is wrong with them."""
+"""The inspection behind ``vitrine check``: every picture is read once, counted, hashed and compared with the others."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from vitrine.data.shards.stream import ShardSplit
 from vitrine.errors import PictureError
 from vitrine.results import Progress, unreadable_to_json
 
-FEW = 10
-"""Training pictures of a class below which a suggestion says so."""
+FEW_PICTURES = 10
+"""A class with fewer training pictures than this is named in the suggestions."""
 
-UNEVEN = 5.0
-"""Ratio of the largest to the smallest class from which a suggestion says so."""
+UNEVEN_RATIO = 5.0
+"""Ratio of the largest to the smallest class from which the suggestions call classes uneven."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class SplitCount:
 
 @dataclass(frozen=True)
 class Spread:
-    """Smallest, median and largest of a length in pixels, of upright pictures."""
+    """Smallest, median and largest width or height of upright pictures, in pixels."""
 
     smallest: int
     median: float
@@ -141,28 +141,28 @@ class DataReport:
     @property
     def suggestions(self) -> tuple[str, ...]:
         """What a person could do, most urgent first."""
-        found = []
+        advice = []
         if self.across_splits:
-            found.append("Keep every picture in one split only: copies of training pictures make a score too good.")
+            advice.append("Keep every picture in one split only: copies of training pictures make a score too good.")
         if self.unreadable:
-            found.append("Replace or remove what cannot be read: training names it and goes on without it, up to 1 %.")
+            advice.append("Replace or remove what cannot be read: training names it and goes on without it, up to 1 %.")
         if any(group.labels_differ for group in self.duplicates):
-            found.append("Decide which label is right where copies of one picture have two.")
+            advice.append("Decide which label is right where copies of one picture have two.")
         if self.within_splits:
-            found.append("Remove copies within a split: each counts as often as it is there.")
+            advice.append("Remove copies within a split: each counts as often as it is there.")
         if self.mismatches:
-            found.append("Rename files whose extension is wrong: vitrine goes by the content, other programs may not.")
+            advice.append("Rename files whose extension is wrong: vitrine goes by the content, other programs may not.")
         counts = self._training()
-        few = sum(0 < n < FEW for n in counts.values())
+        few = sum(0 < n < FEW_PICTURES for n in counts.values())
         if few:
             which = "Every class has" if few == len(counts) else f"{few:,} of {len(counts):,} classes have"
-            found.append(f"{which} fewer than {FEW} training pictures: start from pretrained weights.")
-        if (self.imbalance or 0) >= UNEVEN:
-            found.append("Classes are uneven: read recall by class beside accuracy.")
-        return tuple(found)
+            advice.append(f"{which} fewer than {FEW_PICTURES} training pictures: start from pretrained weights.")
+        if (self.imbalance or 0) >= UNEVEN_RATIO:
+            advice.append("Classes are uneven: read recall by class beside accuracy.")
+        return tuple(advice)
 
     def to_dict(self) -> dict[str, object]:
-        """Everything as plain values for JSON."""
+        """The report as plain values for JSON."""
         copies = [
             {**asdict(group), "across_splits": group.across_splits, "labels_differ": group.labels_differ}
             for group in self.duplicates
@@ -170,7 +170,7 @@ class DataReport:
         return {
             **asdict(self),
             "unreadable": unreadable_to_json(self.unreadable),
-            "mismatches": [{"name": name, "format": found} for name, found in self.mismatches],
+            "mismatches": [{"name": name, "format": format_} for name, format_ in self.mismatches],
             "duplicates": copies,
             "pictures": self.pictures,
             "imbalance": self.imbalance,
@@ -180,8 +180,8 @@ class DataReport:
 
     def _training(self) -> Mapping[str, int]:
         """Pictures by class in training; in the first split where there is none."""
-        found = [*(split for split in self.splits if split.name == "train"), *self.splits]
-        return found[0].by_class if found else {}
+        splits = [*(split for split in self.splits if split.name == "train"), *self.splits]
+        return splits[0].by_class if splits else {}
 
 
 _Result = TypeVar("_Result")
@@ -189,7 +189,7 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class SampleIndex:
-    """Every picture, read once.
+    """Hash, size and readability of every picture of some data.
 
     Attributes:
         hashes: sample name to the SHA-256 of its file's bytes, in hexadecimal; a file whose bytes cannot be had at
@@ -203,7 +203,7 @@ class SampleIndex:
     sizes: Mapping[str, tuple[int, int]]
 
     @classmethod
-    def joined(cls, parts: Sequence[SampleIndex]) -> SampleIndex:
+    def concatenate(cls, parts: Sequence[SampleIndex]) -> SampleIndex:
         """The index of pictures that were read in parts, in their order."""
         hashes = {name: sha256 for part in parts for name, sha256 in part.hashes.items()}
         sizes = {name: size for part in parts for name, size in part.sizes.items()}
@@ -212,7 +212,7 @@ class SampleIndex:
 
 @dataclass(frozen=True)
 class Reading:
-    """What reading one picture showed.
+    """What one picture was found to be when it was read.
 
     Attributes:
         name: the sample's name.
@@ -255,14 +255,14 @@ def read_samples(
 ) -> Iterator[Reading]:
     """Yield a :class:`Reading` of every picture in order. Threads suffice: Pillow decodes without Python's lock."""
     total = len(samples)
-    for done, reading in enumerate(in_order(read_sample, samples, workers), start=1):
+    for done, reading in enumerate(map_in_order(read_sample, samples, workers), start=1):
         if progress is not None:
             progress(done, total)
         yield reading
 
 
 def read_sample(sample: Sample) -> Reading:
-    """Read one picture's bytes once and see all there is to see; never raises :class:`PictureError`."""
+    """Read, hash and decode one picture; a :class:`PictureError` becomes the reading's ``problem``."""
     try:
         data = sample.picture.read_bytes()
     except PictureError as error:
@@ -277,8 +277,14 @@ def read_sample(sample: Sample) -> Reading:
     return Reading(sample.name, sha256, len(data), facts)
 
 
-def in_order(work: Callable[[Sample], _Result], samples: Iterable[Sample], workers: int = -1) -> Iterator[_Result]:
-    """What ``work`` makes of each sample, in order, made by threads (-1 chooses; 0: none) that run ahead a little."""
+def map_in_order(work: Callable[[Sample], _Result], samples: Iterable[Sample], workers: int = -1) -> Iterator[_Result]:
+    """Yield ``work(sample)`` of each sample, in order, computed by threads that run ahead by a bounded number.
+
+    Args:
+        work: called with one sample.
+        samples: any number.
+        workers: threads; -1 chooses, 0 works in the calling thread.
+    """
     threads = _available_cores() if workers < 0 else workers
     if threads == 0:
         yield from map(work, samples)
@@ -315,16 +321,16 @@ def inspect(data: Dataset, *, workers: int = -1, progress: Progress | None = Non
     """
     endless = [name for name, split in data.splits.items() if split.endless]
     finite = {name: split for name, split in data.splits.items() if not split.endless}
-    placed = [(name, sample) for name, split in finite.items() for sample in split]
-    readings = list(read_samples([sample for _, sample in placed], workers=workers, progress=progress))
+    samples = [(name, sample) for name, split in finite.items() for sample in split]
+    readings = list(read_samples([sample for _, sample in samples], workers=workers, progress=progress))
     usable = [reading for reading in readings if reading.problem is None]
-    counts = tuple(_counted(name, split, data.labels) for name, split in finite.items())
+    counts = tuple(_count_split(name, split, data.labels) for name, split in finite.items())
     widths, heights = _lengths(usable)
     return DataReport(
         reference=data.reference,
         layout=data.layout,
         labels=data.labels,
-        notes=(*data.notes, *(_passed_over(name, data.splits[name]) for name in endless)),
+        notes=(*data.notes, *(_skipped_split_note(name, data.splits[name]) for name in endless)),
         splits=counts,
         size=sum(reading.size for reading in readings),
         formats=dict(Counter(r.facts.format for r in usable if r.facts).most_common()),
@@ -334,18 +340,18 @@ def inspect(data: Dataset, *, workers: int = -1, progress: Progress | None = Non
         kinds=_kinds(usable),
         unreadable=tuple((r.name, r.problem) for r in readings if r.problem is not None),
         mismatches=_mismatches(readings),
-        duplicates=_duplicates(placed, readings, data.labels),
+        duplicates=_duplicates(samples, readings, data.labels),
         majority=_majority(counts),
     )
 
 
-def _passed_over(name: str, split: Split) -> str:
+def _skipped_split_note(name: str, split: Split) -> str:
     if isinstance(split, ShardSplit):
         return f"The {len(split):,} {name} pictures come out of shards in a stream, and were not looked at."
     return f"The split {name} has no end and was not looked at."
 
 
-def _counted(name: str, split: Sequence[Sample], labels: Sequence[str]) -> SplitCount:
+def _count_split(name: str, split: Sequence[Sample], labels: Sequence[str]) -> SplitCount:
     counts = Counter(sample.label for sample in split)
     return SplitCount(name, len(split), {label: counts[index] for index, label in enumerate(labels)})
 
@@ -382,10 +388,10 @@ def _mismatches(readings: Sequence[Reading]) -> tuple[tuple[str, str], ...]:
 
 
 def _duplicates(
-    placed: Sequence[tuple[str, Sample]], readings: Sequence[Reading], labels: Sequence[str]
+    samples: Sequence[tuple[str, Sample]], readings: Sequence[Reading], labels: Sequence[str]
 ) -> tuple[Duplicates, ...]:
     by_hash: dict[str, list[Copy]] = defaultdict(list)
-    for (split, sample), reading in zip(placed, readings, strict=True):
+    for (split, sample), reading in zip(samples, readings, strict=True):
         if reading.problem is None and reading.sha256 is not None:  # empty files are no copies of one another
             label = None if sample.label is None else labels[sample.label]
             by_hash[reading.sha256].append(Copy(sample.name, split, label))

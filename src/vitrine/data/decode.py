@@ -1,6 +1,6 @@
-"""From a file's bytes to upright 8-bit RGB pixels, or a reason in one line why not.
+"""Decoding: a file's bytes become upright 8-bit RGB pixels, or an error that says in one line why they cannot.
 
-What is done with each kind of picture is listed in :data:`vitrine.data.formats.TREATMENTS`. Colour profiles (ICC) are
+What is done with each special kind of picture is listed in :data:`TREATMENTS`. Colour profiles (ICC) are
 ignored: pixel values are used as they are stored, as in the training of published weights.
 """
 
@@ -158,8 +158,8 @@ class BytesPicture:
 
 
 @dataclass(frozen=True)
-class NoPicture:
-    """Stands where a picture should be, so that it is named among the unreadable ones; it raises ``reason``."""
+class UnreadablePicture:
+    """A picture of which nothing is left but the reason why it cannot be read."""
 
     reason: str
 
@@ -191,7 +191,7 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     # Parsers of foreign bytes raise far more than they document: OSError, ValueError, SyntaxError, struct.error,
     # zlib.error, EOFError, KeyError, MemoryError. One bad file must never stop a training, whatever it provokes.
     try:
-        image = _opened(data, max_pixels)
+        image = _open(data, max_pixels)
         image.load()
         turn = _TURNS.get(_orientation(image))  # after loading: Pillow turns TIFFs itself then, and drops the tag
         upright = _rgb(image)
@@ -218,7 +218,7 @@ def describe(data: bytes, *, max_pixels: int = MAX_PIXELS, count_frames: bool = 
     if not data:
         raise PictureError("the file is empty")
     try:
-        image = _opened(data, max_pixels)
+        image = _open(data, max_pixels)
         return PictureFacts(
             format="JPEG" if image.format == "MPO" else str(image.format),
             mode=image.mode,
@@ -242,7 +242,7 @@ def _frames(image: Image.Image, count: bool) -> int:
     return 2 if getattr(image, "is_animated", False) else 1
 
 
-def _opened(data: bytes, max_pixels: int) -> Image.Image:
+def _open(data: bytes, max_pixels: int) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     pixels = image.width * image.height
     if pixels > max_pixels:

@@ -1,4 +1,4 @@
-"""Pictures decoded once: kept beside one another in the cache folder as the bytes that Pillow works on.
+"""A cache of decoded training pictures, in the cache folder, as the bytes that Pillow works on.
 
 A file holds one picture, named after the sha256 of its encoded bytes, in a folder for the short side that large
 pictures were reduced to. It is written whole or not at all, by whichever process comes first; what cannot be read, or
@@ -33,10 +33,10 @@ _FACTS = struct.Struct("<IIII")  # width, height, and those of the picture befor
 _CHECK = struct.Struct("<I")  # crc32 of facts and pixels
 _HEADER = len(_MAGIC) + _FACTS.size + _CHECK.size
 _CHANNELS = 4  # red, green, blue and one that is not used: Pillow's own layout, so that nothing is copied
-_WORTH = math.sqrt(0.5)  # pictures are reduced where that leaves half of their pixels or fewer
-_STALE = 3600.0  # seconds after which a file that was not finished belongs to nobody
+_MAX_REDUCED_SCALE = math.sqrt(0.5)  # pictures are reduced where that leaves half of their pixels or fewer
+_STALE_SECONDS = 3600.0  # seconds after which a file that was not finished belongs to nobody
 
-_checked: set[str] = set()  # files whose bytes this process has added up
+_verified_paths: set[str] = set()  # files whose bytes this process has added up
 
 
 def short_side(spec: TransformSpec, size: int) -> int:
@@ -55,21 +55,21 @@ def short_side(spec: TransformSpec, size: int) -> int:
 
 
 def reduced_size(width: int, height: int, short: int) -> tuple[int, int]:
-    """The sides that a picture is kept with: its own, unless reducing it leaves half of its pixels or fewer."""
+    """Width and height of a picture in the cache: its own, unless reducing it leaves half of its pixels or fewer."""
     scale = short / min(width, height)
-    if scale > _WORTH:
+    if scale > _MAX_REDUCED_SCALE:
         return width, height
     return max(short, round(width * scale)), max(short, round(height * scale))
 
 
 def bytes_for(sizes: Iterable[tuple[int, int]], short: int) -> int:
-    """What pictures of these sizes take."""
-    kept = (reduced_size(*size, short) for size in sizes)
-    return sum(_HEADER + width * height * _CHANNELS for width, height in kept)
+    """Bytes that pictures of these sizes take in the cache."""
+    reduced_sizes = (reduced_size(*size, short) for size in sizes)
+    return sum(_HEADER + width * height * _CHANNELS for width, height in reduced_sizes)
 
 
 def folder_for(short: int) -> Path:
-    """Where pictures of one short side lie."""
+    """The folder of pictures that are reduced to one short side."""
     return cache_folder().absolute() / DECODED / f"{short}px"
 
 
@@ -77,7 +77,7 @@ def remove_unfinished(folder: Path) -> None:
     """Remove what writers that were killed left, and leave what others may be writing now."""
     for path in folder.glob("*/.*.part"):
         try:
-            if time.time() - path.stat().st_mtime > _STALE:
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
                 path.unlink()
         except OSError:  # its writer has finished, or another process was here first
             continue
@@ -85,7 +85,7 @@ def remove_unfinished(folder: Path) -> None:
 
 @dataclass(frozen=True)
 class DecodedPicture:
-    """A picture that is decoded at most once.
+    """A picture that is decoded once and read from the cache afterwards.
 
     Attributes:
         picture: the picture itself.
@@ -114,9 +114,9 @@ class DecodedPicture:
         Raises:
             PictureError: it is not kept yet and cannot be read.
         """
-        found = _read(self.path)
-        if found is not None:
-            return found
+        cached = _read(self.path)
+        if cached is not None:
+            return cached
         data = self.picture.read_bytes()
         image = decode(data)
         full, size = image.size, reduced_size(*image.size, self.short)
@@ -151,11 +151,11 @@ def _read(path: Path) -> Image.Image | None:
         return None
     if not _is_whole(content):
         return None
-    if str(path) not in _checked:
+    if str(path) not in _verified_paths:
         facts, pixels = content[len(_MAGIC) :][: _FACTS.size], content[_HEADER:]
         if zlib.crc32(pixels, zlib.crc32(facts)) != _CHECK.unpack_from(content, _HEADER - _CHECK.size)[0]:
             return None
-        _checked.add(str(path))
+        _verified_paths.add(str(path))
     return _image(content)
 
 

@@ -17,11 +17,12 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 from PIL import Image
 
 from vitrine.data.decode import FilePicture, decode
-from vitrine.data.image_folder import SPLIT_NAMES, class_name, listed, ordered_labels
+from vitrine.data.image_folder import SPLIT_NAMES, class_name, ordered_labels
 from vitrine.data.manifest import LABEL_COLUMNS
 from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split
 from vitrine.errors import DataError, PictureError
 from vitrine.io.hub_cache import DATASETS, HUB, cache_folder, is_offline, note_use, quieten_client
+from vitrine.results import and_n_more
 
 
 def is_saved(folder: Path) -> bool:
@@ -33,14 +34,14 @@ def is_saved(folder: Path) -> bool:
 
 def picture_tables(folder: Path) -> dict[str, list[str]]:
     """Parquet files with pictures in them, by split: in a folder, in its ``data/`` and in its split folders."""
-    found: dict[str, list[str]] = {}
+    by_split: dict[str, list[str]] = {}
     for path in sorted((*folder.glob("*.parquet"), *folder.glob("*/*.parquet"))):
         if holds_pictures(path):
             start = re.match(r"[A-Za-z]+", path.name)
             names = (start[0].lower() if start else "", path.parent.name.lower())
             split = next((SPLIT_NAMES[name] for name in names if name in SPLIT_NAMES), "train")
-            found.setdefault(split, []).append(str(path))
-    return found
+            by_split.setdefault(split, []).append(str(path))
+    return by_split
 
 
 def holds_pictures(table: Path) -> bool:
@@ -96,11 +97,11 @@ def open_hub(name: str, reference: str, options: Mapping[str, str]) -> Dataset:
 
     quieten_client()
     offline = is_offline()
-    reachable = not offline and _ask(name, options.get("revision"))
+    reachable = not offline and _is_reachable(name, options.get("revision"))
     arguments = {"name": options.get("config"), "revision": options.get("revision"), "cache_dir": _folder()}
     with _into_cache_folder(), _without_network() if not reachable else _quiet():
         try:
-            loaded = datasets.load_dataset(name, **arguments)
+            data = datasets.load_dataset(name, **arguments)
         except Exception as error:  # whatever the hub's builders raise; the cause is kept
             if reachable:
                 raise DataError(f"hf:{name} cannot be loaded: {_first_line(error)}") from error
@@ -109,10 +110,10 @@ def open_hub(name: str, reference: str, options: Mapping[str, str]) -> Dataset:
                 f"{why}, and {name} is not in {_folder()}.\n"
                 "Download it on a machine with network, save_to_disk() it, and give that folder."
             ) from error
-    _note_use(loaded, f"hf:{name}")
+    _note_use(data, f"hf:{name}")
     why = "The network was turned off" if offline else "The hub cannot be reached"
     notes = [] if reachable else [f"{why}: an earlier download is used."]
-    return _labelled(loaded, reference, "Hugging Face data set", options, notes)
+    return _to_dataset(data, reference, "Hugging Face data set", options, notes)
 
 
 def open_saved(folder: Path, reference: str, options: Mapping[str, str]) -> Dataset:
@@ -124,10 +125,10 @@ def open_saved(folder: Path, reference: str, options: Mapping[str, str]) -> Data
     import datasets
 
     try:
-        loaded = datasets.load_from_disk(str(folder))
+        data = datasets.load_from_disk(str(folder))
     except Exception as error:  # pyarrow, json and fsspec raise each their own
         raise DataError(f"{folder} cannot be read as a saved data set: {_first_line(error)}") from error
-    return _labelled(loaded, reference, "folder saved by Hugging Face datasets", options, [])
+    return _to_dataset(data, reference, "folder saved by Hugging Face datasets", options, [])
 
 
 def open_tables(files: Mapping[str, Sequence[str]], reference: str, options: Mapping[str, str]) -> Dataset:
@@ -140,21 +141,21 @@ def open_tables(files: Mapping[str, Sequence[str]], reference: str, options: Map
 
     with _quiet():
         try:
-            listed_files = {split: list(paths) for split, paths in files.items()}
-            loaded = datasets.load_dataset("parquet", data_files=listed_files, cache_dir=_folder())
+            data_files = {split: list(paths) for split, paths in files.items()}
+            data = datasets.load_dataset("parquet", data_files=data_files, cache_dir=_folder())
         except Exception as error:  # see open_hub
             raise DataError(f"{reference} cannot be read as parquet: {_first_line(error)}") from error
-    _note_use(loaded, "parquet files, as datasets copies them")
-    return _labelled(loaded, reference, "parquet files with pictures", options, [])
+    _note_use(data, "parquet files, as datasets copies them")
+    return _to_dataset(data, reference, "parquet files with pictures", options, [])
 
 
 def _folder() -> str:
     return str(cache_folder() / DATASETS)
 
 
-def _note_use(loaded: Any, origin: str) -> None:
+def _note_use(data: Any, origin: str) -> None:
     """Record which folders of the cache folder are used."""
-    parts = loaded.values() if isinstance(loaded, dict) else (loaded,)
+    parts = data.values() if isinstance(data, dict) else (data,)
     top, files = cache_folder() / DATASETS, [Path(file["filename"]) for rows in parts for file in rows.cache_files]
     for name in sorted({file.relative_to(top).parts[0] for file in files if file.is_relative_to(top)}):
         note_use(top / name, origin)
@@ -171,7 +172,7 @@ def _into_cache_folder() -> Iterator[None]:
         constants.HF_HUB_CACHE = before
 
 
-def _ask(name: str, revision: str | None) -> bool:
+def _is_reachable(name: str, revision: str | None) -> bool:
     """Whether the hub answers; without this, datasets retries for 23 seconds."""
     try:
         huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=_PROBE_SECONDS)
@@ -215,30 +216,32 @@ def _quiet() -> Iterator[None]:
         datasets.logging.set_verbosity(before)
 
 
-def _labelled(loaded: Any, reference: str, layout: str, options: Mapping[str, str], notes: list[str]) -> Dataset:
-    parts = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
-    known = {SPLIT_NAMES[name.lower()]: rows for name, rows in parts.items() if name.lower() in SPLIT_NAMES}
+def _to_dataset(data: Any, reference: str, layout: str, options: Mapping[str, str], notes: list[str]) -> Dataset:
+    parts = dict(data) if isinstance(data, dict) else {"train": data}
+    rows_by_split = {SPLIT_NAMES[name.lower()]: rows for name, rows in parts.items() if name.lower() in SPLIT_NAMES}
     aside = [name for name in parts if name.lower() not in SPLIT_NAMES]
-    if not known:
+    if not rows_by_split:
         raise DataError(
-            f"{reference} has the splits {listed(aside)}; at least one of train, validation, test is needed."
+            f"{reference} has the splits {and_n_more(aside)}; at least one of train, validation, test is needed."
         )
     if aside:
-        notes.append(f"Splits left aside: {listed(aside)}.")
-    features = next(iter(known.values())).features
+        notes.append(f"Splits left aside: {and_n_more(aside)}.")
+    features = next(iter(rows_by_split.values())).features
     image = _choose(reference, features, "image", _image_columns(features), options)
     label = _choose(reference, features, "label", _label_columns(features), options)
     notes.append(f"Columns used: {image}, {label}.")
-    written = {split: rows.select_columns([label])[:][label] for split, rows in known.items()}
-    labels, index = _label_index(features[label], [value for values in written.values() for value in values])
+    values_by_split = {split: rows.select_columns([label])[:][label] for split, rows in rows_by_split.items()}
+    labels, index = _label_index(features[label], [value for values in values_by_split.values() for value in values])
     splits: dict[str, Split] = {}
     for split in ("train", "validation", "test"):
-        if split in known:
-            splits[split] = FiniteSplit(_samples(split, known[split], image, [index.get(v) for v in written[split]]))
-            unknown = len(written[split]) - len(splits[split])
+        if split in rows_by_split:
+            splits[split] = FiniteSplit(
+                _samples(split, rows_by_split[split], image, [index.get(v) for v in values_by_split[split]])
+            )
+            unknown = len(values_by_split[split]) - len(splits[split])
             if unknown:
                 notes.append(f"{unknown:,} rows of {split} have no label and were left aside.")
-            notes.extend(_origin(known[split]))
+            notes.extend(_origin(rows_by_split[split]))
     return Dataset(reference, layout, labels, splits, tuple(dict.fromkeys(notes)))
 
 
@@ -276,19 +279,19 @@ def _label_columns(features: Any) -> list[str]:
     return classes or plain
 
 
-def _choose(reference: str, features: Any, option: str, found: list[str], options: Mapping[str, str]) -> str:
+def _choose(reference: str, features: Any, option: str, candidates: list[str], options: Mapping[str, str]) -> str:
     if option in options:
         if options[option] not in features:
-            raise DataError(f"{reference} has no column {options[option]!r}; it has {listed(list(features), 12)}.")
+            raise DataError(f"{reference} has no column {options[option]!r}; it has {and_n_more(list(features), 12)}.")
         return options[option]
-    if len(found) > 1 and option in found:
+    if len(candidates) > 1 and option in candidates:
         return option
-    if len(found) == 1:
-        return found[0]
+    if len(candidates) == 1:
+        return candidates[0]
     what = (
-        f"several {option} columns ({listed(found)})"
-        if found
-        else f"no {option} column among {listed(list(features), 12)}"
+        f"several {option} columns ({and_n_more(candidates)})"
+        if candidates
+        else f"no {option} column among {and_n_more(list(features), 12)}"
     )
     raise DataError(f"{reference} has {what}.\nChoose one: '{reference.split('?')[0]}?{option}=COLUMN'.")
 
@@ -296,7 +299,7 @@ def _choose(reference: str, features: Any, option: str, found: list[str], option
 def _origin(rows: Any) -> list[str]:
     """Which files on this machine are read."""
     folders = sorted({str(Path(file["filename"]).parent) for file in rows.cache_files})
-    return [f"Read from {listed(folders, 2)}."] if folders else []
+    return [f"Read from {and_n_more(folders, 2)}."] if folders else []
 
 
 def _first_line(error: BaseException) -> str:

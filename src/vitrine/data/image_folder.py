@@ -13,6 +13,7 @@ from pathlib import Path
 from vitrine.data.decode import EXTENSIONS, FilePicture
 from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split
 from vitrine.errors import DataError
+from vitrine.results import and_n_more
 
 _CLUTTER = {"thumbs.db", "desktop.ini", "@eadir", "__macosx"}  # what Windows, Synology and macOS leave behind
 
@@ -64,13 +65,13 @@ def list_pictures(folder: Path) -> tuple[Sample, ...]:
     aside: Counter[str] = Counter()
     samples = tuple(iter_pictures(folder, aside=aside))
     if not samples:
-        seen = " ".join(left_aside(aside)) or "It is empty."
-        raise DataError(f"There are no pictures in {folder}. {seen}\nKnown are {' '.join(EXTENSIONS)}.")
+        notes = " ".join(skipped_notes(aside)) or "It is empty."
+        raise DataError(f"There are no pictures in {folder}. {notes}\nKnown are {' '.join(EXTENSIONS)}.")
     return samples
 
 
-def left_aside(extensions: Counter[str]) -> tuple[str, ...]:
-    """A sentence on the files that are no pictures by extension; nothing where there are none."""
+def skipped_notes(extensions: Counter[str]) -> tuple[str, ...]:
+    """A note on files that are no pictures by extension, counted by extension; no note where there are none."""
     if not extensions:
         return ()
     kinds = ", ".join(f"{ending or 'no extension'} {n:,}" for ending, n in extensions.most_common(6))
@@ -88,10 +89,10 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
     """What lies in a folder, without hidden files and clutter, so ordered that a walk is sorted by relative path."""
     try:
         with os.scandir(folder) as scan:
-            found = [e for e in scan if not e.name.startswith(".") and e.name.lower() not in _CLUTTER]
+            visible_entries = [e for e in scan if not e.name.startswith(".") and e.name.lower() not in _CLUTTER]
     except OSError as error:
         raise DataError(f"The folder {folder} cannot be read: {error.strerror}.") from error
-    return sorted(found, key=lambda entry: entry.name + "/" if is_folder(entry) else entry.name)
+    return sorted(visible_entries, key=lambda entry: entry.name + "/" if is_folder(entry) else entry.name)
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
@@ -112,32 +113,26 @@ def is_picture(entry: os.DirEntry[str]) -> bool:
         return True
 
 
-def walk(folder: Path, prefix: str, aside: Counter[str], entered: set[tuple[int, int]]) -> Iterator[tuple[Path, str]]:
+def walk(folder: Path, prefix: str, aside: Counter[str], visited: set[tuple[int, int]]) -> Iterator[tuple[Path, str]]:
     """Yield (path, name) of every picture below a folder.
 
     Args:
         folder: where to start.
         prefix: what every name starts with; the path relative to ``folder`` follows it.
         aside: counts other files by extension.
-        entered: device and inode of folders that were walked already and are not walked again.
+        visited: device and inode of folders that were walked already and are not walked again.
     """
     status = folder.stat()
-    if (status.st_dev, status.st_ino) in entered:
+    if (status.st_dev, status.st_ino) in visited:
         return
-    entered.add((status.st_dev, status.st_ino))
+    visited.add((status.st_dev, status.st_ino))
     for entry in entries(folder):
         if is_folder(entry):
-            yield from walk(Path(entry.path), f"{prefix}{entry.name}/", aside, entered)
+            yield from walk(Path(entry.path), f"{prefix}{entry.name}/", aside, visited)
         elif is_picture(entry):
             yield Path(entry.path), printable(prefix + entry.name)
         else:
             aside[Path(entry.name).suffix.lower()] += 1
-
-
-def listed(names: Sequence[str], most: int = 5) -> str:
-    """The first few names, and how many more there are."""
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
 
 
 SPLIT_NAMES = {
@@ -161,13 +156,13 @@ class UnknownLayoutError(DataError):
     """The folder holds no labelled pictures in a known layout; it may hold pictures without labels.
 
     Attributes:
-        found: what was found instead, in a few words.
+        contents: what it holds instead, in a few words.
         pictures: whether there are pictures at all.
     """
 
-    def __init__(self, folder: Path, found: str, *, pictures: bool) -> None:
-        super().__init__(f"{folder} has no known layout: it holds {found}.\nKnown are {LAYOUTS}.")
-        self.found = found
+    def __init__(self, folder: Path, contents: str, *, pictures: bool) -> None:
+        super().__init__(f"{folder} has no known layout: it holds {contents}.\nKnown are {LAYOUTS}.")
+        self.contents = contents
         self.pictures = pictures
 
 
@@ -182,7 +177,7 @@ class LabelledFile:
 
 
 @dataclass
-class _Aside:
+class _Skipped:
     """What was seen and not used; becomes the notes."""
 
     extensions: Counter[str] = field(default_factory=Counter)
@@ -193,7 +188,7 @@ class _Aside:
             self.sentences.append(f"{count:,} pictures {why} and were left aside.")
 
     def notes(self) -> tuple[str, ...]:
-        return (*self.sentences, *left_aside(self.extensions))
+        return (*self.sentences, *skipped_notes(self.extensions))
 
 
 def open_folder(folder: Path, reference: str) -> Dataset:
@@ -203,31 +198,31 @@ def open_folder(folder: Path, reference: str) -> Dataset:
         UnknownLayoutError: no known layout; the message says what was found.
         DataError: a folder cannot be read.
     """
-    aside = _Aside()
+    aside = _Skipped()
     parts = _split_folders(folder)
     if not parts:
-        layout, files = _labelled(folder, "", "", aside)
+        layout, files = _read_layout(folder, "", "", aside)
         return labelled_data(reference, layout, files, aside.notes())
     others = [e.name for e in entries(folder) if is_folder(e) and e.name not in parts]
     if others:
-        aside.sentences.append(f"Folders beside the splits were left aside: {listed(others)}.")
+        aside.sentences.append(f"Folders beside the splits were left aside: {and_n_more(others)}.")
     layout, files = "", []
     for split in ("train", "validation", "test"):
         for name in (name for name, meaning in parts.items() if meaning == split):
             try:
-                found_layout, found = _labelled(folder / name, f"{name}/", split, aside)
+                found_layout, layout_files = _read_layout(folder / name, f"{name}/", split, aside)
             except UnknownLayoutError as unknown:
                 if split == "train":
                     raise
-                aside.sentences.append(f"{name}/ was left aside: {unknown.found}.")
+                aside.sentences.append(f"{name}/ was left aside: {unknown.contents}.")
                 continue
             if layout and found_layout != layout:
                 aside.sentences.append(f"{name}/ was left aside: it holds {found_layout}, the others {layout}.")
                 continue
-            layout, files = found_layout, [*files, *found]
+            layout, files = found_layout, [*files, *layout_files]
     if not files:
         raise UnknownLayoutError(
-            folder, f"split folders without labelled pictures ({listed(list(parts))})", pictures=True
+            folder, f"split folders without labelled pictures ({and_n_more(list(parts))})", pictures=True
         )
     return labelled_data(reference, f"{layout} in split folders", files, aside.notes())
 
@@ -267,12 +262,12 @@ def _split_folders(folder: Path) -> dict[str, str]:
     parts = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
     twice = [split for split, n in Counter(parts.values()).items() if n > 1]
     if twice:
-        both = listed([name for name, split in parts.items() if split == twice[0]])
+        both = and_n_more([name for name, split in parts.items() if split == twice[0]])
         raise DataError(f"{folder} has two folders for the split {twice[0]}: {both}. Keep one of them.")
     return parts if "train" in parts.values() or len(parts) == len(folders) else {}
 
 
-def _labelled(folder: Path, prefix: str, split: str, aside: _Aside) -> tuple[str, list[LabelledFile]]:
+def _read_layout(folder: Path, prefix: str, split: str, aside: _Skipped) -> tuple[str, list[LabelledFile]]:
     """One folder in one of the two layouts; the one that holds more pictures where traces of both are there."""
     direct = [entry.name for entry in entries(folder) if not is_folder(entry) and is_picture(entry)]
     matches = {name: _FLAT_STEM.fullmatch(Path(name).stem) for name in direct}
@@ -283,14 +278,14 @@ def _labelled(folder: Path, prefix: str, split: str, aside: _Aside) -> tuple[str
     where = prefix or str(folder)
     if len(flat) >= max(largest, 1) and 2 * len(flat) > len(direct):
         if classes:
-            aside.sentences.append(f"Folders beside the labelled files were left aside: {listed(list(classes))}.")
+            aside.sentences.append(f"Folders beside the labelled files were left aside: {and_n_more(list(classes))}.")
         aside.pictures(len(direct) - len(flat), f"in {where} are not named {{label}}_{{id}}")
         aside.extensions.update(_other_files(folder))
         return "flat files {label}_{id}", [
             LabelledFile(printable(prefix + name), folder / name, label, split) for name, label in flat.items()
         ]
     if not largest:
-        raise UnknownLayoutError(folder, _found(direct, classes), pictures=bool(direct))
+        raise UnknownLayoutError(folder, _describe_contents(direct, classes), pictures=bool(direct))
     _refuse_wrong_level(folder, prefix, classes)
     aside.pictures(len(direct), f"in {where} lie beside the class folders")
     aside.extensions.update(below + _other_files(folder))
@@ -327,12 +322,14 @@ def _refuse_wrong_level(folder: Path, prefix: str, classes: _Classes) -> None:
         if name.removeprefix(prefix).count("/") > 1
     }
     splits = sorted(f"{label}/{part}" for label, part in below if part.lower() in SPLIT_NAMES)
-    filled = [label for label, files in classes.items() if files]
-    if len(filled) == 1 and all(name.removeprefix(prefix).count("/") > 1 for _, name in classes[filled[0]]):
-        raise DataError(f"All pictures in {folder} lie in folders below one folder. Give {folder / filled[0]} itself.")
+    nonempty = [label for label, files in classes.items() if files]
+    if len(nonempty) == 1 and all(name.removeprefix(prefix).count("/") > 1 for _, name in classes[nonempty[0]]):
+        raise DataError(
+            f"All pictures in {folder} lie in folders below one folder. Give {folder / nonempty[0]} itself."
+        )
     if splits:
         raise DataError(
-            f"{folder} has splits below classes, {listed(splits)}: expected classes below splits. Move them."
+            f"{folder} has splits below classes, {and_n_more(splits)}: expected classes below splits. Move them."
         )
 
 
@@ -340,18 +337,18 @@ def _class_notes(prefix: str, classes: _Classes) -> list[str]:
     notes = []
     empty = [f"{prefix}{label}/" for label, files in classes.items() if not files]
     if empty:
-        notes.append(f"Folders without a picture are no classes: {listed(empty)}.")
+        notes.append(f"Folders without a picture are no classes: {and_n_more(empty)}.")
     deep = sum(name.removeprefix(prefix).count("/") > 1 for files in classes.values() for _, name in files)
     if deep:
         notes.append(f"{deep:,} pictures lie in folders below a class folder and count to that class.")
     alike = [label for label, files in classes.items() if files and label.lower().rstrip("0123456789_-") in SPLIT_NAMES]
     if alike:
-        notes.append(f"Folders that sound like splits were read as classes: {listed(alike)}.")
+        notes.append(f"Folders that sound like splits were read as classes: {and_n_more(alike)}.")
     return notes
 
 
-def _found(direct: Sequence[str], classes: _Classes) -> str:
-    found = f"{len(direct):,} pictures such as {printable(direct[0])}" if direct else "no pictures"
+def _describe_contents(direct: Sequence[str], classes: _Classes) -> str:
+    text = f"{len(direct):,} pictures such as {printable(direct[0])}" if direct else "no pictures"
     if classes:
-        found += f" and {len(classes):,} folders without pictures such as {printable(next(iter(classes)))}/"
-    return found
+        text += f" and {len(classes):,} folders without pictures such as {printable(next(iter(classes)))}/"
+    return text

@@ -216,7 +216,7 @@ def default_workers() -> int:
 
 
 @dataclass(frozen=True)
-class _Work:
+class _BatchTask:
     """What a worker is asked for: one batch. ``samples`` is None where the worker has them already."""
 
     indices: tuple[int, ...]
@@ -233,7 +233,7 @@ class _Worker(torch_data.Dataset[Batch]):
         self._transform = transform
         self._samples = samples
 
-    def __getitem__(self, work: _Work) -> Batch:
+    def __getitem__(self, work: _BatchTask) -> Batch:
         samples = work.samples
         if samples is None:
             samples = tuple(self._samples[i] for i in work.indices)
@@ -241,13 +241,13 @@ class _Worker(torch_data.Dataset[Batch]):
         return replace(batch, is_dummy=True) if work.is_dummy else batch
 
 
-class _Plan:
+class _TaskSampler:
     """The batches of the coming epoch: what DataLoader takes for a sampler."""
 
     def __init__(self) -> None:
-        self.work: Iterator[_Work] = iter(())
+        self.work: Iterator[_BatchTask] = iter(())
 
-    def __iter__(self) -> Iterator[_Work]:
+    def __iter__(self) -> Iterator[_BatchTask]:
         return self.work
 
 
@@ -274,8 +274,8 @@ class PictureLoader:
         self.batch_size = batch_size
         self.batch_shard = batch_shard
         self.workers = default_workers() if workers < 0 else workers
-        self._plan = _Plan()
-        self._known: Sequence[Sample] | None = None  # what the workers were started with
+        self._plan = _TaskSampler()
+        self._worker_samples: Sequence[Sample] | None = None  # what the workers were started with
         self._loader: torch_data.DataLoader[Batch] | None = None
         self._epochs_begun = 0
 
@@ -290,7 +290,7 @@ class PictureLoader:
     def close(self) -> None:
         """Stop the workers. Another epoch would start new ones."""
         running = getattr(self._loader, "_iterator", None)
-        self._loader = self._known = None
+        self._loader = self._worker_samples = None
         if running is not None:
             # DataLoader stops its workers when it is garbage collected, which a traceback can put off for long.
             running._shutdown_workers()
@@ -322,9 +322,9 @@ class PictureLoader:
             DataError: a worker was killed.
         """
         self._epochs_begun += 1
-        mine = self._epochs_begun
+        this_epoch = self._epochs_begun
         if self._loader is None:
-            self._known = samples
+            self._worker_samples = samples
         order = epoch_order(len(samples), seed=seed, epoch=epoch, shuffle=shuffle)
         numbers = range(start_batch, batch_count(len(order), self.batch_size, drop_last))
         plan = self._work(samples, order, numbers, seed, epoch if view is None else view)
@@ -332,9 +332,9 @@ class PictureLoader:
             for work in plan:
                 yield _Worker(self.transform, samples)[work]
             return
-        for batch in self._fetched(plan, samples):
+        for batch in self._load_in_workers(plan, samples):
             yield batch
-            if mine != self._epochs_begun:
+            if this_epoch != self._epochs_begun:
                 raise RuntimeError("This loader began a newer epoch: finish one before the next, or use two loaders.")
 
     def stream(
@@ -345,23 +345,23 @@ class PictureLoader:
         Raises:
             RuntimeError, DataError: as :meth:`epoch`.
         """
-        plan = (_Work(indices, samples, seed, epoch, is_dummy) for indices, samples, is_dummy in parts)
+        plan = (_BatchTask(indices, samples, seed, epoch, is_dummy) for indices, samples, is_dummy in parts)
         if self.workers == 0:
             yield from map(_Worker(self.transform, ()).__getitem__, plan)
         else:
-            yield from self._fetched(plan, ())
+            yield from self._load_in_workers(plan, ())
 
     def _work(
         self, samples: Sequence[Sample], order: np.ndarray, numbers: range, seed: int, epoch: int
-    ) -> Iterator[_Work]:
-        known = samples is self._known
+    ) -> Iterator[_BatchTask]:
+        is_known = samples is self._worker_samples
         for number in numbers:
-            whole = order[number * self.batch_size : (number + 1) * self.batch_size]
-            positions, is_dummy = self.batch_shard.positions_or_dummy(len(whole))
-            indices = tuple(whole[positions].tolist())
-            yield _Work(indices, None if known else tuple(samples[i] for i in indices), seed, epoch, is_dummy)
+            batch_order = order[number * self.batch_size : (number + 1) * self.batch_size]
+            positions, is_dummy = self.batch_shard.positions_or_dummy(len(batch_order))
+            indices = tuple(batch_order[positions].tolist())
+            yield _BatchTask(indices, None if is_known else tuple(samples[i] for i in indices), seed, epoch, is_dummy)
 
-    def _fetched(self, plan: Iterator[_Work], samples: Sequence[Sample]) -> Iterator[Batch]:
+    def _load_in_workers(self, plan: Iterator[_BatchTask], samples: Sequence[Sample]) -> Iterator[Batch]:
         self._plan.work = plan
         if self._loader is None:
             self._loader = torch_data.DataLoader(

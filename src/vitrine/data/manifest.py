@@ -12,9 +12,10 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from vitrine.data.image_folder import SPLIT_NAMES, LabelledFile, labelled_data, listed, printable
+from vitrine.data.image_folder import SPLIT_NAMES, LabelledFile, labelled_data, printable
 from vitrine.data.samples import Dataset
 from vitrine.errors import DataError
+from vitrine.results import and_n_more
 
 PATH_COLUMNS = (
     "path",
@@ -59,19 +60,19 @@ def open_manifest(manifest: Path, reference: str, options: Mapping[str, str] | N
         DataError: unreadable, without the columns needed, contradictory, or naming no file that exists.
     """
     columns, rows = _read(manifest)
-    chosen = _choose(manifest, columns, options or {})
+    used = _choose(manifest, columns, options or {})
     files: dict[str, LabelledFile] = {}
     first_row: dict[str, int] = {}
-    unlabelled = repeated = 0
+    unlabelled_rows = repeated_rows = 0
     for number, row in rows:
-        file = _file(manifest, number, row, chosen)
+        file = _file(manifest, number, row, used)
         if not file.label:
-            unlabelled += 1
+            unlabelled_rows += 1
         elif file.name not in files:
             files[file.name] = file
             first_row[file.name] = number
         elif (file.label, file.split) == (files[file.name].label, files[file.name].split):
-            repeated += 1
+            repeated_rows += 1
         else:
             raise DataError(
                 f"{manifest}: rows {first_row[file.name]} and {number} name the same picture, {file.name}, with "
@@ -79,11 +80,11 @@ def open_manifest(manifest: Path, reference: str, options: Mapping[str, str] | N
             )
     if not files:
         raise DataError(f"{manifest} has no row with a label.")
-    notes = [_column_note(columns, chosen)]
-    if unlabelled:
-        notes.append(f"{unlabelled:,} rows without a label were left aside.")
-    if repeated:
-        notes.append(f"{repeated:,} rows repeat a row above them and were left aside.")
+    notes = [_column_note(columns, used)]
+    if unlabelled_rows:
+        notes.append(f"{unlabelled_rows:,} rows without a label were left aside.")
+    if repeated_rows:
+        notes.append(f"{repeated_rows:,} rows repeat a row above them and were left aside.")
     notes.extend(_absent(manifest, files.values()))
     return labelled_data(reference, f"manifest {manifest.suffix[1:]}", tuple(files.values()), notes)
 
@@ -160,26 +161,26 @@ def _choose(manifest: Path, columns: tuple[str, ...], options: Mapping[str, str]
     def find(option: str, usual: tuple[str, ...]) -> str | None:
         if option in options:
             if options[option] not in columns:
-                raise DataError(f"{manifest} has no column {options[option]!r}; it has {listed(columns, 12)}.")
+                raise DataError(f"{manifest} has no column {options[option]!r}; it has {and_n_more(columns, 12)}.")
             return options[option]
         return next((by_lower[name] for name in usual if name in by_lower), None)
 
     path, label = find("image", PATH_COLUMNS), find("label", LABEL_COLUMNS)
     if path is None or label is None:
         raise DataError(
-            f"{manifest} needs the columns path and label (and optionally split); it has {listed(columns, 12)}.\n"
+            f"{manifest} needs the columns path and label (and optionally split); it has {and_n_more(columns, 12)}.\n"
             f"Rename them, or name them: '{manifest.name}?image=COLUMN&label=COLUMN'."
         )
     return _Columns(path, label, find("split", SPLIT_COLUMNS))
 
 
 def _file(manifest: Path, number: int, row: Mapping[str, str], columns: _Columns) -> LabelledFile:
-    written = row.get(columns.path, "").strip()
-    if not written or "\0" in written:
+    path_text = row.get(columns.path, "").strip()
+    if not path_text or "\0" in path_text:
         raise DataError(f"{manifest}, row {number}: the column {columns.path} holds no usable path.")
-    path = manifest.parent / written
-    if "\\" in written and not path.exists():  # written on Windows
-        path = manifest.parent / written.replace("\\", "/")
+    path = manifest.parent / path_text
+    if "\\" in path_text and not path.exists():  # written on Windows
+        path = manifest.parent / path_text.replace("\\", "/")
     split = row.get(columns.split, "").strip() if columns.split else ""
     if split and split.lower() not in SPLIT_NAMES:
         raise DataError(f"{manifest}, row {number}: the split {split!r} is none of {', '.join(SPLIT_NAMES)}.")
@@ -187,10 +188,10 @@ def _file(manifest: Path, number: int, row: Mapping[str, str], columns: _Columns
     return LabelledFile(printable(name), path, row.get(columns.label, "").strip(), SPLIT_NAMES.get(split.lower(), ""))
 
 
-def _column_note(columns: tuple[str, ...], chosen: _Columns) -> str:
-    used = [name for name in (chosen.path, chosen.label, chosen.split) if name]
+def _column_note(columns: tuple[str, ...], used_columns: _Columns) -> str:
+    used = [name for name in (used_columns.path, used_columns.label, used_columns.split) if name]
     rest = [name for name in columns if name not in used]
-    return f"Columns used: {', '.join(used)}" + (f"; not used: {listed(rest)}." if rest else ".")
+    return f"Columns used: {', '.join(used)}" + (f"; not used: {and_n_more(rest)}." if rest else ".")
 
 
 def _absent(manifest: Path, files: Iterable[LabelledFile]) -> list[str]:
@@ -203,4 +204,4 @@ def _absent(manifest: Path, files: Iterable[LabelledFile]) -> list[str]:
         )
     if not absent:
         return []
-    return [f"{len(absent):,} of {len(names):,} files do not exist: {listed([name for name, _ in absent], 3)}."]
+    return [f"{len(absent):,} of {len(names):,} files do not exist: {and_n_more([name for name, _ in absent], 3)}."]

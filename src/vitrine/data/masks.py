@@ -1,4 +1,4 @@
-"""Where the object is: masks in a folder beside the pictures, the scenes' own, or COCO's instances.
+"""Object masks: from a folder of masks, from generated scenes, or from a file of COCO instances.
 
 A mask belongs to the upright picture (turned as its EXIF orientation says) and has one value for each of its pixels;
 one of another size is refused, never resized.
@@ -22,12 +22,13 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageOps
 
 from vitrine.data.decode import FORMATS, MAX_PIXELS, FilePicture, decode, describe
-from vitrine.data.image_folder import SPLIT_NAMES, listed, walk
+from vitrine.data.image_folder import SPLIT_NAMES, walk
 from vitrine.data.samples import Sample
 from vitrine.data.scenes.dataset import ScenePicture
 from vitrine.errors import DataError, PictureError
+from vitrine.results import and_n_more
 
-_FINE = 5  # odd, so that a pixel has a middle
+_OVERSAMPLING = 5  # odd, so that a pixel has a middle
 
 Mask = npt.NDArray[np.bool_]
 _Shape = npt.NDArray[np.float64]
@@ -51,11 +52,11 @@ def coco_masks(
             the pictures cannot be read.
     """
     document = _document(file)
-    chosen = _category_ids(_entries(document, "categories", file) if category else [], category, file)
-    found, notes = _canvases(document, names, file, chosen)
+    category_ids = _category_ids(_entries(document, "categories", file) if category else [], category, file)
+    pictures, notes = _shapes_by_picture(document, names, file, category_ids)
     masks = {
-        name: _Canvas(size, [shape for shapes in by_category.values() for shape in shapes]).mask
-        for name, size, by_category in found
+        name: _ShapeMask(size, [shape for shapes in by_category.values() for shape in shapes]).mask
+        for name, size, by_category in pictures
         if any(by_category.values())
     }
     return masks, notes
@@ -73,15 +74,15 @@ def coco_category_masks(
     """
     document = _document(file)
     categories = {str(entry.get("id")): entry.get("name") for entry in _entries(document, "categories", file)}
-    found, notes = _canvases(document, names, file, None)
+    pictures, notes = _shapes_by_picture(document, names, file, None)
     masks: dict[str, dict[str, Callable[[], Mask]]] = {}
-    for name, size, by_category in found:
+    for name, size, by_category in pictures:
         for number, shapes in by_category.items():
             category = categories.get(number)
             if not isinstance(category, str) or not category.strip():
                 raise DataError(f"{file}: an instance on {name} is of category {number:.40}, which has no name there.")
             if shapes:
-                masks.setdefault(name, {})[category] = _Canvas(size, shapes).mask
+                masks.setdefault(name, {})[category] = _ShapeMask(size, shapes).mask
     return masks, notes
 
 
@@ -92,8 +93,8 @@ def _document(file: Path) -> Any:
         raise DataError(f"{file} cannot be read as COCO instances: {' '.join(str(error).split())[:120]}.") from error
 
 
-def _canvases(
-    document: Any, names: Sequence[str], file: Path, chosen: set[str] | None
+def _shapes_by_picture(
+    document: Any, names: Sequence[str], file: Path, category_ids: set[str] | None
 ) -> tuple[list[tuple[str, tuple[int, int], dict[str, list[_Shape]]]], tuple[str, ...]]:
     """Of each of the pictures that the document lists: name, (width, height), shapes by number of their category."""
     images, annotations = _entries(document, "images", file), _entries(document, "annotations", file)
@@ -101,22 +102,22 @@ def _canvases(
     for name in names:
         by_name.setdefault(PurePosixPath(name).name, []).append(name)
     twice = [same[0] for same in by_name.values() if len(same) > 1]
-    notes = [f"Pictures of one file name in several folders have no mask here: {listed(twice)}."] if twice else []
-    found: dict[str, tuple[str, tuple[int, int], dict[str, list[_Shape]]]] = {}
+    notes = [f"Pictures of one file name in several folders have no mask here: {and_n_more(twice)}."] if twice else []
+    pictures: dict[str, tuple[str, tuple[int, int], dict[str, list[_Shape]]]] = {}
     for image in images:
-        meant = by_name.get(PurePosixPath(str(image.get("file_name"))).name, [])
-        if len(meant) == 1:
-            found[str(image.get("id"))] = meant[0], _size(image, f"{file}: {meant[0]}"), {}
+        candidates = by_name.get(PurePosixPath(str(image.get("file_name"))).name, [])
+        if len(candidates) == 1:
+            pictures[str(image.get("id"))] = candidates[0], _size(image, f"{file}: {candidates[0]}"), {}
     for entry in annotations:
         number, category = str(entry.get("image_id")), str(entry.get("category_id"))
-        if number in found and (chosen is None or category in chosen):
-            name, size, by_category = found[number]
+        if number in pictures and (category_ids is None or category in category_ids):
+            name, size, by_category = pictures[number]
             by_category.setdefault(category, []).extend(_shapes(entry, size, f"{file}: an instance on {name}"))
-    return list(found.values()), tuple(notes)
+    return list(pictures.values()), tuple(notes)
 
 
 @dataclass(frozen=True)
-class _Canvas:
+class _ShapeMask:
     """Shapes of one picture: polygons (corners, 2) of x and y, or run lengths (runs,)."""
 
     size: tuple[int, int]
@@ -126,7 +127,7 @@ class _Canvas:
         width, height = self.size
         # Pillow fills every pixel that an outline touches, which makes small objects several per cent too large. Each
         # pixel is drawn as 5 × 5, of which the middle one counts; in large pictures the outline is a small part.
-        fine = _FINE if width * height * _FINE**2 <= MAX_PIXELS else 1
+        fine = _OVERSAMPLING if width * height * _OVERSAMPLING**2 <= MAX_PIXELS else 1
         image = Image.new("1", (width * fine, height * fine))
         draw = ImageDraw.Draw(image)
         for corners in (shape for shape in self.shapes if shape.ndim == 2):
@@ -147,21 +148,21 @@ def _shapes(entry: Mapping[str, Any], size: tuple[int, int], where: str) -> list
     Raises:
         DataError: they are neither, or compressed.
     """
-    stored = entry.get("segmentation")
-    runs = stored.get("counts") if isinstance(stored, dict) else None
+    segmentation = entry.get("segmentation")
+    runs = segmentation.get("counts") if isinstance(segmentation, dict) else None
     if isinstance(runs, str):
         raise DataError(
             f"{where} is stored as compressed run lengths, which are not read.\n"
             "Decode it with pycocotools.mask.decode and save it as PNG, or leave it out."
         )
     try:
-        if isinstance(stored, dict):
+        if isinstance(segmentation, dict):
             lengths = np.array(runs, dtype=np.float64)
             fits = lengths.ndim == 1 and lengths.sum() == size[0] * size[1] and (lengths >= 0).all()
-            if fits and (lengths == np.floor(lengths)).all() and stored.get("size") == [size[1], size[0]]:
+            if fits and (lengths == np.floor(lengths)).all() and segmentation.get("size") == [size[1], size[0]]:
                 return [lengths]
-        elif isinstance(stored, list):
-            polygons = [np.array(flat, dtype=np.float64) for flat in stored]
+        elif isinstance(segmentation, list):
+            polygons = [np.array(flat, dtype=np.float64) for flat in segmentation]
             if all(flat.ndim == 1 and len(flat) % 2 == 0 and np.isfinite(flat).all() for flat in polygons):
                 return [flat.reshape(-1, 2) for flat in polygons if len(flat) >= 6]
     except (TypeError, ValueError, OverflowError):
@@ -177,10 +178,10 @@ def _size(image: Mapping[str, Any], where: str) -> tuple[int, int]:
 
 
 def _entries(document: Any, key: str, file: Path) -> list[dict[str, Any]]:
-    found = document.get(key) if isinstance(document, dict) else None
-    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+    entries = document.get(key) if isinstance(document, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(f"{file} is no COCO instances file: it has no list called {key}.")
-    return found
+    return entries
 
 
 def _category_ids(categories: Sequence[Mapping[str, Any]], category: str | None, file: Path) -> set[str] | None:
@@ -190,7 +191,7 @@ def _category_ids(categories: Sequence[Mapping[str, Any]], category: str | None,
     if not ids:
         names = [str(entry.get("name")) for entry in categories]
         near = difflib.get_close_matches(category, names, n=3, cutoff=0.5)
-        raise DataError(f"{file} has no category {category!r}. Near names: {listed(near or names)}.")
+        raise DataError(f"{file} has no category {category!r}. Near names: {and_n_more(near or names)}.")
     return ids
 
 
@@ -272,28 +273,28 @@ def find_masks(
     if source is None:
         scenes = {sample.name: sample.picture for sample in samples if isinstance(sample.picture, ScenePicture)}
         if scenes:
-            return Masks("the scenes themselves (main object)", (), {n: _Scene(p).mask for n, p in scenes.items()})
-        return None if data is None else _beside(data, samples, value)
+            return Masks("the scenes themselves (main object)", (), {n: _SceneMask(p).mask for n, p in scenes.items()})
+        return None if data is None else _find_beside(data, samples, value)
     source = source.expanduser()
     if source.suffix.lower() == ".json":
         loaders, notes = coco_masks(source, [sample.name for sample in samples], category)
         masks = Masks(f"{category} in {source}" if category else str(source), notes, loaders)
     elif source.is_dir():
-        prefix = "" if data is None else list(_above(data))[-1][1]
+        prefix = "" if data is None else list(_parent_folders(data))[-1][1]
         masks = _from_folder(source, samples, prefix, value, whole=False)
     else:
         raise DataError(f"There is no folder of masks {source}. Give a folder, or a COCO instances file (.json).")
     if not masks.loaders:
         example = f", for example {samples[0].name}" if samples else ""
-        said = " ".join(["", *masks.notes])
+        notes_text = " ".join(["", *masks.notes])
         raise DataError(
-            f"{source} has no mask for any of the pictures ({len(samples):,}){example}.{said}\n"
+            f"{source} has no mask for any of the pictures ({len(samples):,}){example}.{notes_text}\n"
             "A mask is named like its picture: the same relative path or name, ending in .png."
         )
     return masks
 
 
-def _above(data: Path) -> Iterator[tuple[Path, str]]:
+def _parent_folders(data: Path) -> Iterator[tuple[Path, str]]:
     """The data's folder and the two above it, each with what samples' names begin with when seen from there."""
     folder, prefix = data.expanduser().absolute(), ""
     folder = folder.parent if folder.is_file() else folder
@@ -302,9 +303,9 @@ def _above(data: Path) -> Iterator[tuple[Path, str]]:
         folder, prefix = folder.parent, f"{folder.name}/{prefix}"
 
 
-def _beside(data: Path, samples: Sequence[Sample], value: Inside) -> Masks | None:
+def _find_beside(data: Path, samples: Sequence[Sample], value: Inside) -> Masks | None:
     """Masks in the folder ``masks`` in the data or above."""
-    for level, (folder, prefix) in enumerate(_above(data)):
+    for level, (folder, prefix) in enumerate(_parent_folders(data)):
         if not (folder / FOLDER).is_dir() or any((prefix + sample.name).startswith(f"{FOLDER}/") for sample in samples):
             continue  # none, or a class of that name
         # A folder above may be anybody's: there only whole paths count, unless the data are one of its splits.
@@ -320,22 +321,22 @@ def _beside(data: Path, samples: Sequence[Sample], value: Inside) -> Masks | Non
 
 def _from_folder(folder: Path, samples: Sequence[Sample], prefix: str, value: Inside, *, whole: bool) -> Masks:
     files = {name: path for path, name in walk(folder, "", Counter(), set())}
-    wanted = {sample.name: _named_like(prefix + sample.name, files, whole) for sample in samples}
-    claims = Counter(wanted.values())
+    file_of = {sample.name: _matching_file(prefix + sample.name, files, whole) for sample in samples}
+    claims = Counter(file_of.values())
     notes = []
-    shared = [name for name, count in claims.items() if name is not None and count > 1]
-    if shared:
-        notes.append(f"Masks that more than one picture could claim by name were left aside: {listed(shared)}.")
-    if value is None and _beside_scenes(folder):
+    ambiguous = [name for name, count in claims.items() if name is not None and count > 1]
+    if ambiguous:
+        notes.append(f"Masks that more than one picture could claim by name were left aside: {and_n_more(ambiguous)}.")
+    if value is None and _is_scene_export(folder):
         value = _MAIN_OBJECT
         notes.append(f"In the scenes' label maps the main object (value {value}) is the mask.")
     loaders: dict[str, _Loader] = {
-        sample: _File(files[name], value).mask for sample, name in wanted.items() if name and claims[name] == 1
+        sample: _MaskFile(files[name], value).mask for sample, name in file_of.items() if name and claims[name] == 1
     }
     return Masks(str(folder), tuple(notes), loaders)
 
 
-def _named_like(name: str, files: Mapping[str, Path], whole: bool) -> str | None:
+def _matching_file(name: str, files: Mapping[str, Path], whole: bool) -> str | None:
     """The file with the longest end of a picture's path, ending in .png or as the picture does."""
     parts = PurePosixPath(name).parts
     for cut in range(1 if whole else len(parts)):
@@ -346,7 +347,7 @@ def _named_like(name: str, files: Mapping[str, Path], whole: bool) -> str | None
     return None
 
 
-def _beside_scenes(folder: Path) -> bool:
+def _is_scene_export(folder: Path) -> bool:
     """Whether the captions file lies beside a folder of masks that is written with scenes."""
     try:
         with (folder.parent / "captions.jsonl").open("rb") as lines:
@@ -357,7 +358,7 @@ def _beside_scenes(folder: Path) -> bool:
 
 
 @dataclass(frozen=True)
-class _File:
+class _MaskFile:
     path: Path
     value: Inside
 
@@ -366,8 +367,8 @@ class _File:
             values_HW = _stored_values(FilePicture(self.path).read_bytes(), exact=isinstance(self.value, int))
         except PictureError as error:
             raise DataError(f"The mask {self.path} cannot be used: {error}.") from error
-        found: Mask = values_HW == self.value if isinstance(self.value, int) else values_HW != 0
-        return found
+        mask_HW: Mask = values_HW == self.value if isinstance(self.value, int) else values_HW != 0
+        return mask_HW
 
 
 def _stored_values(data: bytes, *, exact: bool) -> npt.NDArray[np.generic]:
@@ -393,9 +394,9 @@ def _stored_values(data: bytes, *, exact: bool) -> npt.NDArray[np.generic]:
 
 
 @dataclass(frozen=True)
-class _Scene:
+class _SceneMask:
     picture: ScenePicture
 
     def mask(self) -> Mask:
-        found: Mask = self.picture.scene.label_map == _MAIN_OBJECT
-        return found
+        mask_HW: Mask = self.picture.scene.label_map == _MAIN_OBJECT
+        return mask_HW

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from vitrine.data.decode import FilePicture
-from vitrine.data.image_folder import listed
 from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split
 from vitrine.data.splits import hold_out
 from vitrine.errors import DataError
 from vitrine.io.hub_cache import NETWORK_OFF, PETS, cache_folder, is_offline, note_use
+from vitrine.results import and_n_more
 
 NAMES = ("oxford-pets", "oxford-pets:reference")
 """References that this module opens."""
@@ -42,7 +42,7 @@ def open_pets(reference: str) -> Dataset:
     if reference not in NAMES:
         raise DataError(f"There are no pets named {reference!r}: known are {' and '.join(NAMES)}.")
     folder = cache_folder() / PETS
-    _provide(folder)
+    _download(folder)
     note_use(folder, ADDRESS)
     labels, trainval = _read(folder, "trainval", ())
     _, test = _read(folder, "test", labels)
@@ -60,21 +60,21 @@ def open_pets(reference: str) -> Dataset:
     return Dataset(reference, "Oxford-IIIT Pets", labels, splits, tuple(notes))
 
 
-def _provide(folder: Path) -> None:
+def _download(folder: Path) -> None:
     if (folder / "images").is_dir() and (folder / "annotations").is_dir():
         return
-    wanted = [name for name in ARCHIVES if not (folder / name).is_file()]
+    missing = [name for name in ARCHIVES if not (folder / name).is_file()]
     try:
-        if wanted and is_offline():
+        if missing and is_offline():
             raise OSError(NETWORK_OFF)
-        if wanted:
-            _ask(ADDRESS + wanted[0])
+        if missing:
+            _require_reachable(ADDRESS + missing[0])
         from torchvision.datasets import OxfordIIITPet
 
-        with _impatient():
+        with _socket_timeout():
             OxfordIIITPet(str(folder.parent), download=True)
     except (OSError, RuntimeError, EOFError) as error:  # URLError is an OSError; RuntimeError: a checksum differs
-        files = " and ".join(wanted or ARCHIVES)
+        files = " and ".join(missing or ARCHIVES)
         reason = getattr(error, "reason", error)
         raise DataError(
             f"The Oxford-IIIT Pets are not in {folder}, and {files} could not be had from {ADDRESS} ({reason}).\n"
@@ -82,14 +82,14 @@ def _provide(folder: Path) -> None:
         ) from error
 
 
-def _ask(address: str) -> None:
+def _require_reachable(address: str) -> None:
     """Fail within seconds, not minutes, where there is no network. Raises OSError."""
     request = urllib.request.Request(address, method="HEAD", headers={"User-Agent": "vitrine"})  # noqa: S310 - https
     urllib.request.urlopen(request, timeout=_SECONDS).close()  # noqa: S310
 
 
 @contextmanager
-def _impatient() -> Iterator[None]:
+def _socket_timeout() -> Iterator[None]:
     """torchvision sets no time limit of its own, and would wait forever on a connection that fell silent."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(3 * _SECONDS)
@@ -113,9 +113,11 @@ def _read(folder: Path, part: str, labels: tuple[str, ...]) -> tuple[tuple[str, 
                 samples.append(Sample(f"images/{name}.jpg", picture, int(number) - 1))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read ({error}). Remove {folder / 'annotations'} and run again.") from error
-    found = tuple(names[number] for number in sorted(names))
+    breeds = tuple(names[number] for number in sorted(names))
     absent = [sample.name for sample in samples if not (folder / sample.name).is_file()]
-    if absent or sorted(names) != list(range(len(names))) or (labels and found != labels):
-        what = f"{len(absent):,} pictures are missing, such as {listed(absent, 2)}" if absent else f"{path} has gaps"
+    if absent or sorted(names) != list(range(len(names))) or (labels and breeds != labels):
+        what = (
+            f"{len(absent):,} pictures are missing, such as {and_n_more(absent, 2)}" if absent else f"{path} has gaps"
+        )
         raise DataError(f"The Oxford-IIIT Pets in {folder} are incomplete: {what}.\nRemove {folder} and run again.")
-    return found, tuple(sorted(samples, key=lambda sample: sample.name))
+    return breeds, tuple(sorted(samples, key=lambda sample: sample.name))

@@ -1,4 +1,4 @@
-"""Pictures with their labels, and the splits they come in."""
+"""Samples (pictures with their labels or captions), splits of samples, and data sets of splits."""
 
 from __future__ import annotations
 
@@ -45,11 +45,11 @@ class Sample:
 
 
 def random_subset(samples: Sequence[Sample], limit: int | None, seed: int) -> tuple[Sample, ...]:
-    """All samples, or ``limit`` of them drawn with ``seed``, in their own order."""
+    """``limit`` samples drawn at random with ``seed``, in their own order; all of them where there are no more."""
     if limit is None or len(samples) <= limit:
         return tuple(samples)
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(samples))[:limit])
-    return tuple(samples[int(index)] for index in chosen)
+    positions = np.sort(np.random.default_rng(seed).permutation(len(samples))[:limit])
+    return tuple(samples[int(index)] for index in positions)
 
 
 class Split(Sequence[Sample]):

@@ -1,4 +1,4 @@
-"""From what a person writes for DATA to pictures with labels in splits."""
+"""Labelled data: what a person writes for DATA becomes pictures with labels, by split."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from vitrine.data import huggingface, image_folder, manifest, oxford_pets
-from vitrine.data.image_folder import iter_pictures, left_aside, list_pictures, listed
+from vitrine.data.image_folder import iter_pictures, list_pictures, skipped_notes
 from vitrine.data.samples import Dataset, FiniteSplit
-from vitrine.data.shards.dataset import expanded, is_shards, open_shards
+from vitrine.data.shards.dataset import expand_braces, is_shards, open_shards
 from vitrine.data.shards.index import is_remote
 from vitrine.data.splits import hold_out
 from vitrine.errors import DataError
+from vitrine.results import and_n_more
 
 __all__ = ["iter_pictures", "list_pictures", "open_data", "open_unlabelled"]
 
@@ -22,7 +23,7 @@ METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """What Hugging Face datasets calls a manifest that lies among the pictures."""
 
 OPTIONS = ("image", "label", "split", "config", "revision")
-"""What may follow a reference: columns by name, and a hub data set's configuration and revision."""
+"""Options that may follow a reference after a question mark: columns by name, and a hub data set's configuration."""
 
 
 def open_data(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -> Dataset:
@@ -51,7 +52,7 @@ def open_data(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -> Da
         return open_scenes(reference, seed=seed)
     if is_shards(reference):
         return open_shards(reference)
-    return _with_validation(_opened(reference), seed, val_fraction)
+    return _with_validation(_open(reference), seed, val_fraction)
 
 
 def open_unlabelled(reference: str) -> Dataset:
@@ -64,11 +65,11 @@ def open_unlabelled(reference: str) -> Dataset:
     samples = list(iter_pictures(Path(reference), aside=aside))
     if not samples:
         raise DataError(f"There are no pictures in {reference}. Give a folder that holds some.")
-    notes = left_aside(aside)
+    notes = skipped_notes(aside)
     return Dataset(reference, "pictures without labels", (), {"pictures": FiniteSplit(samples)}, notes)
 
 
-def _opened(reference: str) -> Dataset:
+def _open(reference: str) -> Dataset:
     if reference in oxford_pets.NAMES or reference.startswith("oxford-pets:"):
         return oxford_pets.open_pets(reference)
     place, options = _with_options(reference)
@@ -76,9 +77,9 @@ def _opened(reference: str) -> Dataset:
         return huggingface.open_hub(place.removeprefix("hf:"), reference, options)
     path = Path(place.removeprefix("hf:")).expanduser()
     if path.is_dir():
-        return _opened_folder(path, reference, options)
+        return _open_folder(path, reference, options)
     if path.is_file():
-        return _opened_file(path, reference, options)
+        return _open_file(path, reference, options)
     raise DataError(
         f"There is no file or folder {path}. Give a folder of pictures, a manifest, hf:owner/name, "
         f"{' or '.join(oxford_pets.NAMES)}, or scenes:base."
@@ -97,7 +98,7 @@ def _with_options(reference: str) -> tuple[str, dict[str, str]]:
     return place, options
 
 
-def _opened_folder(folder: Path, reference: str, options: dict[str, str]) -> Dataset:
+def _open_folder(folder: Path, reference: str, options: dict[str, str]) -> Dataset:
     if huggingface.is_saved(folder):
         return huggingface.open_saved(folder, reference, options)
     files = huggingface.picture_tables(folder)
@@ -111,7 +112,7 @@ def _opened_folder(folder: Path, reference: str, options: dict[str, str]) -> Dat
     return image_folder.open_folder(folder, reference)
 
 
-def _opened_file(path: Path, reference: str, options: dict[str, str]) -> Dataset:
+def _open_file(path: Path, reference: str, options: dict[str, str]) -> Dataset:
     suffix = path.suffix.lower()
     if suffix not in manifest.SUFFIXES:
         raise DataError(f"{path} is no manifest: known are {', '.join(manifest.SUFFIXES)}. Or give a folder.")
@@ -126,18 +127,18 @@ def _with_validation(data: Dataset, seed: int, fraction: float) -> Dataset:
     train = data.splits.get("train")
     if train is None or "validation" in data.splits:
         return replace(data, notes=tuple(notes))
-    kept, held = hold_out(train, round(len(train) * fraction), seed=seed)
-    if not held:
+    rest, held_out = hold_out(train, round(len(train) * fraction), seed=seed)
+    if not held_out:
         notes.append("There is no validation split, and no class has two pictures to make one of.")
         return replace(data, notes=tuple(notes))
     notes.append(
-        f"There is no validation split: {len(held):,} of {len(train):,} training pictures were held out for it, "
+        f"There is no validation split: {len(held_out):,} of {len(train):,} training pictures were held out for it, "
         f"stratified by class, seed {seed}."
     )
     alone = sum(n == 1 for n in Counter(sample.label for sample in train).values())
     if alone:
         notes.append(f"{alone:,} classes with a single training picture have none in validation.")
-    splits = {"train": FiniteSplit(kept), "validation": FiniteSplit(held)}
+    splits = {"train": FiniteSplit(rest), "validation": FiniteSplit(held_out)}
     return replace(
         data, splits={**splits, **{k: v for k, v in data.splits.items() if k != "train"}}, notes=tuple(notes)
     )
@@ -150,12 +151,12 @@ def _class_notes(data: Dataset) -> list[str]:
     train = data.splits.get("train")
     if train is None:
         return notes
-    known = {sample.label for sample in train}
+    training_labels = {sample.label for sample in train}
     for name, split in data.splits.items():
         if name != "train":
-            unseen = sorted({s.label for s in split if s.label is not None} - known)
-            if unseen:
-                names = listed([data.labels[label] for label in unseen])
+            new_labels = sorted({s.label for s in split if s.label is not None} - training_labels)
+            if new_labels:
+                names = and_n_more([data.labels[label] for label in new_labels])
                 notes.append(f"Classes of {name} that no training picture has: {names}.")
     return notes
 
@@ -178,8 +179,8 @@ def absolute_reference(reference: str, folder: Path) -> str:
     return f"{folder}/{reference}"
 
 
-def is_there(reference: str) -> bool:
+def reference_exists(reference: str) -> bool:
     """Whether the file or folder that an absolute reference means exists; of shards by name, the first."""
     place = reference.removeprefix(_HUB).partition("::")[0]
-    names = (place, place.partition("?")[0], expanded(place)[0])  # what follows a question mark are options
+    names = (place, place.partition("?")[0], expand_braces(place)[0])  # what follows a question mark are options
     return any(Path(name).exists() for name in names)

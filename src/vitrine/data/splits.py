@@ -32,14 +32,14 @@ def hold_out(
     for sample in samples:
         by_class[sample.label].append(sample)
     quotas = _quotas({label: len(members) for label, members in by_class.items()}, count)
-    held: set[str] = set()
+    held_out: set[str] = set()
     for label, members in by_class.items():
         quota = min(max(quotas[label], 1), len(members) - 1) if keep_both else quotas[label]
-        ranked = sorted(members, key=lambda sample: _rank(seed, sample.name))
-        held.update(sample.name for sample in ranked[:quota])
+        by_rank = sorted(members, key=lambda sample: _rank(seed, sample.name))
+        held_out.update(sample.name for sample in by_rank[:quota])
     return (
-        tuple(sample for sample in samples if sample.name not in held),
-        tuple(sample for sample in samples if sample.name in held),
+        tuple(sample for sample in samples if sample.name not in held_out),
+        tuple(sample for sample in samples if sample.name in held_out),
     )
 
 

@@ -1,4 +1,4 @@
-"""From a decoded picture to the square of pixels that a model sees, for training and for evaluation."""
+"""Preparation of pictures for classifiers: random changes for training, resize and centre crop for evaluation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vitrine.config import TransformSpec
 
 _SMOOTH_BELOW = 0.75  # source pixels per output pixel: the picture is magnified, and single samples would show as steps
 _LONGEST_STRIDE = 1.2  # source pixels between samples: above one, some pixels of the source go unseen
-_MEANT = 1.5  # where a strong shrink leaves the last step: see _reduced
+_LAST_SHRINK = 1.5  # source pixels per output pixel that block averaging leaves to the last step: see _reduce
 _FULL_SIZE = ("vitrine", "full size")  # no text, as the keys that files bring are
 
 
@@ -127,35 +127,35 @@ def warp(image: Image.Image, angle: float, box: Box, flip: bool, size: int | tup
     width, height = full_size(image)
     scale = image.width / width, image.height / height
     if angle == 0:
-        pixels_HWC = _cut(image, box, scale, size)
+        pixels_HWC = _crop_and_resize(image, box, scale, size)
         return np.ascontiguousarray(pixels_HWC[:, ::-1]) if flip else pixels_HWC
     matrix = warp_matrix(width, height, angle, box, flip, size)
     if scale != (1.0, 1.0):
         matrix = matrix.of_scaled(*scale)
-    image, matrix = _reduced(image, matrix, size)
+    image, matrix = _reduce(image, matrix, size)
     if min(matrix.steps) < _SMOOTH_BELOW:
         affine, smooth = Image.Transform.AFFINE, Image.Resampling.BILINEAR
-        return _three(np.array(image.transform(size, affine, matrix.coefficients, smooth)))
+        return _rgb_only(np.array(image.transform(size, affine, matrix.coefficients, smooth)))
     across, down = (max(2, math.ceil(step / _LONGEST_STRIDE)) for step in matrix.steps)
     samples = image.transform(
         (columns * across, rows * down), Image.Transform.AFFINE, matrix.finer(across, down).coefficients
     )
-    return _three(_resized(np.array(samples), size))
+    return _rgb_only(_resize(np.array(samples), size))
 
 
-def _cut(image: Image.Image, box: Box, scale: tuple[float, float], size: tuple[int, int]) -> np.ndarray:
+def _crop_and_resize(image: Image.Image, box: Box, scale: tuple[float, float], size: tuple[int, int]) -> np.ndarray:
     """The crop, resized; of a reduced copy, its edges need not lie between pixels."""
     edges = (box.left, box.top, box.left + box.width, box.top + box.height)
     if scale == (1.0, 1.0):
-        return _three(_resized(np.array(image.crop(edges)), size))
+        return _rgb_only(_resize(np.array(image.crop(edges)), size))
     (left, right), (top, bottom) = (
         (low * each, min(side, high * each))
         for low, high, each, side in zip(edges[:2], edges[2:], scale, image.size, strict=True)
     )
-    return _three(np.array(image.resize(size, Image.Resampling.BILINEAR, box=(left, top, right, bottom))))
+    return _rgb_only(np.array(image.resize(size, Image.Resampling.BILINEAR, box=(left, top, right, bottom))))
 
 
-def _three(pixels_HWC: np.ndarray) -> np.ndarray:
+def _rgb_only(pixels_HWC: np.ndarray) -> np.ndarray:
     """Without a fourth channel."""
     return pixels_HWC if pixels_HWC.shape[2] == 3 else np.ascontiguousarray(pixels_HWC[..., :3])
 
@@ -165,7 +165,7 @@ def _sides(size: int | tuple[int, int]) -> tuple[int, int]:
     return (size, size) if isinstance(size, int) else size
 
 
-def _resized(pixels_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _resize(pixels_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Antialiased bilinear resize to (width, height): torch's uint8 kernel, Pillow's filter within a level, faster."""
     pixels_1CHW = torch.from_numpy(pixels_HWC).permute(2, 0, 1).unsqueeze(0)
     resized_1CHW = functional.interpolate(pixels_1CHW, size[::-1], mode="bilinear", antialias=True)
@@ -173,9 +173,9 @@ def _resized(pixels_HWC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return pixels
 
 
-def _reduced(image: Image.Image, matrix: Affine, size: tuple[int, int]) -> tuple[Image.Image, Affine]:
+def _reduce(image: Image.Image, matrix: Affine, size: tuple[int, int]) -> tuple[Image.Image, Affine]:
     """For a strong shrink: average whole blocks first, of that part of the picture alone that the output shows."""
-    factor = int(min(matrix.steps) / _MEANT)
+    factor = int(min(matrix.steps) / _LAST_SHRINK)
     if factor < 2:
         return image, matrix
     corners = [matrix(x, y) for x in (0, size[0]) for y in (0, size[1])]
@@ -380,8 +380,8 @@ class EvalTransform:
             # Resize and crop in one, so that a strip of pixels is never magnified to a gigabyte. Pillow may swap its
             # two passes here, which changes the rounding; below, the result is timm's to the bit.
             return np.array(image.resize((at.size, at.size), Image.Resampling.BICUBIC, box=at.box))
-        resized = image.resize((at.resized_width, at.resized_height), Image.Resampling.BICUBIC)
-        return np.array(resized.crop((at.left, at.top, at.left + at.size, at.top + at.size)))
+        resized_image = image.resize((at.resized_width, at.resized_height), Image.Resampling.BICUBIC)
+        return np.array(resized_image.crop((at.left, at.top, at.left + at.size, at.top + at.size)))
 
     def geometry(self, width: int, height: int) -> EvalGeometry:
         """Where the square lies on a picture of ``width`` × ``height`` pixels.

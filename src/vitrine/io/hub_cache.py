@@ -1,7 +1,8 @@
-"""When each downloaded file was used last, and with which hash: one small file for each, in the cache folder.
+"""The download cache: its folder, whether the network may be used, and a record of each file's last use and hash.
 
-A record is replaced whole, so that processes that use a file at the same time do not spoil it. A record that cannot be
-written, as in a folder that others own, is left out: nothing depends on it.
+Records are small files in the cache folder, one for each downloaded file. A record is replaced whole, so that processes
+that use a file at the same time do not spoil it. A record that cannot be written, as in a folder that others own, is
+left out: nothing depends on it.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from typing import Any
 from vitrine.errors import UsageError
 
 HUB, CATR, PETS, DATASETS, XET = "hub", "catr", "oxford-iiit-pet", "datasets", "xet"
-"""Folders in the cache folder: of the hub's client, of the published captioner, of torchvision's pets, of what datasets
-makes of downloads, and of parts of files that the hub's client keeps."""
+"""Folders in the cache folder: of the hub's client, of the published captioner (CATR), of torchvision's Oxford pets, of
+Hugging Face datasets, and of parts of files that the hub's client keeps."""
 
 DECODED, DECODED_FROM = "decoded", "training pictures, decoded by vitrine train"
-"""The folder in the cache folder of training pictures that were decoded once, and what is said of their origin."""
+"""Folder in the cache folder of decoded training pictures, and the origin that records give for it."""
 
 CACHE, OFFLINE = "VITRINE_CACHE", "VITRINE_OFFLINE"
 NETWORK_OFF = "the network was turned off"
@@ -49,7 +50,7 @@ def is_offline() -> bool:
 
 @contextmanager
 def download_settings(*, into: Path | None = None, offline: bool = False) -> Iterator[None]:
-    """Within the block, downloads go into a folder, or there are none.
+    """Set the cache folder, or turn the network off, within a ``with`` block.
 
     Args:
         into: the folder; None leaves it as it is.
@@ -64,9 +65,9 @@ def download_settings(*, into: Path | None = None, offline: bool = False) -> Ite
     values |= {OFFLINE: "1", "HF_HUB_OFFLINE": "1"} if offline else {}
     before = {name: os.environ.get(name) for name in values}
     clients = _CLIENTS if offline else ()
-    imported = {name: sys.modules[name].HF_HUB_OFFLINE for name in clients if name in sys.modules}
+    offline_before = {name: sys.modules[name].HF_HUB_OFFLINE for name in clients if name in sys.modules}
     os.environ.update(values)
-    for name in imported:
+    for name in offline_before:
         sys.modules[name].HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
     try:
         yield
@@ -78,8 +79,8 @@ def download_settings(*, into: Path | None = None, offline: bool = False) -> Ite
                 os.environ[name] = value
         for name in clients:
             if name in sys.modules:  # one that was imported within the block read what holds there
-                own = os.environ.get("HF_HUB_OFFLINE", "").upper() in _YES
-                sys.modules[name].HF_HUB_OFFLINE = imported.get(name, own)  # type: ignore[attr-defined]
+                is_offline_now = os.environ.get("HF_HUB_OFFLINE", "").upper() in _YES
+                sys.modules[name].HF_HUB_OFFLINE = offline_before.get(name, is_offline_now)  # type: ignore[attr-defined]
 
 
 def quieten_client() -> None:
@@ -117,15 +118,15 @@ class Record:
 
 @dataclass(frozen=True)
 class Use:
-    """What is known of a file that is about to be used.
+    """Hash of a file that is about to be used, and its previous use where that was of other content.
 
     Attributes:
         sha256: of its bytes; None of a folder, and of what is not in the cache folder.
-        before: the last use of a file from the same place with another hash, where that was the last one; else None.
+        previous: the last use of a file from the same place with another hash, where that was the last one; else None.
     """
 
     sha256: str | None
-    before: Record | None
+    previous: Record | None
 
 
 def note_use(path: Path, origin: str) -> Use:
@@ -133,57 +134,58 @@ def note_use(path: Path, origin: str) -> Use:
 
     Nothing is recorded of what lies outside of the cache folder.
     """
-    found = path.stat()
-    return _note(cache_folder().absolute(), path.absolute(), origin, found.st_size, found.st_mtime_ns)
+    status = path.stat()
+    return _note(cache_folder().absolute(), path.absolute(), origin, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=256)
 def _note(folder: Path, path: Path, origin: str, size: int, changed_ns: int) -> Use:  # noqa: ARG001  they are the key
     if not path.is_relative_to(folder):
         return Use(None, None)
-    known = read_records(folder)
-    record = replace(_now_known(known, folder, path, origin), last_used=_now())
-    used = [each for each in known.values() if each.origin == origin and each.last_used is not None]
-    latest = max(used, key=lambda each: each.last_used or "", default=None)
+    records = read_records(folder)
+    record = replace(_current_record(records, folder, path, origin), last_used=_now())
+    uses = [each for each in records.values() if each.origin == origin and each.last_used is not None]
+    latest = max(uses, key=lambda each: each.last_used or "", default=None)
     _write(folder, record)
     return Use(
         record.sha256, latest if latest is not None and path.is_file() and latest.sha256 != record.sha256 else None
     )
 
 
-def file_record(known: Mapping[str, Record], folder: Path, path: Path, origin: str) -> Record:
-    """A file's or folder's record, which need not have been used; its hash is remembered for the next time.
+def file_record(records: Mapping[str, Record], folder: Path, path: Path, origin: str) -> Record:
+    """The record of a file or folder as it is now, whether it was used or not; a hash that is new is stored.
 
     Args:
-        known: all records, see :func:`read_records`.
+        records: all of them, see :func:`read_records`.
         folder: the cache folder.
         path: in it.
         origin: where it is from.
     """
-    record = _now_known(known, folder, path, origin)
-    if known.get(record.file) != record:
+    record = _current_record(records, folder, path, origin)
+    if records.get(record.file) != record:
         _write(folder, record)
     return record
 
 
-def _now_known(known: Mapping[str, Record], folder: Path, path: Path, origin: str) -> Record:
+def _current_record(records: Mapping[str, Record], folder: Path, path: Path, origin: str) -> Record:
     """The record as it is to be; a hash is computed where none is recorded for the file's size and time."""
-    name, found, is_file = path.relative_to(folder).as_posix(), path.stat(), path.is_file()
-    own, size = known.get(name), found.st_size if is_file else 0
-    if own is not None and (own.origin, own.size, own.changed_ns) == (origin, size, found.st_mtime_ns):
-        return own
+    name, status, is_file = path.relative_to(folder).as_posix(), path.stat(), path.is_file()
+    previous, size = records.get(name), status.st_size if is_file else 0
+    facts = (origin, size, status.st_mtime_ns)
+    if previous is not None and (previous.origin, previous.size, previous.changed_ns) == facts:
+        return previous
     sha256 = _sha256(path) if is_file else None
-    return Record(name, origin, size, found.st_mtime_ns, sha256, None if own is None else own.last_used)
+    return Record(name, origin, size, status.st_mtime_ns, sha256, None if previous is None else previous.last_used)
 
 
 def changed_sentence(path: Path, origin: str) -> str | None:
-    """That what lies under a name is not what was used last under it; None where it is, or where nothing was."""
+    """A sentence that a file's content is not what was last used from its origin; None where it is the same or new."""
     use = note_use(path, origin)
-    if use.before is None or use.before.last_used is None or use.sha256 is None:
+    if use.previous is None or use.previous.last_used is None or use.sha256 is None:
         return None
     return (
-        f"{origin} has changed since it was last used here, on {use.before.last_used[:10]}: "
-        f"its sha256 was {short_hash(use.before.sha256)} and is {short_hash(use.sha256)}."
+        f"{origin} has changed since it was last used here, on {use.previous.last_used[:10]}: "
+        f"its sha256 was {short_hash(use.previous.sha256)} and is {short_hash(use.sha256)}."
     )
 
 
@@ -194,7 +196,7 @@ def short_hash(sha256: str | None) -> str:
 
 def read_records(folder: Path) -> dict[str, Record]:
     """All records of a cache folder by path; what is no record is left out."""
-    found = {}
+    records = {}
     for path in sorted((folder / FOLDER).glob("*.json")):
         try:
             content: Any = json.loads(path.read_text("utf-8"))
@@ -206,8 +208,8 @@ def read_records(folder: Path) -> dict[str, Record]:
             and isinstance(record.last_used, str | None)
             and isinstance(record.origin, str)
         ):
-            found[record.file] = record
-    return found
+            records[record.file] = record
+    return records
 
 
 def remove_record(folder: Path, file: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vitrine.data.samples import Sample
-from vitrine.data.sources import absolute_reference, is_there, open_data
+from vitrine.data.sources import absolute_reference, open_data, reference_exists
 from vitrine.errors import PictureError
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import RunRecord
@@ -29,7 +29,7 @@ def resolve_data_reference(run: RunFolder, reference: str) -> str:
         together with its data.
     """
     there = _then(run, reference)
-    return there if is_there(there) else reference
+    return there if reference_exists(there) else reference
 
 
 def describe_search(run: RunFolder, reference: str) -> str:

@@ -15,7 +15,7 @@ from vitrine.data.check import SampleIndex, index_samples
 from vitrine.data.decoded_cache import DecodedPicture, bytes_for, folder_for, remove_unfinished, short_side
 from vitrine.data.loader import BatchShard, PictureLoader, load_batch
 from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split
-from vitrine.data.shards.stream import BLACK, ShardSplit
+from vitrine.data.shards.stream import DUMMY_SAMPLE, ShardSplit
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, RunError
 from vitrine.io.hub_cache import DECODED_FROM, note_use
@@ -126,7 +126,7 @@ def _read(
     everything = tuple(sample for samples in finite.values() for sample in samples)
     part = processes.batch_shard().contiguous(len(everything))
     own = index_samples(everything[part.start : part.stop], workers=recipe.workers, progress=progress)
-    index = SampleIndex.joined(processes.all_gather(own))
+    index = SampleIndex.concatenate(processes.all_gather(own))
     if len(index.unreadable) > recipe.max_unreadable * len(everything):
         name, reason = index.unreadable[0]
         raise DataError(
@@ -261,8 +261,8 @@ class ShardedBatches:
                 raise none_readable(self._unreadable[-1:], len(places), "pictures of a batch")
 
     def _stand_in(self, loader: PictureLoader, place: int) -> Any:
-        self._recent[-1][place] = _Told(BLACK.name, BLACK.captions)
-        return replace(load_batch((BLACK,), (place,), loader.transform, seed=0, epoch=0), is_dummy=True)
+        self._recent[-1][place] = _Told(DUMMY_SAMPLE.name, DUMMY_SAMPLE.captions)
+        return replace(load_batch((DUMMY_SAMPLE,), (place,), loader.transform, seed=0, epoch=0), is_dummy=True)
 
     def _tell(self, name: str, reason: str) -> None:
         self._count += 1

@@ -13,7 +13,7 @@ from support.paths import SHARED
 
 from vitrine.data.captions.datasets import open_captions
 from vitrine.data.captions.nouns import COLOURS, VERBS, Lexicon, coco_phrases, find_names, names_of, plural
-from vitrine.data.captions.regions import PictureRegions, Region, named_words, open_regions
+from vitrine.data.captions.regions import PictureRegions, Region, find_named_words, open_regions
 from vitrine.data.decode import BytesPicture
 from vitrine.data.masks import coco_category_masks, coco_masks
 from vitrine.data.samples import Sample
@@ -153,7 +153,7 @@ def test_the_rules_read_scenes_captions_as_their_mentions_do(family: str) -> Non
         by_rules = PictureRegions(known.regions, known.lexicon)
         for caption in scene.captions:
             words = caption.text.split()
-            exact, read = named_words(words, known), named_words(words, by_rules)
+            exact, read = find_named_words(words, known), find_named_words(words, by_rules)
             assert read == exact
             # Independently: the text in front of each mention ends with as many words as its index.
             for mention, word in zip(caption.mentions, exact, strict=True):
@@ -170,9 +170,9 @@ def test_mentions_are_used_where_the_rules_could_not_know() -> None:
     draw = np.ones((2, 2), dtype=bool).copy
     regions = tuple(Region("star", ("star",), ("red", "small"), draw) for _ in range(2))
     known = PictureRegions(regions, Lexicon({"star": "star"}), {"star and star": ((0, 4, 1), (9, 13, 0))})
-    assert [word.regions for word in named_words(["Star", "and", "star"], known)] == [(1,), (0,)]
-    assert [word.index for word in named_words(["Star", "and", "star"], known)] == [0, 2]
-    assert [word.regions for word in named_words(["star", "star"], known)] == [(0, 1)]
+    assert [word.regions for word in find_named_words(["Star", "and", "star"], known)] == [(1,), (0,)]
+    assert [word.index for word in find_named_words(["Star", "and", "star"], known)] == [0, 2]
+    assert [word.regions for word in find_named_words(["star", "star"], known)] == [(0, 1)]
 
 
 def test_a_colour_chooses_and_a_wrong_one_names_nothing_there() -> None:
@@ -193,7 +193,7 @@ def test_a_colour_chooses_and_a_wrong_one_names_nothing_there() -> None:
     other = next(name for name in ("drop", "clover", "bolt", "pie") if name not in {o.shape for o in objects})
 
     def one(caption: str) -> tuple[int, ...]:
-        (word,) = named_words(caption.split(), known)
+        (word,) = find_named_words(caption.split(), known)
         return word.regions
 
     assert one(f"a {shape}") == same
@@ -205,7 +205,7 @@ def test_a_colour_chooses_and_a_wrong_one_names_nothing_there() -> None:
     assert one(f"a {objects[0].colour} {other}") == ()
     union_HW = np.any([objects[index].mask for index in same], axis=0)
     assert (known.mask(same) == union_HW).all()
-    assert named_words(["nothing", "at", "all"], known) == ()
+    assert find_named_words(["nothing", "at", "all"], known) == ()
 
 
 @pytest.mark.parametrize("layout", ["folders", "coco"])
@@ -228,7 +228,7 @@ def test_written_scenes_have_the_regions_of_generated_ones(tmp_path: Path, layou
             assert (region.draw() == item.mask).all()
             assert (region.kind, region.attributes) == (item.shape, (item.colour, item.size))
         for caption in scene.captions:
-            words = named_words(caption.text.split(), known)
+            words = find_named_words(caption.text.split(), known)
             assert [word.regions for word in words] == [(each.object_index,) for each in caption.mentions]
 
 
@@ -297,11 +297,11 @@ def test_instances_of_a_category_are_one_region(tmp_path: Path) -> None:
         assert wugs is not None
         expected_HW = np.zeros((10, 12), dtype=bool)
         expected_HW[1:4, 1:4] = expected_HW[5:9, 7:11] = True
-        puppy, people, cat = named_words(["A", "puppy,", "people", "and", "a", "cat."], known)
+        puppy, people, cat = find_named_words(["A", "puppy,", "people", "and", "a", "cat."], known)
         assert (known.mask(puppy.regions, (12, 10)) == expected_HW).all()
         assert (puppy.index, people.index, cat.index) == (1, 2, 5)
         assert cat.regions == ()  # named, not there
-        (wug,) = named_words(["two", "wugs"], wugs)
+        (wug,) = find_named_words(["two", "wugs"], wugs)
         assert wugs.mask(wug.regions).sum() == 25
         with pytest.raises(DataError, match="has 12 x 10 pixels, its upright picture 10 x 12"):
             known.mask(puppy.regions, (10, 12))
@@ -338,7 +338,7 @@ def test_real_captions_name_what_is_there() -> None:
         known = regions.of(each.name)
         if known is None:
             continue
-        named = [word for caption in each.captions for word in named_words(caption.split(), known)]
+        named = [word for caption in each.captions for word in find_named_words(caption.split(), known)]
         there += sum(bool(word.regions) for word in named)
         absent += sum(not word.regions for word in named)
         with Image.open(COCO / each.name) as image:

@@ -9,7 +9,7 @@ import pytest
 
 from vitrine.data.scenes import FAMILIES, Scene, ScenePicture
 from vitrine.data.scenes.background import COLOUR_NAMES
-from vitrine.data.scenes.captions import Fact, relation, write_captions
+from vitrine.data.scenes.captions import ObjectFacts, relation, write_captions
 
 NOUNS = "|".join(label for family in FAMILIES.values() for label in family.labels)
 PHRASE = re.compile(rf"\b(a|an|the) (?:(small|large) )?({'|'.join(COLOUR_NAMES)}) ({NOUNS})\b")
@@ -84,7 +84,7 @@ def test_counts_are_true(scenes):
                 assert word not in caption.text or len(scene.objects) == count
 
 
-RING = Fact("ring", "blue", "large", (32.0, 32.0))
+RING = ObjectFacts("ring", "blue", "large", (32.0, 32.0))
 
 
 @pytest.mark.parametrize(
@@ -99,11 +99,14 @@ RING = Fact("ring", "blue", "large", (32.0, 32.0))
     ],
 )
 def test_relations(centre, expected):
-    assert relation(Fact("star", "red", "small", centre), RING, 64) == expected
+    assert relation(ObjectFacts("star", "red", "small", centre), RING, 64) == expected
 
 
 def test_the_wording():
-    star, arrow = Fact("star", "red", "small", (32.0, 10.0)), Fact("arrow", "orange", "small", (50.0, 50.0))
+    star, arrow = (
+        ObjectFacts("star", "red", "small", (32.0, 10.0)),
+        ObjectFacts("arrow", "orange", "small", (50.0, 50.0)),
+    )
     texts = [caption.text for caption in write_captions([RING, star], extent=64)]
     assert "a small red star above a large blue ring" in texts
     assert "a large blue ring with a small red star above it" in texts

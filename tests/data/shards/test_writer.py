@@ -25,10 +25,10 @@ from support.damaged_shards import damage_first_picture
 from vitrine.config import Recipe, TransformSpec
 from vitrine.data.loader import BatchShard, PictureLoader
 from vitrine.data.shards import stream as stream_module
-from vitrine.data.shards.dataset import expanded, is_shards, open_shards
+from vitrine.data.shards.dataset import expand_braces, is_shards, open_shards
 from vitrine.data.shards.index import Shard, parse_index
 from vitrine.data.shards.reader import read_members, read_shard
-from vitrine.data.shards.stream import Drawing, ShardSplit, dealt, lane_count, turns
+from vitrine.data.shards.stream import ShardSplit, ShuffleBuffer, assign_shards, lane_count, round_robin
 from vitrine.data.sources import open_data
 from vitrine.data.transforms import TrainTransform
 from vitrine.errors import DataError, EnvironmentMismatchError, PictureError, UsageError
@@ -156,10 +156,10 @@ def test_what_cannot_be_written_is_said(scenes: Path, tmp_path: Path, monkeypatc
 
 @given(count=st.integers(1, 60), buffer=st.integers(1, 70), skip=st.integers(0, 60))
 def test_a_buffer_gives_each_number_once_and_none_early(count: int, buffer: int, skip: int) -> None:
-    drawn = list(Drawing(count, buffer, (1, 2)))
+    drawn = list(ShuffleBuffer(count, buffer, (1, 2)))
     assert sorted(drawn) == list(range(count))
     assert all(number < place + buffer for place, number in enumerate(drawn))
-    resumed = Drawing(count, buffer, (1, 2))
+    resumed = ShuffleBuffer(count, buffer, (1, 2))
     for _ in range(min(skip, count)):
         next(resumed)
     assert list(resumed) == drawn[skip:]
@@ -167,13 +167,13 @@ def test_a_buffer_gives_each_number_once_and_none_early(count: int, buffer: int,
 
 def test_a_buffer_mixes() -> None:
     """Drawn places are uniform: over many seeds, each of 6 numbers comes first out of a buffer of 6 equally often."""
-    first = Counter(next(Drawing(6, 6, (seed,))) for seed in range(3000))
+    first = Counter(next(ShuffleBuffer(6, 6, (seed,))) for seed in range(3000))
     assert all(abs(n - 500) < 5 * np.sqrt(3000 * 5 / 36) for n in first.values()) and len(first) == 6
 
 
 @given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=9))
 def test_lanes_take_turns_until_they_are_empty(counts: list[int]) -> None:
-    taken = list(turns(counts))
+    taken = list(round_robin(counts))
     assert Counter(taken) == Counter({lane: count for lane, count in enumerate(counts) if count})
     for lane, count in enumerate(counts):
         rounds = [taken[:i].count(lane) for i in range(len(taken) + 1)]
@@ -183,9 +183,9 @@ def test_lanes_take_turns_until_they_are_empty(counts: list[int]) -> None:
 
 
 def test_every_epoch_deals_every_shard_to_one_lane() -> None:
-    one, two = (dealt(23, lane_count(23, 1), 5, epoch) for epoch in (0, 1))
+    one, two = (assign_shards(23, lane_count(23, 1), 5, epoch) for epoch in (0, 1))
     assert sorted(i for lane in one for i in lane) == list(range(23)) and len(one) == 8
-    assert one != two and one == dealt(23, lane_count(23, 4), 5, 0)
+    assert one != two and one == assign_shards(23, lane_count(23, 4), 5, 0)
 
 
 @pytest.fixture(scope="module")
@@ -360,10 +360,9 @@ def test_sizes_that_a_header_claims_are_bounded(kind: bytes, tmp_path: Path) -> 
     assert tracemalloc.get_traced_memory()[1] < 5_000_000
     tracemalloc.stop()
     assert members[0].data == png() and len(members) == 3
-    assert (
-        "is the limit" in members[1].problem or "damaged" in members[1].problem or "ends before" in members[1].problem
-    )
-    assert members[2].problem
+    problem = members[1].picture_problem
+    assert any(words in problem for words in ("is the limit", "damaged", "ends before"))
+    assert members[2].picture_problem
 
 
 @pytest.mark.parametrize("keep", [0, 700, 1600, 1700, 3000])
@@ -372,10 +371,10 @@ def test_a_damaged_shard_loses_only_what_is_behind(keep: int, tmp_path: Path) ->
     path = tar_of(tmp_path / "train-0.tar", members)
     path.write_bytes(path.read_bytes()[:keep])
     found = list(read_shard(Shard(str(path), 6)))
-    whole = [m for m in found if not m.problem and m.data]
+    whole = [m for m in found if not m.picture_problem and m.data]
     assert len(found) == 6 and [m.data for m in whole] == [png(i) for i in range(len(whole))]
     assert len(whole) == {0: 0, 700: 0, 1600: 0, 1700: 1, 3000: 1}[keep]
-    assert all("before it" in m.problem for m in found[len(whole) + 1 :])
+    assert all("before it" in m.picture_problem for m in found[len(whole) + 1 :])
 
 
 INDEX = '{"format": "vitrine shards 1", "labels": ["a"], "splits": {"train": [{"file": %s}]}}'
@@ -419,12 +418,12 @@ def test_shards_that_others_wrote_are_counted(tmp_path: Path) -> None:
 
 
 def test_braces() -> None:
-    assert expanded("a-{008..011}.tar") == ["a-008.tar", "a-009.tar", "a-010.tar", "a-011.tar"]
-    assert expanded("{x,y}{0..1}") == ["x0", "x1", "y0", "y1"] and expanded("plain") == ["plain"]
+    assert expand_braces("a-{008..011}.tar") == ["a-008.tar", "a-009.tar", "a-010.tar", "a-011.tar"]
+    assert expand_braces("{x,y}{0..1}") == ["x0", "x1", "y0", "y1"] and expand_braces("plain") == ["plain"]
     with pytest.raises(DataError, match="is the limit"):
-        expanded("{0..999999999999}")
+        expand_braces("{0..999999999999}")
     with pytest.raises(DataError, match="is the limit"):
-        expanded("{0..9999}{0..9999}")
+        expand_braces("{0..9999}{0..9999}")
 
 
 def test_pipes_are_paths_that_do_not_exist(tmp_path: Path) -> None:
@@ -536,7 +535,7 @@ def test_training_over_http(finished: Path, shards: Path, address: str, tmp_path
         open_data(f"{address}/none-{{0..1}}.tar")
     Server.cut.update({"/train-000000.tar": 3})
     members = list(read_shard(Shard(f"{address}/train-000000.tar", 5)))
-    assert len(members) == 5 and members[-1].problem
+    assert len(members) == 5 and members[-1].picture_problem
 
 
 def test_damaged_pictures_are_named_and_counted(shards: Path, tmp_path: Path, vitrine_command: Any) -> None:

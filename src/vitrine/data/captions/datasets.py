@@ -48,30 +48,30 @@ def open_captions(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -
         return open_scenes(reference, seed=seed, captions=True)
     if is_shards(reference):
         return open_shards(reference, captions=True)
-    found = read_captions(Path(reference).expanduser())
+    captioned = read_captions(Path(reference).expanduser())
     by_split: dict[str, list[CaptionedFile]] = {name: [] for name in _SPLITS}
-    for file in sorted(found.files, key=lambda file: file.name):
+    for file in sorted(captioned.files, key=lambda file: file.name):
         by_split[file.split or "train"].append(file)
     pictures = {
         name: tuple(Sample(file.name, FilePicture(file.path), captions=file.captions) for file in files)
         for name, files in by_split.items()
         if files
     }
-    notes = [*found.notes]
+    notes = [*captioned.notes]
     if "train" in pictures and "validation" not in pictures:
         notes.append(_held_out(pictures, seed, val_fraction))
     splits = {name: FiniteSplit(pictures[name]) for name in _SPLITS if name in pictures}
-    return Dataset(reference, found.layout, (), splits, tuple(notes))
+    return Dataset(reference, captioned.layout, (), splits, tuple(notes))
 
 
 def _held_out(pictures: dict[str, tuple[Sample, ...]], seed: int, fraction: float) -> str:
     """Move pictures from "train" to "validation", and say so."""
     train = pictures["train"]
-    kept, held = hold_out(train, round(len(train) * fraction), seed=seed)
-    if not held:
+    rest, held_out = hold_out(train, round(len(train) * fraction), seed=seed)
+    if not held_out:
         return "There is no validation split, and no two training pictures to make one of."
-    pictures["train"], pictures["validation"] = kept, held
+    pictures["train"], pictures["validation"] = rest, held_out
     return (
-        f"There is no validation split: {len(held):,} of {len(train):,} training pictures were held out for it with "
-        f"all their captions, seed {seed}."
+        f"There is no validation split: {len(held_out):,} of {len(train):,} training pictures were held out for it "
+        f"with all their captions, seed {seed}."
     )

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.data.decode import FilePicture, promised_format
-from vitrine.data.image_folder import SPLIT_NAMES, entries, is_folder, listed, printable
+from vitrine.data.image_folder import SPLIT_NAMES, entries, is_folder, printable
 from vitrine.data.manifest import PATH_COLUMNS, SPLIT_COLUMNS, has_columns
 from vitrine.errors import DataError, PictureError
+from vitrine.results import and_n_more
 
-_TRIED = 64  # pictures that are looked for, to tell in which folder they are
+_MAX_SAMPLED = 64  # pictures that are looked for, to tell in which folder they are
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
@@ -36,16 +37,22 @@ class CaptionedFile:
 
 
 @dataclass(frozen=True)
-class Found:
-    """Captioned pictures: how they were understood, one at least, and sentences on what was decided."""
+class CaptionedFiles:
+    """The captioned pictures of a folder or file, one at least.
+
+    Attributes:
+        layout: how the file was understood, in a few words.
+        files: the pictures with their captions.
+        notes: sentences on what was decided.
+    """
 
     layout: str
     files: tuple[CaptionedFile, ...]
     notes: tuple[str, ...]
 
 
-class Gathering:
-    """Pictures with their captions, one after the other.
+class CaptionCollector:
+    """Collects pictures with their captions from a file of captions, and checks paths and splits.
 
     Attributes:
         root: the data folder, which no path leads out of.
@@ -63,24 +70,24 @@ class Gathering:
         self._splits: dict[str, str] = {}
         self._empty = 0
 
-    def look_in(self, folders: Sequence[str], names: Sequence[object]) -> None:
-        """Take later paths as relative to that of some folders below the root in which most pictures are."""
-        step = max(1, len(names) // _TRIED)
-        tried = [name for name in names[::step] if isinstance(name, str) and name.strip()]
+    def choose_folder(self, folders: Sequence[str], names: Sequence[object]) -> None:
+        """Read later paths relative to that of some folders (below the root) which has most of the files ``names``."""
+        step = max(1, len(names) // _MAX_SAMPLED)
+        sampled_names = [name for name in names[::step] if isinstance(name, str) and name.strip()]
 
-        def there(folder: str) -> int:
-            return sum(_is_file(Path(path)) for name in tried if (path := self._path(folder, name)) is not None)
+        def count_existing(folder: str) -> int:
+            return sum(_is_file(Path(path)) for name in sampled_names if (path := self._path(folder, name)) is not None)
 
-        best = max(folders, key=there)  # the first of equals
+        best = max(folders, key=count_existing)  # the first of equals
         self._folder = best
         if best and best != folders[0]:
             self.notes.append(f"{self._source.name}: its pictures are in {best}/.")
 
-    def add(self, written: object, captions: Iterable[object], split: str, where: str) -> None:
+    def add(self, path: object, captions: Iterable[object], split: str, where: str) -> None:
         """Add captions of a picture.
 
         Args:
-            written: its path, as the file has it.
+            path: as the file has it.
             captions: texts; None and blank ones are counted and left out.
             split: "" where the data have none.
             where: what errors begin with.
@@ -89,12 +96,12 @@ class Gathering:
             DataError: no usable path, a path out of the data folder, a caption that is no text, or another split than
                 the picture had before.
         """
-        if not isinstance(written, str) or not written.strip() or "\0" in written:
-            raise DataError(f"{where}: expected the path of a picture; got {written!r:.60}.")
-        name = self._inside(self._folder, written, where)
+        if not isinstance(path, str) or not path.strip() or "\0" in path:
+            raise DataError(f"{where}: expected the path of a picture; got {path!r:.60}.")
+        name = self._inside(self._folder, path, where)
         if self._splits.setdefault(name, split) != split:
-            named = [each or "none" for each in (self._splits[name], split)]
-            raise DataError(f"{where}: {printable(name)} is in two splits, {named[0]} and {named[1]}. Keep one.")
+            splits = [each or "none" for each in (self._splits[name], split)]
+            raise DataError(f"{where}: {printable(name)} is in two splits, {splits[0]} and {splits[1]}. Keep one.")
         texts = self._captions.setdefault(name, [])
         for caption in captions:
             if caption is not None and not isinstance(caption, str):
@@ -105,56 +112,56 @@ class Gathering:
             else:
                 self._empty += 1
 
-    def found(self, layout: str) -> Found:
+    def collect(self, layout: str) -> CaptionedFiles:
         """All pictures that exist and have a caption, and notes on those that do not.
 
         Raises:
             DataError: there is none.
         """
-        captioned = [name for name, texts in self._captions.items() if texts]
-        if not captioned:
+        names = [name for name, texts in self._captions.items() if texts]
+        if not names:
             raise DataError(f"{self._source} has no caption for any picture. Is it a file of captions?")
-        absent = [printable(name) for name in captioned if not _is_file(self.root / name)]
-        if len(absent) == len(captioned):
+        absent = [printable(name) for name in names if not _is_file(self.root / name)]
+        if len(absent) == len(names):
             raise DataError(
-                f"{self._source}: none of its {len(captioned):,} pictures exists; the first was looked for at "
+                f"{self._source}: none of its {len(names):,} pictures exists; the first was looked for at "
                 f"{self.root / absent[0]}.\nPaths are relative to {self.root}, or to a folder of pictures in it."
             )
         if absent:
             self.notes.append(
-                f"{len(absent):,} of {len(captioned):,} pictures that are listed do not exist and were left out: "
-                f"{listed(absent, 3)}."
+                f"{len(absent):,} of {len(names):,} pictures that are listed do not exist and were left out: "
+                f"{and_n_more(absent, 3)}."
             )
         if self._empty:
             self.notes.append(f"{self._empty:,} captions are empty and were left out.")
         without = [printable(name) for name, texts in self._captions.items() if not texts]
         if without:
-            self.notes.append(f"{len(without):,} pictures have no caption and were left out: {listed(without, 3)}.")
-        gone = set(absent)
+            self.notes.append(f"{len(without):,} pictures have no caption and were left out: {and_n_more(without, 3)}.")
+        absent_names = set(absent)
         files = tuple(
-            CaptionedFile(shown, self.root / name, tuple(self._captions[name]), self._splits[name])
-            for name in captioned
-            if (shown := printable(name)) not in gone
+            CaptionedFile(name_, self.root / name, tuple(self._captions[name]), self._splits[name])
+            for name in names
+            if (name_ := printable(name)) not in absent_names
         )
-        return Found(layout, files, tuple(self.notes))
+        return CaptionedFiles(layout, files, tuple(self.notes))
 
-    def _inside(self, folder: str, written: str, where: str) -> str:
+    def _inside(self, folder: str, path_text: str, where: str) -> str:
         """A path as relative to the root, with slashes.
 
         Raises:
             DataError: it leads out of the root. Links within the root are the person's own, and are followed.
         """
-        path = self._path(folder, written)
+        path = self._path(folder, path_text)
         if path is None:
             raise DataError(
-                f"{where}: the picture {written!r:.80} is not in the data folder, {self.root}.\n"
+                f"{where}: the picture {path_text!r:.80} is not in the data folder, {self.root}.\n"
                 "Put it there, and give its path relative to that folder."
             )
         return path[len(self._absolute) :].replace(os.sep, "/").lstrip("/")
 
-    def _path(self, folder: str, written: str) -> str | None:
+    def _path(self, folder: str, path_text: str) -> str | None:
         """An absolute path without dots; None where it is not below the root."""
-        plain, root = written.strip(), self._absolute.rstrip(os.sep) + os.sep
+        plain, root = path_text.strip(), self._absolute.rstrip(os.sep) + os.sep
         path = os.path.normpath(os.path.join(self._absolute, folder, plain.replace("\\", "/")))  # noqa: PTH118
         if not path.startswith(root):
             return None
@@ -185,7 +192,7 @@ _LONGEST_LINE = 10_000_000  # characters
 _Row = tuple[int, Mapping[str, Any]]  # line in the file, and the cells by column
 
 
-def read_table(gathering: Gathering, file: Path) -> Found:
+def read_table(collector: CaptionCollector, file: Path) -> CaptionedFiles:
     """Read ``.csv`` (comma, semicolon, tab or bar), ``.tsv`` or ``.jsonl``.
 
     In JSON a caption may be a text, a list of texts, or a list of objects with a "text": written scenes have those.
@@ -193,29 +200,31 @@ def read_table(gathering: Gathering, file: Path) -> Found:
     Raises:
         DataError: see :func:`vitrine.data.captions.files.read_captions`.
     """
-    reader = _json_lines if file.suffix.lower() == ".jsonl" else _delimited
-    known: dict[tuple[str, ...], tuple[str, str, str | None]] = {}
-    for number, row in _guarded(file, reader):
+    reader = _read_json_lines if file.suffix.lower() == ".jsonl" else _read_delimited
+    columns_by_header: dict[tuple[str, ...], tuple[str, str, str | None]] = {}
+    for number, row in _read_rows(file, reader):
         where = f"{file}, line {number}"
         keys = tuple(row)
-        if keys not in known:
-            known[keys] = _columns(keys, where)
-        path, caption, split = known[keys]
-        gathering.add(row[path], sentences(row[caption], where), split_named(row[split], where) if split else "", where)
-    first = next(iter(known), ())
+        if keys not in columns_by_header:
+            columns_by_header[keys] = _columns(keys, where)
+        path, caption, split = columns_by_header[keys]
+        collector.add(
+            row[path], caption_texts(row[caption], where), parse_split(row[split], where) if split else "", where
+        )
+    first = next(iter(columns_by_header), ())
     if {"mask", "objects", "file"} <= set(first):
-        return gathering.found("written scenes")
-    used = [column for columns in [*known.values()][:1] for column in columns if column]
+        return collector.collect("written scenes")
+    used = [column for columns in [*columns_by_header.values()][:1] for column in columns if column]
     rest = [column for column in first if column not in used]
-    gathering.notes.append(f"Columns used: {', '.join(used)}" + (f"; not used: {listed(rest)}." if rest else "."))
-    return gathering.found(f"captions in {file.suffix.lower()[1:]}")
+    collector.notes.append(f"Columns used: {', '.join(used)}" + (f"; not used: {and_n_more(rest)}." if rest else "."))
+    return collector.collect(f"captions in {file.suffix.lower()[1:]}")
 
 
 def has_captions(file: Path) -> bool:
     """Whether the first row of a table names a picture and a caption."""
-    reader = _json_lines if file.suffix.lower() == ".jsonl" else _delimited
+    reader = _read_json_lines if file.suffix.lower() == ".jsonl" else _read_delimited
     try:
-        _columns(tuple(next(_guarded(file, reader))[1]), str(file))
+        _columns(tuple(next(_read_rows(file, reader))[1]), str(file))
     except (DataError, StopIteration):
         return False
     return True
@@ -231,19 +240,19 @@ def _columns(keys: tuple[str, ...], where: str) -> tuple[str, str, str | None]:
     if path is None or caption is None:
         raise DataError(
             f"{where}: expected columns such as path and caption (and optionally split); "
-            f"it has {listed(keys, 12)}.\nUnderstood are {', '.join((*PATH_COLUMNS, *CAPTION_COLUMNS))}."
+            f"it has {and_n_more(keys, 12)}.\nUnderstood are {', '.join((*PATH_COLUMNS, *CAPTION_COLUMNS))}."
         )
     return path, caption, split
 
 
-def _guarded(file: Path, reader: Callable[[Path], Iterator[_Row]]) -> Iterator[_Row]:
+def _read_rows(file: Path, reader: Callable[[Path], Iterator[_Row]]) -> Iterator[_Row]:
     try:
         yield from reader(file)
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise DataError(f"{file} cannot be read as captions: {' '.join(str(error).split())[:160]}.") from error
 
 
-def _delimited(file: Path) -> Iterator[_Row]:
+def _read_delimited(file: Path) -> Iterator[_Row]:
     with file.open(encoding="utf-8-sig", newline="") as stream:
         header = stream.readline(_LONGEST_LINE)
         stream.seek(0)
@@ -258,8 +267,8 @@ def _delimited(file: Path) -> Iterator[_Row]:
                 yield reader.line_num, dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
 
 
-def _json_lines(file: Path) -> Iterator[_Row]:
-    for number, line in lines(file):
+def _read_json_lines(file: Path) -> Iterator[_Row]:
+    for number, line in read_lines(file):
         if line.strip():
             try:
                 row = json.loads(line)
@@ -270,7 +279,7 @@ def _json_lines(file: Path) -> Iterator[_Row]:
             yield number, row
 
 
-def lines(file: Path) -> Iterator[tuple[int, str]]:
+def read_lines(file: Path) -> Iterator[tuple[int, str]]:
     """(number from 1, text) of each line.
 
     Raises:
@@ -288,7 +297,7 @@ def lines(file: Path) -> Iterator[tuple[int, str]]:
         raise DataError(f"{file} cannot be read as text: {' '.join(str(error).split())[:160]}.") from error
 
 
-def sentences(value: object, where: str) -> list[object]:
+def caption_texts(value: object, where: str) -> list[object]:
     """Captions as they are written: one text, a list of texts, or of objects with a text."""
     if not isinstance(value, list):
         return [value]
@@ -298,26 +307,26 @@ def sentences(value: object, where: str) -> list[object]:
 def _text_of(sentence: dict[str, Any], where: str) -> object:
     for key in ("text", "raw", "caption"):
         if key in sentence:
-            found: object = sentence[key]
-            return found
-    raise DataError(f"{where}: a caption has neither text nor raw; it has {listed(list(sentence), 8)}.")
+            text: object = sentence[key]
+            return text
+    raise DataError(f"{where}: a caption has neither text nor raw; it has {and_n_more(list(sentence), 8)}.")
 
 
-def split_named(value: object, where: str, known: Mapping[str, str] = SPLIT_NAMES) -> str:
-    """The split that a file's word means, "" where there is none.
+def parse_split(value: object, where: str, split_names: Mapping[str, str] = SPLIT_NAMES) -> str:
+    """The split that a word in a file means, "" where there is no word.
 
     Raises:
         DataError: another word, or no word.
     """
     if value is None or value == "":
         return ""
-    split = known.get(value.strip().lower()) if isinstance(value, str) else None
+    split = split_names.get(value.strip().lower()) if isinstance(value, str) else None
     if split is None:
-        raise DataError(f"{where}: the split {value!r:.60} is none of {', '.join(known)}.")
+        raise DataError(f"{where}: the split {value!r:.60} is none of {', '.join(split_names)}.")
     return split
 
 
-__all__ = ["LAYOUTS", "CaptionedFile", "Found", "is_captioned", "read_captions"]
+__all__ = ["LAYOUTS", "CaptionedFile", "CaptionedFiles", "is_captioned", "read_captions"]
 
 LAYOUTS = (
     "annotations/captions_*.json with a folder of pictures for each (COCO), dataset*.json (Karpathy's), captions.txt "
@@ -330,7 +339,7 @@ _KARPATHY_SPLITS = SPLIT_NAMES | {"restval": "train"}  # COCO's validation pictu
 _NOT_KARPATHY = ("dataset_dict.json", "dataset_info.json")  # of Hugging Face datasets
 
 
-def read_captions(path: Path) -> Found:
+def read_captions(path: Path) -> CaptionedFiles:
     """Read a folder of captioned pictures, or one file of captions; every picture that is named has a caption.
 
     Raises:
@@ -365,39 +374,39 @@ def is_captioned(path: Path) -> bool:
 
 
 def _choices(folder: Path) -> list[list[Path]]:
-    """What of a folder may be read, files of one kind each; the first is."""
+    """Groups of caption files in a folder, each of one kind, in order of preference."""
     annotations = sorted([*(folder / "annotations").glob("captions_*.json"), *folder.glob("captions_*.json")])
     splits = [path for path in sorted(folder.glob("dataset*.json")) if path.name not in _NOT_KARPATHY]
     others = [folder / name for name in (*_TABLES, "captions.txt") if (folder / name).is_file()]
     return [group for group in (annotations, *([path] for path in (*splits, *others))) if group]
 
 
-def _read_folder(folder: Path) -> Found:
+def _read_folder(folder: Path) -> CaptionedFiles:
     choices = _choices(folder)
     if not choices:
         raise DataError(f"{folder} has no captions in a known layout.\nKnown are {LAYOUTS}.")
     aside = [path.name for group in choices[1:] for path in group]
-    notes = [f"Not used: {listed(aside)}. Give such a file itself to read it."] if aside else []
+    notes = [f"Not used: {and_n_more(aside)}. Give such a file itself to read it."] if aside else []
     return _read_files(folder, choices[0], notes)
 
 
-def _read_files(folder: Path, files: list[Path], notes: list[str] | None = None) -> Found:
+def _read_files(folder: Path, files: list[Path], notes: list[str] | None = None) -> CaptionedFiles:
     """Files of one kind."""
     ending = files[0].suffix.lower()
     if ending == ".json":
         documents = [(file, _document(file)) for file in files]
         root = folder.parent if folder.name == "annotations" else folder
-        gathering = Gathering(root, files[0], notes)
+        collector = CaptionCollector(root, files[0], notes)
         karpathy = [_is_karpathy(document) for _, document in documents]
         if all(karpathy) and len(documents) == 1:
-            return _karpathy(gathering, *documents[0])
-        return _coco(gathering, documents)
-    gathering = Gathering(folder, files[0], notes)
+            return _read_karpathy(collector, *documents[0])
+        return _read_coco(collector, documents)
+    collector = CaptionCollector(folder, files[0], notes)
     if ending == ".txt":
-        return _flickr8k(gathering, files[0])
+        return _read_flickr8k(collector, files[0])
     if ending not in (".csv", ".tsv", ".jsonl"):
         raise DataError(f"{files[0]} is no file of captions.\nKnown are {LAYOUTS}.")
-    return read_table(gathering, files[0])
+    return read_table(collector, files[0])
 
 
 def _document(file: Path) -> Any:
@@ -408,37 +417,37 @@ def _document(file: Path) -> Any:
         raise DataError(f"{file} cannot be read as captions: {reason}.") from error
 
 
-def _listed(document: Any, key: str, file: Path) -> list[dict[str, Any]]:
-    found = document.get(key) if isinstance(document, dict) else None
-    if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
+def _objects(document: Any, key: str, file: Path) -> list[dict[str, Any]]:
+    entries = document.get(key) if isinstance(document, dict) else None
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(f"{file} is no file of captions: it has no list of objects called {key}.\nKnown are {LAYOUTS}.")
-    return found
+    return entries
 
 
 # --- COCO
 
 
-def _coco(gathering: Gathering, documents: list[tuple[Path, Any]]) -> Found:
+def _read_coco(collector: CaptionCollector, documents: list[tuple[Path, Any]]) -> CaptionedFiles:
     for file, document in documents:
-        names = _names_by_id(_listed(document, "images", file), file)
+        names = _names_by_id(_objects(document, "images", file), file)
         captions: dict[str, list[object]] = {number: [] for number in names}
-        lost = 0
-        for entry in _listed(document, "annotations", file):
+        orphans = 0
+        for entry in _objects(document, "annotations", file):
             number = str(entry.get("image_id"))
             if number in captions:
                 captions[number].append(entry.get("caption"))
             else:
-                lost += 1
-        if lost:
-            gathering.notes.append(f"{file.name}: {lost:,} captions are of pictures that it does not list.")
+                orphans += 1
+        if orphans:
+            collector.notes.append(f"{file.name}: {orphans:,} captions are of pictures that it does not list.")
         part = file.stem.removeprefix("captions_")
         split = SPLIT_NAMES.get(part.rstrip("0123456789_-").lower(), "")
         if not split:
-            gathering.notes.append(f"{file.name} names no split: its pictures count as training pictures.")
-        gathering.look_in([part, f"images/{part}", "", "images"], list(names.values()))
+            collector.notes.append(f"{file.name} names no split: its pictures count as training pictures.")
+        collector.choose_folder([part, f"images/{part}", "", "images"], list(names.values()))
         for number, name in names.items():
-            gathering.add(name, captions[number], split, f"{file}, image {number:.40}")
-    return gathering.found("COCO captions")
+            collector.add(name, captions[number], split, f"{file}, image {number:.40}")
+    return collector.collect("COCO captions")
 
 
 def _names_by_id(images: list[dict[str, Any]], file: Path) -> dict[str, object]:
@@ -460,39 +469,39 @@ def _is_karpathy(document: Any) -> bool:
     return isinstance(images, list) and any(isinstance(image, dict) and "sentences" in image for image in images[:1])
 
 
-def _karpathy(gathering: Gathering, file: Path, document: Any) -> Found:
-    images = _listed(document, "images", file)
-    names = [_joined(image.get("filepath"), image.get("filename")) for image in images]
-    gathering.look_in(["", *_folders(gathering.root)], names)
+def _read_karpathy(collector: CaptionCollector, file: Path, document: Any) -> CaptionedFiles:
+    images = _objects(document, "images", file)
+    names = [_join_path(image.get("filepath"), image.get("filename")) for image in images]
+    collector.choose_folder(["", *_folders(collector.root)], names)
     rest = sum(image.get("split") == "restval" for image in images)
     if rest:
-        gathering.notes.append(f"{rest:,} pictures of restval count as training pictures.")
+        collector.notes.append(f"{rest:,} pictures of restval count as training pictures.")
     for index, (image, name) in enumerate(zip(images, names, strict=True)):
         where = f"{file}, image {index}"
-        split = split_named(image.get("split"), where, _KARPATHY_SPLITS)
-        gathering.add(name, sentences(image.get("sentences"), where), split, where)
-    return gathering.found("Karpathy's splits")
+        split = parse_split(image.get("split"), where, _KARPATHY_SPLITS)
+        collector.add(name, caption_texts(image.get("sentences"), where), split, where)
+    return collector.collect("Karpathy's splits")
 
 
-def _joined(folder: object, name: object) -> object:
+def _join_path(folder: object, name: object) -> object:
     return f"{folder}/{name}" if isinstance(folder, str) and folder and isinstance(name, str) else name
 
 
 # --- Flickr8k
 
 
-def _flickr8k(gathering: Gathering, file: Path) -> Found:
-    rows = [(number, *_picture_and_caption(line)) for number, line in lines(file) if line.strip()]
+def _read_flickr8k(collector: CaptionCollector, file: Path) -> CaptionedFiles:
+    rows = [(number, *_picture_and_caption(line)) for number, line in read_lines(file) if line.strip()]
     if rows and not promised_format(rows[0][1]):  # the header
         _, first, second = rows.pop(0)
         if first.lower() not in PATH_COLUMNS or second.lower() not in CAPTION_COLUMNS:
             raise DataError(
                 f"{file} does not begin with image,caption. Expected lines of a picture, a comma, a caption."
             )
-    gathering.look_in(["", *_folders(gathering.root)], [name for _, name, _ in rows])
+    collector.choose_folder(["", *_folders(collector.root)], [name for _, name, _ in rows])
     for number, name, caption in rows:
-        gathering.add(name, [caption], "", f"{file}, line {number}")
-    return gathering.found("Flickr8k captions")
+        collector.add(name, [caption], "", f"{file}, line {number}")
+    return collector.collect("Flickr8k captions")
 
 
 def _picture_and_caption(line: str) -> tuple[str, str]:

@@ -54,15 +54,15 @@ class Lexicon:
     Attributes:
         names: by phrase in lower case, the kind of thing that it names; "" where it is another thing, so that none of
             its words counts.
-        choosing: words before a name that say which of several it is: colours.
-        passing: words that may stand between those and the name: sizes.
+        selectors: words before a name that say which of several things it is: colours.
+        fillers: words that may stand between those and the name: sizes.
         verbs: names that are verbs directly after one of the kind "person".
         colours: names that are also colours.
     """
 
     names: Mapping[str, str]
-    choosing: frozenset[str] = frozenset()
-    passing: frozenset[str] = frozenset()
+    selectors: frozenset[str] = frozenset()
+    fillers: frozenset[str] = frozenset()
     verbs: frozenset[str] = frozenset()
     colours: frozenset[str] = frozenset()
 
@@ -75,13 +75,13 @@ class Name:
         index: of its head among the caption's words.
         phrase: as it is in the lexicon.
         kind: of thing.
-        chosen: the choosing words before it, in reading order.
+        selectors: those of the lexicon that stand before it, in reading order.
     """
 
     index: int
     phrase: str
     kind: str
-    chosen: tuple[str, ...] = ()
+    selectors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def find_names(words: Sequence[str], lexicon: Lexicon) -> tuple[Name, ...]:
         lexicon: what can be named.
     """
     bare = [bare_word(word) for word in words]
-    open_end = [not _parted(words, place) for place in range(len(words))]
+    open_end = [not _ends_phrase(words, place) for place in range(len(words))]
     names: list[Name] = []
     spans = _spans(bare, open_end, lexicon)
     verb = None
@@ -115,7 +115,7 @@ def find_names(words: Sequence[str], lexicon: Lexicon) -> tuple[Name, ...]:
             continue
         parts = bare[span.start : span.stop]
         head = span.start + parts.index("of") - 1 if "of" in parts[1:] else span.stop - 1
-        names.append(Name(head, span.phrase, span.kind, _chosen(bare, open_end, span.start, lexicon)))
+        names.append(Name(head, span.phrase, span.kind, _selectors_before(bare, open_end, span.start, lexicon)))
     return tuple(names)
 
 
@@ -124,7 +124,7 @@ def bare_word(word: str) -> str:
     return " ".join(_ENDS.sub("", word.lower()).replace("’", "'").replace("-", " ").replace("‐", " ").split())
 
 
-def _parted(words: Sequence[str], place: int) -> bool:
+def _ends_phrase(words: Sequence[str], place: int) -> bool:
     """Whether punctuation, or the end, follows a word."""
     if place + 1 == len(words):
         return True
@@ -155,14 +155,14 @@ def _is_thing(bare: Sequence[str], open_end: Sequence[bool], span: _Span) -> boo
     return not open_end[span.stop - 1] or bare[span.stop] in _AFTER_COLOUR
 
 
-def _chosen(bare: Sequence[str], open_end: Sequence[bool], start: int, lexicon: Lexicon) -> tuple[str, ...]:
-    found: list[str] = []
+def _selectors_before(bare: Sequence[str], open_end: Sequence[bool], start: int, lexicon: Lexicon) -> tuple[str, ...]:
+    selectors: list[str] = []
     place = start - 1
-    while place >= 0 and open_end[place] and bare[place] in lexicon.choosing | lexicon.passing:
-        if bare[place] in lexicon.choosing:
-            found.insert(0, bare[place])
+    while place >= 0 and open_end[place] and bare[place] in lexicon.selectors | lexicon.fillers:
+        if bare[place] in lexicon.selectors:
+            selectors.insert(0, bare[place])
         place -= 1
-    return tuple(found)
+    return tuple(selectors)
 
 
 PERSON = "person"

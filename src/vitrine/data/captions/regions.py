@@ -1,4 +1,6 @@
-"""What is known of the things in one picture, and which words of a caption name them.
+"""Regions of pictures that captions can name, and which words of a caption name them.
+
+Regions are the objects of scenes, or all instances of a COCO category together.
 
 Axes: H rows, W columns of the upright picture.
 """
@@ -61,21 +63,21 @@ class PictureRegions:
     lexicon: Lexicon
     mentions: Mapping[str, tuple[Mention, ...]] = field(default_factory=dict)
 
-    def mask(self, chosen: Sequence[int], size: tuple[int, int] | None = None) -> Mask:
+    def mask(self, indices: Sequence[int], size: tuple[int, int] | None = None) -> Mask:
         """Some regions together: bool (H, W).
 
         Args:
-            chosen: indices, one at least.
+            indices: of the regions, one at least.
             size: (width, height) of the upright picture, which the mask must have too; None does not compare.
 
         Raises:
             DataError: a mask cannot be read, or has another size.
         """
-        mask_HW: Mask = np.logical_or.reduce([self.regions[index].draw() for index in chosen])
+        mask_HW: Mask = np.logical_or.reduce([self.regions[index].draw() for index in indices])
         height, width = mask_HW.shape
         if size is not None and size != (width, height):
             raise DataError(
-                f"A region called {self.regions[chosen[0]].kind} has {width} x {height} pixels, its upright picture "
+                f"A region called {self.regions[indices[0]].kind} has {width} x {height} pixels, its upright picture "
                 f"{size[0]} x {size[1]}.\nRegions must be in the upright picture's own pixels."
             )
         return mask_HW
@@ -115,7 +117,7 @@ class NamedRegions:
         return self.loaders[name]() if name in self.loaders else None
 
 
-def named_words(words: Sequence[str], found: PictureRegions) -> tuple[NamedWord, ...]:
+def find_named_words(words: Sequence[str], picture: PictureRegions) -> tuple[NamedWord, ...]:
     """Which words of a caption name something that is known to be, or not to be, in its picture.
 
     A caption of the picture's own that comes with its mentions is read by those. Any other is read by the rules of
@@ -124,24 +126,24 @@ def named_words(words: Sequence[str], found: PictureRegions) -> tuple[NamedWord,
 
     Args:
         words: the caption's whole words, with the punctuation attached to them.
-        found: what is known of the picture.
+        picture: what is known of it.
     """
-    own = found.mentions.get(plain_text(" ".join(words)))
-    if own is not None:
+    mentions = picture.mentions.get(plain_text(" ".join(words)))
+    if mentions is not None:
         ends = list(accumulate(len(word) + 1 for word in words))
         return tuple(
             NamedWord(sum(end <= stop - 1 for end in ends), plain_text(" ".join(words))[start:stop], (region,))
-            for start, stop, region in own
+            for start, stop, region in mentions
         )
-    named = []
-    for name in find_names(words, found.lexicon):
+    result = []
+    for name in find_names(words, picture.lexicon):
         regions = tuple(
             index
-            for index, region in enumerate(found.regions)
-            if region.kind == name.kind and set(name.chosen) <= set(region.attributes)
+            for index, region in enumerate(picture.regions)
+            if region.kind == name.kind and set(name.selectors) <= set(region.attributes)
         )
-        named.append(NamedWord(name.index, name.phrase, regions))
-    return tuple(named)
+        result.append(NamedWord(name.index, name.phrase, regions))
+    return tuple(result)
 
 
 def plain_text(caption: str) -> str:
@@ -149,7 +151,7 @@ def plain_text(caption: str) -> str:
     return " ".join(caption.lower().split())
 
 
-__all__ = ["NamedRegions", "NamedWord", "PictureRegions", "Region", "named_words", "open_regions"]
+__all__ = ["NamedRegions", "NamedWord", "PictureRegions", "Region", "find_named_words", "open_regions"]
 
 _SIZES = frozenset({"large", "small"})
 _MOST_OBJECTS = 255  # that a label map of 8 bits can tell apart
@@ -173,12 +175,12 @@ def open_regions(reference: str, samples: Sequence[Sample]) -> NamedRegions | No
     """
     scenes = {sample.name: sample.picture for sample in samples if isinstance(sample.picture, ScenePicture)}
     if scenes:
-        return NamedRegions("the scenes themselves", (), {n: partial(_of_scene, p) for n, p in scenes.items()})
+        return NamedRegions("the scenes themselves", (), {n: partial(_scene_regions, p) for n, p in scenes.items()})
     path = Path(reference).expanduser()
     root = path if path.is_dir() else path.parent.parent if path.parent.name == "annotations" else path.parent
     names = [sample.name for sample in samples]
-    found = _written_scenes(root, samples) or _coco(root, names)
-    return found if found is not None and found.loaders else None
+    regions = _written_scenes(root, samples) or _coco(root, names)
+    return regions if regions is not None and regions.loaders else None
 
 
 # --- scenes
@@ -188,16 +190,16 @@ def open_regions(reference: str, samples: Sequence[Sample]) -> NamedRegions | No
 def _scene_lexicon() -> Lexicon:
     shapes = [shape for family in FAMILIES.values() for shape in family.labels]
     names = {name: shape for shape in shapes for name in (shape, plural(shape))}
-    return Lexicon(names, choosing=frozenset(COLOUR_NAMES), passing=_SIZES)
+    return Lexicon(names, selectors=frozenset(COLOUR_NAMES), fillers=_SIZES)
 
 
-def _object(shape: str, colour: str, size: str, draw: Callable[[], Mask]) -> Region:
+def _scene_region(shape: str, colour: str, size: str, draw: Callable[[], Mask]) -> Region:
     return Region(shape, (shape, plural(shape)), (colour, size), draw)
 
 
-def _of_scene(picture: ScenePicture) -> PictureRegions:
+def _scene_regions(picture: ScenePicture) -> PictureRegions:
     scene = picture.scene
-    regions = tuple(_object(o.shape, o.colour, o.size, partial(np.copy, o.mask)) for o in scene.objects)
+    regions = tuple(_scene_region(o.shape, o.colour, o.size, partial(np.copy, o.mask)) for o in scene.objects)
     mentions = {
         plain_text(caption.text): tuple((each.start, each.end, each.object_index) for each in caption.mentions)
         for caption in scene.captions
@@ -211,16 +213,16 @@ def _written_scenes(root: Path, samples: Sequence[Sample]) -> NamedRegions | Non
     facts = _scene_facts(root / "captions.jsonl", {sample.name for sample in samples}) if source.is_dir() else {}
     if not facts:
         return None
-    meant = [sample for sample in samples if sample.name in facts]
+    scene_samples = [sample for sample in samples if sample.name in facts]
     # The label maps have the value i for object i, counting from 1.
     masks = [
-        find_masks(meant, data=root, source=source, value=value)
+        find_masks(scene_samples, data=root, source=source, value=value)
         for value in range(1, 1 + max(len(objects) for objects, _ in facts.values()))
     ]
     loaders: dict[str, Callable[[], PictureRegions]] = {}
     for name, (objects, mentions) in facts.items():
-        drawn = [None if each is None else each.loaders.get(name) for each in masks[: len(objects)]]
-        regions = [_object(*item, draw) for item, draw in zip(objects, drawn, strict=True) if draw is not None]
+        draws = [None if each is None else each.loaders.get(name) for each in masks[: len(objects)]]
+        regions = [_scene_region(*item, draw) for item, draw in zip(objects, draws, strict=True) if draw is not None]
         if len(regions) == len(objects):
             loaders[name] = partial(PictureRegions, tuple(regions), _scene_lexicon(), mentions)
     return NamedRegions(f"{root / 'captions.jsonl'} and {source}", (), loaders)
@@ -281,19 +283,19 @@ def _coco(root: Path, names: Sequence[str]) -> NamedRegions | None:
     for file in files:
         # Pictures of two splits may have one file name; a file of instances is called after its folder.
         folder = file.stem.removeprefix("instances_")
-        own = [name for name in names if folder in name.split("/")[:-1]] or names
-        found, said = coco_category_masks(file, own)
-        notes += said
-        for name, drawn in found.items():
-            loaders.setdefault(name, partial(_of_categories, drawn))
+        split_names = [name for name in names if folder in name.split("/")[:-1]] or names
+        draws, file_notes = coco_category_masks(file, split_names)
+        notes += file_notes
+        for name, draw_by_category in draws.items():
+            loaders.setdefault(name, partial(_category_regions, draw_by_category))
     unknown = len(names) - len(loaders)
     if unknown:
         notes.append(f"{unknown:,} of {len(names):,} pictures have no instances: nothing is known of what is in them.")
     return NamedRegions(", ".join(str(file) for file in files), tuple(notes), loaders)
 
 
-def _of_categories(drawn: Mapping[str, Callable[[], Mask]]) -> PictureRegions:
-    kinds = {plain_text(category): draw for category, draw in drawn.items()}
+def _category_regions(draw_by_category: Mapping[str, Callable[[], Mask]]) -> PictureRegions:
+    kinds = {plain_text(category): draw for category, draw in draw_by_category.items()}
     regions = tuple(Region(kind, names_of(kind), (), draw) for kind, draw in kinds.items())
     names = {name: kind for kind in kinds for name in names_of(kind)}
     return PictureRegions(regions, Lexicon({**coco_phrases(), **names}, verbs=VERBS, colours=COLOURS))

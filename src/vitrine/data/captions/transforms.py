@@ -179,8 +179,8 @@ class ProcessorTransform:
             # Resize and crop in one, so that a strip of pixels is never magnified to a gigabyte.
             crop = image.resize((at.crop_width, at.crop_height), resample, box=at.box)
         else:
-            resized = image.resize((at.resized_width, at.resized_height), resample)
-            crop = resized.crop((at.left, at.top, at.left + at.crop_width, at.top + at.crop_height))
+            resized_image = image.resize((at.resized_width, at.resized_height), resample)
+            crop = resized_image.crop((at.left, at.top, at.left + at.crop_width, at.top + at.crop_height))
         pixels = torch.from_numpy(np.array(crop)).permute(2, 0, 1).contiguous().float().mul_(self.spec.rescale)
         mean_C11, std_C11 = (torch.tensor(values)[:, None, None] for values in (self.spec.mean, self.spec.std))
         return pixels.sub_(mean_C11).div_(std_C11)

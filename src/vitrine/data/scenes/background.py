@@ -1,4 +1,4 @@
-"""What lies behind the objects: textured, noisy backgrounds and distractors.
+"""Colours of scenes, and what lies behind their objects: textured, noisy backgrounds and distractors.
 
 Axes: C colour channel, H row, W column. Pictures under construction are float32 (3, H, W), 0 to 255.
 """
@@ -26,7 +26,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 COLOUR_NAMES = tuple(COLOURS)
 JITTER = 14.0  # largest change of a channel
-STAND_OFF = 105.0  # wanted distance between an object's colour and the background's colours
+MIN_COLOUR_DISTANCE = 105.0  # wanted distance between an object's colour and the background's colours
 
 _RGB = np.array(list(COLOURS.values()), dtype=np.float32)
 # The eye's sensitivity by channel, roughly; squared weights sum to 3 as for the plain distance.
@@ -34,17 +34,17 @@ _WEIGHTS = np.array([math.sqrt(0.85), math.sqrt(1.5), math.sqrt(0.65)], dtype=np
 _CANDIDATES = 14
 
 
-def jittered(rng: np.random.Generator, count: int) -> tuple[list[str], Floats]:
+def draw_colours(rng: np.random.Generator, count: int) -> tuple[list[str], Floats]:
     """Draws ``count`` different named colours; their RGB values (count, 3), 0 to 255, are jittered."""
-    chosen = rng.permutation(len(COLOUR_NAMES))[:count]
-    rgb = _RGB[chosen] + rng.uniform(-JITTER, JITTER, (count, 3)).astype(np.float32)
-    return [COLOUR_NAMES[index] for index in chosen.tolist()], np.clip(rgb, 0, 255)
+    indices = rng.permutation(len(COLOUR_NAMES))[:count]
+    rgb = _RGB[indices] + rng.uniform(-JITTER, JITTER, (count, 3)).astype(np.float32)
+    return [COLOUR_NAMES[index] for index in indices.tolist()], np.clip(rgb, 0, 255)
 
 
 def background_pair(rng: np.random.Generator, objects_N3: Floats) -> tuple[Floats, Floats]:
     """Draws the two colours (3,) a background mixes, so that no mixture comes near an object's colour.
 
-    The first of several random pairs that keeps STAND_OFF wins, else the pair that stands off farthest.
+    Of several random pairs, the first that keeps MIN_COLOUR_DISTANCE, else the one that is farthest away.
     """
     draws = rng.random((2, _CANDIDATES, 3), dtype=np.float32)
     first_C3 = 15 + 225 * draws[0]
@@ -55,7 +55,7 @@ def background_pair(rng: np.random.Generator, objects_N3: Floats) -> tuple[Float
     # Distance from every object's colour to the segment between the pair.
     along_CN = np.clip((offset_CN3 * step_C13).sum(2) / ((step_C13 * step_C13).sum(2) + 1e-6), 0, 1)
     nearest_C = np.square(offset_CN3 - along_CN[..., None] * step_C13).sum(2).min(1)
-    good_C = nearest_C >= STAND_OFF * STAND_OFF
+    good_C = nearest_C >= MIN_COLOUR_DISTANCE * MIN_COLOUR_DISTANCE
     index = int(good_C.argmax()) if good_C.any() else int(nearest_C.argmax())
     return first_C3[index], second_C3[index]
 
@@ -127,7 +127,7 @@ def background(rng: np.random.Generator, size: int, objects_N3: Floats) -> Float
     return canvas_CHW
 
 
-def distract(rng: np.random.Generator, canvas_CHW: Floats) -> None:
+def add_distractors(rng: np.random.Generator, canvas_CHW: Floats) -> None:
     """Draws thin lines and small soft specks of random colours, in place: nothing that is a shape."""
     lines, specks = rng.integers(0, (4, 9)).tolist()
     for _ in range(lines):

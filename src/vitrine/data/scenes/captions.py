@@ -29,7 +29,7 @@ class Caption:
 
 
 @dataclass(frozen=True)
-class Fact:
+class ObjectFacts:
     """What a caption may say of one object; ``centre`` is (x, y) in pixels, y down."""
 
     shape: str
@@ -44,7 +44,7 @@ _CLEAR_GAP = 0.1  # of the picture's side, between two centres
 _CLEAR_RATIO = 1.7  # of the larger to the smaller of the two offsets
 
 
-def relation(first: Fact, second: Fact, extent: float) -> str | None:
+def relation(first: ObjectFacts, second: ObjectFacts, extent: float) -> str | None:
     """Where ``first`` lies as seen from ``second``: "above", "below", "left of", "right of".
 
     None where that is not clear: the centres must lie apart by a tenth of ``extent`` (pixels a side) in that
@@ -63,7 +63,7 @@ def relation(first: Fact, second: Fact, extent: float) -> str | None:
 class _Writer:
     """Builds a caption piece by piece, noting where its nouns fall."""
 
-    def __init__(self, facts: Sequence[Fact]) -> None:
+    def __init__(self, facts: Sequence[ObjectFacts]) -> None:
         self._facts = facts
         self._text = ""
         self._mentions: list[Mention] = []
@@ -88,74 +88,79 @@ class _Writer:
         self._mentions.append(Mention(start, len(self._text), index))
         return self
 
-    def done(self) -> Caption:
+    def build(self) -> Caption:
         return Caption(self._text, tuple(self._mentions))
 
 
-def write_captions(facts: Sequence[Fact], *, extent: float) -> tuple[Caption, ...]:
+def write_captions(facts: Sequence[ObjectFacts], *, extent: float) -> tuple[Caption, ...]:
     """At least four captions of a scene; ``facts`` begins with the main object, ``extent`` is pixels a side.
 
     Colours differ within a scene, so "the red star" is one object. A relation is stated only where ``relation``
     finds it clear. Every caption names every object, with its colour.
     """
     if len(facts) == 1:
-        return _alone(facts)
-    found = {index: relation(facts[index], facts[0], extent) for index in range(1, len(facts))}
-    known = {index: name for index, name in found.items() if name is not None}
+        return _single_object(facts)
+    relations = {index: relation(facts[index], facts[0], extent) for index in range(1, len(facts))}
+    clear_relations = {index: name for index, name in relations.items() if name is not None}
+    rest = (
+        _from_others(facts, clear_relations)
+        if len(clear_relations) == len(relations)
+        else _enumeration(facts, "", size=False)
+    )
     return (
-        _listed(facts, "the picture shows "),
-        _listed(facts, f"{_COUNTS[len(facts)]} objects: "),
-        _companions(facts, known),
-        _from_main(facts, known),
-        _from_others(facts, known) if len(known) == len(found) else _listed(facts, "", size=False),
+        _enumeration(facts, "the picture shows "),
+        _enumeration(facts, f"{_COUNTS[len(facts)]} objects: "),
+        _companions(facts, clear_relations),
+        _from_main(facts, clear_relations),
+        rest,
     )
 
 
-def _alone(facts: Sequence[Fact]) -> tuple[Caption, ...]:
+def _single_object(facts: Sequence[ObjectFacts]) -> tuple[Caption, ...]:
     return (
-        _Writer(facts).a(0).done(),
-        _Writer(facts).words("the picture shows ").a(0).done(),
-        _Writer(facts).words("there is ").a(0, size=False).words(" in the picture").done(),
-        _Writer(facts).words("the only object is ").a(0).done(),
+        _Writer(facts).a(0).build(),
+        _Writer(facts).words("the picture shows ").a(0).build(),
+        _Writer(facts).words("there is ").a(0, size=False).words(" in the picture").build(),
+        _Writer(facts).words("the only object is ").a(0).build(),
     )
 
 
-def _listed(facts: Sequence[Fact], opening: str, *, size: bool = True) -> Caption:
+def _enumeration(facts: Sequence[ObjectFacts], opening: str, *, size: bool = True) -> Caption:
     """Such as "the picture shows a large blue ring, a small red star and a small green bar"."""
     writer = _Writer(facts).words(opening)
     for index in range(len(facts)):
         writer.words("" if index == 0 else " and " if index == len(facts) - 1 else ", ").a(index, size=size)
-    return writer.done()
+    return writer.build()
 
 
-def _companions(facts: Sequence[Fact], relations: Mapping[int, str]) -> Caption:
+def _companions(facts: Sequence[ObjectFacts], relations: Mapping[int, str]) -> Caption:
     """Such as "a large blue ring with a small red star above it and a small green bar"."""
     writer = _Writer(facts).a(0)
     for index in range(1, len(facts)):
         writer.words(" with " if index == 1 else " and ").a(index)
         if index in relations:
             writer.words(f" {relations[index]} it")
-    return writer.done()
+    return writer.build()
 
 
-def _from_main(facts: Sequence[Fact], relations: Mapping[int, str]) -> Caption:
+def _from_main(facts: Sequence[ObjectFacts], relations: Mapping[int, str]) -> Caption:
     """Such as "there is a large blue ring below a small red star, and also a small green bar"."""
     writer = _Writer(facts).words("there is ").a(0)
-    for rank, (index, found) in enumerate(relations.items()):
-        writer.words(" " if rank == 0 else " and ").words(f"{_OPPOSITE[found]} ").a(index)
+    for rank, (index, relation_) in enumerate(relations.items()):
+        writer.words(" " if rank == 0 else " and ").words(f"{_OPPOSITE[relation_]} ").a(index)
     missing = [index for index in range(1, len(facts)) if index not in relations]
     for rank, index in enumerate(missing):
         writer.words(", and also " if rank == 0 else " and ").a(index)
-    return writer.done()
+    return writer.build()
 
 
-def _from_others(facts: Sequence[Fact], relations: Mapping[int, str]) -> Caption:
+def _from_others(facts: Sequence[ObjectFacts], relations: Mapping[int, str]) -> Caption:
     """Such as "a small red star above a large blue ring; a small green bar right of the blue ring"."""
     writer = _Writer(facts)
-    for index, found in relations.items():
-        writer.words("" if index == 1 else "; ").a(index).words(f" {found} ")
+    for index, relation_ in relations.items():
+        writer.words("" if index == 1 else "; ").a(index).words(f" {relation_} ")
         if index == 1:
             writer.a(0)
         else:
             writer.the(0)
-    return writer.done()
+    return writer.build()

@@ -15,7 +15,7 @@ from PIL import Image
 from vitrine.data.samples import Dataset, Sample, Split
 from vitrine.data.scenes.scene import (
     Layout,
-    Painted,
+    PaintedScene,
     Scene,
     build_scene,
     draw_label,
@@ -54,12 +54,12 @@ class ScenePicture:
     @property
     def scene(self) -> Scene:
         """The whole scene: pixels, objects with masks, captions; arrays of the caller's own at every call."""
-        layout, painted = _painted(self)
-        return build_scene(layout, replace(painted, pixels_HWC=painted.pixels_HWC.copy()))
+        layout, image = _paint_picture(self)
+        return build_scene(layout, replace(image, pixels_HWC=image.pixels_HWC.copy()))
 
     def pixels(self) -> npt.NDArray[np.uint8]:
         """uint8 (size, size, 3), RGB; the caller's own."""
-        return _painted(self)[1].pixels_HWC.copy()
+        return _paint_picture(self)[1].pixels_HWC.copy()
 
     def decode(self) -> Image.Image:
         """The picture as 8-bit RGB."""
@@ -73,7 +73,7 @@ class ScenePicture:
 
 
 @lru_cache(maxsize=64)  # a batch: whoever learns captions asks for its pictures, and then for what is said of them
-def _painted(picture: ScenePicture) -> tuple[Layout, Painted]:
+def _paint_picture(picture: ScenePicture) -> tuple[Layout, PaintedScene]:
     rng = scene_generator(FAMILIES[picture.family], picture.seed, picture.split, picture.index)
     layout = draw_layout(rng, FAMILIES[picture.family], picture.size)
     return layout, paint(rng, layout, picture.size)

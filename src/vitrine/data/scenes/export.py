@@ -97,12 +97,12 @@ def _fill(content: Path, family: str, counts: Mapping[str, int], size: int, seed
                 annotations += [{"image_id": number, "caption": caption.text} for caption in scene.captions]
             if layout == "coco":
                 # COCO's annotation ids are unique within a file.
-                numbered = [{"id": place, **entry} for place, entry in enumerate(annotations, start=1)]
+                annotations_with_ids = [{"id": place, **entry} for place, entry in enumerate(annotations, start=1)]
                 document = {
                     "info": {"description": f"generated scenes, family {family}, seed {seed}"},
                     "licenses": [],
                     "images": images,
-                    "annotations": numbered,
+                    "annotations": annotations_with_ids,
                 }
                 target = content / "annotations" / f"captions_{_COCO_SPLITS[split]}.json"
                 target.parent.mkdir(exist_ok=True)

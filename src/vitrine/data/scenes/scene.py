@@ -1,4 +1,4 @@
-"""A scene with all that is known of it."""
+"""Scenes: a layout of objects is drawn at random, painted, and kept with masks and captions that are true of it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from vitrine.data.scenes.background import REFERENCE_SIZE, axis, background, dim, distract, jittered
-from vitrine.data.scenes.captions import Caption, Fact, write_captions
+from vitrine.data.scenes.background import REFERENCE_SIZE, add_distractors, axis, background, dim, draw_colours
+from vitrine.data.scenes.captions import Caption, ObjectFacts, write_captions
 from vitrine.data.scenes.shapes import REACH, Family, Floats, Shape
 
 SPLIT_CODES = {"train": 0, "validation": 1, "test": 2}
@@ -22,7 +22,7 @@ _TRIES = 8
 
 
 @dataclass(frozen=True)
-class Placed:
+class PlacedShape:
     """One object before it is painted.
 
     Attributes:
@@ -32,7 +32,7 @@ class Placed:
         radius: effective radius in pixels.
         x, y: centre in pixels.
         angle: clockwise turn in radians.
-        mirrored: whether its mirror image is drawn.
+        mirror: whether its mirror image is drawn.
         shade: change of brightness per radius towards (cos, sin) of ``shade_angle``, in levels.
         shade_angle: radians.
     """
@@ -44,7 +44,7 @@ class Placed:
     x: float
     y: float
     angle: float
-    mirrored: bool
+    mirror: bool
     shade: float
     shade_angle: float
 
@@ -54,7 +54,7 @@ class Layout:
     """A scene's objects, main first, and the order they are painted in (indices, back to front)."""
 
     label: int
-    objects: tuple[Placed, ...]
+    objects: tuple[PlacedShape, ...]
     order: tuple[int, ...]
 
 
@@ -84,10 +84,10 @@ def draw_layout(rng: np.random.Generator, family: Family, size: int) -> Layout:
         if spot is not None:
             spots.append(spot)
             shapes.append(shape)
-    names, rgb_N3 = jittered(rng, len(spots))
+    names, rgb_N3 = draw_colours(rng, len(spots))
     details = rng.random((len(spots), 4)).tolist()
     objects = tuple(
-        Placed(
+        PlacedShape(
             shape=shape,
             colour=name,
             rgb=rgb,
@@ -95,7 +95,7 @@ def draw_layout(rng: np.random.Generator, family: Family, size: int) -> Layout:
             x=x,
             y=y,
             angle=2 * math.pi * turn,
-            mirrored=mirror < 0.5,
+            mirror=mirror < 0.5,
             shade=26 * shade,
             shade_angle=2 * math.pi * shade_turn,
         )
@@ -108,13 +108,13 @@ def draw_layout(rng: np.random.Generator, family: Family, size: int) -> Layout:
 
 
 def _other_spot(
-    rng: np.random.Generator, size: int, taken: list[tuple[float, float, float]]
+    rng: np.random.Generator, size: int, spots: list[tuple[float, float, float]]
 ) -> tuple[float, float, float] | None:
     """Where and how large (x, y, radius) a further object is: often at the main object's edge, never far over it.
 
     None where no try found room.
     """
-    main_x, main_y, main_radius = taken[0]
+    main_x, main_y, main_radius = spots[0]
     low, high = _OTHER_RADIUS
     touching, *tries = rng.random(1 + 3 * _TRIES).tolist()
     for start in range(0, len(tries), 3):
@@ -128,7 +128,7 @@ def _other_spot(
                 continue
         else:
             x, y = margin + (size - 2 * margin) * a, margin + (size - 2 * margin) * b
-        gaps = (math.hypot(x - tx, y - ty) / (radius + tr) for tx, ty, tr in taken)
+        gaps = (math.hypot(x - tx, y - ty) / (radius + tr) for tx, ty, tr in spots)
         if next(gaps) >= 0.78 and all(gap >= 0.95 for gap in gaps):
             return x, y, radius
     return None
@@ -150,32 +150,32 @@ class _Stamp:
 
 
 @dataclass(frozen=True)
-class Painted:
+class PaintedScene:
     """A painted scene.
 
     Attributes:
         pixels_HWC: uint8 (H, W, 3).
         owner_HW: uint8 (H, W): 0 background, i the visible part of object i - 1.
-        kept: indices into the layout's objects of those that were painted, main first.
-        windows: for every kept object the window that bounds it.
-        insides: for every kept object its full mask within that window.
+        visible: indices into the layout's objects of those that were painted, main first.
+        windows: for every visible object the window that bounds it.
+        insides: for every visible object its full mask within that window.
     """
 
     pixels_HWC: npt.NDArray[np.uint8]
     owner_HW: npt.NDArray[np.uint8]
-    kept: tuple[int, ...]
+    visible: tuple[int, ...]
     windows: tuple[tuple[slice, slice], ...]
     insides: tuple[npt.NDArray[np.bool_], ...]
 
 
-def paint(rng: np.random.Generator, layout: Layout, size: int) -> Painted:
+def paint(rng: np.random.Generator, layout: Layout, size: int) -> PaintedScene:
     """Paints a layout; ``rng`` goes on where the layout's draws ended."""
-    stamps = [_stamp(placed, size) for placed in layout.objects]
+    stamps = [_stamp(item, size) for item in layout.objects]
     owner_HW, order = _stack(stamps, layout.order, size)
-    kept = tuple(sorted(order))
-    rgb_N3 = np.stack([layout.objects[index].rgb for index in kept])
+    visible = tuple(sorted(order))
+    rgb_N3 = np.stack([layout.objects[index].rgb for index in visible])
     canvas_CHW = background(rng, size, rgb_N3)
-    distract(rng, canvas_CHW)
+    add_distractors(rng, canvas_CHW)
     dim(canvas_CHW)
     for index in order:
         _apply(canvas_CHW, layout.objects[index], stamps[index])
@@ -184,28 +184,28 @@ def paint(rng: np.random.Generator, layout: Layout, size: int) -> Painted:
     canvas_CHW += grain_CHW * np.float32(2 * strength / 255)
     canvas_CHW += 0.5 - strength  # the half rounds to the nearest level
     pixels_CHW = np.clip(canvas_CHW, 0, 255).astype(np.uint8)
-    return Painted(
+    return PaintedScene(
         pixels_HWC=np.ascontiguousarray(pixels_CHW.transpose(1, 2, 0)),
         owner_HW=owner_HW,
-        kept=kept,
-        windows=tuple(stamps[index].window for index in kept),
-        insides=tuple(stamps[index].inside_HW for index in kept),
+        visible=visible,
+        windows=tuple(stamps[index].window for index in visible),
+        insides=tuple(stamps[index].inside_HW for index in visible),
     )
 
 
-def _stamp(placed: Placed, size: int) -> _Stamp:
-    scale = placed.radius / placed.shape.effective_radius  # pixels per unit of the shape
-    reach = scale * placed.shape.reach + 1
-    left, right = max(int(placed.x - reach), 0), min(int(placed.x + reach) + 1, size)
-    top, bottom = max(int(placed.y - reach), 0), min(int(placed.y + reach) + 1, size)
-    across_W = axis(size)[left:right] - placed.x
-    down_H = axis(size)[top:bottom, None] - placed.y
-    cosine, sine = math.cos(placed.angle) / scale, math.sin(placed.angle) / scale
+def _stamp(item: PlacedShape, size: int) -> _Stamp:
+    scale = item.radius / item.shape.effective_radius  # pixels per unit of the shape
+    reach = scale * item.shape.reach + 1
+    left, right = max(int(item.x - reach), 0), min(int(item.x + reach) + 1, size)
+    top, bottom = max(int(item.y - reach), 0), min(int(item.y + reach) + 1, size)
+    across_W = axis(size)[left:right] - item.x
+    down_H = axis(size)[top:bottom, None] - item.y
+    cosine, sine = math.cos(item.angle) / scale, math.sin(item.angle) / scale
     x_HW = cosine * across_W + sine * down_H
     y_HW = cosine * down_H - sine * across_W
-    if placed.mirrored:
+    if item.mirror:
         np.negative(y_HW, out=y_HW)
-    distance_HW = placed.shape.distance(x_HW, y_HW)
+    distance_HW = item.shape.distance(x_HW, y_HW)
     distance_HW *= -scale
     distance_HW += 0.5
     cover_HW = np.clip(distance_HW, 0, 1)
@@ -214,7 +214,7 @@ def _stamp(placed: Placed, size: int) -> _Stamp:
 
 
 def _stack(stamps: list[_Stamp], order: tuple[int, ...], size: int) -> tuple[npt.NDArray[np.uint8], tuple[int, ...]]:
-    """Who is seen at every pixel, and the order in which that holds.
+    """Which object is seen at every pixel, and the painting order for which that holds.
 
     The main object comes to the front where too little of it would be seen; then further objects of which too
     little is seen are left out, from the last one on.
@@ -224,25 +224,25 @@ def _stack(stamps: list[_Stamp], order: tuple[int, ...], size: int) -> tuple[npt
         ranks = {index: rank for rank, index in enumerate(sorted(order), start=1)}
         for index in order:
             owner_HW[stamps[index].window][stamps[index].inside_HW] = ranks[index]
-        seen = np.bincount(owner_HW.ravel(), minlength=len(stamps) + 1)
-        parts = {index: seen[ranks[index]] / np.count_nonzero(stamps[index].inside_HW) for index in order}
-        hidden = [index for index in sorted(order)[1:] if parts[index] < OTHER_VISIBLE]
+        seen_pixels = np.bincount(owner_HW.ravel(), minlength=len(stamps) + 1)
+        parts = {index: seen_pixels[ranks[index]] / np.count_nonzero(stamps[index].inside_HW) for index in order}
+        hidden_objects = [index for index in sorted(order)[1:] if parts[index] < OTHER_VISIBLE]
         if parts[0] < MAIN_VISIBLE:
             order = (*(index for index in order if index != 0), 0)
-        elif hidden:
-            order = tuple(index for index in order if index != hidden[-1])
+        elif hidden_objects:
+            order = tuple(index for index in order if index != hidden_objects[-1])
         else:
             return owner_HW, order
 
 
-def _apply(canvas_CHW: Floats, placed: Placed, stamp: _Stamp) -> None:
+def _apply(canvas_CHW: Floats, item: PlacedShape, stamp: _Stamp) -> None:
     """Blends one object with its shading into the canvas, in place."""
     window_CHW = canvas_CHW[:, stamp.window[0], stamp.window[1]]
-    slope = placed.shade / placed.radius
-    light_HW = (slope * math.cos(placed.shade_angle)) * stamp.across_W + (
-        slope * math.sin(placed.shade_angle)
+    slope = item.shade / item.radius
+    light_HW = (slope * math.cos(item.shade_angle)) * stamp.across_W + (
+        slope * math.sin(item.shade_angle)
     ) * stamp.down_H
-    colour_CHW = light_HW + placed.rgb[:, None, None]
+    colour_CHW = light_HW + item.rgb[:, None, None]
     colour_CHW -= window_CHW
     colour_CHW *= stamp.cover_HW
     window_CHW += colour_CHW
@@ -296,25 +296,25 @@ class Scene:
         return result
 
 
-def build_scene(layout: Layout, painted: Painted) -> Scene:
-    """Joins what was planned and what was painted."""
+def build_scene(layout: Layout, image: PaintedScene) -> Scene:
+    """The scene of a layout and of what was painted of it."""
     objects = []
-    for rank, index in enumerate(painted.kept):
-        placed = layout.objects[index]
-        full_HW = np.zeros(painted.owner_HW.shape, dtype=bool)
-        full_HW[painted.windows[rank]] = painted.insides[rank]
+    for rank, index in enumerate(image.visible):
+        shape = layout.objects[index]
+        full_HW = np.zeros(image.owner_HW.shape, dtype=bool)
+        full_HW[image.windows[rank]] = image.insides[rank]
         rows, columns = np.nonzero(full_HW)
         objects.append(
             SceneObject(
-                shape=placed.shape.name,
-                colour=placed.colour,
+                shape=shape.shape.name,
+                colour=shape.colour,
                 size="large" if rank == 0 else "small",
                 centre=(float(columns.mean()) + 0.5, float(rows.mean()) + 0.5),
-                angle=math.degrees(placed.angle),
-                mask=painted.owner_HW == rank + 1,
+                angle=math.degrees(shape.angle),
+                mask=image.owner_HW == rank + 1,
                 full_mask=full_HW,
             )
         )
-    facts = [Fact(item.shape, item.colour, item.size, item.centre) for item in objects]
-    captions = write_captions(facts, extent=painted.owner_HW.shape[0])
-    return Scene(painted.pixels_HWC, tuple(objects), layout.label, captions)
+    facts = [ObjectFacts(item.shape, item.colour, item.size, item.centre) for item in objects]
+    captions = write_captions(facts, extent=image.owner_HW.shape[0])
+    return Scene(image.pixels_HWC, tuple(objects), layout.label, captions)

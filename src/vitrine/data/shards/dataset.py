@@ -1,4 +1,4 @@
-"""From what a person writes for DATA to shards: a folder, an address, or a pattern with braces."""
+"""Shards as data: a folder, an address, or a pattern with braces becomes a data set."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ from itertools import product
 from pathlib import Path
 
 from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split
-from vitrine.data.shards.index import INDEX, LOST, SPLITS, Shard, ShardIndex, is_remote, opened, parse_index, text_of
+from vitrine.data.shards.index import (
+    CONNECTION_ERRORS,
+    INDEX,
+    SPLITS,
+    Shard,
+    ShardIndex,
+    is_remote,
+    open_location,
+    parse_index,
+    read_text,
+)
 from vitrine.data.shards.reader import Member, read_members, read_shard
 from vitrine.data.shards.stream import ShardSplit
 from vitrine.errors import DataError
@@ -19,8 +29,10 @@ LAYOUT = "webdataset shards"
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _SPLIT_NAME = re.compile(r"(train|val|valid|validation|dev|test)[-_]?\d+\.tar$", re.IGNORECASE)
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
-_MOST_SHARDS = 1_000_000
-_MOST_KEPT = 1 << 30  # bytes of pictures from addresses that are kept, of splits that are looked at more than once
+_MAX_SHARDS = 1_000_000
+_MAX_REMOTE_BYTES = (
+    1 << 30
+)  # bytes of pictures from addresses that are kept, of splits that are looked at more than once
 _OTHER_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
 
 
@@ -51,7 +63,7 @@ def open_shards(reference: str, *, captions: bool = False) -> Dataset:
     labels, splits = () if captions else index.labels, dict[str, Split]()
     classes = None if captions else len(labels)
     for name, shards in index.splits.items():
-        splits[name] = ShardSplit(shards, classes) if name == "train" else FiniteSplit(_listed(shards, classes))
+        splits[name] = ShardSplit(shards, classes) if name == "train" else FiniteSplit(_list_samples(shards, classes))
     counts = ", ".join(
         f"{sum(s.pictures for s in shards):,} {name} in {len(shards):,}" for name, shards in index.splits.items()
     )
@@ -72,20 +84,20 @@ def _require_kind(reference: str, index: ShardIndex, captions: bool) -> None:
 
 
 def find_shards(reference: str) -> ShardIndex:
-    """Where the shards are and what they hold; see :func:`open_shards`."""
+    """The index of the shards that a reference means; see :func:`open_shards`."""
     if "::" in reference or reference.endswith(".tar"):
-        return _by_name([name for part in reference.split("::") for name in expanded(part)])
+        return _by_name([name for part in reference.split("::") for name in expand_braces(part)])
     place = reference.rstrip("/").removesuffix(f"/{INDEX}")
     if is_remote(place):
-        return parse_index(text_of(f"{place}/{INDEX}"), place)
+        return parse_index(read_text(f"{place}/{INDEX}"), place)
     folder = Path(place).expanduser()
     if (folder / INDEX).is_file():
-        return parse_index(text_of(str(folder / INDEX)), str(folder))
-    return _counted([str(path) for path in sorted(folder.glob("*.tar"))])
+        return parse_index(read_text(str(folder / INDEX)), str(folder))
+    return _count_shards([str(path) for path in sorted(folder.glob("*.tar"))])
 
 
-def expanded(pattern: str) -> list[str]:
-    """Names that a pattern with braces stands for, as a shell would: ``{a,b}``, ``{000..012}``.
+def expand_braces(pattern: str) -> list[str]:
+    """Expand the braces of a pattern as a shell does: ``{a,b}``, ``{000..012}``.
 
     Raises:
         DataError: it stands for more than a million.
@@ -95,8 +107,8 @@ def expanded(pattern: str) -> list[str]:
     total = 1
     for each in choices:
         total *= len(each)
-    if total > _MOST_SHARDS:
-        raise DataError(f"{pattern} stands for {total:,} shards; {_MOST_SHARDS:,} is the limit.")
+    if total > _MAX_SHARDS:
+        raise DataError(f"{pattern} stands for {total:,} shards; {_MAX_SHARDS:,} is the limit.")
     return ["".join(each) for each in product(*choices)]
 
 
@@ -105,38 +117,38 @@ def _choices(inside: str) -> list[str]:
     if numbers is None:
         return inside.split(",")
     first, last = int(numbers[1]), int(numbers[2])
-    if last - first >= _MOST_SHARDS:
-        raise DataError(f"{{{inside}}} stands for {last - first + 1:,} shards; {_MOST_SHARDS:,} is the limit.")
+    if last - first >= _MAX_SHARDS:
+        raise DataError(f"{{{inside}}} stands for {last - first + 1:,} shards; {_MAX_SHARDS:,} is the limit.")
     return [f"{number:0{len(numbers[1])}}" for number in range(first, last + 1)]
 
 
 def _by_name(places: list[str]) -> ShardIndex:
-    """Shards that were named: with the index beside them where it knows them all; its other splits are added."""
+    """The index of shards given by name: the one beside them where it lists them all, with its other splits."""
     places = [place if is_remote(place) else str(Path(place).expanduser()) for place in places]
     folders = {place.rpartition("/")[0] or "." for place in places}
     index = _index_in(folders.pop()) if len(folders) == 1 else None
     if index is None:
-        return _counted(places)
-    known = {shard.name: shard for shard in index.splits.get("train", ())}
-    named = [place.rpartition("/")[2] for place in places]
-    if not set(named) <= known.keys():
-        return _counted(places)
+        return _count_shards(places)
+    shard_by_name = {shard.name: shard for shard in index.splits.get("train", ())}
+    names = [place.rpartition("/")[2] for place in places]
+    if not set(names) <= shard_by_name.keys():
+        return _count_shards(places)
     others = {name: shards for name, shards in index.splits.items() if name != "train"}
-    left = len(known) - len(set(named))
-    notes = (*index.notes, *([f"{left:,} of {len(known):,} training shards are left out."] if left else []))
-    train = tuple(known[name] for name in dict.fromkeys(named))
+    left = len(shard_by_name) - len(set(names))
+    notes = (*index.notes, *([f"{left:,} of {len(shard_by_name):,} training shards are left out."] if left else []))
+    train = tuple(shard_by_name[name] for name in dict.fromkeys(names))
     return replace(index, splits={"train": train, **others}, notes=notes)
 
 
 def _index_in(folder: str) -> ShardIndex | None:
     try:
-        return parse_index(text_of(f"{folder}/{INDEX}"), folder)
+        return parse_index(read_text(f"{folder}/{INDEX}"), folder)
     except DataError:
         return None
 
 
-def _counted(places: list[str]) -> ShardIndex:
-    """Shards of which nobody says what is in them: read once. What a split is called is the start of its names."""
+def _count_shards(places: list[str]) -> ShardIndex:
+    """An index of shards that have none: each is read once to count its pictures; file names begin with their split."""
     splits: dict[str, list[Shard]] = {}
     most, captions = -1, False
     for place in places:
@@ -144,14 +156,14 @@ def _counted(places: list[str]) -> ShardIndex:
         for member in _members(place):
             count, most = count + 1, max(most, member.label if member.label is not None else -1)
             captions = captions or bool(member.captions)
-        found = _SPLIT_NAME.match(place.rpartition("/")[2])
-        split = found[1].lower() if found else "train"
+        match = _SPLIT_NAME.match(place.rpartition("/")[2])
+        split = match[1].lower() if match else "train"
         split = _OTHER_NAMES.get(split, split)
         if count:
             splits.setdefault(split, []).append(Shard(place, count))
     if most < 0 and not captions:
-        named = places[0] if places else "this folder"
-        raise DataError(f"No shard of {named} and the like has a class (.cls) or a caption (.txt).")
+        example = places[0] if places else "this folder"
+        raise DataError(f"No shard of {example} and the like has a class (.cls) or a caption (.txt).")
     note = f"There is no {INDEX}: {len(places):,} shards were read to count"
     note += ", and classes are called by their numbers." if most >= 0 else "."
     return ShardIndex(
@@ -164,28 +176,28 @@ def _counted(places: list[str]) -> ShardIndex:
 
 def _members(place: str) -> Iterator[Member]:
     try:
-        with opened(place) as stream:
+        with open_location(place) as stream:
             yield from read_members(stream, lambda _: False)
-    except (tarfile.TarError, *LOST) as error:
+    except (tarfile.TarError, *CONNECTION_ERRORS) as error:
         raise DataError(f"{place} cannot be read as a plain tar file: {error}.") from error
 
 
-def _listed(shards: tuple[Shard, ...], classes: int | None) -> tuple[Sample, ...]:
+def _list_samples(shards: tuple[Shard, ...], classes: int | None) -> tuple[Sample, ...]:
     """Samples of shards by name, as files are listed; those of local shards without their bytes."""
-    samples, seen, kept = [], set[str](), 0
+    samples, names, total_bytes = [], set[str](), 0
     for shard in shards:
         remote = is_remote(shard.place)
         for number, member in enumerate(read_shard(shard, lambda _, remote=remote: remote)):  # type: ignore[misc]
-            kept += len(member.data or b"")
-            if kept > _MOST_KEPT:
+            total_bytes += len(member.data or b"")
+            if total_bytes > _MAX_REMOTE_BYTES:
                 raise DataError(
                     f"The pictures of {shard.place} and those before it are too large to be kept in memory.\n"
                     "Put validation and test shards on this machine."
                 )
-            local = None if remote or member.problem or not member.file else shard.place
+            local = None if remote or member.picture_problem or not member.file else shard.place
             sample = member.sample(shard, classes, local)
-            if sample.name in seen:
+            if sample.name in names:
                 sample = replace(sample, name=f"{shard.name.removesuffix('.tar')}/{number:06}-{sample.name}")
-            seen.add(sample.name)
+            names.add(sample.name)
             samples.append(sample)
     return tuple(sorted(samples, key=lambda sample: sample.name))

@@ -1,4 +1,4 @@
-"""What is in which shard: the file ``index.json`` beside shards, checked when it is read."""
+"""The index of shards, ``index.json`` beside them, checked as it is read; and opening shards from disk or over http."""
 
 from __future__ import annotations
 
@@ -91,11 +91,11 @@ def _shards(rows: list[dict[str, Any]], folder: str) -> tuple[Shard, ...]:
     return tuple(shards)
 
 
-_SECONDS = 60.0  # without a byte, after which a connection counts as lost
+_TIMEOUT_SECONDS = 60.0  # without a byte, after which a connection counts as lost
 REMOTE = ("http://", "https://")
 
-LOST = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError)
-"""What a connection that breaks raises; an answer that says no is a :class:`urllib.error.HTTPError` among them."""
+CONNECTION_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError)
+"""What a broken connection raises; :class:`urllib.error.HTTPError`, the server's refusal, is one of them too."""
 
 
 def is_remote(place: str) -> bool:
@@ -104,19 +104,19 @@ def is_remote(place: str) -> bool:
 
 
 @contextmanager
-def opened(place: str) -> Iterator[IO[bytes]]:
+def open_location(place: str) -> Iterator[IO[bytes]]:
     """Open a shard, or the index of shards, for reading.
 
     Raises:
         DataError: there is no such file, it may not be read, or the server says that there is none.
-        one of :data:`LOST`: the connection broke.
+        one of :data:`CONNECTION_ERRORS`: the connection broke.
     """
     stream: Any
     if is_remote(place):
         if is_offline():
             raise DataError(f"{place} is not on this machine, and the network is not to be used (--offline).")
         try:
-            stream = urllib.request.urlopen(place, timeout=_SECONDS)  # noqa: S310  http and https only, see is_remote
+            stream = urllib.request.urlopen(place, timeout=_TIMEOUT_SECONDS)  # noqa: S310  http and https only, see is_remote
         except urllib.error.HTTPError as error:
             if error.code >= 500:
                 raise
@@ -130,16 +130,16 @@ def opened(place: str) -> Iterator[IO[bytes]]:
         yield stream
 
 
-def text_of(place: str, limit: int = 64 << 20) -> str:
+def read_text(place: str, limit: int = 64 << 20) -> str:
     """A small text file.
 
     Raises:
         DataError: it cannot be read, or is longer than ``limit`` bytes.
     """
     try:
-        with opened(place) as stream:
+        with open_location(place) as stream:
             content = stream.read(limit + 1)
-    except LOST as error:
+    except CONNECTION_ERRORS as error:
         raise DataError(f"{place} cannot be read: {error}. Is the server there?") from error
     if len(content) > limit:
         raise DataError(f"{place} is longer than {limit:,} bytes, so it is no index of shards.")

@@ -19,17 +19,17 @@ from typing import IO, Any
 from PIL import Image
 
 from vitrine.data.captions.files import one_line
-from vitrine.data.decode import EXTENSIONS, BytesPicture, decode
+from vitrine.data.decode import EXTENSIONS, BytesPicture, UnreadablePicture, decode
 from vitrine.data.samples import Sample
-from vitrine.data.shards.index import LOST, Shard, is_remote, opened
+from vitrine.data.shards.index import CONNECTION_ERRORS, Shard, is_remote, open_location
 from vitrine.errors import DataError, PictureError
 
 
 @dataclass(frozen=True)
 class ShardPicture:
-    """A picture in a shard on this machine, read when it is looked at."""
+    """A picture in a shard on this machine: ``size`` bytes of the tar file from ``offset`` on, read at every call."""
 
-    path: str
+    path: Path
     offset: int
     size: int
 
@@ -40,33 +40,18 @@ class ShardPicture:
             PictureError: the shard cannot be read, or ends before the picture does.
         """
         try:
-            with Path(self.path).open("rb") as shard:
+            with self.path.open("rb") as shard:
                 shard.seek(self.offset)
                 data = shard.read(self.size)
         except OSError as error:
-            raise PictureError(f"its shard cannot be read: {error.strerror}") from error
+            raise PictureError(f"{self.path.name} cannot be read: {error.strerror}") from error
         if len(data) < self.size:
-            raise PictureError("its shard ends before it does")
+            raise PictureError(f"truncated: {self.path.name} ends before its picture does")
         return data
 
     def decode(self) -> Image.Image:
         """Upright 8-bit RGB; see :func:`vitrine.data.decode.decode`."""
         return decode(self.read_bytes())
-
-
-@dataclass(frozen=True)
-class BrokenPicture:
-    """A picture of which nothing is left but why it cannot be used."""
-
-    reason: str
-
-    def read_bytes(self) -> bytes:
-        """Raises PictureError."""
-        raise PictureError(self.reason)
-
-    def decode(self) -> Image.Image:
-        """Raises PictureError."""
-        raise PictureError(self.reason)
 
 
 MAX_PICTURE_BYTES = 64 << 20
@@ -77,7 +62,7 @@ MAX_TEXT_BYTES = 1 << 20
 
 _TEXTS = ("cls", "txt", "json")
 _READS_AT_END = 3  # one finds it, and tarfile may look again
-_TRIES = 3  # of a connection that breaks
+_MAX_ATTEMPTS = 3  # of a connection that breaks
 _KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # webdataset's: the name up to its first dot, and the rest
 _LONG_HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
@@ -97,8 +82,8 @@ class _BoundedHeader(tarfile.TarInfo):
         return super()._proc_member(archive)  # type: ignore[misc, no-any-return]
 
 
-class _Ending:
-    """A stream whose end is an error when it is read over and over, as tarfile does to pass over what is not there."""
+class _BoundedEnd:
+    """A stream that raises when its end is read again and again, as tarfile does to skip what is not there."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream, self._at_end = stream, 0
@@ -122,11 +107,11 @@ class Member:
         data: the picture's bytes; None where they were not wanted or cannot be had.
         label: the class; None where there is none.
         name: what the picture was called before; empty where nobody says.
-        problem: why there is no picture.
-        unlabelled: why there is no class, where there is none.
-        unnamed: why nothing is known of its name, where its .json is damaged.
+        picture_problem: why there is no picture; empty where there is one.
+        label_problem: why there is no class, where there is none.
+        name_problem: why nothing is known of its name, where its .json is damaged.
         captions: each on one line.
-        uncaptioned: why there are none, where there are none.
+        caption_problem: why there are no captions, where there are none.
     """
 
     key: str
@@ -136,16 +121,16 @@ class Member:
     data: bytes | None = field(default=None, repr=False)
     label: int | None = None
     name: str = ""
-    problem: str = ""
-    unlabelled: str = "it has no class (.cls)"
-    unnamed: str = ""
+    picture_problem: str = ""
+    label_problem: str = "it has no class (.cls)"
+    name_problem: str = ""
     captions: tuple[str, ...] = ()
-    uncaptioned: str = "it has no caption (.txt, or captions in .json)"
+    caption_problem: str = "it has no caption (.txt, or captions in .json)"
 
-    def complete(self, wanted: bool) -> bool:
+    def is_complete(self, with_bytes: bool) -> bool:
         """Whether nothing that a training needs is still to come."""
-        told = self.label is not None or bool(self.captions)
-        return bool(self.file) and told and (self.data is not None or not wanted)
+        has_annotation = self.label is not None or bool(self.captions)
+        return bool(self.file) and has_annotation and (self.data is not None or not with_bytes)
 
     def sample(self, shard: Shard, classes: int | None, path: str | None = None) -> Sample:
         """As a sample with its label or its captions; a picture that cannot be used says so when it is decoded.
@@ -156,18 +141,18 @@ class Member:
             path: the shard's file where the picture is to be read from there later.
         """
         name = _plain(self.name) or f"{shard.name.removesuffix('.tar')}/{_plain(self.file or self.key)}"
-        problem = self.problem or ("" if self.file else "there is no picture of a known format")
-        problem = problem or self._lacks(classes)
+        problem = self.picture_problem or ("" if self.file else "there is no picture of a known format")
+        problem = problem or self._missing_part(classes)
         if problem or (path is None and self.data is None):
-            return Sample(name, BrokenPicture(problem or "its bytes are missing"))
-        picture = BytesPicture(self.data or b"") if path is None else ShardPicture(path, self.offset, self.size)
+            return Sample(name, UnreadablePicture(problem or "its bytes are missing"))
+        picture = BytesPicture(self.data or b"") if path is None else ShardPicture(Path(path), self.offset, self.size)
         return Sample(name, picture, captions=self.captions) if classes is None else Sample(name, picture, self.label)
 
-    def _lacks(self, classes: int | None) -> str:
+    def _missing_part(self, classes: int | None) -> str:
         if classes is None:
-            return "" if self.captions else self.uncaptioned
-        if self.label is None or self.unnamed:
-            return self.unnamed or self.unlabelled
+            return "" if self.captions else self.caption_problem
+        if self.label is None or self.name_problem:
+            return self.name_problem or self.label_problem
         return "" if 0 <= self.label < classes else f"its class is {self.label}, and there are {classes} from 0 on"
 
 
@@ -175,7 +160,7 @@ def _plain(name: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in name.encode("utf-8", "backslashreplace").decode())
 
 
-def read_members(stream: IO[bytes], wanted: Callable[[int], bool] = lambda _: True) -> Iterator[Member]:
+def read_members(stream: IO[bytes], is_wanted: Callable[[int], bool] = lambda _: True) -> Iterator[Member]:
     """The samples of an open shard in order; ``wanted`` says by number whose pictures are to be read into memory.
 
     Raises:
@@ -183,18 +168,18 @@ def read_members(stream: IO[bytes], wanted: Callable[[int], bool] = lambda _: Tr
         OSError: reading failed.
     """
     member, number = None, -1
-    source: Any = _Ending(stream)  # all that tarfile calls is read
+    source: Any = _BoundedEnd(stream)  # all that tarfile calls is read
     with tarfile.open(fileobj=source, mode="r|", tarinfo=_BoundedHeader) as archive:
         for info in _until_damage(archive):
             if isinstance(info, Exception):
-                if member is not None and member.complete(wanted(number)):
+                if member is not None and member.is_complete(is_wanted(number)):
                     yield member
                 raise info
             vars(archive)["members"] = []  # it would remember every member
-            found = _KEY.match(info.name) if info.isreg() else None
-            if found is None or PurePosixPath(info.name).name.startswith("__"):
+            match = _KEY.match(info.name) if info.isreg() else None
+            if match is None or PurePosixPath(info.name).name.startswith("__"):
                 continue
-            key, extension = found[1], found[2].lower()
+            key, extension = match[1], match[2].lower()
             if extension not in _TEXTS and f".{extension}" not in EXTENSIONS:
                 continue
             if member is None or member.key != key:
@@ -202,9 +187,9 @@ def read_members(stream: IO[bytes], wanted: Callable[[int], bool] = lambda _: Tr
                     yield member
                 member, number = Member(key), number + 1
             try:
-                _take(member, archive, info, extension, wanted(number))
+                _read_member(member, archive, info, extension, is_wanted(number))
             except tarfile.TarError:
-                if member.complete(wanted(number)):
+                if member.is_complete(is_wanted(number)):
                     yield member
                 raise
     if member is not None:
@@ -219,15 +204,17 @@ def _until_damage(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo | tarfil
         yield error
 
 
-def _take(member: Member, archive: tarfile.TarFile, info: tarfile.TarInfo, extension: str, wanted: bool) -> None:
+def _read_member(
+    member: Member, archive: tarfile.TarFile, info: tarfile.TarInfo, extension: str, with_bytes: bool
+) -> None:
     text = extension in _TEXTS
     limit = MAX_TEXT_BYTES if text else MAX_PICTURE_BYTES
     if not text:
         member.file, member.offset, member.size = PurePosixPath(info.name).name, info.offset_data, info.size
     if info.size > limit:
-        _say(member, extension, f".{extension} has {info.size:,} bytes; {limit:,} is the limit")
+        _record_problem(member, extension, f".{extension} has {info.size:,} bytes; {limit:,} is the limit")
         return
-    if not (text or wanted):
+    if not (text or with_bytes):
         return
     reader = archive.extractfile(info)
     data = reader.read() if reader is not None else b""
@@ -244,48 +231,48 @@ def _take(member: Member, archive: tarfile.TarFile, info: tarfile.TarInfo, exten
             member.name = str(facts.get("name", ""))
             member.captions = member.captions or _captions(facts.get("captions", facts.get("caption")))
     except (ValueError, AttributeError, RecursionError):
-        _say(member, extension, f".{extension} cannot be understood: {data[:40]!r}")
+        _record_problem(member, extension, f".{extension} cannot be understood: {data[:40]!r}")
 
 
-def _say(member: Member, extension: str, problem: str) -> None:
+def _record_problem(member: Member, extension: str, problem: str) -> None:
     """What is wrong with a part of a sample, which matters where that part is asked for."""
     if extension == "cls":
-        member.unlabelled = problem
+        member.label_problem = problem
     elif extension in _TEXTS:
-        member.uncaptioned = problem
-        member.unnamed = problem if extension == "json" else member.unnamed
+        member.caption_problem = problem
+        member.name_problem = problem if extension == "json" else member.name_problem
     else:
-        member.problem = problem
+        member.picture_problem = problem
 
 
-def _captions(found: object) -> tuple[str, ...]:
+def _captions(value: object) -> tuple[str, ...]:
     """One caption or several; what is no text is left out."""
-    texts = found if isinstance(found, list) else [found]
+    texts = value if isinstance(value, list) else [value]
     return tuple(line for text in texts if isinstance(text, str) and (line := one_line(text)))
 
 
-def read_shard(shard: Shard, wanted: Callable[[int], bool] = lambda _: True) -> Iterator[Member]:
+def read_shard(shard: Shard, is_wanted: Callable[[int], bool] = lambda _: True) -> Iterator[Member]:
     """As many samples as the shard is said to have; what is damaged or missing is there, with a problem.
 
     Raises:
         DataError: the shard is not there, or the connection broke three times.
     """
     done, reason = 0, ""
-    for attempt in range(1, _TRIES + 1):
+    for attempt in range(1, _MAX_ATTEMPTS + 1):
         try:
-            with opened(shard.place) as stream:
-                for number, member in enumerate(read_members(stream, wanted)):
+            with open_location(shard.place) as stream:
+                for number, member in enumerate(read_members(stream, is_wanted)):
                     if done <= number < shard.pictures:
                         done += 1
                         yield member
             reason = "the shard ends before it"
-        except LOST as error:
-            if attempt == _TRIES:
-                raise DataError(f"{shard.place} cannot be read: {error}, {_TRIES} times.") from error
+        except CONNECTION_ERRORS as error:
+            if attempt == _MAX_ATTEMPTS:
+                raise DataError(f"{shard.place} cannot be read: {error}, {_MAX_ATTEMPTS} times.") from error
             continue
         except (tarfile.TarError, OSError, EOFError) as error:
             reason = f"the shard is damaged before it ({error})"
         if done == shard.pictures or not is_remote(shard.place):  # a transfer that was cut looks like a short file
             break
     for number in range(done, shard.pictures):
-        yield Member(f"#{number}", problem=reason)
+        yield Member(f"#{number}", picture_problem=reason)

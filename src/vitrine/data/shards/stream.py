@@ -1,4 +1,9 @@
-"""Training pictures out of shards, batch by batch, in constant memory."""
+"""Training pictures streamed out of shards, batch by batch, shuffled, in constant memory.
+
+An epoch assigns the shards to lanes. Each lane is read in order through a shuffle buffer of its own, and a batch takes
+its pictures from the lanes in turn. The order depends on the lanes, not on the processes: up to :data:`LANES`
+processes, each of which reads some of the lanes, see together what one process alone would see.
+"""
 
 from __future__ import annotations
 
@@ -22,22 +27,22 @@ from vitrine.data.shards.reader import Member, read_shard
 from vitrine.errors import DataError
 
 LANES = 8
-"""Lanes of data with as many shards or more; more processes have more."""
+"""Number of lanes, where there are as many shards and no more processes than this."""
 
 
 def lane_count(shards: int, processes: int) -> int:
-    """How many lanes there are."""
+    """Number of lanes for a number of shards and of processes."""
     return min(shards, max(LANES, processes))
 
 
-def dealt(shards: int, lanes: int, seed: int, epoch: int) -> list[list[int]]:
-    """Which shards each lane reads in an epoch, in order; together each shard once."""
+def assign_shards(shards: int, lanes: int, seed: int, epoch: int) -> list[list[int]]:
+    """Numbers of the shards that each lane reads in an epoch, in order; every shard is in one lane."""
     order = np.random.default_rng(np.random.SeedSequence((seed, epoch, 2))).permutation(shards).tolist()
     return [order[lane::lanes] for lane in range(lanes)]
 
 
-def turns(counts: Sequence[int]) -> Iterator[int]:
-    """The lane that each picture of an epoch comes from: in turn, as long as they have any."""
+def round_robin(counts: Sequence[int]) -> Iterator[int]:
+    """The lane that each picture of an epoch comes from: lanes take turns as long as they have pictures."""
     left = list(counts)
     waiting = [lane for lane, count in enumerate(left) if count]
     while waiting:
@@ -47,12 +52,12 @@ def turns(counts: Sequence[int]) -> Iterator[int]:
         waiting = [lane for lane in waiting if left[lane]]
 
 
-class Drawing(Iterator[int]):
-    """Numbers of a lane's pictures (0 to count - 1, in reading order) as they leave its buffer.
+class ShuffleBuffer(Iterator[int]):
+    """The order in which a lane's pictures, numbered 0 to count - 1 as they are read, leave its shuffle buffer.
 
     Attributes:
-        waiting: in the buffer.
-        read: how many came into it so far.
+        waiting: numbers of the pictures in the buffer.
+        read: how many pictures have entered it so far.
     """
 
     def __init__(self, count: int, buffer: int, seed: Sequence[int]) -> None:
@@ -65,13 +70,13 @@ class Drawing(Iterator[int]):
         if not self.waiting:
             raise StopIteration
         place = int(self._rng.integers(len(self.waiting)))
-        drawn, last = self.waiting[place], self.waiting[-1]
+        number, last = self.waiting[place], self.waiting[-1]
         if self.read < self._count:
             self.waiting[place], self.read = self.read, self.read + 1
         else:
             self.waiting[place] = last
             self.waiting.pop()
-        return drawn
+        return number
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class StreamBatch:
     Attributes:
         indices: places in the order of the epoch.
         samples: with their bytes.
-        is_dummy: there are none; a black square stands in, which must not count.
+        is_dummy: the process has no picture of this batch; the one sample is a black square that counts nowhere.
     """
 
     indices: tuple[int, ...]
@@ -110,11 +115,11 @@ class ShardSplit(Split):
         return sum(shard.pictures for shard in self.shards)
 
     def __getitem__(self, index: Any) -> Any:
-        raise TypeError("Pictures of shards come in a stream: take parts of it.")
+        raise TypeError("Pictures of shards come in a stream: take its batches.")
 
     def for_epoch(self, epoch: int, epoch_size: int) -> Sequence[Sample]:  # noqa: ARG002
-        """Refused: see :meth:`parts`."""
-        raise TypeError("Pictures of shards come in a stream: take parts of it.")
+        """Refused: see :meth:`batches`."""
+        raise TypeError("Pictures of shards come in a stream: take its batches.")
 
     @property
     def endless(self) -> bool:
@@ -122,7 +127,7 @@ class ShardSplit(Split):
         return True
 
     def captions(self) -> Iterator[tuple[str, ...]]:
-        """Those of each picture that has some, shard after shard; pictures are passed over.
+        """The captions of each picture that has some, shard after shard; pictures are not read.
 
         Raises:
             DataError: a shard is not there.
@@ -140,7 +145,7 @@ class ShardSplit(Split):
         start_batch: int = 0,
         batch_shard: BatchShard = BatchShard(),  # noqa: B008
     ) -> Iterator[StreamBatch]:
-        """This process's parts of an epoch's batches.
+        """This process's share of every batch of an epoch.
 
         Args:
             batch_size: of whole batches; the last one may be smaller.
@@ -159,33 +164,35 @@ class ShardSplit(Split):
                 f"{batch_shard.world_size} processes cannot share {len(self.shards)} shards: expected a shard for each."
                 "\nMake smaller ones with: vitrine shards DATA -o DIR --size MB, or launch fewer processes."
             )
-        lanes = [[self.shards[i] for i in dealt_out] for dealt_out in dealt(len(self.shards), count, seed, epoch)]
-        turn = turns([sum(shard.pictures for shard in lane) for lane in lanes])
-        own = range(batch_shard.rank, count, batch_shard.world_size)
-        passed, readers, total = dict.fromkeys(own, 0), dict[int, Iterator[Sample]](), len(self)
+        lanes = [[self.shards[i] for i in numbers] for numbers in assign_shards(len(self.shards), count, seed, epoch)]
+        turn = round_robin([sum(shard.pictures for shard in lane) for lane in lanes])
+        own_lanes = range(batch_shard.rank, count, batch_shard.world_size)
+        skipped, readers, total = dict.fromkeys(own_lanes, 0), dict[int, Iterator[Sample]](), len(self)
         for first in range(0, total, batch_size):
             mine = [
-                (k, lane) for k, lane in zip(_batch(first, batch_size, total), turn, strict=False) if lane in passed
+                (k, lane) for k, lane in zip(_batch(first, batch_size, total), turn, strict=False) if lane in skipped
             ]
             if first < start_batch * batch_size:
                 for _, lane in mine:
-                    passed[lane] += 1
+                    skipped[lane] += 1
                 continue
-            for lane in own if not readers else ():
-                drawing = Drawing(sum(s.pictures for s in lanes[lane]), max(1, buffer // count), (seed, epoch, lane, 3))
-                readers[lane] = self._drawn(lanes[lane], drawing, passed[lane])
+            for lane in own_lanes if not readers else ():
+                buffered = ShuffleBuffer(
+                    sum(s.pictures for s in lanes[lane]), max(1, buffer // count), (seed, epoch, lane, 3)
+                )
+                readers[lane] = self._shuffled_samples(lanes[lane], buffered, skipped[lane])
             if mine:
                 yield StreamBatch(tuple(k for k, _ in mine), tuple(next(readers[lane]) for _, lane in mine), False)
             else:
-                yield StreamBatch((first,), (BLACK,), True)
+                yield StreamBatch((first,), (DUMMY_SAMPLE,), True)
 
-    def _drawn(self, shards: Sequence[Shard], drawing: Drawing, passed: int) -> Iterator[Sample]:
-        """A lane's samples as they leave its buffer, but for the first ``passed``."""
-        for _ in range(passed):
-            next(drawing)
-        members = _members(shards, frozenset(drawing.waiting), drawing.read)
+    def _shuffled_samples(self, shards: Sequence[Shard], buffered: ShuffleBuffer, skip: int) -> Iterator[Sample]:
+        """A lane's samples as they leave its shuffle buffer, without the first ``skip``."""
+        for _ in range(skip):
+            next(buffered)
+        members = _members(shards, frozenset(buffered.waiting), buffered.read)
         waiting: dict[int, tuple[Shard, Member]] = {}
-        for number in drawing:
+        for number in buffered:
             while number not in waiting:
                 read, shard, member = next(members)
                 waiting[read] = shard, member
@@ -200,24 +207,24 @@ def _batch(first: int, size: int, total: int) -> range:
 def _members(shards: Sequence[Shard], waiting: frozenset[int], read: int) -> Iterator[tuple[int, Shard, Member]]:
     """Numbered samples of shards that follow one another: those ``waiting``, and all from number ``read`` on."""
     starts = [0, *accumulate(shard.pictures for shard in shards)]
-    needed = {bisect_right(starts, number) - 1 for number in waiting}
+    needed_shards = {bisect_right(starts, number) - 1 for number in waiting}
     for place, (shard, start) in enumerate(zip(shards, starts, strict=False)):
-        if place not in needed and starts[place + 1] <= read:
+        if place not in needed_shards and starts[place + 1] <= read:
             continue
 
-        def wanted(number: int, start: int = start) -> bool:
+        def is_wanted(number: int, start: int = start) -> bool:
             return start + number >= read or start + number in waiting
 
-        for number, member in enumerate(read_shard(shard, wanted)):
-            if wanted(number):
+        for number, member in enumerate(read_shard(shard, is_wanted)):
+            if is_wanted(number):
                 yield start + number, shard, member
 
 
-def _black() -> Sample:
+def _black_square() -> Sample:
     square = io.BytesIO()
     Image.new("RGB", (8, 8)).save(square, "PNG")
     return Sample("nothing", BytesPicture(square.getvalue()), 0, ("nothing",))
 
 
-BLACK = _black()
+DUMMY_SAMPLE = _black_square()
 """A sample that stands in where a process has no picture of a batch."""

@@ -5,28 +5,33 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
-from vitrine.data.check import Reading, in_order, read_sample
+from vitrine.data.check import Reading, map_in_order, read_sample
 from vitrine.data.decode import EXTENSIONS, BytesPicture
 from vitrine.data.loader import epoch_order
 from vitrine.data.samples import Sample
 from vitrine.data.shards.index import FORMAT, INDEX
 from vitrine.data.shards.reader import MAX_PICTURE_BYTES, MAX_TEXT_BYTES
 from vitrine.errors import DataError, EnvironmentMismatchError, PictureError
+from vitrine.io.files import atomic_path
 
 UNFINISHED = "unfinished.json"
 _BLOCK = 512  # of a tar file
-Replacing = Callable[[Path], AbstractContextManager[Path]]
 
 
 @dataclass
 class WrittenSplit:
-    """What of a split is in shards so far: rows of the index, unreadable pictures, and how far it came."""
+    """How far the writing of one split has come.
+
+    Attributes:
+        shards: rows of the index, one a finished shard.
+        quarantine: pictures that are in no shard, with the reason.
+        position: samples of the order that are dealt with.
+    """
 
     shards: list[dict[str, Any]]
     quarantine: list[dict[str, str]]
@@ -57,16 +62,14 @@ class ShardsWriter:
         fingerprint: what has to be the same when it is continued: data, seed, sizes.
         most_bytes: of a shard, unless a single picture is larger.
         seed: of the order, which is drawn so that neighbours in a shard are not of one class or folder.
-        replacing: gives a temporary path in the place of one, which becomes it at the end.
     """
 
-    def __init__(self, folder: Path, fingerprint: str, most_bytes: int, seed: int, replacing: Replacing) -> None:
+    def __init__(self, folder: Path, fingerprint: str, most_bytes: int, seed: int) -> None:
         self._webdataset = require_webdataset()
         self.folder, self._fingerprint, self._most, self._seed = folder, fingerprint, most_bytes, seed
-        self._replacing = replacing
-        self.splits: dict[str, WrittenSplit] = self._begun()
+        self.splits: dict[str, WrittenSplit] = self._read_progress()
 
-    def _begun(self) -> dict[str, WrittenSplit]:
+    def _read_progress(self) -> dict[str, WrittenSplit]:
         path = self.folder / UNFINISHED
         if not path.is_file():
             return {}
@@ -98,41 +101,41 @@ class ShardsWriter:
             labels: class names; none where samples have captions.
             progress: called with the pictures done so far in this split.
         """
-        written = self.splits.setdefault(split, WrittenSplit([], []))
-        order = epoch_order(len(samples), seed=self._seed, epoch=0, shuffle=True)[written.position :].tolist()
-        coming = in_order(_read, [samples[i] for i in order])
+        state = self.splits.setdefault(split, WrittenSplit([], []))
+        order = epoch_order(len(samples), seed=self._seed, epoch=0, shuffle=True)[state.position :].tolist()
+        coming = map_in_order(_read, [samples[i] for i in order])
         waiting: list[dict[str, bytes]] = []
-        size, position = 0, written.position
+        size, position = 0, state.position
         for sample, (reading, data) in zip((samples[i] for i in order), coming, strict=True):
-            problem = reading.problem or _untold(sample, labels)
+            problem = reading.problem or _exclusion_reason(sample, labels)
             members = {} if problem else _members(reading, data, sample, labels)
-            own = _size(members)
-            if waiting and size + own > self._most:
-                self._close(split, waiting, position)
+            sample_bytes = _size(members)
+            if waiting and size + sample_bytes > self._most:
+                self._finish_shard(split, waiting, position)
                 waiting, size = [], 0
             position += 1
             progress(position)
             if problem:
-                written.quarantine.append({"split": split, "name": sample.name, "reason": problem})
+                state.quarantine.append({"split": split, "name": sample.name, "reason": problem})
                 continue
             waiting.append(members)
-            size += own
-        self._close(split, waiting, position)
+            size += sample_bytes
+        self._finish_shard(split, waiting, position)
 
-    def _close(self, split: str, waiting: list[dict[str, bytes]], position: int) -> None:
-        written = self.splits[split]
+    def _finish_shard(self, split: str, waiting: list[dict[str, bytes]], position: int) -> None:
+        state = self.splits[split]
         if waiting:
-            path = self.folder / f"{split}-{len(written.shards):06}.tar"
-            first = sum(row["pictures"] for row in written.shards)
-            with self._replacing(path) as file:
-                self._fill(file, split, waiting, first)
+            path = self.folder / f"{split}-{len(state.shards):06}.tar"
+            first = sum(row["pictures"] for row in state.shards)
+            with atomic_path(path) as file:
+                self._write_tar(file, split, waiting, first)
             row = {"file": path.name, "pictures": len(waiting), "bytes": path.stat().st_size, "sha256": _sha256(path)}
-            written.shards.append(row)
-        written.position = position
+            state.shards.append(row)
+        state.position = position
         content = {"fingerprint": self._fingerprint, "splits": {name: vars(each) for name, each in self.splits.items()}}
-        self._text(UNFINISHED, content)
+        self._write_json(UNFINISHED, content)
 
-    def _fill(self, file: Path, split: str, waiting: list[dict[str, bytes]], first: int) -> None:
+    def _write_tar(self, file: Path, split: str, waiting: list[dict[str, bytes]], first: int) -> None:
         # Owner, group and time would tell where and when the same shards were made.
         with (
             file.open("wb") as stream,
@@ -145,12 +148,12 @@ class ShardsWriter:
         """Write the index, which makes the folder whole."""
         splits = {name: each.shards for name, each in self.splits.items() if each.shards}
         quarantine = [row for each in self.splits.values() for row in each.quarantine]
-        self._text(INDEX, {"format": FORMAT, **facts, "splits": splits, "quarantine": quarantine})
+        self._write_json(INDEX, {"format": FORMAT, **facts, "splits": splits, "quarantine": quarantine})
         (self.folder / UNFINISHED).unlink(missing_ok=True)
 
-    def _text(self, name: str, content: Mapping[str, Any]) -> None:
+    def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
-        with self._replacing(self.folder / name) as file:
+        with atomic_path(self.folder / name) as file:
             file.write_text(text, "utf-8")
 
 
@@ -165,8 +168,8 @@ def _read(sample: Sample) -> tuple[Reading, bytes]:
     return read_sample(Sample(sample.name, BytesPicture(data))), data
 
 
-def _untold(sample: Sample, labels: Sequence[str]) -> str:
-    """What keeps a readable picture out of shards."""
+def _exclusion_reason(sample: Sample, labels: Sequence[str]) -> str:
+    """Why a readable picture cannot be put into a shard; empty where it can."""
     if labels:
         return "it has no label" if sample.label is None else ""
     size = len(_caption_text(sample))
@@ -183,8 +186,8 @@ def _members(reading: Reading, data: bytes, sample: Sample, labels: Sequence[str
     if labels:
         assert sample.label is not None
         facts = {"name": sample.name, "label": labels[sample.label], "sha256": reading.sha256}
-    told = {"cls": str(sample.label).encode()} if labels else {"txt": _caption_text(sample)}
-    return {_extension(reading, sample): data, **told, "json": json.dumps(facts, ensure_ascii=False).encode()}
+    annotation = {"cls": str(sample.label).encode()} if labels else {"txt": _caption_text(sample)}
+    return {_extension(reading, sample): data, **annotation, "json": json.dumps(facts, ensure_ascii=False).encode()}
 
 
 def _size(members: Mapping[str, bytes]) -> int:
@@ -194,10 +197,10 @@ def _size(members: Mapping[str, bytes]) -> int:
 
 def _extension(reading: Reading, sample: Sample) -> str:
     """What the picture is by its content, whatever its name says."""
-    own = PurePosixPath(sample.name).suffix.lower()
+    suffix = PurePosixPath(sample.name).suffix.lower()
     kind = reading.facts.format if reading.facts is not None else ""
-    if EXTENSIONS.get(own) == kind:
-        return own.removeprefix(".")
+    if EXTENSIONS.get(suffix) == kind:
+        return suffix.removeprefix(".")
     return next((ending.removeprefix(".") for ending, format_ in EXTENSIONS.items() if format_ == kind), "jpg")
 
 
@@ -207,7 +210,7 @@ def _sha256(path: Path) -> str:
 
 
 def fingerprint(splits: Mapping[str, Sequence[Sample]], labels: Sequence[str], **settings: Any) -> str:
-    """Names pictures by name, label and captions, and settings: the same for the same command on the same data."""
+    """A hash of names, labels, captions and settings, which is the same for the same command on the same data."""
     whole = hashlib.sha256(json.dumps([list(labels), settings], sort_keys=True).encode())
     for name, samples in sorted(splits.items()):
         for sample in samples:
