@@ -44,18 +44,18 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def test_a_folder_is_cut_into_runs_in_name_order(pictures: Path) -> None:
-    found = slice_pictures(pictures, 4)
-    assert found.kind == "pictures"
-    assert [each.count for each in found.slices] == [4, 4, 2]
-    names = [name for each in found.slices for name in each.names()]
+    bulk_input = slice_pictures(pictures, 4)
+    assert bulk_input.kind == "pictures"
+    assert [each.count for each in bulk_input.slices] == [4, 4, 2]
+    names = [name for each in bulk_input.slices for name in each.names()]
     assert names == sorted(names) and len(set(names)) == 10
-    assert [value_of(s) for each in found.slices for s in each.samples()] == [*range(5), *range(10, 15)]
+    assert [value_of(s) for each in bulk_input.slices for s in each.samples()] == [*range(5), *range(10, 15)]
 
 
 def test_a_folder_of_pictures_says_which_shards_it_leaves_aside(pictures: Path) -> None:
     (pictures / "x.tar").write_bytes(b"")
-    found = slice_pictures(pictures, 4)
-    assert found.kind == "pictures" and ".tar 1" in found.notes[0]
+    bulk_input = slice_pictures(pictures, 4)
+    assert bulk_input.kind == "pictures" and ".tar 1" in bulk_input.notes[0]
 
 
 def test_shards_come_in_the_order_of_their_pictures_names(tmp_path: Path) -> None:
@@ -70,9 +70,9 @@ def test_shards_come_in_the_order_of_their_pictures_names(tmp_path: Path) -> Non
             folder = tarfile.TarInfo("folder.png")
             folder.type = tarfile.DIRTYPE
             tar.addfile(folder)
-    found = slice_pictures(tmp_path, 2)
-    assert found.kind == "shards" and [each.count for each in found.slices] == [None, None]
-    samples = [sample for each in found.slices for sample in each.samples()]
+    bulk_input = slice_pictures(tmp_path, 2)
+    assert bulk_input.kind == "shards" and [each.count for each in bulk_input.slices] == [None, None]
+    samples = [sample for each in bulk_input.slices for sample in each.samples()]
     names = [sample.name for sample in samples]
     assert names == sorted(names)
     assert names == [
@@ -93,12 +93,12 @@ def test_a_damaged_shard_gives_what_is_before_the_damage_and_is_named(tmp_path: 
     whole = (tmp_path / "cut.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[: 2 * 1024 + 700])  # a member is a header and a block; the third's is torn
     (cut,) = slice_pictures(tmp_path, 10).slices
-    lost, *before = cut.samples()
+    unreadable, *before = cut.samples()
     assert [sample.name for sample in before] == ["cut/0.png", "cut/1.png", "cut/2.png"]
     assert [value_of(sample) for sample in before] == [0, 1, 2], "the data of the third are there, its padding is not"
-    assert lost.name == "cut.tar"
+    assert unreadable.name == "cut.tar"
     with pytest.raises(PictureError, match="damaged after 3"):
-        lost.picture.decode()
+        unreadable.picture.decode()
     (tmp_path / "cut.tar").write_bytes(whole[: 2 * 1024 + 520])
     with pytest.raises(PictureError, match="truncated"):
         cut.samples()[-1].picture.decode()
@@ -114,11 +114,11 @@ def test_rows_of_bytes_with_names(tmp_path: Path) -> None:
         {"name": [f"p/{n}.png" for n in range(7)], "image": [png(n) for n in range(6)] + [None], "x": range(7)}
     )
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=4)
-    found = slice_pictures(tmp_path, 3)
-    assert found.kind == "rows" and [each.count for each in found.slices] == [3, 1, 3]
-    samples = [sample for each in found.slices for sample in each.samples()]
+    bulk_input = slice_pictures(tmp_path, 3)
+    assert bulk_input.kind == "rows" and [each.count for each in bulk_input.slices] == [3, 1, 3]
+    samples = [sample for each in bulk_input.slices for sample in each.samples()]
     assert [sample.name for sample in samples] == [f"p/{n}.png" for n in range(7)]
-    assert [sample.name for sample in samples] == [name for each in found.slices for name in each.names()]
+    assert [sample.name for sample in samples] == [name for each in bulk_input.slices for name in each.names()]
     assert [value_of(sample) for sample in samples[:6]] == list(range(6))
     with pytest.raises(PictureError, match="no picture in this row"):
         samples[6].picture.decode()
@@ -157,7 +157,7 @@ def test_what_cannot_be_cut(tmp_path: Path) -> None:
         pq.write_table(pa.table(columns), tmp_path / f"{name}.parquet")
     (tmp_path / "torn.parquet").write_bytes(b"PAR1 and no more")
     (tmp_path / "empty").mkdir()
-    for name, said in (
+    for name, message in (
         ("both", "one kind alone"),
         ("two.parquet", "several columns of bytes, one, other"),
         ("none.parquet", "no column of pictures"),
@@ -166,6 +166,6 @@ def test_what_cannot_be_cut(tmp_path: Path) -> None:
         ("empty", "It is empty"),
         ("absent", "no file or folder"),
     ):
-        with pytest.raises(DataError, match=said) as error:
+        with pytest.raises(DataError, match=message) as error:
             slice_pictures(tmp_path / name, 4)
         assert len(str(error.value).splitlines()) <= 2

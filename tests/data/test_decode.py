@@ -33,7 +33,7 @@ RNG = np.random.default_rng(7)
 COLOURS_HWC = RNG.integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
 
-def encoded(image: Image.Image, format_name: str = "PNG", **options: object) -> bytes:
+def encode(image: Image.Image, format_name: str = "PNG", **options: object) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format_name, **options)
     return buffer.getvalue()
@@ -58,9 +58,9 @@ def hand_made_png(width: int, height: int, depth: int, colour_type: int, rows: b
 def test_plain_pictures_keep_their_pixels() -> None:
     image = Image.fromarray(COLOURS_HWC)
     for format_name in ("PNG", "BMP", "TIFF", "PPM"):
-        assert (pixels(encoded(image, format_name)) == COLOURS_HWC).all()
-    assert (pixels(encoded(image, "WEBP", lossless=True)) == COLOURS_HWC).all()
-    jpeg = encoded(image, "JPEG", quality=90)
+        assert (pixels(encode(image, format_name)) == COLOURS_HWC).all()
+    assert (pixels(encode(image, "WEBP", lossless=True)) == COLOURS_HWC).all()
+    jpeg = encode(image, "JPEG", quality=90)
     assert (pixels(jpeg) == np.asarray(Image.open(io.BytesIO(jpeg)))).all()
 
 
@@ -68,7 +68,7 @@ def test_animated_pictures_give_their_first_frame() -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
     for format_name in ("GIF", "PNG", "WEBP", "TIFF"):
         options = {"lossless": True} if format_name == "WEBP" else {}
-        data = encoded(frames[0], format_name, save_all=True, append_images=frames[1:], **options)
+        data = encode(frames[0], format_name, save_all=True, append_images=frames[1:], **options)
         assert describe(data).frames == 3
         assert "animated" in describe(data).kinds
         assert (pixels(data) == (255, 0, 0)).all()
@@ -77,7 +77,7 @@ def test_animated_pictures_give_their_first_frame() -> None:
 @pytest.mark.parametrize("format_name", ["PNG", "TIFF"])
 def test_sixteen_bits_of_grey_are_scaled_over_their_range(format_name: str) -> None:
     levels_HW = np.array([[0, 128, 129, 257 * 100], [257 * 101 - 128, 40_000, 65_534, 65_535]], dtype=np.uint16)
-    data = encoded(Image.fromarray(levels_HW), format_name)
+    data = encode(Image.fromarray(levels_HW), format_name)
     grey_HW = pixels(data)[..., 0]
     assert grey_HW.tolist() == [[0, 0, 1, 100], [101, 156, 255, 255]]  # level / 257 to the nearest, by hand
     assert {"16-bit", "greyscale"} <= set(describe(data).kinds)
@@ -94,17 +94,17 @@ def test_sixteen_bits_of_colour_keep_their_upper_eight() -> None:
 def test_pixels_without_a_range_are_refused() -> None:
     for values in (np.ones((4, 4), np.float32), np.ones((4, 4), np.int32)):
         with pytest.raises(PictureError, match="no stated range"):
-            decode(encoded(Image.fromarray(values), "TIFF"))
+            decode(encode(Image.fromarray(values), "TIFF"))
 
 
 def test_cmyk_is_converted() -> None:
     inks_HWC = RNG.integers(0, 256, (4, 4, 4), dtype=np.uint8)
     wanted_HWC = (255 - inks_HWC[..., :3].astype(float)) * (255 - inks_HWC[..., 3:].astype(float)) / 255
-    data = encoded(Image.fromarray(inks_HWC, "CMYK"), "TIFF")
+    data = encode(Image.fromarray(inks_HWC, "CMYK"), "TIFF")
     assert describe(data).kinds == ("CMYK",)
     assert np.abs(pixels(data) - wanted_HWC).max() <= 1
     # Adobe's JPEGs hold inverted inks; flat ink, because JPEG loses detail
-    flat = encoded(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100)
+    flat = encode(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "JPEG", quality=100)
     assert b"Adobe" in flat
     assert np.abs(pixels(flat).astype(int) - (255, 0, 0)).max() <= 4
 
@@ -112,28 +112,28 @@ def test_cmyk_is_converted() -> None:
 def test_palette_alpha_and_greyscale() -> None:
     palette = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), "P")
     palette.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
-    assert pixels(encoded(palette)).tolist() == [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [0, 255, 0]]]
-    assert describe(encoded(palette)).kinds == ("palette",)
-    clear = encoded(palette, "PNG", transparency=1)
+    assert pixels(encode(palette)).tolist() == [[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [0, 255, 0]]]
+    assert describe(encode(palette)).kinds == ("palette",)
+    clear = encode(palette, "PNG", transparency=1)
     assert pixels(clear)[0, 1].tolist() == [255, 255, 255]
     assert describe(clear).kinds == ("palette", "alpha")
 
     layer = Image.fromarray(np.array([[[200, 100, 0, 51], [1, 2, 3, 255], [9, 9, 9, 0]]], np.uint8), "RGBA")
-    wanted = [[[244, 224, 204], [1, 2, 3], [255, 255, 255]]]  # 255 + (c - 255) * alpha / 255, by hand
-    assert np.abs(pixels(encoded(layer)).astype(int) - wanted).max() <= 1
-    assert describe(encoded(layer)).kinds == ("alpha",)
-    opaque_colour = encoded(Image.new("RGB", (2, 2), "red"), "PNG", transparency=(255, 0, 0))
+    expected = [[[244, 224, 204], [1, 2, 3], [255, 255, 255]]]  # 255 + (c - 255) * alpha / 255, by hand
+    assert np.abs(pixels(encode(layer)).astype(int) - expected).max() <= 1
+    assert describe(encode(layer)).kinds == ("alpha",)
+    opaque_colour = encode(Image.new("RGB", (2, 2), "red"), "PNG", transparency=(255, 0, 0))
     assert (pixels(opaque_colour) == 255).all()
 
     for mode, value in (("L", 77), ("1", 1), ("LA", (77, 255))):
-        data = encoded(Image.new(mode, (3, 2), value))
+        data = encode(Image.new(mode, (3, 2), value))
         assert (pixels(data) == (255 if mode == "1" else 77)).all()
         assert "greyscale" in describe(data).kinds
 
 
 def test_every_exif_orientation_is_turned_upright() -> None:
     upright_HWC = np.repeat(np.repeat(COLOURS_HWC, 8, 0), 8, 1)
-    stored = {  # what a camera stores so that the orientation's transform gives the upright picture (EXIF 2.32)
+    stored_pixels = {  # what a camera stores so that the orientation's transform gives the upright picture (EXIF 2.32)
         1: upright_HWC,
         2: upright_HWC[:, ::-1],
         3: upright_HWC[::-1, ::-1],
@@ -143,11 +143,11 @@ def test_every_exif_orientation_is_turned_upright() -> None:
         7: upright_HWC[::-1, ::-1].transpose(1, 0, 2),
         8: np.rot90(upright_HWC, -1),
     }
-    for orientation, stored_HWC in stored.items():
+    for orientation, stored_HWC in stored_pixels.items():
         for format_name in ("PNG", "TIFF"):
             exif = Image.Exif()
             exif[0x0112] = orientation
-            data = encoded(Image.fromarray(np.ascontiguousarray(stored_HWC)), format_name, exif=exif)
+            data = encode(Image.fromarray(np.ascontiguousarray(stored_HWC)), format_name, exif=exif)
             assert describe(data).orientation == orientation
             assert ("EXIF-rotated" in describe(data).kinds) == (orientation != 1)
             assert (pixels(data) == upright_HWC).all(), (orientation, format_name)
@@ -156,7 +156,7 @@ def test_every_exif_orientation_is_turned_upright() -> None:
 def test_a_turned_deep_grey_picture() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    data = encoded(Image.fromarray(np.full((2, 5), 65_535, np.uint16)), "PNG", exif=exif)
+    data = encode(Image.fromarray(np.full((2, 5), 65_535, np.uint16)), "PNG", exif=exif)
     assert pixels(data).shape == (5, 2, 3)
     assert (pixels(data) == 255).all()
 
@@ -164,37 +164,37 @@ def test_a_turned_deep_grey_picture() -> None:
 def test_an_impossible_orientation_is_upright() -> None:
     exif = Image.Exif()
     exif[0x0112] = 99
-    assert describe(encoded(Image.new("RGB", (4, 2)), "JPEG", exif=exif)).orientation == 1
+    assert describe(encode(Image.new("RGB", (4, 2)), "JPEG", exif=exif)).orientation == 1
 
 
 def test_colour_profiles_are_ignored() -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    data = encoded(Image.fromarray(COLOURS_HWC), "PNG", icc_profile=profile)
+    data = encode(Image.fromarray(COLOURS_HWC), "PNG", icc_profile=profile)
     assert describe(data).kinds == ("colour profile",)
     assert (pixels(data) == COLOURS_HWC).all()
 
 
 def test_several_jpegs_in_one_file_are_a_jpeg() -> None:
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
-    data = encoded(frames[0], "MPO", save_all=True, append_images=frames[1:])
+    data = encode(frames[0], "MPO", save_all=True, append_images=frames[1:])
     assert describe(data).format == "JPEG"
     assert np.abs(pixels(data).astype(int) - (255, 0, 0)).max() <= 4
 
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow is built without AVIF")
 def test_avif_is_read() -> None:
-    data = encoded(Image.new("RGB", (16, 16), "red"), "AVIF")
+    data = encode(Image.new("RGB", (16, 16), "red"), "AVIF")
     assert describe(data).format == "AVIF"
     assert np.abs(pixels(data).astype(int) - (255, 0, 0)).max() <= 6
 
 
 @pytest.mark.parametrize("format_name", ["JPEG", "PNG", "TIFF", "WEBP", "BMP"])
 def test_truncated_files_are_refused(format_name: str) -> None:
-    data = encoded(Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)), format_name)
+    data = encode(Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8)), format_name)
     for length in (len(data) // 2, len(data) // 10, 3):
-        with pytest.raises(PictureError) as caught:
+        with pytest.raises(PictureError) as error:
             decode(data[:length])
-        assert "\n" not in str(caught.value)
+        assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_decompression_bombs_are_refused_by_their_header() -> None:
         for read in (decode, describe):
             with pytest.raises(PictureError, match="too large"):
                 read(bomb)
-    small = encoded(Image.new("RGB", (20, 20)))
+    small = encode(Image.new("RGB", (20, 20)))
     with pytest.raises(PictureError, match=r"20 × 20"):
         decode(small, max_pixels=399)
     assert decode(small, max_pixels=400).size == (20, 20)
@@ -230,7 +230,7 @@ def test_files_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(PictureError, match="folder"):
         FilePicture(tmp_path).read_bytes()
     path = tmp_path / "a.png"
-    path.write_bytes(encoded(Image.fromarray(COLOURS_HWC)))
+    path.write_bytes(encode(Image.fromarray(COLOURS_HWC)))
     assert FilePicture(path).read_bytes() == path.read_bytes()
     assert (np.asarray(FilePicture(path).decode()) == COLOURS_HWC).all()
     monkeypatch.setattr(decoding, "MAX_FILE_BYTES", 10)
@@ -267,26 +267,26 @@ def test_every_kind_has_a_treatment_and_every_extension_a_format() -> None:
 
 def small_files() -> list[bytes]:
     image = Image.fromarray(COLOURS_HWC)
-    files = [encoded(image, name) for name in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")]
-    files.append(encoded(image.convert("P"), "PNG"))
-    files.append(encoded(image, "TIFF", compression="tiff_lzw"))
+    files = [encode(image, name) for name in ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM")]
+    files.append(encode(image.convert("P"), "PNG"))
+    files.append(encode(image, "TIFF", compression="tiff_lzw"))
     if features.check("jpg_2000"):
-        files.append(encoded(image, "JPEG2000"))
+        files.append(encode(image, "JPEG2000"))
     exif = Image.Exif()
     exif[0x0112] = 6
-    files.append(encoded(image, "JPEG", exif=exif))
+    files.append(encode(image, "JPEG", exif=exif))
     return files
 
 
 def survives(data: bytes) -> None:
     for read in (lambda: decode(data, max_pixels=1_000_000), lambda: describe(data, max_pixels=1_000_000)):
         try:
-            found = read()
+            result = read()
         except PictureError as error:
             assert str(error)
             assert "\n" not in str(error)
         else:
-            assert not isinstance(found, Image.Image) or found.mode == "RGB"
+            assert not isinstance(result, Image.Image) or result.mode == "RGB"
 
 
 @given(st.binary(max_size=400))
@@ -298,14 +298,14 @@ def test_any_bytes_decode_or_are_refused(data: bytes) -> None:
 @given(st.sampled_from(small_files()), st.data())
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_damaged_files_decode_or_are_refused(data: bytes, draw: st.DataObject) -> None:
-    damaged = bytearray(data)
+    damaged_bytes = bytearray(data)
     for _ in range(draw.draw(st.integers(1, 6))):
-        damaged[draw.draw(st.integers(0, len(damaged) - 1))] = draw.draw(st.integers(0, 255))
-    survives(bytes(damaged[: draw.draw(st.integers(1, len(damaged)))]))
-    survives(bytes(damaged))
+        damaged_bytes[draw.draw(st.integers(0, len(damaged_bytes) - 1))] = draw.draw(st.integers(0, 255))
+    survives(bytes(damaged_bytes[: draw.draw(st.integers(1, len(damaged_bytes)))]))
+    survives(bytes(damaged_bytes))
 
 
 def test_pictures_in_memory() -> None:
-    picture = BytesPicture(encoded(Image.fromarray(COLOURS_HWC)))
+    picture = BytesPicture(encode(Image.fromarray(COLOURS_HWC)))
     assert picture.read_bytes() == picture.data
     assert (np.asarray(picture.decode()) == COLOURS_HWC).all()

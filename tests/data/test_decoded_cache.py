@@ -68,15 +68,15 @@ def photograph(width: int, height: int, seed: int = 0, **how: object) -> bytes:
     return stream.getvalue()
 
 
-def kept(data: bytes, short: int, folder: Path | None = None) -> DecodedPicture:
+def cached_picture(data: bytes, short: int, folder: Path | None = None) -> DecodedPicture:
     return DecodedPicture(BytesPicture(data), hashlib.sha256(data).hexdigest(), folder or folder_for(short), short)
 
 
-def applied(image: Image.Image, spec: TransformSpec, size: int, seed: int) -> np.ndarray:
+def apply_transform(image: Image.Image, spec: TransformSpec, size: int, seed: int) -> np.ndarray:
     return TrainTransform(spec, size)(image, np.random.default_rng(seed))
 
 
-def encoded(image: Image.Image, kind: str, **how: object) -> bytes:
+def encode(image: Image.Image, kind: str, **how: object) -> bytes:
     stream = io.BytesIO()
     image.save(stream, kind, **how)
     return stream.getvalue()
@@ -90,16 +90,18 @@ def test_pictures_that_are_not_large_are_equal_to_the_bit(spec: TransformSpec) -
     pictures = [
         photograph(90, 60),
         photograph(60, 90, exif=exif),
-        encoded(alpha, "PNG"),
-        encoded(Image.new("L", (40, 40), 77), "PNG"),
+        encode(alpha, "PNG"),
+        encode(Image.new("L", (40, 40), 77), "PNG"),
     ]
     for data in pictures:
-        picture = kept(data, 64)
+        picture = cached_picture(data, 64)
         for image in (picture.decode(), picture.decode()):  # made now, then read
             assert image.mode == "RGBX" and full_size(image) == decode(data).size == image.size
             np.testing.assert_array_equal(np.array(image)[..., :3], np.array(decode(data)))
             for seed in range(5):
-                np.testing.assert_array_equal(applied(image, spec, 48, seed), applied(decode(data), spec, 48, seed))
+                np.testing.assert_array_equal(
+                    apply_transform(image, spec, 48, seed), apply_transform(decode(data), spec, 48, seed)
+                )
         assert picture.path.is_file() and picture.read_bytes() == data
 
 
@@ -126,13 +128,13 @@ def test_large_pictures_stay_within_the_stated_tolerance(spec: TransformSpec, ap
     """Mean differences in grey levels: to direct decoding; and of both to an ideal result, where rotation samples."""
     size, data = 96, photograph(900, 700)
     short = short_side(spec, size)
-    picture, direct = kept(data, short), decode(data)
+    picture, direct = cached_picture(data, short), decode(data)
     image = picture.decode()
     assert min(image.size) == short < 200 and full_size(image) == (900, 700)
     assert picture.path.stat().st_size == bytes_for([(900, 700)], short) < direct.width * direct.height
     between, errors, outside = [], [], []
     for seed in range(6):
-        ours, theirs = (applied(each, spec, size, seed).astype(float) for each in (image, direct))
+        ours, theirs = (apply_transform(each, spec, size, seed).astype(float) for each in (image, direct))
         best = ideal(direct, spec, size, seed)
         between.append(np.abs(ours - theirs).mean())
         errors.append((np.abs(ours - best).mean(), np.abs(theirs - best).mean()))
@@ -140,9 +142,9 @@ def test_large_pictures_stay_within_the_stated_tolerance(spec: TransformSpec, ap
         outside.append(corners.sum())
         assert ours[corners].sum() <= 3 * 3 * corners.sum()
     assert (sum(outside) > 0) == (spec.rotation > 0)
-    reduced, whole = np.mean(errors, axis=0)
+    reduced_error, whole = np.mean(errors, axis=0)
     assert 0.05 < np.mean(between) < apart
-    assert reduced < whole + worse
+    assert reduced_error < whole + worse
 
 
 @given(
@@ -191,13 +193,13 @@ def _cut(content: bytes) -> bytes:
     return content[:-100]
 
 
-def _flipped(content: bytes) -> bytes:
+def _flip_byte(content: bytes) -> bytes:
     return content[:500] + bytes([content[500] ^ 1]) + content[501:]
 
 
 DAMAGE: list[Callable[[bytes], bytes]] = [
     _cut,
-    _flipped,
+    _flip_byte,
     lambda content: b"",
     lambda content: content[:5],
     lambda content: b"X" + content[1:],
@@ -210,7 +212,7 @@ DAMAGE: list[Callable[[bytes], bytes]] = [
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_a_damaged_file_is_decoded_again(damage: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     data = photograph(60, 50)
-    picture = kept(data, 64)
+    picture = cached_picture(data, 64)
     picture.decode()
     whole = picture.path.read_bytes()
     picture.path.write_bytes(damage(whole))
@@ -221,16 +223,16 @@ def test_a_damaged_file_is_decoded_again(damage: Callable[[bytes], bytes], monke
 
 def test_what_cannot_be_decoded_or_kept_is_told_or_done_without(cache: Path) -> None:
     with pytest.raises(PictureError, match="not a picture"):
-        kept(b"nothing", 64).decode()
+        cached_picture(b"nothing", 64).decode()
     data = photograph(60, 50)
     cache.mkdir()
     (cache / "decoded").write_text("a file where a folder should be")
-    image = kept(data, 64).decode()
+    image = cached_picture(data, 64).decode()
     np.testing.assert_array_equal(np.array(image)[..., :3], np.array(decode(data)))
 
 
 def test_what_a_killed_writer_left_is_removed_and_nothing_else(cache: Path) -> None:
-    picture = kept(photograph(60, 50), 64)
+    picture = cached_picture(photograph(60, 50), 64)
     picture.decode()
     old, fresh = (picture.path.with_name(f".{name}.part") for name in ("old", "fresh"))
     for path in (old, fresh):
@@ -243,7 +245,7 @@ def test_what_a_killed_writer_left_is_removed_and_nothing_else(cache: Path) -> N
 def _decode_all(seeds: list[int]) -> str:
     together = hashlib.sha256()
     for seed in seeds:
-        image = kept(photograph(200, 150, seed), 40).decode()
+        image = cached_picture(photograph(200, 150, seed), 40).decode()
         together.update(image.tobytes())
     return together.hexdigest()
 
@@ -271,8 +273,8 @@ def test_a_build_that_is_killed_leaves_whole_pictures(cache: Path, monkeypatch: 
     assert all(decoded_cache._read(path) is not None for path in there)
     for seed in seeds[:3]:
         data = photograph(200, 150, seed)
-        elsewhere = kept(data, 40, cache / "elsewhere").decode()
-        assert kept(data, 40).decode().tobytes() == elsewhere.tobytes()
+        elsewhere = cached_picture(data, 40, cache / "elsewhere").decode()
+        assert cached_picture(data, 40).decode().tobytes() == elsewhere.tobytes()
 
 
 # --- in training
@@ -313,12 +315,12 @@ def test_training_is_the_same_to_the_bit_and_decodes_once(
 ) -> None:
     count = 0
 
-    def counted(data: bytes) -> Image.Image:
+    def count_decode(data: bytes) -> Image.Image:
         nonlocal count
         count += 1
         return decode(data)
 
-    monkeypatch.setattr(decoded_cache, "decode", counted)
+    monkeypatch.setattr(decoded_cache, "decode", count_decode)
     train(str(small_scenes), recipe(), tmp_path / "without")
     assert count == 0
     notes = notes_of(small_scenes, recipe(decoded_cache=1), tmp_path / "cold")
@@ -350,7 +352,7 @@ def test_what_training_sees_does_not_depend_on_what_is_there(large: Path, tmp_pa
     train(str(large), settings, tmp_path / "warm")
     files[0].unlink()
     files[1].write_bytes(b"damaged")
-    decoded_cache._checked.clear()
+    decoded_cache._verified_paths.clear()
     train(str(large), settings, tmp_path / "mended")
     (cache / "decoded").rename(cache / "away")
     (cache / "decoded").write_text("a file where a folder should be")
@@ -364,15 +366,15 @@ def test_what_training_sees_does_not_depend_on_what_is_there(large: Path, tmp_pa
 
 
 def test_what_does_not_fit_is_decoded_in_every_epoch(large: Path, tmp_path: Path, cache: Path) -> None:
-    needed = bytes_for([(160, 120)] * 8, short_side(UPRIGHT, 32))
+    cache_bytes = bytes_for([(160, 120)] * 8, short_side(UPRIGHT, 32))
     settings = recipe(transforms=UPRIGHT, epochs=1)
-    notes = notes_of(large, dataclasses.replace(settings, decoded_cache=(needed - 1) / 1e9), tmp_path / "not")
+    notes = notes_of(large, dataclasses.replace(settings, decoded_cache=(cache_bytes - 1) / 1e9), tmp_path / "not")
     assert any("more than" in note and "every epoch decodes them" in note for note in notes)
     assert not (cache / "decoded").exists()
-    notes = notes_of(large, dataclasses.replace(settings, decoded_cache=needed / 1e9), tmp_path / "just")
+    notes = notes_of(large, dataclasses.replace(settings, decoded_cache=cache_bytes / 1e9), tmp_path / "just")
     assert any(note.startswith("Decoded pictures are kept") for note in notes)
     used = sum(path.stat().st_size for path in (cache / "decoded").rglob("*.rgbx"))
-    assert used == needed
+    assert used == cache_bytes
 
 
 def test_a_full_disk_is_told_of(large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -400,7 +402,7 @@ def test_the_cache_verb_lists_and_prunes_it(large: Path, tmp_path: Path, vitrine
     status, out, _ = vitrine_command("cache")
     assert status == 0 and f"decoded/{short}px" in out and "decoded by vitrine train" in out
     assert not chosen(contents, ["1"]), "used today"
-    removed = prune(contents, chosen(contents, [item.name]))
-    assert removed.failed is None and not folder.exists() and removed.freed >= item.size
+    pruned = prune(contents, chosen(contents, [item.name]))
+    assert pruned.failed is None and not folder.exists() and pruned.freed >= item.size
     train(str(large), recipe(decoded_cache=1, transforms=UPRIGHT, epochs=1), tmp_path / "again")
     same_files(tmp_path / "run", tmp_path / "again")

@@ -68,12 +68,12 @@ def samples(n: int, special: dict[int, type[Noise]] | None = None, first: int = 
     return [Sample(f"{i}.png", kinds.get(i, Noise)(first + i), label=i % 3) for i in range(n)]
 
 
-def pixels(loaded: Sequence[Batch]) -> torch.Tensor:
-    return torch.cat([batch.pixels_BCHW for batch in loaded])
+def pixels(loaded_batches: Sequence[Batch]) -> torch.Tensor:
+    return torch.cat([batch.pixels_BCHW for batch in loaded_batches])
 
 
-def indices(loaded: Sequence[Batch]) -> list[int]:
-    return torch.cat([batch.indices_B for batch in loaded]).tolist()
+def indices(loaded_batches: Sequence[Batch]) -> list[int]:
+    return torch.cat([batch.indices_B for batch in loaded_batches]).tolist()
 
 
 def load(data: Sequence[Sample], **options: object) -> list[Batch]:
@@ -82,18 +82,22 @@ def load(data: Sequence[Sample], **options: object) -> list[Batch]:
 
 
 def test_a_batch_holds_what_it_promises() -> None:
-    loaded = load(samples(10))
-    assert [tuple(batch.pixels_BCHW.shape) for batch in loaded] == [(4, 3, 16, 16), (4, 3, 16, 16), (2, 3, 16, 16)]
-    first = loaded[0]
+    loaded_batches = load(samples(10))
+    assert [tuple(batch.pixels_BCHW.shape) for batch in loaded_batches] == [
+        (4, 3, 16, 16),
+        (4, 3, 16, 16),
+        (2, 3, 16, 16),
+    ]
+    first = loaded_batches[0]
     assert (first.pixels_BCHW.dtype, first.labels_B.dtype, first.indices_B.dtype) == (
         torch.uint8,
         torch.int64,
         torch.int64,
     )
     assert first.pixels_BCHW.is_contiguous()
-    for batch in loaded:
+    for batch in loaded_batches:
         assert batch.labels_B.tolist() == [i % 3 for i in batch.indices_B.tolist()]
-    assert sorted(indices(loaded)) == list(range(10))
+    assert sorted(indices(loaded_batches)) == list(range(10))
     unknown = batches([Sample("a", Noise(1))], EvalTransform(SPEC, 16), batch_size=1)
     assert next(iter(unknown)).labels_B.tolist() == [-1]
 
@@ -154,13 +158,13 @@ def test_an_order_is_a_permutation_without_favourites() -> None:
 @pytest.mark.parametrize("workers", [0, 1])
 def test_unreadable_pictures_are_named_and_the_rest_goes_on(workers: int) -> None:
     data = samples(8, {1: Unreadable, 4: Unreadable, 5: Unreadable, 6: Unreadable, 7: Unreadable})
-    loaded = load(data, shuffle=False, workers=workers)
-    assert indices(loaded) == [0, 2, 3]
-    assert [index for batch in loaded for index, _ in batch.unreadable] == [1, 4, 5, 6, 7]
-    assert "truncated" in loaded[0].unreadable[0][1]
-    assert tuple(loaded[1].pixels_BCHW.shape) == (0, 3, 16, 16)  # a batch of which nothing is left
+    loaded_batches = load(data, shuffle=False, workers=workers)
+    assert indices(loaded_batches) == [0, 2, 3]
+    assert [index for batch in loaded_batches for index, _ in batch.unreadable] == [1, 4, 5, 6, 7]
+    assert "truncated" in loaded_batches[0].unreadable[0][1]
+    assert tuple(loaded_batches[1].pixels_BCHW.shape) == (0, 3, 16, 16)  # a batch of which nothing is left
     clean = dict(zip(indices(load(samples(8))), pixels(load(samples(8))), strict=True))
-    for i, row in zip(indices(loaded), pixels(loaded), strict=True):
+    for i, row in zip(indices(loaded_batches), pixels(loaded_batches), strict=True):
         assert torch.equal(row, clean[i])  # neighbours that fail change nothing
 
 
@@ -187,11 +191,11 @@ def test_a_loader_lives_for_many_epochs_and_leaves_nothing_behind() -> None:
         # An endless source has other samples in every epoch.
         assert torch.equal(pixels(list(loader.epoch(other, seed=3, epoch=1, shuffle=True))), pixels(load(other)))
         assert multiprocessing.active_children() == workers
-        unfinished = loader.epoch(data)
-        next(unfinished)
+        first_epoch = loader.epoch(data)
+        next(first_epoch)
         assert torch.equal(pixels(list(loader.epoch(data, seed=3, epoch=1, shuffle=True))), pixels(load(data)))
         with pytest.raises(RuntimeError, match="newer epoch"):
-            next(unfinished)
+            next(first_epoch)
     assert multiprocessing.active_children() == []
 
 
@@ -205,25 +209,25 @@ def test_the_trainers_random_numbers_are_its_own() -> None:
 class Counted(Sequence[Sample]):
     """A hundred thousand samples, made when asked for, and counted."""
 
-    made = 0
+    accesses = 0
 
     def __len__(self) -> int:
         return 100_000
 
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
-        Counted.made += 1
+        Counted.accesses += 1
         return Sample(str(index), Noise(index))
 
 
 def test_only_a_few_batches_are_loaded_ahead() -> None:
     with PictureLoader(EvalTransform(TransformSpec(), 16), 4, 1) as loader:
         list(loader.epoch(samples(4)))  # its workers know other samples, so these are made here, and can be counted
-        Counted.made = 0
+        Counted.accesses = 0
         stream = loader.epoch(Counted())
         for _ in range(3):
             next(stream)
         time.sleep(0.2)
-        assert Counted.made <= 4 * (3 + 3)
+        assert Counted.accesses <= 4 * (3 + 3)
 
 
 def test_an_interrupt_ends_it_all() -> None:
@@ -262,8 +266,8 @@ def test_normalise_is_its_formula(dtype: torch.dtype) -> None:
     pixels_BCHW = torch.arange(256, dtype=torch.uint8).reshape(1, 1, 16, 16).expand(2, 3, 16, 16)
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.5, 0.01)
     expected = (pixels_BCHW.double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
-    got = normalise(pixels_BCHW, mean, std, dtype)
-    assert got.dtype == dtype
+    result = normalise(pixels_BCHW, mean, std, dtype)
+    assert result.dtype == dtype
     tolerance = {"rtol": 1e-2, "atol": 1e-2} if dtype is torch.bfloat16 else {"rtol": 1e-5, "atol": 1e-5}
-    torch.testing.assert_close(got.double(), expected, **tolerance)
+    torch.testing.assert_close(result.double(), expected, **tolerance)
     assert pixels_BCHW.dtype == torch.uint8

@@ -40,9 +40,9 @@ def save(path: Path, pixels: np.ndarray | Image.Image, **options: Any) -> Path:
 
 
 def mask_at(folder: Path, name: str, value: Any = None) -> np.ndarray | None:
-    found = find_masks(samples(name), source=folder, value=value)
-    assert found is not None
-    return found.mask_of(name)
+    masks = find_masks(samples(name), source=folder, value=value)
+    assert masks is not None
+    return masks.mask_of(name)
 
 
 # --- folders
@@ -61,10 +61,10 @@ def mask_at(folder: Path, name: str, value: Any = None) -> np.ndarray | None:
 )
 def test_any_pixel_that_is_not_zero_is_inside(tmp_path: Path, pixels: Image.Image) -> None:
     save(tmp_path / "cat_1.png", pixels)
-    found = mask_at(tmp_path, "train/cat_1.jpg")
-    assert found is not None
-    assert found.dtype == bool
-    assert (found == INSIDE_HW).all()
+    masks = mask_at(tmp_path, "train/cat_1.jpg")
+    assert masks is not None
+    assert masks.dtype == bool
+    assert (masks == INSIDE_HW).all()
 
 
 def test_a_value_of_a_label_map_is_inside(tmp_path: Path) -> None:
@@ -92,36 +92,36 @@ def test_the_longest_end_of_a_path_wins(tmp_path: Path) -> None:
     names = ("train/cat/1.jpg", "train/dog/1.jpg", "val/cat/1.jpg", "val/cat/2.jpg", "val/cat/3.jpg")
     for shade, place in enumerate(("train/cat/1.png", "cat/1.png", "2.png", "val/cat/9.png"), start=1):
         save(tmp_path / place, np.full((2, 2), shade, dtype=np.uint8))
-    found = find_masks(samples(*names), source=tmp_path, value=1)
-    assert found is not None
-    assert set(found.loaders) == {"train/cat/1.jpg", "val/cat/1.jpg", "val/cat/2.jpg"}
-    first, second = found.mask_of("train/cat/1.jpg"), found.mask_of("val/cat/1.jpg")
+    masks = find_masks(samples(*names), source=tmp_path, value=1)
+    assert masks is not None
+    assert set(masks.loaders) == {"train/cat/1.jpg", "val/cat/1.jpg", "val/cat/2.jpg"}
+    first, second = masks.mask_of("train/cat/1.jpg"), masks.mask_of("val/cat/1.jpg")
     assert first is not None
     assert second is not None
     assert first.all()  # its own
     assert not second.any()  # cat/1.png has the value 2
-    assert found.mask_of("val/cat/3.jpg") is None
-    assert found.mask_of("nobody.jpg") is None
+    assert masks.mask_of("val/cat/3.jpg") is None
+    assert masks.mask_of("nobody.jpg") is None
 
 
 def test_a_mask_that_two_pictures_claim_serves_neither(tmp_path: Path) -> None:
     save(tmp_path / "1.png", INSIDE_HW)
     save(tmp_path / "2.png", INSIDE_HW)
-    found = find_masks(samples("cat/1.jpg", "dog/1.jpg", "dog/2.jpg"), source=tmp_path)
-    assert found is not None
-    assert set(found.loaders) == {"dog/2.jpg"}
-    assert found.notes == ("Masks that more than one picture could claim by name were left aside: 1.png.",)
+    masks = find_masks(samples("cat/1.jpg", "dog/1.jpg", "dog/2.jpg"), source=tmp_path)
+    assert masks is not None
+    assert set(masks.loaders) == {"dog/2.jpg"}
+    assert masks.notes == ("Masks that more than one picture could claim by name were left aside: 1.png.",)
     with pytest.raises(DataError, match=r"left aside: 1\.png"):
         find_masks(samples("cat/1.jpg", "dog/1.jpg"), source=tmp_path)
 
 
 def test_another_size_is_refused_with_both(tmp_path: Path) -> None:
     save(tmp_path / "1.png", INSIDE_HW)
-    found = find_masks(samples("1.jpg"), source=tmp_path)
-    assert found is not None
-    assert found.mask_of("1.jpg", (8, 6)) is not None
+    masks = find_masks(samples("1.jpg"), source=tmp_path)
+    assert masks is not None
+    assert masks.mask_of("1.jpg", (8, 6)) is not None
     with pytest.raises(DataError, match=r"8 x 6 pixels, its upright picture 6 x 8"):
-        found.mask_of("1.jpg", (6, 8))
+        masks.mask_of("1.jpg", (6, 8))
 
 
 def test_a_source_without_masks_is_refused(tmp_path: Path) -> None:
@@ -145,10 +145,10 @@ def test_a_folder_called_masks_is_found_from_the_data_and_from_below(tmp_path: P
         (tmp_path / "train" / "cat", "1.jpg"),
         (tmp_path / "train" / "cat" / "1.jpg", "1.jpg"),
     ):
-        found = find_masks(samples(name), data=data)
-        assert found is not None, data
-        assert found.origin == str(tmp_path / "masks")
-        assert (found.mask_of(name) == INSIDE_HW).all()
+        masks = find_masks(samples(name), data=data)
+        assert masks is not None, data
+        assert masks.origin == str(tmp_path / "masks")
+        assert (masks.mask_of(name) == INSIDE_HW).all()
 
 
 def test_masks_by_name_alone_are_found_from_a_split_but_not_from_just_anywhere(tmp_path: Path) -> None:
@@ -173,24 +173,24 @@ def test_written_scenes_bring_their_main_objects(tmp_path: Path, layout: Any) ->
     folder = write_scenes(tmp_path / "scenes", "new", {"train": 3, "test": 3}, size=32, layout=layout)
     split = folder / ("test2017" if layout == "coco" else "test")
     pictures = list_pictures(split)
-    found = find_masks(pictures, data=split)
-    assert found is not None
-    assert found.notes == ("In the scenes' label maps the main object (value 1) is the mask.",)
+    masks = find_masks(pictures, data=split)
+    assert masks is not None
+    assert masks.notes == ("In the scenes' label maps the main object (value 1) is the mask.",)
     everything = find_masks(pictures, data=split, value="any")
     assert everything is not None
     for sample in pictures:
         label_HW = np.asarray(Image.open(folder / "masks" / split.name / Path(sample.name).with_suffix(".png")))
         assert label_HW.max() >= 1
-        assert (found.mask_of(sample.name, (32, 32)) == (label_HW == 1)).all()
+        assert (masks.mask_of(sample.name, (32, 32)) == (label_HW == 1)).all()
         assert (everything.mask_of(sample.name) == (label_HW > 0)).all()
 
 
 def test_generated_scenes_need_no_files() -> None:
     pictures = [open_data("scenes:new").splits["test"][index] for index in range(3)]
-    found = find_masks(pictures)
-    assert found is not None
+    masks = find_masks(pictures)
+    assert masks is not None
     for sample in pictures:
-        mask_HW = found.mask_of(sample.name, sample.picture.decode().size)
+        mask_HW = masks.mask_of(sample.name, sample.picture.decode().size)
         assert mask_HW is not None
         assert (mask_HW == sample.picture.scene.objects[0].mask).all()  # type: ignore[attr-defined]
 
@@ -220,9 +220,9 @@ SQUARE = (2.0, 1.0, 7.0, 1.0, 7.0, 4.0, 2.0, 4.0)  # covers columns 2 to 6, rows
 
 
 def test_polygons_are_drawn_on_pixels_that_cover_their_number_to_the_next(tmp_path: Path) -> None:
-    found = find_masks(samples("val/a.jpg"), source=coco(tmp_path, [polygon(1, *SQUARE)]))
-    assert found is not None
-    assert (found.mask_of("val/a.jpg", (8, 6)) == INSIDE_HW).all()
+    masks = find_masks(samples("val/a.jpg"), source=coco(tmp_path, [polygon(1, *SQUARE)]))
+    assert masks is not None
+    assert (masks.mask_of("val/a.jpg", (8, 6)) == INSIDE_HW).all()
 
 
 def drawn_by_matplotlib(polygons: list[np.ndarray], height: int, width: int) -> np.ndarray:
@@ -242,9 +242,9 @@ def test_slanted_polygons_equal_another_librarys(tmp_path: Path, seed: int) -> N
     path = coco(
         tmp_path, [polygon(1, *corners.ravel())], images=[{"id": 1, "file_name": "a.jpg", "width": 80, "height": 70}]
     )
-    found = find_masks(samples("a.jpg"), source=path)
-    assert found is not None
-    mask_HW, expected_HW = found.mask_of("a.jpg"), drawn_by_matplotlib([corners], 70, 80)
+    masks = find_masks(samples("a.jpg"), source=path)
+    assert masks is not None
+    mask_HW, expected_HW = masks.mask_of("a.jpg"), drawn_by_matplotlib([corners], 70, 80)
     assert mask_HW is not None
     assert (mask_HW & expected_HW).sum() / (mask_HW | expected_HW).sum() > 0.98
 
@@ -257,9 +257,9 @@ def test_polygons_lie_where_they_should_in_pictures_too_large_to_be_drawn_finer(
     circle = np.stack([30.2 + 18 * np.cos(angles), 25.4 + 18 * np.sin(angles)], axis=1)
     images = [{"id": 1, "file_name": "a.jpg", "width": 80, "height": 70}]
     path = coco(tmp_path, [polygon(1, *circle.ravel())], images=images)
-    found = find_masks(samples("a.jpg"), source=path)
-    assert found is not None
-    mask_HW = found.mask_of("a.jpg")
+    masks = find_masks(samples("a.jpg"), source=path)
+    assert masks is not None
+    mask_HW = masks.mask_of("a.jpg")
     assert mask_HW is not None
     y_N, x_N = np.nonzero(mask_HW)
     assert (x_N.mean() + 0.5, y_N.mean() + 0.5) == pytest.approx((30.2, 25.4), abs=0.15)  # no shift to one side
@@ -294,21 +294,21 @@ def test_plain_run_lengths_are_read_and_compressed_ones_refused(tmp_path: Path) 
             last = bool(inside)
         runs[-1] += 1
     entry = {"image_id": 1, "category_id": 17, "segmentation": {"counts": runs, "size": [6, 8]}}
-    found = find_masks(samples("a.jpg"), source=coco(tmp_path, [entry]))
-    assert found is not None
-    assert (found.mask_of("a.jpg") == INSIDE_HW).all()
-    packed = entry | {"segmentation": {"counts": "d0m05K2M1O0", "size": [6, 8]}}
+    masks = find_masks(samples("a.jpg"), source=coco(tmp_path, [entry]))
+    assert masks is not None
+    assert (masks.mask_of("a.jpg") == INSIDE_HW).all()
+    compressed = entry | {"segmentation": {"counts": "d0m05K2M1O0", "size": [6, 8]}}
     with pytest.raises(DataError, match=r"an instance on a\.jpg is stored as compressed run lengths(.|\n)*pycocotools"):
-        find_masks(samples("a.jpg"), source=coco(tmp_path, [packed]))
-    find_masks(samples("b.jpg"), source=coco(tmp_path, [packed, polygon(2, *SQUARE)]))  # another picture's
+        find_masks(samples("a.jpg"), source=coco(tmp_path, [compressed]))
+    find_masks(samples("b.jpg"), source=coco(tmp_path, [compressed, polygon(2, *SQUARE)]))  # another picture's
 
 
 def test_the_same_file_name_twice_is_left_aside(tmp_path: Path) -> None:
     path = coco(tmp_path, [polygon(1, *SQUARE), polygon(2, *SQUARE)])
-    found = find_masks(samples("train/a.jpg", "val/a.jpg", "val/b.jpg"), source=path)
-    assert found is not None
-    assert set(found.loaders) == {"val/b.jpg"}
-    assert "train/a.jpg" in found.notes[0]
+    masks = find_masks(samples("train/a.jpg", "val/a.jpg", "val/b.jpg"), source=path)
+    assert masks is not None
+    assert set(masks.loaders) == {"val/b.jpg"}
+    assert "train/a.jpg" in masks.notes[0]
 
 
 # --- hostile and broken input
@@ -330,9 +330,9 @@ def test_the_same_file_name_twice_is_left_aside(tmp_path: Path) -> None:
 )
 def test_a_document_that_is_none_is_refused_in_our_words(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "instances.json").write_bytes(content)
-    with pytest.raises(DataError) as refused:
+    with pytest.raises(DataError) as error:
         find_masks(samples("a.jpg"), source=tmp_path / "instances.json")
-    assert str(refused.value).count("\n") <= 1
+    assert str(error.value).count("\n") <= 1
 
 
 @pytest.mark.parametrize(
@@ -362,9 +362,9 @@ def test_a_segmentation_that_is_none_is_refused(tmp_path: Path, segmentation: An
 
 def test_corners_far_away_and_polygons_without_area_do_no_harm(tmp_path: Path) -> None:
     far = polygon(1, -1e300, -1e300, 1e300, -1e300, 1e300, 1e300, -1e300, 1e300)
-    found = find_masks(samples("a.jpg"), source=coco(tmp_path, [far]))
-    assert found is not None
-    mask_HW = found.mask_of("a.jpg")
+    masks = find_masks(samples("a.jpg"), source=coco(tmp_path, [far]))
+    assert masks is not None
+    mask_HW = masks.mask_of("a.jpg")
     assert mask_HW is not None
     assert mask_HW.all()
     with pytest.raises(DataError, match="no mask for any"):
@@ -416,12 +416,12 @@ def test_every_pet_has_a_mask_of_its_size() -> None:
     for split, count in (("train", 259), ("val", 111)):
         folder = SHARED / "pets37" / split
         pictures = list_pictures(folder)
-        found = find_masks(pictures, data=folder)
-        assert found is not None
-        assert len(found.loaders) == len(pictures) == count
+        masks = find_masks(pictures, data=folder)
+        assert masks is not None
+        assert len(masks.loaders) == len(pictures) == count
         shares = []
         for sample in pictures[::10]:
-            mask_HW = found.mask_of(sample.name, sample.picture.decode().size)
+            mask_HW = masks.mask_of(sample.name, sample.picture.decode().size)
             assert mask_HW is not None
             shares.append(mask_HW.mean())
         assert 0.2 < np.mean(shares) < 0.6
@@ -432,9 +432,9 @@ def test_every_pet_has_a_mask_of_its_size() -> None:
 def test_coco_photographs_have_their_objects(split: str, count: int) -> None:
     source = SHARED / "coco" / "annotations" / f"instances_{split}.json"
     pictures = list_pictures(SHARED / "coco" / split)
-    found = find_masks(pictures, source=source)
-    assert found is not None
-    assert len(found.loaders) == count
+    masks = find_masks(pictures, source=source)
+    assert masks is not None
+    assert len(masks.loaders) == count
     document = json.loads(source.read_text())
     for image in document["images"][:8]:
         shapes = [
@@ -444,7 +444,7 @@ def test_coco_photographs_have_their_objects(split: str, count: int) -> None:
             for flat in entry["segmentation"]
         ]
         sample = next(sample for sample in pictures if sample.name == image["file_name"])
-        mask_HW = found.mask_of(sample.name, sample.picture.decode().size)
+        mask_HW = masks.mask_of(sample.name, sample.picture.decode().size)
         if shapes:
             assert mask_HW is not None
             expected_HW = drawn_by_matplotlib(shapes, image["height"], image["width"])
@@ -460,6 +460,6 @@ def test_a_picture_from_a_file_is_measured_upright(tmp_path: Path) -> None:
     exif[0x0112] = 6
     path = save(tmp_path / "1.jpg", np.zeros((8, 6, 3), dtype=np.uint8), exif=exif)
     save(tmp_path / "masks" / "1.png", INSIDE_HW)
-    found = find_masks([Sample("1.jpg", FilePicture(path))], data=tmp_path)
-    assert found is not None
-    assert (found.mask_of("1.jpg", FilePicture(path).decode().size) == INSIDE_HW).all()
+    masks = find_masks([Sample("1.jpg", FilePicture(path))], data=tmp_path)
+    assert masks is not None
+    assert (masks.mask_of("1.jpg", FilePicture(path).decode().size) == INSIDE_HW).all()

@@ -47,7 +47,7 @@ def table(data: Dataset) -> dict[str, dict[str, str]]:
     }
 
 
-def noted(data: Dataset, *words: str) -> bool:
+def has_note(data: Dataset, *words: str) -> bool:
     return any(all(word in note for word in words) for note in data.notes)
 
 
@@ -61,7 +61,7 @@ def test_class_folders(tmp_path: Path) -> None:
     assert data.labels == ("cat", "dog", "été")
     assert Counter(s.label for s in data.splits["validation"]) == {0: 1, 1: 1, 2: 1}
     assert Counter(s.label for s in data.splits["train"]) == {0: 4, 1: 4, 2: 4}
-    assert noted(data, "3 of 15", "seed 0")
+    assert has_note(data, "3 of 15", "seed 0")
     assert data.splits["train"][0].picture.decode().size == (4, 4)
     assert table(open_data(str(tmp_path))) == table(data)
     assert table(open_data(str(tmp_path), seed=3)) != table(data)
@@ -77,7 +77,7 @@ def test_split_folders(tmp_path: Path, validation: str) -> None:
         "test": {"test/b/3.jpeg": "b"},
     }
     assert list(data.splits) == ["train", "validation", "test"]
-    assert noted(data, "extra")
+    assert has_note(data, "extra")
 
 
 def test_flat_files(tmp_path: Path) -> None:
@@ -86,9 +86,9 @@ def test_flat_files(tmp_path: Path) -> None:
     data = open_data(str(tmp_path))
     assert data.labels == ("Bengal", "american_bulldog", "with space")
     assert data.layout == "flat files {label}_{id}"
-    assert noted(data, "masks")
-    assert noted(data, "1 file was left aside", ".txt 1")
-    assert noted(data, "2 classes with a single")
+    assert has_note(data, "masks")
+    assert has_note(data, "1 file was left aside", ".txt 1")
+    assert has_note(data, "2 classes with a single")
 
 
 def test_flat_files_with_integer_labels_in_split_folders(tmp_path: Path) -> None:
@@ -96,14 +96,14 @@ def test_flat_files_with_integer_labels_in_split_folders(tmp_path: Path) -> None
     data = open_data(str(tmp_path))
     assert data.labels == tuple(str(label) for label in range(12))
     assert data.splits["validation"][0].label == 3
-    assert noted(data, "masks")
+    assert has_note(data, "masks")
 
 
 def test_some_flat_files_have_no_label(tmp_path: Path) -> None:
     fill(tmp_path, "a_1.png", "a_2.png", "b_1.png", "cover.png")
     data = open_data(str(tmp_path))
     assert sum(map(len, data.splits.values())) == 3
-    assert noted(data, "1 pictures", "{label}_{id}")
+    assert has_note(data, "1 pictures", "{label}_{id}")
 
 
 def test_integer_labels_are_in_numeric_order() -> None:
@@ -118,31 +118,31 @@ def test_clutter_is_ignored_and_the_rest_is_counted(tmp_path: Path) -> None:
     data = open_data(str(tmp_path))
     assert data.labels == ("a", "b")
     assert sum(map(len, data.splits.values())) == 5
-    assert noted(data, "2 files were left aside", ".heic 1", ".txt 1")
-    assert noted(data, "no classes", "empty/")
-    assert noted(data, "1 pictures lie in folders below")
-    assert noted(data, "1 pictures", "beside the class folders")
+    assert has_note(data, "2 files were left aside", ".heic 1", ".txt 1")
+    assert has_note(data, "no classes", "empty/")
+    assert has_note(data, "1 pictures lie in folders below")
+    assert has_note(data, "1 pictures", "beside the class folders")
 
 
 def test_one_class_only(tmp_path: Path) -> None:
     data = open_data(str(fill(tmp_path, "cat/1.png", "cat/2.png")))
-    assert noted(data, "one class")
+    assert has_note(data, "one class")
 
 
 def test_a_class_that_training_lacks_and_a_folder_called_like_a_split(tmp_path: Path) -> None:
     fill(tmp_path, "train/a/1.png", "train/b/1.png", "val/c/1.png")
-    assert noted(open_data(str(tmp_path)), "validation", "no training picture", "c")
+    assert has_note(open_data(str(tmp_path)), "validation", "no training picture", "c")
     other = fill(tmp_path / "other", "cat/1.png", "cat/2.png", "test/1.png")
-    assert noted(open_data(str(other)), "sound like splits", "test")
+    assert has_note(open_data(str(other)), "sound like splits", "test")
 
 
 def test_an_unlabelled_test_folder_is_left_aside(tmp_path: Path) -> None:
     fill(tmp_path, "train/a/1.png", "train/a/2.png", "train/b/1.png", "test/1.png", "val/a_1.png")
     data = open_data(str(tmp_path))
     assert set(data.splits) == {"train", "validation"}
-    assert noted(data, "test/ was left aside", "1 pictures such as 1.png")
-    assert noted(data, "val/ was left aside", "flat files")
-    assert noted(data, "no validation split")
+    assert has_note(data, "test/ was left aside", "1 pictures such as 1.png")
+    assert has_note(data, "val/ was left aside", "flat files")
+    assert has_note(data, "no validation split")
 
 
 def test_only_a_test_split(tmp_path: Path) -> None:
@@ -163,12 +163,12 @@ def test_only_a_test_split(tmp_path: Path) -> None:
     ],
 )
 def test_unknown_layouts_say_what_was_found(tmp_path: Path, names: list[str], words: str) -> None:
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError) as error:
         open_data(str(fill(tmp_path, *names)))
-    assert words in str(caught.value)
-    assert len(str(caught.value).splitlines()) <= 2
-    if isinstance(caught.value, UnknownLayoutError):
-        assert "class folders" in str(caught.value)
+    assert words in str(error.value)
+    assert len(str(error.value).splitlines()) <= 2
+    if isinstance(error.value, UnknownLayoutError):
+        assert "class folders" in str(error.value)
 
 
 def test_what_is_not_there(tmp_path: Path) -> None:
@@ -188,8 +188,8 @@ def test_links(tmp_path: Path) -> None:
     (tmp_path / "b" / "good.png").symlink_to(tmp_path / "a" / "1.png")
     names = [s.name for s in list_pictures(tmp_path)]
     assert names == ["a/1.png", "b/1.png", "b/broken.png", "b/good.png", "b/self.png"]
-    broken = [s for s in list_pictures(tmp_path) if s.name in ("b/broken.png", "b/self.png")]
-    for sample in broken:
+    broken_samples = [s for s in list_pictures(tmp_path) if s.name in ("b/broken.png", "b/self.png")]
+    for sample in broken_samples:
         with pytest.raises(PictureError):
             sample.picture.decode()
 
@@ -259,7 +259,7 @@ def test_csv_manifest(tmp_path: Path) -> None:
         "validation": {"p/3, really.png": "2"},
         "test": {"p/2.png": "1"},
     }
-    assert noted(data, "Columns used: Image_Path, Label, split", "not used: note")
+    assert has_note(data, "Columns used: Image_Path, Label, split", "not used: note")
     assert data.splits["test"][0].picture.decode().size == (4, 4)
 
 
@@ -279,9 +279,9 @@ def test_manifest_rows_that_cannot_be_used(tmp_path: Path) -> None:
     fill(tmp_path, "1.png", "2.png")
     text = "path,label\n1.png,a\n1.png,a\n2.png,b\n3.png,a\n2.png,\n"
     data = open_data(write(tmp_path / "m.csv", text))
-    assert noted(data, "1 of 3 files do not exist: 3.png")
-    assert noted(data, "1 rows repeat")
-    assert noted(data, "1 rows without a label")
+    assert has_note(data, "1 of 3 files do not exist: 3.png")
+    assert has_note(data, "1 rows repeat")
+    assert has_note(data, "1 rows without a label")
     for text, words in [
         ("path,label\n1.png,a\n1.png,b\n", "rows 2 and 3"),
         ("path,label,split\n1.png,a,train\n1.png,a,test\n", "rows 2 and 3"),
@@ -320,7 +320,7 @@ def test_parquet_manifest(tmp_path: Path) -> None:
     pyarrow.parquet.write_table(rows, tmp_path / "m.parquet")
     data = open_data(str(tmp_path / "m.parquet"))
     assert data.labels == ("9", "10")
-    assert noted(data, "1 rows without a label")
+    assert has_note(data, "1 rows without a label")
     (tmp_path / "bad.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(DataError, match="cannot be read as a table"):
         open_data(str(tmp_path / "bad.parquet"))
@@ -357,9 +357,9 @@ def test_saved_data_set(tmp_path: Path, rows: object) -> None:
     data = open_data(f"hf:{tmp_path / 'saved'}?label=fine")
     assert data.labels == ("z", "y")
     assert [s.label for s in data.splits["test"]] == [0, 1, 0]
-    assert noted(data, "1 rows of test have no label")
-    assert noted(data, "left aside: extra")
-    assert noted(data, "Read from", "saved")
+    assert has_note(data, "1 rows of test have no label")
+    assert has_note(data, "left aside: extra")
+    assert has_note(data, "Read from", "saved")
     sample = data.splits["test"][1]
     assert sample.name == "test/000001"
     assert sample.picture.read_bytes() == png(1)
@@ -421,12 +421,12 @@ def test_pets_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "validation": 12,
         "test": 60,
     }
-    assert noted(data, str(folder))
+    assert has_note(data, str(folder))
     cut = open_data("oxford-pets:reference", seed=5)
     sizes = {split: len(samples) for split, samples in cut.splits.items()}
     assert sizes == {"train": 60, "validation": round(60 * 1500 / 3669), "test": 60 - round(60 * 1500 / 3669)}
     assert table(cut) == table(open_data("oxford-pets:reference", seed=6))
-    assert noted(cut, "seed 0")
+    assert has_note(cut, "seed 0")
     with pytest.raises(DataError, match="known are"):
         open_data("oxford-pets:other")
     (folder / "images" / "Bengal_100.jpg").unlink()
@@ -442,9 +442,9 @@ def test_pets_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setenv("VITRINE_CACHE", str(tmp_path))
     monkeypatch.setattr(pets, "ADDRESS", "http://127.0.0.1:9/")  # the discard port: nothing listens
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError) as error:
         open_data("oxford-pets")
-    message = str(caught.value)
+    message = str(error.value)
     assert all(word in message for word in ("images.tar.gz", "annotations.tar.gz", str(tmp_path), "by hand"))
     assert len(message.splitlines()) == 2
 
@@ -454,13 +454,13 @@ def test_pets_archives_put_there_by_hand(tmp_path: Path, monkeypatch: pytest.Mon
 
     from vitrine.data import oxford_pets as pets
 
-    made = fake_pets(tmp_path / "made")
+    pets_folder = fake_pets(tmp_path / "made")
     folder = tmp_path / "cache" / "oxford-iiit-pet"
     folder.mkdir(parents=True)
     resources = []
     for part in ("images", "annotations"):
         with tarfile.open(folder / f"{part}.tar.gz", "w:gz") as archive:
-            archive.add(made / part, part)
+            archive.add(pets_folder / part, part)
         checksum = hashlib.md5((folder / f"{part}.tar.gz").read_bytes()).hexdigest()
         resources.append((f"http://127.0.0.1:9/{part}.tar.gz", checksum))
     monkeypatch.setattr(OxfordIIITPet, "_RESOURCES", tuple(resources))
@@ -478,17 +478,17 @@ def test_pets_archives_put_there_by_hand(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_scenes_are_delegated(monkeypatch: pytest.MonkeyPatch) -> None:
     stand_in = types.ModuleType("vitrine.data.scenes")
-    wanted = Dataset("scenes:base", "scenes", ("a",), {"train": FiniteSplit([])})
-    asked: list[tuple[str, int]] = []
+    expected = Dataset("scenes:base", "scenes", ("a",), {"train": FiniteSplit([])})
+    calls: list[tuple[str, int]] = []
 
     def open_scenes(reference: str, *, seed: int) -> Dataset:
-        asked.append((reference, seed))
-        return wanted
+        calls.append((reference, seed))
+        return expected
 
     stand_in.open_scenes = open_scenes  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vitrine.data.scenes", stand_in)
-    assert open_data("scenes:base", seed=4) is wanted
-    assert asked == [("scenes:base", 4)]
+    assert open_data("scenes:base", seed=4) is expected
+    assert calls == [("scenes:base", 4)]
 
 
 @needs_shared
@@ -508,4 +508,4 @@ def test_the_real_pets() -> None:
     assert data.labels == tuple(str(label) for label in range(37))
     assert set(Counter(s.label for s in data.splits["train"]).values()) == {7}
     assert set(Counter(s.label for s in data.splits["validation"]).values()) == {3}
-    assert noted(data, "masks")
+    assert has_note(data, "masks")

@@ -57,10 +57,10 @@ def draw_crop(width: int, height: int, seed: int) -> Box:
     return random_resized_crop(width, height, (0.15, 1.0), (3 / 4, 4 / 3), np.random.default_rng(seed))
 
 
-def eroded(mask_HW: np.ndarray, by: int) -> np.ndarray:
-    padded = np.pad(mask_HW, by)  # the border of the output does not count
+def erode(mask_HW: np.ndarray, by: int) -> np.ndarray:
+    padded_HW = np.pad(mask_HW, by)  # the border of the output does not count
     height, width = mask_HW.shape
-    shifts = [padded[i : i + height, j : j + width] for i in (0, by, 2 * by) for j in (0, by, 2 * by)]
+    shifts = [padded_HW[i : i + height, j : j + width] for i in (0, by, 2 * by) for j in (0, by, 2 * by)]
     return np.logical_and.reduce(shifts)
 
 
@@ -77,7 +77,7 @@ def mean_difference(
     """Mean absolute difference in levels where neither the border nor the black corners are near."""
     image = smooth_picture(width, height)
     inside = plain_sequence(Image.new("RGB", image.size, "white"), angle, box, flip, size)[..., 0] == 255
-    inside = eroded(inside, 3)
+    inside = erode(inside, 3)
     need(inside.sum() > 50)
     theirs = plain_sequence(image, angle, box, flip, size).astype(float)
     return float(np.abs(ours(image, angle, box, flip, size) - theirs)[inside].mean())
@@ -102,8 +102,8 @@ def test_the_black_corners_are_where_torchvision_has_them(
     theirs = plain_sequence(white, angle, box, flip, size)[..., 0]
     ours = warp(white, angle, box, flip, size)[..., 0]
     reach = 2 + math.ceil(size / min(box.width, box.height))  # two source pixels or two output pixels
-    assert (ours[eroded(theirs == 255, reach)] == 255).all()
-    assert (ours[eroded(theirs == 0, reach)] == 0).all()
+    assert (ours[erode(theirs == 255, reach)] == 255).all()
+    assert (ours[erode(theirs == 0, reach)] == 0).all()
     assert ours.mean() == pytest.approx(theirs.mean(), abs=255 * 3 / size)
 
 
@@ -144,12 +144,12 @@ def _turned_the_other_way(image: Image.Image, angle: float, *rest: object) -> np
 
 
 def _half_a_pixel_off(image: Image.Image, *rest: object) -> np.ndarray:
-    def shifted(*arguments: object) -> Affine:
+    def shift_matrix(*arguments: object) -> Affine:
         right = warp_matrix(*arguments)  # type: ignore[arg-type]
         x, y = right(0.5, 0.5)
         return Affine(right.a, right.b, x, right.d, right.e, y)
 
-    with mock.patch.object(warping, "warp_matrix", shifted):
+    with mock.patch.object(warping, "warp_matrix", shift_matrix):
         return warp(image, *rest)  # type: ignore[arg-type]
 
 
@@ -249,8 +249,8 @@ def test_crops_are_distributed_as_torchvisions(width: int, height: int, scale: t
 ])  # fmt: skip
 def test_a_crop_that_never_fits_falls_back_to_the_centre(width: int, height: int, expected: Box) -> None:
     # Whole area, and every shape: a shape other than the picture's own cannot fit.
-    got = random_resized_crop(width, height, (1.0, 1.0), (3 / 4, 4 / 3), np.random.default_rng(3))
-    assert got == expected
+    crop = random_resized_crop(width, height, (1.0, 1.0), (3 / 4, 4 / 3), np.random.default_rng(3))
+    assert crop == expected
 
 
 def test_the_draw_follows_the_recipe() -> None:
@@ -284,12 +284,12 @@ def test_erasing_is_last_and_stays_inside_its_rectangle() -> None:
     change = transform.draw(80, 80, np.random.default_rng(2))
     box = change.erase
     assert box is not None
-    erased = transform.apply(image, change)
-    kept = recolour(warp(image, change.angle, change.crop, change.flip, 64), change.colour)
+    erased_HWC = transform.apply(image, change)
+    plain_HWC = recolour(warp(image, change.angle, change.crop, change.flip, 64), change.colour)
     outside = np.ones((64, 64), dtype=bool)
     outside[box.top : box.top + box.height, box.left : box.left + box.width] = False
-    np.testing.assert_array_equal(erased[outside], kept[outside])
-    assert erased[~outside].std() > 60  # uniform noise has 74
+    np.testing.assert_array_equal(erased_HWC[outside], plain_HWC[outside])
+    assert erased_HWC[~outside].std() > 60  # uniform noise has 74
     boxes = [random_erasure(64, np.random.default_rng(seed)) for seed in range(400)]
     areas = [b.width * b.height / 64**2 for b in boxes if b is not None]
     assert min(areas) > 0.015

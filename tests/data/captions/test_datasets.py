@@ -55,7 +55,7 @@ def table(data: Dataset) -> Table:
     }
 
 
-def noted(data: Dataset, *words: str) -> bool:
+def has_note(data: Dataset, *words: str) -> bool:
     return any(all(word in note for word in words) for note in data.notes)
 
 
@@ -111,8 +111,8 @@ def test_cocos_pictures_may_be_elsewhere(tmp_path: Path, place: str) -> None:
     names = {name for split in table(data).values() for name in split}
     prefix = "" if place == "." else f"{place}/"
     assert names == {f"{prefix}{name}" for name in images.values()}
-    assert noted(data, "its pictures are in", place) == (place != ".")
-    assert noted(data, "1 of 5 training pictures were held out", "seed 0")
+    assert has_note(data, "its pictures are in", place) == (place != ".")
+    assert has_note(data, "1 of 5 training pictures were held out", "seed 0")
 
 
 @needs_coco
@@ -162,7 +162,7 @@ def test_karpathys_splits(tmp_path: Path) -> None:
         data = open_captions(str(file))
         assert data.layout == "Karpathy's splits"
         assert table(data) == expected
-        assert noted(data, "1 pictures of restval count as training")
+        assert has_note(data, "1 pictures of restval count as training")
     assert table(open_captions(str(tmp_path))) == expected
 
 
@@ -174,14 +174,14 @@ def test_karpathys_pictures_may_be_in_a_folder_of_their_own(tmp_path: Path) -> N
     )
     data = open_captions(str(tmp_path))
     assert table(data) == {"train": {"Images/1.png": ("a cat",)}, "validation": {"Images/2.png": ("a cat",)}}
-    assert noted(data, "its pictures are in Images/")
+    assert has_note(data, "its pictures are in Images/")
 
 
 def test_of_two_kinds_of_files_one_is_read_and_that_is_said(tmp_path: Path) -> None:
     write(coco_folder(tmp_path) / "dataset_coco.json", karpathy(("val2017", "3.png", "test", [{"raw": "a cow"}])))
     data = open_captions(str(tmp_path))
     assert data.layout == "COCO captions"
-    assert noted(data, "Not used: dataset_coco.json")
+    assert has_note(data, "Not used: dataset_coco.json")
     assert set(table(open_captions(str(tmp_path / "dataset_coco.json")))) == {"test"}
 
 
@@ -200,7 +200,7 @@ def test_flickr8ks_captions(tmp_path: Path, header: str) -> None:
         "Images/1.png": ("A child on stairs .", 'A dog , and a "red" ball'),
         "Images/2.png": ("A cat, a cow", '"Stop sign'),
     }
-    assert noted(data, "1 of 2 training pictures were held out for it with all their captions, seed 0")
+    assert has_note(data, "1 of 2 training pictures were held out for it with all their captions, seed 0")
 
 
 # --- tables
@@ -210,8 +210,8 @@ def rows_as(kind: str, columns: list[str], rows: list[list[Any]]) -> str:
     if kind == "jsonl":
         return "".join(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in rows)
     stream = io.StringIO()
-    written = csv.writer(stream, delimiter="\t" if kind == "tsv" else ",")
-    written.writerows([columns, *rows])
+    table_writer = csv.writer(stream, delimiter="\t" if kind == "tsv" else ",")
+    table_writer.writerows([columns, *rows])
     return stream.getvalue()
 
 
@@ -239,7 +239,7 @@ def test_lines_of_json_may_hold_several_captions(tmp_path: Path) -> None:
     write(tmp_path / "metadata.jsonl", "\n\n".join(map(json.dumps, lines)))
     data = open_captions(str(tmp_path))
     assert table(data) == {"train": {"1.png": ("a", "b")}, "validation": {"2.png": ("c",)}}
-    assert noted(data, "Columns used: file_name, captions, split; not used: source.")
+    assert has_note(data, "Columns used: file_name, captions, split; not used: source.")
 
 
 def test_paths_may_be_absolute_or_of_windows_if_they_stay_inside(tmp_path: Path) -> None:
@@ -257,18 +257,23 @@ def test_paths_may_be_absolute_or_of_windows_if_they_stay_inside(tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    ("layout", "understood"), [("folders", "written scenes"), ("flat", "written scenes"), ("coco", "COCO captions")]
+    ("layout", "expected_layout"),
+    [("folders", "written scenes"), ("flat", "written scenes"), ("coco", "COCO captions")],
 )
-def test_written_scenes_have_the_captions_they_were_drawn_with(tmp_path: Path, layout: Any, understood: str) -> None:
+def test_written_scenes_have_the_captions_they_were_drawn_with(
+    tmp_path: Path, layout: Any, expected_layout: str
+) -> None:
     counts = {"train": 3, "validation": 2, "test": 1}
     data = open_captions(str(write_scenes(tmp_path / "scenes", "new", counts, size=32, layout=layout)))
-    assert data.layout == understood
+    assert data.layout == expected_layout
     assert {name: len(split) for name, split in data.splits.items()} == counts
     for split, count in counts.items():
         pictures = [ScenePicture("new", 0, split, index, 32) for index in range(count)]
         expected = {p.read_bytes(): tuple(caption.text for caption in p.scene.captions) for p in pictures}
-        found = {Image.open(io.BytesIO(s.picture.read_bytes())).tobytes(): s.captions for s in data.splits[split]}
-        assert found == {Image.open(io.BytesIO(data)).tobytes(): texts for data, texts in expected.items()}
+        captions_by_pixels = {
+            Image.open(io.BytesIO(s.picture.read_bytes())).tobytes(): s.captions for s in data.splits[split]
+        }
+        assert captions_by_pixels == {Image.open(io.BytesIO(data)).tobytes(): texts for data, texts in expected.items()}
 
 
 def test_generated_scenes_bring_their_captions() -> None:
@@ -314,22 +319,22 @@ def test_a_picture_and_all_its_captions_are_in_one_split(
     assert {len(texts) for texts in (train | validation).values()} == {captions}
     assert len(validation) == min(max(round(count * share), 1), count - 1)
     write(tmp_path / "captions.csv", rows_as("csv", ["path", "caption"], rows[::-1]))
-    turned = table(open_captions(reference, seed=seed, val_fraction=share))
-    assert {split: set(pictures) for split, pictures in turned.items()} == {
+    again = table(open_captions(reference, seed=seed, val_fraction=share))
+    assert {split: set(pictures) for split, pictures in again.items()} == {
         "train": set(train),
         "validation": set(validation),
     }
-    _, held = hold_out(
+    _, held_out = hold_out(
         [Sample(name, data.splits["train"][0].picture) for name in names], round(count * share), seed=seed
     )
-    assert set(validation) == {sample.name for sample in held}
+    assert set(validation) == {sample.name for sample in held_out}
 
 
 def test_one_picture_cannot_be_split(tmp_path: Path) -> None:
     fill(tmp_path, "1.png")
     data = open_captions(str(write(tmp_path / "captions.csv", "path,caption\n1.png,a cat\n")))
     assert set(data.splits) == {"train"}
-    assert noted(data, "no validation split", "no two training pictures")
+    assert has_note(data, "no validation split", "no two training pictures")
     for share in (0, 1, float("nan")):
         with pytest.raises(DataError, match="val_fraction"):
             open_captions(str(tmp_path), val_fraction=share)
@@ -347,10 +352,10 @@ def test_pictures_that_are_missing_are_counted_and_named(tmp_path: Path) -> None
     )
     data = open_captions(str(root))
     assert table(data)["validation"] == {"val2017/3.png": ("a cow",)}
-    assert noted(data, "1 of 3 pictures that are listed do not exist", "train2017/1.png")
-    assert noted(data, "3 captions are empty")
-    assert noted(data, "1 pictures have no caption", "val2017/4.png")
-    assert noted(data, "captions_val2017.json: 1 captions are of pictures that it does not list")
+    assert has_note(data, "1 of 3 pictures that are listed do not exist", "train2017/1.png")
+    assert has_note(data, "3 captions are empty")
+    assert has_note(data, "1 pictures have no caption", "val2017/4.png")
+    assert has_note(data, "captions_val2017.json: 1 captions are of pictures that it does not list")
     (root / "train2017" / "2.png").unlink()
     (root / "val2017" / "3.png").unlink()
     with pytest.raises(DataError, match=r"none of its 3 pictures exists(.|\n)*Paths are relative to"):
@@ -379,39 +384,39 @@ WRITERS: dict[str, Callable[[Path, Any], Path]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("written", OUTSIDE)
+@pytest.mark.parametrize("path_text", OUTSIDE)
 @pytest.mark.parametrize("layout", WRITERS)
-def test_no_path_leads_out_of_the_data_folder(tmp_path: Path, layout: str, written: str) -> None:
+def test_no_path_leads_out_of_the_data_folder(tmp_path: Path, layout: str, path_text: str) -> None:
     fill(tmp_path, "secret.png", "data/train2017/1.png", "data/a/1.png")
-    file = WRITERS[layout](tmp_path / "data", written)
+    file = WRITERS[layout](tmp_path / "data", path_text)
     for reference in (tmp_path / "data", file):
         with pytest.raises(DataError, match="is not in the data folder"):
             open_captions(str(reference))
 
 
-@pytest.mark.parametrize("written", ["../secret.png", "..\\secret.png", ".", "..", "../data", "../data-too/1.png"])
-def test_nor_does_one_that_leads_just_beside_it(tmp_path: Path, written: str) -> None:
+@pytest.mark.parametrize("path_text", ["../secret.png", "..\\secret.png", ".", "..", "../data", "../data-too/1.png"])
+def test_nor_does_one_that_leads_just_beside_it(tmp_path: Path, path_text: str) -> None:
     fill(tmp_path, "secret.png", "data-too/1.png", "data/1.png")
-    WRITERS["csv"](tmp_path / "data", written)
+    WRITERS["csv"](tmp_path / "data", path_text)
     with pytest.raises(DataError, match=r"line 2: the picture .* is not in the data folder"):
         open_captions(str(tmp_path / "data"))
 
 
-@pytest.mark.parametrize("written", ["", "  ", None, 5, ["a"], {"a": 1}, "a\0b"])
+@pytest.mark.parametrize("path_text", ["", "  ", None, 5, ["a"], {"a": 1}, "a\0b"])
 @pytest.mark.parametrize("layout", ["coco", "karpathy", "jsonl"])
-def test_what_is_no_path_is_refused(tmp_path: Path, layout: str, written: Any) -> None:
+def test_what_is_no_path_is_refused(tmp_path: Path, layout: str, path_text: Any) -> None:
     fill(tmp_path, "train2017/1.png")
-    WRITERS[layout](tmp_path, written)
+    WRITERS[layout](tmp_path, path_text)
     with pytest.raises(DataError, match="expected the path of a picture"):
         open_captions(str(tmp_path))
 
 
-@pytest.mark.parametrize("written", ["x" * 5000 + ".png", "\ud800.png", "a\nb.png", "C:\\x.png"])
-def test_a_path_that_no_file_can_have_is_a_missing_picture(tmp_path: Path, written: str) -> None:
+@pytest.mark.parametrize("path_text", ["x" * 5000 + ".png", "\ud800.png", "a\nb.png", "C:\\x.png"])
+def test_a_path_that_no_file_can_have_is_a_missing_picture(tmp_path: Path, path_text: str) -> None:
     fill(tmp_path, "1.png")
-    rows = [["1.png", "a cat"], [written, "a dog"]]
+    rows = [["1.png", "a cat"], [path_text, "a dog"]]
     data = open_captions(str(write(tmp_path / "captions.jsonl", rows_as("jsonl", ["path", "caption"], rows))))
-    assert noted(data, "1 of 2 pictures that are listed do not exist")
+    assert has_note(data, "1 of 2 pictures that are listed do not exist")
 
 
 def test_links_are_followed_as_in_other_folders(tmp_path: Path) -> None:
@@ -450,10 +455,10 @@ def test_broken_json_is_an_error_that_names_the_file(tmp_path: Path, kind: str) 
     fill(tmp_path, "1.png", "2.png")
     file = write(tmp_path / "captions_train2017.json", BROKEN[kind])
     for reference in (file, tmp_path):
-        with pytest.raises(DataError, match=r"captions_train2017\.json") as raised:
+        with pytest.raises(DataError, match=r"captions_train2017\.json") as error:
             open_captions(str(reference))
-        assert len(str(raised.value)) < 900
-        assert str(raised.value).count("\n") <= 1
+        assert len(str(error.value)) < 900
+        assert str(error.value).count("\n") <= 1
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00\xd8", b'{"images": "\xff"}'])
@@ -470,7 +475,7 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("captions.csv", "path,caption\n1.png,a,b\n", "3 cells, the header 2"),
         ("captions.csv", 'path,caption\n1.png,"a\n', "cannot be read"),
@@ -492,12 +497,12 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest
         ("dataset_dict.json", "{}", "no captions in a known layout"),
     ],
 )  # fmt: skip
-def test_broken_tables_are_errors_with_a_place(tmp_path: Path, name: str, content: str, said: str) -> None:
+def test_broken_tables_are_errors_with_a_place(tmp_path: Path, name: str, content: str, message: str) -> None:
     fill(tmp_path, "1.png")
     write(tmp_path / name, content)
-    with pytest.raises(DataError, match=said) as raised:
+    with pytest.raises(DataError, match=message) as error:
         open_captions(str(tmp_path))
-    assert len(str(raised.value)) < 900
+    assert len(str(error.value)) < 900
 
 
 def test_nothing_there_and_files_of_another_kind(tmp_path: Path) -> None:

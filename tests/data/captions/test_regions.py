@@ -36,7 +36,7 @@ CATEGORIES = _WRITTEN.split("|")
 LEXICON = Lexicon(coco_phrases(), verbs=VERBS, colours=COLOURS)
 
 
-def found(sentence: str) -> list[tuple[str, str]]:
+def names_in(sentence: str) -> list[tuple[str, str]]:
     """(the word that is counted, its category) of each name."""
     words = sentence.split()
     return [(words[name.index].strip(",.;!\"'()").lower(), name.kind) for name in find_names(words, LEXICON)]
@@ -53,8 +53,8 @@ def test_there_are_eighty_categories() -> None:
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_every_category_is_found_by_its_own_name_and_its_plural(category: str) -> None:
     head = category.split()[-1]
-    assert found(f"A picture of the {category} on grass.") == [(head, category)]
-    assert found(f"There is one {category}, and grass.") == [(head, category)]
+    assert names_in(f"A picture of the {category} on grass.") == [(head, category)]
+    assert names_in(f"There is one {category}, and grass.") == [(head, category)]
     irregular = {
         "person": "people",
         "sheep": "sheep",
@@ -66,7 +66,7 @@ def test_every_category_is_found_by_its_own_name_and_its_plural(category: str) -
     }
     several = irregular.get(category, f"{category}{'es' if category[-1] in 'sxh' else 's'}")
     if category != "orange":
-        assert found(f"Some {several} on grass.") == [(several.split()[-1], category)]
+        assert names_in(f"Some {several} on grass.") == [(several.split()[-1], category)]
     assert several in names_of(category)
     assert category in names_of(category)
 
@@ -115,7 +115,7 @@ def test_no_category_claims_a_name_of_another() -> None:
     ],
 )
 def test_words_that_mislead(sentence: str, names: list[tuple[str, str]]) -> None:
-    assert found(sentence) == names
+    assert names_in(sentence) == names
 
 
 def test_the_head_of_a_phrase_is_before_of() -> None:
@@ -148,12 +148,12 @@ def test_the_rules_read_scenes_captions_as_their_mentions_do(family: str) -> Non
     nouns = 0
     for sample in samples:
         assert isinstance(sample.picture, ScenePicture)
-        scene, known = sample.picture.scene, regions.of(sample.name)
-        assert known is not None
-        by_rules = PictureRegions(known.regions, known.lexicon)
+        scene, picture_regions = sample.picture.scene, regions.of(sample.name)
+        assert picture_regions is not None
+        by_rules = PictureRegions(picture_regions.regions, picture_regions.lexicon)
         for caption in scene.captions:
             words = caption.text.split()
-            exact, read = find_named_words(words, known), find_named_words(words, by_rules)
+            exact, read = find_named_words(words, picture_regions), find_named_words(words, by_rules)
             assert read == exact
             # Independently: the text in front of each mention ends with as many words as its index.
             for mention, word in zip(caption.mentions, exact, strict=True):
@@ -161,7 +161,7 @@ def test_the_rules_read_scenes_captions_as_their_mentions_do(family: str) -> Non
                 assert caption.text[mention.start : mention.end] == word.name
                 (index,) = word.regions
                 assert index == mention.object_index
-                assert (known.mask(word.regions, (48, 48)) == scene.objects[index].mask).all()
+                assert (picture_regions.mask(word.regions, (48, 48)) == scene.objects[index].mask).all()
                 nouns += 1
     assert nouns > 100
 
@@ -169,10 +169,10 @@ def test_the_rules_read_scenes_captions_as_their_mentions_do(family: str) -> Non
 def test_mentions_are_used_where_the_rules_could_not_know() -> None:
     draw = np.ones((2, 2), dtype=bool).copy
     regions = tuple(Region("star", ("star",), ("red", "small"), draw) for _ in range(2))
-    known = PictureRegions(regions, Lexicon({"star": "star"}), {"star and star": ((0, 4, 1), (9, 13, 0))})
-    assert [word.regions for word in find_named_words(["Star", "and", "star"], known)] == [(1,), (0,)]
-    assert [word.index for word in find_named_words(["Star", "and", "star"], known)] == [0, 2]
-    assert [word.regions for word in find_named_words(["star", "star"], known)] == [(0, 1)]
+    picture_regions = PictureRegions(regions, Lexicon({"star": "star"}), {"star and star": ((0, 4, 1), (9, 13, 0))})
+    assert [word.regions for word in find_named_words(["Star", "and", "star"], picture_regions)] == [(1,), (0,)]
+    assert [word.index for word in find_named_words(["Star", "and", "star"], picture_regions)] == [0, 2]
+    assert [word.regions for word in find_named_words(["star", "star"], picture_regions)] == [(0, 1)]
 
 
 def test_a_colour_chooses_and_a_wrong_one_names_nothing_there() -> None:
@@ -185,15 +185,15 @@ def test_a_colour_chooses_and_a_wrong_one_names_nothing_there() -> None:
         pytest.fail("no scene with two objects of one shape")
     regions = open_regions("scenes:new", [sample])
     assert regions is not None
-    known = regions.of(sample.name)
-    assert known is not None
+    picture_regions = regions.of(sample.name)
+    assert picture_regions is not None
     shape = next(item.shape for item in objects if sum(item.shape == other.shape for other in objects) > 1)
     same = tuple(index for index, item in enumerate(objects) if item.shape == shape)
     absent = next(colour for colour in ("red", "blue", "green", "white") if colour not in {o.colour for o in objects})
     other = next(name for name in ("drop", "clover", "bolt", "pie") if name not in {o.shape for o in objects})
 
     def one(caption: str) -> tuple[int, ...]:
-        (word,) = find_named_words(caption.split(), known)
+        (word,) = find_named_words(caption.split(), picture_regions)
         return word.regions
 
     assert one(f"a {shape}") == same
@@ -204,8 +204,8 @@ def test_a_colour_chooses_and_a_wrong_one_names_nothing_there() -> None:
     assert one(f"{absent}, a {shape}") == same
     assert one(f"a {objects[0].colour} {other}") == ()
     union_HW = np.any([objects[index].mask for index in same], axis=0)
-    assert (known.mask(same) == union_HW).all()
-    assert find_named_words(["nothing", "at", "all"], known) == ()
+    assert (picture_regions.mask(same) == union_HW).all()
+    assert find_named_words(["nothing", "at", "all"], picture_regions) == ()
 
 
 @pytest.mark.parametrize("layout", ["folders", "coco"])
@@ -221,14 +221,14 @@ def test_written_scenes_have_the_regions_of_generated_ones(tmp_path: Path, layou
         for index in range(6)
     }
     for sample in samples:
-        scene, known = by_pixels[sample.picture.read_bytes()], regions.of(sample.name)
-        assert known is not None
-        assert len(known.regions) == len(scene.objects)
-        for region, item in zip(known.regions, scene.objects, strict=True):
+        scene, picture_regions = by_pixels[sample.picture.read_bytes()], regions.of(sample.name)
+        assert picture_regions is not None
+        assert len(picture_regions.regions) == len(scene.objects)
+        for region, item in zip(picture_regions.regions, scene.objects, strict=True):
             assert (region.draw() == item.mask).all()
             assert (region.kind, region.attributes) == (item.shape, (item.colour, item.size))
         for caption in scene.captions:
-            words = find_named_words(caption.text.split(), known)
+            words = find_named_words(caption.text.split(), picture_regions)
             assert [word.regions for word in words] == [(each.object_index,) for each in caption.mentions]
 
 
@@ -292,25 +292,25 @@ def test_instances_of_a_category_are_one_region(tmp_path: Path) -> None:
         assert str(other) in regions.origin
         assert regions.notes == ("1 of 3 pictures have no instances: nothing is known of what is in them.",)
         assert regions.of("val2017/2.jpg") is None
-        known, wugs = regions.of("val2017/1.jpg"), regions.of("train2017/1.jpg")
-        assert known is not None
+        picture_regions, wugs = regions.of("val2017/1.jpg"), regions.of("train2017/1.jpg")
+        assert picture_regions is not None
         assert wugs is not None
         expected_HW = np.zeros((10, 12), dtype=bool)
         expected_HW[1:4, 1:4] = expected_HW[5:9, 7:11] = True
-        puppy, people, cat = find_named_words(["A", "puppy,", "people", "and", "a", "cat."], known)
-        assert (known.mask(puppy.regions, (12, 10)) == expected_HW).all()
+        puppy, people, cat = find_named_words(["A", "puppy,", "people", "and", "a", "cat."], picture_regions)
+        assert (picture_regions.mask(puppy.regions, (12, 10)) == expected_HW).all()
         assert (puppy.index, people.index, cat.index) == (1, 2, 5)
         assert cat.regions == ()  # named, not there
         (wug,) = find_named_words(["two", "wugs"], wugs)
         assert wugs.mask(wug.regions).sum() == 25
         with pytest.raises(DataError, match="has 12 x 10 pixels, its upright picture 10 x 12"):
-            known.mask(puppy.regions, (10, 12))
-    drawn, _ = coco_category_masks(file, ["1.jpg"])
+            picture_regions.mask(puppy.regions, (10, 12))
+    masks, _ = coco_category_masks(file, ["1.jpg"])
     whole, _ = coco_masks(file, ["1.jpg"], None)
-    assert (np.any([draw() for draw in drawn["1.jpg"].values()], axis=0) == whole["1.jpg"]()).all()
+    assert (np.any([draw() for draw in masks["1.jpg"].values()], axis=0) == whole["1.jpg"]()).all()
     for category in ("dog", "person"):
         alone, _ = coco_masks(file, ["1.jpg"], category)
-        assert (alone["1.jpg"]() == drawn["1.jpg"][category]()).all()
+        assert (alone["1.jpg"]() == masks["1.jpg"][category]()).all()
 
 
 def test_an_instance_of_no_category_is_refused(tmp_path: Path) -> None:
@@ -335,16 +335,16 @@ def test_real_captions_name_what_is_there() -> None:
     assert len(regions.loaders) == 26 + 47
     there = absent = 0
     for each in samples:
-        known = regions.of(each.name)
-        if known is None:
+        picture_regions = regions.of(each.name)
+        if picture_regions is None:
             continue
-        named = [word for caption in each.captions for word in find_named_words(caption.split(), known)]
-        there += sum(bool(word.regions) for word in named)
-        absent += sum(not word.regions for word in named)
+        words = [word for caption in each.captions for word in find_named_words(caption.split(), picture_regions)]
+        there += sum(bool(word.regions) for word in words)
+        absent += sum(not word.regions for word in words)
         with Image.open(COCO / each.name) as image:
             size = image.size
-        for chosen in {word.regions for word in named if word.regions}:
-            assert known.mask(chosen, size).any()
+        for indices in {word.regions for word in words if word.regions}:
+            assert picture_regions.mask(indices, size).any()
     # People name what they see: a table of nouns that is wrong would have them name much that no annotator found.
     assert there > 500
     assert absent < 0.05 * there

@@ -68,8 +68,8 @@ def test_every_caption_parses_back_to_its_scene(scenes):
 def test_mentions_are_the_nouns_in_reading_order(scenes):
     for scene in scenes:
         for caption in scene.captions:
-            named = [scene.objects[mention.object_index].shape for mention in caption.mentions]
-            assert [caption.text[mention.start : mention.end] for mention in caption.mentions] == named
+            shapes = [scene.objects[mention.object_index].shape for mention in caption.mentions]
+            assert [caption.text[mention.start : mention.end] for mention in caption.mentions] == shapes
             phrases = _objects_named(caption, scene)
             assert [(end, index) for _, end, index in phrases] == [
                 (mention.end, mention.object_index) for mention in caption.mentions

@@ -89,10 +89,10 @@ def test_finite_splits_depend_on_the_reference_alone_and_streams_on_the_seed_too
     ],
 )
 def test_bad_references_are_refused_in_two_lines(reference, words):
-    with pytest.raises(DataError) as caught:
+    with pytest.raises(DataError) as error:
         open_scenes(reference, seed=0)
-    assert words in str(caught.value)
-    assert len(str(caught.value).splitlines()) <= 2
+    assert words in str(error.value)
+    assert len(str(error.value).splitlines()) <= 2
 
 
 COUNTS = {"train": 6, "validation": 3, "test": 2}
@@ -134,13 +134,13 @@ def test_layouts_on_disk(tmp_path):
 
 def test_coco_annotations(tmp_path):
     folder = write_scenes(tmp_path / "out", "base", COUNTS, layout="coco")
-    seen: set[int] = set()
+    images_so_far: set[int] = set()
     for split, name in {"train": "train2017", "validation": "val2017", "test": "test2017"}.items():
         document = json.loads((folder / "annotations" / f"captions_{name}.json").read_text())
         images = {image["id"]: image for image in document["images"]}
         assert len(images) == COUNTS[split]
-        assert not seen & set(images)
-        seen |= set(images)
+        assert not images_so_far & set(images)
+        images_so_far |= set(images)
         for number, image in images.items():
             assert image["file_name"] == f"{number:012d}.png"
             assert Image.open(folder / name / image["file_name"]).size == (image["width"], image["height"])

@@ -165,8 +165,8 @@ def test_a_quarter_of_scenes_overlap_and_counts_vary(scenes):
     counts = np.bincount([len(scene.objects) for scene in scenes], minlength=4) / len(scenes)
     assert counts[0] == 0
     assert min(counts[1:]) > 0.1
-    touched = [any(item.mask.sum() < item.full_mask.sum() for item in scene.objects) for scene in scenes]
-    assert 0.1 < np.mean(touched) < 0.6
+    overlaps = [any(item.mask.sum() < item.full_mask.sum() for item in scene.objects) for scene in scenes]
+    assert 0.1 < np.mean(overlaps) < 0.6
 
 
 @settings(max_examples=25, deadline=None)
@@ -228,13 +228,13 @@ def test_a_linear_model_on_pixels_stays_below_40_percent():
     """A ridge regression with the best of three strengths: hard pictures, no shape given away by colour or place."""
     for family in FAMILIES.values():
         pixels, labels = _linear_features(family.name, "train", 2400)
-        fresh, wanted = _linear_features(family.name, "test", 600)
+        fresh, test_labels = _linear_features(family.name, "test", 600)
         targets = np.eye(len(family.shapes), dtype=np.float32)[labels] - 1 / len(family.shapes)
         kernel = pixels @ pixels.T
         best = 0.0
         for strength in (1e2, 1e3, 1e4):
             weights = np.linalg.solve(kernel + np.float32(strength) * np.eye(2400, dtype=np.float32), targets)
-            best = max(best, float(np.mean((fresh @ (pixels.T @ weights)).argmax(1) == wanted)))
+            best = max(best, float(np.mean((fresh @ (pixels.T @ weights)).argmax(1) == test_labels)))
         assert best < 0.4
 
 
@@ -242,8 +242,8 @@ def _linear_features(family: str, split: str, count: int):
     """Pixels averaged over 2 x 2, centred and scaled, and labels."""
     pictures = [ScenePicture(family, 5, split, index) for index in range(count)]
     pixels = np.stack([picture.pixels() for picture in pictures]).astype(np.float32)
-    pooled = pixels.reshape(count, 32, 2, 32, 2, 3).mean((2, 4)).reshape(count, -1)
-    return (pooled - 128) / 64, np.array([picture.label for picture in pictures])
+    means = pixels.reshape(count, 32, 2, 32, 2, 3).mean((2, 4)).reshape(count, -1)
+    return (means - 128) / 64, np.array([picture.label for picture in pictures])
 
 
 def test_the_pictures_that_the_shipped_model_was_trained_on_have_not_changed():

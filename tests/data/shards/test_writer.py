@@ -156,13 +156,13 @@ def test_what_cannot_be_written_is_said(scenes: Path, tmp_path: Path, monkeypatc
 
 @given(count=st.integers(1, 60), buffer=st.integers(1, 70), skip=st.integers(0, 60))
 def test_a_buffer_gives_each_number_once_and_none_early(count: int, buffer: int, skip: int) -> None:
-    drawn = list(ShuffleBuffer(count, buffer, (1, 2)))
-    assert sorted(drawn) == list(range(count))
-    assert all(number < place + buffer for place, number in enumerate(drawn))
-    resumed = ShuffleBuffer(count, buffer, (1, 2))
+    order = list(ShuffleBuffer(count, buffer, (1, 2)))
+    assert sorted(order) == list(range(count))
+    assert all(number < place + buffer for place, number in enumerate(order))
+    buffer_again = ShuffleBuffer(count, buffer, (1, 2))
     for _ in range(min(skip, count)):
-        next(resumed)
-    assert list(resumed) == drawn[skip:]
+        next(buffer_again)
+    assert list(buffer_again) == order[skip:]
 
 
 def test_a_buffer_mixes() -> None:
@@ -173,12 +173,12 @@ def test_a_buffer_mixes() -> None:
 
 @given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=9))
 def test_lanes_take_turns_until_they_are_empty(counts: list[int]) -> None:
-    taken = list(round_robin(counts))
-    assert Counter(taken) == Counter({lane: count for lane, count in enumerate(counts) if count})
+    lanes = list(round_robin(counts))
+    assert Counter(lanes) == Counter({lane: count for lane, count in enumerate(counts) if count})
     for lane, count in enumerate(counts):
-        rounds = [taken[:i].count(lane) for i in range(len(taken) + 1)]
+        rounds = [lanes[:i].count(lane) for i in range(len(lanes) + 1)]
         for other in range(len(counts)):
-            others = [taken[:i].count(other) for i in range(len(taken) + 1)]
+            others = [lanes[:i].count(other) for i in range(len(lanes) + 1)]
             assert all(a - b <= 1 for a, b in zip(rounds, others, strict=True) if b < counts[other]), (lane, count)
 
 
@@ -195,8 +195,8 @@ def split(shards: Path) -> ShardSplit:
     return found
 
 
-def parts(split: ShardSplit, process: int = 0, processes: int = 1, **changed: Any) -> list[dict[int, str]]:
-    settings = {"batch_size": 7, "seed": 3, "epoch": 1, "buffer": 16} | changed
+def parts(split: ShardSplit, process: int = 0, processes: int = 1, **options: Any) -> list[dict[int, str]]:
+    settings = {"batch_size": 7, "seed": 3, "epoch": 1, "buffer": 16} | options
     return [
         {} if part.is_dummy else dict(zip(part.indices, (s.name for s in part.samples), strict=True))
         for part in split.batches(**settings, batch_shard=BatchShard(process, processes))
@@ -231,11 +231,11 @@ def test_a_stream_is_taken_up_anywhere_without_reading_what_is_done(
 ) -> None:
     read: list[str] = []
 
-    def watched(shard: Shard, wanted: Callable[[int], bool]) -> Iterator[Any]:
+    def count_reads(shard: Shard, is_wanted: Callable[[int], bool]) -> Iterator[Any]:
         read.append(shard.name)
-        return read_shard(shard, wanted)
+        return read_shard(shard, is_wanted)
 
-    monkeypatch.setattr(stream_module, "read_shard", watched)
+    monkeypatch.setattr(stream_module, "read_shard", count_reads)
     for processes in (1, 2):
         whole = parts(split, 0, processes, buffer=2)
         assert set(read) == {shard.name for shard in split.shards} or processes > 1
@@ -381,7 +381,7 @@ INDEX = '{"format": "vitrine shards 1", "labels": ["a"], "splits": {"train": [{"
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("", "JSONDecodeError"),
         ("[]", "TypeError"),
@@ -390,8 +390,8 @@ INDEX = '{"format": "vitrine shards 1", "labels": ["a"], "splits": {"train": [{"
         (INDEX % '"x.tar", "pictures": 0', "0 pictures"),
     ],
 )  # fmt: skip
-def test_an_index_that_is_none(content: str, said: str) -> None:
-    with pytest.raises(DataError, match=r"is no index of shards .*" + said):
+def test_an_index_that_is_none(content: str, message: str) -> None:
+    with pytest.raises(DataError, match=r"is no index of shards .*" + message):
         parse_index(content, "folder")
 
 
@@ -454,31 +454,31 @@ def recipe(**changes: Any) -> Recipe:
 
 
 @pytest.fixture(scope="module")
-def finished(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "shards"
     train(str(shards), recipe(), run)
     return run
 
 
-def test_a_run_on_shards_names_its_data(finished: Path, shards: Path, scenes: Path) -> None:
-    record = json.loads((finished / "data.json").read_text())
+def test_a_run_on_shards_names_its_data(run: Path, shards: Path, scenes: Path) -> None:
+    record = json.loads((run / "data.json").read_text())
     assert record["splits"]["train"].startswith("shards of 45 pictures (")
     names = {s.name for s in open_data(str(scenes)).splits["validation"]}
     assert {row["name"] for row in record["splits"]["validation"]} == names
-    rows = [json.loads(line) for line in (finished / "history.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [6, 12]
 
 
 def test_other_verbs_read_the_shards_that_are_listed(
-    finished: Path, scenes: Path, shards: Path, vitrine_command: Any
+    run: Path, scenes: Path, shards: Path, vitrine_command: Any
 ) -> None:
-    ours, plain = (json.loads(vitrine_command("evaluate", finished, data, "--json")[1]) for data in (shards, scenes))
+    ours, plain = (json.loads(vitrine_command("evaluate", run, data, "--json")[1]) for data in (shards, scenes))
     assert ours["split"] == "validation" and ours["n"] == 13
     assert {k: v for k, v in ours.items() if k != "data"} == {k: v for k, v in plain.items() if k != "data"}
     assert "The 45 train pictures come out of shards in a stream" in vitrine_command("check", shards)[1]
-    status, out, err = vitrine_command("verify", finished)
+    status, out, err = vitrine_command("verify", run)
     assert status == 0, out + err
-    assert "shards of 45 pictures" in (finished / "README.md").read_text()
+    assert "shards of 45 pictures" in (run / "README.md").read_text()
 
 
 def same_weights(one: Path, other: Path) -> None:
@@ -486,7 +486,7 @@ def same_weights(one: Path, other: Path) -> None:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
-def test_resuming_and_workers_change_nothing(finished: Path, shards: Path, tmp_path: Path) -> None:
+def test_resuming_and_workers_change_nothing(run: Path, shards: Path, tmp_path: Path) -> None:
     def stop(event: object) -> None:
         if isinstance(event, StepDone) and event.step == 9:
             raise StoppedError
@@ -495,7 +495,7 @@ def test_resuming_and_workers_change_nothing(finished: Path, shards: Path, tmp_p
     with pytest.raises(StoppedError):
         train(str(shards), settings, tmp_path / "cut", report=stop)
     train(str(shards), settings, tmp_path / "cut", resume=True)
-    same_weights(finished, tmp_path / "cut")
+    same_weights(run, tmp_path / "cut")
 
 
 class Server(http.server.SimpleHTTPRequestHandler):
@@ -522,12 +522,12 @@ def address(shards: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def test_training_over_http(finished: Path, shards: Path, address: str, tmp_path: Path) -> None:
+def test_training_over_http(run: Path, shards: Path, address: str, tmp_path: Path) -> None:
     """The folder's address, and a connection that breaks twice."""
     Server.cut.update({"/train-000000.tar": 2})
     train(address, recipe(), tmp_path / "run")
     assert Server.cut["/train-000000.tar"] == 0
-    same_weights(finished, tmp_path / "run")
+    same_weights(run, tmp_path / "run")
     last = len(list(shards.glob("train-*.tar"))) - 1
     pattern = f"{address}/train-{{000000..{last:06}}}.tar"
     assert open_data(pattern).splits["train"].digest == open_data(address).splits["train"].digest  # type: ignore[attr-defined]
@@ -544,8 +544,8 @@ def test_damaged_pictures_are_named_and_counted(shards: Path, tmp_path: Path, vi
     from vitrine.config import recipe_to_toml
 
     copy = Path(shutil.copytree(shards, tmp_path / "shards"))
-    damaged = copy / "train-000001.tar"
-    damage_first_picture(damaged)
+    shard = copy / "train-000001.tar"
+    damage_first_picture(shard)
     (tmp_path / "micro.toml").write_text(recipe_to_toml(recipe(max_unreadable=0.1, epochs=1)))
     arguments = ("train", copy, "--recipe", tmp_path / "micro.toml", "-o", tmp_path / "run")
     status, _, err = vitrine_command(*arguments)
@@ -553,7 +553,7 @@ def test_damaged_pictures_are_named_and_counted(shards: Path, tmp_path: Path, vi
     assert "not readable: train/" in err
     status, _, err = vitrine_command(*arguments[:-1], tmp_path / "strict", "--set", "max_unreadable=0.01")
     assert status == 2 and "1 of 45 pictures cannot be read" in err and "Traceback" not in err
-    damaged.unlink()
+    shard.unlink()
     status, _, err = vitrine_command(*arguments[:-1], tmp_path / "gone")
     assert status == 2 and "train-000001.tar cannot be read: No such file" in err
 

@@ -84,7 +84,7 @@ def shards(scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def run(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Random changes, and captions that are drawn: both follow from seed, epoch and place."""
     run = tmp_path_factory.mktemp("runs") / "shards"
     train(str(shards), recipe(caption=replace(SPEC, captions_a_picture=2)), run)
@@ -119,8 +119,10 @@ def test_splits_that_are_listed_are_those_of_the_files_in_their_order(scenes: Pa
         assert [(s.name, s.captions) for s in found.splits[split]] == [
             (s.name, s.captions) for s in direct.splits[split]
         ]
-    streamed = [s for part in stream_of(shards).batches(batch_size=9, seed=0, epoch=0, buffer=5) for s in part.samples]
-    assert {s.name: s.captions for s in streamed} == {s.name: s.captions for s in direct.splits["train"]}
+    from_shards = [
+        s for part in stream_of(shards).batches(batch_size=9, seed=0, epoch=0, buffer=5) for s in part.samples
+    ]
+    assert {s.name: s.captions for s in from_shards} == {s.name: s.captions for s in direct.splits["train"]}
     assert sorted(stream_of(shards).captions()) == sorted(s.captions for s in direct.splits["train"])
 
 
@@ -166,8 +168,10 @@ def test_captions_and_a_split_that_is_made_are_those_of_the_files(tmp_path: Path
             s.captions for s in direct.splits["train"]
         )
         assert len(direct.splits["validation"]) == 4 and len(direct.splits["train"][0].captions) == len(STRANGE) + 1
-    held = [{s.name for s in open_captions(str(tmp_path / f"out {seed}")).splits["validation"]} for seed in (0, 4)]
-    assert held[0] != held[1]
+    validation_names = [
+        {s.name for s in open_captions(str(tmp_path / f"out {seed}")).splits["validation"]} for seed in (0, 4)
+    ]
+    assert validation_names[0] != validation_names[1]
 
 
 def tar_of(members: list[tuple[str, bytes]]) -> io.BytesIO:
@@ -319,12 +323,12 @@ def test_a_captioner_learns_from_shards_what_it_learns_from_files(
     same_results(tmp_path / "files", tmp_path / "shards")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("files", "other order")]
     assert weights[0] != weights[1], "any order would have done"
-    direct, streamed = (json.loads((tmp_path / name / "data.json").read_text()) for name in ("files", "shards"))
-    assert streamed["splits"]["validation"] == direct["splits"]["validation"]
-    assert streamed["splits"]["train"].startswith("shards of 45 pictures (")
+    direct, from_shards = (json.loads((tmp_path / name / "data.json").read_text()) for name in ("files", "shards"))
+    assert from_shards["splits"]["validation"] == direct["splits"]["validation"]
+    assert from_shards["splits"]["train"].startswith("shards of 45 pictures (")
 
 
-def test_resuming_and_workers_change_nothing(finished: Path, shards: Path, tmp_path: Path) -> None:
+def test_resuming_and_workers_change_nothing(run: Path, shards: Path, tmp_path: Path) -> None:
     class StoppedError(Exception):
         pass
 
@@ -337,28 +341,28 @@ def test_resuming_and_workers_change_nothing(finished: Path, shards: Path, tmp_p
         train(str(shards), settings, tmp_path / "cut", report=stop)
     assert not (tmp_path / "cut" / "metrics.json").exists()
     train(str(shards), settings, tmp_path / "cut", resume=True)
-    same_results(finished, tmp_path / "cut")
+    same_results(run, tmp_path / "cut")
 
 
 def test_other_verbs_read_the_shards_that_are_listed(
-    finished: Path, scenes: Path, shards: Path, vitrine_command: Command
+    run: Path, scenes: Path, shards: Path, vitrine_command: Command
 ) -> None:
     """Only grounding is missing: shards do not say where things are."""
-    ours, files = (json.loads(vitrine_command("evaluate", finished, data, "--json")[1]) for data in (shards, scenes))
+    ours, files = (json.loads(vitrine_command("evaluate", run, data, "--json")[1]) for data in (shards, scenes))
     for part in ("split", "captions", "human_captions"):
         assert ours[part] == files[part], part
     assert ours["split"] == "test" and ours["grounding"]["human"] is None and files["grounding"]["human"] is not None
-    status, out, err = vitrine_command("verify", finished)
+    status, out, err = vitrine_command("verify", run)
     assert status == 0, out + err
-    assert "shards of 45 pictures" in (finished / "README.md").read_text()
+    assert "shards of 45 pictures" in (run / "README.md").read_text()
 
 
 def test_a_frozen_encoder_is_run_again_and_says_so(shards: Path) -> None:
-    frozen = recipe(tune="head", transforms=named_transforms("none"))
-    task = CaptionerTask(frozen, prepare_captions(str(shards), frozen), lambda _: None)
+    frozen_recipe = recipe(tune="head", transforms=named_transforms("none"))
+    task = CaptionerTask(frozen_recipe, prepare_captions(str(shards), frozen_recipe), lambda _: None)
     assert any("run over all pictures in every epoch" in note for note in task.notes) and task.epoch_pictures == 45
     with pytest.raises(RecipeError, match="come in a stream"):
-        train(str(shards), replace(frozen, views=2), shards.parent / "views")
+        train(str(shards), replace(frozen_recipe, views=2), shards.parent / "views")
 
 
 def test_a_process_whose_pictures_are_all_damaged_lends_one_that_has_a_caption(tmp_path: Path) -> None:
@@ -370,11 +374,11 @@ def test_a_process_whose_pictures_are_all_damaged_lends_one_that_has_a_caption(t
     changes = CaptionTrainTransform(named_transforms("none"), CaptionTransform(CaptionInput(16)))
     found = []
     for process in (0, 1):
-        sharded = ShardedBatches(ShardSplit(shards, None), recipe(batch_size=2), BatchShard(process, 2))
+        batches = ShardedBatches(ShardSplit(shards, None), recipe(batch_size=2), BatchShard(process, 2))
         with PictureLoader(changes, 2, 0) as loader:
-            for batch in sharded.epoch(loader, 0, 0):
+            for batch in batches.epoch(loader, 0, 0):
                 indices = batch.indices_B.tolist()
-                found.append((batch.is_dummy, len(batch), sharded.captions(indices), sharded.names(indices)))
+                found.append((batch.is_dummy, len(batch), batches.captions(indices), batches.names(indices)))
     assert sorted(found) == [(False, 1, [("b",)], ["train-b/b.png"]), (True, 1, [("nothing",)], ["nothing"])]
 
 
@@ -384,13 +388,13 @@ def test_the_wrong_kind_of_shards_is_refused_in_two_lines(
     write_shards(str(scenes), tmp_path / "labelled")
     for name, settings in (("classes", recipe(caption=None)), ("captions", recipe())):
         (tmp_path / f"{name}.toml").write_text(recipe_to_toml(settings))
-    for data, name, said in (
+    for data, name, message in (
         (shards, "classes", "are shards of captioned pictures, without classes."),
         (tmp_path / "labelled", "captions", "are shards of labelled pictures, without captions."),
     ):
         status, _, err = vitrine_command("train", data, "--recipe", tmp_path / f"{name}.toml", "-o", tmp_path / "run")
         lines = [line for line in err.splitlines() if line.strip()]
-        assert status == 2 and said in err and len(lines) == 2 and "vitrine shards DATA --" in lines[1], err
+        assert status == 2 and message in err and len(lines) == 2 and "vitrine shards DATA --" in lines[1], err
     with pytest.raises(DataError, match="without classes"):
         open_data(str(shards))
 
@@ -400,8 +404,8 @@ def without_captions(shard: Path, numbers: set[int]) -> None:
     with tarfile.open(shard) as archive:
         members = [(info.name, archive.extractfile(info).read()) for info in archive]  # type: ignore[union-attr]
     texts = [name for name, _ in members if name.endswith(".txt")]
-    gone = {texts[number] for number in numbers}
-    shard.write_bytes(tar_of([member for member in members if member[0] not in gone]).getvalue())
+    lost_captions = {texts[number] for number in numbers}
+    shard.write_bytes(tar_of([member for member in members if member[0] not in lost_captions]).getvalue())
 
 
 def test_damage_and_missing_captions_are_named_and_counted(
@@ -410,8 +414,8 @@ def test_damage_and_missing_captions_are_named_and_counted(
     copy = Path(shutil.copytree(shards, tmp_path / "shards"))
     without_captions(copy / "train-000000.tar", {1})
     without_captions(copy / "validation-000000.tar", {0})
-    damaged = copy / "train-000001.tar"
-    damage_first_picture(damaged)
+    shard = copy / "train-000001.tar"
+    damage_first_picture(shard)
     (tmp_path / "micro.toml").write_text(recipe_to_toml(recipe(max_unreadable=0.1, epochs=1)))
     arguments = ("train", copy, "--recipe", tmp_path / "micro.toml", "-o")
     status, _, err = vitrine_command(*arguments, tmp_path / "run")
@@ -426,9 +430,9 @@ def test_damage_and_missing_captions_are_named_and_counted(
     assert status == 0 and len(json.loads(out)["unreadable"]) == 1
     status, _, err = vitrine_command(*arguments, tmp_path / "strict", "--set", "max_unreadable=0.01")
     assert status == 2 and "1 of 13 pictures cannot be read" in err and "Traceback" not in err
-    damaged.write_bytes(damaged.read_bytes()[:3000])  # cut off: what is behind is lost
+    shard.write_bytes(shard.read_bytes()[:3000])  # cut off: what is behind is lost
     status, _, err = vitrine_command(*arguments, tmp_path / "cut")
     assert status == 2 and "of 45 pictures cannot be read" in err and "Traceback" not in err, err
-    damaged.unlink()
+    shard.unlink()
     status, _, err = vitrine_command(*arguments, tmp_path / "gone")
     assert status == 2 and "train-000001.tar cannot be read: No such file" in err and "Traceback" not in err
