@@ -193,7 +193,7 @@ class RunRecord:
             RunError: the table is missing, or is of other pictures or results than data.json and metrics.json.
         """
         read, table = (
-            (read_captions, "captions.csv") if self.is_captioner else (_read_label_predictions, "predictions.csv")
+            (read_captions, "captions.csv") if self.is_captioner else (read_label_predictions, "predictions.csv")
         )
         rows = read(self.folder.path)
         if rows.keys() != self.annotations.keys():
@@ -327,8 +327,12 @@ def read_predictions(run: Path) -> list[dict[str, str]]:
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def _read_label_predictions(run: Path) -> dict[str, RecordedPrediction]:
-    """:func:`read_predictions` by picture."""
+def read_label_predictions(run: Path) -> dict[str, RecordedPrediction]:
+    """The rows of a run's predictions.csv by picture.
+
+    Raises:
+        RunError: there is none, it has no columns filename and label, or a probability is no number.
+    """
     rows = read_predictions(run)
     try:
         return {

@@ -22,19 +22,11 @@ from vitrine.models.reference import BUNDLED
 from vitrine.results import ClassificationMetrics
 from vitrine.runs.data import describe_search, resolve_data_reference
 from vitrine.runs.folder import RunFolder
-from vitrine.runs.record import read_predictions, read_record
+from vitrine.runs.record import RecordedPrediction, read_label_predictions, read_record
 
 MAX_SAMPLES = 12  # pictures that are offered with a model
 
 _SCENES = "scenes:base"  # what the bundled model was trained on
-
-
-@dataclass(frozen=True)
-class RecordedPrediction:
-    """What the run predicted for a picture: the likeliest class, and its probability if it was recorded."""
-
-    label: str
-    probability: float | None
 
 
 @dataclass(frozen=True)
@@ -102,29 +94,10 @@ def read_recorded_validation(folder: RunFolder) -> RecordedValidation:
         raise RunError(f"{path} is missing or damaged ({type(error).__name__}: {error}).") from error
     if is_captioner_folder(folder.path) or not folder.is_finished:
         return RecordedValidation(reference, labels, names, truths, hashes, {})
-    return RecordedValidation(
-        reference,
-        labels,
-        names,
-        truths,
-        hashes,
-        _read_predictions(folder),
-        read_record("run", folder).classification_metrics,
-    )
-
-
-def _read_predictions(folder: RunFolder) -> dict[str, RecordedPrediction]:
-    if not (folder.path / "predictions.csv").is_file():
-        return {}
-    try:
-        return {
-            row["filename"]: RecordedPrediction(
-                row["label"], float(row["probability"]) if row.get("probability") else None
-            )
-            for row in read_predictions(folder.path)
-        }
-    except ValueError as error:
-        raise RunError(f"{folder.path / 'predictions.csv'} has a probability that is no number ({error}).") from error
+    has_predictions = (folder.path / "predictions.csv").is_file()
+    predictions = read_label_predictions(folder.path) if has_predictions else {}
+    metrics = read_record("run", folder).classification_metrics
+    return RecordedValidation(reference, labels, names, truths, hashes, predictions, metrics)
 
 
 @dataclass(frozen=True)

@@ -55,15 +55,15 @@ def make_validation(recorded: RecordedValidation, gallery: Gallery, command: str
         if prediction is None:
             continue
         true = recorded.truths.get(name)
-        if confusion is not None and true in label_index and prediction.label in label_index:
-            confusion[label_index[true]][label_index[prediction.label]] += 1
+        if confusion is not None and true in label_index and prediction.text in label_index:
+            confusion[label_index[true]][label_index[prediction.text]] += 1
         row = RecordedPicture(
             id=picture_id(index),
             name=name,
             true=true,
-            predicted=prediction.label,
-            probability=prediction.probability,
-            right=None if true is None else true == prediction.label,
+            predicted=prediction.text,
+            probability=prediction.score,
+            right=None if true is None else true == prediction.text,
             present=picture_id(index) in gallery.samples,
             version=recorded.hashes[name][:12],
         )

@@ -19,8 +19,6 @@ from vitrine.serve.schema import Health
 from vitrine.serve.security import CSP_HEADER
 from vitrine.serve.state import get_state
 
-INDEX = "index.html"
-
 _FOLDERS = (("vitrine.report", "page"), ("vitrine.serve", "page"))  # the viewer that reports share; the explorer
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -80,9 +78,7 @@ _FILES = list_packaged_files()
 @router.get("/", include_in_schema=False)
 def index(request: Request) -> Response:
     """The page."""
-    if INDEX not in _FILES:
-        return PlainTextResponse("The explorer's API runs; see /api. Its page is not in this installation.\n")
-    return _FILES[INDEX].response(request.headers.get("if-none-match"))
+    return _FILES["index.html"].response(request.headers.get("if-none-match"))
 
 
 @router.get("/assets/{name:path}", include_in_schema=False)
@@ -114,26 +110,6 @@ def metrics(request: Request) -> Response:
     return get_state(request).metrics.response()
 
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #1d2730; --grey: #5c6670; --line: #d9dee3; --paper: #fff; --accent: #0072b2; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6eaee; --grey: #9aa5b1; --line: #333c45; --paper: #14191e; --accent: #56b4e9; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 60rem; padding: 2rem 1rem 4rem; background: var(--paper); color: var(--ink);
-  font: 1rem/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; } h2 { margin: 2.5rem 0 .5rem; font-size: 1.1rem; overflow-wrap: anywhere; }
-a { color: var(--accent); } a:focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
-code, pre { font-family: ui-monospace, monospace; font-size: .9em; }
-pre { overflow-x: auto; padding: .6rem .8rem; border: 1px solid var(--line); border-radius: .4rem; }
-.method { display: inline-block; min-width: 3.5em; color: var(--accent); font-weight: 600; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; } th { font-weight: 600; text-align: left; }
-th, td { padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-.grey { color: var(--grey); }
-"""
-
-
 @router.get("/api", include_in_schema=False)
 def reference(request: Request) -> Response:
     """The page with every address of the API, its parameters and answers."""
@@ -141,9 +117,9 @@ def reference(request: Request) -> Response:
 
 
 @router.get("/api/style.css", include_in_schema=False)
-def style() -> Response:
+def style(request: Request) -> Response:
     """The stylesheet of the API's reference."""
-    return Response(_STYLE, media_type="text/css; charset=utf-8", headers={"Cache-Control": "no-cache"})
+    return _FILES["reference.css"].response(request.headers.get("if-none-match"))
 
 
 def render_reference(openapi: Mapping[str, Any]) -> str:
