@@ -127,11 +127,11 @@ def test_the_explorer_finds_the_samples_of_a_run_from_another_working_directory(
     gallery = open_gallery(str(project / "runs" / "first"))
     assert len(gallery.samples) == 24 and gallery.notes == ()
     for number, sample in gallery.samples.items():
-        assert gallery.recorded is not None and gallery.recorded.names[int(number[1:])] == sample.name
+        assert gallery.validation is not None and gallery.validation.names[int(number[1:])] == sample.name
         assert sample.picture.read_bytes() == (project / "pets" / sample.name).read_bytes()
     project.rename(tmp_path / "moved")
     gallery = open_gallery("moved/runs/first")
-    assert not gallery.samples and gallery.recorded is not None
+    assert not gallery.samples and gallery.validation is not None
     (note,) = gallery.notes
     assert f"Looked for at {project}/pets and {tmp_path}/pets." in note and "start where they lie" in note
 

@@ -312,15 +312,15 @@ def test_a_runs_own_pictures_are_taken_as_training_took_them(state: AppState, cl
 def test_five_thousand_pictures_whose_files_are_gone(tmp_path: Path) -> None:
     right = [place % 7 != 0 for place in range(5000)]
     gallery = open_gallery(str(made_run(tmp_path / "large", right, reference=str(tmp_path / "nowhere"))))
-    assert gallery.recorded is not None
-    validation = make_validation(gallery.recorded, gallery, "a command")
+    assert gallery.validation is not None
+    validation = make_validation(gallery.validation, gallery, "a command")
     assert [each.right for each in validation.pictures] == right
     assert len({each.id for each in validation.pictures}) == 5000
     assert not any(each.present for each in validation.pictures)
     assert "not where they were" in gallery.notes[0]
     assert np.trace(validation.confusion) == sum(right)
     classes = tuple(map(str, range(1001)))
-    assert make_validation(replace(gallery.recorded, labels=classes), gallery, "a command").confusion is None
+    assert make_validation(replace(gallery.validation, labels=classes), gallery, "a command").confusion is None
 
 
 def test_what_is_not_held_is_asked_for_again(client: TestClient) -> None:

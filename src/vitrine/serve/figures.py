@@ -113,24 +113,24 @@ def draw_positions(
         return _with_provenance(figure, "positions", classifier, options, positions_command(classifier, cell), kind)
 
 
-def confusion_command(classifier: ServedClassifier, recorded: RecordedValidation) -> str:
+def confusion_command(classifier: ServedClassifier, validation: RecordedValidation) -> str:
     """The command line that evaluates the validation pictures again and draws their confusion matrix."""
-    words = ["vitrine", "evaluate", classifier.reference, recorded.reference]
+    words = ["vitrine", "evaluate", classifier.reference, validation.reference]
     return shlex.join([*words, "--split", "validation", "-o", "evaluation"])
 
 
-def draw_confusion(classifier: ServedClassifier, recorded: RecordedValidation, kind: str) -> bytes:
+def draw_confusion(classifier: ServedClassifier, validation: RecordedValidation, kind: str) -> bytes:
     """The confusion matrix of a run's validation pictures as PNG or SVG, as ``vitrine evaluate`` draws it.
 
     Raises:
         ModelError: the run recorded no metrics.
     """
-    if recorded.metrics is None:
+    if validation.metrics is None:
         raise ModelError(f"{classifier.reference} recorded no metrics, of which a confusion matrix could be drawn.")
-    options = {"data": recorded.reference, "split": "validation"}
-    command = confusion_command(classifier, recorded)
+    options = {"data": validation.reference, "split": "validation"}
+    command = confusion_command(classifier, validation)
     with _DRAW_LOCK:
-        return _with_provenance(confusion_figure(recorded.metrics), "confusion", classifier, options, command, kind)
+        return _with_provenance(confusion_figure(validation.metrics), "confusion", classifier, options, command, kind)
 
 
 def _with_provenance(

@@ -108,14 +108,14 @@ class Gallery:
         samples: by id; only pictures that still exist.
         first_ids: ids of the few samples that are offered first.
         labels: class names, which the samples' labels index.
-        recorded: what the run recorded of its validation pictures; None for a model that is no run.
+        validation: what the run recorded of its validation pictures; None for a model that is no run.
         notes: sentences on pictures that are missing.
     """
 
     samples: Mapping[str, Sample]
     first_ids: tuple[str, ...]
     labels: tuple[str, ...] = ()
-    recorded: RecordedValidation | None = None
+    validation: RecordedValidation | None = None
     notes: tuple[str, ...] = ()
 
     def label(self, picture_id: str) -> str | None:
@@ -145,8 +145,8 @@ def open_gallery(reference: str) -> Gallery:
 
 def _run_gallery(folder: RunFolder) -> Gallery:
     """The validation pictures of a run, as far as they still exist with the content that the run recorded."""
-    recorded = read_recorded_validation(folder)
-    recipe, reference = folder.read_recipe(), resolve_data_reference(folder, recorded.reference)
+    validation = read_recorded_validation(folder)
+    recipe, reference = folder.read_recipe(), resolve_data_reference(folder, validation.reference)
     labels: Sequence[str] = ()
     try:
         if is_captioner_folder(folder.path):
@@ -157,18 +157,18 @@ def _run_gallery(folder: RunFolder) -> Gallery:
             samples, labels = list(data.splits["validation"]), data.labels
     except (VitrineError, KeyError) as error:
         reason = str(error).splitlines()[0]
-        advice = f"{describe_search(folder, recorded.reference)} Put the data there, or start where they lie."
+        advice = f"{describe_search(folder, validation.reference)} Put the data there, or start where they lie."
         note = f"The run's pictures are not where they were: {reason} {advice}"
-        return Gallery({}, (), recorded=recorded, notes=(note,))
+        return Gallery({}, (), validation=validation, notes=(note,))
     by_name = {
-        sample.name: replace(sample, picture=CheckedPicture(sample.picture, recorded.hashes[sample.name]))
+        sample.name: replace(sample, picture=CheckedPicture(sample.picture, validation.hashes[sample.name]))
         for sample in samples
-        if sample.name in recorded.hashes
+        if sample.name in validation.hashes
     }
-    by_id = {picture_id(index): by_name[name] for index, name in enumerate(recorded.names) if name in by_name}
-    missing = len(recorded.names) - len(by_id)
-    notes = (f"{missing:,} of the run's {len(recorded.names):,} validation pictures are missing.",) if missing else ()
-    return Gallery(by_id, _one_per_class(by_id), tuple(labels), recorded, notes)
+    by_id = {picture_id(index): by_name[name] for index, name in enumerate(validation.names) if name in by_name}
+    missing = len(validation.names) - len(by_id)
+    notes = (f"{missing:,} of the run's {len(validation.names):,} validation pictures are missing.",) if missing else ()
+    return Gallery(by_id, _one_per_class(by_id), tuple(labels), validation, notes)
 
 
 def picture_id(index: int) -> str:

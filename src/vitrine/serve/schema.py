@@ -17,7 +17,7 @@ class Payload(BaseModel):
 
 
 class Array(Payload):
-    """Numbers, little-endian, row by row, as base64."""
+    """An array of numbers: little-endian, row by row, as base64."""
 
     shape: list[int]
     dtype: Literal["float16", "float32"]
@@ -25,13 +25,13 @@ class Array(Payload):
 
     @classmethod
     def of(cls, values: npt.ArrayLike, dtype: Literal["float16", "float32"] = "float32") -> Array:
-        """Pack any array."""
-        values_le = np.ascontiguousarray(values, dtype=np.dtype(dtype).newbyteorder("<"))
-        return cls(shape=list(values_le.shape), dtype=dtype, data=base64.b64encode(values_le.tobytes()).decode("ascii"))
+        """Pack an array of any type."""
+        array = np.ascontiguousarray(values, dtype=np.dtype(dtype).newbyteorder("<"))
+        return cls(shape=list(array.shape), dtype=dtype, data=base64.b64encode(array.tobytes()).decode("ascii"))
 
 
 class ErrorBody(Payload):
-    """Why a request was refused."""
+    """Why a request was refused: a sentence for a person, and a code for a program."""
 
     error: str
     code: str
@@ -46,7 +46,7 @@ class SampleInfo(Payload):
 
 
 class ModelInfo(Payload):
-    """One model that is served. Lengths in pixels, the grid in patches."""
+    """One model of the server. ``input`` is in pixels, ``grid`` in patches; both are null for captioners."""
 
     id: str
     kind: Literal["classifier", "captioner"]
@@ -76,7 +76,7 @@ class ModelList(Payload):
 
 
 class Health(Payload):
-    """The server answers."""
+    """The server runs."""
 
     status: Literal["ok"] = "ok"
 
@@ -89,7 +89,7 @@ class ClassProbability(Payload):
 
 
 class Prediction(Payload):
-    """What a classifier says of a picture; all classes, the likeliest first."""
+    """The classes of a picture with their probabilities, the likeliest first; ``picture`` is its sha256."""
 
     picture: str
     size: list[int]
@@ -98,7 +98,7 @@ class Prediction(Payload):
 
 
 class ScaleInfo(Payload):
-    """What the numbers of a map mean, and where its colours end."""
+    """The unit of a map's numbers, and the value at which its colours end."""
 
     kind: Literal["uniform", "lost"]
     high: float
@@ -131,7 +131,7 @@ class Matrix(Payload):
 
 
 class CheckInfo(Payload):
-    """One question that was put to a map. ``good`` is whether the answer speaks for it; null where nobody asked."""
+    """One check of a map. ``good`` is whether the answer speaks for the map; null if it was not checked."""
 
     name: str
     answer: bool | None
@@ -141,14 +141,14 @@ class CheckInfo(Payload):
 
 
 class ControlMap(Payload):
-    """A map that knows nothing of the model, in multiples of uniform."""
+    """A control: a map that knows nothing of the model, in multiples of uniform."""
 
     name: str
     map: Array
 
 
 class VerdictInfo(Payload):
-    """How far a map can be believed."""
+    """The verdict on a map: whether it can be believed, with the checks and controls behind it."""
 
     flag: Literal["believable", "doubtful", "not checked"]
     sentence: str
@@ -161,7 +161,7 @@ class VerdictInfo(Payload):
 
 
 class PositionNumber(Payload):
-    """One number of a model's position embeddings beside those of tables that nobody trained."""
+    """A number of a model's position embeddings, beside that of random and of fixed sine embeddings."""
 
     name: str
     value: float | None
@@ -180,7 +180,7 @@ class Positions(Payload):
 
 
 class Alternative(Payload):
-    """A piece that lost, and the ids that a caption with it in this place begins with."""
+    """Another likely token in a place; ``pieces`` are the ids of the tokens that a caption with it begins with."""
 
     pieces: list[int]
     text: str
@@ -188,7 +188,9 @@ class Alternative(Payload):
 
 
 class WordInfo(Payload):
-    """A word of a caption. ``pieces`` are the ids of the caption up to its end."""
+    """A word of a caption with its map. ``pieces`` are the ids of the caption's tokens up to the word's end;
+    ``looked`` is whether the word looked anywhere in particular, null until the caption is complete.
+    """
 
     index: int
     text: str
@@ -203,7 +205,7 @@ class WordInfo(Payload):
 
 
 class BeamCaption(Payload):
-    """A caption that beam search followed; the score that it is ranked by is the log-probability a piece."""
+    """A caption of beam search; ``score``, by which captions are ranked, is the log-probability a token."""
 
     caption: str
     log_probability: float
@@ -211,7 +213,7 @@ class BeamCaption(Payload):
 
 
 class CaptionResult(Payload):
-    """A whole caption."""
+    """A complete caption with the maps of its words; ``finished`` is whether it has an end token."""
 
     caption: str
     log_probability: float
@@ -241,7 +243,7 @@ class RecordedPicture(Payload):
 class Validation(Payload):
     """A run's validation pictures; rows of the confusion matrix are true classes, columns predicted ones.
 
-    The matrix is null with more than 1,000 classes, of which a table says nothing; the pictures say the same.
+    The matrix is null with more than 1,000 classes, for which a table would be too large.
     """
 
     labels: list[str]
@@ -257,7 +259,7 @@ ModelId = Annotated[str, Field(min_length=1, max_length=20, description="The id 
 
 
 class PictureParams(BaseModel):
-    """Which model, and which picture where the body has none."""
+    """Which model, and which picture if the body has none."""
 
     model_config = ConfigDict(extra="forbid")
 

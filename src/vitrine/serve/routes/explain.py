@@ -44,7 +44,7 @@ def model_info(model: ServedModel[Any]) -> ModelInfo:
         precision=model.precision,
         weights_sha256=model.weights_sha256,
         notes=[*model.notes, *gallery.notes],
-        has_validation=gallery.recorded is not None and bool(gallery.recorded.predictions),
+        has_validation=gallery.validation is not None and bool(gallery.validation.predictions),
         samples=samples,
         **_anatomy(model),
     )

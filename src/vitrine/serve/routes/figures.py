@@ -95,10 +95,10 @@ async def _caption_figure(state: AppState, request: Request, params: FigureParam
 
 async def _confusion_figure(state: AppState, params: FigureParams) -> bytes:
     classifier = state.classifier(params.model)
-    recorded = classifier.gallery.recorded
-    if recorded is None:
+    validation = classifier.gallery.validation
+    if validation is None:
         raise ApiError(404, "This model has no recorded predictions: it is no finished run of a classifier.", "unknown")
-    return await state.run_view(lambda: draw_confusion(classifier, recorded, params.kind))
+    return await state.run_view(lambda: draw_confusion(classifier, validation, params.kind))
 
 
 async def _position_figure(state: AppState, params: FigureParams) -> bytes:

@@ -32,29 +32,29 @@ def validation(request: Request, model: Annotated[ModelId, Query()] = "0") -> Re
     """What the run recorded of each validation picture, and the confusion matrix."""
     state = get_state(request)
     gallery = state.model(model).gallery
-    if gallery.recorded is None or not gallery.recorded.predictions:
+    if gallery.validation is None or not gallery.validation.predictions:
         raise ApiError(404, "This model has no recorded predictions: it is no finished run of a classifier.", "unknown")
-    command = confusion_command(state.classifier(model), gallery.recorded)
-    return json_response(make_validation(gallery.recorded, gallery, command))
+    command = confusion_command(state.classifier(model), gallery.validation)
+    return json_response(make_validation(gallery.validation, gallery, command))
 
 
-def make_validation(recorded: RecordedValidation, gallery: Gallery, command: str) -> Validation:
+def make_validation(validation: RecordedValidation, gallery: Gallery, command: str) -> Validation:
     """The answer to ``/api/validation``: pictures with predictions, in the order of the split.
 
     Args:
-        recorded: what the run recorded.
+        validation: what the run recorded.
         gallery: pictures that still exist.
         command: the command line that draws the confusion matrix.
     """
-    label_index = {label: index for index, label in enumerate(recorded.labels)}
-    is_small = len(recorded.labels) <= WHOLE
-    confusion = [[0] * len(recorded.labels) for _ in recorded.labels] if is_small else None
+    label_index = {label: index for index, label in enumerate(validation.labels)}
+    is_small = len(validation.labels) <= WHOLE
+    confusion = [[0] * len(validation.labels) for _ in validation.labels] if is_small else None
     pictures = []
-    for index, name in enumerate(recorded.names):
-        prediction = recorded.predictions.get(name)
+    for index, name in enumerate(validation.names):
+        prediction = validation.predictions.get(name)
         if prediction is None:
             continue
-        true = recorded.truths.get(name)
+        true = validation.truths.get(name)
         if confusion is not None and true in label_index and prediction.text in label_index:
             confusion[label_index[true]][label_index[prediction.text]] += 1
         row = RecordedPicture(
@@ -65,10 +65,10 @@ def make_validation(recorded: RecordedValidation, gallery: Gallery, command: str
             probability=prediction.score,
             right=None if true is None else true == prediction.text,
             present=picture_id(index) in gallery.samples,
-            version=recorded.hashes[name][:12],
+            version=validation.hashes[name][:12],
         )
         pictures.append(row)
-    return Validation(labels=list(recorded.labels), pictures=pictures, confusion=confusion, command=command)
+    return Validation(labels=list(validation.labels), pictures=pictures, confusion=confusion, command=command)
 
 
 @router.get("/thumbnail/{model}/{id}", responses=_PICTURES, response_class=Response)
