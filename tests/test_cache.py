@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from support.models import MICRO
 from support.stand_in_hub import COMMIT, StandInHub
 
-from vitrine.cache import cache_contents, chosen, in_bytes, prune
+from vitrine.cache import cache_contents, format_bytes, prune, select_items
 from vitrine.errors import UsageError, WeightsUnavailableError
 from vitrine.io import hub_cache as records
 from vitrine.io.hub_cache import cache_folder, download_settings, is_offline, note_use, read_records
@@ -192,7 +192,7 @@ def test_a_hash_is_computed_again_only_for_another_content(cache: Path, monkeypa
 
 
 def test_sizes_for_a_person() -> None:
-    assert [in_bytes(n) for n in (0, 999, 1_000, 343_210_000, 5_000_000_000)] == [
+    assert [format_bytes(n) for n in (0, 999, 1_000, 343_210_000, 5_000_000_000)] == [
         "0 B",
         "999 B",
         "1.0 kB",
@@ -290,7 +290,7 @@ def test_what_two_revisions_share_stays(
     load_model(f"{TINY}@v2", pretrained=True)
     contents = cache_contents()
     assert {item.revision for item in contents.items} == {COMMIT, LATER}
-    (old,) = chosen(contents, ["owner/tiny@c0ffee"])
+    (old,) = select_items(contents, ["owner/tiny@c0ffee"])
     prune(contents, [old])
     (left,) = cache_contents().items
     assert left.revision == LATER
@@ -317,11 +317,11 @@ def test_days_count_from_the_last_use_or_else_from_the_download(
         (50, {"catr/v2"}),
         (90, set()),
     ):
-        assert {item.name for item in chosen(contents, [str(days)])} == expected
+        assert {item.name for item in select_items(contents, [str(days)])} == expected
     monkeypatch.undo()
     monkeypatch.setenv("VITRINE_CACHE", str(cache))
     note_use(release_path("catr/v2"), RELEASES["catr/v2"])
-    assert {item.name for item in chosen(cache_contents(), ["50"])} == set()
+    assert {item.name for item in select_items(cache_contents(), ["50"])} == set()
 
 
 def test_nothing_that_is_not_ours_is_touched(
@@ -372,7 +372,7 @@ def test_a_link_inside_a_repository_that_leads_out_is_not_followed(
     (cache / "oxford-iiit-pet").rmdir()
     (cache / "oxford-iiit-pet").symlink_to(tmp_path)  # since it was listed
     pruned = prune(contents, [pets, *contents.items])
-    assert pruned.items == () and pruned.failed is not None and "leads out of" in pruned.failed
+    assert pruned.items == () and pruned.failure is not None and "leads out of" in pruned.failure
     assert "Not removed, nor anything after it" in pruned.text() and cache_contents().items == contents.items
     prune(contents, contents.items)
     assert (tmp_path / "secret").read_text() == "secret"
@@ -389,8 +389,8 @@ def test_blobs_that_lie_elsewhere_are_left_there(hub: StandInHub, cache: Path, t
     blobs.symlink_to(tmp_path / "elsewhere")
     before = {path.name for path in (tmp_path / "elsewhere").iterdir()}
     contents = cache_contents()
-    pruned = prune(contents, chosen(contents, ["owner/tiny@c0ffee"]))
-    assert pruned.items == () and pruned.failed is not None and "leads out of" in pruned.failed
+    pruned = prune(contents, select_items(contents, ["owner/tiny@c0ffee"]))
+    assert pruned.items == () and pruned.failure is not None and "leads out of" in pruned.failure
     prune(contents, contents.items)
     assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == before
 
@@ -478,7 +478,7 @@ def test_a_person_is_asked(
 def test_an_unknown_name_is_told_what_there_is(hub: StandInHub, cache: Path) -> None:
     load_model(TINY, pretrained=True)
     with pytest.raises(UsageError, match=r"owner/tine.*(?s:.*)one of: owner/tiny"):
-        chosen(cache_contents(), ["owner/tine"])
+        select_items(cache_contents(), ["owner/tine"])
 
 
 # --- downloads that go wrong
@@ -504,7 +504,7 @@ def test_a_cached_file_that_was_changed_is_refused_and_left_to_its_owner(hub: St
     with pytest.raises(WeightsUnavailableError, match=r"was changed or is damaged(?s:.*)--prune owner/tiny") as caught:
         load_model(TINY, pretrained=True)
     assert len(str(caught.value).splitlines()) == 2 and blob.exists()
-    prune(cache_contents(), chosen(cache_contents(), ["owner/tiny"]))
+    prune(cache_contents(), select_items(cache_contents(), ["owner/tiny"]))
     assert load_model(TINY, pretrained=True).weights is not None
 
 

@@ -47,7 +47,7 @@ class CacheContents:
     """What lies in the cache folder.
 
     Attributes:
-        folder: it; there may be none yet.
+        folder: the cache folder, which need not exist yet.
         items: what was downloaded, in the order of the table.
         unknown: what does not belong there; it is never removed.
         size: bytes on the disk, of everything.
@@ -68,61 +68,63 @@ class CacheContents:
         }
 
     def text(self) -> str:
-        """The same for a person."""
+        """The table of ``vitrine cache``, for a person."""
         lines = [f"Cache folder: {self.folder} (--cache DIR or VITRINE_CACHE chooses another)", ""]
         for item in self.items:
             used = f"last used {item.last_used[:10]}" if item.last_used else "not used yet"
             commit = f", commit {item.revision[:12]}" if item.revision else ""
-            lines += [f"{item.name}  {item.kind}, {in_bytes(item.size)}, {used}", f"  from {item.origin}{commit}"]
-            lines += [f"  {in_bytes(each.size):>9}  {each.sha256 or '':64}  {each.name}" for each in item.files]
+            lines += [f"{item.name}  {item.kind}, {format_bytes(item.size)}, {used}", f"  from {item.origin}{commit}"]
+            lines += [f"  {format_bytes(each.size):>9}  {each.sha256 or '':64}  {each.name}" for each in item.files]
             lines.append("")
         if not self.items:
             lines += ["Nothing was downloaded.", ""]
         if self.unknown:
             lines.append("Not downloaded by vitrine, and never removed by it:")
-            lines += [f"  {in_bytes(each.size):>9}  {each.path}" for each in self.unknown]
+            lines += [f"  {format_bytes(each.size):>9}  {each.path}" for each in self.unknown]
             lines.append("")
-        return "\n".join([*lines, f"Total: {in_bytes(self.size)}."])
+        return "\n".join([*lines, f"Total: {format_bytes(self.size)}."])
 
 
 @dataclass(frozen=True)
-class Pruned:
-    """What was removed.
+class PruneResult:
+    """What was removed from the cache folder.
 
     Attributes:
         folder: the cache folder.
         items: what was removed from it.
-        freed: bytes on the disk; less than the items' sizes where others share files with them.
+        freed: bytes on the disk that were freed; less than the items' sizes where others share files with them.
         left: bytes that the folder still holds.
-        failed: why it ended before all that was asked for was removed; None where it did not.
+        failure: why it ended before all that was asked for was removed; None where it did not.
     """
 
     folder: Path
     items: tuple[CachedItem, ...]
     freed: int
     left: int
-    failed: str | None = None
+    failure: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        removed = [_item_dict(item) for item in self.items]
-        content = {"folder": str(self.folder), "removed": removed, "freed": self.freed, "left": self.left}
-        return content if self.failed is None else content | {"failed": self.failed}
+        items = [_item_dict(item) for item in self.items]
+        content = {"folder": str(self.folder), "removed": items, "freed": self.freed, "left": self.left}
+        return content if self.failure is None else content | {"failed": self.failure}
 
     def text(self) -> str:
-        """The same for a person."""
-        lines = [f"Removed {described(item)}." for item in self.items]
-        lines += [] if self.failed is None else [f"Not removed, nor anything after it: {self.failed}."]
-        return "\n".join([*lines, f"Freed {in_bytes(self.freed)}; {in_bytes(self.left)} are left in {self.folder}."])
+        """What was removed, a line each, for a person."""
+        lines = [f"Removed {item_text(item)}." for item in self.items]
+        lines += [] if self.failure is None else [f"Not removed, nor anything after it: {self.failure}."]
+        return "\n".join(
+            [*lines, f"Freed {format_bytes(self.freed)}; {format_bytes(self.left)} are left in {self.folder}."]
+        )
 
 
-def described(item: CachedItem) -> str:
-    """An item in a few words."""
+def item_text(item: CachedItem) -> str:
+    """An item in a few words: its name, kind, commit and size."""
     commit = f", commit {item.revision[:12]}" if item.revision else ""
-    return f"{item.name} ({item.kind}{commit}, {in_bytes(item.size)})"
+    return f"{item.name} ({item.kind}{commit}, {format_bytes(item.size)})"
 
 
-def in_bytes(size: int) -> str:
+def format_bytes(size: int) -> str:
     """A size for a person, in decimal units."""
     for unit, bytes_ in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= bytes_:
@@ -152,7 +154,7 @@ def _item_dict(item: CachedItem) -> dict[str, Any]:
     }
 
 
-_OURS = {FOLDER, HUB, CATR, PETS, DATASETS, XET, DECODED}
+_OWN_FOLDERS = {FOLDER, HUB, CATR, PETS, DATASETS, XET, DECODED}
 _DAY = 24 * 60 * 60
 
 
@@ -163,58 +165,58 @@ def cache_contents(progress: Progress = no_progress) -> CacheContents:
         progress: called with files of the hub done, of how many.
     """
     folder = cache_folder().absolute()
-    known = read_records(folder)
+    records = read_records(folder)
     items = (
-        *cached_repositories(folder, known, progress),
-        *cached_releases(folder, known),
-        *_data_sets(folder, known),
-        *_decoded(folder, known),
+        *cached_repositories(folder, records, progress),
+        *cached_releases(folder, records),
+        *_data_sets(folder, records),
+        *_decoded_pictures(folder, records),
         *unfinished_downloads(folder),
     )
-    return CacheContents(folder, items, tuple(_unknown(folder, items)), _held(folder))
+    return CacheContents(folder, items, tuple(_unknown(folder, items)), _size_of(folder))
 
 
-def chosen(contents: CacheContents, wanted: Sequence[str]) -> tuple[CachedItem, ...]:
-    """The items that names or days mean.
+def select_items(contents: CacheContents, selectors: Sequence[str]) -> tuple[CachedItem, ...]:
+    """The items that names or numbers of days select.
 
     Args:
         contents: what there is.
-        wanted: an item's name, with @ and the beginning of its commit where one of several revisions is meant; or a
+        selectors: an item's name, with @ and the beginning of its commit where one of several revisions is meant; or a
             number of days: what was last used, or else downloaded, longer ago.
 
     Raises:
         UsageError: there is no such item.
     """
-    found: dict[int, CachedItem] = {}
-    for each in wanted:
-        matching = [item for item in contents.items if _matches(item, each)]
-        if not matching and not each.isdecimal():
+    by_id: dict[int, CachedItem] = {}
+    for selector in selectors:
+        matches = [item for item in contents.items if _matches(item, selector)]
+        if not matches and not selector.isdecimal():
             names = ", ".join(dict.fromkeys(item.name for item in contents.items)) or "nothing"
             raise UsageError(
-                f"--prune {each}: nothing of that name was downloaded into {contents.folder}.\n"
+                f"--prune {selector}: nothing of that name was downloaded into {contents.folder}.\n"
                 f"Expected a number of days, or one of: {names}."
             )
-        found |= {id(item): item for item in matching}
-    return tuple(found.values())
+        by_id |= {id(item): item for item in matches}
+    return tuple(by_id.values())
 
 
-def prune(contents: CacheContents, items: Sequence[CachedItem]) -> Pruned:
+def prune(contents: CacheContents, items: Sequence[CachedItem]) -> PruneResult:
     """Remove items, and nothing that is not in the cache folder; it ends at the first that cannot be removed."""
-    folder, before = contents.folder, _held(contents.folder)
-    removed: list[CachedItem] = []
-    failed = None
+    folder, before = contents.folder, _size_of(contents.folder)
+    removed_items: list[CachedItem] = []
+    failure = None
     for item in items:
         try:
             _remove(folder, item)
         except OSError as error:
-            failed = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+            failure = f"{error.filename}: {error.strerror}" if error.filename else str(error)
             break
-        removed.append(item)
+        removed_items.append(item)
     for file in read_records(folder):
         if not (folder / file).exists():
             remove_record(folder, file)
-    left = _held(folder)
-    return Pruned(folder, tuple(removed), before - left, left, failed)
+    left = _size_of(folder)
+    return PruneResult(folder, tuple(removed_items), before - left, left, failure)
 
 
 def _remove(folder: Path, item: CachedItem) -> None:
@@ -228,62 +230,62 @@ def _remove(folder: Path, item: CachedItem) -> None:
         shutil.rmtree(each.path) if each.path.is_dir() else each.path.unlink(missing_ok=True)
 
 
-def _matches(item: CachedItem, wanted: str) -> bool:
-    if wanted.isdecimal():
-        written = max((each.written for each in item.files), default=0.0)
-        since = datetime.fromisoformat(item.last_used).timestamp() if item.last_used else written
-        return time.time() - since > int(wanted) * _DAY
-    name, _, commit = wanted.partition("@")
+def _matches(item: CachedItem, selector: str) -> bool:
+    if selector.isdecimal():
+        modified = max((each.modified for each in item.files), default=0.0)
+        since = datetime.fromisoformat(item.last_used).timestamp() if item.last_used else modified
+        return time.time() - since > int(selector) * _DAY
+    name, _, commit = selector.partition("@")
     return item.name == name and (not commit or (item.revision or "").startswith(commit))
 
 
-def _decoded(folder: Path, known: Mapping[str, Record]) -> Iterator[CachedItem]:
+def _decoded_pictures(folder: Path, records: Mapping[str, Record]) -> Iterator[CachedItem]:
     """Training pictures that were decoded once: a folder for each short side that they were reduced to."""
     for path in sorted((folder / DECODED).iterdir()) if (folder / DECODED).is_dir() else ():
         if path.is_dir() and not path.is_symlink():
-            yield _folder_item(folder, known, (f"{DECODED}/{path.name}", DECODED_FROM, path), "decoded pictures")
+            yield _folder_item(folder, records, path, f"{DECODED}/{path.name}", DECODED_FROM, "decoded pictures")
 
 
-def _data_sets(folder: Path, known: Mapping[str, Record]) -> Iterator[CachedItem]:
+def _data_sets(folder: Path, records: Mapping[str, Record]) -> Iterator[CachedItem]:
     """Data sets that torchvision and datasets downloaded: a folder each."""
-    there = [("oxford-pets", ADDRESS, folder / PETS)]
+    folders = [("oxford-pets", ADDRESS, folder / PETS)]
     for path in sorted((folder / DATASETS).iterdir()) if (folder / DATASETS).is_dir() else ():
         owner, _, rest = path.name.partition("___")
         name = f"hf:{owner}/{rest}" if rest else path.name
-        there.append((name, name if rest else f"{path.name} files, as datasets copies them", path))
-    there.append((XET, "parts of files of the hub, which its client keeps", folder / XET))
-    for name, origin, path in there:
+        folders.append((name, name if rest else f"{path.name} files, as datasets copies them", path))
+    folders.append((XET, "parts of files of the hub, which its client keeps", folder / XET))
+    for name, origin, path in folders:
         if path.is_dir() and not path.is_symlink():
-            kind = UNFINISHED if name == XET else "data set"
-            yield _folder_item(folder, known, (name, origin, path), kind)
+            yield _folder_item(folder, records, path, name, origin, UNFINISHED if name == XET else "data set")
 
 
-def _folder_item(folder: Path, known: Mapping[str, Record], found: tuple[str, str, Path], kind: str) -> CachedItem:
-    """What is a folder: its name, where it is from and where it lies."""
-    name, origin, path = found
-    record, size = file_record(known, folder, path, origin), _held(path)
+def _folder_item(
+    cache: Path, records: Mapping[str, Record], path: Path, name: str, origin: str, kind: str
+) -> CachedItem:
+    """An item that is one folder of the cache."""
+    record, size = file_record(records, cache, path, origin), _size_of(path)
     file = CachedFile(f"{path.name}/", path, size, None, record.last_used, record.changed_ns / 1e9)
     return CachedItem(name, kind, origin, None, (file,), size)
 
 
 def _unknown(folder: Path, items: Sequence[CachedItem]) -> Iterator[CachedFile]:
-    ours = {each.path for item in items for each in item.files}
+    item_paths = {each.path for item in items for each in item.files}
     in_catr = sorted((folder / CATR).iterdir()) if (folder / CATR).is_dir() else []
-    outside = [path for path in sorted(folder.iterdir()) if path.name not in _OURS] if folder.is_dir() else []
-    for path in (*unknown_in_hub(folder), *(each for each in in_catr if each not in ours), *outside):
-        found = path.lstat()
-        size = _held(path) if path.is_dir() and not path.is_symlink() else found.st_size
-        yield CachedFile(path.name, path, size, None, None, found.st_mtime)
+    outside = [path for path in sorted(folder.iterdir()) if path.name not in _OWN_FOLDERS] if folder.is_dir() else []
+    for path in (*unknown_in_hub(folder), *(each for each in in_catr if each not in item_paths), *outside):
+        stat = path.lstat()
+        size = _size_of(path) if path.is_dir() and not path.is_symlink() else stat.st_size
+        yield CachedFile(path.name, path, size, None, None, stat.st_mtime)
 
 
-def _held(folder: Path) -> int:
+def _size_of(folder: Path) -> int:
     """Bytes of all files below a folder; links are not followed, and a file with two names counts once."""
     sizes: dict[tuple[int, int], int] = {}
     for parent, _, names in os.walk(folder):
         for name in names:
             try:
-                found = (Path(parent) / name).lstat()
+                stat = (Path(parent) / name).lstat()
             except OSError:  # removed meanwhile
                 continue
-            sizes[found.st_dev, found.st_ino] = found.st_size
+            sizes[stat.st_dev, stat.st_ino] = stat.st_size
     return sum(sizes.values())

@@ -21,7 +21,7 @@ from PIL import Image
 from support.models import MICRO
 from torch.nn import functional
 
-from vitrine.cache import cache_contents, chosen, prune
+from vitrine.cache import cache_contents, prune, select_items
 from vitrine.config import Recipe, TransformSpec, named_transforms
 from vitrine.data import decoded_cache
 from vitrine.data.check import SampleIndex
@@ -401,8 +401,8 @@ def test_the_cache_verb_lists_and_prunes_it(large: Path, tmp_path: Path, vitrine
     assert item.size == sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     status, out, _ = vitrine_command("cache")
     assert status == 0 and f"decoded/{short}px" in out and "decoded by vitrine train" in out
-    assert not chosen(contents, ["1"]), "used today"
-    pruned = prune(contents, chosen(contents, [item.name]))
-    assert pruned.failed is None and not folder.exists() and pruned.freed >= item.size
+    assert not select_items(contents, ["1"]), "used today"
+    pruned = prune(contents, select_items(contents, [item.name]))
+    assert pruned.failure is None and not folder.exists() and pruned.freed >= item.size
     train(str(large), recipe(decoded_cache=1, transforms=UPRIGHT, epochs=1), tmp_path / "again")
     same_files(tmp_path / "run", tmp_path / "again")

@@ -25,7 +25,7 @@ class Classifier:
     """A classifier in eval mode on its device.
 
     Attributes:
-        loaded: the model with its origin.
+        loaded_model: the model with its origin.
         module: the same module, on ``device``.
         labels: class names in the order of the outputs; none where it was opened for its features.
         spec: input size, crop and normalisation.
@@ -33,7 +33,7 @@ class Classifier:
         precision: "fp32" or "bf16".
     """
 
-    loaded: LoadedModel
+    loaded_model: LoadedModel
     module: nn.Module
     labels: tuple[str, ...]
     spec: InputSpec
@@ -43,17 +43,17 @@ class Classifier:
     @property
     def weights(self) -> WeightsFile | None:
         """The file that its weights came from; None for random ones."""
-        return self.loaded.weights
+        return self.loaded_model.weights
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences on which file its weights came from, and what was done to make them fit."""
-        return model_notes(self.loaded)
+        return model_notes(self.loaded_model)
 
     @property
     def folder(self) -> Path | None:
         """The folder of the run, or of the model, that it was opened from; None of others."""
-        return self.loaded.reference.folder
+        return self.loaded_model.reference.folder
 
 
 def open_classifier(

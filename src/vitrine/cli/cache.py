@@ -80,31 +80,30 @@ def cache(
 
     With --prune, remove some, and say which and how much that freed; exits 1 where one could not be removed.
     """
-    from vitrine.cache import cache_contents
-    from vitrine.cache import chosen as choose
+    from vitrine.cache import cache_contents, select_items
     from vitrine.cache import prune as remove
 
     with show.reading_progress("Computing hashes") as progress:
         contents = cache_contents(progress)
     result: Any = contents
     if prune:
-        items = choose(contents, prune)
+        items = select_items(contents, prune)
         if items and not yes:
             _ask(contents, items)
         result = remove(contents, items)
     show.result(result, result.text, as_json)
-    if prune and result.failed is not None:
+    if prune and result.failure is not None:
         raise typer.Exit(1)
 
 
 def _ask(contents: CacheContents, items: tuple[CachedItem, ...]) -> None:
     """Name what would be removed, and go on only where a person says yes."""
-    from vitrine.cache import described
+    from vitrine.cache import item_text
 
     if not sys.stdin.isatty():
         raise UsageError("--prune removes files: add --yes where nobody can be asked.")
     for item in items:
-        typer.echo(described(item), err=True)
+        typer.echo(item_text(item), err=True)
     if not typer.confirm(f"Remove from {contents.folder}?", err=True):
         typer.echo("Nothing was removed.", err=True)
         raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""What of models, and of data sets of the hub, lies in the cache folder; and removing it as its own library does."""
+"""Models and data sets of the hub in the cache folder: listing them, and removing them as the hub's library does."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def release_path(name: str) -> Path:
 
 
 UNFINISHED = "unfinished"
-_OF_THE_LIBRARY = {".locks", "CACHEDIR.TAG", "blobs", "version.txt"}  # in the hub's folder, beside repositories
+_LIBRARY_FILES = {".locks", "CACHEDIR.TAG", "blobs", "version.txt"}  # in the hub's folder, beside repositories
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class CachedFile:
     Attributes:
         name: within its item.
         path: where it lies.
-        size: bytes.
+        size: in bytes.
         sha256: of its content, in hexadecimal; None where it was not asked for.
         last_used: by vitrine, UTC, as ISO 8601 writes it; None where it never was.
-        written: when it was downloaded, in seconds since 1970.
+        modified: when it was downloaded, in seconds since 1970.
     """
 
     name: str
@@ -54,12 +54,12 @@ class CachedFile:
     size: int
     sha256: str | None
     last_used: str | None
-    written: float
+    modified: float
 
 
 @dataclass(frozen=True)
 class CachedItem:
-    """What was downloaded together, and is removed together.
+    """What was downloaded together, and is removed together: a repository's revision, a release, a data set.
 
     Attributes:
         name: what it is removed by: owner/name, catr/v3, a data set's name.
@@ -88,12 +88,12 @@ def hub_folder(cache: Path) -> Path:
     return cache / HUB
 
 
-def cached_repositories(cache: Path, known: Mapping[str, Record], progress: Progress) -> Iterator[CachedItem]:
+def cached_repositories(cache: Path, records: Mapping[str, Record], progress: Progress) -> Iterator[CachedItem]:
     """Every revision of every repository of the hub, by name; a file that several revisions share is in each.
 
     Args:
         cache: the cache folder.
-        known: all records of it.
+        records: all records of its files.
         progress: called with files done, of how many: hashes that are not recorded are computed.
     """
     from huggingface_hub import constants
@@ -106,27 +106,25 @@ def cached_repositories(cache: Path, known: Mapping[str, Record], progress: Prog
         address = f"{constants.ENDPOINT}/{'datasets/' if data else ''}{repository.repo_id}"
         for revision in sorted(repository.revisions, key=lambda each: (-each.last_modified, each.commit_hash)):
             files = []
-            for found in sorted(revision.files, key=lambda each: str(each.file_path)):
-                name = found.file_path.relative_to(revision.snapshot_path).as_posix()
-                if not is_inside(found.blob_path, cache):
+            for cached in sorted(revision.files, key=lambda each: str(each.file_path)):
+                path, name = cached.file_path, cached.file_path.relative_to(revision.snapshot_path).as_posix()
+                if not is_inside(cached.blob_path, cache):
                     continue
                 origin = f"{'hf:' if data else 'hf-hub:'}{repository.repo_id}/{name}"
-                record = file_record(
-                    known, cache, found.file_path, _same_origin(known, cache, found.file_path) or origin
-                )
-                files.append(_file(name, found.file_path, record))
+                record = file_record(records, cache, path, _recorded_origin(records, cache, path) or origin)
+                files.append(_file(name, path, record))
                 done += 1
                 progress(done, total)
             size, commit = int(revision.size_on_disk), str(revision.commit_hash)
             yield CachedItem(str(repository.repo_id), _kind(repository), address, commit, tuple(files), size)
 
 
-def cached_releases(cache: Path, known: Mapping[str, Record]) -> Iterator[CachedItem]:
+def cached_releases(cache: Path, records: Mapping[str, Record]) -> Iterator[CachedItem]:
     """The published captioner's releases that are there."""
     for name, address in RELEASES.items():
         path = release_path(name)
         if path.is_file() and not path.is_symlink():
-            file = _file(path.name, path, file_record(known, cache, path, address))
+            file = _file(path.name, path, file_record(records, cache, path, address))
             yield CachedItem(name, "captioner", address, None, (file,), file.size)
 
 
@@ -134,17 +132,17 @@ def unfinished_downloads(cache: Path) -> Iterator[CachedItem]:
     """What interrupted downloads left; one may still be going on."""
     parts = [*hub_folder(cache).glob("*/blobs/*.incomplete"), *(cache / CATR).glob("*.part")]
     for path in sorted(each for each in parts if each.is_file() and not each.is_symlink() and is_inside(each, cache)):
-        found = path.stat()
-        file = CachedFile(path.name, path, found.st_size, None, None, found.st_mtime)
-        yield CachedItem(UNFINISHED, UNFINISHED, path.parent.name, None, (file,), found.st_size)
+        stat = path.stat()
+        file = CachedFile(path.name, path, stat.st_size, None, None, stat.st_mtime)
+        yield CachedItem(UNFINISHED, UNFINISHED, path.parent.name, None, (file,), stat.st_size)
 
 
 def unknown_in_hub(cache: Path) -> Iterator[Path]:
     """What lies in the hub's folder and is no repository that its library can read, or leads out of the folder."""
     folder = hub_folder(cache)
-    known = {each.repo_path for each in _repositories(cache) if is_inside(each.repo_path, cache)}
+    repositories = {each.repo_path for each in _repositories(cache) if is_inside(each.repo_path, cache)}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        if path not in known and path.name not in _OF_THE_LIBRARY:
+        if path not in repositories and path.name not in _LIBRARY_FILES:
             yield path
 
 
@@ -156,9 +154,9 @@ def remove_revision(cache: Path, item: CachedItem) -> None:
     """
     from huggingface_hub import scan_cache_dir
 
-    found = scan_cache_dir(hub_folder(cache))
-    own = frozenset(each for each in found.repos if (each.repo_id, _kind(each)) == (item.name, item.kind))
-    plan = replace(found, repos=own).delete_revisions(item.revision or "")
+    contents = scan_cache_dir(hub_folder(cache))
+    repositories = frozenset(each for each in contents.repos if (each.repo_id, _kind(each)) == (item.name, item.kind))
+    plan = replace(contents, repos=repositories).delete_revisions(item.revision or "")
     for path in (*plan.blobs, *plan.refs, *plan.repos, *plan.snapshots):
         if not is_inside(path.parent, cache):
             raise OSError(f"{path} leads out of {cache}, so it is left alone")
@@ -184,10 +182,10 @@ def _repositories(cache: Path) -> frozenset[Any]:
     return scan_cache_dir(folder).repos if folder.is_dir() else frozenset()
 
 
-def _same_origin(known: Mapping[str, Record], cache: Path, path: Path) -> str | None:
+def _recorded_origin(records: Mapping[str, Record], cache: Path, path: Path) -> str | None:
     """The origin that the file was used under, which may have a revision in it."""
-    own = known.get(path.relative_to(cache).as_posix())
-    return None if own is None else own.origin
+    record = records.get(path.relative_to(cache).as_posix())
+    return None if record is None else record.origin
 
 
 def _file(name: str, path: Path, record: Record) -> CachedFile:

@@ -1,4 +1,4 @@
-"""Which parameters are trained, and with which share of the learning rate and weight decay."""
+"""Fine-tuning: which parameters are trained (all, the last blocks, LoRA, a linear probe) and in which groups."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def select_trainable(module: nn.Module, tune: str) -> nn.Module:
 
 def _classifiers(module: nn.Module) -> list[nn.Module]:
     """The modules that classify; a distilled model has two."""
-    found = module.get_classifier()  # type: ignore[operator]
-    return list(found) if isinstance(found, tuple) else [found]
+    heads = module.get_classifier()  # type: ignore[operator]
+    return list(heads) if isinstance(heads, tuple) else [heads]
 
 
 def _norms_before_head(module: nn.Module) -> Iterable[nn.Module]:
@@ -71,18 +71,16 @@ def _with_adapters(module: nn.Module, rank: int) -> nn.Module:
         target_modules=["qkv", "q_proj", "v_proj", "proj", "fc1", "fc2"],
         modules_to_save=head,
     )
-    adapted: nn.Module = get_peft_model(module, config)
-    return adapted
+    model: nn.Module = get_peft_model(module, config)
+    return model
 
 
 def merge_adapters(module: nn.Module) -> nn.Module:
     """The plain timm model, LoRA adapters folded into its weights, on a copy; a plain model is returned as it is."""
     if not hasattr(module, "merge_and_unload"):
         return module
-    from copy import deepcopy
-
-    merged: nn.Module = deepcopy(module).merge_and_unload()  # type: ignore[operator]
-    return merged
+    model: nn.Module = deepcopy(module).merge_and_unload()  # type: ignore[operator]
+    return model
 
 
 def captioner_parameter_groups(
@@ -93,18 +91,18 @@ def captioner_parameter_groups(
 
     Each group has ``lr_scale``, as :func:`parameter_groups` says.
     """
-    made: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            plain = parameter.ndim < 2 or ".embeddings." in f".{name}" or name.endswith(("pos_embed", "cls_token"))
-            made.setdefault((".backbone." in f".{name}", plain), []).append(parameter)
+            no_decay = parameter.ndim < 2 or ".embeddings." in f".{name}" or name.endswith(("pos_embed", "cls_token"))
+            groups.setdefault((".backbone." in f".{name}", no_decay), []).append(parameter)
     return [
         {
             "params": members,
-            "weight_decay": 0.0 if plain else recipe.weight_decay,
-            "lr_scale": backbone_learning_rate / recipe.learning_rate if of_image else 1.0,
+            "weight_decay": 0.0 if no_decay else recipe.weight_decay,
+            "lr_scale": backbone_learning_rate / recipe.learning_rate if is_backbone else 1.0,
         }
-        for (of_image, plain), members in made.items()
+        for (is_backbone, no_decay), members in groups.items()
     ]
 
 
@@ -121,14 +119,14 @@ def parameter_groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     return groups
 
 
-# What draws random numbers in training, by the names of its classes, and the attributes that switch it on.
-_DRAWS = ("p", "prob", "drop_prob")
+# Attributes of dropout layers, of torch and timm, that hold how much they drop.
+_DROP_RATES = ("p", "prob", "drop_prob")
 
 
 class PooledFeatures(nn.Module):
-    """A timm vision transformer without its last layer.
+    """A timm vision transformer without its classifier: one feature vector a picture.
 
-    The class token, the mean of the patches, or whatever else the model's own head reads, after its last norm.
+    That is the class token, the mean of the patches, or whatever else the model's own head reads, after its last norm.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -143,7 +141,7 @@ class PooledFeatures(nn.Module):
 
 
 class LinearProbe(nn.Module):
-    """The classifier of a model whose other parts are not trained; its parameters and state are the classifier's alone.
+    """The classifier of a frozen model, to be trained alone: its parameters and state are the classifier's.
 
     Attributes:
         head: the classifier.
@@ -162,15 +160,15 @@ class LinearProbe(nn.Module):
 
     @property
     def features(self) -> PooledFeatures:
-        """What the classifier reads."""
+        """The frozen model that computes what the classifier reads."""
         return self._beside[1]
 
-    def forward(self, seen: Tensor) -> Tensor:
+    def forward(self, inputs: Tensor) -> Tensor:
         """Logits (B, C) of normalised pixels (B, 3, H, W), or of their features (B, D)."""
-        if seen.ndim == 4:
+        if inputs.ndim == 4:
             with torch.no_grad(), class_token_alone(self.model):
-                seen = self.features(seen)
-        logits_BC: Tensor = self.head(seen)
+                inputs = self.features(inputs)
+        logits_BC: Tensor = self.head(inputs)
         return logits_BC
 
     def train(self, mode: bool = True) -> LinearProbe:
@@ -190,26 +188,26 @@ class LinearProbe(nn.Module):
     @contextmanager
     def merged(self) -> Iterator[nn.Module]:
         """The whole model with this classifier, which may be a moving average; its own comes back afterwards."""
-        own: nn.Module = self.model.get_classifier()  # type: ignore[operator]
-        before = {name: value.clone() for name, value in own.state_dict().items()}
-        own.load_state_dict(self.head.state_dict())
+        model_head: nn.Module = self.model.get_classifier()  # type: ignore[operator]
+        before = {name: value.clone() for name, value in model_head.state_dict().items()}
+        model_head.load_state_dict(self.head.state_dict())
         try:
             yield self.model
         finally:
-            own.load_state_dict(before)
+            model_head.load_state_dict(before)
 
 
 def is_stochastic(module: nn.Module) -> bool:
     """Whether a module in training mode may give another output for the same input: dropout in any form, batch norm."""
     return any(
         isinstance(part, nn.modules.batchnorm._BatchNorm)
-        or ("Drop" in type(part).__name__ and any(float(getattr(part, name, None) or 0) > 0 for name in _DRAWS))
+        or ("Drop" in type(part).__name__ and any(float(getattr(part, name, None) or 0) > 0 for name in _DROP_RATES))
         for part in module.modules()
     )
 
 
 def linear_head(module: nn.Module, size: int) -> nn.Module | None:
-    """The one layer that classifies, where it reads what :class:`Pooled` gives; None of other models.
+    """A model's classifier, where it is one linear layer that reads :class:`PooledFeatures`; None of other models.
 
     Some models average two classifiers, and another library's head may read something else: the model is asked, with a
     picture of ``size`` × ``size`` seeded random pixels.
@@ -217,8 +215,8 @@ def linear_head(module: nn.Module, size: int) -> nn.Module | None:
     head = module.get_classifier()  # type: ignore[operator]
     if not isinstance(head, nn.Linear):
         return None
-    read: list[Tensor] = []
-    handle = head.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0]))
+    head_inputs: list[Tensor] = []
+    handle = head.register_forward_pre_hook(lambda _, inputs: head_inputs.append(inputs[0]))
     was_training = module.training
     module.eval()
     try:
@@ -229,5 +227,6 @@ def linear_head(module: nn.Module, size: int) -> nn.Module | None:
     finally:
         handle.remove()
         module.train(was_training)
-    same = len(read) == 1 and read[0].shape == features_BD.shape and torch.allclose(read[0], features_BD, atol=1e-5)
-    return head if same else None
+    if len(head_inputs) != 1 or head_inputs[0].shape != features_BD.shape:
+        return None
+    return head if torch.allclose(head_inputs[0], features_BD, atol=1e-5) else None

@@ -1,4 +1,4 @@
-"""Files of hub repositories: from the one cache folder, or downloaded into it."""
+"""Files of repositories on the Hugging Face hub: from the cache folder, or downloaded into it."""
 
 from __future__ import annotations
 
@@ -38,22 +38,22 @@ def fetch(hub_id: str, names: tuple[str, ...], remedy: str) -> Path:
         WeightsUnavailableError: it is not in the cache folder and cannot be downloaded now; or what is there, or what
             came, is not what the hub says it is.
     """
-    found, reason, _ = _look(hub_id, names)
-    if found is not None:
-        return found
-    raise _unavailable(hub_id, names[0], reason, remedy)
+    path, reason, _ = _find(hub_id, names)
+    if path is None:
+        raise _unavailable(hub_id, names[0], reason, remedy)
+    return path
 
 
 def fetch_optional(hub_id: str, name: str, remedy: str) -> Path | None:
-    """As :func:`fetch`, of a file that a repository need not have; None where the hub says that it has not.
+    """A file that a repository need not have, as :func:`fetch` gets it; None where the hub says that there is none.
 
     Raises:
         WeightsUnavailableError: it is not in the cache folder, and whether there is one cannot be known now.
     """
-    found, reason, absent = _look(hub_id, (name,))
-    if found is None and not absent:
+    path, reason, is_absent = _find(hub_id, (name,))
+    if path is None and not is_absent:
         raise _unavailable(hub_id, name, reason, remedy)
-    return found
+    return path
 
 
 def _unavailable(hub_id: str, name: str, reason: str, remedy: str) -> WeightsUnavailableError:
@@ -66,7 +66,7 @@ def _unavailable(hub_id: str, name: str, reason: str, remedy: str) -> WeightsUna
     )
 
 
-def _look(hub_id: str, names: tuple[str, ...]) -> tuple[Path | None, str, bool]:
+def _find(hub_id: str, names: tuple[str, ...]) -> tuple[Path | None, str, bool]:
     """The first of these files that exists; else the reason, and whether it is that the repository has none."""
     quieten_client()
     from huggingface_hub import _CACHED_NO_EXIST, constants, hf_hub_download, try_to_load_from_cache
@@ -83,26 +83,26 @@ def _look(hub_id: str, names: tuple[str, ...]) -> tuple[Path | None, str, bool]:
             path = hf_hub_download(
                 repository, name, revision=revision or None, cache_dir=folder, local_files_only=not reachable
             )
-            _check(Path(path), hub_id, began)
+            _check_hash(Path(path), hub_id, began)
             return Path(path), "", False
         except WeightsUnavailableError:
             raise
         except EntryNotFoundError as error:
             if reachable and isinstance(error, LocalEntryNotFoundError):
-                return None, _in_one_line(error), False
+                return None, _first_line(error), False
             reason = f"the repository has no {' or '.join(names)}" if reachable else offline
-            known = try_to_load_from_cache(repository, name, cache_dir=folder, revision=revision or None)
-            absent += reachable or known is _CACHED_NO_EXIST
+            cache_entry = try_to_load_from_cache(repository, name, cache_dir=folder, revision=revision or None)
+            absent += reachable or cache_entry is _CACHED_NO_EXIST
         except OSError as error:
             if error.strerror and not isinstance(error, ConnectionError | TimeoutError):
                 raise _not_saved(hub_id, name, error) from error
-            return None, _in_one_line(error), False
+            return None, _first_line(error), False
         except Exception as error:  # the client passes on what its transport raises, which differs by its version
-            return None, _in_one_line(error), False
+            return None, _first_line(error), False
     return None, reason, absent == len(names)
 
 
-def _check(path: Path, hub_id: str, began: float) -> None:
+def _check_hash(path: Path, hub_id: str, began: float) -> None:
     """Record the use of a file, and refuse one whose hash is not the one that the hub gave, which names its blob.
 
     The client compares sizes only. What came just now is removed; what lay there already is left to its owner.
@@ -134,19 +134,19 @@ def _not_saved(hub_id: str, name: str, error: OSError) -> WeightsUnavailableErro
     )
 
 
-def _in_one_line(error: Exception) -> str:
+def _first_line(error: Exception) -> str:
     """The first line that says something: messages of the hub's client begin with a status and a request's number."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    told = [line for line in lines if not re.match(r"\d{3} (Client|Server) Error|\(?Request ID", line)] or lines
-    return told[0].rstrip(".")
+    texts = [line for line in lines if not re.match(r"\d{3} (Client|Server) Error|\(?Request ID", line)] or lines
+    return texts[0].rstrip(".")
 
 
 def _reachable(endpoint: str) -> bool:
     """Whether the hub, or the proxy before it, answers at all: the hub's client retries for half a minute."""
-    wanted = urlsplit(endpoint)
-    proxies = {} if proxy_bypass(wanted.hostname or "") else getproxies()
-    proxy = proxies.get(wanted.scheme) or proxies.get("all")
-    address = urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else wanted
+    hub = urlsplit(endpoint)
+    proxies = {} if proxy_bypass(hub.hostname or "") else getproxies()
+    proxy = proxies.get(hub.scheme) or proxies.get("all")
+    address = urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else hub
     port = address.port or _PORTS.get(address.scheme, 443)
     try:
         with socket.create_connection((address.hostname or "", port), timeout=_CONNECT_SECONDS):

@@ -139,10 +139,10 @@ def _from_file(text: str, path: Path, model_args: Mapping[str, Any] | None) -> M
     weights = open_weights(path)
     checkpoint, config = convert(weights), path.parent / "config.json"
     if config.is_file() and not is_self_describing(weights):
-        model = _from_folder(text, path.parent)
-        return replace(model, file=checkpoint, notes=(*model.notes, f"{config} says what it is."))
-    found = describe(checkpoint, model_args)
-    return ModelReference(text, found.architecture, found.model_args, found.cfg, file=checkpoint, notes=found.notes)
+        reference = _from_folder(text, path.parent)
+        return replace(reference, file=checkpoint, notes=(*reference.notes, f"{config} says what it is."))
+    model = describe(checkpoint, model_args)
+    return ModelReference(text, model.architecture, model.model_args, model.cfg, file=checkpoint, notes=model.notes)
 
 
 def _from_folder(text: str, folder: Path) -> ModelReference:

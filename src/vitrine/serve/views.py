@@ -348,7 +348,7 @@ class PositionFindingsCache:
         with self._lock:
             if classifier.id not in self._findings:
                 table = position_embeddings(classifier.model.module)
-                notes = (*classifier.model.loaded.notes, *table.notes)
+                notes = (*classifier.model.loaded_model.notes, *table.notes)
                 self._findings[classifier.id] = assess_positions(
                     table.embeddings_RCD, is_fixed_sine=table.is_fixed_sine, notes=notes
                 )

@@ -29,9 +29,9 @@ def test_a_model_of_every_format_gives_its_own_librarys_logits(name: str, tmp_pa
     assert opened.labels == case.labels
     spec = opened.spec
     assert (spec.size, spec.mean, spec.crop) == (case.size, case.mean, pytest.approx(case.crop))
-    assert case.architecture in ("", opened.loaded.reference.architecture)
+    assert case.architecture in ("", opened.loaded_model.reference.architecture)
     for note in case.notes:
-        assert any(re.search(note, told) for told in opened.loaded.notes), (note, opened.loaded.notes)
+        assert any(re.search(note, told) for told in opened.loaded_model.notes), (note, opened.loaded_model.notes)
     if not big:  # attention is recorded inside the same module
         scores_BRC = attention_map(opened.module, pixels[:1]).scores_BRC
         assert scores_BRC.shape[1] == scores_BRC.shape[2] and 0 < float(scores_BRC.sum()) <= 1.001

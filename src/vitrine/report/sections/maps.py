@@ -61,7 +61,7 @@ def build_positions_section(classifier: Classifier, name: str) -> Section:
         blocks: tuple[Block, ...] = (Paragraph(str(error).splitlines()[0]),)
         return Section("positions", "Position embeddings", blocks)
     findings = assess_positions(
-        table.embeddings_RCD, is_fixed_sine=table.is_fixed_sine, notes=(*classifier.loaded.notes, *table.notes)
+        table.embeddings_RCD, is_fixed_sine=table.is_fixed_sine, notes=(*classifier.loaded_model.notes, *table.notes)
     )
     columns = ("", "this model", "untrained", "fixed 2-D sine")
     numbers = Table(columns, tuple((what, *cells) for what, cells in number_rows([findings.numbers], findings)))
