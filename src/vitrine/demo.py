@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitrine.attribution.ranking import RankedMethod
-from vitrine.caption.evaluate import CaptionEvaluation, evaluate_captioner
+from vitrine.caption.evaluate import CaptionerEvaluation, evaluate_captioner
 from vitrine.caption.figures.grounding import mean_text
 from vitrine.caption.run import CaptionResult, CaptionSettings, caption_pictures
 from vitrine.check import check, render
-from vitrine.classify.evaluate import Evaluation, evaluate
+from vitrine.classify.evaluate import ClassifierEvaluation, evaluate
 from vitrine.classify.model import open_classifier
 from vitrine.classify.predict import predict
 from vitrine.compare.figures import run_outcomes_table, run_settings_table
@@ -90,19 +90,19 @@ class CaptionView:
     """
 
     result: TrainResult
-    test: CaptionEvaluation
+    test: CaptionerEvaluation
     captions: CaptionResult
 
     def text(self) -> str:
         """The lines that the demo prints."""
-        predicted, human = self.test.scores.predicted, self.test.human
+        predicted, human = self.test.scores.predicted, self.test.human_grounding
         lines = [
             f"Do captions say what is there? {predicted.exact} of {predicted.pictures} are word for word one of the "
             f"scene's own ({predicted.exact / predicted.pictures:.2f}, {predicted.exact_interval.low:.2f} to "
             f"{predicted.exact_interval.high:.2f}).",
             f"  One caption for all pictures: {self.test.scores.constant.exact}.",
         ]
-        for what, grounding in (("predicted", self.test.predicted), ("the scenes' own", human)):
+        for what, grounding in (("predicted", self.test.predicted_grounding), ("the scenes' own", human)):
             if grounding is not None:
                 right = grounding.nouns / max(1, grounding.nouns + grounding.absent_nouns)
                 present = (
@@ -111,8 +111,8 @@ class CaptionView:
                 lines.append(
                     f"  Words of {what} captions: {grounding.sentence[0].lower()}{grounding.sentence[1:]}{present}"
                 )
-        if self.test.drop is not None:
-            lines.append(f"  With the map of the next word the hit falls by {mean_text(self.test.drop)}.")
+        if self.test.next_word_drop is not None:
+            lines.append(f"  With the map of the next word the hit falls by {mean_text(self.test.next_word_drop)}.")
         return "\n".join(lines)
 
 
@@ -210,7 +210,7 @@ class DemoResult:
     out: Path
     comparison: ComparisonResult
     final: RunRow
-    test: Evaluation
+    test: ClassifierEvaluation
     inside: InsideView
     captions: CaptionView
     report: Report

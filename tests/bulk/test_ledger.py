@@ -16,9 +16,10 @@ import pytest
 
 from vitrine.bulk.jobs import PredictJob
 from vitrine.bulk.ledger import MANIFEST, FinishedPart, Ledger
-from vitrine.bulk.run import BulkSettings, cut, limited, named_parts
-from vitrine.bulk.worker import MOST_ATTEMPTS, Part, PartWorker
+from vitrine.bulk.run import BulkSettings, limit_slices, parts_with_figures
+from vitrine.bulk.worker import MAX_ATTEMPTS, JobModel, Part, PartWorker
 from vitrine.classify.predict import predict
+from vitrine.data.bulk_slices import BulkInput, slice_pictures
 from vitrine.data.samples import Sample
 from vitrine.errors import DataError, RunError, UsageError
 from vitrine.io.csv_tables import csv_row
@@ -27,21 +28,21 @@ Command = Callable[..., tuple[int, str, str]]
 JOB = {"verb": "predict", "weights": "abc"}
 
 
-def finished(number: int) -> FinishedPart:
+def finished_part(number: int) -> FinishedPart:
     return FinishedPart(number, rows=2, unreadable=0, precision="fp32", weights="abc")
 
 
 def add(ledger: Ledger, number: int, *rows: Sequence[str]) -> None:
     lines = [csv_row(("filename", "label")), *(csv_row(row) for row in rows)]
     (ledger.folder / f"part-{number:06d}.csv").write_bytes(b"".join(lines))
-    ledger.record(finished(number))
+    ledger.record(finished_part(number))
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    made = Ledger(tmp_path / "out.csv.parts", ".csv", JOB)
-    made.begin(resume=False)
-    return made
+    ledger = Ledger(tmp_path / "out.csv.parts", ".csv", JOB)
+    ledger.begin(resume=False)
+    return ledger
 
 
 def test_parts_become_one_table_with_one_header(ledger: Ledger, tmp_path: Path) -> None:
@@ -58,8 +59,8 @@ def test_parts_become_one_table_with_one_header(ledger: Ledger, tmp_path: Path) 
 def test_what_was_finished_is_known_to_a_later_call(ledger: Ledger) -> None:
     add(ledger, 0, ("a", "x"))
     add(ledger, 2, ("c", "x"))
-    ledger.record(finished(2))  # a part that came twice is there once
-    ledger.record(finished(5))
+    ledger.record(finished_part(2))  # a part that came twice is there once
+    ledger.record(finished_part(5))
     with (ledger.folder / MANIFEST).open("a") as manifest:
         manifest.write('{"part": 3, "ro')  # killed while writing
     (ledger.folder / ".part-000003.xyz").mkdir()
@@ -67,12 +68,12 @@ def test_what_was_finished_is_known_to_a_later_call(ledger: Ledger) -> None:
     with pytest.raises(RunError, match=r"3 finished parts.*--resume"):
         again.begin(resume=False)
     again.begin(resume=True)
-    assert set(again.finished) == {0, 2}, "5 is noted, and its file is not there"
+    assert set(again.finished_parts) == {0, 2}, "5 is noted, and its file is not there"
     assert not list(ledger.folder.glob(".part-*"))
     add(again, 1, ("b", "x"))
     last = Ledger(ledger.folder, ".csv", JOB)
     last.begin(resume=True)
-    assert set(last.finished) == {0, 1, 2}
+    assert set(last.finished_parts) == {0, 1, 2}
 
 
 def test_parts_of_another_job_are_not_mixed_in(ledger: Ledger) -> None:
@@ -110,31 +111,36 @@ def same_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+def slices_of(pictures: Path, settings: BulkSettings, batch_size: int) -> BulkInput:
+    """The pictures cut as a job cuts them."""
+    return slice_pictures(pictures, settings.slice_size(batch_size))
+
+
 def test_a_worker_writes_what_a_single_process_writes(small_run: Path, pictures: Path, tmp_path: Path) -> None:
     """Batches are the same, so the bytes are."""
     predict(str(small_run), pictures, tmp_path / "single.csv", batch_size=4, top=2, precision="fp32")
-    work = PredictJob(str(small_run), None, "fp32", batch_size=4, probabilities=False, top=2)
-    found = cut(pictures, BulkSettings(part_size=10), batch_size=4)
-    assert [each.count for each in found.slices] == [8, 8, 6], "whole batches"
+    job = PredictJob(str(small_run), None, "fp32", batch_size=4, probabilities=False, top=2)
+    slices = slices_of(pictures, BulkSettings(part_size=10), 4).slices
+    assert [each.count for each in slices] == [8, 8, 6], "whole batches"
     ledger = Ledger(tmp_path / "parts", ".csv", JOB)
     ledger.begin(resume=False)
-    worker = PartWorker(work, ledger.folder, ".csv", tmp_path, cores=1)
+    worker = PartWorker(job, ledger.folder, ".csv", tmp_path, cores=1)
     for number in (2, 0, 1, 0):
-        ledger.record(worker(Part(number, found.slices[number])))
+        ledger.record(worker(Part(number, slices[number])))
     ledger.merge(3, tmp_path / "merged.csv")
     assert (tmp_path / "merged.csv").read_bytes() == (tmp_path / "single.csv").read_bytes()
-    named = ledger.write_unreadable(3, tmp_path / "merged.unreadable.csv")
-    assert named is not None and named.read_bytes() == (tmp_path / "single.unreadable.csv").read_bytes()
-    assert sum(part.rows for part in ledger.finished.values()) == 20
+    unreadable = ledger.write_unreadable(3, tmp_path / "merged.unreadable.csv")
+    assert unreadable is not None and unreadable.read_bytes() == (tmp_path / "single.unreadable.csv").read_bytes()
+    assert sum(part.rows for part in ledger.finished_parts.values()) == 20
 
 
 def test_parquet_parts_open_as_one_table(small_run: Path, pictures: Path, tmp_path: Path) -> None:
     predict(str(small_run), pictures, tmp_path / "single.csv", batch_size=4, probabilities=True, precision="fp32")
-    work = PredictJob(str(small_run), None, "fp32", batch_size=4, probabilities=True, top=0)
+    job = PredictJob(str(small_run), None, "fp32", batch_size=4, probabilities=True, top=0)
     ledger = Ledger(tmp_path / "p.parquet", ".parquet", JOB)
     ledger.begin(resume=False)
-    worker = PartWorker(work, ledger.folder, ".parquet", tmp_path, cores=1)
-    for number, each in enumerate(cut(pictures, BulkSettings(part_size=8), batch_size=4).slices):
+    worker = PartWorker(job, ledger.folder, ".parquet", tmp_path, cores=1)
+    for number, each in enumerate(slices_of(pictures, BulkSettings(part_size=8), 4).slices):
         ledger.record(worker(Part(number, each)))
     table = pyarrow.dataset.dataset(ledger.folder, format="parquet").to_table()
     assert [str(kind) for kind in table.schema.types] == ["string", "string", "double"]
@@ -143,15 +149,15 @@ def test_parquet_parts_open_as_one_table(small_run: Path, pictures: Path, tmp_pa
     assert list(zip(*(column.to_pylist() for column in table.columns), strict=True)) == expected
 
 
-class _Fatal:
-    """Work that never comes to its end, as if the process had been killed."""
+class _FatalJob:
+    """A job that never comes to its end, as if the process had been killed."""
 
-    precision, weights = "fp32", "abc"
+    def open(self) -> JobModel:
+        return JobModel(None, None)  # type: ignore[arg-type]
 
-    def open(self, loaders: int) -> _Fatal:
-        return self
-
-    def work(self, samples: Sequence[Sample], figures: Mapping[str, str] | None, rows: Path) -> list[tuple[str, str]]:
+    def process(
+        self, runner: None, samples: Sequence[Sample], figures: Mapping[str, str] | None, rows: Path, loaders: int
+    ) -> list[tuple[str, str]]:
         rows.write_bytes(b"filename,label\nhalf a r")
         raise KeyboardInterrupt
 
@@ -159,9 +165,9 @@ class _Fatal:
 def test_a_part_that_ends_its_worker_again_and_again_ends_the_job(pictures: Path, tmp_path: Path) -> None:
     """And what such an attempt has written is never a part."""
     (tmp_path / "parts").mkdir()
-    worker = PartWorker(_Fatal(), tmp_path / "parts", ".csv", tmp_path, cores=1)
-    part = Part(0, cut(pictures, BulkSettings(), 4).slices[0])
-    for _ in range(MOST_ATTEMPTS):
+    worker = PartWorker(_FatalJob(), tmp_path / "parts", ".csv", tmp_path, cores=1)
+    part = Part(0, slices_of(pictures, BulkSettings(), 4).slices[0])
+    for _ in range(MAX_ATTEMPTS):
         with pytest.raises(KeyboardInterrupt):
             worker(part)
     assert not list((tmp_path / "parts").glob("part-*"))
@@ -171,7 +177,7 @@ def test_a_part_that_ends_its_worker_again_and_again_ends_the_job(pictures: Path
 
 def test_a_worker_without_the_folder_says_so(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="workers need the same paths"):
-        PartWorker(_Fatal(), tmp_path, ".csv", tmp_path / "elsewhere", cores=1)
+        PartWorker(_FatalJob(), tmp_path, ".csv", tmp_path / "elsewhere", cores=1)
     assert Path.cwd() == tmp_path and os.getpid()
 
 
@@ -179,9 +185,9 @@ def test_a_limit_draws_what_a_single_process_draws(pictures: Path) -> None:
     from vitrine.data.image_folder import list_pictures
     from vitrine.data.samples import random_subset
 
-    found = limited(cut(pictures, BulkSettings(part_size=4), 4), 7, seed=3, size=4)
-    assert [each.count for each in found.slices] == [4, 3]
-    names = [name for each in found.slices for name in each.names()]
+    slices = limit_slices(slices_of(pictures, BulkSettings(part_size=4), 4), 7, seed=3, size=4).slices
+    assert [each.count for each in slices] == [4, 3]
+    names = [name for each in slices for name in each.names()]
     assert names == [sample.name for sample in random_subset(list_pictures(pictures), 7, 3)]
 
 
@@ -191,7 +197,7 @@ def test_figures_that_would_collide_across_parts_are_told_apart(pictures: Path) 
 
     for number in range(6):
         shutil.copyfile(pictures / "00.png", pictures / f"{number:02}.jpg")
-    parts = named_parts(cut(pictures, BulkSettings(part_size=1), 1), "svg")
+    parts = parts_with_figures(slices_of(pictures, BulkSettings(part_size=1), 1), "svg")
     together: dict[str, str] = {}
     for part in parts:
         together |= part.figures or {}
@@ -200,7 +206,7 @@ def test_figures_that_would_collide_across_parts_are_told_apart(pictures: Path) 
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (("--engine", "spark"), "expected local or ray"),
         (("--workers", 2), "--workers is of --engine ray"),
@@ -210,14 +216,14 @@ def test_figures_that_would_collide_across_parts_are_told_apart(pictures: Path) 
     ],
 )
 def test_options_that_do_not_fit(
-    arguments: Sequence[object], said: str, pictures: Path, vitrine_command: Command
+    arguments: Sequence[object], message: str, pictures: Path, vitrine_command: Command
 ) -> None:
     status, out, error = vitrine_command("predict", "vitrine/scenes-tiny", pictures, "-o", "p.csv", *arguments)
-    assert (status, out) == (2, "") and said in error and len(error.splitlines()) <= 2
+    assert (status, out) == (2, "") and message in error and len(error.splitlines()) <= 2
 
 
 @pytest.mark.parametrize(
-    ("resources", "wanted", "expected"),
+    ("resources", "workers", "expected"),
     [
         ({"CPU": 2.0}, 0, (1, 2, 0.0, 1)),
         ({"CPU": 1.0}, 0, (1, 1, 0.0, 0)),
@@ -228,15 +234,15 @@ def test_options_that_do_not_fit(
     ],
 )
 def test_how_many_workers_have_what(
-    resources: Mapping[str, float], wanted: int, expected: tuple[int, int, float, int]
+    resources: Mapping[str, float], workers: int, expected: tuple[int, int, float, int]
 ) -> None:
-    from vitrine.bulk.ray import pool
+    from vitrine.bulk.ray import worker_pool
 
     ray = types.SimpleNamespace(cluster_resources=lambda: resources)
-    chosen = pool(ray, wanted)
-    assert (chosen.workers, chosen.cores, chosen.gpus, chosen.loaders) == expected
+    pool = worker_pool(ray, workers)
+    assert (pool.workers, pool.cores, pool.gpus, pool.loaders) == expected
     with pytest.raises(UsageError, match="cores that there are"):
-        pool(ray, 65)
+        worker_pool(ray, 65)
 
 
 def test_a_cluster_that_does_not_answer(

@@ -22,14 +22,13 @@ import pytest
 
 from vitrine.bulk.jobs import PredictJob
 from vitrine.bulk.run import BulkSettings, predict_in_bulk
-from vitrine.bulk.worker import JobRunner
 from vitrine.classify.predict import predict
 from vitrine.data.samples import Sample
 from vitrine.errors import RunError
 
 pytest.importorskip("ray", reason="Ray comes with the extra [ray]")
 
-from vitrine.bulk.ray import ray_running
+from vitrine.bulk.ray import ray_session
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -37,7 +36,7 @@ Command = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
     """Ray, running on this machine."""
-    with ray_running() as library:
+    with ray_session() as library:
         yield library
 
 
@@ -58,7 +57,7 @@ def rows(path: Path) -> list[list[str]]:
         return list(csv.reader(stream))
 
 
-def work_of(run: Path) -> PredictJob:
+def job_of(run: Path) -> PredictJob:
     return PredictJob(str(run), None, "fp32", batch_size=4, probabilities=True, top=2)
 
 
@@ -74,10 +73,10 @@ def assert_same(out: Path, single: Path) -> None:
     """The same names and labels in the same order, probabilities within a rounding; the same unreadable pictures."""
     mine, theirs = rows(out), rows(single)
     assert [row[:2] for row in mine] == [row[:2] for row in theirs]
-    for own, other in zip(mine[1:], theirs[1:], strict=True):
-        assert [len(cell) for cell in own] == [len(cell) for cell in other], "one format"
-        assert [own[3], own[5]] == [other[3], other[5]]
-        assert [float(own[i]) for i in (2, 4, 6)] == pytest.approx([float(other[i]) for i in (2, 4, 6)], abs=2e-6)
+    for row, other in zip(mine[1:], theirs[1:], strict=True):
+        assert [len(cell) for cell in row] == [len(cell) for cell in other], "one format"
+        assert [row[3], row[5]] == [other[3], other[5]]
+        assert [float(row[i]) for i in (2, 4, 6)] == pytest.approx([float(other[i]) for i in (2, 4, 6)], abs=2e-6)
     unreadable = [path.with_name(f"{path.stem}.unreadable.csv") for path in (out, single)]
     assert unreadable[0].read_bytes() == unreadable[1].read_bytes()
 
@@ -107,27 +106,20 @@ def test_ray_is_on_loopback_and_reports_to_nobody(ray: Any) -> None:
 
 
 @dataclass(frozen=True)
-class KillsItself(PredictJob):
+class SelfKillingJob(PredictJob):
     """Prediction whose worker is killed in the middle of a part: once, after two, with rows half written."""
 
     marker: str = ""
 
-    def open(self, loaders: int) -> JobRunner:  # type: ignore[override]
-        return KilledOnce(super().open(loaders), Path(self.marker))
-
-
-class KilledOnce:
-    def __init__(self, inner: JobRunner, marker: Path) -> None:
-        self.inner, self.marker = inner, marker
-        self.precision, self.weights = inner.precision, inner.weights
-
-    def work(self, samples: Sequence[Sample], figures: Mapping[str, str] | None, out: Path) -> list[tuple[str, str]]:
-        if len([path for path in out.parents[1].iterdir() if path.name.startswith("part-")]) >= 2:
+    def process(
+        self, runner: Any, samples: Sequence[Sample], figures: Mapping[str, str] | None, rows: Path, loaders: int
+    ) -> Sequence[tuple[str, str]]:
+        if len([path for path in rows.parents[1].iterdir() if path.name.startswith("part-")]) >= 2:
             with contextlib.suppress(FileExistsError):
-                self.marker.touch(exist_ok=False)
-                out.write_bytes(b"filename,label,probab\nfirst.png,cro")
+                Path(self.marker).touch(exist_ok=False)
+                rows.write_bytes(b"filename,label,probab\nfirst.png,cro")
                 os.kill(os.getpid(), signal.SIGKILL)
-        return self.inner.work(samples, figures, out)
+        return super().process(runner, samples, figures, rows, loaders)
 
 
 @pytest.fixture
@@ -149,8 +141,8 @@ def test_a_worker_killed_in_the_middle_loses_and_doubles_no_row(
     single: Path,
     tmp_path: Path,
 ) -> None:
-    work = KillsItself(**vars(work_of(small_run)), marker=str(tmp_path / "killed"))
-    result = predict_in_bulk(work, pictures, tmp_path / "bulk.csv", BulkSettings(part_size=4, workers=2))
+    job = SelfKillingJob(**vars(job_of(small_run)), marker=str(tmp_path / "killed"))
+    result = predict_in_bulk(job, pictures, tmp_path / "bulk.csv", BulkSettings(part_size=4, workers=2))
     assert (tmp_path / "killed").exists(), "a worker was killed"
     assert (result.rows, result.unreadable_count, result.parts) == (40, 2, 11)
     assert_same(tmp_path / "bulk.csv", single)
@@ -170,32 +162,32 @@ def test_ctrl_c_leaves_finished_parts_and_nothing_of_ray(
     process = subprocess.Popen(
         [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
-    while process.poll() is None and len(noted(parts)) < 3:
+    while process.poll() is None and len(manifest_lines(parts)) < 3:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    said, error = process.communicate()
-    assert (process.returncode, said) == (130, ""), error
+    output, error = process.communicate()
+    assert (process.returncode, output) == (130, ""), error
     assert error == "vitrine: interrupted. What was finished is kept.\n", "and not a word of Ray's"
     Path(environment["TMPDIR"]).rmdir()  # empty: no folder of Ray's is left
     assert not out.exists()
-    before = noted(parts)
+    before = manifest_lines(parts)
     assert 3 <= len(before) < 50
-    work = PredictJob(str(small_run), None, "fp32", batch_size=8, probabilities=False, top=0)
+    job = PredictJob(str(small_run), None, "fp32", batch_size=8, probabilities=False, top=0)
     settings = BulkSettings(part_size=16, workers=1)
     with pytest.raises(RunError, match="--resume"):
-        predict_in_bulk(work, tmp_path / "many", out, settings)
+        predict_in_bulk(job, tmp_path / "many", out, settings)
     with pytest.raises(RunError, match=r"pictures.*differ"):
-        predict_in_bulk(work, tmp_path / "many", out, replace(settings, part_size=8, resume=True))
-    seen: list[int] = []
-    resumed = replace(settings, resume=True)
-    result = predict_in_bulk(work, tmp_path / "many", out, resumed, lambda done, total: seen.append(total - done))
-    assert (result.rows, result.before) == (800, len(before))
-    assert len(seen) == 50 - len(before) and seen[-1] == 0, "what was done is not done again"
+        predict_in_bulk(job, tmp_path / "many", out, replace(settings, part_size=8, resume=True))
+    left: list[int] = []
+    settings = replace(settings, resume=True)
+    result = predict_in_bulk(job, tmp_path / "many", out, settings, lambda count, total: left.append(total - count))
+    assert (result.rows, result.resumed_parts) == (800, len(before))
+    assert len(left) == 50 - len(before) and left[-1] == 0, "what was done is not done again"
     predict(str(small_run), tmp_path / "many", tmp_path / "single.csv", batch_size=8, precision="fp32")
     assert out.read_bytes() == (tmp_path / "single.csv").read_bytes()
 
 
-def noted(parts: Path) -> list[str]:
+def manifest_lines(parts: Path) -> list[str]:
     """The lines of finished parts in a manifest."""
     manifest = parts / "_manifest.jsonl"
     return manifest.read_text().splitlines()[1:] if manifest.exists() else []
@@ -217,15 +209,15 @@ def test_shards_into_parquet(
         "fp32", "--engine", "ray", "--workers", 1, "--json",
     )  # fmt: skip
     assert status == 0, error
-    said_json = json.loads(out)
-    assert (said_json["rows"], said_json["unreadable_count"], said_json["parts"]) == (40, 2, 2)
+    result = json.loads(out)
+    assert (result["rows"], result["unreadable_count"], result["parts"]) == (40, 2, 2)
     table = pyarrow.dataset.dataset(tmp_path / "p.parquet", format="parquet").to_table().to_pydict()
-    found = dict(zip(table["filename"], table["label"], strict=True))
-    assert list(found) == sorted(found)
+    labels = dict(zip(table["filename"], table["label"], strict=True))
+    assert list(labels) == sorted(labels)
     expected = {row[0].replace("/", "-"): row[1] for row in rows(single)[1:]}
-    assert {name.partition("/")[2]: label for name, label in found.items()} == expected
+    assert {name.partition("/")[2]: label for name, label in labels.items()} == expected
     assert [row[0] for row in rows(tmp_path / "p.parquet" / "_unreadable.csv")[1:]] == sorted(
-        row["name"] for row in said_json["unreadable"]
+        row["name"] for row in result["unreadable"]
     )
 
 

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 from support.tiny_captioners import save_tiny
 
-from vitrine.bulk import run as job
+from vitrine.bulk import run as bulk_run
 from vitrine.bulk.ledger import FinishedPart
 from vitrine.bulk.worker import Job, Part, PartWorker
 from vitrine.plotting.provenance import read_provenance
@@ -33,19 +33,19 @@ Command = Callable[..., tuple[int, str, str]]
 def in_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No Ray: one worker in this process, last part first."""
 
-    def run(
-        _ray: Any, _pool: Any, work: Job, parts: Sequence[Part], folder: Path, ending: str
+    def process(
+        _ray: Any, _pool: Any, job: Job, parts: Sequence[Part], folder: Path, ending: str
     ) -> Iterator[FinishedPart]:
-        worker = PartWorker(pickle.loads(pickle.dumps(work)), folder, ending, Path.cwd(), cores=1)
+        worker = PartWorker(pickle.loads(pickle.dumps(job)), folder, ending, Path.cwd(), cores=1)
         for part in reversed(parts):
             yield worker(pickle.loads(pickle.dumps(part)))
 
     @contextmanager
-    def running(_address: str | None) -> Iterator[Any]:
+    def session(_address: str | None) -> Iterator[Any]:
         yield types.SimpleNamespace(cluster_resources=lambda: {"CPU": 2})
 
-    monkeypatch.setattr(job, "run_parts", run)
-    monkeypatch.setattr(job, "ray_running", running)
+    monkeypatch.setattr(bulk_run, "process_parts", process)
+    monkeypatch.setattr(bulk_run, "ray_session", session)
     monkeypatch.chdir(tmp_path)
 
 
@@ -77,17 +77,17 @@ def figures(folder: Path) -> dict[str, bytes]:
 def test_maps_are_those_of_a_single_process(
     small_run: Path, pictures: Path, tmp_path: Path, vitrine_command: Command
 ) -> None:
-    shared = ("--batch-size", 2, "--precision", "fp32", "--limit", 6, "--seed", 2)
-    made: dict[str, dict[str, bytes]] = {}
+    options = ("--batch-size", 2, "--precision", "fp32", "--limit", 6, "--seed", 2)
+    figures_by_engine: dict[str, dict[str, bytes]] = {}
     for name, engine in (("one", ()), ("ray", ("--engine", "ray", "--workers", 1, "--part-size", 2))):
-        status, _, error = vitrine_command("explain", small_run, pictures, "-o", tmp_path / name, *shared, *engine)
+        status, _, error = vitrine_command("explain", small_run, pictures, "-o", tmp_path / name, *options, *engine)
         assert status == 0, error
-        made[name] = figures(tmp_path / name)
-    made["one"].pop("contact-sheet.png")  # bulk work draws none
-    assert made["ray"].keys() == made["one"].keys() and len(made["ray"]) >= 4
-    assert made["ray"] == made["one"], "one scale, one map, one title"
+        figures_by_engine[name] = figures(tmp_path / name)
+    figures_by_engine["one"].pop("contact-sheet.png")  # bulk work draws none
+    assert figures_by_engine["ray"].keys() == figures_by_engine["one"].keys() and len(figures_by_engine["ray"]) >= 4
+    assert figures_by_engine["ray"] == figures_by_engine["one"], "one scale, one map, one title"
     assert (tmp_path / "ray" / "maps.csv").read_bytes() == (tmp_path / "one" / "maps.csv").read_bytes()
-    name = next(iter(made["ray"]))
+    name = next(iter(figures_by_engine["ray"]))
     mine, theirs = (read_provenance(tmp_path / folder / name) for folder in ("ray", "one"))
     assert json.loads(json.dumps(mine).replace(str(tmp_path / "ray"), str(tmp_path / "one"))) == theirs
     assert sorted(path.name for path in (tmp_path / "ray").glob("maps*")) == [
@@ -105,7 +105,7 @@ def test_captions_are_those_of_a_single_process(pictures: Path, tmp_path: Path, 
     (tmp_path / "in").mkdir()
     for path in [*sorted(pictures.glob("*.png"))[:5], pictures / "31 broken.png"]:
         shutil.copy(path, tmp_path / "in")
-    made: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, engine in (("one", ()), ("ray", ("--engine", "ray", "--workers", 1, "--part-size", 2))):
         status, _, error = vitrine_command(
             "caption", tmp_path / "blip", tmp_path / "in", "-o", tmp_path / name, "--batch-size", 2, "--max-pieces", 4,
@@ -113,11 +113,11 @@ def test_captions_are_those_of_a_single_process(pictures: Path, tmp_path: Path, 
         )  # fmt: skip
         assert status == 0, error
         assert "not readable: 31 broken.png" in error
-        made[name] = (figures(tmp_path / name), rows(tmp_path / name / "captions.csv"))
-    assert made["ray"][0].keys() == made["one"][0].keys() and len(made["ray"][0]) >= 4
-    for own, other in zip(made["ray"][1][1:], made["one"][1][1:], strict=True):
-        assert [own[0], own[1], *own[3:]] == [other[0], other[1], *other[3:]]
-        assert float(own[2]) == pytest.approx(float(other[2]), abs=1e-5)
+        results[name] = (figures(tmp_path / name), rows(tmp_path / name / "captions.csv"))
+    assert results["ray"][0].keys() == results["one"][0].keys() and len(results["ray"][0]) >= 4
+    for row, other in zip(results["ray"][1][1:], results["one"][1][1:], strict=True):
+        assert [row[0], row[1], *row[3:]] == [other[0], other[1], *other[3:]]
+        assert float(row[2]) == pytest.approx(float(other[2]), abs=1e-5)
 
 
 def test_shards_have_their_figures_in_folders_of_their_own(
@@ -158,4 +158,4 @@ def test_nothing_but_unreadable_pictures(small_run: Path, tmp_path: Path, vitrin
     save_tiny("blip", tmp_path / "blip")
     for verb, model in (("explain", small_run), ("caption", tmp_path / "blip")):
         status, _, error = vitrine_command(verb, model, "bad", "-o", "out", "--engine", "ray")
-        assert status == 2 and "None of the pictures can be read" in error, error
+        assert status == 2 and "None of the 1 pictures can be read, for example a.png" in error, error

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vitrine.classify.evaluate import evaluate
+from vitrine.classify.evaluate import LabelChanges, evaluate
 from vitrine.errors import DataError, ModelError, VitrineError
 
 Command = Callable[..., tuple[int, str, str]]
@@ -30,9 +30,9 @@ def test_the_same_evaluation_gives_the_same_bytes(small_run: Path, small_scenes:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes(), name
     assert (results[0].split, results[0].metrics.n) == ("test", 200)
     # The accuracy against the tables that were written: predictions.csv names every picture below its class's folder.
-    written = rows(tmp_path / "one" / "predictions.csv")
-    assert written[0] == ["filename", "label"]
-    right = sum(name.split("/")[1] == label for name, label in written[1:])
+    table = rows(tmp_path / "one" / "predictions.csv")
+    assert table[0] == ["filename", "label"]
+    right = sum(name.split("/")[1] == label for name, label in table[1:])
     assert results[0].metrics.accuracy == right / 200
     assert json.loads((tmp_path / "one" / "metrics.json").read_text())["accuracy"] == pytest.approx(
         right / 200, abs=1e-6
@@ -48,7 +48,7 @@ def test_batch_and_precision_move_next_to_nothing(small_run: Path, small_scenes:
     assert (whole.metrics.precision, coarse.metrics.precision) == ("fp32", "bf16")
     one, other = rows(tmp_path / "64" / "predictions.csv"), rows(tmp_path / "bf16" / "predictions.csv")
     differ = sum(a != b for a, b in zip(one, other, strict=True))
-    assert whole.moved == ("bf16", differ)
+    assert whole.label_changes == LabelChanges("bf16", differ)
     assert abs(whole.metrics.accuracy - coarse.metrics.accuracy) <= differ / 200
     assert differ <= 9, "an untrained model has near ties; more than 3 % of moved labels is an error"
     assert f"{differ} of 200 labels differ in bf16." in whole.table()
@@ -88,10 +88,10 @@ def test_classes_are_matched_by_name(small_run: Path, small_scenes: Path, tmp_pa
     evaluate(str(small_run), str(small_scenes), out=tmp_path / "all")
     part = evaluate(str(small_run), str(tmp_path / "data"), out=tmp_path / "part")
     everything = dict(rows(tmp_path / "all" / "predictions.csv")[1:])
-    found = dict(rows(tmp_path / "part" / "predictions.csv")[1:])
-    assert found == {name: everything[name] for name in found} and 0 < len(found) < 200
-    right = sum(name.split("/")[1] == label for name, label in found.items())
-    assert part.metrics.accuracy == pytest.approx(right / len(found))
+    labels_by_name = dict(rows(tmp_path / "part" / "predictions.csv")[1:])
+    assert labels_by_name == {name: everything[name] for name in labels_by_name} and 0 < len(labels_by_name) < 200
+    right = sum(name.split("/")[1] == label for name, label in labels_by_name.items())
+    assert part.metrics.accuracy == pytest.approx(right / len(labels_by_name))
     assert {entry.label for entry in part.metrics.classes if entry.support} == set(labels)
 
 
@@ -108,13 +108,13 @@ def test_classes_that_the_model_does_not_know(
 
 def test_unreadable_pictures_count_in_no_figure(small_run: Path, small_scenes: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(small_scenes, tmp_path / "data"))
-    broken = sorted((data / "validation").rglob("*.png"))[::6]
-    for path in broken:
+    unreadable = sorted((data / "validation").rglob("*.png"))[::6]
+    for path in unreadable:
         path.write_bytes(b"no picture")
     result = evaluate(str(small_run), str(data), split="validation")
-    assert result.metrics.n == 24 - len(broken)
-    assert [name for name, _ in result.unreadable] == [path.relative_to(data).as_posix() for path in broken]
-    assert f"{len(broken)} pictures could not be read" in result.table()
+    assert result.metrics.n == 24 - len(unreadable)
+    assert [name for name, _ in result.unreadable] == [path.relative_to(data).as_posix() for path in unreadable]
+    assert f"{len(unreadable)} pictures could not be read" in result.table()
     for path in (data / "validation").rglob("*.png"):
         path.write_bytes(b"no picture")
     with pytest.raises(DataError, match="None of the 24 pictures can be read"):

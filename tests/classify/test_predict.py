@@ -45,10 +45,10 @@ def test_every_picture_in_name_order(small_run: Path, pictures: Path, tmp_path: 
     status, out, error = vitrine_command("predict", small_run, pictures, "-o", tmp_path / "p.csv")
     assert (status, out) == (0, "")
     assert (tmp_path / "p.csv").read_bytes().startswith(b"filename,label\n")
-    found = rows(tmp_path / "p.csv")[1:]
+    table = rows(tmp_path / "p.csv")[1:]
     readable = [p for p in pictures.rglob("*.png") if "broken" not in p.name]
-    assert [name for name, _ in found] == sorted(path.relative_to(pictures).as_posix() for path in readable)
-    assert {label for _, label in found} <= set((small_run / "labels.txt").read_text().splitlines())
+    assert [name for name, _ in table] == sorted(path.relative_to(pictures).as_posix() for path in readable)
+    assert {label for _, label in table} <= set((small_run / "labels.txt").read_text().splitlines())
     assert "40 predictions in" in error and "2 pictures could not be read" in error
     assert [row[0] for row in rows(tmp_path / "p.unreadable.csv")] == ["filename", "31 broken.png", "zz broken.jpg"]
 
@@ -61,17 +61,17 @@ def test_labels_against_timm_alone(small_run: Path, pictures: Path, tmp_path: Pa
     module = timm.create_model(f"local-dir:{small_run}", pretrained=True).eval()
     mean, std = (torch.tensor(module.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
     labels = (small_run / "labels.txt").read_text().splitlines()
-    header, *found = rows(tmp_path / "p.csv")
+    header, *table = rows(tmp_path / "p.csv")
     assert header == [
         "filename", "label", "probability", "top1_label", "top1_probability", "top2_label", "top2_probability"
     ]  # fmt: skip
-    for name, label, share, first, first_share, second, second_share in found[::7]:
+    for name, label, probability, first, first_probability, second, second_probability in table[::7]:
         pixels = torch.from_numpy(np.array(Image.open(pictures / name).convert("RGB"))).permute(2, 0, 1) / 255
         with torch.inference_mode():
-            shares_C = module(((pixels - mean) / std)[None])[0].softmax(0)
-        values, order = shares_C.topk(2)
-        assert [labels[i] for i in order] == [first, second] and label == first and share == first_share
-        assert [float(first_share), float(second_share)] == pytest.approx(values.tolist(), abs=2e-5)
+            probabilities_C = module(((pixels - mean) / std)[None])[0].softmax(0)
+        values, order = probabilities_C.topk(2)
+        assert [labels[i] for i in order] == [first, second] and label == first and probability == first_probability
+        assert [float(first_probability), float(second_probability)] == pytest.approx(values.tolist(), abs=2e-5)
 
 
 class StoppedError(Exception):
@@ -85,9 +85,9 @@ def test_an_interrupted_table_is_continued_to_the_same_bytes(
     options = {"batch_size": 8, "probabilities": True}
     predict(str(small_run), pictures, tmp_path / "whole.csv", **options)  # type: ignore[arg-type]
 
-    def stop(done: int, total: int) -> None:
+    def stop(count: int, total: int) -> None:
         assert total == 42
-        if done >= after:
+        if count >= after:
             raise StoppedError
 
     with pytest.raises(StoppedError):
@@ -95,16 +95,16 @@ def test_an_interrupted_table_is_continued_to_the_same_bytes(
     assert not (tmp_path / "cut.csv").exists(), "a table that is there is whole"
     with pytest.raises(RunError, match="--resume"):
         predict(str(small_run), pictures, tmp_path / "cut.csv", **options)  # type: ignore[arg-type]
-    seen: list[int] = []
+    counts: list[int] = []
     result = predict(
         str(small_run),
         pictures,
         tmp_path / "cut.csv",
         resume=True,
-        progress=lambda done, _: seen.append(done),
+        progress=lambda count, _: counts.append(count),
         **options,  # type: ignore[arg-type]
     )
-    assert seen[0] > 8, "what was done is not done again"
+    assert counts[0] > 8, "what was done is not done again"
     assert (tmp_path / "cut.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert (tmp_path / "cut.unreadable.csv").read_bytes() == (tmp_path / "whole.unreadable.csv").read_bytes()
     assert result.table.rows == 40 and len(result.table.unreadable) == 2
@@ -156,7 +156,7 @@ def test_memory_does_not_grow_with_the_pictures(
     most = 0
     original = inference.eval_batches
 
-    def watched(*arguments: object, **options: object) -> Iterator[Batch]:
+    def batches(*arguments: object, **options: object) -> Iterator[Batch]:
         nonlocal most
         for batch in original(*arguments, **(options | {"workers": 0})):  # type: ignore[arg-type]
             alive.append(weakref.ref(batch.pixels_BCHW))
@@ -165,7 +165,7 @@ def test_memory_does_not_grow_with_the_pictures(
             gc.collect(0)
             most = max(most, sum(reference() is not None for reference in alive))
 
-    monkeypatch.setattr(inference, "eval_batches", watched)
+    monkeypatch.setattr(inference, "eval_batches", batches)
     result = predict(str(small_run), tmp_path / "many", tmp_path / "p.csv", batch_size=100)
     assert result.table.rows == 2000 and len(alive) == 20
     assert most <= 2

@@ -68,9 +68,9 @@ def test_the_table_has_a_row_a_readable_picture_in_order(tmp_path: Path) -> None
     assert rows[0] == ["filename", "label"]
     assert [row[0] for row in rows[1:]] == good
     assert [row[1] for row in rows[1:]] == [LABELS[i] for i in logits_of(good).argmax(1)]
-    listed = tmp_path / "predictions.unreadable.csv"
-    assert read(listed) == [["filename", "reason"], *map(list, FAILS.items())]
-    assert table == PredictionTable(tmp_path / "predictions.csv", len(good), tuple(FAILS.items()), listed)
+    unreadable_path = tmp_path / "predictions.unreadable.csv"
+    assert read(unreadable_path) == [["filename", "reason"], *map(list, FAILS.items())]
+    assert table == PredictionTable(tmp_path / "predictions.csv", len(good), tuple(FAILS.items()), unreadable_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["predictions.csv", "predictions.unreadable.csv"]
 
 
@@ -129,18 +129,18 @@ letters = st.characters(exclude_categories=["Cs"], exclude_characters="\x00") | 
 def test_any_record_is_read_back_by_the_csv_module_and_by_ours(fields: list[str]) -> None:
     line = csv_row(fields)
     text = line.decode("utf-8", "surrogateescape")
-    escaped = [field.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape") for field in fields]
-    assert list(csv.reader(io.StringIO(text, newline=""))) == [escaped]
+    decoded_fields = [field.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape") for field in fields]
+    assert list(csv.reader(io.StringIO(text, newline=""))) == [decoded_fields]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "t.csv"
         path.write_bytes(line + line + line[:-1])
-        assert list(complete_records(path)) == [(len(line), escaped), (2 * len(line), escaped)]
+        assert list(complete_records(path)) == [(len(line), decoded_fields), (2 * len(line), decoded_fields)]
 
 
 # --- interruptions
 
 
-def finished(folder: Path) -> dict[str, bytes]:
+def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
@@ -149,36 +149,36 @@ def test_the_table_may_be_cut_at_any_byte(tmp_path: Path, batch_size: int) -> No
     """Killed before the last batch, and the rows cut anywhere: the same files in the end."""
     options = {"batch_size": batch_size, "probabilities": True}
     run(tmp_path / "whole" / "p.csv", **options)
-    expected = finished(tmp_path / "whole")
+    expected = files_of(tmp_path / "whole")
     batches = -(-len(NAMES) // batch_size)
     run(tmp_path / "begun" / "p.csv", stop_after=batches - 1, **options)
-    begun = finished(tmp_path / "begun")
-    rows = begun["p.csv.partial"]
-    assert set(begun) == {"p.csv.partial", "p.unreadable.csv.partial"}
+    partial = files_of(tmp_path / "begun")
+    rows = partial["p.csv.partial"]
+    assert set(partial) == {"p.csv.partial", "p.unreadable.csv.partial"}
     for size in range(len(rows) + 1):
         folder = tmp_path / f"cut{size}"
         folder.mkdir()
-        for name, content in begun.items():
+        for name, content in partial.items():
             (folder / name).write_bytes(content[:size] if content is rows else content)
         run(folder / "p.csv", resume=True, **options)
-        assert finished(folder) == expected, size
+        assert files_of(folder) == expected, size
 
 
 def test_a_list_of_unreadable_pictures_may_be_cut_at_any_byte(tmp_path: Path) -> None:
     """A kill while the last batch's failures are written: its rows are not there yet."""
     run(tmp_path / "whole" / "p.csv")
-    expected = finished(tmp_path / "whole")
+    expected = files_of(tmp_path / "whole")
     last = len(NAMES) // 2
     run(tmp_path / "begun" / "p.csv", stop_after=last)
-    begun = finished(tmp_path / "begun")
+    partial = files_of(tmp_path / "begun")
     more = csv_row(list(FAILS.items())[-1])
     for size in range(len(more) + 1):
         folder = tmp_path / f"cut{size}"
         folder.mkdir()
-        (folder / "p.csv.partial").write_bytes(begun["p.csv.partial"])
-        (folder / "p.unreadable.csv.partial").write_bytes(begun["p.unreadable.csv.partial"] + more[:size])
+        (folder / "p.csv.partial").write_bytes(partial["p.csv.partial"])
+        (folder / "p.unreadable.csv.partial").write_bytes(partial["p.unreadable.csv.partial"] + more[:size])
         run(folder / "p.csv", resume=True)
-        assert finished(folder) == expected, size
+        assert files_of(folder) == expected, size
 
 
 @given(
@@ -200,7 +200,7 @@ def test_any_history_of_kills_ends_in_the_same_table(
                 rows = out.with_name("p.csv.partial").read_bytes()
                 out.with_name("p.csv.partial").write_bytes(rows[: max(0, len(rows) - cut)])
         run(out, names, fails=fails, batch_size=batch_size, resume=True)
-        assert finished(Path(first)) == finished(Path(second))
+        assert files_of(Path(first)) == files_of(Path(second))
 
 
 class Killed(BaseException):
@@ -212,11 +212,11 @@ def test_a_kill_between_any_two_changes_of_the_file_system(
     tmp_path: Path, fails: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(tmp_path / "whole" / "p.csv", fails=fails)
-    expected = finished(tmp_path / "whole")
+    expected = files_of(tmp_path / "whole")
     origin = {"model": "1234"}
     calls = {"left": 0}
 
-    def counted(original):  # type: ignore[no-untyped-def]
+    def limited_calls(original):  # type: ignore[no-untyped-def]
         def wrapper(*args: object, **kwargs: object) -> object:
             if calls["left"] == 0:
                 raise Killed
@@ -225,27 +225,27 @@ def test_a_kill_between_any_two_changes_of_the_file_system(
 
         return wrapper
 
-    for allowed in range(200):
-        folder = tmp_path / f"kill{allowed}"
+    for limit in range(200):
+        folder = tmp_path / f"kill{limit}"
         folder.mkdir()
         (folder / "p.unreadable.csv").write_text("filename,reason\nearlier.jpg,an earlier table's\n")
-        calls["left"] = allowed
+        calls["left"] = limit
         with monkeypatch.context() as patch:
             for name in ("replace", "unlink", "write_bytes"):
-                patch.setattr(Path, name, counted(getattr(Path, name)))
+                patch.setattr(Path, name, limited_calls(getattr(Path, name)))
             try:
                 run(folder / "p.csv", fails=fails, made_with=origin)
-                done = True
+                is_finished = True
             except Killed:
-                done = False
-        if not done:
+                is_finished = False
+        if not is_finished:
             run(folder / "p.csv", fails=fails, resume=True, made_with=origin)
-        left = finished(folder)
+        left = files_of(folder)
         for name in [name for name in left if name.endswith(".new")]:
             del left[name]
-        assert left.pop("p.csv.partial.json", None) is None or allowed > 0
-        assert left == expected, allowed
-        if done:
+        assert left.pop("p.csv.partial.json", None) is None or limit > 0
+        assert left == expected, limit
+        if is_finished:
             return
     raise AssertionError("the table was never finished")
 
@@ -290,11 +290,11 @@ def test_an_unfinished_table_without_rows_is(tmp_path: Path) -> None:
     assert run(tmp_path / "p.csv") is not None
 
 
-@pytest.mark.parametrize("changed", [NAMES[1:], ["_.jpg", *NAMES], ["a.jpg", "az.jpg", *NAMES[1:]], NAMES[:1]])
-def test_other_pictures_are_refused(tmp_path: Path, changed: list[str]) -> None:
+@pytest.mark.parametrize("names", [NAMES[1:], ["_.jpg", *NAMES], ["a.jpg", "az.jpg", *NAMES[1:]], NAMES[:1]])
+def test_other_pictures_are_refused(tmp_path: Path, names: list[str]) -> None:
     run(tmp_path / "p.csv", stop_after=2)
     with pytest.raises(DataError, match="other pictures"):
-        run(tmp_path / "p.csv", changed, resume=True)
+        run(tmp_path / "p.csv", names, resume=True)
 
 
 def test_other_columns_are_refused(tmp_path: Path) -> None:
@@ -345,9 +345,9 @@ def test_pictures_have_to_come_in_order(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="resume_after"):
             writer.write(["a"], logits_of(["a"]))
         writer.resume_after(["a", "b", "c"])
-        for names, failed in [(["b"], []), (["a", "c"], []), (["a"], [("c", "torn")]), (["a", "b", "c", "d"], [])]:
+        for names, unreadable in [(["b"], []), (["a", "c"], []), (["a"], [("c", "torn")]), (["a", "b", "c", "d"], [])]:
             with pytest.raises(ValueError, match="in order"):
-                writer.write(names, logits_of(names), failed)
+                writer.write(names, logits_of(names), unreadable)
         writer.write(["b"], logits_of(["b"]), [("a", "torn")])
 
 
@@ -369,14 +369,14 @@ def test_memory_does_not_grow_with_the_number_of_pictures(tmp_path: Path) -> Non
         tracemalloc.start()
         for start in range(100, 19_900, 100):
             writer.write(names[start : start + 100], logits_BC)
-        grown = tracemalloc.get_traced_memory()[1]
+        write_peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     with PredictionWriter(tmp_path / "p.csv", LABELS, resume=True) as writer:
         tracemalloc.start()
         assert writer.resume_after(names) == 19_900
-        read_back = tracemalloc.get_traced_memory()[1]
+        read_peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         writer.write(names[19_900:], logits_BC)
         assert writer.finish().rows == 20_000
     assert (tmp_path / "p.csv").stat().st_size > 800_000
-    assert max(grown, read_back) < 200_000
+    assert max(write_peak, read_peak) < 200_000

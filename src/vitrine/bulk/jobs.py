@@ -1,21 +1,23 @@
-"""``vitrine predict`` on a part."""
+"""What bulk work does to every part: predict, explain or caption its pictures."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from vitrine.bulk.worker import Unreadable, sha256_of
-from vitrine.caption.model import Captioner, open_captioner
+from vitrine.bulk.worker import JobModel
+from vitrine.caption.model import open_captioner
 from vitrine.caption.run import CaptionSession, CaptionSettings, captioner_flags
-from vitrine.classify.model import Classifier, open_classifier
+from vitrine.classify.model import open_classifier
 from vitrine.classify.predict import write_predictions
 from vitrine.classify.predictions_csv import PredictionWriter
 from vitrine.data.samples import Sample
 from vitrine.explain.explainer import Explainer
 from vitrine.explain.run import SHEETS, ExplainSettings, MapProvenance, MapWriter, maps_csv
 from vitrine.plotting.provenance import figure_names
+from vitrine.results import Unreadable
 
 
 @dataclass(frozen=True)
@@ -29,22 +31,25 @@ class PredictJob:
     probabilities: bool
     top: int
 
-    def open(self, loaders: int) -> _Predicting:
-        return _Predicting(self, open_classifier(self.model, self.precision, self.architecture), loaders)
+    def open(self) -> JobModel:
+        """The classifier."""
+        classifier = open_classifier(self.model, self.precision, self.architecture)
+        return JobModel(classifier, classifier)
 
-
-class _Predicting:
-    def __init__(self, asked: PredictJob, opened: Classifier, loaders: int) -> None:
-        self.asked, self.opened, self.loaders = asked, opened, loaders
-        self.precision, self.weights = opened.precision, sha256_of(opened.weights)
-
-    def work(self, samples: Sequence[Sample], figures: Mapping[str, str] | None, rows: Path) -> Unreadable:  # noqa: ARG002
-        asked, labels = self.asked, self.opened.labels
-        top = min(asked.top, len(labels))
-        with PredictionWriter(rows, labels, probabilities=asked.probabilities, top=top) as writer:
+    def process(
+        self,
+        runner: Any,
+        samples: Sequence[Sample],
+        figures: Mapping[str, str] | None,  # noqa: ARG002  a table alone is written
+        rows: Path,
+        loaders: int,
+    ) -> Sequence[Unreadable]:
+        """Write the rows of ``predictions.csv``."""
+        top = min(self.top, len(runner.labels))
+        with PredictionWriter(rows, runner.labels, probabilities=self.probabilities, top=top) as writer:
             writer.resume_after([sample.name for sample in samples])
-            write_predictions(writer, self.opened, samples, asked.batch_size, self.loaders)
-            return list(writer.finish().unreadable)
+            write_predictions(writer, runner, samples, self.batch_size, loaders)
+            return writer.finish().unreadable
 
 
 @dataclass(frozen=True)
@@ -63,27 +68,23 @@ class ExplainJob:
     out: Path
     settings: ExplainSettings
 
-    def open(self, loaders: int) -> _Explaining:
-        opened = open_classifier(self.model, self.precision, self.architecture)
-        return _Explaining(self, Explainer(opened, self.settings.method, self.settings.target), loaders)
+    def open(self) -> JobModel:
+        """The explainer."""
+        classifier = open_classifier(self.model, self.precision, self.architecture)
+        return JobModel(classifier, Explainer(classifier, self.settings.method, self.settings.target))
 
-
-class _Explaining:
-    def __init__(self, asked: ExplainJob, explainer: Explainer, loaders: int) -> None:
-        self.asked, self.explainer, self.loaders = asked, explainer, loaders
-        self.precision, self.weights = explainer.classifier.precision, sha256_of(explainer.classifier.weights)
-
-    def work(self, samples: Sequence[Sample], figures: Mapping[str, str] | None, rows: Path) -> Unreadable:
-        asked = self.asked
-        settings = asked.settings
+    def process(
+        self, runner: Any, samples: Sequence[Sample], figures: Mapping[str, str] | None, rows: Path, loaders: int
+    ) -> Sequence[Unreadable]:
+        """Draw the figures and write the rows of ``maps.csv``."""
+        settings = self.settings
         if figures is None:
             figures = figure_names([sample.name for sample in samples], settings.kind, SHEETS)
-        provenance = MapProvenance(asked.model, self.explainer.classifier, settings, asked.architecture)
-        writer = MapWriter(provenance, asked.images, asked.out, figures, is_folder=asked.folder, draw_sheets=False)
-        loaders, seed = self.loaders, settings.seed
-        for batch in self.explainer.run(samples, asked.batch_size, workers=loaders, check=settings.check, seed=seed):
+        provenance = MapProvenance(self.model, runner.classifier, settings, self.architecture)
+        writer = MapWriter(provenance, self.images, self.out, figures, is_folder=self.folder, draw_sheets=False)
+        for batch in runner.run(samples, self.batch_size, workers=loaders, check=settings.check, seed=settings.seed):
             writer.write(batch)
-        rows.write_bytes(maps_csv(writer.records, asked.out))
+        rows.write_bytes(maps_csv(writer.records, self.out))
         return writer.unreadable
 
 
@@ -100,29 +101,34 @@ class CaptionJob:
     out: Path
     settings: CaptionSettings
 
-    def open(self, loaders: int) -> _Captioning:  # noqa: ARG002  pictures are decoded where they are captioned
-        captioner = open_captioner(self.model, self.architecture, self.vocabulary, precision=self.settings.precision)
-        return _Captioning(self, captioner)
+    def open(self) -> JobModel:
+        """The captioner."""
+        precision = self.settings.precision
+        captioner = open_captioner(self.model, self.architecture, self.vocabulary, precision=precision)
+        return JobModel(captioner, captioner)
 
-
-class _Captioning:
-    def __init__(self, asked: CaptionJob, opened: Captioner) -> None:
-        self.asked, self.opened = asked, opened
-        self.precision, self.weights = asked.settings.precision, sha256_of(opened.weights)
-
-    def work(self, samples: Sequence[Sample], figures: Mapping[str, str] | None, rows: Path) -> Unreadable:
-        asked = self.asked
+    def process(
+        self,
+        runner: Any,
+        samples: Sequence[Sample],
+        figures: Mapping[str, str] | None,
+        rows: Path,
+        loaders: int,  # noqa: ARG002  pictures are decoded where they are captioned
+    ) -> Sequence[Unreadable]:
+        """Draw the figures and write the rows of ``captions.csv``."""
+        if figures is None:
+            figures = figure_names([sample.name for sample in samples], self.settings.kind)
         session = CaptionSession(
-            self.opened,
-            asked.model,
-            asked.images,
-            asked.out,
-            asked.settings,
-            figure_names([sample.name for sample in samples], asked.settings.kind) if figures is None else figures,
-            captioner_flags(asked.architecture, asked.vocabulary),
+            runner,
+            self.model,
+            self.images,
+            self.out,
+            self.settings,
+            figures,
+            captioner_flags(self.architecture, self.vocabulary),
             rows,
-            folder=asked.folder,
+            folder=self.folder,
         )
-        session.caption(samples, asked.batch_size)
+        session.caption(samples, self.batch_size)
         session.partial.replace(rows)
         return session.unreadable

@@ -32,7 +32,7 @@ UNREADABLE_HEADER = ("filename", "reason")
 
 @dataclass(frozen=True)
 class FinishedPart:
-    """One part.
+    """A finished part, as its line in the manifest has it.
 
     Attributes:
         part: its number, from 0.
@@ -71,7 +71,7 @@ class Ledger:
     def __init__(self, folder: Path, ending: str, job: Mapping[str, Any]) -> None:
         self.folder, self.ending, self._job = folder, ending, dict(job)
         self._manifest = folder / MANIFEST
-        self.finished: dict[int, FinishedPart] = {}
+        self.finished_parts: dict[int, FinishedPart] = {}
 
     def begin(self, *, resume: bool) -> None:
         """Start with no part, or with those that an earlier call finished.
@@ -82,32 +82,32 @@ class Ledger:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise DataError(f"{self.folder} is a file. Name another result, or move it away.")
-        known, parts = self._read()
+        known_job, parts = self._read()
         if parts and not resume:
             raise RunError(
                 f"{self.folder} holds {len(parts)} finished parts of a job. Continue it with --resume, or delete it."
             )
-        if parts and known != self._job:
-            differ = ", ".join(key for key in self._job if known.get(key) != self._job[key])
+        if parts and known_job != self._job:
+            differing = ", ".join(key for key in self._job if known_job.get(key) != self._job[key])
             raise RunError(
-                f"The parts in {self.folder} were made otherwise: {differ} differ.\n"
+                f"The parts in {self.folder} were made otherwise: {differing} differ.\n"
                 "Resume with the same pictures, model and options, or delete the folder to begin anew."
             )
-        if not parts and self.folder.is_dir() and any(not _ours(path) for path in self.folder.iterdir()):
+        if not parts and self.folder.is_dir() and any(not _is_of_a_job(path) for path in self.folder.iterdir()):
             raise DataError(f"{self.folder} holds other files. Name a folder that is empty or does not exist.")
         self.folder.mkdir(parents=True, exist_ok=True)
         self.close()
-        self.finished = {part.part: part for part in parts if self._rows(part.part).is_file()}
-        lines = [json.dumps(self._job), *(json.dumps(asdict(part)) for part in self.finished.values())]
+        self.finished_parts = {part.part: part for part in parts if self._rows(part.part).is_file()}
+        lines = [json.dumps(self._job), *(json.dumps(asdict(part)) for part in self.finished_parts.values())]
         temporary = self._manifest.with_name(f"{MANIFEST}.new")
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
         temporary.replace(self._manifest)
 
     def record(self, part: FinishedPart) -> None:
         """Note that a part's files are there; of a part that is noted already, nothing changes."""
-        if part.part in self.finished:
+        if part.part in self.finished_parts:
             return
-        self.finished[part.part] = part
+        self.finished_parts[part.part] = part
         with self._manifest.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(asdict(part)) + "\n")
             lines.flush()
@@ -144,7 +144,7 @@ class Ledger:
         Raises:
             RunError: a part is missing.
         """
-        missing = [number for number in range(count) if number not in self.finished]
+        missing = [number for number in range(count) if number not in self.finished_parts]
         if missing:
             raise RunError(f"{len(missing)} of {count} parts are missing in {self.folder}. Continue it with --resume.")
         partial = out.with_name(f"{out.name}.partial")
@@ -184,7 +184,7 @@ class Ledger:
         return job, parts
 
 
-def _ours(path: Path) -> bool:
+def _is_of_a_job(path: Path) -> bool:
     return path.name.startswith((MANIFEST, "_unreadable", "_part-", ".part-", "part-"))
 
 

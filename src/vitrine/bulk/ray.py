@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.bulk.ledger import FinishedPart
-from vitrine.bulk.worker import Job, Part, PartWorker, told
+from vitrine.bulk.worker import Job, Part, PartWorker, to_vitrine_error
 from vitrine.errors import EnvironmentMismatchError, RunError, UsageError
 from vitrine.runs.environment import redirect_native_stderr
 
-_OBJECT_STORE = 256 << 20  # bytes; only descriptions of parts go through it, no pictures
-_LONGEST_FOLDER = 40  # characters: Ray puts sockets below it, whose paths may have 107
+_OBJECT_STORE_BYTES = 256 << 20  # only descriptions of parts go through it, no pictures
+_MAX_TEMPDIR_LENGTH = 40  # characters: Ray puts sockets below it, whose paths may have 107
 
-_PATIENCE = 5.0  # seconds until a cluster's machine has to answer
+_CONNECT_TIMEOUT = 5.0  # seconds in which a cluster's machine has to answer
 
-_SETTINGS = {
+_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # nothing is reported to anybody
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what its next version does; this one warns of it
 }
@@ -32,7 +32,13 @@ _SETTINGS = {
 
 @dataclass(frozen=True)
 class Pool:
-    """How many workers, and what each has."""
+    """How many workers there are, and what each of them has.
+
+    Attributes:
+        workers: processes with a model each.
+        cores: of each worker.
+        gpus: of each worker, a fraction where several share one.
+    """
 
     workers: int
     cores: int
@@ -44,13 +50,13 @@ class Pool:
         return self.cores - 1 if self.gpus else min(8, self.cores // 2)
 
 
-def ray_library() -> Any:
-    """The package, quiet and without its statistics.
+def import_ray() -> Any:
+    """Import Ray, quiet and without its statistics.
 
     Raises:
         EnvironmentMismatchError: it is not installed.
     """
-    for name, value in _SETTINGS.items():
+    for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
         import ray
@@ -65,7 +71,7 @@ def ray_library() -> Any:
 
 
 @contextmanager
-def ray_running(address: str | None = None) -> Iterator[Any]:
+def ray_session(address: str | None = None) -> Iterator[Any]:
     """Ray, started on this machine, or a cluster; one that this process is connected to already is used and left.
 
     What is started here listens on loopback only, has no dashboard, a bounded object store, as many CPUs as this
@@ -78,12 +84,12 @@ def ray_running(address: str | None = None) -> Iterator[Any]:
         EnvironmentMismatchError: Ray is not installed.
         RunError: no cluster answers there, or Ray does not start.
     """
-    ray = ray_library()
+    ray = import_ray()
     if ray.is_initialized():
         yield ray
         return
     folder = _session_folder() if address is None else None
-    with redirect_native_stderr(), _raylet_messages_dropped(ray):
+    with redirect_native_stderr(), _worker_logs_dropped(ray):
         try:
             if address is None:
                 _start(ray, folder)
@@ -98,22 +104,22 @@ def ray_running(address: str | None = None) -> Iterator[Any]:
 
 
 @contextmanager
-def _raylet_messages_dropped(ray: Any) -> Iterator[None]:
+def _worker_logs_dropped(ray: Any) -> Iterator[None]:
     """Do not let a thread of Ray print the scheduler's messages to stdout, where results go.
 
     ``log_to_driver=False`` leaves those out of account; this is the switch that Ray's own debugger turns.
     """
-    inside = ray._private.worker
-    before = getattr(inside, "_worker_logs_enabled", True)
-    inside._worker_logs_enabled = False
+    worker = ray._private.worker
+    was_enabled = getattr(worker, "_worker_logs_enabled", True)
+    worker._worker_logs_enabled = False
     try:
         yield
     finally:
-        inside._worker_logs_enabled = before
+        worker._worker_logs_enabled = was_enabled
 
 
 def _session_folder() -> Path | None:
-    return Path(tempfile.mkdtemp(prefix="ray-")) if len(tempfile.gettempdir()) <= _LONGEST_FOLDER else None
+    return Path(tempfile.mkdtemp(prefix="ray-")) if len(tempfile.gettempdir()) <= _MAX_TEMPDIR_LENGTH else None
 
 
 def _start(ray: Any, folder: Path | None) -> None:
@@ -124,7 +130,7 @@ def _start(ray: Any, folder: Path | None) -> None:
             "Ray does not start on this machine",
             num_cpus=cores,
             include_dashboard=False,
-            object_store_memory=_OBJECT_STORE,
+            object_store_memory=_OBJECT_STORE_BYTES,
             _temp_dir=None if folder is None else str(folder),
         )
 
@@ -137,16 +143,16 @@ def _on_loopback(ray: Any) -> Iterator[None]:
     decides when it is imported (here) and in every process that it starts (by the environment).
     """
     constants = ray._private.ray_constants
-    name, before = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
-    told = os.environ.get(name)
+    name, was_enabled = constants.ENABLE_RAY_CLUSTERS_ENV_VAR, constants.ENABLE_RAY_CLUSTER
+    environment_value = os.environ.get(name)
     os.environ[name], constants.ENABLE_RAY_CLUSTER = "0", False
     try:
         yield
     finally:
-        constants.ENABLE_RAY_CLUSTER = before
+        constants.ENABLE_RAY_CLUSTER = was_enabled
         os.environ.pop(name)
-        if told is not None:
-            os.environ[name] = told
+        if environment_value is not None:
+            os.environ[name] = environment_value
 
 
 def _require_listener(address: str) -> None:
@@ -154,20 +160,20 @@ def _require_listener(address: str) -> None:
     host, _, port = address.rpartition(":")
     if host and port.isdecimal() and "/" not in host:
         try:
-            socket.create_connection((host, int(port)), timeout=_PATIENCE).close()
+            socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT).close()
         except (OSError, OverflowError) as error:
             raise RunError(f"No Ray cluster answers at {address}: {error}") from error
 
 
-def _connect(ray: Any, otherwise: str, **settings: Any) -> None:
+def _connect(ray: Any, failure: str, **settings: Any) -> None:
     try:
         ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **settings)
     except Exception as error:  # ConnectionError, ValueError, RuntimeError, TimeoutError by what is wrong
-        raise RunError(f"{otherwise}: {' '.join(str(error).split())[:200]}") from error
+        raise RunError(f"{failure}: {' '.join(str(error).split())[:200]}") from error
 
 
-def pool(ray: Any, workers: int = 0) -> Pool:
-    """The workers: as many as are asked for; else one a GPU; without any, one for every two cores.
+def worker_pool(ray: Any, workers: int = 0) -> Pool:
+    """Divide what Ray has: ``workers`` workers; for 0 one a GPU, or without any GPU one for every two cores.
 
     Raises:
         UsageError: more than there are cores.
@@ -181,31 +187,31 @@ def pool(ray: Any, workers: int = 0) -> Pool:
 
 
 class _BatchWorker:
-    """A part worker as Ray Data calls it: rows in, rows out. What goes wrong comes back as a row, in its own kind."""
+    """A part worker as Ray Data calls it, with rows that hold pickled parts; a failure comes back as a row too."""
 
-    def __init__(self, work: Job, parts: Path, ending: str, folder: Path, chosen: Pool) -> None:
+    def __init__(self, job: Job, parts: Path, ending: str, folder: Path, pool: Pool) -> None:
         self.worker: PartWorker | None = None
-        self.wrong: Exception | None = None
+        self.error: Exception | None = None
         try:
-            self.worker = PartWorker(work, parts, ending, folder, chosen.cores, chosen.loaders)
+            self.worker = PartWorker(job, parts, ending, folder, pool.cores, pool.loaders)
         except Exception as error:
-            self.wrong = told(error, "A worker could not start")
+            self.error = to_vitrine_error(error, "A worker could not start")
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
-        return {"done": [pickle.dumps(self._one(pickle.loads(part))) for part in batch["part"]]}  # noqa: S301  our own
+        return {"result": [pickle.dumps(self._process(pickle.loads(part))) for part in batch["part"]]}  # noqa: S301  our own
 
-    def _one(self, part: Part) -> FinishedPart | Exception:
+    def _process(self, part: Part) -> FinishedPart | Exception:
         if self.worker is None:
-            assert self.wrong is not None
-            return self.wrong
+            assert self.error is not None
+            return self.error
         try:
             return self.worker(part)
         except Exception as error:
-            return told(error, f"Part {part.number} failed")
+            return to_vitrine_error(error, f"Part {part.number} failed")
 
 
-def run_parts(
-    ray: Any, chosen: Pool, work: Job, parts: Sequence[Part], folder: Path, ending: str
+def process_parts(
+    ray: Any, pool: Pool, job: Job, parts: Sequence[Part], folder: Path, ending: str
 ) -> Iterator[FinishedPart]:
     """Work on parts, each in one of the workers; they come in the order in which they are finished.
 
@@ -213,8 +219,8 @@ def run_parts(
 
     Args:
         ray: the running library.
-        chosen: the workers.
-        work: what is done to each part.
+        pool: the workers.
+        job: what is done to each part.
         parts: what is left to do.
         folder: of the parts, absolute.
         ending: of a part's rows.
@@ -223,17 +229,17 @@ def run_parts(
         VitrineError: a part cannot be done; those that were finished stay.
     """
     rows = ray.data.from_items([{"part": pickle.dumps(part)} for part in parts], override_num_blocks=len(parts))
-    done = rows.map_batches(
+    results = rows.map_batches(
         _BatchWorker,
-        fn_constructor_args=(work, folder, ending, Path.cwd(), chosen),
+        fn_constructor_args=(job, folder, ending, Path.cwd(), pool),
         batch_size=1,
         batch_format="numpy",
-        compute=ray.data.ActorPoolStrategy(size=min(chosen.workers, len(parts))),
-        num_cpus=chosen.cores,
-        num_gpus=chosen.gpus or None,
+        compute=ray.data.ActorPoolStrategy(size=min(pool.workers, len(parts))),
+        num_cpus=pool.cores,
+        num_gpus=pool.gpus or None,
     )
-    for row in done.iter_rows():
-        result = pickle.loads(row["done"])  # noqa: S301  our own
+    for row in results.iter_rows():
+        result = pickle.loads(row["result"])  # noqa: S301  our own
         if isinstance(result, Exception):
             raise result
         yield result

@@ -1,4 +1,4 @@
-"""A bulk job from beginning to end: cut, work on what is not finished, put together."""
+"""A bulk job from beginning to end: cut into parts, work on those that are not finished, put together."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from typing import Any
 
 from vitrine.bulk.jobs import CaptionJob, ExplainJob, PredictJob
 from vitrine.bulk.ledger import Ledger
-from vitrine.bulk.ray import pool, ray_running, run_parts
-from vitrine.bulk.worker import Job, Part, sha256_of
-from vitrine.caption.model import open_captioner
-from vitrine.classify.model import open_classifier
+from vitrine.bulk.ray import process_parts, ray_session, worker_pool
+from vitrine.bulk.worker import JobModel, Part
 from vitrine.data.bulk_slices import BulkInput, FolderSlice, slice_pictures
 from vitrine.data.samples import random_subset
 from vitrine.errors import DataError, UsageError
@@ -22,7 +20,7 @@ from vitrine.explain.explainer import Explainer
 from vitrine.explain.run import SHEETS, ExplainSettings, choose_scale
 from vitrine.io.files import to_json
 from vitrine.plotting.provenance import figure_names
-from vitrine.results import Progress
+from vitrine.results import Progress, Unreadable, no_progress, none_readable, unreadable_to_json
 
 
 @dataclass(frozen=True)
@@ -41,173 +39,100 @@ class BulkSettings:
     address: str | None = None
     resume: bool = False
 
+    def slice_size(self, batch_size: int) -> int:
+        """Pictures of a part: whole batches, so that they are those of a single process; at least one."""
+        return max(1, self.part_size // batch_size) * batch_size
+
 
 @dataclass(frozen=True)
 class BulkResult:
     """What a bulk job made.
 
     Attributes:
-        result: the table, or the folder of Parquet parts.
+        out: the table, or the folder of Parquet parts.
         rows: pictures that have a row.
         unreadable: (name, reason) of the first ten that have none.
         unreadable_count: how many have none.
         unreadable_table: lists them all; None where there are none.
-        parts: of the job.
-        before: of these, finished by earlier calls.
+        parts: how many parts the job has.
+        resumed_parts: how many of these an earlier call finished.
         precision: that the model ran in; several where workers differ.
         notes: sentences on weights and on what was left aside.
     """
 
-    result: Path
+    out: Path
     rows: int
-    unreadable: tuple[tuple[str, str], ...]
+    unreadable: tuple[Unreadable, ...]
     unreadable_count: int
     unreadable_table: Path | None
     parts: int
-    before: int
+    resumed_parts: int
     precision: str
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        content = asdict(self) | {"result": str(self.result), "notes": list(self.notes)}
-        content["unreadable"] = [{"name": name, "reason": reason} for name, reason in self.unreadable]
-        content["unreadable_table"] = None if self.unreadable_table is None else str(self.unreadable_table)
-        return content
+        return {
+            "result": str(self.out),
+            "rows": self.rows,
+            "unreadable": unreadable_to_json(self.unreadable),
+            "unreadable_count": self.unreadable_count,
+            "unreadable_table": None if self.unreadable_table is None else str(self.unreadable_table),
+            "parts": self.parts,
+            "before": self.resumed_parts,
+            "precision": self.precision,
+            "notes": list(self.notes),
+        }
 
 
-def cut(images: Path, settings: BulkSettings, batch_size: int) -> BulkInput:
-    """Cut what was given into slices of whole batches, so that batches are those of a single process.
-
-    Raises:
-        DataError: see :func:`vitrine.data.bulk_slices.sliced`.
-    """
-    return slice_pictures(images, max(1, settings.part_size // batch_size) * batch_size)
-
-
-def limited(found: BulkInput, limit: int | None, seed: int, size: int) -> BulkInput:
+def limit_slices(slices: BulkInput, limit: int | None, seed: int, size: int) -> BulkInput:
     """``limit`` pictures drawn from a folder's, as a single process draws them; None takes all.
 
     Raises:
         UsageError: of shards or rows, which are not drawn from.
     """
     if limit is None:
-        return found
-    if found.kind != "pictures":
-        raise UsageError(f"--limit draws from a folder of pictures; this is one of {found.kind}. Leave it out.")
-    pictures = random_subset([sample for each in found.slices for sample in each.samples()], limit, seed)
-    runs = tuple(FolderSlice(pictures[first : first + size]) for first in range(0, len(pictures), size))
-    return replace(found, slices=runs)
+        return slices
+    if slices.kind != "pictures":
+        raise UsageError(f"--limit draws from a folder of pictures; this is one of {slices.kind}. Leave it out.")
+    pictures = random_subset([sample for each in slices.slices for sample in each.samples()], limit, seed)
+    chunks = tuple(FolderSlice(pictures[first : first + size]) for first in range(0, len(pictures), size))
+    return replace(slices, slices=chunks)
 
 
-def named_parts(found: BulkInput, kind: str, taken: Sequence[str] = ()) -> tuple[Part, ...]:
+def parts_with_figures(slices: BulkInput, kind: str, reserved_stems: Sequence[str] = ()) -> tuple[Part, ...]:
     """Parts with the names of their figures; a shard's figures have a folder of their own, named where it is read.
 
     Args:
-        found: the slices.
+        slices: of the pictures.
         kind: the figures' ending.
-        taken: stems that no figure may have.
+        reserved_stems: stems that no figure may have.
 
     Raises:
         DataError: several pictures have one name, and would have one figure.
     """
-    if found.kind == "shards":
-        return tuple(Part(number, each) for number, each in enumerate(found.slices))
-    names = [each.names() for each in found.slices]
-    twice = [name for name, count in Counter(name for some in names for name in some).items() if count > 1]
-    if twice:
-        raise DataError(f"{len(twice)} names come more than once, for example {twice[0]}: each picture needs its own.")
-    figures = figure_names([name for some in names for name in some], kind, taken)
+    if slices.kind == "shards":
+        return tuple(Part(number, each) for number, each in enumerate(slices.slices))
+    names = [each.names() for each in slices.slices]
+    repeats = [name for name, count in Counter(name for some in names for name in some).items() if count > 1]
+    if repeats:
+        raise DataError(
+            f"{len(repeats)} names come more than once, for example {repeats[0]}: each picture needs its own."
+        )
+    figures = figure_names([name for some in names for name in some], kind, reserved_stems)
     return tuple(
         Part(number, each, {name: figures[name] for name in some})
-        for number, (each, some) in enumerate(zip(found.slices, names, strict=True))
-    )
-
-
-def run_job(
-    work: Job, parts: Sequence[Part], ledger: Ledger, settings: BulkSettings, progress: Progress | None = None
-) -> int:
-    """Work on the parts that are not finished.
-
-    Args:
-        work: what is done to each.
-        parts: all of the job.
-        ledger: where finished ones are noted.
-        settings: of the run.
-        progress: called with pictures done, of how many; 0 where that is not known.
-
-    Returns:
-        How many parts were finished before.
-
-    Raises:
-        RunError: there is another unfinished job; the engine does not start; a worker was killed too often.
-        VitrineError: a part cannot be done.
-    """
-    ledger.begin(resume=settings.resume)
-    before = len(ledger.finished)
-    rest = [part for part in parts if part.number not in ledger.finished]
-    counts = [part.slice.count for part in parts]
-    total = 0 if None in counts else sum(count or 0 for count in counts)
-    done = sum(each.rows + each.unreadable for each in ledger.finished.values())
-    if rest:
-        with ray_running(settings.address) as ray:
-            chosen = pool(ray, settings.workers)
-            for part in run_parts(ray, chosen, work, rest, ledger.folder.absolute(), ledger.ending):
-                ledger.record(part)
-                done += part.rows + part.unreadable
-                if progress is not None:
-                    progress(done, total)
-    return before
-
-
-def fingerprint(parts: Sequence[Part]) -> str:
-    """sha256 of what the parts are: other pictures, or another cut, give another one."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(part.slice.identity.encode("utf-8", "surrogateescape") + b"\0")
-    return digest.hexdigest()
-
-
-def described(verb: str, work: Any, weights: str, parts: Sequence[Part], options: Mapping[str, Any]) -> dict[str, Any]:
-    """What a job is, for its manifest, JSON-ready."""
-    return {
-        "verb": verb,
-        "model": work.model,
-        "weights": weights,
-        "pictures": fingerprint(parts),
-        "parts": len(parts),
-        "options": to_json(options),
-    }
-
-
-def summary(
-    ledger: Ledger, parts: int, before: int, result: Path, unreadable: Path, notes: Sequence[str]
-) -> BulkResult:
-    """What a finished job comes to; the list of unreadable pictures is written."""
-    done = ledger.finished.values()
-    first = [item for _, item in zip(range(10), ledger.unreadable(parts), strict=False)]
-    table = ledger.write_unreadable(parts, unreadable)
-    ledger.close()
-    return BulkResult(
-        result,
-        sum(part.rows for part in done),
-        tuple(first),
-        sum(part.unreadable for part in done),
-        table,
-        parts,
-        before,
-        " and ".join(sorted({part.precision for part in done})),
-        tuple(notes),
+        for number, (each, some) in enumerate(zip(slices.slices, names, strict=True))
     )
 
 
 def predict_in_bulk(
-    work: PredictJob, images: Path, out: Path, settings: BulkSettings, progress: Progress | None = None
+    job: PredictJob, images: Path, out: Path, settings: BulkSettings, progress: Progress = no_progress
 ) -> BulkResult:
     """Predict every picture of a folder, of shards or of Parquet files.
 
     Args:
-        work: the model and the columns.
+        job: the model and the columns.
         images: a folder of pictures, shards or Parquet files, or one file of these.
         out: ``.csv``: one table, the bytes that a single process writes, put together from ``OUT.parts/``;
             ``.parquet``: a folder of Parquet parts, which stays as it is.
@@ -217,108 +142,175 @@ def predict_in_bulk(
     Raises:
         DataError: no pictures, or ``out`` is neither.
         ModelError: the model cannot be used.
-        RunError: an unfinished job of another kind; see :func:`vitrine.bulk.run.run_job`.
+        RunError: an unfinished job of another kind; the engine does not start; a worker was killed too often.
+        VitrineError: a part cannot be done.
     """
     ending = out.suffix.lower()
     if ending not in (".csv", ".parquet"):
         raise DataError(f"{out} ends in neither .csv (one table) nor .parquet (a folder of parts): rename it.")
     if ending == ".csv" and out.is_dir():
         raise DataError(f"{out} is a folder. Name the table to write, for example -o {out / 'predictions.csv'}.")
-    found = cut(images, settings, work.batch_size)
-    parts = tuple(Part(number, each) for number, each in enumerate(found.slices))
-    opened = open_classifier(work.model, work.precision, work.architecture)
-    notes = (*opened.notes, *found.notes)
-    weights = sha256_of(opened.weights)
-    del opened
-    folder = out.with_name(f"{out.name}.parts") if ending == ".csv" else out
-    options = {name: value for name, value in asdict(work).items() if name != "model"}
-    ledger = Ledger(folder, ending, described("predict", work, weights, parts, options))
-    before = run_job(work, parts, ledger, settings, progress)
-    if ending == ".parquet":
-        return summary(ledger, len(parts), before, out, out / "_unreadable.csv", notes)
-    return _one_table(ledger, parts, before, out, notes)
+    slices = slice_pictures(images, settings.slice_size(job.batch_size))
+    parts = tuple(Part(number, each) for number, each in enumerate(slices.slices))
+    options = {name: value for name, value in asdict(job).items() if name != "model"}
+    plan = _Plan("predict", job, options, out, parts).with_model(job.open(), slices.notes)
+    return _run(plan, settings, progress)
 
 
 def explain_in_bulk(
-    work: ExplainJob, settings: BulkSettings, limit: int | None = None, progress: Progress | None = None
+    job: ExplainJob, settings: BulkSettings, limit: int | None = None, progress: Progress = no_progress
 ) -> BulkResult:
     """Draw a map for every picture: figures as a single process draws them, and ``maps.csv``; no contact sheets.
 
-    ``work.folder`` is found here. Arguments and errors are those of :func:`predict_in_bulk`.
+    Args:
+        job: the model, the pictures and the figures; its ``folder`` is decided here.
+        settings: how the job is run.
+        limit: pictures at most; with more, a choice drawn with the job's seed. None takes all.
+        progress: called with pictures done, of how many; 0 where that is not known.
+
+    Raises:
+        UsageError: a limit of shards or rows.
+        DataError: no pictures, or none that can be read.
+        VitrineError: see :func:`predict_in_bulk`.
     """
-    asked = work.settings
-    work = replace(work, folder=_is_folder(work.images))
-    found = limited(cut(work.images, settings, work.batch_size), limit, asked.seed, _size(settings, work.batch_size))
-    parts = named_parts(found, asked.kind, SHEETS)
-    opened = open_classifier(work.model, work.precision, work.architecture)
-    explainer = Explainer(opened, asked.method, asked.target)
-    if not asked.stretch and not asked.scale:
-        work = replace(work, settings=replace(asked, scale=_shared_scale(explainer, asked, found, work.batch_size)))
-    notes = (*opened.notes, *found.notes)
-    weights = sha256_of(opened.weights)
-    del opened, explainer
-    return _figures("explain", work, work.out / "maps.csv", parts, weights, settings, notes, progress)
+    job = replace(job, folder=_has_many_pictures(job.images))
+    slices = _limited_slices(job, settings, limit)
+    parts = parts_with_figures(slices, job.settings.kind, SHEETS)
+    model = job.open()
+    if not job.settings.stretch and not job.settings.scale:
+        scale = _shared_scale(model.runner, job.settings, slices, job.batch_size)
+        job = replace(job, settings=replace(job.settings, scale=scale))
+    plan = _Plan("explain", job, _figure_options(job), job.out / "maps.csv", parts).with_model(model, slices.notes)
+    del model  # workers have their own
+    return _run(plan, settings, progress)
 
 
 def caption_in_bulk(
-    work: CaptionJob, settings: BulkSettings, limit: int | None = None, progress: Progress | None = None
+    job: CaptionJob, settings: BulkSettings, limit: int | None = None, progress: Progress = no_progress
 ) -> BulkResult:
     """Caption every picture: figures as a single process draws them, and ``captions.csv``.
 
     Arguments and errors are those of :func:`explain_in_bulk`.
     """
-    asked = work.settings
-    work = replace(work, folder=_is_folder(work.images))
-    found = limited(cut(work.images, settings, work.batch_size), limit, asked.seed, _size(settings, work.batch_size))
-    parts = named_parts(found, asked.kind)
-    opened = open_captioner(work.model, work.architecture, work.vocabulary, precision=asked.precision)
-    notes = (*opened.notes, *found.notes)
-    weights = sha256_of(opened.weights)
-    del opened
-    return _figures("caption", work, work.out / "captions.csv", parts, weights, settings, notes, progress)
+    job = replace(job, folder=_has_many_pictures(job.images))
+    slices = _limited_slices(job, settings, limit)
+    parts = parts_with_figures(slices, job.settings.kind)
+    plan = _Plan("caption", job, _figure_options(job), job.out / "captions.csv", parts)
+    return _run(plan.with_model(job.open(), slices.notes), settings, progress)
 
 
-def _size(settings: BulkSettings, batch_size: int) -> int:
-    return max(1, settings.part_size // batch_size) * batch_size
-
-
-def _is_folder(images: Path) -> bool:
+def _has_many_pictures(images: Path) -> bool:
     return images.is_dir() or images.suffix.lower() in (".tar", ".parquet")
 
 
-def _shared_scale(explainer: Explainer, asked: ExplainSettings, found: BulkInput, batch_size: int) -> float:
+def _limited_slices(job: ExplainJob | CaptionJob, settings: BulkSettings, limit: int | None) -> BulkInput:
+    size = settings.slice_size(job.batch_size)
+    return limit_slices(slice_pictures(job.images, size), limit, job.settings.seed, size)
+
+
+def _figure_options(job: ExplainJob | CaptionJob) -> dict[str, Any]:
+    return asdict(job) | {"images": str(job.images), "out": str(job.out), "vocabulary": ""}
+
+
+def _shared_scale(explainer: Explainer, settings: ExplainSettings, slices: BulkInput, batch_size: int) -> float:
     """Where the colours of all figures end: found on the first batch that can be read, as in a single process."""
-    for each in found.slices:
+    unreadable: list[Unreadable] = []
+    for each in slices.slices:
         for batch in explainer.run(each.samples(), batch_size, workers=0):
             if batch.pictures:
                 maps = [explained.display_RC for explained in batch.pictures]
-                return choose_scale(maps, batch.pictures[0].unit, asked).high
-    raise DataError("None of the pictures can be read.")
+                return choose_scale(maps, batch.pictures[0].unit, settings).high
+            unreadable += batch.unreadable
+    raise none_readable(unreadable)
 
 
-def _figures(
-    verb: str,
-    work: ExplainJob | CaptionJob,
-    table: Path,
-    parts: Sequence[Part],
-    weights: str,
-    settings: BulkSettings,
-    notes: Sequence[str],
-    progress: Progress | None,
-) -> BulkResult:
-    job: Job = work
-    options = asdict(work) | {"images": str(work.images), "out": str(work.out), "vocabulary": ""}
-    ledger = Ledger(table.with_name(f"{table.name}.parts"), ".csv", described(verb, work, weights, parts, options))
-    before = run_job(job, parts, ledger, settings, progress)
-    if not any(part.rows for part in ledger.finished.values()):
-        name, reason = next(ledger.unreadable(len(parts)), ("", "there are none"))
+@dataclass(frozen=True)
+class _Plan:
+    """A job with everything that is known before it starts.
+
+    Attributes:
+        verb: "predict", "explain" or "caption".
+        job: what is done to each part.
+        options: of the job, JSON-ready; must be equal for parts to belong together.
+        out: the table, or the folder of Parquet parts.
+        parts: all of them.
+        weights_sha256: of the model.
+        notes: sentences on weights and on what was left aside.
+    """
+
+    verb: str
+    job: PredictJob | ExplainJob | CaptionJob
+    options: Mapping[str, Any]
+    out: Path
+    parts: tuple[Part, ...]
+    weights_sha256: str = "none"
+    notes: tuple[str, ...] = ()
+
+    def with_model(self, model: JobModel, notes: tuple[str, ...]) -> _Plan:
+        """The same with what the model says; the model itself is not kept, since workers have their own."""
+        return replace(self, weights_sha256=model.weights_sha256, notes=(*model.opened.notes, *notes))
+
+    def manifest(self) -> dict[str, Any]:
+        """What must be equal for finished parts to belong to this job, JSON-ready."""
+        digest = hashlib.sha256()
+        for part in self.parts:
+            digest.update(part.slice.identity.encode("utf-8", "surrogateescape") + b"\0")
+        return {
+            "verb": self.verb,
+            "model": self.job.model,
+            "weights": self.weights_sha256,
+            "pictures": digest.hexdigest(),
+            "parts": len(self.parts),
+            "options": to_json(self.options),
+        }
+
+
+def _run(plan: _Plan, settings: BulkSettings, progress: Progress) -> BulkResult:
+    """Work on the parts that are not finished, and put all of them together."""
+    out, count = plan.out, len(plan.parts)
+    ending = out.suffix.lower()
+    one_table = ending == ".csv"
+    ledger = Ledger(out.with_name(f"{out.name}.parts") if one_table else out, ending, plan.manifest())
+    resumed_parts = _process_unfinished(plan, ledger, settings, progress)
+    finished_parts = ledger.finished_parts.values()
+    unreadable = tuple(item for _, item in zip(range(10), ledger.unreadable(count), strict=False))
+    unreadable_count = sum(part.unreadable for part in finished_parts)
+    if plan.verb != "predict" and not any(part.rows for part in finished_parts):  # figures are what was wanted
         ledger.remove()
-        raise DataError(f"None of the pictures can be read, for example {name}: {reason}")
-    return _one_table(ledger, parts, before, table, notes)
+        raise none_readable(unreadable, unreadable_count)
+    unreadable_path = out.with_name(f"{out.stem}.unreadable.csv") if one_table else out / "_unreadable.csv"
+    unreadable_table = ledger.write_unreadable(count, unreadable_path)
+    if one_table:
+        ledger.merge(count, out)
+        ledger.remove()
+    else:
+        ledger.close()
+    return BulkResult(
+        out,
+        sum(part.rows for part in finished_parts),
+        unreadable,
+        unreadable_count,
+        unreadable_table,
+        count,
+        resumed_parts,
+        " and ".join(sorted({part.precision for part in finished_parts})),
+        plan.notes,
+    )
 
 
-def _one_table(ledger: Ledger, parts: Sequence[Part], before: int, table: Path, notes: Sequence[str]) -> BulkResult:
-    result = summary(ledger, len(parts), before, table, table.with_name(f"{table.stem}.unreadable.csv"), notes)
-    ledger.merge(len(parts), table)
-    ledger.remove()
-    return result
+def _process_unfinished(plan: _Plan, ledger: Ledger, settings: BulkSettings, progress: Progress) -> int:
+    """Work on the parts that are not finished; how many were."""
+    ledger.begin(resume=settings.resume)
+    resumed_parts = len(ledger.finished_parts)
+    rest = [part for part in plan.parts if part.number not in ledger.finished_parts]
+    counts = [part.slice.count for part in plan.parts]
+    total = 0 if None in counts else sum(count or 0 for count in counts)
+    count = sum(part.rows + part.unreadable for part in ledger.finished_parts.values())
+    if rest:
+        with ray_session(settings.address) as ray:
+            pool = worker_pool(ray, settings.workers)
+            for part in process_parts(ray, pool, plan.job, rest, ledger.folder.absolute(), ledger.ending):
+                ledger.record(part)
+                count += part.rows + part.unreadable
+                progress(count, total)
+    return resumed_parts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,11 +22,11 @@ from vitrine.caption.inference import (
 )
 from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.word_maps import caption_words
-from vitrine.classify.evaluate import choose_split, split_of_run
+from vitrine.classify.evaluate import EvaluationResult, choose_split, split_settings
 from vitrine.data.captions.datasets import open_captions
 from vitrine.data.captions.regions import NamedRegions, find_named_words, open_regions
 from vitrine.data.samples import Sample
-from vitrine.io.files import to_json, write_atomically
+from vitrine.io.files import write_atomically
 from vitrine.metrics.caption_text import CONSTANT_CAPTION_RULE
 from vitrine.metrics.captions import METRICS, CaptionScores, Score, ScoredCaptions
 from vitrine.models.captioner.model import EncoderOutput
@@ -35,16 +35,15 @@ from vitrine.results import (
     Interval,
     Progress,
     Unreadable,
+    count_of,
     no_progress,
     none_readable,
     shown_number,
     unreadable_lines,
-    unreadable_to_json,
 )
-from vitrine.runs.environment import WEIGHTS_SHA256
 
 _WIDTH = 100  # characters of the sentences in a terminal
-_FIRST = "cider"  # the metric whose lead is put into words, where it was computed
+_LEAD_METRIC = "cider"  # the metric whose lead is put into words, where it was computed
 _LONGEST_CAPTION = 160
 
 
@@ -54,20 +53,14 @@ def caption_table(scores: CaptionScores) -> str:
     A row a metric, a column each for the predicted captions, the constant caption and, where there are any, people;
     95 % intervals in parentheses. Metrics that were not computed have no row.
     """
-    said = [line for sentence in _sentences(scores) for line in textwrap.wrap(sentence, _WIDTH)]
-    return "\n\n".join([_heading(scores), _table(scores).text(), "\n".join(said)])
-
-
-def caption_markdown(scores: CaptionScores) -> str:
-    """The same for a README: a pipe table between the heading and a list of the sentences."""
-    listed = "\n".join(f"- {sentence}" for sentence in _sentences(scores))
-    return "\n\n".join([_heading(scores), _table(scores).markdown(), listed])
+    lines = [line for sentence in _sentences(scores) for line in textwrap.wrap(sentence, _WIDTH)]
+    return "\n\n".join([_heading(scores), _table(scores).text(), "\n".join(lines)])
 
 
 def _heading(scores: CaptionScores) -> str:
     lengths = scores.human_lengths
     return (
-        f"{_count(scores.predicted.pictures, 'picture')}, {_count(scores.human_captions, 'human caption')} "
+        f"{count_of(scores.predicted.pictures, 'picture')}, {count_of(scores.human_captions, 'human caption')} "
         f"of {lengths.shortest} to {lengths.longest} words (mean {lengths.mean:.1f}), "
         f"{scores.human_words:,} distinct words"
     )
@@ -77,20 +70,20 @@ def _table(scores: CaptionScores) -> Table:
     columns = {"predicted": scores.predicted, "constant caption": scores.constant}
     if scores.human is not None:
         columns["human"] = scores.human
-    shown = list(columns.values())
+    sources = list(columns.values())
     rows: list[tuple[Cell, ...]] = [
-        (label, *(_score(column.metrics[key]) for column in shown))
+        (label, *(_score(column.metrics[key]) for column in sources))
         for key, label in METRICS.items()
-        if any(column.metrics[key] is not None for column in shown)
+        if any(column.metrics[key] is not None for column in sources)
     ]
-    rows += [(label, *(cell(column) for column in shown)) for label, cell in _ROWS.items()]
+    rows += [(label, *(cell(column) for column in sources)) for label, cell in _ROWS.items()]
     # The constant caption repeats itself by design: nothing is said of it there.
     rows += [
-        (label, *(None if column is scores.constant else cell(column) for column in shown))
+        (label, *(None if column is scores.constant else cell(column) for column in sources))
         for label, cell in _VARIETY_ROWS.items()
     ]
-    if len({column.pictures for column in shown}) > 1:
-        rows.append(("pictures", *(f"{column.pictures:,}" for column in shown)))
+    if len({column.pictures for column in sources}) > 1:
+        rows.append(("pictures", *(f"{column.pictures:,}" for column in sources)))
     return Table(("", *columns), tuple(rows))
 
 
@@ -119,17 +112,17 @@ _VARIETY_ROWS: dict[str, Callable[[ScoredCaptions], str]] = {
 
 
 def _sentences(scores: CaptionScores) -> list[str]:
-    predicted = scores.predicted.diversity
+    diversity = scores.predicted.diversity
     source = "the captions given for it" if scores.constant_from == "given captions" else "these human captions"
     rule = CONSTANT_CAPTION_RULE.partition(";")[0]
-    sentences = [_lead(scores.lead[_FIRST])] if _FIRST in scores.lead else []
-    sentences.append(f"Constant caption: {_quoted(scores.constant_caption)}; of {source} {rule}.")
-    if predicted.commonest_count > 1:
+    sentences = [_lead_sentence(scores.lead[_LEAD_METRIC])] if _LEAD_METRIC in scores.lead else []
+    sentences.append(f"Constant caption: {_quote(scores.constant_caption)}; of {source} {rule}.")
+    if diversity.commonest_count > 1:
         sentences.append(
-            f"Commonest prediction: {_quoted(predicted.commonest)}, for {predicted.commonest_count:,} pictures."
+            f"Commonest prediction: {_quote(diversity.commonest)}, for {diversity.commonest_count:,} pictures."
         )
-    if predicted.novel_examples:
-        sentences.append(f"Words never said by a human: {', '.join(predicted.novel_examples)}.")
+    if diversity.novel_examples:
+        sentences.append(f"Words never said by a human: {', '.join(diversity.novel_examples)}.")
     has_intervals = any(score is not None and score.interval for score in scores.predicted.metrics.values())
     if has_intervals:
         sentences.append(
@@ -138,16 +131,16 @@ def _sentences(scores: CaptionScores) -> list[str]:
     return [*sentences, *scores.notes]
 
 
-def _lead(score: Score) -> str:
-    label, size = METRICS[_FIRST], f"{abs(score.value):.3f}"
+def _lead_sentence(score: Score) -> str:
+    label, size = METRICS[_LEAD_METRIC], f"{abs(score.value):.3f}"
     if score.interval is None:
         side = "above" if score.value > 0 else "below" if score.value < 0 else "equal to"
         return f"{label} is {side} the constant caption's{f' by {size}' if score.value else ''}; no interval."
     if score.interval.low > 0:
         return f"{label} is {size} {_ends(score.interval)} above the constant caption's."
     if score.interval.high < 0:
-        mirrored = Interval(-score.interval.high, -score.interval.low)
-        return f"{label} is {size} {_ends(mirrored)} BELOW the constant caption's: looking did not help."
+        below = Interval(-score.interval.high, -score.interval.low)
+        return f"{label} is {size} {_ends(below)} BELOW the constant caption's: looking did not help."
     return (
         f"{label} cannot be told from the constant caption's: "
         f"the difference is {shown_number(score.value, 3)} {_ends(score.interval)}."
@@ -168,86 +161,61 @@ def _share(count: int, of: int) -> str:
     return f"{count / of:.3f} ({count:,})" if count else "0"
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _quoted(caption: str) -> str:
+def _quote(caption: str) -> str:
     if not caption:
         return "no word at all"
     return f'"{caption if len(caption) <= _LONGEST_CAPTION else caption[: _LONGEST_CAPTION - 1] + "…"}"'
 
 
-@dataclass(frozen=True)
-class CaptionEvaluation:
+@dataclass(frozen=True, kw_only=True)
+class CaptionerEvaluation(EvaluationResult):
     """What ``vitrine evaluate`` found of a captioner.
 
     Attributes:
-        model, data, split: what was evaluated.
         precision: "fp32" or "bf16".
         decoding: how captions were decoded, in words.
         scores: of the captions against the human ones.
-        negative_log_likelihood: of the word pieces of each picture's first human caption, its end included, each after
-            those before it: mean over the pieces, in nats.
-        pieces: how many those were.
-        predicted: whether the words of predicted captions look at what they name; None where nothing is known of the
-            things in the pictures.
-        human: the same for each picture's first human caption.
-        drop: by how much the pointing hit of nouns of human captions falls when each gets the map of the next word,
-            which shows that maps and words are in step; None where it was not measured.
+        negative_log_likelihood: of the tokens of each picture's first human caption under teacher forcing, the end
+            token included: mean over the tokens, in nats.
+        tokens: how many those were.
+        predicted_grounding: whether the words of predicted captions look at what they name; None where nothing is known
+            of the things in the pictures.
+        human_grounding: the same for each picture's first human caption.
+        next_word_drop: by how much the pointing hit of nouns of human captions falls when each gets the map of the next
+            word, which shows that maps and words are in step; None where it was not measured.
         captions: of the readable pictures.
-        unreadable: (name, reason) of pictures that count in no figure.
-        weights_sha256: of the captioner.
-        notes: sentences on files and decisions.
     """
 
-    model: str
-    data: str
-    split: str
     precision: str
     decoding: str
     scores: CaptionScores
     negative_log_likelihood: float
-    pieces: int
-    predicted: Grounding | None
-    human: Grounding | None
-    drop: ClusteredMean | None
+    tokens: int
+    predicted_grounding: Grounding | None
+    human_grounding: Grounding | None
+    next_word_drop: ClusteredMean | None
     captions: tuple[PredictedCaption, ...]
-    unreadable: tuple[Unreadable, ...]
-    weights_sha256: str
-    notes: tuple[str, ...]
 
     @property
-    def grounded(self) -> dict[str, Grounding]:
-        """What was found of predicted and of human captions, where it was measured."""
-        both = {"predicted captions": self.predicted, "human captions": self.human}
-        return {name: found for name, found in both.items() if found is not None}
+    def groundings(self) -> dict[str, Grounding]:
+        """The grounding of predicted and of human captions, where it was measured."""
+        groundings = {"predicted captions": self.predicted_grounding, "human captions": self.human_grounding}
+        return {name: each for name, each in groundings.items() if each is not None}
 
-    @property
-    def met(self) -> None:
-        """Nothing is expected of a captioner."""
-        return
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; the same evaluation gives the same bytes."""
+    def _scores(self) -> Mapping[str, Any]:
         return {
-            "model": self.model,
-            "data": self.data,
-            "split": self.split,
-            WEIGHTS_SHA256: self.weights_sha256,
             "precision": self.precision,
             "decoding": self.decoding,
             "captions": self.scores.to_dict(),
             "human_captions": {
                 "negative_log_likelihood": round(self.negative_log_likelihood, 6),
-                "pieces": self.pieces,
+                "pieces": self.tokens,
             },
             "grounding": {
-                "predicted": self.predicted and self.predicted.to_dict(),
-                "human": self.human and self.human.to_dict(),
-                "drop_with_the_next_word": self.drop and self.drop.to_dict(),
+                "predicted": self.predicted_grounding and self.predicted_grounding.to_dict(),
+                "human": self.human_grounding and self.human_grounding.to_dict(),
+                "drop_with_the_next_word": self.next_word_drop and self.next_word_drop.to_dict(),
             },
-            "unreadable": unreadable_to_json(self.unreadable),
         }
 
     def table(self) -> str:
@@ -256,15 +224,13 @@ class CaptionEvaluation:
         lines += [caption_table(self.scores), ""]
         lines.append(
             f"Human captions: {self.negative_log_likelihood:.3f} nats a word piece (each picture's first caption, "
-            f"{self.pieces:,} pieces)."
+            f"{self.tokens:,} pieces)."
         )
-        if self.grounded:
-            lines += ["", "Do words look at what they name?", grounding_text(self.grounded)]
-            if self.drop is not None:
-                lines += [
-                    "",
-                    f"With the map of the next word, human captions' nouns hit less by {mean_text(self.drop)}.",
-                ]
+        if self.groundings:
+            lines += ["", "Do words look at what they name?", grounding_text(self.groundings)]
+            if self.next_word_drop is not None:
+                drop = mean_text(self.next_word_drop)
+                lines += ["", f"With the map of the next word, human captions' nouns hit less by {drop}."]
         else:
             lines.append("Grounding was not measured: these data do not say where things are.")
         return "\n".join(lines + unreadable_lines(self.unreadable))
@@ -284,7 +250,7 @@ def evaluate_captioner(
     architecture: str | None = None,
     vocabulary: Path | None = None,
     progress: Progress = no_progress,
-) -> CaptionEvaluation:
+) -> CaptionerEvaluation:
     """Evaluate a captioner on one split of captioned pictures.
 
     Args:
@@ -304,32 +270,33 @@ def evaluate_captioner(
     Raises:
         DataError, ModelError: the input cannot be used.
     """
-    opened = open_captioner(model, architecture, vocabulary, precision=precision)
-    own_seed, fraction = split_of_run(opened.folder)
-    seed = own_seed if seed is None else seed
-    found = open_captions(data, seed=seed, val_fraction=fraction)
-    name = choose_split(found, split)
-    samples = tuple(found.splits[name])
-    session = _Session(opened, samples, open_regions(data, samples), batch_size, precision, progress)
-    session.run(beams)
-    if not session.captions:
-        raise none_readable(session.unreadable)
-    result = CaptionEvaluation(
+    captioner = open_captioner(model, architecture, vocabulary, precision=precision)
+    settings = split_settings(captioner.folder, seed)
+    seed = settings.seed
+    dataset = open_captions(data, seed=seed, val_fraction=settings.val_fraction)
+    name = choose_split(dataset, split)
+    samples = tuple(dataset.splits[name])
+    collector = _CaptionCollector(captioner, samples, open_regions(data, samples), batch_size, precision, progress)
+    collector.run(beams)
+    if not collector.captions:
+        raise none_readable(collector.unreadable)
+    predicted, human = collector.grounded_captions["predicted"], collector.grounded_captions["human"]
+    result = CaptionerEvaluation(
         model=model,
         data=data,
         split=name,
         precision=precision,
         decoding="greedy" if beams == 1 else f"{beams} beams",
-        scores=score_captions(session.captions, samples, java=java, seed=seed),
-        negative_log_likelihood=-session.log_probability / session.pieces,
-        pieces=session.pieces,
-        predicted=grounding(session.grounded["predicted"], seed=seed) if session.grounded["predicted"] else None,
-        human=grounding(session.grounded["human"], seed=seed) if session.grounded["human"] else None,
-        drop=alignment_drop(session.grounded["human"], seed=seed),
-        captions=tuple(session.captions),
-        unreadable=tuple(session.unreadable),
-        weights_sha256=opened.weights.sha256,
-        notes=(*opened.notes, *found.notes),
+        scores=score_captions(collector.captions, samples, java=java, seed=seed),
+        negative_log_likelihood=-collector.log_probability / collector.tokens,
+        tokens=collector.tokens,
+        predicted_grounding=grounding(predicted, seed=seed) if predicted else None,
+        human_grounding=grounding(human, seed=seed) if human else None,
+        next_word_drop=alignment_drop(human, seed=seed),
+        captions=tuple(collector.captions),
+        unreadable=tuple(collector.unreadable),
+        weights_sha256=captioner.weights.sha256,
+        notes=(*captioner.notes, *dataset.notes),
     )
     if out is not None:
         _write(out, result)
@@ -337,10 +304,10 @@ def evaluate_captioner(
 
 
 @dataclass
-class _Session:
-    """What is gathered picture by picture."""
+class _CaptionCollector:
+    """One pass of a captioner over a split, and what it gathers picture by picture."""
 
-    opened: Captioner
+    captioner: Captioner
     samples: Sequence[Sample]
     regions: NamedRegions | None
     batch_size: int
@@ -348,24 +315,26 @@ class _Session:
     progress: Progress
     captions: list[PredictedCaption] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
-    grounded: dict[str, list[GroundedCaption]] = field(default_factory=lambda: {"predicted": [], "human": []})
+    grounded_captions: dict[str, list[GroundedCaption]] = field(default_factory=lambda: {"predicted": [], "human": []})
     log_probability: float = 0.0
-    pieces: int = 0
+    tokens: int = 0
 
     def run(self, beams: int) -> None:
         """Every picture's caption and its first human one, of one encoding; and where the words of both look."""
-        opened, words, longest = self.opened, self.opened.vocabulary, self.opened.module.max_length - 2
-        first = {each.name: words.encode(each.captions[0])[:longest] for each in self.samples if each.captions}
+        vocabulary, max_tokens = self.captioner.vocabulary, self.captioner.module.max_length - 2
+        first_ids = {
+            each.name: vocabulary.encode(each.captions[0])[:max_tokens] for each in self.samples if each.captions
+        }
         human: dict[str, DecodedCaption] = {}
 
         def decode(module: Any, encoder_output: EncoderOutput, samples: Sequence[Sample]) -> Iterator[DecodeStep]:
             names = [sample.name for sample in samples]
-            captions = final_captions(teacher_forced(module, encoder_output, [first[name] for name in names]))
+            captions = final_captions(teacher_forced(module, encoder_output, [first_ids[name] for name in names]))
             human.update(zip(names, captions, strict=True))
             return greedy(module, encoder_output) if beams == 1 else beam_search(module, encoder_output, beams)
 
         for part in caption_batches(
-            opened,
+            self.captioner,
             self.samples,
             decode,
             precision=self.precision,
@@ -374,32 +343,32 @@ class _Session:
         ):
             self.unreadable += part.unreadable
             for picture in part.pictures:
-                self.captions.append(predicted_caption(picture, words))
+                self.captions.append(predicted_caption(picture, vocabulary))
                 self._ground("predicted", picture)
-                self._follow(replace(picture, caption=human.pop(picture.sample.name)))
+                self._score_human(replace(picture, caption=human.pop(picture.sample.name)))
 
-    def _follow(self, human: CaptionedPicture) -> None:
-        """A human caption that the captioner was made to follow."""
-        self.log_probability += human.caption.log_probability
-        self.pieces += len(human.caption.ids) + human.caption.has_end
-        self._ground("human", human)
+    def _score_human(self, picture: CaptionedPicture) -> None:
+        """A picture with its human caption, as the captioner scored it under teacher forcing."""
+        self.log_probability += picture.caption.log_probability
+        self.tokens += len(picture.caption.ids) + picture.caption.has_end
+        self._ground("human", picture)
 
-    def _ground(self, which: str, decoded: CaptionedPicture) -> None:
-        found = self.regions.of(decoded.sample.name) if self.regions is not None else None
-        if found is None or not decoded.caption.ids:
+    def _ground(self, source: str, picture: CaptionedPicture) -> None:
+        """Note where the words of a caption look, where it is known what is in the picture."""
+        regions = self.regions.of(picture.sample.name) if self.regions is not None else None
+        if regions is None or not picture.caption.ids:
             return
-        words = caption_words(decoded.caption, self.opened.vocabulary)
-        named = find_named_words([word.text for word in words], found)
-        nouns = [(each.index, found.mask(each.regions, decoded.photo.size)) for each in named if each.regions]
-        absent = sum(not each.regions for each in named)
+        words = caption_words(picture.caption, self.captioner.vocabulary)
+        nouns = find_named_words([word.text for word in words], regions)
+        masks = [(each.index, regions.mask(each.regions, picture.photo.size)) for each in nouns if each.regions]
+        absent = sum(not each.regions for each in nouns)
         maps = [word.map_RC for word in words]
-        self.grounded[which].append(GroundedCaption(decoded.sample.name, maps, decoded.placement, nouns, absent))
+        caption = GroundedCaption(picture.sample.name, maps, picture.placement, masks, absent)
+        self.grounded_captions[source].append(caption)
 
 
-def _write(out: Path, result: CaptionEvaluation) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "metrics.json", to_json(result.to_dict()))
+def _write(out: Path, result: CaptionerEvaluation) -> None:
+    metadata = result.write_metrics(out)
     write_atomically(out / "captions.csv", captions_csv(result.captions))
-    if result.grounded:
-        origin = {"model": result.model, "weights_sha256": result.weights_sha256, "data": result.data}
-        save_grounding_figure(result.grounded, out / "grounding.png", origin | {"split": result.split})
+    if result.groundings:
+        save_grounding_figure(result.groundings, out / "grounding.png", metadata)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,85 +36,182 @@ from vitrine.runs.environment import WEIGHTS_SHA256
 from vitrine.runs.folder import RunFolder
 
 
-def choose_split(found: Dataset, wanted: str | None) -> str:
-    """The split that is wanted; by default test, else validation, else train.
+@dataclass(frozen=True)
+class SplitSettings:
+    """How a validation split is made where the data have none.
+
+    Attributes:
+        seed: of the draw.
+        val_fraction: share of the training pictures, 0 to 1.
+    """
+
+    seed: int = 0
+    val_fraction: float = 0.2
+
+
+def split_settings(folder: Path | None, seed: int | None = None) -> SplitSettings:
+    """What a run's training used, so that its validation pictures are the ones it was not trained on.
+
+    Args:
+        folder: of the model; the defaults are taken where it is no run.
+        seed: replaces the run's; None keeps it.
+    """
+    settings = SplitSettings()
+    if folder is not None and RunFolder(folder).is_started:
+        recipe = RunFolder(folder).read_recipe()
+        settings = SplitSettings(recipe.seed, recipe.val_fraction)
+    return settings if seed is None else replace(settings, seed=seed)
+
+
+def choose_split(data: Dataset, split: str | None) -> str:
+    """The name of the split to evaluate on: ``split``, or by default test, else validation, else train.
 
     Raises:
         DataError: it does not exist, is empty, or is endless.
     """
-    finite = [name for name, part in found.splits.items() if not part.endless and len(part)]
-    for name in (wanted,) if wanted else ("test", "validation", "train"):
+    finite = [name for name, part in data.splits.items() if not part.endless and len(part)]
+    for name in (split,) if split else ("test", "validation", "train"):
         if name in finite:
             return name
-    raise DataError(f"{found.reference} has no {wanted or 'finite'} split; it has: {', '.join(finite) or 'none'}.")
+    raise DataError(f"{data.reference} has no {split or 'finite'} split; it has: {', '.join(finite) or 'none'}.")
 
 
-def split_of_run(folder: Path | None) -> tuple[int, float]:
-    """Seed and share of the split that a run's training made; 0 and 0.2 of what is no run."""
-    if folder is None or not RunFolder(folder).is_started:
-        return 0, 0.2
-    recipe = RunFolder(folder).read_recipe()
-    return recipe.seed, recipe.val_fraction
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What ``vitrine evaluate`` found.
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult(ABC):
+    """What ``vitrine evaluate`` found, of a classifier or of a captioner.
 
     Attributes:
         model, data, split: what was evaluated.
-        metrics: all figures, with n and the precision.
         unreadable: (name, reason) of pictures that count in no figure.
-        expected, tolerance: from the caller; None where nothing was expected.
-        met: whether the accuracy is within tolerance of what was expected; None where nothing was.
-        unfinished: the model is of a run whose training has not ended: its best epoch so far.
-        moved: (other precision, pictures whose label differs in it); None where it was not asked for.
         weights_sha256: of the model; None for random ones.
-        notes: sentences on the weights.
+        notes: sentences on files and decisions.
     """
 
     model: str
     data: str
     split: str
-    metrics: ClassificationMetrics
     unreadable: tuple[Unreadable, ...]
-    expected: float | None
-    tolerance: float
-    met: bool | None
-    moved: tuple[str, int] | None
-    unfinished: bool = False
-    weights_sha256: str | None = None
-    notes: tuple[str, ...] = ()
+    weights_sha256: str | None
+    notes: tuple[str, ...]
+
+    @property
+    def missed_expectation(self) -> bool:
+        """Whether a score was expected that was not reached."""
+        return False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the same evaluation gives the same bytes."""
-        content: dict[str, Any] = {
+        return {
             "model": self.model,
             "data": self.data,
             "split": self.split,
             WEIGHTS_SHA256: self.weights_sha256,
-            **self.metrics.to_dict(),
+            **self._scores(),
+            "unreadable": unreadable_to_json(self.unreadable),
         }
-        content["unreadable"] = unreadable_to_json(self.unreadable)
-        if self.expected is not None:
-            content["expectation"] = {"accuracy": self.expected, "tolerance": self.tolerance, "met": self.met}
-        if self.unfinished:
+
+    @abstractmethod
+    def _scores(self) -> Mapping[str, Any]:
+        """The figures, JSON-ready."""
+
+    @abstractmethod
+    def table(self) -> str:
+        """The same for a person."""
+
+    def write_metrics(self, out: Path) -> dict[str, str]:
+        """Write ``metrics.json`` into a folder, which is made where it is missing.
+
+        Returns:
+            The metadata of the figures beside it.
+        """
+        out.mkdir(parents=True, exist_ok=True)
+        write_atomically(out / "metrics.json", to_json(self.to_dict()))
+        weights_sha256 = self.weights_sha256 or ""
+        return {"model": self.model, "weights_sha256": weights_sha256, "data": self.data, "split": self.split}
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """An accuracy that was expected.
+
+    Attributes:
+        accuracy: 0 to 1.
+        tolerance: how far from it is still right.
+        is_met: whether the accuracy that was measured is.
+    """
+
+    accuracy: float
+    tolerance: float
+    is_met: bool
+
+
+@dataclass(frozen=True)
+class LabelChanges:
+    """Labels that differ in another precision.
+
+    Attributes:
+        precision: the other one.
+        pictures: how many have another label in it.
+    """
+
+    precision: str
+    pictures: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierEvaluation(EvaluationResult):
+    """What ``vitrine evaluate`` found of a classifier.
+
+    Attributes:
+        metrics: all figures, with n and the precision.
+        expectation: None where nothing was expected.
+        label_changes: None where no other precision was asked for.
+        is_unfinished: the model is of a run whose training has not ended: its best epoch so far.
+    """
+
+    metrics: ClassificationMetrics
+    expectation: Expectation | None = None
+    label_changes: LabelChanges | None = None
+    is_unfinished: bool = False
+
+    @property
+    def missed_expectation(self) -> bool:
+        """Whether an accuracy was expected that is further away than the tolerance."""
+        return self.expectation is not None and not self.expectation.is_met
+
+    def _scores(self) -> Mapping[str, Any]:
+        return self.metrics.to_dict()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; the same evaluation gives the same bytes."""
+        content = super().to_dict()
+        if self.expectation is not None:
+            expectation = self.expectation
+            content["expectation"] = {
+                "accuracy": expectation.accuracy,
+                "tolerance": expectation.tolerance,
+                "met": expectation.is_met,
+            }
+        if self.is_unfinished:
             content["unfinished_run"] = True
-        if self.moved is not None:
-            content["moved_labels"] = {"against": self.moved[0], "pictures": self.moved[1]}
+        if self.label_changes is not None:
+            changes = self.label_changes
+            content["moved_labels"] = {"against": changes.precision, "pictures": changes.pictures}
         return content
 
     def table(self) -> str:
         """The same for a person."""
         lines = [f"{self.model} on {self.data}, {self.split} split", "", metrics_table(self.metrics)]
-        if self.unfinished:
+        if self.is_unfinished:
             lines += ["", "The training of this run has not ended: these are the weights of its best epoch so far."]
         lines += unreadable_lines(self.unreadable)
-        if self.moved is not None:
-            lines += ["", f"{self.moved[1]} of {self.metrics.n} labels differ in {self.moved[0]}."]
-        if self.expected is not None:
-            verdict = "met" if self.met else "MISSED"
-            lines += ["", f"Expected {self.expected:g} within {self.tolerance:g}: {verdict}."]
+        if self.label_changes is not None:
+            changes = self.label_changes
+            lines += ["", f"{changes.pictures} of {self.metrics.n} labels differ in {changes.precision}."]
+        if self.expectation is not None:
+            expectation = self.expectation
+            verdict = "met" if expectation.is_met else "MISSED"
+            lines += ["", f"Expected {expectation.accuracy:g} within {expectation.tolerance:g}: {verdict}."]
         return "\n".join(lines)
 
 
@@ -130,7 +229,7 @@ def evaluate(
     seed: int | None = None,
     architecture: str | None = None,
     progress: Progress = no_progress,
-) -> Evaluation:
+) -> ClassifierEvaluation:
     """Evaluate a model on one split of the data.
 
     Args:
@@ -153,47 +252,57 @@ def evaluate(
     """
     if expect is not None:
         check_expected_accuracy(expect, tolerance)
-    opened = open_classifier(model, precision, architecture)
-    other = None if against is None else in_precision(opened, against)
-    own_seed, fraction = split_of_run(opened.folder)
-    found = open_data(data, seed=own_seed if seed is None else seed, val_fraction=fraction)
-    name = choose_split(found, split)
-    samples = _relabelled(found, name, opened)
-    parts = list(predict_samples(opened, samples, batch_size=batch_size, progress=progress))
-    outputs = join_logits(parts)
-    unreadable = tuple(each for part in parts for each in part.unreadable)
-    metrics = classification_metrics(outputs, opened.labels, precision=opened.precision)
-    moved = None
+    classifier = open_classifier(model, precision, architecture)
+    other = None if against is None else in_precision(classifier, against)
+    settings = split_settings(classifier.folder, seed)
+    dataset = open_data(data, seed=settings.seed, val_fraction=settings.val_fraction)
+    name = choose_split(dataset, split)
+    samples = _with_model_labels(dataset, name, classifier)
+    parts = list(predict_samples(classifier, samples, batch_size=batch_size, progress=progress))
+    logits = join_logits(parts)
+    metrics = classification_metrics(logits, classifier.labels, precision=classifier.precision)
+    changes = None
     if other is not None:
-        again = join_logits(predict_samples(other, samples, batch_size=batch_size, progress=progress))
-        moved = (other.precision, count_changed_labels(outputs, again))
-    met = None if expect is None else is_within_tolerance(metrics.accuracy, expect, tolerance)
-    weights = opened.weights
-    told = is_unfinished(opened), weights.sha256 if weights else None, opened.notes
-    result = Evaluation(model, data, name, metrics, unreadable, expect, tolerance, met, moved, *told)
+        other_logits = join_logits(predict_samples(other, samples, batch_size=batch_size, progress=progress))
+        changes = LabelChanges(other.precision, count_changed_labels(logits, other_logits))
+    expectation = None
+    if expect is not None:
+        is_met = is_within_tolerance(metrics.accuracy, expect, tolerance)
+        expectation = Expectation(expect, tolerance, is_met)
+    weights = classifier.weights
+    result = ClassifierEvaluation(
+        model=model,
+        data=data,
+        split=name,
+        metrics=metrics,
+        unreadable=tuple(each for part in parts for each in part.unreadable),
+        expectation=expectation,
+        label_changes=changes,
+        is_unfinished=is_unfinished(classifier),
+        weights_sha256=weights.sha256 if weights else None,
+        notes=classifier.notes,
+    )
     if out is not None:
-        _write(out, result, outputs, opened.labels)
+        _write(out, result, logits, classifier.labels)
     return result
 
 
-def _relabelled(found: Dataset, split: str, opened: Classifier) -> FiniteSplit:
+def _with_model_labels(data: Dataset, split: str, classifier: Classifier) -> FiniteSplit:
     """The split's samples with labels as the model numbers them."""
-    positions = {label: index for index, label in enumerate(opened.labels)}
-    unknown = [label for label in found.labels if label not in positions]
+    positions = {label: index for index, label in enumerate(classifier.labels)}
+    unknown = [label for label in data.labels if label not in positions]
     if unknown:
-        shown = ", ".join(repr(label) for label in unknown[:5])
+        examples = ", ".join(repr(label) for label in unknown[:5])
         raise DataError(
-            f"{found.reference} has classes that the model does not know: {shown} ({len(unknown)} in all).\n"
-            f"The model's classes: {', '.join(opened.labels[:8])}{' ...' if len(opened.labels) > 8 else ''}"
+            f"{data.reference} has classes that the model does not know: {examples} ({len(unknown)} in all).\n"
+            f"The model's classes: {', '.join(classifier.labels[:8])}{' ...' if len(classifier.labels) > 8 else ''}"
         )
-    mapped = [positions[label] for label in found.labels]
-    return FiniteSplit([replace(s, label=None if s.label is None else mapped[s.label]) for s in found.splits[split]])
+    indices = [positions[label] for label in data.labels]
+    return FiniteSplit([replace(s, label=None if s.label is None else indices[s.label]) for s in data.splits[split]])
 
 
-def _write(out: Path, result: Evaluation, outputs: LabelledLogits, labels: tuple[str, ...]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
-    write_atomically(out / "metrics.json", to_json(result.to_dict()))
-    write_atomically(out / "predictions.csv", predictions_csv(outputs, labels))
+def _write(out: Path, result: ClassifierEvaluation, logits: LabelledLogits, labels: tuple[str, ...]) -> None:
+    metadata = result.write_metrics(out)
+    write_atomically(out / "predictions.csv", predictions_csv(logits, labels))
     write_atomically(out / "confusion.csv", confusion_csv(result.metrics))
-    origin = {"model": result.model, "weights_sha256": result.weights_sha256 or "", "data": result.data}
-    save_confusion_figure(result.metrics, out / "confusion.png", origin | {"split": result.split})
+    save_confusion_figure(result.metrics, out / "confusion.png", metadata)

@@ -70,11 +70,15 @@ def predict_batches(
         precision: "fp32" or "bf16".
         progress: called with pictures done, readable or not, of how many, each time the caller asks for more.
     """
-    was_training, compiled, count = module.training, is_compiled(module), 0
+    was_training, has_compiled_parts, count = module.training, is_compiled(module), 0
     module.eval()
     try:
         for batch in source:
-            with torch.inference_mode(), autocast(device, precision, compiled=compiled), class_token_alone(module):
+            with (
+                torch.inference_mode(),
+                autocast(device, precision, compiled=has_compiled_parts),
+                class_token_alone(module),
+            ):
                 pixels_BCHW = normalise(batch.pixels_BCHW.to(device, non_blocking=True), spec.mean, spec.std)
                 logits_BC = module(pixels_BCHW) if len(pixels_BCHW) else pixels_BCHW.new_zeros(0, 0)
             yield BatchLogits(
@@ -89,7 +93,7 @@ def predict_batches(
 
 
 def predict_samples(
-    opened: Classifier,
+    classifier: Classifier,
     samples: Sequence[Sample],
     *,
     batch_size: int,
@@ -97,14 +101,14 @@ def predict_samples(
     progress: Progress = no_progress,
 ) -> Iterator[BatchLogits]:
     """Load samples and run a classifier over them; see :func:`eval_batches` and :func:`predict_batches`."""
-    source = eval_batches(samples, opened.spec, batch_size=batch_size, workers=workers)
+    source = eval_batches(samples, classifier.spec, batch_size=batch_size, workers=workers)
     return predict_batches(
-        opened.module,
+        classifier.module,
         samples,
         source,
-        opened.spec,
-        device=opened.device,
-        precision=opened.precision,
+        classifier.spec,
+        device=classifier.device,
+        precision=classifier.precision,
         progress=progress,
     )
 

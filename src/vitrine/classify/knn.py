@@ -1,12 +1,12 @@
 """``vitrine knn``: how far a model's frozen features alone get, before anything is trained on them.
 
-Axes: N training pictures, Q pictures that are measured, D features.
+Axes: N training pictures, Q query pictures (those that get a label), D features, C classes, K neighbours.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from vitrine.classify.evaluate import choose_split, split_of_run
+from vitrine.classify.evaluate import choose_split, split_settings
 from vitrine.classify.inference import known_labels, predict_samples
 from vitrine.classify.model import Classifier, open_classifier, place_on_device
 from vitrine.data.samples import Dataset, Sample
@@ -34,6 +34,7 @@ from vitrine.plotting.tables import Table
 from vitrine.results import (
     Interval,
     Progress,
+    Unreadable,
     no_progress,
     none_readable,
     rounded,
@@ -44,24 +45,24 @@ from vitrine.results import (
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import RunRecord, read_json, read_record
 
-NEIGHBOURS = 20
+DEFAULT_K = 20
 TEMPERATURE = 0.07
-_AT_ONCE = 1 << 24  # similarities that exist at a time: 64 MiB
+_SIMILARITIES_AT_ONCE = 1 << 24  # 64 MiB
 
 
 def knn_votes(
-    known_ND: npt.NDArray[np.float32],
+    train_ND: npt.NDArray[np.float32],
     labels_N: npt.NDArray[np.int64],
-    asked_QD: npt.NDArray[np.float32],
+    query_QD: npt.NDArray[np.float32],
     *,
     classes: int,
-    k: int = NEIGHBOURS,
+    k: int = DEFAULT_K,
     temperature: float = TEMPERATURE,
 ) -> npt.NDArray[np.float64]:
     """The votes of the k most similar labelled pictures, by class.
 
     Similarity s is the cosine of two feature vectors, and a neighbour's vote for its own class weighs
-    exp(s / temperature). Of equally similar pictures the earlier ones in ``known_ND`` are the neighbours.
+    exp(s / temperature). Of equally similar pictures the earlier ones in ``train_ND`` are the neighbours.
 
     Source: Z. Wu, Y. Xiong, S. Yu, D. Lin (2018), Unsupervised feature learning via non-parametric instance
     discrimination, CVPR, section 3.4 (arXiv:1805.01978), with its temperature of 0.07; with k = 20 as in M. Caron et
@@ -69,9 +70,9 @@ def knn_votes(
     (arXiv:2104.14294).
 
     Args:
-        known_ND: float32, finite; features of the labelled pictures. A vector of zeros is similar to nothing (s = 0).
+        train_ND: float32, finite; features of the labelled pictures. A vector of zeros is similar to nothing (s = 0).
         labels_N: int64, 0 to C - 1.
-        asked_QD: float32, finite; likewise.
+        query_QD: float32, finite; likewise.
         classes: C.
         k: neighbours that vote, at least 1; all N where there are fewer.
         temperature: above 0.
@@ -82,53 +83,53 @@ def knn_votes(
     Raises:
         ValueError: an argument is outside of its range, or shapes do not fit one another.
     """
-    if k < 1 or temperature <= 0 or not len(known_ND):
-        raise ValueError(f"Expected k >= 1, temperature > 0, N >= 1; got {k}, {temperature:g}, {len(known_ND)}.")
-    if known_ND.shape[1:] != asked_QD.shape[1:] or labels_N.shape != known_ND.shape[:1]:
-        raise ValueError(f"Shapes do not fit: {known_ND.shape}, {labels_N.shape}, {asked_QD.shape}.")
-    known = functional.normalize(torch.from_numpy(known_ND).float(), dim=1)
-    asked = functional.normalize(torch.from_numpy(asked_QD).float(), dim=1)
-    labels, k = torch.from_numpy(labels_N), min(k, len(known_ND))
-    votes_QC = torch.zeros(len(asked), classes, dtype=torch.float64)
-    step = max(1, _AT_ONCE // len(known))
-    for first in range(0, len(asked), step):
-        similar_QK, which_QK = _nearest(asked[first : first + step] @ known.T, k)
-        weights_QK = (similar_QK.double() / temperature).exp()
-        votes_QC[first : first + step].scatter_add_(1, labels[which_QK], weights_QK)
+    if k < 1 or temperature <= 0 or not len(train_ND):
+        raise ValueError(f"Expected k >= 1, temperature > 0, N >= 1; got {k}, {temperature:g}, {len(train_ND)}.")
+    if train_ND.shape[1:] != query_QD.shape[1:] or labels_N.shape != train_ND.shape[:1]:
+        raise ValueError(f"Shapes do not fit: {train_ND.shape}, {labels_N.shape}, {query_QD.shape}.")
+    unit_ND = functional.normalize(torch.from_numpy(train_ND).float(), dim=1)
+    unit_QD = functional.normalize(torch.from_numpy(query_QD).float(), dim=1)
+    labels, k = torch.from_numpy(labels_N), min(k, len(train_ND))
+    votes_QC = torch.zeros(len(unit_QD), classes, dtype=torch.float64)
+    step = max(1, _SIMILARITIES_AT_ONCE // len(unit_ND))
+    for first in range(0, len(unit_QD), step):
+        similarity_QK, indices_QK = _nearest(unit_QD[first : first + step] @ unit_ND.T, k)
+        weights_QK = (similarity_QK.double() / temperature).exp()
+        votes_QC[first : first + step].scatter_add_(1, labels[indices_QK], weights_QK)
     result: npt.NDArray[np.float64] = votes_QC.numpy()
     return result
 
 
-def _nearest(similar_QN: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The k largest of each row and their places; of equal ones the first, which ``topk`` alone does not promise."""
-    values_QK, places_QK = similar_QN.topk(k, dim=1)
-    tied = (similar_QN >= values_QK[:, -1:]).sum(1) > k
-    for row in tied.nonzero()[:, 0].tolist():
-        places_QK[row] = similar_QN[row].sort(descending=True, stable=True).indices[:k]
-    return values_QK, places_QK
+def _nearest(similarity_QN: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row and their columns; of equal ones the first, which ``topk`` alone does not promise."""
+    values_QK, indices_QK = similarity_QN.topk(k, dim=1)
+    has_tie_Q = (similarity_QN >= values_QK[:, -1:]).sum(1) > k
+    for row in has_tie_Q.nonzero()[:, 0].tolist():
+        indices_QK[row] = similarity_QN[row].sort(descending=True, stable=True).indices[:k]
+    return values_QK, indices_QK
 
 
 @dataclass(frozen=True)
-class Guesser:
-    """Something that gave each picture a label.
+class LabelSource:
+    """Something that gave each query picture a label, and how often it was right.
 
     Attributes:
         name: what tables call it.
-        right: by the picture's name, whether its label is right.
+        is_right: by the picture's name, whether its label is right.
     """
 
     name: str
-    right: Mapping[str, bool]
+    is_right: Mapping[str, bool]
 
     @property
     def n(self) -> int:
         """Pictures."""
-        return len(self.right)
+        return len(self.is_right)
 
     @property
     def correct(self) -> int:
         """Pictures with the right label."""
-        return sum(self.right.values())
+        return sum(self.is_right.values())
 
     @property
     def accuracy(self) -> float:
@@ -162,13 +163,13 @@ class KnnResult:
         temperature: of their weights.
         precision: fp32 or bf16: the arithmetic that the features were computed in.
         classes: C.
-        features: numbers that a picture becomes.
-        known: training pictures among which neighbours were looked for.
+        feature_count: D.
+        training_pictures: among which neighbours were looked for.
         majority: always the most frequent class of the training pictures.
         knn: neighbours in the model's own features.
-        start: neighbours in the features of the weights that the run began with; None where MODEL is no run, or its
-            weights cannot be had.
-        head: what the run recorded of the same pictures; None where there is no such record.
+        initial_knn: neighbours in the features of the weights that the run began with; None where MODEL is no run, or
+            its weights cannot be had.
+        recorded_head: what the run recorded of the same pictures; None where there is no such record.
         unreadable: (name, reason) of pictures that count in no figure.
         notes: sentences on weights and decisions.
     """
@@ -180,29 +181,30 @@ class KnnResult:
     temperature: float
     precision: str
     classes: int
-    features: int
-    known: int
-    majority: Guesser
-    knn: Guesser
-    start: Guesser | None = None
-    head: Guesser | None = None
-    unreadable: tuple[tuple[str, str], ...] = ()
+    feature_count: int
+    training_pictures: int
+    majority: LabelSource
+    knn: LabelSource
+    initial_knn: LabelSource | None = None
+    recorded_head: LabelSource | None = None
+    unreadable: tuple[Unreadable, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
-    def rows(self) -> tuple[Guesser, ...]:
+    def rows(self) -> tuple[LabelSource, ...]:
         """Everything that gave labels, the simplest first."""
-        return tuple(each for each in (self.majority, self.start, self.knn, self.head) if each is not None)
+        sources = (self.majority, self.initial_knn, self.knn, self.recorded_head)
+        return tuple(each for each in sources if each is not None)
 
     @property
-    def pairs(self) -> tuple[tuple[Guesser, Guesser], ...]:
+    def pairs(self) -> tuple[tuple[LabelSource, LabelSource], ...]:
         """What says whether fine-tuning helped: before and after it, and the trained head beside no head."""
-        found = [(self.start, self.knn), (self.start or self.knn, self.head)]
-        return tuple((one, other) for one, other in found if one is not None and other is not None)
+        pairs = [(self.initial_knn, self.knn), (self.initial_knn or self.knn, self.recorded_head)]
+        return tuple((one, other) for one, other in pairs if one is not None and other is not None)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the same measurement gives the same bytes."""
-        parts = {"knn_of_starting_weights": self.start, "recorded_head": self.head}
+        parts = {"knn_of_starting_weights": self.initial_knn, "recorded_head": self.recorded_head}
         return {
             "model": self.model,
             "data": self.data,
@@ -211,8 +213,8 @@ class KnnResult:
             "temperature": self.temperature,
             "precision": self.precision,
             "classes": self.classes,
-            "features": self.features,
-            "training_pictures": self.known,
+            "features": self.feature_count,
+            "training_pictures": self.training_pictures,
             **{key: value for key, value in self.knn.to_dict().items() if key != "name"},
             "majority_class": self.majority.to_dict(),
             **{key: each.to_dict() for key, each in parts.items() if each is not None},
@@ -227,8 +229,8 @@ class KnnResult:
         ]
         lines = [
             f"{self.model} on {self.data}, {self.split} split: {self.knn.n:,} pictures, {self.classes} classes",
-            f"{self.k} nearest of {self.known:,} training pictures by cosine of {self.features:,} features, votes "
-            f"weighted by exp(cosine / {self.temperature:g}), {self.precision}",
+            f"{self.k} nearest of {self.training_pictures:,} training pictures by cosine of {self.feature_count:,} "
+            f"features, votes weighted by exp(cosine / {self.temperature:g}), {self.precision}",
             "",
             Table(("labels by", "accuracy", "95 % interval"), tuple(cells)).text(),
         ]
@@ -236,8 +238,8 @@ class KnnResult:
         return "\n".join(lines + unreadable_lines(self.unreadable))
 
 
-def _paired_dict(one: Guesser, other: Guesser) -> dict[str, Any]:
-    counts = count_pairs(one.right, other.right)
+def _paired_dict(one: LabelSource, other: LabelSource) -> dict[str, Any]:
+    counts = count_pairs(one.is_right, other.is_right)
     return {
         "first": one.name,
         "second": other.name,
@@ -247,18 +249,18 @@ def _paired_dict(one: Guesser, other: Guesser) -> dict[str, Any]:
     }
 
 
-def _sentence(one: Guesser, other: Guesser) -> str:
-    counts = count_pairs(one.right, other.right)
+def _sentence(one: LabelSource, other: LabelSource) -> str:
+    counts = count_pairs(one.is_right, other.is_right)
     if not counts.discordant:
         return f"{other.name} beside {one.name}: right on the very same pictures."
     points = 100 * (other.accuracy - one.accuracy)
-    told = f"{other.name} beside {one.name}: {shown_number(points, 1, sign=True)} points"
-    which = f"right alone on {counts.second:,} and {counts.first:,} pictures, exact p {counts.p:.2g}"
-    return f"{told} ({which}){'' if counts.p <= LEVEL else ', which may be chance'}."
+    difference = f"{other.name} beside {one.name}: {shown_number(points, 1, sign=True)} points"
+    unique = f"right alone on {counts.second:,} and {counts.first:,} pictures, exact p {counts.p:.2g}"
+    return f"{difference} ({unique}){'' if counts.p <= LEVEL else ', which may be chance'}."
 
 
 @dataclass(frozen=True, eq=False)
-class FeatureTable:
+class SplitFeatures:
     """Features of the readable pictures of a split.
 
     Attributes:
@@ -271,7 +273,7 @@ class FeatureTable:
     samples: tuple[Sample, ...]
     features_ND: npt.NDArray[np.float32]
     labels_N: npt.NDArray[np.int64]
-    unreadable: tuple[tuple[str, str], ...]
+    unreadable: tuple[Unreadable, ...]
 
 
 def knn(
@@ -279,7 +281,7 @@ def knn(
     data: str,
     *,
     split: str | None = None,
-    k: int = NEIGHBOURS,
+    k: int = DEFAULT_K,
     batch_size: int = 64,
     precision: str = "auto",
     seed: int | None = None,
@@ -308,37 +310,41 @@ def knn(
     """
     if split == "train":
         raise UsageError("--split train: the neighbours are training pictures. Expected validation or test.")
-    opened = open_classifier(model, precision, architecture, features=True)
-    folder = opened.folder
-    own_seed, fraction = split_of_run(folder)
-    found = open_data(data, seed=own_seed if seed is None else seed, val_fraction=fraction)
-    name = split or ("validation" if len(found.splits.get("validation", ())) else choose_split(found, "test"))
-    parts = [_labelled(found, each) for each in ("train", choose_split(found, name))]
+    classifier = open_classifier(model, precision, architecture, features=True)
+    folder = classifier.folder
+    settings = split_settings(folder, seed)
+    dataset = open_data(data, seed=settings.seed, val_fraction=settings.val_fraction)
+    split = choose_split(dataset, split or ("validation" if len(dataset.splits.get("validation", ())) else "test"))
+    parts = [_labelled_samples(dataset, each) for each in ("train", split)]
     run = _own_run(folder)
-    start, told = (None, ()) if run is None else _started_from(run, precision)
-    watch = _Counted(progress, (1 if start is None else 2) * sum(map(len, parts)))
-    known, asked = (_features(opened, part, batch_size, watch) for part in parts)
+    initial, notes = (None, ()) if run is None else _initial_classifier(run, precision)
+    counter = _PictureCounter(progress, (1 if initial is None else 2) * sum(map(len, parts)))
+    train, query = (_features(classifier, part, batch_size, counter) for part in parts)
     record = None if run is None or not run.is_finished else read_record(run.path.name, run)
-    if k > len(known.samples):
-        told = (*told, f"There are {len(known.samples)} training pictures, fewer than {k}: all of them vote.")
+    classes = len(dataset.labels)
+    if k > len(train.samples):
+        notes = (*notes, f"There are {len(train.samples)} training pictures, fewer than {k}: all of them vote.")
+    initial_knn = None
+    if initial is not None:
+        initial_train, initial_query = (_features(initial, part, batch_size, counter) for part in parts)
+        initial_knn = _knn_labels("neighbours before fine-tuning", initial_train, initial_query, classes, k)
+    name = "neighbours in its features" if run else "neighbours in frozen features"
     return KnnResult(
         model=model,
         data=data,
-        split=name,
-        k=min(k, len(known.samples)),
+        split=split,
+        k=min(k, len(train.samples)),
         temperature=TEMPERATURE,
-        precision=opened.precision,
-        classes=len(found.labels),
-        features=known.features_ND.shape[1],
-        known=len(known.samples),
-        majority=_majority(known, asked, found.labels),
-        knn=_voted(
-            "neighbours in its features" if run else "neighbours in frozen features", known, asked, len(found.labels), k
-        ),
-        start=None if start is None else _of_start(start, parts, len(found.labels), k, batch_size, watch),
-        head=None if record is None else _recorded(record, asked, found.labels),
-        unreadable=(*known.unreadable, *asked.unreadable),
-        notes=(*opened.notes, *found.notes, *told),
+        precision=classifier.precision,
+        classes=classes,
+        feature_count=train.features_ND.shape[1],
+        training_pictures=len(train.samples),
+        majority=_majority(train, query, dataset.labels),
+        knn=_knn_labels(name, train, query, classes, k),
+        initial_knn=initial_knn,
+        recorded_head=None if record is None else _recorded_head(record, query, dataset.labels),
+        unreadable=(*train.unreadable, *query.unreadable),
+        notes=(*classifier.notes, *dataset.notes, *notes),
     )
 
 
@@ -349,87 +355,82 @@ def _own_run(folder: Path | None) -> RunFolder | None:
     return RunFolder(folder)
 
 
-class _Counted:
-    """Pictures done over several passes."""
+class _PictureCounter:
+    """Reports pictures done over several passes through the data."""
 
     def __init__(self, progress: Progress, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
+        self._progress, self._total, self._count = progress, total, 0
 
-    def __call__(self, pictures: int) -> None:
-        self.done += pictures
-        self.progress(self.done, self.total)
+    def add(self, pictures: int) -> None:
+        """So many more are done."""
+        self._count += pictures
+        self._progress(self._count, self._total)
 
 
-def _labelled(found: Dataset, split: str) -> tuple[Sample, ...]:
-    samples = tuple(found.splits[choose_split(found, split)])
-    unknown = next((each for each in samples if each.label is None), None)
-    if unknown is not None:
-        raise DataError(f"{unknown.name} of the {split} pictures has no label: neighbours need labelled pictures.")
+def _labelled_samples(data: Dataset, split: str) -> tuple[Sample, ...]:
+    samples = tuple(data.splits[choose_split(data, split)])
+    for sample in samples:
+        if sample.label is None:
+            raise DataError(f"{sample.name} of the {split} pictures has no label: neighbours need labelled pictures.")
     return samples
 
 
-def _features(opened: Classifier, samples: Sequence[Sample], batch_size: int, watch: _Counted) -> FeatureTable:
+def _features(
+    classifier: Classifier, samples: Sequence[Sample], batch_size: int, counter: _PictureCounter
+) -> SplitFeatures:
     parts = []
-    for part in predict_samples(replace(opened, module=PooledFeatures(opened.module)), samples, batch_size=batch_size):
+    headless = replace(classifier, module=PooledFeatures(classifier.module))
+    for part in predict_samples(headless, samples, batch_size=batch_size):
         parts.append(part)
-        watch(len(part.samples) + len(part.unreadable))
+        counter.add(len(part.samples) + len(part.unreadable))
     unreadable = tuple(each for part in parts for each in part.unreadable)
     readable = tuple(sample for part in parts for sample in part.samples)
     if not readable:
         raise none_readable(unreadable)
     features_ND = np.concatenate([part.logits_BC for part in parts if part.samples])
     require_finite([sample.name for sample in readable], features_ND)
-    return FeatureTable(readable, features_ND, known_labels(readable), unreadable)
+    return SplitFeatures(readable, features_ND, known_labels(readable), unreadable)
 
 
-def _voted(name: str, known: FeatureTable, asked: FeatureTable, classes: int, k: int) -> Guesser:
-    votes_QC = knn_votes(known.features_ND, known.labels_N, asked.features_ND, classes=classes, k=k)
-    right_Q = votes_QC.argmax(1) == asked.labels_N
-    return Guesser(name, {each.name: bool(right) for each, right in zip(asked.samples, right_Q, strict=True)})
+def _knn_labels(name: str, train: SplitFeatures, query: SplitFeatures, classes: int, k: int) -> LabelSource:
+    votes_QC = knn_votes(train.features_ND, train.labels_N, query.features_ND, classes=classes, k=k)
+    is_right_Q = votes_QC.argmax(1) == query.labels_N
+    return LabelSource(name, {each.name: bool(right) for each, right in zip(query.samples, is_right_Q, strict=True)})
 
 
-def _majority(known: FeatureTable, asked: FeatureTable, labels: Sequence[str]) -> Guesser:
-    """Of classes that are equally frequent, the first."""
-    most = int(np.bincount(known.labels_N, minlength=len(labels)).argmax())
-    return Guesser(f"always class {labels[most]}", {each.name: each.label == most for each in asked.samples})
+def _majority(train: SplitFeatures, query: SplitFeatures, labels: Sequence[str]) -> LabelSource:
+    """Always the most frequent training class; of classes that are equally frequent, the first."""
+    majority = int(np.bincount(train.labels_N, minlength=len(labels)).argmax())
+    is_right = {each.name: each.label == majority for each in query.samples}
+    return LabelSource(f"always class {labels[majority]}", is_right)
 
 
-def _of_start(
-    start: Classifier, parts: Sequence[Sequence[Sample]], classes: int, k: int, batch_size: int, watch: _Counted
-) -> Guesser:
-    known, asked = (_features(start, part, batch_size, watch) for part in parts)
-    return _voted("neighbours before fine-tuning", known, asked, classes, k)
-
-
-def _started_from(run: RunFolder, precision: str) -> tuple[Classifier | None, tuple[str, ...]]:
+def _initial_classifier(run: RunFolder, precision: str) -> tuple[Classifier | None, tuple[str, ...]]:
     """The model that a run began with, prepared as the run prepared it; or a sentence on why not."""
     recipe = run.read_recipe()
     if recipe.pretrained is False or is_captioner_folder(run.path):
         return None, ("The run began with random weights: there are no features before fine-tuning.",)
     try:
-        built = load_recipe_model(recipe, len(run.read_labels()))
-        assert built.weights is not None
-        recorded = read_json(run.path / "environment.json").get("starting_weights") or {}
-        if built.weights.sha256 != recorded.get("sha256"):
-            raise ModelError(f"{built.weights.path} is not the file that it began with.")
+        initial = load_recipe_model(recipe, len(run.read_labels()))
+        assert initial.weights is not None
+        starting_weights = read_json(run.path / "environment.json").get("starting_weights") or {}
+        if initial.weights.sha256 != starting_weights.get("sha256"):
+            raise ModelError(f"{initial.weights.path} is not the file that it began with.")
     except ModelError as error:
         why = str(error).splitlines()[0]
         return None, (f"The weights that the run began with cannot be had, so they are not measured: {why}",)
-    note = f"Before fine-tuning: {built.weights.path}."
-    return place_on_device(built, (), recipe_input(built, recipe), precision), (note,)
+    note = f"Before fine-tuning: {initial.weights.path}."
+    return place_on_device(initial, (), recipe_input(initial, recipe), precision), (note,)
 
 
-def _recorded(record: RunRecord, asked: FeatureTable, labels: Sequence[str]) -> Guesser | None:
+def _recorded_head(record: RunRecord, query: SplitFeatures, labels: Sequence[str]) -> LabelSource | None:
     """What the run's own head said, where it is of these very pictures and classes."""
-    if {each.name for each in asked.samples} != record.true_labels.keys() or dict(
-        _truths(asked, labels)
-    ) != record.true_labels:
+    true_labels = zip((each.name for each in query.samples), query.labels_N.tolist(), strict=True)
+    if {name: labels[label] for name, label in true_labels} != record.true_labels:
         return None
-    hashed = {(each.name, hashlib.sha256(each.picture.read_bytes()).hexdigest()) for each in asked.samples}
-    if hashed != record.pictures:
+    hashes = {(each.name, hashlib.sha256(each.picture.read_bytes()).hexdigest()) for each in query.samples}
+    if hashes != record.pictures:
         return None
-    return Guesser("the run's own head, as recorded", {name: record.is_correct(name) for name in record.predictions})
-
-
-def _truths(asked: FeatureTable, labels: Sequence[str]) -> Iterator[tuple[str, str]]:
-    return ((each.name, labels[label]) for each, label in zip(asked.samples, asked.labels_N.tolist(), strict=True))
+    return LabelSource(
+        "the run's own head, as recorded", {name: record.is_correct(name) for name in record.predictions}
+    )

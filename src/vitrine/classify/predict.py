@@ -74,32 +74,32 @@ def predict(
         ModelError: the model cannot be used.
     """
     samples = list_pictures(images)
-    opened = open_classifier(model, precision, architecture)
-    weights = opened.weights
-    made_with = {"weights sha256": weights.sha256 if weights else "none", "precision": opened.precision}
+    classifier = open_classifier(model, precision, architecture)
+    weights = classifier.weights
+    made_with = {"weights sha256": weights.sha256 if weights else "none", "precision": classifier.precision}
     with PredictionWriter(
         out,
-        opened.labels,
+        classifier.labels,
         probabilities=probabilities,
-        top=min(top, len(opened.labels)),
+        top=min(top, len(classifier.labels)),
         resume=resume,
         made_with=made_with,
     ) as writer:
         first = writer.resume_after([sample.name for sample in samples], batch_size)
         write_predictions(
             writer,
-            opened,
+            classifier,
             samples[first:],
             batch_size,
             progress=lambda count, _: progress(first + count, len(samples)),
         )
         table = writer.finish()
-    return PredictionResult(table, opened.precision, opened.notes)
+    return PredictionResult(table, classifier.precision, classifier.notes)
 
 
 def write_predictions(
     writer: PredictionWriter,
-    opened: Classifier,
+    classifier: Classifier,
     samples: Sequence[Sample],
     batch_size: int,
     workers: int = -1,
@@ -109,11 +109,11 @@ def write_predictions(
 
     Args:
         writer: of the table.
-        opened: the classifier.
+        classifier: that predicts.
         samples: the pictures that come next in the table.
         batch_size: pictures at a time.
         workers: background processes that load pictures; -1 chooses.
         progress: called with pictures written, as rows or as unreadable, of how many.
     """
-    for part in predict_samples(opened, samples, batch_size=batch_size, workers=workers, progress=progress):
+    for part in predict_samples(classifier, samples, batch_size=batch_size, workers=workers, progress=progress):
         writer.write([sample.name for sample in part.samples], part.logits_BC, part.unreadable)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -190,13 +190,14 @@ def evaluate(
     name.
     """
     from vitrine.caption.evaluate import evaluate_captioner
+    from vitrine.classify.evaluate import EvaluationResult
     from vitrine.classify.evaluate import evaluate as run_evaluation
     from vitrine.models.kind import is_captioner
 
     captioner = is_captioner(model, arch)
     _refuse_options_of_the_other(captioner, expect=expect, against=against, beams=beams, java=java or None, vocab=vocab)
     with show.reading_progress("Evaluating") as progress:
-        result: Any = (
+        result: EvaluationResult = (
             evaluate_captioner(
                 model,
                 data,
@@ -229,7 +230,7 @@ def evaluate(
         )
     show.notes(result.notes)
     show.result(result, result.table, as_json)
-    if result.met is False:
+    if result.missed_expectation:
         raise typer.Exit(1)
 
 

@@ -119,9 +119,9 @@ def caption(
         from vitrine.bulk.jobs import CaptionJob
         from vitrine.bulk.run import caption_in_bulk
 
-        work = CaptionJob(model, arch, vocab, batch_size, images, True, out, settings)
+        job = CaptionJob(model, arch, vocab, batch_size, images, True, out, settings)
         with show.reading_progress("Captioning") as progress:
-            outcome = caption_in_bulk(work, bulk, limit, progress)
+            outcome = caption_in_bulk(job, bulk, limit, progress)
         show.bulk_result(outcome, "captions and figures", as_json)
         return
     with show.reading_progress("Captioning") as progress, show.reading_progress("Downloading") as download:

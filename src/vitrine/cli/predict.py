@@ -59,9 +59,9 @@ def predict(
         from vitrine.bulk.jobs import PredictJob
         from vitrine.bulk.run import predict_in_bulk
 
-        work = PredictJob(model, arch, precision, batch_size, probabilities, top)
+        job = PredictJob(model, arch, precision, batch_size, probabilities, top)
         with show.reading_progress("Predicting") as progress:
-            outcome = predict_in_bulk(work, images, out, settings, progress)
+            outcome = predict_in_bulk(job, images, out, settings, progress)
         show.bulk_result(outcome, "predictions", as_json)
         return
     from vitrine.classify.predict import predict as run_prediction

@@ -84,9 +84,9 @@ def bulk_result(value: BulkResult, what: str, as_json: bool) -> None:
     notes(value.notes)
     if as_json:
         json(value)
-    earlier = f", {value.before} of them from before" if value.before else ""
+    earlier = f", {value.resumed_parts} of them from before" if value.resumed_parts else ""
     parts = count_of(value.parts, "part")
-    typer.echo(f"{value.rows} {what} in {value.result} ({value.precision}; {parts}{earlier}).", err=True)
+    typer.echo(f"{value.rows} {what} in {value.out} ({value.precision}; {parts}{earlier}).", err=True)
     unreadable(value.unreadable, value.unreadable_count, value.unreadable_table)
 
 
