@@ -43,7 +43,7 @@ class EnvironmentMismatchError(VitrineError):
     """Installed libraries do not fit one another."""
 
 
-def one_line(error: object, limit: int = 200) -> str:
+def error_summary(error: object, limit: int = 200) -> str:
     """What another library says, for the middle of a sentence of ours: one line of at most ``limit`` characters.
 
     An error without a message is named by its type.
@@ -67,7 +67,7 @@ def environment_mismatch(error: BaseException) -> EnvironmentMismatchError | Non
         return None
     versions = " and ".join(f"{name} {_installed(name)}" for name in ("torch", "torchvision"))
     return EnvironmentMismatchError(
-        f"torchvision cannot be imported ({one_line(error, 120)}). Installed: {versions}.\n"
+        f"torchvision cannot be imported ({error_summary(error, 120)}). Installed: {versions}.\n"
         "Install two that were released together and built alike: pip install --upgrade torch torchvision"
     )
 

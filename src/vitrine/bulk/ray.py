@@ -16,7 +16,7 @@ from typing import Any
 
 from vitrine.bulk.ledger import FinishedPart
 from vitrine.bulk.worker import Job, Part, PartWorker, to_vitrine_error
-from vitrine.errors import EnvironmentMismatchError, RunError, UsageError
+from vitrine.errors import EnvironmentMismatchError, RunError, UsageError, error_summary
 from vitrine.runs.environment import redirect_native_stderr
 
 _OBJECT_STORE_BYTES = 256 << 20  # only descriptions of parts go through it, no pictures
@@ -169,7 +169,7 @@ def _connect(ray: Any, failure: str, **settings: Any) -> None:
     try:
         ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **settings)
     except Exception as error:  # ConnectionError, ValueError, RuntimeError, TimeoutError by what is wrong
-        raise RunError(f"{failure}: {' '.join(str(error).split())[:200]}") from error
+        raise RunError(f"{failure}: {error_summary(error)}") from error
 
 
 def worker_pool(ray: Any, workers: int = 0) -> Pool:

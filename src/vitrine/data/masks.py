@@ -25,7 +25,7 @@ from vitrine.data.decode import FORMATS, MAX_PIXELS, FilePicture, decode, descri
 from vitrine.data.image_folder import SPLIT_NAMES, walk
 from vitrine.data.samples import Sample
 from vitrine.data.scenes.dataset import ScenePicture
-from vitrine.errors import DataError, PictureError
+from vitrine.errors import DataError, PictureError, error_summary
 from vitrine.results import and_n_more
 
 _OVERSAMPLING = 5  # odd, so that a pixel has a middle
@@ -90,7 +90,7 @@ def _document(file: Path) -> Any:
     try:
         return json.loads(FilePicture(file).read_bytes())
     except (PictureError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} cannot be read as COCO instances: {' '.join(str(error).split())[:120]}.") from error
+        raise DataError(f"{file} cannot be read as COCO instances: {error_summary(error, 120)}.") from error
 
 
 def _shapes_by_picture(

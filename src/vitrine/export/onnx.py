@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from vitrine.config.preprocessing import InputSpec
-from vitrine.errors import ModelError
+from vitrine.errors import ModelError, error_summary
 from vitrine.export.compare import LoadedExport, describe_input, import_library, parse_input
 from vitrine.version import __version__
 
@@ -54,7 +54,7 @@ def _traced(module: nn.Module, spec: InputSpec) -> torch.export.ExportedProgram:
     try:
         program = torch.export.export(_Deployed(module).eval(), (example,), dynamic_shapes=_ANY_NUMBER)
     except Exception as error:  # whatever a model's code makes torch's tracer stumble over
-        told = " ".join(str(error).split())[:300]
+        told = error_summary(error, 300)
         raise ModelError(f"{type(module).__name__} cannot be traced by torch.export: {told}") from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
@@ -127,7 +127,7 @@ def write_onnx(folder: Path, module: nn.Module, labels: Sequence[str], spec: Inp
                 opset_version=_OPSET[precision],
             )
         except Exception as error:  # operators that ONNX has no word for
-            told = " ".join(str(error).split())[:300]
+            told = error_summary(error, 300)
             raise ModelError(f"{type(module).__name__} cannot be written as ONNX: {told}") from error
     for key, value in _note(labels, spec).items():
         program.model.metadata_props[key] = json.dumps(value, ensure_ascii=False)
@@ -149,7 +149,7 @@ def read_onnx(folder: Path, precision: str) -> LoadedExport:
     try:
         session = runtime.InferenceSession(folder / ONNX, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no base of their own
-        told = " ".join(str(error).split())[:200]
+        told = error_summary(error)
         remedy = "\nExport it with --precision fp32." if precision != "fp32" else ""
         raise ModelError(
             f"onnxruntime on the CPU cannot run this model in {precision}, so the file cannot be compared with the run "

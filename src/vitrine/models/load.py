@@ -16,7 +16,7 @@ from torch import nn
 
 from vitrine.config import Recipe
 from vitrine.config.preprocessing import InputSpec
-from vitrine.errors import ModelError, one_line
+from vitrine.errors import ModelError, error_summary
 from vitrine.models.checkpoints.base import ConvertedCheckpoint, count_names, explain_mismatch, group_size_mismatches
 from vitrine.models.checkpoints.heads import attach_head, head_modules
 from vitrine.models.checkpoints.state_dict import Shape
@@ -412,7 +412,7 @@ def _creation_error(
     checkpoint: ConvertedCheckpoint | None,
 ) -> ModelError:
     """What timm could not build or load, in our own words."""
-    reason = one_line(error, 300)
+    reason = error_summary(error, 300)
     if "argument" in reason and isinstance(error, TypeError):
         return ModelError(f"{reference.architecture} does not take these model_args: {reason}")
     what = "it cannot be built" if checkpoint is None else f"the weights in {checkpoint.path} do not fit"

@@ -13,7 +13,7 @@ from xml.parsers import expat
 
 from PIL import Image
 
-from vitrine.errors import DataError
+from vitrine.errors import DataError, error_summary
 from vitrine.version import __version__
 
 PREFIX = "vitrine:"
@@ -122,7 +122,7 @@ def _png_texts(path: Path) -> dict[str, str]:
         with warnings.catch_warnings(action="ignore"), Image.open(path, formats=("PNG",)) as picture:
             texts = {str(key): str(value) for key, value in picture.info.items() if isinstance(value, str)}
     except Exception as error:  # parsers of foreign bytes raise far more than they document
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reason = error_summary(error, 120)
         raise DataError(f"{path} is a damaged PNG file: {reason}.") from error
     return _limited(path, texts)
 
@@ -139,7 +139,7 @@ def _svg_texts(path: Path) -> dict[str, str]:
                     break
         description = json.loads(reader.texts.get(_DESCRIPTION) or "{}")
     except Exception as error:  # an encoding that Python does not know is a LookupError, and there will be others
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reason = error_summary(error, 120)
         raise DataError(f"{path} is no SVG figure that can be read: {reason}.") from error
     if not isinstance(description, dict) or not all(isinstance(value, str) for value in description.values()):
         raise DataError(f"{path} is not a figure of vitrine: its description is not what vitrine writes.")

@@ -19,7 +19,7 @@ from typing import Any
 from vitrine.data.decode import FilePicture, promised_format
 from vitrine.data.image_folder import SPLIT_NAMES, entries, is_folder, printable
 from vitrine.data.manifest import PATH_COLUMNS, SPLIT_COLUMNS, has_columns
-from vitrine.errors import DataError, PictureError
+from vitrine.errors import DataError, PictureError, error_summary
 from vitrine.results import and_n_more
 
 _MAX_SAMPLED = 64  # pictures that are looked for, to tell in which folder they are
@@ -249,7 +249,7 @@ def _read_rows(file: Path, reader: Callable[[Path], Iterator[_Row]]) -> Iterator
     try:
         yield from reader(file)
     except (OSError, ValueError, RecursionError, csv.Error) as error:
-        raise DataError(f"{file} cannot be read as captions: {' '.join(str(error).split())[:160]}.") from error
+        raise DataError(f"{file} cannot be read as captions: {error_summary(error, 160)}.") from error
 
 
 def _read_delimited(file: Path) -> Iterator[_Row]:
@@ -294,7 +294,7 @@ def read_lines(file: Path) -> Iterator[tuple[int, str]]:
                     raise DataError(f"{file}, line {number} has more than {_LONGEST_LINE:,} characters.")
                 yield number, line
     except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read as text: {' '.join(str(error).split())[:160]}.") from error
+        raise DataError(f"{file} cannot be read as text: {error_summary(error, 160)}.") from error
 
 
 def caption_texts(value: object, where: str) -> list[object]:
@@ -413,7 +413,7 @@ def _document(file: Path) -> Any:
     try:
         return json.loads(FilePicture(file).read_bytes())
     except (PictureError, ValueError, RecursionError, MemoryError) as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reason = error_summary(error, 120)
         raise DataError(f"{file} cannot be read as captions: {reason}.") from error
 
 

@@ -25,7 +25,7 @@ from vitrine.data.samples import Sample
 from vitrine.data.scenes.background import COLOUR_NAMES
 from vitrine.data.scenes.dataset import ScenePicture
 from vitrine.data.scenes.shapes import FAMILIES
-from vitrine.errors import DataError, PictureError
+from vitrine.errors import DataError, PictureError, error_summary
 
 Mask = npt.NDArray[np.bool_]
 Mention = tuple[int, int, int]  # start and end among the characters, index of the region
@@ -248,7 +248,7 @@ def _scene_facts(file: Path, names: set[str]) -> dict[str, _Facts]:
             if entry["file"] in names:
                 facts[entry["file"]] = _facts(entry, f"{file}, line {number}")
     except (PictureError, ValueError, RecursionError) as error:
-        raise DataError(f"{file} cannot be read as scenes: {' '.join(str(error).split())[:120]}.") from error
+        raise DataError(f"{file} cannot be read as scenes: {error_summary(error, 120)}.") from error
     return facts
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-from vitrine.errors import ModelError
+from vitrine.errors import ModelError, error_summary
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -96,7 +96,7 @@ def build_image_model(name: str, args: Mapping[str, Any], frozen_norm: bool) -> 
     try:
         module: nn.Module = timm.create_model(name, pretrained=False, **norm, **args)
     except Exception as error:  # names and arguments from outside: timm checks neither before it uses them
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = error_summary(error, 300)
         raise ModelError(f"The image encoder {name!r} cannot be built with {dict(args)}: {reason}") from error
     return module
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from vitrine.config import CaptionSpec
 from vitrine.config.preprocessing import CaptionInput
-from vitrine.errors import ModelError
+from vitrine.errors import ModelError, error_summary
 from vitrine.models.captioner.backbone import build_image_model
 from vitrine.models.captioner.config import CaptionModelConfig
 from vitrine.models.captioner.model import CaptionModel
@@ -116,7 +116,7 @@ def _has_patches(reference: ModelReference) -> bool:
         try:
             return hasattr(timm.create_model(reference.architecture, **reference.model_args), "patch_embed")
         except Exception as error:  # arguments from a file: timm checks none before it uses them
-            raise ModelError(f"{reference.text} cannot be built: {' '.join(str(error).split())[:200]}") from error
+            raise ModelError(f"{reference.text} cannot be built: {error_summary(error)}") from error
 
 
 def _convolutions(
@@ -144,6 +144,6 @@ def _convolutions(
         module.load_state_dict(stored, strict=False)  # names were compared above; the head alone is left out
     except RuntimeError as error:
         raise ModelError(
-            f"{weights.path} does not fit {reference.architecture}: {' '.join(str(error).split())[:240]}"
+            f"{weights.path} does not fit {reference.architecture}: {error_summary(error, 240)}"
         ) from error
     return module, weights

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vitrine.errors import ModelError, WeightsUnavailableError
+from vitrine.errors import ModelError, WeightsUnavailableError, error_summary
 from vitrine.io.hub_cache import NETWORK_OFF, is_offline, note_use
 from vitrine.models.cache import RELEASES, release_path
 from vitrine.models.captioner.config import catr_config
@@ -222,7 +222,7 @@ def fetch_release(name: str, progress: Progress | None = None) -> Path:
                 "Make room, or choose another folder: --cache DIR, or the environment's VITRINE_CACHE."
             ) from error
         raise WeightsUnavailableError(
-            f"{name} is needed and is not in {path.parent}: {' '.join(str(error).split()) or type(error).__name__}.\n"
+            f"{name} is needed and is not in {path.parent}: {error_summary(error)}.\n"
             f"Download {RELEASES[name]} on another machine and save it as {path}, or name the file with --arch catr."
         ) from error
     finally:

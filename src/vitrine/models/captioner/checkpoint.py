@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from vitrine.config.preprocessing import CaptionInput
-from vitrine.errors import ModelError
+from vitrine.errors import ModelError, error_summary
 from vitrine.io.files import atomic_path, to_json, write_atomically
 from vitrine.models.captioner.config import CaptionModelConfig
 from vitrine.models.captioner.model import CaptionModel
@@ -97,6 +97,6 @@ def load_captioner_checkpoint(folder: Path) -> CaptionerCheckpoint:
     try:
         model.load_state_dict(stored, assign=True)
     except RuntimeError as error:
-        told = " ".join(str(error).split())[:240]
+        told = error_summary(error, 240)
         raise ModelError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {told}") from error
     return CaptionerCheckpoint(model.eval(), prepared, folder / WEIGHTS, folder / WORDS, marks)

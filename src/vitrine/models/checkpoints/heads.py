@@ -12,7 +12,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from vitrine.errors import ModelError, one_line
+from vitrine.errors import ModelError, error_summary
 from vitrine.models.checkpoints.base import Readout
 
 _HEAD_MODULES = {"representation": ("head", "pre_logits"), "class and mean": ("head",)}
@@ -62,7 +62,7 @@ def attach_head(module: nn.Module, readout: Readout, tensors: Mapping[str, Tenso
         with torch.inference_mode():
             module.forward_head(torch.zeros(1, 3, width))  # type: ignore[operator]
     except (KeyError, IndexError, RuntimeError) as error:
-        raise ModelError(f"The head of the weights cannot be used: {one_line(error)}.") from error
+        raise ModelError(f"The head of the weights cannot be used: {error_summary(error)}.") from error
 
 
 def _linear(tensors: Mapping[str, Tensor], name: str) -> nn.Linear:

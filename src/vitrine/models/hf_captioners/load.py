@@ -12,7 +12,7 @@ import torch
 from tokenizers import Tokenizer
 
 from vitrine.config.preprocessing import ProcessorInput
-from vitrine.errors import ModelError
+from vitrine.errors import ModelError, error_summary
 from vitrine.models.checkpoints.state_dict import open_weights
 from vitrine.models.checkpoints.transformers import read_json
 from vitrine.models.hf_captioners.base import LibraryCaptioner, quiet, transformers_library
@@ -151,7 +151,7 @@ def read_image_settings(library: Any, path: Path, wanted: tuple[int, int]) -> Pr
         processor = getattr(library, f"{name}Pil").from_dict(content)
         settings = _settings(processor)
     except (TypeError, ValueError, KeyError) as error:
-        raise ModelError(f"{path} does not say how pictures are prepared: {_first_words(error)}.") from error
+        raise ModelError(f"{path} does not say how pictures are prepared: {error_summary(error, 160)}.") from error
     smallest = settings.resize if isinstance(settings.resize, int) else min(settings.resize)
     if settings.size != wanted or (settings.crop and smallest < max(settings.crop)):
         raise ModelError(
@@ -188,10 +188,6 @@ def _pixels(size: tuple[int, int] | None) -> str:
     return f"{size[0]} x {size[1]} pixels" if size else "different sizes"
 
 
-def _first_words(error: Exception) -> str:
-    return " ".join(str(error).split())[:160].rstrip(".") or type(error).__name__
-
-
 _CLASSES = {
     "blip": "BlipForConditionalGeneration",
     "git": "GitForCausalLM",
@@ -222,7 +218,7 @@ def load_library_model(library: Any, files: CaptionerFiles) -> Any:
             config = model_class.config_class.from_dict(files.config)
         except Exception as error:  # checks of values differ from one part of the library to the next
             raise ModelError(
-                f"{files.config_path} does not describe a {kind} model: {_one_line(error)}.\n"
+                f"{files.config_path} does not describe a {kind} model: {error_summary(error)}.\n"
                 "Expected the config.json that transformers wrote with these weights."
             ) from error
         options: dict[str, Any] = {}
@@ -243,7 +239,7 @@ def load_library_model(library: Any, files: CaptionerFiles) -> Any:
             )
         except Exception as error:  # likewise
             raise ModelError(
-                f"{files.weights.path} cannot be loaded into a {kind} model: {_one_line(error)}."
+                f"{files.weights.path} cannot be loaded into a {kind} model: {error_summary(error)}."
             ) from error
     _require_fit(files, found, kind)
     return model.eval()
@@ -257,7 +253,7 @@ def _require_fit(files: CaptionerFiles, found: Any, kind: str) -> None:
     if told or found["error_msgs"]:
         raise ModelError(
             f"{files.weights.path} does not fit {_CLASSES[kind]} as {files.config_path.name} describes it: "
-            f"{told or _one_line(found['error_msgs'][0])}.\nGive the files that transformers saved together."
+            f"{told or error_summary(found['error_msgs'][0])}.\nGive the files that transformers saved together."
         )
 
 
@@ -268,10 +264,6 @@ def _listed(fault: str, names: list[str]) -> str:
 
 def _shape(size: Any) -> str:
     return " x ".join(map(str, size)) or "a scalar"
-
-
-def _one_line(error: object) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
 
 _ROLES = ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_id")
