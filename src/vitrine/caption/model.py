@@ -137,9 +137,11 @@ def _load_run(folder: Path, vocabulary: Path | None) -> LoadedCaptioner:
     if vocabulary is not None:
         raise ModelError(f"{folder} has word pieces of its own: leave --vocab {vocabulary} out.")
     checkpoint = load_captioner_checkpoint(folder)
-    model, marks = checkpoint.model, checkpoint.marks
-    model.vocabulary = read_vocabulary(checkpoint.words, start=marks["start"], end=marks["end"], pad=marks["pad"])
-    _check_size(model, checkpoint.words)
+    model, special = checkpoint.model, checkpoint.special_tokens
+    model.vocabulary = read_vocabulary(
+        checkpoint.vocabulary, start=special["start"], end=special["end"], pad=special["pad"]
+    )
+    _check_size(model, checkpoint.vocabulary)
     weights = WeightsFile(checkpoint.weights, str(checkpoint.weights))
     return LoadedCaptioner(model, checkpoint.input, weights, weights_notes(weights, folder), folder)
 

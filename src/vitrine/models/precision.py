@@ -23,23 +23,23 @@ from torch.utils.weak import WeakIdKeyDictionary, WeakTensorKeyDictionary
 
 
 @cache
-def packs(dtype: torch.dtype) -> bool:
+def can_pack(dtype: torch.dtype) -> bool:
     """Whether torch has these products for this type."""
     weight = torch.eye(16, dtype=dtype)
     try:
-        made = linear(weight, pack_linear(weight), weight[0])
+        made = packed_linear(weight, pack_linear(weight), weight[0])
     except (AttributeError, RuntimeError, TypeError):  # not built in, not for this type, or with other arguments
         return False
     return torch.equal(made, weight + weight[0])
 
 
 def pack_linear(weight_OI: Tensor) -> Tensor:
-    """A copy of a linear layer's weights for :func:`linear`; an opaque tensor of the same size and type."""
+    """A copy of a linear layer's weights for :func:`packed_linear`; an opaque tensor of the same size and type."""
     packed: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach(), None)
     return packed
 
 
-def linear(x_NI: Tensor, packed: Tensor, bias_O: Tensor | None) -> Tensor:
+def packed_linear(x_NI: Tensor, packed: Tensor, bias_O: Tensor | None) -> Tensor:
     """(..., O): what ``torch.nn.functional.linear`` gives, in the type of the three."""
     made: Tensor = torch.ops.mkldnn._linear_pointwise(x_NI, packed, bias_O, "none", [], "")
     return made
@@ -209,11 +209,11 @@ def _multiplied(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
         or input.numel() < _MANY * weight.shape[1]
         or torch.get_autocast_dtype("cpu") != torch.bfloat16
         or not torch.is_autocast_enabled("cpu")  # a part of the model may have switched it off for itself
-        or not packs(torch.bfloat16)
+        or not can_pack(torch.bfloat16)
     ):
         return None
     packed = _packed(weight)
-    return linear(input.to(torch.bfloat16), packed, None if bias is None else bias.to(torch.bfloat16))
+    return packed_linear(input.to(torch.bfloat16), packed, None if bias is None else bias.to(torch.bfloat16))
 
 
 def _packed(weight: nn.Parameter) -> Tensor:

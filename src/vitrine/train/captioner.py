@@ -21,7 +21,7 @@ from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTrans
 from vitrine.data.loader import Batch, BatchShard, PictureLoader
 from vitrine.data.samples import Sample, Split
 from vitrine.models.captioner.build import LoadedCaptioner, build_captioner
-from vitrine.models.captioner.checkpoint import WORDS, save_captioner_checkpoint
+from vitrine.models.captioner.checkpoint import VOCABULARY, save_captioner_checkpoint
 from vitrine.models.captioner.model import CaptionModel, Features
 from vitrine.models.finetune import captioner_parameter_groups
 from vitrine.models.kind import is_captioner
@@ -268,4 +268,4 @@ class CaptionerTask:
             accuracy=forced.accuracy,
             scores=score_captions(predictions.captions, samples).to_dict(),
         )
-        return metrics.to_dict() | {VOCABULARY_SHA256: file_sha256(run.path / WORDS)}
+        return metrics.to_dict() | {VOCABULARY_SHA256: file_sha256(run.path / VOCABULARY)}

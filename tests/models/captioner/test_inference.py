@@ -25,7 +25,7 @@ from vitrine.config.preprocessing import CaptionInput
 from vitrine.data.captions.transforms import CaptionTransform
 from vitrine.data.decode import BytesPicture
 from vitrine.data.samples import Sample
-from vitrine.models import precision as onednn
+from vitrine.models import precision
 from vitrine.models.captioner import CaptionModel, CaptionModelConfig, prepare_for_prediction
 from vitrine.models.captioner import inference as packed
 from vitrine.models.captioner.backbone import FrozenBatchNorm2d, fold_frozen_norms
@@ -37,9 +37,10 @@ from vitrine.models.captioner.inference import (
     has_bf16_image_encoder,
     pack_bottlenecks,
 )
+from vitrine.models.precision import can_pack
 
 # The layers that are tested compute as their base class without oneDNN, which then is all that these tests compare.
-HAS_COPIES = onednn.packs(torch.float32)
+CAN_PACK = can_pack(torch.float32)
 CPU = torch.device("cpu")
 
 
@@ -88,9 +89,9 @@ def _without_gradients() -> Iterator[None]:
 @pytest.fixture(params=["packed", "plain"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """With oneDNN's packed products, and as where torch has none; every linear layer counts as large."""
-    monkeypatch.setattr(packed, "_LARGE", 1)
+    monkeypatch.setattr(packed, "_MIN_PACKED_WEIGHTS", 1)
     if request.param == "plain":
-        monkeypatch.setattr(onednn, "packs", lambda _: False)
+        monkeypatch.setattr(precision, "can_pack", lambda _: False)
     return str(request.param)
 
 
@@ -104,7 +105,7 @@ def test_a_packed_linear_layer_is_a_linear_layer(shape: tuple[int, ...], dtype: 
     expected = functional.linear(x.double(), linear.weight.double(), linear.bias.double())
     assert found.dtype == dtype
     assert (found - expected).abs().max() < within
-    assert (layer._copy is not None) == (onednn.packs(dtype) and x.numel() > 48)
+    assert (layer._packed_weight is not None) == (can_pack(dtype) and x.numel() > 48)
     assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
     assert layer.weight is linear.weight
 
@@ -113,14 +114,14 @@ def test_the_second_copy_follows_casts_and_is_forgotten() -> None:
     layer, x = PackedLinear(nn.Linear(16, 32)), torch.randn(4, 16)
     before = layer(x)
     layer.weight.mul_(2)
-    layer.forget()
+    layer.drop_packed_weight()
     assert torch.allclose(layer(x) - layer.bias, 2 * (before - layer.bias), atol=1e-5)
     layer.to(torch.bfloat16)
-    assert layer._copy is None
+    assert layer._packed_weight is None
     assert layer(x.bfloat16()).dtype == torch.bfloat16
     layer.float()(x)
     again = copy.deepcopy(layer)
-    assert again._copy is None
+    assert again._packed_weight is None
     assert torch.allclose(again(x), functional.linear(x, again.weight, again.bias), atol=1e-5)
 
 
@@ -130,7 +131,7 @@ def test_with_gradients_and_under_autocast_it_is_torch_s_own_layer() -> None:
         assert layer(x).dtype == torch.bfloat16
     with torch.enable_grad():
         layer(x).sum().backward()
-    assert layer._copy is None
+    assert layer._packed_weight is None
     assert torch.allclose(layer.weight.grad, x.sum(0).expand(32, 16), atol=1e-5)  # type: ignore[arg-type]
 
 
@@ -152,8 +153,8 @@ def test_packed_bottlenecks_are_timm_s(way: str, stage: str, size: tuple[int, in
         assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
         x = torch.randn(1, x.shape[1], size[1], size[0])  # copies were laid out for another size
     assert list(blocks.state_dict()) == names
-    if way == "packed" and HAS_COPIES:
-        assert all(each._copy is not None for each in blocks.modules() if isinstance(each, PackedConvolution))
+    if way == "packed" and CAN_PACK:
+        assert all(each._packed_weight is not None for each in blocks.modules() if isinstance(each, PackedConvolution))
 
 
 @pytest.mark.parametrize(
@@ -189,8 +190,12 @@ def test_a_captioner_made_ready_says_the_same(way: str) -> None:
     same(final_captions(greedy(model, encoder_output)), expected[0])
     same(final_captions(beam_search(model, encoder_output, 4)), expected[1])
     assert (logits[0] - logits[1]).abs().max() > 0.01  # the pictures matter
-    copies = [each._copy is not None for each in model.modules() if isinstance(each, PackedLinear | PackedConvolution)]
-    assert all(copies) if way == "packed" and HAS_COPIES else not any(copies)
+    copies = [
+        each._packed_weight is not None
+        for each in model.modules()
+        if isinstance(each, PackedLinear | PackedConvolution)
+    ]
+    assert all(copies) if way == "packed" and CAN_PACK else not any(copies)
 
 
 def test_rounded_images_leave_words_in_float32(way: str) -> None:

@@ -1,4 +1,4 @@
-"""The image encoder: one stage of a timm model as a grid of features, for convolutions and transformers alike.
+"""The captioner's image encoder: one stage of a timm model as a grid of features, convolutional or transformer.
 
 Letters: B pictures, H, W pixel rows and columns, R, C rows and columns of the feature grid, D channels.
 """
@@ -19,8 +19,8 @@ from vitrine.errors import ModelError, error_summary
 class FrozenBatchNorm2d(nn.Module):
     """Batch norm whose statistics and weights are fixed: ``(x - mean) / sqrt(var + eps) * weight + bias``.
 
-    Buffers, so that no optimizer sees them; there is no ``num_batches_tracked``. As in torchvision and DETR, with the
-    constructor arguments that timm gives to a norm.
+    They are buffers, so that no optimizer sees them; there is no ``num_batches_tracked``. As in torchvision and DETR,
+    but with the constructor arguments that timm gives to a norm.
     """
 
     weight: Tensor
@@ -47,13 +47,12 @@ class ImageEncoder(nn.Module):
     Attributes:
         body: the timm model, without what comes after the stage.
         channels: of the features, D.
-        wholes: whether it takes pictures as they are and cannot have padded pixels, as a transformer, whose tokens
-            all look at one another.
+        is_vision_transformer: whether it is one: all tokens attend to one another, so pixels cannot be padded.
     """
 
     def __init__(self, body: nn.Module, stage: int = -1) -> None:
         super().__init__()
-        self.wholes = hasattr(body, "patch_embed")
+        self.is_vision_transformer = hasattr(body, "patch_embed")
         timm_model: Any = body
         try:
             self._stage = int(timm_model.prune_intermediate_layers([stage], prune_norm=False, prune_head=True)[0])
@@ -81,7 +80,7 @@ class ImageEncoder(nn.Module):
                 f"{size[0]} x {size[1]}.\nPrepare them so, or build it with image_args = {{'dynamic_img_size': True}}."
             )
         features: list[Tensor] = body.forward_intermediates(
-            pixels_BHW, indices=[self._stage], norm=self.wholes, stop_early=True, intermediates_only=True
+            pixels_BHW, indices=[self._stage], norm=self.is_vision_transformer, stop_early=True, intermediates_only=True
         )
         return features[0]
 
@@ -105,14 +104,14 @@ def build_image_model(name: str, args: Mapping[str, Any], frozen_norm: bool) -> 
 def fold_frozen_norms(module: nn.Module) -> int:
     """Fold every :class:`FrozenBatchNorm2d` into the convolution before it, in place; for prediction only.
 
-    The result computes the same up to rounding; its state dict has other names, so save before folding. A norm belongs
+    The module computes the same up to rounding; its state dict has other names, so save before folding. A norm belongs
     to the convolution that was registered immediately before it, as in timm's ResNets (conv1, bn1; downsample.0, .1),
     or to the last one of a sequence there (a stem of three convolutions).
 
     Returns:
-        how many were folded.
+        the number of norms.
     """
-    folded = 0
+    count = 0
     for parent in list(module.modules()):
         before: nn.Module | None = None
         for name, child in list(parent.named_children()):
@@ -124,6 +123,6 @@ def fold_frozen_norms(module: nn.Module) -> int:
                 )  # fmt: skip
                 convolution.bias = bias
                 setattr(parent, name, nn.Identity())
-                folded += 1
+                count += 1
             before = child
-    return folded
+    return count

@@ -1,4 +1,4 @@
-"""A captioner in a folder of its own: weights, settings and word pieces, as a run holds them."""
+"""A captioner saved in a folder: weights, settings and vocabulary, as a run has them."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ from vitrine.models.captioner.config import CaptionModelConfig
 from vitrine.models.captioner.model import CaptionModel
 
 ARCHITECTURE = "vitrine-captioner"
-WEIGHTS, CONFIG, WORDS = "model.safetensors", "config.json", "tokenizer.json"
+WEIGHTS, CONFIG, VOCABULARY = "model.safetensors", "config.json", "tokenizer.json"
 
 
 @dataclass(frozen=True)
 class CaptionerCheckpoint:
-    """What a folder held.
+    """A captioner that was read from a folder.
 
     Attributes:
         model: float32, on the CPU, in eval mode; its ``vocabulary`` is None.
         input: how its pictures are prepared.
-        weights: the file.
-        words: the file of its word pieces.
-        marks: the pieces that start and end a caption and fill it up, under ``start``, ``end`` and ``pad``.
+        weights: path of its weights.
+        vocabulary: path of its vocabulary.
+        special_tokens: those that start and end a caption and fill it up, under ``start``, ``end`` and ``pad``.
     """
 
     model: CaptionModel
     input: CaptionInput
     weights: Path
-    words: Path
-    marks: Mapping[str, str]
+    vocabulary: Path
+    special_tokens: Mapping[str, str]
 
 
-def save_captioner_checkpoint(folder: Path, model: CaptionModel, prepared: CaptionInput) -> None:
-    """Write weights, settings and word pieces; each file whole or not at all, weights last.
+def save_captioner_checkpoint(folder: Path, model: CaptionModel, spec: CaptionInput) -> None:
+    """Write weights, settings and vocabulary; each file whole or not at all, weights last.
 
     Args:
         folder: exists.
-        model: with its vocabulary, not made ready to predict.
-        prepared: how its pictures are prepared.
+        model: with its vocabulary; not one that was prepared for prediction.
+        spec: how its pictures are prepared.
     """
-    words = model.vocabulary
-    marks = {role: words.token(getattr(words, role)) for role in ("start", "end", "pad")}
-    parts = {"captioner": model.config.to_dict(), "input": asdict(prepared), "marks": marks}
+    vocabulary = model.vocabulary
+    special_tokens = {role: vocabulary.token(getattr(vocabulary, role)) for role in ("start", "end", "pad")}
+    parts = {"captioner": model.config.to_dict(), "input": asdict(spec), "marks": special_tokens}
     settings = {"architecture": ARCHITECTURE, **parts}
     write_atomically(folder / CONFIG, to_json(settings))
-    with atomic_path(folder / WORDS) as file:
-        model.vocabulary.save(file)
+    with atomic_path(folder / VOCABULARY) as file:
+        vocabulary.save(file)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with atomic_path(folder / WEIGHTS) as file:
         save_file(tensors, file, metadata={"format": "pt"})
@@ -78,25 +78,25 @@ def load_captioner_checkpoint(folder: Path) -> CaptionerCheckpoint:
     """
     try:
         content: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))
-        config, prepared = CaptionModelConfig.from_dict(content["captioner"]), CaptionInput(**content["input"])
-        marks = {role: str(content["marks"][role]) for role in ("start", "end", "pad")}
+        config, spec = CaptionModelConfig.from_dict(content["captioner"]), CaptionInput(**content["input"])
+        special_tokens = {role: str(content["marks"][role]) for role in ("start", "end", "pad")}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ModelError(
             f"{folder / CONFIG} does not describe a captioner ({type(error).__name__}: {error}).\n"
             "Expected a folder that vitrine train wrote, with config.json, model.safetensors and tokenizer.json."
         ) from error
-    for name in (WEIGHTS, WORDS):
+    for name in (WEIGHTS, VOCABULARY):
         if not (folder / name).is_file():
             raise ModelError(f"{folder} is not a whole captioner: it has no {name}.")
     try:
-        stored = load_file(folder / WEIGHTS)
+        weights = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{folder / WEIGHTS} is damaged or is not a safetensors file ({error}).") from error
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         model = CaptionModel(config)
     try:
-        model.load_state_dict(stored, assign=True)
+        model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        told = error_summary(error, 240)
-        raise ModelError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {told}") from error
-    return CaptionerCheckpoint(model.eval(), prepared, folder / WEIGHTS, folder / WORDS, marks)
+        reason = error_summary(error, 240)
+        raise ModelError(f"{folder / WEIGHTS} does not fit {folder / CONFIG}: {reason}") from error
+    return CaptionerCheckpoint(model.eval(), spec, folder / WEIGHTS, folder / VOCABULARY, special_tokens)

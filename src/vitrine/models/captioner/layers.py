@@ -25,26 +25,27 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     @property
-    def drop(self) -> float:
-        """Share of attention weights dropped now."""
+    def dropout_p(self) -> float:
+        """Probability with which an attention weight is dropped: 0 in eval mode."""
         return self.dropout if self.training else 0.0
 
-    def split(self, x_BND: Tensor, first: int, count: int = 1) -> tuple[Tensor, ...]:
+    def project(self, x_BND: Tensor, first: int, count: int = 1) -> tuple[Tensor, ...]:
         """``count`` projections from ``first`` on (0 queries, 1 keys, 2 values), each (B, H, N, E)."""
         width = x_BND.shape[-1]
         rows = slice(first * width, (first + count) * width)
-        made = functional.linear(x_BND, self.in_proj_weight[rows], self.in_proj_bias[rows])
-        shape = (*made.shape[:-1], self.heads, width // self.heads)
-        return tuple(part.reshape(shape).transpose(1, 2) for part in made.chunk(count, dim=-1))
+        projections = functional.linear(x_BND, self.in_proj_weight[rows], self.in_proj_bias[rows])
+        shape = (*projections.shape[:-1], self.heads, width // self.heads)
+        return tuple(part.reshape(shape).transpose(1, 2) for part in projections.chunk(count, dim=-1))
 
-    def join(self, mixed_BHNE: Tensor) -> Tensor:
-        """The heads' outputs, joined and projected: (B, N, D)."""
-        joined: Tensor = self.out_proj(mixed_BHNE.transpose(1, 2).flatten(2))
-        return joined
+    def merge_heads(self, heads_BHNE: Tensor) -> Tensor:
+        """The heads' outputs, concatenated and projected: (B, N, D)."""
+        output_BND: Tensor = self.out_proj(heads_BHNE.transpose(1, 2).flatten(2))
+        return output_BND
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with ReLU between; the base of both kinds of layer, whose weights are named after it."""
+    """Two linear layers with ReLU between. Both kinds of layer derive from it, so that their weights keep the published
+    names."""
 
     def __init__(self, width: int, feed_forward: int, dropout: float) -> None:
         super().__init__()
@@ -52,14 +53,14 @@ class FeedForward(nn.Module):
         self.linear2 = nn.Linear(feed_forward, width)
         self.dropout = nn.Dropout(dropout)
 
-    def expand(self, x_BND: Tensor) -> Tensor:
-        """One residual branch, dropout included."""
-        expanded: Tensor = self.dropout(self.linear2(self.dropout(self.linear1(x_BND).relu())))
-        return expanded
+    def feed_forward(self, x_BND: Tensor) -> Tensor:
+        """The residual branch (B, N, D), dropout included."""
+        branch_BND: Tensor = self.dropout(self.linear2(self.dropout(self.linear1(x_BND).relu())))
+        return branch_BND
 
 
 class EncoderLayer(FeedForward):
-    """ImageKeyValues of the grid look at one another."""
+    """Self-attention among the cells of the grid, then the feed-forward layers."""
 
     def __init__(self, width: int, heads: int, feed_forward: int, dropout: float) -> None:
         super().__init__(width, feed_forward, dropout)
@@ -69,17 +70,18 @@ class EncoderLayer(FeedForward):
 
     def forward(self, x_BKD: Tensor, position_BKD: Tensor, real_BK: Tensor | None) -> Tensor:
         """One layer. ``real_BK`` is False at padded cells, None where there are none."""
-        seen = self.norm1(x_BKD)
-        queries, keys = self.self_attn.split(seen + position_BKD, 0, 2)
-        (values,) = self.self_attn.split(seen, 2)
+        y_BKD = self.norm1(x_BKD)
+        queries, keys = self.self_attn.project(y_BKD + position_BKD, 0, 2)
+        (values,) = self.self_attn.project(y_BKD, 2)
         mask = None if real_BK is None else real_BK[:, None, None, :]
-        mixed = functional.scaled_dot_product_attention(queries, keys, values, mask, self.self_attn.drop)
-        x_BKD = x_BKD + self.dropout(self.self_attn.join(mixed))
-        return x_BKD + self.expand(self.norm2(x_BKD))
+        heads = functional.scaled_dot_product_attention(queries, keys, values, mask, self.self_attn.dropout_p)
+        x_BKD = x_BKD + self.dropout(self.self_attn.merge_heads(heads))
+        return x_BKD + self.feed_forward(self.norm2(x_BKD))
 
 
 class DecoderLayer(FeedForward):
-    """New words look at the words so far, then at the picture."""
+    """Causal self-attention of new words to the words so far, then cross-attention to the picture, then the
+    feed-forward layers."""
 
     def __init__(self, width: int, heads: int, feed_forward: int, dropout: float) -> None:
         super().__init__(width, feed_forward, dropout)
@@ -94,9 +96,9 @@ class DecoderLayer(FeedForward):
         x_BTD: Tensor,
         position_TD: Tensor,
         past: tuple[Tensor, Tensor] | None,
-        cells: tuple[Tensor, Tensor],
+        image: tuple[Tensor, Tensor],
         padded_PK: Tensor | None,
-        maps: bool,
+        need_weights: bool,
     ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor | None]:
         """One layer over the new words.
 
@@ -104,53 +106,53 @@ class DecoderLayer(FeedForward):
             x_BTD: the new words.
             position_TD: their positions.
             past: this layer's keys and values of the words before them, (B, H, S, E) each.
-            cells: this layer's keys (P, H, E, K) and values (P, H, K, E) of the pictures.
+            image: this layer's keys (P, H, E, K) and values (P, H, K, E) of the pictures.
             padded_PK: True at padded cells; None where there are none.
-            maps: whether to return the cross-attention.
+            need_weights: whether to return the cross-attention.
 
         Returns:
             (B, T, D); keys and values of all words; cross-attention (B, H, T, K) or None.
         """
-        seen = self.norm1(x_BTD)
-        queries, keys = self.self_attn.split(seen + position_TD, 0, 2)
-        (values,) = self.self_attn.split(seen, 2)
+        y_BTD = self.norm1(x_BTD)
+        queries, keys = self.self_attn.project(y_BTD + position_TD, 0, 2)
+        (values,) = self.self_attn.project(y_BTD, 2)
         if past is not None:
             keys, values = torch.cat((past[0], keys), dim=2), torch.cat((past[1], values), dim=2)
-        mixed = functional.scaled_dot_product_attention(
-            queries, keys, values, _causal(queries, keys), self.self_attn.drop
+        heads = functional.scaled_dot_product_attention(
+            queries, keys, values, _causal_mask(queries, keys), self.self_attn.dropout_p
         )
-        x_BTD = x_BTD + self.dropout(self.self_attn.join(mixed))
-        looked, cross_BHTK = self._look(self.norm2(x_BTD) + position_TD, cells, padded_PK, maps)
-        x_BTD = x_BTD + self.dropout(looked)
-        return x_BTD + self.expand(self.norm3(x_BTD)), (keys, values), cross_BHTK
+        x_BTD = x_BTD + self.dropout(self.self_attn.merge_heads(heads))
+        branch_BTD, cross_BHTK = self._cross_attend(self.norm2(x_BTD) + position_TD, image, padded_PK, need_weights)
+        x_BTD = x_BTD + self.dropout(branch_BTD)
+        return x_BTD + self.feed_forward(self.norm3(x_BTD)), (keys, values), cross_BHTK
 
-    def _look(
-        self, x_BTD: Tensor, cells: tuple[Tensor, Tensor], padded_PK: Tensor | None, maps: bool
+    def _cross_attend(
+        self, x_BTD: Tensor, image: tuple[Tensor, Tensor], padded_PK: Tensor | None, need_weights: bool
     ) -> tuple[Tensor, Tensor | None]:
         """Cross-attention. Beams of one picture are queries of one product, so its keys are read once."""
-        keys_PHEK, values_PHKE = cells
+        keys_PHEK, values_PHKE = image
         attention, batch, words = self.multihead_attn, x_BTD.shape[0], x_BTD.shape[1]
         pictures = keys_PHEK.shape[0]
-        (queries,) = attention.split(x_BTD.reshape(pictures, -1, x_BTD.shape[-1]), 0)
-        if maps:
+        (queries,) = attention.project(x_BTD.reshape(pictures, -1, x_BTD.shape[-1]), 0)
+        if need_weights:
             scores = (queries * queries.shape[-1] ** -0.5) @ keys_PHEK
             if padded_PK is not None:
                 scores = scores.masked_fill(padded_PK[:, None, None, :], float("-inf"))
             weights = scores.softmax(-1, dtype=torch.float32)
-            mixed = functional.dropout(weights, attention.drop).to(values_PHKE.dtype) @ values_PHKE
+            heads = functional.dropout(weights, attention.dropout_p).to(values_PHKE.dtype) @ values_PHKE
         else:
             mask = None if padded_PK is None else ~padded_PK[:, None, None, :]
             keys = keys_PHEK.transpose(-1, -2)
-            mixed = functional.scaled_dot_product_attention(queries, keys, values_PHKE, mask, attention.drop)
-        looked_BTD = attention.join(mixed).reshape(batch, words, -1)
-        if not maps:
-            return looked_BTD, None
+            heads = functional.scaled_dot_product_attention(queries, keys, values_PHKE, mask, attention.dropout_p)
+        output_BTD = attention.merge_heads(heads).reshape(batch, words, -1)
+        if not need_weights:
+            return output_BTD, None
         cross = weights.unflatten(2, (batch // pictures, words)).transpose(1, 2)
-        return looked_BTD, cross.reshape(batch, attention.heads, words, -1)
+        return output_BTD, cross.reshape(batch, attention.heads, words, -1)
 
 
-def _causal(queries_BHTE: Tensor, keys_BHSE: Tensor) -> Tensor | None:
-    """(T, S), True where a new word may look: at itself and before. None for one new word, which sees all."""
+def _causal_mask(queries_BHTE: Tensor, keys_BHSE: Tensor) -> Tensor | None:
+    """(T, S), True where a new word may attend: to itself and the words before. None for one new word: it sees all."""
     new, total = queries_BHTE.shape[2], keys_BHSE.shape[2]
     if new == 1:
         return None
