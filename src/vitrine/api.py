@@ -23,7 +23,7 @@ from vitrine.attribution.verdict import Verdict
 from vitrine.caption.figures.words import caption_figure, save_caption_figure
 from vitrine.caption.inference import CaptionedPicture, caption_batches
 from vitrine.caption.model import Captioner
-from vitrine.caption.run import CaptionSettings, WordMaps, caption_provenance, prepare_word_maps
+from vitrine.caption.run import CaptionProvenance, CaptionSettings, WordMaps, prepare_word_maps
 from vitrine.classify.inference import eval_batches
 from vitrine.classify.model import Classifier
 from vitrine.data.image_folder import one_picture
@@ -138,9 +138,8 @@ class CaptionerModel:
         )
 
         def provenance(folder: str) -> Provenance:
-            return caption_provenance(
-                self.reference, self.captioner, settings, sample, str(picture), folder, self._flags
-            )
+            origin = CaptionProvenance(self.reference, self.captioner, settings, self._flags)
+            return origin.of(sample, str(picture), folder)
 
         return Caption(word_maps.picture.caption, caption.caption.log_probability, words, word_maps, provenance)
 

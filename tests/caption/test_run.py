@@ -15,14 +15,15 @@ import torch
 from PIL import Image
 from support.tiny_captioners import save_tiny
 
-from vitrine.cli import main
 from vitrine.models.captioner.catr import published_weights
 from vitrine.models.captioner.config import catr_config
 from vitrine.models.captioner.model import CaptionModel
 from vitrine.plotting.provenance import read_provenance
 
+Command = Callable[..., tuple[int, str, str]]
 
-def seeded(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+
+def seeded_weight(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     """Finite activations and uneven attention, from the name."""
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     values = rng.standard_normal(shape, dtype=np.float32)
@@ -41,7 +42,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("catr")
     with torch.device("meta"):
         shapes = published_weights(CaptionModel(catr_config()).state_dict())
-    weights = {name: seeded(name, tuple(value.shape)) for name, value in shapes.items()}
+    weights = {name: seeded_weight(name, tuple(value.shape)) for name, value in shapes.items()}
     torch.save({"model": weights, "epoch": 1}, folder / "catr.pth")
     marks = {0: "[PAD]", 100: "[UNK]", 101: "[CLS]", 102: "[SEP]", 103: "[MASK]"}
     (folder / "vocab.txt").write_text("".join(f"{marks.get(i, f'word{i}')}\n" for i in range(30522)))
@@ -59,21 +60,11 @@ def pictures(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    def command(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["vitrine", *map(str, arguments)])
-        with pytest.raises(SystemExit) as end:
-            main()
-        said = capsys.readouterr()
-        return end.value.code, said.out, said.err
-
-    return command
-
-
-def test_one_figure_for_each_picture_and_a_table(run, checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+def test_one_figure_for_each_picture_and_a_table(
+    vitrine_command: Command, checkpoint: Path, pictures: Path, tmp_path: Path
+) -> None:
     options = ("--arch", "catr", "--max-pieces", "4")
-    status, out, err = run("caption", checkpoint, pictures, "-o", tmp_path / "out", *options)
+    status, out, err = vitrine_command("caption", checkpoint, pictures, "-o", tmp_path / "out", *options)
     assert status == 0, err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["captions.csv", "girl.png", "wide.png"]
     assert "not readable: broken.jpg" in err
@@ -84,7 +75,7 @@ def test_one_figure_for_each_picture_and_a_table(run, checkpoint: Path, pictures
     assert out.splitlines() == [f"{row['filename']}: {row['caption']}" for row in rows]
     origin = read_provenance(tmp_path / "out" / "girl.png")
     before = np.asarray(Image.open(tmp_path / "out" / "girl.png")).astype(int)
-    status, _, _ = run(*shlex.split(origin["vitrine:command"])[1:])
+    status, _, _ = vitrine_command(*shlex.split(origin["vitrine:command"])[1:])
     assert status == 0
     again = np.asarray(Image.open(tmp_path / "out" / "girl.png"))
     assert again.shape == before.shape
@@ -92,20 +83,20 @@ def test_one_figure_for_each_picture_and_a_table(run, checkpoint: Path, pictures
 
 
 def test_captions_do_not_depend_on_the_batch_and_maps_are_in_the_json(
-    run, checkpoint: Path, pictures: Path, tmp_path: Path
+    vitrine_command: Command, checkpoint: Path, pictures: Path, tmp_path: Path
 ) -> None:
-    found = []
+    captions_by_batch_size = []
     for batch in (1, 8):
         options = ("--arch", "catr", "--max-pieces", 3, "--batch-size", batch, "--json", "--format", "svg")
-        status, out, err = run("caption", checkpoint, pictures, "-o", tmp_path / str(batch), *options)
+        status, out, err = vitrine_command("caption", checkpoint, pictures, "-o", tmp_path / str(batch), *options)
         assert status == 0, err
-        found.append(json.loads(out)["captions"])
-    for one, many in zip(*found, strict=True):
+        captions_by_batch_size.append(json.loads(out)["captions"])
+    for one, many in zip(*captions_by_batch_size, strict=True):
         assert one["caption"] == many["caption"]
         for word, same in zip(one["words"], many["words"], strict=True):
             np.testing.assert_allclose(word["map"], same["map"], rtol=1e-3, atol=1e-3)
             assert np.mean(word["map"]) == pytest.approx(1, abs=1e-3)
-    assert np.shape(found[0][0]["words"][0]["map"]) == (19, 13)  # 299 x 199 pixels at a stride of 16
+    assert np.shape(captions_by_batch_size[0][0]["words"][0]["map"]) == (19, 13)  # 299 x 199 pixels at a stride of 16
 
 
 @pytest.mark.parametrize(
@@ -123,7 +114,7 @@ def test_captions_do_not_depend_on_the_batch_and_maps_are_in_the_json(
     ],
 )
 def test_errors_say_what_to_do(
-    options: list[str], message: str, run, checkpoint: Path, pictures: Path, tmp_path: Path
+    options: list[str], message: str, vitrine_command: Command, checkpoint: Path, pictures: Path, tmp_path: Path
 ) -> None:
     short = tmp_path / "short.txt"
     short.write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n" + "".join(f"dog{i}\n" for i in range(9)))
@@ -135,7 +126,7 @@ def test_errors_say_what_to_do(
     torch.save({"model": Code()}, tmp_path / "code.pth")
     names = {"MODEL": checkpoint, "SHORT": short, "NOWHERE": tmp_path / "no.pth", "CODE": tmp_path / "code.pth"}
     model, *rest = [str(names.get(option, option)) for option in options]
-    status, out, err = run("caption", model, pictures, "-o", tmp_path / "out", *rest)
+    status, out, err = vitrine_command("caption", model, pictures, "-o", tmp_path / "out", *rest)
     assert status == 2
     assert message in err
     assert out == ""
@@ -144,12 +135,12 @@ def test_errors_say_what_to_do(
 
 @pytest.mark.parametrize(("kind", "attention"), [("blip", "cross-attention"), ("git", "self-attention to the image")])
 def test_captioners_of_transformers_are_named_by_their_folder(
-    run: Callable[..., tuple[int, str, str]], pictures: Path, tmp_path: Path, kind: str, attention: str
+    vitrine_command: Command, pictures: Path, tmp_path: Path, kind: str, attention: str
 ) -> None:
     save_tiny(kind, tmp_path / kind)
-    status, _, err = run("caption", tmp_path / kind, pictures, "-o", tmp_path / "out", "--max-pieces", "5")
+    status, _, err = vitrine_command("caption", tmp_path / kind, pictures, "-o", tmp_path / "out", "--max-pieces", "5")
     assert status == 0 and "model.safetensors" in err
     figure = sorted((tmp_path / "out").rglob("*.png"))[0]
     assert read_provenance(figure)["vitrine:method"] == attention
-    status, _, err = run("predict", tmp_path / kind, pictures, "-o", tmp_path / "predictions.csv")
+    status, _, err = vitrine_command("predict", tmp_path / kind, pictures, "-o", tmp_path / "predictions.csv")
     assert status == 2 and "vitrine caption" in err

@@ -9,7 +9,7 @@ from typing import Any
 
 from vitrine.bulk.worker import JobModel
 from vitrine.caption.model import open_captioner
-from vitrine.caption.run import CaptionSession, CaptionSettings, captioner_flags
+from vitrine.caption.run import CaptionProvenance, CaptionSettings, CaptionWriter, captioner_flags
 from vitrine.classify.model import open_classifier
 from vitrine.classify.predict import write_predictions
 from vitrine.classify.predictions_csv import PredictionWriter
@@ -118,17 +118,10 @@ class CaptionJob:
         """Draw the figures and write the rows of ``captions.csv``."""
         if figures is None:
             figures = figure_names([sample.name for sample in samples], self.settings.kind)
-        session = CaptionSession(
-            runner,
-            self.model,
-            self.images,
-            self.out,
-            self.settings,
-            figures,
-            captioner_flags(self.architecture, self.vocabulary),
-            rows,
-            folder=self.folder,
+        provenance = CaptionProvenance(
+            self.model, runner, self.settings, captioner_flags(self.architecture, self.vocabulary)
         )
-        session.caption(samples, self.batch_size)
-        session.partial.replace(rows)
-        return session.unreadable
+        writer = CaptionWriter(provenance, self.images, self.out, figures, rows, is_folder=self.folder)
+        writer.caption(samples, self.batch_size)
+        writer.finish_table()
+        return writer.unreadable

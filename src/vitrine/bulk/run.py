@@ -218,7 +218,7 @@ def _shared_scale(explainer: Explainer, settings: ExplainSettings, slices: BulkI
     for each in slices.slices:
         for batch in explainer.run(each.samples(), batch_size, workers=0):
             if batch.pictures:
-                maps = [explained.display_RC for explained in batch.pictures]
+                maps = [picture.display_RC for picture in batch.pictures]
                 return choose_scale(maps, batch.pictures[0].unit, settings).high
             unreadable += batch.unreadable
     raise none_readable(unreadable)
@@ -248,7 +248,7 @@ class _Plan:
 
     def with_model(self, model: JobModel, notes: tuple[str, ...]) -> _Plan:
         """The same with what the model says; the model itself is not kept, since workers have their own."""
-        return replace(self, weights_sha256=model.weights_sha256, notes=(*model.opened.notes, *notes))
+        return replace(self, weights_sha256=model.weights_sha256, notes=(*model.model.notes, *notes))
 
     def manifest(self) -> dict[str, Any]:
         """What must be equal for finished parts to belong to this job, JSON-ready."""

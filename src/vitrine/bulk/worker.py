@@ -52,17 +52,17 @@ class JobModel:
     """The model of a job, ready to run.
 
     Attributes:
-        opened: the classifier or captioner.
+        model: the classifier or captioner.
         runner: what works on pictures: the same, or an explainer of it.
     """
 
-    opened: Classifier | Captioner
+    model: Classifier | Captioner
     runner: Any
 
     @property
     def weights_sha256(self) -> str:
         """Of the weights, for the record of what was in use; "none" of random ones."""
-        return "none" if self.opened.weights is None else self.opened.weights.sha256
+        return "none" if self.model.weights is None else self.model.weights.sha256
 
 
 class Job(Protocol):
@@ -118,7 +118,7 @@ class PartWorker:
         os.chdir(folder)
         self.parts, self.ending = parts, ending
         torch.set_num_threads(cores)
-        self.job, self.model, self.loaders = job, job.open(), loaders
+        self.job, self.job_model, self.loaders = job, job.open(), loaders
 
     def __call__(self, part: Part) -> FinishedPart:
         """Work on a part.
@@ -135,11 +135,11 @@ class PartWorker:
             )
         attempt = Path(tempfile.mkdtemp(prefix=f".{stem}.", dir=self.parts))
         samples = part.slice.samples()
-        unreadable = self.job.process(self.model.runner, samples, part.figures, attempt / "rows.csv", self.loaders)
+        unreadable = self.job.process(self.job_model.runner, samples, part.figures, attempt / "rows.csv", self.loaders)
         self._publish(attempt, part.number, unreadable)
         shutil.rmtree(attempt, ignore_errors=True)
-        count, precision = len(unreadable), self.model.opened.precision
-        return FinishedPart(part.number, len(samples) - count, count, precision, self.model.weights_sha256)
+        count, precision = len(unreadable), self.job_model.model.precision
+        return FinishedPart(part.number, len(samples) - count, count, precision, self.job_model.weights_sha256)
 
     def _publish(self, attempt: Path, number: int, unreadable: Sequence[Unreadable]) -> None:
         """Give the files of an attempt the names of the part; the rows come last."""

@@ -57,7 +57,7 @@ class BatchCaptions:
 
 
 def caption_batches(
-    opened: Captioner,
+    captioner: Captioner,
     samples: Sequence[Sample],
     decode: Decode,
     *,
@@ -68,7 +68,7 @@ def caption_batches(
     """Caption pictures, batch by batch.
 
     Args:
-        opened: the captioner.
+        captioner: the captioner.
         samples: the pictures.
         decode: how captions are chosen.
         precision: "fp32" or "bf16", which the captioner was opened with; one that was opened in float32 is put under
@@ -76,7 +76,7 @@ def caption_batches(
         batch_size: pictures at a time; captions do not depend on it but for rounding.
         progress: called with pictures done, readable or not, of how many, each time the caller asks for more.
     """
-    module, transform = opened.module, opened.transform
+    module, transform = captioner.module, captioner.transform
     for first in range(0, len(samples), batch_size):
         readable: list[tuple[Sample, Image.Image]] = []
         unreadable: list[Unreadable] = []
@@ -89,9 +89,9 @@ def caption_batches(
         if readable:
             with (
                 torch.inference_mode(),
-                autocast(opened.device, "fp32" if has_bf16_image_encoder(module) else precision),
+                autocast(captioner.device, "fp32" if has_bf16_image_encoder(module) else precision),
             ):
-                encoder_output = module.encode([transform(photo).to(opened.device) for _, photo in readable])
+                encoder_output = module.encode([transform(photo).to(captioner.device) for _, photo in readable])
                 captions = final_captions(decode(module, encoder_output, [sample for sample, _ in readable]))
         pictures = (
             CaptionedPicture(sample, photo, caption, Placement(transform.geometry(*photo.size), *caption.grid))
@@ -130,7 +130,7 @@ class CaptionPredictions:
 
 
 def greedy_captions(
-    opened: Captioner,
+    captioner: Captioner,
     samples: Sequence[Sample],
     *,
     precision: str,
@@ -140,7 +140,7 @@ def greedy_captions(
     """Caption every picture greedily, without keeping photographs or maps.
 
     Args:
-        opened: the captioner.
+        captioner: the captioner.
         samples: the pictures.
         precision: "fp32" or "bf16", which the captioner was opened with.
         batch_size: pictures at a time; captions do not depend on it but for rounding.
@@ -149,7 +149,7 @@ def greedy_captions(
     captions: list[PredictedCaption] = []
     unreadable: list[Unreadable] = []
     for part in caption_batches(
-        opened,
+        captioner,
         samples,
         lambda module, encoder_output, _: greedy(module, encoder_output),
         precision=precision,
@@ -157,7 +157,7 @@ def greedy_captions(
         progress=progress,
     ):
         unreadable += part.unreadable
-        captions += (predicted_caption(picture, opened.vocabulary) for picture in part.pictures)
+        captions += (predicted_caption(picture, captioner.vocabulary) for picture in part.pictures)
     return CaptionPredictions(tuple(captions), tuple(unreadable))
 
 

@@ -28,28 +28,28 @@ from vitrine.plotting.provenance import Provenance, figure_names
 from vitrine.results import Progress, Unreadable, no_progress, none_readable, rounded, unreadable_to_json
 
 CAPTION_HEADER = csv_row(("filename", "caption", "log_probability", "words", "verdicts"))
-"""The first line."""
+"""The first row of ``captions.csv``."""
 
-SOMEWHERE, NOWHERE = "looked somewhere", "nowhere in particular"
+_LOCALIZED, _NOT_LOCALIZED = "looked somewhere", "nowhere in particular"
 
 
-def caption_record(picture: CaptionPicture) -> bytes:
-    r"""A picture's line, ended by ``\n``: UTF-8, quoted where it has to be.
+def caption_row(picture: CaptionPicture) -> bytes:
+    """A picture's row of ``captions.csv``, as bytes.
 
     ``words`` and ``verdicts`` are JSON lists of one length. A verdict is "looked somewhere" or "nowhere in particular",
     the latter followed by the word's note where it has one. ``log_probability`` is natural, with six decimals; empty
     where it is not known.
     """
-    likely = "" if picture.log_probability is None else f"{picture.log_probability:z.6f}"
+    log_probability = "" if picture.log_probability is None else f"{picture.log_probability:z.6f}"
     words = json.dumps([word.text for word in picture.words], ensure_ascii=False)
     verdicts = json.dumps([_verdict(word) for word in picture.words], ensure_ascii=False)
-    return csv_row((picture.name, picture.caption, likely, words, verdicts))
+    return csv_row((picture.name, picture.caption, log_probability, words, verdicts))
 
 
 def _verdict(word: WordPanel) -> str:
     if not word.grey:
-        return SOMEWHERE
-    return f"{NOWHERE}: {word.note}" if word.note else NOWHERE
+        return _LOCALIZED
+    return f"{_NOT_LOCALIZED}: {word.note}" if word.note else _NOT_LOCALIZED
 
 
 @dataclass(frozen=True)
@@ -59,14 +59,14 @@ class CaptionSettings:
     Attributes:
         beams: of beam search; 1 is greedy.
         length_normalisation: of beam search.
-        no_repeat_ngram: no run of so many pieces comes twice; 0 allows all.
-        sampled: draw pieces instead of taking the likeliest.
+        no_repeat_ngram: no run of so many tokens comes twice; 0 allows all.
+        sampled: draw tokens instead of taking the likeliest.
         temperature, top_k, top_p: of sampling.
         seed: of sampling, and of the choice of pictures.
         max_pieces: a caption is cut after so many; None: as many as the captioner can.
         layer: of the decoder, from 0 or from the end with -1.
         heads: mean, max, or a head's number from 0.
-        join: how maps of word pieces become one: mean, first or max.
+        join: how the maps of a word's tokens become one: mean, first or max.
         precision: "fp32" or "bf16".
         kind: "png" or "svg".
     """
@@ -89,9 +89,12 @@ class CaptionSettings:
     def decode(
         self, captioner: Any, encoder_output: EncoderOutput, _samples: Sequence[Sample] = ()
     ) -> Iterator[DecodeStep]:
-        """Decode an encoded batch, as :func:`vitrine.caption.inference.caption_batches` wants it."""
+        """Decode an encoded batch by beam search, greedily or by sampling.
+
+        It is what :func:`vitrine.caption.inference.caption_batches` takes as ``decode``.
+        """
         maps = MapChoice(self.layer, self.heads)
-        shared: dict[str, Any] = {"max_tokens": self.max_pieces, "maps": maps, "no_repeat_ngram": self.no_repeat_ngram}
+        common: dict[str, Any] = {"max_tokens": self.max_pieces, "maps": maps, "no_repeat_ngram": self.no_repeat_ngram}
         if self.sampled:
             return sample(
                 captioner,
@@ -100,18 +103,18 @@ class CaptionSettings:
                 temperature=self.temperature,
                 top_k=self.top_k,
                 top_p=self.top_p,
-                **shared,
+                **common,
             )
         if self.beams > 1:
             return beam_search(
-                captioner, encoder_output, self.beams, length_normalisation=self.length_normalisation, **shared
+                captioner, encoder_output, self.beams, length_normalisation=self.length_normalisation, **common
             )
-        return greedy(captioner, encoder_output, **shared)
+        return greedy(captioner, encoder_output, **common)
 
     def flags(self) -> list[str]:
         """The options of ``vitrine caption`` that differ from what it does without any."""
-        usual = CaptionSettings()
-        named = {
+        default = CaptionSettings()
+        fields = {
             "--beams": "beams",
             "--length-normalisation": "length_normalisation",
             "--no-repeat": "no_repeat_ngram",
@@ -127,15 +130,15 @@ class CaptionSettings:
             "--format": "kind",
         }
         flags = ["--sample"] if self.sampled else []
-        for option, name in named.items():
-            if getattr(self, name) != getattr(usual, name):
+        for option, name in fields.items():
+            if getattr(self, name) != getattr(default, name):
                 flags += [option, str(getattr(self, name))]
         return flags
 
 
 @dataclass(frozen=True, eq=False)
-class PictureCaption:
-    """One picture's caption.
+class CaptionRecord:
+    """One picture's caption, as results list it.
 
     Attributes:
         name: of the picture.
@@ -186,7 +189,7 @@ class CaptionResult:
     """
 
     out: Path
-    captions: tuple[PictureCaption, ...]
+    captions: tuple[CaptionRecord, ...]
     table: Path
     unreadable: tuple[Unreadable, ...]
     notes: tuple[str, ...]
@@ -202,12 +205,12 @@ class CaptionResult:
 
 @dataclass(frozen=True, eq=False)
 class WordMaps:
-    """A caption in words.
+    """The word maps of one caption, ready to be drawn.
 
     Attributes:
         words: with their maps.
         checks: one a word.
-        picture: what the figure is drawn of.
+        picture: what the figure shows.
         scale: of its maps.
     """
 
@@ -217,65 +220,68 @@ class WordMaps:
     scale: Scale
 
 
-def prepare_word_maps(decoded: CaptionedPicture, opened: Captioner, settings: CaptionSettings) -> WordMaps:
-    """Join word pieces, check their maps, and say what they are."""
-    caption = decoded.caption
-    words = caption_words(caption, opened.vocabulary, settings.join)
+def prepare_word_maps(picture: CaptionedPicture, captioner: Captioner, settings: CaptionSettings) -> WordMaps:
+    """Join a caption's tokens to words, check the words' maps, and describe them for the figure."""
+    caption = picture.caption
+    words = caption_words(caption, captioner.vocabulary, settings.join)
     checks = check_words(words)
-    of_heads, layer = settings.heads, settings.layer
-    heads = f"head {of_heads}" if isinstance(of_heads, int) else f"{of_heads} of heads"
-    where = "last decoder layer" if layer == -1 else f"decoder layer {layer}"
-    picture = CaptionPicture(
-        photo_HWC=np.asarray(decoded.photo),
-        placement=decoded.placement,
-        caption=opened.vocabulary.decode(caption.ids),
+    heads = f"head {settings.heads}" if isinstance(settings.heads, int) else f"{settings.heads} of heads"
+    layer = "last decoder layer" if settings.layer == -1 else f"decoder layer {settings.layer}"
+    figure_picture = CaptionPicture(
+        photo_HWC=np.asarray(picture.photo),
+        placement=picture.placement,
+        caption=captioner.vocabulary.decode(caption.ids),
         words=tuple(
             WordPanel(word.text, word.probability, word.map_RC, not check.is_localized)
             for word, check in zip(words, checks, strict=True)
         ),
-        name=decoded.sample.name,
+        name=picture.sample.name,
         log_probability=caption.log_probability,
-        method=f"{opened.attention} of the query that predicted each word, {where}, {heads}",
+        method=f"{captioner.attention} of the query that predicted each word, {layer}, {heads}",
         notes=() if caption.has_end else ("The caption was cut for its length.",),
     )
-    return WordMaps(
-        words, checks, picture, Scale("uniform", shared_scale([word.map_RC for word in words]) if words else 2.0)
-    )
+    scale = Scale("uniform", shared_scale([word.map_RC for word in words]) if words else 2.0)
+    return WordMaps(words, checks, figure_picture, scale)
 
 
-def caption_provenance(
-    reference: str,
-    opened: Captioner,
-    settings: CaptionSettings,
-    sample: Sample,
-    picture: str,
-    folder: str,
-    flags: Sequence[str] = (),
-) -> Provenance:
-    """Where a figure of a caption came from, and the command that makes it again.
+@dataclass(frozen=True)
+class CaptionProvenance:
+    """What the figures of one call say of their origin.
 
-    Args:
-        reference: of the captioner, as it was given.
-        opened: the captioner.
+    Attributes:
+        model: the captioner's reference, as it was given.
+        captioner: the model.
         settings: of the decoding.
-        sample: the picture.
-        picture: its path, as a command has it.
-        folder: of the figure.
         flags: options of the command beside those of the settings.
     """
-    command = ["vitrine", "caption", reference, picture, "-o", folder, *flags, *settings.flags()]
-    return Provenance(
-        figure="caption",
-        model=reference,
-        weights_sha256=opened.weights.sha256,
-        picture=picture,
-        picture_sha256=hashlib.sha256(sample.picture.read_bytes()).hexdigest(),
-        method=opened.attention,
-        layer=str(settings.layer),
-        heads=str(settings.heads),
-        precision=settings.precision,
-        command=shlex.join(command),
-    )
+
+    model: str
+    captioner: Captioner
+    settings: CaptionSettings
+    flags: Sequence[str] = ()
+
+    def of(self, sample: Sample, picture: str, out: str) -> Provenance:
+        """The provenance of one figure, with the command that makes it again.
+
+        Args:
+            sample: the picture.
+            picture: its path, as the command takes it.
+            out: the folder of the figure.
+        """
+        settings = self.settings
+        command = ["vitrine", "caption", self.model, picture, "-o", out, *self.flags, *settings.flags()]
+        return Provenance(
+            figure="caption",
+            model=self.model,
+            weights_sha256=self.captioner.weights.sha256,
+            picture=picture,
+            picture_sha256=hashlib.sha256(sample.picture.read_bytes()).hexdigest(),
+            method=self.captioner.attention,
+            layer=str(settings.layer),
+            heads=str(settings.heads),
+            precision=settings.precision,
+            command=shlex.join(command),
+        )
 
 
 def caption_pictures(
@@ -291,7 +297,7 @@ def caption_pictures(
     progress: Progress = no_progress,
     download: Progress = no_progress,
 ) -> CaptionResult:
-    """Caption every picture, as pictures come: what was drawn before an interruption stays.
+    """Caption every picture and draw its word maps; what was drawn before an interruption stays.
 
     Args:
         model: ``catr/v1``, ``catr/v2``, ``catr/v3``; with ``architecture``, a weights file.
@@ -310,12 +316,12 @@ def caption_pictures(
         ModelError, WeightsUnavailableError: the captioner cannot be opened.
     """
     samples = random_subset(list_pictures(images), limit, settings.seed)
-    opened = open_captioner(model, architecture, vocabulary, download, settings.precision)
-    given = captioner_flags(architecture, vocabulary)
+    captioner = open_captioner(model, architecture, vocabulary, download, settings.precision)
     figures = figure_names([sample.name for sample in samples], settings.kind)
-    session = CaptionSession(opened, model, images, out, settings, figures, given, out / "captions.csv")
-    session.caption(samples, batch_size, progress)
-    return session.finish()
+    provenance = CaptionProvenance(model, captioner, settings, captioner_flags(architecture, vocabulary))
+    writer = CaptionWriter(provenance, images, out, figures, out / "captions.csv")
+    writer.caption(samples, batch_size, progress)
+    return writer.finish()
 
 
 def captioner_flags(architecture: str | None, vocabulary: Path | None) -> list[str]:
@@ -324,73 +330,81 @@ def captioner_flags(architecture: str | None, vocabulary: Path | None) -> list[s
     return flags + (["--vocab", str(vocabulary)] if vocabulary else [])
 
 
-class CaptionSession:
-    """One call: figures and rows are written batch by batch.
+class CaptionWriter:
+    """Captions pictures and writes their figures and rows, batch by batch.
 
     Args:
-        opened: the captioner.
-        model: its reference, as it was given.
-        images: what was given.
+        provenance: of the figures; it has the captioner and the settings.
+        images: the folder, or the one picture, that was given.
         out: the folder of figures.
-        settings: of the decoding.
-        figures: the path of each picture's figure, from ``out`` on.
-        flags: options that say what the captioner is.
+        figures: the path of each picture's figure from ``out`` on, by the picture's name.
         table: the CSV; unfinished it is ``TABLE.partial``.
-        folder: whether a picture's path is ``images`` and its name; None looks.
+        is_folder: whether a picture's path is ``images`` and its name; None looks.
+
+    Attributes:
+        records: of the pictures that were captioned.
+        unreadable: (name, reason) of the others.
     """
 
     def __init__(
         self,
-        opened: Captioner,
-        model: str,
+        provenance: CaptionProvenance,
         images: Path,
         out: Path,
-        settings: CaptionSettings,
         figures: Mapping[str, str],
-        flags: Sequence[str],
         table: Path,
-        folder: bool | None = None,
+        *,
+        is_folder: bool | None = None,
     ) -> None:
-        self.opened, self.model, self.images, self.out, self.settings = opened, model, images, out, settings
-        self.flags, self.figures, self.table = flags, figures, table
-        self.folder = images.is_dir() if folder is None else folder
-        self.made: list[PictureCaption] = []
+        self.provenance, self.images, self.out, self.figures = provenance, images, out, figures
+        self.captioner, self.settings, self.table = provenance.captioner, provenance.settings, table
+        self.is_folder = images.is_dir() if is_folder is None else is_folder
+        self.records: list[CaptionRecord] = []
         self.unreadable: list[Unreadable] = []
         out.mkdir(parents=True, exist_ok=True)
-        self.partial = table.with_name(f"{table.name}.partial")
-        self.partial.write_bytes(CAPTION_HEADER)
+        self._partial = table.with_name(f"{table.name}.partial")
+        self._partial.write_bytes(CAPTION_HEADER)
 
     def caption(self, samples: Sequence[Sample], batch_size: int, progress: Progress = no_progress) -> None:
-        """Caption and draw pictures; rows are written batch by batch."""
-        parts = caption_batches(
-            self.opened,
+        """Caption pictures; see :func:`vitrine.caption.inference.caption_batches`."""
+        settings = self.settings
+        for batch in caption_batches(
+            self.captioner,
             samples,
-            self.settings.decode,
-            precision=self.settings.precision,
+            settings.decode,
+            precision=settings.precision,
             batch_size=batch_size,
             progress=progress,
-        )
-        for part in parts:
-            self.unreadable += part.unreadable
-            with self.partial.open("ab") as rows:
-                for picture in part.pictures:
+        ):
+            self.unreadable += batch.unreadable
+            with self._partial.open("ab") as rows:
+                for picture in batch.pictures:
                     rows.write(self._draw(picture))
 
-    def _draw(self, decoded: CaptionedPicture) -> bytes:
-        sample, worded = decoded.sample, prepare_word_maps(decoded, self.opened, self.settings)
-        figure, text = self.out / self.figures[sample.name], worded.picture.caption
-        where = str(self.images / sample.name if self.folder else self.images)
-        origin = caption_provenance(
-            self.model, self.opened, self.settings, sample, where, str(figure.parent), self.flags
+    def _draw(self, picture: CaptionedPicture) -> bytes:
+        """Write one figure; the row of its picture."""
+        sample, word_maps = picture.sample, prepare_word_maps(picture, self.captioner, self.settings)
+        figure, caption = self.out / self.figures[sample.name], word_maps.picture.caption
+        path = self.images / sample.name if self.is_folder else self.images
+        provenance = self.provenance.of(sample, str(path), str(figure.parent))
+        save_caption_figure(word_maps.picture, word_maps.scale, figure, provenance.to_metadata())
+        log_probability = picture.caption.log_probability
+        self.records.append(
+            CaptionRecord(sample.name, figure, caption, log_probability, word_maps.words, word_maps.checks)
         )
-        save_caption_figure(worded.picture, worded.scale, figure, origin.to_metadata())
-        likely = decoded.caption.log_probability
-        self.made.append(PictureCaption(sample.name, figure, text, likely, worded.words, worded.checks))
-        return caption_record(worded.picture)
+        return caption_row(word_maps.picture)
+
+    def finish_table(self) -> None:
+        """Give the table its name."""
+        self._partial.replace(self.table)
 
     def finish(self) -> CaptionResult:
-        """The table under its name."""
-        if not self.made:
+        """Give the table its name, and say what was made.
+
+        Raises:
+            DataError: none of the pictures can be read.
+        """
+        if not self.records:
             raise none_readable(self.unreadable)
-        self.partial.replace(self.table)
-        return CaptionResult(self.out, tuple(self.made), self.table, tuple(self.unreadable), self.opened.notes)
+        self.finish_table()
+        return CaptionResult(self.out, tuple(self.records), self.table, tuple(self.unreadable), self.captioner.notes)

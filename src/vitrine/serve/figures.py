@@ -16,7 +16,7 @@ from vitrine.attribution.position_metrics import PositionFindings
 from vitrine.caption.decoding import DecodedCaption
 from vitrine.caption.figures.words import caption_figure
 from vitrine.caption.inference import CaptionedPicture
-from vitrine.caption.run import caption_provenance, prepare_word_maps
+from vitrine.caption.run import CaptionProvenance, prepare_word_maps
 from vitrine.data.decode import BytesPicture
 from vitrine.data.samples import Sample
 from vitrine.errors import ModelError
@@ -86,9 +86,8 @@ def draw_caption(
     sample = Sample(upload.name, BytesPicture(upload.data))
     captioned_picture = CaptionedPicture(sample, sample.picture.decode(), caption, encoding.placement)
     words = prepare_word_maps(captioned_picture, captioner.model, settings)
-    provenance = caption_provenance(
-        captioner.reference, captioner.model, settings, sample, upload.name, "captions", captioner.flags
-    )
+    origin = CaptionProvenance(captioner.reference, captioner.model, settings, captioner.flags)
+    provenance = origin.of(sample, upload.name, "captions")
     if has_prefix:
         provenance = replace(provenance, command=None, options={**provenance.options, "continued": True})
     with _DRAW_LOCK:

@@ -33,7 +33,7 @@ from vitrine.caption.figures.words import (
     draw_word,
     save_caption_figure,
 )
-from vitrine.caption.run import CAPTION_HEADER, caption_record
+from vitrine.caption.run import CAPTION_HEADER, caption_row
 from vitrine.plotting.colormap import Scale
 from vitrine.plotting.overlay import draw_overlay
 from vitrine.plotting.provenance import Provenance, read_provenance
@@ -323,7 +323,7 @@ def test_a_record_is_read_back_as_it_was() -> None:
     shown = replace(picture('a "dog",\nété'), name="odd, name\udcff.jpg")
     shown = replace(shown, words=(replace(shown.words[0], note="as uniform"), *shown.words[1:]))
     bare = CaptionPicture(shown.photo_HWC, shown.placement, "", ())
-    text = (CAPTION_HEADER + caption_record(shown) + caption_record(bare)).decode("utf-8", "surrogateescape")
+    text = (CAPTION_HEADER + caption_row(shown) + caption_row(bare)).decode("utf-8", "surrogateescape")
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
     assert rows[0]["filename"] == shown.name
     assert rows[0]["caption"] == shown.caption
