@@ -656,14 +656,14 @@ def test_a_run_is_resumed_with_other_starting_weights(
         f"model={TINY} pretrained=true image_size=32 epochs=2 batch_size=16 workers=0 precision=fp32 model_args={{}}"
     )
     train = ("train", small_scenes, "-o", tmp_path / "run")
-    original = trainer.Trainer._save_state
+    original = trainer.Trainer._save_checkpoint
 
     def interrupted(session: trainer.Trainer) -> None:
         original(session)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_save_state", interrupted)
+        patch.setattr(trainer.Trainer, "_save_checkpoint", interrupted)
         status, _, error = vitrine_command(*train, "--recipe", "scenes-tiny", "--set", settings)
     assert status == 130, error
     assert "has changed" not in error and "have changed" not in error

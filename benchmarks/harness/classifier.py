@@ -28,6 +28,7 @@ from vitrine.models.precision import autocast, default_device, resolve_precision
 from vitrine.train.loop import EpochDone, StepDone, TrainingState, fit
 from vitrine.train.losses import Classification
 from vitrine.train.optimizer import make_optimizer, make_schedule
+from vitrine.train.settings import LoopSettings, LossSettings, OptimizerSettings, ScheduleSettings
 
 CLASSES = 37
 LARGEST_DIFFERENCE = 1e-4  # between float32 logits
@@ -105,12 +106,25 @@ class ClassifierWork:
         AcceleratorState._reset_state(reset_partial_state=True)  # other work may have been on another device
         accelerator = Accelerator(cpu=self.device.type == "cpu")
         module = copy.deepcopy(self.module)  # predictions stay those of the weights that were checked
-        trained, optimizer = accelerator.prepare(module, make_optimizer(module, recipe))
+        trained, optimizer = accelerator.prepare(module, make_optimizer(module, OptimizerSettings.from_recipe(recipe)))
         training = TrainingState(
-            trained, optimizer, make_schedule(optimizer, recipe, 1), None, accelerator, self.precision
+            trained,
+            optimizer,
+            make_schedule(optimizer, ScheduleSettings.from_recipe(recipe), 1),
+            None,
+            accelerator,
+            self.precision,
         )
-        objective = Classification(recipe, CLASSES, self.spec.mean, self.spec.std, self.device)
-        return fit(training, objective, recipe, lambda *_: repeat(self.pictures, 1), lambda *_: ["random pixels"])
+        objective = Classification(
+            LossSettings.from_recipe(recipe), CLASSES, self.spec.mean, self.spec.std, self.device
+        )
+        return fit(
+            training,
+            objective,
+            LoopSettings.from_recipe(recipe),
+            lambda *_: repeat(self.pictures, 1),
+            lambda *_: ["random pixels"],
+        )
 
     def plain(self) -> PlainLoop:
         """timm's own loop over a copy of the module."""
@@ -164,7 +178,9 @@ class ClassifierWork:
         loop = self.plain()
         (pixels_BCHW, labels_B) = self.plain_batches()[0]
         recipe = Recipe(name="bench", model=self.name, pretrained=False)
-        objective = Classification(recipe, CLASSES, self.spec.mean, self.spec.std, self.device)
+        objective = Classification(
+            LossSettings.from_recipe(recipe), CLASSES, self.spec.mean, self.spec.std, self.device
+        )
         with torch.no_grad():
             mine = float(objective(loop.module.train(), self.pictures, mix=False).mean)
             theirs = float(torch.nn.functional.cross_entropy(loop.module(pixels_BCHW), labels_B))

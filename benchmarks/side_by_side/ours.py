@@ -25,6 +25,7 @@ from vitrine.models.precision import resolve_precision
 from vitrine.train.loop import EpochDone, StepDone, TrainingState, fit
 from vitrine.train.losses import Classification
 from vitrine.train.optimizer import make_optimizer, make_schedule
+from vitrine.train.settings import LoopSettings, LossSettings, OptimizerSettings, ScheduleSettings
 
 
 class Ours:
@@ -103,16 +104,22 @@ class Ours:
         accelerator = Accelerator(cpu=self.device.type == "cpu")
         if recipe.compile:
             self.module.compile()
-        module, optimizer = accelerator.prepare(self.module, make_optimizer(self.module, recipe))
-        schedule = make_schedule(optimizer, recipe, self.task.batches)
+        module, optimizer = accelerator.prepare(
+            self.module, make_optimizer(self.module, OptimizerSettings.from_recipe(recipe))
+        )
+        schedule = make_schedule(optimizer, ScheduleSettings.from_recipe(recipe), self.task.batches)
         training = TrainingState(module, optimizer, schedule, None, accelerator, self.precision)
         objective = Classification(
-            recipe, self.task.classes, spec.mean or self.spec.mean, spec.std or self.spec.std, self.device
+            LossSettings.from_recipe(recipe),
+            self.task.classes,
+            spec.mean or self.spec.mean,
+            spec.std or self.spec.std,
+            self.device,
         )
         return fit(
             training,
             objective,
-            recipe,
+            LoopSettings.from_recipe(recipe),
             self.train_batches(),
             lambda _, batch: [self.samples[i].name for i in batch.indices_B.tolist()],
         )

@@ -16,6 +16,7 @@ from vitrine.models.load import load_model
 from vitrine.train.loop import EpochDone, StepDone, TrainingState, fit
 from vitrine.train.losses import Classification
 from vitrine.train.optimizer import make_optimizer, make_schedule
+from vitrine.train.settings import LoopSettings, LossSettings, OptimizerSettings, ScheduleSettings
 
 WIDTHS = (128, 192, 256, 384, 512, 768)
 DEPTH, HEAD, CLASSES = 6, 64, 37
@@ -75,15 +76,28 @@ class _Stepper:
             recipe.model, pretrained=False, num_classes=CLASSES, image_size=shape.image, model_args=arguments
         )
         accelerator = Accelerator(cpu=True)
-        module, optimizer = accelerator.prepare(built.module, make_optimizer(built.module, recipe))
+        module, optimizer = accelerator.prepare(
+            built.module, make_optimizer(built.module, OptimizerSettings.from_recipe(recipe))
+        )
         training = TrainingState(
-            module, optimizer, make_schedule(optimizer, recipe, steps), None, accelerator, precision
+            module,
+            optimizer,
+            make_schedule(optimizer, ScheduleSettings.from_recipe(recipe), steps),
+            None,
+            accelerator,
+            precision,
         )
         pixels_BCHW = torch.randint(256, (shape.batch, 3, shape.image, shape.image), dtype=torch.uint8)
         batch = Batch(pixels_BCHW, torch.randint(CLASSES, (shape.batch,)), torch.arange(shape.batch))
-        objective = Classification(recipe, CLASSES, built.input.mean, built.input.std, accelerator.device)
+        objective = Classification(
+            LossSettings.from_recipe(recipe), CLASSES, built.input.mean, built.input.std, accelerator.device
+        )
         self._events: Iterator[StepDone | EpochDone] = fit(
-            training, objective, recipe, lambda *_: repeat(batch, steps), lambda *_: ["random pixels"]
+            training,
+            objective,
+            LoopSettings.from_recipe(recipe),
+            lambda *_: repeat(batch, steps),
+            lambda *_: ["random pixels"],
         )
 
     def round(self) -> int:

@@ -148,14 +148,14 @@ def test_a_run_is_resumed_without_naming_its_recipe(
     from vitrine.train import trainer
 
     arguments = ("train", small_scenes, "-o", tmp_path / "run")
-    original = trainer.Trainer._save_state
+    original = trainer.Trainer._save_checkpoint
 
     def interrupted(session: trainer.Trainer) -> None:
         original(session)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_save_state", interrupted)
+        patch.setattr(trainer.Trainer, "_save_checkpoint", interrupted)
         status, _, error = vitrine_command(*arguments, "--recipe", small_run / "recipe.toml")
     assert status == 130 and error.endswith("vitrine: interrupted. What was finished is kept.\n")
     status, out, error = vitrine_command(*arguments, "--resume", "--set", "epochs=9")

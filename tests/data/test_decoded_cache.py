@@ -386,7 +386,7 @@ def test_a_full_disk_is_told_of(large: Path, tmp_path: Path, monkeypatch: pytest
 def test_a_stream_has_nothing_to_keep() -> None:
     found = open_data("scenes:base")
     data = TrainingData(found, found.splits["train"], (), {}, SampleIndex({}, (), {}))
-    same, notes = use_decoded_cache(data, recipe(decoded_cache=1), 32)
+    same, notes = use_decoded_cache(data, TransformSpec(), 32, max_gb=1)
     assert same is data and "come in a stream" in notes[0]
 
 

@@ -16,11 +16,10 @@ import torch
 from support.models import MICRO
 from support.stand_in_hub import StandInHub
 
-from vitrine.config import Recipe
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import ModelError, WeightsUnavailableError
 from vitrine.models.hub import _reachable
-from vitrine.models.load import load_model, resolve_recipe_model
+from vitrine.models.load import load_model, resolve_with_weights
 from vitrine.models.reference import file_sha256
 
 REGISTERED = "test_vit.r160_in1k"  # the smallest vision transformer that timm has weights for
@@ -101,8 +100,8 @@ def test_without_network_a_hub_id_asks_for_the_whole_folder(no_network: str) -> 
     with pytest.raises(WeightsUnavailableError, match=r"config\.json of owner/tiny .*(?s:.*)give that folder as the"):
         load_model("hf-hub:owner/tiny", pretrained=True)
     with pytest.raises(WeightsUnavailableError, match=r"model\.safetensors of timm/test_vit"):
-        resolve_recipe_model(Recipe(name="r", model=REGISTERED))
-    resolve_recipe_model(Recipe(name="r", model=REGISTERED, pretrained=False))
+        resolve_with_weights(REGISTERED, pretrained=True)
+    resolve_with_weights(REGISTERED, pretrained=False)
 
 
 def test_a_network_that_was_turned_off_is_named(no_network: str, monkeypatch: pytest.MonkeyPatch) -> None:

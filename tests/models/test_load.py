@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from support.models import MICRO
 from torch import nn
 
-from vitrine.config import Recipe
 from vitrine.errors import ModelError
 from vitrine.models import precision
 from vitrine.models.finetune import parameter_groups
 from vitrine.models.load import load_for_inference, load_model
 from vitrine.models.reference import resolve_reference
 from vitrine.train.optimizer import make_optimizer
+from vitrine.train.settings import OptimizerSettings
 
 VIT = "vit_tiny_patch16_224"
 
@@ -260,11 +260,10 @@ def test_parameter_groups_against_a_slow_formula() -> None:
     """
     args = {**MICRO, "depth": 3, "reg_tokens": 2, "num_classes": 4}
     module = load_model(VIT, pretrained=False, model_args=args).module
-    recipe = Recipe(name="r", model=VIT, weight_decay=0.3, layer_decay=0.5)
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     found = {
         names[id(parameter)]: (group["weight_decay"], group["lr_scale"])
-        for group in parameter_groups(module, recipe)
+        for group in parameter_groups(module, weight_decay=0.3, layer_decay=0.5)
         for parameter in group["params"]
     }
     assert found.keys() == dict(module.named_parameters()).keys()
@@ -281,15 +280,15 @@ def test_frozen_parameters_are_in_no_group() -> None:
     module = load_model(VIT, pretrained=False, model_args=MICRO).module
     for parameter in module.blocks.parameters():
         parameter.requires_grad_(False)
-    groups = parameter_groups(module, Recipe(name="r", model=VIT))
+    groups = parameter_groups(module, weight_decay=0.05, layer_decay=1.0)
     assert {group["lr_scale"] for group in groups} == {1.0}
     assert all(parameter.requires_grad for group in groups for parameter in group["params"])
 
 
 def test_muon_steps_the_matrices_inside_blocks_and_adamw_the_rest() -> None:
     module = load_model(VIT, pretrained=False, model_args=MICRO).module
-    recipe = Recipe(name="r", model=VIT, optimizer="muon", learning_rate=0.01, weight_decay=0.3, layer_decay=0.5)
-    optimizer = make_optimizer(module, recipe)
+    settings = OptimizerSettings("muon", learning_rate=0.01, weight_decay=0.3, beta2=0.999, layer_decay=0.5)
+    optimizer = make_optimizer(module, settings)
     names = {id(parameter): name for name, parameter in module.named_parameters()}
     muon = {
         names[id(p)]

@@ -23,7 +23,7 @@ from vitrine import cli
 from vitrine.config import CaptionSpec, Recipe, named_transforms
 from vitrine.errors import DataError
 from vitrine.models.finetune import captioner_parameter_groups
-from vitrine.train import loop as fit
+from vitrine.train import loop
 from vitrine.train.captioner import CaptionerTask
 from vitrine.train.classifier import ClassifierTask
 from vitrine.train.loop import StepDone
@@ -81,7 +81,7 @@ def plain_steps() -> Iterator[None]:
         return torch.optim.SGD(parameters, lr=PLAIN.learning_rate, momentum=0.5)
 
     def captioner(task: CaptionerTask, module: torch.nn.Module) -> torch.optim.Optimizer:
-        groups = captioner_parameter_groups(module, task.recipe, PLAIN.learning_rate)
+        groups = captioner_parameter_groups(module, PLAIN.weight_decay, 1.0)
         return sgd([{"params": group["params"]} for group in groups])
 
     with (
@@ -107,7 +107,7 @@ def _average_of_means(processes: Any, loss: Any, is_dummy: bool) -> Any:
     return replace(_whole(processes, loss, is_dummy), weight=1.0)
 
 
-_whole = fit.reduce_loss
+_whole = loop.reduce_loss
 
 
 def trained_until(data: Path, out: Path) -> str:
@@ -140,9 +140,9 @@ def main(data: Path, out: Path) -> None:
     for case in CASES:
         result = trained(data, case, out / case)
         (out / f"{case}.{os.environ['RANK']}.json").write_text(json.dumps(result))
-    with mock.patch.object(fit, "reduce_loss", _average_of_means):
+    with mock.patch.object(loop, "reduce_loss", _average_of_means):
         trained(data, "plain", out / "wrong")
-    with mock.patch.object(fit, "pipeline_depth", lambda _: 1):
+    with mock.patch.object(loop, "pipeline_depth", lambda _: 1):
         for case in LATE:
             trained(data, case, out / f"{case}, read late")
     trained(data, "plain", out / "begun by one", resume=True)
@@ -155,7 +155,7 @@ def main(data: Path, out: Path) -> None:
         train(str(data / "scenes"), ADAMW, out / "cut adamw")
     (out / f"begun cut.{os.environ['RANK']}.json").write_text(json.dumps(begun))
     said(["train", str(out / "none"), "--recipe", "scenes-tiny", "-o", str(out / "x")], out / "nothing")
-    with mock.patch.object(fit, "_set_learning_rate", _full_disk):
+    with mock.patch.object(loop, "_set_learning_rate", _full_disk):
         said(["train", str(data / "scenes"), "--recipe", "scenes-tiny", "-o", str(out / "y")], out / "second")
     trained_until(data, out / "begun by two")
 

@@ -40,6 +40,7 @@ from vitrine.runs.record import read_record
 from vitrine.train.losses import CaptionBatch, Captioning, TeacherForcing, pad_captions
 from vitrine.train.optimizer import make_optimizer, make_schedule
 from vitrine.train.run import train
+from vitrine.train.settings import DataSettings, OptimizerSettings, ScheduleSettings, TaskSettings
 
 COCO = SHARED / "coco"
 Command = Callable[..., tuple[int, str, str]]
@@ -121,7 +122,7 @@ CAPTIONS = [[5, 6, 7], [8], [9, 10, 11, 12, 13, 4]]
 def slow_losses(model: CaptionModel, batch: CaptionBatch, transform: CaptionTransform) -> torch.Tensor:
     """Every caption by itself, one step at a time through the decoder's cache: no padding anywhere."""
     losses, row = [], 0
-    for picture, count in zip(batch.seen, batch.captions_P, strict=True):
+    for picture, count in zip(batch.images, batch.captions_P, strict=True):
         for _ in range(count):
             ids = batch.ids_BT[row, : batch.length_B[row]].tolist()
             encoder_output, state = model.encode([transform.normalise(picture)]), None
@@ -153,7 +154,7 @@ def test_padding_has_no_gradient_and_changes_nothing() -> None:
     plain = objective(module, batch_of(CAPTIONS, (1, 1, 1)), mix=False)
     batch = batch_of(CAPTIONS, (1, 1, 1))
     wider = CaptionBatch(
-        batch.seen, functional.pad(batch.ids_BT, (0, 3)), batch.length_B, batch.captions_P, batch.indices_P
+        batch.images, functional.pad(batch.ids_BT, (0, 3)), batch.length_B, batch.captions_P, batch.indices_P
     )
     assert objective(module, wider, mix=False).mean.item() == pytest.approx(plain.mean.item(), abs=1e-6)
     plain.mean.backward()
@@ -167,7 +168,7 @@ def test_label_smoothing_is_that_of_the_formula() -> None:
     module = TeacherForcing(tiny_model(), frozen=False).eval()
     with torch.no_grad():
         logits, _ = module.captioner(
-            module.captioner.encode([transform.normalise(batch.seen[0])]), torch.tensor([[1, 5, 6]])
+            module.captioner.encode([transform.normalise(batch.images[0])]), torch.tensor([[1, 5, 6]])
         )
         found = Captioning(transform, 0.2, 0.0, 0, torch.device("cpu"))(module, batch, mix=False)
     log_p = logits[0].log_softmax(-1)
@@ -196,8 +197,9 @@ def test_word_dropout_hides_words_before_but_never_the_start() -> None:
 def test_the_image_encoder_has_its_own_learning_rate() -> None:
     module = TeacherForcing(tiny_model(), frozen=False)
     settings = recipe(learning_rate=1e-4, weight_decay=0.1, warmup_epochs=0)
-    optimizer = make_optimizer(module, settings, captioner_parameter_groups(module, settings, 1e-5))
-    make_schedule(optimizer, settings, 10).step_update(1)
+    groups = captioner_parameter_groups(module, weight_decay=0.1, backbone_lr_scale=0.1)
+    optimizer = make_optimizer(module, OptimizerSettings.from_recipe(settings), groups)
+    make_schedule(optimizer, ScheduleSettings.from_recipe(settings), 10).step_update(1)
     rates = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
     assert len(rates) == len(list(module.parameters()))
     for name, parameter in module.captioner.named_parameters():
@@ -211,7 +213,8 @@ def test_a_frozen_image_encoder_stays_as_it_is_and_in_eval_mode() -> None:
     module = TeacherForcing(tiny_model(), frozen=True).train()
     before = {name: value.clone() for name, value in module.captioner.backbone.state_dict().items()}
     assert not module.captioner.backbone.training and module.captioner.decoder.training
-    optimizer = make_optimizer(module, recipe(), captioner_parameter_groups(module, recipe(), 1e-5))
+    groups = captioner_parameter_groups(module, weight_decay=0.05, backbone_lr_scale=0.005)
+    optimizer = make_optimizer(module, OptimizerSettings.from_recipe(recipe()), groups)
     loss = Captioning(CaptionTransform(CaptionInput(16)), 0.0, 0.0, 0, torch.device("cpu"))(
         module, batch_of(CAPTIONS, (1, 2)), mix=False
     )
@@ -227,7 +230,7 @@ def test_kept_features_give_the_loss_of_the_pictures_themselves() -> None:
     )
     module, batch = TeacherForcing(tiny_model(), frozen=True).eval(), batch_of(CAPTIONS, (1, 2))
     with torch.no_grad():
-        features = [module.captioner.encode_image([transform.normalise(each)]).values_BDRC[0] for each in batch.seen]
+        features = [module.captioner.encode_image([transform.normalise(each)]).values_BDRC[0] for each in batch.images]
         kept = CaptionBatch(Features.join(features), batch.ids_BT, batch.length_B, batch.captions_P, batch.indices_P)
         assert objective(module, kept, mix=False).mean.item() == pytest.approx(
             objective(module, batch, mix=False).mean.item(), abs=1e-6
@@ -308,7 +311,7 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(
 
     settings = recipe(tune=tune, checkpoint_minutes=1e-9)
     train(str(scenes), settings, tmp_path / "whole")
-    original, saves = trainer.Trainer._save_state, iter(range(100))
+    original, saves = trainer.Trainer._save_checkpoint, iter(range(100))
 
     def stopped(session: trainer.Trainer) -> None:
         original(session)
@@ -316,7 +319,7 @@ def test_a_stopped_training_ends_as_if_it_had_not_been(
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_save_state", stopped)
+        patch.setattr(trainer.Trainer, "_save_checkpoint", stopped)
         with pytest.raises(KeyboardInterrupt):
             train(str(scenes), settings, tmp_path / "stopped")
     assert not (tmp_path / "stopped" / "metrics.json").exists()
@@ -368,14 +371,16 @@ def test_captions_are_drawn_anew_where_there_are_too_many(scenes: Path) -> None:
     from vitrine.train.data import prepare_captions
 
     few = recipe(caption=CaptionSpec(**{**vars(SPEC), "captions_a_picture": 2}))
-    task = CaptionerTask(few, prepare_captions(str(scenes), few), lambda _: None)
+    data = prepare_captions(str(scenes), DataSettings.from_recipe(few))
+    assert few.caption is not None
+    task = CaptionerTask(TaskSettings.from_recipe(few), few.caption, data)
     captions = ("a", "b", "c", "d", "e")
-    drawn = [task._drawn.chosen(captions, 3, epoch) for epoch in range(60)]
+    drawn = [task._sampler.sample(captions, 3, epoch) for epoch in range(60)]
     assert all(len(set(each)) == 2 for each in drawn)
     counts = [sum(text in each for each in drawn) for text in captions]
     assert min(counts) > 10, "each of them comes now and then"
-    assert task._drawn.chosen(captions, 3, 7) == task._drawn.chosen(captions, 3, 7)
-    assert task._drawn.chosen(("a", "b"), 3, 0) == ("a", "b") and task._drawn.chosen(captions, 3, None) == captions
+    assert task._sampler.sample(captions, 3, 7) == task._sampler.sample(captions, 3, 7)
+    assert task._sampler.sample(("a", "b"), 3, 0) == ("a", "b") and task._sampler.sample(captions, 3, None) == captions
 
 
 def test_a_captioner_is_trained_on_with_its_own_words(finished: Path, scenes: Path, tmp_path: Path) -> None:

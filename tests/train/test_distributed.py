@@ -175,7 +175,7 @@ def test_adamw_over_a_model_that_is_cut(data: Path, by_two: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("changed", "named"),
+    ("changes", "named"),
     [
         ({"ema": 0.9}, "ema"),
         ({"tune": "lora"}, "tune"),
@@ -183,12 +183,12 @@ def test_adamw_over_a_model_that_is_cut(data: Path, by_two: Path, tmp_path: Path
         ({"optimizer": "muon", "compile": True}, "compile, optimizer"),
     ],
 )
-def test_what_cannot_be_cut_is_refused(changed: dict[str, Any], named: str) -> None:
-    from vitrine.train.run import _require_cuttable
+def test_what_fsdp_cannot_shard_is_refused(changes: dict[str, Any], named: str) -> None:
+    from vitrine.train.run import _check_fsdp
 
-    _require_cuttable(PLAIN)
-    with pytest.raises(RecipeError, match=f"^{named}: not where FSDP cuts"):
-        _require_cuttable(trained_together.replace(PLAIN, **changed))
+    _check_fsdp(PLAIN)
+    with pytest.raises(RecipeError, match=f"^{named}: not possible where FSDP shards"):
+        _check_fsdp(trained_together.replace(PLAIN, **changes))
 
 
 @pytest.fixture

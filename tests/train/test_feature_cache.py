@@ -23,11 +23,12 @@ from vitrine.models.finetune import LinearProbe, is_stochastic, linear_head
 from vitrine.train import feature_cache
 from vitrine.train.captioner import CaptionerTask
 from vitrine.train.classifier import ClassifierTask
-from vitrine.train.data import CaptionTrainingData, TrainingData
+from vitrine.train.data import TrainingData
 from vitrine.train.events import Plan, ProgressUpdate
-from vitrine.train.feature_cache import FeatureCache, encode_once, view_for_epoch
+from vitrine.train.feature_cache import FeatureCache, encode_once
 from vitrine.train.loop import StepDone
 from vitrine.train.run import train
+from vitrine.train.settings import BatchSettings, TaskSettings
 
 REPEATABLE = ("history.jsonl", "metrics.json", "predictions.csv", "model.safetensors")
 NOTHING = TransformSpec()
@@ -218,10 +219,13 @@ def test_other_tuning_says_nothing_of_features(small_run: Path, small_scenes: Pa
 
 
 def test_views_take_turns() -> None:
-    settings = recipe(Path("x"), views=3)
-    assert [view_for_epoch(settings, True, epoch) for epoch in range(5)] == [0, 1, 2, 0, 1]
-    assert [view_for_epoch(recipe(Path("x")), True, epoch) for epoch in range(3)] == [0, 1, 2]
-    assert [view_for_epoch(recipe(Path("x")), False, epoch) for epoch in range(3)] == [0, 0, 0]
+    def views(**changes: object) -> list[int]:
+        settings = BatchSettings.from_recipe(recipe(Path("x"), **changes))
+        return [settings.view(epoch) for epoch in range(5)]
+
+    assert views(views=3, transforms=SOME) == [0, 1, 2, 0, 1]
+    assert views(transforms=SOME) == [0, 1, 2, 3, 4]
+    assert views() == [0, 0, 0, 0, 0]
     with pytest.raises(RecipeError, match="views = -1"):
         recipe(Path("x"), views=-1)
 
@@ -229,13 +233,12 @@ def test_views_take_turns() -> None:
 def test_a_stream_has_no_versions() -> None:
     stream = open_data("scenes:base")
     data = TrainingData(stream, stream.splits["train"], (), {}, SampleIndex({}, (), {}))
-    captions = CaptionTrainingData(None, None, None, {})  # type: ignore[arg-type]
-    captions = dataclasses.replace(captions, train=open_captions("scenes:base").splits["train"])
-    settings = Recipe(name="x", model="vitrine/scenes-tiny", views=2)
+    captions = dataclasses.replace(data, train=open_captions("scenes:base").splits["train"])
+    settings = TaskSettings.from_recipe(Recipe(name="x", model="vitrine/scenes-tiny", views=2))
     with pytest.raises(RecipeError, match="views = 2 cannot be used: expected 0, as these"):
         ClassifierTask(settings, data)
     with pytest.raises(RecipeError, match="views = 2 cannot be used: expected 0, as these"):
-        CaptionerTask(dataclasses.replace(settings, caption=CaptionSpec()), captions, lambda _: None)
+        CaptionerTask(settings, CaptionSpec(), captions)
 
 
 def test_views_hold_for_every_kind_of_tuning(small_run: Path, small_scenes: Path, tmp_path: Path) -> None:
@@ -254,12 +257,12 @@ def test_kept_features_are_by_version_and_position_whatever_their_shapes() -> No
             kept.add(view, index, values[view, index])
     assert kept.count == 4 and not kept.has(0, 1) and not kept.has(1, 1)
     for view in range(2):
-        for found, index in zip(kept(view, [2, 0]), (2, 0), strict=True):
+        for found, index in zip(kept.get(view, [2, 0]), (2, 0), strict=True):
             assert torch.equal(found, values[view, index])
-    settings = recipe(Path("x"), batch_size=2)
-    batches = list(kept.batches(settings, 0, 0, 1, BatchShard()))
-    assert sorted(i for indices, *_ in batches for i in indices) == [0, 2]
-    assert [indices for indices, *_ in kept.batches(settings, 0, 1, 1, BatchShard())] == [batches[1][0]]
+    settings = BatchSettings.from_recipe(recipe(Path("x"), batch_size=2, views=2))
+    batches = list(kept.batches(settings, 1, 0, BatchShard()))
+    assert sorted(index for batch in batches for index in batch.indices) == [0, 2]
+    assert [batch.indices for batch in kept.batches(settings, 1, 1, BatchShard())] == [batches[1].indices]
 
 
 def test_what_is_too_large_is_noticed_at_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:

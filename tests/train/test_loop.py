@@ -21,13 +21,12 @@ from vitrine.data.scenes import write_scenes
 from vitrine.errors import TrainingError
 from vitrine.runs.checkpoint import load_checkpoint
 from vitrine.shards import write_shards
-from vitrine.train import loop as fit
-from vitrine.train import loop as unread
+from vitrine.train import loop
 from vitrine.train.loop import AsyncScalars, StepDone
 from vitrine.train.losses import Classification, Loss
 from vitrine.train.run import train
 
-LATE = mock.patch.object(fit, "pipeline_depth", lambda device: 1)
+LATE = mock.patch.object(loop, "pipeline_depth", lambda device: 1)
 
 RECIPES: dict[str, Recipe] = {
     "plain": recipe(),
@@ -59,7 +58,7 @@ def run(data: Path, name: str, out: Path, report: Callable[[Any], None] = lambda
 def test_reading_late_changes_no_byte(name: str, data: Path, tmp_path: Path) -> None:
     told: dict[str, list[dict[str, Any]]] = {"at once": [], "late": []}
     for when, steps in told.items():
-        with LATE if when == "late" else mock.patch.object(fit, "pipeline_depth", unread.pipeline_depth):
+        with LATE if when == "late" else mock.patch.object(loop, "pipeline_depth", loop.pipeline_depth):
             run(
                 data, name, tmp_path / when, lambda e, s=steps: s.append(asdict(e)) if isinstance(e, StepDone) else None
             )
@@ -71,7 +70,7 @@ def test_reading_late_changes_no_byte(name: str, data: Path, tmp_path: Path) -> 
 
 def test_a_step_is_read_once_the_next_one_is_queued(data: Path, tmp_path: Path) -> None:
     happened: list[str] = []
-    queue, read = fit._step, AsyncScalars.read
+    queue, read = loop._train_step, AsyncScalars.read
 
     def queued(*args: Any, **kwargs: Any) -> Any:
         happened.append("queued")
@@ -81,7 +80,7 @@ def test_a_step_is_read_once_the_next_one_is_queued(data: Path, tmp_path: Path) 
         happened.append("read")
         return read(self)
 
-    with mock.patch.object(fit, "_step", queued), mock.patch.object(AsyncScalars, "read", reading):
+    with mock.patch.object(loop, "_train_step", queued), mock.patch.object(AsyncScalars, "read", reading):
         run(data, "plain", tmp_path / "at once")
         assert happened == ["queued", "read"] * 8
         happened.clear()
@@ -128,7 +127,7 @@ def test_a_loss_that_is_not_finite_names_its_own_batch_and_leaves_good_weights(
         batches: list[list[int]] = []
         behind = {"at once": 0, "late": 1}[when]
         with (
-            mock.patch.object(fit, "pipeline_depth", lambda _, steps=behind: steps),
+            mock.patch.object(loop, "pipeline_depth", lambda _, steps=behind: steps),
             mock.patch.object(Classification, "__call__", spoilt(bad, batches)),
             pytest.raises(TrainingError) as caught,
         ):
@@ -165,32 +164,32 @@ class _Asked(TorchDispatchMode):
 @pytest.mark.parametrize("late", [0, 1])
 def test_queueing_a_step_asks_for_no_number(late: int, data: Path, tmp_path: Path) -> None:
     """Forward and backward pass, clipping, the optimizer and the moving average, mixed pictures or not."""
-    asked, queue = _Asked(), fit._step
+    asked, queue = _Asked(), loop._train_step
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         with asked:
             return queue(*args, **kwargs)
 
-    with mock.patch.object(fit, "_step", watched), mock.patch.object(fit, "pipeline_depth", lambda _: late):
+    with mock.patch.object(loop, "_train_step", watched), mock.patch.object(loop, "pipeline_depth", lambda _: late):
         run(data, "full", tmp_path / "run", clip_norm=1.0)
     assert set(asked.found) == (set() if late else {"_local_scalar_dense"})
 
 
 def test_queueing_a_step_of_a_captioner_asks_for_no_number(data: Path, tmp_path: Path) -> None:
     """What of captions is picked is found in memory, before it is moved."""
-    asked, queue = _Asked(), fit._step
+    asked, queue = _Asked(), loop._train_step
 
     def watched(*args: Any, **kwargs: Any) -> Any:
         with asked:
             return queue(*args, **kwargs)
 
-    with mock.patch.object(fit, "_step", watched), LATE:
+    with mock.patch.object(loop, "_train_step", watched), LATE:
         run(data, "captions", tmp_path / "run", caption=replace(WORDS, captions_a_picture=1))
     assert set(asked.found) == {"nonzero"}
 
 
 def test_only_accelerators_with_a_queue_are_read_late() -> None:
-    assert [unread.pipeline_depth(torch.device(each)) for each in ("cpu", "mps", "cuda", "cuda:1")] == [0, 0, 1, 1]
+    assert [loop.pipeline_depth(torch.device(each)) for each in ("cpu", "mps", "cuda", "cuda:1")] == [0, 0, 1, 1]
 
 
 def test_batches_are_pinned_and_moved_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:

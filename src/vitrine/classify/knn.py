@@ -28,7 +28,7 @@ from vitrine.metrics.intervals import wilson
 from vitrine.metrics.paired_tests import LEVEL, count_pairs
 from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.models.finetune import PooledFeatures
-from vitrine.models.load import load_recipe_model, recipe_input
+from vitrine.models.load import load_model, training_input
 from vitrine.models.reference import bundled_folder
 from vitrine.plotting.tables import Table
 from vitrine.results import (
@@ -411,7 +411,13 @@ def _initial_classifier(run: RunFolder, precision: str) -> tuple[Classifier | No
     if recipe.pretrained is False or is_captioner_folder(run.path):
         return None, ("The run began with random weights: there are no features before fine-tuning.",)
     try:
-        initial = load_recipe_model(recipe, len(run.read_labels()))
+        initial = load_model(
+            recipe.model,
+            pretrained=recipe.pretrained,
+            num_classes=len(run.read_labels()),
+            image_size=recipe.image_size,
+            model_args=recipe.model_args,
+        )
         assert initial.weights is not None
         starting_weights = read_json(run.path / "environment.json").get("starting_weights") or {}
         if initial.weights.sha256 != starting_weights.get("sha256"):
@@ -420,7 +426,7 @@ def _initial_classifier(run: RunFolder, precision: str) -> tuple[Classifier | No
         why = str(error).splitlines()[0]
         return None, (f"The weights that the run began with cannot be had, so they are not measured: {why}",)
     note = f"Before fine-tuning: {initial.weights.path}."
-    return place_on_device(initial, (), recipe_input(initial, recipe), precision), (note,)
+    return place_on_device(initial, (), training_input(initial, recipe.transforms), precision), (note,)
 
 
 def _recorded_head(record: RunRecord, query: SplitFeatures, labels: Sequence[str]) -> LabelSource | None:

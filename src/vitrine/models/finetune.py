@@ -11,7 +11,6 @@ import torch
 from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
-from vitrine.config import Recipe
 from vitrine.errors import ModelError, RecipeError
 from vitrine.models.precision import class_token_alone
 
@@ -84,7 +83,7 @@ def merge_adapters(module: nn.Module) -> nn.Module:
 
 
 def captioner_parameter_groups(
-    module: nn.Module, recipe: Recipe, backbone_learning_rate: float
+    module: nn.Module, weight_decay: float, backbone_lr_scale: float
 ) -> list[dict[str, Any]]:
     """Parameter groups of a captioner: the image encoder with its own learning rate, and the rest; no weight decay on
     vectors and embeddings.
@@ -99,14 +98,14 @@ def captioner_parameter_groups(
     return [
         {
             "params": members,
-            "weight_decay": 0.0 if no_decay else recipe.weight_decay,
-            "lr_scale": backbone_learning_rate / recipe.learning_rate if is_backbone else 1.0,
+            "weight_decay": 0.0 if no_decay else weight_decay,
+            "lr_scale": backbone_lr_scale if is_backbone else 1.0,
         }
         for (is_backbone, no_decay), members in groups.items()
     ]
 
 
-def parameter_groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
+def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
     """Parameter groups for AdamW: no weight decay on vectors, position embeddings and tokens; layer-wise learning rate.
 
     Each group has ``lr_scale``, which the schedule multiplies with its own value (Bao et al. 2021, BEiT).
@@ -114,7 +113,7 @@ def parameter_groups(module: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     plain = module.get_base_model() if hasattr(module, "get_base_model") else module  # type: ignore[operator]
     exempt = set(plain.no_weight_decay()) if hasattr(plain, "no_weight_decay") else set()  # type: ignore[operator]
     groups: list[dict[str, Any]] = param_groups_layer_decay(
-        plain, weight_decay=recipe.weight_decay, no_weight_decay_list=exempt, layer_decay=recipe.layer_decay
+        plain, weight_decay=weight_decay, no_weight_decay_list=exempt, layer_decay=layer_decay
     )
     return groups
 

@@ -14,7 +14,7 @@ import timm
 import torch
 from torch import nn
 
-from vitrine.config import Recipe
+from vitrine.config import TransformSpec
 from vitrine.config.preprocessing import InputSpec
 from vitrine.errors import ModelError, error_summary
 from vitrine.models.checkpoints.base import ConvertedCheckpoint, count_names, explain_mismatch, group_size_mismatches
@@ -119,46 +119,30 @@ def load_for_inference(reference: str | Path, architecture: str | None = None) -
     return model
 
 
-def resolve_recipe_model(recipe: Recipe) -> ModelReference:
-    """The reference of the model that a recipe starts from, before long work that would come first.
+def resolve_with_weights(
+    reference: str, pretrained: bool | str, model_args: Mapping[str, Any] | None = None
+) -> ModelReference:
+    """Resolve the model that a training starts from, and locate its weights before long work that would come first.
 
-    Its weights are located; what has to be downloaded is in the cache folder afterwards.
+    What has to be downloaded is in the cache folder afterwards.
+
+    Args:
+        reference: a model reference.
+        pretrained: as in :func:`load_model`.
+        model_args: likewise.
 
     Raises:
         ModelError, WeightsUnavailableError: an unknown model, or weights that cannot be had.
     """
-    pretrained = recipe.pretrained
-    reference = resolve_reference(recipe.model, recipe.model_args, pretrained if isinstance(pretrained, str) else None)
+    model = resolve_reference(reference, model_args, pretrained if isinstance(pretrained, str) else None)
     if pretrained is not False:
-        _ = reference.weights
-    return reference
+        _ = model.weights
+    return model
 
 
-def load_recipe_model(recipe: Recipe, classes: int, reference: ModelReference | None = None) -> LoadedModel:
-    """The recipe's model with a head for this many classes.
-
-    Args:
-        recipe: which model, with which weights and constructor arguments.
-        classes: outputs of the new head.
-        reference: what :func:`resolve_recipe_model` found; None resolves the recipe's model here.
-
-    Raises:
-        ModelError, WeightsUnavailableError: as :func:`load_model` says.
-    """
-    return load_model(
-        recipe.model if reference is None else reference,
-        pretrained=recipe.pretrained,
-        num_classes=classes,
-        image_size=recipe.image_size,
-        model_args=recipe.model_args,
-        drop_path=recipe.drop_path,
-        patch_drop=recipe.patch_drop,
-    )
-
-
-def recipe_input(model: LoadedModel, recipe: Recipe) -> InputSpec:
-    """The model's own input, with what the recipe's transforms say instead."""
-    own_input, transforms = model.input, recipe.transforms
+def training_input(model: LoadedModel, transforms: TransformSpec) -> InputSpec:
+    """The model's own input, with the normalisation and the evaluation crop that a recipe's transforms ask for."""
+    own_input = model.input
     return replace(
         own_input,
         mean=transforms.mean or own_input.mean,

@@ -15,27 +15,28 @@ from torch import nn
 from vitrine.caption.inference import captions_csv, greedy_captions, score_captions
 from vitrine.caption.model import load_captioner, open_captioner
 from vitrine.caption.tokenizer import Vocabulary, read_vocabulary, train_vocabulary
-from vitrine.config import CaptionSpec, Recipe, TransformSpec
+from vitrine.config import CaptionSpec, TransformSpec
 from vitrine.config.recipe import FROM_CAPTIONS
 from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTransform
 from vitrine.data.loader import Batch, BatchShard, PictureLoader
-from vitrine.data.samples import Sample, Split
+from vitrine.data.samples import Sample
 from vitrine.models.captioner.build import LoadedCaptioner, build_captioner
 from vitrine.models.captioner.checkpoint import VOCABULARY, save_captioner_checkpoint
 from vitrine.models.captioner.model import CaptionModel, Features
 from vitrine.models.finetune import captioner_parameter_groups
 from vitrine.models.kind import is_captioner
-from vitrine.models.load import resolve_recipe_model
+from vitrine.models.load import resolve_with_weights
 from vitrine.models.precision import autocast
 from vitrine.models.reference import ModelReference, file_sha256
 from vitrine.results import CaptioningMetrics, none_readable
 from vitrine.runs.environment import VOCABULARY_SHA256
 from vitrine.runs.folder import RunFolder
-from vitrine.train.data import CaptionTrainingData, ShardedBatches, epoch_pictures, shards_of
+from vitrine.train.data import ShardedBatches, TrainingData, epoch_pictures, shards_of
 from vitrine.train.events import Event, ProgressUpdate
-from vitrine.train.feature_cache import FeatureCache, cache_dtype, check_views, encode_once, view_for_epoch
+from vitrine.train.feature_cache import FeatureCache, cache_dtype, check_views, encode_once
 from vitrine.train.losses import CaptionBatch, Captioning, TeacherForcing
 from vitrine.train.optimizer import make_optimizer
+from vitrine.train.settings import ModelSettings, TaskSettings
 from vitrine.train.task import Batches, RuntimeConfig, ValidationResult
 from vitrine.train.teacher_forcing import CaptionSampler, TeacherForcedScore, score_teacher_forced
 
@@ -45,71 +46,83 @@ _ENCODED_AGAIN = (
 )
 
 
-def resolve_image_model(recipe: Recipe) -> ModelReference | None:
-    """The image model that a captioner's recipe starts from, with its weights; None where it is a captioner.
+def resolve_image_model(settings: ModelSettings) -> ModelReference | None:
+    """The image model of a new captioner, with its weights; None where the model is a captioner already.
 
     Raises:
         ModelError, WeightsUnavailableError: an unknown model, or weights that cannot be had.
     """
-    return None if is_captioner(recipe.model) else resolve_recipe_model(recipe)
+    if is_captioner(settings.model):
+        return None
+    return resolve_with_weights(settings.model, settings.pretrained, settings.model_args)
 
 
 class CaptionerTask:
-    """An image encoder, a transformer and word pieces; see :class:`vitrine.train.task.Task`."""
+    """An image encoder, a transformer and a vocabulary; see :class:`vitrine.train.task.Task`.
+
+    Args:
+        settings: of image model, batches, loss and optimizer.
+        caption: of the captioner round the image model.
+        data: training and validation pictures with their captions.
+        report: called with events.
+        image_model: the image model, where it was resolved before; None resolves it here.
+    """
 
     labels: tuple[str, ...] = ()
 
     def __init__(
         self,
-        recipe: Recipe,
-        data: CaptionTrainingData,
-        report: Callable[[Event], None],
+        settings: TaskSettings,
+        caption: CaptionSpec,
+        data: TrainingData,
+        report: Callable[[Event], None] = lambda _: None,
         image_model: ModelReference | None = None,
     ) -> None:
-        check_views(recipe, data.train.endless)
-        self.recipe, self.data, self.report, self.data_record = recipe, data, report, data.record
-        self.spec = recipe.caption or CaptionSpec()
-        made = self._assembled(image_model)
-        self.model, self.input, self.weights = made.model, made.input, made.weights
+        batches = settings.batches
+        check_views(batches.views, data.train.endless)
+        self.settings, self.caption, self.data, self.report = settings, caption, data, report
+        self.data_record = data.record
+        built = self._load_or_build(image_model)
+        self.model, self.input, self.weights = built.model, built.input, built.weights
         self.vocabulary: Vocabulary = self.model.vocabulary
-        self.transform = CaptionTransform(made.input)
+        self.transform = CaptionTransform(built.input)
         self.width = self.model.config.width
-        longest = min(self.model.max_length, self.spec.longest)
-        self._drawn = CaptionSampler(self.vocabulary, longest, self.spec.captions_a_picture, recipe.seed)
-        self.epoch_pictures = epoch_pictures(data.train, recipe)
+        max_length = min(self.model.max_length, caption.longest)
+        self._sampler = CaptionSampler(self.vocabulary, max_length, caption.captions_a_picture, batches.seed)
+        self.epoch_pictures = epoch_pictures(data.train, batches.epoch_size)
         self.validation_pictures = len(data.validation)
-        self.frozen = recipe.tune == "head" or self.spec.backbone_learning_rate == 0
-        again = (_ENCODED_AGAIN,) if self.frozen and data.train.endless else ()
-        self.notes = (*data.found.notes, *made.notes, f"{self.vocabulary.size:,} word pieces.", *again)
+        self.is_encoder_frozen = settings.model.tune == "head" or caption.backbone_learning_rate == 0
+        again = (_ENCODED_AGAIN,) if self.is_encoder_frozen and data.train.endless else ()
+        self.notes = (*data.source.notes, *built.notes, f"{self.vocabulary.size:,} word pieces.", *again)
         self.frozen_parameters = 0
-        self._kept: dict[str, FeatureCache | None] = {}
-        self._sharded: ShardedBatches | None = None
+        self._caches: dict[str, FeatureCache | None] = {}
+        self._shards: ShardedBatches | None = None
 
-    def _assembled(self, image_model: ModelReference | None) -> LoadedCaptioner:
-        recipe, transforms = self.recipe, self.recipe.transforms
-        if image_model is None and is_captioner(recipe.model):
-            found = load_captioner(recipe.model)
+    def _load_or_build(self, image_model: ModelReference | None) -> LoadedCaptioner:
+        settings, transforms = self.settings.model, self.settings.batches.transforms
+        if image_model is None and is_captioner(settings.model):
+            loaded = load_captioner(settings.model)
             note = "It is a captioner: its own architecture and word pieces are used."
-            return replace(found, notes=(*found.notes, note))
+            return replace(loaded, notes=(*loaded.notes, note))
         return build_captioner(
-            image_model or recipe.model,
-            self.spec,
-            self._vocabulary(),
-            pretrained=recipe.pretrained,
-            image_size=recipe.image_size,
-            model_args=recipe.model_args,
+            image_model or settings.model,
+            self.caption,
+            self._make_vocabulary(),
+            pretrained=settings.pretrained,
+            image_size=settings.image_size,
+            model_args=settings.model_args,
             mean=transforms.mean,
             std=transforms.std,
         )
 
-    def _vocabulary(self) -> Vocabulary:
-        if self.spec.vocabulary != FROM_CAPTIONS:
-            return read_vocabulary(Path(self.spec.vocabulary).expanduser())
+    def _make_vocabulary(self) -> Vocabulary:
+        if self.caption.vocabulary != FROM_CAPTIONS:
+            return read_vocabulary(Path(self.caption.vocabulary).expanduser())
         texts = (text for captions in self._training_captions() for text in captions)
-        return train_vocabulary(texts, self.spec.vocabulary_size)
+        return train_vocabulary(texts, self.caption.vocabulary_size)
 
     def _training_captions(self) -> Iterator[Sequence[str]]:
-        """Of each training picture; a stream of shards is read once for them."""
+        """The captions of each training picture; a stream of shards is read once for them."""
         shards = shards_of(self.data.train)
         if shards is None:
             yield from (each.captions for each in self.data.train.for_epoch(0, _VOCABULARY_PICTURES))
@@ -121,148 +134,161 @@ class CaptionerTask:
 
     def trainable(self) -> nn.Module:
         """The captioner under teacher forcing, its image encoder frozen on request."""
-        return TeacherForcing(self.model, frozen=self.frozen)
+        return TeacherForcing(self.model, frozen=self.is_encoder_frozen)
 
     def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
-        """Two learning rates: the image encoder's, and everything else's."""
-        groups = captioner_parameter_groups(module, self.recipe, self.spec.backbone_learning_rate)
-        return make_optimizer(module, self.recipe, groups)
+        """The optimizer over two learning rates: the image encoder's, and everything else's."""
+        settings = self.settings.optimizer
+        backbone_scale = self.caption.backbone_learning_rate / settings.learning_rate
+        groups = captioner_parameter_groups(module, settings.weight_decay, backbone_scale)
+        return make_optimizer(module, settings, groups)
 
     def objective(self, device: torch.device) -> Captioning:
-        """Cross-entropy over word pieces."""
-        smoothing, hidden = self.recipe.label_smoothing, self.spec.word_dropout
-        return Captioning(self.transform, smoothing, hidden, self.vocabulary.pad, device)
+        """Cross-entropy over tokens."""
+        smoothing, word_dropout = self.settings.loss.label_smoothing, self.caption.word_dropout
+        return Captioning(self.transform, smoothing, word_dropout, self.vocabulary.pad, device)
 
     @contextmanager
     def batches(self, runtime: RuntimeConfig) -> Iterator[Batches]:
-        """Pictures or their kept features, with captions that are drawn anew in every epoch."""
-        recipe, changes = self.recipe, CaptionTrainTransform(self.recipe.transforms, self.transform)
-        random, kept, share = recipe.transforms.random, None, runtime.processes.batch_shard()
-        if self.frozen and (recipe.views or not random) and not self.data.train.endless:
-            kept = self._features("training", self.data.train, runtime, changes, recipe.views or 1)
-        if kept is not None:
-            features = kept
-            yield lambda epoch, start: self._from_kept(features, epoch, start, share)
-            return
-        with PictureLoader(changes, recipe.batch_size, recipe.workers, share) as loader:
+        """Pictures or their cached features, with captions that are drawn anew in every epoch."""
+        settings, shard = self.settings.batches, runtime.processes.batch_shard()
+        transform = CaptionTrainTransform(settings.transforms, self.transform)
+        has_few_views = settings.views or not settings.transforms.random
+        if self.is_encoder_frozen and has_few_views and not self.data.train.endless:
+            cache = self._encode_split("training", self.data.train, runtime, transform, settings.views or 1)
+            if cache is not None:
+                yield lambda epoch, start: self._batches_from_cache(cache, epoch, start, shard)
+                return
+        with PictureLoader(transform, settings.batch_size, settings.workers, shard) as loader:
             shards = shards_of(self.data.train)
             if shards is None:
-                yield lambda epoch, start: self._from_pictures(loader, epoch, start)
+                yield lambda epoch, start: self._batches_from_pictures(loader, epoch, start)
                 return
-            sharded = self._sharded = ShardedBatches(shards, recipe, share, self.report)
-            yield lambda epoch, start: self._from_shards(sharded, loader, epoch, start)
+            stream = self._shards = ShardedBatches(shards, settings, shard, self.report)
+            yield lambda epoch, start: self._batches_from_shards(stream, loader, epoch, start)
 
-    def _from_kept(self, kept: FeatureCache, epoch: int, start: int, share: BatchShard) -> Iterator[CaptionBatch]:
-        view = view_for_epoch(self.recipe, self.recipe.transforms.random, epoch)
-        for indices, values, is_dummy in kept.batches(self.recipe, epoch, start, view, share):
-            yield replace(self._batch(Features.join(values), indices, self.data.train, epoch), is_dummy=is_dummy)
-
-    def _from_pictures(self, loader: PictureLoader, epoch: int, start: int) -> Iterator[CaptionBatch]:
-        recipe, split = self.recipe, self.data.train.for_epoch(epoch, self.recipe.epoch_size)
-        view = view_for_epoch(recipe, recipe.transforms.random, epoch)
-        for found in loader.epoch(split, seed=recipe.seed, epoch=epoch, shuffle=True, start_batch=start, view=view):
-            batch = self._batch(found.pixels, found.indices_B.tolist(), split, epoch)
-            yield replace(batch, is_dummy=found.is_dummy)
-
-    def _from_shards(
-        self, sharded: ShardedBatches, loader: PictureLoader, epoch: int, start: int
+    def _batches_from_cache(
+        self, cache: FeatureCache, epoch: int, start: int, shard: BatchShard
     ) -> Iterator[CaptionBatch]:
-        for found in sharded.epoch(loader, epoch, start):
-            indices = found.indices_B.tolist()
-            batch = self._drawn.batch(found.pixels, indices, sharded.captions(indices), epoch)
-            yield replace(batch, is_dummy=found.is_dummy)
+        for cached in cache.batches(self.settings.batches, epoch, start, shard):
+            batch = self._batch(Features.join(cached.values), cached.indices, self.data.train, epoch)
+            yield replace(batch, is_dummy=cached.is_dummy)
 
-    def _batch(self, seen: Any, indices: Sequence[int], split: Sequence[Sample], epoch: int | None) -> CaptionBatch:
-        return self._drawn.batch(seen, indices, [split[index].captions for index in indices], epoch)
+    def _batches_from_pictures(self, loader: PictureLoader, epoch: int, start: int) -> Iterator[CaptionBatch]:
+        settings = self.settings.batches
+        split, seed, view = self.data.train.for_epoch(epoch, settings.epoch_size), settings.seed, settings.view(epoch)
+        for pictures in loader.epoch(split, seed=seed, epoch=epoch, shuffle=True, start_batch=start, view=view):
+            batch = self._batch(pictures.pixels, pictures.indices_B.tolist(), split, epoch)
+            yield replace(batch, is_dummy=pictures.is_dummy)
+
+    def _batches_from_shards(
+        self, stream: ShardedBatches, loader: PictureLoader, epoch: int, start: int
+    ) -> Iterator[CaptionBatch]:
+        for pictures in stream.epoch(loader, epoch, start):
+            indices = pictures.indices_B.tolist()
+            batch = self._sampler.batch(pictures.pixels, indices, stream.captions(indices), epoch)
+            yield replace(batch, is_dummy=pictures.is_dummy)
+
+    def _batch(self, images: Any, indices: Sequence[int], split: Sequence[Sample], epoch: int | None) -> CaptionBatch:
+        return self._sampler.batch(images, indices, [split[index].captions for index in indices], epoch)
 
     def names(self, epoch: int, batch: CaptionBatch) -> list[str]:
         """File names of a batch's pictures."""
-        if self._sharded is not None:
-            return self._sharded.names(batch.indices_P.tolist())
-        split = self.data.train.for_epoch(epoch, self.recipe.epoch_size)
+        if self._shards is not None:
+            return self._shards.names(batch.indices_P.tolist())
+        split = self.data.train.for_epoch(epoch, self.settings.batches.epoch_size)
         return [split[index].name for index in batch.indices_P.tolist()]
 
     def validate(self, module: nn.Module, runtime: RuntimeConfig) -> ValidationResult:
-        """Loss and accuracy over the word pieces of all captions, each predicted from those before it."""
-        if self._sharded is not None:
-            self._sharded.report_unreadable(runtime.processes)
+        """Loss and accuracy over the tokens of all captions, each predicted from those before it."""
+        if self._shards is not None:
+            self._shards.report_unreadable(runtime.processes)
         part = runtime.processes.batch_shard().contiguous(len(self.data.validation))
-        found = self._forced(module, runtime, part)
-        loss, correct, count = runtime.processes.all_reduce_sum((found.total, found.correct, found.pieces))
-        return ValidationResult(loss / count, correct / count)
+        own = self._score(module, runtime, part)
+        loss_sum, correct, tokens = runtime.processes.all_reduce_sum((own.loss_sum, own.correct, own.tokens))
+        return ValidationResult(loss_sum / tokens, correct / tokens)
 
-    def _forced(self, module: nn.Module, runtime: RuntimeConfig, part: range) -> TeacherForcedScore:
-        """Of a part of the validation pictures."""
+    def _score(self, module: nn.Module, runtime: RuntimeConfig, part: range) -> TeacherForcedScore:
+        """Teacher-forced score of a part of the validation pictures."""
         batches = self._validation_batches(runtime, part)
         return score_teacher_forced(module, batches, self.transform, self.vocabulary.pad, runtime)
 
     def _validation_batches(self, runtime: RuntimeConfig, part: range) -> Iterator[CaptionBatch]:
-        split = self.data.validation
-        plain = CaptionTrainTransform(TransformSpec(), self.transform)
-        kept = self._features("validation", split, runtime, plain) if self.frozen else None
-        if kept is None:
-            for found in self._version(split, plain, 0, part):
-                yield self._batch(found.pixels, [part[index] for index in found.indices_B.tolist()], split, None)
+        split, size = self.data.validation, self.settings.batches.batch_size
+        transform = CaptionTrainTransform(TransformSpec(), self.transform)
+        cache = self._encode_split("validation", split, runtime, transform) if self.is_encoder_frozen else None
+        if cache is None:
+            for pictures in self._load_view(split, transform, 0, part):
+                yield self._batch(pictures.pixels, [part[i] for i in pictures.indices_B.tolist()], split, None)
             return
-        for first in range(0, len(part), self.recipe.batch_size):
-            indices = [index for index in part[first : first + self.recipe.batch_size] if kept.has(0, index)]
-            yield self._batch(Features.join(kept(0, indices)), indices, split, None)
+        for first in range(0, len(part), size):
+            indices = [index for index in part[first : first + size] if cache.has(0, index)]
+            yield self._batch(Features.join(cache.get(0, indices)), indices, split, None)
 
-    def _version(
-        self, split: Split, changes: CaptionTrainTransform, view: int, part: range | None = None
+    def _load_view(
+        self, split: Sequence[Sample], transform: CaptionTrainTransform, view: int, part: range | None = None
     ) -> Iterator[Batch]:
-        """The pictures in order, or a part of them, changed as in the epoch ``view``."""
-        with PictureLoader(changes, self.recipe.batch_size, self.recipe.workers) as loader:
+        """The pictures in order, or a part of them, with the random changes of the epoch ``view``."""
+        settings = self.settings.batches
+        with PictureLoader(transform, settings.batch_size, settings.workers) as loader:
             samples = split if part is None else split[part.start : part.stop]
-            yield from loader.epoch(samples, seed=self.recipe.seed, epoch=view)
+            yield from loader.epoch(samples, seed=settings.seed, epoch=view)
 
-    def _features(
-        self, what: str, split: Split, runtime: RuntimeConfig, changes: CaptionTrainTransform, views: int = 1
+    def _encode_split(
+        self,
+        name: str,
+        split: Sequence[Sample],
+        runtime: RuntimeConfig,
+        transform: CaptionTrainTransform,
+        views: int = 1,
     ) -> FeatureCache | None:
-        if what in self._kept:
-            return self._kept[what]
+        """The features of a split, computed once; None where they would take too much memory."""
+        if name in self._caches:
+            return self._caches[name]
 
         def progress(done: int, total: int) -> None:
-            self.report(ProgressUpdate(done, total, f"Encoding {what} pictures once"))
+            self.report(ProgressUpdate(done, total, f"Encoding {name} pictures once"))
 
-        def encode_image(batch: Batch) -> list[torch.Tensor]:
+        def encode(batch: Batch) -> list[torch.Tensor]:
             pixels = [self.transform.normalise(each.to(runtime.device)) for each in batch.pixels]
             with torch.no_grad(), autocast(runtime.device, runtime.precision):
-                found = self.model.encode_image(pixels)
-            values_BDRC = found.values_BDRC.to("cpu", cache_dtype(runtime))
-            return [own[:, :rows, :columns] for own, (rows, columns) in zip(values_BDRC, found.grids, strict=True)]
+                features = self.model.encode_image(pixels)
+            values_BDRC = features.values_BDRC.to("cpu", cache_dtype(runtime))
+            return [each[:, :rows, :columns] for each, (rows, columns) in zip(values_BDRC, features.grids, strict=True)]
 
         self.model.backbone.eval()
-        passes = [partial(self._version, split, changes, view) for view in range(views)]
-        self._kept[what] = encode_once(passes, encode_image, len(split), progress)
-        return self._kept[what]
+        loaders = [partial(self._load_view, split, transform, view) for view in range(views)]
+        self._caches[name] = encode_once(loaders, encode, len(split), progress)
+        return self._caches[name]
 
     def save(self, run: RunFolder, module: nn.Module) -> None:
-        """Weights, settings and word pieces."""
-        captioner: Any = module
-        model: CaptionModel = captioner.captioner
+        """Write weights, settings and vocabulary."""
+        teacher_forcing: Any = module
+        model: CaptionModel = teacher_forcing.captioner
         save_captioner_checkpoint(run.path, model, self.input)
 
     def finalize(self, run: RunFolder, runtime: RuntimeConfig) -> dict[str, Any]:
-        """Measure the written weights: forced, and by the captions that they give; write captions.csv."""
-        written = load_captioner(str(run.path)).model.to(runtime.device)
-        everything = range(len(self.data.validation))
-        forced = self._forced(TeacherForcing(written, frozen=True), runtime, everything)
-        del written
-        opened = open_captioner(str(run.path), precision=runtime.precision)
+        """Measure the saved weights, under teacher forcing and by the captions that they give; write captions.csv.
+
+        Returns:
+            The content of metrics.json.
+        """
+        model = load_captioner(str(run.path)).model.to(runtime.device)
+        forced = self._score(TeacherForcing(model, frozen=True), runtime, range(len(self.data.validation)))
+        del model
+        captioner = open_captioner(str(run.path), precision=runtime.precision)
 
         def progress(done: int, total: int) -> None:
             self.report(ProgressUpdate(done, total, "Captioning the validation pictures"))
 
-        samples = tuple(self.data.validation)
-        pictures = list(samples)
-        predictions = greedy_captions(opened, pictures, precision=runtime.precision, progress=progress)
+        samples = self.data.validation
+        predictions = greedy_captions(captioner, samples, precision=runtime.precision, progress=progress)
         if not predictions.captions:
             raise none_readable(predictions.unreadable)
         run.write("captions.csv", captions_csv(predictions.captions))
         metrics = CaptioningMetrics(
             n=len(samples),
-            pieces=forced.pieces,
+            pieces=forced.tokens,
             precision=runtime.precision,
             negative_log_likelihood=forced.loss,
             accuracy=forced.accuracy,

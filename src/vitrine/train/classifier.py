@@ -11,136 +11,139 @@ from torch import nn
 
 from vitrine.classify.inference import eval_batches, join_logits, predict_batches
 from vitrine.classify.predictions_csv import predictions_csv
-from vitrine.config import Recipe
 from vitrine.data.loader import Batch, PictureLoader
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
 from vitrine.metrics.classification import LabelledLogits, classification_metrics, concatenate_logits
 from vitrine.models.finetune import LinearProbe, merge_adapters, select_trainable
-from vitrine.models.load import load_for_inference, load_recipe_model, recipe_input, width_of
+from vitrine.models.load import LoadedModel, load_for_inference, load_model, training_input, width_of
 from vitrine.models.reference import ModelReference
 from vitrine.runs.folder import RunFolder
 from vitrine.train.data import ShardedBatches, TrainingData, epoch_pictures, names_of, shards_of, use_decoded_cache
 from vitrine.train.events import Event
-from vitrine.train.feature_cache import (
-    LinearProbeFeatures,
-    check_views,
-    make_linear_probe,
-    plan_feature_cache,
-    view_for_epoch,
-)
+from vitrine.train.feature_cache import LinearProbeFeatures, can_cache, check_views, make_linear_probe
 from vitrine.train.losses import Classification, FeatureBatch
 from vitrine.train.optimizer import make_optimizer
+from vitrine.train.settings import ModelSettings, TaskSettings
 from vitrine.train.task import Batches, RuntimeConfig, ValidationResult
 
-_KEPT_VALIDATION_BYTES = 1 << 30  # decoded validation pictures are kept between epochs up to here
+_MAX_DECODED_VALIDATION_BYTES = 1 << 30  # decoded validation pictures stay in memory between epochs up to here
 
 
 class ClassifierTask:
-    """A vision transformer with a head for the data's classes; see :class:`vitrine.train.task.Task`."""
+    """A vision transformer with a head for the data's classes; see :class:`vitrine.train.task.Task`.
+
+    Args:
+        settings: of model, batches, loss and optimizer.
+        data: training and validation pictures.
+        report: called with events.
+        reference: the model, where it was resolved before; None resolves it here.
+    """
 
     def __init__(
         self,
-        recipe: Recipe,
+        settings: TaskSettings,
         data: TrainingData,
         report: Callable[[Event], None] = lambda _: None,
-        model: ModelReference | None = None,
+        reference: ModelReference | None = None,
     ) -> None:
-        check_views(recipe, data.train.endless)
-        self.recipe, self.report = recipe, report
-        self.data_record, self.labels = data.record, tuple(data.found.labels)
-        self.built = load_recipe_model(recipe, len(self.labels), model)
-        self.spec = recipe_input(self.built, recipe)
-        self.data, kept = use_decoded_cache(data, recipe, self.spec.size)
-        self.weights, self.notes = self.built.weights, (*data.found.notes, *self.built.notes, *kept)
-        self.width = width_of(self.built.module)
-        self.epoch_pictures = epoch_pictures(data.train, recipe)
-        self._sharded: ShardedBatches | None = None
+        batches = settings.batches
+        check_views(batches.views, data.train.endless)
+        self.settings, self.report = settings, report
+        self.data_record, self.labels = data.record, tuple(data.source.labels)
+        self.model = _load(reference or settings.model.model, settings.model, len(self.labels))
+        self.spec = training_input(self.model, batches.transforms)
+        self.data, cache_notes = use_decoded_cache(data, batches.transforms, self.spec.size, batches.decoded_cache)
+        self.weights, self.notes = self.model.weights, (*data.source.notes, *self.model.notes, *cache_notes)
+        self.width = width_of(self.model.module)
+        self.epoch_pictures = epoch_pictures(data.train, batches.epoch_size)
         self.validation_pictures = len(data.validation)
         self.frozen_parameters = 0
+        self._shards: ShardedBatches | None = None
+        self._decoded_validation: tuple[tuple[Sample, ...], list[Batch]] | None = None
         self._features: LinearProbeFeatures | None = None
-        self._validation: tuple[tuple[Sample, ...], list[Batch]] | None = None
-        self._head = make_linear_probe(self.built, self.spec.size, recipe)
-        if self._head is not None:
-            self._set_aside(self._head, report)
+        self._probe = make_linear_probe(self.model.module, self.spec.size, settings.model.tune)
+        if self._probe is not None:
+            self._use_linear_probe(self._probe)
 
-    def _set_aside(self, head: LinearProbe, report: Callable[[Event], None]) -> None:
-        counts = [sum(each.numel() for each in part.parameters()) for part in (head.model, head)]
-        self.frozen_parameters = counts[0] - counts[1]
-        once, note = plan_feature_cache(head, self.data, self.recipe)
+    def _use_linear_probe(self, probe: LinearProbe) -> None:
+        whole, head = (sum(each.numel() for each in part.parameters()) for part in (probe.model, probe))
+        self.frozen_parameters = whole - head
+        is_cached, note = can_cache(probe, self.data, self.settings.batches, self.settings.loss)
         self.notes = (*self.notes, note)
-        if once:
-            self._features = LinearProbeFeatures(head, self.data, self.recipe, self.spec, report)
+        if is_cached:
+            self._features = LinearProbeFeatures(probe, self.data, self.settings.batches, self.spec, self.report)
 
     def trainable(self) -> nn.Module:
-        """The model, with what ``tune`` leaves out frozen; or its classifier beside it, where that is all."""
-        chosen = select_trainable(self.built.module, self.recipe.tune)
-        return chosen if self._head is None else self._head
+        """The model, with what ``tune`` leaves out frozen; or its head beside it, where that is all that is trained."""
+        module = select_trainable(self.model.module, self.settings.model.tune)
+        return module if self._probe is None else self._probe
 
     def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
-        """Over layer-wise groups."""
-        return make_optimizer(module if self._head is None else self.built.module, self.recipe)
+        """The optimizer over layer-wise parameter groups."""
+        return make_optimizer(module if self._probe is None else self.model.module, self.settings.optimizer)
 
     def objective(self, device: torch.device) -> Classification:
         """Cross-entropy over the classes."""
-        return Classification(self.recipe, len(self.labels), self.spec.mean, self.spec.std, device)
+        return Classification(self.settings.loss, len(self.labels), self.spec.mean, self.spec.std, device)
 
     @contextmanager
     def batches(self, runtime: RuntimeConfig) -> Iterator[Batches]:
-        """Augmented squares, or their features."""
-        recipe, features = self.recipe, self._features
+        """Augmented pictures, or cached features."""
+        settings, features = self.settings.batches, self._features
         if features is not None:
             yield lambda epoch, start: features.batches(runtime, epoch, start)
             return
-        transform = TrainTransform(recipe.transforms, self.spec.size)
-        share = runtime.processes.batch_shard(pair_for_mixup=bool(recipe.mixup or recipe.cutmix))
-        with PictureLoader(transform, recipe.batch_size, recipe.workers, batch_shard=share) as loader:
+        transform = TrainTransform(settings.transforms, self.spec.size)
+        shard = runtime.processes.batch_shard(pair_for_mixup=self.settings.loss.mixes)
+        with PictureLoader(transform, settings.batch_size, settings.workers, batch_shard=shard) as loader:
             shards = shards_of(self.data.train)
             if shards is not None:
-                sharded = self._sharded = ShardedBatches(shards, recipe, runtime.processes.batch_shard(), self.report)
-                yield lambda epoch, start: sharded.epoch(loader, epoch, start)
+                stream = self._shards = ShardedBatches(shards, settings, runtime.processes.batch_shard(), self.report)
+                yield lambda epoch, start: stream.epoch(loader, epoch, start)
                 return
             yield lambda epoch, start: loader.epoch(
                 self._samples(epoch),
-                seed=recipe.seed,
+                seed=settings.seed,
                 epoch=epoch,
                 shuffle=True,
                 start_batch=start,
-                view=view_for_epoch(recipe, recipe.transforms.random, epoch),
+                view=settings.view(epoch),
             )
 
     def _samples(self, epoch: int) -> Any:
-        return self.data.train.for_epoch(epoch, self.recipe.epoch_size)
+        return self.data.train.for_epoch(epoch, self.settings.batches.epoch_size)
 
     def names(self, epoch: int, batch: Batch | FeatureBatch) -> list[str]:
         """File names of a batch's pictures."""
-        if self._sharded is not None and isinstance(batch, Batch):
-            return self._sharded.names(batch.indices_B.tolist())
+        if self._shards is not None and isinstance(batch, Batch):
+            return self._shards.names(batch.indices_B.tolist())
         return names_of(self._samples(epoch), batch.indices_B.tolist())
 
     def validate(self, module: nn.Module, runtime: RuntimeConfig) -> ValidationResult:
-        """Loss and accuracy; what of shards could not be read since is told."""
+        """Loss and accuracy; also reports which pictures of shards could not be read in the epoch."""
         processes, part = runtime.processes, runtime.processes.batch_shard().contiguous(len(self.data.validation))
-        if self._sharded is not None:
-            self._sharded.report_unreadable(processes)
-        parts = [each for each in processes.all_gather(self._validated(module, runtime, part)) if each is not None]
+        if self._shards is not None:
+            self._shards.report_unreadable(processes)
+        own_logits = self._validation_logits(module, runtime, part)
+        parts = [each for each in processes.all_gather(own_logits) if each is not None]
 
-        def measured() -> ValidationResult:
+        def measure() -> ValidationResult:
             metrics = classification_metrics(concatenate_logits(parts), self.labels, precision=runtime.precision)
             return ValidationResult(metrics.negative_log_likelihood, metrics.accuracy)
 
-        return processes.broadcast_from_main(measured)
+        return processes.broadcast_from_main(measure)
 
-    def _validated(self, module: nn.Module, runtime: RuntimeConfig, part: range) -> LabelledLogits | None:
-        """Of a part of the validation pictures; None where there is none."""
+    def _validation_logits(self, module: nn.Module, runtime: RuntimeConfig, part: range) -> LabelledLogits | None:
+        """Of a part of the validation pictures; None where it is empty."""
         if not part:
             return None
         if self._features is not None:
             return self._features.outputs(module, runtime, part)
-        return self._outputs(module, runtime, self.data.validation[part.start : part.stop])
+        return self._logits(module, runtime, self.data.validation[part.start : part.stop])
 
     def save(self, run: RunFolder, module: nn.Module) -> None:
-        """In timm's layout, adapters folded in."""
+        """Write the model in timm's layout, adapters folded in."""
         if isinstance(module, LinearProbe):
             with module.merged() as whole:
                 run.save_model(whole, self.labels, self.spec)
@@ -148,22 +151,35 @@ class ClassifierTask:
             run.save_model(merge_adapters(module), self.labels, self.spec)
 
     def finalize(self, run: RunFolder, runtime: RuntimeConfig) -> dict[str, Any]:
-        """Measure the written weights; write predictions.csv."""
+        """Measure the saved weights and write predictions.csv; the content of metrics.json."""
         module = load_for_inference(run.path).module.to(runtime.device)
-        outputs = self._outputs(module, runtime, self.data.validation)
-        run.write("predictions.csv", predictions_csv(outputs, self.labels, probabilities=True))
-        return classification_metrics(outputs, self.labels, precision=runtime.precision).to_dict()
+        logits = self._logits(module, runtime, self.data.validation)
+        run.write("predictions.csv", predictions_csv(logits, self.labels, probabilities=True))
+        return classification_metrics(logits, self.labels, precision=runtime.precision).to_dict()
 
-    def _outputs(self, module: nn.Module, runtime: RuntimeConfig, samples: tuple[Sample, ...]) -> LabelledLogits:
-        source, device = self._batches_of(samples), runtime.device
+    def _logits(self, module: nn.Module, runtime: RuntimeConfig, samples: tuple[Sample, ...]) -> LabelledLogits:
+        source, device = self._validation_batches(samples), runtime.device
         parts = predict_batches(module, samples, source, self.spec, device=device, precision=runtime.precision)
         return join_logits(parts)
 
-    def _batches_of(self, samples: tuple[Sample, ...]) -> Iterator[Batch]:
-        size = max(32, self.recipe.batch_size)
-        if len(samples) * 3 * self.spec.size**2 > _KEPT_VALIDATION_BYTES:
-            return eval_batches(samples, self.spec, batch_size=size, workers=self.recipe.workers)
-        if self._validation is None or self._validation[0] is not samples:
-            found = list(eval_batches(samples, self.spec, batch_size=size, workers=self.recipe.workers))
-            self._validation = (samples, found)
-        return iter(self._validation[1])
+    def _validation_batches(self, samples: tuple[Sample, ...]) -> Iterator[Batch]:
+        """Decoded pictures, which stay in memory from epoch to epoch where they are few."""
+        size, workers = max(32, self.settings.batches.batch_size), self.settings.batches.workers
+        if len(samples) * 3 * self.spec.size**2 > _MAX_DECODED_VALIDATION_BYTES:
+            return eval_batches(samples, self.spec, batch_size=size, workers=workers)
+        if self._decoded_validation is None or self._decoded_validation[0] is not samples:
+            batches = list(eval_batches(samples, self.spec, batch_size=size, workers=workers))
+            self._decoded_validation = (samples, batches)
+        return iter(self._decoded_validation[1])
+
+
+def _load(reference: str | ModelReference, settings: ModelSettings, classes: int) -> LoadedModel:
+    return load_model(
+        reference,
+        pretrained=settings.pretrained,
+        num_classes=classes,
+        image_size=settings.image_size,
+        model_args=settings.model_args,
+        drop_path=settings.drop_path,
+        patch_drop=settings.patch_drop,
+    )

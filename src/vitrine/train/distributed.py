@@ -28,118 +28,115 @@ from vitrine.errors import LostProcessError, TrainingError, UsageError, VitrineE
 
 _Value = TypeVar("_Value")
 
-_WIDTH = 8  # numbers in a row, the first of which says whether the sender failed
-_PATIENCE = timedelta(hours=2)  # for what the first process does alone, such as captioning the validation pictures
-_CONNECTION = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket", re.IGNORECASE)
-_LOST = (
+_ROW_WIDTH = 8  # numbers in a row, the first of which says whether the sender failed
+_TIMEOUT = timedelta(hours=2)  # for what the main process does alone, such as captioning the validation pictures
+_CONNECTION_ERROR = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket", re.IGNORECASE)
+_LOST_PROCESS = (
     "Another process of this training ended: it was killed, ran out of memory, or says itself what went wrong.\n"
     "--resume continues from the last checkpoint, on any number of processes."
 )
 
 
 class ProcessGroup:
-    """This process among those that train together; by itself it is the only one.
+    """This process among those that train together; made without a launcher, it is the only one.
+
+    Every method that exchanges something is a collective: all processes have to call it.
 
     Attributes:
-        rank: its number, from 0; the first one writes and speaks.
-        count: how many there are.
-        cut: whether each holds a part of the model only, as accelerate's settings for FSDP ask.
+        rank: number of this process, from 0, which is the main one.
+        count: how many processes there are.
+        uses_fsdp: whether each process holds a part of the model only, as accelerate's settings for FSDP ask.
     """
 
     def __init__(self) -> None:
         self.rank, self.count, self.uses_fsdp = 0, 1, False
         self._local_rank = 0
-        self._numbers: Any = None  # the group in which numbers are told; None is that of everything else
-        self._in_exchange = self._told = self._lost = False
+        self._cpu_group: Any = None  # for rows of numbers; None is the group of everything else
+        self._reduces_gradients = self._has_reported_failure = self._has_lost_connection = False
 
     @classmethod
     def from_launcher(cls) -> ProcessGroup:
-        """The processes that a launcher started, connected; without a launcher, this one alone.
+        """Connect the processes that a launcher started; without a launcher, this process alone.
 
         Raises:
             UsageError: the launcher asked for something that is not supported.
         """
         processes = cls()
-        wanted = int(os.environ.get("WORLD_SIZE", "1"))
-        for name in ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
-            if _is_set(name):
-                raise UsageError(f"{name} was asked for, and is not supported: expected FSDP version 2, or none.")
-        processes.uses_fsdp = _is_set("FSDP")
-        if processes.uses_fsdp and os.environ.get("FSDP_VERSION", "1") != "2":
-            raise UsageError("FSDP version 1 was asked for: expected version 2 (--fsdp_version 2).")
-        if wanted == 1 and processes.uses_fsdp:
-            raise UsageError("FSDP was asked for with one process, and there is nothing to divide. Launch without it.")
-        if wanted == 1:
+        world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        processes.uses_fsdp = _check_engines(world_size)
+        if world_size == 1:
             return processes
         missing = [name for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
         if missing:
             raise UsageError(
-                f"WORLD_SIZE is {wanted}, and {', '.join(missing)} not set. Start several processes with torchrun or "
-                "accelerate launch, or unset WORLD_SIZE."
+                f"WORLD_SIZE is {world_size}, and {', '.join(missing)} not set. Start several processes with torchrun "
+                "or accelerate launch, or unset WORLD_SIZE."
             )
-        state = PartialState(**partial_state_arguments(), timeout=_PATIENCE)
-        if state.num_processes != wanted:
-            raise UsageError(f"{wanted} processes were launched, and accelerate sees {state.num_processes} of them.")
+        state = PartialState(**partial_state_arguments(), timeout=_TIMEOUT)
+        if state.num_processes != world_size:
+            raise UsageError(
+                f"{world_size} processes were launched, and accelerate sees {state.num_processes} of them."
+            )
         processes.rank, processes.count = state.process_index, state.num_processes
         processes._local_rank = state.local_process_index
-        if state.device.type != "cpu":  # numbers from memory to memory, past the accelerators' queues
-            processes._numbers = torch.distributed.new_group(backend="gloo", timeout=_PATIENCE)
-        atexit.register(processes._leave)
+        if state.device.type != "cpu":  # rows of numbers then do not wait for what is queued on the accelerators
+            processes._cpu_group = torch.distributed.new_group(backend="gloo", timeout=_TIMEOUT)
+        atexit.register(processes._disconnect)
         return processes
 
     @property
     def is_main(self) -> bool:
-        """Whether this is the process that writes and speaks."""
+        """Whether this process writes the run and reports."""
         return self.rank == 0
 
     def batch_shard(self, *, pair_for_mixup: bool = False) -> BatchShard:
-        """What of batches and splits is this process's."""
+        """Which part of batches and splits belongs to this process."""
         return BatchShard(self.rank, self.count, pair_for_mixup)
 
     def all_reduce_sum(self, numbers: Sequence[float]) -> list[float]:
         """Sums over all processes, in float64; every process gives as many numbers."""
         if self.count == 1:
             return [float(number) for number in numbers]
-        room, sums = _WIDTH - 1, []
+        room, sums = _ROW_WIDTH - 1, []
         for start in range(0, max(1, len(numbers)), room):
-            rows = self._rows(numbers[start : start + room])
+            rows = self._all_gather_rows(numbers[start : start + room])
             sums += rows.sum(0)[: len(numbers[start : start + room])].tolist()
         return sums
 
     def all_gather(self, value: _Value) -> list[_Value]:
-        """Every process's value, by rank."""
+        """Every process's value, by rank; anything that can be pickled."""
         if self.count == 1:
             return [value]
-        self._rows(())
-        with self._watching():
+        self._all_gather_rows(())
+        with self._detecting_lost_process():
             values: list[_Value] = gather_object([value])
         return values
 
     def broadcast_from_main(self, make: Callable[[], _Value]) -> _Value:
-        """What the first process makes, for all; the others do not call ``make``."""
+        """What ``make`` returns in the main process, in all of them; the others do not call it."""
         if self.count == 1:
             return make()
         box: list[Any] = [make() if self.is_main else None]
-        self._rows(())
-        with self._watching():
+        self._all_gather_rows(())
+        with self._detecting_lost_process():
             broadcast_object_list(box)
         value: _Value = box[0]
         return value
 
     def local_main_first(self, make: Callable[[], _Value]) -> _Value:
-        """What each process makes: one on every machine first, so that a download is there when the others look."""
+        """Call ``make`` in one process of each machine before the others, which then find what it downloaded."""
         if self.count == 1:
             return make()
         if self._local_rank == 0:
             value = make()
-            self._rows(())
+            self._all_gather_rows(())
             return value
-        self._rows(())
+        self._all_gather_rows(())
         return make()
 
     @contextmanager
     def fail_together(self) -> Iterator[None]:
-        """Where this process fails, all do: the first one raises the error, the others leave with its exit status.
+        """Make an error in one process end all: the main one raises it, the others exit with its status.
 
         Raises:
             LostProcessError: another process is gone.
@@ -147,80 +144,100 @@ class ProcessGroup:
         try:
             yield
         except Exception as error:
-            if self.count > 1 and not (self._told or self._in_exchange or isinstance(error, LostProcessError)):
-                self._rows((), failure=error)
+            cannot_report = self._has_reported_failure or self._reduces_gradients
+            if self.count > 1 and not (cannot_report or isinstance(error, LostProcessError)):
+                self._all_gather_rows((), failure=error)
             raise
 
     @contextmanager
     def gradient_exchange(self) -> Iterator[None]:
-        """Around a backward pass, in which gradients are exchanged.
+        """Around a backward pass, or other work in which torch itself exchanges gradients or parameters.
 
         Raises:
             LostProcessError: another process is gone.
         """
-        self._in_exchange = True
-        with self._watching():
+        self._reduces_gradients = True
+        with self._detecting_lost_process():
             yield
-        self._in_exchange = False
+        self._reduces_gradients = False
 
-    def _leave(self) -> None:
+    def _disconnect(self) -> None:
         gc.collect()  # a wrapped model that outlives its connections aborts the process
-        if torch.distributed.is_initialized() and not self._lost:
+        if torch.distributed.is_initialized() and not self._has_lost_connection:
             torch.distributed.destroy_process_group()
 
-    def _rows(self, numbers: Sequence[float], failure: Exception | None = None) -> torch.Tensor:
+    def _all_gather_rows(self, numbers: Sequence[float], failure: Exception | None = None) -> torch.Tensor:
         """Every process's numbers, (processes, width) in float64; raises where any of them failed."""
-        row = torch.zeros(1, _WIDTH, dtype=torch.float64)
+        row = torch.zeros(1, _ROW_WIDTH, dtype=torch.float64)
         row[0, 0] = failure is not None
         row[0, 1 : 1 + len(numbers)] = torch.tensor(numbers, dtype=torch.float64)
-        with self._watching():
-            told = [torch.zeros_like(row) for _ in range(self.count)]
-            torch.distributed.all_gather(told, row, group=self._numbers)
-        rows = torch.cat(told)
+        with self._detecting_lost_process():
+            received = [torch.zeros_like(row) for _ in range(self.count)]
+            torch.distributed.all_gather(received, row, group=self._cpu_group)
+        rows = torch.cat(received)
         if rows[:, 0].any():
-            self._end(failure)
+            self._raise_failure(failure)
         return rows[:, 1:]
 
-    def _end(self, failure: Exception | None) -> NoReturn:
-        self._told = True
-        _let_me_finish()
+    def _raise_failure(self, failure: Exception | None) -> NoReturn:
+        """Exchange what went wrong, and end this process with it; ``failure`` is this process's own."""
+        self._has_reported_failure = True
+        _ignore_sigterm()
         own = None if failure is None else (isinstance(failure, VitrineError), type(failure), str(failure))
-        with self._watching():
-            told = gather_object([own if own is None or own[0] else (False, own[1].__name__, own[2])])
+        with self._detecting_lost_process():
+            # a class of another package may be missing elsewhere: its name is sent
+            failures = gather_object([own if own is None or own[0] else (False, own[1].__name__, own[2])])
         if failure is not None and (self.is_main or not isinstance(failure, VitrineError)):
             raise failure
-        rank, (known, kind, message) = next((rank, each) for rank, each in enumerate(told) if each is not None)
-        error: VitrineError = kind(message) if known else TrainingError(f"Process {rank} failed: {kind}: {message}")
+        rank, (is_ours, kind, message) = next((rank, each) for rank, each in enumerate(failures) if each is not None)
+        error: VitrineError = kind(message) if is_ours else TrainingError(f"Process {rank} failed: {kind}: {message}")
         if self.is_main:
             raise error
         raise SystemExit(error.exit_code)
 
     @contextmanager
-    def _watching(self) -> Iterator[None]:
+    def _detecting_lost_process(self) -> Iterator[None]:
         if self.count == 1:
             yield
             return
         try:
             yield
         except RuntimeError as error:
-            if not (isinstance(error, torch.distributed.DistError) or _CONNECTION.search(str(error))):
+            if not (isinstance(error, torch.distributed.DistError) or _CONNECTION_ERROR.search(str(error))):
                 raise
-            self._lost = True
-            _let_me_finish()
-            raise LostProcessError(_LOST) from error
+            self._has_lost_connection = True
+            _ignore_sigterm()
+            raise LostProcessError(_LOST_PROCESS) from error
 
 
 def partial_state_arguments() -> dict[str, Any]:
-    """What accelerate has to be told: without it, it takes each process on a machine without GPUs for the only one."""
+    """Arguments of accelerate's PartialState: on a machine without GPUs it counts processes only if told ``cpu``."""
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return {"cpu": True} if several and not torch.cuda.is_available() and not torch.xpu.is_available() else {}
 
 
-def _is_set(engine: str) -> bool:
-    return os.environ.get(f"ACCELERATE_USE_{engine}", "").lower() in ("1", "true")
+def _check_engines(world_size: int) -> bool:
+    """Whether the launcher asks for FSDP.
+
+    Raises:
+        UsageError: it asks for another engine, for FSDP 1, or for FSDP in a single process.
+    """
+    for name in ("DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"):
+        if _uses_engine(name):
+            raise UsageError(f"{name} was asked for, and is not supported: expected FSDP version 2, or none.")
+    uses_fsdp = _uses_engine("FSDP")
+    if uses_fsdp and os.environ.get("FSDP_VERSION", "1") != "2":
+        raise UsageError("FSDP version 1 was asked for: expected version 2 (--fsdp_version 2).")
+    if uses_fsdp and world_size == 1:
+        raise UsageError("FSDP was asked for with one process, and there is nothing to divide. Launch without it.")
+    return uses_fsdp
 
 
-def _let_me_finish() -> None:
-    """The launcher asks the others to end as soon as one has: say first why."""
+def _uses_engine(name: str) -> bool:
+    return os.environ.get(f"ACCELERATE_USE_{name}", "").lower() in ("1", "true")
+
+
+def _ignore_sigterm() -> None:
+    """Let this process report its error: the launcher sends SIGTERM to the others as soon as one has ended."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

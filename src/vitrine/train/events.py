@@ -1,4 +1,4 @@
-"""What a training tells while it runs, and what it comes to: frozen objects for a face to show."""
+"""Events that a training reports while it runs, and its result; whoever calls it shows them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,23 @@ from vitrine.train.loop import StepDone
 
 @dataclass(frozen=True)
 class Plan:
-    """What is about to be trained, for a face to show."""
+    """What is about to be trained.
+
+    Attributes:
+        train_pictures: in one epoch.
+        validation_pictures: that each epoch is measured on.
+        classes: 0 for a captioner.
+        quarantined: name and reason of each picture that cannot be read.
+        parameters: of the whole model.
+        trainable: how many of these are trained.
+        device: torch's name of its kind, such as cpu.
+        precision: fp32 or bf16.
+        steps_per_epoch: optimizer steps.
+        epochs: in all.
+        first_step: optimizer steps that an earlier, stopped training took.
+        notes: sentences on decisions that a person would want to know.
+        processes: that train together.
+    """
 
     train_pictures: int
     validation_pictures: int
@@ -32,7 +48,7 @@ class Plan:
 class EpochRow:
     """One line of history.jsonl.
 
-    Losses are natural logarithms; accuracies 0 to 1, of a captioner over word pieces; epochs count from 1.
+    Losses are in nats, accuracies from 0 to 1, both over pictures or a captioner's tokens; epochs count from 1.
     """
 
     epoch: int
@@ -47,7 +63,7 @@ class EpochRow:
 
 @dataclass(frozen=True)
 class ProgressUpdate:
-    """Pictures read so far, of how many, and what for."""
+    """``done`` of ``total`` pictures went through some work that takes long; ``what`` says which."""
 
     done: int
     total: int
@@ -56,7 +72,7 @@ class ProgressUpdate:
 
 @dataclass(frozen=True)
 class Note:
-    """Something that a person would want to know of while a training runs."""
+    """A sentence that a person would want to read while a training runs."""
 
     text: str
 
@@ -66,7 +82,14 @@ Event = Plan | ProgressUpdate | StepDone | EpochRow | Note
 
 @dataclass(frozen=True)
 class TrainResult:
-    """A finished run: its folder, the best epoch, and that epoch's metrics on the validation split."""
+    """A finished run.
+
+    Attributes:
+        run: its folder.
+        best_epoch: whose weights were kept, from 1.
+        epochs: how many were trained.
+        metrics: of the best epoch's weights on the validation pictures.
+    """
 
     run: Path
     best_epoch: int
@@ -87,7 +110,7 @@ class TrainResult:
 
 @dataclass
 class Best:
-    """The best epoch so far: by accuracy, ties by loss."""
+    """The best epoch so far, by accuracy and then by loss; ``stale`` counts the epochs since."""
 
     epoch: int = 0
     accuracy: float = -1.0
@@ -95,6 +118,7 @@ class Best:
     stale: int = 0
 
     def improves(self, epoch: int, accuracy: float, loss: float) -> bool:
+        """Whether an epoch is better than all before it, which it then replaces."""
         if (accuracy, -loss) <= (self.accuracy, -self.loss):
             self.stale += 1
             return False

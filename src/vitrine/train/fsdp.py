@@ -1,4 +1,4 @@
-"""A model of which every process holds a part (PyTorch's FSDP2), and the whole of it when it is measured or saved."""
+"""A model that is sharded over processes (PyTorch's FSDP2), and the whole of it where it is evaluated or saved."""
 
 from __future__ import annotations
 
@@ -14,18 +14,26 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-_WHOLE = StateDictOptions(full_state_dict=True)
+_FULL = StateDictOptions(full_state_dict=True)
 
 
 class FSDPModel:
-    """Cuts a module in place: parameters, gradients and the optimizer's state are then divided among processes.
+    """Shards a module in place: parameters, gradients and the optimizer's state are divided among processes.
+
+    All methods are collectives: every process has to call them.
+
+    Args:
+        module: the whole model, the same in all processes.
+        blocks: of the module; each is gathered by itself when the forward pass comes to it.
+        processes: how many there are.
 
     Attributes:
-        module: whose forward pass gathers each block's weights when it comes to it.
+        module: the given module, sharded.
+        sharded: the same module, with FSDP's own methods.
     """
 
     def __init__(self, module: nn.Module, blocks: Iterable[nn.Module], processes: int) -> None:
-        self._twin = deepcopy(module).requires_grad_(False)
+        self._unsharded = deepcopy(module).requires_grad_(False)
         mesh = init_device_mesh(next(module.parameters()).device.type, (processes,))
         for block in blocks:
             fully_shard(block, mesh=mesh)
@@ -33,38 +41,38 @@ class FSDPModel:
         self.sharded: FSDPModule = fully_shard(module, mesh=mesh)
 
     def unsharded(self) -> nn.Module:
-        """A plain module with the weights of now, which every process gets; they all have to call this."""
-        self._twin.load_state_dict(self.weights())
-        return self._twin
+        """A plain module with the current weights; the next call overwrites it."""
+        self._unsharded.load_state_dict(self.full_state_dict())
+        return self._unsharded
 
-    def weights(self) -> dict[str, Any]:
-        """The state that a module which was not cut would have."""
-        return get_model_state_dict(self.module, options=_WHOLE)
+    def full_state_dict(self) -> dict[str, Any]:
+        """The state that the whole module would have."""
+        return get_model_state_dict(self.module, options=_FULL)
 
-    def load_weights(self, state: dict[str, Any]) -> None:
-        """Take the state of a module that was not cut."""
-        set_model_state_dict(self.module, state, options=_WHOLE)
+    def load_full_state_dict(self, state: dict[str, Any]) -> None:
+        """Take the state of the whole module."""
+        set_model_state_dict(self.module, state, options=_FULL)
 
-    def optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The state that an optimizer over a module which was not cut would have; all processes have to ask."""
+    def full_optimizer_state(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The state that an optimizer over the whole module would have."""
         state = optimizer.state_dict()
-        return {**state, "state": _mapped(state["state"], lambda _, value: _joined(value))}
+        return {**state, "state": _map_values(state["state"], lambda _, value: _gather(value))}
 
-    def load_optimizer_state(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-        """Take the state of an optimizer over a module that was not cut."""
+    def load_full_optimizer_state(self, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+        """Take the state of an optimizer over the whole module."""
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
-        def cut(number: int, value: Any) -> Any:
+        def shard(number: int, value: Any) -> Any:
             parameter = parameters[number]
             if not isinstance(value, torch.Tensor) or value.shape != parameter.shape or not value.ndim:
                 return value  # the count of steps
             return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
 
-        optimizer.load_state_dict({**state, "state": _mapped(state["state"], cut)})
+        optimizer.load_state_dict({**state, "state": _map_values(state["state"], shard)})
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
-        """Gradients are added up here, and not exchanged."""
+        """Add gradients up in this process, and do not reduce them over processes."""
         self.sharded.set_requires_gradient_sync(False)
         try:
             yield
@@ -72,9 +80,9 @@ class FSDPModel:
             self.sharded.set_requires_gradient_sync(True)
 
 
-def _mapped(state: dict[int, dict[str, Any]], change: Callable[[int, Any], Any]) -> dict[int, dict[str, Any]]:
-    return {number: {name: change(number, each) for name, each in own.items()} for number, own in state.items()}
+def _map_values(state: dict[int, dict[str, Any]], change: Callable[[int, Any], Any]) -> dict[int, dict[str, Any]]:
+    return {number: {name: change(number, each) for name, each in values.items()} for number, values in state.items()}
 
 
-def _joined(value: Any) -> Any:
+def _gather(value: Any) -> Any:
     return value.full_tensor() if isinstance(value, DTensor) else value

@@ -1,4 +1,9 @@
-"""The training loop: one for every objective. It yields what happened; saving and printing belong to the caller."""
+"""The training loop, one for every objective: it yields what happened, and the caller saves and prints.
+
+Read it from the top: :func:`fit` goes through epochs, :func:`_train_step` takes one step of the optimizer. On CUDA the
+loop runs one step ahead of what it has read: the loss of a step is copied to the CPU in the background, and is read
+after the next step was queued, so that the GPU never waits for Python (:func:`pipeline_depth`, :class:`PendingStep`).
+"""
 
 from __future__ import annotations
 
@@ -18,158 +23,18 @@ from timm.scheduler import CosineLRScheduler
 from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
-from vitrine.config import Recipe
 from vitrine.errors import TrainingError
 from vitrine.models.precision import autocast, class_token_alone, is_compiled
 from vitrine.train.distributed import ProcessGroup
 from vitrine.train.losses import Loss, Objective
+from vitrine.train.settings import LoopSettings
 
 if TYPE_CHECKING:
     from vitrine.train.fsdp import FSDPModel
 
 
-class AsyncScalars:
-    """Scalars on their way to the CPU: the copy is queued when this is made, and :meth:`read` waits for it alone."""
-
-    def __init__(self, *numbers: Tensor) -> None:
-        # From CUDA, such a copy goes into pinned memory and is queued behind the work that makes the number.
-        self._here = [number.detach().to("cpu", non_blocking=number.is_cuda) for number in numbers]
-        self._arrived = torch.cuda.Event() if numbers[0].is_cuda else None
-        if self._arrived is not None:
-            self._arrived.record()
-
-    def read(self) -> list[float]:
-        """Their values."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        return [number.item() for number in self._here]
-
-
-@dataclass(frozen=True)
-class LossValues:
-    """What a micro-batch came to, over the parts of all processes.
-
-    Attributes:
-        mean: the loss.
-        count: what it is the mean of.
-        correct: how many of these were the likeliest; None where targets were mixed.
-    """
-
-    mean: float
-    count: int
-    correct: int | None
-
-
-@dataclass(frozen=True)
-class ReducedLoss:
-    """One micro-batch, over the parts of all processes, before its loss is read.
-
-    Attributes:
-        count: what its loss is the mean of.
-        weight: what this process's mean loss is multiplied with before its gradient is taken. Gradients are averaged
-            over processes: with ``processes × own count / count`` the average is the gradient of the whole mean,
-            however unequal the parts are.
-        own: this process's share of ``count``.
-        numbers: its mean loss, and how many were the likeliest unless targets were mixed.
-        processes: that hold the parts.
-    """
-
-    count: int
-    weight: float
-    own: int
-    numbers: AsyncScalars
-    processes: ProcessGroup
-
-    def read(self) -> LossValues:
-        """Join the parts' losses; all processes have to ask."""
-        mean, *correct = self.numbers.read()
-        if self.processes.count == 1:
-            return LossValues(mean, self.count, int(correct[0]) if correct else None)
-        parts = (mean * self.own, sum(correct)) if self.own else (0.0, 0.0)
-        loss_sum, right, mixed = self.processes.all_reduce_sum((*parts, not correct))
-        return LossValues(loss_sum / self.count, self.count, None if mixed else int(right))
-
-
-def reduce_loss(processes: ProcessGroup, loss: Loss, is_dummy: bool) -> ReducedLoss:
-    """Join what is known of the parts; one that was ``is_dummy``, so that its process can take part, does not count."""
-    numbers = AsyncScalars(*(each for each in (loss.mean, loss.correct) if each is not None))
-    if processes.count == 1:
-        return ReducedLoss(loss.count, 1.0, loss.count, numbers, processes)
-    own = 0 if is_dummy else loss.count
-    count = int(processes.all_reduce_sum((own,))[0])
-    return ReducedLoss(count, processes.count * own / count, own, numbers, processes)
-
-
-def pipeline_depth(device: torch.device) -> int:
-    """How many steps wait to be read while the next one is queued; 0 reads each at once, as where nothing is queued."""
-    return 1 if device.type == "cuda" else 0
-
-
-class PendingStep:
-    """One optimizer step. What its micro-batches come to is read in their order, each once.
-
-    Attributes:
-        epoch: from 0.
-        step: from 1.
-        pictures: of all processes.
-        learning_rate: that it is taken with.
-    """
-
-    def __init__(
-        self,
-        processes: ProcessGroup,
-        counted: Callable[[LossValues], None],
-        *,
-        epoch: int,
-        step: int,
-        pictures: int,
-        learning_rate: float,
-    ) -> None:
-        self.epoch, self.step, self.pictures, self.learning_rate = epoch, step, pictures, learning_rate
-        self._processes, self._counted = processes, counted
-        self._parts: deque[tuple[ReducedLoss, Callable[[], Sequence[str]]]] = deque()
-        self._sum, self._count = 0.0, 0
-
-    def add(self, whole: ReducedLoss, names: Callable[[], Sequence[str]], *, at_once: bool) -> None:
-        """A micro-batch with the file names of this process's pictures.
-
-        Raises:
-            TrainingError: it is read at once, and its loss is not finite.
-        """
-        if at_once:
-            self._parts.append((whole, names))
-            self.read()
-            return
-        known = names()  # a stream has forgotten them by the time that they are wanted
-        self._parts.append((whole, lambda: known))
-
-    def read(self) -> float:
-        """The mean loss of what was added; all processes have to ask.
-
-        Raises:
-            TrainingError: a loss is not finite; the message names its batch.
-        """
-        while self._parts:
-            whole, names = self._parts[0]
-            found = whole.read()
-            if not math.isfinite(found.mean):
-                raise TrainingError(self._not_finite(found.mean, names()))
-            self._sum, self._count = self._sum + found.mean * found.count, self._count + found.count
-            self._counted(found)
-            self._parts.popleft()
-        return self._sum / self._count
-
-    def _not_finite(self, value: float, own: Sequence[str]) -> str:
-        names = [name for part in self._processes.all_gather(own) for name in part]
-        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        return (
-            f"The loss became {value} in epoch {self.epoch + 1}, step {self.step}. The batch was: {shown}.\n"
-            "Lower learning_rate, set clip_norm=1, or use precision=fp32; --resume continues from the last checkpoint."
-        )
-
-
 class MicroBatch(Protocol):
-    """This process's pictures of one batch; ``is_dummy`` ones take part in the step and count nowhere."""
+    """This process's pictures of one batch; with ``accumulate`` above 1 a step has several."""
 
     def __len__(self) -> int:
         """Pictures."""
@@ -177,20 +42,22 @@ class MicroBatch(Protocol):
 
     @property
     def is_dummy(self) -> bool:
-        """See above."""
+        """Whether its pictures only let this process take part in the step: they count nowhere."""
         ...
 
 
 @dataclass
 class TrainerState:
-    """Where a training is. Everything here is in a checkpoint; step seeds make other random state needless.
+    """Where a training is: everything that a checkpoint holds besides weights and the optimizer.
+
+    Random state is not part of it, since every micro-step is seeded by its number.
 
     Attributes:
         epoch: epochs finished.
         batch: batches of the next epoch that are done.
         step: optimizer steps taken.
-        loss_sum, count, correct: sums over the next epoch so far, over pictures or a captioner's word pieces;
-            ``correct`` is None once targets were mixed.
+        loss_sum, count, correct: sums over the next epoch so far, over pictures or a captioner's tokens; ``correct`` is
+            None once targets were mixed.
     """
 
     epoch: int = 0
@@ -200,13 +67,36 @@ class TrainerState:
     count: int = 0
     correct: int | None = 0
 
+    def add_loss(self, values: LossValues) -> None:
+        """Add a micro-batch to the epoch's sums."""
+        self.loss_sum += values.mean * values.count
+        self.count += values.count
+        if values.correct is None or self.correct is None:
+            self.correct = None
+        else:
+            self.correct += values.correct
+
+    def end_epoch(self, learning_rate: float) -> EpochDone:
+        """The epoch's means; its sums start again at zero."""
+        accuracy = None if self.correct is None else self.correct / self.count
+        done = EpochDone(self.epoch, self.step, self.loss_sum / self.count, accuracy, learning_rate)
+        self.epoch, self.batch = self.epoch + 1, 0
+        self.loss_sum, self.count, self.correct = 0.0, 0, 0
+        return done
+
 
 @dataclass
 class TrainingState:
-    """The moving parts of a training, in one place so that a checkpoint can hold them all.
+    """Everything that a training changes, in one place so that a checkpoint can hold it all.
 
-    ``processes`` train together, each on its part of every batch; of a model that is ``cut``, each holds a part.
-    ``pending`` are steps that were taken and whose numbers are still to be counted in ``progress``.
+    Attributes:
+        module: the model, wrapped by accelerate or sharded by FSDP.
+        ema: the moving average of its weights, where there is one.
+        precision: ``fp32`` or ``bf16``.
+        progress: epochs and steps done.
+        processes: that train together, each on its part of every batch.
+        fsdp: the sharded model; None where every process holds the whole model.
+        pending: steps that were taken and whose losses are not yet counted in ``progress``.
     """
 
     module: nn.Module
@@ -221,12 +111,12 @@ class TrainingState:
     pending: deque[PendingStep] = field(default_factory=deque)
 
     def flush(self) -> None:
-        """Read what is pending: weights are not kept before it is known that their losses were finite.
+        """Read the losses of all pending steps, so that no weights are saved after a loss that was not finite.
 
-        All processes have to ask.
+        A collective: all processes have to call it.
 
         Raises:
-            TrainingError: one was not.
+            TrainingError: a loss was not finite.
         """
         for step in self.pending:
             step.read()
@@ -235,17 +125,54 @@ class TrainingState:
     def evaluation_module(self) -> nn.Module:
         """The weights that are evaluated and saved: the moving average where there is one.
 
-        Of a model that is cut, all processes have to ask.
+        Of a sharded model this is a collective: all processes have to ask.
         """
         if self.fsdp is not None:
             return self.fsdp.unsharded()
         module: nn.Module = self.ema.module if self.ema is not None else self.accelerator.unwrap_model(self.module)
         return module
 
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed training needs, as tensors and plain values; call :meth:`flush` before.
+
+        A sharded model gives the state that the whole model would have; all processes have to call it.
+        """
+        fsdp, optimizer = self.fsdp, self.optimizer
+        if fsdp is None:
+            weights, moments = self.accelerator.unwrap_model(self.module).state_dict(), optimizer.state_dict()
+        else:
+            weights, moments = fsdp.full_state_dict(), fsdp.full_optimizer_state(optimizer)
+        return {
+            "module": weights,
+            "optimizer": moments,
+            "ema": None if self.ema is None else self.ema.state_dict(),
+            "progress": vars(self.progress).copy(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Put the training back to where :meth:`state_dict` found it."""
+        if self.fsdp is None:
+            self.accelerator.unwrap_model(self.module).load_state_dict(state["module"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        else:
+            self.fsdp.load_full_state_dict(state["module"])
+            self.fsdp.load_full_optimizer_state(self.optimizer, state["optimizer"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"])
+        self.progress = TrainerState(**state["progress"])
+
 
 @dataclass(frozen=True)
 class StepDone:
-    """One optimizer step over ``pictures``: the mean ``loss``, and the ``learning_rate`` that it was taken with."""
+    """One optimizer step.
+
+    Attributes:
+        epoch: from 0.
+        step: from 1.
+        loss: mean over the step's pictures, or a captioner's tokens.
+        pictures: of all processes.
+        learning_rate: the largest that a parameter group was updated with.
+    """
 
     epoch: int
     step: int
@@ -258,7 +185,12 @@ class StepDone:
 class EpochDone:
     """One pass over the training pictures.
 
-    ``train_accuracy`` is the share of labels or word pieces that were the likeliest; None where targets were mixed.
+    Attributes:
+        epoch: from 0.
+        step: optimizer steps taken since the training began.
+        train_loss: mean over the epoch.
+        train_accuracy: share of labels or tokens that were the likeliest; None where targets were mixed.
+        learning_rate: of the last parameter group after the last step.
     """
 
     epoch: int
@@ -271,71 +203,72 @@ class EpochDone:
 def fit(
     training: TrainingState,
     objective: Objective,
-    recipe: Recipe,
+    settings: LoopSettings,
     epoch_batches: Callable[[int, int], Iterator[MicroBatch]],
     batch_names: Callable[[int, Any], Sequence[str]],
 ) -> Iterator[StepDone | EpochDone]:
-    """Train from ``training.progress`` to the recipe's last epoch, yielding after every step and every epoch.
+    """Train from ``training.progress`` to the last epoch, yielding after every step and every epoch.
 
-    On an accelerator a step is told of when the next one is queued, and the last one of an epoch before its epoch.
+    On CUDA a step is yielded after the next one was queued (see :func:`pipeline_depth`). All steps of an epoch are
+    yielded before the epoch is.
 
     Args:
         training: model, optimizer, schedule and position; changed in place.
         objective: the loss.
-        recipe: accumulate, clip_norm, epochs, mix_off_epochs and seed are read.
-        epoch_batches: the batches of an epoch (from 0) from a batch number on.
+        settings: how many epochs, and what a step is.
+        epoch_batches: the batches of an epoch (from 0), starting at a batch number.
         batch_names: file names of an epoch's batch, for the message about a loss that is not finite.
 
     Raises:
         TrainingError: the loss is not finite; the message names the batch's pictures.
     """
-    progress, pending, behind = training.progress, training.pending, pipeline_depth(training.accelerator.device)
-    while progress.epoch < recipe.epochs:
+    progress, pending, depth = training.progress, training.pending, pipeline_depth(training.accelerator.device)
+    while progress.epoch < settings.epochs:
         epoch = progress.epoch
         training.module.train()
-        mix = epoch < recipe.epochs - recipe.mix_off_epochs
+        mix = epoch < settings.epochs - settings.mix_off_epochs
         batches = epoch_batches(epoch, progress.batch)
-        while group := tuple(islice(batches, recipe.accumulate)):
-            pending.append(_step(training, objective, recipe, group, mix, partial(batch_names, epoch), behind == 0))
+        while micro_batches := tuple(islice(batches, settings.accumulate)):
+            names = partial(batch_names, epoch)
+            pending.append(_train_step(training, objective, settings, micro_batches, mix, names, eager=depth == 0))
             progress.step += 1
-            progress.batch += len(group)
-            if len(pending) > behind:
-                yield _told(pending.popleft())
+            progress.batch += len(micro_batches)
+            if len(pending) > depth:
+                yield pending.popleft().to_event()
         while pending:
-            yield _told(pending.popleft())
+            yield pending.popleft().to_event()
         if not progress.count:
             raise TrainingError("An epoch had no picture to train on. Check the data with: vitrine check DATA")
-        done = _finish_epoch(training, learning_rate=training.optimizer.param_groups[-1]["lr"])
-        yield done
+        yield progress.end_epoch(float(training.optimizer.param_groups[-1]["lr"]))
 
 
-def _step(
+def _train_step(
     training: TrainingState,
     objective: Objective,
-    recipe: Recipe,
-    group: Sequence[MicroBatch],
+    settings: LoopSettings,
+    micro_batches: Sequence[MicroBatch],
     mix: bool,
     names: Callable[[Any], Sequence[str]],
-    at_once: bool,
+    *,
+    eager: bool,
 ) -> PendingStep:
-    """One optimizer step over a group of micro-batches; ``at_once`` reads each one's loss before its backward pass."""
+    """One optimizer step over the summed gradients of micro-batches; ``eager`` reads each loss before going on."""
     accelerator, progress, processes = training.accelerator, training.progress, training.processes
     learning_rate = _set_learning_rate(training, progress.step)
-    sizes = processes.all_reduce_sum([0 if batch.is_dummy else len(batch) for batch in group])
-    pictures, count = sum(sizes), partial(_count, progress)
-    place = {"epoch": progress.epoch, "step": progress.step + 1, "pictures": int(pictures)}
-    step = PendingStep(processes, count, **place, learning_rate=learning_rate)
-    for number, batch in enumerate(group):
-        _seed(recipe.seed, progress.step * recipe.accumulate + number, processes.rank)
-        with _gathering(training), _forward_pass(training):
+    sizes = processes.all_reduce_sum([0 if batch.is_dummy else len(batch) for batch in micro_batches])
+    pictures = sum(sizes)
+    step = PendingStep(progress, processes, pictures=int(pictures), learning_rate=learning_rate)
+    for number, batch in enumerate(micro_batches):
+        _seed_micro_step(settings.seed, progress.step * settings.accumulate + number, processes.rank)
+        with _parameter_exchange(training), _forward_context(training):
             loss = objective(training.module, batch, mix=mix)
-        whole = reduce_loss(processes, loss, batch.is_dummy)
-        step.add(whole, partial(names, batch), at_once=at_once)
-        with _exchange(training, last=number == len(group) - 1):
-            accelerator.backward(loss.mean * (whole.weight * (sizes[number] / pictures)))
-    if recipe.clip_norm:
-        with _gathering(training):
-            accelerator.clip_grad_norm_(training.module.parameters(), recipe.clip_norm)
+        reduced = reduce_loss(processes, loss, batch.is_dummy)
+        step.add(reduced, partial(names, batch), eager=eager)
+        with _gradient_exchange(training, is_last=number == len(micro_batches) - 1):
+            accelerator.backward(loss.mean * (reduced.weight * (sizes[number] / pictures)))
+    if settings.clip_norm:
+        with _parameter_exchange(training):
+            accelerator.clip_grad_norm_(training.module.parameters(), settings.clip_norm)
     training.optimizer.step()
     training.optimizer.zero_grad(set_to_none=True)
     if training.ema is not None:
@@ -343,90 +276,185 @@ def _step(
     return step
 
 
-def _told(step: PendingStep) -> StepDone:
-    return StepDone(step.epoch, step.step, step.read(), step.pictures, step.learning_rate)
-
-
-@contextmanager
-def _forward_pass(training: TrainingState) -> Iterator[None]:
-    """Its precision, and its last block for the class token alone; a compiled module is what it was compiled as."""
-    module, device = training.module, training.accelerator.device
-    with autocast(device, training.precision, compiled=is_compiled(module)), class_token_alone(module):
-        yield
-
-
-def _exchange(training: TrainingState, last: bool) -> AbstractContextManager[object]:
-    """Gradients are exchanged once a step, in the backward pass of its last micro-batch."""
-    stack = ExitStack()
-    stack.enter_context(training.processes.gradient_exchange())
-    if not last and training.fsdp is not None:
-        stack.enter_context(training.fsdp.no_sync())
-    elif not last:
-        stack.enter_context(training.accelerator.no_sync(training.module))
-    return stack
-
-
-def _gathering(training: TrainingState) -> AbstractContextManager[object]:
-    """Of a model that is cut, other work exchanges its parts too."""
-    return nullcontext() if training.fsdp is None else training.processes.gradient_exchange()
-
-
 def _set_learning_rate(training: TrainingState, step: int) -> float:
     training.schedule.step_update(step + 1)  # the schedule's first value is zero: a step with it would do nothing
     return float(max(group["lr"] for group in training.optimizer.param_groups))
 
 
-def _seed(seed: int, step: int, rank: int = 0) -> None:
-    """Random state of one micro-step from (seed, step) alone: a resumed training draws what the first one drew.
+def _seed_micro_step(seed: int, micro_step: int, rank: int = 0) -> None:
+    """Seed torch and NumPy from (seed, micro_step) alone: a resumed training draws what the first one drew.
 
-    ProcessGroup mix their parts of a batch alike, and drop units and paths each for itself.
+    NumPy's state, which mixup draws from, is the same in all processes; torch's, which dropout and drop path draw from,
+    is each process's own.
     """
-    state = np.random.SeedSequence((seed, step)).generate_state(2)
-    own = np.random.SeedSequence((seed, step, rank)).generate_state(1) if rank else state
+    state = np.random.SeedSequence((seed, micro_step)).generate_state(2)
+    own = np.random.SeedSequence((seed, micro_step, rank)).generate_state(1) if rank else state
     torch.manual_seed(int(own[0]))
     np.random.seed(int(state[1]))  # noqa: NPY002  timm's Mixup draws from NumPy's global state
 
 
-def _count(progress: TrainerState, found: LossValues) -> None:
-    progress.loss_sum += found.mean * found.count
-    progress.count += found.count
-    if found.correct is None or progress.correct is None:
-        progress.correct = None
-    else:
-        progress.correct += found.correct
+@contextmanager
+def _forward_context(training: TrainingState) -> Iterator[None]:
+    """The training's precision and, unless the module is compiled, a last block that computes the class token alone."""
+    module, device = training.module, training.accelerator.device
+    with autocast(device, training.precision, compiled=is_compiled(module)), class_token_alone(module):
+        yield
 
 
-def _finish_epoch(training: TrainingState, learning_rate: float) -> EpochDone:
-    progress = training.progress
-    accuracy = None if progress.correct is None else progress.correct / progress.count
-    done = EpochDone(progress.epoch, progress.step, progress.loss_sum / progress.count, accuracy, float(learning_rate))
-    progress.epoch, progress.batch = progress.epoch + 1, 0
-    progress.loss_sum, progress.count, progress.correct = 0.0, 0, 0
-    return done
+def _gradient_exchange(training: TrainingState, *, is_last: bool) -> AbstractContextManager[object]:
+    """Around a backward pass: gradients are reduced over processes in that of a step's last micro-batch only."""
+    stack = ExitStack()
+    stack.enter_context(training.processes.gradient_exchange())
+    if not is_last and training.fsdp is not None:
+        stack.enter_context(training.fsdp.no_sync())
+    elif not is_last:
+        stack.enter_context(training.accelerator.no_sync(training.module))
+    return stack
 
 
-def state_of(training: TrainingState) -> dict[str, Any]:
-    """Everything that a resumed training needs, as tensors and plain values; the same for a model that is cut.
+def _parameter_exchange(training: TrainingState) -> AbstractContextManager[object]:
+    """Around a forward pass or clipping, in which the processes of a sharded model exchange parameters and norms."""
+    return nullcontext() if training.fsdp is None else training.processes.gradient_exchange()
 
-    Of a training that is settled.
+
+def pipeline_depth(device: torch.device) -> int:
+    """How many steps may be queued before the oldest one's loss is read: 1 on CUDA, elsewhere 0.
+
+    Work on CUDA is queued, and reading a loss waits for the queue; elsewhere there is nothing to wait for.
     """
-    cut = training.fsdp
-    return {
-        "module": training.accelerator.unwrap_model(training.module).state_dict() if cut is None else cut.weights(),
-        "optimizer": training.optimizer.state_dict() if cut is None else cut.optimizer_state(training.optimizer),
-        "ema": None if training.ema is None else training.ema.state_dict(),
-        "progress": vars(training.progress).copy(),
-    }
+    return 1 if device.type == "cuda" else 0
 
 
-def restore(training: TrainingState, state: dict[str, Any]) -> None:
-    """Put a training back to where :func:`state_of` found it."""
-    if training.fsdp is None:
-        training.accelerator.unwrap_model(training.module).load_state_dict(state["module"])
-        training.optimizer.load_state_dict(state["optimizer"])
-    else:
-        training.fsdp.load_weights(state["module"])
-        training.fsdp.load_optimizer_state(training.optimizer, state["optimizer"])
-    if training.ema is not None:
-        training.ema.load_state_dict(state["ema"])
-    training.progress = TrainerState(**state["progress"])
+class PendingStep:
+    """An optimizer step that was taken, with the losses of its micro-batches, which may still have to be read.
+
+    Args:
+        progress: where the training is before the step; the losses are added to it as they are read.
+        processes: that train together.
+        pictures: of the step, over all processes.
+        learning_rate: that the step is taken with.
+    """
+
+    def __init__(self, progress: TrainerState, processes: ProcessGroup, *, pictures: int, learning_rate: float) -> None:
+        self.epoch, self.step, self.pictures, self.learning_rate = (
+            progress.epoch,
+            progress.step + 1,
+            pictures,
+            learning_rate,
+        )
+        self._progress, self._processes = progress, processes
+        self._unread: deque[tuple[ReducedLoss, Callable[[], Sequence[str]]]] = deque()
+        self._loss_sum, self._count = 0.0, 0
+
+    def add(self, loss: ReducedLoss, names: Callable[[], Sequence[str]], *, eager: bool) -> None:
+        """Add a micro-batch with the file names of this process's pictures; ``eager`` reads its loss now.
+
+        Raises:
+            TrainingError: it is read now, and its loss is not finite.
+        """
+        if eager:
+            self._unread.append((loss, names))
+            self.read()
+            return
+        current = names()  # a stream has forgotten them by the time that they are wanted
+        self._unread.append((loss, lambda: current))
+
+    def read(self) -> float:
+        """The mean loss of the step so far. A collective: all processes have to call it.
+
+        Raises:
+            TrainingError: a loss is not finite; the message names its batch.
+        """
+        while self._unread:
+            loss, names = self._unread[0]
+            values = loss.read()
+            if not math.isfinite(values.mean):
+                raise TrainingError(self._not_finite(values.mean, names()))
+            self._loss_sum, self._count = self._loss_sum + values.mean * values.count, self._count + values.count
+            self._progress.add_loss(values)
+            self._unread.popleft()
+        return self._loss_sum / self._count
+
+    def to_event(self) -> StepDone:
+        """What the loop yields, once the losses were read."""
+        return StepDone(self.epoch, self.step, self.read(), self.pictures, self.learning_rate)
+
+    def _not_finite(self, value: float, own_names: Sequence[str]) -> str:
+        names = [name for part in self._processes.all_gather(own_names) for name in part]
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        return (
+            f"The loss became {value} in epoch {self.epoch + 1}, step {self.step}. The batch was: {shown}.\n"
+            "Lower learning_rate, set clip_norm=1, or use precision=fp32; --resume continues from the last checkpoint."
+        )
+
+
+@dataclass(frozen=True)
+class LossValues:
+    """The loss of one micro-batch over all processes, as numbers.
+
+    Attributes:
+        mean: the loss.
+        count: what it is the mean of.
+        correct: how many of these were the likeliest; None where targets were mixed.
+    """
+
+    mean: float
+    count: int
+    correct: int | None
+
+
+@dataclass(frozen=True)
+class ReducedLoss:
+    """The loss of one micro-batch, whose weight among all processes is known and whose value is not read yet.
+
+    Attributes:
+        count: pictures or tokens of all processes, which the loss is the mean of.
+        weight: factor of this process's mean loss before its backward pass. Gradients are averaged over processes, so
+            with ``processes × own_count / count`` their average is the gradient of the mean over all pictures, however
+            unequal the processes' parts are.
+        own_count: this process's part of ``count``.
+        scalars: its mean loss, and how many were the likeliest unless targets were mixed.
+        processes: that hold the parts.
+    """
+
+    count: int
+    weight: float
+    own_count: int
+    scalars: AsyncScalars
+    processes: ProcessGroup
+
+    def read(self) -> LossValues:
+        """The mean over all processes. A collective: all of them have to call it."""
+        mean, *correct = self.scalars.read()
+        if self.processes.count == 1:
+            return LossValues(mean, self.count, int(correct[0]) if correct else None)
+        own_sums = (mean * self.own_count, sum(correct)) if self.own_count else (0.0, 0.0)
+        loss_sum, correct_sum, mixed = self.processes.all_reduce_sum((*own_sums, not correct))
+        return LossValues(loss_sum / self.count, self.count, None if mixed else int(correct_sum))
+
+
+def reduce_loss(processes: ProcessGroup, loss: Loss, is_dummy: bool) -> ReducedLoss:
+    """Weigh this process's loss of a micro-batch among all processes; a dummy part weighs nothing."""
+    scalars = AsyncScalars(*(each for each in (loss.mean, loss.correct) if each is not None))
+    if processes.count == 1:
+        return ReducedLoss(loss.count, 1.0, loss.count, scalars, processes)
+    own_count = 0 if is_dummy else loss.count
+    count = int(processes.all_reduce_sum((own_count,))[0])
+    return ReducedLoss(count, processes.count * own_count / count, own_count, scalars, processes)
+
+
+class AsyncScalars:
+    """Scalar tensors on their way to the CPU: making this queues the copies, :meth:`read` waits for them alone."""
+
+    def __init__(self, *scalars: Tensor) -> None:
+        # From CUDA, such a copy goes into pinned memory and is queued behind the work that makes the number.
+        self._on_cpu = [scalar.detach().to("cpu", non_blocking=scalar.is_cuda) for scalar in scalars]
+        self._arrival = torch.cuda.Event() if scalars[0].is_cuda else None
+        if self._arrival is not None:
+            self._arrival.record()
+
+    def read(self) -> list[float]:
+        """Their values."""
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        return [scalar.item() for scalar in self._on_cpu]

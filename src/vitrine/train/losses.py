@@ -1,6 +1,7 @@
-"""What a step minimises. One loop serves every objective; this file holds the classifier's.
+"""The losses: cross-entropy over classes, and over the tokens of captions. The training loop knows neither of them.
 
-Axes: B pictures, C channels or classes, H and W pixels, D features.
+Axes: B pictures or captions, C channels or classes, H and W pixels, D features, P pictures, T tokens of a caption with
+padding, N tokens to predict, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from timm.data import Mixup
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vitrine.config import Recipe
 from vitrine.data.captions.transforms import CaptionTransform
 from vitrine.data.loader import Batch, normalise, to_device
 from vitrine.models.captioner.model import CaptionModel, Features
+from vitrine.train.settings import LossSettings
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Loss:
 
     Attributes:
         mean: scalar tensor with gradient: the mean over the batch.
-        count: what it is the mean of: pictures, or a captioner's word pieces.
+        count: what it is the mean of: pictures, or a captioner's tokens.
         correct: scalar int64 tensor: how many of these were the most likely one; None where targets were mixed.
     """
 
@@ -37,13 +38,13 @@ class Loss:
 
 @dataclass(frozen=True)
 class FeatureBatch:
-    """Features that go through a classifier together, in place of their pictures.
+    """Cached features of pictures, which go through a classifier's head together.
 
     Attributes:
         features_BD: float, on the CPU.
         labels_B: int64 class indices.
         indices_B: int64 positions of the pictures in their data.
-        is_dummy: these pictures are only here so that their process can take part in a step; they count nowhere.
+        is_dummy: the pictures only let this process take part in a step; they count nowhere.
     """
 
     features_BD: Tensor
@@ -65,10 +66,10 @@ class Objective(Protocol):
 
 
 class Classification:
-    """Cross-entropy with label smoothing, over mixed pictures on request (timm's mixup and cutmix).
+    """Cross-entropy over classes, with label smoothing, and over mixed pictures where mixup or cutmix are on (timm's).
 
     Args:
-        recipe: label_smoothing, mixup and cutmix are read.
+        settings: label smoothing, mixup and cutmix.
         num_classes: C.
         mean, std: normalisation per channel on a 0-to-1 scale.
         device: where the model is.
@@ -76,17 +77,17 @@ class Classification:
 
     def __init__(
         self,
-        recipe: Recipe,
+        settings: LossSettings,
         num_classes: int,
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         device: torch.device,
     ) -> None:
-        self._smoothing = recipe.label_smoothing
+        self._smoothing = settings.label_smoothing
         self._mean, self._std, self._device = mean, std, device
         self._mixup = (
-            Mixup(recipe.mixup, recipe.cutmix, label_smoothing=recipe.label_smoothing, num_classes=num_classes)
-            if recipe.mixup or recipe.cutmix
+            Mixup(settings.mixup, settings.cutmix, label_smoothing=self._smoothing, num_classes=num_classes)
+            if settings.mixes
             else None
         )
 
@@ -97,12 +98,12 @@ class Classification:
         else:
             pixels_BCHW = normalise(to_device(batch.pixels_BCHW, self._device), self._mean, self._std)
             if mix and self._mixup is not None and len(labels_B) > 1:
-                return self._mixed(module, pixels_BCHW, labels_B)
+                return self._mixed_loss(module, pixels_BCHW, labels_B)
             logits_BC = module(pixels_BCHW)
         mean = functional.cross_entropy(logits_BC, labels_B, label_smoothing=self._smoothing)
         return Loss(mean, len(labels_B), (logits_BC.argmax(-1) == labels_B).sum())
 
-    def _mixed(self, module: nn.Module, pixels_BCHW: Tensor, labels_B: Tensor) -> Loss:
+    def _mixed_loss(self, module: nn.Module, pixels_BCHW: Tensor, labels_B: Tensor) -> Loss:
         assert self._mixup is not None
         even = len(labels_B) // 2 * 2  # timm mixes pairs: the odd picture of a last batch is left out
         mixed_BCHW, targets_BC = self._mixup(pixels_BCHW[:even], labels_B[:even])
@@ -111,18 +112,18 @@ class Classification:
 
 @dataclass(frozen=True)
 class CaptionBatch:
-    """Pictures with the captions that are learnt of them.
+    """Pictures, or their cached features, with the captions that are learnt from them.
 
     Attributes:
-        seen: what the captioner sees: uint8 pictures (h, w, 3); or their features, where those are kept.
-        ids_BT: int64; start, pieces, end, then padding; the captions of each picture one after the other.
-        length_B: int64, of each caption with start and end.
+        images: uint8 pictures (h, w, 3) of any sizes; or their features, where those are cached.
+        ids_BT: int64 token ids: start, words, end, then padding; the captions of each picture one after the other.
+        length_B: int64 tokens of each caption, its start and end included.
         captions_P: how many captions each picture has.
         indices_P: int64 positions of the pictures in their data.
-        is_dummy: these pictures are only here so that their process can take part in a step; they count nowhere.
+        is_dummy: the pictures only let this process take part in a step; they count nowhere.
     """
 
-    seen: tuple[Tensor, ...] | Features
+    images: tuple[Tensor, ...] | Features
     ids_BT: Tensor
     length_B: Tensor
     captions_P: tuple[int, ...]
@@ -135,11 +136,11 @@ class CaptionBatch:
 
 
 class TeacherForcing(nn.Module):
-    """A captioner as one call, which is what engines of distributed training wrap.
+    """A captioner under teacher forcing, as one module whose forward pass gives logits: distributed training wraps it.
 
     Attributes:
         captioner: the model that is trained.
-        frozen: its image encoder is not: it stays in eval mode and gets no gradient.
+        frozen: whether its image encoder is left as it is, in eval mode and without gradients.
     """
 
     def __init__(self, captioner: CaptionModel, *, frozen: bool) -> None:
@@ -149,81 +150,81 @@ class TeacherForcing(nn.Module):
             captioner.backbone.requires_grad_(False)
 
     def train(self, mode: bool = True) -> TeacherForcing:
-        """Switch training mode; see ``frozen``."""
+        """Switch training mode, but for a frozen image encoder."""
         super().train(mode)
         if self.frozen:
             self.captioner.backbone.eval()
         return self
 
     def forward(
-        self, seen: Sequence[Tensor] | Features, ids_BT: Tensor, picked_N: Tensor, captions_P: Sequence[int]
+        self, images: Sequence[Tensor] | Features, ids_BT: Tensor, positions_N: Tensor, captions_P: Sequence[int]
     ) -> Tensor:
-        """Logits (N, V), float32, of the pieces after some positions.
+        """Logits (N, V), float32, of the tokens that follow some positions.
 
         Args:
-            seen: normalised pictures (3, h, w), or features.
-            ids_BT: int64, the captions of each picture one after the other.
-            picked_N: int64, these positions among all B · T, row by row.
+            images: normalised pictures (3, h, w), or features.
+            ids_BT: int64 token ids, the captions of each picture one after the other.
+            positions_N: int64, these positions among all B · T, row by row.
             captions_P: how many captions each picture has.
         """
-        if not isinstance(seen, Features):
+        if not isinstance(images, Features):
             with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-                seen = self.captioner.encode_image(seen)
-        encoder_output = self.captioner.encode_features(seen)
+                images = self.captioner.encode_image(images)
+        encoder_output = self.captioner.encode_features(images)
         if len(ids_BT) > len(captions_P):
             encoder_output = encoder_output.select_rows(
                 torch.arange(len(captions_P)).repeat_interleave(torch.tensor(captions_P))
             )
-        return self.captioner.logits(encoder_output, ids_BT, picked_N)
+        return self.captioner.logits(encoder_output, ids_BT, positions_N)
 
 
 class Captioning:
-    """Cross-entropy over the pieces of captions; padding counts nowhere.
+    """Cross-entropy over the tokens of captions, each predicted from those before it; padding counts nowhere.
 
     Args:
         transform: how pictures are normalised.
         label_smoothing: 0 to 1.
-        word_dropout: share of the pieces before that are hidden (their embedding becomes that of padding, which is
-            zero), so that the model has to look (Bowman et al. 2016, arXiv:1511.06349).
-        pad: the piece that fills captions up.
+        word_dropout: share of the input tokens that are replaced by padding, whose embedding is zero, so that the model
+            has to look at the picture (Bowman et al. 2016, arXiv:1511.06349).
+        pad: token id of padding.
         device: where the model is.
     """
 
     def __init__(
         self, transform: CaptionTransform, label_smoothing: float, word_dropout: float, pad: int, device: torch.device
     ) -> None:
-        self._transform, self._smoothing, self._hidden = transform, label_smoothing, word_dropout
+        self._transform, self._smoothing, self._word_dropout = transform, label_smoothing, word_dropout
         self._pad, self._device = pad, device
 
     def __call__(self, module: nn.Module, batch: CaptionBatch, *, mix: bool) -> Loss:  # noqa: ARG002  nothing is mixed
-        """The loss of ``batch``: its mean is over word pieces, and so is its count."""
-        # Found on the CPU: of a mask, an accelerator would have to be asked how much it picks.
-        real_BT = _real(batch.length_B, batch.ids_BT.shape[1] - 1)
-        picked_N, targets_N = real_BT.flatten().nonzero()[:, 0], batch.ids_BT[:, 1:][real_BT]
-        picked_N, targets_N = to_device(picked_N, self._device), to_device(targets_N, self._device)
-        given_BT = to_device(batch.ids_BT, self._device)[:, :-1]
-        if self._hidden and module.training:
-            hidden_BT = torch.rand(given_BT.shape, device=self._device) < self._hidden
-            hidden_BT[:, 0] = False
-            given_BT = given_BT.masked_fill(hidden_BT, self._pad)
-        logits_NV = module(self._prepared(batch.seen), given_BT, picked_N, batch.captions_P)
+        """The loss of ``batch``: its mean is over tokens, and so is its count."""
+        # On the CPU, because how many positions a mask selects is a number that an accelerator would have to send back.
+        is_target_BT = _target_mask(batch.length_B, batch.ids_BT.shape[1] - 1)
+        positions_N, targets_N = is_target_BT.flatten().nonzero()[:, 0], batch.ids_BT[:, 1:][is_target_BT]
+        positions_N, targets_N = to_device(positions_N, self._device), to_device(targets_N, self._device)
+        input_BT = to_device(batch.ids_BT, self._device)[:, :-1]
+        if self._word_dropout and module.training:
+            is_dropped_BT = torch.rand(input_BT.shape, device=self._device) < self._word_dropout
+            is_dropped_BT[:, 0] = False
+            input_BT = input_BT.masked_fill(is_dropped_BT, self._pad)
+        logits_NV = module(self._to_model_input(batch.images), input_BT, positions_N, batch.captions_P)
         mean = functional.cross_entropy(logits_NV, targets_N, label_smoothing=self._smoothing)
         return Loss(mean, len(targets_N), (logits_NV.argmax(-1) == targets_N).sum())
 
-    def _prepared(self, seen: tuple[Tensor, ...] | Features) -> tuple[Tensor, ...] | Features:
-        if isinstance(seen, Features):
-            padded = None if seen.padded_BRC is None else to_device(seen.padded_BRC, self._device)
-            return Features(to_device(seen.values_BDRC, self._device), padded, seen.grids)
-        return tuple(self._transform.normalise(to_device(pixels, self._device)) for pixels in seen)
+    def _to_model_input(self, images: tuple[Tensor, ...] | Features) -> tuple[Tensor, ...] | Features:
+        if isinstance(images, Features):
+            padded = None if images.padded_BRC is None else to_device(images.padded_BRC, self._device)
+            return Features(to_device(images.values_BDRC, self._device), padded, images.grids)
+        return tuple(self._transform.normalise(to_device(pixels, self._device)) for pixels in images)
 
 
-def _real(length_B: Tensor, targets: int) -> Tensor:
-    """bool (B, T - 1), True where there is a piece to predict: all but the start, the end included."""
+def _target_mask(length_B: Tensor, targets: int) -> Tensor:
+    """bool (B, T - 1), True where a token is to be predicted: all but the start, the end included."""
     return torch.arange(targets, device=length_B.device) < (length_B - 1)[:, None]
 
 
 def pad_captions(captions: Sequence[Sequence[int]], pad: int) -> tuple[Tensor, Tensor]:
-    """Captions of several lengths as one tensor: int64 (B, T), and each one's length, int64 (B,)."""
+    """Token ids of captions of several lengths, padded: int64 (B, T), and each one's length, int64 (B,)."""
     length_B = torch.tensor([len(ids) for ids in captions])
     ids_BT = torch.full((len(captions), int(length_B.max())), pad)
     for row, ids in zip(ids_BT, captions, strict=True):

@@ -1,4 +1,4 @@
-"""``vitrine train``: data, recipe and model joined into a run folder."""
+"""``vitrine train``: locks the run folder, checks what may be resumed, trains, and reads the result."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vitrine.config import Recipe, recipe_from_toml
 from vitrine.errors import LostProcessError, RecipeError, RunError
-from vitrine.models.load import resolve_recipe_model
+from vitrine.models.load import resolve_with_weights
 from vitrine.results import CaptioningMetrics, ClassificationMetrics
 from vitrine.runs.folder import RunFolder
 from vitrine.train.captioner import CaptionerTask, resolve_image_model
@@ -18,6 +18,7 @@ from vitrine.train.classifier import ClassifierTask
 from vitrine.train.data import prepare_captions, prepare_data
 from vitrine.train.distributed import ProcessGroup
 from vitrine.train.events import Event, ProgressUpdate, TrainResult
+from vitrine.train.settings import DataSettings, TaskSettings
 from vitrine.train.trainer import Trainer
 
 
@@ -32,17 +33,17 @@ def train(
         recipe: every setting.
         out: the run folder; new, or with ``resume`` one that a stopped training left.
         resume: continue to the result that the stopped training would have reached.
-        report: called with every event; what it shows is the caller's business.
+        report: called with every event, in the main process only.
 
-    Under torchrun or ``accelerate launch``, every process calls this, and all train one model together: each has its
-    part of every batch, and the result is one process's. The first one writes and reports; all return the same.
+    Under torchrun or ``accelerate launch``, every process calls this, and all train one model together, each on its
+    part of every batch. The main process writes and reports; all return the same result.
 
     Raises:
         DataError, ModelError, RecipeError: the input cannot be used; nothing was written, and no folder was made.
         RunError: the folder holds a run already, is in use, or does not fit the recipe or data.
         TrainingError: the loss was not finite.
         LostProcessError: another process was killed.
-        SystemExit: on all but the first of several processes, where the first one raises one of these errors.
+        SystemExit: in all processes but the main one, which raises one of these errors.
     """
     run, processes = RunFolder(out), ProcessGroup.from_launcher()
     try:
@@ -51,7 +52,7 @@ def train(
     except LostProcessError:
         if processes.is_main or _is_free(run):
             raise
-        raise SystemExit(LostProcessError.exit_code) from None  # the first process lives, and says it
+        raise SystemExit(LostProcessError.exit_code) from None  # the main process lives, and reports it
 
 
 def _train(
@@ -62,9 +63,9 @@ def _train(
     report: Callable[[Event], None],
     processes: ProcessGroup,
 ) -> TrainResult:
-    _require_a_part_each(recipe, processes)
+    _check_batch_size(recipe, processes)
     if processes.uses_fsdp:
-        _require_cuttable(recipe)
+        _check_fsdp(recipe)
     with run.lock() if processes.is_main else nullcontext():
 
         def is_finished() -> bool:
@@ -72,34 +73,34 @@ def _train(
             return run.is_finished
 
         if not processes.broadcast_from_main(is_finished):
-            told = report if processes.is_main else lambda _: None
-            _session(run, reference, recipe, told, processes).train()
-        return processes.broadcast_from_main(lambda: _result(run, recipe))
+            own_report = report if processes.is_main else lambda _: None
+            _make_trainer(run, reference, recipe, own_report, processes).train()
+        return processes.broadcast_from_main(lambda: _read_result(run, recipe))
 
 
-def _require_a_part_each(recipe: Recipe, processes: ProcessGroup) -> None:
-    least = processes.count * (2 if recipe.mixup or recipe.cutmix else 1)  # one picture alone cannot be mixed
-    if recipe.batch_size < least:
+def _check_batch_size(recipe: Recipe, processes: ProcessGroup) -> None:
+    minimum = processes.count * (2 if recipe.mixup or recipe.cutmix else 1)  # one picture alone cannot be mixed
+    if recipe.batch_size < minimum:
         raise RecipeError(
             f"batch_size = {recipe.batch_size} is too small for {processes.count} processes, which share it: expected "
-            f"{least} or more."
+            f"{minimum} or more."
         )
 
 
-def _require_cuttable(recipe: Recipe) -> None:
-    """What is done with a whole model's weights between or in steps cannot be done with a part of them."""
-    off = {"caption": None, "ema": 0, "compile": False, "optimizer": "adamw"}
-    changed = [name for name, value in off.items() if getattr(recipe, name) != value]
-    changed += ["tune"] if recipe.tune == "head" or recipe.tune.startswith("lora") else []
-    if changed:
+def _check_fsdp(recipe: Recipe) -> None:
+    """Refuse what needs the whole model's weights between or in steps: under FSDP a process holds a part of them."""
+    required = {"caption": None, "ema": 0, "compile": False, "optimizer": "adamw"}
+    fields_at_fault = [name for name, value in required.items() if getattr(recipe, name) != value]
+    fields_at_fault += ["tune"] if recipe.tune == "head" or recipe.tune.startswith("lora") else []
+    if fields_at_fault:
         raise RecipeError(
-            f"{', '.join(changed)}: not where FSDP cuts the model apart. Launch without FSDP: each process then holds "
-            "the whole model."
+            f"{', '.join(fields_at_fault)}: not possible where FSDP shards the model. Launch without FSDP: each "
+            "process then holds the whole model."
         )
 
 
 def _is_free(run: RunFolder) -> bool:
-    """Whether no process holds the folder."""
+    """Whether no process has locked the folder."""
     try:
         with run.lock():
             return True
@@ -107,21 +108,29 @@ def _is_free(run: RunFolder) -> bool:
         return False
 
 
-def _session(
+def _make_trainer(
     run: RunFolder, reference: str, recipe: Recipe, report: Callable[[Event], None], processes: ProcessGroup
 ) -> Trainer:
-    """Weights are looked for before pictures are read, which can take long."""
+    """Resolve the model first, since reading the pictures can take long; then read them."""
 
-    def reading(done: int, total: int) -> None:
+    def progress(done: int, total: int) -> None:
         report(ProgressUpdate(done, total))
 
-    if recipe.caption is None:
-        model = processes.local_main_first(lambda: resolve_recipe_model(recipe))
-        data = prepare_data(reference, recipe, reading, processes)
-        return Trainer(run, recipe, lambda: ClassifierTask(recipe, data, report, model), report, processes)
-    image_model = processes.local_main_first(lambda: resolve_image_model(recipe))
-    captions = prepare_captions(reference, recipe, reading, processes)
-    return Trainer(run, recipe, lambda: CaptionerTask(recipe, captions, report, image_model), report, processes)
+    settings, data_settings = TaskSettings.from_recipe(recipe), DataSettings.from_recipe(recipe)
+    caption = recipe.caption
+    if caption is None:
+        model = processes.local_main_first(
+            lambda: resolve_with_weights(recipe.model, recipe.pretrained, recipe.model_args)
+        )
+        data = prepare_data(reference, data_settings, progress, processes)
+        return Trainer(run, recipe, lambda: ClassifierTask(settings, data, report, model), report, processes)
+    image_model = processes.local_main_first(lambda: resolve_image_model(settings.model))
+    captions = prepare_captions(reference, data_settings, progress, processes)
+
+    def make_captioner() -> CaptionerTask:
+        return CaptionerTask(settings, caption, captions, report, image_model)
+
+    return Trainer(run, recipe, make_captioner, report, processes)
 
 
 def _check_folder(run: RunFolder, recipe: Recipe, resume: bool) -> None:
@@ -130,17 +139,15 @@ def _check_folder(run: RunFolder, recipe: Recipe, resume: bool) -> None:
     if not resume:
         raise RunError(f"{run.path} holds a run already. Continue it with --resume, or choose another -o.")
     before = run.read_recipe()
-    changed = [f.name for f in fields(Recipe) if getattr(before, f.name) != getattr(recipe, f.name)]
-    if changed:
-        pairs = ", ".join(
-            f"{name} was {getattr(before, name)!r}, now {getattr(recipe, name)!r}" for name in changed[:3]
-        )
+    names = [f.name for f in fields(Recipe) if getattr(before, f.name) != getattr(recipe, f.name)]
+    if names:
+        pairs = ", ".join(f"{name} was {getattr(before, name)!r}, now {getattr(recipe, name)!r}" for name in names[:3])
         raise RunError(
             f"{run.path} was begun with another recipe: {pairs}.\nResume without changes, or train a new run."
         )
 
 
-def _result(run: RunFolder, recipe: Recipe) -> TrainResult:
+def _read_result(run: RunFolder, recipe: Recipe) -> TrainResult:
     content = json.loads((run.path / "metrics.json").read_text("utf-8"))
     kind = ClassificationMetrics if recipe.caption is None else CaptioningMetrics
     rows = run.read_history()

@@ -1,4 +1,4 @@
-"""What a training session asks of the thing that is trained: a classifier and a captioner answer differently."""
+"""The interface between the trainer and what is trained: a classifier or a captioner with its data."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from vitrine.train.loop import MicroBatch
 from vitrine.train.losses import Objective
 
 Batches = Callable[[int, int], Iterator[MicroBatch]]
+"""(epoch, first batch) to the batches of an epoch from that one on."""
 
 
 @dataclass(frozen=True)
 class ValidationResult:
-    """What the validation pictures say of an epoch.
+    """How an epoch's weights do on the validation pictures.
 
     Attributes:
-        loss: natural logarithms, mean over pictures or word pieces.
-        accuracy: share of them that were right, 0 to 1.
+        loss: mean negative log-likelihood over pictures or tokens, in nats.
+        accuracy: share of them that were predicted right, 0 to 1.
     """
 
     loss: float
@@ -34,7 +35,7 @@ class ValidationResult:
 
 @dataclass(frozen=True)
 class RuntimeConfig:
-    """Where a training runs, and which processes share the work."""
+    """Where and how a training computes: the device, ``fp32`` or ``bf16``, and the processes that share the work."""
 
     device: torch.device
     precision: str
@@ -42,17 +43,17 @@ class RuntimeConfig:
 
 
 class Task(Protocol):
-    """One training's model and data.
+    """The model and the data of one training.
 
     Attributes:
         data_record: content of data.json.
-        labels: class names; none of a captioner.
+        labels: class names; empty for a captioner.
         notes: sentences on decisions that a person would want to know.
         weights: the file of the starting weights; None for random ones.
-        width: of the model's tokens, by which a precision is chosen.
-        epoch_pictures: pictures in one pass.
+        width: of the model's tokens, by which ``precision = auto`` is decided.
+        epoch_pictures: training pictures in one epoch.
         validation_pictures: pictures that each epoch is measured on.
-        frozen_parameters: parameters of the model that are outside of the module that is trained.
+        frozen_parameters: how many parameters the model has outside of the module that :meth:`trainable` returns.
     """
 
     data_record: dict[str, Any]
@@ -65,19 +66,22 @@ class Task(Protocol):
     frozen_parameters: int
 
     def trainable(self) -> nn.Module:
-        """The module that is trained, with what is frozen frozen; it draws from torch's global seed."""
+        """The module to train, its frozen parameters frozen; may draw from torch's global random state."""
         ...
 
     def optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
-        """The optimizer over what is trainable."""
+        """The optimizer over the module's trainable parameters."""
         ...
 
     def objective(self, device: torch.device) -> Objective:
-        """The loss."""
+        """The loss to minimise."""
         ...
 
     def batches(self, runtime: RuntimeConfig) -> AbstractContextManager[Batches]:
-        """This process's parts of an epoch's batches (from 0) from a batch number on, while the context is open."""
+        """A function of (epoch, first batch), both from 0, that gives this process's parts of the epoch's batches.
+
+        Background workers live as long as the context.
+        """
         ...
 
     def names(self, epoch: int, batch: Any) -> Sequence[str]:
@@ -85,16 +89,16 @@ class Task(Protocol):
         ...
 
     def validate(self, module: nn.Module, runtime: RuntimeConfig) -> ValidationResult:
-        """Measure an epoch's weights: every process a part of the pictures, each picture once."""
+        """Measure an epoch's weights. A collective: each process measures its part of the validation pictures."""
         ...
 
     def save(self, run: RunFolder, module: nn.Module) -> None:
-        """Write an epoch's weights."""
+        """Write an epoch's weights into the run folder."""
         ...
 
     def finalize(self, run: RunFolder, runtime: RuntimeConfig) -> dict[str, Any]:
-        """Measure the weights that were written, write the tables, and return the content of metrics.json.
+        """Measure the saved weights, write the tables of predictions, and return the content of metrics.json.
 
-        The first process alone does it.
+        Only the main process calls it.
         """
         ...

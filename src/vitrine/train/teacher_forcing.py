@@ -1,4 +1,7 @@
-"""How likely a captioner holds human captions to be, each word piece predicted from those before it."""
+"""Human captions under teacher forcing: sampled for training, and how likely a captioner holds them to be.
+
+Under teacher forcing each token is predicted from the true tokens before it.
+"""
 
 from __future__ import annotations
 
@@ -23,51 +26,51 @@ from vitrine.train.task import RuntimeConfig
 
 @dataclass(frozen=True)
 class TeacherForcedScore:
-    """What the word pieces of human captions come to, ends included.
+    """How well a captioner predicts the tokens of human captions, their ends included.
 
     Attributes:
-        total: negative log-likelihood, summed over the pieces, in nats.
-        correct: pieces that were the likeliest.
-        pieces: how many there were.
+        loss_sum: negative log-likelihood, summed over the tokens, in nats.
+        correct: tokens that were the likeliest.
+        tokens: how many there were.
     """
 
-    total: float
+    loss_sum: float
     correct: int
-    pieces: int
+    tokens: int
 
     @property
     def loss(self) -> float:
-        """Mean over the pieces, in nats."""
-        return self.total / self.pieces
+        """Mean negative log-likelihood of a token, in nats."""
+        return self.loss_sum / self.tokens
 
     @property
     def accuracy(self) -> float:
-        """Share of the pieces that were the likeliest, 0 to 1."""
-        return self.correct / self.pieces
+        """Share of the tokens that were the likeliest, 0 to 1."""
+        return self.correct / self.tokens
 
 
 def score_teacher_forced(
     module: nn.Module, batches: Iterable[CaptionBatch], transform: CaptionTransform, pad: int, runtime: RuntimeConfig
 ) -> TeacherForcedScore:
-    """Measure a captioner under :class:`vitrine.train.losses.TeacherForcing`; its mode is put back.
+    """Measure a captioner under :class:`vitrine.train.losses.TeacherForcing`; its training mode is put back.
 
     Args:
         module: the captioner, on the runtime's device.
-        batches: with all captions that are to count.
+        batches: pictures with all captions that are to count.
         transform: how pictures are normalised.
-        pad: the piece that fills captions up.
+        pad: token id of padding.
         runtime: device and precision.
     """
     objective = Captioning(transform, 0.0, 0.0, pad, runtime.device)
-    was_training, loss, correct, count = module.training, 0.0, 0, 0
+    was_training, loss_sum, correct, tokens = module.training, 0.0, 0, 0
     module.eval()
     for batch in batches:
         with torch.inference_mode(), autocast(runtime.device, runtime.precision):
-            found = objective(module, batch, mix=False)
-        loss, count = loss + found.mean.item() * found.count, count + found.count
-        correct += 0 if found.correct is None else int(found.correct)
+            loss = objective(module, batch, mix=False)
+        loss_sum, tokens = loss_sum + loss.mean.item() * loss.count, tokens + loss.count
+        correct += 0 if loss.correct is None else int(loss.correct)
     module.train(was_training)
-    return TeacherForcedScore(loss, correct, count)
+    return TeacherForcedScore(loss_sum, correct, tokens)
 
 
 def load_unaugmented(
@@ -79,55 +82,54 @@ def load_unaugmented(
         yield from loader.epoch(samples)
 
 
-def encode_caption(words: Vocabulary, text: str, longest: int) -> list[int]:
-    """Start, pieces and end, ``longest`` at most; a caption that is too long loses its last pieces."""
-    return [words.start, *words.encode(text)[: longest - 2], words.end]
+def encode_caption(vocabulary: Vocabulary, text: str, max_length: int) -> list[int]:
+    """Token ids of a caption, start and end included, ``max_length`` at most; longer ones lose their last words."""
+    return [vocabulary.start, *vocabulary.encode(text)[: max_length - 2], vocabulary.end]
 
 
 def make_caption_batch(
-    seen: Any, ids: Sequence[Sequence[Sequence[int]]], indices: Sequence[int], pad: int
+    images: Any, ids: Sequence[Sequence[Sequence[int]]], indices: Sequence[int], pad: int
 ) -> CaptionBatch:
-    """Pictures or their features with the captions of each, as ids, and their positions in their data."""
+    """Pictures, or their features, with the token ids of each one's captions and their positions in their data."""
     ids_BT, length_B = pad_captions([each for captions in ids for each in captions], pad)
-    return CaptionBatch(seen, ids_BT, length_B, tuple(map(len, ids)), torch.tensor(indices))
+    return CaptionBatch(images, ids_BT, length_B, tuple(map(len, ids)), torch.tensor(indices))
 
 
-_KEPT = 100_000  # captions whose pieces are kept: a stream has more captions than memory
+_MAX_ENCODED_CAPTIONS = 100_000  # whose token ids are kept: a stream has more captions than fit into memory
 
 
 class CaptionSampler:
-    """Joins pictures, or their features, with captions of theirs.
+    """Draws the captions that an epoch learns of each picture, and makes batches of them.
 
     Args:
-        vocabulary: the word pieces.
-        longest: pieces of a caption at most, start and end included; one that is too long loses its last pieces.
-        a_picture: captions that are drawn of a picture that has more.
-        seed: of the drawing.
+        vocabulary: turns captions into token ids.
+        max_length: tokens of a caption at most, start and end included; longer ones lose their last words.
+        captions_per_picture: how many are drawn of a picture that has more.
+        seed: of the draws.
     """
 
-    def __init__(self, vocabulary: Vocabulary, longest: int, a_picture: int, seed: int) -> None:
-        self._pad, self._a_picture, self._seed = vocabulary.pad, a_picture, seed
-        self._encoded = lru_cache(_KEPT)(lambda text: encode_caption(vocabulary, text, longest))
+    def __init__(self, vocabulary: Vocabulary, max_length: int, captions_per_picture: int, seed: int) -> None:
+        self._pad, self._captions_per_picture, self._seed = vocabulary.pad, captions_per_picture, seed
+        self._encode = lru_cache(_MAX_ENCODED_CAPTIONS)(lambda text: encode_caption(vocabulary, text, max_length))
 
     def batch(
-        self, seen: Any, indices: Sequence[int], captions: Sequence[Sequence[str]], epoch: int | None
+        self, images: Any, indices: Sequence[int], captions: Sequence[Sequence[str]], epoch: int | None
     ) -> CaptionBatch:
-        """Pictures with captions of theirs.
+        """Pictures with the captions that an epoch learns of them.
 
         Args:
-            seen: what a captioner sees of each picture.
-            indices: positions of the pictures, with which and ``epoch`` their captions are drawn.
+            images: pictures, or their features.
+            indices: positions of the pictures in their data, which seed the draws together with ``epoch``.
             captions: of each picture, one at least.
             epoch: for which captions are drawn; None takes all.
         """
-        chosen = [self.chosen(each, index, epoch) for each, index in zip(captions, indices, strict=True)]
-        return make_caption_batch(
-            seen, [[self._encoded(text) for text in texts] for texts in chosen], indices, self._pad
-        )
+        samples = [self.sample(each, index, epoch) for each, index in zip(captions, indices, strict=True)]
+        ids = [[self._encode(text) for text in texts] for texts in samples]
+        return make_caption_batch(images, ids, indices, self._pad)
 
-    def chosen(self, captions: Sequence[str], index: int, epoch: int | None) -> Sequence[str]:
+    def sample(self, captions: Sequence[str], index: int, epoch: int | None) -> Sequence[str]:
         """The captions of one picture that an epoch learns."""
-        if epoch is None or len(captions) <= self._a_picture:
+        if epoch is None or len(captions) <= self._captions_per_picture:
             return captions
         rng = np.random.default_rng(np.random.SeedSequence((self._seed, epoch, index, 1)))
-        return [captions[i] for i in rng.permutation(len(captions))[: self._a_picture]]
+        return [captions[i] for i in rng.permutation(len(captions))[: self._captions_per_picture]]

@@ -1,4 +1,4 @@
-"""One process's work on a run, whatever is trained: assemble, restore, follow the loop, save, close."""
+"""The trainer: builds a training, resumes it, saves what the loop yields, and finishes the run folder."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
@@ -30,15 +30,26 @@ from vitrine.runs.model_card import write_model_card
 from vitrine.train.data import require_same_data
 from vitrine.train.distributed import ProcessGroup, partial_state_arguments
 from vitrine.train.events import Best, EpochRow, Event, Plan
-from vitrine.train.loop import EpochDone, StepDone, TrainingState, fit, restore, state_of
+from vitrine.train.loop import EpochDone, StepDone, TrainingState, fit
 from vitrine.train.optimizer import make_schedule
+from vitrine.train.settings import LoopSettings, ScheduleSettings, TrainerSettings
 from vitrine.train.task import RuntimeConfig, Task
+
+if TYPE_CHECKING:
+    from vitrine.train.fsdp import FSDPModel
 
 
 class Trainer:
-    """Everything is built in ``__init__``; ``train`` runs it to its end.
+    """Trains one run from wherever it is to its end; everything is built when this is made.
 
-    Of several processes that train together, the first one writes the run, and reports.
+    Of several processes that train together, the main one writes the run and reports.
+
+    Args:
+        run: the run folder.
+        recipe: which the run records; the trainer and the loop read their settings of it.
+        make_task: makes the model with its data, once random numbers are seeded.
+        report: called with every event.
+        processes: that train together.
     """
 
     def __init__(
@@ -50,77 +61,74 @@ class Trainer:
         processes: ProcessGroup,
     ) -> None:
         self.run, self.recipe, self.report, self.processes = run, recipe, report, processes
-        AcceleratorState._reset_state(reset_partial_state=True)  # a process may train more than once
-        trackers = [name.strip() for name in recipe.trackers.split(",") if name.strip()]
-        # Buffers never change in training; a captioner's image encoder may have parts that its features do not need.
-        parallel = DistributedDataParallelKwargs(
-            broadcast_buffers=False, find_unused_parameters=recipe.caption is not None
-        )
-        self.accelerator = Accelerator(
-            log_with=trackers or None,
-            project_dir=str(run.path),
-            kwargs_handlers=[parallel],
-            **partial_state_arguments(),
-        )
-        torch.manual_seed(recipe.seed)
+        self.settings, self.loop = TrainerSettings.from_recipe(recipe), LoopSettings.from_recipe(recipe)
+        self.accelerator = self._make_accelerator()
+        torch.manual_seed(self.settings.seed)
         self.task = make_task()
         device = self.accelerator.device
-        self.runtime = RuntimeConfig(device, resolve_precision(recipe.precision, device, self.task.width), processes)
-        self.training = self._assemble()
+        precision = resolve_precision(self.settings.precision, device, self.task.width)
+        self.runtime = RuntimeConfig(device, precision, processes)
+        batches = batch_count(self.task.epoch_pictures, recipe.batch_size)
+        self.steps_per_epoch = -(-batches // self.loop.accumulate)  # a last, smaller step counts
+        self.training = self._build()
         self.best = Best()
-        self.changed: str | None = None
-        if trackers:
-            self.accelerator.init_trackers("vitrine", config=_flat(recipe))
+        self._weights_note: str | None = None
+        if self.settings.tracker_names:
+            self.accelerator.init_trackers("vitrine", config=_as_text(recipe))
 
-    def _assemble(self) -> TrainingState:
-        recipe = self.recipe
-        torch.manual_seed(recipe.seed + 1)  # adapters draw here whatever building the model drew
+    def _make_accelerator(self) -> Accelerator:
+        AcceleratorState._reset_state(reset_partial_state=True)  # a process may train more than once
+        # Buffers never change in training; a captioner's image encoder may have parts that its features do not need.
+        ddp = DistributedDataParallelKwargs(
+            broadcast_buffers=False, find_unused_parameters=self.recipe.caption is not None
+        )
+        return Accelerator(
+            log_with=self.settings.tracker_names or None,
+            project_dir=str(self.run.path),
+            kwargs_handlers=[ddp],
+            **partial_state_arguments(),
+        )
+
+    def _build(self) -> TrainingState:
+        """The module, wrapped for the processes that train it, with its optimizer, schedule and moving average."""
+        settings = self.settings
+        torch.manual_seed(settings.seed + 1)  # adapters draw here whatever building the model drew
         module = self.task.trainable().to(self.accelerator.device)
-        ema = ModelEmaV3(module, decay=recipe.ema, use_warmup=True) if recipe.ema else None
-        if self.processes.uses_fsdp:
-            return self._cut(module)
+        ema = ModelEmaV3(module, decay=settings.ema, use_warmup=True) if settings.ema else None
+        fsdp = self._shard(module) if self.processes.uses_fsdp else None
         optimizer = self.task.optimizer(module)
-        if recipe.compile:
-            module.compile()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)  # older torch has no other name
-            module, optimizer = self.accelerator.prepare(module, optimizer)
-        schedule = make_schedule(optimizer, recipe, self.steps_per_epoch)
+        if fsdp is None:
+            if settings.compile:
+                module.compile()
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*broadcast_buffers", FutureWarning)  # older torch has no other name
+                module, optimizer = self.accelerator.prepare(module, optimizer)
         return TrainingState(
             module,
             optimizer,
-            schedule,
+            make_schedule(optimizer, ScheduleSettings.from_recipe(self.recipe), self.steps_per_epoch),
             ema,
             self.accelerator,
             self.runtime.precision,
             processes=self.processes,
+            fsdp=fsdp,
         )
 
-    def _cut(self, module: nn.Module) -> TrainingState:
-        """Divided among the processes; blocks are gathered one after the other."""
-        from vitrine.train.fsdp import FSDPModel
+    def _shard(self, module: nn.Module) -> FSDPModel:
+        from vitrine.train.fsdp import (
+            FSDPModel,  # only where it is used: it needs a part of torch that some builds lack
+        )
 
         blocks: Any = module.blocks
-        fsdp = FSDPModel(module, blocks, self.processes.count)
-        optimizer = self.task.optimizer(module)
-        schedule = make_schedule(optimizer, self.recipe, self.steps_per_epoch)
-        precision = self.runtime.precision
-        return TrainingState(
-            module, optimizer, schedule, None, self.accelerator, precision, processes=self.processes, fsdp=fsdp
-        )
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps in one pass; a last, smaller one counts."""
-        return -(-batch_count(self.task.epoch_pictures, self.recipe.batch_size) // self.recipe.accumulate)
+        return FSDPModel(module, blocks, self.processes.count)
 
     def train(self) -> None:
-        """Train to the recipe's last epoch, from wherever the run is, and close the run."""
-        self._start_or_restore()
+        """Train to the last epoch, from wherever the run is, and finish the run."""
+        self._start_or_resume()
         objective = self.task.objective(self.runtime.device)
         self.report(self._plan())
         with self.task.batches(self.runtime) as batches:
-            self._follow(fit(self.training, objective, self.recipe, batches, self.task.names))
+            self._handle_events(fit(self.training, objective, self.loop, batches, self.task.names))
         if self.processes.is_main:
             self._finalize()
 
@@ -133,11 +141,11 @@ class Trainer:
         for tracker in self.accelerator.trackers:  # accelerate's own end would disconnect processes
             tracker.finish()
 
-    def _start_or_restore(self) -> None:
-        state = self.processes.broadcast_from_main(self._state)
+    def _start_or_resume(self) -> None:
+        state = self.processes.broadcast_from_main(self._load_checkpoint)
         if state is not None:
             self.best = Best(**state.pop("best"))
-            restore(self.training, state)
+            self.training.load_state_dict(state)
         if not self.processes.is_main:
             return
         if state is None:
@@ -145,15 +153,15 @@ class Trainer:
         else:
             self.run.truncate_history(self.training.progress.epoch)
 
-    def _state(self) -> dict[str, Any] | None:
-        """The checkpoint of a run that was started, if it came to one."""
+    def _load_checkpoint(self) -> dict[str, Any] | None:
+        """The checkpoint of a run that was started; None where there is none."""
         run = self.run
         if not run.is_started:
             return None
         require_same_data(json.loads((run.path / "data.json").read_text("utf-8")), self.task.data_record)
         state = load_checkpoint(run.path)
         environment = json.loads((run.path / "environment.json").read_text("utf-8"))
-        self.changed = starting_weights_note(environment, self.task.weights, state is not None)
+        self._weights_note = starting_weights_note(environment, self.task.weights, state is not None)
         return state
 
     def _environment(self) -> dict[str, Any]:
@@ -167,7 +175,7 @@ class Trainer:
         return environment | {
             "precision": self.runtime.precision,
             "processes": self.processes.count,
-            "seed": self.recipe.seed,
+            "seed": self.settings.seed,
             "starting_weights": origin,
             WORKING_FOLDER: str(Path.cwd()),
         }
@@ -176,11 +184,11 @@ class Trainer:
         task, weights = self.task, self.task.weights
         module = self.accelerator.unwrap_model(self.training.module)
         sizes = [(p.numel(), p.requires_grad) for p in module.parameters()]
-        came_from = ["Random starting weights."]
+        origins = ["Random starting weights."]
         if weights is not None:
             origin = "" if weights.origin == str(weights.path) else f" ({weights.origin})"
-            came_from = [f"Starting weights: {weights.path}{origin}."]
-            came_from += [each for each in (changed_sentence(weights.path, weights.origin), self.changed) if each]
+            origins = [f"Starting weights: {weights.path}{origin}."]
+            origins += [each for each in (changed_sentence(weights.path, weights.origin), self._weights_note) if each]
         return Plan(
             train_pictures=task.epoch_pictures,
             validation_pictures=task.validation_pictures,
@@ -191,48 +199,49 @@ class Trainer:
             device=self.runtime.device.type,
             precision=self.runtime.precision,
             steps_per_epoch=self.steps_per_epoch,
-            epochs=self.recipe.epochs,
+            epochs=self.loop.epochs,
             processes=self.processes.count,
             first_step=self.training.progress.step,
-            notes=(*came_from, *task.notes),
+            notes=(*origins, *task.notes),
         )
 
-    def _follow(self, events: Iterator[StepDone | EpochDone]) -> None:
+    def _handle_events(self, events: Iterator[StepDone | EpochDone]) -> None:
         """Save, report and stop early, as the loop's events come."""
-        began = saved = time.monotonic()
+        epoch_start = last_save = time.monotonic()
         pictures = 0
-        if self._stopped_early():
+        if self._stops_early():
             return
         for event in events:
             if isinstance(event, StepDone):
                 pictures += event.pictures
                 self.report(event)
-                if self._is_due(saved):
-                    self._save_state()
-                    saved = time.monotonic()
+                if self._is_checkpoint_due(last_save):
+                    self._save_checkpoint()
+                    last_save = time.monotonic()
                 continue
-            trained = time.monotonic()
+            epoch_end = time.monotonic()
             row = self._close_epoch(event)
-            seconds = {"train_seconds": round(trained - began, 3), "pictures": pictures}
-            seconds |= {"pictures_per_second": round(pictures / max(1e-9, trained - began), 2)}
-            seconds |= {"evaluation_seconds": round(time.monotonic() - trained, 3)}
+            seconds = {"train_seconds": round(epoch_end - epoch_start, 3), "pictures": pictures}
+            seconds |= {"pictures_per_second": round(pictures / max(1e-9, epoch_end - epoch_start), 2)}
+            seconds |= {"evaluation_seconds": round(time.monotonic() - epoch_end, 3)}
             if self.processes.is_main:
                 timing = {"epoch": row.epoch, **seconds, "peak_memory_mib": round(peak_memory_mib())}
                 self.run.append("timings.jsonl", timing)
-            self._save_state()
+            self._save_checkpoint()
             self.report(row)
-            if self._stopped_early():
+            if self._stops_early():
                 return
-            began, saved, pictures = time.monotonic(), time.monotonic(), 0
+            epoch_start = last_save = time.monotonic()
+            pictures = 0
 
-    def _stopped_early(self) -> bool:
-        return 0 < self.recipe.early_stopping <= self.best.stale
+    def _stops_early(self) -> bool:
+        return 0 < self.settings.early_stopping <= self.best.stale
 
     def _close_epoch(self, event: EpochDone) -> EpochRow:
         evaluation_module = self.training.evaluation_module
-        found = self.task.validate(evaluation_module, self.runtime)
-        best = self.best.improves(event.epoch + 1, found.accuracy, found.loss)
-        if best and self.processes.is_main:
+        validation = self.task.validate(evaluation_module, self.runtime)
+        is_best = self.best.improves(event.epoch + 1, validation.accuracy, validation.loss)
+        if is_best and self.processes.is_main:
             self.task.save(self.run, evaluation_module)
         row = EpochRow(
             event.epoch + 1,
@@ -240,35 +249,35 @@ class Trainer:
             event.learning_rate,
             event.train_loss,
             event.train_accuracy,
-            found.loss,
-            found.accuracy,
-            best,
+            validation.loss,
+            validation.accuracy,
+            is_best,
         )
         if self.processes.is_main:
             self.run.append("history.jsonl", asdict(row))
-        if self.recipe.trackers:
+        if self.settings.tracker_names:
             values = {name: value for name, value in asdict(row).items() if isinstance(value, float)}
             self.accelerator.log(values, step=row.step)
         return row
 
-    def _is_due(self, saved: float) -> bool:
-        """Whether the last checkpoint is old enough.
+    def _is_checkpoint_due(self, last_save: float) -> bool:
+        """Whether the last checkpoint is older than ``checkpoint_minutes``.
 
-        Where all processes take part in one, the first one's clock decides: a model that is cut is put together, and
-        losses that were not read are joined.
+        Where saving is a collective, because the model is sharded or losses are still to be read, the main process's
+        clock decides for all.
         """
-        due = time.monotonic() - saved > 60 * self.recipe.checkpoint_minutes
+        is_due = time.monotonic() - last_save > 60 * self.settings.checkpoint_minutes
         if self.processes.uses_fsdp or self.training.pending:
-            return self.processes.all_reduce_sum((due and self.processes.is_main,))[0] > 0
-        return due
+            return self.processes.all_reduce_sum((is_due and self.processes.is_main,))[0] > 0
+        return is_due
 
-    def _save_state(self) -> None:
+    def _save_checkpoint(self) -> None:
         self.training.flush()
         if self.processes.is_main or self.processes.uses_fsdp:
-            state = state_of(self.training) | {"best": vars(self.best).copy()}
+            state = self.training.state_dict() | {"best": vars(self.best).copy()}
             if self.processes.is_main:
                 save_checkpoint(self.run.path, state)
 
 
-def _flat(recipe: Recipe) -> dict[str, Any]:
+def _as_text(recipe: Recipe) -> dict[str, Any]:
     return {f.name: str(getattr(recipe, f.name)) for f in fields(Recipe)}

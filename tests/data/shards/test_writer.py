@@ -568,14 +568,16 @@ def test_the_verb(scenes: Path, shards: Path, tmp_path: Path, vitrine_command: A
 
 def test_a_batch_of_nothing_but_damage(tmp_path: Path) -> None:
     from vitrine.train.data import ShardedBatches
+    from vitrine.train.settings import BatchSettings
 
     path = tar_of(tmp_path / "train-0.tar", [("a.cls", b"0"), ("a.png", b"no")])
     other = tar_of(tmp_path / "train-1.tar", [("b.cls", b"0"), ("b.png", png())])
     split = ShardSplit([Shard(str(path), 1), Shard(str(other), 1)], 1)
+    settings = BatchSettings.from_recipe(recipe(batch_size=1))
     with PictureLoader(TrainTransform(TransformSpec(), 8), 1, 0) as loader:
         with pytest.raises(DataError, match=r"None of the 1 pictures of a batch .* for example train-0/a\.png"):
-            list(ShardedBatches(split, recipe(batch_size=1), BatchShard()).epoch(loader, 0, 0))
-        both = [list(ShardedBatches(split, recipe(batch_size=1), BatchShard(i, 2)).epoch(loader, 0, 0)) for i in (0, 1)]
+            list(ShardedBatches(split, settings, BatchShard()).epoch(loader, 0, 0))
+        both = [list(ShardedBatches(split, settings, BatchShard(i, 2)).epoch(loader, 0, 0)) for i in (0, 1)]
     assert [[batch.is_dummy for batch in process].count(False) for process in both] in ([1, 0], [0, 1])
     assert all(len(batch) == 1 for process in both for batch in process)
 

@@ -36,6 +36,7 @@ from vitrine.train.captioner import CaptionerTask
 from vitrine.train.data import ShardedBatches, prepare_captions
 from vitrine.train.loop import StepDone
 from vitrine.train.run import train
+from vitrine.train.settings import BatchSettings, DataSettings, TaskSettings
 
 webdataset = pytest.importorskip("webdataset", reason="webdataset comes with the extra [shards]")
 
@@ -359,7 +360,8 @@ def test_other_verbs_read_the_shards_that_are_listed(
 
 def test_a_frozen_encoder_is_run_again_and_says_so(shards: Path) -> None:
     frozen_recipe = recipe(tune="head", transforms=named_transforms("none"))
-    task = CaptionerTask(frozen_recipe, prepare_captions(str(shards), frozen_recipe), lambda _: None)
+    data = prepare_captions(str(shards), DataSettings.from_recipe(frozen_recipe))
+    task = CaptionerTask(TaskSettings.from_recipe(frozen_recipe), frozen_recipe.caption or CaptionSpec(), data)
     assert any("run over all pictures in every epoch" in note for note in task.notes) and task.epoch_pictures == 45
     with pytest.raises(RecipeError, match="come in a stream"):
         train(str(shards), replace(frozen_recipe, views=2), shards.parent / "views")
@@ -374,7 +376,8 @@ def test_a_process_whose_pictures_are_all_damaged_lends_one_that_has_a_caption(t
     changes = CaptionTrainTransform(named_transforms("none"), CaptionTransform(CaptionInput(16)))
     found = []
     for process in (0, 1):
-        batches = ShardedBatches(ShardSplit(shards, None), recipe(batch_size=2), BatchShard(process, 2))
+        settings = BatchSettings.from_recipe(recipe(batch_size=2))
+        batches = ShardedBatches(ShardSplit(shards, None), settings, BatchShard(process, 2))
         with PictureLoader(changes, 2, 0) as loader:
             for batch in batches.epoch(loader, 0, 0):
                 indices = batch.indices_B.tolist()
