@@ -73,7 +73,7 @@ class Swept:
 
 
 @pytest.fixture(scope="module", params=["scenes", "clothing"])
-def swept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Swept:
+def sweep_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     """Three learning rates with two seeds each, on few pictures."""
     folder = tmp_path_factory.mktemp("sweep")
     data = folder / "data"
@@ -106,49 +106,53 @@ def rights(run: Path) -> dict[str, bool]:
 def rejected_by_closed_testing(p_values: Sequence[float], level: float = 0.05) -> set[int]:
     """Holm's procedure as closed testing with Bonferroni: a hypothesis falls where every set that has it does."""
     count = len(p_values)
-    fallen = set()
+    rejections = set()
     for one in range(count):
         others = [i for i in range(count) if i != one]
         sets = ([one, *more] for size in range(count) for more in combinations(others, size))
         if all(min(p_values[i] for i in each) <= level / len(each) for each in sets):
-            fallen.add(one)
-    return fallen
+            rejections.add(one)
+    return rejections
 
 
-def test_the_statements_are_those_of_scipy(swept: Swept) -> None:
-    comparison = swept.result.comparison
-    assert comparison is not None and not swept.result.failed and len(comparison.rows) == len(RATES) * len(SEEDS)
-    known = {row.name: rights(swept.out / row.name) for row in comparison.rows}
+def test_the_statements_are_those_of_scipy(sweep_run: Swept) -> None:
+    comparison = sweep_run.result.comparison
+    assert comparison is not None and not sweep_run.result.failed and len(comparison.rows) == len(RATES) * len(SEEDS)
+    rights_by_run = {row.name: rights(sweep_run.out / row.name) for row in comparison.rows}
     for row in comparison.rows:
-        assert row.accuracy == pytest.approx(np.mean(list(known[row.name].values())), abs=1e-6)
-    pairs = list(combinations(sorted(known), 2))
+        assert row.accuracy == pytest.approx(np.mean(list(rights_by_run[row.name].values())), abs=1e-6)
+    pairs = list(combinations(sorted(rights_by_run), 2))
     only = [
-        tuple(sum(known[a][name] and not known[b][name] for name in known[a]) for a, b in (pair, pair[::-1]))
+        tuple(
+            sum(rights_by_run[a][name] and not rights_by_run[b][name] for name in rights_by_run[a])
+            for a, b in (pair, pair[::-1])
+        )
         for pair in pairs
     ]
     p_values = [binomtest(b, b + c).pvalue if b + c else 1.0 for b, c in only]
-    fallen = rejected_by_closed_testing(p_values)
+    rejections = rejected_by_closed_testing(p_values)
     expected = {}
     for i, ((one, other), (b, c)) in enumerate(zip(pairs, only, strict=True)):
-        expected[one, other] = expected[other, one] = (b, c, p_values[i], i in fallen)
+        expected[one, other] = expected[other, one] = (b, c, p_values[i], i in rejections)
     assert len(comparison.claims) == len(pairs) == 15
     for claim in comparison.claims:
-        b, c, p, told_apart = expected[claim.first, claim.second]
+        b, c, p, is_rejected = expected[claim.first, claim.second]
         b, c = (b, c) if (claim.first, claim.second) in pairs else (c, b)
         assert (claim.counts.first, claim.counts.second) == (b, c)
         assert claim.counts.p == pytest.approx(p, rel=1e-9)
-        assert claim.verdict == ("undecided" if not told_apart else "supported" if b > c else "not supported")
+        assert claim.verdict == ("undecided" if not is_rejected else "supported" if b > c else "not supported")
         if b + c:
-            decided = (
-                f"{b + c} of {len(known[claim.first])} pictures decide: {b} only the first got right, {c} only the"
+            pictures = f"{b + c} of {len(rights_by_run[claim.first])} pictures decide"
+            assert (
+                f"{pictures}: {b} only the first got right, {c} only the" in claim.sentence
+                and f": {claim.verdict}" in claim.sentence
             )
-            assert decided in claim.sentence and f": {claim.verdict}" in claim.sentence
-    if swept.what == "scenes":
-        assert fallen, "on scenes a head that learnt and one that did not are told apart"
+    if sweep_run.what == "scenes":
+        assert rejections, "on scenes a head that learnt and one that did not are told apart"
 
 
-def test_what_seeds_say_together_is_what_each_says(swept: Swept) -> None:
-    comparison = swept.result.comparison
+def test_what_seeds_say_together_is_what_each_says(sweep_run: Swept) -> None:
+    comparison = sweep_run.result.comparison
     assert comparison is not None
     settings = {row.name: (row.settings["learning rate"], row.settings["seed"]) for row in comparison.rows}
     assert len(comparison.over_seeds) == 3
@@ -160,21 +164,21 @@ def test_what_seeds_say_together_is_what_each_says(swept: Swept) -> None:
                 c for c in comparison.claims if (settings[c.first], settings[c.second]) == ((one, seed), (other, seed))
             ]
             assert together.verdicts[seed] == claim.verdict
-        agreed = set(together.verdicts.values())
-        assert together.verdict == (agreed.pop() if len(agreed) == 1 else "undecided")
+        verdicts = set(together.verdicts.values())
+        assert together.verdict == (verdicts.pop() if len(verdicts) == 1 else "undecided")
 
 
 @pytest.fixture
-def run(swept: Swept, tmp_path: Path) -> Path:
+def run(sweep_run: Swept, tmp_path: Path) -> Path:
     """A copy of a run, on a copy of its pictures."""
-    shutil.copytree(swept.data, tmp_path / "data")
-    run = Path(shutil.copytree(swept.out / "learning_rate=0.05,seed=1", tmp_path / "run"))
+    shutil.copytree(sweep_run.data, tmp_path / "data")
+    run = Path(shutil.copytree(sweep_run.out / "learning_rate=0.05,seed=1", tmp_path / "run"))
     content = json.loads((run / "data.json").read_text())
     (run / "data.json").write_text(json.dumps(content | {"reference": str(tmp_path / "data")}))
     return run
 
 
-def verified(run: Path, *options: object) -> tuple[int, list[str]]:
+def verify_as_json(run: Path, *options: object) -> tuple[int, list[str]]:
     """Exit status, and what differs."""
     from vitrine.cli.compare import verify as verb
 
@@ -185,11 +189,11 @@ def verified(run: Path, *options: object) -> tuple[int, list[str]]:
 
 
 def test_an_untouched_run_is_verified_and_each_change_is_named(run: Path, tmp_path: Path) -> None:
-    assert verified(run) == (0, [])
+    assert verify_as_json(run) == (0, [])
     picture = sorted((tmp_path / "data" / "validation").rglob("*.*"))[7]
     before = picture.read_bytes()
     Image.open(picture).convert("RGB").rotate(180).save(picture)
-    status, differs = verified(run)
+    status, differs = verify_as_json(run)
     assert status == 1 and differs[0] == "validation pictures"
     assert set(differs[1:]) <= {"predictions"}, "what is said of the other picture may be another label"
     picture.write_bytes(before)
@@ -198,16 +202,16 @@ def test_an_untouched_run_is_verified_and_each_change_is_named(run: Path, tmp_pa
     before, tensors = weights.read_bytes(), load_file(weights)
     tensors["blocks.0.attn.qkv.weight"][0, 0] += 1e-4
     save_file(tensors, weights, metadata={"format": "pt"})
-    assert verified(run) == (1, ["weights"])
+    assert verify_as_json(run) == (1, ["weights"])
     weights.write_bytes(before)
 
     label = (run / "labels.txt").read_text().split("\n")[0]
     for split in ("train", "validation"):
         (tmp_path / "data" / split / label).rename(tmp_path / "data" / split / "renamed")
-    assert verified(run) == (1, ["class names", "validation pictures", "training pictures"])
+    assert verify_as_json(run) == (1, ["class names", "validation pictures", "training pictures"])
     for split in ("train", "validation"):
         (tmp_path / "data" / split / "renamed").rename(tmp_path / "data" / split / label)
-    assert verified(run) == (0, []), "all is as it was"
+    assert verify_as_json(run) == (0, []), "all is as it was"
 
 
 def test_another_thread_count_and_batch_size(run: Path) -> None:
@@ -216,10 +220,10 @@ def test_another_thread_count_and_batch_size(run: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     then = json.loads((run / "environment.json").read_text())
     (run / "environment.json").write_text(json.dumps(then | {"threads": 1}))
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr + done.stdout
-    content = json.loads(done.stdout)
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr + process.stdout
+    content = json.loads(process.stdout)
     assert content["predictions"]["moved_labels"] == 0
-    (noted,) = [check for check in content["checks"] if check["what"] == "environment"]
+    (environment_check,) = [check for check in content["checks"] if check["what"] == "environment"]
     if (os.cpu_count() or 1) > 1:
-        assert noted["status"] == "noted" and "threads 1 then, 2 now" in noted["detail"]
+        assert environment_check["status"] == "noted" and "threads 1 then, 2 now" in environment_check["detail"]

@@ -54,26 +54,26 @@ def sign_test(b: int, c: int) -> float:
 
 def test_claims_agree_with_tests_computed_anew(runs: Path) -> None:
     tables = {run.name: rights(run) for run in runs.iterdir()}
-    found = compare([str(runs)])
+    result = compare([str(runs)])
     raw = {}
     for one, other in combinations(sorted(tables), 2):
         b = sum(tables[one][name] and not tables[other][name] for name in tables[one])
         c = sum(tables[other][name] and not tables[one][name] for name in tables[one])
         raw[frozenset((one, other))] = ((one, b), (other, c), sign_test(b, c))
     # Holm as he wrote it: the k-th smallest of m is compared with 0.05 / (m - k), and the first above ends it.
-    rejected = set()
+    rejections = set()
     for k, (pair, (*_, p)) in enumerate(sorted(raw.items(), key=lambda item: item[1][2])):
         if p > 0.05 / (len(raw) - k):
             break
-        rejected.add(pair)
-    assert len(found.claims) == len(raw) == 6 and 0 < len(rejected) < 6
-    for claim in found.claims:
+        rejections.add(pair)
+    assert len(result.claims) == len(raw) == 6 and 0 < len(rejections) < 6
+    for claim in result.claims:
         pair = frozenset((claim.first, claim.second))
         alone = dict(raw[pair][:2])
         assert (claim.counts.first, claim.counts.second) == (alone[claim.first], alone[claim.second])
         assert claim.counts.p == pytest.approx(raw[pair][2], rel=1e-12)
         better = alone[claim.first] > alone[claim.second]
-        verdict = ("supported" if better else "not supported") if pair in rejected else "undecided"
+        verdict = ("supported" if better else "not supported") if pair in rejections else "undecided"
         assert claim.verdict == verdict, claim.sentence
         assert f": {verdict}" in claim.sentence
         for number in (claim.counts.discordant, claim.counts.first, claim.counts.second, 200):
@@ -114,11 +114,11 @@ def test_switches_and_seeds(tmp_path: Path) -> None:
 
 
 def test_seeds_together(runs: Path) -> None:
-    found = compare([str(runs)])
-    (claim,) = found.over_seeds
+    result = compare([str(runs)])
+    (claim,) = result.over_seeds
     assert claim.setting == "batch 8 is better than batch 64"
     assert dict(claim.verdicts) == {0: "supported", 1: "undecided"} and claim.verdict == "undecided"
-    assert "undecided over 2 seeds (seed 0: supported, seed 1: undecided)" in found.text()
+    assert "undecided over 2 seeds (seed 0: supported, seed 1: undecided)" in result.text()
 
 
 def test_seeds_together_say_what_else_the_pair_has(tmp_path: Path) -> None:
@@ -133,12 +133,12 @@ def test_seeds_together_say_what_else_the_pair_has(tmp_path: Path) -> None:
 
 
 def test_the_table_shows_what_differs_and_what_came_out(runs: Path, tmp_path: Path) -> None:
-    found = compare([str(runs)])
-    assert [row.name for row in found.rows] == ["small-0", "small-1", "large-1", "large-0"], "by accuracy"
+    result = compare([str(runs)])
+    assert [row.name for row in result.rows] == ["small-0", "small-1", "large-1", "large-0"], "by accuracy"
     always = ("model", "input", "pretrained", "batch", "learning rate", "weight decay", "transforms", "epochs")
-    assert tuple(found.rows[0].settings) == (*always, "seed") and set(found.varied) == {"batch", "seed"}
-    assert found.rows[3].settings["batch"] == 64 and found.rows[0].settings["input"] == 32
-    outcome = found.rows[3].outcome()
+    assert tuple(result.rows[0].settings) == (*always, "seed") and set(result.varied_settings) == {"batch", "seed"}
+    assert result.rows[3].settings["batch"] == 64 and result.rows[0].settings["input"] == 32
+    outcome = result.rows[3].outcome()
     low, high = wilson(160, 200).low, wilson(160, 200).high
     assert outcome["accuracy"] == "0.8000" and outcome["95 % interval"] == f"{low:.4f} to {high:.4f}"
     assert (outcome["pictures/s"], outcome["peak MiB"], outcome["seconds"]) == (25, 300, 10)
@@ -146,30 +146,30 @@ def test_the_table_shows_what_differs_and_what_came_out(runs: Path, tmp_path: Pa
     tfm1 = named_transforms("tfm1")
     made_run(tmp_path / "t1", mistakes(20), transforms=tfm1)
     made_run(tmp_path / "t2", mistakes(20), transforms=named_transforms("tfm2"))
-    assert compare([str(tmp_path / "t1"), str(tmp_path / "t2")]).varied == ("transforms",)
+    assert compare([str(tmp_path / "t1"), str(tmp_path / "t2")]).varied_settings == ("transforms",)
     made_run(tmp_path / "t3", mistakes(20), transforms=type(tfm1)(**{**vars(tfm1), "rotation": 5.0}))
-    found = compare([str(tmp_path / "t1"), str(tmp_path / "t3")])
-    assert found.varied == ("transforms.rotation",)
-    assert "t3 is better than t1 (transforms.rotation 5 against 20" in found.claims[0].sentence
+    result = compare([str(tmp_path / "t1"), str(tmp_path / "t3")])
+    assert result.varied_settings == ("transforms.rotation",)
+    assert "t3 is better than t1 (transforms.rotation 5 against 20" in result.claims[0].sentence
 
 
 def test_every_format_has_every_run(runs: Path, tmp_path: Path) -> None:
-    found = compare([str(runs)], out=tmp_path / "out")
-    read = list(csv.DictReader(io.StringIO(found.csv().decode())))
+    result = compare([str(runs)], out=tmp_path / "out")
+    read = list(csv.DictReader(io.StringIO(result.csv().decode())))
     assert [(row["run"], row["batch"], row["accuracy"]) for row in read][::3] == [
         ("small-0", "8", "0.9500"),
         ("large-0", "64", "0.8000"),
     ]
-    assert found.markdown().count("\n| ") == 5, "a rule and four runs"
-    latex = found.latex()
+    assert result.markdown().count("\n| ") == 5, "a rule and four runs"
+    latex = result.latex()
     assert r"95 \% interval" in latex and latex.count(r"\begin{tabular}") == latex.count(r"\end{tabular}") == 2
     assert latex.count(r"\\") == 5 + 7
     content = json.loads((tmp_path / "out" / "comparison.json").read_text())
-    assert [run["run"] for run in content["runs"]] == [row.name for row in found.rows]
-    assert len(content["tests"]) == 6 and content["tests"][0]["sentence"] in found.text()
+    assert [run["run"] for run in content["runs"]] == [row.name for row in result.rows]
+    assert len(content["tests"]) == 6 and content["tests"][0]["sentence"] in result.text()
     tests = list(csv.DictReader((tmp_path / "out" / "tests.csv").open()))
-    assert [float(row["p (Holm)"]) for row in tests] == [claim.corrected for claim in found.claims]
-    names = {path.name for path in found.written}
+    assert [float(row["p (Holm)"]) for row in tests] == [claim.corrected_p for claim in result.claims]
+    names = {path.name for path in result.paths}
     assert names == {path.name for path in (tmp_path / "out").iterdir()} >= {"curves.png", "accuracy.png", "tests.csv"}
     assert (tmp_path / "out" / "accuracy.png").read_bytes().startswith(b"\x89PNG")
 
@@ -178,44 +178,44 @@ def test_latex_escapes() -> None:
     table = Table(("a_b", "n"), (("50 % & $x$ #1 {y} ~ ^ \\z", 1), ("B", 2)), final=1)
     lines = table.latex().splitlines()
     assert lines[0] == r"\begin{tabular}{lr}" and lines[2] == r"a\_b & n \\"
-    escaped = r"50 \% \& \$x\$ \#1 \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}z & 1 \\"
-    assert lines[4] == escaped and lines[5] == r"\textbf{B} & \textbf{2} \\"
+    latex_row = r"50 \% \& \$x\$ \#1 \{y\} \textasciitilde{} \textasciicircum{} \textbackslash{}z & 1 \\"
+    assert lines[4] == latex_row and lines[5] == r"\textbf{B} & \textbf{2} \\"
 
 
 def test_other_pictures_or_labels_are_not_tested(runs: Path, tmp_path: Path) -> None:
     made_run(tmp_path / "other", mistakes(200), pictures="another set")
     made_run(tmp_path / "renamed", mistakes(200), labels=("cat", "hound"))
-    found = compare([str(runs / "small-0"), str(runs / "large-0"), str(tmp_path / "other"), str(tmp_path / "renamed")])
-    assert len(found.claims) == 1 and len(found.groups) == 3
-    text = found.text()
+    result = compare([str(runs / "small-0"), str(runs / "large-0"), str(tmp_path / "other"), str(tmp_path / "renamed")])
+    assert len(result.claims) == 1 and len(result.groups) == 3
+    text = result.text()
     assert "Runs of different groups are not tested against one another" in text
     assert "same validation pictures with other labels" in text
 
 
 def test_what_is_not_finished_is_named(runs: Path) -> None:
     (runs / "large-1" / "metrics.json").unlink()
-    broken = runs / "broken"
-    broken.mkdir()
-    (broken / "failed.json").write_text(json.dumps({"error": "The loss became nan.\nmore"}))
+    failed_run = runs / "broken"
+    failed_run.mkdir()
+    (failed_run / "failed.json").write_text(json.dumps({"error": "The loss became nan.\nmore"}))
     (runs / "notes").mkdir()
-    found = compare([str(runs)])
-    told = {each.name: each.reason for each in found.skipped}
-    assert told == {
+    result = compare([str(runs)])
+    reasons = {each.name: each.reason for each in result.skipped_folders}
+    assert reasons == {
         "broken": "it failed: The loss became nan.",
         "large-1": "its training has not ended (2 epochs so far)",
     }
-    assert "Left out: broken: it failed: The loss became nan." in found.text()
-    told = {each.name: each.reason for each in compare([str(runs / "*")]).skipped}
-    assert told["notes"] == "it is not a run that vitrine train wrote", "a pattern named it, so that it is named"
+    assert "Left out: broken: it failed: The loss became nan." in result.text()
+    reasons = {each.name: each.reason for each in compare([str(runs / "*")]).skipped_folders}
+    assert reasons["notes"] == "it is not a run that vitrine train wrote", "a pattern named it, so that it is named"
 
 
 def test_folders_patterns_and_names(runs: Path, tmp_path: Path) -> None:
     shutil.copytree(runs / "small-0", tmp_path / "again" / "small-0")
-    found = compare([str(runs / "small-*"), str(tmp_path / "again"), str(runs / "small-0")])
-    assert sorted(row.name for row in found.rows) == ["again/small-0", "runs/small-0", "runs/small-1"]
+    result = compare([str(runs / "small-*"), str(tmp_path / "again"), str(runs / "small-0")])
+    assert sorted(row.name for row in result.rows) == ["again/small-0", "runs/small-0", "runs/small-1"]
     assert len(compare([str(tmp_path / "**")]).rows) == 5, "each once, however many patterns find it"
-    for reference, said in (("nowhere", "There is no folder"), ("no*where", "No folder is called like")):
-        with pytest.raises(RunError, match=said):
+    for reference, message in (("nowhere", "There is no folder"), ("no*where", "No folder is called like")):
+        with pytest.raises(RunError, match=message):
             compare([str(tmp_path / reference)])
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunError, match="is no run and holds none"):
@@ -226,8 +226,8 @@ def test_files_that_do_not_fit_one_another_are_refused(runs: Path) -> None:
     table = runs / "small-0" / "predictions.csv"
     whole = table.read_text()
     lines = whole.splitlines(keepends=True)
-    swapped = lines[100].replace("cat", "dog") if "cat" in lines[100] else lines[100].replace("dog", "cat")
-    table.write_text("".join([*lines[:100], swapped, *lines[101:]]))
+    other_label = lines[100].replace("cat", "dog") if "cat" in lines[100] else lines[100].replace("dog", "cat")
+    table.write_text("".join([*lines[:100], other_label, *lines[101:]]))
     with pytest.raises(RunError, match=r"gives an accuracy of 0.9450, metrics.json says 0.9500"):
         compare([str(runs)])
     table.write_text("".join(lines[:-1]))
@@ -239,61 +239,64 @@ def test_files_that_do_not_fit_one_another_are_refused(runs: Path) -> None:
 @pytest.mark.parametrize("content", ["{}", "", '{"splits": {"train": []}}'])
 def test_damaged_files_are_named(name: str, content: str, runs: Path) -> None:
     (runs / "small-0" / name).write_text(content)
-    with pytest.raises(RunError, match=name) as raised:
+    with pytest.raises(RunError, match=name) as error:
         compare([str(runs)])
-    assert len(str(raised.value).splitlines()) <= 2
+    assert len(str(error.value).splitlines()) <= 2
 
 
 def test_captioners_are_listed_apart(runs: Path) -> None:
     folder = made_captioner(
         runs / "captioner", ["a cat", "a dog", "two dogs"], [["a cat"], ["A dog."], ["a dog"]], exact=2
     )
-    found = compare([str(runs)])
-    assert len(found.rows) == 4 and len(found.claims) == 6
-    (row,) = found.captioners
+    result = compare([str(runs)])
+    assert len(result.rows) == 4 and len(result.claims) == 6
+    (row,) = result.captioners
     assert (row.name, row.accuracy, row.pieces, row.exact) == ("captioner", 0.625, 30, 2)
-    text = found.text()
+    text = result.text()
     assert "0.6250" in text and "Captioners are listed apart" in text
     alone = compare([str(folder)])
     assert alone.rows == () and "0.6250" in alone.text() and "0.6250" in alone.markdown() and b"0.6250" in alone.csv()
-    (listed,) = json.loads(json.dumps(found.to_dict()))["captioners"]
-    assert listed["exact_captions"] == 2 and listed["exact_interval_95"] == [wilson(2, 3).low, wilson(2, 3).high]
+    (row_content,) = json.loads(json.dumps(result.to_dict()))["captioners"]
+    assert row_content["exact_captions"] == 2 and row_content["exact_interval_95"] == [
+        wilson(2, 3).low,
+        wilson(2, 3).high,
+    ]
 
 
 def test_many_pairs_are_not_all_read_out(tmp_path: Path) -> None:
     for i in range(8):
         made_run(tmp_path / f"run-{i}", mistakes(60, range(i)), seed=i)
-    found = compare([str(tmp_path)], out=tmp_path / "out")
-    assert len(found.claims) == 28
-    assert found.text().count(" is better than ") == 7, "the pairs of the best run"
-    assert "of all 28, 0 are decided" in found.text()
-    assert "curves.png shows the 7 best of 8 runs" in found.text()
+    result = compare([str(tmp_path)], out=tmp_path / "out")
+    assert len(result.claims) == 28
+    assert result.text().count(" is better than ") == 7, "the pairs of the best run"
+    assert "of all 28, 0 are decided" in result.text()
+    assert "curves.png shows the 7 best of 8 runs" in result.text()
     with (tmp_path / "out" / "tests.csv").open() as stream:
         assert len(list(csv.DictReader(stream))) == 28
 
 
 def test_pictures_on_which_two_runs_disagree(runs: Path, tmp_path: Path) -> None:
-    found = compare([str(runs / "small-0"), str(runs / "large-0")], pictures=True)
-    assert found.disagreements is not None
+    result = compare([str(runs / "small-0"), str(runs / "large-0")], pictures=True)
+    assert result.disagreements is not None
     differ = [name for name, right in rights(runs / "small-0").items() if right != rights(runs / "large-0")[name]]
-    assert [each.name for each in found.disagreements.pictures] == differ and len(differ) == 40
-    assert found.csv().decode().splitlines()[:2] == [
+    assert [each.name for each in result.disagreements.pictures] == differ and len(differ) == 40
+    assert result.csv().decode().splitlines()[:2] == [
         "picture,true,small-0,large-0",
         "validation/0000.png,cat,dog,cat",
     ]
     with pytest.raises(UsageError, match="exactly two runs of classifiers; there are 4"):
         compare([str(runs)], pictures=True)
     # The pictures of a made run are nowhere: a sentence instead of maps.
-    found = compare([str(runs / "small-0"), str(runs / "large-0")], pictures=True, out=tmp_path / "out")
-    assert "No maps were drawn, as the pictures cannot be opened" in found.text()
+    result = compare([str(runs / "small-0"), str(runs / "large-0")], pictures=True, out=tmp_path / "out")
+    assert "No maps were drawn, as the pictures cannot be opened" in result.text()
     assert not (tmp_path / "out" / "pictures.png").exists()
 
 
 def test_maps_of_both_runs(small_run: Path, tmp_path: Path) -> None:
     other = with_other_head(small_run, tmp_path / "other")
-    found: ComparisonResult = compare([str(small_run), str(other)], pictures=True, out=tmp_path / "out")
-    assert found.disagreements is not None and found.disagreements.pictures
-    assert tmp_path / "out" / "pictures.png" in found.written
+    result: ComparisonResult = compare([str(small_run), str(other)], pictures=True, out=tmp_path / "out")
+    assert result.disagreements is not None and result.disagreements.pictures
+    assert tmp_path / "out" / "pictures.png" in result.paths
     assert (tmp_path / "out" / "pictures.png").stat().st_size > 20_000
 
 
@@ -317,11 +320,11 @@ def with_other_head(run: Path, copy: Path) -> Path:
 def test_the_verb(runs: Path, tmp_path: Path) -> None:
     from vitrine.cli.compare import compare as verb
 
-    found = compare([str(runs)])
-    for shown, expected in (("text", found.text()), ("markdown", found.markdown()), ("latex", found.latex())):
-        assert run_verb(verb, runs, "--format", shown) == (0, expected.rstrip("\n") + "\n")
-    assert run_verb(verb, runs, "--format", "csv") == (0, found.csv().decode())
-    assert json.loads(run_verb(verb, runs, "--json")[1]) == json.loads(json.dumps(found.to_dict()))
+    result = compare([str(runs)])
+    for form, expected in (("text", result.text()), ("markdown", result.markdown()), ("latex", result.latex())):
+        assert run_verb(verb, runs, "--format", form) == (0, expected.rstrip("\n") + "\n")
+    assert run_verb(verb, runs, "--format", "csv") == (0, result.csv().decode())
+    assert json.loads(run_verb(verb, runs, "--json")[1]) == json.loads(json.dumps(result.to_dict()))
     with pytest.raises(UsageError, match="--format html cannot be used: expected text, markdown, csv, latex"):
         run_verb(verb, runs, "--format", "html")
 
@@ -331,17 +334,17 @@ def test_long_names_are_replaced_in_figures(tmp_path: Path) -> None:
 
     for batch in (8, 16):
         made_run(tmp_path / f"a-name-that-no-figure-has-room-for-{batch}", mistakes(20, range(batch)), batch_size=batch)
-    found = compare([str(tmp_path)])
-    labels = figure_labels(found.rows, found.varied)
-    assert [labels[row.name] for row in found.rows] == ["batch 8", "batch 16"]
+    result = compare([str(tmp_path)])
+    labels = figure_labels(result.rows, result.varied_settings)
+    assert [labels[row.name] for row in result.rows] == ["batch 8", "batch 16"]
     shorter = compare([str(made_run(tmp_path / "short", mistakes(20)))])
-    assert figure_labels(shorter.rows, shorter.varied) == {"short": "short"}
+    assert figure_labels(shorter.rows, shorter.varied_settings) == {"short": "short"}
 
 
 def test_markdown_and_latex_leave_names_as_they_are(tmp_path: Path) -> None:
     made_run(tmp_path / "runs" / "<img src=x>", mistakes(20, range(3)))
     made_run(tmp_path / "runs" / "[x](y)", mistakes(20, range(5)), batch_size=8)
-    found = compare([str(tmp_path / "runs")])
-    text = found.markdown()
+    result = compare([str(tmp_path / "runs")])
+    text = result.markdown()
     assert "<img" not in text.replace("\\<img", "") and "[x](y)" not in text
-    assert r"\\ [" not in found.latex() and "{[}x](y)" in found.latex()
+    assert r"\\ [" not in result.latex() and "{[}x](y)" in result.latex()

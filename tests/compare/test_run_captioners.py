@@ -61,9 +61,11 @@ def outcomes(run: Path) -> tuple[list[bool], list[float]]:
         row["name"]: row["captions"] for row in json.loads((run / "data.json").read_text())["splits"]["validation"]
     }
     with (run / "captions.csv").open(newline="") as stream:
-        said = {row["filename"]: row["caption"] for row in csv.DictReader(stream)}
-    assert said.keys() == humans.keys()
-    return [said[n] in humans[n] for n in sorted(said)], [rouge(said[n], humans[n]) for n in sorted(said)]
+        predictions = {row["filename"]: row["caption"] for row in csv.DictReader(stream)}
+    assert predictions.keys() == humans.keys()
+    return [predictions[n] in humans[n] for n in sorted(predictions)], [
+        rouge(predictions[n], humans[n]) for n in sorted(predictions)
+    ]
 
 
 def holm_by_bounds(p_values: Sequence[float]) -> list[float]:
@@ -74,28 +76,28 @@ def holm_by_bounds(p_values: Sequence[float]) -> list[float]:
 
 
 def test_claims_agree_with_scipy(runs: Path) -> None:
-    found = compare([str(runs)])
-    known = {run.name: outcomes(run) for run in runs.iterdir() if run.is_dir()}
+    result = compare([str(runs)])
+    outcomes_by_run = {run.name: outcomes(run) for run in runs.iterdir() if run.is_dir()}
     expected = {}
     for one, other in combinations(("exact", "far", "near"), 2):
         for which, question in enumerate(("exact", "nearer")):
-            pairs = list(zip(known[one][which], known[other][which], strict=True))
+            pairs = list(zip(outcomes_by_run[one][which], outcomes_by_run[other][which], strict=True))
             ahead = sum(a > b + 1e-9 for a, b in pairs), sum(b > a + 1e-9 for a, b in pairs)
             p = binomtest(ahead[0], sum(ahead)).pvalue if sum(ahead) else 1.0
             expected[frozenset((one, other)), question] = ({one: ahead[0], other: ahead[1]}, p)
-    corrected = dict(zip(expected, holm_by_bounds([p for _, p in expected.values()]), strict=True))
-    assert len(found.claims) == 6 and {claim.tests for claim in found.claims} == {6}
+    adjusted_p = dict(zip(expected, holm_by_bounds([p for _, p in expected.values()]), strict=True))
+    assert len(result.claims) == 6 and {claim.tests for claim in result.claims} == {6}
     verdicts = {}
-    for claim in found.claims:
+    for claim in result.claims:
         key = frozenset((claim.first, claim.second)), claim.question
         ahead, p = expected[key]
         assert (claim.counts.first, claim.counts.second) == (ahead[claim.first], ahead[claim.second])
         assert claim.counts.n == 60
-        assert claim.counts.p == pytest.approx(p, rel=1e-9) and claim.corrected == pytest.approx(
-            corrected[key], rel=1e-9
+        assert claim.counts.p == pytest.approx(p, rel=1e-9) and claim.corrected_p == pytest.approx(
+            adjusted_p[key], rel=1e-9
         )
-        won = ahead[claim.first] > ahead[claim.second]
-        verdict = "undecided" if corrected[key] > 0.05 else "supported" if won else "not supported"
+        is_ahead = ahead[claim.first] > ahead[claim.second]
+        verdict = "undecided" if adjusted_p[key] > 0.05 else "supported" if is_ahead else "not supported"
         assert claim.verdict == verdict
         verdicts[claim.first, claim.second, claim.question] = verdict
         assert f": {verdict}" in claim.sentence and str(claim.counts.first) in claim.sentence
@@ -116,28 +118,28 @@ def test_sentences_say_what_was_tested(runs: Path) -> None:
 def test_one_correction_over_classifiers_and_captioners(runs: Path) -> None:
     made_run(runs / "c0", [True] * 20, seed=0)
     made_run(runs / "c1", [True] * 14 + [False] * 6, seed=1)
-    found = compare([str(runs)])
-    assert {claim.tests for claim in found.claims} == {7} and len(found.claims) == 7
-    (right,) = [claim for claim in found.claims if claim.question == "right"]
-    assert right.counts.p == binomtest(6, 6).pvalue <= 0.05 < right.corrected, "one test of seven is no finding"
+    result = compare([str(runs)])
+    assert {claim.tests for claim in result.claims} == {7} and len(result.claims) == 7
+    (right,) = [claim for claim in result.claims if claim.question == "right"]
+    assert right.counts.p == binomtest(6, 6).pvalue <= 0.05 < right.corrected_p, "one test of seven is no finding"
     assert right.verdict == "undecided"
 
 
 def test_other_captions_of_the_same_pictures_are_not_tested(runs: Path) -> None:
     made_captioner(runs / "other", captions(60, range(5), range(10)), [(*HUMANS[:2], "another")] * 60, exact=4)
-    found = compare([str(runs / "exact"), str(runs / "other")])
-    assert found.claims == ()
-    assert "Not all captioners were measured on the same validation pictures with the same captions" in found.text()
+    result = compare([str(runs / "exact"), str(runs / "other")])
+    assert result.claims == ()
+    assert "Not all captioners were measured on the same validation pictures with the same captions" in result.text()
 
 
 def test_seeds_of_captioners_together(tmp_path: Path) -> None:
     for rate, right in ((1e-3, 40), (1e-2, 5)):
         for seed in (0, 1):
-            said = captions(60, range(right + seed), range(0))
-            made_captioner(tmp_path / f"{rate}-{seed}", said, [HUMANS] * 60, learning_rate=rate, seed=seed)
+            predictions = captions(60, range(right + seed), range(0))
+            made_captioner(tmp_path / f"{rate}-{seed}", predictions, [HUMANS] * 60, learning_rate=rate, seed=seed)
     settings = {claim.setting: claim.verdict for claim in compare([str(tmp_path)]).over_seeds}
-    claimed = "learning rate 0.001 gives human captions word for word more often than learning rate 0.01"
-    assert settings[claimed] == "supported" and len(settings) == 2
+    claim_text = "learning rate 0.001 gives human captions word for word more often than learning rate 0.01"
+    assert settings[claim_text] == "supported" and len(settings) == 2
 
 
 def test_captions_that_contradict_the_metrics_are_refused(runs: Path) -> None:
@@ -161,6 +163,6 @@ def test_captions_that_contradict_the_metrics_are_refused(runs: Path) -> None:
 
 def test_without_scorers_only_words_are_tested(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(caption_ngrams, "scorers", lambda: None)
-    found = compare([str(runs)])
-    assert {claim.question for claim in found.claims} == {"exact"} and len(found.claims) == 3
-    assert "Nearness to human captions was not tested." in found.text()
+    result = compare([str(runs)])
+    assert {claim.question for claim in result.claims} == {"exact"} and len(result.claims) == 3
+    assert "Nearness to human captions was not tested." in result.text()

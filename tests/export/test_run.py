@@ -32,7 +32,7 @@ from vitrine.errors import ModelError, RunError, UsageError, VitrineError
 from vitrine.export import compare as read_back
 from vitrine.export import run as exporting
 from vitrine.export import transformers as transformers_folder
-from vitrine.export.compare import compare, compare_preparation, comparison_pictures, describe_difference
+from vitrine.export.compare import compare, compare_preprocessing, comparison_pictures, describe_difference
 from vitrine.export.run import export
 from vitrine.export.transformers import as_transformers
 from vitrine.models.load import load_for_inference
@@ -342,9 +342,9 @@ def test_a_processor_that_squeezes_pictures_is_not_the_same() -> None:
             found: torch.Tensor = processor(image, return_tensors="pt").pixel_values[0]
             return found
 
-        found = compare_preparation(prepare, spec)
+        found = compare_preprocessing(prepare, spec)
         assert found.same == same, found
-    assert compare_preparation(lambda image: prepare(image)[:, :16], spec).largest == float("inf")
+    assert compare_preprocessing(lambda image: prepare(image)[:, :16], spec).largest == float("inf")
 
 
 # --- the comparison

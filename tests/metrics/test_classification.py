@@ -134,9 +134,9 @@ def test_metrics_agree_with_obvious_loops(shape: tuple[int, int, int, bool]) -> 
     assert [row[1:] for row in surest] == [row[1:] for row in sorted(wrong)[:20]]
     assert [row[0] for row in surest] == pytest.approx([row[0] for row in sorted(wrong)[:20]], abs=2e-6)
     for i, entry in enumerate(metrics.classes):
-        given_ = sum(row[i] for row in confusion)
+        n_given = sum(row[i] for row in confusion)
         assert entry.support == sum(confusion[i])
-        assert entry.precision == (confusion[i][i] / given_ if given_ else None)
+        assert entry.precision == (confusion[i][i] / n_given if n_given else None)
         assert entry.recall == (confusion[i][i] / entry.support if entry.support else None)
 
 

@@ -21,7 +21,7 @@ from vitrine.verify.run import verify
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"),
+    ("reference", "expected"),
     [
         ("pets", "/there/pets"),
         ("./pets/", "/there/./pets/"),
@@ -40,9 +40,9 @@ from vitrine.verify.run import verify
         ("https://example.org/shards/index.json", "https://example.org/shards/index.json"),
     ],
 )
-def test_paths_of_a_reference_are_made_absolute_and_all_else_is_left(written: str, meant: str) -> None:
-    assert absolute_reference(written, Path("/there")) == meant
-    assert absolute_reference(meant, Path("/elsewhere")) == meant
+def test_paths_of_a_reference_are_made_absolute_and_all_else_is_left(reference: str, expected: str) -> None:
+    assert absolute_reference(reference, Path("/there")) == expected
+    assert absolute_reference(expected, Path("/elsewhere")) == expected
 
 
 def test_what_is_there(tmp_path: Path) -> None:
@@ -102,9 +102,9 @@ def test_it_is_said_where_data_were_looked_for(project: Path, tmp_path: Path, mo
     project.rename(tmp_path / "moved")
     monkeypatch.chdir(tmp_path)
     both = f"Looked for at {project}/pets and {tmp_path}/pets."
-    with pytest.raises(DataError, match="not where they were; say where: verify RUN DATA") as raised:
+    with pytest.raises(DataError, match="not where they were; say where: verify RUN DATA") as error:
         verify(tmp_path / "moved" / "runs" / "first")
-    assert both in str(raised.value) and len(str(raised.value).splitlines()) == 2
+    assert both in str(error.value) and len(str(error.value).splitlines()) == 2
 
 
 def test_a_run_of_before_is_looked_for_where_its_reference_leads(

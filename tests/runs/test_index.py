@@ -15,7 +15,7 @@ from vitrine.compare.run import compare
 from vitrine.runs import index as run_index
 from vitrine.runs.find import find_runs
 from vitrine.runs.folder import RunFolder
-from vitrine.runs.index import FILE, RunSummary, read_summaries, read_summary
+from vitrine.runs.index import INDEX_FILE, RunSummary, read_summaries, read_summary
 from vitrine.runs.record import RecordReader
 
 AN_HOUR_AGO = 3600.0
@@ -34,11 +34,11 @@ def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Names of the runs whose files are read."""
     names: list[str] = []
 
-    def noted(name: str, run: RunFolder, read: RecordReader) -> RunSummary:
+    def record_read(name: str, run: RunFolder, read: RecordReader) -> RunSummary:
         names.append(run.path.name)
         return read_summary(name, run, read)
 
-    monkeypatch.setattr(run_index, "read_summary", noted)
+    monkeypatch.setattr(run_index, "read_summary", record_read)
     yield names
     names.clear()
 
@@ -70,26 +70,30 @@ def test_five_hundred_runs(tmp_path: Path, read: list[str]) -> None:
     for i in range(1, 500):
         shutil.copytree(first, store / f"run-{i:03}")
     aged(store)
-    found = summaries(store)
-    assert sorted(read) == sorted(found) == [f"run-{i:03}" for i in range(500)]
+    first_summaries = summaries(store)
+    assert sorted(read) == sorted(first_summaries) == [f"run-{i:03}" for i in range(500)]
     read.clear()
-    assert summaries(store) == found and read == []
+    assert summaries(store) == first_summaries and read == []
     shutil.rmtree(store / "run-007")
     made_run(store / "run-400", [j % 2 > 0 for j in range(30)], seed=4)
     made_run(store / "run-900", [True] * 30, seed=9)
     aged(store / "run-400")
     again = summaries(store)
     assert read == ["run-400", "run-900"] and len(again) == 500 and "run-007" not in again
-    assert again["run-400"] == read_summary("run-400", RunFolder(store / "run-400")).to_dict() != found["run-400"]
-    assert "run-007" not in json.loads((store / FILE).read_text())["runs"]
+    assert (
+        again["run-400"]
+        == read_summary("run-400", RunFolder(store / "run-400")).to_dict()
+        != first_summaries["run-400"]
+    )
+    assert "run-007" not in json.loads((store / INDEX_FILE).read_text())["runs"]
 
 
 def test_a_comparison_is_the_same_with_and_without_an_index(runs: Path, read: list[str]) -> None:
     first = compare([str(runs)]).to_dict()
     assert len(read) == 5
-    kept = compare([str(runs)]).to_dict()
-    assert len(read) == 5 and kept == first
-    (runs / FILE).unlink()
+    again = compare([str(runs)]).to_dict()
+    assert len(read) == 5 and again == first
+    (runs / INDEX_FILE).unlink()
     assert compare([str(runs)]).to_dict() == first and len(read) == 10
 
 
@@ -151,8 +155,8 @@ def test_what_was_written_a_moment_ago_is_not_kept(runs: Path, read: list[str]) 
     ],
 )
 def test_a_damaged_index_is_made_anew(runs: Path, damage: str, read: list[str]) -> None:
-    found = summaries(runs)
-    index = runs / FILE
+    first_summaries = summaries(runs)
+    index = runs / INDEX_FILE
     content = json.loads(index.read_text())
     if damage == "torn":
         damage = index.read_text()[:-40]
@@ -163,9 +167,9 @@ def test_a_damaged_index_is_made_anew(runs: Path, damage: str, read: list[str]) 
         damage = json.dumps(content | {"vitrine": "0.0.0"})
     index.write_text(damage)
     read.clear()
-    assert summaries(runs) == found and len(read) == 5
+    assert summaries(runs) == first_summaries and len(read) == 5
     read.clear()
-    assert summaries(runs) == found and read == []
+    assert summaries(runs) == first_summaries and read == []
 
 
 def test_names_are_those_of_the_call(runs: Path) -> None:
@@ -180,12 +184,12 @@ def test_names_are_those_of_the_call(runs: Path) -> None:
 
 def test_one_run_alone_writes_nothing_beside_itself(runs: Path) -> None:
     compare([str(runs / "classifier-0")])
-    assert not (runs / FILE).exists()
+    assert not (runs / INDEX_FILE).exists()
 
 
 def test_a_folder_that_cannot_be_written(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refused(*_: object) -> None:
+    def refuse(*_: object) -> None:
         raise PermissionError("read only")
 
-    monkeypatch.setattr(run_index, "write_atomically", refused)
-    assert len(compare([str(runs)]).rows) == 3 and not (runs / FILE).exists()
+    monkeypatch.setattr(run_index, "write_atomically", refuse)
+    assert len(compare([str(runs)]).rows) == 3 and not (runs / INDEX_FILE).exists()

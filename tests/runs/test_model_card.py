@@ -98,10 +98,10 @@ def test_the_front_matter_is_what_hubs_read(run: Path) -> None:
     assert card.data.license is None, "whoever publishes it chooses one"
     assert card.data.base_model is None and card.data.datasets is None, "not on a hub"
     (result,) = card.data.eval_results
-    measured = json.loads((run / "metrics.json").read_text())
-    assert (result.metric_type, result.metric_value) == ("accuracy", measured["accuracy"])
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert (result.metric_type, result.metric_value) == ("accuracy", metrics["accuracy"])
     assert (result.dataset_name, result.dataset_split) == ("scenes", "validation")
-    assert result.metric_args["interval_95"] == measured["accuracy_interval_95"]
+    assert result.metric_args["interval_95"] == metrics["accuracy_interval_95"]
     assert card.data.model_name == "micro"
 
 
@@ -109,8 +109,8 @@ def test_the_accuracy_is_that_of_the_predictions(run: Path) -> None:
     data = json.loads((run / "data.json").read_text())
     truth = {row["name"]: data["labels"][row["label"]] for row in data["splits"]["validation"]}
     with (run / "predictions.csv").open(encoding="utf-8", newline="") as stream:
-        said = {row["filename"]: row["label"] for row in csv.DictReader(stream)}
-    right, n = sum(truth[name] == label for name, label in said.items()), len(said)
+        predictions = {row["filename"]: row["label"] for row in csv.DictReader(stream)}
+    right, n = sum(truth[name] == label for name, label in predictions.items()), len(predictions)
     page = Page((run / "README.md").read_text("utf-8"))
     assert page.after("accuracy") == f"{right / n:.4f}"
     low, high = (float(end) for end in page.after("95 % interval (Wilson)").split(" to "))
@@ -124,8 +124,8 @@ def test_the_data_are_those_on_the_disk(run: Path, small_scenes: Path) -> None:
     table = Page(text[text.index("Pictures of each class") :])
     for label in sorted(path.name for path in (small_scenes / "train").iterdir()):
         row = table.cells.index(label)
-        found = [int(cell) for cell in table.cells[row + 1 : row + 3]]
-        assert found == [len(list((small_scenes / split / label).iterdir())) for split in ("train", "validation")]
+        counts = [int(cell) for cell in table.cells[row + 1 : row + 3]]
+        assert counts == [len(list((small_scenes / split / label).iterdir())) for split in ("train", "validation")]
     whole = Page(text)
     assert (whole.after("train"), whole.after("validation")) == ("48", "24")
     assert "All of them could be read." in text
@@ -233,11 +233,11 @@ def test_a_card_says_nothing_of_the_machine(run: Path, small_run: Path, small_sc
     for name, content in changes.items():
         file = tmp_path / "run" / name
         file.write_text(json.dumps(json.loads(file.read_text()) | content))
-    given = read_card_facts(tmp_path / "run")
+    facts = read_card_facts(tmp_path / "run")
     recipe = replace(
-        given.recipe, model=f"{home}/runs/first", pretrained=f"{home}/base.pth", description=f"As in {home}/pets."
+        facts.recipe, model=f"{home}/runs/first", pretrained=f"{home}/base.pth", description=f"As in {home}/pets."
     )
-    text = model_card(replace(given, recipe=recipe))
+    text = model_card(replace(facts, recipe=recipe))
     for word in ("alice", "smith", "secret", "/home", "elsewhere", str(tmp_path)):
         assert word not in text, text[text.index(word) - 80 : text.index(word) + 80]
     page = Page(text)
@@ -248,7 +248,7 @@ def test_a_card_says_nothing_of_the_machine(run: Path, small_run: Path, small_sc
 
 
 @pytest.mark.parametrize(
-    ("given", "shown"),
+    ("text", "expected"),
     [
         ("Read from /a/b/c.csv.", "Read from c.csv."),
         ("see ~/x/y", "see y"),
@@ -258,12 +258,12 @@ def test_a_card_says_nothing_of_the_machine(run: Path, small_run: Path, small_sc
         ("{split}/{class}/x.jpg", "{split}/{class}/x.jpg"),
     ],
 )
-def test_paths_in_sentences(given: str, shown: str) -> None:
-    assert without_paths(given) == shown
+def test_paths_in_sentences(text: str, expected: str) -> None:
+    assert without_paths(text) == expected
 
 
 @pytest.mark.parametrize(
-    ("given", "shown"),
+    ("reference", "expected"),
     [
         ("/data/pets", "pets"),
         ("~/pets/", "pets"),
@@ -276,20 +276,20 @@ def test_paths_in_sentences(given: str, shown: str) -> None:
         ("C:\\Users\\alice\\pets", "pets"),
     ],
 )
-def test_references(given: str, shown: str) -> None:
-    assert public_name(given) == shown
+def test_references(reference: str, expected: str) -> None:
+    assert public_name(reference) == expected
 
 
 def test_what_is_on_a_hub_is_linked(facts: CardFacts) -> None:
     began = {"origin": "hf-hub:timm/vit_tiny_patch16_224.augreg_in21k/model.safetensors", "path": "/x", "sha256": "00"}
     config = {**facts.config, "pretrained_cfg": {**facts.input, "license": "apache-2.0"}}
-    changed = replace(
+    on_the_hub = replace(
         facts,
         environment={**facts.environment, "starting_weights": began},
         data={**facts.data, "reference": "hf:owner/pets?config=small"},
         config=config,
     )
-    text = model_card(changed)
+    text = model_card(on_the_hub)
     card = ModelCard(text)
     assert card.data.base_model == "timm/vit_tiny_patch16_224.augreg_in21k"
     assert card.data.datasets == "owner/pets" and card.data.eval_results[0].dataset_type == "owner/pets"
@@ -305,9 +305,9 @@ def test_the_worst_classes_come_first_and_small_ones_are_said(facts: CardFacts) 
     classes = tuple(replace(c, recall=r) for c, r in zip(many.metrics.classes, recalls, strict=True))
     text = model_card(replace(many, metrics=replace(many.metrics, classes=classes)))
     part = text[text.index("finds least often") : text.index("All classes")]
-    listed = [cell for cell in Page(part).cells if cell.startswith("class ")]
+    worst = [cell for cell in Page(part).cells if cell.startswith("class ")]
     expected = sorted(range(19), key=lambda i: recalls[i])[:10]
-    assert listed == [f"class {i}" for i in expected]
+    assert worst == [f"class {i}" for i in expected]
     assert "10 of the classes have fewer than 20 pictures" in text, "10 to 29 pictures each"
     large = with_labels(facts, tuple(f"n{i}" for i in range(1000)))
     text = model_card(large)
@@ -334,15 +334,26 @@ def test_every_setting_that_is_not_the_default_is_in_the_table(facts: CardFacts)
     recipe = replace(facts.recipe, **others, transforms=TransformSpec(rotation=19.0, flip=0.25))
     page = Page(model_card(replace(facts, recipe=recipe)))
     for name, value in others.items():
-        shown = "yes" if value is True else f"{value:g}" if isinstance(value, float) else str(value)
-        assert page.after(name) == shown
+        expected = "yes" if value is True else f"{value:g}" if isinstance(value, float) else str(value)
+        assert page.after(name) == expected
     assert (page.after("transforms.rotation"), page.after("transforms.flip")) == ("19", "0.25")
     assert page.after("model_args.embed_dim") == "32"
-    kept = {"name", "description", "workers", "checkpoint_minutes", "trackers", "transforms", "caption", "model_args"}
+    not_shown = {
+        "name",
+        "description",
+        "workers",
+        "checkpoint_minutes",
+        "trackers",
+        "transforms",
+        "caption",
+        "model_args",
+    }
     plain = Page(model_card(replace(facts, recipe=Recipe(name="x", model="vit_tiny_patch16_224"))))
     usual = {"model", "pretrained", "image_size", "batch_size", "epochs", "learning_rate", "weight_decay"}
     assert {f.name for f in fields(Recipe)} & set(plain.cells) == usual | {"tune", "seed"}
-    assert {f.name for f in fields(Recipe)} == usual | {"tune", "seed"} | set(others) | kept, "a new field: show it"
+    assert {f.name for f in fields(Recipe)} == usual | {"tune", "seed"} | set(others) | not_shown, (
+        "a new field: show it"
+    )
     assert plain.after("image_size") == "the model's own"
 
 
@@ -362,8 +373,8 @@ def test_a_captioner(facts: CardFacts) -> None:
     text = model_card(replace(facts, metrics=metrics, recipe=recipe, labels=(), config={"architecture": "x"}))
     card = ModelCard(text)
     assert (card.data.pipeline_tag, card.data.library_name) == ("image-to-text", "vitrine")
-    found = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    assert found == {"bleu": 0.75, "rouge": 0.75, "cider": 0.75}
+    counts = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert counts == {"bleu": 0.75, "rouge": 0.75, "cider": 0.75}
     page = Page(text)
     row = page.cells.index("CIDEr")
     assert page.cells[row + 1 : row + 3] == ["0.750 (0.650 to 0.850)", "0.250 (0.150 to 0.350)"]

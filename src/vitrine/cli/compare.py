@@ -46,7 +46,7 @@ def compare(
         texts = {"text": result.text, "markdown": result.markdown, "latex": result.latex}
         typer.echo(texts[layout]().rstrip("\n"))
     if as_json or layout != "text":
-        for path in result.written:
+        for path in result.paths:
             typer.echo(f"written: {path}", err=True)
 
 

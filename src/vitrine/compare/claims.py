@@ -1,4 +1,4 @@
-"""What the paired tests say of "A is better than B", in sentences made by plain rules."""
+"""Claims that one run is better than another, each decided by a paired test and stated in a sentence."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ NEARNESS = (
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of a pair of runs, in words.
+    """What a test asks of a pair of runs, as parts of sentences.
 
     Attributes:
-        claim: between the names of two runs.
-        reverse: of the second one, where the test finds the opposite.
-        decide: what is said of the pictures that decide; ``first`` and ``second`` are their numbers.
-        undecided: why there are none; ``both`` of ``n`` pictures.
+        claim: stands between the names of the two runs.
+        reverse: said of the second run where the test finds the opposite.
+        decision: what is said of the pictures that decide; ``first`` and ``second`` are their numbers.
+        no_decision: why there are none; ``both`` of ``n`` pictures.
     """
 
     claim: str
     reverse: str
-    decide: str
-    undecided: str
+    decision: str
+    no_decision: str
 
 
 QUESTIONS = {
@@ -67,22 +67,22 @@ QUESTIONS = {
         "both are equally near on all {n:,} pictures, so that none decides",
     ),
 }
-"""By what is known of each picture."""
+"""By what is known of each picture: a key of :attr:`vitrine.runs.index.RunSummary.outcomes`."""
 
 
 @dataclass(frozen=True)
 class Claim:
     """One hypothesis, "``first`` is better than ``second``", and what the pictures say of it.
 
-    It is not chosen by its result: where the two recipes differ in one number, the smaller one is said to be better;
-    in one switch, on; else the run that was named first.
+    The claim is not chosen by its result: where the two recipes differ in one number, the smaller one is said to be
+    better; in one switch, on; else the run that was named first.
 
     Attributes:
         first, second: names of the runs.
-        differs: what their recipes have otherwise: (setting, of the first, of the second).
-        counts: the pictures.
-        corrected: p after Holm's correction.
-        tests: over how many tests.
+        differs: settings in which they differ: (name, the first one's value, the second one's).
+        counts: pictures by which of the two does better on them.
+        corrected_p: p after Holm's correction.
+        tests: that the correction is over.
         question: a key of :data:`QUESTIONS`: what better means.
     """
 
@@ -90,37 +90,37 @@ class Claim:
     second: str
     differs: tuple[tuple[str, str, str], ...]
     counts: PairedCounts | SignCounts
-    corrected: float
+    corrected_p: float
     tests: int
     question: str = RIGHT
 
     @property
     def verdict(self) -> Verdict:
         """supported; not supported, where the second is better; undecided, where the test finds no difference."""
-        if self.corrected > LEVEL:
+        if self.corrected_p > LEVEL:
             return "undecided"
         return "supported" if self.counts.first > self.counts.second else "not supported"
 
     @property
     def sentence(self) -> str:
         """The claim, its verdict, and what decides it."""
-        c, asked = self.counts, QUESTIONS[self.question]
-        claim = f"{self.first} {asked.claim} {self.second}{self._difference()}: {self.verdict}"
+        c, question = self.counts, QUESTIONS[self.question]
+        claim = f"{self.first} {question.claim} {self.second}{self._difference()}: {self.verdict}"
         if not c.discordant:
             both = c.both if isinstance(c, PairedCounts) else c.ties
-            return f"{claim}: {asked.undecided.format(both=both, n=c.n)}."
-        reverse = f" ({self.second} {asked.reverse})" if self.verdict == "not supported" else ""
-        corrected = f", corrected for {self.tests} tests {_p(self.corrected)}" if self.tests > 1 else ""
+            return f"{claim}: {question.no_decision.format(both=both, n=c.n)}."
+        reverse = f" ({self.second} {question.reverse})" if self.verdict == "not supported" else ""
+        correction = f", corrected for {self.tests} tests {_p(self.corrected_p)}" if self.tests > 1 else ""
         return (
             f"{claim}{reverse}. {c.discordant:,} of {c.n:,} pictures decide: "
-            f"{asked.decide.format(first=c.first, second=c.second)}; p = {_p(c.p)}{corrected}."
+            f"{question.decision.format(first=c.first, second=c.second)}; p = {_p(c.p)}{correction}."
         )
 
     def _difference(self) -> str:
         if len(self.differs) != 1:
             return "" if self.differs else " (the same recipe)"
         ((name, one, other),) = self.differs
-        return f" ({shown_name(name)} {one} against {other}, the rest alike)"
+        return f" ({setting_label(name)} {one} against {other}, the rest alike)"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -136,7 +136,7 @@ class Claim:
             "decided_for_first": c.first,
             "decided_for_second": c.second,
             "p": c.p,
-            "p_holm": self.corrected,
+            "p_holm": self.corrected_p,
             "tests": self.tests,
             "sentence": self.sentence,
         }
@@ -144,11 +144,11 @@ class Claim:
 
 @dataclass(frozen=True)
 class SeedsClaim:
-    """The same hypothesis on two settings that were trained with the same several seeds.
+    """One hypothesis on two settings, each trained with the same several seeds.
 
     Attributes:
-        setting: what is said to be better than what.
-        verdicts: of the pairs, by seed.
+        setting: the claim: which setting is better than which.
+        verdicts: of the pairs of runs, by seed.
     """
 
     setting: str
@@ -157,8 +157,8 @@ class SeedsClaim:
     @property
     def verdict(self) -> Verdict:
         """supported or not supported where all seeds agree, else undecided."""
-        found = set(self.verdicts.values())
-        return found.pop() if len(found) == 1 else "undecided"
+        verdicts = set(self.verdicts.values())
+        return verdicts.pop() if len(verdicts) == 1 else "undecided"
 
     @property
     def sentence(self) -> str:
@@ -172,13 +172,13 @@ class SeedsClaim:
         return {"setting": self.setting, "verdict": self.verdict, "seeds": seeds, "sentence": self.sentence}
 
 
-def claims_of(runs: Sequence[RunSummary]) -> tuple[Claim, ...]:
-    """The claims on each pair of runs that were measured on the same pictures, labels or captions, in the order given.
+def compare_pairs(runs: Sequence[RunSummary]) -> tuple[Claim, ...]:
+    """Test each pair of runs that were measured on the same pictures with the same labels or captions, in that order.
 
-    Holm's correction is over all of them.
+    Holm's correction is over all of the tests.
     """
-    varied = varying_settings([run.settings for run in runs])
-    settings = [{name: value for name, value in run.settings.items() if name in varied} for run in runs]
+    varying = varying_settings([run.settings for run in runs])
+    settings = [{name: value for name, value in run.settings.items() if name in varying} for run in runs]
     outcomes = [{key: np.asarray(values, float) for key, values in run.outcomes.items()} for run in runs]
     pairs = []
     for a, b in combinations(range(len(runs)), 2):
@@ -188,58 +188,58 @@ def claims_of(runs: Sequence[RunSummary]) -> tuple[Claim, ...]:
         if len(names) == 1 and _comes_after(settings[a].get(names[0]), settings[b].get(names[0])):
             a, b = b, a
         differs = tuple(
-            (name, shown_value(settings[a].get(name)), shown_value(settings[b].get(name))) for name in names
+            (name, format_value(settings[a].get(name)), format_value(settings[b].get(name))) for name in names
         )
         for question in (key for key in QUESTIONS if key in outcomes[a] and key in outcomes[b]):
             count: Counting = count_signs if question == NEARER else count_right
             counts = count(outcomes[a][question], outcomes[b][question])
             pairs.append((runs[a].name, runs[b].name, differs, counts, question))
-    corrected = holm([counts.p for *_, counts, _ in pairs])
+    corrected_p = holm([counts.p for *_, counts, _ in pairs])
     return tuple(
         Claim(first, second, differs, counts, p, len(pairs), question)
-        for (first, second, differs, counts, question), p in zip(pairs, corrected, strict=True)
+        for (first, second, differs, counts, question), p in zip(pairs, corrected_p, strict=True)
     )
 
 
-def seeds_claims(runs: Sequence[RunSummary], claims: Sequence[Claim]) -> tuple[SeedsClaim, ...]:
-    """What several seeds of two settings say together; nothing where no two settings have two seeds in common."""
+def combine_seeds(runs: Sequence[RunSummary], claims: Sequence[Claim]) -> tuple[SeedsClaim, ...]:
+    """Combine the claims on two settings over their seeds; nothing where no two settings have two seeds in common."""
     by_name = {run.name: run for run in runs}
-    varied = varying_settings([run.settings for run in runs])
-    found: dict[str, dict[int, Verdict]] = {}
+    varying = varying_settings([run.settings for run in runs])
+    verdicts: dict[str, dict[int, Verdict]] = {}
     for claim in claims:
         seeds = {by_name[name].seed for name in (claim.first, claim.second)}
         differs = [each for each in claim.differs if each[0] not in ("seed", DATA)]
         if len(seeds) != 1 or not differs:
             continue
-        one = ", ".join(f"{shown_name(name)} {first}" for name, first, _ in differs)
-        other = ", ".join(f"{shown_name(name)} {second}" for name, _, second in differs)
-        rest = _rest(by_name[claim.first], varied - {name for name, _, _ in differs})
+        one = ", ".join(f"{setting_label(name)} {first}" for name, first, _ in differs)
+        other = ", ".join(f"{setting_label(name)} {second}" for name, _, second in differs)
+        rest = _rest(by_name[claim.first], varying - {name for name, _, _ in differs})
         setting = f"{one} {QUESTIONS[claim.question].claim} {other}{rest}"
-        found.setdefault(setting, {})[seeds.pop()] = claim.verdict
-    return tuple(SeedsClaim(setting, verdicts) for setting, verdicts in found.items() if len(verdicts) > 1)
+        verdicts.setdefault(setting, {})[seeds.pop()] = claim.verdict
+    return tuple(SeedsClaim(setting, by_seed) for setting, by_seed in verdicts.items() if len(by_seed) > 1)
 
 
-def _rest(run: RunSummary, varied: Set[str]) -> str:
+def _rest(run: RunSummary, varying: Set[str]) -> str:
     """The other settings that vary among the runs, which the pair has in common."""
-    common = [name for name in run.settings if name in varied and name not in ("seed", DATA)]
-    told = ", ".join(f"{shown_name(name)} {shown_value(run.settings[name])}" for name in common)
-    return f" (with {told})" if told else ""
+    common = [name for name in run.settings if name in varying and name not in ("seed", DATA)]
+    pairs = ", ".join(f"{setting_label(name)} {format_value(run.settings[name])}" for name in common)
+    return f" (with {pairs})" if pairs else ""
 
 
 def _comes_after(one: Cell, other: Cell) -> bool:
-    """Whether the other value's run is the one that is said to be better."""
+    """Whether the claim is that the run with the other value is the better one: switched on, or the smaller number."""
     if isinstance(one, bool) and isinstance(other, bool):
         return other
     numbers = [each for each in (one, other) if isinstance(each, int | float) and not isinstance(each, bool)]
     return len(numbers) == 2 and numbers[1] < numbers[0]
 
 
-def shown_name(setting: str) -> str:
+def setting_label(setting: str) -> str:
     """A setting's name in tables and sentences."""
     return SHOWN.get(setting, setting.replace("_", " "))
 
 
-def shown_value(value: Cell) -> str:
+def format_value(value: Cell) -> str:
     """A setting's value in sentences."""
     if value is None:
         return "not set"

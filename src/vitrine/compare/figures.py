@@ -1,4 +1,4 @@
-"""Runs side by side: what was set and what came out, as tables and figures; and what the tests say of each pair."""
+"""Runs side by side, their settings and results, as tables and figures."""
 
 from __future__ import annotations
 
@@ -58,35 +58,35 @@ def settings_figure(settings: Sequence[Setting], title: str = "") -> Figure:
     if not settings:
         raise ValueError("A figure of settings needs one at least.")
     table = settings_table(settings)
-    shown = [[shorten(cell) for cell in row[:-2]] for row in table.cells()]
+    cells = [[shorten(cell) for cell in row[:-2]] for row in table.cells()]
     names = [shorten(name) for name in table.columns[:-2]]
     with figure_style():
         widths = [
-            max(text_size([name], SMALL)[0], text_size([row[i] for row in shown], LABEL, weight="bold")[0])
+            max(text_size([name], SMALL)[0], text_size([row[i] for row in cells], LABEL, weight="bold")[0])
             for i, name in enumerate(names)
         ]
         height = 0.75 + _ROW * (len(settings) + 1) + 0.5
         width = max(WIDTH, 2 * MARGIN + sum(widths) + _GAP * len(widths) + _PLOT)
         figure = new_figure(width, height)
         add_text(figure, MARGIN, height - 0.33, title or "Accuracy by setting", fontsize=TITLE, weight="bold")
-        add_text(figure, MARGIN, height - 0.53, _detail(settings), fontsize=SMALL, color=GREY)
+        add_text(figure, MARGIN, height - 0.53, _caption(settings), fontsize=SMALL, color=GREY)
         left = MARGIN
         for i, name in enumerate(names):
             right = table.right_aligned(i) or i == len(names) - 1
-            _column(figure, left + (widths[i] if right else 0), name, [row[i] for row in shown], settings, right)
+            _write_column(figure, left + (widths[i] if right else 0), name, [row[i] for row in cells], settings, right)
             left += widths[i] + _GAP
         axes = add_axes(figure, left, 0.5, width - MARGIN - 0.12 - left, _ROW * len(settings))
-        _points(axes, settings)
+        _draw_intervals(axes, settings)
         return figure
 
 
-def _detail(settings: Sequence[Setting]) -> str:
+def _caption(settings: Sequence[Setting]) -> str:
     counts = sorted({setting.n for setting in settings})
     final = "   in colour: the final result" if any(setting.final for setting in settings) else ""
     return f"lines: 95 % intervals   n = {' or '.join(f'{n:,}' for n in counts)}{final}"
 
 
-def _column(
+def _write_column(
     figure: Figure, across: float, name: str, cells: Sequence[str], settings: Sequence[Setting], right: bool
 ) -> None:
     top = figure.get_size_inches()[1] - 0.75
@@ -97,7 +97,7 @@ def _column(
         add_text(figure, across, top - _ROW * (row + 1.5), cell, ha=side, va="center_baseline", fontsize=LABEL, **look)
 
 
-def _points(axes: Axes, settings: Sequence[Setting]) -> None:
+def _draw_intervals(axes: Axes, settings: Sequence[Setting]) -> None:
     for row, setting in enumerate(settings):
         colour, heavy = (ACCENT, 2.2) if setting.final else (GREY, 1.4)
         axes.plot([setting.interval.low, setting.interval.high], [row, row], color=colour, linewidth=heavy)
@@ -114,31 +114,31 @@ def _points(axes: Axes, settings: Sequence[Setting]) -> None:
     axes.spines["bottom"].set_color(HAIRLINE)
 
 
-MOST_CURVES = len(SERIES)
+MAX_CURVES = len(SERIES)
 """Learning curves that a figure can tell apart."""
 
 
 def run_settings_table(rows: Sequence[RunRow]) -> Table:
-    """What was set: a row a run."""
+    """The settings: a row a run."""
     names = tuple(rows[0].settings) if rows else ()
     return Table(("run", *names), tuple((row.name, *row.settings.values()) for row in rows))
 
 
 def run_outcomes_table(rows: Sequence[RunRow]) -> Table:
-    """What came out: a row a run."""
+    """The results: a row a run."""
     names = tuple(rows[0].outcome()) if rows else ()
     return Table(("run", *names), tuple((row.name, *row.outcome().values()) for row in rows))
 
 
 def runs_table(rows: Sequence[RunRow]) -> Table:
-    """Both in one table, for files."""
-    what, came = run_settings_table(rows), run_outcomes_table(rows)
-    joined = tuple((*one, *other[1:]) for one, other in zip(what.rows, came.rows, strict=True))
-    return Table((*what.columns, *came.columns[1:]), joined)
+    """Settings and results in one table: a row a run."""
+    settings, outcomes = run_settings_table(rows), run_outcomes_table(rows)
+    both = tuple((*one, *other[1:]) for one, other in zip(settings.rows, outcomes.rows, strict=True))
+    return Table((*settings.columns, *outcomes.columns[1:]), both)
 
 
 def captioners_table(rows: Sequence[CaptionerRow]) -> Table:
-    """Captioners, what was set and what came out: a row a run."""
+    """Settings and results of captioners: a row a run."""
     names = tuple(rows[0].settings) if rows else ()
     columns = ("piece accuracy", "pieces", "loss", "exact captions", "95 % interval", "pictures")
     cells = tuple(
@@ -157,34 +157,34 @@ def captioners_table(rows: Sequence[CaptionerRow]) -> Table:
     return Table(("captioner", *names, *columns), cells)
 
 
-def figure_labels(rows: Sequence[RunRow], varied: Sequence[str]) -> dict[str, str]:
+def figure_labels(rows: Sequence[RunRow], varied_settings: Sequence[str]) -> dict[str, str]:
     """What figures call runs, by name: the name, or where names are too long for a figure, the settings that vary."""
     names = {row.name: row.name for row in rows}
     if all(shorten(name) == name for name in names):
         return names
-    for shown in (lambda name, cell: f"{name} {cell}", lambda _, cell: cell):
-        table = Table(tuple(varied), tuple(tuple(row.settings[name] for name in varied) for row in rows)).cells()
-        labels = [", ".join(map(shown, varied, cells)) for cells in table]
+    table = Table(tuple(varied_settings), tuple(tuple(row.settings[name] for name in varied_settings) for row in rows))
+    for label in (lambda name, cell: f"{name} {cell}", lambda _, cell: cell):
+        labels = [", ".join(map(label, varied_settings, cells)) for cells in table.cells()]
         if len({shorten(label) for label in labels}) == len(rows):
             return dict(zip(names, labels, strict=True))
     return names
 
 
-def accuracy_figure(rows: Sequence[RunRow], varied: Sequence[str], final: str | None = None) -> Figure:
-    """A dot with its 95 % interval for every run, best first, beside the settings in ``varied``.
+def accuracy_figure(rows: Sequence[RunRow], varied_settings: Sequence[str], final: str | None = None) -> Figure:
+    """A dot with its 95 % interval for every run, in the order given, beside the settings in ``varied_settings``.
 
     Names that are too long for a figure are left out where the settings tell the runs apart.
 
     Args:
         rows: the runs.
-        varied: which settings.
+        varied_settings: names of the settings that are shown.
         final: the name of the run that is the final result, which is in colour.
     """
-    values = [{name: row.settings[name] for name in varied} for row in rows]
-    told = len({tuple(each.items()) for each in values}) == len(rows) and len(rows) > 1
-    named = not told or all(shorten(row.name) == row.name for row in rows)
+    values = [{name: row.settings[name] for name in varied_settings} for row in rows]
+    are_distinct = len({tuple(each.items()) for each in values}) == len(rows) and len(rows) > 1
+    with_names = not are_distinct or all(shorten(row.name) == row.name for row in rows)
     settings = [
-        Setting(({"run": row.name} if named else {}) | each, row.accuracy, row.interval, row.n, row.name == final)
+        Setting(({"run": row.name} if with_names else {}) | each, row.accuracy, row.interval, row.n, row.name == final)
         for row, each in zip(rows, values, strict=True)
     ]
     return settings_figure(settings, title="Validation accuracy by run")
@@ -192,5 +192,5 @@ def accuracy_figure(rows: Sequence[RunRow], varied: Sequence[str], final: str | 
 
 def curves_figure(histories: Mapping[str, History]) -> tuple[Figure, tuple[str, ...]]:
     """Learning curves of the first runs, as many as can be told apart, and the names of those drawn."""
-    drawn = dict(list(histories.items())[:MOST_CURVES])
-    return learning_curves(drawn), tuple(drawn)
+    first = dict(list(histories.items())[:MAX_CURVES])
+    return learning_curves(first), tuple(first)

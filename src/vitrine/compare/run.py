@@ -10,9 +10,18 @@ from typing import Any
 
 from vitrine.attribution.methods import Method
 from vitrine.classify.model import open_classifier
-from vitrine.compare.claims import CAVEAT, NEARNESS, QUESTIONS, Claim, SeedsClaim, claims_of, seeds_claims, shown_name
+from vitrine.compare.claims import (
+    CAVEAT,
+    NEARNESS,
+    QUESTIONS,
+    Claim,
+    SeedsClaim,
+    combine_seeds,
+    compare_pairs,
+    setting_label,
+)
 from vitrine.compare.figures import (
-    MOST_CURVES,
+    MAX_CURVES,
     accuracy_figure,
     captioners_table,
     curves_figure,
@@ -37,6 +46,7 @@ from vitrine.runs.index import NEARER, RunSummary, read_summaries
 from vitrine.runs.record import SHOWN, CaptionerRow, RecordReader, RunRecord, RunRow, read_record, varying_settings
 
 _MAX_CLAIMS = 20  # sentences on pairs that a person reads
+_MAX_MAPS = 60  # pictures whose maps are drawn
 
 
 @dataclass(frozen=True)
@@ -73,11 +83,11 @@ class ComparisonResult:
         claims: of each pair that shares its validation pictures: one on classifiers, two on captioners.
         over_seeds: what several seeds of two settings say together.
         groups: names of classifiers by the validation pictures they share; None of more than one run share none.
-        disagreements: where they were asked for, the pictures on which two runs disagree.
-        skipped: folders that are no finished runs.
-        notes: sentences on what was decided on the way.
-        varied: settings that differ among the runs.
-        written: files.
+        disagreements: the pictures on which two runs disagree; None where they were not asked for.
+        skipped_folders: folders that are no finished runs.
+        notes: sentences on what cannot be compared, and on what was not drawn.
+        varied_settings: names of the settings that differ among the runs.
+        paths: of the files that were written.
     """
 
     rows: tuple[RunRow, ...]
@@ -86,10 +96,10 @@ class ComparisonResult:
     over_seeds: tuple[SeedsClaim, ...]
     groups: Mapping[str, tuple[str, ...]]
     disagreements: Disagreements | None = None
-    skipped: tuple[SkippedFolder, ...] = ()
+    skipped_folders: tuple[SkippedFolder, ...] = ()
     notes: tuple[str, ...] = ()
-    varied: tuple[str, ...] = ()
-    written: tuple[Path, ...] = ()
+    varied_settings: tuple[str, ...] = ()
+    paths: tuple[Path, ...] = ()
 
     def text(self) -> str:
         """For a terminal."""
@@ -99,8 +109,8 @@ class ComparisonResult:
         parts += ["\n".join(paragraph) for paragraph in self._paragraphs()]
         if self.disagreements is not None:
             parts.append(self.disagreements.table().text())
-        if self.written:
-            parts.append("\n".join(["Written:", *(f"  {path}" for path in self.written)]))
+        if self.paths:
+            parts.append("\n".join(["Written:", *(f"  {path}" for path in self.paths)]))
         return "\n\n".join(parts)
 
     def markdown(self) -> str:
@@ -166,7 +176,7 @@ class ComparisonResult:
             "tests": [claim.to_dict() for claim in self.claims],
             "over_seeds": [claim.to_dict() for claim in self.over_seeds],
             "validation_sets": [list(names) for names in self.groups.values()],
-            "left_out": [vars(each) for each in self.skipped],
+            "left_out": [vars(each) for each in self.skipped_folders],
             "notes": list(self.notes),
         }
         if self.disagreements is not None:
@@ -175,12 +185,12 @@ class ComparisonResult:
 
     def _paragraphs(self) -> list[list[str]]:
         """Sentences in groups: the tests, what seeds say together, what was left out."""
-        shown = self._shown_claims()
-        tests = [claim.sentence for claim in shown]
-        if len(shown) < len(self.claims):
-            decided = sum(claim.verdict != "undecided" for claim in self.claims)
+        claims = self._shown_claims()
+        tests = [claim.sentence for claim in claims]
+        if len(claims) < len(self.claims):
+            count = sum(claim.verdict != "undecided" for claim in self.claims)
             tests.append(
-                f"These are the pairs of the best run; of all {len(self.claims)}, {decided} are decided. "
+                f"These are the pairs of the best run; of all {len(self.claims)}, {count} are decided. "
                 "All are in tests.csv (with -o) and in --json."
             )
         if self.claims:
@@ -188,7 +198,7 @@ class ComparisonResult:
         if any(claim.question == NEARER for claim in self.claims):
             tests.append(NEARNESS)
         notes = [*self.group_sentences(), *self.notes]
-        notes += [f"Left out: {each.name}: {each.reason}." for each in self.skipped]
+        notes += [f"Left out: {each.name}: {each.reason}." for each in self.skipped_folders]
         return [part for part in (tests, [claim.sentence for claim in self.over_seeds], notes) if part]
 
     def _shown_claims(self) -> tuple[Claim, ...]:
@@ -198,72 +208,21 @@ class ComparisonResult:
         return tuple(claim for claim in self.claims if best & {claim.first, claim.second})
 
     def group_sentences(self) -> list[str]:
-        """What is said where not all runs share their validation pictures; else nothing."""
+        """A sentence on the groups of runs that share their validation pictures; none where all of them do."""
         if len(self.groups) < 2:
             return []
         sizes = {row.name: row.n for row in self.rows}
-        told = "; ".join(f"{', '.join(names)} ({sizes[names[0]]:,})" for names in self.groups.values())
+        groups = "; ".join(f"{', '.join(names)} ({sizes[names[0]]:,})" for names in self.groups.values())
         return [
-            f"Not all runs were measured on the same validation pictures with the same labels: {told}. "
+            f"Not all runs were measured on the same validation pictures with the same labels: {groups}. "
             "Runs of different groups are not tested against one another, and their accuracies are of different things."
         ]
 
 
 def _test_row(claim: Claim) -> tuple[Cell, ...]:
-    counts, asked = claim.counts, QUESTIONS[claim.question].claim
-    decided = (counts.first, counts.second, counts.n, counts.p, claim.corrected)
-    return (claim.first, asked, claim.second, claim.verdict, *decided)
-
-
-_MAX_PICTURES = 60  # pictures whose maps are drawn
-
-
-def save_disagreement_maps(
-    found: Disagreements, pair: tuple[RunRecord, RunRecord], path: Path
-) -> tuple[list[Path], list[str]]:
-    """Draw the attention maps of both runs for each picture, side by side, on contact sheets with one scale.
-
-    Returns:
-        What was written, and sentences on what was left out.
-
-    Raises:
-        ModelError: a run's weights cannot be used.
-    """
-    wanted = [each.name for each in found.pictures]
-    try:
-        samples = tuple(find_validation_samples(pair[0], wanted[:_MAX_PICTURES]).values())
-    except DataError as error:
-        return [], [f"No maps were drawn, as the pictures cannot be opened: {str(error).splitlines()[0]}"]
-    notes = []
-    if len(wanted) > _MAX_PICTURES:
-        notes.append(f"pictures.png shows the first {_MAX_PICTURES} of {len(wanted)} pictures; pictures.csv names all.")
-    if len(samples) < min(_MAX_PICTURES, len(wanted)):
-        notes.append(f"{min(_MAX_PICTURES, len(wanted)) - len(samples)} pictures are no longer there and have no maps.")
-    if not samples:
-        return [], notes
-    share = f"{len(samples)}" if len(samples) == len(wanted) else f"{len(samples)} of {len(wanted)}"
-    first, second = (list(_maps(record, samples)) for record in pair)
-    drawn = [each for both in zip(first, second, strict=True) for each in both]
-    scale = Scale("uniform", shared_scale([each.map_RC for each in drawn]))
-    sheets = save_contact_sheets(
-        drawn,
-        scale,
-        path,
-        {"runs": f"{pair[0].folder.path}, {pair[1].folder.path}"},
-        title=f"{share} pictures on which two runs disagree",
-        detail=f"of each pair left: {found.first}, right: {found.second}; {drawn[0].method}",
-        pairs=False,
-    )
-    return sheets, notes
-
-
-def _maps(record: RunRecord, samples: tuple[Sample, ...]) -> Iterator[MapPicture]:
-    opened = open_classifier(str(record.folder.path), record.metrics.precision)
-    explainer = Explainer(opened, Method())
-    for batch in explainer.run(samples, batch_size=16):
-        for explained in batch.pictures:
-            picture = MapPicture.of(explained, record.true_labels[explained.sample.name])
-            yield replace(picture, notes=()).with_smaller_photo(320)
+    counts = claim.counts
+    numbers = (counts.first, counts.second, counts.n, counts.p, claim.corrected_p)
+    return (claim.first, QUESTIONS[claim.question].claim, claim.second, claim.verdict, *numbers)
 
 
 def compare(references: Sequence[str], *, out: Path | None = None, pictures: bool = False) -> ComparisonResult:
@@ -282,49 +241,48 @@ def compare(references: Sequence[str], *, out: Path | None = None, pictures: boo
 
 
 def compare_runs(
-    found: RunSearch, read: RecordReader = read_record, *, out: Path | None = None, pictures: bool = False
+    search: RunSearch, read: RecordReader = read_record, *, out: Path | None = None, pictures: bool = False
 ) -> ComparisonResult:
-    """:func:`compare` of runs that were found before; ``read`` reads those that are not known already."""
+    """Compare the runs of a search as :func:`compare` does; ``read`` reads those that their folder's index lacks."""
     if pictures:
-        read = cache(read)  # two runs, whose records are needed again
-    summaries = read_summaries(found.runs, read)
+        read = cache(read)  # the records of the two runs are needed again
+    summaries = read_summaries(search.runs, read)
     classifiers, captioners = ([run for run in summaries if run.kind == kind] for kind in ("classifier", "captioner"))
-    claims = claims_of(summaries)
-    rows, varied = _rows(classifiers, SHOWN)
+    claims = compare_pairs(summaries)
+    rows, varied_settings = _rows(classifiers, SHOWN)
     caption_rows, _ = _rows(captioners, ())
     order = {row.name: place for place, row in enumerate((*rows, *caption_rows))}
-    ranked = sorted(summaries, key=lambda run: order[run.name])
-    pair = _pair(classifiers, read) if pictures else None
+    best_first = sorted(summaries, key=lambda run: order[run.name])[: len(rows)]
+    pair = _read_pair(classifiers, read) if pictures else None
     comparison = ComparisonResult(
         rows=tuple(row for row in rows if isinstance(row, RunRow)),
         captioners=tuple(row for row in caption_rows if isinstance(row, CaptionerRow)),
         claims=claims,
-        over_seeds=seeds_claims(summaries, claims),
-        groups=_groups(ranked[: len(rows)]),
+        over_seeds=combine_seeds(summaries, claims),
+        groups=_group_by_validation(best_first),
         disagreements=None if pair is None else _disagreements(*pair),
-        skipped=found.skipped,
+        skipped_folders=search.skipped_folders,
         notes=_notes(classifiers, captioners),
-        varied=varied,
+        varied_settings=varied_settings,
     )
-    return comparison if out is None else _written(comparison, ranked[: len(rows)], out, pair)
+    return comparison if out is None else _write_files(comparison, best_first, out, pair)
 
 
 def _rows(
     runs: Sequence[RunSummary], always: Collection[str]
 ) -> tuple[tuple[RunRow | CaptionerRow, ...], tuple[str, ...]]:
     """The rows, best first (ties by loss), with settings: those always shown and those that differ; and the latter."""
-    varied = varying_settings([run.settings for run in runs])
-    names = [*always, *(name for run in runs for name in run.settings if name in varied and name not in always)]
-    names = list(dict.fromkeys(names))
+    differing = varying_settings([run.settings for run in runs])
+    names = list(dict.fromkeys((*always, *(name for run in runs for name in run.settings if name in differing))))
     rows = [
-        replace(run.row, name=run.name, settings={shown_name(name): run.settings.get(name) for name in names})
+        replace(run.row, name=run.name, settings={setting_label(name): run.settings.get(name) for name in names})
         for run in runs
     ]
     rows.sort(key=lambda row: (-row.accuracy, row.loss))
-    return tuple(rows), tuple(shown_name(name) for name in names if name in varied)
+    return tuple(rows), tuple(setting_label(name) for name in names if name in differing)
 
 
-def _groups(runs: Sequence[RunSummary]) -> dict[str, tuple[str, ...]]:
+def _group_by_validation(runs: Sequence[RunSummary]) -> dict[str, tuple[str, ...]]:
     groups: dict[str, tuple[str, ...]] = {}
     for run in runs:
         groups[run.validation] = (*groups.get(run.validation, ()), run.name)
@@ -343,7 +301,7 @@ def _notes(classifiers: Sequence[RunSummary], captioners: Sequence[RunSummary]) 
         notes.append("Some runs have the same validation pictures with other labels: they are not tested either.")
     if captioners and classifiers:
         notes.append("Captioners are listed apart: their accuracy is of word pieces.")
-    apart = [", ".join(names) for names in _groups(captioners).values()]
+    apart = [", ".join(names) for names in _group_by_validation(captioners).values()]
     if len(apart) > 1:
         notes.append(
             f"Not all captioners were measured on the same validation pictures with the same captions: "
@@ -356,7 +314,7 @@ def _notes(classifiers: Sequence[RunSummary], captioners: Sequence[RunSummary]) 
     return tuple(notes)
 
 
-def _pair(runs: Sequence[RunSummary], read: RecordReader) -> tuple[RunRecord, RunRecord]:
+def _read_pair(runs: Sequence[RunSummary], read: RecordReader) -> tuple[RunRecord, RunRecord]:
     if len(runs) != 2:
         raise UsageError(f"--pictures needs exactly two runs of classifiers; there are {len(runs)}.")
     first, second = (read(run.name, run.folder) for run in runs)
@@ -374,10 +332,10 @@ def _disagreements(first: RunRecord, second: RunRecord) -> Disagreements:
     return Disagreements(first.name, second.name, tuple(rows))
 
 
-def _written(
+def _write_files(
     comparison: ComparisonResult, runs: Sequence[RunSummary], out: Path, pair: tuple[RunRecord, RunRecord] | None
 ) -> ComparisonResult:
-    """Write tables and figures of the classifiers, best first; the files are named in the result."""
+    """Write the tables, and the figures of the classifiers, which are given best first; the result has their paths."""
     out.mkdir(parents=True, exist_ok=True)
     tables: dict[str, bytes | str] = {
         "comparison.csv": replace(comparison, disagreements=None).csv(),
@@ -391,20 +349,73 @@ def _written(
         tables["pictures.csv"] = comparison.disagreements.table().csv()
     for name, content in tables.items():
         write_atomically(out / name, content)
-    written = [out / name for name in tables]
+    paths = [out / name for name in tables]
     notes: list[str] = []
     if runs:
         origin = {"runs": ", ".join(str(run.folder.path) for run in runs)}
-        save(accuracy_figure(comparison.rows, comparison.varied), out / "accuracy.png", origin)
-        labels = figure_labels(comparison.rows, comparison.varied)
-        histories = {labels[run.name]: run.folder.read_history() for run in runs[:MOST_CURVES]}
-        curves, drawn = curves_figure(histories)
+        save(accuracy_figure(comparison.rows, comparison.varied_settings), out / "accuracy.png", origin)
+        labels = figure_labels(comparison.rows, comparison.varied_settings)
+        histories = {labels[run.name]: run.folder.read_history() for run in runs[:MAX_CURVES]}
+        curves, names = curves_figure(histories)
         save(curves, out / "curves.png", origin)
-        written += [out / "accuracy.png", out / "curves.png"]
-        if len(drawn) < len(runs):
-            notes.append(f"curves.png shows the {len(drawn)} best of {len(runs)} runs: no more can be told apart.")
+        paths += [out / "accuracy.png", out / "curves.png"]
+        if len(names) < len(runs):
+            notes.append(f"curves.png shows the {len(names)} best of {len(runs)} runs: no more can be told apart.")
     if pair is not None and comparison.disagreements is not None and comparison.disagreements.pictures:
-        sheets, told = save_disagreement_maps(comparison.disagreements, pair, out / "pictures.png")
-        written += sheets
-        notes += told
-    return replace(comparison, written=tuple(written), notes=(*comparison.notes, *notes))
+        sheets, map_notes = save_disagreement_maps(comparison.disagreements, pair, out / "pictures.png")
+        paths += sheets
+        notes += map_notes
+    return replace(comparison, paths=tuple(paths), notes=(*comparison.notes, *notes))
+
+
+def save_disagreement_maps(
+    disagreements: Disagreements, pair: tuple[RunRecord, RunRecord], path: Path
+) -> tuple[list[Path], list[str]]:
+    """Draw the attention maps of both runs for each picture, side by side, on contact sheets with one scale.
+
+    Args:
+        disagreements: of the two runs.
+        pair: the runs, the first one's maps on the left.
+        path: of the first sheet.
+
+    Returns:
+        The sheets' paths, and sentences on the pictures that have no maps.
+
+    Raises:
+        ModelError: a run's weights cannot be used.
+    """
+    names = [each.name for each in disagreements.pictures]
+    try:
+        samples = tuple(find_validation_samples(pair[0], names[:_MAX_MAPS]).values())
+    except DataError as error:
+        return [], [f"No maps were drawn, as the pictures cannot be opened: {str(error).splitlines()[0]}"]
+    notes = []
+    if len(names) > _MAX_MAPS:
+        notes.append(f"pictures.png shows the first {_MAX_MAPS} of {len(names)} pictures; pictures.csv names all.")
+    if len(samples) < min(_MAX_MAPS, len(names)):
+        notes.append(f"{min(_MAX_MAPS, len(names)) - len(samples)} pictures are no longer there and have no maps.")
+    if not samples:
+        return [], notes
+    count = f"{len(samples)}" if len(samples) == len(names) else f"{len(samples)} of {len(names)}"
+    first, second = (list(_explain(record, samples)) for record in pair)
+    maps = [each for both in zip(first, second, strict=True) for each in both]
+    scale = Scale("uniform", shared_scale([each.map_RC for each in maps]))
+    sheets = save_contact_sheets(
+        maps,
+        scale,
+        path,
+        {"runs": f"{pair[0].folder.path}, {pair[1].folder.path}"},
+        title=f"{count} pictures on which two runs disagree",
+        detail=f"of each pair left: {disagreements.first}, right: {disagreements.second}; {maps[0].method}",
+        pairs=False,
+    )
+    return sheets, notes
+
+
+def _explain(record: RunRecord, samples: tuple[Sample, ...]) -> Iterator[MapPicture]:
+    """The run's attention maps of the pictures, small enough for a contact sheet."""
+    explainer = Explainer(open_classifier(str(record.folder.path), record.metrics.precision), Method())
+    for batch in explainer.run(samples, batch_size=16):
+        for explained in batch.pictures:
+            picture = MapPicture.of(explained, record.true_labels[explained.sample.name])
+            yield replace(picture, notes=()).with_smaller_photo(320)

@@ -145,7 +145,7 @@ class PreprocessingComparison:
 
     largest: float
     pictures: int
-    moved: int
+    shifted_pictures: int
 
     @property
     def same(self) -> bool:
@@ -157,7 +157,7 @@ class PreprocessingComparison:
         return {
             "largest_difference_levels": self.largest,
             "pictures": self.pictures,
-            "moved_by_a_pixel": self.moved,
+            "moved_by_a_pixel": self.shifted_pictures,
             "same": self.same,
         }
 
@@ -196,7 +196,7 @@ def compare(run: Logits, export: Logits, spec: InputSpec, precision: str) -> Log
     )
 
 
-def compare_preparation(prepare: Callable[[Image.Image], torch.Tensor], spec: InputSpec) -> PreprocessingComparison:
+def compare_preprocessing(prepare: Callable[[Image.Image], torch.Tensor], spec: InputSpec) -> PreprocessingComparison:
     """Give wide and tall pictures to an export's own tool and to the run.
 
     Where a resized picture's sides less the square's are 3, 7, 11 ... pixels, its middle lies between two pixels:

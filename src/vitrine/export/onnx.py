@@ -29,7 +29,7 @@ _ONE_FILE = 1_900_000_000  # bytes of weights; a protocol buffer, which an ONNX 
 _OPSET = {"fp32": 20, "bf16": 22}  # the first in which everything is defined for the precision
 
 
-class _Deployed(nn.Module):
+class _Float32Interface(nn.Module):
     """Float32 in and out, whatever the model computes in."""
 
     def __init__(self, module: nn.Module) -> None:
@@ -43,7 +43,7 @@ class _Deployed(nn.Module):
         return logits.float()
 
 
-def _traced(module: nn.Module, spec: InputSpec) -> torch.export.ExportedProgram:
+def _trace(module: nn.Module, spec: InputSpec) -> torch.export.ExportedProgram:
     """The graph, for any number of pictures, without the names of this machine's files.
 
     Raises:
@@ -52,7 +52,7 @@ def _traced(module: nn.Module, spec: InputSpec) -> torch.export.ExportedProgram:
     parameter = next(module.parameters())
     example = torch.zeros(2, 3, spec.size, spec.size, device=parameter.device)
     try:
-        program = torch.export.export(_Deployed(module).eval(), (example,), dynamic_shapes=_ANY_NUMBER)
+        program = torch.export.export(_Float32Interface(module).eval(), (example,), dynamic_shapes=_ANY_NUMBER)
     except Exception as error:  # whatever a model's code makes torch's tracer stumble over
         told = error_summary(error, 300)
         raise ModelError(f"{type(module).__name__} cannot be traced by torch.export: {told}") from error
@@ -75,7 +75,7 @@ def write_pt2(folder: Path, module: nn.Module, labels: Sequence[str], spec: Inpu
     """
     note = json.dumps(_note(labels, spec), ensure_ascii=False)
     with _quiet():
-        torch.export.save(_traced(module, spec), folder / PT2, extra_files={_NOTE: note})
+        torch.export.save(_trace(module, spec), folder / PT2, extra_files={_NOTE: note})
 
 
 def read_pt2(folder: Path) -> LoadedExport:
@@ -114,7 +114,7 @@ def write_onnx(folder: Path, module: nn.Module, labels: Sequence[str], spec: Inp
         ModelError: packages are missing, or the model cannot be written.
     """
     require_onnx()
-    traced = _traced(module, spec)
+    traced = _trace(module, spec)
     with _quiet():
         try:
             program: Any = torch.onnx.export(

@@ -25,7 +25,7 @@ from vitrine.export.compare import (
     LogitsComparison,
     PreprocessingComparison,
     compare,
-    compare_preparation,
+    compare_preprocessing,
     comparison_pictures,
     describe_difference,
 )
@@ -64,7 +64,7 @@ class ExportResult:
     precision: str
     comparisons: tuple[LogitsComparison, ...]
     preparation: PreprocessingComparison | None
-    moved: int
+    changed_labels: int
     different: str | None = None
 
     @property
@@ -74,18 +74,18 @@ class ExportResult:
         return prepared and self.different is None and all(each.same for each in self.comparisons)
 
     @property
-    def found(self) -> tuple[str, ...]:
+    def sentences(self) -> tuple[str, ...]:
         """What was compared, in sentences."""
         said = [f"Read back with {_READERS[self.to]} and compared with the run, {each}." for each in self.comparisons]
         if self.precision != "fp32":
             pictures = self.comparisons[0].pictures
-            said.append(f"Labels that differ from those of the run in fp32: {self.moved} of {pictures}.")
-        said.append(self._prepared())
+            said.append(f"Labels that differ from those of the run in fp32: {self.changed_labels} of {pictures}.")
+        said.append(self._preprocessing_sentence())
         if self.different is not None:
             said.append(f"Not the same: {self.different}.")
         return tuple(said)
 
-    def _prepared(self) -> str:
+    def _preprocessing_sentence(self) -> str:
         found = self.preparation
         if found is None:
             return "Pictures are prepared by whoever uses the file; how is in its metadata, which was compared too."
@@ -96,7 +96,7 @@ class ExportResult:
         if self.to == "hf":
             said += (
                 "; where the sides of a resized picture and of the square differ by 3, 7, 11 ... pixels, the square "
-                f"lies one pixel further left or up ({found.moved} of these)"
+                f"lies one pixel further left or up ({found.shifted_pictures} of these)"
             )
         return f"{said}."
 
@@ -110,7 +110,7 @@ class ExportResult:
             "same": self.same,
             "comparisons": [each.to_dict() for each in self.comparisons],
             "preparation": self.preparation and self.preparation.to_dict(),
-            "labels_moved_from_fp32": self.moved,
+            "labels_moved_from_fp32": self.changed_labels,
             "different": self.different,
         }
 
@@ -118,10 +118,10 @@ class ExportResult:
         """The same for a person."""
         done = f"Exported {self.run} for {TARGETS[self.to]} to {self.out} ({self.precision})."
         failed = f"The export of {self.run} for {TARGETS[self.to]} is not the run; nothing was written to {self.out}."
-        return "\n".join([done if self.same else failed, *self.found])
+        return "\n".join([done if self.same else failed, *self.sentences])
 
 
-_BY_WEIGHTS = ("hf", "timm")  # whose weights can be computed with in another precision than they are stored in
+_FREE_PRECISION = ("hf", "timm")  # whose weights can be computed with in another precision than they are stored in
 
 
 def export(run: Path, to: str, out: Path, *, precision: str = "fp32") -> ExportResult:
@@ -144,21 +144,21 @@ def export(run: Path, to: str, out: Path, *, precision: str = "fp32") -> ExportR
         RunError: not a finished run.
         ModelError: the target cannot hold the model, its packages are missing, or its library cannot run the precision.
     """
-    _check(run, to, out, precision)
+    _check_arguments(run, to, out, precision)
     built = load_for_inference(run)
     labels = RunFolder(run).read_labels()
     spec = built.input
-    with _beside(out) as folder:
+    with _temporary_folder(out) as folder:
         _write(folder, run, to, precision, built, labels)
-        result = _compared(folder, run, to, out, precision, built, labels, spec)
+        result = _compare_with_run(folder, run, to, out, precision, built, labels, spec)
         if result.same:
-            write_export_card(run, folder, ExportFacts(to, out.resolve().name, precision, result.found))
+            write_export_card(run, folder, ExportFacts(to, out.resolve().name, precision, result.sentences))
             out.parent.mkdir(parents=True, exist_ok=True)
             folder.rename(out)
     return result
 
 
-def _check(run: Path, to: str, out: Path, precision: str) -> None:
+def _check_arguments(run: Path, to: str, out: Path, precision: str) -> None:
     if to not in TARGETS:
         raise UsageError(f"--to {to} is not known: expected {', '.join(TARGETS)}.")
     if precision not in DTYPES:
@@ -179,7 +179,7 @@ def _check(run: Path, to: str, out: Path, precision: str) -> None:
 
 
 @contextmanager
-def _beside(out: Path) -> Iterator[Path]:
+def _temporary_folder(out: Path) -> Iterator[Path]:
     """A folder beside another one, which is gone at the end unless it was moved."""
     place = out.absolute()
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -200,9 +200,9 @@ def _write(folder: Path, run: Path, to: str, precision: str, built: LoadedModel,
         case "timm":
             write_timm(folder, run, precision)
         case "onnx":
-            write_onnx(folder, _stored(built.module, precision, precision), labels, spec, precision)
+            write_onnx(folder, _with_stored_weights(built.module, precision, precision), labels, spec, precision)
         case _:
-            write_pt2(folder, _stored(built.module, precision, precision), labels, spec)
+            write_pt2(folder, _with_stored_weights(built.module, precision, precision), labels, spec)
 
 
 def _read(folder: Path, to: str, stored: str, computed: str) -> LoadedExport:
@@ -217,7 +217,7 @@ def _read(folder: Path, to: str, stored: str, computed: str) -> LoadedExport:
             return read_pt2(folder)
 
 
-def _compared(
+def _compare_with_run(
     folder: Path,
     run: Path,
     to: str,
@@ -229,17 +229,17 @@ def _compared(
 ) -> ExportResult:
     """Computed in the stored precision and, where the format allows it, in fp32, which shows more."""
     comparisons, different, preparation, moved = [], None, None, 0
-    for computed in dict.fromkeys(("fp32", precision) if to in _BY_WEIGHTS else (precision,)):
+    for computed in dict.fromkeys(("fp32", precision) if to in _FREE_PRECISION else (precision,)):
         back = _read(folder, to, precision, computed)
         comparisons.append(compare(_logits(built.module, precision, computed), back.logits, spec, computed))
         different = different or describe_difference(back, labels, spec)
-        moved = _moved(built.module, back, spec) if computed != "fp32" else moved
+        moved = _count_changed_labels(built.module, back, spec) if computed != "fp32" else moved
         if back.prepare is not None and preparation is None:
-            preparation = compare_preparation(back.prepare, spec)
+            preparation = compare_preprocessing(back.prepare, spec)
     return ExportResult(run, to, out, precision, tuple(comparisons), preparation, moved, different)
 
 
-def _moved(module: nn.Module, back: LoadedExport, spec: InputSpec) -> int:
+def _count_changed_labels(module: nn.Module, back: LoadedExport, spec: InputSpec) -> int:
     with torch.inference_mode():
         pictures = comparison_pictures(spec)
         return sum(int((module(each).argmax(1) != back.logits(each).argmax(1)).sum()) for each in pictures)
@@ -247,7 +247,7 @@ def _moved(module: nn.Module, back: LoadedExport, spec: InputSpec) -> int:
 
 def _logits(module: nn.Module, stored: str, computed: str) -> Callable[[torch.Tensor], torch.Tensor]:
     """The run itself, with weights rounded as they are stored."""
-    rounded = _stored(module, stored, computed)
+    rounded = _with_stored_weights(module, stored, computed)
 
     def logits(pixels_BCHW: torch.Tensor) -> torch.Tensor:
         answer: torch.Tensor = rounded(pixels_BCHW.to(DTYPES[computed]))
@@ -256,7 +256,7 @@ def _logits(module: nn.Module, stored: str, computed: str) -> Callable[[torch.Te
     return logits
 
 
-def _stored(module: nn.Module, stored: str, computed: str) -> nn.Module:
+def _with_stored_weights(module: nn.Module, stored: str, computed: str) -> nn.Module:
     """The module with its weights as they are stored, to compute in another precision or the same."""
     if stored == computed == "fp32":
         return module

@@ -28,7 +28,7 @@ class RunSearch:
     """Finished runs by name, in the order given, and what was left out."""
 
     runs: dict[str, RunFolder]
-    skipped: tuple[SkippedFolder, ...]
+    skipped_folders: tuple[SkippedFolder, ...]
 
 
 def find_runs(references: Sequence[str]) -> RunSearch:

@@ -132,7 +132,7 @@ class RunFolder:
         Raises:
             RunError: another process trains into it.
         """
-        with _made(self.path), (self.path / ".lock").open("w") as stream:
+        with _created(self.path), (self.path / ".lock").open("w") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -144,7 +144,7 @@ class RunFolder:
 
 
 @contextmanager
-def _made(folder: Path) -> Iterator[None]:
+def _created(folder: Path) -> Iterator[None]:
     """The folder exists; those that were made for it are removed again where they are empty at the end."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)

@@ -116,10 +116,10 @@ def _outcomes(record: RunRecord) -> dict[str, tuple[float, ...]]:
     return {EXACT: correct} | ({NEARER: tuple(round(value, _DECIMALS) for value in rouge)} if rouge is not None else {})
 
 
-FILE = ".vitrine-index.json"
+INDEX_FILE = ".vitrine-index.json"
 """The index of a folder of runs."""
 
-_READ = (
+_FILES_READ = (
     "recipe.toml",
     "metrics.json",
     "data.json",
@@ -129,7 +129,7 @@ _READ = (
     "history.jsonl",
     "timings.jsonl",
 )
-_FRESH = 2.0  # seconds: the coarsest clock of a file system in use, by which two writes may have one time
+_CLOCK_SECONDS = 2.0  # seconds: the coarsest clock of a file system in use, by which two writes may have one time
 _FORMAT = 1
 
 
@@ -165,8 +165,8 @@ class RunIndex:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._made_by = {"format": _FORMAT, "vitrine": __version__, "scorers": scorers() is not None}
-        self._entries = self._kept()
-        self._changed = False
+        self._entries = self._read_entries()
+        self._is_modified = False
 
     def summary(self, name: str, run: RunFolder, read: RecordReader) -> RunSummary:
         """What is known of a finished run of the folder.
@@ -180,23 +180,23 @@ class RunIndex:
             with suppress(KeyError, TypeError, ValueError, AttributeError):  # someone's edit, or damage
                 return summary_from(entry["summary"], name, run)
         found = read_summary(name, run, read)
-        self._changed = True
+        self._is_modified = True
         self._entries.pop(run.path.name, None)
-        if all(stamp[1] < began - _FRESH * 1e9 for stamp in now.values()):
+        if all(stamp[1] < began - _CLOCK_SECONDS * 1e9 for stamp in now.values()):
             self._entries[run.path.name] = {"files": now, "summary": found.to_dict()}
         return found
 
     def save(self) -> None:
         """Write what changed, without the runs that are gone."""
         there = {name: entry for name, entry in self._entries.items() if (self._folder / name).is_dir()}
-        if not self._changed and len(there) == len(self._entries):
+        if not self._is_modified and len(there) == len(self._entries):
             return
         with suppress(OSError):  # a folder that may only be read: the runs are read again next time
-            write_atomically(self._folder / FILE, json.dumps(self._made_by | {"runs": there}))
+            write_atomically(self._folder / INDEX_FILE, json.dumps(self._made_by | {"runs": there}))
 
-    def _kept(self) -> dict[str, Any]:
+    def _read_entries(self) -> dict[str, Any]:
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged
-            content = json.loads((self._folder / FILE).read_text("utf-8"))
+            content = json.loads((self._folder / INDEX_FILE).read_text("utf-8"))
             if {key: content.get(key) for key in self._made_by} == self._made_by:
                 return dict(content["runs"])
         return {}
@@ -205,7 +205,7 @@ class RunIndex:
 def _stamps(run: Path) -> dict[str, list[int]]:
     """(size, modified, changed, inode) of the files that are read; times in nanoseconds."""
     stamps = {}
-    for name in _READ:
+    for name in _FILES_READ:
         try:
             found = (run / name).stat()
         except OSError:

@@ -1,10 +1,11 @@
-"""The model card of a run or of an export of it, from the run's files alone."""
+"""The model card, README.md, of a run or of an export of it, from the run's files alone."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,21 @@ from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card_sections import (
     CardFacts,
     ExportFacts,
-    accuracy,
-    data,
-    export,
-    figures,
-    limits,
-    provenance,
-    recipe,
-    usage,
-    whatever,
+    data_section,
+    export_section,
+    figures_section,
+    limits_section,
+    provenance_section,
+    recipe_section,
+    results_section,
+    summary_section,
+    usage_section,
 )
 
 __all__ = ["CardFacts", "ExportFacts", "model_card"]
 
+CARD = "README.md"
+_FIGURES = "figures"
 _CAPTION_METRICS = {
     "bleu_4": ("bleu", "BLEU-4"),
     "rouge_l": ("rouge", "ROUGE-L"),
@@ -42,86 +45,6 @@ _CAPTION_METRICS = {
     "spice": ("spice", "SPICE"),
 }
 _LIBRARIES = {"hf": "transformers", "timm": "timm", "onnx": "onnx", "pt2": "pytorch"}
-
-
-def model_card(facts: CardFacts) -> str:
-    """The card as Markdown, front matter first; the same facts give the same text."""
-    sections = [
-        ("", whatever(facts)),
-        ("How to use it", usage(facts)),
-        ("Accuracy" if facts.classifies else "Captions", accuracy(facts)),
-        ("Data", data(facts)),
-        ("Recipe", recipe(facts)),
-        ("Figures", figures(facts)),
-        ("Limits", limits(facts)),
-        ("This export", export(facts)),
-        ("Where it comes from", provenance(facts)),
-    ]
-    parts = [f"# {inline(facts.name)}"]
-    parts += [f"## {title}\n\n{text}" if title else text for title, text in sections if text]
-    return f"---\n{front_matter(facts)}\n---\n\n" + "\n\n".join(parts) + "\n"
-
-
-def front_matter(facts: CardFacts) -> str:
-    """YAML as huggingface_hub writes it.
-
-    There is no licence in it: that is for whoever publishes the model to choose.
-    """
-    from huggingface_hub import ModelCardData  # takes a moment to import
-
-    task = "image-classification" if facts.classifies else "image-to-text"
-    own = "timm" if facts.classifies else "vitrine"
-    card = ModelCardData(
-        base_model=facts.base_model,
-        datasets=facts.dataset,
-        library_name=_LIBRARIES[facts.export.to] if facts.export else own,
-        pipeline_tag=task,
-        tags=["vitrine", "vision-transformer" if facts.classifies else "image-captioning", task],
-        metrics=["accuracy"] if facts.classifies else ["cider", "bleu", "rouge"],
-        model_name=tidy(facts.name),
-        eval_results=_results(facts, task) or None,
-    )
-    yaml: str = card.to_yaml()
-    return yaml
-
-
-def _results(facts: CardFacts, task: str) -> list[Any]:
-    """Entries of the model index."""
-    from huggingface_hub import EvalResult
-
-    name = tidy(public_name(facts.data_reference, facts.places))
-    about: Mapping[str, Any] = {
-        "task_type": task,
-        "dataset_name": name,
-        "dataset_type": facts.dataset or name,
-        "dataset_split": facts.split,
-    }
-    found = facts.metrics
-    if isinstance(found, ClassificationMetrics):
-        ends = [found.accuracy_interval.low, found.accuracy_interval.high]
-        told = {"n": found.n, "interval_95": ends, "precision": found.precision}
-        return [
-            EvalResult(
-                **about, metric_type="accuracy", metric_name="Accuracy", metric_value=found.accuracy, metric_args=told
-            )
-        ]
-    assert isinstance(found, CaptioningMetrics)
-    scores = found.scores["predicted"]["metrics"]
-    return [
-        EvalResult(
-            **about,
-            metric_type=kind,
-            metric_name=name,
-            metric_value=scores[key]["value"],
-            metric_args={"n": found.n, "interval_95": scores[key]["interval_95"]},
-        )
-        for key, (kind, name) in _CAPTION_METRICS.items()
-        if scores.get(key) is not None
-    ]
-
-
-CARD = "README.md"
-_FIGURES = "figures"
 
 
 def write_model_card(run: Path) -> Path:
@@ -147,7 +70,10 @@ def write_export_card(run: Path, folder: Path, export: ExportFacts) -> Path:
     Args:
         run: the run folder.
         folder: of the export.
-        export: what it is.
+        export: what the card says of the export.
+
+    Returns:
+        The card's path.
 
     Raises:
         RunError: files of the run are missing or damaged.
@@ -156,56 +82,131 @@ def write_export_card(run: Path, folder: Path, export: ExportFacts) -> Path:
 
 
 def _write(folder: Path, facts: CardFacts) -> Path:
-    write_atomically(folder / CARD, model_card(replace(facts, figures=_draw(folder / _FIGURES, facts))))
+    write_atomically(folder / CARD, model_card(replace(facts, figures=_draw_figures(folder / _FIGURES, facts))))
     return folder / CARD
 
 
-def _draw(folder: Path, facts: CardFacts) -> tuple[tuple[str, str], ...]:
-    """The figures that can be drawn of a run: (path from the card, what it shows)."""
-    drawn, origin = [], {"model": facts.name}
+def _draw_figures(folder: Path, facts: CardFacts) -> tuple[tuple[str, str], ...]:
+    """Draw the figures that a run has data for: (path from the card, what it shows)."""
+    figures, origin = [], {"model": facts.name}
     if facts.history:
         save_learning_curves({facts.name: facts.history}, folder / "learning-curves.png", origin)
-        of = "" if facts.classifies else " (of word pieces)"
-        drawn.append((f"{_FIGURES}/learning-curves.png", f"Loss and validation accuracy{of} by epoch"))
+        of = "" if facts.is_classifier else " (of word pieces)"
+        figures.append((f"{_FIGURES}/learning-curves.png", f"Loss and validation accuracy{of} by epoch"))
     if isinstance(facts.metrics, ClassificationMetrics):
         save_confusion_figure(facts.metrics, folder / "confusion.png", origin)
-        drawn.append((f"{_FIGURES}/confusion.png", "Which classes are taken for which"))
-    return tuple(drawn)
+        figures.append((f"{_FIGURES}/confusion.png", "Which classes are taken for which"))
+    return tuple(figures)
+
+
+def model_card(facts: CardFacts) -> str:
+    """The card as Markdown, front matter first; the same facts give the same text."""
+    sections = [
+        ("", summary_section(facts)),
+        ("How to use it", usage_section(facts)),
+        ("Accuracy" if facts.is_classifier else "Captions", results_section(facts)),
+        ("Data", data_section(facts)),
+        ("Recipe", recipe_section(facts)),
+        ("Figures", figures_section(facts)),
+        ("Limits", limits_section(facts)),
+        ("This export", export_section(facts)),
+        ("Where it comes from", provenance_section(facts)),
+    ]
+    parts = [f"# {inline(facts.name)}"]
+    parts += [f"## {title}\n\n{text}" if title else text for title, text in sections if text]
+    return f"---\n{front_matter(facts)}\n---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def front_matter(facts: CardFacts) -> str:
+    """The card's metadata for the Hugging Face hub: YAML as huggingface_hub writes it.
+
+    There is no licence in it: that is for whoever publishes the model to choose.
+    """
+    from huggingface_hub import ModelCardData  # takes a moment to import
+
+    task = "image-classification" if facts.is_classifier else "image-to-text"
+    library = "timm" if facts.is_classifier else "vitrine"
+    card = ModelCardData(
+        base_model=facts.base_model,
+        datasets=facts.dataset,
+        library_name=_LIBRARIES[facts.export.to] if facts.export else library,
+        pipeline_tag=task,
+        tags=["vitrine", "vision-transformer" if facts.is_classifier else "image-captioning", task],
+        metrics=["accuracy"] if facts.is_classifier else ["cider", "bleu", "rouge"],
+        model_name=tidy(facts.name),
+        eval_results=_evaluation_results(facts, task) or None,
+    )
+    yaml: str = card.to_yaml()
+    return yaml
+
+
+def _evaluation_results(facts: CardFacts, task: str) -> list[Any]:
+    """Entries of the hub's model index."""
+    from huggingface_hub import EvalResult
+
+    name = tidy(public_name(facts.data_reference, facts.local_paths))
+    about: Mapping[str, Any] = {
+        "task_type": task,
+        "dataset_name": name,
+        "dataset_type": facts.dataset or name,
+        "dataset_split": facts.split,
+    }
+    m = facts.metrics
+    if isinstance(m, ClassificationMetrics):
+        ends = [m.accuracy_interval.low, m.accuracy_interval.high]
+        arguments = {"n": m.n, "interval_95": ends, "precision": m.precision}
+        return [
+            EvalResult(
+                **about, metric_type="accuracy", metric_name="Accuracy", metric_value=m.accuracy, metric_args=arguments
+            )
+        ]
+    scores = m.scores["predicted"]["metrics"]
+    return [
+        EvalResult(
+            **about,
+            metric_type=kind,
+            metric_name=name,
+            metric_value=scores[key]["value"],
+            metric_args={"n": m.n, "interval_95": scores[key]["interval_95"]},
+        )
+        for key, (kind, name) in _CAPTION_METRICS.items()
+        if scores.get(key) is not None
+    ]
 
 
 def read_card_facts(run: Path) -> CardFacts:
-    """What a card says of a run, before its figures are drawn.
+    """Read what a card says of a run, without its figures.
 
     Raises:
         RunError: files are missing or damaged.
     """
     folder = RunFolder(run)
     recipe = folder.read_recipe()
-    measured = _json(run / "metrics.json")
+    content = _read_json_object(run / "metrics.json")
     kind = ClassificationMetrics if recipe.caption is None else CaptioningMetrics
     try:
-        metrics = kind.from_dict(measured)
+        metrics = kind.from_dict(content)
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(
             f"{run / 'metrics.json'} is not what vitrine writes ({type(error).__name__}: {error})."
         ) from error
-    data, environment = _json(run / "data.json"), _json(run / "environment.json")
+    data, environment = _read_json_object(run / "data.json"), _read_json_object(run / "environment.json")
     return CardFacts(
         name=run.resolve().name,
         recipe=recipe,
         labels=folder.read_labels() if recipe.caption is None else (),
         metrics=metrics,
-        split=str(measured.get("split", "validation")),
+        split=str(content.get("split", "validation")),
         data=data,
         environment=environment,
         history=folder.read_history(),
-        config=_json(run / "config.json"),
-        parameters=_parameters(run / "model.safetensors"),
-        places=_places(run, data, environment),
+        config=_read_json_object(run / "config.json"),
+        parameters=_count_parameters(run / "model.safetensors"),
+        local_paths=_local_paths(run, data, environment),
     )
 
 
-def _json(file: Path) -> dict[str, Any]:
+def _read_json_object(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -218,26 +219,25 @@ def _json(file: Path) -> dict[str, Any]:
     return content
 
 
-def _parameters(file: Path) -> int:
+def _count_parameters(file: Path) -> int:
+    """The numbers in a safetensors file, from the shapes in its header."""
     try:
-        with safe_open(file, framework="numpy") as stored:
-            shapes = [stored.get_slice(name).get_shape() for name in stored.keys()]  # noqa: SIM118  not a mapping
+        with safe_open(file, framework="numpy") as tensors:
+            return sum(prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118  no mapping
     except (OSError, SafetensorError) as error:
         raise RunError(f"{file} cannot be read ({type(error).__name__}: {error}).") from error
-    total = 0
-    for shape in shapes:
-        count = 1
-        for side in shape:
-            count *= side
-        total += count
-    return total
 
 
-def _places(run: Path, data: dict[str, Any], environment: dict[str, Any]) -> tuple[str, ...]:
+def _local_paths(run: Path, data: dict[str, Any], environment: dict[str, Any]) -> tuple[str, ...]:
     """Folders and files of this machine that sentences of the run's files may name."""
-    began = environment.get("starting_weights") or {}
-    named = (data.get("reference"), environment.get(WORKING_FOLDER), began.get("path"), began.get("origin"))
-    absolute = [Path(str(each)) for each in named if each and Path(str(each)).is_absolute()]
+    starting_weights = environment.get("starting_weights") or {}
+    names = (
+        data.get("reference"),
+        environment.get(WORKING_FOLDER),
+        starting_weights.get("path"),
+        starting_weights.get("origin"),
+    )
+    absolute = [Path(str(name)) for name in names if name and Path(str(name)).is_absolute()]
     absolute += [run.absolute(), run.resolve(), Path.home()]
-    found = {str(place) for path in absolute for place in (path, path.parent)}
-    return tuple(sorted(place for place in found if len(Path(place).parts) > 1))
+    paths = {str(path) for each in absolute for path in (each, each.parent)}
+    return tuple(sorted(path for path in paths if len(Path(path).parts) > 1))

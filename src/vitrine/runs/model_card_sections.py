@@ -1,4 +1,4 @@
-"""The parts of a model card, each as Markdown from a run's facts."""
+"""The sections of a model card, in the card's order: each is Markdown, written from the facts of a run."""
 
 from __future__ import annotations
 
@@ -20,36 +20,54 @@ from vitrine.plotting.tables import (
     tidy,
     without_paths,
 )
-from vitrine.results import CaptioningMetrics, ClassificationMetrics, ClassMetrics
+from vitrine.results import CaptioningMetrics, ClassificationMetrics, ClassMetrics, and_n_more, percent
+
+_MAX_WORST = 10  # classes with the lowest recall that are listed
+_MAX_ALL = 60  # classes up to which all of them are listed, too
+_MAX_NAMES = 100  # class names in a sentence
+_FEW_PICTURES = 20  # of a class, below which its recall says little
+_METRICS = {"bleu_1": "BLEU-1", "bleu_4": "BLEU-4", "rouge_l": "ROUGE-L", "cider": "CIDEr", "meteor": "METEOR"}
+_ALWAYS_SHOWN = (
+    "model",
+    "pretrained",
+    "image_size",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "weight_decay",
+    "tune",
+    "seed",
+)
+_NOT_SHOWN = ("name", "description", "workers", "checkpoint_minutes", "trackers", "transforms", "caption", "model_args")
 
 
 @dataclass(frozen=True)
 class ExportFacts:
-    """The export that a card is for.
+    """What a card says of an export.
 
     Attributes:
         to: hf, timm, onnx or pt2.
         name: of its folder.
         precision: of the stored weights.
-        found: what was compared with the run, in sentences.
+        checks: sentences on its comparison with the run.
     """
 
     to: str
     name: str
     precision: str
-    found: tuple[str, ...]
+    checks: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class CardFacts:
-    """A finished run.
+    """What a card says of a finished run.
 
     Attributes:
         name: of its folder.
         recipe: its settings.
         labels: class names; none of a captioner.
-        metrics: what it measured at its end.
-        split: what that was measured on.
+        metrics: measured at the end of the training.
+        split: that they were measured on.
         data: content of data.json.
         environment: content of environment.json.
         history: rows of history.jsonl.
@@ -57,7 +75,7 @@ class CardFacts:
         parameters: numbers in its weights.
         figures: (path from the card, what it shows).
         export: None in the run's own card.
-        places: folders and files of this machine that texts may mention.
+        local_paths: folders and files of this machine, which the card does not name.
     """
 
     name: str
@@ -72,10 +90,10 @@ class CardFacts:
     parameters: int
     figures: tuple[tuple[str, str], ...] = ()
     export: ExportFacts | None = None
-    places: tuple[str, ...] = ()
+    local_paths: tuple[str, ...] = ()
 
     @property
-    def classifies(self) -> bool:
+    def is_classifier(self) -> bool:
         """Whether it is a classifier, not a captioner."""
         return isinstance(self.metrics, ClassificationMetrics)
 
@@ -95,8 +113,8 @@ class CardFacts:
     @property
     def base_model(self) -> str | None:
         """The id on the hub of the model whose weights training began from, where they are from there."""
-        began = self.environment.get("starting_weights") or {}
-        origin = str(began.get("origin", ""))
+        starting_weights = self.environment.get("starting_weights") or {}
+        origin = str(starting_weights.get("origin", ""))
         parts = origin.removeprefix("hf-hub:").split("/")
         return "/".join(parts[:2]).partition("@")[0] if origin.startswith("hf-hub:") and len(parts) > 2 else None
 
@@ -108,256 +126,57 @@ class CardFacts:
     @property
     def input(self) -> Mapping[str, Any]:
         """Of a classifier: timm's description of its input."""
-        found: Mapping[str, Any] = self.config.get("pretrained_cfg", {})
-        return found
+        description: Mapping[str, Any] = self.config.get("pretrained_cfg", {})
+        return description
 
 
-_WORST = 10  # classes that are listed
-_ALL = 60  # classes up to which all of them are listed, too
-_NAMED = 100  # class names in a sentence
-_FEW = 20  # pictures of a class below which its recall says little
-_METRICS = {"bleu_1": "BLEU-1", "bleu_4": "BLEU-4", "rouge_l": "ROUGE-L", "cider": "CIDEr", "meteor": "METEOR"}
-
-
-def whatever(facts: CardFacts) -> str:
-    """What it is, in one paragraph."""
-    built, size = code(str(facts.config.get("architecture", "model"))), facts.input.get("input_size")
+def summary_section(facts: CardFacts) -> str:
+    """What the model is, in one paragraph, and the recipe's description."""
+    architecture, size = code(str(facts.config.get("architecture", "model"))), facts.input.get("input_size")
     pixels = f" for pictures of {size[-1]} × {size[-1]} pixels" if size else ""
-    trained = inline(without_paths(facts.recipe.description, facts.places))
-    if facts.classifies:
-        what = f"A classifier of pictures into {len(facts.labels):,} classes: {built}{pixels}"
+    description = inline(without_paths(facts.recipe.description, facts.local_paths))
+    if facts.is_classifier:
+        what = f"A classifier of pictures into {len(facts.labels):,} classes: {architecture}{pixels}"
     else:
         what = "A captioner: it says in a sentence what a picture shows, with an attention map for every word"
     return (
         f"{what}; {facts.parameters:,} parameters. Trained with vitrine {facts.environment.get('vitrine', '')} on "
-        f"{code(public_name(facts.data_reference, facts.places))}." + (f"\n\n{trained}" if trained else "")
+        f"{code(public_name(facts.data_reference, facts.local_paths))}." + (f"\n\n{description}" if description else "")
     )
 
 
-def data(facts: CardFacts) -> str:
-    """Where pictures came from, how many there were, and which were set aside."""
-    splits: Mapping[str, Any] = facts.data.get("splits", {})
-    rows = [(name, part if isinstance(part, str) else len(part)) for name, part in splits.items()]
-    layout = inline(without_paths(str(facts.data.get("layout", "layout not known")), facts.places))
-    lines = [
-        f"{code(public_name(facts.data_reference, facts.places))}: {layout}.",
-        table(("split", "pictures"), rows),
-    ]
-    aside = facts.data.get("quarantine", [])
-    lines.append(_left_out(len(aside)))
-    notes = [inline(without_paths(str(note), facts.places)) for note in facts.data.get("notes", [])]
-    lines.append("\n".join(f"- {note}" for note in notes))
-    lines.append(_counted(facts, splits))
-    return "\n\n".join(line for line in lines if line)
-
-
-def _left_out(count: int) -> str:
-    if not count:
-        return "All of them could be read."
-    return f"{count:,} picture{'s' * (count != 1)} could not be read and {'was' if count == 1 else 'were'} left out."
-
-
-def _counted(facts: CardFacts, splits: Mapping[str, Any]) -> str:
-    """Pictures a class."""
-    finite = {name: part for name, part in splits.items() if not isinstance(part, str)}
-    if not facts.labels or not finite:
-        return ""
-    counts = {name: [0] * len(facts.labels) for name in finite}
-    for name, part in finite.items():
-        for row in part:
-            if row.get("label") is not None:
-                counts[name][row["label"]] += 1
-    if len(facts.labels) > _ALL:
-        said = [f"{min(each):,} to {max(each):,} ({name})" for name, each in counts.items()]
-        return f"Pictures a class: {', '.join(said)}."
-    rows: list[tuple[Cell, ...]] = [
-        (label, *(each[i] for each in counts.values())) for i, label in enumerate(facts.labels)
-    ]
-    return details_block("Pictures of each class", table(("class", *counts), rows))
-
-
-def accuracy(facts: CardFacts) -> str:
-    """How good it is, on how many pictures, and where it is worst."""
-    found = facts.metrics
-    return _classified(facts, found) if isinstance(found, ClassificationMetrics) else _captioned(facts, found)
-
-
-def _classified(facts: CardFacts, found: ClassificationMetrics) -> str:
-    interval = found.accuracy_interval
-    rows: list[tuple[Cell, ...]] = [
-        ("accuracy", f"{found.accuracy:.4f}"),
-        ("95 % interval (Wilson)", f"{interval.low:.4f} to {interval.high:.4f}"),
-        ("pictures", f"{found.n:,}, {facts.split} split"),
-        *([] if found.top5 is None else [("top-5 accuracy", f"{found.top5:.4f}")]),
-        ("negative log-likelihood", f"{found.negative_log_likelihood:.4f}"),
-        ("expected calibration error", f"{found.calibration_error:.4f} ({found.calibration_bins} bins)"),
-        ("computed in", found.precision),
-    ]
-    parts = [table(("", "value"), rows)]
-    seen = [entry for entry in found.classes if entry.recall is not None]
-    worst = sorted(seen, key=lambda entry: (entry.recall or 0.0, entry.label))[:_WORST]
-    if worst and (worst[0].recall or 0.0) < 1:
-        parts += ["The classes that it finds least often:", _classes(worst)]
-    if _WORST < len(found.classes) <= _ALL:
-        parts.append(details_block("All classes", _classes(found.classes)))
+def usage_section(facts: CardFacts) -> str:
+    """Commands of vitrine, and a program with the library that the folder is for."""
+    export = facts.export
+    name = export.name if export else facts.name
+    if not facts.is_classifier:
+        return f"With the folder here as {_folder(name)}:\n\n" + _commands(
+            f"vitrine caption {shlex.quote(name)} IMAGES -o captions"
+        )
+    folder = {"hf": f"./{name}", "timm": f"local-dir:{name}"}
+    to = export.to if export else "timm"
+    program = {"hf": _TRANSFORMERS, "timm": _TIMM, "onnx": _ONNX, "pt2": _PT2}[to]
+    files = {"onnx": "model.onnx", "pt2": "model.pt2"}
+    code_block = program.format(folder=_literal(folder.get(to, "")), file=_literal(f"{name}/{files.get(to, '')}"))
+    parts = [f"With the folder here as {_folder(name)}:", f"```python\n{code_block}\n```"]
+    if to in folder:
+        run = shlex.quote(name)
+        parts.append(
+            _commands(f"vitrine predict {run} IMAGES -o predictions.csv", f"vitrine explain {run} IMAGES -o maps")
+        )
     return "\n\n".join(parts)
 
 
-def _classes(entries: Sequence[ClassMetrics]) -> str:
-    rows = [(each.label, format_share(each.recall), format_share(each.precision), each.support) for each in entries]
-    return table(("class", "found (recall)", "right when said (precision)", "pictures"), rows)
+def _folder(name: str) -> str:
+    return code(f"{name}/")
 
 
-def _captioned(facts: CardFacts, found: CaptioningMetrics) -> str:
-    scores = found.scores
-    columns = {"this model": scores["predicted"], "one caption for all": scores["constant_caption"]}
-    if scores.get("human"):
-        columns["people"] = scores["human"]
-    rows = [
-        (label, *(_score(column["metrics"].get(key)) for column in columns.values()))
-        for key, label in _METRICS.items()
-        if scores["predicted"]["metrics"].get(key)
-    ]
-    said = scores["constant_caption"]["caption"]
-    return "\n\n".join(
-        [
-            f"On {found.n:,} pictures of the {facts.split} split, computed in {found.precision}; 95 % intervals in "
-            "parentheses.",
-            table(("", *columns), rows),
-            f'"One caption for all" is what is reached without looking: "{inline(said)}". Of {found.pieces:,} word '
-            f"pieces, {100 * found.accuracy:.2f} % are the likeliest after the human ones before them.",
-        ]
-    )
+def _literal(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
 
 
-def _score(score: Mapping[str, Any] | None) -> str | None:
-    if score is None:
-        return None
-    ends = score.get("interval_95")
-    return f"{score['value']:.3f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
-
-
-def figures(facts: CardFacts) -> str:
-    """The figures that lie beside the card."""
-    return "\n\n".join(f"![{inline(words)}]({path})" for path, words in facts.figures)
-
-
-def limits(facts: CardFacts) -> str:
-    """What was not checked, and what the figures do not say."""
-    lines = []
-    if facts.split == "validation":
-        lines.append(
-            f"Measured on the validation pictures, by which epoch {facts.best_epoch} of {len(facts.history)} was "
-            "chosen: on new pictures it may do a little worse. It was not measured on held-out test pictures."
-        )
-    lines.append(
-        "The interval is for drawing other pictures of the same kind. It says nothing of another training with another "
-        "seed, or of pictures of another kind."
-    )
-    found = facts.metrics
-    if isinstance(found, ClassificationMetrics):
-        lines.append(_known(facts.labels))
-        few = sum(entry.support < _FEW for entry in found.classes)
-        if few:
-            lines.append(f"{few} of the classes have fewer than {_FEW} pictures there: their recall is uncertain.")
-    lines.append(
-        "Not checked: how it does for different people, places or cameras; pictures that are damaged, edited or meant "
-        "to deceive; whether near copies of training pictures are among those it was measured on."
-    )
-    lines.append(
-        "No licence is stated here: it is for whoever publishes the model to choose, with an eye to those of the "
-        f"pictures{_licence(facts)}."
-    )
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _known(labels: Sequence[str]) -> str:
-    names = ", ".join(inline(label) for label in labels[:_NAMED])
-    more = f" and {len(labels) - _NAMED:,} more, which the folder's files list" if len(labels) > _NAMED else ""
-    return f"It knows {len(labels):,} classes and gives one of them to every picture, whatever it shows: {names}{more}."
-
-
-def _licence(facts: CardFacts) -> str:
-    if not facts.environment.get("starting_weights"):
-        return ""
-    said = facts.input.get("license")
-    return " and of the weights that training began from" + (f" (by timm: {inline(str(said))})" if said else "")
-
-
-def export(facts: CardFacts) -> str:
-    """How the export was checked; nothing in a run's own card."""
-    if facts.export is None:
-        return ""
-    lines = [*map(inline, facts.export.found), "The figures above are the run's own: the export's were not measured."]
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def provenance(facts: CardFacts) -> str:
-    """Starting weights, seed, versions."""
-    environment = facts.environment
-    began = environment.get("starting_weights")
-    rows: list[tuple[Cell, ...]] = [("starting weights", "none: random")]
-    if began:
-        rows = [
-            ("starting weights", _origin(began, facts.places)),
-            ("their sha256", tidy(str(began.get("sha256", "not known")))),
-        ]
-    rows += [
-        ("seed", str(environment.get("seed", facts.recipe.seed))),
-        ("trained in", f"{environment.get('precision', '')} on {environment.get('device', '')}"),
-        ("vitrine", str(environment.get("vitrine", ""))),
-        ("Python", f"{environment.get('python', '')}, {environment.get('platform', '')}"),
-        *((name, str(version)) for name, version in environment.get("packages", {}).items()),
-    ]
-    return table(("", ""), rows)
-
-
-def _origin(began: Mapping[str, Any], places: Sequence[str]) -> str:
-    origin = str(began.get("origin", ""))
-    return origin if origin.startswith("hf-hub:") else public_name(origin, places)
-
-
-_ALWAYS = ("model", "pretrained", "image_size", "epochs", "batch_size", "learning_rate", "weight_decay", "tune", "seed")
-_ELSEWHERE = ("name", "description", "workers", "checkpoint_minutes", "trackers", "transforms", "caption", "model_args")
-
-
-def recipe(facts: CardFacts) -> str:
-    """Every setting that says what was learnt, and those that are not the default."""
-    given = facts.recipe
-    rows: list[tuple[str, str]] = []
-    for field in fields(Recipe):
-        value = getattr(given, field.name)
-        if field.name == "image_size" and not value:
-            value = "the model's own"
-        if field.name in _ALWAYS or (field.name not in _ELSEWHERE and value != field.default):
-            rows.append((field.name, _value(value, facts.places)))
-    rows += [(f"model_args.{name}", _value(value, facts.places)) for name, value in given.model_args.items()]
-    for part in ("transforms", "caption"):
-        spec = getattr(given, part)
-        rows += [(f"{part}.{name}", _value(value, facts.places)) for name, value in _changed(spec)]
-    shown = [f"| {code(name)} | {inline(value)} |" for name, value in rows]
-    trained = f"{len(facts.history)} epochs were trained"
-    best = f"; the weights are those of epoch {facts.best_epoch}, the best on the validation pictures"
-    return f"{trained}{best if facts.best_epoch else ''}.\n\n" + "\n".join(
-        ["| setting | value |", "| --- | --- |", *shown]
-    )
-
-
-def _changed(spec: Any) -> list[tuple[str, Any]]:
-    if not is_dataclass(spec):
-        return []
-    pairs = [(field, getattr(spec, field.name)) for field in fields(spec)]
-    return [(field.name, value) for field, value in pairs if value != field.default]
-
-
-def _value(value: Any, places: Sequence[str]) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, str):
-        return public_name(value, places)
-    if isinstance(value, tuple | list):
-        return ", ".join(_value(each, places) for each in value)
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _commands(*lines: str) -> str:
+    return "```\n" + "\n".join(" ".join(line.split()) for line in lines) + "\n```"
 
 
 _TIMM = """\
@@ -428,34 +247,225 @@ print(said["labels"][logits.argmax()])"""
 )
 
 
-def usage(facts: CardFacts) -> str:
-    """Commands of vitrine, and a program with the library that the folder is for."""
-    export = facts.export
-    name = export.name if export else facts.name
-    if not facts.classifies:
-        return f"With the folder here as {_folder(name)}:\n\n" + _commands(
-            f"vitrine caption {shlex.quote(name)} IMAGES -o captions"
-        )
-    folder = {"hf": f"./{name}", "timm": f"local-dir:{name}"}
-    to = export.to if export else "timm"
-    program = {"hf": _TRANSFORMERS, "timm": _TIMM, "onnx": _ONNX, "pt2": _PT2}[to]
-    files = {"onnx": "model.onnx", "pt2": "model.pt2"}
-    filled = program.format(folder=_literal(folder.get(to, "")), file=_literal(f"{name}/{files.get(to, '')}"))
-    parts = [f"With the folder here as {_folder(name)}:", f"```python\n{filled}\n```"]
-    if to in folder:
-        quoted = shlex.quote(name)
-        predict = f"vitrine predict {quoted} IMAGES -o predictions.csv"
-        parts.append(_commands(predict, f"vitrine explain {quoted} IMAGES -o maps"))
+def results_section(facts: CardFacts) -> str:
+    """How good it is, on how many pictures, and where it is worst."""
+    metrics = facts.metrics
+    if isinstance(metrics, ClassificationMetrics):
+        return _classification_results(facts, metrics)
+    return _caption_results(facts, metrics)
+
+
+def _classification_results(facts: CardFacts, metrics: ClassificationMetrics) -> str:
+    interval = metrics.accuracy_interval
+    rows: list[tuple[Cell, ...]] = [
+        ("accuracy", f"{metrics.accuracy:.4f}"),
+        ("95 % interval (Wilson)", f"{interval.low:.4f} to {interval.high:.4f}"),
+        ("pictures", f"{metrics.n:,}, {facts.split} split"),
+        *([] if metrics.top5 is None else [("top-5 accuracy", f"{metrics.top5:.4f}")]),
+        ("negative log-likelihood", f"{metrics.negative_log_likelihood:.4f}"),
+        ("expected calibration error", f"{metrics.calibration_error:.4f} ({metrics.calibration_bins} bins)"),
+        ("computed in", metrics.precision),
+    ]
+    parts = [table(("", "value"), rows)]
+    with_pictures = [entry for entry in metrics.classes if entry.recall is not None]
+    worst = sorted(with_pictures, key=lambda entry: (entry.recall or 0.0, entry.label))[:_MAX_WORST]
+    if worst and (worst[0].recall or 0.0) < 1:
+        parts += ["The classes that it finds least often:", _classes_table(worst)]
+    if _MAX_WORST < len(metrics.classes) <= _MAX_ALL:
+        parts.append(details_block("All classes", _classes_table(metrics.classes)))
     return "\n\n".join(parts)
 
 
-def _folder(name: str) -> str:
-    return code(f"{name}/")
+def _classes_table(entries: Sequence[ClassMetrics]) -> str:
+    rows = [(each.label, format_share(each.recall), format_share(each.precision), each.support) for each in entries]
+    return table(("class", "found (recall)", "right when said (precision)", "pictures"), rows)
 
 
-def _literal(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+def _caption_results(facts: CardFacts, metrics: CaptioningMetrics) -> str:
+    scores = metrics.scores
+    columns = {"this model": scores["predicted"], "one caption for all": scores["constant_caption"]}
+    if scores.get("human"):
+        columns["people"] = scores["human"]
+    rows = [
+        (label, *(_score(column["metrics"].get(key)) for column in columns.values()))
+        for key, label in _METRICS.items()
+        if scores["predicted"]["metrics"].get(key)
+    ]
+    constant_caption = scores["constant_caption"]["caption"]
+    return "\n\n".join(
+        [
+            f"On {metrics.n:,} pictures of the {facts.split} split, computed in {metrics.precision}; 95 % intervals in "
+            "parentheses.",
+            table(("", *columns), rows),
+            f'"One caption for all" is what is reached without looking: "{inline(constant_caption)}". '
+            f"Of {metrics.pieces:,} word pieces, {percent(metrics.accuracy, 2)} are the likeliest after the human ones "
+            "before them.",
+        ]
+    )
 
 
-def _commands(*lines: str) -> str:
-    return "```\n" + "\n".join(" ".join(line.split()) for line in lines) + "\n```"
+def _score(score: Mapping[str, Any] | None) -> str | None:
+    if score is None:
+        return None
+    ends = score.get("interval_95")
+    return f"{score['value']:.3f}" + (f" ({ends[0]:.3f} to {ends[1]:.3f})" if ends else "")
+
+
+def data_section(facts: CardFacts) -> str:
+    """Where the pictures come from, how many there are of each split and class, and how many could not be read."""
+    splits: Mapping[str, Any] = facts.data.get("splits", {})
+    rows = [(name, part if isinstance(part, str) else len(part)) for name, part in splits.items()]
+    layout = inline(without_paths(str(facts.data.get("layout", "layout not known")), facts.local_paths))
+    lines = [
+        f"{code(public_name(facts.data_reference, facts.local_paths))}: {layout}.",
+        table(("split", "pictures"), rows),
+    ]
+    lines.append(_unreadable_sentence(len(facts.data.get("quarantine", []))))
+    notes = [inline(without_paths(str(note), facts.local_paths)) for note in facts.data.get("notes", [])]
+    lines.append("\n".join(f"- {note}" for note in notes))
+    lines.append(_pictures_by_class(facts, splits))
+    return "\n\n".join(line for line in lines if line)
+
+
+def _unreadable_sentence(count: int) -> str:
+    if not count:
+        return "All of them could be read."
+    return f"{count:,} picture{'s' * (count != 1)} could not be read and {'was' if count == 1 else 'were'} left out."
+
+
+def _pictures_by_class(facts: CardFacts, splits: Mapping[str, Any]) -> str:
+    """A table of each class's pictures, or their range where there are too many classes."""
+    finite = {name: part for name, part in splits.items() if not isinstance(part, str)}
+    if not facts.labels or not finite:
+        return ""
+    counts = {name: [0] * len(facts.labels) for name in finite}
+    for name, part in finite.items():
+        for row in part:
+            if row.get("label") is not None:
+                counts[name][row["label"]] += 1
+    if len(facts.labels) > _MAX_ALL:
+        ranges = [f"{min(each):,} to {max(each):,} ({name})" for name, each in counts.items()]
+        return f"Pictures a class: {', '.join(ranges)}."
+    rows: list[tuple[Cell, ...]] = [
+        (label, *(each[i] for each in counts.values())) for i, label in enumerate(facts.labels)
+    ]
+    return details_block("Pictures of each class", table(("class", *counts), rows))
+
+
+def recipe_section(facts: CardFacts) -> str:
+    """The main settings, and all that are not the default; how many epochs were trained, and which was the best."""
+    recipe = facts.recipe
+    rows: list[tuple[str, str]] = []
+    for field in fields(Recipe):
+        value = getattr(recipe, field.name)
+        if field.name == "image_size" and not value:
+            value = "the model's own"
+        if field.name in _ALWAYS_SHOWN or (field.name not in _NOT_SHOWN and value != field.default):
+            rows.append((field.name, _value(value, facts.local_paths)))
+    rows += [(f"model_args.{name}", _value(value, facts.local_paths)) for name, value in recipe.model_args.items()]
+    for part in ("transforms", "caption"):
+        spec = getattr(recipe, part)
+        rows += [(f"{part}.{name}", _value(value, facts.local_paths)) for name, value in _non_default_fields(spec)]
+    lines = ["| setting | value |", "| --- | --- |", *(f"| {code(name)} | {inline(value)} |" for name, value in rows)]
+    epochs = f"{len(facts.history)} epochs were trained"
+    best = f"; the weights are those of epoch {facts.best_epoch}, the best on the validation pictures"
+    return f"{epochs}{best if facts.best_epoch else ''}.\n\n" + "\n".join(lines)
+
+
+def _non_default_fields(spec: Any) -> list[tuple[str, Any]]:
+    if not is_dataclass(spec):
+        return []
+    pairs = [(field, getattr(spec, field.name)) for field in fields(spec)]
+    return [(field.name, value) for field, value in pairs if value != field.default]
+
+
+def _value(value: Any, places: Sequence[str]) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, str):
+        return public_name(value, places)
+    if isinstance(value, tuple | list):
+        return ", ".join(_value(each, places) for each in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def figures_section(facts: CardFacts) -> str:
+    """The figures in the card's folder."""
+    return "\n\n".join(f"![{inline(words)}]({path})" for path, words in facts.figures)
+
+
+def limits_section(facts: CardFacts) -> str:
+    """What was not checked, and what the metrics do not say."""
+    lines = []
+    if facts.split == "validation":
+        lines.append(
+            f"Measured on the validation pictures, by which epoch {facts.best_epoch} of {len(facts.history)} was "
+            "chosen: on new pictures it may do a little worse. It was not measured on held-out test pictures."
+        )
+    lines.append(
+        "The interval is for drawing other pictures of the same kind. It says nothing of another training with another "
+        "seed, or of pictures of another kind."
+    )
+    metrics = facts.metrics
+    if isinstance(metrics, ClassificationMetrics):
+        lines.append(_classes_sentence(facts.labels))
+        few = sum(entry.support < _FEW_PICTURES for entry in metrics.classes)
+        if few:
+            lines.append(
+                f"{few} of the classes have fewer than {_FEW_PICTURES} pictures there: their recall is uncertain."
+            )
+    lines.append(
+        "Not checked: how it does for different people, places or cameras; pictures that are damaged, edited or meant "
+        "to deceive; whether near copies of training pictures are among those it was measured on."
+    )
+    lines.append(
+        "No licence is stated here: it is for whoever publishes the model to choose, with an eye to those of the "
+        f"pictures{_licence_note(facts)}."
+    )
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def _classes_sentence(labels: Sequence[str]) -> str:
+    names = and_n_more([inline(label) for label in labels], _MAX_NAMES)
+    rest = ", which the folder's files list" if len(labels) > _MAX_NAMES else ""
+    return f"It knows {len(labels):,} classes and gives one of them to every picture, whatever it shows: {names}{rest}."
+
+
+def _licence_note(facts: CardFacts) -> str:
+    if not facts.environment.get("starting_weights"):
+        return ""
+    licence = facts.input.get("license")
+    return " and of the weights that training began from" + (f" (by timm: {inline(str(licence))})" if licence else "")
+
+
+def export_section(facts: CardFacts) -> str:
+    """How the export was compared with the run; empty in a run's own card."""
+    if facts.export is None:
+        return ""
+    lines = [*map(inline, facts.export.checks), "The figures above are the run's own: the export's were not measured."]
+    return "\n".join(f"- {line}" for line in lines)
+
+
+def provenance_section(facts: CardFacts) -> str:
+    """Starting weights, seed, precision and versions, as a table."""
+    environment = facts.environment
+    starting_weights = environment.get("starting_weights")
+    rows: list[tuple[Cell, ...]] = [("starting weights", "none: random")]
+    if starting_weights:
+        rows = [
+            ("starting weights", _origin_of(starting_weights, facts.local_paths)),
+            ("their sha256", tidy(str(starting_weights.get("sha256", "not known")))),
+        ]
+    rows += [
+        ("seed", str(environment.get("seed", facts.recipe.seed))),
+        ("trained in", f"{environment.get('precision', '')} on {environment.get('device', '')}"),
+        ("vitrine", str(environment.get("vitrine", ""))),
+        ("Python", f"{environment.get('python', '')}, {environment.get('platform', '')}"),
+        *((name, str(version)) for name, version in environment.get("packages", {}).items()),
+    ]
+    return table(("", ""), rows)
+
+
+def _origin_of(starting_weights: Mapping[str, Any], local_paths: Sequence[str]) -> str:
+    origin = str(starting_weights.get("origin", ""))
+    return origin if origin.startswith("hf-hub:") else public_name(origin, local_paths)

@@ -359,14 +359,14 @@ def build_settings_section(comparison: ComparisonResult, final: FinalResult | No
         )
     blocks += _test_blocks(comparison, final)
     notes = [*comparison.group_sentences(), *comparison.notes]
-    notes += [f"Left out: {each.name}: {each.reason}." for each in comparison.skipped]
+    notes += [f"Left out: {each.name}: {each.reason}." for each in comparison.skipped_folders]
     if notes:
         blocks.append(BulletList(tuple(notes)))
     return Section("settings", "Settings and what came out", tuple(blocks))
 
 
 def _run_blocks(comparison: ComparisonResult, final: FinalResult | None) -> list[Block]:
-    rows, varying = comparison.rows, comparison.varied
+    rows, varying = comparison.rows, comparison.varied_settings
     index = next((i for i, row in enumerate(rows) if final is not None and row.name == final.name), None)
     name = None if final is None else final.name
     alt = f"Validation accuracy of {len(rows)} runs with 95 % intervals: " + "; ".join(
@@ -424,7 +424,7 @@ def build_curves_section(
     rows = [row for row in comparison.rows if epochs[row.name]]
     if not rows:
         return None
-    labels = figure_labels(rows, comparison.varied)
+    labels = figure_labels(rows, comparison.varied_settings)
     histories = {labels[row.name]: epochs[row.name] for row in rows}
     figure, run_names = curves_figure(histories)
     ends = [
