@@ -80,9 +80,9 @@ class AttentionCall:
             assert self.q_BHQD is not None and self.k_BHKD is not None
             q_BHQD = self.q_BHQD.detach()[:, heads][:, :, queries].float() * self.scale
             scores_BHQK = q_BHQD @ _each_head(self.k_BHKD, self.heads)[:, heads].detach().float().transpose(-2, -1)
-            return self._biased(scores_BHQK, queries, heads).softmax(dim=-1)
+            return self._add_bias(scores_BHQK, queries, heads).softmax(dim=-1)
 
-    def _biased(
+    def _add_bias(
         self, scores_BHQK: torch.Tensor, queries: Sequence[int] | slice, heads: Sequence[int] | slice
     ) -> torch.Tensor:
         if self.bias is None:
@@ -111,8 +111,8 @@ class AttentionCall:
 
 def _each_head(tensor_BHKD: torch.Tensor, heads: int) -> torch.Tensor:
     """Keys or values for every head, where several heads share one (grouped-query attention)."""
-    shared = heads // tensor_BHKD.shape[1]
-    return tensor_BHKD if shared == 1 else tensor_BHKD.repeat_interleave(shared, dim=1)
+    queries_per_key = heads // tensor_BHKD.shape[1]
+    return tensor_BHKD if queries_per_key == 1 else tensor_BHKD.repeat_interleave(queries_per_key, dim=1)
 
 
 def fused_call(
@@ -184,7 +184,7 @@ def watch_attention(
     Raises:
         ModelError: a block's attention is none that can be shown.
     """
-    watched = _attention_modules(module, layers)
+    modules = _attention_modules(module, layers)
     watch = _Watch(visit)
     handles = []
 
@@ -206,7 +206,7 @@ def watch_attention(
         return hook
 
     try:
-        for layer, part in watched.items():
+        for layer, part in modules.items():
             handles.append(part.register_forward_pre_hook(before(layer)))
             handles.append(part.register_forward_hook(after("the pool" if layer == POOL else f"block {layer + 1}")))
         with watch:
@@ -218,7 +218,7 @@ def watch_attention(
 
 def _attention_modules(module: nn.Module, layers: Sequence[int] | None) -> dict[int, nn.Module]:
     blocks: Any = getattr(module, "blocks", ())
-    found: dict[int, nn.Module] = {}
+    modules: dict[int, nn.Module] = {}
     for number, block in enumerate(blocks):
         part = getattr(block, "attn", None)
         # Every timm attention that can run fused has this switch; talking heads, which mix maps after the softmax,
@@ -229,11 +229,11 @@ def _attention_modules(module: nn.Module, layers: Sequence[int] | None) -> dict[
                 f"A {type(module).__name__} has blocks of {kind}, whose attention of all patches to all patches "
                 "cannot be shown.\nExpected a plain vision transformer, for example vit_base_patch16_224."
             )
-        found[number] = part
+        modules[number] = part
     pool = getattr(module, "attn_pool", None)
     if isinstance(pool, nn.Module):
-        found[POOL] = pool
-    return found if layers is None else {layer: found[layer] for layer in layers}
+        modules[POOL] = pool
+    return modules if layers is None else {layer: modules[layer] for layer in layers}
 
 
 @dataclass
@@ -255,10 +255,10 @@ class AttentionRecord:
         Raises:
             ModelError: there was no forward pass yet, or the layer was not asked for.
         """
-        wanted = self.layers[-1] if layer is None else layer
-        if wanted not in self._found:
-            raise ModelError(f"No attention of layer {wanted} was recorded: run the model inside the with block.")
-        return self._found[wanted]
+        number = self.layers[-1] if layer is None else layer
+        if number not in self._found:
+            raise ModelError(f"No attention of layer {number} was recorded: run the model inside the with block.")
+        return self._found[number]
 
 
 @contextmanager
@@ -287,10 +287,10 @@ def record_attention(
         ModelError: a layer, head or query that the model does not have, or an attention that cannot be shown.
     """
     depth = len(getattr(module, "blocks", ()))
-    chosen = _chosen_layers(module, layers, queries, depth)
+    recorded_layers = _chosen_layers(module, layers, queries, depth)
     rows = _chosen_queries(module, queries)
-    record = AttentionRecord(chosen, rows if isinstance(rows, slice) else tuple(rows))
-    wanted = slice(None) if heads is None else list(heads)
+    record = AttentionRecord(recorded_layers, rows if isinstance(rows, slice) else tuple(rows))
+    head_selection = slice(None) if heads is None else list(heads)
 
     def keep(call: AttentionCall) -> None:
         for head in heads or ():
@@ -299,9 +299,9 @@ def record_attention(
         for query in () if isinstance(rows, slice) else rows:
             if not 0 <= query < call.queries:
                 raise ModelError(f"There is no token {query}: layer {call.layer} has {call.queries}, counted from 0.")
-        record._found[call.layer] = call.rows(rows, wanted)
+        record._found[call.layer] = call.rows(rows, head_selection)
 
-    with watch_attention(module, keep, chosen):
+    with watch_attention(module, keep, recorded_layers):
         yield record
 
 
@@ -458,8 +458,8 @@ def mean_over_heads(call: AttentionCall, part_of: Callable[[slice], torch.Tensor
     Returns:
         float32 (B, N, M).
     """
-    one = len(call.carrier) * call.queries * call.keys
-    count = max(1, min(call.heads, _MOST_ELEMENTS // max(1, one)))
+    elements_per_head = len(call.carrier) * call.queries * call.keys
+    count = max(1, min(call.heads, _MOST_ELEMENTS // max(1, elements_per_head)))
     total_BNM: torch.Tensor | None = None
     for first in range(0, call.heads, count):
         part_BNM = part_of(slice(first, min(first + count, call.heads))).sum(dim=1)

@@ -51,12 +51,12 @@ class AttentionCache:
         Raises:
             ModelError: no such layer, head or query.
         """
-        asked = query_tokens(self.layout, query)
-        if asked == "pool":
+        tokens = query_tokens(self.layout, query)
+        if tokens == "pool":
             rows: list[int] | slice = slice(None)
             call = self.calls[POOL]
         else:
-            rows = [0] if asked == "class" else list(asked)
+            rows = [0] if tokens == "class" else list(tokens)
             call = self.calls[layer_number(layer, self.layout.blocks)]
         with torch.inference_mode():
             return split_prefix(reduce_heads(call.rows(rows), heads)[:, 0], self.layout)

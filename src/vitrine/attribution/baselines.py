@@ -52,11 +52,11 @@ def edges(pixels_BCHW: Tensor, rows: int, columns: int) -> Floats:
     if height % rows or width % columns:
         raise ValueError(f"A grid of {rows} x {columns} patches does not divide {height} x {width} pixels evenly.")
     # Sums and differences of neighbours rather than a convolution, whose rounding finds edges in a flat picture.
-    padded = functional.pad(pixels_BCHW.detach().float(), (1, 1, 1, 1), mode="replicate")
-    smooth_down = (padded[..., :-2, :] + 2 * padded[..., 1:-1, :] + padded[..., 2:, :]) / 4
-    smooth_across = (padded[..., :-2] + 2 * padded[..., 1:-1] + padded[..., 2:]) / 4
+    padded_BCHW = functional.pad(pixels_BCHW.detach().float(), (1, 1, 1, 1), mode="replicate")
+    smooth_down = (padded_BCHW[..., :-2, :] + 2 * padded_BCHW[..., 1:-1, :] + padded_BCHW[..., 2:, :]) / 4
+    smooth_across = (padded_BCHW[..., :-2] + 2 * padded_BCHW[..., 1:-1] + padded_BCHW[..., 2:]) / 4
     across_BCHW = (smooth_down[..., 2:] - smooth_down[..., :-2]) / 2
     down_BCHW = (smooth_across[..., 2:, :] - smooth_across[..., :-2, :]) / 2
     magnitude_B1HW = (across_BCHW.square() + down_BCHW.square()).sum(dim=1, keepdim=True).sqrt()
-    found: Floats = functional.avg_pool2d(magnitude_B1HW, (height // rows, width // columns))[:, 0].cpu().numpy()
-    return found
+    edges_BRC: Floats = functional.avg_pool2d(magnitude_B1HW, (height // rows, width // columns))[:, 0].cpu().numpy()
+    return edges_BRC

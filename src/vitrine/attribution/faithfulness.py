@@ -109,10 +109,10 @@ def insertion_deletion_curves(
         classes_B = torch.cat([part.indices for part in intact])
         intact_B1 = torch.cat([part.values for part in intact]).float().cpu().numpy()[:, None]
         blank_BCHW, blurred_BCHW = torch.zeros_like(pixels_BCHW), blur(pixels_BCHW)
-        deleted = deletion.pictures(pixels_BCHW, blank_BCHW, batch_size)
-        inserted = insertion.pictures(pixels_BCHW, blurred_BCHW, batch_size)
-        deleted_BS = _followed(probability, classes_B, deleted).reshape(len(classes_B), -1)
-        inserted_BS = _followed(probability, classes_B, inserted).reshape(len(classes_B), -1)
+        deletion_batches = deletion.pictures(pixels_BCHW, blank_BCHW, batch_size)
+        insertion_batches = insertion.pictures(pixels_BCHW, blurred_BCHW, batch_size)
+        deleted_BS = _class_probabilities(probability, classes_B, deletion_batches).reshape(len(classes_B), -1)
+        inserted_BS = _class_probabilities(probability, classes_B, insertion_batches).reshape(len(classes_B), -1)
     return InsertionDeletionCurves(
         shares_S=counts_S / ranks_BRC[0].size,
         deletion_BS=np.concatenate([intact_B1, deleted_BS], axis=1),
@@ -137,15 +137,16 @@ def blur(pixels_BCHW: Tensor) -> Tensor:
     return result
 
 
-def _followed(
-    probability: Callable[[Tensor], Tensor], classes_B: Tensor, shown: Iterator[tuple[Tensor, Tensor]]
+def _class_probabilities(
+    probability: Callable[[Tensor], Tensor], classes_B: Tensor, batches: Iterator[tuple[Tensor, Tensor]]
 ) -> Floats:
     """The probability of its own picture's class for every job."""
     parts = [
-        probability(shown_JCHW).gather(1, classes_B[index_J, None])[:, 0].float().cpu() for index_J, shown_JCHW in shown
+        probability(pixels_JCHW).gather(1, classes_B[index_J, None])[:, 0].float().cpu()
+        for index_J, pixels_JCHW in batches
     ]
-    followed: Floats = torch.cat(parts).numpy()
-    return followed
+    probabilities: Floats = torch.cat(parts).numpy()
+    return probabilities
 
 
 def _ranks(pixels_BCHW: Tensor, scores_BRC: npt.NDArray[np.floating], seed: int) -> npt.NDArray[np.int64]:

@@ -32,11 +32,11 @@ def gradcam(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Tenso
     """
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
     tokens_BND = _tokens_between_blocks(module)
-    with torch.enable_grad(), tokens_BND as seen:
+    with torch.enable_grad(), tokens_BND as tokens:
         logits_BC = module(pixels_BCHW.detach().requires_grad_())
-        chosen = logits_BC.gather(1, targets_B[:, None].to(logits_BC.device)).sum()
-        gradients = torch.autograd.grad(chosen, seen, allow_unused=True)
-    for features_BND, gradient_BND in zip(reversed(seen), reversed(gradients), strict=True):
+        target_logits = logits_BC.gather(1, targets_B[:, None].to(logits_BC.device)).sum()
+        gradients = torch.autograd.grad(target_logits, tokens, allow_unused=True)
+    for features_BND, gradient_BND in zip(reversed(tokens), reversed(gradients), strict=True):
         if gradient_BND is None or not gradient_BND[:, layout.prefix :].any():
             continue
         with torch.no_grad():

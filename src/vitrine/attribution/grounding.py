@@ -20,7 +20,7 @@ from vitrine.attribution.placement import Placement
 from vitrine.attribution.pointing import centres_inside, pointing_hit, share_inside
 from vitrine.attribution.ranking import Metric, metric
 from vitrine.metrics.intervals import MIN_PICTURES, RESAMPLES, clustered_bootstrap, interval_at_bound
-from vitrine.results import Interval, rounded
+from vitrine.results import Interval, join_words, rounded
 
 Floats = npt.NDArray[np.floating]
 
@@ -61,9 +61,9 @@ def clustered_means(
     pictures = len(set(names))
     intervals: Sequence[Interval | None] = [None] * values_NK.shape[1]
     if pictures >= MIN_PICTURES:
-        drawn = clustered_bootstrap(values_NK, names, resamples=resamples, seed=seed)
+        bootstrap = clustered_bootstrap(values_NK, names, resamples=resamples, seed=seed)
         exact = [interval_at_bound(values_N, low, pictures) for values_N in values_NK.T]
-        intervals = [drawn[k] if each is None else each for k, each in enumerate(exact)]
+        intervals = [bootstrap[k] if each is None else each for k, each in enumerate(exact)]
     means_K = values_NK.mean(axis=0)
     return [
         ClusteredMean(float(mean), interval, len(names), pictures)
@@ -119,8 +119,8 @@ class Grounding:
 
     def tied_nouns(self, key: str) -> int:
         """Nouns on which every map would score alike, by the key of a metric."""
-        scored = self.estimates[key][WORD].nouns if key in self.estimates else 0
-        return self.nouns - self.unpaired_nouns - scored
+        scored_nouns = self.estimates[key][WORD].nouns if key in self.estimates else 0
+        return self.nouns - self.unpaired_nouns - scored_nouns
 
     @property
     def flag(self) -> Flag:
@@ -130,12 +130,12 @@ class Grounding:
         by = METRICS[0].key
         if by not in self.estimates:
             return "nothing"
-        own = self.estimates[by][WORD].interval
-        if own is None:
+        interval = self.estimates[by][WORD].interval
+        if interval is None:
             return "too few"
         if self._behind(by):
             return "worse"
-        return "no better" if self._unbeaten(by) else "points" if own.low > 0.5 else "leans"
+        return "no better" if self._unbeaten(by) else "points" if interval.low > 0.5 else "leans"
 
     @property
     def finding(self) -> str:
@@ -143,19 +143,19 @@ class Grounding:
         by = METRICS[0].key
         match self.flag:
             case "nothing":
-                found = "no noun of these captions can be scored"
+                finding = "no noun of these captions can be scored"
             case "too few":
-                found = "too few pictures to say whether words look at what they name"
+                finding = "too few pictures to say whether words look at what they name"
             case "worse":
-                found = f"word maps are worse than {_listed(self._behind(by))}"
+                finding = f"word maps are worse than {_join_controls(self._behind(by))}"
             case "no better":
-                found = f"word maps are no better than {_listed(self._unbeaten(by))}"
+                finding = f"word maps are no better than {_join_controls(self._unbeaten(by))}"
             case "leans":
-                found = "word maps hit what they name more often than every control, but not reliably"
+                finding = "word maps hit what they name more often than every control, but not reliably"
             case "points":
-                found = "word maps point at what they name"
-        said = self._shifted + found
-        return said[0].upper() + said[1:]
+                finding = "word maps point at what they name"
+        sentence = self._shifted + finding
+        return sentence[0].upper() + sentence[1:]
 
     @property
     def sentence(self) -> str:
@@ -204,9 +204,8 @@ class Grounding:
         return [key for key, lead in self.leads[by].items() if lead.interval is not None and lead.interval.high < 0]
 
 
-def _listed(keys: Sequence[str]) -> str:
-    names = [_IN_A_SENTENCE[key] for key in keys]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def _join_controls(keys: Sequence[str]) -> str:
+    return join_words([_IN_A_SENTENCE[key] for key in keys])
 
 
 __all__ = ["ClusteredMean", "GroundedCaption", "Grounding", "NounScore", "alignment_drop", "grounding", "score_nouns"]
@@ -276,10 +275,10 @@ def score_nouns(caption: GroundedCaption, shift: int = 0) -> tuple[NounScore | N
     controls = {"centre": centre_blob(at.rows, at.columns), "uniform": np.ones((at.rows, at.columns), np.float32)}
     if caption.maps:
         controls["mean"] = np.mean(np.stack([np.asarray(each, np.float64) for each in caption.maps]), axis=0)
-    found: list[NounScore | None] = []
+    scores: list[NounScore | None] = []
     for word, mask_HW in caption.nouns:
         if not 0 <= word + shift < len(caption.maps):
-            found.append(None)
+            scores.append(None)
             continue
         maps = {WORD: caption.maps[word + shift], **controls}
         hit_RC, coverage_RC = centres_inside(mask_HW, at), at.coverage(mask_HW)
@@ -288,9 +287,11 @@ def score_nouns(caption: GroundedCaption, shift: int = 0) -> tuple[NounScore | N
             "inside": {key: share_inside(maps[key], coverage_RC) for key in MAPS},
         }
         # Whether there is a score depends on the region alone: all maps have one, or none has.
-        known = {key: {name: value for name, value in row.items() if value is not None} for key, row in values.items()}
-        found.append(NounScore(caption.name, word, {key: row for key, row in known.items() if row}))
-    return tuple(found)
+        scores_by_metric = {
+            key: {name: value for name, value in row.items() if value is not None} for key, row in values.items()
+        }
+        scores.append(NounScore(caption.name, word, {key: row for key, row in scores_by_metric.items() if row}))
+    return tuple(scores)
 
 
 def grounding(
@@ -311,16 +312,16 @@ def grounding(
     Raises:
         ValueError: see :func:`score_nouns`; or ``resamples`` below 1.
     """
-    scored = [score for caption in captions for score in score_nouns(caption, shift)]
-    paired = [score for score in scored if score is not None]
+    scores = [score for caption in captions for score in score_nouns(caption, shift)]
+    pairs = [score for score in scores if score is not None]
     estimates: dict[str, dict[str, ClusteredMean]] = {}
     leads: dict[str, dict[str, ClusteredMean]] = {}
     for each in METRICS:
-        decided = [score for score in paired if each.key in score.values]
-        if not decided:
+        comparable = [score for score in pairs if each.key in score.values]
+        if not comparable:
             continue
-        names = [score.name for score in decided]
-        values_NK = np.array([[score.values[each.key][key] for key in MAPS] for score in decided])
+        names = [score.name for score in comparable]
+        values_NK = np.array([[score.values[each.key][key] for key in MAPS] for score in comparable])
         better_NK = values_NK[:, :1] - values_NK[:, 1:]
         means = clustered_means(names, values_NK, 0.0, resamples, seed)
         estimates[each.key] = dict(zip(MAPS, means, strict=True))
@@ -330,9 +331,9 @@ def grounding(
         leads=leads,
         captions=len(captions),
         pictures=len({caption.name for caption in captions}),
-        nouns=len(scored),
+        nouns=len(scores),
         absent_nouns=sum(caption.absent_nouns for caption in captions),
-        unpaired_nouns=len(scored) - len(paired),
+        unpaired_nouns=len(scores) - len(pairs),
         shift=shift,
         resamples=resamples,
         seed=seed,
@@ -356,8 +357,8 @@ def alignment_drop(
     names: list[str] = []
     drops: list[float] = []
     for caption in captions:
-        for own, other in zip(score_nouns(caption), score_nouns(caption, shift), strict=True):
-            if own is not None and other is not None and by.key in own.values:
+        for score, shifted_score in zip(score_nouns(caption), score_nouns(caption, shift), strict=True):
+            if score is not None and shifted_score is not None and by.key in score.values:
                 names.append(caption.name)
-                drops.append(own.values[by.key][WORD] - other.values[by.key][WORD])
+                drops.append(score.values[by.key][WORD] - shifted_score.values[by.key][WORD])
     return clustered_means(names, np.array(drops)[:, None], -1.0, resamples, seed)[0] if drops else None

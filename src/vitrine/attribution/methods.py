@@ -113,8 +113,8 @@ class Method:
     def _heads_in_words(self, count: int | None) -> str:
         if isinstance(self.heads, int):
             return f"head {self.heads}"
-        reduced = {"mean": "mean", "max": "maximum", "min": "minimum"}[self.heads]
-        return f"{reduced} of {count} heads" if count else f"{reduced} over heads"
+        reduction = {"mean": "mean", "max": "maximum", "min": "minimum"}[self.heads]
+        return f"{reduction} of {count} heads" if count else f"{reduction} over heads"
 
 
 def _readout(layout: TokenLayout) -> str:

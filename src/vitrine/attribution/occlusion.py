@@ -44,13 +44,13 @@ def occlusion(
     rows, columns = grid
     window = window or max(1, round(max(grid) / _COVERS))
     maps = [
-        _one(probability, pixels_CHW, int(target), rows, columns, window, batch_size)
+        _occlude_picture(probability, pixels_CHW, int(target), rows, columns, window, batch_size)
         for pixels_CHW, target in zip(pixels_BCHW, targets_B.tolist(), strict=True)
     ]
     return BatchMaps(torch.stack(maps) if maps else torch.zeros(0, rows, columns), unit="drop")
 
 
-def _one(
+def _occlude_picture(
     probability: Callable[[torch.Tensor], torch.Tensor],
     pixels_CHW: torch.Tensor,
     target: int,
@@ -66,7 +66,7 @@ def _one(
         covers_RC = torch.zeros(rows, columns)
         places = _places(rows, columns, window)
         while some := list(islice(places, batch_size)):
-            covered_BCHW = torch.stack([_covered(pixels_CHW, place, rows, columns) for place in some])
+            covered_BCHW = torch.stack([_cover(pixels_CHW, place, rows, columns) for place in some])
             probabilities = probability(covered_BCHW)[:, target].float().cpu()
             for (top, left, bottom, right), value in zip(some, probabilities.tolist(), strict=True):
                 lost_RC[top:bottom, left:right] += intact - value
@@ -83,7 +83,7 @@ def _places(rows: int, columns: int, window: int) -> Iterator[tuple[int, int, in
             yield max(0, top), max(0, left), min(rows, top + window), min(columns, left + window)
 
 
-def _covered(pixels_CHW: torch.Tensor, place: tuple[int, int, int, int], rows: int, columns: int) -> torch.Tensor:
+def _cover(pixels_CHW: torch.Tensor, place: tuple[int, int, int, int], rows: int, columns: int) -> torch.Tensor:
     top, left, bottom, right = place
     height, width = pixels_CHW.shape[-2:]
     covered_CHW = pixels_CHW.clone()

@@ -49,8 +49,8 @@ def outlier_tokens(norms_RC: npt.ArrayLike) -> Bools:
         raise ValueError(f"Expected finite norms of a grid, none negative; got shape {norms_RC.shape}.")
     median = np.median(norms_RC, axis=(-2, -1), keepdims=True)
     deviation = _NORMAL * np.median(np.abs(norms_RC - median), axis=(-2, -1), keepdims=True)
-    found: Bools = (norms_RC > TIMES_MEDIAN * median) & (norms_RC > median + DEVIATIONS * deviation)
-    return found
+    is_outlier: Bools = (norms_RC > TIMES_MEDIAN * median) & (norms_RC > median + DEVIATIONS * deviation)
+    return is_outlier
 
 
 def outlier_mass(scores_RC: npt.ArrayLike, outliers_RC: npt.ArrayLike) -> float:
@@ -104,13 +104,13 @@ def token_norms(module: nn.Module, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         ModelError: it is no vision transformer with one sequence of patch tokens.
     """
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
-    kept: list[torch.Tensor] = []
+    outputs: list[torch.Tensor] = []
     blocks: Any = module.blocks
-    hook = blocks[-1].register_forward_hook(lambda _, __, tokens_BND: kept.append(tokens_BND))
+    hook = blocks[-1].register_forward_hook(lambda _, __, tokens_BND: outputs.append(tokens_BND))
     try:
         with torch.no_grad():
             module(pixels_BCHW)
     finally:
         hook.remove()
-    norms_BN: torch.Tensor = kept[-1][:, layout.prefix :].float().norm(dim=-1)
+    norms_BN: torch.Tensor = outputs[-1][:, layout.prefix :].float().norm(dim=-1)
     return norms_BN.reshape(-1, layout.rows, layout.columns).cpu()

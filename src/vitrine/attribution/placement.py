@@ -99,8 +99,8 @@ class Placement:
         A point on an edge belongs to the patch to its right or below, so that no point belongs to two.
         """
         row, column = _interval(self._down, y), _interval(self._across, x)
-        seen = 0 <= row < self.rows and 0 <= column < self.columns
-        return (int(row), int(column)) if seen else None
+        is_visible = 0 <= row < self.rows and 0 <= column < self.columns
+        return (int(row), int(column)) if is_visible else None
 
     @property
     def visible_share(self) -> float:

@@ -67,53 +67,57 @@ def position_embeddings(module: nn.Module) -> PositionTable:
             the grid, holds numbers that are not finite, or there is one patch only.
     """
     owner: Any = getattr(module, "embeds", module)  # NaFlexViT keeps its embeddings in a module of their own
-    stored = getattr(owner, "pos_embed", None)
-    if not isinstance(stored, torch.Tensor):
+    table = getattr(owner, "pos_embed", None)
+    if not isinstance(table, torch.Tensor):
         raise ModelError(_no_table(module))
-    rows, columns = _grid(module, owner, stored)
-    prefix = 0 if stored.ndim == 4 else stored.shape[1] - rows * columns
-    flat_ND = stored.detach().to("cpu", torch.float32).reshape(-1, stored.shape[-1])
+    rows, columns = _grid(module, owner, table)
+    prefix = 0 if table.ndim == 4 else table.shape[1] - rows * columns
+    flat_ND = table.detach().to("cpu", torch.float32).reshape(-1, table.shape[-1])
     embeddings_RCD = flat_ND[prefix:].reshape(rows, columns, -1).numpy().copy()
     if not np.isfinite(embeddings_RCD).all():
         raise ModelError(f"The position embeddings of this {type(module).__name__} are not all finite numbers.")
     if rows * columns < 2:
         raise ModelError(f"This {type(module).__name__} sees one patch only: there are no positions to compare.")
     is_fixed_sine = _is_sine(embeddings_RCD)
-    notes = _notes(module, owner, stored, embeddings_RCD, is_fixed_sine)
+    notes = _notes(module, owner, table, embeddings_RCD, is_fixed_sine)
     return PositionTable(embeddings_RCD, prefix, is_fixed_sine, tuple(notes))
 
 
-def _grid(module: nn.Module, owner: Any, stored: torch.Tensor) -> tuple[int, int]:
+def _grid(module: nn.Module, owner: Any, table: torch.Tensor) -> tuple[int, int]:
     """Rows and columns of a table, which has to have a vector for every patch, and for every prefix token or none."""
-    if stored.ndim == 4 and stored.shape[0] == 1 and tuple(stored.shape[1:3]) == _stated_grid(module, owner):
-        return int(stored.shape[1]), int(stored.shape[2])
+    if table.ndim == 4 and table.shape[0] == 1 and tuple(table.shape[1:3]) == _stated_grid(module, owner):
+        return int(table.shape[1]), int(table.shape[2])
     grid = _stated_grid(module, owner)
-    if stored.ndim == 3 and stored.shape[0] == 1 and grid is not None:
+    if table.ndim == 3 and table.shape[0] == 1 and grid is not None:
         prefix = int(getattr(module, "num_prefix_tokens", 0))
-        if stored.shape[1] - grid[0] * grid[1] in (0, prefix):
+        if table.shape[1] - grid[0] * grid[1] in (0, prefix):
             return grid
     expected = "" if grid is None else f" for a grid of {grid[0]} x {grid[1]} patches"
     raise ModelError(
-        f"The position embeddings of this {type(module).__name__} have the shape {tuple(stored.shape)}{expected}: "
+        f"The position embeddings of this {type(module).__name__} have the shape {tuple(table.shape)}{expected}: "
         "that is not one vector a patch.\nExpected a plain vision transformer, for example vit_base_patch16_224."
     )
 
 
 def _stated_grid(module: nn.Module, owner: Any) -> tuple[int, int] | None:
     """The grid of the table: its own, where inputs of any size are resampled from it, else that of the patches."""
-    own = getattr(owner, "pos_embed_grid_size", None)
-    if own is not None:
-        return (int(own), int(own)) if isinstance(own, int) else (int(own[0]), int(own[1]))
+    table_grid = getattr(owner, "pos_embed_grid_size", None)
+    if table_grid is not None:
+        return (
+            (int(table_grid), int(table_grid))
+            if isinstance(table_grid, int)
+            else (int(table_grid[0]), int(table_grid[1]))
+        )
     grid = getattr(getattr(module, "patch_embed", None), "grid_size", None)
     return None if grid is None else (int(grid[0]), int(grid[1]))
 
 
 def _notes(
-    module: nn.Module, owner: Any, stored: torch.Tensor, embeddings_RCD: npt.NDArray[np.float32], is_fixed_sine: bool
+    module: nn.Module, owner: Any, parameter: torch.Tensor, embeddings_RCD: npt.NDArray[np.float32], is_fixed_sine: bool
 ) -> Iterator[str]:
     if is_fixed_sine:
         yield "The position embeddings are the fixed 2-D sine embedding: a formula gave them, not training."
-    elif not (isinstance(stored, nn.Parameter) and stored.requires_grad):
+    elif not (isinstance(parameter, nn.Parameter) and parameter.requires_grad):
         yield "The position embeddings are a fixed table that training does not change."
     zero = int((~embeddings_RCD.any(axis=2)).sum())
     if zero:
@@ -141,23 +145,25 @@ def _other_encodings(module: nn.Module) -> list[str]:
     """What else tells a model where its patches are, by the names that timm gives to modules and parameters."""
     classes = sorted({type(part).__name__ for part in module.modules()})
     rotary = [name for name in classes if "Rotary" in name]
-    found = [f"rotary position embeddings ({', '.join(rotary)})"] if rotary else []
+    encodings = [f"rotary position embeddings ({', '.join(rotary)})"] if rotary else []
     tables = any(name.endswith(_RELATIVE_TABLES) for name, _ in module.named_parameters())
     if tables or any(name in _RELATIVE for name in classes):
-        found.append("a relative position bias in its attention")
+        encodings.append("a relative position bias in its attention")
     if "PositionalEncodingFourier" in classes:
-        found.append("Fourier features that it computes from a patch's place")
-    return found
+        encodings.append("Fourier features that it computes from a patch's place")
+    return encodings
 
 
 def _no_table(module: nn.Module) -> str:
     name = type(module).__name__
     kinds = ("pos_embed", "position_embedding")
     tables = [f"{key} {tuple(value.shape)}" for key, value in module.named_parameters() if any(k in key for k in kinds)]
-    found = _other_encodings(module)
+    encodings = _other_encodings(module)
     if tables:
-        found.append(f"position parameters of another form ({', '.join(tables[:3])})")
-    instead = f"it has {' and '.join(found)}" if found else "it has no position embeddings of any kind that is known"
+        encodings.append(f"position parameters of another form ({', '.join(tables[:3])})")
+    instead = (
+        f"it has {' and '.join(encodings)}" if encodings else "it has no position embeddings of any kind that is known"
+    )
     return (
         f"This {name} has no table of absolute position embeddings, one vector a patch: {instead}.\n"
         "Expected a model with such a table, for example vit_base_patch16_224 or vitrine/scenes-tiny."

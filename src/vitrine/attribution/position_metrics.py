@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitrine.attribution.weight_randomization import rankdata
-from vitrine.results import rounded
+from vitrine.results import percent, rounded
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -186,12 +186,14 @@ def position_controls(rows: int, columns: int, channels: int) -> PositionControl
     """What the numbers are compared with, for a table of this shape. Seeded: the same shape gives the same controls."""
     seeds = range(min(_MOST, max(_FEWEST, _CELLS // (rows * columns))))
     distances = grid_distances(rows, columns)
-    draws = [numbers_over(cosine_similarity(_untrained(rows, columns, channels, seed)), distances) for seed in seeds]
+    draws = [
+        numbers_over(cosine_similarity(_untrained_table(rows, columns, channels, seed)), distances) for seed in seeds
+    ]
     sine = numbers_over(cosine_similarity(sine_embedding(rows, columns, channels)), distances)
     return PositionControls(_over(draws, mean), _over(draws, stdev), len(draws), sine)
 
 
-def _untrained(rows: int, columns: int, channels: int, seed: int) -> Floats:
+def _untrained_table(rows: int, columns: int, channels: int, seed: int) -> Floats:
     normal_RCD = np.random.default_rng(seed).standard_normal((rows, columns, channels), dtype=np.float32)
     return normal_RCD * np.float32(_STD)
 
@@ -276,9 +278,9 @@ def position_sentence(numbers: PositionNumbers, controls: PositionControls, *, i
         return "The grid is too small to tell whether position was learned."
     leads = (" there is no clear sign of learned position", ", position was learned in part", ", position was learned")
     lead = leads[max(grade for grade, _ in clauses)]
-    found = [words for _, words in clauses]
-    listed = ", and ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found)
-    return f"Compared with untrained embeddings{lead}: {listed}."
+    phrases = [words for _, words in clauses]
+    findings = ", and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
+    return f"Compared with untrained embeddings{lead}: {findings}."
 
 
 def _near_clause(numbers: PositionNumbers, controls: PositionControls) -> tuple[int, str] | None:
@@ -287,8 +289,8 @@ def _near_clause(numbers: PositionNumbers, controls: PositionControls) -> tuple[
     if grade is None:
         return None
     most = "the most alike in all cells" if here == 1 else "the most alike in most cells"
-    found = ("not clearly more alike than by chance", "the most alike in some cells", most)[grade]
-    return grade, f"neighbours are {found} ({100 * here:.1f} %, untrained {100 * chance:.1f} %)"
+    grade_words = ("not clearly more alike than by chance", "the most alike in some cells", most)[grade]
+    return grade, f"neighbours are {grade_words} ({percent(here)}, untrained {percent(chance)})"
 
 
 def _lines_clause(numbers: PositionNumbers, controls: PositionControls) -> tuple[int, str] | None:
@@ -297,8 +299,8 @@ def _lines_clause(numbers: PositionNumbers, controls: PositionControls) -> tuple
     if here is None or chance is None or grade is None:
         return None
     shares = ("do not clearly explain more of the similarity than by chance", "explain a part of the similarity")
-    found = (*shares, "explain most of the similarity")[grade]
-    return grade, f"rows and columns {found} ({100 * here:.1f} %, untrained {100 * chance:.1f} %)"
+    grade_words = (*shares, "explain most of the similarity")[grade]
+    return grade, f"rows and columns {grade_words} ({percent(here)}, untrained {percent(chance)})"
 
 
 def _far_clause(numbers: PositionNumbers, controls: PositionControls) -> tuple[int, str] | None:

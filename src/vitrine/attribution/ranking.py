@@ -46,7 +46,7 @@ def metric(key: str) -> Metric:
     Raises:
         ValueError: there is none.
     """
-    by_key = {known.key: known for known in METRICS}
+    by_key = {each.key: each for each in METRICS}
     if key not in by_key:
         raise ValueError(f"No metric is called {key!r}; there are {', '.join(by_key)}.")
     return by_key[key]
@@ -149,8 +149,8 @@ class Ranking:
     @property
     def metrics(self) -> tuple[Metric, ...]:
         """Metrics that some row has, the deciding one first."""
-        had = [known for known in METRICS if any(known.key in row.estimates for row in self.rows)]
-        return (self.by, *(known for known in had if known != self.by))
+        measured_metrics = [each for each in METRICS if any(each.key in row.estimates for row in self.rows)]
+        return (self.by, *(each for each in measured_metrics if each != self.by))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready and stable: floats are rounded to ``DECIMALS``."""
@@ -192,9 +192,9 @@ def rank_methods(
     lacking = [method.name for method in methods if not _has(method, decider.key)]
     if lacking:
         raise ValueError(f"Cannot rank by {decider.label}: {lacking[0]} has no value for it on any picture.")
-    ordered = sorted(methods, key=lambda method: _sort_key(method, decider))
-    best = ordered[0]
-    rows = tuple(_row(method, best, decider, resamples, seed) for method in ordered)
+    methods_by_rank = sorted(methods, key=lambda method: _sort_key(method, decider))
+    best = methods_by_rank[0]
+    rows = tuple(_row(method, best, decider, resamples, seed) for method in methods_by_rank)
     return Ranking(decider, rows, lengths.pop(), resamples, seed)
 
 
@@ -229,9 +229,9 @@ def paired_difference(
 
 
 def _row(method: ScoredMethod, best: ScoredMethod, by: Metric, resamples: int, seed: int) -> RankedMethod:
-    values = [(known, method.values[known.key]) for known in METRICS if known.key in method.values]
-    found = ((known.key, estimate(values_P, known, resamples=resamples, seed=seed)) for known, values_P in values)
-    estimates = {key: entry for key, entry in found if entry is not None}
+    values = [(each, method.values[each.key]) for each in METRICS if each.key in method.values]
+    pairs = ((each.key, estimate(values_P, each, resamples=resamples, seed=seed)) for each, values_P in values)
+    estimates = {key: entry for key, entry in pairs if entry is not None}
     lead = None if method is best else paired_difference(best, method, by, resamples=resamples, seed=seed)
     standing: Standing = "best" if method is best else "unknown"
     if lead is not None and lead.interval is not None:

@@ -35,20 +35,20 @@ def relevance(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Ten
     calls: list[AttentionCall] = []
     with torch.enable_grad(), watch_attention(module, calls.append):
         logits_BC = module(pixels_BCHW.detach().requires_grad_())  # so that frozen models have a graph, too
-        chosen = logits_BC.gather(1, targets_B[:, None].to(logits_BC.device)).sum()
-        gradients = torch.autograd.grad(chosen, [call.carrier for call in calls])
-    related_BNM: torch.Tensor | None = None
+        target_logits = logits_BC.gather(1, targets_B[:, None].to(logits_BC.device)).sum()
+        gradients = torch.autograd.grad(target_logits, [call.carrier for call in calls])
+    relevance_BNM: torch.Tensor | None = None
     pool_BK: torch.Tensor | None = None
     for call, gradient in zip(calls, gradients, strict=True):
         weighted_BNM = weighted_attention(call, gradient)
         if call.layer == POOL:
             pool_BK = weighted_BNM[:, 0]
-        elif related_BNM is None:
-            related_BNM = weighted_BNM  # R - I: (I + Ā) I - I
+        elif relevance_BNM is None:
+            relevance_BNM = weighted_BNM  # R - I: (I + Ā) I - I
         else:
-            related_BNM = related_BNM + weighted_BNM + weighted_BNM @ related_BNM
-    assert related_BNM is not None
-    rows_BK = readout_row(related_BNM, layout, pool_BK)
+            relevance_BNM = relevance_BNM + weighted_BNM + weighted_BNM @ relevance_BNM
+    assert relevance_BNM is not None
+    rows_BK = readout_row(relevance_BNM, layout, pool_BK)
     if pool_BK is not None and layout.readout == "pool":
         rows_BK = pool_BK + rows_BK  # the pool is one more layer: (I + Ā) R, without the identity
     return split_prefix(rows_BK, layout)

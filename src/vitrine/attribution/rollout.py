@@ -26,10 +26,10 @@ def rollout(module: nn.Module, pixels_BCHW: torch.Tensor) -> BatchMaps:
     Raises:
         ModelError: an attention that cannot be shown.
     """
-    carried = Rollout()
-    with torch.inference_mode(), watch_attention(module, carried):
+    product = Rollout()
+    with torch.inference_mode(), watch_attention(module, product):
         module(pixels_BCHW)
-    return carried.maps(token_layout(module, *pixels_BCHW.shape[-2:]))
+    return product.maps(token_layout(module, *pixels_BCHW.shape[-2:]))
 
 
 class Rollout:

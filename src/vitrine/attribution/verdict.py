@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitrine.attribution.ranking import metric
-from vitrine.results import Interval, rounded, shown_number
+from vitrine.results import Interval, join_words, percent, rounded, shown_number
 
 MAX_CORRELATION = 0.5
 """Mean rank correlation with the map of a fully randomised model from which a map does not depend on the weights. At
@@ -96,16 +96,16 @@ class Verdict:
         maps, it, its = ("this map", "it", "its") if one else ("these maps", "they", "their")
         against, in_favour = self._against(), self._in_favour()
         if against:
-            second = f" In {its} favour, {it} {_listed(in_favour)}." if in_favour else ""
-            return f"Do not rely on {maps}: {it} {_listed(against)}.{second}"
+            second = f" In {its} favour, {it} {join_words(in_favour)}." if in_favour else ""
+            return f"Do not rely on {maps}: {it} {join_words(against)}.{second}"
         if self.flag == "believable":
-            return f"{maps.capitalize()} can be believed: {it} {_listed(in_favour)}."
+            return f"{maps.capitalize()} can be believed: {it} {join_words(in_favour)}."
         missing = [
             *(["whether the weights matter"] if self.sensitive_to_weights is None else []),
             *(["whether a blob in the centre does as well"] if self.better_than_centre is None else []),
         ]
         was = "was" if len(missing) == 1 else "were"
-        return f"Nothing speaks against {maps} so far, but {_listed(missing)} {was} not checked."
+        return f"Nothing speaks against {maps} so far, but {join_words(missing)} {was} not checked."
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: flag, sentence, the four answers, and the numbers rounded to ``DECIMALS``."""
@@ -122,7 +122,7 @@ class Verdict:
             "better_than_centre": self.better_than_centre,
             "spread_evenly": self.spread_evenly,
             "carried_by_outliers": self.carried_by_outliers,
-            "evidence": {name: _rounded(value) for name, value in numbers.items()},
+            "evidence": {name: _round_floats(value) for name, value in numbers.items()},
         }
 
     @property
@@ -130,27 +130,27 @@ class Verdict:
         return ("is", "changes") if self.evidence.pictures == 1 else ("are", "change")
 
     def _against(self) -> list[str]:
-        found, (are, change) = self.evidence, self._verbs
-        worse = found.advantage_interval is not None and found.advantage_interval.high < 0
-        said = [
-            (self.spread_evenly is True, f"{are} spread evenly ({_tenth(found)}, uniform is 10 %)"),
-            (self.sensitive_to_weights is False, f"hardly {change} with randomised weights ({_weights(found)})"),
+        evidence, (are, change) = self.evidence, self._verbs
+        worse = evidence.advantage_interval is not None and evidence.advantage_interval.high < 0
+        reasons = [
+            (self.spread_evenly is True, f"{are} spread evenly ({_tenth(evidence)}, uniform is 10 %)"),
+            (self.sensitive_to_weights is False, f"hardly {change} with randomised weights ({_weights(evidence)})"),
             (
                 self.better_than_centre is False,
-                f"{are} {'worse' if worse else 'no better'} than a blob in the centre ({_centre(found)})",
+                f"{are} {'worse' if worse else 'no better'} than a blob in the centre ({_centre(evidence)})",
             ),
-            (self.carried_by_outliers is True, f"{are} carried by outlier tokens ({_outliers(found)})"),
+            (self.carried_by_outliers is True, f"{are} carried by outlier tokens ({_outliers(evidence)})"),
         ]
-        return [words for true, words in said if true]
+        return [words for true, words in reasons if true]
 
     def _in_favour(self) -> list[str]:
-        found, (are, change) = self.evidence, self._verbs
-        said = [
-            (self.sensitive_to_weights is True, f"{change} with randomised weights ({_weights(found)})"),
-            (self.better_than_centre is True, f"{are} better than a blob in the centre ({_centre(found)})"),
-            (self.spread_evenly is False, f"{are} not spread evenly ({_tenth(found)})"),
+        evidence, (are, change) = self.evidence, self._verbs
+        reasons = [
+            (self.sensitive_to_weights is True, f"{change} with randomised weights ({_weights(evidence)})"),
+            (self.better_than_centre is True, f"{are} better than a blob in the centre ({_centre(evidence)})"),
+            (self.spread_evenly is False, f"{are} not spread evenly ({_tenth(evidence)})"),
         ]
-        return [words for true, words in said if true]
+        return [words for true, words in reasons if true]
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -214,33 +214,27 @@ def _weights(evidence: Evidence) -> str:
 
 def _tenth(evidence: Evidence) -> str:
     share = evidence.top_decile_mass
-    return "" if share is None else f"the strongest tenth of the patches holds {100 * share:.0f} %"
+    return "" if share is None else f"the strongest tenth of the patches holds {percent(share, 0)}"
 
 
 def _outliers(evidence: Evidence) -> str:
     if evidence.outlier_mass is None:
         return ""
     count = "" if evidence.outliers is None else f"{evidence.outliers:.3g} a picture, "
-    return f"{count}{100 * evidence.outlier_mass:.0f} % of the mass"
+    return f"{count}{percent(evidence.outlier_mass, 0)} of the mass"
 
 
 def _centre(evidence: Evidence) -> str:
     if evidence.advantage is None:
         return ""
-    interval = evidence.advantage_interval
-    ends = "" if interval is None else f", 95 % interval {_lead(interval.low)} to {_lead(interval.high)}"
-    return f"{metric(evidence.metric).label} {_lead(evidence.advantage)}{ends}"
+    interval, ends = evidence.advantage_interval, ""
+    if interval is not None:
+        low, high = (shown_number(end, sign=True) for end in (interval.low, interval.high))
+        ends = f", 95 % interval {low} to {high}"
+    return f"{metric(evidence.metric).label} {shown_number(evidence.advantage, sign=True)}{ends}"
 
 
-def _lead(value: float) -> str:
-    return shown_number(value, sign=True)
-
-
-def _listed(parts: list[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
-
-
-def _rounded(value: Any) -> Any:
+def _round_floats(value: Any) -> Any:
     if isinstance(value, list):
-        return [_rounded(part) for part in value]
+        return [_round_floats(part) for part in value]
     return rounded(value) if isinstance(value, float) else value

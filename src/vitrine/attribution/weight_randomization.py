@@ -73,12 +73,12 @@ def sensitivity(map_fn: Callable[[nn.Module], npt.ArrayLike], module: nn.Module,
     """
     intact_BN = _flat(map_fn(module))
     stages, rows = [], []
-    for name, randomised in randomised_copies(module, seed=seed):
-        found_BN = _flat(map_fn(randomised))
-        if found_BN.shape != intact_BN.shape:
-            raise ValueError(f"Expected maps of shape {intact_BN.shape} again; got {found_BN.shape}.")
-        flat_B, was_flat_B = np.ptp(found_BN, axis=1) == 0, np.ptp(intact_BN, axis=1) == 0
-        correlation_B = rank_correlation(intact_BN, found_BN)
+    for name, randomised_module in randomised_copies(module, seed=seed):
+        map_BN = _flat(map_fn(randomised_module))
+        if map_BN.shape != intact_BN.shape:
+            raise ValueError(f"Expected maps of shape {intact_BN.shape} again; got {map_BN.shape}.")
+        flat_B, was_flat_B = np.ptp(map_BN, axis=1) == 0, np.ptp(intact_BN, axis=1) == 0
+        correlation_B = rank_correlation(intact_BN, map_BN)
         rows.append(np.where(flat_B & was_flat_B, 1.0, np.where(flat_B | was_flat_B, 0.0, correlation_B)))
         stages.append(name)
     return Sensitivity(tuple(stages), np.stack(rows))
@@ -106,19 +106,19 @@ def randomised_copies(module: nn.Module, *, seed: int) -> Iterator[tuple[str, nn
         raise ModelError(
             f"{type(module).__name__} is no sequence of blocks: its weights cannot be randomised layer by layer."
         )
-    randomised = copy.deepcopy(module)
+    copied_module = copy.deepcopy(module)
     rng = np.random.default_rng(seed)
-    for stage, parameters in weight_stages(randomised):
+    for stage, parameters in weight_stages(copied_module):
         with torch.no_grad():
             for parameter in parameters:
                 order_N = torch.from_numpy(rng.permutation(parameter.numel())).to(parameter.device)
                 parameter.copy_(parameter.flatten()[order_N].reshape(parameter.shape))
-        yield stage, randomised
+        yield stage, copied_module
 
 
 def weight_stages(module: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
     """Every weight of a model once, by stage, from the head down; stages without weights are left out."""
-    found: dict[str, list[nn.Parameter]] = {}
+    parameters_by_stage: dict[str, list[nn.Parameter]] = {}
     seen_blocks = False
     for name, parameter in module.named_parameters():  # in order of registration; shared weights once
         part, _, rest = name.partition(".")
@@ -127,9 +127,13 @@ def weight_stages(module: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
             stage = f"block {int(rest.partition('.')[0]) + 1}"
         else:
             stage = HEAD if seen_blocks else EMBEDDING
-        found.setdefault(stage, []).append(parameter)
-    middle = [stage for stage in found if stage not in (HEAD, EMBEDDING)]
-    return [(stage, found[stage]) for stage in (HEAD, *reversed(middle), EMBEDDING) if stage in found]
+        parameters_by_stage.setdefault(stage, []).append(parameter)
+    middle = [stage for stage in parameters_by_stage if stage not in (HEAD, EMBEDDING)]
+    return [
+        (stage, parameters_by_stage[stage])
+        for stage in (HEAD, *reversed(middle), EMBEDDING)
+        if stage in parameters_by_stage
+    ]
 
 
 def rank_correlation(first_BN: npt.ArrayLike, second_BN: npt.ArrayLike) -> npt.NDArray[np.float64]:

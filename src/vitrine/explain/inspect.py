@@ -38,20 +38,20 @@ class Inspection:
         Control characters are escaped, and the command is quoted anew, so that a hostile file can neither steer the
         terminal nor hide a second command in the first one.
         """
-        told = {**self.provenance, **self.other}
-        if f"vitrine {told.get('version')}" == self.software:
-            del told["version"]
-        rows = [(key, value) for key, value in told.items() if key not in ("options", "command")]
-        rows += [*_options(told.get("options")), ("made with", self.software)]
-        shown = [(_readable(key).replace("-", " ").replace("_", " "), _readable(value)) for key, value in rows]
-        width = max(len(key) for key, _ in shown)
-        lines = [printable(str(self.path)), *(f"  {key:<{width}}  {value}" for key, value in shown)]
-        return "\n".join([*lines, *_redo(told.get("command", ""))])
+        texts = {**self.provenance, **self.other}
+        if f"vitrine {texts.get('version')}" == self.software:
+            del texts["version"]
+        rows = [(key, value) for key, value in texts.items() if key not in ("options", "command")]
+        rows += [*_options(texts.get("options")), ("made with", self.software)]
+        lines_of_rows = [(_readable(key).replace("-", " ").replace("_", " "), _readable(value)) for key, value in rows]
+        width = max(len(key) for key, _ in lines_of_rows)
+        lines = [printable(str(self.path)), *(f"  {key:<{width}}  {value}" for key, value in lines_of_rows)]
+        return "\n".join([*lines, *_redo(texts.get("command", ""))])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with everything as it is in the file; options are an object where they can be read."""
         provenance: dict[str, Any] = dict(self.provenance)
-        options = _parsed(self.provenance.get("options"))
+        options = _parse_options(self.provenance.get("options"))
         if options is not None:
             provenance["options"] = options
         return {
@@ -84,24 +84,24 @@ def _readable(text: str) -> str:
     return printable(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
 
 
-def _parsed(options: str | None) -> dict[str, Any] | None:
+def _parse_options(options: str | None) -> dict[str, Any] | None:
     """The options as an object; None where they are none, or nested so deeply that they cannot be written again."""
     depths = accumulate((c in "[{") - (c in "]}") for c in options or "")
     try:
-        parsed = json.loads(options or "null") if max(depths, default=0) <= _DEEPEST else None
+        value = json.loads(options or "null") if max(depths, default=0) <= _DEEPEST else None
     except ValueError:
         return None
-    return parsed if isinstance(parsed, dict) else None
+    return value if isinstance(value, dict) else None
 
 
 def _options(options: str | None) -> list[tuple[str, str]]:
     """One row an option; what cannot be read is one row as it is."""
-    parsed = _parsed(options)
-    if parsed is None:
+    values = _parse_options(options)
+    if values is None:
         return [("options", options)] if options else []
     return [
         (key, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-        for key, value in parsed.items()
+        for key, value in values.items()
     ]
 
 

@@ -70,19 +70,19 @@ class PositionsResult:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the same model gives the same bytes."""
-        found, controls = self.findings, self.findings.controls
+        findings, controls = self.findings, self.findings.controls
         content: dict[str, Any] = {
             "model": self.model,
             "figure": str(self.out),
-            "grid": [found.rows, found.columns],
-            "channels": found.channels,
-            "numbers": found.numbers.to_dict(),
+            "grid": [findings.rows, findings.columns],
+            "channels": findings.channels,
+            "numbers": findings.numbers.to_dict(),
             "untrained": controls.untrained_mean.to_dict(),
             "untrained_standard_deviation": controls.untrained_std.to_dict(),
             "untrained_tables": controls.draws,
             "fixed_sine": controls.sine.to_dict(),
-            "sentence": found.sentence,
-            "notes": list(found.notes),
+            "sentence": findings.sentence,
+            "notes": list(findings.notes),
         }
         if self.cell is not None:
             content["cell"] = list(self.cell)
@@ -98,19 +98,27 @@ class PositionsResult:
 
     def text(self) -> str:
         """The same for a person."""
-        found, before = self.findings, self.findings_before
-        compared = [found.numbers] if before is None else [before.numbers, found.numbers]
+        findings, before = self.findings, self.findings_before
+        numbers_of_models = [findings.numbers] if before is None else [before.numbers, findings.numbers]
         names = ["this model"] if before is None else ["before", "after"]
-        rows = [("", [*names, "untrained", "fixed 2-D sine"]), *number_rows(compared, found)]
+        rows = [("", [*names, "untrained", "fixed 2-D sine"]), *number_rows(numbers_of_models, findings)]
         first = max(len(name) for name, _ in rows)
         widths = [max(map(len, cells)) for cells in zip(*(cells for _, cells in rows), strict=True)]
         table = [
             f"{name:<{first}}  " + "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True))
             for name, cells in rows
         ]
-        lines = [f"{self.model}: {found.rows} x {found.columns} patches, {found.channels} channels", "", *table, ""]
+        lines = [
+            f"{self.model}: {findings.rows} x {findings.columns} patches, {findings.channels} channels",
+            "",
+            *table,
+            "",
+        ]
         lines += [] if before is None else [f"Before ({self.before}): {before.sentence}"]
-        lines += [found.sentence if before is None else f"After ({self.model}): {found.sentence}", *found.notes]
+        lines += [
+            findings.sentence if before is None else f"After ({self.model}): {findings.sentence}",
+            *findings.notes,
+        ]
         return "\n".join([*lines, "", f"Figure: {self.out}"])
 
     def _repr_png_(self) -> bytes | None:
@@ -146,15 +154,15 @@ def positions(
         raise VitrineError(
             f"A figure is written as .png or .svg: {out.name} is neither.\nFor example: -o positions.png"
         )
-    built, findings = _opened(model, architecture if before is None or _is_file(model) else None)
+    built, findings = _assess_model(model, architecture if before is None or _is_file(model) else None)
     _require_cell(model, findings, cell)
     result = PositionsResult(model, out, findings, cell, weights=_weights(built))
     options: dict[str, Any] = {"cell": cell, "before": before, "architecture": architecture}
     if before is not None:
-        earlier, findings_before = _opened(before, architecture if _is_file(before) else None)
+        earlier, findings_before = _assess_model(before, architecture if _is_file(before) else None)
         _require_same_grid(model, findings, before, findings_before)
-        told = (*_weights(earlier), *result.weights)
-        result = replace(result, before=before, findings_before=findings_before, weights=told)
+        weights = (*_weights(earlier), *result.weights)
+        result = replace(result, before=before, findings_before=findings_before, weights=weights)
         options["before-weights-sha256"] = _sha256(earlier)
     origin = Provenance(
         figure="positions",
@@ -168,7 +176,7 @@ def positions(
     return result
 
 
-def _opened(reference: str, architecture: str | None) -> tuple[LoadedModel, PositionFindings]:
+def _assess_model(reference: str, architecture: str | None) -> tuple[LoadedModel, PositionFindings]:
     built = load_for_inference(reference, architecture)
     table = position_embeddings(built.module)
     notes = (*built.notes, *table.notes)

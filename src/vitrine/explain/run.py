@@ -25,7 +25,7 @@ from vitrine.classify.model import Classifier, open_classifier
 from vitrine.data.image_folder import list_pictures
 from vitrine.data.samples import Sample, random_subset
 from vitrine.explain.explainer import ExplainedBatch, ExplainedPicture, Explainer
-from vitrine.explain.figures.contact_sheet import A_SHEET, count_pictures, save_contact_sheet
+from vitrine.explain.figures.contact_sheet import A_SHEET, save_contact_sheet
 from vitrine.explain.figures.map import MapPicture, Scale, save_map_figure, shared_scale
 from vitrine.io.csv_tables import csv_row
 from vitrine.io.files import write_atomically
@@ -33,7 +33,7 @@ from vitrine.models.precision import autocast
 from vitrine.plotting.heads import heads_figure, matrices_figure
 from vitrine.plotting.provenance import Provenance, figure_names
 from vitrine.plotting.style import save
-from vitrine.results import Progress, Unreadable, no_progress, none_readable, unreadable_to_json
+from vitrine.results import Progress, Unreadable, count_of, no_progress, none_readable, unreadable_to_json
 
 Floats = npt.NDArray[np.float32]
 
@@ -440,7 +440,7 @@ class MapWriter:
                 self.out / f"contact-sheet.{self.settings.kind}",
                 replace(provenance, figure="contact sheet").to_metadata(),
                 place=(len(self._sheets) + 1, ceil(len(self.figures) / A_SHEET)),
-                title=count_pictures(len(self.figures)),
+                title=count_of(len(self.figures), "picture"),
                 detail=self._method,
             )
         )

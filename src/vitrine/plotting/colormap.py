@@ -106,9 +106,9 @@ def shared_scale(maps: Sequence[npt.ArrayLike], least: float = 2.0) -> float:
     """
     values = np.concatenate([np.zeros(0), *(np.abs(np.asarray(each, dtype=np.float64)).ravel() for each in maps)])
     values = values[np.isfinite(values)]
-    wanted = max(least, float(np.percentile(values, 99.5)) if len(values) else 0.0)
-    power = 10.0 ** np.floor(np.log10(wanted))
-    return float(round(power * _NICE[np.searchsorted(_NICE, wanted / power * (1 - 1e-9))], 12))
+    target = max(least, float(np.percentile(values, 99.5)) if len(values) else 0.0)
+    power = 10.0 ** np.floor(np.log10(target))
+    return float(round(power * _NICE[np.searchsorted(_NICE, target / power * (1 - 1e-9))], 12))
 
 
 def colour_bar(

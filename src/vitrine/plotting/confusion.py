@@ -28,6 +28,7 @@ from vitrine.plotting.style import (
     WIDTH,
     add_axes,
     add_text,
+    contrast_colour,
     figure_style,
     new_figure,
     save,
@@ -192,15 +193,8 @@ def _counts(
             ha="center",
             va="center",
             fontsize=size,
-            color=_readable_on(SHARES(float(shares_TP[row, column]))),
+            color=contrast_colour(SHARES(float(shares_TP[row, column]))),
         )
-
-
-def _readable_on(colour: tuple[float, float, float, float]) -> str:
-    """White or black: what has more contrast on a colour (WCAG 2.2: relative luminance, contrast ratio)."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
-    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "black"
 
 
 def _names(axes: Axes, plan: _Plan) -> None:

@@ -89,7 +89,7 @@ def learning_curves(runs: Mapping[str, History]) -> Figure:
 
 
 def _run(name: str, colour: str, rows: History) -> _Run:
-    marked = [i for i, row in enumerate(rows) if row["best"]]
+    best_epochs = [i for i, row in enumerate(rows) if row["best"]]
     accuracy = [float(row["validation_accuracy"]) for row in rows]
     return _Run(
         name=shorten(name),
@@ -98,7 +98,7 @@ def _run(name: str, colour: str, rows: History) -> _Run:
         training=[float(row["train_loss"]) for row in rows],
         validation=[float(row["validation_loss"]) for row in rows],
         accuracy=accuracy,
-        best=marked[-1] if marked else int(np.argmax(accuracy)),
+        best=best_epochs[-1] if best_epochs else int(np.argmax(accuracy)),
     )
 
 
@@ -176,20 +176,20 @@ def _label_ends(figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, s
     low, high = axes.get_ylim()
     bottom, height = box.y0 * _HEIGHT, box.height * _HEIGHT
     order = sorted(range(len(labels)), key=lambda i: labels[i][1])
-    wanted = [bottom + (labels[i][1] - low) / (high - low) * height for i in order]
-    for i, up in zip(order, space_apart(wanted, _LINE), strict=True):
+    heights = [bottom + (labels[i][1] - low) / (high - low) * height for i in order]
+    for i, up in zip(order, space_apart(heights, _LINE), strict=True):
         label, _, colour = labels[i]
         add_text(figure, box.x1 * WIDTH + 0.1, up, label, fontsize=SMALL, color=colour, va="center")
 
 
-def space_apart(wanted: Sequence[float], gap: float) -> list[float]:
+def space_apart(targets: Sequence[float], gap: float) -> list[float]:
     """Places as near as can be to ascending wanted ones, at least ``gap`` apart, each group kept in its middle.
 
     Neighbours that are too near become a group around the mean of what they wanted, and groups merge until none touch:
     the least squares solution (pool adjacent violators, Ayer et al. 1955).
     """
     groups: list[tuple[float, int]] = []  # (sum of wanted places less their offsets in the group, members)
-    for index, place_ in enumerate(wanted):
+    for index, place_ in enumerate(targets):
         groups.append((place_ - index * gap, 1))
         while len(groups) > 1 and groups[-2][0] / groups[-2][1] > groups[-1][0] / groups[-1][1]:
             (total, members), (more, others) = groups[-2:]

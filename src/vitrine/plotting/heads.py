@@ -54,9 +54,9 @@ def heads_figure(
     maps_HRC = np.asarray(maps_HRC, dtype=np.float32)
     names = _head_names(len(maps_HRC), heads)
     aspect = placement.geometry.width / placement.geometry.height
-    said = (*scale.warnings, *describe_marks(placement.visible_share < 1 - 1e-6, bool(outlines)))
+    warnings = (*scale.warnings, *describe_marks(placement.visible_share < 1 - 1e-6, bool(outlines)))
     with figure_style():
-        grid = _panels_of_heads(names, aspect, _IN_A_ROW, title, "\n".join([detail, *said]))
+        grid = _panels_of_heads(names, aspect, _IN_A_ROW, title, "\n".join([detail, *warnings]))
         for map_RC, box in zip(maps_HRC, grid.boxes, strict=True):
             draw_overlay(
                 add_axes(grid.figure, *box),
@@ -99,9 +99,9 @@ def matrices_figure(
     broad = max(1, round(0.03 * tokens / prefix)) if prefix else 1
     words = "Rows are queries, columns keys, patches row by row."
     if prefix:
-        magnified = f", drawn {broad} times as broad," if broad > 1 else ""
+        width_words = f", drawn {broad} times as broad," if broad > 1 else ""
         words += (
-            f" White lines part {prefix} prefix token{'s' * (prefix > 1)}{magnified} from {tokens - prefix} patches."
+            f" White lines part {prefix} prefix token{'s' * (prefix > 1)}{width_words} from {tokens - prefix} patches."
         )
     with figure_style():
         grid = _panels_of_heads(names, 1.0, 4, title, f"{detail}\n{words}")
@@ -113,8 +113,8 @@ def matrices_figure(
 
 def _matrix(axes: Axes, relative_NN: Floats, prefix: int, broad: int, scale: Scale) -> None:
     counts = np.where(np.arange(len(relative_NN)) < prefix, broad, 1)
-    drawn = relative_NN.repeat(counts, axis=0).repeat(counts, axis=1)
-    axes.imshow(drawn, cmap=scale.colormap, norm=scale.norm, extent=(0, len(drawn), len(drawn), 0))
+    pixels = relative_NN.repeat(counts, axis=0).repeat(counts, axis=1)
+    axes.imshow(pixels, cmap=scale.colormap, norm=scale.norm, extent=(0, len(pixels), len(pixels), 0))
     axes.set(xticks=[], yticks=[])
     if prefix:
         axes.axvline(prefix * broad, color="white", linewidth=1.4)

@@ -70,10 +70,10 @@ def draw_overlay(
     at = np.asarray(scale.for_map(map_RC).norm(np.nan_to_num(values)), dtype=np.float32)
     share = np.abs(2 * at - 1) if scale.kind == "lost" else at
     opacity = np.where(np.isnan(values), 0, 0.92 * share**0.7)[..., None]
-    dimmed = 0.05 + 0.47 * (0.7 * (photo @ _LUMA)[..., None] + 0.3 * photo)
-    drawn = (1 - opacity) * dimmed + opacity * scale.colormap(at)[..., :3]
+    dimmed_photo = 0.05 + 0.47 * (0.7 * (photo @ _LUMA)[..., None] + 0.3 * photo)
+    pixels = (1 - opacity) * dimmed_photo + opacity * scale.colormap(at)[..., :3]
     _outline(axes, placement, outlines)
-    return _finish(axes, _with_unseen(drawn, photo, placement), placement)
+    return _finish(axes, _with_unseen(pixels, photo, placement), placement)
 
 
 def draw_map(
@@ -81,10 +81,10 @@ def draw_map(
 ) -> Axes:
     """The map alone, patches as they are, where they lie on the photograph; arguments as :func:`draw_overlay`."""
     values = placement.to_image(map_RC, smooth=False, shape=_size(axes, placement))
-    drawn = scale.colormap(scale.for_map(map_RC).norm(np.nan_to_num(values)))[..., :3]
-    drawn[np.isnan(values)] = to_rgb(EMPTY)
+    pixels = scale.colormap(scale.for_map(map_RC).norm(np.nan_to_num(values)))[..., :3]
+    pixels[np.isnan(values)] = to_rgb(EMPTY)
     _outline(axes, placement, outlines)
-    return _finish(axes, drawn, placement)
+    return _finish(axes, pixels, placement)
 
 
 def _size(axes: Axes, placement: Placement) -> tuple[int, int]:
@@ -103,18 +103,18 @@ def _raster(axes: Axes, photo_HWC: Pixels, placement: Placement) -> Floats:
         raise ValueError(f"The photograph has {columns} x {rows} pixels; its placement is for {width} x {height}.")
     drawn_height, drawn_width = _size(axes, placement)
     way = Image.Resampling.NEAREST if drawn_width >= 3 * columns else Image.Resampling.LANCZOS
-    resized = Image.fromarray(photo_HWC).resize((drawn_width, drawn_height), way, reducing_gap=2.0)
-    return np.asarray(resized, dtype=np.float32) / np.float32(255)
+    photo = Image.fromarray(photo_HWC).resize((drawn_width, drawn_height), way, reducing_gap=2.0)
+    return np.asarray(photo, dtype=np.float32) / np.float32(255)
 
 
-def _with_unseen(drawn: npt.NDArray[Any], photo: Floats, placement: Placement) -> npt.NDArray[Any]:
-    seen = placement.visible_mask(*photo.shape[:2])[..., None]
-    return np.where(seen, drawn, 1 - 0.4 * (1 - photo))
+def _with_unseen(pixels: npt.NDArray[Any], photo: Floats, placement: Placement) -> npt.NDArray[Any]:
+    is_visible = placement.visible_mask(*photo.shape[:2])[..., None]
+    return np.where(is_visible, pixels, 1 - 0.4 * (1 - photo))
 
 
-def _finish(axes: Axes, drawn: npt.NDArray[Any], placement: Placement) -> Axes:
+def _finish(axes: Axes, pixels: npt.NDArray[Any], placement: Placement) -> Axes:
     width, height = placement.geometry.width, placement.geometry.height
-    axes.imshow(np.clip(drawn, 0, 1), extent=(0, width, height, 0), aspect="equal", zorder=1)
+    axes.imshow(np.clip(pixels, 0, 1), extent=(0, width, height, 0), aspect="equal", zorder=1)
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)

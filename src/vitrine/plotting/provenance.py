@@ -1,4 +1,4 @@
-"""Where a figure came from: written into its file, and read back from files that nobody vouches for."""
+"""The origin of a figure in its file's metadata: written, and read back with care, as a file may come from anyone."""
 
 from __future__ import annotations
 
@@ -73,13 +73,29 @@ class Provenance:
         Bytes of file names that are not UTF-8 become ``\xNN``, and characters that no PNG or SVG can hold ``\uNNNN``.
         """
         texts = {}
-        for each in fields(self):
-            value = getattr(self, each.name)
-            if each.name == "options":
+        for attribute in fields(self):
+            value = getattr(self, attribute.name)
+            if attribute.name == "options":
                 value = json.dumps(dict(value), ensure_ascii=False, sort_keys=True) if value else None
             if value is not None:
-                texts[f"{PREFIX}{each.name.replace('_', '-')}"] = _storable(str(value))
+                texts[f"{PREFIX}{attribute.name.replace('_', '-')}"] = _storable(str(value))
         return texts
+
+
+def file_metadata(kind: str, texts: Mapping[str, str]) -> dict[str, Any]:
+    """What matplotlib's ``savefig`` writes into a figure's file, vitrine's version among it.
+
+    :func:`read_provenance` reads it back.
+
+    Args:
+        kind: "png", where every text is a chunk of its own, or "svg", where all are one JSON object in the
+            ``dc:description``.
+        texts: by name, as :meth:`Provenance.to_metadata` gives them, or others.
+    """
+    software = f"vitrine {__version__}"
+    if kind == "png":
+        return {"Software": software, **texts}
+    return {"Creator": software, "Date": None, "Description": json.dumps(dict(texts), ensure_ascii=False)}
 
 
 def read_provenance(path: Path) -> dict[str, str]:
@@ -124,7 +140,7 @@ def _png_texts(path: Path) -> dict[str, str]:
     except Exception as error:  # parsers of foreign bytes raise far more than they document
         reason = error_summary(error, 120)
         raise DataError(f"{path} is a damaged PNG file: {reason}.") from error
-    return _limited(path, texts)
+    return _limit_length(path, texts)
 
 
 def _svg_texts(path: Path) -> dict[str, str]:
@@ -144,7 +160,7 @@ def _svg_texts(path: Path) -> dict[str, str]:
     if not isinstance(description, dict) or not all(isinstance(value, str) for value in description.values()):
         raise DataError(f"{path} is not a figure of vitrine: its description is not what vitrine writes.")
     creator = reader.texts.get("Software")
-    return _limited(path, {**({"Software": creator} if creator else {}), **description})
+    return _limit_length(path, {**({"Software": creator} if creator else {}), **description})
 
 
 class _MetadataReader:
@@ -200,7 +216,7 @@ class _MetadataReader:
         self._pieces.append(text)
 
 
-def _limited(path: Path, texts: dict[str, str]) -> dict[str, str]:
+def _limit_length(path: Path, texts: dict[str, str]) -> dict[str, str]:
     if sum(len(key) + len(value) for key, value in texts.items()) > _LONGEST:
         raise DataError(f"{path} is not a figure of vitrine: it carries more than {_LONGEST:,} characters of text.")
     return texts
@@ -224,12 +240,12 @@ def figure_names(pictures: Sequence[str], kind: str, reserved_stems: Sequence[st
     names = {}
     for name in pictures:
         stem = name.rpartition(".")[0] or name
-        chosen = stem if stem not in used else name
-        used.add(chosen)
-        names[name] = f"{chosen}.{kind}"
+        figure_stem = stem if stem not in used else name
+        used.add(figure_stem)
+        names[name] = f"{figure_stem}.{kind}"
     return names
 
 
 def plain_stem(name: str) -> str:
-    """A name that every file system and the address of a section take: letters, digits, and ``._-``."""
+    """A file name's stem, or an anchor of a page, of letters, digits and ``._-`` alone."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", name)[:60].strip("-.") or "unnamed"

@@ -8,7 +8,6 @@ files have twice that.
 from __future__ import annotations
 
 import io
-import json
 import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from vitrine.version import __version__
+from vitrine.plotting.provenance import file_metadata
 
 WIDTH = 9.0  # of a figure that fills a README's column
 DPI = 200
@@ -112,12 +111,12 @@ def add_text(figure: Figure, left: float, bottom: float, words: str, **look: Any
 def text_size(words: Sequence[str], size: float, **look: Any) -> tuple[float, float]:
     """(widest, highest) of some texts in inches, at a font size in points."""
     fonts = (*mpl.rcParams["font.family"], *mpl.rcParams["font.sans-serif"])
-    sizes = [_measured(word, size, tuple(sorted(look.items())), fonts) for word in words]
+    sizes = [_measure_text(word, size, tuple(sorted(look.items())), fonts) for word in words]
     return max((width for width, _ in sizes), default=0.0), max((height for _, height in sizes), default=0.0)
 
 
 @lru_cache(maxsize=4096)  # a word of a caption is measured several times before it has its place
-def _measured(
+def _measure_text(
     word: str,
     size: float,
     look: tuple[tuple[str, Any], ...],
@@ -147,21 +146,14 @@ def figure_bytes(figure: Figure, kind: str, metadata: Mapping[str, str]) -> byte
     Args:
         figure: what is drawn.
         kind: "png" or "svg".
-        metadata: where the figure came from. In a PNG each entry is a text chunk; in an SVG all are one JSON object
-            in the ``dc:description``.
+        metadata: where the figure came from; see :func:`vitrine.plotting.provenance.file_metadata`.
     """
-    software = f"vitrine {__version__}"
-    if kind == "png":
-        content: dict[str, Any] = {"Software": software, **metadata}
-    else:
-        description = json.dumps(dict(metadata), ensure_ascii=False)
-        content = {"Creator": software, "Date": None, "Description": description}
-    drawn = io.BytesIO()
+    buffer = io.BytesIO()
     with figure_style():
         # zlib's default level takes twice the time of level 2 for a twentieth fewer bytes.
-        packed: dict[str, Any] = {"pil_kwargs": {"compress_level": 2}} if kind == "png" else {}
-        figure.savefig(drawn, format=kind, metadata=content, **packed)
-    return drawn.getvalue()
+        options: dict[str, Any] = {"pil_kwargs": {"compress_level": 2}} if kind == "png" else {}
+        figure.savefig(buffer, format=kind, metadata=file_metadata(kind, metadata), **options)
+    return buffer.getvalue()
 
 
 def save(figure: Figure, path: Path, metadata: Mapping[str, str]) -> None:
@@ -177,11 +169,11 @@ def save(figure: Figure, path: Path, metadata: Mapping[str, str]) -> None:
     """
     if path.suffix.lower() not in (".png", ".svg"):
         raise ValueError(f"A figure is written as .png or .svg; got {path.name}.")
-    drawn = figure_bytes(figure, path.suffix.lower()[1:], metadata)
+    content = figure_bytes(figure, path.suffix.lower()[1:], metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        temporary.write_bytes(drawn)
+        temporary.write_bytes(content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -237,16 +229,16 @@ def arrange_panels(
         tallest: inches of all rows with the panels' names.
         broadest: inches of one panel.
     """
-    best = 0, (0.0, 0.0)
+    layout = 0, (0.0, 0.0)
     for rows in range(ceil(count / most), count + 1):
         columns = ceil(count / rows)
         if count < 5 and count % columns:  # few panels leave no gap
             continue
         across = min(broadest, (WIDTH - 2 * MARGIN - BAR) / columns - GAP)
         width = min(across, max(0.1, (tallest + 0.34) / rows - 0.34 - 0.01) * aspect)
-        if width > 1.15 * best[1][0]:
-            best = columns, (width, width / aspect)
-    return best
+        if width > 1.15 * layout[1][0]:
+            layout = columns, (width, width / aspect)
+    return layout
 
 
 def grid_width(names: Sequence[str], columns: int, panel: tuple[float, float], least: float = 0.0) -> float:
@@ -292,3 +284,10 @@ def _cell(names: Sequence[str], panel: tuple[float, float]) -> float:
 def snap_to_pixels(inches: float) -> float:
     """To whole pixels of the file, so that drawings are not resampled."""
     return max(1, round(inches * DPI)) / DPI
+
+
+def contrast_colour(colour: tuple[float, float, float, float]) -> str:
+    """White or black, whichever has more contrast on a colour (WCAG 2.2: relative luminance, contrast ratio)."""
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
+    luminance = 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return "white" if 1.05 / (luminance + 0.05) > (luminance + 0.05) / 0.05 else "black"

@@ -43,14 +43,14 @@ class Table:
 
     def text(self) -> str:
         """Aligned columns, two spaces apart; numbers to the right; the final row begins with ``*``."""
-        shown = self.cells()
+        cell_rows = self.cells()
         columns = range(len(self.columns))
-        widths = [max(len(row[i]) for row in (self.columns, *shown)) for i in columns]
+        widths = [max(len(row[i]) for row in (self.columns, *cell_rows)) for i in columns]
         right = [self.right_aligned(i) for i in columns]
-        marks = ["", *("*" if i == self.final else "" for i in range(len(shown)))]
+        marks = ["", *("*" if i == self.final else "" for i in range(len(cell_rows)))]
         indent = 0 if self.final is None else 2
         lines = []
-        for mark, row in zip(marks, (self.columns, *shown), strict=True):
+        for mark, row in zip(marks, (self.columns, *cell_rows), strict=True):
             cells = (row[i].rjust(widths[i]) if right[i] else row[i].ljust(widths[i]) for i in columns)
             lines.append(f"{mark:<{indent}}" + "  ".join(cells))
         lines.insert(1, " " * indent + "  ".join("─" * width for width in widths))
@@ -58,29 +58,30 @@ class Table:
 
     def markdown(self) -> str:
         """A pipe table, the final row in bold."""
-        shown = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in self.cells()]
+        cell_rows = [[cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in self.cells()]
         if self.final is not None:
-            shown[self.final] = [f"**{cell}**" for cell in shown[self.final]]
+            cell_rows[self.final] = [f"**{cell}**" for cell in cell_rows[self.final]]
         rule = ["---:" if self.right_aligned(i) else "---" for i in range(len(self.columns))]
         columns = [name.replace("|", "\\|").replace("\n", " ") for name in self.columns]
-        return "\n".join("| " + " | ".join(row) + " |" for row in (columns, rule, *shown))
+        return "\n".join("| " + " | ".join(row) + " |" for row in (columns, rule, *cell_rows))
 
     def latex(self) -> str:
         """A tabular of LaTeX with the rules of its package booktabs, the final row in bold."""
-        shown = [[_latex(cell) for cell in row] for row in self.cells()]
+        cell_rows = [[_latex(cell) for cell in row] for row in self.cells()]
         if self.final is not None:
-            shown[self.final] = [f"\\textbf{{{cell}}}" for cell in shown[self.final]]
+            cell_rows[self.final] = [f"\\textbf{{{cell}}}" for cell in cell_rows[self.final]]
         sides = "".join("r" if self.right_aligned(i) else "l" for i in range(len(self.columns)))
-        rows = [" & ".join(row) + r" \\" for row in (list(map(_latex, self.columns)), *shown)]
+        rows = [" & ".join(row) + r" \\" for row in (list(map(_latex, self.columns)), *cell_rows)]
         lines = [rf"\begin{{tabular}}{{{sides}}}", r"\toprule", rows[0], r"\midrule", *rows[1:]]
         return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"])
 
     def csv(self) -> bytes:
         """A CSV file. Numbers are whole; None is empty; ``final`` is a column with yes and no where there is one."""
-        marked = self.final is not None
-        header = [*self.columns, *(["final"] if marked else [])]
+        has_final = self.final is not None
+        header = [*self.columns, *(["final"] if has_final else [])]
         rows = (
-            ["" if cell is None else str(cell) for cell in row] + ([("no", "yes")[i == self.final]] if marked else [])
+            ["" if cell is None else str(cell) for cell in row]
+            + ([("no", "yes")[i == self.final]] if has_final else [])
             for i, row in enumerate(self.rows)
         )
         return csv_row(header) + b"".join(csv_row(row) for row in rows)
@@ -146,14 +147,17 @@ def metrics_table(metrics: ClassificationMetrics) -> str:
     width = max(len(name) for name, _ in figures)
     classes = Table(
         ("class", "precision", "recall", "pictures"),
-        tuple((entry.label, _share(entry.precision), _share(entry.recall), entry.support) for entry in metrics.classes),
+        tuple(
+            (entry.label, format_share(entry.precision), format_share(entry.recall), entry.support)
+            for entry in metrics.classes
+        ),
     )
     parts = ["\n".join(f"{name:<{width}}  {value}" for name, value in figures), classes.text()]
     if metrics.hardest:
-        shown = metrics.hardest[:_WORST]
+        mistakes = metrics.hardest[:_WORST]
         hardest = Table(
             ("surest mistakes", "is", "was called", "probability"),
-            tuple((entry.name, entry.true, entry.predicted, f"{entry.probability:.3f}") for entry in shown),
+            tuple((entry.name, entry.true, entry.predicted, f"{entry.probability:.3f}") for entry in mistakes),
         )
         parts.append(hardest.text())
     return "\n\n".join(parts)
@@ -180,12 +184,10 @@ _LATEX = str.maketrans(
 
 
 def _latex(text: str) -> str:
-    shown = text.translate(_LATEX)
-    return f"{{[}}{shown[1:]}" if shown.startswith("[") else shown  # after a line's end it would be an option's
-
-
-def _share(value: float | None) -> str | None:
-    return None if value is None else f"{value:.3f}"
+    escaped_text = text.translate(_LATEX)
+    return (
+        f"{{[}}{escaped_text[1:]}" if escaped_text.startswith("[") else escaped_text
+    )  # after a line's end it would be an option's
 
 
 def _interval(interval: Interval) -> str:
@@ -237,20 +239,20 @@ def without_paths(text: str, places: Sequence[str] = ()) -> str:
 
 def table(columns: Sequence[str], rows: Sequence[tuple[Cell, ...]]) -> str:
     """A pipe table whose cells show names as they are."""
-    shown = tuple(tuple(_cell(cell) for cell in row) for row in rows)
+    cell_rows = tuple(tuple(_cell(cell) for cell in row) for row in rows)
     right = [bool(rows) and all(isinstance(row[i], int) for row in rows) for i in range(len(columns))]
     rule = ["---:" if each else "---" for each in right]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (tuple(columns), tuple(rule), *shown))
+    return "\n".join(f"| {' | '.join(row)} |" for row in (tuple(columns), tuple(rule), *cell_rows))
 
 
-def named_table(shown: Table) -> str:
+def named_table(content: Table) -> str:
     """A table of which columns and cells show names as they are."""
 
     def plain(cell: Cell) -> Cell:
         return inline(cell).replace("\\|", "|") if isinstance(cell, str) else cell  # the table escapes its own bars
 
-    columns = tuple(str(plain(name)) for name in shown.columns)
-    return replace(shown, columns=columns, rows=tuple(tuple(map(plain, row)) for row in shown.rows)).markdown()
+    columns = tuple(str(plain(name)) for name in content.columns)
+    return replace(content, columns=columns, rows=tuple(tuple(map(plain, row)) for row in content.rows)).markdown()
 
 
 def _cell(cell: Cell) -> str:
@@ -258,7 +260,7 @@ def _cell(cell: Cell) -> str:
 
 
 def format_share(value: float | None) -> str | None:
-    """With three decimals."""
+    """A share of 1 with three decimals: ``0.938``; None where there is none."""
     return None if value is None else f"{value:.3f}"
 
 

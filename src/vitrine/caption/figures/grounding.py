@@ -29,7 +29,7 @@ from vitrine.plotting.style import (
     text_size,
 )
 from vitrine.plotting.tables import Cell, Table
-from vitrine.results import shown_number
+from vitrine.results import count_of, shown_number
 
 _BETTER = "word map better by"
 _LABEL = 28  # characters of what captions are called, in the figure
@@ -51,12 +51,12 @@ def grounding_table(results: Mapping[str, Grounding]) -> Table:
     for metric in METRICS:
         columns += [metric.label, _BETTER]
     rows: list[tuple[Cell, ...]] = []
-    for label, found in results.items():
+    for label, result in results.items():
         for key, name in MAPS.items():
             cells: list[Cell] = [label, name] if len(results) > 1 else [name]
             for metric in METRICS:
-                cells.append(_mean(found.estimates.get(metric.key, {}).get(key)))
-                cells.append(_lead(found.leads.get(metric.key, {}).get(key)))
+                cells.append(_mean(result.estimates.get(metric.key, {}).get(key)))
+                cells.append(_lead(result.leads.get(metric.key, {}).get(key)))
             rows.append(tuple(cells))
     return Table(tuple(columns), tuple(rows))
 
@@ -64,11 +64,11 @@ def grounding_table(results: Mapping[str, Grounding]) -> Table:
 def grounding_text(results: Mapping[str, Grounding]) -> str:
     """For a terminal: what was counted, a table and the finding, for each kind of captions by itself."""
     parts = [
-        f"{f'{label}: ' if len(results) > 1 else ''}{_counts(found)}.\n\n"
-        f"{grounding_table({label: found}).text()}\n\n{found.sentence}"
-        for label, found in results.items()
+        f"{f'{label}: ' if len(results) > 1 else ''}{_counts(result)}.\n\n"
+        f"{grounding_table({label: result}).text()}\n\n{result.sentence}"
+        for label, result in results.items()
     ]
-    return "\n\n".join([*parts, *([_intervals(results)] if _measured(results) else [])])
+    return "\n\n".join([*parts, *([_intervals(results)] if _has_intervals(results) else [])])
 
 
 def save_grounding_figure(
@@ -100,19 +100,19 @@ def grounding_figure(results: Mapping[str, Grounding], title: str = "") -> Figur
         add_text(figure, MARGIN, top - 0.53, _detail(results), fontsize=SMALL, color=GREY)
         for index, metric in enumerate(METRICS):
             _heading(figure, metric, left + index * (width + _BETWEEN), width, top - 0.9)
-        for number, (label, found) in enumerate(results.items()):
+        for number, (label, result) in enumerate(results.items()):
             ceiling = top - _HEAD - number * group
             add_text(figure, MARGIN, ceiling - 0.17, shorten(label, _LABEL), fontsize=LABEL, weight="bold")
             beside = MARGIN + text_size([shorten(label, _LABEL)], LABEL, weight="bold")[0] + 0.12
-            add_text(figure, beside, ceiling - 0.17, _counts(found), fontsize=SMALL, color=GREY)
-            add_text(figure, MARGIN, ceiling - 0.36, f"{found.finding}.", fontsize=SMALL, color=INK)
+            add_text(figure, beside, ceiling - 0.17, _counts(result), fontsize=SMALL, color=GREY)
+            add_text(figure, MARGIN, ceiling - 0.36, f"{result.finding}.", fontsize=SMALL, color=INK)
             floor = ceiling - _GROUP - len(MAPS) * _ROW
             _names(figure, MARGIN + names, ceiling - _GROUP)
             for index, metric in enumerate(METRICS):
                 at = left + index * (width + _BETWEEN)
                 axes = add_axes(figure, at, floor, width - _NUMBER - _LEAD, len(MAPS) * _ROW)
-                _panel(axes, found, metric, last=number + 1 == len(results))
-                _numbers(figure, found, metric, at + width, ceiling - _GROUP)
+                _panel(axes, result, metric, last=number + 1 == len(results))
+                _numbers(figure, result, metric, at + width, ceiling - _GROUP)
         return figure
 
 
@@ -129,14 +129,14 @@ def _names(figure: Figure, right: float, ceiling: float) -> None:
         add_text(figure, right, ceiling - (row + 0.5) * _ROW, name, ha="right", va="center_baseline", **look)
 
 
-def _panel(axes: Axes, found: Grounding, metric: Metric, *, last: bool) -> None:
+def _panel(axes: Axes, result: Grounding, metric: Metric, *, last: bool) -> None:
     axes.set(xlim=(0, 1), ylim=(len(MAPS), 0), yticks=[])
     ticks = (0.0, 0.5, 1.0)
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks] if last else [])
     axes.tick_params(axis="x", length=0)
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.vlines(ticks, 0, len(MAPS), color=HAIRLINE, linewidth=0.6, zorder=0)
-    row = found.estimates.get(metric.key)
+    row = result.estimates.get(metric.key)
     if row is None:
         note = axes.text(0.5, len(MAPS) / 2, "not measured", ha="center", va="center", fontsize=SMALL, color=GREY)
         note.set_backgroundcolor("white")
@@ -153,10 +153,10 @@ def _panel(axes: Axes, found: Grounding, metric: Metric, *, last: bool) -> None:
         axes.plot(*at, "o", color=colour, mfc=inside, markersize=size, zorder=3, clip_on=False)
 
 
-def _numbers(figure: Figure, found: Grounding, metric: Metric, right: float, ceiling: float) -> None:
+def _numbers(figure: Figure, result: Grounding, metric: Metric, right: float, ceiling: float) -> None:
     for row, key in enumerate(MAPS):
-        mean = found.estimates.get(metric.key, {}).get(key)
-        lead = _lead(found.leads.get(metric.key, {}).get(key))
+        mean = result.estimates.get(metric.key, {}).get(key)
+        lead = _lead(result.leads.get(metric.key, {}).get(key))
         height = ceiling - (row + 0.5) * _ROW
         look = {"ha": "right", "va": "center_baseline", "fontsize": SMALL}
         if mean is not None:
@@ -170,57 +170,53 @@ def _colour(key: str) -> str:
     return ACCENT if key == WORD else GREY
 
 
-def _counts(found: Grounding) -> str:
+def _counts(result: Grounding) -> str:
     by = METRICS[0].key
-    parts = [f"{_number(found.pictures, 'picture')}, {_number(found.nouns, 'noun')}"]
-    if found.absent_nouns:
-        parts.append(f"{found.absent_nouns:,} more {_plural(found.absent_nouns, 'names', 'name')} what is not there")
+    parts = [f"{count_of(result.pictures, 'picture')}, {count_of(result.nouns, 'noun')}"]
+    if result.absent_nouns:
+        parts.append(
+            f"{result.absent_nouns:,} more {'names' if result.absent_nouns == 1 else 'name'} what is not there"
+        )
     without = [
-        *([f"{found.tied_nouns(by):,} (all maps alike)"] if found.tied_nouns(by) else []),
-        *([f"{found.unpaired_nouns:,} (no neighbour)"] if found.unpaired_nouns else []),
+        *([f"{result.tied_nouns(by):,} (all maps alike)"] if result.tied_nouns(by) else []),
+        *([f"{result.unpaired_nouns:,} (no neighbour)"] if result.unpaired_nouns else []),
     ]
     if without:
         parts.append(f"left out: {', '.join(without)}")
     return "; ".join(parts)
 
 
-def _number(count: int, of: str) -> str:
-    return f"{count:,} {of}{_plural(count, '', 's')}"
-
-
-def _plural(count: int, one: str, more: str) -> str:
-    return one if count == 1 else more
-
-
-def _measured(results: Mapping[str, Grounding]) -> bool:
-    return any(mean.interval for found in results.values() for row in found.estimates.values() for mean in row.values())
+def _has_intervals(results: Mapping[str, Grounding]) -> bool:
+    return any(
+        mean.interval for result in results.values() for row in result.estimates.values() for mean in row.values()
+    )
 
 
 def _intervals(results: Mapping[str, Grounding]) -> str:
-    resamples = max(found.resamples for found in results.values())
+    resamples = max(result.resamples for result in results.values())
     return (
         f"In brackets 95 % bootstrap intervals ({resamples:,} resamples of the pictures). Nouns: whose region is known."
     )
 
 
 def _detail(results: Mapping[str, Grounding]) -> str:
-    lines = ["lines and brackets: 95 % intervals, pictures resampled"] if _measured(results) else []
+    lines = ["lines and brackets: 95 % intervals, pictures resampled"] if _has_intervals(results) else []
     return "   ".join(["means over nouns whose region is known", *lines, "dotted: the best control"])
 
 
-def mean_text(found: ClusteredMean) -> str:
+def mean_text(mean: ClusteredMean) -> str:
     """A mean with its interval, such as ``0.812 (0.75 to 0.88)``."""
-    ends = "" if found.interval is None else f" ({found.interval.low:.2f} to {found.interval.high:.2f})"
-    return f"{found.mean:.3f}{ends}"
+    ends = "" if mean.interval is None else f" ({mean.interval.low:.2f} to {mean.interval.high:.2f})"
+    return f"{mean.mean:.3f}{ends}"
 
 
-def _mean(found: ClusteredMean | None) -> str | None:
-    return None if found is None else mean_text(found)
+def _mean(mean: ClusteredMean | None) -> str | None:
+    return None if mean is None else mean_text(mean)
 
 
-def _lead(found: ClusteredMean | None) -> str | None:
+def _lead(difference: ClusteredMean | None) -> str | None:
     """A difference with its sign."""
-    if found is None:
+    if difference is None:
         return None
-    mean, interval = shown_number(found.mean, sign=True), found.interval
+    mean, interval = shown_number(difference.mean, sign=True), difference.interval
     return mean if interval is None else f"{mean} ({shown_number(interval.low)} to {shown_number(interval.high)})"

@@ -96,10 +96,10 @@ class WordGrid:
     @classmethod
     def of(cls, words: Sequence[WordPanel], aspect: float) -> WordGrid:
         """Lay words out over pictures of that width over height. To be called in the look of the figure."""
-        columns, panel = _arranged(len(words), aspect)
+        columns, panel = _arrange_panels(len(words), aspect)
         cell = max(panel[0], _NARROWEST)
         wide = max((_label_width(word) for word in words), default=0.0)
-        notes = tuple(tuple(_noted(word.note, cell)) for word in words)
+        notes = tuple(tuple(_note_lines(word.note, cell)) for word in words)
         return cls(tuple(words), columns, panel, cell, wide > cell, notes)
 
     @property
@@ -172,7 +172,7 @@ def grey_swatch(figure: Figure, left: float, bottom: float) -> None:
     axes.set_axis_off()
 
 
-def _arranged(count: int, aspect: float) -> tuple[int, tuple[float, float]]:
+def _arrange_panels(count: int, aspect: float) -> tuple[int, tuple[float, float]]:
     """(columns, (width, height) of a panel): in few rows, unless more rows make the panels clearly larger."""
     best = 1, (0.0, 0.0)
     for rows in range(max(1, ceil(count / IN_A_ROW)), count + 1):
@@ -205,7 +205,7 @@ def _cut(word: WordPanel, room: float) -> tuple[str, float]:
         most = max(3, min(most - 1, int(most * room / wide)))
 
 
-def _noted(note: str, width: float) -> list[str]:
+def _note_lines(note: str, width: float) -> list[str]:
     """A note in two lines at most."""
     lines = wrap_text(note, SMALL, width)
     return lines if len(lines) <= 2 else [lines[0], f"{lines[1][:-2].rstrip()}…"]
@@ -425,14 +425,14 @@ def _caption_lines(picture: CaptionPicture, width: float) -> tuple[tuple[tuple[f
         greys = [(token, False) for token in tokens]
     pieces = [(*piece, grey) for token, grey in greys or [("(no words)", True)] for piece in _pieces(token, width)]
     blank = text_size(["a a"], _CAPTION, weight="bold")[0] - text_size(["aa"], _CAPTION, weight="bold")[0]
-    lines = _filled(pieces, width, blank)
+    lines = _fill_lines(pieces, width, blank)
     for narrower in np.linspace(0.95, 0.5, 10) * width:  # as many lines of more equal length
-        if len(evener := _filled(pieces, float(narrower), blank)) == len(lines):
+        if len(evener := _fill_lines(pieces, float(narrower), blank)) == len(lines):
             lines = evener
     return tuple(tuple(line) for line in lines)
 
 
-def _filled(
+def _fill_lines(
     pieces: Sequence[tuple[str, float, bool]], width: float, blank: float
 ) -> list[list[tuple[float, str, bool]]]:
     lines: list[list[tuple[float, str, bool]]] = [[]]

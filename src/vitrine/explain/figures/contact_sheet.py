@@ -30,7 +30,7 @@ from vitrine.plotting.style import (
     text_size,
     wrap_text,
 )
-from vitrine.results import percent
+from vitrine.results import count_of, percent
 
 A_SHEET = 60
 """Pictures on a sheet."""
@@ -71,7 +71,7 @@ def save_contact_sheets(
     if not pictures:
         raise ValueError("A contact sheet needs one picture at least.")
     sheets = [pictures[start : start + A_SHEET] for start in range(0, len(pictures), A_SHEET)]
-    title = title or count_pictures(len(pictures))
+    title = title or count_of(len(pictures), "picture")
     return [
         save_contact_sheet(
             sheet,
@@ -125,11 +125,6 @@ def save_contact_sheet(
     return target
 
 
-def count_pictures(pictures: int) -> str:
-    """A sheet's title: how many pictures there are."""
-    return f"{pictures:,} picture{'s' * (pictures > 1)}"
-
-
 def contact_sheet(
     pictures: Sequence[MapPicture],
     scale: Scale,
@@ -151,12 +146,12 @@ def contact_sheet(
     """
     with figure_style():
         cells = _cells(pictures, pairs)
-        said = describe_marks(
+        marks = describe_marks(
             any(each.placement.visible_share < 1 - 1e-6 for each in pictures),
             any(each.outlier_patches for each in pictures),
         )
         room = cells.width - 2 * MARGIN - _BAR - _BAR_ENDS - 0.3
-        lines = [line for part in (detail, *scale.warnings, *said) for line in wrap_text(part, SMALL, room)]
+        lines = [line for part in (detail, *scale.warnings, *marks) for line in wrap_text(part, SMALL, room)]
         top = 0.33 + 0.2 + LINE * max(2, len(lines)) + 0.12
         height = top + sum(cells.heights) + MARGIN - 0.1
         figure = new_figure(cells.width, height)
@@ -193,13 +188,13 @@ def _cells(pictures: Sequence[MapPicture], pairs: bool) -> _Cells:
     across = (WIDTH - 2 * MARGIN + _BETWEEN) / columns - _BETWEEN
     box = (across - _WITHIN) / 2 if pairs else across
     heights = [
-        max(_fitted(each, box)[1] for each in pictures[start : start + columns]) + _LABEL
+        max(_drawing_size(each, box)[1] for each in pictures[start : start + columns]) + _LABEL
         for start in range(0, len(pictures), columns)
     ]
     return _Cells(columns, across, box, tuple(heights), WIDTH)
 
 
-def _fitted(picture: MapPicture, box: float) -> tuple[float, float]:
+def _drawing_size(picture: MapPicture, box: float) -> tuple[float, float]:
     """Width and height of a drawing."""
     geometry = picture.placement.geometry
     aspect = geometry.width / geometry.height
@@ -210,7 +205,7 @@ def _fitted(picture: MapPicture, box: float) -> tuple[float, float]:
 def _cell(
     figure: Figure, picture: MapPicture, scale: Scale, left: float, foot: float, cells: _Cells, pairs: bool
 ) -> None:
-    width, height = _fitted(picture, cells.box)
+    width, height = _drawing_size(picture, cells.box)
     if pairs:
         draw_photo(add_axes(figure, left, foot, width, height), picture.photo_HWC, picture.placement)
     at = left + (width + _WITHIN if pairs else 0)
@@ -228,11 +223,11 @@ def _cell(
 
 def _labels(figure: Figure, picture: MapPicture, left: float, foot: float, room: float) -> None:
     """The predicted label with its probability, and below it what it should have been, or else the picture's name."""
-    known, wrong = picture.true is not None, picture.predicted and picture.predicted != picture.true
+    has_true_label, wrong = picture.true is not None, picture.predicted and picture.predicted != picture.true
     chance = "" if picture.probability is None else f"  {percent(picture.probability)}"
-    after = chance + ("" if wrong or not known else "  ✓") if picture.predicted else ""
+    after = chance + ("" if wrong or not has_true_label else "  ✓") if picture.predicted else ""
     add_text(figure, left, foot - LINE, _cut("", picture.predicted or picture.name, after, room), fontsize=SMALL)
-    if known and (wrong or not picture.predicted):
+    if has_true_label and (wrong or not picture.predicted):
         words, colour = _cut("✗ true: " if wrong else "true: ", str(picture.true), "", room), WRONG if wrong else INK
     else:
         words, colour = _cut("", picture.name if picture.predicted else "", "", room), GREY

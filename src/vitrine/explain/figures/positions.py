@@ -30,10 +30,12 @@ from vitrine.plotting.style import (
     TITLE,
     add_axes,
     add_text,
+    contrast_colour,
     figure_style,
     new_figure,
     save,
     shorten,
+    snap_to_pixels,
     text_size,
 )
 from vitrine.results import percent, shown_number
@@ -44,8 +46,8 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 def _two_armed(name: str, below: Sequence[str], above: Sequence[Any]) -> Colormap:
     """Colours from -1 to just below 0, and from 0 to 1; each arm in equal steps."""
     places = [*np.linspace(0, 0.5, len(below) + 1)[:-1], *np.linspace(0.5, 1, len(above))]
-    listed: list[Any] = list(zip(places, [*below, *above], strict=True))
-    return LinearSegmentedColormap.from_list(name, listed, N=511).with_extremes(bad=HAIRLINE)
+    stops: list[Any] = list(zip(places, [*below, *above], strict=True))
+    return LinearSegmentedColormap.from_list(name, stops, N=511).with_extremes(bad=HAIRLINE)
 
 
 # White at zero, and each arm darkens evenly (a test looks). The arm below zero ends half way down, so that in grey
@@ -118,7 +120,7 @@ def draw_cell(
     _number(ax, rows, columns, "patch")
     if _inches(ax)[0] / columns > 1.25 * text_size(["−0.00"], SMALL)[0]:
         for (row, column), value in np.ndenumerate(similarity_RC):
-            ink = _readable_on(colours(float(value / limit + 1) / 2))
+            ink = contrast_colour(colours(float(value / limit + 1) / 2))
             words = shown_number(float(value))
             ax.text(column + 1, row + 1, words, ha="center", va="center_baseline", fontsize=SMALL, color=ink)
     return ax
@@ -171,12 +173,6 @@ def _inches(ax: Axes) -> tuple[float, float]:
     return box.width, box.height
 
 
-def _readable_on(colour: tuple[float, float, float, float]) -> str:
-    """White or black: what has more contrast on a colour (WCAG 2.2: relative luminance)."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in colour[:3]]
-    return "white" if 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2] < 0.179 else "black"
-
-
 __all__ = ["change_figure", "draw_positions", "number_rows", "position_figure", "save_position_figure"]
 
 Cell = tuple[int, int]
@@ -225,11 +221,13 @@ def position_figure(findings: PositionFindings, title: str, *, cell: Cell | None
     with figure_style():
         wide, high, repeat = _size(findings, cell, _SIDE, _GAP)
         width = _LEFT + max(wide, 5.6) + 1.1
-        said = [(findings.sentence, INK), *((note, GREY) for note in findings.notes)] if words else []
-        lines, rows = _wrapped(said, width), number_rows([findings.numbers], findings) if words else []
+        texts = [(findings.sentence, INK), *((note, GREY) for note in findings.notes)] if words else []
+        lines, rows = _wrap_texts(texts, width), number_rows([findings.numbers], findings) if words else []
         length = min(max(high, 1.4), 2.6)  # of the colour bar
-        figure = new_figure(width, _snapped(_ABOVE + max(high + _BELOW, length + 0.3) + _text_height(rows, lines)))
-        top = _snapped(figure.get_size_inches()[1] - _ABOVE)
+        figure = new_figure(
+            width, snap_to_pixels(_ABOVE + max(high + _BELOW, length + 0.3) + _text_height(rows, lines))
+        )
+        top = snap_to_pixels(figure.get_size_inches()[1] - _ABOVE)
         _heading(figure, title, _detail(findings, cell))
         axes = add_axes(figure, _LEFT, top - high, wide, high)
         _draw(axes, findings.similarity_RCRC, cell, repeat, SIMILARITY, 1.0)
@@ -260,12 +258,12 @@ def change_figure(before: PositionFindings, after: PositionFindings, title: str,
     )
     with figure_style():
         wide, high, repeat = _size(after, cell, _PANEL, _PANEL_GAP)
-        step = _snapped(max(wide, 2.2) + 0.36)
+        step = snap_to_pixels(max(wide, 2.2) + 0.36)
         width = _LEFT + 3 * step + MARGIN - 0.2
-        lines = _wrapped(_change_words(before, after), width)
+        lines = _wrap_texts(_change_words(before, after), width)
         rows = number_rows([before.numbers, after.numbers], after)
-        figure = new_figure(width, _snapped(_ABOVE + 0.25 + high + _BELOW + 0.78 + _text_height(rows, lines)))
-        bottom = _snapped(figure.get_size_inches()[1] - _ABOVE - 0.25 - high)
+        figure = new_figure(width, snap_to_pixels(_ABOVE + 0.25 + high + _BELOW + 0.78 + _text_height(rows, lines)))
+        bottom = snap_to_pixels(figure.get_size_inches()[1] - _ABOVE - 0.25 - high)
         _heading(figure, title, _detail(after, cell))
         for index, (name, values_RCRC, colours, end) in enumerate(panels):
             left = _LEFT + index * step
@@ -310,11 +308,6 @@ def _require_cell(findings: PositionFindings, cell: Cell | None) -> None:
         raise ValueError(f"There is no cell {cell} in a grid of {findings.rows} x {findings.columns}.")
 
 
-def _snapped(inches: float) -> float:
-    """To whole pixels, so that a cell of the grid is."""
-    return round(inches * DPI) / DPI
-
-
 def _size(findings: PositionFindings, cell: Cell | None, side: float, gap: int) -> tuple[float, float, int]:
     """Width and height of what is drawn, in inches; and a cell's width as a multiple of the gap between tiles."""
     rows, columns = findings.rows, findings.columns
@@ -323,7 +316,7 @@ def _size(findings: PositionFindings, cell: Cell | None, side: float, gap: int) 
         wide, high = grid_pixels(rows, columns, repeat, round(side * DPI))
         return wide / DPI, high / DPI, repeat
     one = min(side / max(rows, columns), 0.8)
-    return _snapped(columns * one), _snapped(rows * one), repeat
+    return snap_to_pixels(columns * one), snap_to_pixels(rows * one), repeat
 
 
 def _detail(findings: PositionFindings, cell: Cell | None) -> str:
@@ -336,8 +329,8 @@ def _detail(findings: PositionFindings, cell: Cell | None) -> str:
 def _heading(figure: Figure, title: str, detail: str) -> None:
     height = figure.get_size_inches()[1]
     room = (figure.get_size_inches()[0] - 2 * MARGIN) / text_size([title], TITLE, weight="bold")[0]
-    shown = shorten(title, max(10, int(len(title) * min(1.0, 0.95 * room)))) if room < 1 else title
-    add_text(figure, MARGIN, height - 0.33, shown, fontsize=TITLE, weight="bold")
+    line = shorten(title, max(10, int(len(title) * min(1.0, 0.95 * room)))) if room < 1 else title
+    add_text(figure, MARGIN, height - 0.33, line, fontsize=TITLE, weight="bold")
     add_text(figure, MARGIN, height - 0.53, detail, fontsize=SMALL, color=GREY)
 
 
@@ -387,7 +380,7 @@ def _change_words(before: PositionFindings, after: PositionFindings) -> list[tup
     ]
 
 
-def _wrapped(texts: Sequence[tuple[str, str]], width: float) -> list[tuple[str, str]]:
+def _wrap_texts(texts: Sequence[tuple[str, str]], width: float) -> list[tuple[str, str]]:
     """(line, colour) of (words, colour), as wide as the figure."""
     lines = []
     for words, colour in texts:
@@ -419,8 +412,8 @@ def _texts(
         up = top - (index + 0.62) * _ROW
         add_text(figure, MARGIN, up, name, fontsize=LABEL)
         for across, cell, column in zip(places, cells, columns, strict=True):
-            known = column in ("untrained", "fixed 2-D sine")
-            add_text(figure, across, up, cell, ha="right", fontsize=LABEL, color=GREY if known else INK)
+            is_control = column in ("untrained", "fixed 2-D sine")
+            add_text(figure, across, up, cell, ha="right", fontsize=LABEL, color=GREY if is_control else INK)
     for index, (line, colour) in enumerate(lines):
         up = top - _ROW * (len(rows) + 1) - 0.22 - _LINE * (index + 0.6)
         add_text(figure, MARGIN, up, line, fontsize=LABEL, color=colour)

@@ -56,10 +56,10 @@ def methods_table(ranking: Ranking, metrics: Sequence[Metric] | None = None, *, 
         metrics: which columns; None shows all, the deciding one first.
         standing: with seconds a picture, and how each method stands to the best.
     """
-    shown = ranking.metrics if metrics is None else tuple(metrics)
-    columns = ["method", *(metric.label for metric in shown)]
+    columns_shown = ranking.metrics if metrics is None else tuple(metrics)
+    columns = ["method", *(metric.label for metric in columns_shown)]
     rows: list[list[Cell]] = [
-        [_name(row), *(_estimate(row.estimates.get(metric.key)) for metric in shown)] for row in ranking.rows
+        [_name(row), *(_estimate(row.estimates.get(metric.key)) for metric in columns_shown)] for row in ranking.rows
     ]
     if standing:
         columns += ["s/picture", f"by {ranking.by.label}"]
@@ -92,14 +92,14 @@ def methods_csv(ranking: Ranking) -> bytes:
     for row in ranking.rows:
         cells: list[Cell] = [row.name, "yes" if row.is_control else "no", row.standing, rounded(row.seconds)]
         for metric in ranking.metrics:
-            found = row.estimates.get(metric.key)
-            if found is None:
+            estimate = row.estimates.get(metric.key)
+            if estimate is None:
                 cells += [None] * 4
-            elif found.interval is None:
-                cells += [rounded(found.mean), None, None, found.n]
+            elif estimate.interval is None:
+                cells += [rounded(estimate.mean), None, None, estimate.n]
             else:
-                ends = found.interval
-                cells += [rounded(found.mean), rounded(ends.low), rounded(ends.high), found.n]
+                ends = estimate.interval
+                cells += [rounded(estimate.mean), rounded(ends.low), rounded(ends.high), estimate.n]
         rows.append(tuple(cells))
     return Table(tuple(columns), tuple(rows)).csv()
 
@@ -120,15 +120,15 @@ def methods_figure(ranking: Ranking, title: str = "", metrics: Sequence[Metric] 
         title: above it; by default "Methods ranked by", and the metric.
         metrics: which panels; None draws all, the deciding one first.
     """
-    shown = ranking.metrics if metrics is None else tuple(metrics)
+    panels = ranking.metrics if metrics is None else tuple(metrics)
     with figure_style():
         names = text_size([shorten(row.name, _NAME) for row in ranking.rows], LABEL, weight="bold")[0]
         times = text_size(["s/picture", *(_seconds(row) for row in ranking.rows)], SMALL)[0]
         left, right = MARGIN + names + 0.2, MARGIN + times + 0.1
-        labels = text_size([metric.label for metric in shown], LABEL, weight="bold")[0]
+        labels = text_size([metric.label for metric in panels], LABEL, weight="bold")[0]
         fitting = max(1, min(_ACROSS, int((WIDTH - left - right) / (labels + _GAP))))
-        count = math.ceil(len(shown) / fitting)
-        across = math.ceil(len(shown) / count)
+        count = math.ceil(len(panels) / fitting)
+        across = math.ceil(len(panels) / count)
         width = (WIDTH - left - right) / across - _GAP
         rows = _row_middle(ranking, len(ranking.rows) - 1) + _ROW / 2
         figure = new_figure(WIDTH, 0.62 + count * (_HEAD + rows + _FOOT) + 0.06)
@@ -141,7 +141,7 @@ def methods_figure(ranking: Ranking, title: str = "", metrics: Sequence[Metric] 
             _names(figure, ranking, MARGIN + names, ceiling)
             if band == 0:
                 _times(figure, ranking, ceiling)
-            for index, metric in enumerate(shown[band * across : (band + 1) * across]):
+            for index, metric in enumerate(panels[band * across : (band + 1) * across]):
                 axes = add_axes(figure, left + index * (width + _GAP), ceiling - rows, width, rows)
                 _panel(axes, ranking, metric, width)
         return figure
@@ -174,8 +174,10 @@ def _times(figure: Figure, ranking: Ranking, ceiling: float) -> None:
 
 def _panel(axes: Axes, ranking: Ranking, metric: Metric, width: float) -> None:
     rows = _row_middle(ranking, len(ranking.rows) - 1) + _ROW / 2
-    found = {index: row.estimates[metric.key] for index, row in enumerate(ranking.rows) if metric.key in row.estimates}
-    low = min([0.0, *(entry.interval.low if entry.interval else entry.mean for entry in found.values())])
+    estimates = {
+        index: row.estimates[metric.key] for index, row in enumerate(ranking.rows) if metric.key in row.estimates
+    }
+    low = min([0.0, *(entry.interval.low if entry.interval else entry.mean for entry in estimates.values())])
     low = math.floor(low * 20) / 20
     end = 1 + (1 - low) * _NUMBER / (width - _NUMBER)  # the axis stops at 1; numbers stand to the right of it
     axes.set(xlim=(low, end), ylim=(rows, 0), yticks=[])
@@ -184,11 +186,11 @@ def _panel(axes: Axes, ranking: Ranking, metric: Metric, width: float) -> None:
     axes.tick_params(axis="x", length=0)
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.vlines(ticks, 0, rows, color=HAIRLINE, linewidth=0.6, zorder=0)
-    controls = [entry.mean for index, entry in found.items() if ranking.rows[index].is_control]
+    controls = [entry.mean for index, entry in estimates.items() if ranking.rows[index].is_control]
     if controls:
         best = max(controls) if metric.higher_is_better else min(controls)
         axes.plot([best, best], [0, rows], ":", color=GREY, linewidth=1, zorder=1)
-    for index, entry in found.items():
+    for index, entry in estimates.items():
         _point(axes, ranking.rows[index], entry, _row_middle(ranking, index), end)
     weight = "bold" if metric == ranking.by else "normal"
     axes.annotate(metric.label, (low, 0), (0, 21), textcoords="offset points", fontsize=LABEL, weight=weight)
@@ -221,7 +223,7 @@ def _seconds(row: RankedMethod) -> str:
 def _caption(ranking: Ranking) -> str:
     on = "1 picture" if ranking.pictures == 1 else f"{ranking.pictures:,} pictures"
     how = f"in brackets 95 % bootstrap intervals ({ranking.resamples:,} resamples of the pictures)"
-    return f"Ranked by {ranking.by.label} on {on}; {how if _measured(ranking) else 'too few for intervals'}."
+    return f"Ranked by {ranking.by.label} on {on}; {how if _has_intervals(ranking) else 'too few for intervals'}."
 
 
 def _detail(ranking: Ranking) -> str:
@@ -229,14 +231,14 @@ def _detail(ranking: Ranking) -> str:
     best = "the best method" + (" and those that tie with it" if "ties" in standings else "")
     parts = [
         f"n = {ranking.pictures:,}",
-        *(["lines: 95 % intervals"] if _measured(ranking) else []),
+        *(["lines: 95 % intervals"] if _has_intervals(ranking) else []),
         f"in colour: {best}" + (" (too few pictures to tell more apart)" if "unknown" in standings else ""),
         *(["dotted: the best control"] if any(row.is_control for row in ranking.rows) else []),
     ]
     return "   ".join(parts)
 
 
-def _measured(ranking: Ranking) -> bool:
+def _has_intervals(ranking: Ranking) -> bool:
     return any(entry.interval for row in ranking.rows for entry in row.estimates.values())
 
 
@@ -244,10 +246,10 @@ def _name(row: RankedMethod) -> str:
     return f"{row.name} (control)" if row.is_control else row.name
 
 
-def _estimate(found: Estimate | None) -> str | None:
-    if found is None:
+def _estimate(estimate: Estimate | None) -> str | None:
+    if estimate is None:
         return None
-    mean, interval = shown_number(found.mean, 3), found.interval
+    mean, interval = shown_number(estimate.mean, 3), estimate.interval
     return mean if interval is None else f"{mean} ({shown_number(interval.low)} to {shown_number(interval.high)})"
 
 
