@@ -15,7 +15,7 @@ from vitrine.attribution.baselines import centre_blob
 from vitrine.classify.model import open_classifier
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import DataError, ModelError
-from vitrine.explain.score import ScoreSettings, score_methods, scored_samples, write_scores
+from vitrine.explain.score import ScoreSettings, open_samples, score_methods, write_scores
 from vitrine.plotting.provenance import read_provenance
 
 QUICK = ScoreSettings(methods=("attention", "rollout", "gradcam"), limit=30, curves=8)
@@ -58,7 +58,7 @@ def test_the_centre_blobs_hits_are_counted_as_by_hand(small_run: Path, small_sce
     found = {row.name: row for row in scored(small_run, small_scenes, settings).ranking.rows}["centre blob"]
     strongest = np.argwhere(centre_blob(4, 4) == centre_blob(4, 4).max())
     hits = []
-    samples, _ = scored_samples(str(small_scenes), None, 12, 0)
+    samples, _ = open_samples(str(small_scenes), None, 12, 0)
     for sample in samples:
         mask = np.asarray(Image.open(small_scenes / "masks" / sample.name)) == 1
         centres = mask[4::8, 4::8]
@@ -109,9 +109,9 @@ def test_what_cannot_be_scored_is_said(small_run: Path, small_scenes: Path, tmp_
 
 
 def test_more_pictures_than_the_limit_are_drawn_with_the_seed(small_scenes: Path) -> None:
-    one, notes = scored_samples(str(small_scenes), "test", 20, 3)
-    assert one == scored_samples(str(small_scenes), "test", 20, 3)[0]
-    assert one != scored_samples(str(small_scenes), "test", 20, 4)[0]
+    one, notes = open_samples(str(small_scenes), "test", 20, 3)
+    assert one == open_samples(str(small_scenes), "test", 20, 3)[0]
+    assert one != open_samples(str(small_scenes), "test", 20, 4)[0]
     assert len(one) == 20
     assert [sample.name for sample in one] == sorted(sample.name for sample in one)
     assert "20 of 200 pictures were drawn (seed 3)." in notes

@@ -22,11 +22,10 @@ from vitrine.attribution.baselines import centre_blob, edges, random_map
 from vitrine.attribution.methods import METHODS, Method
 from vitrine.attribution.outlier_tokens import outlier_mass
 from vitrine.attribution.placement import Placement
-from vitrine.attribution.pointing import centres_inside, score_against_mask
+from vitrine.attribution.pointing import MaskScores, centres_inside, score_against_mask
 from vitrine.attribution.ranking import Ranking, ScoredMethod, paired_difference, rank_methods
 from vitrine.attribution.verdict import Evidence, Verdict, judge, top_decile_mass
 from vitrine.attribution.weight_randomization import randomised_copies
-from vitrine.classify.inference import eval_transform
 from vitrine.classify.model import Classifier
 from vitrine.data.image_folder import iter_pictures
 from vitrine.data.loader import batches
@@ -69,11 +68,11 @@ class ScoreSettings:
 
     def flags(self) -> list[str]:
         """The options of ``vitrine explain --score`` that differ from what it does without any."""
-        usual = ScoreSettings()
-        named = {"--split": self.split, "--masks": self.masks, "--category": self.category}
-        flags = [word for name, value in named.items() if value is not None for word in (name, str(value))]
+        default = ScoreSettings()
+        texts = {"--split": self.split, "--masks": self.masks, "--category": self.category}
+        flags = [word for name, value in texts.items() if value is not None for word in (name, str(value))]
         for name in ("limit", "curves", "seed"):
-            if getattr(self, name) != getattr(usual, name):
+            if getattr(self, name) != getattr(default, name):
                 flags += [f"--{name}", str(getattr(self, name))]
         if self.methods != METHODS:
             flags += [word for name in self.methods for word in ("--method", name)]
@@ -147,51 +146,43 @@ def write_scores(result: MethodScores, out: Path) -> None:
     save_methods_figure(result.ranking, out / "methods.png", origin.to_metadata())
 
 
-def scored_samples(data: str, split: str | None, limit: int, seed: int) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
-    """Pictures and sentences on how they were found; with more than ``limit``, a seeded choice in the data's order.
+def open_samples(data: str, split: str | None, limit: int, seed: int) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
+    """The pictures of a data reference or of a plain folder, and sentences on which they are.
+
+    With more than ``limit`` pictures, so many are drawn with ``seed``, in the data's order.
 
     Raises:
         DataError: no pictures, no such split, or an endless source.
     """
     path = Path(data).expanduser()
     try:
-        found = open_data(data)
+        labelled = open_data(data)
     except DataError as error:
         if not path.is_dir() or split is not None:
             raise
-        aside: Counter[str] = Counter()
-        samples: Sequence[Sample] = [s for s in iter_pictures(path, aside=aside) if not s.name.startswith(f"{FOLDER}/")]
+        pictures = iter_pictures(path, aside=Counter())
+        samples: Sequence[Sample] = [sample for sample in pictures if not sample.name.startswith(f"{FOLDER}/")]
         if not samples:
             raise error from None
         notes = [f"{data} was read as a folder of pictures without labels."]
     else:
-        finite = [name for name, part in found.splits.items() if not part.endless and len(part)]
-        chosen = split or next((name for name in ("test", "validation", "train") if name in finite), None)
-        if chosen not in finite:
+        finite = [name for name, part in labelled.splits.items() if not part.endless and len(part)]
+        name = split or next((name for name in ("test", "validation", "train") if name in finite), None)
+        if name not in finite:
             raise DataError(f"{data} has no {split or 'finite'} split; it has: {', '.join(finite) or 'none'}.")
-        samples, notes = found.splits[chosen], [f"The pictures are the {chosen} split of {data} ({found.layout})."]
+        samples, notes = labelled.splits[name], [f"The pictures are the {name} split of {data} ({labelled.layout})."]
     if len(samples) > limit:
         notes.append(f"{limit} of {len(samples):,} pictures were drawn (seed {seed}).")
     return random_subset(samples, limit, seed), tuple(notes)
 
 
 Floats = npt.NDArray[np.float32]
-_MASKED = ("pointing", "inside", "average_precision", "iou_best", "iou_mean")
-_SHUFFLED_SEED = 0
-
-
-@dataclass(frozen=True, eq=False)
-class _Scene:
-    """All that is scored, in memory: at most ``limit`` small pictures."""
-
-    pixels_PCHW: torch.Tensor  # uint8
-    targets_P: torch.Tensor
-    coverage: tuple[Floats | None, ...]
-    hits: tuple[npt.NDArray[np.bool_] | None, ...]
+_MASK_METRICS = ("pointing", "inside", "average_precision", "iou_best", "iou_mean")
+_SHUFFLE_SEED = 0
 
 
 def score_methods(
-    opened: Classifier,
+    classifier: Classifier,
     model: str,
     data: str,
     settings: ScoreSettings,
@@ -200,7 +191,7 @@ def score_methods(
     """Score methods and controls on the same pictures, and rank them.
 
     Args:
-        opened: the model.
+        classifier: the model.
         model: its reference, for the result.
         data: a data reference, or a folder of pictures; labels are not needed.
         settings: what is scored.
@@ -210,32 +201,31 @@ def score_methods(
         DataError, ModelError: the input cannot be used.
     """
     seed = settings.seed
-    samples, notes = scored_samples(data, settings.split, settings.limit, seed)
-    found = find_masks(samples, data=_folder_of(data), source=settings.masks, category=settings.category)
-    contenders = _contenders(opened, settings)
-    scene, left_out = _load(opened, samples, found, settings.batch_size)
-    total = len(scene.targets_P) * (len(contenders) + 4)
-    work = _Scoring(opened, scene, settings, lambda done: progress(done, total))
-    scored = [work.method(name, method) for name, method in contenders]
-    scored += [work.control(name, maps_PRC) for name, maps_PRC in work.controls()]
-    best = rank_methods(scored, seed=seed).rows[0].name
-    scored.append(work.shuffled(f"{best}, shuffled", dict(contenders)[best]))
-    ranking = rank_methods(scored, seed=seed)
-    weights = opened.weights
+    samples, notes = open_samples(data, settings.split, settings.limit, seed)
+    masks = find_masks(samples, data=_folder_of(data), source=settings.masks, category=settings.category)
+    methods = _named_methods(classifier, settings)
+    pictures, unreadable = _load_pictures(classifier, samples, masks, settings.batch_size)
+    total = len(pictures) * (len(methods) + 4)
+    scorer = _Scorer(classifier, pictures, settings, lambda done: progress(done, total))
+    scores = [scorer.score_method(name, method) for name, method in methods.items()]
+    scores += [scorer.score_control(name, maps_PRC) for name, maps_PRC in scorer.control_maps()]
+    best = rank_methods(scores, seed=seed).rows[0].name
+    scores.append(scorer.score_shuffled(f"{best}, shuffled", methods[best]))
+    ranking = rank_methods(scores, seed=seed)
     return MethodScores(
         model,
         data,
         ranking,
-        verdicts={name: work.verdict(name, method, scored, ranking) for name, method in contenders},
-        masks=found.origin if found else None,
-        masked=sum(cover is not None for cover in scene.coverage),
-        precision=opened.precision,
-        weights_sha256=None if weights is None else weights.sha256,
+        verdicts={name: scorer.verdict(name, method, scores, ranking) for name, method in methods.items()},
+        masks=None if masks is None else masks.origin,
+        masked=sum(coverage_RC is not None for coverage_RC in pictures.coverage),
+        precision=classifier.precision,
+        weights_sha256=None if classifier.weights is None else classifier.weights.sha256,
         settings=settings,
         notes=(
             *notes,
-            *(found.notes if found else ()),
-            *left_out,
+            *(() if masks is None else masks.notes),
+            *unreadable,
             f"In {best}, shuffled, all weights of the model are shuffled.",
         ),
     )
@@ -246,143 +236,177 @@ def _folder_of(data: str) -> Path | None:
     return path if path.exists() else None
 
 
-def _contenders(opened: Classifier, settings: ScoreSettings) -> list[tuple[str, Method]]:
+def _named_methods(classifier: Classifier, settings: ScoreSettings) -> dict[str, Method]:
     """Methods by the name that the table gives them."""
-    found = [(name, Method(name)) for name in settings.methods]
+    methods = {name: Method(name) for name in settings.methods}
     if settings.layers:
-        count = len(opened.module.blocks)  # type: ignore[arg-type]
-        found += [(f"attention, layer {layer + 1}", Method("attention", layer=layer)) for layer in range(count - 1)]
-    return found
+        count = len(classifier.module.blocks)  # type: ignore[arg-type]
+        methods |= {f"attention, layer {layer + 1}": Method("attention", layer=layer) for layer in range(count - 1)}
+    return methods
 
 
-def _load(
-    opened: Classifier, samples: Sequence[Sample], masks: Masks | None, batch_size: int
-) -> tuple[_Scene, list[str]]:
-    """Pictures as bytes, the model's own classes, and where the masks lie on the grid."""
-    explainer = Explainer(opened, Method())
-    layout, transform = explainer.layout, eval_transform(opened.spec)
-    pixels, targets, kept = [], [], []
-    left_out: list[str] = []
-    for batch in batches(samples, transform, batch_size=batch_size):
-        left_out += [f"{samples[i].name} could not be read: {reason}" for i, reason in batch.unreadable]
-        kept += batch.indices_B.tolist()
+@dataclass(frozen=True, eq=False)
+class _Pictures:
+    """The pictures on which methods are scored, all in memory.
+
+    Attributes:
+        pixels_PCHW: uint8, what the model sees.
+        targets_P: int64, the class that the model finds likeliest.
+        coverage: share of each patch inside the picture's mask, float32 (R, C); None without a mask.
+        hits: whether each patch's centre lies in the mask, bool (R, C); None without a mask.
+    """
+
+    pixels_PCHW: torch.Tensor
+    targets_P: torch.Tensor
+    coverage: tuple[Floats | None, ...]
+    hits: tuple[npt.NDArray[np.bool_] | None, ...]
+
+    def __len__(self) -> int:
+        """P."""
+        return len(self.targets_P)
+
+
+def _load_pictures(
+    classifier: Classifier, samples: Sequence[Sample], masks: Masks | None, batch_size: int
+) -> tuple[_Pictures, list[str]]:
+    """The pictures that can be read, with their masks on the model's grid, and sentences on the others."""
+    explainer = Explainer(classifier, Method())
+    pixels, targets, readable = [], [], []
+    unreadable: list[str] = []
+    for batch in batches(samples, explainer.transform, batch_size=batch_size):
+        unreadable += [f"{samples[i].name} could not be read: {reason}" for i, reason in batch.unreadable]
+        readable += [samples[i] for i in batch.indices_B.tolist()]
         if len(batch.pixels_BCHW):
             pixels.append(batch.pixels_BCHW)
             targets.append(explainer.probability(explainer.pixels(batch.pixels_BCHW)).argmax(1).cpu())
-    if not kept:
-        raise DataError(f"None of the {len(samples)} pictures can be read, for example {left_out[0]}")
-    coverage: list[Floats | None] = []
-    hits: list[npt.NDArray[np.bool_] | None] = []
-    for sample in (samples[i] for i in kept):
-        mask_HW = None
-        if masks is not None and sample.name in masks.loaders:
-            size = sample.picture.decode().size
-            mask_HW = masks.mask_of(sample.name, size)
-            placement = Placement(transform.geometry(*size), layout.rows, layout.columns)
-        coverage.append(None if mask_HW is None else placement.coverage(mask_HW))
-        hits.append(None if mask_HW is None else centres_inside(mask_HW, placement))
-    return _Scene(torch.cat(pixels), torch.cat(targets), tuple(coverage), tuple(hits)), left_out
+    if not readable:
+        raise DataError(f"None of the {len(samples)} pictures can be read, for example {unreadable[0]}")
+    regions = [_mask_on_grid(explainer, sample, masks) for sample in readable]
+    coverage, hits = zip(*regions, strict=True)
+    return _Pictures(torch.cat(pixels), torch.cat(targets), coverage, hits), unreadable
 
 
-class _Scoring:
-    """One scene, scored by one method after the other."""
+def _mask_on_grid(
+    explainer: Explainer, sample: Sample, masks: Masks | None
+) -> tuple[Floats | None, npt.NDArray[np.bool_] | None]:
+    """Coverage and hits of a picture's mask, as :class:`_Pictures` has them; None for both without a mask."""
+    if masks is None or sample.name not in masks.loaders:
+        return None, None
+    size = sample.picture.decode().size
+    mask_HW = masks.mask_of(sample.name, size)
+    if mask_HW is None:
+        return None, None
+    placement = Placement(explainer.transform.geometry(*size), explainer.layout.rows, explainer.layout.columns)
+    return placement.coverage(mask_HW), centres_inside(mask_HW, placement)
+
+
+class _Scorer:
+    """Scores one method after the other on the same pictures.
+
+    Args:
+        classifier: the model.
+        pictures: to score methods on.
+        settings: what is scored.
+        progress: called with pictures done, those of every method counted.
+    """
 
     def __init__(
-        self, opened: Classifier, scene: _Scene, settings: ScoreSettings, progress: Callable[[int], None]
+        self, classifier: Classifier, pictures: _Pictures, settings: ScoreSettings, progress: Callable[[int], None]
     ) -> None:
-        self.opened, self.scene, self.settings, self.progress = opened, scene, settings, progress
-        self.explainer = Explainer(
-            opened, Method()
-        )  # of no method in particular: pixels, probabilities, curves, outliers
-        self.done = 0
+        self.classifier, self.pictures, self.settings, self.progress = classifier, pictures, settings, progress
+        # Of no method in particular: pixels, probabilities, curves and outliers are the same for all.
+        self.explainer = Explainer(classifier, Method())
+        self.pictures_done = 0
         self.maps: dict[str, Floats] = {}
 
-    def _batches(self) -> Iterator[slice]:
-        for first in range(0, len(self.scene.targets_P), self.settings.batch_size):
-            yield slice(first, min(first + self.settings.batch_size, len(self.scene.targets_P)))
+    def score_method(self, name: str, method: Method, module: torch.nn.Module | None = None) -> ScoredMethod:
+        """Make a method's maps of all pictures, timed, and score them.
 
-    def method(self, name: str, method: Method, module: torch.nn.Module | None = None) -> ScoredMethod:
-        """Maps of all pictures, timed, and their scores."""
-        explainer = Explainer(self.opened, method)
-        parts, spent = [], 0.0
-        for some in self._batches():
-            pixels_BCHW = explainer.pixels(self.scene.pixels_PCHW[some])
-            began = time.perf_counter()
-            parts.append(explainer.maps(pixels_BCHW, self.scene.targets_P[some], module).scores_BRC.numpy())
-            spent += time.perf_counter() - began
-        seconds = spent / len(self.scene.targets_P)
-        return self._scored(name, np.concatenate(parts), is_control=module is not None, seconds=seconds)
+        With ``module``, a copy of the model with other weights, it is a control.
+        """
+        explainer = Explainer(self.classifier, method)
+        parts, seconds = [], 0.0
+        for part in self._batches():
+            pixels_BCHW = explainer.pixels(self.pictures.pixels_PCHW[part])
+            start = time.perf_counter()
+            parts.append(explainer.maps(pixels_BCHW, self.pictures.targets_P[part], module).scores_BRC.numpy())
+            seconds += time.perf_counter() - start
+        maps_PRC, is_control = np.concatenate(parts), module is not None
+        return self._score(name, maps_PRC, is_control=is_control, seconds=seconds / len(self.pictures))
 
-    def shuffled(self, name: str, method: Method) -> ScoredMethod:
-        """The same method by a copy of the model whose weights are all randomised."""
-        *_, (_, copy) = randomised_copies(self.opened.module, seed=_SHUFFLED_SEED)
-        return self.method(name, method, copy)
+    def score_shuffled(self, name: str, method: Method) -> ScoredMethod:
+        """The same method, by a copy of the model whose weights are all randomised, as a control."""
+        *_, (_, copy) = randomised_copies(self.classifier.module, seed=_SHUFFLE_SEED)
+        return self.score_method(name, method, copy)
 
-    def controls(self) -> Iterator[tuple[str, Floats]]:
-        """Maps that know nothing of the model, of all pictures."""
+    def control_maps(self) -> Iterator[tuple[str, Floats]]:
+        """Maps of all pictures that know nothing of the model, by the controls' names."""
         layout = self.explainer.layout
-        grid, count = (layout.rows, layout.columns), len(self.scene.targets_P)
+        grid, count = (layout.rows, layout.columns), len(self.pictures)
         yield "random", np.stack([random_map(*grid, self.settings.seed + p) for p in range(count)])
         yield "centre blob", np.stack([centre_blob(*grid)] * count)
-        parts = [edges(self.explainer.pixels(self.scene.pixels_PCHW[some]).cpu(), *grid) for some in self._batches()]
-        yield "edges", np.concatenate(parts)
+        pixels = (self.explainer.pixels(self.pictures.pixels_PCHW[part]).cpu() for part in self._batches())
+        yield "edges", np.concatenate([edges(pixels_BCHW, *grid) for pixels_BCHW in pixels])
 
-    def control(self, name: str, maps_PRC: Floats) -> ScoredMethod:
-        """A control's scores."""
-        return self._scored(name, maps_PRC, is_control=True, seconds=None)
+    def score_control(self, name: str, maps_PRC: Floats) -> ScoredMethod:
+        """Score maps that no method made."""
+        return self._score(name, maps_PRC, is_control=True, seconds=None)
 
-    def _scored(self, name: str, maps_PRC: Floats, *, is_control: bool, seconds: float | None) -> ScoredMethod:
+    def _batches(self) -> Iterator[slice]:
+        for first in range(0, len(self.pictures), self.settings.batch_size):
+            yield slice(first, min(first + self.settings.batch_size, len(self.pictures)))
+
+    def _score(self, name: str, maps_PRC: Floats, *, is_control: bool, seconds: float | None) -> ScoredMethod:
         self.maps[name] = maps_PRC
         values: dict[str, list[float]] = {"gap": [], "insertion": [], "deletion": []}
-        for some in self._batches():
-            if measured := range(*some.indices(min(self.settings.curves, len(maps_PRC)))):
-                part = slice(measured.start, measured.stop)
-                curves = self.explainer.curves(self.explainer.pixels(self.scene.pixels_PCHW[part]), maps_PRC[part])
+        for batch in self._batches():
+            if with_curves := range(*batch.indices(min(self.settings.curves, len(maps_PRC)))):
+                part = slice(with_curves.start, with_curves.stop)
+                curves = self.explainer.curves(self.explainer.pixels(self.pictures.pixels_PCHW[part]), maps_PRC[part])
                 values["gap"] += curves.gap.tolist()
                 values["insertion"] += curves.insertion_area.tolist()
                 values["deletion"] += curves.deletion_area.tolist()
-            self.done += len(maps_PRC[some])
-            self.progress(self.done)
+            self.pictures_done += len(maps_PRC[batch])
+            self.progress(self.pictures_done)
         for each in values.values():
             each += [np.nan] * (len(maps_PRC) - len(each))
-        if any(cover is not None for cover in self.scene.coverage):
-            values |= self._localised(maps_PRC)
+        if any(coverage_RC is not None for coverage_RC in self.pictures.coverage):
+            values |= self._mask_scores(maps_PRC)
         return ScoredMethod(name, is_control, {key: np.array(each) for key, each in values.items()}, seconds)
 
-    def _localised(self, maps_PRC: Floats) -> dict[str, list[float]]:
-        values: dict[str, list[float]] = {key: [] for key in _MASKED}
-        for scores_RC, cover_RC, hit_RC in zip(maps_PRC, self.scene.coverage, self.scene.hits, strict=True):
-            found = None if cover_RC is None or hit_RC is None else score_against_mask(scores_RC, cover_RC, hit_RC)
-            for key, said in zip(_MASKED, _numbers(found), strict=True):
-                values[key].append(np.nan if said is None else said)
+    def _mask_scores(self, maps_PRC: Floats) -> dict[str, list[float]]:
+        """By metric, the score of every map against its picture's mask; NaN where there is none."""
+        values: dict[str, list[float]] = {key: [] for key in _MASK_METRICS}
+        for scores_RC, coverage_RC, hit_RC in zip(maps_PRC, self.pictures.coverage, self.pictures.hits, strict=True):
+            scores: MaskScores | None = None
+            if coverage_RC is not None and hit_RC is not None:
+                scores = score_against_mask(scores_RC, coverage_RC, hit_RC)
+            for key in _MASK_METRICS:
+                value = None if scores is None else getattr(scores, key)
+                values[key].append(np.nan if value is None else value)
         return values
 
     @cached_property
     def _outliers_BRC(self) -> npt.NDArray[np.bool_]:  # noqa: N802  its axes
-        """Of the first batch; they are the model's, whatever the method."""
-        return self.explainer.outliers(self.explainer.pixels(self.scene.pixels_PCHW[next(self._batches())]))
+        """Outlier tokens of the first batch; they are the model's, whatever the method."""
+        return self.explainer.outliers(self.explainer.pixels(self.pictures.pixels_PCHW[next(self._batches())]))
 
-    def verdict(self, name: str, method: Method, scored: Sequence[ScoredMethod], ranking: Ranking) -> Verdict:
+    def verdict(self, name: str, method: Method, scores: Sequence[ScoredMethod], ranking: Ranking) -> Verdict:
         """All checks of a method over all pictures; the weights are randomised on one batch of them."""
-        by_name = {each.name: each for each in scored}
+        by_name = {each.name: each for each in scores}
         lead = paired_difference(by_name[name], by_name["centre blob"], ranking.by, seed=self.settings.seed)
-        explainer, first = Explainer(self.opened, method), next(self._batches())
-        pixels_BCHW, targets_B = explainer.pixels(self.scene.pixels_PCHW[first]), self.scene.targets_P[first]
+        explainer, first = Explainer(self.classifier, method), next(self._batches())
+        pixels_BCHW, targets_B = explainer.pixels(self.pictures.pixels_PCHW[first]), self.pictures.targets_P[first]
         outliers_BRC, maps_PRC = self._outliers_BRC, self.maps[name]
+        masses = [outlier_mass(*each) for each in zip(maps_PRC[first], outliers_BRC, strict=True)]
         evidence = Evidence(
             pictures=len(maps_PRC),
-            correlation=float(explainer.sensitivity(pixels_BCHW, targets_B, _SHUFFLED_SEED).final_B.mean()),
+            correlation=float(explainer.sensitivity(pixels_BCHW, targets_B, _SHUFFLE_SEED).final_B.mean()),
             metric=ranking.by.key,
             top_decile_mass=float(top_decile_mass(maps_PRC).mean()),
-            outlier_mass=float(
-                np.mean([outlier_mass(*pair) for pair in zip(maps_PRC[first], outliers_BRC, strict=True)])
-            ),
+            outlier_mass=float(np.mean(masses)),
             outliers=float(outliers_BRC.sum((1, 2)).mean()),
         )
         if lead is not None:
             evidence = replace(evidence, advantage=lead.mean, advantage_interval=lead.interval)
         return judge(evidence)
-
-
-def _numbers(found: Any) -> tuple[float | None, ...]:
-    return tuple(None if found is None else getattr(found, key) for key in _MASKED)
