@@ -103,7 +103,7 @@ function isSigned(scale) {
   return scale.kind === "lost";
 }
 
-function ends(scale) {
+function scaleEnds(scale) {
   return [isSigned(scale) ? -scale.high : scale.kind === "own" ? scale.low : 0, scale.high];
 }
 
@@ -189,7 +189,7 @@ function smoothRowWithGaps(values, columns, down, y, across, into) {
 
 const photoCache = new WeakMap(); // the photograph's pixels at a canvas's size, reused while only the map changes
 
-function photoPixels(canvas, image) {
+function getPhotoPixels(canvas, image) {
   const { width, height } = canvas;
   const cached = photoCache.get(canvas);
   if (cached && cached.image === image && cached.width === width && cached.height === height) return cached.data;
@@ -215,7 +215,7 @@ export function drawOverlay(canvas, image, map, options) {
   const { rows, columns, box, scale, strength = 1, smooth = true, greyscale = false, outlines = [], paper = 255 } = options;
   const size = options.size || [image.naturalWidth || image.width, image.naturalHeight || image.height];
   const { width, height } = canvas;
-  const photo = photoPixels(canvas, image);
+  const photo = getPhotoPixels(canvas, image);
   const pixels = new ImageData(width, height);
   const down = axisLookup(height, size[1], box[1], box[3], rows);
   const across = axisLookup(width, size[0], box[0], box[2], columns);
@@ -223,7 +223,7 @@ export function drawOverlay(canvas, image, map, options) {
   const share = values ? strength : 0;
   const row = new Float32Array(width);
   const fill = !smooth ? plainRow : values && values.some(Number.isNaN) ? smoothRowWithGaps : smoothRow;
-  const [low, high] = values ? ends(scale) : [0, 1];
+  const [low, high] = values ? scaleEnds(scale) : [0, 1];
   const colours = values && isSigned(scale) ? SIGNED : INFERNO;
   const opacity = values && opacities(scale);
   for (let y = 0; y < height; y += 1) {
@@ -261,7 +261,7 @@ export function drawMap(canvas, map, options) {
   const down = axisLookup(height, size[1], box[1], box[3], rows);
   const across = axisLookup(width, size[0], box[0], box[2], columns);
   const values = decodeArray(map);
-  const [low, high] = ends(scale);
+  const [low, high] = scaleEnds(scale);
   for (let y = 0; y < height; y += 1) {
     for (let x = 0; x < width; x += 1) {
       const i = 4 * (y * width + x);
@@ -326,16 +326,16 @@ function drawLines(canvas, drawn, { rows, columns, box, size, outlines }) {
   }
 }
 
-function element(name, className = "", text = "") {
-  const node = document.createElement(name);
-  if (className) node.className = className;
-  if (text) node.textContent = text;
-  return node;
+function createElement(name, className = "", text = "") {
+  const element = document.createElement(name);
+  if (className) element.className = className;
+  if (text) element.textContent = text;
+  return element;
 }
 
 /* Values on a colour bar: round ones, and the neutral one. */
-function ticks(scale) {
-  const [low, high] = ends(scale);
+function chooseTicks(scale) {
+  const [low, high] = scaleEnds(scale);
   const span = high - low;
   const mark = neutralValue(scale);
   let step = 1e-9;
@@ -355,13 +355,13 @@ function ticks(scale) {
 /* A level colour bar in an element. The neutral value (1, or 0) is marked; where the map goes beyond the scale, its
    largest value is written above the bar's end. */
 export function drawColourBar(root, scale, maximum) {
-  const [low, high] = ends(scale);
+  const [low, high] = scaleEnds(scale);
   const place = (value) => `${(100 * (value - low)) / (high - low)}%`;
-  const name = element("div", "colour-bar-name");
-  name.append(element("span", "", scaleName(scale)));
-  if (maximum > high * (1 + 1e-6)) name.append(element("span", "beyond", `up to ${formatNumber(maximum)} \u25b8`));
-  const strip = element("div", "colour-bar-strip");
-  const canvas = element("canvas");
+  const name = createElement("div", "colour-bar-name");
+  name.append(createElement("span", "", scaleName(scale)));
+  if (maximum > high * (1 + 1e-6)) name.append(createElement("span", "beyond", `up to ${formatNumber(maximum)} \u25b8`));
+  const strip = createElement("div", "colour-bar-strip");
+  const canvas = createElement("canvas");
   [canvas.width, canvas.height] = [256, 1];
   const pixels = new ImageData(256, 1);
   for (let i = 0; i < 256; i += 1) {
@@ -370,15 +370,15 @@ export function drawColourBar(root, scale, maximum) {
   }
   canvas.getContext("2d").putImageData(pixels, 0, 0);
   strip.append(canvas);
-  const below = element("div", "colour-bar-ticks");
-  for (const value of ticks(scale)) {
-    const tick = element("span", value === neutralValue(scale) ? "nothing" : "", formatNumber(value));
+  const below = createElement("div", "colour-bar-ticks");
+  for (const value of chooseTicks(scale)) {
+    const tick = createElement("span", value === neutralValue(scale) ? "nothing" : "", formatNumber(value));
     if (value - low < 0.02 * (high - low)) tick.classList.add("start");
     if (high - value < 0.02 * (high - low)) tick.classList.add("end");
     tick.style.left = place(value);
     below.append(tick);
     if (value === neutralValue(scale)) {
-      const mark = element("i", "colour-bar-mark");
+      const mark = createElement("i", "colour-bar-mark");
       mark.style.left = place(value);
       strip.append(mark);
     }
@@ -397,7 +397,7 @@ function paperLightness() {
   return parts.length > 3 && parts[3] === 0 ? 255 : LUMA.reduce((sum, weight, k) => sum + weight * parts[k], 0);
 }
 
-/* A photograph from what a View names, ready to be drawn. */
+/* The photograph that a View names, as an image that can be drawn. */
 export async function loadPhotograph(photograph) {
   let image = photograph;
   if (typeof photograph === "string") {
@@ -431,8 +431,8 @@ export class Stage {
     this.view = null;
     this.patch = null;
     this.onPatch = null;
-    this.root = element("div", "stage");
-    this.canvas = element("canvas");
+    this.root = createElement("div", "stage");
+    this.canvas = createElement("canvas");
     this.canvas.setAttribute("role", interactive ? "application" : "img");
     this.root.append(this.canvas);
     parent.append(this.root);
@@ -457,7 +457,7 @@ export class Stage {
     if (!this.fit()) this.draw();
   }
 
-  /* Takes the size of its place; true if that drew. */
+  /* Fit the canvas to its place; returns true if that drew it. */
   fit() {
     if (!this.view) return false;
     const { image } = this.view;
@@ -519,8 +519,8 @@ export class Stage {
 
 /* A labelled slider from 0 to 1 for an overlay's strength; onchange(strength) while it moves. */
 export function createStrengthSlider(strength, onchange) {
-  const label = element("label", "strength", "Strength");
-  const slider = element("input");
+  const label = createElement("label", "strength", "Strength");
+  const slider = createElement("input");
   Object.assign(slider, { type: "range", min: 0, max: 1, step: 0.05, value: strength });
   slider.addEventListener("input", () => onchange(Number(slider.value)));
   label.append(slider);
@@ -556,16 +556,16 @@ export class MapViewer {
     const view = { ...rest, map: this.values, scale, grid, described, strength: 1, smooth: true, outlines: [] };
     view.image = await loadPhotograph(photograph);
     this.stage = new Stage(this.root, { interactive: true });
-    const row = element("div", "viewer-row");
-    const bar = element("div");
+    const row = createElement("div", "viewer-row");
+    const bar = createElement("div");
     drawColourBar(bar, scale, maxOf(this.values));
-    const patches = element("label", "tick-box");
-    const box = element("input");
+    const patches = createElement("label", "tick-box");
+    const box = createElement("input");
     box.type = "checkbox";
     box.addEventListener("change", () => this.stage.show({ smooth: !box.checked }));
     patches.append(box, "patches as they are");
     row.append(bar, createStrengthSlider(1, (strength) => this.stage.show({ strength })), patches);
-    const readout = element("p", "readout", sentence || described || "");
+    const readout = createElement("p", "readout", sentence || described || "");
     readout.setAttribute("aria-live", "polite");
     this.root.append(row, readout);
     this.stage.onPatch = (patch) => {
@@ -593,13 +593,13 @@ export class WordViewer {
 
   async build() {
     const { photograph, scale } = this.data;
-    this.line = element("div", "words");
+    this.line = createElement("div", "words");
     this.line.setAttribute("role", "group");
     this.line.setAttribute("aria-label", "Words of the caption; each shows where it looked");
-    this.readout = element("p", "readout");
+    this.readout = createElement("p", "readout");
     this.readout.setAttribute("aria-live", "polite");
-    const row = element("div", "viewer-row");
-    this.bar = element("div");
+    const row = createElement("div", "viewer-row");
+    this.bar = createElement("div");
     row.append(this.bar, createStrengthSlider(this.strength, (strength) => this.show(this.shownIndex, { strength })));
     this.stage = new Stage(this.root);
     this.root.append(this.line, this.readout, row);
@@ -617,7 +617,7 @@ export class WordViewer {
     const index = this.words.length;
     const values = decodeArray(word.map);
     this.words.push({ ...word, values });
-    const button = element("button", word.particular === false ? "unparticular" : "", word.text);
+    const button = createElement("button", word.particular === false ? "unparticular" : "", word.text);
     button.type = "button";
     button.tabIndex = index === this.pinnedIndex ? 0 : -1;
     button.setAttribute("aria-description", this.describeProbability(index));
@@ -630,7 +630,7 @@ export class WordViewer {
     if (this.shownIndex < 0 || this.isFollowing) this.pin(index);
   }
 
-  /* All words go, and another scale may come. */
+  /* Remove all words; another scale may follow. */
   clear() {
     this.words = [];
     this.pinnedIndex = 0;
@@ -657,7 +657,7 @@ export class WordViewer {
       button.classList.toggle("shown", i === index);
       button.setAttribute("aria-pressed", String(i === this.pinnedIndex));
     });
-    this.readout.replaceChildren(element("strong", "", word.text), ` ${this.describeProbability(index)}`);
+    this.readout.replaceChildren(createElement("strong", "", word.text), ` ${this.describeProbability(index)}`);
     if (this.stage.view) {
       const { grid, box, scale } = this.data;
       const place = { grid: word.grid || grid, box: word.box || box, scale, strength: this.strength };
