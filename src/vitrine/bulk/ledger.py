@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -24,10 +23,10 @@ import pyarrow
 import pyarrow.parquet
 
 from vitrine.errors import DataError, RunError
-from vitrine.io.csv_tables import complete_records, csv_row
+from vitrine.io.csv_tables import UNREADABLE_HEADER, complete_records, csv_row
+from vitrine.results import Unreadable
 
 MANIFEST = "_manifest.jsonl"
-UNREADABLE_HEADER = ("filename", "reason")
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ class Ledger:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise DataError(f"{self.folder} is a file. Name another result, or move it away.")
-        known_job, parts = self._read()
+        known_job, parts = self._read_manifest()
         if parts and not resume:
             raise RunError(
                 f"{self.folder} holds {len(parts)} finished parts of a job. Continue it with --resume, or delete it."
@@ -96,7 +95,7 @@ class Ledger:
         if not parts and self.folder.is_dir() and any(not _is_of_a_job(path) for path in self.folder.iterdir()):
             raise DataError(f"{self.folder} holds other files. Name a folder that is empty or does not exist.")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.close()
+        self.remove_attempts()
         self.finished_parts = {part.part: part for part in parts if self._rows(part.part).is_file()}
         lines = [json.dumps(self._job), *(json.dumps(asdict(part)) for part in self.finished_parts.values())]
         temporary = self._manifest.with_name(f"{MANIFEST}.new")
@@ -104,7 +103,7 @@ class Ledger:
         temporary.replace(self._manifest)
 
     def record(self, part: FinishedPart) -> None:
-        """Note that a part's files are there; of a part that is noted already, nothing changes."""
+        """Add a part, whose files are there, to the manifest; nothing changes where it is there already."""
         if part.part in self.finished_parts:
             return
         self.finished_parts[part.part] = part
@@ -113,7 +112,7 @@ class Ledger:
             lines.flush()
             os.fsync(lines.fileno())
 
-    def unreadable(self, count: int) -> Iterator[tuple[str, str]]:
+    def unreadable(self, count: int) -> Iterator[Unreadable]:
         """(name, reason) of the unreadable pictures of ``count`` parts, in order."""
         for number in range(count):
             path = self.folder / unreadable_name(number)
@@ -127,11 +126,11 @@ class Ledger:
         partial = out.with_name(f"{out.name}.partial")
         with partial.open("wb") as stream:
             stream.write(csv_row(UNREADABLE_HEADER))
-            some = False
+            has_rows = False
             for item in self.unreadable(count):
                 stream.write(csv_row(item))
-                some = True
-        if some:
+                has_rows = True
+        if has_rows:
             partial.replace(out)
             return out
         partial.unlink()
@@ -156,18 +155,18 @@ class Ledger:
         partial.replace(out)
 
     def remove(self) -> None:
-        """Delete the parts, when what they say is somewhere else."""
+        """Delete the folder with all parts, whose rows are in the result by now."""
         shutil.rmtree(self.folder)
 
-    def close(self) -> None:
-        """Remove what is left of attempts that were killed, and leave the parts."""
+    def remove_attempts(self) -> None:
+        """Delete what is left of attempts that were killed; finished parts stay."""
         for path in self.folder.glob(".part-*"):
             shutil.rmtree(path, ignore_errors=True)
 
     def _rows(self, number: int) -> Path:
         return self.folder / f"{part_name(number)}{self.ending}"
 
-    def _read(self) -> tuple[dict[str, Any], Sequence[FinishedPart]]:
+    def _read_manifest(self) -> tuple[dict[str, Any], Sequence[FinishedPart]]:
         if not self._manifest.is_file():
             return {}, ()
         job: dict[str, Any] = {}
@@ -189,8 +188,7 @@ def _is_of_a_job(path: Path) -> bool:
 
 
 def _copy_rows(part: Path, table: IO[bytes], *, header: bool) -> None:
-    with ExitStack() as stack:
-        rows = stack.enter_context(part.open("rb"))
+    with part.open("rb") as rows:
         if not header:
             rows.seek(next(iter(complete_records(part)))[0])
         shutil.copyfileobj(rows, table, 1 << 20)
@@ -215,14 +213,14 @@ def write_parquet(rows: Path, out: Path) -> Path:
     with rows.open(encoding="utf-8", errors="backslashreplace", newline="") as stream:
         lines = csv.reader(stream)
         header = next(lines)
-        kinds = [pyarrow.float64() if _is_number(name) else pyarrow.string() for name in header]
-        schema = pyarrow.schema(list(zip(header, kinds, strict=True)))
+        types = [pyarrow.float64() if _is_number(name) else pyarrow.string() for name in header]
+        schema = pyarrow.schema(list(zip(header, types, strict=True)))
         with pyarrow.parquet.ParquetWriter(out, schema) as writer:
-            for some in _chunks(lines):
-                columns = zip(*some, strict=True)
+            for chunk in _chunks(lines):
+                columns = zip(*chunk, strict=True)
                 arrays = [
                     pyarrow.array([float(cell) for cell in cells] if _is_number(name) else list(cells), kind)
-                    for name, kind, cells in zip(header, kinds, columns, strict=True)
+                    for name, kind, cells in zip(header, types, columns, strict=True)
                 ]
                 writer.write_table(pyarrow.table(arrays, schema=schema))
     return out
@@ -233,11 +231,11 @@ def _is_number(column: str) -> bool:
 
 
 def _chunks(lines: Iterator[list[str]]) -> Iterator[list[list[str]]]:
-    some: list[list[str]] = []
+    chunk: list[list[str]] = []
     for line in lines:
-        some.append(line)
-        if len(some) == _ROWS_AT_ONCE:
-            yield some
-            some = []
-    if some:
-        yield some
+        chunk.append(line)
+        if len(chunk) == _ROWS_AT_ONCE:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk

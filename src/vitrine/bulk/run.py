@@ -284,7 +284,7 @@ def _run(plan: _Plan, settings: BulkSettings, progress: Progress) -> BulkResult:
         ledger.merge(count, out)
         ledger.remove()
     else:
-        ledger.close()
+        ledger.remove_attempts()
     return BulkResult(
         out,
         sum(part.rows for part in finished_parts),

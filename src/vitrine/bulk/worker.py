@@ -19,13 +19,13 @@ from typing import Any, Protocol
 
 import torch
 
-from vitrine.bulk.ledger import UNREADABLE_HEADER, FinishedPart, part_name, unreadable_name, write_parquet
+from vitrine.bulk.ledger import FinishedPart, part_name, unreadable_name, write_parquet
 from vitrine.caption.model import Captioner
 from vitrine.classify.model import Classifier
 from vitrine.data.bulk_slices import Slice
 from vitrine.data.samples import Sample
 from vitrine.errors import RunError, VitrineError
-from vitrine.io.csv_tables import csv_row
+from vitrine.io.csv_tables import unreadable_csv
 from vitrine.results import Unreadable
 
 MAX_ATTEMPTS = 3
@@ -146,7 +146,7 @@ class PartWorker:
         unreadable_path = self.parts / unreadable_name(number)
         if unreadable:
             partial = attempt / "unreadable.csv"
-            partial.write_bytes(csv_row(UNREADABLE_HEADER) + b"".join(csv_row(item) for item in unreadable))
+            partial.write_bytes(unreadable_csv(unreadable))
             partial.replace(unreadable_path)
         else:
             unreadable_path.unlink(missing_ok=True)

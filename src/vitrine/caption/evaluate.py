@@ -272,27 +272,23 @@ def evaluate_captioner(
     """
     captioner = open_captioner(model, architecture, vocabulary, precision=precision)
     settings = split_settings(captioner.folder, seed)
-    seed = settings.seed
-    dataset = open_captions(data, seed=seed, val_fraction=settings.val_fraction)
+    dataset = open_captions(data, seed=settings.seed, val_fraction=settings.val_fraction)
     name = choose_split(dataset, split)
     samples = tuple(dataset.splits[name])
     collector = _CaptionCollector(captioner, samples, open_regions(data, samples), batch_size, precision, progress)
     collector.run(beams)
-    if not collector.captions:
-        raise none_readable(collector.unreadable)
-    predicted, human = collector.grounded_captions["predicted"], collector.grounded_captions["human"]
     result = CaptionerEvaluation(
         model=model,
         data=data,
         split=name,
         precision=precision,
         decoding="greedy" if beams == 1 else f"{beams} beams",
-        scores=score_captions(collector.captions, samples, java=java, seed=seed),
+        scores=score_captions(collector.captions, samples, java=java, seed=settings.seed),
         negative_log_likelihood=-collector.log_probability / collector.tokens,
         tokens=collector.tokens,
-        predicted_grounding=grounding(predicted, seed=seed) if predicted else None,
-        human_grounding=grounding(human, seed=seed) if human else None,
-        next_word_drop=alignment_drop(human, seed=seed),
+        predicted_grounding=collector.grounding("predicted", settings.seed),
+        human_grounding=collector.grounding("human", settings.seed),
+        next_word_drop=alignment_drop(collector.grounded_captions["human"], seed=settings.seed),
         captions=tuple(collector.captions),
         unreadable=tuple(collector.unreadable),
         weights_sha256=captioner.weights.sha256,
@@ -320,7 +316,11 @@ class _CaptionCollector:
     tokens: int = 0
 
     def run(self, beams: int) -> None:
-        """Every picture's caption and its first human one, of one encoding; and where the words of both look."""
+        """Every picture's caption and its first human one, of one encoding; and where the words of both look.
+
+        Raises:
+            DataError: none of the pictures can be read.
+        """
         vocabulary, max_tokens = self.captioner.vocabulary, self.captioner.module.max_length - 2
         first_ids = {
             each.name: vocabulary.encode(each.captions[0])[:max_tokens] for each in self.samples if each.captions
@@ -346,6 +346,13 @@ class _CaptionCollector:
                 self.captions.append(predicted_caption(picture, vocabulary))
                 self._ground("predicted", picture)
                 self._score_human(replace(picture, caption=human.pop(picture.sample.name)))
+        if not self.captions:
+            raise none_readable(self.unreadable)
+
+    def grounding(self, source: str, seed: int) -> Grounding | None:
+        """Of "predicted" or "human" captions; None where nothing is known of the things in the pictures."""
+        captions = self.grounded_captions[source]
+        return grounding(captions, seed=seed) if captions else None
 
     def _score_human(self, picture: CaptionedPicture) -> None:
         """A picture with its human caption, as the captioner scored it under teacher forcing."""

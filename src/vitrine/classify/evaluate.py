@@ -144,6 +144,11 @@ class Expectation:
     tolerance: float
     is_met: bool
 
+    @classmethod
+    def of(cls, measured: float, accuracy: float, tolerance: float) -> Expectation:
+        """Hold an accuracy that was measured against the one that was expected."""
+        return cls(accuracy, tolerance, is_within_tolerance(measured, accuracy, tolerance))
+
 
 @dataclass(frozen=True)
 class LabelChanges:
@@ -265,21 +270,16 @@ def evaluate(
     if other is not None:
         other_logits = join_logits(predict_samples(other, samples, batch_size=batch_size, progress=progress))
         changes = LabelChanges(other.precision, count_changed_labels(logits, other_logits))
-    expectation = None
-    if expect is not None:
-        is_met = is_within_tolerance(metrics.accuracy, expect, tolerance)
-        expectation = Expectation(expect, tolerance, is_met)
-    weights = classifier.weights
     result = ClassifierEvaluation(
         model=model,
         data=data,
         split=name,
         metrics=metrics,
         unreadable=tuple(each for part in parts for each in part.unreadable),
-        expectation=expectation,
+        expectation=None if expect is None else Expectation.of(metrics.accuracy, expect, tolerance),
         label_changes=changes,
         is_unfinished=is_unfinished(classifier),
-        weights_sha256=weights.sha256 if weights else None,
+        weights_sha256=classifier.weights.sha256 if classifier.weights else None,
         notes=classifier.notes,
     )
     if out is not None:

@@ -43,7 +43,7 @@ from vitrine.results import (
     unreadable_to_json,
 )
 from vitrine.runs.folder import RunFolder
-from vitrine.runs.record import RunRecord, read_json, read_record
+from vitrine.runs.record import read_json, read_record
 
 DEFAULT_K = 20
 TEMPERATURE = 0.07
@@ -288,7 +288,7 @@ def knn(
     architecture: str | None = None,
     progress: Progress = no_progress,
 ) -> KnnResult:
-    """Label the pictures of a split by their nearest training pictures; see ``vitrine.classify.knn``.
+    """Label the pictures of a split by their nearest training pictures.
 
     Where ``model`` is a run, the features of the weights that it began with are measured too, and what the run
     recorded stands beside both where it is of the same pictures with the same contents.
@@ -311,24 +311,22 @@ def knn(
     if split == "train":
         raise UsageError("--split train: the neighbours are training pictures. Expected validation or test.")
     classifier = open_classifier(model, precision, architecture, features=True)
-    folder = classifier.folder
-    settings = split_settings(folder, seed)
+    settings = split_settings(classifier.folder, seed)
     dataset = open_data(data, seed=settings.seed, val_fraction=settings.val_fraction)
-    split = choose_split(dataset, split or ("validation" if len(dataset.splits.get("validation", ())) else "test"))
+    split = choose_split(dataset, split or ("validation" if dataset.splits.get("validation") else "test"))
     parts = [_labelled_samples(dataset, each) for each in ("train", split)]
-    run = _own_run(folder)
+    classes = len(dataset.labels)
+    run = _own_run(classifier.folder)
     initial, notes = (None, ()) if run is None else _initial_classifier(run, precision)
     counter = _PictureCounter(progress, (1 if initial is None else 2) * sum(map(len, parts)))
     train, query = (_features(classifier, part, batch_size, counter) for part in parts)
-    record = None if run is None or not run.is_finished else read_record(run.path.name, run)
-    classes = len(dataset.labels)
-    if k > len(train.samples):
-        notes = (*notes, f"There are {len(train.samples)} training pictures, fewer than {k}: all of them vote.")
+    name = "neighbours in its features" if run else "neighbours in frozen features"
     initial_knn = None
     if initial is not None:
-        initial_train, initial_query = (_features(initial, part, batch_size, counter) for part in parts)
-        initial_knn = _knn_labels("neighbours before fine-tuning", initial_train, initial_query, classes, k)
-    name = "neighbours in its features" if run else "neighbours in frozen features"
+        initial_features = (_features(initial, part, batch_size, counter) for part in parts)
+        initial_knn = _knn_labels("neighbours before fine-tuning", *initial_features, classes=classes, k=k)
+    if k > len(train.samples):
+        notes = (*notes, f"There are {len(train.samples)} training pictures, fewer than {k}: all of them vote.")
     return KnnResult(
         model=model,
         data=data,
@@ -340,9 +338,9 @@ def knn(
         feature_count=train.features_ND.shape[1],
         training_pictures=len(train.samples),
         majority=_majority(train, query, dataset.labels),
-        knn=_knn_labels(name, train, query, classes, k),
+        knn=_knn_labels(name, train, query, classes=classes, k=k),
         initial_knn=initial_knn,
-        recorded_head=None if record is None else _recorded_head(record, query, dataset.labels),
+        recorded_head=None if run is None else _recorded_head(run, query, dataset.labels),
         unreadable=(*train.unreadable, *query.unreadable),
         notes=(*classifier.notes, *dataset.notes, *notes),
     )
@@ -392,7 +390,7 @@ def _features(
     return SplitFeatures(readable, features_ND, known_labels(readable), unreadable)
 
 
-def _knn_labels(name: str, train: SplitFeatures, query: SplitFeatures, classes: int, k: int) -> LabelSource:
+def _knn_labels(name: str, train: SplitFeatures, query: SplitFeatures, *, classes: int, k: int) -> LabelSource:
     votes_QC = knn_votes(train.features_ND, train.labels_N, query.features_ND, classes=classes, k=k)
     is_right_Q = votes_QC.argmax(1) == query.labels_N
     return LabelSource(name, {each.name: bool(right) for each, right in zip(query.samples, is_right_Q, strict=True)})
@@ -429,8 +427,11 @@ def _initial_classifier(run: RunFolder, precision: str) -> tuple[Classifier | No
     return place_on_device(initial, (), training_input(initial, recipe.transforms), precision), (note,)
 
 
-def _recorded_head(record: RunRecord, query: SplitFeatures, labels: Sequence[str]) -> LabelSource | None:
-    """What the run's own head said, where it is of these very pictures and classes."""
+def _recorded_head(run: RunFolder, query: SplitFeatures, labels: Sequence[str]) -> LabelSource | None:
+    """What the run recorded of its own head, where the run is finished and of these very pictures and classes."""
+    if not run.is_finished:
+        return None
+    record = read_record(run.path.name, run)
     true_labels = zip((each.name for each in query.samples), query.labels_N.tolist(), strict=True)
     if {name: labels[label] for name, label in true_labels} != record.true_labels:
         return None

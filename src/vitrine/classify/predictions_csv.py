@@ -1,4 +1,4 @@
-"""The table of predictions: ``filename,label`` and what else was asked for. Axes: B pictures of a batch, C classes."""
+"""``predictions.csv``: its columns, and a writer that can be interrupted. Axes: B pictures of a batch, C classes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from vitrine.results import Unreadable
 
 @dataclass(frozen=True)
 class PredictionTable:
-    """A finished table.
+    """A finished table of predictions.
 
     Attributes:
         path: of the CSV: one row a readable picture, in name order.
@@ -35,7 +35,7 @@ class PredictionTable:
 
 @dataclass(frozen=True)
 class PredictionColumns:
-    """Which columns a table has.
+    """Which columns a table of predictions has.
 
     Attributes:
         labels: the C class names, as the training data wrote them.
@@ -91,11 +91,11 @@ class PredictionColumns:
 
 
 def predictions_csv(
-    outputs: LabelledLogits, labels: Sequence[str], *, probabilities: bool = False, top: int = 0
+    logits: LabelledLogits, labels: Sequence[str], *, probabilities: bool = False, top: int = 0
 ) -> bytes:
-    """The whole table of outputs that are in memory, as the bytes of a CSV file."""
+    """The whole table of logits that are in memory, as the bytes of a CSV file."""
     columns = PredictionColumns(tuple(labels), probabilities, top)
-    return csv_row(columns.header) + columns.rows(outputs.names, outputs.logits_NC)
+    return csv_row(columns.header) + columns.rows(logits.names, logits.logits_NC)
 
 
 class PredictionWriter:
@@ -142,7 +142,7 @@ class PredictionWriter:
         self._table = ResumableTable(out, self._columns.header, labels, made_with)
         self._resume = resume
         if not resume:
-            self._table.require_none()
+            self._table.require_no_rows()
         self._names: Sequence[str] | None = None
         self._position = self._row_count = 0
         self._unreadable: dict[str, str] = {}

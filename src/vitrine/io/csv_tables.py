@@ -1,7 +1,8 @@
-r"""CSV as bytes, one record at a time, so that a file cut off anywhere can be read up to its last whole record.
+r"""CSV files that survive a kill: rows as bytes, and tables that are written batch by batch and can be continued.
 
-Records end in ``\n``. Names are written as the file system has them: bytes that are no UTF-8 (Linux allows them in
-names) go through unchanged, by Python's ``surrogateescape``.
+A file that was cut off anywhere can be read up to its last whole record. Records end in ``\n``. Names are written as
+the file system has them: bytes that are no UTF-8 (Linux allows them in names) go through unchanged, by Python's
+``surrogateescape``.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ import csv
 import io
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
 from vitrine.errors import DataError, RunError
+from vitrine.results import Unreadable
+
+UNREADABLE_HEADER = ("filename", "reason")
+"""The first row of a list of unreadable pictures."""
 
 
 def csv_row(fields: Sequence[str]) -> bytes:
@@ -27,10 +32,18 @@ def csv_row(fields: Sequence[str]) -> bytes:
     return line.getvalue().encode("utf-8", "surrogateescape")
 
 
+def unreadable_csv(unreadable: Iterable[Unreadable]) -> bytes:
+    """A list of unreadable pictures, header included, as the bytes of a CSV file."""
+    return csv_row(UNREADABLE_HEADER) + b"".join(csv_row(item) for item in unreadable)
+
+
 def complete_records(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """(offset of the byte after it, its fields) of every record that is wholly there; a cut-off end is left out.
+    """Read the records of a CSV file that are wholly there; a cut-off end is left out.
 
     A record ends at a line end that no quotation spans: where the quotation marks so far are even in number.
+
+    Yields:
+        The offset in bytes of what comes after a record, and the record's fields.
 
     Raises:
         DataError: a record is not CSV.
@@ -49,9 +62,6 @@ def complete_records(path: Path) -> Iterator[tuple[int, list[str]]]:
                 raise DataError(f"{path} is not CSV ({error}). Delete it to begin anew.") from error
             yield offset, fields
             pending = b""
-
-
-_UNREADABLE_HEADER = ("filename", "reason")
 
 
 @dataclass(frozen=True)
@@ -96,11 +106,11 @@ class ResumableTable:
 
     @property
     def exists(self) -> bool:
-        """Whether there is something to continue."""
+        """Whether there is an unfinished table."""
         return self.rows_path.exists()
 
-    def require_none(self) -> None:
-        """Refuse to write over rows that are worth something.
+    def require_no_rows(self) -> None:
+        """Refuse to begin anew where an unfinished table has rows.
 
         Raises:
             RunError: there is an unfinished table with at least one row.
@@ -118,7 +128,7 @@ class ResumableTable:
             path.unlink(missing_ok=True)
         if self._made_with is not None:
             _replace(self._origin_path, json.dumps(self._made_with, indent=2).encode() + b"\n")
-        _replace(self._unreadable_path, csv_row(_UNREADABLE_HEADER))
+        _replace(self._unreadable_path, unreadable_csv([]))
         _replace(self.rows_path, csv_row(self._header))
         self._open()
 
@@ -141,13 +151,16 @@ class ResumableTable:
             os.truncate(self.rows_path, offset)
         else:
             _replace(self.rows_path, csv_row(self._header))
-        lines = [csv_row(item) for item in point.unreadable.items()]
-        _replace(self._unreadable_path, csv_row(_UNREADABLE_HEADER) + b"".join(lines))
+        _replace(self._unreadable_path, unreadable_csv(point.unreadable.items()))
         self._open()
         return point
 
-    def append(self, rows: bytes, unreadable: Sequence[tuple[str, str]]) -> None:
-        """Add a batch's rows and failures; what is returned from is on disk for every later process to read."""
+    def append(self, rows: bytes, unreadable: Sequence[Unreadable]) -> None:
+        """Add a batch's rows and unreadable pictures; afterwards every other process can read them.
+
+        Raises:
+            ValueError: neither :meth:`begin` nor :meth:`recover` was called.
+        """
         if self._rows is None or self._unreadable is None:
             raise ValueError("The table is not open: call begin or recover first.")
         if unreadable:
@@ -199,7 +212,7 @@ class ResumableTable:
             return {}
         records = (fields for _, fields in complete_records(path))
         next(records, None)
-        return {fields[0]: fields[1] for fields in records if len(fields) == len(_UNREADABLE_HEADER)}
+        return {fields[0]: fields[1] for fields in records if len(fields) == len(UNREADABLE_HEADER)}
 
     def _match(self, names: Sequence[str], failures: Mapping[str, str], batch_size: int) -> tuple[ResumePoint, int]:
         rows = self._recorded_rows()
