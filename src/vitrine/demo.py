@@ -29,7 +29,7 @@ from vitrine.io.files import write_atomically
 from vitrine.models.reference import BUNDLED
 from vitrine.report.run import Report, ReportSettings, write_report
 from vitrine.runs.record import RunRow
-from vitrine.sweep.run import RunBegan, RunEvent, SweepEvent, sweep
+from vitrine.sweep.run import RunEvent, RunStarted, SweepEvent, sweep
 from vitrine.train.events import Event, TrainResult
 from vitrine.train.run import train
 
@@ -317,13 +317,13 @@ def _compare(out: Path, seed: int, report: Callable[[str | Event], None]) -> Com
     write_atomically(file, _SWEEP.format(seed=seed))
 
     def report_event(event: SweepEvent) -> None:
-        if isinstance(event, RunBegan):
+        if isinstance(event, RunStarted):
             report(f"Training {event.name}, {event.number} of {event.of}")
         elif isinstance(event, RunEvent):
             report(event.event)
 
     result = sweep(file, out / "runs", report=report_event)
-    if result.failed or result.comparison is None:
-        name, why = next(iter(result.failed.items()))
+    if result.failures or result.comparison is None:
+        name, why = next(iter(result.failures.items()))
         raise TrainingError(f"The training of {name} failed: {why.error}")
     return result.comparison

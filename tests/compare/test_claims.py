@@ -117,7 +117,7 @@ def rejected_by_closed_testing(p_values: Sequence[float], level: float = 0.05) -
 
 def test_the_statements_are_those_of_scipy(sweep_run: Swept) -> None:
     comparison = sweep_run.result.comparison
-    assert comparison is not None and not sweep_run.result.failed and len(comparison.rows) == len(RATES) * len(SEEDS)
+    assert comparison is not None and not sweep_run.result.failures and len(comparison.rows) == len(RATES) * len(SEEDS)
     rights_by_run = {row.name: rights(sweep_run.out / row.name) for row in comparison.rows}
     for row in comparison.rows:
         assert row.accuracy == pytest.approx(np.mean(list(rights_by_run[row.name].values())), abs=1e-6)

@@ -21,13 +21,13 @@ from vitrine.config.sweep import SweepRun, load_sweep
 from vitrine.errors import RecipeError, RunError, UsageError
 from vitrine.io.files import to_json
 from vitrine.runs.folder import RunFolder
-from vitrine.sweep.run import RunBegan, RunEnded, plan, sweep
+from vitrine.sweep.run import RunEnded, RunStarted, plan, sweep
 from vitrine.sweep.worker import Failure, environments
 
 HEAD = 'data = "pets"\nrecipe = "scratch-tiny"\n'
 
 
-def written(path: Path, text: str) -> Path:
+def write_file(path: Path, text: str) -> Path:
     path.write_text(text, encoding="utf-8")
     return path
 
@@ -39,18 +39,18 @@ def names(path: Path) -> list[str]:
 def test_a_grid_has_every_combination(tmp_path: Path) -> None:
     body = "seeds = [3, 1]\n[set]\nepochs = 7\ntransforms.flip = 0.25\n[grid]\nbatch_size = [16, 32]\n"
     body += 'pretrained = [false]\nmodel_args.depth = [2, 3]\ntune = ["last:2"]'
-    found = load_sweep(written(tmp_path / "sweep.toml", HEAD + body))
-    assert found.data == "pets" and len(found.runs) == 2 * 2 * 2
-    assert found.runs[1].name == "batch_size=16,pretrained=no,model_args.depth=2,tune=last-2,seed=1"
-    assert found.runs[-1].name == "batch_size=32,pretrained=no,model_args.depth=3,tune=last-2,seed=1"
+    sweep_file = load_sweep(write_file(tmp_path / "sweep.toml", HEAD + body))
+    assert sweep_file.data == "pets" and len(sweep_file.runs) == 2 * 2 * 2
+    assert sweep_file.runs[1].name == "batch_size=16,pretrained=no,model_args.depth=2,tune=last-2,seed=1"
+    assert sweep_file.runs[-1].name == "batch_size=32,pretrained=no,model_args.depth=3,tune=last-2,seed=1"
     base = load_recipe("scratch-tiny")
-    for run in found.runs:
+    for run in sweep_file.runs:
         assert run.recipe.name == run.name and run.recipe.epochs == 7 and run.recipe.transforms.flip == 0.25
         assert (
             run.recipe.learning_rate == base.learning_rate
             and run.recipe.transforms.rotation == base.transforms.rotation
         )
-    settings = {(r.recipe.batch_size, r.recipe.model_args["depth"], r.recipe.seed) for r in found.runs}
+    settings = {(r.recipe.batch_size, r.recipe.model_args["depth"], r.recipe.seed) for r in sweep_file.runs}
     assert settings == {(batch, depth, seed) for batch in (16, 32) for depth in (2, 3) for seed in (3, 1)}
 
 
@@ -58,24 +58,24 @@ def test_a_list_has_its_settings(tmp_path: Path) -> None:
     body = (
         '[[list]]\nname = "As it is"\n[[list]]\nbatch_size = 8\nlearning_rate = 3e-4\n[[list]]\ntransforms = "tfm1"\n'
     )
-    found = load_sweep(written(tmp_path / "sweep.toml", HEAD + body))
+    sweep_file = load_sweep(write_file(tmp_path / "sweep.toml", HEAD + body))
     seed = load_recipe("scratch-tiny").seed
-    assert [run.name for run in found.runs] == [
+    assert [run.name for run in sweep_file.runs] == [
         f"As-it-is,seed={seed}",
         f"batch_size=8,learning_rate=0.0003,seed={seed}",
         f"transforms=tfm1,seed={seed}",
     ]
-    assert found.runs[2].recipe.transforms.rotation == 20
+    assert sweep_file.runs[2].recipe.transforms.rotation == 20
 
 
 def test_random_draws_are_those_of_their_seed(tmp_path: Path) -> None:
-    drawn = (
+    body = (
         "[random]\ncount = {count}\nseed = {seed}\nbatch_size = [8, 16, 32]\nweight_decay = {{low = 0.0, high = 0.1}}\n"
         "learning_rate = {{low = 1e-5, high = 1e-1, log = true}}\nepochs = {{low = 2, high = 4, whole = true}}\n"
     )
     recipes = {}
     for count, seed in ((200, 0), (40, 0), (40, 1)):
-        path = written(tmp_path / "sweep.toml", HEAD + drawn.format(count=count, seed=seed))
+        path = write_file(tmp_path / "sweep.toml", HEAD + body.format(count=count, seed=seed))
         recipes[count, seed] = [run.recipe for run in load_sweep(path).runs]
         assert names(path) == names(path)
     rates = [recipe.learning_rate for recipe in recipes[200, 0]]
@@ -92,26 +92,26 @@ def test_folder_names_are_safe(tmp_path: Path) -> None:
     """No part of a path comes from a value, whatever it holds, and no two settings share a folder."""
     values = ["../../etc/passwd", "/tmp/a/w.safetensors", "/tmp/b/w.safetensors", "ü b\\c", ".hidden", "W.safetensors"]
     body = f"[grid]\npretrained = {json.dumps([*values, 'x' * 300])}\n"
-    found = names(written(tmp_path / "sweep.toml", HEAD + body))
-    assert len({name.casefold() for name in found}) == len(found) == 7
-    for name in found:
+    folder_names = names(write_file(tmp_path / "sweep.toml", HEAD + body))
+    assert len({name.casefold() for name in folder_names}) == len(folder_names) == 7
+    for name in folder_names:
         assert not set(name) - set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,=_+-")
         assert name[0].isalpha() and len(name) < 130 and Path(name).name == name
-    assert found[0] == "pretrained=passwd,seed=0"
-    assert found[1].startswith("pretrained=w.safetensors,") and found[1] != found[2]
+    assert folder_names[0] == "pretrained=passwd,seed=0"
+    assert folder_names[1].startswith("pretrained=w.safetensors,") and folder_names[1] != folder_names[2]
 
 
 def test_paths_are_looked_for_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "pets").mkdir()
-    written(tmp_path / "own.toml", recipe_to_toml(load_recipe("scratch-tiny")).replace("epochs = ", "epochs = 1"))
-    path = written(tmp_path / "sweep.toml", 'data = "pets"\nrecipe = "own.toml"\n[grid]\nbatch_size = [8]\n')
-    found = load_sweep(path)
-    assert found.data == str(tmp_path / "pets")
-    assert found.runs[0].recipe.epochs == int(f"1{load_recipe('scratch-tiny').epochs}")
+    write_file(tmp_path / "own.toml", recipe_to_toml(load_recipe("scratch-tiny")).replace("epochs = ", "epochs = 1"))
+    path = write_file(tmp_path / "sweep.toml", 'data = "pets"\nrecipe = "own.toml"\n[grid]\nbatch_size = [8]\n')
+    sweep_file = load_sweep(path)
+    assert sweep_file.data == str(tmp_path / "pets")
+    assert sweep_file.runs[0].recipe.epochs == int(f"1{load_recipe('scratch-tiny').epochs}")
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("[grid]\nepochs = [1]", "data is missing or no text"),
         (HEAD, r"one of \[grid\], \[\[list\]\] and \[random\], which says what varies; found none"),
@@ -132,15 +132,15 @@ def test_paths_are_looked_for_beside_the_file(tmp_path: Path) -> None:
         ("data = ", "cannot be read"),
     ],
 )
-def test_a_file_that_cannot_be_used(text: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=said) as raised:
-        load_sweep(written(tmp_path / "sweep.toml", text))
-    assert len(str(raised.value).splitlines()) <= 2
+def test_a_file_that_cannot_be_used(text: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=message) as error:
+        load_sweep(write_file(tmp_path / "sweep.toml", text))
+    assert len(str(error.value).splitlines()) <= 2
     with pytest.raises(RecipeError, match="cannot be read"):
         load_sweep(tmp_path / "nowhere.toml")
 
 
-class Pretended:
+class FakeTraining:
     """A training that only writes the files, an epoch at a time; what it begins and finishes goes to ``log.jsonl``."""
 
     seconds = 0.0
@@ -190,33 +190,35 @@ GRID = HEAD + "seeds = [0, 1]\n[set]\nepochs = 3\n[grid]\nbatch_size = {batches}
 
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_a_failure_is_recorded_and_does_not_stop_the_rest(jobs: int, tmp_path: Path) -> None:
-    path = written(tmp_path / "sweep.toml", GRID.format(batches="[8, 666, 160]"))
+    path = write_file(tmp_path / "sweep.toml", GRID.format(batches="[8, 666, 160]"))
     out, events = tmp_path / "out", []
-    found = sweep(path, out, jobs=jobs, report=events.append, start=Pretended)
-    assert set(found.failed) == {"batch_size=666,seed=0", "batch_size=666,seed=1"} and len(found.trained) == 4
+    result = sweep(path, out, jobs=jobs, report=events.append, start=FakeTraining)
+    assert set(result.failures) == {"batch_size=666,seed=0", "batch_size=666,seed=1"} and len(result.trained_runs) == 4
     record = json.loads((out / "batch_size=666,seed=0" / "failed.json").read_text())
     assert record["error"].startswith("The loss became nan.") and record["kind"] == "TrainingError"
-    assert sum(isinstance(event, RunBegan) for event in events) == 6
-    assert sorted(e.name for e in events if isinstance(e, RunEnded) and e.failure) == sorted(found.failed)
-    assert "Failed: batch_size=666,seed=0: The loss became nan." in found.text()
-    assert found.comparison is not None
-    assert [row.settings["batch"] for row in found.comparison.rows] == [8, 8, 160, 160], "by accuracy"
+    assert sum(isinstance(event, RunStarted) for event in events) == 6
+    assert sorted(e.name for e in events if isinstance(e, RunEnded) and e.failure) == sorted(result.failures)
+    assert "Failed: batch_size=666,seed=0: The loss became nan." in result.text()
+    assert result.comparison is not None
+    assert [row.settings["batch"] for row in result.comparison.rows] == [8, 8, 160, 160], "by accuracy"
     assert (out / "comparison" / "accuracy.png").is_file() and (out / "sweep.toml").read_text() == path.read_text()
-    claims = {claim.setting: dict(claim.verdicts) for claim in found.comparison.over_seeds}
+    claims = {claim.setting: dict(claim.verdicts) for claim in result.comparison.over_seeds}
     assert claims == {"batch 8 is better than batch 160": {0: "supported", 1: "supported"}}
     # Again: what is finished is skipped, what failed is tried once more.
-    again = sweep(path, out, jobs=jobs, start=Pretended)
-    assert again.trained == () and len(again.skipped) == 4 and set(again.failed) == set(found.failed)
-    begun = log(out, "begun")
-    assert {begun.count(name) for name in found.trained} == {1} and begun.count("batch_size=666,seed=1") == 2
+    again = sweep(path, out, jobs=jobs, start=FakeTraining)
+    assert again.trained_runs == () and len(again.skipped_runs) == 4 and set(again.failures) == set(result.failures)
+    started_runs = log(out, "begun")
+    assert {started_runs.count(name) for name in result.trained_runs} == {1} and started_runs.count(
+        "batch_size=666,seed=1"
+    ) == 2
 
 
 def test_dry_run_lists_and_estimates(tmp_path: Path) -> None:
-    path = written(tmp_path / "sweep.toml", GRID.format(batches="[8, 16, 32]"))
+    path = write_file(tmp_path / "sweep.toml", GRID.format(batches="[8, 16, 32]"))
     out = tmp_path / "out"
     nothing = plan(path, out)
     assert nothing.estimate is None and not out.exists() and "not known before the first epoch" in nothing.text()
-    sweep(path, out, start=Pretended)
+    sweep(path, out, start=FakeTraining)
     for name, files in (
         ("batch_size=16,seed=1", ("metrics.json",)),
         ("batch_size=32,seed=0", ("metrics.json", "history.jsonl")),
@@ -227,44 +229,50 @@ def test_dry_run_lists_and_estimates(tmp_path: Path) -> None:
     (out / "batch_size=8,seed=0" / "timings.jsonl").write_text(
         json.dumps({"epoch": 1, "train_seconds": 50.0, "evaluation_seconds": 10.0}) + "\n"
     )
-    found = plan(path, out, jobs=2)
-    assert [(each.state, each.epochs) for each in found.runs] == [
+    schedule = plan(path, out, jobs=2)
+    assert [(each.state, each.epochs) for each in schedule.runs] == [
         *[("finished", 3)] * 3,
         ("unfinished", 3),
         ("unfinished", 0),
         ("new", 0),
     ]
-    assert found.estimate is not None
-    assert (found.estimate.epochs, found.estimate.epoch_seconds, found.estimate.seconds) == (6, 60.0, 6 * 60 / 2)
-    assert "About 3 min, if each of the 6 epochs" in found.text() and "3 of 6 runs are to be trained" in found.text()
+    assert schedule.estimate is not None
+    assert (schedule.estimate.epochs, schedule.estimate.epoch_seconds, schedule.estimate.seconds) == (
+        6,
+        60.0,
+        6 * 60 / 2,
+    )
+    assert (
+        "About 3 min, if each of the 6 epochs" in schedule.text() and "3 of 6 runs are to be trained" in schedule.text()
+    )
     with pytest.raises(UsageError, match="--jobs 0"):
         plan(path, out, jobs=0)
 
 
 def test_another_sweep_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     path, out = tmp_path / "sweep.toml", tmp_path / "out"
-    sweep(written(path, GRID.format(batches="[8]")), out, start=Pretended)
-    begun = log(out, "begun")
-    for change, said in (("epochs = 3", "epochs was 3, now 4"), ('"pets"', "on other data: pets, now dogs")):
+    sweep(write_file(path, GRID.format(batches="[8]")), out, start=FakeTraining)
+    started_runs = log(out, "begun")
+    for change, message in (("epochs = 3", "epochs was 3, now 4"), ('"pets"', "on other data: pets, now dogs")):
         text = path.read_text()
-        written(path, text.replace(change, {"epochs = 3": "epochs = 4", '"pets"': '"dogs"'}[change]))
-        with pytest.raises(RunError, match=said):
-            sweep(path, out, start=Pretended)
-        written(path, text)
-    assert log(out, "begun") == begun
+        write_file(path, text.replace(change, {"epochs = 3": "epochs = 4", '"pets"': '"dogs"'}[change]))
+        with pytest.raises(RunError, match=message):
+            sweep(path, out, start=FakeTraining)
+        write_file(path, text)
+    assert log(out, "begun") == started_runs
 
 
 def test_a_run_in_use_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vitrine.sweep import run as sweeping
 
     monkeypatch.setattr(sweeping, "wait_until_free", lambda folder: sweep_free(folder, 0.0))
-    path, out = written(tmp_path / "sweep.toml", GRID.format(batches="[8]")), tmp_path / "out"
+    path, out = write_file(tmp_path / "sweep.toml", GRID.format(batches="[8]")), tmp_path / "out"
     with RunFolder(out / "batch_size=8,seed=0").lock():
-        found = sweep(path, out, start=Pretended)
-    assert found.trained == ("batch_size=8,seed=1",)
-    assert "in use by another training" in found.failed["batch_size=8,seed=0"].error
+        result = sweep(path, out, start=FakeTraining)
+    assert result.trained_runs == ("batch_size=8,seed=1",)
+    assert "in use by another training" in result.failures["batch_size=8,seed=0"].error
     assert not (out / "batch_size=8,seed=0" / "failed.json").exists(), "it did not fail"
-    assert sweep(path, out, start=Pretended).trained == ("batch_size=8,seed=0",)
+    assert sweep(path, out, start=FakeTraining).trained_runs == ("batch_size=8,seed=0",)
 
 
 def sweep_free(folder: Path, patience: float) -> bool:
@@ -273,7 +281,7 @@ def sweep_free(folder: Path, patience: float) -> bool:
     return wait_until_free(folder, patience)
 
 
-class Slow(Pretended):
+class Slow(FakeTraining):
     seconds = 0.02
 
 
@@ -286,90 +294,97 @@ def test_killed_five_times(tmp_path: Path) -> None:
     """At moments drawn anew each time: what was finished before a kill is never touched or begun again; at the end all
     is there. Each sweep but one gets some trainings further before its moment is drawn, so that the kills go on to meet
     another state."""
-    path = written(tmp_path / "sweep.toml", GRID.format(batches="[8, 16, 24, 32, 40, 48, 56, 64]"))
+    path = write_file(tmp_path / "sweep.toml", GRID.format(batches="[8, 16, 24, 32, 40, 48, 56, 64]"))
     out, source = tmp_path / "out", random.SystemRandom()
     context = multiprocessing.get_context("fork")
-    finished: dict[str, int] = {}
-    moments, seen = [], 0
+    finish_times: dict[str, int] = {}
+    moments, started_count = [], 0
     for kill, lines in enumerate((3, 0, 2, 3, 2)):
-        logged_before = logged(out)
+        lines_before = count_log_lines(out)
         process = context.Process(target=slow_sweep, args=(path, out, 1 + kill % 2))
         process.start()
-        while process.is_alive() and logged(out) < logged_before + lines:
+        while process.is_alive() and count_log_lines(out) < lines_before + lines:
             time.sleep(0.001)
         moments.append(source.uniform(0, 0.08))
         time.sleep(moments[-1])
         process.kill()
         process.join()
-        before, finished = finished, {file.parent.name: file.stat().st_mtime_ns for file in done(out)}
-        assert before.items() <= finished.items(), f"nothing finished is lost or written again: {moments}"
-        begun = log(out, "begun")
-        assert not set(begun[seen:]) & before.keys(), f"nor begun again: {moments}"
-        seen = len(begun)
-    assert 0 < len(finished) < 16, f"the kills came too early or too late to test anything: {len(finished)}"
+        before, finish_times = finish_times, {file.parent.name: file.stat().st_mtime_ns for file in metrics_files(out)}
+        assert before.items() <= finish_times.items(), f"nothing finished is lost or written again: {moments}"
+        started_runs = log(out, "begun")
+        assert not set(started_runs[started_count:]) & before.keys(), f"nor begun again: {moments}"
+        started_count = len(started_runs)
+    assert 0 < len(finish_times) < 16, f"the kills came too early or too late to test anything: {len(finish_times)}"
     result = sweep(path, out, jobs=2, start=Slow)
-    assert set(result.skipped) == set(finished) and len(result.trained) == 16 - len(finished)
-    now = {file.parent.name: file.stat().st_mtime_ns for file in done(out)}
-    assert finished.items() <= now.items() and len(now) == 16
-    begun = log(out, "begun")
-    assert all(begun.count(name) == 1 for name in result.trained if name not in begun[:seen]), "none is begun twice"
-    assert all(len(RunFolder(file.parent).read_history()) == 3 for file in done(out))
+    assert set(result.skipped_runs) == set(finish_times) and len(result.trained_runs) == 16 - len(finish_times)
+    end_times = {file.parent.name: file.stat().st_mtime_ns for file in metrics_files(out)}
+    assert finish_times.items() <= end_times.items() and len(end_times) == 16
+    started_runs = log(out, "begun")
+    assert all(
+        started_runs.count(name) == 1 for name in result.trained_runs if name not in started_runs[:started_count]
+    ), "none is begun twice"
+    assert all(len(RunFolder(file.parent).read_history()) == 3 for file in metrics_files(out))
     assert result.comparison is not None and len(result.comparison.rows) == 16
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a process is forked, which is safe on Linux only")
 def test_a_real_sweep_killed_while_it_trains(small_run: Path, small_scenes: Path, tmp_path: Path) -> None:
-    """With real trainings: the finished run stays as it was, the other one ends to the same byte as ever."""
-    written(tmp_path / "micro.toml", (small_run / "recipe.toml").read_text())
-    body = f'data = "{small_scenes}"\nrecipe = "micro.toml"\nseeds = [1, 0]\n[[list]]\nname = "micro"\n'
-    path = written(tmp_path / "sweep.toml", body)
-    out = tmp_path / "out"
-    first, second = out / "micro,seed=1", out / "micro,seed=0"
+    """With real trainings: a finished run stays as it was, the killed one ends to the same byte as one that vitrine
+    train does, and one that cannot be built is recorded without stopping the others."""
+    write_file(tmp_path / "micro.toml", (small_run / "recipe.toml").read_text())
+    body = f'data = "{small_scenes}"\nrecipe = "micro.toml"\n[[list]]\nname = "short"\nepochs = 1\n'
+    body += '[[list]]\nname = "micro"\n[[list]]\nname = "broken"\nmodel_args.num_heads = 3\n'
+    path, out = write_file(tmp_path / "sweep.toml", body), tmp_path / "out"
+    short, micro, broken = (out / f"{name},seed=0" for name in ("short", "micro", "broken"))
     process = multiprocessing.get_context("fork").Process(target=sweep, args=(path, out))
     process.start()
-    while process.is_alive() and not (second / "recipe.toml").exists():
+    while process.is_alive() and not (micro / "recipe.toml").exists():
         time.sleep(0.002)
     time.sleep(random.SystemRandom().uniform(0, 0.3))
     process.kill()
     process.join()
-    assert process.exitcode == -9 and (first / "metrics.json").exists()
-    before = {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in first.iterdir() if file.is_file()}
-    result = sweep(path, out)
-    assert result.skipped[:1] == (first.name,) and {*result.skipped, *result.trained} == {first.name, second.name}
-    assert before == {f.name: (f.stat().st_mtime_ns, f.read_bytes()) for f in first.iterdir() if f.is_file()}
+    assert process.exitcode == -9 and (short / "metrics.json").exists()
+    before = {file.name: (file.stat().st_mtime_ns, file.read_bytes()) for file in short.iterdir() if file.is_file()}
+    result = sweep(path, out, jobs=2)
+    assert result.skipped_runs[:1] == (short.name,) and set(result.failures) == {broken.name}
+    assert {*result.skipped_runs, *result.trained_runs} == {short.name, micro.name}
+    assert before == {f.name: (f.stat().st_mtime_ns, f.read_bytes()) for f in short.iterdir() if f.is_file()}
     for name in ("predictions.csv", "history.jsonl", "model.safetensors"):
-        assert (second / name).read_bytes() == (small_run / name).read_bytes(), name
+        assert (micro / name).read_bytes() == (small_run / name).read_bytes(), name
+    record = json.loads((broken / "failed.json").read_text())
+    assert record["error"] and "heads" in record["error"] + record["traceback"]
+    assert to_json(record) == (broken / "failed.json").read_text()
 
 
-def logged(out: Path) -> int:
+def count_log_lines(out: Path) -> int:
     """Trainings that were begun or finished."""
     return len((out / "log.jsonl").read_text().splitlines()) if (out / "log.jsonl").exists() else 0
 
 
-def done(out: Path) -> list[Path]:
+def metrics_files(out: Path) -> list[Path]:
     return [file for file in out.glob("*/metrics.json") if not file.parent.name.endswith("-spare")]
 
 
 def test_an_interruption_stops_the_trainings(tmp_path: Path) -> None:
-    path, stopped = written(tmp_path / "sweep.toml", GRID.format(batches="[8, 16]")), []
+    path, stopped_runs = write_file(tmp_path / "sweep.toml", GRID.format(batches="[8, 16]")), []
 
-    class Endless(Pretended):
+    class Endless(FakeTraining):
         def events(self) -> Iterator[Any]:
-            while not stopped:
+            while not stopped_runs:
                 time.sleep(0.01)
                 yield 1
             self.failure = Failure("The training was ended by SIGKILL.", "Killed")
 
         def stop(self) -> None:
-            stopped.append(self.run.name)
+            stopped_runs.append(self.run.name)
 
-    def interrupted(event: object) -> None:
-        if not isinstance(event, RunBegan) and (tmp_path / "out" / "log.jsonl").exists():
+    def interrupt(event: object) -> None:
+        if not isinstance(event, RunStarted) and (tmp_path / "out" / "log.jsonl").exists():
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        sweep(path, tmp_path / "out", report=interrupted, start=Endless)
-    assert stopped == ["batch_size=8,seed=0"]
+        sweep(path, tmp_path / "out", report=interrupt, start=Endless)
+    assert stopped_runs == ["batch_size=8,seed=0"]
     time.sleep(0.1)
     assert not list((tmp_path / "out").glob("*/failed.json")), "it was interrupted, not failed"
 
@@ -388,44 +403,31 @@ def test_each_job_has_its_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [each["CUDA_VISIBLE_DEVICES"] for each in environments(2)] == ["5", "GPU-abc"]
 
 
-def test_real_trainings_in_their_own_processes(small_run: Path, small_scenes: Path, tmp_path: Path) -> None:
-    """One that trains as vitrine train does, to the byte, and one that cannot be built: the first one's end is seen."""
-    written(tmp_path / "micro.toml", (small_run / "recipe.toml").read_text())
-    body = f'data = "{small_scenes}"\nrecipe = "micro.toml"\n[grid]\nmodel_args.num_heads = [2, 3]\n'
-    found = sweep(written(tmp_path / "sweep.toml", body), tmp_path / "out", jobs=2)
-    one, other = "model_args.num_heads=2,seed=0", "model_args.num_heads=3,seed=0"
-    assert found.trained == (one,) and set(found.failed) == {other}
-    assert (tmp_path / "out" / one / "predictions.csv").read_bytes() == (small_run / "predictions.csv").read_bytes()
-    record = json.loads((tmp_path / "out" / other / "failed.json").read_text())
-    assert record["error"] and "heads" in record["error"] + record["traceback"]
-    assert to_json(record) == (tmp_path / "out" / other / "failed.json").read_text()
-
-
 def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from vitrine.cli.compare import sweep as verb
     from vitrine.sweep import run as sweeping
 
-    def pretended(file: Path, out: Path, **options: Any) -> sweeping.SweepResult:
-        return sweep(file, out, **options, start=Pretended)
+    def fake_sweep(file: Path, out: Path, **options: Any) -> sweeping.SweepResult:
+        return sweep(file, out, **options, start=FakeTraining)
 
-    monkeypatch.setattr(sweeping, "sweep", pretended)
-    path, out = written(tmp_path / "sweep.toml", GRID.format(batches="[8, 16]")), tmp_path / "out"
-    status, shown = run_verb(verb, path, "-o", out, "--dry-run")
-    assert status == 0 and "4 of 4 runs are to be trained" in shown and not out.exists()
-    status, shown = run_verb(verb, path, "-o", out, "--jobs", 2)
-    assert status == 0 and "4 runs trained, 0 finished before, 0 failed." in shown
-    assert "batch 8 is better than batch 16: undecided over 2 seeds" in shown
-    status, shown = run_verb(verb, path, "-o", out, "--dry-run", "--json")
-    assert {run["state"] for run in json.loads(shown)["runs"]} == {"finished"}
-    failing = written(tmp_path / "failing.toml", GRID.format(batches="[8, 666]"))
-    status, shown = run_verb(verb, failing, "-o", out, "--json")
-    assert status == 1 and set(json.loads(shown)["failed"]) == {"batch_size=666,seed=0", "batch_size=666,seed=1"}
+    monkeypatch.setattr(sweeping, "sweep", fake_sweep)
+    path, out = write_file(tmp_path / "sweep.toml", GRID.format(batches="[8, 16]")), tmp_path / "out"
+    status, output = run_verb(verb, path, "-o", out, "--dry-run")
+    assert status == 0 and "4 of 4 runs are to be trained" in output and not out.exists()
+    status, output = run_verb(verb, path, "-o", out, "--jobs", 2)
+    assert status == 0 and "4 runs trained, 0 finished before, 0 failed." in output
+    assert "batch 8 is better than batch 16: undecided over 2 seeds" in output
+    status, output = run_verb(verb, path, "-o", out, "--dry-run", "--json")
+    assert {run["state"] for run in json.loads(output)["runs"]} == {"finished"}
+    failing = write_file(tmp_path / "failing.toml", GRID.format(batches="[8, 666]"))
+    status, output = run_verb(verb, failing, "-o", out, "--json")
+    assert status == 1 and set(json.loads(output)["failed"]) == {"batch_size=666,seed=0", "batch_size=666,seed=1"}
 
 
 def test_a_killed_training_is_a_failure_and_does_not_outlive_the_sweep(tmp_path: Path) -> None:
     from vitrine.sweep.worker import RunProcess
 
-    run = load_sweep(written(tmp_path / "sweep.toml", GRID.format(batches="[8]"))).runs[0]
+    run = load_sweep(write_file(tmp_path / "sweep.toml", GRID.format(batches="[8]"))).runs[0]
     process = RunProcess(run, "scenes:base", tmp_path / "run", {}, tmp_path / "log.txt")
     os.kill(process._process.pid, 9)
     assert list(process.events()) == []

@@ -118,20 +118,20 @@ def sweep(
     with show.demo_progress() as report:
         result = run_sweep(file, out, jobs=jobs, report=_sweep_lines(report, alone=jobs == 1))
     show.result(result, result.text, as_json)
-    if result.failed:
+    if result.failures:
         raise typer.Exit(1)
 
 
 def _sweep_lines(report: Callable[[Any], None], *, alone: bool) -> Callable[[Any], None]:
     """A sweep's events as lines; of trainings at the same time only their beginnings and ends."""
-    from vitrine.sweep.run import RunBegan, RunEnded, RunEvent, SweepPlan, duration
+    from vitrine.sweep.run import RunEnded, RunEvent, RunStarted, SweepPlan, duration
 
     def lines(event: Any) -> None:
         match event:
             case SweepPlan():
                 report(event.text())
-            case RunBegan():
-                report(f"[{event.number}/{event.of}] {'Continuing' if event.continued else 'Training'} {event.name}")
+            case RunStarted():
+                report(f"[{event.number}/{event.of}] {'Continuing' if event.is_resumed else 'Training'} {event.name}")
             case RunEvent() if alone:
                 report(event.event)
             case RunEnded():

@@ -1,4 +1,7 @@
-"""``vitrine sweep``: every run of a sweep trained, whatever happens to one of them, and compared at the end."""
+"""``vitrine sweep``: trains every run of a sweep, each in a process of its own, and compares them.
+
+A run that fails is recorded and does not stop the others; the same call continues an interrupted sweep.
+"""
 
 from __future__ import annotations
 
@@ -34,8 +37,8 @@ class PlannedRun:
         run: what is trained.
         folder: where.
         state: failed runs are tried again.
-        epochs: that are done.
-        error: of a failed run, its first line.
+        epochs: how many are done.
+        error: first line of why a failed run failed.
     """
 
     run: SweepRun
@@ -56,9 +59,9 @@ class Estimate:
 
     Attributes:
         seconds: with the jobs that were asked for.
-        epoch_seconds: of the epoch, with its evaluation.
-        measured_in: the run whose first epoch it was.
-        epochs: that are left, of all runs.
+        epoch_seconds: that one epoch took, with its evaluation.
+        measured_in: name of the run whose first epoch it was.
+        epochs: how many are left, of all runs.
     """
 
     seconds: float
@@ -84,17 +87,17 @@ class SweepPlan:
     estimate: Estimate | None
 
     def text(self) -> str:
-        """The runs, and how long they take."""
+        """The runs with their states, and how long the rest takes, for a terminal."""
         rows = tuple(
             (each.run.name, each.state, f"{each.epochs} of {each.run.recipe.epochs}", each.error or None)
             for each in self.runs
         )
-        shown = Table(("run", "state", "epochs", "error"), rows)
+        table = Table(("run", "state", "epochs", "error"), rows)
         if not any(each.error for each in self.runs):
-            shown = Table(shown.columns[:-1], tuple(row[:-1] for row in rows))
+            table = Table(table.columns[:-1], tuple(row[:-1] for row in rows))
         todo = sum(each.state != "finished" for each in self.runs)
         return (
-            f"{shown.text()}\n\n{todo} of {len(self.runs)} runs are to be trained on {self.data}, into {self.out}.\n"
+            f"{table.text()}\n\n{todo} of {len(self.runs)} runs are to be trained on {self.data}, into {self.out}.\n"
             + (self._duration())
         )
 
@@ -124,14 +127,14 @@ def plan_sweep(sweep: Sweep, out: Path, jobs: int = 1) -> SweepPlan:
     Raises:
         RunError: a run was begun with another recipe or on other data.
     """
-    runs = tuple(_planned(run, out / run.name, sweep.data) for run in sweep.runs)
+    runs = tuple(_plan_run(run, out / run.name, sweep.data) for run in sweep.runs)
     return SweepPlan(sweep.data, out, runs, _estimate(runs, jobs))
 
 
-def _planned(run: SweepRun, path: Path, data: str) -> PlannedRun:
+def _plan_run(run: SweepRun, path: Path, data: str) -> PlannedRun:
     folder = RunFolder(path)
     if folder.is_started:
-        _require_same(folder, run.recipe, data)
+        _check_unchanged(folder, run.recipe, data)
     epochs = len(folder.read_history()) if folder.is_started else 0
     if folder.is_started and folder.is_finished:
         return PlannedRun(run, path, "finished", epochs)
@@ -140,7 +143,7 @@ def _planned(run: SweepRun, path: Path, data: str) -> PlannedRun:
     return PlannedRun(run, path, "unfinished" if folder.is_started else "new", epochs)
 
 
-def _require_same(folder: RunFolder, recipe: Recipe, data: str) -> None:
+def _check_unchanged(folder: RunFolder, recipe: Recipe, data: str) -> None:
     before = folder.read_recipe()
     for field in fields(Recipe):
         then, now = getattr(before, field.name), getattr(recipe, field.name)
@@ -182,18 +185,21 @@ COMPARISON = "comparison"
 
 
 @dataclass(frozen=True)
-class RunBegan:
-    """A run's training begins: the ``number``-th of ``of`` that are to be trained."""
+class RunStarted:
+    """A run's training starts: the ``number``-th of ``of`` that are to be trained.
+
+    ``is_resumed`` says whether it continues an earlier, stopped training.
+    """
 
     name: str
     number: int
     of: int
-    continued: bool
+    is_resumed: bool
 
 
 @dataclass(frozen=True)
 class RunEvent:
-    """What a run's training tells."""
+    """An event of one run's training."""
 
     name: str
     event: Event
@@ -201,14 +207,14 @@ class RunEvent:
 
 @dataclass(frozen=True)
 class RunEnded:
-    """A run's training ended; ``failure`` is None where it is finished."""
+    """A run's training ended after some seconds; ``failure`` says why, or is None where it finished."""
 
     name: str
     seconds: float
     failure: Failure | None
 
 
-SweepEvent = SweepPlan | RunBegan | RunEvent | RunEnded
+SweepEvent = SweepPlan | RunStarted | RunEvent | RunEnded
 Report = Callable[[SweepEvent], None]
 
 
@@ -217,33 +223,36 @@ class SweepResult:
     """A sweep that ran.
 
     Attributes:
-        plan: as it was before.
-        trained: names of the runs that were finished now.
-        skipped: names of those that were finished before.
-        failed: why, by name.
+        plan: what was to be done.
+        trained_runs: names of the runs that finished in this call.
+        skipped_runs: names of those that had finished before.
+        failures: why runs failed, by name.
         comparison: of all finished runs; None where there is none.
     """
 
     plan: SweepPlan
-    trained: tuple[str, ...]
-    skipped: tuple[str, ...]
-    failed: dict[str, Failure]
+    trained_runs: tuple[str, ...]
+    skipped_runs: tuple[str, ...]
+    failures: dict[str, Failure]
     comparison: ComparisonResult | None
 
     def text(self) -> str:
         """For a terminal: the comparison, and what was done."""
-        told = f"{len(self.trained)} runs trained, {len(self.skipped)} finished before, {len(self.failed)} failed."
-        failed = [f"Failed: {name}: {why.error.splitlines()[0]}" for name, why in self.failed.items()]
-        compared = [self.comparison.text(), ""] if self.comparison is not None else []
-        return "\n".join([*compared, told, *failed])
+        counts = (
+            f"{len(self.trained_runs)} runs trained, {len(self.skipped_runs)} finished before, "
+            f"{len(self.failures)} failed."
+        )
+        failures = [f"Failed: {name}: {why.error.splitlines()[0]}" for name, why in self.failures.items()]
+        comparison = [self.comparison.text(), ""] if self.comparison is not None else []
+        return "\n".join([*comparison, counts, *failures])
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         return {
             "out": str(self.plan.out),
-            "trained": list(self.trained),
-            "skipped": list(self.skipped),
-            "failed": {name: asdict(why) for name, why in self.failed.items()},
+            "trained": list(self.trained_runs),
+            "skipped": list(self.skipped_runs),
+            "failed": {name: asdict(why) for name, why in self.failures.items()},
             "comparison": None if self.comparison is None else self.comparison.to_dict(),
         }
 
@@ -271,8 +280,8 @@ def sweep(
 ) -> SweepResult:
     """Train every run of a sweep that is not finished, each in a process of its own, and compare them.
 
-    An interrupted sweep goes on with the same call: finished runs are skipped, unfinished and failed ones continued.
-    The processes end with this one, however it ends.
+    The same call continues an interrupted sweep: finished runs are skipped, unfinished and failed ones continued.
+    The trainings end with this process, however it ends.
 
     Args:
         file: the SWEEP.toml; see :func:`vitrine.config.sweep.load_sweep`.
@@ -280,36 +289,36 @@ def sweep(
         jobs: processes at a time; with several, each has a GPU of its own where there are as many, and writes what it
             prints to log.txt in its run's folder.
         report: called with every event, from the calling thread.
-        start: what starts a process.
+        start: starts the process of one run.
 
     Raises:
         RecipeError, RunError, UsageError: see :func:`plan`; nothing was trained.
     """
-    planned = plan(file, out, jobs=jobs)
+    schedule = plan(file, out, jobs=jobs)
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "sweep.toml", load_sweep(file).text)
-    report(planned)
-    todo = [each for each in planned.runs if each.state != "finished"]
-    failed = _Pool(planned, todo, jobs, report, start).run() if todo else {}
-    skipped = tuple(each.run.name for each in planned.runs if each.state == "finished")
-    trained = tuple(each.run.name for each in todo if each.run.name not in failed)
-    finished = [str(each.folder) for each in planned.runs if each.run.name in (*skipped, *trained)]
-    comparison = compare(finished, out=out / COMPARISON) if finished else None
-    return SweepResult(planned, trained, skipped, failed, comparison)
+    report(schedule)
+    todo = [each for each in schedule.runs if each.state != "finished"]
+    failures = _Pool(schedule, todo, jobs, report, start).run() if todo else {}
+    skipped_runs = tuple(each.run.name for each in schedule.runs if each.state == "finished")
+    trained_runs = tuple(each.run.name for each in todo if each.run.name not in failures)
+    folders = [str(each.folder) for each in schedule.runs if each.run.name in (*skipped_runs, *trained_runs)]
+    comparison = compare(folders, out=out / COMPARISON) if folders else None
+    return SweepResult(schedule, trained_runs, skipped_runs, failures, comparison)
 
 
 class _Pool:
     """Threads that each start one process after another; only the calling thread reports."""
 
     def __init__(
-        self, planned: SweepPlan, todo: list[PlannedRun], jobs: int, report: Report, start: Callable[..., RunProcess]
+        self, schedule: SweepPlan, todo: list[PlannedRun], jobs: int, report: Report, start: Callable[..., RunProcess]
     ) -> None:
-        self.data, self.todo, self.jobs, self.report, self.start = planned.data, todo, jobs, report, start
+        self.data, self.todo, self.jobs, self.report, self.start = schedule.data, todo, jobs, report, start
         self._waiting = list(enumerate(todo, 1))
-        self._said: queue.SimpleQueue[SweepEvent | BaseException | None] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[SweepEvent | BaseException | None] = queue.SimpleQueue()
         self._running: set[RunProcess] = set()
         self._lock = threading.Lock()
-        self._stopped = False
+        self._is_stopped = False
 
     def run(self) -> dict[str, Failure]:
         """Train all; returns the failures by name."""
@@ -317,26 +326,26 @@ class _Pool:
         threads = [threading.Thread(target=self._work, args=(slot,), daemon=True) for slot in slots]
         for thread in threads:
             thread.start()
-        failed: dict[str, Failure] = {}
+        failures: dict[str, Failure] = {}
         busy = len(threads)
         try:
             while busy:
-                said = self._said.get()
-                if said is None:
+                event = self._events.get()
+                if event is None:  # a thread has no more runs
                     busy -= 1
-                elif isinstance(said, BaseException):
-                    raise said
+                elif isinstance(event, BaseException):
+                    raise event
                 else:
-                    if isinstance(said, RunEnded) and said.failure is not None:
-                        failed[said.name] = said.failure
-                    self.report(said)
-        finally:  # on an interruption too: no training goes on unseen
+                    if isinstance(event, RunEnded) and event.failure is not None:
+                        failures[event.name] = event.failure
+                    self.report(event)
+        finally:  # after an interruption too, so that no training goes on unseen
             self._stop()
-        return failed
+        return failures
 
     def _stop(self) -> None:
         with self._lock:
-            self._stopped = True
+            self._is_stopped = True
             running = tuple(self._running)
         for process in running:
             process.stop()
@@ -345,35 +354,35 @@ class _Pool:
         try:
             while True:
                 with self._lock:
-                    if self._stopped or not self._waiting:
+                    if self._is_stopped or not self._waiting:
                         break
-                    number, planned = self._waiting.pop(0)
-                self._train(number, planned, environment)
+                    number, run = self._waiting.pop(0)
+                self._train(number, run, environment)
         except BaseException as error:  # the calling thread raises it
-            self._said.put(error)
-        self._said.put(None)
+            self._events.put(error)
+        self._events.put(None)
 
-    def _train(self, number: int, planned: PlannedRun, environment: dict[str, str]) -> None:
-        name, folder, began = planned.run.name, planned.folder, time.monotonic()
-        self._said.put(RunBegan(name, number, len(self.todo), planned.state != "new"))
+    def _train(self, number: int, planned_run: PlannedRun, environment: dict[str, str]) -> None:
+        name, folder, start_time = planned_run.run.name, planned_run.folder, time.monotonic()
+        self._events.put(RunStarted(name, number, len(self.todo), planned_run.state != "new"))
         if not wait_until_free(folder):
             busy = Failure(f"{folder} is in use by another training.", "RunError")
-            self._said.put(RunEnded(name, time.monotonic() - began, busy))
+            self._events.put(RunEnded(name, time.monotonic() - start_time, busy))
             return
         folder.mkdir(exist_ok=True)  # for the log and a failure's record
         (folder / FAILURE_FILE).unlink(missing_ok=True)
         with self._lock:
-            if self._stopped:
+            if self._is_stopped:
                 return
             output = folder / "log.txt" if self.jobs > 1 else None
-            process = self.start(planned.run, self.data, folder, environment, output)
+            process = self.start(planned_run.run, self.data, folder, environment, output)
             self._running.add(process)
         for event in process.events():
-            self._said.put(RunEvent(name, event))
+            self._events.put(RunEvent(name, event))
         with self._lock:
             self._running.discard(process)
-            stopped = self._stopped
-        if process.failure is not None and not stopped:
+            is_stopped = self._is_stopped
+        if process.failure is not None and not is_stopped:
             content = asdict(process.failure) | {"vitrine": __version__}
             write_atomically(folder / FAILURE_FILE, to_json(content))
-        self._said.put(RunEnded(name, time.monotonic() - began, process.failure))
+        self._events.put(RunEnded(name, time.monotonic() - start_time, process.failure))

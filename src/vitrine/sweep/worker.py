@@ -1,4 +1,4 @@
-"""The process that trains one run of a sweep, as the sweep sees it."""
+"""The process that trains one run of a sweep: how the sweep starts it and reads its events, and its own main()."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PATIENCE = 15.0  # seconds: processes that load pictures see within 5 that thei
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a run failed: the error for people, its kind, and a traceback where it is not a person's mistake."""
+    """Why a run failed: the message, the class of the error, and a traceback where vitrine itself is at fault."""
 
     error: str
     kind: str
@@ -39,8 +39,8 @@ class RunProcess:
     """A training in a process of its own, which ends when this process does.
 
     Args:
-        run: what is trained.
-        data: its data.
+        run: its name and recipe.
+        data: reference of the data.
         folder: its run folder; an unfinished run is continued.
         environment: variables that differ from this process's.
         output: where its standard error goes; None leaves it where this process's goes.
@@ -66,24 +66,24 @@ class RunProcess:
         self.failure: Failure | None = None
 
     def events(self) -> Iterator[Any]:
-        """What the training tells, until it ends; ``failure`` says afterwards whether it failed."""
+        """The training's events, until it ends; ``failure`` says afterwards whether it failed."""
         assert self._process.stdout is not None
-        done = False
+        is_done = False
         while True:
             try:
-                what, content = pickle.load(self._process.stdout)  # noqa: S301  from the process started above
+                kind, content = pickle.load(self._process.stdout)  # noqa: S301  from the process started above
             except (EOFError, pickle.UnpicklingError):  # it ended, or was killed while it wrote
                 break
-            if what == "event":
+            if kind == "event":
                 yield content
-            elif what == "failed":
+            elif kind == "failed":
                 self.failure = Failure(**content)
             else:
-                done = True
+                is_done = True
         status = self._process.wait()
         self._close()
-        if not done and self.failure is None:
-            self.failure = _killed(status)
+        if not is_done and self.failure is None:
+            self.failure = _failure_of_status(status)
 
     def stop(self) -> None:
         """End it now; what it has written stays."""
@@ -96,7 +96,7 @@ class RunProcess:
             self._process.stdin.close()
 
 
-def _killed(status: int) -> Failure:
+def _failure_of_status(status: int) -> Failure:
     if status < 0:
         name = signal.Signals(-status).name
         often = "; often memory runs out" if name == "SIGKILL" else ""
@@ -105,7 +105,7 @@ def _killed(status: int) -> Failure:
 
 
 def wait_until_free(folder: Path, patience: float = _PATIENCE) -> bool:
-    """Wait until no process holds a run folder; whether that came true within ``patience`` seconds."""
+    """Wait until no process has locked a run folder; False where one still has after ``patience`` seconds."""
     until = time.monotonic() + patience
     while True:
         try:
@@ -121,10 +121,10 @@ def environments(jobs: int) -> list[dict[str, str]]:
     """Variables for each of several processes: a GPU each where there are GPUs, else a share of the cores."""
     if jobs == 1:
         return [{}]
-    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = [str(i) for i in range(torch.cuda.device_count())]  # it looks without starting CUDA
-    if told is not None:
-        visible = [name.strip() for name in told.split(",")][: len(visible)]
+    if allowed is not None:
+        visible = [name.strip() for name in allowed.split(",")][: len(visible)]
     if visible:
         return [{"CUDA_VISIBLE_DEVICES": visible[slot % len(visible)]} for slot in range(jobs)]
     if "OMP_NUM_THREADS" in os.environ:
@@ -133,33 +133,33 @@ def environments(jobs: int) -> list[dict[str, str]]:
 
 
 def main() -> None:
-    """Train the run that the first argument describes."""
+    """Train the run that the first argument describes as JSON, and write its events to the standard output."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the sweep decides
-    told = os.fdopen(os.dup(1), "wb", buffering=0)
-    os.dup2(2, 1)  # whatever a library prints does not come between
-    threading.Thread(target=_end_with_the_sweep, daemon=True).start()
+    event_pipe = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what libraries print must not come between the events
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     job = json.loads(sys.argv[1])
 
-    def tell(what: str, content: Any) -> None:
-        told.write(pickle.dumps((what, content)))
+    def send(kind: str, content: Any) -> None:
+        event_pipe.write(pickle.dumps((kind, content)))
 
     try:
         from vitrine.config import recipe_from_toml
         from vitrine.train.run import train
 
         recipe = recipe_from_toml(job["recipe"], job["name"])
-        train(job["data"], recipe, Path(job["run"]), resume=True, report=lambda event: tell("event", event))
+        train(job["data"], recipe, Path(job["run"]), resume=True, report=lambda event: send("event", event))
     except VitrineError as error:
-        tell("failed", {"error": str(error), "kind": type(error).__name__})
+        send("failed", {"error": str(error), "kind": type(error).__name__})
     except Exception as error:  # the next run may work
-        kind, trace = type(error).__name__, traceback.format_exc()
-        tell("failed", {"error": f"{kind}: {error}", "kind": kind, "traceback": trace})
+        name, trace = type(error).__name__, traceback.format_exc()
+        send("failed", {"error": f"{name}: {error}", "kind": name, "traceback": trace})
     else:
-        tell("done", None)
+        send("done", None)
 
 
-def _end_with_the_sweep() -> None:
-    os.read(0, 1)  # returns at the end of the input
+def _exit_with_parent() -> None:
+    os.read(0, 1)  # returns when the sweep closes the pipe, or ends
     os._exit(1)
 
 
