@@ -26,7 +26,7 @@ from vitrine.errors import UsageError, WeightsUnavailableError
 from vitrine.io import hub_cache as records
 from vitrine.io.hub_cache import cache_folder, download_settings, is_offline, note_use, read_records
 from vitrine.models.cache import RELEASES, release_path
-from vitrine.models.captioner import catr as released
+from vitrine.models.captioner import catr
 from vitrine.models.load import load_model
 from vitrine.models.reference import WeightsFile
 from vitrine.runs.environment import weights_notes
@@ -51,8 +51,8 @@ def sha256(path: Path) -> str:
 
 def on_disk(folder: Path) -> int:
     """Bytes of plain files, found another way than by the package: by ``find``."""
-    found = subprocess.run(["find", folder, "-type", "f", "-printf", "%s %i\n"], capture_output=True, text=True)
-    return sum(int(size) for size, _ in {tuple(line.split()) for line in found.stdout.splitlines()})
+    listing = subprocess.run(["find", folder, "-type", "f", "-printf", "%s %i\n"], capture_output=True, text=True)
+    return sum(int(size) for size, _ in {tuple(line.split()) for line in listing.stdout.splitlines()})
 
 
 @pytest.fixture
@@ -76,17 +76,17 @@ def hub(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
 @pytest.fixture
 def connections(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every attempt to reach a network or to look up a name, each of which fails."""
-    asked: list[str] = []
+    attempts: list[str] = []
 
-    def refused(*arguments: object, **_: object) -> None:
-        asked.append(repr(arguments))
+    def refuse(*arguments: object, **_: object) -> None:
+        attempts.append(repr(arguments))
         raise OSError("the network was asked")
 
-    monkeypatch.setattr(socket.socket, "connect", refused)
-    monkeypatch.setattr(socket.socket, "connect_ex", refused)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
     for name in ("create_connection", "getaddrinfo", "gethostbyname"):
-        monkeypatch.setattr(socket, name, refused)
-    return asked
+        monkeypatch.setattr(socket, name, refuse)
+    return attempts
 
 
 # --- settings
@@ -142,7 +142,7 @@ def test_nobody_is_told_what_runs_here(hub: StandInHub, monkeypatch: pytest.Monk
 
 def test_what_lies_there_is_listed(hub: StandInHub, cache: Path, tmp_path: Path, vitrine_command: Command) -> None:
     began = datetime.now(UTC).isoformat()
-    built = load_model(TINY, pretrained=True)
+    model = load_model(TINY, pretrained=True)
     release_path("catr/v3").parent.mkdir()
     release_path("catr/v3").write_bytes(b"weights")
     status, out, _ = vitrine_command("cache", "--json")
@@ -158,14 +158,19 @@ def test_what_lies_there_is_listed(hub: StandInHub, cache: Path, tmp_path: Path,
         assert each["sha256"] == sha256(tmp_path / "there" / name)
         assert each["size"] == (tmp_path / "there" / name).stat().st_size
         assert began <= each["last_used"] <= datetime.now(UTC).isoformat()
-    assert built.weights is not None and files["model.safetensors"]["path"] == str(built.weights.path)
+    assert model.weights is not None and files["model.safetensors"]["path"] == str(model.weights.path)
     assert (release["name"], release["from"], release["last_used"]) == ("catr/v3", RELEASES["catr/v3"], None)
     assert release["files"][0]["sha256"] == hashlib.sha256(b"weights").hexdigest()
     assert content["size"] == on_disk(cache) or abs(content["size"] - on_disk(cache)) < 4096  # links count their path
     assert content["unknown"] == []
     text = vitrine_command("cache")[1]
-    for said in ("owner/tiny  model", f"from {hub.address}/owner/tiny, commit c0ffee000000", "catr/v3", "not used yet"):
-        assert said in text
+    for words in (
+        "owner/tiny  model",
+        f"from {hub.address}/owner/tiny, commit c0ffee000000",
+        "catr/v3",
+        "not used yet",
+    ):
+        assert words in text
     assert f"{sha256(tmp_path / 'there' / 'model.safetensors')}  model.safetensors" in text
 
 
@@ -179,13 +184,13 @@ def test_a_hash_is_computed_again_only_for_another_content(cache: Path, monkeypa
     path = release_path("catr/v1")
     path.parent.mkdir(parents=True)
     path.write_bytes(b"first")
-    computed = []
+    hashed_paths = []
     real = records._sha256
-    monkeypatch.setattr(records, "_sha256", lambda path: computed.append(path) or real(path))
+    monkeypatch.setattr(records, "_sha256", lambda path: hashed_paths.append(path) or real(path))
     for _ in range(2):
         (item,) = cache_contents().items
         assert item.files[0].sha256 == hashlib.sha256(b"first").hexdigest()
-    assert len(computed) == 1
+    assert len(hashed_paths) == 1
     path.write_bytes(b"second")
     (item,) = cache_contents().items
     assert item.files[0].sha256 == hashlib.sha256(b"second").hexdigest()
@@ -217,12 +222,12 @@ def test_records_survive_many_processes(cache: Path) -> None:
         "    records.note_use(Path(sys.argv[1]), 'somewhere')\n"
     )
     writers = [subprocess.Popen([sys.executable, "-c", script, cache / "hub" / "file"]) for _ in range(5)]
-    seen = 0
+    reads = 0
     while any(writer.poll() is None for writer in writers):
         for path in (cache / "uses").glob("*.json"):
             assert json.loads(path.read_text())["sha256"] == hashlib.sha256(b"content").hexdigest()
-            seen += 1
-    assert seen and all(writer.returncode == 0 for writer in writers)
+            reads += 1
+    assert reads and all(writer.returncode == 0 for writer in writers)
     assert list(read_records(cache)) == ["hub/file"]
     assert len(list((cache / "uses").iterdir())) == 1, "temporary files are left"
 
@@ -266,18 +271,18 @@ def test_what_is_pruned_by_name_is_gone(hub: StandInHub, cache: Path, tmp_path: 
     assert all("owner--other" in file for file in read_records(cache))
     freed = before - on_disk(cache)
     assert freed > (tmp_path / "there" / "model.safetensors").stat().st_size
-    hub.asked.clear()
+    hub.requests.clear()
     load_model("hf-hub:owner/other", pretrained=True)
-    assert not [asked for asked in hub.asked if asked.startswith("GET")]
+    assert not [request for request in hub.requests if request.startswith("GET")]
     load_model(TINY, pretrained=True)
-    assert "GET owner/tiny/model.safetensors" in hub.asked
+    assert "GET owner/tiny/model.safetensors" in hub.requests
 
 
 def test_what_was_freed_is_what_the_disk_gained(hub: StandInHub, cache: Path) -> None:
     load_model(TINY, pretrained=True)
     contents, before = cache_contents(), on_disk(cache)
-    pruned = prune(contents, contents.items)
-    assert abs(pruned.freed - (before - on_disk(cache))) < 4096 and pruned.left < 4096  # links, which find left out
+    result = prune(contents, contents.items)
+    assert abs(result.freed - (before - on_disk(cache))) < 4096 and result.left < 4096  # links, which find left out
     assert cache_contents().items == ()
 
 
@@ -371,9 +376,9 @@ def test_a_link_inside_a_repository_that_leads_out_is_not_followed(
     pets = next(item for item in cache_contents().items if item.name == "oxford-pets")
     (cache / "oxford-iiit-pet").rmdir()
     (cache / "oxford-iiit-pet").symlink_to(tmp_path)  # since it was listed
-    pruned = prune(contents, [pets, *contents.items])
-    assert pruned.items == () and pruned.failure is not None and "leads out of" in pruned.failure
-    assert "Not removed, nor anything after it" in pruned.text() and cache_contents().items == contents.items
+    result = prune(contents, [pets, *contents.items])
+    assert result.items == () and result.failure is not None and "leads out of" in result.failure
+    assert "Not removed, nor anything after it" in result.text() and cache_contents().items == contents.items
     prune(contents, contents.items)
     assert (tmp_path / "secret").read_text() == "secret"
 
@@ -389,8 +394,8 @@ def test_blobs_that_lie_elsewhere_are_left_there(hub: StandInHub, cache: Path, t
     blobs.symlink_to(tmp_path / "elsewhere")
     before = {path.name for path in (tmp_path / "elsewhere").iterdir()}
     contents = cache_contents()
-    pruned = prune(contents, select_items(contents, ["owner/tiny@c0ffee"]))
-    assert pruned.items == () and pruned.failure is not None and "leads out of" in pruned.failure
+    result = prune(contents, select_items(contents, ["owner/tiny@c0ffee"]))
+    assert result.items == () and result.failure is not None and "leads out of" in result.failure
     prune(contents, contents.items)
     assert {path.name for path in (tmp_path / "elsewhere").iterdir()} == before
 
@@ -402,8 +407,8 @@ def test_data_sets_and_unfinished_downloads_can_be_pruned(cache: Path, vitrine_c
     (cache / "hub" / "models--a--b" / "blobs").mkdir(parents=True)
     (cache / "hub" / "models--a--b" / "snapshots").mkdir()
     (cache / "hub" / "models--a--b" / "blobs" / "abc.incomplete").write_bytes(b"1")
-    found = json.loads(vitrine_command("cache", "--json")[1])["items"]
-    assert {(each["name"], each["kind"], each["size"]) for each in found} == {
+    items = json.loads(vitrine_command("cache", "--json")[1])["items"]
+    assert {(each["name"], each["kind"], each["size"]) for each in items} == {
         ("oxford-pets", "data set", 7),
         ("hf:owner/set", "data set", 7),
         ("unfinished", "unfinished", 7),
@@ -420,10 +425,10 @@ def test_what_cannot_be_removed_is_not_said_to_be(
     """The hub's library only logs it."""
     load_model(TINY, pretrained=True)
 
-    def denied(path: Path, *_: object, **__: object) -> None:
+    def deny(path: Path, *_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(shutil, "rmtree", denied)
+    monkeypatch.setattr(shutil, "rmtree", deny)
     status, out, _ = vitrine_command("cache", "--prune", "owner/tiny", "--yes", "--json")
     content = json.loads(out)
     assert (status, content["removed"], content["freed"]) == (1, [], 0) and "could not be removed" in content["failed"]
@@ -444,17 +449,17 @@ def test_data_sets_go_into_the_same_folder(cache: Path, tmp_path: Path, monkeypa
     (item,) = cache_contents().items
     assert (item.name, item.kind) == ("parquet", "data set") and item.last_used is not None
 
-    asked = []
+    calls = []
 
     def load(path: str, **settings: object) -> None:
-        asked.append((path, settings["cache_dir"], constants.HF_HUB_CACHE))
+        calls.append((path, settings["cache_dir"], constants.HF_HUB_CACHE))
         raise OSError("not here")
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     before = constants.HF_HUB_CACHE
     with download_settings(offline=True), pytest.raises(DataError, match="The network was turned off"):
         open_data("hf:owner/set")
-    assert asked == [("owner/set", str(cache / "datasets"), str(cache / "hub"))]
+    assert calls == [("owner/set", str(cache / "datasets"), str(cache / "hub"))]
     assert before == constants.HF_HUB_CACHE != str(cache / "hub")
 
 
@@ -486,9 +491,9 @@ def test_an_unknown_name_is_told_what_there_is(hub: StandInHub, cache: Path) -> 
 
 def test_a_download_with_another_hash_is_refused_and_not_kept(hub: StandInHub, cache: Path) -> None:
     hub.spoilt.add("model.safetensors")
-    with pytest.raises(WeightsUnavailableError, match="is damaged") as caught:
+    with pytest.raises(WeightsUnavailableError, match="is damaged") as error:
         load_model(TINY, pretrained=True)
-    assert len(str(caught.value).splitlines()) == 2
+    assert len(str(error.value).splitlines()) == 2
     assert not list(cache.rglob("model.safetensors"))
     assert all(path.stat().st_size < 5_000 for path in cache.rglob("blobs/*"))
     hub.spoilt.clear()
@@ -501,9 +506,9 @@ def test_a_cached_file_that_was_changed_is_refused_and_left_to_its_owner(hub: St
     blob = weights.path.resolve()
     blob.write_bytes(blob.read_bytes()[:-1] + b"!")
     os.utime(blob, (time.time(), time.time() - 60))
-    with pytest.raises(WeightsUnavailableError, match=r"was changed or is damaged(?s:.*)--prune owner/tiny") as caught:
+    with pytest.raises(WeightsUnavailableError, match=r"was changed or is damaged(?s:.*)--prune owner/tiny") as error:
         load_model(TINY, pretrained=True)
-    assert len(str(caught.value).splitlines()) == 2 and blob.exists()
+    assert len(str(error.value).splitlines()) == 2 and blob.exists()
     prune(cache_contents(), select_items(cache_contents(), ["owner/tiny"]))
     assert load_model(TINY, pretrained=True).weights is not None
 
@@ -523,9 +528,9 @@ def test_a_disk_that_is_full(hub: StandInHub, cache: Path, monkeypatch: pytest.M
         path.write_bytes(b"some")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(released, "_download", full_too)
+    monkeypatch.setattr(catr, "_download", full_too)
     with pytest.raises(WeightsUnavailableError, match=r"No space left on device\.\nMake room, or choose another"):
-        released.fetch_release("catr/v3")
+        catr.fetch_release("catr/v3")
     assert not list((cache / "catr").iterdir())
 
 
@@ -535,10 +540,10 @@ def test_a_cache_folder_that_is_a_file(
 ) -> None:
     (tmp_path / "file").write_text("x")
     monkeypatch.setenv("VITRINE_CACHE", str(tmp_path / "file" / below))
-    for load in (lambda: load_model(TINY, pretrained=True), lambda: released.fetch_release("catr/v3")):
-        with pytest.raises(WeightsUnavailableError, match=r"cannot be saved in(?s:.*)--cache DIR") as caught:
+    for load in (lambda: load_model(TINY, pretrained=True), lambda: catr.fetch_release("catr/v3")):
+        with pytest.raises(WeightsUnavailableError, match=r"cannot be saved in(?s:.*)--cache DIR") as error:
             load()
-        assert len(str(caught.value).splitlines()) == 2
+        assert len(str(error.value).splitlines()) == 2
 
 
 # --- no network
@@ -658,16 +663,16 @@ def test_a_run_is_resumed_with_other_starting_weights(
     train = ("train", small_scenes, "-o", tmp_path / "run")
     original = trainer.Trainer._save_checkpoint
 
-    def interrupted(session: trainer.Trainer) -> None:
+    def save_and_stop(session: trainer.Trainer) -> None:
         original(session)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, "_save_checkpoint", interrupted)
+        patch.setattr(trainer.Trainer, "_save_checkpoint", save_and_stop)
         status, _, error = vitrine_command(*train, "--recipe", "scenes-tiny", "--set", settings)
     assert status == 130, error
     assert "has changed" not in error and "have changed" not in error
-    begun = json.loads((tmp_path / "run" / "environment.json").read_text())["starting_weights"]["sha256"]
+    begin = json.loads((tmp_path / "run" / "environment.json").read_text())["starting_weights"]["sha256"]
     save_for_hub(tmp_path / "there", seed=9)
     hub.commit = LATER
     records._note.cache_clear()
@@ -676,25 +681,25 @@ def test_a_run_is_resumed_with_other_starting_weights(
     assert status == 0, error
     assert "hf-hub:owner/tiny/model.safetensors has changed since it was last used here" in error
     assert (
-        f"have changed since this run was begun: their sha256 was {begun[:12]} and is {now[:12]}. The training goes on "
+        f"have changed since this run was begun: their sha256 was {begin[:12]} and is {now[:12]}. The training goes on "
         "from its own state, made with the former." in error
     )
-    assert json.loads((tmp_path / "run" / "environment.json").read_text())["starting_weights"]["sha256"] == begun
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["starting_weights"]["sha256"] == begin
 
 
 def test_a_run_whose_weights_were_changed_is_noticed(
     small_run: Path, small_scenes: Path, tmp_path: Path, vitrine_command: Command
 ) -> None:
     run = shutil.copytree(small_run, tmp_path / "run")
-    measured = json.loads((run / "metrics.json").read_text())["weights_sha256"]
-    assert measured == sha256(run / "model.safetensors")
+    before = json.loads((run / "metrics.json").read_text())["weights_sha256"]
+    assert before == sha256(run / "model.safetensors")
     tensors = load_file(run / "model.safetensors")
     tensors["head.bias"] += 1
     save_file(tensors, run / "model.safetensors", metadata={"format": "pt"})
     status, _, error = vitrine_command("evaluate", run, small_scenes, "--split", "validation")
     assert status == 0
     assert (
-        f"{run / 'model.safetensors'} has changed since the run's metrics were written: its sha256 was {measured[:12]} "
+        f"{run / 'model.safetensors'} has changed since the run's metrics were written: its sha256 was {before[:12]} "
         f"and is {sha256(run / 'model.safetensors')[:12]}." in error
     )
     metrics = json.loads((run / "metrics.json").read_text())
@@ -708,7 +713,7 @@ def test_a_release_says_where_it_is_from(cache: Path, tmp_path: Path) -> None:
     path = release_path("catr/v3")
     path.parent.mkdir(parents=True)
     path.write_bytes(b"weights")
-    released.fetch_release("catr/v3")
+    catr.fetch_release("catr/v3")
     weights = WeightsFile(path, RELEASES["catr/v3"])
     assert weights_notes(weights) == (f"Weights: {path} ({RELEASES['catr/v3']}).",)
     path.write_bytes(b"other weights")

@@ -72,12 +72,12 @@ def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         free.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{free.getsockname()[1]}"
 
-    def entered(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise AssertionError("the hub's client was asked although the hub cannot be reached")
 
     monkeypatch.setattr(constants, "ENDPOINT", address)
-    monkeypatch.setattr(file_download, "get_hf_file_metadata", entered)
-    monkeypatch.setattr(file_download, "http_get", entered)
+    monkeypatch.setattr(file_download, "get_hf_file_metadata", fail)
+    monkeypatch.setattr(file_download, "http_get", fail)
     monkeypatch.setenv("VITRINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     return address
@@ -140,9 +140,9 @@ def test_the_same_command_succeeds_with_a_hub_and_then_from_the_cache(
     with StandInHub(dict(folders)).running() as hub:
         done = command("first", hub.address)
         assert done.returncode == 0, done.stderr
-        assert "GET owner/tiny/model.safetensors" in hub.asked
-    cached = next((tmp_path / "cache" / "hub").rglob("model.safetensors"))
-    assert f"Starting weights: {cached} (hf-hub:owner/tiny/model.safetensors)." in done.stderr
+        assert "GET owner/tiny/model.safetensors" in hub.requests
+    path = next((tmp_path / "cache" / "hub").rglob("model.safetensors"))
+    assert f"Starting weights: {path} (hf-hub:owner/tiny/model.safetensors)." in done.stderr
     assert "The classification head is new, for 12 classes; the one in the weights, for 5 classes, is left out." in (
         done.stderr
     )
@@ -157,11 +157,11 @@ def test_the_same_command_succeeds_with_a_hub_and_then_from_the_cache(
 
 
 def test_a_registered_name_is_fetched_from_its_own_repository(hub: StandInHub, folders: dict[str, Path]) -> None:
-    built = load_model(REGISTERED, pretrained=True)
-    assert f"GET timm/{REGISTERED}/model.safetensors" in hub.asked
-    assert built.weights is not None and built.weights.origin == f"hf-hub:timm/{REGISTERED}/model.safetensors"
+    model = load_model(REGISTERED, pretrained=True)
+    assert f"GET timm/{REGISTERED}/model.safetensors" in hub.requests
+    assert model.weights is not None and model.weights.origin == f"hf-hub:timm/{REGISTERED}/model.safetensors"
     there = timm.create_model(f"local-dir:{folders[f'timm/{REGISTERED}']}", pretrained=True).state_dict()
-    assert all(torch.equal(there[name], tensor) for name, tensor in built.module.state_dict().items())
+    assert all(torch.equal(there[name], tensor) for name, tensor in model.module.state_dict().items())
 
 
 def test_a_revision_is_asked_for(hub: StandInHub) -> None:
@@ -171,9 +171,9 @@ def test_a_revision_is_asked_for(hub: StandInHub) -> None:
 def test_a_repository_that_does_not_exist(hub: StandInHub) -> None:
     with pytest.raises(
         WeightsUnavailableError, match=r"config\.json of owner/nobody .*(?i:repository not found)"
-    ) as caught:
+    ) as error:
         load_model("hf-hub:owner/nobody", pretrained=True)
-    assert len(str(caught.value).splitlines()) == 2
+    assert len(str(error.value).splitlines()) == 2
 
 
 def test_a_repository_without_weights(hub: StandInHub, folders: dict[str, Path], tmp_path: Path) -> None:
@@ -186,10 +186,10 @@ def test_a_repository_without_weights(hub: StandInHub, folders: dict[str, Path],
 
 def test_a_download_that_is_cut_off_is_not_kept(hub: StandInHub, tmp_path: Path) -> None:
     hub.truncated.add("model.safetensors")
-    with pytest.raises(WeightsUnavailableError, match="should be of size") as caught:
+    with pytest.raises(WeightsUnavailableError, match="should be of size") as error:
         load_model("hf-hub:owner/tiny", pretrained=True)
-    assert len(str(caught.value).splitlines()) == 2
-    assert "HEAD owner/tiny/pytorch_model.bin" not in hub.asked, "the reason would be lost behind another file's"
+    assert len(str(error.value).splitlines()) == 2
+    assert "HEAD owner/tiny/pytorch_model.bin" not in hub.requests, "the reason would be lost behind another file's"
     hub.truncated.clear()
     assert load_model("hf-hub:owner/tiny", pretrained=True).weights is not None
 
@@ -200,9 +200,9 @@ def test_what_is_no_weights_file(content: bytes, hub: StandInHub, folders: dict[
     (tmp_path / "broken" / "config.json").write_bytes((folders["owner/tiny"] / "config.json").read_bytes())
     (tmp_path / "broken" / "model.safetensors").write_bytes(content)
     hub.repositories["owner/broken"] = tmp_path / "broken"
-    with pytest.raises(ModelError, match=r"model\.safetensors") as caught:
+    with pytest.raises(ModelError, match=r"model\.safetensors") as error:
         load_model("hf-hub:owner/broken", pretrained=True)
-    assert len(str(caught.value).splitlines()) == 2
+    assert len(str(error.value).splitlines()) == 2
 
 
 def test_a_repository_of_another_library(hub: StandInHub, tmp_path: Path) -> None:

@@ -35,31 +35,31 @@ def micro_weights(path: Path, name: str = VIT, **changes: object) -> dict[str, t
     return state
 
 
-def refused(match: str, reference: str = VIT, **options: object) -> str:
+def expect_error(match: str, reference: str = VIT, **options: object) -> str:
     """The message with which building is refused: at most two lines."""
-    with pytest.raises(ModelError, match=match) as caught:
+    with pytest.raises(ModelError, match=match) as error:
         load_model(reference, **{"pretrained": False, **options})  # type: ignore[arg-type]
-    assert len(str(caught.value).splitlines()) <= 2
-    return str(caught.value)
+    assert len(str(error.value).splitlines()) <= 2
+    return str(error.value)
 
 
 # --- what is named
 
 
 def test_an_unknown_name_is_answered_with_near_ones() -> None:
-    assert "vit_tiny_patch16_224" in refused("There is no model 'vit_tiny_patch16_2244'", "vit_tiny_patch16_2244")
-    assert "deit_tiny_patch16_224" in refused("There is no model", "diet_tiny_patch16_224")
-    assert "Near names" not in refused("There is no model", "qqqq")
+    assert "vit_tiny_patch16_224" in expect_error("There is no model 'vit_tiny_patch16_2244'", "vit_tiny_patch16_2244")
+    assert "deit_tiny_patch16_224" in expect_error("There is no model", "diet_tiny_patch16_224")
+    assert "Near names" not in expect_error("There is no model", "qqqq")
 
 
 def test_an_unknown_tag_is_answered_with_the_known_ones() -> None:
-    message = refused("has no weights tagged 'nope'", "timm/vit_base_patch16_224.nope")
+    message = expect_error("has no weights tagged 'nope'", "timm/vit_base_patch16_224.nope")
     assert "vit_base_patch16_224.orig_in21k" in message
 
 
 @pytest.mark.parametrize("name", ["resnet18", "swin_tiny_patch4_window7_224", "mixer_s32_224"])
 def test_what_is_no_plain_vision_transformer_is_refused_by_name(name: str) -> None:
-    assert name in refused("not a plain vision transformer", name)
+    assert name in expect_error("not a plain vision transformer", name)
 
 
 @pytest.mark.parametrize(
@@ -72,19 +72,19 @@ def test_what_is_no_plain_vision_transformer_is_refused_by_name(name: str) -> No
     ],
 )
 def test_arguments_that_cannot_be_used(model_args: dict[str, object], match: str) -> None:
-    refused(match, model_args={**MICRO, **model_args})
+    expect_error(match, model_args={**MICRO, **model_args})
 
 
 def test_an_input_that_is_not_square_is_refused_where_pictures_come_in() -> None:
-    built = load_model(VIT, pretrained=False, model_args={**MICRO, "img_size": [32, 64]})
+    model = load_model(VIT, pretrained=False, model_args={**MICRO, "img_size": [32, 64]})
     with pytest.raises(ModelError, match="32 x 64 pixels: pictures are cut to squares only"):
-        built.input  # noqa: B018
+        model.input  # noqa: B018
 
 
 def test_folders_that_are_no_model(tmp_path: Path) -> None:
-    refused("a folder without config.json", str(tmp_path))
+    expect_error("a folder without config.json", str(tmp_path))
     (tmp_path / "recipe.toml").write_text("")
-    refused("stopped before its first epoch ended", str(tmp_path))
+    expect_error("stopped before its first epoch ended", str(tmp_path))
     for content in (
         "[1]",
         "{",
@@ -92,12 +92,12 @@ def test_folders_that_are_no_model(tmp_path: Path) -> None:
         '{"architecture": "x", "pretrained_cfg": 1}',
     ):
         (tmp_path / "config.json").write_text(content)
-        refused(r"config\.json", str(tmp_path))
+        expect_error(r"config\.json", str(tmp_path))
 
 
 def test_a_weights_file_needs_an_architecture(tmp_path: Path) -> None:
     micro_weights(tmp_path / "w.pth")
-    refused("a file .*(?s:.*)--arch NAME", str(tmp_path / "w.pth"))
+    expect_error("a file .*(?s:.*)--arch NAME", str(tmp_path / "w.pth"))
 
 
 # --- weights files
@@ -107,9 +107,9 @@ def test_a_weights_file_needs_an_architecture(tmp_path: Path) -> None:
 def test_wrapped_state_dicts_load(wrap: str | None, tmp_path: Path) -> None:
     state = micro_weights(tmp_path / "w.pth")
     torch.save({wrap: state, "epoch": 3} if wrap else {f"module.{k}": v for k, v in state.items()}, tmp_path / "w.pth")
-    built = load_model(VIT, pretrained=str(tmp_path / "w.pth"), num_classes=5, model_args=MICRO)
-    assert all(torch.equal(state[name], tensor) for name, tensor in built.module.state_dict().items())
-    assert built.notes == ()
+    model = load_model(VIT, pretrained=str(tmp_path / "w.pth"), num_classes=5, model_args=MICRO)
+    assert all(torch.equal(state[name], tensor) for name, tensor in model.module.state_dict().items())
+    assert model.notes == ()
 
 
 class Payload:
@@ -129,7 +129,7 @@ def test_code_in_a_weights_file_is_never_run(name: str, tmp_path: Path) -> None:
         np.savez(tmp_path / "w", weights=np.array([payload], dtype=object))
     else:
         torch.save({"state_dict": {"head.weight": payload}}, tmp_path / name)
-    refused("carries Python objects", pretrained=str(tmp_path / name), model_args=MICRO)
+    expect_error("carries Python objects", pretrained=str(tmp_path / name), model_args=MICRO)
     assert not (tmp_path / "proof").exists()
 
 
@@ -147,13 +147,13 @@ def test_code_in_a_weights_file_is_never_run(name: str, tmp_path: Path) -> None:
 )  # fmt: skip
 def test_files_that_are_no_weights(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    assert name in refused("cannot be|can be read safely", pretrained=str(tmp_path / name), model_args=MICRO)
+    assert name in expect_error("cannot be|can be read safely", pretrained=str(tmp_path / name), model_args=MICRO)
 
 
 def test_something_else_than_a_state_dict(tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], tmp_path / "list.pth")
-    refused("can be read safely", pretrained=str(tmp_path / "list.pth"), model_args=MICRO)
-    refused("does not exist", pretrained=str(tmp_path / "nowhere.pth"), model_args=MICRO)
+    expect_error("can be read safely", pretrained=str(tmp_path / "list.pth"), model_args=MICRO)
+    expect_error("does not exist", pretrained=str(tmp_path / "nowhere.pth"), model_args=MICRO)
 
 
 @pytest.mark.parametrize("classes", [5, 9])  # timm would accept half of a model where the number of classes differs
@@ -169,18 +169,18 @@ def test_something_else_than_a_state_dict(tmp_path: Path) -> None:
 )
 def test_weights_of_another_architecture(changes: dict[str, object], match: str, classes: int, tmp_path: Path) -> None:
     micro_weights(tmp_path / "w.safetensors", **changes)
-    refused(match, pretrained=str(tmp_path / "w.safetensors"), num_classes=classes, model_args=MICRO)
+    expect_error(match, pretrained=str(tmp_path / "w.safetensors"), num_classes=classes, model_args=MICRO)
 
 
 def test_another_number_of_classes_gets_a_new_head_in_training_only(tmp_path: Path) -> None:
     state = micro_weights(tmp_path / "w.safetensors")
-    built = load_model(VIT, pretrained=str(tmp_path / "w.safetensors"), num_classes=9, model_args=MICRO)
-    assert built.notes == (
+    model = load_model(VIT, pretrained=str(tmp_path / "w.safetensors"), num_classes=9, model_args=MICRO)
+    assert model.notes == (
         "The classification head is new, for 9 classes; the one in the weights, for 5 classes, is left out.",
     )
-    kept = built.module.state_dict()
-    assert kept["head.weight"].shape == (9, 32)
-    assert all(torch.equal(state[name], kept[name]) for name in state if not name.startswith("head."))
+    new_state = model.module.state_dict()
+    assert new_state["head.weight"].shape == (9, 32)
+    assert all(torch.equal(state[name], new_state[name]) for name in state if not name.startswith("head."))
     assert load_model(VIT, pretrained=str(tmp_path / "w.safetensors"), model_args=MICRO).module.num_classes == 5
     save_file({name: tensor for name, tensor in state.items() if "head" not in name}, tmp_path / "headless.safetensors")
     headless = load_model(VIT, pretrained=str(tmp_path / "headless.safetensors"), num_classes=9, model_args=MICRO)
@@ -189,12 +189,12 @@ def test_another_number_of_classes_gets_a_new_head_in_training_only(tmp_path: Pa
 
 
 def test_a_run_is_opened_as_it_was_saved(small_run: Path) -> None:
-    built = load_for_inference(small_run)
-    saved = load_file(small_run / "model.safetensors")
-    assert all(torch.equal(saved[name], tensor) for name, tensor in built.module.state_dict().items())
+    model = load_for_inference(small_run)
+    tensors = load_file(small_run / "model.safetensors")
+    assert all(torch.equal(tensors[name], tensor) for name, tensor in model.module.state_dict().items())
     assert (
-        built.notes == ()
-        and not built.module.training
+        model.notes == ()
+        and not model.module.training
         and resolve_reference(f"local-dir:{small_run}").folder == small_run
     )
 
@@ -202,7 +202,7 @@ def test_a_run_is_opened_as_it_was_saved(small_run: Path) -> None:
 def test_loading_leaves_torch_as_it_was(tmp_path: Path) -> None:
     before = nn.Module.load_state_dict
     micro_weights(tmp_path / "w.pth", depth=3)
-    refused("unexpected", pretrained=str(tmp_path / "w.pth"), num_classes=2, model_args=MICRO)
+    expect_error("unexpected", pretrained=str(tmp_path / "w.pth"), num_classes=2, model_args=MICRO)
     assert nn.Module.load_state_dict is before
 
 
@@ -225,17 +225,17 @@ def test_another_size_is_said_to_resample_the_position_embeddings(
     micro_weights(tmp_path / "w.safetensors", name, **changes)
     file, args = str(tmp_path / "w.safetensors"), {**MICRO, **changes}
     assert load_model(name, pretrained=file, num_classes=5, model_args=args).notes == ()
-    built = load_model(name, pretrained=file, num_classes=5, model_args=args, image_size=48)
-    assert built.notes == ("Position embeddings were resampled from 4 x 4 to 6 x 6 patches.",)
-    assert built.input.size == 48
-    assert built.module(torch.zeros(1, 3, 48, 48)).shape[-1] == 5
+    model = load_model(name, pretrained=file, num_classes=5, model_args=args, image_size=48)
+    assert model.notes == ("Position embeddings were resampled from 4 x 4 to 6 x 6 patches.",)
+    assert model.input.size == 48
+    assert model.module(torch.zeros(1, 3, 48, 48)).shape[-1] == 5
 
 
 # --- precision
 
 
 @pytest.mark.parametrize(
-    ("wanted", "hardware", "width", "expected"),
+    ("setting", "hardware", "width", "expected"),
     [
         ("auto", True, 191, "fp32"),
         ("auto", True, 192, "bf16"),
@@ -245,9 +245,9 @@ def test_another_size_is_said_to_resample_the_position_embeddings(
         ("fp32", True, 768, "fp32"),
     ],
 )
-def test_precision(wanted: str, hardware: bool, width: int, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision(setting: str, hardware: bool, width: int, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "bf16_in_hardware", lambda _: hardware)
-    assert precision.resolve_precision(wanted, torch.device("cpu"), width) == expected
+    assert precision.resolve_precision(setting, torch.device("cpu"), width) == expected
 
 
 # --- parameter groups
@@ -261,19 +261,19 @@ def test_parameter_groups_against_a_slow_formula() -> None:
     args = {**MICRO, "depth": 3, "reg_tokens": 2, "num_classes": 4}
     module = load_model(VIT, pretrained=False, model_args=args).module
     names = {id(parameter): name for name, parameter in module.named_parameters()}
-    found = {
+    values = {
         names[id(parameter)]: (group["weight_decay"], group["lr_scale"])
         for group in parameter_groups(module, weight_decay=0.3, layer_decay=0.5)
         for parameter in group["params"]
     }
-    assert found.keys() == dict(module.named_parameters()).keys()
+    assert values.keys() == dict(module.named_parameters()).keys()
     for name, parameter in module.named_parameters():
         vector = name.endswith(".bias") or re.search(r"norm\d?\.weight$", name) is not None
         assert vector == (parameter.ndim == 1)
         exempt = vector or name in ("cls_token", "reg_token", "pos_embed")
         block = re.match(r"blocks\.(\d)\.", name)
         below = 3 - int(block[1]) if block else {"head": 0, "norm": 1}.get(name.partition(".")[0], 4)
-        assert found[name] == (0.0 if exempt else 0.3, 0.5**below), name
+        assert values[name] == (0.0 if exempt else 0.3, 0.5**below), name
 
 
 def test_frozen_parameters_are_in_no_group() -> None:

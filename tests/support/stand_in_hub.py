@@ -25,7 +25,7 @@ class StandInHub:
     truncated: set[str] = field(default_factory=set)
     spoilt: set[str] = field(default_factory=set)
     commit: str = COMMIT
-    asked: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
     address: str = ""
 
     @contextmanager
@@ -47,7 +47,7 @@ class StandInHub:
 
             def _answer(self, *, body: bool) -> None:
                 owner, name, _, _, file = [*self.path.lstrip("/").split("?")[0].split("/", 4), *[""] * 4][:5]
-                hub.asked.append(f"{self.command} {owner}/{name}/{file}")
+                hub.requests.append(f"{self.command} {owner}/{name}/{file}")
                 folder = hub.repositories.get(f"{owner}/{name}")
                 if folder is None or not (folder / file).is_file():
                     self.send_response(404)

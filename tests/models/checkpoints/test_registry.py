@@ -19,29 +19,29 @@ from vitrine.models.checkpoints.registry import FORMATS, formats_table
 def test_a_model_of_every_format_gives_its_own_librarys_logits(name: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     case = CASES[name](tmp_path)
-    opened = open_classifier(str(case.reference), "fp32")
+    model = open_classifier(str(case.reference), "fp32")
     big = case.size > 200  # one picture is enough where it takes seconds
     pixels = torch.randn(1 if big else 2, 3, case.size, case.size, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
-        expected, found = case.logits(pixels), opened.module(pixels)
-    assert found.shape == (len(pixels), 37) and expected.std() > 0.1
-    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
-    assert opened.labels == case.labels
-    spec = opened.spec
+        expected, logits = case.logits(pixels), model.module(pixels)
+    assert logits.shape == (len(pixels), 37) and expected.std() > 0.1
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+    assert model.labels == case.labels
+    spec = model.spec
     assert (spec.size, spec.mean, spec.crop) == (case.size, case.mean, pytest.approx(case.crop))
-    assert case.architecture in ("", opened.loaded_model.reference.architecture)
+    assert case.architecture in ("", model.loaded_model.reference.architecture)
     for note in case.notes:
-        assert any(re.search(note, told) for told in opened.loaded_model.notes), (note, opened.loaded_model.notes)
+        assert any(re.search(note, text) for text in model.loaded_model.notes), (note, model.loaded_model.notes)
     if not big:  # attention is recorded inside the same module
-        scores_BRC = attention_map(opened.module, pixels[:1]).scores_BRC
+        scores_BRC = attention_map(model.module, pixels[:1]).scores_BRC
         assert scores_BRC.shape[1] == scores_BRC.shape[2] and 0 < float(scores_BRC.sum()) <= 1.001
 
 
 def test_the_table_has_no_format_that_nothing_opens() -> None:
-    opened = {"weights in timm's names": "timm file", "timm": "timm folder"}
+    case_names = {"weights in timm's names": "timm file", "timm": "timm folder"}
     for one in FORMATS:
         if one.name != "DINO":  # it has no classifier: test_formats_meaning.py
-            assert any(name.startswith(opened.get(one.name, one.name)) for name in CASES), one.name
+            assert any(name.startswith(case_names.get(one.name, one.name)) for name in CASES), one.name
 
 
 def test_the_page_of_formats_has_the_table_of_the_code() -> None:

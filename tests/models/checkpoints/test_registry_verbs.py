@@ -44,7 +44,7 @@ def split_in_three(state: dict[str, torch.Tensor], name: str, targets: list[str]
 
 def as_pretrained_vit(state: dict[str, torch.Tensor]) -> nn.Module:
     """The package's own model with these weights."""
-    renamed = {
+    tensors = {
         "class_token": state["cls_token"],
         "positional_embedding.pos_embedding": state["pos_embed"],
         **{f"patch_embedding.{kind}": state[f"patch_embed.proj.{kind}"] for kind in ("weight", "bias")},
@@ -54,40 +54,40 @@ def as_pretrained_vit(state: dict[str, torch.Tensor]) -> nn.Module:
     for i in range(2):
         there, here = f"transformer.blocks.{i}.", f"blocks.{i}."
         for kind in ("weight", "bias"):
-            packed = [f"{there}attn.proj_{letter}.{kind}" for letter in "qkv"]
-            renamed |= split_in_three(state, f"{here}attn.qkv.{kind}", packed)
+            targets = [f"{there}attn.proj_{letter}.{kind}" for letter in "qkv"]
+            tensors |= split_in_three(state, f"{here}attn.qkv.{kind}", targets)
             for theirs, ours in (("proj", "attn.proj"), ("pwff.fc1", "mlp.fc1"), ("pwff.fc2", "mlp.fc2")):
-                renamed[f"{there}{theirs}.{kind}"] = state[f"{here}{ours}.{kind}"]
+                tensors[f"{there}{theirs}.{kind}"] = state[f"{here}{ours}.{kind}"]
             for norm in ("norm1", "norm2"):
-                renamed[f"{there}{norm}.{kind}"] = state[f"{here}{norm}.{kind}"]
+                tensors[f"{there}{norm}.{kind}"] = state[f"{here}{norm}.{kind}"]
     module = pretrained_vit(classes=3)
-    module.load_state_dict(renamed)
+    module.load_state_dict(tensors)
     return module
 
 
 def as_transformers(state: dict[str, torch.Tensor]) -> nn.Module:
     """transformers' own model with these weights, under the names that its modules have."""
-    named = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
+    labels = {"id2label": dict(enumerate(LABELS)), "label2id": {label: i for i, label in enumerate(LABELS)}}
     sizes = {"hidden_size": 128, "num_attention_heads": 2, "intermediate_size": 512, "layer_norm_eps": 1e-6}
-    module = transformers_model("ViTForImageClassification", **named, **sizes)
-    renamed = {
+    module = transformers_model("ViTForImageClassification", **labels, **sizes)
+    tensors = {
         "vit.embeddings.cls_token": state["cls_token"],
         "vit.embeddings.position_embeddings": state["pos_embed"],
     }
     for kind in ("weight", "bias"):
-        renamed[f"vit.embeddings.patch_embeddings.projection.{kind}"] = state[f"patch_embed.proj.{kind}"]
-        renamed[f"vit.layernorm.{kind}"] = state[f"norm.{kind}"]
-        renamed[f"classifier.{kind}"] = state[f"head.{kind}"]
+        tensors[f"vit.embeddings.patch_embeddings.projection.{kind}"] = state[f"patch_embed.proj.{kind}"]
+        tensors[f"vit.layernorm.{kind}"] = state[f"norm.{kind}"]
+        tensors[f"classifier.{kind}"] = state[f"head.{kind}"]
         for i in range(2):
             there, here = f"vit.layers.{i}.", f"blocks.{i}."
-            packed = [f"{there}attention.{letter}_proj.{kind}" for letter in "qkv"]
-            renamed |= split_in_three(state, f"{here}attn.qkv.{kind}", packed)
+            targets = [f"{there}attention.{letter}_proj.{kind}" for letter in "qkv"]
+            tensors |= split_in_three(state, f"{here}attn.qkv.{kind}", targets)
             for theirs, ours in (
                 ("attention.o_proj", "attn.proj"), ("layernorm_before", "norm1"), ("layernorm_after", "norm2"),
                 ("mlp.fc1", "mlp.fc1"), ("mlp.fc2", "mlp.fc2"),
             ):  # fmt: skip
-                renamed[f"{there}{theirs}.{kind}"] = state[f"{here}{ours}.{kind}"]
-    module.load_state_dict(renamed)
+                tensors[f"{there}{theirs}.{kind}"] = state[f"{here}{ours}.{kind}"]
+    module.load_state_dict(tensors)
     return module
 
 
@@ -149,14 +149,14 @@ def test_every_verb_says_the_same_of_one_model_in_each_format(
             [float(v) for v in same[2:] if v[0].isdigit()], abs=2e-5
         )
 
-    found = [evaluate(reference, str(pictures), precision="fp32").metrics for reference in (first, other)]
-    assert found[0].n == found[1].n and found[0].accuracy == found[1].accuracy
+    metrics = [evaluate(reference, str(pictures), precision="fp32").metrics for reference in (first, other)]
+    assert metrics[0].n == metrics[1].n and metrics[0].accuracy == metrics[1].accuracy
 
-    seen = [vitrine.load(reference, precision="fp32").explain(pictures / "1" / "2.png") for reference in (first, other)]
-    np.testing.assert_allclose(seen[1].map, seen[0].map, rtol=1e-4, atol=1e-6)
+    maps = [vitrine.load(reference, precision="fp32").explain(pictures / "1" / "2.png") for reference in (first, other)]
+    np.testing.assert_allclose(maps[1].map, maps[0].map, rtol=1e-4, atol=1e-6)
 
-    drawn = [positions(reference, tmp_path / f"{number}.png") for number, reference in enumerate((first, other))]
-    assert drawn[1].findings.sentence == drawn[0].findings.sentence
+    figures = [positions(reference, tmp_path / f"{number}.png") for number, reference in enumerate((first, other))]
+    assert figures[1].findings.sentence == figures[0].findings.sentence
 
 
 # --- a hub
@@ -199,14 +199,14 @@ def test_a_transformers_model_comes_from_the_hub_and_then_from_the_cache(
 ) -> None:
     (tmp_path / "there").mkdir()
     case = transformers_folder("DeiTForImageClassification")(tmp_path / "there")
-    asked = hub({"owner/deit": tmp_path / "there"}).asked
-    opened = open_classifier("hf-hub:owner/deit", "fp32")
-    assert "GET owner/deit/preprocessor_config.json" in asked and "GET owner/deit/model.safetensors" in asked
-    assert opened.weights is not None and opened.weights.origin == "hf-hub:owner/deit/model.safetensors"
+    requests = hub({"owner/deit": tmp_path / "there"}).requests
+    first = open_classifier("hf-hub:owner/deit", "fp32")
+    assert "GET owner/deit/preprocessor_config.json" in requests and "GET owner/deit/model.safetensors" in requests
+    assert first.weights is not None and first.weights.origin == "hf-hub:owner/deit/model.safetensors"
     unplug(monkeypatch)
     again = open_classifier("hf-hub:owner/deit", "fp32")
     pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    for one in (opened, again):
+    for one in (first, again):
         assert (one.labels, one.spec.mean, one.spec.crop) == (PETS, IMAGENET, 0.8)
         with torch.no_grad():
             torch.testing.assert_close(one.module(pixels), case.logits(pixels), rtol=1e-5, atol=1e-5)
@@ -234,8 +234,8 @@ def test_a_processor_that_was_never_asked_for_is_not_taken_for_absent(
     transformers_folder("DeiTForImageClassification")(tmp_path / "there")
     hub({"owner/deit": tmp_path / "there"})
     load_model("hf-hub:owner/deit", pretrained=True)
-    for cached in (tmp_path / "cache").rglob("preprocessor_config.json"):
-        cached.unlink()
+    for path in (tmp_path / "cache").rglob("preprocessor_config.json"):
+        path.unlink()
     unplug(monkeypatch)
     with pytest.raises(WeightsUnavailableError, match=r"preprocessor_config\.json of owner/deit is needed"):
         load_model("hf-hub:owner/deit", pretrained=True)

@@ -29,11 +29,11 @@ from vitrine.models.load import load_model
 HUGE = 1 << 40
 
 
-def refused(path: Path, match: str = "") -> str:
+def expect_error(path: Path, match: str = "") -> str:
     """The message with which a file is refused: two lines."""
-    with pytest.raises(ModelError, match=match) as caught:
+    with pytest.raises(ModelError, match=match) as error:
         open_weights(path).tensors()
-    message = str(caught.value)
+    message = str(error.value)
     assert str(path) in message and len(message.splitlines()) == 2 and len(message) < 900
     return message
 
@@ -43,7 +43,7 @@ def legacy(path: Path, content: object) -> Path:
     return path
 
 
-def rewritten(path: Path, old: bytes, new: bytes) -> Path:
+def replace_in_pickle(path: Path, old: bytes, new: bytes) -> Path:
     """The zip at ``path`` with other bytes in its data.pkl, stored as torch stores it."""
     with zipfile.ZipFile(path) as archive:
         parts = {entry.filename: archive.read(entry) for entry in archive.infolist()}
@@ -75,9 +75,9 @@ def test_plain_data_beside_the_weights_is_no_obstacle(save: Callable[..., object
     }
     paths = [tmp_path / "c.pth"]
     save(*((content, paths[0]) if save is torch.save else (paths[0], content)))
-    stored = open_weights(paths[0])
-    assert stored.shapes == {"a": (2, 3), "b": (2,)} and stored.wrapper == ("state_dict",)
-    assert all(torch.equal(value, weights[name]) for name, value in stored.tensors().items())
+    file = open_weights(paths[0])
+    assert file.shapes == {"a": (2, 3), "b": (2,)} and file.wrapper == ("state_dict",)
+    assert all(torch.equal(value, weights[name]) for name, value in file.tensors().items())
 
 
 @pytest.mark.parametrize(
@@ -94,22 +94,22 @@ def test_what_wrappers_put_in_front_of_names_is_taken_off(
     names: list[str], expected: list[str], tmp_path: Path
 ) -> None:
     torch.save({name: torch.tensor([float(i)]) for i, name in enumerate(names)}, tmp_path / "w.pth")
-    found = open_weights(tmp_path / "w.pth").tensors()
-    assert {name: int(value) for name, value in found.items()} == {name: i for i, name in enumerate(expected)}
+    tensors = open_weights(tmp_path / "w.pth").tensors()
+    assert {name: int(value) for name, value in tensors.items()} == {name: i for i, name in enumerate(expected)}
 
 
-def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
+def test_two_tensors_of_one_name_are_expect_error(tmp_path: Path) -> None:
     torch.save({"module.a": torch.ones(1), "a": torch.zeros(1)}, tmp_path / "w.pth")
-    refused(tmp_path / "w.pth", "same name")
+    expect_error(tmp_path / "w.pth", "same name")
 
 
 def test_what_is_no_state_dict_is_named(tmp_path: Path) -> None:
     torch.save([torch.ones(1)], tmp_path / "list.pth")
-    refused(tmp_path / "list.pth", "a list in place of a state dict")
+    expect_error(tmp_path / "list.pth", "a list in place of a state dict")
     torch.save({"epoch": 3, "best": 0.5}, tmp_path / "numbers.pth")
-    refused(tmp_path / "numbers.pth", "no tensors, but 'epoch', 'best'")
+    expect_error(tmp_path / "numbers.pth", "no tensors, but 'epoch', 'best'")
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "script.pt")
-    refused(tmp_path / "script.pt", "TorchScript")
+    expect_error(tmp_path / "script.pt", "TorchScript")
 
 
 # --- objects
@@ -126,7 +126,7 @@ class Payload:
 
 
 @pytest.mark.parametrize(
-    ("content", "named"),
+    ("content", "foreign_name"),
     [
         (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
         ({"model": {"a": torch.ones(1)}, "best": np.float64(0.5)}, "numpy"),
@@ -136,12 +136,12 @@ class Payload:
 )
 @pytest.mark.parametrize("save", [torch.save, legacy])
 def test_a_file_that_needs_more_than_plain_data_is_refused_by_name(
-    content: object, named: str, save: Callable[..., object], tmp_path: Path
+    content: object, foreign_name: str, save: Callable[..., object], tmp_path: Path
 ) -> None:
     path = tmp_path / "c.pth"
     save(*((content, path) if save is torch.save else (path, content)))
-    message = refused(path, "carries Python objects")
-    assert named in message and "safetensors.torch.save_file" in message
+    message = expect_error(path, "carries Python objects")
+    assert foreign_name in message and "safetensors.torch.save_file" in message
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
@@ -153,7 +153,7 @@ def test_nothing_that_a_pickle_asks_for_is_called(protocol: int, tmp_path: Path)
         {"a": Payload(proof)}, tmp_path / "old.pth", pickle_protocol=protocol, _use_new_zipfile_serialization=False
     )
     for name in ("bare", "zip", "old"):
-        refused(tmp_path / f"{name}.pth", "carries Python objects")
+        expect_error(tmp_path / f"{name}.pth", "carries Python objects")
     assert not proof.exists()
 
 
@@ -161,39 +161,39 @@ def test_what_a_file_says_cannot_reach_a_terminal(tmp_path: Path) -> None:
     """Names with escape sequences or line breaks are no names."""
     for name in ("a\x1b[2J", "a\nb", "a\u202e"):
         save_file({name: torch.ones(1)}, tmp_path / "w.safetensors")
-        refused(tmp_path / "w.safetensors", "a name that cannot be shown")
+        expect_error(tmp_path / "w.safetensors", "a name that cannot be shown")
     torch.save({"a": Payload(tmp_path)}, tmp_path / "w.pth")
-    rewritten(tmp_path / "w.pth", b"pathlib\n", b"path\x1b[2\n")
-    assert "\x1b" not in refused(tmp_path / "w.pth")
+    replace_in_pickle(tmp_path / "w.pth", b"pathlib\n", b"path\x1b[2\n")
+    assert "\x1b" not in expect_error(tmp_path / "w.pth")
 
 
 # --- sizes
 
 
-def test_a_tensor_that_is_declared_larger_than_the_file_is_refused(tmp_path: Path) -> None:
+def test_a_tensor_that_is_declared_larger_than_the_file_is_expect_error(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(1).expand(HUGE)}, tmp_path / "view.pth")  # one number, seen a million million times
-    refused(tmp_path / "view.pth", "cannot hold")
+    expect_error(tmp_path / "view.pth", "cannot hold")
     legacy(tmp_path / "old.pth", {"a": torch.zeros(1).expand(HUGE)})
-    refused(tmp_path / "old.pth", "cannot hold")
+    expect_error(tmp_path / "old.pth", "cannot hold")
 
 
-def test_a_storage_that_is_declared_larger_than_the_file_is_refused(tmp_path: Path) -> None:
+def test_a_storage_that_is_declared_larger_than_the_file_is_expect_error(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(77)}, tmp_path / "w.pth")  # 77 is b"K\x4d", the size of storage and of tensor
-    rewritten(tmp_path / "w.pth", b"K\x4d", b"\x8a\x06" + HUGE.to_bytes(6, "little"))
-    refused(tmp_path / "w.pth", "declared")
+    replace_in_pickle(tmp_path / "w.pth", b"K\x4d", b"\x8a\x06" + HUGE.to_bytes(6, "little"))
+    expect_error(tmp_path / "w.pth", "declared")
     content = legacy(tmp_path / "old.pth", {"a": torch.zeros(77)}).read_bytes()
     (tmp_path / "old.pth").write_bytes(content.replace(b"K\x4d", b"\x8a\x06" + HUGE.to_bytes(6, "little")))
-    refused(tmp_path / "old.pth", "declared")
+    expect_error(tmp_path / "old.pth", "declared")
 
 
-def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:
+def test_a_compressed_checkpoint_is_expect_error(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("archive/data.pkl", b"\0" * (1 << 26))
     assert (tmp_path / "bomb.pth").stat().st_size < 1 << 17
-    refused(tmp_path / "bomb.pth", "is compressed, which torch.save never does")
+    expect_error(tmp_path / "bomb.pth", "is compressed, which torch.save never does")
 
 
-def test_an_array_that_claims_more_than_it_has_is_refused(tmp_path: Path) -> None:
+def test_an_array_that_claims_more_than_it_has_is_expect_error(tmp_path: Path) -> None:
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(header, {"descr": "<f4", "fortran_order": False, "shape": (HUGE,)})
     with zipfile.ZipFile(tmp_path / "claim.npz", "w") as archive:
@@ -223,10 +223,10 @@ def refused_shapes(path: Path, match: str) -> None:
         [],
     ],
 )  # fmt: skip
-def test_a_safetensors_header_that_does_not_fit_the_file_is_refused(header: object, tmp_path: Path) -> None:
+def test_a_safetensors_header_that_does_not_fit_the_file_is_expect_error(header: object, tmp_path: Path) -> None:
     text = json.dumps(header).encode()
     (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", len(text)) + text + bytes(4))
-    refused(tmp_path / "w.safetensors", "can be read safely")
+    expect_error(tmp_path / "w.safetensors", "can be read safely")
 
 
 @pytest.mark.parametrize("changes", [{"embed_dim": 1 << 19}, {"depth": 1 << 19}, {"img_size": 1 << 19}])

@@ -376,7 +376,7 @@ def test_a_repository_of_the_hub(name: str, kind: str, hub: StandInHub, saved: d
     for one, other in zip(opened.module.parameters(), local.module.parameters(), strict=True):
         assert torch.equal(one, other)
     assert (opened.image, opened.words.end) == (local.image, local.words.end)
-    assert not any(asked.endswith(".py") for asked in hub.asked)
+    assert not any(request.endswith(".py") for request in hub.requests)
 
 
 def test_a_repository_that_cannot_be_reached(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> None:

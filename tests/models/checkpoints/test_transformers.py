@@ -1,0 +1,207 @@
+"""Folders of the library transformers: heads, labels, image processors, and what cannot be used."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from support.checkpoints import expect_error, pixels
+from support.format_makers import (
+    IMAGENET,
+    PETS,
+    pretrained_vit,
+    transformers_folder,
+    transformers_model,
+)
+from support.models import MICRO
+
+from vitrine.classify.inference import eval_transform
+from vitrine.classify.model import open_classifier
+from vitrine.errors import ModelError
+from vitrine.models.finetune import select_trainable
+from vitrine.models.load import load_model
+
+
+def test_transformers_weights_without_their_configuration(tmp_path: Path) -> None:
+    theirs = transformers_model("ViTForImageClassification")
+    save_file(theirs.state_dict(), tmp_path / "w.safetensors")
+    expect_error(tmp_path / "w.safetensors", r"names of the library transformers, without the config\.json")
+    model_args = {**MICRO, "embed_dim": 48, "num_heads": 3, "mlp_ratio": 2}
+    model = load_model("vit_tiny_patch16_224", pretrained=str(tmp_path / "w.safetensors"), model_args=model_args)
+    assert model.notes == ("Names were carried over from transformers.",)
+    assert model.module.eval()(pixels()).sub(theirs(pixels()).logits).abs().max() < 1e-5
+
+
+def test_a_transformers_model_without_head_is_for_training(tmp_path: Path) -> None:
+    theirs = transformers_model("ViTModel")
+    theirs.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="has no classification head"):
+        open_classifier(str(tmp_path))
+    model = load_model(str(tmp_path), pretrained=True, num_classes=4)
+    assert any("no classifier uses it: pooler.dense" in note for note in model.notes)
+    with torch.no_grad():
+        features = model.module.eval().forward_features(pixels())
+        torch.testing.assert_close(features, theirs(pixels()).last_hidden_state, rtol=1e-5, atol=1e-5)
+
+
+def test_both_heads_of_a_distilled_model_are_trained(tmp_path: Path) -> None:
+    transformers_folder("DeiTForImageClassificationWithTeacher")(tmp_path)
+    module = select_trainable(load_model(str(tmp_path), pretrained=True, num_classes=4).module, "head")
+    names = {name for name, value in module.named_parameters() if value.requires_grad}
+    assert names == {"head.weight", "head.bias", "head_dist.weight", "head_dist.bias"}
+
+
+def test_a_large_epsilon_is_said_where_training_does_not_keep_it(tmp_path: Path) -> None:
+    transformers_folder("ViTForImageClassification", layer_norm_eps=0.01)(tmp_path)
+    assert any("epsilon 0.01" in note for note in load_model(str(tmp_path), pretrained=True, num_classes=3).notes)
+
+
+def save_processor(name: str, options: dict[str, Any], folder: Path) -> Any:
+    """A processor of the library itself, saved beside a model."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed (vitrine[hf])")
+    processor = getattr(transformers, name)(**options)
+    processor.save_pretrained(folder)
+    return processor
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "options"),
+    [
+        ("ViT", "ViTImageProcessor", {"size": {"height": 32, "width": 32}, "resample": 3}),
+        ("ViT", "ViTImageProcessor", {"size": {"height": 32, "width": 32}, "resample": 3, "do_normalize": False}),
+        ("ViT", "ViTImageProcessor", {"size": {"height": 32, "width": 32}, "resample": 3, "rescale_factor": 1 / 127.5}),
+        ("ViT", "ViTImageProcessor",
+         {"size": {"height": 32, "width": 32}, "resample": 3, "image_std": [0.2, 0.3, 0.4]}),
+        ("DeiT", "DeiTImageProcessor",
+         {"size": {"height": 40, "width": 40}, "crop_size": {"height": 32, "width": 32}, "image_mean": IMAGENET}),
+        ("Dinov2", "BitImageProcessor",
+         {"size": {"shortest_edge": 64}, "crop_size": {"height": 48, "width": 48}, "image_mean": IMAGENET}),
+    ],
+)  # fmt: skip
+def test_a_square_picture_is_prepared_as_the_processor_does(
+    kind: str, name: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    transformers_model(f"{kind}ForImageClassification").save_pretrained(tmp_path)
+    processor = save_processor(name, options, tmp_path)
+    spec = open_classifier(str(tmp_path), "fp32").spec
+    rng = np.random.default_rng(3)
+    image = Image.fromarray(rng.integers(0, 256, (90, 90, 3), dtype=np.uint8)).resize((90, 90))
+    theirs = processor(image, return_tensors="pt")["pixel_values"][0]
+    square_HWC = torch.from_numpy(eval_transform(spec)(image)).float() / 255
+    ours = ((square_HWC - torch.tensor(spec.mean)) / torch.tensor(spec.std)).permute(2, 0, 1)
+    assert ours.shape == theirs.shape
+    steps = ((ours - theirs) * torch.tensor(spec.std)[:, None, None]).abs() * 255  # in steps of 8 bits
+    assert steps.max() <= 2 and steps.mean() < 0.3  # rounding between two resizes
+
+
+def test_a_dinov2_cuts_pictures_that_are_not_square_as_its_processor(tmp_path: Path) -> None:
+    transformers_model("Dinov2ForImageClassification").save_pretrained(tmp_path)
+    options = {"size": {"shortest_edge": 64}, "crop_size": {"height": 48, "width": 48}}
+    processor = save_processor("BitImageProcessor", options, tmp_path)
+    model = load_model(str(tmp_path), pretrained=True)
+    assert not any("squeezes" in note for note in model.notes)
+    image = Image.fromarray(np.random.default_rng(3).integers(0, 256, (60, 110, 3), dtype=np.uint8))
+    theirs = processor(image, return_tensors="pt")["pixel_values"][0]
+    ours = torch.from_numpy(eval_transform(model.input)(image)).float() / 255
+    mean, std = torch.tensor(processor.image_mean), torch.tensor(processor.image_std)
+    assert (((ours - mean) / std).permute(2, 0, 1) - theirs).abs().mul(std[:, None, None]).max() <= 2 / 255
+
+
+def edit_json(folder: Path, name: str, **changes: Any) -> Path:
+    """A ViT's folder with one JSON file of it changed; None leaves a key out."""
+    file = folder / name
+    content = {key: value for key, value in (json.loads(file.read_text()) | changes).items() if value is not None}
+    file.write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def vit(tmp_path: Path) -> Path:
+    transformers_folder("ViTForImageClassification")(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("changes", "crop", "size", "note"),
+    [
+        ({"size": 32}, 1.0, 32, "squeezes"),  # as files of 2021 write it
+        ({"size": 32, "resample": 2}, 1.0, 32, "squeezes .* and resizes bilinearly"),
+        ({"size": {"shortest_edge": 40}, "crop_size": 32, "do_center_crop": True}, 0.8, 32, ""),
+        ({"size": {"shortest_edge": 32}}, 1.0, 32, ""),
+        ({"do_resize": False}, 1.0, 32, ""),
+    ],
+)
+def test_processors_of_other_years(changes: dict[str, Any], crop: float, size: int, note: str, vit: Path) -> None:
+    model = load_model(str(edit_json(vit, "preprocessor_config.json", **changes)), pretrained=True)
+    assert (model.input.crop, model.input.size) == (crop, size)
+    notes = [text for text in model.notes if "image processor" in text]
+    assert bool(notes) == bool(note) and (not note or re.search(note, notes[0]))
+
+
+def test_a_folder_without_processor_says_what_was_assumed(vit: Path) -> None:
+    (vit / "preprocessor_config.json").unlink()
+    model = load_model(str(vit), pretrained=True)
+    assert model.input.mean == (0.5, 0.5, 0.5)
+    assert any("There is no preprocessor_config.json" in note for note in model.notes)
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "match"),
+    [
+        (
+            "config.json",
+            {"model_type": "swin", "architectures": ["SwinForImageClassification"]},
+            "of a SwinForImageClass",
+        ),
+        ("config.json", {"architectures": ["ViTForMaskedImageModeling"]}, "of a ViTForMaskedImageModeling"),
+        ("config.json", {"hidden_size": "big"}, "hidden_size = 'big' is not a positive number"),
+        ("config.json", {"num_attention_heads": None}, "num_attention_heads = None"),
+        ("config.json", {"image_size": [32, 48]}, r"image_size = \[32, 48\]"),
+        ("config.json", {"hidden_act": "tanhshrink"}, "hidden_act = 'tanhshrink' is not known"),
+        ("config.json", {"num_channels": 1}, "for 1 channels"),
+        ("config.json", {"id2label": {"a": "b"}}, "id2label does not number"),
+        ("config.json", {"hidden_size": 40, "num_attention_heads": 4}, "size mismatch"),
+        ("config.json", {"num_hidden_layers": 3}, "The file has 2 blocks, the model 3"),
+        ("preprocessor_config.json", {"size": {"height": 32, "width": 48}}, "a size of pictures that cannot be used"),
+        ("preprocessor_config.json", {"image_mean": [0.5]}, "image_mean, image_std or rescale_factor"),
+        ("preprocessor_config.json", {"image_std": [0, 1, 1]}, "image_mean, image_std or rescale_factor"),
+        ("preprocessor_config.json", {"rescale_factor": "x"}, "image_mean, image_std or rescale_factor"),
+    ],
+)
+def test_configurations_that_cannot_be_used(file: str, changes: dict[str, Any], match: str, vit: Path) -> None:
+    expect_error(edit_json(vit, file, **changes), match)
+
+
+def test_labels_that_do_not_fit_the_head_are_refused(vit: Path) -> None:
+    edit_json(vit, "config.json", id2label={"0": "cat", "1": "dog"})
+    with pytest.raises(ModelError, match="has 37 outputs but 2 class names"):
+        open_classifier(str(vit))
+
+
+def test_weights_in_several_files_are_refused(vit: Path) -> None:
+    (vit / "model.safetensors").rename(vit / "model-00001-of-00002.safetensors")
+    (vit / "model.safetensors.index.json").write_text("{}")
+    expect_error(vit, "in several files")
+
+
+def test_labels_are_in_the_order_of_their_numbers(vit: Path) -> None:
+    edit_json(vit, "config.json", id2label={str(i): PETS[i] for i in reversed(range(37))})
+    assert open_classifier(str(vit)).labels == PETS
+
+
+def test_no_library_is_needed_to_read_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "folder").mkdir()
+    folder = transformers_folder("ViTForImageClassification")(tmp_path / "folder").reference
+    torch.save(pretrained_vit().state_dict(), tmp_path / "w.pth")
+    for library in ("transformers", "pytorch_pretrained_vit"):
+        monkeypatch.setitem(sys.modules, library, None)  # importing it fails
+    for reference in (folder, tmp_path / "w.pth"):
+        assert load_model(str(reference), pretrained=True).module.num_classes == 37
