@@ -26,7 +26,7 @@ from vitrine.metrics.classification import LabelledLogits, classification_metric
 from vitrine.metrics.intervals import wilson
 from vitrine.plotting.confusion import confusion_csv, confusion_figure, save_confusion_figure
 from vitrine.plotting.curves import learning_curves, save_learning_curves, space_apart
-from vitrine.plotting.style import SERIES, SHARES, figure_style, new_figure, save, shorten
+from vitrine.plotting.style import SERIES, SHARES, contrast_colour, figure_style, new_figure, save, shorten
 from vitrine.plotting.tables import Setting, Table, metrics_table, settings_table
 from vitrine.results import ClassificationMetrics, Interval
 
@@ -338,14 +338,12 @@ def test_counts_can_be_read_on_every_colour() -> None:
     """At least 4.5 to 1, what WCAG asks of text."""
     from matplotlib.colors import to_rgb
 
-    from vitrine.plotting.confusion import _readable_on
-
     def luminance(colour: tuple[float, ...]) -> float:
         return ((lightness(colour) + 16) / 116) ** 3 if lightness(colour) > 8 else lightness(colour) / 903.3
 
     for share in np.linspace(0, 1, 101):
         below = luminance(SHARES(share))
-        above = luminance(to_rgb(_readable_on(SHARES(share))))
+        above = luminance(to_rgb(contrast_colour(SHARES(share))))
         assert (max(above, below) + 0.05) / (min(above, below) + 0.05) > 4.5, share
 
 
