@@ -247,7 +247,7 @@ def photograph(width: int, height: int) -> Image.Image:
 def test_without_changes_training_sees_what_prediction_sees(size: tuple[int, int], multiple: int) -> None:
     whole, image = CaptionTransform(CaptionInput(40, multiple)), photograph(*size)
     plain = CaptionTrainTransform(TransformSpec(), whole)
-    assert not plain.spec.random
+    assert not plain.spec.is_random
     seen = plain(image, np.random.default_rng(0))
     assert torch.equal(whole.normalise(seen), whole(image))
     assert seen.shape[0] % multiple == seen.shape[1] % multiple == 0
@@ -256,7 +256,7 @@ def test_without_changes_training_sees_what_prediction_sees(size: tuple[int, int
 def test_random_changes_keep_the_long_side_and_are_repeatable() -> None:
     spec = TransformSpec(rotation=20, crop_scale=(0.5, 1.0), flip=0.5, brightness=0.3)
     changes, image = CaptionTrainTransform(spec, CaptionTransform(CaptionInput(40))), photograph(60, 45)
-    assert changes.spec.random
+    assert changes.spec.is_random
     drawn = [changes(image, np.random.default_rng(seed)) for seed in range(20)]
     assert all(max(each.shape[:2]) in (39, 40) for each in drawn)
     assert len({each.tobytes() for each in drawn}) == 20

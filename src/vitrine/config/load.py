@@ -1,4 +1,4 @@
-"""Recipes from their names and files, changed by ``key=value`` settings, and back to TOML."""
+"""Recipes by name or from a TOML file, changed by ``key=value`` settings, and written back to TOML."""
 
 from __future__ import annotations
 
@@ -84,72 +84,72 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
             key, equals, text = part.partition("=")
             if not equals or not key:
                 raise RecipeError(f"--set {part!r} cannot be read: expected key=value, for example epochs=3.")
-            recipe = _set(recipe, key.strip(), _toml_value(text.strip()))
+            recipe = _set(recipe, key.strip(), _parse_toml_value(text.strip()))
     return recipe
 
 
 def _split_settings(setting: str) -> list[str]:
-    """Cut at spaces that start a new ``key=``, so that values may hold spaces."""
+    """Split at the spaces before each ``key=``, so that values may hold spaces."""
     return [part for part in re.split(r"\s+(?=[A-Za-z_][\w.]*=)", setting.strip()) if part]
 
 
 def _set(recipe: Recipe, key: str, value: Any) -> Recipe:
     group, _, inner = key.partition(".")
     if group == "transforms" and inner:
-        _refuse_unknown(inner, _TRANSFORM_FIELDS, "transforms.")
+        _check_field(inner, _TRANSFORM_FIELDS, "transforms.")
         value = tuple(value) if isinstance(value, list) else value
         return replace(recipe, transforms=replace(recipe.transforms, **{inner: value}))
     if group == "caption" and inner:
-        _refuse_unknown(inner, _CAPTION_FIELDS, "caption.")
+        _check_field(inner, _CAPTION_FIELDS, "caption.")
         return replace(recipe, caption=replace(recipe.caption or CaptionSpec(), **{inner: value}))
     if group == "model_args" and inner:
         return replace(recipe, model_args={**recipe.model_args, inner: value})
-    _refuse_unknown(key, _RECIPE_FIELDS, "")
+    _check_field(key, _RECIPE_FIELDS, "")
     if key == "transforms":
-        value = _transforms(value)
+        value = _parse_transforms(value)
     elif key == "caption":
-        value = _caption(value)
+        value = _parse_caption(value)
     return replace(recipe, **{key: value})
 
 
 def _from_table(table: dict[str, Any]) -> Recipe:
     for key in table:
-        _refuse_unknown(key, _RECIPE_FIELDS, "")
+        _check_field(key, _RECIPE_FIELDS, "")
     if "model" not in table:
         raise RecipeError(f'The recipe {table["name"]!r} has no model: expected a line such as model = "vit_tiny_...".')
     if "transforms" in table:
-        table = {**table, "transforms": _transforms(table["transforms"])}
+        table = {**table, "transforms": _parse_transforms(table["transforms"])}
     if "caption" in table:
-        table = {**table, "caption": _caption(table["caption"])}
+        table = {**table, "caption": _parse_caption(table["caption"])}
     return Recipe(**table)
 
 
-def _transforms(value: object) -> TransformSpec:
+def _parse_transforms(value: object) -> TransformSpec:
     if isinstance(value, str):
         return named_transforms(value)
     if not isinstance(value, dict):
         raise RecipeError(f"transforms = {value!r} cannot be used: expected a name or a table of fields.")
     for key in value:
-        _refuse_unknown(key, _TRANSFORM_FIELDS, "transforms.")
+        _check_field(key, _TRANSFORM_FIELDS, "transforms.")
     return transforms_from_table(value)
 
 
-def _caption(value: object) -> CaptionSpec:
+def _parse_caption(value: object) -> CaptionSpec:
     if not isinstance(value, dict):
         raise RecipeError(f"caption = {value!r} cannot be used: expected a table of fields.")
     for key in value:
-        _refuse_unknown(key, _CAPTION_FIELDS, "caption.")
+        _check_field(key, _CAPTION_FIELDS, "caption.")
     return CaptionSpec(**value)
 
 
-def _refuse_unknown(key: str, known: tuple[str, ...], prefix: str) -> None:
-    if key in known:
+def _check_field(key: str, names: tuple[str, ...], prefix: str) -> None:
+    if key in names:
         return
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.0)
     raise RecipeError(f"There is no recipe field {prefix}{key}; the nearest name is {prefix}{near[0]}.")
 
 
-def _toml_value(text: str) -> Any:
+def _parse_toml_value(text: str) -> Any:
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:

@@ -12,8 +12,8 @@ from typing import Any
 from vitrine.errors import RecipeError
 
 
-def refuse(field: str, value: object, expected: str) -> RecipeError:
-    """The error for a field: its name, the value found, and what is expected."""
+def invalid_value(field: str, value: object, expected: str) -> RecipeError:
+    """The error for a field's value: the field's name, the value, and what is expected."""
     return RecipeError(f"{field} = {value!r} cannot be used: expected {expected}.")
 
 
@@ -25,61 +25,61 @@ def require_number(
     upto = "" if high == float("inf") else f" and at most {high:g}"
     expected = f"{'a whole number' if whole else 'a number'} {above}{upto}"
     if isinstance(value, bool) or not isinstance(value, int | float) or (whole and not isinstance(value, int)):
-        raise refuse(field, value, expected)
+        raise invalid_value(field, value, expected)
     inside = (low < value if open_low else low <= value) and value <= high and value != float("inf")
     if not inside:
-        raise refuse(field, value, expected)
+        raise invalid_value(field, value, expected)
 
 
 def require_range(field: str, value: Any, low: float, high: float) -> None:
     """Raise unless ``value`` is a pair of numbers with low <= first <= second <= high."""
     expected = f"two numbers between {low:g} and {high:g}, the smaller one first"
     if not isinstance(value, tuple) or len(value) != 2:
-        raise refuse(field, value, expected)
+        raise invalid_value(field, value, expected)
     if any(isinstance(end, bool) or not isinstance(end, int | float) for end in value):
-        raise refuse(field, value, expected)
+        raise invalid_value(field, value, expected)
     if not low <= value[0] <= value[1] <= high:
-        raise refuse(field, value, expected)
+        raise invalid_value(field, value, expected)
 
 
 def require_choice(field: str, value: Any, choices: tuple[str, ...]) -> None:
     """Raise unless ``value`` is one of ``choices``."""
     if value not in choices:
-        raise refuse(field, value, "one of " + ", ".join(choices))
+        raise invalid_value(field, value, "one of " + ", ".join(choices))
 
 
 def require_switch(field: str, value: Any) -> None:
     """Raise unless ``value`` is true or false."""
     if not isinstance(value, bool):
-        raise refuse(field, value, "true or false")
+        raise invalid_value(field, value, "true or false")
 
 
 FROM_CAPTIONS = "captions"
+"""The value of ``caption.vocabulary`` that learns a vocabulary from the training captions."""
 
 
 @dataclass(frozen=True)
 class CaptionSpec:
     """A captioner round the recipe's ``model``, which becomes its image encoder.
 
-    What belongs to the architecture and the vocabulary is not read where ``model`` is a captioner itself: that one is
-    trained on as it is.
+    Where ``model`` is a captioner itself, it keeps its own architecture and vocabulary, and those fields are not read.
 
     Attributes:
         vocabulary: ``captions`` learns word pieces from the training captions; or the path of a ``vocab.txt`` or
             ``tokenizer.json``.
-        vocabulary_size: pieces at most that are learnt.
-        stage: whose features of the image model are used: a block or stage from 0, or from the end with -1. Features of
-            earlier ones say less of what is there, and more of where.
+        vocabulary_size: tokens that a learnt vocabulary has at most.
+        stage: the block or stage of the image model whose features are used, from 0, or from the end with -1. Earlier
+            ones say less of what is there, and more of where.
         width: of the transformer's tokens; a multiple of 4 and of ``heads``.
         heads, encoder_layers, decoder_layers, feed_forward: of the transformer.
         head_width: of the two hidden layers between a token and the vocabulary; 0 leaves them out.
         dropout: on embeddings, attention and every residual branch.
-        longest: word pieces of a caption at most, its start and end included; longer ones are cut.
+        longest: tokens of a caption at most, its start and end included; longer captions lose their last words.
         captions_a_picture: how many captions of a picture are learnt in an epoch at most; where it has more, they are
             drawn anew for every epoch.
-        word_dropout: share of the words before that the model does not get to see while it learns the next one.
-        backbone_learning_rate: peak of the schedule for the image encoder, whose start is pretrained; everything else
-            has ``learning_rate``.
+        word_dropout: share of the preceding tokens that are hidden from the model while it learns the next one.
+        backbone_learning_rate: peak of the schedule for the pretrained image encoder; everything else has
+            ``learning_rate``.
     """
 
     vocabulary: str = FROM_CAPTIONS
@@ -99,7 +99,7 @@ class CaptionSpec:
 
     def __post_init__(self) -> None:
         if not self.vocabulary or not isinstance(self.vocabulary, str):
-            raise refuse("caption.vocabulary", self.vocabulary, f"{FROM_CAPTIONS!r} or the path of a vocabulary")
+            raise invalid_value("caption.vocabulary", self.vocabulary, f"{FROM_CAPTIONS!r} or the path of a vocabulary")
         for name in ("vocabulary_size", "width", "heads", "decoder_layers", "feed_forward", "captions_a_picture"):
             require_number(f"caption.{name}", getattr(self, name), 1, whole=True)
         require_number("caption.stage", self.stage, -1_000, 1_000, whole=True)
@@ -110,7 +110,7 @@ class CaptionSpec:
             require_number(f"caption.{name}", getattr(self, name), 0, 0.99)
         require_number("caption.backbone_learning_rate", self.backbone_learning_rate, 0)
         if self.width % 4 or self.width % self.heads:
-            raise refuse("caption.width", self.width, f"a multiple of 4 and of caption.heads = {self.heads}")
+            raise invalid_value("caption.width", self.width, f"a multiple of 4 and of caption.heads = {self.heads}")
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class TransformSpec:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
-            raise refuse("transforms.name", self.name, "text")
+            raise invalid_value("transforms.name", self.name, "text")
         require_number("transforms.rotation", self.rotation, 0, 180)
         require_range("transforms.crop_scale", self.crop_scale, 0.01, 1)
         require_range("transforms.crop_ratio", self.crop_ratio, 0.1, 10)
@@ -157,13 +157,13 @@ class TransformSpec:
             if values is None:
                 continue
             if not isinstance(values, tuple) or len(values) != 3:
-                raise refuse(f"transforms.{name}", values, "three numbers, one a channel")
+                raise invalid_value(f"transforms.{name}", values, "three numbers, one a channel")
             for value in values:
                 require_number(f"transforms.{name}", value, 0, open_low=name == "std")
         require_number("transforms.eval_crop", self.eval_crop, 0, 1, open_low=True)
 
     @property
-    def random(self) -> bool:
+    def is_random(self) -> bool:
         """Whether two versions of one picture may differ by more than the rounding of a crop."""
         changes = (self.rotation, self.flip, self.brightness, self.contrast, self.saturation, self.erase)
         return any(changes) or self.crop_scale != (1.0, 1.0)
@@ -188,7 +188,7 @@ def named_transforms(name: str) -> TransformSpec:
 
 
 def transforms_from_table(table: dict[str, object]) -> TransformSpec:
-    """A specification from a TOML table whose field names were checked: lists become tuples."""
+    """The transforms of a TOML table with known field names; its lists become tuples."""
     return TransformSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})  # type: ignore[arg-type]
 
 
@@ -230,17 +230,17 @@ class Recipe:
         image_size: side of the square input in pixels; 0 asks the model.
         transforms: what is done to pictures.
         caption: settings of a captioner; without them a classifier is trained.
-        batch_size: pictures a step; with ``accumulate`` above 1, pictures a micro-step. Processes that train together
-            share it: it means the same on any number of them.
-        accumulate: micro-steps whose gradients are added before a step of the optimizer.
+        batch_size: pictures of a step, or of a micro-step where ``accumulate`` is above 1; over all processes that
+            train together.
+        accumulate: micro-steps whose gradients are added up for one step of the optimizer.
         epochs: passes over the training pictures.
         epoch_size: pictures that count as one pass over an endless stream; ignored for finite data.
         optimizer: ``adamw``, or ``muon``, which learns faster from nothing.
         learning_rate: peak of the schedule.
         weight_decay: decoupled; not applied to biases, norms, position embeddings and tokens.
         beta2: AdamW's second moment decay.
-        warmup_epochs: linear warm-up from zero, then a cosine to ``final_lr_ratio`` of the peak.
-        final_lr_ratio: see above; 0 to 1.
+        warmup_epochs: epochs of a linear warm-up from zero; a cosine follows.
+        final_lr_ratio: share of the peak at which the cosine ends; 0 to 1.
         layer_decay: the learning rate is multiplied by this for every block below the head; 1 is off.
         clip_norm: gradients are scaled down to this global norm; 0 is off.
         label_smoothing: 0 to 1; 0 is off.
@@ -251,9 +251,9 @@ class Recipe:
         patch_drop: share of the patch tokens left out in a training step; 0 to 1.
         tune: what is trained: ``all``, ``head``, ``last:N`` (head and the last N blocks), ``lora`` or ``lora:RANK``; of
             a captioner, ``all``, or ``head``: everything but the image encoder.
-        views: versions of each training picture, changed at random, that the epochs take in turn; 0 draws a new one in
-            every epoch. With ``tune = "head"`` features are computed once for each version, and where nothing is
-            random once.
+        views: number of randomly changed versions of each training picture, which the epochs take in turn; 0 draws a
+            new version in every epoch. With ``tune = "head"`` the features of each version are computed once, which
+            without random changes is one version.
         precision: ``auto`` (bf16 where the hardware has it and the model's width pays for it), ``bf16`` or ``fp32``.
         compile: use ``torch.compile``.
         early_stopping: stop after this many epochs without a better validation accuracy; 0 is off.
@@ -262,8 +262,8 @@ class Recipe:
         checkpoint_minutes: state for ``--resume`` is written after every epoch, and this often inside one.
         shuffle_buffer: pictures that wait in memory to be drawn at random, where the data are shards.
         workers: processes that load pictures; 0 loads in the training process; -1 chooses (half of the cores).
-        decoded_cache: gigabytes that the training pictures may take in the cache folder, decoded and, where they are
-            large, reduced once; 0 is off, and beyond them every epoch decodes. Not for captioners.
+        decoded_cache: gigabytes of the cache folder in which decoded training pictures, large ones reduced, may be kept
+            from epoch to epoch; 0 is off. Where they would take more, every epoch decodes them. Not for captioners.
         trackers: ``tensorboard`` or any other tracker that accelerate knows; several separated by commas.
         seed: of the split, the weights, the order and every random change.
     """
@@ -311,17 +311,17 @@ class Recipe:
 
     def __post_init__(self) -> None:
         if not isinstance(self.model_args, Mapping):
-            raise refuse("model_args", self.model_args, "a table, or single values such as model_args.depth=6")
+            raise invalid_value("model_args", self.model_args, "a table, or single values such as model_args.depth=6")
         object.__setattr__(self, "model_args", FrozenTable(self.model_args))
         if not isinstance(self.transforms, TransformSpec):
-            raise refuse("transforms", self.transforms, "a name or a table of fields")
+            raise invalid_value("transforms", self.transforms, "a name or a table of fields")
         for name in ("name", "description", "trackers"):
             if not isinstance(getattr(self, name), str):
-                raise refuse(name, getattr(self, name), "text")
+                raise invalid_value(name, getattr(self, name), "text")
         if not self.model or not isinstance(self.model, str):
-            raise refuse("model", self.model, "a model reference such as vit_base_patch16_224.orig_in21k")
+            raise invalid_value("model", self.model, "a model reference such as vit_base_patch16_224.orig_in21k")
         if not isinstance(self.pretrained, bool | str) or self.pretrained in NOT_A_PATH:
-            raise refuse("pretrained", self.pretrained, "true, false or the path of a weights file")
+            raise invalid_value("pretrained", self.pretrained, "true, false or the path of a weights file")
         for name in ("batch_size", "accumulate", "epochs", "epoch_size", "shuffle_buffer"):
             require_number(name, getattr(self, name), 1, whole=True)
         for name in ("image_size", "mix_off_epochs", "views", "early_stopping", "seed"):
@@ -339,18 +339,20 @@ class Recipe:
         require_choice("precision", self.precision, PRECISIONS)
         require_switch("compile", self.compile)
         if not re.fullmatch(r"all|head|last:[1-9]\d*|lora(:[1-9]\d*)?", str(self.tune)):
-            raise refuse("tune", self.tune, "all, head, last:N (N blocks), lora or lora:RANK")
+            raise invalid_value("tune", self.tune, "all, head, last:N (N blocks), lora or lora:RANK")
         if self.caption is not None:
             self._check_captioner()
 
     def _check_captioner(self) -> None:
         if not isinstance(self.caption, CaptionSpec):
-            raise refuse("caption", self.caption, "a table of fields, or single values such as caption.width=256")
+            raise invalid_value(
+                "caption", self.caption, "a table of fields, or single values such as caption.width=256"
+            )
         if self.tune not in ("all", "head"):
-            raise refuse("tune", self.tune, "all or head, where a captioner is trained")
+            raise invalid_value("tune", self.tune, "all or head, where a captioner is trained")
         zero = ("mixup", "cutmix", "drop_path", "patch_drop", "decoded_cache")
         for name, off in (*((name, 0) for name in zero), ("layer_decay", 1)):
             if getattr(self, name) != off:
-                raise refuse(name, getattr(self, name), f"{off}: it does not apply to captioners")
+                raise invalid_value(name, getattr(self, name), f"{off}: it does not apply to captioners")
         if self.transforms.erase:
-            raise refuse("transforms.erase", self.transforms.erase, "0: it does not apply to captioners")
+            raise invalid_value("transforms.erase", self.transforms.erase, "0: it does not apply to captioners")

@@ -23,37 +23,39 @@ from vitrine.errors import RecipeError
 Changes = tuple[tuple[str, Any], ...]
 """(recipe field, value), as ``--set`` would have them."""
 
-Named = tuple[str, Changes]
-"""A setting: its own name, "" without one, and what it changes."""
+NamedChanges = tuple[str, Changes]
+"""One setting of a sweep: its name, or "", and the recipe fields that it changes."""
 
-_LONGEST = 100  # characters of a folder's name, without its seed
+_MAX_NAME_LENGTH = 100  # characters of a folder's name, without its seed
 
 
-def folder_names(settings: Sequence[Named]) -> list[str]:
-    """A folder's name for every setting, readable and safe: no part of a path comes from a value.
+def folder_names(settings: Sequence[NamedChanges]) -> list[str]:
+    """A readable folder name for every setting, in which no value can add a part of a path.
 
-    What would be the same, or too long, ends in a hash of the setting.
+    Names that would be equal, or too long, end in a hash of the setting.
 
     Raises:
         RecipeError: two settings are the same.
     """
-    plain = [
+    labels = [
         _slug(name) if name else ",".join(f"{key}={_slug(value)}" for key, value in changes) or "base"
         for name, changes in settings
     ]
-    marks = [hashlib.sha256(repr(setting).encode()).hexdigest()[:8] for setting in settings]
-    if len(set(marks)) != len(marks):
-        twice = next(setting for i, setting in enumerate(settings) if marks[i] in marks[:i])
+    hashes = [hashlib.sha256(repr(setting).encode()).hexdigest()[:8] for setting in settings]
+    if len(set(hashes)) != len(hashes):
+        twice = next(setting for i, setting in enumerate(settings) if hashes[i] in hashes[:i])
         raise RecipeError(f"the setting {dict(twice[1]) or twice[0]} is there twice.")
-    folded = [name.casefold() for name in plain]  # some file systems do not tell A from a
+    folded_labels = [label.casefold() for label in labels]  # some file systems do not distinguish A from a
     return [
-        f"{name[:_LONGEST]},{mark}" if folded.count(fold) > 1 or len(name) > _LONGEST else name
-        for name, fold, mark in zip(plain, folded, marks, strict=True)
+        f"{label[:_MAX_NAME_LENGTH]},{digest}"
+        if folded_labels.count(folded_label) > 1 or len(label) > _MAX_NAME_LENGTH
+        else label
+        for label, folded_label, digest in zip(labels, folded_labels, hashes, strict=True)
     ]
 
 
 def _slug(value: object) -> str:
-    """A value in letters, digits and ``.+-``; of a path the last part."""
+    """A value as letters, digits and ``.+-``; only the last part of a path."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, float):
@@ -65,14 +67,14 @@ def _slug(value: object) -> str:
 
 
 _KEYS = ("data", "recipe", "seeds", "set", "grid", "list", "random")
-_WAYS = ("grid", "list", "random")
+_KINDS = ("grid", "list", "random")
 _GROUPS = ("transforms", "model_args", "caption")
 _FIXED = {
     "name": "runs are named by their settings",
     "description": "it changes nothing",
     "seed": "give seeds = [...] beside the recipe",
 }
-_MOST = 10_000  # runs of a sweep: more is a mistake in the file
+_MAX_RUNS = 10_000  # runs of a sweep: more is a mistake in the file
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class SweepRun:
     """One training of a sweep.
 
     Attributes:
-        name: of its folder: its settings in characters that every file system takes, and its seed.
+        name: of its folder: the settings, in characters that every file system takes, and the seed.
         recipe: resolved.
     """
 
@@ -129,7 +131,7 @@ def load_sweep(path: Path) -> Sweep:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise RecipeError(f"The sweep {path} cannot be read: {error}. Expected a TOML file.") from error
     try:
-        return Sweep(_beside(path, _text(table, "data")), _runs(table, path), text)
+        return Sweep(_find_beside(path, _text(table, "data")), _runs(table, path), text)
     except RecipeError as error:
         raise RecipeError(f"{path.name}: {error}") from error
 
@@ -139,19 +141,21 @@ def _runs(table: Mapping[str, Any], path: Path) -> tuple[SweepRun, ...]:
         if key not in _KEYS:
             (near,) = difflib.get_close_matches(key, _KEYS, n=1, cutoff=0.0)
             raise RecipeError(f"there is no entry {key}; the nearest is {near}. Fields of all runs go under [set].")
-    ways = [way for way in _WAYS if way in table]
-    if len(ways) != 1:
-        found = " and ".join(ways) or "none"
-        raise RecipeError(f"expected one of [grid], [[list]] and [random], which says what varies; found {found}.")
-    base = _changed(load_recipe(_beside(path, _text(table, "recipe"))), _flat(_table(table.get("set", {}), "[set]")))
-    settings = list({"grid": _grid, "list": _listed, "random": _drawn}[ways[0]](table[ways[0]]))
+    kinds = [kind for kind in _KINDS if kind in table]
+    if len(kinds) != 1:
+        present = " and ".join(kinds) or "none"
+        raise RecipeError(f"expected one of [grid], [[list]] and [random], which says what varies; found {present}.")
+    base = _apply(load_recipe(_find_beside(path, _text(table, "recipe"))), _flat(_table(table.get("set", {}), "[set]")))
+    settings = list(
+        {"grid": _grid_settings, "list": _list_settings, "random": _random_settings}[kinds[0]](table[kinds[0]])
+    )
     seeds = _seeds(table.get("seeds", [base.seed]))
-    if not 1 <= len(settings) * len(seeds) <= _MOST:
-        raise RecipeError(f"it comes to {len(settings) * len(seeds):,} runs; expected 1 to {_MOST:,}.")
+    if not 1 <= len(settings) * len(seeds) <= _MAX_RUNS:
+        raise RecipeError(f"it comes to {len(settings) * len(seeds):,} runs; expected 1 to {_MAX_RUNS:,}.")
     names = folder_names(settings)
     runs = []
     for name, (_, changes) in zip(names, settings, strict=True):
-        recipe = _changed(base, changes)
+        recipe = _apply(base, changes)
         for seed in seeds:
             full = f"{name},seed={seed}"
             runs.append(SweepRun(full, replace(recipe, name=full, seed=seed)))
@@ -171,7 +175,7 @@ def _table(value: object, what: str) -> Mapping[str, Any]:
     return value
 
 
-def _beside(path: Path, reference: str) -> str:
+def _find_beside(path: Path, reference: str) -> str:
     """A relative path is looked for beside the file first."""
     near = path.parent / reference
     return str(near) if not Path(reference).is_absolute() and near.exists() else reference
@@ -200,7 +204,7 @@ def _flat(table: Mapping[str, Any]) -> Changes:
     return tuple(changes)
 
 
-def _changed(recipe: Recipe, changes: Changes) -> Recipe:
+def _apply(recipe: Recipe, changes: Changes) -> Recipe:
     for key, value in changes:
         if isinstance(value, dict):
             raise RecipeError(f"{key} = {value!r} cannot be used: expected a value, not a table.")
@@ -208,7 +212,7 @@ def _changed(recipe: Recipe, changes: Changes) -> Recipe:
     return recipe
 
 
-def _grid(table: object) -> Iterator[Named]:
+def _grid_settings(table: object) -> Iterator[NamedChanges]:
     fields = _flat(_table(table, "[grid]"))
     for key, values in fields:
         if not isinstance(values, list) or not values:
@@ -217,7 +221,7 @@ def _grid(table: object) -> Iterator[Named]:
         yield "", tuple((key, value) for (key, _), value in zip(fields, values, strict=True))
 
 
-def _listed(tables: object) -> Iterator[Named]:
+def _list_settings(tables: object) -> Iterator[NamedChanges]:
     if not isinstance(tables, list):
         raise RecipeError("[list] is one table: expected [[list]], once for each setting.")
     for entry in tables:
@@ -232,10 +236,10 @@ def _listed(tables: object) -> Iterator[Named]:
         yield name, _flat(fields)
 
 
-def _drawn(table: object) -> Iterator[Named]:
+def _random_settings(table: object) -> Iterator[NamedChanges]:
     fields = dict(_table(table, "[random]"))
     count, seed = fields.pop("count", None), fields.pop("seed", 0)
-    require_number("random.count", count, 1, _MOST, whole=True)
+    require_number("random.count", count, 1, _MAX_RUNS, whole=True)
     require_number("random.seed", seed, 0, whole=True)
     chances = _flat(fields)
     if not chances:

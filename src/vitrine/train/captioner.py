@@ -153,7 +153,7 @@ class CaptionerTask:
         """Pictures or their cached features, with captions that are drawn anew in every epoch."""
         settings, shard = self.settings.batches, runtime.processes.batch_shard()
         transform = CaptionTrainTransform(settings.transforms, self.transform)
-        has_few_views = settings.views or not settings.transforms.random
+        has_few_views = settings.views or not settings.transforms.is_random
         if self.is_encoder_frozen and has_few_views and not self.data.train.endless:
             cache = self._encode_split("training", self.data.train, runtime, transform, settings.views or 1)
             if cache is not None:

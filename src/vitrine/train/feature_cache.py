@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vitrine.classify.inference import BatchLogits, eval_batches, join_logits, known_labels
 from vitrine.config.preprocessing import InputSpec
-from vitrine.config.recipe import refuse
+from vitrine.config.recipe import invalid_value
 from vitrine.data.loader import Batch, BatchShard, PictureLoader, batch_count, epoch_order, normalise
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
@@ -104,7 +104,7 @@ def check_views(views: int, endless: bool) -> None:
         RecipeError: ``views`` is set and training pictures come in a stream.
     """
     if views and endless:
-        raise refuse("views", views, "0, as these training pictures come in a stream")
+        raise invalid_value("views", views, "0, as these training pictures come in a stream")
 
 
 def cache_dtype(runtime: RuntimeConfig) -> torch.dtype:
@@ -161,7 +161,7 @@ def can_cache(probe: LinearProbe, data: TrainingData, batches: BatchSettings, lo
     again = "The frozen model is run over all pictures in every epoch, since"
     if data.train.endless:
         return False, f"{again} training pictures come in a stream."
-    if batches.transforms.random and not batches.views:
+    if batches.transforms.is_random and not batches.views:
         return False, f"{again} they change at random; views = N computes features of N versions of each once."
     if loss.mixes:
         return False, f"{again} mixup and cutmix mix their pixels."

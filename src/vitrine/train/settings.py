@@ -99,7 +99,7 @@ class BatchSettings(_FromRecipe):
         """
         if self.views:
             return epoch % self.views
-        return epoch if self.transforms.random else 0
+        return epoch if self.transforms.is_random else 0
 
 
 @dataclass(frozen=True)

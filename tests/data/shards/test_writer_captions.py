@@ -306,7 +306,7 @@ def test_a_captioner_learns_from_shards_what_it_learns_from_files(
 ) -> None:
     """Files are given in the order in which the stream comes, and nothing is drawn by place: the same bytes."""
     settings = recipe(transforms=named_transforms("none"))
-    assert not settings.transforms.random and settings.caption.captions_a_picture == 5  # type: ignore[union-attr]
+    assert not settings.transforms.is_random and settings.caption.captions_a_picture == 5  # type: ignore[union-attr]
     train(str(shards), settings, tmp_path / "shards")
     place = {sample.name: i for i, sample in enumerate(open_captions(str(scenes)).splits["train"])}
 
