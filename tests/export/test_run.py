@@ -32,7 +32,7 @@ from vitrine.errors import ModelError, RunError, UsageError, VitrineError
 from vitrine.export import compare as read_back
 from vitrine.export import run as exporting
 from vitrine.export import transformers as transformers_folder
-from vitrine.export.compare import compare, compare_preprocessing, comparison_pictures, describe_difference
+from vitrine.export.compare import compare_logits, compare_preprocessing, comparison_pictures, describe_difference
 from vitrine.export.run import export
 from vitrine.export.transformers import as_transformers
 from vitrine.models.load import load_for_inference
@@ -59,30 +59,32 @@ def run(small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def exported(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
+def export_folder(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Path]:
     """The run's export for a target in a precision, made once."""
     folder = tmp_path_factory.mktemp("exports")
 
-    def made(to: str, precision: str) -> Path:
+    def export_once(to: str, precision: str) -> Path:
         out = folder / f"{to} {precision}"
         if not out.exists():
             assert export(run, to, out, precision=precision).same
         return out
 
-    return made
+    return export_once
 
 
 @pytest.fixture
 def no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Cards without figures, which take most of the time of a small export."""
-    monkeypatch.setattr(model_card, "_draw", lambda *_: ())
+    monkeypatch.setattr(model_card, "_draw_figures", lambda *_: ())
 
 
 def pixels(count: int = 5) -> torch.Tensor:
     return torch.randn(count, 3, 32, 32, generator=torch.Generator().manual_seed(3))
 
 
-def opened(to: str, folder: Path, dtype: torch.dtype) -> tuple[Callable[[torch.Tensor], torch.Tensor], list[str]]:
+def open_with_tool(
+    to: str, folder: Path, dtype: torch.dtype
+) -> tuple[Callable[[torch.Tensor], torch.Tensor], list[str]]:
     """An export opened as its tool's own documentation does it: logits and labels."""
     if to == "hf":
         model, info = transformers.AutoModelForImageClassification.from_pretrained(
@@ -104,11 +106,11 @@ def opened(to: str, folder: Path, dtype: torch.dtype) -> tuple[Callable[[torch.T
 
 @pytest.mark.parametrize(("to", "precision"), KINDS)
 def test_an_export_is_the_run_in_its_own_tool(
-    to: str, precision: str, run: Path, exported: Callable[[str, str], Path]
+    to: str, precision: str, run: Path, export_folder: Callable[[str, str], Path]
 ) -> None:
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     reference = load_for_inference(run).module.to(dtype)
-    logits, labels = opened(to, exported(to, precision), dtype)
+    logits, labels = open_with_tool(to, export_folder(to, precision), dtype)
     assert labels == list(RunFolder(run).read_labels())
     with torch.inference_mode():
         for count in (1, 2, 7):  # other numbers of pictures than those that export compares
@@ -120,9 +122,9 @@ def test_an_export_is_the_run_in_its_own_tool(
 
 @pytest.mark.parametrize(("to", "precision"), KINDS)
 def test_an_export_holds_nothing_of_this_machine(
-    to: str, precision: str, run: Path, exported: Callable[[str, str], Path]
+    to: str, precision: str, run: Path, export_folder: Callable[[str, str], Path]
 ) -> None:
-    folder = exported(to, precision)
+    folder = export_folder(to, precision)
     places = [str(run.parent), str(folder.parent), str(Path.cwd()), "site-packages", str(Path(timm.__file__).parent)]
     for file in (each for each in folder.rglob("*") if each.is_file()):
         assert oct(file.stat().st_mode)[-3:] == oct(0o666 & ~umask())[-3:], "others may read it"
@@ -137,14 +139,14 @@ def umask() -> int:
 
 
 @pytest.mark.parametrize("to", ["hf", "timm"])
-def test_bf16_is_how_weights_are_stored(to: str, exported: Callable[[str, str], Path]) -> None:
+def test_bf16_is_how_weights_are_stored(to: str, export_folder: Callable[[str, str], Path]) -> None:
     sizes = []
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        file = exported(to, precision) / "model.safetensors"
+        file = export_folder(to, precision) / "model.safetensors"
         assert {tensor.dtype for tensor in load_file(file).values()} == {dtype}
         sizes.append(file.stat().st_size)
     assert sizes[1] < 0.6 * sizes[0]
-    config = json.loads((exported("hf", "bf16") / "config.json").read_text())
+    config = json.loads((export_folder("hf", "bf16") / "config.json").read_text())
     assert config["dtype"] == "bfloat16"
 
 
@@ -156,16 +158,16 @@ def test_onnx_in_bf16_is_refused(run: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_an_onnx_file_is_valid_and_says_what_it_wants(exported: Callable[[str, str], Path]) -> None:
-    file = exported("onnx", "fp32") / "model.onnx"
+def test_an_onnx_file_is_valid_and_says_what_it_wants(export_folder: Callable[[str, str], Path]) -> None:
+    file = export_folder("onnx", "fp32") / "model.onnx"
     onnx.checker.check_model(file, full_check=True)
     model = onnx.load(file)
-    (given,), (answer,) = model.graph.input, model.graph.output
-    assert [d.dim_param or d.dim_value for d in given.type.tensor_type.shape.dim] == ["batch", 3, 32, 32]
-    assert (given.name, answer.name) == ("pixels", "logits")
-    said = json.loads({entry.key: entry.value for entry in model.metadata_props}["input"])
-    assert (said["size"], said["resize_short_side"]) == (32, 40)
-    assert (tuple(said["mean"]), tuple(said["std"])) == (SPEC.mean, SPEC.std)
+    (example,), (answer,) = model.graph.input, model.graph.output
+    assert [d.dim_param or d.dim_value for d in example.type.tensor_type.shape.dim] == ["batch", 3, 32, 32]
+    assert (example.name, answer.name) == ("pixels", "logits")
+    description = json.loads({entry.key: entry.value for entry in model.metadata_props}["input"])
+    assert (description["size"], description["resize_short_side"]) == (32, 40)
+    assert (tuple(description["mean"]), tuple(description["std"])) == (SPEC.mean, SPEC.std)
 
 
 # --- transformers: what it can hold, exactly, and what it cannot
@@ -192,13 +194,13 @@ def test_transformers_holds_it_exactly(case: str, tmp_path: Path) -> None:
     assert config["architectures"] == [architecture]
     assert config["layer_norm_eps"] == 1e-6, "too small a difference for logits to show"
     assert config["label2id"] == {label: i for i, label in enumerate(labels)}
-    logits, named = opened("hf", tmp_path, torch.float32)
+    logits, labels_read = open_with_tool("hf", tmp_path, torch.float32)
     again = load_for_inference(tmp_path)  # as vitrine opens what others trained
     with torch.inference_mode():
         ours = module(pixels())
         torch.testing.assert_close(logits(pixels()), ours, rtol=0, atol=1e-5)
         torch.testing.assert_close(again.module(pixels()), ours, rtol=0, atol=1e-5)
-    assert tuple(named) == labels and again.reference.pretrained_cfg["label_names"] == labels
+    assert tuple(labels_read) == labels and again.reference.pretrained_cfg["label_names"] == labels
     assert (again.input.size, again.input.mean, again.input.std) == (SPEC.size, SPEC.mean, SPEC.std)
     assert int(again.input.size / again.input.crop) == 40
 
@@ -243,11 +245,11 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_transformers_cannot_hold_is_refused_by_name(case: str) -> None:
-    name, arguments, said = REFUSED[case]
+    name, arguments, message = REFUSED[case]
     module = timm.create_model(name, **{**MICRO, "num_classes": 3, **arguments})
-    with pytest.raises(ModelError, match=f"transformers' ViT and DeiT cannot hold this model: .*{said}") as refused:
+    with pytest.raises(ModelError, match=f"transformers' ViT and DeiT cannot hold this model: .*{message}") as error:
         as_transformers(module, ("a", "b", "c"))
-    assert str(refused.value).endswith("Export it with --to timm, onnx or pt2.")
+    assert str(error.value).endswith("Export it with --to timm, onnx or pt2.")
 
 
 def changed_eps(module: Any) -> None:
@@ -267,7 +269,7 @@ def added_tensor(module: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (changed_eps, "its norms have several epsilons"),
         (changed_heads, "its blocks differ in heads"),
@@ -275,10 +277,10 @@ def added_tensor(module: Any) -> None:
         (added_tensor, r"no place for vit.extra.weight, vit.extra.bias \(2 tensors\)"),
     ],
 )
-def test_a_model_that_was_changed_by_hand_is_refused(change: Callable[[Any], None], said: str) -> None:
+def test_a_model_that_was_changed_by_hand_is_refused(change: Callable[[Any], None], message: str) -> None:
     module = timm.create_model("vit_tiny_patch16_224", **MICRO, num_classes=3)
     change(module)
-    with pytest.raises(ModelError, match=said):
+    with pytest.raises(ModelError, match=message):
         as_transformers(module, ("a", "b", "c"))
 
 
@@ -293,7 +295,9 @@ def test_a_model_that_transformers_cannot_hold_goes_into_the_other_formats(small
     reference = load_for_inference(run).module
     with torch.inference_mode():
         for to in ("timm", "pt2"):
-            torch.testing.assert_close(opened(to, tmp_path / to, torch.float32)[0](pixels()), reference(pixels()))
+            torch.testing.assert_close(
+                open_with_tool(to, tmp_path / to, torch.float32)[0](pixels()), reference(pixels())
+            )
 
 
 # --- pictures
@@ -320,11 +324,11 @@ def test_transformers_prepares_pictures_as_the_run_does(size: int, crop: float, 
             at = transform.geometry(*image.size)
             left, top = at.resized_width - size, at.resized_height - size
             ours = torch.from_numpy(transform(image)).permute(2, 0, 1) / 255
-            moved = (int(left % 4 == 3), int(top % 4 == 3))
-            shifted = ours[:, : size - moved[1], : size - moved[0]]
-            found = (theirs * std + mean)[:, moved[1] :, moved[0] :]
-            assert (255 * (found - shifted)).abs().max() <= 2.01
-            equal += moved == (0, 0)
+            offset = (int(left % 4 == 3), int(top % 4 == 3))
+            ours_at_offset = ours[:, : size - offset[1], : size - offset[0]]
+            other = (theirs * std + mean)[:, offset[1] :, offset[0] :]
+            assert (255 * (other - ours_at_offset)).abs().max() <= 2.01
+            equal += offset == (0, 0)
     assert equal or (int(size / crop) - size) % 4 == 3
 
 
@@ -339,11 +343,11 @@ def test_a_processor_that_squeezes_pictures_is_not_the_same() -> None:
     for processor, same in ((squeezing, False), (others, True), (bilinear, False), (right, True)):
 
         def prepare(image: Image.Image, processor: Any = processor) -> torch.Tensor:
-            found: torch.Tensor = processor(image, return_tensors="pt").pixel_values[0]
-            return found
+            other: torch.Tensor = processor(image, return_tensors="pt").pixel_values[0]
+            return other
 
-        found = compare_preprocessing(prepare, spec)
-        assert found.same == same, found
+        other = compare_preprocessing(prepare, spec)
+        assert other.same == same, other
     assert compare_preprocessing(lambda image: prepare(image)[:, :16], spec).largest == float("inf")
 
 
@@ -354,9 +358,9 @@ def test_compared_pictures_are_always_the_same_and_not_alike() -> None:
     first, again = comparison_pictures(SPEC), comparison_pictures(SPEC)
     assert [len(each) for each in first] == [1, 3, 4]
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
-    shown = torch.cat(first) * torch.tensor(SPEC.std)[:, None, None] + torch.tensor(SPEC.mean)[:, None, None]
-    assert shown.min() >= 0 and shown.max() <= 1 + 1e-6
-    flat = shown.flatten(1)
+    output = torch.cat(first) * torch.tensor(SPEC.std)[:, None, None] + torch.tensor(SPEC.mean)[:, None, None]
+    assert output.min() >= 0 and output.max() <= 1 + 1e-6
+    flat = output.flatten(1)
     assert torch.cdist(flat, flat).add(torch.eye(8) * 99).min() > 1
 
 
@@ -370,20 +374,20 @@ def test_a_difference_of_logits_beyond_rounding_is_seen(change: float, same: boo
     def other(x: torch.Tensor) -> torch.Tensor:
         return logits(x) + torch.tensor([0, change])
 
-    found = compare(logits, other, SPEC, "fp32")
-    assert found.same == same and found.pictures == 8
+    other = compare_logits(logits, other, SPEC, "fp32")
+    assert other.same == same and other.pictures == 8
     if same:
-        assert found.largest == pytest.approx(change, abs=1e-6) and found.agreeing == 8
+        assert other.largest == pytest.approx(change, abs=1e-6) and other.agreeing == 8
 
 
 def test_labels_that_differ_are_counted() -> None:
     def logits(x: torch.Tensor) -> torch.Tensor:
         return torch.tensor([[0.0, 1.0]]).repeat(len(x), 1)
 
-    found = compare(logits, lambda x: logits(x).flip(1) if len(x) == 3 else logits(x), SPEC, "fp32")
-    assert (found.agreeing, found.largest, found.same) == (5, 1.0, False)
-    assert "5 labels agree" in str(found)
-    assert not compare(logits, lambda x: logits(x)[:, :1], SPEC, "fp32").same, "another number of classes"
+    other = compare_logits(logits, lambda x: logits(x).flip(1) if len(x) == 3 else logits(x), SPEC, "fp32")
+    assert (other.agreeing, other.largest, other.same) == (5, 1.0, False)
+    assert "5 labels agree" in str(other)
+    assert not compare_logits(logits, lambda x: logits(x)[:, :1], SPEC, "fp32").same, "another number of classes"
 
 
 def test_other_names_or_another_input_are_seen() -> None:
@@ -398,14 +402,14 @@ def test_other_names_or_another_input_are_seen() -> None:
 
 def spoil(monkeypatch: pytest.MonkeyPatch, to: str) -> None:
     """Change one bias on its way into the file."""
-    written = getattr(exporting, f"write_{NAMES[to]}")
+    write = getattr(exporting, f"write_{NAMES[to]}")
 
     def spoilt(folder: Path, module: Any, *rest: Any) -> None:
-        changed = module if to == "timm" else copy.deepcopy(module)
+        other_module = module if to == "timm" else copy.deepcopy(module)
         if to != "timm":
             with torch.no_grad():
-                changed.blocks[0].mlp.fc1.bias[0] += 0.5
-        written(folder, changed, *rest)
+                other_module.blocks[0].mlp.fc1.bias[0] += 0.5
+        write(folder, other_module, *rest)
         if to == "timm":
             tensors = load_file(folder / "model.safetensors")
             tensors["blocks.0.mlp.fc1.bias"][0] += 0.5
@@ -445,11 +449,11 @@ def test_an_export_that_prepares_pictures_otherwise_is_not_written(
 def test_a_stopped_export_leaves_nothing(
     error: BaseException, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(folder: Path, *_: object) -> None:
+    def stop(folder: Path, *_: object) -> None:
         assert folder.parent == tmp_path and (folder / "model.safetensors").is_file(), "it was on its way"
         raise error
 
-    monkeypatch.setattr(exporting, "read_timm", stopped)
+    monkeypatch.setattr(exporting, "read_timm", stop)
     with pytest.raises(type(error)):
         export(run, "timm", tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -473,7 +477,7 @@ def captioner(folder: Path) -> None:
     (folder / "config.json").write_text('{"architecture": "vitrine-captioner"}')
 
 
-def unfinished(folder: Path) -> None:
+def without_metrics(folder: Path) -> None:
     (folder / "metrics.json").unlink()
 
 
@@ -483,29 +487,29 @@ def no_run(folder: Path) -> None:
 
 @pytest.mark.parametrize("to", ["hf", "timm", "onnx", "pt2"])
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (captioner, "captioners cannot be exported yet"),
-        (unfinished, r"has not ended. Continue it: vitrine train DATA -o .* --resume"),
+        (without_metrics, r"has not ended. Continue it: vitrine train DATA -o .* --resume"),
         (no_run, "is not a run that vitrine train wrote"),
     ],
 )
 def test_what_cannot_be_exported(
-    change: Callable[[Path], None], said: str, to: str, small_run: Path, tmp_path: Path
+    change: Callable[[Path], None], message: str, to: str, small_run: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
     shutil.copytree(small_run, run)
     change(run)
-    with pytest.raises((ModelError, RunError), match=said):
+    with pytest.raises((ModelError, RunError), match=message):
         export(run, to, tmp_path / "out")
     assert [each.name for each in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize(
-    ("to", "precision", "said"), [("tf", "fp32", "hf, timm, onnx, pt2"), ("hf", "fp16", "fp32 or")]
+    ("to", "precision", "message"), [("tf", "fp32", "hf, timm, onnx, pt2"), ("hf", "fp16", "fp32 or")]
 )
-def test_what_is_not_known(to: str, precision: str, said: str, run: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_what_is_not_known(to: str, precision: str, message: str, run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
         export(run, to, tmp_path / "out", precision=precision)
 
 
@@ -524,9 +528,9 @@ def test_a_missing_package_is_named_with_its_extra(
         return original(name)
 
     monkeypatch.setattr(read_back, "import_module", missing)
-    with pytest.raises(ModelError) as refused:
+    with pytest.raises(ModelError) as error:
         export(run, to, tmp_path / "out")
-    assert str(refused.value).endswith(f"pip install 'vitrine[{extra}]'") and f"package {package}" in str(refused.value)
+    assert str(error.value).endswith(f"pip install 'vitrine[{extra}]'") and f"package {package}" in str(error.value)
     assert not list(tmp_path.iterdir())
 
 
@@ -544,56 +548,56 @@ def command() -> Callable[..., Any]:
 
 @pytest.mark.usefixtures("no_figures")
 def test_the_command(run: Path, tmp_path: Path, command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    done = command(run, "--to", "timm", "-o", tmp_path / "a", "--precision", "bf16")
-    assert done.exit_code == 0, done.output
-    assert "all labels agree, of 8 pictures in batches of 1, 3, 4" in done.stdout
-    done = command(run, "--to", "timm", "-o", tmp_path / "b", "--json")
-    told = json.loads(done.stdout)
-    assert told["same"] and told["out"] == str(tmp_path / "b")
-    assert [each["precision"] for each in told["comparisons"]] == ["fp32"]
-    assert told["comparisons"][0]["largest_difference"] <= told["comparisons"][0]["tolerance"]
+    result = command(run, "--to", "timm", "-o", tmp_path / "a", "--precision", "bf16")
+    assert result.exit_code == 0, result.output
+    assert "all labels agree, of 8 pictures in batches of 1, 3, 4" in result.stdout
+    result = command(run, "--to", "timm", "-o", tmp_path / "b", "--json")
+    content = json.loads(result.stdout)
+    assert content["same"] and content["out"] == str(tmp_path / "b")
+    assert [each["precision"] for each in content["comparisons"]] == ["fp32"]
+    assert content["comparisons"][0]["largest_difference"] <= content["comparisons"][0]["tolerance"]
     monkeypatch.setattr(exporting, "describe_difference", lambda *_: "its class names are not the run's")
-    done = command(run, "--to", "timm", "-o", tmp_path / "c")
-    assert done.exit_code == 1 and "Not the same: its class names are not the run's." in done.stdout
+    result = command(run, "--to", "timm", "-o", tmp_path / "c")
+    assert result.exit_code == 1 and "Not the same: its class names are not the run's." in result.stdout
     assert not (tmp_path / "c").exists()
-    done = command(run, "--to", "nothing", "-o", tmp_path / "c")
-    assert isinstance(done.exception, VitrineError)
+    result = command(run, "--to", "nothing", "-o", tmp_path / "c")
+    assert isinstance(result.exception, VitrineError)
 
 
 @pytest.fixture
 def picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.chdir(tmp_path)
-    turned = Image.Exif()
-    turned[0x0112] = 6  # as a telephone that was held upright says it
-    photograph(60, 45).save(tmp_path / "picture.jpg", quality=95, exif=turned)
+    orientation = Image.Exif()
+    orientation[0x0112] = 6  # as a telephone that was held upright says it
+    photograph(60, 45).save(tmp_path / "picture.jpg", quality=95, exif=orientation)
     yield tmp_path / "picture.jpg"
 
 
 @pytest.mark.parametrize("to", ["hf", "timm", "onnx", "pt2"])
 def test_the_program_in_the_card_runs(
-    to: str, run: Path, exported: Callable[[str, str], Path], picture: Path, capsys: pytest.CaptureFixture[str]
+    to: str, run: Path, export_folder: Callable[[str, str], Path], picture: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It says of a wide picture what the run says of it."""
     import vitrine
 
-    folder = exported(to, "fp32")
+    folder = export_folder(to, "fp32")
     Path(folder.name).symlink_to(folder)
     card = (folder / "README.md").read_text("utf-8")
     (program,) = (part.partition("```")[0] for part in card.split("```python\n")[1:])
     capsys.readouterr()
     left: dict[str, Any] = {}
     exec(compile(program, "the card", "exec"), left)
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     expected = vitrine.load(run, precision="fp32").predict(picture)
-    assert expected.label in shown.splitlines()[0]
+    assert expected.label in output.splitlines()[0]
     if to == "timm":
-        assert float(shown.split()[-1]) == pytest.approx(expected.probability, abs=1e-5)
+        assert float(output.split()[-1]) == pytest.approx(expected.probability, abs=1e-5)
     if to in ("onnx", "pt2"):
         probability = torch.as_tensor(left["logits"]).softmax(0).max()
         assert float(probability) == pytest.approx(expected.probability, abs=1e-5)
     if to == "hf":
-        assert eval(shown)[0]["label"] == expected.label
-        assert eval(shown)[0]["score"] == pytest.approx(expected.probability, abs=0.02)
+        assert eval(output)[0]["label"] == expected.label
+        assert eval(output)[0]["score"] == pytest.approx(expected.probability, abs=0.02)
     assert "## This export" in card and "all labels agree" in card
     library = {"hf": "transformers", "timm": "timm", "onnx": "onnx", "pt2": "pytorch"}[to]
     assert f"library_name: {library}" in card

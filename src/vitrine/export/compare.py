@@ -1,4 +1,4 @@
-"""An export held against the run that it was made of: logits, labels, and how pictures are prepared.
+"""An export compared with its run: logits, labels, and the preprocessing of pictures.
 
 Axes: B pictures, C classes, H, W pixel rows and columns.
 """
@@ -22,18 +22,18 @@ from vitrine.data.loader import normalise
 from vitrine.errors import ModelError
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""By the name of a precision: how weights are stored, and what a model computes in."""
+"""Precisions by name, of stored weights and of computation."""
 
 
 @dataclass(frozen=True)
 class LoadedExport:
-    """An export, opened.
+    """An export opened with the tool that it is for.
 
     Attributes:
-        logits: normalised pictures, float32 (B, 3, H, W), to logits, float32 (B, C).
+        logits: from normalised pictures, float32 (B, 3, H, W), to logits, float32 (B, C).
         labels: class names, as the export has them.
-        prepare: what the tool does to an RGB picture: float32 (3, H, W); None where that is left to whoever uses it.
-        spec: the input that the export describes, where it does not prepare pictures itself.
+        prepare: the tool's preprocessing, from an RGB picture to float32 (3, H, W); None where it has none.
+        spec: the input that the export describes, where the tool has no preprocessing.
     """
 
     logits: Callable[[torch.Tensor], torch.Tensor]
@@ -48,7 +48,7 @@ def short_side(spec: InputSpec) -> int:
 
 
 def describe_input(spec: InputSpec) -> dict[str, Any]:
-    """What is to be done to a picture, JSON-ready, for files that do not do it themselves."""
+    """The preprocessing of a picture, JSON-ready, for a file that does not do it itself."""
     return {
         "size": spec.size,
         "resize_short_side": short_side(spec),
@@ -60,14 +60,18 @@ def describe_input(spec: InputSpec) -> dict[str, Any]:
     }
 
 
-def parse_input(said: Mapping[str, Any]) -> InputSpec:
-    """What :func:`described_input` wrote."""
-    mean, std = tuple(said["mean"]), tuple(said["std"])
-    return InputSpec(said["size"], mean, std, said["crop_pct"])
+def parse_input(description: Mapping[str, Any]) -> InputSpec:
+    """Read back what :func:`describe_input` wrote."""
+    mean, std = tuple(description["mean"]), tuple(description["std"])
+    return InputSpec(description["size"], mean, std, description["crop_pct"])
 
 
 def import_library(name: str, extra: str) -> Any:
-    """A library of an extra of the package.
+    """Import a library that an optional dependency of vitrine brings.
+
+    Args:
+        name: of the module.
+        extra: of vitrine that installs it.
 
     Raises:
         ModelError: it is not installed.
@@ -81,7 +85,7 @@ def import_library(name: str, extra: str) -> Any:
 
 
 BATCHES = (1, 3, 4)
-"""Pictures in the batches that are compared: the number of pictures must not be fixed in an export."""
+"""Batch sizes that are compared: an export must take any."""
 
 _SEED = 20_260_101
 _TOLERANCES = {"fp32": 1e-4, "bf16": 0.05}
@@ -92,12 +96,12 @@ Logits = Callable[[torch.Tensor], torch.Tensor]
 
 @dataclass(frozen=True)
 class LogitsComparison:
-    """Logits of an export and of its run on the same pictures.
+    """Logits of an export compared with those of its run on the same pictures.
 
     Attributes:
         precision: what both computed in, from the same stored weights.
-        largest: difference of two logits; not a number where one of them is none.
-        tolerance: what it may be: for logits up to 1, 1e-4 in fp32 and 0.05 in bf16; for larger ones, as much larger.
+        largest: absolute difference of two logits; NaN where one of them is NaN.
+        tolerance: the largest difference allowed: 1e-4 in fp32 and 0.05 in bf16, times the largest logit above 1.
         agreeing: pictures with the same label.
         pictures: how many there were.
     """
@@ -135,12 +139,12 @@ class LogitsComparison:
 
 @dataclass(frozen=True)
 class PreprocessingComparison:
-    """Pictures as an export's own tool prepares them, beside the run's.
+    """The preprocessing of an export's tool compared with that of the run.
 
     Attributes:
-        largest: difference in levels of 255, where both cut out the same square.
+        largest: absolute difference in levels of 255, where both crop the same square.
         pictures: how many there were, none of them square.
-        moved: pictures whose square lies one pixel further left or up in the tool than in the run.
+        shifted_pictures: those whose crop lies one pixel further left or up in the tool than in the run.
     """
 
     largest: float
@@ -167,17 +171,17 @@ def comparison_pictures(spec: InputSpec) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(_SEED)
     pixels = []
     for count in BATCHES:
-        drawn = [torch.rand(1, 3, cells, cells, generator=generator) for cells in (3, 2, 5, 12)[:count]]
-        square = [interpolate(each, size=(spec.size, spec.size), mode="bilinear") for each in drawn]
-        pixels.append((torch.cat(square) * 255).round().to(torch.uint8))
+        cells = [torch.rand(1, 3, side, side, generator=generator) for side in (3, 2, 5, 12)[:count]]
+        pictures = [interpolate(each, size=(spec.size, spec.size), mode="bilinear") for each in cells]
+        pixels.append((torch.cat(pictures) * 255).round().to(torch.uint8))
     return [normalise(each, spec.mean, spec.std) for each in pixels]
 
 
-def compare(run: Logits, export: Logits, spec: InputSpec, precision: str) -> LogitsComparison:
-    """Run both on the same pictures.
+def compare_logits(run: Logits, export: Logits, spec: InputSpec, precision: str) -> LogitsComparison:
+    """Run both on the same pictures and compare their logits.
 
     Args:
-        run: normalised pictures, float32 (B, 3, H, W), to logits, float32 (B, C).
+        run: from normalised pictures, float32 (B, 3, H, W), to logits, float32 (B, C).
         export: likewise.
         spec: the input of both.
         precision: what both compute in.
@@ -197,30 +201,35 @@ def compare(run: Logits, export: Logits, spec: InputSpec, precision: str) -> Log
 
 
 def compare_preprocessing(prepare: Callable[[Image.Image], torch.Tensor], spec: InputSpec) -> PreprocessingComparison:
-    """Give wide and tall pictures to an export's own tool and to the run.
+    """Compare the preprocessing of an export's tool with the run's, on wide and tall pictures.
 
-    Where a resized picture's sides less the square's are 3, 7, 11 ... pixels, its middle lies between two pixels:
-    torchvision and vitrine round to the even one, transformers down.
+    Where a resized picture's side exceeds the square's by 3, 7, 11 ... pixels, the middle lies between two pixels:
+    torchvision and vitrine round to the even one, transformers rounds down.
+
+    Args:
+        prepare: the tool's, from an RGB picture to float32 (3, H, W), normalised.
+        spec: the input of both.
     """
     transform = eval_transform(spec)
-    differences, moved = [], 0
+    differences, shifts = [], 0
     for number, (width, height) in enumerate(_shapes(spec.size)):
         image = _photograph(width, height, number)
         at = transform.geometry(width, height)
-        resized = image.resize((at.resized_width, at.resized_height), Image.Resampling.BICUBIC)
+        resized_image = image.resize((at.resized_width, at.resized_height), Image.Resampling.BICUBIC)
         theirs = prepare(image) * _column(spec.std) + _column(spec.mean)
         corners = {(at.left, at.top), ((at.resized_width - at.size) // 2, (at.resized_height - at.size) // 2)}
-        found = {corner: _levels(resized, corner, at.size, theirs) for corner in corners}
-        nearest = min(found, key=lambda corner: found[corner])
-        differences.append(found[nearest])
-        moved += nearest != (at.left, at.top)
-    return PreprocessingComparison(max(differences), len(differences), moved)
+        by_corner = {corner: _largest_difference(resized_image, corner, at.size, theirs) for corner in corners}
+        nearest = min(by_corner, key=lambda corner: by_corner[corner])
+        differences.append(by_corner[nearest])
+        shifts += nearest != (at.left, at.top)
+    return PreprocessingComparison(max(differences), len(differences), shifts)
 
 
-def _levels(resized: Image.Image, corner: tuple[int, int], size: int, theirs_CHW: torch.Tensor) -> float:
+def _largest_difference(image: Image.Image, corner: tuple[int, int], size: int, theirs_CHW: torch.Tensor) -> float:
+    """In levels of 255, between a crop of an image and pixels from 0 to 1."""
     left, top = corner
-    cut = np.array(resized.crop((left, top, left + size, top + size)))
-    ours_CHW = torch.from_numpy(cut).permute(2, 0, 1).float() / 255
+    crop = np.array(image.crop((left, top, left + size, top + size)))
+    ours_CHW = torch.from_numpy(crop).permute(2, 0, 1).float() / 255
     if ours_CHW.shape != theirs_CHW.shape:
         return float("inf")
     return float((255 * (ours_CHW - theirs_CHW)).abs().max())
@@ -243,10 +252,10 @@ def _column(values: tuple[float, float, float]) -> torch.Tensor:
     return torch.tensor(values)[:, None, None]
 
 
-def describe_difference(back: LoadedExport, labels: tuple[str, ...], spec: InputSpec) -> str | None:
-    """What an export says otherwise than the run, in words; None where it says the same."""
-    if back.labels != labels:
+def describe_difference(export: LoadedExport, labels: tuple[str, ...], spec: InputSpec) -> str | None:
+    """In what class names or input an export differs from the run, in words; None where it does not."""
+    if export.labels != labels:
         return "its class names are not the run's"
-    if back.spec is not None and back.spec != spec:
-        return f"it describes the input as {back.spec}, the run as {spec}"
+    if export.spec is not None and export.spec != spec:
+        return f"it describes the input as {export.spec}, the run as {spec}"
     return None

@@ -1,4 +1,4 @@
-"""A model as one graph that needs neither timm nor vitrine: torch.export's archive, and ONNX.
+"""A model exported as one graph that needs neither timm nor vitrine: torch.export's archive, and ONNX.
 
 Axes: B pictures, C classes, H, W pixel rows and columns.
 """
@@ -30,7 +30,7 @@ _OPSET = {"fp32": 20, "bf16": 22}  # the first in which everything is defined fo
 
 
 class _Float32Interface(nn.Module):
-    """Float32 in and out, whatever the model computes in."""
+    """A model with float32 input and output, whatever it computes in."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class _Float32Interface(nn.Module):
 
 
 def _trace(module: nn.Module, spec: InputSpec) -> torch.export.ExportedProgram:
-    """The graph, for any number of pictures, without the names of this machine's files.
+    """Trace the model's graph, for any number of pictures, without the names of this machine's files.
 
     Raises:
         ModelError: the model cannot be traced.
@@ -54,8 +54,8 @@ def _trace(module: nn.Module, spec: InputSpec) -> torch.export.ExportedProgram:
     try:
         program = torch.export.export(_Float32Interface(module).eval(), (example,), dynamic_shapes=_ANY_NUMBER)
     except Exception as error:  # whatever a model's code makes torch's tracer stumble over
-        told = error_summary(error, 300)
-        raise ModelError(f"{type(module).__name__} cannot be traced by torch.export: {told}") from error
+        message = error_summary(error, 300)
+        raise ModelError(f"{type(module).__name__} cannot be traced by torch.export: {message}") from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
     return program
@@ -79,7 +79,7 @@ def write_pt2(folder: Path, module: nn.Module, labels: Sequence[str], spec: Inpu
 
 
 def read_pt2(folder: Path) -> LoadedExport:
-    """Open what :func:`write_pt2` wrote; it computes in what it was written in."""
+    """Open what :func:`write_pt2` wrote; it computes in the precision that it was written in."""
     extra = {_NOTE: ""}
     with _quiet():
         module = torch.export.load(folder / PT2, extra_files=extra).module()
@@ -88,7 +88,7 @@ def read_pt2(folder: Path) -> LoadedExport:
 
 
 def require_onnx() -> Any:
-    """The module onnxruntime.
+    """Import onnxruntime, and check that the packages that write ONNX are there.
 
     Raises:
         ModelError: one of the packages that ONNX needs is not installed.
@@ -114,11 +114,11 @@ def write_onnx(folder: Path, module: nn.Module, labels: Sequence[str], spec: Inp
         ModelError: packages are missing, or the model cannot be written.
     """
     require_onnx()
-    traced = _trace(module, spec)
+    graph = _trace(module, spec)
     with _quiet():
         try:
             program: Any = torch.onnx.export(
-                traced,
+                graph,
                 dynamo=True,
                 dynamic_shapes=_ANY_NUMBER,  # for the axis' name
                 verbose=False,
@@ -127,8 +127,8 @@ def write_onnx(folder: Path, module: nn.Module, labels: Sequence[str], spec: Inp
                 opset_version=_OPSET[precision],
             )
         except Exception as error:  # operators that ONNX has no word for
-            told = error_summary(error, 300)
-            raise ModelError(f"{type(module).__name__} cannot be written as ONNX: {told}") from error
+            message = error_summary(error, 300)
+            raise ModelError(f"{type(module).__name__} cannot be written as ONNX: {message}") from error
     for key, value in _note(labels, spec).items():
         program.model.metadata_props[key] = json.dumps(value, ensure_ascii=False)
     size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
@@ -149,18 +149,18 @@ def read_onnx(folder: Path, precision: str) -> LoadedExport:
     try:
         session = runtime.InferenceSession(folder / ONNX, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors have no base of their own
-        told = error_summary(error)
+        message = error_summary(error)
         remedy = "\nExport it with --precision fp32." if precision != "fp32" else ""
         raise ModelError(
             f"onnxruntime on the CPU cannot run this model in {precision}, so the file cannot be compared with the run "
-            f"({told}).{remedy}"
+            f"({message}).{remedy}"
         ) from error
-    said = session.get_modelmeta().custom_metadata_map
+    note = session.get_modelmeta().custom_metadata_map
 
     def logits(pixels_BCHW: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(session.run([_OUTPUT], {_INPUT: pixels_BCHW.numpy()})[0])
 
-    return LoadedExport(logits, tuple(json.loads(said["labels"])), spec=parse_input(json.loads(said["input"])))
+    return LoadedExport(logits, tuple(json.loads(note["labels"])), spec=parse_input(json.loads(note["input"])))
 
 
 def _note(labels: Sequence[str], spec: InputSpec) -> dict[str, Any]:
@@ -169,7 +169,7 @@ def _note(labels: Sequence[str], spec: InputSpec) -> dict[str, Any]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' own warnings: a file that is wrong is found by reading it back."""
+    """Silence the exporters' warnings: whether a file is right is seen by reading it back."""
     logger = logging.getLogger("torch.onnx")
     before = logger.level
     logger.setLevel(logging.ERROR)

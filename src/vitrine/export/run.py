@@ -1,4 +1,4 @@
-"""``vitrine export``: a run written for other tools, read back as they read it, and compared with the run.
+"""``vitrine export``: a run written for another tool, read back as that tool reads it, and compared with the run.
 
 Axes: B pictures, C classes, H, W pixel rows and columns.
 """
@@ -24,7 +24,7 @@ from vitrine.export.compare import (
     LoadedExport,
     LogitsComparison,
     PreprocessingComparison,
-    compare,
+    compare_logits,
     compare_preprocessing,
     comparison_pictures,
     describe_difference,
@@ -38,24 +38,24 @@ from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card import ExportFacts, write_export_card
 
 TARGETS = {"hf": "transformers", "timm": "timm", "onnx": "ONNX", "pt2": "torch.export"}
-"""What ``--to`` takes, and what it is for."""
+"""What ``--to`` takes, and the tool that it stands for."""
 
 _READERS = {**TARGETS, "onnx": "onnxruntime"}
 
 
 @dataclass(frozen=True)
 class ExportResult:
-    """What came of an export.
+    """An export of a run, and its comparison with the run.
 
     Attributes:
         run: the run folder.
         to: one of :data:`TARGETS`.
         out: the folder that was written; there is none where ``same`` is false.
         precision: of the stored weights: fp32 or bf16.
-        comparisons: of its logits with the run's.
-        preparation: of pictures, by the export's own tool and by the run; None where the tool leaves it to its user.
-        moved: pictures, of those compared, whose label is not that of the run in fp32.
-        different: what the export says otherwise than the run of its classes or its input; None where it does not.
+        comparisons: of its logits with the run's, one for each precision that was computed in.
+        preprocessing: pictures as the export's tool prepares them, beside the run's; None where the tool prepares none.
+        changed_labels: pictures, of those compared, whose label is not that of the run in fp32.
+        difference: in what class names or input the export differs from the run, in words; None where it does not.
     """
 
     run: Path
@@ -63,42 +63,44 @@ class ExportResult:
     out: Path
     precision: str
     comparisons: tuple[LogitsComparison, ...]
-    preparation: PreprocessingComparison | None
+    preprocessing: PreprocessingComparison | None
     changed_labels: int
-    different: str | None = None
+    difference: str | None = None
 
     @property
     def same(self) -> bool:
         """Whether the export is the run, as far as precision allows; only then was it written."""
-        prepared = self.preparation is None or self.preparation.same
-        return prepared and self.different is None and all(each.same for each in self.comparisons)
+        same_pixels = self.preprocessing is None or self.preprocessing.same
+        return same_pixels and self.difference is None and all(each.same for each in self.comparisons)
 
     @property
     def sentences(self) -> tuple[str, ...]:
         """What was compared, in sentences."""
-        said = [f"Read back with {_READERS[self.to]} and compared with the run, {each}." for each in self.comparisons]
+        sentences = [
+            f"Read back with {_READERS[self.to]} and compared with the run, {each}." for each in self.comparisons
+        ]
         if self.precision != "fp32":
             pictures = self.comparisons[0].pictures
-            said.append(f"Labels that differ from those of the run in fp32: {self.changed_labels} of {pictures}.")
-        said.append(self._preprocessing_sentence())
-        if self.different is not None:
-            said.append(f"Not the same: {self.different}.")
-        return tuple(said)
+            sentences.append(f"Labels that differ from those of the run in fp32: {self.changed_labels} of {pictures}.")
+        sentences.append(self._preprocessing_sentence())
+        if self.difference is not None:
+            sentences.append(f"Not the same: {self.difference}.")
+        return tuple(sentences)
 
     def _preprocessing_sentence(self) -> str:
-        found = self.preparation
-        if found is None:
+        preprocessing = self.preprocessing
+        if preprocessing is None:
             return "Pictures are prepared by whoever uses the file; how is in its metadata, which was compared too."
-        said = (
-            f"Pictures are prepared by {TARGETS[self.to]} as by the run: {found.pictures} wide and tall ones differ by "
-            f"{found.largest:.2g} of 255 levels at most"
+        sentence = (
+            f"Pictures are prepared by {TARGETS[self.to]} as by the run: {preprocessing.pictures} wide and tall ones "
+            f"differ by {preprocessing.largest:.2g} of 255 levels at most"
         )
         if self.to == "hf":
-            said += (
+            sentence += (
                 "; where the sides of a resized picture and of the square differ by 3, 7, 11 ... pixels, the square "
-                f"lies one pixel further left or up ({found.shifted_pictures} of these)"
+                f"lies one pixel further left or up ({preprocessing.shifted_pictures} of these)"
             )
-        return f"{said}."
+        return f"{sentence}."
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -109,26 +111,26 @@ class ExportResult:
             "precision": self.precision,
             "same": self.same,
             "comparisons": [each.to_dict() for each in self.comparisons],
-            "preparation": self.preparation and self.preparation.to_dict(),
+            "preparation": self.preprocessing and self.preprocessing.to_dict(),
             "labels_moved_from_fp32": self.changed_labels,
-            "different": self.different,
+            "different": self.difference,
         }
 
     def text(self) -> str:
         """The same for a person."""
-        done = f"Exported {self.run} for {TARGETS[self.to]} to {self.out} ({self.precision})."
-        failed = f"The export of {self.run} for {TARGETS[self.to]} is not the run; nothing was written to {self.out}."
-        return "\n".join([done if self.same else failed, *self.sentences])
+        success = f"Exported {self.run} for {TARGETS[self.to]} to {self.out} ({self.precision})."
+        failure = f"The export of {self.run} for {TARGETS[self.to]} is not the run; nothing was written to {self.out}."
+        return "\n".join([success if self.same else failure, *self.sentences])
 
 
-_FREE_PRECISION = ("hf", "timm")  # whose weights can be computed with in another precision than they are stored in
+_ANY_PRECISION = ("hf", "timm")  # targets that can compute in another precision than their weights are stored in
 
 
 def export(run: Path, to: str, out: Path, *, precision: str = "fp32") -> ExportResult:
     """Write a run for another tool, with a model card.
 
-    Everything is written beside ``out``, read back and compared there, and moved to ``out`` at the end: what is there
-    was found to be the run.
+    Everything is written beside ``out``, read back and compared there, and moved to ``out`` only where it computes what
+    the run computes.
 
     Args:
         run: the folder of a finished run of a classifier.
@@ -137,7 +139,7 @@ def export(run: Path, to: str, out: Path, *, precision: str = "fp32") -> ExportR
         precision: fp32 or bf16: of the stored weights.
 
     Returns:
-        What was compared. Where ``same`` is false, nothing was written.
+        The comparison. Where ``same`` is false, nothing was written.
 
     Raises:
         UsageError: no such target or precision, or ``out`` is in use.
@@ -145,12 +147,12 @@ def export(run: Path, to: str, out: Path, *, precision: str = "fp32") -> ExportR
         ModelError: the target cannot hold the model, its packages are missing, or its library cannot run the precision.
     """
     _check_arguments(run, to, out, precision)
-    built = load_for_inference(run)
+    model = load_for_inference(run)
     labels = RunFolder(run).read_labels()
-    spec = built.input
     with _temporary_folder(out) as folder:
-        _write(folder, run, to, precision, built, labels)
-        result = _compare_with_run(folder, run, to, out, precision, built, labels, spec)
+        _write(folder, run, to, precision, model, labels)
+        comparisons = _compare_with_run(folder, to, precision, model, labels)
+        result = ExportResult(run, to, out, precision, *comparisons)
         if result.same:
             write_export_card(run, folder, ExportFacts(to, out.resolve().name, precision, result.sentences))
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -180,10 +182,10 @@ def _check_arguments(run: Path, to: str, out: Path, precision: str) -> None:
 
 @contextmanager
 def _temporary_folder(out: Path) -> Iterator[Path]:
-    """A folder beside another one, which is gone at the end unless it was moved."""
-    place = out.absolute()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    folder = place.with_name(f".{place.name}.{os.getpid()}.part")
+    """A new folder beside another one, which is deleted at the end unless it was moved."""
+    absolute = out.absolute()
+    absolute.parent.mkdir(parents=True, exist_ok=True)
+    folder = absolute.with_name(f".{absolute.name}.{os.getpid()}.part")
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir()
     try:
@@ -192,72 +194,72 @@ def _temporary_folder(out: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _write(folder: Path, run: Path, to: str, precision: str, built: LoadedModel, labels: tuple[str, ...]) -> None:
-    spec = built.input
+def _write(folder: Path, run: Path, to: str, precision: str, model: LoadedModel, labels: tuple[str, ...]) -> None:
+    spec, module = model.input, model.module
     match to:
         case "hf":
-            write_transformers(folder, built.module, labels, spec, precision)
+            write_transformers(folder, module, labels, spec, precision)
         case "timm":
             write_timm(folder, run, precision)
         case "onnx":
-            write_onnx(folder, _with_stored_weights(built.module, precision, precision), labels, spec, precision)
+            write_onnx(folder, _round_weights(module, precision, precision), labels, spec, precision)
         case _:
-            write_pt2(folder, _with_stored_weights(built.module, precision, precision), labels, spec)
+            write_pt2(folder, _round_weights(module, precision, precision), labels, spec)
 
 
-def _read(folder: Path, to: str, stored: str, computed: str) -> LoadedExport:
+def _read(folder: Path, to: str, stored_precision: str, precision: str) -> LoadedExport:
     match to:
         case "hf":
-            return read_transformers(folder, computed)
+            return read_transformers(folder, precision)
         case "timm":
-            return read_timm(folder, computed)
+            return read_timm(folder, precision)
         case "onnx":
-            return read_onnx(folder, stored)
+            return read_onnx(folder, stored_precision)
         case _:
             return read_pt2(folder)
 
 
 def _compare_with_run(
-    folder: Path,
-    run: Path,
-    to: str,
-    out: Path,
-    precision: str,
-    built: LoadedModel,
-    labels: tuple[str, ...],
-    spec: InputSpec,
-) -> ExportResult:
-    """Computed in the stored precision and, where the format allows it, in fp32, which shows more."""
-    comparisons, different, preparation, moved = [], None, None, 0
-    for computed in dict.fromkeys(("fp32", precision) if to in _FREE_PRECISION else (precision,)):
-        back = _read(folder, to, precision, computed)
-        comparisons.append(compare(_logits(built.module, precision, computed), back.logits, spec, computed))
-        different = different or describe_difference(back, labels, spec)
-        moved = _count_changed_labels(built.module, back, spec) if computed != "fp32" else moved
-        if back.prepare is not None and preparation is None:
-            preparation = compare_preprocessing(back.prepare, spec)
-    return ExportResult(run, to, out, precision, tuple(comparisons), preparation, moved, different)
+    folder: Path, to: str, stored_precision: str, model: LoadedModel, labels: tuple[str, ...]
+) -> tuple[tuple[LogitsComparison, ...], PreprocessingComparison | None, int, str | None]:
+    """Compare in the stored precision and, where the target can compute in it, in fp32, which shows more.
+
+    Returns:
+        The last four fields of :class:`ExportResult`.
+    """
+    module, spec = model.module, model.input
+    comparisons, difference, preprocessing, changed_labels = [], None, None, 0
+    for precision in dict.fromkeys(("fp32", stored_precision) if to in _ANY_PRECISION else (stored_precision,)):
+        export = _read(folder, to, stored_precision, precision)
+        logits = _compute_logits(module, stored_precision, precision)
+        comparisons.append(compare_logits(logits, export.logits, spec, precision))
+        difference = difference or describe_difference(export, labels, spec)
+        if precision != "fp32":
+            changed_labels = _count_changed_labels(module, export, spec)
+        if export.prepare is not None and preprocessing is None:
+            preprocessing = compare_preprocessing(export.prepare, spec)
+    return tuple(comparisons), preprocessing, changed_labels, difference
 
 
-def _count_changed_labels(module: nn.Module, back: LoadedExport, spec: InputSpec) -> int:
+def _count_changed_labels(module: nn.Module, export: LoadedExport, spec: InputSpec) -> int:
     with torch.inference_mode():
         pictures = comparison_pictures(spec)
-        return sum(int((module(each).argmax(1) != back.logits(each).argmax(1)).sum()) for each in pictures)
+        return sum(int((module(each).argmax(1) != export.logits(each).argmax(1)).sum()) for each in pictures)
 
 
-def _logits(module: nn.Module, stored: str, computed: str) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The run itself, with weights rounded as they are stored."""
-    rounded = _with_stored_weights(module, stored, computed)
+def _compute_logits(module: nn.Module, stored_precision: str, precision: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The run's logits in a precision, with weights rounded as the export stores them."""
+    with_rounded_weights = _round_weights(module, stored_precision, precision)
 
     def logits(pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        answer: torch.Tensor = rounded(pixels_BCHW.to(DTYPES[computed]))
-        return answer.float()
+        logits_BC: torch.Tensor = with_rounded_weights(pixels_BCHW.to(DTYPES[precision]))
+        return logits_BC.float()
 
     return logits
 
 
-def _with_stored_weights(module: nn.Module, stored: str, computed: str) -> nn.Module:
-    """The module with its weights as they are stored, to compute in another precision or the same."""
-    if stored == computed == "fp32":
+def _round_weights(module: nn.Module, stored_precision: str, precision: str) -> nn.Module:
+    """A copy of the module with its weights rounded to the stored precision, to compute in another one or the same."""
+    if stored_precision == precision == "fp32":
         return module
-    return copy.deepcopy(module).to(DTYPES[stored]).to(DTYPES[computed]).eval()
+    return copy.deepcopy(module).to(DTYPES[stored_precision]).to(DTYPES[precision]).eval()

@@ -1,4 +1,4 @@
-"""A model as a folder of timm's hub layout, which a run has already."""
+"""A model exported as a folder of timm's hub layout, which a run has already."""
 
 from __future__ import annotations
 
@@ -44,15 +44,15 @@ def read_timm(folder: Path, precision: str) -> LoadedExport:
         precision: fp32 or bf16: what the model computes in.
     """
     model = timm.create_model(f"local-dir:{folder.absolute()}", pretrained=True).eval().to(DTYPES[precision])
-    prepared = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
-    named = json.loads((folder / CONFIG).read_text("utf-8")).get("label_names", [])
+    transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    labels = json.loads((folder / CONFIG).read_text("utf-8")).get("label_names", [])
 
     def logits(pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        answer: torch.Tensor = model(pixels_BCHW.to(DTYPES[precision]))
-        return answer.float()
+        logits_BC: torch.Tensor = model(pixels_BCHW.to(DTYPES[precision]))
+        return logits_BC.float()
 
     def prepare(image: Image.Image) -> torch.Tensor:
-        pixels: torch.Tensor = prepared(image)
+        pixels: torch.Tensor = transform(image)
         return pixels
 
-    return LoadedExport(logits, tuple(named), prepare)
+    return LoadedExport(logits, tuple(labels), prepare)

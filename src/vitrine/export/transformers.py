@@ -1,4 +1,4 @@
-"""A model as a folder of the library transformers: written without it, opened by it."""
+"""A model exported as a folder of the library transformers: written without the library, read back with it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class TransformersClassifier:
 
 
 def as_transformers(module: nn.Module, labels: Sequence[str]) -> TransformersClassifier:
-    """A timm model in transformers' terms: exactly the same function, or none.
+    """Convert a timm model to transformers' terms, where transformers has a model that computes exactly the same.
 
     A plain ViT becomes a ``ViTForImageClassification``; one with a single token beside the class token, which the head
     does not read, a ``DeiTForImageClassification``; timm's distilled DeiT, whose two heads are averaged, a
@@ -82,17 +82,19 @@ def as_transformers(module: nn.Module, labels: Sequence[str]) -> TransformersCla
         )
     tensors = dict(_split(module.state_dict()))
     kind = "vit" if "embeddings.distillation_token" not in tensors else "deit"
-    taught = "head_dist.weight" in tensors
-    heads = {"head": "cls_classifier" if taught else "classifier", "head_dist": "distillation_classifier"}
-    named = {}
+    has_teacher = "head_dist.weight" in tensors
+    heads = {"head": "cls_classifier" if has_teacher else "classifier", "head_dist": "distillation_classifier"}
+    renamed_tensors = {}
     for name, tensor in tensors.items():
         part, _, rest = name.partition(".")
-        named[f"{heads[part]}.{rest}" if part in heads else f"{kind}.{name}"] = tensor
-    known = re.compile(rf"({'|'.join(heads.values())}|{kind}\.(embeddings|encoder|layernorm))\b.*")
-    left = [name for name in named if not known.fullmatch(name)]
-    if left:
-        raise ModelError(f"transformers' ViT has no place for {', '.join(left[:3])} ({len(left)} tensors).")
-    return TransformersClassifier(_config(module, kind, taught, labels), named)
+        renamed_tensors[f"{heads[part]}.{rest}" if part in heads else f"{kind}.{name}"] = tensor
+    pattern = re.compile(rf"({'|'.join(heads.values())}|{kind}\.(embeddings|encoder|layernorm))\b.*")
+    other_names = [name for name in renamed_tensors if not pattern.fullmatch(name)]
+    if other_names:
+        raise ModelError(
+            f"transformers' ViT has no place for {', '.join(other_names[:3])} ({len(other_names)} tensors)."
+        )
+    return TransformersClassifier(_config(module, kind, has_teacher, labels), renamed_tensors)
 
 
 def _split(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
@@ -109,9 +111,9 @@ def _split(state: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
             yield new, value
 
 
-def _config(module: Any, kind: str, taught: bool, labels: Sequence[str]) -> dict[str, Any]:
+def _config(module: Any, kind: str, has_teacher: bool, labels: Sequence[str]) -> dict[str, Any]:
     block, patch = module.blocks[0], module.patch_embed.proj.kernel_size
-    name = f"{'ViT' if kind == 'vit' else 'DeiT'}ForImageClassification{'WithTeacher' if taught else ''}"
+    name = f"{'ViT' if kind == 'vit' else 'DeiT'}ForImageClassification{'WithTeacher' if has_teacher else ''}"
     return {
         "architectures": [name],
         "model_type": kind,
@@ -139,7 +141,7 @@ def _activation(module: nn.Module) -> str | None:
 
 
 def _differences(module: Any) -> Iterator[str]:
-    """What transformers' modules do not have, in words."""
+    """The parts of a model that transformers' modules do not have, in words."""
     if type(module) not in (VisionTransformer, VisionTransformerDistilled):
         yield f"it is timm's {type(module).__name__}, not its plain VisionTransformer"
         return
@@ -250,12 +252,12 @@ def write_transformers(folder: Path, module: nn.Module, labels: Sequence[str], s
     Raises:
         ModelError: transformers cannot hold the model exactly.
     """
-    found = as_transformers(module, labels)
+    classifier = as_transformers(module, labels)
     dtype = DTYPES[precision]
-    config = {**found.config, "dtype": str(dtype).removeprefix("torch.")}
+    config = {**classifier.config, "dtype": str(dtype).removeprefix("torch.")}
     write_atomically(folder / "config.json", to_json(config))
     write_atomically(folder / "preprocessor_config.json", to_json(_processor(spec)))
-    tensors = {name: value.detach().to(dtype).contiguous().clone() for name, value in found.tensors.items()}
+    tensors = {name: value.detach().to(dtype).contiguous().clone() for name, value in classifier.tensors.items()}
     with atomic_path(folder / "model.safetensors") as file:
         save_file(tensors, file, metadata={"format": "pt"})
 
@@ -278,7 +280,7 @@ def _processor(spec: InputSpec) -> dict[str, Any]:
 
 
 def require_transformers() -> Any:
-    """The library.
+    """Import transformers.
 
     Raises:
         ModelError: it is not installed.
@@ -298,18 +300,18 @@ def read_transformers(folder: Path, precision: str) -> LoadedExport:
     """
     transformers = require_transformers()
     with quiet(transformers):
-        model, found = transformers.AutoModelForImageClassification.from_pretrained(
+        model, loading = transformers.AutoModelForImageClassification.from_pretrained(
             folder, dtype=DTYPES[precision], local_files_only=True, output_loading_info=True
         )
         processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-    faults = {name: value for name, value in found.items() if value}
+    faults = {name: value for name, value in loading.items() if value}
     if faults:
         raise ModelError(f"transformers did not take the export as it is: {str(faults)[:300]}.")
     model.eval()
 
     def logits(pixels_BCHW: torch.Tensor) -> torch.Tensor:
-        answer: torch.Tensor = model(pixels_BCHW.to(DTYPES[precision])).logits
-        return answer.float()
+        logits_BC: torch.Tensor = model(pixels_BCHW.to(DTYPES[precision])).logits
+        return logits_BC.float()
 
     def prepare(image: Image.Image) -> torch.Tensor:
         pixels: torch.Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
