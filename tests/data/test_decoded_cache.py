@@ -253,8 +253,8 @@ def _decode_all(seeds: list[int]) -> str:
 def test_processes_that_build_it_together_spoil_nothing(cache: Path) -> None:
     seeds = list(range(12))
     with multiprocessing.Pool(2) as pool:
-        found = pool.map(_decode_all, [seeds, seeds])
-    assert found[0] == found[1] == _decode_all(seeds)
+        sizes = pool.map(_decode_all, [seeds, seeds])
+    assert sizes[0] == sizes[1] == _decode_all(seeds)
     files = [path for path in (cache / "decoded").rglob("*") if path.is_file()]
     assert len(files) == 12 and not [path for path in files if path.name.endswith(".part")]
 
@@ -384,8 +384,8 @@ def test_a_full_disk_is_told_of(large: Path, tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_stream_has_nothing_to_keep() -> None:
-    found = open_data("scenes:base")
-    data = TrainingData(found, found.splits["train"], (), {}, SampleIndex({}, (), {}))
+    scenes = open_data("scenes:base")
+    data = TrainingData(scenes, scenes.splits["train"], (), {}, SampleIndex({}, (), {}))
     same, notes = use_decoded_cache(data, TransformSpec(), 32, max_gb=1)
     assert same is data and "come in a stream" in notes[0]
 

@@ -211,10 +211,10 @@ def test_an_unreadable_folder_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 def test_pictures_come_in_the_order_of_their_names(tmp_path: Path) -> None:
     names = ["b.png", "a/2.png", "a/1.png", "a.png", "a-b.png", "a/z/0.png", "A.JPG", "ü.png", "1 2.png"]
     fill(tmp_path, *names, "x.txt")
-    aside: Counter[str] = Counter()
-    found = [s.name for s in iter_pictures(tmp_path, aside=aside)]
-    assert found == sorted(names)
-    assert aside == {".txt": 1}
+    skipped_extensions: Counter[str] = Counter()
+    sample_names = [s.name for s in iter_pictures(tmp_path, skipped_extensions=skipped_extensions)]
+    assert sample_names == sorted(names)
+    assert skipped_extensions == {".txt": 1}
     assert all(s.label is None for s in list_pictures(tmp_path))
     assert [s.name for s in list_pictures(tmp_path / "b.png")] == ["b.png"]
     assert set(open_unlabelled(str(tmp_path)).splits) == {"pictures"}

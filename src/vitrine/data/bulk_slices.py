@@ -1,4 +1,4 @@
-"""What bulk work is cut into: runs of a folder's pictures, whole shards, and rows of Parquet files.
+"""Slices for bulk work: runs of a folder's pictures, whole shards, and rows of Parquet files.
 
 A slice is a small description that travels to wherever it is worked on; its pictures are looked at only there.
 """
@@ -89,7 +89,7 @@ class RowSlice:
 
 
 def safe_relative_path(name: str) -> str:
-    """A name as a path that leads nowhere but below the folder that it is joined to."""
+    """A name as a relative path that cannot leave the folder it is joined to."""
     return "/".join(part for part in PurePosixPath(name).parts if part not in ("/", "..")) or "unnamed"
 
 
@@ -161,11 +161,11 @@ class Slice(Protocol):
 
     @property
     def identity(self) -> str:
-        """What is written down, so that a later call sees whether the slice is still the same."""
+        """A text that changes with the slice's content: a later call compares it with what was recorded."""
         ...
 
     def names(self) -> tuple[str, ...]:
-        """Of the pictures, in order, without reading any."""
+        """Names of the pictures, in order, without reading a picture."""
         ...
 
     def samples(self) -> tuple[Sample, ...]:
@@ -238,7 +238,7 @@ class ShardSlice:
 
 @dataclass(frozen=True)
 class BulkInput:
-    """Everything that bulk work was given.
+    """The input of bulk work, cut into slices.
 
     Attributes:
         kind: "pictures", "shards" or "rows".
@@ -252,7 +252,7 @@ class BulkInput:
 
 
 def slice_pictures(images: Path, size: int) -> BulkInput:
-    """Cut what lies at a path into slices.
+    """Cut a folder of pictures, shards or Parquet files, or one such file, into slices.
 
     Args:
         images: a folder of pictures, of ``.tar`` shards or of ``.parquet`` files, or one file of these kinds. A folder
@@ -264,18 +264,17 @@ def slice_pictures(images: Path, size: int) -> BulkInput:
     """
     if images.is_file() and images.suffix.lower() in (".tar", ".parquet"):
         return _of_files([images], images.parent, size)
-    aside: Counter[str] = Counter()
-    pictures = tuple(iter_pictures(images, aside=aside))
+    skipped_extensions: Counter[str] = Counter()
+    pictures = tuple(iter_pictures(images, skipped_extensions=skipped_extensions))
     if pictures:
         runs = tuple(FolderSlice(pictures[first : first + size]) for first in range(0, len(pictures), size))
-        return BulkInput(
-            "pictures", runs, skipped_notes(Counter({k: aside[k] for k in (".tar", ".parquet") if aside[k]}))
-        )
-    if aside[".tar"] and aside[".parquet"]:
+        archives = {ending: skipped_extensions[ending] for ending in (".tar", ".parquet") if skipped_extensions[ending]}
+        return BulkInput("pictures", runs, skipped_notes(Counter(archives)))
+    if skipped_extensions[".tar"] and skipped_extensions[".parquet"]:
         raise DataError(f"{images} holds both .tar shards and .parquet files: give one kind alone.")
-    files = _files(images, ".tar" if aside[".tar"] else ".parquet")
+    files = _files(images, ".tar" if skipped_extensions[".tar"] else ".parquet")
     if not files:
-        notes = " ".join(skipped_notes(aside)) or "It is empty."
+        notes = " ".join(skipped_notes(skipped_extensions)) or "It is empty."
         raise DataError(f"There are no pictures, .tar shards or .parquet files in {images}. {notes}")
     return _of_files(files, images, size)
 

@@ -18,7 +18,7 @@ from vitrine.results import and_n_more
 _CLUTTER = {"thumbs.db", "desktop.ini", "@eadir", "__macosx"}  # what Windows, Synology and macOS leave behind
 
 
-def iter_pictures(folder: Path, *, aside: Counter[str] | None = None) -> Iterator[Sample]:
+def iter_pictures(folder: Path, *, skipped_extensions: Counter[str] | None = None) -> Iterator[Sample]:
     """The pictures below a folder, or the one file given, without labels, in the order of their names.
 
     Streams: one folder's entries are in memory at a time. Names are relative to ``folder``. Links are followed, and
@@ -26,7 +26,7 @@ def iter_pictures(folder: Path, *, aside: Counter[str] | None = None) -> Iterato
 
     Args:
         folder: a folder, or one file (which is taken as a picture whatever it is called).
-        aside: counts, by extension, the files left aside because they are no pictures by name.
+        skipped_extensions: counts, by extension, the files left aside because they are no pictures by name.
 
     Raises:
         DataError: the path does not exist or cannot be read.
@@ -36,12 +36,12 @@ def iter_pictures(folder: Path, *, aside: Counter[str] | None = None) -> Iterato
         return
     if not folder.exists():
         raise DataError(f"There is no file or folder {folder}. Give a picture or a folder of pictures.")
-    for path, name in walk(folder, "", aside if aside is not None else Counter(), set()):
+    for path, name in walk(folder, "", skipped_extensions if skipped_extensions is not None else Counter(), set()):
         yield Sample(name, FilePicture(path))
 
 
 def one_picture(picture: str | Path, verbs: str) -> Sample:
-    """The one picture that a file is.
+    """A file as a sample; a folder is refused.
 
     Args:
         picture: a file.
@@ -57,15 +57,15 @@ def one_picture(picture: str | Path, verbs: str) -> Sample:
 
 
 def list_pictures(folder: Path) -> tuple[Sample, ...]:
-    """All of :func:`iter_pictures`.
+    """All pictures below a folder, or the one file given, as a tuple; see :func:`iter_pictures`.
 
     Raises:
         DataError: nothing there, or no picture in it.
     """
-    aside: Counter[str] = Counter()
-    samples = tuple(iter_pictures(folder, aside=aside))
+    skipped_extensions: Counter[str] = Counter()
+    samples = tuple(iter_pictures(folder, skipped_extensions=skipped_extensions))
     if not samples:
-        notes = " ".join(skipped_notes(aside)) or "It is empty."
+        notes = " ".join(skipped_notes(skipped_extensions)) or "It is empty."
         raise DataError(f"There are no pictures in {folder}. {notes}\nKnown are {' '.join(EXTENSIONS)}.")
     return samples
 
@@ -86,7 +86,7 @@ def printable(name: str) -> str:
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """What lies in a folder, without hidden files and clutter, so ordered that a walk is sorted by relative path."""
+    """Entries of a folder without hidden files and clutter, ordered so that a walk is sorted by relative path."""
     try:
         with os.scandir(folder) as scan:
             visible_entries = [e for e in scan if not e.name.startswith(".") and e.name.lower() not in _CLUTTER]
@@ -96,7 +96,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
-    """A folder, or a link to one; a link that leads nowhere or to itself is none."""
+    """Whether an entry is a folder, or a link to one; a link that leads nowhere or to itself is not."""
     try:
         return entry.is_dir()
     except OSError:
@@ -104,7 +104,7 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def is_picture(entry: os.DirEntry[str]) -> bool:
-    """By extension. A broken link counts: it is a picture that cannot be read, and is reported as one."""
+    """Whether an entry is a picture by its extension. A broken link is one: it is reported as unreadable."""
     if os.path.splitext(entry.name)[1].lower() not in EXTENSIONS:  # noqa: PTH122 - called for every file
         return False
     try:
@@ -113,13 +113,15 @@ def is_picture(entry: os.DirEntry[str]) -> bool:
         return True
 
 
-def walk(folder: Path, prefix: str, aside: Counter[str], visited: set[tuple[int, int]]) -> Iterator[tuple[Path, str]]:
+def walk(
+    folder: Path, prefix: str, skipped_extensions: Counter[str], visited: set[tuple[int, int]]
+) -> Iterator[tuple[Path, str]]:
     """Yield (path, name) of every picture below a folder.
 
     Args:
         folder: where to start.
         prefix: what every name starts with; the path relative to ``folder`` follows it.
-        aside: counts other files by extension.
+        skipped_extensions: counts other files by extension.
         visited: device and inode of folders that were walked already and are not walked again.
     """
     status = folder.stat()
@@ -128,11 +130,11 @@ def walk(folder: Path, prefix: str, aside: Counter[str], visited: set[tuple[int,
     visited.add((status.st_dev, status.st_ino))
     for entry in entries(folder):
         if is_folder(entry):
-            yield from walk(Path(entry.path), f"{prefix}{entry.name}/", aside, visited)
+            yield from walk(Path(entry.path), f"{prefix}{entry.name}/", skipped_extensions, visited)
         elif is_picture(entry):
             yield Path(entry.path), printable(prefix + entry.name)
         else:
-            aside[Path(entry.name).suffix.lower()] += 1
+            skipped_extensions[Path(entry.name).suffix.lower()] += 1
 
 
 SPLIT_NAMES = {
@@ -177,8 +179,8 @@ class LabelledFile:
 
 
 @dataclass
-class _Skipped:
-    """What was seen and not used; becomes the notes."""
+class _SkippedFiles:
+    """Files and pictures that are not used, for the notes."""
 
     extensions: Counter[str] = field(default_factory=Counter)
     sentences: list[str] = field(default_factory=list)
@@ -198,37 +200,37 @@ def open_folder(folder: Path, reference: str) -> Dataset:
         UnknownLayoutError: no known layout; the message says what was found.
         DataError: a folder cannot be read.
     """
-    aside = _Skipped()
+    skipped_files = _SkippedFiles()
     parts = _split_folders(folder)
     if not parts:
-        layout, files = _read_layout(folder, "", "", aside)
-        return labelled_data(reference, layout, files, aside.notes())
+        layout, files = _read_layout(folder, "", "", skipped_files)
+        return labelled_data(reference, layout, files, skipped_files.notes())
     others = [e.name for e in entries(folder) if is_folder(e) and e.name not in parts]
     if others:
-        aside.sentences.append(f"Folders beside the splits were left aside: {and_n_more(others)}.")
+        skipped_files.sentences.append(f"Folders beside the splits were left aside: {and_n_more(others)}.")
     layout, files = "", []
     for split in ("train", "validation", "test"):
         for name in (name for name, meaning in parts.items() if meaning == split):
             try:
-                found_layout, layout_files = _read_layout(folder / name, f"{name}/", split, aside)
+                found_layout, layout_files = _read_layout(folder / name, f"{name}/", split, skipped_files)
             except UnknownLayoutError as unknown:
                 if split == "train":
                     raise
-                aside.sentences.append(f"{name}/ was left aside: {unknown.contents}.")
+                skipped_files.sentences.append(f"{name}/ was left aside: {unknown.contents}.")
                 continue
             if layout and found_layout != layout:
-                aside.sentences.append(f"{name}/ was left aside: it holds {found_layout}, the others {layout}.")
+                skipped_files.sentences.append(f"{name}/ was left aside: it holds {found_layout}, the others {layout}.")
                 continue
             layout, files = found_layout, [*files, *layout_files]
     if not files:
         raise UnknownLayoutError(
             folder, f"split folders without labelled pictures ({and_n_more(list(parts))})", pictures=True
         )
-    return labelled_data(reference, f"{layout} in split folders", files, aside.notes())
+    return labelled_data(reference, f"{layout} in split folders", files, skipped_files.notes())
 
 
 def labelled_data(reference: str, layout: str, files: Sequence[LabelledFile], notes: Iterable[str] = ()) -> Dataset:
-    """Join files to :class:`Dataset`; files without a split are called "train"."""
+    """A data set of labelled files; files without a split are called "train"."""
     labels = ordered_labels(class_name(file.label) for file in files)
     index = {label: position for position, label in enumerate(labels)}
     by_split: dict[str, list[Sample]] = {}
@@ -267,7 +269,7 @@ def _split_folders(folder: Path) -> dict[str, str]:
     return parts if "train" in parts.values() or len(parts) == len(folders) else {}
 
 
-def _read_layout(folder: Path, prefix: str, split: str, aside: _Skipped) -> tuple[str, list[LabelledFile]]:
+def _read_layout(folder: Path, prefix: str, split: str, skipped_files: _SkippedFiles) -> tuple[str, list[LabelledFile]]:
     """One folder in one of the two layouts; the one that holds more pictures where traces of both are there."""
     direct = [entry.name for entry in entries(folder) if not is_folder(entry) and is_picture(entry)]
     matches = {name: _FLAT_STEM.fullmatch(Path(name).stem) for name in direct}
@@ -278,26 +280,27 @@ def _read_layout(folder: Path, prefix: str, split: str, aside: _Skipped) -> tupl
     where = prefix or str(folder)
     if len(flat) >= max(largest, 1) and 2 * len(flat) > len(direct):
         if classes:
-            aside.sentences.append(f"Folders beside the labelled files were left aside: {and_n_more(list(classes))}.")
-        aside.pictures(len(direct) - len(flat), f"in {where} are not named {{label}}_{{id}}")
-        aside.extensions.update(_other_files(folder))
+            folders = and_n_more(list(classes))
+            skipped_files.sentences.append(f"Folders beside the labelled files were left aside: {folders}.")
+        skipped_files.pictures(len(direct) - len(flat), f"in {where} are not named {{label}}_{{id}}")
+        skipped_files.extensions.update(_other_files(folder))
         return "flat files {label}_{id}", [
             LabelledFile(printable(prefix + name), folder / name, label, split) for name, label in flat.items()
         ]
     if not largest:
         raise UnknownLayoutError(folder, _describe_contents(direct, classes), pictures=bool(direct))
     _refuse_wrong_level(folder, prefix, classes)
-    aside.pictures(len(direct), f"in {where} lie beside the class folders")
-    aside.extensions.update(below + _other_files(folder))
-    aside.sentences.extend(_class_notes(prefix, classes))
+    skipped_files.pictures(len(direct), f"in {where} lie beside the class folders")
+    skipped_files.extensions.update(below + _other_files(folder))
+    skipped_files.sentences.extend(_class_notes(prefix, classes))
     return "class folders", [
         LabelledFile(name, path, label, split) for label, files in classes.items() for path, name in files
     ]
 
 
-def _class_folders(folder: Path, prefix: str, aside: Counter[str]) -> _Classes:
+def _class_folders(folder: Path, prefix: str, skipped_extensions: Counter[str]) -> _Classes:
     return {
-        entry.name: list(walk(Path(entry.path), f"{prefix}{entry.name}/", aside, set()))
+        entry.name: list(walk(Path(entry.path), f"{prefix}{entry.name}/", skipped_extensions, set()))
         for entry in entries(folder)
         if is_folder(entry)
     }

@@ -1,4 +1,4 @@
-"""Samples to batches: order, random changes and background workers, repeatable to the bit.
+"""The loader: samples become batches, in an order and with random changes that are repeatable to the bit.
 
 Pictures are loaded in processes (torch's DataLoader) rather than threads: pictures that Python code draws would hold
 the interpreter's lock, and with it every operator that the trainer starts.
@@ -85,6 +85,21 @@ class Batch:
         if isinstance(self.pixels, tuple):
             return replace(self, pixels=tuple(pixels.pin_memory() for pixels in self.pixels))
         return replace(self, pixels=self.pixels.pin_memory(), labels_B=self.labels_B.pin_memory())
+
+
+@dataclass(frozen=True)
+class SampleBatch:
+    """One process's samples of a batch, to be loaded.
+
+    Attributes:
+        indices: positions in the order of the epoch.
+        samples: in that order.
+        is_dummy: the process has no picture of this batch; the one sample stands in for it and counts nowhere.
+    """
+
+    indices: tuple[int, ...]
+    samples: tuple[Sample, ...]
+    is_dummy: bool = False
 
 
 def batch_count(n: int, batch_size: int, drop_last: bool = False) -> int:
@@ -217,7 +232,7 @@ def default_workers() -> int:
 
 @dataclass(frozen=True)
 class _BatchTask:
-    """What a worker is asked for: one batch. ``samples`` is None where the worker has them already."""
+    """One batch to load. ``samples`` is None where the worker process has them already."""
 
     indices: tuple[int, ...]
     samples: tuple[Sample, ...] | None
@@ -227,7 +242,7 @@ class _BatchTask:
 
 
 class _Worker(torch_data.Dataset[Batch]):
-    """What a worker process runs. DataLoader hands over whatever its sampler yields: here a whole batch's work."""
+    """Loads batches in a worker process: DataLoader indexes it with what its sampler yields, a :class:`_BatchTask`."""
 
     def __init__(self, transform: Transform, samples: Sequence[Sample]) -> None:
         self._transform = transform
@@ -242,7 +257,7 @@ class _Worker(torch_data.Dataset[Batch]):
 
 
 class _TaskSampler:
-    """The batches of the coming epoch: what DataLoader takes for a sampler."""
+    """The sampler given to DataLoader: it yields the tasks of the current epoch, which :attr:`work` holds."""
 
     def __init__(self) -> None:
         self.work: Iterator[_BatchTask] = iter(())
@@ -337,15 +352,13 @@ class PictureLoader:
             if this_epoch != self._epochs_begun:
                 raise RuntimeError("This loader began a newer epoch: finish one before the next, or use two loaders.")
 
-    def stream(
-        self, parts: Iterable[tuple[tuple[int, ...], tuple[Sample, ...], bool]], *, seed: int, epoch: int
-    ) -> Iterator[Batch]:
-        """Batches of samples that come in a stream: (indices, samples, is_dummy) each.
+    def stream(self, batches: Iterable[SampleBatch], *, seed: int, epoch: int) -> Iterator[Batch]:
+        """Load batches of samples that come in a stream.
 
         Raises:
             RuntimeError, DataError: as :meth:`epoch`.
         """
-        plan = (_BatchTask(indices, samples, seed, epoch, is_dummy) for indices, samples, is_dummy in parts)
+        plan = (_BatchTask(each.indices, each.samples, seed, epoch, each.is_dummy) for each in batches)
         if self.workers == 0:
             yield from map(_Worker(self.transform, ()).__getitem__, plan)
         else:

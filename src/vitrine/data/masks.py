@@ -37,7 +37,7 @@ _Shape = npt.NDArray[np.float64]
 def coco_masks(
     file: Path, names: Sequence[str], category: str | None
 ) -> tuple[dict[str, Callable[[], Mask]], tuple[str, ...]]:
-    """By the name of each picture that has instances, what draws them; and notes on what was left aside.
+    """The masks of COCO instances: a function that draws the mask, by picture name; and notes on what was left aside.
 
     File names in the document are compared with the ends of the pictures' names; they open nothing. A picture without
     instances has no entry: in COCO that need not mean that there is nothing to see.
@@ -65,8 +65,9 @@ def coco_masks(
 def coco_category_masks(
     file: Path, names: Sequence[str]
 ) -> tuple[dict[str, dict[str, Callable[[], Mask]]], tuple[str, ...]]:
-    """By the name of each picture that has instances and by the names of their categories, what draws all instances
-    of one together; and notes on what was left aside. Otherwise as :func:`coco_masks`.
+    """The masks of COCO categories: by picture name and category, a function that draws all its instances together.
+
+    Notes on what was left aside come with them. Otherwise as :func:`coco_masks`.
 
     Raises:
         DataError: the file cannot be read or is another one, a category has no name, or an annotation of one of the
@@ -96,7 +97,7 @@ def _document(file: Path) -> Any:
 def _shapes_by_picture(
     document: Any, names: Sequence[str], file: Path, category_ids: set[str] | None
 ) -> tuple[list[tuple[str, tuple[int, int], dict[str, list[_Shape]]]], tuple[str, ...]]:
-    """Of each of the pictures that the document lists: name, (width, height), shapes by number of their category."""
+    """Name, (width, height) and shapes by category number of each of the pictures that the document lists."""
     images, annotations = _entries(document, "images", file), _entries(document, "annotations", file)
     by_name: dict[str, list[str]] = {}
     for name in names:
@@ -304,7 +305,7 @@ def _parent_folders(data: Path) -> Iterator[tuple[Path, str]]:
 
 
 def _find_beside(data: Path, samples: Sequence[Sample], value: Inside) -> Masks | None:
-    """Masks in the folder ``masks`` in the data or above."""
+    """The masks of a folder ``masks`` in the data or in a folder above them; None where there are none."""
     for level, (folder, prefix) in enumerate(_parent_folders(data)):
         if not (folder / FOLDER).is_dir() or any((prefix + sample.name).startswith(f"{FOLDER}/") for sample in samples):
             continue  # none, or a class of that name
@@ -348,7 +349,7 @@ def _matching_file(name: str, files: Mapping[str, Path], whole: bool) -> str | N
 
 
 def _is_scene_export(folder: Path) -> bool:
-    """Whether the captions file lies beside a folder of masks that is written with scenes."""
+    """Whether a folder of masks was written with scenes: their captions file lies beside it."""
     try:
         with (folder.parent / "captions.jsonl").open("rb") as lines:
             first = json.loads(lines.readline(1_000_000))

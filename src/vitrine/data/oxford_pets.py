@@ -90,7 +90,7 @@ def _require_reachable(address: str) -> None:
 
 @contextmanager
 def _socket_timeout() -> Iterator[None]:
-    """torchvision sets no time limit of its own, and would wait forever on a connection that fell silent."""
+    """A time limit on sockets: torchvision sets none, and would wait forever on a connection that fell silent."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(3 * _SECONDS)
     try:

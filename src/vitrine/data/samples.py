@@ -14,7 +14,7 @@ class Picture(Protocol):
     """One picture, wherever it comes from."""
 
     def read_bytes(self) -> bytes:
-        """The file's bytes, unchanged: what content hashes are taken of."""
+        """The file's bytes, unchanged; content hashes are computed of them."""
         ...
 
     def decode(self) -> Image.Image:

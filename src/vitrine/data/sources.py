@@ -61,11 +61,11 @@ def open_unlabelled(reference: str) -> Dataset:
     Raises:
         DataError: nothing there, or no picture in it.
     """
-    aside: Counter[str] = Counter()
-    samples = list(iter_pictures(Path(reference), aside=aside))
+    skipped_extensions: Counter[str] = Counter()
+    samples = list(iter_pictures(Path(reference), skipped_extensions=skipped_extensions))
     if not samples:
         raise DataError(f"There are no pictures in {reference}. Give a folder that holds some.")
-    notes = skipped_notes(aside)
+    notes = skipped_notes(skipped_extensions)
     return Dataset(reference, "pictures without labels", (), {"pictures": FiniteSplit(samples)}, notes)
 
 

@@ -31,7 +31,7 @@ class Box:
 
 @dataclass(frozen=True)
 class Affine:
-    """Takes a point of the output to its source: ``x' = a x + b y + c``, ``y' = d x + e y + f`` (Pillow's order)."""
+    """An affine map from the output to its source: ``x' = a x + b y + c``, ``y' = d x + e y + f`` (Pillow's order)."""
 
     a: float
     b: float
@@ -55,16 +55,16 @@ class Affine:
         return math.hypot(self.a, self.d), math.hypot(self.b, self.e)
 
     def finer(self, across: int, down: int) -> Affine:
-        """For an output with ``across`` × ``down`` samples in place of every pixel."""
+        """The map for an output with ``across`` × ``down`` samples in place of every pixel."""
         return Affine(self.a / across, self.b / down, self.c, self.d / across, self.e / down, self.f)
 
     def of_scaled(self, across: float, down: float) -> Affine:
-        """For a source of which every pixel became ``across`` × ``down`` pixels."""
+        """The map to a source of which every pixel became ``across`` × ``down`` pixels."""
         a, b, c, d, e, f = self.coefficients
         return Affine(a * across, b * across, c * across, d * down, e * down, f * down)
 
     def of_reduced(self, factor: int, left: int, top: int) -> Affine:
-        """For a source cut at ``left``, ``top``, then made smaller ``factor`` times."""
+        """The map to a source that was cut at ``left``, ``top``, then reduced ``factor`` times."""
         a, b, c, d, e, f = self.coefficients
         return Affine(a / factor, b / factor, (c - left) / factor, d / factor, e / factor, (f - top) / factor)
 
@@ -156,7 +156,7 @@ def _crop_and_resize(image: Image.Image, box: Box, scale: tuple[float, float], s
 
 
 def _rgb_only(pixels_HWC: np.ndarray) -> np.ndarray:
-    """Without a fourth channel."""
+    """The first three channels."""
     return pixels_HWC if pixels_HWC.shape[2] == 3 else np.ascontiguousarray(pixels_HWC[..., :3])
 
 

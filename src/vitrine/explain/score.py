@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -160,7 +159,7 @@ def open_samples(data: str, split: str | None, limit: int, seed: int) -> tuple[t
     except DataError as error:
         if not path.is_dir() or split is not None:
             raise
-        pictures = iter_pictures(path, aside=Counter())
+        pictures = iter_pictures(path)
         samples: Sequence[Sample] = [sample for sample in pictures if not sample.name.startswith(f"{FOLDER}/")]
         if not samples:
             raise error from None

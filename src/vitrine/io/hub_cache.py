@@ -84,7 +84,7 @@ def download_settings(*, into: Path | None = None, offline: bool = False) -> Ite
 
 
 def quieten_client() -> None:
-    """Let the hub's client tell nobody what runs here, and keep nothing outside of the cache folder."""
+    """Turn off the telemetry of the hub's client, and keep its files inside the cache folder."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ["HF_XET_CACHE"] = str(cache_folder() / XET)
     constants = sys.modules.get("huggingface_hub.constants")
@@ -168,7 +168,7 @@ def file_record(records: Mapping[str, Record], folder: Path, path: Path, origin:
 
 
 def _current_record(records: Mapping[str, Record], folder: Path, path: Path, origin: str) -> Record:
-    """The record as it is to be; a hash is computed where none is recorded for the file's size and time."""
+    """The record of a file as it is now; a hash is computed where none is recorded for its size and time."""
     name, status, is_file = path.relative_to(folder).as_posix(), path.stat(), path.is_file()
     previous, size = records.get(name), status.st_size if is_file else 0
     facts = (origin, size, status.st_mtime_ns)
@@ -190,7 +190,7 @@ def changed_sentence(path: Path, origin: str) -> str | None:
 
 
 def short_hash(sha256: str | None) -> str:
-    """The first characters of a hash, which tell any two files apart that a person has."""
+    """The first 12 characters of a hash, enough to tell a person's files apart."""
     return (sha256 or "unknown")[:12]
 
 

@@ -13,7 +13,7 @@ from vitrine.config import TransformSpec
 from vitrine.data.captions.datasets import open_captions
 from vitrine.data.check import SampleIndex, index_samples
 from vitrine.data.decoded_cache import DecodedPicture, bytes_for, folder_for, remove_unfinished, short_side
-from vitrine.data.loader import BatchShard, PictureLoader, load_batch
+from vitrine.data.loader import BatchShard, PictureLoader, SampleBatch, load_batch
 from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split
 from vitrine.data.shards.stream import DUMMY_SAMPLE, ShardSplit
 from vitrine.data.sources import open_data
@@ -239,7 +239,7 @@ class ShardedBatches:
         """
         settings, sent = self._settings, dict[int, _StreamedPicture]()
 
-        def parts() -> Iterator[tuple[tuple[int, ...], tuple[Sample, ...], bool]]:
+        def parts() -> Iterator[SampleBatch]:
             for part in self._split.batches(
                 batch_size=settings.batch_size,
                 seed=settings.seed,
@@ -250,7 +250,7 @@ class ShardedBatches:
             ):
                 for position, sample in zip(part.indices, part.samples, strict=True):
                     sent[position] = _StreamedPicture(sample.name, sample.captions)
-                yield part.indices, part.samples, part.is_dummy
+                yield part
 
         for batch in loader.stream(parts(), seed=settings.seed, epoch=epoch):
             positions = [*batch.indices_B.tolist(), *(position for position, _ in batch.unreadable)]

@@ -64,12 +64,12 @@ def test_shards_hold_every_picture_with_its_bytes_name_and_class(scenes: Path, s
         urls = sorted(str(path) for path in shards.glob(f"{split}-*.tar"))
         assert len(urls) >= 2
         expected = {s.name: (s.picture.read_bytes(), data.labels[s.label]) for s in data.splits[split]}  # type: ignore[index]
-        seen = {}
+        rows_by_key = {}
         for row in webdataset.WebDataset(urls, shardshuffle=False):
             facts = json.loads(row["json"])
             assert facts["label"] == data.labels[int(row["cls"])]
-            seen[facts["name"]] = (row["png"], facts["label"])
-        assert seen == expected
+            rows_by_key[facts["name"]] = (row["png"], facts["label"])
+        assert rows_by_key == expected
 
 
 def test_the_index_is_true(shards: Path) -> None:
@@ -190,9 +190,9 @@ def test_every_epoch_deals_every_shard_to_one_lane() -> None:
 
 @pytest.fixture(scope="module")
 def split(shards: Path) -> ShardSplit:
-    found = open_shards(str(shards)).splits["train"]
-    assert isinstance(found, ShardSplit)
-    return found
+    split = open_shards(str(shards)).splits["train"]
+    assert isinstance(split, ShardSplit)
+    return split
 
 
 def parts(split: ShardSplit, process: int = 0, processes: int = 1, **options: Any) -> list[dict[int, str]]:
@@ -205,9 +205,9 @@ def parts(split: ShardSplit, process: int = 0, processes: int = 1, **options: An
 
 def test_an_epoch_has_every_picture_once(split: ShardSplit, scenes: Path) -> None:
     names = {s.name for s in open_data(str(scenes)).splits["train"]}
-    seen = [name for batch in parts(split) for name in batch.values()]
-    assert len(seen) == 45 and set(seen) == names
-    assert [name for batch in parts(split, epoch=2) for name in batch.values()] != seen
+    order = [name for batch in parts(split) for name in batch.values()]
+    assert len(order) == 45 and set(order) == names
+    assert [name for batch in parts(split, epoch=2) for name in batch.values()] != order
     assert [len(batch) for batch in parts(split)] == [7] * 6 + [3]
 
 
@@ -262,17 +262,17 @@ def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
     peaks = []
     blob = np.random.default_rng(0).bytes(50_000)
     for count in (4, 16):
-        made = []
+        shards = []
         for i in range(count):
             path = tmp_path / f"train-{count}-{i}.tar"
             rows = [(f"{k:05}.png", blob) for k in range(40)]
-            made.append(Shard(str(tar_of(path, [*rows, *((f"x{k}.cls", b"0") for k in range(40))])), 80))
-        split = ShardSplit(made, 1)
+            shards.append(Shard(str(tar_of(path, [*rows, *((f"x{k}.cls", b"0") for k in range(40))])), 80))
+        split = ShardSplit(shards, 1)
         tracemalloc.start()
-        seen = sum(len(part.samples) for part in split.batches(batch_size=8, seed=0, epoch=0, buffer=24))
+        pictures = sum(len(part.samples) for part in split.batches(batch_size=8, seed=0, epoch=0, buffer=24))
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-        assert seen == count * 80
+        assert pictures == count * 80
     assert max(peaks) < (24 + 8 + 8 * 2) * 50_000 + 2_000_000, peaks  # 8 to 32 MB pass through
     assert peaks[1] < peaks[0] * 1.5 + 500_000
 
@@ -370,11 +370,11 @@ def test_a_damaged_shard_loses_only_what_is_behind(keep: int, tmp_path: Path) ->
     members = [(f"{i}.{end}", png(i) if end == "png" else b"0") for i in range(6) for end in ("cls", "png")]
     path = tar_of(tmp_path / "train-0.tar", members)
     path.write_bytes(path.read_bytes()[:keep])
-    found = list(read_shard(Shard(str(path), 6)))
-    whole = [m for m in found if not m.picture_problem and m.data]
-    assert len(found) == 6 and [m.data for m in whole] == [png(i) for i in range(len(whole))]
+    members_read = list(read_shard(Shard(str(path), 6)))
+    whole = [m for m in members_read if not m.picture_problem and m.data]
+    assert len(members_read) == 6 and [m.data for m in whole] == [png(i) for i in range(len(whole))]
     assert len(whole) == {0: 0, 700: 0, 1600: 0, 1700: 1, 3000: 1}[keep]
-    assert all("before it" in m.picture_problem for m in found[len(whole) + 1 :])
+    assert all("before it" in m.picture_problem for m in members_read[len(whole) + 1 :])
 
 
 INDEX = '{"format": "vitrine shards 1", "labels": ["a"], "splits": {"train": [{"file": %s}]}}'
@@ -406,12 +406,12 @@ def test_shards_that_others_wrote_are_counted(tmp_path: Path) -> None:
     tar_of(tmp_path / "pictures" / "backup-2024.tar", [])
     (tmp_path / "pictures" / "index.html").write_text("")
     assert not is_shards(str(tmp_path / "pictures"))
-    found = open_data(str(tmp_path))
-    assert found.labels == ("0", "1", "2") and any("were read to count" in note for note in found.notes)
-    assert [shard.pictures for shard in found.splits["train"].shards] == [5, 5, 2]  # type: ignore[attr-defined]
-    assert [(s.name, s.label) for s in found.splits["validation"]] == [("val-000000/v.png", 2)]
-    assert found.splits["validation"][0].picture.read_bytes() == png(1)
-    labels = {k: s.label for p in found.splits["train"].batches(batch_size=5, seed=0, epoch=0, buffer=3) for k, s in zip(p.indices, p.samples, strict=True)}  # type: ignore[attr-defined]  # fmt: skip  # noqa: E501
+    data = open_data(str(tmp_path))
+    assert data.labels == ("0", "1", "2") and any("were read to count" in note for note in data.notes)
+    assert [shard.pictures for shard in data.splits["train"].shards] == [5, 5, 2]  # type: ignore[attr-defined]
+    assert [(s.name, s.label) for s in data.splits["validation"]] == [("val-000000/v.png", 2)]
+    assert data.splits["validation"][0].picture.read_bytes() == png(1)
+    labels = {k: s.label for p in data.splits["train"].batches(batch_size=5, seed=0, epoch=0, buffer=3) for k, s in zip(p.indices, p.samples, strict=True)}  # type: ignore[attr-defined]  # fmt: skip  # noqa: E501
     assert Counter(labels.values()) == {0: 4, 1: 4, 2: 4}
     one = open_data(f"{tmp_path}/train-00000{{0..1}}.tar::{tmp_path}/val-000000.tar")
     assert [shard.pictures for shard in one.splits["train"].shards] == [5, 5]  # type: ignore[attr-defined]

@@ -102,8 +102,8 @@ def test_shards_hold_every_picture_with_its_bytes_name_and_captions(scenes: Path
         expected = {each.name: (each.picture.read_bytes(), list(each.captions)) for each in data.splits[split]}
         urls = sorted(str(path) for path in shards.glob(f"{split}-*.tar"))
         rows = list(webdataset.WebDataset(urls, shardshuffle=False))
-        seen = {json.loads(row["json"])["name"]: (row["png"], row["txt"].decode().split("\n")) for row in rows}
-        assert len(rows) == len(seen) == count and seen == expected
+        contents = {json.loads(row["json"])["name"]: (row["png"], row["txt"].decode().split("\n")) for row in rows}
+        assert len(rows) == len(contents) == count and contents == expected
         assert not any("cls" in row for row in rows)
     index = json.loads((shards / "index.json").read_text())
     assert index["captions"] is True and index["labels"] == []
@@ -115,15 +115,15 @@ def test_shards_hold_every_picture_with_its_bytes_name_and_captions(scenes: Path
 
 
 def test_splits_that_are_listed_are_those_of_the_files_in_their_order(scenes: Path, shards: Path) -> None:
-    direct, found = open_captions(str(scenes)), open_captions(str(shards))
+    direct, from_shards = open_captions(str(scenes)), open_captions(str(shards))
     for split in ("validation", "test"):
-        assert [(s.name, s.captions) for s in found.splits[split]] == [
+        assert [(s.name, s.captions) for s in from_shards.splits[split]] == [
             (s.name, s.captions) for s in direct.splits[split]
         ]
-    from_shards = [
+    stream_samples = [
         s for part in stream_of(shards).batches(batch_size=9, seed=0, epoch=0, buffer=5) for s in part.samples
     ]
-    assert {s.name: s.captions for s in from_shards} == {s.name: s.captions for s in direct.splits["train"]}
+    assert {s.name: s.captions for s in stream_samples} == {s.name: s.captions for s in direct.splits["train"]}
     assert sorted(stream_of(shards).captions()) == sorted(s.captions for s in direct.splits["train"])
 
 
@@ -161,8 +161,8 @@ def test_captions_and_a_split_that_is_made_are_those_of_the_files(tmp_path: Path
     data = table_of(tmp_path / "data", 20)
     for seed in (0, 4):
         write_shards(str(data), tmp_path / f"out {seed}", seed=seed)
-        direct, found = open_captions(str(data), seed=seed), open_captions(str(tmp_path / f"out {seed}"))
-        assert {s.name: s.captions for s in found.splits["validation"]} == {
+        direct, from_shards = open_captions(str(data), seed=seed), open_captions(str(tmp_path / f"out {seed}"))
+        assert {s.name: s.captions for s in from_shards.splits["validation"]} == {
             s.name: s.captions for s in direct.splits["validation"]
         }
         assert sorted(stream_of(tmp_path / f"out {seed}").captions()) == sorted(
@@ -278,9 +278,9 @@ def test_shards_that_others_wrote(tmp_path: Path) -> None:
         ("f.cls", b"0"), ("f.png", png()),
         ("g.cls", b"dog"), ("g.json", b"[1]"), ("g.png", png()), ("g.txt", b"a dog"),
     ]).getvalue())  # fmt: skip
-    found = open_captions(str(tmp_path))
+    data = open_captions(str(tmp_path))
     assert list(stream_of(tmp_path).captions()) == [("one", "two words"), ("x", "y"), ("z",), ("a dog",)]
-    assert "classes are called by their numbers" in found.notes[-1]
+    assert "classes are called by their numbers" in data.notes[-1]
     shard = stream_of(tmp_path).shards[0]
     samples = [member.sample(shard, None) for member in read_shard(shard)]
     assert samples[2].name == "see.png" and samples[2].label is None and samples[2].picture.read_bytes() == png()
@@ -374,15 +374,15 @@ def test_a_process_whose_pictures_are_all_damaged_lends_one_that_has_a_caption(t
         path.write_bytes(tar_of([(f"{name}.png", picture), (f"{name}.txt", name.encode())]).getvalue())
         shards.append(Shard(str(path), 1))
     changes = CaptionTrainTransform(named_transforms("none"), CaptionTransform(CaptionInput(16)))
-    found = []
+    rows = []
     for process in (0, 1):
         settings = BatchSettings.from_recipe(recipe(batch_size=2))
         batches = ShardedBatches(ShardSplit(shards, None), settings, BatchShard(process, 2))
         with PictureLoader(changes, 2, 0) as loader:
             for batch in batches.epoch(loader, 0, 0):
                 indices = batch.indices_B.tolist()
-                found.append((batch.is_dummy, len(batch), batches.captions(indices), batches.names(indices)))
-    assert sorted(found) == [(False, 1, [("b",)], ["train-b/b.png"]), (True, 1, [("nothing",)], ["nothing"])]
+                rows.append((batch.is_dummy, len(batch), batches.captions(indices), batches.names(indices)))
+    assert sorted(rows) == [(False, 1, [("b",)], ["train-b/b.png"]), (True, 1, [("nothing",)], ["nothing"])]
 
 
 def test_the_wrong_kind_of_shards_is_refused_in_two_lines(

@@ -280,7 +280,7 @@ def _read_json_lines(file: Path) -> Iterator[_Row]:
 
 
 def read_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """(number from 1, text) of each line.
+    """Yield the lines of a text file as (number from 1, text).
 
     Raises:
         DataError: the file cannot be read as text, or a line is too long.
@@ -391,7 +391,7 @@ def _read_folder(folder: Path) -> CaptionedFiles:
 
 
 def _read_files(folder: Path, files: list[Path], notes: list[str] | None = None) -> CaptionedFiles:
-    """Files of one kind."""
+    """The pictures of caption files of one kind."""
     ending = files[0].suffix.lower()
     if ending == ".json":
         documents = [(file, _document(file)) for file in files]

@@ -120,7 +120,7 @@ def find_names(words: Sequence[str], lexicon: Lexicon) -> tuple[Name, ...]:
 
 
 def bare_word(word: str) -> str:
-    """Lower case, without punctuation around it, hyphens as blanks."""
+    """A word in lower case, without the punctuation around it, hyphens as blanks."""
     return " ".join(_ENDS.sub("", word.lower()).replace("’", "'").replace("-", " ").replace("‐", " ").split())
 
 

@@ -51,7 +51,7 @@ class Region:
 
 @dataclass(frozen=True, eq=False)
 class PictureRegions:
-    """All that is known of one picture. What its lexicon can name and is no region here, is not in the picture.
+    """The regions of one picture, complete for its lexicon: a thing that it names and that is no region is not there.
 
     Attributes:
         regions: at least one.
@@ -147,7 +147,7 @@ def find_named_words(words: Sequence[str], picture: PictureRegions) -> tuple[Nam
 
 
 def plain_text(caption: str) -> str:
-    """Lower case, single blanks: what captions are compared in."""
+    """A caption in lower case and with single blanks, as captions are compared."""
     return " ".join(caption.lower().split())
 
 
@@ -232,7 +232,7 @@ _Facts = tuple[list[tuple[str, str, str]], dict[str, tuple[Mention, ...]]]
 
 
 def _scene_facts(file: Path, names: set[str]) -> dict[str, _Facts]:
-    """Of each picture its objects (shape, colour, size) and its captions' mentions; nothing in a file of others.
+    """Objects (shape, colour, size) and mentions of each picture of written scenes; none in a file of other captions.
 
     Raises:
         DataError: a line that has objects cannot be understood.

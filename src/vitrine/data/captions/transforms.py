@@ -21,7 +21,7 @@ _MAX_MAGNIFICATION = 64  # times the pixels of the crop that the resized picture
 
 @dataclass(frozen=True)
 class WholeGeometry:
-    """Where the captioner's input lies on a picture: everywhere.
+    """Placement of a captioner's input that shows the whole picture.
 
     Attributes:
         width, height: of the picture, pixels.
@@ -46,7 +46,7 @@ class WholeGeometry:
 
 @dataclass(frozen=True)
 class CropGeometry:
-    """Where the captioner's input lies on a picture: a rectangle of the resized picture.
+    """Placement of a captioner's input that shows a rectangle of the resized picture.
 
     Attributes:
         width, height: of the picture, pixels.

@@ -22,7 +22,7 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar file.
+    """One tar file of pictures.
 
     Attributes:
         place: a path or an http address.
@@ -99,7 +99,7 @@ CONNECTION_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutEr
 
 
 def is_remote(place: str) -> bool:
-    """Whether a place is an address."""
+    """Whether a location is an http address and not a path."""
     return place.startswith(REMOTE)
 
 
@@ -131,7 +131,7 @@ def open_location(place: str) -> Iterator[IO[bytes]]:
 
 
 def read_text(place: str, limit: int = 64 << 20) -> str:
-    """A small text file.
+    """The content of a small text file, from a path or an address.
 
     Raises:
         DataError: it cannot be read, or is longer than ``limit`` bytes.

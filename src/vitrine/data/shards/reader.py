@@ -1,4 +1,4 @@
-"""The pictures in a shard, one after the other, whoever made it: nothing is unpacked, run or unpickled.
+"""The reader of one shard, whoever made it: nothing is unpacked to disk, run or unpickled.
 
 A shard is a plain tar file in webdataset's layout: members that follow one another and have the same name up to the
 first dot are one sample. Of these, pictures, ``.cls`` (the class, a whole number), ``.txt`` (a caption on each line)
@@ -74,7 +74,7 @@ _LONG_HEADERS = (
 
 
 class _BoundedHeader(tarfile.TarInfo):
-    """tarfile reads long names into memory whatever length they claim to have."""
+    """A tar header that refuses long names: tarfile would read them into memory, whatever length they claim."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         if self.type in _LONG_HEADERS and self.size > MAX_TEXT_BYTES:
@@ -133,7 +133,7 @@ class Member:
         return bool(self.file) and has_annotation and (self.data is not None or not with_bytes)
 
     def sample(self, shard: Shard, classes: int | None, path: str | None = None) -> Sample:
-        """As a sample with its label or its captions; a picture that cannot be used says so when it is decoded.
+        """The member as a sample with its label or its captions; one that cannot be used raises when it is decoded.
 
         Args:
             shard: where it is from.
@@ -161,7 +161,7 @@ def _plain(name: str) -> str:
 
 
 def read_members(stream: IO[bytes], is_wanted: Callable[[int], bool] = lambda _: True) -> Iterator[Member]:
-    """The samples of an open shard in order; ``wanted`` says by number whose pictures are to be read into memory.
+    """The samples of an open shard in order; ``is_wanted`` says by number whose pictures are read into memory.
 
     Raises:
         tarfile.TarError: this is no plain tar file, or it is damaged from here on.
@@ -235,7 +235,7 @@ def _read_member(
 
 
 def _record_problem(member: Member, extension: str, problem: str) -> None:
-    """What is wrong with a part of a sample, which matters where that part is asked for."""
+    """Note what is wrong with a part of a sample; it matters only where that part is asked for."""
     if extension == "cls":
         member.label_problem = problem
     elif extension in _TEXTS:
@@ -252,7 +252,7 @@ def _captions(value: object) -> tuple[str, ...]:
 
 
 def read_shard(shard: Shard, is_wanted: Callable[[int], bool] = lambda _: True) -> Iterator[Member]:
-    """As many samples as the shard is said to have; what is damaged or missing is there, with a problem.
+    """As many members as the index promises; a damaged or missing one says what its problem is.
 
     Raises:
         DataError: the shard is not there, or the connection broke three times.

@@ -12,7 +12,6 @@ import io
 import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
@@ -20,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from vitrine.data.decode import BytesPicture
-from vitrine.data.loader import BatchShard
+from vitrine.data.loader import BatchShard, SampleBatch
 from vitrine.data.samples import Sample, Split
 from vitrine.data.shards.index import Shard
 from vitrine.data.shards.reader import Member, read_shard
@@ -79,21 +78,6 @@ class ShuffleBuffer(Iterator[int]):
         return number
 
 
-@dataclass(frozen=True)
-class StreamBatch:
-    """One process's pictures of a batch.
-
-    Attributes:
-        indices: places in the order of the epoch.
-        samples: with their bytes.
-        is_dummy: the process has no picture of this batch; the one sample is a black square that counts nowhere.
-    """
-
-    indices: tuple[int, ...]
-    samples: tuple[Sample, ...]
-    is_dummy: bool
-
-
 class ShardSplit(Split):
     """The pictures of shards, which come in a stream: they cannot be picked by number.
 
@@ -107,7 +91,7 @@ class ShardSplit(Split):
 
     @property
     def digest(self) -> str:
-        """Names the content: the same for the same shards, wherever they lie."""
+        """A hash of the shards' names, counts and hashes: the same wherever they lie."""
         rows = [(shard.name, shard.pictures, shard.sha256) for shard in self.shards]
         return hashlib.sha256(json.dumps([rows, self.classes]).encode()).hexdigest()[:16]
 
@@ -144,7 +128,7 @@ class ShardSplit(Split):
         buffer: int,
         start_batch: int = 0,
         batch_shard: BatchShard = BatchShard(),  # noqa: B008
-    ) -> Iterator[StreamBatch]:
+    ) -> Iterator[SampleBatch]:
         """This process's share of every batch of an epoch.
 
         Args:
@@ -182,9 +166,9 @@ class ShardSplit(Split):
                 )
                 readers[lane] = self._shuffled_samples(lanes[lane], buffered, skipped[lane])
             if mine:
-                yield StreamBatch(tuple(k for k, _ in mine), tuple(next(readers[lane]) for _, lane in mine), False)
+                yield SampleBatch(tuple(k for k, _ in mine), tuple(next(readers[lane]) for _, lane in mine))
             else:
-                yield StreamBatch((first,), (DUMMY_SAMPLE,), True)
+                yield SampleBatch((first,), (DUMMY_SAMPLE,), True)
 
     def _shuffled_samples(self, shards: Sequence[Shard], buffered: ShuffleBuffer, skip: int) -> Iterator[Sample]:
         """A lane's samples as they leave its shuffle buffer, without the first ``skip``."""

@@ -1,4 +1,4 @@
-"""Writing shards: the same pictures give the same bytes, every file is whole, and a stopped run goes on."""
+"""The writer of shards: the same pictures give the same bytes, every file is whole, and a stopped run can go on."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class WrittenSplit:
 
 
 def require_webdataset() -> ModuleType:
-    """The library whose layout this is.
+    """Import webdataset, the library whose layout shards have.
 
     Raises:
         EnvironmentMismatchError: it is not installed.
