@@ -17,9 +17,9 @@ import pyarrow.parquet
 
 from vitrine.data.decode import BytesPicture, FilePicture, UnreadablePicture, promised_format
 from vitrine.data.huggingface import is_picture_struct
-from vitrine.data.image_folder import iter_pictures, printable, skipped_notes
+from vitrine.data.image_folder import iter_pictures, skipped_notes
 from vitrine.data.manifest import PATH_COLUMNS
-from vitrine.data.samples import Picture, Sample
+from vitrine.data.samples import Picture, Sample, printable
 from vitrine.data.shards.reader import ShardPicture
 from vitrine.errors import DataError, error_summary
 from vitrine.results import and_n_more
@@ -76,7 +76,7 @@ class RowSlice:
         try:
             group = pyarrow.parquet.ParquetFile(self.path).read_row_group(self.group, columns=[name])
         except (OSError, pyarrow.ArrowException) as error:
-            raise DataError(f"{self.path} cannot be read: {error_summary(error)}") from error
+            raise DataError(f"{self.path} cannot be read: {error_summary(error)}.") from error
         values: list[Any] = group.column(0).slice(self.start, self.count).to_pylist()
         return values
 
@@ -102,7 +102,7 @@ def row_slices(path: Path, prefix: str, size: int) -> Iterator[RowSlice]:
     try:
         file = pyarrow.parquet.ParquetFile(path)
     except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(f"{path} cannot be read as Parquet: {error_summary(error)}") from error
+        raise DataError(f"{path} cannot be read as Parquet: {error_summary(error)}.") from error
     columns = picture_columns(path, file.schema_arrow)
     before = 0
     for group in range(file.num_row_groups):

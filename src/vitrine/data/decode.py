@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from vitrine.errors import PictureError
+from vitrine.errors import PictureError, error_summary
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 """Formats that are read. A closed list: Pillow also knows formats that start other programs (EPS)."""
@@ -310,5 +310,5 @@ def _reason(error: BaseException) -> str:
         return "not enough memory to read it"
     if "truncated" in str(error).lower():
         return "truncated: the file ends before its picture does"
-    detail = " ".join(str(error).split())[:120] or type(error).__name__
+    detail = error_summary(error, 120)
     return f"corrupt: {detail}"

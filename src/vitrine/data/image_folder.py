@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vitrine.data.decode import EXTENSIONS, FilePicture
-from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split
+from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split, printable
 from vitrine.errors import DataError
 from vitrine.results import and_n_more
 
@@ -78,11 +78,6 @@ def skipped_notes(extensions: Counter[str]) -> tuple[str, ...]:
     total = sum(extensions.values())
     files = "1 file was" if total == 1 else f"{total:,} files were"
     return (f"{files} left aside, not pictures by extension: {kinds}.",)
-
-
-def printable(name: str) -> str:
-    """A file name as text that can be written anywhere: bytes that are not UTF-8 become ``\\udcff`` and the like."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def entries(folder: Path) -> list[os.DirEntry[str]]:

@@ -12,8 +12,8 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
-from vitrine.data.image_folder import SPLIT_NAMES, LabelledFile, labelled_data, printable
-from vitrine.data.samples import Dataset
+from vitrine.data.image_folder import SPLIT_NAMES, LabelledFile, labelled_data
+from vitrine.data.samples import Dataset, printable
 from vitrine.errors import DataError, error_summary
 from vitrine.results import and_n_more
 
@@ -103,7 +103,7 @@ def _read(manifest: Path) -> tuple[tuple[str, ...], Iterable[_Row]]:
     try:
         return readers.get(manifest.suffix.lower(), _read_delimited)(manifest)
     except (OSError, ValueError, csv.Error, pyarrow.ArrowException) as error:
-        raise DataError(f"{manifest} cannot be read as a table: {error_summary(error)}") from error
+        raise DataError(f"{manifest} cannot be read as a table: {error_summary(error)}.") from error
 
 
 def _read_delimited(manifest: Path) -> tuple[tuple[str, ...], list[_Row]]:

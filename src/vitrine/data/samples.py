@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -102,3 +103,16 @@ class Dataset:
     labels: tuple[str, ...]
     splits: Mapping[str, Split]
     notes: tuple[str, ...] = ()
+
+
+def printable(name: str) -> str:
+    """A file name as text that can be written anywhere: bytes that are not UTF-8 become ``\\udcff`` and the like."""
+    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def clean_caption(text: str) -> str:
+    """A caption without line breaks, control characters and repeated blanks; done twice, it changes nothing."""
+    return printable(" ".join(_CONTROLS.sub(" ", text).split()))

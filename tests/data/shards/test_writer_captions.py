@@ -22,9 +22,9 @@ from vitrine.config import CaptionSpec, Recipe, named_transforms, recipe_to_toml
 from vitrine.config.preprocessing import CaptionInput
 from vitrine.data import loader as loading
 from vitrine.data.captions.datasets import open_captions
-from vitrine.data.captions.files import one_line
 from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTransform
 from vitrine.data.loader import BatchShard, PictureLoader
+from vitrine.data.samples import clean_caption
 from vitrine.data.scenes import write_scenes
 from vitrine.data.shards.index import Shard
 from vitrine.data.shards.reader import MAX_TEXT_BYTES, read_members, read_shard
@@ -194,7 +194,7 @@ def png() -> bytes:
 
 @given(st.lists(st.text(), min_size=1, max_size=4))
 def test_a_caption_comes_back_as_it_is_read_from_files(texts: list[str]) -> None:
-    captions = tuple(line for text in texts if (line := one_line(text)))
+    captions = tuple(line for text in texts if (line := clean_caption(text)))
     (member,) = read_members(tar_of([("a.png", png()), ("a.txt", "\n".join(captions).encode())]))
     assert member.captions == captions
 

@@ -10,20 +10,19 @@ from __future__ import annotations
 import csv
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vitrine.data.decode import FilePicture, promised_format
-from vitrine.data.image_folder import SPLIT_NAMES, entries, is_folder, printable
+from vitrine.data.image_folder import SPLIT_NAMES, entries, is_folder
 from vitrine.data.manifest import PATH_COLUMNS, SPLIT_COLUMNS, has_columns
+from vitrine.data.samples import clean_caption, printable
 from vitrine.errors import DataError, PictureError, error_summary
 from vitrine.results import and_n_more
 
 _MAX_SAMPLED = 64  # pictures that are looked for, to tell in which folder they are
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ class CaptionCollector:
         for caption in captions:
             if caption is not None and not isinstance(caption, str):
                 raise DataError(f"{where}: expected a caption as text; got {caption!r:.60}.")
-            text = one_line(caption or "")
+            text = clean_caption(caption or "")
             if text:
                 texts.append(text)
             else:
@@ -177,11 +176,6 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # a name that is too long, or that no file system can have
         return False
-
-
-def one_line(text: str) -> str:
-    """A caption without line breaks, control characters and repeated blanks; done twice, it changes nothing."""
-    return printable(" ".join(_CONTROLS.sub(" ", text).split()))
 
 
 CAPTION_COLUMNS = ("caption", "captions", "text", "sentence", "sentences", "comment", "description")

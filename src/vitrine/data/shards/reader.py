@@ -18,9 +18,8 @@ from typing import IO, Any
 
 from PIL import Image
 
-from vitrine.data.captions.files import one_line
 from vitrine.data.decode import EXTENSIONS, BytesPicture, UnreadablePicture, decode
-from vitrine.data.samples import Sample
+from vitrine.data.samples import Sample, clean_caption
 from vitrine.data.shards.index import CONNECTION_ERRORS, Shard, is_remote, open_location
 from vitrine.errors import DataError, PictureError
 
@@ -248,7 +247,7 @@ def _record_problem(member: Member, extension: str, problem: str) -> None:
 def _captions(value: object) -> tuple[str, ...]:
     """One caption or several; what is no text is left out."""
     texts = value if isinstance(value, list) else [value]
-    return tuple(line for text in texts if isinstance(text, str) and (line := one_line(text)))
+    return tuple(line for text in texts if isinstance(text, str) and (line := clean_caption(text)))
 
 
 def read_shard(shard: Shard, is_wanted: Callable[[int], bool] = lambda _: True) -> Iterator[Member]:
