@@ -105,7 +105,7 @@ class Caption:
 
 
 class CaptionerModel:
-    """An opened captioner. Made by :func:`vitrine.load`."""
+    """A captioner that :func:`vitrine.load` opened."""
 
     def __init__(self, reference: str, captioner: Captioner, architecture: str | None) -> None:
         self.reference, self.captioner = reference, captioner
@@ -150,7 +150,7 @@ class CaptionerModel:
         return part.pictures[0]
 
     def predict(self, *_: Any, **__: Any) -> NoReturn:
-        """A captioner has no classes.
+        """Refuse: a captioner has no classes.
 
         Raises:
             ModelError: always.
@@ -158,7 +158,7 @@ class CaptionerModel:
         raise ModelError(f"{self.reference} is a captioner, which has no classes: use .caption(PICTURE).")
 
     def explain(self, *_: Any, **__: Any) -> NoReturn:
-        """A captioner has a map for every word instead.
+        """Refuse: a captioner has a map for every word instead.
 
         Raises:
             ModelError: always.
@@ -177,7 +177,7 @@ _FOR_FOLDERS = "vitrine predict and vitrine explain"
 
 @dataclass(frozen=True)
 class PicturePrediction:
-    """What a model says of one picture.
+    """The classes of one picture, with their probabilities.
 
     Attributes:
         label: the likeliest class.
@@ -199,7 +199,7 @@ class PicturePrediction:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """A map of one picture.
+    """An attribution map of one picture, with its figure and verdict.
 
     Attributes:
         prediction: what the model says of the picture.
@@ -267,7 +267,7 @@ class Explanation:
 
 
 class Model:
-    """An opened classifier. Made by :func:`vitrine.load`."""
+    """A classifier that :func:`vitrine.load` opened."""
 
     def __init__(self, reference: str, classifier: Classifier, architecture: str | None) -> None:
         self.reference, self.classifier, self._architecture = reference, classifier, architecture
@@ -297,7 +297,7 @@ class Model:
     def explain(
         self, picture: str | Path, method: str = "attention", target: str | None = None, **how: Any
     ) -> Explanation:
-        """A map of one picture.
+        """Explain one picture by an attribution map.
 
         Args:
             picture: a file.
@@ -328,7 +328,7 @@ class Model:
         )
 
     def caption(self, *_: Any, **__: Any) -> NoReturn:
-        """A classifier has no words.
+        """Refuse: a classifier has no words.
 
         Raises:
             ModelError: always.

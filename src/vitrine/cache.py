@@ -159,7 +159,7 @@ _DAY = 24 * 60 * 60
 
 
 def cache_contents(progress: Progress = no_progress) -> CacheContents:
-    """Look through the cache folder. Hashes that are not recorded are computed, which takes a while once.
+    """List what lies in the cache folder. Hashes that are not recorded are computed, which takes a while once.
 
     Args:
         progress: called with files of the hub done, of how many.

@@ -38,7 +38,7 @@ _LIBRARY_FILES = {".locks", "CACHEDIR.TAG", "blobs", "version.txt"}  # in the hu
 
 @dataclass(frozen=True)
 class CachedFile:
-    """One file that was downloaded.
+    """One file in the cache folder.
 
     Attributes:
         name: within its item.
@@ -79,12 +79,12 @@ class CachedItem:
 
     @property
     def last_used(self) -> str | None:
-        """When any of its files was used last."""
+        """When any of its files was last used; None where none was."""
         return max((each.last_used for each in self.files if each.last_used), default=None)
 
 
 def hub_folder(cache: Path) -> Path:
-    """Where repositories of the hub lie."""
+    """The folder below the cache folder that holds repositories of the hub."""
     return cache / HUB
 
 
@@ -120,7 +120,7 @@ def cached_repositories(cache: Path, records: Mapping[str, Record], progress: Pr
 
 
 def cached_releases(cache: Path, records: Mapping[str, Record]) -> Iterator[CachedItem]:
-    """The published captioner's releases that are there."""
+    """The weights of the published captioner that were downloaded."""
     for name, address in RELEASES.items():
         path = release_path(name)
         if path.is_file() and not path.is_symlink():

@@ -133,7 +133,7 @@ class PooledFeatures(nn.Module):
         self.module = module
 
     def forward(self, pixels_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W), normalised, to (B, D)."""
+        """Features (B, D) of normalised pixels (B, C, H, W)."""
         tokens = self.module.forward_features(pixels_BCHW)  # type: ignore[operator]
         features_BD: Tensor = self.module.forward_head(tokens, pre_logits=True)  # type: ignore[operator]
         return features_BD
@@ -171,7 +171,7 @@ class LinearProbe(nn.Module):
         return logits_BC
 
     def train(self, mode: bool = True) -> LinearProbe:
-        """Switch training mode, of the frozen parts too: what they drop at random, they drop as in other trainings."""
+        """Switch training mode, of the frozen parts too: their dropout works as in any other training."""
         self.model.train(mode)
         super().train(mode)
         return self
@@ -186,7 +186,7 @@ class LinearProbe(nn.Module):
 
     @contextmanager
     def merged(self) -> Iterator[nn.Module]:
-        """The whole model with this classifier, which may be a moving average; its own comes back afterwards."""
+        """The whole model with this classifier, which may be a moving average; its own comes back after the block."""
         model_head: nn.Module = self.model.get_classifier()  # type: ignore[operator]
         before = {name: value.clone() for name, value in model_head.state_dict().items()}
         model_head.load_state_dict(self.head.state_dict())

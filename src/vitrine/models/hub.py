@@ -27,7 +27,7 @@ _PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 
 
 def fetch(hub_id: str, names: tuple[str, ...], remedy: str) -> Path:
-    """One file of a hub repository, from the cache folder or downloaded into it; the first of ``names`` that exists.
+    """Get one file of a hub repository from the cache folder, or download it there: the first of ``names`` that exists.
 
     Args:
         hub_id: owner/name, with @revision where it is not the default one.
@@ -45,7 +45,7 @@ def fetch(hub_id: str, names: tuple[str, ...], remedy: str) -> Path:
 
 
 def fetch_optional(hub_id: str, name: str, remedy: str) -> Path | None:
-    """A file that a repository need not have, as :func:`fetch` gets it; None where the hub says that there is none.
+    """Get a file that a repository need not have, as :func:`fetch` does; None where the hub says that there is none.
 
     Raises:
         WeightsUnavailableError: it is not in the cache folder, and whether there is one cannot be known now.

@@ -264,7 +264,7 @@ def collect_load_reports() -> Iterator[list[Any]]:
 def check_load_reports(
     reports: list[Any], checkpoint: ConvertedCheckpoint, module: nn.Module, *, may_be_new: tuple[str, ...]
 ) -> None:
-    """Refuse weights of another model.
+    """Refuse weights of another model, by what loading them reported.
 
     Args:
         reports: from :func:`collect_load_reports`.

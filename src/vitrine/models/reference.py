@@ -43,7 +43,7 @@ class WeightsFile:
 
     @cached_property
     def sha256(self) -> str:
-        """Of the file's bytes, in hexadecimal; computed when it is first asked for."""
+        """sha256 of the file's bytes, in hexadecimal; computed when it is first asked for."""
         return file_sha256(self.path)
 
 
@@ -109,7 +109,7 @@ def bundled_folder() -> Path:
 def resolve_reference(
     text: str, model_args: Mapping[str, Any] | None = None, pretrained_file: str | None = None
 ) -> ModelReference:
-    """Find out what a model reference names. ``hf-hub:`` ids need their config.json, the rest needs no network.
+    """Find out which model a reference names. ``hf-hub:`` ids need their config.json, the rest needs no network.
 
     Args:
         text: a run or model folder, a weights file, a timm name, or ``hf-hub:owner/name``.

@@ -49,7 +49,7 @@ class ModelDescription:
 
 @dataclass(frozen=True)
 class ConvertedCheckpoint:
-    """A weights file whose tensors have timm's names.
+    """A weights file of any library, with its tensors under timm's names.
 
     Attributes:
         title: the format, for sentences: "PyTorch-Pretrained-ViT".
@@ -78,7 +78,7 @@ class ConvertedCheckpoint:
 
     @property
     def path(self) -> Path:
-        """Of the file."""
+        """Where the file lies."""
         return self.file.path
 
     def classes(self, head: str = "head") -> int:
@@ -89,7 +89,7 @@ class ConvertedCheckpoint:
 
 @dataclass(frozen=True)
 class NamePlan:
-    """Which tensors of a file become which tensors of timm's.
+    """Which tensors of a file make up which tensors of a timm model.
 
     Attributes:
         sources: for every name in timm's layout, the file's names whose tensors it is made of, one behind the other.
@@ -142,7 +142,7 @@ def _pack(plan: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
 
 
 def convert_names(title: str, file: StateDictFile, plan: NamePlan, **details: Any) -> ConvertedCheckpoint:
-    """A file whose tensors are renamed, and joined where timm has one for several.
+    """Convert a file by a plan: tensors are renamed, and joined where timm has one for several.
 
     Args:
         title: the format, for sentences.

@@ -34,12 +34,12 @@ _INSIDE = (
 
 
 def is_google(file: StateDictFile) -> bool:
-    """Whether these are arrays of the published ViT code."""
+    """Whether these are arrays of Google's ViT code."""
     return file.path.suffix == ".npz" and any(prefix + _FIRST in file.shapes for prefix in _PREFIXES)
 
 
 def convert_google(file: StateDictFile) -> ConvertedCheckpoint:
-    """The arrays; their shapes in timm's names. timm reads the values when the model is built.
+    """Shapes of the arrays in timm's names; timm's own reader takes the values when the model is built.
 
     Raises:
         ModelError: arrays are missing or left over.
@@ -97,7 +97,7 @@ def _timm_shapes(shapes: Mapping[str, Shape], path: Path) -> dict[str, Shape]:
 
 
 def describe_google(checkpoint: ConvertedCheckpoint, model_args: Mapping[str, Any] | None = None) -> ModelDescription:
-    """Its model; the number of heads is in the shapes."""
+    """The timm model of such weights; the number of heads is in the shapes of the queries."""
     size = read_dimensions(checkpoint.shapes, checkpoint.path)
     queries = checkpoint.shapes["blocks.0.attn.heads"]
     heads = queries[1] if len(queries) == 3 else None

@@ -19,15 +19,15 @@ _HEAD_MODULES = {"representation": ("head", "pre_logits"), "class and mean": ("h
 
 
 class ClassAndMeanTransformer(VisionTransformer):  # type: ignore[misc]
-    """Its head reads the class token beside the mean of the patches, as Dinov2ForImageClassification does."""
+    """A vision transformer whose head reads class token and mean of the patches, as Dinov2ForImageClassification."""
 
     def pool(self, x: Tensor, pool_type: str | None = None) -> Tensor:  # noqa: ARG002
-        """(B, N, D) to (B, 2D)."""
+        """Class token beside the mean of the patches: (B, N, D) to (B, 2D)."""
         return torch.cat([x[:, 0], x[:, self.num_prefix_tokens :].mean(dim=1)], dim=1)
 
 
 def head_modules(readout: Readout) -> tuple[str, ...]:
-    """The modules of timm's layout whose tensors belong to the head."""
+    """The modules of timm's layout whose tensors belong to a head of this kind."""
     return _HEAD_MODULES.get(readout, ("head", "pre_logits", "norm"))
 
 

@@ -32,7 +32,7 @@ from vitrine.models.checkpoints.transformers import (
 
 @dataclass(frozen=True)
 class Format:
-    """One way in which models are passed on. The texts are a row of docs/formats.md.
+    """A format that models are passed on in; its texts are a row of docs/formats.md.
 
     Attributes:
         name: what people call it.
@@ -151,7 +151,7 @@ def detect_format(file: StateDictFile) -> Format:
 
 
 def convert(file: StateDictFile) -> ConvertedCheckpoint:
-    """The weights of an opened file in timm's names.
+    """Put the weights of an opened file under timm's names.
 
     Raises:
         ModelError: the file is of a known format and incomplete.

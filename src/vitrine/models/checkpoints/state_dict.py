@@ -51,7 +51,7 @@ class UnsafePickleError(Exception):
 
 
 def scan_pickle(path: Path) -> Any:
-    """The saved content with every tensor on the meta device: shapes without memory.
+    """Look through a file of ``torch.save`` before it is loaded: its content, every tensor on the meta device.
 
     Raises:
         UnsafePickleError: it mentions more than tensors, containers and numbers.
@@ -86,7 +86,7 @@ def _foreign_names(path: Path) -> tuple[list[str], Exception | None]:
 
 
 def load_pickle(path: Path) -> Any:
-    """The saved content on the CPU; only after :func:`scan_pickle`."""
+    """Load a file of ``torch.save`` to the CPU; only after :func:`scan_pickle` has looked through it."""
     return _load(path, "cpu")
 
 
@@ -194,13 +194,13 @@ _NPZ_HEADER_BYTES = 10_000
 
 @dataclass(frozen=True)
 class StateDictFile:
-    """A weights file that was opened: its tensors' names and shapes; their values are read when they are asked for.
+    """An opened weights file: names and shapes of its tensors, whose values are read when they are asked for.
 
     Attributes:
         path: where it lies.
-        shapes: of its tensors by name, without what wrappers put in front of the names.
+        shapes: shape of each tensor, by name, without what wrappers put in front of the names.
         wrapper: the keys under which the tensors lay, outermost first.
-        read: the tensors under the same names.
+        read: reads the tensors, under the same names.
     """
 
     path: Path
@@ -209,7 +209,7 @@ class StateDictFile:
     read: Callable[[], dict[str, Tensor]] = field(default=dict, repr=False)
 
     def tensors(self) -> dict[str, Tensor]:
-        """The values, on the CPU.
+        """Read the tensors, on the CPU.
 
         Raises:
             ModelError: the file is damaged.
@@ -219,7 +219,7 @@ class StateDictFile:
 
 
 def open_weights(path: Path) -> StateDictFile:
-    """Names and shapes of a weights file: .safetensors, .npz, or what ``torch.save`` wrote under any other ending.
+    """Open a weights file for its names and shapes: .safetensors, .npz, or any other name for ``torch.save``.
 
     What the file declares is checked against its size, so that nothing larger than the file is ever made from it.
 

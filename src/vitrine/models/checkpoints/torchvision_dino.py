@@ -61,7 +61,7 @@ def convert_pretrained_vit(file: StateDictFile) -> ConvertedCheckpoint:
 def describe_pretrained_vit(
     checkpoint: ConvertedCheckpoint, model_args: Mapping[str, Any] | None = None
 ) -> ModelDescription:
-    """Its model. The crop is timm's for the same weights: at 224 px nine tenths of the short side, else all of it."""
+    """The timm model of such weights, with timm's crop for them: at 224 px nine tenths of the short side, else all."""
     size = read_dimensions(checkpoint.shapes, checkpoint.path)
     name, args, notes = plain_vit(size, checkpoint.path, model_args=model_args)
     crop = 0.9 if size.image == 224 else 1.0
@@ -84,7 +84,7 @@ def convert_torchvision(file: StateDictFile) -> ConvertedCheckpoint:
 def describe_torchvision(
     checkpoint: ConvertedCheckpoint, model_args: Mapping[str, Any] | None = None
 ) -> ModelDescription:
-    """Its model, cropped as the transforms of torchvision's weights do, whose resize is bilinear at 224 px."""
+    """The timm model of such weights, with the crop of torchvision's transforms, which resize bilinearly at 224 px."""
     size = read_dimensions(checkpoint.shapes, checkpoint.path)
     name, args, notes = plain_vit(size, checkpoint.path, model_args=model_args)
     resize = _TORCHVISION_RESIZE.get((size.width, size.patch), 256) if size.image == 224 else size.image
@@ -112,7 +112,7 @@ def convert_dino(file: StateDictFile) -> ConvertedCheckpoint:
 
 
 def describe_dino(checkpoint: ConvertedCheckpoint, model_args: Mapping[str, Any] | None = None) -> ModelDescription:
-    """Its model, cropped as DINO evaluates: 256 px, of which the middle 224."""
+    """The timm model of such weights, with the crop of DINO's evaluation: 256 px, of which the middle 224."""
     size = read_dimensions(checkpoint.shapes, checkpoint.path)
     name, args, notes = plain_vit(size, checkpoint.path, model_args=model_args)
     return ModelDescription(name, args, input_cfg(size, 0, crop_pct=224 / 256, **IMAGENET_NORMALISATION), notes)

@@ -57,10 +57,10 @@ class Processor:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """An object from a JSON file.
+    """The object in a JSON file.
 
     Raises:
-        ModelError: there is none.
+        ModelError: the file cannot be read, or holds something else.
     """
     try:
         content = json.loads(file.read_text("utf-8"))
@@ -72,7 +72,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_processor(folder: Path, size: int) -> Processor:
-    """The image processor of a folder; without one, ViTImageProcessor's defaults, which is said.
+    """The image processor of a folder; where it has none, ViTImageProcessor's defaults, with a note that says so.
 
     Args:
         folder: with preprocessor_config.json.
