@@ -117,6 +117,4 @@ async def _answer_cancelled(_: Request, __: Exception) -> Response:
 
 async def _answer_server_error(_: Request, __: Exception) -> Response:
     """A mistake of the server's own; uvicorn logs it with its traceback."""
-    return ApiError(
-        500, "The server made a mistake; what it was stands where the server was started.", "failed"
-    ).response()
+    return ApiError(500, "The server made a mistake; its terminal shows which.", "failed").response()

@@ -275,7 +275,7 @@ class PictureParams(BaseModel):
 
 
 class ViewParams(PictureParams):
-    """Which map."""
+    """Which map of a picture."""
 
     method: Literal["attention", "rollout", "relevance", "gradcam", "occlusion"] = "attention"
     layer: Annotated[int, Field(ge=-1000, le=1000, description="Of attention: from 0, or -1 for the last.")] = -1

@@ -1,8 +1,8 @@
 """Which requests are admitted: those to the server's own names, from its own pages, and with the token if it has one.
 
 A page on the web can make a browser send requests to 127.0.0.1, and a name that resolves there (DNS rebinding) makes
-them look like its own. So every request must be addressed to a name that cannot be somebody else's, must not come from
-another page, and carries the token where there is one.
+them look like requests from the server's own page. So every request must be addressed to a name that no other server
+can have, must not come from another page, and must carry the token if the server has one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vitrine.serve.errors import ApiError
 from vitrine.serve.settings import is_loopback
 
 COOKIE_PREFIX = "vitrine"
-PUBLIC_PATHS = ("/healthz",)  # says nothing but that the server runs
+PUBLIC_PATHS = ("/healthz",)  # needs no token: it says only that the server runs
 
 CSP_HEADER = "Content-Security-Policy"
 

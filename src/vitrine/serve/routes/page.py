@@ -77,7 +77,7 @@ _FILES = list_packaged_files()
 
 @router.get("/", include_in_schema=False)
 def index(request: Request) -> Response:
-    """The page."""
+    """The explorer's page."""
     return _FILES["index.html"].response(request.headers.get("if-none-match"))
 
 
@@ -91,7 +91,7 @@ def asset(name: Annotated[str, Path(max_length=200)], request: Request) -> Respo
 
 @router.get("/report", include_in_schema=False)
 def report(request: Request) -> Response:
-    """The page on the runs that are served."""
+    """The report on the runs that are served."""
     page = get_state(request).report
     if page is None:
         raise ApiError(404, "No report is served here: start with vitrine serve RUN ... --report.", "unknown")
