@@ -21,7 +21,7 @@ import torch
 from PIL import Image
 from starlette.testclient import TestClient
 from support.made_runs import made_run
-from support.serving import app_state_of, client_of, numbers, picture
+from support.serving import app_state_of, client_of, numbers, picture, record_runs
 
 from vitrine.attribution.attention import attention_matrices
 from vitrine.attribution.baselines import centre_blob
@@ -141,10 +141,9 @@ def _check_same(answer: dict, state: AppState, method: Method, target: str | Non
 
 
 def test_one_run_of_the_model_serves_every_view(state: AppState, client: TestClient) -> None:
-    answer, runs = picture(77), []
-    handle = state.classifier("0").model.module.register_forward_hook(lambda *_: runs.append(1))
-    try:
-        first = client.post("/api/explain", content=answer).json()["picture"]
+    content = picture(77)
+    with record_runs(state) as runs:
+        first = client.post("/api/explain", content=content).json()["picture"]
         assert len(runs) == 1
         for params in (
             {"layer": 0}, {"head": "1"}, {"query": "1,2"}, {"direction": "to", "query": "1,2"}, {"method": "rollout"}
@@ -152,13 +151,11 @@ def test_one_run_of_the_model_serves_every_view(state: AppState, client: TestCli
             assert client.post("/api/explain", params={"picture": first, **params}).status_code == 200
         assert client.post("/api/matrix", params={"picture": first}).status_code == 200
         assert client.post("/api/predict", params={"picture": first}).status_code == 200
-        assert client.post("/api/explain", content=answer).status_code == 200
+        assert client.post("/api/explain", content=content).status_code == 200
         assert len(runs) == 1
         for _ in range(2):  # kept once it is made
             assert client.post("/api/explain", params={"picture": first, "method": "gradcam"}).status_code == 200
             assert len(runs) == 2
-    finally:
-        handle.remove()
 
 
 @pytest.mark.parametrize("head", ["mean", "1"])

@@ -6,8 +6,12 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
+
+from vitrine.serve.server import _address
+from vitrine.serve.settings import ServeSettings
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -63,3 +67,9 @@ def test_what_it_cannot_start_with(vitrine_command: Command, tmp_path: Path, mon
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     status, _, err = vitrine_command("serve", "vitrine/scenes-tiny")
     assert status == 2 and "pip install 'vitrine[serve]'" in err
+
+
+def test_the_printed_address_carries_any_token() -> None:
+    for token in ("ab+cd/e==", "a&b", "a#b", "a%41", "ü ö"):
+        address = urlsplit(_address(ServeSettings(token=token), 8000))
+        assert parse_qsl(address.query, keep_blank_values=True) == [("token", token)] and not address.fragment

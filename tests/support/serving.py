@@ -40,6 +40,17 @@ def client_of(state: AppState, base_url: str = HERE) -> Iterator[TestClient]:
         yield client
 
 
+@contextmanager
+def record_runs(state: AppState) -> Iterator[list[int]]:
+    """A list that gets an item whenever the first model, a classifier, runs."""
+    runs: list[int] = []
+    handle = state.classifier("0").model.module.register_forward_hook(lambda *_: runs.append(1))
+    try:
+        yield runs
+    finally:
+        handle.remove()
+
+
 def until(condition: Callable[[], bool]) -> None:
     """Wait until something is true that another thread brings about."""
     for _ in range(2000):
