@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -144,7 +144,8 @@ class CaptionerModel:
         return Caption(word_maps.picture.caption, caption.caption.log_probability, words, word_maps, provenance)
 
     def _decode(self, sample: Sample, settings: CaptionSettings) -> CaptionedPicture:
-        part = next(caption_batches(self.captioner, [sample], settings.decode, precision=settings.precision))
+        captioner = replace(self.captioner, precision=settings.precision)
+        part = next(caption_batches(captioner, [sample], settings.decode))
         for _, reason in part.unreadable:
             raise PictureError(reason)
         return part.pictures[0]

@@ -14,8 +14,9 @@ MICRO = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_head
 """Constructor arguments of a ViT with 16 patches."""
 
 
-def opened_captioner(module: Any, transform: Any) -> Captioner:
+def opened_captioner(module: Any, transform: Any, precision: str = "fp32") -> Captioner:
     """A module as ``open_captioner`` would give it, on the CPU."""
     weights = WeightsFile(Path("model.safetensors"), "a test")
     vocabulary = getattr(module, "vocabulary", None)
-    return Captioner(module, vocabulary, transform, weights, torch.device("cpu"), "fp32", ())  # type: ignore[arg-type]
+    device = torch.device("cpu")
+    return Captioner(module, vocabulary, transform, weights, device, precision, ())  # type: ignore[arg-type]

@@ -275,7 +275,7 @@ def evaluate_captioner(
     dataset = open_captions(data, seed=settings.seed, val_fraction=settings.val_fraction)
     name = choose_split(dataset, split)
     samples = tuple(dataset.splits[name])
-    collector = _CaptionCollector(captioner, samples, open_regions(data, samples), batch_size, precision, progress)
+    collector = _CaptionCollector(captioner, samples, open_regions(data, samples), batch_size, progress)
     collector.run(beams)
     result = CaptionerEvaluation(
         model=model,
@@ -307,7 +307,6 @@ class _CaptionCollector:
     samples: Sequence[Sample]
     regions: NamedRegions | None
     batch_size: int
-    precision: str
     progress: Progress
     captions: list[PredictedCaption] = field(default_factory=list)
     unreadable: list[Unreadable] = field(default_factory=list)
@@ -337,7 +336,6 @@ class _CaptionCollector:
             self.captioner,
             self.samples,
             decode,
-            precision=self.precision,
             batch_size=self.batch_size,
             progress=self.progress,
         ):

@@ -61,22 +61,21 @@ def caption_batches(
     samples: Sequence[Sample],
     decode: Decode,
     *,
-    precision: str = "fp32",
     batch_size: int = 8,
     progress: Progress = no_progress,
 ) -> Iterator[BatchCaptions]:
     """Caption pictures, batch by batch.
 
     Args:
-        captioner: the captioner.
+        captioner: run in its precision; one of bf16 whose image encoder is in float32 is put under autocast, pictures
+            and words.
         samples: the pictures.
         decode: how captions are chosen.
-        precision: "fp32" or "bf16", which the captioner was opened with; one that was opened in float32 is put under
-            autocast for bf16, pictures and words.
         batch_size: pictures at a time; captions do not depend on it but for rounding.
         progress: called with pictures done, readable or not, of how many, each time the caller asks for more.
     """
-    module, transform = captioner.module, captioner.transform
+    module, transform, device = captioner.module, captioner.transform, captioner.device
+    precision = "fp32" if has_bf16_image_encoder(module) else captioner.precision
     for first in range(0, len(samples), batch_size):
         readable: list[tuple[Sample, Image.Image]] = []
         unreadable: list[Unreadable] = []
@@ -87,11 +86,8 @@ def caption_batches(
                 unreadable.append((sample.name, str(error)))
         captions: Sequence[DecodedCaption] = ()
         if readable:
-            with (
-                torch.inference_mode(),
-                autocast(captioner.device, "fp32" if has_bf16_image_encoder(module) else precision),
-            ):
-                encoder_output = module.encode([transform(photo).to(captioner.device) for _, photo in readable])
+            with torch.inference_mode(), autocast(device, precision):
+                encoder_output = module.encode([transform(photo).to(device) for _, photo in readable])
                 captions = final_captions(decode(module, encoder_output, [sample for sample, _ in readable]))
         pictures = (
             CaptionedPicture(sample, photo, caption, Placement(transform.geometry(*photo.size), *caption.grid))
@@ -133,7 +129,6 @@ def greedy_captions(
     captioner: Captioner,
     samples: Sequence[Sample],
     *,
-    precision: str,
     batch_size: int = 16,
     progress: Progress = no_progress,
 ) -> CaptionPredictions:
@@ -142,7 +137,6 @@ def greedy_captions(
     Args:
         captioner: the captioner.
         samples: the pictures.
-        precision: "fp32" or "bf16", which the captioner was opened with.
         batch_size: pictures at a time; captions do not depend on it but for rounding.
         progress: called with pictures done, of how many.
     """
@@ -152,7 +146,6 @@ def greedy_captions(
         captioner,
         samples,
         lambda module, encoder_output, _: greedy(module, encoder_output),
-        precision=precision,
         batch_size=batch_size,
         progress=progress,
     ):

@@ -367,14 +367,8 @@ class CaptionWriter:
 
     def caption(self, samples: Sequence[Sample], batch_size: int, progress: Progress = no_progress) -> None:
         """Caption pictures; see :func:`vitrine.caption.inference.caption_batches`."""
-        settings = self.settings
         for batch in caption_batches(
-            self.captioner,
-            samples,
-            settings.decode,
-            precision=settings.precision,
-            batch_size=batch_size,
-            progress=progress,
+            self.captioner, samples, self.settings.decode, batch_size=batch_size, progress=progress
         ):
             self.unreadable += batch.unreadable
             with self._partial.open("ab") as rows:

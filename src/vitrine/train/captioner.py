@@ -282,7 +282,7 @@ class CaptionerTask:
             self.report(ProgressUpdate(done, total, "Captioning the validation pictures"))
 
         samples = self.data.validation
-        predictions = greedy_captions(captioner, samples, precision=runtime.precision, progress=progress)
+        predictions = greedy_captions(captioner, samples, progress=progress)
         if not predictions.captions:
             raise none_readable(predictions.unreadable)
         run.write("captions.csv", captions_csv(predictions.captions))

@@ -248,7 +248,6 @@ def _rerun_captioner(record: RunRecord, samples: Mapping[str, Sample], config: R
     captions = greedy_captions(
         opened,
         list(samples.values()),
-        precision=config.precision,
         batch_size=config.batch_size,
         progress=config.progress,
     ).captions

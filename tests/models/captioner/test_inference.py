@@ -237,7 +237,7 @@ def test_only_a_captioner_that_was_not_rounded_is_under_autocast(rounded: bool, 
     Image.effect_noise((50, 40), 60).convert("RGB").save(file, "PNG")
     samples = [Sample("a.png", BytesPicture(file.getvalue()))]
     decode = Listening()
-    opened = opened_captioner(model, CaptionTransform(CaptionInput(56)))
-    (part,) = caption_batches(opened, samples, decode, precision=precision)
+    opened = opened_captioner(model, CaptionTransform(CaptionInput(56)), precision)
+    (part,) = caption_batches(opened, samples, decode)
     assert len(part.pictures[0].caption.ids) > 0
     assert decode.heard == [autocast]

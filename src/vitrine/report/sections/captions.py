@@ -179,7 +179,7 @@ def _views(
 ) -> list[CaptionView]:
     settings = CaptionSettings(precision=precision)
     pictures: list[CaptionedPicture] = []
-    for part in caption_batches(captioner, [sample for sample, _, _ in requests], settings.decode, precision=precision):
+    for part in caption_batches(captioner, [sample for sample, _, _ in requests], settings.decode):
         for name, reason in part.unreadable:
             raise DataError(f"{name} cannot be captioned: {reason}")
         pictures += part.pictures
