@@ -475,7 +475,7 @@ def test_caption_settings_survive_toml_and_settings() -> None:
 def test_an_evaluation_says_what_words_look_at(finished: Path, scenes: Path, tmp_path: Path) -> None:
     found = evaluate_captioner(str(finished), str(scenes), out=tmp_path / "out")
     assert found.split == "test" and len(found.captions) == 10
-    assert found.human is not None and found.human.nouns > 10
+    assert found.human_grounding is not None and found.human_grounding.nouns > 10
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"metrics.json", "captions.csv", "grounding.png"}
     content = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert content["captions"]["predicted"]["pictures"] == 10
@@ -498,9 +498,9 @@ def test_the_likelihood_of_human_captions_is_that_of_the_validation(finished: Pa
     run = train(str(folder), recipe(model=str(finished), epochs=1), tmp_path / "run").run
     metrics = json.loads((run / "metrics.json").read_text())
     found = evaluate_captioner(str(run), str(folder), split="validation")
-    assert found.pieces == metrics["pieces"]
+    assert found.tokens == metrics["pieces"]
     assert found.negative_log_likelihood == pytest.approx(metrics["negative_log_likelihood"], abs=1e-4)
-    assert found.predicted is None and "do not say where things are" in found.table()
+    assert found.predicted_grounding is None and "do not say where things are" in found.table()
 
 
 def test_a_report_shows_only_pictures_that_are_as_they_were(finished: Path, scenes: Path, tmp_path: Path) -> None:
@@ -549,7 +549,7 @@ def test_coco_trains_from_its_layout_and_is_scored(coco: Path, tmp_path: Path) -
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["n"] == 112 and metrics["captions"]["predicted"]["pictures"] == 112
     found = evaluate_captioner(str(run), str(coco))
-    assert found.human is not None and found.human.nouns > 50
+    assert found.human_grounding is not None and found.human_grounding.nouns > 50
 
 
 def test_in_python_a_caption_has_words_with_maps(finished: Path, small_run: Path, scenes: Path, tmp_path: Path) -> None:
