@@ -284,20 +284,20 @@ def test_the_validation_split_with_its_confusion(client: TestClient, small_run: 
 
 def test_a_runs_own_pictures_are_taken_as_training_took_them(state: AppState, client: TestClient) -> None:
     """A 16-bit file is no upload, but where a run was trained on some they are shown; nothing of EXIF goes out."""
-    deep, rotated = io.BytesIO(), io.BytesIO()
+    deep, rotated_file = io.BytesIO(), io.BytesIO()
     Image.fromarray(np.arange(1200, dtype=np.uint16).reshape(30, 40) * 50).save(deep, "PNG")
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a secret place"
-    Image.open(io.BytesIO(picture(1, (400, 300)))).save(rotated, "JPEG", exif=exif)
+    Image.open(io.BytesIO(picture(1, (400, 300)))).save(rotated_file, "JPEG", exif=exif)
     samples: dict = state.models["0"].gallery.samples  # type: ignore[assignment]
     samples["deep"] = Sample("deep.png", BytesPicture(deep.getvalue()))
-    samples["turned"] = Sample("turned.jpg", BytesPicture(rotated.getvalue()))
+    samples["turned"] = Sample("turned.jpg", BytesPicture(rotated_file.getvalue()))
     samples["broken"] = Sample("broken.jpg", BytesPicture(b"nothing"))
     explainer = Explainer(state.classifier("0").model, Method())
     for name in ("deep", "turned"):
-        (explained,) = next(explainer.run([samples[name]], 1)).pictures
+        (explanation,) = next(explainer.run([samples[name]], 1)).pictures
         answer = client.post("/api/predict", params={"sample": name}).json()
-        assert answer["predictions"][0]["probability"] == pytest.approx(explained.probability, abs=1e-5)
+        assert answer["predictions"][0]["probability"] == pytest.approx(explanation.probability, abs=1e-5)
     for path in ("/api/picture/0/turned", "/api/thumbnail/0/turned"):
         shown_picture = Image.open(io.BytesIO(client.get(path).content))
         assert shown_picture.width < shown_picture.height

@@ -169,13 +169,13 @@ def test_turned_by_exif_and_nothing_of_it_comes_back(client: TestClient) -> None
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "a secret place"
     photo = Image.open(io.BytesIO(picture(4, (60, 40))))
-    rotated = encode(photo, "PNG", exif=exif)
+    rotated_file = encode(photo, "PNG", exif=exif)
     upright = encode(photo.transpose(Image.Transpose.ROTATE_270), "PNG")
-    one, other = (client.post("/api/explain", content=each) for each in (rotated, upright))
+    one, other = (client.post("/api/explain", content=each) for each in (rotated_file, upright))
     assert one.json()["size"] == other.json()["size"] == [40, 60]
     assert one.json()["map"] == other.json()["map"]
-    figure = client.post("/api/figure", content=rotated)
-    assert b"a secret place" in rotated
+    figure = client.post("/api/figure", content=rotated_file)
+    assert b"a secret place" in rotated_file
     assert b"a secret place" not in figure.content + one.content
 
 

@@ -34,7 +34,7 @@ from vitrine.serve.views import (
     View,
     attention_to,
     describe_view,
-    explained_picture,
+    make_explained_picture,
     positions_command,
     scale_of_attention_to,
 )
@@ -56,13 +56,13 @@ def draw_map(
     sample = Sample(upload.name, BytesPicture(upload.data))
     if view.to:
         map_RC = attention_to(view, encoding)
-        picture = MapPicture.of(explained_picture(replace(view, to=False), classifier, encoding, sample))
+        picture = MapPicture.of(make_explained_picture(replace(view, to=False), classifier, encoding, sample))
         picture = replace(picture, map_RC=map_RC, method=describe_view(view, classifier), notes=())
         scale = scale_of_attention_to(map_RC)
     else:
-        explained = explained_picture(view, classifier, encoding, sample, check_result)
-        picture = MapPicture.of(explained)
-        scale = choose_scale([explained.display_RC], explained.unit, settings)
+        explanation = make_explained_picture(view, classifier, encoding, sample, check_result)
+        picture = MapPicture.of(explanation)
+        scale = choose_scale([explanation.display_RC], explanation.unit, settings)
     origin = MapProvenance(classifier.reference, classifier.model, settings, classifier.architecture)
     provenance = origin.of(upload.name, "maps", scale.high, sha256=upload.sha256, target=target)
     if view.to:

@@ -251,7 +251,7 @@ def attention_matrix(classifier: ServedClassifier, encoding: ClassifierEncoding,
     )
 
 
-def explained_picture(
+def make_explained_picture(
     view: View,
     classifier: ServedClassifier,
     encoding: ClassifierEncoding,

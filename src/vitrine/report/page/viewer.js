@@ -191,8 +191,8 @@ const photoCache = new WeakMap(); // the photograph's pixels at a canvas's size,
 
 function getPhotoPixels(canvas, image) {
   const { width, height } = canvas;
-  const cached = photoCache.get(canvas);
-  if (cached && cached.image === image && cached.width === width && cached.height === height) return cached.data;
+  const entry = photoCache.get(canvas);
+  if (entry && entry.image === image && entry.width === width && entry.height === height) return entry.data;
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.imageSmoothingEnabled = width < 3 * (image.naturalWidth || image.width); // a tiny one keeps its squares
   context.imageSmoothingQuality = "high";
@@ -242,8 +242,8 @@ export function drawOverlay(canvas, image, map, options) {
       }
       for (let k = 0; k < 3; k += 1) {
         const here = photo[i + k];
-        const dimmed = 12.75 + 0.47 * (0.7 * luma + 0.3 * here);
-        const ground = isInside ? (1 - share) * here + share * dimmed : paper - 0.4 * (paper - here);
+        const dimmedValue = 12.75 + 0.47 * (0.7 * luma + 0.3 * here);
+        const ground = isInside ? (1 - share) * here + share * dimmedValue : paper - 0.4 * (paper - here);
         pixels.data[i + k] = (1 - cover) * ground + cover * colours[index + k];
       }
       if (greyscale) fadePixel(pixels.data, i);

@@ -171,10 +171,10 @@ def build_maps_section(
     for index, item in enumerate(pictures):
         batch = next(explainer.run([item.sample], 1, check=True, seed=seed))
         unreadable += batch.unreadable
-        for explained in batch.pictures:
-            assert explained.verdict is not None
-            picture = MapPicture.of(explained, item.true).with_smaller_photo(_PHOTO_SIDE)
-            maps.append((picture, item.why, explained.verdict.flag))
+        for explanation in batch.pictures:
+            assert explanation.verdict is not None
+            picture = MapPicture.of(explanation, item.true).with_smaller_photo(_PHOTO_SIDE)
+            maps.append((picture, item.why, explanation.verdict.flag))
             progress(index + 1, len(pictures))
     return MapsSection(Section("maps", "What it looks at", _map_blocks(maps)), len(maps), tuple(unreadable))
 

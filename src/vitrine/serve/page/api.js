@@ -60,10 +60,10 @@ export async function request(path, { parameters = {}, body = null, method = "GE
 
 async function fetchOnce(url, { method, body, signal, timeout }) {
   const timeoutSignal = AbortSignal.timeout(1000 * timeout);
-  const combined = signal ? AbortSignal.any([signal, timeoutSignal]) : timeoutSignal;
+  const eitherSignal = signal ? AbortSignal.any([signal, timeoutSignal]) : timeoutSignal;
   const headers = body ? { "Content-Type": "application/octet-stream" } : {};
   try {
-    return await fetch(url, { method, body, headers, signal: combined });
+    return await fetch(url, { method, body, headers, signal: eitherSignal });
   } catch (error) {
     if (signal?.aborted) throw new DOMException("cancelled", "AbortError");
     if (timeoutSignal.aborted) throw new ApiError(`The server took longer than ${timeout} seconds. Try again, or a smaller model.`);

@@ -87,9 +87,9 @@ class App {
     const ownPicture = this.ownPictures.find((picture) => picture.key === key);
     if (ownPicture) return ownPicture;
     if (key.startsWith("sha256:") || key.startsWith("given:")) {
-      const restored = await Picture.restore(key);
-      if (restored) this.ownPictures.unshift(restored);
-      return restored;
+      const storedPicture = await Picture.restore(key);
+      if (storedPicture) this.ownPictures.unshift(storedPicture);
+      return storedPicture;
     }
     if (!this.samples.has(key)) {
       const slash = key.indexOf("/");

@@ -166,9 +166,9 @@ export class ClassifyPage extends PicturePage {
       const patch = this.patch && this.patch.map((share, axis) => Math.floor(share * grid[axis]));
       const followsPointer = patch && state.over !== "value" && pane.parameters.method === "attention";
       const matrix = followsPointer ? pane.attention() : null;
-      const selected = pane.parameters.query ? [pane.parameters.query.split(",").map(Number)] : [];
-      const outliers = selected.length || patch ? [] : pane.verdict.outliers(pane);
-      const outlines = patch ? [patch] : [...selected, ...outliers];
+      const selectedPatches = pane.parameters.query ? [pane.parameters.query.split(",").map(Number)] : [];
+      const outliers = selectedPatches.length || patch ? [] : pane.verdict.outliers(pane);
+      const outlines = patch ? [patch] : [...selectedPatches, ...outliers];
       if (!matrix) return { pane, map: pane.values, scale, described, outlines, outliers, patch };
       const at = `row ${patch[0] + 1}, column ${patch[1] + 1}`;
       const description = state.over === "from" ? `What the patch in ${at} attends to` : `Who attends to the patch in ${at}`;
