@@ -26,7 +26,6 @@ from vitrine.errors import DataError, ModelError, UsageError
 from vitrine.metrics.classification import require_finite
 from vitrine.metrics.intervals import wilson
 from vitrine.metrics.paired_tests import LEVEL, count_pairs
-from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.models.finetune import PooledFeatures
 from vitrine.models.load import load_model, training_input
 from vitrine.models.reference import bundled_folder
@@ -406,7 +405,7 @@ def _majority(train: SplitFeatures, query: SplitFeatures, labels: Sequence[str])
 def _initial_classifier(run: RunFolder, precision: str) -> tuple[Classifier | None, tuple[str, ...]]:
     """The model that a run began with, prepared as the run prepared it; or a sentence on why not."""
     recipe = run.read_recipe()
-    if recipe.pretrained is False or is_captioner_folder(run.path):
+    if recipe.pretrained is False:
         return None, ("The run began with random weights: there are no features before fine-tuning.",)
     try:
         initial = load_model(
