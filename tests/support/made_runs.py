@@ -91,12 +91,12 @@ def made_captioner(
     recipe = Recipe(name=folder.name, model="vit_tiny_patch16_224", image_size=32, **settings)  # type: ignore[arg-type]
     names = [f"validation/{i:04}.png" for i in range(len(captions))]
     rows = [
-        {"name": name, "captions": list(own), "sha256": hashlib.sha256(name.encode()).hexdigest()}
-        for name, own in zip(names, humans, strict=True)
+        {"name": name, "captions": list(picture_captions), "sha256": hashlib.sha256(name.encode()).hexdigest()}
+        for name, picture_captions in zip(names, humans, strict=True)
     ]
     train = [{"name": f"train/{i}.png", "captions": ["a cat"], "sha256": f"{i:064}"} for i in range(10)]
     if exact is None:
-        exact = sum(text in own for text, own in zip(captions, humans, strict=True))
+        exact = sum(text in picture_captions for text, picture_captions in zip(captions, humans, strict=True))
     metrics = CaptioningMetrics(
         n=len(captions),
         pieces=10 * len(captions),

@@ -77,8 +77,8 @@ def test_an_untouched_run_passes(run: Path, data: Path, threads_put_back: None) 
         torch.set_num_threads(threads)
         result = verify(run, batch_size=batch)
         assert result.same, result.text()
-        assert predictions(result).changed == ()
-        assert (predictions(result).recorded, predictions(result).compared) == (24, 24)
+        assert predictions(result).changes == ()
+        assert (predictions(result).n_recorded, predictions(result).n_compared) == (24, 24)
         assert (predictions(result).largest_difference or 1.0) < 2e-6, "six decimals were recorded"
         assert f"threads 5 then, {threads} now" in detail(result, "environment")
         assert predictions(result).loss_now == pytest.approx(predictions(result).loss_then, abs=2e-6)
@@ -87,12 +87,12 @@ def test_an_untouched_run_passes(run: Path, data: Path, threads_put_back: None) 
 
 def test_pictures_may_lie_elsewhere(run: Path, data: Path, tmp_path: Path) -> None:
     """They are known by their content: in another place, and as a mere folder of the validation pictures."""
-    moved = data.rename(tmp_path / "moved")
+    new_place = data.rename(tmp_path / "moved")
     with pytest.raises(DataError, match="not where they were; say where"):
         verify(run)
-    assert verify(run, str(moved)).same
-    result = verify(run, str(moved / "validation"))
-    assert result.same and predictions(result).compared == 24
+    assert verify(run, str(new_place)).same
+    result = verify(run, str(new_place / "validation"))
+    assert result.same and predictions(result).n_compared == 24
     assert statuses(result)["training pictures"] == "not checked"
     assert "24 lie under other names" in detail(result, "validation pictures")
     assert "Not checked: training pictures." in result.text()
@@ -121,7 +121,7 @@ def test_missing_new_and_training_pictures(run: Path, data: Path) -> None:
     assert result.differing == ("validation pictures", "training pictures")
     assert detail(result, "validation pictures") == "of 24: 1 are missing; 1 are new"
     assert detail(result, "training pictures") == "of 48: 1 are missing"
-    assert predictions(result).compared == 23
+    assert predictions(result).n_compared == 23
     assert predictions(result).loss_now is None, "a loss of other pictures says nothing beside the recorded one"
     with (run / "predictions.csv").open(newline="") as stream:
         rows = [row for row in csv.DictReader(stream) if row["filename"] != str(validation[1].relative_to(data))]
@@ -129,21 +129,21 @@ def test_missing_new_and_training_pictures(run: Path, data: Path) -> None:
     assert predictions(result).correct_then == predictions(result).correct_now == right
 
 
-@pytest.mark.parametrize("recorded", [True, False])
-def test_one_changed_weight(run: Path, recorded: bool) -> None:
+@pytest.mark.parametrize("has_hash", [True, False])
+def test_one_changed_weight(run: Path, has_hash: bool) -> None:
     """Found by the hash, however little it changes; without a recorded hash, that is said."""
     tensors = load_file(run / "model.safetensors")
     tensors["blocks.1.mlp.fc1.weight"][3, 5] += 1e-3
     save_file(tensors, run / "model.safetensors")
     metrics = json.loads((run / "metrics.json").read_text())
-    if not recorded:
+    if not has_hash:
         del metrics["weights_sha256"]
         (run / "metrics.json").write_text(json.dumps(metrics))
     result = verify(run)
-    assert statuses(result)["weights"] == ("differs" if recorded else "not checked")
-    assert result.same is not recorded
+    assert statuses(result)["weights"] == ("differs" if has_hash else "not checked")
+    assert result.same is not has_hash
     assert (predictions(result).largest_difference or 0.0) > 0
-    if recorded:
+    if has_hash:
         assert result.differing == ("weights",) and metrics["weights_sha256"][:12] in detail(result, "weights")
 
 
@@ -169,9 +169,9 @@ def test_labels_that_move_are_listed(run: Path, tmp_path: Path) -> None:
     result = verify(run)
     labels = RunFolder(run).read_labels()
     assert result.differing == ("weights", "predictions")
-    assert len(predictions(result).changed) == 24 and predictions(result).share_changed == 1.0
+    assert len(predictions(result).changes) == 24 and predictions(result).share_changed == 1.0
     assert predictions(result).largest_difference is None
-    for each in predictions(result).changed:
+    for each in predictions(result).changes:
         assert labels.index(each.now) == (labels.index(each.then) + 1) % len(labels)
         assert each.true == each.name.split("/")[1]
         assert each.now_score == pytest.approx(each.then_score, abs=2e-6)
@@ -191,7 +191,7 @@ def test_the_tolerance_is_a_share_of_the_labels(run: Path) -> None:
     result = verify(run)
     assert result.differing == ("predictions",)
     assert "nothing else differs, so that versions, hardware or precision moved them" in detail(result, "predictions")
-    assert [each.name for each in predictions(result).changed] == [name]
+    assert [each.name for each in predictions(result).changes] == [name]
     assert verify(run, tolerance=0.05).same and not verify(run, tolerance=0.04).same
 
 
@@ -211,7 +211,7 @@ def test_a_renamed_class(run: Path, data: Path) -> None:
     assert detail(result, "class names") == f"the data have other classes: '{first}' gone; 'renamed' new"
     count = len(list((data / "validation" / "renamed").iterdir()))
     assert f"{count} of class {first} are now of class renamed" in detail(result, "validation pictures")
-    assert predictions(result).changed == (), "the pictures are the same, and what is said of them"
+    assert predictions(result).changes == (), "the pictures are the same, and what is said of them"
 
 
 def test_versions_are_noted(run: Path) -> None:

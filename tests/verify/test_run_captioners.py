@@ -40,7 +40,7 @@ RECIPE = Recipe(
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def captioner_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(run, data)."""
     folder = tmp_path_factory.mktemp("captioner")
     data = write_scenes(folder / "data", "base", {"train": 60, "validation": 15}, size=32)
@@ -48,15 +48,15 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def data(trained: tuple[Path, Path], tmp_path: Path) -> Path:
+def data(captioner_run: tuple[Path, Path], tmp_path: Path) -> Path:
     """A copy of the pictures, to be changed."""
-    return Path(shutil.copytree(trained[1], tmp_path / "data"))
+    return Path(shutil.copytree(captioner_run[1], tmp_path / "data"))
 
 
 @pytest.fixture
-def run(trained: tuple[Path, Path], data: Path, tmp_path: Path) -> Path:
+def run(captioner_run: tuple[Path, Path], data: Path, tmp_path: Path) -> Path:
     """A copy of the run, on ``data``."""
-    copy = Path(shutil.copytree(trained[0], tmp_path / "run"))
+    copy = Path(shutil.copytree(captioner_run[0], tmp_path / "run"))
     content = json.loads((copy / "data.json").read_text())
     (copy / "data.json").write_text(json.dumps(content | {"reference": str(data)}))
     return copy
@@ -81,7 +81,7 @@ def test_an_untouched_run_passes(run: Path, batch: int) -> None:
     assert result.same, result.text()
     predictions = result.predictions
     assert predictions is not None
-    assert (predictions.recorded, predictions.compared, predictions.changed) == (15, 15, ())
+    assert (predictions.n_recorded, predictions.n_compared, predictions.changes) == (15, 15, ())
     assert predictions.largest_difference is not None and predictions.largest_difference < 1e-4
     metrics = json.loads((run / "metrics.json").read_text())
     assert predictions.token_accuracy_now == pytest.approx(metrics["piece_accuracy"], abs=1e-6)
@@ -133,7 +133,7 @@ def test_missing_pictures(run: Path, data: Path) -> None:
     assert statuses(result)["word pieces"] == "not checked", (
         "a share of other pieces says nothing beside the recorded one"
     )
-    assert predictions(result).compared == 14
+    assert predictions(result).n_compared == 14
     assert len(content["splits"]["validation"]) == 15
 
 
@@ -156,10 +156,10 @@ def test_a_captioner_that_says_otherwise(run: Path) -> None:
     result = verify(run)
     assert result.differing == ("weights", "captions", "word pieces")
     assert "nothing else differs" not in detail(result, "captions")
-    said = dict(line.split(",")[:2] for line in (run / "captions.csv").read_text().splitlines()[1:])
-    for each in predictions(result).changed:
-        assert each.then == said[each.name] != each.now and each.now_score < 0
-    assert predictions(result).changed[0].now in result.text()
+    recorded_captions = dict(line.split(",")[:2] for line in (run / "captions.csv").read_text().splitlines()[1:])
+    for each in predictions(result).changes:
+        assert each.then == recorded_captions[each.name] != each.now and each.now_score < 0
+    assert predictions(result).changes[0].now in result.text()
     assert statuses(verify(run, tolerance=1.0))["captions"] == "same", "all captions may differ"
 
 
@@ -198,13 +198,13 @@ def test_a_record_that_contradicts_itself(run: Path) -> None:
 
 
 def test_damaged_weights_and_data_elsewhere(run: Path, data: Path, tmp_path: Path) -> None:
-    moved = data.rename(tmp_path / "moved")
+    new_place = data.rename(tmp_path / "moved")
     with pytest.raises(DataError, match="not where they were; say where"):
         verify(run)
-    assert verify(run, str(moved)).same
+    assert verify(run, str(new_place)).same
     path = run / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
-    result = verify(run, str(moved))
+    result = verify(run, str(new_place))
     assert result.differing == ("weights", "captions") and result.predictions is None
 
 

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and JSON as every file of vitrine has it."""
+"""Atomic writes: a file is written whole or not at all; and the one form of JSON that vitrine writes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, which replaces ``path`` at the end; a reader never sees a part of it."""
+    """Yield a temporary path to write to, which replaces ``path`` at the end: a reader never sees half a file."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield temporary
@@ -30,7 +30,7 @@ def _umask() -> int:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Replace ``path`` by ``content`` (text as UTF-8)."""
+    """Write ``content`` (text as UTF-8) to ``path``, whole or not at all."""
     with atomic_path(path) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 

@@ -1,4 +1,4 @@
-"""State for ``--resume``: written atomically, read without unpickling code."""
+"""The checkpoint that ``--resume`` continues from: written atomically, read without executing pickled code."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def load_checkpoint(run: Path) -> dict[str, Any] | None:
 
 
 def delete_checkpoint(run: Path) -> None:
-    """Remove the state of a training that is finished."""
+    """Delete the checkpoint of a training that is finished."""
     shutil.rmtree(run / _FOLDER, ignore_errors=True)
 
 
 def has_checkpoint(run: Path) -> bool:
-    """Whether a training that has not ended left one."""
+    """Whether the run has a checkpoint, which a training that has not ended leaves."""
     return (run / _FOLDER / _FILE).is_file()

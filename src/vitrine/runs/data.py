@@ -1,4 +1,4 @@
-"""Where a run's data are: where its training found them, else where its reference leads from here."""
+"""The pictures of a run: the reference that opens them now, and the recorded ones that are still there."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import RunRecord
 
 WORKING_FOLDER = "started_in"
-"""The entry of environment.json that says in which folder the training was started."""
+"""Key of environment.json: the folder that the training was started in."""
 
 
 def resolve_data_reference(run: RunFolder, reference: str) -> str:
-    """A reference that opens a run's data from any working directory.
+    """Resolve the reference of a run's data, so that it opens them from any working directory.
 
     Args:
         run: the run.
         reference: of its data, as data.json has it; may be relative to the folder that the training was started in.
 
     Returns:
-        What it meant there, where something is there; else the reference as it is, for a run that was taken elsewhere
+        The reference from that folder, where something is there; else the reference as it is, for a run that was moved
         together with its data.
     """
-    there = _then(run, reference)
-    return there if reference_exists(there) else reference
+    absolute = _recorded_reference(run, reference)
+    return absolute if reference_exists(absolute) else reference
 
 
 def describe_search(run: RunFolder, reference: str) -> str:
-    """Where :func:`resolve_data_reference` looked in vain, as a sentence."""
-    places = dict.fromkeys((_then(run, reference), absolute_reference(reference, Path.cwd())))
+    """The places where :func:`resolve_data_reference` looks, as a sentence for a person who has no data there."""
+    places = dict.fromkeys((_recorded_reference(run, reference), absolute_reference(reference, Path.cwd())))
     return f"Looked for at {' and '.join(places)}."
 
 
-def _then(run: RunFolder, reference: str) -> str:
-    """What the reference meant in training; itself where that was not written down."""
+def _recorded_reference(run: RunFolder, reference: str) -> str:
+    """The absolute reference that the training used; the reference itself where its folder was not recorded."""
     try:
         folder = json.loads((run.path / "environment.json").read_text("utf-8"))[WORKING_FOLDER]
     except (OSError, ValueError, KeyError, TypeError):
@@ -48,28 +48,31 @@ def _then(run: RunFolder, reference: str) -> str:
 
 
 def find_validation_samples(record: RunRecord, names: Iterable[str], data: str | None = None) -> dict[str, Sample]:
-    """The run's validation pictures of these names, in their order; those that are no longer there, or have another
-    content than they had, are left out.
+    """Open the run's validation pictures of these names, in their order.
+
+    Pictures that are no longer there, or have another content than they had, are left out.
 
     Args:
         record: the run.
         names: of pictures, as data.json has them.
-        data: where its data are; None: where they were in training.
+        data: reference of its data; None takes the recorded one.
 
     Raises:
         DataError: there are no such data.
     """
     recipe = record.recipe
-    place = data or resolve_data_reference(record.folder, str(record.data["reference"]))
-    found = open_data(place, seed=recipe.seed, val_fraction=recipe.val_fraction)
-    there = {sample.name: sample for sample in found.splits.get("validation", ())}
+    reference = data or resolve_data_reference(record.folder, str(record.data["reference"]))
+    splits = open_data(reference, seed=recipe.seed, val_fraction=recipe.val_fraction).splits
+    samples = {sample.name: sample for sample in splits.get("validation", ())}
     return {
-        name: there[name] for name in names if name in there and (name, content_sha256(there[name])) in record.pictures
+        name: samples[name]
+        for name in names
+        if name in samples and (name, content_sha256(samples[name])) in record.pictures
     }
 
 
 def content_sha256(sample: Sample) -> str | None:
-    """Of a picture's own bytes, in hexadecimal; None where they cannot be had."""
+    """The sha256 of a picture's bytes, in hexadecimal; None where they cannot be read."""
     try:
         return hashlib.sha256(sample.picture.read_bytes()).hexdigest()
     except PictureError:

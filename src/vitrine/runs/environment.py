@@ -1,4 +1,4 @@
-"""What a result was made with: versions, device, threads, memory."""
+"""What a run was made with: versions, device, threads and memory, and notes on weights that changed since."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def peak_memory_mib() -> float:
 
 @contextmanager
 def redirect_native_stderr() -> Iterator[None]:
-    """Drop what C++ code writes to file descriptor 2, and leave Python's own stderr as it is."""
+    """Redirect file descriptor 2, which C++ code writes to, to the null device; Python's own stderr stays as it is."""
     before, python, original = os.dup(2), sys.stderr, sys.__stderr__
     try:
         if original is not None and python is original:
@@ -61,57 +61,57 @@ def redirect_native_stderr() -> Iterator[None]:
 
 
 WEIGHTS_SHA256 = "weights_sha256"
-"""Key of metrics.json in a run: the hash of the weights that were measured."""
+"""Key of a run's metrics.json: the hash of the weights that were measured."""
 
 VOCABULARY_SHA256 = "vocabulary_sha256"
-"""Likewise of a captioner's word pieces, tokenizer.json."""
+"""Key of a captioner's metrics.json: the hash of the tokenizer.json that was measured with."""
 
 
-def model_notes(built: LoadedModel) -> tuple[str, ...]:
-    """Sentences on a model that was opened: its weights, and what was recognised or changed to make them fit."""
-    if built.weights is None:
-        return ("The weights are random.", *built.notes)
-    return (*weights_notes(built.weights, built.reference.folder), *built.notes)
+def model_notes(model: LoadedModel) -> tuple[str, ...]:
+    """Sentences on a loaded model: its weights file, and what was recognised or changed to make the weights fit."""
+    if model.weights is None:
+        return ("The weights are random.", *model.notes)
+    return (*weights_notes(model.weights, model.reference.folder), *model.notes)
 
 
 def weights_notes(weights: WeightsFile, run: Path | None = None) -> tuple[str, ...]:
-    """Sentences on a weights file.
+    """Sentences on a weights file: where it is, and whether it has changed.
 
     Args:
         weights: the file.
-        run: the folder of the run, or of the model, that it belongs to; None of others.
+        run: the folder of the run, or of the model, that it belongs to; None of other files.
     """
     where = "" if weights.origin == str(weights.path) else f" ({weights.origin})"
-    changed = (changed_sentence(weights.path, weights.origin), None if run is None else _changed_run(run, weights))
-    return (f"Weights: {weights.path}{where}.", *(each for each in changed if each))
+    changes = (changed_sentence(weights.path, weights.origin), None if run is None else _changed_run(run, weights))
+    return (f"Weights: {weights.path}{where}.", *(each for each in changes if each))
 
 
 def _changed_run(run: Path, weights: WeightsFile) -> str | None:
-    """That a run's weights are not those that its metrics are of; None where they are, or where that is not known."""
+    """A sentence where a run's weights are not those that were measured; None where they are, or where it is unknown."""
     try:
-        measured = json.loads((run / "metrics.json").read_text("utf-8"))[WEIGHTS_SHA256]
+        sha256 = json.loads((run / "metrics.json").read_text("utf-8"))[WEIGHTS_SHA256]
     except (OSError, ValueError, KeyError, TypeError):  # a run that has not ended, or a folder of something else
         return None
-    if not isinstance(measured, str) or measured == weights.sha256:
+    if not isinstance(sha256, str) or sha256 == weights.sha256:
         return None
     return (
-        f"{weights.path} has changed since the run's metrics were written: its sha256 was {short_hash(measured)} and "
+        f"{weights.path} has changed since the run's metrics were written: its sha256 was {short_hash(sha256)} and "
         f"is {short_hash(weights.sha256)}."
     )
 
 
-def starting_weights_note(environment: Mapping[str, Any], weights: WeightsFile | None, restored: bool) -> str | None:
-    """That a run was begun with other starting weights than the same reference has now; None where they are the same.
+def starting_weights_note(environment: Mapping[str, Any], weights: WeightsFile | None, is_resumed: bool) -> str | None:
+    """A sentence where a run began with other starting weights than their reference has now; else None.
 
     Args:
         environment: content of the run's environment.json.
         weights: what the reference has now; None for random ones.
-        restored: whether the training goes on from a state of its own.
+        is_resumed: whether the training continues from a checkpoint.
     """
     before = environment.get("starting_weights")
     if weights is None or not isinstance(before, dict) or before.get("sha256") in (None, weights.sha256):
         return None
-    onwards = "goes on from its own state, made with the former" if restored else "begins again, with those of now"
+    onwards = "goes on from its own state, made with the former" if is_resumed else "begins again, with those of now"
     return (
         f"The starting weights {weights.origin} have changed since this run was begun: their sha256 was "
         f"{short_hash(str(before['sha256']))} and is {short_hash(weights.sha256)}. The training {onwards}."

@@ -1,4 +1,4 @@
-"""From what a person writes for RUN to run folders: folders, patterns, and folders that hold runs."""
+"""Find run folders by what a person writes for RUN: folders, patterns, and folders that hold runs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from vitrine.errors import RunError
 from vitrine.runs.folder import RunFolder
 
 FAILURE_FILE = "failed.json"
-"""What a sweep leaves in the folder of a run that failed."""
+"""The file that a sweep leaves in the folder of a run that failed."""
 
 
 @dataclass(frozen=True)
 class SkippedFolder:
-    """A folder that is no finished run, and why."""
+    """A folder that holds no finished run, and why."""
 
     name: str
     reason: str
@@ -25,7 +25,7 @@ class SkippedFolder:
 
 @dataclass(frozen=True)
 class RunSearch:
-    """Finished runs by name, in the order given, and what was left out."""
+    """Finished runs by name, in the order given, and the folders that hold none."""
 
     runs: dict[str, RunFolder]
     skipped_folders: tuple[SkippedFolder, ...]
@@ -47,17 +47,17 @@ def find_runs(references: Sequence[str]) -> RunSearch:
             folders.setdefault(folder.resolve(), folder)
     names = _short_names(list(folders))
     runs: dict[str, RunFolder] = {}
-    skipped = []
-    for place, folder in folders.items():
-        reason = _why_not(RunFolder(folder))
+    skipped_folders = []
+    for path, folder in folders.items():
+        reason = _reason_to_skip(RunFolder(folder))
         if reason is None:
-            runs[names[place]] = RunFolder(folder)
+            runs[names[path]] = RunFolder(folder)
         else:
-            skipped.append(SkippedFolder(names[place], reason))
+            skipped_folders.append(SkippedFolder(names[path], reason))
     if not runs:
-        told = "; ".join(f"{each.name}: {each.reason}" for each in skipped[:3])
-        raise RunError(f"There is no finished run among {', '.join(references)}{f' ({told})' if told else ''}.")
-    return RunSearch(runs, tuple(skipped))
+        reasons = "; ".join(f"{each.name}: {each.reason}" for each in skipped_folders[:3])
+        raise RunError(f"There is no finished run among {', '.join(references)}{f' ({reasons})' if reasons else ''}.")
+    return RunSearch(runs, tuple(skipped_folders))
 
 
 def _folders(reference: str) -> list[Path]:
@@ -65,20 +65,20 @@ def _folders(reference: str) -> list[Path]:
     if path.is_dir():
         return _runs_in(path)
     if glob.has_magic(reference):
-        found = [Path(each) for each in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207  may be absolute
-        folders = [each for each in found if each.is_dir()]
+        matches = [Path(each) for each in sorted(glob.glob(str(path), recursive=True))]  # noqa: PTH207  may be absolute
+        folders = [each for each in matches if each.is_dir()]
         if folders:
-            return [run for each in folders for run in (_runs_in(each, required=False) or [each])]
+            return [run for each in folders for run in (_runs_in(each, or_fail=False) or [each])]
         raise RunError(f"No folder is called like {reference}. Expected run folders that vitrine train wrote.")
     raise RunError(f"There is no folder {reference}. Expected a run folder that vitrine train wrote, or a sweep's.")
 
 
-def _runs_in(folder: Path, *, required: bool = True) -> list[Path]:
-    """The folder itself where it is a run, else the runs in it."""
+def _runs_in(folder: Path, *, or_fail: bool = True) -> list[Path]:
+    """The folder itself where it is a run, else the runs directly in it."""
     if _is_run(folder):
         return [folder]
     inside = sorted(each for each in folder.iterdir() if each.is_dir() and _is_run(each))
-    if required and not inside:
+    if or_fail and not inside:
         raise RunError(f"{folder} is no run and holds none. Expected a folder that vitrine train or sweep wrote.")
     return inside
 
@@ -87,8 +87,8 @@ def _is_run(folder: Path) -> bool:
     return RunFolder(folder).is_started or (folder / FAILURE_FILE).is_file()
 
 
-def _why_not(run: RunFolder) -> str | None:
-    """Why a folder cannot be compared; None where it can."""
+def _reason_to_skip(run: RunFolder) -> str | None:
+    """Why a folder is no finished run; None where it is one."""
     if run.is_started and run.is_finished:
         return None
     if (run.path / FAILURE_FILE).is_file():

@@ -1,4 +1,4 @@
-"""The run folder: plain files that other tools open, each written whole or not at all."""
+"""The layout of a run folder: plain files that other tools can open, each written whole or not at all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vitrine.io.files import atomic_path, to_json, write_atomically
 
 
 class RunFolder:
-    """One training's files.
+    """The files of one training.
 
     ``model.safetensors`` and ``config.json`` (timm's hub layout), ``recipe.toml``, ``labels.txt``, ``history.jsonl``
     (no times in it: the same command writes the same bytes), ``timings.jsonl``, ``metrics.json``,
@@ -33,7 +33,7 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the training came to its end: metrics.json comes last but for the card, which is made of it."""
+        """Whether the training came to its end: metrics.json is written last, but for the model card."""
         return (self.path / "metrics.json").is_file()
 
     @property
@@ -46,7 +46,7 @@ class RunFolder:
         write_atomically(self.path / name, content)
 
     def read_recipe(self) -> Recipe:
-        """The resolved recipe.
+        """Read the resolved recipe.
 
         Raises:
             RunError: the folder has none.
@@ -57,7 +57,7 @@ class RunFolder:
             raise RunError(f"{self.path} has no recipe.toml, so it is not a run that vitrine train wrote.") from error
 
     def read_labels(self) -> tuple[str, ...]:
-        """Class names in the order of the model's outputs.
+        """Read the class names, in the order of the model's outputs.
 
         Raises:
             RunError: the folder has no labels.txt.
@@ -105,15 +105,15 @@ class RunFolder:
             save_file(tensors, file, metadata={"format": "pt"})
 
     def read_history(self) -> list[dict[str, Any]]:
-        """The rows of history.jsonl; a line that was cut off by a kill is left out."""
+        """Read history.jsonl, a row an epoch; a line that was cut off by a kill is left out."""
         return _read_lines(self.path / "history.jsonl")
 
     def read_timings(self) -> list[dict[str, Any]]:
-        """The rows of timings.jsonl, one an epoch; a line that was cut off by a kill is left out."""
+        """Read timings.jsonl, a row an epoch; a line that was cut off by a kill is left out."""
         return _read_lines(self.path / "timings.jsonl")
 
     def truncate_history(self, epochs: int) -> None:
-        """Drop the lines of epochs that a checkpoint does not hold, before training goes on."""
+        """Drop the epochs after the given one from history.jsonl and timings.jsonl: a checkpoint does not have them."""
         for name in ("history.jsonl", "timings.jsonl"):
             rows = [row for row in _read_lines(self.path / name) if row["epoch"] <= epochs]
             self.write(name, "".join(json.dumps(row) + "\n" for row in rows))
@@ -125,14 +125,14 @@ class RunFolder:
 
     @contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the folder for this process; the lock ends with the process, however it ends.
+        """Lock the folder for this process; the lock ends with the process, however it ends.
 
-        Folders that were made for it, and in which nothing was written, go with it.
+        Folders that were created for it are deleted again where nothing was written into them.
 
         Raises:
             RunError: another process trains into it.
         """
-        with _created(self.path), (self.path / ".lock").open("w") as stream:
+        with _create_folder(self.path), (self.path / ".lock").open("w") as stream:
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
@@ -144,14 +144,14 @@ class RunFolder:
 
 
 @contextmanager
-def _created(folder: Path) -> Iterator[None]:
-    """The folder exists; those that were made for it are removed again where they are empty at the end."""
+def _create_folder(folder: Path) -> Iterator[None]:
+    """Create a folder and its parents; those that did not exist are deleted again where they are empty at the end."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     try:
         yield
     finally:
-        with suppress(OSError):  # it holds something
+        with suppress(OSError):  # it is not empty
             for each in missing:
                 each.rmdir()
 

@@ -1,4 +1,4 @@
-"""What a comparison needs of a finished run, small enough to be kept beside the runs."""
+"""Summaries of finished runs for comparisons, and the index file that keeps them beside the runs."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from vitrine.version import __version__
 Kind = Literal["classifier", "captioner"]
 
 RIGHT, EXACT, NEARER = "right", "exact", "nearer"
-"""What is known of each picture: its label is right; its caption is one of its own; the caption's ROUGE-L to those."""
+"""Outcomes of a picture: its label is right; its caption is word for word a human one; ROUGE-L of its caption."""
 
 _DECIMALS = 9  # of ROUGE-L: rounded, the values of equal captions are equal
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """A finished run.
+    """What a comparison needs of a finished run.
 
     Attributes:
-        name: what a comparison calls it.
+        name: what the comparison calls it.
         folder: its files.
-        kind: what was trained.
+        kind: of model.
         seed: of the recipe.
         precision: that it was measured in.
         settings: everything that decides what comes out, flat.
-        pictures: a name for the validation pictures: the same for the same ones.
-        validation: likewise with their labels or captions.
+        pictures: a hash of the validation pictures.
+        validation: a hash of the validation pictures with their labels or captions.
         outcomes: by :data:`RIGHT`, :data:`EXACT` and :data:`NEARER`, a number for every validation picture in the order
             of their names, higher is better; those that apply, and nearness only where its scorer is installed.
-        row: what came out, without settings.
+        row: the results, without settings.
     """
 
     name: str
@@ -65,17 +65,16 @@ class RunSummary:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, but for the name and the folder."""
-        kept = ("kind", "seed", "precision", "pictures", "validation")
-        content = {key: getattr(self, key) for key in kept}
+        content = {key: getattr(self, key) for key in ("kind", "seed", "precision", "pictures", "validation")}
         outcomes = {key: list(values) for key, values in self.outcomes.items()}
         return content | {"settings": dict(self.settings), "outcomes": outcomes, "row": asdict(self.row)}
 
 
 def summary_from(content: Mapping[str, Any], name: str, folder: RunFolder) -> RunSummary:
-    """What :meth:`RunSummary.to_dict` wrote.
+    """Read back what :meth:`RunSummary.to_dict` wrote.
 
     Raises:
-        KeyError, TypeError, ValueError: it is something else.
+        KeyError, TypeError, ValueError: the content is something else.
     """
     kind = RunRow if content["kind"] == "classifier" else CaptionerRow
     intervals = {key: Interval(**each) for key, each in content["row"].items() if key.endswith("interval")}
@@ -85,7 +84,7 @@ def summary_from(content: Mapping[str, Any], name: str, folder: RunFolder) -> Ru
 
 
 def read_summary(name: str, folder: RunFolder, read: RecordReader = read_record) -> RunSummary:
-    """Read a finished run's files and sum them up.
+    """Read a finished run's files and summarise them.
 
     Raises:
         RunError: a file is missing or cannot be read, or they contradict one another.
@@ -134,10 +133,10 @@ _FORMAT = 1
 
 
 def read_summaries(runs: Mapping[str, RunFolder], read: RecordReader = read_record) -> tuple[RunSummary, ...]:
-    """Sum up finished runs, in the order given.
+    """Summarise finished runs, in the order given.
 
-    Several runs of one folder are kept in its index. What a run's files say is taken from there only while each of
-    them has the size and the times that it had when it was read. ``read`` reads the others.
+    Where several runs are in one folder, their summaries are kept in its index. One is taken from there only while each
+    of the run's files has the size and the times that it had when it was read; ``read`` reads the other runs.
 
     Raises:
         RunError: a file is missing or cannot be read, or they contradict one another.
@@ -146,17 +145,17 @@ def read_summaries(runs: Mapping[str, RunFolder], read: RecordReader = read_reco
     for run in runs.values():
         parents[run.path.parent] = parents.get(run.path.parent, 0) + 1
     indices = {parent: RunIndex(parent) for parent, count in parents.items() if count > 1}
-    found = []
+    summaries = []
     for name, run in runs.items():
         index = indices.get(run.path.parent)
-        found.append(read_summary(name, run, read) if index is None else index.summary(name, run, read))
+        summaries.append(read_summary(name, run, read) if index is None else index.summary(name, run, read))
     for index in indices.values():
         index.save()
-    return tuple(found)
+    return tuple(summaries)
 
 
 class RunIndex:
-    """The index of one folder.
+    """The summaries of one folder's runs, in its index file.
 
     Args:
         folder: that holds the runs.
@@ -169,7 +168,7 @@ class RunIndex:
         self._is_modified = False
 
     def summary(self, name: str, run: RunFolder, read: RecordReader) -> RunSummary:
-        """What is known of a finished run of the folder.
+        """The summary of a finished run of the folder, read anew where a file of it has changed.
 
         Raises:
             RunError: a file is missing or cannot be read, or they contradict one another.
@@ -179,20 +178,20 @@ class RunIndex:
         if isinstance(entry, dict) and entry.get("files") == now:
             with suppress(KeyError, TypeError, ValueError, AttributeError):  # someone's edit, or damage
                 return summary_from(entry["summary"], name, run)
-        found = read_summary(name, run, read)
+        summary = read_summary(name, run, read)
         self._is_modified = True
         self._entries.pop(run.path.name, None)
         if all(stamp[1] < began - _CLOCK_SECONDS * 1e9 for stamp in now.values()):
-            self._entries[run.path.name] = {"files": now, "summary": found.to_dict()}
-        return found
+            self._entries[run.path.name] = {"files": now, "summary": summary.to_dict()}
+        return summary
 
     def save(self) -> None:
-        """Write what changed, without the runs that are gone."""
-        there = {name: entry for name, entry in self._entries.items() if (self._folder / name).is_dir()}
-        if not self._is_modified and len(there) == len(self._entries):
+        """Write the index where it changed, without the runs that no longer exist."""
+        entries = {name: entry for name, entry in self._entries.items() if (self._folder / name).is_dir()}
+        if not self._is_modified and len(entries) == len(self._entries):
             return
         with suppress(OSError):  # a folder that may only be read: the runs are read again next time
-            write_atomically(self._folder / INDEX_FILE, json.dumps(self._made_by | {"runs": there}))
+            write_atomically(self._folder / INDEX_FILE, json.dumps(self._made_by | {"runs": entries}))
 
     def _read_entries(self) -> dict[str, Any]:
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged
@@ -203,12 +202,12 @@ class RunIndex:
 
 
 def _stamps(run: Path) -> dict[str, list[int]]:
-    """(size, modified, changed, inode) of the files that are read; times in nanoseconds."""
+    """(size, time of modification, time of change, inode) of each file that a summary is read from; times in ns."""
     stamps = {}
     for name in _FILES_READ:
         try:
-            found = (run / name).stat()
+            status = (run / name).stat()
         except OSError:
             continue
-        stamps[name] = [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+        stamps[name] = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
     return stamps

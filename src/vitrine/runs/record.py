@@ -200,7 +200,7 @@ class RunRecord:
             count = len(rows.keys() ^ self.annotations.keys())
             raise RunError(f"{table} in {self.folder.path} is of other pictures than data.json ({count}).")
         predictions = {name: rows[name] for name in self.annotations}
-        self._check_metrics(sum(is_correct(predictions[name].text, said) for name, said in self.annotations.items()))
+        self._check_metrics(sum(is_correct(predictions[name].text, each) for name, each in self.annotations.items()))
         return predictions
 
     def _check_metrics(self, correct: int) -> None:
@@ -232,7 +232,7 @@ class RunRecord:
     def validation(self) -> str:
         """A hash of the validation pictures with their labels or captions, whatever their order."""
         rows = ((name, sha256, self.annotations[name]) for name, sha256 in self.pictures)
-        return digest((name, sha256, *((said,) if isinstance(said, str) else said)) for name, sha256, said in rows)
+        return digest((name, sha256, *((each,) if isinstance(each, str) else each)) for name, sha256, each in rows)
 
     @cached_property
     def settings(self) -> Mapping[str, Cell]:
@@ -290,10 +290,10 @@ def read_record(name: str, folder: RunFolder) -> RunRecord:
     content, data = (read_json(folder.path / file) for file in ("metrics.json", "data.json"))
     is_captioner = is_captioner_folder(folder.path)
     rows = data.get("splits", {}).get("validation")
-    annotated = isinstance(rows, list) and (
+    has_annotations = isinstance(rows, list) and (
         all("captions" in row for row in rows) if is_captioner else "labels" in data
     )
-    if not annotated:
+    if not has_annotations:
         noun = "captions" if is_captioner else "labels"
         raise RunError(f"{folder.path / 'data.json'} does not list validation pictures with {noun}.")
     kind = CaptioningMetrics if is_captioner else ClassificationMetrics
@@ -402,14 +402,14 @@ def flat_settings(recipe: Recipe) -> dict[str, Cell]:
 
 
 def describe_training_pictures(data: Mapping[str, Any]) -> str:
-    """What a run was trained on, in a few characters that differ where the pictures, classes or captions do."""
+    """A short description of a run's training pictures, which differs where the pictures, classes or captions do."""
     rows = data["splits"]["train"]
     if isinstance(rows, str):
         return f"{rows}: {data['reference']}"
-    said = (
+    parts = (
         (row["name"], row["sha256"], *(row["captions"] if "captions" in row else (str(row["label"]),))) for row in rows
     )
-    return f"{len(rows):,} ({digest(said, 6)})"
+    return f"{len(rows):,} ({digest(parts, 6)})"
 
 
 def varying_settings(settings: Sequence[Mapping[str, Cell]]) -> frozenset[str]:
@@ -424,22 +424,22 @@ def varying_settings(settings: Sequence[Mapping[str, Cell]]) -> frozenset[str]:
 
 
 def differing_settings(one: Mapping[str, Cell], other: Mapping[str, Cell]) -> tuple[str, ...]:
-    """Names of the settings that two runs have otherwise; parts of transforms only where their names do not tell."""
+    """Names of the settings that differ between two runs; parts of ``transforms`` only where its name is the same."""
     names = [key for key in {**one, **other} if one.get(key) != other.get(key)]
     return tuple(key for key in names if not (key.startswith("transforms.") and "transforms" in names))
 
 
 def same_but_seed(one: Mapping[str, Cell], other: Mapping[str, Cell]) -> bool:
-    """Whether two runs are of one recipe with two seeds; a seed may also draw which pictures are trained on."""
+    """Whether two runs are of one recipe with two seeds; the seed may also choose the training pictures."""
     return set(differing_settings(one, other)) - {DATA} == {"seed"}
 
 
 def digest(rows: Iterable[tuple[str, ...]], length: int = 64) -> str:
-    """Characters that are the same for the same rows in whatever order."""
-    whole = hashlib.sha256()
+    """The first ``length`` hexadecimal digits of a sha256 of the rows, whatever their order."""
+    sha256 = hashlib.sha256()
     for row in sorted(rows):
-        whole.update("\0".join(row).encode("utf-8", "surrogateescape") + b"\n")
-    return whole.hexdigest()[:length]
+        sha256.update("\0".join(row).encode("utf-8", "surrogateescape") + b"\n")
+    return sha256.hexdigest()[:length]
 
 
 def _cell(value: object) -> Cell:

@@ -88,9 +88,9 @@ class PredictionComparison:
 
     Attributes:
         noun: what was predicted: labels by a classifier, captions by a captioner.
-        recorded: rows of the run's table.
-        compared: those whose picture could be read.
-        changed: those with another label or caption.
+        n_recorded: rows of the run's table.
+        n_compared: those whose picture could be read.
+        changes: those with another label or caption.
         largest_difference: between the two probabilities of one label, or log-probabilities of one caption, in nats;
             None where they were not recorded.
         largest_at: the picture that has it.
@@ -104,9 +104,9 @@ class PredictionComparison:
     """
 
     noun: Literal["labels", "captions"]
-    recorded: int
-    compared: int
-    changed: tuple[ChangedPrediction, ...]
+    n_recorded: int
+    n_compared: int
+    changes: tuple[ChangedPrediction, ...]
     largest_difference: float | None
     largest_at: str | None
     correct_then: int
@@ -120,7 +120,7 @@ class PredictionComparison:
     @property
     def share_changed(self) -> float:
         """Share of the compared pictures whose prediction changed; no accuracy can differ by more."""
-        return len(self.changed) / self.compared if self.compared else 0.0
+        return len(self.changes) / self.n_compared if self.n_compared else 0.0
 
     @property
     def _score(self) -> str:
@@ -134,9 +134,9 @@ class PredictionComparison:
             earlier: the checks that were made before, of which one may explain a difference.
         """
         what = "predictions" if self.noun == "labels" else "captions"
-        parts = [f"{len(self.changed):,} of {self.compared:,} {self.noun} differ (allowed: {100 * tolerance:g} %)"]
-        if self.compared < self.recorded:
-            parts.append(f"{self.recorded - self.compared:,} recorded pictures could not be compared")
+        parts = [f"{len(self.changes):,} of {self.n_compared:,} {self.noun} differ (allowed: {100 * tolerance:g} %)"]
+        if self.n_compared < self.n_recorded:
+            parts.append(f"{self.n_recorded - self.n_compared:,} recorded pictures could not be compared")
         detail = "; ".join([*parts, *self._details()])
         if self.share_changed <= tolerance + _ROUNDING:
             return Check(what, "same", detail)
@@ -148,7 +148,7 @@ class PredictionComparison:
         if self.noun == "captions":
             yield f"word for word human ones: {self.correct_then:,} then, {self.correct_now:,} now"
         else:
-            then, now = (count / self.compared for count in (self.correct_then, self.correct_now))
+            then, now = (count / self.n_compared for count in (self.correct_then, self.correct_now))
             yield f"accuracy {then:.4f} then, {now:.4f} now"
             if self.loss_then is not None and self.loss_now is not None:
                 yield f"loss {self.loss_then:.5f} then, {self.loss_now:.5f} now"
@@ -181,7 +181,7 @@ class PredictionComparison:
                 each.now,
                 None if each.now_score is None else shown_number(each.now_score, 4),
             )
-            for each in self.changed[:limit]
+            for each in self.changes[:limit]
         )
         return Table(("picture", *(("true",) if is_labels else ()), "then", score, "now", f"{score} now"), rows)
 
@@ -189,16 +189,16 @@ class PredictionComparison:
         """JSON-ready."""
         correct: dict[str, Any]
         if self.noun == "labels":
-            correct = {"accuracy": _then_now(self.correct_then / self.compared, self.correct_now / self.compared)}
+            correct = {"accuracy": _then_now(self.correct_then / self.n_compared, self.correct_now / self.n_compared)}
         else:
             correct = {
                 "exact_captions": _then_now(self.correct_then, self.correct_now),
                 "piece_accuracy": _then_now(self.token_accuracy_then, self.token_accuracy_now),
             }
         return {
-            "recorded": self.recorded,
-            "compared": self.compared,
-            f"moved_{self.noun}": len(self.changed),
+            "recorded": self.n_recorded,
+            "compared": self.n_compared,
+            f"moved_{self.noun}": len(self.changes),
             "share_moved": self.share_changed,
             f"largest_{self._score}_difference": self.largest_difference,
             "largest_at": self.largest_at,
@@ -214,7 +214,7 @@ class PredictionComparison:
                     f"then_{self._score}": each.then_score,
                     f"now_{self._score}": each.now_score,
                 }
-                for each in self.changed
+                for each in self.changes
             ],
         }
 
@@ -273,16 +273,16 @@ class VerificationResult:
                 more.append(f"and {len(check.examples) - _SHOWN} more")
             lines.append(f"{check.what:<{width}}  {check.status:<11}  {first}")
             lines += [f"{'':<{width + 15}}{line}" for line in more]
-        if self.predictions is not None and self.predictions.changed:
+        if self.predictions is not None and self.predictions.changes:
             lines += ["", self.predictions.table(_SHOWN).text()]
-            if len(self.predictions.changed) > _SHOWN:
-                lines.append(f"and {len(self.predictions.changed) - _SHOWN} more; --json has all.")
+            if len(self.predictions.changes) > _SHOWN:
+                lines.append(f"and {len(self.predictions.changes) - _SHOWN} more; --json has all.")
         return "\n".join([*lines, "", self._conclusion()])
 
     def _conclusion(self) -> str:
         if self.same:
-            unseen = [check.what for check in self.checks if check.status == "not checked"]
-            besides = f" Not checked: {', '.join(unseen)}." if unseen else ""
+            open_checks = [check.what for check in self.checks if check.status == "not checked"]
+            besides = f" Not checked: {', '.join(open_checks)}." if open_checks else ""
             return f"Verified: this run still says what it was recorded to say.{besides}"
         if not self.differing:
             return "Not verified: the predictions could not be made."
@@ -317,17 +317,17 @@ class SplitMatch:
     Attributes:
         samples: the picture that matches each recorded one: of the same content, or else of the same name.
         missing: pictures of which neither the name nor the content is there.
-        changed: pictures whose name is there with another content.
+        content_changes: pictures whose name is there with another content.
         annotation_changes: (name, class or captions then, those of now).
-        renamed: pictures whose content is there under another name.
+        other_names: pictures whose content is there under another name.
         new: names of now that the record does not have.
     """
 
     samples: Mapping[str, Sample]
     missing: tuple[str, ...]
-    changed: tuple[str, ...]
+    content_changes: tuple[str, ...]
     annotation_changes: tuple[tuple[str, Annotation, Annotation], ...]
-    renamed: tuple[str, ...]
+    other_names: tuple[str, ...]
     new: tuple[str, ...]
 
 
@@ -367,20 +367,20 @@ def match_split(record: Mapping[str, Any], split: str, index: PictureIndex) -> S
         index: the pictures of the data.
     """
     samples: dict[str, Sample] = {}
-    missing, changed, renamed, annotation_changes = [], [], [], []
+    missing, content_changes, other_names, annotation_changes = [], [], [], []
     for row in record["splits"][split]:
         name, sha256 = row["name"], row["sha256"]
         match = index.by_name.get(name)
         if match is None or match[1] != sha256:
             same_content = index.by_hash.get(sha256, ())
             if same_content:
-                renamed.append(name)
+                other_names.append(name)
                 match = index.by_name[same_content[0]]
             elif match is None:
                 missing.append(name)
                 continue
             else:
-                changed.append(name)
+                content_changes.append(name)
         samples[name] = Sample(name, match[0].picture)
         then = tuple(row["captions"]) if "captions" in row else record["labels"][row["label"]]
         now = index.annotations.get(match[0].name)
@@ -389,9 +389,9 @@ def match_split(record: Mapping[str, Any], split: str, index: PictureIndex) -> S
     return SplitMatch(
         samples=samples,
         missing=tuple(missing),
-        changed=tuple(changed),
+        content_changes=tuple(content_changes),
         annotation_changes=tuple(annotation_changes),
-        renamed=tuple(renamed),
+        other_names=tuple(other_names),
         new=_new_names(record, split, index),
     )
 
@@ -428,18 +428,18 @@ def check_split(record: Mapping[str, Any], split: str, match: SplitMatch) -> Che
     class_changes = Counter((then, now) for _, then, now in match.annotation_changes if isinstance(then, str))
     caption_changes = len(match.annotation_changes) - class_changes.total()
     differences = [
-        *([f"{len(match.changed):,} have another content"] if match.changed else []),
+        *([f"{len(match.content_changes):,} have another content"] if match.content_changes else []),
         *([f"{len(match.missing):,} are missing"] if match.missing else []),
         *([f"{len(match.new):,} are new"] if match.new else []),
         *([f"{caption_changes:,} have other human captions"] if caption_changes else []),
         *(f"{count:,} of class {then} are now of class {now}" for (then, now), count in class_changes.items()),
     ]
-    renamed = f"; {len(match.renamed):,} lie under other names" if match.renamed else ""
+    elsewhere = f"; {len(match.other_names):,} lie under other names" if match.other_names else ""
     if not differences:
         annotation = "class" if "labels" in record else "captions"
-        return Check(what, "same", f"all {total:,} have the recorded content and {annotation}{renamed}")
-    names = (*match.changed, *match.missing, *match.new, *(name for name, _, _ in match.annotation_changes))
-    return Check(what, "differs", f"of {total:,}: {'; '.join(differences)}{renamed}", tuple(dict.fromkeys(names)))
+        return Check(what, "same", f"all {total:,} have the recorded content and {annotation}{elsewhere}")
+    names = (*match.content_changes, *match.missing, *match.new, *(name for name, _, _ in match.annotation_changes))
+    return Check(what, "differs", f"of {total:,}: {'; '.join(differences)}{elsewhere}", tuple(dict.fromkeys(names)))
 
 
 def check_weights(run: RunFolder) -> Check:

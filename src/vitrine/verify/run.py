@@ -173,40 +173,42 @@ def compare_predictions(
         ModelError: the run's files cannot be used, or a logit is not finite.
         RunError: the recorded predictions are of other pictures or results than the run's other files.
     """
-    recorded = record.predictions  # an error of the record comes before the model is opened
+    recorded_predictions = record.predictions  # an error of the record comes before the model is opened
     rerun = (_rerun_captioner if record.is_captioner else _rerun_classifier)(record, samples, config)
     environment = check_environment(record.folder, record.metrics.precision, rerun.precision, rerun.device)
     if not rerun.predictions:
         reason = "none of the recorded pictures can be read"
-        unchecked = [Check("captions" if record.is_captioner else "predictions", "not checked", reason)]
+        not_checked = [Check("captions" if record.is_captioner else "predictions", "not checked", reason)]
         if record.is_captioner:
-            unchecked.append(Check("word pieces", "not checked", "they are measured on all recorded pictures only"))
-        return None, [*unchecked, environment]
-    comparison = _compare(record, recorded, rerun)
+            not_checked.append(Check("word pieces", "not checked", "they are measured on all recorded pictures only"))
+        return None, [*not_checked, environment]
+    comparison = _compare(record, recorded_predictions, rerun)
     more = [comparison.check(config.tolerance, checks)]
     if record.is_captioner:
         more.append(comparison.check_tokens(config.tolerance))
     return comparison, [*more, environment]
 
 
-def _compare(record: RunRecord, recorded: Mapping[str, RecordedPrediction], rerun: Rerun) -> PredictionComparison:
-    changed: list[ChangedPrediction] = []
+def _compare(
+    record: RunRecord, recorded_predictions: Mapping[str, RecordedPrediction], rerun: Rerun
+) -> PredictionComparison:
+    changes: list[ChangedPrediction] = []
     largest: float | None = None
     largest_at: str | None = None
     for name, now in rerun.predictions.items():
-        then = recorded[name]
+        then = recorded_predictions[name]
         if then.text != now.text:
             true = None if record.is_captioner else record.true_labels[name]
-            changed.append(ChangedPrediction(name, true, then.text, now.text, then.score, now.score))
+            changes.append(ChangedPrediction(name, true, then.text, now.text, then.score, now.score))
         elif then.score is not None and now.score is not None:
             difference = abs(now.score - then.score)
             if largest is None or difference > largest:
                 largest, largest_at = difference, name
     return PredictionComparison(
         noun="captions" if record.is_captioner else "labels",
-        recorded=len(recorded),
-        compared=len(rerun.predictions),
-        changed=tuple(changed),
+        n_recorded=len(recorded_predictions),
+        n_compared=len(rerun.predictions),
+        changes=tuple(changes),
         largest_difference=largest,
         largest_at=largest_at,
         correct_then=sum(record.is_correct(name) for name in rerun.predictions),
@@ -221,51 +223,53 @@ def _compare(record: RunRecord, recorded: Mapping[str, RecordedPrediction], reru
 
 def _rerun_classifier(record: RunRecord, samples: Mapping[str, Sample], config: RerunConfig) -> Rerun:
     """The classifier's labels, each with its probability."""
-    opened = open_classifier(str(record.folder.path), config.precision)
-    indices = {label: index for index, label in enumerate(opened.labels)}
-    recorded = [Sample(name, each.picture, indices.get(record.true_labels[name])) for name, each in samples.items()]
-    parts = list(predict_samples(opened, recorded, batch_size=config.batch_size, progress=config.progress))
+    classifier = open_classifier(str(record.folder.path), config.precision)
+    indices = {label: index for index, label in enumerate(classifier.labels)}
+    labelled_samples = [
+        Sample(name, each.picture, indices.get(record.true_labels[name])) for name, each in samples.items()
+    ]
+    parts = list(predict_samples(classifier, labelled_samples, batch_size=config.batch_size, progress=config.progress))
     if not any(part.samples for part in parts):
-        return Rerun({}, opened.device, opened.precision)
+        return Rerun({}, classifier.device, classifier.precision)
     logits = join_logits(parts)
     require_finite(logits.names, logits.logits_NC)
     best_N = np.take_along_axis(logits.logits_NC, logits.predictions[:, None], axis=1)[:, 0].astype(np.float64)
     probability_N = np.exp(best_N - logsumexp(logits.logits_NC))
     predictions = {
-        name: RecordedPrediction(opened.labels[label], probability)
+        name: RecordedPrediction(classifier.labels[label], probability)
         for name, label, probability in zip(logits.names, logits.predictions, probability_N.tolist(), strict=True)
     }
     loss = None
     if len(predictions) == len(record.predictions) and bool((logits.labels_N >= 0).all()):
-        metrics = classification_metrics(logits, opened.labels, precision=opened.precision)
+        metrics = classification_metrics(logits, classifier.labels, precision=classifier.precision)
         loss = metrics.negative_log_likelihood
-    return Rerun(predictions, opened.device, opened.precision, loss)
+    return Rerun(predictions, classifier.device, classifier.precision, loss)
 
 
 def _rerun_captioner(record: RunRecord, samples: Mapping[str, Sample], config: RerunConfig) -> Rerun:
     """The captioner's captions, each with its log-probability; and the human captions under teacher forcing."""
-    opened = open_captioner(str(record.folder.path), precision=config.precision)
+    captioner = open_captioner(str(record.folder.path), precision=config.precision)
     captions = greedy_captions(
-        opened,
+        captioner,
         list(samples.values()),
         batch_size=config.batch_size,
         progress=config.progress,
     ).captions
     predictions = {each.name: RecordedPrediction(each.caption, each.log_probability) for each in captions}
     if len(predictions) < len(record.predictions):
-        return Rerun(predictions, opened.device, config.precision)
-    runtime = RuntimeConfig(opened.device, config.precision)
-    forced = _teacher_forced(record, samples, runtime, config.batch_size)
-    return Rerun(predictions, opened.device, config.precision, forced.loss, forced.accuracy)
+        return Rerun(predictions, captioner.device, config.precision)
+    runtime = RuntimeConfig(captioner.device, config.precision)
+    score = _score_teacher_forced(record, samples, runtime, config.batch_size)
+    return Rerun(predictions, captioner.device, config.precision, score.loss, score.accuracy)
 
 
-def _teacher_forced(
+def _score_teacher_forced(
     record: RunRecord, samples: Mapping[str, Sample], runtime: RuntimeConfig, batch_size: int
 ) -> TeacherForcedScore:
     """The recorded human captions of pictures that can all be read, measured as the training measured them."""
-    loaded = load_captioner(str(record.folder.path))
-    model, vocabulary = loaded.model.to(runtime.device), loaded.model.vocabulary
-    transform = CaptionTransform(loaded.input)
+    captioner = load_captioner(str(record.folder.path))
+    model, vocabulary = captioner.model.to(runtime.device), captioner.model.vocabulary
+    transform = CaptionTransform(captioner.input)
     longest = min(model.max_length, (record.recipe.caption or CaptionSpec()).longest)
     names = list(samples)
     ids = [[encode_caption(vocabulary, text, longest) for text in record.human_captions[name]] for name in names]
