@@ -204,7 +204,7 @@ function getPhotoPixels(canvas, image) {
 }
 
 /* A map over its photograph, filling the canvas: the photograph dimmed and nearly grey, colour covering it the more,
-   the larger the value. With strength 1 pixel for pixel what figures show (report/overlay.py); with 0 the photograph.
+   the larger the value. With strength 1 pixel for pixel what figures show (plotting/overlay.py); with 0 the photograph.
    What the model did not see is faded and hatched.
 
    options: rows, columns, box, scale; size = the image's own; strength = 1; smooth = true (false: patches as they
