@@ -30,7 +30,7 @@ KINDS = {
 }
 
 
-def made(kind: str) -> torch.nn.Module:
+def build_model(kind: str) -> torch.nn.Module:
     torch.manual_seed(0)
     name, args = KINDS[kind]
     module = timm.create_model(name, **args).eval()
@@ -47,11 +47,11 @@ def pixels(module: torch.nn.Module, count: int = 2) -> torch.Tensor:
 
 def explicit(module: torch.nn.Module, layer: int, inputs: torch.Tensor) -> torch.Tensor:
     """The same layer's attention from the model's own unfused branch."""
-    kept: list[torch.Tensor] = []
+    matrices: list[torch.Tensor] = []
     attention = module.blocks[layer].attn
     dropout = attention.attn_drop
-    hook = dropout.register_forward_hook(lambda _, args, __: kept.append(args[0].detach()))
-    fused = [block.attn.fused_attn for block in module.blocks]
+    hook = dropout.register_forward_hook(lambda _, args, __: matrices.append(args[0].detach()))
+    fused_switches = [block.attn.fused_attn for block in module.blocks]
     for block in module.blocks:
         block.attn.fused_attn = False
     try:
@@ -59,14 +59,14 @@ def explicit(module: torch.nn.Module, layer: int, inputs: torch.Tensor) -> torch
             module(inputs)
     finally:
         hook.remove()
-        for block, was in zip(module.blocks, fused, strict=True):
+        for block, was in zip(module.blocks, fused_switches, strict=True):
             block.attn.fused_attn = was
-    return kept[0]
+    return matrices[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_layer_equals_the_models_own_explicit_softmax(kind: str) -> None:
-    module = made(kind)
+    module = build_model(kind)
     inputs = pixels(module)
     layout = token_layout(module)
     with torch.no_grad(), record_attention(module, "all", "all") as record:
@@ -80,12 +80,12 @@ def test_every_layer_equals_the_models_own_explicit_softmax(kind: str) -> None:
 
 
 def test_one_row_is_within_1e_6_of_the_softmax_of_the_same_queries_and_keys() -> None:
-    module = made("class token")
-    found = []
+    module = build_model("class token")
+    rows = []
     inputs = pixels(module)
-    with torch.no_grad(), watch_attention(module, found.append):
+    with torch.no_grad(), watch_attention(module, rows.append):
         module(inputs)
-    for call in found:
+    for call in rows:
         exact = call.q_BHQD.double() @ call.k_BHKD.double().transpose(-2, -1) / math.sqrt(call.q_BHQD.shape[-1])
         row = call.rows([0])
         torch.testing.assert_close(row.double(), exact.softmax(-1)[:, :, :1], rtol=1e-6, atol=0)
@@ -93,7 +93,7 @@ def test_one_row_is_within_1e_6_of_the_softmax_of_the_same_queries_and_keys() ->
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_capture_changes_no_bit_and_leaves_nothing(kind: str) -> None:
-    module = made(kind)
+    module = build_model(kind)
     inputs = pixels(module)
     hooks = [(len(m._forward_hooks), len(m._forward_pre_hooks)) for m in module.modules()]
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_capture_changes_no_bit_and_leaves_nothing(kind: str) -> None:
 
 
 def test_an_error_inside_leaves_nothing() -> None:
-    module = made("class token")
+    module = build_model("class token")
     with pytest.raises(ZeroDivisionError), record_attention(module):
         module(pixels(module))
         raise ZeroDivisionError
@@ -117,14 +117,14 @@ def test_an_error_inside_leaves_nothing() -> None:
 
 
 def test_an_error_of_the_model_leaves_nothing() -> None:
-    module = made("class token")
+    module = build_model("class token")
     with pytest.raises(AssertionError), record_attention(module):
         module(torch.zeros(1, 3, 8, 8))
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in module.modules())
 
 
 def test_heads_queries_and_layers_are_those_asked_for() -> None:
-    module = made("registers")
+    module = build_model("registers")
     inputs = pixels(module)
     with torch.no_grad(), record_attention(module, "all", "all") as whole:
         module(inputs)
@@ -138,7 +138,7 @@ def test_heads_queries_and_layers_are_those_asked_for() -> None:
 
 
 def test_the_attention_pool_has_its_own_rows() -> None:
-    module = made("attention pool")
+    module = build_model("attention pool")
     with torch.no_grad(), record_attention(module, queries="pool") as record:
         module(pixels(module))
     attention = record.attention()
@@ -157,7 +157,7 @@ def test_other_input_sizes() -> None:
 
 
 def test_half_precision_gives_rows_that_sum_to_one_in_float32() -> None:
-    module = made("class token")
+    module = build_model("class token")
     inputs = pixels(module)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16), record_attention(module) as record:
         module(inputs)
@@ -225,18 +225,18 @@ def test_two_softmaxes_are_refused() -> None:
     ],
 )
 def test_what_the_model_does_not_have_is_said(request_: dict[str, object], message: str) -> None:
-    module = made("class token")
+    module = build_model("class token")
     with pytest.raises(ModelError, match=message), torch.no_grad(), record_attention(module, **request_):
         module(pixels(module))
 
 
 def test_no_class_token_is_said() -> None:
-    with pytest.raises(ModelError, match="no class token"), record_attention(made("mean of patches")):
+    with pytest.raises(ModelError, match="no class token"), record_attention(build_model("mean of patches")):
         pass
 
 
 def test_without_a_forward_pass_nothing_was_recorded() -> None:
-    with record_attention(made("class token")) as record:
+    with record_attention(build_model("class token")) as record:
         pass
     with pytest.raises(ModelError, match="inside the with block"):
         record.attention()

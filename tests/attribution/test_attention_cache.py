@@ -27,7 +27,7 @@ KINDS = {
 }
 
 
-def made(kind: str, fused: bool = True) -> torch.nn.Module:
+def build_model(kind: str, fused: bool = True) -> torch.nn.Module:
     torch.manual_seed(0)
     name, args = KINDS[kind]
     module = timm.create_model(name, **args).eval()
@@ -44,9 +44,9 @@ def pixels(module: torch.nn.Module) -> torch.Tensor:
     return torch.randn(1, 3, *module.patch_embed.img_size, generator=torch.Generator().manual_seed(1))
 
 
-def same(held: object, fresh: object) -> None:
-    torch.testing.assert_close(held.scores_BRC, fresh.scores_BRC, rtol=2e-5, atol=1e-7)  # type: ignore[attr-defined]
-    shares = held.prefix_share_B, fresh.prefix_share_B  # type: ignore[attr-defined]
+def same(cached: object, fresh: object) -> None:
+    torch.testing.assert_close(cached.scores_BRC, fresh.scores_BRC, rtol=2e-5, atol=1e-7)  # type: ignore[attr-defined]
+    shares = cached.prefix_share_B, fresh.prefix_share_B  # type: ignore[attr-defined]
     assert (shares[0] is None) == (shares[1] is None)
     if shares[0] is not None:
         torch.testing.assert_close(*shares, rtol=2e-5, atol=1e-7)
@@ -55,34 +55,34 @@ def same(held: object, fresh: object) -> None:
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_view(kind: str, fused: bool) -> None:
-    module = made(kind, fused)
+    module = build_model(kind, fused)
     inputs, layout = pixels(module), token_layout(module)
-    logits_BC, held = cache_attention(module, inputs)
+    logits_BC, cache = cache_attention(module, inputs)
     with torch.inference_mode():
         assert torch.equal(logits_BC, module(inputs))
     read = ["auto", (1, 2)] if layout.has_class or layout.readout == "pool" else [(1, 2)]
     for layer, heads, query in product((0, 1, -1), ("mean", "max", "min", 0, 1), read):
         fresh = attention_map(module, inputs, layer=layer, heads=heads, query=query)
-        same(held.map(layer, heads, query), fresh)
-    same(held.rollout, rollout(module, inputs))
+        same(cache.map(layer, heads, query), fresh)
+    same(cache.rollout, rollout(module, inputs))
     for layer in range(3):
         whole_HNN = attention_matrices(module, inputs, layer=layer)[0]
-        torch.testing.assert_close(held.matrix(layer), whole_HNN.mean(0), rtol=2e-5, atol=1e-7)
-        torch.testing.assert_close(held.matrix(layer, 1), whole_HNN[1], rtol=2e-5, atol=1e-7)
-        assert held.heads(layer) == 2
+        torch.testing.assert_close(cache.matrix(layer), whole_HNN.mean(0), rtol=2e-5, atol=1e-7)
+        torch.testing.assert_close(cache.matrix(layer, 1), whole_HNN[1], rtol=2e-5, atol=1e-7)
+        assert cache.heads(layer) == 2
 
 
 def test_it_is_small_and_holds_nothing_else_of_the_pass() -> None:
-    module = made("class token")
-    _, held = cache_attention(module, pixels(module))
+    module = build_model("class token")
+    _, cache = cache_attention(module, pixels(module))
     # Queries and keys: 3 layers x 2 x 17 tokens x 32 channels x 4 bytes.
-    assert held.nbytes == 3 * 2 * 17 * 32 * 4
-    assert all(call.v_BHKD is None and call.carrier.untyped_storage().nbytes() == 4 for call in held.calls.values())
+    assert cache.nbytes == 3 * 2 * 17 * 32 * 4
+    assert all(call.v_BHKD is None and call.carrier.untyped_storage().nbytes() == 4 for call in cache.calls.values())
 
 
 def test_it_refuses_what_the_model_does_not_have() -> None:
-    module = made("class token")
-    _, held = cache_attention(module, pixels(module))
+    module = build_model("class token")
+    _, cache = cache_attention(module, pixels(module))
     for wrong in ({"layer": 3}, {"heads": 2}, {"query": (4, 0)}, {"query": "pool"}):
         with pytest.raises(ModelError, match=r"no layer 3|no head 2|no patch|no attention pool"):
-            held.map(**wrong)
+            cache.map(**wrong)

@@ -19,7 +19,7 @@ ppv = pytest.importorskip("pytorch_pretrained_vit", reason="pytorch_pretrained_v
 SHAPES = {"small": (48, 8, 48, 4, 3), "B_16": (224, 16, 768, 12, 12)}
 
 
-def seeded(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+def seeded_tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     """A float32 array from its name: scaled so that activations stay finite and attention is uneven."""
     rng = np.random.default_rng(zlib.crc32(f"1:{name}".encode()))
     if len(shape) == 1:
@@ -32,7 +32,7 @@ def seeded(name: str, shape: tuple[int, ...]) -> torch.Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.float32))
 
 
-def published(shape: str) -> nn.Module:
+def published_model(shape: str) -> nn.Module:
     size, patch, width, depth, heads = SHAPES[shape]
     ppv.configs.PRETRAINED_MODELS[shape] = {
         "config": {
@@ -50,11 +50,13 @@ def published(shape: str) -> nn.Module:
         "num_classes": 5,
     }
     module = ppv.ViT(shape, pretrained=False).eval()
-    module.load_state_dict({name: seeded(name, tuple(value.shape)) for name, value in module.state_dict().items()})
+    module.load_state_dict(
+        {name: seeded_tensor(name, tuple(value.shape)) for name, value in module.state_dict().items()}
+    )
     return module
 
 
-def carried_over(theirs: nn.Module, shape: str) -> nn.Module:
+def converted_model(theirs: nn.Module, shape: str) -> nn.Module:
     """timm's ViT with the same weights under timm's names."""
     size, patch, width, depth, heads = SHAPES[shape]
     ours = timm.create_model(
@@ -62,7 +64,7 @@ def carried_over(theirs: nn.Module, shape: str) -> nn.Module:
         num_classes=5,
     ).eval()  # fmt: skip
     weights = theirs.state_dict()
-    renamed = {
+    new_names = {
         "cls_token": weights["class_token"],
         "pos_embed": weights["positional_embedding.pos_embedding"],
         "patch_embed.proj.weight": weights["patch_embedding.weight"],
@@ -75,17 +77,17 @@ def carried_over(theirs: nn.Module, shape: str) -> nn.Module:
         for kind in ("weight", "bias"):
             there = f"transformer.blocks.{block}."
             for mine, their in pairs.items():
-                renamed[f"blocks.{block}.{mine}.{kind}"] = weights[f"{there}{their}.{kind}"]
-            packed = [weights[f"{there}attn.proj_{letter}.{kind}"] for letter in "qkv"]
-            renamed[f"blocks.{block}.attn.qkv.{kind}"] = torch.cat(packed)
-    ours.load_state_dict(renamed)
+                new_names[f"blocks.{block}.{mine}.{kind}"] = weights[f"{there}{their}.{kind}"]
+            projections = [weights[f"{there}attn.proj_{letter}.{kind}"] for letter in "qkv"]
+            new_names[f"blocks.{block}.attn.qkv.{kind}"] = torch.cat(projections)
+    ours.load_state_dict(new_names)
     return ours
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_class_tokens_map_equals_the_packages_own_scores(shape: str) -> None:
-    theirs = published(shape)
-    ours = carried_over(theirs, shape)
+    theirs = published_model(shape)
+    ours = converted_model(theirs, shape)
     size, patch = SHAPES[shape][:2]
     pixels = torch.randn(1, 3, size, size, generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
@@ -93,16 +95,16 @@ def test_the_class_tokens_map_equals_the_packages_own_scores(shape: str) -> None
         torch.testing.assert_close(ours(pixels), logits, rtol=1e-4, atol=1e-4)
     scores_BHQK = theirs.transformer.blocks[-1].attn.scores
     expected = scores_BHQK.mean(1)[0, 0, 1:].reshape(size // patch, size // patch)
-    found = attention_map(ours, pixels).scores_BRC[0]
-    assert (found - expected).abs().max() < 1e-6
+    map_RC = attention_map(ours, pixels).scores_BRC[0]
+    assert (map_RC - expected).abs().max() < 1e-6
     assert expected.max() > 2 / expected.numel()  # uneven: an even map would agree with anything
 
 
 def test_the_position_matrix_equals_a_double_loop() -> None:
-    theirs = published("small")
-    found = cosine_similarity(position_embeddings(carried_over(theirs, "small")).embeddings_RCD)
+    theirs = published_model("small")
+    similarity_RCRC = cosine_similarity(position_embeddings(converted_model(theirs, "small")).embeddings_RCD)
     table = theirs.positional_embedding.pos_embedding[0].detach().double()[1:]  # the first is the class token's
     for i in range(36):
         for j in range(36):
             cosine = float(table[i] @ table[j] / (table[i].norm() * table[j].norm()))
-            assert abs(found[i // 6, i % 6, j // 6, j % 6] - cosine) < 1e-6
+            assert abs(similarity_RCRC[i // 6, i % 6, j // 6, j % 6] - cosine) < 1e-6

@@ -73,10 +73,10 @@ def test_edges_by_hand() -> None:
 def test_outliers_lie_far_above_the_median() -> None:
     norms_RC = np.random.default_rng(0).normal(40, 4, (14, 14))
     assert not outlier_tokens(norms_RC).any()
-    planted = [(0, 0), (3, 7), (13, 13)]
-    for at in planted:
+    outliers = [(0, 0), (3, 7), (13, 13)]
+    for at in outliers:
         norms_RC[at] = 180
-    assert list(zip(*np.nonzero(outlier_tokens(norms_RC)), strict=True)) == planted
+    assert list(zip(*np.nonzero(outlier_tokens(norms_RC)), strict=True)) == outliers
 
 
 def test_both_rules_are_needed() -> None:

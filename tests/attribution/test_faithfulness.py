@@ -61,9 +61,9 @@ def slow_blur(pixels_BCHW: torch.Tensor) -> torch.Tensor:
     weights_KK = np.outer(weights, weights) / weights.sum() ** 2
     result = np.empty(pixels_BCHW.shape)
     for index in np.ndindex(*pixels_BCHW.shape[:2]):
-        padded = np.pad(pixels_BCHW[index].double().numpy(), reach, mode="reflect")
+        padded_CHW = np.pad(pixels_BCHW[index].double().numpy(), reach, mode="reflect")
         for y, x in np.ndindex(height, width):
-            result[index][y, x] = (padded[y : y + 2 * reach + 1, x : x + 2 * reach + 1] * weights_KK).sum()
+            result[index][y, x] = (padded_CHW[y : y + 2 * reach + 1, x : x + 2 * reach + 1] * weights_KK).sum()
     return torch.from_numpy(result).float()
 
 
@@ -74,18 +74,18 @@ def slow_curves(
     rows, columns = scores_RC.shape
     down, across = pixels_CHW.shape[1] // rows, pixels_CHW.shape[2] // columns
     order = sorted(np.ndindex(rows, columns), key=lambda at: -scores_RC[at])
-    chosen = int(probability(pixels_CHW[None])[0].argmax())
-    deleted, inserted = pixels_CHW.clone(), slow_blur(pixels_CHW[None])[0]
+    target = int(probability(pixels_CHW[None])[0].argmax())
+    without_CHW, with_CHW = pixels_CHW.clone(), slow_blur(pixels_CHW[None])[0]
     deletion, insertion = [], []
     for done in range(rows * columns + 1):
         if done in {round(step * rows * columns / steps) for step in range(steps + 1)}:
-            deletion.append(float(probability(deleted[None])[0, chosen]))
-            insertion.append(float(probability(inserted[None])[0, chosen]))
+            deletion.append(float(probability(without_CHW[None])[0, target]))
+            insertion.append(float(probability(with_CHW[None])[0, target]))
         if done < rows * columns:
             row, column = order[done]
             there = (slice(None), slice(row * down, (row + 1) * down), slice(column * across, (column + 1) * across))
-            deleted[there] = 0
-            inserted[there] = pixels_CHW[there]
+            without_CHW[there] = 0
+            with_CHW[there] = pixels_CHW[there]
     return deletion, insertion
 
 
@@ -147,9 +147,9 @@ def test_no_order_deletes_faster_than_the_true_one(seed: int) -> None:
 def test_numbers_do_not_depend_on_the_batches(network: Probability, batch_size: int) -> None:
     pixels_BCHW, scores_BRC = pictures(5, 32), np.round(maps(5, 4, 4))  # with ties
     whole = insertion_deletion_curves(network, pixels_BCHW, scores_BRC)
-    parted = insertion_deletion_curves(network, pixels_BCHW, scores_BRC, batch_size=batch_size)
-    assert parted.deletion_BS == pytest.approx(whole.deletion_BS, abs=1e-5)
-    assert parted.insertion_BS == pytest.approx(whole.insertion_BS, abs=1e-5)
+    curves = insertion_deletion_curves(network, pixels_BCHW, scores_BRC, batch_size=batch_size)
+    assert curves.deletion_BS == pytest.approx(whole.deletion_BS, abs=1e-5)
+    assert curves.insertion_BS == pytest.approx(whole.insertion_BS, abs=1e-5)
     alone = insertion_deletion_curves(network, pixels_BCHW[3:4], scores_BRC[3:4], batch_size=batch_size)
     assert alone.deletion_BS[0] == pytest.approx(whole.deletion_BS[3], abs=1e-5)
 
@@ -189,8 +189,8 @@ def test_steps_are_equal_parts_of_any_number_of_patches() -> None:
 def test_the_area_is_the_trapezoid_rule_over_shares() -> None:
     assert area(np.array([[1.0, 0.5, 0.0]]), np.array([0, 0.5, 1])) == pytest.approx([0.5])
     curve_S, shares_S = np.random.default_rng(0).random(9), np.arange(9) / 8
-    published = (curve_S.sum() - curve_S[0] / 2 - curve_S[-1] / 2) / 8  # as the authors of RISE compute it
-    assert area(curve_S[None], shares_S) == pytest.approx([published])
+    rise_area = (curve_S.sum() - curve_S[0] / 2 - curve_S[-1] / 2) / 8  # as the authors of RISE compute it
+    assert area(curve_S[None], shares_S) == pytest.approx([rise_area])
     uneven_S = np.array([0, 0.1, 0.7, 1])
     assert area(curve_S[None, :4], uneven_S) == pytest.approx([np.trapezoid(curve_S[:4], uneven_S)])
 
@@ -225,7 +225,7 @@ def test_deletion_agrees_with_quantus() -> None:
         torch.nn.Conv2d(1, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 3)
     ).eval()
     pixels_BCHW, scores_BRC = pictures(4, 8, channels=1), maps(4, 8, 8)  # a patch is a pixel: theirs are features
-    ours = insertion_deletion_curves(lambda shown: module(shown).softmax(dim=1), pixels_BCHW, scores_BRC)
+    ours = insertion_deletion_curves(lambda inputs_BCHW: module(inputs_BCHW).softmax(dim=1), pixels_BCHW, scores_BRC)
     flipping = quantus.PixelFlipping(
         features_in_step=4, abs=False, normalise=False, perturb_baseline=0.0, disable_warnings=True
     )

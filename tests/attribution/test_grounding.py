@@ -84,12 +84,22 @@ def test_nouns_on_which_all_maps_are_alike_are_left_out_and_counted() -> None:
     ]
     caption = GroundedCaption("1.png", base.maps, WHOLE, nouns, absent_nouns=2)
     assert [set(score.values) for score in score_nouns(caption) if score] == [set(), {"inside"}, {"inside", "pointing"}]
-    found = grounding([caption, GroundedCaption("2.png", base.maps, WHOLE, [], absent_nouns=1)])
-    assert (found.captions, found.pictures, found.nouns, found.absent_nouns, found.unpaired_nouns) == (2, 2, 3, 3, 0)
-    assert (found.tied_nouns("pointing"), found.tied_nouns("inside")) == (2, 1)
-    assert found.estimates["pointing"]["word"].nouns == 1
-    shifted = grounding([caption], shift=-1)
-    assert (shifted.unpaired_nouns, shifted.tied_nouns("pointing"), shifted.tied_nouns("inside")) == (1, 1, 0)
+    result = grounding([caption, GroundedCaption("2.png", base.maps, WHOLE, [], absent_nouns=1)])
+    assert (result.captions, result.pictures, result.nouns, result.absent_nouns, result.unpaired_nouns) == (
+        2,
+        2,
+        3,
+        3,
+        0,
+    )
+    assert (result.tied_nouns("pointing"), result.tied_nouns("inside")) == (2, 1)
+    assert result.estimates["pointing"]["word"].nouns == 1
+    shifted_result = grounding([caption], shift=-1)
+    assert (
+        shifted_result.unpaired_nouns,
+        shifted_result.tied_nouns("pointing"),
+        shifted_result.tied_nouns("inside"),
+    ) == (1, 1, 0)
 
 
 def test_bad_captions_are_refused() -> None:
@@ -109,18 +119,18 @@ def test_bad_captions_are_refused() -> None:
 
 def test_means_are_over_nouns_and_differences_over_pairs() -> None:
     captions = [random_caption(seed, name=f"{seed // 2}.png") for seed in range(24)]
-    found = grounding(captions)
+    result = grounding(captions)
     scores = [score for caption in captions for score in score_nouns(caption) if score is not None]
     for key in ("pointing", "inside"):
         rows = [score.values[key] for score in scores if key in score.values]
         for name in MAPS:
-            mean = found.estimates[key][name]
+            mean = result.estimates[key][name]
             assert mean.mean == pytest.approx(sum(row[name] for row in rows) / len(rows))
             assert (mean.nouns, mean.pictures) == (len(rows), 12)
             assert mean.interval is not None
             assert mean.interval.low < mean.mean < mean.interval.high
         for name in CONTROLS:
-            lead = found.leads[key][name]
+            lead = result.leads[key][name]
             assert lead.mean == pytest.approx(sum(row["word"] - row[name] for row in rows) / len(rows))
 
 
@@ -131,20 +141,20 @@ def test_the_same_seed_gives_the_same_numbers() -> None:
 
 
 def test_all_hits_still_have_an_interval() -> None:
-    found = grounding([perfect(seed) for seed in range(20)])
-    own = found.estimates["pointing"]["word"]
-    assert own.mean == 1
-    assert own.interval == Interval(pytest.approx(0.025 ** (1 / 20)), 1.0)
-    assert own.pictures == 20
+    result = grounding([perfect(seed) for seed in range(20)])
+    estimate = result.estimates["pointing"]["word"]
+    assert estimate.mean == 1
+    assert estimate.interval == Interval(pytest.approx(0.025 ** (1 / 20)), 1.0)
+    assert estimate.pictures == 20
 
 
 # --- verdicts
 
 
 def test_words_that_look_at_what_they_name() -> None:
-    found = grounding([perfect(seed) for seed in range(20)])
-    assert found.flag == "points"
-    assert found.sentence.startswith(
+    result = grounding([perfect(seed) for seed in range(20)])
+    assert result.flag == "points"
+    assert result.sentence.startswith(
         "Word maps point at what they name: pointing hit 1.00 (0.83 to 1.00), mean map 0.00"
     )
 
@@ -153,10 +163,10 @@ def test_shifting_the_rows_by_one_is_seen() -> None:
     # The noun comes first, so that it has a next word, which looks elsewhere.
     captions = [perfect(seed, at=0) for seed in range(20)]
     assert grounding(captions).flag == "points"
-    shifted = grounding(captions, shift=1)
-    assert shifted.flag != "points"
-    assert shifted.estimates["pointing"]["word"].mean == 0
-    assert shifted.sentence.startswith("With the map of the next word for each noun, word maps are ")
+    shifted_result = grounding(captions, shift=1)
+    assert shifted_result.flag != "points"
+    assert shifted_result.estimates["pointing"]["word"].mean == 0
+    assert shifted_result.sentence.startswith("With the map of the next word for each noun, word maps are ")
     drop = alignment_drop(captions)
     assert drop is not None
     assert (drop.mean, drop.nouns, drop.pictures) == (1, 20, 20)
@@ -169,9 +179,9 @@ def test_shifting_the_rows_by_one_is_seen() -> None:
     late = [GroundedCaption(each.name, [each.maps[1], each.maps[0]], WHOLE, each.nouns) for each in captions]
     assert grounding(late).flag != "points"
     assert grounding(late, shift=1).flag == "points"
-    undone = alignment_drop(late)
-    assert undone is not None
-    assert undone.mean == -1
+    late_drop = alignment_drop(late)
+    assert late_drop is not None
+    assert late_drop.mean == -1
 
 
 def test_the_same_map_for_every_word_is_no_better_than_the_mean_map() -> None:
@@ -179,13 +189,13 @@ def test_the_same_map_for_every_word_is_no_better_than_the_mean_map() -> None:
     for seed in range(12):
         one = perfect(seed)
         captions.append(GroundedCaption(one.name, [one.maps[1]] * 2, WHOLE, one.nouns))
-    found = grounding(captions)
-    assert found.leads["pointing"]["mean"] == ClusteredMean(0.0, Interval(0.0, 0.0), 12, 12)
-    assert found.flag == "no better"
-    assert found.sentence.startswith("Word maps are no better than the mean map of the caption: pointing hit 1.00")
+    result = grounding(captions)
+    assert result.leads["pointing"]["mean"] == ClusteredMean(0.0, Interval(0.0, 0.0), 12, 12)
+    assert result.flag == "no better"
+    assert result.sentence.startswith("Word maps are no better than the mean map of the caption: pointing hit 1.00")
 
 
-def made(word: tuple[float, float], leads: dict[str, tuple[float, float]], shift: int = 0) -> Grounding:
+def grounding_with(word: tuple[float, float], leads: dict[str, tuple[float, float]], shift: int = 0) -> Grounding:
     def mean(ends: tuple[float, float]) -> ClusteredMean:
         return ClusteredMean(sum(ends) / 2, Interval(*ends), 30, 10)
 
@@ -221,10 +231,10 @@ def made(word: tuple[float, float], leads: dict[str, tuple[float, float]], shift
 def test_verdicts_follow_from_the_intervals(
     word: tuple[float, float], leads: dict[str, tuple[float, float]], flag: str, finding: str
 ) -> None:
-    found = made(word, leads)
-    assert (found.flag, found.finding) == (flag, finding)
-    assert found.sentence.startswith(f"{finding}: pointing hit {sum(word) / 2:.2f} ({word[0]:.2f} to {word[1]:.2f}), ")
-    assert found.sentence.endswith("mean map 0.15, centre blob 0.15, uniform 0.15.")
+    result = grounding_with(word, leads)
+    assert (result.flag, result.finding) == (flag, finding)
+    assert result.sentence.startswith(f"{finding}: pointing hit {sum(word) / 2:.2f} ({word[0]:.2f} to {word[1]:.2f}), ")
+    assert result.sentence.endswith("mean map 0.15, centre blob 0.15, uniform 0.15.")
 
 
 def test_too_few_pictures_and_none_say_so() -> None:
@@ -239,11 +249,11 @@ def test_too_few_pictures_and_none_say_so() -> None:
 
 def test_results_are_json() -> None:
     for captions in ([random_caption(seed) for seed in range(8)], []):
-        found = grounding(captions)
-        stored = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-        assert stored["sentence"] == found.sentence
-        assert stored["nouns"] == found.nouns
-        for key, row in found.estimates.items():
+        result = grounding(captions)
+        content = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+        assert content["sentence"] == result.sentence
+        assert content["nouns"] == result.nouns
+        for key, row in result.estimates.items():
             for name, mean in row.items():
-                assert stored["metrics"][key][name]["mean"] == round(mean.mean, 6)
-        assert stored["bootstrap"] == {"unit": "picture", "resamples": 2000, "seed": 0}
+                assert content["metrics"][key][name]["mean"] == round(mean.mean, 6)
+        assert content["bootstrap"] == {"unit": "picture", "resamples": 2000, "seed": 0}

@@ -27,7 +27,7 @@ KINDS = {
 }
 
 
-def made(kind: str = "class", *, fused: bool = True) -> nn.Module:
+def build_model(kind: str = "class", *, fused: bool = True) -> nn.Module:
     torch.manual_seed(0)
     module = timm.create_model("vit_tiny_patch16_224", **PLAIN | KINDS[kind]).eval()
     with torch.no_grad():
@@ -47,18 +47,19 @@ def explicit_attention(module: nn.Module, inputs: torch.Tensor, targets: torch.T
     """(attention, its gradient) of each block, from the model's unfused branch and plain autograd."""
     for block in module.blocks:
         block.attn.fused_attn = False
-    kept: list[torch.Tensor] = []
+    matrices: list[torch.Tensor] = []
     hooks = [
-        block.attn.attn_drop.register_forward_hook(lambda _, args, __: kept.append(args[0])) for block in module.blocks
+        block.attn.attn_drop.register_forward_hook(lambda _, args, __: matrices.append(args[0]))
+        for block in module.blocks
     ]
     logits = module(inputs)
     for hook in hooks:
         hook.remove()
     if targets is None:
-        return [a.detach() for a in kept], None
+        return [a.detach() for a in matrices], None
     score = sum(logits[i, t] for i, t in enumerate(targets.tolist()))
-    gradients = torch.autograd.grad(score, kept)
-    return [a.detach() for a in kept], list(gradients)
+    gradients = torch.autograd.grad(score, matrices)
+    return [a.detach() for a in matrices], list(gradients)
 
 
 def readout_row(matrix: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
@@ -70,7 +71,7 @@ def readout_row(matrix: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", ["class", "mean", "registers", "not square"])
 def test_rollout_is_the_product_of_mixed_attentions(kind: str) -> None:
-    module = made(kind)
+    module = build_model(kind)
     inputs = pixels(module)
     layout = token_layout(module)
     maps = rollout(module, inputs)
@@ -78,8 +79,8 @@ def test_rollout_is_the_product_of_mixed_attentions(kind: str) -> None:
     for picture in range(2):
         product = torch.eye(layout.tokens)
         for attention in attentions:  # arXiv:2005.00928, section 3: A = 0.5 W_att + 0.5 I, from the first layer on
-            mixed = 0.5 * attention[picture].mean(0) + 0.5 * torch.eye(layout.tokens)
-            product = (mixed / mixed.sum(-1, keepdim=True)) @ product
+            mixed_NM = 0.5 * attention[picture].mean(0) + 0.5 * torch.eye(layout.tokens)
+            product = (mixed_NM / mixed_NM.sum(-1, keepdim=True)) @ product
         row = readout_row(product, layout)
         torch.testing.assert_close(
             maps.scores_BRC[picture].flatten(), row[layout.prefix :].detach(), rtol=1e-4, atol=1e-6
@@ -89,7 +90,7 @@ def test_rollout_is_the_product_of_mixed_attentions(kind: str) -> None:
 
 
 def test_rollout_with_a_pool_starts_from_the_pools_weights() -> None:
-    module = made("pool")
+    module = build_model("pool")
     inputs = pixels(module)
     weights = attention_map(module, inputs).scores_BRC.flatten(1)
     attentions, _ = explicit_attention(module, inputs)
@@ -98,7 +99,7 @@ def test_rollout_with_a_pool_starts_from_the_pools_weights() -> None:
         for attention in attentions:
             product = (0.5 * attention[picture].mean(0) + 0.5 * torch.eye(16)) @ product
         torch.testing.assert_close(
-            rollout(made("pool"), inputs).scores_BRC[picture].flatten(),
+            rollout(build_model("pool"), inputs).scores_BRC[picture].flatten(),
             weights[picture] @ product,
             rtol=1e-4,
             atol=1e-6,
@@ -107,42 +108,44 @@ def test_rollout_with_a_pool_starts_from_the_pools_weights() -> None:
 
 @pytest.mark.parametrize("kind", ["class", "mean", "registers", "not square"])
 def test_relevance_is_the_published_update_with_each_layers_own_gradient(kind: str) -> None:
-    module = made(kind)
+    module = build_model(kind)
     inputs, targets = pixels(module), torch.tensor([1, 4])
     layout = token_layout(module)
     maps = relevance(module, inputs, targets)
     attentions, gradients = explicit_attention(module, inputs, targets)
     for picture in range(2):
-        related = torch.eye(layout.tokens)
+        relevance_NM = torch.eye(layout.tokens)
         for attention, gradient in zip(attentions, gradients, strict=True):  # arXiv:2103.15679, equations 5 and 6
-            weighted = (gradient[picture] * attention[picture]).clamp(min=0).mean(0)
-            related = related + weighted @ related
-        row = readout_row(related - torch.eye(layout.tokens), layout)[layout.prefix :]
+            weighted_NM = (gradient[picture] * attention[picture]).clamp(min=0).mean(0)
+            relevance_NM = relevance_NM + weighted_NM @ relevance_NM
+        row = readout_row(relevance_NM - torch.eye(layout.tokens), layout)[layout.prefix :]
         torch.testing.assert_close(maps.scores_BRC[picture].flatten(), row, rtol=2e-3, atol=1e-6)
     assert maps.scores_BRC.max() > 0
 
 
 def test_relevance_differs_when_gradients_are_paired_with_another_layer() -> None:
     """The comparison above is able to see that mistake."""
-    module = made()
+    module = build_model()
     inputs, targets = pixels(module), torch.tensor([1, 4])
     attentions, gradients = explicit_attention(module, inputs, targets)
-    related = torch.eye(17)
+    relevance_NM = torch.eye(17)
     for attention, gradient in zip(attentions, reversed(gradients), strict=True):
-        related = related + (gradient[0] * attention[0]).clamp(min=0).mean(0) @ related
+        relevance_NM = relevance_NM + (gradient[0] * attention[0]).clamp(min=0).mean(0) @ relevance_NM
     right = relevance(module, inputs, targets).scores_BRC[0].flatten()
-    assert not torch.allclose(related[0, 1:], right, rtol=0.05)
+    assert not torch.allclose(relevance_NM[0, 1:], right, rtol=0.05)
 
 
 def test_relevance_is_the_same_fused_and_not() -> None:
-    inputs, targets = pixels(made()), torch.tensor([0, 3])
-    fused = relevance(made(), inputs, targets).scores_BRC
-    torch.testing.assert_close(fused, relevance(made(fused=False), inputs, targets).scores_BRC, rtol=2e-3, atol=1e-7)
+    inputs, targets = pixels(build_model()), torch.tensor([0, 3])
+    fused_maps = relevance(build_model(), inputs, targets).scores_BRC
+    torch.testing.assert_close(
+        fused_maps, relevance(build_model(fused=False), inputs, targets).scores_BRC, rtol=2e-3, atol=1e-7
+    )
 
 
 @pytest.mark.parametrize("method", [relevance, gradcam])
 def test_methods_with_gradients_depend_on_the_class_and_leave_parameters_alone(method) -> None:
-    module = made()
+    module = build_model()
     for parameter in module.parameters():
         parameter.requires_grad_(False)  # a frozen model has maps, too
     one = method(module, pixels(module), torch.tensor([0, 0])).scores_BRC
@@ -156,41 +159,41 @@ def test_methods_with_gradients_depend_on_the_class_and_leave_parameters_alone(m
 
 
 def slow_gradcam(module: nn.Module, inputs: torch.Tensor, target: int, block: int, *, at_input: bool) -> torch.Tensor:
-    kept: list[torch.Tensor] = []
+    tokens: list[torch.Tensor] = []
     part = module.blocks[block]
     if at_input:
-        hook = part.register_forward_pre_hook(lambda _, args: kept.append(args[0]))
+        hook = part.register_forward_pre_hook(lambda _, args: tokens.append(args[0]))
     else:
-        hook = part.register_forward_hook(lambda _, __, out: kept.append(out))
+        hook = part.register_forward_hook(lambda _, __, out: tokens.append(out))
     logits = module(inputs)
     hook.remove()
-    gradient = torch.autograd.grad(logits[0, target], kept[0])[0][0]
+    gradient = torch.autograd.grad(logits[0, target], tokens[0])[0][0]
     prefix = token_layout(module).prefix
     weights = torch.stack([gradient[i] for i in range(prefix, len(gradient))]).mean(0)
-    return torch.stack([(kept[0][0, i] * weights).sum().clamp(min=0) for i in range(prefix, len(gradient))]).detach()
+    return torch.stack([(tokens[0][0, i] * weights).sum().clamp(min=0) for i in range(prefix, len(gradient))]).detach()
 
 
 def test_gradcam_of_a_class_token_reads_what_goes_into_the_last_block() -> None:
-    module = made()
+    module = build_model()
     inputs = pixels(module, 1)
-    found = gradcam(module, inputs, torch.tensor([2])).scores_BRC[0].flatten()
+    map_N = gradcam(module, inputs, torch.tensor([2])).scores_BRC[0].flatten()
     assert not slow_gradcam(module, inputs, 2, -1, at_input=False).any()  # the known mistake: nothing is there
-    torch.testing.assert_close(found, slow_gradcam(module, inputs, 2, -1, at_input=True), rtol=1e-4, atol=1e-6)
-    assert found.max() > 0
+    torch.testing.assert_close(map_N, slow_gradcam(module, inputs, 2, -1, at_input=True), rtol=1e-4, atol=1e-6)
+    assert map_N.max() > 0
 
 
 def test_gradcam_of_a_mean_of_patches_reads_the_last_blocks_output() -> None:
-    module = made("mean")
+    module = build_model("mean")
     inputs = pixels(module, 1)
-    found = gradcam(module, inputs, torch.tensor([2])).scores_BRC[0].flatten()
-    torch.testing.assert_close(found, slow_gradcam(module, inputs, 2, -1, at_input=False), rtol=1e-4, atol=1e-6)
+    map_N = gradcam(module, inputs, torch.tensor([2])).scores_BRC[0].flatten()
+    torch.testing.assert_close(map_N, slow_gradcam(module, inputs, 2, -1, at_input=False), rtol=1e-4, atol=1e-6)
 
 
 def test_gradcam_says_when_nothing_carries_gradient() -> None:
     class Constant(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            inner = made()
+            inner = build_model()
             self.patch_embed, self.blocks, self.num_prefix_tokens = inner.patch_embed, inner.blocks, 0
             self.weight = nn.Parameter(torch.ones(3))
 
@@ -227,13 +230,13 @@ def test_maps_lie_on_the_patches_and_not_one_off() -> None:
 
 
 def test_heads_and_queries() -> None:
-    module = made()
+    module = build_model()
     inputs = pixels(module)
     whole = attention_matrices(module, inputs)
     assert whole.shape == (2, 2, 17, 17)
-    for name, reduced in (("mean", whole.mean(1)), ("max", whole.amax(1)), ("min", whole.amin(1)), (1, whole[:, 1])):
+    for name, rows in (("mean", whole.mean(1)), ("max", whole.amax(1)), ("min", whole.amin(1)), (1, whole[:, 1])):
         maps = attention_map(module, inputs, heads=name)
-        torch.testing.assert_close(maps.scores_BRC.flatten(1), reduced[:, 0, 1:])
+        torch.testing.assert_close(maps.scores_BRC.flatten(1), rows[:, 0, 1:])
     patch = attention_map(module, inputs, query=(2, 3)).scores_BRC.flatten(1)
     torch.testing.assert_close(patch, whole.mean(1)[:, 1 + 2 * 4 + 3, 1:])
     for number, maps in enumerate(head_maps(module, inputs)):
@@ -241,7 +244,7 @@ def test_heads_and_queries() -> None:
 
 
 def test_normalised_over_keys_not_over_queries() -> None:
-    whole = attention_matrices(made(), pixels(made()))
+    whole = attention_matrices(build_model(), pixels(build_model()))
     torch.testing.assert_close(whole.sum(-1), torch.ones(2, 2, 17))
     assert (whole.sum(-2) - 1).abs().max() > 0.05
 
@@ -259,12 +262,12 @@ def test_normalised_over_keys_not_over_queries() -> None:
 )
 def test_attention_map_says_what_there_is(options: dict[str, object], message: str) -> None:
     with pytest.raises(ModelError, match=message):
-        attention_map(made(), pixels(made()), **options)
+        attention_map(build_model(), pixels(build_model()), **options)
 
 
 def test_without_a_class_token_other_ways_are_offered() -> None:
     with pytest.raises(ModelError, match=r"no class row.*mean of its patches.*\n.*rollout"):
-        attention_map(made("mean"), pixels(made("mean")))
+        attention_map(build_model("mean"), pixels(build_model("mean")))
 
 
 def test_another_number_of_tokens_is_refused() -> None:
@@ -278,19 +281,19 @@ def slow_occlusion(probability, picture, target, rows, columns, window, step):
     losses: dict[tuple[int, int], list[float]] = {(r, c): [] for r in range(rows) for c in range(columns)}
     for top in range(step - window, rows, step):
         for left in range(step - window, columns, step):
-            hidden = [(r, c) for r in range(top, top + window) for c in range(left, left + window) if (r, c) in losses]
-            covered = picture.clone()
-            for r, c in hidden:
-                covered[:, r * 8 : r * 8 + 8, c * 8 : c * 8 + 8] = 0
-            value = intact - float(probability(covered[None])[0, target])
-            for place in hidden:
+            patches = [(r, c) for r in range(top, top + window) for c in range(left, left + window) if (r, c) in losses]
+            covered_CHW = picture.clone()
+            for r, c in patches:
+                covered_CHW[:, r * 8 : r * 8 + 8, c * 8 : c * 8 + 8] = 0
+            value = intact - float(probability(covered_CHW[None])[0, target])
+            for place in patches:
                 losses[place].append(value)
     return torch.tensor([[sum(losses[r, c]) / len(losses[r, c]) for c in range(columns)] for r in range(rows)])
 
 
 @pytest.mark.parametrize("window", [1, 2, 3])
 def test_occlusion_equals_a_loop_over_covers(window: int) -> None:
-    module = made("not square")
+    module = build_model("not square")
 
     def probability(x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():

@@ -24,7 +24,7 @@ few = settings(max_examples=25, deadline=None)
 grids = st.integers(1, 30)
 
 
-def evaluated(width: int, height: int, size: int, crop: float) -> EvalGeometry:
+def eval_geometry(width: int, height: int, size: int, crop: float) -> EvalGeometry:
     return EvalTransform(replace(TransformSpec(), eval_crop=crop), size).geometry(width, height)
 
 
@@ -32,7 +32,9 @@ def evaluated(width: int, height: int, size: int, crop: float) -> EvalGeometry:
 def placements(draw: st.DrawFn, longest: int = 700, most: int = 30) -> Placement:
     """Any picture, crop, input size and grid."""
     width, height = draw(st.integers(1, longest)), draw(st.integers(1, longest))
-    geometry = evaluated(width, height, draw(st.integers(8, 400)), draw(st.sampled_from([0.5, 0.875, 0.9, 0.95, 1.0])))
+    geometry = eval_geometry(
+        width, height, draw(st.integers(8, 400)), draw(st.sampled_from([0.5, 0.875, 0.9, 0.95, 1.0]))
+    )
     return Placement(geometry, draw(st.integers(1, most)), draw(st.integers(1, most)))
 
 
@@ -100,7 +102,7 @@ def test_a_patch_worked_out_by_hand() -> None:
 
 
 def test_what_is_no_grid_or_no_patch_is_refused() -> None:
-    geometry = evaluated(20, 30, 16, 1.0)
+    geometry = eval_geometry(20, 30, 16, 1.0)
     with pytest.raises(ValueError, match="0 x 4"):
         Placement(geometry, 0, 4)
     for patch in ((4, 0), (0, 4), (-1, 0)):
@@ -162,7 +164,7 @@ def test_a_constant_map_is_constant_to_the_edges(placement: Placement, value: fl
 
 
 def test_a_patch_without_a_score_does_not_touch_its_neighbours() -> None:
-    placement = Placement(evaluated(64, 64, 64, 1.0), 8, 8)
+    placement = Placement(eval_geometry(64, 64, 64, 1.0), 8, 8)
     scores_RC = np.full((8, 8), 3.0)
     scores_RC[2, 5] = np.nan
     for smooth in (False, True):
@@ -174,7 +176,7 @@ def test_a_patch_without_a_score_does_not_touch_its_neighbours() -> None:
 
 
 def test_a_copy_of_another_size_shows_the_same_map() -> None:
-    placement = Placement(evaluated(300, 200, 128, 0.9), 4, 4)
+    placement = Placement(eval_geometry(300, 200, 128, 0.9), 4, 4)
     scores_RC = np.arange(16.0).reshape(4, 4)
     whole_HW = placement.to_image(scores_RC, smooth=False)
     half_HW = placement.to_image(scores_RC, smooth=False, shape=(100, 150))
@@ -185,7 +187,7 @@ def test_a_copy_of_another_size_shows_the_same_map() -> None:
 
 
 def test_a_map_or_mask_of_another_shape_is_refused() -> None:
-    placement = Placement(evaluated(30, 20, 16, 1.0), 4, 5)
+    placement = Placement(eval_geometry(30, 20, 16, 1.0), 4, 5)
     with pytest.raises(ValueError, match="4 x 5"):
         placement.to_image(np.zeros((5, 4)), smooth=False)
     with pytest.raises(ValueError, match="20 x 30"):
@@ -273,9 +275,9 @@ def test_what_is_bright_for_the_model_is_bright_where_patch_at_says(
     bright_HW = ((y_H >= top) & (y_H < bottom))[:, None] & ((x_W >= left) & (x_W < right))
     assert all(placement.patch_at(x_W[x], y_H[y]) == (row, column) for y, x in zip(*np.nonzero(bright_HW), strict=True))
     photo_HWC = np.repeat(np.where(bright_HW, 255, 0).astype(np.uint8)[..., None], 3, axis=2)
-    seen = transform(Image.fromarray(photo_HWC))[..., 0].astype(float)
+    square_HW = transform(Image.fromarray(photo_HWC))[..., 0].astype(float)
     side = size // cells
-    brightness_RC = seen.reshape(cells, side, cells, side).mean(axis=(1, 3)) / 255
+    brightness_RC = square_HW.reshape(cells, side, cells, side).mean(axis=(1, 3)) / 255
     assert np.unravel_index(brightness_RC.argmax(), brightness_RC.shape) == (row, column)
     expected_RC = placement.coverage(bright_HW)
     assert np.abs(brightness_RC - expected_RC).max() < 0.12  # bicubic edges overshoot and are a few pixels broad

@@ -120,9 +120,9 @@ def test_the_best_overlap_is_the_best_and_the_mask_itself_is_perfect(seed: int) 
 
 def test_a_constant_map_scores_as_a_random_one() -> None:
     coverage_RC = np.array([[1, 0.5], [0, 0]])
-    found = score_against_mask(np.full((2, 2), 0.3, dtype=np.float32), coverage_RC, coverage_RC > 0.6)
-    assert found.pointing == 0.25  # the share of patches that hit
-    assert astuple(found)[1:] == pytest.approx([0.375] * 4)  # the mask's share of the area
+    scores = score_against_mask(np.full((2, 2), 0.3, dtype=np.float32), coverage_RC, coverage_RC > 0.6)
+    assert scores.pointing == 0.25  # the share of patches that hit
+    assert astuple(scores)[1:] == pytest.approx([0.375] * 4)  # the mask's share of the area
     nothing = score_against_mask(np.array([[-1.0, -2], [-3, -4]]), coverage_RC, coverage_RC > 0.6)
     assert nothing.inside == 0.375  # no mass at all: it points nowhere
     assert nothing.pointing == 1
@@ -134,8 +134,8 @@ def test_the_pointing_game_counts_ties_as_a_share() -> None:
     assert pointing_hit([[1, 3], [1, 2]], hit_RC) == 0
     assert pointing_hit([[3, 3], [1, 2]], hit_RC) == 0.5
     assert pointing_hit([[3, 3], [1, 3]], hit_RC) == pytest.approx(2 / 3)
-    drawn = np.random.default_rng(0).choice(3, 6000)  # what a fair draw among the three would hit
-    assert np.isin(drawn, [0, 2]).mean() == pytest.approx(2 / 3, abs=0.03)
+    choices = np.random.default_rng(0).choice(3, 6000)  # what a fair draw among the three would hit
+    assert np.isin(choices, [0, 2]).mean() == pytest.approx(2 / 3, abs=0.03)
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
@@ -146,9 +146,9 @@ def test_an_empty_or_full_mask_says_nothing(value: float) -> None:
 
 def test_a_mask_between_the_centres_cannot_be_pointed_at() -> None:
     coverage_RC = np.array([[0.2, 0.0], [0.0, 0.0]])
-    found = score_against_mask(np.eye(2), coverage_RC, np.zeros((2, 2), dtype=bool))
-    assert found.pointing is None
-    assert found.inside == pytest.approx(0.1)
+    scores = score_against_mask(np.eye(2), coverage_RC, np.zeros((2, 2), dtype=bool))
+    assert scores.pointing is None
+    assert scores.inside == pytest.approx(0.1)
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -169,7 +169,7 @@ def test_centres_are_looked_up_in_the_photographs_own_pixels() -> None:
     mask_HW = np.zeros((60, 100), dtype=bool)
     mask_HW[28:33, 48:72] = True
     assert centres_inside(mask_HW, placement).tolist() == [[False] * 3, [False, True, True], [False] * 3]
-    found = score_against_mask(np.eye(3), placement.coverage(mask_HW), centres_inside(mask_HW, placement))
-    assert found.pointing == pytest.approx(1 / 3)  # one of the three that tie
+    scores = score_against_mask(np.eye(3), placement.coverage(mask_HW), centres_inside(mask_HW, placement))
+    assert scores.pointing == pytest.approx(1 / 3)  # one of the three that tie
     with pytest.raises(ValueError, match="60 x 100 pixels"):
         centres_inside(mask_HW.T, placement)

@@ -80,12 +80,12 @@ def test_the_table_is_what_the_first_block_sees_of_an_empty_picture(prefix: int,
     table = position_embeddings(module)
     for value in module.patch_embed.proj.parameters():
         nn.init.zeros_(value)
-    seen: list[torch.Tensor] = []
-    module.blocks[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    block_inputs: list[torch.Tensor] = []
+    module.blocks[0].register_forward_pre_hook(lambda _, inputs: block_inputs.append(inputs[0]))
     high, wide = module.patch_embed.img_size
     module(torch.ones(1, 3, high, wide))
     assert (table.rows, table.columns, table.channels) == (high // 8, wide // 8, 32)
-    tokens_ND = seen[0].detach().reshape(-1, 32)[-table.rows * table.columns :]
+    tokens_ND = block_inputs[0].detach().reshape(-1, 32)[-table.rows * table.columns :]
     np.testing.assert_allclose(table.embeddings_RCD.reshape(-1, 32), tokens_ND, atol=1e-6)
     assert table.embeddings_RCD.dtype == np.float32
     assert table.prefix_tokens == prefix
@@ -194,19 +194,19 @@ def test_broken_tables() -> None:
 
 def slow_similarity(embeddings_RCD: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     rows, columns, _ = embeddings_RCD.shape
-    found = np.zeros((rows, columns, rows, columns))
+    similarity_RCRC = np.zeros((rows, columns, rows, columns))
     for r, c, i, j in np.ndindex(rows, columns, rows, columns):
         one, other = embeddings_RCD[r, c].astype(np.float64), embeddings_RCD[i, j].astype(np.float64)
-        found[r, c, i, j] = one @ other / np.sqrt((one @ one) * (other @ other))
-    return found
+        similarity_RCRC[r, c, i, j] = one @ other / np.sqrt((one @ one) * (other @ other))
+    return similarity_RCRC
 
 
 def test_similarity_equals_a_double_loop() -> None:
     embeddings_RCD = position_embeddings(create(seed=3)).embeddings_RCD
-    found = cosine_similarity(embeddings_RCD)
-    assert found.dtype == np.float32
-    assert found.shape == (4, 6, 4, 6)
-    np.testing.assert_allclose(found, slow_similarity(embeddings_RCD), atol=1e-6)
+    similarity_RCRC = cosine_similarity(embeddings_RCD)
+    assert similarity_RCRC.dtype == np.float32
+    assert similarity_RCRC.shape == (4, 6, 4, 6)
+    np.testing.assert_allclose(similarity_RCRC, slow_similarity(embeddings_RCD), atol=1e-6)
     common_RCD = embeddings_RCD + 100  # nearly the same direction everywhere
     np.testing.assert_allclose(cosine_similarity(common_RCD), slow_similarity(common_RCD), atol=1e-6)
 
@@ -214,23 +214,23 @@ def test_similarity_equals_a_double_loop() -> None:
 @given(st.integers(0, 1000), st.integers(1, 5), st.integers(1, 5), st.floats(1e-15, 1e15))
 def test_similarity_is_symmetric_bounded_and_blind_to_length(seed: int, rows: int, columns: int, scale: float) -> None:
     embeddings_RCD = np.random.default_rng(seed).normal(size=(rows, columns, 7))
-    found = cosine_similarity(embeddings_RCD * scale)
-    square = found.reshape(rows * columns, -1)
+    similarity_RCRC = cosine_similarity(embeddings_RCD * scale)
+    square = similarity_RCRC.reshape(rows * columns, -1)
     np.testing.assert_array_equal(square, square.T)
     np.testing.assert_array_equal(np.diag(square), 1)
     assert np.abs(square).max() <= 1
-    np.testing.assert_allclose(found, cosine_similarity(embeddings_RCD), atol=1e-6)
+    np.testing.assert_allclose(similarity_RCRC, cosine_similarity(embeddings_RCD), atol=1e-6)
 
 
 @pytest.mark.filterwarnings("error")
 def test_an_embedding_of_zeros_is_similar_to_nothing() -> None:
     embeddings_RCD = np.random.default_rng(0).normal(size=(2, 3, 5))
     embeddings_RCD[1, 1] = 0
-    found = cosine_similarity(embeddings_RCD)
-    assert not found[1, 1].any()
-    assert not found[:, :, 1, 1].any()
-    assert found[0, 0, 0, 0] == 1
-    assert np.isfinite(found).all()
+    similarity_RCRC = cosine_similarity(embeddings_RCD)
+    assert not similarity_RCRC[1, 1].any()
+    assert not similarity_RCRC[:, :, 1, 1].any()
+    assert similarity_RCRC[0, 0, 0, 0] == 1
+    assert np.isfinite(similarity_RCRC).all()
 
 
 # --- the numbers
@@ -285,10 +285,10 @@ def test_the_numbers_equal_slow_ones(grid: tuple[int, int], kind: str) -> None:
     rng = np.random.default_rng(1)
     table = {"random": rng.normal(size=(*grid, 16)), "smooth": smooth(*grid), "ties": rng.integers(0, 2, (*grid, 3))}
     similarity = cosine_similarity(np.asarray(table[kind], np.float64) + (kind == "ties"))
-    found = position_numbers(similarity)
-    assert found.neighbour_share == pytest.approx(slow_neighbour_share(similarity), abs=1e-9)
-    assert found.distance_correlation == pytest.approx(slow_rank_correlation(similarity), abs=1e-9)
-    assert found.additive_share == pytest.approx(slow_additive_share(similarity), abs=1e-6)
+    numbers = position_numbers(similarity)
+    assert numbers.neighbour_share == pytest.approx(slow_neighbour_share(similarity), abs=1e-9)
+    assert numbers.distance_correlation == pytest.approx(slow_rank_correlation(similarity), abs=1e-9)
+    assert numbers.additive_share == pytest.approx(slow_additive_share(similarity), abs=1e-6)
 
 
 def test_cells_that_tie_share_the_count() -> None:
@@ -333,8 +333,8 @@ def mae_embedding(channels: int, rows: int, columns: int) -> npt.NDArray[np.floa
 
 @pytest.mark.parametrize(("rows", "columns", "channels"), [(14, 14, 768), (3, 5, 8)])
 def test_the_sine_embedding_is_that_of_mae(rows: int, columns: int, channels: int) -> None:
-    found = sine_embedding(rows, columns, channels).reshape(rows * columns, channels)
-    np.testing.assert_allclose(found, mae_embedding(channels, rows, columns), atol=1e-6)
+    table_ND = sine_embedding(rows, columns, channels).reshape(rows * columns, channels)
+    np.testing.assert_allclose(table_ND, mae_embedding(channels, rows, columns), atol=1e-6)
     assert sine_embedding(3, 5, 11).shape == (3, 5, 8)
 
 

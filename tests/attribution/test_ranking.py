@@ -25,9 +25,11 @@ RNG = np.random.default_rng(11)
 DIFFICULTY = RNG.normal(0, 0.25, 60)  # pictures differ far more than methods do
 
 
-def scored(name: str, mean: float, *, control: bool = False, noise: float = 0.02, **others: np.ndarray) -> ScoredMethod:
-    own = np.random.default_rng(sum(map(ord, name)))
-    gap_P = mean + DIFFICULTY + own.normal(0, noise, len(DIFFICULTY))
+def method_with(
+    name: str, mean: float, *, control: bool = False, noise: float = 0.02, **others: np.ndarray
+) -> ScoredMethod:
+    rng = np.random.default_rng(sum(map(ord, name)))
+    gap_P = mean + DIFFICULTY + rng.normal(0, noise, len(DIFFICULTY))
     return ScoredMethod(name, control, {"gap": gap_P, **others})
 
 
@@ -36,16 +38,16 @@ def scored(name: str, mean: float, *, control: bool = False, noise: float = 0.02
 
 def test_hits_without_a_miss_still_have_an_interval() -> None:
     """Clopper and Pearson's interval of 20 of 20, from published tables: 0.8316 to 1."""
-    found = estimate(np.ones(20), metric("pointing"))
-    assert found is not None
-    assert found.interval is not None
-    assert (found.interval.low, found.interval.high) == pytest.approx((0.8316, 1), abs=5e-5)
+    hits = estimate(np.ones(20), metric("pointing"))
+    assert hits is not None
+    assert hits.interval is not None
+    assert (hits.interval.low, hits.interval.high) == pytest.approx((0.8316, 1), abs=5e-5)
     none = estimate(np.zeros(20), metric("pointing"))
     assert none is not None
     assert none.interval == Interval(0.0, pytest.approx(0.1684, abs=5e-5))
-    signed = estimate(-np.ones(20), metric("gap"))  # over a range of 2 it is twice as wide
-    assert signed is not None
-    assert signed.interval == Interval(-1.0, pytest.approx(-1 + 2 * 0.1684, abs=1e-4))
+    gaps = estimate(-np.ones(20), metric("gap"))  # over a range of 2 it is twice as wide
+    assert gaps is not None
+    assert gaps.interval == Interval(-1.0, pytest.approx(-1 + 2 * 0.1684, abs=1e-4))
 
 
 def test_few_pictures_have_no_interval_and_nan_is_no_picture() -> None:
@@ -62,40 +64,40 @@ def test_few_pictures_have_no_interval_and_nan_is_no_picture() -> None:
 
 
 def test_methods_are_ranked_and_ties_are_found_by_pairs() -> None:
-    found = rank_methods(
+    ranking = rank_methods(
         [
-            scored("weak", 0.40),
-            scored("blob", 0.45, control=True),
-            scored("best", 0.50),
-            scored("twin", 0.499, noise=0.05),
+            method_with("weak", 0.40),
+            method_with("blob", 0.45, control=True),
+            method_with("best", 0.50),
+            method_with("twin", 0.499, noise=0.05),
         ]
     )
-    assert [row.name for row in found.rows] == ["best", "twin", "weak", "blob"]
-    assert [row.standing for row in found.rows] == ["best", "ties", "below", "below"]
-    assert [row.ties_with_best for row in found.rows] == [True, True, False, False]
-    first, third = (found.rows[place].estimates["gap"].interval for place in (0, 3))
+    assert [row.name for row in ranking.rows] == ["best", "twin", "weak", "blob"]
+    assert [row.standing for row in ranking.rows] == ["best", "ties", "below", "below"]
+    assert [row.ties_with_best for row in ranking.rows] == [True, True, False, False]
+    first, third = (ranking.rows[place].estimates["gap"].interval for place in (0, 3))
     assert first is not None
     assert third is not None
     assert first.low < third.high  # their own intervals overlap: only pairs tell them apart
-    assert found.rows[0].lead is None
-    assert found.by is metric("gap")
-    assert found.pictures == 60
+    assert ranking.rows[0].lead is None
+    assert ranking.by is metric("gap")
+    assert ranking.pictures == 60
 
 
 def test_the_paired_difference_is_the_mean_of_differences() -> None:
-    one, other = scored("one", 0.5), scored("other", 0.3)
-    found = paired_difference(one, other, metric("gap"))
-    assert found is not None
+    one, other = method_with("one", 0.5), method_with("other", 0.3)
+    difference = paired_difference(one, other, metric("gap"))
+    assert difference is not None
     differences_P = one.values["gap"] - other.values["gap"]
-    assert found.mean == pytest.approx(differences_P.mean())
-    assert found.interval == bootstrap_interval(differences_P)
-    assert found.interval.high - found.interval.low < 0.1 * DIFFICULTY.std()
+    assert difference.mean == pytest.approx(differences_P.mean())
+    assert difference.interval == bootstrap_interval(differences_P)
+    assert difference.interval.high - difference.interval.low < 0.1 * DIFFICULTY.std()
 
 
 def test_a_control_can_be_ahead_but_never_first() -> None:
-    found = rank_methods([scored("method", 0.2), scored("blob", 0.6, control=True)])
-    assert [(row.name, row.standing) for row in found.rows] == [("method", "best"), ("blob", "above")]
-    lead = found.rows[1].lead
+    ranking = rank_methods([method_with("method", 0.2), method_with("blob", 0.6, control=True)])
+    assert [(row.name, row.standing) for row in ranking.rows] == [("method", "best"), ("blob", "above")]
+    lead = ranking.rows[1].lead
     assert lead is not None
     assert lead.mean < 0
 
@@ -103,10 +105,10 @@ def test_a_control_can_be_ahead_but_never_first() -> None:
 def test_where_lower_is_better_the_lowest_is_best() -> None:
     low_P, high_P = 0.2 + 0.1 * RNG.random(20), 0.6 + 0.1 * RNG.random(20)
     methods = [ScoredMethod("high", False, {"deletion": high_P}), ScoredMethod("low", False, {"deletion": low_P})]
-    found = rank_methods(methods, by="deletion")
-    assert [(row.name, row.standing) for row in found.rows] == [("low", "best"), ("high", "below")]
-    assert found.rows[1].lead is not None
-    assert found.rows[1].lead.mean == pytest.approx((high_P - low_P).mean())
+    ranking = rank_methods(methods, by="deletion")
+    assert [(row.name, row.standing) for row in ranking.rows] == [("low", "best"), ("high", "below")]
+    assert ranking.rows[1].lead is not None
+    assert ranking.rows[1].lead.mean == pytest.approx((high_P - low_P).mean())
 
 
 def test_pointing_decides_where_enough_pictures_have_masks() -> None:
@@ -123,14 +125,14 @@ def test_pointing_decides_where_enough_pictures_have_masks() -> None:
 
 
 def test_a_single_picture_ranks_and_separates_nothing() -> None:
-    found = rank_methods(
+    ranking = rank_methods(
         [ScoredMethod(name, False, {"gap": np.array([gap])}) for name, gap in (("a", 0.1), ("b", 0.9))]
     )
-    assert [(row.name, row.standing, row.ties_with_best) for row in found.rows] == [
+    assert [(row.name, row.standing, row.ties_with_best) for row in ranking.rows] == [
         ("b", "best", True),
         ("a", "unknown", None),
     ]
-    assert found.rows[0].estimates["gap"].interval is None
+    assert ranking.rows[0].estimates["gap"].interval is None
 
 
 def test_differences_only_count_pictures_that_both_have() -> None:
@@ -143,34 +145,34 @@ def test_differences_only_count_pictures_that_both_have() -> None:
 @settings(max_examples=30)
 @given(st.permutations(["a", "b", "c", "d", "e"]))
 def test_the_order_of_the_arguments_does_not_matter(order: list[str]) -> None:
-    made = {name: scored(name, 0.1 * place, control=name in "de") for place, name in enumerate("abcde")}
-    reference = rank_methods([made[name] for name in "abcde"], resamples=50)
-    assert rank_methods([made[name] for name in order], resamples=50).to_dict() == reference.to_dict()
+    methods_by_name = {name: method_with(name, 0.1 * place, control=name in "de") for place, name in enumerate("abcde")}
+    reference = rank_methods([methods_by_name[name] for name in "abcde"], resamples=50)
+    assert rank_methods([methods_by_name[name] for name in order], resamples=50).to_dict() == reference.to_dict()
 
 
 def test_a_ranking_is_json_and_repeats() -> None:
-    methods = [scored("best", 0.5), scored("blob", 0.3, control=True), scored("twin", 0.5)]
-    found = rank_methods(methods, seed=2)
-    text = json.dumps(found.to_dict(), allow_nan=False)
+    methods = [method_with("best", 0.5), method_with("blob", 0.3, control=True), method_with("twin", 0.5)]
+    ranking = rank_methods(methods, seed=2)
+    text = json.dumps(ranking.to_dict(), allow_nan=False)
     assert text == json.dumps(rank_methods(methods, seed=2).to_dict())
     first = json.loads(text)["methods"][0]
-    assert first["metrics"]["gap"]["mean"] == round(found.rows[0].estimates["gap"].mean, 6)
+    assert first["metrics"]["gap"]["mean"] == round(ranking.rows[0].estimates["gap"].mean, 6)
     assert json.loads(text)["bootstrap"] == {"resamples": 2000, "seed": 2}
 
 
 def test_metrics_are_shown_with_the_deciding_one_first() -> None:
     values = {key: np.linspace(0, 1, 8) for key in ("deletion", "insertion", "gap", "inside")}
-    found = rank_methods([ScoredMethod("m", False, values)], by="insertion")
-    assert [each.key for each in found.metrics] == ["insertion", "inside", "gap", "deletion"]
+    ranking = rank_methods([ScoredMethod("m", False, values)], by="insertion")
+    assert [each.key for each in ranking.metrics] == ["insertion", "inside", "gap", "deletion"]
     assert len({each.key for each in METRICS}) == len(METRICS)
 
 
 def test_what_cannot_be_ranked_is_refused() -> None:
-    one = scored("one", 0.5)
+    one = method_with("one", 0.5)
     short = ScoredMethod("short", False, {"gap": np.ones(3)})
     for methods, message in (
         ([], "at least one method"),
-        ([scored("blob", 0.1, control=True)], "at least one method"),
+        ([method_with("blob", 0.1, control=True)], "at least one method"),
         ([one, one], "names that differ"),
         ([one, short], "same pictures"),
     ):

@@ -145,9 +145,9 @@ def test_any_evidence_has_one_flag_and_at_most_two_sentences(
     assert "None" not in verdict.sentence
     assert "()" not in verdict.sentence
     assert "nan" not in verdict.sentence
-    stored = json.loads(json.dumps(verdict.to_dict(), allow_nan=False))
-    assert stored["flag"] == verdict.flag
-    assert stored["evidence"]["pictures"] == pictures
+    content = json.loads(json.dumps(verdict.to_dict(), allow_nan=False))
+    assert content["flag"] == verdict.flag
+    assert content["evidence"]["pictures"] == pictures
 
 
 def test_numpy_numbers_give_plain_answers_and_intervals_are_stored() -> None:

@@ -35,15 +35,17 @@ def test_stages_run_from_the_head_down_and_add_up() -> None:
     module = network()
     before = state(module)
     names, changed_so_far = [], set()
-    for name, randomised in randomised_copies(module, seed=0):
+    for name, shuffled_module in randomised_copies(module, seed=0):
         names.append(name)
-        changed = {key for key, value in randomised.state_dict().items() if not torch.equal(value, before[key])}
-        assert changed_so_far < changed
-        new = changed - changed_so_far
+        changed_keys = {
+            key for key, value in shuffled_module.state_dict().items() if not torch.equal(value, before[key])
+        }
+        assert changed_so_far < changed_keys
+        new = changed_keys - changed_so_far
         where = {"head": ("norm.", "head.", "fc_norm."), "embedding": ("cls_token", "pos_embed", "patch_embed.")}
         expected = where.get(name) or (f"blocks.{int(name.split()[1]) - 1}.",)
         assert all(key.startswith(expected) for key in new), (name, new)
-        changed_so_far = changed
+        changed_so_far = changed_keys
     assert names == ["head", "block 3", "block 2", "block 1", "embedding"]
     assert changed_so_far == set(before)  # in the end nothing is left
 
@@ -51,11 +53,11 @@ def test_stages_run_from_the_head_down_and_add_up() -> None:
 def test_every_tensor_keeps_its_values_and_loses_their_arrangement() -> None:
     module = network()
     before = state(module)
-    *_, (_, randomised) = randomised_copies(module, seed=0)
-    for name, value in randomised.state_dict().items():
+    *_, (_, shuffled_module) = randomised_copies(module, seed=0)
+    for name, value in shuffled_module.state_dict().items():
         assert torch.equal(value.flatten().sort().values, before[name].flatten().sort().values), name
     weight = "blocks.0.attn.qkv.weight"
-    pair = torch.stack([randomised.state_dict()[weight].flatten(), before[weight].flatten()])
+    pair = torch.stack([shuffled_module.state_dict()[weight].flatten(), before[weight].flatten()])
     assert abs(float(torch.corrcoef(pair)[0, 1])) < 0.1
 
 
@@ -64,10 +66,10 @@ def test_the_original_is_never_touched_and_seeds_repeat() -> None:
     before = state(module)
     finals = []
     for seed in (0, 0, 1):
-        for _, randomised in randomised_copies(module, seed=seed):
-            assert randomised is not module
+        for _, shuffled_module in randomised_copies(module, seed=seed):
+            assert shuffled_module is not module
             assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
-        finals.append(state(randomised))
+        finals.append(state(shuffled_module))
     assert all(torch.equal(finals[0][name], finals[1][name]) for name in before)
     assert any(not torch.equal(finals[0][name], finals[2][name]) for name in before)
     assert all(a is b for a, b in zip(module.parameters(), module.parameters(), strict=True))
@@ -86,8 +88,12 @@ def test_every_weight_of_other_transformers_has_one_stage(name: str, changes: di
     module = network(name, depth=2, **changes)
     stages = weight_stages(module)
     assert [stage for stage, _ in stages] == ["head", "block 2", "block 1", "embedding"]
-    placed = [parameter for _, parameters in stages for parameter in parameters]
-    assert len(placed) == len({id(parameter) for parameter in placed}) == len(list(module.parameters()))
+    staged_parameters = [parameter for _, parameters in stages for parameter in parameters]
+    assert (
+        len(staged_parameters)
+        == len({id(parameter) for parameter in staged_parameters})
+        == len(list(module.parameters()))
+    )
 
 
 def test_ten_blocks_are_in_order() -> None:
@@ -112,11 +118,11 @@ def slow_ranks(values: np.ndarray) -> list[float]:
 def test_rank_correlation_is_pearsons_of_mean_ranks(seed: int, length: int) -> None:
     rng = np.random.default_rng(seed)
     first, second = rng.integers(0, 6, (2, length)).astype(float)
-    found = rank_correlation(first[None], second[None])[0]
+    correlation = rank_correlation(first[None], second[None])[0]
     if np.ptp(first) == 0 or np.ptp(second) == 0:
-        assert np.isnan(found)
+        assert np.isnan(correlation)
     else:
-        assert found == pytest.approx(np.corrcoef(slow_ranks(first), slow_ranks(second))[0, 1], abs=1e-12)
+        assert correlation == pytest.approx(np.corrcoef(slow_ranks(first), slow_ranks(second))[0, 1], abs=1e-12)
 
 
 def test_rank_correlation_agrees_with_torchmetrics() -> None:
@@ -153,28 +159,28 @@ def head_map(module: nn.Module) -> np.ndarray:
 
 def test_a_map_changes_at_the_stage_that_it_reads() -> None:
     module = network()
-    found = sensitivity(lambda m: m.blocks[1].norm1.weight.detach().numpy()[None, :16].reshape(1, 4, 4), module, 0)
-    by_stage = dict(zip(found.stages, found.correlation_SB[:, 0], strict=True))
+    result = sensitivity(lambda m: m.blocks[1].norm1.weight.detach().numpy()[None, :16].reshape(1, 4, 4), module, 0)
+    by_stage = dict(zip(result.stages, result.correlation_SB[:, 0], strict=True))
     assert by_stage["head"] == by_stage["block 3"] == pytest.approx(1)
     assert by_stage["block 2"] < 0.9
-    assert by_stage["block 2"] == by_stage["block 1"] == by_stage["embedding"] == found.final_B[0]
+    assert by_stage["block 2"] == by_stage["block 1"] == by_stage["embedding"] == result.final_B[0]
 
 
 def test_sensitivity_equals_its_definition() -> None:
     module = network()
-    found = sensitivity(head_map, module, seed=3)
+    result = sensitivity(head_map, module, seed=3)
     reference = copy.deepcopy(module)
     expected = []
-    for _, randomised in randomised_copies(reference, seed=3):
-        pairs = zip(head_map(module), head_map(randomised), strict=True)
+    for _, shuffled_module in randomised_copies(reference, seed=3):
+        pairs = zip(head_map(module), head_map(shuffled_module), strict=True)
         expected.append([np.corrcoef(slow_ranks(a.ravel()), slow_ranks(b.ravel()))[0, 1] for a, b in pairs])
-    assert found.correlation_SB == pytest.approx(np.array(expected))
+    assert result.correlation_SB == pytest.approx(np.array(expected))
 
 
 def test_a_map_of_the_picture_alone_survives_everything() -> None:
     picture_BRC = np.random.default_rng(0).random((2, 4, 4))
-    found = sensitivity(lambda _: picture_BRC, network(), 0)
-    assert found.correlation_SB == pytest.approx(np.ones((5, 2)))
+    result = sensitivity(lambda _: picture_BRC, network(), 0)
+    assert result.correlation_SB == pytest.approx(np.ones((5, 2)))
 
 
 def test_constant_maps_have_changed_only_if_they_have() -> None:

@@ -40,8 +40,8 @@ def command(*arguments: object, capsys: pytest.CaptureFixture[str], monkeypatch:
     monkeypatch.setattr("sys.argv", ["vitrine", *map(str, arguments)])
     with pytest.raises(SystemExit) as end:
         main()
-    said = capsys.readouterr()
-    return end.value.code, said.out, said.err
+    output = capsys.readouterr()
+    return end.value.code, output.out, output.err
 
 
 @pytest.fixture
@@ -54,10 +54,10 @@ def test_a_figure_a_picture_a_sheet_and_a_table(run, small_run: Path, pictures: 
     assert status == 0
     assert "5 figures" in out
     assert "not readable: pie/zz.png" in err
-    made = sorted(path.relative_to(tmp_path / "maps").as_posix() for path in (tmp_path / "maps").rglob("*.*"))
+    paths = sorted(path.relative_to(tmp_path / "maps").as_posix() for path in (tmp_path / "maps").rglob("*.*"))
     stems = sorted(path.relative_to(pictures).with_suffix(".png").as_posix() for path in pictures.rglob("*.*"))
     stems.remove("pie/zz.png")
-    assert made == sorted([*stems, "contact-sheet.png", "maps.csv"])
+    assert paths == sorted([*stems, "contact-sheet.png", "maps.csv"])
     rows = list(csv.DictReader((tmp_path / "maps" / "maps.csv").open()))
     assert [row["filename"] for row in rows][-1] == "wide.jpg"
     assert [row["true"] for row in rows] == ["clover", "clover", "pie", "pie", ""]
@@ -67,34 +67,34 @@ def test_a_figure_a_picture_a_sheet_and_a_table(run, small_run: Path, pictures: 
 def test_the_map_is_the_models_attention_on_what_it_sees(small_run: Path, pictures: Path) -> None:
     model = vitrine.load(small_run)
     path = next((pictures / "pie").glob("0*.png"))
-    seen = model.explain(path)
+    explanation = model.explain(path)
     pixels_HWC = torch.from_numpy(np.array(Image.open(path))).float() / 255
     spec = model.classifier.spec
     pixels_BCHW = ((pixels_HWC - torch.tensor(spec.mean)) / torch.tensor(spec.std)).permute(2, 0, 1)[None]
     with torch.no_grad():
         probabilities = model.classifier.module(pixels_BCHW).softmax(-1)[0]
-    assert seen.prediction.label == model.labels[int(probabilities.argmax())]
-    assert seen.prediction.probability == pytest.approx(float(probabilities.max()), abs=1e-5)
-    assert model.predict(path) == seen.prediction
+    assert explanation.prediction.label == model.labels[int(probabilities.argmax())]
+    assert explanation.prediction.probability == pytest.approx(float(probabilities.max()), abs=1e-5)
+    assert model.predict(path) == explanation.prediction
     expected = attention_map(model.classifier.module, pixels_BCHW).scores_BRC[0].numpy()
-    np.testing.assert_allclose(seen.map, expected, rtol=1e-4, atol=1e-7)
-    np.testing.assert_allclose(seen.picture.map_RC, expected / expected.mean(), rtol=1e-4)
-    assert seen.to_image().shape == (32, 32)
+    np.testing.assert_allclose(explanation.map, expected, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(explanation.picture.map_RC, expected / expected.mean(), rtol=1e-4)
+    assert explanation.to_image().shape == (32, 32)
 
 
 def test_results_show_themselves(small_run: Path, pictures: Path, tmp_path: Path) -> None:
     from matplotlib.figure import Figure
 
     model = vitrine.load(str(small_run))
-    seen = model.explain(pictures / "wide.jpg", method="relevance", target="pie")
-    assert seen.target == "pie"
-    assert seen._repr_png_().startswith(b"\x89PNG")
+    explanation = model.explain(pictures / "wide.jpg", method="relevance", target="pie")
+    assert explanation.target == "pie"
+    assert explanation._repr_png_().startswith(b"\x89PNG")
     axes = Figure().subplots()
-    assert seen.plot(axes) is axes
+    assert explanation.plot(axes) is axes
     assert len(axes.images) > 0
-    assert np.isnan(seen.to_image()[:, 0]).all()  # a wide picture is cut left and right
-    assert seen.verdict.flag in ("believable", "doubtful")
-    assert seen.overlay().size == Image.open(seen.save(tmp_path / "wide.png")).size
+    assert np.isnan(explanation.to_image()[:, 0]).all()  # a wide picture is cut left and right
+    assert explanation.verdict.flag in ("believable", "doubtful")
+    assert explanation.overlay().size == Image.open(explanation.save(tmp_path / "wide.png")).size
     assert len(model.predict(pictures / "wide.jpg").top(3)) == 3
     assert sum(p for _, p in model.predict(pictures / "wide.jpg").top(99)) == pytest.approx(1, abs=1e-5)
 
@@ -118,9 +118,9 @@ def test_the_command_in_a_figure_draws_the_same_figure(
     # The name in the caption lacks the folder when one picture is given; all below it is the same, but for the last
     # bits of a picture that was mapped alone and in a batch.
     assert again.shape == first.shape
-    changed = np.abs(again[200:].astype(int) - first[200:])
-    assert changed.max() <= 2, (changed.max(), changed.any(axis=-1).mean())
-    assert changed.any(axis=-1).mean() < 0.001
+    difference = np.abs(again[200:].astype(int) - first[200:])
+    assert difference.max() <= 2, (difference.max(), difference.any(axis=-1).mean())
+    assert difference.any(axis=-1).mean() < 0.001
 
 
 def test_heads_matrix_check_and_svg(run, small_run: Path, pictures: Path, tmp_path: Path) -> None:

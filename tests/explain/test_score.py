@@ -21,7 +21,7 @@ from vitrine.plotting.provenance import read_provenance
 QUICK = ScoreSettings(methods=("attention", "rollout", "gradcam"), limit=30, curves=8)
 
 
-def scored(model: str | Path, data: str | Path, settings: ScoreSettings = QUICK, **how: object):
+def score(model: str | Path, data: str | Path, settings: ScoreSettings = QUICK, **how: object):
     return score_methods(open_classifier(str(model)), str(model), str(data), settings, **how)
 
 
@@ -33,7 +33,7 @@ def base_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_trained_model_points_at_objects_and_a_shuffled_one_does_not(base_scenes: Path, tmp_path: Path) -> None:
     settings = ScoreSettings(methods=("attention",), layers=True, limit=60, curves=10)
-    result = scored("vitrine/scenes-tiny", base_scenes, settings)
+    result = score("vitrine/scenes-tiny", base_scenes, settings)
     rows = {row.name: row for row in result.ranking.rows}
     best = result.ranking.rows[0]
     assert not best.is_control
@@ -55,7 +55,7 @@ def test_a_trained_model_points_at_objects_and_a_shuffled_one_does_not(base_scen
 
 def test_the_centre_blobs_hits_are_counted_as_by_hand(small_run: Path, small_scenes: Path) -> None:
     settings = ScoreSettings(methods=("attention",), limit=12, curves=0)
-    found = {row.name: row for row in scored(small_run, small_scenes, settings).ranking.rows}["centre blob"]
+    blob_row = {row.name: row for row in score(small_run, small_scenes, settings).ranking.rows}["centre blob"]
     strongest = np.argwhere(centre_blob(4, 4) == centre_blob(4, 4).max())
     hits = []
     samples, _ = open_samples(str(small_scenes), None, 12, 0)
@@ -64,15 +64,15 @@ def test_the_centre_blobs_hits_are_counted_as_by_hand(small_run: Path, small_sce
         centres = mask[4::8, 4::8]
         if centres.any() and not centres.all():  # else no map could miss, or none hit
             hits.append(np.mean([centres[row, column] for row, column in strongest]))
-    assert found.estimates["pointing"].n == len(hits) > 6
-    assert found.estimates["pointing"].mean == pytest.approx(np.mean(hits))
+    assert blob_row.estimates["pointing"].n == len(hits) > 6
+    assert blob_row.estimates["pointing"].mean == pytest.approx(np.mean(hits))
 
 
 def test_without_masks_curves_decide(small_run: Path, tmp_path: Path) -> None:
     for index in range(8):
         pixels = np.random.default_rng(index).integers(0, 255, (40, 50, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{index}.png")
-    result = scored(small_run, tmp_path)
+    result = score(small_run, tmp_path)
     assert result.masks is None
     assert result.ranking.by.key == "gap"
     assert "read as a folder of pictures without labels" in result.notes[0]
@@ -86,26 +86,26 @@ def test_the_same_scoring_twice_gives_the_same_numbers(small_run: Path, small_sc
             row.pop("seconds_a_picture")
         return json.dumps(content)
 
-    assert stable(scored(small_run, small_scenes)) == stable(scored(small_run, small_scenes))
+    assert stable(score(small_run, small_scenes)) == stable(score(small_run, small_scenes))
 
 
 def test_progress_ends_at_its_total(small_run: Path, small_scenes: Path) -> None:
-    seen: list[tuple[int, int]] = []
-    scored(small_run, small_scenes, ScoreSettings(("attention",), limit=5), progress=lambda *at: seen.append(at))
-    assert seen[-1] == (25, 25)
-    assert seen == sorted(seen)
+    reports: list[tuple[int, int]] = []
+    score(small_run, small_scenes, ScoreSettings(("attention",), limit=5), progress=lambda *at: reports.append(at))
+    assert reports[-1] == (25, 25)
+    assert reports == sorted(reports)
 
 
 def test_what_cannot_be_scored_is_said(small_run: Path, small_scenes: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no method 'magic'"):
-        scored(small_run, small_scenes, ScoreSettings(("magic",)))
+        score(small_run, small_scenes, ScoreSettings(("magic",)))
     with pytest.raises(DataError, match="has no nights split; it has: train, validation, test"):
-        scored(small_run, small_scenes, ScoreSettings(split="nights"))
+        score(small_run, small_scenes, ScoreSettings(split="nights"))
     with pytest.raises(DataError):
-        scored(small_run, tmp_path)
+        score(small_run, tmp_path)
     (tmp_path / "a.png").write_bytes(b"no")
     with pytest.raises(DataError, match=r"None of the 1 pictures can be read, for example a\.png"):
-        scored(small_run, tmp_path)
+        score(small_run, tmp_path)
 
 
 def test_more_pictures_than_the_limit_are_drawn_with_the_seed(small_scenes: Path) -> None:

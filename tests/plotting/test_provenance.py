@@ -104,10 +104,10 @@ def test_what_was_written_is_read(ending: str, tmp_path: Path) -> None:
 def test_any_name_survives(tmp_path: Path, picture: str, command: str, ending: str) -> None:
     """Names with any letters are read as written; what no file can hold comes back escaped."""
     metadata = Provenance("map", picture=picture, command=command).to_metadata()
-    found = read_provenance(write(tmp_path / f"map.{ending}", metadata))
-    assert found["vitrine:picture"] == metadata["vitrine:picture"]
-    assert found["vitrine:command"] == metadata["vitrine:command"]
-    assert not set(found["vitrine:picture"]) & set("\0\ufffe\uffff")
+    texts = read_provenance(write(tmp_path / f"map.{ending}", metadata))
+    assert texts["vitrine:picture"] == metadata["vitrine:picture"]
+    assert texts["vitrine:command"] == metadata["vitrine:command"]
+    assert not set(texts["vitrine:picture"]) & set("\0\ufffe\uffff")
     if not set(picture) & set("\0\ufffe\uffff"):
         assert metadata["vitrine:picture"] == picture
 
@@ -208,7 +208,7 @@ def test_printable_text_is_printable_and_leaves_letters_alone(text: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("command", "shown"),
+    ("command", "quoted_command"),
     [
         ("vitrine explain a b; rm -rf ~", "vitrine explain a 'b;' rm -rf '~'"),
         ("vitrine explain $(rm -rf x) `y`", "vitrine explain '$(rm' -rf 'x)' '`y`'"),
@@ -216,9 +216,9 @@ def test_printable_text_is_printable_and_leaves_letters_alone(text: str) -> None
         ("vitrine explain 'two words.jpg'", "vitrine explain 'two words.jpg'"),
     ],
 )
-def test_a_command_holds_no_second_one(command: str, shown: str, tmp_path: Path) -> None:
+def test_a_command_holds_no_second_one(command: str, quoted_command: str, tmp_path: Path) -> None:
     text = inspect_figure(write(tmp_path / "a.png", {"vitrine:command": command})).text()
-    assert text.endswith(f"\n\nTo draw it again:\n  {shown}")
+    assert text.endswith(f"\n\nTo draw it again:\n  {quoted_command}")
 
 
 @pytest.mark.parametrize("command", ["rm -rf ~", "/tmp/vitrine explain", "vitrine 'open quote", "X=1 vitrine explain"])
@@ -250,10 +250,10 @@ BAD_SVG = {
 @pytest.mark.parametrize("kind", BAD_SVG)
 def test_a_hostile_svg_is_refused(kind: str, tmp_path: Path) -> None:
     doctype, description, reason = BAD_SVG[kind]
-    with pytest.raises(DataError, match=reason) as raised:
+    with pytest.raises(DataError, match=reason) as error:
         read_provenance(svg(tmp_path / "a.svg", description, doctype))
-    assert str(raised.value).count("\n") <= 1
-    assert len(str(raised.value)) < 400 + len(str(tmp_path))
+    assert str(error.value).count("\n") <= 1
+    assert len(str(error.value)) < 400 + len(str(tmp_path))
 
 
 def test_the_public_document_type_that_matplotlib_writes_is_fine(tmp_path: Path) -> None:
@@ -291,9 +291,9 @@ BAD_PNG = {
 
 @pytest.mark.parametrize("kind", BAD_PNG)
 def test_a_hostile_png_is_refused(kind: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError) as raised:
+    with pytest.raises(DataError) as error:
         read_provenance(png(tmp_path / "a.png", *BAD_PNG[kind]))
-    assert str(raised.value).count("\n") <= 1
+    assert str(error.value).count("\n") <= 1
 
 
 def test_a_gigantic_picture_is_not_decoded(tmp_path: Path) -> None:
@@ -309,12 +309,12 @@ def test_a_gigantic_picture_is_not_decoded(tmp_path: Path) -> None:
 def test_a_cut_or_scrambled_figure_is_an_error_and_never_a_traceback(tmp_path: Path) -> None:
     for ending in ("png", "svg"):
         whole = write(tmp_path / f"a.{ending}", WHOLE.to_metadata()).read_bytes()
-        broken = tmp_path / f"b.{ending}"
+        broken_path = tmp_path / f"b.{ending}"
         for cut in range(0, min(len(whole), 3000), 97):
             for content in (whole[:cut], whole[:cut] + b"\xff\0\xfe" + whole[cut + 3 :]):
-                broken.write_bytes(content)
+                broken_path.write_bytes(content)
                 try:
-                    read_provenance(broken)
+                    read_provenance(broken_path)
                 except DataError as error:
                     assert "\n" not in str(error).rstrip().replace("\nExpected", "")
 
@@ -330,9 +330,9 @@ def test_a_picture_that_is_no_figure_of_vitrines_is_named(tmp_path: Path) -> Non
     info = PngInfo()
     info.add_text("Software", "Other 3.1\x1b[2J")
     Image.new("RGB", (3, 3)).save(photo, pnginfo=info)
-    with pytest.raises(DataError, match=r"it says 'Other 3\.1") as raised:
+    with pytest.raises(DataError, match=r"it says 'Other 3\.1") as error:
         read_provenance(photo)
-    assert "\x1b" not in str(raised.value)
+    assert "\x1b" not in str(error.value)
 
 
 def test_other_kinds_of_file_are_refused(tmp_path: Path) -> None:

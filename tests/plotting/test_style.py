@@ -130,8 +130,8 @@ def test_the_confusion_csv() -> None:
     header, *rows = csv.reader(io.StringIO(confusion_csv(metrics).decode(), newline=""))
     assert header == [r"true\predicted", *labels]
     assert [row[0] for row in rows] == list(labels)
-    found = {(i, j): int(n) for i, row in enumerate(rows) for j, n in enumerate(row[1:]) if n != "0"}
-    assert found == {(cell.true, cell.predicted): cell.pictures for cell in metrics.confusion}
+    counts = {(i, j): int(n) for i, row in enumerate(rows) for j, n in enumerate(row[1:]) if n != "0"}
+    assert counts == {(cell.true, cell.predicted): cell.pictures for cell in metrics.confusion}
 
 
 def test_beyond_a_thousand_classes_a_cell_stands_for_several(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,10 +142,10 @@ def test_beyond_a_thousand_classes_a_cell_stands_for_several(monkeypatch: pytest
     shares = figure.axes[0].collections[0].get_array()
     assert shares is not None and shares.shape == (84, 84)  # the last row and column are of one class
     for row in range(84):
-        own = [cell for cell in metrics.confusion if 3 * row <= cell.true < 3 * row + 3]
-        support = sum(cell.pictures for cell in own)
+        cells = [cell for cell in metrics.confusion if 3 * row <= cell.true < 3 * row + 3]
+        support = sum(cell.pictures for cell in cells)
         for column in range(84):
-            count = sum(cell.pictures for cell in own if 3 * column <= cell.predicted < 3 * column + 3)
+            count = sum(cell.pictures for cell in cells if 3 * column <= cell.predicted < 3 * column + 3)
             assert shares[row, column] == pytest.approx(count / support)
     rows = list(csv.reader(io.StringIO(confusion_csv(metrics).decode(), newline="")))
     assert rows[0] == ["true", "predicted", "pictures"]
@@ -194,13 +194,13 @@ def test_learning_curves_need_runs_that_can_be_told_apart() -> None:
 
 
 @given(st.lists(st.floats(0, 10), max_size=8).map(sorted), st.floats(0.1, 2))
-def test_labels_are_spread_without_touching_and_stay_near(wanted: list[float], gap: float) -> None:
-    found = space_apart(wanted, gap)
-    assert len(found) == len(wanted)
-    assert all(b - a >= gap - 1e-9 for a, b in pairwise(found))
-    assert sum(found) == pytest.approx(sum(wanted), abs=1e-6)  # moved apart, not away
-    if all(b - a >= gap for a, b in pairwise(wanted)):
-        assert found == pytest.approx(wanted)
+def test_labels_are_spread_without_touching_and_stay_near(targets: list[float], gap: float) -> None:
+    places = space_apart(targets, gap)
+    assert len(places) == len(targets)
+    assert all(b - a >= gap - 1e-9 for a, b in pairwise(places))
+    assert sum(places) == pytest.approx(sum(targets), abs=1e-6)  # moved apart, not away
+    if all(b - a >= gap for a, b in pairwise(targets)):
+        assert places == pytest.approx(targets)
 
 
 # --- settings
@@ -349,8 +349,8 @@ def test_counts_can_be_read_on_every_colour() -> None:
 
 @given(st.text(min_size=1))
 def test_shortened_labels_fit(label: str) -> None:
-    found = shorten(label)
-    assert len(found) <= 28
-    assert "\n" not in found
+    text = shorten(label)
+    assert len(text) <= 28
+    assert "\n" not in text
     if len(" ".join(label.split())) <= 28:
-        assert found == " ".join(label.split())
+        assert text == " ".join(label.split())

@@ -46,13 +46,17 @@ def theme(dark: bool) -> dict[str, str]:
     """The tokens of theme.css that are colours, as #rrggbb."""
     tokens = dict(re.findall(r"--([\w-]+): ([^;]+);", read_asset("theme.css").split("}")[0]))
 
-    def resolved(value: str) -> str:
+    def resolve_token(value: str) -> str:
         if reference := re.fullmatch(r"var\(--([\w-]+)\)", value):
-            return resolved(tokens[reference[1]])
+            return resolve_token(tokens[reference[1]])
         pair = re.fullmatch(r"light-dark\((#\w+), (#\w+)\)", value)
         return pair[1 + dark] if pair else value
 
-    return {name: found for name, value in tokens.items() if re.fullmatch("#[0-9a-f]{6}", found := resolved(value))}
+    return {
+        name: hex_colour
+        for name, value in tokens.items()
+        if re.fullmatch("#[0-9a-f]{6}", hex_colour := resolve_token(value))
+    }
 
 
 def series(tokens: dict[str, str]) -> list[str]:
@@ -83,10 +87,10 @@ def test_every_series_is_seen_on_every_paper(page: str) -> None:
 @pytest.mark.parametrize("page", PALETTES)
 def test_every_two_series_are_told_apart(page: str, sight: str) -> None:
     """By 16 in CIE L*a*b* at least, where 2.3 is just seen: as far as the series of Okabe and Ito come on white."""
-    seen = {colour: lab(np.array(SIGHT[sight]) @ linear(colour)) for colour in PALETTES[page]}
-    assert len(seen) == len(SERIES)
-    for one, other in combinations(seen, 2):
-        assert np.linalg.norm(seen[one] - seen[other]) > 16, f"{one} and {other}"
+    lab_by_colour = {colour: lab(np.array(SIGHT[sight]) @ linear(colour)) for colour in PALETTES[page]}
+    assert len(lab_by_colour) == len(SERIES)
+    for one, other in combinations(lab_by_colour, 2):
+        assert np.linalg.norm(lab_by_colour[one] - lab_by_colour[other]) > 16, f"{one} and {other}"
 
 
 def test_the_page_is_light_in_the_colours_of_the_figures() -> None:
@@ -96,7 +100,7 @@ def test_the_page_is_light_in_the_colours_of_the_figures() -> None:
 
 def test_lines_in_a_page_follow_it_into_the_dark() -> None:
     history = [{"epoch": 1, "train_loss": 1, "validation_loss": 1, "validation_accuracy": 0.5, "best": True}]
-    drawn = figure_svg(learning_curves({f"run {i}": history for i in range(len(SERIES))}), "curves")
-    assert not [colour for colour in SERIES if colour in drawn]
+    svg_text = figure_svg(learning_curves({f"run {i}": history for i in range(len(SERIES))}), "curves")
+    assert not [colour for colour in SERIES if colour in svg_text]
     for token in ("accent", *(f"series-{number}" for number in range(2, len(SERIES))), "ink"):
-        assert f"stroke: var(--{token})" in drawn and f"fill: var(--{token})" in drawn
+        assert f"stroke: var(--{token})" in svg_text and f"fill: var(--{token})" in svg_text

@@ -22,17 +22,19 @@ from vitrine.plotting.style import figure_style
 def boxes_of(figure: Figure) -> list[tuple[Text, Bbox]]:
     """Every text that is drawn, with the box that it covers in pixels."""
     renderer = figure.canvas.get_renderer()  # type: ignore[attr-defined]
-    drawn: list[Text] = []
+    texts: list[Text] = []
     original = Text.draw
 
-    def recorded(text: Text, renderer: Any) -> None:
-        drawn.append(text)
+    def record_text(text: Text, renderer: Any) -> None:
+        texts.append(text)
         original(text, renderer)
 
-    with mock.patch.object(Text, "draw", recorded):  # an axis has labels for ticks out of sight, which it never draws
+    with mock.patch.object(
+        Text, "draw", record_text
+    ):  # an axis has labels for ticks out of sight, which it never draws
         figure.draw(renderer)
     return [
-        (text, text.get_window_extent(renderer)) for text in drawn if text.get_visible() and text.get_text().strip()
+        (text, text.get_window_extent(renderer)) for text in texts if text.get_visible() and text.get_text().strip()
     ]
 
 
@@ -70,7 +72,7 @@ def photo(width: int, height: int) -> np.ndarray:
     return np.where(disc_HW[..., None], (235, 225, 190), np.stack(planes, axis=-1)).astype(np.uint8)
 
 
-def placed(width: int, height: int, rows: int, columns: int, crop: float = 0.9) -> Placement:
+def place_grid(width: int, height: int, rows: int, columns: int, crop: float = 0.9) -> Placement:
     """The middle of a picture, ``crop`` of its short side."""
     short = min(width, height)
     side = round(short * crop)
@@ -90,11 +92,11 @@ def words_of(figure: Figure) -> list[str]:
     return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
 
 
-def drawn(axes: Axes) -> np.ndarray:
+def axes_pixels(axes: Axes) -> np.ndarray:
     return np.asarray(axes.images[0].get_array())
 
 
-def halved(figure: Figure) -> np.ndarray:
+def half_size(figure: Figure) -> np.ndarray:
     """What is drawn, at half the size of the file: uint8 (H, W, 3)."""
     canvas = figure.canvas
     assert isinstance(canvas, FigureCanvasAgg)

@@ -50,8 +50,8 @@ def test_the_figure_shows_means_and_intervals() -> None:
     figure = grounding_figure(results)
     assert len(figure.axes) == 4
     for index, axes in enumerate(figure.axes):
-        found, key = [GOOD, POOR][index // 2], ["pointing", "inside"][index % 2]
-        row = found.estimates[key]
+        result, key = [GOOD, POOR][index // 2], ["pointing", "inside"][index % 2]
+        row = result.estimates[key]
         assert axes.get_xlim() == (0, 1)
         points = [line for line in axes.lines if line.get_marker() == "o"]
         assert [float(np.ravel(line.get_xdata())[0]) for line in points] == [row[name].mean for name in MAPS]
@@ -62,21 +62,21 @@ def test_the_figure_shows_means_and_intervals() -> None:
         lines = [line for line in axes.lines if line.get_marker() != "o" and line.get_linestyle() == "-"]
         ends = [tuple(np.ravel(line.get_xdata()).tolist()) for line in lines]
         assert ends == [(mean.interval.low, mean.interval.high) for mean in row.values() if mean.interval]
-        (dotted,) = [line for line in axes.lines if line.get_linestyle() == ":"]
-        assert set(np.ravel(dotted.get_xdata()).tolist()) == {max(row[name].mean for name in CONTROLS)}
+        (dotted_line,) = [line for line in axes.lines if line.get_linestyle() == ":"]
+        assert set(np.ravel(dotted_line.get_xdata()).tolist()) == {max(row[name].mean for name in CONTROLS)}
     words = texts(figure)
-    for label, found in results.items():
+    for label, result in results.items():
         assert label in words
-        assert f"{found.finding}." in words
+        assert f"{result.finding}." in words
         for key in ("pointing", "inside"):
-            assert f"{found.estimates[key]['word'].mean:.2f}" in words
+            assert f"{result.estimates[key]['word'].mean:.2f}" in words
             for name in CONTROLS:
-                lead = found.leads[key][name]
+                lead = result.leads[key][name]
                 assert lead.interval is not None
-                written = [f"{round(v, 2) + 0.0:.2f}" for v in (lead.interval.low, lead.interval.high)]
+                interval_ends = [f"{round(v, 2) + 0.0:.2f}" for v in (lead.interval.low, lead.interval.high)]
                 mean = f"{round(lead.mean, 2) + 0.0:+.2f}".replace("+0.00", "0.00")
-                shown = f"{mean} ({written[0]} to {written[1]})".replace("-", "−")
-                assert shown in words
+                text = f"{mean} ({interval_ends[0]} to {interval_ends[1]})".replace("-", "−")
+                assert text in words
 
 
 def test_what_could_not_be_measured_is_said() -> None:
@@ -90,9 +90,9 @@ def test_the_table_has_every_number() -> None:
     table = grounding_table(RESULTS["two"])
     assert table.columns[:2] == ("captions", "map")
     assert [row[:2] for row in table.rows] == [(label, name) for label in RESULTS["two"] for name in MAPS.values()]
-    own = GOOD.estimates["pointing"]["word"]
-    assert own.interval is not None
-    assert table.rows[0][2] == f"{own.mean:.3f} ({own.interval.low:.2f} to {own.interval.high:.2f})"
+    word_mean = GOOD.estimates["pointing"]["word"]
+    assert word_mean.interval is not None
+    assert table.rows[0][2] == f"{word_mean.mean:.3f} ({word_mean.interval.low:.2f} to {word_mean.interval.high:.2f})"
     assert table.rows[0][3] is None
     lead = POOR.leads["inside"]["centre"]
     assert str(table.rows[6][5]).startswith(f"{lead.mean:+.2f}".replace("-", "−"))

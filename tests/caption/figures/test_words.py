@@ -22,7 +22,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image
-from support.figures import GOLDEN, blob, differs, drawn, halved, photo, placed, require_tidy, words_of
+from support.figures import GOLDEN, axes_pixels, blob, differs, half_size, photo, place_grid, require_tidy, words_of
 
 from vitrine.caption.figures.words import (
     IN_A_ROW,
@@ -62,7 +62,7 @@ def words(text: str, rows: int = 10, columns: int = 14) -> tuple[WordPanel, ...]
 
 
 def picture(text: str = SENTENCE, width: int = 300, height: int = 200, crop: float | None = None) -> CaptionPicture:
-    placement = placed(width, height, 10, 14, crop or 1.0)
+    placement = place_grid(width, height, 10, 14, crop or 1.0)
     if crop is None:  # captioners look at the whole picture
         geometry = replace(placement.geometry, resized_width=96, resized_height=96, left=0, top=0, size=96)
         placement = replace(placement, geometry=geometry)
@@ -126,50 +126,52 @@ def test_every_panel_shows_the_map_of_its_own_word() -> None:
     maps = np.zeros((7, 10, 14), dtype=np.float32)
     for index, at in enumerate(hot):
         maps[(index, *at)] = 140
-    shown = replace(
+    caption_picture = replace(
         base,
         words=tuple(replace(word, map_RC=map_RC) for word, map_RC in zip(base.words, maps, strict=True)),
         smooth=False,
     )
-    for axes, at in zip(panels_of(caption_figure(shown, SCALE), 7), hot, strict=True):
-        light_HW = drawn(axes).sum(axis=2)
+    for axes, at in zip(panels_of(caption_figure(caption_picture, SCALE), 7), hot, strict=True):
+        light_HW = axes_pixels(axes).sum(axis=2)
         y, x = np.unravel_index(light_HW.argmax(), light_HW.shape)
         height, width = light_HW.shape
-        assert shown.placement.patch_at((x + 0.5) * 300 / width, (y + 0.5) * 200 / height) == at
+        assert caption_picture.placement.patch_at((x + 0.5) * 300 / width, (y + 0.5) * 200 / height) == at
 
 
 @pytest.mark.parametrize(
-    ("probability", "said"),
+    ("probability", "words"),
     [(0.84, "84 %"), (0.0123, "1 %"), (0.004, "0.4 %"), (0.0, "<0.1 %"), (1.0, ">99.9 %"), (0.9961, "99.6 %")],
 )
-def test_a_probability_never_says_certain_or_impossible(probability: float, said: str) -> None:
-    shown = picture("dog")
-    figure = caption_figure(replace(shown, words=(replace(shown.words[0], probability=probability),)), SCALE)
-    assert said in words_of(figure)
+def test_a_probability_never_says_certain_or_impossible(probability: float, words: str) -> None:
+    caption_picture = picture("dog")
+    figure = caption_figure(
+        replace(caption_picture, words=(replace(caption_picture.words[0], probability=probability),)), SCALE
+    )
+    assert words in words_of(figure)
 
 
 def test_the_scale_is_shared_and_marks_uniform(plain_figure: Figure) -> None:
-    shown = picture()
+    caption_picture = picture()
     figure = plain_figure
     bars = [axes for axes in figure.axes if axes.get_xlim() == (0, 6) and axes.get_xticklabels()]
     assert len(bars) == 1
     assert {label.get_text() for label in bars[0].get_xticklabels() if label.get_weight() == "bold"} == {"1"}
     assert "multiple of uniform" in words_of(figure)
-    largest = max(word.map_RC.max() for word in shown.words)
+    largest = max(word.map_RC.max() for word in caption_picture.words)
     assert largest > 3
     assert not any(word.startswith("up to") for word in words_of(figure))
-    assert f"up to {largest:.3g}" in words_of(caption_figure(shown, Scale("uniform", 3)))
-    own = caption_figure(picture("dog sleeps"), Scale("own"))
-    assert "Every map is stretched to its own minimum and maximum." in " ".join(words_of(own))
+    assert f"up to {largest:.3g}" in words_of(caption_figure(caption_picture, Scale("uniform", 3)))
+    own_scale_figure = caption_figure(picture("dog sleeps"), Scale("own"))
+    assert "Every map is stretched to its own minimum and maximum." in " ".join(words_of(own_scale_figure))
 
 
 # --- grey
 
 
 def test_a_grey_word_is_drawn_without_colour(plain_figure: Figure) -> None:
-    shown, figure = picture(), plain_figure
-    for axes, word in zip(panels_of(figure, len(shown.words)), shown.words, strict=True):
-        image = drawn(axes)
+    caption_picture, figure = picture(), plain_figure
+    for axes, word in zip(panels_of(figure, len(caption_picture.words)), caption_picture.words, strict=True):
+        image = axes_pixels(axes)
         assert (np.ptp(image, axis=2).max() < 1e-6) == word.grey
         label = colours_of(figure, word.text)
         assert set(label) == {GREY if word.grey else INK}
@@ -177,12 +179,14 @@ def test_a_grey_word_is_drawn_without_colour(plain_figure: Figure) -> None:
 
 
 def test_grey_is_the_lightness_of_what_colour_would_be() -> None:
-    shown = picture()
-    word = replace(shown.words[1], grey=True)
+    caption_picture = picture()
+    word = replace(caption_picture.words[1], grey=True)
     with figure_style():
         axes = [add_axes(new_figure(1.5, 1), 0, 0, 1.5, 1) for _ in range(2)]
-        colour = drawn(draw_overlay(axes[0], shown.photo_HWC, word.map_RC, shown.placement, SCALE))
-        grey = drawn(draw_word(axes[1], shown.photo_HWC, word, shown.placement, SCALE))
+        colour = axes_pixels(
+            draw_overlay(axes[0], caption_picture.photo_HWC, word.map_RC, caption_picture.placement, SCALE)
+        )
+        grey = axes_pixels(draw_word(axes[1], caption_picture.photo_HWC, word, caption_picture.placement, SCALE))
     for y, x in ((3, 5), (60, 70), (150, 250), (199, 299)):
         red, green, blue = colour[y, x]
         assert grey[y, x] == pytest.approx(0.25 + 0.75 * (0.2126 * red + 0.7152 * green + 0.0722 * blue), abs=1e-5)
@@ -190,13 +194,29 @@ def test_grey_is_the_lightness_of_what_colour_would_be() -> None:
 
 
 def test_a_word_in_colour_is_an_overlay_as_elsewhere() -> None:
-    shown = picture()
+    caption_picture = picture()
     with figure_style():
         axes = [add_axes(new_figure(1.5, 1), 0, 0, 1.5, 1) for _ in range(2)]
-        first = drawn(
-            draw_overlay(axes[0], shown.photo_HWC, shown.words[1].map_RC, shown.placement, SCALE, smooth=False)
+        first = axes_pixels(
+            draw_overlay(
+                axes[0],
+                caption_picture.photo_HWC,
+                caption_picture.words[1].map_RC,
+                caption_picture.placement,
+                SCALE,
+                smooth=False,
+            )
         )
-        second = drawn(draw_word(axes[1], shown.photo_HWC, shown.words[1], shown.placement, SCALE, smooth=False))
+        second = axes_pixels(
+            draw_word(
+                axes[1],
+                caption_picture.photo_HWC,
+                caption_picture.words[1],
+                caption_picture.placement,
+                SCALE,
+                smooth=False,
+            )
+        )
     assert np.array_equal(first, second)
 
 
@@ -206,9 +226,9 @@ def test_without_grey_words_nothing_is_said_of_grey() -> None:
 
 
 def test_the_captions_words_are_grey_only_where_it_is_known_which_they_are() -> None:
-    shown = picture("a dog")
-    assert colours_of(caption_figure(replace(shown, caption="A DOG"), SCALE), "A") == [GREY]
-    other = caption_figure(replace(shown, caption="adog !"), SCALE)
+    caption_picture = picture("a dog")
+    assert colours_of(caption_figure(replace(caption_picture, caption="A DOG"), SCALE), "A") == [GREY]
+    other = caption_figure(replace(caption_picture, caption="adog !"), SCALE)
     assert colours_of(other, "adog") == [INK]
     assert colours_of(other, "a") == [GREY]  # above its panel
 
@@ -217,16 +237,24 @@ def test_the_captions_words_are_grey_only_where_it_is_known_which_they_are() -> 
 
 
 def test_a_figure_says_caption_truth_name_and_method() -> None:
-    shown = replace(picture(), notes=("Words were joined by their mean.",))
-    said = words_of(caption_figure(shown, SCALE))
-    assert [word for word in said if word in SENTENCE.split()][: len(SENTENCE.split())] == SENTENCE.split()
-    for line in ("girl.jpg · log-probability −11.3", METHOD, "written by people", *shown.true, *shown.notes):
-        assert line in said
-    shown = replace(shown, words=shown.words[:1])
-    alone = words_of(caption_figure(replace(shown, true=shown.true[:1], log_probability=None), SCALE))
+    caption_picture = replace(picture(), notes=("Words were joined by their mean.",))
+    words = words_of(caption_figure(caption_picture, SCALE))
+    assert [word for word in words if word in SENTENCE.split()][: len(SENTENCE.split())] == SENTENCE.split()
+    for line in (
+        "girl.jpg · log-probability −11.3",
+        METHOD,
+        "written by people",
+        *caption_picture.true,
+        *caption_picture.notes,
+    ):
+        assert line in words
+    caption_picture = replace(caption_picture, words=caption_picture.words[:1])
+    alone = words_of(
+        caption_figure(replace(caption_picture, true=caption_picture.true[:1], log_probability=None), SCALE)
+    )
     assert "written by a person" in alone
     assert "girl.jpg" in alone
-    assert not any("written" in line for line in words_of(caption_figure(replace(shown, true=()), SCALE)))
+    assert not any("written" in line for line in words_of(caption_figure(replace(caption_picture, true=()), SCALE)))
 
 
 def test_what_the_model_did_not_see_is_hatched_and_said(plain_figure: Figure) -> None:
@@ -239,9 +267,11 @@ def test_what_the_model_did_not_see_is_hatched_and_said(plain_figure: Figure) ->
 LONG = "pneumonoultramicroscopicsilicovolcanoconiosis"
 
 
-def with_notes(shown: CaptionPicture) -> CaptionPicture:
+def with_notes(caption_picture: CaptionPicture) -> CaptionPicture:
     note = "no different from the mean map of all words in this caption, and not from uniform either"
-    return replace(shown, words=tuple(replace(word, note=note if word.grey else "") for word in shown.words))
+    return replace(
+        caption_picture, words=tuple(replace(word, note=note if word.grey else "") for word in caption_picture.words)
+    )
 
 
 CASES: dict[str, CaptionPicture] = {
@@ -268,11 +298,11 @@ CASES: dict[str, CaptionPicture] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_caption_figure_is_tidy(case: str) -> None:
-    shown = CASES[case]
-    figure = caption_figure(shown, Scale("own") if case == "stretched" else SCALE)
+    case_picture = CASES[case]
+    figure = caption_figure(case_picture, Scale("own") if case == "stretched" else SCALE)
     require_tidy(figure)
-    panels = panels_of(figure, len(shown.words))
-    aspect = shown.placement.geometry.width / shown.placement.geometry.height
+    panels = panels_of(figure, len(case_picture.words))
+    aspect = case_picture.placement.geometry.width / case_picture.placement.geometry.height
     for axes in panels:
         box = axes.get_window_extent()
         assert box.x0 >= 0
@@ -298,21 +328,21 @@ def test_panels_fit_the_page(count: int, aspect: float, lengths: list[int]) -> N
 
 
 def test_maps_and_photographs_of_another_shape_are_refused() -> None:
-    shown = picture("dog sleeps")
-    wrong = replace(shown.words[1], map_RC=np.ones((14, 10)))
+    caption_picture = picture("dog sleeps")
+    wrong = replace(caption_picture.words[1], map_RC=np.ones((14, 10)))
     with pytest.raises(ValueError, match="10 x 14 patches"):
-        caption_figure(replace(shown, words=(shown.words[0], wrong)), SCALE)
-    turned = np.ascontiguousarray(shown.photo_HWC.transpose(1, 0, 2))
+        caption_figure(replace(caption_picture, words=(caption_picture.words[0], wrong)), SCALE)
+    turned_HWC = np.ascontiguousarray(caption_picture.photo_HWC.transpose(1, 0, 2))
     with pytest.raises(ValueError, match="200 x 300 pixels; its placement is for 300 x 200"):
-        caption_figure(replace(shown, photo_HWC=turned), SCALE)
+        caption_figure(replace(caption_picture, photo_HWC=turned_HWC), SCALE)
 
 
 def test_a_lighter_picture_is_drawn_alike() -> None:
-    shown = picture("dog sleeps", 900, 600)
-    light = shown.with_smaller_photo(100)
+    caption_picture = picture("dog sleeps", 900, 600)
+    light = caption_picture.with_smaller_photo(100)
     assert light.photo_HWC.shape == (67, 100, 3)
     assert light.with_smaller_photo(100) is light
-    images = [drawn(panels_of(caption_figure(each, SCALE), 2)[0]) for each in (shown, light)]
+    images = [axes_pixels(panels_of(caption_figure(each, SCALE), 2)[0]) for each in (caption_picture, light)]
     assert np.abs(images[0] - images[1]).mean() < 0.01
 
 
@@ -320,14 +350,16 @@ def test_a_lighter_picture_is_drawn_alike() -> None:
 
 
 def test_a_record_is_read_back_as_it_was() -> None:
-    shown = replace(picture('a "dog",\nété'), name="odd, name\udcff.jpg")
-    shown = replace(shown, words=(replace(shown.words[0], note="as uniform"), *shown.words[1:]))
-    bare = CaptionPicture(shown.photo_HWC, shown.placement, "", ())
-    text = (CAPTION_HEADER + caption_row(shown) + caption_row(bare)).decode("utf-8", "surrogateescape")
+    caption_picture = replace(picture('a "dog",\nété'), name="odd, name\udcff.jpg")
+    caption_picture = replace(
+        caption_picture, words=(replace(caption_picture.words[0], note="as uniform"), *caption_picture.words[1:])
+    )
+    bare = CaptionPicture(caption_picture.photo_HWC, caption_picture.placement, "", ())
+    text = (CAPTION_HEADER + caption_row(caption_picture) + caption_row(bare)).decode("utf-8", "surrogateescape")
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    assert rows[0]["filename"] == shown.name
-    assert rows[0]["caption"] == shown.caption
-    assert float(rows[0]["log_probability"]) == shown.log_probability
+    assert rows[0]["filename"] == caption_picture.name
+    assert rows[0]["caption"] == caption_picture.caption
+    assert float(rows[0]["log_probability"]) == caption_picture.log_probability
     assert json.loads(rows[0]["words"]) == ["a", '"dog",', "été"]
     assert json.loads(rows[0]["verdicts"]) == [
         "nowhere in particular: as uniform", "looked somewhere", "looked somewhere"
@@ -350,22 +382,24 @@ def golden() -> CaptionPicture:
 
 
 def test_a_caption_figure_looks_as_it_did() -> None:
-    drawing, path = halved(caption_figure(golden(), SCALE)), GOLDEN / "words.png"
+    drawing, path = half_size(caption_figure(golden(), SCALE)), GOLDEN / "words.png"
     if os.environ.get("VITRINE_WRITE_GOLDEN"):
         Image.fromarray(drawing).save(path, optimize=True)
-    with Image.open(path) as stored:
-        difference = differs(drawing, np.asarray(stored.convert("RGB")))
+    with Image.open(path) as golden_image:
+        difference = differs(drawing, np.asarray(golden_image.convert("RGB")))
     assert not difference, f"{path}: {difference}; see the top of this file for how to write it again"
     assert path.stat().st_size < 150_000
 
 
 def test_the_golden_picture_would_notice() -> None:
     """Maps one word aside, the scale's end a sixth lower, a word no longer grey: each is more than the tolerance."""
-    shown = golden()
-    before = halved(caption_figure(shown, SCALE))
-    maps = [word.map_RC for word in shown.words]
-    aside = tuple(replace(word, map_RC=map_RC) for word, map_RC in zip(shown.words, maps[1:] + maps[:1], strict=True))
-    assert differs(halved(caption_figure(replace(shown, words=aside), SCALE)), before)
-    assert differs(halved(caption_figure(shown, Scale("uniform", 5))), before)
-    colourful = tuple(replace(word, grey=word.grey and word.text != "on") for word in shown.words)
-    assert differs(halved(caption_figure(replace(shown, words=colourful), SCALE)), before)
+    golden_picture = golden()
+    before = half_size(caption_figure(golden_picture, SCALE))
+    maps = [word.map_RC for word in golden_picture.words]
+    aside = tuple(
+        replace(word, map_RC=map_RC) for word, map_RC in zip(golden_picture.words, maps[1:] + maps[:1], strict=True)
+    )
+    assert differs(half_size(caption_figure(replace(golden_picture, words=aside), SCALE)), before)
+    assert differs(half_size(caption_figure(golden_picture, Scale("uniform", 5))), before)
+    colourful = tuple(replace(word, grey=word.grey and word.text != "on") for word in golden_picture.words)
+    assert differs(half_size(caption_figure(replace(golden_picture, words=colourful), SCALE)), before)

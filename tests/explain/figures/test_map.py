@@ -20,7 +20,18 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
-from support.figures import GOLDEN, blob, differs, drawn, halved, lightness, photo, placed, require_tidy, words_of
+from support.figures import (
+    GOLDEN,
+    axes_pixels,
+    blob,
+    differs,
+    half_size,
+    lightness,
+    photo,
+    place_grid,
+    require_tidy,
+    words_of,
+)
 
 from vitrine.explain.figures import contact_sheet as sheets
 from vitrine.explain.figures.contact_sheet import contact_sheet, save_contact_sheets
@@ -40,7 +51,7 @@ def picture(width: int = 300, height: int = 200, rows: int = 14, columns: int = 
     return MapPicture(
         photo(width, height),
         blob(rows, columns),
-        placed(width, height, rows, columns, crop),
+        place_grid(width, height, rows, columns, crop),
         name="10_1107.jpg",
         predicted="Basenji",
         probability=0.938,
@@ -85,10 +96,10 @@ def test_a_shared_scale_worked_out_by_hand() -> None:
 
 @given(st.lists(st.floats(1e-3, 1e4), min_size=1, max_size=50))
 def test_a_shared_scale_is_the_percentile_or_somewhat_more(values: list[float]) -> None:
-    wanted = max(2.0, float(np.percentile(values, 99.5)))
-    found = shared_scale([np.array(values[:1]), np.array(values[1:])])
-    assert wanted * (1 - 1e-6) <= found <= wanted * 1.36
-    assert len(f"{found:g}".replace(".", "").strip("0")) <= 2  # a number to read
+    percentile = max(2.0, float(np.percentile(values, 99.5)))
+    end = shared_scale([np.array(values[:1]), np.array(values[1:])])
+    assert percentile * (1 - 1e-6) <= end <= percentile * 1.36
+    assert len(f"{end:g}".replace(".", "").strip("0")) <= 2  # a number to read
 
 
 def test_signed_colours_are_even_and_neither_sign_is_lighter() -> None:
@@ -103,29 +114,29 @@ def test_signed_colours_are_even_and_neither_sign_is_lighter() -> None:
 
 
 def test_the_same_value_has_the_same_colour_in_every_picture() -> None:
-    placement = placed(40, 40, 4, 4, 1.0)
+    placement = place_grid(40, 40, 4, 4, 1.0)
     maps = [np.full((4, 4), 0.5), np.full((4, 4), 0.5)]
     maps[1][0, 0] = 3.5
     for kind, same in (("uniform", True), ("lost", True), ("own", False)):
-        colours = [drawn(draw_map(axes_of(40, 40), each, placement, Scale(kind, 4)))[35, 35] for each in maps]  # type: ignore[arg-type]
+        colours = [axes_pixels(draw_map(axes_of(40, 40), each, placement, Scale(kind, 4)))[35, 35] for each in maps]  # type: ignore[arg-type]
         if same:
             assert np.array_equal(*colours)
     assert np.array_equal(colours[1], Scale("own").colormap(0.0)[:3])  # stretched: the least value is black
 
 
 def test_colours_are_those_of_the_bar() -> None:
-    placement = placed(40, 40, 2, 2, 1.0)
+    placement = place_grid(40, 40, 2, 2, 1.0)
     scale = Scale("uniform", 5)
-    image = drawn(draw_map(axes_of(40, 40), np.array([[0, 1], [2.5, 9]]), placement, scale))
+    image = axes_pixels(draw_map(axes_of(40, 40), np.array([[0, 1], [2.5, 9]]), placement, scale))
     for (y, x), share in {(10, 10): 0.0, (10, 30): 0.2, (30, 10): 0.5, (30, 30): 1.0}.items():
         assert image[y, x] == pytest.approx(scale.colormap(share)[:3], abs=0.01)
 
 
 @pytest.mark.parametrize(
-    ("value", "shown"), [(0.30000000000000004, "0.3"), (-2, "−2"), (19.6857, "19.7"), (0, "0"), (1234.5, "1230")]
+    ("value", "text"), [(0.30000000000000004, "0.3"), (-2, "−2"), (19.6857, "19.7"), (0, "0"), (1234.5, "1230")]
 )
-def test_numbers_are_short(value: float, shown: str) -> None:
-    assert number(value) == shown
+def test_numbers_are_short(value: float, text: str) -> None:
+    assert number(value) == text
 
 
 def bar_of(figure: Figure, name: str) -> Axes:
@@ -152,25 +163,25 @@ def test_the_bar_marks_no_preference_and_says_what_is_beyond() -> None:
 
 
 def test_the_bar_of_lost_probability_is_symmetric_about_zero() -> None:
-    lost = replace(picture(), map_RC=(blob(14, 14) - 1.5) / 10)
-    bar = bar_of(map_figure(lost, Scale("lost", 0.2)), "probability lost")
+    drop_picture = replace(picture(), map_RC=(blob(14, 14) - 1.5) / 10)
+    bar = bar_of(map_figure(drop_picture, Scale("lost", 0.2)), "probability lost")
     assert bar.get_ylim() == (-0.2, 0.2)
     assert {label.get_text() for label in bar.get_yticklabels() if label.get_weight() == "bold"} == {"0"}
     assert {"−0.1", "0.1"} <= {label.get_text() for label in bar.get_yticklabels()}
 
 
 def test_stretching_is_written_on_every_kind_of_figure() -> None:
-    own, sentence = Scale("own"), "Every map is stretched to its own minimum and maximum."
+    own_scale, sentence = Scale("own"), "Every map is stretched to its own minimum and maximum."
     plain = picture()
     maps_HRC = np.stack([plain.map_RC, plain.map_RC * 2])
-    for scale, said in ((own, 1), (Scale("uniform", 4), 0)):
+    for scale, count in ((own_scale, 1), (Scale("uniform", 4), 0)):
         for figure in (
             map_figure(plain, scale),
             heads_figure(plain.photo_HWC, maps_HRC, plain.placement, scale, title="heads"),
             contact_sheet([plain, plain], scale, title="sheet"),
         ):
-            assert words_of(figure).count(sentence) == said
-    bar = map_figure(plain, own).axes[-1]
+            assert words_of(figure).count(sentence) == count
+    bar = map_figure(plain, own_scale).axes[-1]
     assert bar.get_ylim() == pytest.approx((plain.map_RC.min(), plain.map_RC.max()))
 
 
@@ -182,13 +193,13 @@ def test_stretching_is_written_on_every_kind_of_figure() -> None:
 def test_colour_lands_in_the_patch_and_nowhere_else(
     width: int, height: int, rows: int, columns: int, data: st.DataObject
 ) -> None:
-    placement = placed(width, height, rows, columns, data.draw(st.sampled_from([0.6, 0.9, 1.0])))
+    placement = place_grid(width, height, rows, columns, data.draw(st.sampled_from([0.6, 0.9, 1.0])))
     row, column = data.draw(st.integers(0, rows - 1)), data.draw(st.integers(0, columns - 1))
     grey_HWC = np.full((height, width, 3), 128, dtype=np.uint8)
     map_RC = np.zeros((rows, columns))
     map_RC[row, column] = 4
     axes = draw_overlay(axes_of(width, height), grey_HWC, map_RC, placement, Scale("uniform", 4), smooth=False)
-    hot_HW = drawn(axes)[..., 0] > 0.9  # the last colour is nearly white-yellow; faded grey is 0.8
+    hot_HW = axes_pixels(axes)[..., 0] > 0.9  # the last colour is nearly white-yellow; faded grey is 0.8
     assert hot_HW.any()
     for y in range(height):
         for x in range(0, width, 3):
@@ -200,8 +211,10 @@ def test_axes_have_the_photographs_own_pixels() -> None:
     with figure_style():
         figure = new_figure(3, 2)
         axes = figure.add_subplot()
-    found = draw_overlay(axes, plain.photo_HWC, plain.map_RC, plain.placement, Scale("uniform", 4), outlines=[(3, 4)])
-    assert found is axes
+    returned_axes = draw_overlay(
+        axes, plain.photo_HWC, plain.map_RC, plain.placement, Scale("uniform", 4), outlines=[(3, 4)]
+    )
+    assert returned_axes is axes
     assert (axes.get_xlim(), axes.get_ylim()) == ((0, 300), (200, 0))
     assert axes.get_aspect() == 1  # nothing is stretched
     assert axes.images[0].get_extent() == [0, 300, 200, 0]
@@ -220,9 +233,9 @@ def test_a_map_that_is_zero_leaves_the_photograph_in_sight() -> None:
     plain = picture(crop=1.0)
     zeros_RC = np.zeros((14, 14))
     axes = draw_overlay(axes_of(300, 200), plain.photo_HWC, zeros_RC, plain.placement, Scale("uniform", 4))
-    seen = plain.placement.visible_HW
-    before = plain.photo_HWC[seen] @ np.array([0.2126, 0.7152, 0.0722])
-    after = drawn(axes)[seen] @ np.array([0.2126, 0.7152, 0.0722])
+    visible_HW = plain.placement.visible_HW
+    before = plain.photo_HWC[visible_HW] @ np.array([0.2126, 0.7152, 0.0722])
+    after = axes_pixels(axes)[visible_HW] @ np.array([0.2126, 0.7152, 0.0722])
     assert np.corrcoef(before, after)[0, 1] > 0.999
     assert after.max() < 0.6  # darker than what attention is drawn with
 
@@ -230,29 +243,31 @@ def test_a_map_that_is_zero_leaves_the_photograph_in_sight() -> None:
 def test_what_was_not_seen_is_faded_and_has_no_colour() -> None:
     plain = picture(crop=0.7)
     hot_RC = np.full((14, 14), 9.0)
-    overlay = drawn(draw_overlay(axes_of(300, 200), plain.photo_HWC, hot_RC, plain.placement, Scale("uniform", 4)))
-    plainly = drawn(draw_photo(axes_of(300, 200), plain.photo_HWC, plain.placement))
-    seen = plain.placement.visible_HW
-    assert np.allclose(overlay[~seen], plainly[~seen])
-    assert np.allclose(plainly[~seen], 1 - 0.4 * (1 - plain.photo_HWC[~seen] / 255), atol=0.01)
-    assert np.allclose(plainly[seen], plain.photo_HWC[seen] / 255, atol=0.01)
-    assert np.abs(overlay[seen] - plainly[seen]).mean() > 0.2
+    overlay = axes_pixels(
+        draw_overlay(axes_of(300, 200), plain.photo_HWC, hot_RC, plain.placement, Scale("uniform", 4))
+    )
+    plainly = axes_pixels(draw_photo(axes_of(300, 200), plain.photo_HWC, plain.placement))
+    visible_HW = plain.placement.visible_HW
+    assert np.allclose(overlay[~visible_HW], plainly[~visible_HW])
+    assert np.allclose(plainly[~visible_HW], 1 - 0.4 * (1 - plain.photo_HWC[~visible_HW] / 255), atol=0.01)
+    assert np.allclose(plainly[visible_HW], plain.photo_HWC[visible_HW] / 255, atol=0.01)
+    assert np.abs(overlay[visible_HW] - plainly[visible_HW]).mean() > 0.2
 
 
 def test_tiny_pictures_keep_square_pixels_and_large_ones_are_not_drawn_whole() -> None:
     tiny = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
-    image = drawn(draw_photo(axes_of(80, 80), tiny, placed(8, 8, 2, 2, 1.0)))
+    image = axes_pixels(draw_photo(axes_of(80, 80), tiny, place_grid(8, 8, 2, 2, 1.0)))
     assert np.allclose(image, tiny.repeat(10, axis=0).repeat(10, axis=1) / 255, atol=1e-6)
-    large = draw_photo(axes_of(100, 75), photo(2000, 1500), placed(2000, 1500, 4, 4))
-    assert drawn(large).shape == (75, 100, 3)
+    large = draw_photo(axes_of(100, 75), photo(2000, 1500), place_grid(2000, 1500, 4, 4))
+    assert axes_pixels(large).shape == (75, 100, 3)
     assert (large.get_xlim(), large.get_ylim()) == ((0, 2000), (1500, 0))
 
 
 def test_a_photograph_of_another_shape_is_refused() -> None:
     plain = picture()
-    turned = np.ascontiguousarray(plain.photo_HWC.transpose(1, 0, 2))  # what forgetting EXIF orientation gives
+    turned_HWC = np.ascontiguousarray(plain.photo_HWC.transpose(1, 0, 2))  # what forgetting EXIF orientation gives
     with pytest.raises(ValueError, match="200 x 300 pixels; its placement is for 300 x 200"):
-        map_figure(replace(plain, photo_HWC=turned), Scale("uniform", 4))
+        map_figure(replace(plain, photo_HWC=turned_HWC), Scale("uniform", 4))
     with pytest.raises(ValueError, match="14 x 14 patches"):
         map_figure(replace(plain, map_RC=np.zeros((14, 13))), Scale("uniform", 4))
 
@@ -263,7 +278,9 @@ def test_a_lighter_picture_is_drawn_in_the_same_place() -> None:
     assert light.photo_HWC.shape == (67, 100, 3)
     assert light.with_smaller_photo(100) is light
     scale = Scale("uniform", 4)
-    images = [drawn(draw_overlay(axes_of(90, 60), p.photo_HWC, p.map_RC, p.placement, scale)) for p in (plain, light)]
+    images = [
+        axes_pixels(draw_overlay(axes_of(90, 60), p.photo_HWC, p.map_RC, p.placement, scale)) for p in (plain, light)
+    ]
     assert np.abs(images[0] - images[1]).mean() < 0.01
 
 
@@ -271,13 +288,13 @@ def test_a_lighter_picture_is_drawn_in_the_same_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("true", "said", "not_said"),
+    ("true", "judgement", "not_said"),
     [("Basenji", "✓ right", "✗"), ("Bengal", "✗ true label: Bengal", "✓"), (None, "predicted, 93.8 %", "true")],
 )
-def test_right_and_wrong_are_said_in_words(true: str | None, said: str, not_said: str) -> None:
+def test_right_and_wrong_are_said_in_words(true: str | None, judgement: str, not_said: str) -> None:
     words = words_of(map_figure(replace(picture(), true=true), Scale("uniform", 4)))
     assert "Basenji" in words
-    assert said in words
+    assert judgement in words
     assert not any(not_said in word for word in words)
 
 
@@ -302,11 +319,11 @@ def test_the_masked_map_stands_beside_the_raw_one() -> None:
     assert titles == ["photograph", "overlay, smoothed", "outlier patches masked"]
     _, raw, alone, masked, _ = figure.axes
     left, top, right, bottom = outliers.placement.patch_box(1, 2)
-    height, width = drawn(raw).shape[:2]
+    height, width = axes_pixels(raw).shape[:2]
     at = round((top + bottom) / 2 / 200 * height), round((left + right) / 2 / 300 * width)
-    assert drawn(raw)[at][0] > 0.8  # the outlier is bright in the raw map
-    assert drawn(alone)[at][0] > 0.8
-    assert drawn(masked)[at].max() < 0.6
+    assert axes_pixels(raw)[at][0] > 0.8  # the outlier is bright in the raw map
+    assert axes_pixels(alone)[at][0] > 0.8
+    assert axes_pixels(masked)[at].max() < 0.6
     assert "outlier patch" in words_of(figure)
     for axes in (raw, alone, masked):
         assert sum(isinstance(patch, Rectangle) for patch in axes.patches) == 3  # two outlines, and what was seen
@@ -321,7 +338,7 @@ CASES: dict[str, tuple[MapPicture, Scale]] = {
     "panorama": (replace(picture(1600, 120, 24, 24), map_RC=blob(24, 24) - 1), Scale("lost", 0.5)),
     "tower": (picture(40, 2000), Scale("uniform", 6)),
     "one pixel high": (picture(300, 1, 4, 4, 1.0), Scale("uniform", 6)),
-    "nothing said": (MapPicture(photo(90, 90), blob(6, 6), placed(90, 90, 6, 6)), Scale("own")),
+    "nothing said": (MapPicture(photo(90, 90), blob(6, 6), place_grid(90, 90, 6, 6)), Scale("own")),
     "long words": (
         replace(
             picture(), predicted=LONG, true=f"{LONG}_2", name=f"{LONG}.jpg", method=METHOD * 4, notes=(METHOD * 5,) * 2,
@@ -337,8 +354,8 @@ CASES: dict[str, tuple[MapPicture, Scale]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_map_figure_is_tidy(case: str) -> None:
-    shown, scale = CASES[case]
-    figure = map_figure(shown, scale)
+    case_picture, scale = CASES[case]
+    figure = map_figure(case_picture, scale)
     require_tidy(figure)
     width, height = figure.get_size_inches()
     assert width <= WIDTH + 0.05
@@ -406,7 +423,7 @@ def test_matrices_are_multiples_of_uniform_with_prefix_tokens_apart() -> None:
     require_tidy(figure)
     *panels, bar = figure.axes
     for axes, matrix_NN in zip(panels, matrices_HNN, strict=True):
-        assert np.allclose(drawn(axes), 66 * matrix_NN, rtol=1e-5)
+        assert np.allclose(axes_pixels(axes), 66 * matrix_NN, rtol=1e-5)
         assert sorted(line.get_xdata()[0] for line in axes.lines) == [0, 2]  # type: ignore[index]
     assert bar.get_yscale() == "log"
     assert {label.get_text() for label in bar.get_yticklabels() if label.get_weight() == "bold"} == {"1"}
@@ -416,7 +433,7 @@ def test_matrices_are_multiples_of_uniform_with_prefix_tokens_apart() -> None:
 def test_few_prefix_tokens_among_many_patches_are_drawn_broader_and_that_is_said() -> None:
     matrix_NN = attention(1, 197, 1)[0]
     figure = matrices_figure(matrix_NN[None], 1, title="")
-    image = drawn(figure.axes[0])
+    image = axes_pixels(figure.axes[0])
     assert image.shape == (202, 202)
     assert np.allclose(image[:6, 6:], np.tile(197 * matrix_NN[0, 1:], (6, 1)), rtol=1e-5)
     assert np.allclose(image[6:, 6:], 197 * matrix_NN[1:, 1:], rtol=1e-5)
@@ -426,7 +443,7 @@ def test_few_prefix_tokens_among_many_patches_are_drawn_broader_and_that_is_said
 def test_uniform_attention_is_one_everywhere_and_no_prefix_needs_no_line() -> None:
     figure = matrices_figure(np.full((2, 64, 64), 1 / 64), 0, title="")
     require_tidy(figure)
-    assert np.allclose(drawn(figure.axes[0]), 1)
+    assert np.allclose(axes_pixels(figure.axes[0]), 1)
     assert not figure.axes[0].lines
     assert not any("White lines" in word for word in words_of(figure))
     for wrong, prefix in ((np.ones((2, 4, 5)), 0), (np.ones((2, 4, 4)), 4), (np.ones((4, 4)), 0)):
@@ -448,9 +465,9 @@ def many(count: int) -> list[MapPicture]:
 
 @pytest.mark.parametrize(("count", "pairs"), [(1, True), (2, False), (9, True), (14, False)])
 def test_a_contact_sheet_is_tidy_and_shows_every_picture(count: int, pairs: bool) -> None:
-    shown = many(count)
-    shown[0] = replace(shown[0], predicted=LONG, true=LONG[::-1], outlier_patches=((0, 0),))
-    figure = contact_sheet(shown, Scale("uniform", 4), title=f"{count} pictures", detail=METHOD, pairs=pairs)
+    pictures = many(count)
+    pictures[0] = replace(pictures[0], predicted=LONG, true=LONG[::-1], outlier_patches=((0, 0),))
+    figure = contact_sheet(pictures, Scale("uniform", 4), title=f"{count} pictures", detail=METHOD, pairs=pairs)
     require_tidy(figure)
     bar, *panels = figure.axes
     assert len(panels) == count * (2 if pairs else 1)
@@ -458,7 +475,7 @@ def test_a_contact_sheet_is_tidy_and_shows_every_picture(count: int, pairs: bool
     rows = [round(axes.get_position().y0, 3) for axes in panels]
     assert max(rows.count(row) for row in rows) <= (8 if pairs else 6)
     assert sum(word.startswith("Basenji") for word in words_of(figure)) == count - 1
-    for axes, each in zip(panels[:: 2 if pairs else 1], shown, strict=True):
+    for axes, each in zip(panels[:: 2 if pairs else 1], pictures, strict=True):
         box = axes.get_window_extent()
         assert box.width / box.height == pytest.approx(
             each.placement.geometry.width / each.placement.geometry.height, rel=1e-6
@@ -476,22 +493,22 @@ def test_labels_on_a_sheet_say_right_and_wrong_without_colour() -> None:
 
 def test_many_pictures_take_several_sheets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sheets, "A_SHEET", 3)
-    shown = many(7)
-    shown[6] = replace(shown[6], map_RC=9 * shown[6].map_RC / shown[6].map_RC.max())
+    pictures = many(7)
+    pictures[6] = replace(pictures[6], map_RC=9 * pictures[6].map_RC / pictures[6].map_RC.max())
     metadata = Provenance("contact sheet", model="runs/pets").to_metadata()
-    written = save_contact_sheets(shown, Scale("uniform", 4), tmp_path / "new" / "maps.svg", metadata, detail=METHOD)
-    assert [path.name for path in written] == ["maps.svg", "maps-2.svg", "maps-3.svg"]
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(path.name for path in written)
-    assert all(read_provenance(path)["vitrine:model"] == "runs/pets" for path in written)
+    paths = save_contact_sheets(pictures, Scale("uniform", 4), tmp_path / "new" / "maps.svg", metadata, detail=METHOD)
+    assert [path.name for path in paths] == ["maps.svg", "maps-2.svg", "maps-3.svg"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(path.name for path in paths)
+    assert all(read_provenance(path)["vitrine:model"] == "runs/pets" for path in paths)
     with pytest.raises(ValueError, match="one picture at least"):
         save_contact_sheets([], Scale("uniform", 4), tmp_path / "a.png", {})
 
 
 def test_sheets_of_one_call_have_the_same_bar(tmp_path: Path) -> None:
-    shown = many(2)
-    shown[1] = replace(shown[1], map_RC=9 * shown[1].map_RC / shown[1].map_RC.max())
-    for sheet in (shown[:1], shown[1:]):
-        figure = contact_sheet(sheet, Scale("uniform", 4), title="", all_maps=shown)
+    pictures = many(2)
+    pictures[1] = replace(pictures[1], map_RC=9 * pictures[1].map_RC / pictures[1].map_RC.max())
+    for sheet in (pictures[:1], pictures[1:]):
+        figure = contact_sheet(sheet, Scale("uniform", 4), title="", all_maps=pictures)
         assert "up to 9" in words_of(figure)
 
 
@@ -522,16 +539,16 @@ def head_panels() -> Figure:
     return heads_figure(plain.photo_HWC, heads(3), plain.placement, Scale("uniform", 6), title="Basenji", detail=METHOD)
 
 
-def signed() -> Figure:
-    lost = replace(
+def signed_figure() -> Figure:
+    drop_picture = replace(
         picture(64, 64, 8, 8, 1.0), map_RC=(blob(8, 8) - 1.2) / 8, method="occlusion", smooth=False, true="Bengal"
     )
-    return map_figure(lost, Scale("lost", 0.2))
+    return map_figure(drop_picture, Scale("lost", 0.2))
 
 
 FIGURES: dict[str, Callable[[], Figure]] = {
     "map": lambda: map_figure(with_outliers(picture()), Scale("uniform", 6)),
-    "signed": signed,
+    "signed": signed_figure,
     "heads": head_panels,
     "matrices": matrices,
     "sheet": lambda: contact_sheet(many(6), Scale("uniform", 4), title="6 pictures", detail=METHOD),
@@ -540,7 +557,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_looks_as_it_did(name: str) -> None:
-    drawing, path = halved(FIGURES[name]()), GOLDEN / f"{name}.png"
+    drawing, path = half_size(FIGURES[name]()), GOLDEN / f"{name}.png"
     if os.environ.get("VITRINE_WRITE_GOLDEN"):
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(drawing).save(path, optimize=True)
@@ -551,15 +568,15 @@ def test_a_figure_looks_as_it_did(name: str) -> None:
 
 def test_golden_pictures_would_notice() -> None:
     """A map one patch aside, the scale's end half a step on, the crop forgotten: each is more than the tolerance."""
-    shown, scale = with_outliers(picture()), Scale("uniform", 6)
-    golden = halved(map_figure(shown, scale))
+    golden_picture, scale = with_outliers(picture()), Scale("uniform", 6)
+    golden = half_size(map_figure(golden_picture, scale))
     assert not differs(golden, golden)
-    aside = replace(shown, map_RC=np.roll(shown.map_RC, 1, axis=1), masked_RC=None)
-    aside = replace(aside, masked_RC=np.roll(shown.masked_RC, 1, axis=1))  # type: ignore[arg-type]
-    assert differs(halved(map_figure(aside, scale)), golden)
-    assert differs(halved(map_figure(shown, Scale("uniform", 5))), golden)
-    whole = replace(shown, placement=placed(300, 200, 14, 14, 1.0))
-    assert differs(halved(map_figure(whole, scale)), golden)
+    aside = replace(golden_picture, map_RC=np.roll(golden_picture.map_RC, 1, axis=1), masked_RC=None)
+    aside = replace(aside, masked_RC=np.roll(golden_picture.masked_RC, 1, axis=1))  # type: ignore[arg-type]
+    assert differs(half_size(map_figure(aside, scale)), golden)
+    assert differs(half_size(map_figure(golden_picture, Scale("uniform", 5))), golden)
+    whole = replace(golden_picture, placement=place_grid(300, 200, 14, 14, 1.0))
+    assert differs(half_size(map_figure(whole, scale)), golden)
 
 
 def test_golden_pictures_are_small() -> None:

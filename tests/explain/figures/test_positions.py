@@ -33,7 +33,7 @@ from vitrine.plotting.style import HAIRLINE
 ORIGIN = {"vitrine:model": "runs/pets", "vitrine:command": "vitrine positions runs/für -o 'a b.png'"}
 
 
-def found(rows: int, columns: int, noise: float = 0.5, seed: int = 0) -> PositionFindings:
+def noisy_findings(rows: int, columns: int, noise: float = 0.5, seed: int = 0) -> PositionFindings:
     noise_RCD = np.random.default_rng(seed).normal(size=(rows, columns, 32))
     return assess_positions(sine_embedding(rows, columns, 32) + noise * noise_RCD, notes=("A note.",))
 
@@ -46,10 +46,10 @@ def pixels(figure: Figure) -> npt.NDArray[np.uint8]:
     return np.asarray(canvas.buffer_rgba())[..., :3]
 
 
-def colour_at(drawn: npt.NDArray[np.uint8], axes: Axes, across: float, down: float) -> npt.NDArray[np.int64]:
+def colour_at(pixels_YXC: npt.NDArray[np.uint8], axes: Axes, across: float, down: float) -> npt.NDArray[np.int64]:
     """The colour at a point in the axes' own coordinates."""
     x, y = axes.transData.transform((across, down))
-    return drawn[len(drawn) - 1 - int(y), int(x)].astype(np.int64)
+    return pixels_YXC[len(pixels_YXC) - 1 - int(y), int(x)].astype(np.int64)
 
 
 def expected_colour(colours: Colormap, value: float, limit: float = 1.0) -> npt.NDArray[np.float64]:
@@ -68,22 +68,22 @@ def test_every_cell_of_every_tile_has_the_colour_of_its_similarity(rows: int, co
     embeddings_RCD = sine_embedding(rows, columns, 32) + np.random.default_rng(1).normal(size=(rows, columns, 32))
     unit_RCD = embeddings_RCD / np.linalg.norm(embeddings_RCD, axis=2, keepdims=True)
     figure = position_figure(assess_positions(embeddings_RCD), "A title")
-    drawn, axes = pixels(figure), figure.axes[0]
+    pixels_YXC, axes = pixels(figure), figure.axes[0]
     for r, c, i, j in np.ndindex(rows, columns, rows, columns):
         # Tile (r, c) is centred at (column c + 1, row r + 1); nine tenths of its pitch are cells.
         across, down = c + 1 + ((j + 0.5) / columns - 0.5) * 0.96, r + 1 + ((i + 0.5) / rows - 0.5) * 0.96
-        wanted = expected_colour(SIMILARITY, float(unit_RCD[r, c] @ unit_RCD[i, j]))
-        assert np.abs(colour_at(drawn, axes, across, down) - wanted).max() <= 3, (r, c, i, j)
+        expected = expected_colour(SIMILARITY, float(unit_RCD[r, c] @ unit_RCD[i, j]))
+        assert np.abs(colour_at(pixels_YXC, axes, across, down) - expected).max() <= 3, (r, c, i, j)
 
 
 def test_rows_are_rows() -> None:
     """Every row has an embedding of its own: each tile is white but for a dark band in the row that it stands for."""
     rows_RCD = np.repeat(np.eye(4)[:, None], 6, axis=1)
     figure = position_figure(assess_positions(rows_RCD), "Rows")
-    drawn, axes = pixels(figure), figure.axes[0]
+    pixels_YXC, axes = pixels(figure), figure.axes[0]
     for row, column in np.ndindex(4, 6):
         darkness = [
-            [765 - colour_at(drawn, axes, column + 1 + x, row + 1 + y).sum() for x in (-0.3, 0.0, 0.3)]
+            [765 - colour_at(pixels_YXC, axes, column + 1 + x, row + 1 + y).sum() for x in (-0.3, 0.0, 0.3)]
             for y in (-0.36, -0.12, 0.12, 0.36)
         ]
         assert [min(band) > 500 for band in darkness] == [k == row for k in range(4)]
@@ -91,13 +91,13 @@ def test_rows_are_rows() -> None:
 
 
 def test_a_cell_of_24_by_24_is_whole_pixels_and_gaps_are_seen() -> None:
-    findings = found(24, 24)
+    findings = noisy_findings(24, 24)
     figure = position_figure(findings, "Large")
-    drawn, axes = pixels(figure), figure.axes[0]
+    pixels_YXC, axes = pixels(figure), figure.axes[0]
     box = axes.get_window_extent()
-    left, right, top = round(box.x0), round(box.x1), len(drawn) - round(box.y1)
+    left, right, top = round(box.x0), round(box.x1), len(pixels_YXC) - round(box.y1)
     assert right - left == 2 * (24 * 25 - 1)
-    inside = drawn[top : top + right - left, left:right].astype(int)
+    inside = pixels_YXC[top : top + right - left, left:right].astype(int)
     blocks = inside.reshape(599, 2, 599, 2, 3)[2:-2, :, 2:-2]  # the frame lies over the outermost
     assert (blocks == blocks[:, :1, :, :1]).all()
     units = inside[::2, ::2]
@@ -106,32 +106,32 @@ def test_a_cell_of_24_by_24_is_whole_pixels_and_gaps_are_seen() -> None:
     assert np.abs(units[2:-2, 24::25] - gap).max() <= 1
     row, column = 5, 17
     tile = units[row * 25 : row * 25 + 24, column * 25 : column * 25 + 24]
-    wanted = 255 * SIMILARITY((findings.similarity_RCRC[row, column].astype(float) + 1) / 2)[..., :3]
-    assert np.abs(tile - wanted).max() <= 3
+    expected = 255 * SIMILARITY((findings.similarity_RCRC[row, column].astype(float) + 1) / 2)[..., :3]
+    assert np.abs(tile - expected).max() <= 3
 
 
 def test_one_patch_is_drawn_large_and_framed() -> None:
-    findings = found(4, 6)
+    findings = noisy_findings(4, 6)
     figure = position_figure(findings, "One patch", cell=(2, 5))
-    drawn, axes = pixels(figure), figure.axes[0]
+    pixels_YXC, axes = pixels(figure), figure.axes[0]
     for i, j in np.ndindex(4, 6):
-        wanted = expected_colour(SIMILARITY, float(findings.similarity_RCRC[1, 4, i, j]))
-        assert np.abs(colour_at(drawn, axes, j + 1.25, i + 0.75) - wanted).max() <= 3
+        expected = expected_colour(SIMILARITY, float(findings.similarity_RCRC[1, 4, i, j]))
+        assert np.abs(colour_at(pixels_YXC, axes, j + 1.25, i + 0.75) - expected).max() <= 3
     _, ink = axes.patches
     assert ink.get_extents().containsx(axes.transData.transform((5, 2))[0])
-    assert np.abs(colour_at(drawn, axes, 4.5, 2.25) - 255 * np.array(to_rgba(ink.get_edgecolor())[:3])).max() <= 3
+    assert np.abs(colour_at(pixels_YXC, axes, 4.5, 2.25) - 255 * np.array(to_rgba(ink.get_edgecolor())[:3])).max() <= 3
     values = {tuple(text.get_position()): text.get_text() for text in axes.texts}
     assert len(values) == 24
     assert values[5, 2] == "1.00"
     assert values[1, 4] == f"{findings.similarity_RCRC[1, 4, 3, 0]:.2f}".replace("-", "−")
     assert "row 2, column 5" in " ".join(text.get_text() for text in figure.texts)
-    assert not position_figure(found(24, 24), "Many", cell=(2, 5)).axes[0].texts  # no room for values
+    assert not position_figure(noisy_findings(24, 24), "Many", cell=(2, 5)).axes[0].texts  # no room for values
 
 
 def test_before_and_after_share_a_scale_and_the_difference_has_its_own() -> None:
-    before, after = found(4, 5, noise=3.0), found(4, 5, noise=0.3, seed=1)
+    before, after = noisy_findings(4, 5, noise=3.0), noisy_findings(4, 5, noise=0.3, seed=1)
     figure = change_figure(before, after, "Both")
-    drawn = pixels(figure)
+    pixels_YXC = pixels(figure)
     change = after.similarity_RCRC.astype(float) - before.similarity_RCRC
     first, second, third, scale, change_scale = figure.axes
     limit = change_scale.get_xlim()[1]
@@ -142,8 +142,8 @@ def test_before_and_after_share_a_scale_and_the_difference_has_its_own() -> None
     for axes, values, colours, end in (*panels, (third, change, CHANGE, limit)):
         for r, c, i, j in np.ndindex(4, 5, 4, 5):
             across, down = c + 1 + ((j + 0.5) / 5 - 0.5) * 0.96, r + 1 + ((i + 0.5) / 4 - 0.5) * 0.96
-            wanted = expected_colour(colours, float(values[r, c, i, j]), end)
-            assert np.abs(colour_at(drawn, axes, across, down) - wanted).max() <= 4
+            expected = expected_colour(colours, float(values[r, c, i, j]), end)
+            assert np.abs(colour_at(pixels_YXC, axes, across, down) - expected).max() <= 4
     words = [text.get_text() for text in figure.findobj(Text)]
     for numbers in (before.numbers, after.numbers):
         assert f"{100 * numbers.neighbour_share:.1f} %" in words
@@ -152,7 +152,7 @@ def test_before_and_after_share_a_scale_and_the_difference_has_its_own() -> None
 
 
 def test_no_change_is_white() -> None:
-    findings = found(3, 3)
+    findings = noisy_findings(3, 3)
     figure = change_figure(findings, findings, "The same")
     assert (colour_at(pixels(figure), figure.axes[2], 2.1, 2.1) == 255).all()
     assert figure.axes[4].get_xlim() == (-0.01, 0.01)
@@ -162,7 +162,7 @@ def test_no_change_is_white() -> None:
 
 
 def test_a_figure_says_what_it_shows() -> None:
-    findings = found(8, 8)
+    findings = noisy_findings(8, 8)
     figure = position_figure(findings, "Position embeddings of runs/pets")
     words = [text.get_text() for text in figure.findobj(Text) if text.get_text()]
     assert "Position embeddings of runs/pets" in words
@@ -183,7 +183,7 @@ def test_a_figure_says_what_it_shows() -> None:
 
 
 def test_many_rows_are_numbered_now_and_then() -> None:
-    axes = position_figure(found(24, 24), "Large").axes[0]
+    axes = position_figure(noisy_findings(24, 24), "Large").axes[0]
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
         assert [label.get_text() for label in labels] == ["1", "5", "10", "15", "20"]
     axes = draw_positions(Figure(figsize=(4, 4)).add_subplot(), np.zeros((40, 40, 40, 40), np.float32))
@@ -201,10 +201,10 @@ SHAPES: list[tuple[int, int, tuple[int, int] | None]] = [
 @pytest.mark.parametrize(("rows", "columns", "cell"), SHAPES)
 def test_figures_are_tidy(rows: int, columns: int, cell: tuple[int, int] | None) -> None:
     title = "Position embeddings of a/rather/long/path/to/some/run/with/a/long/name " * 2
-    findings = found(rows, columns)
+    findings = noisy_findings(rows, columns)
     for figure in (
         position_figure(findings, title, cell=cell),
-        change_figure(found(rows, columns, 3.0), findings, title, cell=cell),
+        change_figure(noisy_findings(rows, columns, 3.0), findings, title, cell=cell),
     ):
         require_tidy(figure)
         assert figure.get_size_inches()[0] <= 10.9
@@ -212,20 +212,20 @@ def test_figures_are_tidy(rows: int, columns: int, cell: tuple[int, int] | None)
 
 def test_only_what_fits_is_drawn() -> None:
     with pytest.raises(ValueError, match="no cell"):
-        position_figure(found(3, 4), "", cell=(4, 1))
+        position_figure(noisy_findings(3, 4), "", cell=(4, 1))
     with pytest.raises(ValueError, match="equal grids"):
-        change_figure(found(3, 4), found(4, 3), "")
+        change_figure(noisy_findings(3, 4), noisy_findings(4, 3), "")
 
 
 # --- files, colours, somebody's own axes
 
 
 @pytest.mark.parametrize("kind", ["png", "svg"])
-@pytest.mark.parametrize("compared", [False, True])
-def test_a_file_is_the_same_twice_and_carries_its_origin(kind: str, compared: bool, tmp_path: Path) -> None:
-    before = found(5, 4, noise=2.0) if compared else None
+@pytest.mark.parametrize("has_before", [False, True])
+def test_a_file_is_the_same_twice_and_carries_its_origin(kind: str, has_before: bool, tmp_path: Path) -> None:
+    before = noisy_findings(5, 4, noise=2.0) if has_before else None
     for name in ("a", "b"):
-        save_position_figure(found(5, 4), tmp_path / f"{name}.{kind}", ORIGIN, title="Twice", before=before)
+        save_position_figure(noisy_findings(5, 4), tmp_path / f"{name}.{kind}", ORIGIN, title="Twice", before=before)
     content = (tmp_path / f"a.{kind}").read_bytes()
     assert content == (tmp_path / f"b.{kind}").read_bytes()
     if kind == "png":
@@ -259,14 +259,17 @@ BLINDNESS = {
 @pytest.mark.parametrize("colours", [SIMILARITY, CHANGE], ids=["similarity", "change"])
 def test_the_arms_are_told_apart_with_every_colour_blindness(colours: Colormap, blindness: str) -> None:
     """At every lightness that both arms have, from a third of the lower arm on."""
-    seen = np.array([[*colours(place)[:3]] for place in np.linspace(0, 1, 201)])
-    linear = np.where(seen <= 0.04045, seen / 12.92, ((seen + 0.055) / 1.055) ** 2.4) @ np.array(BLINDNESS[blindness]).T
-    simulated = np.clip(linear, 0, 1)
-    simulated = np.where(simulated <= 0.0031308, 12.92 * simulated, 1.055 * simulated ** (1 / 2.4) - 0.055)
-    light = np.array([lightness(colour) for colour in seen])
+    rgb_N3 = np.array([[*colours(place)[:3]] for place in np.linspace(0, 1, 201)])
+    linear = (
+        np.where(rgb_N3 <= 0.04045, rgb_N3 / 12.92, ((rgb_N3 + 0.055) / 1.055) ** 2.4)
+        @ np.array(BLINDNESS[blindness]).T
+    )
+    simulated_N3 = np.clip(linear, 0, 1)
+    simulated_N3 = np.where(simulated_N3 <= 0.0031308, 12.92 * simulated_N3, 1.055 * simulated_N3 ** (1 / 2.4) - 0.055)
+    light = np.array([lightness(colour) for colour in rgb_N3])
     for place in range(67):
         same = 100 + int(np.abs(light[100:] - light[place]).argmin())
-        assert np.abs(simulated[place] - simulated[same]).max() > 0.1, (place / 100 - 1, same / 100 - 1)
+        assert np.abs(simulated_N3[place] - simulated_N3[same]).max() > 0.1, (place / 100 - 1, same / 100 - 1)
 
 
 def test_somebody_draws_into_their_own_axes() -> None:
@@ -279,11 +282,11 @@ def test_somebody_draws_into_their_own_axes() -> None:
     (image,) = right.images
     assert image.get_clim() == (-1, 1)
     figure.colorbar(image, ax=right)
-    drawn = pixels(figure)
+    pixels_YXC = pixels(figure)
     for row, column in np.ndindex(3, 4):
         # The reference cell is as dark as can be: at its own place within the tile.
         across, down = column + 1 + ((column + 0.5) / 4 - 0.5) * 0.95, row + 1 + ((row + 0.5) / 3 - 0.5) * 0.95
-        assert np.abs(colour_at(drawn, right, across, down) - expected_colour(SIMILARITY, 1.0)).max() <= 3
+        assert np.abs(colour_at(pixels_YXC, right, across, down) - expected_colour(SIMILARITY, 1.0)).max() <= 3
 
 
 def test_a_figure_needs_no_window() -> None:

@@ -75,7 +75,7 @@ def test_the_figure_is_tidy(ranking: Ranking) -> None:
     assert figure.get_size_inches()[0] == 9  # a README's column
 
 
-def drawn(figure: Figure, label: str) -> dict[str, list[float]]:
+def panel_numbers(figure: Figure, label: str) -> dict[str, list[float]]:
     """What a panel shows: means and ends of intervals from the top, and the best control."""
     axes = next(axes for axes in figure.axes if any(text.get_text() == label for text in axes.texts))
     lines = {"means": [], "ends": [], "control": []}  # type: dict[str, list[float]]
@@ -94,13 +94,13 @@ def test_the_figure_draws_the_numbers() -> None:
     assert sum(word == "higher is better" for word in words) == 7
     assert sum(word == "lower is better" for word in words) == 1
     for each in METRICS:
-        found = drawn(figure, each.label)
+        numbers = panel_numbers(figure, each.label)
         estimates = [row.estimates[each.key] for row in ranking.rows]
-        assert found["means"] == [estimate.mean for estimate in estimates]
+        assert numbers["means"] == [estimate.mean for estimate in estimates]
         ends = [(estimate.interval.low, estimate.interval.high) for estimate in estimates if estimate.interval]
-        assert found["ends"] == [end for pair in ends for end in pair]
+        assert numbers["ends"] == [end for pair in ends for end in pair]
         controls = [row.estimates[each.key].mean for row in ranking.rows if row.is_control]
-        assert found["control"] == [(max if each.higher_is_better else min)(controls)] * 2
+        assert numbers["control"] == [(max if each.higher_is_better else min)(controls)] * 2
 
 
 def test_names_run_from_best_to_worst_and_colours_tell_who_is_best() -> None:
@@ -142,9 +142,9 @@ def test_the_table_says_the_same_as_the_ranking() -> None:
     for row, cells in zip(ranking.rows, table.rows, strict=True):
         estimate = row.estimates["gap"]
         assert estimate.interval is not None
-        shown = f"{estimate.mean:.3f} ({estimate.interval.low:.2f} to {estimate.interval.high:.2f})"
+        cell = f"{estimate.mean:.3f} ({estimate.interval.low:.2f} to {estimate.interval.high:.2f})"
         assert cells[0] == (f"{row.name} (control)" if row.is_control else row.name)
-        assert cells[1] == shown.replace("-", "−")
+        assert cells[1] == cell.replace("-", "−")
         assert cells[-1] == STANDINGS[row.standing]
     by_name = {str(cells[0]): cells[-2] for cells in table.rows}
     assert by_name["occlusion"] == "13.2"
@@ -178,18 +178,18 @@ def test_the_csv_has_every_number() -> None:
     for ranking in (RANKINGS["all metrics"], RANKINGS["one picture"]):
         rows = list(csv.DictReader(io.StringIO(methods_csv(ranking).decode(), newline="")))
         assert [row["method"] for row in rows] == [row.name for row in ranking.rows]
-        for stored, row in zip(rows, ranking.rows, strict=True):
-            assert stored["control"] == ("yes" if row.is_control else "no")
-            assert stored["standing"] == row.standing
-            assert stored["seconds_a_picture"] == ("" if row.seconds is None else str(row.seconds))
+        for csv_row, row in zip(rows, ranking.rows, strict=True):
+            assert csv_row["control"] == ("yes" if row.is_control else "no")
+            assert csv_row["standing"] == row.standing
+            assert csv_row["seconds_a_picture"] == ("" if row.seconds is None else str(row.seconds))
             for key, estimate in row.estimates.items():
-                assert float(stored[key]) == pytest.approx(estimate.mean, abs=1e-6)
-                assert int(stored[f"{key}_n"]) == estimate.n
+                assert float(csv_row[key]) == pytest.approx(estimate.mean, abs=1e-6)
+                assert int(csv_row[f"{key}_n"]) == estimate.n
                 if estimate.interval is None:
-                    assert stored[f"{key}_low"] == stored[f"{key}_high"] == ""
+                    assert csv_row[f"{key}_low"] == csv_row[f"{key}_high"] == ""
                 else:
-                    assert float(stored[f"{key}_low"]) == pytest.approx(estimate.interval.low, abs=1e-6)
-                    assert float(stored[f"{key}_high"]) == pytest.approx(estimate.interval.high, abs=1e-6)
+                    assert float(csv_row[f"{key}_low"]) == pytest.approx(estimate.interval.low, abs=1e-6)
+                    assert float(csv_row[f"{key}_high"]) == pytest.approx(estimate.interval.high, abs=1e-6)
 
 
 def test_a_saved_figure_says_where_it_came_from_and_is_the_same_twice(tmp_path: Path) -> None:
