@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
@@ -33,7 +30,7 @@ from vitrine.sweep.worker import Failure
 from vitrine.train.run import train
 
 CLOTHING = SHARED / "clothing"
-RATES, SEEDS = (1e-6, 1e-2, 5e-2), (0, 1)
+RATES, SEEDS = (1e-6, 5e-2), (0, 1)
 RECIPE = Recipe(
     name="head",
     model="vitrine/scenes-tiny",
@@ -74,7 +71,7 @@ class Swept:
 
 @pytest.fixture(scope="module", params=["scenes", "clothing"])
 def sweep_run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Swept:
-    """Three learning rates with two seeds each, on few pictures."""
+    """Two learning rates with two seeds each, on few pictures."""
     folder = tmp_path_factory.mktemp("sweep")
     data = folder / "data"
     if request.param == "scenes":
@@ -134,7 +131,7 @@ def test_the_statements_are_those_of_scipy(sweep_run: Swept) -> None:
     expected = {}
     for i, ((one, other), (b, c)) in enumerate(zip(pairs, only, strict=True)):
         expected[one, other] = expected[other, one] = (b, c, p_values[i], i in rejections)
-    assert len(comparison.claims) == len(pairs) == 15
+    assert len(comparison.claims) == len(pairs) == 6
     for claim in comparison.claims:
         b, c, p, is_rejected = expected[claim.first, claim.second]
         b, c = (b, c) if (claim.first, claim.second) in pairs else (c, b)
@@ -155,7 +152,7 @@ def test_what_seeds_say_together_is_what_each_says(sweep_run: Swept) -> None:
     comparison = sweep_run.result.comparison
     assert comparison is not None
     settings = {row.name: (row.settings["learning rate"], row.settings["seed"]) for row in comparison.rows}
-    assert len(comparison.over_seeds) == 3
+    assert len(comparison.over_seeds) == 1
     for together in comparison.over_seeds:
         one, other = (float(part.split()[-1]) for part in together.setting.split(" is better than "))
         assert one < other, "the smaller number is said to be better, whatever came out"
@@ -212,18 +209,3 @@ def test_an_untouched_run_is_verified_and_each_change_is_named(run: Path, tmp_pa
     for split in ("train", "validation"):
         (tmp_path / "data" / split / "renamed").rename(tmp_path / "data" / split / label)
     assert verify_as_json(run) == (0, []), "all is as it was"
-
-
-def test_another_thread_count_and_batch_size(run: Path) -> None:
-    """In a process of its own, which is told so before it starts."""
-    command = [sys.executable, "-m", "vitrine", "verify", str(run), "--batch-size", "7", "--json"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    then = json.loads((run / "environment.json").read_text())
-    (run / "environment.json").write_text(json.dumps(then | {"threads": 1}))
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert process.returncode == 0, process.stderr + process.stdout
-    content = json.loads(process.stdout)
-    assert content["predictions"]["moved_labels"] == 0
-    (environment_check,) = [check for check in content["checks"] if check["what"] == "environment"]
-    if (os.cpu_count() or 1) > 1:
-        assert environment_check["status"] == "noted" and "threads 1 then, 2 now" in environment_check["detail"]

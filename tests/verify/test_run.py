@@ -30,22 +30,28 @@ def data(small_scenes: Path, tmp_path: Path) -> Path:
     return tmp_path / "data"
 
 
-@pytest.fixture
-def run(small_run: Path, data: Path, tmp_path: Path) -> Path:
-    """A copy of a run on ``data`` that records its weights' hash and its probabilities."""
-    copy = tmp_path / "run"
-    shutil.copytree(small_run, copy)
-    content = (copy / "data.json").read_text()
-    (copy / "data.json").write_text(content.replace(json.loads(content)["reference"], str(data)))
+@pytest.fixture(scope="module")
+def recorded_run(small_run: Path, small_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of a run that records its weights' hash and its probabilities."""
+    copy = Path(shutil.copytree(small_run, tmp_path_factory.mktemp("recorded") / "run"))
     metrics = json.loads((copy / "metrics.json").read_text())
     metrics["weights_sha256"] = hashlib.sha256((copy / "model.safetensors").read_bytes()).hexdigest()
     (copy / "metrics.json").write_text(json.dumps(metrics))
-    predict(str(copy), data / "validation", copy / "p.csv", probabilities=True, precision="fp32")
+    predict(str(copy), small_scenes / "validation", copy / "p.csv", probabilities=True, precision="fp32")
     with (copy / "p.csv").open(newline="") as stream:
         rows = list(csv.reader(stream))
     lines = [rows[0], *([f"validation/{name}", *rest] for name, *rest in rows[1:])]
     (copy / "predictions.csv").write_text("".join(",".join(line) + "\n" for line in lines))
     (copy / "p.csv").unlink()
+    return copy
+
+
+@pytest.fixture
+def run(recorded_run: Path, data: Path, tmp_path: Path) -> Path:
+    """A copy of the run, on ``data``."""
+    copy = Path(shutil.copytree(recorded_run, tmp_path / "run"))
+    content = json.loads((copy / "data.json").read_text())
+    (copy / "data.json").write_text(json.dumps(content | {"reference": str(data)}))
     return copy
 
 

@@ -87,7 +87,7 @@ def weights_notes(weights: WeightsFile, run: Path | None = None) -> tuple[str, .
 
 
 def _changed_run(run: Path, weights: WeightsFile) -> str | None:
-    """A sentence where a run's weights are not those that were measured; None where they are, or where it is unknown."""
+    """A sentence where a run's weights are not those that were measured; None where they are, or no hash is known."""
     try:
         sha256 = json.loads((run / "metrics.json").read_text("utf-8"))[WEIGHTS_SHA256]
     except (OSError, ValueError, KeyError, TypeError):  # a run that has not ended, or a folder of something else
