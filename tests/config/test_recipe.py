@@ -34,7 +34,7 @@ PLAIN = Recipe(name="plain", model="vit_tiny_patch16_224")
 
 
 @pytest.mark.parametrize(
-    ("name", "model", "image_size", "batch_size", "learning_rate", "weight_decay", "transforms", "published"),
+    ("name", "model", "image_size", "batch_size", "learning_rate", "weight_decay", "transforms", "accuracy"),
     # The reference job, as it was published.
     [
         ("pets-b16-224-bs32", "vit_base_patch16_224.orig_in21k", 224, 32, 1e-5, 1e-4, "tfm1", "0.9193"),
@@ -50,7 +50,7 @@ def test_a_reference_recipe_is_the_published_one(
     learning_rate: float,
     weight_decay: float,
     transforms: str,
-    published: str,
+    accuracy: str,
 ) -> None:
     recipe = load_recipe(name)
     assert recipe.model == model
@@ -60,7 +60,7 @@ def test_a_reference_recipe_is_the_published_one(
     assert recipe.learning_rate == learning_rate
     assert recipe.weight_decay == weight_decay
     assert recipe.transforms == named_transforms(transforms)
-    assert f"published accuracy {published}" in recipe.description
+    assert f"published accuracy {accuracy}" in recipe.description
     for ours in ("AdamW", "warm-up and\ncosine", "resize-then-centre-crop"):
         assert ours in recipe.description, "what the source is silent about has to be said"
 
@@ -151,21 +151,21 @@ def test_no_field_goes_unchecked() -> None:
 
 @pytest.mark.parametrize(("field", "value"), [(field, value) for field, values in REFUSED.items() for value in values])
 def test_a_wrong_value_names_field_value_and_remedy(field: str, value: object) -> None:
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(RecipeError) as error:
         replace(PLAIN, **{field: value})
-    message = str(caught.value)
+    message = str(error.value)
     assert message.startswith(f"{field} = {value!r} cannot be used: expected ")
     assert len(message.splitlines()) == 1
-    assert isinstance(caught.value, ValueError)
+    assert isinstance(error.value, ValueError)
 
 
 @pytest.mark.parametrize(
     ("field", "value"), [(field, value) for field, values in TRANSFORMS_REFUSED.items() for value in values]
 )
 def test_a_wrong_transform_names_field_value_and_remedy(field: str, value: object) -> None:
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(RecipeError) as error:
         TransformSpec(**{field: value})
-    assert str(caught.value).startswith(f"transforms.{field} = {value!r} cannot be used: expected ")
+    assert str(error.value).startswith(f"transforms.{field} = {value!r} cannot be used: expected ")
 
 
 @pytest.mark.parametrize("tune", ["all", "head", "last:1", "last:12", "lora", "lora:8"])
@@ -199,16 +199,16 @@ def test_every_field_is_read_somewhere() -> None:
         if path.parent.name != "config":
             tree = ast.parse(path.read_text("utf-8"))
             read |= {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    unread = {field.name for kind in (Recipe, TransformSpec) for field in fields(kind)} - read
-    unread -= {"description"}  # speaks to people only
-    assert not unread, "a setting that nothing reads promises what it does not do"
+    unread_fields = {field.name for kind in (Recipe, TransformSpec) for field in fields(kind)} - read
+    unread_fields -= {"description"}  # speaks to people only
+    assert not unread_fields, "a setting that nothing reads promises what it does not do"
 
 
 # --- unknown fields ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("written", "nearest"),
+    ("key", "nearest"),
     [
         ("learning_rat", "learning_rate"),
         ("epoch", "epochs"),
@@ -218,14 +218,14 @@ def test_every_field_is_read_somewhere() -> None:
         ("zzz", ""),
     ],
 )
-def test_an_unknown_field_is_answered_with_the_nearest_name(written: str, nearest: str) -> None:
-    group, _, inner = written.rpartition(".")
+def test_an_unknown_field_is_answered_with_the_nearest_name(key: str, nearest: str) -> None:
+    group, _, inner = key.rpartition(".")
     text = f'model = "m"\n[{group}]\n{inner} = 1\n' if group else f'model = "m"\n{inner} = 1\n'
-    for attempt in (lambda: override(PLAIN, [f"{written}=1"]), lambda: recipe_from_toml(text, "mine")):
-        with pytest.raises(RecipeError) as caught:
+    for attempt in (lambda: override(PLAIN, [f"{key}=1"]), lambda: recipe_from_toml(text, "mine")):
+        with pytest.raises(RecipeError) as error:
             attempt()
-        message = str(caught.value)
-        assert message.startswith(f"There is no recipe field {written}; the nearest name is {nearest}")
+        message = str(error.value)
+        assert message.startswith(f"There is no recipe field {key}; the nearest name is {nearest}")
         assert message.removesuffix(".").rpartition(" ")[2].rpartition(".")[2] in {
             field.name for kind in (Recipe, TransformSpec) for field in fields(kind)
         }
@@ -330,7 +330,7 @@ def test_a_recipe_is_a_file_that_a_person_copies_and_edits(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("written", "said"),
+    ("text", "message"),
     [
         ("model = ", "is not valid TOML"),
         ("epochs = 3\n", "has no model"),
@@ -340,26 +340,26 @@ def test_a_recipe_is_a_file_that_a_person_copies_and_edits(tmp_path: Path) -> No
         ('model = "m"\n[transforms]\ncrop_scale = [1, 0.5]\n', "transforms.crop_scale"),
     ],
 )
-def test_a_recipe_file_that_cannot_be_used_says_why(tmp_path: Path, written: str, said: str) -> None:
+def test_a_recipe_file_that_cannot_be_used_says_why(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "mine.toml"
-    path.write_text(written, "utf-8")
-    with pytest.raises(RecipeError, match=said):
+    path.write_text(text, "utf-8")
+    with pytest.raises(RecipeError, match=message):
         load_recipe(str(path))
 
 
-@pytest.mark.parametrize("wanted", ["pets", "missing.toml", "."])
-def test_a_recipe_that_is_not_there_is_answered_with_those_that_are(wanted: str) -> None:
-    with pytest.raises(RecipeError) as caught:
-        load_recipe(wanted)
-    assert all(name in str(caught.value) for name in available_recipes())
+@pytest.mark.parametrize("name", ["pets", "missing.toml", "."])
+def test_a_recipe_that_is_not_there_is_answered_with_those_that_are(name: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        load_recipe(name)
+    assert all(each in str(error.value) for each in available_recipes())
 
 
 # --- --set -------------------------------------------------------------------------------------------------------
 
 
 def test_settings_are_applied_in_order_and_leave_the_recipe_alone() -> None:
-    changed = override(PLAIN, ["epochs=3", "epochs=4 pretrained=false", "learning_rate=3e-4"])
-    assert changed == replace(PLAIN, epochs=4, pretrained=False, learning_rate=3e-4)
+    recipe = override(PLAIN, ["epochs=3", "epochs=4 pretrained=false", "learning_rate=3e-4"])
+    assert recipe == replace(PLAIN, epochs=4, pretrained=False, learning_rate=3e-4)
     assert PLAIN.epochs == 10
     assert override(PLAIN, []) == PLAIN
 
@@ -401,8 +401,8 @@ def test_a_setting_with_a_wrong_value_names_its_key(setting: str) -> None:
 def test_any_field_of_one_recipe_can_be_set_on_another(recipe: Recipe, name: str) -> None:
     value = getattr(recipe, name)
     if not isinstance(value, str):
-        written = str(value).lower() if isinstance(value, bool) else repr(value)
-        assert getattr(override(PLAIN, [f"{name}={written}"]), name) == value
+        toml = str(value).lower() if isinstance(value, bool) else repr(value)
+        assert getattr(override(PLAIN, [f"{name}={toml}"]), name) == value
 
 
 @pytest.mark.parametrize(

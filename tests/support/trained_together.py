@@ -1,4 +1,4 @@
-"""Small trainings for tests/test_together.py: by one process when called, by several under torchrun.
+"""Small trainings for tests/train/test_distributed.py: by one process when called, by several under torchrun.
 
 The optimizer is SGD with momentum, whose steps are proportional to gradients: AdamW's hardly change when a gradient is
 wrong by a factor.
@@ -53,15 +53,15 @@ CASES = {
     "shards": replace(PLAIN, shuffle_buffer=12, workers=1),
     "accumulated": replace(PLAIN, accumulate=2, label_smoothing=0.1, clip_norm=0.5, tune="last:1"),
     "mixed": replace(PLAIN, mixup=0.4, cutmix=0.5, ema=0.9),
-    "head": replace(PLAIN, tune="head", views=2, ema=0.9),  # its features are kept
+    "head": replace(PLAIN, tune="head", views=2, ema=0.9),  # its features are cached
     "head anew": replace(PLAIN, tune="head"),
     "captions": replace(PLAIN, caption=WORDS, model_args=MICRO),
     "caption shards": replace(PLAIN, caption=WORDS, model_args=MICRO, shuffle_buffer=12),
     "frozen": replace(PLAIN, caption=WORDS, tune="head", transforms=named_transforms("none")),
 }
 FOLDERS = {"shards": "shards", "caption shards": "caption shards"}
-CUT = ("plain", "accumulated")
-LATE = ("accumulated", "mixed")
+FSDP_CASES = ("plain", "accumulated")
+LAGGING_CASES = ("accumulated", "mixed")
 ADAMW = replace(PLAIN, learning_rate=1e-3, clip_norm=1.0, accumulate=2)
 STOP_AT = 4
 
@@ -91,7 +91,7 @@ def plain_steps() -> Iterator[None]:
         yield
 
 
-def trained(data: Path, case: str, out: Path, *, stop: bool = False, resume: bool = False) -> dict[str, Any]:
+def train_case(data: Path, case: str, out: Path, *, stop: bool = False, resume: bool = False) -> dict[str, Any]:
     """Train one case, and return the result as JSON values; with ``stop``, only up to a step."""
     report: Callable[[Any], None] = _stop if stop else lambda _: None
     with plain_steps():
@@ -103,24 +103,24 @@ def trained(data: Path, case: str, out: Path, *, stop: bool = False, resume: boo
 
 
 def _average_of_means(processes: Any, loss: Any, is_dummy: bool) -> Any:
-    """What averaging over processes gives when nobody weighs parts."""
-    return replace(_whole(processes, loss, is_dummy), weight=1.0)
+    """As :func:`vitrine.train.loop.reduce_loss`, with parts of unequal sizes weighed alike: a wrong gradient."""
+    return replace(_reduce_loss(processes, loss, is_dummy), weight=1.0)
 
 
-_whole = loop.reduce_loss
+_reduce_loss = loop.reduce_loss
 
 
-def trained_until(data: Path, out: Path) -> str:
+def train_until_stopped(data: Path, out: Path) -> str:
     """Train a part in all processes, of which the first one stops; returns how this one ended."""
     try:
-        trained(data, "plain", out, stop=True)
+        train_case(data, "plain", out, stop=True)
     except SystemExit as ended:
         out.with_suffix(".left").write_text(str(ended.code))
         return "left"
     return "stopped"
 
 
-def said(arguments: list[str], out: Path) -> None:
+def run_command(arguments: list[str], out: Path) -> None:
     """Call the command line in every process, and write down what each says."""
     errors = io.StringIO()
     with mock.patch("sys.argv", ["vitrine", *arguments]), redirect_stderr(errors):
@@ -138,26 +138,26 @@ def _full_disk(*_: Any, **__: Any) -> None:
 
 def main(data: Path, out: Path) -> None:
     for case in CASES:
-        result = trained(data, case, out / case)
+        result = train_case(data, case, out / case)
         (out / f"{case}.{os.environ['RANK']}.json").write_text(json.dumps(result))
     with mock.patch.object(loop, "reduce_loss", _average_of_means):
-        trained(data, "plain", out / "wrong")
+        train_case(data, "plain", out / "wrong")
     with mock.patch.object(loop, "pipeline_depth", lambda _: 1):
-        for case in LATE:
-            trained(data, case, out / f"{case}, read late")
-    trained(data, "plain", out / "begun by one", resume=True)
+        for case in LAGGING_CASES:
+            train_case(data, case, out / f"{case}, losses read late")
+    train_case(data, "plain", out / "begun by one", resume=True)
     with mock.patch.dict(os.environ, {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}):
-        for case in CUT:
-            result = trained(data, case, out / f"cut {case}")
-            (out / f"cut {case}.{os.environ['RANK']}.json").write_text(json.dumps(result))
-        trained(data, "plain", out / "begun by one, cut", resume=True)
-        begun = trained_until(data, out / "begun cut")
-        train(str(data / "scenes"), ADAMW, out / "cut adamw")
-    (out / f"begun cut.{os.environ['RANK']}.json").write_text(json.dumps(begun))
-    said(["train", str(out / "none"), "--recipe", "scenes-tiny", "-o", str(out / "x")], out / "nothing")
+        for case in FSDP_CASES:
+            result = train_case(data, case, out / f"sharded {case}")
+            (out / f"sharded {case}.{os.environ['RANK']}.json").write_text(json.dumps(result))
+        train_case(data, "plain", out / "begun by one, sharded", resume=True)
+        outcome = train_until_stopped(data, out / "begun sharded")
+        train(str(data / "scenes"), ADAMW, out / "sharded adamw")
+    (out / f"begun sharded.{os.environ['RANK']}.json").write_text(json.dumps(outcome))
+    run_command(["train", str(out / "none"), "--recipe", "scenes-tiny", "-o", str(out / "x")], out / "nothing")
     with mock.patch.object(loop, "_set_learning_rate", _full_disk):
-        said(["train", str(data / "scenes"), "--recipe", "scenes-tiny", "-o", str(out / "y")], out / "second")
-    trained_until(data, out / "begun by two")
+        run_command(["train", str(data / "scenes"), "--recipe", "scenes-tiny", "-o", str(out / "y")], out / "second")
+    train_until_stopped(data, out / "begun by two")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
 """A recipe of a tiny training, and the files that two equal trainings share."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from support.models import MICRO
 from vitrine.config import Recipe, named_transforms
+
+TrainOnce = Callable[[Path, Recipe], Path]
+"""The fixture ``train_once``."""
 
 REPEATABLE = ("history.jsonl", "metrics.json", "predictions.csv", "model.safetensors", "data.json", "config.json")
 

@@ -23,7 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from support import trained_together
-from support.trained_together import ADAMW, CASES, CUT, LATE, PLAIN, trained
+from support.trained_together import ADAMW, CASES, FSDP_CASES, LAGGING_CASES, PLAIN, train_case
 
 from vitrine.config import recipe_to_toml
 from vitrine.data.loader import BatchShard
@@ -42,8 +42,8 @@ TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--lo
 def environment() -> dict[str, str]:
     loopback = {"darwin": "lo0"}.get(sys.platform, "lo")
     paths = [str(Path(trained_together.__file__).parent), os.environ.get("PYTHONPATH", "")]
-    added = {"GLOO_SOCKET_IFNAME": loopback, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    return {**os.environ, **added, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    variables = {"GLOO_SOCKET_IFNAME": loopback, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    return {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 @pytest.fixture(scope="module")
@@ -59,8 +59,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def by_two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that two processes trained, in one launch."""
     out = tmp_path_factory.mktemp("two")
-    for name in ("begun by one", "begun by one, cut"):
-        trained(data, "plain", out / name, stop=True)
+    for name in ("begun by one", "begun by one, sharded"):
+        train_case(data, "plain", out / name, stop=True)
     command = [*TOGETHER, "--nproc-per-node", "2", trained_together.__file__, str(data), str(out)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
@@ -71,7 +71,7 @@ def by_two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def by_one(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("one")
     for case in CASES:
-        (out / f"{case}.json").write_text(json.dumps(trained(data, case, out / case)))
+        (out / f"{case}.json").write_text(json.dumps(train_case(data, case, out / case)))
     return out
 
 
@@ -98,10 +98,10 @@ def test_two_processes_reach_the_weights_of_one(case: str, by_one: Path, by_two:
             assert two[name] == pytest.approx(one[name], rel=1e-5), name  # no picture is counted twice
 
 
-@pytest.mark.parametrize("case", LATE)
+@pytest.mark.parametrize("case", LAGGING_CASES)
 def test_processes_that_read_losses_late_reach_the_same_bytes(case: str, by_two: Path) -> None:
     for name in ("history.jsonl", "model.safetensors", "predictions.csv"):
-        assert (by_two / case / name).read_bytes() == (by_two / f"{case}, read late" / name).read_bytes(), name
+        assert (by_two / case / name).read_bytes() == (by_two / f"{case}, losses read late" / name).read_bytes(), name
 
 
 def test_a_wrong_average_is_noticed(by_one: Path, by_two: Path) -> None:
@@ -139,43 +139,43 @@ def test_data_are_recorded_once_and_the_processes_counted(by_one: Path, by_two: 
 
 
 def test_a_training_goes_on_with_another_number_of_processes(data: Path, by_one: Path, by_two: Path) -> None:
-    for name in ("begun by two", "begun cut"):
+    for name in ("begun by two", "begun sharded"):
         assert (by_two / f"{name}.left").exists(), "the second process did not learn that the first one failed"
     assert distance(by_one / "plain", by_two / "begun by one") < TOLERANCE
     assert (by_two / "begun by two" / "state" / "training.pt").exists()
-    trained(data, "plain", by_two / "begun by two", resume=True)
+    train_case(data, "plain", by_two / "begun by two", resume=True)
     assert distance(by_one / "plain", by_two / "begun by two") < TOLERANCE
 
 
-@pytest.mark.parametrize("case", CUT)
-def test_a_model_that_is_cut_reaches_the_weights_of_one_that_is_not(case: str, by_one: Path, by_two: Path) -> None:
-    assert distance(by_one / case, by_two / f"cut {case}") < TOLERANCE
+@pytest.mark.parametrize("case", FSDP_CASES)
+def test_a_sharded_model_reaches_the_weights_of_one_that_is_not(case: str, by_one: Path, by_two: Path) -> None:
+    assert distance(by_one / case, by_two / f"sharded {case}") < TOLERANCE
     assert (by_one / case / "predictions.csv").read_text().count("\n") == 14
     one = json.loads((by_one / f"{case}.json").read_text())
-    two = [json.loads((by_two / f"cut {case}.{rank}.json").read_text()) for rank in (0, 1)]
+    two = [json.loads((by_two / f"sharded {case}.{rank}.json").read_text()) for rank in (0, 1)]
     assert two[0] == two[1] and numbers(two[0]) == pytest.approx(numbers(one), rel=1e-4)
 
 
-def test_a_training_goes_on_with_or_without_cutting(data: Path, by_one: Path, by_two: Path) -> None:
-    assert distance(by_one / "plain", by_two / "begun by one, cut") < TOLERANCE
-    assert (by_two / "begun cut" / "state" / "training.pt").exists()
-    trained(data, "plain", by_two / "begun cut", resume=True)
-    assert distance(by_one / "plain", by_two / "begun cut") < TOLERANCE
+def test_a_training_goes_on_with_or_without_sharding(data: Path, by_one: Path, by_two: Path) -> None:
+    assert distance(by_one / "plain", by_two / "begun by one, sharded") < TOLERANCE
+    assert (by_two / "begun sharded" / "state" / "training.pt").exists()
+    train_case(data, "plain", by_two / "begun sharded", resume=True)
+    assert distance(by_one / "plain", by_two / "begun sharded") < TOLERANCE
 
 
-def test_adamw_over_a_model_that_is_cut(data: Path, by_two: Path, tmp_path: Path) -> None:
+def test_adamw_over_a_sharded_model(data: Path, by_two: Path, tmp_path: Path) -> None:
     """AdamW follows gradients that are rounding errors, so losses are compared, and not weights."""
     train(str(data / "scenes"), ADAMW, tmp_path / "run")
     one, two = (
         [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
-        for run in (tmp_path / "run", by_two / "cut adamw")
+        for run in (tmp_path / "run", by_two / "sharded adamw")
     )
     for name in ("train_loss", "validation_loss"):
         assert [row[name] for row in two] == pytest.approx([row[name] for row in one], rel=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "fields"),
     [
         ({"ema": 0.9}, "ema"),
         ({"tune": "lora"}, "tune"),
@@ -183,16 +183,16 @@ def test_adamw_over_a_model_that_is_cut(data: Path, by_two: Path, tmp_path: Path
         ({"optimizer": "muon", "compile": True}, "compile, optimizer"),
     ],
 )
-def test_what_fsdp_cannot_shard_is_refused(changes: dict[str, Any], named: str) -> None:
+def test_what_fsdp_cannot_shard_is_refused(changes: dict[str, Any], fields: str) -> None:
     from vitrine.train.run import _check_fsdp
 
     _check_fsdp(PLAIN)
-    with pytest.raises(RecipeError, match=f"^{named}: not possible where FSDP shards"):
+    with pytest.raises(RecipeError, match=f"^{fields}: not possible where FSDP shards"):
         _check_fsdp(trained_together.replace(PLAIN, **changes))
 
 
 @pytest.fixture
-def launched(data: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def training_process(data: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A long training by two processes that has come to its first checkpoint."""
     recipe = tmp_path / "micro.toml"
     recipe.write_text(recipe_to_toml(PLAIN).replace("epochs = 2", "epochs = 500"))
@@ -212,15 +212,15 @@ def launched(data: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 def test_a_killed_process_ends_them_all_and_one_goes_on(
-    data: Path, launched: subprocess.Popen[str], tmp_path: Path
+    data: Path, training_process: subprocess.Popen[str], tmp_path: Path
 ) -> None:
-    trainers = [p for p in psutil.Process(launched.pid).children() if "vitrine" in p.cmdline()]
+    trainers = [p for p in psutil.Process(training_process.pid).children() if "vitrine" in p.cmdline()]
     second = next(p for p in trainers if p.environ()["RANK"] == "1")
     second.send_signal(signal.SIGKILL)
-    out, err = launched.communicate(timeout=60)
-    assert launched.returncode != 0 and not out
-    said = [line for line in err.splitlines() if line.startswith("vitrine: ")]
-    assert len(said) == 1 and "Another process of this training ended" in said[0], err
+    out, err = training_process.communicate(timeout=60)
+    assert training_process.returncode != 0 and not out
+    lines = [line for line in err.splitlines() if line.startswith("vitrine: ")]
+    assert len(lines) == 1 and "Another process of this training ended" in lines[0], err
     assert "[rank0]: Traceback" not in err
     assert not any(p.is_running() for p in trainers)
     state = torch.load(tmp_path / "run" / "state" / "training.pt", weights_only=True)
@@ -244,15 +244,15 @@ def test_a_killed_process_ends_them_all_and_one_goes_on(
 def test_a_mistake_is_told_once(by_two: Path) -> None:
     """Whether all processes meet it or only the second one: the first one says it, in one sentence."""
     for name, sentence in (("nothing", "There is no file or folder"), ("second", "The second one's disk is full")):
-        said = [json.loads((by_two / f"{name}.{rank}.json").read_text()) for rank in (0, 1)]
-        assert [each["status"] for each in said] == [2, 2]
-        mine = [line for line in said[0]["stderr"].splitlines() if "vitrine: " in line]
-        assert len(mine) == 1 and mine[0].startswith(f"vitrine: {sentence}")
-        assert said[1]["stderr"] == ""
+        outputs = [json.loads((by_two / f"{name}.{rank}.json").read_text()) for rank in (0, 1)]
+        assert [each["status"] for each in outputs] == [2, 2]
+        lines = [line for line in outputs[0]["stderr"].splitlines() if "vitrine: " in line]
+        assert len(lines) == 1 and lines[0].startswith(f"vitrine: {sentence}")
+        assert outputs[1]["stderr"] == ""
 
 
 @pytest.mark.parametrize(
-    ("environment", "said"),
+    ("environment", "message"),
     [
         ({"WORLD_SIZE": "2", "ACCELERATE_USE_DEEPSPEED": "true"}, "DEEPSPEED was asked for, and is not supported"),
         ({"WORLD_SIZE": "2", "ACCELERATE_USE_FSDP": "true"}, "FSDP version 1 was asked for: expected version 2"),
@@ -261,11 +261,11 @@ def test_a_mistake_is_told_once(by_two: Path) -> None:
     ],
 )
 def test_engines_that_are_not_supported(
-    environment: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch
+    environment: dict[str, str], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=message):
         ProcessGroup.from_launcher()
 
 

@@ -12,6 +12,7 @@ import timm
 import torch
 from safetensors.torch import load_file
 from support.models import MICRO
+from support.training import TrainOnce
 
 from vitrine.config import CaptionSpec, Recipe, TransformSpec
 from vitrine.data.captions.datasets import open_captions
@@ -52,7 +53,7 @@ def recipe(start: Path, **changes: object) -> Recipe:
 
 
 class Watch:
-    """What a training told, and whether it kept features."""
+    """The events of a training that say whether it cached features."""
 
     def __init__(self) -> None:
         self.plan: Plan | None = None
@@ -70,7 +71,7 @@ class Watch:
         return next(note for note in self.plan.notes if note.startswith(("Features of", "The frozen model")))
 
 
-def trained(data: Path, settings: Recipe, run: Path) -> Watch:
+def train_and_watch(data: Path, settings: Recipe, run: Path) -> Watch:
     watch = Watch()
     train(str(data), settings, run, report=watch)
     return watch
@@ -94,10 +95,10 @@ def test_the_result_is_that_without_reuse(
     changes: dict[str, object], small_run: Path, small_scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = recipe(small_run, **changes)
-    once = trained(small_scenes, settings, tmp_path / "once")
+    once = train_and_watch(small_scenes, settings, tmp_path / "once")
     assert once.note.startswith("Features of") and len({event.what for event in once.read}) == 2
     monkeypatch.setattr(feature_cache, "MAX_CACHE_BYTES", 100)
-    again = trained(small_scenes, settings, tmp_path / "again")
+    again = train_and_watch(small_scenes, settings, tmp_path / "again")
     assert "would take" in again.note and not again.read
     loose = {"rel": 2e-2, "abs": 2e-2} if settings.precision == "bf16" else {"rel": 1e-4, "abs": 1e-5}
     for one, other in zip(rows(tmp_path / "once"), rows(tmp_path / "again"), strict=True):
@@ -106,9 +107,9 @@ def test_the_result_is_that_without_reuse(
     one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("once", "again"))
     start = load_file(small_run / "model.safetensors")
     assert one.keys() == other.keys() == start.keys()
-    moved = {name for name in one if not torch.equal(one[name], start[name])}
-    assert moved == {"head.weight", "head.bias"}
-    for name in moved:
+    changed_names = {name for name in one if not torch.equal(one[name], start[name])}
+    assert changed_names == {"head.weight", "head.bias"}
+    for name in changed_names:
         torch.testing.assert_close(one[name], other[name], rtol=loose["rel"], atol=loose["abs"])
 
 
@@ -145,9 +146,11 @@ class StoppedError(Exception):
 
 
 @pytest.mark.parametrize("stop_at", [2, 7])
-def test_resuming_is_equal_to_the_bit(stop_at: int, small_run: Path, small_scenes: Path, tmp_path: Path) -> None:
+def test_resuming_is_equal_to_the_bit(
+    stop_at: int, small_run: Path, small_scenes: Path, train_once: TrainOnce, tmp_path: Path
+) -> None:
     settings = recipe(small_run, transforms=SOME, views=2, ema=0.9, checkpoint_minutes=1e-9)
-    train(str(small_scenes), settings, tmp_path / "whole")
+    whole_run = train_once(small_scenes, settings)
 
     def stop(event: object) -> None:
         if isinstance(event, StepDone) and event.step == stop_at:
@@ -159,7 +162,7 @@ def test_resuming_is_equal_to_the_bit(stop_at: int, small_run: Path, small_scene
     assert set(state["module"]) == {"head.weight", "head.bias"}, "a checkpoint holds what is trained"
     train(str(small_scenes), settings, tmp_path / "cut", resume=True)
     for name in REPEATABLE:
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
+        assert (whole_run / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
 
 
 def test_a_training_that_kept_features_resumes_without_them(
@@ -186,7 +189,7 @@ def test_a_training_that_kept_features_resumes_without_them(
 def test_the_plan_counts_all_parameters_and_states_the_memory(
     small_run: Path, small_scenes: Path, tmp_path: Path
 ) -> None:
-    watch = trained(small_scenes, recipe(small_run, epochs=1, transforms=SOME, views=3), tmp_path / "run")
+    watch = train_and_watch(small_scenes, recipe(small_run, epochs=1, transforms=SOME, views=3), tmp_path / "run")
     assert watch.plan is not None
     whole = sum(value.numel() for value in load_file(tmp_path / "run" / "model.safetensors").values())
     assert (watch.plan.parameters, watch.plan.trainable) == (whole, 32 * 7 + 7)
@@ -208,12 +211,12 @@ def test_the_plan_counts_all_parameters_and_states_the_memory(
 def test_features_are_not_kept_where_that_changes_the_result(
     changes: dict[str, object], why: str, small_run: Path, small_scenes: Path, tmp_path: Path
 ) -> None:
-    watch = trained(small_scenes, recipe(small_run, epochs=1, **changes), tmp_path / "run")
+    watch = train_and_watch(small_scenes, recipe(small_run, epochs=1, **changes), tmp_path / "run")
     assert why in watch.note and not watch.read
 
 
 def test_other_tuning_says_nothing_of_features(small_run: Path, small_scenes: Path, tmp_path: Path) -> None:
-    watch = trained(small_scenes, recipe(small_run, epochs=1, tune="last:1"), tmp_path / "run")
+    watch = train_and_watch(small_scenes, recipe(small_run, epochs=1, tune="last:1"), tmp_path / "run")
     assert watch.plan is not None and not watch.read
     assert not any("Features of" in note or "frozen model" in note for note in watch.plan.notes)
 
@@ -249,45 +252,45 @@ def test_views_hold_for_every_kind_of_tuning(small_run: Path, small_scenes: Path
     assert losses[2:] == pytest.approx(losses[:2], rel=1e-6) and losses[0] != pytest.approx(losses[1], rel=1e-6)
 
 
-def test_kept_features_are_by_version_and_position_whatever_their_shapes() -> None:
-    kept, values = FeatureCache(3, views=2), {}
+def test_cached_features_are_by_version_and_position_whatever_their_shapes() -> None:
+    cache, values = FeatureCache(3, views=2), {}
     for view in range(2):
         for index in (0, 2):
             values[view, index] = torch.randn(4, 2 + index)
-            kept.add(view, index, values[view, index])
-    assert kept.count == 4 and not kept.has(0, 1) and not kept.has(1, 1)
+            cache.add(view, index, values[view, index])
+    assert cache.count == 4 and not cache.has(0, 1) and not cache.has(1, 1)
     for view in range(2):
-        for found, index in zip(kept.get(view, [2, 0]), (2, 0), strict=True):
-            assert torch.equal(found, values[view, index])
+        for value, index in zip(cache.get(view, [2, 0]), (2, 0), strict=True):
+            assert torch.equal(value, values[view, index])
     settings = BatchSettings.from_recipe(recipe(Path("x"), batch_size=2, views=2))
-    batches = list(kept.batches(settings, 1, 0, BatchShard()))
+    batches = list(cache.batches(settings, 1, 0, BatchShard()))
     assert sorted(index for batch in batches for index in batch.indices) == [0, 2]
-    assert [batch.indices for batch in kept.batches(settings, 1, 1, BatchShard())] == [batches[1].indices]
+    assert [batch.indices for batch in cache.batches(settings, 1, 1, BatchShard())] == [batches[1].indices]
 
 
 def test_what_is_too_large_is_noticed_at_the_first_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+    batch_numbers: list[int] = []
 
     def batches() -> object:
         for number in range(3):
-            asked.append(number)
+            batch_numbers.append(number)
             yield type("B", (), {"indices_B": torch.tensor([2 * number, 2 * number + 1])})()
 
-    def see(batch: object) -> list[torch.Tensor]:
+    def encode(batch: object) -> list[torch.Tensor]:
         return [torch.zeros(8), torch.zeros(8)]
 
     monkeypatch.setattr(feature_cache, "MAX_CACHE_BYTES", 6 * 32)
-    found = encode_once([batches], see, 6, lambda *_: None)  # type: ignore[list-item]
-    assert found is not None and found.count == 6 and len(asked) == 3
+    cache = encode_once([batches], encode, 6, lambda *_: None)  # type: ignore[list-item]
+    assert cache is not None and cache.count == 6 and len(batch_numbers) == 3
     monkeypatch.setattr(feature_cache, "MAX_CACHE_BYTES", 6 * 32 - 1)
-    assert encode_once([batches], see, 6, lambda *_: None) is None and len(asked) == 4  # type: ignore[list-item]
+    assert encode_once([batches], encode, 6, lambda *_: None) is None and len(batch_numbers) == 4  # type: ignore[list-item]
 
 
 def test_the_model_is_asked_what_its_head_reads() -> None:
     plain = timm.create_model("vit_tiny_patch16_224", num_classes=3, **MICRO)
     assert linear_head(plain, 32) is plain.head and plain.training and not plain.head._forward_pre_hooks
-    distilled = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3, **MICRO)
-    assert linear_head(distilled, 32) is None, "two classifiers"
+    two_heads = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3, **MICRO)
+    assert linear_head(two_heads, 32) is None, "two classifiers"
     plain.fc_norm = torch.nn.LayerNorm(32)
     plain.forward_head = lambda x, pre_logits=False: x[:, 1] if pre_logits else plain.head(x[:, 0])
     assert linear_head(plain, 32) is None, "it reads something else"
@@ -307,10 +310,10 @@ def test_the_head_of_a_frozen_model_is_all_that_it_has() -> None:
 
     average = copy.deepcopy(beside)
     assert average.model is model and average.head is not model.head
-    own = model.head.weight.clone()
+    head_weight = model.head.weight.clone()
     torch.nn.init.normal_(average.head.weight)
     with average.merged() as whole:
         assert torch.equal(whole.head.weight, average.head.weight)
-    assert torch.equal(model.head.weight, own)
+    assert torch.equal(model.head.weight, head_weight)
     beside.double()
     assert model.patch_embed.proj.weight.dtype == torch.float64, "what is frozen moves with it"

@@ -1,4 +1,4 @@
-"""Losses that are read when the next step is queued, as on accelerators: the same results, nothing kept too soon."""
+"""The training loop where it runs one step ahead of the losses that it has read, as on CUDA: the same results."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 import torch
 from support.trained_together import PLAIN, WORDS
-from support.training import FULL, recipe, same_files
+from support.training import FULL, TrainOnce, recipe, same_files
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vitrine.config import Recipe, named_transforms
@@ -55,53 +55,55 @@ def run(data: Path, name: str, out: Path, report: Callable[[Any], None] = lambda
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_reading_late_changes_no_byte(name: str, data: Path, tmp_path: Path) -> None:
-    told: dict[str, list[dict[str, Any]]] = {"at once": [], "late": []}
-    for when, steps in told.items():
+def test_running_ahead_changes_no_byte(name: str, data: Path, tmp_path: Path) -> None:
+    events: dict[str, list[dict[str, Any]]] = {"at once": [], "late": []}
+    for when, steps in events.items():
         with LATE if when == "late" else mock.patch.object(loop, "pipeline_depth", loop.pipeline_depth):
             run(
                 data, name, tmp_path / when, lambda e, s=steps: s.append(asdict(e)) if isinstance(e, StepDone) else None
             )
-    assert told["late"] == told["at once"] and len(told["late"]) > 2
+    assert events["late"] == events["at once"] and len(events["late"]) > 2
     names = ("history.jsonl", "metrics.json", "model.safetensors")
     for each in names:
         assert (tmp_path / "late" / each).read_bytes() == (tmp_path / "at once" / each).read_bytes(), each
 
 
 def test_a_step_is_read_once_the_next_one_is_queued(data: Path, tmp_path: Path) -> None:
-    happened: list[str] = []
-    queue, read = loop._train_step, AsyncScalars.read
+    calls: list[str] = []
+    train_step, read = loop._train_step, AsyncScalars.read
 
-    def queued(*args: Any, **kwargs: Any) -> Any:
-        happened.append("queued")
-        return queue(*args, **kwargs)
+    def record_step(*args: Any, **kwargs: Any) -> Any:
+        calls.append("queued")
+        return train_step(*args, **kwargs)
 
-    def reading(self: AsyncScalars) -> list[float]:
-        happened.append("read")
+    def record_read(self: AsyncScalars) -> list[float]:
+        calls.append("read")
         return read(self)
 
-    with mock.patch.object(loop, "_train_step", queued), mock.patch.object(AsyncScalars, "read", reading):
+    with mock.patch.object(loop, "_train_step", record_step), mock.patch.object(AsyncScalars, "read", record_read):
         run(data, "plain", tmp_path / "at once")
-        assert happened == ["queued", "read"] * 8
-        happened.clear()
+        assert calls == ["queued", "read"] * 8
+        calls.clear()
         with LATE:
             run(data, "plain", tmp_path / "late")
     epoch = ["queued", *["queued", "read"] * 3, "read"]
-    assert happened == epoch * 2, "the last one of an epoch before the epoch is told of"
+    assert calls == epoch * 2, "the last step of an epoch before the epoch ends"
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 4, 5])
-def test_resuming_gives_the_uninterrupted_result(stop_at: int, data: Path, tmp_path: Path) -> None:
+def test_resuming_gives_the_uninterrupted_result(
+    stop_at: int, data: Path, train_once: TrainOnce, tmp_path: Path
+) -> None:
     def stop(event: object) -> None:
         if isinstance(event, StepDone) and event.step == stop_at:
             raise StoppedError
 
+    whole_run = train_once(data / "scenes", RECIPES["full"])
     with LATE:
-        run(data, "full", tmp_path / "whole")
         with pytest.raises(StoppedError):
             run(data, "full", tmp_path / "cut", stop)
         train(str(data / "scenes"), RECIPES["full"], tmp_path / "cut", resume=True)
-    same_files(tmp_path / "whole", tmp_path / "cut")
+    same_files(whole_run, tmp_path / "cut")
 
 
 def spoilt(after: int, batches: list[list[int]]) -> Callable[..., Loss]:
@@ -129,10 +131,10 @@ def test_a_loss_that_is_not_finite_names_its_own_batch_and_leaves_good_weights(
         with (
             mock.patch.object(loop, "pipeline_depth", lambda _, steps=behind: steps),
             mock.patch.object(Classification, "__call__", spoilt(bad, batches)),
-            pytest.raises(TrainingError) as caught,
+            pytest.raises(TrainingError) as error,
         ):
             run(data, name, tmp_path / when, checkpoint_minutes=1e-9)
-        messages.append(str(caught.value))
+        messages.append(str(error.value))
         state = load_checkpoint(tmp_path / when)
         if state is not None:
             assert state["progress"]["step"] < step
@@ -145,69 +147,71 @@ def test_a_loss_that_is_not_finite_names_its_own_batch_and_leaves_good_weights(
     assert messages[0].count(".png") == 8 and "?" not in messages[0]
 
 
-class _Asked(TorchDispatchMode):
-    """Notes every operator whose result the processor has to see before it can go on."""
+class _SynchronisationRecorder(TorchDispatchMode):
+    """Records every operator whose result the CPU has to see before it can go on."""
 
     WAITING = ("_local_scalar_dense", "nonzero", "equal", "is_nonzero", "unique")
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.operators: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.removeprefix("aten::")
         if name.startswith(self.WAITING):
-            self.found.append(name)
+            self.operators.append(name)
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("late", [0, 1])
 def test_queueing_a_step_asks_for_no_number(late: int, data: Path, tmp_path: Path) -> None:
     """Forward and backward pass, clipping, the optimizer and the moving average, mixed pictures or not."""
-    asked, queue = _Asked(), loop._train_step
+    recorder, train_step = _SynchronisationRecorder(), loop._train_step
 
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        with asked:
-            return queue(*args, **kwargs)
+    def record(*args: Any, **kwargs: Any) -> Any:
+        with recorder:
+            return train_step(*args, **kwargs)
 
-    with mock.patch.object(loop, "_train_step", watched), mock.patch.object(loop, "pipeline_depth", lambda _: late):
+    with mock.patch.object(loop, "_train_step", record), mock.patch.object(loop, "pipeline_depth", lambda _: late):
         run(data, "full", tmp_path / "run", clip_norm=1.0)
-    assert set(asked.found) == (set() if late else {"_local_scalar_dense"})
+    assert set(recorder.operators) == (set() if late else {"_local_scalar_dense"})
 
 
 def test_queueing_a_step_of_a_captioner_asks_for_no_number(data: Path, tmp_path: Path) -> None:
     """What of captions is picked is found in memory, before it is moved."""
-    asked, queue = _Asked(), loop._train_step
+    recorder, train_step = _SynchronisationRecorder(), loop._train_step
 
-    def watched(*args: Any, **kwargs: Any) -> Any:
-        with asked:
-            return queue(*args, **kwargs)
+    def record(*args: Any, **kwargs: Any) -> Any:
+        with recorder:
+            return train_step(*args, **kwargs)
 
-    with mock.patch.object(loop, "_train_step", watched), LATE:
+    with mock.patch.object(loop, "_train_step", record), LATE:
         run(data, "captions", tmp_path / "run", caption=replace(WORDS, captions_a_picture=1))
-    assert set(asked.found) == {"nonzero"}
+    assert set(recorder.operators) == {"nonzero"}
 
 
-def test_only_accelerators_with_a_queue_are_read_late() -> None:
+def test_only_cuda_runs_ahead() -> None:
     assert [loop.pipeline_depth(torch.device(each)) for each in ("cpu", "mps", "cuda", "cuda:1")] == [0, 0, 1, 1]
 
 
 def test_batches_are_pinned_and_moved_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    pinned: list[torch.Tensor] = []
+    pinned_tensors: list[torch.Tensor] = []
 
     def pin(tensor: torch.Tensor) -> torch.Tensor:
-        pinned.append(tensor)
+        pinned_tensors.append(tensor)
         return tensor.clone()
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
     batch = Batch(torch.ones(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([1, 0]), torch.tensor([5, 7]), is_dummy=True)
-    found = torch.utils.data._utils.pin_memory.pin_memory(batch)
-    assert [id(each) for each in pinned] == [id(batch.pixels_BCHW), id(batch.labels_B)]
-    assert isinstance(found, Batch) and found.is_dummy and torch.equal(found.pixels_BCHW, batch.pixels_BCHW)
-    assert torch.equal(found.labels_B, batch.labels_B) and torch.equal(found.indices_B, batch.indices_B)
+    copy = torch.utils.data._utils.pin_memory.pin_memory(batch)
+    assert [id(each) for each in pinned_tensors] == [id(batch.pixels_BCHW), id(batch.labels_B)]
+    assert isinstance(copy, Batch) and copy.is_dummy and torch.equal(copy.pixels_BCHW, batch.pixels_BCHW)
+    assert torch.equal(copy.labels_B, batch.labels_B) and torch.equal(copy.indices_B, batch.indices_B)
     pictures = Batch((torch.zeros(3, 2, 3), torch.ones(1, 2, 3)), torch.tensor([-1, -1]), torch.tensor([0, 1]))
     again = torch.utils.data._utils.pin_memory.pin_memory(pictures)
-    assert len(pinned) == 4 and all(torch.equal(a, b) for a, b in zip(again.pixels, pictures.pixels, strict=True))
-    pinned.clear()
+    assert len(pinned_tensors) == 4 and all(
+        torch.equal(a, b) for a, b in zip(again.pixels, pictures.pixels, strict=True)
+    )
+    pinned_tensors.clear()
     normalise(to_device(batch.pixels_BCHW, torch.device("cpu")), (0.5,) * 3, (0.5,) * 3)
-    assert not pinned, "to the processor nothing is copied"
+    assert not pinned_tensors, "to the processor nothing is copied"

@@ -121,10 +121,10 @@ def environments(jobs: int) -> list[dict[str, str]]:
     """Variables for each of several processes: a GPU each where there are GPUs, else a share of the cores."""
     if jobs == 1:
         return [{}]
-    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    cuda_devices = os.environ.get("CUDA_VISIBLE_DEVICES")
     visible = [str(i) for i in range(torch.cuda.device_count())]  # it looks without starting CUDA
-    if allowed is not None:
-        visible = [name.strip() for name in allowed.split(",")][: len(visible)]
+    if cuda_devices is not None:
+        visible = [name.strip() for name in cuda_devices.split(",")][: len(visible)]
     if visible:
         return [{"CUDA_VISIBLE_DEVICES": visible[slot % len(visible)]} for slot in range(jobs)]
     if "OMP_NUM_THREADS" in os.environ:

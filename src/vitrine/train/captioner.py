@@ -82,10 +82,10 @@ class CaptionerTask:
         check_views(batches.views, data.train.endless)
         self.settings, self.caption, self.data, self.report = settings, caption, data, report
         self.data_record = data.record
-        built = self._load_or_build(image_model)
-        self.model, self.input, self.weights = built.model, built.input, built.weights
+        starting_model = self._load_or_build(image_model)
+        self.model, self.input, self.weights = starting_model.model, starting_model.input, starting_model.weights
         self.vocabulary: Vocabulary = self.model.vocabulary
-        self.transform = CaptionTransform(built.input)
+        self.transform = CaptionTransform(starting_model.input)
         self.width = self.model.config.width
         max_length = min(self.model.max_length, caption.longest)
         self._sampler = CaptionSampler(self.vocabulary, max_length, caption.captions_a_picture, batches.seed)
@@ -93,7 +93,7 @@ class CaptionerTask:
         self.validation_pictures = len(data.validation)
         self.is_encoder_frozen = settings.model.tune == "head" or caption.backbone_learning_rate == 0
         again = (_ENCODED_AGAIN,) if self.is_encoder_frozen and data.train.endless else ()
-        self.notes = (*data.source.notes, *built.notes, f"{self.vocabulary.size:,} word pieces.", *again)
+        self.notes = (*data.source.notes, *starting_model.notes, f"{self.vocabulary.size:,} word pieces.", *again)
         self.frozen_parameters = 0
         self._caches: dict[str, FeatureCache | None] = {}
         self._shards: ShardedBatches | None = None
@@ -101,9 +101,9 @@ class CaptionerTask:
     def _load_or_build(self, image_model: ModelReference | None) -> LoadedCaptioner:
         settings, transforms = self.settings.model, self.settings.batches.transforms
         if image_model is None and is_captioner(settings.model):
-            loaded = load_captioner(settings.model)
+            captioner = load_captioner(settings.model)
             note = "It is a captioner: its own architecture and word pieces are used."
-            return replace(loaded, notes=(*loaded.notes, note))
+            return replace(captioner, notes=(*captioner.notes, note))
         return build_captioner(
             image_model or settings.model,
             self.caption,
@@ -170,9 +170,9 @@ class CaptionerTask:
     def _batches_from_cache(
         self, cache: FeatureCache, epoch: int, start: int, shard: BatchShard
     ) -> Iterator[CaptionBatch]:
-        for cached in cache.batches(self.settings.batches, epoch, start, shard):
-            batch = self._batch(Features.join(cached.values), cached.indices, self.data.train, epoch)
-            yield replace(batch, is_dummy=cached.is_dummy)
+        for cached_batch in cache.batches(self.settings.batches, epoch, start, shard):
+            batch = self._batch(Features.join(cached_batch.values), cached_batch.indices, self.data.train, epoch)
+            yield replace(batch, is_dummy=cached_batch.is_dummy)
 
     def _batches_from_pictures(self, loader: PictureLoader, epoch: int, start: int) -> Iterator[CaptionBatch]:
         settings = self.settings.batches
@@ -204,8 +204,10 @@ class CaptionerTask:
         if self._shards is not None:
             self._shards.report_unreadable(runtime.processes)
         part = runtime.processes.batch_shard().contiguous(len(self.data.validation))
-        own = self._score(module, runtime, part)
-        loss_sum, correct, tokens = runtime.processes.all_reduce_sum((own.loss_sum, own.correct, own.tokens))
+        own_score = self._score(module, runtime, part)
+        loss_sum, correct, tokens = runtime.processes.all_reduce_sum(
+            (own_score.loss_sum, own_score.correct, own_score.tokens)
+        )
         return ValidationResult(loss_sum / tokens, correct / tokens)
 
     def _score(self, module: nn.Module, runtime: RuntimeConfig, part: range) -> TeacherForcedScore:
@@ -274,7 +276,7 @@ class CaptionerTask:
             The content of metrics.json.
         """
         model = load_captioner(str(run.path)).model.to(runtime.device)
-        forced = self._score(TeacherForcing(model, frozen=True), runtime, range(len(self.data.validation)))
+        score = self._score(TeacherForcing(model, frozen=True), runtime, range(len(self.data.validation)))
         del model
         captioner = open_captioner(str(run.path), precision=runtime.precision)
 
@@ -288,10 +290,10 @@ class CaptionerTask:
         run.write("captions.csv", captions_csv(predictions.captions))
         metrics = CaptioningMetrics(
             n=len(samples),
-            pieces=forced.tokens,
+            pieces=score.tokens,
             precision=runtime.precision,
-            negative_log_likelihood=forced.loss,
-            accuracy=forced.accuracy,
+            negative_log_likelihood=score.loss,
+            accuracy=score.accuracy,
             scores=score_captions(predictions.captions, samples).to_dict(),
         )
         return metrics.to_dict() | {VOCABULARY_SHA256: file_sha256(run.path / VOCABULARY)}

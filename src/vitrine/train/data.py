@@ -123,8 +123,8 @@ def _index_pictures(
 ) -> SampleIndex:
     samples = tuple(sample for split in finite.values() for sample in split)
     part = processes.batch_shard().contiguous(len(samples))
-    own = index_samples(samples[part.start : part.stop], workers=settings.workers, progress=progress)
-    index = SampleIndex.concatenate(processes.all_gather(own))
+    own_index = index_samples(samples[part.start : part.stop], workers=settings.workers, progress=progress)
+    index = SampleIndex.concatenate(processes.all_gather(own_index))
     if len(index.unreadable) > settings.max_unreadable * len(samples):
         name, reason = index.unreadable[0]
         raise DataError(
@@ -237,7 +237,7 @@ class ShardedBatches:
         Raises:
             DataError: a shard is gone, or nothing of a whole batch can be read.
         """
-        settings, sent = self._settings, dict[int, _StreamedPicture]()
+        settings, pictures = self._settings, dict[int, _StreamedPicture]()
 
         def parts() -> Iterator[SampleBatch]:
             for part in self._split.batches(
@@ -249,12 +249,12 @@ class ShardedBatches:
                 batch_shard=self._shard,
             ):
                 for position, sample in zip(part.indices, part.samples, strict=True):
-                    sent[position] = _StreamedPicture(sample.name, sample.captions)
+                    pictures[position] = _StreamedPicture(sample.name, sample.captions)
                 yield part
 
         for batch in loader.stream(parts(), seed=settings.seed, epoch=epoch):
             positions = [*batch.indices_B.tolist(), *(position for position, _ in batch.unreadable)]
-            self._recent.append({position: sent.pop(position) for position in positions})
+            self._recent.append({position: pictures.pop(position) for position in positions})
             for position, reason in batch.unreadable:
                 self._count_unreadable(self._recent[-1][position].name, reason)
             if len(batch):
@@ -283,14 +283,14 @@ class ShardedBatches:
         parts = processes.all_gather((self._count, self._unreadable))
         self._count, self._unreadable = 0, []
         count, total = sum(part[0] for part in parts), len(self._split)
-        named = [row for part in parts for row in part[1]]
+        rows = [row for part in parts for row in part[1]]
         if not count:
             return
-        for name, reason in named[:5]:
+        for name, reason in rows[:5]:
             self._report(Note(f"not readable: {name}: {reason}"))
         self._report(Note(f"{count:,} of {total:,} pictures could not be read in this epoch."))
         if count > self._settings.max_unreadable * total:
-            name, reason = named[0]
+            name, reason = rows[0]
             raise DataError(
                 f"{count:,} of {total:,} pictures cannot be read, for example {name}: {reason}\n"
                 "Make the shards anew with vitrine shards, or --set max_unreadable=1 in a new run."
@@ -298,8 +298,8 @@ class ShardedBatches:
 
     def names(self, indices: Sequence[int]) -> list[str]:
         """File names of pictures of the last ``accumulate`` batches, by their positions in the epoch."""
-        known = {position: each.name for batch in self._recent for position, each in batch.items()}
-        return [known.get(position, "?") for position in indices]
+        names_by_position = {position: each.name for batch in self._recent for position, each in batch.items()}
+        return [names_by_position.get(position, "?") for position in indices]
 
     def captions(self, indices: Sequence[int]) -> list[Sequence[str]]:
         """Captions of pictures of the latest batch, by their positions in the epoch."""
@@ -329,24 +329,24 @@ def use_decoded_cache(
     samples, index, short = tuple(data.train), data.index, short_side(transforms, size)
     if any(each.name not in index.hashes or each.name not in index.sizes for each in samples):
         return data, ("decoded_cache: training pictures are not files that were hashed, so they are not kept.",)
-    needed = bytes_for((index.sizes[each.name] for each in samples), short)
-    if needed > max_gb * _GB:
-        excess = f"{len(samples):,} decoded pictures would take {needed / _GB:.3g} GB, more than {max_gb:g}"
+    size_bytes = bytes_for((index.sizes[each.name] for each in samples), short)
+    if size_bytes > max_gb * _GB:
+        excess = f"{len(samples):,} decoded pictures would take {size_bytes / _GB:.3g} GB, more than {max_gb:g}"
         return data, (f"decoded_cache: {excess}; every epoch decodes them.",)
     folder = folder_for(short)
-    cached = [_with_cache(each, index.hashes[each.name], folder, short) for each in samples]
+    cached_samples = [_with_cache(each, index.hashes[each.name], folder, short) for each in samples]
     notes = [
-        f"Decoded pictures are kept in {folder}: {needed / _GB:.3g} GB, short sides up to {short} px where reduced."
+        f"Decoded pictures are kept in {folder}: {size_bytes / _GB:.3g} GB, short sides up to {short} px where reduced."
     ]
-    notes += _prepare_cache_folder(folder, needed)
-    return replace(data, train=FiniteSplit(cached)), tuple(notes)
+    notes += _prepare_cache_folder(folder, size_bytes)
+    return replace(data, train=FiniteSplit(cached_samples)), tuple(notes)
 
 
 def _with_cache(sample: Sample, sha256: str, folder: Path, short: int) -> Sample:
     return replace(sample, picture=DecodedPicture(sample.picture, sha256, folder, short))
 
 
-def _prepare_cache_folder(folder: Path, needed: int) -> list[str]:
+def _prepare_cache_folder(folder: Path, size_bytes: int) -> list[str]:
     """Make the folder and remove unfinished files; a note where nothing, or not everything, can be stored there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -356,6 +356,6 @@ def _prepare_cache_folder(folder: Path, needed: int) -> list[str]:
         free = shutil.disk_usage(folder).free
     except OSError as error:
         return [f"Nothing can be kept there ({error.strerror or error}): pictures are decoded in every epoch."]
-    if free < needed - used:
+    if free < size_bytes - used:
         return [f"Only {free / _GB:.3g} GB are free there: what finds no room is decoded in every epoch."]
     return []

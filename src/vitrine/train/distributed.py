@@ -172,9 +172,9 @@ class ProcessGroup:
         row[0, 0] = failure is not None
         row[0, 1 : 1 + len(numbers)] = torch.tensor(numbers, dtype=torch.float64)
         with self._detecting_lost_process():
-            received = [torch.zeros_like(row) for _ in range(self.count)]
-            torch.distributed.all_gather(received, row, group=self._cpu_group)
-        rows = torch.cat(received)
+            gathered_rows = [torch.zeros_like(row) for _ in range(self.count)]
+            torch.distributed.all_gather(gathered_rows, row, group=self._cpu_group)
+        rows = torch.cat(gathered_rows)
         if rows[:, 0].any():
             self._raise_failure(failure)
         return rows[:, 1:]
@@ -183,10 +183,12 @@ class ProcessGroup:
         """Exchange what went wrong, and end this process with it; ``failure`` is this process's own."""
         self._has_reported_failure = True
         _ignore_sigterm()
-        own = None if failure is None else (isinstance(failure, VitrineError), type(failure), str(failure))
+        report = None if failure is None else (isinstance(failure, VitrineError), type(failure), str(failure))
         with self._detecting_lost_process():
             # a class of another package may be missing elsewhere: its name is sent
-            failures = gather_object([own if own is None or own[0] else (False, own[1].__name__, own[2])])
+            failures = gather_object(
+                [report if report is None or report[0] else (False, report[1].__name__, report[2])]
+            )
         if failure is not None and (self.is_main or not isinstance(failure, VitrineError)):
             raise failure
         rank, (is_ours, kind, message) = next((rank, each) for rank, each in enumerate(failures) if each is not None)

@@ -262,10 +262,10 @@ def _train_step(
         _seed_micro_step(settings.seed, progress.step * settings.accumulate + number, processes.rank)
         with _parameter_exchange(training), _forward_context(training):
             loss = objective(training.module, batch, mix=mix)
-        reduced = reduce_loss(processes, loss, batch.is_dummy)
-        step.add(reduced, partial(names, batch), eager=eager)
+        reduced_loss = reduce_loss(processes, loss, batch.is_dummy)
+        step.add(reduced_loss, partial(names, batch), eager=eager)
         with _gradient_exchange(training, is_last=number == len(micro_batches) - 1):
-            accelerator.backward(loss.mean * (reduced.weight * (sizes[number] / pictures)))
+            accelerator.backward(loss.mean * (reduced_loss.weight * (sizes[number] / pictures)))
     if settings.clip_norm:
         with _parameter_exchange(training):
             accelerator.clip_grad_norm_(training.module.parameters(), settings.clip_norm)
@@ -288,8 +288,8 @@ def _seed_micro_step(seed: int, micro_step: int, rank: int = 0) -> None:
     is each process's own.
     """
     state = np.random.SeedSequence((seed, micro_step)).generate_state(2)
-    own = np.random.SeedSequence((seed, micro_step, rank)).generate_state(1) if rank else state
-    torch.manual_seed(int(own[0]))
+    rank_state = np.random.SeedSequence((seed, micro_step, rank)).generate_state(1) if rank else state
+    torch.manual_seed(int(rank_state[0]))
     np.random.seed(int(state[1]))  # noqa: NPY002  timm's Mixup draws from NumPy's global state
 
 
@@ -336,14 +336,10 @@ class PendingStep:
     """
 
     def __init__(self, progress: TrainerState, processes: ProcessGroup, *, pictures: int, learning_rate: float) -> None:
-        self.epoch, self.step, self.pictures, self.learning_rate = (
-            progress.epoch,
-            progress.step + 1,
-            pictures,
-            learning_rate,
-        )
+        self.epoch, self.step = progress.epoch, progress.step + 1
+        self.pictures, self.learning_rate = pictures, learning_rate
         self._progress, self._processes = progress, processes
-        self._unread: deque[tuple[ReducedLoss, Callable[[], Sequence[str]]]] = deque()
+        self._unread_losses: deque[tuple[ReducedLoss, Callable[[], Sequence[str]]]] = deque()
         self._loss_sum, self._count = 0.0, 0
 
     def add(self, loss: ReducedLoss, names: Callable[[], Sequence[str]], *, eager: bool) -> None:
@@ -353,11 +349,11 @@ class PendingStep:
             TrainingError: it is read now, and its loss is not finite.
         """
         if eager:
-            self._unread.append((loss, names))
+            self._unread_losses.append((loss, names))
             self.read()
             return
         current = names()  # a stream has forgotten them by the time that they are wanted
-        self._unread.append((loss, lambda: current))
+        self._unread_losses.append((loss, lambda: current))
 
     def read(self) -> float:
         """The mean loss of the step so far. A collective: all processes have to call it.
@@ -365,14 +361,14 @@ class PendingStep:
         Raises:
             TrainingError: a loss is not finite; the message names its batch.
         """
-        while self._unread:
-            loss, names = self._unread[0]
+        while self._unread_losses:
+            loss, names = self._unread_losses[0]
             values = loss.read()
             if not math.isfinite(values.mean):
                 raise TrainingError(self._not_finite(values.mean, names()))
             self._loss_sum, self._count = self._loss_sum + values.mean * values.count, self._count + values.count
             self._progress.add_loss(values)
-            self._unread.popleft()
+            self._unread_losses.popleft()
         return self._loss_sum / self._count
 
     def to_event(self) -> StepDone:
@@ -381,9 +377,9 @@ class PendingStep:
 
     def _not_finite(self, value: float, own_names: Sequence[str]) -> str:
         names = [name for part in self._processes.all_gather(own_names) for name in part]
-        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        text = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         return (
-            f"The loss became {value} in epoch {self.epoch + 1}, step {self.step}. The batch was: {shown}.\n"
+            f"The loss became {value} in epoch {self.epoch + 1}, step {self.step}. The batch was: {text}.\n"
             "Lower learning_rate, set clip_norm=1, or use precision=fp32; --resume continues from the last checkpoint."
         )
 
@@ -429,8 +425,8 @@ class ReducedLoss:
         if self.processes.count == 1:
             return LossValues(mean, self.count, int(correct[0]) if correct else None)
         own_sums = (mean * self.own_count, sum(correct)) if self.own_count else (0.0, 0.0)
-        loss_sum, correct_sum, mixed = self.processes.all_reduce_sum((*own_sums, not correct))
-        return LossValues(loss_sum / self.count, self.count, None if mixed else int(correct_sum))
+        loss_sum, correct_sum, mixed_parts = self.processes.all_reduce_sum((*own_sums, not correct))
+        return LossValues(loss_sum / self.count, self.count, None if mixed_parts else int(correct_sum))
 
 
 def reduce_loss(processes: ProcessGroup, loss: Loss, is_dummy: bool) -> ReducedLoss:

@@ -213,8 +213,8 @@ class Captioning:
 
     def _to_model_input(self, images: tuple[Tensor, ...] | Features) -> tuple[Tensor, ...] | Features:
         if isinstance(images, Features):
-            padded = None if images.padded_BRC is None else to_device(images.padded_BRC, self._device)
-            return Features(to_device(images.values_BDRC, self._device), padded, images.grids)
+            padded_BRC = None if images.padded_BRC is None else to_device(images.padded_BRC, self._device)
+            return Features(to_device(images.values_BDRC, self._device), padded_BRC, images.grids)
         return tuple(self._transform.normalise(to_device(pixels, self._device)) for pixels in images)
 
 

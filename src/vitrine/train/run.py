@@ -89,12 +89,12 @@ def _check_batch_size(recipe: Recipe, processes: ProcessGroup) -> None:
 
 def _check_fsdp(recipe: Recipe) -> None:
     """Refuse what needs the whole model's weights between or in steps: under FSDP a process holds a part of them."""
-    required = {"caption": None, "ema": 0, "compile": False, "optimizer": "adamw"}
-    fields_at_fault = [name for name, value in required.items() if getattr(recipe, name) != value]
-    fields_at_fault += ["tune"] if recipe.tune == "head" or recipe.tune.startswith("lora") else []
-    if fields_at_fault:
+    required_values = {"caption": None, "ema": 0, "compile": False, "optimizer": "adamw"}
+    unsupported_fields = [name for name, value in required_values.items() if getattr(recipe, name) != value]
+    unsupported_fields += ["tune"] if recipe.tune == "head" or recipe.tune.startswith("lora") else []
+    if unsupported_fields:
         raise RecipeError(
-            f"{', '.join(fields_at_fault)}: not possible where FSDP shards the model. Launch without FSDP: each "
+            f"{', '.join(unsupported_fields)}: not possible where FSDP shards the model. Launch without FSDP: each "
             "process then holds the whole model."
         )
 

@@ -135,8 +135,8 @@ class Trainer:
     def _finalize(self) -> None:
         metrics = self.task.finalize(self.run, self.runtime)
         delete_checkpoint(self.run.path)
-        measured = {WEIGHTS_SHA256: file_sha256(self.run.path / "model.safetensors")}
-        self.run.write("metrics.json", to_json(metrics | measured))
+        weights_hash = {WEIGHTS_SHA256: file_sha256(self.run.path / "model.safetensors")}
+        self.run.write("metrics.json", to_json(metrics | weights_hash))
         write_model_card(self.run.path)
         for tracker in self.accelerator.trackers:  # accelerate's own end would disconnect processes
             tracker.finish()
@@ -195,7 +195,7 @@ class Trainer:
             classes=len(task.labels),
             quarantined=tuple(f"{row['name']}: {row['reason']}" for row in task.data_record["quarantine"]),
             parameters=task.frozen_parameters + sum(size for size, _ in sizes),
-            trainable=sum(size for size, trained in sizes if trained),
+            trainable=sum(size for size, is_trained in sizes if is_trained),
             device=self.runtime.device.type,
             precision=self.runtime.precision,
             steps_per_epoch=self.steps_per_epoch,
