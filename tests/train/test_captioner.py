@@ -389,7 +389,7 @@ def test_a_captioner_is_trained_on_with_its_own_words(captioner_run: Path, scene
     result = train(str(scenes), recipe(model=str(captioner_run), epochs=1), tmp_path / "more")
     one, other = load_captioner_checkpoint(captioner_run), load_captioner_checkpoint(result.run)
     assert one.model.config == other.model.config
-    assert one.words.read_bytes() == other.words.read_bytes()
+    assert one.vocabulary.read_bytes() == other.vocabulary.read_bytes()
     before = json.loads((captioner_run / "metrics.json").read_text())["negative_log_likelihood"]
     assert json.loads((result.run / "metrics.json").read_text())["negative_log_likelihood"] < before
 
