@@ -111,7 +111,7 @@ def test_a_changed_picture_is_named(run: Path, data: Path) -> None:
         image.putpixel((0, 0), tuple(255 - value for value in pixel))  # type: ignore[union-attr, arg-type]
         image.save(data / name)
     result = verify(run)
-    assert not result.same and result.differing == ("validation pictures",)
+    assert not result.same and result.differences == ("validation pictures",)
     (check,) = [check for check in result.checks if check.what == "validation pictures"]
     assert check.detail == "of 24: 1 have another content" and check.examples == (name,)
     assert "Not verified; what differs: validation pictures." in result.text()
@@ -124,7 +124,7 @@ def test_missing_new_and_training_pictures(run: Path, data: Path) -> None:
     validation[1].unlink()
     train[0].unlink()
     result = verify(run)
-    assert result.differing == ("validation pictures", "training pictures")
+    assert result.differences == ("validation pictures", "training pictures")
     assert detail(result, "validation pictures") == "of 24: 1 are missing; 1 are new"
     assert detail(result, "training pictures") == "of 48: 1 are missing"
     assert predictions(result).n_compared == 23
@@ -150,7 +150,7 @@ def test_one_changed_weight(run: Path, has_hash: bool) -> None:
     assert result.same is not has_hash
     assert (predictions(result).largest_difference or 0.0) > 0
     if has_hash:
-        assert result.differing == ("weights",) and metrics["weights_sha256"][:12] in detail(result, "weights")
+        assert result.differences == ("weights",) and metrics["weights_sha256"][:12] in detail(result, "weights")
 
 
 def test_the_largest_difference_of_a_probability(run: Path) -> None:
@@ -174,7 +174,7 @@ def test_labels_that_move_are_listed(run: Path, tmp_path: Path) -> None:
     save_file(tensors, run / "model.safetensors")
     result = verify(run)
     labels = RunFolder(run).read_labels()
-    assert result.differing == ("weights", "predictions")
+    assert result.differences == ("weights", "predictions")
     assert len(predictions(result).changes) == 24 and predictions(result).share_changed == 1.0
     assert predictions(result).largest_difference is None
     for each in predictions(result).changes:
@@ -195,7 +195,7 @@ def test_the_tolerance_is_a_share_of_the_labels(run: Path) -> None:
     lines[wrong] = ",".join((name, other, rest))  # still wrong, so that the accuracy is the recorded one
     table.write_text("\n".join(lines) + "\n")
     result = verify(run)
-    assert result.differing == ("predictions",)
+    assert result.differences == ("predictions",)
     assert "nothing else differs, so that versions, hardware or precision moved them" in detail(result, "predictions")
     assert [each.name for each in predictions(result).changes] == [name]
     assert verify(run, tolerance=0.05).same and not verify(run, tolerance=0.04).same
@@ -206,14 +206,14 @@ def test_a_renamed_class(run: Path, data: Path) -> None:
     first, *others = RunFolder(run).read_labels()
     (run / "labels.txt").write_text("\n".join(["renamed", *others]) + "\n")
     result = verify(run)
-    assert "class names" in result.differing
+    assert "class names" in result.differences
     assert detail(result, "class names") == f"labels.txt was changed: '{first}' gone; 'renamed' new"
     (run / "labels.txt").write_text("\n".join([first, *others]) + "\n")
     assert verify(run).same
     for split in ("train", "validation"):
         (data / split / first).rename(data / split / "renamed")
     result = verify(run)
-    assert result.differing == ("class names", "validation pictures", "training pictures")
+    assert result.differences == ("class names", "validation pictures", "training pictures")
     assert detail(result, "class names") == f"the data have other classes: '{first}' gone; 'renamed' new"
     count = len(list((data / "validation" / "renamed").iterdir()))
     assert f"{count} of class {first} are now of class renamed" in detail(result, "validation pictures")
@@ -227,7 +227,7 @@ def test_versions_are_noted(run: Path) -> None:
     result = verify(run, precision="bf16")
     assert "timm 0.0.1 then, " in detail(result, "environment")
     assert "precision fp32 then, bf16 now" in detail(result, "environment")
-    assert statuses(result)["environment"] == "noted" and "environment" not in result.differing
+    assert statuses(result)["environment"] == "noted" and "environment" not in result.differences
 
 
 def test_a_record_that_contradicts_itself(run: Path) -> None:
@@ -242,7 +242,7 @@ def test_damaged_weights(run: Path) -> None:
     path = run / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     result = verify(run)
-    assert result.differing == ("weights", "predictions") and result.predictions is None
+    assert result.differences == ("weights", "predictions") and result.predictions is None
     assert len(result.text().splitlines()) < 30
 
 

@@ -108,7 +108,7 @@ def test_a_changed_picture_is_named(run: Path, data: Path) -> None:
         image.putpixel((0, 0), (1, 2, 3))
         image.save(data / name)
     result = verify(run)
-    assert not result.same and result.differing == ("validation pictures",)
+    assert not result.same and result.differences == ("validation pictures",)
     (check,) = [check for check in result.checks if check.what == "validation pictures"]
     assert check.detail == "of 15: 1 have another content" and check.examples == (name,)
 
@@ -120,7 +120,7 @@ def test_other_human_captions_are_named(run: Path, data: Path) -> None:
     row["captions"][0] = "something that nobody said"
     (run / "data.json").write_text(json.dumps(content))
     result = verify(run)
-    assert "validation pictures" in result.differing
+    assert "validation pictures" in result.differences
     assert "1 have other human captions" in detail(result, "validation pictures")
 
 
@@ -129,7 +129,7 @@ def test_missing_pictures(run: Path, data: Path) -> None:
     content = json.loads((run / "data.json").read_text())
     (data / name).unlink()
     result = verify(run)
-    assert result.differing == ("validation pictures",) and "1 are missing" in detail(result, "validation pictures")
+    assert result.differences == ("validation pictures",) and "1 are missing" in detail(result, "validation pictures")
     assert statuses(result)["word pieces"] == "not checked", (
         "a share of other pieces says nothing beside the recorded one"
     )
@@ -144,7 +144,7 @@ def test_one_changed_weight(run: Path) -> None:
     tensors[name][0, 0] += 1e-6
     save_file(tensors, run / "model.safetensors")
     result = verify(run)
-    assert result.differing == ("weights",) and statuses(result)["captions"] == "same"
+    assert result.differences == ("weights",) and statuses(result)["captions"] == "same"
 
 
 def test_a_captioner_that_says_otherwise(run: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_captioner_that_says_otherwise(run: Path) -> None:
     tensors[name] += 3 * torch.randn(len(tensors[name]), generator=torch.Generator().manual_seed(0))
     save_file(tensors, run / "model.safetensors")
     result = verify(run)
-    assert result.differing == ("weights", "captions", "word pieces")
+    assert result.differences == ("weights", "captions", "word pieces")
     assert "nothing else differs" not in detail(result, "captions")
     recorded_captions = dict(line.split(",")[:2] for line in (run / "captions.csv").read_text().splitlines()[1:])
     for each in predictions(result).changes:
@@ -171,7 +171,7 @@ def test_a_changed_record(run: Path) -> None:
     lines[1] = f"{name},nobody said this,{likely}"
     table.write_text("\n".join(lines) + "\n")
     result = verify(run)
-    assert result.differing == ("captions",)
+    assert result.differences == ("captions",)
     assert detail(result, "captions").startswith("1 of 15 captions differ (allowed: 0.5 %)")
     assert "nothing else differs, so that versions, hardware or precision moved them" in detail(result, "captions")
     assert verify(run, tolerance=0.07).same and not verify(run, tolerance=0.06).same
@@ -181,7 +181,7 @@ def test_other_word_pieces(run: Path) -> None:
     words = run / "tokenizer.json"
     words.write_text(words.read_text() + " ")
     result = verify(run)
-    assert result.differing == ("vocabulary",)
+    assert result.differences == ("vocabulary",)
     metrics = json.loads((run / "metrics.json").read_text())
     del metrics["vocabulary_sha256"]
     (run / "metrics.json").write_text(json.dumps(metrics))
@@ -193,7 +193,7 @@ def test_a_record_that_contradicts_itself(run: Path) -> None:
     metrics["captions"]["predicted"]["exact"]["n"] += 1
     (run / "metrics.json").write_text(json.dumps(metrics))
     result = verify(run)
-    assert result.differing == ("captions",) and result.predictions is None
+    assert result.differences == ("captions",) and result.predictions is None
     assert "one of them was changed" in detail(result, "captions")
 
 
@@ -205,7 +205,7 @@ def test_damaged_weights_and_data_elsewhere(run: Path, data: Path, tmp_path: Pat
     path = run / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-100])
     result = verify(run, str(new_place))
-    assert result.differing == ("weights", "captions") and result.predictions is None
+    assert result.differences == ("weights", "captions") and result.predictions is None
 
 
 def test_json_has_everything(run: Path) -> None:

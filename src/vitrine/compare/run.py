@@ -40,6 +40,7 @@ from vitrine.metrics.caption_ngrams import NO_SCORERS
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.style import save
 from vitrine.plotting.tables import Cell, Table, inline, named_table
+from vitrine.results import join_words
 from vitrine.runs.data import find_validation_samples
 from vitrine.runs.find import RunSearch, SkippedFolder, find_runs
 from vitrine.runs.index import NEARER, RunSummary, read_summaries
@@ -293,7 +294,7 @@ def _notes(classifiers: Sequence[RunSummary], captioners: Sequence[RunSummary]) 
     runs, notes = (*classifiers, *captioners), []
     precisions = sorted({run.precision for run in runs})
     if len(precisions) > 1:
-        notes.append(f"The runs were measured in different precisions: {' and '.join(precisions)}.")
+        notes.append(f"The runs were measured in different precisions: {join_words(precisions)}.")
     by_pictures: dict[str, set[str]] = {}
     for run in classifiers:
         by_pictures.setdefault(run.pictures, set()).add(run.validation)

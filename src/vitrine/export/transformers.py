@@ -22,6 +22,7 @@ from vitrine.errors import ModelError
 from vitrine.export.compare import DTYPES, LoadedExport, import_library, short_side
 from vitrine.io.files import atomic_path, to_json, write_atomically
 from vitrine.models.hf_captioners.base import quiet
+from vitrine.results import count_of
 
 _RENAMES = (
     (r"^(cls_token)$", r"embeddings.\1"),
@@ -175,7 +176,7 @@ def _before_blocks(module: Any) -> Iterator[str]:
         yield "it has no class token"
     tokens = 0 if module.reg_token is None else module.reg_token.shape[1]
     if tokens > 1 or (tokens and type(module) is VisionTransformerDistilled):
-        yield f"it has {tokens} register token{'s' * (tokens > 1)}"
+        yield f"it has {count_of(tokens, 'register token')}"
     if module.pos_embed is None:
         yield "it has no position embeddings"
     elif module.no_embed_class:

@@ -10,6 +10,7 @@ from pathlib import Path
 from vitrine.data.samples import Sample
 from vitrine.data.sources import absolute_reference, open_data, reference_exists
 from vitrine.errors import PictureError
+from vitrine.results import join_words
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import RunRecord
 
@@ -35,7 +36,7 @@ def resolve_data_reference(run: RunFolder, reference: str) -> str:
 def describe_search(run: RunFolder, reference: str) -> str:
     """The places where :func:`resolve_data_reference` looks, as a sentence for a person who has no data there."""
     places = dict.fromkeys((_recorded_reference(run, reference), absolute_reference(reference, Path.cwd())))
-    return f"Looked for at {' and '.join(places)}."
+    return f"Looked for at {join_words(list(places))}."
 
 
 def _recorded_reference(run: RunFolder, reference: str) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vitrine.errors import RunError
+from vitrine.results import count_of
 from vitrine.runs.folder import RunFolder
 
 FAILURE_FILE = "failed.json"
@@ -95,8 +96,7 @@ def _reason_to_skip(run: RunFolder) -> str | None:
         return f"it failed: {read_failure(run.path)}"
     if not run.is_started:
         return "it is not a run that vitrine train wrote"
-    epochs = len(run.read_history())
-    return f"its training has not ended ({epochs} epoch{'s' * (epochs != 1)} so far)"
+    return f"its training has not ended ({count_of(len(run.read_history()), 'epoch')} so far)"
 
 
 def read_failure(folder: Path) -> str:

@@ -20,7 +20,7 @@ from vitrine.plotting.tables import (
     tidy,
     without_paths,
 )
-from vitrine.results import CaptioningMetrics, ClassificationMetrics, ClassMetrics, and_n_more, percent
+from vitrine.results import CaptioningMetrics, ClassificationMetrics, ClassMetrics, and_n_more, count_of, percent
 
 _MAX_WORST = 10  # classes with the lowest recall that are listed
 _MAX_ALL = 60  # classes up to which all of them are listed, too
@@ -330,7 +330,7 @@ def data_section(facts: CardFacts) -> str:
 def _unreadable_sentence(count: int) -> str:
     if not count:
         return "All of them could be read."
-    return f"{count:,} picture{'s' * (count != 1)} could not be read and {'was' if count == 1 else 'were'} left out."
+    return f"{count_of(count, 'picture')} could not be read and {'was' if count == 1 else 'were'} left out."
 
 
 def _pictures_by_class(facts: CardFacts, splits: Mapping[str, Any]) -> str:

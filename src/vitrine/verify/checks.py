@@ -243,11 +243,11 @@ class VerificationResult:
     @property
     def same(self) -> bool:
         """Whether nothing differs beyond the tolerance, and the predictions were made."""
-        return self.predictions is not None and not self.differing
+        return self.predictions is not None and not self.differences
 
     @property
-    def differing(self) -> tuple[str, ...]:
-        """What differs."""
+    def differences(self) -> tuple[str, ...]:
+        """The checks that found a difference, by what they check."""
         return tuple(check.what for check in self.checks if check.status == "differs")
 
     def to_dict(self) -> dict[str, Any]:
@@ -257,7 +257,7 @@ class VerificationResult:
             "data": self.data,
             "tolerance": self.tolerance,
             "verified": self.same,
-            "differs": list(self.differing),
+            "differs": list(self.differences),
             "checks": [_plain(vars(check)) for check in self.checks],
             "predictions": None if self.predictions is None else self.predictions.to_dict(),
         }
@@ -284,9 +284,9 @@ class VerificationResult:
             open_checks = [check.what for check in self.checks if check.status == "not checked"]
             besides = f" Not checked: {', '.join(open_checks)}." if open_checks else ""
             return f"Verified: this run still says what it was recorded to say.{besides}"
-        if not self.differing:
+        if not self.differences:
             return "Not verified: the predictions could not be made."
-        return f"Not verified; what differs: {', '.join(self.differing)}."
+        return f"Not verified; what differs: {', '.join(self.differences)}."
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
