@@ -29,7 +29,7 @@ from side_by_side.task import Task
 from vitrine.attribution.attention import attention_map
 from vitrine.attribution.rollout import rollout
 from vitrine.models.load import load_model
-from vitrine.models.precision import autocast, class_token_alone
+from vitrine.models.precision import autocast
 
 BASELINE = "transformers, output_attentions"
 LARGEST_DIFFERENCE = 1e-6  # between the maps in float32
@@ -92,7 +92,7 @@ class Ways:
 
     def plain(self, precision: str) -> torch.Tensor:
         """A forward pass without map, as ``vitrine predict`` runs it."""
-        with torch.inference_mode(), autocast(self.device, precision), class_token_alone(self.module):
+        with torch.inference_mode(), autocast(self.device, precision):
             logits_BC: torch.Tensor = self.module(self.pixels_BCHW)
         return logits_BC
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,7 +22,6 @@ from torch.overrides import TorchFunctionMode
 
 from vitrine.attribution.maps import BatchMaps, TokenLayout, split_prefix, token_layout
 from vitrine.errors import ModelError
-from vitrine.models.precision import class_token_alone
 
 POOL = -1
 """The layer number of an attention pool."""
@@ -385,7 +384,7 @@ def attention_map(
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
     queries = query_tokens(layout, query)
     layers = (layer,) if queries != "pool" else ()
-    with torch.inference_mode(), _no_more_than(module, queries), record_attention(module, layers, queries) as record:
+    with torch.inference_mode(), record_attention(module, layers, queries) as record:
         module(pixels_BCHW)
     rows_BK = reduce_heads(record.attention(), heads)[:, 0]
     return split_prefix(rows_BK, layout)
@@ -421,15 +420,10 @@ def head_maps(
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
     queries = query_tokens(layout, query)
     layers = (layer,) if queries != "pool" else ()
-    with torch.inference_mode(), _no_more_than(module, queries), record_attention(module, layers, queries) as record:
+    with torch.inference_mode(), record_attention(module, layers, queries) as record:
         module(pixels_BCHW)
     attention_BHK = record.attention()[:, :, 0]
     return tuple(split_prefix(attention_BHK[:, head], layout) for head in range(attention_BHK.shape[1]))
-
-
-def _no_more_than(module: nn.Module, queries: list[int] | Literal["class", "pool"]) -> AbstractContextManager[None]:
-    """The last block need not compute what neither the map nor the head reads."""
-    return class_token_alone(module) if queries == "class" else nullcontext()
 
 
 def attention_matrices(module: nn.Module, pixels_BCHW: torch.Tensor, *, layer: int = -1) -> torch.Tensor:

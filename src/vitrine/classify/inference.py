@@ -17,7 +17,7 @@ from vitrine.data.loader import Batch, batches, normalise
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import EvalTransform
 from vitrine.metrics.classification import LabelledLogits
-from vitrine.models.precision import autocast, class_token_alone, is_compiled
+from vitrine.models.precision import autocast, is_compiled
 from vitrine.results import Progress, Unreadable, no_progress, none_readable
 
 
@@ -74,11 +74,7 @@ def predict_batches(
     module.eval()
     try:
         for batch in source:
-            with (
-                torch.inference_mode(),
-                autocast(device, precision, compiled=has_compiled_parts),
-                class_token_alone(module),
-            ):
+            with torch.inference_mode(), autocast(device, precision, compiled=has_compiled_parts):
                 pixels_BCHW = normalise(batch.pixels_BCHW.to(device, non_blocking=True), spec.mean, spec.std)
                 logits_BC = module(pixels_BCHW) if len(pixels_BCHW) else pixels_BCHW.new_zeros(0, 0)
             yield BatchLogits(

@@ -27,7 +27,7 @@ from vitrine.data.loader import normalise
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import EvalTransform
 from vitrine.errors import ModelError
-from vitrine.models.precision import autocast, class_token_alone
+from vitrine.models.precision import autocast
 from vitrine.results import Unreadable
 
 Floats = npt.NDArray[np.float32]
@@ -242,11 +242,7 @@ class Explainer:
     def probability(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         """The model's class probabilities of normalised pictures: float32 (B, C)."""
         classifier = self.classifier
-        with (
-            torch.no_grad(),
-            autocast(classifier.device, classifier.precision),
-            class_token_alone(classifier.module),
-        ):
+        with torch.no_grad(), autocast(classifier.device, classifier.precision):
             logits_BC: torch.Tensor = classifier.module(pixels_BCHW)
         return logits_BC.float().softmax(-1)
 

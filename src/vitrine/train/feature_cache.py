@@ -18,7 +18,7 @@ from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
 from vitrine.metrics.classification import LabelledLogits
 from vitrine.models.finetune import LinearProbe, is_stochastic, linear_head
-from vitrine.models.precision import autocast, class_token_alone
+from vitrine.models.precision import autocast
 from vitrine.results import Progress
 from vitrine.train.data import TrainingData
 from vitrine.train.events import Event, ProgressUpdate
@@ -240,8 +240,7 @@ class LinearProbeFeatures:
     def _encode(self, runtime: RuntimeConfig, batch: Batch) -> list[Tensor]:
         with torch.no_grad(), autocast(runtime.device, runtime.precision):
             pixels_BCHW = normalise(batch.pixels_BCHW.to(runtime.device), self._spec.mean, self._spec.std)
-            with class_token_alone(self._probe.model):
-                features_BD = self._probe.features(pixels_BCHW)
+            features_BD = self._probe.features(pixels_BCHW)
         return list(features_BD.to("cpu", cache_dtype(runtime)))
 
     def _load_view(self, view: int) -> Iterator[Batch]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -24,7 +24,7 @@ from timm.utils import ModelEmaV3
 from torch import Tensor, nn
 
 from vitrine.errors import TrainingError
-from vitrine.models.precision import autocast, class_token_alone, is_compiled
+from vitrine.models.precision import autocast, is_compiled
 from vitrine.train.distributed import ProcessGroup
 from vitrine.train.losses import Loss, Objective
 from vitrine.train.settings import LoopSettings
@@ -293,12 +293,10 @@ def _seed_micro_step(seed: int, micro_step: int, rank: int = 0) -> None:
     np.random.seed(int(state[1]))  # noqa: NPY002  timm's Mixup draws from NumPy's global state
 
 
-@contextmanager
-def _forward_context(training: TrainingState) -> Iterator[None]:
-    """The training's precision and, unless the module is compiled, a last block that computes the class token alone."""
-    module, device = training.module, training.accelerator.device
-    with autocast(device, training.precision, compiled=is_compiled(module)), class_token_alone(module):
-        yield
+def _forward_context(training: TrainingState) -> AbstractContextManager[None]:
+    """The training's precision, for a forward pass."""
+    device, compiled = training.accelerator.device, is_compiled(training.module)
+    return autocast(device, training.precision, compiled=compiled)
 
 
 def _gradient_exchange(training: TrainingState, *, is_last: bool) -> AbstractContextManager[object]:
