@@ -60,7 +60,7 @@ def build_captioner(
     Args:
         reference: of the image model.
         spec: of everything else.
-        vocabulary: the word pieces.
+        vocabulary: of its token ids.
         pretrained: as in :func:`vitrine.models.load.load_model`.
         image_size: long side of the pictures; 0 asks the image model.
         model_args: timm constructor arguments of the image model.
@@ -76,21 +76,21 @@ def build_captioner(
         reference = resolve_reference(reference, model_args, own_file)
     if _has_patches(reference):
         args = dict(model_args or {}) | {"dynamic_img_size": True}
-        built = load_model(reference, pretrained=pretrained, image_size=image_size, num_classes=0, model_args=args)
-        module, weights, notes, frozen = built.module, built.weights, built.notes, False
-        kept = {key: value for key, value in built.reference.model_args.items() if key != "num_classes"} | args
+        model = load_model(reference, pretrained=pretrained, image_size=image_size, num_classes=0, model_args=args)
+        module, weights, notes, frozen_norm = model.module, model.weights, model.notes, False
+        image_args = {key: value for key, value in model.reference.model_args.items() if key != "num_classes"} | args
         if image_size:
-            kept["img_size"] = image_size
+            image_args["img_size"] = image_size
         size, multiple = input_spec(module).size, int(module.patch_embed.patch_size[0])  # type: ignore[union-attr,index]
     else:
-        kept, frozen, notes = {**reference.model_args, **(model_args or {})}, pretrained is not False, ()
-        module, weights = _convolutions(reference, kept, pretrained)
+        image_args, frozen_norm, notes = {**reference.model_args, **(model_args or {})}, pretrained is not False, ()
+        module, weights = _load_convolutional(reference, image_args, pretrained)
         size, multiple = image_size or int(reference.pretrained_cfg["input_size"][-1]), 1
     config = CaptionModelConfig(
         image_model=reference.architecture,
-        image_args=kept,
+        image_args=image_args,
         stage=spec.stage,
-        frozen_norm=frozen,
+        frozen_norm=frozen_norm,
         vocabulary_size=vocabulary.size,
         width=spec.width,
         heads=spec.heads,
@@ -104,10 +104,12 @@ def build_captioner(
         end=vocabulary.end,
         pad=vocabulary.pad,
     )
-    own: Mapping[str, Any] = reference.pretrained_cfg
-    prepared = CaptionInput(size, multiple, mean or tuple(own["mean"]), std or tuple(own["std"]))
+    normalisation: Mapping[str, Any] = reference.pretrained_cfg
+    caption_input = CaptionInput(
+        size, multiple, mean or tuple(normalisation["mean"]), std or tuple(normalisation["std"])
+    )
     notes = tuple(note for note in notes if "classification head" not in note)  # a captioner has none
-    return LoadedCaptioner(CaptionModel(config, module, vocabulary), prepared, weights, notes)
+    return LoadedCaptioner(CaptionModel(config, module, vocabulary), caption_input, weights, notes)
 
 
 def _has_patches(reference: ModelReference) -> bool:
@@ -119,7 +121,7 @@ def _has_patches(reference: ModelReference) -> bool:
             raise ModelError(f"{reference.text} cannot be built: {error_summary(error)}") from error
 
 
-def _convolutions(
+def _load_convolutional(
     reference: ModelReference, args: Mapping[str, Any], pretrained: bool | str
 ) -> tuple[nn.Module, WeightsFile | None]:
     """A convolutional network of timm; with weights, its batch norm is fixed."""
@@ -127,21 +129,20 @@ def _convolutions(
         return build_image_model(reference.architecture, args, frozen_norm=False), None
     weights = reference.weights
     module = build_image_model(reference.architecture, args, frozen_norm=True)
-    stored = open_weights(weights.path).tensors()
     heads = (reference.pretrained_cfg.get("classifier") or "fc",)
-    stored = {
+    tensors = {
         name: value
-        for name, value in stored.items()
+        for name, value in open_weights(weights.path).tensors().items()
         if not name.endswith("num_batches_tracked") and name.rpartition(".")[0] not in heads
     }
-    wanted = {name for name in module.state_dict() if name.rpartition(".")[0] not in heads}
-    if missing := sorted(wanted ^ stored.keys()):
-        shown = ", ".join(missing[:4])
+    names = {name for name in module.state_dict() if name.rpartition(".")[0] not in heads}
+    if differing := sorted(names ^ tensors.keys()):
+        examples = ", ".join(differing[:4])
         raise ModelError(
-            f"{weights.path} does not fit {reference.architecture}: {shown} ({len(missing)} in all) differ."
+            f"{weights.path} does not fit {reference.architecture}: {examples} ({len(differing)} in all) differ."
         )
     try:
-        module.load_state_dict(stored, strict=False)  # names were compared above; the head alone is left out
+        module.load_state_dict(tensors, strict=False)  # names were compared above; the head alone is left out
     except RuntimeError as error:
         raise ModelError(
             f"{weights.path} does not fit {reference.architecture}: {error_summary(error, 240)}"

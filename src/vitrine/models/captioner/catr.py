@@ -1,4 +1,4 @@
-"""The names of the published captioner's weights, and ours."""
+"""CATR, the published captioner: its releases, their download, and its names of weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from vitrine.models.captioner.inference import prepare_for_prediction
 from vitrine.models.captioner.model import CaptionModel
 from vitrine.results import Progress
 
-# Published prefix, ours. Every published name begins with exactly one of them.
+# Prefix of a published name, and ours. Every published name begins with exactly one of them.
 _PREFIXES = (
     ("backbone.0.body.", "backbone.body."),
     ("input_proj.", "projection."),
@@ -39,11 +39,11 @@ _PREFIXES = (
 )
 
 
-def our_name(published: str) -> str | None:
+def our_name(theirs: str) -> str | None:
     """Our name of a published weight; None where there is no such weight."""
-    for theirs, ours in _PREFIXES:
-        if published.startswith(theirs):
-            return ours + published.removeprefix(theirs)
+    for prefix, ours in _PREFIXES:
+        if theirs.startswith(prefix):
+            return ours + theirs.removeprefix(prefix)
     return None
 
 
@@ -53,9 +53,9 @@ def published_name(ours: str) -> str:
     Raises:
         ValueError: it is not a weight of a captioner.
     """
-    for theirs, own in _PREFIXES:
-        if ours.startswith(own):
-            return theirs + ours.removeprefix(own)
+    for theirs, prefix in _PREFIXES:
+        if ours.startswith(prefix):
+            return theirs + ours.removeprefix(prefix)
     raise ValueError(f"{ours} is not a weight of a captioner.")
 
 
@@ -77,9 +77,9 @@ def load_catr(
         path: ``.safetensors``, or what ``torch.save`` wrote: the weights, or a dictionary that has them under
             ``model`` beside anything that is plain data.
         padding: "pixels" or "features", see :class:`~vitrine.models.captioner.config.CaptionModelConfig`.
-        ready: made ready to predict by :func:`~vitrine.models.captioner.inference.prepare_for_prediction`, which is
-            not for training or saving.
-        vocabulary: the word pieces of bert-base-uncased, for whoever needs the model's ``vocabulary``.
+        ready: prepared by :func:`~vitrine.models.captioner.inference.prepare_for_prediction`, which is not for training
+            or saving.
+        vocabulary: that of bert-base-uncased; the model's attribute.
 
     Raises:
         ModelError: there is no such file; it is damaged, carries Python objects, or holds other weights.
@@ -87,17 +87,17 @@ def load_catr(
     path = Path(path).expanduser()
     if not path.is_file():
         raise ModelError(f"The weights file {path} does not exist.\n{_EXPECTED}")
-    stored = _read(path)
+    tensors = _read_tensors(path)
     with torch.device("meta"):  # no memory and no random numbers for weights that are replaced
         model = CaptionModel(catr_config(padding), vocabulary=vocabulary)
-    weights = _fitting(model.state_dict(), stored, path)
+    weights = _rename_and_check(model.state_dict(), tensors, path)
     model.load_state_dict(weights, assign=True)
     return prepare_for_prediction(model) if ready else model.eval()
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a file, under the names that it gives them."""
-    content = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path)
     if isinstance(content, Mapping) and isinstance(content.get("model"), Mapping):
         content = content["model"]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -108,70 +108,73 @@ def _read(path: Path) -> dict[str, Tensor]:
     return {str(name): value for name, value in content.items()}
 
 
-def _safetensors(path: Path) -> Any:
+def _read_safetensors(path: Path) -> Any:
     try:
         return load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
-        raise _damaged(path, error) from error
+        raise _damage_error(path, error) from error
 
 
-def _pickled(path: Path) -> Any:
+def _read_pickle(path: Path) -> Any:
     """What torch.save wrote, by torch's unpickler for plain data, which refuses everything else."""
-    zipped = zipfile.is_zipfile(path)
+    is_zip = zipfile.is_zipfile(path)
     with path.open("rb") as stream:
         begins = stream.read(2)
-    if begins == b"PK" and not zipped:  # a zip's table of contents is at its end
-        raise _damaged(path, "its end is missing")
+    if begins == b"PK" and not is_zip:  # a zip's table of contents is at its end
+        raise _damage_error(path, "its end is missing")
     try:
-        with warnings.catch_warnings():  # of pickle protocols, whose errors are told below
+        with warnings.catch_warnings():  # of pickle protocols, whose errors are reported below
             warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
     except pickle.UnpicklingError as error:
         of_another_kind = begins[:1] == b"\x80" and begins[1:] > b"\x02"  # torch.save writes protocol 2
-        if not of_another_kind and not any(said in str(error) for said in ("GLOBAL", "REDUCE", "BUILD")):
-            raise _damaged(path, error) from error
+        if not of_another_kind and not any(opcode in str(error) for opcode in ("GLOBAL", "REDUCE", "BUILD")):
+            raise _damage_error(path, error) from error
         raise ModelError(
             f"{path} carries Python objects beside its weights, which could run code; none was run.\n"
             "If you trust it, take the weights out where it was made: torch.save({'model': checkpoint['model']}, FILE)."
         ) from error
     except Exception as error:  # a damaged file makes the reader raise anything from EOFError to RuntimeError
-        raise _damaged(path, error) from error
+        raise _damage_error(path, error) from error
 
 
-def _damaged(path: Path, reason: object) -> ModelError:
-    own = str(reason).split("WeightsUnpickler error:")[-1].split("Check the documentation")[0]  # not torch's advice
-    told = " ".join(own.split())[:160].rstrip(".") or type(reason).__name__
-    return ModelError(f"{path} is damaged or is not a weights file ({told}).\nDownload it again. {_EXPECTED}")
+def _damage_error(path: Path, reason: object) -> ModelError:
+    text = str(reason).split("WeightsUnpickler error:")[-1].split("Check the documentation")[0]  # not torch's advice
+    cause = " ".join(text.split())[:160].rstrip(".") or type(reason).__name__
+    return ModelError(f"{path} is damaged or is not a weights file ({cause}).\nDownload it again. {_EXPECTED}")
 
 
-def _fitting(wanted: Mapping[str, Tensor], stored: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The stored weights under our names, float32 and in memory of their own.
+def _rename_and_check(
+    model_state: Mapping[str, Tensor], tensors: Mapping[str, Tensor], path: Path
+) -> dict[str, Tensor]:
+    """A file's tensors under our names, float32 and in memory of their own.
 
     Raises:
         ModelError: names or shapes differ; it says which and how many.
     """
-    named = {name: our_name(name) or "" for name in stored if not name.endswith("num_batches_tracked")}
-    found = {ours: stored[theirs] for theirs, ours in named.items() if ours in wanted}
+    names = {name: our_name(name) or "" for name in tensors if not name.endswith("num_batches_tracked")}
+    matches = {ours: tensors[theirs] for theirs, ours in names.items() if ours in model_state}
     faults = [
-        _listed("missing", [published_name(name) for name in wanted if name not in found]),
-        _listed("unknown", [theirs for theirs, ours in named.items() if ours not in wanted]),
-        _listed(
+        _list_names("missing", [published_name(name) for name in model_state if name not in matches]),
+        _list_names("unknown", [theirs for theirs, ours in names.items() if ours not in model_state]),
+        _list_names(
             "of another shape",
             [
-                f"{published_name(name)} ({_shape(value)} in place of {_shape(wanted[name])})"
-                for name, value in found.items()
-                if value.shape != wanted[name].shape
+                f"{published_name(name)} ({_shape(value)} in place of {_shape(model_state[name])})"
+                for name, value in matches.items()
+                if value.shape != model_state[name].shape
             ],
         ),
     ]
     if any(faults):
-        told = "; ".join(fault for fault in faults if fault)
-        raise ModelError(f"{path} does not fit the published captioner's {len(wanted)} weights: {told}.\n{_EXPECTED}")
+        differences = "; ".join(fault for fault in faults if fault)
+        count = len(model_state)
+        raise ModelError(f"{path} does not fit the published captioner's {count} weights: {differences}.\n{_EXPECTED}")
     # Copied, since a file that is mapped into memory may be replaced while the model lives.
-    return {name: found[name].detach().to(torch.float32, copy=True).contiguous() for name in wanted}
+    return {name: matches[name].detach().to(torch.float32, copy=True).contiguous() for name in model_state}
 
 
-def _listed(fault: str, names: list[str]) -> str:
+def _list_names(fault: str, names: list[str]) -> str:
     if not names:
         return ""
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
