@@ -124,8 +124,8 @@ def load_captioner(
 
 def _open_transformers(reference: str, vocabulary: Path | None, precision: str) -> Captioner:
     model = open_transformers_captioner(reference)
-    path = vocabulary or model.words.path
-    words = read_vocabulary(path, start=model.words.start, end=model.words.end, pad=model.words.pad)
+    path = vocabulary or model.vocabulary.path
+    words = read_vocabulary(path, start=model.vocabulary.start, end=model.vocabulary.end, pad=model.vocabulary.pad)
     model.module.vocabulary = words
     device = default_device()
     transform = ProcessorTransform(model.image)

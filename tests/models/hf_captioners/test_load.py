@@ -122,7 +122,7 @@ def test_cells_are_the_pictures_patches_row_by_row(kind: str, saved: dict[str, P
         changed = plain.clone()
         changed[..., row * 8 : row * 8 + 8, column * 8 : column * 8 + 8] += 1
         moved_N = (embeddings(changed) - embeddings(plain)).abs().sum(-1)[0] > 1e-6
-        assert moved_N.nonzero().tolist() == [[module.frame.prefix + row * 4 + column]]
+        assert moved_N.nonzero().tolist() == [[module.spec.prefix_tokens + row * 4 + column]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -210,7 +210,7 @@ def test_the_library_says_nothing_and_its_logging_is_left_as_it_was(
 
 
 def test_what_frames_a_caption_is_named(saved: dict[str, Path]) -> None:
-    named = {kind: open_transformers_captioner(str(saved[kind])).words for kind in KINDS}
+    named = {kind: open_transformers_captioner(str(saved[kind])).vocabulary for kind in KINDS}
     assert (named["blip"].start, named["blip"].end, named["blip"].pad) == ("[DEC]", "[SEP]", "[PAD]")
     assert (named["git"].start, named["git"].end) == ("[CLS]", "[SEP]")
     assert (named["vit-bert"].start, named["vit-bert"].end) == ("[CLS]", "[SEP]")
@@ -227,9 +227,9 @@ def test_a_vocabulary_of_lines_and_one_without_the_start(copied: Any) -> None:
     edit_json(folder / "config.json", text_config=json.loads((folder / "config.json").read_text())["text_config"] | {
         "bos_token_id": 39})  # fmt: skip
     opened = open_transformers_captioner(str(folder))
-    assert (opened.module.start, opened.words.start, opened.words.path.name) == (39, None, "vocab.txt")
+    assert (opened.module.start, opened.vocabulary.start, opened.vocabulary.path.name) == (39, None, "vocab.txt")
     vocabulary = read_vocabulary(
-        opened.words.path, start=opened.words.start, end=opened.words.end, pad=opened.words.pad
+        opened.vocabulary.path, start=opened.vocabulary.start, end=opened.vocabulary.end, pad=opened.vocabulary.pad
     )
     assert (vocabulary.end, vocabulary.pad) == (opened.module.end, opened.module.pad)
 
@@ -256,7 +256,7 @@ def test_settings_of_decoding_in_older_files_change_nothing(copied: Any, saved: 
         config = json.loads((folder / "config.json").read_text()) | older
         edit_json(folder / "config.json", **older, **{part: config[part] | older for part in parts})
         found, expected = (open_transformers_captioner(str(at)).module for at in (folder, saved[kind]))
-        assert found.frame == expected.frame
+        assert found.spec == expected.spec
         captions = [final_captions(greedy(module, module.encode(list(pixels(3))))) for module in (found, expected)]
         assert [one.ids for one in captions[0]] == [one.ids for one in captions[1]]
 
@@ -375,7 +375,7 @@ def test_a_repository_of_the_hub(name: str, kind: str, hub: StandInHub, saved: d
     local = open_transformers_captioner(str(saved[kind]))
     for one, other in zip(opened.module.parameters(), local.module.parameters(), strict=True):
         assert torch.equal(one, other)
-    assert (opened.image, opened.words.end) == (local.image, local.words.end)
+    assert (opened.image, opened.vocabulary.end) == (local.image, local.vocabulary.end)
     assert not any(request.endswith(".py") for request in hub.requests)
 
 
@@ -592,7 +592,7 @@ def test_the_library_is_imported_by_one_function_only() -> None:
 
 
 def test_gpt_pieces_are_read_with_their_word_starts(saved: dict[str, Path]) -> None:
-    words = open_transformers_captioner(str(saved["vit-gpt2"])).words
+    words = open_transformers_captioner(str(saved["vit-gpt2"])).vocabulary
     vocabulary = read_vocabulary(words.path, start=words.start, end=words.end, pad=words.pad)
     ids = [GPT_PIECES.index(piece) for piece in ("Ġwa", "s", "Ġwb", "ing", ".")]
     assert [vocabulary.is_continuation(number) for number in ids] == [False, True, False, True, True]

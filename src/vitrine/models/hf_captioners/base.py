@@ -1,4 +1,4 @@
-"""What captioners of transformers have in common: the package's face of a captioner over the library's modules.
+"""The base of captioners whose modules are those of Hugging Face transformers: an adapter to vitrine's decoders.
 
 Letters: B pictures or beams, T words, L decoder layers, H heads, N image tokens (prefix tokens first), K cells of the
 image's grid, row by row, S words so far, E channels of one head, V vocabulary.
@@ -25,66 +25,67 @@ Layers = tuple[tuple[Tensor, Tensor], ...]
 
 
 @dataclass(frozen=True)
-class Frame:
-    """What frames a caption, and what it is about.
+class CaptionerSpec:
+    """Special tokens and sizes of a captioner.
 
     Attributes:
-        start, end, pad: ids of word pieces.
+        start, end, pad: token ids.
         max_length: positions at most, the start included.
-        words: word pieces that it can say.
-        size: (rows, columns) of a picture, pixels.
+        vocabulary_size: number of token ids.
+        image_size: (rows, columns) of a picture, pixels.
         grid: (rows, columns) of cells.
-        prefix: image tokens before the cells, such as the class token.
+        prefix_tokens: image tokens before the cells, such as the class token.
     """
 
     start: int
     end: int
     pad: int
     max_length: int
-    words: int
-    size: tuple[int, int]
+    vocabulary_size: int
+    image_size: tuple[int, int]
     grid: tuple[int, int]
-    prefix: int
+    prefix_tokens: int
 
 
-class LibraryCaptioner(nn.Module, ABC):
-    """A captioner whose arithmetic is the library's own.
+class HFCaptioner(nn.Module, ABC):
+    """A captioner that runs the modules of transformers.
 
-    It keeps the promise of :class:`vitrine.caption.decoding.CaptionerModule`. Each picture is encoded once; each step
+    It implements :class:`vitrine.caption.decoding.CaptionerModule`. Each picture is encoded once; each step
     computes the newest position from cached keys and values. The attention of a query is that to the image's cells:
-    prefix tokens are left out and each row is divided by what remains, so that it sums to 1 over the cells.
+    prefix tokens are left out and each row is divided by its sum, so that it sums to 1 over the cells.
 
     Attributes:
         model: the library's model.
-        start, end, pad, max_length: as in :class:`Frame`.
-        vocabulary: the word pieces; None until someone gives it one.
+        start, end, pad, max_length: as in :class:`CaptionerSpec`.
+        spec: its special tokens and sizes.
+        vocabulary: of its token ids; None until it is assigned.
         attention: what the maps are of, in words for a figure.
     """
 
     attention = "cross-attention"
 
-    def __init__(self, library: Any, model: nn.Module, frame: Frame) -> None:
+    def __init__(self, library: Any, model: nn.Module, spec: CaptionerSpec) -> None:
         super().__init__()
         self.model: Any = model
-        self.frame = frame
-        self.start, self.end, self.pad, self.max_length = frame.start, frame.end, frame.pad, frame.max_length
+        self.spec = spec
+        self.start, self.end, self.pad, self.max_length = spec.start, spec.end, spec.pad, spec.max_length
         self.vocabulary: Any = None
         self._library = library
 
     @abstractmethod
     def encode_image(self, pixels_B3HW: Tensor) -> Any:
-        """All that decoding needs of pictures: tensors whose first axis is the picture, in tuples."""
+        """What decoding needs of pictures: tensors whose first axis is the picture, in tuples."""
 
     @abstractmethod
     def decode(self, ids_BT: Tensor, features: Any, past: KVCache | None) -> tuple[Tensor, Sequence[Tensor], KVCache]:
         """New words after those of ``past``: logits (B, T, V), attention to all image tokens (B, H, T, N) for each
-        layer, and the state after them. Nothing that is given is changed."""
+        layer, and the state after them. No argument is changed."""
 
     def encode(self, pixels: Sequence[Tensor]) -> EncoderOutput:
-        """Everything about pictures that does not depend on words.
+        """Encode pictures: all that does not depend on words.
 
         Args:
-            pixels: normalised float32 pictures, (3, h, w) each, of the size that the model was made for.
+            pixels: normalised float32 pictures, (3, h, w) each, of the model's image size.
 
         Raises:
             ValueError: there is no picture.
@@ -92,7 +93,7 @@ class LibraryCaptioner(nn.Module, ABC):
         """
         if not pixels:
             raise ValueError("Expected pictures; there is none.")
-        rows, columns = self.frame.size
+        rows, columns = self.spec.image_size
         for picture in pixels:
             if tuple(picture.shape) != (3, rows, columns):
                 raise ModelError(
@@ -101,7 +102,7 @@ class LibraryCaptioner(nn.Module, ABC):
                 )
         like = next(self.model.parameters())
         features = self.encode_image(torch.stack([picture.to(like.device, like.dtype) for picture in pixels]))
-        return EncoderOutput(features, (self.frame.grid,) * len(pixels), self.frame.grid)
+        return EncoderOutput(features, (self.spec.grid,) * len(pixels), self.spec.grid)
 
     def step(self, ids_B: Tensor, encoder_output: EncoderOutput, state: KVCache | None) -> DecoderOutput:
         """Decode one position.
@@ -118,7 +119,7 @@ class LibraryCaptioner(nn.Module, ABC):
         return DecoderOutput(logits_BTV[:, 0], cross_LBHTK[..., 0, :], state)
 
     def reorder(self, state: KVCache | None, order_B: Tensor) -> KVCache | None:
-        """The state of other rows, repeated or in another order."""
+        """The state with its rows repeated or in another order."""
         return None if state is None else state.select_rows(order_B)
 
     def forward(self, encoder_output: EncoderOutput, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -152,14 +153,14 @@ class LibraryCaptioner(nn.Module, ABC):
             raise ValueError(f"This captioner has {self.max_length} positions; {used + words} are asked for.")
         device = next(self.model.parameters()).device
         logits_BTV, attention, past = self.decode(ids_BT.to(device), encoder_output.features, past)
-        cells_LBHTK = torch.stack([layer_BHTN[..., self.frame.prefix :] for layer_BHTN in attention]).float()
+        cells_LBHTK = torch.stack([layer_BHTN[..., self.spec.prefix_tokens :] for layer_BHTN in attention]).float()
         total_LBHT1 = cells_LBHTK.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
         return logits_BTV.float(), cells_LBHTK / total_LBHT1, past
 
     def cache(self, layers: Layers) -> Any:
-        """The library's cache over these keys and values: it holds them as they are, and is thrown away after a call.
+        """The library's cache with these keys and values, without copying them; for one call.
 
-        The library's own constructor would copy them. Growing it makes new tensors, so that these do not change.
+        The library's own constructor would copy them. A cache that grows makes new tensors, so these do not change.
         """
         cache = self._library.DynamicCache()
         for keys, values in layers:
@@ -170,18 +171,18 @@ class LibraryCaptioner(nn.Module, ABC):
         return cache
 
 
-def grid_of(size: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int]:
-    """(rows, columns) of patches."""
+def patch_grid(size: tuple[int, int], stride: tuple[int, int]) -> tuple[int, int]:
+    """(rows, columns) of patches in a picture of this size with this stride, pixels."""
     return size[0] // stride[0], size[1] // stride[1]
 
 
-def pair(value: int | Sequence[int]) -> tuple[int, int]:
+def as_pair(value: int | Sequence[int]) -> tuple[int, int]:
     """(rows, columns) of a setting that is one number for both, or two."""
     return (value, value) if isinstance(value, int) else (int(value[0]), int(value[1]))
 
 
-OLDEST = "5.23"
-"""Version that is known to work; earlier ones keep caches and image processors in other ways."""
+MIN_VERSION = "5.23"
+"""Oldest version that works; earlier ones have other caches and image processors."""
 
 _INSTALL = "Install it: pip install 'vitrine[hf]'"
 
@@ -190,7 +191,7 @@ def transformers_library() -> Any:
     """The module ``transformers``.
 
     Raises:
-        ModelError: it is not installed, or is older than :data:`OLDEST`.
+        ModelError: it is not installed, or is older than :data:`MIN_VERSION`.
     """
     try:
         library = import_module("transformers")
@@ -198,16 +199,17 @@ def transformers_library() -> Any:
         raise ModelError(
             f"Captioners of transformers need that library, which is not here ({error}).\n{_INSTALL}"
         ) from None
-    if Version(library.__version__) < Version(OLDEST):
+    if Version(library.__version__) < Version(MIN_VERSION):
         raise ModelError(
-            f"Captioners of transformers need its version {OLDEST} or newer; this is {library.__version__}.\n{_INSTALL}"
+            f"Captioners of transformers need its version {MIN_VERSION} or newer; this is {library.__version__}.\n"
+            f"{_INSTALL}"
         )
     return library
 
 
 @contextmanager
 def quiet(library: Any) -> Iterator[None]:
-    """Within the block, the library prints no progress bars and no warnings: what matters of them is raised."""
+    """Within the block, the library prints neither progress bars nor warnings; what matters of them is raised here."""
     logs = library.utils.logging
     before, bars = logs.get_verbosity(), logs.is_progress_bar_enabled()
     logs.set_verbosity_error()

@@ -1,4 +1,4 @@
-"""Captioners with cross-attention: ``VisionEncoderDecoderModel``, and what BLIP shares with it.
+"""Captioners of transformers with cross-attention: BLIP and ``VisionEncoderDecoderModel``.
 
 Letters: B pictures or beams, T words, H heads, N image tokens, D channels.
 """
@@ -14,16 +14,16 @@ from torch import Tensor
 
 from vitrine.errors import ModelError
 from vitrine.models.captioner.model import KVCache
-from vitrine.models.hf_captioners.base import Frame, Layers, LibraryCaptioner, grid_of, pair
+from vitrine.models.hf_captioners.base import CaptionerSpec, HFCaptioner, Layers, as_pair, patch_grid
 
 PREFIX_TOKENS = {"beit": 1, "deit": 2, "swin": 0, "vit": 1}
-"""Encoders, and how many of their tokens come before the patches."""
+"""Image encoders, and how many of their tokens come before the patches."""
 
 DECODERS = ("bert", "gpt2")
 
 
-class CrossAttentionCaptioner(LibraryCaptioner):
-    """A captioner whose words look at the image by cross-attention, which is what its maps are of."""
+class CrossAttentionCaptioner(HFCaptioner):
+    """A captioner whose maps are of its cross-attention from words to the image."""
 
     @property
     @abstractmethod
@@ -37,8 +37,8 @@ class CrossAttentionCaptioner(LibraryCaptioner):
     def encode_image(self, pixels_B3HW: Tensor) -> tuple[Tensor, Layers]:
         """Image tokens, and their keys and values in every decoder layer.
 
-        The library makes the latter when the first word is decoded, so one is, and is thrown away: that is the same
-        for all decoders, whatever their projections are called.
+        The library computes the keys and values when the first word is decoded, so one word is decoded and its result
+        discarded: this works for all decoders, whatever their projections are called.
         """
         tokens_BND = self.image_tokens(pixels_B3HW)
         cache = self._library.EncoderDecoderCache(self.cache(()), self.cache(()))
@@ -49,21 +49,22 @@ class CrossAttentionCaptioner(LibraryCaptioner):
     def decode(
         self, ids_BT: Tensor, features: tuple[Tensor, Layers], past: KVCache | None
     ) -> tuple[Tensor, Sequence[Tensor], KVCache]:
-        """See :class:`LibraryCaptioner`."""
+        """See :class:`HFCaptioner`."""
         tokens_BND, cross = features
-        own = self.cache(past.layers if past else ())
-        found = self.decoder(
+        self_attention = self.cache(past.layers if past else ())
+        output = self.decoder(
             input_ids=ids_BT,
             encoder_hidden_states=tokens_BND,
-            past_key_values=self._library.EncoderDecoderCache(own, self.cache(cross)),
+            past_key_values=self._library.EncoderDecoderCache(self_attention, self.cache(cross)),
             use_cache=True,
             output_attentions=True,
         )
-        return found.logits, found.cross_attentions, KVCache(tuple((layer.keys, layer.values) for layer in own.layers))
+        cache = KVCache(tuple((layer.keys, layer.values) for layer in self_attention.layers))
+        return output.logits, output.cross_attentions, cache
 
 
 class EncoderDecoderCaptioner(CrossAttentionCaptioner):
-    """``VisionEncoderDecoderModel``: ViT with GPT-2, for example."""
+    """``VisionEncoderDecoderModel``: an image encoder with a text decoder, such as ViT with GPT-2."""
 
     @property
     def decoder(self) -> Any:
@@ -79,10 +80,10 @@ class EncoderDecoderCaptioner(CrossAttentionCaptioner):
 
 
 def check_encoder_decoder(config: Any) -> None:
-    """Refuse parts that are not known here.
+    """Check that the encoder and the decoder are of supported kinds.
 
     Raises:
-        ModelError: they are named, with those that are known.
+        ModelError: one is not; it names the supported ones.
     """
     encoder, decoder = config.encoder.model_type, config.decoder.model_type
     if encoder not in PREFIX_TOKENS or decoder not in DECODERS:
@@ -100,12 +101,21 @@ def check_encoder_decoder(config: Any) -> None:
 def encoder_decoder_captioner(
     library: Any, model: Any, generation: Mapping[str, int | None]
 ) -> EncoderDecoderCaptioner:
-    """The captioner of a model; its start is the decoder's own, else the one of texts."""
+    """Wrap the library's model. A caption starts with ``decoder_start_token_id``, else with ``bos_token_id``.
+
+    Args:
+        library: transformers.
+        model: its ``VisionEncoderDecoderModel``.
+        generation: token ids by role, as config.json or generation_config.json has them.
+
+    Raises:
+        ModelError: the settings do not say which token starts and which ends a caption.
+    """
     encoder, decoder = model.config.encoder, model.config.decoder
-    size, stride = pair(encoder.image_size), pair(encoder.patch_size)
+    size, stride = as_pair(encoder.image_size), as_pair(encoder.patch_size)
     if encoder.model_type == "swin":  # each stage but the first merges 2 x 2 patches
-        merged = 2 ** (len(encoder.depths) - 1)
-        stride = (stride[0] * merged, stride[1] * merged)
+        factor = 2 ** (len(encoder.depths) - 1)
+        stride = (stride[0] * factor, stride[1] * factor)
     start, end, pad = (
         generation.get("decoder_start_token_id"),
         generation.get("eos_token_id"),
@@ -117,19 +127,19 @@ def encoder_decoder_captioner(
             "Neither config.json nor generation_config.json says which word piece starts and which ends a caption.\n"
             "Expected decoder_start_token_id and eos_token_id."
         )
-    # Without a padding piece there is nothing to warn of: rows are never padded here.
+    # Rows are never padded here: without a padding token the library has nothing to warn of.
     decoder.pad_token_id = None
-    frame = Frame(
+    spec = CaptionerSpec(
         start=start,
         end=end,
         pad=end if pad is None else pad,
         max_length=decoder.max_position_embeddings,
-        words=decoder.vocab_size,
-        size=size,
-        grid=grid_of(size, stride),
-        prefix=PREFIX_TOKENS[encoder.model_type],
+        vocabulary_size=decoder.vocab_size,
+        image_size=size,
+        grid=patch_grid(size, stride),
+        prefix_tokens=PREFIX_TOKENS[encoder.model_type],
     )
-    return EncoderDecoderCaptioner(library, model, frame)
+    return EncoderDecoderCaptioner(library, model, spec)
 
 
 class BlipCaptioner(CrossAttentionCaptioner):
@@ -147,18 +157,18 @@ class BlipCaptioner(CrossAttentionCaptioner):
 
 
 def blip_captioner(library: Any, model: Any) -> BlipCaptioner:
-    """The captioner of a model. A caption starts with ``[DEC]`` and ends with ``[SEP]``, whatever ``eos_token_id``
-    says: so does the library's ``generate``."""
+    """Wrap the library's model. A caption starts with ``[DEC]`` and ends with ``[SEP]``, whatever ``eos_token_id``
+    says, as in the library's ``generate``."""
     text, vision = model.config.text_config, model.config.vision_config
-    size = pair(vision.image_size)
-    frame = Frame(
+    size = as_pair(vision.image_size)
+    spec = CaptionerSpec(
         start=text.bos_token_id,
         end=text.sep_token_id,
         pad=text.pad_token_id,
         max_length=text.max_position_embeddings,
-        words=text.vocab_size,
-        size=size,
-        grid=grid_of(size, pair(vision.patch_size)),
-        prefix=1,
+        vocabulary_size=text.vocab_size,
+        image_size=size,
+        grid=patch_grid(size, as_pair(vision.patch_size)),
+        prefix_tokens=1,
     )
-    return BlipCaptioner(library, model, frame)
+    return BlipCaptioner(library, model, spec)

@@ -1,4 +1,4 @@
-"""A captioner of transformers from a folder or the hub."""
+"""Opening a captioner of transformers from a folder or the hub: its files, image settings, weights and vocabulary."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vitrine.config.preprocessing import ProcessorInput
 from vitrine.errors import ModelError, error_summary
 from vitrine.models.checkpoints.state_dict import open_weights
 from vitrine.models.checkpoints.transformers import read_json
-from vitrine.models.hf_captioners.base import LibraryCaptioner, quiet, transformers_library
+from vitrine.models.hf_captioners.base import HFCaptioner, quiet, transformers_library
 from vitrine.models.hf_captioners.encoder_decoder import (
     blip_captioner,
     check_encoder_decoder,
@@ -40,7 +40,7 @@ _GENERATION = "generation_config.json"
 
 @dataclass(frozen=True)
 class CaptionerFiles:
-    """Where everything lies.
+    """The files of a captioner.
 
     Attributes:
         config: what config.json says; its ``model_type`` is one of :data:`MODEL_TYPES`.
@@ -99,14 +99,14 @@ def _file(reference: str, names: tuple[str, ...]) -> Path:
     if reference.startswith(_HUB):
         return fetch(reference.removeprefix(_HUB), names, _REMEDY)
     folder = Path(reference).expanduser()
-    found = next((folder / name for name in names if (folder / name).is_file()), None)
-    if found is None:
+    path = next((folder / name for name in names if (folder / name).is_file()), None)
+    if path is None:
         what = f"{folder} has no {' or '.join(names)}" if folder.is_dir() else f"There is no folder {folder}"
         raise ModelError(
             f"{what}.\nExpected a captioner's folder as transformers saves it: {', '.join(_CONFIG + _WEIGHTS[:1])}, "
             f"{' or '.join(_VOCABULARY)}, {' or '.join(_IMAGE)}."
         )
-    return found
+    return path
 
 
 def _generation(reference: str) -> dict[str, Any]:
@@ -127,24 +127,24 @@ _PROCESSORS = (
 )
 
 
-def read_image_settings(library: Any, path: Path, wanted: tuple[int, int]) -> ProcessorInput:
+def read_image_settings(library: Any, path: Path, image_size: tuple[int, int]) -> ProcessorInput:
     """Read a preprocessor_config.json or a processor_config.json; what it leaves out is as the library has it.
 
     Args:
         library: transformers.
         path: of the file.
-        wanted: (rows, columns) in pixels that the model takes.
+        image_size: (rows, columns) in pixels that the model takes.
 
     Raises:
         ModelError: an image processor of another kind, or one that gives pictures of another size.
     """
     content = read_json(path)
     content = content.get("image_processor") or content
-    named = str(content.get("image_processor_type") or content.get("feature_extractor_type"))
-    name = named.removesuffix("Fast").removesuffix("Pil").replace("FeatureExtractor", "ImageProcessor")
+    type_name = str(content.get("image_processor_type") or content.get("feature_extractor_type"))
+    name = type_name.removesuffix("Fast").removesuffix("Pil").replace("FeatureExtractor", "ImageProcessor")
     if name not in _PROCESSORS:
         raise ModelError(
-            f"{path} prepares pictures by {named}, which is not known here.\n"
+            f"{path} prepares pictures by {type_name}, which is not known here.\n"
             f"Expected one of these image processors of transformers: {', '.join(_PROCESSORS)}."
         )
     try:
@@ -153,9 +153,9 @@ def read_image_settings(library: Any, path: Path, wanted: tuple[int, int]) -> Pr
     except (TypeError, ValueError, KeyError) as error:
         raise ModelError(f"{path} does not say how pictures are prepared: {error_summary(error, 160)}.") from error
     smallest = settings.resize if isinstance(settings.resize, int) else min(settings.resize)
-    if settings.size != wanted or (settings.crop and smallest < max(settings.crop)):
+    if settings.size != image_size or (settings.crop and smallest < max(settings.crop)):
         raise ModelError(
-            f"{path} prepares pictures of {_pixels(settings.size)}; the model takes {_pixels(wanted)}.\n"
+            f"{path} prepares pictures of {_pixels(settings.size)}; the model takes {_pixels(image_size)}.\n"
             "Give the preprocessor_config.json that belongs to these weights."
         )
     return settings
@@ -203,10 +203,10 @@ _UNUSED = re.compile(r"^encoder\.pooler\.")
 _SHOWN = 3  # names in a message
 
 
-def load_library_model(library: Any, files: CaptionerFiles) -> Any:
+def load_transformers_model(library: Any, files: CaptionerFiles) -> Any:
     """The library's model, float32 on the CPU, in eval mode; every weight is from the file.
 
-    The attention that maps are made of is computed in the open (``eager``); an encoder's is not needed: it stays fused.
+    Attention that maps are made of is computed by ``eager`` code, which returns it; an image encoder's stays fused.
 
     Raises:
         ModelError: the settings or the weights cannot be read, do not fit one another, or are of no known kind.
@@ -225,15 +225,15 @@ def load_library_model(library: Any, files: CaptionerFiles) -> Any:
         if kind == "vision-encoder-decoder":
             check_encoder_decoder(config)
             options["attn_implementation"] = {"encoder": "sdpa", "decoder": "eager"}
-        stored = open_weights(files.weights.path).tensors()
-        weights = {name: value for name, value in stored.items() if not _COMPUTED.search(name)}
+        tensors = open_weights(files.weights.path).tensors()
+        weights = {name: value for name, value in tensors.items() if not _COMPUTED.search(name)}
         try:
-            model, found = model_class.from_pretrained(
+            model, report = model_class.from_pretrained(
                 None,
                 config=config,
                 state_dict=weights,
                 dtype=torch.float32,
-                ignore_mismatched_sizes=True,  # they are told below, with the rest
+                ignore_mismatched_sizes=True,  # reported below, with the rest
                 output_loading_info=True,
                 **options,
             )
@@ -241,23 +241,24 @@ def load_library_model(library: Any, files: CaptionerFiles) -> Any:
             raise ModelError(
                 f"{files.weights.path} cannot be loaded into a {kind} model: {error_summary(error)}."
             ) from error
-    _require_fit(files, found, kind)
+    _require_fit(files, report, kind)
     return model.eval()
 
 
-def _require_fit(files: CaptionerFiles, found: Any, kind: str) -> None:
-    missing = [name for name in found["missing_keys"] if not _UNUSED.match(name)]
-    shapes = [f"{name} ({_shape(one)} in place of {_shape(other)})" for name, one, other in found["mismatched_keys"]]
-    faults = {"missing": missing, "unknown": list(found["unexpected_keys"]), "of another shape": shapes}
-    told = "; ".join(_listed(fault, sorted(names)) for fault, names in faults.items() if names)
-    if told or found["error_msgs"]:
+def _require_fit(files: CaptionerFiles, report: Any, kind: str) -> None:
+    missing = [name for name in report["missing_keys"] if not _UNUSED.match(name)]
+    shapes = [f"{name} ({_shape(one)} in place of {_shape(other)})" for name, one, other in report["mismatched_keys"]]
+    faults = {"missing": missing, "unknown": list(report["unexpected_keys"]), "of another shape": shapes}
+    differences = "; ".join(_list_names(fault, sorted(names)) for fault, names in faults.items() if names)
+    if differences or report["error_msgs"]:
         raise ModelError(
             f"{files.weights.path} does not fit {_CLASSES[kind]} as {files.config_path.name} describes it: "
-            f"{told or error_summary(found['error_msgs'][0])}.\nGive the files that transformers saved together."
+            f"{differences or error_summary(report['error_msgs'][0])}.\n"
+            "Give the files that transformers saved together."
         )
 
 
-def _listed(fault: str, names: list[str]) -> str:
+def _list_names(fault: str, names: list[str]) -> str:
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"{len(names)} {fault}: {', '.join(names[:_SHOWN])}{more}"
 
@@ -270,14 +271,14 @@ _ROLES = ("bos_token_id", "decoder_start_token_id", "eos_token_id", "pad_token_i
 
 
 @dataclass(frozen=True)
-class WordPieces:
-    """What a vocabulary is made from: ``read_vocabulary(path, start=start, end=end, pad=pad)``.
+class VocabularyFile:
+    """The arguments of :func:`vitrine.caption.tokenizer.read_vocabulary` for a captioner's vocabulary.
 
     Attributes:
         path: a tokenizer.json or vocab.txt.
-        start: the piece that starts a caption; None where the file does not have it, as BLIP's ``[DEC]``, which is
+        start: the token that starts a caption; None where the file does not have it, as BLIP's ``[DEC]``, which is
             never part of a caption.
-        end, pad: likewise; the file has them.
+        end, pad: the tokens that end a caption and fill it up; the file has them.
     """
 
     path: Path
@@ -288,18 +289,18 @@ class WordPieces:
 
 @dataclass(frozen=True)
 class TransformersCaptioner:
-    """An opened captioner.
+    """A captioner of transformers, opened.
 
     Attributes:
-        module: float32 on the CPU, in eval mode; its ``vocabulary`` is None until someone gives it one.
+        module: float32 on the CPU, in eval mode; its ``vocabulary`` is None until it is assigned.
         image: how pictures are prepared for it.
-        words: what its vocabulary is made from.
+        vocabulary: the file of its vocabulary, and its special tokens.
         weights: the file its weights came from.
     """
 
-    module: LibraryCaptioner
+    module: HFCaptioner
     image: ProcessorInput
-    words: WordPieces
+    vocabulary: VocabularyFile
     weights: WeightsFile
 
 
@@ -316,21 +317,21 @@ def open_transformers_captioner(reference: str) -> TransformersCaptioner:
     """
     library = transformers_library()
     files = locate_captioner(reference)
-    module = _captioner(library, files).eval()
-    words = _word_pieces(files.vocabulary, module)
-    image = read_image_settings(library, files.image, module.frame.size)
-    return TransformersCaptioner(module, image, words, files.weights)
+    module = _wrap_model(library, files).eval()
+    vocabulary = _vocabulary_file(files.vocabulary, module)
+    image = read_image_settings(library, files.image, module.spec.image_size)
+    return TransformersCaptioner(module, image, vocabulary, files.weights)
 
 
-def _captioner(library: Any, files: CaptionerFiles) -> LibraryCaptioner:
-    model = load_library_model(library, files)
-    said = {role: _one_id(files, role, getattr(model.generation_config, role, None)) for role in _ROLES}
-    said |= {role: _one_id(files, role, files.generation[role]) for role in _ROLES if role in files.generation}
+def _wrap_model(library: Any, files: CaptionerFiles) -> HFCaptioner:
+    model = load_transformers_model(library, files)
+    token_ids = {role: _one_id(files, role, getattr(model.generation_config, role, None)) for role in _ROLES}
+    token_ids |= {role: _one_id(files, role, files.generation[role]) for role in _ROLES if role in files.generation}
     if files.config["model_type"] == "blip":
         return blip_captioner(library, model)
     if files.config["model_type"] == "git":
-        return git_captioner(library, model, said)
-    return encoder_decoder_captioner(library, model, said)
+        return git_captioner(library, model, token_ids)
+    return encoder_decoder_captioner(library, model, token_ids)
 
 
 def _one_id(files: CaptionerFiles, role: str, number: Any) -> int | None:
@@ -341,8 +342,8 @@ def _one_id(files: CaptionerFiles, role: str, number: Any) -> int | None:
     return number
 
 
-def _word_pieces(path: Path, module: LibraryCaptioner) -> WordPieces:
-    pieces, size = _pieces(path), module.frame.words
+def _vocabulary_file(path: Path, module: HFCaptioner) -> VocabularyFile:
+    pieces, size = _read_tokens(path), module.spec.vocabulary_size
     if pieces and max(pieces) >= size:
         raise ModelError(
             f"{path} has word pieces up to number {max(pieces):,}; the captioner has {size:,}.\n"
@@ -354,11 +355,11 @@ def _word_pieces(path: Path, module: LibraryCaptioner) -> WordPieces:
             f"{path} has no word piece {missing[0]:,}, with which this captioner ends or fills up a caption.\n"
             "Give the tokenizer.json or vocab.txt that belongs to these weights."
         )
-    return WordPieces(path, pieces.get(module.start), pieces[module.end], pieces[module.pad])
+    return VocabularyFile(path, pieces.get(module.start), pieces[module.end], pieces[module.pad])
 
 
-def _pieces(path: Path) -> dict[int, str]:
-    """Word pieces by number."""
+def _read_tokens(path: Path) -> dict[int, str]:
+    """The tokens of a vocabulary file by id."""
     try:
         if path.suffix == ".json":
             by_name = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
