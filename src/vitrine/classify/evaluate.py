@@ -145,9 +145,10 @@ class Expectation:
     is_met: bool
 
     @classmethod
-    def of(cls, measured: float, accuracy: float, tolerance: float) -> Expectation:
+    def of(cls, accuracy: float, expected_accuracy: float, tolerance: float) -> Expectation:
         """Hold an accuracy that was measured against the one that was expected."""
-        return cls(accuracy, tolerance, is_within_tolerance(measured, accuracy, tolerance))
+        is_met = is_within_tolerance(accuracy, expected_accuracy, tolerance)
+        return cls(expected_accuracy, tolerance, is_met)
 
 
 @dataclass(frozen=True)
