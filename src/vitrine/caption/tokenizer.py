@@ -1,4 +1,4 @@
-"""The words of a captioner: pieces with numbers, read from a file or learnt from captions."""
+"""A captioner's vocabulary: word pieces and their ids, read from a file or learnt from captions."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from vitrine.errors import DataError, ModelError
 _UNKNOWN = "[UNK]"
 _SPECIAL = ("[PAD]", _UNKNOWN, "[CLS]", "[SEP]")
 _BERT_MASK = "[MASK]"
-_A_LINE = 1000  # of a word, that the trainer is given at a time
+_REPEATS_A_LINE = 1000  # of one word, in a text that the trainer is given
 
-# Start, end and padding where nobody says otherwise: BERT's, RoBERTa's, GPT-2's.
-_MARKS = (("[CLS]", "[SEP]", "[PAD]"), ("<s>", "</s>", "<pad>"), ("<|endoftext|>",) * 3)
+# Start, end and padding where no others are named: BERT's, RoBERTa's, GPT-2's.
+_SPECIAL_TOKENS = (("[CLS]", "[SEP]", "[PAD]"), ("<s>", "</s>", "<pad>"), ("<|endoftext|>",) * 3)
 
 # What a tokenizer's decoder says of the first piece of a word. WordPiece marks the others, with "##".
 _WORD_STARTS = {"ByteLevel": "Ġ", "Metaspace": "▁"}
 
 
 class Vocabulary:
-    """Pieces and their ids. It can be pickled; nothing in it changes.
+    """Tokens (word pieces) and their ids, of any kind of tokenizer. It can be pickled, and is immutable.
 
     Attributes:
         size: one more than the highest id.
-        start, end, pad: ids that frame a caption and fill it up; the same id may serve for several.
+        start, end, pad: ids that start and end a caption and fill it up; the same id may serve for several.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, *, start: str | None = None, end: str | None = None, pad: str | None = None
     ) -> None:
-        """Take a tokenizer, of any kind, as it is; only its padding and truncation are switched off.
+        """Wrap a tokenizer of any kind; its padding and truncation are switched off.
 
         Args:
-            tokenizer: belongs to the vocabulary from now on.
+            tokenizer: changed in place, and not to be used elsewhere.
             start: the piece that starts a caption. Where it, the end or the padding is not named, it is BERT's,
                 RoBERTa's or GPT-2's: of the first of these three whose start and end the tokenizer has.
             end: the piece that ends one.
@@ -52,11 +52,11 @@ class Vocabulary:
         tokenizer.no_truncation()
         self._tokenizer = tokenizer
         ids = tokenizer.get_vocab(with_added_tokens=True)
-        known = next((marks for marks in _MARKS if marks[0] in ids and marks[1] in ids), (None, None, None))
+        usual = next((each for each in _SPECIAL_TOKENS if each[0] in ids and each[1] in ids), (None, None, None))
         self.size = max(ids.values(), default=-1) + 1
-        self.start = _marked(ids, "start", start or known[0])
-        self.end = _marked(ids, "end", end or known[1])
-        self.pad = _marked(ids, "pad", pad or (known[2] if known[2] in ids else None) or end or known[1])
+        self.start = _find_special(ids, "start", start or usual[0])
+        self.end = _find_special(ids, "end", end or usual[1])
+        self.pad = _find_special(ids, "pad", pad or (usual[2] if usual[2] in ids else None) or end or usual[1])
         if len(ids) <= len(_SPECIAL) + 1:
             raise ModelError(
                 f"This vocabulary has {len(ids)} pieces and no words: {', '.join(list(ids)[:6])}.\n"
@@ -64,45 +64,45 @@ class Vocabulary:
             )
         self._word_start = _word_start(json.loads(tokenizer.to_str()).get("decoder"))
 
-    def token(self, number: int) -> str:
-        """The piece as the vocabulary spells it, with its marks (``##ing``, ``Ġa``).
+    def token(self, token_id: int) -> str:
+        """The token as the vocabulary spells it, with its marks (``##ing``, ``Ġa``).
 
         Raises:
-            ModelError: there is no piece of this number.
+            ModelError: there is no such id.
         """
-        piece = self._tokenizer.id_to_token(number) if number >= 0 else None
+        piece = self._tokenizer.id_to_token(token_id) if token_id >= 0 else None
         if piece is None:
             raise ModelError(
-                f"Word piece {number} is not in this vocabulary of {self.size:,} pieces.\n"
+                f"Word piece {token_id} is not in this vocabulary of {self.size:,} pieces.\n"
                 "Give the vocabulary that belongs to the captioner."
             )
         return str(piece)
 
-    def is_continuation(self, number: int) -> bool:
-        """Whether the piece is written onto the one before it, without a space."""
-        piece = self.token(number)
+    def is_continuation(self, token_id: int) -> bool:
+        """Whether the token is written onto the one before it, without a space."""
+        piece = self.token(token_id)
         if self._word_start is None:
             return piece.startswith("##") and len(piece) > 2
         return not piece.startswith(self._word_start)
 
     def decode(self, ids: Sequence[int]) -> str:
-        """The caption. Start, end and padding are left out; nothing else is, not even an unknown piece.
+        """The caption's text, without start, end and padding; an unknown piece is written as ``[UNK]``.
 
-        WordPieces do not say where spaces were: as transformers does it, there is none before a full stop, comma,
+        WordPieces do not record where spaces were: as in transformers, there is none before a full stop, comma,
         question or exclamation mark, and none round an apostrophe.
 
         Raises:
             ModelError: an id is not in the vocabulary.
         """
-        frame = {self.start, self.end, self.pad}
-        for number in ids:
-            self.token(number)
-        said = [number for number in ids if number not in frame]
-        text = str(self._tokenizer.decode(said, skip_special_tokens=False))
+        special = {self.start, self.end, self.pad}
+        for token_id in ids:
+            self.token(token_id)
+        words = [token_id for token_id in ids if token_id not in special]
+        text = str(self._tokenizer.decode(words, skip_special_tokens=False))
         return (text.replace(" ' ", "'") if self._word_start is None else text).strip()
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a caption's pieces, without start and end, however many there are."""
+        """Ids of a caption's tokens, without start and end, however many there are."""
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def save(self, path: Path) -> None:
@@ -132,14 +132,14 @@ def read_vocabulary(
 
     Args:
         path: of the file or folder.
-        lowercase: whether text is lower-cased and its accents are taken off, for a ``vocab.txt``, which does not say;
+        lowercase: for a ``vocab.txt``, which does not record it: whether text is lower-cased and its accents removed;
             None does so if none of its pieces has a capital letter, special ones aside.
         start: as in :class:`Vocabulary`.
         end: likewise.
         pad: likewise.
 
     Raises:
-        ModelError: there is no such file, or it is not a vocabulary. What was read is counted: as many pieces as lines.
+        ModelError: there is no such file, it is not a vocabulary, or it has another number of pieces than of lines.
     """
     if path.is_dir():
         inside = [path / name for name in ("tokenizer.json", "vocab.txt") if (path / name).is_file()]
@@ -170,14 +170,14 @@ def train_vocabulary(
     Args:
         captions: each is one text.
         size: pieces at most, the four special ones included; few captions give fewer.
-        lowercase: lower-case everything and take accents off.
+        lowercase: lower-case everything and remove accents.
         min_frequency: a pair is merged if it is found this often, 1 or more.
 
     Raises:
         DataError: no caption has a letter, or ``size`` does not even hold every letter of them.
     """
     normalizer, splitter = normalizers.BertNormalizer(lowercase=lowercase), pre_tokenizers.BertPreTokenizer()
-    # Words and their counts are all that is learnt from: captions that come in a stream need not fit into memory.
+    # The trainer needs only words and their counts, so that captions that come in a stream need not fit into memory.
     counts = Counter(word for text in captions for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)))
     letters = sorted({letter for word in counts for letter in word})
     if not letters:
@@ -193,7 +193,7 @@ def train_vocabulary(
     learner = Tokenizer(models.WordPiece(unk_token=_UNKNOWN))
     learner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     learner.train_from_iterator(
-        _repeated(counts),
+        _repeat_words(counts),
         trainers.WordPieceTrainer(
             vocab_size=size,
             min_frequency=min_frequency,
@@ -202,18 +202,18 @@ def train_vocabulary(
             show_progress=False,
         ),
     )
-    return Vocabulary(_word_pieces(learner.get_vocab(), lowercase))
+    return Vocabulary(_bert_tokenizer(learner.get_vocab(), lowercase))
 
 
-def _repeated(counts: Mapping[str, int]) -> Iterator[str]:
-    """Texts in which each word is as often as it was counted."""
+def _repeat_words(counts: Mapping[str, int]) -> Iterator[str]:
+    """Texts in which each word occurs as often as it was counted."""
     for word, count in counts.items():
-        line = f"{word} " * _A_LINE
-        yield from repeat(line, count // _A_LINE)
-        yield f"{word} " * (count % _A_LINE)
+        line = f"{word} " * _REPEATS_A_LINE
+        yield from repeat(line, count // _REPEATS_A_LINE)
+        yield f"{word} " * (count % _REPEATS_A_LINE)
 
 
-def _word_pieces(ids: dict[str, int], lowercase: bool) -> Tokenizer:
+def _bert_tokenizer(ids: dict[str, int], lowercase: bool) -> Tokenizer:
     """BERT's tokenizer over these pieces (Devlin et al. 2019; its decoder as bert-base-uncased has it)."""
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token=_UNKNOWN))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
@@ -239,7 +239,7 @@ def _from_lines(content: str, lowercase: bool | None) -> Tokenizer:
         raise ModelError(f"expected a WordPiece vocabulary, one piece a line; {missing[0]} is not among its lines.")
     if lowercase is None:
         lowercase = not any(line != line.lower() for line in lines if not (line[0:1] == "[" and line[-1:] == "]"))
-    tokenizer = _word_pieces(ids, lowercase)
+    tokenizer = _bert_tokenizer(ids, lowercase)
     if tokenizer.get_vocab_size() != len(lines):
         raise ModelError(f"{len(lines):,} lines were read as {tokenizer.get_vocab_size():,} pieces.")
     return tokenizer
@@ -252,7 +252,7 @@ def _from_json(content: str) -> Tokenizer:
         raise ModelError(f"this is not a tokenizer.json: {error}") from None
 
 
-def _marked(ids: dict[str, int], role: str, piece: str | None) -> int:
+def _find_special(ids: dict[str, int], role: str, piece: str | None) -> int:
     if piece is None:
         raise ModelError(f"This vocabulary has no {role} that vitrine knows by name: say which piece it is.")
     if piece not in ids:

@@ -1,6 +1,7 @@
-"""Whole words from word pieces, each with its probability and its map.
+"""Whole words from tokens (word pieces), each with its probability and its map, and whether the map is localized.
 
-Axes: T pieces, L decoder layers, H heads, K keys (cells of the padded grid, row by row), R grid rows, C grid columns.
+Letters: T tokens, L decoder layers, H heads, K keys (cells of the padded grid, row by row), R grid rows, C grid
+columns.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from vitrine.results import DECIMALS
 
 Join = Literal["mean", "first", "max"]
 
-# Unicode counts them as punctuation; they are read as words.
-_READ_ALOUD = "&@"
+# Unicode counts them as punctuation; in captions they are words.
+_WORD_SIGNS = "&@"
 
 # Word pieces do not say whether there were spaces round both; in captions, they stand inside words: "t-shirt", "dog's".
 _HYPHENS = "-‐‑"
@@ -37,7 +38,7 @@ class CaptionWord:
 
     Attributes:
         text: as it is written, with the punctuation that belongs to it.
-        probability: of all its pieces, one after the other: the product of the model's probabilities of each.
+        probability: the product of the model's probabilities of its tokens, each given those before it.
         map_RC: float32 in multiples of uniform: its mean over the picture's own cells is 1.
         tokens: as the vocabulary spells them.
     """
@@ -75,20 +76,22 @@ def caption_words(
     """
     if join not in get_args(Join):
         raise ValueError(f"join = {join!r} is none of {', '.join(get_args(Join))}.")
-    maps_TK = _one_row_each(caption.maps_TLHK, maps)
+    maps_TK = _one_map_a_token(caption.maps_TLHK, maps)
     words = []
     for places in group_tokens(caption.ids, vocabulary):
         pieces = [vocabulary.token(caption.ids[place]) for place in places]
-        written = [place for place, piece in zip(places, pieces, strict=True) if not _is_sign(piece)] or places
-        log_probabilities = np.array([caption.log_probabilities[place] for place in written])
+        map_places = [place for place, piece in zip(places, pieces, strict=True) if not _is_sign(piece)] or places
+        log_probabilities = np.array([caption.log_probabilities[place] for place in map_places])
         # Cut first: what lies on padding is no part of the map.
-        maps_TRC = maps_TK[written].reshape(-1, *caption.padded_grid)[:, : caption.grid[0], : caption.grid[1]]
+        maps_TRC = maps_TK[map_places].reshape(-1, *caption.padded_grid)[:, : caption.grid[0], : caption.grid[1]]
         words.append(
             CaptionWord(
-                # Padding that was predicted has no text; its own spelling shows it.
+                # A padding token that was predicted has no text: it is shown as the vocabulary spells it.
                 text=_text([caption.ids[place] for place in places], vocabulary) or "".join(pieces),
                 probability=math.exp(sum(caption.log_probabilities[place] for place in places)),
-                map_RC=_relative(_joined(maps_TRC.astype(np.float64), log_probabilities, join), pieces),
+                map_RC=_to_multiples_of_uniform(
+                    _join_maps(maps_TRC.astype(np.float64), log_probabilities, join), pieces
+                ),
                 tokens=tuple(pieces),
             )
         )
@@ -96,21 +99,21 @@ def caption_words(
 
 
 def group_tokens(ids: Sequence[int], vocabulary: Vocabulary) -> list[list[int]]:
-    """Which pieces, by their place in the caption, make up each word: the rules of :func:`caption_words`.
+    """The places in the caption of the tokens of each word, by the rules of :func:`caption_words`.
 
-    Every piece is in one word, in order.
+    Every token is in one word, in order.
     """
     words: list[list[int]] = []
     pieces = [vocabulary.token(number) for number in ids]
-    bare = [_bare(piece) for piece in pieces]
+    texts = [_without_marks(piece) for piece in pieces]
     for place, number in enumerate(ids):
-        before = bare[place - 1] if place else ""
+        before = texts[place - 1] if place else ""
         joins = (
             vocabulary.is_continuation(number)
-            or (_is_sign(pieces[place]) and not _opens(bare[place]))
+            or (_is_sign(pieces[place]) and not _opens(texts[place]))
             or _opens(before)
             or _is_sign_of(before, _HYPHENS)
-            or (_is_sign_of(before, _APOSTROPHES) and bare[place].lower() in _AFTER_APOSTROPHE)
+            or (_is_sign_of(before, _APOSTROPHES) and texts[place].lower() in _AFTER_APOSTROPHE)
             or (len(words) == 1 and all(_is_sign(pieces[at]) for at in words[0]))
         )
         if words and joins:
@@ -120,23 +123,23 @@ def group_tokens(ids: Sequence[int], vocabulary: Vocabulary) -> list[list[int]]:
     return words
 
 
-def _bare(piece: str) -> str:
+def _without_marks(piece: str) -> str:
     """A piece without the marks of WordPiece, byte-level BPE and SentencePiece."""
     return piece[2:] if piece.startswith("##") and len(piece) > 2 else piece.lstrip("Ġ▁")
 
 
 def _is_sign(piece: str) -> bool:
     """Whether a piece is punctuation and nothing else; special pieces such as ``[UNK]`` have letters."""
-    bare = _bare(piece)
-    return bool(bare) and all(unicodedata.category(sign)[0] == "P" and sign not in _READ_ALOUD for sign in bare)
+    text = _without_marks(piece)
+    return bool(text) and all(unicodedata.category(sign)[0] == "P" and sign not in _WORD_SIGNS for sign in text)
 
 
-def _opens(bare: str) -> bool:
-    return bool(bare) and all(unicodedata.category(sign) in ("Ps", "Pi") for sign in bare)
+def _opens(text: str) -> bool:
+    return bool(text) and all(unicodedata.category(sign) in ("Ps", "Pi") for sign in text)
 
 
-def _is_sign_of(bare: str, signs: str) -> bool:
-    return bool(bare) and all(letter in signs for letter in bare)
+def _is_sign_of(text: str, signs: str) -> bool:
+    return bool(text) and all(letter in signs for letter in text)
 
 
 def _text(ids: Sequence[int], vocabulary: Vocabulary) -> str:
@@ -144,7 +147,7 @@ def _text(ids: Sequence[int], vocabulary: Vocabulary) -> str:
     return "".join(vocabulary.decode(ids).split())
 
 
-def _one_row_each(maps_TLHK: npt.NDArray[np.float32], choice: MapChoice | None) -> npt.NDArray[np.float32]:
+def _one_map_a_token(maps_TLHK: npt.NDArray[np.float32], choice: MapChoice | None) -> npt.NDArray[np.float32]:
     if choice is not None:
         maps_LTHK = torch.from_numpy(maps_TLHK).transpose(0, 1)
         maps_TLHK = choice.of(maps_LTHK).numpy()
@@ -154,7 +157,7 @@ def _one_row_each(maps_TLHK: npt.NDArray[np.float32], choice: MapChoice | None) 
     return np.asarray(maps_TLHK[:, 0, 0])
 
 
-def _joined(
+def _join_maps(
     maps_TRC: npt.NDArray[np.float64], log_probabilities_T: npt.NDArray[np.float64], join: Join
 ) -> npt.NDArray[np.float64]:
     if join == "first":
@@ -165,7 +168,7 @@ def _joined(
     return np.asarray(np.tensordot(weights_T / weights_T.sum(), maps_TRC, axes=1))
 
 
-def _relative(map_RC: npt.NDArray[np.float64], pieces: Sequence[str]) -> npt.NDArray[np.float32]:
+def _to_multiples_of_uniform(map_RC: npt.NDArray[np.float64], pieces: Sequence[str]) -> npt.NDArray[np.float32]:
     mean = map_RC.mean()
     if not np.isfinite(mean) or mean <= 0:
         raise ModelError(f"The word {''.join(pieces)!r} has no attention on its picture that could be shown.")
@@ -180,7 +183,7 @@ anywhere, has 0.13 to 0.27 in its last layer: together with the next threshold, 
 apart from words that are localized."""
 
 MIN_DISTANCE_TO_OTHERS = 0.25
-"""Distance to the mean map of the caption's other words below which a word looked where all of them look. The same
+"""Below this distance to the mean map of the caption's other words, a word attends where all of them attend. The same
 number for the same reason: words of that captioner with weights from a seed are 0.10 to 0.26 from one another's mean,
 and a word with a fifth of its attention on a small place of its own is 0.28 from it."""
 
@@ -189,7 +192,9 @@ Flag = Literal["particular", "average", "uniform"]
 
 @dataclass(frozen=True)
 class WordCheck:
-    """What a word's map differs from; distances are 0 (equal) to 1 (nothing in common).
+    """Whether a word's map is localized: how far it is from a uniform map and from those of the other words.
+
+    Distances are 0 (equal) to 1 (nothing in common).
 
     Attributes:
         to_uniform: distance to a map that is the same everywhere.
@@ -201,14 +206,15 @@ class WordCheck:
 
     @property
     def flag(self) -> Flag:
-        """``uniform`` before ``average``, where a map is both; ``particular`` where it is neither."""
+        """``uniform`` or ``average`` where the map is too near to one of them (to both: ``uniform``), else
+        ``particular``."""
         if self.to_uniform < MIN_DISTANCE_TO_UNIFORM:
             return "uniform"
         return "average" if self.to_others is not None and self.to_others < MIN_DISTANCE_TO_OTHERS else "particular"
 
     @property
     def is_localized(self) -> bool:
-        """Whether the word looked somewhere in particular; if not, its map says nothing about this word."""
+        """Whether the map differs from both; one that is not localized says nothing about this word."""
         return self.flag == "particular"
 
     @property
