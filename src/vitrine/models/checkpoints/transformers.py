@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from vitrine.config.preprocessing import ProcessorInput
 from vitrine.errors import ModelError
 from vitrine.models.checkpoints.base import (
     ConvertedCheckpoint,
@@ -27,10 +28,23 @@ from vitrine.models.checkpoints.state_dict import StateDictFile
 from vitrine.models.checkpoints.timm import Dimensions, input_cfg, plain_vit, size_args
 
 PROCESSOR_FILE = "preprocessor_config.json"
-_BYTE = 1 / 255
 _FILTERS = {0: "to the nearest pixel", 1: "with Lanczos' filter", 2: "bilinearly", 4: "with a box filter", 5: "Hamming"}
 _BICUBIC = 3
 _BY_SHORT_SIDE = ("Bit", "CLIP", "ConvNext")  # processors whose size, as one number, is the short side
+_LARGEST_SIDE = 1 << 16  # pixels
+
+PROCESSOR_DEFAULTS: Mapping[str, Any] = {
+    "do_resize": True,
+    "resample": _BICUBIC,
+    "do_center_crop": False,
+    "crop_size": None,
+    "do_rescale": True,
+    "rescale_factor": 1 / 255,
+    "do_normalize": True,
+    "image_mean": (0.5,) * 3,
+    "image_std": (0.5,) * 3,
+}
+"""What an image processor does where its file says nothing, by the file's keys; beside them stands ``size``."""
 
 
 @dataclass(frozen=True)
@@ -87,63 +101,98 @@ def read_processor(folder: Path, size: int) -> Processor:
         return Processor(size, 1.0, (0.5,) * 3, (0.5,) * 3, (note,))
     file = folder / PROCESSOR_FILE
     values = read_json(file)
-    mean, std = _normalisation(values, file)
-    short_side, is_squeezed = _resize(values, size, file)
-    has_crop = values.get("do_center_crop") and "crop_size" in values
-    crop = _side(values["crop_size"], file)[0] if has_crop else short_side
+    kind = str(values.get("image_processor_type", values.get("feature_extractor_type", "")))
+    if not values.get("do_resize", True):
+        values |= {"do_resize": True, "size": {"shortest_edge": size}, "resample": _BICUBIC}
+    defaults = {**PROCESSOR_DEFAULTS, "size": size}
+    spec = processor_input(values, file, defaults, is_square=not kind.startswith(_BY_SHORT_SIDE))
+    short_side, is_squeezed = _square_side(spec.resize, file), not isinstance(spec.resize, int)
+    crop = short_side if spec.crop is None else _square_side(spec.crop, file)
     differences = []
     if is_squeezed:
         differences.append("squeezes the whole picture into a square, where here its middle square is cut out")
-    resample = values.get("resample", _BICUBIC)
-    if resample != _BICUBIC and values.get("do_resize", True):
-        how = _FILTERS.get(resample, str(resample)) if isinstance(resample, int) else str(resample)
+    if spec.resample != _BICUBIC:
+        how = _FILTERS.get(spec.resample, str(spec.resample))
         differences.append(f"resizes {how}, where here it is done bicubically")
     notes: tuple[str, ...] = ()
     if differences:
         notes = (f"The image processor of transformers {', and '.join(differences)}: answers can differ a little.",)
+    mean, std, scale = spec.mean, spec.std, 255 * spec.rescale
+    if abs(scale - 1) >= 1e-6:  # not 1/255, as files round it: mean and std are for another scale than 0 to 1
+        mean, std = tuple(v / scale for v in mean), tuple(v / scale for v in std)
     return Processor(min(crop, short_side), min(1.0, crop / short_side), mean, std, notes)
 
 
-def _normalisation(values: Mapping[str, Any], file: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std for pixels from 0 to 1, whatever the processor's own scale is."""
+def processor_input(
+    values: Mapping[str, Any], file: Path, defaults: Mapping[str, Any], *, is_square: bool
+) -> ProcessorInput:
+    """What an image processor does to a picture, from the content of its preprocessor_config.json.
+
+    Args:
+        values: the content.
+        file: where it is from, for messages.
+        defaults: what the processor does where the content says nothing, or null; see :data:`PROCESSOR_DEFAULTS`.
+        is_square: whether a size that is one number is both sides of the picture; else it is the short side.
+
+    Raises:
+        ModelError: a value cannot be used, or the processor does not resize pictures.
+    """
+    values = {key: default if values.get(key) is None else values[key] for key, default in defaults.items()}
+    if not values["do_resize"]:
+        raise ModelError(f"{file} does not say how pictures are prepared: it does not resize them.")
     try:
-        scale = 255 * float(values.get("rescale_factor", _BYTE)) if values.get("do_rescale", True) else 255.0
+        resample, rescale = int(values["resample"]), float(values["rescale_factor"]) if values["do_rescale"] else 1.0
         mean: tuple[float, ...] = (0.0,) * 3
         std: tuple[float, ...] = (1.0,) * 3
-        if values.get("do_normalize", True):
-            mean, std = (tuple(float(v) for v in values.get(f"image_{what}", (0.5,) * 3)) for what in ("mean", "std"))
-        if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or scale <= 0:
+        if values["do_normalize"]:
+            mean, std = (tuple(map(float, values[f"image_{what}"])) for what in ("mean", "std"))
+        if len(mean) != 3 or len(std) != 3 or min(std) <= 0 or rescale <= 0:
             raise ValueError("expected three numbers each")
     except (TypeError, ValueError, OverflowError) as error:
-        raise ModelError(f"{file}: image_mean, image_std or rescale_factor cannot be used ({error}).") from error
-    if abs(scale - 1) < 1e-6:  # 1/255, as files round it
-        return mean, std
-    return tuple(v / scale for v in mean), tuple(v / scale for v in std)
+        names = "resample, image_mean, image_std or rescale_factor"
+        raise ModelError(f"{file}: {names} cannot be used ({error}).") from error
+    crop = None
+    if values["do_center_crop"] and values["crop_size"] is not None:
+        crop = _read_size(values["crop_size"], file, is_square=True)
+    return ProcessorInput(
+        resize=_read_size(values["size"], file, is_square=is_square),
+        crop=(crop, crop) if isinstance(crop, int) else crop,
+        resample=resample,
+        rescale=rescale,
+        mean=mean,
+        std=std,
+    )
 
 
-def _resize(values: Mapping[str, Any], size: int, file: Path) -> tuple[int, bool]:
-    """The short side after the resize, and whether the picture becomes a square by it."""
-    if not values.get("do_resize", True):
-        return size, False
-    target = values.get("size", size)
-    if isinstance(target, int):
-        kind = str(values.get("image_processor_type", values.get("feature_extractor_type", "")))
-        return _side(target, file)[0], not kind.startswith(_BY_SHORT_SIDE)
-    return _side(target, file)
+def _read_size(value: Any, file: Path, *, is_square: bool) -> tuple[int, int] | int:
+    """(rows, columns) in pixels, or one number, of the short side; ``is_square`` says what one number alone means."""
+    sides: list[Any] = list(value) if isinstance(value, list | tuple) else [value]
+    if isinstance(value, Mapping):
+        sides = [value.get("height"), value.get("width")]
+        if sides == [None, None] and value.get("longest_edge") is None:
+            sides, is_square = [value.get("shortest_edge")], False
+    is_usable = all(type(side) is int and 0 < side < _LARGEST_SIDE for side in sides)
+    if len(sides) == 1 and is_usable:
+        return (sides[0], sides[0]) if is_square else sides[0]
+    if len(sides) != 2 or not is_usable:
+        raise _unusable_size(file)
+    return sides[0], sides[1]
 
 
-def _side(size: Any, file: Path) -> tuple[int, bool]:
-    """Pixels of a size that is one number, an edge, or height and width; and whether it is the last."""
-    is_square = False
-    if isinstance(size, Mapping):
-        is_square = "height" in size
-        if is_square and size.get("height") != size.get("width"):
-            size = None
-        else:
-            size = size.get("height", size.get("shortest_edge"))
-    if isinstance(size, bool) or not isinstance(size, int) or not 0 < size < 1 << 16:
-        raise ModelError(f"{file} says a size of pictures that cannot be used; expected a square of pixels.")
-    return size, is_square
+def _square_side(size: tuple[int, int] | int, file: Path) -> int:
+    """The side of a square, or the short side."""
+    if isinstance(size, int):
+        return size
+    if size[0] != size[1]:
+        raise _unusable_size(file)
+    return size[0]
+
+
+def _unusable_size(file: Path) -> ModelError:
+    return ModelError(
+        f"{file} does not say how pictures are prepared: it has a size of pictures that cannot be used.\n"
+        "Expected a square of pixels, or the short side."
+    )
 
 
 _PREFIX = r"^(?:vit|deit|dinov2)\."

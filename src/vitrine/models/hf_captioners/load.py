@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from vitrine.config.preprocessing import ProcessorInput
 from vitrine.errors import ModelError, error_summary
 from vitrine.models.checkpoints.state_dict import open_weights
-from vitrine.models.checkpoints.transformers import read_json
+from vitrine.models.checkpoints.transformers import PROCESSOR_DEFAULTS, processor_input, read_json
 from vitrine.models.hf_captioners.base import HFCaptioner, quiet, transformers_library
 from vitrine.models.hf_captioners.encoder_decoder import (
     blip_captioner,
@@ -147,11 +147,12 @@ def read_image_settings(library: Any, path: Path, image_size: tuple[int, int]) -
             f"{path} prepares pictures by {type_name}, which is not known here.\n"
             f"Expected one of these image processors of transformers: {', '.join(_PROCESSORS)}."
         )
-    try:
-        processor = getattr(library, f"{name}Pil").from_dict(content)
-        settings = _settings(processor)
-    except (TypeError, ValueError, KeyError) as error:
-        raise ModelError(f"{path} does not say how pictures are prepared: {error_summary(error, 160)}.") from error
+    processor = getattr(library, f"{name}Pil")
+    defaults = {key: getattr(processor, key, default) for key, default in PROCESSOR_DEFAULTS.items()}
+    defaults |= {"size": processor.size}
+    if content.get("do_pad") or (content.get("do_center_crop") and not content.get("crop_size", defaults["crop_size"])):
+        raise ModelError(f"{path} does not say how pictures are prepared: it pads them, or crops them to no size.")
+    settings = processor_input(content, path, defaults, is_square=processor.default_to_square)
     smallest = settings.resize if isinstance(settings.resize, int) else min(settings.resize)
     if settings.size != image_size or (settings.crop and smallest < max(settings.crop)):
         raise ModelError(
@@ -159,29 +160,6 @@ def read_image_settings(library: Any, path: Path, image_size: tuple[int, int]) -
             "Give the preprocessor_config.json that belongs to these weights."
         )
     return settings
-
-
-def _settings(processor: Any) -> ProcessorInput:
-    if not processor.do_resize:
-        raise ValueError("it does not resize them")
-    if getattr(processor, "do_pad", None):
-        raise ValueError("it pads them")
-    size, crop = processor.size, processor.crop_size
-    if size.shortest_edge and not size.longest_edge:
-        resize: tuple[int, int] | int = int(size.shortest_edge)
-    elif size.height and size.width:
-        resize = (int(size.height), int(size.width))
-    else:
-        raise ValueError(f"it resizes them to {dict(size)}")
-    normalises = processor.do_normalize
-    return ProcessorInput(
-        resize=resize,
-        crop=(int(crop.height), int(crop.width)) if processor.do_center_crop else None,
-        resample=int(processor.resample),
-        rescale=float(processor.rescale_factor) if processor.do_rescale else 1.0,
-        mean=tuple(map(float, processor.image_mean)) if normalises else (0.0,) * 3,
-        std=tuple(map(float, processor.image_std)) if normalises else (1.0,) * 3,
-    )
 
 
 def _pixels(size: tuple[int, int] | None) -> str:
