@@ -542,6 +542,9 @@ def test_files_that_do_not_belong_together_are_refused(copied: Any) -> None:
     edit_json(folder / "preprocessor_config.json", size={"longest_edge": 48})
     with pytest.raises(ModelError, match="does not say how pictures are prepared"):
         open_transformers_captioner(str(folder))
+    edit_json(folder / "preprocessor_config.json", size=SIDE, do_center_crop=True, crop_size=None)
+    with pytest.raises(ModelError, match="crops them to no size"):
+        open_transformers_captioner(str(folder))
     edit_json(folder / "preprocessor_config.json", image_processor_type="DonutImageProcessor")
     with pytest.raises(ModelError, match=r"DonutImageProcessor.*\n.*BlipImageProcessor"):
         open_transformers_captioner(str(folder))
