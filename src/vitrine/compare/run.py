@@ -52,7 +52,13 @@ _MAX_MAPS = 60  # pictures whose maps are drawn
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A validation picture that two runs call by different names."""
+    """A validation picture that two runs give different labels.
+
+    Attributes:
+        name: of the picture.
+        true: its class.
+        first, second: the labels.
+    """
 
     name: str
     true: str
@@ -69,14 +75,14 @@ class Disagreements:
     pictures: tuple[Disagreement, ...]
 
     def table(self) -> Table:
-        """A row a picture."""
+        """The disagreements as a table, a row a picture."""
         rows = tuple((each.name, each.true, each.first, each.second) for each in self.pictures)
         return Table(("picture", "true", self.first, self.second), rows)
 
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """Runs side by side.
+    """Finished runs compared: their settings, their results and the paired tests between them.
 
     Attributes:
         rows: classifiers, best accuracy first.
@@ -103,7 +109,7 @@ class ComparisonResult:
     paths: tuple[Path, ...] = ()
 
     def text(self) -> str:
-        """For a terminal."""
+        """The comparison as text for a terminal."""
         parts = [run_settings_table(self.rows).text(), run_outcomes_table(self.rows).text()] if self.rows else []
         if self.captioners:
             parts.append(captioners_table(self.captioners).text())
@@ -115,7 +121,7 @@ class ComparisonResult:
         return "\n\n".join(parts)
 
     def markdown(self) -> str:
-        """For a README."""
+        """The comparison as Markdown, for a README."""
         tables = [runs_table(self.rows)] if self.rows else []
         tables += [captioners_table(self.captioners)] if self.captioners else []
         parts = [named_table(table) for table in tables]
@@ -125,14 +131,14 @@ class ComparisonResult:
         return "\n\n".join(parts) + "\n"
 
     def latex(self) -> str:
-        """The tables for a paper; what the tests say is a table there."""
+        """The comparison as LaTeX tables, for a paper; the paired tests are a table too."""
         tables = [runs_table(self.rows)] if self.rows else []
         tables += [captioners_table(self.captioners)] if self.captioners else []
         tables += [self.tests()] if self.claims else []
         return "\n\n".join(table.latex() for table in tables) + "\n"
 
     def csv(self) -> bytes:
-        """The runs for a program; where disagreements were asked for, those."""
+        """The table of the runs as CSV; where disagreements were asked for, their table."""
         if self.disagreements is not None:
             return self.disagreements.table().csv()
         return (runs_table(self.rows) if self.rows else captioners_table(self.captioners)).csv()

@@ -43,7 +43,7 @@ class LoadedExport:
 
 
 def short_side(spec: InputSpec) -> int:
-    """Pixels that a picture's short side is resized to before the middle square is cut out."""
+    """The length, in pixels, that a picture's short side is resized to before the centre crop."""
     return max(spec.size, math.floor(spec.size / spec.crop))
 
 

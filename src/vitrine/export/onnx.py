@@ -38,7 +38,7 @@ class _Float32Interface(nn.Module):
         self.dtype = next(module.parameters()).dtype
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, 3, H, W), normalised, to logits (B, C)."""
+        """Compute logits, float32 (B, C), from normalised pictures, float32 (B, 3, H, W)."""
         logits: torch.Tensor = self.module(pixels.to(self.dtype))
         return logits.float()
 

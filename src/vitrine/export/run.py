@@ -117,7 +117,7 @@ class ExportResult:
         }
 
     def text(self) -> str:
-        """The same for a person."""
+        """The result as text for a terminal."""
         success = f"Exported {self.run} for {TARGETS[self.to]} to {self.out} ({self.precision})."
         failure = f"The export of {self.run} for {TARGETS[self.to]} is not the run; nothing was written to {self.out}."
         return "\n".join([success if self.same else failure, *self.sentences])

@@ -34,7 +34,7 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class NgramScores:
-    """Figures of one set of captions.
+    """BLEU, ROUGE-L and CIDEr of one set of captions.
 
     Attributes:
         corpus: by key of :data:`NGRAM_METRICS`, as pycocoevalcap gives them: BLEU and ROUGE-L 0 to 1, CIDEr 0 to 10.
@@ -46,7 +46,9 @@ class NgramScores:
     values_PV: Floats
 
     def resample(self, resamples: int, seed: int) -> dict[str, Floats]:
-        """Every metric on resamples of the pictures, float64 (L,); one seed draws the same for as many pictures.
+        """Compute every metric on bootstrap samples of the pictures, float64 (L,).
+
+        One seed draws the same pictures for every set of as many captions.
 
         CIDEr keeps the idf weights of all pictures: the interval is that of the mean of its figures by picture.
         """

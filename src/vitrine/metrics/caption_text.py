@@ -30,7 +30,7 @@ _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "‐": "-", "‑": "-"})
 
 
 def tokenise(caption: str) -> tuple[str, ...]:
-    """The words of a caption: "A man's T-shirt, isn't it?" gives ``a man 's t-shirt is n't it``.
+    """Split a caption into words: "A man's T-shirt, isn't it?" gives ``a man 's t-shirt is n't it``.
 
     The text is composed (NFC) and brought to lower case. A word is a run of letters and digits; a hyphen, apostrophe,
     full stop, slash or underscore inside it belongs to it (``black-and-white``, ``o'clock``, ``3.5``, ``1/2``), and a
@@ -57,7 +57,7 @@ Words = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Lengths:
-    """Words a caption."""
+    """How many words captions have: the mean, the shortest and the longest caption."""
 
     mean: float
     shortest: int
@@ -118,7 +118,7 @@ class Diversity:
 
 
 def lengths(captions: Sequence[Words]) -> Lengths:
-    """Mean, least and most words of at least one caption."""
+    """Count the words of captions, at least one."""
     counts = [len(words) for words in captions]
     return Lengths(sum(counts) / len(counts), min(counts), max(counts))
 

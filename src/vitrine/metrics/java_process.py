@@ -44,7 +44,7 @@ JOBS: dict[str, Callable[[Any], Any]] = {"METEOR": _meteor, "SPICE": _spice, "PT
 
 
 def main() -> None:
-    """Do the job that the command line names."""
+    """Run the job that the command line names: JSON from standard input to standard output."""
     with os.fdopen(os.dup(1), "w") as answer:
         os.dup2(2, 1)  # what pycocoevalcap and Java print goes with the errors
         try:

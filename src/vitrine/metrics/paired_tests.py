@@ -17,7 +17,7 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class PairedCounts:
-    """Pictures by which of two classifiers got them right.
+    """How many pictures both of two classifiers, one of them or neither got right.
 
     Attributes:
         both: both right.
@@ -49,7 +49,7 @@ class PairedCounts:
 
 @dataclass(frozen=True)
 class SignCounts:
-    """Pictures by which of two models does better on them, where how well is a number.
+    """On how many pictures each of two models has the higher score.
 
     Attributes:
         first: on which the first does better.
@@ -153,7 +153,7 @@ def mcnemar_exact(first: int, second: int) -> float:
 
 
 def holm(p_values: Sequence[float]) -> tuple[float, ...]:
-    """P values corrected for there being several tests, in the order given.
+    """Correct p values for several tests, by Holm's step-down procedure; the order is kept.
 
     The smallest of m is multiplied by m, the next one by m - 1, and so on; none becomes smaller than one before it, or
     above 1. Calling those up to 0.05 differences, the probability of one false call or more among all is at most 0.05,

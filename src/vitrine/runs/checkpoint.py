@@ -23,7 +23,7 @@ def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(run: Path) -> dict[str, Any] | None:
-    """The run's checkpoint, or None where the training was stopped before its first one.
+    """Load the run's checkpoint; None where the training was stopped before its first one.
 
     Raises:
         RunError: the file is damaged.

@@ -33,7 +33,7 @@ class RunSearch:
 
 
 def find_runs(references: Sequence[str]) -> RunSearch:
-    """Find the finished runs.
+    """Find the finished runs that references name.
 
     Args:
         references: each a run folder, a pattern (``runs/*``; ``**`` goes into sub-folders), or a folder that holds
@@ -100,7 +100,7 @@ def _reason_to_skip(run: RunFolder) -> str | None:
 
 
 def read_failure(folder: Path) -> str:
-    """The first line of the error in a failed run's folder."""
+    """Read the first line of the error that a sweep recorded in a failed run's folder."""
     try:
         content = json.loads((folder / FAILURE_FILE).read_text("utf-8"))
         return str(content["error"]).splitlines()[0]

@@ -38,7 +38,7 @@ class RunFolder:
 
     @property
     def is_started(self) -> bool:
-        """Whether there is a training to resume or to show."""
+        """Whether a training has begun here: recipe.toml is written before the first step."""
         return (self.path / "recipe.toml").is_file()
 
     def write(self, name: str, content: bytes | str) -> None:
@@ -70,7 +70,7 @@ class RunFolder:
     def start(
         self, recipe: Recipe, labels: Sequence[str], data: Mapping[str, Any], environment: Mapping[str, Any]
     ) -> None:
-        """Write what is known before the first step; recipe.toml comes last and marks the folder as started.
+        """Write the files that are known before the first step; the last, recipe.toml, marks the folder as started.
 
         A captioner has no labels, and no labels.txt.
         """

@@ -94,17 +94,17 @@ class CardFacts:
 
     @property
     def is_classifier(self) -> bool:
-        """Whether it is a classifier, not a captioner."""
+        """Whether the run trained a classifier, not a captioner."""
         return isinstance(self.metrics, ClassificationMetrics)
 
     @property
     def data_reference(self) -> str:
-        """What was written for DATA."""
+        """The reference of the run's data, as the person wrote it."""
         return str(self.data.get("reference", "unknown data"))
 
     @property
     def dataset(self) -> str | None:
-        """The data set's id on the hub, where it is from there."""
+        """The data set's id on the Hugging Face hub; None where it is not from there."""
         place = self.data_reference.partition("?")[0]
         name = place.removeprefix("hf:")
         from_hub = place.startswith("hf:") and name[:1] not in ("", ".", "/", "~")
@@ -112,7 +112,7 @@ class CardFacts:
 
     @property
     def base_model(self) -> str | None:
-        """The id on the hub of the model whose weights training began from, where they are from there."""
+        """The hub's id of the model that training began from; None where its weights are not from the hub."""
         starting_weights = self.environment.get("starting_weights") or {}
         origin = str(starting_weights.get("origin", ""))
         parts = origin.removeprefix("hf-hub:").split("/")
@@ -120,12 +120,12 @@ class CardFacts:
 
     @property
     def best_epoch(self) -> int:
-        """Counted from 1; 0 where the history says nothing."""
+        """The epoch that the weights are of, counted from 1; 0 where the history marks none as the best."""
         return next((int(row["epoch"]) for row in reversed(self.history) if row["best"]), 0)
 
     @property
     def input(self) -> Mapping[str, Any]:
-        """Of a classifier: timm's description of its input."""
+        """timm's description of a classifier's input; empty of a captioner."""
         description: Mapping[str, Any] = self.config.get("pretrained_cfg", {})
         return description
 
@@ -146,7 +146,7 @@ def summary_section(facts: CardFacts) -> str:
 
 
 def usage_section(facts: CardFacts) -> str:
-    """Commands of vitrine, and a program with the library that the folder is for."""
+    """How to use the model: commands of vitrine, and a program with the library that the folder is for."""
     export = facts.export
     name = export.name if export else facts.name
     if not facts.is_classifier:
@@ -248,7 +248,7 @@ print(said["labels"][logits.argmax()])"""
 
 
 def results_section(facts: CardFacts) -> str:
-    """How good it is, on how many pictures, and where it is worst."""
+    """How good the model is, on how many pictures, and on which classes it is worst."""
     metrics = facts.metrics
     if isinstance(metrics, ClassificationMetrics):
         return _classification_results(facts, metrics)

@@ -45,7 +45,7 @@ Annotation: TypeAlias = str | tuple[str, ...]
 
 @dataclass(frozen=True)
 class RunRow:
-    """A classifier's run as a row.
+    """A classifier's run as a row of a table.
 
     Attributes:
         name: what tables and figures call it.
@@ -73,7 +73,7 @@ class RunRow:
     seconds: float | None
 
     def outcome(self) -> dict[str, Cell]:
-        """What came out, by column."""
+        """The results by column, as tables show them."""
         return {
             "accuracy": f"{self.accuracy:.4f}",
             "95 % interval": f"{self.interval.low:.4f} to {self.interval.high:.4f}",
@@ -89,7 +89,7 @@ class RunRow:
 
 @dataclass(frozen=True)
 class CaptionerRow:
-    """A captioner's run as a row: its accuracy is of word pieces, so it is not among the classifiers.
+    """A captioner's run as a row of a table. Its accuracy is of word pieces, so it is not in the classifiers' table.
 
     Attributes:
         name: what tables call it.
@@ -315,7 +315,7 @@ def is_correct(prediction: str, annotation: Annotation) -> bool:
 
 
 def read_predictions(run: Path) -> list[dict[str, str]]:
-    """The rows of a run's predictions.csv, by column.
+    """Read the rows of a run's predictions.csv, by column.
 
     Raises:
         RunError: there is none, or it has no columns filename and label.
@@ -346,7 +346,7 @@ def read_label_predictions(run: Path) -> dict[str, RecordedPrediction]:
 
 
 def read_captions(run: Path) -> dict[str, RecordedPrediction]:
-    """The rows of a run's captions.csv by picture.
+    """Read the rows of a run's captions.csv, by picture.
 
     Raises:
         RunError: there is none, or it has other columns.
@@ -369,7 +369,7 @@ def _read_table(path: Path) -> list[list[str]]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """One of a run's JSON files.
+    """Read one of a run's JSON files.
 
     Raises:
         RunError: it is missing or damaged.
@@ -413,7 +413,7 @@ def describe_training_pictures(data: Mapping[str, Any]) -> str:
 
 
 def varying_settings(settings: Sequence[Mapping[str, Cell]]) -> frozenset[str]:
-    """Names of the settings in which any two runs differ, in the sense of :func:`differing`."""
+    """Names of the settings in which any two runs differ, in the sense of :func:`differing_settings`."""
     by_transforms: dict[Cell, list[Mapping[str, Cell]]] = {}
     for each in settings:
         by_transforms.setdefault(each.get("transforms"), []).append(each)

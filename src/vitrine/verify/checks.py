@@ -127,7 +127,7 @@ class PredictionComparison:
         return "probability" if self.noun == "labels" else "log_probability"
 
     def check(self, tolerance: float, earlier: Sequence[Check]) -> Check:
-        """Whether few enough predictions changed.
+        """Check that no more predictions changed than the tolerance allows.
 
         Args:
             tolerance: share that may have changed.
@@ -263,7 +263,7 @@ class VerificationResult:
         }
 
     def text(self) -> str:
-        """For a terminal."""
+        """The checks, the predictions that changed and the conclusion, as text for a terminal."""
         width = max(len(check.what) for check in self.checks)
         lines = [f"{self.run} on {self.data}", ""]
         for check in self.checks:

@@ -158,7 +158,7 @@ def _open_data(record: RunRecord, data: str | None) -> Dataset:
 def compare_predictions(
     record: RunRecord, samples: Mapping[str, Sample], config: RerunConfig, checks: Sequence[Check]
 ) -> tuple[PredictionComparison | None, list[Check]]:
-    """Predict the recorded pictures again, and compare labels or captions, and what goes with them.
+    """Predict the recorded pictures again and compare the predictions with the recorded ones.
 
     Args:
         record: the run.
