@@ -125,7 +125,7 @@ class TransformSpec:
         flip: probability of a left-right mirror.
         brightness, contrast, saturation: each factor is uniform in [max(0, 1 - x), 1 + x]; 0 is off.
         erase: probability that one random rectangle is replaced by noise.
-        mean, std: normalisation per channel on a 0-to-1 scale; None asks the model.
+        mean, std: normalisation per channel on a 0-to-1 scale; None takes the model's own.
         eval_crop: evaluation resizes the short side to image_size / eval_crop, then crops the centre.
     """
 
@@ -227,7 +227,7 @@ class Recipe:
         model_args: arguments of the timm model's constructor (``depth``, ``embed_dim``, ``patch_size`` ...).
         pretrained: start from the weights that belong to ``model`` (true), from nothing (false), or from a local
             weights file (its path).
-        image_size: side of the square input in pixels; 0 asks the model.
+        image_size: side of the square input in pixels; 0 takes the model's own.
         transforms: what is done to pictures.
         caption: settings of a captioner; without them a classifier is trained.
         batch_size: pictures of a step, or of a micro-step where ``accumulate`` is above 1; over all processes that

@@ -32,7 +32,7 @@ _ROW_WIDTH = 8  # numbers in a row, the first of which says whether the sender f
 _TIMEOUT = timedelta(hours=2)  # for what the main process does alone, such as captioning the validation pictures
 _CONNECTION_ERROR = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket", re.IGNORECASE)
 _LOST_PROCESS = (
-    "Another process of this training ended: it was killed, ran out of memory, or says itself what went wrong.\n"
+    "Another process of this training ended: it was killed, ran out of memory, or has reported its own error.\n"
     "--resume continues from the last checkpoint, on any number of processes."
 )
 

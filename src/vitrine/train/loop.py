@@ -125,7 +125,7 @@ class TrainingState:
     def evaluation_module(self) -> nn.Module:
         """The weights that are evaluated and saved: the moving average where there is one.
 
-        Of a sharded model this is a collective: all processes have to ask.
+        Of a sharded model this is a collective: all processes have to read it.
         """
         if self.fsdp is not None:
             return self.fsdp.unsharded()
@@ -350,7 +350,7 @@ class PendingStep:
             self._unread_losses.append((loss, names))
             self.read()
             return
-        current = names()  # a stream has forgotten them by the time that they are wanted
+        current = names()  # now, because a stream forgets the names of earlier batches
         self._unread_losses.append((loss, lambda: current))
 
     def read(self) -> float:
