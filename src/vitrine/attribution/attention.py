@@ -1,9 +1,9 @@
 """The attention of a vision transformer, read while it runs and without changing what it computes.
 
-Fused kernels never form the attention matrix. What is watched here is the call itself: a mode of PyTorch's own function
-overrides sees the queries and keys that a block hands to ``scaled_dot_product_attention``, after every norm, rotation
-and bias, whatever the architecture, and the rows that are wanted are computed beside it from those. The model's own
-call runs as it would without, so its outputs keep every bit.
+Fused kernels never form the attention matrix. A :class:`torch.overrides.TorchFunctionMode` therefore watches the calls
+of ``scaled_dot_product_attention``: it sees the queries and keys that a block passes, after every norm, rotation and
+bias, whatever the architecture, and attention rows are computed from those beside the model. The model's own call is
+not changed, so its outputs keep every bit.
 
 Axes: B pictures, H heads, Q queries, K keys; tokens are counted with the prefix tokens first.
 """
@@ -33,10 +33,10 @@ class AttentionCall:
 
     Attributes:
         layer: the block's number from 0, or ``POOL``.
-        q_BHQD, k_BHKD, v_BHKD: what went in; None where the block formed its matrix itself.
+        q_BHQD, k_BHKD, v_BHKD: queries, keys and values; None where the block formed its matrix itself.
         bias: added to the scores before the softmax (or a mask: false is left out); None without.
         scale: of the scores.
-        output_BHQD: what came out, part of the model's graph; None where the block formed its matrix itself.
+        output_BHQD: attention times values, part of the model's graph; None where the block formed its matrix itself.
         matrix_BHQK: the attention, part of the model's graph, where the block formed it itself.
     """
 
@@ -139,7 +139,7 @@ _SOFTMAX = (torch.Tensor.softmax, torch.softmax, torch.nn.functional.softmax)
 
 
 class _Watch(TorchFunctionMode):
-    """Sees every PyTorch function; acts on the attention of the block that is running, if it is one of those wanted."""
+    """Hands each attention call of the block in ``layer`` to a visitor; while ``layer`` is None nothing is watched."""
 
     def __init__(self, visit: Callable[[AttentionCall], None]) -> None:
         super().__init__()
@@ -155,12 +155,12 @@ class _Watch(TorchFunctionMode):
         if self.layer is None:
             return result
         if func is torch.nn.functional.scaled_dot_product_attention:
-            self._found(fused_call(self.layer, result, *args, **kwargs))
+            self._visit(fused_call(self.layer, result, *args, **kwargs))
         elif func in _SOFTMAX:
-            self._found(AttentionCall(self.layer, matrix_BHQK=result))
+            self._visit(AttentionCall(self.layer, matrix_BHQK=result))
         return result
 
-    def _found(self, call: AttentionCall) -> None:
+    def _visit(self, call: AttentionCall) -> None:
         self.calls += 1
         layer, self.layer = self.layer, None  # what the visitor itself computes is not watched
         try:
@@ -246,7 +246,7 @@ class AttentionRecord:
 
     layers: tuple[int, ...]
     queries: tuple[int, ...] | slice
-    _found: dict[int, torch.Tensor] = field(default_factory=dict)
+    _attention: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def attention(self, layer: int | None = None) -> torch.Tensor:
         """float32 (B, H, Q, K) of one recorded layer; rows sum to 1. None is the only, or the last, recorded layer.
@@ -255,9 +255,9 @@ class AttentionRecord:
             ModelError: there was no forward pass yet, or the layer was not asked for.
         """
         number = self.layers[-1] if layer is None else layer
-        if number not in self._found:
+        if number not in self._attention:
             raise ModelError(f"No attention of layer {number} was recorded: run the model inside the with block.")
-        return self._found[number]
+        return self._attention[number]
 
 
 @contextmanager
@@ -286,8 +286,8 @@ def record_attention(
         ModelError: a layer, head or query that the model does not have, or an attention that cannot be shown.
     """
     depth = len(getattr(module, "blocks", ()))
-    recorded_layers = _chosen_layers(module, layers, queries, depth)
-    rows = _chosen_queries(module, queries)
+    recorded_layers = _layer_numbers(module, layers, queries, depth)
+    rows = _query_rows(module, queries)
     record = AttentionRecord(recorded_layers, rows if isinstance(rows, slice) else tuple(rows))
     head_selection = slice(None) if heads is None else list(heads)
 
@@ -298,13 +298,13 @@ def record_attention(
         for query in () if isinstance(rows, slice) else rows:
             if not 0 <= query < call.queries:
                 raise ModelError(f"There is no token {query}: layer {call.layer} has {call.queries}, counted from 0.")
-        record._found[call.layer] = call.rows(rows, head_selection)
+        record._attention[call.layer] = call.rows(rows, head_selection)
 
     with watch_attention(module, keep, recorded_layers):
         yield record
 
 
-def _chosen_layers(module: nn.Module, layers: Any, queries: Any, depth: int) -> tuple[int, ...]:
+def _layer_numbers(module: nn.Module, layers: Any, queries: Any, depth: int) -> tuple[int, ...]:
     if queries == "pool":
         if getattr(module, "attn_pool", None) is None:
             raise ModelError(f"This {type(module).__name__} has no attention pool.")
@@ -315,7 +315,7 @@ def _chosen_layers(module: nn.Module, layers: Any, queries: Any, depth: int) -> 
 
 
 def layer_number(layer: int, depth: int) -> int:
-    """A layer from 0, from one that may count from the end.
+    """The number from 0 of a block whose number may count from the end, as -1 for the last.
 
     Raises:
         ModelError: there is no such layer.
@@ -325,7 +325,7 @@ def layer_number(layer: int, depth: int) -> int:
     return layer % depth
 
 
-def _chosen_queries(module: nn.Module, queries: Any) -> list[int] | slice:
+def _query_rows(module: nn.Module, queries: Any) -> list[int] | slice:
     if queries in ("all", "pool"):
         return slice(None)
     if queries == "class":
@@ -382,16 +382,12 @@ def attention_map(
         ModelError: no such layer, head or query; a model without class token is told what else it offers.
     """
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
-    queries = query_tokens(layout, query)
-    layers = (layer,) if queries != "pool" else ()
-    with torch.inference_mode(), record_attention(module, layers, queries) as record:
-        module(pixels_BCHW)
-    rows_BK = reduce_heads(record.attention(), heads)[:, 0]
-    return split_prefix(rows_BK, layout)
+    attention_BHQK = _query_attention(module, pixels_BCHW, layer, query_tokens(layout, query))
+    return split_prefix(reduce_heads(attention_BHQK, heads)[:, 0], layout)
 
 
 def query_tokens(layout: TokenLayout, query: str | tuple[int, int]) -> list[int] | Literal["class", "pool"]:
-    """What :func:`record_attention` is asked for.
+    """The token rows of a query, as :func:`record_attention` takes them.
 
     Raises:
         ModelError: the model has no such query.
@@ -418,12 +414,18 @@ def head_maps(
 ) -> tuple[BatchMaps, ...]:
     """:func:`attention_map` of every head, from one forward pass."""
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
-    queries = query_tokens(layout, query)
+    attention_BHK = _query_attention(module, pixels_BCHW, layer, query_tokens(layout, query))[:, :, 0]
+    return tuple(split_prefix(attention_BHK[:, head], layout) for head in range(attention_BHK.shape[1]))
+
+
+def _query_attention(
+    module: nn.Module, pixels_BCHW: torch.Tensor, layer: int, queries: list[int] | Literal["class", "pool"]
+) -> torch.Tensor:
+    """float32 (B, H, Q, K): the attention of some queries, from one forward pass."""
     layers = (layer,) if queries != "pool" else ()
     with torch.inference_mode(), record_attention(module, layers, queries) as record:
         module(pixels_BCHW)
-    attention_BHK = record.attention()[:, :, 0]
-    return tuple(split_prefix(attention_BHK[:, head], layout) for head in range(attention_BHK.shape[1]))
+    return record.attention()
 
 
 def attention_matrices(module: nn.Module, pixels_BCHW: torch.Tensor, *, layer: int = -1) -> torch.Tensor:
@@ -439,11 +441,11 @@ def head_count(module: nn.Module, layer: int = -1) -> int:
     return int(blocks[layer].attn.num_heads)  # type: ignore[union-attr, arg-type]
 
 
-_MOST_ELEMENTS = 1 << 24  # of attention held at a time: 64 MB in float32
+_MAX_ELEMENTS = 1 << 24  # of attention in memory at a time: 64 MB in float32
 
 
 def mean_over_heads(call: AttentionCall, part_of: Callable[[slice], torch.Tensor]) -> torch.Tensor:
-    """Mean over a layer's heads of what ``part_of`` gives for some of them, with few heads in memory at a time.
+    """Mean over a layer's heads of a matrix a head, computed for a few heads at a time to save memory.
 
     Args:
         call: the layer's attention.
@@ -453,7 +455,7 @@ def mean_over_heads(call: AttentionCall, part_of: Callable[[slice], torch.Tensor
         float32 (B, N, M).
     """
     elements_per_head = len(call.carrier) * call.queries * call.keys
-    count = max(1, min(call.heads, _MOST_ELEMENTS // max(1, elements_per_head)))
+    count = max(1, min(call.heads, _MAX_ELEMENTS // max(1, elements_per_head)))
     total_BNM: torch.Tensor | None = None
     for first in range(0, call.heads, count):
         part_BNM = part_of(slice(first, min(first + count, call.heads))).sum(dim=1)
@@ -463,7 +465,10 @@ def mean_over_heads(call: AttentionCall, part_of: Callable[[slice], torch.Tensor
 
 
 def readout_row(matrix_BNM: torch.Tensor, layout: TokenLayout, pool_BK: torch.Tensor | None) -> torch.Tensor:
-    """The row of what the head reads, (B, K): the pool's weights times the rows, the class token's, or the mean."""
+    """The row of the token that the classification head reads: (B, K).
+
+    That is the class token's row, the mean of the patches' rows, or the attention pool's weights times the rows.
+    """
     if layout.readout == "pool" and pool_BK is not None:
         return (pool_BK[:, None] @ matrix_BNM)[:, 0]
     if layout.readout == "class" and layout.has_class:

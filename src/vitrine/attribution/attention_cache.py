@@ -1,8 +1,8 @@
-"""All attention of one forward pass, kept small, so that every view of it is had without running the model again.
+"""A cache of all attention of one forward pass, from which every map is made without running the model again.
 
-Queries and keys of every layer are kept instead of attention matrices: a tenth to a half of the memory, and any row,
-column, head or product over layers follows from them by the same code that :mod:`vitrine.attribution.attention` and
-:mod:`vitrine.attribution.rollout` run beside the model.
+It has queries and keys of every layer instead of attention matrices, in a tenth to a half of the memory. Any row,
+column, head or product over layers follows from them by the code of :mod:`vitrine.attribution.attention` and
+:mod:`vitrine.attribution.rollout`.
 
 Axes: B pictures (one here), C channels (classes, in logits_BC), H heads, Q queries, K keys, N tokens.
 """
@@ -34,7 +34,7 @@ class AttentionCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes that are held."""
+        """Memory of the tensors, in bytes."""
         return sum(_size(part) for call in self.calls.values() for part in _parts(call))
 
     def heads(self, layer: int) -> int:

@@ -30,7 +30,7 @@ Floats = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class InsertionDeletionCurves:
-    """What the model says of its first class while patches go and while they come.
+    """The probability of a picture's class while patches are deleted, and while they are inserted.
 
     Attributes:
         shares_S: share of the patches that were changed, from 0 to 1, rising.
@@ -78,8 +78,8 @@ def insertion_deletion_curves(
     """Insertion and deletion curves of maps, patch by patch from the highest score down.
 
     Deletion sets patches to 0, the colour that the model's normalisation calls the mean. Insertion puts patches of the
-    picture into a blurred copy of it (Gaussian, sigma :data:`BLUR` of the shorter side). What is followed is the
-    model's own probability of the class that it found likeliest on the intact picture; the true label plays no part.
+    picture into a blurred copy of it (Gaussian, sigma :data:`BLUR` of the shorter side). The curves are of the
+    probability of the class that the model finds likeliest on the intact picture; the true label plays no part.
 
     Patches of equal score come in an order drawn from ``seed`` and the picture's pixels: a constant map is a random
     order, another one for every picture, and the same one however the pictures are batched.
@@ -102,8 +102,8 @@ def insertion_deletion_curves(
     _check(pixels_BCHW, scores_BRC, steps, batch_size)
     counts_S = patch_counts(scores_BRC[0].size, steps)
     ranks_BRC = _ranks(pixels_BCHW, scores_BRC, seed)
-    deletion = _Jobs(ranks_BRC, counts_S[1:], strongest_seen=False)
-    insertion = _Jobs(ranks_BRC, counts_S[:-1], strongest_seen=True)
+    deletion = _Jobs(ranks_BRC, counts_S[1:], shows_strongest=False)
+    insertion = _Jobs(ranks_BRC, counts_S[:-1], shows_strongest=True)
     with torch.inference_mode():
         intact = [probability(part_JCHW).max(dim=1) for part_JCHW in pixels_BCHW.split(batch_size)]
         classes_B = torch.cat([part.indices for part in intact])
@@ -140,7 +140,7 @@ def blur(pixels_BCHW: Tensor) -> Tensor:
 def _class_probabilities(
     probability: Callable[[Tensor], Tensor], classes_B: Tensor, batches: Iterator[tuple[Tensor, Tensor]]
 ) -> Floats:
-    """The probability of its own picture's class for every job."""
+    """The probability of its own picture's class for every changed picture, in order."""
     parts = [
         probability(pixels_JCHW).gather(1, classes_B[index_J, None])[:, 0].float().cpu()
         for index_J, pixels_JCHW in batches
@@ -162,17 +162,17 @@ def _ranks(pixels_BCHW: Tensor, scores_BRC: npt.NDArray[np.floating], seed: int)
 
 @dataclass(frozen=True)
 class _Jobs:
-    """Every picture with every count of changed patches, picture by picture.
+    """Changed copies of pictures: each picture with each count of changed patches, picture by picture.
 
     Attributes:
-        ranks_BRC: each patch's place in the order.
+        ranks_BRC: each patch's place in the order of falling scores, from 0.
         counts_S: how many patches are changed.
-        strongest_seen: whether the changed patches are those that are seen (insertion) or those that are not.
+        shows_strongest: whether the strongest patches are shown (insertion) or hidden (deletion).
     """
 
     ranks_BRC: npt.NDArray[np.int64]
     counts_S: npt.NDArray[np.int64]
-    strongest_seen: bool
+    shows_strongest: bool
 
     def pictures(self, top_BCHW: Tensor, beneath_BCHW: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (index into B, picture) of up to ``size`` jobs: ``top`` where a patch is seen, else ``beneath``."""
@@ -182,7 +182,7 @@ class _Jobs:
         for start in range(0, jobs, size):
             picture_J, step_J = np.divmod(np.arange(start, min(start + size, jobs)), len(self.counts_S))
             changed_JRC = self.ranks_BRC[picture_J] < self.counts_S[step_J, None, None]
-            seen_JRC = torch.from_numpy(changed_JRC == self.strongest_seen).to(top_BCHW.device)
+            seen_JRC = torch.from_numpy(changed_JRC == self.shows_strongest).to(top_BCHW.device)
             seen_JHW = seen_JRC.repeat_interleave(height // rows, 1).repeat_interleave(width // columns, 2)
             index_J = torch.from_numpy(picture_J).to(top_BCHW.device)
             yield index_J, torch.where(seen_JHW[:, None], top_BCHW[index_J], beneath_BCHW[index_J])

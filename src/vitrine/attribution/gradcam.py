@@ -5,6 +5,8 @@ Axes: B pictures, N tokens (prefix tokens first), P patches, D channels, K keys.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -31,8 +33,7 @@ def gradcam(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Tenso
         ModelError: no tokens carry gradient to the patches.
     """
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
-    tokens_BND = _tokens_between_blocks(module)
-    with torch.enable_grad(), tokens_BND as tokens:
+    with torch.enable_grad(), _tokens_between_blocks(module) as tokens:
         logits_BC = module(pixels_BCHW.detach().requires_grad_())
         target_logits = logits_BC.gather(1, targets_B[:, None].to(logits_BC.device)).sum()
         gradients = torch.autograd.grad(target_logits, tokens, allow_unused=True)
@@ -47,25 +48,15 @@ def gradcam(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Tenso
     raise ModelError("No layer of this model carries gradient to its patches, so Grad-CAM has nothing to show.")
 
 
-class _tokens_between_blocks:  # noqa: N801  used as a function is
+@contextmanager
+def _tokens_between_blocks(module: nn.Module) -> Iterator[list[torch.Tensor]]:
     """Within the ``with`` block: the tokens into the first block and out of every block, in order, in the graph."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._blocks: Any = module.blocks
-        self._seen: list[torch.Tensor] = []
-        self._handles: list[Any] = []
-
-    def __enter__(self) -> list[torch.Tensor]:
-        self._handles.append(self._blocks[0].register_forward_pre_hook(self._before))
-        self._handles += [block.register_forward_hook(self._after) for block in self._blocks]
-        return self._seen
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
+    blocks: Any = module.blocks
+    tokens: list[torch.Tensor] = []
+    handles = [blocks[0].register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0]))]
+    handles += [block.register_forward_hook(lambda _, __, output: tokens.append(output)) for block in blocks]
+    try:
+        yield tokens
+    finally:
+        for handle in handles:
             handle.remove()
-
-    def _before(self, _: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-        self._seen.append(args[0])
-
-    def _after(self, _: nn.Module, __: Any, output: torch.Tensor) -> None:
-        self._seen.append(output)

@@ -1,7 +1,7 @@
-"""Is the attended region of a word the thing that the word names? Scored noun by noun, against maps that cannot know.
+"""Grounding of captions: does the map of a word lie on the thing that the word names?
 
-For each noun whose region is known, the map of the word is held against the mean map of the caption's words (which
-looks where captions look, whatever the word), a blob in the centre, and a uniform map.
+For each noun whose region is known, the map of the word is compared with maps that do not know the word: the mean map
+of the caption's words, a blob in the centre, and a uniform map.
 
 Axes: R grid rows, C grid columns, H and W pixel rows and columns, N nouns, K maps.
 """
@@ -154,7 +154,7 @@ class Grounding:
                 finding = "word maps hit what they name more often than every control, but not reliably"
             case "points":
                 finding = "word maps point at what they name"
-        sentence = self._shifted + finding
+        sentence = self._shift_words + finding
         return sentence[0].upper() + sentence[1:]
 
     @property
@@ -191,7 +191,7 @@ class Grounding:
         }
 
     @property
-    def _shifted(self) -> str:
+    def _shift_words(self) -> str:
         if not self.shift:
             return ""
         words = "the next word" if self.shift == 1 else "the word before" if self.shift == -1 else ""

@@ -1,4 +1,4 @@
-"""A batch of maps, as every method gives them.
+"""Maps of a batch of pictures, as every method gives them, and how tokens lie on the patch grid.
 
 Axes: B pictures, K keys (tokens, prefix tokens first), R grid rows, C grid columns.
 """
@@ -20,7 +20,7 @@ Readout = Literal["class", "mean", "pool"]
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """How the tokens lie, for one input size.
+    """The order of a vision transformer's tokens, for one input size.
 
     Attributes:
         rows, columns: of the patch grid.

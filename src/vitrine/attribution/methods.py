@@ -1,4 +1,4 @@
-"""The methods by name: what each needs, how it is said in words, and its maps of a batch.
+"""Attribution methods by name, with their settings: their maps of a batch, and what they show in words.
 
 Axes: B pictures, C channels (or classes, in logits_BC), H, W pixels.
 """
@@ -60,7 +60,7 @@ class Method:
         Args:
             module: a timm vision transformer in eval mode.
             pixels_BCHW: normalised, on the module's device.
-            targets_B: int64, a class for each picture; not looked at by methods that are for no class.
+            targets_B: int64, a class for each picture; ignored by methods that explain no class.
 
         Raises:
             ModelError: the model has no such layer, head or query, or an attention that cannot be shown.

@@ -1,7 +1,7 @@
 """Occlusion: how much of a class's probability is lost where the picture is covered (Zeiler and Fergus 2014).
 
-Slow, and blind to what the model is made of: the yardstick for the other methods. Axes: B pictures, C channels, H, W
-pixels, R grid rows, C grid columns.
+Slow, but it needs nothing of the model but its probabilities, so that the other methods can be compared with it. Axes:
+B pictures, C channels, H, W pixels, R grid rows, C grid columns.
 """
 
 from __future__ import annotations

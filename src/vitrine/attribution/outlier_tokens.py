@@ -63,7 +63,7 @@ def outlier_mass(scores_RC: npt.ArrayLike, outliers_RC: npt.ArrayLike) -> float:
     Raises:
         ValueError: shapes differ, or a score is not finite.
     """
-    scores_RC, outliers_RC = _fitting(scores_RC, outliers_RC)
+    scores_RC, outliers_RC = _check_shapes(scores_RC, outliers_RC)
     mass_RC = np.maximum(scores_RC, 0)
     total = mass_RC.sum()
     return float(mass_RC[outliers_RC].sum() / total) if total > 0 else 0.0
@@ -77,14 +77,14 @@ def without_outliers(scores_RC: npt.ArrayLike, outliers_RC: npt.ArrayLike) -> np
     Raises:
         ValueError: shapes differ, a score is not finite, or all patches are outliers.
     """
-    scores_RC, outliers_RC = _fitting(scores_RC, outliers_RC)
+    scores_RC, outliers_RC = _check_shapes(scores_RC, outliers_RC)
     if outliers_RC.all():
         raise ValueError("All patches are outliers: there is no other to take a score from.")
     masked_RC = np.where(outliers_RC, np.median(scores_RC[~outliers_RC]), scores_RC)
     return masked_RC.astype(np.float32)
 
 
-def _fitting(scores_RC: npt.ArrayLike, outliers_RC: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], Bools]:
+def _check_shapes(scores_RC: npt.ArrayLike, outliers_RC: npt.ArrayLike) -> tuple[npt.NDArray[np.float64], Bools]:
     scores_RC, outliers_RC = np.asarray(scores_RC, dtype=np.float64), np.asarray(outliers_RC, dtype=bool)
     if scores_RC.shape != outliers_RC.shape or scores_RC.ndim != 2 or not scores_RC.size:
         raise ValueError(f"Expected a map and outliers of one grid; got {scores_RC.shape} and {outliers_RC.shape}.")

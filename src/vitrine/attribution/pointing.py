@@ -1,4 +1,4 @@
-"""Does a map point at the object? Scores of a map against a mask, for what the model saw of both.
+"""The pointing game and other scores of a map against an object's mask, within what the model saw of the picture.
 
 A map is taken as constant within each patch, so that every number here is the one a pixel-by-pixel computation gives.
 
@@ -25,7 +25,7 @@ Bools = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class MaskScores:
-    """How well one map finds one object. None: this picture cannot say, whatever the map.
+    """How well one map finds one object. A score is None where every map would have the same.
 
     Attributes:
         pointing: 1 where the centre of the strongest patch lies in the mask, else 0; a share where patches tie.
@@ -43,7 +43,16 @@ class MaskScores:
 
 
 def score_against_mask(scores_RC: npt.ArrayLike, coverage_RC: npt.ArrayLike, hit_RC: npt.ArrayLike) -> MaskScores:
-    """All scores of one map. Arguments and errors: see the functions of the same names."""
+    """All scores of one map.
+
+    Args:
+        scores_RC: finite.
+        coverage_RC: share of each patch's area inside the mask, 0 to 1.
+        hit_RC: bool, whether each patch's centre lies in the mask; see :func:`centres_inside`.
+
+    Raises:
+        ValueError: shapes differ, a score is not finite, or a share is none.
+    """
     return MaskScores(
         pointing=pointing_hit(scores_RC, hit_RC),
         inside=share_inside(scores_RC, coverage_RC),
@@ -91,7 +100,7 @@ def pointing_hit(scores_RC: npt.ArrayLike, hit_RC: npt.ArrayLike) -> float | Non
     Raises:
         ValueError: shapes differ, or a score is not finite.
     """
-    scores_RC, hit_RC = _fitting(scores_RC, hit_RC)
+    scores_RC, hit_RC = _check_shapes(scores_RC, hit_RC)
     if hit_RC.all() or not hit_RC.any():
         return None
     return float(hit_RC[scores_RC == scores_RC.max()].mean())
@@ -115,8 +124,8 @@ def share_inside(scores_RC: npt.ArrayLike, coverage_RC: npt.ArrayLike) -> float 
     Raises:
         ValueError: shapes differ, a score is not finite, or a share is none.
     """
-    scores_RC, coverage_RC = _fitting(scores_RC, coverage_RC)
-    if _says_nothing(coverage_RC):
+    scores_RC, coverage_RC = _check_shapes(scores_RC, coverage_RC)
+    if _is_undecided(coverage_RC):
         return None
     mass_RC = np.maximum(scores_RC, 0)
     if not mass_RC.any():
@@ -137,10 +146,10 @@ def average_precision(scores_RC: npt.ArrayLike, coverage_RC: npt.ArrayLike) -> f
 
     Args, returns and errors are those of :func:`share_inside`.
     """
-    scores_RC, coverage_RC = _fitting(scores_RC, coverage_RC)
-    if _says_nothing(coverage_RC):
+    scores_RC, coverage_RC = _check_shapes(scores_RC, coverage_RC)
+    if _is_undecided(coverage_RC):
         return None
-    inside_T, area_T = _passing(scores_RC, coverage_RC)
+    inside_T, area_T = _threshold_sums(scores_RC, coverage_RC)
     gained_T = np.diff(inside_T, prepend=0)
     return float((gained_T * inside_T / area_T).sum() / inside_T[-1])
 
@@ -152,10 +161,10 @@ def iou_at_best(scores_RC: npt.ArrayLike, coverage_RC: npt.ArrayLike) -> float |
 
     Args, returns and errors are those of :func:`share_inside`.
     """
-    scores_RC, coverage_RC = _fitting(scores_RC, coverage_RC)
-    if _says_nothing(coverage_RC):
+    scores_RC, coverage_RC = _check_shapes(scores_RC, coverage_RC)
+    if _is_undecided(coverage_RC):
         return None
-    inside_T, area_T = _passing(scores_RC, coverage_RC)
+    inside_T, area_T = _threshold_sums(scores_RC, coverage_RC)
     return float((inside_T / (area_T + inside_T[-1] - inside_T)).max())
 
 
@@ -164,8 +173,8 @@ def iou_at_mean(scores_RC: npt.ArrayLike, coverage_RC: npt.ArrayLike) -> float |
 
     Args, returns and errors are those of :func:`share_inside`.
     """
-    scores_RC, coverage_RC = _fitting(scores_RC, coverage_RC)
-    if _says_nothing(coverage_RC):
+    scores_RC, coverage_RC = _check_shapes(scores_RC, coverage_RC)
+    if _is_undecided(coverage_RC):
         return None
     mean = min(scores_RC.mean(), scores_RC.max())  # rounding can lift the mean of a constant map above the map
     passing_RC = scores_RC >= mean
@@ -173,7 +182,7 @@ def iou_at_mean(scores_RC: npt.ArrayLike, coverage_RC: npt.ArrayLike) -> float |
     return float(inside / (passing_RC.sum() + coverage_RC.sum() - inside))
 
 
-def _passing(
+def _threshold_sums(
     scores_RC: npt.NDArray[np.float64], coverage_RC: npt.NDArray[np.float64]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """(area inside the mask, whole area) of the patches that pass each threshold, the strictest first; in patches."""
@@ -184,12 +193,12 @@ def _passing(
     return inside[last_of_score], (np.flatnonzero(last_of_score) + 1).astype(np.float64)
 
 
-def _says_nothing(coverage_RC: npt.NDArray[np.float64]) -> bool:
+def _is_undecided(coverage_RC: npt.NDArray[np.float64]) -> bool:
     """Nothing is inside, or nothing outside: then every map scores the same."""
     return not _NEGLIGIBLE < coverage_RC.mean() < 1 - _NEGLIGIBLE
 
 
-def _fitting(
+def _check_shapes(
     scores_RC: npt.ArrayLike, truth_RC: npt.ArrayLike
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     scores_RC, truth_RC = np.asarray(scores_RC, dtype=np.float64), np.asarray(truth_RC)

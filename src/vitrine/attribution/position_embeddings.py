@@ -26,7 +26,7 @@ _RELATIVE_TABLES = ("relative_position_bias_table", "rel_pos_h", "pos_proj.weigh
 
 @dataclass(frozen=True, eq=False)
 class PositionTable:
-    """What a model adds to its patches to tell them where they are.
+    """The position embeddings of a model's patches, on the patch grid.
 
     Attributes:
         embeddings_RCD: float32, finite, one vector a patch, without those of prefix tokens.

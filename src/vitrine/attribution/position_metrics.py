@@ -1,4 +1,4 @@
-"""The similarity of position embeddings, and three numbers that say how much of a place it knows.
+"""The similarity of position embeddings, and three numbers for how much it tells about where a patch is.
 
 Axes: R grid rows, C grid columns, D channels, P pairs of cells, N cells in rows of the grid. A similarity_RCRC has the
 reference cell first: ``similarity_RCRC[r, c]`` is the map of the cell in row r and column c.
@@ -26,7 +26,7 @@ TIED = 1e-6
 
 @dataclass(frozen=True)
 class PositionNumbers:
-    """How much of a place the similarities of position embeddings know.
+    """How much the similarities of position embeddings tell about where a patch is.
 
     Attributes:
         neighbour_share: share of cells, 0 to 1, whose most similar *other* cell is a direct neighbour (left, right,
@@ -69,12 +69,12 @@ def position_numbers(similarity_RCRC: Floats) -> PositionNumbers:
     Args:
         similarity_RCRC: symmetric, from :func:`cosine_similarity`, of at least two cells.
     """
-    return numbers_over(similarity_RCRC, grid_distances(*similarity_RCRC.shape[:2]))
+    return numbers_on_grid(similarity_RCRC, grid_distances(*similarity_RCRC.shape[:2]))
 
 
 @dataclass(frozen=True, eq=False)
 class GridDistances:
-    """What the numbers need of a grid, whatever its embeddings.
+    """Neighbours and distances of the cells of a grid, from which the numbers of any embeddings on it are computed.
 
     Attributes:
         neighbour_NN: whether two cells are direct neighbours.
@@ -88,7 +88,7 @@ class GridDistances:
 
 
 def grid_distances(rows: int, columns: int) -> GridDistances:
-    """Of a grid of this many rows and columns."""
+    """Neighbours and distances of the cells of a grid with this many rows and columns."""
     row_N, column_N = np.divmod(np.arange(rows * columns, dtype=np.int32), np.int32(columns))
     square_NN = (row_N[:, None] - row_N) ** 2 + (column_N[:, None] - column_N) ** 2
     pair_NN = np.tri(rows * columns, k=-1, dtype=bool)
@@ -98,8 +98,8 @@ def grid_distances(rows: int, columns: int) -> GridDistances:
     return GridDistances(square_NN == 1, pair_NN, (rank - (len(square_P) + 1) / 2)[square_P])
 
 
-def numbers_over(similarity_RCRC: Floats, distances: GridDistances) -> PositionNumbers:
-    """:func:`position_numbers` where several tables share a grid."""
+def numbers_on_grid(similarity_RCRC: Floats, distances: GridDistances) -> PositionNumbers:
+    """:func:`position_numbers` with the distances of the grid given, for several tables on one grid."""
     similarity_NN = similarity_RCRC.reshape(distances.pair_NN.shape)
     return PositionNumbers(
         _neighbour_share(similarity_NN, distances.neighbour_NN),
@@ -146,7 +146,7 @@ _SIGNIFICANT = 3  # standard deviations
 
 @dataclass(frozen=True)
 class PositionControls:
-    """The same numbers of embeddings that know nothing, and of embeddings that were made to know all.
+    """The numbers of two controls: random embeddings, and the fixed 2-D sine embedding, which encodes position fully.
 
     Attributes:
         untrained_mean: over ``draws`` tables of independent normal numbers, as every training starts from.
@@ -183,14 +183,14 @@ def sine_embedding(rows: int, columns: int, channels: int) -> Floats:
 
 @lru_cache(maxsize=8)
 def position_controls(rows: int, columns: int, channels: int) -> PositionControls:
-    """What the numbers are compared with, for a table of this shape. Seeded: the same shape gives the same controls."""
+    """The controls for a table of this shape. They are seeded: the same shape gives the same controls."""
     seeds = range(min(_MOST, max(_FEWEST, _CELLS // (rows * columns))))
     distances = grid_distances(rows, columns)
     draws = [
-        numbers_over(cosine_similarity(_untrained_table(rows, columns, channels, seed)), distances) for seed in seeds
+        numbers_on_grid(cosine_similarity(_untrained_table(rows, columns, channels, seed)), distances) for seed in seeds
     ]
-    sine = numbers_over(cosine_similarity(sine_embedding(rows, columns, channels)), distances)
-    return PositionControls(_over(draws, mean), _over(draws, stdev), len(draws), sine)
+    sine = numbers_on_grid(cosine_similarity(sine_embedding(rows, columns, channels)), distances)
+    return PositionControls(_statistic_of_draws(draws, mean), _statistic_of_draws(draws, stdev), len(draws), sine)
 
 
 def _untrained_table(rows: int, columns: int, channels: int, seed: int) -> Floats:
@@ -198,7 +198,7 @@ def _untrained_table(rows: int, columns: int, channels: int, seed: int) -> Float
     return normal_RCD * np.float32(_STD)
 
 
-def _over(draws: Sequence[PositionNumbers], what: Callable[[Sequence[float]], float]) -> PositionNumbers:
+def _statistic_of_draws(draws: Sequence[PositionNumbers], what: Callable[[Sequence[float]], float]) -> PositionNumbers:
     """A statistic of every number; None where it is None in a draw, which depends on the shape alone."""
     columns = {field.name: [getattr(draw, field.name) for draw in draws] for field in fields(PositionNumbers)}
     return PositionNumbers(
@@ -208,7 +208,7 @@ def _over(draws: Sequence[PositionNumbers], what: Callable[[Sequence[float]], fl
 
 @dataclass(frozen=True, eq=False)
 class PositionFindings:
-    """What the position embeddings of one model say.
+    """The similarities and numbers of one model's position embeddings, and what follows from them.
 
     Attributes:
         similarity_RCRC: float32, -1 to 1; the reference cell first.

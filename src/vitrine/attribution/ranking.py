@@ -54,7 +54,7 @@ def metric(key: str) -> Metric:
 
 @dataclass(frozen=True, eq=False)
 class ScoredMethod:
-    """What a method, or a control that knows nothing, scored on every picture.
+    """The scores of a method, or of a control that knows nothing of the model, on every picture.
 
     Attributes:
         name: as it is shown; unique.

@@ -33,7 +33,7 @@ def rollout(module: nn.Module, pixels_BCHW: torch.Tensor) -> BatchMaps:
 
 
 class Rollout:
-    """The product so far, multiplied on by every layer as it runs."""
+    """The product of the layers' attention, to which each call of a layer adds that layer."""
 
     def __init__(self) -> None:
         self.rolled_BNM: torch.Tensor | None = None
@@ -48,6 +48,6 @@ class Rollout:
         self.rolled_BNM = mixed_BNM if self.rolled_BNM is None else mixed_BNM @ self.rolled_BNM
 
     def maps(self, layout: TokenLayout) -> BatchMaps:
-        """The row of what the head reads, after the last layer."""
+        """The maps, from the row of the token that the head reads, after the last layer."""
         assert self.rolled_BNM is not None
         return split_prefix(readout_row(self.rolled_BNM, layout, self.pool_BK), layout)

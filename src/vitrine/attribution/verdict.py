@@ -33,7 +33,7 @@ MIN_OUTLIER_MASS = 0.25
 quarter of the mass they are its brightest spots, and what is seen first has nothing to do with where it lies."""
 
 _JSON_KEYS = {"top_decile_mass": "strongest_tenth", "outlier_mass": "carried"}
-"""Names that :class:`Evidence` has in files, where they differ from its attributes'."""
+"""Keys in files of those attributes of :class:`Evidence` that have another name there."""
 
 Flag = Literal["believable", "doubtful", "not checked"]
 

@@ -154,9 +154,9 @@ def positions(
         raise VitrineError(
             f"A figure is written as .png or .svg: {out.name} is neither.\nFor example: -o positions.png"
         )
-    built, findings = _assess_model(model, architecture if before is None or _is_file(model) else None)
+    loaded_model, findings = _assess_model(model, architecture if before is None or _is_file(model) else None)
     _require_cell(model, findings, cell)
-    result = PositionsResult(model, out, findings, cell, weights=_weights(built))
+    result = PositionsResult(model, out, findings, cell, weights=_weights(loaded_model))
     options: dict[str, Any] = {"cell": cell, "before": before, "architecture": architecture}
     if before is not None:
         earlier, findings_before = _assess_model(before, architecture if _is_file(before) else None)
@@ -167,7 +167,7 @@ def positions(
     origin = Provenance(
         figure="positions",
         model=model,
-        weights_sha256=_sha256(built),
+        weights_sha256=_sha256(loaded_model),
         options=options,
         command=_command(model, out, cell, before, architecture),
     )
@@ -177,14 +177,14 @@ def positions(
 
 
 def _assess_model(reference: str, architecture: str | None) -> tuple[LoadedModel, PositionFindings]:
-    built = load_for_inference(reference, architecture)
-    table = position_embeddings(built.module)
-    notes = (*built.notes, *table.notes)
-    return built, assess_positions(table.embeddings_RCD, is_fixed_sine=table.is_fixed_sine, notes=notes)
+    loaded_model = load_for_inference(reference, architecture)
+    table = position_embeddings(loaded_model.module)
+    notes = (*loaded_model.notes, *table.notes)
+    return loaded_model, assess_positions(table.embeddings_RCD, is_fixed_sine=table.is_fixed_sine, notes=notes)
 
 
-def _weights(built: LoadedModel) -> tuple[str, ...]:
-    return () if built.weights is None else weights_notes(built.weights, built.reference.folder)
+def _weights(loaded_model: LoadedModel) -> tuple[str, ...]:
+    return () if loaded_model.weights is None else weights_notes(loaded_model.weights, loaded_model.reference.folder)
 
 
 def _is_file(reference: str) -> bool:
@@ -213,8 +213,8 @@ def _title(model: str, before: str | None) -> str:
     return f"Position embeddings of {shorten(before)} (before) and {shorten(model)} (after)"
 
 
-def _sha256(built: LoadedModel) -> str:
-    return "none" if built.weights is None else built.weights.sha256
+def _sha256(loaded_model: LoadedModel) -> str:
+    return "none" if loaded_model.weights is None else loaded_model.weights.sha256
 
 
 def _command(model: str, out: Path, cell: tuple[int, int] | None, before: str | None, architecture: str | None) -> str:

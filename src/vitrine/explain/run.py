@@ -357,25 +357,25 @@ class MapWriter:
         name = sample.name if self.is_folder else str(self.images.absolute())
         return true_label_from_name(name, self.classifier.labels)
 
-    def _record(self, explained: ExplainedPicture, true: str | None) -> MapRecord:
+    def _record(self, picture: ExplainedPicture, true: str | None) -> MapRecord:
         return MapRecord(
-            name=explained.sample.name,
-            figure=self.out / self.figures[explained.sample.name],
-            predicted=explained.predicted,
-            probability=explained.probability,
-            target=explained.target,
+            name=picture.sample.name,
+            figure=self.out / self.figures[picture.sample.name],
+            predicted=picture.predicted,
+            probability=picture.probability,
+            target=picture.target,
             true=true,
-            scores_RC=explained.scores_RC,
-            prefix_share=explained.prefix_share,
-            verdict=explained.verdict,
+            scores_RC=picture.scores_RC,
+            prefix_share=picture.prefix_share,
+            verdict=picture.verdict,
         )
 
-    def _provenance(self, explained: ExplainedPicture) -> Provenance:
-        name = explained.sample.name
+    def _provenance(self, picture: ExplainedPicture) -> Provenance:
+        name = picture.sample.name
         path = self.images / name if self.is_folder else self.images
         folder = (self.out / self.figures[name]).parent
-        sha256 = hashlib.sha256(explained.sample.picture.read_bytes()).hexdigest()
-        return self.provenance.of(str(path), str(folder), self._scale_end, sha256=sha256, target=explained.target)
+        sha256 = hashlib.sha256(picture.sample.picture.read_bytes()).hexdigest()
+        return self.provenance.of(str(path), str(folder), self._scale_end, sha256=sha256, target=picture.target)
 
     @property
     def _scale_end(self) -> float:

@@ -155,7 +155,7 @@ def open_samples(data: str, split: str | None, limit: int, seed: int) -> tuple[t
     """
     path = Path(data).expanduser()
     try:
-        labelled = open_data(data)
+        dataset = open_data(data)
     except DataError as error:
         if not path.is_dir() or split is not None:
             raise
@@ -165,11 +165,11 @@ def open_samples(data: str, split: str | None, limit: int, seed: int) -> tuple[t
             raise error from None
         notes = [f"{data} was read as a folder of pictures without labels."]
     else:
-        finite = [name for name, part in labelled.splits.items() if not part.endless and len(part)]
+        finite = [name for name, part in dataset.splits.items() if not part.endless and len(part)]
         name = split or next((name for name in ("test", "validation", "train") if name in finite), None)
         if name not in finite:
             raise DataError(f"{data} has no {split or 'finite'} split; it has: {', '.join(finite) or 'none'}.")
-        samples, notes = labelled.splits[name], [f"The pictures are the {name} split of {data} ({labelled.layout})."]
+        samples, notes = dataset.splits[name], [f"The pictures are the {name} split of {data} ({dataset.layout})."]
     if len(samples) > limit:
         notes.append(f"{limit} of {len(samples):,} pictures were drawn (seed {seed}).")
     return random_subset(samples, limit, seed), tuple(notes)

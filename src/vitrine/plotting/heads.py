@@ -38,15 +38,15 @@ def heads_figure(
     """A panel a head, at most six in a row: its map over the photograph, all on one scale.
 
     Args:
-        photo_HWC: as :func:`draw_overlay`.
-        maps_HRC: (H, R, C), a map a head.
-        placement: as there.
-        scale: as there, one for all heads.
+        photo_HWC: uint8 (H, W, 3), upright; or a smaller copy of the photograph.
+        maps_HRC: (H, R, C), a map a head, in the scale's unit.
+        placement: where the patches lie.
+        scale: what the colours mean, one for all heads.
         title: above the panels, for example the predicted label.
         detail: in grey below it, for example the method.
         heads: their numbers, counted from 0; all by default.
-        smooth: as there.
-        outlines: as there.
+        smooth: between the middles of patches, or patches as they are.
+        outlines: patches (row, column) to outline.
 
     Raises:
         ValueError: there is no map, or numbers and maps differ in count.

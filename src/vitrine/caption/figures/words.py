@@ -325,7 +325,7 @@ class _Head:
         below: inches from the photograph's upper edge to that of the words.
         caption: lines of (inches from the left edge, word, whether it is grey).
         lines: of smaller text: (inches down from the first line's baseline, words, size, colour).
-        greyed: inches down to the first of the lines that say what grey means; None where nothing is grey.
+        grey_note_down: inches down to the first of the lines that say what grey means; None where nothing is grey.
         text: inches that all words take.
         height: of all, the colour bar included.
     """
@@ -335,7 +335,7 @@ class _Head:
     below: float
     caption: tuple[tuple[tuple[float, str, bool], ...], ...]
     lines: tuple[tuple[float, str, float, str], ...]
-    greyed: float | None
+    grey_note_down: float | None
     text: float
     height: float
 
@@ -356,7 +356,7 @@ class _Head:
         text.fill(picture, scale)
         bar = _BAR_HIGH + 0.12 if picture.words else 0.0
         height = max(photo[1], below + text.down + bar)
-        return cls(photo, (left, column), below, caption, tuple(text.lines), text.greyed, text.down, height)
+        return cls(photo, (left, column), below, caption, tuple(text.lines), text.grey_note_down, text.down, height)
 
     def bar(self, height: float) -> tuple[float, float]:
         """Foot of the colour bar on a figure of that height: level with the photograph's, or below all words."""
@@ -372,10 +372,10 @@ class _Head:
                 look = {"fontsize": _CAPTION, "weight": "bold", "color": GREY if grey else INK}
                 add_text(figure, left + across, first - _CAPTION_LINE * index, word, **look)
         for down, words, size, colour in self.lines:
-            indent = _SWATCH if self.greyed is not None and down >= self.greyed else 0.0
+            indent = _SWATCH if self.grey_note_down is not None and down >= self.grey_note_down else 0.0
             add_text(figure, left + indent, top - self.below - down, words, fontsize=size, color=colour)
-        if self.greyed is not None:
-            grey_swatch(figure, left, top - self.below - self.greyed - 0.01)
+        if self.grey_note_down is not None:
+            grey_swatch(figure, left, top - self.below - self.grey_note_down - 0.01)
 
 
 _SWATCH = 0.34  # inches that the sign of grey words takes
@@ -388,7 +388,7 @@ class _SmallText:
     down: float
     width: float
     lines: list[tuple[float, str, float, str]] = field(default_factory=list)
-    greyed: float | None = None
+    grey_note_down: float | None = None
 
     def fill(self, picture: CaptionPicture, scale: Scale) -> None:
         """Everything that is said of a picture beside its caption; what grey means comes last."""
@@ -400,12 +400,12 @@ class _SmallText:
             self.add("written by people" if len(picture.true) > 1 else "written by a person", 0.09)
             for caption in picture.true:
                 self.add(caption, 0.02, LABEL, INK)
-        unseen = picture.placement.visible_share < 1 - 1e-6
-        for index, note in enumerate((*scale.warnings, *picture.notes, *describe_marks(unseen, False))):
+        has_unseen = picture.placement.visible_share < 1 - 1e-6
+        for index, note in enumerate((*scale.warnings, *picture.notes, *describe_marks(has_unseen, False))):
             self.add(note, 0.0 if index else 0.09)
         if any(word.grey for word in picture.words):
             self.width -= _SWATCH
-            self.greyed = self.down + 0.09 + LINE
+            self.grey_note_down = self.down + 0.09 + LINE
             self.add(_GREYED, 0.09)
 
     def add(self, words: str, above: float, size: float = SMALL, colour: str = GREY) -> None:

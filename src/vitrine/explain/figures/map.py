@@ -92,34 +92,34 @@ class MapPicture:
     smooth: bool = True
 
     @classmethod
-    def of(cls, explained: ExplainedPicture, true: str | None = None, smooth: bool = True) -> MapPicture:
+    def of(cls, picture: ExplainedPicture, true: str | None = None, smooth: bool = True) -> MapPicture:
         """An explained picture with its photograph, which is decoded for it.
 
         Args:
-            explained: the picture.
+            picture: the picture.
             true: its true label, None where it is not known.
             smooth: draw the overlay smoothly between the middles of patches.
 
         Raises:
             PictureError: the photograph can no longer be read.
         """
-        photo_HWC = np.asarray(explained.sample.picture.decode())
+        photo_HWC = np.asarray(picture.sample.picture.decode())
         height, width = photo_HWC.shape[:2]
-        verdict = explained.verdict
+        verdict = picture.verdict
         return cls(
             photo_HWC=photo_HWC,
-            map_RC=explained.display_RC,
-            placement=explained.placement(width, height),
-            name=explained.sample.name,
-            predicted=explained.predicted,
-            probability=explained.probability,
+            map_RC=picture.display_RC,
+            placement=picture.placement(width, height),
+            name=picture.sample.name,
+            predicted=picture.predicted,
+            probability=picture.probability,
             true=true,
-            method=explained.method,
-            notes=explained.notes,
+            method=picture.method,
+            notes=picture.notes,
             flag="" if verdict is None else _FLAGS[verdict.flag],
             verdict="" if verdict is None else verdict.sentence,
-            outlier_patches=explained.outlier_patches,
-            masked_RC=explained.masked_RC,
+            outlier_patches=picture.outlier_patches,
+            masked_RC=picture.masked_RC,
             smooth=smooth,
         )
 
