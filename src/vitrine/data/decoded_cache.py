@@ -114,9 +114,9 @@ class DecodedPicture:
         Raises:
             PictureError: it is not kept yet and cannot be read.
         """
-        cached = _read(self.path)
-        if cached is not None:
-            return cached
+        cached_image = _read(self.path)
+        if cached_image is not None:
+            return cached_image
         data = self.picture.read_bytes()
         image = decode(data)
         full, size = image.size, reduced_size(*image.size, self.short)

@@ -109,7 +109,7 @@ def is_picture(entry: os.DirEntry[str]) -> bool:
 
 
 def walk(
-    folder: Path, prefix: str, skipped_extensions: Counter[str], visited: set[tuple[int, int]]
+    folder: Path, prefix: str, skipped_extensions: Counter[str], visited_folders: set[tuple[int, int]]
 ) -> Iterator[tuple[Path, str]]:
     """Yield (path, name) of every picture below a folder.
 
@@ -117,15 +117,15 @@ def walk(
         folder: where to start.
         prefix: what every name starts with; the path relative to ``folder`` follows it.
         skipped_extensions: counts other files by extension.
-        visited: device and inode of folders that were walked already and are not walked again.
+        visited_folders: device and inode of folders that were walked already and are not walked again.
     """
     status = folder.stat()
-    if (status.st_dev, status.st_ino) in visited:
+    if (status.st_dev, status.st_ino) in visited_folders:
         return
-    visited.add((status.st_dev, status.st_ino))
+    visited_folders.add((status.st_dev, status.st_ino))
     for entry in entries(folder):
         if is_folder(entry):
-            yield from walk(Path(entry.path), f"{prefix}{entry.name}/", skipped_extensions, visited)
+            yield from walk(Path(entry.path), f"{prefix}{entry.name}/", skipped_extensions, visited_folders)
         elif is_picture(entry):
             yield Path(entry.path), printable(prefix + entry.name)
         else:

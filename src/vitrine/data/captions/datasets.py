@@ -48,20 +48,20 @@ def open_captions(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -
         return open_scenes(reference, seed=seed, captions=True)
     if is_shards(reference):
         return open_shards(reference, captions=True)
-    captioned = read_captions(Path(reference).expanduser())
+    captioned_files = read_captions(Path(reference).expanduser())
     by_split: dict[str, list[CaptionedFile]] = {name: [] for name in _SPLITS}
-    for file in sorted(captioned.files, key=lambda file: file.name):
+    for file in sorted(captioned_files.files, key=lambda file: file.name):
         by_split[file.split or "train"].append(file)
     pictures = {
         name: tuple(Sample(file.name, FilePicture(file.path), captions=file.captions) for file in files)
         for name, files in by_split.items()
         if files
     }
-    notes = [*captioned.notes]
+    notes = [*captioned_files.notes]
     if "train" in pictures and "validation" not in pictures:
         notes.append(_held_out(pictures, seed, val_fraction))
     splits = {name: FiniteSplit(pictures[name]) for name in _SPLITS if name in pictures}
-    return Dataset(reference, captioned.layout, (), splits, tuple(notes))
+    return Dataset(reference, captioned_files.layout, (), splits, tuple(notes))
 
 
 def _held_out(pictures: dict[str, tuple[Sample, ...]], seed: int, fraction: float) -> str:

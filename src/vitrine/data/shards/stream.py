@@ -151,32 +151,31 @@ class ShardSplit(Split):
         lanes = [[self.shards[i] for i in numbers] for numbers in assign_shards(len(self.shards), count, seed, epoch)]
         turn = round_robin([sum(shard.pictures for shard in lane) for lane in lanes])
         own_lanes = range(batch_shard.rank, count, batch_shard.world_size)
-        skipped, readers, total = dict.fromkeys(own_lanes, 0), dict[int, Iterator[Sample]](), len(self)
+        skip_counts, readers, total = dict.fromkeys(own_lanes, 0), dict[int, Iterator[Sample]](), len(self)
         for first in range(0, total, batch_size):
-            mine = [
-                (k, lane) for k, lane in zip(_batch(first, batch_size, total), turn, strict=False) if lane in skipped
-            ]
+            places = zip(_batch(first, batch_size, total), turn, strict=False)
+            mine = [(place, lane) for place, lane in places if lane in skip_counts]
             if first < start_batch * batch_size:
                 for _, lane in mine:
-                    skipped[lane] += 1
+                    skip_counts[lane] += 1
                 continue
             for lane in own_lanes if not readers else ():
-                buffered = ShuffleBuffer(
+                order = ShuffleBuffer(
                     sum(s.pictures for s in lanes[lane]), max(1, buffer // count), (seed, epoch, lane, 3)
                 )
-                readers[lane] = self._shuffled_samples(lanes[lane], buffered, skipped[lane])
+                readers[lane] = self._shuffled_samples(lanes[lane], order, skip_counts[lane])
             if mine:
                 yield SampleBatch(tuple(k for k, _ in mine), tuple(next(readers[lane]) for _, lane in mine))
             else:
                 yield SampleBatch((first,), (DUMMY_SAMPLE,), True)
 
-    def _shuffled_samples(self, shards: Sequence[Shard], buffered: ShuffleBuffer, skip: int) -> Iterator[Sample]:
+    def _shuffled_samples(self, shards: Sequence[Shard], order: ShuffleBuffer, skip: int) -> Iterator[Sample]:
         """A lane's samples as they leave its shuffle buffer, without the first ``skip``."""
         for _ in range(skip):
-            next(buffered)
-        members = _members(shards, frozenset(buffered.waiting), buffered.read)
+            next(order)
+        members = _members(shards, frozenset(order.waiting), order.read)
         waiting: dict[int, tuple[Shard, Member]] = {}
-        for number in buffered:
+        for number in order:
             while number not in waiting:
                 read, shard, member = next(members)
                 waiting[read] = shard, member
