@@ -29,8 +29,8 @@ from vitrine.config import TransformSpec
 from vitrine.config.preprocessing import InputSpec
 from vitrine.data.transforms import EvalTransform
 from vitrine.errors import ModelError, RunError, UsageError, VitrineError
-from vitrine.export import compare as read_back
-from vitrine.export import run as exporting
+from vitrine.export import compare as export_compare
+from vitrine.export import run as export_run
 from vitrine.export import transformers as transformers_folder
 from vitrine.export.compare import compare_logits, compare_preprocessing, comparison_pictures, describe_difference
 from vitrine.export.run import export
@@ -391,7 +391,7 @@ def test_labels_that_differ_are_counted() -> None:
 
 
 def test_other_names_or_another_input_are_seen() -> None:
-    back = read_back.LoadedExport(lambda x: x, ("a", "b"), spec=SPEC)
+    back = export_compare.LoadedExport(lambda x: x, ("a", "b"), spec=SPEC)
     assert describe_difference(back, ("a", "b"), SPEC) is None
     assert describe_difference(back, ("b", "a"), SPEC) == "its class names are not the run's"
     assert "describes the input" in str(describe_difference(back, ("a", "b"), InputSpec(32, SPEC.mean, SPEC.std, 1.0)))
@@ -402,7 +402,7 @@ def test_other_names_or_another_input_are_seen() -> None:
 
 def spoil(monkeypatch: pytest.MonkeyPatch, to: str) -> None:
     """Change one bias on its way into the file."""
-    write = getattr(exporting, f"write_{NAMES[to]}")
+    write = getattr(export_run, f"write_{NAMES[to]}")
 
     def spoilt(folder: Path, module: Any, *rest: Any) -> None:
         other_module = module if to == "timm" else copy.deepcopy(module)
@@ -415,7 +415,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, to: str) -> None:
             tensors["blocks.0.mlp.fc1.bias"][0] += 0.5
             save_file(tensors, folder / "model.safetensors")
 
-    monkeypatch.setattr(exporting, f"write_{NAMES[to]}", spoilt)
+    monkeypatch.setattr(export_run, f"write_{NAMES[to]}", spoilt)
 
 
 NAMES = {"hf": "transformers", "timm": "timm", "pt2": "pt2"}
@@ -453,7 +453,7 @@ def test_a_stopped_export_leaves_nothing(
         assert folder.parent == tmp_path and (folder / "model.safetensors").is_file(), "it was on its way"
         raise error
 
-    monkeypatch.setattr(exporting, "read_timm", stop)
+    monkeypatch.setattr(export_run, "read_timm", stop)
     with pytest.raises(type(error)):
         export(run, "timm", tmp_path / "out")
     assert not list(tmp_path.iterdir())
@@ -520,14 +520,14 @@ def test_what_is_not_known(to: str, precision: str, message: str, run: Path, tmp
 def test_a_missing_package_is_named_with_its_extra(
     to: str, package: str, extra: str, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = read_back.import_module
+    original = export_compare.import_module
 
     def missing(name: str) -> Any:
         if name == package:
             raise ImportError(f"No module named {name!r}")
         return original(name)
 
-    monkeypatch.setattr(read_back, "import_module", missing)
+    monkeypatch.setattr(export_compare, "import_module", missing)
     with pytest.raises(ModelError) as error:
         export(run, to, tmp_path / "out")
     assert str(error.value).endswith(f"pip install 'vitrine[{extra}]'") and f"package {package}" in str(error.value)
@@ -556,7 +556,7 @@ def test_the_command(run: Path, tmp_path: Path, command: Callable[..., Any], mon
     assert content["same"] and content["out"] == str(tmp_path / "b")
     assert [each["precision"] for each in content["comparisons"]] == ["fp32"]
     assert content["comparisons"][0]["largest_difference"] <= content["comparisons"][0]["tolerance"]
-    monkeypatch.setattr(exporting, "describe_difference", lambda *_: "its class names are not the run's")
+    monkeypatch.setattr(export_run, "describe_difference", lambda *_: "its class names are not the run's")
     result = command(run, "--to", "timm", "-o", tmp_path / "c")
     assert result.exit_code == 1 and "Not the same: its class names are not the run's." in result.stdout
     assert not (tmp_path / "c").exists()

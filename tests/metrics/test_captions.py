@@ -21,9 +21,8 @@ from hypothesis import strategies as st
 
 from vitrine.caption.evaluate import caption_table
 from vitrine.errors import DataError
-from vitrine.metrics import caption_java, intervals
+from vitrine.metrics import caption_java, intervals, java_process
 from vitrine.metrics import captions as captions_module
-from vitrine.metrics import java_process as caption_java_process
 from vitrine.metrics.caption_ngrams import corpus_bleu, ngram_scores
 from vitrine.metrics.caption_text import caption_diversity, constant_caption, tokenise
 from vitrine.metrics.captions import METRICS, caption_scores
@@ -568,7 +567,7 @@ def test_spice_is_handed_each_set_with_its_references(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "pycocoevalcap.spice.spice", SimpleNamespace(Spice=Spice))
     sets = [[{"0": ["a cat"]}, {"0": ["the cat", "a cat"]}], [{"0": ["b"]}, {"0": ["c"]}]]
-    assert caption_java_process.JOBS["SPICE"](sets) == [0.25, 0.25]
+    assert java_process.JOBS["SPICE"](sets) == [0.25, 0.25]
     assert calls == [(references, captions) for captions, references in sets]
 
 
