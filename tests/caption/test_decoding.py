@@ -104,9 +104,9 @@ def test_beam_scores_are_what_teacher_forcing_gives(
     )
     captions = final_captions(found)
     check(captioner, encoder_output, captions)
-    ended = [caption.has_end for caption in captions]
+    with_end = [caption.has_end for caption in captions]
     again = final_captions(
-        teacher_forced(captioner, encoder_output, [caption.ids for caption in captions], with_end=ended, maps=ALL)
+        teacher_forced(captioner, encoder_output, [caption.ids for caption in captions], with_end=with_end, maps=ALL)
     )
     for one, other in zip(captions, again, strict=True):
         assert one.score(exponent) == pytest.approx(other.score(exponent), abs=1e-5)
@@ -123,16 +123,16 @@ def slow_beam_search(captioner: TableCaptioner, picture: int, beams: int, expone
         return total(said) / len(said) ** exponent
 
     live: list[tuple[int, ...]] = [()]
-    finished: list[tuple[int, ...]] = []
+    complete: list[tuple[int, ...]] = []
     for _ in range(captioner.max_length - 1):
         longer = [(*said, piece) for said in live for piece in range(captioner.size)]
         ranked = sorted(longer, key=total, reverse=True)
-        finished += [said for said in ranked[:beams] if said[-1] == captioner.end]
-        finished = sorted(finished, key=score, reverse=True)[:beams]
+        complete += [said for said in ranked[:beams] if said[-1] == captioner.end]
+        complete = sorted(complete, key=score, reverse=True)[:beams]
         live = [said for said in ranked if said[-1] != captioner.end][:beams]
-        if len(finished) == beams and score(finished[-1]) >= max(map(score, live)):
+        if len(complete) == beams and score(complete[-1]) >= max(map(score, live)):
             break
-    return list(max(finished or live, key=score))
+    return list(max(complete or live, key=score))
 
 
 @pytest.mark.parametrize("exponent", [0.0, 0.7, 1.0])
@@ -409,9 +409,9 @@ def test_forced_captions_are_refused_where_they_cannot_be_followed() -> None:
     assert final_captions(teacher_forced(captioner, encoder_output, [[]]))[0].ids == ()
     with pytest.raises(ModelError, match="5 word pieces"):
         next(teacher_forced(captioner, encoder_output, [[3, 4, 5, 6]]))
-    for captions, ended in (([[3], [4]], True), ([[captioner.end]], True), ([[]], False), ([[3, 2, 4]], False)):
+    for captions, with_end in (([[3], [4]], True), ([[captioner.end]], True), ([[]], False), ([[3, 2, 4]], False)):
         with pytest.raises(ValueError, match=r"caption"):
-            next(teacher_forced(captioner, encoder_output, captions, with_end=ended))
+            next(teacher_forced(captioner, encoder_output, captions, with_end=with_end))
 
 
 def test_forced_captions_may_have_different_lengths() -> None:

@@ -57,20 +57,20 @@ class Knowing:
         return EncoderOutput(numbers, ((GRID, GRID),) * len(pixels), (GRID, GRID))
 
     def step(self, ids_B: torch.Tensor, encoder_output: EncoderOutput, state: Any) -> DecoderOutput:
-        begun = [*([()] * len(ids_B) if state is None else state)]
-        begun = [(*before, int(newest)) for before, newest in zip(begun, ids_B, strict=True)]
-        generator = torch.Generator().manual_seed(len(begun[0]))
+        beginnings = [*([()] * len(ids_B) if state is None else state)]
+        beginnings = [(*before, int(newest)) for before, newest in zip(beginnings, ids_B, strict=True)]
+        generator = torch.Generator().manual_seed(len(beginnings[0]))
         logits_BV = torch.rand(len(ids_B), self.vocabulary.size, generator=generator)
         cross_LBHK = torch.full((2, len(ids_B), 2, GRID * GRID), 1e-4)
-        for row, (number, so_far) in enumerate(zip(encoder_output.features.tolist(), begun, strict=True)):
+        for row, (number, so_far) in enumerate(zip(encoder_output.features.tolist(), beginnings, strict=True)):
             pieces, cells = self.truth[number]
             at = len(so_far) - 1  # of the piece that is predicted now
-            wanted = pieces[at] if at < len(pieces) else self.end
-            logits_BV[row, wanted] += self.tempting
+            target_ids = pieces[at] if at < len(pieces) else self.end
+            logits_BV[row, target_ids] += self.tempting
             right = list(so_far[1:]) == pieces[:at] and at < len(pieces)
             cross_LBHK[:, row, :, cells[at] if right else GRID - 1] += 1
         cross_LBHK /= cross_LBHK.sum(-1, keepdim=True)
-        return DecoderOutput(logits_BV, cross_LBHK, tuple(begun))
+        return DecoderOutput(logits_BV, cross_LBHK, tuple(beginnings))
 
     def reorder(self, state: Any, order_B: torch.Tensor) -> Any:
         return tuple(state[int(row)] for row in order_B)
@@ -97,12 +97,12 @@ def knowing(scenes: Sequence[Sample], words: Vocabulary, tempting: float) -> Kno
         cells: list[int] = []
         at = 0
         for word in caption.text.split(" "):
-            meant = [
+            expected_cell = [
                 m.object_index for m in caption.mentions if m.start <= at < m.end or at <= m.start < at + len(word)
             ]
             own = words.encode(word)
             pieces += own
-            cells += [_cell(scene.objects[meant[0]].mask) if meant else 0] * len(own)
+            cells += [_cell(scene.objects[expected_cell[0]].mask) if expected_cell else 0] * len(own)
             at += len(word) + 1
         assert pieces == words.encode(caption.text)
         truth.append((pieces, cells))
@@ -118,7 +118,7 @@ def _cell(mask_HW: np.ndarray) -> int:
 Decode = Callable[[Any, EncoderOutput, Sequence[Any]], Any]
 
 
-def scored(model: Knowing, scenes: Sequence[Sample], decode: Decode, shift: int) -> tuple[Grounding, Any]:
+def score_words(model: Knowing, scenes: Sequence[Sample], decode: Decode, shift: int) -> tuple[Grounding, Any]:
     regions = open_regions(DATA, scenes)
     assert regions is not None
     captions = []
@@ -153,7 +153,7 @@ def test_words_get_the_row_that_predicted_them(way: str, scenes: tuple[Sample, .
         def decode(captioner: Any, encoder_output: EncoderOutput, samples: Sequence[Any]) -> Any:
             return teacher_forced(captioner, encoder_output, [ids[sample.name] for sample in samples])
 
-    found, drop = scored(model, scenes, decode, 0)
+    found, drop = score_words(model, scenes, decode, 0)
     assert found.nouns > 120
     assert found.estimates["pointing"]["word"].mean > 0.97
     assert found.estimates["pointing"]["mean"].mean < 0.9
@@ -168,8 +168,8 @@ def test_a_shift_by_one_is_noticed(scenes: tuple[Sample, ...], vocabulary: Vocab
         for progress in greedy(captioner, encoder_output):
             yield Shifted(progress)
 
-    right, _ = scored(model, scenes, lambda captioner, encoder_output, _: greedy(captioner, encoder_output), 0)
-    wrong, _ = scored(model, scenes, misread, 0)
+    right, _ = score_words(model, scenes, lambda captioner, encoder_output, _: greedy(captioner, encoder_output), 0)
+    wrong, _ = score_words(model, scenes, misread, 0)
     assert right.estimates["pointing"]["word"].mean - wrong.estimates["pointing"]["word"].mean > 0.8
     assert wrong.flag in ("worse", "no better") and right.flag == "points"
 

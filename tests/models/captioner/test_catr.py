@@ -44,7 +44,7 @@ def published_shapes() -> dict[str, tuple[int, ...]]:
         return {row["name"]: tuple(int(n) for n in row["shape"].split("x")) for row in csv.DictReader(file)}
 
 
-def seeded(name: str, shape: tuple[int, ...]) -> Tensor:
+def random_weights(name: str, shape: tuple[int, ...]) -> Tensor:
     """The reference's weights: scaled so that activations stay finite and attention is uneven."""
     rng = np.random.default_rng(zlib.crc32(f"1:{name}".encode()))
     if name.endswith("running_var"):
@@ -80,7 +80,7 @@ PICTURES = (seeded_picture(224, 299, 10), seeded_picture(299, 200, 11))
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, Tensor]:
-    return {name: seeded(name, shape) for name, shape in published_shapes().items()}
+    return {name: random_weights(name, shape) for name, shape in published_shapes().items()}
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +88,9 @@ def model(weights: dict[str, Tensor], tmp_path_factory: pytest.TempPathFactory) 
     """Through a file as it is released: a dictionary with the weights under ``model`` and other things beside them."""
     path = tmp_path_factory.mktemp("catr") / "catr.pth"
     torch.save({"model": weights, "optimizer": {"param_groups": [{"lr": 1e-5}]}, "epoch": 29}, path)
-    loaded = load_catr(path)
+    model_from_file = load_catr(path)
     path.unlink()  # 340 MB that nobody should keep
-    return loaded
+    return model_from_file
 
 
 @pytest.fixture(scope="module")
@@ -236,16 +236,16 @@ class Slow:
 
     def logits(self, encoder_output: Tensor, place: Tensor, ids: list[int], max_length: int = LONGEST) -> Tensor:
         """Of every word after the given ones, (len(ids), V)."""
-        filled = torch.tensor(ids + [0] * (max_length - len(ids)))
-        padded = torch.arange(max_length)[None] >= len(ids)
+        padded_ids = torch.tensor(ids + [0] * (max_length - len(ids)))
+        is_padding = torch.arange(max_length)[None] >= len(ids)
         later = torch.ones(max_length, max_length, dtype=torch.bool).triu(1)
         words = "transformer.embeddings."
         position = self.weights[f"{words}position_embeddings.weight"][:max_length]
-        x = self.norm(f"{words}LayerNorm", self.weights[f"{words}word_embeddings.weight"][filled] + position, 1e-12)
+        x = self.norm(f"{words}LayerNorm", self.weights[f"{words}word_embeddings.weight"][padded_ids] + position, 1e-12)
         for i in range(6):
             name = f"transformer.decoder.layers.{i}"
             y = self.norm(f"{name}.norm1", x)
-            masks = {"attn_mask": later, "key_padding_mask": padded}
+            masks = {"attn_mask": later, "key_padding_mask": is_padding}
             x = x + self.attend(f"{name}.self_attn", y + position, y + position, y, **masks)
             y = self.norm(f"{name}.norm2", x)
             x = x + self.attend(f"{name}.multihead_attn", y + position, encoder_output + place, encoder_output)
@@ -261,13 +261,13 @@ def test_greedy_words_equal_a_slow_version_that_has_the_published_logits(
     model: CaptionModel, weights: dict[str, Tensor], reference: dict[str, np.ndarray], i: int
 ) -> None:
     slow = Slow(weights)
-    seen = slow.encode(PICTURES[i])
-    published = slow.logits(*seen, reference[f"ids_{i}"].tolist())
-    compare(published[:, reference["vocabulary_ids"]], reference[f"logits_{i}"], 1e-4)
-    assert (published.argmax(-1).numpy() == reference[f"argmax_{i}"]).all()
+    encoder_states = slow.encode(PICTURES[i])
+    slow_logits = slow.logits(*encoder_states, reference[f"ids_{i}"].tolist())
+    compare(slow_logits[:, reference["vocabulary_ids"]], reference[f"logits_{i}"], 1e-4)
+    assert (slow_logits.argmax(-1).numpy() == reference[f"argmax_{i}"]).all()
     (ids,) = greedy(model, PICTURES[i : i + 1])
     for t in range(1, len(ids)):  # no word sees a later one, so the padding up to 128 is left out
-        assert ids[t] == int(slow.logits(*seen, ids[:t], max_length=t)[-1].argmax())
+        assert ids[t] == int(slow.logits(*encoder_states, ids[:t], max_length=t)[-1].argmax())
     assert ids[1] == reference[f"argmax_{i}"][0]
     assert len(set(ids)) > 3
 
@@ -335,9 +335,9 @@ def test_other_shapes_and_names_are_listed(tmp_path: Path, old: bool) -> None:
     del changed["input_proj.bias"]
     changed |= {"head.weight": torch.zeros(2), "backbone.0.body.bn1.num_batches_tracked": torch.tensor(3)}
     torch.save({"model": changed}, path, _use_new_zipfile_serialization=not old)
-    with pytest.raises(ModelError) as raised:
+    with pytest.raises(ModelError) as error_info:
         load_catr(path)
-    told = str(raised.value)
+    told = str(error_info.value)
     assert "716 weights" in told
     assert "1 missing: input_proj.bias; 1 unknown: head.weight; 4 of another shape:" in told
     assert "input_proj.weight (128 x 2048 x 1 x 1 in place of 256 x 2048 x 1 x 1)" in told
@@ -392,9 +392,9 @@ def test_a_release_is_downloaded_once_into_the_cache_folder(release: Path, tmp_p
 
 
 def test_a_release_that_cannot_be_had_says_how_to_provide_it(release: Path) -> None:
-    with pytest.raises(WeightsUnavailableError) as raised:
+    with pytest.raises(WeightsUnavailableError) as error_info:
         fetch_release("catr/v3")
-    told = str(raised.value)
+    told = str(error_info.value)
     assert RELEASES["catr/v3"] in told
     assert f"save it as {release_path('catr/v3')}" in told
     with pytest.raises(ModelError, match=r"no captioner 'catr/v4'. Expected catr/v1, catr/v2, catr/v3"):
@@ -422,13 +422,13 @@ def test_a_download_that_ends_early_is_not_kept(release: Path, monkeypatch: pyte
 def test_pictures_are_prepared_as_published(size: tuple[int, int]) -> None:
     image = Image.effect_noise(size, 80).convert("RGB")
     shape = np.array(image.size, dtype=float)
-    resized = image.resize(tuple((shape * (299 / max(shape))).astype(int)))
+    resized_image = image.resize(tuple((shape * (299 / max(shape))).astype(int)))
     to_model = torchvision.transforms.Compose(
         [torchvision.transforms.ToTensor(), torchvision.transforms.Normalize((0.5,) * 3, (0.5,) * 3)]
     )
     found = CaptionTransform(CaptionInput())(image)
     assert found.dtype == torch.float32
-    assert torch.equal(found, to_model(resized))
+    assert torch.equal(found, to_model(resized_image))
 
 
 def test_some_long_sides_lose_a_pixel_and_no_side_vanishes() -> None:
@@ -442,10 +442,10 @@ def test_a_map_is_placed_on_the_whole_photograph() -> None:
     geometry = CaptionTransform(CaptionInput()).geometry(500, 375)
     assert (geometry.resized_width, geometry.resized_height) == (299, 224)
     assert geometry.scale == (299 / 500, 224 / 375)
-    placed = Placement(geometry, 14, 19)
-    assert placed.visible_share == 1
+    map_placement = Placement(geometry, 14, 19)
+    assert map_placement.visible_share == 1
     scores = np.arange(14 * 19, dtype=np.float32).reshape(14, 19)
-    spread = placed.to_image(scores, smooth=False)
+    spread = map_placement.to_image(scores, smooth=False)
     assert spread.shape == (375, 500)
     for y, x in ((0, 0), (374, 499), (100, 300)):
         assert spread[y, x] == scores[int((y + 0.5) / 375 * 14), int((x + 0.5) / 500 * 19)]

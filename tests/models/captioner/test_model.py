@@ -31,7 +31,7 @@ SMALL = {"vocabulary_size": 40, "width": 32, "heads": 4, "encoder_layers": 2, "d
 SIZES = ((32, 48), (48, 24), (32, 48))
 
 
-def built(parts: str, **changes: object) -> CaptionModel:
+def make_model(parts: str, **changes: object) -> CaptionModel:
     """A small captioner whose attention is uneven."""
     config = CaptionModelConfig(**(SMALL | PARTS[parts] | changes))
     torch.manual_seed(3)
@@ -55,7 +55,7 @@ def words(rows: int, length: int = 9) -> Tensor:
     return ids_BT
 
 
-def stepped(model: CaptionModel, encoder_output: EncoderOutput, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
+def decode_stepwise(model: CaptionModel, encoder_output: EncoderOutput, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
     """What forward gives, one word at a time."""
     logits, crosses, state = [], [], None
     for ids_B in ids_BT.T:
@@ -74,10 +74,10 @@ def _no_gradients(request: pytest.FixtureRequest) -> object:
 
 @pytest.mark.parametrize("parts", PARTS)
 def test_one_word_at_a_time_equals_all_at_once(parts: str) -> None:
-    model = built(parts)
+    model = make_model(parts)
     encoder_output = model.encode(pictures())
     logits_BTV, cross_LBHTK = model(encoder_output, words(3))
-    cached_BTV, cached_LBHTK = stepped(model, encoder_output, words(3))
+    cached_BTV, cached_LBHTK = decode_stepwise(model, encoder_output, words(3))
     assert logits_BTV.shape == (3, 9, 40)
     assert cross_LBHTK.shape == (2, 3, 4, 9, math.prod(encoder_output.padded_grid))
     assert (cached_BTV - logits_BTV).abs().max() < 1e-5
@@ -88,7 +88,7 @@ def test_one_word_at_a_time_equals_all_at_once(parts: str) -> None:
 
 @pytest.mark.parametrize("parts", PARTS)
 def test_no_word_sees_a_later_one(parts: str) -> None:
-    model = built(parts)
+    model = make_model(parts)
     encoder_output, ids_BT = model.encode(pictures()), words(3)
     before_BTV, cross_before = model(encoder_output, ids_BT)
     ids_BT[:, 5:] = 0  # as padding would
@@ -100,7 +100,7 @@ def test_no_word_sees_a_later_one(parts: str) -> None:
 
 @pytest.mark.parametrize("parts", PARTS)
 def test_cross_attention_is_shared_out_over_a_pictures_own_cells(parts: str) -> None:
-    model = built(parts)
+    model = make_model(parts)
     encoder_output = model.encode(pictures())
     cross_LBHTK = model(encoder_output, words(3))[1]
     assert torch.allclose(cross_LBHTK.sum(-1), torch.ones(()))
@@ -117,7 +117,7 @@ def test_cross_attention_is_shared_out_over_a_pictures_own_cells(parts: str) -> 
 
 @pytest.mark.parametrize("parts", ["vit", "convolutions"])
 def test_padded_features_leave_a_picture_alone(parts: str) -> None:
-    model = built(parts)
+    model = make_model(parts)
     encoder_output = model.encode(pictures())
     logits_BTV, cross_LBHTK = model(encoder_output, words(3))
     for i, picture in enumerate(pictures()):
@@ -135,27 +135,29 @@ def test_padded_features_leave_a_picture_alone(parts: str) -> None:
     "order", [[0, 0, 1, 1, 2, 2], [2, 2, 2, 0, 0, 0], [2, 0, 1], [1, 1], [0, 0, 0, 0, 1, 1], [0, 1, 0], [1, 0, 0]]
 )
 def test_beams_equal_pictures_decoded_by_themselves(order: list[int]) -> None:
-    model = built("convolutions")
+    model = make_model("convolutions")
     encoder_output, ids_BT = model.encode(pictures()), words(len(order))
-    picked = encoder_output.select_rows(torch.tensor(order))
-    assert picked.grids == tuple(encoder_output.grids[i] for i in order)
-    logits_BTV, cross_LBHTK = stepped(model, picked, ids_BT)
-    everything_at_once = model(picked, ids_BT)
+    selection = encoder_output.select_rows(torch.tensor(order))
+    assert selection.grids == tuple(encoder_output.grids[i] for i in order)
+    logits_BTV, cross_LBHTK = decode_stepwise(model, selection, ids_BT)
+    everything_at_once = model(selection, ids_BT)
     assert (everything_at_once[0] - logits_BTV).abs().max() < 1e-5
     assert (everything_at_once[1] - cross_LBHTK).abs().max() < 1e-5
-    assert (model.logits(picked, ids_BT) - logits_BTV).abs().max() < 1e-5
+    assert (model.logits(selection, ids_BT) - logits_BTV).abs().max() < 1e-5
     for row, i in enumerate(order):
         alone = model.encode([pictures()[i]])
         logits_1TV, cross_L1HTK = model(alone, ids_BT[row : row + 1])
         assert (logits_BTV[row] - logits_1TV[0]).abs().max() < 1e-5
-        own = cross_LBHTK[:, row].unflatten(-1, picked.padded_grid)[..., : alone.padded_grid[0], : alone.padded_grid[1]]
+        own = cross_LBHTK[:, row].unflatten(-1, selection.padded_grid)[
+            ..., : alone.padded_grid[0], : alone.padded_grid[1]
+        ]
         assert (own.flatten(-2) - cross_L1HTK[:, 0]).abs().max() < 1e-5
-    turned, _ = model(picked.select_rows(list(range(len(order)))[::-1]), ids_BT.flip(0))
-    assert (turned.flip(0) - logits_BTV).abs().max() < 1e-5
+    reversed_logits, _ = model(selection.select_rows(list(range(len(order)))[::-1]), ids_BT.flip(0))
+    assert (reversed_logits.flip(0) - logits_BTV).abs().max() < 1e-5
 
 
 def test_beams_of_a_picture_share_its_keys() -> None:
-    encoder_output = built("vit").encode(pictures())
+    encoder_output = make_model("vit").encode(pictures())
     beams = encoder_output.select_rows([0] * 5 + [1] * 5 + [2] * 5)
     assert beams.features.keys[0] is encoder_output.features.keys[0]
     assert len(beams.select_rows([5, 6, 10, 11]).features.keys[0]) == 2
@@ -163,22 +165,22 @@ def test_beams_of_a_picture_share_its_keys() -> None:
 
 
 def test_a_reordered_state_goes_on_from_the_other_words() -> None:
-    model = built("vit")
+    model = make_model("vit")
     encoder_output = model.encode(pictures()[:1]).select_rows([0, 0, 0])
     ids_BT, state = words(3, 5), None
     for ids_B in ids_BT[:, :3].T:
         state = model.step(ids_B, encoder_output, state).state
     order = torch.tensor([2, 0, 0])
-    followed = model.step(ids_BT[:, 3], encoder_output, model.reorder(state, order))
+    reordered_step = model.step(ids_BT[:, 3], encoder_output, model.reorder(state, order))
     expected, cross = model(encoder_output, torch.cat((ids_BT[order, :3], ids_BT[:, 3:4]), 1))
-    assert (followed.logits_BV - expected[:, -1]).abs().max() < 1e-5
-    assert (followed.cross_LBHK - cross[..., -1, :]).abs().max() < 1e-5
+    assert (reordered_step.logits_BV - expected[:, -1]).abs().max() < 1e-5
+    assert (reordered_step.cross_LBHK - cross[..., -1, :]).abs().max() < 1e-5
     assert not torch.allclose(expected[1], expected[2], atol=1e-3)
     assert model.reorder(None, order) is None
 
 
 def test_a_state_can_be_continued_twice() -> None:
-    model = built("vit")
+    model = make_model("vit")
     encoder_output = model.encode(pictures()[:2])
     state = model.step(torch.tensor([1, 1]), encoder_output, None).state
     first = model.step(torch.tensor([5, 6]), encoder_output, state)
@@ -189,7 +191,7 @@ def test_a_state_can_be_continued_twice() -> None:
 
 
 def test_a_transformers_features_are_its_patch_tokens() -> None:
-    model = built("vit")
+    model = make_model("vit")
     pixels = torch.stack(pictures(((32, 48),) * 2))
     body = model.backbone.body
     tokens_BND = body.forward_features(pixels)
@@ -203,7 +205,7 @@ def test_a_transformers_features_are_its_patch_tokens() -> None:
 
 
 def test_an_earlier_stage_is_finer_and_what_follows_it_is_gone() -> None:
-    early, late = built("convolutions", stage=2, image_args={}), built("convolutions", image_args={})
+    early, late = make_model("convolutions", stage=2, image_args={}), make_model("convolutions", image_args={})
     picture = pictures(((64, 64),))
     assert early.encode(picture).grids == ((8, 8),)
     assert late.encode(picture).grids == ((2, 2),)
@@ -211,9 +213,9 @@ def test_an_earlier_stage_is_finer_and_what_follows_it_is_gone() -> None:
 
 
 def test_features_can_be_kept_and_joined_again() -> None:
-    model = built("convolutions")
-    kept = [model.encode_image([picture]).values_BDRC[0] for picture in pictures()]
-    encoder_output = model.encode_features(Features.join(kept))
+    model = make_model("convolutions")
+    cached_values = [model.encode_image([picture]).values_BDRC[0] for picture in pictures()]
+    encoder_output = model.encode_features(Features.join(cached_values))
     expected = model.encode(pictures())
     assert encoder_output.grids == expected.grids
     assert (model(encoder_output, words(3))[0] - model(expected, words(3))[0]).abs().max() < 1e-5
@@ -231,7 +233,7 @@ def test_the_packages_own_model_serves_as_image_encoder() -> None:
 
 
 def test_a_model_ready_to_predict_computes_the_same() -> None:
-    model = built("padded pixels")
+    model = make_model("padded pixels")
     norms = sum(isinstance(module, FrozenBatchNorm2d) for module in model.modules())
     encoder_output = model.encode(pictures())
     expected = model(encoder_output, words(3))[0]
@@ -254,12 +256,12 @@ def test_a_frozen_norm_is_batch_norm_in_eval_mode() -> None:
 
 @pytest.mark.parametrize("parts_in_bf16", ["everything", "pictures", "backbone"])
 def test_bf16_gives_float32_near_by(parts_in_bf16: str) -> None:
-    model = built("convolutions")
+    model = make_model("convolutions")
     expected, cross = model(model.encode(pictures()), words(3))
     rounded_parts = {"everything": [model], "pictures": [model.backbone, model.projection, model.encoder]}
     for part in rounded_parts.get(parts_in_bf16, [model.backbone]):
         part.to(torch.bfloat16)
-    logits, rounded = stepped(model, model.encode(pictures()), words(3))
+    logits, rounded = decode_stepwise(model, model.encode(pictures()), words(3))
     assert logits.dtype == rounded.dtype == torch.float32
     assert (logits - expected).abs().max() < 0.1 * expected.abs().max()
     assert torch.allclose(rounded.sum(-1), torch.ones(()), atol=1e-5)
@@ -268,7 +270,7 @@ def test_bf16_gives_float32_near_by(parts_in_bf16: str) -> None:
 
 @pytest.mark.parametrize("parts", ["vit", "convolutions"])
 def test_gradients_reach_every_weight_and_a_caption_is_learnt(parts: str) -> None:
-    model = built(parts, dropout=0.05).train()
+    model = make_model(parts, dropout=0.05).train()
     inputs, ids_BT = pictures(((32, 32),) * 2), words(2, 7)
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
     losses = []
@@ -285,9 +287,9 @@ def test_gradients_reach_every_weight_and_a_caption_is_learnt(parts: str) -> Non
 
 
 def test_positions_are_sines_of_counted_rows_and_columns() -> None:
-    padded = torch.zeros(2, 3, 4, dtype=torch.bool)
-    padded[1, 2:] = padded[1, :, 3:] = True
-    found = sine_positions(padded, 16)
+    padded_BRC = torch.zeros(2, 3, 4, dtype=torch.bool)
+    padded_BRC[1, 2:] = padded_BRC[1, :, 3:] = True
+    found = sine_positions(padded_BRC, 16)
     for picture, rows, columns in ((0, 3, 4), (1, 2, 3)):
         for row in range(rows):
             for column in range(columns):
@@ -301,12 +303,12 @@ def test_positions_are_sines_of_counted_rows_and_columns() -> None:
 def test_memories_of_other_captioners_are_picked_alike() -> None:
     table = torch.arange(6.0).reshape(3, 2)
     encoder_output = EncoderOutput({"a": table, "b": (table + 1, None), "c": [table]}, ((1, 2), (1, 1), (2, 1)), (2, 2))
-    picked = encoder_output.select_rows([2, 2, 0])
-    assert picked.grids == ((2, 1), (2, 1), (1, 2))
-    assert torch.equal(picked.features["a"], table[[2, 2, 0]])
-    assert torch.equal(picked.features["b"][0], table[[2, 2, 0]] + 1)
-    assert isinstance(picked.features["b"], tuple)
-    assert torch.equal(picked.features["c"][0], table[[2, 2, 0]])
+    selection = encoder_output.select_rows([2, 2, 0])
+    assert selection.grids == ((2, 1), (2, 1), (1, 2))
+    assert torch.equal(selection.features["a"], table[[2, 2, 0]])
+    assert torch.equal(selection.features["b"][0], table[[2, 2, 0]] + 1)
+    assert isinstance(selection.features["b"], tuple)
+    assert torch.equal(selection.features["c"][0], table[[2, 2, 0]])
     for wrong in ([3], [-1]):
         with pytest.raises(IndexError, match="from 0 to 2"):
             encoder_output.select_rows(wrong)
@@ -315,7 +317,7 @@ def test_memories_of_other_captioners_are_picked_alike() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    model = built("vit")
+    model = make_model("vit")
     encoder_output = model.encode(pictures())
     with pytest.raises(ValueError, match="2 rows do not go with an encoder output of 3"):
         model.step(torch.tensor([1, 1]), encoder_output, None)
@@ -346,19 +348,19 @@ def test_what_does_not_fit_is_refused() -> None:
 )
 def test_settings_that_cannot_be_name_their_field(changes: dict[str, object], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        built("vit", **changes)
+        make_model("vit", **changes)
 
 
 def test_image_encoders_that_cannot_be_are_refused() -> None:
     with pytest.raises(ModelError, match="padding = 'pixels' is for convolutions"):
-        built("vit", padding="pixels")
+        make_model("vit", padding="pixels")
     with pytest.raises(ModelError, match="no stage 9"):
-        built("vit", stage=9)
+        make_model("vit", stage=9)
     with pytest.raises(ModelError, match="'resnet7' cannot be built"):
-        built("vit", image_model="resnet7")
+        make_model("vit", image_model="resnet7")
 
 
 def test_settings_survive_json() -> None:
-    config = built("vit").config
+    config = make_model("vit").config
     assert CaptionModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
     assert config.to_dict()["longest"] == config.max_length == 12  # the key of every config.json so far

@@ -77,16 +77,16 @@ def own_case(name: str, folder: Path) -> Case:
 
 def library_case(kind: str, folder: Path) -> Case:
     save_tiny(kind, folder)
-    opened = open_transformers_captioner(str(folder))
-    words = opened.words
-    opened.module.vocabulary = read_vocabulary(words.path, start=words.start, end=words.end, pad=words.pad)
+    hf_captioner = open_transformers_captioner(str(folder))
+    words = hf_captioner.vocabulary
+    hf_captioner.module.vocabulary = read_vocabulary(words.path, start=words.start, end=words.end, pad=words.pad)
     model = reload(kind, folder)
 
     def whole(pixels: list[Tensor], ids_BT: Tensor) -> tuple[Tensor, Tensor]:
         logits_BTV, rows_LBHTN = library_pass(kind, model, torch.stack(pixels), ids_BT)
         return logits_BTV, over_cells(rows_LBHTN)
 
-    return Case(opened.module, random_pictures(*((SIDE, SIDE),) * 6), whole)
+    return Case(hf_captioner.module, random_pictures(*((SIDE, SIDE),) * 6), whole)
 
 
 @pytest.fixture(scope="module", params=[*OWN, *KINDS])
@@ -107,7 +107,7 @@ def some_words(case: Case, rows: int, length: int = 8) -> Tensor:
     return ids_BT
 
 
-def stepped(case: Case, encoder_output: Any, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
+def decode_stepwise(case: Case, encoder_output: Any, ids_BT: Tensor) -> tuple[Tensor, Tensor]:
     logits, cross, state = [], [], None
     for ids_B in ids_BT.T:
         step = case.module.step(ids_B, encoder_output, state)
@@ -128,7 +128,7 @@ def tensors(value: Any) -> list[Tensor]:
     return [found for part in value for found in tensors(part)] if isinstance(value, tuple | list) else []
 
 
-def said(caption: DecodedCaption, module: Any) -> list[int]:
+def ids_with_end(caption: DecodedCaption, module: Any) -> list[int]:
     return [*caption.ids, *([module.end] if caption.has_end else [])]
 
 
@@ -147,7 +147,7 @@ def test_shapes_types_and_ids(case: Case) -> None:
 
 def test_the_attention_is_shared_out_over_a_pictures_own_cells(case: Case) -> None:
     encoder_output = case.module.encode(case.pixels)
-    cross_LBHTK = stepped(case, encoder_output, some_words(case, 6))[1]
+    cross_LBHTK = decode_stepwise(case, encoder_output, some_words(case, 6))[1]
     assert torch.allclose(cross_LBHTK.sum(-1), torch.ones(()), atol=1e-5)
     for i, (rows, columns) in enumerate(encoder_output.grids):
         own = cross_LBHTK[:, i].unflatten(-1, encoder_output.padded_grid)
@@ -158,7 +158,7 @@ def test_the_attention_is_shared_out_over_a_pictures_own_cells(case: Case) -> No
 
 def test_one_word_at_a_time_equals_a_whole_pass(case: Case) -> None:
     ids_BT = some_words(case, 6)
-    logits_BTV, cross_LBHTK = stepped(case, case.module.encode(case.pixels), ids_BT)
+    logits_BTV, cross_LBHTK = decode_stepwise(case, case.module.encode(case.pixels), ids_BT)
     expected_BTV, expected_LBHTK = case.whole(case.pixels, ids_BT)
     assert (logits_BTV - expected_BTV).abs().max() < 1e-5
     assert (cross_LBHTK - expected_LBHTK).abs().max() < 1e-5
@@ -174,7 +174,9 @@ def test_the_picture_matters(case: Case) -> None:
 
 def test_all_at_once_equals_one_at_a_time(case: Case) -> None:
     encoder_output, ids_BT = case.module.encode(case.pixels), some_words(case, 6)
-    for whole, steps in zip(case.module(encoder_output, ids_BT), stepped(case, encoder_output, ids_BT), strict=True):
+    for whole, steps in zip(
+        case.module(encoder_output, ids_BT), decode_stepwise(case, encoder_output, ids_BT), strict=True
+    ):
         assert (whole - steps).abs().max() < 1e-5
 
 
@@ -203,17 +205,17 @@ def test_rows_are_picked_and_reordered(case: Case) -> None:
     state = None
     for ids_B in ids_BT[:, :4].T:
         state = module.step(ids_B, encoder_output, state).state
-    picked = encoder_output.select_rows(order)
-    assert picked.grids == tuple(encoder_output.grids[row] for row in order)
+    selection = encoder_output.select_rows(order)
+    assert selection.grids == tuple(encoder_output.grids[row] for row in order)
     state = module.reorder(state, torch.tensor(order))
     newest_B = torch.tensor([7, 8, 9, 7])
-    step = module.step(newest_B, picked, state)
+    step = module.step(newest_B, selection, state)
     followed_BT = torch.cat((ids_BT[order, :4], newest_B[:, None]), 1)
     for row, picture in enumerate(order):
         alone = module.encode([case.pixels[picture]])
-        logits_1TV, cross_L1HTK = stepped(case, alone, followed_BT[row : row + 1])
+        logits_1TV, cross_L1HTK = decode_stepwise(case, alone, followed_BT[row : row + 1])
         assert (step.logits_BV[row] - logits_1TV[0, -1]).abs().max() < 1e-5
-        own = step.cross_LBHK[:, row].unflatten(-1, picked.padded_grid)[
+        own = step.cross_LBHK[:, row].unflatten(-1, selection.padded_grid)[
             ..., : alone.padded_grid[0], : alone.padded_grid[1]
         ]
         assert (own.flatten(-2) - cross_L1HTK[:, 0, :, -1]).abs().max() < 1e-5
@@ -225,7 +227,7 @@ def test_greedy_takes_what_whole_passes_find_likeliest(case: Case) -> None:
     module = case.module
     captions = final_captions(greedy(module, module.encode(case.pixels), maps=ALL))
     for picture, caption in enumerate(captions):
-        pieces = said(caption, module)
+        pieces = ids_with_end(caption, module)
         ids_1T = torch.tensor([[module.start, *pieces]])[:, : module.max_length]
         logits_1TV, cross_L1HTK = case.whole([case.pixels[picture]], ids_1T)
         assert logits_1TV[0, : len(pieces)].argmax(-1).tolist() == pieces
@@ -259,7 +261,7 @@ def test_beam_scores_and_maps_are_those_of_teacher_forcing(case: Case) -> None:
     for picture, (one, other) in enumerate(zip(captions, again, strict=True)):
         assert one.score() == pytest.approx(other.score(), abs=1e-5)
         np.testing.assert_allclose(one.maps_TLHK, other.maps_TLHK, atol=1e-5)
-        pieces = said(one, module)
+        pieces = ids_with_end(one, module)
         ids_1T = torch.tensor([[module.start, *pieces]])[:, : module.max_length]
         scores_TV = case.whole([case.pixels[picture]], ids_1T)[0][0].double().log_softmax(-1)
         expected = sum(float(scores_TV[place, piece]) for place, piece in enumerate(pieces))

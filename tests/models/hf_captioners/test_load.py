@@ -52,7 +52,7 @@ MORE = ("deit-gpt2", "beit-bert", "swin-bert")
 
 
 @pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folders = {kind: tmp_path_factory.mktemp(kind) for kind in (*KINDS, *MORE)}
     for kind, folder in folders.items():
         save_tiny(kind, folder)
@@ -60,11 +60,11 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def copied(saved: dict[str, Path], tmp_path: Path) -> Any:
+def copied(model_folders: dict[str, Path], tmp_path: Path) -> Any:
     """A folder of its own, to be spoilt."""
 
     def copy(kind: str) -> Path:
-        return Path(shutil.copytree(saved[kind], tmp_path / kind))
+        return Path(shutil.copytree(model_folders[kind], tmp_path / kind))
 
     return copy
 
@@ -82,9 +82,9 @@ def pixels(count: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", [*KINDS, *MORE])
-def test_greedy_says_what_the_library_generates(kind: str, saved: dict[str, Path]) -> None:
-    module = open_transformers_captioner(str(saved[kind])).module
-    generated_BT = reload(kind, saved[kind]).generate(
+def test_greedy_says_what_the_library_generates(kind: str, model_folders: dict[str, Path]) -> None:
+    module = open_transformers_captioner(str(model_folders[kind])).module
+    generated_BT = reload(kind, model_folders[kind]).generate(
         pixel_values=pixels(12), do_sample=False, num_beams=1, max_new_tokens=module.max_length - 1
     )
     captions = final_captions(greedy(module, module.encode(list(pixels(12)))))
@@ -98,23 +98,23 @@ def test_greedy_says_what_the_library_generates(kind: str, saved: dict[str, Path
 
 
 @pytest.mark.parametrize("kind", MORE)
-def test_other_image_encoders_are_the_librarys_too(kind: str, saved: dict[str, Path]) -> None:
-    module = open_transformers_captioner(str(saved[kind])).module
+def test_other_image_encoders_are_the_librarys_too(kind: str, model_folders: dict[str, Path]) -> None:
+    module = open_transformers_captioner(str(model_folders[kind])).module
     ids_BT = torch.randint(4, 40, (2, 7), generator=torch.Generator().manual_seed(1))
     ids_BT[:, 0] = module.start
     encoder_output = module.encode(list(pixels(2)))
     assert encoder_output.padded_grid == (4, 4)
     logits_BTV, cross_LBHTK = module(encoder_output, ids_BT)
-    expected_BTV, rows_LBHTN = library_pass(kind, reload(kind, saved[kind]), pixels(2), ids_BT)
+    expected_BTV, rows_LBHTN = library_pass(kind, reload(kind, model_folders[kind]), pixels(2), ids_BT)
     assert rows_LBHTN.shape[-1] - CELLS == {"deit": 2, "beit": 1, "swin": 0}[kind.split("-")[0]]
     assert (logits_BTV - expected_BTV).abs().max() < 1e-5
     assert (cross_LBHTK - over_cells(rows_LBHTN)).abs().max() < 1e-5
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_cells_are_the_pictures_patches_row_by_row(kind: str, saved: dict[str, Path]) -> None:
+def test_cells_are_the_pictures_patches_row_by_row(kind: str, model_folders: dict[str, Path]) -> None:
     """Of an encoder that is cut down to its patches, only one patch's token changes with one patch's pixels."""
-    module = open_transformers_captioner(str(saved[kind])).module
+    module = open_transformers_captioner(str(model_folders[kind])).module
     encoder = {"blip": "vision_model", "git": "git.image_encoder.vision_model"}.get(kind, "encoder")
     embeddings = module.model.get_submodule(f"{encoder}.embeddings")
     plain = pixels(1)
@@ -126,8 +126,8 @@ def test_cells_are_the_pictures_patches_row_by_row(kind: str, saved: dict[str, P
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_picture_is_encoded_once_and_a_step_computes_one_word(kind: str, saved: dict[str, Path]) -> None:
-    module = open_transformers_captioner(str(saved[kind])).module
+def test_a_picture_is_encoded_once_and_a_step_computes_one_word(kind: str, model_folders: dict[str, Path]) -> None:
+    module = open_transformers_captioner(str(model_folders[kind])).module
     encoder, layer, keys = {
         "blip": ("vision_model", "text_decoder.bert.encoder.layer.0", "crossattention.self.key"),
         "git": ("git.image_encoder", "git.encoder.layer.0", "attention.self.key"),
@@ -154,10 +154,10 @@ def test_a_picture_is_encoded_once_and_a_step_computes_one_word(kind: str, saved
     assert seen["keys"] == ([1] * 5 if kind == "git" else [])
 
 
-def test_the_class_token_is_left_out_and_the_rest_is_renormalised(saved: dict[str, Path]) -> None:
-    module = open_transformers_captioner(str(saved["blip"])).module
+def test_the_class_token_is_left_out_and_the_rest_is_renormalised(model_folders: dict[str, Path]) -> None:
+    module = open_transformers_captioner(str(model_folders["blip"])).module
     ids_1T = torch.tensor([[module.start, 9, 11]])
-    rows_LBHTN = library_pass("blip", reload("blip", saved["blip"]), pixels(1), ids_1T)[1]
+    rows_LBHTN = library_pass("blip", reload("blip", model_folders["blip"]), pixels(1), ids_1T)[1]
     cross_LBHTK = module(module.encode(list(pixels(1))), ids_1T)[1]
     assert rows_LBHTN.shape[-1] == CELLS + 1
     for layer, head, place in ((0, 0, 0), (1, 3, 2), (2, 1, 1)):
@@ -168,8 +168,8 @@ def test_the_class_token_is_left_out_and_the_rest_is_renormalised(saved: dict[st
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bf16_gives_float32_near_by(kind: str, saved: dict[str, Path]) -> None:
-    module = open_transformers_captioner(str(saved[kind])).module
+def test_bf16_gives_float32_near_by(kind: str, model_folders: dict[str, Path]) -> None:
+    module = open_transformers_captioner(str(model_folders[kind])).module
     start_B = torch.full((2,), module.start)
     exact = module.step(start_B, module.encode(list(pixels(2))), None)
     with torch.autocast("cpu", torch.bfloat16):
@@ -209,13 +209,13 @@ def test_the_library_says_nothing_and_its_logging_is_left_as_it_was(
 # --- Word pieces -----------------------------------------------------------------------------------------------------
 
 
-def test_what_frames_a_caption_is_named(saved: dict[str, Path]) -> None:
-    named = {kind: open_transformers_captioner(str(saved[kind])).vocabulary for kind in KINDS}
+def test_what_frames_a_caption_is_named(model_folders: dict[str, Path]) -> None:
+    named = {kind: open_transformers_captioner(str(model_folders[kind])).vocabulary for kind in KINDS}
     assert (named["blip"].start, named["blip"].end, named["blip"].pad) == ("[DEC]", "[SEP]", "[PAD]")
     assert (named["git"].start, named["git"].end) == ("[CLS]", "[SEP]")
     assert (named["vit-bert"].start, named["vit-bert"].end) == ("[CLS]", "[SEP]")
-    assert open_transformers_captioner(str(saved["blip"])).module.attention == "cross-attention"
-    assert open_transformers_captioner(str(saved["git"])).module.attention == "self-attention to the image"
+    assert open_transformers_captioner(str(model_folders["blip"])).module.attention == "cross-attention"
+    assert open_transformers_captioner(str(model_folders["git"])).module.attention == "self-attention to the image"
     assert {named["vit-gpt2"].start, named["vit-gpt2"].end, named["vit-gpt2"].pad} == {"<|endoftext|>"}
 
 
@@ -246,7 +246,7 @@ def test_generation_config_has_the_last_word(copied: Any) -> None:
     assert (module.start, module.end) == (6, 9)
 
 
-def test_settings_of_decoding_in_older_files_change_nothing(copied: Any, saved: dict[str, Path]) -> None:
+def test_settings_of_decoding_in_older_files_change_nothing(copied: Any, model_folders: dict[str, Path]) -> None:
     """Version 4 wrote all of them into every part of config.json."""
     older = {"torch_dtype": None, "max_length": 4, "num_beams": 3, "do_sample": True, "min_length": 2, "top_k": 50,
              "use_bfloat16": False, "torchscript": False, "pruned_heads": {}, "id2label": {"0": "LABEL_0"}}  # fmt: skip
@@ -255,7 +255,7 @@ def test_settings_of_decoding_in_older_files_change_nothing(copied: Any, saved: 
         (folder / "generation_config.json").unlink()
         config = json.loads((folder / "config.json").read_text()) | older
         edit_json(folder / "config.json", **older, **{part: config[part] | older for part in parts})
-        found, expected = (open_transformers_captioner(str(at)).module for at in (folder, saved[kind]))
+        found, expected = (open_transformers_captioner(str(at)).module for at in (folder, model_folders[kind]))
         assert found.spec == expected.spec
         captions = [final_captions(greedy(module, module.encode(list(pixels(3))))) for module in (found, expected)]
         assert [one.ids for one in captions[0]] == [one.ids for one in captions[1]]
@@ -272,8 +272,10 @@ def photo(width: int, height: int) -> Image.Image:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("size", [(64, 48), (47, 91), (33, 32), (20, 20), (301, 87)])
-def test_pictures_are_prepared_as_the_library_does_it(kind: str, size: tuple[int, int], saved: dict[str, Path]) -> None:
-    transform = ProcessorTransform(open_transformers_captioner(str(saved[kind])).image)
+def test_pictures_are_prepared_as_the_library_does_it(
+    kind: str, size: tuple[int, int], model_folders: dict[str, Path]
+) -> None:
+    transform = ProcessorTransform(open_transformers_captioner(str(model_folders[kind])).image)
     prepared = transform(photo(*size))
     expected = image_processor(kind)(photo(*size), return_tensors="pt")["pixel_values"][0]
     assert prepared.dtype == torch.float32
@@ -320,12 +322,14 @@ def test_without_normalisation_pixels_are_from_0_to_1(copied: Any) -> None:
 
 
 @pytest.mark.parametrize(("kind", "size"), [("git", (96, 50)), ("git", (50, 97)), ("blip", (96, 50))])
-def test_cells_lie_on_the_photographs_own_pixels(kind: str, size: tuple[int, int], saved: dict[str, Path]) -> None:
+def test_cells_lie_on_the_photographs_own_pixels(
+    kind: str, size: tuple[int, int], model_folders: dict[str, Path]
+) -> None:
     """A picture whose colour is its coordinate: each cell's mean colour is the middle of where the cell is placed."""
     width, height = size
     values = np.zeros((height, width, 3), np.uint8)
     values[..., 0], values[..., 1] = np.arange(width) * 2, np.arange(height)[:, None] * 2
-    transform = ProcessorTransform(open_transformers_captioner(str(saved[kind])).image)
+    transform = ProcessorTransform(open_transformers_captioner(str(model_folders[kind])).image)
     red_and_green = transform(Image.fromarray(values))[:2]
     mean, std = (torch.tensor(part[:2])[:, None, None] for part in (transform.spec.mean, transform.spec.std))
     coordinates = (red_and_green * std + mean) / transform.spec.rescale / 2 + 0.5
@@ -355,10 +359,10 @@ def test_a_strip_of_pixels_is_not_magnified(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.fixture
-def hub(saved: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
+def hub(model_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
     from huggingface_hub import constants
 
-    with StandInHub({"owner/blip": saved["blip"], "owner/gpt": saved["vit-gpt2"]}).running() as running:
+    with StandInHub({"owner/blip": model_folders["blip"], "owner/gpt": model_folders["vit-gpt2"]}).running() as running:
         monkeypatch.setattr(constants, "ENDPOINT", running.address)
         template = running.address + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
@@ -368,11 +372,13 @@ def hub(saved: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("owner/blip", "blip"), ("owner/gpt", "vit-gpt2")])
-def test_a_repository_of_the_hub(name: str, kind: str, hub: StandInHub, saved: dict[str, Path], tmp_path: Path) -> None:
+def test_a_repository_of_the_hub(
+    name: str, kind: str, hub: StandInHub, model_folders: dict[str, Path], tmp_path: Path
+) -> None:
     opened = open_transformers_captioner(f"hf-hub:{name}")
     assert opened.weights.origin == f"hf-hub:{name}/model.safetensors"
     assert opened.weights.path.is_relative_to(tmp_path / "cache" / "hub")
-    local = open_transformers_captioner(str(saved[kind]))
+    local = open_transformers_captioner(str(model_folders[kind]))
     for one, other in zip(opened.module.parameters(), local.module.parameters(), strict=True):
         assert torch.equal(one, other)
     assert (opened.image, opened.vocabulary.end) == (local.image, local.vocabulary.end)
@@ -398,8 +404,8 @@ def test_weights_as_torch_saves_them_with_what_older_versions_wrote_beside_them(
     }
     expected = open_transformers_captioner(str(folder)).module
     (folder / "model.safetensors").unlink()
-    kept = {name: value for name, value in weights.items() if not name.startswith("encoder.pooler.")}
-    torch.save(kept | older, folder / "pytorch_model.bin")
+    remaining = {name: value for name, value in weights.items() if not name.startswith("encoder.pooler.")}
+    torch.save(remaining | older, folder / "pytorch_model.bin")
     opened = open_transformers_captioner(str(folder))
     assert opened.weights.path.name == "pytorch_model.bin"
     start_B = torch.full((2,), expected.start)
@@ -451,9 +457,9 @@ def test_code_in_a_repository_is_not_looked_at(copied: Any, tmp_path: Path) -> N
 def test_a_missing_file_is_named(name: str, copied: Any) -> None:
     folder = copied("blip")
     (folder / name).unlink()
-    with pytest.raises(ModelError, match=f"has no .*{name}") as caught:
+    with pytest.raises(ModelError, match=f"has no .*{name}") as error_info:
         open_transformers_captioner(str(folder))
-    assert len(str(caught.value).splitlines()) == 2
+    assert len(str(error_info.value).splitlines()) == 2
     with pytest.raises(ModelError, match="There is no folder"):
         open_transformers_captioner(str(folder / "nowhere"))
 
@@ -463,9 +469,9 @@ def test_a_missing_file_is_named(name: str, copied: Any) -> None:
 def test_a_damaged_file_is_named(name: str, content: bytes, copied: Any) -> None:
     folder = copied("blip")
     (folder / name).write_bytes(content)
-    with pytest.raises(ModelError, match=name) as caught:
+    with pytest.raises(ModelError, match=name) as error_info:
         open_transformers_captioner(str(folder))
-    assert len(str(caught.value).splitlines()) <= 2
+    assert len(str(error_info.value).splitlines()) <= 2
 
 
 def test_a_truncated_weights_file(copied: Any) -> None:
@@ -485,22 +491,22 @@ def test_weights_of_other_names_or_shapes_are_refused(kind: str, copied: Any) ->
     assert len(gone) == 3
     for name in gone:
         del weights[name]
-    bent = next(name for name, value in weights.items() if value.ndim == 2)
-    weights["a.stranger"], weights[bent] = torch.zeros(2), torch.zeros(3, 5)
+    other_shape = next(name for name, value in weights.items() if value.ndim == 2)
+    weights["a.stranger"], weights[other_shape] = torch.zeros(2), torch.zeros(3, 5)
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(ModelError) as error_info:
         open_transformers_captioner(str(folder))
-    said = str(caught.value)
+    said = str(error_info.value)
     assert "3 missing: " in said
     assert all(name in said for name in gone)
     assert "1 unknown: a.stranger" in said
-    assert f"1 of another shape: {bent} (3 x 5 in place of " in said
+    assert f"1 of another shape: {other_shape} (3 x 5 in place of " in said
     assert len(said.splitlines()) == 2
     many = {name: value for name, value in fine.items() if ".1." not in name}
     save_file(many, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(ModelError, match=r"and \d+ more") as caught:
+    with pytest.raises(ModelError, match=r"and \d+ more") as error_info:
         open_transformers_captioner(str(folder))
-    assert len(str(caught.value)) < 600
+    assert len(str(error_info.value)) < 600
 
 
 def test_models_of_other_kinds_are_refused_by_name(copied: Any) -> None:
@@ -520,9 +526,9 @@ def test_models_of_other_kinds_are_refused_by_name(copied: Any) -> None:
     (folder / "generation_config.json").unlink()
     for change, message in changes:
         (folder / "config.json").write_text(json.dumps(config | change))
-        with pytest.raises(ModelError, match=message) as caught:
+        with pytest.raises(ModelError, match=message) as error_info:
             open_transformers_captioner(str(folder))
-        assert len(str(caught.value).splitlines()) <= 2
+        assert len(str(error_info.value).splitlines()) <= 2
     edit_json(folder / "config.json", eos_token_id=None)
     with pytest.raises(ModelError, match="which word piece starts and which ends"):
         open_transformers_captioner(str(folder))
@@ -557,30 +563,32 @@ def test_files_that_do_not_belong_together_are_refused(copied: Any) -> None:
         open_transformers_captioner(str(folder))
 
 
-def test_pictures_of_another_size_are_refused(saved: dict[str, Path]) -> None:
-    module = open_transformers_captioner(str(saved["blip"])).module
+def test_pictures_of_another_size_are_refused(model_folders: dict[str, Path]) -> None:
+    module = open_transformers_captioner(str(model_folders["blip"])).module
     with pytest.raises(ModelError, match="32 x 32 pixels in 3 channels; got 3 x 32 x 40"):
         module.encode([torch.zeros(3, 32, 32), torch.zeros(3, 32, 40)])
 
 
-def test_which_folders_are_captioners(saved: dict[str, Path], tmp_path: Path) -> None:
-    assert all(is_transformers_captioner(folder) for folder in saved.values())
+def test_which_folders_are_captioners(model_folders: dict[str, Path], tmp_path: Path) -> None:
+    assert all(is_transformers_captioner(folder) for folder in model_folders.values())
     assert not is_transformers_captioner(tmp_path)
     for content in ("{", "[]", '{"model_type": "vit"}', '{"architecture": "vit_tiny_patch16_224"}'):
         (tmp_path / "config.json").write_text(content)
         assert not is_transformers_captioner(tmp_path)
 
 
-def test_without_the_library_the_extra_is_named(saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_the_extra_is_named(
+    model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(ModelError, match=r"pip install 'vitrine\[hf\]'"):
-        open_transformers_captioner(str(saved["blip"]))
+        open_transformers_captioner(str(model_folders["blip"]))
 
 
-def test_an_older_library_is_refused(saved: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_older_library_is_refused(model_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys.modules["transformers"], "__version__", "5.9.1")
     with pytest.raises(ModelError, match=r"5\.23 or newer; this is 5\.9\.1"):
-        open_transformers_captioner(str(saved["blip"]))
+        open_transformers_captioner(str(model_folders["blip"]))
 
 
 def test_the_library_is_imported_by_one_function_only() -> None:
@@ -594,8 +602,8 @@ def test_the_library_is_imported_by_one_function_only() -> None:
         assert path.name == "base.py" or "import_module" not in path.read_text()
 
 
-def test_gpt_pieces_are_read_with_their_word_starts(saved: dict[str, Path]) -> None:
-    words = open_transformers_captioner(str(saved["vit-gpt2"])).vocabulary
+def test_gpt_pieces_are_read_with_their_word_starts(model_folders: dict[str, Path]) -> None:
+    words = open_transformers_captioner(str(model_folders["vit-gpt2"])).vocabulary
     vocabulary = read_vocabulary(words.path, start=words.start, end=words.end, pad=words.pad)
     ids = [GPT_PIECES.index(piece) for piece in ("Ġwa", "s", "Ġwb", "ing", ".")]
     assert [vocabulary.is_continuation(number) for number in ids] == [False, True, False, True, True]
