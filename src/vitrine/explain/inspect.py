@@ -18,7 +18,7 @@ _DEEPEST = 50  # brackets in brackets
 
 @dataclass(frozen=True)
 class Inspection:
-    """What a figure's file says of itself. Nobody vouches for it: who can write the file can write anything.
+    """The origin that a figure's file states. It is not verified: whoever writes the file can state anything.
 
     Attributes:
         path: the file.
@@ -63,7 +63,7 @@ class Inspection:
 
 
 def inspect_figure(path: Path) -> Inspection:
-    """Read what a figure says of its origin.
+    """Read the origin that a figure's file states.
 
     Raises:
         DataError: the file cannot be read, or is no figure of vitrine's.

@@ -43,7 +43,7 @@ class PositionsResult:
 
     @property
     def numbers(self) -> PositionNumbers:
-        """How much of a place the similarities know."""
+        """How much the similarities tell about where a patch is."""
         return self.findings.numbers
 
     @property
@@ -62,7 +62,7 @@ class PositionsResult:
         return self.findings.notes
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw all maps into somebody's axes, or into new ones, and give the axes back."""
+        """Draw the maps of all patches into ``ax``, or into new axes, and return the axes."""
         if ax is None:
             with figure_style():
                 return draw_positions(new_figure(7, 7).add_subplot(), self.findings.similarity_RCRC)

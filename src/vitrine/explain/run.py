@@ -458,7 +458,7 @@ def choose_scale(maps: Sequence[Floats], unit: Unit, settings: ExplainSettings) 
     is_drop = unit == "drop"
     if settings.stretch:
         return Scale("own", label="probability lost" if is_drop else "")
-    high = settings.scale or shared_scale(maps, least=0.05 if is_drop else 2.0)
+    high = settings.scale or shared_scale(maps, minimum=0.05 if is_drop else 2.0)
     return Scale("lost" if is_drop else "uniform", high)
 
 

@@ -1,4 +1,4 @@
-"""What the colours of maps mean, and the bar that says so.
+"""The colour scale of maps, and its colour bar.
 
 Letters: R, C rows and columns of patches.
 """
@@ -61,27 +61,27 @@ class Scale:
 
     @property
     def name(self) -> str:
-        """What the colour bar is headed with."""
+        """The heading of the colour bar."""
         return self.label or ("probability lost" if self.kind == "lost" else "multiple of uniform")
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What has to be written on a figure with this scale."""
+        """Sentences that a figure with this scale has to show."""
         return ("Every map is stretched to its own minimum and maximum.",) if self.kind == "own" else ()
 
     @property
     def neutral(self) -> float:
-        """The value that says nothing: what the colour bar marks."""
+        """The value of a map that favours no patch, which the colour bar marks: 0 lost, or 1 times uniform."""
         return 0.0 if self.kind == "lost" else 1.0
 
     @property
     def colormap(self) -> Colormap:
-        """Perceptual, and dark where there is little."""
+        """A perceptually even colormap, dark where values are small."""
         return SIGNED if self.kind == "lost" else mpl.colormaps["inferno"]
 
     @property
     def norm(self) -> Normalize:
-        """From values to 0 to 1, their place among the colours; what lies outside is brought to the ends."""
+        """Maps values to 0 to 1, their place in the colormap; values outside the scale are clipped to its ends."""
         if self.kind == "log":
             return LogNorm(0.1, self.high, clip=True)
         return Normalize(-self.high if self.kind == "lost" else self.low or 0.0, self.high, clip=True)
@@ -94,7 +94,7 @@ class Scale:
         return replace(self, low=low, high=max(high, low + 1e-6))
 
 
-def shared_scale(maps: Sequence[npt.ArrayLike], least: float = 2.0) -> float:
+def shared_scale(maps: Sequence[npt.ArrayLike], minimum: float = 2.0) -> float:
     """Where one scale for several maps ends: their 99.5th percentile of magnitude, rounded up to a number to read.
 
     Robust, so that one outlier patch does not darken all the others; what lies above is drawn as the last colour, and
@@ -102,11 +102,11 @@ def shared_scale(maps: Sequence[npt.ArrayLike], least: float = 2.0) -> float:
 
     Args:
         maps: of any shapes, multiples of uniform or probabilities lost; what is not finite does not count.
-        least: the smallest answer, above 0.
+        minimum: the smallest answer, above 0.
     """
     values = np.concatenate([np.zeros(0), *(np.abs(np.asarray(each, dtype=np.float64)).ravel() for each in maps)])
     values = values[np.isfinite(values)]
-    target = max(least, float(np.percentile(values, 99.5)) if len(values) else 0.0)
+    target = max(minimum, float(np.percentile(values, 99.5)) if len(values) else 0.0)
     power = 10.0 ** np.floor(np.log10(target))
     return float(round(power * _NICE[np.searchsorted(_NICE, target / power * (1 - 1e-9))], 12))
 
@@ -173,7 +173,7 @@ def _ends(maps: Sequence[npt.ArrayLike]) -> tuple[float, float]:
 
 
 def _ticks(scale: Scale, low: float, high: float, room: float) -> list[float]:
-    """Values on a colour bar: what says nothing, and others that are at least ``room``, a share of it, away."""
+    """Ticks of a colour bar: the neutral value, and others at least ``room``, a share of the bar, away from it."""
     if scale.kind == "own":
         inside = low + room * (high - low) < scale.neutral < high - room * (high - low)
         return [low, *([scale.neutral] if inside else []), high]

@@ -1,4 +1,4 @@
-"""Learning curves: what an epoch's rows of ``history.jsonl`` say, for one run or several."""
+"""Learning curves of one run or several: loss and validation accuracy by epoch, from ``history.jsonl``."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ def _label_ends(figure: Figure, axes: Axes, labels: Sequence[tuple[str, float, s
 
 
 def space_apart(targets: Sequence[float], gap: float) -> list[float]:
-    """Places as near as can be to ascending wanted ones, at least ``gap`` apart, each group kept in its middle.
+    """Places at least ``gap`` apart that are as near as possible to ascending targets, by least squares.
 
     Neighbours that are too near become a group around the mean of what they wanted, and groups merge until none touch:
     the least squares solution (pool adjacent violators, Ayer et al. 1955).

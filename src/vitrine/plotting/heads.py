@@ -95,7 +95,7 @@ def matrices_figure(
     if matrices_HNN.ndim != 3 or matrices_HNN.shape[1] != tokens or not 0 <= prefix < tokens:
         raise ValueError(f"Expected (H, N, N) with {prefix} prefix tokens and patches; got {matrices_HNN.shape}.")
     relative_HNN = matrices_HNN * tokens
-    scale = Scale("log", shared_scale([relative_HNN], least=10))
+    scale = Scale("log", shared_scale([relative_HNN], minimum=10))
     broad = max(1, round(0.03 * tokens / prefix)) if prefix else 1
     words = "Rows are queries, columns keys, patches row by row."
     if prefix:
@@ -134,5 +134,5 @@ def _head_names(count: int, heads: Sequence[int]) -> list[str]:
 
 
 def _panels_of_heads(names: Sequence[str], aspect: float, most: int, title: str, detail: str) -> Grid:
-    columns, panel = arrange_panels(len(names), aspect, most, tallest=6.2, broadest=2.6)
+    columns, panel = arrange_panels(len(names), aspect, most, max_height=6.2, max_panel_width=2.6)
     return panel_grid(names, columns, panel, title=title, detail=detail)

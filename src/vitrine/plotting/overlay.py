@@ -45,7 +45,7 @@ def draw_overlay(
     smooth: bool = True,
     outlines: Sequence[Patch] = (),
 ) -> Axes:
-    """A map over its photograph, in a person's own axes too.
+    """Draw a map over its photograph into any axes.
 
     The photograph is dimmed and nearly grey; colour covers it the more, the larger the value, so that what has none
     stays in sight. What the model did not see is faded and hatched.
@@ -129,7 +129,7 @@ def _finish(axes: Axes, pixels: npt.NDArray[Any], placement: Placement) -> Axes:
 
 
 def apply_hatching(patch: Any) -> Any:
-    """A shape in the look of what the model did not see."""
+    """Give a shape the hatching of what the model did not see, and return it."""
     patch.set(facecolor="none", edgecolor=(*to_rgb(GREY), 0.55), linewidth=0, hatch="////")
     patch.set_hatch_linewidth(0.35)
     return patch
@@ -142,6 +142,6 @@ def _outline(axes: Axes, placement: Placement, outlines: Sequence[Patch]) -> Non
 
 
 def apply_outline(patch: Any) -> Any:
-    """A shape in the look of a marked patch: white with a dark rim, to be told from every colour."""
+    """Give a shape the outline of a marked patch, white with a dark rim to show on any colour, and return it."""
     patch.set(fill=False, edgecolor="white", linewidth=0.8, path_effects=[withStroke(linewidth=1.9, foreground=INK)])
     return patch

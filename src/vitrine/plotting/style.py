@@ -1,4 +1,4 @@
-"""The look of every figure, and how a figure becomes a file.
+"""The style that all figures share, the layout of panels, and the writing of a figure's file.
 
 Figures are made with matplotlib's objects (never ``pyplot``) inside :func:`figure_style`, so that neither a window nor
 the caller's own matplotlib settings are touched. Sizes are in inches; a README shows an inch as about 100 pixels, and
@@ -81,7 +81,7 @@ _SETTINGS: dict[str, Any] = {
 
 @contextmanager
 def figure_style() -> Iterator[None]:
-    """matplotlib's own defaults with vitrine's settings on top, whatever the caller has set; put back at the end."""
+    """Within the ``with`` block matplotlib has its defaults with vitrine's settings on top; afterwards the caller's."""
     with mpl.rc_context():
         # The backend is left alone: setting it would import pyplot's machinery, and figures here have their own canvas.
         settings: dict[Any, Any] = {k: v for k, v in mpl.rcParamsDefault.items() if not k.startswith("backend")}
@@ -133,11 +133,11 @@ def percent_tick(share: float, _position: int | None = None) -> str:
     return f"{round(100 * share, 2):g} %"
 
 
-def shorten(label: str, most: int = 28) -> str:
-    """A label for a figure: cut in the middle where it is longer than ``most`` characters, on one line."""
+def shorten(label: str, max_length: int = 28) -> str:
+    """A label for a figure: cut in the middle where it is longer than ``max_length`` characters, on one line."""
     line = " ".join(label.split())
-    half = (most - 1) // 2
-    return line if len(line) <= most else f"{line[: most - 1 - half]}…{line[-half:]}"
+    half = (max_length - 1) // 2
+    return line if len(line) <= max_length else f"{line[: max_length - 1 - half]}…{line[-half:]}"
 
 
 def figure_bytes(figure: Figure, kind: str, metadata: Mapping[str, str]) -> bytes:
@@ -196,7 +196,7 @@ def wrap_text(words: str, size: float, width: float) -> list[str]:
 
 
 def fit_title(words: str, width: float) -> str:
-    """A title shortened to a width in inches, supposing broad letters."""
+    """A title shortened so that even broad letters fit a width in inches."""
     return shorten(words, max(10, int(width / 0.115)))
 
 
@@ -218,24 +218,24 @@ class Grid:
 
 
 def arrange_panels(
-    count: int, aspect: float, most: int, tallest: float, broadest: float = WIDTH
+    count: int, aspect: float, max_columns: int, max_height: float, max_panel_width: float = WIDTH
 ) -> tuple[int, tuple[float, float]]:
     """(columns, (width, height) of a panel): in few rows, unless more rows make the panels clearly larger.
 
     Args:
         count: panels.
         aspect: their width over their height.
-        most: in a row.
-        tallest: inches of all rows with the panels' names.
-        broadest: inches of one panel.
+        max_columns: in a row.
+        max_height: inches of all rows with the panels' names.
+        max_panel_width: inches of one panel.
     """
     layout = 0, (0.0, 0.0)
-    for rows in range(ceil(count / most), count + 1):
+    for rows in range(ceil(count / max_columns), count + 1):
         columns = ceil(count / rows)
         if count < 5 and count % columns:  # few panels leave no gap
             continue
-        across = min(broadest, (WIDTH - 2 * MARGIN - BAR) / columns - GAP)
-        width = min(across, max(0.1, (tallest + 0.34) / rows - 0.34 - 0.01) * aspect)
+        across = min(max_panel_width, (WIDTH - 2 * MARGIN - BAR) / columns - GAP)
+        width = min(across, max(0.1, (max_height + 0.34) / rows - 0.34 - 0.01) * aspect)
         if width > 1.15 * layout[1][0]:
             layout = columns, (width, width / aspect)
     return layout
@@ -282,7 +282,7 @@ def _cell(names: Sequence[str], panel: tuple[float, float]) -> float:
 
 
 def snap_to_pixels(inches: float) -> float:
-    """To whole pixels of the file, so that drawings are not resampled."""
+    """A length rounded to whole pixels of the file, one at least, so that drawings are not resampled."""
     return max(1, round(inches * DPI)) / DPI
 
 

@@ -200,12 +200,12 @@ _WRITTEN_AS_PATH = re.compile(r"(?:[a-z-]+:)?(?:/|~|\.\.?/|[A-Za-z]:\\)")
 
 
 def tidy(text: str) -> str:
-    """On one line, without characters that are not printed."""
+    """Text on one line, without characters that cannot be printed."""
     return " ".join("".join(c for c in text if c.isprintable() or c.isspace()).split())
 
 
 def inline(text: str) -> str:
-    """Text as it is, inside a line of Markdown or a cell of a table."""
+    """Text escaped for a line of Markdown or a cell of a table, so that it shows as it is."""
     return _SPECIAL.sub(r"\\\1", tidy(text))
 
 
@@ -238,7 +238,7 @@ def without_paths(text: str, places: Sequence[str] = ()) -> str:
 
 
 def table(columns: Sequence[str], rows: Sequence[tuple[Cell, ...]]) -> str:
-    """A pipe table whose cells show names as they are."""
+    """A Markdown table whose cells are escaped, so that names show as they are."""
     cell_rows = tuple(tuple(_cell(cell) for cell in row) for row in rows)
     right = [bool(rows) and all(isinstance(row[i], int) for row in rows) for i in range(len(columns))]
     rule = ["---:" if each else "---" for each in right]
@@ -246,7 +246,7 @@ def table(columns: Sequence[str], rows: Sequence[tuple[Cell, ...]]) -> str:
 
 
 def named_table(content: Table) -> str:
-    """A table of which columns and cells show names as they are."""
+    """A :class:`Table` as Markdown whose columns and cells are escaped, so that names show as they are."""
 
     def plain(cell: Cell) -> Cell:
         return inline(cell).replace("\\|", "|") if isinstance(cell, str) else cell  # the table escapes its own bars
@@ -265,5 +265,5 @@ def format_share(value: float | None) -> str | None:
 
 
 def details_block(title: str, text: str) -> str:
-    """Shown when its title is clicked."""
+    """A block of HTML for Markdown that shows its text when its title is clicked."""
     return f"<details>\n<summary>{title}</summary>\n\n{text}\n\n</details>"

@@ -170,7 +170,7 @@ def attention_to(view: View, encoding: ClassifierEncoding) -> Floats:
 
 def scale_of_attention_to(map_RC: Floats) -> Scale:
     """The colour scale of a map from :func:`attention_to`."""
-    return Scale("uniform", shared_scale([map_RC], least=2.0))
+    return Scale("uniform", shared_scale([map_RC], minimum=2.0))
 
 
 def explain_view(view: View, classifier: ServedClassifier, encoding: ClassifierEncoding, name: str) -> Explanation:

@@ -86,7 +86,7 @@ def test_a_shared_scale_worked_out_by_hand() -> None:
     assert shared_scale([np.full((8, 8), 2.6), np.ones((8, 8))]) == 3
     assert shared_scale([np.full((8, 8), 8.0)]) == 8
     assert shared_scale([np.full((8, 8), 83.0)]) == 100
-    assert shared_scale([np.full((2, 2), -0.031)], least=0.02) == 0.04
+    assert shared_scale([np.full((2, 2), -0.031)], minimum=0.02) == 0.04
     outlier = np.ones((24, 24))
     outlier[3, 4] = 300
     assert shared_scale([outlier]) == 2  # one patch of 576 does not decide
@@ -364,7 +364,7 @@ def test_a_map_figure_is_tidy(case: str) -> None:
 
 @given(st.integers(1, 30), st.floats(0.02, 50), st.integers(1, 6), st.floats(2, 8))
 def test_panels_fit_the_page(count: int, aspect: float, most: int, tallest: float) -> None:
-    columns, (width, height) = arrange_panels(count, aspect, most, tallest, broadest=3.3)
+    columns, (width, height) = arrange_panels(count, aspect, most, tallest, max_panel_width=3.3)
     rows = -(-count // columns)
     assert 1 <= columns <= max(most, 1)
     assert width <= 3.3

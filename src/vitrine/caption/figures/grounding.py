@@ -1,4 +1,4 @@
-"""Whether words look at what they name: as a table for people, and as a figure."""
+"""The grounding of captions, whether words look at what they name, as a table and as a figure."""
 
 from __future__ import annotations
 

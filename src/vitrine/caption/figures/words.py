@@ -43,7 +43,7 @@ from vitrine.plotting.style import (
 from vitrine.results import percent, shown_number
 
 IN_A_ROW = 6
-"""Words at most."""
+"""Most words in a row."""
 
 _NARROWEST = 0.95  # inches of a cell: a narrow picture still has a word above it
 _BROADEST, _TALLEST = 2.8, 2.3  # inches of a panel
@@ -95,7 +95,7 @@ class WordGrid:
 
     @classmethod
     def of(cls, words: Sequence[WordPanel], aspect: float) -> WordGrid:
-        """Lay words out over pictures of that width over height. To be called in the look of the figure."""
+        """Lay words out, for a photograph of that width over height; to be called within ``figure_style``."""
         columns, panel = _arrange_panels(len(words), aspect)
         cell = max(panel[0], _NARROWEST)
         wide = max((_label_width(word) for word in words), default=0.0)
@@ -166,7 +166,7 @@ def draw_word(
 
 
 def grey_swatch(figure: Figure, left: float, bottom: float) -> None:
-    """A sign for grey words: a small stretch of the greys that they are drawn in."""
+    """A sample of the greys that grey words are drawn in, for the figure's key."""
     axes = add_axes(figure, left, bottom, 0.24, 0.12)
     axes.imshow(_FADED + (1 - _FADED) * np.linspace(0.1, 0.9, 48)[None], cmap="gray", vmin=0, vmax=1, aspect="auto")
     axes.set_axis_off()
@@ -391,7 +391,7 @@ class _SmallText:
     grey_note_down: float | None = None
 
     def fill(self, picture: CaptionPicture, scale: Scale) -> None:
-        """Everything that is said of a picture beside its caption; what grey means comes last."""
+        """Add name, method, human captions and notes; what grey means comes last."""
         natural = picture.log_probability
         likely = "" if natural is None else f"log-probability {shown_number(natural, 1)}"
         self.add(" · ".join(filter(None, (shorten(picture.name, 40), likely))), 0.07)

@@ -1,4 +1,4 @@
-"""Many pictures with their maps on one sheet, or on as many as it takes."""
+"""Contact sheets: many pictures with their maps on one figure, or on several."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from vitrine.plotting.style import (
 from vitrine.results import count_of, percent
 
 A_SHEET = 60
-"""Pictures on a sheet."""
+"""Most pictures on a sheet."""
 
 _ALONE, _PAIRS = 6, 4  # cells in a row: overlays, and photographs with their overlays
 _BETWEEN, _WITHIN = 0.2, 0.04  # inches between cells, and between photograph and overlay
@@ -100,7 +100,7 @@ def save_contact_sheet(
     pairs: bool = True,
     all_maps: Sequence[MapPicture] = (),
 ) -> Path:
-    """Write one of several sheets, for whoever does not have all pictures at once.
+    """Write one of several sheets, where the pictures of the others are not in memory.
 
     Args:
         sheet: its pictures.

@@ -1,4 +1,4 @@
-"""One picture's figure: the photograph, the map over it, the map alone, what the model said, and what to make of it.
+"""The figure of one explained picture: photograph, overlay, map alone, prediction, and verdict.
 
 Letters: H, W pixel rows and columns; R, C rows and columns of patches.
 """
@@ -139,14 +139,14 @@ class MapPicture:
 
     @property
     def confidence(self) -> str:
-        """What the title is, with the probability where it is known; empty where nothing was predicted."""
+        """ "predicted", with the probability where it is known; empty where the title is no prediction."""
         if not self.predicted:
             return ""
         return "predicted" if self.probability is None else f"predicted, {percent(self.probability)}"
 
     @property
     def judgement(self) -> tuple[str, str]:
-        """Words with a sign on whether the prediction is right, and their colour; empty where nobody knows."""
+        """Words on whether the prediction is right, and their colour; empty where the true label is not known."""
         if self.true is None:
             return "", INK
         if not self.predicted:

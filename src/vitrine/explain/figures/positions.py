@@ -70,7 +70,7 @@ _ALL = 16  # rows or columns up to which each is numbered
 def draw_positions(
     ax: Axes, similarity_RCRC: Floats, *, colours: Colormap = SIMILARITY, limit: float = 1.0, repeat: int | None = None
 ) -> Axes:
-    """Draw all maps into somebody's axes, as one image, and give the axes back.
+    """Draw the maps of all patches into any axes as one image, and return the axes.
 
     Tile (row, column) is the map of that input patch. Rows and columns count from 1, the first row on top, and are the
     axes' own coordinates: the middle of a tile is at (column, row).

@@ -1,4 +1,4 @@
-"""Methods ranked on somebody's pictures: as a table for people, as CSV for programs, as a figure."""
+"""A ranking of attribution methods as a table, as CSV and as a figure."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def _row_middle(ranking: Ranking, index: int) -> float:
 
 
 def _names(figure: Figure, ranking: Ranking, right: float, ceiling: float) -> None:
-    """Names, and what parts methods from controls."""
+    """The methods' names, and a heading over those of the controls."""
     for index, row in enumerate(ranking.rows):
         look = {"color": _colour(row), "weight": "bold" if row.standing == "best" else "normal", "fontsize": LABEL}
         middle = ceiling - _row_middle(ranking, index)
