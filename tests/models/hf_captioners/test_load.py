@@ -60,7 +60,7 @@ def model_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture
-def copied(model_folders: dict[str, Path], tmp_path: Path) -> Any:
+def copy_model_folder(model_folders: dict[str, Path], tmp_path: Path) -> Any:
     """A folder of its own, to be spoilt."""
 
     def copy(kind: str) -> Path:
@@ -182,9 +182,9 @@ def test_bf16_gives_float32_near_by(kind: str, model_folders: dict[str, Path]) -
 
 
 def test_the_library_says_nothing_and_its_logging_is_left_as_it_was(
-    copied: Any, capfd: pytest.CaptureFixture[str]
+    copy_model_folder: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    folder = copied("vit-gpt2")
+    folder = copy_model_folder("vit-gpt2")
     logs, said = transformers.utils.logging, []
     before, listener = logs.get_verbosity(), logging.Handler()
     listener.emit = said.append  # type: ignore[method-assign]
@@ -219,9 +219,9 @@ def test_what_frames_a_caption_is_named(model_folders: dict[str, Path]) -> None:
     assert {named["vit-gpt2"].start, named["vit-gpt2"].end, named["vit-gpt2"].pad} == {"<|endoftext|>"}
 
 
-def test_a_vocabulary_of_lines_and_one_without_the_start(copied: Any) -> None:
+def test_a_vocabulary_of_lines_and_one_without_the_start(copy_model_folder: Any) -> None:
     """As published: BLIP's word pieces are BERT's, and its start is a number after them."""
-    folder = copied("blip")
+    folder = copy_model_folder("blip")
     (folder / "tokenizer.json").unlink()
     (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in BERT_PIECES[:-1]))
     edit_json(folder / "config.json", text_config=json.loads((folder / "config.json").read_text())["text_config"] | {
@@ -234,8 +234,8 @@ def test_a_vocabulary_of_lines_and_one_without_the_start(copied: Any) -> None:
     assert (vocabulary.end, vocabulary.pad) == (opened.module.end, opened.module.pad)
 
 
-def test_generation_config_has_the_last_word(copied: Any) -> None:
-    folder = copied("vit-bert")
+def test_generation_config_has_the_last_word(copy_model_folder: Any) -> None:
+    folder = copy_model_folder("vit-bert")
     edit_json(folder / "config.json", decoder_start_token_id=None, eos_token_id=9)
     edit_json(folder / "generation_config.json", decoder_start_token_id=7, eos_token_id=[8])
     module = open_transformers_captioner(str(folder)).module
@@ -246,12 +246,14 @@ def test_generation_config_has_the_last_word(copied: Any) -> None:
     assert (module.start, module.end) == (6, 9)
 
 
-def test_settings_of_decoding_in_older_files_change_nothing(copied: Any, model_folders: dict[str, Path]) -> None:
+def test_settings_of_decoding_in_older_files_change_nothing(
+    copy_model_folder: Any, model_folders: dict[str, Path]
+) -> None:
     """Version 4 wrote all of them into every part of config.json."""
     older = {"torch_dtype": None, "max_length": 4, "num_beams": 3, "do_sample": True, "min_length": 2, "top_k": 50,
              "use_bfloat16": False, "torchscript": False, "pruned_heads": {}, "id2label": {"0": "LABEL_0"}}  # fmt: skip
     for kind, parts in (("blip", ["text_config"]), ("git", []), ("vit-gpt2", ["encoder", "decoder"])):
-        folder = copied(kind)
+        folder = copy_model_folder(kind)
         (folder / "generation_config.json").unlink()
         config = json.loads((folder / "config.json").read_text()) | older
         edit_json(folder / "config.json", **older, **{part: config[part] | older for part in parts})
@@ -284,8 +286,8 @@ def test_pictures_are_prepared_as_the_library_does_it(
 
 
 @pytest.mark.parametrize("name", ["BeitImageProcessorPil", "DeiTImageProcessorPil"])
-def test_a_crop_out_of_a_larger_square(name: str, copied: Any) -> None:
-    folder = copied("vit-bert")
+def test_a_crop_out_of_a_larger_square(name: str, copy_model_folder: Any) -> None:
+    folder = copy_model_folder("vit-bert")
     side = {"height": SIDE, "width": SIDE}
     processor = getattr(transformers, name)(size={"height": 40, "width": 37}, crop_size=side, do_center_crop=True)
     processor.save_pretrained(folder)
@@ -306,15 +308,17 @@ def test_a_crop_out_of_a_larger_square(name: str, copied: Any) -> None:
         ({"feature_extractor_type": "CLIPFeatureExtractor", "size": 40, "crop_size": SIDE}, 40, (SIDE, SIDE)),
     ],
 )
-def test_older_and_newer_files_say_the_same(settings: dict[str, Any], resize: Any, crop: Any, copied: Any) -> None:
-    folder = copied("vit-gpt2")
+def test_older_and_newer_files_say_the_same(
+    settings: dict[str, Any], resize: Any, crop: Any, copy_model_folder: Any
+) -> None:
+    folder = copy_model_folder("vit-gpt2")
     (folder / "preprocessor_config.json").write_text(json.dumps(settings | {"image_mean": [0.1, 0.2, 0.3]}))
     image = open_transformers_captioner(str(folder)).image
     assert (image.resize, image.crop, image.mean) == (resize, crop, (0.1, 0.2, 0.3))
 
 
-def test_without_normalisation_pixels_are_from_0_to_1(copied: Any) -> None:
-    folder = copied("vit-gpt2")
+def test_without_normalisation_pixels_are_from_0_to_1(copy_model_folder: Any) -> None:
+    folder = copy_model_folder("vit-gpt2")
     edit_json(folder / "preprocessor_config.json", do_normalize=False)
     transform = ProcessorTransform(open_transformers_captioner(str(folder)).image)
     white = transform(Image.new("RGB", (9, 9), (255, 0, 51)))
@@ -393,8 +397,8 @@ def test_a_repository_that_cannot_be_reached(hub: StandInHub, monkeypatch: pytes
         open_transformers_captioner("hf-hub:owner/blip")
 
 
-def test_weights_as_torch_saves_them_with_what_older_versions_wrote_beside_them(copied: Any) -> None:
-    folder = copied("vit-gpt2")
+def test_weights_as_torch_saves_them_with_what_older_versions_wrote_beside_them(copy_model_folder: Any) -> None:
+    folder = copy_model_folder("vit-gpt2")
     weights = load_file(folder / "model.safetensors")
     older = {
         "decoder.transformer.h.0.attn.bias": torch.ones(1, 1, 14, 14, dtype=torch.bool),
@@ -413,8 +417,8 @@ def test_weights_as_torch_saves_them_with_what_older_versions_wrote_beside_them(
     assert torch.equal(one.logits_BV, other.logits_BV)
 
 
-def test_half_precision_weights_are_computed_with_in_float32(copied: Any) -> None:
-    folder = copied("git")
+def test_half_precision_weights_are_computed_with_in_float32(copy_model_folder: Any) -> None:
+    folder = copy_model_folder("git")
     weights = {name: value.half() for name, value in load_file(folder / "model.safetensors").items()}
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
     edit_json(folder / "config.json", dtype="float16")
@@ -432,8 +436,8 @@ class Armed:
         return (Path.touch, (self.target,))
 
 
-def test_a_pickle_that_carries_code_runs_nothing(copied: Any, tmp_path: Path) -> None:
-    folder = copied("blip")
+def test_a_pickle_that_carries_code_runs_nothing(copy_model_folder: Any, tmp_path: Path) -> None:
+    folder = copy_model_folder("blip")
     (folder / "model.safetensors").unlink()
     (folder / "pytorch_model.bin").write_bytes(pickle.dumps({"weight": Armed(tmp_path / "ran")}))
     with pytest.raises(ModelError, match=r"pytorch_model\.bin"):
@@ -444,8 +448,8 @@ def test_a_pickle_that_carries_code_runs_nothing(copied: Any, tmp_path: Path) ->
     assert not (tmp_path / "ran").exists()
 
 
-def test_code_in_a_repository_is_not_looked_at(copied: Any, tmp_path: Path) -> None:
-    folder = copied("git")
+def test_code_in_a_repository_is_not_looked_at(copy_model_folder: Any, tmp_path: Path) -> None:
+    folder = copy_model_folder("git")
     (folder / "modeling.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Git: pass\n")
     own = {"AutoModelForCausalLM": "modeling.Git", "AutoConfig": "modeling.Git", "AutoModel": "modeling.Git"}
     edit_json(folder / "config.json", auto_map=own)
@@ -454,8 +458,8 @@ def test_code_in_a_repository_is_not_looked_at(copied: Any, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "processor_config.json"])
-def test_a_missing_file_is_named(name: str, copied: Any) -> None:
-    folder = copied("blip")
+def test_a_missing_file_is_named(name: str, copy_model_folder: Any) -> None:
+    folder = copy_model_folder("blip")
     (folder / name).unlink()
     with pytest.raises(ModelError, match=f"has no .*{name}") as error_info:
         open_transformers_captioner(str(folder))
@@ -466,16 +470,16 @@ def test_a_missing_file_is_named(name: str, copied: Any) -> None:
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "processor_config.json"])
 @pytest.mark.parametrize("content", [b"", b"\xff\x00 nothing", b"[1, 2]"])
-def test_a_damaged_file_is_named(name: str, content: bytes, copied: Any) -> None:
-    folder = copied("blip")
+def test_a_damaged_file_is_named(name: str, content: bytes, copy_model_folder: Any) -> None:
+    folder = copy_model_folder("blip")
     (folder / name).write_bytes(content)
     with pytest.raises(ModelError, match=name) as error_info:
         open_transformers_captioner(str(folder))
     assert len(str(error_info.value).splitlines()) <= 2
 
 
-def test_a_truncated_weights_file(copied: Any) -> None:
-    folder = copied("blip")
+def test_a_truncated_weights_file(copy_model_folder: Any) -> None:
+    folder = copy_model_folder("blip")
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(ModelError, match=r"model\.safetensors"):
@@ -483,8 +487,8 @@ def test_a_truncated_weights_file(copied: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_weights_of_other_names_or_shapes_are_refused(kind: str, copied: Any) -> None:
-    folder = copied(kind)
+def test_weights_of_other_names_or_shapes_are_refused(kind: str, copy_model_folder: Any) -> None:
+    folder = copy_model_folder(kind)
     weights = load_file(folder / "model.safetensors")
     fine = dict(weights)
     gone = [name for name in weights if name.endswith(("output.LayerNorm.bias", "ln_1.bias"))][:3]
@@ -509,8 +513,8 @@ def test_weights_of_other_names_or_shapes_are_refused(kind: str, copied: Any) ->
     assert len(str(error_info.value)) < 600
 
 
-def test_models_of_other_kinds_are_refused_by_name(copied: Any) -> None:
-    folder = copied("vit-bert")
+def test_models_of_other_kinds_are_refused_by_name(copy_model_folder: Any) -> None:
+    folder = copy_model_folder("vit-bert")
     config = json.loads((folder / "config.json").read_text())
     edit_json(folder / "config.json", model_type="pix2struct")
     with pytest.raises(ModelError, match=r"'pix2struct'.*\n.*blip, git, vision-encoder-decoder"):
@@ -540,8 +544,8 @@ def test_a_captioner_of_films_is_refused(tmp_path: Path) -> None:
         open_transformers_captioner(str(tmp_path))
 
 
-def test_files_that_do_not_belong_together_are_refused(copied: Any) -> None:
-    folder = copied("vit-bert")
+def test_files_that_do_not_belong_together_are_refused(copy_model_folder: Any) -> None:
+    folder = copy_model_folder("vit-bert")
     edit_json(folder / "preprocessor_config.json", size={"height": 48, "width": 48})
     with pytest.raises(ModelError, match="pictures of 48 x 48 pixels; the model takes 32 x 32 pixels"):
         open_transformers_captioner(str(folder))
