@@ -214,7 +214,7 @@ class Explanation:
     map: Floats
     picture: MapPicture
     _explainer: Explainer
-    _explained: ExplainedPicture
+    _item: ExplainedPicture
     _pixels_BCHW: torch.Tensor
     _path: str
     _provenance: MapProvenance
@@ -226,14 +226,14 @@ class Explanation:
     @cached_property
     def verdict(self) -> Verdict:
         """How far the map can be believed; checked when it is first asked for, which takes many forward passes."""
-        targets_B = torch.tensor([self._explained.target_index])
+        targets_B = torch.tensor([self._item.target_index])
         (check,) = self._explainer.check(self._pixels_BCHW, targets_B, self.map[None])
         return check.verdict
 
     @property
     def scale(self) -> Scale:
         """The figure's colour scale, found on this map alone."""
-        return choose_scale([self.picture.map_RC], self._explained.unit, ExplainSettings(self._explainer.method))
+        return choose_scale([self.picture.map_RC], self._item.unit, ExplainSettings(self._explainer.method))
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the overlay into matplotlib axes, the current ones of pyplot by default, and return them."""
@@ -254,7 +254,7 @@ class Explanation:
             ValueError: another ending.
         """
         path = Path(path)
-        sha256 = hashlib.sha256(self._explained.sample.picture.read_bytes()).hexdigest()
+        sha256 = hashlib.sha256(self._item.sample.picture.read_bytes()).hexdigest()
         provenance = self._provenance.of(
             self._path, str(path.parent), self.scale.high, sha256=sha256, target=self.target
         )
@@ -315,14 +315,14 @@ class Model:
         explainer = Explainer(self.classifier, settings.method, target)
         batch = next(explainer.run([sample], 1))
         _require_readable([reason for _, reason in batch.unreadable])
-        (explained,) = batch.pictures
+        (item,) = batch.pictures
         return Explanation(
-            self._prediction(explained.probabilities_C.tolist()),
-            explained.target,
-            explained.scores_RC,
-            MapPicture.of(explained, true_label_from_name(str(Path(picture).absolute()), self.labels)),
+            self._prediction(item.probabilities_C.tolist()),
+            item.target,
+            item.scores_RC,
+            MapPicture.of(item, true_label_from_name(str(Path(picture).absolute()), self.labels)),
             explainer,
-            explained,
+            item,
             batch.pixels_BCHW,
             str(picture),
             MapProvenance(self.reference, self.classifier, settings, self._architecture),

@@ -232,8 +232,8 @@ def _remove(folder: Path, item: CachedItem) -> None:
 
 def _matches(item: CachedItem, selector: str) -> bool:
     if selector.isdecimal():
-        modified = max((each.modified for each in item.files), default=0.0)
-        since = datetime.fromisoformat(item.last_used).timestamp() if item.last_used else modified
+        newest = max((each.last_modified for each in item.files), default=0.0)
+        since = datetime.fromisoformat(item.last_used).timestamp() if item.last_used else newest
         return time.time() - since > int(selector) * _DAY
     name, _, commit = selector.partition("@")
     return item.name == name and (not commit or (item.revision or "").startswith(commit))

@@ -65,14 +65,14 @@ def environment_mismatch(error: BaseException) -> EnvironmentMismatchError | Non
     missing = isinstance(error, ModuleNotFoundError) and error.name in ("torch", "torchvision")
     if not (importing or missing):
         return None
-    versions = " and ".join(f"{name} {_installed(name)}" for name in ("torch", "torchvision"))
+    versions = " and ".join(f"{name} {_version_of(name)}" for name in ("torch", "torchvision"))
     return EnvironmentMismatchError(
         f"torchvision cannot be imported ({error_summary(error, 120)}). Installed: {versions}.\n"
         "Install two that were released together and built alike: pip install --upgrade torch torchvision"
     )
 
 
-def _installed(package: str) -> str:
+def _version_of(package: str) -> str:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

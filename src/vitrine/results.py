@@ -121,17 +121,20 @@ class ClassificationMetrics:
         return {
             "n": self.n,
             "precision": self.precision,
-            "accuracy": rounded(self.accuracy),
-            "accuracy_interval_95": [rounded(self.accuracy_interval.low), rounded(self.accuracy_interval.high)],
-            "top5": rounded(self.top5),
-            "negative_log_likelihood": rounded(self.negative_log_likelihood),
-            "expected_calibration_error": rounded(self.calibration_error),
+            "accuracy": round_number(self.accuracy),
+            "accuracy_interval_95": [
+                round_number(self.accuracy_interval.low),
+                round_number(self.accuracy_interval.high),
+            ],
+            "top5": round_number(self.top5),
+            "negative_log_likelihood": round_number(self.negative_log_likelihood),
+            "expected_calibration_error": round_number(self.calibration_error),
             "calibration_bins": self.calibration_bins,
             "classes": [
                 {
                     "label": entry.label,
-                    "precision": rounded(entry.precision),
-                    "recall": rounded(entry.recall),
+                    "precision": round_number(entry.precision),
+                    "recall": round_number(entry.recall),
                     "support": entry.support,
                 }
                 for entry in self.classes
@@ -142,7 +145,7 @@ class ClassificationMetrics:
                     "name": _storable(entry.name),
                     "true": entry.true,
                     "predicted": entry.predicted,
-                    "probability": rounded(entry.probability),
+                    "probability": round_number(entry.probability),
                 }
                 for entry in self.hardest
             ],
@@ -203,8 +206,8 @@ class CaptioningMetrics:
             "n": self.n,
             "pieces": self.pieces,
             "precision": self.precision,
-            "negative_log_likelihood": rounded(self.negative_log_likelihood),
-            "piece_accuracy": rounded(self.accuracy),
+            "negative_log_likelihood": round_number(self.negative_log_likelihood),
+            "piece_accuracy": round_number(self.accuracy),
             "captions": dict(self.scores),
         }
 
@@ -225,7 +228,7 @@ class CaptioningMetrics:
         )
 
 
-def rounded(value: float | None) -> float | None:
+def round_number(value: float | None) -> float | None:
     """A number as files store it: to ``DECIMALS``; None stays None."""
     return None if value is None else round(value, DECIMALS) + 0.0  # no "-0.0" in a file
 

@@ -20,7 +20,7 @@ from vitrine.attribution.placement import Placement
 from vitrine.attribution.pointing import centres_inside, pointing_hit, share_inside
 from vitrine.attribution.ranking import Metric, metric
 from vitrine.metrics.intervals import MIN_PICTURES, RESAMPLES, clustered_bootstrap, interval_at_bound
-from vitrine.results import Interval, join_words, rounded
+from vitrine.results import Interval, join_words, round_number
 
 Floats = npt.NDArray[np.floating]
 
@@ -36,8 +36,8 @@ class ClusteredMean:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, rounded to ``DECIMALS``."""
-        ends = None if self.interval is None else [rounded(self.interval.low), rounded(self.interval.high)]
-        return {"mean": rounded(self.mean), "interval_95": ends, "nouns": self.nouns, "pictures": self.pictures}
+        ends = None if self.interval is None else [round_number(self.interval.low), round_number(self.interval.high)]
+        return {"mean": round_number(self.mean), "interval_95": ends, "nouns": self.nouns, "pictures": self.pictures}
 
 
 def clustered_means(

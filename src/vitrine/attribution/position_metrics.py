@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitrine.attribution.weight_randomization import rankdata
-from vitrine.results import percent, rounded
+from vitrine.results import percent, round_number
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -44,7 +44,7 @@ class PositionNumbers:
 
     def to_dict(self) -> dict[str, float | None]:
         """JSON-ready, rounded to six decimals."""
-        return {key: rounded(v) for key, v in asdict(self).items()}
+        return {key: round_number(v) for key, v in asdict(self).items()}
 
 
 def cosine_similarity(embeddings_RCD: npt.ArrayLike) -> Floats:

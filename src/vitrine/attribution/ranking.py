@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vitrine.metrics.intervals import MIN_PICTURES, RESAMPLES, Values, bootstrap_interval, interval_at_bound
-from vitrine.results import Interval, rounded
+from vitrine.results import Interval, round_number
 
 Standing = Literal["best", "ties", "below", "above", "unknown"]
 
@@ -90,7 +90,7 @@ class Estimate:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, rounded to ``DECIMALS``."""
-        return {"mean": rounded(self.mean), "interval_95": _ends(self.interval), "n": self.n}
+        return {"mean": round_number(self.mean), "interval_95": _ends(self.interval), "n": self.n}
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class RankedMethod:
             "control": self.is_control,
             "standing": self.standing,
             "lead_of_best": None if self.lead is None else self.lead.to_dict(),
-            "seconds_a_picture": rounded(self.seconds),
+            "seconds_a_picture": round_number(self.seconds),
             "metrics": {key: estimate.to_dict() for key, estimate in self.estimates.items()},
         }
 
@@ -259,4 +259,4 @@ def _sort_key(method: ScoredMethod, by: Metric) -> tuple[Any, ...]:
 
 
 def _ends(interval: Interval | None) -> list[float | None] | None:
-    return None if interval is None else [rounded(interval.low), rounded(interval.high)]
+    return None if interval is None else [round_number(interval.low), round_number(interval.high)]

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitrine.attribution.ranking import metric
-from vitrine.results import Interval, join_words, percent, rounded, shown_number
+from vitrine.results import Interval, join_words, percent, round_number, shown_number
 
 MAX_CORRELATION = 0.5
 """Mean rank correlation with the map of a fully randomised model from which a map does not depend on the weights. At
@@ -237,4 +237,4 @@ def _centre(evidence: Evidence) -> str:
 def _round_floats(value: Any) -> Any:
     if isinstance(value, list):
         return [_round_floats(part) for part in value]
-    return rounded(value) if isinstance(value, float) else value
+    return round_number(value) if isinstance(value, float) else value

@@ -25,7 +25,7 @@ from vitrine.io.csv_tables import csv_row
 from vitrine.models.captioner.model import EncoderOutput
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.provenance import Provenance, figure_names
-from vitrine.results import Progress, Unreadable, no_progress, none_readable, rounded, unreadable_to_json
+from vitrine.results import Progress, Unreadable, no_progress, none_readable, round_number, unreadable_to_json
 
 CAPTION_HEADER = csv_row(("filename", "caption", "log_probability", "words", "verdicts"))
 """The first row of ``captions.csv``."""
@@ -162,7 +162,7 @@ class CaptionRecord:
             "filename": self.name,
             "figure": str(self.figure),
             "caption": self.caption,
-            "log_probability": rounded(self.log_probability),
+            "log_probability": round_number(self.log_probability),
             "words": [
                 {
                     "text": word.text,

@@ -36,7 +36,7 @@ from vitrine.results import (
     Unreadable,
     no_progress,
     none_readable,
-    rounded,
+    round_number,
     shown_number,
     unreadable_lines,
     unreadable_to_json,
@@ -142,12 +142,12 @@ class LabelSource:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        ends = [rounded(self.interval.low), rounded(self.interval.high)]
+        ends = [round_number(self.interval.low), round_number(self.interval.high)]
         return {
             "name": self.name,
             "n": self.n,
             "correct": self.correct,
-            "accuracy": rounded(self.accuracy),
+            "accuracy": round_number(self.accuracy),
             "accuracy_interval_95": ends,
         }
 

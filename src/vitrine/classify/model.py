@@ -73,7 +73,7 @@ def open_classifier(
     """
     _check_precision(precision)
     try:
-        loaded = load_for_inference(reference, architecture)
+        model = load_for_inference(reference, architecture)
     except ModelError as error:
         if not is_captioner(reference, architecture):
             raise
@@ -81,14 +81,14 @@ def open_classifier(
             f"{reference} is a captioner, which has no classes.\n"
             "Use vitrine caption, or vitrine evaluate on captioned pictures."
         ) from error
-    return place_on_device(loaded, () if features else _labels(loaded), loaded.input, precision)
+    return place_on_device(model, () if features else _labels(model), model.input, precision)
 
 
-def place_on_device(loaded: LoadedModel, labels: tuple[str, ...], spec: InputSpec, precision: str) -> Classifier:
+def place_on_device(model: LoadedModel, labels: tuple[str, ...], spec: InputSpec, precision: str) -> Classifier:
     """Move a model to the device that is there, as a classifier in eval mode."""
     device = default_device()
-    module = loaded.module.to(device).eval()
-    return Classifier(loaded, module, labels, spec, device, resolve_precision(precision, device, width_of(module)))
+    module = model.module.to(device).eval()
+    return Classifier(model, module, labels, spec, device, resolve_precision(precision, device, width_of(module)))
 
 
 def in_precision(classifier: Classifier, precision: str) -> Classifier:
@@ -106,9 +106,9 @@ def _check_precision(precision: str) -> None:
         raise ModelError(f"precision = {precision!r} cannot be used: expected {', '.join(PRECISIONS)}.")
 
 
-def _labels(loaded: LoadedModel) -> tuple[str, ...]:
+def _labels(model: LoadedModel) -> tuple[str, ...]:
     """Class names: the run's labels.txt, the configuration's label_names, or numbers."""
-    count, reference = int(loaded.module.num_classes), loaded.reference  # type: ignore[arg-type]
+    count, reference = int(model.module.num_classes), model.reference  # type: ignore[arg-type]
     if count == 0:
         raise ModelError(f"{reference.text} has no classification head. Train one: vitrine train DATA ...")
     if reference.folder is not None and (reference.folder / "labels.txt").is_file():

@@ -128,11 +128,11 @@ def train(
     from vitrine.train.run import load_run_recipe
 
     base = load_run_recipe(out) if recipe is None and resume else load_recipe(required_recipe(recipe))
-    resolved = override(base, settings or [])
+    final_recipe = override(base, settings or [])
     from vitrine.train.run import train as run_training
 
     with show.training_progress() as report:
-        result = run_training(data, resolved, out, resume=resume, report=report)
+        result = run_training(data, final_recipe, out, resume=resume, report=report)
     if show.is_first_process():
         show.result(result.metrics, lambda: show.training_summary(result), as_json)
 

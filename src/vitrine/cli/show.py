@@ -169,10 +169,10 @@ class _TrainingLines:
         )
         for note in plan.notes:
             self._line(note)
-        for entry in plan.quarantined[:5]:
+        for entry in plan.quarantine[:5]:
             self._line(f"set aside: {entry}")
-        if plan.quarantined:
-            self._line(f"{len(plan.quarantined)} unreadable pictures are set aside and listed in data.json.")
+        if plan.quarantine:
+            self._line(f"{len(plan.quarantine)} unreadable pictures are set aside and listed in data.json.")
         if plan.first_step:
             self._line(f"Continuing after step {plan.first_step:,}.")
 

@@ -423,6 +423,6 @@ def _explain(record: RunRecord, samples: tuple[Sample, ...]) -> Iterator[MapPict
     """The run's attention maps of the pictures, small enough for a contact sheet."""
     explainer = Explainer(open_classifier(str(record.folder.path), record.metrics.precision), Method())
     for batch in explainer.run(samples, batch_size=16):
-        for explained in batch.pictures:
-            picture = MapPicture.of(explained, record.true_labels[explained.sample.name])
+        for item in batch.pictures:
+            picture = MapPicture.of(item, record.true_labels[item.sample.name])
             yield replace(picture, notes=()).with_smaller_photo(320)

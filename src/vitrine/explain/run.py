@@ -311,13 +311,13 @@ class MapWriter:
         if not batch.pictures:
             return
         if self._scale is None:
-            maps = [explained.display_RC for explained in batch.pictures]
+            maps = [item.display_RC for item in batch.pictures]
             self._scale = choose_scale(maps, batch.pictures[0].unit, self.settings)
         heads_BHRC, matrices_BHNN = self._head_maps(batch), self._matrices(batch)
-        for b, explained in enumerate(batch.pictures):
-            picture = MapPicture.of(explained, self._true_label(explained.sample), self.settings.smooth)
-            record = self._record(explained, picture.true)
-            provenance = self._provenance(explained)
+        for b, item in enumerate(batch.pictures):
+            picture = MapPicture.of(item, self._true_label(item.sample), self.settings.smooth)
+            record = self._record(item, picture.true)
+            provenance = self._provenance(item)
             save_map_figure(picture, self._scale, record.figure, provenance.to_metadata())
             if heads_BHRC is not None:
                 self._save_beside(self._heads_figure(picture, heads_BHRC[b]), record.figure, "heads", provenance)

@@ -31,7 +31,7 @@ from vitrine.metrics.caption_text import (
     tokenise,
 )
 from vitrine.metrics.intervals import MIN_PICTURES, percentile_interval, wilson
-from vitrine.results import Interval, rounded
+from vitrine.results import Interval, round_number
 
 METRICS = {
     "bleu_1": "BLEU-1",
@@ -55,8 +55,8 @@ class Score:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, rounded to ``DECIMALS``."""
-        ends = None if self.interval is None else [rounded(self.interval.low), rounded(self.interval.high)]
-        return {"value": rounded(self.value), "interval_95": ends}
+        ends = None if self.interval is None else [round_number(self.interval.low), round_number(self.interval.high)]
+        return {"value": round_number(self.value), "interval_95": ends}
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,11 @@ class ScoredCaptions:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready and stable: floats are rounded to ``DECIMALS``."""
         metrics = {key: self.metrics[key] for key in METRICS}
-        ends = [rounded(self.exact_interval.low), rounded(self.exact_interval.high)]
+        ends = [round_number(self.exact_interval.low), round_number(self.exact_interval.high)]
         return {
             "pictures": self.pictures,
             "metrics": {key: score and score.to_dict() for key, score in metrics.items()},
-            "exact": {"share": rounded(self.exact / self.pictures), "n": self.exact, "interval_95": ends},
+            "exact": {"share": round_number(self.exact / self.pictures), "n": self.exact, "interval_95": ends},
             **self.diversity.to_dict(),
         }
 

@@ -54,7 +54,7 @@ class CachedFile:
     size: int
     sha256: str | None
     last_used: str | None
-    modified: float
+    last_modified: float
 
 
 @dataclass(frozen=True)
@@ -106,9 +106,9 @@ def cached_repositories(cache: Path, records: Mapping[str, Record], progress: Pr
         address = f"{constants.ENDPOINT}/{'datasets/' if data else ''}{repository.repo_id}"
         for revision in sorted(repository.revisions, key=lambda each: (-each.last_modified, each.commit_hash)):
             files = []
-            for cached in sorted(revision.files, key=lambda each: str(each.file_path)):
-                path, name = cached.file_path, cached.file_path.relative_to(revision.snapshot_path).as_posix()
-                if not is_inside(cached.blob_path, cache):
+            for entry in sorted(revision.files, key=lambda each: str(each.file_path)):
+                path, name = entry.file_path, entry.file_path.relative_to(revision.snapshot_path).as_posix()
+                if not is_inside(entry.blob_path, cache):
                     continue
                 origin = f"{'hf:' if data else 'hf-hub:'}{repository.repo_id}/{name}"
                 record = file_record(records, cache, path, _recorded_origin(records, cache, path) or origin)

@@ -32,7 +32,7 @@ class Plan:
     train_pictures: int
     validation_pictures: int
     classes: int
-    quarantined: tuple[str, ...]
+    quarantine: tuple[str, ...]
     parameters: int
     trainable: int
     device: str
@@ -97,7 +97,7 @@ class TrainResult:
     metrics: ClassificationMetrics | CaptioningMetrics
 
     @property
-    def classified(self) -> ClassificationMetrics:
+    def classification_metrics(self) -> ClassificationMetrics:
         """The metrics of a run that trained a classifier.
 
         Raises:

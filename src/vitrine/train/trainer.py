@@ -193,7 +193,7 @@ class Trainer:
             train_pictures=task.epoch_pictures,
             validation_pictures=task.validation_pictures,
             classes=len(task.labels),
-            quarantined=tuple(f"{row['name']}: {row['reason']}" for row in task.data_record["quarantine"]),
+            quarantine=tuple(f"{row['name']}: {row['reason']}" for row in task.data_record["quarantine"]),
             parameters=task.frozen_parameters + sum(size for size, _ in sizes),
             trainable=sum(size for size, is_trained in sizes if is_trained),
             device=self.runtime.device.type,

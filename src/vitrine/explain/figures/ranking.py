@@ -29,7 +29,7 @@ from vitrine.plotting.style import (
     text_size,
 )
 from vitrine.plotting.tables import Cell, Table
-from vitrine.results import rounded, shown_number
+from vitrine.results import round_number, shown_number
 
 STANDINGS = {
     "best": "best",
@@ -90,16 +90,16 @@ def methods_csv(ranking: Ranking) -> bytes:
         columns += [metric.key, f"{metric.key}_low", f"{metric.key}_high", f"{metric.key}_n"]
     rows: list[tuple[Cell, ...]] = []
     for row in ranking.rows:
-        cells: list[Cell] = [row.name, "yes" if row.is_control else "no", row.standing, rounded(row.seconds)]
+        cells: list[Cell] = [row.name, "yes" if row.is_control else "no", row.standing, round_number(row.seconds)]
         for metric in ranking.metrics:
             estimate = row.estimates.get(metric.key)
             if estimate is None:
                 cells += [None] * 4
             elif estimate.interval is None:
-                cells += [rounded(estimate.mean), None, None, estimate.n]
+                cells += [round_number(estimate.mean), None, None, estimate.n]
             else:
                 ends = estimate.interval
-                cells += [rounded(estimate.mean), rounded(ends.low), rounded(ends.high), estimate.n]
+                cells += [round_number(estimate.mean), round_number(ends.low), round_number(ends.high), estimate.n]
         rows.append(tuple(cells))
     return Table(tuple(columns), tuple(rows)).csv()
 

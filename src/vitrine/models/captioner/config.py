@@ -87,7 +87,7 @@ class CaptionModelConfig:
             TypeError: an unknown name, or a field without default is missing.
             ValueError: as the constructor.
         """
-        names = {saved: name for name, saved in _SAVED_AS.items()}
+        names = {stored_name: name for name, stored_name in _SAVED_AS.items()}
         return cls(**{names.get(name, name): value for name, value in content.items()})
 
 

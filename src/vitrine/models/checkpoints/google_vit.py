@@ -64,8 +64,8 @@ def _check_names(shapes: Mapping[str, Shape], path: Path) -> None:
             f"{path} is of a hybrid with a convolutional stem, whose blocks see no patches of the picture."
         )
     depth = len({match[1] for name in shapes if (match := re.match(r"Transformer/encoderblock_(\d+)/", name))})
-    required = {*_OUTSIDE, *(f"Transformer/encoderblock_{i}/{name}" for i in range(depth) for name in _INSIDE)}
-    missing, strange = required - set(shapes), set(shapes) - required - set(_HEAD) - set(_REPRESENTATION)
+    required_names = {*_OUTSIDE, *(f"Transformer/encoderblock_{i}/{name}" for i in range(depth) for name in _INSIDE)}
+    missing, strange = required_names - set(shapes), set(shapes) - required_names - set(_HEAD) - set(_REPRESENTATION)
     for what, names in (("lacks", missing), ("also has", strange)):
         if names:
             raise ModelError(
@@ -77,7 +77,7 @@ def _check_names(shapes: Mapping[str, Shape], path: Path) -> None:
 def _timm_shapes(shapes: Mapping[str, Shape], path: Path) -> dict[str, Shape]:
     try:
         side, other, channels, width = shapes["embedding/kernel"]
-        converted: dict[str, Shape] = {
+        timm_shapes: dict[str, Shape] = {
             "patch_embed.proj.weight": (width, channels, side, other),
             "pos_embed": shapes["Transformer/posembed_input/pos_embedding"],
             "cls_token": shapes["cls"],
@@ -85,15 +85,15 @@ def _timm_shapes(shapes: Mapping[str, Shape], path: Path) -> dict[str, Shape]:
         depth = sum(name.endswith("/LayerNorm_0/scale") for name in shapes)
         for i in range(depth):
             inner, outer = shapes[f"Transformer/encoderblock_{i}/{_MLP}/Dense_0/kernel"]
-            converted[f"blocks.{i}.mlp.fc1.weight"] = (outer, inner)
-            converted[f"blocks.{i}.attn.heads"] = shapes[f"Transformer/encoderblock_{i}/{_ATTENTION}/query/kernel"]
+            timm_shapes[f"blocks.{i}.mlp.fc1.weight"] = (outer, inner)
+            timm_shapes[f"blocks.{i}.attn.heads"] = shapes[f"Transformer/encoderblock_{i}/{_ATTENTION}/query/kernel"]
         for theirs, ours in (("head", "head"), ("pre_logits", "pre_logits")):
             if f"{theirs}/kernel" in shapes:
                 inner, outer = shapes[f"{theirs}/kernel"]
-                converted[f"{ours}.weight"], converted[f"{ours}.bias"] = (outer, inner), shapes[f"{theirs}/bias"]
+                timm_shapes[f"{ours}.weight"], timm_shapes[f"{ours}.bias"] = (outer, inner), shapes[f"{theirs}/bias"]
     except (ValueError, KeyError) as error:
         raise ModelError(f"{path} has arrays of Google's ViT with other shapes than a ViT's ({error}).") from error
-    return converted
+    return timm_shapes
 
 
 def describe_google(checkpoint: ConvertedCheckpoint, model_args: Mapping[str, Any] | None = None) -> ModelDescription:

@@ -332,8 +332,8 @@ class _Config:
         self.kind = str(self.values.get("model_type"))
         names = self.values.get("architectures") or [f"{_KINDS.get(self.kind)}ForImageClassification"]
         self.name = str(names[0]) if isinstance(names, list) and names else str(names)
-        supported = [_KINDS[self.kind] + ending for ending in _ENDINGS] if self.kind in _KINDS else []
-        if self.name not in supported or (self.has_teacher and self.kind != "deit"):
+        architectures = [_KINDS[self.kind] + ending for ending in _ENDINGS] if self.kind in _KINDS else []
+        if self.name not in architectures or (self.has_teacher and self.kind != "deit"):
             raise ModelError(
                 f"{self.file} is of a {self.name} (model_type {self.kind}), which cannot be opened here.\n"
                 "Expected a ViT, DeiT or Dinov2 ForImageClassification, or a timm model."
