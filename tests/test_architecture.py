@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from support.names import is_bare_participle, javascript_names, python_names
+from support.paths import TESTS
 
 import vitrine
 from vitrine import errors
@@ -85,3 +87,39 @@ def test_every_error_of_ours_has_an_exit_status() -> None:
         assert issubclass(kind, VitrineError), kind
         assert kind.exit_code in (1, 2), "1: it ran and the answer is no; 2: the input is wrong"
         assert kind.__doc__, kind
+
+
+@pytest.mark.parametrize("name", ["found", "_kept", "opened", "told_"])
+def test_a_bare_participle_is_recognised(name: str) -> None:
+    assert is_bare_participle(name)
+    assert not is_bare_participle(f"{name.strip('_')}_files")
+
+
+@pytest.mark.parametrize("name", ["seed", "matches", "left", "is_finished", "Shared"])
+def test_other_names_are_no_bare_participles(name: str) -> None:
+    assert not is_bare_participle(name)
+
+
+def test_no_name_is_a_participle_alone() -> None:
+    names = [
+        f"{path.relative_to(SOURCE)}:{line} {name}"
+        for pattern, read in (("*.py", python_names), ("*.js", javascript_names))
+        for path in sorted(SOURCE.rglob(pattern))
+        for line, name in read(path)
+        if is_bare_participle(name)
+    ]
+    assert not names, "say what the thing is:\n" + "\n".join(names)
+
+
+def test_tests_stand_where_the_code_stands() -> None:
+    """tests/data/test_loader_shards.py is of src/vitrine/data/loader.py."""
+    strays = []
+    for path in sorted(TESTS.rglob("test_*.py")):
+        folder = path.parent.relative_to(TESTS)
+        if folder == Path() or folder.parts[0] == "benchmarks":
+            continue
+        modules = {entry.stem for entry in (SOURCE / folder).iterdir()}
+        words = path.stem.removeprefix("test_").split("_")
+        if not any("_".join(words[:count]) in modules for count in range(1, len(words) + 1)):
+            strays.append(str(path.relative_to(TESTS)))
+    assert not strays

@@ -86,14 +86,14 @@ def open_captioner(
     # A repository of the hub that is no captioner is refused by name when its files are located.
     if architecture is None and (is_hub_reference(reference) or captioner_kind(reference) == "transformers"):
         return _open_transformers(reference, vocabulary, precision)
-    loaded = load_captioner(reference, architecture, vocabulary, progress)
-    assert loaded.weights is not None, "a captioner that was trained has them"
+    captioner = load_captioner(reference, architecture, vocabulary, progress)
+    assert captioner.weights is not None, "a captioner that was trained has them"
     device = default_device()
-    model = prepare_for_prediction(loaded.model)
+    model = prepare_for_prediction(captioner.model)
     module = (cast_image_encoder(model) if precision == "bf16" else model).to(device)
-    transform = CaptionTransform(loaded.input)
+    transform = CaptionTransform(captioner.input)
     return Captioner(
-        module, module.vocabulary, transform, loaded.weights, device, precision, loaded.notes, loaded.folder
+        module, module.vocabulary, transform, captioner.weights, device, precision, captioner.notes, captioner.folder
     )
 
 
