@@ -313,6 +313,17 @@ class Recipe:
         if not isinstance(self.model_args, Mapping):
             raise invalid_value("model_args", self.model_args, "a table, or single values such as model_args.depth=6")
         object.__setattr__(self, "model_args", FrozenTable(self.model_args))
+        self._check_model()
+        self._check_numbers()
+        require_choice("optimizer", self.optimizer, ("adamw", "muon"))
+        require_choice("precision", self.precision, PRECISIONS)
+        require_switch("compile", self.compile)
+        if not re.fullmatch(r"all|head|last:[1-9]\d*|lora(:[1-9]\d*)?", str(self.tune)):
+            raise invalid_value("tune", self.tune, "all, head, last:N (N blocks), lora or lora:RANK")
+        if self.caption is not None:
+            self._check_captioner()
+
+    def _check_model(self) -> None:
         if not isinstance(self.transforms, TransformSpec):
             raise invalid_value("transforms", self.transforms, "a name or a table of fields")
         for name in ("name", "description", "trackers"):
@@ -322,6 +333,8 @@ class Recipe:
             raise invalid_value("model", self.model, "a model reference such as vit_base_patch16_224.orig_in21k")
         if not isinstance(self.pretrained, bool | str) or self.pretrained in NOT_A_PATH:
             raise invalid_value("pretrained", self.pretrained, "true, false or the path of a weights file")
+
+    def _check_numbers(self) -> None:
         for name in ("batch_size", "accumulate", "epochs", "epoch_size", "shuffle_buffer"):
             require_number(name, getattr(self, name), 1, whole=True)
         for name in ("image_size", "mix_off_epochs", "views", "early_stopping", "seed"):
@@ -335,13 +348,6 @@ class Recipe:
             require_number(name, getattr(self, name), 0, 1)
         require_number("layer_decay", self.layer_decay, 0, 1, open_low=True)
         require_number("val_fraction", self.val_fraction, 0, 0.9, open_low=True)
-        require_choice("optimizer", self.optimizer, ("adamw", "muon"))
-        require_choice("precision", self.precision, PRECISIONS)
-        require_switch("compile", self.compile)
-        if not re.fullmatch(r"all|head|last:[1-9]\d*|lora(:[1-9]\d*)?", str(self.tune)):
-            raise invalid_value("tune", self.tune, "all, head, last:N (N blocks), lora or lora:RANK")
-        if self.caption is not None:
-            self._check_captioner()
 
     def _check_captioner(self) -> None:
         if not isinstance(self.caption, CaptionSpec):

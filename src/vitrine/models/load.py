@@ -224,9 +224,7 @@ def _load_checkpoint(
     if readout and not has_new_head:
         attach_head(module, readout, {n: v for n, v in checkpoint.load().items() if n.rpartition(".")[0] in skip})
     if checkpoint.eps is not None and not has_new_head:  # a run keeps timm's own, with which others will open it
-        for part in module.modules():
-            if isinstance(part, nn.LayerNorm):
-                part.eps = checkpoint.eps
+        _set_epsilon(module, checkpoint.eps)
     module.pretrained_cfg["num_classes"] = int(module.num_classes)  # type: ignore[index, operator, arg-type]
     notes = _head_note(module, classes, readout) if has_new_head or not readout else (_READOUT_NOTES[readout],)
     if has_new_head and checkpoint.eps is not None and checkpoint.eps > _SMALL_EPS:
@@ -234,6 +232,12 @@ def _load_checkpoint(
     if has_new_head and skip:
         notes += ("The last norm is new, as the file's belongs to its representation.",)
     return module, (*_resampling_notes(module, checkpoint.shapes), *notes)
+
+
+def _set_epsilon(module: nn.Module, eps: float) -> None:
+    for part in module.modules():
+        if isinstance(part, nn.LayerNorm):
+            part.eps = eps
 
 
 def _norm_is_of_head(checkpoint: ConvertedCheckpoint) -> bool:

@@ -53,7 +53,7 @@ class _Writer:
         self.folder = folder
         self.paths: list[Path] = []
 
-    def block(self, block: Block) -> Iterator[str]:
+    def block(self, block: Block) -> Iterator[str]:  # noqa: C901  one case a kind of block
         """The Markdown paragraphs of a block."""
         match block:
             case Paragraph():

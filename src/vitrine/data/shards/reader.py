@@ -175,11 +175,8 @@ def read_members(stream: IO[bytes], is_wanted: Callable[[int], bool] = lambda _:
                     yield member
                 raise info
             vars(archive)["members"] = []  # it would remember every member
-            match = _KEY.match(info.name) if info.isreg() else None
-            if match is None or PurePosixPath(info.name).name.startswith("__"):
-                continue
-            key, extension = match[1], match[2].lower()
-            if extension not in _TEXTS and f".{extension}" not in EXTENSIONS:
+            key, extension = _key_and_extension(info)
+            if not key:
                 continue
             if member is None or member.key != key:
                 if member is not None:
@@ -193,6 +190,15 @@ def read_members(stream: IO[bytes], is_wanted: Callable[[int], bool] = lambda _:
                 raise
     if member is not None:
         yield member
+
+
+def _key_and_extension(info: tarfile.TarInfo) -> tuple[str, str]:
+    """The sample that a file of a shard belongs to, and the file's kind in small letters; empty for what is neither."""
+    match = _KEY.match(info.name) if info.isreg() else None
+    if match is None or PurePosixPath(info.name).name.startswith("__"):
+        return "", ""
+    key, extension = match[1], match[2].lower()
+    return (key, extension) if extension in _TEXTS or f".{extension}" in EXTENSIONS else ("", "")
 
 
 def _until_damage(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo | tarfile.TarError]:
