@@ -1,4 +1,4 @@
-"""vitrine, as its own workflows run it: the real loader, the real step, the real logging."""
+"""vitrine, as its own verbs run it: the real loader, the real step, the real logging."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ def unreadable(some: Sequence[tuple[str, str]], count: int = 0, table: object = 
     for name, reason in some[:10]:
         print(f"not readable: {name}: {reason}", file=sys.stderr)
     if count:
-        print(f"{count} pictures could not be read; all are in {table}.", file=sys.stderr)
+        print(f"{count_of(count, 'picture')} could not be read; all are in {table}.", file=sys.stderr)
 
 
 def json(value: Result) -> None:
@@ -252,5 +252,5 @@ def explained_summary(result: ExplainResult) -> str:
         counts = {flag: sum(verdict.flag == flag for verdict in verdicts) for flag in ("believable", "doubtful")}
         lines.append(f"Checked: {counts['believable']} believable, {counts['doubtful']} doubtful.")
     if result.unreadable:
-        lines.append(f"{len(result.unreadable)} pictures could not be read.")
+        lines.append(f"{count_of(len(result.unreadable), 'picture')} could not be read.")
     return "\n".join(lines)
