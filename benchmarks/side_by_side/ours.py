@@ -16,7 +16,7 @@ from torch import Tensor
 from side_by_side.task import Task
 from vitrine.classify.inference import eval_transform, predict_batches
 from vitrine.config import Recipe, named_transforms
-from vitrine.data.decode import FilePicture
+from vitrine.data.decode import BytesPicture, FilePicture
 from vitrine.data.loader import Batch, PictureLoader
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
@@ -74,9 +74,8 @@ class Ours:
     def _logits(self, pixels_BCHW: Tensor, precision: str) -> Tensor:
         unknown_B = torch.full((len(pixels_BCHW),), -1)
         batch = Batch(pixels_BCHW, unknown_B, torch.arange(len(pixels_BCHW)))
-        (part,) = predict_batches(
-            self.module, self.samples[:1] * len(batch), [batch], self.spec, device=self.device, precision=precision
-        )
+        samples = [Sample("in memory", BytesPicture(b""))] * len(batch)
+        (part,) = predict_batches(self.module, samples, [batch], self.spec, device=self.device, precision=precision)
         return torch.from_numpy(part.logits_BC)
 
     def infer(self) -> int:

@@ -104,7 +104,7 @@ def test_a_ratio_that_fell_by_more_than_fifteen_per_cent_is_a_regression() -> No
 def micro(monkeypatch: pytest.MonkeyPatch) -> ClassifierWork:
     build = classifier.load_model
     monkeypatch.setattr(
-        classifier, "build", lambda name, **more: build(name, **(more | {"model_args": MICRO, "image_size": 0}))
+        classifier, "load_model", lambda name, **more: build(name, **(more | {"model_args": MICRO, "image_size": 0}))
     )
     return ClassifierWork("vit_tiny_patch16_224", 32, 3, "bf16")
 
