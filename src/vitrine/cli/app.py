@@ -1,4 +1,4 @@
-"""Every verb: its arguments, its help, and the call of one workflow."""
+"""The command line application: every verb, and the options before it. demo, check, train and evaluate are here."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The page that reports runs: what it is made of, and the same as HTML and as Markdown."""
+"""The files of a report: its template, style sheets and scripts, some of which the explorer uses too."""
