@@ -22,7 +22,7 @@ from vitrine.classify.predict import predict
 from vitrine.data.bulk_slices import BulkInput, slice_pictures
 from vitrine.data.samples import Sample
 from vitrine.errors import DataError, RunError, UsageError
-from vitrine.io.csv_tables import csv_row
+from vitrine.io.resumable_csv import csv_row
 
 Command = Callable[..., tuple[int, str, str]]
 JOB = {"verb": "predict", "weights": "abc"}

@@ -19,16 +19,14 @@ from tokenizers import Tokenizer, decoders, models
 from vitrine.caption.beam_search import beam_search
 from vitrine.caption.decoding import DecodedCaption, MapChoice, final_captions, greedy
 from vitrine.caption.tokenizer import Vocabulary
-from vitrine.caption.word_maps import (
+from vitrine.caption.word_localization import (
     MIN_DISTANCE_TO_OTHERS,
     MIN_DISTANCE_TO_UNIFORM,
-    CaptionWord,
     WordCheck,
-    caption_words,
     check_words,
-    group_tokens,
     jensen_shannon_distance,
 )
+from vitrine.caption.word_maps import CaptionWord, caption_words, group_tokens
 from vitrine.errors import ModelError
 
 PIECES = ["[PAD]", "[CLS]", "[SEP]", "[UNK]", "a", "cat", "##s", "skate", "##board", "##er", "t", "shirt", "s", "on"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from vitrine.classify.predictions_csv import PredictionTable, PredictionWriter, predictions_csv
 from vitrine.errors import DataError, ModelError, RunError
-from vitrine.io.csv_tables import complete_records, csv_row
+from vitrine.io.resumable_csv import complete_records, csv_row
 from vitrine.metrics.classification import LabelledLogits
 
 LABELS = ("cat", 'a "dog", large', "zebra\nfish")

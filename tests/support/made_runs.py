@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from vitrine.config import CaptionSpec, Recipe, recipe_to_toml
-from vitrine.io.csv_tables import csv_row
+from vitrine.io.resumable_csv import csv_row
 from vitrine.metrics.intervals import wilson
 from vitrine.results import CaptioningMetrics, ClassificationMetrics, ClassMetrics
 

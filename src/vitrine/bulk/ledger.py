@@ -23,7 +23,7 @@ import pyarrow
 import pyarrow.parquet
 
 from vitrine.errors import DataError, RunError
-from vitrine.io.csv_tables import UNREADABLE_HEADER, complete_records, csv_row
+from vitrine.io.resumable_csv import UNREADABLE_HEADER, complete_records, csv_row
 from vitrine.results import Unreadable
 
 MANIFEST = "_manifest.jsonl"

@@ -25,7 +25,7 @@ from vitrine.classify.model import Classifier
 from vitrine.data.bulk_slices import Slice
 from vitrine.data.samples import Sample
 from vitrine.errors import RunError, VitrineError
-from vitrine.io.csv_tables import unreadable_csv
+from vitrine.io.resumable_csv import unreadable_csv
 from vitrine.results import Unreadable
 
 MAX_ATTEMPTS = 3

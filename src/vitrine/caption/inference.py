@@ -15,7 +15,7 @@ from vitrine.caption.model import Captioner
 from vitrine.caption.tokenizer import Vocabulary
 from vitrine.data.samples import Sample
 from vitrine.errors import PictureError
-from vitrine.io.csv_tables import csv_row
+from vitrine.io.resumable_csv import csv_row
 from vitrine.metrics.captions import CaptionScores, caption_scores
 from vitrine.models.captioner.inference import has_bf16_image_encoder
 from vitrine.models.captioner.model import EncoderOutput

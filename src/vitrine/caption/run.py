@@ -18,10 +18,11 @@ from vitrine.caption.figures.words import CaptionPicture, WordPanel, save_captio
 from vitrine.caption.inference import CaptionedPicture, caption_batches
 from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.sampling import sample
-from vitrine.caption.word_maps import CaptionWord, Join, WordCheck, caption_words, check_words
+from vitrine.caption.word_localization import WordCheck, check_words
+from vitrine.caption.word_maps import CaptionWord, Join, caption_words
 from vitrine.data.image_folder import list_pictures
 from vitrine.data.samples import Sample, random_subset
-from vitrine.io.csv_tables import csv_row
+from vitrine.io.resumable_csv import csv_row
 from vitrine.models.captioner.model import EncoderOutput
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.provenance import Provenance, figure_names

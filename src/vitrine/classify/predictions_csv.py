@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitrine.errors import DataError
-from vitrine.io.csv_tables import ResumableTable, csv_row
+from vitrine.io.resumable_csv import ResumableTable, csv_row
 from vitrine.metrics.classification import LabelledLogits, logsumexp, require_finite
 from vitrine.results import Unreadable
 

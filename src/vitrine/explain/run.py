@@ -27,8 +27,8 @@ from vitrine.data.samples import Sample, random_subset
 from vitrine.explain.explainer import ExplainedBatch, ExplainedPicture, Explainer
 from vitrine.explain.figures.contact_sheet import A_SHEET, save_contact_sheet
 from vitrine.explain.figures.map import MapPicture, Scale, save_map_figure, shared_scale
-from vitrine.io.csv_tables import csv_row
 from vitrine.io.files import write_atomically
+from vitrine.io.resumable_csv import csv_row
 from vitrine.models.precision import autocast
 from vitrine.plotting.heads import heads_figure, matrices_figure
 from vitrine.plotting.provenance import Provenance, figure_names

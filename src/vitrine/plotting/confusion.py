@@ -15,7 +15,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from vitrine.io.csv_tables import csv_row
+from vitrine.io.resumable_csv import csv_row
 from vitrine.plotting.style import (
     EMPTY,
     GREY,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from vitrine.io.csv_tables import csv_row
+from vitrine.io.resumable_csv import csv_row
 from vitrine.results import ClassificationMetrics, Interval
 
 Cell = str | int | float | None

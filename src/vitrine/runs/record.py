@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 from vitrine.config import Recipe
 from vitrine.errors import RunError
-from vitrine.io.csv_tables import complete_records
+from vitrine.io.resumable_csv import complete_records
 from vitrine.metrics.caption_text import tokenise
 from vitrine.metrics.intervals import wilson
 from vitrine.models.captioner.checkpoint import is_captioner_folder

@@ -19,7 +19,8 @@ from vitrine.caption.decoding import DecodedCaption
 from vitrine.caption.model import Captioner
 from vitrine.caption.run import CaptionSettings
 from vitrine.caption.sampling import Candidate, PrefixStep, continue_prefix
-from vitrine.caption.word_maps import CaptionWord, caption_words, check_words, group_tokens
+from vitrine.caption.word_localization import check_words
+from vitrine.caption.word_maps import CaptionWord, caption_words, group_tokens
 from vitrine.models.captioner.inference import has_bf16_image_encoder
 from vitrine.models.captioner.model import EncoderOutput
 from vitrine.models.precision import autocast
