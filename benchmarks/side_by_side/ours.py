@@ -28,6 +28,11 @@ from vitrine.train.optimizer import make_optimizer, make_schedule
 from vitrine.train.settings import LoopSettings, LossSettings, OptimizerSettings, ScheduleSettings
 
 
+def in_memory(count: int) -> list[Sample]:
+    """Names for pictures that are in memory already, which have no file."""
+    return [Sample("in memory", BytesPicture(b""))] * count
+
+
 class Ours:
     """A round of training is one epoch of ``vitrine.train.loop``; of inference, one pass of ``predict_batches``.
 
@@ -74,13 +79,15 @@ class Ours:
     def _logits(self, pixels_BCHW: Tensor, precision: str) -> Tensor:
         unknown_B = torch.full((len(pixels_BCHW),), -1)
         batch = Batch(pixels_BCHW, unknown_B, torch.arange(len(pixels_BCHW)))
-        samples = [Sample("in memory", BytesPicture(b""))] * len(batch)
-        (part,) = predict_batches(self.module, samples, [batch], self.spec, device=self.device, precision=precision)
+        (part,) = predict_batches(
+            self.module, in_memory(len(batch)), [batch], self.spec, device=self.device, precision=precision
+        )
         return torch.from_numpy(part.logits_BC)
 
     def infer(self) -> int:
         source, device = self.eval_batches(), self.device
-        parts = predict_batches(self.module, self.samples, source, self.spec, device=device, precision=self.precision)
+        samples = self.samples or in_memory(self.task.batch * self.task.batches)
+        parts = predict_batches(self.module, samples, source, self.spec, device=device, precision=self.precision)
         return sum(len(part.samples) for part in parts)
 
     def train(self) -> int:
