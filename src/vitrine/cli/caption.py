@@ -84,17 +84,8 @@ def caption(
 ) -> None:
     """Caption every picture, with one attention map for every word, into a figure of the same name."""
     from vitrine.caption.run import CaptionSettings, caption_pictures
-    from vitrine.caption.word_maps import Join
 
-    for option, value, choices in (
-        ("--join", join, get_args(Join)),
-        ("--format", kind, ("png", "svg")),
-        ("--precision", precision, ("fp32", "bf16")),
-    ):
-        if value not in choices:
-            raise UsageError(f"{option} {value} cannot be used: expected {', '.join(choices)}.")
-    if not heads.isdecimal() and heads not in ("mean", "max"):
-        raise UsageError(f"--heads {heads} cannot be used: expected mean, max or a number.")
+    _require_choices(join, kind, precision, heads)
     if sample and beams > 1:
         raise UsageError("--sample and --beams do not go together: give one of them.")
     settings = CaptionSettings(
@@ -145,3 +136,22 @@ def caption(
             typer.echo(f"{each.name}: {each.caption}")
         typer.echo(f"{len(result.captions)} figures and captions.csv in {result.out}.", err=True)
     show.unreadable(result.unreadable)
+
+
+def _require_choices(join: str, kind: str, precision: str, heads: str) -> None:
+    """Refuse a value that its option does not have.
+
+    Raises:
+        UsageError: it names the option, the value, and what is possible.
+    """
+    from vitrine.caption.word_maps import Join
+
+    for option, value, choices in (
+        ("--join", join, get_args(Join)),
+        ("--format", kind, ("png", "svg")),
+        ("--precision", precision, ("fp32", "bf16")),
+    ):
+        if value not in choices:
+            raise UsageError(f"{option} {value} cannot be used: expected {', '.join(choices)}.")
+    if not heads.isdecimal() and heads not in ("mean", "max"):
+        raise UsageError(f"--heads {heads} cannot be used: expected mean, max or a number.")
