@@ -1,4 +1,4 @@
-"""The house rules that a machine can check: layers, light faces, small modules."""
+"""Rules of the code that a machine can check: layers, light faces, names, and where tests stand."""
 
 from __future__ import annotations
 
