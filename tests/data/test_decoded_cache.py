@@ -18,7 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from support.models import MICRO
+from support.training import recipe
 from torch.nn import functional
 
 from vitrine.cache import cache_contents, prune, select_items
@@ -280,23 +280,6 @@ def test_a_build_that_is_killed_leaves_whole_pictures(cache: Path, monkeypatch: 
 # --- in training
 
 REPEATABLE = ("history.jsonl", "metrics.json", "predictions.csv", "model.safetensors", "data.json")
-
-
-def recipe(**changes: object) -> Recipe:
-    settings = {
-        "name": "micro",
-        "model": "vit_tiny_patch16_224",
-        "model_args": MICRO,
-        "pretrained": False,
-        "image_size": 32,
-        "transforms": named_transforms("scenes"),
-        "batch_size": 16,
-        "epochs": 2,
-        "learning_rate": 2e-3,
-        "workers": 0,
-        "precision": "fp32",
-    }
-    return Recipe(**{**settings, **changes})  # type: ignore[arg-type]
 
 
 def notes_of(data: Path | str, settings: Recipe, run: Path) -> tuple[str, ...]:

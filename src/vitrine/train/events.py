@@ -96,17 +96,6 @@ class TrainResult:
     epochs: int
     metrics: ClassificationMetrics | CaptioningMetrics
 
-    @property
-    def classification_metrics(self) -> ClassificationMetrics:
-        """The metrics of a run that trained a classifier.
-
-        Raises:
-            TypeError: it trained a captioner.
-        """
-        if isinstance(self.metrics, CaptioningMetrics):
-            raise TypeError(f"{self.run} trained a captioner.")
-        return self.metrics
-
 
 @dataclass
 class Best:
