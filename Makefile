@@ -17,7 +17,7 @@ WORKERS ?= 2
 PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench bench-check constraints clean
+.PHONY: help demo test check format docs bench bench-check verdicts verdicts-check constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -48,6 +48,12 @@ bench: $(BENCH)  ## every benchmark, a quarter of an hour: writes benchmarks/RES
 
 bench-check: $(BENCH)  ## the same ratios now: fails where one fell by more than 15 % below benchmarks/results.json
 	$(BIN)/python benchmarks/suite.py --check $(ARGS)
+
+verdicts: $(BENCH)  ## how often verdicts are right: writes benchmarks/VERDICTS.md, verdicts.json and the tables of docs/maps.md
+	$(BIN)/python benchmarks/verdicts.py $(ARGS)
+
+verdicts-check: $(BENCH)  ## the same rates now: fails where one is worse than in benchmarks/verdicts.json by more than 0.08
+	$(BIN)/python benchmarks/verdicts.py --check $(ARGS)
 
 constraints: $(BASE)  ## move constraints.txt to the newest versions; run 'make check' and 'make bench' afterwards
 	$(BIN)/python tools/make_constraints.py
