@@ -64,7 +64,7 @@ def explicit_attention(module: nn.Module, inputs: torch.Tensor, targets: torch.T
 
 def readout_row(matrix: torch.Tensor, layout: TokenLayout) -> torch.Tensor:
     """Slow: the row of the class token, or the mean row of the patches."""
-    if layout.readout == "class":
+    if layout.has_class:
         return matrix[0]
     return torch.stack([matrix[i] for i in range(layout.prefix, layout.tokens)]).mean(0)
 
@@ -256,7 +256,8 @@ def test_normalised_over_keys_not_over_queries() -> None:
         ({"heads": "median"}, "no head median"),
         ({"query": (4, 0)}, "4 rows and 4 columns"),
         ({"query": "pool"}, "no attention pool"),
-        ({"query": "sky"}, "expected class, pool or ROW,COLUMN"),
+        ({"query": "sky"}, "expected auto, class, distillation, pool or ROW,COLUMN"),
+        ({"query": "distillation"}, r"no distillation token: its head reads \[class\]"),
         ({"layer": 3}, "no layer 3"),
     ],
 )
@@ -266,13 +267,13 @@ def test_attention_map_says_what_there_is(options: dict[str, object], message: s
 
 
 def test_without_a_class_token_other_ways_are_offered() -> None:
-    with pytest.raises(ModelError, match=r"no class row.*mean of its patches.*\n.*rollout"):
-        attention_map(build_model("mean"), pixels(build_model("mean")))
+    with pytest.raises(ModelError, match=r"no class token.*reads the mean of the patches.*\n.*--query auto"):
+        attention_map(build_model("mean"), pixels(build_model("mean")), query="class")
 
 
 def test_another_number_of_tokens_is_refused() -> None:
     with pytest.raises(ModelError, match="attends to 12 tokens"):
-        split_prefix(torch.ones(1, 12), TokenLayout(4, 4, 1, True, "class", 3))
+        split_prefix(torch.ones(1, 12), TokenLayout(4, 4, 1, True, False, 3))
 
 
 def slow_occlusion(probability, picture, target, rows, columns, window, step):
@@ -323,10 +324,7 @@ def test_any_grid_and_prefix_gives_maps_that_sum_to_one(
         reg_tokens=registers, class_token=class_token, global_pool="token" if class_token else "avg", num_classes=2,
     ).eval()  # fmt: skip
     inputs = pixels(module)
-    maps = [rollout(module, inputs)]
-    if class_token:
-        maps.append(attention_map(module, inputs))
-    for each in maps:
+    for each in (rollout(module, inputs), attention_map(module, inputs)):
         assert each.scores_BRC.shape == (2, rows, columns)
         share = each.prefix_share_B if each.prefix_share_B is not None else torch.zeros(2)
         torch.testing.assert_close(each.scores_BRC.sum((1, 2)) + share, torch.ones(2))

@@ -181,7 +181,7 @@ def test_what_was_drawn_before_an_interruption_stays(
         (["IMAGES", "-o", "OUT", "--layer", "7"], "no layer 7: the model has 2"),
         (["IMAGES", "-o", "OUT", "--query", "9,9"], "no patch in row 9, column 9: the grid has 4 rows"),
         (["IMAGES", "-o", "OUT", "--query", "0,1"], "expected ROW,COLUMN, counted from 1"),
-        (["IMAGES", "-o", "OUT", "--query", "sky"], "expected class, pool or ROW,COLUMN"),
+        (["IMAGES", "-o", "OUT", "--query", "sky"], "expected auto, class, distillation, pool or ROW,COLUMN"),
         (["IMAGES", "-o", "OUT", "--target", "dog"], "no class 'dog'"),
         (["IMAGES", "-o", "OUT", "--format", "pdf"], "expected png or svg"),
         (["IMAGES", "-o", "OUT", "--method", "rollout", "--heads", "max"], "of the method attention, not of rollout"),

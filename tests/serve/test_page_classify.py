@@ -207,7 +207,7 @@ def test_a_model_is_asked_only_for_what_it_can_give(browser: Any, mean_run: Path
         page.set_input_files("input[type=file]", {"name": "own.png", "mimeType": "image/png", "buffer": content})
         until(page, "document.querySelector('h1').textContent === 'own.png'")
         wait_for_maps(page)
-        until(page, "document.querySelector('.pane figcaption').textContent.includes('patch (3, 3)')")
+        until(page, "document.querySelector('.pane figcaption').textContent.includes('the mean of the patches')")
         assert page.locator(".thumb canvas").count() == 1
         check_prediction(page, vitrine.load(mean_run, precision="fp32").predict(save_picture(tmp_path, content)))
         page.goto(f"{page.url}&method=gradcam&target=of+another+model")

@@ -21,6 +21,7 @@ from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from vitrine.attribution.maps import BatchMaps, TokenLayout, split_prefix, token_layout
+from vitrine.attribution.readout import Readout, describe_readout, watch_head_tokens
 from vitrine.errors import ModelError
 
 POOL = -1
@@ -365,48 +366,60 @@ def attention_map(
     heads: str | int = "mean",
     query: str | tuple[int, int] = "auto",
 ) -> BatchMaps:
-    """Attention of one query to all patches.
+    """Attention of what the head reads, or of one token, to all patches.
 
     Args:
         module: a timm vision transformer in eval mode.
         pixels_BCHW: normalised.
         layer: a block, from 0, or from the end with -1.
         heads: mean, max, min, or a head's number from 0.
-        query: ``class``; ``pool`` (the attention pool's own weights, whatever the layer); a patch (row, column) from
-            0; ``auto`` is the pool where the head reads one, else the class token.
+        query: ``auto`` is what the head reads: the rows of its tokens, each by its weight, such as the class token's
+            row or the mean of the patches' rows; where the head reads an attention pool, the pool's own weights,
+            whatever the layer. Or ``class``, ``distillation``, ``pool``, or a patch (row, column) from 0.
 
     Returns:
         Scores are attention probabilities; with one head or the mean they and the share of the prefix tokens sum to 1.
 
     Raises:
-        ModelError: no such layer, head or query; a model without class token is told what else it offers.
+        ModelError: no such layer, head or query; a model whose head is not known is told what else it offers.
     """
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
-    attention_BHQK = _query_attention(module, pixels_BCHW, layer, query_tokens(layout, query))
-    return split_prefix(reduce_heads(attention_BHQK, heads)[:, 0], layout)
+    readout = query_readout(layout, query, lambda: describe_readout(module, layout))
+    attention_BHK = _query_attention(module, pixels_BCHW, layer, readout, layout)
+    return split_prefix(reduce_heads(attention_BHK[:, :, None], heads)[:, 0], layout)
 
 
-def query_tokens(layout: TokenLayout, query: str | tuple[int, int]) -> list[int] | Literal["class", "pool"]:
-    """The token rows of a query, as :func:`record_attention` takes them.
+QUERIES = ("auto", "class", "distillation", "pool")
+"""Queries by name; any patch can be one, too."""
+
+
+def query_readout(layout: TokenLayout, query: str | tuple[int, int], describe: Callable[[], Readout]) -> Readout:
+    """What looks where a query is asked for; see :func:`attention_map`.
+
+    Args:
+        layout: of the tokens.
+        query: a query's name, or a patch (row, column) from 0.
+        describe: gives what the head reads; only called for a query that asks for it.
 
     Raises:
-        ModelError: the model has no such query.
+        ModelError: the model has no such query, or what its head reads is not known.
     """
     if isinstance(query, tuple):
-        return [layout.token_index(*query)]
-    if query == "auto":
-        query = "pool" if layout.readout == "pool" else "class"
-    if query == "class" and not layout.has_class:
-        raise ModelError(
-            "This model has no class token, so there is no class row: its head reads "
-            f"{'an attention pool' if layout.readout == 'pool' else 'the mean of its patches'}.\n"
-            "Use --method rollout or relevance, or the attention of one patch: --query ROW,COLUMN"
-        )
-    if query == "pool" and layout.readout != "pool":
-        raise ModelError("This model has no attention pool. Use --query class, or a patch: --query ROW,COLUMN")
-    if query not in ("class", "pool"):
-        raise ModelError(f"query = {query!r} cannot be used: expected class, pool or ROW,COLUMN.")
-    return "pool" if query == "pool" else "class"
+        return Readout.of_token(layout.token_index(*query), f"patch ({query[0] + 1}, {query[1] + 1})")
+    if query == "class" and layout.has_class:
+        return Readout.of_token(0, "[class]")
+    if query == "distillation" and layout.has_distillation:
+        return Readout.of_token(1, "[distillation]")
+    if query not in QUERIES:
+        raise ModelError(f"query = {query!r} cannot be used: expected {', '.join(QUERIES)} or ROW,COLUMN.")
+    readout = describe()
+    if query == "auto" or (query == "pool" and readout.is_pool):
+        return readout
+    raise ModelError(
+        f"This model has no {'attention pool' if query == 'pool' else f'{query} token'}: "
+        f"its head reads {readout.words}.\n"
+        "Use --query auto, which is what the head reads, or the attention of one patch: --query ROW,COLUMN"
+    )
 
 
 def head_maps(
@@ -414,18 +427,40 @@ def head_maps(
 ) -> tuple[BatchMaps, ...]:
     """:func:`attention_map` of every head, from one forward pass."""
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
-    attention_BHK = _query_attention(module, pixels_BCHW, layer, query_tokens(layout, query))[:, :, 0]
+    readout = query_readout(layout, query, lambda: describe_readout(module, layout))
+    attention_BHK = _query_attention(module, pixels_BCHW, layer, readout, layout)
     return tuple(split_prefix(attention_BHK[:, head], layout) for head in range(attention_BHK.shape[1]))
 
 
 def _query_attention(
-    module: nn.Module, pixels_BCHW: torch.Tensor, layer: int, queries: list[int] | Literal["class", "pool"]
+    module: nn.Module, pixels_BCHW: torch.Tensor, layer: int, readout: Readout, layout: TokenLayout
 ) -> torch.Tensor:
-    """float32 (B, H, Q, K): the attention of some queries, from one forward pass."""
-    layers = (layer,) if queries != "pool" else ()
-    with torch.inference_mode(), record_attention(module, layers, queries) as record:
+    """float32 (B, H, K): the attention of what a readout reads, from one forward pass."""
+    layers = (POOL if readout.is_pool else layer_number(layer, layout.blocks),)
+    calls: list[AttentionCall] = []
+    with torch.inference_mode(), watch_attention(module, calls.append, layers), watch_head_tokens(module) as tokens:
         module(pixels_BCHW)
-    return record.attention()
+        return readout_attention(calls[-1], readout, layout, tokens[-1])
+
+
+def readout_attention(
+    call: AttentionCall, readout: Readout, layout: TokenLayout, tokens_BND: torch.Tensor | None
+) -> torch.Tensor:
+    """The rows of one attention that a readout reads, each by its weight: float32 (B, H, K).
+
+    Args:
+        call: of a block; of the pool where the readout is one.
+        readout: what reads.
+        layout: of the tokens.
+        tokens_BND: as the head gets them; only for a readout that depends on the picture.
+    """
+    if readout.is_pool:
+        return readout.pool_row(call.rows(slice(None)), layout.tokens)
+    if readout.token is not None:
+        return call.rows([readout.token])[:, :, 0]
+    weights_BN = readout.weights(call.queries, tokens_BND if readout.depends_on_picture else None)
+    weights_B1QN = weights_BN[:, None, None].to(call.carrier.device)
+    return torch.cat([(weights_B1QN @ call.rows(slice(None), some))[:, :, 0] for some in head_slices(call)], dim=1)
 
 
 def attention_matrices(module: nn.Module, pixels_BCHW: torch.Tensor, *, layer: int = -1) -> torch.Tensor:
@@ -444,6 +479,13 @@ def head_count(module: nn.Module, layer: int = -1) -> int:
 _MAX_ELEMENTS = 1 << 24  # of attention in memory at a time: 64 MB in float32
 
 
+def head_slices(call: AttentionCall) -> list[slice]:
+    """A layer's heads in groups, so few at a time that their whole matrices take little memory."""
+    elements_per_head = len(call.carrier) * call.queries * call.keys
+    count = max(1, min(call.heads, _MAX_ELEMENTS // max(1, elements_per_head)))
+    return [slice(first, min(first + count, call.heads)) for first in range(0, call.heads, count)]
+
+
 def mean_over_heads(call: AttentionCall, part_of: Callable[[slice], torch.Tensor]) -> torch.Tensor:
     """Mean over a layer's heads of a matrix a head, computed for a few heads at a time to save memory.
 
@@ -454,23 +496,14 @@ def mean_over_heads(call: AttentionCall, part_of: Callable[[slice], torch.Tensor
     Returns:
         float32 (B, N, M).
     """
-    elements_per_head = len(call.carrier) * call.queries * call.keys
-    count = max(1, min(call.heads, _MAX_ELEMENTS // max(1, elements_per_head)))
     total_BNM: torch.Tensor | None = None
-    for first in range(0, call.heads, count):
-        part_BNM = part_of(slice(first, min(first + count, call.heads))).sum(dim=1)
+    for some in head_slices(call):
+        part_BNM = part_of(some).sum(dim=1)
         total_BNM = part_BNM if total_BNM is None else total_BNM.add_(part_BNM)
     assert total_BNM is not None
     return total_BNM.div_(call.heads)
 
 
-def readout_row(matrix_BNM: torch.Tensor, layout: TokenLayout, pool_BK: torch.Tensor | None) -> torch.Tensor:
-    """The row of the token that the classification head reads: (B, K).
-
-    That is the class token's row, the mean of the patches' rows, or the attention pool's weights times the rows.
-    """
-    if layout.readout == "pool" and pool_BK is not None:
-        return (pool_BK[:, None] @ matrix_BNM)[:, 0]
-    if layout.readout == "class" and layout.has_class:
-        return matrix_BNM[:, 0]
-    return matrix_BNM[:, layout.prefix :].mean(dim=1)
+def weighted_row(matrix_BNM: torch.Tensor, weights_BN: torch.Tensor) -> torch.Tensor:
+    """The rows of a matrix a picture, each by its weight: (B, M)."""
+    return (weights_BN[:, None] @ matrix_BNM)[:, 0]

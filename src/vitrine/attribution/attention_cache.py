@@ -15,9 +15,19 @@ from functools import cached_property
 import torch
 from torch import nn
 
-from vitrine.attribution.attention import POOL, AttentionCall, layer_number, query_tokens, reduce_heads, watch_attention
+from vitrine.attribution.attention import (
+    POOL,
+    AttentionCall,
+    layer_number,
+    query_readout,
+    readout_attention,
+    reduce_heads,
+    watch_attention,
+)
 from vitrine.attribution.maps import BatchMaps, TokenLayout, split_prefix, token_layout
+from vitrine.attribution.readout import Readout, describe_readout, watch_head_tokens
 from vitrine.attribution.rollout import Rollout
+from vitrine.errors import ModelError
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,15 +37,19 @@ class AttentionCache:
     Attributes:
         calls: of the blocks in order, and of the pool, by their numbers; without values and outputs.
         layout: of the tokens.
+        readout: what the head reads; the error that says why that is not known.
+        tokens_BND: as the head gets them, where the readout depends on the picture; else None.
     """
 
     calls: dict[int, AttentionCall]
     layout: TokenLayout
+    readout: Readout | ModelError
+    tokens_BND: torch.Tensor | None = None
 
     @property
     def nbytes(self) -> int:
         """Memory of the tensors, in bytes."""
-        return sum(_size(part) for call in self.calls.values() for part in _parts(call))
+        return _size(self.tokens_BND) + sum(_size(part) for call in self.calls.values() for part in _parts(call))
 
     def heads(self, layer: int) -> int:
         """Heads of a block.
@@ -51,15 +65,22 @@ class AttentionCache:
         Raises:
             ModelError: no such layer, head or query.
         """
-        tokens = query_tokens(self.layout, query)
-        if tokens == "pool":
-            rows: list[int] | slice = slice(None)
-            call = self.calls[POOL]
-        else:
-            rows = [0] if tokens == "class" else list(tokens)
-            call = self.calls[layer_number(layer, self.layout.blocks)]
+        readout = query_readout(self.layout, query, self.describe)
+        number = layer_number(layer, self.layout.blocks)
+        call = self.calls[POOL if readout.is_pool else number]
         with torch.inference_mode():
-            return split_prefix(reduce_heads(call.rows(rows), heads)[:, 0], self.layout)
+            attention_BHK = readout_attention(call, readout, self.layout, self.tokens_BND)
+            return split_prefix(reduce_heads(attention_BHK[:, :, None], heads)[:, 0], self.layout)
+
+    def describe(self) -> Readout:
+        """What the head reads.
+
+        Raises:
+            ModelError: that is not known.
+        """
+        if isinstance(self.readout, ModelError):
+            raise self.readout
+        return self.readout
 
     def matrix(self, layer: int = -1, heads: str | int = "mean") -> torch.Tensor:
         """Attention of every token to every token: float32 (N, N) on the CPU. With one head, rows sum to 1.
@@ -73,12 +94,16 @@ class AttentionCache:
 
     @cached_property
     def rollout(self) -> BatchMaps:
-        """What :func:`vitrine.attribution.rollout.rollout` gives for this picture."""
-        product = Rollout()
+        """What :func:`vitrine.attribution.rollout.rollout` gives for this picture.
+
+        Raises:
+            ModelError: what the head reads is not known.
+        """
+        product, readout = Rollout(), self.describe()
         with torch.inference_mode():
             for call in self.calls.values():
                 product(call)
-            return product.maps(self.layout)
+            return product.maps(self.layout, readout, self.tokens_BND)
 
 
 def cache_attention(module: nn.Module, pixels_BCHW: torch.Tensor) -> tuple[torch.Tensor, AttentionCache]:
@@ -96,9 +121,19 @@ def cache_attention(module: nn.Module, pixels_BCHW: torch.Tensor) -> tuple[torch
     def keep(call: AttentionCall) -> None:
         calls[call.layer] = _compact(call)
 
-    with torch.inference_mode(), watch_attention(module, keep):
+    layout = token_layout(module, *pixels_BCHW.shape[-2:])
+    readout = _describe(module, layout)
+    with torch.inference_mode(), watch_attention(module, keep), watch_head_tokens(module) as tokens:
         logits_BC: torch.Tensor = module(pixels_BCHW)
-    return logits_BC, AttentionCache(calls, token_layout(module, *pixels_BCHW.shape[-2:]))
+    needs_tokens = isinstance(readout, Readout) and readout.depends_on_picture and not readout.is_pool
+    return logits_BC, AttentionCache(calls, layout, readout, _copy(tokens[-1]) if needs_tokens else None)
+
+
+def _describe(module: nn.Module, layout: TokenLayout) -> Readout | ModelError:
+    try:
+        return describe_readout(module, layout)
+    except ModelError as error:
+        return error
 
 
 def _compact(call: AttentionCall) -> AttentionCall:

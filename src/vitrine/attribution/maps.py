@@ -15,8 +15,6 @@ from torch import nn
 
 from vitrine.errors import ModelError
 
-Readout = Literal["class", "mean", "pool"]
-
 
 @dataclass(frozen=True)
 class TokenLayout:
@@ -26,7 +24,7 @@ class TokenLayout:
         rows, columns: of the patch grid.
         prefix: tokens before the patches: class, distillation and register tokens.
         has_class: the first of them is a class token.
-        readout: what the head reads: the class token, a mean (or maximum) over patches, or an attention pool.
+        has_distillation: the second of them is a distillation token.
         blocks: number of transformer blocks.
     """
 
@@ -34,7 +32,7 @@ class TokenLayout:
     columns: int
     prefix: int
     has_class: bool
-    readout: Readout
+    has_distillation: bool
     blocks: int
 
     @property
@@ -90,15 +88,9 @@ def token_layout(module: nn.Module, height: int | None = None, width: int | None
         columns=int(columns),
         prefix=int(getattr(module, "num_prefix_tokens", 0)),
         has_class=getattr(module, "cls_token", None) is not None,
-        readout=_readout(module),
+        has_distillation=getattr(module, "dist_token", None) is not None,
         blocks=len(blocks),
     )
-
-
-def _readout(module: nn.Module) -> Readout:
-    if getattr(module, "attn_pool", None) is not None:
-        return "pool"
-    return "class" if getattr(module, "global_pool", "token") == "token" else "mean"
 
 
 Floats = npt.NDArray[np.float32]

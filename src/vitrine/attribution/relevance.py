@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from vitrine.attribution.attention import POOL, AttentionCall, mean_over_heads, readout_row, watch_attention
+from vitrine.attribution.attention import POOL, AttentionCall, mean_over_heads, watch_attention, weighted_row
 from vitrine.attribution.maps import BatchMaps, split_prefix, token_layout
+from vitrine.attribution.readout import describe_readout, watch_head_tokens
 
 
 def relevance(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Tensor) -> BatchMaps:
@@ -17,8 +18,11 @@ def relevance(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Ten
 
     For self-attention (equations 5 and 6 of the paper): Ā_l = mean over heads of the positive part of ∇A_l ⊙ A_l, the
     gradient being that of the class's logit by the *same* layer's attention; R ← R + Ā_l R from the first layer on,
-    R_0 = I. The map is the class token's row of R without the identity it started from (the mean of the patches'
-    rows, or the row of the attention pool treated as one more layer, where the head reads those).
+    R_0 = I. The map is the row of R, without the identity it started from, of the token that the head reads: the
+    class token's row, or the mean of the patches' rows. The paper's models read one token. Where a head reads several
+    parts (two heads, the class token beside a mean, a maximum) each token's row counts by what the logit of *this*
+    class reads of it: the sum over channels of its absolute gradient by the token as the head gets it, of all tokens'.
+    An attention pool is treated as one more layer.
 
     The gradient by the attention is that of its output times the values transposed, so that fused attention stays in
     use, and one layer's matrices are formed at a time.
@@ -29,29 +33,38 @@ def relevance(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Ten
         targets_B: int64, a class for each picture.
 
     Raises:
-        ModelError: an attention that cannot be shown.
+        ModelError: an attention that cannot be shown, or a head that is not known.
     """
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
+    readout = describe_readout(module, layout)
     calls: list[AttentionCall] = []
-    with torch.enable_grad(), watch_attention(module, calls.append):
+    with torch.enable_grad(), watch_attention(module, calls.append), watch_head_tokens(module) as tokens:
         logits_BC = module(pixels_BCHW.detach().requires_grad_())  # so that frozen models have a graph, too
         target_logits = logits_BC.gather(1, targets_B[:, None].to(logits_BC.device)).sum()
-        gradients = torch.autograd.grad(target_logits, [call.carrier for call in calls])
+        *gradients, gradient_BND = torch.autograd.grad(target_logits, [*(call.carrier for call in calls), tokens[-1]])
     relevance_BNM: torch.Tensor | None = None
-    pool_BK: torch.Tensor | None = None
+    pool_BQK: torch.Tensor | None = None
     for call, gradient in zip(calls, gradients, strict=True):
         weighted_BNM = weighted_attention(call, gradient)
         if call.layer == POOL:
-            pool_BK = weighted_BNM[:, 0]
+            pool_BQK = weighted_BNM
         elif relevance_BNM is None:
             relevance_BNM = weighted_BNM  # R - I: (I + Ā) I - I
         else:
             relevance_BNM = relevance_BNM + weighted_BNM + weighted_BNM @ relevance_BNM
     assert relevance_BNM is not None
-    rows_BK = readout_row(relevance_BNM, layout, pool_BK)
-    if pool_BK is not None and layout.readout == "pool":
-        rows_BK = pool_BK + rows_BK  # the pool is one more layer: (I + Ā) R, without the identity
-    return split_prefix(rows_BK, layout)
+    if pool_BQK is not None:
+        pool_BN = readout.pool_row(pool_BQK, layout.tokens)
+        # The pool is one more layer: (I + Ā) R, without the identity.
+        return split_prefix(pool_BN + weighted_row(relevance_BNM, pool_BN), layout)
+    if readout.token is not None:
+        return split_prefix(relevance_BNM[:, readout.token], layout)
+    if readout.depends_on_class:
+        strength_BN = gradient_BND.float().abs().sum(dim=-1)
+        weights_BN = strength_BN / strength_BN.sum(dim=-1, keepdim=True).clamp_min(1e-30)
+    else:
+        weights_BN = readout.weights(layout.tokens).to(relevance_BNM.device)
+    return split_prefix(weighted_row(relevance_BNM, weights_BN), layout)
 
 
 def weighted_attention(call: AttentionCall, carrier_gradient: torch.Tensor) -> torch.Tensor:

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from vitrine.classify.labels import shared_names_note, unique_labels
 from vitrine.config.preprocessing import InputSpec
 from vitrine.config.recipe import PRECISIONS
 from vitrine.errors import ModelError
@@ -27,10 +28,13 @@ class Classifier:
     Attributes:
         loaded_model: the model with its origin.
         module: the same module, on ``device``.
-        labels: class names in the order of the outputs; none where it was opened for its features.
+        labels: class names in the order of the outputs, each different: where several classes have one name they are
+            told apart by their numbers, as :mod:`vitrine.classify.labels` says. None where it was opened for its
+            features.
         spec: input size, crop and normalisation.
         device: where the module is.
         precision: "fp32" or "bf16".
+        is_multi_label: every label is there or not, whatever the others are: probabilities do not sum to 1.
     """
 
     loaded_model: LoadedModel
@@ -39,6 +43,15 @@ class Classifier:
     spec: InputSpec
     device: torch.device
     precision: str
+    is_multi_label: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "labels", unique_labels(self.labels))
+
+    def probabilities(self, logits_BC: torch.Tensor) -> torch.Tensor:
+        """Probabilities from logits: float32 (B, C), a softmax; of a multi-label model each label's sigmoid."""
+        logits_BC = logits_BC.float()
+        return logits_BC.sigmoid() if self.is_multi_label else logits_BC.softmax(-1)
 
     @property
     def weights(self) -> WeightsFile | None:
@@ -47,8 +60,10 @@ class Classifier:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Sentences on which file its weights came from, and what was done to make them fit."""
-        return model_notes(self.loaded_model)
+        """Sentences on which file its weights came from, what was done to make them fit, and on its classes."""
+        multi_label = "The model is multi-label: each label has a probability of its own, and they do not sum to 1."
+        kind = (multi_label,) if self.is_multi_label else ()
+        return (*model_notes(self.loaded_model), *kind, *shared_names_note(self.labels))
 
     @property
     def folder(self) -> Path | None:
@@ -81,7 +96,9 @@ def open_classifier(
             f"{reference} is a captioner, which has no classes.\n"
             "Use vitrine caption, or vitrine evaluate on captioned pictures."
         ) from error
-    return place_on_device(model, () if features else _labels(model), model.input, precision)
+    labels = () if features else _labels(model)
+    classifier = place_on_device(model, labels, model.input, precision)
+    return classifier if features else replace(classifier, is_multi_label=_is_multi_label(model))
 
 
 def place_on_device(model: LoadedModel, labels: tuple[str, ...], spec: InputSpec, precision: str) -> Classifier:
@@ -89,6 +106,19 @@ def place_on_device(model: LoadedModel, labels: tuple[str, ...], spec: InputSpec
     device = default_device()
     module = model.module.to(device).eval()
     return Classifier(model, module, labels, spec, device, resolve_precision(precision, device, width_of(module)))
+
+
+def require_one_label(classifier: Classifier, purpose: str) -> None:
+    """Refuse a multi-label model where a picture has to have one label.
+
+    Raises:
+        ModelError: it is one; ``purpose`` says what for: "vitrine evaluate measures".
+    """
+    if classifier.is_multi_label:
+        raise ModelError(
+            f"{classifier.loaded_model.reference.text} is a multi-label model, and {purpose} one label a picture.\n"
+            "Use vitrine predict, which writes a row for every label above --threshold, or vitrine explain."
+        )
 
 
 def in_precision(classifier: Classifier, precision: str) -> Classifier:
@@ -104,6 +134,28 @@ def in_precision(classifier: Classifier, precision: str) -> Classifier:
 def _check_precision(precision: str) -> None:
     if precision not in PRECISIONS:
         raise ModelError(f"precision = {precision!r} cannot be used: expected {', '.join(PRECISIONS)}.")
+
+
+def _is_multi_label(model: LoadedModel) -> bool:
+    """Whether the outputs are labels one by one.
+
+    Raises:
+        ModelError: they are numbers, or logits of every token.
+    """
+    count, reference = int(model.module.num_classes), model.reference  # type: ignore[arg-type]
+    problem_type = reference.problem_type
+    if problem_type == "regression" or (count == 1 and problem_type == "single_label_classification"):
+        outputs = "one output is a number" if count == 1 else f"{count} outputs are numbers"
+        raise ModelError(
+            f"{reference.text} is a regression (problem_type of its config.json): its {outputs}, not a class.\n"
+            "Only classifiers can be opened; its features can still be used: vitrine knn, or vitrine train from it."
+        )
+    if getattr(model.module, "global_pool", None) == "":
+        raise ModelError(
+            f"{reference.text} is built without pooling (global_pool = ''): it classifies tokens, not pictures.\n"
+            "Build it with the pooling that it was trained with: token, avg or map."
+        )
+    return problem_type == "multi_label_classification"
 
 
 def _labels(model: LoadedModel) -> tuple[str, ...]:

@@ -56,8 +56,9 @@ def explain(
     query: Annotated[
         str,
         typer.Option(
-            metavar="class|pool|ROW,COLUMN",
-            help="Of attention: who looks. A patch is counted from 1; auto is what the head reads.",
+            metavar="auto|class|distillation|pool|ROW,COLUMN",
+            help="Of attention: who looks. auto is what the head reads: the class token, the mean of the patches, "
+            "several tokens by their weights, or the pool. A patch is counted from 1.",
         ),
     ] = "auto",
     target: Annotated[

@@ -22,11 +22,11 @@ from vitrine.attribution.placement import Placement
 from vitrine.attribution.verdict import Evidence, Verdict, judge, top_decile_mass
 from vitrine.attribution.weight_randomization import Sensitivity, sensitivity
 from vitrine.classify.inference import eval_batches, eval_transform
+from vitrine.classify.labels import find_class
 from vitrine.classify.model import Classifier
 from vitrine.data.loader import normalise
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import EvalTransform
-from vitrine.errors import ModelError
 from vitrine.models.precision import autocast
 from vitrine.results import Unreadable
 
@@ -115,17 +115,17 @@ class Explainer:
     Args:
         classifier: in eval mode.
         method: of the maps.
-        target: the class that maps are for; None is the predicted one of each picture.
+        target: the class that maps are for, by its label or its number; None is the predicted one of each picture.
 
     Raises:
-        ModelError: the model has no such class, or no grid of patches.
+        ModelError: the model has no such class, several of that name, or no grid of patches.
     """
 
     def __init__(self, classifier: Classifier, method: Method, target: str | None = None) -> None:
         self.classifier, self.method = classifier, method
         self.layout = token_layout(classifier.module, classifier.spec.size, classifier.spec.size)
         self.transform = eval_transform(classifier.spec)
-        self.target_index = None if target is None else _class_index(classifier, target)
+        self.target_index = None if target is None else find_class(classifier.labels, target)
 
     def run(
         self, samples: Sequence[Sample], batch_size: int, *, workers: int = -1, check: bool = False, seed: int = 0
@@ -244,14 +244,19 @@ class Explainer:
         classifier = self.classifier
         with torch.no_grad(), autocast(classifier.device, classifier.precision):
             logits_BC: torch.Tensor = classifier.module(pixels_BCHW)
-        return logits_BC.float().softmax(-1)
+        return classifier.probabilities(logits_BC)
 
     def maps(
         self, pixels_BCHW: torch.Tensor, targets_B: torch.Tensor, module: torch.nn.Module | None = None
     ) -> BatchMaps:
         """The method's maps, by the model or by ``module``, a copy of it with other weights."""
         with autocast(self.classifier.device, self.classifier.precision):
-            return self.method.maps(self.classifier.module if module is None else module, pixels_BCHW, targets_B)
+            return self.method.maps(
+                self.classifier.module if module is None else module,
+                pixels_BCHW,
+                targets_B,
+                self.classifier.probabilities,
+            )
 
     def sensitivity(self, pixels_BCHW: torch.Tensor, targets_B: torch.Tensor, seed: int = 0) -> Sensitivity:
         """How much of the maps survives when the weights are randomised layer by layer."""
@@ -276,7 +281,7 @@ class Explainer:
             return probabilities_BC, targets_B, self.maps(pixels_BCHW, targets_B)
         with _capture_outputs(self.classifier.module) as logits:  # one forward pass gives both
             maps = self.maps(pixels_BCHW, torch.zeros(len(pixels_BCHW), dtype=torch.int64))
-        probabilities_BC = logits[-1].float().softmax(-1).cpu()
+        probabilities_BC = self.classifier.probabilities(logits[-1]).cpu()
         return probabilities_BC, self._targets(probabilities_BC), maps
 
     def _targets(self, probabilities_BC: torch.Tensor) -> torch.Tensor:
@@ -291,9 +296,7 @@ class Explainer:
             tokens = "the prefix token" if self.layout.prefix == 1 else f"the {self.layout.prefix} prefix tokens"
             amount = "Less than 1" if prefix_share < 0.01 else f"{100 * prefix_share:.0f}"
             notes.append(f"{amount} % of the mass is on {tokens} and not drawn.")
-        if self.method.name == "attention" and self.layout.readout == "mean":
-            notes.append("This model's head reads the mean of the patches, not this row.")
-        return tuple(notes)
+        return (*notes, *self.method.notes(self.classifier.module))
 
 
 @contextmanager
@@ -309,11 +312,3 @@ def _capture_outputs(module: torch.nn.Module) -> Iterator[list[torch.Tensor]]:
 
 def _mask_outliers(scores_RC: Floats, outliers_RC: npt.NDArray[np.bool_], unit: Unit) -> Floats | None:
     return display_scores(without_outliers(scores_RC, outliers_RC), unit) if outliers_RC.any() else None
-
-
-def _class_index(classifier: Classifier, label: str) -> int:
-    labels = classifier.labels
-    if label not in labels:
-        first = ", ".join(labels[:8]) + (" ..." if len(labels) > 8 else "")
-        raise ModelError(f"The model has no class {label!r}. Its classes: {first}")
-    return labels.index(label)

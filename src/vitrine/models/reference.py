@@ -68,6 +68,7 @@ class ModelReference:
         file: the opened weights file, where the reference is one.
         pretrained_file: a weights file that is taken instead of the reference's own, as it was given; None of others.
         notes: sentences on what was recognised or assumed.
+        problem_type: what transformers' configuration says that the outputs are; None where there is none.
     """
 
     text: str
@@ -80,6 +81,7 @@ class ModelReference:
     file: ConvertedCheckpoint | None = None
     pretrained_file: str | None = None
     notes: tuple[str, ...] = ()
+    problem_type: str | None = None
 
     @cached_property
     def weights(self) -> WeightsFile:
@@ -142,7 +144,15 @@ def _from_file(text: str, path: Path, model_args: Mapping[str, Any] | None) -> M
         reference = _from_folder(text, path.parent)
         return replace(reference, file=checkpoint, notes=(*reference.notes, f"{config} says what it is."))
     model = describe(checkpoint, model_args)
-    return ModelReference(text, model.architecture, model.model_args, model.cfg, file=checkpoint, notes=model.notes)
+    return ModelReference(
+        text,
+        model.architecture,
+        model.model_args,
+        model.cfg,
+        file=checkpoint,
+        notes=model.notes,
+        problem_type=model.problem_type,
+    )
 
 
 def _from_folder(text: str, folder: Path) -> ModelReference:
@@ -173,7 +183,14 @@ def _from_config(text: str, folder: Path, *, hub_id: str | None) -> ModelReferen
     if is_transformers_config(folder):
         model = describe_transformers(folder)
         return ModelReference(
-            text, model.architecture, model.model_args, model.cfg, local_folder, hub_id, notes=model.notes
+            text,
+            model.architecture,
+            model.model_args,
+            model.cfg,
+            local_folder,
+            hub_id,
+            notes=model.notes,
+            problem_type=model.problem_type,
         )
     try:
         cfg, architecture, model_args = load_model_config_from_path(folder)

@@ -16,10 +16,12 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from vitrine.attribution.attention import QUERIES
 from vitrine.attribution.attention_cache import AttentionCache, cache_attention
 from vitrine.attribution.maps import BatchMaps, TokenLayout
 from vitrine.attribution.methods import METHODS, Method
 from vitrine.attribution.placement import Placement
+from vitrine.attribution.readout import Readout
 from vitrine.classify.inference import eval_transform
 from vitrine.classify.model import Classifier
 from vitrine.data.transforms import EvalTransform
@@ -35,7 +37,7 @@ Floats = npt.NDArray[np.float32]
 MAX_VIEWS = 64
 """Maps, and checks, cached for one picture: a model of a thousand classes has thousands that a person can ask for."""
 
-_FROM_ATTENTION = ("attention", "rollout", "relevance")
+_FROM_READOUT = ("rollout", "relevance")  # methods that begin with the tokens that the head reads
 
 
 def cache_view(cache: dict[Any, Any], key: Any, value: Any) -> Any:
@@ -80,6 +82,7 @@ class ServedClassifier(ServedModel[ClassifierEncoding]):
         architecture: timm name, for a reference that is a weights file.
         methods: names of the methods that can explain the model.
         heads: attention heads a layer; 0 for a model whose attention cannot be shown.
+        readout: what the head reads; the error that says why that is not known, or not shown.
     """
 
     kind: Literal["classifier"] = "classifier"
@@ -101,11 +104,13 @@ class ServedClassifier(ServedModel[ClassifierEncoding]):
         side = model.spec.size
         try:
             _, attention = self._run_with_attention(torch.zeros(1, 3, side, side, device=model.device))
-            self.heads = attention.heads(0)
+            self.heads, self.readout = attention.heads(0), attention.readout
         except ModelError as error:
-            self.heads = 0
-            self.methods = tuple(name for name in METHODS if name not in _FROM_ATTENTION)
-            self.notes.append(" ".join(str(error).split()))
+            self.heads, self.readout = 0, error
+        if isinstance(self.readout, ModelError):
+            missing_methods = _FROM_READOUT if self.heads else (*_FROM_READOUT, "attention")
+            self.methods = tuple(name for name in METHODS if name not in missing_methods)
+            self.notes.append(" ".join(str(self.readout).split()))
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -125,9 +130,15 @@ class ServedClassifier(ServedModel[ClassifierEncoding]):
 
     @property
     def queries(self) -> tuple[str, ...]:
-        """Names of the tokens other than patches whose attention can be shown: class, pool."""
-        has = {"class": self.layout.has_class, "pool": self.layout.readout == "pool"}
-        return tuple(name for name, exists in has.items() if exists)
+        """What can be asked for its attention beside patches, by the names of attribution's ``QUERIES``."""
+        is_known = isinstance(self.readout, Readout)
+        has = {
+            "auto": is_known,
+            "class": self.layout.has_class,
+            "distillation": self.layout.has_distillation,
+            "pool": isinstance(self.readout, Readout) and self.readout.is_pool,
+        }
+        return tuple(name for name in QUERIES if has[name])
 
     def prepare(self, photo: Image.Image) -> torch.Tensor:
         """A photograph as the model's input: uint8 (C, H, W). May run in any thread."""
@@ -144,7 +155,7 @@ class ServedClassifier(ServedModel[ClassifierEncoding]):
         attention: AttentionCache | None = None
         if self.heads:
             logits_BC, attention = self._run_with_attention(pixels_BCHW)
-            probabilities_BC = logits_BC.float().softmax(-1)
+            probabilities_BC = self.model.probabilities(logits_BC)
         else:
             probabilities_BC = self.explainer.probability(pixels_BCHW)
         placement = Placement(self.transform.geometry(*size), self.layout.rows, self.layout.columns)

@@ -283,7 +283,8 @@ class ViewParams(PictureParams):
     query: Annotated[
         str,
         Field(
-            pattern="^(auto|class|pool|[0-9]{1,4},[0-9]{1,4})$", description="Who looks: class, or a patch r,c from 0."
+            pattern="^(auto|class|distillation|pool|[0-9]{1,4},[0-9]{1,4})$",
+            description="Who looks: auto is what the head reads; class, distillation, pool, or a patch r,c from 0.",
         ),
     ] = "auto"
     direction: Literal["from", "to"] = "from"

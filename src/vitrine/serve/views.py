@@ -15,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from vitrine.attribution.attention import query_readout
 from vitrine.attribution.baselines import centre_blob, edges, random_map
 from vitrine.attribution.maps import BatchMaps, display_scores
 from vitrine.attribution.methods import Method
 from vitrine.attribution.position_embeddings import position_embeddings
 from vitrine.attribution.position_metrics import PositionFindings, assess_positions
 from vitrine.attribution.verdict import Verdict
+from vitrine.classify.labels import find_class
 from vitrine.data.samples import Sample
 from vitrine.errors import ModelError
 from vitrine.explain.explainer import ExplainedPicture, Explainer, MapCheck
@@ -70,6 +72,9 @@ _POSITION_NUMBERS = {
 }
 
 
+_LONGEST_NAME = 60  # characters of a class name that a message repeats
+
+
 @dataclass(frozen=True)
 class View:
     """Which map of a picture to show.
@@ -112,15 +117,20 @@ def parse_view(params: ViewParams, classifier: ServedClassifier, encoding: Class
         raise ApiError(422, f"{classifier.reference} cannot be explained by {params.method}: expected {expected}.")
     if params.direction == "to" and params.method != "attention":
         raise ApiError(422, f"Who attends to a patch is a view of attention; {params.method} has one direction.")
-    if params.target is not None and params.target not in classifier.labels:
-        raise ApiError(422, f"The model has no class {params.target[:60]!r}.")
     likeliest = int(encoding.probabilities_C.argmax())
-    target = likeliest if params.target is None else classifier.labels.index(params.target)
+    target = likeliest if params.target is None else _parse_target(params.target, classifier)
     if params.method != "attention":
         return View(Method(params.method), False, target)
     row, comma, column = params.query.partition(",")
     query = (int(row), int(column)) if comma else params.query
     return View(Method("attention", params.layer, parse_head(params.head), query), params.direction == "to", target)
+
+
+def _parse_target(target: str, classifier: ServedClassifier) -> int:
+    try:
+        return find_class(classifier.labels, target)
+    except ModelError as error:
+        raise ApiError(422, str(error) if len(target) <= _LONGEST_NAME else "The model has no such class.") from error
 
 
 def parse_head(head: str) -> int | str:
@@ -151,17 +161,15 @@ def attention_to(view: View, encoding: ClassifierEncoding) -> Floats:
     the map *from* that patch has at the query.
 
     Raises:
-        ModelError: no such layer, head or patch, or the query is a pool, which no patch attends to.
+        ModelError: no such layer, head or patch, or the query is several tokens or a pool, to which no patch attends.
     """
     attention, method = encoding.attention, view.method
     assert attention is not None
     layout = attention.layout
-    if isinstance(method.query, tuple):
-        token = layout.token_index(*method.query)
-    elif layout.has_class and method.query in ("auto", "class"):
-        token = 0
-    else:
-        raise ModelError("Nobody attends to a pool: give a patch, as in query=3,4.")
+    readout = query_readout(layout, method.query, attention.describe)
+    token = readout.token
+    if token is None:
+        raise ModelError(f"Nobody attends to {readout.names}: give one token, as the patch in query=3,4.")
     matrix_NN = attention.matrix(method.layer, method.heads)[layout.prefix :]
     means_N = matrix_NN[:, layout.prefix :].mean(dim=1).clamp_min(1e-30)
     scores: Floats = (matrix_NN[:, token] / means_N).reshape(layout.rows, layout.columns).numpy()

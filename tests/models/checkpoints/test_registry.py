@@ -9,6 +9,7 @@ import pytest
 import torch
 from support.format_makers import CASES
 from support.paths import CHECKOUT
+from support.readouts import require_true_readout
 
 from vitrine.attribution.attention import attention_map
 from vitrine.classify.model import open_classifier
@@ -32,7 +33,8 @@ def test_a_model_of_every_format_gives_its_own_librarys_logits(name: str, tmp_pa
     assert case.architecture in ("", model.loaded_model.reference.architecture)
     for note in case.notes:
         assert any(re.search(note, text) for text in model.loaded_model.notes), (note, model.loaded_model.notes)
-    if not big:  # attention is recorded inside the same module
+    if not big:  # attention is recorded inside the same module, of what noise shows its head to read
+        require_true_readout(model.module, pixels[:1])
         scores_BRC = attention_map(model.module, pixels[:1]).scores_BRC
         assert scores_BRC.shape[1] == scores_BRC.shape[2] and 0 < float(scores_BRC.sum()) <= 1.001
 

@@ -39,12 +39,15 @@ class ModelDescription:
         model_args: timm constructor arguments where they differ from that model's own.
         cfg: timm's description of the weights: input size, normalisation, labels.
         notes: sentences on what was recognised or assumed.
+        problem_type: what transformers' configuration says that the outputs are: single_label_classification,
+            multi_label_classification or regression; None where there is no such configuration.
     """
 
     architecture: str
     model_args: Mapping[str, Any]
     cfg: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    problem_type: str | None = None
 
 
 @dataclass(frozen=True)

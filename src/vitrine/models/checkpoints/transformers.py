@@ -218,6 +218,9 @@ _RENAMES = (
 _UNUSED = r"((vit|deit|dinov2)\.)?(embeddings\.mask_token|pooler\.dense\.(weight|bias))"
 _KINDS = {"vit": "ViT", "deit": "DeiT", "dinov2": "Dinov2"}
 _ENDINGS = ("ForImageClassification", "ForImageClassificationWithTeacher", "Model")
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+"""What ``problem_type`` says of a configuration's outputs: a choice of one class, labels one by one, or numbers."""
+
 _ACTIVATIONS = {
     "gelu": None,
     "gelu_new": "gelu_tanh",
@@ -306,7 +309,7 @@ def describe_transformers(folder: Path) -> ModelDescription:
         cfg["label_names"] = config.labels
     if config.has_teacher:
         cfg["classifier"] = ("head", "head_dist")
-    return ModelDescription(name, args, cfg, processor.notes)
+    return ModelDescription(name, args, cfg, processor.notes, config.problem_type)
 
 
 _DISTILLED = tuple(f"deit_{size}_distilled_patch16_224" for size in ("tiny", "small", "base"))
@@ -344,6 +347,7 @@ class _Config:
         self.eps = self._number("layer_norm_eps", 1e-6 if self.kind == "dinov2" else 1e-12)
         self.processor: Processor = read_processor(folder, self._count("image_size", square=True))
         self.labels = self._labels()
+        self.problem_type = self._problem_type()
         self.dimensions = self._dimensions()
         self.activation = self._activation()
 
@@ -381,6 +385,16 @@ class _Config:
         if sorted(labels) != list(range(len(id2label))):
             raise ModelError(f"{self.file}: id2label does not number its classes 0, 1, 2 ...")
         return tuple(labels[number] for number in range(len(labels)))
+
+    def _problem_type(self) -> str:
+        """What the outputs are. One output without a word on it is a regression, as transformers trains it."""
+        name = self.values.get("problem_type")
+        if name is None:
+            count = len(self.labels) or self.values.get("num_labels")
+            return "regression" if count == 1 else "single_label_classification"
+        if name not in PROBLEM_TYPES:
+            raise ModelError(f"{self.file}: problem_type = {name!r} is not known; known: {', '.join(PROBLEM_TYPES)}.")
+        return str(name)
 
     def _activation(self) -> str | None:
         name = self.values.get("hidden_act", "gelu")

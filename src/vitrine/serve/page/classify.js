@@ -245,10 +245,10 @@ export class ClassifyPage extends PicturePage {
   }
 }
 
-/* The query if the address names none: "" is the token that the model reads out; a model without such a token is asked
-   about the patch in the middle. */
+/* The query if the address names none: "" is what the model's head reads; where that is not known the patch in the
+   middle is asked. */
 function defaultQuery({ queries, grid }) {
-  return queries.length ? "" : grid.map((size) => Math.floor(size / 2)).join(",");
+  return queries.includes("auto") ? "" : grid.map((size) => Math.floor(size / 2)).join(",");
 }
 
 /* The change that replaces a method that the model cannot give; empty if it can. */
