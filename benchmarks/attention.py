@@ -92,7 +92,7 @@ class Ways:
 
     def plain(self, precision: str) -> torch.Tensor:
         """A forward pass without map, as ``vitrine predict`` runs it."""
-        with torch.inference_mode(), autocast(self.device, precision):
+        with torch.inference_mode(), autocast(self.device, precision, logits_of=self.module):
             logits_BC: torch.Tensor = self.module(self.pixels_BCHW)
         return logits_BC
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from torch.overrides import TorchFunctionMode
 from vitrine.attribution.maps import BatchMaps, TokenLayout, split_prefix, token_layout
 from vitrine.attribution.readout import Readout, describe_readout, watch_head_tokens
 from vitrine.errors import ModelError
+from vitrine.models.precision import class_token_alone
 
 POOL = -1
 """The layer number of an attention pool."""
@@ -438,7 +439,12 @@ def _query_attention(
     """float32 (B, H, K): the attention of what a readout reads, from one forward pass."""
     layers = (POOL if readout.is_pool else layer_number(layer, layout.blocks),)
     calls: list[AttentionCall] = []
-    with torch.inference_mode(), watch_attention(module, calls.append, layers), watch_head_tokens(module) as tokens:
+    with (
+        torch.inference_mode(),
+        _unread_left_out(module, readout),
+        watch_attention(module, calls.append, layers),
+        watch_head_tokens(module) as tokens,
+    ):
         module(pixels_BCHW)
         return readout_attention(calls[-1], readout, layout, tokens[-1])
 
@@ -461,6 +467,11 @@ def readout_attention(
     weights_BN = readout.weights(call.queries, tokens_BND if readout.depends_on_picture else None)
     weights_B1QN = weights_BN[:, None, None].to(call.carrier.device)
     return torch.cat([(weights_B1QN @ call.rows(slice(None), some))[:, :, 0] for some in head_slices(call)], dim=1)
+
+
+def _unread_left_out(module: nn.Module, readout: Readout) -> AbstractContextManager[None]:
+    """The last block need not compute what neither the map nor the head reads."""
+    return class_token_alone(module) if readout.token == 0 else nullcontext()
 
 
 def attention_matrices(module: nn.Module, pixels_BCHW: torch.Tensor, *, layer: int = -1) -> torch.Tensor:

@@ -74,7 +74,7 @@ def predict_batches(
     module.eval()
     try:
         for batch in source:
-            with torch.inference_mode(), autocast(device, precision, compiled=has_compiled_parts):
+            with torch.inference_mode(), autocast(device, precision, compiled=has_compiled_parts, logits_of=module):
                 pixels_BCHW = normalise(batch.pixels_BCHW.to(device, non_blocking=True), spec.mean, spec.std)
                 logits_BC = module(pixels_BCHW) if len(pixels_BCHW) else pixels_BCHW.new_zeros(0, 0)
             yield BatchLogits(

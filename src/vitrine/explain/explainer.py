@@ -242,7 +242,7 @@ class Explainer:
     def probability(self, pixels_BCHW: torch.Tensor) -> torch.Tensor:
         """The model's class probabilities of normalised pictures: float32 (B, C)."""
         classifier = self.classifier
-        with torch.no_grad(), autocast(classifier.device, classifier.precision):
+        with torch.no_grad(), autocast(classifier.device, classifier.precision, logits_of=classifier.module):
             logits_BC: torch.Tensor = classifier.module(pixels_BCHW)
         return classifier.probabilities(logits_BC)
 

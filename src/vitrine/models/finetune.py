@@ -12,6 +12,7 @@ from timm.optim import param_groups_layer_decay
 from torch import Tensor, nn
 
 from vitrine.errors import ModelError, RecipeError
+from vitrine.models.precision import class_token_alone
 
 
 def select_trainable(module: nn.Module, tune: str) -> nn.Module:
@@ -164,7 +165,7 @@ class LinearProbe(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """Logits (B, C) of normalised pixels (B, 3, H, W), or of their features (B, D)."""
         if inputs.ndim == 4:
-            with torch.no_grad():
+            with torch.no_grad(), class_token_alone(self.model):
                 inputs = self.features(inputs)
         logits_BC: Tensor = self.head(inputs)
         return logits_BC

@@ -294,9 +294,9 @@ def _seed_micro_step(seed: int, micro_step: int, rank: int = 0) -> None:
 
 
 def _forward_context(training: TrainingState) -> AbstractContextManager[None]:
-    """The training's precision, for a forward pass."""
-    device, compiled = training.accelerator.device, is_compiled(training.module)
-    return autocast(device, training.precision, compiled=compiled)
+    """The training's precision for a forward pass of which only logits are read."""
+    device, module = training.accelerator.device, training.module
+    return autocast(device, training.precision, compiled=is_compiled(module), logits_of=module)
 
 
 def _gradient_exchange(training: TrainingState, *, is_last: bool) -> AbstractContextManager[object]:
