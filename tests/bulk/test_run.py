@@ -14,6 +14,7 @@ import tarfile
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,10 @@ from PIL import Image
 from support.tiny_captioners import save_tiny
 
 from vitrine.bulk import run as bulk_run
+from vitrine.bulk.jobs import CaptionJob
 from vitrine.bulk.ledger import FinishedPart
 from vitrine.bulk.worker import Job, Part, PartWorker
+from vitrine.caption.run import CaptionSettings
 from vitrine.plotting.provenance import read_provenance
 
 Command = Callable[..., tuple[int, str, str]]
@@ -118,6 +121,14 @@ def test_captions_are_those_of_a_single_process(pictures: Path, tmp_path: Path, 
     for row, other in zip(results["ray"][1][1:], results["one"][1][1:], strict=True):
         assert [row[0], row[1], *row[3:]] == [other[0], other[1], *other[3:]]
         assert float(row[2]) == pytest.approx(float(other[2]), abs=1e-5)
+
+
+def test_another_vocabulary_is_another_job() -> None:
+    """What the options of two jobs are compared by before one continues the other."""
+    job = CaptionJob("catr.pth", "catr", None, 2, Path("in"), True, Path("out"), CaptionSettings())
+    given = [bulk_run._figure_options(replace(job, vocabulary=path)) for path in (None, Path("a.txt"), Path("b.txt"))]
+    assert [options["vocabulary"] for options in given] == ["", "a.txt", "b.txt"]
+    assert json.loads(json.dumps(given)) == given
 
 
 def test_shards_have_their_figures_in_folders_of_their_own(

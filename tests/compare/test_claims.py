@@ -30,7 +30,7 @@ from vitrine.sweep.worker import Failure
 from vitrine.train.run import train
 
 CLOTHING = SHARED / "clothing"
-RATES, SEEDS = (1e-6, 5e-2), (0, 1)
+RATES, SEEDS = (1e-6, 1e-2, 5e-2), (0, 1)
 RECIPE = Recipe(
     name="head",
     model="vitrine/scenes-tiny",
@@ -131,7 +131,7 @@ def test_the_statements_are_those_of_scipy(sweep_run: Swept) -> None:
     expected = {}
     for i, ((one, other), (b, c)) in enumerate(zip(pairs, only, strict=True)):
         expected[one, other] = expected[other, one] = (b, c, p_values[i], i in rejections)
-    assert len(comparison.claims) == len(pairs) == 6
+    assert len(comparison.claims) == len(pairs) == 15
     for claim in comparison.claims:
         b, c, p, is_rejected = expected[claim.first, claim.second]
         b, c = (b, c) if (claim.first, claim.second) in pairs else (c, b)
@@ -152,7 +152,7 @@ def test_what_seeds_say_together_is_what_each_says(sweep_run: Swept) -> None:
     comparison = sweep_run.result.comparison
     assert comparison is not None
     settings = {row.name: (row.settings["learning rate"], row.settings["seed"]) for row in comparison.rows}
-    assert len(comparison.over_seeds) == 1
+    assert len(comparison.over_seeds) == 3
     for together in comparison.over_seeds:
         one, other = (float(part.split()[-1]) for part in together.setting.split(" is better than "))
         assert one < other, "the smaller number is said to be better, whatever came out"

@@ -209,7 +209,8 @@ def _limited_slices(job: ExplainJob | CaptionJob, settings: BulkSettings, limit:
 
 
 def _figure_options(job: ExplainJob | CaptionJob) -> dict[str, Any]:
-    return asdict(job) | {"images": str(job.images), "out": str(job.out), "vocabulary": ""}
+    vocabulary = job.vocabulary if isinstance(job, CaptionJob) else None
+    return asdict(job) | {"images": str(job.images), "out": str(job.out), "vocabulary": str(vocabulary or "")}
 
 
 def _shared_scale(explainer: Explainer, settings: ExplainSettings, slices: BulkInput, batch_size: int) -> float:
