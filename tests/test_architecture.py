@@ -44,6 +44,11 @@ def test_a_light_module_imports_nothing_heavy(module: str) -> None:
     assert _run(f"import sys, {module}; print({_HEAVY_NOW})") == "[]"
 
 
+def test_looking_at_data_needs_no_torch() -> None:
+    """Half of the second that ``vitrine check`` takes, and more, would be its import."""
+    assert _run("import sys, vitrine.check, vitrine.data.shards.writer; print('torch' in sys.modules)") == "False"
+
+
 def test_no_help_imports_anything_heavy() -> None:
     """What makes --help answer at once, without a stop-watch: every verb's help, in one process."""
     program = f"""

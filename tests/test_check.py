@@ -15,9 +15,10 @@ from PIL import Image
 from support.paths import SHARED
 
 from vitrine.check import check, render
-from vitrine.data.check import index_samples, inspect
+from vitrine.data.check import inspect
 from vitrine.data.decode import BytesPicture, FilePicture
 from vitrine.data.image_folder import list_pictures
+from vitrine.data.sample_index import index_samples
 from vitrine.data.samples import Dataset, FiniteSplit, Sample
 from vitrine.errors import DataError
 

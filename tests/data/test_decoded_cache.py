@@ -24,7 +24,6 @@ from torch.nn import functional
 from vitrine.cache import cache_contents, prune, select_items
 from vitrine.config import Recipe, TransformSpec, named_transforms
 from vitrine.data import decoded_cache
-from vitrine.data.check import SampleIndex
 from vitrine.data.decode import BytesPicture, FilePicture, decode
 from vitrine.data.decoded_cache import (
     DecodedPicture,
@@ -34,6 +33,7 @@ from vitrine.data.decoded_cache import (
     remove_unfinished,
     short_side,
 )
+from vitrine.data.sample_index import SampleIndex
 from vitrine.data.sources import open_data
 from vitrine.data.transforms import TrainTransform, full_size, random_resized_crop, warp_matrix
 from vitrine.errors import PictureError

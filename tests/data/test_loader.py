@@ -21,7 +21,8 @@ from PIL import Image
 from support.paths import TESTS
 
 from vitrine.config import TransformSpec
-from vitrine.data.loader import Batch, PictureLoader, batch_count, batches, epoch_order, normalise
+from vitrine.data.batch_plan import batch_count, epoch_order
+from vitrine.data.loader import Batch, PictureLoader, batches, normalise
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import EvalTransform, TrainTransform
 from vitrine.errors import DataError, PictureError

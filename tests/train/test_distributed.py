@@ -26,7 +26,7 @@ from support import trained_together
 from support.trained_together import ADAMW, CASES, FSDP_CASES, LAGGING_CASES, PLAIN, train_case
 
 from vitrine.config import recipe_to_toml
-from vitrine.data.loader import BatchShard
+from vitrine.data.batch_plan import BatchShard
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import RecipeError, UsageError
 from vitrine.shards import write_shards

@@ -15,9 +15,9 @@ from support.models import MICRO
 from support.training import TrainOnce
 
 from vitrine.config import CaptionSpec, Recipe, TransformSpec
+from vitrine.data.batch_plan import BatchShard
 from vitrine.data.captions.datasets import open_captions
-from vitrine.data.check import SampleIndex
-from vitrine.data.loader import BatchShard
+from vitrine.data.sample_index import SampleIndex
 from vitrine.data.sources import open_data
 from vitrine.errors import RecipeError
 from vitrine.models.finetune import LinearProbe, is_stochastic, linear_head

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import median
-from typing import TypeVar
 
-from vitrine.data.decode import TREATMENTS, PictureFacts, decode, describe, promised_format
-from vitrine.data.samples import Dataset, Sample, Split
-from vitrine.data.shards.stream import ShardSplit
-from vitrine.errors import PictureError
+from vitrine.data.decode import TREATMENTS, promised_format
+from vitrine.data.sample_index import Reading, read_samples
+from vitrine.data.samples import Dataset, Sample
 from vitrine.results import Progress, unreadable_to_json
 
 FEW_PICTURES = 10
@@ -184,130 +179,6 @@ class DataReport:
         return splits[0].by_class if splits else {}
 
 
-_Result = TypeVar("_Result")
-
-
-@dataclass(frozen=True)
-class SampleIndex:
-    """Hash, size and readability of every picture of some data.
-
-    Attributes:
-        hashes: sample name to the SHA-256 of its file's bytes, in hexadecimal; a file whose bytes cannot be had at
-            all is missing here.
-        unreadable: (name, reason in one line) of every picture that does not decode.
-        sizes: sample name to width and height in pixels, as its header has them.
-    """
-
-    hashes: Mapping[str, str]
-    unreadable: tuple[tuple[str, str], ...]
-    sizes: Mapping[str, tuple[int, int]]
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[SampleIndex]) -> SampleIndex:
-        """The index of pictures that were read in parts, in their order."""
-        hashes = {name: sha256 for part in parts for name, sha256 in part.hashes.items()}
-        sizes = {name: size for part in parts for name, size in part.sizes.items()}
-        return cls(hashes, tuple(row for part in parts for row in part.unreadable), sizes)
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What one picture was found to be when it was read.
-
-    Attributes:
-        name: the sample's name.
-        sha256: of the file's bytes; None where they cannot be had.
-        size: length of the file in bytes.
-        facts: the header; None where there is none.
-        problem: why the picture cannot be used; None where it can.
-    """
-
-    name: str
-    sha256: str | None = None
-    size: int = 0
-    facts: PictureFacts | None = None
-    problem: str | None = None
-
-
-def index_samples(samples: Sequence[Sample], *, workers: int = -1, progress: Progress | None = None) -> SampleIndex:
-    """Hash and decode every picture.
-
-    Args:
-        samples: the pictures; names are unique.
-        workers: threads; -1 chooses, 0 reads in the calling thread.
-        progress: called with (done, total) after each picture, from the calling thread.
-    """
-    hashes: dict[str, str] = {}
-    unreadable: list[tuple[str, str]] = []
-    sizes: dict[str, tuple[int, int]] = {}
-    for reading in read_samples(samples, workers=workers, progress=progress):
-        if reading.sha256 is not None:
-            hashes[reading.name] = reading.sha256
-        if reading.facts is not None:
-            sizes[reading.name] = reading.facts.width, reading.facts.height
-        if reading.problem is not None:
-            unreadable.append((reading.name, reading.problem))
-    return SampleIndex(hashes, tuple(unreadable), sizes)
-
-
-def read_samples(
-    samples: Sequence[Sample], *, workers: int = -1, progress: Progress | None = None
-) -> Iterator[Reading]:
-    """Yield a :class:`Reading` of every picture in order. Threads suffice: Pillow decodes without Python's lock."""
-    total = len(samples)
-    for done, reading in enumerate(map_in_order(read_sample, samples, workers), start=1):
-        if progress is not None:
-            progress(done, total)
-        yield reading
-
-
-def read_sample(sample: Sample) -> Reading:
-    """Read, hash and decode one picture; a :class:`PictureError` becomes the reading's ``problem``."""
-    try:
-        data = sample.picture.read_bytes()
-    except PictureError as error:
-        return Reading(sample.name, problem=str(error))
-    sha256 = hashlib.sha256(data).hexdigest()
-    facts = None
-    try:
-        facts = describe(data)
-        decode(data)
-    except PictureError as error:
-        return Reading(sample.name, sha256, len(data), facts, str(error))
-    return Reading(sample.name, sha256, len(data), facts)
-
-
-def map_in_order(work: Callable[[Sample], _Result], samples: Iterable[Sample], workers: int = -1) -> Iterator[_Result]:
-    """Yield ``work(sample)`` of each sample, in order, computed by threads that run ahead by a bounded number.
-
-    Args:
-        work: called with one sample.
-        samples: any number.
-        workers: threads; -1 chooses, 0 works in the calling thread.
-    """
-    threads = _available_cores() if workers < 0 else workers
-    if threads == 0:
-        yield from map(work, samples)
-        return
-    with ThreadPoolExecutor(threads, thread_name_prefix="vitrine-read") as pool:
-        waiting: deque[Future[_Result]] = deque()  # bounded: a million pictures are not a million futures
-        try:
-            for sample in samples:
-                waiting.append(pool.submit(work, sample))
-                if len(waiting) >= 16 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:  # an interruption does not wait for what was not begun
-                future.cancel()
-
-
-def _available_cores() -> int:
-    """Cores this process may use; os.cpu_count() also counts those that it may not."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 __all__ = ["DataReport", "inspect"]
 
 
@@ -330,7 +201,7 @@ def inspect(data: Dataset, *, workers: int = -1, progress: Progress | None = Non
         reference=data.reference,
         layout=data.layout,
         labels=data.labels,
-        notes=(*data.notes, *(_skipped_split_note(name, data.splits[name]) for name in endless)),
+        notes=(*data.notes, *(data.splits[name].skipped_note(name) for name in endless)),
         splits=counts,
         size=sum(reading.size for reading in readings),
         formats=dict(Counter(r.facts.format for r in usable if r.facts).most_common()),
@@ -343,12 +214,6 @@ def inspect(data: Dataset, *, workers: int = -1, progress: Progress | None = Non
         duplicates=_duplicates(samples, readings, data.labels),
         majority=_majority(counts),
     )
-
-
-def _skipped_split_note(name: str, split: Split) -> str:
-    if isinstance(split, ShardSplit):
-        return f"The {len(split):,} {name} pictures come out of shards in a stream, and were not looked at."
-    return f"The split {name} has no end and was not looked at."
 
 
 def _count_split(name: str, split: Sequence[Sample], labels: Sequence[str]) -> SplitCount:

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from torch.utils import data as torch_data
 
+from vitrine.data.batch_plan import BatchShard, SampleBatch, batch_count, epoch_order
 from vitrine.data.samples import Sample
 from vitrine.errors import DataError, PictureError
 
@@ -87,33 +88,6 @@ class Batch:
         return replace(self, pixels=self.pixels.pin_memory(), labels_B=self.labels_B.pin_memory())
 
 
-@dataclass(frozen=True)
-class SampleBatch:
-    """One process's samples of a batch, to be loaded.
-
-    Attributes:
-        indices: positions in the order of the epoch.
-        samples: in that order.
-        is_dummy: the process has no picture of this batch; the one sample stands in for it and counts nowhere.
-    """
-
-    indices: tuple[int, ...]
-    samples: tuple[Sample, ...]
-    is_dummy: bool = False
-
-
-def batch_count(n: int, batch_size: int, drop_last: bool = False) -> int:
-    """Number of batches of ``n`` samples."""
-    return n // batch_size if drop_last else -(-n // batch_size)
-
-
-def epoch_order(n: int, *, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
-    """Positions of ``n`` samples in the order of one epoch, int64; a function of its arguments only."""
-    if not shuffle:
-        return np.arange(n)
-    return np.random.default_rng(np.random.SeedSequence((seed, epoch))).permutation(n)
-
-
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
     """The source of one sample's random changes in one epoch: independent of order, batches and workers."""
     return np.random.default_rng(np.random.SeedSequence((seed, epoch, index)))
@@ -176,45 +150,7 @@ def normalise(
     return pixels.mul_(scale_C.view(-1, 1, 1)).add_(shift_C.view(-1, 1, 1)).to(dtype)
 
 
-@dataclass(frozen=True)
-class BatchShard:
-    """Which part of every batch belongs to one of the processes that train together.
-
-    Attributes:
-        rank: number of the process, from 0.
-        world_size: how many processes there are.
-        pair_for_mixup: picture i of a batch of n goes to the same process as picture n - 1 - i, with which timm's mixup
-            and cutmix mix it: what the processes mix is then what one process alone would have mixed.
-    """
-
-    rank: int = 0
-    world_size: int = 1
-    pair_for_mixup: bool = False
-
-    def contiguous(self, count: int) -> range:
-        """The ``rank``-th of ``world_size`` contiguous ranges of ``count`` items; their lengths differ by 1 at most."""
-        return range(count * self.rank // self.world_size, count * (self.rank + 1) // self.world_size)
-
-    def positions(self, count: int) -> list[int]:
-        """Positions in a batch of ``count`` pictures; none where there are fewer pictures than processes."""
-        if not self.pair_for_mixup or self.world_size == 1:
-            return list(self.contiguous(count))
-        first = list(self.contiguous(count // 2))
-        mirror = [count // 2 * 2 - 1 - position for position in reversed(first)]
-        odd = [count - 1] if count % 2 and self.rank == self.world_size - 1 else []  # timm leaves the last one out
-        return first + mirror + odd
-
-    def positions_or_dummy(self, count: int) -> tuple[list[int], bool]:
-        """As :meth:`positions`, but never empty, because every process has to take part in a training step.
-
-        Returns:
-            The positions, and whether they are a dummy: the batch's first picture, which another process counts.
-        """
-        positions = self.positions(count)
-        return positions or [0], not positions
-
-
-__all__ = ["Batch", "PictureLoader", "Transform", "batch_count", "batches", "default_workers", "normalise"]
+__all__ = ["Batch", "PictureLoader", "Transform", "batches", "default_workers", "normalise"]
 
 _MOST_WORKERS = 8
 
@@ -283,7 +219,7 @@ class PictureLoader:
         transform: Transform,
         batch_size: int,
         workers: int = -1,
-        batch_shard: BatchShard = BatchShard(),
+        batch_shard: BatchShard = BatchShard(),  # noqa: B008
     ) -> None:
         self.transform = transform
         self.batch_size = batch_size

@@ -65,6 +65,10 @@ class Split(Sequence[Sample]):
         """Whether the source has no end."""
         raise NotImplementedError
 
+    def skipped_note(self, name: str) -> str:
+        """Why an endless split called ``name`` was passed over by what looks at every picture, in a sentence."""
+        return f"The split {name} has no end and was not looked at."
+
 
 class FiniteSplit(Split):
     """A split that is a tuple of samples."""

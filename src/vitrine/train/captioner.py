@@ -17,8 +17,9 @@ from vitrine.caption.model import load_captioner, open_captioner
 from vitrine.caption.tokenizer import Vocabulary, read_vocabulary, train_vocabulary
 from vitrine.config import CaptionSpec, TransformSpec
 from vitrine.config.recipe import FROM_CAPTIONS
+from vitrine.data.batch_plan import BatchShard
 from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTransform
-from vitrine.data.loader import Batch, BatchShard, PictureLoader
+from vitrine.data.loader import Batch, PictureLoader
 from vitrine.data.samples import Sample
 from vitrine.models.captioner.build import LoadedCaptioner, build_captioner
 from vitrine.models.captioner.checkpoint import VOCABULARY, save_captioner_checkpoint

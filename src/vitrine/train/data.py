@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.config import TransformSpec
+from vitrine.data.batch_plan import BatchShard, SampleBatch
 from vitrine.data.captions.datasets import open_captions
-from vitrine.data.check import SampleIndex, index_samples
 from vitrine.data.decoded_cache import DecodedPicture, bytes_for, folder_for, remove_unfinished, short_side
-from vitrine.data.loader import BatchShard, PictureLoader, SampleBatch, load_batch
+from vitrine.data.loader import PictureLoader, load_batch
+from vitrine.data.sample_index import SampleIndex, index_samples
 from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split
 from vitrine.data.shards.stream import DUMMY_SAMPLE, ShardSplit
 from vitrine.data.sources import open_data

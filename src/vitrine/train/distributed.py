@@ -23,7 +23,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
-from vitrine.data.loader import BatchShard
+from vitrine.data.batch_plan import BatchShard
 from vitrine.errors import LostProcessError, TrainingError, UsageError, VitrineError
 
 _Value = TypeVar("_Value")

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from vitrine.classify.inference import BatchLogits, eval_batches, join_logits, known_labels
 from vitrine.config.preprocessing import InputSpec
 from vitrine.config.recipe import invalid_value
-from vitrine.data.loader import Batch, BatchShard, PictureLoader, batch_count, epoch_order, normalise
+from vitrine.data.batch_plan import BatchShard, batch_count, epoch_order
+from vitrine.data.loader import Batch, PictureLoader, normalise
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
 from vitrine.metrics.classification import LabelledLogits
@@ -238,7 +239,7 @@ class LinearProbeFeatures:
         return self._caches[split]
 
     def _encode(self, runtime: RuntimeConfig, batch: Batch) -> list[Tensor]:
-        with torch.no_grad(), autocast(runtime.device, runtime.precision):
+        with torch.no_grad(), autocast(runtime.device, runtime.precision, logits_of=self._probe.model):
             pixels_BCHW = normalise(batch.pixels_BCHW.to(runtime.device), self._spec.mean, self._spec.std)
             features_BD = self._probe.features(pixels_BCHW)
         return list(features_BD.to("cpu", cache_dtype(runtime)))

@@ -17,7 +17,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from vitrine.config import Recipe
-from vitrine.data.loader import batch_count
+from vitrine.data.batch_plan import batch_count
 from vitrine.io.files import to_json
 from vitrine.io.hub_cache import changed_sentence
 from vitrine.models.precision import resolve_precision

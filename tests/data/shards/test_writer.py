@@ -23,7 +23,8 @@ from PIL import Image
 from support.damaged_shards import damage_first_picture
 
 from vitrine.config import Recipe, TransformSpec
-from vitrine.data.loader import BatchShard, PictureLoader
+from vitrine.data.batch_plan import BatchShard
+from vitrine.data.loader import PictureLoader
 from vitrine.data.shards import stream as stream_module
 from vitrine.data.shards.dataset import expand_braces, is_shards, open_shards
 from vitrine.data.shards.index import Shard, parse_index

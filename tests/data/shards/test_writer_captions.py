@@ -21,9 +21,10 @@ from support.damaged_shards import damage_first_picture
 from vitrine.config import CaptionSpec, Recipe, named_transforms, recipe_to_toml
 from vitrine.config.preprocessing import CaptionInput
 from vitrine.data import loader as loading
+from vitrine.data.batch_plan import BatchShard
 from vitrine.data.captions.datasets import open_captions
 from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTransform
-from vitrine.data.loader import BatchShard, PictureLoader
+from vitrine.data.loader import PictureLoader
 from vitrine.data.samples import clean_caption
 from vitrine.data.scenes import write_scenes
 from vitrine.data.shards.index import Shard

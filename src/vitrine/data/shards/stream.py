@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vitrine.data.batch_plan import BatchShard, SampleBatch
 from vitrine.data.decode import BytesPicture
-from vitrine.data.loader import BatchShard, SampleBatch
 from vitrine.data.samples import Sample, Split
 from vitrine.data.shards.index import Shard
 from vitrine.data.shards.reader import Member, read_shard
@@ -109,6 +109,10 @@ class ShardSplit(Split):
     def endless(self) -> bool:
         """True: the pictures are not listed one by one."""
         return True
+
+    def skipped_note(self, name: str) -> str:
+        """That there is an end, and still no list."""
+        return f"The {len(self):,} {name} pictures come out of shards in a stream, and were not looked at."
 
     def captions(self) -> Iterator[tuple[str, ...]]:
         """The captions of each picture that has some, shard after shard; pictures are not read.

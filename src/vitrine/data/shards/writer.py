@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Any
 
-from vitrine.data.check import Reading, map_in_order, read_sample
+from vitrine.data.batch_plan import epoch_order
 from vitrine.data.decode import EXTENSIONS, BytesPicture
-from vitrine.data.loader import epoch_order
+from vitrine.data.sample_index import Reading, map_in_order, read_sample
 from vitrine.data.samples import Sample
 from vitrine.data.shards.index import FORMAT, INDEX
 from vitrine.data.shards.reader import MAX_PICTURE_BYTES, MAX_TEXT_BYTES
