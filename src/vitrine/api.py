@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from vitrine.attribution.methods import Method
-from vitrine.attribution.verdict import Verdict
+from vitrine.attribution.patch_hiding import HidingTest
 from vitrine.caption.figures.words import caption_figure, save_caption_figure
 from vitrine.caption.inference import CaptionedPicture, caption_batches
 from vitrine.caption.model import Captioner
@@ -224,8 +224,9 @@ class Explanation:
         return self.picture.placement.to_image(self.picture.map_RC, smooth)
 
     @cached_property
-    def verdict(self) -> Verdict:
-        """How far the map can be believed; checked when it is first asked for, which takes many forward passes."""
+    def verdict(self) -> HidingTest:
+        """Whether the answer depends on the patches that the map marks; tested when it is first asked for, which takes
+        about three hundred forward passes."""
         targets_B = torch.tensor([self._item.target_index])
         (check,) = self._explainer.check(self._pixels_BCHW, targets_B, self.map[None])
         return check.verdict

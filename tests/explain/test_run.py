@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -93,7 +94,8 @@ def test_results_show_themselves(small_run: Path, pictures: Path, tmp_path: Path
     assert explanation.plot(axes) is axes
     assert len(axes.images) > 0
     assert np.isnan(explanation.to_image()[:, 0]).all()  # a wide picture is cut left and right
-    assert explanation.verdict.flag in ("believable", "doubtful")
+    assert explanation.verdict.flag in ("depends", "not shown", "cannot tell")
+    assert explanation.verdict.label == "pie"
     assert explanation.overlay().size == Image.open(explanation.save(tmp_path / "wide.png")).size
     assert len(model.predict(pictures / "wide.jpg").top(3)) == 3
     assert sum(p for _, p in model.predict(pictures / "wide.jpg").top(99)) == pytest.approx(1, abs=1e-5)
@@ -135,8 +137,38 @@ def test_heads_matrix_check_and_svg(run, small_run: Path, pictures: Path, tmp_pa
             assert figure.read_text().startswith("<?xml")
             assert read_provenance(figure)["vitrine:method"] == "attention"
         assert np.array(picture["map"]).shape == (4, 4)
-        assert picture["verdict"]["flag"] in ("believable", "doubtful")
-        assert picture["verdict"]["evidence"]["pictures"] == 1
+        verdict = picture["verdict"]
+        assert verdict["flag"] in ("depends", "not shown", "cannot tell")
+        assert verdict["label"] == picture["predicted"]
+        assert verdict["answer"] == pytest.approx(picture["probability"], abs=1e-5)
+        assert 1 / (verdict["draws"] + 1) - 1e-6 <= verdict["p"] <= 1
+        assert picture["true"] is None and picture["wrong_answer"] is None
+
+
+def test_a_wrong_answer_is_called_one_wherever_its_map_goes(
+    run, small_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    """On the figure, in the JSON, in the summary and in Python; a right answer, or an unknown truth, is not."""
+    status, out, _ = run("explain", small_run, pictures, "-o", tmp_path / "maps")
+    wrong = re.findall(r"Wrong answers, whose maps explain wrong answers: \d+ \((.*)\)", out)
+    answers = {path: vitrine.load(small_run).explain(path) for path in sorted(pictures.glob("*/0*.png"))}
+    names = [
+        str(path.relative_to(pictures))
+        for path, explanation in answers.items()
+        if explanation.prediction.label != path.parent.name
+    ]
+    assert status == 0 and names and wrong == [", ".join(names)]
+    for path, explanation in answers.items():
+        is_wrong = str(path.relative_to(pictures)) in names
+        sentence = (
+            f"explains a wrong answer: {explanation.prediction.label}, where the true label is {path.parent.name}"
+        )
+        assert any(sentence in note for note in explanation.picture.notes) is is_wrong
+    status, out, _ = run("explain", small_run, pictures, "-o", tmp_path / "again", "--json")
+    wrong_answers = {each["filename"]: each["wrong_answer"] for each in json.loads(out)["pictures"]}
+    assert wrong_answers == {str(p.relative_to(pictures)): str(p.relative_to(pictures)) in names for p in answers} | {
+        "wide.jpg": None
+    }
 
 
 def test_one_scale_for_all_pictures_unless_stretched(small_run: Path, pictures: Path, tmp_path: Path) -> None:

@@ -202,16 +202,16 @@ def test_a_verdict_is_that_of_the_checks(state: AppState, client: TestClient) ->
         (expected,) = explained_batch(state, method, params.get("target"), check=True).pictures
         verdict = expected.verdict
         assert (answer["flag"], answer["sentence"]) == (verdict.flag, verdict.sentence)
-        values = {each["name"]: (each["answer"], each["value"]) for each in answer["checks"]}
-        evidence = verdict.evidence
-        assert values["sensitive_to_weights"] == (
-            verdict.sensitive_to_weights, pytest.approx(evidence.correlation, abs=1e-3),
-        )  # fmt: skip
-        assert values["better_than_centre"][1] == pytest.approx(evidence.advantage, abs=1e-4)
-        assert values["spread_evenly"][1] == pytest.approx(evidence.top_decile_mass, abs=1e-5)
+        assert (answer["label"], answer["p"]) == (verdict.label, pytest.approx(verdict.p))
+        for one, other in zip(answer["sets"], verdict.sets, strict=True):
+            assert one["patches"] == other.patches
+            assert [one[key] for key in ("answer", "random", "most_needed")] == pytest.approx(
+                [other.answer, other.random, other.most_needed], abs=1e-4
+            )
+        assert answer["fillings"] == list(verdict.fillings)
         assert len(answer["outliers"]) == len(expected.outlier_patches)
         controls = {each["name"]: numbers(each["map"]) for each in answer["controls"]}
-        assert list(controls) == ["random", "centre blob", "edges"]
+        assert list(controls) == ["centre blob", "edges"]
         blob_RC = centre_blob(4, 4)
         np.testing.assert_allclose(controls["centre blob"], blob_RC / blob_RC.mean(), rtol=1e-6)
         assert all(map_RC.mean() == pytest.approx(1, abs=1e-5) for map_RC in controls.values())

@@ -311,7 +311,8 @@ def test_every_method_is_shown_in_its_own_unit(page: Any, model: Any, first: Pat
 
 def test_the_verdict_and_its_controls(page: Any, home: str) -> None:
     badge = page.locator(".verdict .badge")
-    until(page, "['believable', 'doubtful'].includes(document.querySelector('.verdict .badge').dataset.flag)")
+    flags = ["depends", "not shown", "cannot tell"]
+    until(page, f"{flags}.includes(document.querySelector('.verdict .badge').dataset.flag)")
     sample = sample_of(page, home)["id"]
     answer = page.request.post(f"{home}/api/verdict?model=0&method=attention&sample={sample}").json()
     assert badge.inner_text() == answer["flag"]
@@ -320,7 +321,11 @@ def test_the_verdict_and_its_controls(page: Any, home: str) -> None:
     assert page.locator(".controls figcaption").all_inner_texts() == [each["name"] for each in answer["controls"]]
     until(page, "[...document.querySelectorAll('.controls canvas')].every((each) => each.width > 20)")
     assert len({canvas_data(each) for each in page.locator(".controls canvas").all()}) == len(answer["controls"])
-    assert page.locator(".evidence dt").count() == len(answer["checks"])
+    rows = page.locator(".evidence tbody tr")
+    assert rows.count() == 3 + len(answer["controls"])
+    cells = rows.nth(0).locator("td").all_inner_texts()
+    assert cells[:-1] == [f"{each['answer']:.2f}" for each in answer["sets"]]
+    assert float(cells[-1]) == pytest.approx(answer["p"], rel=0.01)
     assert "controls=1" in page.url
 
 
@@ -366,7 +371,7 @@ def pixels(png: bytes) -> bytes:
 
 def test_each_of_two_maps_has_its_own_verdict_and_copy(page: Any, home: str) -> None:
     show(page, f"{home}/#/classify?beside=1&method2=rollout")
-    is_checked = ":is([data-flag=believable], [data-flag=doubtful])"
+    is_checked = ":is([data-flag=depends], [data-flag='not shown'], [data-flag='cannot tell'])"
     until(page, "which => document.querySelectorAll(`.verdict .badge${which}`).length === 2", is_checked)
     sample = sample_of(page, home)["id"]
     params = (
@@ -377,9 +382,9 @@ def test_each_of_two_maps_has_its_own_verdict_and_copy(page: Any, home: str) -> 
     assert verdicts[0]["sentence"] != verdicts[1]["sentence"]
     for which, answer in zip(("first", "second"), verdicts, strict=True):
         panel = page.get_by_role("region", name=f"Verdict on the {which} map")
-        assert panel.locator("h2").text_content() == f"Can the {which} map be believed?"
+        assert panel.locator("h2").text_content() == f"Does the answer depend on what the {which} map marks?"
         assert panel.locator(".badge").inner_text() == answer["flag"] and answer["sentence"] in panel.inner_text()
-        assert panel.locator(".evidence dt").count() == len(answer["checks"])
+        assert panel.locator(".evidence tbody tr").count() == 3 + len(answer["controls"])
     copies = []
     for which, each in zip(("first", "second"), params, strict=True):
         page.get_by_role("button", name=f"Copy {which} figure").click()
@@ -391,7 +396,7 @@ def test_each_of_two_maps_has_its_own_verdict_and_copy(page: Any, home: str) -> 
     assert copies[0] != copies[1]
     page.get_by_role("button", name="One map").click()
     until(page, "document.querySelectorAll('.verdict').length === 1")
-    assert page.locator(".verdict h2").text_content() == "Can this map be believed?"
+    assert page.locator(".verdict h2").text_content() == "Does the answer depend on what this map marks?"
     assert page.locator(".verdict .badge").inner_text() == verdicts[0]["flag"]
     assert page.get_by_role("button", name="Copy figure", exact=True).count() == 1
     assert page.get_by_role("button", name="Copy second figure").count() == 0

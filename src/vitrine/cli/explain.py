@@ -68,7 +68,9 @@ def explain(
     matrix: Annotated[
         bool, typer.Option("--matrix", help="Also draw the layer's whole attention, head by head.")
     ] = False,
-    check: Annotated[bool, typer.Option("--check", help="Check every map and say how far it can be believed.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Test whether the answer depends on the patches that each map marks.")
+    ] = False,
     score: Annotated[
         str | None,
         typer.Option(metavar="DATA", help="Score and rank the methods, and controls, on these data instead."),
@@ -114,7 +116,7 @@ def explain(
     resume: ResumeOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Draw what a model looks at on each picture, or score how far such maps can be believed."""
+    """Draw what a model looks at on each picture, or score and rank such maps on many pictures."""
     if out is None:
         raise UsageError("Option -o is missing: the folder that figures and tables are written to.")
     if (images is None) == (score is None):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import typer
 
 from vitrine.io.files import to_json
-from vitrine.results import count_of
+from vitrine.results import and_n_more, count_of
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -243,14 +243,17 @@ def demo_progress() -> Iterator[Callable[[str | Event], None]]:
 
 def explained_summary(result: ExplainResult) -> str:
     """What ``vitrine explain`` made, in a few lines."""
+    from vitrine.attribution.patch_hiding import count_hiding_tests
+
     count = len(result.pictures)
     lines = [f"{count} figure{'s' * (count != 1)} in {result.out}: {result.method} ({result.precision})."]
     lines += [f"Contact sheet: {path}" for path in result.sheets]
     lines.append(f"Table: {result.table}")
     verdicts = [picture.verdict for picture in result.pictures if picture.verdict is not None]
     if verdicts:
-        counts = {flag: sum(verdict.flag == flag for verdict in verdicts) for flag in ("believable", "doubtful")}
-        lines.append(f"Checked: {counts['believable']} believable, {counts['doubtful']} doubtful.")
+        lines.append(count_hiding_tests([verdict.flag for verdict in verdicts]))
+    if wrong := [picture.name for picture in result.pictures if picture.is_wrong]:
+        lines.append(f"Wrong answers, whose maps explain wrong answers: {len(wrong)} ({and_n_more(wrong)}).")
     if result.unreadable:
         lines.append(f"{count_of(len(result.unreadable), 'picture')} could not be read.")
     return "\n".join(lines)

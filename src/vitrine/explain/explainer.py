@@ -1,4 +1,4 @@
-"""Maps of pictures by an open classifier: what the model says of each, its map, and how far that can be believed.
+"""Maps of pictures by an open classifier: what the model says of each, its map, and whether the answer depends on it.
 
 Axes: B pictures, C channels (or classes, in probabilities), H, W pixels, R grid rows, C grid columns.
 """
@@ -13,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from vitrine.attribution.baselines import centre_blob
+from vitrine.attribution.baselines import centre_blob, edges
 from vitrine.attribution.faithfulness import InsertionDeletionCurves, insertion_deletion_curves
 from vitrine.attribution.maps import BatchMaps, Unit, display_scores, token_layout
 from vitrine.attribution.methods import Method
-from vitrine.attribution.outlier_tokens import outlier_mass, outlier_tokens, token_norms, without_outliers
+from vitrine.attribution.outlier_tokens import outlier_tokens, token_norms, without_outliers
+from vitrine.attribution.patch_hiding import FILLINGS, HidingTest, hiding_tests
 from vitrine.attribution.placement import Placement
-from vitrine.attribution.verdict import Evidence, Verdict, judge, top_decile_mass
 from vitrine.attribution.weight_randomization import Sensitivity, sensitivity
 from vitrine.classify.inference import eval_batches, eval_transform
 from vitrine.classify.labels import find_class
@@ -38,11 +38,11 @@ class MapCheck:
     """What the checks of one map found.
 
     Attributes:
-        verdict: whether the map can be believed.
+        verdict: whether the model's answer depends on the patches that the map marks.
         outliers_RC: bool, which patch tokens are outliers.
     """
 
-    verdict: Verdict
+    verdict: HidingTest
     outliers_RC: npt.NDArray[np.bool_]
 
     @property
@@ -67,7 +67,7 @@ class ExplainedPicture:
         method: how the map was made, in words.
         notes: sentences on what has to be known to read the map.
         transform: how the model sees a photograph.
-        verdict: whether the map can be believed; None where it was not checked.
+        verdict: whether the answer depends on the patches that the map marks; None where it was not checked.
         outlier_patches: (row, column) of every outlier token that the check found.
         masked_RC: ``display_RC`` with outlier tokens masked; None where there are none.
     """
@@ -85,7 +85,7 @@ class ExplainedPicture:
     method: str
     notes: tuple[str, ...]
     transform: EvalTransform
-    verdict: Verdict | None = None
+    verdict: HidingTest | None = None
     outlier_patches: tuple[tuple[int, int], ...] = ()
     masked_RC: Floats | None = None
 
@@ -202,37 +202,35 @@ class Explainer:
     def check(
         self, pixels_BCHW: torch.Tensor, targets_B: torch.Tensor, scores_BRC: Floats, seed: int = 0
     ) -> tuple[MapCheck, ...]:
-        """Check each of a batch of maps on its own picture.
+        """Check each of a batch of maps on its own picture: its strongest patches are hidden, beside random ones.
 
-        The weights are randomised layer by layer; insertion and deletion are measured beside those of a blob in the
-        centre; outlier tokens are looked for.
+        They are hidden behind nothing that the map was made with. A blob in the centre and the picture's edges, which
+        know nothing of the model, are tested alike. Outlier tokens are looked for.
 
         Args:
             pixels_BCHW: one picture or more: normalised, on the model's device.
-            targets_B: int64, the class that each map is for.
+            targets_B: int64, the class that each map is for; where the method explains none, it is the likeliest one
+                whose probability is tested.
             scores_BRC: the method's maps of them.
-            seed: of the shuffles of the weights.
+            seed: of what is hidden.
         """
-        correlation_B = self.sensitivity(pixels_BCHW, targets_B, seed).final_B
-        blobs_BRC = np.broadcast_to(centre_blob(*scores_BRC.shape[1:]), scores_BRC.shape)
-        map_gap_B = self.curves(pixels_BCHW, np.ascontiguousarray(scores_BRC)).gap
-        blob_gap_B = self.curves(pixels_BCHW, np.ascontiguousarray(blobs_BRC)).gap
-        outliers_BRC = self.outliers(pixels_BCHW)
-        return tuple(
-            MapCheck(
-                judge(
-                    Evidence(
-                        correlation=float(correlation_B[b]),
-                        advantage=float(map_gap_B[b] - blob_gap_B[b]),
-                        top_decile_mass=float(top_decile_mass(scores_BRC[b])[0]),
-                        outlier_mass=outlier_mass(scores_BRC[b], outliers_BRC[b]),
-                        outliers=float(outliers_BRC[b].sum()),
-                    )
-                ),
-                outliers_BRC[b],
-            )
-            for b in range(len(scores_BRC))
+        grid = scores_BRC.shape[1:]
+        if not self.method.for_a_class:
+            targets_B = self.probability(pixels_BCHW).argmax(dim=1).cpu()
+        tests = hiding_tests(
+            self.probability,
+            pixels_BCHW,
+            scores_BRC,
+            targets_B.tolist(),
+            self.classifier.labels,
+            fillings=[name for name in FILLINGS if name != self.method.filling],
+            controls={
+                "centre blob": np.broadcast_to(centre_blob(*grid), scores_BRC.shape),
+                "edges": edges(pixels_BCHW, *grid),
+            },
+            seed=seed,
         )
+        return tuple(MapCheck(*each) for each in zip(tests, self.outliers(pixels_BCHW), strict=True))
 
     def pixels(self, bytes_BCHW: torch.Tensor) -> torch.Tensor:
         """Pictures of 0 to 255 as the model takes them: normalised, float32, on its device."""

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from vitrine.attribution.attention import attention_matrices, head_maps, layer_number
 from vitrine.attribution.maps import Unit, display_scores, token_layout
 from vitrine.attribution.methods import Method
-from vitrine.attribution.verdict import Verdict
+from vitrine.attribution.patch_hiding import HidingTest
 from vitrine.classify.model import Classifier, open_classifier
 from vitrine.data.image_folder import list_pictures
 from vitrine.data.samples import Sample, random_subset
@@ -95,7 +95,12 @@ class MapRecord:
     true: str | None
     scores_RC: Floats
     prefix_share: float | None
-    verdict: Verdict | None
+    verdict: HidingTest | None
+
+    @property
+    def is_wrong(self) -> bool | None:
+        """Whether the answer is wrong, so that the map explains a wrong answer; None where the truth is not known."""
+        return None if self.true is None else self.predicted != self.true
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, the map included."""
@@ -106,6 +111,7 @@ class MapRecord:
             "probability": round(self.probability, 6),
             "target": self.target,
             "true": self.true,
+            "wrong_answer": self.is_wrong,
             "map": [[float(f"{score:.6g}") for score in row] for row in self.scores_RC.tolist()],
             "prefix_share": None if self.prefix_share is None else round(self.prefix_share, 6),
             "verdict": None if self.verdict is None else self.verdict.to_dict(),

@@ -20,7 +20,7 @@ from vitrine.caption.run import CaptionProvenance, prepare_word_maps
 from vitrine.data.decode import BytesPicture
 from vitrine.data.samples import Sample
 from vitrine.errors import ModelError
-from vitrine.explain.figures.map import MapPicture, map_figure
+from vitrine.explain.figures.map import MapPicture, map_figure, wrong_answer_notes
 from vitrine.explain.figures.positions import position_figure
 from vitrine.explain.run import ExplainSettings, MapProvenance, choose_scale
 from vitrine.plotting.confusion import confusion_figure
@@ -54,14 +54,16 @@ def draw_map(
     check_result = encoding.checks.get(view.check_key)
     settings = ExplainSettings(view.method, target, check=check_result is not None, kind=kind)
     sample = Sample(upload.name, BytesPicture(upload.data))
+    true = upload.true if upload.true in classifier.labels else None
     if view.to:
         map_RC = attention_to(view, encoding)
-        picture = MapPicture.of(make_explained_picture(replace(view, to=False), classifier, encoding, sample))
-        picture = replace(picture, map_RC=map_RC, method=describe_view(view, classifier), notes=())
+        picture = MapPicture.of(make_explained_picture(replace(view, to=False), classifier, encoding, sample), true)
+        picture = replace(picture, map_RC=map_RC, method=describe_view(view, classifier))
+        picture = replace(picture, notes=wrong_answer_notes(picture.predicted, true, None))
         scale = scale_of_attention_to(map_RC)
     else:
         explanation = make_explained_picture(view, classifier, encoding, sample, check_result)
-        picture = MapPicture.of(explanation)
+        picture = MapPicture.of(explanation, true)
         scale = choose_scale([explanation.display_RC], explanation.unit, settings)
     origin = MapProvenance(classifier.reference, classifier.model, settings, classifier.architecture)
     provenance = origin.of(upload.name, "maps", scale.high, sha256=upload.sha256, target=target)

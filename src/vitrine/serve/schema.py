@@ -130,29 +130,45 @@ class Matrix(Payload):
     matrix: Array
 
 
-class CheckInfo(Payload):
-    """One check of a map. ``good`` is whether the answer speaks for the map; null if it was not checked."""
+class HiddenPatches(Payload):
+    """What is left of the answer's probability with so many patches hidden: those that the map marks most, random ones
+    (the median of the draws), and those that the random draws show to be needed most.
+    """
 
-    name: str
-    answer: bool | None
-    good: bool | None
-    value: float | None
-    label: str
+    patches: int
+    answer: float
+    random: float
+    most_needed: float
 
 
 class ControlMap(Payload):
-    """A control: a map that knows nothing of the model, in multiples of uniform."""
+    """A control: a map that knows nothing of the model, in multiples of uniform. ``answers`` is what is left of the
+    answer with its strongest patches hidden, by number of patches as in the verdict; ``p`` is as there.
+    """
 
     name: str
     map: Array
+    answers: list[float]
+    p: float
 
 
 class VerdictInfo(Payload):
-    """The verdict on a map: whether it can be believed, with the checks and controls behind it."""
+    """Whether the model's answer depends on the patches that a map marks, tested by hiding them beside random ones.
 
-    flag: Literal["believable", "doubtful", "not checked"]
+    ``answer`` is the probability of the class ``label`` on the intact picture, ``all_hidden`` with all patches hidden;
+    ``p`` is the share of random maps that do as well, from ``draws`` of them; ``fillings`` is what patches were hidden
+    behind.
+    """
+
+    flag: Literal["depends", "not shown", "cannot tell"]
     sentence: str
-    checks: list[CheckInfo]
+    label: str
+    answer: float
+    all_hidden: float
+    sets: list[HiddenPatches]
+    p: float
+    draws: int
+    fillings: list[str]
     controls: list[ControlMap]
     outliers: list[list[int]]
     picture: str

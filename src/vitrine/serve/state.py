@@ -127,8 +127,8 @@ class AppState:
         self._uploads_in_progress += 1
         try:
             if params.sample is not None:
-                sample = self._sample(params.model, params.sample)
-                options = UploadOptions(model.prepare, params.name or sample.name, keep_bytes)
+                sample, true = self._sample(params.model, params.sample)
+                options = UploadOptions(model.prepare, params.name or sample.name, keep_bytes, true)
                 return await self.run_decoding(lambda: open_sample(sample.picture, options))
             data, content_type = await read_body(request, self.settings), request.headers.get("content-type", "")
             options = UploadOptions(model.prepare, params.name or _UNNAMED, keep_bytes)
@@ -136,15 +136,15 @@ class AppState:
         finally:
             self._uploads_in_progress -= 1
 
-    def _sample(self, model_id: str, reference: str) -> Sample:
-        """A sample of a model, or of another model, which the reference names as MODEL/ID."""
+    def _sample(self, model_id: str, reference: str) -> tuple[Sample, str | None]:
+        """A sample of a model, or of another model, which the reference names as MODEL/ID; and its true label."""
         other_model, slash, picture_id = reference.rpartition("/")
-        samples = self.model(other_model if slash else model_id).gallery.samples
-        if picture_id not in samples:
+        gallery = self.model(other_model if slash else model_id).gallery
+        if picture_id not in gallery.samples:
             raise ApiError(
                 404, f"There is no sample {reference!r}: see /api/models for those that there are.", "unknown"
             )
-        return samples[picture_id]
+        return gallery.samples[picture_id], gallery.label(picture_id)
 
     async def encode_picture(
         self, request: Request, params: PictureParams, model: ServedModel[E], *, with_photo: bool = False

@@ -52,6 +52,7 @@ class Upload:
         model_input: the photograph as the model's input.
         name: what figures and commands call it.
         data: the file's bytes, if they are needed again; else empty.
+        true: the true label; None where it is not known.
     """
 
     sha256: str
@@ -59,6 +60,7 @@ class Upload:
     model_input: torch.Tensor
     name: str
     data: bytes = b""
+    true: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,16 +71,19 @@ class UploadOptions:
         prepare: turns the photograph into the model's input.
         name: what figures and commands call the picture.
         keep_bytes: whether the file's bytes are needed again.
+        true: the true label; None where it is not known.
     """
 
     prepare: Callable[[Image.Image], torch.Tensor]
     name: str
     keep_bytes: bool = False
+    true: str | None = None
 
     def make_upload(self, data: bytes, photo: Image.Image) -> Upload:
         """From the file's bytes and the decoded photograph."""
         sha256 = hashlib.sha256(data).hexdigest()
-        return Upload(sha256, photo.size, self.prepare(photo), self.name, data if self.keep_bytes else b"")
+        content = data if self.keep_bytes else b""
+        return Upload(sha256, photo.size, self.prepare(photo), self.name, content, self.true)
 
 
 async def read_body(request: Request, settings: ServeSettings) -> bytes:

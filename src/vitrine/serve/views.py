@@ -7,21 +7,19 @@ from __future__ import annotations
 
 import shlex
 import threading
-import zlib
 from collections.abc import Hashable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from vitrine.attribution.attention import query_readout
-from vitrine.attribution.baselines import centre_blob, edges, random_map
+from vitrine.attribution.baselines import centre_blob, edges
 from vitrine.attribution.maps import BatchMaps, display_scores
 from vitrine.attribution.methods import Method
 from vitrine.attribution.position_embeddings import position_embeddings
 from vitrine.attribution.position_metrics import PositionFindings, assess_positions
-from vitrine.attribution.verdict import Verdict
 from vitrine.classify.labels import find_class
 from vitrine.data.samples import Sample
 from vitrine.errors import ModelError
@@ -32,10 +30,10 @@ from vitrine.serve.classifier import ClassifierEncoding, ServedClassifier, cache
 from vitrine.serve.errors import ApiError
 from vitrine.serve.schema import (
     Array,
-    CheckInfo,
     ClassProbability,
     ControlMap,
     Explanation,
+    HiddenPatches,
     Matrix,
     PositionNumber,
     Positions,
@@ -47,24 +45,6 @@ from vitrine.serve.worker import Job
 
 Floats = npt.NDArray[np.float32]
 
-_CHECK_LABELS = {
-    "sensitive_to_weights": "rank correlation with the map of a model with randomised weights",
-    "better_than_centre": "insertion less deletion, above that of a blob in the centre",
-    "spread_evenly": "share of the mass on the strongest tenth of the patches",
-    "carried_by_outliers": "share of the mass on outlier tokens",
-}
-_GOOD_ANSWERS = {
-    "sensitive_to_weights": True,
-    "better_than_centre": True,
-    "spread_evenly": False,
-    "carried_by_outliers": False,
-}
-_CHECK_VALUES = {
-    "sensitive_to_weights": "correlation",
-    "better_than_centre": "advantage",
-    "spread_evenly": "top_decile_mass",
-    "carried_by_outliers": "outlier_mass",
-}
 _POSITION_NUMBERS = {
     "neighbour_share": "cells whose most similar other cell is a direct neighbour",
     "distance_correlation": "rank correlation of similarity with distance",
@@ -307,37 +287,34 @@ def verdict_info(
     """The answer to ``/api/verdict``, from the result of :func:`check_view`."""
     rows, columns = classifier.layout.rows, classifier.layout.columns
     pixels_BCHW = classifier.explainer.pixels(encoding.input_CHW[None])
-    seed = zlib.crc32(encoding.sha256.encode())  # every picture has a random control of its own
-    controls = {
-        "random": random_map(rows, columns, seed),
-        "centre blob": centre_blob(rows, columns),
-        "edges": edges(pixels_BCHW, rows, columns)[0],
-    }
+    maps = {"centre blob": centre_blob(rows, columns), "edges": edges(pixels_BCHW, rows, columns)[0]}
     verdict = result.verdict
     command = explain_command(view, classifier, name)
     assert command is not None
     return VerdictInfo(
         flag=verdict.flag,
         sentence=verdict.sentence,
-        checks=_check_infos(verdict),
+        label=verdict.label,
+        answer=verdict.answer,
+        all_hidden=verdict.all_hidden,
+        sets=[HiddenPatches(**asdict(each)) for each in verdict.sets],
+        p=verdict.p,
+        draws=verdict.draws,
+        fillings=list(verdict.fillings),
         controls=[
-            ControlMap(name=key, map=Array.of(display_scores(map_RC, "mass"))) for key, map_RC in controls.items()
+            ControlMap(
+                name=each.name,
+                map=Array.of(display_scores(maps[each.name], "mass")),
+                answers=list(each.answers),
+                p=each.p,
+            )
+            for each in verdict.controls
         ],
         outliers=[list(patch) for patch in result.outlier_patches],
         picture=encoding.sha256,
         described=describe_view(view, classifier),
         command=f"{command} --check",
     )
-
-
-def _check_infos(verdict: Verdict) -> list[CheckInfo]:
-    checks = []
-    for name, label in _CHECK_LABELS.items():
-        answer: bool | None = getattr(verdict, name)
-        is_good = None if answer is None else answer == _GOOD_ANSWERS[name]
-        value: float | None = getattr(verdict.evidence, _CHECK_VALUES[name])
-        checks.append(CheckInfo(name=name, answer=answer, good=is_good, value=value, label=label))
-    return checks
 
 
 class PositionFindingsCache:

@@ -52,7 +52,6 @@ WRONG = "#b34700"  # vermilion, dark enough to be read on white
 _SIGN = (0.24, 0.13)
 _DUSK = "#454c54"  # about what a dimmed photograph looks like
 _NARROWEST = 6.0  # so that a verdict has lines to be read
-_FLAGS = {"believable": "Believable", "doubtful": "Doubtful", "not checked": "Not checked"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +68,8 @@ class MapPicture:
         true: the true label, None where it is not known.
         method: how the map was made, for example "attention of [class] to patches, last layer, mean of 12 heads".
         notes: sentences in grey, for example on attention that went to prefix tokens.
-        flag: a word or two before the verdict, for example "Not to be trusted".
-        verdict: what the checks say of the map, a sentence or two.
+        flag: a word or two before the verdict, for example "Depends".
+        verdict: whether the answer depends on the patches that the map marks, a sentence or two.
         outlier_patches: (row, column) of each, which are outlined.
         masked_RC: the map with outlier patches masked, shown beside the raw one.
         smooth: draw the overlay smoothly between the middles of patches. The map alone is always patches as they are.
@@ -115,8 +114,8 @@ class MapPicture:
             probability=picture.probability,
             true=true,
             method=picture.method,
-            notes=picture.notes,
-            flag="" if verdict is None else _FLAGS[verdict.flag],
+            notes=(*wrong_answer_notes(picture.predicted, true, picture.target), *picture.notes),
+            flag="" if verdict is None else verdict.flag.capitalize(),
             verdict="" if verdict is None else verdict.sentence,
             outlier_patches=picture.outlier_patches,
             masked_RC=picture.masked_RC,
@@ -153,6 +152,21 @@ class MapPicture:
             return f"true label: {shorten(self.true)}", INK
         right = self.predicted == self.true
         return ("✓ right", ACCENT) if right else (f"✗ true label: {shorten(self.true)}", WRONG)
+
+
+def wrong_answer_notes(predicted: str, true: str | None, target: str | None) -> tuple[str, ...]:
+    """A sentence that the map explains a wrong answer, where it does: one or none.
+
+    Args:
+        predicted: the model's answer.
+        true: the true label; None where it is not known.
+        target: the class that the map is for; None where the method explains none.
+    """
+    if true is None or predicted == true:
+        return ()
+    if target is None or target == predicted:
+        return (f"This map explains a wrong answer: {shorten(predicted)}, where the true label is {shorten(true)}.",)
+    return (f"The answer {shorten(predicted)} is wrong, and this map is not for it: it is for {shorten(target)}.",)
 
 
 def save_map_figure(picture: MapPicture, scale: Scale, path: Path, metadata: Mapping[str, str]) -> None:

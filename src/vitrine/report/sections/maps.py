@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.attribution.methods import Method
+from vitrine.attribution.patch_hiding import count_hiding_tests
 from vitrine.attribution.position_embeddings import position_embeddings
 from vitrine.attribution.position_metrics import assess_positions
 from vitrine.attribution.ranking import Estimate, RankedMethod, Ranking, metric
@@ -41,7 +42,7 @@ from vitrine.report.document import (
     Section,
     TableBlock,
 )
-from vitrine.results import Interval, Progress, Unreadable, count_of, no_progress, shown_number
+from vitrine.results import Interval, Progress, Unreadable, no_progress, shown_number
 from vitrine.runs.data import find_validation_samples
 from vitrine.runs.environment import WEIGHTS_SHA256
 from vitrine.runs.record import RunRecord
@@ -164,7 +165,7 @@ def build_maps_section(
     seed: int = 0,
     progress: Progress = no_progress,
 ) -> MapsSection:
-    """Attention maps of pictures on one colour scale, each with a verdict from checks on its own picture."""
+    """Attention maps of pictures on one colour scale, each with the test whether the answer depends on it."""
     explainer = Explainer(classifier, Method())
     maps: list[tuple[MapPicture, str, str]] = []
     unreadable: list[Unreadable] = []
@@ -189,20 +190,15 @@ def _map_blocks(maps: Sequence[tuple[MapPicture, str, str]]) -> tuple[Block, ...
     method = maps[0][0].method
     return (
         Paragraph(f"{method[0].upper()}{method[1:]}. All maps have one scale."),
-        Findings((_verdicts([flag for *_, flag in maps]),)),
+        Findings((Finding("", count_hiding_tests([flag for *_, flag in maps])),)),
         Gallery(views),
         Paragraph(
-            "These pictures are no sample: they were chosen for what they are, and a check on one picture is weak. "
-            "Whether maps of this model point at things in general is another measurement, on many pictures.",
+            "Each test says whether the model's answer on that picture depends on the patches that the map marks, and "
+            "not whether these patches lie on the object. The pictures are no sample: they were chosen for what they "
+            "are. Whether maps of this model point at objects is another measurement, on many pictures.",
             "note",
         ),
     )
-
-
-def _verdicts(flags: Sequence[str]) -> Finding:
-    good, bad, n = flags.count("believable"), flags.count("doubtful"), len(flags)
-    flag = "doubtful" if bad else "believable" if good == n else "not checked"
-    return Finding(flag, f"Of {count_of(n, 'map')}, {good} can be believed by these checks, and {bad} cannot.")
 
 
 @dataclass(frozen=True)

@@ -1,37 +1,32 @@
-/* The panel with the verdict on a map: a badge, a sentence, and under "details" the controls and numbers behind it. */
+/* The panel that says whether the answer depends on the patches that a map marks: a badge, a sentence, and under
+   "details" what was hidden, with maps that know nothing of the model beside it. */
 
 import { isAbortError, requestJson } from "./api.js";
 import { createElement, debounce } from "./dom.js";
 import { decodeArray, formatNumber, Stage } from "./viewer.js";
 
-const QUESTIONS = {
-  sensitive_to_weights: "Does it change when the weights are randomised?",
-  better_than_centre: "Is it better than a blob in the centre?",
-  spread_evenly: "Is it spread evenly?",
-  carried_by_outliers: "Do outlier tokens carry it?",
-};
-
-const TIMEOUT = 600; // seconds: the model is run about a hundred times
+const TIMEOUT = 600; // seconds: the model is run on about 300 changed pictures
 
 export function createVerdictPanel(app) {
   const badge = createElement("span", { class: "badge" }, "not checked");
   const sentence = createElement("p", {});
-  const numbers = createElement("dl", { class: "evidence" });
+  const wrongAnswer = createElement("p", { class: "wrong" });
+  const numbers = createElement("div", { class: "evidence" });
   const controls = createElement("div", { class: "controls" });
   const details = createElement(
     "details",
     { ontoggle: () => app.state.tab === "classify" && app.set({ controls: details.open ? "1" : "" }) },
-    createElement("summary", {}, "Controls and numbers"),
-    createElement("p", { class: "small grey" }, "Maps that know nothing of this model, or of this picture, on the same scale:"),
-    controls,
+    createElement("summary", {}, "What was hidden"),
     numbers,
+    createElement("p", { class: "small grey" }, "The test is of the answer: it does not say that the marked patches lie on an object. These maps know nothing of the model:"),
+    controls,
   );
   const heading = createElement("h2", { class: "eyebrow" });
   const root = createElement(
     "section",
     { class: "verdict" },
     heading,
-    createElement("div", { "aria-live": "polite" }, badge, sentence),
+    createElement("div", { "aria-live": "polite" }, badge, sentence, wrongAnswer),
     details,
   );
   let question = "";
@@ -68,7 +63,7 @@ export function createVerdictPanel(app) {
     setVerdict(result.flag, result.sentence);
     details.hidden = false;
     details.open = app.state.controls === "1";
-    numbers.replaceChildren(...result.checks.flatMap(renderCheck));
+    numbers.replaceChildren(...renderNumbers(result));
     stages.length = 0;
     controls.replaceChildren(
       ...result.controls.map(({ name, map }) => {
@@ -90,7 +85,7 @@ export function createVerdictPanel(app) {
 
   /* which: "first" or "second" of two maps, "" for the only one. */
   function setHeading(which) {
-    heading.textContent = `Can ${which ? `the ${which}` : "this"} map be believed?`;
+    heading.textContent = `Does the answer depend on what ${which ? `the ${which}` : "this"} map marks?`;
     root.setAttribute("aria-label", which ? `Verdict on the ${which} map` : "Verdict");
   }
 
@@ -103,12 +98,14 @@ export function createVerdictPanel(app) {
     /* Show no verdict: there is no map. */
     clear() {
       question = "";
+      wrongAnswer.textContent = "";
       abortController?.abort();
       setVerdict("not checked", "");
     },
     /* Show the verdict on a pane's map; requests it once the map has stayed for half a second. */
     update(pane, scale) {
       const { query } = pane.parameters;
+      wrongAnswer.textContent = describeWrongAnswer(pane);
       const nextQuestion = JSON.stringify([pane.question]);
       if (query) {
         question = "";
@@ -128,10 +125,43 @@ export function createVerdictPanel(app) {
   };
 }
 
-/* The elements of one check: its question, its answer and the number behind it. */
-function renderCheck({ name, answer, good, value, label }) {
-  const words = answer === null ? "not checked" : answer ? "yes" : "no";
-  const evidence = value === null || value === undefined ? "" : ` \u00b7 ${label} ${formatNumber(value)}`;
-  const kind = good === null || good === undefined ? null : good ? "good" : "bad";
-  return [createElement("dt", {}, QUESTIONS[name] || name), createElement("dd", {}, createElement("strong", { class: kind }, words), evidence)];
+/* What is left of the answer, by what was hidden (rows) and how many patches (columns), as the elements of a table. */
+function renderNumbers({ label, answer, all_hidden, sets, controls, draws, p, fillings }) {
+  const format = (value) => value.toFixed(2);
+  const rows = [
+    ["strongest of this map", sets.map((each) => each.answer), p],
+    [`random, median of ${draws}`, sets.map((each) => each.random), null],
+    ...controls.map((each) => [`strongest of ${each.name}`, each.answers, each.p]),
+    ["needed most by the random sets", sets.map((each) => each.most_needed), null],
+  ];
+  const head = createElement(
+    "tr",
+    {},
+    createElement("th", { scope: "col" }, "Patches hidden"),
+    sets.map((each) => createElement("th", { scope: "col" }, String(each.patches))),
+    createElement("th", { scope: "col" }, "p"),
+  );
+  const body = rows.map(([name, values, each]) =>
+    createElement(
+      "tr",
+      {},
+      createElement("th", { scope: "row" }, name),
+      values.map((value) => createElement("td", {}, format(value))),
+      createElement("td", {}, each === null ? "" : formatNumber(each)),
+    ),
+  );
+  return [
+    createElement("p", { class: "small grey" }, `What is left of ${label}, ${format(answer)} on the picture as it is and ${format(all_hidden)} with all patches hidden. Each hidden patch is behind one of: ${fillings.join(", ")}.`),
+    createElement("table", {}, createElement("thead", {}, head), createElement("tbody", {}, body)),
+  ];
+}
+
+/* That a map explains a wrong answer, where the picture's own label is known and is another. */
+function describeWrongAnswer({ picture, model, result }) {
+  if (!result || picture.label === null || !model.labels.includes(picture.label)) return "";
+  const [{ label }] = result.predictions;
+  if (label === picture.label) return "";
+  return !result.target || result.target === label
+    ? `This map explains a wrong answer: ${label}, where the true label is ${picture.label}.`
+    : `The answer ${label} is wrong, and this map is not for it: it is for ${result.target}.`;
 }

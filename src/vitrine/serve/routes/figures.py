@@ -27,7 +27,8 @@ _FIGURE: dict[int | str, dict[str, Any]] = {
 
 @router.post("/verdict", response_model=VerdictInfo, openapi_extra=PICTURE_BODY, tags=["classify"])
 async def verdict(request: Request, params: Annotated[ViewParams, Query()]) -> Response:
-    """How far a map can be believed: the model is run about a hundred times, once for each map."""
+    """Whether the answer depends on the patches that a map marks: the model is run on about 300 changed pictures, once
+    for each map."""
     state = get_state(request)
     classifier = state.classifier(params.model)
     picture = await state.encode_picture(request, params, classifier)
