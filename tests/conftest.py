@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from support.card_figures import without_card_figures
 from support.models import MICRO
 from support.paths import TESTS
+from support.warm_python import WarmPython
 
 # A busy machine is slow now and then: how long one example takes says nothing about the code.
 settings.register_profile("vitrine", deadline=None)
@@ -31,6 +35,38 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Long files first; else the order stays."""
     ranks = {TESTS / name: rank for rank, name in enumerate(_LONG)}
     items.sort(key=lambda item: ranks.get(item.path, len(_LONG)))
+
+
+_WARM = pytest.StashKey[WarmPython]()
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Everything is imported, and no test has run: the moment for a warm Python, where one of the tests wants it."""
+    if any("warm_python" in getattr(item, "fixturenames", ()) for item in session.items):
+        folder = Path(tempfile.mkdtemp(prefix="w-"))  # short: a socket's path may not be long
+        session.config.stash[_WARM] = WarmPython(folder)
+        session.config.add_cleanup(session.config.stash[_WARM].stop)
+        session.config.add_cleanup(lambda: shutil.rmtree(folder))
+
+
+@pytest.fixture(scope="session")
+def warm_python(pytestconfig: pytest.Config) -> str:
+    """What to start in place of ``sys.executable``; see ``support/warm_python.py``."""
+    return pytestconfig.stash[_WARM].executable
+
+
+# Their tests look at what training leaves in a run folder.
+_WITH_CARD_FIGURES = ("runs/test_model_card.py", "train/test_run.py", "test_demo.py")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _card_figures(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Elsewhere the figures of model cards are not drawn."""
+    if request.path in {TESTS / name for name in _WITH_CARD_FIGURES}:
+        yield
+    else:
+        with without_card_figures():
+            yield
 
 
 @pytest.fixture(scope="session")

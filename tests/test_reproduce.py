@@ -7,8 +7,7 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors.torch import save_file
-from support.paths import CHECKOUT, TESTS
+from support.paths import CHECKOUT
 
 from vitrine.data.scenes import write_scenes
 
@@ -32,27 +31,19 @@ pytestmark = pytest.mark.skipif(
 Script = Callable[..., subprocess.CompletedProcess[str]]
 
 
-@pytest.fixture(scope="module")
-def command() -> Iterator[str]:
-    """What the scripts are told vitrine is called."""
-    with tempfile.TemporaryDirectory() as folder:  # a socket's path may not be long
-        socket = f"{folder}/s"
-        warm = str(TESTS / "support" / "warm_vitrine.py")
-        server = subprocess.Popen([sys.executable, warm, "serve", socket], stdout=subprocess.PIPE, text=True)
-        assert server.stdout is not None and server.stdout.readline() == "ready\n"
-        yield f"{sys.executable} {warm} call {socket}"
-        server.kill()
-        server.wait()
-
-
 @pytest.fixture
-def script(command: str, tmp_path: Path) -> Script:
+def script(warm_python: str, tmp_path: Path) -> Script:
     """Run a script in an empty folder without network and with an empty cache."""
 
     def run(name: str, *arguments: object, **environment: object) -> subprocess.CompletedProcess[str]:
         (tmp_path / "here").mkdir(exist_ok=True)
         kept = {key: value for key, value in os.environ.items() if key not in ("MODEL", "WEIGHTS", "VOCAB", "DATA")}
-        given = {"VITRINE": command, "VITRINE_OFFLINE": 1, "VITRINE_CACHE": tmp_path / "cache", **environment}
+        given = {
+            "VITRINE": f"{warm_python} -m vitrine",
+            "VITRINE_OFFLINE": 1,
+            "VITRINE_CACHE": tmp_path / "cache",
+            **environment,
+        }
         return subprocess.run(
             ["bash", str(SCRIPTS / name), *map(str, arguments)],
             env={**kept, **{key: str(value) for key, value in given.items()}},

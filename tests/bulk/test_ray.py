@@ -15,29 +15,30 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from vitrine.bulk.jobs import PredictJob
+from vitrine.bulk.ray import ray_session
 from vitrine.bulk.run import BulkSettings, predict_in_bulk
 from vitrine.classify.predict import predict
 from vitrine.data.samples import Sample
 from vitrine.errors import RunError
 
-pytest.importorskip("ray", reason="Ray comes with the extra [ray]")
-
-from vitrine.bulk.ray import ray_session
-
+pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="Ray comes with the extra [ray]")
 Command = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(scope="module")
-def ray() -> Iterator[Any]:
+def ray(warm_python: str) -> Iterator[Any]:
     """Ray, running on this machine."""
-    with ray_session() as library:
-        yield library
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "executable", warm_python)  # of Ray's own processes, and of its workers
+        with ray_session() as library:
+            yield library
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +150,7 @@ def test_a_worker_killed_in_the_middle_loses_and_doubles_no_row(
 
 
 def test_ctrl_c_leaves_finished_parts_and_nothing_of_ray(
-    ray: Any, small_run: Path, pictures: Path, tmp_path: Path
+    ray: Any, small_run: Path, pictures: Path, warm_python: str, tmp_path: Path
 ) -> None:
     """A command of its own, which starts Ray, is interrupted, says one line, and is continued."""
     (tmp_path / "many").mkdir()
@@ -157,7 +158,7 @@ def test_ctrl_c_leaves_finished_parts_and_nothing_of_ray(
         (tmp_path / "many" / f"{number:04}.png").hardlink_to(pictures / "97.png")
     out, parts = tmp_path / "cut.csv", tmp_path / "cut.csv.parts"
     options = ["--batch-size", "8", "--precision", "fp32", "--engine", "ray", "--workers", "1", "--part-size", "16"]
-    command = [sys.executable, "-m", "vitrine", "predict", str(small_run), str(tmp_path / "many"), "-o", str(out)]
+    command = [warm_python, "-m", "vitrine", "predict", str(small_run), str(tmp_path / "many"), "-o", str(out)]
     environment = os.environ | {"TMPDIR": tempfile.mkdtemp(prefix="r-")}  # short: Ray's sockets lie below it
     process = subprocess.Popen(
         [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

@@ -231,7 +231,7 @@ def test_only_a_few_batches_are_loaded_ahead() -> None:
         assert Counted.accesses <= 4 * (3 + 3)
 
 
-def test_an_interrupt_ends_it_all() -> None:
+def test_an_interrupt_ends_it_all(warm_python: str) -> None:
     program = """
         import multiprocessing, time
         from test_loader import SPEC, samples
@@ -246,7 +246,7 @@ def test_an_interrupt_ends_it_all() -> None:
     """
     paths = os.pathsep.join([str(TESTS), *sys.path])
     process = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(program)],
+        [warm_python, "-c", textwrap.dedent(program)],
         cwd=TESTS / "data",
         env=os.environ | {"PYTHONPATH": paths},
         start_new_session=True,

@@ -122,23 +122,22 @@ def test_a_dead_proxy_is_no_network(no_network: str, monkeypatch: pytest.MonkeyP
 
 
 def test_the_same_command_succeeds_with_a_hub_and_then_from_the_cache(
-    folders: dict[str, Path], pets: Path, tmp_path: Path
+    folders: dict[str, Path],
+    no_network: str,
+    pets: Path,
+    tmp_path: Path,
+    vitrine_command: Callable[..., tuple[int, str, str]],
 ) -> None:
-    """In a process of its own, so that the endpoint is read as huggingface_hub reads it."""
-
-    def command(run: str, address: str) -> subprocess.CompletedProcess[str]:
-        recipe = ["--recipe", "pets-b16-224-bs16"]
-        settings = "model=hf-hub:owner/tiny image_size=32 epochs=1 workers=0 precision=fp32"
-        environment = {"HF_ENDPOINT": address, "VITRINE_CACHE": str(tmp_path / "cache"), "NO_PROXY": "127.0.0.1"}
-        return subprocess.run(
-            [sys.executable, "-m", "vitrine", "train", pets, *recipe, "-o", tmp_path / run, "--set", settings],
-            env={**os.environ, **environment, "OMP_NUM_THREADS": "1"},
+    """First in a new Python, so that the endpoint is read as huggingface_hub reads it, then where there is none."""
+    settings = "model=hf-hub:owner/tiny image_size=32 epochs=1 workers=0 precision=fp32"
+    command = ("train", pets, "--recipe", "pets-b16-224-bs16", "--set", settings, "-o")
+    with StandInHub(dict(folders)).running() as hub:
+        done = subprocess.run(
+            [sys.executable, "-m", "vitrine", *command, tmp_path / "first"],
+            env={**os.environ, "HF_ENDPOINT": hub.address, "OMP_NUM_THREADS": "1"},
             capture_output=True,
             text=True,
         )
-
-    with StandInHub(dict(folders)).running() as hub:
-        done = command("first", hub.address)
         assert done.returncode == 0, done.stderr
         assert "GET owner/tiny/model.safetensors" in hub.requests
     path = next((tmp_path / "cache" / "hub").rglob("model.safetensors"))
@@ -150,8 +149,8 @@ def test_the_same_command_succeeds_with_a_hub_and_then_from_the_cache(
     assert weights["origin"] == "hf-hub:owner/tiny/model.safetensors"
     assert weights["sha256"] == file_sha256(folders["owner/tiny"] / "model.safetensors")
 
-    again = command("second", hub.address)  # nobody listens there any more
-    assert again.returncode == 0, again.stderr
+    status, _, error = vitrine_command(*command, tmp_path / "second")
+    assert status == 0, error
     for name in ("history.jsonl", "model.safetensors"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 

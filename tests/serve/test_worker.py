@@ -219,7 +219,7 @@ def test_requests_time_out(small_run: Path) -> None:
 
 
 def test_pictures_on_their_way_are_counted_and_have_to_arrive(small_run: Path) -> None:
-    state = app_state_of(small_run, queue_capacity=2, upload_seconds=3.0)
+    state = app_state_of(small_run, queue_capacity=2, upload_seconds=1.0)
     with run_in_thread(state) as address:
         host, _, port = address.removeprefix("http://").partition(":")
         slow = [socket.create_connection((host, int(port))) for _ in range(2)]
@@ -278,7 +278,7 @@ for _ in range(2):
     classifier = state.classifier("0")
     def slow(inputs, real=classifier.predict):
         print("running", flush=True)
-        time.sleep(1.5)
+        time.sleep(0.7)
         return real(inputs)
     classifier.predict = slow
     run_server(state, on_ready=lambda address: print(address, flush=True))
@@ -286,10 +286,10 @@ for _ in range(2):
 """
 
 
-def test_a_signal_lets_what_runs_finish(small_run: Path) -> None:
+def test_a_signal_lets_what_runs_finish(small_run: Path, warm_python: str) -> None:
     """A process serves twice; each server ends by another signal, and the process lives on after the first."""
     code = SLOW_SERVER.format(tests=str(TESTS), run=str(small_run))
-    with server_process(code) as (process, address), ThreadPoolExecutor(1) as crowd:
+    with server_process(warm_python, code) as (process, address), ThreadPoolExecutor(1) as crowd:
         assert process.stdout is not None
         for number in (signal.SIGTERM, signal.SIGINT):
             if number == signal.SIGINT:

@@ -7,7 +7,6 @@ import io
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -94,12 +93,12 @@ def numbers(array: dict[str, Any]) -> np.ndarray:
 
 
 @contextmanager
-def server_process(code: str, arguments: Sequence[str] = ()) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A Python process that prints the address of its server in its first line; killed at the end if it still runs."""
+def server_process(
+    python: str, code: str, arguments: Sequence[str] = ()
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A process of a Python that prints its server's address in its first line; killed at the end if it still runs."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, env=environment
-    )
+    process = subprocess.Popen([python, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, env=environment)
     try:
         assert process.stdout is not None
         yield process, process.stdout.readline().strip().rstrip("/")

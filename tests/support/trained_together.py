@@ -19,6 +19,7 @@ from unittest import mock
 
 import torch
 
+from support.card_figures import without_card_figures
 from vitrine import cli
 from vitrine.config import CaptionSpec, Recipe, named_transforms
 from vitrine.errors import DataError
@@ -78,6 +79,8 @@ def _stop(event: object) -> None:
 
 @contextmanager
 def plain_steps() -> Iterator[None]:
+    """As described above; and no figures of model cards."""
+
     def sgd(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.SGD(parameters, lr=PLAIN.learning_rate, momentum=0.5)
 
@@ -86,6 +89,7 @@ def plain_steps() -> Iterator[None]:
         return sgd([{"params": group["params"]} for group in groups])
 
     with (
+        without_card_figures(),
         mock.patch.object(ClassifierTask, "optimizer", lambda _, module: sgd(module.parameters())),
         mock.patch.object(CaptionerTask, "optimizer", captioner),
     ):

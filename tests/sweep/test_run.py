@@ -328,9 +328,12 @@ def test_killed_five_times(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a process is forked, which is safe on Linux only")
-def test_a_real_sweep_killed_while_it_trains(small_run: Path, small_scenes: Path, tmp_path: Path) -> None:
+def test_a_real_sweep_killed_while_it_trains(
+    small_run: Path, small_scenes: Path, warm_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With real trainings: a finished run stays as it was, the killed one ends to the same byte as one that vitrine
     train does, and one that cannot be built is recorded without stopping the others."""
+    monkeypatch.setattr(sys, "executable", warm_python)
     write_file(tmp_path / "micro.toml", (small_run / "recipe.toml").read_text())
     body = f'data = "{small_scenes}"\nrecipe = "micro.toml"\n[[list]]\nname = "short"\nepochs = 1\n'
     body += '[[list]]\nname = "micro"\n[[list]]\nname = "broken"\nmodel_args.num_heads = 3\n'

@@ -5,6 +5,7 @@ They are started with torchrun and talk over the loopback interface.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -23,7 +24,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from support import trained_together
+from support.paths import TESTS
 from support.trained_together import ADAMW, CASES, FSDP_CASES, LAGGING_CASES, PLAIN, train_case
+from support.warm_python import process_of
 
 from vitrine.config import recipe_to_toml
 from vitrine.data.batch_plan import BatchShard
@@ -36,12 +39,12 @@ from vitrine.train.run import train
 # float32 sums in another order: over two epochs of steps they part by a few units in the seventh digit.
 TOLERANCE = 2e-5
 
-TOGETHER = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1"]
+TOGETHER = ["-m", "torch.distributed.run", "--standalone", "--local-addr", "127.0.0.1", "--nproc-per-node", "2"]
 
 
 def environment() -> dict[str, str]:
     loopback = {"darwin": "lo0"}.get(sys.platform, "lo")
-    paths = [str(Path(trained_together.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    paths = [str(TESTS), os.environ.get("PYTHONPATH", "")]
     variables = {"GLOO_SOCKET_IFNAME": loopback, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return {**os.environ, **variables, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
@@ -56,12 +59,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def by_two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def by_two(data: Path, warm_python: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Everything that two processes trained, in one launch."""
     out = tmp_path_factory.mktemp("two")
     for name in ("begun by one", "begun by one, sharded"):
         train_case(data, "plain", out / name, stop=True)
-    command = [*TOGETHER, "--nproc-per-node", "2", trained_together.__file__, str(data), str(out)]
+    command = [warm_python, *TOGETHER, trained_together.__file__, str(data), str(out)]
     done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return out
@@ -192,11 +195,11 @@ def test_what_fsdp_cannot_shard_is_refused(changes: dict[str, Any], fields: str)
 
 
 @pytest.fixture
-def training_process(data: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def training_process(data: Path, warm_python: str, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """A long training by two processes that has come to its first checkpoint."""
     recipe = tmp_path / "micro.toml"
     recipe.write_text(recipe_to_toml(PLAIN).replace("epochs = 2", "epochs = 500"))
-    command = [*TOGETHER, "--nproc-per-node", "2", "-m", "vitrine", "train", str(data / "scenes")]
+    command = [warm_python, *TOGETHER, "-m", "vitrine", "train", str(data / "scenes")]
     process = subprocess.Popen(
         [*command, "--recipe", str(recipe), "-o", str(tmp_path / "run")],
         env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -211,12 +214,21 @@ def training_process(data: Path, tmp_path: Path) -> Iterator[subprocess.Popen[st
         process.wait()
 
 
+def arguments(process: psutil.Process) -> set[str]:
+    with contextlib.suppress(psutil.Error):
+        return set(process.cmdline())
+    return set()
+
+
 def test_a_killed_process_ends_them_all_and_one_goes_on(
     data: Path, training_process: subprocess.Popen[str], tmp_path: Path
 ) -> None:
-    trainers = [p for p in psutil.Process(training_process.pid).children() if "vitrine" in p.cmdline()]
-    second = next(p for p in trainers if p.environ()["RANK"] == "1")
-    second.send_signal(signal.SIGKILL)
+    trainers = [
+        process for process in psutil.process_iter() if {"vitrine", str(tmp_path / "run")} <= arguments(process)
+    ]
+    trainers = [process for process in trainers if "RANK" in process.environ()]
+    second = next(process for process in trainers if process.environ()["RANK"] == "1")
+    os.kill(process_of(second.pid), signal.SIGKILL)
     out, err = training_process.communicate(timeout=60)
     assert training_process.returncode != 0 and not out
     lines = [line for line in err.splitlines() if line.startswith("vitrine: ")]
