@@ -25,7 +25,7 @@ class VerdictSizes:
         captioner_training: options of the captioner's data; "" takes the one with weights from a seed.
     """
 
-    pictures: int = 150
+    pictures: int = 120
     broken: int = 30
     draws: int = 200
     large_set: int = 2000

@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 import torch
 
-from vitrine.attribution.methods import METHODS, Method
+from vitrine.attribution.occlusion import occlusion
 from vitrine.attribution.patch_hiding import (
     DRAWS,
     FILLINGS,
     MIN_EFFECT,
     SIGNIFICANT,
     HidingTest,
+    PatchHiding,
+    compact_maps,
     count_hiding_tests,
-    hiding_tests,
     marked_counts,
     monte_carlo_p,
     needed_order,
@@ -60,9 +61,13 @@ def either(first: tuple[int, int], second: tuple[int, int], whole_CHW: torch.Ten
     return probability
 
 
-def hide(probability: Probability, pixels_BCHW: torch.Tensor, scores_BRC: np.ndarray, **options: object) -> HidingTest:
-    (result,) = hiding_tests(probability, pixels_BCHW, scores_BRC, [0], ["cat", "dog"], **options)  # type: ignore[arg-type]
-    return result
+def hiding(probability: Probability, whole_CHW: torch.Tensor, **options: object) -> PatchHiding:
+    others_OCHW = -pictures(3, seed=9)
+    return PatchHiding(probability, whole_CHW, 0, "cat", others_OCHW, (GRID, GRID), **options)  # type: ignore[arg-type]
+
+
+def hide(probability: Probability, whole_CHW: torch.Tensor, scores_RC: np.ndarray, **options: object) -> HidingTest:
+    return hiding(probability, whole_CHW, **options).test(scores_RC)
 
 
 def block(top: int, left: int, size: int = 2) -> np.ndarray:
@@ -74,12 +79,12 @@ def block(top: int, left: int, size: int = 2) -> np.ndarray:
 def test_p_of_random_maps_is_uniform_whatever_the_model() -> None:
     """By construction: a random map is one more draw. 400 pictures, 19 draws: every value of p comes in 1 of 20."""
     count, draws = 400, 19
-    whole_BCHW, rng = pictures(1), np.random.default_rng(1)
+    whole_CHW, rng = pictures(1)[0], np.random.default_rng(1)
     weights_RC = rng.random((GRID, GRID)) ** 4  # some patches are needed much more than others
     values = [
         hide(
-            needs(weights_RC, whole_BCHW[0]), whole_BCHW, rng.random((1, GRID, GRID)), draws=draws, seed=seed,
-            fillings=("mean colour", "blur"),
+            needs(weights_RC, whole_CHW), whole_CHW, rng.random((GRID, GRID)), draws=draws, seed=seed,
+            fillings=("elsewhere",),
         ).p
         for seed in range(count)
     ]  # fmt: skip
@@ -92,116 +97,135 @@ def test_p_of_random_maps_is_uniform_whatever_the_model() -> None:
 
 
 def test_a_map_of_the_needed_patches_and_a_map_of_others() -> None:
-    whole_BCHW, needed_RC = pictures(1), block(1, 2)
-    model = needs(needed_RC, whole_BCHW[0])
-    right = hide(model, whole_BCHW, needed_RC[None])
+    whole_CHW, needed_RC = pictures(1)[0], block(1, 2)
+    model = needs(needed_RC, whole_CHW)
+    right = hide(model, whole_CHW, needed_RC)
     assert right.flag == "depends"
     assert right.p == pytest.approx(1 / (DRAWS + 1))
-    assert [each.patches for each in right.sets] == [1, 2, 3]
+    assert [each.patches for each in right.sets] == [2, 3, 4]
     assert right.answer == pytest.approx(0.95)
     # Each of the four patches is worth 0.225, and so much is lost for every one that is hidden.
     for each in right.sets:
         assert each.answer == pytest.approx(0.95 - 0.225 * each.patches)
         assert each.most_needed == pytest.approx(each.answer)
-        assert each.random == pytest.approx(0.95)  # most random sets miss them
-    assert right.effect == pytest.approx(0.225 * 2)
-    wrong = hide(model, whole_BCHW, block(4, 4)[None])
+        assert min(abs(0.95 - each.random - hit) for hit in (0, 0.225)) < 1e-6  # random sets hit one at most, mostly
+    assert right.effect == pytest.approx(np.mean([min(each.random, each.compact) - each.answer for each in right.sets]))
+    assert right.effect > 0.2
+    wrong = hide(model, whole_CHW, block(4, 4))
     assert wrong.flag == "not shown"
     assert wrong.p > 0.5
-    assert wrong.effect == pytest.approx(0)
+    assert wrong.effect <= 0
 
 
 def test_the_sentence_has_the_numbers_that_were_measured() -> None:
-    whole_BCHW, needed_RC = pictures(1), block(1, 2)
+    whole_CHW, needed_RC = pictures(1)[0], block(1, 2)
     for scores_RC in (needed_RC, block(4, 4)):
-        result = hide(needs(needed_RC, whole_BCHW[0]), whole_BCHW, scores_RC[None])
+        result = hide(needs(needed_RC, whole_CHW), whole_CHW, scores_RC)
         match = re.search(
             r"hiding the (\d+) strongest of (\d+) \w+ cat from ([\d.]+) to ([\d.]+); hiding (\d+) at random, to "
-            r"([\d.]+) \(median of (\d+)\); p = ([\d.e-]+) over ([\d, and]+) patches, hidden behind (.*)\.",
+            r"([\d.]+) \(median of (\d+)\), and (\d+) about the middle, to ([\d.]+); p = ([\d.e-]+) over "
+            r"([\d, and]+) patches, hidden behind (.*)\.",
             result.sentence,
         )
         assert match is not None, result.sentence
-        shown, numbers = result.sets[1], [float(match[i]) for i in range(1, 9)]
-        assert numbers[0] == numbers[4] == shown.patches
+        shown, numbers = result.sets[1], [float(match[i]) for i in range(1, 11)]
+        assert numbers[0] == numbers[4] == numbers[7] == shown.patches
         assert numbers[1] == GRID * GRID and numbers[6] == result.draws
         assert numbers[2:4] == pytest.approx([result.answer, shown.answer], abs=0.005)
         assert numbers[5] == pytest.approx(shown.random, abs=0.005)
-        assert numbers[7] == pytest.approx(result.p, abs=0.005)
-        assert match[9] == "1, 2 and 3"
-        assert match[10] == "blur, the mean colour and other patches of the picture"
+        assert numbers[8] == pytest.approx(shown.compact, abs=0.005)
+        assert numbers[9] == pytest.approx(result.p, abs=0.005)
+        assert match[11] == "2, 3 and 4"
+        assert match[12] == "patches of other pictures and patches from elsewhere in the picture"
         assert "believ" not in result.sentence and "object" not in result.sentence
 
 
 def test_where_nothing_can_be_shown_it_says_so() -> None:
-    whole_BCHW = pictures(1)
+    whole_CHW = pictures(1)[0]
 
     def constant(pixels_JCHW: torch.Tensor) -> torch.Tensor:
         return torch.tensor([[0.9, 0.1]]).expand(len(pixels_JCHW), 2)
 
-    result = hide(constant, whole_BCHW, block(1, 2)[None])
+    result = hide(constant, whole_CHW, block(1, 2))
     assert result.flag == "cannot tell"
     assert "With all patches hidden it is 0.90" in result.sentence
     assert result.p == 1  # ties count against the map
     # Two places, either of which is enough: no set of one patch lowers the answer.
-    either_one = either((0, 0), (5, 5), whole_BCHW[0])
+    either_one = either((0, 0), (5, 5), whole_CHW)
     scores_RC = np.zeros((GRID, GRID))
     scores_RC[0, 0] = 1
-    result = hide(either_one, whole_BCHW, scores_RC[None])
+    result = hide(either_one, whole_CHW, scores_RC)
     assert [each.patches for each in result.sets] == [1]
     assert result.flag == "cannot tell"
     assert "stands in several places" in result.sentence
     assert result.all_hidden == pytest.approx(0.05)
     # A map that marks nothing.
-    result = hide(needs(block(1, 2), whole_BCHW[0]), whole_BCHW, np.full((1, GRID, GRID), 0.3))
+    result = hide(needs(block(1, 2), whole_CHW), whole_CHW, np.full((GRID, GRID), 0.3))
     assert result.flag == "cannot tell"
     assert result.sentence.endswith("it is the same everywhere, and marks none.")
 
 
 def test_a_small_effect_shows_nothing_however_small_its_p() -> None:
-    whole_BCHW, needed_RC = pictures(1), block(1, 2)
+    whole_CHW, needed_RC = pictures(1)[0], block(1, 2)
     weights_RC = needed_RC + 0.0
-    full = needs(weights_RC, whole_BCHW[0])
+    full = needs(weights_RC, whole_CHW)
 
     def faint(pixels_JCHW: torch.Tensor) -> torch.Tensor:
-        share_J = 0.9 + 0.05 * full(pixels_JCHW)[:, 0]
+        share_J = 0.95 + 0.03 * full(pixels_JCHW)[:, 0]
         return torch.stack([share_J, 1 - share_J], dim=1)
 
-    result = hide(faint, whole_BCHW, needed_RC[None])
+    result = hide(faint, whole_CHW, needed_RC)
     assert result.p == pytest.approx(1 / (DRAWS + 1))
     assert 0 < result.effect < MIN_EFFECT
     assert result.flag == "cannot tell"
 
 
 def test_results_do_not_depend_on_batches_and_repeat_with_their_seed() -> None:
-    whole_BCHW, rng = pictures(2), np.random.default_rng(0)
-    scores_BRC, weights_RC = rng.random((2, GRID, GRID)), rng.random((GRID, GRID))
+    whole_CHW, rng = pictures(1)[0], np.random.default_rng(0)
+    first_RC, second_RC, weights_RC = rng.random((3, GRID, GRID))
 
     def probability(pixels_JCHW: torch.Tensor) -> torch.Tensor:
         share_J = torch.sigmoid((patch_means(pixels_JCHW) * torch.from_numpy(weights_RC)).sum(dim=(1, 2)) - 27)
         return torch.stack([share_J, 1 - share_J], dim=1).float()
 
-    both = hiding_tests(probability, whole_BCHW, scores_BRC, [0, 1], ["cat", "dog"], draws=9)
-    again = hiding_tests(probability, whole_BCHW, scores_BRC, [0, 1], ["cat", "dog"], draws=9, batch_size=7)
-    alone = hiding_tests(probability, whole_BCHW[1:], scores_BRC[1:], [1], ["cat", "dog"], draws=9)
-    other = hiding_tests(probability, whole_BCHW, scores_BRC, [0, 1], ["cat", "dog"], draws=9, seed=1)
-    for one, two in zip((*both, both[1]), (*again, *alone), strict=True):
-        assert one.p == two.p
-        assert [each.answer for each in one.sets] == pytest.approx([each.answer for each in two.sets], abs=1e-6)
-    assert [each.random for each in both[0].sets] != [each.random for each in other[0].sets]
+    alone = hide(probability, whole_CHW, second_RC, draws=9)
+    after = hiding(probability, whole_CHW, draws=9, batch_size=7)
+    after.test(first_RC)
+    again = after.test(second_RC)
+    assert alone.p == again.p
+    for one, two in zip(alone.sets, again.sets, strict=True):
+        assert list(vars(one).values()) == pytest.approx(list(vars(two).values()), abs=1e-6)
+    other = hide(probability, whole_CHW, second_RC, draws=9, seed=1)
+    assert [each.random for each in alone.sets] != [each.random for each in other.sets]
 
 
-def test_controls_are_tested_as_the_map_is() -> None:
-    whole_BCHW, needed_RC = pictures(1), block(1, 2)
-    model = needs(needed_RC, whole_BCHW[0])
-    result = hide(model, whole_BCHW, block(4, 4)[None], controls={"the needed": needed_RC[None]})
-    (control,) = result.controls
-    assert control.name == "the needed" and control.p == pytest.approx(1 / (DRAWS + 1))
-    assert control.answers == pytest.approx([0.95 - 0.225 * each.patches for each in result.sets])
+def test_what_any_patches_about_the_middle_do_is_no_dependence_on_the_marked_ones() -> None:
+    """The answer needs the four patches in the middle; the map marks one of them and three beside."""
+    whole_CHW = pictures(1)[0]
+    model = needs(block(2, 2), whole_CHW)
+    scores_RC = np.zeros((GRID, GRID))
+    scores_RC[2, 2] = scores_RC[0, 0] = scores_RC[0, 5] = scores_RC[5, 0] = 1
+    result = hide(model, whole_CHW, scores_RC, draws=200)
+    assert result.effect < 0
+    assert result.flag == "not shown"
+    assert hide(model, whole_CHW, block(2, 2)).flag == "depends"
+
+
+def test_compact_maps_mark_patches_side_by_side_about_the_middle() -> None:
+    maps_KRC = compact_maps(8, 12, 400, np.random.default_rng(0))
+    strongest_KRC = maps_KRC >= np.sort(maps_KRC.reshape(400, -1))[:, -8][:, None, None]
+    assert (strongest_KRC.sum(axis=(1, 2)) == 8).all()
+    beside = (strongest_KRC[:, :, 1:] & strongest_KRC[:, :, :-1]).sum(axis=(1, 2))
+    below = (strongest_KRC[:, 1:] & strongest_KRC[:, :-1]).sum(axis=(1, 2))
+    assert (beside + below).mean() > 6  # eight scattered patches have one or so
+    middle = strongest_KRC[:, 2:6, 3:9].sum() / strongest_KRC.sum()
+    assert middle > 0.5  # a quarter of all patches
+    assert strongest_KRC.any(axis=0).mean() > 0.5  # not always the same ones
 
 
 def test_hidden_patches_are_behind_what_the_fillings_say() -> None:
-    """Every changed patch is the blurred one, 0, or one of the visible ones; the others are as they were."""
-    whole_BCHW = pictures(1)
+    """Every changed patch is another picture's, or a visible one; the others are as they were."""
+    whole_CHW = pictures(1)[0]
     seen: list[torch.Tensor] = []
 
     def look(pixels_JCHW: torch.Tensor) -> torch.Tensor:
@@ -210,35 +234,49 @@ def test_hidden_patches_are_behind_what_the_fillings_say() -> None:
 
     for filling in FILLINGS:
         seen.clear()
-        hide(look, whole_BCHW, block(1, 2)[None], fillings=(filling,), draws=3)
-        means_JRC, whole_RC = patch_means(torch.cat(seen)), patch_means(whole_BCHW)[0]
+        hide(look, whole_CHW, block(1, 2), fillings=(filling,), draws=3)
+        means_JRC, whole_RC = patch_means(torch.cat(seen)), patch_means(whole_CHW[None])[0]
         changed_JRC = (means_JRC - whole_RC).abs() > 1e-6
-        hidden = sorted({int(count) for count in changed_JRC.sum(dim=(1, 2))})
-        assert hidden[0] == 0 and hidden[1] == 1
-        values = means_JRC[(changed_JRC.sum(dim=(1, 2)) <= 3)[:, None, None] & changed_JRC]
-        if filling == "mean colour":
-            assert values.abs().max() == 0
-        elif filling == "other patches":
-            assert all((whole_RC - value).abs().min() < 1e-6 for value in values)
-        else:
-            assert not any((whole_RC - value).abs().min() < 1e-6 for value in values)
+        counts = {int(count) for count in changed_JRC.sum(dim=(1, 2))}
+        assert {0, 2, 3, 4} < counts and all(count > 30 for count in counts - {0, 2, 3, 4})
+        values = means_JRC[(changed_JRC.sum(dim=(1, 2)) <= 4)[:, None, None] & changed_JRC]
+        from_here = torch.tensor([bool((whole_RC - value).abs().min() < 1e-6) for value in values])
+        assert (values < 0).all() if filling == "other pictures" else (values > 0).all()
+        assert from_here.all() if filling == "elsewhere" else not from_here.any()
+        assert len(values) > 20
 
 
-def test_occlusion_is_not_judged_by_what_it_was_made_of() -> None:
-    assert Method("occlusion").filling == "mean colour"
-    assert "mean colour" in FILLINGS
-    assert [name for name in METHODS if Method(name).filling] == ["occlusion"]
+def test_no_map_is_judged_by_what_it_was_made_of() -> None:
+    """Occlusion covers patches with the mean colour, which the test does not use; the sentence names what it uses."""
+    assert "mean" not in " ".join(FILLINGS)
+    whole_CHW = pictures(1)[0]
+    covered: list[torch.Tensor] = []
+
+    def look(pixels_JCHW: torch.Tensor) -> torch.Tensor:
+        covered.append(pixels_JCHW)
+        return torch.tensor([[0.9, 0.1]]).expand(len(pixels_JCHW), 2)
+
+    occlusion(look, whole_CHW[None], torch.tensor([0]), (GRID, GRID))
+    assert (patch_means(torch.cat(covered)) == 0).any()
+    covered.clear()
+    hide(look, whole_CHW, block(1, 2), draws=5)
+    assert not (patch_means(torch.cat(covered)) == 0).any()
 
 
 def test_counts_come_from_the_maps_own_mass() -> None:
-    assert marked_counts(block(1, 2)) == (1, 2, 3)
+    assert marked_counts(block(1, 2)) == (2, 3, 4)
     one = np.zeros((GRID, GRID))
     one[3, 3] = 5
     assert marked_counts(one) == (1,)
-    assert marked_counts(np.ones((GRID, GRID))) == (9, 18)  # never more than half
-    assert marked_counts(-np.ones((GRID, GRID))) == (9, 18)
-    # 8 + 4 + 2 + 1 + 1: a quarter and a half lie in the first, three quarters in the first two.
-    assert marked_counts(np.array([[1, 8, 1], [4, 2, 0], [0, 0, 0]])) == (1, 2)
+    assert marked_counts(np.ones((GRID, GRID))) == (8,)  # never more than a quarter, in steps
+    assert marked_counts(-np.ones((GRID, GRID))) == (8,)
+    assert marked_counts(np.ones((14, 14))) == (48,)
+    # 8 + 4 + 2 + 1 + 1: half lies in the first, three quarters in the first two, 95 % in all five, rounded to 6.
+    scores_RC = np.zeros((6, 6))
+    scores_RC.flat[:5] = 1, 8, 1, 4, 2
+    assert marked_counts(scores_RC) == (1, 2, 6)
+    # 44 patches to 10 or 11 of them: the steps are 1, 2, 3, 4, 6, 8 and 12.
+    assert marked_counts(np.repeat([[1.0], [0.0], [0.0], [0.0]], 11, axis=1)) == (6, 8)
 
 
 def test_p_counts_draws_that_are_as_small() -> None:
@@ -267,17 +305,19 @@ def test_counts_of_tests_in_a_sentence() -> None:
     "options", [{"fillings": ()}, {"fillings": ("fog",)}, {"draws": 0}], ids=["no filling", "fog", "no draws"]
 )
 def test_what_cannot_be_tested_is_refused(options: dict[str, object]) -> None:
-    whole_BCHW = pictures(1)
+    whole_CHW = pictures(1)[0]
     with pytest.raises(ValueError, match="Expected draws, and fillings"):
-        hide(needs(block(1, 2), whole_BCHW[0]), whole_BCHW, block(1, 2)[None], **options)
+        hide(needs(block(1, 2), whole_CHW), whole_CHW, block(1, 2), **options)
 
 
-def test_maps_that_do_not_fit_are_refused() -> None:
-    whole_BCHW = pictures(1)
-    model = needs(block(1, 2), whole_BCHW[0])
+def test_what_does_not_fit_is_refused() -> None:
+    whole_CHW = pictures(1)[0]
+    model = needs(block(1, 2), whole_CHW)
     with pytest.raises(ValueError, match="finite"):
-        hide(model, whole_BCHW, np.full((1, GRID, GRID), np.nan))
+        hide(model, whole_CHW, np.full((GRID, GRID), np.nan))
+    with pytest.raises(ValueError, match="Expected finite scores of 6 x 6"):
+        hide(model, whole_CHW, np.ones((5, 5)))
     with pytest.raises(ValueError, match="evenly"):
-        hide(model, whole_BCHW, np.ones((1, 5, 5)))
-    with pytest.raises(ValueError, match="of one B"):
-        hide(model, whole_BCHW, np.ones((GRID, GRID)))
+        PatchHiding(model, whole_CHW, 0, "cat", whole_CHW[None], (5, 5))
+    with pytest.raises(ValueError, match="others of its size"):
+        PatchHiding(model, whole_CHW, 0, "cat", whole_CHW[None, :, 1:], (GRID, GRID))

@@ -205,13 +205,13 @@ def test_a_verdict_is_that_of_the_checks(state: AppState, client: TestClient) ->
         assert (answer["label"], answer["p"]) == (verdict.label, pytest.approx(verdict.p))
         for one, other in zip(answer["sets"], verdict.sets, strict=True):
             assert one["patches"] == other.patches
-            assert [one[key] for key in ("answer", "random", "most_needed")] == pytest.approx(
-                [other.answer, other.random, other.most_needed], abs=1e-4
+            assert [one[key] for key in ("answer", "random", "compact", "most_needed")] == pytest.approx(
+                [other.answer, other.random, other.compact, other.most_needed], abs=1e-4
             )
         assert answer["fillings"] == list(verdict.fillings)
         assert len(answer["outliers"]) == len(expected.outlier_patches)
         controls = {each["name"]: numbers(each["map"]) for each in answer["controls"]}
-        assert list(controls) == ["centre blob", "edges"]
+        assert list(controls) == ["random", "centre blob", "edges"]
         blob_RC = centre_blob(4, 4)
         np.testing.assert_allclose(controls["centre blob"], blob_RC / blob_RC.mean(), rtol=1e-6)
         assert all(map_RC.mean() == pytest.approx(1, abs=1e-5) for map_RC in controls.values())

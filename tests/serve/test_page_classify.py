@@ -322,7 +322,7 @@ def test_the_verdict_and_its_controls(page: Any, home: str) -> None:
     until(page, "[...document.querySelectorAll('.controls canvas')].every((each) => each.width > 20)")
     assert len({canvas_data(each) for each in page.locator(".controls canvas").all()}) == len(answer["controls"])
     rows = page.locator(".evidence tbody tr")
-    assert rows.count() == 3 + len(answer["controls"])
+    assert rows.count() == 4
     cells = rows.nth(0).locator("td").all_inner_texts()
     assert cells[:-1] == [f"{each['answer']:.2f}" for each in answer["sets"]]
     assert float(cells[-1]) == pytest.approx(answer["p"], rel=0.01)
@@ -384,7 +384,7 @@ def test_each_of_two_maps_has_its_own_verdict_and_copy(page: Any, home: str) -> 
         panel = page.get_by_role("region", name=f"Verdict on the {which} map")
         assert panel.locator("h2").text_content() == f"Does the answer depend on what the {which} map marks?"
         assert panel.locator(".badge").inner_text() == answer["flag"] and answer["sentence"] in panel.inner_text()
-        assert panel.locator(".evidence tbody tr").count() == 3 + len(answer["controls"])
+        assert panel.locator(".evidence tbody tr").count() == 4
     copies = []
     for which, each in zip(("first", "second"), params, strict=True):
         page.get_by_role("button", name=f"Copy {which} figure").click()

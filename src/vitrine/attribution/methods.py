@@ -63,12 +63,6 @@ class Method:
         """Whether the map is of one class; the others are the same whatever the class."""
         return self.name in _FOR_A_CLASS
 
-    @property
-    def filling(self) -> str:
-        """What the method itself hides patches behind, one of ``vitrine.attribution.patch_hiding.FILLINGS``; "" where
-        it hides none. A map must not be judged by the perturbation that it was made of."""
-        return "mean colour" if self.name == "occlusion" else ""
-
     def maps(
         self,
         module: nn.Module,

@@ -1,13 +1,13 @@
 """Does the model's answer depend on the patches that a map marks? They are hidden, beside random sets of as many.
 
 Axes: J sets of patches, N patches in reading order, S numbers of hidden patches, C channels, H, W pixel rows and
-columns, K candidates (orders in which patches are hidden), R, C (after R) grid rows and columns, B pictures.
+columns, K orders in which patches are hidden, R, C (after R) grid rows and columns, O other pictures, V variants.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -16,24 +16,32 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from vitrine.attribution.faithfulness import blur
+from vitrine.attribution.baselines import centre_blob
 from vitrine.results import count_of, join_words, round_number, shown_number
 
-FILLINGS = ("blur", "mean colour", "other patches")
-"""What hides a patch: the picture under the blur of :func:`vitrine.attribution.faithfulness.blur`, 0 after the
-normalisation, and a visible patch of the same picture from a random place."""
+FILLINGS = ("other pictures", "elsewhere")
+"""What hides a patch: a patch of another picture, or a visible patch of the same picture, mirrored and recoloured. Blur
+and the mean colour leave an object's outline as a hole of its shape: with them among the fillings fewer of the objects'
+own masks pass. And occlusion covers patches with the mean colour: a map must not be judged by what it was made of."""
 
 DRAWS = 100
 """Random sets beside which the marked patches are hidden: p can be as small as 1 / 101."""
 
-SHARES = (0.25, 0.5, 0.75)
-"""Shares of a map's mass: as many of its strongest patches are hidden as hold them."""
+COMPACT_DRAWS = 30
+"""Compact sets about the middle, of which the median is taken; they have no part in p."""
+
+SHARES = (0.5, 0.75, 0.95)
+"""Shares of a map's mass: about as many of its strongest patches are hidden as hold them."""
+
+LARGEST = 1 / 4
+"""Share of the patches that is hidden at most: of a map that is spread over the picture, its strongest quarter."""
 
 SIGNIFICANT = 0.05
-"""p up to which the answer is said to depend on the marked patches: of random maps, this share is said to be so."""
+"""p up to which the answer is said to depend on the marked patches: of random maps, at most this share is."""
 
-MIN_EFFECT = 0.1
-"""Probability that hiding the marked patches must take more than hiding random ones."""
+MIN_EFFECT = 0.05
+"""Probability that hiding the marked patches must take more than hiding others: less is no dependence to speak of,
+however sure it is."""
 
 Flag = Literal["depends", "not shown", "cannot tell"]
 Floats = npt.NDArray[np.float64]
@@ -47,22 +55,15 @@ class HiddenSet:
         patches: how many.
         answer: probability left with the map's strongest ones hidden.
         random: probability left with random ones hidden, the median of the draws.
+        compact: probability left with as many side by side about the middle hidden, the median of the draws.
         most_needed: probability left with those hidden that the random sets show to be needed most.
     """
 
     patches: int
     answer: float
     random: float
+    compact: float
     most_needed: float
-
-
-@dataclass(frozen=True)
-class HiddenControl:
-    """A map that knows nothing of the model, in the place of the map: ``answers`` are those left, by size."""
-
-    name: str
-    answers: tuple[float, ...]
-    p: float
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,6 @@ class HidingTest:
         draws: random orders.
         fillings: what the patches were hidden behind.
         marks_nothing: the map is the same everywhere, so that no patch is stronger than another.
-        controls: maps that know nothing of the model, tested alike.
     """
 
     label: str
@@ -91,21 +91,27 @@ class HidingTest:
     draws: int
     fillings: tuple[str, ...]
     marks_nothing: bool = False
-    controls: tuple[HiddenControl, ...] = ()
 
     @property
     def effect(self) -> float:
-        """Probability that hiding the marked patches takes more than hiding random ones, -1 to 1, mean over sizes."""
-        return float(np.mean([each.random - each.answer for each in self.sets]))
+        """Probability that hiding the marked patches takes more than hiding as many random ones, or as many about the
+        middle, whichever of the two take more: -1 to 1, mean over sizes."""
+        return float(np.mean([min(each.random, each.compact) - each.answer for each in self.sets]))
 
     @property
     def flag(self) -> Flag:
-        """Whether the answer depends on the marked patches, this does not show, or this picture cannot tell."""
+        """Whether the answer depends on the marked patches, this does not show, or this picture cannot tell.
+
+        It depends on them where random orders seldom do as well (:data:`SIGNIFICANT`) and the effect is no trifle
+        (:data:`MIN_EFFECT`). Nothing can be told where the map marks nothing, where nothing is lost with all patches
+        hidden, or where neither the marked patches nor those that the random sets show to be needed most take more than
+        random ones.
+        """
         if self.marks_nothing:
             return "cannot tell"
         if self.p <= SIGNIFICANT and self.effect >= MIN_EFFECT:
             return "depends"
-        return "not shown" if self._has_power else "cannot tell"
+        return "cannot tell" if self._lack_of_power else "not shown"
 
     @property
     def sentence(self) -> str:
@@ -131,10 +137,6 @@ class HidingTest:
         return self.sets[len(self.sets) // 2]
 
     @property
-    def _has_power(self) -> bool:
-        return not self._lack_of_power
-
-    @property
     def _lack_of_power(self) -> str:
         """Why nothing could have been shown; "" where it could."""
         if self.answer - self.all_hidden < MIN_EFFECT:
@@ -151,7 +153,8 @@ class HidingTest:
         return (
             f"hiding the {trial.patches} strongest of {self.grid_patches} {lowers} {self.label} from "
             f"{shown_number(self.answer)} to {shown_number(trial.answer)}; hiding {trial.patches} at random, to "
-            f"{shown_number(trial.random)} (median of {self.draws}); p = {_shown_p(self.p)}{over}, hidden behind "
+            f"{shown_number(trial.random)} (median of {self.draws}), and {trial.patches} about the middle, to "
+            f"{shown_number(trial.compact)}; p = {_shown_p(self.p)}{over}, hidden behind "
             f"{join_words([_FILLING_WORDS[name] for name in self.fillings])}"
         )
 
@@ -167,170 +170,185 @@ def count_hiding_tests(flags: Sequence[str]) -> str:
 
 
 _FILLING_WORDS = {
-    "blur": "blur",
-    "mean colour": "the mean colour",
-    "other patches": "other patches of the picture",
+    "other pictures": "patches of other pictures",
+    "elsewhere": "patches from elsewhere in the picture",
 }
 
 
-def hiding_tests(
-    probability: Callable[[Tensor], Tensor],
-    pixels_BCHW: Tensor,
-    scores_BRC: npt.NDArray[np.floating],
-    classes_B: Sequence[int],
-    labels: Sequence[str],
-    *,
-    fillings: Sequence[str] = FILLINGS,
-    controls: Mapping[str, npt.NDArray[np.floating]] | None = None,
-    draws: int = DRAWS,
-    batch_size: int = 64,
-    seed: int = 0,
-) -> tuple[HidingTest, ...]:
-    """Hide the strongest patches of each map, beside random orders of the same patches in the same numbers.
+class PatchHiding:
+    """One picture, whose patches are hidden in the order of a map and in random orders.
 
-    Numbers of hidden patches come from the map's own mass (:func:`marked_counts`). The statistic of an order is the
-    probability that is left of the class, the mean over these numbers, where its first patches are hidden; each hidden
-    patch is behind one of the ``fillings``, drawn for every patch. A random map's order is one more draw from where the
-    random orders come from, so that p is exact for it, whatever the model (Monte Carlo test: Dwass 1957; Besag and
-    Clifford 1989): P(p <= a) <= a.
-
-    Results do not depend on how pictures are batched; the model sees ``len(SHARES)`` pictures an order.
+    Random orders are drawn once: a second map of the same picture is tested beside the same ones. Results depend on the
+    picture, the map and the seed, and not on what was tested before.
 
     Args:
         probability: normalised pictures (J, C, H, W) to class probabilities (J, classes) in evaluation mode.
-        pixels_BCHW: floating point, normalised, what the model sees, on its device.
-        scores_BRC: a score a patch, finite; R divides H and C divides W.
-        classes_B: the class whose probability is the answer, for each picture.
-        labels: the classes' names.
-        fillings: some of :data:`FILLINGS`. For a map that was made by hiding patches, others than it was made with.
-        controls: by name, maps (B, R, C) that know nothing of the model, tested in the place of the map.
+        pixels_CHW: floating point, normalised, what the model sees, on its device.
+        target: index of the class whose probability is the answer.
+        label: its name.
+        others_OCHW: other pictures, normalised, of the same size, whose patches hide patches.
+        grid: rows and columns of patches; they divide H and W.
+        fillings: some of :data:`FILLINGS`.
         draws: random orders, 1 or more.
         batch_size: changed pictures that the model is shown together.
-        seed: of the random orders and of what patches are hidden behind, beside the pixels.
+        seed: of all that is random, beside the pixels.
 
     Raises:
-        ValueError: shapes that do not fit, scores that are not finite, an unknown filling or none, or no draws.
+        ValueError: shapes that do not fit, an unknown filling or none, or no draws.
     """
-    scores_BRC = np.asarray(scores_BRC)
-    _check(pixels_BCHW, scores_BRC, fillings, draws)
-    tests = []
-    for b, pixels_CHW in enumerate(pixels_BCHW):
-        candidates = {"": scores_BRC[b], **{name: maps_BRC[b] for name, maps_BRC in (controls or {}).items()}}
-        trial = _Trial(
-            probability, pixels_CHW, int(classes_B[b]), scores_BRC.shape[1:], tuple(fillings), batch_size, seed
-        )
-        tests.append(trial.run(candidates, labels[int(classes_B[b])], draws))
-    return tuple(tests)
-
-
-def marked_counts(scores_RC: npt.NDArray[np.floating], shares: Sequence[float] = SHARES) -> tuple[int, ...]:
-    """How many of the strongest patches hold each share of a map's positive mass; at least 1, at most half of all.
-
-    Equal numbers are given once, so that a map with one strong patch has one.
-    """
-    mass_N = np.sort(np.maximum(np.asarray(scores_RC, dtype=np.float64).ravel(), 0))[::-1]
-    if not mass_N.sum() > 0:
-        mass_N = np.ones_like(mass_N)
-    held_N = np.cumsum(mass_N) / mass_N.sum()
-    counts = (int(np.searchsorted(held_N, share - 1e-9)) + 1 for share in shares)
-    return tuple(sorted({min(max(count, 1), max(1, mass_N.size // 2)) for count in counts}))
-
-
-class _Trial:
-    """One picture, whose patches are hidden in many orders."""
 
     def __init__(
         self,
         probability: Callable[[Tensor], Tensor],
         pixels_CHW: Tensor,
         target: int,
-        grid: tuple[int, ...],
-        fillings: tuple[str, ...],
-        batch_size: int,
-        seed: int,
+        label: str,
+        others_OCHW: Tensor,
+        grid: tuple[int, int],
+        *,
+        fillings: Sequence[str] = FILLINGS,
+        draws: int = DRAWS,
+        batch_size: int = 64,
+        seed: int = 0,
     ) -> None:
-        self.probability, self.target, self.grid, self.fillings = probability, target, grid, fillings
-        self.batch_size, self.intact_CHW = batch_size, pixels_CHW
+        _check(pixels_CHW, others_OCHW, grid, fillings, draws)
+        self.probability, self.target, self.label, self.grid = probability, target, label, grid
+        self.fillings, self.draws, self.batch_size = tuple(fillings), draws, batch_size
         self.patches_NCHW = _to_patches(pixels_CHW, grid)
-        self.blurred_NCHW = _to_patches(blur(pixels_CHW[None])[0], grid)
-        content = zlib.crc32(pixels_CHW.detach().float().cpu().numpy().tobytes())
-        self.rng = np.random.default_rng([seed, content])
+        self._banks = {name: self._bank(name, others_OCHW) for name in fillings}
+        self._seed = (seed, zlib.crc32(pixels_CHW.detach().float().cpu().numpy().tobytes()))
+        rng, patches = np.random.default_rng(self._seed), grid[0] * grid[1]
+        self._random_KN = np.stack([rng.permutation(patches) for _ in range(draws)])
+        self._compact_KN = np.stack([_ranks(scores_RC, rng) for scores_RC in compact_maps(*grid, COMPACT_DRAWS, rng)])
+        self._answers_of_draws: dict[int, tuple[Floats, Floats]] = {}
+        self._answer = float(self._probabilities(pixels_CHW[None])[0])
+        self._all_hidden = float(self._answers(np.arange(patches)[None], patches, rng)[0])
 
-    def run(self, candidates: Mapping[str, npt.NDArray[np.floating]], label: str, draws: int) -> HidingTest:
-        """The test of the first candidate; the others are controls."""
-        (_, scores_RC), *others = candidates.items()
-        counts, patches = marked_counts(scores_RC), scores_RC.size
-        orders_KN = [self._ranks(each_RC) for each_RC in candidates.values()]
-        orders_KN += [self.rng.permutation(patches) for _ in range(draws)]
-        answers_KS = self._answers(np.stack(orders_KN), counts)
-        ours, random_KS = len(candidates), answers_KS[len(candidates) :]
-        needed_N = needed_order(np.stack(orders_KN[ours:]), random_KS, counts)
-        needed_S = self._answers(needed_N[None], counts)[0]
-        (all_hidden,) = self._answers(np.arange(patches)[None], (patches,))[0]
-        totals_K, medians_S = answers_KS.mean(axis=1), np.median(random_KS, axis=0)
-        p_values = [monte_carlo_p(total, totals_K[ours:]) for total in totals_K[:ours]]
+    def test(self, scores_RC: npt.NDArray[np.floating]) -> HidingTest:
+        """Hide the strongest patches of a map, beside random orders of the same patches in the same numbers.
+
+        Numbers of hidden patches come from the map's own mass (:func:`marked_counts`). The statistic of an order is the
+        probability that is left of the class where its first patches are hidden, as log-odds, the mean over these
+        numbers; each hidden patch is behind one of the fillings, drawn for every patch. A random map's order is one
+        more draw from where the random orders come from, so that p is exact for it, whatever the model (Monte Carlo
+        test: Dwass 1957; Besag and Clifford 1989): P(p <= a) <= a.
+
+        The model sees at most ``len(SHARES)`` pictures an order: 400 with what is beside them.
+
+        Raises:
+            ValueError: another grid, or scores that are not finite.
+        """
+        scores_RC = np.asarray(scores_RC)
+        if scores_RC.shape != self.grid or not np.isfinite(scores_RC).all():
+            raise ValueError(f"Expected finite scores of {self.grid[0]} x {self.grid[1]} patches; got {scores_RC}.")
+        rng = np.random.default_rng((*self._seed, zlib.crc32(scores_RC.tobytes())))
+        counts, ranks_N = marked_counts(scores_RC), _ranks(scores_RC, rng)
+        answers_S = np.concatenate([self._answers(ranks_N[None], count, rng) for count in counts])
+        random_KS, compact_KS = (np.stack(each, axis=1) for each in zip(*map(self._draws, counts), strict=True))
+        needed_N = needed_order(self._random_KN, random_KS, counts)
+        needed_S = np.concatenate([self._answers(needed_N[None], count, rng) for count in counts])
+        medians_S, compact_S = np.median(random_KS, axis=0), np.median(compact_KS, axis=0)
+        columns = (counts, answers_S.tolist(), medians_S.tolist(), compact_S.tolist(), needed_S.tolist())
         return HidingTest(
-            label=label,
-            answer=float(self._probabilities(self.intact_CHW[None])[0]),
-            all_hidden=float(all_hidden),
-            grid_patches=patches,
-            sets=tuple(
-                HiddenSet(count, *map(float, left))
-                for count, *left in zip(counts, answers_KS[0], medians_S, needed_S, strict=True)
-            ),
-            p=p_values[0],
-            draws=draws,
+            label=self.label,
+            answer=self._answer,
+            all_hidden=self._all_hidden,
+            grid_patches=scores_RC.size,
+            sets=tuple(HiddenSet(*each) for each in zip(*columns, strict=True)),
+            p=monte_carlo_p(float(_log_odds(answers_S).mean()), _log_odds(random_KS).mean(axis=1)),
+            draws=self.draws,
             fillings=self.fillings,
             marks_nothing=bool(np.ptp(scores_RC) == 0),
-            controls=tuple(
-                HiddenControl(name, tuple(answers_S.tolist()), p)
-                for (name, _), answers_S, p in zip(others, answers_KS[1:ours], p_values[1:], strict=True)
-            ),
         )
 
-    def _ranks(self, scores_RC: npt.NDArray[np.floating]) -> npt.NDArray[np.int64]:
-        """Each patch's place in the order of falling scores, from 0; equal ones in random order."""
-        order_N = np.lexsort((self.rng.permutation(scores_RC.size), -scores_RC.ravel()))
-        ranks_N = np.empty(scores_RC.size, dtype=np.int64)
-        ranks_N[order_N] = np.arange(scores_RC.size)
-        return ranks_N
+    def _draws(self, count: int) -> tuple[Floats, Floats]:
+        """Probabilities left with ``count`` patches hidden: of random and of compact orders, (K,) each."""
+        if count not in self._answers_of_draws:
+            rng = np.random.default_rng((*self._seed, count))
+            answers_K = self._answers(np.concatenate([self._random_KN, self._compact_KN]), count, rng)
+            self._answers_of_draws[count] = answers_K[: self.draws], answers_K[self.draws :]
+        return self._answers_of_draws[count]
 
-    def _answers(self, ranks_KN: npt.NDArray[np.int64], counts: Sequence[int]) -> Floats:
-        """The probability that is left with the first patches of each order hidden: (K, S)."""
-        hidden_JN = (ranks_KN[:, None] < np.array(counts)[:, None]).reshape(-1, ranks_KN.shape[1])
-        parts = [self._probabilities(part_JCHW) for part_JCHW in self._pictures(hidden_JN)]
-        return np.concatenate(parts).reshape(len(ranks_KN), len(counts))
+    def _answers(self, ranks_KN: npt.NDArray[np.int64], count: int, rng: np.random.Generator) -> Floats:
+        """The probability that is left with the first ``count`` patches of each order hidden: (K,)."""
+        return np.concatenate([self._probabilities(part_JCHW) for part_JCHW in self._pictures(ranks_KN < count, rng)])
 
-    def _pictures(self, hidden_JN: npt.NDArray[np.bool_]) -> Iterator[Tensor]:
+    def _pictures(self, hidden_JN: npt.NDArray[np.bool_], rng: np.random.Generator) -> Iterator[Tensor]:
         """The picture with each set of patches hidden, batch by batch."""
         sets, patches = hidden_JN.shape
-        filling_JN = self.rng.integers(len(self.fillings), size=(sets, patches))
+        filling_JN = rng.integers(len(self.fillings), size=(sets, patches))
+        variant_JN = rng.integers(2**31, size=(sets, patches))
         # A visible patch for every hidden one: visible patches come first in a stable order by hiddenness.
         visible_J1 = patches - hidden_JN.sum(axis=1, keepdims=True) % patches  # any patch where none is visible
-        places_JN = (self.rng.random((sets, patches)) * visible_J1).astype(np.int64)
+        places_JN = (rng.random((sets, patches)) * visible_J1).astype(np.int64)
         sources_JN = np.take_along_axis(np.argsort(hidden_JN, axis=1, kind="stable"), places_JN, axis=1)
-        device = self.patches_NCHW.device
         for start in range(0, sets, self.batch_size):
             part = slice(start, start + self.batch_size)
-            stack_JNCHW = self.patches_NCHW.expand(len(hidden_JN[part]), -1, -1, -1, -1)
+            stack_JNCHW = self.patches_NCHW.repeat(len(hidden_JN[part]), 1, 1, 1, 1)
             for number, name in enumerate(self.fillings):
-                chosen_JN = torch.from_numpy(hidden_JN[part] & (filling_JN[part] == number)).to(device)
-                stack_JNCHW = torch.where(
-                    chosen_JN[:, :, None, None, None],
-                    self._filling(name, torch.from_numpy(sources_JN[part]).to(device)),
-                    stack_JNCHW,
-                )
+                j, n = np.nonzero(hidden_JN[part] & (filling_JN[part] == number))
+                bank_VNCHW = self._banks[name]
+                stack_JNCHW[j, n] = bank_VNCHW[variant_JN[part][j, n] % len(bank_VNCHW), sources_JN[part][j, n]]
             yield _from_patches(stack_JNCHW, self.grid)
 
-    def _filling(self, name: str, sources_JN: Tensor) -> Tensor:
-        if name == "blur":
-            return self.blurred_NCHW
-        return torch.zeros_like(self.patches_NCHW) if name == "mean colour" else self.patches_NCHW[sources_JN]
+    def _bank(self, name: str, others_OCHW: Tensor) -> Tensor:
+        """The patches that a filling takes from: (variants, N, C, H, W), by the place that they are taken from."""
+        if name == "other pictures":
+            return torch.stack([_to_patches(other_CHW, self.grid) for other_CHW in others_OCHW])
+        channels = self.patches_NCHW.shape[1]
+        variants = [
+            self.patches_NCHW.roll(1 + turn % max(1, channels - 1), dims=1).flip(flips)
+            for turn, flips in enumerate(((2,), (3,), (2, 3), (3,)))
+        ]
+        return torch.stack(variants)
 
     def _probabilities(self, pixels_JCHW: Tensor) -> Floats:
         with torch.inference_mode():
             left_J = self.probability(pixels_JCHW)[:, self.target]
         return np.asarray(left_J.double().cpu().numpy())
+
+
+def _ranks(scores_RC: npt.NDArray[np.floating], rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Each patch's place in the order of falling scores, from 0; equal ones in random order."""
+    order_N = np.lexsort((rng.permutation(scores_RC.size), -scores_RC.ravel()))
+    ranks_N = np.empty(scores_RC.size, dtype=np.int64)
+    ranks_N[order_N] = np.arange(scores_RC.size)
+    return ranks_N
+
+
+def compact_maps(rows: int, columns: int, count: int, rng: np.random.Generator) -> Floats:
+    """Random maps whose strongest patches lie side by side, mostly about the middle: (count, rows, columns).
+
+    White noise under a Gaussian of :data:`_COMPACT` of each side, to unit variance, and twice the logarithm of
+    :func:`~vitrine.attribution.baselines.centre_blob`. They are what a map is that knows where objects tend to be.
+    """
+    spread = [np.square(np.subtract.outer(np.arange(n), np.arange(n)) / (_COMPACT * n)) for n in (rows, columns)]
+    down_RR, across_CC = (np.exp(-each / 2) for each in spread)
+    noise_KRC = down_RR @ rng.standard_normal((count, rows, columns)) @ across_CC
+    deviation_RC = np.sqrt(np.outer(np.square(down_RR).sum(axis=1), np.square(across_CC).sum(axis=0)))
+    centred_KRC: Floats = noise_KRC / deviation_RC + 2 * np.log(centre_blob(rows, columns).astype(np.float64))
+    return centred_KRC
+
+
+_COMPACT = 0.19
+_STEPS = (1, 1.5)  # numbers of hidden patches: 1, 2, 3, 4, 6, 8, 12, 16 ...
+
+
+def marked_counts(scores_RC: npt.NDArray[np.floating], shares: Sequence[float] = SHARES) -> tuple[int, ...]:
+    """How many of the strongest patches hold each share of a map's positive mass, about.
+
+    Rounded to 1, 2, 3, 4, 6, 8, 12, 16 and so on, at most :data:`LARGEST` of all; equal numbers are given once, so that
+    a map with one strong patch has one.
+    """
+    mass_N = np.sort(np.maximum(np.asarray(scores_RC, dtype=np.float64).ravel(), 0))[::-1]
+    if not mass_N.sum() > 0:
+        mass_N = np.ones_like(mass_N)
+    held_N = np.cumsum(mass_N) / mass_N.sum()
+    largest = max(1, int(LARGEST * mass_N.size))
+    ladder = np.array(sorted({int(2**power * step) for power in range(largest.bit_length()) for step in _STEPS}))
+    ladder = ladder[ladder <= largest]
+    exact = (int(np.searchsorted(held_N, share - 1e-9)) + 1 for share in shares)
+    return tuple(sorted({int(ladder[np.abs(np.log(ladder / number)).argmin()]) for number in exact}))
 
 
 def monte_carlo_p(value: float, draws: npt.NDArray[np.floating]) -> float:
@@ -339,7 +357,7 @@ def monte_carlo_p(value: float, draws: npt.NDArray[np.floating]) -> float:
 
 
 def needed_order(ranks_KN: npt.NDArray[np.int64], answers_KS: Floats, counts: Sequence[int]) -> npt.NDArray[np.int64]:
-    """The order in which random sets show patches to be most_needed: the rank of each patch, (N,).
+    """The order in which random sets show patches to be needed: the rank of each patch, (N,).
 
     A patch is needed as much as the answers without it are lower than those with it, the mean over the numbers of
     hidden patches (the estimate of RISE, Petsiuk et al. 2018, from sets that are hidden).
@@ -382,14 +400,21 @@ def _round_floats(value: Any) -> Any:
     return round_number(value) if isinstance(value, float) else value
 
 
-def _check(pixels_BCHW: Tensor, scores_BRC: npt.NDArray[np.floating], fillings: Sequence[str], draws: int) -> None:
+def _log_odds(probabilities: npt.NDArray[np.floating]) -> Floats:
+    """Of a probability that is kept :data:`_CERTAIN` away from 0 and 1, beyond which the model only says how sure."""
+    clipped = np.clip(probabilities, _CERTAIN, 1 - _CERTAIN)
+    return np.asarray(np.log(clipped / (1 - clipped)))
+
+
+_CERTAIN = 0.01
+
+
+def _check(pixels_CHW: Tensor, others_OCHW: Tensor, grid: tuple[int, int], fillings: Sequence[str], draws: int) -> None:
     if draws < 1 or not fillings or not set(fillings) <= set(FILLINGS):
         raise ValueError(f"Expected draws, and fillings among {', '.join(FILLINGS)}; got {draws} and {fillings}.")
-    if pixels_BCHW.ndim != 4 or scores_BRC.ndim != 3 or len(pixels_BCHW) != len(scores_BRC) or not scores_BRC.size:
-        shapes = f"{tuple(pixels_BCHW.shape)} and {scores_BRC.shape}"
-        raise ValueError(f"Expected pixels (B, C, H, W) and scores (B, rows, columns) of one B; got {shapes}.")
-    (height, width), (rows, columns) = pixels_BCHW.shape[-2:], scores_BRC.shape[-2:]
+    if pixels_CHW.ndim != 3 or others_OCHW.ndim != 4 or others_OCHW.shape[1:] != pixels_CHW.shape:
+        shapes = f"{tuple(pixels_CHW.shape)} and {tuple(others_OCHW.shape)}"
+        raise ValueError(f"Expected a picture (C, H, W) and others of its size (O, C, H, W); got {shapes}.")
+    (height, width), (rows, columns) = pixels_CHW.shape[-2:], grid
     if height % rows or width % columns:
         raise ValueError(f"A grid of {rows} x {columns} patches does not divide {height} x {width} pixels evenly.")
-    if not np.isfinite(scores_BRC).all():
-        raise ValueError("Scores must be finite: a patch that was not scored has no place in the order.")

@@ -8,17 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torchvision.transforms.v2.functional import resize
 
-from vitrine.attribution.baselines import centre_blob, edges
 from vitrine.attribution.faithfulness import InsertionDeletionCurves, insertion_deletion_curves
 from vitrine.attribution.maps import BatchMaps, Unit, display_scores, token_layout
 from vitrine.attribution.methods import Method
 from vitrine.attribution.outlier_tokens import outlier_tokens, token_norms, without_outliers
-from vitrine.attribution.patch_hiding import FILLINGS, HidingTest, hiding_tests
+from vitrine.attribution.patch_hiding import HidingTest, PatchHiding
 from vitrine.attribution.placement import Placement
 from vitrine.attribution.weight_randomization import Sensitivity, sensitivity
 from vitrine.classify.inference import eval_batches, eval_transform
@@ -26,6 +27,7 @@ from vitrine.classify.labels import find_class
 from vitrine.classify.model import Classifier
 from vitrine.data.loader import normalise
 from vitrine.data.samples import Sample
+from vitrine.data.scenes.dataset import SIZES, ScenePicture
 from vitrine.data.transforms import EvalTransform
 from vitrine.models.precision import autocast
 from vitrine.results import Unreadable
@@ -204,8 +206,8 @@ class Explainer:
     ) -> tuple[MapCheck, ...]:
         """Check each of a batch of maps on its own picture: its strongest patches are hidden, beside random ones.
 
-        They are hidden behind nothing that the map was made with. A blob in the centre and the picture's edges, which
-        know nothing of the model, are tested alike. Outlier tokens are looked for.
+        See :class:`vitrine.attribution.patch_hiding.PatchHiding`; the other pictures are generated scenes. Outlier
+        tokens are looked for.
 
         Args:
             pixels_BCHW: one picture or more: normalised, on the model's device.
@@ -214,23 +216,19 @@ class Explainer:
             scores_BRC: the method's maps of them.
             seed: of what is hidden.
         """
-        grid = scores_BRC.shape[1:]
         if not self.method.for_a_class:
             targets_B = self.probability(pixels_BCHW).argmax(dim=1).cpu()
-        tests = hiding_tests(
-            self.probability,
-            pixels_BCHW,
-            scores_BRC,
-            targets_B.tolist(),
-            self.classifier.labels,
-            fillings=[name for name in FILLINGS if name != self.method.filling],
-            controls={
-                "centre blob": np.broadcast_to(centre_blob(*grid), scores_BRC.shape),
-                "edges": edges(pixels_BCHW, *grid),
-            },
-            seed=seed,
-        )
+        tests = [
+            self.patch_hiding(pixels_CHW, int(target), seed).test(scores_RC)
+            for pixels_CHW, target, scores_RC in zip(pixels_BCHW, targets_B, scores_BRC, strict=True)
+        ]
         return tuple(MapCheck(*each) for each in zip(tests, self.outliers(pixels_BCHW), strict=True))
+
+    def patch_hiding(self, pixels_CHW: torch.Tensor, target: int, seed: int = 0) -> PatchHiding:
+        """The test of maps of one picture, normalised, for the probability of one class."""
+        others_OCHW = self.pixels(_scene_pixels(*pixels_CHW.shape[-2:]))
+        grid, label = (self.layout.rows, self.layout.columns), self.classifier.labels[target]
+        return PatchHiding(self.probability, pixels_CHW, target, label, others_OCHW, grid, seed=seed)
 
     def pixels(self, bytes_BCHW: torch.Tensor) -> torch.Tensor:
         """Pictures of 0 to 255 as the model takes them: normalised, float32, on its device."""
@@ -295,6 +293,19 @@ class Explainer:
             amount = "Less than 1" if prefix_share < 0.01 else f"{100 * prefix_share:.0f}"
             notes.append(f"{amount} % of the mass is on {tokens} and not drawn.")
         return (*notes, *self.method.notes(self.classifier.module))
+
+
+_SCENES = 16  # whose patches hide patches
+
+
+@lru_cache(maxsize=2)
+def _scene_pixels(height: int, width: int) -> torch.Tensor:
+    """Generated scenes of a size: uint8 (scenes, 3, H, W)."""
+    side = min(max(height, width), SIZES[1])
+    pictures = (ScenePicture("base", 0, "test", index, side) for index in range(_SCENES))
+    pixels_OCHW = torch.stack([torch.from_numpy(picture.pixels()).permute(2, 0, 1) for picture in pictures])
+    resized_OCHW: torch.Tensor = resize(pixels_OCHW, [height, width])
+    return resized_OCHW
 
 
 @contextmanager

@@ -132,24 +132,21 @@ class Matrix(Payload):
 
 class HiddenPatches(Payload):
     """What is left of the answer's probability with so many patches hidden: those that the map marks most, random ones
-    (the median of the draws), and those that the random draws show to be needed most.
+    and compact ones about the middle (medians of the draws), and those that the random draws show to be needed most.
     """
 
     patches: int
     answer: float
     random: float
+    compact: float
     most_needed: float
 
 
 class ControlMap(Payload):
-    """A control: a map that knows nothing of the model, in multiples of uniform. ``answers`` is what is left of the
-    answer with its strongest patches hidden, by number of patches as in the verdict; ``p`` is as there.
-    """
+    """A control: a map that knows nothing of the model, in multiples of uniform."""
 
     name: str
     map: Array
-    answers: list[float]
-    p: float
 
 
 class VerdictInfo(Payload):

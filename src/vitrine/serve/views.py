@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shlex
 import threading
+import zlib
 from collections.abc import Hashable
 from dataclasses import asdict, dataclass
 
@@ -15,7 +16,7 @@ import numpy.typing as npt
 import torch
 
 from vitrine.attribution.attention import query_readout
-from vitrine.attribution.baselines import centre_blob, edges
+from vitrine.attribution.baselines import centre_blob, edges, random_map
 from vitrine.attribution.maps import BatchMaps, display_scores
 from vitrine.attribution.methods import Method
 from vitrine.attribution.position_embeddings import position_embeddings
@@ -287,7 +288,12 @@ def verdict_info(
     """The answer to ``/api/verdict``, from the result of :func:`check_view`."""
     rows, columns = classifier.layout.rows, classifier.layout.columns
     pixels_BCHW = classifier.explainer.pixels(encoding.input_CHW[None])
-    maps = {"centre blob": centre_blob(rows, columns), "edges": edges(pixels_BCHW, rows, columns)[0]}
+    seed = zlib.crc32(encoding.sha256.encode())  # every picture has a random control of its own
+    controls = {
+        "random": random_map(rows, columns, seed),
+        "centre blob": centre_blob(rows, columns),
+        "edges": edges(pixels_BCHW, rows, columns)[0],
+    }
     verdict = result.verdict
     command = explain_command(view, classifier, name)
     assert command is not None
@@ -302,13 +308,7 @@ def verdict_info(
         draws=verdict.draws,
         fillings=list(verdict.fillings),
         controls=[
-            ControlMap(
-                name=each.name,
-                map=Array.of(display_scores(maps[each.name], "mass")),
-                answers=list(each.answers),
-                p=each.p,
-            )
-            for each in verdict.controls
+            ControlMap(name=key, map=Array.of(display_scores(map_RC, "mass"))) for key, map_RC in controls.items()
         ],
         outliers=[list(patch) for patch in result.outlier_patches],
         picture=encoding.sha256,

@@ -18,7 +18,7 @@ export function createVerdictPanel(app) {
     { ontoggle: () => app.state.tab === "classify" && app.set({ controls: details.open ? "1" : "" }) },
     createElement("summary", {}, "What was hidden"),
     numbers,
-    createElement("p", { class: "small grey" }, "The test is of the answer: it does not say that the marked patches lie on an object. These maps know nothing of the model:"),
+    createElement("p", { class: "small grey" }, "The test is of the answer: it does not say that the marked patches lie on an object. Maps that know nothing of this model, or of this picture, on the same scale:"),
     controls,
   );
   const heading = createElement("h2", { class: "eyebrow" });
@@ -126,12 +126,12 @@ export function createVerdictPanel(app) {
 }
 
 /* What is left of the answer, by what was hidden (rows) and how many patches (columns), as the elements of a table. */
-function renderNumbers({ label, answer, all_hidden, sets, controls, draws, p, fillings }) {
+function renderNumbers({ label, answer, all_hidden, sets, draws, p, fillings }) {
   const format = (value) => value.toFixed(2);
   const rows = [
     ["strongest of this map", sets.map((each) => each.answer), p],
     [`random, median of ${draws}`, sets.map((each) => each.random), null],
-    ...controls.map((each) => [`strongest of ${each.name}`, each.answers, each.p]),
+    ["about the middle, median", sets.map((each) => each.compact), null],
     ["needed most by the random sets", sets.map((each) => each.most_needed), null],
   ];
   const head = createElement(
