@@ -25,7 +25,9 @@ from vitrine.caption.inference import CaptionedPicture, caption_batches
 from vitrine.caption.model import Captioner
 from vitrine.caption.run import CaptionProvenance, CaptionSettings, WordMaps, prepare_word_maps
 from vitrine.classify.inference import eval_batches
+from vitrine.classify.labels import find_class
 from vitrine.classify.model import Classifier
+from vitrine.classify.predictions_csv import choose_threshold
 from vitrine.data.image_folder import one_picture
 from vitrine.data.samples import Sample
 from vitrine.errors import ModelError, PictureError
@@ -181,21 +183,34 @@ class PicturePrediction:
     """The classes of one picture, with their probabilities.
 
     Attributes:
-        label: the likeliest class.
+        label: the likeliest class; where a model has several of one name, with its number: ``crane [134]``.
         probability: of it, 0 to 1.
-        probabilities: of every class, by its name, in class order.
+        probabilities: of every class, by its label, in class order. They sum to 1, but for a multi-label model.
+        index: the likeliest class's number, from 0.
+        threshold: of a multi-label model, the probability above which a label is one of the picture's; else None.
     """
 
     label: str
     probability: float
     probabilities: dict[str, float]
+    index: int = 0
+    threshold: float | None = None
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The picture's labels, likeliest first: of a multi-label model those above the threshold, else the one."""
+        if self.threshold is None:
+            return (self.label,)
+        return tuple(label for label, probability in self.top(len(self.probabilities)) if probability > self.threshold)
 
     def top(self, count: int = 5) -> list[tuple[str, float]]:
         """The likeliest classes with their probabilities, likeliest first."""
         return sorted(self.probabilities.items(), key=lambda pair: -pair[1])[:count]
 
     def __repr__(self) -> str:
-        return f"<{self.label} {100 * self.probability:.1f} %>"
+        if self.threshold is not None and not self.labels:
+            return f"<no label above {self.threshold:g}; {self.label} {100 * self.probability:.1f} %>"
+        return f"<{', '.join(f'{label} {100 * self.probabilities[label]:.1f} %' for label in self.labels)}>"
 
 
 @dataclass(frozen=True, eq=False)
@@ -284,27 +299,33 @@ class Model:
         """Which file the weights came from, and what was done to make them fit."""
         return self.classifier.notes
 
-    def predict(self, picture: str | Path) -> PicturePrediction:
+    def predict(self, picture: str | Path, *, threshold: float | None = None) -> PicturePrediction:
         """Label one picture.
+
+        Args:
+            picture: a file.
+            threshold: of a multi-label model, the probability above which a label is one of the picture's; None is 0.5.
 
         Raises:
             DataError: there is no such file.
             PictureError: it cannot be read.
+            UsageError: a threshold that is no probability, or for a model that gives every picture one label.
         """
+        threshold = choose_threshold(threshold, is_multi_label=self.classifier.is_multi_label)
         batch = next(eval_batches([one_picture(picture, _FOR_FOLDERS)], self.classifier.spec, batch_size=1))
         _require_readable([reason for _, reason in batch.unreadable])
         explainer = Explainer(self.classifier, Method())
-        return self._prediction(explainer.probability(explainer.pixels(batch.pixels_BCHW))[0].tolist())
+        return self._prediction(explainer.probability(explainer.pixels(batch.pixels_BCHW))[0].tolist(), threshold)
 
     def explain(
-        self, picture: str | Path, method: str = "attention", target: str | None = None, **how: Any
+        self, picture: str | Path, method: str = "attention", target: str | int | None = None, **how: Any
     ) -> Explanation:
         """Explain one picture by an attribution map.
 
         Args:
             picture: a file.
             method: attention, rollout, relevance, gradcam or occlusion.
-            target: the class that the map is for; by default the predicted one.
+            target: the class that the map is for, by its label or its number; by default the likeliest one.
             how: ``layer``, ``heads``, ``query`` or ``window``: see :class:`vitrine.attribution.methods.Method`.
 
         Raises:
@@ -312,13 +333,16 @@ class Model:
             ModelError: the model lacks what was asked for.
         """
         sample = one_picture(picture, _FOR_FOLDERS)
-        settings = ExplainSettings(Method(method, **how), target)
-        explainer = Explainer(self.classifier, settings.method, target)
+        label = None if target is None else self.labels[find_class(self.labels, target)]
+        settings = ExplainSettings(Method(method, **how), label)
+        explainer = Explainer(self.classifier, settings.method, label)
         batch = next(explainer.run([sample], 1))
         _require_readable([reason for _, reason in batch.unreadable])
         (item,) = batch.pictures
         return Explanation(
-            self._prediction(item.probabilities_C.tolist()),
+            self._prediction(
+                item.probabilities_C.tolist(), choose_threshold(None, is_multi_label=self.classifier.is_multi_label)
+            ),
             item.target,
             item.scores_RC,
             MapPicture.of(item, true_label_from_name(str(Path(picture).absolute()), self.labels)),
@@ -337,10 +361,10 @@ class Model:
         """
         raise ModelError(f"{self.reference} is a classifier, which has no words: use .predict or .explain.")
 
-    def _prediction(self, shares: list[float]) -> PicturePrediction:
+    def _prediction(self, shares: list[float], threshold: float | None) -> PicturePrediction:
+        index = max(range(len(shares)), key=lambda number: shares[number])
         probabilities = dict(zip(self.labels, shares, strict=True))
-        label = max(probabilities, key=lambda name: probabilities[name])
-        return PicturePrediction(label, probabilities[label], probabilities)
+        return PicturePrediction(self.labels[index], shares[index], probabilities, index, threshold)
 
     def __repr__(self) -> str:
         return f"<vitrine model {self.reference}: {len(self.labels)} classes, {self.classifier.precision}>"

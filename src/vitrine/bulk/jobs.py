@@ -12,7 +12,7 @@ from vitrine.caption.model import open_captioner
 from vitrine.caption.run import CaptionProvenance, CaptionSettings, CaptionWriter, captioner_flags
 from vitrine.classify.model import open_classifier
 from vitrine.classify.predict import write_predictions
-from vitrine.classify.predictions_csv import PredictionWriter
+from vitrine.classify.predictions_csv import PredictionWriter, choose_threshold
 from vitrine.data.samples import Sample
 from vitrine.explain.explainer import Explainer
 from vitrine.explain.run import SHEETS, ExplainSettings, MapProvenance, MapWriter, maps_csv
@@ -30,6 +30,7 @@ class PredictJob:
     batch_size: int
     probabilities: bool
     top: int
+    threshold: float | None = None
 
     def open(self) -> JobModel:
         """The classifier."""
@@ -46,7 +47,10 @@ class PredictJob:
     ) -> Sequence[Unreadable]:
         """Write the rows of ``predictions.csv``."""
         top = min(self.top, len(runner.labels))
-        with PredictionWriter(rows, runner.labels, probabilities=self.probabilities, top=top) as writer:
+        threshold = choose_threshold(self.threshold, is_multi_label=runner.is_multi_label)
+        with PredictionWriter(
+            rows, runner.labels, probabilities=self.probabilities, top=top, threshold=threshold
+        ) as writer:
             writer.resume_after([sample.name for sample in samples])
             write_predictions(writer, runner, samples, self.batch_size, loaders)
             return writer.finish().unreadable

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.classify.inference import join_logits, predict_samples
-from vitrine.classify.model import Classifier, in_precision, is_unfinished, open_classifier
+from vitrine.classify.labels import classes_called
+from vitrine.classify.model import Classifier, in_precision, is_unfinished, open_classifier, require_one_label
 from vitrine.classify.predictions_csv import predictions_csv
 from vitrine.data.samples import Dataset, FiniteSplit
 from vitrine.data.sources import open_data
@@ -259,6 +260,7 @@ def evaluate(
     if expect is not None:
         check_expected_accuracy(expect, tolerance)
     classifier = open_classifier(model, precision, architecture)
+    require_one_label(classifier, "vitrine evaluate measures")
     other = None if against is None else in_precision(classifier, against)
     settings = split_settings(classifier.folder, seed)
     dataset = open_data(data, seed=settings.seed, val_fraction=settings.val_fraction)
@@ -292,6 +294,12 @@ def _with_model_labels(data: Dataset, split: str, classifier: Classifier) -> Fin
     """The split's samples with labels as the model numbers them."""
     positions = {label: index for index, label in enumerate(classifier.labels)}
     unknown = [label for label in data.labels if label not in positions]
+    for label in unknown:
+        if same := classes_called(classifier.labels, label):
+            raise DataError(
+                f"{data.reference} has a class {label!r}, and the model has {len(same)} of that name: "
+                f"{', '.join(same)}.\nRename the data's class to the one that is meant."
+            )
     if unknown:
         examples = ", ".join(repr(label) for label in unknown[:5])
         raise DataError(

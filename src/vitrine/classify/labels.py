@@ -50,16 +50,21 @@ def shared_names_note(labels: Sequence[str]) -> tuple[str, ...]:
     return (f"Several classes have one name, and are told apart by their numbers: {examples}.",)
 
 
-def find_class(labels: Sequence[str], text: str) -> int:
+def find_class(labels: Sequence[str], label_or_number: str | int) -> int:
     """The number of a class, from its label or from the number itself, counted from 0. Labels come first.
 
     Args:
         labels: of all classes, each different.
-        text: what a person wrote.
+        label_or_number: what a person wrote; a whole number is always the class's.
 
     Raises:
         ModelError: there is no such class, or several are called that.
     """
+    if isinstance(label_or_number, int) and not 0 <= label_or_number < len(labels):
+        raise ModelError(f"There is no class {label_or_number}: the model has {len(labels)}, 0 to {len(labels) - 1}.")
+    if isinstance(label_or_number, int):
+        return label_or_number
+    text = label_or_number
     if text in labels:
         return labels.index(text)
     if same := classes_called(labels, text):

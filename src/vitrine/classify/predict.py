@@ -9,7 +9,7 @@ from typing import Any
 
 from vitrine.classify.inference import predict_samples
 from vitrine.classify.model import Classifier, open_classifier
-from vitrine.classify.predictions_csv import PredictionTable, PredictionWriter
+from vitrine.classify.predictions_csv import PredictionTable, PredictionWriter, choose_threshold
 from vitrine.data.image_folder import list_pictures
 from vitrine.data.samples import Sample
 from vitrine.results import Progress, no_progress, unreadable_to_json
@@ -23,11 +23,13 @@ class PredictionResult:
         table: the CSV and what has no row in it.
         precision: that the model ran in, "fp32" or "bf16".
         notes: sentences on the weights.
+        is_multi_label: a picture has a row for each of its labels.
     """
 
     table: PredictionTable
     precision: str
     notes: tuple[str, ...] = ()
+    is_multi_label: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -49,6 +51,7 @@ def predict(
     *,
     probabilities: bool = False,
     top: int = 0,
+    threshold: float | None = None,
     batch_size: int = 64,
     precision: str = "auto",
     resume: bool = False,
@@ -63,6 +66,7 @@ def predict(
         out: the CSV; ``filename,label`` and the optional columns. An unfinished table is ``OUT.partial``.
         probabilities: add the predicted label's probability.
         top: add the K most likely labels with their probabilities; 0 adds none.
+        threshold: of a multi-label model, the probability above which a label gets a row, 0 to 1; None is 0.5.
         batch_size: pictures at a time.
         precision: auto, fp32 or bf16.
         resume: continue an unfinished table after its last whole row.
@@ -72,6 +76,7 @@ def predict(
     Raises:
         DataError: no pictures, or a partial table of other pictures.
         ModelError: the model cannot be used.
+        UsageError: a threshold that is no probability, or for a model that gives every picture one label.
     """
     samples = list_pictures(images)
     classifier = open_classifier(model, precision, architecture)
@@ -82,6 +87,7 @@ def predict(
         classifier.labels,
         probabilities=probabilities,
         top=min(top, len(classifier.labels)),
+        threshold=choose_threshold(threshold, is_multi_label=classifier.is_multi_label),
         resume=resume,
         made_with=made_with,
     ) as writer:
@@ -94,7 +100,7 @@ def predict(
             progress=lambda count, _: progress(first + count, len(samples)),
         )
         table = writer.finish()
-    return PredictionResult(table, classifier.precision, classifier.notes)
+    return PredictionResult(table, classifier.precision, classifier.notes, classifier.is_multi_label)
 
 
 def write_predictions(

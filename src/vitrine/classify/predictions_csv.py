@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -10,9 +10,9 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
-from vitrine.errors import DataError
-from vitrine.io.resumable_csv import ResumableTable, csv_row
-from vitrine.metrics.classification import LabelledLogits, logsumexp, require_finite
+from vitrine.errors import DataError, UsageError
+from vitrine.io.resumable_csv import ResumableTable, count_records, csv_row
+from vitrine.metrics.classification import LabelledLogits, logsumexp, require_finite, sigmoid
 from vitrine.results import Unreadable
 
 
@@ -21,7 +21,7 @@ class PredictionTable:
     """A finished table of predictions.
 
     Attributes:
-        path: of the CSV: one row a readable picture, in name order.
+        path: of the CSV: one row a readable picture, in name order; of a multi-label model one row a label of it.
         rows: how many.
         unreadable: (name, reason) of the pictures that have no row, in name order.
         unreadable_path: of the CSV that lists those; None where there are none.
@@ -41,16 +41,21 @@ class PredictionColumns:
         labels: the C class names, as the training data wrote them.
         probabilities: whether there is a column ``probability``: that of the label, six decimals.
         top: how many pairs ``topK_label``, ``topK_probability`` there are; of equal classes the first leads.
+        threshold: None for a model that gives a picture one label. Of a multi-label model a picture has a row for every
+            label whose probability is above it, the likeliest first; where none is, one row whose label is empty.
 
     Raises:
-        ValueError: ``top`` is negative or more than there are classes.
+        ValueError: ``top`` is negative or more than there are classes, or the threshold is not 0 to 1.
     """
 
     labels: tuple[str, ...]
     probabilities: bool = False
     top: int = 0
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
+        if self.threshold is not None:
+            require_threshold(self.threshold)
         if not 0 <= self.top <= len(self.labels):
             raise ValueError(f"top must be 0 to {len(self.labels)}, the number of classes; got {self.top}.")
 
@@ -72,22 +77,62 @@ class PredictionColumns:
         if logits_BC.shape != (len(names), len(self.labels)):
             raise ValueError(f"Expected logits ({len(names)}, {len(self.labels)}); got {logits_BC.shape}.")
         require_finite(names, logits_BC)
-        count = max(1, self.top)
+        count = len(self.labels) if self.threshold is not None else max(1, self.top)
         order_BK = (
             np.argsort(-logits_BC, axis=1, kind="stable")[:, :count] if count > 1 else logits_BC.argmax(1)[:, None]
         )
         logits_BK = np.take_along_axis(logits_BC, order_BK, axis=1).astype(np.float64)
-        probability_BK = np.exp(logits_BK - logsumexp(logits_BC)[:, None])
+        if self.threshold is None:
+            probability_BK = np.exp(logits_BK - logsumexp(logits_BC)[:, None])
+        else:
+            probability_BK = sigmoid(logits_BK)
         rows = zip(names, order_BK.tolist(), probability_BK.tolist(), strict=True)
-        return b"".join(csv_row(self._cells(name, order, probabilities)) for name, order, probabilities in rows)
+        return b"".join(
+            csv_row(cells) for name, order, likely in rows for cells in self._picture_rows(name, order, likely)
+        )
 
-    def _cells(self, name: str, order: Sequence[int], probabilities: Sequence[float]) -> list[str]:
-        cells = [name, self.labels[order[0]]]
-        if self.probabilities:
-            cells.append(f"{probabilities[0]:.6f}")
-        for index, probability in zip(order[: self.top], probabilities[: self.top], strict=True):
-            cells += [self.labels[index], f"{probability:.6f}"]
-        return cells
+    def _picture_rows(self, name: str, order: Sequence[int], probabilities: Sequence[float]) -> Iterator[list[str]]:
+        """The rows of one picture, from its classes and their probabilities, likeliest first."""
+        pairs = [(self.labels[index], f"{likely:.6f}") for index, likely in zip(order, probabilities, strict=True)]
+        own_pairs = pairs[:1]
+        if self.threshold is not None:
+            above = sum(likely > self.threshold for likely in probabilities)
+            own_pairs = pairs[:above] or [("", "")]
+        tops = [cell for pair in pairs[: self.top] for cell in pair]
+        for label, probability in own_pairs:
+            yield [name, label, *([probability] if self.probabilities else []), *tops]
+
+
+DEFAULT_THRESHOLD = 0.5
+"""The probability above which a label of a multi-label model counts as present."""
+
+
+def require_threshold(threshold: float) -> None:
+    """Refuse a threshold that is no probability.
+
+    Raises:
+        UsageError: it is not 0 to 1.
+    """
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"The threshold must be a probability from 0 to 1, for example 0.5; got {threshold:g}.")
+
+
+def choose_threshold(threshold: float | None, *, is_multi_label: bool) -> float | None:
+    """The threshold of a model's labels: a multi-label model's is 0.5 by default, and no other model has one.
+
+    Raises:
+        UsageError: it is no probability, or the model gives every picture one label.
+    """
+    if not is_multi_label:
+        if threshold is not None:
+            raise UsageError(
+                "A threshold is for multi-label models; this one gives every picture its likeliest label.\n"
+                "Leave --threshold out; --probabilities and --top K say how likely labels are."
+            )
+        return None
+    value = DEFAULT_THRESHOLD if threshold is None else threshold
+    require_threshold(value)
+    return value
 
 
 def predictions_csv(
@@ -117,6 +162,7 @@ class PredictionWriter:
         labels: class names, as the training data wrote them.
         probabilities: see :class:`PredictionColumns`.
         top: see :class:`PredictionColumns`.
+        threshold: see :class:`PredictionColumns`.
         resume: continue the unfinished table where there is one.
         made_with: what must be the same when the table is continued: the model's hash, its precision. Kept in
             ``OUT.partial.json`` until the table is finished.
@@ -133,13 +179,17 @@ class PredictionWriter:
         *,
         probabilities: bool = False,
         top: int = 0,
+        threshold: float | None = None,
         resume: bool = False,
         made_with: Mapping[str, str] | None = None,
     ) -> None:
         if out.is_dir():
             raise DataError(f"{out} is a folder. Name the table to write, for example -o {out / 'predictions.csv'}.")
-        self._columns = PredictionColumns(tuple(labels), probabilities, top)
-        self._table = ResumableTable(out, self._columns.header, labels, made_with)
+        self._columns = PredictionColumns(tuple(labels), probabilities, top, threshold)
+        is_multi_label = threshold is not None
+        if is_multi_label:  # a picture may have no label, or several rows
+            labels, made_with = (*labels, ""), {**(made_with or {}), "threshold": f"{threshold:g}"}
+        self._table = ResumableTable(out, self._columns.header, labels, made_with, repeats_names=is_multi_label)
         self._resume = resume
         if not resume:
             self._table.require_no_rows()
@@ -193,9 +243,10 @@ class PredictionWriter:
             ValueError: these are not the next pictures in order.
         """
         self._require_next(names, unreadable)
-        self._table.append(self._columns.rows(names, logits_BC), unreadable)
+        rows = self._columns.rows(names, logits_BC)
+        self._table.append(rows, unreadable)
         self._position += len(names) + len(unreadable)
-        self._row_count += len(names)
+        self._row_count += len(names) if self._columns.threshold is None else count_records(rows)
         self._unreadable.update(unreadable)
 
     def finish(self) -> PredictionTable:

@@ -43,6 +43,10 @@ def predict(
     ],
     probabilities: Annotated[bool, typer.Option(help="Add the predicted label's probability.")] = False,
     top: Annotated[int, typer.Option(min=0, help="Add the K most likely labels with their probabilities.")] = 0,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Of a multi-label model: the probability above which a label gets a row; 0.5 by default."),
+    ] = None,
     batch_size: BatchOption = 64,
     precision: PrecisionOption = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a table that was interrupted.")] = False,
@@ -53,13 +57,16 @@ def predict(
     part_size: PartSizeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Label every picture of a folder, in name order, into a CSV."""
+    """Label every picture of a folder, in name order, into a CSV.
+
+    A multi-label model's picture has a row for every label above --threshold, or one with an empty label.
+    """
     settings = bulk_settings(engine, ray_address, workers, part_size, resume)
     if settings is not None:
         from vitrine.bulk.jobs import PredictJob
         from vitrine.bulk.run import predict_in_bulk
 
-        job = PredictJob(model, arch, precision, batch_size, probabilities, top)
+        job = PredictJob(model, arch, precision, batch_size, probabilities, top, threshold)
         with show.reading_progress("Predicting") as progress:
             outcome = predict_in_bulk(job, images, out, settings, progress)
         show.bulk_result(outcome, "predictions", as_json)
@@ -73,6 +80,7 @@ def predict(
             out,
             probabilities=probabilities,
             top=top,
+            threshold=threshold,
             batch_size=batch_size,
             precision=precision,
             resume=resume,
@@ -82,7 +90,9 @@ def predict(
     show.notes(result.notes)
     if as_json:
         show.json(result)
-    typer.echo(f"{result.table.rows} predictions in {result.table.path} ({result.precision}).", err=True)
+    rows, path = result.table.rows, result.table.path
+    what = f"{rows} rows, one a label," if result.is_multi_label else f"{rows} predictions"
+    typer.echo(f"{what} in {path} ({result.precision}).", err=True)
     show.unreadable(result.table.unreadable, len(result.table.unreadable), result.table.unreadable_path)
 
 

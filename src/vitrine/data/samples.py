@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
+
+from vitrine.errors import DataError
 
 
 class Picture(Protocol):
@@ -100,6 +103,9 @@ class Dataset:
         labels: class names, which a sample's label is an index into; none of captioned pictures.
         splits: "train", "validation", "test": those that exist.
         notes: sentences on every decision that a person would want to know (a split that was made, files left aside).
+
+    Raises:
+        DataError: two classes have one name.
     """
 
     reference: str
@@ -107,6 +113,14 @@ class Dataset:
     labels: tuple[str, ...]
     splits: Mapping[str, Split]
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        twice = [label for label, count in Counter(self.labels).items() if count > 1]
+        if twice:
+            raise DataError(
+                f"{self.reference} has several classes of one name: {', '.join(map(repr, twice[:5]))}.\n"
+                "Give every class a name of its own: what is trained on the data knows classes by their names."
+            )
 
 
 def printable(name: str) -> str:

@@ -64,13 +64,19 @@ def complete_records(path: Path) -> Iterator[tuple[int, list[str]]]:
             pending = b""
 
 
+def count_records(rows: bytes) -> int:
+    """How many records there are in the bytes of a table."""
+    text = rows.decode("utf-8", "surrogateescape")
+    return sum(1 for _ in csv.reader(io.StringIO(text, newline=""), strict=True))
+
+
 @dataclass(frozen=True)
 class ResumePoint:
     """Where an unfinished table stops.
 
     Attributes:
         position: how many pictures it is done with, from the first on.
-        rows: how many of those have a row.
+        rows: how many rows those have.
         unreadable: name and reason of the others.
     """
 
@@ -90,10 +96,17 @@ class ResumableTable:
         header: its first row.
         labels: what may be in the column ``label``.
         made_with: what must be equal for rows to go into one table; None asks nothing.
+        repeats_names: a picture may have several rows, one behind the other.
     """
 
     def __init__(
-        self, out: Path, header: Sequence[str], labels: Sequence[str], made_with: Mapping[str, str] | None
+        self,
+        out: Path,
+        header: Sequence[str],
+        labels: Sequence[str],
+        made_with: Mapping[str, str] | None,
+        *,
+        repeats_names: bool = False,
     ) -> None:
         self.out, self.unreadable_out = out, out.with_name(f"{out.stem}.unreadable.csv")
         self.rows_path = out.with_name(f"{out.name}.partial")
@@ -101,6 +114,7 @@ class ResumableTable:
         self._origin_path = out.with_name(f"{out.name}.partial.json")
         self._header, self._labels = list(header), frozenset(labels)
         self._made_with = None if made_with is None else dict(made_with)
+        self._repeats_names = repeats_names
         self._rows: IO[bytes] | None = None
         self._unreadable: IO[bytes] | None = None
 
@@ -222,6 +236,10 @@ class ResumableTable:
         while position < len(names):
             if row is not None and row[1][0] == names[position]:
                 (offset, _), count, row = row, count + 1, next(rows, None)
+                while self._repeats_names and row is not None and row[1][0] == names[position]:
+                    (offset, _), count, row = row, count + 1, next(rows, None)
+                if self._repeats_names and row is None:
+                    break  # the last picture in the file may lack rows
             elif names[position] not in failures:
                 break
             position += 1

@@ -106,6 +106,11 @@ def logsumexp(logits_NC: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
     return result_N
 
 
+def sigmoid(logits: npt.NDArray[np.floating]) -> npt.NDArray[np.float64]:
+    """1 / (1 + exp(-logits)), float64 of the same shape: the probability of each label by itself."""
+    return np.exp(-np.logaddexp(0, -logits.astype(np.float64)))
+
+
 CALIBRATION_BINS = 15  # as in Guo et al. (2017)
 _HARDEST = 20
 _TOP = 5
