@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from vitrine.data.check import DataReport, Duplicates, Spread, inspect
+from vitrine.data.check import DataReport, Duplicates, NearCopy, Spread, inspect
 from vitrine.data.image_folder import LAYOUTS, UnknownLayoutError
+from vitrine.data.perceptual_hash import BITS
 from vitrine.data.sources import open_data, open_unlabelled
 from vitrine.results import Progress
 
@@ -67,13 +68,30 @@ def _problems(report: DataReport) -> list[str]:
         *_problem(conflicts, "picture has", "pictures have", "copies with another label in its split", _copies),
         *_problem(within, "picture has", "pictures have", "copies in the same split", _copies),
         *_problem(
+            report.near_across_splits,
+            "picture looks",
+            "pictures look",
+            "like a copy of one in another split (near copies: a suspicion)",
+            _near_copy,
+        ),
+        *_problem(
+            report.near_within_splits,
+            "picture looks",
+            "pictures look",
+            "like a copy of one in the same split (near copies: a suspicion)",
+            _near_copy,
+        ),
+        *_problem(
             report.mismatches, "file is", "files are", "not what the name says", lambda item: f"{item[0]} is {item[1]}"
         ),
     ]
     if not lines:
         if not report.pictures:
             return ["Problems", "  There are no pictures."]
-        return ["No problems found: every picture can be read, and no two files are the same."]
+        return [
+            "No problems found: every picture can be read, no two files are the same, and none looks like a copy of "
+            "another."
+        ]
     return ["Problems", *lines]
 
 
@@ -90,6 +108,14 @@ def _copies(group: Duplicates) -> str:
 
     copies = " = ".join(name_of_copy(copy.name, copy.label) for copy in group.copies[:3])
     return copies + (f" and {len(group.copies) - 3:,} more" if len(group.copies) > 3 else "")
+
+
+def _near_copy(near: NearCopy) -> str:
+    names = [near.copy.name, near.original.name]
+    if near.copy.label != near.original.label:
+        names = [f"{each.name} ({each.label})" for each in (near.copy, near.original)]
+    addition = ", mirrored" if near.is_mirrored else ""
+    return f"{names[0]} ~ {names[1]}: near copy (distance {near.distance} of {BITS}{addition})"
 
 
 def _classes(report: DataReport) -> list[str]:

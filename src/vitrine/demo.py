@@ -28,6 +28,7 @@ from vitrine.explain.score import MethodScores, ScoreSettings, score_methods, wr
 from vitrine.io.files import write_atomically
 from vitrine.models.reference import BUNDLED
 from vitrine.report.run import Report, ReportSettings, write_report
+from vitrine.results import ONE_TRAINING, OVER_PICTURES
 from vitrine.runs.record import RunRow
 from vitrine.sweep.run import RunEvent, RunStarted, SweepEvent, sweep
 from vitrine.train.events import Event, TrainResult
@@ -98,8 +99,8 @@ class CaptionView:
         predicted, human = self.test.scores.predicted, self.test.human_grounding
         lines = [
             f"Do captions say what is there? {predicted.exact} of {predicted.pictures} are word for word one of the "
-            f"scene's own ({predicted.exact / predicted.pictures:.2f}, {predicted.exact_interval.low:.2f} to "
-            f"{predicted.exact_interval.high:.2f}).",
+            f"scene's own ({predicted.exact / predicted.pictures:.2f}, {OVER_PICTURES} "
+            f"{predicted.exact_interval.low:.2f} to {predicted.exact_interval.high:.2f}; one training).",
             f"  One caption for all pictures: {self.test.scores.constant.exact}.",
         ]
         for what, grounding in (("predicted", self.test.predicted_grounding), ("the scenes' own", human)):
@@ -232,7 +233,9 @@ class DemoResult:
                 "",
                 f"The final result: {self.final.name}, the best on the validation pictures.",
                 f"  On {metrics.n} test pictures, which chose nothing, its accuracy is {metrics.accuracy:.4f} "
-                f"(95 % interval {interval.low:.4f} to {interval.high:.4f}, {metrics.precision}).",
+                f"({OVER_PICTURES} {interval.low:.4f} to {interval.high:.4f}, {metrics.precision}).",
+                *(f"  {sentence}" for sentence in (self.test.leakage.sentences() if self.test.leakage else ())),
+                f"  {ONE_TRAINING}",
                 "",
                 self.inside.text(),
                 "",

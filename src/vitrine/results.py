@@ -18,6 +18,13 @@ Unreadable = tuple[str, str]
 """A picture that cannot be read: its name, and why."""
 
 
+OVER_PICTURES = "95 % interval over pictures"
+"""What tables call the interval of a figure that was measured on some pictures, by one set of weights."""
+
+ONE_TRAINING = "This is one training: another seed moves it too, by an amount that this run does not know."
+"""Said beside a figure of one run, whose interval is over pictures alone."""
+
+
 def no_progress(_count: int, _total: int) -> None:
     """A :data:`Progress` that reports nothing."""
 

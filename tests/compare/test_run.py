@@ -140,7 +140,7 @@ def test_the_table_shows_what_differs_and_what_came_out(runs: Path, tmp_path: Pa
     assert result.rows[3].settings["batch"] == 64 and result.rows[0].settings["input"] == 32
     outcome = result.rows[3].outcome()
     low, high = wilson(160, 200).low, wilson(160, 200).high
-    assert outcome["accuracy"] == "0.8000" and outcome["95 % interval"] == f"{low:.4f} to {high:.4f}"
+    assert outcome["accuracy"] == "0.8000" and outcome["95 % interval over pictures"] == f"{low:.4f} to {high:.4f}"
     assert (outcome["pictures/s"], outcome["peak MiB"], outcome["seconds"]) == (25, 300, 10)
     # The parts of transforms are shown only where their name does not tell.
     tfm1 = named_transforms("tfm1")

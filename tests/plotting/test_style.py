@@ -90,7 +90,7 @@ def test_a_confusion_figure_says_what_it_shows() -> None:
     words = [text.get_text() for text in figure.findobj(Text)]
     low, high = 100 * metrics.accuracy_interval.low, 100 * metrics.accuracy_interval.high
     assert f"Accuracy {100 * metrics.accuracy:.1f} %" in words
-    assert f"95 % interval {low:.1f} % to {high:.1f} %   n = 300   fp32" in words
+    assert f"95 % interval over pictures {low:.1f} % to {high:.1f} %   n = 300   fp32" in words
     for label in metrics.labels:
         assert words.count(label) == 2
     counts = sorted(int(word) for word in words if word.isdigit())
@@ -214,7 +214,7 @@ def test_a_figure_of_settings_is_tidy() -> None:
 
 def test_settings_are_a_table() -> None:
     table = settings_table(make_settings())
-    assert table.columns == ("start", "learning rate", "accuracy", "95 % interval", "n")
+    assert table.columns == ("start", "learning rate", "accuracy", "95 % interval over pictures", "n")
     assert table.final == 0
     assert table.rows[1][2:] == ("0.9300", "0.9125 to 0.9442", 1000)
     with pytest.raises(ValueError, match="in this order"):

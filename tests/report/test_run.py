@@ -16,6 +16,7 @@ from support.made_runs import made_captioner, made_run, run_verb
 from vitrine.cli.report import report as verb
 from vitrine.compare.run import compare
 from vitrine.errors import DataError, RunError, UsageError
+from vitrine.metrics.intervals import wilson
 from vitrine.plotting.tables import Table
 from vitrine.report.document import (
     BulletList,
@@ -69,6 +70,7 @@ def words(section: Section) -> list[str]:
     for block in section.blocks:
         texts += [block.words] if isinstance(block, Paragraph) else []
         texts += list(block.items) if isinstance(block, BulletList) else []
+        texts += [f"{each.flag}: {each.sentence}" for each in block.items] if isinstance(block, Findings) else []
         texts += (
             [f"{each.value} {each.name} {each.detail}" for each in block.items] if isinstance(block, Numbers) else []
         )
@@ -79,9 +81,9 @@ def test_the_best_of_the_largest_group_is_final_although_another_is_right_more_o
     result, limits = sections(runs)
     assert "The final result is good." in result  # "other" has 1.0, on 50 pictures of its own
     assert "highest accuracy of 3 runs measured on the same 200 validation pictures" in result
-    assert "0.9500 validation accuracy 95 % interval 0.9104 to 0.9726, n = 200" in result  # Wilson, by hand
+    assert "0.9500 validation accuracy 95 % interval over pictures 0.9104 to 0.9726, n = 200" in result  # by hand
     assert "it is better than poor; it cannot be told from good-too" in result
-    assert "trained with 2 seeds; their accuracies lie between 0.9400 and 0.9500" in result
+    assert "trained with 2 seeds: mean accuracy 0.9450, range 0.9400 to 0.9500" in result
     assert f"{100 * sqrt(0.95 * 0.05 / 200):.2f} points" in result
     assert "Test pictures: the accuracy is of the validation pictures" in limits
     assert "Other seeds" not in limits and "no methods were scored" in limits
@@ -119,7 +121,8 @@ def test_one_run_alone_is_said_to_be_alone_and_its_seed_too(tmp_path: Path) -> N
     result, limits = sections(tmp_path / "runs")
     assert "the only run" in result and "flattered" not in result and "one seed" in result
     assert "By exact tests" not in result
-    assert "None of the 40 validation pictures are byte for byte" in limits
+    assert "None of the 40 validation pictures also stands in training, byte for byte" in result
+    assert "Whether validation pictures look like copies of training pictures: vitrine check pets says so" in limits
 
 
 def test_seeds_that_drew_other_validation_pictures_are_seeds_but_no_range(tmp_path: Path) -> None:
@@ -163,14 +166,21 @@ def test_a_final_run_is_not_mistaken_for_its_namesake(runs: Path) -> None:
         sections(runs, "elsewhere/poor")
 
 
-def test_copies_of_training_pictures_are_counted(tmp_path: Path) -> None:
+def test_pictures_that_also_stand_in_training_are_a_finding_beside_the_result(tmp_path: Path) -> None:
     run = made_run(tmp_path / "runs" / "only", rights(40, range(4)))
     data = json.loads((run / "data.json").read_text())
     for place in (3, 5):
         data["splits"]["validation"][place]["sha256"] = data["splits"]["train"][place]["sha256"]
     (run / "data.json").write_text(json.dumps(data))
-    _, limits = sections(tmp_path / "runs")
-    assert "2 of the 40 validation pictures are byte for byte among the training pictures" in limits
+    result, limits = sections(tmp_path / "runs")
+    ends = wilson(35, 38)  # one of the two is right
+    interval = f"95 % interval over pictures {ends.low:.4f} to {ends.high:.4f}, n = 38"
+    assert f"0.9211 validation accuracy without the 2 in training too {interval}" in result
+    assert (
+        "leak: 2 of the 40 validation pictures also stand in training, byte for byte. Without them the accuracy is "
+        f"0.9211 ({interval}); with all pictures it is 0.9000 (n = 40)." in result
+    )
+    assert "byte for byte" not in limits
 
 
 def evaluation_of(run: Path, weights: bytes, **changes: object) -> None:
@@ -299,7 +309,7 @@ def test_the_numbers_of_the_page_are_those_of_the_run(page: tuple[Path, Path]) -
     out, run = page
     text, metrics = visible(out.read_text("utf-8")), json.loads((run / "metrics.json").read_text())
     low, high = metrics["accuracy_interval_95"]
-    assert f"{metrics['accuracy']:.4f} 95 % interval {low:.4f} to {high:.4f}, n = {metrics['n']}" in text
+    assert f"{metrics['accuracy']:.4f} 95 % interval over pictures {low:.4f} to {high:.4f}, n = {metrics['n']}" in text
     assert f"{metrics['expected_calibration_error']:.4f}" in text
     for entry in metrics["classes"]:
         recall = "–" if entry["recall"] is None else f"{entry['recall']:.3f} ("

@@ -113,7 +113,7 @@ def test_the_accuracy_is_that_of_the_predictions(run: Path) -> None:
     right, n = sum(truth[name] == label for name, label in predictions.items()), len(predictions)
     page = Page((run / "README.md").read_text("utf-8"))
     assert page.after("accuracy") == f"{right / n:.4f}"
-    low, high = (float(end) for end in page.after("95 % interval (Wilson)").split(" to "))
+    low, high = (float(end) for end in page.after("95 % interval over pictures (Wilson)").split(" to "))
     for end in (low, high):  # the ends are where the score test just rejects
         assert abs(right / n - end) / math.sqrt(end * (1 - end) / n) == pytest.approx(1.96, abs=0.02)
     assert page.after("pictures").startswith(f"{n}, validation split")

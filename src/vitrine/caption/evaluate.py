@@ -32,6 +32,7 @@ from vitrine.metrics.captions import METRICS, CaptionScores, Score, ScoredCaptio
 from vitrine.models.captioner.model import EncoderOutput
 from vitrine.plotting.tables import Cell, Table
 from vitrine.results import (
+    ONE_TRAINING,
     Interval,
     Progress,
     Unreadable,
@@ -41,6 +42,9 @@ from vitrine.results import (
     shown_number,
     unreadable_lines,
 )
+from vitrine.runs.leakage import EXACT_CAPTIONS
+from vitrine.runs.record import is_correct
+from vitrine.runs.training_pictures import copies_of_run
 
 _WIDTH = 100  # characters of the sentences in a terminal
 _LEAD_METRIC = "cider"  # the metric whose lead is put into words, where it was computed
@@ -233,6 +237,7 @@ class CaptionerEvaluation(EvaluationResult):
                 lines += ["", f"With the map of the next word, human captions' nouns hit less by {drop}."]
         else:
             lines.append("Grounding was not measured: these data do not say where things are.")
+        lines += [*self.leakage_lines(), "", ONE_TRAINING]
         return "\n".join(lines + unreadable_lines(self.unreadable))
 
 
@@ -277,6 +282,9 @@ def evaluate_captioner(
     samples = tuple(dataset.splits[name])
     collector = _CaptionCollector(captioner, samples, open_regions(data, samples), batch_size, progress)
     collector.run(beams)
+    copies = None if name == "train" else copies_of_run(captioner.folder, samples, progress)
+    human_captions = {sample.name: tuple(sample.captions) for sample in samples}
+    exact = {each.name: is_correct(each.caption, human_captions[each.name]) for each in collector.captions}
     result = CaptionerEvaluation(
         model=model,
         data=data,
@@ -293,6 +301,8 @@ def evaluate_captioner(
         unreadable=tuple(collector.unreadable),
         weights_sha256=captioner.weights.sha256,
         notes=(*captioner.notes, *dataset.notes),
+        leakage=None if copies is None else copies.leakage(exact, split=name, measure=EXACT_CAPTIONS),
+        copies=() if copies is None else copies.copies,
     )
     if out is not None:
         _write(out, result)

@@ -14,6 +14,7 @@ from vitrine.classify.model import Classifier, in_precision, is_unfinished, open
 from vitrine.classify.predictions_csv import predictions_csv
 from vitrine.data.samples import Dataset, FiniteSplit
 from vitrine.data.sources import open_data
+from vitrine.data.training_copies import TrainingCopy
 from vitrine.errors import DataError
 from vitrine.io.files import to_json, write_atomically
 from vitrine.metrics.classification import (
@@ -26,6 +27,7 @@ from vitrine.metrics.classification import (
 from vitrine.plotting.confusion import confusion_csv, save_confusion_figure
 from vitrine.plotting.tables import metrics_table
 from vitrine.results import (
+    ONE_TRAINING,
     ClassificationMetrics,
     Progress,
     Unreadable,
@@ -35,6 +37,10 @@ from vitrine.results import (
 )
 from vitrine.runs.environment import WEIGHTS_SHA256
 from vitrine.runs.folder import RunFolder
+from vitrine.runs.leakage import LEAKAGE, TRAINING_COPIES, Leakage
+from vitrine.runs.training_pictures import copies_of_run
+
+_SHOWN_COPIES = 5  # of training pictures; metrics.json has all
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,9 @@ class EvaluationResult(ABC):
         unreadable: (name, reason) of pictures that count in no figure.
         weights_sha256: of the model; None for random ones.
         notes: sentences on files and decisions.
+        leakage: pictures that also stand in the training of the model's run, and the result without them; None where
+            that is not known: the model is no run, or its training pictures were evaluated.
+        copies: these pictures.
     """
 
     model: str
@@ -94,6 +103,8 @@ class EvaluationResult(ABC):
     unreadable: tuple[Unreadable, ...]
     weights_sha256: str | None
     notes: tuple[str, ...]
+    leakage: Leakage | None = None
+    copies: tuple[TrainingCopy, ...] = ()
 
     @property
     def missed_expectation(self) -> bool:
@@ -108,8 +119,18 @@ class EvaluationResult(ABC):
             "split": self.split,
             WEIGHTS_SHA256: self.weights_sha256,
             **self._scores(),
+            LEAKAGE: None if self.leakage is None else self.leakage.to_dict(),
+            TRAINING_COPIES: [each.to_dict() for each in self.copies],
             "unreadable": unreadable_to_json(self.unreadable),
         }
+
+    def leakage_lines(self) -> list[str]:
+        """Below a table: what the result is without pictures that also stand in training; no line where none does."""
+        if not self.leakage:
+            return []
+        examples = [f"  {each.name}: {each.description}" for each in self.copies[:_SHOWN_COPIES]]
+        rest = len(self.copies) - len(examples)
+        return ["", *self.leakage.sentences(), *examples, *([f"  and {rest:,} more"] if rest else [])]
 
     @abstractmethod
     def _scores(self) -> Mapping[str, Any]:
@@ -211,6 +232,8 @@ class ClassifierEvaluation(EvaluationResult):
         lines = [f"{self.model} on {self.data}, {self.split} split", "", metrics_table(self.metrics)]
         if self.is_unfinished:
             lines += ["", "The training of this run has not ended: these are the weights of its best epoch so far."]
+        lines += self.leakage_lines()
+        lines += ["", ONE_TRAINING]
         lines += unreadable_lines(self.unreadable)
         if self.label_changes is not None:
             changes = self.label_changes
@@ -268,6 +291,7 @@ def evaluate(
     samples = _with_model_labels(dataset, name, classifier)
     parts = list(predict_samples(classifier, samples, batch_size=batch_size, progress=progress))
     logits = join_logits(parts)
+    copies = None if name == "train" else copies_of_run(classifier.folder, samples, progress)
     metrics = classification_metrics(logits, classifier.labels, precision=classifier.precision)
     changes = None
     if other is not None:
@@ -284,10 +308,18 @@ def evaluate(
         is_unfinished=is_unfinished(classifier),
         weights_sha256=classifier.weights.sha256 if classifier.weights else None,
         notes=classifier.notes,
+        leakage=None if copies is None else copies.leakage(_right_by_name(logits), split=name),
+        copies=() if copies is None else copies.copies,
     )
     if out is not None:
         _write(out, result, logits, classifier.labels)
     return result
+
+
+def _right_by_name(logits: LabelledLogits) -> dict[str, bool]:
+    """Whether the label of each picture is right, by its name."""
+    is_right_N = logits.predictions == logits.labels_N
+    return dict(zip(logits.names, is_right_N.tolist(), strict=True))
 
 
 def _with_model_labels(data: Dataset, split: str, classifier: Classifier) -> FiniteSplit:

@@ -20,8 +20,10 @@ from torch.nn import functional
 from vitrine.classify.evaluate import choose_split, split_settings
 from vitrine.classify.inference import known_labels, predict_samples
 from vitrine.classify.model import Classifier, open_classifier, place_on_device
+from vitrine.data.sample_index import index_samples
 from vitrine.data.samples import Dataset, Sample
 from vitrine.data.sources import open_data
+from vitrine.data.training_copies import HashedPicture, find_training_copies
 from vitrine.errors import DataError, ModelError, UsageError
 from vitrine.metrics.classification import require_finite
 from vitrine.metrics.intervals import wilson
@@ -31,6 +33,7 @@ from vitrine.models.load import load_model, training_input
 from vitrine.models.reference import bundled_folder
 from vitrine.plotting.tables import Table
 from vitrine.results import (
+    OVER_PICTURES,
     Interval,
     Progress,
     Unreadable,
@@ -42,7 +45,9 @@ from vitrine.results import (
     unreadable_to_json,
 )
 from vitrine.runs.folder import RunFolder
+from vitrine.runs.leakage import LEAKAGE, Leakage, count_leakage
 from vitrine.runs.record import read_json, read_record
+from vitrine.runs.training_pictures import hashed_pictures
 
 DEFAULT_K = 20
 TEMPERATURE = 0.07
@@ -171,6 +176,8 @@ class KnnResult:
         recorded_head: what the run recorded of the same pictures; None where there is no such record.
         unreadable: (name, reason) of pictures that count in no figure.
         notes: sentences on weights and decisions.
+        leakage: pictures that also stand among the training pictures, where each is its own nearest neighbour, and what
+            the neighbours are worth without them.
     """
 
     model: str
@@ -188,6 +195,7 @@ class KnnResult:
     recorded_head: LabelSource | None = None
     unreadable: tuple[Unreadable, ...] = ()
     notes: tuple[str, ...] = ()
+    leakage: Leakage | None = None
 
     @property
     def rows(self) -> tuple[LabelSource, ...]:
@@ -218,6 +226,7 @@ class KnnResult:
             "majority_class": self.majority.to_dict(),
             **{key: each.to_dict() for key, each in parts.items() if each is not None},
             "paired": [_paired_dict(one, other) for one, other in self.pairs],
+            LEAKAGE: None if self.leakage is None else self.leakage.to_dict(),
             "unreadable": unreadable_to_json(self.unreadable),
         }
 
@@ -231,9 +240,12 @@ class KnnResult:
             f"{self.k} nearest of {self.training_pictures:,} training pictures by cosine of {self.feature_count:,} "
             f"features, votes weighted by exp(cosine / {self.temperature:g}), {self.precision}",
             "",
-            Table(("labels by", "accuracy", "95 % interval"), tuple(cells)).text(),
+            Table(("labels by", "accuracy", OVER_PICTURES), tuple(cells)).text(),
         ]
         lines += ["", *(_sentence(one, other) for one, other in self.pairs)] if self.pairs else []
+        if self.leakage:
+            lines += ["", "A picture that also stands in training is its own nearest neighbour:"]
+            lines += [f"  {sentence}" for sentence in self.leakage.sentences()]
         return "\n".join(lines + unreadable_lines(self.unreadable))
 
 
@@ -317,7 +329,8 @@ def knn(
     classes = len(dataset.labels)
     run = _own_run(classifier.folder)
     initial, notes = (None, ()) if run is None else _initial_classifier(run, precision)
-    counter = _PictureCounter(progress, (1 if initial is None else 2) * sum(map(len, parts)))
+    counter = _PictureCounter(progress, (2 if initial is None else 3) * sum(map(len, parts)))
+    training, pictures = (_hash_pictures(part, counter) for part in parts)
     train, query = (_features(classifier, part, batch_size, counter) for part in parts)
     name = "neighbours in its features" if run else "neighbours in frozen features"
     initial_knn = None
@@ -326,6 +339,8 @@ def knn(
         initial_knn = _knn_labels("neighbours before fine-tuning", *initial_features, classes=classes, k=k)
     if k > len(train.samples):
         notes = (*notes, f"There are {len(train.samples)} training pictures, fewer than {k}: all of them vote.")
+    knn_labels = _knn_labels(name, train, query, classes=classes, k=k)
+    copies = find_training_copies(pictures, training)
     return KnnResult(
         model=model,
         data=data,
@@ -337,11 +352,12 @@ def knn(
         feature_count=train.features_ND.shape[1],
         training_pictures=len(train.samples),
         majority=_majority(train, query, dataset.labels),
-        knn=_knn_labels(name, train, query, classes=classes, k=k),
+        knn=knn_labels,
         initial_knn=initial_knn,
         recorded_head=None if run is None else _recorded_head(run, query, dataset.labels),
         unreadable=(*train.unreadable, *query.unreadable),
         notes=(*classifier.notes, *dataset.notes, *notes),
+        leakage=count_leakage(copies, knn_labels.is_right, split=split),
     )
 
 
@@ -370,6 +386,10 @@ def _labelled_samples(data: Dataset, split: str) -> tuple[Sample, ...]:
         if sample.label is None:
             raise DataError(f"{sample.name} of the {split} pictures has no label: neighbours need labelled pictures.")
     return samples
+
+
+def _hash_pictures(samples: Sequence[Sample], counter: _PictureCounter) -> list[HashedPicture]:
+    return hashed_pictures(samples, index_samples(samples, progress=lambda _done, _total: counter.add(1)))
 
 
 def _features(

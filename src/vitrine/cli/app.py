@@ -134,7 +134,7 @@ def train(
     with show.training_progress() as report:
         result = run_training(data, final_recipe, out, resume=resume, report=report)
     if show.is_first_process():
-        show.result(result.metrics, lambda: show.training_summary(result), as_json)
+        show.result(result, lambda: show.training_summary(result), as_json)
 
 
 @app.command()

@@ -195,27 +195,32 @@ class _TrainingLines:
 
 
 def training_summary(result: TrainResult) -> str:
-    """The run's result in three lines."""
-    from vitrine.results import CaptioningMetrics
+    """The run's result in a few lines: pictures that also stand in training are part of it."""
+    from vitrine.results import ONE_TRAINING, CaptioningMetrics
 
     m = result.metrics
+    leakage = "".join(f"{sentence}\n" for sentence in (result.leakage.sentences() if result.leakage else ()))
     if isinstance(m, CaptioningMetrics):
-        return _captioner_summary(result, m)
+        return _captioner_summary(result, m, leakage)
     interval = f"{m.accuracy_interval.low:.4f} to {m.accuracy_interval.high:.4f}"
     return (
-        f"Validation accuracy {m.accuracy:.4f} (95 % interval {interval}, n = {m.n}, {m.precision}), "
+        f"Validation accuracy {m.accuracy:.4f} (95 % interval over pictures {interval}, n = {m.n}, {m.precision}), "
         f"epoch {result.best_epoch} of {result.epochs}.\n"
+        f"{leakage}{ONE_TRAINING}\n"
         f"Run: {result.run}\n"
         f"Next: vitrine evaluate {result.run} DATA; vitrine predict {result.run} IMAGES -o predictions.csv"
     )
 
 
-def _captioner_summary(result: TrainResult, m: CaptioningMetrics) -> str:
+def _captioner_summary(result: TrainResult, m: CaptioningMetrics, leakage: str) -> str:
+    from vitrine.results import ONE_TRAINING
+
     exact = m.scores["predicted"]["exact"]["n"]
     return (
         f"Validation: {100 * m.accuracy:.2f} % of {m.pieces:,} word pieces are the likeliest after those before them; "
         f"{exact} of {m.n:,} captions are word for word a human one ({m.precision}), epoch {result.best_epoch} of "
         f"{result.epochs}.\n"
+        f"{leakage}{ONE_TRAINING}\n"
         f"Run: {result.run}\n"
         f"Next: vitrine evaluate {result.run} DATA; vitrine caption {result.run} IMAGES -o captions"
     )

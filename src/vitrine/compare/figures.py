@@ -30,7 +30,8 @@ from vitrine.plotting.style import (
     shorten,
     text_size,
 )
-from vitrine.plotting.tables import Setting, Table, settings_table
+from vitrine.plotting.tables import Cell, Setting, Table, settings_table
+from vitrine.results import OVER_PICTURES
 from vitrine.runs.record import CaptionerRow, RunRow
 
 _ROW = 0.3  # inches
@@ -83,7 +84,7 @@ def settings_figure(settings: Sequence[Setting], title: str = "") -> Figure:
 def _caption(settings: Sequence[Setting]) -> str:
     counts = sorted({setting.n for setting in settings})
     final = "   in colour: the final result" if any(setting.final for setting in settings) else ""
-    return f"lines: 95 % intervals   n = {' or '.join(f'{n:,}' for n in counts)}{final}"
+    return f"lines: 95 % intervals over pictures   n = {' or '.join(f'{n:,}' for n in counts)}{final}"
 
 
 def _write_column(
@@ -127,7 +128,24 @@ def run_settings_table(rows: Sequence[RunRow]) -> Table:
 def run_outcomes_table(rows: Sequence[RunRow]) -> Table:
     """The results: a row a run."""
     names = tuple(rows[0].outcome()) if rows else ()
-    return Table(("run", *names), tuple((row.name, *row.outcome().values()) for row in rows))
+    more_names, more_cells = leakage_columns(rows)
+    cells = tuple((row.name, *row.outcome().values(), *more) for row, more in zip(rows, more_cells, strict=True))
+    return Table(("run", *names, *more_names), cells)
+
+
+def leakage_columns(rows: Sequence[RunRow | CaptionerRow]) -> tuple[tuple[str, ...], list[tuple[Cell, ...]]]:
+    """Names and cells of the columns on pictures that also stand in training; no columns where there is none."""
+    if not any(row.leakage for row in rows):
+        return (), [() for _ in rows]
+    cells: list[tuple[Cell, ...]] = []
+    for row in rows:
+        leakage = row.leakage
+        if leakage is None:
+            cells.append((None, None, None))
+        else:
+            rest = leakage.without_any
+            cells.append((leakage.exact, leakage.near, f"{rest.value:.4f} (n = {rest.n:,})" if rest.n else None))
+    return ("in training too", "near copies", "without these"), cells
 
 
 def runs_table(rows: Sequence[RunRow]) -> Table:
@@ -140,7 +158,8 @@ def runs_table(rows: Sequence[RunRow]) -> Table:
 def captioners_table(rows: Sequence[CaptionerRow]) -> Table:
     """Settings and results of captioners: a row a run."""
     names = tuple(rows[0].settings) if rows else ()
-    columns = ("piece accuracy", "pieces", "loss", "exact captions", "95 % interval", "pictures")
+    columns = ("piece accuracy", "pieces", "loss", "exact captions", OVER_PICTURES, "pictures")
+    more_names, more_cells = leakage_columns(rows)
     cells = tuple(
         (
             row.name,
@@ -151,10 +170,11 @@ def captioners_table(rows: Sequence[CaptionerRow]) -> Table:
             f"{row.exact / row.n:.4f}",
             f"{row.exact_interval.low:.4f} to {row.exact_interval.high:.4f}",
             row.n,
+            *more,
         )
-        for row in rows
+        for row, more in zip(rows, more_cells, strict=True)
     )
-    return Table(("captioner", *names, *columns), cells)
+    return Table(("captioner", *names, *columns, *more_names), cells)
 
 
 def figure_labels(rows: Sequence[RunRow], varied_settings: Sequence[str]) -> dict[str, str]:

@@ -30,6 +30,7 @@ from vitrine.compare.figures import (
     run_settings_table,
     runs_table,
 )
+from vitrine.compare.seeds import ONE_SEED, SeedSpread, spread_over_seeds
 from vitrine.data.samples import Sample
 from vitrine.errors import DataError, UsageError
 from vitrine.explain.explainer import Explainer
@@ -44,6 +45,7 @@ from vitrine.results import join_words
 from vitrine.runs.data import find_validation_samples
 from vitrine.runs.find import RunSearch, SkippedFolder, find_runs
 from vitrine.runs.index import NEARER, RunSummary, read_summaries
+from vitrine.runs.leakage import LEAKAGE
 from vitrine.runs.record import SHOWN, CaptionerRow, RecordReader, RunRecord, RunRow, read_record, varying_settings
 
 _MAX_CLAIMS = 20  # sentences on pairs that a person reads
@@ -89,6 +91,7 @@ class ComparisonResult:
         captioners: runs that trained captioners, best first.
         claims: of each pair that shares its validation pictures: one on classifiers, two on captioners.
         over_seeds: what several seeds of two settings say together.
+        seed_spreads: of each recipe that was trained with several seeds.
         groups: names of classifiers by the validation pictures they share; None of more than one run share none.
         disagreements: the pictures on which two runs disagree; None where they were not asked for.
         skipped_folders: folders that are no finished runs.
@@ -101,6 +104,7 @@ class ComparisonResult:
     captioners: tuple[CaptionerRow, ...]
     claims: tuple[Claim, ...]
     over_seeds: tuple[SeedsClaim, ...]
+    seed_spreads: tuple[SeedSpread, ...]
     groups: Mapping[str, tuple[str, ...]]
     disagreements: Disagreements | None = None
     skipped_folders: tuple[SkippedFolder, ...] = ()
@@ -164,6 +168,7 @@ class ComparisonResult:
                     "pictures_per_second": row.pictures_per_second,
                     "peak_memory_mib": row.peak_memory_mib,
                     "seconds": row.seconds,
+                    LEAKAGE: None if row.leakage is None else row.leakage.to_dict(),
                 }
                 for row in self.rows
             ],
@@ -177,11 +182,13 @@ class ComparisonResult:
                     "negative_log_likelihood": row.loss,
                     "exact_captions": row.exact,
                     "exact_interval_95": [row.exact_interval.low, row.exact_interval.high],
+                    LEAKAGE: None if row.leakage is None else row.leakage.to_dict(),
                 }
                 for row in self.captioners
             ],
             "tests": [claim.to_dict() for claim in self.claims],
             "over_seeds": [claim.to_dict() for claim in self.over_seeds],
+            "seeds": [spread.to_dict() for spread in self.seed_spreads],
             "validation_sets": [list(names) for names in self.groups.values()],
             "left_out": [vars(each) for each in self.skipped_folders],
             "notes": list(self.notes),
@@ -206,7 +213,20 @@ class ComparisonResult:
             tests.append(NEARNESS)
         notes = [*self.group_sentences(), *self.notes]
         notes += [f"Left out: {each.name}: {each.reason}." for each in self.skipped_folders]
-        return [part for part in (tests, [claim.sentence for claim in self.over_seeds], notes) if part]
+        over_seeds = [*self.seed_sentences(), *(claim.sentence for claim in self.over_seeds)]
+        return [part for part in (self.leakage_sentences(), tests, over_seeds, notes) if part]
+
+    def leakage_sentences(self) -> list[str]:
+        """What the best classifier and the best captioner with pictures that also stand in training come to without."""
+        best = [next(((row.name, row.leakage) for row in rows if row.leakage), None) for rows in self._tables()]
+        return [f"{each[0]}: {sentence}" for each in best if each and each[1] for sentence in each[1].sentences()]
+
+    def _tables(self) -> tuple[Sequence[RunRow | CaptionerRow], ...]:
+        return self.rows, self.captioners
+
+    def seed_sentences(self) -> list[str]:
+        """Mean and range of each recipe that was trained with several seeds; else that nothing is known of seeds."""
+        return [spread.sentence for spread in self.seed_spreads] or [ONE_SEED]
 
     def _shown_claims(self) -> tuple[Claim, ...]:
         if len(self.claims) <= _MAX_CLAIMS:
@@ -266,6 +286,7 @@ def compare_runs(
         captioners=tuple(row for row in caption_rows if isinstance(row, CaptionerRow)),
         claims=claims,
         over_seeds=combine_seeds(summaries, claims),
+        seed_spreads=spread_over_seeds(summaries),
         groups=_group_by_validation(best_first),
         disagreements=None if pair is None else _disagreements(*pair),
         skipped_folders=search.skipped_folders,

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from statistics import median
 
 from vitrine.data.decode import TREATMENTS, promised_format
+from vitrine.data.perceptual_hash import BITS, find_near
 from vitrine.data.sample_index import Reading, read_samples
 from vitrine.data.samples import Dataset, Sample
 from vitrine.results import Progress, unreadable_to_json
@@ -74,6 +75,28 @@ class Duplicates:
 
 
 @dataclass(frozen=True)
+class NearCopy:
+    """A picture that looks like a copy of another one: a suspicion, where files with the same bytes are a fact.
+
+    Attributes:
+        copy: the picture.
+        original: the one that comes before it and is nearest to it; which was made of which is not known.
+        distance: bits of :data:`vitrine.data.perceptual_hash.BITS` in which their perceptual hashes differ.
+        is_mirrored: whether one is nearer to the other's mirror image.
+    """
+
+    copy: Copy
+    original: Copy
+    distance: int
+    is_mirrored: bool
+
+    @property
+    def across_splits(self) -> bool:
+        """Whether the two lie in different splits."""
+        return self.copy.split != self.original.split
+
+
+@dataclass(frozen=True)
 class DataReport:
     """All that :func:`vitrine.data.check.inspect` found.
 
@@ -88,6 +111,8 @@ class DataReport:
         unreadable: (name, reason).
         mismatches: (name, format found) of pictures whose extension promises another format.
         duplicates: files with the same bytes; those across splits first.
+        near_copies: pictures that look like copies of others by their perceptual hashes, each with the nearest one;
+            those across splits first, nearest first.
         majority: the share of each split that the most frequent training class makes up: what a guess gets right.
     """
 
@@ -105,6 +130,7 @@ class DataReport:
     unreadable: tuple[tuple[str, str], ...]
     mismatches: tuple[tuple[str, str], ...]
     duplicates: tuple[Duplicates, ...]
+    near_copies: tuple[NearCopy, ...]
     majority: Mapping[str, float]
 
     @property
@@ -123,6 +149,16 @@ class DataReport:
         return tuple(group for group in self.duplicates if not group.across_splits)
 
     @property
+    def near_across_splits(self) -> tuple[NearCopy, ...]:
+        """Near copies of pictures of another split."""
+        return tuple(each for each in self.near_copies if each.across_splits)
+
+    @property
+    def near_within_splits(self) -> tuple[NearCopy, ...]:
+        """Near copies of pictures of the same split."""
+        return tuple(each for each in self.near_copies if not each.across_splits)
+
+    @property
     def imbalance(self) -> float | None:
         """Pictures of the largest class over those of the smallest, in training; None without two classes."""
         counts = [n for n in self._training().values() if n]
@@ -139,6 +175,8 @@ class DataReport:
         advice = []
         if self.across_splits:
             advice.append("Keep every picture in one split only: copies of training pictures make a score too good.")
+        if self.near_across_splits:
+            advice.append("Look at the near copies across splits: one picture, however stored, belongs into one split.")
         if self.unreadable:
             advice.append("Replace or remove what cannot be read: training names it and goes on without it, up to 1 %.")
         if any(group.labels_differ for group in self.duplicates):
@@ -167,6 +205,9 @@ class DataReport:
             "unreadable": unreadable_to_json(self.unreadable),
             "mismatches": [{"name": name, "format": format_} for name, format_ in self.mismatches],
             "duplicates": copies,
+            "near_copies": [
+                {**asdict(each), "bits": BITS, "across_splits": each.across_splits} for each in self.near_copies
+            ],
             "pictures": self.pictures,
             "imbalance": self.imbalance,
             "serious": self.serious,
@@ -186,16 +227,20 @@ def inspect(data: Dataset, *, workers: int = -1, progress: Progress | None = Non
     """Read every picture of every finite split once.
 
     Args:
-        data: what to look at; endless splits are left out, and a note says so.
+        data: what to look at; endless splits and shards at an address are left out, and a note says so.
         workers: threads; -1 chooses.
         progress: called with (done, total) after each picture.
     """
-    endless = [name for name, split in data.splits.items() if split.endless]
-    finite = {name: split for name, split in data.splits.items() if not split.endless}
+    pictures_by_split = {name: split.list_samples() for name, split in data.splits.items()}
+    finite = {name: pictures for name, pictures in pictures_by_split.items() if pictures is not None}
+    endless = [name for name in pictures_by_split if name not in finite]
     samples = [(name, sample) for name, split in finite.items() for sample in split]
     readings = list(read_samples([sample for _, sample in samples], workers=workers, progress=progress))
     usable = [reading for reading in readings if reading.problem is None]
     counts = tuple(_count_split(name, split, data.labels) for name, split in finite.items())
+    copies = [
+        Copy(sample.name, name, None if sample.label is None else data.labels[sample.label]) for name, sample in samples
+    ]
     widths, heights = _lengths(usable)
     return DataReport(
         reference=data.reference,
@@ -211,7 +256,8 @@ def inspect(data: Dataset, *, workers: int = -1, progress: Progress | None = Non
         kinds=_kinds(usable),
         unreadable=tuple((r.name, r.problem) for r in readings if r.problem is not None),
         mismatches=_mismatches(readings),
-        duplicates=_duplicates(samples, readings, data.labels),
+        duplicates=_duplicates(copies, readings),
+        near_copies=_near_copies(copies, readings),
         majority=_majority(counts),
     )
 
@@ -252,16 +298,43 @@ def _mismatches(readings: Sequence[Reading]) -> tuple[tuple[str, str], ...]:
     )
 
 
-def _duplicates(
-    samples: Sequence[tuple[str, Sample]], readings: Sequence[Reading], labels: Sequence[str]
-) -> tuple[Duplicates, ...]:
+def _duplicates(copies: Sequence[Copy], readings: Sequence[Reading]) -> tuple[Duplicates, ...]:
     by_hash: dict[str, list[Copy]] = defaultdict(list)
-    for (split, sample), reading in zip(samples, readings, strict=True):
+    for copy, reading in zip(copies, readings, strict=True):
         if reading.problem is None and reading.sha256 is not None:  # empty files are no copies of one another
-            label = None if sample.label is None else labels[sample.label]
-            by_hash[reading.sha256].append(Copy(sample.name, split, label))
-    groups = [Duplicates(tuple(copies)) for copies in by_hash.values() if len(copies) > 1]
+            by_hash[reading.sha256].append(copy)
+    groups = [Duplicates(tuple(each)) for each in by_hash.values() if len(each) > 1]
     return tuple(sorted(groups, key=lambda group: (not group.across_splits, not group.labels_differ)))
+
+
+def _near_copies(copies: Sequence[Copy], readings: Sequence[Reading]) -> tuple[NearCopy, ...]:
+    """Each picture with the nearest one of an earlier split, or else the nearest before it in its own split."""
+    by_split: dict[str, list[tuple[Copy, bytes]]] = defaultdict(list)
+    first_of_hash: dict[str | None, Copy] = {}
+    for copy, reading in zip(copies, readings, strict=True):
+        # Files with the same bytes are duplicates, and stand here once.
+        if reading.signature is not None and first_of_hash.setdefault(reading.sha256, copy) is copy:
+            by_split[copy.split].append((copy, reading.signature))
+    earlier: list[tuple[Copy, bytes]] = []
+    near_copies: list[NearCopy] = []
+    for pictures in by_split.values():
+        across = _nearest(pictures, earlier)
+        within = _nearest(pictures, pictures, earlier_only=True)
+        near_copies += (within | across).values()
+        earlier += pictures
+    return tuple(sorted(near_copies, key=lambda each: (not each.across_splits, each.distance)))
+
+
+def _nearest(
+    pictures: Sequence[tuple[Copy, bytes]], others: Sequence[tuple[Copy, bytes]], *, earlier_only: bool = False
+) -> dict[Copy, NearCopy]:
+    queries, references = ([signature for _, signature in each] for each in (pictures, others))
+    return {
+        pictures[each.query][0]: NearCopy(
+            pictures[each.query][0], others[each.reference][0], each.distance, each.is_mirrored
+        )
+        for each in find_near(queries, references, earlier_only=earlier_only)
+    }
 
 
 def _majority(counts: Sequence[SplitCount]) -> dict[str, float]:

@@ -7,10 +7,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from vitrine.data.decode import PictureFacts, decode, describe
+from vitrine.data.perceptual_hash import signature
 from vitrine.data.samples import Sample
 from vitrine.errors import PictureError
 from vitrine.results import Progress
@@ -20,25 +21,29 @@ _Result = TypeVar("_Result")
 
 @dataclass(frozen=True)
 class SampleIndex:
-    """Hash, size and readability of every picture of some data.
+    """Hashes, size and readability of every picture of some data.
 
     Attributes:
         hashes: sample name to the SHA-256 of its file's bytes, in hexadecimal; a file whose bytes cannot be had at
             all is missing here.
         unreadable: (name, reason in one line) of every picture that does not decode.
         sizes: sample name to width and height in pixels, as its header has them.
+        signatures: sample name to its perceptual hashes (see :mod:`vitrine.data.perceptual_hash`); pictures that do not
+            decode, and those of one colour, are missing here.
     """
 
     hashes: Mapping[str, str]
     unreadable: tuple[tuple[str, str], ...]
     sizes: Mapping[str, tuple[int, int]]
+    signatures: Mapping[str, bytes] = field(default_factory=dict)
 
     @classmethod
     def concatenate(cls, parts: Sequence[SampleIndex]) -> SampleIndex:
         """The index of pictures that were read in parts, in their order."""
         hashes = {name: sha256 for part in parts for name, sha256 in part.hashes.items()}
         sizes = {name: size for part in parts for name, size in part.sizes.items()}
-        return cls(hashes, tuple(row for part in parts for row in part.unreadable), sizes)
+        signatures = {name: each for part in parts for name, each in part.signatures.items()}
+        return cls(hashes, tuple(row for part in parts for row in part.unreadable), sizes, signatures)
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Reading:
         size: length of the file in bytes.
         facts: the header; None where there is none.
         problem: why the picture cannot be used; None where it can.
+        signature: its perceptual hashes; None where it does not decode or is of one colour.
     """
 
     name: str
@@ -58,10 +64,11 @@ class Reading:
     size: int = 0
     facts: PictureFacts | None = None
     problem: str | None = None
+    signature: bytes | None = None
 
 
 def index_samples(samples: Sequence[Sample], *, workers: int = -1, progress: Progress | None = None) -> SampleIndex:
-    """Hash and decode every picture.
+    """Decode every picture and hash its bytes and what it shows.
 
     Args:
         samples: the pictures; names are unique.
@@ -71,6 +78,7 @@ def index_samples(samples: Sequence[Sample], *, workers: int = -1, progress: Pro
     hashes: dict[str, str] = {}
     unreadable: list[tuple[str, str]] = []
     sizes: dict[str, tuple[int, int]] = {}
+    signatures: dict[str, bytes] = {}
     for reading in read_samples(samples, workers=workers, progress=progress):
         if reading.sha256 is not None:
             hashes[reading.name] = reading.sha256
@@ -78,7 +86,9 @@ def index_samples(samples: Sequence[Sample], *, workers: int = -1, progress: Pro
             sizes[reading.name] = reading.facts.width, reading.facts.height
         if reading.problem is not None:
             unreadable.append((reading.name, reading.problem))
-    return SampleIndex(hashes, tuple(unreadable), sizes)
+        if reading.signature is not None:
+            signatures[reading.name] = reading.signature
+    return SampleIndex(hashes, tuple(unreadable), sizes, signatures)
 
 
 def read_samples(
@@ -102,10 +112,10 @@ def read_sample(sample: Sample) -> Reading:
     facts = None
     try:
         facts = describe(data)
-        decode(data)
+        picture = decode(data)
     except PictureError as error:
         return Reading(sample.name, sha256, len(data), facts, str(error))
-    return Reading(sample.name, sha256, len(data), facts)
+    return Reading(sample.name, sha256, len(data), facts, signature=signature(picture))
 
 
 def map_in_order(work: Callable[[Sample], _Result], samples: Iterable[Sample], workers: int = -1) -> Iterator[_Result]:

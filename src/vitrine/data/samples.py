@@ -68,8 +68,12 @@ class Split(Sequence[Sample]):
         """Whether the source has no end."""
         raise NotImplementedError
 
+    def list_samples(self) -> Sequence[Sample] | None:
+        """All samples, to be read one by one; None where that cannot be, which :meth:`skipped_note` explains."""
+        return None if self.endless else self
+
     def skipped_note(self, name: str) -> str:
-        """Why an endless split called ``name`` was passed over by what looks at every picture, in a sentence."""
+        """Why a split called ``name`` was passed over by what looks at every picture, in a sentence."""
         return f"The split {name} has no end and was not looked at."
 
 

@@ -35,7 +35,7 @@ from vitrine.plotting.style import (
     shorten,
     text_size,
 )
-from vitrine.results import ClassificationMetrics, percent
+from vitrine.results import OVER_PICTURES, ClassificationMetrics, percent
 
 WHOLE = 1000  # classes up to which every pair of them has a number or a cell
 _COUNTED = 15  # classes up to which every cell says its count
@@ -139,7 +139,8 @@ def _title(metrics: ClassificationMetrics) -> tuple[str, str]:
     interval = metrics.accuracy_interval
     return (
         f"Accuracy {percent(metrics.accuracy)}",
-        f"95 % interval {percent(interval.low)} to {percent(interval.high)}   n = {metrics.n:,}   {metrics.precision}",
+        f"{OVER_PICTURES} {percent(interval.low)} to {percent(interval.high)}   n = {metrics.n:,}   "
+        f"{metrics.precision}",
     )
 
 

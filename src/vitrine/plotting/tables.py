@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vitrine.io.resumable_csv import csv_row
-from vitrine.results import ClassificationMetrics, Interval
+from vitrine.results import OVER_PICTURES, ClassificationMetrics, Interval
 
 Cell = str | int | float | None
 
@@ -131,13 +131,13 @@ def settings_table(settings: Sequence[Setting]) -> Table:
         (*setting.values.values(), f"{setting.accuracy:.4f}", _interval(setting.interval), setting.n)
         for setting in settings
     ]
-    return Table((*names, "accuracy", "95 % interval", "n"), tuple(rows), finals[0] if finals else None)
+    return Table((*names, "accuracy", OVER_PICTURES, "n"), tuple(rows), finals[0] if finals else None)
 
 
 def metrics_table(metrics: ClassificationMetrics) -> str:
     """An evaluation for a terminal: the figures, the classes, and the mistakes that the model was surest of."""
     figures: list[tuple[str, str]] = [
-        ("accuracy", f"{metrics.accuracy:.4f}  (95 % interval {_interval(metrics.accuracy_interval)})"),
+        ("accuracy", f"{metrics.accuracy:.4f}  ({OVER_PICTURES} {_interval(metrics.accuracy_interval)})"),
         ("pictures", f"{metrics.n:,}"),
         *([] if metrics.top5 is None else [("top-5 accuracy", f"{metrics.top5:.4f}")]),
         ("negative log-likelihood", f"{metrics.negative_log_likelihood:.4f}"),

@@ -247,14 +247,18 @@ class _DocumentBuilder:
         if self.final is None:
             return f"Captions by {', '.join(self.captioners)}"
         metrics, split = self.final.best_measurement
-        return f"{self.final.name}: {split} accuracy {metrics.accuracy:.4f}"
+        leakage = self.final.best_leakage
+        without = f" ({leakage.headline()})" if leakage else ""
+        return f"{self.final.name}: {split} accuracy {metrics.accuracy:.4f}{without}"
 
     def _detail(self) -> str:
         parts = [f"{count_of(len(self.records), 'run')} of classifiers"] if self.records else []
         if self.captioners:
             parts.append(count_of(len(self.captioners), "captioner"))
         references = {str(record.data["reference"]) for record in self.records.values()}
-        return " · ".join([*parts, *sorted(references)])
+        leakage = self.final.best_leakage if self.final else None
+        leak = [f"{leakage.split} accuracy {leakage.headline()}"] if leakage else []
+        return " · ".join([*leak, *parts, *sorted(references)])
 
     def _command(self) -> list[str]:
         s = self.settings

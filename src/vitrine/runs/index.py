@@ -16,6 +16,7 @@ from vitrine.metrics.caption_text import tokenise
 from vitrine.plotting.tables import Cell
 from vitrine.results import Interval
 from vitrine.runs.folder import RunFolder
+from vitrine.runs.leakage import Leakage
 from vitrine.runs.record import (
     CaptionerRow,
     RecordReader,
@@ -78,7 +79,9 @@ def summary_from(content: Mapping[str, Any], name: str, folder: RunFolder) -> Ru
     """
     kind = RunRow if content["kind"] == "classifier" else CaptionerRow
     intervals = {key: Interval(**each) for key, each in content["row"].items() if key.endswith("interval")}
-    row = kind(**{**content["row"], **intervals, "name": name})
+    leakage = content["row"]["leakage"]
+    recorded_leakage = None if leakage is None else Leakage(**leakage)
+    row = kind(**{**content["row"], **intervals, "name": name, "leakage": recorded_leakage})
     outcomes = {key: tuple(values) for key, values in content["outcomes"].items()}
     return RunSummary(**{**content, "name": name, "folder": folder, "outcomes": outcomes, "row": row})
 
@@ -129,7 +132,7 @@ _FILES_READ = (
     "timings.jsonl",
 )
 _CLOCK_SECONDS = 2.0  # seconds: the coarsest clock of a file system in use, by which two writes may have one time
-_FORMAT = 1
+_FORMAT = 2
 
 
 def read_summaries(runs: Mapping[str, RunFolder], read: RecordReader = read_record) -> tuple[RunSummary, ...]:

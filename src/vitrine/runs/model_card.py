@@ -32,6 +32,7 @@ from vitrine.runs.model_card_sections import (
     summary_section,
     usage_section,
 )
+from vitrine.runs.record import read_record
 
 __all__ = ["CardFacts", "ExportFacts", "model_card"]
 
@@ -154,7 +155,9 @@ def _evaluation_results(facts: CardFacts, task: str) -> list[Any]:
     m = facts.metrics
     if isinstance(m, ClassificationMetrics):
         ends = [m.accuracy_interval.low, m.accuracy_interval.high]
-        arguments = {"n": m.n, "interval_95": ends, "precision": m.precision}
+        arguments: dict[str, Any] = {"n": m.n, "interval_95": ends, "precision": m.precision}
+        if facts.leakage:
+            arguments["without_training_copies"] = facts.leakage.without_any.to_dict()
         return [
             EvalResult(
                 **about, metric_type="accuracy", metric_name="Accuracy", metric_value=m.accuracy, metric_args=arguments
@@ -203,6 +206,7 @@ def read_card_facts(run: Path) -> CardFacts:
         config=_read_json_object(run / "config.json"),
         parameters=_count_parameters(run / "model.safetensors"),
         local_paths=_local_paths(run, data, environment),
+        leakage=read_record(run.resolve().name, folder).leakage,
     )
 
 

@@ -21,6 +21,7 @@ from vitrine.plotting.tables import (
     without_paths,
 )
 from vitrine.results import CaptioningMetrics, ClassificationMetrics, ClassMetrics, and_n_more, count_of, percent
+from vitrine.runs.leakage import Leakage
 
 _MAX_WORST = 10  # classes with the lowest recall that are listed
 _MAX_ALL = 60  # classes up to which all of them are listed, too
@@ -76,6 +77,7 @@ class CardFacts:
         figures: (path from the card, what it shows).
         export: None in the run's own card.
         local_paths: folders and files of this machine, which the card does not name.
+        leakage: pictures that it was measured on and that also stand in training; None where that cannot be known.
     """
 
     name: str
@@ -91,6 +93,7 @@ class CardFacts:
     figures: tuple[tuple[str, str], ...] = ()
     export: ExportFacts | None = None
     local_paths: tuple[str, ...] = ()
+    leakage: Leakage | None = None
 
     @property
     def is_classifier(self) -> bool:
@@ -259,14 +262,16 @@ def _classification_results(facts: CardFacts, metrics: ClassificationMetrics) ->
     interval = metrics.accuracy_interval
     rows: list[tuple[Cell, ...]] = [
         ("accuracy", f"{metrics.accuracy:.4f}"),
-        ("95 % interval (Wilson)", f"{interval.low:.4f} to {interval.high:.4f}"),
+        ("95 % interval over pictures (Wilson)", f"{interval.low:.4f} to {interval.high:.4f}"),
         ("pictures", f"{metrics.n:,}, {facts.split} split"),
+        *_leakage_rows(facts.leakage),
+        ("trainings", f"1, seed {facts.recipe.seed}: what another seed would change is not known"),
         *([] if metrics.top5 is None else [("top-5 accuracy", f"{metrics.top5:.4f}")]),
         ("negative log-likelihood", f"{metrics.negative_log_likelihood:.4f}"),
         ("expected calibration error", f"{metrics.calibration_error:.4f} ({metrics.calibration_bins} bins)"),
         ("computed in", metrics.precision),
     ]
-    parts = [table(("", "value"), rows)]
+    parts = [table(("", "value"), rows), *_leakage_sentences(facts.leakage)]
     with_pictures = [entry for entry in metrics.classes if entry.recall is not None]
     worst = sorted(with_pictures, key=lambda entry: (entry.recall or 0.0, entry.label))[:_MAX_WORST]
     if worst and (worst[0].recall or 0.0) < 1:
@@ -274,6 +279,26 @@ def _classification_results(facts: CardFacts, metrics: ClassificationMetrics) ->
     if _MAX_WORST < len(metrics.classes) <= _MAX_ALL:
         parts.append(details_block("All classes", _classes_table(metrics.classes)))
     return "\n\n".join(parts)
+
+
+def _leakage_rows(leakage: Leakage | None) -> list[tuple[Cell, ...]]:
+    """The accuracy without pictures that also stand in training, and without those that look as if they did."""
+    if not leakage:
+        return []
+    rows = [("without pictures that also stand in training", leakage.exact, leakage.without_exact)]
+    rows.append(("without these and near copies", leakage.near, leakage.without_any))
+    return [
+        (
+            f"{what} ({count:,})",
+            f"{rest.value:.4f}, {rest.interval.low:.4f} to {rest.interval.high:.4f}, n = {rest.n:,}",
+        )
+        for what, count, rest in rows
+        if count and rest.n
+    ]
+
+
+def _leakage_sentences(leakage: Leakage | None) -> list[str]:
+    return [f"**{sentence}**" for sentence in leakage.sentences()] if leakage else []
 
 
 def _classes_table(entries: Sequence[ClassMetrics]) -> str:
@@ -294,8 +319,10 @@ def _caption_results(facts: CardFacts, metrics: CaptioningMetrics) -> str:
     constant_caption = scores["constant_caption"]["caption"]
     return "\n\n".join(
         [
-            f"On {metrics.n:,} pictures of the {facts.split} split, computed in {metrics.precision}; 95 % intervals in "
-            "parentheses.",
+            f"On {metrics.n:,} pictures of the {facts.split} split, computed in {metrics.precision}; 95 % intervals "
+            f"over pictures in parentheses. One training, seed {facts.recipe.seed}: what another seed would change is "
+            "not known.",
+            *_leakage_sentences(facts.leakage),
             table(("", *columns), rows),
             f'"One caption for all" is what is reached without looking: "{inline(constant_caption)}". '
             f"Of {metrics.pieces:,} word pieces, {percent(metrics.accuracy, 2)} are the likeliest after the human ones "
@@ -416,13 +443,23 @@ def limits_section(facts: CardFacts) -> str:
             )
     lines.append(
         "Not checked: how it does for different people, places or cameras; pictures that are damaged, edited or meant "
-        "to deceive; whether near copies of training pictures are among those it was measured on."
+        f"to deceive{_unchecked_copies(facts.leakage)}."
     )
+    if facts.leakage is not None and not facts.leakage:
+        lines += facts.leakage.verdict()
     lines.append(
         "No licence is stated here: it is for whoever publishes the model to choose, with an eye to those of the "
         f"pictures{_licence_note(facts)}."
     )
     return "\n".join(f"- {line}" for line in lines)
+
+
+def _unchecked_copies(leakage: Leakage | None) -> str:
+    if leakage is None:
+        return "; whether pictures that it was measured on also stand in training, which are not listed one by one"
+    return (
+        "" if leakage.near_checked else "; whether near copies of training pictures are among those it was measured on"
+    )
 
 
 def _classes_sentence(labels: Sequence[str]) -> str:

@@ -17,8 +17,9 @@ from vitrine.metrics.caption_text import tokenise
 from vitrine.metrics.intervals import wilson
 from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.plotting.tables import Cell
-from vitrine.results import CaptioningMetrics, ClassificationMetrics, Interval
+from vitrine.results import OVER_PICTURES, CaptioningMetrics, ClassificationMetrics, Interval
 from vitrine.runs.folder import RunFolder
+from vitrine.runs.leakage import ACCURACY, EXACT_CAPTIONS, TRAINING_COPIES, Leakage, count_leakage, recorded_copies
 
 DATA = "training pictures"
 """The name, among a run's settings, of what it was trained on."""
@@ -58,6 +59,7 @@ class RunRow:
         pictures_per_second: of training, over all epochs; None where no times were kept.
         peak_memory_mib: the largest resident memory of the process; None likewise.
         seconds: of training and measuring its epochs; None likewise.
+        leakage: validation pictures that also stand in training; None where that cannot be known.
     """
 
     name: str
@@ -71,12 +73,13 @@ class RunRow:
     pictures_per_second: float | None
     peak_memory_mib: float | None
     seconds: float | None
+    leakage: Leakage | None = None
 
     def outcome(self) -> dict[str, Cell]:
         """The results by column, as tables show them."""
         return {
             "accuracy": f"{self.accuracy:.4f}",
-            "95 % interval": f"{self.interval.low:.4f} to {self.interval.high:.4f}",
+            OVER_PICTURES: f"{self.interval.low:.4f} to {self.interval.high:.4f}",
             "n": self.n,
             "loss": f"{self.loss:.4f}",
             "calibration error": f"{self.calibration_error:.4f}",
@@ -100,6 +103,7 @@ class CaptionerRow:
         exact, exact_interval: pictures whose caption is word for word one of their own, and the 95 % interval of their
             share (Wilson).
         settings: what was set, by name; the same names in every row.
+        leakage: validation pictures that also stand in training; None where that cannot be known.
     """
 
     name: str
@@ -110,6 +114,7 @@ class CaptionerRow:
     exact: int
     exact_interval: Interval
     settings: Mapping[str, Cell]
+    leakage: Leakage | None = None
 
 
 def _whole(value: float | None) -> int | None:
@@ -219,6 +224,26 @@ class RunRecord:
                 f"{self.metrics.accuracy:.4f}: one of them was changed."
             )
 
+    @cached_property
+    def leakage(self) -> Leakage | None:
+        """The validation pictures that also stand in training, and what the run comes to without them.
+
+        None where the training pictures were not listed, so that it cannot be known.
+
+        Raises:
+            RunError: data.json or the table of predictions is damaged.
+        """
+        copies = recorded_copies(self.data)
+        if copies is None:
+            return None
+        return count_leakage(
+            copies,
+            {name: self.is_correct(name) for name in self.annotations},
+            split="validation",
+            measure=EXACT_CAPTIONS if self.is_captioner else ACCURACY,
+            near_checked=TRAINING_COPIES in self.data,
+        )
+
     def is_correct(self, name: str) -> bool:
         """Whether a picture's label is the true one, or its caption word for word one of its human captions."""
         return is_correct(self.predictions[name].text, self.annotations[name])
@@ -258,6 +283,7 @@ class RunRecord:
                 exact=exact,
                 exact_interval=wilson(exact, m.n),
                 settings=dict(settings),
+                leakage=self.leakage,
             )
         timings = self.folder.read_timings()
         train_seconds = sum(row["train_seconds"] for row in timings)
@@ -274,6 +300,7 @@ class RunRecord:
             pictures_per_second=sum(row["pictures"] for row in timings) / train_seconds if train_seconds else None,
             peak_memory_mib=max((row["peak_memory_mib"] for row in timings), default=None),
             seconds=train_seconds + sum(row["evaluation_seconds"] for row in timings) if timings else None,
+            leakage=self.leakage,
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from vitrine.data.captions.datasets import open_captions
 from vitrine.data.decode import decode
 from vitrine.data.samples import Picture, Sample
 from vitrine.data.sources import open_data
+from vitrine.data.training_copies import TrainingCopy
 from vitrine.errors import PictureError, RunError, VitrineError
 from vitrine.io.hub_cache import download_settings
 from vitrine.models.captioner.checkpoint import is_captioner_folder
@@ -22,6 +23,7 @@ from vitrine.models.reference import BUNDLED
 from vitrine.results import ClassificationMetrics
 from vitrine.runs.data import describe_search, resolve_data_reference
 from vitrine.runs.folder import RunFolder
+from vitrine.runs.leakage import recorded_copies
 from vitrine.runs.record import RecordedPrediction, read_label_predictions, read_record
 
 MAX_SAMPLES = 12  # pictures that are offered with a model
@@ -41,6 +43,8 @@ class RecordedValidation:
         hashes: sha256 of the files by picture name.
         predictions: by picture name; empty if none were recorded.
         metrics: of a finished classifier; else None.
+        leakage: sentences on pictures that also stand in training.
+        copies: these pictures, by their names.
     """
 
     reference: str
@@ -50,6 +54,8 @@ class RecordedValidation:
     hashes: Mapping[str, str]
     predictions: Mapping[str, RecordedPrediction]
     metrics: ClassificationMetrics | None = None
+    leakage: tuple[str, ...] = ()
+    copies: Mapping[str, TrainingCopy] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,11 @@ def read_recorded_validation(folder: RunFolder) -> RecordedValidation:
         return RecordedValidation(reference, labels, names, truths, hashes, {})
     has_predictions = (folder.path / "predictions.csv").is_file()
     predictions = read_label_predictions(folder.path) if has_predictions else {}
-    metrics = read_record("run", folder).classification_metrics
-    return RecordedValidation(reference, labels, names, truths, hashes, predictions, metrics)
+    record = read_record("run", folder)
+    leakage = record.leakage.sentences() if record.leakage else ()
+    copies = {each.name: each for each in recorded_copies(record.data) or ()}
+    metrics = record.classification_metrics
+    return RecordedValidation(reference, labels, names, truths, hashes, predictions, metrics, leakage, copies)
 
 
 @dataclass(frozen=True)

@@ -241,7 +241,9 @@ class CaptionResult(Payload):
 
 
 class RecordedPicture(Payload):
-    """A validation picture and what the run recorded of it. ``version`` changes with its content."""
+    """A validation picture and what the run recorded of it. ``version`` changes with its content; ``training_copy``
+    says of which training picture it is a copy, or looks like one.
+    """
 
     id: str
     name: str
@@ -251,15 +253,18 @@ class RecordedPicture(Payload):
     right: bool | None
     present: bool
     version: str
+    training_copy: str | None
 
 
 class Validation(Payload):
     """A run's validation pictures; rows of the confusion matrix are true classes, columns predicted ones.
 
-    The matrix is null with more than 1,000 classes, for which a table would be too large.
+    The matrix is null with more than 1,000 classes, for which a table would be too large. ``leakage`` has sentences on
+    pictures that also stand in training.
     """
 
     labels: list[str]
+    leakage: list[str]
     pictures: list[RecordedPicture]
     confusion: list[list[int]] | None
     command: str

@@ -94,7 +94,7 @@ class CaptionerTask:
         self.validation_pictures = len(data.validation)
         self.is_encoder_frozen = settings.model.tune == "head" or caption.backbone_learning_rate == 0
         again = (_ENCODED_AGAIN,) if self.is_encoder_frozen and data.train.endless else ()
-        self.notes = (*data.source.notes, *starting_model.notes, f"{self.vocabulary.size:,} word pieces.", *again)
+        self.notes = (*data.notes, *starting_model.notes, f"{self.vocabulary.size:,} word pieces.", *again)
         self.frozen_parameters = 0
         self._caches: dict[str, FeatureCache | None] = {}
         self._shards: ShardedBatches | None = None

@@ -54,7 +54,7 @@ class ClassifierTask:
         self.model = _load(reference or settings.model.model, settings.model, len(self.labels))
         self.spec = training_input(self.model, batches.transforms)
         self.data, cache_notes = use_decoded_cache(data, batches.transforms, self.spec.size, batches.decoded_cache)
-        self.weights, self.notes = self.model.weights, (*data.source.notes, *self.model.notes, *cache_notes)
+        self.weights, self.notes = self.model.weights, (*data.notes, *self.model.notes, *cache_notes)
         self.width = width_of(self.model.module)
         self.epoch_pictures = epoch_pictures(data.train, batches.epoch_size)
         self.validation_pictures = len(data.validation)

@@ -14,13 +14,22 @@ from vitrine.data.batch_plan import BatchShard, SampleBatch
 from vitrine.data.captions.datasets import open_captions
 from vitrine.data.decoded_cache import DecodedPicture, bytes_for, folder_for, remove_unfinished, short_side
 from vitrine.data.loader import PictureLoader, load_batch
+from vitrine.data.perceptual_hash import BITS
 from vitrine.data.sample_index import SampleIndex, index_samples
 from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split
 from vitrine.data.shards.stream import DUMMY_SAMPLE, ShardSplit
 from vitrine.data.sources import open_data
+from vitrine.data.training_copies import (
+    PERCEPTUAL_HASH,
+    TrainingCopy,
+    find_training_copies,
+    signature_to_text,
+)
 from vitrine.errors import DataError, RunError
 from vitrine.io.hub_cache import DECODED_FROM, note_use
-from vitrine.results import Progress, none_readable
+from vitrine.results import Progress, count_of, none_readable
+from vitrine.runs.leakage import TRAINING_COPIES
+from vitrine.runs.training_pictures import hashed_pictures
 from vitrine.train.distributed import ProcessGroup
 from vitrine.train.events import Event, Note
 from vitrine.train.settings import BatchSettings, DataSettings
@@ -38,6 +47,7 @@ class TrainingData:
         validation: the validation pictures without unreadable ones.
         record: content of data.json: every file's name, label or captions and sha256; the quarantine; decisions.
         index: hashes and sizes of every picture that is not streamed.
+        copies: validation pictures that also stand in training; None where that cannot be known.
     """
 
     source: Dataset
@@ -45,6 +55,12 @@ class TrainingData:
     validation: tuple[Sample, ...]
     record: dict[str, Any]
     index: SampleIndex
+    copies: tuple[TrainingCopy, ...] | None = None
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on the data, and on validation pictures that also stand in training."""
+        return (*self.source.notes, *_copy_notes(self.copies or (), len(self.validation)))
 
 
 def prepare_data(
@@ -112,7 +128,43 @@ def _set_unreadable_aside(
     index = _index_pictures(head["reference"], finite, settings, progress, processes)
     record, readable = _record(source, finite, index, target)
     train = FiniteSplit(readable["train"]) if "train" in readable else source.splits["train"]
-    return TrainingData(source, train, readable["validation"], {**head, **record}, index)
+    copies = _find_copies(source.splits["train"], readable, index)
+    record[TRAINING_COPIES] = None if copies is None else [each.to_dict() for each in copies]
+    return TrainingData(source, train, readable["validation"], {**head, **record}, index, copies)
+
+
+def _find_copies(
+    train: Split, readable: Mapping[str, Sequence[Sample]], index: SampleIndex
+) -> tuple[TrainingCopy, ...] | None:
+    """The validation pictures that also stand in training; None where training pictures are not known one by one."""
+    shards = shards_of(train)
+    training = shards.hashed_pictures() if shards is not None else None
+    if "train" in readable:
+        training = hashed_pictures(readable["train"], index)
+    if training is None:
+        return None
+    return find_training_copies(hashed_pictures(readable["validation"], index), training)
+
+
+def _copy_notes(copies: Sequence[TrainingCopy], validation: int) -> Iterator[str]:
+    """What is said of copies before a training: its accuracy without them is said after it."""
+    exact = sum(each.is_exact for each in copies)
+    near = [each for each in copies if not each.is_exact]
+    if exact:
+        example = next(f"{each.name} = {each.original}" for each in copies if each.is_exact)
+        yield (
+            f"{exact:,} of the {count_of(validation, 'validation picture')} also {'stands' if exact == 1 else 'stand'} "
+            f"in training, byte for byte (for example {example}): what is known by heart counts as right."
+        )
+    if near:
+        nearest = min(near, key=lambda each: each.distance or 0)
+        yield (
+            f"{len(near):,} of the {count_of(validation, 'validation picture')} "
+            f"{'looks like a copy' if len(near) == 1 else 'look like copies'} of training pictures (for example "
+            f"{nearest.name} ~ {nearest.original}, distance {nearest.distance} of {BITS}): a suspicion."
+        )
+    if copies:
+        yield "The result without them stands beside the result. Look at all of them with vitrine check."
 
 
 def _index_pictures(
@@ -148,6 +200,9 @@ def _record(
     for name, samples in finite.items():
         readable[name] = tuple(s for s in samples if s.name not in reasons)
         record["splits"][name] = [{"name": s.name, **row(s), "sha256": index.hashes[s.name]} for s in readable[name]]
+        if name == "train":  # by which copies among other pictures can be told later
+            for each in record["splits"][name]:
+                each[PERCEPTUAL_HASH] = signature_to_text(index.signatures.get(each["name"]))
         record["quarantine"] += [
             {"split": name, "name": s.name, "reason": reasons[s.name]} for s in samples if s.name in reasons
         ]
@@ -178,10 +233,10 @@ def require_same_data(then: dict[str, Any], now: dict[str, Any]) -> None:
     """
     if then.get("labels") != now.get("labels"):
         raise RunError(f"The classes changed since the run began: {then.get('labels')} then, {now.get('labels')} now.")
-    for split, rows in then["splits"].items():
-        if rows == now["splits"].get(split):
+    for split in then["splits"]:
+        sides = tuple(_without_perceptual_hashes(data["splits"].get(split, [])) for data in (then, now))
+        if sides[0] == sides[1]:
             continue
-        sides = (rows, now["splits"].get(split, []))
         if any(isinstance(side, str) for side in sides):  # an endless source, or shards
             before, after = (side if isinstance(side, str) else f"{len(side):,} files" for side in sides)
             raise RunError(f"The {split} data changed since the run began: {before} then, {after} now.")
@@ -191,6 +246,13 @@ def require_same_data(then: dict[str, Any], now: dict[str, Any]) -> None:
             f"The {split} data changed since the run began: {names[0]} is new, gone or different "
             f"({len(names)} files in all).\nPut the old data back, or train a new run."
         )
+
+
+def _without_perceptual_hashes(rows: Any) -> Any:
+    """A split's rows as they are compared: a picture is known by its bytes, whatever library looked at it."""
+    if isinstance(rows, str):
+        return rows
+    return [{key: value for key, value in row.items() if key != PERCEPTUAL_HASH} for row in rows]
 
 
 def names_of(samples: Sequence[Sample], indices: Sequence[int]) -> list[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vitrine.results import CaptioningMetrics, ClassificationMetrics
+from vitrine.runs.leakage import LEAKAGE, Leakage
 from vitrine.train.loop import StepDone
 
 
@@ -89,12 +91,20 @@ class TrainResult:
         best_epoch: whose weights were kept, from 1.
         epochs: how many were trained.
         metrics: of the best epoch's weights on the validation pictures.
+        leakage: validation pictures that also stand in training, and the result without them; None where that cannot be
+            known.
     """
 
     run: Path
     best_epoch: int
     epochs: int
     metrics: ClassificationMetrics | CaptioningMetrics
+    leakage: Leakage | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The metrics and the leakage, JSON-ready."""
+        leakage = None if self.leakage is None else self.leakage.to_dict()
+        return self.metrics.to_dict() | {LEAKAGE: leakage}
 
 
 @dataclass

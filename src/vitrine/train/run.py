@@ -13,6 +13,7 @@ from vitrine.errors import LostProcessError, RecipeError, RunError
 from vitrine.models.load import resolve_with_weights
 from vitrine.results import CaptioningMetrics, ClassificationMetrics
 from vitrine.runs.folder import RunFolder
+from vitrine.runs.record import read_record
 from vitrine.train.captioner import CaptionerTask, resolve_image_model
 from vitrine.train.classifier import ClassifierTask
 from vitrine.train.data import prepare_captions, prepare_data
@@ -152,7 +153,8 @@ def _read_result(run: RunFolder, recipe: Recipe) -> TrainResult:
     kind = ClassificationMetrics if recipe.caption is None else CaptioningMetrics
     rows = run.read_history()
     best = [row["epoch"] for row in rows if row["best"]][-1]
-    return TrainResult(run.path, best, len(rows), kind.from_dict(content))
+    leakage = read_record(run.path.name, run).leakage
+    return TrainResult(run.path, best, len(rows), kind.from_dict(content), leakage)
 
 
 def load_run_recipe(folder: Path) -> Recipe:

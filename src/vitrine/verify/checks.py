@@ -50,7 +50,7 @@ class Check:
 
     Attributes:
         what: "weights", "class names", "validation pictures", "training pictures", "predictions" or "captions",
-            "word pieces", "environment".
+            "word pieces", "training copies", "environment".
         status: ``differs`` decides the exit status; ``noted`` may explain a difference but is none itself.
         detail: a sentence.
         examples: names of files, the first few.

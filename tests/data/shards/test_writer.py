@@ -476,7 +476,7 @@ def test_other_verbs_read_the_shards_that_are_listed(
     ours, plain = (json.loads(vitrine_command("evaluate", run, data, "--json")[1]) for data in (shards, scenes))
     assert ours["split"] == "validation" and ours["n"] == 13
     assert {k: v for k, v in ours.items() if k != "data"} == {k: v for k, v in plain.items() if k != "data"}
-    assert "The 45 train pictures come out of shards in a stream" in vitrine_command("check", shards)[1]
+    assert "58 pictures (0.1 MB), 7 classes, train 45, validation 13" in vitrine_command("check", shards)[1]
     status, out, err = vitrine_command("verify", run)
     assert status == 0, out + err
     assert "shards of 45 pictures" in (run / "README.md").read_text()

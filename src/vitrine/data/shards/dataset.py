@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
-from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split
+from vitrine.data.samples import Dataset, FiniteSplit, Split
 from vitrine.data.shards.index import (
     CONNECTION_ERRORS,
     INDEX,
@@ -21,7 +21,8 @@ from vitrine.data.shards.index import (
     parse_index,
     read_text,
 )
-from vitrine.data.shards.reader import Member, read_members, read_shard
+from vitrine.data.shards.listing import list_samples
+from vitrine.data.shards.reader import Member, read_members
 from vitrine.data.shards.stream import ShardSplit
 from vitrine.errors import DataError
 
@@ -30,9 +31,6 @@ _BRACES = re.compile(r"\{([^{}]*)\}")
 _SPLIT_NAME = re.compile(r"(train|val|valid|validation|dev|test)[-_]?\d+\.tar$", re.IGNORECASE)
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _MAX_SHARDS = 1_000_000
-_MAX_REMOTE_BYTES = (
-    1 << 30
-)  # bytes of pictures from addresses that are kept, of splits that are looked at more than once
 _OTHER_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
 
 
@@ -63,7 +61,7 @@ def open_shards(reference: str, *, captions: bool = False) -> Dataset:
     labels, splits = () if captions else index.labels, dict[str, Split]()
     classes = None if captions else len(labels)
     for name, shards in index.splits.items():
-        splits[name] = ShardSplit(shards, classes) if name == "train" else FiniteSplit(_list_samples(shards, classes))
+        splits[name] = ShardSplit(shards, classes) if name == "train" else FiniteSplit(list_samples(shards, classes))
     counts = ", ".join(
         f"{sum(s.pictures for s in shards):,} {name} in {len(shards):,}" for name, shards in index.splits.items()
     )
@@ -180,24 +178,3 @@ def _members(place: str) -> Iterator[Member]:
             yield from read_members(stream, lambda _: False)
     except (tarfile.TarError, *CONNECTION_ERRORS) as error:
         raise DataError(f"{place} cannot be read as a plain tar file: {error}.") from error
-
-
-def _list_samples(shards: tuple[Shard, ...], classes: int | None) -> tuple[Sample, ...]:
-    """Samples of shards by name, as files are listed; those of local shards without their bytes."""
-    samples, names, total_bytes = [], set[str](), 0
-    for shard in shards:
-        remote = is_remote(shard.place)
-        for number, member in enumerate(read_shard(shard, lambda _, remote=remote: remote)):  # type: ignore[misc]
-            total_bytes += len(member.data or b"")
-            if total_bytes > _MAX_REMOTE_BYTES:
-                raise DataError(
-                    f"The pictures of {shard.place} and those before it are too large to be kept in memory.\n"
-                    "Put validation and test shards on this machine."
-                )
-            local = None if remote or member.picture_problem or not member.file else shard.place
-            sample = member.sample(shard, classes, local)
-            if sample.name in names:
-                sample = replace(sample, name=f"{shard.name.removesuffix('.tar')}/{number:06}-{sample.name}")
-            names.add(sample.name)
-            samples.append(sample)
-    return tuple(sorted(samples, key=lambda sample: sample.name))

@@ -2,8 +2,8 @@
 
 A shard is a plain tar file in webdataset's layout: members that follow one another and have the same name up to the
 first dot are one sample. Of these, pictures, ``.cls`` (the class, a whole number), ``.txt`` (a caption on each line)
-and ``.json`` (``name``; ``captions`` where there is no ``.txt``) are read; links, devices and every other member are
-passed over. Sizes are bounded before anything is read.
+and ``.json`` (``name``; the picture's hashes; ``captions`` where there is no ``.txt``) are read; links, devices and
+every other member are passed over. Sizes are bounded before anything is read.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from PIL import Image
 from vitrine.data.decode import EXTENSIONS, BytesPicture, UnreadablePicture, decode
 from vitrine.data.samples import Sample, clean_caption
 from vitrine.data.shards.index import CONNECTION_ERRORS, Shard, is_remote, open_location
+from vitrine.data.training_copies import PERCEPTUAL_HASH, signature_from_text
 from vitrine.errors import DataError, PictureError
 
 
@@ -111,6 +112,8 @@ class Member:
         name_problem: why nothing is known of its name, where its .json is damaged.
         captions: each on one line.
         caption_problem: why there are no captions, where there are none.
+        sha256: of the picture's bytes, as its .json says; empty where it says nothing.
+        signature: its perceptual hashes, likewise; None where it says nothing.
     """
 
     key: str
@@ -125,11 +128,17 @@ class Member:
     name_problem: str = ""
     captions: tuple[str, ...] = ()
     caption_problem: str = "it has no caption (.txt, or captions in .json)"
+    sha256: str = ""
+    signature: bytes | None = None
 
     def is_complete(self, with_bytes: bool) -> bool:
         """Whether nothing that a training needs is still to come."""
         has_annotation = self.label is not None or bool(self.captions)
         return bool(self.file) and has_annotation and (self.data is not None or not with_bytes)
+
+    def sample_name(self, shard: Shard) -> str:
+        """What the picture was called before, or its file's name after that of its shard."""
+        return _plain(self.name) or f"{shard.name.removesuffix('.tar')}/{_plain(self.file or self.key)}"
 
     def sample(self, shard: Shard, classes: int | None, path: str | None = None) -> Sample:
         """The member as a sample with its label or its captions; one that cannot be used raises when it is decoded.
@@ -139,7 +148,7 @@ class Member:
             classes: how many there are; None asks for captions.
             path: the shard's file where the picture is to be read from there later.
         """
-        name = _plain(self.name) or f"{shard.name.removesuffix('.tar')}/{_plain(self.file or self.key)}"
+        name = self.sample_name(shard)
         problem = self.picture_problem or ("" if self.file else "there is no picture of a known format")
         problem = problem or self._missing_part(classes)
         if problem or (path is None and self.data is None):
@@ -234,6 +243,8 @@ def _read_member(
         else:
             facts = json.loads(data)
             member.name = str(facts.get("name", ""))
+            member.sha256 = str(facts.get("sha256") or "")
+            member.signature = signature_from_text(facts.get(PERCEPTUAL_HASH))
             member.captions = member.captions or _captions(facts.get("captions", facts.get("caption")))
     except (ValueError, AttributeError, RecursionError):
         _record_problem(member, extension, f".{extension} cannot be understood: {data[:40]!r}")

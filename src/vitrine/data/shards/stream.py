@@ -21,8 +21,10 @@ from PIL import Image
 from vitrine.data.batch_plan import BatchShard, SampleBatch
 from vitrine.data.decode import BytesPicture
 from vitrine.data.samples import Sample, Split
-from vitrine.data.shards.index import Shard
+from vitrine.data.shards.index import Shard, is_remote
+from vitrine.data.shards.listing import list_samples
 from vitrine.data.shards.reader import Member, read_shard
+from vitrine.data.training_copies import HashedPicture
 from vitrine.errors import DataError
 
 LANES = 8
@@ -112,7 +114,16 @@ class ShardSplit(Split):
 
     def skipped_note(self, name: str) -> str:
         """That there is an end, and still no list."""
-        return f"The {len(self):,} {name} pictures come out of shards in a stream, and were not looked at."
+        return f"The {len(self):,} {name} pictures lie in shards at an address: not downloaded, and not looked at."
+
+    def list_samples(self) -> Sequence[Sample] | None:
+        """The pictures by name, to be read one by one; None where a shard lies at an address."""
+        return None if self.is_remote else list_samples(self.shards, self.classes)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether a shard lies at an address."""
+        return any(is_remote(shard.place) for shard in self.shards)
 
     def captions(self) -> Iterator[tuple[str, ...]]:
         """The captions of each picture that has some, shard after shard; pictures are not read.
@@ -122,6 +133,25 @@ class ShardSplit(Split):
         """
         for shard in self.shards:
             yield from (member.captions for member in read_shard(shard, lambda _: False) if member.captions)
+
+    def hashed_pictures(self) -> list[HashedPicture] | None:
+        """Name and hashes of each picture as ``vitrine shards`` wrote them; pictures are not read.
+
+        None where the shards lie at an address, since all of them would be downloaded for it, or where a picture has no
+        hash, as those of other writers.
+
+        Raises:
+            DataError: a shard is not there.
+        """
+        if self.is_remote:
+            return None
+        pictures = []
+        for shard in self.shards:
+            for member in read_shard(shard, lambda _: False):
+                if not member.sha256:
+                    return None
+                pictures.append(HashedPicture(member.sample_name(shard), member.sha256, member.signature))
+        return pictures
 
     def batches(
         self,

@@ -16,6 +16,7 @@ from vitrine.data.sample_index import Reading, map_in_order, read_sample
 from vitrine.data.samples import Sample
 from vitrine.data.shards.index import FORMAT, INDEX
 from vitrine.data.shards.reader import MAX_PICTURE_BYTES, MAX_TEXT_BYTES
+from vitrine.data.training_copies import PERCEPTUAL_HASH, signature_to_text
 from vitrine.errors import DataError, EnvironmentMismatchError, PictureError
 from vitrine.io.files import atomic_path
 
@@ -182,10 +183,11 @@ def _caption_text(sample: Sample) -> bytes:
 
 def _members(reading: Reading, data: bytes, sample: Sample, labels: Sequence[str]) -> dict[str, bytes]:
     """Contents by extension: the picture, its class or its captions, and what else is known of it."""
-    facts = {"name": sample.name, "sha256": reading.sha256}
+    hashes = {"sha256": reading.sha256, PERCEPTUAL_HASH: signature_to_text(reading.signature)}
+    facts = {"name": sample.name, **hashes}
     if labels:
         assert sample.label is not None
-        facts = {"name": sample.name, "label": labels[sample.label], "sha256": reading.sha256}
+        facts = {"name": sample.name, "label": labels[sample.label], **hashes}
     annotation = {"cls": str(sample.label).encode()} if labels else {"txt": _caption_text(sample)}
     return {_extension(reading, sample): data, **annotation, "json": json.dumps(facts, ensure_ascii=False).encode()}
 

@@ -27,9 +27,10 @@ from vitrine.report.document import (
     Section,
     TableBlock,
 )
-from vitrine.report.sections.summary import read_test_metrics
-from vitrine.results import CaptioningMetrics, Progress, no_progress
+from vitrine.report.sections.summary import LEAK, read_test_metrics
+from vitrine.results import OVER_PICTURES, CaptioningMetrics, Progress, no_progress
 from vitrine.runs.data import content_sha256, resolve_data_reference
+from vitrine.runs.leakage import LEAKAGE, Leakage
 from vitrine.runs.record import RunRecord
 
 _PHOTO_SIDE = 480  # pixels of a photograph on the page
@@ -76,6 +77,8 @@ def build_captioner_section(
     blocks: list[Block] = [
         Paragraph(f"{name} has these scores on {scores['predicted']['pictures']:,} {split} pictures."),
         Numbers(tuple(_numbers(metrics, scores, split))),
+        *_leakage_findings(record, test_content),
+        Paragraph("Intervals are over pictures: another seed moves these scores too, by an amount not known here."),
         TableBlock(_score_table(scores), "One caption for all is what is reached without looking at the pictures."),
     ]
     blocks += _grounding(test_content)
@@ -95,7 +98,7 @@ def _numbers(metrics: CaptioningMetrics, scores: Mapping[str, Any], split: str) 
         Number(
             f"{exact['share']:.3f}",
             "captions word for word a person's",
-            f"{exact['n']:,} of {n:,} {split} pictures, 95 % interval {low:.3f} to {high:.3f}",
+            f"{exact['n']:,} of {n:,} {split} pictures, {OVER_PICTURES} {low:.3f} to {high:.3f}",
             is_main=True,
         ),
         Number(
@@ -104,6 +107,14 @@ def _numbers(metrics: CaptioningMetrics, scores: Mapping[str, Any], split: str) 
             f"after the human ones before them; {metrics.pieces:,} pieces, validation",
         ),
     ]
+
+
+def _leakage_findings(record: RunRecord, test_content: Mapping[str, Any] | None) -> list[Block]:
+    """What the captions come to without pictures that also stand in training."""
+    of_test = (test_content or {}).get(LEAKAGE)
+    leakages = [Leakage.from_dict(of_test) if of_test else None, record.leakage]
+    findings = [Finding(LEAK, sentence) for each in leakages if each for sentence in each.sentences()]
+    return [Findings(tuple(findings))] if findings else []
 
 
 def _score_table(scores: Mapping[str, Any]) -> Table:

@@ -67,8 +67,10 @@ def _final_limits(final: FinalResult, *, has_scores: bool, map_count: int) -> li
         )
     else:
         how = shlex.join(["vitrine", "check", final.test_data])
-        items.append(f"Whether test pictures are copies of training or validation pictures: {how} says so.")
-    items += _count_copies(record)
+        if final.test_leakage is None:
+            items.append(f"Whether test pictures also stand in training: evaluate anew with this version, or {how}.")
+        items.append(f"Whether test pictures also stand among the validation pictures: {how} says so.")
+    items += _unchecked_copies(record)
     if not has_scores:
         lies = "what lies there is of other weights; " if Path(path, SCORES).is_file() else ""
         how = shlex.join(["vitrine", "explain", path, "--score", "DATA", "-o", f"{path}/methods"])
@@ -101,20 +103,21 @@ def _captioner_limits(name: str, path: Path) -> list[str]:
     )
 
 
-def _count_copies(record: RunRecord) -> list[str]:
-    """How many validation pictures are exact copies of training pictures; near copies are not looked for."""
-    train = record.data["splits"]["train"]
-    how = shlex.join(["vitrine", "check", str(record.data["reference"])])
-    near = f"Near copies (scaled, cropped, compressed anew) were not looked for: {how}."
+def _unchecked_copies(record: RunRecord) -> list[str]:
+    """What is not known of copies of training pictures; those that are known stand beside the result."""
     aside = len(record.data.get("quarantine", ()))
     items = [f"{aside:,} pictures that could not be read were set aside and count in no number."] if aside else []
-    if not isinstance(train, list):
-        return [*items, "Whether validation pictures are among the training pictures, which are drawn without end."]
-    training_hashes = {row["sha256"] for row in train}
-    copies = sum(sha256 in training_hashes for _, sha256 in record.pictures)
-    amount, verb = f"{copies:,}" if copies else "None", "is" if copies == 1 else "are"
-    pictures = f"{len(record.pictures):,} validation pictures"
-    return [*items, f"{amount} of the {pictures} {verb} byte for byte among the training pictures. {near}"]
+    how = shlex.join(["vitrine", "check", str(record.data["reference"])])
+    if record.leakage is None:
+        items.append("Whether validation pictures are among the training pictures, which are not listed one by one.")
+    elif not record.leakage.near_checked:
+        items.append(f"Whether validation pictures look like copies of training pictures: {how} says so.")
+    else:
+        items.append(
+            "Copies of training pictures that a perceptual hash does not find: those cropped by more than a few per "
+            "cent at one side, turned, or with something laid over them."
+        )
+    return items
 
 
 def _comparison_limits(comparison: ComparisonResult, records: Mapping[str, RunRecord]) -> list[str]:

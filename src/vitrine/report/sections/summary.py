@@ -39,10 +39,14 @@ from vitrine.report.document import (
     Section,
     TableBlock,
 )
-from vitrine.results import ClassificationMetrics, ClassMetrics, Interval, join_words
+from vitrine.results import OVER_PICTURES, ClassificationMetrics, ClassMetrics, Interval, join_words
 from vitrine.runs.environment import WEIGHTS_SHA256
 from vitrine.runs.index import NEARER, RIGHT
+from vitrine.runs.leakage import LEAKAGE, Leakage
 from vitrine.runs.record import RunRecord, RunRow, same_but_seed
+
+LEAK = "leak"
+"""Flag of a sentence on pictures that also stand in training."""
 
 TEST = "test/metrics.json"
 """Where a report looks for an evaluation on test pictures: ``vitrine evaluate RUN DATA --split test -o RUN/test``."""
@@ -66,6 +70,7 @@ class FinalResult:
         is_named_by_person: whether a person chose the run; otherwise it has the highest validation accuracy.
         test: metrics on test pictures with these weights; None if no such evaluation was recorded.
         test_data: reference of the test pictures' data; "" without.
+        test_leakage: test pictures that also stand in training; None where that was not recorded.
     """
 
     record: RunRecord
@@ -74,11 +79,27 @@ class FinalResult:
     is_named_by_person: bool
     test: ClassificationMetrics | None
     test_data: str = ""
+    test_leakage: Leakage | None = None
 
     @property
     def name(self) -> str:
         """The run's name."""
         return self.row.name
+
+    @property
+    def looked_for(self) -> tuple[Leakage, ...]:
+        """What is known of test and validation pictures that also stand in training."""
+        return tuple(each for each in (self.test_leakage, self.record.leakage) if each is not None)
+
+    @property
+    def leakages(self) -> tuple[Leakage, ...]:
+        """The same, where there are such pictures, or pictures that look like it."""
+        return tuple(each for each in self.looked_for if each)
+
+    @property
+    def best_leakage(self) -> Leakage | None:
+        """Of the pictures of :attr:`best_measurement`."""
+        return self.record.leakage if self.test is None else self.test_leakage
 
     @property
     def best_measurement(self) -> tuple[ClassificationMetrics, str]:
@@ -113,8 +134,8 @@ def choose_final(
     group = next(names for names in comparison.groups.values() if name in names)
     rivals = tuple(rows[each] for each in rows if each in group and each != name)
     record = records[name]
-    test, data = read_test_result(record.folder.path)
-    return FinalResult(record, rows[name], rivals, reference is not None, test, data)
+    test, data, leakage = read_test_result(record.folder.path)
+    return FinalResult(record, rows[name], rivals, reference is not None, test, data, leakage)
 
 
 def _find_run(reference: str, rows: Mapping[str, RunRow], records: Mapping[str, RunRecord]) -> str:
@@ -128,20 +149,23 @@ def _find_run(reference: str, rows: Mapping[str, RunRow], records: Mapping[str, 
     return matches[0]
 
 
-def read_test_result(run: Path) -> tuple[ClassificationMetrics | None, str]:
-    """A classifier's metrics in RUN/test, and the reference of the data that they were measured on.
+def read_test_result(run: Path) -> tuple[ClassificationMetrics | None, str, Leakage | None]:
+    """A classifier's metrics in RUN/test, the reference of their data, and the pictures that also stand in training.
 
     Returns:
-        None and "" if there are none, or they were measured with other weights than the run has now.
+        None, "" and None if there are none, or they were measured with other weights than the run has now. The last is
+        also None where the evaluation did not look for such pictures.
 
     Raises:
         RunError: the file exists and cannot be read.
     """
     content = read_test_metrics(run)
     if content is None:
-        return None, ""
+        return None, "", None
     try:
-        return ClassificationMetrics.from_dict(content), str(content["data"])
+        leakage = content.get(LEAKAGE)
+        recorded_leakage = None if leakage is None else Leakage.from_dict(leakage)
+        return ClassificationMetrics.from_dict(content), str(content["data"]), recorded_leakage
     except (KeyError, TypeError) as error:
         raise RunError(f"{run / TEST} is not what vitrine evaluate writes (no {error}). Evaluate anew.") from error
 
@@ -175,15 +199,18 @@ def build_result_section(final: FinalResult, comparison: ComparisonResult, recor
             0, Number(f"{t.accuracy:.4f}", "test accuracy", _interval_text(t.accuracy_interval, t.n), is_main=True)
         )
     best, split = final.best_measurement
+    numbers += _leakage_numbers(final)
     detail = f"expected, {best.calibration_bins} bins, {split}"
     numbers.append(Number(f"{best.calibration_error:.4f}", "calibration error", detail))
     sentences = [
         *_explain_choice(final),
         *_describe_test(final),
+        *[sentence for each in final.looked_for if not each for sentence in each.verdict()],
         *_compare_with_rivals(final, comparison),
         *_describe_seeds(final, records),
         _describe_error(final),
     ]
+    leaks = [Finding(LEAK, sentence) for each in final.leakages for sentence in each.sentences()]
     path = str(final.record.folder.path)
     return Section(
         "result",
@@ -191,6 +218,7 @@ def build_result_section(final: FinalResult, comparison: ComparisonResult, recor
         (
             Paragraph(f"The final result is {final.name}.", "lead"),
             Numbers(tuple(numbers)),
+            *([Findings(tuple(leaks))] if leaks else []),
             *(Paragraph(sentence) for sentence in sentences),
             Commands((shlex.join(["vitrine", "verify", path]),)),
         ),
@@ -198,7 +226,19 @@ def build_result_section(final: FinalResult, comparison: ComparisonResult, recor
 
 
 def _interval_text(interval: Interval, n: int) -> str:
-    return f"95 % interval {interval.low:.4f} to {interval.high:.4f}, n = {n:,}"
+    return f"{OVER_PICTURES} {interval.low:.4f} to {interval.high:.4f}, n = {n:,}"
+
+
+def _leakage_numbers(final: FinalResult) -> list[Number]:
+    """The accuracies without pictures that also stand in training, and without near copies, beside those with them."""
+    numbers = []
+    for each in final.leakages:
+        rest = each.without_any
+        what = " and ".join([*(["in training too"] if each.exact else []), *(["near copies"] if each.near else [])])
+        if rest.n:
+            name = f"{each.split} accuracy without the {each.exact + each.near:,} {what}"
+            numbers.append(Number(f"{rest.value:.4f}", name, _interval_text(rest.interval, rest.n)))
+    return numbers
 
 
 def _explain_choice(final: FinalResult) -> list[str]:
@@ -228,7 +268,7 @@ def _describe_test(final: FinalResult) -> list[str]:
     ends = t.accuracy_interval
     return [
         f"On {t.n:,} test pictures ({final.test_data}), which chose nothing here, {t.correct:,} labels are right: "
-        f"{t.accuracy:.4f}, with a 95 % interval of {ends.low:.4f} to {ends.high:.4f}. Validation said "
+        f"{t.accuracy:.4f}, with a {OVER_PICTURES} of {ends.low:.4f} to {ends.high:.4f}. Validation said "
         f"{m.accuracy:.4f}."
     ]
 
@@ -262,12 +302,16 @@ def _describe_seeds(final: FinalResult, records: Mapping[str, RunRecord]) -> lis
     record = final.record
     others = [each for each in records.values() if each is not record and same_but_seed(record.settings, each.settings)]
     if not others:
-        return ["Its recipe was trained with one seed: how far another seed would move this number was not measured."]
+        return [
+            "The interval is over pictures. Its recipe was trained with one seed: another moves this number too, and "
+            "how far was not measured."
+        ]
     count = f"Its recipe was trained with {len(others) + 1} seeds"
     if any(each.validation != record.validation for each in others):
         return [f"{count}, which also drew different validation pictures: their accuracies are of different things."]
     accuracies = sorted(each.metrics.accuracy for each in (record, *others))
-    return [f"{count}; their accuracies lie between {accuracies[0]:.4f} and {accuracies[-1]:.4f}."]
+    mean = sum(accuracies) / len(accuracies)
+    return [f"{count}: mean accuracy {mean:.4f}, range {accuracies[0]:.4f} to {accuracies[-1]:.4f}."]
 
 
 def _describe_error(final: FinalResult) -> str:
@@ -290,7 +334,7 @@ def _list_names(names: Sequence[str]) -> str:
 def build_classes_section(final: FinalResult) -> Section:
     """Precision and recall by class, the confusion matrix, and the surest mistakes, on the most telling split."""
     m, split = final.best_measurement
-    table = TableBlock(_class_table(m), f"{m.n:,} {split} pictures; recall with its 95 % interval (Wilson).")
+    table = TableBlock(_class_table(m), f"{m.n:,} {split} pictures; recall with its {OVER_PICTURES} (Wilson).")
     blocks: list[Block] = [Paragraph(" ".join(_describe_classes(m)))]
     blocks.append(table if len(m.classes) <= _MAX_OPEN_CLASSES else Details(f"All {len(m.classes)} classes", (table,)))
     alt = f"Confusion matrix of {len(m.classes)} classes. {_commonest_mistake(m)}"
@@ -357,8 +401,10 @@ def build_settings_section(comparison: ComparisonResult, final: FinalResult | No
         blocks.append(
             TableBlock(captioners_table(comparison.captioners), "Captioners: their accuracy is of word pieces.")
         )
+    leaks = comparison.leakage_sentences()
+    blocks += [Findings(tuple(Finding(LEAK, sentence) for sentence in leaks))] if leaks else []
     blocks += _test_blocks(comparison, final)
-    notes = [*comparison.group_sentences(), *comparison.notes]
+    notes = [*comparison.seed_sentences(), *comparison.group_sentences(), *comparison.notes]
     notes += [f"Left out: {each.name}: {each.reason}." for each in comparison.skipped_folders]
     if notes:
         blocks.append(BulletList(tuple(notes)))

@@ -12,6 +12,7 @@ export class DataPage {
     this.title = createElement("h1", { class: "title" }, "Validation pictures");
     this.settings = createElement("div", { class: "settings" });
     this.filter = createElement("p", { class: "filter", "aria-live": "polite" });
+    this.leakage = createElement("div", { class: "leakage" });
     this.confusion = createElement("div", {});
     this.exportPanel = createExportPanel(app, () => this.exportViews());
     this.grid = new ThumbnailGrid((picture) => this.open(picture));
@@ -20,7 +21,7 @@ export class DataPage {
       { class: "page data" },
       createElement("div", { class: "heading" }, this.title, this.settings),
       createElement("details", { class: "matrix", open: innerWidth > 700 }, createElement("summary", {}, "Confusion matrix"), this.confusion, this.exportPanel.root),
-      createElement("div", { class: "pictures" }, this.filter, this.grid.root),
+      createElement("div", { class: "pictures" }, this.leakage, this.filter, this.grid.root),
     );
   }
 
@@ -50,6 +51,7 @@ export class DataPage {
   draw(state, model, models) {
     this.model = model;
     const { pictures, labels } = this.validation;
+    this.leakage.replaceChildren(...this.validation.leakage.map((sentence) => createElement("p", { class: "leak" }, sentence)));
     const wrong = pictures.filter(({ right }) => !right).length;
     this.drawSettings(state, model, models, { all: pictures.length, wrong, right: pictures.length - wrong });
     const key = JSON.stringify([model.id, state.truth, state.answer]);

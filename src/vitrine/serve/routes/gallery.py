@@ -66,9 +66,16 @@ def make_validation(validation: RecordedValidation, gallery: Gallery, command: s
             right=None if true is None else true == prediction.text,
             present=picture_id(index) in gallery.samples,
             version=validation.hashes[name][:12],
+            training_copy=None if name not in validation.copies else validation.copies[name].description,
         )
         pictures.append(row)
-    return Validation(labels=list(validation.labels), pictures=pictures, confusion=confusion, command=command)
+    return Validation(
+        labels=list(validation.labels),
+        leakage=list(validation.leakage),
+        pictures=pictures,
+        confusion=confusion,
+        command=command,
+    )
 
 
 @router.get("/thumbnail/{model}/{id}", responses=_PICTURES, response_class=Response)

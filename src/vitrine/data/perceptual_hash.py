@@ -1,0 +1,177 @@
+"""Perceptual hashes: pictures that show the same have hashes that differ in few bits, whatever was done to the file.
+
+The hash is imagehash's ``phash`` with 256 bits: the signs of the 16 × 16 lowest frequencies of the grey picture, about
+their median. A picture has four of them: of all of it, of its middle 95 % and 90 %, and of its mirror image, so that a
+slightly cropped or a mirrored copy is near one of them. ``benchmarks/near_copies.py`` measures what this finds and how
+often different photographs are taken for copies; ``docs/leakage.md`` has its table.
+
+Axes: Q queries, R references, P pairs of both, H hashes a picture, W words of 64 bits a hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps, ImageStat
+
+BITS = 256
+"""Bits of a hash."""
+
+MAX_DISTANCE = 36
+"""Bits that may differ between near copies. Chosen by ``benchmarks/near_copies.py``; see docs/leakage.md."""
+
+SIGNATURE_BYTES = 128
+"""Length of a picture's signature: four hashes."""
+
+_SIDE = 16  # of the hash: _SIDE² is BITS
+_CROPS = (1.0, 0.95, 0.9)  # middle parts of the picture that are hashed, as shares of both sides
+_MIRRORED = len(_CROPS)  # place of the mirror image's hash
+_MAX_LOW_DISTANCE = 12  # of the 64 bits of lowest frequency: a quick look at a quarter of the bits comes first
+_THUMBNAIL = 128  # pixels a side, from which all four are made
+_LEAST_CONTRAST = 2.0  # standard deviation of the grey values, of 255: below it there is nothing to compare
+_QUERIES_AT_ONCE, _REFERENCES_AT_ONCE = 64, 8192  # 4 MiB of words
+
+COMPARISONS = (
+    *((0, place, False) for place in range(len(_CROPS))),
+    *((place, 0, False) for place in range(1, len(_CROPS))),
+    *((_MIRRORED, place, True) for place in range(len(_CROPS))),
+    *((place, _MIRRORED, True) for place in range(1, len(_CROPS))),
+)
+"""Which hash of the query is compared with which hash of the reference, and whether one of them is a mirror image's."""
+
+Words = npt.NDArray[np.uint64]
+Places = npt.NDArray[np.int64]
+
+
+def signature(picture: Image.Image) -> bytes | None:
+    """The perceptual hashes of a picture, :data:`SIGNATURE_BYTES` long.
+
+    Args:
+        picture: upright, of any size and mode.
+
+    Returns:
+        None where the picture is of one colour, so that there is nothing to compare.
+    """
+    import imagehash  # takes a moment to import
+
+    thumbnail = picture.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS, reducing_gap=2.0).convert("L")
+    if ImageStat.Stat(thumbnail).stddev[0] < _LEAST_CONTRAST:
+        return None
+    margins = [_THUMBNAIL * (1 - share) / 2 for share in _CROPS]
+    parts = [
+        thumbnail.resize(
+            (4 * _SIDE, 4 * _SIDE),
+            Image.Resampling.LANCZOS,
+            box=(margin, margin, _THUMBNAIL - margin, _THUMBNAIL - margin),
+        )
+        for margin in margins
+    ]
+    parts.append(ImageOps.mirror(parts[0]))
+    return b"".join(_pack(imagehash.phash(part, hash_size=_SIDE).hash) for part in parts)
+
+
+def _pack(bits: npt.NDArray[np.bool_]) -> bytes:
+    """A hash as bytes: the quarter of lowest frequencies first."""
+    half = _SIDE // 2
+    quarters = (bits[:half, :half], bits[:half, half:], bits[half:, :half], bits[half:, half:])
+    return np.packbits(np.concatenate([each.ravel() for each in quarters])).tobytes()
+
+
+@dataclass(frozen=True)
+class NearestPicture:
+    """A query and the reference that is nearest to it.
+
+    Attributes:
+        query, reference: their places.
+        distance: bits that differ, 0 to :data:`BITS`.
+        is_mirrored: whether one of them is nearer to the other's mirror image.
+    """
+
+    query: int
+    reference: int
+    distance: int
+    is_mirrored: bool
+
+
+def find_near(
+    queries: Sequence[bytes],
+    references: Sequence[bytes],
+    *,
+    earlier_only: bool = False,
+    max_distance: int = MAX_DISTANCE,
+) -> list[NearestPicture]:
+    """The nearest reference of each query that has one within ``max_distance``; of equally near ones the first.
+
+    Every pair is compared, block by block, so that memory does not grow with the pairs: 100,000 references take a
+    second for some 600 queries.
+
+    Args:
+        queries: signatures.
+        references: signatures.
+        earlier_only: compare a query with the references before its own place only; both are one sequence then.
+        max_distance: bits that may differ.
+    """
+    if not queries or not references:
+        return []
+    query_QHW, reference_RHW = _unpack(queries), _unpack(references)
+    nearest: dict[int, NearestPicture] = {}
+    for first in range(0, len(query_QHW), _QUERIES_AT_ONCE):
+        for start in range(0, len(reference_RHW), _REFERENCES_AT_ONCE):
+            if earlier_only and start >= first + _QUERIES_AT_ONCE:
+                break
+            block = _Block(
+                query_QHW[first : first + _QUERIES_AT_ONCE],
+                reference_RHW[start : start + _REFERENCES_AT_ONCE],
+                first - start if earlier_only else None,
+                max_distance,
+            )
+            for query, reference, distance, is_mirrored in block.nearest():
+                before = nearest.get(first + query)
+                if before is None or distance < before.distance:
+                    nearest[first + query] = NearestPicture(first + query, start + reference, distance, is_mirrored)
+    return [nearest[query] for query in sorted(nearest)]
+
+
+def _unpack(signatures: Sequence[bytes]) -> Words:
+    words = np.frombuffer(b"".join(signatures), dtype="<u8").astype(np.uint64)
+    return words.reshape(len(signatures), _MIRRORED + 1, -1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Block:
+    """Some queries and some references, of which every pair is compared.
+
+    Attributes:
+        query_QHW, reference_RHW: their hashes.
+        offset: place of the first query among the references; None where the two have nothing to do with one another.
+        max_distance: bits that may differ.
+    """
+
+    query_QHW: Words
+    reference_RHW: Words
+    offset: int | None
+    max_distance: int
+
+    def nearest(self) -> Iterator[tuple[int, int, int, bool]]:
+        """Query, its nearest reference, their distance, and whether one is mirrored; of near ones only."""
+        parts = [self._near_pairs(*comparison) for comparison in COMPARISONS]
+        query_P, reference_P, distance_P, is_mirrored_P = (np.concatenate(each) for each in zip(*parts, strict=True))
+        order = np.lexsort((is_mirrored_P, reference_P, distance_P, query_P))
+        _, first_of_query = np.unique(query_P[order], return_index=True)
+        for place in order[first_of_query].tolist():
+            yield int(query_P[place]), int(reference_P[place]), int(distance_P[place]), bool(is_mirrored_P[place])
+
+    def _near_pairs(self, one: int, other: int, is_mirrored: bool) -> tuple[Places, Places, Places, Places]:
+        """Queries, references, distances, and whether mirrored, of the near pairs of one comparison."""
+        low_QR = np.bitwise_count(self.query_QHW[:, one, 0, None] ^ self.reference_RHW[None, :, other, 0])
+        query_P, reference_P = np.nonzero(low_QR <= _MAX_LOW_DISTANCE)
+        differing_PW = self.query_QHW[query_P, one] ^ self.reference_RHW[reference_P, other]
+        distance_P = np.bitwise_count(differing_PW).sum(1, dtype=np.int64)
+        is_near_P = distance_P <= self.max_distance
+        if self.offset is not None:
+            is_near_P &= reference_P < query_P + self.offset
+        near_P = np.flatnonzero(is_near_P)
+        return query_P[near_P], reference_P[near_P], distance_P[near_P], np.full(len(near_P), int(is_mirrored))
