@@ -105,8 +105,8 @@ def find_near(
 ) -> list[NearestPicture]:
     """The nearest reference of each query that has one within ``max_distance``; of equally near ones the first.
 
-    Every pair is compared, block by block, so that memory does not grow with the pairs: 100,000 references take a
-    second for some 600 queries.
+    Every pair is compared, block by block, so that memory does not grow with the pairs. A pair takes less than a
+    tenth of a microsecond.
 
     Args:
         queries: signatures.

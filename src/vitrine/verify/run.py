@@ -120,12 +120,12 @@ def verify(
     finite = [name for name in ("validation", "train") if not isinstance(record.data["splits"].get(name, ""), str)]
     splits = {name: match_split(record.data, name, index) for name in finite}
     checks += [check_split(record.data, name, split) for name, split in splits.items()]
-    if record.leakage:
-        checks.append(Check("training copies", "noted", " ".join(record.leakage.sentences())))
     comparison: PredictionComparison | None = None
     try:
         comparison, more = compare_predictions(record, splits["validation"].samples, config, checks)
         checks += more
+        if record.leakage:
+            checks.append(Check("training copies", "noted", " ".join(record.leakage.sentences())))
     except (ModelError, RunError) as error:
         what = "captions" if record.is_captioner else "predictions"
         checks.append(Check(what, "differs", " ".join(str(error).split())))
