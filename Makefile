@@ -14,10 +14,11 @@ PYTHON ?= $(firstword $(foreach name,$(CANDIDATES),$(shell $(name) -c '$(USABLE)
 
 # Two workers and one thread each: a worker loads all of torch, and threads of two processes get in each other's way.
 WORKERS ?= 2
-PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# Bytecode is written, whatever a person has set: many tests start a Python.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format docs bench bench-check verdicts verdicts-check constraints clean
+.PHONY: help demo test check types format docs bench bench-check verdicts verdicts-check constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -32,9 +33,11 @@ test: $(DEV)  ## the tests
 check: $(DEV)  ## format, lint, types, import layers, tests: what continuous integration runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(MAKE) --no-print-directory test
+	$(MAKE) --no-print-directory --jobs=2 types test
+
+types: $(DEV)  ## the types alone
+	$(BIN)/mypy
 
 format: $(DEV)  ## rewrite the code as the checks want it
 	$(BIN)/ruff check --fix --exit-zero --quiet .
@@ -69,7 +72,7 @@ define install
 		echo "Install one (Debian: apt install python3 python3-venv) or name one: make PYTHON=/path/to/python" >&2; \
 		exit 1; }; \
 		echo "Making .venv with $(PYTHON); the first time takes a few minutes."; '$(PYTHON)' -m venv --clear .venv; }
-	$(BIN)/python -m pip install $(if $(CI),-qq) --disable-pip-version-check -c constraints.txt -e '.$(1)'
+	$(BIN)/python -m pip install $(if $(CI),-qq --no-compile) --disable-pip-version-check -c constraints.txt -e '.$(1)'
 	@touch $(2)
 endef
 

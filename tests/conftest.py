@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 from support.card_figures import without_card_figures
-from support.models import MICRO
 from support.paths import TESTS
 from support.warm_python import WarmPython
 
@@ -81,6 +80,8 @@ def small_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def small_run(small_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of a micro model on ``small_scenes``."""
+    from support.models import MICRO
+
     from vitrine.config import Recipe, named_transforms
     from vitrine.train.run import train
 
