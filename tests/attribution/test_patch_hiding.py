@@ -208,6 +208,7 @@ def test_what_any_patches_about_the_middle_do_is_no_dependence_on_the_marked_one
     result = hide(model, whole_CHW, scores_RC, draws=200)
     assert result.effect < 0
     assert result.flag == "not shown"
+    assert ("those about the middle do" in result.sentence) is (result.p <= SIGNIFICANT)
     assert hide(model, whole_CHW, block(2, 2)).flag == "depends"
 
 

@@ -118,12 +118,14 @@ class HidingTest:
         """What was hidden, what it did and what follows from it, for a person."""
         claims: dict[Flag, str] = {
             "depends": "The answer depends on the patches that this map marks",
-            "not shown": "It does not show that the answer depends on the patches that this map marks",
+            "not shown": "It is not shown that the answer depends on the patches that this map marks",
             "cannot tell": "This picture cannot tell whether the answer depends on the patches that this map marks",
         }
         if self.marks_nothing:
             return f"{claims['cannot tell']}: it is the same everywhere, and marks none."
         reason = f" {self._lack_of_power}" if self.flag == "cannot tell" else ""
+        if self.flag == "not shown" and self.p <= SIGNIFICANT:
+            reason = " Random patches seldom take as much, but those about the middle do."
         return f"{claims[self.flag]}: {self._account}.{reason}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -165,7 +167,7 @@ def count_hiding_tests(flags: Sequence[str]) -> str:
     return (
         f"Of {count_of(len(flags), 'map')}, {depends} mark{'s' * (depends == 1)} patches that the answer depends on "
         f"(p at most {SIGNIFICANT:g} each, which random maps reach in 1 of 20); {not_shown} "
-        f"{'does' if not_shown == 1 else 'do'} not show it, and {count_of(cannot_tell, 'picture')} cannot tell."
+        f"{'does' if not_shown == 1 else 'do'} not show it, and for {cannot_tell} it cannot be told."
     )
 
 
@@ -402,8 +404,8 @@ def _round_floats(value: Any) -> Any:
 
 def _log_odds(probabilities: npt.NDArray[np.floating]) -> Floats:
     """Of a probability that is kept :data:`_CERTAIN` away from 0 and 1, beyond which the model only says how sure."""
-    clipped = np.clip(probabilities, _CERTAIN, 1 - _CERTAIN)
-    return np.asarray(np.log(clipped / (1 - clipped)))
+    shares = np.clip(probabilities, _CERTAIN, 1 - _CERTAIN)
+    return np.asarray(np.log(shares / (1 - shares)))
 
 
 _CERTAIN = 0.01

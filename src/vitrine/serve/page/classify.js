@@ -1,4 +1,4 @@
-/* The tab Classify: what the model says of a picture, what it looks at, and whether to believe that. */
+/* The tab Classify: what the model says of a picture, what it looks at, and whether its answer depends on that. */
 
 import { createPredictionPanel } from "./predictions.js";
 import { createElement, createRadioGroup } from "./dom.js";

@@ -126,7 +126,7 @@ export function createVerdictPanel(app) {
 }
 
 /* What is left of the answer, by what was hidden (rows) and how many patches (columns), as the elements of a table. */
-function renderNumbers({ label, answer, all_hidden, sets, draws, p, fillings }) {
+function renderNumbers({ label, answer, all_hidden, sets, draws, p }) {
   const format = (value) => value.toFixed(2);
   const rows = [
     ["strongest of this map", sets.map((each) => each.answer), p],
@@ -147,11 +147,11 @@ function renderNumbers({ label, answer, all_hidden, sets, draws, p, fillings }) 
       {},
       createElement("th", { scope: "row" }, name),
       values.map((value) => createElement("td", {}, format(value))),
-      createElement("td", {}, each === null ? "" : formatNumber(each)),
+      createElement("td", {}, each === null ? "" : each < 0.01 ? formatNumber(each) : each.toFixed(2)),
     ),
   );
   return [
-    createElement("p", { class: "small grey" }, `What is left of ${label}, ${format(answer)} on the picture as it is and ${format(all_hidden)} with all patches hidden. Each hidden patch is behind one of: ${fillings.join(", ")}.`),
+    createElement("p", { class: "small grey" }, `What is left of ${label}, ${format(answer)} on the picture as it is and ${format(all_hidden)} with all patches hidden.`),
     createElement("table", {}, createElement("thead", {}, head), createElement("tbody", {}, body)),
   ];
 }
