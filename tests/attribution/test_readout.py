@@ -293,6 +293,13 @@ def test_an_attention_pools_own_weights(kind: str) -> None:
     expected = torch.einsum("bn,bnk->bk", row_BN, product)[:, layout.prefix :]
     torch.testing.assert_close(rollout(module, inputs).scores_BRC.flatten(1), expected, rtol=1e-4, atol=1e-6)
     assert relevance(module, inputs, torch.tensor([0, 2])).scores_BRC.sum() > 0
+    earlier = attention_matrices(module, inputs, layer=0).mean(1)  # another layer than the last is not the pool again
+    expected = torch.einsum("bn,bnk->bk", row_BN, earlier)[:, layout.prefix :]
+    first = attention_map(module, inputs, layer=0)
+    torch.testing.assert_close(first.scores_BRC.flatten(1), expected, rtol=1e-4, atol=1e-6)
+    assert "by the attention pool's weights, to the patches, layer 1 of 2" in Method(layer=0).describe(module)
+    same = attention_map(module, inputs, layer=0, query="pool").scores_BRC
+    torch.testing.assert_close(same, maps.scores_BRC)
 
 
 @pytest.mark.parametrize("kind", ["distilled", "class beside mean", "max", "mean and max"])

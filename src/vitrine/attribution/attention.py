@@ -375,8 +375,9 @@ def attention_map(
         layer: a block, from 0, or from the end with -1.
         heads: mean, max, min, or a head's number from 0.
         query: ``auto`` is what the head reads: the rows of its tokens, each by its weight, such as the class token's
-            row or the mean of the patches' rows; where the head reads an attention pool, the pool's own weights,
-            whatever the layer. Or ``class``, ``distillation``, ``pool``, or a patch (row, column) from 0.
+            row or the mean of the patches' rows. Where that is an attention pool, the last layer is the pool: its own
+            weights, which ``pool`` gives whatever the layer; in other layers the tokens' rows count by those weights.
+            Or ``class``, ``distillation``, or a patch (row, column) from 0.
 
     Returns:
         Scores are attention probabilities; with one head or the mean they and the share of the prefix tokens sum to 1.
@@ -386,7 +387,8 @@ def attention_map(
     """
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
     readout = query_readout(layout, query, lambda: describe_readout(module, layout))
-    attention_BHK = _query_attention(module, pixels_BCHW, layer, readout, layout)
+    layers = query_layers(layout, readout, query, layer)
+    attention_BHK = _query_attention(module, pixels_BCHW, layers, readout, layout)
     return split_prefix(reduce_heads(attention_BHK[:, :, None], heads)[:, 0], layout)
 
 
@@ -429,15 +431,15 @@ def head_maps(
     """:func:`attention_map` of every head, from one forward pass."""
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
     readout = query_readout(layout, query, lambda: describe_readout(module, layout))
-    attention_BHK = _query_attention(module, pixels_BCHW, layer, readout, layout)
+    layers = query_layers(layout, readout, query, layer)
+    attention_BHK = _query_attention(module, pixels_BCHW, layers, readout, layout)
     return tuple(split_prefix(attention_BHK[:, head], layout) for head in range(attention_BHK.shape[1]))
 
 
 def _query_attention(
-    module: nn.Module, pixels_BCHW: torch.Tensor, layer: int, readout: Readout, layout: TokenLayout
+    module: nn.Module, pixels_BCHW: torch.Tensor, layers: Sequence[int], readout: Readout, layout: TokenLayout
 ) -> torch.Tensor:
-    """float32 (B, H, K): the attention of what a readout reads, from one forward pass."""
-    layers = (POOL if readout.is_pool else layer_number(layer, layout.blocks),)
+    """float32 (B, H, K): the attention of what a readout reads in the first of some layers, from one forward pass."""
     calls: list[AttentionCall] = []
     with (
         torch.inference_mode(),
@@ -446,25 +448,39 @@ def _query_attention(
         watch_head_tokens(module) as tokens,
     ):
         module(pixels_BCHW)
-        return readout_attention(calls[-1], readout, layout, tokens[-1])
+        return readout_attention(calls, readout, layout, tokens[-1])
+
+
+def query_layers(layout: TokenLayout, readout: Readout, query: str | tuple[int, int], layer: int) -> tuple[int, ...]:
+    """The layers, in the order of the model, whose attention makes the map of a query; the first one's rows are shown.
+
+    Raises:
+        ModelError: there is no such layer.
+    """
+    number = layer_number(layer, layout.blocks)
+    if not readout.is_pool:
+        return (number,)
+    return (POOL,) if query == "pool" or number == layout.blocks - 1 else (number, POOL)
 
 
 def readout_attention(
-    call: AttentionCall, readout: Readout, layout: TokenLayout, tokens_BND: torch.Tensor | None
+    calls: Sequence[AttentionCall], readout: Readout, layout: TokenLayout, tokens_BND: torch.Tensor | None
 ) -> torch.Tensor:
     """The rows of one attention that a readout reads, each by its weight: float32 (B, H, K).
 
     Args:
-        call: of a block; of the pool where the readout is one.
+        calls: of the layers that :func:`query_layers` names.
         readout: what reads.
         layout: of the tokens.
         tokens_BND: as the head gets them; only for a readout that depends on the picture.
     """
-    if readout.is_pool:
+    call = calls[0]
+    if call.layer == POOL:
         return readout.pool_row(call.rows(slice(None)), layout.tokens)
     if readout.token is not None:
         return call.rows([readout.token])[:, :, 0]
-    weights_BN = readout.weights(call.queries, tokens_BND if readout.depends_on_picture else None)
+    pool_BQK = calls[-1].rows(slice(None)).mean(dim=1) if readout.is_pool else None
+    weights_BN = readout.weights(call.queries, tokens_BND if readout.depends_on_picture else None, pool_BQK)
     weights_B1QN = weights_BN[:, None, None].to(call.carrier.device)
     return torch.cat([(weights_B1QN @ call.rows(slice(None), some))[:, :, 0] for some in head_slices(call)], dim=1)
 

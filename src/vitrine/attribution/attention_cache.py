@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from vitrine.attribution.attention import (
-    POOL,
     AttentionCall,
     layer_number,
+    query_layers,
     query_readout,
     readout_attention,
     reduce_heads,
@@ -66,10 +66,9 @@ class AttentionCache:
             ModelError: no such layer, head or query.
         """
         readout = query_readout(self.layout, query, self.describe)
-        number = layer_number(layer, self.layout.blocks)
-        call = self.calls[POOL if readout.is_pool else number]
+        calls = [self.calls[number] for number in query_layers(self.layout, readout, query, layer)]
         with torch.inference_mode():
-            attention_BHK = readout_attention(call, readout, self.layout, self.tokens_BND)
+            attention_BHK = readout_attention(calls, readout, self.layout, self.tokens_BND)
             return split_prefix(reduce_heads(attention_BHK[:, :, None], heads)[:, 0], self.layout)
 
     def describe(self) -> Readout:

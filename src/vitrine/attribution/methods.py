@@ -11,7 +11,15 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vitrine.attribution.attention import HEAD_REDUCTIONS, attention_map, head_count, layer_number, query_readout
+from vitrine.attribution.attention import (
+    HEAD_REDUCTIONS,
+    POOL,
+    attention_map,
+    head_count,
+    layer_number,
+    query_layers,
+    query_readout,
+)
 from vitrine.attribution.gradcam import gradcam
 from vitrine.attribution.maps import BatchMaps, TokenLayout, token_layout
 from vitrine.attribution.occlusion import occlusion
@@ -138,12 +146,13 @@ class Method:
 
     def _describe_attention(self, module: nn.Module, layout: TokenLayout) -> str:
         readout = query_readout(layout, self.query, lambda: describe_readout(module, layout))
-        if readout.is_pool:
+        if query_layers(layout, readout, self.query, self.layer) == (POOL,):
             return f"weights of the attention pool, {self._heads_in_words(None)}"
         number = layer_number(self.layer, layout.blocks) + 1
         where = "last layer" if number == layout.blocks else f"layer {number} of {layout.blocks}"
         heads = self._heads_in_words(head_count(module, self.layer))
-        return f"attention of {readout.words} to the patches, {where}, {heads}"
+        reader = "the patches, by the attention pool's weights," if readout.is_pool else readout.words
+        return f"attention of {reader} to the patches, {where}, {heads}"
 
     def _heads_in_words(self, count: int | None) -> str:
         if isinstance(self.heads, int):
