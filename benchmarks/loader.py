@@ -59,7 +59,7 @@ def write_photographs(folder: Path, count: int, size: tuple[int, int]) -> None:
 
 def our_pipeline(spec: TransformSpec, size: int) -> Pipeline:
     """vitrine: one warp, uint8 until the batch, one multiplication and addition to normalise."""
-    transform = TrainTransform(spec, size)
+    transform = TrainTransform(spec, (size, size))
 
     def run(path: Path, change: TrainChange) -> torch.Tensor:
         pixels_HWC = transform.apply(FilePicture(path).decode(), change)
@@ -81,7 +81,7 @@ def kept_pictures(paths: list[Path], spec: TransformSpec, size: int, folder: Pat
 
 def kept_pipeline(spec: TransformSpec, size: int, kept: dict[Path, DecodedPicture]) -> Pipeline:
     """vitrine from the second epoch on, with ``decoded_cache``."""
-    transform = TrainTransform(spec, size)
+    transform = TrainTransform(spec, (size, size))
 
     def run(path: Path, change: TrainChange) -> torch.Tensor:
         pixels_HWC = transform.apply(kept[path].decode(), change)

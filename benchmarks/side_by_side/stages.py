@@ -36,14 +36,14 @@ class Stages:
 
     def __init__(self, paths: Sequence[Path], kept: Sequence[DecodedPicture], spec: TransformSpec, size: int) -> None:
         self.sources: dict[str, Sequence[Picture]] = {DIRECT: [FilePicture(path) for path in paths], KEPT: kept}
-        self.transform = TrainTransform(spec, size)
+        self.transform = TrainTransform(spec, (size, size))
         self.spent: dict[str, dict[str, float]] = {}
 
     def run(self, source: str) -> torch.Tensor:
         """Every step of one batch, each timed by the thread's own clock: the normalised batch."""
         self._spent = self.spent.setdefault(source, {})
         pictures, size = self.sources[source], self.transform.size
-        pixels_BCHW = torch.empty((len(pictures), 3, size, size), dtype=torch.uint8)
+        pixels_BCHW = torch.empty((len(pictures), 3, *size), dtype=torch.uint8)
         pixels_BHWC = pixels_BCHW.permute(0, 2, 3, 1).numpy()
         for row, picture in enumerate(pictures):
             if source == DIRECT:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from vitrine.data.check import DataReport, Duplicates, NearCopy, Spread, inspect
+from vitrine.data.check import DarkPicture, DataReport, Duplicates, NearCopy, Spread, inspect
 from vitrine.data.image_folder import LAYOUTS, UnknownLayoutError
 from vitrine.data.perceptual_hash import BITS
 from vitrine.data.sources import open_data, open_unlabelled
@@ -82,6 +82,13 @@ def _problems(report: DataReport) -> list[str]:
             _near_copy,
         ),
         *_problem(
+            report.dark,
+            "picture of more than 8 bits comes",
+            "pictures of more than 8 bits come",
+            "out dark: few of the bits are used",
+            _show_dark,
+        ),
+        *_problem(
             report.mismatches, "file is", "files are", "not what the name says", lambda item: f"{item[0]} is {item[1]}"
         ),
     ]
@@ -100,6 +107,11 @@ def _problem(items: Sequence[_Item], one: str, many: str, what: str, show: Calla
         return []
     rest = [f"    and {len(items) - _SHOWN:,} more"] if len(items) > _SHOWN else []
     return [f"  {_count(len(items), one, many)} {what}", *(f"    {show(item)}" for item in items[:_SHOWN]), *rest]
+
+
+def _show_dark(picture: DarkPicture) -> str:
+    bits = f"{picture.used_bits} of {picture.bits} bits"
+    return f"{picture.name}: {bits}, nowhere brighter than {picture.brightest} of 255"
 
 
 def _copies(group: Duplicates) -> str:

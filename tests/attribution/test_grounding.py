@@ -21,7 +21,7 @@ from vitrine.attribution.grounding import (
     score_nouns,
 )
 from vitrine.attribution.placement import Placement
-from vitrine.data.transforms import EvalGeometry
+from vitrine.data.transforms import CropGeometry
 from vitrine.results import Interval
 
 Array = npt.NDArray[np.float64]
@@ -65,7 +65,7 @@ def test_scores_are_those_of_a_count_over_pixels(seed: int, shift: int) -> None:
 
 def test_the_map_lies_where_the_placement_says() -> None:
     """A crop: the same mask is under another patch than on the whole picture."""
-    crop = Placement(EvalGeometry(WIDTH, HEIGHT, WIDTH, HEIGHT, 12, 0, 24), 2, 2)
+    crop = Placement(CropGeometry(WIDTH, HEIGHT, WIDTH, HEIGHT, 12, 0, 24, 24), 2, 2)
     map_RC = np.array([[1.0, 0.0], [0.0, 0.0]])
     (score,) = score_nouns(GroundedCaption("1.png", [map_RC], crop, [(0, box(12, 0, 24, 12))]))
     assert score is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,11 +10,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.inputs import square_input
 
 from vitrine.attribution.placement import Placement
-from vitrine.config import TransformSpec
 from vitrine.data.decode import decode
-from vitrine.data.transforms import EvalGeometry, EvalTransform
+from vitrine.data.transforms import CropGeometry, EvalTransform
 
 # R, C rows and columns of patches; H, W pixel rows and columns.
 
@@ -24,8 +23,8 @@ few = settings(max_examples=25, deadline=None)
 grids = st.integers(1, 30)
 
 
-def eval_geometry(width: int, height: int, size: int, crop: float) -> EvalGeometry:
-    return EvalTransform(replace(TransformSpec(), eval_crop=crop), size).geometry(width, height)
+def eval_geometry(width: int, height: int, size: int, crop: float) -> CropGeometry:
+    return EvalTransform(square_input(size, crop)).geometry(width, height)
 
 
 @st.composite
@@ -88,7 +87,7 @@ def test_patches_tile_what_the_model_saw(placement: Placement) -> None:
 
 def test_a_patch_worked_out_by_hand() -> None:
     """200 × 100 pixels, resized to 400 × 200 and cropped to the middle 160: seen are x 60 to 140 and y 10 to 90."""
-    geometry = EvalGeometry(200, 100, 400, 200, 120, 20, 160)
+    geometry = CropGeometry(200, 100, 400, 200, 120, 20, 160, 160)
     placement = Placement(geometry, 4, 8)
     assert placement.patch_box(0, 0) == (60, 10, 70, 30)
     assert placement.patch_box(3, 7) == (130, 70, 140, 90)
@@ -149,7 +148,7 @@ def test_smooth_maps_are_bilinear_between_middles(placement: Placement, seed: in
 def test_smooth_maps_equal_torch() -> None:
     """A photograph that is seen whole: bilinear upsampling as torch does it, with corners not aligned."""
     scores_RC = np.random.default_rng(0).normal(size=(6, 9)).astype(np.float32)
-    placement = Placement(EvalGeometry(63, 63, 63, 63, 0, 0, 63), 6, 9)
+    placement = Placement(CropGeometry(63, 63, 63, 63, 0, 0, 63, 63), 6, 9)
     expected = torch.nn.functional.interpolate(
         torch.from_numpy(scores_RC)[None, None], size=(63, 63), mode="bilinear", align_corners=False
     )[0, 0].numpy()
@@ -242,7 +241,7 @@ def test_a_full_mask_covers_every_patch_and_an_empty_one_none(placement: Placeme
 
 def test_a_pixel_that_is_cut_counts_in_part() -> None:
     """4 × 4 pixels in 3 × 3 patches of 4/3 pixels: the pixel at (1, 1) touches four of them."""
-    placement = Placement(EvalGeometry(4, 4, 4, 4, 0, 0, 4), 3, 3)
+    placement = Placement(CropGeometry(4, 4, 4, 4, 0, 0, 4, 4), 3, 3)
     mask_HW = np.zeros((4, 4), dtype=bool)
     mask_HW[1, 1] = True
     edge_3 = np.array([1 / 3, 2 / 3, 0]) / (4 / 3)
@@ -265,7 +264,7 @@ def test_what_is_bright_for_the_model_is_bright_where_patch_at_says(
 ) -> None:
     """One bright patch of the photograph lights up that patch of the model's input, and hardly any other."""
     size, cells = grid
-    transform = EvalTransform(replace(TransformSpec(), eval_crop=crop), size)
+    transform = EvalTransform(square_input(size, crop))
     placement = Placement(transform.geometry(width, height), cells, cells)
     row, column = data.draw(st.integers(0, cells - 1)), data.draw(st.integers(0, cells - 1))
     x_W, y_H = np.arange(width) + 0.5, np.arange(height) + 0.5
@@ -293,7 +292,7 @@ def test_a_turned_photograph_is_seen_upright() -> None:
     lying.save(file, "PNG", exif=exif)
     upright = decode(file.getvalue())
     assert upright.size == (80, 120)
-    transform = EvalTransform(replace(TransformSpec(), eval_crop=1.0), 64)
+    transform = EvalTransform(square_input(64))
     placement = Placement(transform.geometry(*upright.size), 8, 8)
     seen_RC = transform(upright)[..., 0].reshape(8, 8, 8, 8).mean(axis=(1, 3)) / 255
     spread_HW = placement.to_image(seen_RC, smooth=False)

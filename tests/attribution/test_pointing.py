@@ -20,7 +20,7 @@ from vitrine.attribution.pointing import (
     score_against_mask,
     share_inside,
 )
-from vitrine.data.transforms import EvalGeometry
+from vitrine.data.transforms import CropGeometry
 
 PATCH = 4  # pixels a side, in the pixel-by-pixel versions
 
@@ -165,7 +165,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 def test_centres_are_looked_up_in_the_photographs_own_pixels() -> None:
     """A photograph of 100 × 60, its middle 60 × 60 seen, 3 × 3 patches of 20: centres at x 30, 50, 70, y 10, 30, 50."""
-    placement = Placement(EvalGeometry(100, 60, 50, 30, 10, 0, 30), 3, 3)
+    placement = Placement(CropGeometry(100, 60, 50, 30, 10, 0, 30, 30), 3, 3)
     mask_HW = np.zeros((60, 100), dtype=bool)
     mask_HW[28:33, 48:72] = True
     assert centres_inside(mask_HW, placement).tolist() == [[False] * 3, [False, True, True], [False] * 3]

@@ -73,7 +73,7 @@ def cached_picture(data: bytes, short: int, folder: Path | None = None) -> Decod
 
 
 def apply_transform(image: Image.Image, spec: TransformSpec, size: int, seed: int) -> np.ndarray:
-    return TrainTransform(spec, size)(image, np.random.default_rng(seed))
+    return TrainTransform(spec, (size, size))(image, np.random.default_rng(seed))
 
 
 def encode(image: Image.Image, kind: str, **how: object) -> bytes:
@@ -107,7 +107,7 @@ def test_pictures_that_are_not_large_are_equal_to_the_bit(spec: TransformSpec) -
 
 def ideal(image: Image.Image, spec: TransformSpec, size: int, seed: int, finer: int = 8) -> np.ndarray:
     """The same changes with 64 bilinear samples for every pixel, averaged in floating point."""
-    change = TrainTransform(spec, size).draw(image.width, image.height, np.random.default_rng(seed))
+    change = TrainTransform(spec, (size, size)).draw(image.width, image.height, np.random.default_rng(seed))
     matrix = warp_matrix(image.width, image.height, change.angle, change.crop, change.flip, size).finer(finer, finer)
     sides = (size * finer, size * finer)
     samples = image.transform(sides, Image.Transform.AFFINE, matrix.coefficients, Image.Resampling.BILINEAR)
@@ -369,7 +369,7 @@ def test_a_full_disk_is_told_of(large: Path, tmp_path: Path, monkeypatch: pytest
 def test_a_stream_has_nothing_to_keep() -> None:
     scenes = open_data("scenes:base")
     data = TrainingData(scenes, scenes.splits["train"], (), {}, SampleIndex({}, (), {}))
-    same, notes = use_decoded_cache(data, TransformSpec(), 32, max_gb=1)
+    same, notes = use_decoded_cache(data, TransformSpec(), (32, 32), max_gb=1)
     assert same is data and "come in a stream" in notes[0]
 
 

@@ -18,6 +18,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from support.inputs import square_input
 from support.paths import TESTS
 
 from vitrine.config import TransformSpec
@@ -79,7 +80,7 @@ def indices(loaded_batches: Sequence[Batch]) -> list[int]:
 
 def load(data: Sequence[Sample], **options: object) -> list[Batch]:
     settings = {"batch_size": 4, "seed": 3, "epoch": 1, "shuffle": True, "workers": 0} | options
-    return list(batches(data, TrainTransform(SPEC, 16), **settings))  # type: ignore[arg-type]
+    return list(batches(data, TrainTransform(SPEC, (16, 16)), **settings))  # type: ignore[arg-type]
 
 
 def test_a_batch_holds_what_it_promises() -> None:
@@ -99,13 +100,13 @@ def test_a_batch_holds_what_it_promises() -> None:
     for batch in loaded_batches:
         assert batch.labels_B.tolist() == [i % 3 for i in batch.indices_B.tolist()]
     assert sorted(indices(loaded_batches)) == list(range(10))
-    unknown = batches([Sample("a", Noise(1))], EvalTransform(SPEC, 16), batch_size=1)
+    unknown = batches([Sample("a", Noise(1))], EvalTransform(square_input(16)), batch_size=1)
     assert next(iter(unknown)).labels_B.tolist() == [-1]
 
 
 def test_pixels_are_those_of_the_transform() -> None:
-    (batch,) = batches(samples(2), EvalTransform(SPEC, 16), batch_size=2, workers=0)
-    expected = EvalTransform(SPEC, 16)(Noise(1).decode())
+    (batch,) = batches(samples(2), EvalTransform(square_input(16)), batch_size=2, workers=0)
+    expected = EvalTransform(square_input(16))(Noise(1).decode())
     np.testing.assert_array_equal(batch.pixels_BCHW[1].permute(1, 2, 0).numpy(), expected)
 
 
@@ -183,7 +184,7 @@ def test_a_killed_worker_is_an_error_and_not_a_wait() -> None:
 
 def test_a_loader_lives_for_many_epochs_and_leaves_nothing_behind() -> None:
     data, other = samples(9), samples(9, first=100)
-    with PictureLoader(TrainTransform(SPEC, 16), 4, 1) as loader:
+    with PictureLoader(TrainTransform(SPEC, (16, 16)), 4, 1) as loader:
         for epoch in range(2):
             assert torch.equal(
                 pixels(list(loader.epoch(data, seed=3, epoch=epoch, shuffle=True))), pixels(load(data, epoch=epoch))
@@ -221,7 +222,7 @@ class Counted(Sequence[Sample]):
 
 
 def test_only_a_few_batches_are_loaded_ahead() -> None:
-    with PictureLoader(EvalTransform(TransformSpec(), 16), 4, 1) as loader:
+    with PictureLoader(EvalTransform(square_input(16)), 4, 1) as loader:
         list(loader.epoch(samples(4)))  # its workers know other samples, so these are made here, and can be counted
         Counted.accesses = 0
         stream = loader.epoch(Counted())
@@ -238,7 +239,7 @@ def test_an_interrupt_ends_it_all(warm_python: str) -> None:
         from vitrine.data.loader import batches
         from vitrine.data.transforms import TrainTransform
         try:
-            for batch in batches(samples(100_000), TrainTransform(SPEC, 16), batch_size=4, workers=2):
+            for batch in batches(samples(100_000), TrainTransform(SPEC, (16, 16)), batch_size=4, workers=2):
                 print("loading", flush=True)
                 time.sleep(0.05)
         except KeyboardInterrupt:

@@ -11,12 +11,14 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from support.models import MICRO
+from timm.data import resolve_model_data_config
 from torch import nn
 
+from vitrine.config import TransformSpec
 from vitrine.errors import ModelError
 from vitrine.models import precision
 from vitrine.models.finetune import parameter_groups
-from vitrine.models.load import load_for_inference, load_model
+from vitrine.models.load import LoadedModel, input_spec, load_for_inference, load_model, training_input
 from vitrine.models.reference import resolve_reference
 from vitrine.train.optimizer import make_optimizer
 from vitrine.train.settings import OptimizerSettings
@@ -75,10 +77,35 @@ def test_arguments_that_cannot_be_used(model_args: dict[str, object], match: str
     expect_error(match, model_args={**MICRO, **model_args})
 
 
-def test_an_input_that_is_not_square_is_refused_where_pictures_come_in() -> None:
-    model = load_model(VIT, pretrained=False, model_args={**MICRO, "img_size": [32, 64]})
-    with pytest.raises(ModelError, match="32 x 64 pixels: pictures are cut to squares only"):
-        model.input  # noqa: B018
+def test_the_input_is_what_timm_resolves_from_the_configuration() -> None:
+    """Every field of ``resolve_model_data_config``, of configurations that say all, and of some that say little."""
+    for overlay in (
+        {"crop_mode": "squash", "interpolation": "bilinear", "crop_pct": 0.9, "mean": (0.1, 0.2, 0.3)},
+        {"crop_mode": "border", "interpolation": "lanczos", "crop_pct": 1.0, "std": (0.1, 0.2, 0.3)},
+        {"crop_mode": None, "interpolation": "", "crop_pct": None, "mean": None, "std": None},
+        {"crop_mode": "center", "interpolation": "nearest", "crop_pct": 1.15, "test_crop_pct": 0.7},
+    ):
+        module = timm.create_model(VIT, **{**MICRO, "img_size": (32, 64)}, pretrained_cfg_overlay=overlay)
+        expected = resolve_model_data_config(module)
+        assert input_spec(module).to_timm() == {**expected, "input_size": (3, 32, 64)}, overlay
+
+
+@pytest.mark.parametrize(("name", "value"), [("interpolation", "random"), ("crop_mode", "stretch")])
+def test_a_preparation_that_is_not_known_is_refused_by_name(name: str, value: str) -> None:
+    module = timm.create_model(VIT, **MICRO, pretrained_cfg_overlay={name: value})
+    with pytest.raises(ModelError, match=f"asks for {name} = '{value}': expected (center|nearest), "):
+        input_spec(module)
+
+
+def test_training_takes_the_models_own_preparation_unless_the_recipe_has_another() -> None:
+    module = timm.create_model(
+        VIT, **MICRO, pretrained_cfg_overlay={"crop_mode": "squash", "interpolation": "bilinear", "crop_pct": 0.9}
+    )
+    model = LoadedModel(module, resolve_reference(VIT), None)
+    own = training_input(model, TransformSpec())
+    assert (own.crop_mode, own.interpolation, own.crop) == ("squash", "bilinear", 1.0)
+    other = training_input(model, TransformSpec(crop_mode="center", interpolation="bicubic", eval_crop=0.875))
+    assert (other.crop_mode, other.interpolation, other.crop) == ("center", "bicubic", 0.875)
 
 
 def test_folders_that_are_no_model(tmp_path: Path) -> None:
@@ -227,7 +254,7 @@ def test_another_size_is_said_to_resample_the_position_embeddings(
     assert load_model(name, pretrained=file, num_classes=5, model_args=args).notes == ()
     model = load_model(name, pretrained=file, num_classes=5, model_args=args, image_size=48)
     assert model.notes == ("Position embeddings were resampled from 4 x 4 to 6 x 6 patches.",)
-    assert model.input.size == 48
+    assert model.input.size == (48, 48)
     assert model.module(torch.zeros(1, 3, 48, 48)).shape[-1] == 5
 
 

@@ -20,13 +20,13 @@ from support.explorer_browser import canvas_data, open_browser, open_page, until
 
 from vitrine.attribution.placement import Placement
 from vitrine.caption.figures.words import WordPanel, draw_word
-from vitrine.data.transforms import EvalGeometry
+from vitrine.data.transforms import CropGeometry
 from vitrine.plotting.colormap import SIGNED, Scale
 from vitrine.plotting.overlay import draw_map, draw_overlay
 from vitrine.plotting.style import DPI, new_figure
 
 H, W = 60, 88
-PLACEMENT = Placement(EvalGeometry(W, H, W, H, 20, 6, 48), 4, 6)
+PLACEMENT = Placement(CropGeometry(W, H, W, H, 20, 6, 48, 48), 4, 6)
 SCALES = {"uniform": Scale("uniform", 3.0), "lost": Scale("lost", 0.5), "own": Scale("own", 2.5, low=0.5)}
 PAGE = resources.files("vitrine.report") / "page"
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from support.paths import TESTS
 from vitrine.attribution.placement import Placement
-from vitrine.data.transforms import EvalGeometry
+from vitrine.data.transforms import CropGeometry
 from vitrine.plotting.style import figure_style
 
 
@@ -77,7 +77,7 @@ def place_grid(width: int, height: int, rows: int, columns: int, crop: float = 0
     short = min(width, height)
     side = round(short * crop)
     return Placement(
-        EvalGeometry(width, height, width, height, (width - side) // 2, (height - side) // 2, side), rows, columns
+        CropGeometry(width, height, width, height, (width - side) // 2, (height - side) // 2, side, side), rows, columns
     )
 
 

@@ -191,7 +191,7 @@ def torchvision_vit(represented: int | None = None) -> Callable[[Path], Case]:
 def torchvision_at_224(folder: Path) -> Case:
     theirs = seeded(TorchvisionTransformer(224, 32, 2, 2, 128, 256, num_classes=37))
     torch.save(theirs.state_dict(), folder / "vit.pth")
-    return Case(folder / "vit.pth", theirs, size=224, mean=IMAGENET, crop=224 / 256, notes=("resized bicubically",))
+    return Case(folder / "vit.pth", theirs, size=224, mean=IMAGENET, crop=224 / 256)
 
 
 def transformers_model(kind: str, **config: Any) -> nn.Module:
@@ -270,7 +270,7 @@ CASES: dict[str, Callable[[Path], Case]] = {
     "timm folder": timm_folder,
     "timm file beside config.json": timm_file_beside_its_config,
     "timm file": timm_file_that_one_model_fits,
-    "transformers ViT": transformers_folder("ViTForImageClassification", note="squeezes"),
+    "transformers ViT": transformers_folder("ViTForImageClassification"),
     "transformers ViT, no biases, other activation": transformers_folder(
         "ViTForImageClassification", qkv_bias=False, hidden_act="gelu_new", layer_norm_eps=0.01
     ),

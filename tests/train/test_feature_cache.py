@@ -288,12 +288,12 @@ def test_what_is_too_large_is_noticed_at_the_first_batch(monkeypatch: pytest.Mon
 
 def test_the_model_is_asked_what_its_head_reads() -> None:
     plain = timm.create_model("vit_tiny_patch16_224", num_classes=3, **MICRO)
-    assert linear_head(plain, 32) is plain.head and plain.training and not plain.head._forward_pre_hooks
+    assert linear_head(plain, (32, 32)) is plain.head and plain.training and not plain.head._forward_pre_hooks
     two_heads = timm.create_model("deit_tiny_distilled_patch16_224", num_classes=3, **MICRO)
-    assert linear_head(two_heads, 32) is None, "two classifiers"
+    assert linear_head(two_heads, (32, 32)) is None, "two classifiers"
     plain.fc_norm = torch.nn.LayerNorm(32)
     plain.forward_head = lambda x, pre_logits=False: x[:, 1] if pre_logits else plain.head(x[:, 0])
-    assert linear_head(plain, 32) is None, "it reads something else"
+    assert linear_head(plain, (32, 32)) is None, "it reads something else"
 
 
 def test_the_head_of_a_frozen_model_is_all_that_it_has() -> None:

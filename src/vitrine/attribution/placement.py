@@ -34,7 +34,7 @@ class Geometry(Protocol):
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """What the model sees: left, top, right, bottom, in the photograph's pixels."""
+        """The model's input: left, top, right, bottom, in the photograph's pixels; beyond it where it has a border."""
         ...
 
 
@@ -42,11 +42,11 @@ class Geometry(Protocol):
 class Placement:
     """A grid of patches on a photograph.
 
-    The model sees ``geometry.box`` of the photograph as its square input, which ``rows`` × ``columns`` patches divide
-    evenly. What lies outside that box the model never saw.
+    The model sees ``geometry.box`` of the photograph as its input, which ``rows`` × ``columns`` patches divide evenly.
+    What lies outside that box the model never saw. Where the input has a border, patches lie outside the photograph.
 
     Attributes:
-        geometry: where the evaluation square lies on the photograph.
+        geometry: where the model's input lies on the photograph.
         rows, columns: of the grid, 1 or more each.
 
     Raises:
@@ -94,7 +94,7 @@ class Placement:
         return (left + right) / 2, (top + bottom) / 2
 
     def patch_at(self, x: float, y: float) -> tuple[int, int] | None:
-        """(row, column) of the patch that a point lies in, None where the model saw nothing.
+        """(row, column) of the patch that a point of the photograph lies in, None where the model saw nothing.
 
         A point on an edge belongs to the patch to its right or below, so that no point belongs to two.
         """
@@ -103,9 +103,15 @@ class Placement:
         return (int(row), int(column)) if is_visible else None
 
     @property
+    def visible_box(self) -> tuple[float, float, float, float]:
+        """What the model saw of the photograph: left, top, right, bottom, in its pixels, without a border."""
+        left, top, right, bottom = self.geometry.box
+        return max(0.0, left), max(0.0, top), min(self.geometry.width, right), min(self.geometry.height, bottom)
+
+    @property
     def visible_share(self) -> float:
         """Share of the photograph's area that the model saw, above 0 and at most 1."""
-        left, top, right, bottom = self.geometry.box
+        left, top, right, bottom = self.visible_box
         return (right - left) * (bottom - top) / (self.geometry.width * self.geometry.height)
 
     @property
@@ -217,7 +223,8 @@ def _integral(values: Bools | _Edges, places: _Edges) -> _Edges:
     """The integral of rows of pixels from the upper edge to each of some places: one row a place."""
     sums = np.cumsum(values, axis=0, dtype=np.int32 if values.dtype == bool else np.float64)
     sums = np.concatenate([np.zeros_like(sums[:1]), sums])
-    whole = np.floor(places.clip(0, len(values))).astype(np.intp)
-    part = (places - whole)[:, None]
+    inside: _Edges = places.clip(0, len(values))
+    whole = np.floor(inside).astype(np.intp)
+    part = (inside - whole)[:, None]
     integral: _Edges = sums[whole] * (1 - part) + sums[np.minimum(whole + 1, len(values))] * part
     return integral

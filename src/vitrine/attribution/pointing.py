@@ -63,7 +63,7 @@ def score_against_mask(scores_RC: npt.ArrayLike, coverage_RC: npt.ArrayLike, hit
 
 
 def centres_inside(mask_HW: npt.ArrayLike, placement: Placement) -> Bools:
-    """Whether each patch's centre lies in the mask: bool (R, C).
+    """Whether each patch's centre lies in the mask: bool (R, C); of one on the border round the photograph it does not.
 
     Args:
         mask_HW: bool, in the upright photograph's own pixels.
@@ -75,9 +75,11 @@ def centres_inside(mask_HW: npt.ArrayLike, placement: Placement) -> Bools:
     mask_HW, at = np.asarray(mask_HW, dtype=bool), placement.geometry
     if mask_HW.shape != (at.height, at.width):
         raise ValueError(f"Expected a mask of {at.height} x {at.width} pixels, as the photograph; got {mask_HW.shape}.")
-    x_C = np.array([placement.centre(0, column)[0] for column in range(placement.columns)])
-    y_R = np.array([placement.centre(row, 0)[1] for row in range(placement.rows)])
-    hit_RC: Bools = mask_HW[np.ix_(y_R.astype(int), x_C.astype(int))]
+    x_C = np.floor([placement.centre(0, column)[0] for column in range(placement.columns)]).astype(int)
+    y_R = np.floor([placement.centre(row, 0)[1] for row in range(placement.rows)]).astype(int)
+    hit_RC: Bools = np.zeros((placement.rows, placement.columns), dtype=bool)
+    inside_R, inside_C = (y_R >= 0) & (y_R < at.height), (x_C >= 0) & (x_C < at.width)
+    hit_RC[np.ix_(inside_R, inside_C)] = mask_HW[np.ix_(y_R[inside_R], x_C[inside_C])]
     return hit_RC
 
 

@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from vitrine.classify.model import Classifier
-from vitrine.config import TransformSpec
 from vitrine.config.preprocessing import InputSpec
 from vitrine.data.loader import Batch, batches, normalise
 from vitrine.data.samples import Sample
@@ -38,7 +37,7 @@ class BatchLogits:
 
 def eval_transform(spec: InputSpec) -> EvalTransform:
     """The evaluation transform that a model's own configuration asks for."""
-    return EvalTransform(TransformSpec(eval_crop=spec.crop), spec.size)
+    return EvalTransform(spec)
 
 
 def eval_batches(samples: Sequence[Sample], spec: InputSpec, *, batch_size: int, workers: int = -1) -> Iterator[Batch]:

@@ -31,7 +31,7 @@ class Classifier:
         labels: class names in the order of the outputs, each different: where several classes have one name they are
             told apart by their numbers, as :mod:`vitrine.classify.labels` says. None where it was opened for its
             features.
-        spec: input size, crop and normalisation.
+        spec: the input: size, resize, crop and normalisation.
         device: where the module is.
         precision: "fp32" or "bf16".
         is_multi_label: every label is there or not, whatever the others are: probabilities do not sum to 1.

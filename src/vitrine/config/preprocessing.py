@@ -6,22 +6,57 @@ Normalisation is ``(value - mean) / std`` per channel (red, green, blue), on a s
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+CROP_MODES = ("center", "squash", "border")
+"""How a picture comes to the shape of the input (timm's crop_mode): see :class:`InputSpec`."""
+
+RESIZE_FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
+"""Resize filters by timm's names of them (its interpolation), with Pillow's numbers."""
 
 
 @dataclass(frozen=True)
 class InputSpec:
-    """The input of a classifier: a square, cut out of the centre of the resized picture.
+    """The input of a classifier, in the terms of timm's ``resolve_model_data_config``.
+
+    The picture is resized to the input's size divided by ``crop``, and the centre of the result is cut out. How it is
+    resized is ``crop_mode``: ``center`` keeps its shape and fills the input, so that what is too long is cut off;
+    ``squash`` takes the whole picture to the input's shape; ``border`` keeps its shape and all of it (with ``crop`` 1),
+    with borders in the mean colour.
 
     Attributes:
-        size: side of the square, in pixels.
+        size: rows and columns, in pixels.
         mean, std: normalisation per channel.
-        crop: share of the resized short side that the centre crop keeps (timm's crop_pct).
+        crop: share of the resized picture that is kept (timm's crop_pct); above 1 a black border stays around it.
+        crop_mode: one of :data:`CROP_MODES`.
+        interpolation: one of :data:`RESIZE_FILTERS`; all but nearest are antialiased.
     """
 
-    size: int
+    size: tuple[int, int]
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     crop: float
+    crop_mode: str = "center"
+    interpolation: str = "bicubic"
+
+    @property
+    def border_colour(self) -> tuple[int, int, int]:
+        """What surrounds a picture that does not fill the input: red, green, blue, 0 to 255."""
+        if self.crop_mode != "border":
+            return 0, 0, 0
+        red, green, blue = (round(255 * value) for value in self.mean)
+        return red, green, blue
+
+    def to_timm(self) -> dict[str, Any]:
+        """As timm's configurations have it: what ``timm.data.create_transform`` takes."""
+        return {
+            "input_size": (3, *self.size),
+            "interpolation": self.interpolation,
+            "mean": self.mean,
+            "std": self.std,
+            "crop_pct": self.crop,
+            "crop_mode": self.crop_mode,
+        }
 
 
 @dataclass(frozen=True)

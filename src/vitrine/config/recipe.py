@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from importlib import resources
 from typing import Any
 
+from vitrine.config.preprocessing import CROP_MODES, RESIZE_FILTERS
 from vitrine.errors import RecipeError
 
 
@@ -126,7 +127,12 @@ class TransformSpec:
         brightness, contrast, saturation: each factor is uniform in [max(0, 1 - x), 1 + x]; 0 is off.
         erase: probability that one random rectangle is replaced by noise.
         mean, std: normalisation per channel on a 0-to-1 scale; None takes the model's own.
-        eval_crop: evaluation resizes the short side to image_size / eval_crop, then crops the centre.
+        eval_crop: share of the resized picture that evaluation keeps, cut out of its centre.
+        crop_mode: how evaluation resizes a picture to image_size / eval_crop: ``center`` by its short side, ``squash``
+            to a square whatever its shape, ``border`` by its long side with a border around it; None takes the model's
+            own.
+        interpolation: filter of that resize: nearest, bilinear, bicubic, lanczos, box or hamming; None takes the
+            model's own.
     """
 
     name: str = "none"
@@ -141,6 +147,8 @@ class TransformSpec:
     mean: tuple[float, float, float] | None = None
     std: tuple[float, float, float] | None = None
     eval_crop: float = 1.0
+    crop_mode: str | None = None
+    interpolation: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str):
@@ -161,6 +169,9 @@ class TransformSpec:
             for value in values:
                 require_number(f"transforms.{name}", value, 0, open_low=name == "std")
         require_number("transforms.eval_crop", self.eval_crop, 0, 1, open_low=True)
+        for name, known in (("crop_mode", CROP_MODES), ("interpolation", tuple(RESIZE_FILTERS))):
+            if getattr(self, name) is not None:
+                require_choice(f"transforms.{name}", getattr(self, name), known)
 
     @property
     def is_random(self) -> bool:

@@ -16,6 +16,9 @@ from vitrine.results import Progress, unreadable_to_json
 FEW_PICTURES = 10
 """A class with fewer training pictures than this is named in the suggestions."""
 
+DARK_LEVEL = 64
+"""Of 255: a picture of more than 8 bits that is nowhere brighter uses 14 of 16 bits at most, and is named."""
+
 UNEVEN_RATIO = 5.0
 """Ratio of the largest to the smallest class from which the suggestions call classes uneven."""
 
@@ -46,6 +49,23 @@ class KindCount:
     pictures: int
     treatment: str
     examples: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class DarkPicture:
+    """A picture of more than 8 bits whose values use few of them, so that it comes out dark or nearly black.
+
+    Attributes:
+        name: of the sample.
+        bits: of a channel, as the file states them.
+        used_bits: what its largest value takes.
+        brightest: that value as the model sees it, 0 to 255.
+    """
+
+    name: str
+    bits: int
+    used_bits: int
+    brightest: int
 
 
 @dataclass(frozen=True)
@@ -113,6 +133,7 @@ class DataReport:
         duplicates: files with the same bytes; those across splits first.
         near_copies: pictures that look like copies of others by their perceptual hashes, each with the nearest one;
             those across splits first, nearest first.
+        dark: pictures of more than 8 bits that use few of them, such as the 12 bits of a camera in a file of 16.
         majority: the share of each split that the most frequent training class makes up: what a guess gets right.
     """
 
@@ -131,6 +152,7 @@ class DataReport:
     mismatches: tuple[tuple[str, str], ...]
     duplicates: tuple[Duplicates, ...]
     near_copies: tuple[NearCopy, ...]
+    dark: tuple[DarkPicture, ...]
     majority: Mapping[str, float]
 
     @property
@@ -185,6 +207,12 @@ class DataReport:
             advice.append("Remove copies within a split: each counts as often as it is there.")
         if self.mismatches:
             advice.append("Rename files whose extension is wrong: vitrine goes by the content, other programs may not.")
+        if self.dark:
+            used, bits = max((each.used_bits, each.bits) for each in self.dark)
+            advice.append(
+                f"Multiply the values of the dark pictures by {2 ** (bits - used)} and save them again: their largest "
+                f"value has {used} bits, and white is the largest of {bits}. docs/pictures.md has a program."
+            )
         counts = self._training()
         few = sum(0 < n < FEW_PICTURES for n in counts.values())
         if few:
@@ -258,6 +286,7 @@ def inspect(data: Dataset, *, workers: int = -1, progress: Progress | None = Non
         mismatches=_mismatches(readings),
         duplicates=_duplicates(copies, readings),
         near_copies=_near_copies(copies, readings),
+        dark=_dark(usable),
         majority=_majority(counts),
     )
 
@@ -290,6 +319,19 @@ def _kinds(readings: Sequence[Reading]) -> tuple[KindCount, ...]:
         for kind, treatment in TREATMENTS.items()
         if kind in names
     )
+
+
+def _dark(readings: Sequence[Reading]) -> tuple[DarkPicture, ...]:
+    return tuple(
+        DarkPicture(each.name, each.facts.bits, _used_bits(each.brightest, each.facts.bits), each.brightest)
+        for each in readings
+        if each.facts and each.brightest is not None and each.brightest <= DARK_LEVEL
+    )
+
+
+def _used_bits(brightest: int, bits: int) -> int:
+    """The bits that a value takes which comes out as ``brightest`` of 255, in a file of so many bits a channel."""
+    return next(used for used in range(bits + 1) if round(255 * (2**used - 1) / (2**bits - 1)) >= brightest)
 
 
 def _mismatches(readings: Sequence[Reading]) -> tuple[tuple[str, str], ...]:

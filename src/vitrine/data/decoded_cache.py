@@ -48,7 +48,7 @@ def short_side(spec: TransformSpec, size: int) -> int:
 
     Args:
         spec: the random changes of training.
-        size: side of the model's input, pixels.
+        size: the longer side of the model's input, pixels.
     """
     low, high = spec.crop_ratio
     return math.ceil(size / math.sqrt(spec.crop_scale[0] * min(low, 1 / high)))

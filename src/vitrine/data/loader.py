@@ -36,8 +36,8 @@ class Transform(Protocol):
     """Turns a decoded picture into the pixels that are batched."""
 
     @property
-    def size(self) -> int | None:
-        """Side of the square, in pixels, that every picture becomes; None where the sizes of results differ."""
+    def size(self) -> tuple[int, int] | None:
+        """Rows and columns, in pixels, that every picture becomes; None where the sizes of results differ."""
         ...
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> np.ndarray:
@@ -50,8 +50,8 @@ class Batch:
     """Pictures that go through a model together.
 
     Attributes:
-        pixels: uint8, 0 to 255: one tensor (B, 3, size, size) where the transform makes squares of one size, else B
-            tensors (h, w, 3).
+        pixels: uint8, 0 to 255: one tensor (B, 3, H, W) where the transform makes pictures of one size, else B tensors
+            (h, w, 3).
         labels_B: int64 class indices; -1 where unknown.
         indices_B: int64 positions in the samples that were given.
         unreadable: (position, reason) of pictures that belong here and could not be read; they have no row above, so
@@ -102,7 +102,7 @@ def load_batch(
         RuntimeError: anything but an unreadable picture went wrong; the message names the sample.
     """
     size = transform.size
-    stack_BCHW = None if size is None else torch.empty((len(samples), 3, size, size), dtype=torch.uint8)
+    stack_BCHW = None if size is None else torch.empty((len(samples), 3, *size), dtype=torch.uint8)
     stack_BHWC = None if stack_BCHW is None else stack_BCHW.permute(0, 2, 3, 1).numpy()
     pictures: list[torch.Tensor] = []
     readable: list[int] = []

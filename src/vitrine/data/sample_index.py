@@ -10,6 +10,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+import numpy as np
+
 from vitrine.data.decode import PictureFacts, decode, describe
 from vitrine.data.perceptual_hash import signature
 from vitrine.data.samples import Sample
@@ -57,6 +59,8 @@ class Reading:
         facts: the header; None where there is none.
         problem: why the picture cannot be used; None where it can.
         signature: its perceptual hashes; None where it does not decode or is of one colour.
+        brightest: the largest value of any channel after decoding, 0 to 255, of a picture of more than 8 bits; None of
+            others.
     """
 
     name: str
@@ -65,6 +69,7 @@ class Reading:
     facts: PictureFacts | None = None
     problem: str | None = None
     signature: bytes | None = None
+    brightest: int | None = None
 
 
 def index_samples(samples: Sequence[Sample], *, workers: int = -1, progress: Progress | None = None) -> SampleIndex:
@@ -115,7 +120,8 @@ def read_sample(sample: Sample) -> Reading:
         picture = decode(data)
     except PictureError as error:
         return Reading(sample.name, sha256, len(data), facts, str(error))
-    return Reading(sample.name, sha256, len(data), facts, signature=signature(picture))
+    brightest = int(np.asarray(picture).max()) if facts.bits > 8 else None
+    return Reading(sample.name, sha256, len(data), facts, signature=signature(picture), brightest=brightest)
 
 
 def map_in_order(work: Callable[[Sample], _Result], samples: Iterable[Sample], workers: int = -1) -> Iterator[_Result]:

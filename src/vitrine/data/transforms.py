@@ -1,4 +1,4 @@
-"""Preparation of pictures for classifiers: random changes for training, resize and centre crop for evaluation."""
+"""Preparation of pictures for classifiers: random changes for training, and for evaluation what timm does."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image, ImageEnhance
 from torch.nn import functional
 
 from vitrine.config import TransformSpec
+from vitrine.config.preprocessing import RESIZE_FILTERS, InputSpec
 
 _SMOOTH_BELOW = 0.75  # source pixels per output pixel: the picture is magnified, and single samples would show as steps
 _LONGEST_STRIDE = 1.2  # source pixels between samples: above one, some pixels of the source go unseen
@@ -194,7 +195,7 @@ _ENHANCERS = {
     "saturation": ImageEnhance.Color,
 }
 
-_PANORAMA = 8  # long side over short side above which evaluation resizes the middle alone
+_MAX_MAGNIFICATION = 64  # times the pixels of the crop that a resized picture may have
 
 _ATTEMPTS = 10  # as torchvision's RandomResizedCrop and RandomErasing
 _ERASE_SCALE = (0.02, 0.33)  # share of the area; RandomErasing's default (arXiv:1708.04896)
@@ -227,9 +228,13 @@ class TrainTransform:
 
     The distributions are those of torchvision's RandomRotation, RandomResizedCrop, RandomHorizontalFlip, ColorJitter
     (shuffled order) and RandomErasing (uniform noise); rotation, crop, mirror and resize are one warp.
+
+    Args:
+        spec: what is random.
+        size: of the result: rows and columns, in pixels.
     """
 
-    def __init__(self, spec: TransformSpec, size: int) -> None:
+    def __init__(self, spec: TransformSpec, size: tuple[int, int]) -> None:
         self.spec = spec
         self.size = size
 
@@ -241,7 +246,7 @@ class TrainTransform:
             rng: the only source of randomness.
 
         Returns:
-            uint8, (size, size, 3).
+            uint8, (rows, columns, 3).
         """
         return self.apply(image, self.draw(*full_size(image), rng))
 
@@ -259,8 +264,9 @@ class TrainTransform:
         return TrainChange(angle, crop, flip, colour, erase, noise_seed)
 
     def apply(self, image: Image.Image, change: TrainChange) -> np.ndarray:
-        """Apply drawn changes: uint8, (size, size, 3)."""
-        pixels_HWC = warp(image, change.angle, change.crop, change.flip, self.size)
+        """Apply drawn changes: uint8, (rows, columns, 3)."""
+        rows, columns = self.size
+        pixels_HWC = warp(image, change.angle, change.crop, change.flip, (columns, rows))
         if change.colour:
             pixels_HWC = recolour(pixels_HWC, change.colour)
         if change.erase is None:
@@ -320,28 +326,33 @@ def random_resized_crop(
     return Box((width - w) // 2, (height - h) // 2, w, h)
 
 
-def random_erasure(size: int, rng: np.random.Generator) -> Box | None:
-    """The rectangle that random erasing replaces (torchvision's RandomErasing); None where ten tries fail."""
+def random_erasure(size: tuple[int, int], rng: np.random.Generator) -> Box | None:
+    """The rectangle that random erasing replaces in so many rows and columns; None where ten tries fail.
+
+    As torchvision's RandomErasing.
+    """
+    rows, columns = size
     low, high = math.log(_ERASE_RATIO[0]), math.log(_ERASE_RATIO[1])
     for _ in range(_ATTEMPTS):
-        area = size * size * float(rng.uniform(*_ERASE_SCALE))
+        area = rows * columns * float(rng.uniform(*_ERASE_SCALE))
         shape = math.exp(float(rng.uniform(low, high)))
         h, w = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
-        if 0 < h < size and 0 < w < size:
-            top = int(rng.integers(size - h + 1))
-            return Box(int(rng.integers(size - w + 1)), top, w, h)
+        if 0 < h < rows and 0 < w < columns:
+            top = int(rng.integers(rows - h + 1))
+            return Box(int(rng.integers(columns - w + 1)), top, w, h)
     return None
 
 
 @dataclass(frozen=True)
-class EvalGeometry:
-    """Where the evaluation square lies on a picture.
+class CropGeometry:
+    """Where a model's input lies on a picture that was resized and cropped.
 
     Attributes:
         width, height: of the picture, pixels.
-        resized_width, resized_height: of the picture after the resize, pixels.
-        left, top: corner of the square in the resized picture, pixels.
-        size: side of the square, pixels.
+        resized_width, resized_height: of the whole picture after the resize, pixels.
+        left, top: corner of the input in the resized picture, pixels; below 0 where the picture does not fill the
+            input and has a border.
+        crop_width, crop_height: of the input, pixels.
     """
 
     width: int
@@ -350,50 +361,107 @@ class EvalGeometry:
     resized_height: int
     left: int
     top: int
-    size: int
+    crop_width: int
+    crop_height: int
 
     @property
     def scale(self) -> tuple[float, float]:
-        """Resized pixels per picture pixel, across and down. They differ by rounding of the long side only."""
+        """Resized pixels per picture pixel, across and down. They differ where the picture's shape is not kept."""
         return self.resized_width / self.width, self.resized_height / self.height
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """The square on the picture: left, top, right, bottom, in its own pixels, continuous coordinates."""
-        across, down = self.scale
-        left, top = self.left / across, self.top / down
-        return left, top, min(self.width, left + self.size / across), min(self.height, top + self.size / down)
+        """The input on the picture: left, top, right, bottom, in the picture's own pixels, continuous coordinates.
+
+        Where the input has a border, this reaches beyond the picture.
+        """
+        (left, right), (top, bottom) = (
+            (start * side / resized, (start + crop) * side / resized)
+            for start, crop, side, resized in (
+                (self.left, self.crop_width, self.width, self.resized_width),
+                (self.top, self.crop_height, self.height, self.resized_height),
+            )
+        )
+        return left, top, right, bottom
+
+    @property
+    def visible(self) -> Box:
+        """The part of the resized picture that the input shows."""
+        left, top = max(0, self.left), max(0, self.top)
+        right, bottom = (
+            min(self.resized_width, self.left + self.crop_width),
+            min(self.resized_height, self.top + self.crop_height),
+        )
+        return Box(left, top, right - left, bottom - top)
+
+    def resize_and_crop(
+        self, image: Image.Image, resample: Image.Resampling, border: tuple[int, int, int] = (0, 0, 0)
+    ) -> Image.Image:
+        """The input, of a picture of this width and height; ``border`` is the colour around what does not fill it."""
+        at = self.visible
+        if self.resized_width * self.resized_height > _MAX_MAGNIFICATION * at.width * at.height:
+            # Resize and crop in one, so that a strip of pixels is never magnified to a gigabyte. Pillow may swap its
+            # two passes here, which changes the rounding; below, the result is timm's to the bit.
+            part = image.resize((at.width, at.height), resample, box=self._on_picture(at))
+        else:
+            resized_image = image.resize((self.resized_width, self.resized_height), resample)
+            part = resized_image.crop((at.left, at.top, at.left + at.width, at.top + at.height))
+        if part.size == (self.crop_width, self.crop_height):
+            return part
+        whole = Image.new(image.mode, (self.crop_width, self.crop_height), border)
+        whole.paste(part, (at.left - self.left, at.top - self.top))
+        return whole
+
+    def _on_picture(self, box: Box) -> tuple[float, float, float, float]:
+        """A box of the resized picture, in the picture's own pixels."""
+        across, down = self.width / self.resized_width, self.height / self.resized_height
+        right, bottom = (box.left + box.width) * across, (box.top + box.height) * down
+        return box.left * across, box.top * down, min(self.width, right), min(self.height, bottom)
 
 
 class EvalTransform:
-    """Resize the short side, then crop the centre: bicubic, antialiased, as timm evaluates by default."""
+    """Resize and crop a picture as a model wants it, exactly as timm's ``create_transform`` does for evaluation.
 
-    def __init__(self, spec: TransformSpec, size: int) -> None:
+    Pixels are timm's to the bit, but for pictures so long that their resize is cut short (64 times the pixels that are
+    used), which differ by one level of 255 here and there.
+
+    Args:
+        spec: the model's input.
+    """
+
+    def __init__(self, spec: InputSpec) -> None:
         self.spec = spec
-        self.size = size
+        self.size = spec.size
+        self._resample = Image.Resampling(RESIZE_FILTERS[spec.interpolation])
 
     def __call__(self, image: Image.Image, rng: np.random.Generator | None = None) -> np.ndarray:  # noqa: ARG002
-        """The evaluation square of an RGB picture: uint8, (size, size, 3). Nothing is random; ``rng`` is not used."""
-        width, height = image.size
-        at = self.geometry(width, height)
-        if max(width, height) > _PANORAMA * min(width, height):
-            # Resize and crop in one, so that a strip of pixels is never magnified to a gigabyte. Pillow may swap its
-            # two passes here, which changes the rounding; below, the result is timm's to the bit.
-            return np.array(image.resize((at.size, at.size), Image.Resampling.BICUBIC, box=at.box))
-        resized_image = image.resize((at.resized_width, at.resized_height), Image.Resampling.BICUBIC)
-        return np.array(resized_image.crop((at.left, at.top, at.left + at.size, at.top + at.size)))
+        """The input of an RGB picture: uint8, (rows, columns, 3). Nothing is random; ``rng`` is not used."""
+        at = self.geometry(*image.size)
+        return np.array(at.resize_and_crop(image, self._resample, self.spec.border_colour))
 
-    def geometry(self, width: int, height: int) -> EvalGeometry:
-        """Where the square lies on a picture of ``width`` × ``height`` pixels.
+    def geometry(self, width: int, height: int) -> CropGeometry:
+        """Where the input lies on a picture of ``width`` × ``height`` pixels.
 
-        Rounding follows torchvision's Resize (long side truncated) and CenterCrop, and timm's
-        ``create_transform`` (short side ``floor(size / crop)``).
+        Rounding follows timm's ``transforms_imagenet_eval``, and in it torchvision's Resize (long side truncated) and
+        CenterCrop (half a pixel goes to the even one, a border's to the right and to the bottom).
         """
-        short = max(self.size, math.floor(self.size / self.spec.eval_crop))
-        if width <= height:
-            resized_width, resized_height = short, int(short * height / width)
-        else:
-            resized_width, resized_height = int(short * width / height), short
-        left = round((resized_width - self.size) / 2)
-        top = round((resized_height - self.size) / 2)
-        return EvalGeometry(width, height, resized_width, resized_height, left, top, self.size)
+        rows, columns = self.size
+        resized_width, resized_height = (max(1, side) for side in self._resized(width, height))
+        left, top = _centred(resized_width, columns), _centred(resized_height, rows)
+        return CropGeometry(width, height, resized_width, resized_height, left, top, columns, rows)
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        """Width and height of a picture after the resize."""
+        rows, columns = (math.floor(side / self.spec.crop) for side in self.size)
+        if self.spec.crop_mode == "squash":
+            return columns, rows
+        if self.spec.crop_mode == "center" and rows == columns:
+            return (rows, int(rows * height / width)) if width <= height else (int(rows * width / height), rows)
+        choose = min if self.spec.crop_mode == "center" else max
+        ratio = choose(height / rows, width / columns)
+        return round(width / ratio), round(height / ratio)
+
+
+def _centred(resized: int, crop: int) -> int:
+    """Where a crop begins in the middle of a length; below 0 where it is longer."""
+    return round((resized - crop) / 2) if resized >= crop else -((crop - resized) // 2)

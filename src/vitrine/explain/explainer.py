@@ -125,7 +125,7 @@ class Explainer:
 
     def __init__(self, classifier: Classifier, method: Method, target: str | None = None) -> None:
         self.classifier, self.method = classifier, method
-        self.layout = token_layout(classifier.module, classifier.spec.size, classifier.spec.size)
+        self.layout = token_layout(classifier.module, *classifier.spec.size)
         self.transform = eval_transform(classifier.spec)
         self.target_index = None if target is None else find_class(classifier.labels, target)
 

@@ -5,7 +5,6 @@ Axes: B pictures, C classes, H, W pixel rows and columns.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -32,38 +31,30 @@ class LoadedExport:
     Attributes:
         logits: from normalised pictures, float32 (B, 3, H, W), to logits, float32 (B, C).
         labels: class names, as the export has them.
-        prepare: the tool's preprocessing, from an RGB picture to float32 (3, H, W); None where it has none.
+        prepare: the tool's preprocessing, from a picture, or a file that Pillow has opened, to float32 (3, H, W); None
+            where it has none.
         spec: the input that the export describes, where the tool has no preprocessing.
+        opens_files: whether the tool opens picture files itself, and ``prepare`` does as it does.
     """
 
     logits: Callable[[torch.Tensor], torch.Tensor]
     labels: tuple[str, ...]
     prepare: Callable[[Image.Image], torch.Tensor] | None = None
     spec: InputSpec | None = None
-
-
-def short_side(spec: InputSpec) -> int:
-    """The length, in pixels, that a picture's short side is resized to before the centre crop."""
-    return max(spec.size, math.floor(spec.size / spec.crop))
+    opens_files: bool = False
 
 
 def describe_input(spec: InputSpec) -> dict[str, Any]:
     """The preprocessing of a picture, JSON-ready, for a file that does not do it itself."""
-    return {
-        "size": spec.size,
-        "resize_short_side": short_side(spec),
-        "crop_pct": spec.crop,
-        "interpolation": "bicubic",
-        "colours": "RGB, divided by 255, less mean, divided by std",
-        "mean": list(spec.mean),
-        "std": list(spec.std),
-    }
+    return {**spec.to_timm(), "colours": "RGB, divided by 255, less mean, divided by std"}
 
 
 def parse_input(description: Mapping[str, Any]) -> InputSpec:
     """Read back what :func:`describe_input` wrote."""
-    mean, std = tuple(description["mean"]), tuple(description["std"])
-    return InputSpec(description["size"], mean, std, description["crop_pct"])
+    mean, std, size = (tuple(description[name]) for name in ("mean", "std", "input_size"))
+    return InputSpec(
+        size[1:], mean, std, description["crop_pct"], description["crop_mode"], description["interpolation"]
+    )
 
 
 def import_library(name: str, extra: str) -> Any:
@@ -89,7 +80,7 @@ BATCHES = (1, 3, 4)
 
 _SEED = 20_260_101
 _TOLERANCES = {"fp32": 1e-4, "bf16": 0.05}
-_LEVELS = 3.0  # of 255: what libraries' bicubic filters differ by in their rounding
+_LEVELS = 0.001  # of 255: what the rounding of the normalisation amounts to; a pixel differs by 1 or not at all
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
 
@@ -142,14 +133,12 @@ class PreprocessingComparison:
     """The preprocessing of an export's tool compared with that of the run.
 
     Attributes:
-        largest: absolute difference in levels of 255, where both crop the same square.
+        largest: absolute difference in levels of 255; infinite where the inputs have different sizes.
         pictures: how many there were, none of them square.
-        shifted_pictures: those whose crop lies one pixel further left or up in the tool than in the run.
     """
 
     largest: float
     pictures: int
-    shifted_pictures: int
 
     @property
     def same(self) -> bool:
@@ -161,7 +150,6 @@ class PreprocessingComparison:
         return {
             "largest_difference_levels": self.largest,
             "pictures": self.pictures,
-            "moved_by_a_pixel": self.shifted_pictures,
             "same": self.same,
         }
 
@@ -172,7 +160,7 @@ def comparison_pictures(spec: InputSpec) -> list[torch.Tensor]:
     pixels = []
     for count in BATCHES:
         cells = [torch.rand(1, 3, side, side, generator=generator) for side in (3, 2, 5, 12)[:count]]
-        pictures = [interpolate(each, size=(spec.size, spec.size), mode="bilinear") for each in cells]
+        pictures = [interpolate(each, size=spec.size, mode="bilinear") for each in cells]
         pixels.append((torch.cat(pictures) * 255).round().to(torch.uint8))
     return [normalise(each, spec.mean, spec.std) for each in pixels]
 
@@ -203,40 +191,24 @@ def compare_logits(run: Logits, export: Logits, spec: InputSpec, precision: str)
 def compare_preprocessing(prepare: Callable[[Image.Image], torch.Tensor], spec: InputSpec) -> PreprocessingComparison:
     """Compare the preprocessing of an export's tool with the run's, on wide and tall pictures.
 
-    Where a resized picture's side exceeds the square's by 3, 7, 11 ... pixels, the middle lies between two pixels:
-    torchvision and vitrine round to the even one, transformers rounds down.
-
     Args:
         prepare: the tool's, from an RGB picture to float32 (3, H, W), normalised.
         spec: the input of both.
     """
     transform = eval_transform(spec)
-    differences, shifts = [], 0
-    for number, (width, height) in enumerate(_shapes(spec.size)):
+    shapes = _shapes(min(spec.size))
+    differences = []
+    for number, (width, height) in enumerate(shapes):
         image = _photograph(width, height, number)
-        at = transform.geometry(width, height)
-        resized_image = image.resize((at.resized_width, at.resized_height), Image.Resampling.BICUBIC)
-        theirs = prepare(image) * _column(spec.std) + _column(spec.mean)
-        corners = {(at.left, at.top), ((at.resized_width - at.size) // 2, (at.resized_height - at.size) // 2)}
-        by_corner = {corner: _largest_difference(resized_image, corner, at.size, theirs) for corner in corners}
-        nearest = min(by_corner, key=lambda corner: by_corner[corner])
-        differences.append(by_corner[nearest])
-        shifts += nearest != (at.left, at.top)
-    return PreprocessingComparison(max(differences), len(differences), shifts)
-
-
-def _largest_difference(image: Image.Image, corner: tuple[int, int], size: int, theirs_CHW: torch.Tensor) -> float:
-    """In levels of 255, between a crop of an image and pixels from 0 to 1."""
-    left, top = corner
-    crop = np.array(image.crop((left, top, left + size, top + size)))
-    ours_CHW = torch.from_numpy(crop).permute(2, 0, 1).float() / 255
-    if ours_CHW.shape != theirs_CHW.shape:
-        return float("inf")
-    return float((255 * (ours_CHW - theirs_CHW)).abs().max())
+        ours_CHW = torch.from_numpy(transform(image)).permute(2, 0, 1).float() / 255
+        theirs_CHW = prepare(image) * _column(spec.std) + _column(spec.mean)
+        is_comparable = ours_CHW.shape == theirs_CHW.shape
+        differences.append(float((255 * (ours_CHW - theirs_CHW)).abs().max()) if is_comparable else float("inf"))
+    return PreprocessingComparison(max(differences), len(differences))
 
 
 def _shapes(size: int) -> list[tuple[int, int]]:
-    """Wide and tall, larger and smaller than the square; some leave an odd number of pixels over."""
+    """Wide and tall, larger and smaller than the input; some leave an odd number of pixels over."""
     return [(2 * size, size), (size, 2 * size), (size + 11, size + 3), (size // 2 + 3, size), (3 * size + 1, 2 * size)]
 
 

@@ -50,7 +50,7 @@ def _trace(module: nn.Module, spec: InputSpec) -> torch.export.ExportedProgram:
         ModelError: the model cannot be traced.
     """
     parameter = next(module.parameters())
-    example = torch.zeros(2, 3, spec.size, spec.size, device=parameter.device)
+    example = torch.zeros(2, 3, *spec.size, device=parameter.device)
     try:
         program = torch.export.export(_Float32Interface(module).eval(), (example,), dynamic_shapes=_ANY_NUMBER)
     except Exception as error:  # whatever a model's code makes torch's tracer stumble over

@@ -32,10 +32,12 @@ from vitrine.export.compare import (
 from vitrine.export.onnx import read_onnx, read_pt2, require_onnx, write_onnx, write_pt2
 from vitrine.export.timm import read_timm, write_timm
 from vitrine.export.transformers import read_transformers, require_transformers, write_transformers
+from vitrine.export.validation_pictures import ValidationComparison, compare_validation
 from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.models.load import LoadedModel, load_for_inference
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card import ExportFacts, write_export_card
+from vitrine.runs.record import RunRecord, read_record
 
 TARGETS = {"hf": "transformers", "timm": "timm", "onnx": "ONNX", "pt2": "torch.export"}
 """What ``--to`` takes, and the tool that it stands for."""
@@ -56,6 +58,7 @@ class ExportResult:
         preprocessing: pictures as the export's tool prepares them, beside the run's; None where the tool prepares none.
         changed_labels: pictures, of those compared, whose label is not that of the run in fp32.
         difference: in what class names or input the export differs from the run, in words; None where it does not.
+        validation: the run's validation pictures, opened by the export's tool; None where the tool opens no files.
     """
 
     run: Path
@@ -66,6 +69,7 @@ class ExportResult:
     preprocessing: PreprocessingComparison | None
     changed_labels: int
     difference: str | None = None
+    validation: ValidationComparison | None = None
 
     @property
     def same(self) -> bool:
@@ -83,6 +87,8 @@ class ExportResult:
             pictures = self.comparisons[0].pictures
             sentences.append(f"Labels that differ from those of the run in fp32: {self.changed_labels} of {pictures}.")
         sentences.append(self._preprocessing_sentence())
+        if self.validation is not None:
+            sentences.append(self.validation.sentence(TARGETS[self.to]))
         if self.difference is not None:
             sentences.append(f"Not the same: {self.difference}.")
         return tuple(sentences)
@@ -91,16 +97,10 @@ class ExportResult:
         preprocessing = self.preprocessing
         if preprocessing is None:
             return "Pictures are prepared by whoever uses the file; how is in its metadata, which was compared too."
-        sentence = (
+        return (
             f"Pictures are prepared by {TARGETS[self.to]} as by the run: {preprocessing.pictures} wide and tall ones "
-            f"differ by {preprocessing.largest:.2g} of 255 levels at most"
+            f"differ by {preprocessing.largest:.2g} of 255 levels at most."
         )
-        if self.to == "hf":
-            sentence += (
-                "; where the sides of a resized picture and of the square differ by 3, 7, 11 ... pixels, the square "
-                f"lies one pixel further left or up ({preprocessing.shifted_pictures} of these)"
-            )
-        return f"{sentence}."
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -114,6 +114,7 @@ class ExportResult:
             "preparation": self.preprocessing and self.preprocessing.to_dict(),
             "labels_moved_from_fp32": self.changed_labels,
             "different": self.difference,
+            "validation": self.validation and self.validation.to_dict(),
         }
 
     def text(self) -> str:
@@ -151,7 +152,7 @@ def export(run: Path, to: str, out: Path, *, precision: str = "fp32") -> ExportR
     labels = RunFolder(run).read_labels()
     with _temporary_folder(out) as folder:
         _write(folder, run, to, precision, model, labels)
-        comparisons = _compare_with_run(folder, to, precision, model, labels)
+        comparisons = _compare_with_run(folder, to, precision, model, read_record(run.name, RunFolder(run)))
         result = ExportResult(run, to, out, precision, *comparisons)
         if result.same:
             write_export_card(run, folder, ExportFacts(to, out.resolve().name, precision, result.sentences))
@@ -220,15 +221,15 @@ def _read(folder: Path, to: str, stored_precision: str, precision: str) -> Loade
 
 
 def _compare_with_run(
-    folder: Path, to: str, stored_precision: str, model: LoadedModel, labels: tuple[str, ...]
-) -> tuple[tuple[LogitsComparison, ...], PreprocessingComparison | None, int, str | None]:
+    folder: Path, to: str, stored_precision: str, model: LoadedModel, record: RunRecord
+) -> tuple[tuple[LogitsComparison, ...], PreprocessingComparison | None, int, str | None, ValidationComparison | None]:
     """Compare in the stored precision and, where the target can compute in it, in fp32, which shows more.
 
     Returns:
-        The last four fields of :class:`ExportResult`.
+        The last five fields of :class:`ExportResult`.
     """
-    module, spec = model.module, model.input
-    comparisons, difference, preprocessing, changed_labels = [], None, None, 0
+    module, spec, labels = model.module, model.input, record.folder.read_labels()
+    comparisons, difference, preprocessing, changed_labels, validation = [], None, None, 0, None
     for precision in dict.fromkeys(("fp32", stored_precision) if to in _ANY_PRECISION else (stored_precision,)):
         export = _read(folder, to, stored_precision, precision)
         logits = _compute_logits(module, stored_precision, precision)
@@ -238,7 +239,9 @@ def _compare_with_run(
             changed_labels = _count_changed_labels(module, export, spec)
         if export.prepare is not None and preprocessing is None:
             preprocessing = compare_preprocessing(export.prepare, spec)
-    return tuple(comparisons), preprocessing, changed_labels, difference
+        if export.opens_files and validation is None and preprocessing is not None and preprocessing.same:
+            validation = compare_validation(export, module, spec, record)
+    return tuple(comparisons), preprocessing, changed_labels, difference, validation
 
 
 def _count_changed_labels(module: nn.Module, export: LoadedExport, spec: InputSpec) -> int:

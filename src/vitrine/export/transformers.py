@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,11 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from vitrine.config.preprocessing import InputSpec
+from vitrine.config.preprocessing import RESIZE_FILTERS, InputSpec
 from vitrine.errors import ModelError
-from vitrine.export.compare import DTYPES, LoadedExport, import_library, short_side
+from vitrine.export.compare import DTYPES, LoadedExport, import_library
 from vitrine.io.files import atomic_path, to_json, write_atomically
+from vitrine.models.checkpoints.transformers import PROCESSOR_FILE, TIMM_PROCESSOR
 from vitrine.models.hf_captioners.base import quiet
 from vitrine.results import count_of
 
@@ -240,8 +242,10 @@ def _is_layer_norm(norm: nn.Module) -> bool:
 def write_transformers(folder: Path, module: nn.Module, labels: Sequence[str], spec: InputSpec, precision: str) -> None:
     """Write config.json, preprocessor_config.json and model.safetensors.
 
-    The image processor is a ``BitImageProcessor``: like vitrine, it resizes the short side and cuts the middle out,
-    where a ``ViTImageProcessor`` squeezes the whole picture into a square.
+    Pictures are prepared by transformers' ``TimmWrapperImageProcessor``, whose settings stand in config.json: it lets
+    timm prepare them, which gives the run's pixels to the bit. Processors of transformers' own cut one pixel further
+    left or up where half a pixel is left over, and their resize rounds otherwise; one that comes near stands in
+    preprocessor_config.json, for programs without timm, unless pictures get a border, which they cannot do.
 
     Args:
         folder: exists.
@@ -255,23 +259,28 @@ def write_transformers(folder: Path, module: nn.Module, labels: Sequence[str], s
     """
     classifier = as_transformers(module, labels)
     dtype = DTYPES[precision]
-    config = {**classifier.config, "dtype": str(dtype).removeprefix("torch.")}
+    processor = {"image_processor_type": TIMM_PROCESSOR, "pretrained_cfg": spec.to_timm()}
+    config = {**classifier.config, "dtype": str(dtype).removeprefix("torch."), **processor}
     write_atomically(folder / "config.json", to_json(config))
-    write_atomically(folder / "preprocessor_config.json", to_json(_processor(spec)))
+    if spec.crop_mode != "border":
+        write_atomically(folder / PROCESSOR_FILE, to_json(_native_processor(spec)))
     tensors = {name: value.detach().to(dtype).contiguous().clone() for name, value in classifier.tensors.items()}
     with atomic_path(folder / "model.safetensors") as file:
         save_file(tensors, file, metadata={"format": "pt"})
 
 
-def _processor(spec: InputSpec) -> dict[str, Any]:
+def _native_processor(spec: InputSpec) -> dict[str, Any]:
+    """What comes nearest among transformers' own processors: the same but for rounding."""
+    height, width = (math.floor(side / spec.crop) for side in spec.size)
+    size = {"height": height, "width": width} if spec.crop_mode == "squash" else {"shortest_edge": min(height, width)}
     return {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"shortest_edge": short_side(spec)},
-        "resample": 3,  # bicubic, in Pillow's numbers
+        "size": size,
+        "resample": RESIZE_FILTERS[spec.interpolation],
         "do_center_crop": True,
-        "crop_size": {"height": spec.size, "width": spec.size},
+        "crop_size": dict(zip(("height", "width"), spec.size, strict=True)),
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
@@ -315,8 +324,9 @@ def read_transformers(folder: Path, precision: str) -> LoadedExport:
         return logits_BC.float()
 
     def prepare(image: Image.Image) -> torch.Tensor:
-        pixels: torch.Tensor = processor(image, return_tensors="pt")["pixel_values"][0]
+        picture = transformers.image_utils.load_image(image)  # as its pipelines do: upright, converted to RGB
+        pixels: torch.Tensor = processor(picture, return_tensors="pt")["pixel_values"][0]
         return pixels
 
     labels = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
-    return LoadedExport(logits, labels, prepare)
+    return LoadedExport(logits, labels, prepare, opens_files=True)

@@ -205,11 +205,11 @@ def is_stochastic(module: nn.Module) -> bool:
     )
 
 
-def linear_head(module: nn.Module, size: int) -> nn.Module | None:
+def linear_head(module: nn.Module, size: tuple[int, int]) -> nn.Module | None:
     """A model's classifier, where it is one linear layer that reads :class:`PooledFeatures`; None of other models.
 
     Some models average two classifiers, and another library's head may read something else: the model is asked, with a
-    picture of ``size`` × ``size`` seeded random pixels.
+    picture of seeded random pixels, in rows and columns of ``size``.
     """
     head = module.get_classifier()  # type: ignore[operator]
     if not isinstance(head, nn.Linear):
@@ -220,7 +220,7 @@ def linear_head(module: nn.Module, size: int) -> nn.Module | None:
     module.eval()
     try:
         with torch.no_grad():
-            pixels_BCHW = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0))
+            pixels_BCHW = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0))
             module(pixels_BCHW)
             features_BD = PooledFeatures(module)(pixels_BCHW)
     finally:

@@ -12,10 +12,11 @@ from typing import Any, TypeGuard
 
 import timm
 import torch
+from timm.data import resolve_model_data_config
 from torch import nn
 
 from vitrine.config import TransformSpec
-from vitrine.config.preprocessing import InputSpec
+from vitrine.config.preprocessing import CROP_MODES, RESIZE_FILTERS, InputSpec
 from vitrine.errors import ModelError, error_summary
 from vitrine.models.checkpoints.base import ConvertedCheckpoint, count_names, explain_mismatch, group_size_mismatches
 from vitrine.models.checkpoints.heads import attach_head, head_modules
@@ -51,7 +52,7 @@ class LoadedModel:
 
     @property
     def input(self) -> InputSpec:
-        """Input size and normalisation, as the model's own pretrained_cfg states them."""
+        """How pictures are prepared for it, as the model's own pretrained_cfg states it."""
         return input_spec(self.module)
 
 
@@ -141,31 +142,35 @@ def resolve_with_weights(
 
 
 def training_input(model: LoadedModel, transforms: TransformSpec) -> InputSpec:
-    """The model's own input, with the normalisation and the evaluation crop that a recipe's transforms ask for."""
+    """The model's own input, with what a recipe's transforms ask for: the evaluation crop, and where given the rest."""
     own_input = model.input
     return replace(
         own_input,
         mean=transforms.mean or own_input.mean,
         std=transforms.std or own_input.std,
         crop=transforms.eval_crop,
+        crop_mode=transforms.crop_mode or own_input.crop_mode,
+        interpolation=transforms.interpolation or own_input.interpolation,
     )
 
 
 def input_spec(module: nn.Module) -> InputSpec:
-    """Input size and normalisation of a timm model, from its own configuration.
+    """The input of a timm model: its own size, and all else as timm resolves it from the model's configuration.
 
     Raises:
-        ModelError: its input is not square.
+        ModelError: the configuration prepares pictures in a way that is not known.
     """
-    cfg: Mapping[str, Any] = module.pretrained_cfg  # type: ignore[assignment]
-    size = getattr(module.patch_embed, "img_size", None) or tuple(cfg["input_size"][-2:])
-    if size[0] != size[1]:
-        raise ModelError(
-            f"This model takes pictures of {size[0]} x {size[1]} pixels: pictures are cut to squares only.\n"
-            "Build it with a square img_size."
-        )
-    mean, std = tuple(float(v) for v in cfg["mean"]), tuple(float(v) for v in cfg["std"])
-    return InputSpec(int(size[0]), mean, std, float(cfg.get("crop_pct") or 1.0))  # type: ignore[arg-type]
+    cfg = resolve_model_data_config(module)
+    size = getattr(module.patch_embed, "img_size", None) or cfg["input_size"][-2:]
+    mean, std = (tuple(float(value) for value in cfg[name]) for name in ("mean", "std"))
+    for name, known in (("crop_mode", CROP_MODES), ("interpolation", RESIZE_FILTERS)):
+        if cfg[name] not in known:
+            raise ModelError(
+                f"This model's configuration asks for {name} = {cfg[name]!r}: expected {', '.join(known)}.\n"
+                f"Set {name} in its pretrained_cfg."
+            )
+    rows, columns = (int(side) for side in size)
+    return InputSpec((rows, columns), mean, std, float(cfg["crop_pct"]), cfg["crop_mode"], cfg["interpolation"])  # type: ignore[arg-type]
 
 
 def width_of(module: nn.Module) -> int:

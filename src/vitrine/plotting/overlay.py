@@ -118,7 +118,7 @@ def _finish(axes: Axes, pixels: npt.NDArray[Any], placement: Placement) -> Axes:
     axes.set(xlim=(0, width), ylim=(height, 0), xticks=[], yticks=[])
     for spine in axes.spines.values():
         spine.set_visible(False)
-    left, top, right, bottom = placement.geometry.box
+    left, top, right, bottom = placement.visible_box
     if placement.visible_share < 1 - 1e-6:
         outer = [(0, 0), (width, 0), (width, height), (0, height), (0, 0)]
         inner = [(left, top), (left, bottom), (right, bottom), (right, top), (left, top)]  # the other way round: a hole

@@ -90,17 +90,10 @@ class RunFolder:
             name: (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
             for name, tensor in module.state_dict().items()
         }
-        data_config = {
-            "input_size": (3, spec.size, spec.size),
-            "mean": spec.mean,
-            "std": spec.std,
-            "crop_pct": spec.crop,
-            "interpolation": "bicubic",
-        }
         with atomic_path(self.path / "config.json") as file:
             # The weights are no longer those of timm's tag, so the tag goes.
             changes = {"label_names": list(labels), "pretrained_cfg": {"tag": ""}}
-            save_config_for_hf(module, str(file), model_config=changes, data_config=data_config)
+            save_config_for_hf(module, str(file), model_config=changes, data_config=spec.to_timm())
         with atomic_path(self.path / "model.safetensors") as file:
             save_file(tensors, file, metadata={"format": "pt"})
 

@@ -158,9 +158,8 @@ def usage_section(facts: CardFacts) -> str:
         )
     folder = {"hf": f"./{name}", "timm": f"local-dir:{name}"}
     to = export.to if export else "timm"
-    program = {"hf": _TRANSFORMERS, "timm": _TIMM, "onnx": _ONNX, "pt2": _PT2}[to]
     files = {"onnx": "model.onnx", "pt2": "model.pt2"}
-    code_block = program.format(folder=_literal(folder.get(to, "")), file=_literal(f"{name}/{files.get(to, '')}"))
+    code_block = _program(facts, to, folder.get(to, ""), f"{name}/{files.get(to, '')}")
     parts = [f"With the folder here as {_folder(name)}:", f"```python\n{code_block}\n```"]
     if to in folder:
         run = shlex.quote(name)
@@ -182,72 +181,130 @@ def _commands(*lines: str) -> str:
     return "```\n" + "\n".join(" ".join(line.split()) for line in lines) + "\n```"
 
 
-_TIMM = """\
+_OPEN = """\
+def open_picture(path):
+    \"\"\"Upright 8-bit RGB, as in training: transparency on white, greyscale of more than 8 bits scaled to 8.\"\"\"
+    picture = Image.open(path)
+    bits = max(getattr(picture, "tag_v2", {{}}).get(258, (16,)))  # only TIFF files say it
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):
+        values = np.rint(np.asarray(picture, dtype=np.float32) * (255 / (2**bits - 1))).clip(0, 255)
+        picture = Image.fromarray(values.astype(np.uint8))
+    elif picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+"""
+
+_TIMM = f"""\
+import numpy as np
 import timm, torch
 from PIL import Image, ImageOps
 
-model = timm.create_model({folder}, pretrained=True).eval()
+{_OPEN}
+
+model = timm.create_model({{folder}}, pretrained=True).eval()
 prepare = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
-pixels = prepare(ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB"))[None]
+pixels = prepare(open_picture("picture.jpg"))[None]
 with torch.inference_mode():
     probabilities = model(pixels).softmax(1)[0]
 print(model.pretrained_cfg["label_names"][probabilities.argmax()], float(probabilities.max()))"""
 
-_TRANSFORMERS = """\
+_TRANSFORMERS = f"""\
+import numpy as np
+from PIL import Image, ImageOps
 from transformers import pipeline
 
-classify = pipeline("image-classification", model={folder})
-print(classify("picture.jpg"))"""
+{_OPEN}
 
-_PREPARE = """\
+classify = pipeline("image-classification", model={{folder}})
+print(classify(open_picture("picture.jpg")))"""
 
-seen = {seen}
-picture = ImageOps.exif_transpose(Image.open("picture.jpg")).convert("RGB")
-width, height = picture.size
-short, side = seen["resize_short_side"], seen["size"]
-picture = picture.resize(
-    (short, int(short * height / width)) if width <= height else (int(short * width / height), short),
-    Image.Resampling.BICUBIC,
+_RESIZE = {
+    "squash": "size = columns, rows",
+    "border": """\
+ratio = max(picture.height / rows, picture.width / columns)
+size = round(picture.width / ratio), round(picture.height / ratio)""",
+    "center": """\
+ratio = min(picture.height / rows, picture.width / columns)
+size = round(picture.width / ratio), round(picture.height / ratio)""",
+    "center of a square": """\
+x, y = picture.size
+size = (rows, int(rows * y / x)) if x <= y else (int(rows * x / y), rows)""",
+}
+"""What comes between rows and columns, of the whole resized picture, and size, by crop_mode; as timm rounds."""
+
+_PREPARE = f"""\
+
+{_OPEN}
+
+given = {{input}}
+_, high, wide = given["input_size"]
+rows, columns = (math.floor(side / given["crop_pct"]) for side in (high, wide))
+picture = open_picture("picture.jpg")
+{{resize}}
+picture = picture.resize(size, Image.Resampling.{{filter}})
+# The middle is cut out; where the picture is smaller, there is a border.
+left, top = (
+    (side - of) // 2 if side > of else -round((of - side) / 2) for side, of in zip((wide, high), picture.size)
 )
-left, top = round((picture.width - side) / 2), round((picture.height - side) / 2)
-pixels = np.array(picture.crop((left, top, left + side, top + side)), dtype=np.float32) / 255
-pixels = (pixels - np.float32(seen["mean"])) / np.float32(seen["std"])
+cut = Image.new("RGB", (wide, high), {{border}})
+cut.paste(picture, (left, top))
+pixels = (np.array(cut, dtype=np.float32) / 255 - np.float32(given["mean"])) / np.float32(given["std"])
 pixels = np.ascontiguousarray(pixels.transpose(2, 0, 1)[None])  # (pictures, colours, rows, columns)
 """
 
 _ONNX = (
     """\
-import json
+import json, math
 import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
 session = onnxruntime.InferenceSession({file})
-said = session.get_modelmeta().custom_metadata_map
+metadata = session.get_modelmeta().custom_metadata_map
+
 """
-    + _PREPARE.replace("{seen}", 'json.loads(said["input"])')
+    + _PREPARE.replace("{input}", 'json.loads(metadata["input"])').lstrip("\n")
     + """
 logits = session.run(["logits"], {{"pixels": pixels}})[0][0]
-print(json.loads(said["labels"])[logits.argmax()])"""
+print(json.loads(metadata["labels"])[logits.argmax()])"""
 )
 
 _PT2 = (
     """\
-import json
+import json, math
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 
 extra = {{"vitrine.json": ""}}
 model = torch.export.load({file}, extra_files=extra).module()
-said = json.loads(extra["vitrine.json"])
+metadata = json.loads(extra["vitrine.json"])
+
 """
-    + _PREPARE.replace("{seen}", 'said["input"]')
+    + _PREPARE.replace("{input}", 'metadata["input"]').lstrip("\n")
     + """
 with torch.inference_mode():
     logits = model(torch.from_numpy(pixels))[0]
-print(said["labels"][logits.argmax()])"""
+print(metadata["labels"][logits.argmax()])"""
 )
+
+
+def _program(facts: CardFacts, to: str, folder: str, file: str) -> str:
+    """A program that opens the folder with the library that it is for, and one picture."""
+    program = {"hf": _TRANSFORMERS, "timm": _TIMM, "onnx": _ONNX, "pt2": _PT2}[to]
+    cfg = facts.input
+    mode, interpolation = str(cfg.get("crop_mode", "center")), str(cfg.get("interpolation", "bicubic"))
+    _, rows, columns = cfg.get("input_size", (3, 1, 1))
+    is_border = mode == "border"
+    return program.format(
+        folder=_literal(folder),
+        file=_literal(file),
+        resize=_RESIZE["center of a square" if mode == "center" and rows == columns else mode],
+        filter=interpolation.upper(),
+        border=tuple(round(255 * value) for value in cfg["mean"]) if is_border else (0, 0, 0),
+    )
 
 
 def results_section(facts: CardFacts) -> str:

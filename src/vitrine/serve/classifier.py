@@ -101,9 +101,8 @@ class ServedClassifier(ServedModel[ClassifierEncoding]):
         self.explainer = Explainer(model, Method())
         self.notes = list(model.notes)
         self.methods: tuple[str, ...] = METHODS
-        side = model.spec.size
         try:
-            _, attention = self._run_with_attention(torch.zeros(1, 3, side, side, device=model.device))
+            _, attention = self._run_with_attention(torch.zeros(1, 3, *model.spec.size, device=model.device))
             self.heads, self.readout = attention.heads(0), attention.readout
         except ModelError as error:
             self.heads, self.readout = 0, error

@@ -259,8 +259,8 @@ def require_checkable(view: View, classifier: ServedClassifier) -> None:
     Raises:
         ApiError: the map is of attention to a patch, or the model's patches do not divide its input.
     """
-    side, layout = classifier.model.spec.size, classifier.layout
-    if side % layout.rows or side % layout.columns:
+    (height, width), layout = classifier.model.spec.size, classifier.layout
+    if height % layout.rows or width % layout.columns:
         raise ApiError(422, "The patches of this model do not divide its input evenly, so its maps cannot be checked.")
     if view.to:
         raise ApiError(422, "Only maps of what the model looks at can be checked, not of who attends to a patch.")

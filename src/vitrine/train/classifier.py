@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import prod
 from typing import Any
 
 import torch
@@ -165,7 +166,7 @@ class ClassifierTask:
     def _validation_batches(self, samples: tuple[Sample, ...]) -> Iterator[Batch]:
         """Decoded pictures, which stay in memory from epoch to epoch where they are few."""
         size, workers = max(32, self.settings.batches.batch_size), self.settings.batches.workers
-        if len(samples) * 3 * self.spec.size**2 > _MAX_DECODED_VALIDATION_BYTES:
+        if len(samples) * 3 * prod(self.spec.size) > _MAX_DECODED_VALIDATION_BYTES:
             return eval_batches(samples, self.spec, batch_size=size, workers=workers)
         if self._decoded_validation is None or self._decoded_validation[0] is not samples:
             batches = list(eval_batches(samples, self.spec, batch_size=size, workers=workers))

@@ -373,7 +373,7 @@ _GB = 1e9
 
 
 def use_decoded_cache(
-    data: TrainingData, transforms: TransformSpec, size: int, max_gb: float
+    data: TrainingData, transforms: TransformSpec, size: tuple[int, int], max_gb: float
 ) -> tuple[TrainingData, tuple[str, ...]]:
     """The data with training pictures that are decoded once and then read from the cache, and notes on it.
 
@@ -382,14 +382,14 @@ def use_decoded_cache(
     Args:
         data: what a training reads.
         transforms: of the training, by which the size of cached pictures is chosen.
-        size: side of the model's input, in pixels.
+        size: rows and columns of the model's input, in pixels.
         max_gb: gigabytes that the cached pictures may take; 0 switches the cache off.
     """
     if not max_gb:
         return data, ()
     if data.train.endless:
         return data, ("decoded_cache: training pictures come in a stream, of which none is kept.",)
-    samples, index, short = tuple(data.train), data.index, short_side(transforms, size)
+    samples, index, short = tuple(data.train), data.index, short_side(transforms, max(size))
     if any(each.name not in index.hashes or each.name not in index.sizes for each in samples):
         return data, ("decoded_cache: training pictures are not files that were hashed, so they are not kept.",)
     size_bytes = bytes_for((index.sizes[each.name] for each in samples), short)

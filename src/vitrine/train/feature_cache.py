@@ -148,7 +148,7 @@ _ROWS_AT_ONCE = 4096
 _FLOAT32_BYTES = 4
 
 
-def make_linear_probe(module: nn.Module, image_size: int, tune: str) -> LinearProbe | None:
+def make_linear_probe(module: nn.Module, image_size: tuple[int, int], tune: str) -> LinearProbe | None:
     """The model's head beside the frozen model, where ``tune`` trains nothing else and it has one linear head."""
     head = linear_head(module, image_size) if tune == "head" else None
     return None if head is None else LinearProbe(module, head)

@@ -575,7 +575,7 @@ def test_a_batch_of_nothing_but_damage(tmp_path: Path) -> None:
     other = tar_of(tmp_path / "train-1.tar", [("b.cls", b"0"), ("b.png", png())])
     split = ShardSplit([Shard(str(path), 1), Shard(str(other), 1)], 1)
     settings = BatchSettings.from_recipe(recipe(batch_size=1))
-    with PictureLoader(TrainTransform(TransformSpec(), 8), 1, 0) as loader:
+    with PictureLoader(TrainTransform(TransformSpec(), (8, 8)), 1, 0) as loader:
         with pytest.raises(DataError, match=r"None of the 1 pictures of a batch .* for example train-0/a\.png"):
             list(ShardedBatches(split, settings, BatchShard()).epoch(loader, 0, 0))
         both = [list(ShardedBatches(split, settings, BatchShard(i, 2)).epoch(loader, 0, 0)) for i in (0, 1)]

@@ -109,8 +109,9 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     np.savez(base / "pets.npz", **google_arrays({name: value.numpy() for name, value in state.items()}, 2))
     as_transformers(state).save_pretrained(base / "transformers")
     transformers = pytest.importorskip("transformers", reason="transformers is not installed (vitrine[hf])")
-    size = {"height": 32, "width": 32}
-    transformers.ViTImageProcessor(size=size, resample=3).save_pretrained(base / "transformers")
+    sizes = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
+    half = {"image_mean": (0.5,) * 3, "image_std": (0.5,) * 3}
+    transformers.BitImageProcessor(**sizes, **half).save_pretrained(base / "transformers")
     paths = (
         base / "folder",
         base / "file" / "epoch-7.safetensors",

@@ -6,15 +6,18 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
+from PIL import Image
 from support.checkpoints import pixels
 from support.format_makers import (
     IMAGENET,
     seeded,
     torchvision_vit,
 )
+from support.inputs import square_input
 from support.models import MICRO
 from torchvision.models import (
     ViT_B_16_Weights,
@@ -25,7 +28,6 @@ from torchvision.models import (
 )
 
 from vitrine.classify.model import open_classifier
-from vitrine.config import TransformSpec
 from vitrine.data.transforms import EvalTransform
 from vitrine.errors import ModelError
 from vitrine.models.checkpoints.base import ConvertedCheckpoint
@@ -66,8 +68,12 @@ def test_pictures_are_resized_and_cut_as_torchvisions_weights_say(
         "cls_token": (1, 1, width), **{f"blocks.{i}.mlp.fc1.weight": (4 * width, width) for i in range(depth)},
     }  # fmt: skip
     cfg = describe_torchvision(ConvertedCheckpoint("", StateDictFile(tmp_path, shapes), shapes, dict)).cfg
-    at = EvalTransform(TransformSpec(eval_crop=cfg["crop_pct"]), size).geometry(1000, 800)
-    assert (at.resized_height, at.size) == (resize, size)
+    transform = EvalTransform(square_input(size, cfg["crop_pct"], interpolation=cfg["interpolation"]))
+    at = transform.geometry(1000, 800)
+    assert (at.resized_height, at.crop_width, at.crop_height) == (resize, size, size)
+    image = Image.fromarray(np.random.default_rng(size).integers(0, 256, (70, 90, 3), dtype=np.uint8))
+    pixels_CHW = theirs(image) * torch.tensor(theirs.std)[:, None, None] + torch.tensor(theirs.mean)[:, None, None]
+    np.testing.assert_array_equal((255 * pixels_CHW).round().byte().permute(1, 2, 0).numpy(), transform(image))
     assert (list(cfg["mean"]), list(cfg["std"])) == (theirs.mean, theirs.std)
 
 

@@ -14,9 +14,7 @@ from PIL import Image
 from vitrine.config import TransformSpec
 from vitrine.config.preprocessing import CaptionInput, ProcessorInput
 from vitrine.data.loader import to_device
-from vitrine.data.transforms import Box, draw_colour, random_resized_crop, recolour, warp
-
-_MAX_MAGNIFICATION = 64  # times the pixels of the crop that the resized picture may have
+from vitrine.data.transforms import Box, CropGeometry, draw_colour, random_resized_crop, recolour, warp
 
 
 @dataclass(frozen=True)
@@ -42,40 +40,6 @@ class WholeGeometry:
     def box(self) -> tuple[float, float, float, float]:
         """What the captioner sees: left, top, right, bottom, in the picture's own pixels, continuous coordinates."""
         return 0.0, 0.0, float(self.width), float(self.height)
-
-
-@dataclass(frozen=True)
-class CropGeometry:
-    """Placement of a captioner's input that shows a rectangle of the resized picture.
-
-    Attributes:
-        width, height: of the picture, pixels.
-        resized_width, resized_height: of the whole picture after the resize, pixels.
-        left, top: corner of the input in the resized picture, pixels.
-        crop_width, crop_height: of the input, pixels.
-    """
-
-    width: int
-    height: int
-    resized_width: int
-    resized_height: int
-    left: int
-    top: int
-    crop_width: int
-    crop_height: int
-
-    @property
-    def scale(self) -> tuple[float, float]:
-        """Resized pixels per picture pixel, across and down. They differ where the picture's shape is not kept."""
-        return self.resized_width / self.width, self.resized_height / self.height
-
-    @property
-    def box(self) -> tuple[float, float, float, float]:
-        """What the captioner sees: left, top, right, bottom, in the picture's own pixels, continuous coordinates."""
-        across, down = self.scale
-        left, top = self.left / across, self.top / down
-        right, bottom = left + self.crop_width / across, top + self.crop_height / down
-        return left, top, min(float(self.width), right), min(float(self.height), bottom)
 
 
 @dataclass(frozen=True)
@@ -174,13 +138,7 @@ class ProcessorTransform:
             image: mode RGB, upright.
         """
         at = self.geometry(*image.size)
-        resample = Image.Resampling(self.spec.resample)
-        if at.resized_width * at.resized_height > _MAX_MAGNIFICATION * at.crop_width * at.crop_height:
-            # Resize and crop in one, so that a strip of pixels is never magnified to a gigabyte.
-            crop = image.resize((at.crop_width, at.crop_height), resample, box=at.box)
-        else:
-            resized_image = image.resize((at.resized_width, at.resized_height), resample)
-            crop = resized_image.crop((at.left, at.top, at.left + at.crop_width, at.top + at.crop_height))
+        crop = at.resize_and_crop(image, Image.Resampling(self.spec.resample))
         pixels = torch.from_numpy(np.array(crop)).permute(2, 0, 1).contiguous().float().mul_(self.spec.rescale)
         mean_C11, std_C11 = (torch.tensor(values)[:, None, None] for values in (self.spec.mean, self.spec.std))
         return pixels.sub_(mean_C11).div_(std_C11)

@@ -81,7 +81,7 @@ def build_captioner(
         image_args = {key: value for key, value in model.reference.model_args.items() if key != "num_classes"} | args
         if image_size:
             image_args["img_size"] = image_size
-        size, multiple = input_spec(module).size, int(module.patch_embed.patch_size[0])  # type: ignore[union-attr,index]
+        size, multiple = max(input_spec(module).size), int(module.patch_embed.patch_size[0])  # type: ignore[union-attr,index]
     else:
         image_args, frozen_norm, notes = {**reference.model_args, **(model_args or {})}, pretrained is not False, ()
         module, weights = _load_convolutional(reference, image_args, pretrained)

@@ -80,11 +80,12 @@ FORMATS = (
         "transformers",
         "a folder or `hf-hub:owner/name` with `config.json` and `model.safetensors` or `pytorch_model.bin`",
         "`config.json` with `model_type` vit, deit or dinov2; in a file `embeddings.patch_embeddings.projection`",
-        "names; queries, keys and values packed; `id2label`; epsilon of the norms; size, crop, mean and std of the "
-        "image processor; DeiT's distillation token and second head; DINOv2's layer scale, gated MLP, head on class "
-        "token and mean of the patches, and its own resampling of positions",
-        "other kinds of model; weights in several files; a processor that squeezes pictures into a square cuts out the "
-        "middle here, which is said; DINOv2's head is made anew in training",
+        "names; queries, keys and values packed; `id2label`; epsilon of the norms; size, resize, filter, crop, mean "
+        "and std of the image processor; DeiT's distillation token and second head; DINOv2's layer scale, gated MLP, "
+        "head on class token and mean of the patches, and its own resampling of positions",
+        "other kinds of model; weights in several files; where half a pixel is left over, the middle is cut as timm "
+        "does, one pixel further right or down; the resize is Pillow's, within 3 levels of 255; DINOv2's head is made "
+        "anew in training",
         is_transformers,
         convert_transformers,
         _describe_beside,
@@ -116,8 +117,8 @@ FORMATS = (
         "torchvision",
         "`.pth` of `vit_b_16`, `vit_b_32`, `vit_l_16`, `vit_l_32`, `vit_h_14`",
         "`conv_proj` and `encoder.pos_embedding`",
-        "names; ImageNet's mean and std, the crop of torchvision's own transforms",
-        "nothing; bicubic in place of bilinear resizing at 224 px is said",
+        "names; ImageNet's mean and std, the resize and crop of torchvision's own transforms",
+        "nothing",
         is_torchvision,
         convert_torchvision,
         describe_torchvision,

@@ -84,13 +84,13 @@ def convert_torchvision(file: StateDictFile) -> ConvertedCheckpoint:
 def describe_torchvision(
     checkpoint: ConvertedCheckpoint, model_args: Mapping[str, Any] | None = None
 ) -> ModelDescription:
-    """The timm model of such weights, with the crop of torchvision's transforms, which resize bilinearly at 224 px."""
+    """The timm model of such weights, with the resize and the crop of torchvision's transforms, bilinear at 224 px."""
     size = read_dimensions(checkpoint.shapes, checkpoint.path)
     name, args, notes = plain_vit(size, checkpoint.path, model_args=model_args)
     resize = _TORCHVISION_RESIZE.get((size.width, size.patch), 256) if size.image == 224 else size.image
-    if size.image == 224:
-        notes = (*notes, "torchvision resizes pictures bilinearly for this model; here they are resized bicubically.")
-    cfg = input_cfg(size, checkpoint.classes(), crop_pct=size.image / resize, **IMAGENET_NORMALISATION)
+    interpolation = "bilinear" if size.image == 224 else "bicubic"
+    prepared = {"crop_pct": size.image / resize, "interpolation": interpolation, **IMAGENET_NORMALISATION}
+    cfg = input_cfg(size, checkpoint.classes(), **prepared)
     return ModelDescription(name, args, cfg, notes)
 
 

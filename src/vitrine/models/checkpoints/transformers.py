@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from timm.data import resolve_data_config
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vitrine.config.preprocessing import ProcessorInput
+from vitrine.config.preprocessing import RESIZE_FILTERS, ProcessorInput
 from vitrine.errors import ModelError
 from vitrine.models.checkpoints.base import (
     ConvertedCheckpoint,
@@ -28,8 +29,11 @@ from vitrine.models.checkpoints.state_dict import StateDictFile
 from vitrine.models.checkpoints.timm import Dimensions, input_cfg, plain_vit, size_args
 
 PROCESSOR_FILE = "preprocessor_config.json"
-_FILTERS = {0: "to the nearest pixel", 1: "with Lanczos' filter", 2: "bilinearly", 4: "with a box filter", 5: "Hamming"}
-_BICUBIC = 3
+TIMM_PROCESSOR = "TimmWrapperImageProcessor"
+"""The image processor of transformers that lets timm prepare pictures; its settings stand in config.json."""
+
+_FILTERS = {number: name for name, number in RESIZE_FILTERS.items()}
+_BICUBIC = RESIZE_FILTERS["bicubic"]
 _BY_SHORT_SIDE = ("Bit", "CLIP", "ConvNext")  # processors whose size, as one number, is the short side
 _LARGEST_SIDE = 1 << 16  # pixels
 
@@ -53,16 +57,26 @@ class Processor:
 
     Attributes:
         size: side of the square that the model sees, in pixels.
-        crop: share of the resized short side that is kept.
+        crop: share of the resized picture that is kept.
         mean, std: per channel, on a 0-to-1 scale.
-        notes: sentences on what is done otherwise here.
+        crop_mode: center where the short side is resized, squash where the whole picture becomes a square.
+        interpolation: timm's name of the resize filter.
+        notes: sentences on what the folder does not say.
     """
 
     size: int
     crop: float
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_mode: str = "center"
+    interpolation: str = "bicubic"
     notes: tuple[str, ...] = ()
+
+    @property
+    def cfg(self) -> dict[str, Any]:
+        """All but the size, as timm's configurations name it."""
+        resize = {"crop_pct": self.crop, "crop_mode": self.crop_mode, "interpolation": self.interpolation}
+        return {**resize, **self.normalisation}
 
     @property
     def normalisation(self) -> dict[str, Any]:
@@ -86,7 +100,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def read_processor(folder: Path, size: int) -> Processor:
-    """The image processor of a folder; where it has none, ViTImageProcessor's defaults, with a note that says so.
+    """The image processor of a folder; where it has none, mean 0.5 and std 0.5, with a note that says so.
 
     Args:
         folder: with preprocessor_config.json.
@@ -95,10 +109,13 @@ def read_processor(folder: Path, size: int) -> Processor:
     Raises:
         ModelError: the file is damaged.
     """
+    timm_processor = _read_timm_processor(folder / "config.json")
+    if timm_processor is not None:
+        return timm_processor
     if not (folder / PROCESSOR_FILE).is_file():
         how = "pictures are normalised with mean 0.5 and std 0.5, as ViTImageProcessor does"
         note = f"There is no {PROCESSOR_FILE}: {how}."
-        return Processor(size, 1.0, (0.5,) * 3, (0.5,) * 3, (note,))
+        return Processor(size, 1.0, (0.5,) * 3, (0.5,) * 3, notes=(note,))
     file = folder / PROCESSOR_FILE
     values = read_json(file)
     kind = str(values.get("image_processor_type", values.get("feature_extractor_type", "")))
@@ -108,19 +125,31 @@ def read_processor(folder: Path, size: int) -> Processor:
     spec = processor_input(values, file, defaults, is_square=not kind.startswith(_BY_SHORT_SIDE))
     short_side, is_squeezed = _square_side(spec.resize, file), not isinstance(spec.resize, int)
     crop = short_side if spec.crop is None else _square_side(spec.crop, file)
-    differences = []
-    if is_squeezed:
-        differences.append("squeezes the whole picture into a square, where here its middle square is cut out")
-    if spec.resample != _BICUBIC:
-        how = _FILTERS.get(spec.resample, str(spec.resample))
-        differences.append(f"resizes {how}, where here it is done bicubically")
-    notes: tuple[str, ...] = ()
-    if differences:
-        notes = (f"The image processor of transformers {', and '.join(differences)}: answers can differ a little.",)
+    if spec.resample not in _FILTERS:
+        raise ModelError(f"{file}: resample = {spec.resample} is not one of Pillow's filters, 0 to {max(_FILTERS)}.")
     mean, std, scale = spec.mean, spec.std, 255 * spec.rescale
     if abs(scale - 1) >= 1e-6:  # not 1/255, as files round it: mean and std are for another scale than 0 to 1
         mean, std = tuple(v / scale for v in mean), tuple(v / scale for v in std)
-    return Processor(min(crop, short_side), min(1.0, crop / short_side), mean, std, notes)
+    crop_mode, interpolation = "squash" if is_squeezed else "center", _FILTERS[spec.resample]
+    return Processor(min(crop, short_side), min(1.0, crop / short_side), mean, std, crop_mode, interpolation)
+
+
+def _read_timm_processor(file: Path) -> Processor | None:
+    """The processor that a folder's config.json asks timm for; None where it asks for none.
+
+    Raises:
+        ModelError: it does not say how pictures are prepared.
+    """
+    values = read_json(file) if file.is_file() else {}
+    if values.get("image_processor_type") != TIMM_PROCESSOR:
+        return None
+    cfg = values.get("pretrained_cfg")
+    try:
+        cfg = resolve_data_config(pretrained_cfg=cfg)
+        side, mean, std = int(cfg["input_size"][-1]), tuple(map(float, cfg["mean"])), tuple(map(float, cfg["std"]))
+        return Processor(side, float(cfg["crop_pct"]), mean, std, str(cfg["crop_mode"]), str(cfg["interpolation"]))
+    except (AssertionError, AttributeError, TypeError, ValueError, LookupError) as error:
+        raise ModelError(f"{file}: pretrained_cfg does not say how pictures are prepared ({error}).") from error
 
 
 def processor_input(
@@ -304,7 +333,7 @@ def describe_transformers(folder: Path) -> ModelDescription:
     args |= {} if config.qkv_bias else {"qkv_bias": False}
     args |= {"act_layer": config.activation} if config.activation else {}
     processor = config.processor
-    cfg = input_cfg(size, len(config.labels), crop_pct=processor.crop, **processor.normalisation)
+    cfg = input_cfg(size, len(config.labels), **processor.cfg)
     if config.labels:
         cfg["label_names"] = config.labels
     if config.has_teacher:

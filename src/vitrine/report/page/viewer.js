@@ -13,6 +13,7 @@
              size        [width, height] of the photograph in pixels; without it the image's own.
              grid        [rows, columns] of patches.
              box         [left, top, width, height] of the grid in the photograph's pixels; the model saw nothing else.
+                         It reaches beyond the photograph where the model's input has a border.
              described   what the map is, in words: the drawing's text alternative.
    Caption {photograph, size?, grid, box, scale, words: [Word], log_probability?}
    Word    {text, probability, map, particular?, sentence?, grid?, box?}; particular false: the word did not look
@@ -296,16 +297,18 @@ function drawLines(canvas, drawn, { rows, columns, box, size, outlines }) {
   const zoom = [width / size[0], height / size[1]];
   const [left, top, wide, high] = [box[0] * zoom[0], box[1] * zoom[1], box[2] * zoom[0], box[3] * zoom[1]];
   const fine = Math.max(1, Math.min(width, height) / 400);
-  if ((box[2] * box[3]) / (size[0] * size[1]) < 1 - 1e-6) {
+  const start = [Math.max(0, left), Math.max(0, top)]; // what was seen of the photograph: the grid without a border
+  const visible = [...start, Math.min(width, left + wide) - start[0], Math.min(height, top + high) - start[1]];
+  if ((visible[2] * visible[3]) / (width * height) < 1 - 1e-6) {
     context.save();
     context.beginPath();
     context.rect(0, 0, width, height);
-    context.rect(left, top, wide, high);
+    context.rect(...visible);
     context.clip("evenodd");
     context.beginPath();
-    for (let start = -height; start < width; start += 7 * fine) {
-      context.moveTo(start, height);
-      context.lineTo(start + height, 0);
+    for (let foot = -height; foot < width; foot += 7 * fine) {
+      context.moveTo(foot, height);
+      context.lineTo(foot + height, 0);
     }
     context.strokeStyle = HATCH_COLOUR;
     context.lineWidth = 0.7 * fine;
@@ -313,7 +316,7 @@ function drawLines(canvas, drawn, { rows, columns, box, size, outlines }) {
     context.restore();
     context.strokeStyle = INK;
     context.lineWidth = fine;
-    context.strokeRect(left, top, wide, high);
+    context.strokeRect(...visible);
   }
   for (const [row, column] of outlines) {
     const place = [left + (wide * column) / columns, top + (high * row) / rows, wide / columns, high / rows];

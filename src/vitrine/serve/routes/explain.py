@@ -55,10 +55,10 @@ def _anatomy(model: ServedModel[Any]) -> dict[str, Any]:
     if not isinstance(model, ServedClassifier):
         nothing: dict[str, Any] = {"labels": [], "input": None, "grid": None, "prefix": 0, "layers": 0, "heads": 0}
         return nothing | {"methods": [], "queries": [], "has_positions": False}
-    side, layout = model.model.spec.size, model.layout
+    (height, width), layout = model.model.spec.size, model.layout
     return {
         "labels": list(model.labels),
-        "input": [side, side],
+        "input": [width, height],
         "grid": [layout.rows, layout.columns],
         "prefix": layout.prefix,
         "layers": layout.blocks,
