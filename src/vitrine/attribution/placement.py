@@ -176,8 +176,9 @@ class Placement:
         if mask_HW.shape != (self.geometry.height, self.geometry.width):
             expected = f"{self.geometry.height} x {self.geometry.width}"
             raise ValueError(f"Expected a mask of {expected} pixels, as the photograph; got {mask_HW.shape}.")
-        inside_RW = np.diff(_integral(mask_HW, self._down), axis=0)
-        inside_RC = np.diff(_integral(inside_RW.T, self._across), axis=0).T
+        down, across = self._down.clip(0, mask_HW.shape[0]), self._across.clip(0, mask_HW.shape[1])
+        inside_RW = np.diff(_integral(mask_HW, down), axis=0)
+        inside_RC = np.diff(_integral(inside_RW.T, across), axis=0).T
         area_RC = np.diff(self._down)[:, None] * np.diff(self._across)
         return np.clip(inside_RC / area_RC, 0, 1).astype(np.float32)
 
@@ -220,11 +221,10 @@ def _between(values: Floats, edges: _Edges, places: _Edges) -> Floats:
 
 
 def _integral(values: Bools | _Edges, places: _Edges) -> _Edges:
-    """The integral of rows of pixels from the upper edge to each of some places: one row a place."""
+    """The integral of rows of pixels from the upper edge to each of some places among them: one row a place."""
     sums = np.cumsum(values, axis=0, dtype=np.int32 if values.dtype == bool else np.float64)
     sums = np.concatenate([np.zeros_like(sums[:1]), sums])
-    inside: _Edges = places.clip(0, len(values))
-    whole = np.floor(inside).astype(np.intp)
-    part = (inside - whole)[:, None]
+    whole = np.floor(places.clip(0, len(values))).astype(np.intp)
+    part = (places - whole)[:, None]
     integral: _Edges = sums[whole] * (1 - part) + sums[np.minimum(whole + 1, len(values))] * part
     return integral
