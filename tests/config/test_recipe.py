@@ -140,6 +140,8 @@ TRANSFORMS_REFUSED: dict[str, list[object]] = {
     "mean": [0.5, (0.5, 0.5)],
     "std": [0.5, (0.5, 0.5)],
     "eval_crop": [*NOT_A_NUMBER, 0, 1.1],
+    "crop_mode": ["centre", "", 1, True, ["center"]],
+    "interpolation": ["random", "BICUBIC", "", 3, ["bicubic"]],
 }
 
 
@@ -265,6 +267,8 @@ transform_specs = st.builds(
     mean=triple,
     std=spread,
     eval_crop=st.floats(0, 1, exclude_min=True),
+    crop_mode=st.sampled_from([None, "center", "squash", "border"]),
+    interpolation=st.sampled_from([None, "nearest", "bilinear", "bicubic", "lanczos", "box", "hamming"]),
 )
 recipes = st.builds(
     Recipe,

@@ -314,18 +314,22 @@ def test_the_same_numbers_give_the_same_pixels(name: str) -> None:
 @given(st.integers(20, 600), st.integers(20, 600), st.sampled_from([0.5, 0.875, 0.9, 0.95, 1.0]), sizes, seeds)
 def test_evaluation_is_timms(width: int, height: int, crop: float, size: int, seed: int) -> None:
     """Equal to timm's own transform to the bit, on noise, which shows the smallest shift."""
+    at = EvalTransform(square_input(size, crop)).geometry(width, height)
+    assume(at.resized_width * at.resized_height <= 64 * size * size)  # longer strips: the test of panoramas
     noise = Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
     theirs = timm.data.create_transform((3, size, size), crop_pct=crop, interpolation="bicubic", normalize=False)(noise)
     ours = EvalTransform(square_input(size, crop))(noise)
     np.testing.assert_array_equal(ours, theirs.permute(1, 2, 0).numpy())
 
 
-@pytest.mark.parametrize(("width", "height"), [(1200, 90), (90, 1200)])
+@pytest.mark.parametrize(("width", "height"), [(1200, 90), (90, 1200), (5000, 70), (70, 5000)])
 def test_a_panorama_is_evaluated_alike(width: int, height: int) -> None:
+    """To the bit up to 64 squares long; of longer ones only the middle is resized, which rounds otherwise."""
     image = smooth_picture(width, height)
     theirs = plain.resize(image, [64], v2.InterpolationMode.BICUBIC)
     ours = EvalTransform(square_input(64))(image).astype(int)
-    assert np.abs(ours - np.asarray(plain.center_crop(theirs, [64, 64]))).max() <= 2
+    largest = np.abs(ours - np.asarray(plain.center_crop(theirs, [64, 64]))).max()
+    assert largest <= (2 if max(width, height) > 64 * min(width, height) else 0)
 
 
 @few

@@ -83,10 +83,11 @@ def test_all_modes_filters_and_shapes_have_timms_pixels(
         assert "must be > 0" in str(error)
         assert EvalTransform(spec)(image).shape == (*size, 3)
         return
-    at = EvalTransform(spec).geometry(*picture)
-    ours, theirs = EvalTransform(spec)(image).astype(int), theirs.permute(1, 2, 0).numpy().astype(int)
-    is_cut_short = at.resized_width * at.resized_height > 64 * at.visible.width * at.visible.height
-    assert np.abs(ours - theirs).max() <= (2 if is_cut_short else 0)
+    at, ours = EvalTransform(spec).geometry(*picture), EvalTransform(spec)(image)
+    if at.resized_width * at.resized_height > 64 * at.visible.width * at.visible.height:
+        assert ours.shape == (*size, 3), "longer strips: the test of panoramas"
+        return
+    np.testing.assert_array_equal(ours, theirs.permute(1, 2, 0).numpy())
 
 
 def test_normalised_values_are_timms_within_rounding() -> None:

@@ -169,9 +169,9 @@ class TransformSpec:
             for value in values:
                 require_number(f"transforms.{name}", value, 0, open_low=name == "std")
         require_number("transforms.eval_crop", self.eval_crop, 0, 1, open_low=True)
-        for name, known in (("crop_mode", CROP_MODES), ("interpolation", tuple(RESIZE_FILTERS))):
+        for name, choices in (("crop_mode", CROP_MODES), ("interpolation", tuple(RESIZE_FILTERS))):
             if getattr(self, name) is not None:
-                require_choice(f"transforms.{name}", getattr(self, name), known)
+                require_choice(f"transforms.{name}", getattr(self, name), choices)
 
     @property
     def is_random(self) -> bool:

@@ -33,7 +33,7 @@ class ValidationComparison:
 
     Attributes:
         pictures: how many were compared.
-        recorded: how many the run has; those that are no longer there, or were not drawn, were not compared.
+        recorded_pictures: how many the run has; those that are no longer there, or were not drawn, were not compared.
         other_pixels: names of those that the tool gives other pixels than the run does.
         other_labels: names of those, among these, that get another label.
         after_decoding: how many of them still have other pixels when the tool is given what the run decoded, upright
@@ -41,7 +41,7 @@ class ValidationComparison:
     """
 
     pictures: int
-    recorded: int
+    recorded_pictures: int
     other_pixels: tuple[str, ...] = ()
     other_labels: tuple[str, ...] = ()
     after_decoding: int = 0
@@ -50,7 +50,7 @@ class ValidationComparison:
         """JSON-ready."""
         return {
             "pictures": self.pictures,
-            "recorded": self.recorded,
+            "recorded": self.recorded_pictures,
             "other_pixels": list(self.other_pixels),
             "labels_moved": len(self.other_labels),
             "other_labels": list(self.other_labels),
@@ -61,21 +61,21 @@ class ValidationComparison:
         """What was found, for a person."""
         if not self.pictures:
             return (
-                f"The run's {count_of(self.recorded, 'validation picture')} are not where they were, or have changed, "
-                f"so whether {tool} labels them as the run does was not measured."
+                f"Of the run's {count_of(self.recorded_pictures, 'validation picture')} none is where it was with the "
+                f"content that it had, so whether {tool} labels them as the run does was not measured."
             )
-        of = f" of {self.recorded:,}" if self.pictures < self.recorded else ""
+        of = f" of {self.recorded_pictures:,}" if self.pictures < self.recorded_pictures else ""
         beginning = (
             f"Of the run's own validation pictures, {self.pictures:,}{of} were opened by {tool} from their files"
         )
         if not self.other_pixels:
             return f"{beginning}: all have the run's pixels, to the bit; labels that move: 0 of {self.pictures:,}."
-        moved = f" ({and_n_more(self.other_labels, 3)})" if self.other_labels else ""
+        examples = f" ({and_n_more(self.other_labels, 3)})" if self.other_labels else ""
         still = f"{self.after_decoding:,} still do not have" if self.after_decoding else "all have"
         return (
             f"{beginning}: {len(self.other_pixels):,} have other pixels than in the run "
             f"({and_n_more(self.other_pixels, 3)}); labels that move: {len(self.other_labels):,} of "
-            f"{self.pictures:,}{moved}. Opened as the model card's program opens them, {still} the run's pixels."
+            f"{self.pictures:,}{examples}. Opened as the model card's program opens them, {still} the run's pixels."
         )
 
 

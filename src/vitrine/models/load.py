@@ -163,10 +163,10 @@ def input_spec(module: nn.Module) -> InputSpec:
     cfg = resolve_model_data_config(module)
     size = getattr(module.patch_embed, "img_size", None) or cfg["input_size"][-2:]
     mean, std = (tuple(float(value) for value in cfg[name]) for name in ("mean", "std"))
-    for name, known in (("crop_mode", CROP_MODES), ("interpolation", RESIZE_FILTERS)):
-        if cfg[name] not in known:
+    for name, choices in (("crop_mode", CROP_MODES), ("interpolation", RESIZE_FILTERS)):
+        if cfg[name] not in choices:
             raise ModelError(
-                f"This model's configuration asks for {name} = {cfg[name]!r}: expected {', '.join(known)}.\n"
+                f"This model's configuration asks for {name} = {cfg[name]!r}: expected {', '.join(choices)}.\n"
                 f"Set {name} in its pretrained_cfg."
             )
     rows, columns = (int(side) for side in size)

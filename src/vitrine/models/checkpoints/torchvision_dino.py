@@ -89,8 +89,8 @@ def describe_torchvision(
     name, args, notes = plain_vit(size, checkpoint.path, model_args=model_args)
     resize = _TORCHVISION_RESIZE.get((size.width, size.patch), 256) if size.image == 224 else size.image
     interpolation = "bilinear" if size.image == 224 else "bicubic"
-    prepared = {"crop_pct": size.image / resize, "interpolation": interpolation, **IMAGENET_NORMALISATION}
-    cfg = input_cfg(size, checkpoint.classes(), **prepared)
+    preparation = {"crop_pct": size.image / resize, "interpolation": interpolation, **IMAGENET_NORMALISATION}
+    cfg = input_cfg(size, checkpoint.classes(), **preparation)
     return ModelDescription(name, args, cfg, notes)
 
 
