@@ -63,7 +63,9 @@ def explain(
     ] = "auto",
     target: Annotated[
         str | None,
-        typer.Option(metavar="LABEL", help="The class that the map is for; by default the predicted one."),
+        typer.Option(
+            metavar="LABEL", help="The class that the map is for, or its number from 0; by default the predicted one."
+        ),
     ] = None,
     matrix: Annotated[
         bool, typer.Option("--matrix", help="Also draw the layer's whole attention, head by head.")
