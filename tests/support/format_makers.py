@@ -115,6 +115,31 @@ def ppv_b16(side: int) -> Callable[[Path], Case]:
     return make
 
 
+def vit_pytorch_file(folder: Path) -> Case:
+    """A model as ViT-pytorch saves it: the names of its modeling.py; the same weights in timm answer for it."""
+    names = {
+        "cls_token": "embeddings.cls_token", "pos_embed": "embeddings.position_embeddings",
+        "patch_embed.proj.weight": "embeddings.patch_embeddings.weight",
+        "patch_embed.proj.bias": "embeddings.patch_embeddings.bias",
+        "norm.weight": "encoder.encoder_norm.weight", "norm.bias": "encoder.encoder_norm.bias",
+    }  # fmt: skip
+    parts = {"norm1": "attention_norm", "norm2": "ffn_norm", "mlp": "ffn", "attn.proj": "attn.out"}
+    args = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "num_heads": 2, "depth": 2, "num_classes": 37}
+    module = seeded(timm.create_model("vit_base_patch16_224", **args))
+    state: dict[str, torch.Tensor] = {}
+    for name, value in module.state_dict().items():
+        layer = name.replace("blocks", "transformer.encoder.layer")
+        if ".attn.qkv." in name:
+            thirds = zip(("query", "key", "value"), value.chunk(3), strict=True)
+            state |= {layer.replace("qkv", part): third for part, third in thirds}
+        elif name.startswith("blocks."):
+            state[next(layer.replace(f".{a}.", f".{b}.") for a, b in parts.items() if f".{a}." in layer)] = value
+        else:
+            state[f"transformer.{names[name]}" if name in names else name] = value
+    torch.save(state, folder / "pets_checkpoint.bin")
+    return Case(folder / "pets_checkpoint.bin", module, notes=("ViT-pytorch: .*37 classes",))
+
+
 def google_arrays(state: Mapping[str, np.ndarray], heads: int) -> dict[str, np.ndarray]:
     """Weights in timm's names as the ViT paper's code writes them: kernels are transposed, heads are an axis."""
     width, depth = (
@@ -292,6 +317,7 @@ CASES: dict[str, Callable[[Path], Case]] = {
         binary=True,
     ),
     "PyTorch-Pretrained-ViT": pretrained_vit_file,
+    "ViT-pytorch": vit_pytorch_file,
     "PyTorch-Pretrained-ViT under model": ppv_wrapped("model"),
     "PyTorch-Pretrained-ViT under state_dict": ppv_wrapped("state_dict"),
     "PyTorch-Pretrained-ViT with representation": ppv_represented,

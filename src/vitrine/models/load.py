@@ -100,9 +100,20 @@ def load_model(
         _require_vision_transformer(module, reference.text)
         return LoadedModel(module, reference, None)
     weights, checkpoint = reference.weights, reference.checkpoint
+    is_bare_file = reference.pretrained_file is not None or reference.file is not None
+    pooling = _pooling_of_file(checkpoint, args) if is_bare_file else {}
+    args |= pooling
     module, changes = _load_checkpoint(reference, cfg | dict(checkpoint.cfg), args, checkpoint, num_classes)
     notes = reference.notes if reference.pretrained_file is None else _format_notes(checkpoint, reference)
+    if pooling:
+        changes = (*changes, "Its head reads the mean of the patches (global_pool = 'avg'), as the file has fc_norm.")
     return LoadedModel(module, reference, weights, (*notes, *checkpoint.notes, *changes))
+
+
+def _pooling_of_file(checkpoint: ConvertedCheckpoint, args: Mapping[str, Any]) -> dict[str, str]:
+    """timm's ``global_pool`` where the file's names decide it and nobody gave it: fc_norm follows a mean."""
+    has_norm_of_mean = "fc_norm.weight" in checkpoint.shapes and "norm.weight" not in checkpoint.shapes
+    return {"global_pool": "avg"} if has_norm_of_mean and "global_pool" not in args else {}
 
 
 def load_for_inference(reference: str | Path, architecture: str | None = None) -> LoadedModel:
@@ -110,14 +121,51 @@ def load_for_inference(reference: str | Path, architecture: str | None = None) -
 
     Args:
         reference: a model reference.
-        architecture: the timm name of the model whose weights the file holds, where it does not say so itself.
+        architecture: the timm name of the model whose weights the file holds, where it does not say so itself; with
+            constructor arguments behind a colon, where they differ: ``vit_base_patch16_224:global_pool=avg``.
+
+    Raises:
+        ModelError: see :func:`load_model`; or an argument without a value.
     """
     if architecture is None:
         model = load_model(str(reference), pretrained=True)
     else:
-        model = load_model(architecture, pretrained=str(reference))
+        name, model_args = parse_architecture(architecture)
+        model = load_model(name, pretrained=str(reference), model_args=model_args)
     model.module.eval()
     return model
+
+
+def parse_architecture(text: str) -> tuple[str, dict[str, Any]]:
+    """A timm name and constructor arguments: ``vit_base_patch16_224:global_pool=avg,qkv_bias=false``.
+
+    Values are numbers, true or false, or text.
+
+    Raises:
+        ModelError: an argument without a value.
+    """
+    name, _, rest = text.partition(":")
+    arguments = {}
+    for part in rest.split(",") if rest else ():
+        key, mark, value = (word.strip() for word in part.partition("="))
+        if not mark or not key or not value:
+            raise ModelError(
+                f"--arch {text}: {part!r} is no argument of a model.\n"
+                "Expected NAME:key=value,key=value, for example vit_base_patch16_224:global_pool=avg."
+            )
+        arguments[key] = _parse_value(value)
+    return name, arguments
+
+
+def _parse_value(text: str) -> bool | int | float | str:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def resolve_with_weights(

@@ -18,8 +18,7 @@ from timm.models._registry import split_model_name_tag
 
 from vitrine.errors import ModelError
 from vitrine.models.checkpoints.base import ConvertedCheckpoint
-from vitrine.models.checkpoints.registry import convert, describe, is_self_describing
-from vitrine.models.checkpoints.state_dict import open_weights
+from vitrine.models.checkpoints.registry import convert, describe, is_self_describing, open_checkpoint
 from vitrine.models.checkpoints.transformers import PROCESSOR_FILE, describe_transformers, is_transformers_config
 from vitrine.models.hub import fetch, fetch_optional
 
@@ -36,10 +35,12 @@ class WeightsFile:
     Attributes:
         path: where it lies on this machine.
         origin: where it came from: a hub id, or the path itself.
+        selection: of several state dicts in it, the one that is wanted; empty lets the file's reader choose.
     """
 
     path: Path
     origin: str
+    selection: str = ""
 
     @cached_property
     def sha256(self) -> str:
@@ -100,7 +101,9 @@ class ModelReference:
             ModelError, WeightsUnavailableError: the file is not there, cannot be read, or is incomplete.
         """
         path = self.weights.path
-        return self.file if self.file is not None and self.file.path == path else convert(open_weights(path))
+        if self.file is not None and self.file.path == path:
+            return self.file
+        return convert(open_checkpoint(path, self.weights.selection))
 
 
 def bundled_folder() -> Path:
@@ -131,14 +134,21 @@ def _resolve(text: str, model_args: Mapping[str, Any] | None) -> ModelReference:
         return _from_folder(text, bundled_folder())
     if text.startswith("hf-hub:"):
         return _from_hub(text)
-    path = Path(text.removeprefix("local-dir:")).expanduser()
+    path, selection = split_selection(text.removeprefix("local-dir:"))
     if path.is_dir():
         return _from_folder(text, path)
-    return _from_file(text, path, model_args) if path.is_file() else _from_timm_name(text)
+    return _from_file(text, path, model_args, selection) if path.is_file() else _from_timm_name(text)
 
 
-def _from_file(text: str, path: Path, model_args: Mapping[str, Any] | None) -> ModelReference:
-    weights = open_weights(path)
+def split_selection(text: str) -> tuple[Path, str]:
+    """The path of a weights file, and what is wanted of it: ``last.ckpt#student`` is the student in ``last.ckpt``."""
+    path = Path(text).expanduser()
+    before, mark, selection = text.rpartition("#")
+    return (Path(before).expanduser(), selection) if mark and not path.exists() else (path, "")
+
+
+def _from_file(text: str, path: Path, model_args: Mapping[str, Any] | None, selection: str) -> ModelReference:
+    weights = open_checkpoint(path, selection)
     checkpoint, config = convert(weights), path.parent / "config.json"
     if config.is_file() and not is_self_describing(weights):
         reference = _from_folder(text, path.parent)
@@ -242,7 +252,8 @@ def locate_weights(reference: ModelReference) -> WeightsFile:
         WeightsUnavailableError: they would have to be downloaded and cannot be.
     """
     if reference.pretrained_file is not None:
-        return _local(Path(reference.pretrained_file).expanduser(), f"pretrained = {reference.pretrained_file!r}")
+        path, selection = split_selection(reference.pretrained_file)
+        return replace(_local(path, f"pretrained = {reference.pretrained_file!r}"), selection=selection)
     if reference.file is not None:
         return _local(reference.file.path, reference.text)
     if reference.folder is not None:

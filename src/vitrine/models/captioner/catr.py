@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import pickle
-import warnings
-import zipfile
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
@@ -24,6 +21,7 @@ from vitrine.models.cache import RELEASES, release_path
 from vitrine.models.captioner.config import catr_config
 from vitrine.models.captioner.inference import prepare_for_prediction
 from vitrine.models.captioner.model import CaptionModel
+from vitrine.models.checkpoints.pickle_file import UnsafePickleError, load_pickle, scan_pickle
 from vitrine.results import Progress
 
 # Prefix of a published name, and ours. Every published name begins with exactly one of them.
@@ -116,22 +114,13 @@ def _read_safetensors(path: Path) -> Any:
 
 
 def _read_pickle(path: Path) -> Any:
-    """What torch.save wrote, by torch's unpickler for plain data, which refuses everything else."""
-    is_zip = zipfile.is_zipfile(path)
-    with path.open("rb") as stream:
-        begins = stream.read(2)
-    if begins == b"PK" and not is_zip:  # a zip's table of contents is at its end
-        raise _damage_error(path, "its end is missing")
+    """What ``torch.save`` wrote, after it was looked through: plain data, and no more of it than the file has."""
     try:
-        with warnings.catch_warnings():  # of pickle protocols, whose errors are reported below
-            warnings.simplefilter("ignore", UserWarning)
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip or None)
-    except pickle.UnpicklingError as error:
-        of_another_kind = begins[:1] == b"\x80" and begins[1:] > b"\x02"  # torch.save writes protocol 2
-        if not of_another_kind and not any(opcode in str(error) for opcode in ("GLOBAL", "REDUCE", "BUILD")):
-            raise _damage_error(path, error) from error
+        scan_pickle(path, may_repeat=True)
+        return load_pickle(path)
+    except UnsafePickleError as error:
         raise ModelError(
-            f"{path} carries Python objects beside its weights, which could run code; none was run.\n"
+            f"{path} carries Python objects beside its weights ({error}), which could run code; none was run.\n"
             "If you trust it, take the weights out where it was made: torch.save({'model': checkpoint['model']}, FILE)."
         ) from error
     except Exception as error:  # a damaged file makes the reader raise anything from EOFError to RuntimeError

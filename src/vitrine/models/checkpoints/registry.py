@@ -4,23 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from vitrine.errors import ModelError
+from vitrine.models.checkpoints.backbone import isolate_backbone
 from vitrine.models.checkpoints.base import ConvertedCheckpoint, ModelDescription
 from vitrine.models.checkpoints.google_vit import convert_google, describe_google, is_google
-from vitrine.models.checkpoints.state_dict import StateDictFile
+from vitrine.models.checkpoints.state_dict import StateDictFile, open_weights
 from vitrine.models.checkpoints.timm import convert_timm, describe_timm
 from vitrine.models.checkpoints.torchvision_dino import (
     convert_dino,
     convert_pretrained_vit,
     convert_torchvision,
+    convert_vit_pytorch,
     describe_dino,
     describe_pretrained_vit,
     describe_torchvision,
+    describe_vit_pytorch,
     is_dino,
     is_pretrained_vit,
     is_torchvision,
+    is_vit_pytorch,
 )
 from vitrine.models.checkpoints.transformers import (
     convert_transformers,
@@ -103,6 +108,16 @@ FORMATS = (
         describe_pretrained_vit,
     ),
     Format(
+        "ViT-pytorch",
+        "`.bin` of github.com/jeonsworld/ViT-pytorch, as it saves a fine-tuned model",
+        "`transformer.embeddings.patch_embeddings`; the model by width, depth, patch and grid",
+        "names; queries, keys and values packed; mean and std 0.5",
+        "hybrids with a ResNet stem",
+        is_vit_pytorch,
+        convert_vit_pytorch,
+        describe_vit_pytorch,
+    ),
+    Format(
         "Google's .npz",
         "`.npz` of the ViT and AugReg releases",
         "`Transformer/encoderblock_0/...`; the model, with its heads, by shapes",
@@ -157,7 +172,21 @@ def convert(file: StateDictFile) -> ConvertedCheckpoint:
     Raises:
         ModelError: the file is of a known format and incomplete.
     """
-    return detect_format(file).convert(file)
+    checkpoint = detect_format(file).convert(file)
+    return replace(checkpoint, notes=(*file.notes, *checkpoint.notes))
+
+
+def open_checkpoint(path: Path, selection: str = "") -> StateDictFile:
+    """Open a weights file for its vision transformer, whatever it lies in.
+
+    Args:
+        path: of the file.
+        selection: of several that it holds, the one under these keys or this prefix; empty chooses.
+
+    Raises:
+        ModelError: see :func:`~vitrine.models.checkpoints.state_dict.open_weights`.
+    """
+    return isolate_backbone(open_weights(path, selection), selection)
 
 
 def describe(checkpoint: ConvertedCheckpoint, model_args: Mapping[str, Any] | None = None) -> ModelDescription:

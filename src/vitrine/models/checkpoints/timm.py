@@ -210,12 +210,13 @@ def describe_timm(
             f"{checkpoint.path} is a file, and its names ({names} ...) do not say which model it is of.\n"
             "Name it: --arch NAME, or in training: --set model=NAME --set pretrained=FILE."
         )
-    models = [name for name in _models_of_size(shapes) if _has_exactly(name, shapes)]
+    pooling = {"global_pool": "avg"} if "fc_norm.weight" in shapes and "norm.weight" not in shapes else {}
+    models = [name for name in _models_of_size(shapes) if _has_exactly(name, shapes, pooling)]
     choices = [choice for name in models for choice in _normalisations(name)]
     if len(choices) == 1:
         name = choices[0][0].partition(".")[0]
         cfg = {k: v for k, v in get_pretrained_cfg(name).to_dict().items() if v is not None}
-        return ModelDescription(name, {}, cfg | {"num_classes": checkpoint.classes()})
+        return ModelDescription(name, pooling, cfg | {"num_classes": checkpoint.classes()})
     if not choices:
         raise ModelError(
             f"{checkpoint.path} is a file of a model {kernel[0]} wide with {count_blocks(shapes)} blocks and patches "
@@ -244,11 +245,11 @@ def _models_of_size(shapes: Mapping[str, Shape]) -> Iterator[str]:
             yield name
 
 
-def _has_exactly(name: str, shapes: Mapping[str, Shape]) -> bool:
-    """Whether a model has these tensors and no others, the head aside."""
+def _has_exactly(name: str, shapes: Mapping[str, Shape], model_args: Mapping[str, Any]) -> bool:
+    """Whether a model, made with these arguments, has these tensors and no others, the head aside."""
     with torch.device("meta"):
         try:
-            module = timm.create_model(name)
+            module = timm.create_model(name, **model_args)
         except Exception:  # a model that cannot be made without its data is none of these
             return False
     classifier = module.pretrained_cfg.get("classifier") or "head"
@@ -257,7 +258,18 @@ def _has_exactly(name: str, shapes: Mapping[str, Shape]) -> bool:
     def body(names: Mapping[str, Any]) -> dict[str, Shape]:
         return {n: tuple(getattr(v, "shape", v)) for n, v in names.items() if n.rpartition(".")[0] not in heads}
 
-    return body(module.state_dict()) == body(shapes)
+    return body(module.state_dict()) == body(_dinov2_shapes(shapes))
+
+
+def _dinov2_shapes(shapes: Mapping[str, Shape]) -> Mapping[str, Shape]:
+    """Shapes of DINOv2's own files as timm's loader converts them; those of others as they are."""
+    if "mask_token" not in shapes or not any(name.endswith(".ls1.gamma") for name in shapes):
+        return shapes
+    result = {name: shape for name, shape in shapes.items() if name not in ("mask_token", "register_tokens")}
+    if "register_tokens" in shapes:  # whose class token has its position added, and none of its own
+        batch, tokens, width = shapes["pos_embed"]
+        result |= {"reg_token": shapes["register_tokens"], "pos_embed": (batch, tokens - 1, width)}
+    return result
 
 
 def _normalisations(name: str) -> list[tuple[str, tuple[float, ...]]]:

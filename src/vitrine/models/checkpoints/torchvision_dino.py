@@ -1,4 +1,4 @@
-"""Checkpoints that a file's names alone identify: PyTorch-Pretrained-ViT, torchvision, DINO."""
+"""Checkpoints that a file's names alone identify: PyTorch-Pretrained-ViT, ViT-pytorch, torchvision, DINO."""
 
 from __future__ import annotations
 
@@ -41,6 +41,18 @@ _TORCHVISION = (
     (r"^(blocks\.\d+)\.mlp\.(0|linear_1)\.", r"\1.mlp.fc1."),
     (r"^(blocks\.\d+)\.mlp\.(3|linear_2)\.", r"\1.mlp.fc2."),
 )
+_VIT_PYTORCH = (
+    (r"^transformer\.embeddings\.cls_token$", "cls_token"),
+    (r"^transformer\.embeddings\.position_embeddings$", "pos_embed"),
+    (r"^transformer\.embeddings\.patch_embeddings\.", "patch_embed.proj."),
+    (r"^transformer\.encoder\.encoder_norm\.", "norm."),
+    (r"^transformer\.encoder\.layer\.(\d+)\.", r"blocks.\1."),
+    (r"^(blocks\.\d+)\.attention_norm\.", r"\1.norm1."),
+    (r"^(blocks\.\d+)\.ffn_norm\.", r"\1.norm2."),
+    (r"^(blocks\.\d+)\.ffn\.", r"\1.mlp."),
+    (r"^(blocks\.\d+)\.attn\.(q|k|v)(uery|ey|alue)\.", r"\1.attn.\2."),
+    (r"^(blocks\.\d+)\.attn\.out\.", r"\1.attn.proj."),
+)
 _DINO = ((r"^backbone\.", ""),)
 _DINO_TRAINING = r"(dino_|ibot_)?head\..*|(backbone\.)?mask_token"
 _TORCHVISION_RESIZE = {(1024, 16): 242}  # ViT_L_16_Weights.IMAGENET1K_V1; the others at 224 px resize to 256
@@ -67,6 +79,26 @@ def describe_pretrained_vit(
     crop = 0.9 if size.image == 224 else 1.0
     cfg = input_cfg(size, checkpoint.classes(), crop_pct=crop, **HALF_NORMALISATION)
     return ModelDescription(name, args, cfg, notes)
+
+
+def is_vit_pytorch(file: StateDictFile) -> bool:
+    """Whether these are weights of github.com/jeonsworld/ViT-pytorch."""
+    return "transformer.embeddings.patch_embeddings.weight" in file.shapes
+
+
+def convert_vit_pytorch(file: StateDictFile) -> ConvertedCheckpoint:
+    """Weights that ViT-pytorch saved after a fine-tuning."""
+    return convert_names("ViT-pytorch", file, plan_names(file, _VIT_PYTORCH), cfg=dict(HALF_NORMALISATION))
+
+
+def describe_vit_pytorch(
+    checkpoint: ConvertedCheckpoint, model_args: Mapping[str, Any] | None = None
+) -> ModelDescription:
+    """The timm model of such weights, with pictures squeezed into its square, as ViT-pytorch's evaluation does."""
+    size = read_dimensions(checkpoint.shapes, checkpoint.path)
+    name, args, notes = plain_vit(size, checkpoint.path, model_args=model_args)
+    cfg = input_cfg(size, checkpoint.classes(), crop_pct=1.0, crop_mode="squash", **HALF_NORMALISATION)
+    return ModelDescription(name, args, cfg | {"interpolation": "bilinear"}, notes)
 
 
 def is_torchvision(file: StateDictFile) -> bool:
@@ -101,7 +133,10 @@ def is_dino(file: StateDictFile) -> bool:
         any(key in file.wrapper for key in ("teacher", "student"))
         or any(name.startswith("backbone.") for name in names)
         or any(name.startswith(("head.mlp.", "head.last_layer.")) for name in names)
-    ) and any(name.endswith("patch_embed.proj.weight") for name in names)
+    ) and (
+        any(name.endswith("patch_embed.proj.weight") for name in names)
+        and not any(name.endswith(".ls1.gamma") for name in names)  # DINOv2's, which timm's own loader knows
+    )
 
 
 def convert_dino(file: StateDictFile) -> ConvertedCheckpoint:
