@@ -71,6 +71,15 @@ def test_other_models_are_left_as_they_are(kind: str) -> None:
         assert not any("forward" in vars(part) for part in module.modules())
 
 
+def test_a_model_with_a_pool_of_its_own_is_left_as_it_is() -> None:
+    module, pixels = _model("vit_tiny_patch16_224", depth=2), torch.randn(2, 3, SIZE, SIZE)
+    module.pool = lambda x, pool_type=None: x[:, 1:].amax(dim=1)
+    with torch.no_grad():
+        expected = module(pixels)
+        with class_token_alone(module):
+            assert torch.equal(module(pixels), expected)
+
+
 def test_everything_is_put_back_after_errors_and_inside_one_another() -> None:
     module = _model("vit_tiny_patch16_224", depth=2)
     pixels = torch.randn(1, 3, SIZE, SIZE)

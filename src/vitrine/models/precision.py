@@ -147,9 +147,12 @@ def class_token_alone(module: nn.Module) -> Iterator[None]:
         yield
 
 
+_OWN_METHODS = {"forward", "forward_features", "forward_head", "pool"}  # that a model may have in place of its class's
+
+
 def _reads_class_token(model: Any) -> bool:
     """Whether the head reads the class token and no other, and the last block is one that is known."""
-    if type(model) is not VisionTransformer or not len(model.blocks):
+    if type(model) is not VisionTransformer or not len(model.blocks) or _OWN_METHODS & vars(model).keys():
         return False
     block: Any = model.blocks[-1]
     return (
