@@ -196,8 +196,8 @@ def _table(kinds: dict[str, list[CheckedWord]], captions: int) -> RateTable:
         notes=(
             f"{captions} captions of test scenes. A noun is on what it names where the centre of the strongest cell of "
             "its map lies on it. The area under the curve is of the distances that the check decides by, words on what "
-            "they name against the others: the check is of a map's shape, and does not say that a word looked at what it "
-            "names.",
+            "they name against the others: the check is of a map's shape, and does not say that a word looked at what "
+            "it names.",
         ),
     )
 

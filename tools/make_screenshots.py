@@ -71,10 +71,10 @@ def ask(home: str, path: str, **parameters: object) -> Any:
         return json.load(answer)
 
 
-def believable_picture(home: str, model: dict[str, Any]) -> str:
-    """The first sample whose map is believable, so that the first screenshot shows what one looks like."""
+def telling_picture(home: str, model: dict[str, Any]) -> str:
+    """The first sample whose answer depends on what its map marks, so that the first screenshot shows what that is."""
     for sample in model["samples"]:
-        if ask(home, "/api/verdict", model=model["id"], sample=sample["id"])["flag"] == "believable":
+        if ask(home, "/api/verdict", model=model["id"], sample=sample["id"])["flag"] == "depends":
             return f"{model['id']}/{sample['id']}"
     return f"{model['id']}/{model['samples'][0]['id']}"
 
@@ -93,7 +93,7 @@ def surest_caption(home: str, model: dict[str, Any]) -> str:
 def views(home: str) -> dict[str, str]:
     """The address of what each screenshot shows, by its name."""
     classifier, _, captioner = ask(home, "/api/models")["models"]
-    picture, captioned = believable_picture(home, classifier), surest_caption(home, captioner)
+    picture, captioned = telling_picture(home, classifier), surest_caption(home, captioner)
     return {
         "classify": f"#/classify?picture={picture}",
         "beside": f"#/classify?picture={picture}&beside=0&layer2=1",
