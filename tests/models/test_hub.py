@@ -18,9 +18,9 @@ from support.stand_in_hub import StandInHub
 
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import ModelError, WeightsUnavailableError
+from vitrine.io.files import file_sha256
 from vitrine.models.hub import _reachable
 from vitrine.models.load import load_model, resolve_with_weights
-from vitrine.models.reference import file_sha256
 
 REGISTERED = "test_vit.r160_in1k"  # the smallest vision transformer that timm has weights for
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -38,3 +39,9 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 def to_json(value: object) -> str:
     """JSON with two spaces of indentation, keys as given, and a final newline."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, in hexadecimal, read in blocks."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -20,6 +20,7 @@ from vitrine.io.hub_cache import (
     remove_record,
     short_hash,
 )
+from vitrine.models.checkpoints.weights_index import is_index, read_index
 
 _CONNECT_SECONDS = 3.0
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -41,6 +42,20 @@ def fetch(hub_id: str, names: tuple[str, ...], remedy: str) -> Path:
     path, reason, _ = _find(hub_id, names)
     if path is None:
         raise _unavailable(hub_id, names[0], reason, remedy)
+    return path
+
+
+def fetch_weights(hub_id: str, names: tuple[str, ...], remedy: str) -> Path:
+    """Get a weights file as :func:`fetch` does; with an index of several files, all of those that it names.
+
+    Raises:
+        ModelError: what came is no such index.
+        WeightsUnavailableError: see :func:`fetch`.
+    """
+    path = fetch(hub_id, names, remedy)
+    if is_index(path):
+        for name in sorted(set(read_index(path).values())):
+            fetch(hub_id, (name,), remedy)
     return path
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,12 +19,11 @@ from vitrine.errors import ModelError
 from vitrine.models.checkpoints.base import ConvertedCheckpoint
 from vitrine.models.checkpoints.registry import convert, describe, is_self_describing, open_checkpoint
 from vitrine.models.checkpoints.transformers import PROCESSOR_FILE, describe_transformers, is_transformers_config
-from vitrine.models.hub import fetch, fetch_optional
+from vitrine.models.checkpoints.weights_index import WEIGHTS_NAMES, weights_sha256
+from vitrine.models.hub import fetch, fetch_optional, fetch_weights
 
 BUNDLED = "vitrine/scenes-tiny"
 _SUGGESTED = ["*vit*", "*deit*", "*beit*", "*eva*"]  # families whose names an error lists
-_USUAL_NAMES = ("model.safetensors", "pytorch_model.bin")
-_SHARD_INDEX = "model.safetensors.index.json"
 
 
 @dataclass(frozen=True)
@@ -44,14 +42,8 @@ class WeightsFile:
 
     @cached_property
     def sha256(self) -> str:
-        """sha256 of the file's bytes, in hexadecimal; computed when it is first asked for."""
-        return file_sha256(self.path)
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file, in hexadecimal, read in blocks."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        """sha256 of the file, or of all files that an index names, in hexadecimal; computed when first asked for."""
+        return weights_sha256(self.path)
 
 
 @dataclass(frozen=True)
@@ -258,22 +250,17 @@ def locate_weights(reference: ModelReference) -> WeightsFile:
         return _local(reference.file.path, reference.text)
     if reference.folder is not None:
         folder = reference.folder
-        if (folder / _SHARD_INDEX).is_file():
-            raise ModelError(
-                f"The weights in {folder} are in several files, which are not put together here.\n"
-                "Save them as one: model.save_pretrained(FOLDER, max_shard_size='100GB')."
-            )
-        names = [name for name in _USUAL_NAMES if (folder / name).is_file()]
-        return _local(folder / (names or _USUAL_NAMES)[0], reference.text)
+        names = [name for name in WEIGHTS_NAMES if (folder / name).is_file()]
+        return _local(folder / (names or WEIGHTS_NAMES)[0], reference.text)
     if reference.hub_id is None:
         raise ModelError(
             f"There are no pretrained weights for {reference.text!r}.\n"
             "Use a name with a tag (vit_base_patch16_224.orig_in21k), a file (--set pretrained=FILE), "
             "or --set pretrained=false to start from nothing."
         )
-    hub_names = (reference.hub_filename,) if reference.hub_filename else _USUAL_NAMES
+    hub_names = (reference.hub_filename,) if reference.hub_filename else WEIGHTS_NAMES
     remedy = "and name the file: --set pretrained=FILE; or start from nothing: --set pretrained=false."
-    path = fetch(reference.hub_id, hub_names, remedy)
+    path = fetch_weights(reference.hub_id, hub_names, remedy)
     return WeightsFile(path, f"hf-hub:{reference.hub_id}/{path.name}")
 
 

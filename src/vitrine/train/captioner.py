@@ -21,6 +21,7 @@ from vitrine.data.batch_plan import BatchShard
 from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTransform
 from vitrine.data.loader import Batch, PictureLoader
 from vitrine.data.samples import Sample
+from vitrine.io.files import file_sha256
 from vitrine.models.captioner.build import LoadedCaptioner, build_captioner
 from vitrine.models.captioner.checkpoint import VOCABULARY, save_captioner_checkpoint
 from vitrine.models.captioner.model import CaptionModel, Features
@@ -28,7 +29,7 @@ from vitrine.models.finetune import captioner_parameter_groups
 from vitrine.models.kind import is_captioner
 from vitrine.models.load import resolve_with_weights
 from vitrine.models.precision import autocast
-from vitrine.models.reference import ModelReference, file_sha256
+from vitrine.models.reference import ModelReference
 from vitrine.results import CaptioningMetrics, none_readable
 from vitrine.runs.environment import VOCABULARY_SHA256
 from vitrine.runs.folder import RunFolder

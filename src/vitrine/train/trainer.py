@@ -18,10 +18,9 @@ from torch import nn
 
 from vitrine.config import Recipe
 from vitrine.data.batch_plan import batch_count
-from vitrine.io.files import to_json
+from vitrine.io.files import file_sha256, to_json
 from vitrine.io.hub_cache import changed_sentence
 from vitrine.models.precision import resolve_precision
-from vitrine.models.reference import file_sha256
 from vitrine.runs.checkpoint import delete_checkpoint, load_checkpoint, save_checkpoint
 from vitrine.runs.data import WORKING_FOLDER
 from vitrine.runs.environment import WEIGHTS_SHA256, describe_environment, peak_memory_mib, starting_weights_note

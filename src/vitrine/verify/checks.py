@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from vitrine.data.samples import Dataset, Sample
-from vitrine.models.reference import file_sha256
+from vitrine.io.files import file_sha256
 from vitrine.plotting.tables import Table
 from vitrine.results import Progress, no_progress, shown_number
 from vitrine.runs.data import content_sha256

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from support.checkpoints import expect_error, pixels
 from support.format_makers import (
     IMAGENET,
@@ -25,6 +25,7 @@ from support.models import MICRO
 from vitrine.classify.inference import eval_transform
 from vitrine.classify.model import open_classifier
 from vitrine.errors import ModelError
+from vitrine.models.checkpoints.weights_index import weights_sha256
 from vitrine.models.finetune import select_trainable
 from vitrine.models.load import load_model
 
@@ -191,10 +192,44 @@ def test_labels_that_do_not_fit_the_head_are_refused(vit: Path) -> None:
         open_classifier(str(vit))
 
 
-def test_weights_in_several_files_are_refused(vit: Path) -> None:
-    (vit / "model.safetensors").rename(vit / "model-00001-of-00002.safetensors")
-    (vit / "model.safetensors.index.json").write_text("{}")
-    expect_error(vit, "in several files")
+@pytest.mark.parametrize("safe", [True, False])
+def test_weights_in_several_files_are_put_together(vit: Path, safe: bool) -> None:
+    """As save_pretrained writes them; they answer as one file does, and their hash is one of all of them."""
+    one = open_classifier(str(vit), "fp32")
+    state = load_file(vit / "model.safetensors")
+    (vit / "model.safetensors").unlink()
+    ending = "safetensors" if safe else "bin"
+    stem = "model" if safe else "pytorch_model"
+    parts = {f"{stem}-0000{i + 1}-of-00002.{ending}": dict(list(state.items())[i::2]) for i in range(2)}
+    for name, tensors in parts.items():
+        save_file(tensors, vit / name) if safe else torch.save(tensors, vit / name)
+    index = vit / f"{stem}.{ending}.index.json"
+    weight_map = {tensor: name for name, tensors in parts.items() for tensor in tensors}
+    index.write_text(json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}))
+    several = open_classifier(str(vit), "fp32")
+    pictures = torch.randn(1, 3, *several.spec.size)
+    assert torch.equal(several.module(pictures), one.module(pictures))
+    before, last = weights_sha256(index), vit / sorted(parts)[-1]
+    content = last.read_bytes()
+    last.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert weights_sha256(index) != before
+    last.unlink()
+    expect_error(vit, rf"1 of the 2 files .* missing, {last.name}")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}", "[]", '{"weight_map": {}}', '{"weight_map": {"a": 1}}', '{"weight_map": {"a": "../model.bin"}}',
+        '{"weight_map": {"a": "/etc/passwd"}}', '{"weight_map": {"a": "x\\\\y"}}', "[" * 200_000,
+        '{"weight_map": {"a": ""}}', '{"weight_map": {"a": "model.safetensors.index.json"}}',
+        '{"weight_map": {"a": "\\u001b[2J"}}', "\x80",
+    ],
+)  # fmt: skip
+def test_an_index_of_another_shape_is_an_error(content: str, vit: Path) -> None:
+    (vit / "model.safetensors").unlink()
+    (vit / "model.safetensors.index.json").write_text(content, encoding="latin-1")
+    expect_error(vit, "weight_map")
 
 
 def test_labels_are_in_the_order_of_their_numbers(vit: Path) -> None:

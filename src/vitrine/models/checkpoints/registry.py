@@ -83,12 +83,13 @@ FORMATS = (
     ),
     Format(
         "transformers",
-        "a folder or `hf-hub:owner/name` with `config.json` and `model.safetensors` or `pytorch_model.bin`",
+        "a folder or `hf-hub:owner/name` with `config.json` and `model.safetensors` or `pytorch_model.bin`, or these "
+        "in several files",
         "`config.json` with `model_type` vit, deit or dinov2; in a file `embeddings.patch_embeddings.projection`",
         "names; queries, keys and values packed; `id2label`, `problem_type`; epsilon of the norms; size, resize, "
         "filter, crop, mean and std of the image processor; DeiT's distillation token and second head; DINOv2's layer "
         "scale, gated MLP, head on class token and mean of the patches, and its own resampling of positions",
-        "other kinds of model, regressions; weights in several files; where half a pixel is left over, the middle is "
+        "other kinds of model, regressions; where half a pixel is left over, the middle is "
         "cut as timm does, one pixel further right or down; the resize is Pillow's, within 3 levels of 255; DINOv2's "
         "head is made anew in training",
         is_transformers,

@@ -21,6 +21,7 @@ from torch import Tensor
 from vitrine.errors import ModelError
 from vitrine.models.checkpoints.foreign_formats import refuse_foreign_format
 from vitrine.models.checkpoints.pickle_file import UnsafePickleError, load_pickle, scan_pickle
+from vitrine.models.checkpoints.weights_index import is_index, part_paths, read_index
 from vitrine.results import and_n_more
 
 Shape = tuple[int, ...]
@@ -68,7 +69,8 @@ class StateDictFile:
 
 
 def open_weights(path: Path, selection: str = "") -> StateDictFile:
-    """Open a weights file for its names and shapes: .safetensors, .npz, or any other name for ``torch.save``.
+    """Open a weights file for its names and shapes: .safetensors, .npz, an index of
+    several files, or any other name for ``torch.save``.
 
     What the file declares is checked against its size, so that nothing larger than the file is ever made from it.
 
@@ -79,6 +81,8 @@ def open_weights(path: Path, selection: str = "") -> StateDictFile:
     Raises:
         ModelError: it is not a weights file, is damaged, or carries Python objects.
     """
+    if is_index(path):
+        return _open_parts(path)
     with _model_errors(path):
         if path.suffix == ".safetensors":
             return _open_safetensors(path)
@@ -115,6 +119,23 @@ def _open_safetensors(path: Path) -> StateDictFile:
         {names[name]: shape for name, shape in shapes.items()},
         read=lambda: {names[name]: value for name, value in load_file(path).items()},
     )
+
+
+def _open_parts(path: Path) -> StateDictFile:
+    """The tensors of several files, by their index: each from the file that it names."""
+    part_by_name = read_index(path)
+    files = {part.name: open_weights(part) for part in part_paths(path)}
+    names = strip_wrapper_prefixes(part_by_name)
+    shapes = {names[name]: files[part].shapes.get(names[name]) for name, part in part_by_name.items()}
+    missing = [name for name, shape in shapes.items() if shape is None]
+    if missing:
+        raise ModelError(f"{path} names {len(missing)} tensors that its files lack: {and_n_more(missing, 3)}.")
+
+    def read() -> dict[str, Tensor]:
+        tensors = {part: file.tensors() for part, file in files.items()}
+        return {names[name]: tensors[part][names[name]] for name, part in part_by_name.items()}
+
+    return StateDictFile(path, {name: shape for name, shape in shapes.items() if shape is not None}, read=read)
 
 
 def _open_pickle(path: Path, selection: str) -> StateDictFile:

@@ -15,6 +15,7 @@ from vitrine.config.preprocessing import ProcessorInput
 from vitrine.errors import ModelError, error_summary
 from vitrine.models.checkpoints.state_dict import open_weights
 from vitrine.models.checkpoints.transformers import PROCESSOR_DEFAULTS, processor_input, read_json
+from vitrine.models.checkpoints.weights_index import WEIGHTS_NAMES
 from vitrine.models.hf_captioners.base import HFCaptioner, quiet, transformers_library
 from vitrine.models.hf_captioners.encoder_decoder import (
     blip_captioner,
@@ -22,7 +23,7 @@ from vitrine.models.hf_captioners.encoder_decoder import (
     encoder_decoder_captioner,
 )
 from vitrine.models.hf_captioners.git import git_captioner
-from vitrine.models.hub import fetch, fetch_optional
+from vitrine.models.hub import fetch_optional, fetch_weights
 from vitrine.models.reference import WeightsFile
 
 MODEL_TYPES = ("blip", "git", "vision-encoder-decoder")
@@ -32,7 +33,6 @@ _HUB = "hf-hub:"
 _REMEDY = "with the repository's other files, into one folder, and give that folder as the model."
 
 _CONFIG = ("config.json",)
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 _VOCABULARY = ("tokenizer.json", "vocab.txt")
 _IMAGE = ("preprocessor_config.json", "processor_config.json")  # version 5 writes the latter beside a tokenizer
 _GENERATION = "generation_config.json"
@@ -83,7 +83,7 @@ def locate_captioner(reference: str) -> CaptionerFiles:
             f"{config_path} is of a model of the type {kind!r}, which is no captioner that is known.\n"
             f"Expected one of these types of transformers: {', '.join(MODEL_TYPES)}."
         )
-    weights = _file(reference, _WEIGHTS)
+    weights = _file(reference, WEIGHTS_NAMES)
     origin = f"{reference}/{weights.name}" if reference.startswith(_HUB) else str(weights)
     return CaptionerFiles(
         config=config,
@@ -97,13 +97,13 @@ def locate_captioner(reference: str) -> CaptionerFiles:
 
 def _file(reference: str, names: tuple[str, ...]) -> Path:
     if reference.startswith(_HUB):
-        return fetch(reference.removeprefix(_HUB), names, _REMEDY)
+        return fetch_weights(reference.removeprefix(_HUB), names, _REMEDY)
     folder = Path(reference).expanduser()
     path = next((folder / name for name in names if (folder / name).is_file()), None)
     if path is None:
         what = f"{folder} has no {' or '.join(names)}" if folder.is_dir() else f"There is no folder {folder}"
         raise ModelError(
-            f"{what}.\nExpected a captioner's folder as transformers saves it: {', '.join(_CONFIG + _WEIGHTS[:1])}, "
+            f"{what}.\nExpected a captioner's folder as transformers saves it: {_CONFIG[0]}, {WEIGHTS_NAMES[0]}, "
             f"{' or '.join(_VOCABULARY)}, {' or '.join(_IMAGE)}."
         )
     return path

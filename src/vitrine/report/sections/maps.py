@@ -25,7 +25,7 @@ from vitrine.explain.figures.map import MapPicture
 from vitrine.explain.figures.positions import number_rows, position_figure
 from vitrine.explain.figures.ranking import methods_figure, methods_table
 from vitrine.explain.run import true_label_from_name
-from vitrine.models.reference import file_sha256
+from vitrine.io.files import file_sha256
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.provenance import plain_stem
 from vitrine.plotting.tables import Table

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.compare.run import ComparisonResult
-from vitrine.models.reference import file_sha256
+from vitrine.io.files import file_sha256
 from vitrine.plotting.tables import Table
 from vitrine.report.document import Block, BulletList, Commands, Paragraph, Section, TableBlock
 from vitrine.report.sections.maps import SCORES

@@ -21,8 +21,8 @@ from vitrine.compare.figures import (
 )
 from vitrine.compare.run import ComparisonResult
 from vitrine.errors import RunError, UsageError
+from vitrine.io.files import file_sha256
 from vitrine.metrics.intervals import wilson
-from vitrine.models.reference import file_sha256
 from vitrine.plotting.confusion import confusion_figure
 from vitrine.plotting.tables import Table
 from vitrine.report.document import (
