@@ -32,7 +32,7 @@ def base_scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_trained_model_points_at_objects_and_a_shuffled_one_does_not(base_scenes: Path, tmp_path: Path) -> None:
-    settings = ScoreSettings(methods=("attention",), layers=True, limit=60, curves=10)
+    settings = ScoreSettings(methods=("attention",), layers=True, limit=60, curves=5)
     result = score("vitrine/scenes-tiny", base_scenes, settings)
     rows = {row.name: row for row in result.ranking.rows}
     best = result.ranking.rows[0]
@@ -40,7 +40,7 @@ def test_a_trained_model_points_at_objects_and_a_shuffled_one_does_not(base_scen
     assert best.estimates["pointing"].mean > rows["random"].estimates["pointing"].mean + 0.3
     assert best.estimates["pointing"].mean > rows[f"{best.name}, shuffled"].estimates["pointing"].mean + 0.2
     assert best.estimates["pointing"].n == 60
-    assert best.estimates["gap"].n == 10
+    assert best.estimates["gap"].n == 5
     assert result.masked == 60
     assert set(result.verdicts) == {row.name for row in result.ranking.rows if not row.is_control}
     assert result.verdicts[best.name].sensitive_to_weights
@@ -50,7 +50,7 @@ def test_a_trained_model_points_at_objects_and_a_shuffled_one_does_not(base_scen
     assert [line["method"] for line in lines] == [row.name for row in result.ranking.rows]
     command = shlex.split(read_provenance(tmp_path / "methods.png")["vitrine:command"])
     assert command[:4] == ["vitrine", "explain", "vitrine/scenes-tiny", "--score"]
-    assert command[command.index("--curves") + 1] == "10"
+    assert command[command.index("--curves") + 1] == "5"
 
 
 def test_the_centre_blobs_hits_are_counted_as_by_hand(small_run: Path, small_scenes: Path) -> None:

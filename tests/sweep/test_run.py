@@ -427,8 +427,12 @@ def test_the_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert status == 1 and set(json.loads(output)["failed"]) == {"batch_size=666,seed=0", "batch_size=666,seed=1"}
 
 
-def test_a_killed_training_is_a_failure_and_does_not_outlive_the_sweep(tmp_path: Path) -> None:
+def test_a_killed_training_is_a_failure_and_does_not_outlive_the_sweep(
+    warm_python: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from vitrine.sweep.worker import RunProcess
+
+    monkeypatch.setattr(sys, "executable", warm_python)
 
     run = load_sweep(write_file(tmp_path / "sweep.toml", GRID.format(batches="[8]"))).runs[0]
     process = RunProcess(run, "scenes:base", tmp_path / "run", {}, tmp_path / "log.txt")
