@@ -241,7 +241,7 @@ class Explanation:
     @cached_property
     def verdict(self) -> HidingTest:
         """Whether the answer depends on the patches that the map marks; tested when it is first asked for, which takes
-        about three hundred forward passes."""
+        about 400 forward passes."""
         targets_B = torch.tensor([self._item.target_index])
         (check,) = self._explainer.check(self._pixels_BCHW, targets_B, self.map[None])
         return check.verdict

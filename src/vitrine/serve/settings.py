@@ -22,7 +22,7 @@ class ServeSettings:
         max_batch: pictures at most in one forward pass.
         batch_seconds: how long the first picture of a batch waits for others.
         request_seconds: limit of a request's time, waiting included.
-        check_seconds: the same for the checks of a map, which run the model a hundred times.
+        check_seconds: the same for the test of a map, which runs the model on 400 changed pictures.
         upload_seconds: limit of the time in which a picture has to arrive.
         finish_seconds: time for running requests after the signal to stop.
     """

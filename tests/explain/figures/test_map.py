@@ -35,7 +35,7 @@ from support.figures import (
 
 from vitrine.explain.figures import contact_sheet as sheets
 from vitrine.explain.figures.contact_sheet import contact_sheet, save_contact_sheets
-from vitrine.explain.figures.map import MapPicture, draw_overlay, map_figure, save_map_figure
+from vitrine.explain.figures.map import MapPicture, draw_overlay, map_figure, save_map_figure, wrong_answer_notes
 from vitrine.plotting.colormap import SIGNED, Scale, number, shared_scale
 from vitrine.plotting.heads import heads_figure, matrices_figure
 from vitrine.plotting.overlay import draw_map, draw_photo
@@ -582,3 +582,22 @@ def test_golden_pictures_would_notice() -> None:
 def test_golden_pictures_are_small() -> None:
     assert {path.name for path in GOLDEN.iterdir()} >= {f"{name}.png" for name in FIGURES}
     assert sum((GOLDEN / f"{name}.png").stat().st_size for name in FIGURES) < 400_000
+
+
+@pytest.mark.parametrize(
+    ("predicted", "true", "target", "words"),
+    [
+        ("cat", "cat", None, None),
+        ("cat", None, None, None),  # nobody knows
+        ("cat", "cat", "dog", None),  # right, whatever the map is for
+        ("cat", "dog", None, "explains a wrong answer: cat, where the true label is dog"),
+        ("cat", "dog", "cat", "explains a wrong answer: cat, where the true label is dog"),
+        ("cat", "dog", "dog", "The answer cat is wrong, and this map is not for it: it is for dog"),
+    ],
+)
+def test_a_map_of_a_wrong_answer_says_so(
+    predicted: str, true: str | None, target: str | None, words: str | None
+) -> None:
+    notes = wrong_answer_notes(predicted, true, target)
+    assert len(notes) == (words is not None)
+    assert words is None or words in notes[0]

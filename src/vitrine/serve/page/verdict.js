@@ -5,7 +5,7 @@ import { isAbortError, requestJson } from "./api.js";
 import { createElement, debounce } from "./dom.js";
 import { decodeArray, formatNumber, Stage } from "./viewer.js";
 
-const TIMEOUT = 600; // seconds: the model is run on about 300 changed pictures
+const TIMEOUT = 600; // seconds: the model is run on about 400 changed pictures
 
 export function createVerdictPanel(app) {
   const badge = createElement("span", { class: "badge" }, "not checked");

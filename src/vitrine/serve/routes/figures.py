@@ -27,7 +27,7 @@ _FIGURE: dict[int | str, dict[str, Any]] = {
 
 @router.post("/verdict", response_model=VerdictInfo, openapi_extra=PICTURE_BODY, tags=["classify"])
 async def verdict(request: Request, params: Annotated[ViewParams, Query()]) -> Response:
-    """Whether the answer depends on the patches that a map marks: the model is run on about 300 changed pictures, once
+    """Whether the answer depends on the patches that a map marks: the model is run on about 400 changed pictures, once
     for each map."""
     state = get_state(request)
     classifier = state.classifier(params.model)
