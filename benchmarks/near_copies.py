@@ -25,7 +25,7 @@ from PIL import Image, ImageEnhance, ImageOps
 from vitrine.data.decode import EXTENSIONS, decode
 from vitrine.data.perceptual_hash import BITS, COMPARISONS, MAX_DISTANCE, find_near, signature
 
-THRESHOLDS = (16, 32, 36, 40, 44, 48, 56, 64)
+THRESHOLDS = (48, 56, 64, 72, 80, 88, 96, 104, 112, 128)
 _NEAREST = 12  # pairs that are named
 _ROWS = 128  # of the matrix of pairs, at a time
 
@@ -143,7 +143,7 @@ def path_name(path: Path) -> str:
 def finds(pictures: Sequence[Image.Image]) -> None:
     """Print, for each change, which share of the changed pictures is within each distance of its original."""
     originals = [signature(picture) or b"" for picture in pictures]
-    shown = [16, 32, 36, 40, 48]
+    shown = [48, 64, 72, 80, 88]
     print(f"\n{len(pictures)} photographs, each changed and compared with itself; share within a distance\n")
     print(f"| change | {' | '.join(f'≤ {each}' for each in shown)} | found (≤ {MAX_DISTANCE}, as used) |")
     print(f"| --- |{' ---: |' * (len(shown) + 1)}")

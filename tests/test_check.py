@@ -216,3 +216,4 @@ def test_nothing_is_serious_and_an_endless_split_is_left_out() -> None:
 def test_the_real_photographs_are_in_order(folder: str, pictures: int) -> None:
     report = check(str(SHARED / folder))
     assert (report.pictures, report.serious, report.formats) == (pictures, False, {"JPEG": pictures})
+    assert report.near_copies == ()

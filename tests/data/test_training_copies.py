@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from vitrine.data.perceptual_hash import SIGNATURE_BYTES
+from vitrine.data.perceptual_hash import BITS, SIGNATURE_BYTES
 from vitrine.data.training_copies import (
     PERCEPTUAL_HASH,
     HashedPicture,
@@ -24,8 +24,8 @@ SIGNATURES = [RNG.bytes(SIGNATURE_BYTES) for _ in range(6)]
 def nearby(signature: bytes, bits: int) -> bytes:
     """A signature whose first hash differs in so many bits, none of them among the first quarter."""
     values = np.unpackbits(np.frombuffer(signature, np.uint8)).copy()
-    values[64 + RNG.permutation(192)[:bits]] ^= 1
-    return np.packbits(values[:256]).tobytes() + RNG.bytes(SIGNATURE_BYTES - 32)
+    values[64 + RNG.permutation(BITS - 64)[:bits]] ^= 1
+    return np.packbits(values[:BITS]).tobytes() + RNG.bytes(SIGNATURE_BYTES - BITS // 8)
 
 
 def test_a_fact_comes_before_a_suspicion_and_the_first_original_is_named() -> None:
@@ -58,8 +58,8 @@ def test_files_keep_a_copy_as_it_is(copy: TrainingCopy) -> None:
 
 def test_what_a_copy_is_said_to_be() -> None:
     assert TrainingCopy("a", "b.jpg").description == "the same file as b.jpg"
-    assert TrainingCopy("a", "b.jpg", 3).description == "near copy of b.jpg (distance 3 of 256)"
-    assert TrainingCopy("a", "b.jpg", 0, True).description == "near copy of b.jpg (distance 0 of 256, mirrored)"
+    assert TrainingCopy("a", "b.jpg", 3).description == "near copy of b.jpg (distance 3 of 512)"
+    assert TrainingCopy("a", "b.jpg", 0, True).description == "near copy of b.jpg (distance 0 of 512, mirrored)"
 
 
 @pytest.mark.parametrize("text", [None, 3, "", "no base64!", "AAAA", signature_to_text(SIGNATURES[0])[:-4]])

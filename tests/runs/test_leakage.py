@@ -51,7 +51,7 @@ def test_pictures_are_counted_by_kind_and_outcome() -> None:
         "2 of the 10 test pictures also stand in training, byte for byte. Without them the accuracy is 0.6250 (95 % "
         f"interval over pictures {wilson(5, 8).low:.4f} to {wilson(5, 8).high:.4f}, n = 8); with all pictures it is "
         "0.6000 (n = 10).",
-        "2 more look like copies of training pictures (near copies, the nearest at distance 8 of 256): a suspicion, "
+        "2 more look like copies of training pictures (near copies, the nearest at distance 8 of 512): a suspicion, "
         f"not a fact. Without them too the accuracy is 0.6667 (95 % interval over pictures {wilson(4, 6).low:.4f} to "
         f"{wilson(4, 6).high:.4f}, n = 6); with all pictures it is 0.6000 (n = 10).",
     )
@@ -65,7 +65,7 @@ def test_one_is_one_and_all_is_nothing_left() -> None:
     assert one.sentences()[0].startswith(expected)
     near = count_leakage([TrainingCopy("p1", "t", 5)], RIGHT, split="validation")
     assert near.sentences()[0].startswith(
-        "1 of the 10 validation pictures looks like a copy of a training picture (a near copy, at distance 5 of 256): "
+        "1 of the 10 validation pictures looks like a copy of a training picture (a near copy, at distance 5 of 512): "
     )
     every = count_leakage([TrainingCopy(name, "t") for name in RIGHT], RIGHT, split="validation")
     assert every.sentences() == (

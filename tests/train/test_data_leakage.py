@@ -108,9 +108,9 @@ def test_check_names_facts_and_suspicions(leaky: Path) -> None:
     text = render(report)
     assert "5 pictures lie in more than one split" in text
     assert "4 pictures look like a copy of one in another split (near copies: a suspicion)" in text
-    assert "of 256, mirrored)" in text and "near copy (distance " in text
+    assert "of 512, mirrored)" in text and "near copy (distance " in text
     rows = json.loads(json.dumps(report.to_dict()))["near_copies"]
-    assert len(rows) == 4 and all(row["across_splits"] and row["bits"] == 256 for row in rows)
+    assert len(rows) == 4 and all(row["across_splits"] and row["bits"] == 512 for row in rows)
 
 
 def test_training_says_so_before_and_after(training: tuple[TrainResult, list[Event]]) -> None:

@@ -1,9 +1,10 @@
 """Perceptual hashes: pictures that show the same have hashes that differ in few bits, whatever was done to the file.
 
-The hash is imagehash's ``phash`` with 256 bits: the signs of the 16 × 16 lowest frequencies of the grey picture, about
-their median. A picture has four of them: of all of it, of its middle 95 % and 90 %, and of its mirror image, so that a
-slightly cropped or a mirrored copy is near one of them. ``benchmarks/near_copies.py`` measures what this finds and how
-often different photographs are taken for copies; ``docs/leakage.md`` has its table.
+The hash is two of imagehash's, of 256 bits each: ``phash``, the signs of the 16 × 16 lowest frequencies of the grey
+picture about their median, which says how its large shapes lie; and ``dhash``, whether each of 16 × 16 cells is lighter
+than the next, which tells pictures of like shapes apart. A picture has four: of all of it, of its middle 95 % and 90 %,
+and of its mirror image, so that a slightly cropped or a mirrored copy is near one of them. What this finds, and how
+often different photographs are taken for copies, is measured by ``benchmarks/near_copies.py``: see docs/leakage.md.
 
 Axes: Q queries, R references, P pairs of both, H hashes a picture, W words of 64 bits a hash.
 """
@@ -17,19 +18,19 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, ImageStat
 
-BITS = 256
+BITS = 512
 """Bits of a hash."""
 
-MAX_DISTANCE = 36
+MAX_DISTANCE = 80
 """Bits that may differ between near copies. Chosen by ``benchmarks/near_copies.py``; see docs/leakage.md."""
 
-SIGNATURE_BYTES = 128
+SIGNATURE_BYTES = 256
 """Length of a picture's signature: four hashes."""
 
-_SIDE = 16  # of the hash: _SIDE² is BITS
+_SIDE = 16  # of both hashes: twice _SIDE² is BITS
 _CROPS = (1.0, 0.95, 0.9)  # middle parts of the picture that are hashed, as shares of both sides
 _MIRRORED = len(_CROPS)  # place of the mirror image's hash
-_MAX_LOW_DISTANCE = 12  # of the 64 bits of lowest frequency: a quick look at a quarter of the bits comes first
+_MAX_LOW_DISTANCE = 12  # of the 64 bits of lowest frequency: a quick look at an eighth of the bits comes first
 _THUMBNAIL = 128  # pixels a side, from which all four are made
 _LEAST_CONTRAST = 2.0  # standard deviation of the grey values, of 255: below it there is nothing to compare
 _QUERIES_AT_ONCE, _REFERENCES_AT_ONCE = 64, 8192  # 4 MiB of words
@@ -70,14 +71,15 @@ def signature(picture: Image.Image) -> bytes | None:
         for margin in margins
     ]
     parts.append(ImageOps.mirror(parts[0]))
-    return b"".join(_pack(imagehash.phash(part, hash_size=_SIDE).hash) for part in parts)
+    return b"".join(_pack(imagehash.phash(each, _SIDE).hash, imagehash.dhash(each, _SIDE).hash) for each in parts)
 
 
-def _pack(bits: npt.NDArray[np.bool_]) -> bytes:
-    """A hash as bytes: the quarter of lowest frequencies first."""
+def _pack(frequencies: npt.NDArray[np.bool_], differences: npt.NDArray[np.bool_]) -> bytes:
+    """Both hashes of a picture as bytes: the quarter of lowest frequencies first."""
     half = _SIDE // 2
-    quarters = (bits[:half, :half], bits[:half, half:], bits[half:, :half], bits[half:, half:])
-    return np.packbits(np.concatenate([each.ravel() for each in quarters])).tobytes()
+    rows = (frequencies[:half], frequencies[half:])
+    quarters = [part for row in rows for part in (row[:, :half], row[:, half:])]
+    return np.packbits(np.concatenate([each.ravel() for each in (*quarters, differences)])).tobytes()
 
 
 @dataclass(frozen=True)
