@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from support.paths import SHARED
+from support.odd_pictures import make_deep_png, make_twelve_bit_tiff
+from support.paths import CHECKOUT, SHARED
 
 from vitrine.check import check, render
 from vitrine.data.check import inspect
@@ -217,3 +218,64 @@ def test_the_real_photographs_are_in_order(folder: str, pictures: int) -> None:
     report = check(str(SHARED / folder))
     assert (report.pictures, report.serious, report.formats) == (pictures, False, {"JPEG": pictures})
     assert report.near_copies == ()
+
+
+# --- pictures of more than 8 bits that use few of them
+
+
+def deep_folder(folder: Path, pictures: dict[str, np.ndarray]) -> Path:
+    for label in ("cat", "dog"):
+        save(folder / label / "plain.png", format_name="PNG")
+    for name, values in pictures.items():
+        write_deep(folder / "cat" / name, values)
+    return folder
+
+
+def write_deep(file: Path, values: np.ndarray) -> None:
+    """Greyscale by Pillow, colour by hand, which Pillow cannot write."""
+    if values.ndim == 2:
+        Image.fromarray(values.astype(np.uint16)).save(file)
+    else:
+        file.write_bytes(make_deep_png(values.astype(np.uint16), 2))
+
+
+def test_twelve_bits_in_a_file_of_sixteen_are_named_with_a_remedy(tmp_path: Path) -> None:
+    values = RNG.integers(0, 4096, (9, 14))
+    values[0, 0] = 4095
+    pictures = {"12.png": values, "12.tif": values, "12 colour.png": np.dstack([values] * 3)}
+    pictures |= {"10.png": values >> 2, "14.png": values * 4 + 3, "16.png": values * 16 + 15, "15.png": values * 8}
+    report = check(str(deep_folder(tmp_path, pictures)))
+    found = {Path(each.name).name: (each.used_bits, each.bits, each.brightest) for each in report.dark}
+    assert found == {
+        "12.png": (12, 16, 16), "12.tif": (12, 16, 16), "12 colour.png": (12, 16, 15), "10.png": (10, 16, 4),
+        "14.png": (14, 16, 64),
+    }  # fmt: skip
+    text = render(report)
+    assert "5 pictures of more than 8 bits come out dark: few of the bits are used" in text
+    assert "cat/12.png: 12 of 16 bits, nowhere brighter than 16 of 255" in text
+    assert "Multiply the values of the dark pictures by 4 " in text, "so that the brightest of them does not overflow"
+    assert not report.serious and report.to_dict()["dark"][0]["bits"] == 16  # type: ignore[index]
+    one = check(str(deep_folder(tmp_path / "one", {"a.png": values})))
+    assert "Multiply the values of the dark pictures by 16 and save them again: their largest value has 12 bits" in (
+        " ".join(one.suggestions)
+    )
+
+
+def test_deep_pictures_that_use_their_range_are_not_named(tmp_path: Path) -> None:
+    file = tmp_path / "cat" / "stated.tif"
+    report = check(str(deep_folder(tmp_path, {"night.png": np.pad([[40_000]], ((0, 9), (0, 9)))})))
+    assert report.dark == () and "dark" not in render(report)
+    file.write_bytes(make_twelve_bit_tiff(RNG.integers(2000, 4096, (4, 6))))
+    assert check(str(tmp_path)).dark == (), "a file that states its 12 bits is scaled by them"
+
+
+def test_the_program_of_the_page_brightens_dark_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = RNG.integers(0, 4096, (9, 14))
+    values[0, 0] = 4095
+    deep_folder(tmp_path, {"scan.png": values})
+    page = (CHECKOUT / "docs" / "pictures.md").read_text("utf-8")
+    (program,) = (part.partition("```")[0] for part in page.split("```python\n")[1:] if "used_bits" in part)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(program.replace('"scans"', '"cat"'), "the page", "exec"), {})
+    assert check(str(tmp_path)).dark == ()
+    assert np.asarray(Image.open(tmp_path / "cat" / "scan.png")).tolist() == (values * 16).tolist()

@@ -5,8 +5,8 @@ Axes: C channels, then classes; H, W pixel rows and columns.
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import torch
@@ -141,4 +141,8 @@ def _prepare(export: LoadedExport, spec: InputSpec, sample: Sample) -> _Inputs |
         return None
     pixels_HWC = torch.from_numpy(eval_transform(spec)(image))
     run_CHW = normalise(pixels_HWC.permute(2, 0, 1)[None], spec.mean, spec.std)[0]
-    return _Inputs(run_CHW, export.prepare(Image.open(io.BytesIO(data))), export.prepare(image))
+    with NamedTemporaryFile() as file:  # opened by its path, as people do: Pillow does not read all files alike
+        file.write(data)
+        file.flush()
+        file_CHW = export.prepare(Image.open(file.name))
+    return _Inputs(run_CHW, file_CHW, export.prepare(image))

@@ -184,9 +184,10 @@ def _commands(*lines: str) -> str:
 _OPEN = """\
 def open_picture(path):
     \"\"\"Upright 8-bit RGB, as in training: transparency on white, greyscale of more than 8 bits scaled to 8.\"\"\"
-    picture = Image.open(path)
-    bits = max(getattr(picture, "tag_v2", {{}}).get(258, (16,)))  # only TIFF files say it
-    picture = ImageOps.exif_transpose(picture)
+    with open(path, "rb") as file:  # not by its path: there Pillow does not turn some TIFF files upright
+        picture = Image.open(file)
+        bits = max(getattr(picture, "tag_v2", {{}}).get(258, (16,)))  # only TIFF files say it
+        picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):
         values = np.rint(np.asarray(picture, dtype=np.float32) * (255 / (2**bits - 1))).clip(0, 255)
         picture = Image.fromarray(values.astype(np.uint8))
