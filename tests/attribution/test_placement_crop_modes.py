@@ -72,6 +72,7 @@ def test_patches_on_the_border_hold_nothing_of_the_photograph() -> None:
     full_HW = np.ones((240, 80), dtype=bool)
     in_picture_RC = placement.coverage(full_HW)
     assert in_picture_RC[:, 0].max() == 0 and in_picture_RC[:, -1].max() == 0 and in_picture_RC[:, 3:5].min() == 1
+    np.testing.assert_allclose(placement.photo_share_RC, in_picture_RC, atol=1e-6)
     hit_RC = centres_inside(full_HW, placement)
     assert not hit_RC[:, [0, 1, -2, -1]].any() and hit_RC[:, 3:5].all()
     spread_HW = placement.to_image(np.arange(ROWS * COLUMNS).reshape(ROWS, COLUMNS), smooth=False)

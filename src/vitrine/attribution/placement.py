@@ -115,6 +115,15 @@ class Placement:
         return (right - left) * (bottom - top) / (self.geometry.width * self.geometry.height)
 
     @property
+    def photo_share_RC(self) -> Floats:  # noqa: N802  its axes
+        """float32 (R, C): how much of each patch shows the photograph, 0 to 1; the rest is border."""
+        height, width = self.geometry.height, self.geometry.width
+        down_R = np.diff(self._down.clip(0, height)) / np.diff(self._down)
+        across_C = np.diff(self._across.clip(0, width)) / np.diff(self._across)
+        share_RC: Floats = np.outer(down_R, across_C).astype(np.float32)
+        return share_RC
+
+    @property
     def visible_HW(self) -> Bools:  # noqa: N802  its axes
         """bool (H, W): the pixels whose middle the model saw."""
         return self.visible_mask(self.geometry.height, self.geometry.width)

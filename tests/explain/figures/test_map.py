@@ -32,10 +32,20 @@ from support.figures import (
     require_tidy,
     words_of,
 )
+from support.inputs import square_input
 
+from vitrine.attribution.placement import Placement
+from vitrine.data.transforms import EvalTransform
 from vitrine.explain.figures import contact_sheet as sheets
 from vitrine.explain.figures.contact_sheet import contact_sheet, save_contact_sheets
-from vitrine.explain.figures.map import MapPicture, draw_overlay, map_figure, save_map_figure, wrong_answer_notes
+from vitrine.explain.figures.map import (
+    MapPicture,
+    border_notes,
+    draw_overlay,
+    map_figure,
+    save_map_figure,
+    wrong_answer_notes,
+)
 from vitrine.plotting.colormap import SIGNED, Scale, number, shared_scale
 from vitrine.plotting.heads import heads_figure, matrices_figure
 from vitrine.plotting.overlay import draw_map, draw_photo
@@ -601,3 +611,17 @@ def test_a_map_of_a_wrong_answer_says_so(
     notes = wrong_answer_notes(predicted, true, target)
     assert len(notes) == (words is not None)
     assert words is None or words in notes[0]
+
+
+def test_what_lies_on_the_border_is_said_and_only_there() -> None:
+    """A tall picture fills a quarter of the input, so that an even map has three quarters of itself on the border."""
+    for mode, notes in (
+        ("border", ("75.0 % of the map lies on the border around the photograph and is not drawn.",)),
+        ("center", ()),
+        ("squash", ()),
+    ):
+        transform = EvalTransform(square_input(64, size=(48, 64), crop_mode=mode))
+        placement = Placement(transform.geometry(80, 240), 6, 8)
+        assert border_notes(np.ones((6, 8)), placement) == notes
+    on_the_photograph = np.where(placement.photo_share_RC > 0, 1, 0)
+    assert border_notes(np.zeros((6, 8)), placement) == border_notes(on_the_photograph, placement) == ()

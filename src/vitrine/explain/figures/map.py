@@ -54,6 +54,20 @@ _DUSK = "#454c54"  # about what a dimmed photograph looks like
 _NARROWEST = 6.0  # so that a verdict has lines to be read
 
 
+def border_notes(scores_RC: npt.ArrayLike, placement: Placement) -> tuple[str, ...]:
+    """A sentence on what of a map lies on the border round the photograph; none where there is no border.
+
+    Args:
+        scores_RC: (R, C); negative ones hold no mass.
+        placement: of these patches.
+    """
+    mass_RC, border_RC = np.maximum(np.nan_to_num(scores_RC), 0), 1 - placement.photo_share_RC
+    if border_RC.max() < 1e-6 or not mass_RC.any():
+        return ()
+    share = float((mass_RC * border_RC).sum() / mass_RC.sum())
+    return (f"{percent(share)} of the map lies on the border around the photograph and is not drawn.",)
+
+
 @dataclass(frozen=True, eq=False)
 class MapPicture:
     """A photograph with its map, and the words beside it.
@@ -104,17 +118,18 @@ class MapPicture:
         """
         photo_HWC = np.asarray(picture.sample.picture.decode())
         height, width = photo_HWC.shape[:2]
-        verdict = picture.verdict
+        placement, verdict = picture.placement(width, height), picture.verdict
+        wrong = wrong_answer_notes(picture.predicted, true, picture.target)
         return cls(
             photo_HWC=photo_HWC,
             map_RC=picture.display_RC,
-            placement=picture.placement(width, height),
+            placement=placement,
             name=picture.sample.name,
             predicted=picture.predicted,
             probability=picture.probability,
             true=true,
             method=picture.method,
-            notes=(*wrong_answer_notes(picture.predicted, true, picture.target), *picture.notes),
+            notes=(*wrong, *picture.notes, *border_notes(picture.scores_RC, placement)),
             flag="" if verdict is None else verdict.flag.capitalize(),
             verdict="" if verdict is None else verdict.sentence,
             outlier_patches=picture.outlier_patches,
