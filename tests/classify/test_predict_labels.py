@@ -243,13 +243,33 @@ REGRESSIONS = {
 def test_a_regression_is_refused_by_name(kind: str, tmp_path: Path, vitrine_command: Command, pictures: Path) -> None:
     labels, bias, config = REGRESSIONS[kind]
     folder = write_model(tmp_path / "model", labels, bias, **config)  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match=r"is a regression \(problem_type of its config.json\)") as error:
+    with pytest.raises(ModelError, match=r"is a regression by its config\.json \(problem_type, or one") as error:
         open_classifier(str(folder))
     assert len(str(error.value).splitlines()) == 2
     status, _, message = vitrine_command("predict", folder, pictures, "-o", tmp_path / "p.csv")
     assert status == 2 and "regression" in message and not (tmp_path / "p.csv").exists()
     assert open_classifier(str(folder), features=True).labels == ()
     assert load_model(str(folder), pretrained=True, num_classes=3).module.num_classes == 3, "training can begin from it"
+
+
+def test_a_choice_of_one_class_is_refused(tmp_path: Path) -> None:
+    folder = write_model(tmp_path / "model", ("LABEL_0",), [0.3])
+    config = json.loads((folder / "config.json").read_text()) | {"problem_type": "single_label_classification"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ModelError, match="has one class, which every picture would get with 100 %"):
+        open_classifier(str(folder))
+
+
+def test_weights_that_are_put_into_a_named_model_are_what_their_configuration_says(tags: Path, tmp_path: Path) -> None:
+    args = {"img_size": 32, "patch_size": 8, "embed_dim": 48, "depth": 2, "num_heads": 3, "mlp_ratio": 2}
+    timm.models.save_for_hf(
+        timm.create_model("vit_tiny_patch16_224", **args, num_classes=3),
+        str(tmp_path),
+        model_config={"model_args": args | {"num_classes": 3}},
+        safe_serialization=True,
+    )
+    named = open_classifier(str(tags / "model.safetensors"), "fp32", str(tmp_path))
+    assert named.is_multi_label and named.loaded_model.reference.problem_type is None
 
 
 def test_one_label_of_a_multi_label_model_is_a_label(tmp_path: Path, pictures: Path) -> None:

@@ -143,12 +143,17 @@ def _is_multi_label(model: LoadedModel) -> bool:
         ModelError: they are numbers, or logits of every token.
     """
     count, reference = int(model.module.num_classes), model.reference  # type: ignore[arg-type]
-    problem_type = reference.problem_type
-    if problem_type == "regression" or (count == 1 and problem_type == "single_label_classification"):
-        outputs = "one output is a number" if count == 1 else f"{count} outputs are numbers"
+    # A file that was put into a named model has its configuration beside it.
+    problem_type = reference.problem_type or (reference.checkpoint.problem_type if reference.pretrained_file else None)
+    if problem_type == "regression":
         raise ModelError(
-            f"{reference.text} is a regression (problem_type of its config.json): its {outputs}, not a class.\n"
+            f"{reference.text} is a regression by its config.json (problem_type, or one output without it): "
+            "it gives numbers, not classes.\n"
             "Only classifiers can be opened; its features can still be used: vitrine knn, or vitrine train from it."
+        )
+    if problem_type == "single_label_classification" and count == 1:
+        raise ModelError(
+            f"{reference.text} has one class, which every picture would get with 100 %: there is nothing to tell apart."
         )
     if getattr(model.module, "global_pool", None) == "":
         raise ModelError(

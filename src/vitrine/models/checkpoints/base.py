@@ -66,6 +66,7 @@ class ConvertedCheckpoint:
             library does it in its own way.
         notes: sentences on what was left out.
         is_npz: whether timm's own reader of Google's files reads it.
+        problem_type: as :class:`ModelDescription` has it, from the configuration beside the file; None without one.
     """
 
     title: str
@@ -78,6 +79,7 @@ class ConvertedCheckpoint:
     resample_positions: Callable[[Tensor, int], Tensor] | None = None
     notes: tuple[str, ...] = ()
     is_npz: bool = False
+    problem_type: str | None = None
 
     @property
     def path(self) -> Path:

@@ -297,6 +297,7 @@ def convert_transformers(file: StateDictFile) -> ConvertedCheckpoint:
     kernel = checkpoint.shapes.get("patch_embed.proj.weight", ())
     head = checkpoint.shapes.get("head.weight", ())
     reads_mean = kernel and len(head) == 2 and head[1] == 2 * kernel[0]
+    checkpoint = replace(checkpoint, problem_type=config.problem_type if config else None)
     return replace(checkpoint, readout="class and mean") if reads_mean else checkpoint
 
 
