@@ -179,7 +179,7 @@ def test_a_row_for_every_label_above_the_threshold(
                 assert row["probability"] == ""
 
 
-@pytest.mark.parametrize("cut", [0.2, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("cut", [0.3, 1.0])
 def test_a_multi_label_table_that_was_cut_off_is_continued_to_the_same_bytes(
     tags: Path, pictures: Path, tmp_path: Path, cut: float
 ) -> None:
