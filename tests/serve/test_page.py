@@ -282,6 +282,7 @@ def test_a_cell_of_the_confusion_matrix_opens_its_pictures_and_they_their_maps(p
 def test_of_thousands_of_thumbnails_few_are_in_the_page(browser: Any, home: str) -> None:
     validation = {
         "labels": ["a", "b"],
+        "leakage": ["2 of the 5,000 validation pictures also stand in training, byte for byte."],
         "confusion": [[2500, 0], [0, 2500]],
         "pictures": [
             {"id": "v0", "name": f"{i:04}.png", "true": "a", "predicted": "a", "probability": 0.5, "right": True}
@@ -292,6 +293,7 @@ def test_of_thousands_of_thumbnails_few_are_in_the_page(browser: Any, home: str)
         page.route("**/api/validation?*", lambda route: route.fulfill(json=validation))
         page.goto(f"{home}/#/data")
         page.locator(".thumbnails button").first.wait_for()
+        page.get_by_text("2 of the 5,000 validation pictures also stand in training").wait_for()
         count = "document.querySelectorAll('.thumbnails button').length"
         assert page.evaluate(count) < 200
         # Sixty screens' way down, a screen in two frames: what is in sight is always drawn.
@@ -321,6 +323,7 @@ def test_too_many_classes_for_a_table_are_said(browser: Any, home: str) -> None:
     picture = {"id": "v0", "name": "a.png", "true": "0", "predicted": "1", "probability": 0.5, "right": False}
     validation = {
         "labels": [str(i) for i in range(1001)],
+        "leakage": [],
         "confusion": None,
         "pictures": [picture],
         "command": "a command",

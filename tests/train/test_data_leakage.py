@@ -175,6 +175,7 @@ def test_the_headline_of_a_report_carries_it(run: Path, leaky: Path) -> None:
     assert "without 4 in training too and 3 near copies, n = 16" in document.title
     named = build_document([str(run)], ReportSettings(title="mine", pictures=(next((leaky / "train").rglob("*.png")),)))
     assert leakage.headline() in named.detail
+    assert document.facts["final"]["leakage"]["validation"]["exact"] == EXACT
 
 
 def settings() -> DataSettings:

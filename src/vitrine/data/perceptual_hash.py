@@ -58,14 +58,15 @@ def signature(picture: Image.Image) -> bytes | None:
     """
     import imagehash  # takes a moment to import
 
-    thumbnail = picture.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.LANCZOS, reducing_gap=2.0).convert("L")
+    side = (_THUMBNAIL, _THUMBNAIL)
+    thumbnail = picture.convert("L").resize(side, Image.Resampling.BILINEAR, reducing_gap=2.0)
     if ImageStat.Stat(thumbnail).stddev[0] < _LEAST_CONTRAST:
         return None
     margins = [_THUMBNAIL * (1 - share) / 2 for share in _CROPS]
     parts = [
         thumbnail.resize(
             (4 * _SIDE, 4 * _SIDE),
-            Image.Resampling.LANCZOS,
+            Image.Resampling.BILINEAR,
             box=(margin, margin, _THUMBNAIL - margin, _THUMBNAIL - margin),
         )
         for margin in margins

@@ -40,6 +40,7 @@ from vitrine.report.sections.summary import (
 from vitrine.results import ClassificationMetrics, count_of
 from vitrine.runs.data import resolve_data_reference
 from vitrine.runs.find import find_runs
+from vitrine.runs.leakage import LEAKAGE
 from vitrine.runs.record import read_record
 
 Progress = Callable[[str, int, int], None]
@@ -281,6 +282,7 @@ class _DocumentBuilder:
                 "run": self.final.name,
                 "validation": _without_matrix(self.final.record.classification_metrics),
                 "test": None if self.final.test is None else _without_matrix(self.final.test),
+                LEAKAGE: {each.split: each.to_dict() for each in self.final.looked_for},
             }
         return facts
 

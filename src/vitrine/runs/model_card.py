@@ -155,7 +155,8 @@ def _evaluation_results(facts: CardFacts, task: str) -> list[Any]:
     m = facts.metrics
     if isinstance(m, ClassificationMetrics):
         ends = [m.accuracy_interval.low, m.accuracy_interval.high]
-        arguments: dict[str, Any] = {"n": m.n, "interval_95": ends, "precision": m.precision}
+        spread = {"interval_95": ends, "interval_over": "pictures", "trainings": 1}
+        arguments: dict[str, Any] = {"n": m.n, **spread, "precision": m.precision}
         if facts.leakage:
             arguments["without_training_copies"] = facts.leakage.without_any.to_dict()
         return [
