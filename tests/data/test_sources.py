@@ -145,6 +145,59 @@ def test_an_unlabelled_test_folder_is_left_aside(tmp_path: Path) -> None:
     assert has_note(data, "no validation split")
 
 
+EIGHT = range(8)
+ALIKE: dict[str, list[str]] = {
+    "bus, car, train": [f"{label}/{n}.png" for label in ("bus", "car", "train") for n in EIGHT],
+    "camera names": [f"{label}/IMG_{n}.png" for label in ("bus", "car", "train") for n in EIGHT],
+    "two cameras": [f"{label}/{camera}_{n}.png" for label in ("bus", "car", "train") for n in EIGHT for camera in "ab"],
+    "train and test of many": [f"{label}/{n}.png" for label in ("train", "test", "exam", "quiz") for n in EIGHT],
+    "Dev, Val": [f"{label}/{n}.png" for label in ("Dev", "Ann", "Val", "Training") for n in EIGHT],
+    "an empty folder beside": [*(f"{label}/{n}.png" for label in ("bus", "train") for n in EIGHT), "notes/a.txt"],
+    "all, data, images": [f"{label}/{n}.png" for label in ("all", "data", "images", "train") for n in EIGHT],
+}
+SPLITS: dict[str, list[str]] = {
+    "classes below": [f"{split}/{label}/{n}.png" for split in ("train", "test") for label in "ab" for n in EIGHT],
+    "labels in names": [f"{split}/{label}_{n}.png" for split in ("train", "val") for label in "ab" for n in EIGHT],
+    "masks beside": [f"{part}/{label}/{n}.png" for part in ("train", "test", "masks") for label in "ab" for n in EIGHT],
+    "train alone": [f"train/{label}/{n}.png" for label in "ab" for n in EIGHT],
+    "something else beside train": [*(f"train/{label}/{n}.png" for label in "ab" for n in EIGHT), "extra/1.png"],
+    "labels in names, others beside": [*(f"train/{label}_{n}.png" for label in "ab" for n in EIGHT), "extra/1.png"],
+}
+
+
+@pytest.mark.parametrize("kind", ALIKE)
+def test_a_class_may_be_called_like_a_split(kind: str, tmp_path: Path) -> None:
+    data = open_data(str(fill(tmp_path, *ALIKE[kind])))
+    folders = {name.partition("/")[0] for name in ALIKE[kind] if name.endswith(".png")}
+    assert set(data.labels) == folders and set(data.splits) == {"train", "validation"}
+    assert has_note(data, "classes", next(name for name in folders if name.lower() in ("train", "training")))
+    try:
+        labels = set(open_data(f"{tmp_path}?folders=splits").labels)
+    except UnknownLayoutError:  # as splits they hold no labels, or those of cameras
+        labels = set()
+    assert not labels & folders
+
+
+@pytest.mark.parametrize("kind", SPLITS)
+def test_splits_are_read_as_splits(kind: str, tmp_path: Path) -> None:
+    fill(tmp_path, *SPLITS[kind])
+    data = open_data(str(tmp_path))
+    assert data.labels == ("a", "b") and "train" in data.splits
+    assert not any("folders=" in note for note in data.notes)
+    if any(name.count("/") == 2 for name in SPLITS[kind]) and kind == "train alone":
+        return  # one folder with all of the pictures below it is refused as a wrong level
+    assert "train" in open_data(f"{tmp_path}?folders=classes").labels
+
+
+def test_what_is_not_clear_is_said_with_the_word_that_decides(tmp_path: Path) -> None:
+    fill(tmp_path, *(f"{part}/{label}/{n}.png" for part in ("train", "bus") for label in "ab" for n in EIGHT))
+    data = open_data(str(tmp_path))
+    assert data.labels == ("a", "b") and has_note(data, "Read as splits", "train/", "?folders=classes")
+    assert open_data(f"{tmp_path}?folders=classes").labels == ("bus", "train")
+    with pytest.raises(DataError, match="folders=classes or folders=splits"):
+        open_data(f"{tmp_path}?folders=maybe")
+
+
 def test_only_a_test_split(tmp_path: Path) -> None:
     data = open_data(str(fill(tmp_path, "test/a/1.png", "test/b/1.png")))
     assert set(data.splits) == {"test"}

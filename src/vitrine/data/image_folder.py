@@ -188,15 +188,21 @@ class _SkippedFiles:
         return (*self.sentences, *skipped_notes(self.extensions))
 
 
-def open_folder(folder: Path, reference: str) -> Dataset:
+def open_folder(folder: Path, reference: str, folders: str = "") -> Dataset:
     """Read a folder of labelled pictures in any of the layouts this module knows.
+
+    Args:
+        folder: the folder.
+        reference: as a person wrote it, for messages.
+        folders: what folders that are called like splits are: "classes" or "splits"; empty looks at what they hold.
 
     Raises:
         UnknownLayoutError: no known layout; the message says what was found.
         DataError: a folder cannot be read.
     """
     skipped_files = _SkippedFiles()
-    parts = _split_folders(folder)
+    parts, note = _split_folders(folder, folders)
+    skipped_files.sentences += [note] if note else []
     if not parts:
         layout, files = _read_layout(folder, "", "", skipped_files)
         return labelled_data(reference, layout, files, skipped_files.notes())
@@ -253,15 +259,59 @@ def ordered_labels(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(distinct))
 
 
-def _split_folders(folder: Path) -> dict[str, str]:
-    """Folder name to split, where there is a ``train`` folder or nothing but split folders; else empty."""
-    folders = [entry.name for entry in entries(folder) if is_folder(entry)]
-    parts = {name: SPLIT_NAMES[name.lower()] for name in folders if name.lower() in SPLIT_NAMES}
+def _split_folders(folder: Path, wanted: str) -> tuple[dict[str, str], str]:
+    """Folder name to split, and a sentence where what the folders are was not clear; no names for class folders.
+
+    A name decides nothing alone: a folder called ``train`` beside others that hold pictures as it does is a class.
+    """
+    names = [entry.name for entry in entries(folder) if is_folder(entry)]
+    parts = {name: SPLIT_NAMES[name.lower()] for name in names if name.lower() in SPLIT_NAMES}
+    if wanted == "classes" or not parts:
+        return {}, ""
+    others = [name for name in names if name not in parts]
+    if wanted != "splits":
+        if others and "train" not in parts.values():
+            return {}, ""
+        is_alike, is_clear = _are_classes(folder, list(parts), others)
+        called = and_n_more([f"{name}/" for name in parts])
+        if is_alike:
+            note = f"Read as classes, as what lies beside them looks alike: {called}. DATA?folders=splits reads splits."
+            return {}, note
+        note = "" if is_clear else f"Read as splits by their names: {called}. DATA?folders=classes reads classes."
+    else:
+        note = ""
     twice = [split for split, n in Counter(parts.values()).items() if n > 1]
     if twice:
         both = and_n_more([name for name, split in parts.items() if split == twice[0]])
         raise DataError(f"{folder} has two folders for the split {twice[0]}: {both}. Keep one of them.")
-    return parts if "train" in parts.values() or len(parts) == len(folders) else {}
+    return parts, note
+
+
+def _are_classes(folder: Path, parts: Sequence[str], others: Sequence[str]) -> tuple[bool, bool]:
+    """Whether folders that are called like splits are classes, by what lies beside them; and whether that is clear."""
+    kinds = {name: _kind_of_folder(folder / name) for name in (*parts, *others)}
+    siblings = [kinds[name] for name in others if kinds[name] != "empty"]
+    own = {kinds[name] for name in parts} - {"empty"}
+    direct = {"pictures", "labelled pictures"}
+    if not siblings or not own:
+        return False, True
+    if own == {"pictures"}:  # as splits they would have no labels
+        return "pictures" in siblings or "labelled pictures" in siblings, True
+    if own <= direct and len(parts) == 1 and sum(kind in direct for kind in siblings) > 1:
+        return True, False
+    return False, len(parts) > 1 or not own & set(siblings)
+
+
+def _kind_of_folder(folder: Path) -> str:
+    """What a folder holds: "folders" of pictures, "labelled pictures" of several labels, "pictures", or "empty"."""
+    inner = entries(folder)
+    if any(next(walk(Path(e.path), "", Counter(), set()), None) for e in inner if is_folder(e)):
+        return "folders"
+    stems = [Path(entry.name).stem for entry in inner if is_picture(entry)]
+    labels = [match["label"] for stem in stems if (match := _FLAT_STEM.fullmatch(stem))]
+    if not stems:
+        return "empty"
+    return "labelled pictures" if len(set(labels)) > 1 and 2 * len(labels) > len(stems) else "pictures"
 
 
 def _read_layout(folder: Path, prefix: str, split: str, skipped_files: _SkippedFiles) -> tuple[str, list[LabelledFile]]:

@@ -22,8 +22,9 @@ __all__ = ["iter_pictures", "list_pictures", "open_data", "open_unlabelled"]
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """What Hugging Face datasets calls a manifest that lies among the pictures."""
 
-OPTIONS = ("image", "label", "split", "config", "revision")
-"""Options that may follow a reference after a question mark: columns by name, and a hub data set's configuration."""
+OPTIONS = ("image", "label", "split", "config", "revision", "folders")
+"""Options that may follow a reference after a question mark: columns by name, a hub data set's configuration, and what
+folders are that are called like splits (classes or splits)."""
 
 
 def open_data(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -> Dataset:
@@ -107,9 +108,12 @@ def _open_folder(folder: Path, reference: str, options: dict[str, str]) -> Datas
     for name in METADATA:
         if (folder / name).is_file() and manifest.has_columns(folder / name):
             return manifest.open_manifest(folder / name, reference, options)
+    folders = options.pop("folders", "")
     if options:
         raise DataError(f"{reference}: options choose columns, and {folder} holds no table of pictures.")
-    return image_folder.open_folder(folder, reference)
+    if folders not in ("", "classes", "splits"):
+        raise DataError(f"{reference}: folders={folders} is not known; expected folders=classes or folders=splits.")
+    return image_folder.open_folder(folder, reference, folders)
 
 
 def _open_file(path: Path, reference: str, options: dict[str, str]) -> Dataset:
