@@ -173,7 +173,7 @@ def test_a_class_may_be_called_like_a_split(kind: str, tmp_path: Path) -> None:
     assert has_note(data, "classes", next(name for name in folders if name.lower() in ("train", "training")))
     try:
         labels = set(open_data(f"{tmp_path}?folders=splits").labels)
-    except UnknownLayoutError:  # as splits they hold no labels, or those of cameras
+    except DataError:  # as splits they hold no labels, or those of cameras
         labels = set()
     assert not labels & folders
 
