@@ -24,6 +24,7 @@ from vitrine.explain.explainer import Explainer
 
 Floats = npt.NDArray[np.float32]
 
+SCENES_SEED = 0
 RANDOM_MAPS = 2  # a picture
 OTHERS = ("attention", "relevance", "occlusion")  # methods whose maps of another picture are tested
 FLAGS: tuple[str, ...] = get_args(Flag)
@@ -49,7 +50,8 @@ class TestedMap:
 
 def measure(workplace: Workplace) -> Iterable[RateTable]:
     """The section's tables."""
-    tested = list(_test_pictures(workplace))
+    maps = _Maps(workplace)
+    tested = [each for b in range(len(maps.scenes)) for each in maps.test(b)]
     yield _table_of_kinds(tested)
     yield _table_of_objects(tested)
     yield _table_of_broken(workplace)
@@ -70,7 +72,7 @@ def masked_scenes(workplace: Workplace, count: int) -> list[MaskedScene]:
     rows, columns = explainer.layout.rows, explainer.layout.columns
     scenes = []
     for index in range(count):
-        picture = ScenePicture(workplace.family, 0, "test", index)
+        picture = ScenePicture(workplace.family, SCENES_SEED, "test", index)
         mask_HW = picture.scene.objects[0].mask
         down, across = mask_HW.shape[0] // rows, mask_HW.shape[1] // columns
         pixels_BCHW = explainer.pixels(torch.from_numpy(picture.pixels()).permute(2, 0, 1)[None])
@@ -80,21 +82,28 @@ def masked_scenes(workplace: Workplace, count: int) -> list[MaskedScene]:
     return scenes
 
 
-def _test_pictures(workplace: Workplace) -> Iterator[TestedMap]:
-    scenes = masked_scenes(workplace, workplace.sizes.pictures)
-    pixels_BCHW = torch.stack([scene.pixels_CHW for scene in scenes])
-    explainer = Explainer(workplace.classifier, Method())
-    classes_B = explainer.probability(pixels_BCHW).argmax(dim=1).cpu()
-    coverage_BRC, grid = np.stack([scene.coverage_RC for scene in scenes]), scenes[0].coverage_RC.shape
-    maps = {MASK: coverage_BRC}
-    for name in METHODS:
-        maps[name] = _maps(workplace.classifier.module, Method(name), pixels_BCHW, classes_B)
-    maps |= {f"{name} {OTHER}": np.roll(maps[name], 1, axis=0) for name in (MASK, *OTHERS)}
-    for number in range(RANDOM_MAPS):
-        maps[f"{RANDOM} {number}"] = np.stack([random_map(*grid, 10 * b + number) for b in range(len(scenes))])
-    for b, scene in enumerate(scenes):
-        hiding = explainer.patch_hiding(scene.pixels_CHW, int(classes_B[b]))
-        for kind, maps_BRC in maps.items():
+class _Maps:
+    """Maps of all kinds of the same pictures, and their tests, picture by picture."""
+
+    def __init__(self, workplace: Workplace) -> None:
+        self.scenes = masked_scenes(workplace, workplace.sizes.pictures)
+        pixels_BCHW = torch.stack([scene.pixels_CHW for scene in self.scenes])
+        self.explainer = Explainer(workplace.classifier, Method())
+        self.classes_B = self.explainer.probability(pixels_BCHW).argmax(dim=1).cpu()
+        coverage_BRC = np.stack([scene.coverage_RC for scene in self.scenes])
+        self.kinds = {MASK: coverage_BRC}
+        for name in METHODS:
+            self.kinds[name] = _maps(workplace.classifier.module, Method(name), pixels_BCHW, self.classes_B)
+        self.kinds |= {f"{name} {OTHER}": np.roll(self.kinds[name], 1, axis=0) for name in (MASK, *OTHERS)}
+        for number in range(RANDOM_MAPS):
+            maps = [random_map(*coverage_BRC.shape[1:], 10 * b + number) for b in range(len(self.scenes))]
+            self.kinds[f"{RANDOM} {number}"] = np.stack(maps)
+
+    def test(self, b: int) -> Iterator[TestedMap]:
+        """The tests of all maps of one picture."""
+        scene = self.scenes[b]
+        hiding = self.explainer.patch_hiding(scene.pixels_CHW, int(self.classes_B[b]))
+        for kind, maps_BRC in self.kinds.items():
             test = hiding.test(maps_BRC[b])
             yield TestedMap(kind.rstrip(" 0123456789"), test, *_covers(maps_BRC[b], scene.hit_RC, test))
 

@@ -154,7 +154,7 @@ def test_where_nothing_can_be_shown_it_says_so() -> None:
     either_one = either((0, 0), (5, 5), whole_CHW)
     scores_RC = np.zeros((GRID, GRID))
     scores_RC[0, 0] = 1
-    result = hide(either_one, whole_CHW, scores_RC)
+    result = hide(either_one, whole_CHW, scores_RC, fillings=("other pictures",))
     assert [each.patches for each in result.sets] == [1]
     assert result.flag == "cannot tell"
     assert "stands in several places" in result.sentence
@@ -176,7 +176,7 @@ def test_a_small_effect_shows_nothing_however_small_its_p() -> None:
 
     result = hide(faint, whole_CHW, needed_RC)
     assert result.p == pytest.approx(1 / (DRAWS + 1))
-    assert 0 < result.effect < MIN_EFFECT
+    assert 0 < result.random_effect < MIN_EFFECT
     assert result.flag == "cannot tell"
 
 
@@ -208,7 +208,7 @@ def test_what_any_patches_about_the_middle_do_is_no_dependence_on_the_marked_one
     result = hide(model, whole_CHW, scores_RC, draws=200)
     assert result.effect < 0
     assert result.flag == "not shown"
-    assert ("those about the middle do" in result.sentence) is (result.p <= SIGNIFICANT)
+    assert ("those about the middle take more" in result.sentence) is (result.p <= SIGNIFICANT)
     assert hide(model, whole_CHW, block(2, 2)).flag == "depends"
 
 

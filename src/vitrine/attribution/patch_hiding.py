@@ -30,6 +30,10 @@ DRAWS = 100
 COMPACT_DRAWS = 30
 """Compact sets about the middle, of which the median is taken; they have no part in p."""
 
+REPETITIONS = 4
+"""Times that the marked patches are hidden, each time behind others. Their mean is what is told of them and the effect;
+p is from the first time alone, as random sets are hidden once."""
+
 SHARES = (0.5, 0.75, 0.95)
 """Shares of a map's mass: about as many of its strongest patches are hidden as hold them."""
 
@@ -40,7 +44,7 @@ SIGNIFICANT = 0.05
 """p up to which the answer is said to depend on the marked patches: of random maps, at most this share is."""
 
 MIN_EFFECT = 0.05
-"""Probability that hiding the marked patches must take more than hiding others: less is no dependence to speak of,
+"""Probability that hiding the marked patches must take more than hiding random ones: less is no dependence to speak of,
 however sure it is."""
 
 Flag = Literal["depends", "not shown", "cannot tell"]
@@ -53,7 +57,7 @@ class HiddenSet:
 
     Attributes:
         patches: how many.
-        answer: probability left with the map's strongest ones hidden.
+        answer: probability left with the map's strongest ones hidden, the mean over repetitions.
         random: probability left with random ones hidden, the median of the draws.
         compact: probability left with as many side by side about the middle hidden, the median of the draws.
         most_needed: probability left with those hidden that the random sets show to be needed most.
@@ -99,17 +103,22 @@ class HidingTest:
         return float(np.mean([min(each.random, each.compact) - each.answer for each in self.sets]))
 
     @property
+    def random_effect(self) -> float:
+        """Probability that hiding the marked patches takes more than hiding as many random ones: mean over sizes."""
+        return float(np.mean([each.random - each.answer for each in self.sets]))
+
+    @property
     def flag(self) -> Flag:
         """Whether the answer depends on the marked patches, this does not show, or this picture cannot tell.
 
-        It depends on them where random orders seldom do as well (:data:`SIGNIFICANT`) and the effect is no trifle
-        (:data:`MIN_EFFECT`). Nothing can be told where the map marks nothing, where nothing is lost with all patches
-        hidden, or where neither the marked patches nor those that the random sets show to be needed most take more than
-        random ones.
+        It depends on them where random orders seldom do as well (:data:`SIGNIFICANT`), hiding them takes at least
+        :data:`MIN_EFFECT` more than hiding random ones, and no less than hiding those about the middle. Nothing can be
+        told where the map marks nothing, where nothing is lost with all patches hidden, or where neither the marked
+        patches nor those that the random sets show to be needed most take more than random ones.
         """
         if self.marks_nothing:
             return "cannot tell"
-        if self.p <= SIGNIFICANT and self.effect >= MIN_EFFECT:
+        if self.p <= SIGNIFICANT and self.random_effect >= MIN_EFFECT and self.effect >= 0:
             return "depends"
         return "cannot tell" if self._lack_of_power else "not shown"
 
@@ -125,12 +134,16 @@ class HidingTest:
             return f"{claims['cannot tell']}: it is the same everywhere, and marks none."
         reason = f" {self._lack_of_power}" if self.flag == "cannot tell" else ""
         if self.flag == "not shown" and self.p <= SIGNIFICANT:
-            reason = " Random patches seldom take as much, but those about the middle do."
+            reason = (
+                " Random patches seldom take as much, but those about the middle take more."
+                if self.random_effect >= MIN_EFFECT
+                else f" Random patches seldom take as much, but it is less than {MIN_EFFECT:g} more."
+            )
         return f"{claims[self.flag]}: {self._account}.{reason}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: flag, sentence, and the numbers rounded to ``DECIMALS``."""
-        content = asdict(self) | {"effect": self.effect}
+        content = asdict(self) | {"effect": self.effect, "random_effect": self.random_effect}
         return {"flag": self.flag, "sentence": self.sentence, **_round_floats(content)}
 
     @property
@@ -224,7 +237,8 @@ class PatchHiding:
         self._compact_KN = np.stack([_ranks(scores_RC, rng) for scores_RC in compact_maps(*grid, COMPACT_DRAWS, rng)])
         self._answers_of_draws: dict[int, tuple[Floats, Floats]] = {}
         self._answer = float(self._probabilities(pixels_CHW[None])[0])
-        self._all_hidden = float(self._answers(np.arange(patches)[None], patches, rng)[0])
+        everything_RN = np.zeros((REPETITIONS, patches), dtype=np.int64)
+        self._all_hidden = float(self._answers(everything_RN, 1, rng).mean())
 
     def test(self, scores_RC: npt.NDArray[np.floating]) -> HidingTest:
         """Hide the strongest patches of a map, beside random orders of the same patches in the same numbers.
@@ -235,7 +249,7 @@ class PatchHiding:
         more draw from where the random orders come from, so that p is exact for it, whatever the model (Monte Carlo
         test: Dwass 1957; Besag and Clifford 1989): P(p <= a) <= a.
 
-        The model sees at most ``len(SHARES)`` pictures an order: 400 with what is beside them.
+        The model sees at most ``len(SHARES)`` pictures an order: about 400 with what is beside them.
 
         Raises:
             ValueError: another grid, or scores that are not finite.
@@ -245,19 +259,20 @@ class PatchHiding:
             raise ValueError(f"Expected finite scores of {self.grid[0]} x {self.grid[1]} patches; got {scores_RC}.")
         rng = np.random.default_rng((*self._seed, zlib.crc32(scores_RC.tobytes())))
         counts, ranks_N = marked_counts(scores_RC), _ranks(scores_RC, rng)
-        answers_S = np.concatenate([self._answers(ranks_N[None], count, rng) for count in counts])
+        ranks_RN = np.broadcast_to(ranks_N, (REPETITIONS, ranks_N.size))
+        answers_RS = np.stack([self._answers(ranks_RN, count, rng) for count in counts], axis=1)
         random_KS, compact_KS = (np.stack(each, axis=1) for each in zip(*map(self._draws, counts), strict=True))
         needed_N = needed_order(self._random_KN, random_KS, counts)
         needed_S = np.concatenate([self._answers(needed_N[None], count, rng) for count in counts])
         medians_S, compact_S = np.median(random_KS, axis=0), np.median(compact_KS, axis=0)
-        columns = (counts, answers_S.tolist(), medians_S.tolist(), compact_S.tolist(), needed_S.tolist())
+        columns = (counts, answers_RS.mean(axis=0).tolist(), medians_S.tolist(), compact_S.tolist(), needed_S.tolist())
         return HidingTest(
             label=self.label,
             answer=self._answer,
             all_hidden=self._all_hidden,
             grid_patches=scores_RC.size,
             sets=tuple(HiddenSet(*each) for each in zip(*columns, strict=True)),
-            p=monte_carlo_p(float(_log_odds(answers_S).mean()), _log_odds(random_KS).mean(axis=1)),
+            p=monte_carlo_p(float(_log_odds(answers_RS[0]).mean()), _log_odds(random_KS).mean(axis=1)),
             draws=self.draws,
             fillings=self.fillings,
             marks_nothing=bool(np.ptp(scores_RC) == 0),
