@@ -112,6 +112,16 @@ def test_pictures_opened_as_the_card_says_have_the_runs_labels(odd_run: Path, od
     assert [again.predict(file).label for file in files] == ours
 
 
+def test_the_card_says_what_is_needed_and_what_to_do_without(odd_export: ExportResult) -> None:
+    card = (odd_export.out / "README.md").read_text("utf-8")
+    assert "timm has to be installed beside transformers" in card
+    expression = card.partition("give the pipeline `image_processor=")[2].partition("`")[0]
+    assert expression == 'BitImageProcessor.from_pretrained("./export")'
+    processor = transformers.BitImageProcessor.from_pretrained(odd_export.out)
+    classify = pipeline("image-classification", model=str(odd_export.out), image_processor=processor)
+    assert type(classify.image_processor).__name__.startswith("BitImageProcessor")
+
+
 def test_pictures_of_plain_colours_all_have_the_runs_pixels(small_run: Path, tmp_path: Path) -> None:
     run = run_on([(name, PICTURES[name]) for name in sorted(AS_THEY_ARE)], small_run, tmp_path, side=32)
     result = export(run, "hf", tmp_path / "hf")

@@ -161,12 +161,25 @@ def usage_section(facts: CardFacts) -> str:
     files = {"onnx": "model.onnx", "pt2": "model.pt2"}
     code_block = _program(facts, to, folder.get(to, ""), f"{name}/{files.get(to, '')}")
     parts = [f"With the folder here as {_folder(name)}:", f"```python\n{code_block}\n```"]
+    if to == "hf":
+        parts.append(_transformers_needs(facts, folder[to]))
     if to in folder:
         run = shlex.quote(name)
         parts.append(
             _commands(f"vitrine predict {run} IMAGES -o predictions.csv", f"vitrine explain {run} IMAGES -o maps")
         )
     return "\n\n".join(parts)
+
+
+def _transformers_needs(facts: CardFacts, folder: str) -> str:
+    """What a folder of transformers needs besides transformers, and what to do without it."""
+    needs = (
+        "timm has to be installed beside transformers, which lets it prepare the pictures (TimmWrapperImageProcessor)."
+    )
+    if facts.input.get("crop_mode") == "border":
+        return needs
+    other = code(f"image_processor=BitImageProcessor.from_pretrained({_literal(folder)})")
+    return f"{needs} Without timm, give the pipeline {other}: its crop may lie a pixel off, and labels can move."
 
 
 def _folder(name: str) -> str:
