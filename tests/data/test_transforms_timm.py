@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ SIZES = [(97, 61), (61, 97), (33, 33), (7, 10), (211, 30), (29, 173), (64, 40)]
 """Width and height: wide, tall, square, magnified, long, and one that need not be resized at all."""
 
 
-def published_inputs() -> list[InputSpec]:
+@cache
+def published_inputs() -> tuple[InputSpec, ...]:
     """Every distinct input of timm's published models, but for its size, which is divided by 7 here."""
     specs = set()
     for name in timm.list_pretrained():
@@ -28,7 +30,7 @@ def published_inputs() -> list[InputSpec]:
         rows, columns = (side // 7 for side in cfg["input_size"][1:])
         mean, std = tuple(cfg["mean"]), tuple(cfg["std"])
         specs.add(InputSpec((rows, columns), mean, std, cfg["crop_pct"], cfg["crop_mode"], cfg["interpolation"]))
-    return sorted(specs, key=repr)
+    return tuple(sorted(specs, key=repr))
 
 
 def noise(width: int, height: int) -> Image.Image:

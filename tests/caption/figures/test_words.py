@@ -64,7 +64,8 @@ def words(text: str, rows: int = 10, columns: int = 14) -> tuple[WordPanel, ...]
 def picture(text: str = SENTENCE, width: int = 300, height: int = 200, crop: float | None = None) -> CaptionPicture:
     placement = place_grid(width, height, 10, 14, crop or 1.0)
     if crop is None:  # captioners look at the whole picture
-        geometry = replace(placement.geometry, resized_width=96, resized_height=96, left=0, top=0, size=96)
+        whole = {"resized_width": 96, "resized_height": 96, "left": 0, "top": 0, "crop_width": 96, "crop_height": 96}
+        geometry = replace(placement.geometry, **whole)
         placement = replace(placement, geometry=geometry)
     return CaptionPicture(
         photo(width, height),
