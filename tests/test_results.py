@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from decimal import ROUND_HALF_EVEN, Decimal
 
-from vitrine.results import and_n_more, count_of, join_words, percent
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vitrine.results import and_n_more, count_of, join_words, percent, shown_number
 
 
 @pytest.mark.parametrize(
@@ -27,3 +31,10 @@ def test_counts_have_their_noun_and_shares_their_sign() -> None:
     assert [count_of(n, "picture") for n in (0, 1, 1500)] == ["0 pictures", "1 picture", "1,500 pictures"]
     assert count_of(2, "class", "classes") == "2 classes"
     assert (percent(0.9375), percent(0.5, 0), percent(1.0)) == ("93.8 %", "50 %", "100.0 %")
+
+
+@given(st.floats(-2, 2), st.integers(0, 4), st.booleans())
+def test_a_shown_number_is_the_rounded_one_and_zero_has_no_sign(value: float, decimals: int, sign: bool) -> None:
+    exact = Decimal(value).quantize(Decimal(1).scaleb(-decimals), ROUND_HALF_EVEN)
+    mark = "" if exact == 0 else "−" if exact < 0 else "+" if sign else ""
+    assert shown_number(value, decimals, sign=sign) == f"{mark}{abs(exact)}"

@@ -110,15 +110,13 @@ def test_bad_captions_are_refused() -> None:
         GroundedCaption("1.png", maps, WHOLE, [(1, box(0, 0, 9, 9))])
     with pytest.raises(ValueError, match="mask of 24 x 36 pixels"):
         score_nouns(GroundedCaption("1.png", maps, WHOLE, [(0, box(0, 0, 9, 9).T)]))
-    with pytest.raises(ValueError, match="1 resample"):
-        grounding([perfect(seed) for seed in range(8)], resamples=0)
 
 
 # --- means and intervals
 
 
 def test_means_are_over_nouns_and_differences_over_pairs() -> None:
-    captions = [random_caption(seed, name=f"{seed // 2}.png") for seed in range(24)]
+    captions = [random_caption(seed, name=f"{seed // 2}.png") for seed in range(48)]
     result = grounding(captions)
     scores = [score for caption in captions for score in score_nouns(caption) if score is not None]
     for key in ("pointing", "inside"):
@@ -126,18 +124,12 @@ def test_means_are_over_nouns_and_differences_over_pairs() -> None:
         for name in MAPS:
             mean = result.estimates[key][name]
             assert mean.mean == pytest.approx(sum(row[name] for row in rows) / len(rows))
-            assert (mean.nouns, mean.pictures) == (len(rows), 12)
+            assert (mean.nouns, mean.pictures) == (len(rows), 24)
             assert mean.interval is not None
             assert mean.interval.low < mean.mean < mean.interval.high
         for name in CONTROLS:
             lead = result.leads[key][name]
             assert lead.mean == pytest.approx(sum(row["word"] - row[name] for row in rows) / len(rows))
-
-
-def test_the_same_seed_gives_the_same_numbers() -> None:
-    captions = [random_caption(seed) for seed in range(12)]
-    assert grounding(captions) == grounding(captions)
-    assert grounding(captions).estimates != grounding(captions, seed=1).estimates
 
 
 def test_all_hits_still_have_an_interval() -> None:
@@ -186,11 +178,14 @@ def test_shifting_the_rows_by_one_is_seen() -> None:
 
 def test_the_same_map_for_every_word_is_no_better_than_the_mean_map() -> None:
     captions = []
-    for seed in range(12):
+    for seed in range(24):
         one = perfect(seed)
         captions.append(GroundedCaption(one.name, [one.maps[1]] * 2, WHOLE, one.nouns))
     result = grounding(captions)
-    assert result.leads["pointing"]["mean"] == ClusteredMean(0.0, Interval(0.0, 0.0), 12, 12)
+    lead = result.leads["pointing"]["mean"]
+    assert (lead.mean, lead.nouns, lead.pictures) == (0, 24, 24)
+    assert lead.interval is not None
+    assert lead.interval.low < 0 < lead.interval.high  # equal on 24 pictures is not equal everywhere
     assert result.flag == "no better"
     assert result.sentence.startswith("Word maps are no better than the mean map of the caption: pointing hit 1.00")
 
@@ -208,8 +203,6 @@ def grounding_with(word: tuple[float, float], leads: dict[str, tuple[float, floa
         absent_nouns=0,
         unpaired_nouns=0,
         shift=shift,
-        resamples=2000,
-        seed=0,
     )
 
 
@@ -256,4 +249,4 @@ def test_results_are_json() -> None:
         for key, row in result.estimates.items():
             for name, mean in row.items():
                 assert content["metrics"][key][name]["mean"] == round(mean.mean, 6)
-        assert content["bootstrap"] == {"unit": "picture", "resamples": 2000, "seed": 0}
+        assert content["intervals"]["unit"] == "picture"

@@ -7,11 +7,13 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from timm.models.vision_transformer import ResPostBlock
 from torch import nn
 
 from vitrine.attribution.attention import attention_map, attention_matrices, head_maps
-from vitrine.attribution.gradcam import gradcam
+from vitrine.attribution.gradcam import gradcam, gradcam_tokens
 from vitrine.attribution.maps import TokenLayout, split_prefix, token_layout
+from vitrine.attribution.methods import Method
 from vitrine.attribution.occlusion import occlusion
 from vitrine.attribution.relevance import relevance
 from vitrine.attribution.rollout import rollout
@@ -158,9 +160,9 @@ def test_methods_with_gradients_depend_on_the_class_and_leave_parameters_alone(m
         torch.testing.assert_close(method(module, pixels(module), torch.tensor([0, 0])).scores_BRC, one)
 
 
-def slow_gradcam(module: nn.Module, inputs: torch.Tensor, target: int, block: int, *, at_input: bool) -> torch.Tensor:
+def slow_gradcam(module: nn.Module, inputs: torch.Tensor, target: int, part: nn.Module, *, at_input=False):
+    """Patch by patch, from the tokens that leave a part of the model, or go into it."""
     tokens: list[torch.Tensor] = []
-    part = module.blocks[block]
     if at_input:
         hook = part.register_forward_pre_hook(lambda _, args: tokens.append(args[0]))
     else:
@@ -173,23 +175,50 @@ def slow_gradcam(module: nn.Module, inputs: torch.Tensor, target: int, block: in
     return torch.stack([(tokens[0][0, i] * weights).sum().clamp(min=0) for i in range(prefix, len(gradient))]).detach()
 
 
-def test_gradcam_of_a_class_token_reads_what_goes_into_the_last_block() -> None:
-    module = build_model()
-    inputs = pixels(module, 1)
+@pytest.mark.parametrize("readout", ["class", "mean"])
+def test_gradcam_reads_the_norm_before_the_last_attention(readout: str) -> None:
+    """Where pytorch-grad-cam takes it for vision transformers: blocks[-1].norm1."""
+    module = build_model(readout) if readout == "mean" else build_model()
+    inputs, last = pixels(module, 1), len(module.blocks) - 1
     map_N = gradcam(module, inputs, torch.tensor([2])).scores_BRC[0].flatten()
-    assert not slow_gradcam(module, inputs, 2, -1, at_input=False).any()  # the known mistake: nothing is there
-    torch.testing.assert_close(map_N, slow_gradcam(module, inputs, 2, -1, at_input=True), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(map_N, slow_gradcam(module, inputs, 2, module.blocks[-1].norm1), rtol=1e-4, atol=1e-6)
     assert map_N.max() > 0
+    assert gradcam_tokens(module) == gradcam_tokens(module, last) == f"blocks[{last}].norm1"
+    after = slow_gradcam(module, inputs, 2, module.blocks[-1])
+    assert bool(after.any()) == (readout == "mean")  # a known mistake: after the last block a class token reads nothing
 
 
-def test_gradcam_of_a_mean_of_patches_reads_the_last_blocks_output() -> None:
-    module = build_model("mean")
-    inputs = pixels(module, 1)
+def test_gradcam_of_an_earlier_layer_reads_what_leaves_it() -> None:
+    module = build_model()
+    inputs, targets = pixels(module, 1), torch.tensor([2])
+    for layer, number in ((-2, len(module.blocks) - 2), (0, 0)):
+        map_N = gradcam(module, inputs, targets, layer).scores_BRC[0].flatten()
+        torch.testing.assert_close(map_N, slow_gradcam(module, inputs, 2, module.blocks[layer]), rtol=1e-4, atol=1e-6)
+        assert gradcam_tokens(module, layer) == f"blocks[{number}]"
+        assert Method("gradcam", layer=layer).describe(module) == f"Grad-CAM on the tokens of blocks[{number}]"
+        assert torch.equal(Method("gradcam", layer=layer).maps(module, inputs, targets).scores_BRC[0].flatten(), map_N)
+    with pytest.raises(ModelError, match="There is no layer 9"):
+        gradcam(module, inputs, targets, 9)
+
+
+def test_gradcam_of_blocks_that_normalise_afterwards_reads_what_goes_into_the_last() -> None:
+    torch.manual_seed(0)
+    module = timm.create_model("vit_tiny_patch16_224", **PLAIN | {"depth": 2}, block_fn=ResPostBlock).eval()
+    inputs = torch.randn(1, 3, 32, 32)
+    assert gradcam_tokens(module) == "blocks[0]"
     map_N = gradcam(module, inputs, torch.tensor([2])).scores_BRC[0].flatten()
-    torch.testing.assert_close(map_N, slow_gradcam(module, inputs, 2, -1, at_input=False), rtol=1e-4, atol=1e-6)
+    expected = slow_gradcam(module, inputs, 2, module.blocks[-1], at_input=True)
+    torch.testing.assert_close(map_N, expected, rtol=1e-4, atol=1e-6)
 
 
-def test_gradcam_says_when_nothing_carries_gradient() -> None:
+def test_gradcam_is_zero_where_nothing_speaks_for_the_class() -> None:
+    """A head that was never trained has weights of 0: no gradient, and no error for the other methods' sake."""
+    module = build_model()
+    nn.init.zeros_(module.head.weight)
+    assert not gradcam(module, pixels(module), torch.tensor([0, 1])).scores_BRC.any()
+
+
+def test_gradcam_says_when_the_class_does_not_depend_on_the_layer() -> None:
     class Constant(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -200,10 +229,10 @@ def test_gradcam_says_when_nothing_carries_gradient() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             tokens = self.patch_embed(x)
             for block in self.blocks:
-                tokens = block(tokens)
-            return self.weight.expand(len(x), 3) + 0 * tokens.sum()
+                block(tokens)
+            return self.weight.expand(len(x), 3) + tokens.mean()
 
-    with pytest.raises(ModelError, match="Grad-CAM has nothing to show"):
+    with pytest.raises(ModelError, match=r"does not depend on blocks\[2\].norm1"):
         gradcam(Constant().eval(), torch.randn(1, 3, 32, 32), torch.tensor([0]))
 
 

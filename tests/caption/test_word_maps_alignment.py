@@ -133,7 +133,7 @@ def score_words(model: Knowing, scenes: Sequence[Sample], decode: Decode, shift:
         named = [one for one in find_named_words([word.text for word in words], found) if one.regions]
         nouns = [(one.index, found.mask(one.regions)) for one in named]
         captions.append(GroundedCaption(each.sample.name, [word.map_RC for word in words], each.placement, nouns))
-    return grounding(captions, shift=shift, resamples=50), alignment_drop(captions, shift or 1, resamples=50)
+    return grounding(captions, shift=shift), alignment_drop(captions, shift or 1)
 
 
 WAYS: dict[str, tuple[float, Decode]] = {

@@ -21,12 +21,12 @@ from hypothesis import strategies as st
 
 from vitrine.caption.evaluate import caption_table
 from vitrine.errors import DataError
-from vitrine.metrics import caption_java, intervals, java_process
+from vitrine.metrics import caption_java, java_process
 from vitrine.metrics import captions as captions_module
 from vitrine.metrics.caption_ngrams import corpus_bleu, ngram_scores
 from vitrine.metrics.caption_text import caption_diversity, constant_caption, tokenise
 from vitrine.metrics.captions import METRICS, caption_scores
-from vitrine.metrics.intervals import wilson
+from vitrine.metrics.intervals import mean_interval, wilson
 
 REFERENCES = {
     "dog.jpg": ["A dog runs across the green grass.", "The dog is running on grass", "A brown dog, running outdoors!"],
@@ -215,33 +215,40 @@ def test_corpus_bleu_from_sums_is_pycocoevalcaps():
         assert from_sums == pytest.approx([scores.corpus[f"bleu_{n}"] for n in range(1, 5)], rel=1e-9, abs=1e-12)
 
 
-def test_intervals_are_those_of_resampled_pictures(monkeypatch):
+def test_intervals_are_from_leaving_out_pictures_one_by_one():
     pytest.importorskip("pycocoevalcap")
-    scores = caption_scores(PREDICTED, REFERENCES, seed=3)
-    captions, references = words_of(PREDICTED, REFERENCES)
-    rouge = [slow_rouge(words, others) for words, others in zip(captions, references, strict=True)]
-    cider = slow_cider(captions, references)
-    indices = np.random.default_rng(3).integers(0, 7, (1000, 7))
-    again = {
-        "bleu_2": [slow_bleu([captions[i] for i in row], [references[i] for i in row], 2) for row in indices],
-        "rouge_l": [np.mean([rouge[i] for i in row]) for row in indices],
-        "cider": [np.mean([cider[i] for i in row]) for row in indices],
-    }
-    for key, values in again.items():
-        ends = scores.predicted.metrics[key].interval
-        assert (ends.low, ends.high) == pytest.approx(np.quantile(values, [0.025, 0.975]), abs=1e-6)
+    predicted, references_by_name = (
+        {f"{number}{name}": value for name, value in each.items() for number in range(3)}
+        for each in (PREDICTED, REFERENCES)
+    )
+    scores = caption_scores(predicted, references_by_name)
+    captions, references = words_of(predicted, references_by_name)
+    places = range(len(captions))
+    bleu, rouge, cider = [], [], slow_cider(captions, references)
+    for left_out in places:
+        rest = [i for i in places if i != left_out]
+        bleu.append(slow_bleu([captions[i] for i in rest], [references[i] for i in rest], 2))
+        rouge.append(slow_rouge(captions[left_out], references[left_out]))
+    metrics = scores.predicted.metrics
+    assert metrics["rouge_l"].interval.low == pytest.approx(mean_interval(np.array(rouge), 0, 1).low, abs=1e-6)
+    assert metrics["cider"].interval.high == pytest.approx(mean_interval(np.array(cider), 0, 10).high, abs=1e-6)
+    whole = metrics["bleu_2"].value
+    pseudo_P = np.array([len(places) * whole - (len(places) - 1) * without for without in bleu])
+    expected = mean_interval(pseudo_P - pseudo_P.mean() + whole, -9, 9)
+    assert metrics["bleu_2"].interval.low == pytest.approx(max(0, expected.low), abs=1e-6)
+    assert metrics["bleu_2"].interval.high == pytest.approx(min(1, expected.high), abs=1e-6)
     flat = [slow_rouge(tokenise(scores.constant_caption), others) for others in references]
-    lead = [np.mean([rouge[i] - flat[i] for i in row]) for row in indices]
-    assert scores.lead["rouge_l"].value == pytest.approx(np.mean(rouge) - np.mean(flat), abs=1e-9)
-    ends = scores.lead["rouge_l"].interval
-    assert (ends.low, ends.high) == pytest.approx(np.quantile(lead, [0.025, 0.975]), abs=1e-6)
-    monkeypatch.setattr(intervals, "_MAX_INDICES", 7 * 64)  # in sixteen blocks
-    assert caption_scores(PREDICTED, REFERENCES, seed=3).to_dict() == scores.to_dict()
+    lead = scores.lead["rouge_l"]
+    assert lead.value == pytest.approx(np.mean(rouge) - np.mean(flat), abs=1e-9)
+    assert lead.interval.low == pytest.approx(mean_interval(np.subtract(rouge, flat), -1, 1).low, abs=1e-6)
 
 
-def test_no_interval_where_it_would_have_no_width():
-    assert captions_module._interval(np.full(1000, 0.25)) is None
-    assert captions_module._interval(np.arange(1000.0)).low == pytest.approx(24.975)
+def test_no_interval_where_it_would_have_no_width_or_pictures_are_few():
+    assert captions_module._with_interval("bleu_1", 0.25, np.full(40, 0.25), 0).interval is None
+    assert captions_module._with_interval("bleu_1", 0.25, None, 0).interval is None
+    few = caption_scores(PREDICTED, REFERENCES)
+    assert all(score is None or score.interval is None for score in few.predicted.metrics.values())
+    assert "Intervals need 20 pictures." in few.notes
 
 
 def test_captions_without_words_score_nothing_and_break_nothing():
@@ -420,7 +427,6 @@ def test_the_same_captions_give_the_same_bytes():
     first = json.dumps(caption_scores(PREDICTED, REFERENCES).to_dict())
     in_another_order = {name: PREDICTED[name] for name in names}
     assert json.dumps(caption_scores(in_another_order, {name: REFERENCES[name] for name in names}).to_dict()) == first
-    assert json.dumps(caption_scores(PREDICTED, REFERENCES, seed=1).to_dict()) != first
     assert set(json.loads(first)["predicted"]["metrics"]) == set(METRICS)
     assert "-0.0," not in first
 
@@ -444,7 +450,7 @@ def test_the_table_shows_every_figure_aligned():
     assert all(row[start - 1] == " " and row[start] != " " for row in rows for start in starts)
     assert [i for i in range(1, len(rule)) if rule[i - 1 : i + 1] == " ─"] == starts
     cider = scores.predicted.metrics["cider"]
-    assert f"{cider.value:.3f} ({cider.interval.low:.3f} to {cider.interval.high:.3f})" in table
+    assert f"{cider.value:.3f}" in table
     assert "METEOR" not in table
     assert max(map(len, sentences.splitlines())) <= 100
     assert f'Constant caption: "{scores.constant_caption}"' in sentences

@@ -11,8 +11,19 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import permutation_test
 
-from vitrine.metrics.paired_tests import PairedCounts, count_pairs, count_right, count_signs, holm, mcnemar_exact
+from vitrine.metrics.paired_tests import (
+    PairedCounts,
+    count_pairs,
+    count_right,
+    count_signs,
+    holm,
+    mcnemar_exact,
+    sign_flip_p,
+)
+
+ALL_SIGNS = {n: list(product((-1, 1), repeat=n)) for n in range(1, 10)}
 
 
 def by_fractions(first: int, second: int) -> Fraction:
@@ -80,6 +91,28 @@ def test_signs_are_those_of_a_loop(pairs: list[tuple[int, int]]) -> None:
     assert counts.p == float(by_fractions(counts.first, counts.second))
     right = [(a > 2, b > 2) for a, b in pairs]
     assert count_signs(*columns(right)).p == count_right(*columns(right)).p, "McNemar's is its case"
+
+
+@given(st.lists(st.sampled_from([-1.0, -0.75, -0.25, 0.0, 0.25, 0.5, 1.0]), min_size=1, max_size=9))
+def test_sign_flips_are_those_of_all_choices_of_signs(differences: list[float]) -> None:
+    sums = [abs(sum(s * d for s, d in zip(signs, differences, strict=True))) for signs in ALL_SIGNS[len(differences)]]
+    exact = sum(each >= abs(sum(differences)) - 1e-9 for each in sums) / len(sums)
+    assert sign_flip_p(np.array(differences)) == pytest.approx(exact, abs=0.02)
+
+
+def test_sign_flips_of_hits_are_mcnemars_test() -> None:
+    hits = [1.0] * 9 + [-1.0] * 2 + [0.0] * 30
+    assert sign_flip_p(np.array(hits)) == mcnemar_exact(9, 2)
+    assert sign_flip_p(np.array(hits) / 2) == pytest.approx(mcnemar_exact(9, 2), abs=0.01)
+    assert sign_flip_p(np.zeros(8)) == 1
+    with pytest.raises(ValueError, match="finite differences"):
+        sign_flip_p(np.array([np.nan]))
+
+
+def test_sign_flips_agree_with_scipy() -> None:
+    differences_P = np.random.default_rng(4).normal(0.15, 0.4, 40)
+    theirs = permutation_test((differences_P,), np.mean, permutation_type="samples", n_resamples=9999, rng=1).pvalue
+    assert sign_flip_p(differences_P) == pytest.approx(theirs, rel=0.25)
 
 
 def test_other_pictures_are_refused() -> None:

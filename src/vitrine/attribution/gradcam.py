@@ -12,51 +12,83 @@ from typing import Any
 import torch
 from torch import nn
 
+from vitrine.attribution.attention import layer_number
 from vitrine.attribution.maps import BatchMaps, split_prefix, token_layout
 from vitrine.errors import ModelError
 
+_POST_NORM = "Post"  # in the names of timm's blocks whose norm1 comes after the attention
 
-def gradcam(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Tensor) -> BatchMaps:
-    """Grad-CAM on the last tokens that carry gradient to the patches.
+
+def gradcam(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Tensor, layer: int = -1) -> BatchMaps:
+    """Grad-CAM on the tokens of one layer.
 
     The channels' weights are the means, over patches, of the gradient of the class's logit; the map is the positive
-    part of the weighted sum of the channels. After the last block of a model that reads its class token, the patches'
-    tokens have no gradient at all: there the tokens that go *into* the last block are used. Which they are is found
-    from the gradients themselves.
+    part of the weighted sum of the channels. Where nothing at that layer speaks for the class, the map is all zero.
+
+    Of the last block it takes the normalised tokens that its attention reads, as pytorch-grad-cam does for vision
+    transformers: the patches' tokens after that block have no gradient at all where the head reads the class token.
+    On 2,000 scenes the strongest patch is on the object more often there than one block before (docs/maps.md).
 
     Args:
         module: a timm vision transformer in eval mode; its parameters' gradients are not touched.
         pixels_BCHW: normalised.
         targets_B: int64, a class for each picture.
+        layer: a block from 0, or from the end with -1; see :func:`gradcam_tokens`.
 
     Raises:
-        ModelError: no tokens carry gradient to the patches.
+        ModelError: there is no such layer, or the class does not depend on its tokens.
     """
-    layout = token_layout(module, *pixels_BCHW.shape[-2:])
-    with torch.enable_grad(), _tokens_between_blocks(module) as tokens:
-        logits_BC = module(pixels_BCHW.detach().requires_grad_())
-        target_logits = logits_BC.gather(1, targets_B[:, None].to(logits_BC.device)).sum()
-        gradients = torch.autograd.grad(target_logits, tokens, allow_unused=True)
-    for features_BND, gradient_BND in zip(reversed(tokens), reversed(gradients), strict=True):
-        if gradient_BND is None or not gradient_BND[:, layout.prefix :].any():
-            continue
-        with torch.no_grad():
-            features_BND, gradient_BND = features_BND.detach().float(), gradient_BND.float()
-            weights_BD = gradient_BND[:, layout.prefix :].mean(dim=1)
-            rows_BN = torch.einsum("bnd,bd->bn", features_BND, weights_BD).clamp_(min=0)
-        return split_prefix(rows_BN, layout, has_prefix_mass=False)
-    raise ModelError("No layer of this model carries gradient to its patches, so Grad-CAM has nothing to show.")
+    layout, name = token_layout(module, *pixels_BCHW.shape[-2:]), gradcam_tokens(module, layer)
+    with torch.enable_grad(), _tokens_of(module, layer) as tokens:
+        logits = module(pixels_BCHW.detach().requires_grad_())
+        target_logits = logits.gather(1, targets_B[:, None].to(logits.device)).sum()
+        (gradient_BND,) = torch.autograd.grad(target_logits, tokens, allow_unused=True)
+    if gradient_BND is None:
+        raise ModelError(f"The class does not depend on {name}, so Grad-CAM has nothing to show there.")
+    with torch.no_grad():
+        features_BND, gradient_BND = tokens[0].detach().float(), gradient_BND.float()
+        weights_BD = gradient_BND[:, layout.prefix :].mean(dim=1)
+        rows_BN = torch.einsum("bnd,bd->bn", features_BND, weights_BD).clamp_(min=0)
+    return split_prefix(rows_BN, layout, has_prefix_mass=False)
+
+
+def gradcam_tokens(module: nn.Module, layer: int = -1) -> str:
+    """Which tokens :func:`gradcam` takes, by the module's own names: ``blocks[11].norm1`` or ``blocks[10]``.
+
+    They are those that leave the block, and for the last block the normalised ones that its attention reads; where the
+    norm does not come before the attention, those that go into the last block.
+
+    Raises:
+        ModelError: there is no such layer.
+    """
+    blocks: Any = module.blocks
+    number = layer_number(layer, len(blocks))
+    if number < len(blocks) - 1:
+        return f"blocks[{number}]"
+    if _norm_before_attention(blocks[number]) is not None:
+        return f"blocks[{number}].norm1"
+    return f"blocks[{number - 1}]" if number else "the input of blocks[0]"
+
+
+def _norm_before_attention(block: nn.Module) -> nn.Module | None:
+    norm = getattr(block, "norm1", None)
+    return norm if isinstance(norm, nn.Module) and _POST_NORM not in type(block).__name__ else None
 
 
 @contextmanager
-def _tokens_between_blocks(module: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Within the ``with`` block: the tokens into the first block and out of every block, in order, in the graph."""
+def _tokens_of(module: nn.Module, layer: int) -> Iterator[list[torch.Tensor]]:
+    """Within the ``with`` block: the tokens that :func:`gradcam_tokens` names, in the graph."""
     blocks: Any = module.blocks
+    block = blocks[layer_number(layer, len(blocks))]
     tokens: list[torch.Tensor] = []
-    handles = [blocks[0].register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0]))]
-    handles += [block.register_forward_hook(lambda _, __, output: tokens.append(output)) for block in blocks]
+    norm = _norm_before_attention(block)
+    if block is not blocks[-1]:
+        handle = block.register_forward_hook(lambda _, __, output: tokens.append(output))
+    elif norm is not None:
+        handle = norm.register_forward_hook(lambda _, __, output: tokens.append(output))
+    else:
+        handle = block.register_forward_pre_hook(lambda _, inputs: tokens.append(inputs[0]))
     try:
         yield tokens
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()

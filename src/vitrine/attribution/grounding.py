@@ -19,7 +19,7 @@ from vitrine.attribution.baselines import centre_blob
 from vitrine.attribution.placement import Placement
 from vitrine.attribution.pointing import centres_inside, pointing_hit, share_inside
 from vitrine.attribution.ranking import Metric, metric
-from vitrine.metrics.intervals import MIN_PICTURES, RESAMPLES, clustered_bootstrap, interval_at_bound
+from vitrine.metrics.intervals import METHOD, clustered_intervals
 from vitrine.results import Interval, join_words, round_number
 
 Floats = npt.NDArray[np.floating]
@@ -40,35 +40,18 @@ class ClusteredMean:
         return {"mean": round_number(self.mean), "interval_95": ends, "nouns": self.nouns, "pictures": self.pictures}
 
 
-def clustered_means(
-    names: Sequence[str], values_NK: Floats, low: float, resamples: int, seed: int
-) -> list[ClusteredMean]:
-    """The mean over nouns of each column, with its interval from drawing whole pictures.
-
-    The interval is that of :func:`~vitrine.metrics.intervals.clustered_bootstrap`, or the exact one where every value
-    is the best or the worst there is.
+def clustered_means(names: Sequence[str], values_NK: Floats, low: float) -> list[ClusteredMean]:
+    """The mean over nouns of each column, with its interval over pictures.
 
     Args:
         names: of the picture of each noun.
         values_NK: finite.
-        low: the lowest value there can be; the highest is 1.
-        resamples: bootstrap samples.
-        seed: of the bootstrap.
-
-    Raises:
-        ValueError: ``resamples`` below 1.
+        low: the lowest value there can be; the highest is 1. See
+            :func:`~vitrine.metrics.intervals.clustered_intervals`.
     """
-    pictures = len(set(names))
-    intervals: Sequence[Interval | None] = [None] * values_NK.shape[1]
-    if pictures >= MIN_PICTURES:
-        bootstrap = clustered_bootstrap(values_NK, names, resamples=resamples, seed=seed)
-        exact = [interval_at_bound(values_N, low, pictures) for values_N in values_NK.T]
-        intervals = [bootstrap[k] if each is None else each for k, each in enumerate(exact)]
-    means_K = values_NK.mean(axis=0)
-    return [
-        ClusteredMean(float(mean), interval, len(names), pictures)
-        for mean, interval in zip(means_K, intervals, strict=True)
-    ]
+    pictures, intervals = len(set(names)), clustered_intervals(values_NK, names, low, 1.0)
+    columns = zip(values_NK.mean(axis=0), intervals, strict=True)
+    return [ClusteredMean(float(mean), interval, len(names), pictures) for mean, interval in columns]
 
 
 METRICS: tuple[Metric, ...] = (metric("pointing"), metric("inside"))
@@ -103,7 +86,6 @@ class Grounding:
         absent_nouns: nouns that name what is not there.
         unpaired_nouns: nouns that have no neighbour to take a map from, with a shift.
         shift: 0; with 1 each noun has the map of the next word instead, with -1 of the one before.
-        resamples, seed: of the bootstrap.
     """
 
     estimates: Mapping[str, Mapping[str, ClusteredMean]]
@@ -114,8 +96,6 @@ class Grounding:
     absent_nouns: int
     unpaired_nouns: int
     shift: int
-    resamples: int
-    seed: int
 
     def tied_nouns(self, key: str) -> int:
         """Nouns on which every map would score alike, by the key of a metric."""
@@ -181,7 +161,7 @@ class Grounding:
             "shift": self.shift,
             "without_neighbour": self.unpaired_nouns,
             "every_map_alike": {each.key: self.tied_nouns(each.key) for each in METRICS},
-            "bootstrap": {"unit": "picture", "resamples": self.resamples, "seed": self.seed},
+            "intervals": {"unit": "picture", "method": METHOD},
             "metrics": {
                 key: {name: mean.to_dict() for name, mean in row.items()} for key, row in self.estimates.items()
             },
@@ -294,23 +274,19 @@ def score_nouns(caption: GroundedCaption, shift: int = 0) -> tuple[NounScore | N
     return tuple(scores)
 
 
-def grounding(
-    captions: Sequence[GroundedCaption], *, shift: int = 0, resamples: int = RESAMPLES, seed: int = 0
-) -> Grounding:
+def grounding(captions: Sequence[GroundedCaption], *, shift: int = 0) -> Grounding:
     """Score the nouns of captions, and say whether words look at what they name.
 
-    Means are over nouns, their intervals from drawing whole pictures: see
+    Means are over nouns, their intervals over pictures: see
     :func:`~vitrine.attribution.grounding.clustered_means`. Each comparison stands for itself.
 
     Args:
         captions: of any number of pictures.
         shift: see :func:`score_nouns`. A score that does not fall when nouns get the map of the next word says that
             rows and words are out of step, or that neighbours look alike.
-        resamples: bootstrap samples.
-        seed: of the bootstrap: the same seed gives the same numbers.
 
     Raises:
-        ValueError: see :func:`score_nouns`; or ``resamples`` below 1.
+        ValueError: see :func:`score_nouns`.
     """
     scores = [score for caption in captions for score in score_nouns(caption, shift)]
     pairs = [score for score in scores if score is not None]
@@ -323,9 +299,9 @@ def grounding(
         names = [score.name for score in comparable]
         values_NK = np.array([[score.values[each.key][key] for key in MAPS] for score in comparable])
         better_NK = values_NK[:, :1] - values_NK[:, 1:]
-        means = clustered_means(names, values_NK, 0.0, resamples, seed)
+        means = clustered_means(names, values_NK, 0.0)
         estimates[each.key] = dict(zip(MAPS, means, strict=True))
-        leads[each.key] = dict(zip(CONTROLS, clustered_means(names, better_NK, -1.0, resamples, seed), strict=True))
+        leads[each.key] = dict(zip(CONTROLS, clustered_means(names, better_NK, -1.0), strict=True))
     return Grounding(
         estimates=estimates,
         leads=leads,
@@ -335,8 +311,6 @@ def grounding(
         absent_nouns=sum(caption.absent_nouns for caption in captions),
         unpaired_nouns=len(scores) - len(pairs),
         shift=shift,
-        resamples=resamples,
-        seed=seed,
     )
 
 
@@ -344,9 +318,6 @@ def alignment_drop(
     captions: Sequence[GroundedCaption],
     shift: int = 1,
     by: Metric = METRICS[0],
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> ClusteredMean | None:
     """By how much a score falls when each noun gets the map of its neighbour, on the nouns that have one.
 
@@ -361,4 +332,4 @@ def alignment_drop(
             if score is not None and shifted_score is not None and by.key in score.values:
                 names.append(caption.name)
                 drops.append(score.values[by.key][WORD] - shifted_score.values[by.key][WORD])
-    return clustered_means(names, np.array(drops)[:, None], -1.0, resamples, seed)[0] if drops else None
+    return clustered_means(names, np.array(drops)[:, None], -1.0)[0] if drops else None

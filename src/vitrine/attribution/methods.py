@@ -20,7 +20,7 @@ from vitrine.attribution.attention import (
     query_layers,
     query_readout,
 )
-from vitrine.attribution.gradcam import gradcam
+from vitrine.attribution.gradcam import gradcam, gradcam_tokens
 from vitrine.attribution.maps import BatchMaps, TokenLayout, token_layout
 from vitrine.attribution.occlusion import occlusion
 from vitrine.attribution.readout import describe_readout
@@ -45,7 +45,7 @@ class Method:
 
     Attributes:
         name: one of ``METHODS``.
-        layer: of ``attention``: a block from 0, or from the end with -1.
+        layer: of ``attention`` and ``gradcam``: a block from 0, or from the end with -1.
         heads: of ``attention``: mean, max, min, or a head's number from 0.
         query: of ``attention``: class, distillation, pool, a patch (row, column) from 0, or auto: what the head reads.
         window: of ``occlusion``: patches a side of the cover; 0 chooses.
@@ -97,7 +97,7 @@ class Method:
             case "relevance":
                 return relevance(module, pixels_BCHW, targets_B)
             case "gradcam":
-                return gradcam(module, pixels_BCHW, targets_B)
+                return gradcam(module, pixels_BCHW, targets_B, self.layer)
             case _:
                 layout = token_layout(module, *pixels_BCHW.shape[-2:])
                 return occlusion(
@@ -123,7 +123,7 @@ class Method:
                 by = ", each by its weight in the class's logit" if readout.depends_on_class else ""
                 return f"gradient-weighted attention over {layout.blocks} layers, from {readout.names}{by}"
             case "gradcam":
-                return "Grad-CAM on the last layer that carries gradient to the patches"
+                return f"Grad-CAM on the tokens of {gradcam_tokens(module, self.layer)}"
             case _:
                 return "occlusion: mean loss of the class's probability while a patch is covered"
 

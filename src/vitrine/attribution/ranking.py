@@ -1,6 +1,6 @@
-"""Methods ranked on a set of pictures: means with bootstrap intervals, and which of them cannot be told apart.
+"""Methods ranked on a set of pictures: means with intervals, and which of them cannot be told apart.
 
-Axes: P pictures, L resamples.
+Axes: P pictures.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vitrine.metrics.intervals import MIN_PICTURES, RESAMPLES, Values, bootstrap_interval, interval_at_bound
+from vitrine.metrics.intervals import METHOD, MIN_PICTURES, Values, mean_interval
+from vitrine.metrics.paired_tests import LEVEL, sign_flip_p
 from vitrine.results import Interval, round_number
 
 Standing = Literal["best", "ties", "below", "above", "unknown"]
@@ -94,6 +95,27 @@ class Estimate:
 
 
 @dataclass(frozen=True)
+class PairedDifference:
+    """By how much one is better than another on the same pictures.
+
+    Attributes:
+        difference: the mean difference; above 0 where the first is better, whatever the metric's direction.
+        wins, losses: pictures on which the first is better, and worse.
+        p: of an exact paired test, two-sided, not corrected for other comparisons: see
+            :func:`~vitrine.metrics.paired_tests.sign_flip_p`.
+    """
+
+    difference: Estimate
+    wins: int
+    losses: int
+    p: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, rounded to ``DECIMALS``."""
+        return {**self.difference.to_dict(), "wins": self.wins, "losses": self.losses, "p": round_number(self.p)}
+
+
+@dataclass(frozen=True)
 class RankedMethod:
     """One row of a ranking.
 
@@ -102,7 +124,8 @@ class RankedMethod:
         estimates: by metric key, those that were measured.
         standing: "best"; "ties", not separable from the best; "below" or "above" it, separably (only a control can be
             above); "unknown" with too few pictures.
-        lead: by how much the best is better, see :func:`paired_difference`; None for the best itself.
+        lead: by how much the best is better; None for the best itself.
+        p: of the lead, corrected for every pair of methods, and of a method and a control, that it could have been.
     """
 
     name: str
@@ -110,7 +133,8 @@ class RankedMethod:
     seconds: float | None
     estimates: Mapping[str, Estimate]
     standing: Standing
-    lead: Estimate | None = None
+    lead: PairedDifference | None = None
+    p: float | None = None
 
     @property
     def ties_with_best(self) -> bool | None:
@@ -124,6 +148,7 @@ class RankedMethod:
             "control": self.is_control,
             "standing": self.standing,
             "lead_of_best": None if self.lead is None else self.lead.to_dict(),
+            "p_of_lead": round_number(self.p),
             "seconds_a_picture": round_number(self.seconds),
             "metrics": {key: estimate.to_dict() for key, estimate in self.estimates.items()},
         }
@@ -136,15 +161,12 @@ class Ranking:
     Attributes:
         by: the metric that decides.
         rows: methods, the first of them the best, then controls.
-        pictures: how many there were.
-        resamples, seed: of the bootstrap.
+        pictures: how many there were; a metric may be of fewer, see :meth:`pictures_of`.
     """
 
     by: Metric
     rows: tuple[RankedMethod, ...]
     pictures: int
-    resamples: int
-    seed: int
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
@@ -152,33 +174,36 @@ class Ranking:
         measured_metrics = [each for each in METRICS if any(each.key in row.estimates for row in self.rows)]
         return (self.by, *(each for each in measured_metrics if each != self.by))
 
+    def pictures_of(self, each: Metric) -> tuple[int, int]:
+        """The fewest and the most pictures that a row has this metric of; one number wherever rows agree."""
+        counts = [row.estimates[each.key].n for row in self.rows if each.key in row.estimates]
+        return min(counts, default=0), max(counts, default=0)
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready and stable: floats are rounded to ``DECIMALS``."""
         return {
             "ranked_by": self.by.key,
             "higher_is_better": self.by.higher_is_better,
             "pictures": self.pictures,
-            "bootstrap": {"resamples": self.resamples, "seed": self.seed},
+            "intervals": {"unit": "picture", "method": METHOD},
             "methods": [row.to_dict() for row in self.rows],
         }
 
 
-def rank_methods(
-    methods: Sequence[ScoredMethod], *, by: str | None = None, resamples: int = RESAMPLES, seed: int = 0
-) -> Ranking:
+def rank_methods(methods: Sequence[ScoredMethod], *, by: str | None = None) -> Ranking:
     """Rank methods by their mean, and say which of them tie.
 
-    The best method is the one with the best mean. Another ties with it where the 95 % bootstrap interval of the mean
-    difference between the two, taken picture by picture, holds 0. The pairs matter: pictures differ far more than
-    methods do. Each comparison stands for itself; nothing is corrected for their number.
+    The best method is the one with the best mean. Another is below it where an exact paired test tells the two apart,
+    picture by picture (pictures differ far more than methods do), at :data:`~vitrine.metrics.paired_tests.LEVEL` after
+    correction for the number of pairs; else they tie. All pairs count (Bonferroni), not only those with the best: which
+    method is compared was chosen by the same pictures. Of ten methods of one hit rate, the best would else be said to
+    lead another in 12 of 100 sets of pictures.
 
     Args:
         methods: at least one that is no control, scored on the same pictures.
         by: key of the metric that decides. None takes the pointing hit where :data:`MIN_PICTURES` pictures have masks
             (anybody can check it by eye, and the share of the mask says what chance would hit), else insertion less
             deletion. Equal means are ordered by average precision or insertion less deletion, then by name.
-        resamples: bootstrap samples.
-        seed: of the bootstrap: the same seed gives the same numbers.
 
     Raises:
         ValueError: no method, two of one name, different numbers of pictures, or one without the deciding metric.
@@ -194,54 +219,59 @@ def rank_methods(
         raise ValueError(f"Cannot rank by {decider.label}: {lacking[0]} has no value for it on any picture.")
     methods_by_rank = sorted(methods, key=lambda method: _sort_key(method, decider))
     best = methods_by_rank[0]
-    rows = tuple(_row(method, best, decider, resamples, seed) for method in methods_by_rank)
-    return Ranking(decider, rows, lengths.pop(), resamples, seed)
+    leads = [paired_difference(best, method, decider) for method in methods_by_rank[1:]]
+    candidates = sum(not method.is_control for method in methods)
+    pairs = candidates * (candidates - 1) // 2 + candidates * (len(methods) - candidates)
+    rows = [RankedMethod(best.name, best.is_control, best.seconds, _estimates(best), "best")]
+    for method, lead in zip(methods_by_rank[1:], leads, strict=True):
+        p = min(1.0, lead.p * pairs) if lead is not None and lead.difference.n >= MIN_PICTURES else None
+        estimates = _estimates(method)
+        rows.append(
+            RankedMethod(method.name, method.is_control, method.seconds, estimates, _standing(lead, p), lead, p)
+        )
+    return Ranking(decider, tuple(rows), lengths.pop())
 
 
-def estimate(values_P: Values, of: Metric, *, resamples: int = RESAMPLES, seed: int = 0) -> Estimate | None:
-    """The mean of the values that are there, with its interval; None where all are NaN.
-
-    The interval is the percentile bootstrap's, or the exact one where every value is the best or the worst there is
-    (:func:`~vitrine.metrics.intervals.interval_at_bound`).
-    """
-    values_P = values_P[~np.isnan(values_P)].astype(np.float64)
-    n = len(values_P)
-    if not n:
-        return None
-    mean = float(values_P.mean())
-    if n < MIN_PICTURES:
-        return Estimate(mean, None, n)
-    interval = interval_at_bound(values_P, of.low, n)
-    if interval is None:
-        interval = bootstrap_interval(values_P, resamples=resamples, seed=seed)
-    return Estimate(mean, interval, n)
+def estimate(values_P: Values, of: Metric) -> Estimate | None:
+    """The mean of the values that are there, with its interval; None where all are NaN."""
+    return _estimate(values_P[~np.isnan(values_P)].astype(np.float64), of.low, 1.0)
 
 
-def paired_difference(
-    first: ScoredMethod, second: ScoredMethod, by: Metric, *, resamples: int = RESAMPLES, seed: int = 0
-) -> Estimate | None:
-    """By how much the first is better than the second, on the pictures that both have; above 0 whatever the direction.
-
-    In the metric's unit, with the bootstrap interval of the mean of differences; None where no picture has both.
-    """
+def paired_difference(first: ScoredMethod, second: ScoredMethod, by: Metric) -> PairedDifference | None:
+    """By how much the first is better than the second, on the pictures that both have; None where there is none."""
     differences_P = (first.values[by.key] - second.values[by.key]) * (1 if by.higher_is_better else -1)
-    return estimate(differences_P, Metric(by.key, by.label, low=-1), resamples=resamples, seed=seed)
+    differences_P = differences_P[~np.isnan(differences_P)].astype(np.float64)
+    mean = _estimate(differences_P, by.low - 1, 1 - by.low)
+    if mean is None:
+        return None
+    wins, losses = int(np.count_nonzero(differences_P > 0)), int(np.count_nonzero(differences_P < 0))
+    return PairedDifference(mean, wins, losses, sign_flip_p(differences_P))
 
 
-def _row(method: ScoredMethod, best: ScoredMethod, by: Metric, resamples: int, seed: int) -> RankedMethod:
+def _estimate(values_P: Values, low: float, high: float) -> Estimate | None:
+    if not len(values_P):
+        return None
+    return Estimate(float(values_P.mean()), mean_interval(values_P, low, high), len(values_P))
+
+
+def _estimates(method: ScoredMethod) -> dict[str, Estimate]:
     values = [(each, method.values[each.key]) for each in METRICS if each.key in method.values]
-    pairs = ((each.key, estimate(values_P, each, resamples=resamples, seed=seed)) for each, values_P in values)
-    estimates = {key: entry for key, entry in pairs if entry is not None}
-    lead = None if method is best else paired_difference(best, method, by, resamples=resamples, seed=seed)
-    standing: Standing = "best" if method is best else "unknown"
-    if lead is not None and lead.interval is not None:
-        standing = "below" if lead.interval.low > 0 else "above" if lead.interval.high < 0 else "ties"
-    return RankedMethod(method.name, method.is_control, method.seconds, estimates, standing, lead)
+    means = ((each.key, estimate(values_P, each)) for each, values_P in values)
+    return {key: mean for key, mean in means if mean is not None}
+
+
+def _standing(lead: PairedDifference | None, p: float | None) -> Standing:
+    if lead is None or p is None:
+        return "unknown"
+    if p > LEVEL:
+        return "ties"
+    return "below" if lead.difference.mean > 0 else "above"
 
 
 def _default(methods: Sequence[ScoredMethod]) -> str:
-    counts = [np.count_nonzero(~np.isnan(method.values.get("pointing", np.empty(0)))) for method in methods]
-    return "pointing" if min(counts) >= MIN_PICTURES else "gap"
+    hits = [int(np.count_nonzero(~np.isnan(method.values.get("pointing", np.empty(0))))) for method in methods]
+    has_gap = all(_has(method, "gap") for method in methods)
+    return "pointing" if min(hits) >= MIN_PICTURES or (min(hits) and not has_gap) else "gap"
 
 
 def _has(method: ScoredMethod, key: str) -> bool:

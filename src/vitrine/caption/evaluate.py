@@ -129,9 +129,7 @@ def _sentences(scores: CaptionScores) -> list[str]:
         sentences.append(f"Words never said by a human: {', '.join(diversity.novel_examples)}.")
     has_intervals = any(score is not None and score.interval for score in scores.predicted.metrics.values())
     if has_intervals:
-        sentences.append(
-            f"Intervals are 95 %, over pictures: {scores.resamples:,} resamples, seed {scores.seed}; Wilson for shares."
-        )
+        sentences.append("Intervals are 95 %, over pictures.")
     return [*sentences, *scores.notes]
 
 
@@ -267,7 +265,7 @@ def evaluate_captioner(
         java: METEOR and SPICE too, which need Java.
         batch_size: pictures at a time; captions do not depend on it but for rounding.
         precision: fp32 or bf16.
-        seed: of the split made where the data have none, and of the bootstrap; by default a run's own, else 0.
+        seed: of the split made where the data have none; by default a run's own, else 0.
         architecture: ``catr`` where ``model`` is a weights file.
         vocabulary: of that file.
         progress: called with pictures done, of how many.
@@ -291,12 +289,12 @@ def evaluate_captioner(
         split=name,
         precision=precision,
         decoding="greedy" if beams == 1 else f"{beams} beams",
-        scores=score_captions(collector.captions, samples, java=java, seed=settings.seed),
+        scores=score_captions(collector.captions, samples, java=java),
         negative_log_likelihood=-collector.log_probability / collector.tokens,
         tokens=collector.tokens,
-        predicted_grounding=collector.grounding("predicted", settings.seed),
-        human_grounding=collector.grounding("human", settings.seed),
-        next_word_drop=alignment_drop(collector.grounded_captions["human"], seed=settings.seed),
+        predicted_grounding=collector.grounding("predicted"),
+        human_grounding=collector.grounding("human"),
+        next_word_drop=alignment_drop(collector.grounded_captions["human"]),
         captions=tuple(collector.captions),
         unreadable=tuple(collector.unreadable),
         weights_sha256=captioner.weights.sha256,
@@ -357,10 +355,10 @@ class _CaptionCollector:
         if not self.captions:
             raise none_readable(self.unreadable)
 
-    def grounding(self, source: str, seed: int) -> Grounding | None:
+    def grounding(self, source: str) -> Grounding | None:
         """Of "predicted" or "human" captions; None where nothing is known of the things in the pictures."""
         captions = self.grounded_captions[source]
-        return grounding(captions, seed=seed) if captions else None
+        return grounding(captions) if captions else None
 
     def _score_human(self, picture: CaptionedPicture) -> None:
         """A picture with its human caption, as the captioner scored it under teacher forcing."""

@@ -161,7 +161,7 @@ def predicted_caption(picture: CaptionedPicture, vocabulary: Vocabulary) -> Pred
 
 
 def score_captions(
-    captions: Sequence[PredictedCaption], samples: Sequence[Sample], *, java: bool = False, seed: int = 0
+    captions: Sequence[PredictedCaption], samples: Sequence[Sample], *, java: bool = False
 ) -> CaptionScores:
     """Hold captions against the human ones of the same pictures; see :func:`vitrine.metrics.captions.caption_scores`.
 
@@ -169,11 +169,10 @@ def score_captions(
         captions: at least one.
         samples: with human captions; those without a predicted one are left out.
         java: METEOR and SPICE too, which need Java.
-        seed: of the bootstrap.
     """
     predicted = {each.name: each.caption for each in captions}
     references = {sample.name: sample.captions for sample in samples if sample.name in predicted}
-    return caption_scores(predicted, references, java=java, seed=seed)
+    return caption_scores(predicted, references, java=java)
 
 
 def captions_csv(captions: Sequence[PredictedCaption]) -> bytes:

@@ -49,7 +49,7 @@ def explain(
         list[str] | None,
         typer.Option(help=f"{_METHODS}; with --score it may be repeated, and all are scored without it."),
     ] = None,
-    layer: Annotated[int, typer.Option(help="Of attention: from 0, or from the end with -1.")] = -1,
+    layer: Annotated[int, typer.Option(help="Of attention and gradcam: from 0, or from the end with -1.")] = -1,
     heads: Annotated[
         str, typer.Option(help="Of attention: mean, max, min, a number from 0, or each (a panel a head, too).")
     ] = "mean",
@@ -178,8 +178,10 @@ def _one_method(names: list[str], layer: int, heads: str, query: str, matrix: bo
     if len(names) > 1:
         raise UsageError("Several methods can be scored (--score DATA), and one drawn: give one --method.")
     method = Method(names[0], layer, "mean" if heads == "each" else _head(heads), _query(query))
-    if method.name != "attention" and (heads != "mean" or query != "auto" or layer != -1 or matrix):
-        raise UsageError(f"--layer, --heads, --query and --matrix are of the method attention, not of {method.name}.")
+    if method.name != "attention" and (heads != "mean" or query != "auto" or matrix):
+        raise UsageError(f"--heads, --query and --matrix are of the method attention, not of {method.name}.")
+    if method.name not in ("attention", "gradcam") and layer != -1:
+        raise UsageError(f"--layer is of the methods attention and gradcam, not of {method.name}.")
     return method
 
 

@@ -194,7 +194,7 @@ class Explainer:
             unit=maps.unit,
             prefix_share=prefix_share,
             method=self.method.describe(self.classifier.module),
-            notes=self._notes(likeliest, target_index, prefix_share),
+            notes=self._notes(likeliest, target_index, prefix_share, is_blank=not scores_RC.any()),
             transform=self.transform,
             verdict=None if check is None else check.verdict,
             outlier_patches=() if check is None else check.outlier_patches,
@@ -284,7 +284,9 @@ class Explainer:
         likeliest_B = probabilities_BC.argmax(dim=1)
         return likeliest_B if self.target_index is None else torch.full_like(likeliest_B, self.target_index)
 
-    def _notes(self, likeliest: int, target_index: int, prefix_share: float | None) -> tuple[str, ...]:
+    def _notes(
+        self, likeliest: int, target_index: int, prefix_share: float | None, *, is_blank: bool
+    ) -> tuple[str, ...]:
         notes = []
         if self.method.for_a_class and target_index != likeliest:
             notes.append(f"The map is for the class {self.classifier.labels[target_index]}.")
@@ -292,6 +294,8 @@ class Explainer:
             tokens = "the prefix token" if self.layout.prefix == 1 else f"the {self.layout.prefix} prefix tokens"
             amount = "Less than 1" if prefix_share < 0.01 else f"{100 * prefix_share:.0f}"
             notes.append(f"{amount} % of the mass is on {tokens} and not drawn.")
+        if is_blank:
+            notes.append("The map is zero everywhere: nothing here speaks for the class.")
         return (*notes, *self.method.notes(self.classifier.module))
 
 

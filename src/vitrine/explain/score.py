@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,12 +19,29 @@ import numpy.typing as npt
 import torch
 
 from vitrine.attribution.baselines import centre_blob, edges, random_map
+from vitrine.attribution.gradcam import gradcam_tokens
 from vitrine.attribution.methods import METHODS, Method
 from vitrine.attribution.outlier_tokens import outlier_mass
 from vitrine.attribution.placement import Placement
 from vitrine.attribution.pointing import MaskScores, centres_inside, score_against_mask
-from vitrine.attribution.ranking import Ranking, ScoredMethod, paired_difference, rank_methods
-from vitrine.attribution.verdict import Evidence, Verdict, judge, top_decile_mass
+from vitrine.attribution.ranking import (
+    Estimate,
+    Ranking,
+    ScoredMethod,
+    estimate,
+    metric,
+    paired_difference,
+    rank_methods,
+)
+from vitrine.attribution.set_verdict import (
+    Accuracy,
+    ControlComparison,
+    SetEvidence,
+    SetVerdict,
+    Stage,
+    judge_sets,
+    top_decile_mass,
+)
 from vitrine.attribution.weight_randomization import randomised_copies
 from vitrine.classify.model import Classifier
 from vitrine.data.image_folder import iter_pictures
@@ -33,10 +51,13 @@ from vitrine.data.samples import Sample, random_subset
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError
 from vitrine.explain.explainer import Explainer
-from vitrine.explain.figures.ranking import methods_csv, methods_table, methods_text, save_methods_figure
+from vitrine.explain.figures.ranking import cascade_table, methods_csv, methods_table, methods_text, save_methods_figure
 from vitrine.io.files import to_json, write_atomically
+from vitrine.metrics.intervals import MIN_PICTURES, mean_interval
 from vitrine.plotting.provenance import Provenance
-from vitrine.results import Progress, no_progress
+from vitrine.results import Progress, count_of, no_progress
+
+_CASCADE_HEADING = "While weights are shuffled, rank correlation with the intact model's maps"
 
 
 @dataclass(frozen=True)
@@ -45,14 +66,14 @@ class ScoreSettings:
 
     Attributes:
         methods: names of methods.
-        layers: also score the attention of every other layer.
+        layers: also score attention and Grad-CAM of every other layer.
         split: of the data; None is test, else validation, else train.
         masks: a folder of masks or a COCO instances file; None looks beside the data.
         category: of COCO instances.
         limit: pictures at most; with more, a seeded choice.
         curves: pictures, the first ones, whose insertion and deletion are measured, which takes most of the time.
         batch_size: pictures at a time.
-        seed: of the choice, the random control and the bootstrap.
+        seed: of the choice and the random control.
     """
 
     methods: tuple[str, ...] = METHODS
@@ -85,7 +106,7 @@ class MethodScores:
     Attributes:
         model, data: what was scored.
         ranking: methods, then controls.
-        verdicts: of every method, over all pictures.
+        verdicts: of every method, over all pictures; p values are corrected for the number of methods.
         masks: where masks came from; None without.
         masked: pictures with a mask.
         precision: that the model ran in.
@@ -97,7 +118,7 @@ class MethodScores:
     model: str
     data: str
     ranking: Ranking
-    verdicts: Mapping[str, Verdict]
+    verdicts: Mapping[str, SetVerdict]
     masks: str | None
     masked: int
     precision: str
@@ -124,14 +145,16 @@ class MethodScores:
         masked = f"Masks: {self.masks} ({self.masked} pictures)." if self.masks else "There are no masks."
         verdicts = [f"  {name}: {verdict.sentence}" for name, verdict in self.verdicts.items()]
         parts = [f"{self.model} on {self.data} ({self.precision})", *self.notes, masked]
-        return "\n".join([*parts, "", methods_text(self.ranking).rstrip(), "", "Verdicts:", *verdicts])
+        cascade = ["", f"{_CASCADE_HEADING}:", cascade_table(self.verdicts).text().rstrip()]
+        return "\n".join([*parts, "", methods_text(self.ranking).rstrip(), *cascade, "", "Verdicts:", *verdicts])
 
 
 def write_scores(result: MethodScores, out: Path) -> None:
     """methods.csv, methods.md, methods.json and methods.png into a folder."""
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "methods.csv", methods_csv(result.ranking))
-    write_atomically(out / "methods.md", methods_table(result.ranking).markdown() + "\n")
+    cascade = f"{_CASCADE_HEADING}:\n\n{cascade_table(result.verdicts).markdown()}\n"
+    write_atomically(out / "methods.md", f"{methods_table(result.ranking).markdown()}\n\n{cascade}")
     write_atomically(out / "methods.json", to_json(result.to_dict()))
     flags = [*result.settings.flags(), "--precision", result.precision]
     origin = Provenance(
@@ -139,14 +162,29 @@ def write_scores(result: MethodScores, out: Path) -> None:
         model=result.model,
         weights_sha256=result.weights_sha256,
         precision=result.precision,
-        options={"data": result.data, "pictures": result.ranking.pictures, "seed": result.ranking.seed},
+        options={"data": result.data, "pictures": result.ranking.pictures, "seed": result.settings.seed},
         command=shlex.join(["vitrine", "explain", result.model, "--score", result.data, "-o", str(out), *flags]),
     )
     save_methods_figure(result.ranking, out / "methods.png", origin.to_metadata())
 
 
-def open_samples(data: str, split: str | None, limit: int, seed: int) -> tuple[tuple[Sample, ...], tuple[str, ...]]:
-    """The pictures of a data reference or of a plain folder, and sentences on which they are.
+@dataclass(frozen=True)
+class ScoredSamples:
+    """The pictures of a data reference or of a plain folder.
+
+    Attributes:
+        samples: in the data's order.
+        labels: class names, which a sample's label is an index into; none where no labels are known.
+        notes: sentences on which pictures they are.
+    """
+
+    samples: tuple[Sample, ...]
+    labels: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def open_samples(data: str, split: str | None, limit: int, seed: int) -> ScoredSamples:
+    """Open the pictures that methods are scored on.
 
     With more than ``limit`` pictures, so many are drawn with ``seed``, in the data's order.
 
@@ -154,6 +192,7 @@ def open_samples(data: str, split: str | None, limit: int, seed: int) -> tuple[t
         DataError: no pictures, no such split, or an endless source.
     """
     path = Path(data).expanduser()
+    labels: Sequence[str]
     try:
         dataset = open_data(data)
     except DataError as error:
@@ -163,21 +202,27 @@ def open_samples(data: str, split: str | None, limit: int, seed: int) -> tuple[t
         samples: Sequence[Sample] = [sample for sample in pictures if not sample.name.startswith(f"{FOLDER}/")]
         if not samples:
             raise error from None
-        notes = [f"{data} was read as a folder of pictures without labels."]
+        labels, notes = (), [f"{data} was read as a folder of pictures without labels."]
     else:
         finite = [name for name, part in dataset.splits.items() if not part.endless and len(part)]
         name = split or next((name for name in ("test", "validation", "train") if name in finite), None)
         if name not in finite:
             raise DataError(f"{data} has no {split or 'finite'} split; it has: {', '.join(finite) or 'none'}.")
-        samples, notes = dataset.splits[name], [f"The pictures are the {name} split of {data} ({dataset.layout})."]
+        samples, labels = dataset.splits[name], dataset.labels
+        notes = [f"The pictures are the {name} split of {data} ({dataset.layout})."]
     if len(samples) > limit:
         notes.append(f"{limit} of {len(samples):,} pictures were drawn (seed {seed}).")
-    return random_subset(samples, limit, seed), tuple(notes)
+    return ScoredSamples(random_subset(samples, limit, seed), tuple(labels), tuple(notes))
 
 
 Floats = npt.NDArray[np.float32]
 _MASK_METRICS = ("pointing", "inside", "average_precision", "iou_best", "iou_mean")
+_CONTROLS = {"random": "a random map", "centre blob": "a blob in the centre", "edges": "the picture's edges"}
+"""By the name in the ranking, what sentences call them."""
+
+_SHUFFLED = "the same method with all weights shuffled"
 _SHUFFLE_SEED = 0
+_CASCADE_PICTURES = 32  # whose maps are made again at every stage of shuffled weights: enough for an interval
 
 
 def score_methods(
@@ -199,35 +244,51 @@ def score_methods(
     Raises:
         DataError, ModelError: the input cannot be used.
     """
-    seed = settings.seed
-    samples, notes = open_samples(data, settings.split, settings.limit, seed)
-    masks = find_masks(samples, data=_folder_of(data), source=settings.masks, category=settings.category)
+    data_samples = open_samples(data, settings.split, settings.limit, settings.seed)
+    masks = find_masks(data_samples.samples, data=_folder_of(data), source=settings.masks, category=settings.category)
     methods = _named_methods(classifier, settings)
-    pictures, unreadable = _load_pictures(classifier, samples, masks, settings.batch_size)
-    total = len(pictures) * (len(methods) + 4)
+    pictures, unreadable = _load_pictures(classifier, data_samples, masks, settings.batch_size)
+    total = len(pictures) * (2 * len(methods) + len(_CONTROLS))
     scorer = _Scorer(classifier, pictures, settings, lambda done: progress(done, total))
-    scores = [scorer.score_method(name, method) for name, method in methods.items()]
-    scores += [scorer.score_control(name, maps_PRC) for name, maps_PRC in scorer.control_maps()]
-    best = rank_methods(scores, seed=seed).rows[0].name
-    scores.append(scorer.score_shuffled(f"{best}, shuffled", methods[best]))
-    ranking = rank_methods(scores, seed=seed)
+    controls = [scorer.score_control(name, maps_PRC) for name, maps_PRC in scorer.control_maps()]
+    scores = {name: scorer.score_method(name, method) for name, method in methods.items()}
+    best = rank_methods([*scores.values(), *controls]).rows[0].name
+    shuffled_scores = {
+        name: scorer.score_shuffled(f"{name}, shuffled", method, with_curves=name == best)
+        for name, method in methods.items()
+    }
+    evidence = {
+        name: scorer.evidence(method, scores[name], controls, shuffled_scores[name]) for name, method in methods.items()
+    }
     return MethodScores(
         model,
         data,
-        ranking,
-        verdicts={name: scorer.verdict(name, method, scores, ranking) for name, method in methods.items()},
+        rank_methods([*scores.values(), *controls, shuffled_scores[best]]),
+        verdicts=judge_sets(evidence),
         masks=None if masks is None else masks.origin,
         masked=sum(coverage_RC is not None for coverage_RC in pictures.coverage),
         precision=classifier.precision,
         weights_sha256=None if classifier.weights is None else classifier.weights.sha256,
         settings=settings,
         notes=(
-            *notes,
+            *data_samples.notes,
             *(() if masks is None else masks.notes),
             *unreadable,
             f"In {best}, shuffled, all weights of the model are shuffled.",
+            *_blank_notes(scorer.maps, methods),
         ),
     )
+
+
+def _blank_notes(maps: Mapping[str, Floats], methods: Mapping[str, Method]) -> Iterator[str]:
+    for name in methods:
+        if blank := _count_blank(maps[name]):
+            yield f"{name}: {blank:,} of {count_of(len(maps[name]), 'map')} are zero everywhere; they hit by chance."
+
+
+def _count_blank(maps_PRC: Floats) -> int:
+    """Maps that are zero everywhere: nothing there speaks for the class."""
+    return int(np.count_nonzero(~maps_PRC.any(axis=(1, 2))))
 
 
 def _folder_of(data: str) -> Path | None:
@@ -236,12 +297,18 @@ def _folder_of(data: str) -> Path | None:
 
 
 def _named_methods(classifier: Classifier, settings: ScoreSettings) -> dict[str, Method]:
-    """Methods by the name that the table gives them."""
-    methods = {name: Method(name) for name in settings.methods}
-    if settings.layers:
-        count = len(classifier.module.blocks)  # type: ignore[arg-type]
-        methods |= {f"attention, layer {layer + 1}": Method("attention", layer=layer) for layer in range(count - 1)}
+    """Methods by the name that the table gives them, which says the layer where there is a choice."""
+    module = classifier.module
+    earlier = range(len(module.blocks) - 1) if settings.layers else ()  # type: ignore[arg-type]
+    methods = {_method_name(module, each): each for each in map(Method, settings.methods)}
+    methods |= {f"attention, layer {layer + 1}": Method("attention", layer=layer) for layer in earlier}
+    if "gradcam" in settings.methods:
+        methods |= {_method_name(module, each): each for each in (Method("gradcam", layer=layer) for layer in earlier)}
     return methods
+
+
+def _method_name(module: torch.nn.Module, method: Method) -> str:
+    return f"gradcam, {gradcam_tokens(module, method.layer)}" if method.name == "gradcam" else method.name
 
 
 @dataclass(frozen=True, eq=False)
@@ -251,12 +318,16 @@ class _Pictures:
     Attributes:
         pixels_PCHW: uint8, what the model sees.
         targets_P: int64, the class that the model finds likeliest.
+        right_P: whether that is the picture's label, 1 or 0; NaN where it is not known.
+        chance: what always naming the commonest label reaches; see ``Accuracy``.
         coverage: share of each patch inside the picture's mask, float32 (R, C); None without a mask.
         hits: whether each patch's centre lies in the mask, bool (R, C); None without a mask.
     """
 
     pixels_PCHW: torch.Tensor
     targets_P: torch.Tensor
+    right_P: npt.NDArray[np.float64]
+    chance: float
     coverage: tuple[Floats | None, ...]
     hits: tuple[npt.NDArray[np.bool_] | None, ...]
 
@@ -266,10 +337,10 @@ class _Pictures:
 
 
 def _load_pictures(
-    classifier: Classifier, samples: Sequence[Sample], masks: Masks | None, batch_size: int
+    classifier: Classifier, data_samples: ScoredSamples, masks: Masks | None, batch_size: int
 ) -> tuple[_Pictures, list[str]]:
     """The pictures that can be read, with their masks on the model's grid, and sentences on the others."""
-    explainer = Explainer(classifier, Method())
+    explainer, samples = Explainer(classifier, Method()), data_samples.samples
     pixels, targets, readable = [], [], []
     unreadable: list[str] = []
     for batch in batches(samples, explainer.transform, batch_size=batch_size):
@@ -282,7 +353,25 @@ def _load_pictures(
         raise DataError(f"None of the {len(samples)} pictures can be read, for example {unreadable[0]}")
     regions = [_mask_on_grid(explainer, sample, masks) for sample in readable]
     coverage, hits = zip(*regions, strict=True)
-    return _Pictures(torch.cat(pixels), torch.cat(targets), coverage, hits), unreadable
+    right_P, chance = _answers(classifier, torch.cat(targets).tolist(), readable, data_samples.labels)
+    return _Pictures(torch.cat(pixels), torch.cat(targets), right_P, chance, coverage, hits), unreadable
+
+
+def _answers(
+    classifier: Classifier, targets: Sequence[int], samples: Sequence[Sample], labels: Sequence[str]
+) -> tuple[npt.NDArray[np.float64], float]:
+    """Whether each answer is the picture's label (NaN where the model has no such label), and what chance reaches."""
+    truths = [None if sample.label is None or not labels else labels[sample.label] for sample in samples]
+    known_truths = [truth if truth in classifier.labels else None for truth in truths]
+    right_P = np.array(
+        [
+            np.nan if truth is None else float(classifier.labels[target] == truth)
+            for target, truth in zip(targets, known_truths, strict=True)
+        ]
+    )
+    counts = Counter(truth for truth in known_truths if truth is not None)
+    commonest = max(counts.values(), default=0) / max(1, counts.total())
+    return right_P, max(commonest, 1 / len(classifier.labels))
 
 
 def _mask_on_grid(
@@ -318,25 +407,37 @@ class _Scorer:
         self.pictures_done = 0
         self.maps: dict[str, Floats] = {}
 
-    def score_method(self, name: str, method: Method, module: torch.nn.Module | None = None) -> ScoredMethod:
-        """Make a method's maps of all pictures, timed, and score them.
+    def score_method(self, name: str, method: Method) -> ScoredMethod:
+        """Make a method's maps of all pictures, timed, and score them."""
+        maps_PRC, seconds = self._make_maps(method)
+        return self._score(name, maps_PRC, is_control=False, seconds=seconds)
 
-        With ``module``, a copy of the model with other weights, it is a control.
+    def score_shuffled(self, name: str, method: Method, *, with_curves: bool) -> ScoredMethod:
+        """The same method, by a copy of the model whose weights are all randomised, as a control.
+
+        Args:
+            name: of the control.
+            method: its maps are for the classes that the intact model predicted.
+            with_curves: measure insertion and deletion also where average precision decides the verdict.
         """
-        explainer = Explainer(self.classifier, method)
-        parts, seconds = [], 0.0
+        *_, (_, copy) = randomised_copies(self.classifier.module, seed=_SHUFFLE_SEED)
+        maps_PRC, seconds = self._make_maps(method, copy)
+        curves = with_curves or not self._has_enough_masks
+        return self._score(name, maps_PRC, is_control=True, seconds=seconds, with_curves=curves)
+
+    def _make_maps(self, method: Method, module: torch.nn.Module | None = None) -> tuple[Floats, float]:
+        """Maps of all pictures, and seconds a picture; by ``module`` where it is given, a copy with other weights."""
+        explainer, parts, seconds = Explainer(self.classifier, method), [], 0.0
         for part in self._batches():
             pixels_BCHW = explainer.pixels(self.pictures.pixels_PCHW[part])
             start = time.perf_counter()
             parts.append(explainer.maps(pixels_BCHW, self.pictures.targets_P[part], module).scores_BRC.numpy())
             seconds += time.perf_counter() - start
-        maps_PRC, is_control = np.concatenate(parts), module is not None
-        return self._score(name, maps_PRC, is_control=is_control, seconds=seconds / len(self.pictures))
+        return np.concatenate(parts), seconds / len(self.pictures)
 
-    def score_shuffled(self, name: str, method: Method) -> ScoredMethod:
-        """The same method, by a copy of the model whose weights are all randomised, as a control."""
-        *_, (_, copy) = randomised_copies(self.classifier.module, seed=_SHUFFLE_SEED)
-        return self.score_method(name, method, copy)
+    @property
+    def _has_enough_masks(self) -> bool:
+        return sum(coverage_RC is not None for coverage_RC in self.pictures.coverage) >= MIN_PICTURES
 
     def control_maps(self) -> Iterator[tuple[str, Floats]]:
         """Maps of all pictures that know nothing of the model, by the controls' names."""
@@ -355,12 +456,15 @@ class _Scorer:
         for first in range(0, len(self.pictures), self.settings.batch_size):
             yield slice(first, min(first + self.settings.batch_size, len(self.pictures)))
 
-    def _score(self, name: str, maps_PRC: Floats, *, is_control: bool, seconds: float | None) -> ScoredMethod:
+    def _score(
+        self, name: str, maps_PRC: Floats, *, is_control: bool, seconds: float | None, with_curves: bool = True
+    ) -> ScoredMethod:
         self.maps[name] = maps_PRC
+        curve_pictures = min(self.settings.curves, len(maps_PRC)) if with_curves else 0
         values: dict[str, list[float]] = {"gap": [], "insertion": [], "deletion": []}
         for batch in self._batches():
-            if with_curves := range(*batch.indices(min(self.settings.curves, len(maps_PRC)))):
-                part = slice(with_curves.start, with_curves.stop)
+            if places := range(*batch.indices(curve_pictures)):
+                part = slice(places.start, places.stop)
                 curves = self.explainer.curves(self.explainer.pixels(self.pictures.pixels_PCHW[part]), maps_PRC[part])
                 values["gap"] += curves.gap.tolist()
                 values["insertion"] += curves.insertion_area.tolist()
@@ -390,22 +494,49 @@ class _Scorer:
         """Outlier tokens of the first batch; they are the model's, whatever the method."""
         return self.explainer.outliers(self.explainer.pixels(self.pictures.pixels_PCHW[next(self._batches())]))
 
-    def verdict(self, name: str, method: Method, scores: Sequence[ScoredMethod], ranking: Ranking) -> Verdict:
-        """All checks of a method over all pictures; the weights are randomised on one batch of them."""
-        by_name = {each.name: each for each in scores}
-        lead = paired_difference(by_name[name], by_name["centre blob"], ranking.by, seed=self.settings.seed)
-        explainer, first = Explainer(self.classifier, method), next(self._batches())
-        pixels_BCHW, targets_B = explainer.pixels(self.pictures.pixels_PCHW[first]), self.pictures.targets_P[first]
-        outliers_BRC, maps_PRC = self._outliers_BRC, self.maps[name]
-        masses = [outlier_mass(*each) for each in zip(maps_PRC[first], outliers_BRC, strict=True)]
-        evidence = Evidence(
-            pictures=len(maps_PRC),
-            correlation=float(explainer.sensitivity(pixels_BCHW, targets_B, _SHUFFLE_SEED).final_B.mean()),
-            metric=ranking.by.key,
+    def evidence(
+        self, method: Method, own: ScoredMethod, controls: Sequence[ScoredMethod], shuffled_scores: ScoredMethod
+    ) -> SetEvidence:
+        """All tests of a method over all pictures; stages of shuffled weights on some of them.
+
+        It is compared with controls by average precision where enough pictures have masks: that sees the order of all
+        patches, and tells methods apart on a fraction of the pictures that hits of the strongest patch take.
+        """
+        by = metric("average_precision" if self._has_enough_masks or not self.settings.curves else "gap")
+        mean = estimate(own.values[by.key], by)
+        assert mean is not None  # insertion and deletion of one picture at least
+        comparisons = []
+        for control, words in (*((each, _CONTROLS[each.name]) for each in controls), (shuffled_scores, _SHUFFLED)):
+            lead, other = paired_difference(own, control, by), estimate(control.values[by.key], by)
+            if control.name != "random" and lead is not None and other is not None:
+                comparisons.append(ControlComparison(words, other.mean, lead))
+        first, maps_PRC, right_P = next(self._batches()), self.maps[own.name], self.pictures.right_P
+        masses = [outlier_mass(*each) for each in zip(maps_PRC[first], self._outliers_BRC, strict=True)]
+        labelled_pictures = int(np.count_nonzero(~np.isnan(right_P)))
+        return SetEvidence(
+            metric=by.key,
+            mean=mean,
+            controls=tuple(comparisons),
+            stages=self._cascade(method),
+            for_a_class=method.for_a_class,
+            accuracy=Accuracy(int(np.nansum(right_P)), labelled_pictures, self.pictures.chance)
+            if labelled_pictures
+            else None,
+            right=estimate(own.values[by.key][right_P == 1], by),
+            wrong=estimate(own.values[by.key][right_P == 0], by),
+            blank=_count_blank(maps_PRC),
             top_decile_mass=float(top_decile_mass(maps_PRC).mean()),
             outlier_mass=float(np.mean(masses)),
-            outliers=float(outliers_BRC.sum((1, 2)).mean()),
         )
-        if lead is not None:
-            evidence = replace(evidence, advantage=lead.mean, advantage_interval=lead.interval)
-        return judge(evidence)
+
+    def _cascade(self, method: Method) -> tuple[Stage, ...]:
+        """Rank correlations of maps of some pictures with those of ever more shuffled copies of the model."""
+        explainer, part = Explainer(self.classifier, method), slice(0, _CASCADE_PICTURES)
+        pixels_BCHW = explainer.pixels(self.pictures.pixels_PCHW[part])
+        result = explainer.sensitivity(pixels_BCHW, self.pictures.targets_P[part], _SHUFFLE_SEED)
+        stages = []
+        for name, correlation_B in zip(result.stages, result.correlation_SB, strict=True):
+            mean = float(correlation_B.mean())
+            interval = mean_interval(correlation_B, -1, 1)
+            stages.append(Stage(name, Estimate(mean, interval, len(correlation_B))))
+        return tuple(stages)

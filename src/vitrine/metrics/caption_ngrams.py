@@ -1,8 +1,8 @@
-"""BLEU, ROUGE-L and CIDEr by pycocoevalcap's pure-Python scorers, and on bootstrap samples of the pictures.
+"""BLEU, ROUGE-L and CIDEr by pycocoevalcap's pure-Python scorers, and without each of the pictures.
 
 pycocoevalcap is an optional dependency, imported when it is first used. It has no type annotations.
 
-Axes: P pictures, L resamples of them, R resamples that are drawn at a time, V values a picture; a number is a size.
+Axes: P pictures, L sets of them, V values a picture; a number is a size.
 """
 
 from __future__ import annotations
@@ -16,10 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from vitrine.metrics.caption_text import Words
-from vitrine.metrics.intervals import bootstrap_draws
-
-RESAMPLES = 1000
-"""Bootstrap samples of the pictures."""
 
 NO_SCORERS = "BLEU, ROUGE-L and CIDEr were not computed: pip install 'vitrine[caption-metrics]' brings their scorers."
 """What is said where pycocoevalcap is not installed."""
@@ -45,16 +41,14 @@ class NgramScores:
     corpus: Mapping[str, float]
     values_PV: Floats
 
-    def resample(self, resamples: int, seed: int) -> dict[str, Floats]:
-        """Compute every metric on bootstrap samples of the pictures, float64 (L,).
+    def without_each(self) -> dict[str, Floats]:
+        """Every metric of all pictures but one, for each of them in turn, float64 (P,); there are two at least.
 
-        One seed draws the same pictures for every set of as many captions.
-
-        CIDEr keeps the idf weights of all pictures: the interval is that of the mean of its figures by picture.
+        CIDEr keeps the idf weights of all pictures: what is left is the mean of its figures by picture.
         """
-        sums_LV = _resampled_sums(self.values_PV, resamples, seed)
-        means_L2 = sums_LV[:, -2:] / len(self.values_PV)
-        return dict(zip(NGRAM_METRICS, (*corpus_bleu(sums_LV[:, :-2]).T, *means_L2.T), strict=True))
+        sums_PV = self.values_PV.sum(axis=0) - self.values_PV
+        means_P2 = sums_PV[:, -2:] / (len(self.values_PV) - 1)
+        return dict(zip(NGRAM_METRICS, (*corpus_bleu(sums_PV[:, :-2]).T, *means_P2.T), strict=True))
 
 
 def scorers() -> tuple[Any, Any, Any] | None:
@@ -128,13 +122,3 @@ def _bleu_counts(picture: Mapping[str, Any]) -> list[int]:
     words = picture["testlen"]
     closest = min((abs(length - words), length) for length in picture["reflen"])[1]
     return [*picture["correct"], *picture["guess"], words, closest]
-
-
-def _resampled_sums(values_PV: Floats, resamples: int, seed: int) -> Floats:
-    """Sums over pictures drawn with replacement, (L, V)."""
-    pictures, sums = len(values_PV), []
-    for drawn_RP in bootstrap_draws(pictures, resamples, seed):
-        flat = (drawn_RP + pictures * np.arange(len(drawn_RP))[:, None]).ravel()
-        times_RP = np.bincount(flat, minlength=drawn_RP.size).reshape(drawn_RP.shape)
-        sums.append(times_RP.astype(np.float64) @ values_PV)
-    return np.concatenate(sums)

@@ -1,6 +1,6 @@
 """Scores of predicted captions against human ones, beside those of one constant caption for every picture.
 
-Axes: L resamples of the pictures.
+Axes: P pictures.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from vitrine.metrics.caption_java import JAVA_METRICS, java_scores
 from vitrine.metrics.caption_ngrams import (
     NGRAM_METRICS,
     NO_SCORERS,
-    RESAMPLES,
     Floats,
     NgramScores,
     ngram_scores,
@@ -30,7 +29,7 @@ from vitrine.metrics.caption_text import (
     lengths,
     tokenise,
 )
-from vitrine.metrics.intervals import MIN_PICTURES, percentile_interval, wilson
+from vitrine.metrics.intervals import MIN_PICTURES, jackknife_interval, wilson
 from vitrine.results import Interval, round_number
 
 METRICS = {
@@ -97,13 +96,12 @@ class CaptionScores:
         predicted: the captioner's captions.
         constant: ``constant_caption`` for every picture: what is reached without looking at the picture.
         human: of the pictures with at least two human captions, the first against the others; None without such.
-        lead: by key, predicted less constant, with the interval of the difference on the same resamples of pictures.
+        lead: by key, predicted less constant, with the interval of the difference on the same pictures.
         constant_caption: as words.
         constant_from: what it was chosen from: "references" or "given captions".
         human_captions: how many the predicted captions were scored against.
         human_lengths: of all of these, in words.
         human_words: distinct words in them.
-        resamples, seed: of the bootstrap.
         notes: sentences that belong to the figures.
     """
 
@@ -116,15 +114,12 @@ class CaptionScores:
     human_captions: int
     human_lengths: Lengths
     human_words: int
-    resamples: int
-    seed: int
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready and stable: the same captions give the same content; floats are rounded to ``DECIMALS``."""
         return {
             "tokenisation": TOKENISATION,
-            "bootstrap": {"resamples": self.resamples, "seed": self.seed},
             "predicted": self.predicted.to_dict(),
             "constant_caption": {
                 "caption": self.constant_caption,
@@ -150,12 +145,18 @@ _FEW_PICTURES = 50  # below which CIDEr's idf weights say little
 
 @dataclass(frozen=True)
 class _Column:
-    """A column of the table: one caption a picture and its references, as words, with their n-gram figures."""
+    """A column of the table: one caption a picture and its references, as words, with their n-gram figures.
+
+    Attributes:
+        captions, references: one a picture, and several.
+        ngrams: None without scorers.
+        without_P: every figure without each picture in turn; empty with too few for intervals.
+    """
 
     captions: Sequence[Words]
     references: Sequence[Sequence[Words]]
     ngrams: NgramScores | None
-    samples_L: Mapping[str, Floats]
+    without_P: Mapping[str, Floats]
 
 
 def caption_scores(
@@ -164,7 +165,6 @@ def caption_scores(
     *,
     control_from: Sequence[str] | None = None,
     java: bool = False,
-    seed: int = 0,
 ) -> CaptionScores:
     """Score predicted captions. 5,000 pictures with five human captions each take about half a minute.
 
@@ -173,7 +173,8 @@ def caption_scores(
     counts, with zero words. With one picture CIDEr is 0 whatever the caption says, and with few pictures it means
     little: an n-gram that all pictures' references have weighs nothing. The result's notes say so.
 
-    Intervals are of the percentile bootstrap over pictures, for BLEU, ROUGE-L and CIDEr (its idf weights held fixed).
+    Intervals are from leaving out pictures one by one, for BLEU, ROUGE-L and CIDEr (its idf weights held fixed): see
+    :func:`~vitrine.metrics.intervals.jackknife_interval`.
     The corpus figures of METEOR and SPICE have none.
 
     Args:
@@ -183,7 +184,6 @@ def caption_scores(
         control_from: captions from which the constant caption is chosen, such as the training captions. None chooses
             from ``references``, which makes it a little better than a caption chosen blind.
         java: whether METEOR and SPICE are computed and the words compared with PTBTokenizer's; takes minutes.
-        seed: of the bootstrap.
 
     Raises:
         DataError: no prediction, a picture without a human caption that has words, or nothing to choose the constant
@@ -195,10 +195,10 @@ def caption_scores(
     references_P = [references_by_name[name] for name in names]
     all_references = [words for picture in references_P for words in picture]
     constant_words = _choose_constant(all_references, control_from)
-    predicted = _measure([tokenise(predictions[name]) for name in names], references_P, seed)
-    constant = _measure([constant_words] * len(names), references_P, seed)
+    predicted = _measure([tokenise(predictions[name]) for name in names], references_P)
+    constant = _measure([constant_words] * len(names), references_P)
     several = [picture for picture in references_P if len(picture) > 1]
-    human = _measure([first for first, *_ in several], [rest for _, *rest in several], seed) if several else None
+    human = _measure([first for first, *_ in several], [rest for _, *rest in several]) if several else None
     columns = [column for column in (predicted, constant, human) if column is not None]
     texts = [text for name in names for text in (predictions[name], *references[name])] if java else []
     scores_in_java, java_notes = _score_in_java(columns, texts) if java else ([{} for _ in columns], ())
@@ -213,8 +213,6 @@ def caption_scores(
         human_captions=len(all_references),
         human_lengths=lengths(all_references),
         human_words=len({word for words in all_references for word in words}),
-        resamples=RESAMPLES,
-        seed=seed,
         notes=(*notes, *_remarks(predicted, human), *java_notes),
     )
 
@@ -255,10 +253,10 @@ def _choose_constant(references: Sequence[Words], control_from: Sequence[str] | 
         ) from None
 
 
-def _measure(captions: Sequence[Words], references: Sequence[Sequence[Words]], seed: int) -> _Column:
+def _measure(captions: Sequence[Words], references: Sequence[Sequence[Words]]) -> _Column:
     ngrams = ngram_scores(captions, references)
     enough = ngrams is not None and len(captions) >= MIN_PICTURES
-    return _Column(captions, references, ngrams, ngrams.resample(RESAMPLES, seed) if ngrams and enough else {})
+    return _Column(captions, references, ngrams, ngrams.without_each() if ngrams and enough else {})
 
 
 def _score_in_java(columns: Sequence[_Column], texts: Sequence[str]) -> tuple[list[dict[str, Score]], tuple[str, ...]]:
@@ -275,29 +273,37 @@ def _score(column: _Column, more: Mapping[str, Score]) -> ScoredCaptions:
     metrics: dict[str, Score | None] = {**dict.fromkeys(METRICS), **more}
     if column.ngrams is not None:
         for key in NGRAM_METRICS:
-            metrics[key] = Score(column.ngrams.corpus[key], _interval(column.samples_L.get(key)))
+            metrics[key] = _with_interval(key, column.ngrams.corpus[key], column.without_P.get(key), 0)
     human_words = {word for captions in column.references for words in captions for word in words}
     exact = sum(words in captions for words, captions in zip(column.captions, column.references, strict=True))
     pictures, diversity = len(column.captions), caption_diversity(column.captions, human_words)
     return ScoredCaptions(pictures, metrics, exact, wilson(exact, pictures), diversity)
 
 
-def _interval(samples_L: Floats | None) -> Interval | None:
-    """None where nothing was resampled, or where the resamples do not differ."""
-    if samples_L is None:
-        return None
-    interval = percentile_interval(samples_L)
-    return interval if interval.high - interval.low > 1e-12 else None
+def _with_interval(key: str, figure: float, without_P: Floats | None, low: int) -> Score:
+    """A figure with its interval; without one where there are too few pictures, or none of them changes it.
+
+    Args:
+        key: of the metric.
+        figure: of all pictures.
+        without_P: without each of them; None with too few.
+        low: 0 for a figure, -1 for a difference of two: how far it can go down, in units of the highest one.
+    """
+    if without_P is None or without_P.max() - without_P.min() <= 1e-12:
+        return Score(figure)
+    highest = 10.0 if key == "cider" else 1.0
+    return Score(figure, jackknife_interval(figure, without_P, low * highest, highest))
 
 
 def _lead(predicted: _Column, constant: _Column) -> dict[str, Score]:
-    """By how much the predicted captions are ahead; both columns drew the same pictures in every resample."""
+    """By how much the predicted captions are ahead; without the same pictures in turn."""
     if predicted.ngrams is None or constant.ngrams is None:
         return {}
     lead = {}
     for key in NGRAM_METRICS:
-        samples_L = predicted.samples_L[key] - constant.samples_L[key] if predicted.samples_L else None
-        lead[key] = Score(predicted.ngrams.corpus[key] - constant.ngrams.corpus[key], _interval(samples_L))
+        without_P = predicted.without_P[key] - constant.without_P[key] if predicted.without_P else None
+        ahead = predicted.ngrams.corpus[key] - constant.ngrams.corpus[key]
+        lead[key] = _with_interval(key, ahead, without_P, -1)
     return lead
 
 
@@ -310,7 +316,7 @@ def _remarks(predicted: _Column, human: _Column | None) -> Iterator[str]:
     elif pictures < _FEW_PICTURES:
         yield f"With {pictures} pictures CIDEr's weights say little: compare it on these same pictures only."
     if pictures < MIN_PICTURES:
-        yield f"Intervals by resampling need {MIN_PICTURES} pictures."
+        yield f"Intervals need {MIN_PICTURES} pictures."
     if human is None:
         yield "No picture has two human captions, so no human caption could be scored against others."
     else:

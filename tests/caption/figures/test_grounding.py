@@ -105,9 +105,9 @@ def test_the_text_counts_what_was_left_out_and_says_the_finding() -> None:
     assert SHIFTED.sentence in text
     assert f"40 pictures, {SHIFTED.nouns} nouns; 1,600 more name what is not there; left out: " in text
     assert f"{SHIFTED.unpaired_nouns} (no neighbour)" in text
-    assert "2,000 resamples of the pictures" in text
+    assert "95 % intervals over pictures" in text
     assert max(map(len, grounding_table(RESULTS["one"]).text().splitlines())) <= 120
-    assert "resamples" not in grounding_text(RESULTS["few"])
+    assert "intervals" not in grounding_text(RESULTS["few"])
 
 
 @pytest.mark.parametrize("ending", [".png", ".svg"])

@@ -91,8 +91,8 @@ def test_the_figure_draws_the_numbers() -> None:
     figure = methods_figure(ranking)
     words = [text.get_text() for text in figure.findobj(Text)]
     assert "Methods ranked by pointing hit" in words
-    assert sum(word == "higher is better" for word in words) == 7
-    assert sum(word == "lower is better" for word in words) == 1
+    assert sum(word == "higher is better, n = 40" for word in words) == 7
+    assert sum(word == "lower is better, n = 40" for word in words) == 1
     for each in METRICS:
         numbers = panel_numbers(figure, each.label)
         estimates = [row.estimates[each.key] for row in ranking.rows]
@@ -132,9 +132,9 @@ def test_the_table_says_the_same_as_the_ranking() -> None:
     table = methods_table(ranking)
     assert table.columns == (
         "method",
-        "insertion − deletion",
-        "insertion area",
-        "deletion area",
+        "insertion − deletion, n = 40",
+        "insertion area, n = 40",
+        "deletion area, n = 40",
         "s/picture",
         "by insertion − deletion",
     )
@@ -155,10 +155,22 @@ def test_the_table_says_the_same_as_the_ranking() -> None:
     assert methods_table(ranking).markdown().splitlines()[2].startswith("| **")
 
 
+def test_every_column_says_on_how_many_pictures_it_was_measured() -> None:
+    """Of twelve pictures four have the second number: it must not stand under "12 pictures"."""
+    gap_P = np.where(np.arange(12) < 4, 0.5, np.nan)
+    ranking = rank_methods([ScoredMethod("one", False, {"pointing": np.ones(12), "gap": gap_P})], by="pointing")
+    assert methods_table(ranking).columns[1:3] == ("pointing hit, n = 12", "insertion − deletion, n = 4")
+    words = [text.get_text() for text in methods_figure(ranking).findobj(Text)]
+    assert "higher is better, n = 12" in words and "higher is better, n = 4" in words
+    by_gap = rank_methods([ScoredMethod("one", False, {"pointing": np.ones(12), "gap": gap_P})], by="gap")
+    assert methods_text(by_gap).startswith("Ranked by insertion − deletion on 4 pictures of 12; too few for intervals")
+    assert by_gap.to_dict()["methods"][0]["metrics"]["gap"]["n"] == 4
+
+
 def test_a_mean_that_rounds_to_zero_has_no_sign() -> None:
     values = {"gap": np.full(40, -0.0001)}
     text = methods_text(rank_methods([ScoredMethod("flat", False, values, None)]))
-    assert "0.000 (0.00 to 0.00)" in text and "\u22120" not in text
+    assert "0.000 (" in text and "\u22120.000" not in text
 
 
 def test_the_text_stays_narrow_and_shows_every_metric_once() -> None:
@@ -170,7 +182,7 @@ def test_the_text_stays_narrow_and_shows_every_metric_once() -> None:
             assert max(map(len, lines)) <= 120
         headings = [line for line in lines if line.lstrip().startswith("method  ")]
         for each in ranking.metrics:
-            assert sum(f"  {each.label}  " in f"{line}  " for line in headings) >= 1
+            assert sum(f"  {each.label}, n = " in line for line in headings) >= 1
         assert sum("s/picture" in line for line in headings) == 1
 
 
@@ -181,6 +193,7 @@ def test_the_csv_has_every_number() -> None:
         for csv_row, row in zip(rows, ranking.rows, strict=True):
             assert csv_row["control"] == ("yes" if row.is_control else "no")
             assert csv_row["standing"] == row.standing
+            assert csv_row["p"] == ("" if row.p is None else str(round(row.p, 6)))
             assert csv_row["seconds_a_picture"] == ("" if row.seconds is None else str(row.seconds))
             for key, estimate in row.estimates.items():
                 assert float(csv_row[key]) == pytest.approx(estimate.mean, abs=1e-6)

@@ -68,7 +68,16 @@ def grounding_text(results: Mapping[str, Grounding]) -> str:
         f"{grounding_table({label: result}).text()}\n\n{result.sentence}"
         for label, result in results.items()
     ]
-    return "\n\n".join([*parts, *([_intervals(results)] if _has_intervals(results) else [])])
+    return "\n\n".join(
+        [
+            *parts,
+            *(
+                ["In brackets 95 % intervals over pictures. Nouns: whose region is known."]
+                if _has_intervals(results)
+                else []
+            ),
+        ]
+    )
 
 
 def save_grounding_figure(
@@ -192,15 +201,8 @@ def _has_intervals(results: Mapping[str, Grounding]) -> bool:
     )
 
 
-def _intervals(results: Mapping[str, Grounding]) -> str:
-    resamples = max(result.resamples for result in results.values())
-    return (
-        f"In brackets 95 % bootstrap intervals ({resamples:,} resamples of the pictures). Nouns: whose region is known."
-    )
-
-
 def _detail(results: Mapping[str, Grounding]) -> str:
-    lines = ["lines and brackets: 95 % intervals, pictures resampled"] if _has_intervals(results) else []
+    lines = ["lines and brackets: 95 % intervals over pictures"] if _has_intervals(results) else []
     return "   ".join(["means over nouns whose region is known", *lines, "dotted: the best control"])
 
 

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vitrine.attribution.ranking import Estimate, Metric, RankedMethod, Ranking
+from vitrine.attribution.set_verdict import SetVerdict
 from vitrine.plotting.style import (
     ACCENT,
     GREY,
@@ -29,7 +30,7 @@ from vitrine.plotting.style import (
     text_size,
 )
 from vitrine.plotting.tables import Cell, Table
-from vitrine.results import round_number, shown_number
+from vitrine.results import count_of, round_number, shown_number
 
 STANDINGS = {
     "best": "best",
@@ -49,7 +50,7 @@ _ROW, _APART, _GAP, _NUMBER, _HEAD, _FOOT = 0.27, 0.28, 0.28, 0.38, 0.58, 0.36
 
 
 def methods_table(ranking: Ranking, metrics: Sequence[Metric] | None = None, *, standing: bool = True) -> Table:
-    """A row a method, best first, then the controls; a column a metric, as mean (95 % interval).
+    """A row a method, best first, then the controls; a column a metric, as mean (95 % interval), with its pictures.
 
     Args:
         ranking: what to show.
@@ -57,7 +58,7 @@ def methods_table(ranking: Ranking, metrics: Sequence[Metric] | None = None, *, 
         standing: with seconds a picture, and how each method stands to the best.
     """
     columns_shown = ranking.metrics if metrics is None else tuple(metrics)
-    columns = ["method", *(metric.label for metric in columns_shown)]
+    columns = ["method", *(_heading(ranking, metric) for metric in columns_shown)]
     rows: list[list[Cell]] = [
         [_name(row), *(_estimate(row.estimates.get(metric.key)) for metric in columns_shown)] for row in ranking.rows
     ]
@@ -83,14 +84,31 @@ def methods_text(ranking: Ranking) -> str:
     return "\n\n".join([_caption(ranking), *parts])
 
 
+def cascade_table(verdicts: Mapping[str, SetVerdict]) -> Table:
+    """A row a method, a column a stage: rank correlation of its maps with those of ever more shuffled copies."""
+    stages = [stage.name for stage in next(iter(verdicts.values())).evidence.stages]
+    rows = [
+        (name, *(shown_number(stage.correlation.mean) for stage in verdict.evidence.stages))
+        for name, verdict in verdicts.items()
+    ]
+    return Table(("shuffled, from the head down", *stages), tuple(rows))
+
+
 def methods_csv(ranking: Ranking) -> bytes:
-    """A CSV file: a row a method; for every metric mean, ends of the interval and number of pictures."""
-    columns = ["method", "control", "standing", "seconds_a_picture"]
+    """A CSV file: a row a method, with the p of its difference from the best, corrected for all pairs; for every
+    metric mean, ends of the interval and number of pictures."""
+    columns = ["method", "control", "standing", "p", "seconds_a_picture"]
     for metric in ranking.metrics:
         columns += [metric.key, f"{metric.key}_low", f"{metric.key}_high", f"{metric.key}_n"]
     rows: list[tuple[Cell, ...]] = []
     for row in ranking.rows:
-        cells: list[Cell] = [row.name, "yes" if row.is_control else "no", row.standing, round_number(row.seconds)]
+        cells: list[Cell] = [
+            row.name,
+            "yes" if row.is_control else "no",
+            row.standing,
+            round_number(row.p),
+            round_number(row.seconds),
+        ]
         for metric in ranking.metrics:
             estimate = row.estimates.get(metric.key)
             if estimate is None:
@@ -125,7 +143,10 @@ def methods_figure(ranking: Ranking, title: str = "", metrics: Sequence[Metric] 
         names = text_size([shorten(row.name, _NAME) for row in ranking.rows], LABEL, weight="bold")[0]
         times = text_size(["s/picture", *(_seconds(row) for row in ranking.rows)], SMALL)[0]
         left, right = MARGIN + names + 0.2, MARGIN + times + 0.1
-        labels = text_size([metric.label for metric in panels], LABEL, weight="bold")[0]
+        labels = max(
+            text_size([metric.label for metric in panels], LABEL, weight="bold")[0],
+            text_size([_direction(ranking, metric) for metric in panels], SMALL)[0],
+        )
         fitting = max(1, min(_ACROSS, int((WIDTH - left - right) / (labels + _GAP))))
         count = math.ceil(len(panels) / fitting)
         across = math.ceil(len(panels) / count)
@@ -194,8 +215,9 @@ def _panel(axes: Axes, ranking: Ranking, metric: Metric, width: float) -> None:
         _point(axes, ranking.rows[index], entry, _row_middle(ranking, index), end)
     weight = "bold" if metric == ranking.by else "normal"
     axes.annotate(metric.label, (low, 0), (0, 21), textcoords="offset points", fontsize=LABEL, weight=weight)
-    better = "higher is better" if metric.higher_is_better else "lower is better"
-    axes.annotate(better, (low, 0), (0, 8.6), textcoords="offset points", fontsize=SMALL, color=GREY)
+    axes.annotate(
+        _direction(ranking, metric), (low, 0), (0, 8.6), textcoords="offset points", fontsize=SMALL, color=GREY
+    )
 
 
 def _point(axes: Axes, row: RankedMethod, entry: Estimate, height: float, end: float) -> None:
@@ -221,21 +243,39 @@ def _seconds(row: RankedMethod) -> str:
 
 
 def _caption(ranking: Ranking) -> str:
-    on = "1 picture" if ranking.pictures == 1 else f"{ranking.pictures:,} pictures"
-    how = f"in brackets 95 % bootstrap intervals ({ranking.resamples:,} resamples of the pictures)"
-    return f"Ranked by {ranking.by.label} on {on}; {how if _has_intervals(ranking) else 'too few for intervals'}."
+    fewest, most = ranking.pictures_of(ranking.by)
+    on = count_of(most, "picture") if fewest == most else f"{fewest:,} to {most:,} pictures"
+    if most < ranking.pictures:
+        on += f" of {ranking.pictures:,}"
+    how = "in brackets 95 % intervals over pictures" if _has_intervals(ranking) else "too few for intervals"
+    return f"Ranked by {ranking.by.label} on {on}; {how}; n: pictures of a column."
 
 
 def _detail(ranking: Ranking) -> str:
     standings = {row.standing for row in ranking.rows if not row.is_control}
     best = "the best method" + (" and those that tie with it" if "ties" in standings else "")
     parts = [
-        f"n = {ranking.pictures:,}",
+        f"{count_of(ranking.pictures, 'picture')}; n: those of a panel",
         *(["lines: 95 % intervals"] if _has_intervals(ranking) else []),
         f"in colour: {best}" + (" (too few pictures to tell more apart)" if "unknown" in standings else ""),
         *(["dotted: the best control"] if any(row.is_control for row in ranking.rows) else []),
     ]
     return "   ".join(parts)
+
+
+def _direction(ranking: Ranking, metric: Metric) -> str:
+    better = "higher is better" if metric.higher_is_better else "lower is better"
+    return f"{better}, {_pictures(ranking, metric)}"
+
+
+def _heading(ranking: Ranking, metric: Metric) -> str:
+    return f"{metric.label}, {_pictures(ranking, metric)}"
+
+
+def _pictures(ranking: Ranking, metric: Metric) -> str:
+    """On how many pictures a metric was measured, whatever the other metrics were measured on."""
+    fewest, most = ranking.pictures_of(metric)
+    return f"n = {most:,}" if fewest == most else f"n = {fewest:,} to {most:,}"
 
 
 def _has_intervals(ranking: Ranking) -> bool:

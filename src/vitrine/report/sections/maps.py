@@ -15,7 +15,7 @@ from vitrine.attribution.methods import Method
 from vitrine.attribution.patch_hiding import count_hiding_tests
 from vitrine.attribution.position_embeddings import position_embeddings
 from vitrine.attribution.position_metrics import assess_positions
-from vitrine.attribution.ranking import Estimate, RankedMethod, Ranking, metric
+from vitrine.attribution.ranking import Estimate, PairedDifference, RankedMethod, Ranking, metric
 from vitrine.classify.model import Classifier
 from vitrine.data.image_folder import one_picture
 from vitrine.data.samples import Sample
@@ -42,7 +42,7 @@ from vitrine.report.document import (
     Section,
     TableBlock,
 )
-from vitrine.results import Interval, Progress, Unreadable, no_progress, shown_number
+from vitrine.results import Interval, Progress, Unreadable, count_of, no_progress, shown_number
 from vitrine.runs.data import find_validation_samples
 from vitrine.runs.environment import WEIGHTS_SHA256
 from vitrine.runs.record import RunRecord
@@ -250,16 +250,18 @@ def scores_from_dict(content: Mapping[str, Any]) -> RecordedScores:
             each["seconds_a_picture"],
             {key: _estimate(estimate) for key, estimate in each["metrics"].items()},
             each["standing"],
-            None if each["lead_of_best"] is None else _estimate(each["lead_of_best"]),
+            None if each["lead_of_best"] is None else _paired_difference(each["lead_of_best"]),
+            each["p_of_lead"],
         )
         for each in content["methods"]
     )
-    bootstrap = content["bootstrap"]
-    ranking = Ranking(
-        metric(content["ranked_by"]), rows, content["pictures"], bootstrap["resamples"], bootstrap["seed"]
-    )
+    ranking = Ranking(metric(content["ranked_by"]), rows, content["pictures"])
     verdicts = {name: (verdict["flag"], verdict["sentence"]) for name, verdict in content["verdicts"].items()}
     return RecordedScores(ranking, verdicts, content["data"], content["pictures_with_mask"], tuple(content["notes"]))
+
+
+def _paired_difference(content: Mapping[str, Any]) -> PairedDifference:
+    return PairedDifference(_estimate(content), content["wins"], content["losses"], content["p"])
 
 
 def _estimate(content: Mapping[str, Any]) -> Estimate:
@@ -299,13 +301,14 @@ def build_methods_section(scores: RecordedScores) -> Section:
 def _describe_best(scores: RecordedScores) -> str:
     ranking = scores.ranking
     best, by = ranking.rows[0], ranking.by
+    score = best.estimates[by.key]
     methods = [row for row in ranking.rows if not row.is_control]
     ties = [row.name for row in methods[1:] if row.standing == "ties"]
     ahead = [row.name for row in ranking.rows if row.is_control and row.standing == "above"]
     level = [row.name for row in ranking.rows if row.is_control and row.standing == "ties"]
     text = (
-        f"Of {len(methods)} methods and layers, {best.name} has the best {by.label}, "
-        f"{shown_number(best.estimates[by.key].mean, 3)} on {ranking.pictures:,} pictures of {scores.data}."
+        f"Of {len(methods)} methods and layers, {best.name} has the best {by.label}, {shown_number(score.mean, 3)} on "
+        f"{count_of(score.n, 'picture')} of {scores.data}."
     )
     if ties:
         text += f" It cannot be told from {', '.join(ties)}."
@@ -318,4 +321,4 @@ def _describe_best(scores: RecordedScores) -> str:
 
 def _figure_caption(scores: RecordedScores) -> str:
     masked = f"{scores.masked:,} pictures have masks. " if scores.masked else "There are no masks. "
-    return f"{masked}Controls, grey, know nothing of the model. 95 % intervals from drawing pictures (bootstrap)."
+    return f"{masked}Controls, grey, know nothing of the model. 95 % intervals over pictures."
