@@ -2,9 +2,10 @@
 
 The hash is two of imagehash's, of 256 bits each: ``phash``, the signs of the 16 × 16 lowest frequencies of the grey
 picture about their median, which says how its large shapes lie; and ``dhash``, whether each of 16 × 16 cells is lighter
-than the next, which tells pictures of like shapes apart. A picture has four: of all of it, of its middle 95 % and 90 %,
-and of its mirror image, so that a slightly cropped or a mirrored copy is near one of them. What this finds, and how
-often different photographs are taken for copies, is measured by ``benchmarks/near_copies.py``: see docs/leakage.md.
+than the next, which tells pictures of like shapes apart. A picture has twelve: of all of it, of its middle 95 % and
+90 %, of its mirror image, and without a strip at each side and each corner, so that a slightly cropped or a mirrored
+copy is near one of them. What this finds, and how often different photographs are taken for copies, is measured by
+``benchmarks/near_copies.py``: see docs/leakage.md.
 
 Axes: Q queries, R references, P pairs of both, H hashes a picture, W words of 64 bits a hash.
 """
@@ -21,25 +22,39 @@ from PIL import Image, ImageOps, ImageStat
 BITS = 512
 """Bits of a hash."""
 
-MAX_DISTANCE = 80
+MAX_DISTANCE = 76
 """Bits that may differ between near copies. Chosen by ``benchmarks/near_copies.py``; see docs/leakage.md."""
 
-SIGNATURE_BYTES = 256
-"""Length of a picture's signature: four hashes."""
-
 _SIDE = 16  # of both hashes: twice _SIDE² is BITS
-_CROPS = (1.0, 0.95, 0.9)  # middle parts of the picture that are hashed, as shares of both sides
-_MIRRORED = len(_CROPS)  # place of the mirror image's hash
-_MAX_LOW_DISTANCE = 12  # of the 64 bits of lowest frequency: a quick look at an eighth of the bits comes first
-_THUMBNAIL = 128  # pixels a side, from which all four are made
+_STRIP, _CORNER = 0.06, 0.05
+# What is left out of the parts that are hashed: shares of the picture at left, top, right and bottom.
+_FRAMES = ((0.0, 0.0, 0.0, 0.0), (0.025, 0.025, 0.025, 0.025), (0.05, 0.05, 0.05, 0.05))
+_STRIPS = ((_STRIP, 0.0, 0.0, 0.0), (0.0, _STRIP, 0.0, 0.0), (0.0, 0.0, _STRIP, 0.0), (0.0, 0.0, 0.0, _STRIP))
+_CORNERS = (
+    (_CORNER, _CORNER, 0.0, 0.0),
+    (0.0, _CORNER, _CORNER, 0.0),
+    (0.0, 0.0, _CORNER, _CORNER),
+    (_CORNER, 0.0, 0.0, _CORNER),
+)
+_MIRRORED = len(_FRAMES)  # place of the mirror image's hash: after the frames, before strips and corners
+_HASHES = len(_FRAMES) + 1 + len(_STRIPS) + len(_CORNERS)
+_PARTS = tuple(place for place in range(1, _HASHES) if place != _MIRRORED)
+# Of the 64 bits of lowest frequency, at which a quick look comes first: of whole pictures, then of what is compared.
+_MAX_LOW_DISTANCE, _MAX_LOW_DISTANCE_OF_PARTS = 22, 12
+_THUMBNAIL = 128  # pixels a side, from which all are made
 _LEAST_CONTRAST = 2.0  # standard deviation of the grey values, of 255: below it there is nothing to compare
 _QUERIES_AT_ONCE, _REFERENCES_AT_ONCE = 64, 8192  # 4 MiB of words
 
-COMPARISONS = (
-    *((0, place, False) for place in range(len(_CROPS))),
-    *((place, 0, False) for place in range(1, len(_CROPS))),
-    *((_MIRRORED, place, True) for place in range(len(_CROPS))),
-    *((place, _MIRRORED, True) for place in range(1, len(_CROPS))),
+SIGNATURE_BYTES = _HASHES * BITS // 8
+"""Length of a picture's signature: all its hashes."""
+
+SHORT_SIGNATURE_BYTES = (_MIRRORED + 1) * BITS // 8
+"""Length of the part of a signature without strips and corners, which files keep."""
+
+COMPARISONS = tuple(
+    (one, other, is_mirrored)
+    for whole, is_mirrored in ((0, False), (_MIRRORED, True))
+    for one, other in ((whole, 0), *((whole, place) for place in _PARTS), *((place, whole) for place in _PARTS))
 )
 """Which hash of the query is compared with which hash of the reference, and whether one of them is a mirror image's."""
 
@@ -62,17 +77,21 @@ def signature(picture: Image.Image) -> bytes | None:
     thumbnail = picture.convert("L").resize(side, Image.Resampling.BILINEAR, reducing_gap=2.0)
     if ImageStat.Stat(thumbnail).stddev[0] < _LEAST_CONTRAST:
         return None
-    margins = [_THUMBNAIL * (1 - share) / 2 for share in _CROPS]
-    parts = [
-        thumbnail.resize(
-            (4 * _SIDE, 4 * _SIDE),
-            Image.Resampling.BILINEAR,
-            box=(margin, margin, _THUMBNAIL - margin, _THUMBNAIL - margin),
-        )
-        for margin in margins
-    ]
-    parts.append(ImageOps.mirror(parts[0]))
+    parts = [_cut(thumbnail, *margins) for margins in (*_FRAMES, *_STRIPS, *_CORNERS)]
+    parts.insert(_MIRRORED, ImageOps.mirror(parts[0]))
     return b"".join(_pack(imagehash.phash(each, _SIDE).hash, imagehash.dhash(each, _SIDE).hash) for each in parts)
+
+
+def _cut(thumbnail: Image.Image, left: float, top: float, right: float, bottom: float) -> Image.Image:
+    """The thumbnail without these shares of its sides, in the size that a hash is made of."""
+    box = (_THUMBNAIL * left, _THUMBNAIL * top, _THUMBNAIL * (1 - right), _THUMBNAIL * (1 - bottom))
+    return thumbnail.resize((4 * _SIDE, 4 * _SIDE), Image.Resampling.BILINEAR, box=box)
+
+
+def lengthen(short_signature: bytes) -> bytes:
+    """A whole signature from the part that files keep: what is missing is taken by the hash of the whole picture."""
+    missing = (SIGNATURE_BYTES - SHORT_SIGNATURE_BYTES) // (BITS // 8)
+    return short_signature + missing * short_signature[: BITS // 8]
 
 
 def _pack(frequencies: npt.NDArray[np.bool_], differences: npt.NDArray[np.bool_]) -> bytes:
@@ -140,7 +159,7 @@ def find_near(
 
 def _unpack(signatures: Sequence[bytes]) -> Words:
     words = np.frombuffer(b"".join(signatures), dtype="<u8").astype(np.uint64)
-    return words.reshape(len(signatures), _MIRRORED + 1, -1)
+    return words.reshape(len(signatures), _HASHES, -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,21 +179,26 @@ class _Block:
 
     def nearest(self) -> Iterator[tuple[int, int, int, bool]]:
         """Query, its nearest reference, their distance, and whether one is mirrored; of near ones only."""
-        parts = [self._near_pairs(*comparison) for comparison in COMPARISONS]
+        parts = [self._near_pairs(is_mirrored) for is_mirrored in (False, True)]
         query_P, reference_P, distance_P, is_mirrored_P = (np.concatenate(each) for each in zip(*parts, strict=True))
         order = np.lexsort((is_mirrored_P, reference_P, distance_P, query_P))
         _, first_of_query = np.unique(query_P[order], return_index=True)
         for place in order[first_of_query].tolist():
             yield int(query_P[place]), int(reference_P[place]), int(distance_P[place]), bool(is_mirrored_P[place])
 
-    def _near_pairs(self, one: int, other: int, is_mirrored: bool) -> tuple[Places, Places, Places, Places]:
-        """Queries, references, distances, and whether mirrored, of the near pairs of one comparison."""
-        low_QR = np.bitwise_count(self.query_QHW[:, one, 0, None] ^ self.reference_RHW[None, :, other, 0])
+    def _near_pairs(self, is_mirrored: bool) -> tuple[Places, Places, Places, Places]:
+        """Queries, references, least distances, and whether mirrored, of the near pairs."""
+        whole = _MIRRORED if is_mirrored else 0
+        low_QR = np.bitwise_count(self.query_QHW[:, whole, 0, None] ^ self.reference_RHW[None, :, 0, 0])
         query_P, reference_P = np.nonzero(low_QR <= _MAX_LOW_DISTANCE)
-        differing_PW = self.query_QHW[query_P, one] ^ self.reference_RHW[reference_P, other]
-        distance_P = np.bitwise_count(differing_PW).sum(1, dtype=np.int64)
-        is_near_P = distance_P <= self.max_distance
         if self.offset is not None:
-            is_near_P &= reference_P < query_P + self.offset
-        near_P = np.flatnonzero(is_near_P)
+            is_earlier_P = reference_P < query_P + self.offset
+            query_P, reference_P = query_P[is_earlier_P], reference_P[is_earlier_P]
+        distance_P = np.full(len(query_P), BITS + 1)
+        for one, other, _ in (each for each in COMPARISONS if each[2] == is_mirrored):
+            low_P = np.bitwise_count(self.query_QHW[query_P, one, 0] ^ self.reference_RHW[reference_P, other, 0])
+            alike = np.flatnonzero(low_P <= _MAX_LOW_DISTANCE_OF_PARTS)
+            differing = self.query_QHW[query_P[alike], one] ^ self.reference_RHW[reference_P[alike], other]
+            distance_P[alike] = np.minimum(distance_P[alike], np.bitwise_count(differing).sum(1, dtype=np.int64))
+        near_P = np.flatnonzero(distance_P <= self.max_distance)
         return query_P[near_P], reference_P[near_P], distance_P[near_P], np.full(len(near_P), int(is_mirrored))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vitrine.data.perceptual_hash import BITS, SIGNATURE_BYTES, find_near
+from vitrine.data.perceptual_hash import BITS, SHORT_SIGNATURE_BYTES, find_near, lengthen
 
 PERCEPTUAL_HASH = "perceptual_hash"
 """Key of a training picture's signature, as base64, in data.json and in the json of a shard's member."""
@@ -82,17 +82,17 @@ class HashedPicture:
 
 
 def signature_to_text(signature: bytes | None) -> str | None:
-    """A signature as files store it."""
-    return None if signature is None else base64.b64encode(signature).decode("ascii")
+    """A signature as files store it: without the hashes of strips and corners."""
+    return None if signature is None else base64.b64encode(signature[:SHORT_SIGNATURE_BYTES]).decode("ascii")
 
 
 def signature_from_text(text: object) -> bytes | None:
-    """What :func:`signature_to_text` made; None for anything else."""
+    """What :func:`signature_to_text` made, as far as files store it; None for anything else."""
     try:
         signature = base64.b64decode(text, validate=True) if isinstance(text, str) else b""
     except binascii.Error:
         return None
-    return signature if len(signature) == SIGNATURE_BYTES else None
+    return lengthen(signature) if len(signature) == SHORT_SIGNATURE_BYTES else None
 
 
 def find_training_copies(
