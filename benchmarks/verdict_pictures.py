@@ -24,7 +24,7 @@ from vitrine.explain.explainer import Explainer
 
 Floats = npt.NDArray[np.float32]
 
-SCENES_SEED = 0
+SCENES_SEED = 1  # seed 0 has the scenes that the model is trained and the test is set up on
 RANDOM_MAPS = 2  # a picture
 OTHERS = ("attention", "relevance", "occlusion")  # methods whose maps of another picture are tested
 FLAGS: tuple[str, ...] = get_args(Flag)
@@ -39,7 +39,7 @@ class TestedMap:
         kind: who made it.
         test: of the model's answer.
         covers: whether of as many strongest patches as the object has at least half lie on it (R-precision).
-        told_covers: the same of the patches that the test's sentence tells of.
+        told_covers: the same of the middle one of the numbers of patches that were hidden.
     """
 
     kind: str
@@ -115,7 +115,7 @@ def _maps(module: torch.nn.Module, method: Method, pixels_BCHW: torch.Tensor, cl
 
 def _covers(scores_RC: Floats, hit_RC: npt.NDArray[np.bool_], test: HidingTest) -> tuple[bool, bool]:
     order_N, hit_N = np.argsort(-scores_RC.ravel(), kind="stable"), hit_RC.ravel()
-    as_many = order_N[: max(1, int(hit_N.sum()))], order_N[: test.shown_set.patches]
+    as_many = order_N[: max(1, int(hit_N.sum()))], order_N[: test.sets[len(test.sets) // 2].patches]
     covers, told_covers = (bool(hit_N[part].mean() >= 0.5) for part in as_many)
     return covers, told_covers
 
@@ -171,7 +171,7 @@ def _table_of_kinds(tested: Sequence[TestedMap]) -> RateTable:
         aims=tuple(aims),
         notes=(
             "A map covers the object where of as many strongest patches as the object has at least half lie on it; by "
-            f"the patches that the sentence tells of instead, the area is {curves[1]:.3g}.",
+            f"the middle one of the numbers that were hidden instead, the area is {curves[1]:.3g}.",
         ),
     )
 

@@ -122,21 +122,19 @@ def test_the_sentence_has_the_numbers_that_were_measured() -> None:
     for scores_RC in (needed_RC, block(4, 4)):
         result = hide(needs(needed_RC, whole_CHW), whole_CHW, scores_RC)
         match = re.search(
-            r"hiding the (\d+) strongest of (\d+) \w+ cat from ([\d.]+) to ([\d.]+); hiding (\d+) at random, to "
-            r"([\d.]+) \(median of (\d+)\), and (\d+) about the middle, to ([\d.]+); p = ([\d.e-]+) over "
-            r"([\d, and]+) patches, hidden behind (.*)\.",
+            r"hiding its ([\d, and]+) strongest of (\d+) \w+ cat from ([\d.]+) to ([\d., and]+); as many at random, to "
+            r"([\d., and]+) \(median of (\d+)\); as many about the middle, to ([\d., and]+); p = ([\d.e-]+)\. They "
+            r"were hidden behind patches of (.*?)\.",
             result.sentence,
         )
         assert match is not None, result.sentence
-        shown, numbers = result.sets[1], [float(match[i]) for i in range(1, 11)]
-        assert numbers[0] == numbers[4] == numbers[7] == shown.patches
-        assert numbers[1] == GRID * GRID and numbers[6] == result.draws
-        assert numbers[2:4] == pytest.approx([result.answer, shown.answer], abs=0.005)
-        assert numbers[5] == pytest.approx(shown.random, abs=0.005)
-        assert numbers[8] == pytest.approx(shown.compact, abs=0.005)
-        assert numbers[9] == pytest.approx(result.p, abs=0.005)
-        assert match[11] == "2, 3 and 4"
-        assert match[12] == "patches of other pictures and patches from elsewhere in the picture"
+        assert match[1] == "2, 3 and 4"
+        assert (match[2], match[6]) == (str(GRID * GRID), str(result.draws))
+        assert [float(match[3]), float(match[8])] == pytest.approx([result.answer, result.p], abs=0.005)
+        for words, name in ((match[4], "answer"), (match[5], "random"), (match[7], "compact")):
+            numbers = [float(number) for number in re.findall(r"[\d.]+", words)]
+            assert numbers == pytest.approx([getattr(each, name) for each in result.sets], abs=0.005)
+        assert match[9] == "other pictures and other places in the picture"
         assert "believ" not in result.sentence and "object" not in result.sentence
 
 

@@ -79,7 +79,7 @@ class HidingTest:
         answer: its probability on the intact picture.
         all_hidden: its probability with every patch hidden.
         grid_patches: of the whole grid.
-        sets: what was hidden, smallest first; the middle one is what the sentence tells.
+        sets: what was hidden, smallest first.
         p: of a random map doing as well as this one: (1 + random orders that did) / (1 + draws).
         draws: random orders.
         fillings: what the patches were hidden behind.
@@ -147,11 +147,6 @@ class HidingTest:
         return {"flag": self.flag, "sentence": self.sentence, **_round_floats(content)}
 
     @property
-    def shown_set(self) -> HiddenSet:
-        """The set that the sentence tells of."""
-        return self.sets[len(self.sets) // 2]
-
-    @property
     def _lack_of_power(self) -> str:
         """Why nothing could have been shown; "" where it could."""
         if self.answer - self.all_hidden < MIN_EFFECT:
@@ -162,14 +157,16 @@ class HidingTest:
 
     @property
     def _account(self) -> str:
-        trial, numbers = self.shown_set, [f"{each.patches}" for each in self.sets]
-        lowers = "lowers" if trial.answer < self.answer else "moves"
-        over = f" over {join_words(numbers)} patches" if len(numbers) > 1 else ""
+        numbers = join_words([f"{each.patches}" for each in self.sets])
+        left, at_random, about_the_middle = (
+            join_words([shown_number(getattr(each, name)) for each in self.sets])
+            for name in ("answer", "random", "compact")
+        )
+        lowers = "lowers" if all(each.answer < self.answer for each in self.sets) else "moves"
         return (
-            f"hiding the {trial.patches} strongest of {self.grid_patches} {lowers} {self.label} from "
-            f"{shown_number(self.answer)} to {shown_number(trial.answer)}; hiding {trial.patches} at random, to "
-            f"{shown_number(trial.random)} (median of {self.draws}), and {trial.patches} about the middle, to "
-            f"{shown_number(trial.compact)}; p = {_shown_p(self.p)}{over}, hidden behind "
+            f"hiding its {numbers} strongest of {self.grid_patches} {lowers} {self.label} from "
+            f"{shown_number(self.answer)} to {left}; as many at random, to {at_random} (median of {self.draws}); as "
+            f"many about the middle, to {about_the_middle}; p = {_shown_p(self.p)}. They were hidden behind patches of "
             f"{join_words([_FILLING_WORDS[name] for name in self.fillings])}"
         )
 
@@ -185,8 +182,8 @@ def count_hiding_tests(flags: Sequence[str]) -> str:
 
 
 _FILLING_WORDS = {
-    "other pictures": "patches of other pictures",
-    "elsewhere": "patches from elsewhere in the picture",
+    "other pictures": "other pictures",
+    "elsewhere": "other places in the picture",
 }
 
 
