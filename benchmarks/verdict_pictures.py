@@ -66,13 +66,13 @@ class MaskedScene:
     hit_RC: npt.NDArray[np.bool_]
 
 
-def masked_scenes(workplace: Workplace, count: int) -> list[MaskedScene]:
-    """Test scenes of the classifier's family."""
+def masked_scenes(workplace: Workplace, count: int, seed: int = SCENES_SEED) -> list[MaskedScene]:
+    """Test scenes of the classifier's family, from a seed."""
     explainer = Explainer(workplace.classifier, Method())
     rows, columns = explainer.layout.rows, explainer.layout.columns
     scenes = []
     for index in range(count):
-        picture = ScenePicture(workplace.family, SCENES_SEED, "test", index)
+        picture = ScenePicture(workplace.family, seed, "test", index)
         mask_HW = picture.scene.objects[0].mask
         down, across = mask_HW.shape[0] // rows, mask_HW.shape[1] // columns
         pixels_BCHW = explainer.pixels(torch.from_numpy(picture.pixels()).permute(2, 0, 1)[None])

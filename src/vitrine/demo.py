@@ -154,7 +154,7 @@ class InsideView:
         beside = ", ".join(f"{row.name} {_hit(row)}" for row in controls)
         return (
             f"Do maps point at the object? Of {len(self.scores.verdicts)} methods and layers, {best.name} does best: "
-            f"its strongest patch\n  is on the object in {_hit(best)} of {self.scores.ranking.pictures} test pictures. "
+            f"its strongest patch\n  is on the object in {_hit(best)} of {best.estimates['pointing'].n} test pictures. "
             f"Controls: {beside}.\n  {self.scores.verdicts[best.name].sentence}"
         )
 

@@ -222,7 +222,7 @@ _CONTROLS = {"random": "a random map", "centre blob": "a blob in the centre", "e
 
 _SHUFFLED = "the same method with all weights shuffled"
 _SHUFFLE_SEED = 0
-_CASCADE_PICTURES = 32  # whose maps are made again at every stage of shuffled weights: enough for an interval
+_CASCADE_PICTURES = MIN_PICTURES  # whose maps are made again at every stage of shuffled weights
 
 
 def score_methods(

@@ -105,9 +105,12 @@ class _Writer:
         return f"![{inline(words)}](<{path.parent.name}/{path.name}>)"
 
 
+_MAP_FLAGS = ("believable", "doubtful", "depends", "not shown", "cannot tell")
+
+
 def _flag(flag: str) -> str:
     """The flag in brackets for verdicts on maps; other sentences say their verdict themselves."""
-    return f" ({flag})" if flag in ("believable", "doubtful", "not checked") else ""
+    return f" ({flag})" if flag in _MAP_FLAGS else ""
 
 
 def _note(words: str) -> str:
