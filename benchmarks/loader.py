@@ -155,7 +155,7 @@ def measure(rows: dict[str, Pipeline], work: list[tuple[Path, TrainChange]], rou
 
 def planned(paths: list[Path], spec: TransformSpec, size: int) -> list[tuple[Path, TrainChange]]:
     """One draw of the random changes for each picture."""
-    transform, work = TrainTransform(spec, size), []
+    transform, work = TrainTransform(spec, (size, size)), []
     for number, path in enumerate(paths):
         with Image.open(path) as image:
             change = transform.draw(image.width, image.height, np.random.default_rng(number))
