@@ -154,7 +154,7 @@ def _copy_notes(copies: Sequence[TrainingCopy], validation: int) -> Iterator[str
         example = next(f"{each.name} = {each.original}" for each in copies if each.is_exact)
         yield (
             f"{exact:,} of the {count_of(validation, 'validation picture')} also {'stands' if exact == 1 else 'stand'} "
-            f"in training, byte for byte (for example {example}): what is known by heart counts as right."
+            f"in training, byte for byte (for example {example}): what was learnt by heart may count as right."
         )
     if near:
         nearest = min(near, key=lambda each: each.distance or 0)
@@ -164,7 +164,7 @@ def _copy_notes(copies: Sequence[TrainingCopy], validation: int) -> Iterator[str
             f"{nearest.name} ~ {nearest.original}, distance {nearest.distance} of {BITS}): a suspicion."
         )
     if copies:
-        yield "The result without them stands beside the result. Look at all of them with vitrine check."
+        yield "The result without them will stand beside the result. vitrine check names all of them."
 
 
 def _index_pictures(
