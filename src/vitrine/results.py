@@ -21,7 +21,7 @@ Unreadable = tuple[str, str]
 OVER_PICTURES = "95 % interval over pictures"
 """What tables call the interval of a figure that was measured on some pictures, by one set of weights."""
 
-ONE_TRAINING = "These are the weights of one training: another seed moves the result too, by how much is not known from it."
+ONE_TRAINING = "These are the weights of one training. Another seed moves the result too; by how much is not known."
 """Said beside a figure of one run, whose interval is over pictures alone."""
 
 
