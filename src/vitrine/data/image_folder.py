@@ -259,25 +259,25 @@ def ordered_labels(labels: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(distinct))
 
 
-def _split_folders(folder: Path, wanted: str) -> tuple[dict[str, str], str]:
+def _split_folders(folder: Path, reading: str) -> tuple[dict[str, str], str]:
     """Folder name to split, and a sentence where what the folders are was not clear; no names for class folders.
 
     A name decides nothing alone: a folder called ``train`` beside others that hold pictures as it does is a class.
     """
     names = [entry.name for entry in entries(folder) if is_folder(entry)]
     parts = {name: SPLIT_NAMES[name.lower()] for name in names if name.lower() in SPLIT_NAMES}
-    if wanted == "classes" or not parts:
+    if reading == "classes" or not parts:
         return {}, ""
     others = [name for name in names if name not in parts]
-    if wanted != "splits":
+    if reading != "splits":
         if others and "train" not in parts.values():
             return {}, ""
         is_alike, is_clear = _are_classes(folder, list(parts), others)
-        called = and_n_more([f"{name}/" for name in parts])
+        folders_text = and_n_more([f"{name}/" for name in parts])
         if is_alike:
-            note = f"Read as classes, as what lies beside them looks alike: {called}. DATA?folders=splits reads splits."
+            note = f"Read as classes, as what lies beside them looks alike: {folders_text}. DATA?folders=splits reads splits."
             return {}, note
-        note = "" if is_clear else f"Read as splits by their names: {called}. DATA?folders=classes reads classes."
+        note = "" if is_clear else f"Read as splits by their names: {folders_text}. DATA?folders=classes reads classes."
     else:
         note = ""
     twice = [split for split, n in Counter(parts.values()).items() if n > 1]
