@@ -298,7 +298,13 @@ def table_of_broken(models: Sequence[BrokenModels], pictures: int) -> RateTable:
             )
             for each in models
         ),
-        aims=(Aim("methods of broken models that are believed", believed / judged, "at most", 0.025),),
+        aims=(
+            Aim("methods of broken models that are believed", believed / judged, "at most", 0.025),
+            *(
+                Aim(f"of models: {each.kind}", each.believed_methods / each.judged_methods, "at most", 0.025)
+                for each in models
+            ),
+        ),
         notes=(
             f"{pictures} scenes. Methods are compared with controls on copies that know the pictures, and without "
             f"occlusion on the first {_COMPARED_COPIES} others, which are not believed whatever comes of it.",
