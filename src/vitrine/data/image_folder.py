@@ -275,8 +275,8 @@ def _split_folders(folder: Path, reading: str) -> tuple[dict[str, str], str]:
         is_alike, is_clear = _are_classes(folder, list(parts), others)
         folders_text = and_n_more([f"{name}/" for name in parts])
         if is_alike:
-            note = f"Read as classes, as what lies beside them looks alike: {folders_text}. DATA?folders=splits reads splits."
-            return {}, note
+            why = "as the folders beside look alike"
+            return {}, f"Read as classes, {why}: {folders_text}. DATA?folders=splits reads splits."
         note = "" if is_clear else f"Read as splits by their names: {folders_text}. DATA?folders=classes reads classes."
     else:
         note = ""
