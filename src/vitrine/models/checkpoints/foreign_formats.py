@@ -15,8 +15,8 @@ class ForeignFormat:
 
     Attributes:
         title: what people call it, with an article.
-        suffixes: of file names; empty where the content alone tells.
-        magic: bytes near the beginning, with their offset; None where the suffix alone tells.
+        suffixes: of file names, by which it is known where its content has no sign.
+        magic: bytes near the beginning, with their offset, by which it is known whatever it is called.
         remedy: what to do, in a sentence; empty where nothing simple helps.
     """
 
@@ -30,9 +30,9 @@ _RESAVE = "Where it was made, save its weights: safetensors.torch.save_file({}, 
 _FROM_KERAS = "Only weights of PyTorch are read; of Keras models, KerasHub and transformers export such."
 
 FORMATS = (
-    ForeignFormat("an HDF5 file, as Keras saves models", (".h5", ".hdf5"), (0, b"\x89HDF\r\n\x1a\n"), _FROM_KERAS),
-    ForeignFormat("a TensorFlow Lite model", (".tflite",), (4, b"TFL3"), _FROM_KERAS),
-    ForeignFormat("a GGUF file of llama.cpp", (".gguf",), (0, b"GGUF")),
+    ForeignFormat("an HDF5 file, as Keras saves models", magic=(0, b"\x89HDF\r\n\x1a\n"), remedy=_FROM_KERAS),
+    ForeignFormat("a TensorFlow Lite model", magic=(4, b"TFL3"), remedy=_FROM_KERAS),
+    ForeignFormat("a GGUF file of llama.cpp", magic=(0, b"GGUF")),
     ForeignFormat(
         "an ONNX graph",
         (".onnx",),
@@ -66,7 +66,7 @@ def refuse_foreign_format(path: Path) -> None:
         head = stream.read(64)
     for each in FORMATS:
         has_magic = each.magic is not None and head[each.magic[0] :].startswith(each.magic[1])
-        if has_magic or (each.magic is None and path.name.lower().endswith(each.suffixes)):
+        if has_magic or path.name.lower().endswith(each.suffixes):
             raise _error(path, each.title, each.remedy)
     if head.startswith(b"PK") and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
