@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -119,9 +120,48 @@ class ClassificationMetrics:
         """Pictures with the right label."""
         return sum(cell.pictures for cell in self.confusion if cell.true == cell.predicted)
 
+    @property
+    def balanced_accuracy(self) -> float | None:
+        """Mean recall of the classes that have a picture, 0 to 1; None where nothing was counted.
+
+        Source: K. H. Brodersen and others (2010), The balanced accuracy and its posterior distribution, ICPR.
+        """
+        true, right, _ = self._class_counts()
+        recalls = [right[label] / count for label, count in true.items()]
+        return sum(recalls) / len(recalls) if recalls else None
+
+    @property
+    def macro_f1(self) -> float | None:
+        """Mean F1 of the classes that have a picture or were given to one, 0 to 1; None where nothing was counted."""
+        true, right, predicted = self._class_counts()
+        scores = [2 * right[label] / (true[label] + predicted[label]) for label in true | predicted]
+        return sum(scores) / len(scores) if scores else None
+
+    @property
+    def majority(self) -> tuple[str, float] | None:
+        """The most frequent class and its share of the pictures, which always guessing it gets right.
+
+        The first of several; None where nothing was counted.
+        """
+        true, _, _ = self._class_counts()
+        if not true:
+            return None
+        label = max(sorted(true), key=lambda each: true[each])
+        return self.classes[label].label, true[label] / true.total()
+
+    def _class_counts(self) -> tuple[Counter[int], Counter[int], Counter[int]]:
+        """Pictures of each class, those of them with the right label, and those that were given it; no zeros."""
+        true, right, predicted = Counter[int](), Counter[int](), Counter[int]()
+        for cell in self.confusion:
+            true[cell.true] += cell.pictures
+            predicted[cell.predicted] += cell.pictures
+            if cell.true == cell.predicted:
+                right[cell.true] += cell.pictures
+        return true, right, predicted
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready and stable: floats are rounded to ``DECIMALS``, zero cells of the confusion left out."""
-        labels = self.labels
+        labels, majority = self.labels, self.majority
         confusion: dict[str, dict[str, int]] = {label: {} for label in labels}
         for cell in self.confusion:
             confusion[labels[cell.true]][labels[cell.predicted]] = cell.pictures
@@ -133,6 +173,9 @@ class ClassificationMetrics:
                 round_number(self.accuracy_interval.low),
                 round_number(self.accuracy_interval.high),
             ],
+            "balanced_accuracy": round_number(self.balanced_accuracy),
+            "macro_f1": round_number(self.macro_f1),
+            "majority": None if majority is None else {"label": majority[0], "share": round_number(majority[1])},
             "top5": round_number(self.top5),
             "negative_log_likelihood": round_number(self.negative_log_likelihood),
             "expected_calibration_error": round_number(self.calibration_error),
@@ -185,6 +228,18 @@ class ClassificationMetrics:
             confusion=tuple(sorted(cells, key=lambda cell: (cell.true, cell.predicted))),
             hardest=tuple(Mistake(**entry) for entry in content["hardest_mistakes"]),
         )
+
+
+def uneven_classes_figures(metrics: ClassificationMetrics) -> list[tuple[str, str]]:
+    """(name, value) of what says how much an accuracy on uneven classes is worth; none where nothing was counted."""
+    if metrics.balanced_accuracy is None or metrics.macro_f1 is None or metrics.majority is None:
+        return []
+    label, share = metrics.majority
+    return [
+        ("balanced accuracy", f"{metrics.balanced_accuracy:.4f}"),
+        ("macro F1", f"{metrics.macro_f1:.4f}"),
+        ("always the most frequent class", f"{share:.4f}  ({label})"),
+    ]
 
 
 @dataclass(frozen=True)

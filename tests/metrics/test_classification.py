@@ -7,6 +7,7 @@ import io
 import json
 import math
 import tracemalloc
+import warnings
 from collections import Counter
 from typing import Any
 
@@ -15,6 +16,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.dummy import DummyClassifier
+from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from vitrine.errors import DataError, ModelError, VitrineError
 from vitrine.metrics.classification import (
@@ -374,3 +377,33 @@ def test_an_expectation_in_per_cent_is_refused(expected: float, tolerance: float
 
 def test_intervals_are_values() -> None:
     assert Interval(0.1, 0.2) == Interval(0.1, 0.2)
+
+
+# --- uneven classes
+
+
+@pytest.mark.parametrize("n", [1, 7, 60, 500])
+@pytest.mark.parametrize("classes", [2, 5, 12])
+def test_figures_of_uneven_classes_are_those_of_sklearn(n: int, classes: int) -> None:
+    outputs = make_outputs(n, classes, seed=n + classes, coarse=True)
+    uneven_N = np.minimum(outputs.labels_N, np.random.default_rng(n).integers(0, classes, n))
+    outputs = LabelledLogits(outputs.names, outputs.logits_NC, uneven_N)
+    metrics = classification_metrics(outputs, LETTERS[:classes], precision="fp32")
+    predicted_N = outputs.predictions
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a class is predicted that no picture has
+        balanced = balanced_accuracy_score(uneven_N, predicted_N)
+    assert metrics.balanced_accuracy == pytest.approx(balanced)
+    assert metrics.macro_f1 == pytest.approx(f1_score(uneven_N, predicted_N, average="macro"))
+    guess = DummyClassifier(strategy="most_frequent").fit(np.zeros((n, 1)), uneven_N)
+    assert metrics.majority is not None
+    label, share = metrics.majority
+    assert label == LETTERS[int(guess.predict(np.zeros((1, 1)))[0])]
+    assert share == pytest.approx(guess.score(np.zeros((n, 1)), uneven_N))
+    stored = metrics.to_dict()
+    assert stored["balanced_accuracy"] == round(balanced, 6)
+    assert stored["majority"] == {"label": label, "share": round(share, 6)}
+    assert ClassificationMetrics.from_dict(stored).macro_f1 == metrics.macro_f1
+    table = metrics_table(metrics)
+    for words in ("balanced accuracy", f"{metrics.macro_f1:.4f}", f"{share:.4f}  ({label})"):
+        assert words in table

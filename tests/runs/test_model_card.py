@@ -17,6 +17,7 @@ from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
+from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from vitrine.config import CaptionSpec, Recipe, TransformSpec
 from vitrine.errors import RunError
@@ -117,6 +118,10 @@ def test_the_accuracy_is_that_of_the_predictions(run: Path) -> None:
     for end in (low, high):  # the ends are where the score test just rejects
         assert abs(right / n - end) / math.sqrt(end * (1 - end) / n) == pytest.approx(1.96, abs=0.02)
     assert page.after("pictures").startswith(f"{n}, validation split")
+    true, predicted = [truth[name] for name in predictions], list(predictions.values())
+    assert page.after("balanced accuracy") == f"{balanced_accuracy_score(true, predicted):.4f}"
+    assert page.after("macro F1") == f"{f1_score(true, predicted, average='macro'):.4f}"
+    assert page.after("always the most frequent class").startswith(f"{max(map(true.count, true)) / n:.4f}")
 
 
 def test_the_data_are_those_on_the_disk(run: Path, small_scenes: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vitrine.io.resumable_csv import csv_row
-from vitrine.results import OVER_PICTURES, ClassificationMetrics, Interval
+from vitrine.results import OVER_PICTURES, ClassificationMetrics, Interval, uneven_classes_figures
 
 Cell = str | int | float | None
 
@@ -139,6 +139,7 @@ def metrics_table(metrics: ClassificationMetrics) -> str:
     figures: list[tuple[str, str]] = [
         ("accuracy", f"{metrics.accuracy:.4f}  ({OVER_PICTURES} {_interval(metrics.accuracy_interval)})"),
         ("pictures", f"{metrics.n:,}"),
+        *uneven_classes_figures(metrics),
         *([] if metrics.top5 is None else [("top-5 accuracy", f"{metrics.top5:.4f}")]),
         ("negative log-likelihood", f"{metrics.negative_log_likelihood:.4f}"),
         ("expected calibration error", f"{metrics.calibration_error:.4f}  ({metrics.calibration_bins} bins)"),

@@ -20,7 +20,15 @@ from vitrine.plotting.tables import (
     tidy,
     without_paths,
 )
-from vitrine.results import CaptioningMetrics, ClassificationMetrics, ClassMetrics, and_n_more, count_of, percent
+from vitrine.results import (
+    CaptioningMetrics,
+    ClassificationMetrics,
+    ClassMetrics,
+    and_n_more,
+    count_of,
+    percent,
+    uneven_classes_figures,
+)
 from vitrine.runs.leakage import Leakage
 
 _MAX_WORST = 10  # classes with the lowest recall that are listed
@@ -337,6 +345,7 @@ def _classification_results(facts: CardFacts, metrics: ClassificationMetrics) ->
         ("pictures", f"{metrics.n:,}, {facts.split} split"),
         *_leakage_rows(facts.leakage),
         ("trainings", f"1, seed {facts.recipe.seed}: what another seed would change is not known"),
+        *uneven_classes_figures(metrics),
         *([] if metrics.top5 is None else [("top-5 accuracy", f"{metrics.top5:.4f}")]),
         ("negative log-likelihood", f"{metrics.negative_log_likelihood:.4f}"),
         ("expected calibration error", f"{metrics.calibration_error:.4f} ({metrics.calibration_bins} bins)"),

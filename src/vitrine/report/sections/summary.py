@@ -356,6 +356,12 @@ def _describe_classes(m: ClassificationMetrics) -> list[str]:
         f"({_recall(worst):.3f}).",
         _commonest_mistake(m),
     ]
+    if m.balanced_accuracy is not None and m.macro_f1 is not None and m.majority is not None:
+        label, share = m.majority
+        sentences.append(
+            f"Balanced accuracy (mean recall) is {m.balanced_accuracy:.4f}, macro F1 {m.macro_f1:.4f}; always guessing "
+            f"the most frequent class, {label}, would be right for {share:.4f}."
+        )
     few = sum(each.support < _MIN_SUPPORT for each in with_pictures)
     if few:
         sentences.append(
