@@ -23,7 +23,7 @@ from vitrine.attribution.methods import METHODS, Method
 from vitrine.attribution.pointing import score_against_mask
 from vitrine.attribution.ranking import ScoredMethod, estimate, metric, paired_difference
 from vitrine.attribution.set_verdict import Accuracy, ControlComparison, SetEvidence, SetVerdict, judge_sets
-from vitrine.attribution.weight_randomization import randomised_copies, weight_stages
+from vitrine.attribution.weight_randomization import correlation_with_intact, randomised_copies, weight_stages
 from vitrine.data.scenes.dataset import ScenePicture
 from vitrine.explain.explainer import Explainer
 
@@ -336,16 +336,19 @@ def _break_module(module: nn.Module, kind: str, seed: int) -> nn.Module:
 def _table_of_stages(workplace: Workplace, scenes: SceneSet) -> RateTable:
     """The cascade: what is left of a map's order while weights are shuffled."""
     targets_P = _predict(workplace.classifier.module, scenes)
-    rows, stages = [], tuple[str, ...]()
-    for name in METHODS:
-        result = Explainer(workplace.classifier, Method(name)).sensitivity(scenes.pixels_PCHW, targets_P, 0)
-        rows.append((name, *(f"{correlation:.2f}" for correlation in result.correlation_SB.mean(axis=1))))
-        stages = result.stages
+    explainers = {name: Explainer(workplace.classifier, Method(name)) for name in METHODS}
+    intact = {name: each.maps(scenes.pixels_PCHW, targets_P).scores_BRC for name, each in explainers.items()}
+    stages, correlations = [], {name: list[str]() for name in METHODS}
+    for stage, copied_module in randomised_copies(workplace.classifier.module, seed=0):
+        stages.append(stage)
+        for name, explainer in explainers.items():
+            maps_BRC = explainer.maps(scenes.pixels_PCHW, targets_P, copied_module).scores_BRC
+            correlations[name].append(f"{correlation_with_intact(intact[name], maps_BRC).mean():.2f}")
     return RateTable(
         "sets",
         "Rank correlation of maps with those of the intact model, while weights are shuffled from the head down",
         ("method", *stages),
-        tuple(rows),
+        tuple((name, *row) for name, row in correlations.items()),
         notes=(f"Means over {len(scenes.scenes)} scenes. Below 0.5 at the head a map is called one of the class.",),
     )
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pytest
 import timm
@@ -12,7 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from vitrine.attribution.weight_randomization import randomised_copies, rank_correlation, sensitivity, weight_stages
+from vitrine.attribution.weight_randomization import (
+    correlation_with_intact,
+    randomised_copies,
+    rank_correlation,
+    weight_stages,
+)
 from vitrine.errors import ModelError
 
 ARGUMENTS = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "num_heads": 2, "num_classes": 5}
@@ -149,44 +152,36 @@ def test_rank_correlation_at_its_ends() -> None:
         rank_correlation(rising, rising * np.nan)
 
 
-# --- sensitivity
+# --- what survives
 
 
-def head_map(module: nn.Module) -> np.ndarray:
-    """A "map" that reads nothing but the head: (2, 4, 4)."""
-    return np.stack([module.head.weight.detach().numpy()[row, :16].reshape(4, 4) for row in range(2)])
+def test_correlation_equals_its_definition() -> None:
+    rng = np.random.default_rng(0)
+    intact_BRC, maps_BRC = rng.random((3, 4, 5)).round(1), rng.random((3, 4, 5)).round(1)  # with equal values
+    expected = [
+        np.corrcoef(slow_ranks(first_RC.ravel()), slow_ranks(second_RC.ravel()))[0, 1]
+        for first_RC, second_RC in zip(intact_BRC, maps_BRC, strict=True)
+    ]
+    assert correlation_with_intact(intact_BRC, maps_BRC) == pytest.approx(np.array(expected))
 
 
 def test_a_map_changes_at_the_stage_that_it_reads() -> None:
+    def map_of(module: nn.Module) -> np.ndarray:
+        return module.blocks[1].norm1.weight.detach().numpy()[:16].reshape(1, 4, 4)
+
     module = network()
-    result = sensitivity(lambda m: m.blocks[1].norm1.weight.detach().numpy()[None, :16].reshape(1, 4, 4), module, 0)
-    by_stage = dict(zip(result.stages, result.correlation_SB[:, 0], strict=True))
+    by_stage = {
+        stage: correlation_with_intact(map_of(module), map_of(shuffled_module))[0]
+        for stage, shuffled_module in randomised_copies(module, seed=0)
+    }
     assert by_stage["head"] == by_stage["block 3"] == pytest.approx(1)
     assert by_stage["block 2"] < 0.9
-    assert by_stage["block 2"] == by_stage["block 1"] == by_stage["embedding"] == result.final_B[0]
-
-
-def test_sensitivity_equals_its_definition() -> None:
-    module = network()
-    result = sensitivity(head_map, module, seed=3)
-    reference = copy.deepcopy(module)
-    expected = []
-    for _, shuffled_module in randomised_copies(reference, seed=3):
-        pairs = zip(head_map(module), head_map(shuffled_module), strict=True)
-        expected.append([np.corrcoef(slow_ranks(a.ravel()), slow_ranks(b.ravel()))[0, 1] for a, b in pairs])
-    assert result.correlation_SB == pytest.approx(np.array(expected))
-
-
-def test_a_map_of_the_picture_alone_survives_everything() -> None:
-    picture_BRC = np.random.default_rng(0).random((2, 4, 4))
-    result = sensitivity(lambda _: picture_BRC, network(), 0)
-    assert result.correlation_SB == pytest.approx(np.ones((5, 2)))
+    assert by_stage["block 2"] == by_stage["block 1"] == by_stage["embedding"]
 
 
 def test_constant_maps_have_changed_only_if_they_have() -> None:
-    assert (sensitivity(lambda _: np.ones((1, 2, 2)), network(), 0).correlation_SB == 1).all()
-    maps = iter([np.arange(4.0).reshape(1, 2, 2), *[np.ones((1, 2, 2))] * 5])
-    assert (sensitivity(lambda _: next(maps), network(), 0).correlation_SB == 0).all()
-    shapes = iter([np.ones((1, 2, 2)), np.ones((1, 2, 3))])
+    constant_BRC, other_BRC = np.ones((1, 2, 2)), np.arange(4.0).reshape(1, 2, 2)
+    assert correlation_with_intact(constant_BRC, 2 * constant_BRC) == 1
+    assert correlation_with_intact(constant_BRC, other_BRC) == correlation_with_intact(other_BRC, constant_BRC) == 0
     with pytest.raises(ValueError, match="shape"):
-        sensitivity(lambda _: next(shapes), network(), 0)
+        correlation_with_intact(constant_BRC, np.ones((1, 2, 3)))

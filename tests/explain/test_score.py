@@ -152,8 +152,10 @@ def test_the_same_scoring_twice_gives_the_same_numbers(small_run: Path, small_sc
 def test_progress_ends_at_its_total(small_run: Path, small_scenes: Path) -> None:
     reports: list[tuple[int, int]] = []
     score(small_run, small_scenes, ScoreSettings(("attention",), limit=5), progress=lambda *at: reports.append(at))
-    assert reports[-1] == (25, 25)  # attention, the same shuffled, and three controls
-    assert reports == sorted(reports)
+    # Attention is made and scored, twice with the shuffled copy, and made at three stages before; three controls.
+    assert reports[-1] == (5 * (4 + 3 + 3), 50)
+    assert [done for done, _ in reports] == sorted(done for done, _ in reports)
+    assert {steps for _, steps in reports} == {50}
 
 
 def test_what_cannot_be_scored_is_said(small_run: Path, small_scenes: Path, tmp_path: Path) -> None:

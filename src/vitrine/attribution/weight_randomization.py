@@ -1,13 +1,12 @@
 """Does a map depend on what the model learned? Its weights are shuffled layer by layer, and the map is made again.
 
-Axes: B pictures, R grid rows, C grid columns, N patches, S stages.
+Axes: B pictures, R grid rows, C grid columns, N patches.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -32,56 +31,25 @@ _BLOCKS = "blocks"  # timm's name for the sequence of transformer blocks
 HEAD, EMBEDDING = "head", "embedding"
 
 
-@dataclass(frozen=True, eq=False)
-class Sensitivity:
-    """How much of a map survives the loss of the weights.
+def correlation_with_intact(intact_BRC: npt.ArrayLike, maps_BRC: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """How much of maps survives in those of a randomised model: Spearman's rank correlation, (B,), -1 to 1.
 
-    Attributes:
-        stages: what was randomised last, from the head down; all that stands before it stays randomised.
-        correlation_SB: Spearman's rank correlation of each picture's map with that of the intact model, -1 to 1. In
-            the last row nothing is left of the weights.
-    """
-
-    stages: tuple[str, ...]
-    correlation_SB: npt.NDArray[np.float64]
-
-    @property
-    def final_B(self) -> npt.NDArray[np.float64]:  # noqa: N802  its axis
-        """(B,): the correlation with the map of a model whose weights are all randomised."""
-        final_B: npt.NDArray[np.float64] = self.correlation_SB[-1]
-        return final_B
-
-
-def sensitivity(map_fn: Callable[[nn.Module], npt.ArrayLike], module: nn.Module, seed: int) -> Sensitivity:
-    """Rank correlation of maps with those of ever more randomised copies of the model; see :func:`randomised_copies`.
-
-    A map that hardly changes shows the picture or the architecture, not what the model learned.
+    A map that hardly changes shows the picture or the architecture, not what the model learned. Where both maps of a
+    picture are constant nothing changed, and it counts as 1; where one of them is, nothing of the other is left, and it
+    counts as 0.
 
     Args:
-        map_fn: a model to its maps (B, R, C) of always the same pictures; a method that explains a class explains the
-            class that the *intact* model predicted.
-        module: in the mode that the maps are made in; not changed.
-        seed: of the shuffles.
-
-    Returns:
-        Where both maps of a picture are constant nothing changed, and the correlation counts as 1; where one of them
-        is, nothing of the other is left, and it counts as 0.
+        intact_BRC: maps by the model as it is.
+        maps_BRC: by a randomised copy, of the same pictures; a method that explains a class explains the class that the
+            *intact* model predicted.
 
     Raises:
-        ModelError: the model has no blocks.
-        ValueError: a map is not finite or changes its shape.
+        ValueError: shapes differ, or a score is not finite.
     """
-    intact_BN = _flat(map_fn(module))
-    stages, rows = [], []
-    for name, randomised_module in randomised_copies(module, seed=seed):
-        map_BN = _flat(map_fn(randomised_module))
-        if map_BN.shape != intact_BN.shape:
-            raise ValueError(f"Expected maps of shape {intact_BN.shape} again; got {map_BN.shape}.")
-        flat_B, was_flat_B = np.ptp(map_BN, axis=1) == 0, np.ptp(intact_BN, axis=1) == 0
-        correlation_B = rank_correlation(intact_BN, map_BN)
-        rows.append(np.where(flat_B & was_flat_B, 1.0, np.where(flat_B | was_flat_B, 0.0, correlation_B)))
-        stages.append(name)
-    return Sensitivity(tuple(stages), np.stack(rows))
+    intact_BN, maps_BN = _flat(intact_BRC), _flat(maps_BRC)
+    correlation_B = rank_correlation(intact_BN, maps_BN)
+    constants_2B = np.stack([np.ptp(each_BN, axis=1) == 0 for each_BN in (intact_BN, maps_BN)])
+    return np.where(constants_2B.all(axis=0), 1.0, np.where(constants_2B.any(axis=0), 0.0, correlation_B))
 
 
 def randomised_copies(module: nn.Module, *, seed: int) -> Iterator[tuple[str, nn.Module]]:

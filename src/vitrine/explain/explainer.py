@@ -21,7 +21,6 @@ from vitrine.attribution.methods import Method
 from vitrine.attribution.outlier_tokens import outlier_tokens, token_norms, without_outliers
 from vitrine.attribution.patch_hiding import HidingTest, PatchHiding
 from vitrine.attribution.placement import Placement
-from vitrine.attribution.weight_randomization import Sensitivity, sensitivity
 from vitrine.classify.inference import eval_batches, eval_transform
 from vitrine.classify.labels import find_class
 from vitrine.classify.model import Classifier
@@ -253,12 +252,6 @@ class Explainer:
                 targets_B,
                 self.classifier.probabilities,
             )
-
-    def sensitivity(self, pixels_BCHW: torch.Tensor, targets_B: torch.Tensor, seed: int = 0) -> Sensitivity:
-        """How much of the maps survives when the weights are randomised layer by layer."""
-        return sensitivity(
-            lambda module: self.maps(pixels_BCHW, targets_B, module).scores_BRC.numpy(), self.classifier.module, seed
-        )
 
     def curves(self, pixels_BCHW: torch.Tensor, scores_BRC: Floats) -> InsertionDeletionCurves:
         """Insertion and deletion curves of maps, whoever made them."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +42,7 @@ from vitrine.attribution.set_verdict import (
     judge_sets,
     top_decile_mass,
 )
-from vitrine.attribution.weight_randomization import randomised_copies
+from vitrine.attribution.weight_randomization import correlation_with_intact, randomised_copies, weight_stages
 from vitrine.classify.model import Classifier
 from vitrine.data.image_folder import iter_pictures
 from vitrine.data.loader import batches
@@ -239,7 +239,7 @@ def score_methods(
         model: its reference, for the result.
         data: a data reference, or a folder of pictures; labels are not needed.
         settings: what is scored.
-        progress: called with methods times pictures done, of how many.
+        progress: called with maps made and maps scored, of how many in all.
 
     Raises:
         DataError, ModelError: the input cannot be used.
@@ -248,17 +248,18 @@ def score_methods(
     masks = find_masks(data_samples.samples, data=_folder_of(data), source=settings.masks, category=settings.category)
     methods = _named_methods(classifier, settings)
     pictures, unreadable = _load_pictures(classifier, data_samples, masks, settings.batch_size)
-    total = len(pictures) * (2 * len(methods) + len(_CONTROLS))
-    scorer = _Scorer(classifier, pictures, settings, lambda done: progress(done, total))
+    scorer = _Scorer(classifier, pictures, settings, methods, progress)
     controls = [scorer.score_control(name, maps_PRC) for name, maps_PRC in scorer.control_maps()]
-    scores = {name: scorer.score_method(name, method) for name, method in methods.items()}
+    scores = {name: scorer.score_method(name) for name in methods}
     best = rank_methods([*scores.values(), *controls]).rows[0].name
+    shuffled = scorer.shuffle_weights()
     shuffled_scores = {
-        name: scorer.score_shuffled(f"{name}, shuffled", method, with_curves=name == best)
-        for name, method in methods.items()
+        name: scorer.score_shuffled(f"{name}, shuffled", maps, with_curves=name == best)
+        for name, maps in shuffled.items()
     }
     evidence = {
-        name: scorer.evidence(method, scores[name], controls, shuffled_scores[name]) for name, method in methods.items()
+        name: scorer.evidence(method, scores[name], controls, shuffled_scores[name], shuffled[name].stages)
+        for name, method in methods.items()
     }
     return MethodScores(
         model,
@@ -388,6 +389,21 @@ def _mask_on_grid(
     return placement.coverage(mask_HW), centres_inside(mask_HW, placement)
 
 
+@dataclass(frozen=True, eq=False)
+class _ShuffledMaps:
+    """A method's maps while the weights of the model are shuffled.
+
+    Attributes:
+        stages: rank correlations with the intact model's maps of some pictures, from the head down.
+        maps_PRC: of all pictures, by the model whose weights are all shuffled.
+        seconds: a picture, of the latter.
+    """
+
+    stages: tuple[Stage, ...]
+    maps_PRC: Floats
+    seconds: float
+
+
 class _Scorer:
     """Scores one method after the other on the same pictures.
 
@@ -395,45 +411,80 @@ class _Scorer:
         classifier: the model.
         pictures: to score methods on.
         settings: what is scored.
-        progress: called with pictures done, those of every method counted.
+        methods: by the name that the table gives them.
+        progress: called with maps made and maps scored, of how many in all.
     """
 
     def __init__(
-        self, classifier: Classifier, pictures: _Pictures, settings: ScoreSettings, progress: Callable[[int], None]
+        self,
+        classifier: Classifier,
+        pictures: _Pictures,
+        settings: ScoreSettings,
+        methods: Mapping[str, Method],
+        progress: Progress,
     ) -> None:
-        self.classifier, self.pictures, self.settings, self.progress = classifier, pictures, settings, progress
+        self.classifier, self.pictures, self.settings, self.methods = classifier, pictures, settings, methods
         # Of no method in particular: pixels, probabilities, curves and outliers are the same for all.
         self.explainer = Explainer(classifier, Method())
-        self.pictures_done = 0
+        self.progress, self.steps_done = progress, 0
+        # Each method's maps are made and scored, by the model and by a shuffled copy; a control's are only scored.
+        cascade_maps = min(len(pictures), _CASCADE_PICTURES) * (len(weight_stages(classifier.module)) - 1)
+        self.steps = len(pictures) * (4 * len(methods) + len(_CONTROLS)) + len(methods) * cascade_maps
         self.maps: dict[str, Floats] = {}
 
-    def score_method(self, name: str, method: Method) -> ScoredMethod:
+    def score_method(self, name: str) -> ScoredMethod:
         """Make a method's maps of all pictures, timed, and score them."""
-        maps_PRC, seconds = self._make_maps(method)
+        maps_PRC, seconds = self._make_maps(self.methods[name])
         return self._score(name, maps_PRC, is_control=False, seconds=seconds)
 
-    def score_shuffled(self, name: str, method: Method, *, with_curves: bool) -> ScoredMethod:
-        """The same method, by a copy of the model whose weights are all randomised, as a control.
+    def shuffle_weights(self) -> dict[str, _ShuffledMaps]:
+        """Maps by ever more shuffled copies of the model, of every method that was scored, by its name.
+
+        All methods see one copy after the other: to shuffle a large model takes longer than many a map. The last copy's
+        maps are of all pictures, since they are a control too.
+        """
+        stages: dict[str, list[Stage]] = {name: [] for name in self.methods}
+        last_stage, _ = weight_stages(self.classifier.module)[-1]
+        for stage, copy in randomised_copies(self.classifier.module, seed=_SHUFFLE_SEED):
+            count = len(self.pictures) if stage == last_stage else min(len(self.pictures), _CASCADE_PICTURES)
+            made = {name: self._make_maps(method, copy, count) for name, method in self.methods.items()}
+            for name, (maps_PRC, _) in made.items():
+                some = slice(0, _CASCADE_PICTURES)
+                correlation_P = correlation_with_intact(self.maps[name][some], maps_PRC[some])
+                interval = mean_interval(correlation_P, -1, 1)
+                survival = Estimate(float(correlation_P.mean()), interval, len(correlation_P))
+                stages[name].append(Stage(stage, survival))
+        return {name: _ShuffledMaps(tuple(stages[name]), *each) for name, each in made.items()}
+
+    def score_shuffled(self, name: str, shuffled: _ShuffledMaps, *, with_curves: bool) -> ScoredMethod:
+        """Maps by a copy of the model whose weights are all shuffled, as a control.
 
         Args:
             name: of the control.
-            method: its maps are for the classes that the intact model predicted.
+            shuffled: the maps.
             with_curves: measure insertion and deletion also where average precision decides the verdict.
         """
-        *_, (_, copy) = randomised_copies(self.classifier.module, seed=_SHUFFLE_SEED)
-        maps_PRC, seconds = self._make_maps(method, copy)
         curves = with_curves or not self._has_enough_masks
-        return self._score(name, maps_PRC, is_control=True, seconds=seconds, with_curves=curves)
+        return self._score(name, shuffled.maps_PRC, is_control=True, seconds=shuffled.seconds, with_curves=curves)
 
-    def _make_maps(self, method: Method, module: torch.nn.Module | None = None) -> tuple[Floats, float]:
-        """Maps of all pictures, and seconds a picture; by ``module`` where it is given, a copy with other weights."""
+    def _make_maps(
+        self, method: Method, module: torch.nn.Module | None = None, count: int | None = None
+    ) -> tuple[Floats, float]:
+        """Maps of the first ``count`` pictures, and seconds a picture; by ``module`` where it is given, a copy with
+        other weights."""
         explainer, parts, seconds = Explainer(self.classifier, method), [], 0.0
-        for part in self._batches():
+        for part in self._batches(count):
             pixels_BCHW = explainer.pixels(self.pictures.pixels_PCHW[part])
             start = time.perf_counter()
             parts.append(explainer.maps(pixels_BCHW, self.pictures.targets_P[part], module).scores_BRC.numpy())
             seconds += time.perf_counter() - start
-        return np.concatenate(parts), seconds / len(self.pictures)
+            self._advance(len(parts[-1]))
+        maps_PRC = np.concatenate(parts)
+        return maps_PRC, seconds / len(maps_PRC)
+
+    def _advance(self, steps: int) -> None:
+        self.steps_done += steps
+        self.progress(self.steps_done, self.steps)
 
     @property
     def _has_enough_masks(self) -> bool:
@@ -452,9 +503,11 @@ class _Scorer:
         """Score maps that no method made."""
         return self._score(name, maps_PRC, is_control=True, seconds=None)
 
-    def _batches(self) -> Iterator[slice]:
-        for first in range(0, len(self.pictures), self.settings.batch_size):
-            yield slice(first, min(first + self.settings.batch_size, len(self.pictures)))
+    def _batches(self, count: int | None = None) -> Iterator[slice]:
+        """The places of the first ``count`` pictures, or of all, a batch at a time."""
+        end = len(self.pictures) if count is None else count
+        for first in range(0, end, self.settings.batch_size):
+            yield slice(first, min(first + self.settings.batch_size, end))
 
     def _score(
         self, name: str, maps_PRC: Floats, *, is_control: bool, seconds: float | None, with_curves: bool = True
@@ -469,8 +522,7 @@ class _Scorer:
                 values["gap"] += curves.gap.tolist()
                 values["insertion"] += curves.insertion_area.tolist()
                 values["deletion"] += curves.deletion_area.tolist()
-            self.pictures_done += len(maps_PRC[batch])
-            self.progress(self.pictures_done)
+            self._advance(len(maps_PRC[batch]))
         for each in values.values():
             each += [np.nan] * (len(maps_PRC) - len(each))
         if any(coverage_RC is not None for coverage_RC in self.pictures.coverage):
@@ -495,7 +547,12 @@ class _Scorer:
         return self.explainer.outliers(self.explainer.pixels(self.pictures.pixels_PCHW[next(self._batches())]))
 
     def evidence(
-        self, method: Method, own: ScoredMethod, controls: Sequence[ScoredMethod], shuffled_scores: ScoredMethod
+        self,
+        method: Method,
+        own: ScoredMethod,
+        controls: Sequence[ScoredMethod],
+        shuffled_scores: ScoredMethod,
+        stages: tuple[Stage, ...],
     ) -> SetEvidence:
         """All tests of a method over all pictures; stages of shuffled weights on some of them.
 
@@ -517,7 +574,7 @@ class _Scorer:
             metric=by.key,
             mean=mean,
             controls=tuple(comparisons),
-            stages=self._cascade(method),
+            stages=stages,
             for_a_class=method.for_a_class,
             accuracy=Accuracy(int(np.nansum(right_P)), labelled_pictures, self.pictures.chance)
             if labelled_pictures
@@ -528,15 +585,3 @@ class _Scorer:
             top_decile_mass=float(top_decile_mass(maps_PRC).mean()),
             outlier_mass=float(np.mean(masses)),
         )
-
-    def _cascade(self, method: Method) -> tuple[Stage, ...]:
-        """Rank correlations of maps of some pictures with those of ever more shuffled copies of the model."""
-        explainer, part = Explainer(self.classifier, method), slice(0, _CASCADE_PICTURES)
-        pixels_BCHW = explainer.pixels(self.pictures.pixels_PCHW[part])
-        result = explainer.sensitivity(pixels_BCHW, self.pictures.targets_P[part], _SHUFFLE_SEED)
-        stages = []
-        for name, correlation_B in zip(result.stages, result.correlation_SB, strict=True):
-            mean = float(correlation_B.mean())
-            interval = mean_interval(correlation_B, -1, 1)
-            stages.append(Stage(name, Estimate(mean, interval, len(correlation_B))))
-        return tuple(stages)
