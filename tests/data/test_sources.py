@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 from support.paths import SHARED
 
-from vitrine.data.image_folder import UnknownLayoutError, iter_pictures, list_pictures, ordered_labels
+from vitrine.data.image_folder import UnknownLayoutError, list_pictures, ordered_labels, read_pictures
 from vitrine.data.samples import Dataset, FiniteSplit
 from vitrine.data.sources import open_data, open_unlabelled
 from vitrine.errors import DataError, PictureError
@@ -264,19 +264,12 @@ def test_an_unreadable_folder_is_named(tmp_path: Path, monkeypatch: pytest.Monke
 def test_pictures_come_in_the_order_of_their_names(tmp_path: Path) -> None:
     names = ["b.png", "a/2.png", "a/1.png", "a.png", "a-b.png", "a/z/0.png", "A.JPG", "ü.png", "1 2.png"]
     fill(tmp_path, *names, "x.txt")
-    skipped_extensions: Counter[str] = Counter()
-    sample_names = [s.name for s in iter_pictures(tmp_path, skipped_extensions=skipped_extensions)]
-    assert sample_names == sorted(names)
-    assert skipped_extensions == {".txt": 1}
+    pictures = read_pictures(tmp_path)
+    assert [sample.name for sample in pictures.samples] == sorted(names)
+    assert pictures.aside.extensions == {".txt": 1}
     assert all(s.label is None for s in list_pictures(tmp_path))
     assert [s.name for s in list_pictures(tmp_path / "b.png")] == ["b.png"]
     assert set(open_unlabelled(str(tmp_path)).splits) == {"pictures"}
-
-
-def test_pictures_stream(tmp_path: Path) -> None:
-    fill(tmp_path, *(f"{n:03d}.png" for n in range(20)))
-    stream = iter_pictures(tmp_path)
-    assert next(stream).name == "000.png"
 
 
 def test_no_pictures(tmp_path: Path) -> None:

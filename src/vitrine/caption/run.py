@@ -6,7 +6,7 @@ import hashlib
 import json
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.sampling import sample
 from vitrine.caption.word_localization import WordCheck, check_words
 from vitrine.caption.word_maps import CaptionWord, Join, caption_words
-from vitrine.data.image_folder import list_pictures
+from vitrine.data.image_folder import require_pictures
 from vitrine.data.samples import Sample, random_subset
 from vitrine.io.resumable_csv import csv_row
 from vitrine.models.captioner.model import EncoderOutput
@@ -316,13 +316,15 @@ def caption_pictures(
         DataError: no pictures, or none that can be read.
         ModelError, WeightsUnavailableError: the captioner cannot be opened.
     """
-    samples = random_subset(list_pictures(images), limit, settings.seed)
+    pictures = require_pictures(images)
+    samples = random_subset(pictures.samples, limit, settings.seed)
     captioner = open_captioner(model, architecture, vocabulary, download, settings.precision)
     figures = figure_names([sample.name for sample in samples], settings.kind)
     provenance = CaptionProvenance(model, captioner, settings, captioner_flags(architecture, vocabulary))
     writer = CaptionWriter(provenance, images, out, figures, out / "captions.csv")
     writer.caption(samples, batch_size, progress)
-    return writer.finish()
+    result = writer.finish()
+    return replace(result, notes=(*result.notes, *pictures.notes))
 
 
 def captioner_flags(architecture: str | None, vocabulary: Path | None) -> list[str]:

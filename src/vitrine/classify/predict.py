@@ -10,7 +10,7 @@ from typing import Any
 from vitrine.classify.inference import predict_samples
 from vitrine.classify.model import Classifier, open_classifier
 from vitrine.classify.predictions_csv import PredictionTable, PredictionWriter, choose_threshold
-from vitrine.data.image_folder import list_pictures
+from vitrine.data.image_folder import require_pictures
 from vitrine.data.samples import Sample
 from vitrine.results import Progress, no_progress, unreadable_to_json
 
@@ -22,7 +22,7 @@ class PredictionResult:
     Attributes:
         table: the CSV and what has no row in it.
         precision: that the model ran in, "fp32" or "bf16".
-        notes: sentences on the weights.
+        notes: sentences on the weights, and on what was left aside.
         is_multi_label: a picture has a row for each of its labels.
     """
 
@@ -78,7 +78,8 @@ def predict(
         ModelError: the model cannot be used.
         UsageError: a threshold that is no probability, or for a model that gives every picture one label.
     """
-    samples = list_pictures(images)
+    pictures = require_pictures(images)
+    samples = pictures.samples
     classifier = open_classifier(model, precision, architecture)
     weights = classifier.weights
     made_with = {"weights sha256": weights.sha256 if weights else "none", "precision": classifier.precision}
@@ -100,7 +101,8 @@ def predict(
             progress=lambda count, _: progress(first + count, len(samples)),
         )
         table = writer.finish()
-    return PredictionResult(table, classifier.precision, classifier.notes, classifier.is_multi_label)
+    notes = (*classifier.notes, *pictures.notes)
+    return PredictionResult(table, classifier.precision, notes, classifier.is_multi_label)
 
 
 def write_predictions(

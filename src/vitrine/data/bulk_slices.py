@@ -17,7 +17,8 @@ import pyarrow.parquet
 
 from vitrine.data.decode import BytesPicture, FilePicture, UnreadablePicture, promised_format
 from vitrine.data.huggingface import is_picture_struct
-from vitrine.data.image_folder import iter_pictures, skipped_notes
+from vitrine.data.ignored_files import FilesAside, is_ignored_path
+from vitrine.data.image_folder import read_pictures
 from vitrine.data.manifest import PATH_COLUMNS
 from vitrine.data.samples import Picture, Sample, printable
 from vitrine.data.shards.reader import ShardPicture
@@ -227,7 +228,7 @@ class ShardSlice:
         try:
             with tarfile.open(self.path, "r:") as shard:
                 for member in shard:
-                    if member.isreg() and promised_format(member.name):
+                    if member.isreg() and promised_format(member.name) and not is_ignored_path(member.name):
                         name = f"{self.prefix}/{safe_relative_path(printable(member.name))}"
                         samples[name] = Sample(name, ShardPicture(self.path, member.offset_data, member.size))
         except (tarfile.TarError, EOFError, OSError) as error:
@@ -264,24 +265,25 @@ def slice_pictures(images: Path, size: int) -> BulkInput:
     """
     if images.is_file() and images.suffix.lower() in (".tar", ".parquet"):
         return _of_files([images], images.parent, size)
-    skipped_extensions: Counter[str] = Counter()
-    pictures = tuple(iter_pictures(images, skipped_extensions=skipped_extensions))
-    if pictures:
-        runs = tuple(FolderSlice(pictures[first : first + size]) for first in range(0, len(pictures), size))
-        archives = {ending: skipped_extensions[ending] for ending in (".tar", ".parquet") if skipped_extensions[ending]}
-        return BulkInput("pictures", runs, skipped_notes(Counter(archives)))
-    if skipped_extensions[".tar"] and skipped_extensions[".parquet"]:
+    pictures = read_pictures(images)
+    samples, archives = pictures.samples, Counter[str]()
+    for ending in (".tar", ".parquet"):
+        archives[ending] += pictures.aside.extensions[ending]
+    if samples:
+        runs = tuple(FolderSlice(samples[first : first + size]) for first in range(0, len(samples), size))
+        return BulkInput("pictures", runs, (*FilesAside(+archives).notes(), *pictures.notes))
+    if all(archives.values()):
         raise DataError(f"{images} holds both .tar shards and .parquet files: give one kind alone.")
-    files = _files(images, ".tar" if skipped_extensions[".tar"] else ".parquet")
+    files = _files(images, ".tar" if archives[".tar"] else ".parquet")
     if not files:
-        notes = " ".join(skipped_notes(skipped_extensions)) or "It is empty."
+        notes = " ".join(pictures.aside.notes()) or "It is empty."
         raise DataError(f"There are no pictures, .tar shards or .parquet files in {images}. {notes}")
     return _of_files(files, images, size)
 
 
 def _files(folder: Path, ending: str) -> Sequence[Path]:
     paths = [path for path in folder.rglob("*") if path.suffix.lower() == ending and path.is_file()]
-    visible_paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    visible_paths = [path for path in paths if not is_ignored_path(path.relative_to(folder).as_posix())]
     # As if each file were the folder of its pictures: then results one after the other are in the order of names.
     return sorted(visible_paths, key=lambda path: f"{_prefix(path, folder)}/")
 

@@ -17,6 +17,7 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 from PIL import Image
 
 from vitrine.data.decode import FilePicture, decode
+from vitrine.data.ignored_files import is_ignored_path
 from vitrine.data.image_folder import SPLIT_NAMES, class_name, ordered_labels
 from vitrine.data.manifest import LABEL_COLUMNS
 from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split
@@ -36,7 +37,7 @@ def picture_tables(folder: Path) -> dict[str, list[str]]:
     """Parquet files with pictures in them, by split: in a folder, in its ``data/`` and in its split folders."""
     by_split: dict[str, list[str]] = {}
     for path in sorted((*folder.glob("*.parquet"), *folder.glob("*/*.parquet"))):
-        if holds_pictures(path):
+        if not is_ignored_path(path.relative_to(folder).as_posix()) and holds_pictures(path):
             start = re.match(r"[A-Za-z]+", path.name)
             names = (start[0].lower() if start else "", path.parent.name.lower())
             split = next((SPLIT_NAMES[name] for name in names if name in SPLIT_NAMES), "train")

@@ -7,37 +7,55 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from vitrine.data.decode import EXTENSIONS, FilePicture
+from vitrine.data.ignored_files import FilesAside, is_ignored
+from vitrine.data.mask_folders import are_mask_files, is_called_masks, leave_masks_aside
 from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split, printable
 from vitrine.errors import DataError
 from vitrine.results import and_n_more
 
-_CLUTTER = {"thumbs.db", "desktop.ini", "@eadir", "__macosx"}  # what Windows, Synology and macOS leave behind
+
+@dataclass(frozen=True)
+class UnlabelledPictures:
+    """The pictures below a folder, without labels.
+
+    Attributes:
+        samples: in the order of their names, which are relative to the folder.
+        aside: what else lies there.
+        notes: sentences on what was left aside and a person may have wanted: masks, and what is no data.
+    """
+
+    samples: tuple[Sample, ...]
+    aside: FilesAside
+    notes: tuple[str, ...] = ()
 
 
-def iter_pictures(folder: Path, *, skipped_extensions: Counter[str] | None = None) -> Iterator[Sample]:
-    """The pictures below a folder, or the one file given, without labels, in the order of their names.
+def read_pictures(folder: Path, masks: str = "auto") -> UnlabelledPictures:
+    """Read the names of the pictures below a folder, or of the one file given; there may be none.
 
-    Streams: one folder's entries are in memory at a time. Names are relative to ``folder``. Links are followed, and
-    no folder is entered twice, so a loop of links ends.
+    Links are followed, and no folder is entered twice, so a loop of links ends. The pictures' own masks and what is no
+    data (:mod:`vitrine.data.ignored_files`) are left aside.
 
     Args:
         folder: a folder, or one file (which is taken as a picture whatever it is called).
-        skipped_extensions: counts, by extension, the files left aside because they are no pictures by name.
+        masks: how folders called like masks are read, one of :data:`vitrine.data.mask_folders.CHOICES`.
 
     Raises:
         DataError: the path does not exist or cannot be read.
     """
+    aside = FilesAside()
     if folder.is_file():
-        yield Sample(printable(folder.name), FilePicture(folder))
-        return
+        return UnlabelledPictures((Sample(printable(folder.name), FilePicture(folder)),), aside)
     if not folder.exists():
         raise DataError(f"There is no file or folder {folder}. Give a picture or a folder of pictures.")
-    for path, name in walk(folder, "", skipped_extensions if skipped_extensions is not None else Counter(), set()):
-        yield Sample(name, FilePicture(path))
+    files = leave_masks_aside(list(walk(folder, "", aside, set())), aside, masks)
+    notes = replace(aside, extensions=Counter()).notes(
+        "Move it elsewhere to have it left aside.", "Give that folder itself to have them read as pictures."
+    )
+    return UnlabelledPictures(tuple(Sample(name, FilePicture(path)) for path, name in files), aside, notes)
 
 
 def one_picture(picture: str | Path, verbs: str) -> Sample:
@@ -56,37 +74,40 @@ def one_picture(picture: str | Path, verbs: str) -> Sample:
     return list_pictures(path)[0]
 
 
-def list_pictures(folder: Path) -> tuple[Sample, ...]:
-    """All pictures below a folder, or the one file given, as a tuple; see :func:`iter_pictures`.
+def require_pictures(folder: Path) -> UnlabelledPictures:
+    """The pictures below a folder, or the one file given, one at least; see :func:`read_pictures`.
 
     Raises:
         DataError: nothing there, or no picture in it.
     """
-    skipped_extensions: Counter[str] = Counter()
-    samples = tuple(iter_pictures(folder, skipped_extensions=skipped_extensions))
-    if not samples:
-        notes = " ".join(skipped_notes(skipped_extensions)) or "It is empty."
+    pictures = read_pictures(folder)
+    if not pictures.samples:
+        notes = " ".join(pictures.aside.notes()) or "It is empty."
         raise DataError(f"There are no pictures in {folder}. {notes}\nKnown are {' '.join(EXTENSIONS)}.")
-    return samples
+    return pictures
 
 
-def skipped_notes(extensions: Counter[str]) -> tuple[str, ...]:
-    """A note on files that are no pictures by extension, counted by extension; no note where there are none."""
-    if not extensions:
-        return ()
-    kinds = ", ".join(f"{ending or 'no extension'} {n:,}" for ending, n in extensions.most_common(6))
-    total = sum(extensions.values())
-    files = "1 file was" if total == 1 else f"{total:,} files were"
-    return (f"{files} left aside, not pictures by extension: {kinds}.",)
+def list_pictures(folder: Path) -> tuple[Sample, ...]:
+    """The samples of :func:`require_pictures`."""
+    return require_pictures(folder).samples
 
 
-def entries(folder: Path) -> list[os.DirEntry[str]]:
-    """Entries of a folder without hidden files and clutter, ordered so that a walk is sorted by relative path."""
+def entries(folder: Path, aside: FilesAside | None = None) -> list[os.DirEntry[str]]:
+    """Entries of a folder that may be data, ordered so that a walk is sorted by relative path.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
     try:
         with os.scandir(folder) as scan:
-            visible_entries = [e for e in scan if not e.name.startswith(".") and e.name.lower() not in _CLUTTER]
+            all_entries = list(scan)
     except OSError as error:
         raise DataError(f"The folder {folder} cannot be read: {error.strerror}.") from error
+    visible_entries = [entry for entry in all_entries if not is_ignored(entry.name)]
+    if aside is not None and len(visible_entries) < len(all_entries):
+        for entry in all_entries:
+            if is_ignored(entry.name):
+                aside.ignore(printable(entry.name))
     return sorted(visible_entries, key=lambda entry: entry.name + "/" if is_folder(entry) else entry.name)
 
 
@@ -109,27 +130,27 @@ def is_picture(entry: os.DirEntry[str]) -> bool:
 
 
 def walk(
-    folder: Path, prefix: str, skipped_extensions: Counter[str], visited_folders: set[tuple[int, int]]
+    folder: Path, prefix: str, aside: FilesAside, visited_folders: set[tuple[int, int]]
 ) -> Iterator[tuple[Path, str]]:
     """Yield (path, name) of every picture below a folder.
 
     Args:
         folder: where to start.
         prefix: what every name starts with; the path relative to ``folder`` follows it.
-        skipped_extensions: counts other files by extension.
+        aside: counts what else lies there.
         visited_folders: device and inode of folders that were walked already and are not walked again.
     """
     status = folder.stat()
     if (status.st_dev, status.st_ino) in visited_folders:
         return
     visited_folders.add((status.st_dev, status.st_ino))
-    for entry in entries(folder):
+    for entry in entries(folder, aside):
         if is_folder(entry):
-            yield from walk(Path(entry.path), f"{prefix}{entry.name}/", skipped_extensions, visited_folders)
+            yield from walk(Path(entry.path), f"{prefix}{entry.name}/", aside, visited_folders)
         elif is_picture(entry):
             yield Path(entry.path), printable(prefix + entry.name)
         else:
-            skipped_extensions[Path(entry.name).suffix.lower()] += 1
+            aside.extensions[Path(entry.name).suffix.lower()] += 1
 
 
 SPLIT_NAMES = {
@@ -175,9 +196,10 @@ class LabelledFile:
 
 @dataclass
 class _SkippedFiles:
-    """Files and pictures that are not used, for the notes."""
+    """Files and pictures that are not used, for the notes; and how folders called like masks are read."""
 
-    extensions: Counter[str] = field(default_factory=Counter)
+    masks: str = "auto"
+    aside: FilesAside = field(default_factory=FilesAside)
     sentences: list[str] = field(default_factory=list)
 
     def pictures(self, count: int, why: str) -> None:
@@ -185,28 +207,30 @@ class _SkippedFiles:
             self.sentences.append(f"{count:,} pictures {why} and were left aside.")
 
     def notes(self) -> tuple[str, ...]:
-        return (*self.sentences, *skipped_notes(self.extensions))
+        aside = "DATA?masks=aside leaves it aside."
+        return (*self.sentences, *self.aside.notes(aside, "DATA?masks=pictures reads them as pictures."))
 
 
-def open_folder(folder: Path, reference: str, folders: str = "") -> Dataset:
+def open_folder(folder: Path, reference: str, folders: str = "", masks: str = "auto") -> Dataset:
     """Read a folder of labelled pictures in any of the layouts this module knows.
 
     Args:
         folder: the folder.
         reference: as a person wrote it, for messages.
         folders: what folders that are called like splits are: "classes" or "splits"; empty looks at what they hold.
+        masks: how folders called like masks are read, one of :data:`vitrine.data.mask_folders.CHOICES`.
 
     Raises:
         UnknownLayoutError: no known layout; the message says what was found.
         DataError: a folder cannot be read.
     """
-    skipped_files = _SkippedFiles()
+    skipped_files = _SkippedFiles(masks)
     parts, note = _split_folders(folder, folders)
     skipped_files.sentences += [note] if note else []
     if not parts:
         layout, files = _read_layout(folder, "", "", skipped_files)
         return labelled_data(reference, layout, files, skipped_files.notes())
-    others = [e.name for e in entries(folder) if is_folder(e) and e.name not in parts]
+    others = [e.name for e in entries(folder, skipped_files.aside) if is_folder(e) and e.name not in parts]
     if others:
         skipped_files.sentences.append(f"Folders beside the splits were left aside: {and_n_more(others)}.")
     layout, files = "", []
@@ -268,7 +292,7 @@ def _split_folders(folder: Path, reading: str) -> tuple[dict[str, str], str]:
     parts = {name: SPLIT_NAMES[name.lower()] for name in names if name.lower() in SPLIT_NAMES}
     if reading == "classes" or not parts:
         return {}, ""
-    others = [name for name in names if name not in parts]
+    others = [name for name in names if name not in parts and not _are_masks(folder / name)]
     if reading != "splits":
         if others and "train" not in parts.values():
             return {}, ""
@@ -305,7 +329,7 @@ def _are_classes(folder: Path, parts: Sequence[str], others: Sequence[str]) -> t
 def _kind_of_folder(folder: Path) -> str:
     """What a folder holds: "folders" of pictures, "labelled pictures" of several labels, "pictures", or "empty"."""
     inner = entries(folder)
-    if any(next(walk(Path(e.path), "", Counter(), set()), None) for e in inner if is_folder(e)):
+    if any(next(walk(Path(e.path), "", FilesAside(), set()), None) for e in inner if is_folder(e)):
         return "folders"
     stems = [Path(entry.name).stem for entry in inner if is_picture(entry)]
     labels = [match["label"] for stem in stems if (match := _FLAT_STEM.fullmatch(stem))]
@@ -316,11 +340,11 @@ def _kind_of_folder(folder: Path) -> str:
 
 def _read_layout(folder: Path, prefix: str, split: str, skipped_files: _SkippedFiles) -> tuple[str, list[LabelledFile]]:
     """One folder in one of the two layouts; the one that holds more pictures where traces of both are there."""
-    direct = [entry.name for entry in entries(folder) if not is_folder(entry) and is_picture(entry)]
+    direct = [e.name for e in entries(folder, skipped_files.aside) if not is_folder(e) and is_picture(e)]
     matches = {name: _FLAT_STEM.fullmatch(Path(name).stem) for name in direct}
     flat = {name: match["label"] for name, match in matches.items() if match}
-    below = Counter[str]()
-    classes = _class_folders(folder, prefix, below)
+    below = FilesAside()
+    classes = _class_folders(folder, prefix, [(folder / name, prefix + name) for name in direct], below, skipped_files)
     largest = max(map(len, classes.values()), default=0)
     where = prefix or str(folder)
     if len(flat) >= max(largest, 1) and 2 * len(flat) > len(direct):
@@ -328,7 +352,7 @@ def _read_layout(folder: Path, prefix: str, split: str, skipped_files: _SkippedF
             folders = and_n_more(list(classes))
             skipped_files.sentences.append(f"Folders beside the labelled files were left aside: {folders}.")
         skipped_files.pictures(len(direct) - len(flat), f"in {where} are not named {{label}}_{{id}}")
-        skipped_files.extensions.update(_other_files(folder))
+        skipped_files.aside.extensions.update(_other_files(folder))
         return "flat files {label}_{id}", [
             LabelledFile(printable(prefix + name), folder / name, label, split) for name, label in flat.items()
         ]
@@ -336,19 +360,31 @@ def _read_layout(folder: Path, prefix: str, split: str, skipped_files: _SkippedF
         raise UnknownLayoutError(folder, _describe_contents(direct, classes), pictures=bool(direct))
     _refuse_wrong_level(folder, prefix, classes)
     skipped_files.pictures(len(direct), f"in {where} lie beside the class folders")
-    skipped_files.extensions.update(below + _other_files(folder))
+    skipped_files.aside.extensions.update(below.extensions + _other_files(folder))
+    skipped_files.aside.ignored_names.update(below.ignored_names)
     skipped_files.sentences.extend(_class_notes(prefix, classes))
     return "class folders", [
         LabelledFile(name, path, label, split) for label, files in classes.items() for path, name in files
     ]
 
 
-def _class_folders(folder: Path, prefix: str, skipped_extensions: Counter[str]) -> _Classes:
-    return {
-        entry.name: list(walk(Path(entry.path), f"{prefix}{entry.name}/", skipped_extensions, set()))
-        for entry in entries(folder)
-        if is_folder(entry)
-    }
+def _class_folders(
+    folder: Path, prefix: str, direct: Sequence[tuple[Path, str]], below: FilesAside, skipped_files: _SkippedFiles
+) -> _Classes:
+    """Folders with the pictures in them, without those of the pictures' own masks."""
+    names = [entry.name for entry in entries(folder) if is_folder(entry)]
+    by_folder = {name: list(walk(folder / name, f"{prefix}{name}/", below, set())) for name in names}
+    files = [*direct, *(file for files in by_folder.values() for file in files)]
+    rest = {name for _, name in leave_masks_aside(files, skipped_files.aside, skipped_files.masks)}
+    if len(rest) == len(files):
+        return by_folder
+    classes = {name: [file for file in files if file[1] in rest] for name, files in by_folder.items()}
+    return {name: files for name, files in classes.items() if files or not by_folder[name]}
+
+
+def _are_masks(folder: Path) -> bool:
+    """Whether a folder beside splits is of masks, by its name and some of its files' headers."""
+    return is_called_masks(folder.name) and are_mask_files(path for path, _ in walk(folder, "", FilesAside(), set()))
 
 
 def _other_files(folder: Path) -> Counter[str]:

@@ -22,7 +22,9 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageOps
 
 from vitrine.data.decode import FORMATS, MAX_PIXELS, FilePicture, decode, describe
+from vitrine.data.ignored_files import FilesAside
 from vitrine.data.image_folder import SPLIT_NAMES, walk
+from vitrine.data.mask_folders import LOSSLESS
 from vitrine.data.samples import Sample
 from vitrine.data.scenes.dataset import ScenePicture
 from vitrine.errors import DataError, PictureError, error_summary
@@ -200,7 +202,6 @@ FOLDER = "masks"
 """The folder that is looked for where no source of masks is named."""
 
 _MAIN_OBJECT = 1  # its value in the scenes' label maps
-_LOSSLESS = ("PNG", "BMP", "GIF", "TIFF", "PPM")
 
 Inside = int | Literal["any"] | None
 _Loader = Callable[[], Mask]
@@ -321,7 +322,7 @@ def _find_beside(data: Path, samples: Sequence[Sample], value: Inside) -> Masks 
 
 
 def _from_folder(folder: Path, samples: Sequence[Sample], prefix: str, value: Inside, *, whole: bool) -> Masks:
-    files = {name: path for path, name in walk(folder, "", Counter(), set())}
+    files = {name: path for path, name in walk(folder, "", FilesAside(), set())}
     file_of = {sample.name: _matching_file(prefix + sample.name, files, whole) for sample in samples}
     claims = Counter(file_of.values())
     notes = []
@@ -379,7 +380,7 @@ def _stored_values(data: bytes, *, exact: bool) -> npt.NDArray[np.generic]:
         PictureError: it cannot be decoded, or its numbers cannot be trusted.
     """
     kind = describe(data)
-    if kind.format not in _LOSSLESS:
+    if kind.format not in LOSSLESS:
         raise PictureError(f"{kind.format} does not keep pixel values: save masks as PNG")
     if kind.has_alpha and kind.mode != "P":
         raise PictureError("it is transparent in places: save masks in black and white, or as a label map")

@@ -8,7 +8,8 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from vitrine.data import huggingface, image_folder, manifest, oxford_pets
-from vitrine.data.image_folder import iter_pictures, list_pictures, skipped_notes
+from vitrine.data.image_folder import list_pictures, read_pictures
+from vitrine.data.mask_folders import CHOICES
 from vitrine.data.samples import Dataset, FiniteSplit
 from vitrine.data.shards.dataset import expand_braces, is_shards, open_shards
 from vitrine.data.shards.index import is_remote
@@ -16,15 +17,16 @@ from vitrine.data.splits import hold_out
 from vitrine.errors import DataError
 from vitrine.results import and_n_more
 
-__all__ = ["iter_pictures", "list_pictures", "open_data", "open_unlabelled"]
+__all__ = ["list_pictures", "open_data", "open_unlabelled"]
 
 
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """What Hugging Face datasets calls a manifest that lies among the pictures."""
 
-OPTIONS = ("image", "label", "split", "config", "revision", "folders")
-"""Options that may follow a reference after a question mark: columns by name, a hub data set's configuration, and what
-folders are that are called like splits (classes or splits)."""
+OPTIONS = ("image", "label", "split", "config", "revision", "folders", "masks")
+"""Options that may follow a reference after a question mark: columns by name, a hub data set's configuration, what
+folders are that are called like splits (classes or splits), and what those are that are called like masks (auto, aside
+or pictures)."""
 
 
 def open_data(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -> Dataset:
@@ -62,12 +64,12 @@ def open_unlabelled(reference: str) -> Dataset:
     Raises:
         DataError: nothing there, or no picture in it.
     """
-    skipped_extensions: Counter[str] = Counter()
-    samples = list(iter_pictures(Path(reference), skipped_extensions=skipped_extensions))
-    if not samples:
+    place, options = _with_options(reference)
+    pictures = read_pictures(Path(place).expanduser(), options.get("masks", "auto"))
+    if not pictures.samples:
         raise DataError(f"There are no pictures in {reference}. Give a folder that holds some.")
-    notes = skipped_notes(skipped_extensions)
-    return Dataset(reference, "pictures without labels", (), {"pictures": FiniteSplit(samples)}, notes)
+    notes = pictures.aside.notes()
+    return Dataset(reference, "pictures without labels", (), {"pictures": FiniteSplit(pictures.samples)}, notes)
 
 
 def _open(reference: str) -> Dataset:
@@ -108,12 +110,14 @@ def _open_folder(folder: Path, reference: str, options: dict[str, str]) -> Datas
     for name in METADATA:
         if (folder / name).is_file() and manifest.has_columns(folder / name):
             return manifest.open_manifest(folder / name, reference, options)
-    folders = options.pop("folders", "")
+    folders, masks = options.pop("folders", ""), options.pop("masks", "auto")
     if options:
         raise DataError(f"{reference}: options choose columns, and {folder} holds no table of pictures.")
     if folders not in ("", "classes", "splits"):
         raise DataError(f"{reference}: folders={folders} is not known; expected folders=classes or folders=splits.")
-    return image_folder.open_folder(folder, reference, folders)
+    if masks not in CHOICES:
+        raise DataError(f"{reference}: masks={masks} is not known; expected masks=aside or masks=pictures.")
+    return image_folder.open_folder(folder, reference, folders, masks)
 
 
 def _open_file(path: Path, reference: str, options: dict[str, str]) -> Dataset:

@@ -22,7 +22,7 @@ from vitrine.attribution.maps import Unit, display_scores, token_layout
 from vitrine.attribution.methods import Method
 from vitrine.attribution.patch_hiding import HidingTest
 from vitrine.classify.model import Classifier, open_classifier
-from vitrine.data.image_folder import list_pictures
+from vitrine.data.image_folder import require_pictures
 from vitrine.data.samples import Sample, random_subset
 from vitrine.explain.explainer import ExplainedBatch, ExplainedPicture, Explainer
 from vitrine.explain.figures.contact_sheet import A_SHEET, save_contact_sheet
@@ -205,7 +205,8 @@ def explain(
         DataError: no pictures, or none that can be read.
         ModelError: the model cannot be used, or lacks what was asked for.
     """
-    samples = random_subset(list_pictures(images), limit, settings.seed)
+    pictures = require_pictures(images)
+    samples = random_subset(pictures.samples, limit, settings.seed)
     classifier = open_classifier(model, precision, architecture)
     explainer = Explainer(classifier, settings.method, settings.target)
     figures = figure_names([sample.name for sample in samples], settings.kind, SHEETS)
@@ -213,7 +214,8 @@ def explain(
     for batch in explainer.run(samples, batch_size, check=settings.check, seed=settings.seed):
         writer.write(batch)
         progress(writer.done, len(samples))
-    return writer.finish()
+    result = writer.finish()
+    return replace(result, notes=(*result.notes, *pictures.notes))
 
 
 @dataclass(frozen=True)

@@ -44,9 +44,9 @@ from vitrine.attribution.set_verdict import (
 )
 from vitrine.attribution.weight_randomization import correlation_with_intact, randomised_copies, weight_stages
 from vitrine.classify.model import Classifier
-from vitrine.data.image_folder import iter_pictures
+from vitrine.data.image_folder import read_pictures
 from vitrine.data.loader import batches
-from vitrine.data.masks import FOLDER, Masks, find_masks
+from vitrine.data.masks import Masks, find_masks
 from vitrine.data.samples import Sample, random_subset
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError
@@ -198,11 +198,11 @@ def open_samples(data: str, split: str | None, limit: int, seed: int) -> ScoredS
     except DataError as error:
         if not path.is_dir() or split is not None:
             raise
-        pictures = iter_pictures(path)
-        samples: Sequence[Sample] = [sample for sample in pictures if not sample.name.startswith(f"{FOLDER}/")]
+        pictures = read_pictures(path, masks="aside")  # those of its own are what methods are scored on
+        samples: Sequence[Sample] = pictures.samples
         if not samples:
             raise error from None
-        labels, notes = (), [f"{data} was read as a folder of pictures without labels."]
+        labels, notes = (), [f"{data} was read as a folder of pictures without labels.", *pictures.notes]
     else:
         finite = [name for name, part in dataset.splits.items() if not part.endless and len(part)]
         name = split or next((name for name in ("test", "validation", "train") if name in finite), None)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
+from vitrine.data.ignored_files import is_ignored
 from vitrine.data.samples import Dataset, FiniteSplit, Split
 from vitrine.data.shards.index import (
     CONNECTION_ERRORS,
@@ -39,7 +40,7 @@ def is_shards(reference: str) -> bool:
     if is_remote(reference) or reference.endswith((".tar", f"/{INDEX}")):
         return True
     folder = Path(reference).expanduser()
-    tars = [path.name for path in folder.glob("*.tar")] if folder.is_dir() else []
+    tars = [Path(place).name for place in _tars(folder)] if folder.is_dir() else []
     return any(_SPLIT_NAME.match(name) for name in tars) or bool(tars and (folder / INDEX).is_file())
 
 
@@ -91,7 +92,11 @@ def find_shards(reference: str) -> ShardIndex:
     folder = Path(place).expanduser()
     if (folder / INDEX).is_file():
         return parse_index(read_text(str(folder / INDEX)), str(folder))
-    return _count_shards([str(path) for path in sorted(folder.glob("*.tar"))])
+    return _count_shards(_tars(folder))
+
+
+def _tars(folder: Path) -> list[str]:
+    return [str(path) for path in sorted(folder.glob("*.tar")) if not is_ignored(path.name)]
 
 
 def expand_braces(pattern: str) -> list[str]:

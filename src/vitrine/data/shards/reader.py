@@ -19,6 +19,7 @@ from typing import IO, Any
 from PIL import Image
 
 from vitrine.data.decode import EXTENSIONS, BytesPicture, UnreadablePicture, decode
+from vitrine.data.ignored_files import is_ignored_path
 from vitrine.data.samples import Sample, clean_caption
 from vitrine.data.shards.index import CONNECTION_ERRORS, Shard, is_remote, open_location
 from vitrine.data.training_copies import PERCEPTUAL_HASH, signature_from_text
@@ -204,7 +205,7 @@ def read_members(stream: IO[bytes], is_wanted: Callable[[int], bool] = lambda _:
 def _key_and_extension(info: tarfile.TarInfo) -> tuple[str, str]:
     """The sample that a file of a shard belongs to, and the file's kind in small letters; empty for what is neither."""
     match = _KEY.match(info.name) if info.isreg() else None
-    if match is None or PurePosixPath(info.name).name.startswith("__"):
+    if match is None or PurePosixPath(info.name).name.startswith("__") or is_ignored_path(info.name):
         return "", ""
     key, extension = match[1], match[2].lower()
     return (key, extension) if extension in _TEXTS or f".{extension}" in EXTENSIONS else ("", "")
