@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from vitrine.data.check import DarkPicture, DataReport, Duplicates, NearCopy, Spread, inspect
+from vitrine.data.check import DarkPicture, DataReport, Duplicates, NearCopy, SplitCount, Spread, inspect
 from vitrine.data.image_folder import LAYOUTS, UnknownLayoutError
 from vitrine.data.perceptual_hash import BITS
 from vitrine.data.sources import open_data, open_unlabelled
@@ -54,7 +54,8 @@ def render(report: DataReport) -> str:
 def _head(report: DataReport) -> list[str]:
     facts = [f"{_count(report.pictures, 'picture')} ({_size(report.size)})"]
     if report.labels:
-        facts.append(_count(len(report.labels), "class", "classes"))
+        noun = ("label", "labels") if report.is_multi_label else ("class", "classes")
+        facts.append(f"{_count(len(report.labels), *noun)}{' (multi-label)' if report.is_multi_label else ''}")
         facts.extend(f"{split.name} {split.pictures:,}" for split in report.splits)
     return [f"{report.reference}: {report.layout}", ", ".join(facts)]
 
@@ -133,23 +134,47 @@ def _near_copy(near: NearCopy) -> str:
 def _classes(report: DataReport) -> list[str]:
     if not report.labels or not report.splits:
         return []
+    noun = "label" if report.is_multi_label else "class"
     rows = [[label, *(f"{s.by_class[label]:,}" for s in report.splits)] for label in report.labels]
-    if len(rows) > 2 and all(row[1:] == rows[0][1:] for row in rows):
+    if report.is_multi_label:  # of pictures with several labels, counts alone do not say how frequent one is
+        rows = [[label, *(_count_and_share(split, label) for split in report.splits)] for label in report.labels]
+    elif len(rows) > 2 and all(row[1:] == rows[0][1:] for row in rows):
         each = ", ".join(f"{cell} in {split.name}" for cell, split in zip(rows[0][1:], report.splits, strict=True))
         return [f"Every class has the same number of pictures: {each}."]
-    title = "Class"
+    title = noun.capitalize()
     if len(rows) > MOST_CLASSES:
         first = report.splits[0]
         by_size = sorted(rows, key=lambda row: -first.by_class[row[0]])
         rows = [*by_size[:_SHOWN], ["...", *("" for _ in report.splits)], *by_size[-_SHOWN:]]
-        title = f"Class (by size in {first.name})"
-    return [*_align([[title, *(split.name for split in report.splits)], *rows]), *_balance(report)]
+        title = f"{noun.capitalize()} (by size in {first.name})"
+    table = _align([[title, *(split.name for split in report.splits)], *rows])
+    return [*table, *_labels_a_picture(report), *_balance(report)]
+
+
+def _count_and_share(split: SplitCount, label: str) -> str:
+    count = split.by_class[label]
+    return f"{count:,}  {count / max(1, split.pictures):4.0%}"
+
+
+def _labels_a_picture(report: DataReport) -> list[str]:
+    """How many labels pictures have, and how many have none, for multi-label data."""
+    lines = []
+    for split in report.splits if report.is_multi_label else ():
+        labels = sum(number * pictures for number, pictures in split.by_labels.items())
+        mean = f"{labels / max(1, split.pictures):.2f} labels a picture in {split.name}"
+        counts = ", ".join(f"{pictures:,} with {number:,}" for number, pictures in split.by_labels.items() if number)
+        without = split.by_labels.get(0, 0)
+        none = f"; {_count(without, 'picture')} without any label, which is allowed" if without else ""
+        lines.append(f"{mean}: {counts or 'none'}{none}.")
+    return lines
 
 
 def _balance(report: DataReport) -> list[str]:
     lines = []
     if report.imbalance is not None:
-        lines.append(f"The largest class has {report.imbalance:.1f} times as many pictures as the smallest.")
+        largest = "most frequent label" if report.is_multi_label else "largest class"
+        smallest = "rarest of those there are" if report.is_multi_label else "smallest"
+        lines.append(f"The {largest} has {report.imbalance:.1f} times as many pictures as the {smallest}.")
         guesses = [f"{share:.1%} of {name}" for name, share in report.majority.items() if name != "train"]
         if guesses:
             lines.append(f"Always guessing the largest is right for {' and '.join(guesses)}.")

@@ -87,6 +87,7 @@ def write_shards(
     if captions is None:
         captions = is_captioned(Path(reference).expanduser())
     dataset = (open_captions if captions else open_data)(reference, seed=seed, val_fraction=val_fraction)
+    dataset.require_one_label("shards hold")
     splits, labels = _finite(dataset), dataset.labels
     if not captions and not labels:
         raise DataError(f"{reference} has no labels, and shards are made for training.")

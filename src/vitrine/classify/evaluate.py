@@ -287,6 +287,7 @@ def evaluate(
     other = None if against is None else in_precision(classifier, against)
     settings = split_settings(classifier.folder, seed)
     dataset = open_data(data, seed=settings.seed, val_fraction=settings.val_fraction)
+    dataset.require_one_label("this model gives")
     name = choose_split(dataset, split)
     samples = _with_model_labels(dataset, name, classifier)
     parts = list(predict_samples(classifier, samples, batch_size=batch_size, progress=progress))

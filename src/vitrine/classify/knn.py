@@ -324,6 +324,7 @@ def knn(
     classifier = open_classifier(model, precision, architecture, features=True)
     settings = split_settings(classifier.folder, seed)
     dataset = open_data(data, seed=settings.seed, val_fraction=settings.val_fraction)
+    dataset.require_one_label("vitrine knn compares")
     split = choose_split(dataset, split or ("validation" if dataset.splits.get("validation") else "test"))
     parts = [_labelled_samples(dataset, each) for each in ("train", split)]
     classes = len(dataset.labels)

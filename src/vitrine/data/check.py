@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from statistics import median
 
 from vitrine.data.decode import TREATMENTS, promised_format
@@ -25,11 +25,16 @@ UNEVEN_RATIO = 5.0
 
 @dataclass(frozen=True)
 class SplitCount:
-    """One split: its pictures, in all and by class name (pictures without a label are counted in all only)."""
+    """One split: its pictures, in all and by class name (pictures without a label are counted in all only).
+
+    Attributes:
+        by_labels: of multi-label data, pictures by how many labels they have, fewest labels first; empty of other data.
+    """
 
     name: str
     pictures: int
     by_class: Mapping[str, int]
+    by_labels: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -134,7 +139,9 @@ class DataReport:
         near_copies: pictures that look like copies of others by their perceptual hashes, each with the nearest one;
             those across splits first, nearest first.
         dark: pictures of more than 8 bits that use few of them, such as the 12 bits of a camera in a file of 16.
-        majority: the share of each split that the most frequent training class makes up: what a guess gets right.
+        majority: the share of each split that the most frequent training class makes up: what a guess gets right; none
+            of multi-label data.
+        is_multi_label: a picture has any number of labels.
     """
 
     reference: str
@@ -154,6 +161,7 @@ class DataReport:
     near_copies: tuple[NearCopy, ...]
     dark: tuple[DarkPicture, ...]
     majority: Mapping[str, float]
+    is_multi_label: bool = False
 
     @property
     def pictures(self) -> int:
@@ -216,10 +224,16 @@ class DataReport:
         counts = self._training()
         few = sum(0 < n < FEW_PICTURES for n in counts.values())
         if few:
-            which = "Every class has" if few == len(counts) else f"{few:,} of {len(counts):,} classes have"
+            one, several = ("label", "labels") if self.is_multi_label else ("class", "classes")
+            which = f"Every {one} has" if few == len(counts) else f"{few:,} of {len(counts):,} {several} have"
             advice.append(f"{which} fewer than {FEW_PICTURES} training pictures: start from pretrained weights.")
         if (self.imbalance or 0) >= UNEVEN_RATIO:
-            advice.append("Classes are uneven: read recall by class beside accuracy.")
+            advice.append(
+                "Labels are uneven: read average precision by label; class_weights = balanced weighs them in training."
+                if self.is_multi_label
+                else "Classes are uneven: read recall by class beside accuracy; class_weights or sampling = balanced "
+                "weighs them in training."
+            )
         return tuple(advice)
 
     def to_dict(self) -> dict[str, object]:
@@ -265,10 +279,8 @@ def inspect(data: Dataset, *, workers: int = -1, progress: Progress | None = Non
     samples = [(name, sample) for name, split in finite.items() for sample in split]
     readings = list(read_samples([sample for _, sample in samples], workers=workers, progress=progress))
     usable = [reading for reading in readings if reading.problem is None]
-    counts = tuple(_count_split(name, split, data.labels) for name, split in finite.items())
-    copies = [
-        Copy(sample.name, name, None if sample.label is None else data.labels[sample.label]) for name, sample in samples
-    ]
+    counts = tuple(_count_split(name, split, data) for name, split in finite.items())
+    copies = [Copy(sample.name, name, data.label_text(sample)) for name, sample in samples]
     widths, heights = _lengths(usable)
     return DataReport(
         reference=data.reference,
@@ -287,13 +299,16 @@ def inspect(data: Dataset, *, workers: int = -1, progress: Progress | None = Non
         duplicates=_duplicates(copies, readings),
         near_copies=_near_copies(copies, readings),
         dark=_dark(usable),
-        majority=_majority(counts),
+        majority={} if data.is_multi_label else _majority(counts),
+        is_multi_label=data.is_multi_label,
     )
 
 
-def _count_split(name: str, split: Sequence[Sample], labels: Sequence[str]) -> SplitCount:
-    counts = Counter(sample.label for sample in split)
-    return SplitCount(name, len(split), {label: counts[index] for index, label in enumerate(labels)})
+def _count_split(name: str, split: Sequence[Sample], data: Dataset) -> SplitCount:
+    counts = Counter(label for sample in split for label in sample.label_set)
+    by_class = {label: counts[index] for index, label in enumerate(data.labels)}
+    by_labels = Counter(len(sample.label_set) for sample in split) if data.is_multi_label else {}
+    return SplitCount(name, len(split), by_class, dict(sorted(by_labels.items())))
 
 
 def _lengths(readings: Sequence[Reading]) -> tuple[list[int], list[int]]:

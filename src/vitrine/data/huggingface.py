@@ -232,28 +232,41 @@ def _to_dataset(data: Any, reference: str, layout: str, options: Mapping[str, st
     label = _choose(reference, features, "label", _label_columns(features), options)
     notes.append(f"Columns used: {image}, {label}.")
     values_by_split = {split: rows.select_columns([label])[:][label] for split, rows in rows_by_split.items()}
-    labels, index = _label_index(features[label], [value for values in values_by_split.values() for value in values])
+    kind, values = features[label], [value for values in values_by_split.values() for value in values]
+    is_multi_label = hasattr(kind, "feature")  # a list; its elements are of that kind
+    if is_multi_label:
+        kind, values = kind.feature, [each for value in values for each in value or ()]
+        notes.append(f"Multi-label: the column {label} holds lists.")
+    labels, index = _label_index(kind, values)
     splits: dict[str, Split] = {}
     for split in ("train", "validation", "test"):
         if split in rows_by_split:
-            splits[split] = FiniteSplit(
-                _samples(split, rows_by_split[split], image, [index.get(v) for v in values_by_split[split]])
-            )
+            targets = [_target(index, value, is_multi_label) for value in values_by_split[split]]
+            splits[split] = FiniteSplit(_samples(split, rows_by_split[split], image, targets))
             unknown = len(values_by_split[split]) - len(splits[split])
             if unknown:
                 notes.append(f"{unknown:,} rows of {split} have no label and were left aside.")
             notes.extend(_origin(rows_by_split[split]))
-    return Dataset(reference, layout, labels, splits, tuple(dict.fromkeys(notes)))
+    return Dataset(reference, layout, labels, splits, tuple(dict.fromkeys(notes)), is_multi_label)
 
 
-def _samples(split: str, rows: Any, image: str, labels: Sequence[int | None]) -> list[Sample]:
+def _target(index: Mapping[Any, int], value: Any, is_multi_label: bool) -> int | tuple[int, ...] | None:
+    """The class of a cell, or of multi-label data its labels; None where it is not known."""
+    if not is_multi_label:
+        return index.get(value)
+    return tuple(sorted({index[each] for each in value or () if each in index}))
+
+
+def _samples(split: str, rows: Any, image: str, targets: Sequence[int | tuple[int, ...] | None]) -> list[Sample]:
     import datasets
 
     pictures = rows.select_columns([image]).cast_column(image, datasets.Image(decode=False))
     return [
-        Sample(f"{split}/{row:06d}", HubPicture(pictures, row, image), label)
-        for row, label in enumerate(labels)
-        if label is not None
+        Sample(f"{split}/{row:06d}", HubPicture(pictures, row, image), labels=target)
+        if isinstance(target, tuple)
+        else Sample(f"{split}/{row:06d}", HubPicture(pictures, row, image), target)
+        for row, target in enumerate(targets)
+        if target is not None
     ]
 
 
@@ -275,8 +288,9 @@ def _image_columns(features: Any) -> list[str]:
 def _label_columns(features: Any) -> list[str]:
     import datasets
 
-    classes = [name for name, feature in features.items() if isinstance(feature, datasets.ClassLabel)]
-    plain = [name for name in features if name.lower() in LABEL_COLUMNS and isinstance(features[name], datasets.Value)]
+    kinds = {name: getattr(feature, "feature", feature) for name, feature in features.items()}  # of a list's elements
+    classes = [name for name, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
+    plain = [name for name in features if name.lower() in LABEL_COLUMNS and isinstance(kinds[name], datasets.Value)]
     return classes or plain
 
 

@@ -186,12 +186,20 @@ class UnknownLayoutError(DataError):
 
 @dataclass(frozen=True)
 class LabelledFile:
-    """One picture file with the name of its class and of its split ("" where the data have none)."""
+    """One picture file with the name of its class and of its split ("" where the data have none).
+
+    Of multi-label data, ``label`` is a tuple of all its labels, which may be empty.
+    """
 
     name: str
     path: Path
-    label: str
+    label: str | tuple[str, ...]
     split: str = ""
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names of all its labels."""
+        return self.label if isinstance(self.label, tuple) else (self.label,)
 
 
 @dataclass
@@ -254,20 +262,41 @@ def open_folder(folder: Path, reference: str, folders: str = "", masks: str = "a
     return labelled_data(reference, f"{layout} in split folders", files, skipped_files.notes())
 
 
-def labelled_data(reference: str, layout: str, files: Sequence[LabelledFile], notes: Iterable[str] = ()) -> Dataset:
-    """A data set of labelled files; files without a split are called "train"."""
-    labels = ordered_labels(class_name(file.label) for file in files)
+def labelled_data(
+    reference: str,
+    layout: str,
+    files: Sequence[LabelledFile],
+    notes: Iterable[str] = (),
+    order: Sequence[str] | None = None,
+) -> Dataset:
+    """A data set of labelled files; files without a split are called "train".
+
+    Args:
+        reference: as a person wrote it.
+        layout: in a few words.
+        files: all with one label, or all with a tuple of labels.
+        notes: sentences.
+        order: of the class names; None sorts those that there are.
+    """
+    labels = ordered_labels(class_name(each) for file in files for each in file.labels)
+    if order is not None:
+        labels = tuple(map(class_name, order))
     index = {label: position for position, label in enumerate(labels)}
+    is_multi_label = any(isinstance(file.label, tuple) for file in files)
     by_split: dict[str, list[Sample]] = {}
     for file in files:
-        sample = Sample(file.name, FilePicture(file.path), index[class_name(file.label)])
+        indices = tuple(sorted(index[class_name(each)] for each in file.labels))
+        picture = FilePicture(file.path)
+        sample = (
+            Sample(file.name, picture, labels=indices) if is_multi_label else Sample(file.name, picture, indices[0])
+        )
         by_split.setdefault(file.split or "train", []).append(sample)
     splits: dict[str, Split] = {
         name: FiniteSplit(sorted(by_split[name], key=lambda sample: sample.name))
         for name in ("train", "validation", "test")
         if name in by_split
     }
-    return Dataset(reference, layout, labels, splits, tuple(notes))
+    return Dataset(reference, layout, labels, splits, tuple(notes), is_multi_label)
 
 
 def class_name(label: str) -> str:

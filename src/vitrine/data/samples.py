@@ -37,15 +37,25 @@ class Sample:
     Attributes:
         name: the file's name as written to tables: a relative POSIX path, unique in its data.
         picture: where the pixels come from.
-        label: index into the class list; None where the label is not known.
+        label: index into the class list; None where the label is not known, and of multi-label data.
         captions: none where they are not known; each is on one line. Those of a generated scene are written when they
             are looked at first.
+        labels: of multi-label data, the indices of all labels that the picture has, ascending, possibly none; None of
+            other data.
     """
 
     name: str
     picture: Picture
     label: int | None = None
     captions: Sequence[str] = ()
+    labels: tuple[int, ...] | None = None
+
+    @property
+    def label_set(self) -> tuple[int, ...]:
+        """The indices of all labels that are known of the picture, whatever data it is of."""
+        if self.labels is not None:
+            return self.labels
+        return () if self.label is None else (self.label,)
 
 
 def random_subset(samples: Sequence[Sample], limit: int | None, seed: int) -> tuple[Sample, ...]:
@@ -107,6 +117,7 @@ class Dataset:
         labels: class names, which a sample's label is an index into; none of captioned pictures.
         splits: "train", "validation", "test": those that exist.
         notes: sentences on every decision that a person would want to know (a split that was made, files left aside).
+        is_multi_label: every label is there or not, whatever the others are: samples have ``labels``, not a ``label``.
 
     Raises:
         DataError: two classes have one name.
@@ -117,6 +128,25 @@ class Dataset:
     labels: tuple[str, ...]
     splits: Mapping[str, Split]
     notes: tuple[str, ...] = ()
+    is_multi_label: bool = False
+
+    def label_text(self, sample: Sample) -> str | None:
+        """A picture's class name, or its labels with commas between them; None where nothing is known of it."""
+        if self.is_multi_label:
+            return ", ".join(self.labels[index] for index in sample.label_set)
+        return None if sample.label is None else self.labels[sample.label]
+
+    def require_one_label(self, purpose: str) -> None:
+        """Refuse multi-label data where a picture has to have one label.
+
+        Raises:
+            DataError: they are; ``purpose`` says what for: "vitrine knn compares".
+        """
+        if self.is_multi_label:
+            raise DataError(
+                f"{self.reference} is multi-label data ({self.layout}), and {purpose} one label a picture.\n"
+                "A table can be read as one class a picture: '?label=COLUMN&separator='."
+            )
 
     def __post_init__(self) -> None:
         twice = [label for label, count in Counter(self.labels).items() if count > 1]

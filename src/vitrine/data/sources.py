@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import parse_qsl
 
-from vitrine.data import huggingface, image_folder, manifest, oxford_pets
+from vitrine.data import coco, huggingface, image_folder, manifest, oxford_pets
 from vitrine.data.image_folder import list_pictures, read_pictures
 from vitrine.data.mask_folders import CHOICES
-from vitrine.data.samples import Dataset, FiniteSplit
+from vitrine.data.samples import Dataset, FiniteSplit, Sample
 from vitrine.data.shards.dataset import expand_braces, is_shards, open_shards
 from vitrine.data.shards.index import is_remote
 from vitrine.data.splits import hold_out
@@ -23,10 +23,10 @@ __all__ = ["list_pictures", "open_data", "open_unlabelled"]
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """What Hugging Face datasets calls a manifest that lies among the pictures."""
 
-OPTIONS = ("image", "label", "split", "config", "revision", "folders", "masks")
-"""Options that may follow a reference after a question mark: columns by name, a hub data set's configuration, what
-folders are that are called like splits (classes or splits), and what those are that are called like masks (auto, aside
-or pictures)."""
+OPTIONS = ("image", "label", "labels", "separator", "split", "config", "revision", "folders", "masks")
+"""Options that may follow a reference after a question mark: columns by name, what is between the labels of a cell, a
+hub data set's configuration, what folders are that are called like splits (classes or splits), and what those are that
+are called like masks (auto, aside or pictures)."""
 
 
 def open_data(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -> Dataset:
@@ -34,7 +34,8 @@ def open_data(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -> Da
 
     Args:
         reference: a folder (class folders, ``{label}_{id}`` files, either below split folders, or one written by
-            Hugging Face datasets); a manifest (``.csv``, ``.tsv``, ``.parquet``); ``hf:owner/name``;
+            Hugging Face datasets, or COCO's with ``annotations/instances_*.json``); a manifest (``.csv``, ``.tsv``,
+            ``.jsonl``, ``.parquet``); ``hf:owner/name``;
             ``oxford-pets`` or ``oxford-pets:reference``; ``scenes:...``; webdataset shards (see
             :func:`vitrine.data.shards.dataset.open_shards`).
         seed: of the split, where one is made, and of generated scenes.
@@ -110,6 +111,9 @@ def _open_folder(folder: Path, reference: str, options: dict[str, str]) -> Datas
     for name in METADATA:
         if (folder / name).is_file() and manifest.has_columns(folder / name):
             return manifest.open_manifest(folder / name, reference, options)
+    instances = coco.instance_files(folder)
+    if instances and not options:
+        return coco.open_instances(instances, reference)
     folders, masks = options.pop("folders", ""), options.pop("masks", "auto")
     if options:
         raise DataError(f"{reference}: options choose columns, and {folder} holds no table of pictures.")
@@ -122,6 +126,8 @@ def _open_folder(folder: Path, reference: str, options: dict[str, str]) -> Datas
 
 def _open_file(path: Path, reference: str, options: dict[str, str]) -> Dataset:
     suffix = path.suffix.lower()
+    if coco.is_instances(path):
+        return coco.open_instances([path], reference)
     if suffix not in manifest.SUFFIXES:
         raise DataError(f"{path} is no manifest: known are {', '.join(manifest.SUFFIXES)}. Or give a folder.")
     if suffix == ".parquet" and huggingface.holds_pictures(path):
@@ -139,33 +145,45 @@ def _with_validation(data: Dataset, seed: int, fraction: float) -> Dataset:
     if not held_out:
         notes.append("There is no validation split, and no class has two pictures to make one of.")
         return replace(data, notes=tuple(notes))
+    how = "by a hash of their names" if data.is_multi_label else "stratified by class"
     notes.append(
         f"There is no validation split: {len(held_out):,} of {len(train):,} training pictures were held out for it, "
-        f"stratified by class, seed {seed}."
+        f"{how}, seed {seed}."
     )
     alone = sum(n == 1 for n in Counter(sample.label for sample in train).values())
-    if alone:
+    if alone and not data.is_multi_label:
         notes.append(f"{alone:,} classes with a single training picture have none in validation.")
+    if data.is_multi_label:
+        notes.append(_label_counts_note(data.labels, rest, held_out))
     splits = {"train": FiniteSplit(rest), "validation": FiniteSplit(held_out)}
     return replace(
         data, splits={**splits, **{k: v for k, v in data.splits.items() if k != "train"}}, notes=tuple(notes)
     )
 
 
+def _label_counts_note(labels: tuple[str, ...], *splits: tuple[Sample, ...]) -> str:
+    """How many pictures of training and validation have each label; the labels that the split leaves thinnest first."""
+    counts = [Counter(label for sample in split for label in sample.label_set) for split in splits]
+    order = sorted(range(len(labels)), key=lambda label: (min(each[label] for each in counts), label))
+    each_label = [f"{labels[label]} {counts[0][label]:,} and {counts[1][label]:,}" for label in order]
+    return f"Pictures with a label, in training and in validation, fewest first: {and_n_more(each_label, 12)}."
+
+
 def _class_notes(data: Dataset) -> list[str]:
     notes = []
-    if len(data.labels) == 1:
+    noun = "labels" if data.is_multi_label else "classes"
+    if len(data.labels) == 1 and not data.is_multi_label:
         notes.append(f"All pictures are of one class, {data.labels[0]}: there is nothing to tell apart.")
     train = data.splits.get("train")
     if train is None:
         return notes
-    training_labels = {sample.label for sample in train}
+    training_labels = {label for sample in train for label in sample.label_set}
     for name, split in data.splits.items():
         if name != "train":
-            new_labels = sorted({s.label for s in split if s.label is not None} - training_labels)
+            new_labels = sorted({label for sample in split for label in sample.label_set} - training_labels)
             if new_labels:
                 names = and_n_more([data.labels[label] for label in new_labels])
-                notes.append(f"Classes of {name} that no training picture has: {names}.")
+                notes.append(f"{noun.capitalize()} of {name} that no training picture has: {names}.")
     return notes
 
 

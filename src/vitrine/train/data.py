@@ -79,6 +79,7 @@ def prepare_data(
         lambda: open_data(reference, seed=settings.seed, val_fraction=settings.val_fraction)
     )
     _require_splits(reference, source)
+    source.require_one_label("a classifier is trained on")
     if len(source.labels) < 2:
         raise DataError(f"{reference} has {len(source.labels)} class; a classifier needs at least two.")
     head = {"reference": reference, "layout": source.layout, "labels": list(source.labels)}
