@@ -343,6 +343,15 @@ def none_readable(unreadable: Sequence[Unreadable], count: int = 0, noun: str = 
     return DataError(f"None of the {count or len(unreadable)} {noun} can be read, for example {name}: {reason}")
 
 
+def none_drawn(unreadable: Sequence[Unreadable], unwritten: Sequence[Unreadable]) -> DataError:
+    """The error where not one picture has a figure, because it cannot be read or its figure cannot be written."""
+    if not unwritten:
+        return none_readable(unreadable)
+    name, reason = unwritten[0]
+    count = len(unreadable) + len(unwritten)
+    return DataError(f"None of the {count} pictures has a figure, for example {name}: {reason}")
+
+
 def unreadable_to_json(unreadable: Sequence[Unreadable]) -> list[dict[str, str]]:
     """Unreadable pictures as every JSON result lists them."""
     return [{"name": name, "reason": reason} for name, reason in unreadable]

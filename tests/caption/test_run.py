@@ -144,3 +144,19 @@ def test_captioners_of_transformers_are_named_by_their_folder(
     assert read_provenance(figure)["vitrine:method"] == attention
     status, _, err = vitrine_command("predict", tmp_path / kind, pictures, "-o", tmp_path / "predictions.csv")
     assert status == 2 and "vitrine caption" in err
+
+
+def test_no_name_and_no_figure_ends_the_others(vitrine_command: Command, tmp_path: Path) -> None:
+    save_tiny("blip", tmp_path / "blip")
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    names = [f"{'n' * 240}.png", f"{'文' * 83}.jpg", "stands.png", "z.png"]
+    for name in names:
+        Image.new("RGB", (40, 30), "red").save(folder / name)
+    (out / "stands.png").mkdir(parents=True)
+    status, _, err = vitrine_command("caption", tmp_path / "blip", folder, "-o", out, "--max-pieces", "2")
+    assert status == 0 and "3 figures" in err
+    assert "no figure: stands.png: its figure cannot be written: Is a directory\n1 figure could not be written." in err
+    rows = list(csv.DictReader((out / "captions.csv").open()))
+    assert sorted(row["filename"] for row in rows) == sorted(set(names) - {"stands.png"})
+    assert len([path for path in out.iterdir() if path.is_file()]) == 4

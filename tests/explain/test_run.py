@@ -246,3 +246,53 @@ def test_only_unreadable_pictures_are_an_error(small_run: Path, tmp_path: Path) 
             ask(tmp_path)
     with pytest.raises(ModelError, match="no class 'dog'"):
         model.explain(tmp_path / "in" / "a.png", target="dog")
+
+
+LONG_NAMES = (
+    f"{'n' * 240}.png",
+    f"{'n' * 250}x.png",
+    f"{'文' * 83}.png",
+    f"{'é' * 125}.png",
+    f"{'s' * 235}/{'n' * 251}.png",
+)
+
+
+@pytest.mark.parametrize("kind", ["png", "svg"])
+def test_the_longest_names_have_figures(kind: str, small_run: Path, pictures: Path, tmp_path: Path) -> None:
+    """One name of 244 bytes ended the call; the figures of heads and of matrices have longer names still."""
+    for name in LONG_NAMES:
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(pictures / "wide.jpg", path)
+    settings = ExplainSettings(each_head=True, matrix=True, kind=kind)
+    result = explain(str(small_run), tmp_path / "in", tmp_path / "out", settings)
+    assert {picture.name for picture in result.pictures} == set(LONG_NAMES) and not result.unwritten
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(files) == 3 * len(LONG_NAMES) + 2 and not [path for path in files if path.name.endswith(".part")]
+    assert all(picture.figure.is_file() for picture in result.pictures)
+
+
+def test_a_figure_that_cannot_be_written_does_not_end_the_others(
+    run, small_run: Path, pictures: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "maps"
+    (out / "wide.png").mkdir(parents=True)
+    (out / "pie").write_text("a file where a folder has to be")
+    status, shown, err = run("explain", small_run, pictures, "-o", out, "--check")
+    assert status == 0 and "2 figures" in shown
+    assert "no figure: wide.jpg: its figure cannot be written: Is a directory" in err
+    assert "3 figures could not be written." in err and "not readable: pie/zz.png" in err
+    assert "1 picture could not be read" in shown
+    status, _, err = run("explain", small_run, pictures / "wide.jpg", "-o", out)
+    assert status == 2 and "None of the 1 pictures has a figure, for example wide.jpg: its figure cannot be" in err
+
+
+def test_what_would_end_every_figure_ends_the_first(
+    small_run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vitrine.explain.run.save_map_figure", full)
+    with pytest.raises(OSError, match="No space left"):
+        explain(str(small_run), pictures, tmp_path / "out", ExplainSettings())

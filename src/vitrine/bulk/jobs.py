@@ -89,7 +89,7 @@ class ExplainJob:
         for batch in runner.run(samples, self.batch_size, workers=loaders, check=settings.check, seed=settings.seed):
             writer.write(batch)
         rows.write_bytes(maps_csv(writer.records, self.out))
-        return writer.unreadable
+        return (*writer.unreadable, *writer.unwritten)
 
 
 @dataclass(frozen=True)
@@ -128,4 +128,4 @@ class CaptionJob:
         writer = CaptionWriter(provenance, self.images, self.out, figures, rows, is_folder=self.folder)
         writer.caption(samples, self.batch_size)
         writer.finish_table()
-        return writer.unreadable
+        return (*writer.unreadable, *writer.unwritten)

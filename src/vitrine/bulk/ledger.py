@@ -23,6 +23,7 @@ import pyarrow
 import pyarrow.parquet
 
 from vitrine.errors import DataError, RunError
+from vitrine.io.file_names import beside
 from vitrine.io.resumable_csv import UNREADABLE_HEADER, complete_records, csv_row
 from vitrine.results import Unreadable
 
@@ -123,7 +124,7 @@ class Ledger:
 
     def write_unreadable(self, count: int, out: Path) -> Path | None:
         """List the unreadable pictures of all parts; None, and no file, where there are none."""
-        partial = out.with_name(f"{out.name}.partial")
+        partial = beside(out, ".partial")
         with partial.open("wb") as stream:
             stream.write(csv_row(UNREADABLE_HEADER))
             has_rows = False
@@ -146,7 +147,7 @@ class Ledger:
         missing = [number for number in range(count) if number not in self.finished_parts]
         if missing:
             raise RunError(f"{len(missing)} of {count} parts are missing in {self.folder}. Continue it with --resume.")
-        partial = out.with_name(f"{out.name}.partial")
+        partial = beside(out, ".partial")
         with partial.open("wb") as table:
             for number in range(count):
                 _copy_rows(self._rows(number), table, header=number == 0)

@@ -18,6 +18,7 @@ from vitrine.data.samples import random_subset
 from vitrine.errors import DataError, UsageError
 from vitrine.explain.explainer import Explainer
 from vitrine.explain.run import SHEETS, ExplainSettings, choose_scale
+from vitrine.io.file_names import beside
 from vitrine.io.files import to_json
 from vitrine.plotting.provenance import figure_names
 from vitrine.results import Progress, Unreadable, no_progress, none_readable, unreadable_to_json
@@ -271,7 +272,7 @@ def _run(plan: _Plan, settings: BulkSettings, progress: Progress) -> BulkResult:
     out, count = plan.out, len(plan.parts)
     ending = out.suffix.lower()
     one_table = ending == ".csv"
-    ledger = Ledger(out.with_name(f"{out.name}.parts") if one_table else out, ending, plan.manifest())
+    ledger = Ledger(beside(out, ".parts") if one_table else out, ending, plan.manifest())
     resumed_parts = _process_unfinished(plan, ledger, settings, progress)
     finished_parts = ledger.finished_parts.values()
     unreadable = tuple(item for _, item in zip(range(10), ledger.unreadable(count), strict=False))
@@ -279,7 +280,7 @@ def _run(plan: _Plan, settings: BulkSettings, progress: Progress) -> BulkResult:
     if plan.verb != "predict" and not any(part.rows for part in finished_parts):  # figures are what was wanted
         ledger.remove()
         raise none_readable(unreadable, unreadable_count)
-    unreadable_path = out.with_name(f"{out.stem}.unreadable.csv") if one_table else out / "_unreadable.csv"
+    unreadable_path = beside(out, ".unreadable.csv", keep_ending=False) if one_table else out / "_unreadable.csv"
     unreadable_table = ledger.write_unreadable(count, unreadable_path)
     if one_table:
         ledger.merge(count, out)

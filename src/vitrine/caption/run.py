@@ -22,11 +22,13 @@ from vitrine.caption.word_localization import WordCheck, check_words
 from vitrine.caption.word_maps import CaptionWord, Join, caption_words
 from vitrine.data.image_folder import require_pictures
 from vitrine.data.samples import Sample, random_subset
+from vitrine.io.file_names import beside
+from vitrine.io.files import unwritten_picture
 from vitrine.io.resumable_csv import csv_row
 from vitrine.models.captioner.model import EncoderOutput
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.provenance import Provenance, figure_names
-from vitrine.results import Progress, Unreadable, no_progress, none_readable, round_number, unreadable_to_json
+from vitrine.results import Progress, Unreadable, no_progress, none_drawn, round_number, unreadable_to_json
 
 CAPTION_HEADER = csv_row(("filename", "caption", "log_probability", "words", "verdicts"))
 """The first row of ``captions.csv``."""
@@ -185,7 +187,8 @@ class CaptionResult:
         out: its folder.
         captions: of the readable pictures, in name order.
         table: captions.csv.
-        unreadable: (name, reason) of the others.
+        unreadable: (name, reason) of those that cannot be read.
+        unwritten: (name, reason) of those whose figure cannot be written.
         notes: sentences on which files were in use.
     """
 
@@ -193,6 +196,7 @@ class CaptionResult:
     captions: tuple[CaptionRecord, ...]
     table: Path
     unreadable: tuple[Unreadable, ...]
+    unwritten: tuple[Unreadable, ...]
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -200,6 +204,7 @@ class CaptionResult:
         return {
             "captions": [caption.to_dict() for caption in self.captions],
             "unreadable": unreadable_to_json(self.unreadable),
+            "unwritten": unreadable_to_json(self.unwritten),
             "notes": list(self.notes),
         }
 
@@ -346,7 +351,8 @@ class CaptionWriter:
 
     Attributes:
         records: of the pictures that were captioned.
-        unreadable: (name, reason) of the others.
+        unreadable: (name, reason) of those that cannot be read.
+        unwritten: (name, reason) of those whose figure cannot be written: one of them does not end the others.
     """
 
     def __init__(
@@ -364,8 +370,9 @@ class CaptionWriter:
         self.is_folder = images.is_dir() if is_folder is None else is_folder
         self.records: list[CaptionRecord] = []
         self.unreadable: list[Unreadable] = []
+        self.unwritten: list[Unreadable] = []
         out.mkdir(parents=True, exist_ok=True)
-        self._partial = table.with_name(f"{table.name}.partial")
+        self._partial = beside(table, ".partial")
         self._partial.write_bytes(CAPTION_HEADER)
 
     def caption(self, samples: Sequence[Sample], batch_size: int, progress: Progress = no_progress) -> None:
@@ -376,7 +383,12 @@ class CaptionWriter:
             self.unreadable += batch.unreadable
             with self._partial.open("ab") as rows:
                 for picture in batch.pictures:
-                    rows.write(self._draw(picture))
+                    try:
+                        row = self._draw(picture)
+                    except OSError as error:
+                        self.unwritten.append(unwritten_picture(picture.sample.name, error))
+                    else:
+                        rows.write(row)
 
     def _draw(self, picture: CaptionedPicture) -> bytes:
         """Write one figure; the row of its picture."""
@@ -402,6 +414,13 @@ class CaptionWriter:
             DataError: none of the pictures can be read.
         """
         if not self.records:
-            raise none_readable(self.unreadable)
+            raise none_drawn(self.unreadable, self.unwritten)
         self.finish_table()
-        return CaptionResult(self.out, tuple(self.records), self.table, tuple(self.unreadable), self.captioner.notes)
+        return CaptionResult(
+            self.out,
+            tuple(self.records),
+            self.table,
+            tuple(self.unreadable),
+            tuple(self.unwritten),
+            self.captioner.notes,
+        )

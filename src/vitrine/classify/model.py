@@ -16,6 +16,7 @@ from vitrine.models.kind import is_captioner
 from vitrine.models.load import LoadedModel, load_for_inference, width_of
 from vitrine.models.precision import default_device, resolve_precision
 from vitrine.models.reference import WeightsFile
+from vitrine.printable import escape_controls
 from vitrine.runs.checkpoint import has_checkpoint
 from vitrine.runs.environment import model_notes
 from vitrine.runs.folder import RunFolder
@@ -175,7 +176,7 @@ def _labels(model: LoadedModel) -> tuple[str, ...]:
         labels, file = tuple(map(str, names or range(count))), "config.json"
     if len(labels) != count:
         raise ModelError(f"{reference.text} has {count} outputs but {len(labels)} class names; {file} was changed.")
-    return labels
+    return tuple(map(escape_controls, labels))
 
 
 def is_unfinished(classifier: Classifier) -> bool:

@@ -14,12 +14,15 @@ def main() -> None:
     """Run the command line. Exit status: 0 done; 1 it ran and the answer is no; 2 the input is wrong."""
     from typer import Abort, BadParameter
 
+    from vitrine.cli import show
     from vitrine.cli.app import app
     from vitrine.errors import LostProcessError, VitrineError, environment_mismatch
+    from vitrine.printable import printable_line
 
     # A million objects of the libraries live as long as the process: looking through them at every 700th new one takes
     # a tenth of the time of a short verb.
     gc.set_threshold(200_000, 20, 100)
+    show.accept_any_text()
     _require_one_process()
     try:
         status = app(standalone_mode=False) or 0  # typer turns an interruption into 130 or Abort, by its version
@@ -33,7 +36,7 @@ def main() -> None:
             raise
         _fail(str(mismatch), mismatch.exit_code)
     except OSError as error:  # a full disk, a folder that may not be written to
-        _fail(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}", 2)
+        _fail(f"{error.strerror or error}{f': {printable_line(error.filename)}' if error.filename else ''}", 2)
     except _parents_of(BadParameter) as error:
         _fail_usage(error)
     if status == INTERRUPTED:
@@ -50,7 +53,9 @@ def _require_one_process() -> None:
 def _fail(message: str, status: int, certainly: bool = False) -> NoReturn:
     """Of several processes that train together, one on every machine speaks; ``certainly`` makes any one."""
     if certainly or os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"vitrine: {message}", file=sys.stderr)
+        from vitrine.cli import show
+
+        show.say(f"vitrine: {message}")
     sys.exit(status)
 
 

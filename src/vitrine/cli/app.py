@@ -66,7 +66,7 @@ def demo(
 
     with show.demo_progress() as report:
         result = run_demo(out, seed=seed, report=report)
-    typer.echo(result.text())
+    show.answer(result.text())
 
 
 @app.command()
@@ -93,9 +93,9 @@ def _show_recipe(name: str | None) -> None:
 
     if name == "list":
         for recipe in available_recipes():
-            typer.echo(f"{recipe:22} {' '.join(load_recipe(recipe).description.split())}")
+            show.answer(f"{recipe:22} {' '.join(load_recipe(recipe).description.split())}")
     else:
-        typer.echo(recipe_to_toml(load_recipe(name)), nl=False)
+        show.answer(recipe_to_toml(load_recipe(name)), end="")
     raise typer.Exit
 
 

@@ -13,6 +13,7 @@ from vitrine.cli import show
 from vitrine.cli.options import JsonOption
 from vitrine.errors import UsageError
 from vitrine.io.hub_cache import download_settings, quieten_client
+from vitrine.printable import printable_line
 
 if TYPE_CHECKING:
     from vitrine.cache import CacheContents
@@ -103,7 +104,7 @@ def _ask(contents: CacheContents, items: tuple[CachedItem, ...]) -> None:
     if not sys.stdin.isatty():
         raise UsageError("--prune removes files: add --yes where nobody can be asked.")
     for item in items:
-        typer.echo(item_text(item), err=True)
-    if not typer.confirm(f"Remove from {contents.folder}?", err=True):
-        typer.echo("Nothing was removed.", err=True)
+        show.say(item_text(item))
+    if not typer.confirm(printable_line(f"Remove from {contents.folder}?"), err=True):
+        show.say("Nothing was removed.")
         raise typer.Exit(1)

@@ -133,9 +133,10 @@ def caption(
         show.json(result)
     else:
         for each in result.captions:
-            typer.echo(f"{each.name}: {each.caption}")
-        typer.echo(f"{len(result.captions)} figures and captions.csv in {result.out}.", err=True)
+            show.answer(f"{each.name}: {each.caption}")
+        show.say(f"{len(result.captions)} figures and captions.csv in {result.out}.")
     show.unreadable(result.unreadable)
+    show.unwritten(result.unwritten)
 
 
 def _require_choices(join: str, kind: str, precision: str, heads: str) -> None:

@@ -41,13 +41,13 @@ def compare(
     if as_json:
         show.json(result)
     elif layout == "csv":
-        typer.echo(result.csv(), nl=False)
+        show.answer(result.csv().decode("utf-8", "backslashreplace"), end="")
     else:
         texts = {"text": result.text, "markdown": result.markdown, "latex": result.latex}
-        typer.echo(texts[layout]().rstrip("\n"))
+        show.answer(texts[layout]().rstrip("\n"))
     if as_json or layout != "text":
         for path in result.paths:
-            typer.echo(f"written: {path}", err=True)
+            show.say(f"written: {path}")
 
 
 def verify(

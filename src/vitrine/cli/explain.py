@@ -221,6 +221,7 @@ def _explain_here(model: str, images: Path, out: Path, settings: ExplainSettings
     show.notes(result.notes)
     show.result(result, lambda: show.explained_summary(result), as_json)
     show.unreadable(result.unreadable)
+    show.unwritten(result.unwritten)
 
 
 def _score(

@@ -63,4 +63,4 @@ def shards(
     with show.reading_progress("Writing shards") as progress:
         result = write_shards(data, out, megabytes=size, seed=seed, captions=captions, progress=progress)
     show.notes(result.notes)
-    typer.echo(result.text())
+    show.answer(result.text())

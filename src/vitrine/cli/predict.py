@@ -92,7 +92,7 @@ def predict(
         show.json(result)
     rows, path = result.table.rows, result.table.path
     what = f"{rows} rows, one a label," if result.is_multi_label else f"{rows} predictions"
-    typer.echo(f"{what} in {path} ({result.precision}).", err=True)
+    show.say(f"{what} in {path} ({result.precision}).")
     show.unreadable(result.table.unreadable, len(result.table.unreadable), result.table.unreadable_path)
 
 

@@ -71,4 +71,4 @@ def report(
     if as_json:
         show.json(result)
     else:
-        typer.echo("\n".join(f"written: {path}" for path in result.paths[:2]))
+        show.answer("\n".join(f"written: {path}" for path in result.paths[:2]))

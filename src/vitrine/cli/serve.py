@@ -57,14 +57,13 @@ def serve(
         vocabulary=vocab,
         precision=precision,
         report=report,
-        on_open=lambda name: typer.echo(f"Opening {name}", err=True),
+        on_open=lambda name: show.say(f"Opening {name}"),
     )
     for model in state.models.values():
         show.notes((*model.notes, *model.gallery.notes))
     if not settings.is_private and token is None:
-        typer.echo(
+        show.say(
             f"Warning: {host} can be reached from other machines, and anyone there can use this server. "
-            "Set a --token, or leave --host out.",
-            err=True,
+            "Set a --token, or leave --host out."
         )
-    run_server(state, on_ready=lambda address: typer.echo(address))
+    run_server(state, on_ready=lambda address: show.answer(address))

@@ -1,17 +1,23 @@
-"""What verbs show while they work (stderr, only on a terminal) and when they are done."""
+"""What verbs show while they work (stderr, only on a terminal) and when they are done.
+
+Everything that the command line prints goes through :func:`say` or :func:`answer`: text that is not ours (names of
+files and classes, what libraries say) cannot steer a terminal, and no encoding of the terminal's makes an error of it.
+"""
 
 from __future__ import annotations
 
+import io
+import json as json_library
 import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import typer
-
 from vitrine.io.files import to_json
+from vitrine.printable import printable_json, printable_line, printable_lines
 from vitrine.results import and_n_more, count_of
 
 if TYPE_CHECKING:
@@ -28,6 +34,32 @@ class Result(Protocol):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready content."""
+
+
+def say(text: str) -> None:
+    """Lines for a person, on stderr, with everything escaped that would act there."""
+    print(printable_output(text), file=sys.stderr, flush=True)
+
+
+def answer(text: str, end: str = "\n") -> None:
+    """What was asked for, on stdout, with everything escaped that would act there."""
+    print(printable_output(text), end=end, flush=True)
+
+
+def accept_any_text() -> None:
+    """From now on a character that the terminal's encoding does not have is replaced, and is no error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def printable_output(text: str) -> str:
+    """The text as it can be shown. Line breaks that a person's own argument brings into it are no lines of ours."""
+    for argument in sys.argv[1:]:
+        for words in (argument, str(Path(argument))):
+            if (line := printable_line(words)) != words:
+                text = text.replace(words, line)
+    return printable_lines(text)
 
 
 def _progress() -> Progress:
@@ -55,20 +87,35 @@ def is_first_process() -> bool:
 def notes(sentences: Iterable[str]) -> None:
     """What has to be known of files and decisions, on stderr."""
     for sentence in sentences:
-        print(sentence, file=sys.stderr)
+        say(sentence)
 
 
 def unreadable(some: Sequence[tuple[str, str]], count: int = 0, table: object = None) -> None:
     """The first unreadable pictures with their reasons, and where all are listed if there is a table, on stderr."""
     for name, reason in some[:10]:
-        print(f"not readable: {name}: {reason}", file=sys.stderr)
+        say(f"not readable: {printable_line(name)}: {printable_line(reason)}")
     if count:
-        print(f"{count_of(count, 'picture')} could not be read; all are in {table}.", file=sys.stderr)
+        say(f"{count_of(count, 'picture')} could not be read; all are in {table}.")
+
+
+def unwritten(some: Sequence[tuple[str, str]]) -> None:
+    """The first pictures whose figure could not be written with their reasons, and how many there are, on stderr."""
+    for name, reason in some[:10]:
+        say(f"no figure: {printable_line(name)}: {printable_line(reason)}")
+    if some:
+        say(f"{count_of(len(some), 'figure')} could not be written.")
 
 
 def json(value: Result) -> None:
     """A result as JSON, on stdout."""
-    typer.echo(to_json(value.to_dict()), nl=False)
+    content = value.to_dict()
+    text = printable_json(to_json(content))
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a program that reads it gets every character all the same
+        text = json_library.dumps(content, indent=2) + "\n"
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def result(value: Result, text: Callable[[], str], as_json: bool) -> None:
@@ -76,7 +123,7 @@ def result(value: Result, text: Callable[[], str], as_json: bool) -> None:
     if as_json:
         json(value)
     else:
-        typer.echo(text())
+        answer(text())
 
 
 def bulk_result(value: BulkResult, what: str, as_json: bool) -> None:
@@ -86,7 +133,7 @@ def bulk_result(value: BulkResult, what: str, as_json: bool) -> None:
         json(value)
     earlier = f", {value.resumed_parts} of them from before" if value.resumed_parts else ""
     parts = count_of(value.parts, "part")
-    typer.echo(f"{value.rows} {what} in {value.out} ({value.precision}; {parts}{earlier}).", err=True)
+    say(f"{value.rows} {what} in {value.out} ({value.precision}; {parts}{earlier}).")
     unreadable(value.unreadable, value.unreadable_count, value.unreadable_table)
 
 
@@ -151,7 +198,7 @@ class _TrainingLines:
             self.task = self.progress.add_task(what, total=total, note=note)
         if total:
             self.progress.update(self.task, total=total)
-        self.progress.update(self.task, description=what, completed=done, note=note)
+        self.progress.update(self.task, description=printable_line(what), completed=done, note=note)
 
     def _begin(self, plan: Plan) -> None:
         self.plan = plan
@@ -189,9 +236,11 @@ class _TrainingLines:
 
     def _line(self, text: str) -> None:
         if self.progress.disable:
-            print(f"{self.indent}{text}", file=sys.stderr, flush=True)
+            say(f"{self.indent}{text}")
         else:
-            self.progress.console.print(f"{self.indent}{text}", highlight=False, markup=False, soft_wrap=True)
+            self.progress.console.print(
+                printable_output(f"{self.indent}{text}"), highlight=False, markup=False, soft_wrap=True
+            )
 
 
 def training_summary(result: TrainResult) -> str:

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import struct
 import time
-import uuid
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,6 +24,7 @@ from vitrine.config import TransformSpec
 from vitrine.data.decode import decode
 from vitrine.data.samples import Picture
 from vitrine.data.transforms import with_full_size
+from vitrine.io.file_names import temporary_path
 from vitrine.io.hub_cache import DECODED, cache_folder
 
 _MAGIC = b"VITRDEC1"
@@ -168,7 +167,7 @@ def _is_whole(content: memoryview) -> bool:
 
 def _write(path: Path, content: bytes) -> None:
     """Put a file in its place in one step; where that cannot be, as on a full disk, there is none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex}.part")
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_bytes(content)

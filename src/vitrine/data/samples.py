@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from vitrine.errors import DataError
+from vitrine.printable import escape_controls
 
 
 class Picture(Protocol):
@@ -158,11 +159,14 @@ class Dataset:
 
 
 def printable(name: str) -> str:
-    """A file name as text that can be written anywhere: bytes that are not UTF-8 become ``\\udcff`` and the like."""
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    r"""A file name as text that can be written anywhere, on one line: see :func:`vitrine.printable.escape_controls`.
+
+    Bytes that are not UTF-8 become ``\udcff`` and the like.
+    """
+    return escape_controls(name)
 
 
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def clean_caption(text: str) -> str:

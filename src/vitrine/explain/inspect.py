@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.plotting.provenance import PREFIX, read_provenance
+from vitrine.printable import printable_line
 
 _LONGEST = 1000  # characters of a value on a terminal
 _DEEPEST = 50  # brackets in brackets
@@ -45,7 +46,7 @@ class Inspection:
         rows += [*_options(texts.get("options")), ("made with", self.software)]
         lines_of_rows = [(_readable(key).replace("-", " ").replace("_", " "), _readable(value)) for key, value in rows]
         width = max(len(key) for key, _ in lines_of_rows)
-        lines = [printable(str(self.path)), *(f"  {key:<{width}}  {value}" for key, value in lines_of_rows)]
+        lines = [printable_line(str(self.path)), *(f"  {key:<{width}}  {value}" for key, value in lines_of_rows)]
         return "\n".join([*lines, *_redo(texts.get("command", ""))])
 
     def to_dict(self) -> dict[str, Any]:
@@ -75,13 +76,8 @@ def inspect_figure(path: Path) -> Inspection:
     return Inspection(path, software, provenance, other)
 
 
-def printable(text: str) -> str:
-    """Text with every character escaped that is no letter, sign or space: it cannot steer a terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def _readable(text: str) -> str:
-    return printable(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+    return printable_line(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
 
 
 def _parse_options(options: str | None) -> dict[str, Any] | None:
@@ -113,5 +109,5 @@ def _redo(command: str) -> list[str]:
     except ValueError:
         words = []
     if words[:1] != ["vitrine"]:
-        return ["", "It names a command that is not one of vitrine's:", f"  {printable(command)}"]
-    return ["", "To draw it again:", f"  {printable(shlex.join(words))}"]
+        return ["", "It names a command that is not one of vitrine's:", f"  {printable_line(command)}"]
+    return ["", "To draw it again:", f"  {printable_line(shlex.join(words))}"]

@@ -27,13 +27,14 @@ from vitrine.data.samples import Sample, random_subset
 from vitrine.explain.explainer import ExplainedBatch, ExplainedPicture, Explainer
 from vitrine.explain.figures.contact_sheet import A_SHEET, save_contact_sheet
 from vitrine.explain.figures.map import MapPicture, Scale, save_map_figure, shared_scale
-from vitrine.io.files import write_atomically
+from vitrine.io.file_names import beside
+from vitrine.io.files import unwritten_picture, write_atomically
 from vitrine.io.resumable_csv import csv_row
 from vitrine.models.precision import autocast
 from vitrine.plotting.heads import heads_figure, matrices_figure
 from vitrine.plotting.provenance import Provenance, figure_names
 from vitrine.plotting.style import save
-from vitrine.results import Progress, Unreadable, count_of, no_progress, none_readable, unreadable_to_json
+from vitrine.results import Progress, Unreadable, count_of, no_progress, none_drawn, unreadable_to_json
 
 Floats = npt.NDArray[np.float32]
 
@@ -149,7 +150,8 @@ class ExplainResult:
         pictures: with their figures.
         table: maps.csv.
         sheets: the contact sheets.
-        unreadable: (name, reason) of pictures without figure.
+        unreadable: (name, reason) of pictures that cannot be read.
+        unwritten: (name, reason) of pictures whose figure cannot be written.
         method: in words.
         precision: that the model ran in.
         notes: sentences on the weights.
@@ -160,6 +162,7 @@ class ExplainResult:
     table: Path
     sheets: tuple[Path, ...]
     unreadable: tuple[Unreadable, ...]
+    unwritten: tuple[Unreadable, ...]
     method: str
     precision: str
     notes: tuple[str, ...] = ()
@@ -171,6 +174,7 @@ class ExplainResult:
             "precision": self.precision,
             "pictures": [picture.to_dict() for picture in self.pictures],
             "unreadable": unreadable_to_json(self.unreadable),
+            "unwritten": unreadable_to_json(self.unwritten),
         }
 
 
@@ -285,7 +289,8 @@ class MapWriter:
 
     Attributes:
         records: of the figures that were written.
-        unreadable: (name, reason) of pictures without figure.
+        unreadable: (name, reason) of pictures that cannot be read.
+        unwritten: (name, reason) of pictures whose figure cannot be written: one of them does not end the others.
     """
 
     def __init__(
@@ -304,6 +309,7 @@ class MapWriter:
         self.draw_sheets = draw_sheets
         self.records: list[MapRecord] = []
         self.unreadable: list[Unreadable] = []
+        self.unwritten: list[Unreadable] = []
         self._scale: Scale | None = None
         self._sheet: list[MapPicture] = []  # pictures of the sheet that is not full yet
         self._sheets: list[Path] = []
@@ -311,7 +317,7 @@ class MapWriter:
     @property
     def done(self) -> int:
         """Pictures that were looked at."""
-        return len(self.records) + len(self.unreadable)
+        return len(self.records) + len(self.unreadable) + len(self.unwritten)
 
     def write(self, batch: ExplainedBatch) -> None:
         """Write the figures of one batch."""
@@ -324,18 +330,29 @@ class MapWriter:
         heads_BHRC, matrices_BHNN = self._head_maps(batch), self._matrices(batch)
         for b, item in enumerate(batch.pictures):
             picture = MapPicture.of(item, self._true_label(item.sample), self.settings.smooth)
-            record = self._record(item, picture.true)
-            provenance = self._provenance(item)
-            save_map_figure(picture, self._scale, record.figure, provenance.to_metadata())
-            if heads_BHRC is not None:
-                self._save_beside(self._heads_figure(picture, heads_BHRC[b]), record.figure, "heads", provenance)
-            if matrices_BHNN is not None:
-                self._save_beside(self._matrix_figure(picture, matrices_BHNN[b]), record.figure, "matrix", provenance)
-            self.records.append(record)
+            heads_HRC = None if heads_BHRC is None else heads_BHRC[b]
+            matrices_HNN = None if matrices_BHNN is None else matrices_BHNN[b]
+            try:
+                self._draw(item, picture, heads_HRC, matrices_HNN)
+            except OSError as error:
+                self.unwritten.append(unwritten_picture(item.sample.name, error))
+                continue
+            self.records.append(self._record(item, picture.true))
             if self.draw_sheets:
                 self._sheet.append(picture.with_smaller_photo(_SHEET_PHOTO))
             if len(self._sheet) == A_SHEET:
                 self._write_sheet()
+
+    def _draw(
+        self, item: ExplainedPicture, picture: MapPicture, heads_HRC: Floats | None, matrices_HNN: Floats | None
+    ) -> None:
+        assert self._scale is not None
+        figure, provenance = self.out / self.figures[item.sample.name], self._provenance(item)
+        save_map_figure(picture, self._scale, figure, provenance.to_metadata())
+        if heads_HRC is not None:
+            self._save_beside(self._heads_figure(picture, heads_HRC), figure, "heads", provenance)
+        if matrices_HNN is not None:
+            self._save_beside(self._matrix_figure(picture, matrices_HNN), figure, "matrix", provenance)
 
     def finish(self) -> ExplainResult:
         """Write the last sheet and the table.
@@ -344,7 +361,7 @@ class MapWriter:
             DataError: none of the pictures can be read.
         """
         if not self.records:
-            raise none_readable(self.unreadable)
+            raise none_drawn(self.unreadable, self.unwritten)
         if self._sheet:
             self._write_sheet()
         table = self.out / "maps.csv"
@@ -355,6 +372,7 @@ class MapWriter:
             table,
             tuple(self._sheets),
             tuple(self.unreadable),
+            tuple(self.unwritten),
             self._method,
             self.classifier.precision,
             self.classifier.notes,
@@ -435,8 +453,8 @@ class MapWriter:
         return matrices_figure(matrices_HNN, layout.prefix, title=picture.title, detail=detail)
 
     def _save_beside(self, figure: Figure, path: Path, suffix: str, provenance: Provenance) -> None:
-        beside = path.with_name(f"{path.stem}-{suffix}{path.suffix}")
-        save(figure, beside, replace(provenance, figure=suffix).to_metadata())
+        figure_path = beside(path, f"-{suffix}{path.suffix}", keep_ending=False)
+        save(figure, figure_path, replace(provenance, figure=suffix).to_metadata())
 
     def _write_sheet(self) -> None:
         assert self._scale is not None

@@ -6,7 +6,6 @@ Axes: B pictures, C classes, H, W pixel rows and columns.
 from __future__ import annotations
 
 import copy
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +32,7 @@ from vitrine.export.onnx import read_onnx, read_pt2, require_onnx, write_onnx, w
 from vitrine.export.timm import read_timm, write_timm
 from vitrine.export.transformers import read_transformers, require_transformers, write_transformers
 from vitrine.export.validation_pictures import ValidationComparison, compare_validation
+from vitrine.io.file_names import temporary_path
 from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.models.load import LoadedModel, load_for_inference
 from vitrine.runs.folder import RunFolder
@@ -186,8 +186,7 @@ def _temporary_folder(out: Path) -> Iterator[Path]:
     """A new folder beside another one, which is deleted at the end unless it was moved."""
     absolute = out.absolute()
     absolute.parent.mkdir(parents=True, exist_ok=True)
-    folder = absolute.with_name(f".{absolute.name}.{os.getpid()}.part")
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = temporary_path(absolute)
     folder.mkdir()
     try:
         yield folder

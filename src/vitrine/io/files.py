@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -9,16 +10,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vitrine.io.file_names import temporary_path
+from vitrine.results import Unreadable
+
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to, which replaces ``path`` at the end: a reader never sees half a file."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """Yield a temporary path to write to, which replaces ``path`` at the end: a reader never sees half a file.
+
+    ``durable`` waits until the bytes are on the disk, so that a machine that loses power keeps the old file or the new
+    one.
+    """
+    temporary = temporary_path(path)
     try:
         yield temporary
         temporary.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner may read
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
+        if durable:
+            with temporary.open("rb") as stream:
+                os.fsync(stream.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -30,10 +39,34 @@ def _umask() -> int:
     return current
 
 
-def write_atomically(path: Path, content: bytes | str) -> None:
-    """Write ``content`` (text as UTF-8) to ``path``, whole or not at all."""
-    with atomic_path(path) as temporary:
+def write_atomically(path: Path, content: bytes | str, *, durable: bool = True) -> None:
+    """Write ``content`` (text as UTF-8) to ``path``, whole or not at all; ``durable`` as for :func:`atomic_path`."""
+    with atomic_path(path, durable=durable) as temporary:
         temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+_OF_ONE_NAME = frozenset(
+    (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOENT)
+)
+
+
+def concerns_one_file(error: OSError) -> bool:
+    """Whether it is this one name that cannot be read or written, so that other files still can.
+
+    A full disk, or a folder that may not be written to, would end every other file in the same way.
+    """
+    return error.errno in _OF_ONE_NAME
+
+
+def unwritten_picture(name: str, error: OSError) -> Unreadable:
+    """A picture whose own figure cannot be written, with the reason, so that the others go on.
+
+    Raises:
+        OSError: ``error``, where it would end every other figure, too.
+    """
+    if not concerns_one_file(error):
+        raise error
+    return name, f"its figure cannot be written: {error.strerror or error}"
 
 
 def to_json(value: object) -> str:

@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import sys
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.errors import UsageError
+from vitrine.io.file_names import temporary_path
 
 HUB, CATR, PETS, DATASETS, XET = "hub", "catr", "oxford-iiit-pet", "datasets", "xet"
 """Folders in the cache folder: of the hub's client, of the published captioner (CATR), of torchvision's Oxford pets, of
@@ -219,7 +219,7 @@ def remove_record(folder: Path, file: str) -> None:
 
 def _write(folder: Path, record: Record) -> None:
     path = folder / FOLDER / _name(record.file)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(exist_ok=True)
         temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Literal
 
 from vitrine.errors import DataError, RunError
+from vitrine.io.file_names import beside
 from vitrine.results import Unreadable
 
 UNREADABLE_HEADER = ("filename", "reason")
@@ -108,10 +109,10 @@ class ResumableTable:
         *,
         repeats_names: bool = False,
     ) -> None:
-        self.out, self.unreadable_out = out, out.with_name(f"{out.stem}.unreadable.csv")
-        self.rows_path = out.with_name(f"{out.name}.partial")
-        self._unreadable_path = out.with_name(f"{self.unreadable_out.name}.partial")
-        self._origin_path = out.with_name(f"{out.name}.partial.json")
+        self.out, self.unreadable_out = out, beside(out, ".unreadable.csv", keep_ending=False)
+        self.rows_path = beside(out, ".partial")
+        self._unreadable_path = beside(self.unreadable_out, ".partial")
+        self._origin_path = beside(out, ".partial.json")
         self._header, self._labels = list(header), frozenset(labels)
         self._made_with = None if made_with is None else dict(made_with)
         self._repeats_names = repeats_names
@@ -275,6 +276,6 @@ class ResumableTable:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.new")
+    temporary = beside(path, ".new")  # always the same one, so that none is left behind by a kill
     temporary.write_bytes(content)
     temporary.replace(path)

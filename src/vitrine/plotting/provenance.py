@@ -14,6 +14,7 @@ from xml.parsers import expat
 from PIL import Image
 
 from vitrine.errors import DataError, error_summary
+from vitrine.io.file_names import fit_path
 from vitrine.version import __version__
 
 PREFIX = "vitrine:"
@@ -231,6 +232,8 @@ def _storable(text: str) -> str:
 def figure_names(pictures: Sequence[str], kind: str, reserved_stems: Sequence[str] = ()) -> Mapping[str, str]:
     """A figure's path for every picture: its own with another ending, or with both where two would collide.
 
+    Parts of it that would be longer than a file system allows are cut; see :mod:`vitrine.io.file_names`.
+
     Args:
         pictures: their names.
         kind: the figures' ending, without the dot.
@@ -242,7 +245,7 @@ def figure_names(pictures: Sequence[str], kind: str, reserved_stems: Sequence[st
         stem = name.rpartition(".")[0] or name
         figure_stem = stem if stem not in used else name
         used.add(figure_stem)
-        names[name] = f"{figure_stem}.{kind}"
+        names[name] = fit_path(figure_stem, f".{kind}")
     return names
 
 

@@ -8,7 +8,6 @@ files have twice that.
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from vitrine.io.files import write_atomically
 from vitrine.plotting.provenance import file_metadata
 
 WIDTH = 9.0  # of a figure that fills a README's column
@@ -171,12 +171,7 @@ def save(figure: Figure, path: Path, metadata: Mapping[str, str]) -> None:
         raise ValueError(f"A figure is written as .png or .svg; got {path.name}.")
     content = figure_bytes(figure, path.suffix.lower()[1:], metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, content, durable=False)
 
 
 GAP = 0.12  # inches between panels

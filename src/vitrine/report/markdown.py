@@ -7,6 +7,7 @@ from pathlib import Path
 
 from vitrine.caption.figures.words import save_caption_figure
 from vitrine.explain.figures.map import save_map_figure
+from vitrine.io.file_names import beside
 from vitrine.plotting.style import save
 from vitrine.plotting.tables import inline, named_table
 from vitrine.report.document import (
@@ -32,7 +33,7 @@ def write_markdown(document: Document, path: Path) -> list[Path]:
     Returns:
         Paths of the written files, the report first.
     """
-    folder = path.with_name(f"{path.stem}-figures")
+    folder = beside(path, "-figures", keep_ending=False)
     folder.mkdir(parents=True, exist_ok=True)
     writer = _Writer(folder)
     parts = [f"# {inline(document.title)}", inline(document.detail)]

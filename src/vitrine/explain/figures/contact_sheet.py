@@ -9,6 +9,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 
 from vitrine.explain.figures.map import WRONG, MapPicture
+from vitrine.io.file_names import beside
 from vitrine.plotting.colormap import Scale, colour_bar
 from vitrine.plotting.heads import describe_marks
 from vitrine.plotting.overlay import draw_overlay, draw_photo
@@ -120,7 +121,7 @@ def save_contact_sheet(
     where = f"sheet {number} of {count}" if count > 1 else ""
     detail = " · ".join(filter(None, (detail, where)))
     figure = contact_sheet(sheet, scale, title=title, detail=detail, pairs=pairs, all_maps=all_maps)
-    target = path if number == 1 else path.with_name(f"{path.stem}-{number}{path.suffix}")
+    target = path if number == 1 else beside(path, f"-{number}{path.suffix}", keep_ending=False)
     save(figure, target, metadata)
     return target
 
