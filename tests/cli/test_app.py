@@ -109,14 +109,27 @@ def test_what_ends_a_verb(
     assert vitrine_command("check", "data") == (status, "", said)
 
 
-def test_a_mistake_of_ours_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_of_ours_has_a_status_of_its_own_and_asks_for_a_report(
+    monkeypatch: pytest.MonkeyPatch, vitrine_command: Command, tmp_path: Path
+) -> None:
     from vitrine import check
-    from vitrine.cli import main
 
-    monkeypatch.setattr(check, "check", raising(ZeroDivisionError("a bug")))
-    monkeypatch.setattr("sys.argv", ["vitrine", "check", "data"])
-    with pytest.raises(ZeroDivisionError):
-        main()
+    monkeypatch.setattr(check, "check", raising(ZeroDivisionError("a\nbug")))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    status, said, error = vitrine_command("check", "data")
+    (report,) = tmp_path.glob("vitrine-fault-*.txt")
+    assert (status, said) == (3, "")
+    assert error == (
+        "vitrine: unexpected ZeroDivisionError: a bug\nThis is a fault of vitrine. Please report it with "
+        f"{report}, or see it here with: vitrine --debug VERB ...\n"
+    )
+    assert "Traceback" in report.read_text() and "data" not in report.read_text().splitlines()[0]
+
+    monkeypatch.setenv("VITRINE_DEBUG", "")  # that --debug sets
+    status, _, error = vitrine_command("--debug", "check", "data")
+    assert status == 3 and "ZeroDivisionError" in error and error.startswith("Traceback")
+    assert error.endswith("Please report it with what stands above\n")
+    assert list(tmp_path.glob("*.txt")) == [report]
 
 
 def test_output_may_be_cut_off() -> None:

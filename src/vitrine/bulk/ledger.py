@@ -25,6 +25,7 @@ import pyarrow.parquet
 from vitrine.errors import DataError, RunError
 from vitrine.io.file_names import beside
 from vitrine.io.resumable_csv import UNREADABLE_HEADER, complete_records, csv_row
+from vitrine.io.untrusted_files import parse_json, read_lines
 from vitrine.results import Unreadable
 
 MANIFEST = "_manifest.jsonl"
@@ -172,9 +173,9 @@ class Ledger:
             return {}, ()
         job: dict[str, Any] = {}
         parts = []
-        for number, line in enumerate(self._manifest.read_text("utf-8").splitlines()):
+        for number, line in enumerate(read_lines(self._manifest)):
             try:
-                content = json.loads(line)
+                content = parse_json(line)
                 if number:
                     parts.append(FinishedPart(**content))
                 else:

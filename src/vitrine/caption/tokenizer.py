@@ -12,6 +12,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from vitrine.errors import DataError, ModelError
+from vitrine.io.untrusted_files import MAX_TEXT_BYTES, read_file
 
 _UNKNOWN = "[UNK]"
 _SPECIAL = ("[PAD]", _UNKNOWN, "[CLS]", "[SEP]")
@@ -147,7 +148,7 @@ def read_vocabulary(
             raise ModelError(f"{path}: expected a tokenizer.json or a vocab.txt in this folder; there is neither.")
         path = inside[0]
     try:
-        content = path.read_bytes().decode("utf-8")
+        content = read_file(path, MAX_TEXT_BYTES).decode("utf-8")
     except FileNotFoundError:
         raise ModelError(f"{path}: no such vocabulary. Give a vocab.txt or a tokenizer.json.") from None
     except (OSError, UnicodeDecodeError) as error:

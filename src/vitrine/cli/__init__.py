@@ -8,10 +8,16 @@ import sys
 from typing import Any, NoReturn
 
 INTERRUPTED = 130  # what shells give for a process that Ctrl-C ended
+UNEXPECTED = 3
+DEBUG = "VITRINE_DEBUG"
+"""Environment variable that is set where --debug is: processes that this one starts see it too."""
 
 
 def main() -> None:
-    """Run the command line. Exit status: 0 done; 1 it ran and the answer is no; 2 the input is wrong."""
+    """Run the command line.
+
+    Exit status: 0 done; 1 it ran and the answer is no; 2 the input is wrong; 3 a fault of vitrine.
+    """
     from typer import Abort, BadParameter
 
     from vitrine.cli import show
@@ -30,15 +36,15 @@ def main() -> None:
         _fail(str(error), error.exit_code, certainly=isinstance(error, LostProcessError))
     except (KeyboardInterrupt, Abort):
         status = INTERRUPTED
-    except (ImportError, RuntimeError) as error:
-        mismatch = environment_mismatch(error)
-        if mismatch is None:
-            raise
-        _fail(str(mismatch), mismatch.exit_code)
     except OSError as error:  # a full disk, a folder that may not be written to
         _fail(f"{error.strerror or error}{f': {printable_line(error.filename)}' if error.filename else ''}", 2)
     except _parents_of(BadParameter) as error:
         _fail_usage(error)
+    except Exception as error:
+        mismatch = environment_mismatch(error) if isinstance(error, ImportError | RuntimeError) else None
+        if mismatch is not None:
+            _fail(str(mismatch), mismatch.exit_code)
+        _fail_unexpectedly(error)
     if status == INTERRUPTED:
         _fail("interrupted. What was finished is kept.", INTERRUPTED)
     sys.exit(status)
@@ -57,6 +63,37 @@ def _fail(message: str, status: int, certainly: bool = False) -> NoReturn:
 
         show.say(f"vitrine: {message}")
     sys.exit(status)
+
+
+def _fail_unexpectedly(error: Exception) -> NoReturn:
+    """Two lines that ask for a report; the traceback goes into a file, or with --debug to stderr."""
+    import traceback
+
+    text = "".join(traceback.format_exception(error))
+    if os.environ.get(DEBUG):
+        print(text, end="", file=sys.stderr)
+        place = "with what stands above"
+    else:
+        place = f"with {_write_report(text)}, or see it here with: vitrine --debug VERB ..."
+    what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    _fail(f"unexpected {what}\nThis is a fault of vitrine. Please report it {place}", UNEXPECTED, certainly=True)
+
+
+def _write_report(text: str) -> str:
+    """Versions and a traceback in a new file of the folder for temporary files; its path."""
+    import platform
+    import tempfile
+
+    from vitrine.version import __version__
+
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf-8", errors="replace", prefix="vitrine-fault-", suffix=".txt", delete=False
+        ) as file:
+            file.write(f"vitrine {__version__}, Python {platform.python_version()}, {platform.platform()}\n{text}")
+        return file.name
+    except OSError:  # no room for it
+        return "the traceback"
 
 
 def _parents_of(error: type[Exception]) -> tuple[type[Exception], ...]:

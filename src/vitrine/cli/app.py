@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from vitrine.cli import show
+from vitrine.cli import DEBUG, show
 from vitrine.cli.cache import CacheOption, OfflineOption, Verbs, cache
 from vitrine.cli.caption import caption
 from vitrine.cli.compare import compare, sweep, verify
@@ -43,6 +44,11 @@ def _version(show: bool) -> None:
         raise typer.Exit
 
 
+def _set_debug(debug: bool) -> None:
+    if debug:
+        os.environ[DEBUG] = "1"
+
+
 @app.callback()
 def _root(
     version: Annotated[
@@ -50,6 +56,10 @@ def _root(
     ] = False,
     cache: CacheOption = None,
     offline: OfflineOption = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", callback=_set_debug, is_eager=True, help="Print the traceback of an unexpected error."),
+    ] = False,
 ) -> None:
     """Shared options."""
 

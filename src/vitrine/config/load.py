@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from importlib import resources
@@ -14,7 +13,8 @@ from typing import Any
 import tomlkit
 
 from vitrine.config.recipe import CaptionSpec, Recipe, TransformSpec, named_transforms, transforms_from_table
-from vitrine.errors import RecipeError
+from vitrine.errors import RecipeError, error_summary
+from vitrine.io.untrusted_files import MAX_TOML_BYTES, parse_toml, read_text
 
 _RECIPE_FIELDS = tuple(f.name for f in fields(Recipe))
 _TRANSFORM_FIELDS = tuple(f.name for f in fields(TransformSpec))
@@ -43,17 +43,18 @@ def load_recipe(name_or_path: str) -> Recipe:
             f"{', '.join(available_recipes())}."
         )
     try:
-        return recipe_from_toml(path.read_text("utf-8"), path.stem)
-    except UnicodeDecodeError as error:
-        raise RecipeError(f"The recipe {path} is not UTF-8 text (byte {error.start}).") from error
+        text = read_text(path, MAX_TOML_BYTES)
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"The recipe {path} cannot be read: {error_summary(error)}.") from error
+    return recipe_from_toml(text, path.stem)
 
 
 def recipe_from_toml(text: str, name: str) -> Recipe:
     """A recipe from the text of a TOML file; ``name`` is used where the file has none."""
     try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"The recipe {name!r} is not valid TOML: {error}.") from error
+        table = parse_toml(text)
+    except ValueError as error:
+        raise RecipeError(f"The recipe {name!r} cannot be read: {error}.") from error
     return _from_table({"name": name, **table})
 
 
@@ -151,8 +152,8 @@ def _check_field(key: str, names: tuple[str, ...], prefix: str) -> None:
 
 def _parse_toml_value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return parse_toml(f"value = {text}")["value"]
+    except ValueError:
         return text
 
 

@@ -6,11 +6,10 @@ import difflib
 import hashlib
 import random
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from math import exp, log
+from math import exp, log, prod
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ import tomlkit
 from vitrine.config.load import load_recipe, override
 from vitrine.config.recipe import Recipe, require_number
 from vitrine.errors import RecipeError
+from vitrine.io.untrusted_files import MAX_TOML_BYTES, parse_toml, read_text
 
 Changes = tuple[tuple[str, Any], ...]
 """(recipe field, value), as ``--set`` would have them."""
@@ -126,9 +126,9 @@ def load_sweep(path: Path) -> Sweep:
         RecipeError: there is no such file, it is not TOML, or a field or value cannot be used.
     """
     try:
-        text = path.read_text("utf-8")
-        table = tomllib.loads(text)
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        text = read_text(path, MAX_TOML_BYTES)
+        table = parse_toml(text)
+    except (OSError, ValueError) as error:
         raise RecipeError(f"The sweep {path} cannot be read: {error}. Expected a TOML file.") from error
     try:
         return Sweep(_find_beside(path, _text(table, "data")), _runs(table, path), text)
@@ -217,6 +217,8 @@ def _grid_settings(table: object) -> Iterator[NamedChanges]:
     for key, values in fields:
         if not isinstance(values, list) or not values:
             raise RecipeError(f"[grid] {key} = {values!r} cannot be used: expected a list of values.")
+    if (count := prod(len(values) for _, values in fields)) > _MAX_RUNS:
+        raise RecipeError(f"[grid] comes to {count:,} settings; expected 1 to {_MAX_RUNS:,} runs.")
     for values in product(*(values for _, values in fields)):
         yield "", tuple((key, value) for (key, _), value in zip(fields, values, strict=True))
 

@@ -21,8 +21,9 @@ from vitrine.data.ignored_files import FilesAside, is_ignored_path
 from vitrine.data.image_folder import read_pictures
 from vitrine.data.manifest import PATH_COLUMNS
 from vitrine.data.samples import Picture, Sample, printable
-from vitrine.data.shards.reader import ShardPicture
+from vitrine.data.shards.reader import BoundedHeader, ShardPicture
 from vitrine.errors import DataError, error_summary
+from vitrine.io.untrusted_files import open_regular_file
 from vitrine.results import and_n_more
 
 _NAME_COLUMNS = (*PATH_COLUMNS, "name", "__key__", "key", "id")
@@ -226,7 +227,10 @@ class ShardSlice:
     def samples(self) -> tuple[Sample, ...]:
         samples: dict[str, Sample] = {}
         try:
-            with tarfile.open(self.path, "r:") as shard:
+            with (
+                open_regular_file(self.path) as stream,
+                tarfile.open(fileobj=stream, mode="r:", tarinfo=BoundedHeader) as shard,
+            ):
                 for member in shard:
                     if member.isreg() and promised_format(member.name) and not is_ignored_path(member.name):
                         name = f"{self.prefix}/{safe_relative_path(printable(member.name))}"

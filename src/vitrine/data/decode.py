@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vitrine.errors import PictureError, error_summary
+from vitrine.io.untrusted_files import read_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
 """Formats that are read. A closed list: Pillow also knows formats that start other programs (EPS)."""
@@ -130,10 +131,7 @@ class FilePicture:
             PictureError: it is absent, unreadable, not a file, or larger than :data:`MAX_FILE_BYTES`.
         """
         try:
-            size = self.path.stat().st_size
-            if size > MAX_FILE_BYTES:
-                raise PictureError(f"the file is {size:,} bytes long; {MAX_FILE_BYTES:,} is the limit")
-            return self.path.read_bytes()
+            return read_file(self.path, MAX_FILE_BYTES)
         except (OSError, MemoryError) as error:
             raise PictureError(_reason(error)) from error
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import difflib
 import io
-import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from vitrine.data.mask_folders import LOSSLESS
 from vitrine.data.samples import Sample
 from vitrine.data.scenes.dataset import ScenePicture
 from vitrine.errors import DataError, PictureError, error_summary
+from vitrine.io.untrusted_files import open_regular_file, parse_json
 from vitrine.results import and_n_more
 
 _OVERSAMPLING = 5  # odd, so that a pixel has a middle
@@ -91,8 +91,8 @@ def coco_category_masks(
 
 def _document(file: Path) -> Any:
     try:
-        return json.loads(FilePicture(file).read_bytes())
-    except (PictureError, ValueError, RecursionError) as error:
+        return parse_json(FilePicture(file).read_bytes())
+    except (PictureError, ValueError) as error:
         raise DataError(f"{file} cannot be read as COCO instances: {error_summary(error, 120)}.") from error
 
 
@@ -352,9 +352,9 @@ def _matching_file(name: str, files: Mapping[str, Path], whole: bool) -> str | N
 def _is_scene_export(folder: Path) -> bool:
     """Whether a folder of masks was written with scenes: their captions file lies beside it."""
     try:
-        with (folder.parent / "captions.jsonl").open("rb") as lines:
-            first = json.loads(lines.readline(1_000_000))
-    except (OSError, ValueError, RecursionError):
+        with open_regular_file(folder.parent / "captions.jsonl") as lines:
+            first = parse_json(lines.readline(1_000_000))
+    except (OSError, ValueError):
         return False
     return isinstance(first, dict) and {"mask", "objects", "file"} <= first.keys()
 

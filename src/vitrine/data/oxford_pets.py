@@ -17,6 +17,7 @@ from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split
 from vitrine.data.splits import hold_out
 from vitrine.errors import DataError
 from vitrine.io.hub_cache import NETWORK_OFF, PETS, cache_folder, is_offline, note_use
+from vitrine.io.untrusted_files import read_lines
 from vitrine.results import and_n_more
 
 NAMES = ("oxford-pets", "oxford-pets:reference")
@@ -105,7 +106,7 @@ def _read(folder: Path, part: str, labels: tuple[str, ...]) -> tuple[tuple[str, 
     names: dict[int, str] = {}
     samples = []
     try:
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in read_lines(path):
             if line.strip() and not line.startswith("#"):
                 name, number = line.split()[:2]
                 names[int(number) - 1] = " ".join(word.title() for word in name.rsplit("_", 1)[0].split("_"))

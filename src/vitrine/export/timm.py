@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from vitrine.export.compare import DTYPES, LoadedExport
 from vitrine.io.files import atomic_path, write_atomically
+from vitrine.io.untrusted_files import read_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -45,7 +46,7 @@ def read_timm(folder: Path, precision: str) -> LoadedExport:
     """
     model = timm.create_model(f"local-dir:{folder.absolute()}", pretrained=True).eval().to(DTYPES[precision])
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
-    labels = json.loads((folder / CONFIG).read_text("utf-8")).get("label_names", [])
+    labels = read_json(folder / CONFIG, dict[str, Any]).get("label_names", [])
 
     def logits(pixels_BCHW: torch.Tensor) -> torch.Tensor:
         logits_BC: torch.Tensor = model(pixels_BCHW.to(DTYPES[precision]))

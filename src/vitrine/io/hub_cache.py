@@ -21,6 +21,7 @@ from typing import Any
 
 from vitrine.errors import UsageError
 from vitrine.io.file_names import temporary_path
+from vitrine.io.untrusted_files import read_json
 
 HUB, CATR, PETS, DATASETS, XET = "hub", "catr", "oxford-iiit-pet", "datasets", "xet"
 """Folders in the cache folder: of the hub's client, of the published captioner (CATR), of torchvision's Oxford pets, of
@@ -199,8 +200,7 @@ def read_records(folder: Path) -> dict[str, Record]:
     records = {}
     for path in sorted((folder / FOLDER).glob("*.json")):
         try:
-            content: Any = json.loads(path.read_text("utf-8"))
-            record = Record(**content)
+            record = Record(**read_json(path, dict[str, Any]))
         except (OSError, ValueError, TypeError):
             continue
         if (

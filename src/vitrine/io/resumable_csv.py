@@ -14,10 +14,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
-from vitrine.errors import DataError, RunError
 from vitrine.io.file_names import beside
+from vitrine.errors import DataError, RunError, error_summary
+from vitrine.io.untrusted_files import read_json
 from vitrine.results import Unreadable
 
 UNREADABLE_HEADER = ("filename", "reason")
@@ -212,9 +213,11 @@ class ResumableTable:
         if self._made_with is None:
             return
         try:
-            before = json.loads(self._origin_path.read_text("utf-8"))
+            before = read_json(self._origin_path, dict[str, Any])
         except FileNotFoundError:
             before = {}
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self._origin_path} cannot be read: {error_summary(error)}. Delete it.") from error
         differing = [key for key in {**before, **self._made_with} if before.get(key) != self._made_with.get(key)]
         if differing:
             pairs = ", ".join(f"{key} was {before.get(key)}, now {self._made_with.get(key)}" for key in differing)

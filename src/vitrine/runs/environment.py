@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import resource
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 
 from vitrine.io.hub_cache import changed_sentence, short_hash
+from vitrine.io.untrusted_files import read_json
 from vitrine.models.load import LoadedModel
 from vitrine.models.reference import WeightsFile
 from vitrine.version import __version__
@@ -89,7 +89,7 @@ def weights_notes(weights: WeightsFile, run: Path | None = None) -> tuple[str, .
 def _changed_run(run: Path, weights: WeightsFile) -> str | None:
     """A sentence where a run's weights are not those that were measured; None where they are, or no hash is known."""
     try:
-        sha256 = json.loads((run / "metrics.json").read_text("utf-8"))[WEIGHTS_SHA256]
+        sha256 = read_json(run / "metrics.json", dict[str, Any])[WEIGHTS_SHA256]
     except (OSError, ValueError, KeyError, TypeError):  # a run that has not ended, or a folder of something else
         return None
     if not isinstance(sha256, str) or sha256 == weights.sha256:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import glob
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vitrine.errors import RunError
+from vitrine.io.untrusted_files import read_json
 from vitrine.results import count_of
 from vitrine.runs.folder import RunFolder
 
@@ -102,7 +103,7 @@ def _reason_to_skip(run: RunFolder) -> str | None:
 def read_failure(folder: Path) -> str:
     """Read the first line of the error that a sweep recorded in a failed run's folder."""
     try:
-        content = json.loads((folder / FAILURE_FILE).read_text("utf-8"))
+        content = read_json(folder / FAILURE_FILE, dict[str, Any])
         return str(content["error"]).splitlines()[0]
     except (OSError, ValueError, KeyError, IndexError, TypeError):
         return "the error was not recorded"

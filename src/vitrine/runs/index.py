@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vitrine.io.files import write_atomically
+from vitrine.io.untrusted_files import read_json
 from vitrine.metrics.caption_ngrams import rouge_l, scorers
 from vitrine.metrics.caption_text import tokenise
 from vitrine.plotting.tables import Cell
@@ -198,7 +199,7 @@ class RunIndex:
 
     def _read_entries(self) -> dict[str, Any]:
         with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):  # none yet, or damaged
-            content = json.loads((self._folder / INDEX_FILE).read_text("utf-8"))
+            content = read_json(self._folder / INDEX_FILE, dict[str, Any])
             if {key: content.get(key) for key in self._made_by} == self._made_by:
                 return dict(content["runs"])
         return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from math import prod
@@ -11,8 +10,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from vitrine.errors import RunError
+from vitrine.errors import RunError, error_summary
 from vitrine.io.files import write_atomically
+from vitrine.io.untrusted_files import read_json
 from vitrine.plotting.confusion import save_confusion_figure
 from vitrine.plotting.curves import save_learning_curves
 from vitrine.plotting.tables import inline, public_name, tidy
@@ -213,15 +213,12 @@ def read_card_facts(run: Path) -> CardFacts:
 
 def _read_json_object(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text("utf-8"))
+        return read_json(file, dict[str, Any])
     except (OSError, ValueError) as error:
         raise RunError(
-            f"{file} is needed for a model card and cannot be read ({type(error).__name__}).\n"
+            f"{file} is needed for a model card and cannot be read ({error_summary(error)}).\n"
             "Expected the folder of a finished run, as vitrine train wrote it."
         ) from error
-    if not isinstance(content, dict):
-        raise RunError(f"{file} holds a {type(content).__name__}; expected a JSON object.")
-    return content
 
 
 def _count_parameters(file: Path) -> int:

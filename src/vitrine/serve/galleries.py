@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from vitrine.data.sources import open_data
 from vitrine.data.training_copies import TrainingCopy
 from vitrine.errors import PictureError, RunError, VitrineError
 from vitrine.io.hub_cache import download_settings
+from vitrine.io.untrusted_files import read_json
 from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.models.reference import BUNDLED
 from vitrine.results import ClassificationMetrics
@@ -89,7 +89,7 @@ def read_recorded_validation(folder: RunFolder) -> RecordedValidation:
     """
     path = folder.path / "data.json"
     try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        content = read_json(path, dict[str, Any])
         rows = content["splits"]["validation"]
         labels = tuple(str(label) for label in content.get("labels", ()))
         names = tuple(str(row["name"]) for row in rows)

@@ -26,7 +26,7 @@ from vitrine.config import Recipe, TransformSpec
 from vitrine.data.batch_plan import BatchShard
 from vitrine.data.loader import PictureLoader
 from vitrine.data.shards import stream as stream_module
-from vitrine.data.shards.dataset import expand_braces, is_shards, open_shards
+from vitrine.data.shards.dataset import expand_braces, find_shards, is_shards, open_shards
 from vitrine.data.shards.index import Shard, parse_index
 from vitrine.data.shards.reader import read_members, read_shard
 from vitrine.data.shards.stream import ShardSplit, ShuffleBuffer, assign_shards, lane_count, round_robin
@@ -384,8 +384,13 @@ INDEX = '{"format": "vitrine shards 1", "labels": ["a"], "splits": {"train": [{"
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "JSONDecodeError"),
-        ("[]", "TypeError"),
+        ("", "no JSON"),
+        ("[]", "expected object, got array"),
+        ("[" * 200_000, "nested too deeply"),
+        ('{"format": "vitrine shards 1", "labels": "ab", "splits": {}}', "expected array, got str, at labels"),
+        (INDEX % '"x.tar", "pictures": "1"', "expected int, got str"),
+        (INDEX % '"x.tar", "pictures": 1000000000000', "1,000,000 are the limit"),
+        (INDEX % '3, "pictures": 1', "expected str, got int"),
         ('{"format": "other"}', "'other'"),
         (INDEX % '"../x.tar", "pictures": 1', "x.tar"),
         (INDEX % '"x.tar", "pictures": 0', "0 pictures"),
@@ -394,6 +399,13 @@ INDEX = '{"format": "vitrine shards 1", "labels": ["a"], "splits": {"train": [{"
 def test_an_index_that_is_none(content: str, message: str) -> None:
     with pytest.raises(DataError, match=r"is no index of shards .*" + message):
         parse_index(content, "folder")
+
+
+@pytest.mark.parametrize("label", ["99999999999", "-99999999999", "1000000", "9" * 5000])
+def test_a_class_beyond_reason_makes_no_million_classes(label: str, tmp_path: Path) -> None:
+    members = [("0.cls", b"1"), ("0.png", png(0)), ("1.cls", label.encode()), ("1.png", png(1))]
+    index = find_shards(str(tar_of(tmp_path / "train-0.tar", members)))
+    assert index.labels == ("0", "1") and index.splits["train"][0].pictures == 2
 
 
 def test_shards_that_others_wrote_are_counted(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ Axes: H rows, W columns of the upright picture.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
@@ -26,6 +25,7 @@ from vitrine.data.scenes.background import COLOUR_NAMES
 from vitrine.data.scenes.dataset import ScenePicture
 from vitrine.data.scenes.shapes import FAMILIES
 from vitrine.errors import DataError, PictureError, error_summary
+from vitrine.io.untrusted_files import parse_json
 
 Mask = npt.NDArray[np.bool_]
 Mention = tuple[int, int, int]  # start and end among the characters, index of the region
@@ -241,13 +241,13 @@ def _scene_facts(file: Path, names: set[str]) -> dict[str, _Facts]:
         return {}
     facts: dict[str, _Facts] = {}
     try:
-        for number, line in enumerate(FilePicture(file).read_bytes().splitlines(), start=1):
-            entry = json.loads(line) if line.strip() else None
+        for number, line in enumerate(FilePicture(file).read_bytes().split(b"\n"), start=1):
+            entry = parse_json(line) if line.strip() else None
             if not isinstance(entry, dict) or not {"mask", "objects", "file"} <= entry.keys():
                 continue
             if entry["file"] in names:
                 facts[entry["file"]] = _facts(entry, f"{file}, line {number}")
-    except (PictureError, ValueError, RecursionError) as error:
+    except (PictureError, ValueError) as error:
         raise DataError(f"{file} cannot be read as scenes: {error_summary(error, 120)}.") from error
     return facts
 

@@ -30,7 +30,7 @@ from vitrine.errors import DataError
 LAYOUT = "webdataset shards"
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _SPLIT_NAME = re.compile(r"(train|val|valid|validation|dev|test)[-_]?\d+\.tar$", re.IGNORECASE)
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
+_RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
 _MAX_SHARDS = 1_000_000
 _OTHER_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import http.client
-import json
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NotRequired, TypedDict
 
 from vitrine.errors import DataError
 from vitrine.io.hub_cache import is_offline
+from vitrine.io.untrusted_files import open_regular_file, parse_json, require_shape
 
 INDEX = "index.json"
 FORMAT = "vitrine shards 1"
@@ -57,6 +57,20 @@ class ShardIndex:
     captions: bool = False
 
 
+class _Content(TypedDict):
+    format: str
+    labels: list[str]
+    splits: dict[str, list[_Row] | None]
+    notes: NotRequired[list[str]]
+    captions: NotRequired[bool]
+
+
+class _Row(TypedDict):
+    file: str
+    pictures: int
+    sha256: NotRequired[str]
+
+
 def parse_index(text: str, folder: str) -> ShardIndex:
     """Read the content of an index.json whose shards lie in ``folder`` (a path or an address).
 
@@ -64,31 +78,41 @@ def parse_index(text: str, folder: str) -> ShardIndex:
         DataError: it is no index of shards, or names files outside of its folder.
     """
     try:
-        content = json.loads(text)
-        if content["format"] != FORMAT:
-            raise ValueError(f"its format is {content['format']!r}, expected {FORMAT!r}")
-        labels = tuple(str(label) for label in content["labels"])
-        splits = {name: _shards(content["splits"][name], folder) for name in SPLITS if content["splits"].get(name)}
-        notes = tuple(str(note) for note in content.get("notes", ()))
-        captions = content.get("captions", False) is True
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        anything = require_shape(parse_json(text), dict[str, Any])
+        if anything.get("format") != FORMAT:
+            raise ValueError(f"its format is {anything.get('format')!r}, expected {FORMAT!r}")
+        content = require_shape(anything, _Content)
+        labels = tuple(content["labels"])
+        splits = {name: _shards(rows, folder) for name in SPLITS if (rows := content["splits"].get(name))}
+    except ValueError as error:
         raise DataError(
-            f"{folder}/{INDEX} is no index of shards ({type(error).__name__}: {error}).\n"
-            "Make the shards anew with: vitrine shards DATA -o DIR"
+            f"{folder}/{INDEX} is no index of shards ({error}).\nMake the shards anew with: vitrine shards DATA -o DIR"
         ) from error
-    return ShardIndex(labels, splits, notes, captions)
+    return ShardIndex(labels, splits, tuple(content.get("notes", ())), content.get("captions", False))
 
 
-def _shards(rows: list[dict[str, Any]], folder: str) -> tuple[Shard, ...]:
+MAX_PICTURES = 1_000_000
+"""Of one shard whose size does not show that it has more: a sample is at least one block of a tar file."""
+
+_BLOCK = 512  # bytes of a tar file's header
+
+
+def _shards(rows: list[_Row], folder: str) -> tuple[Shard, ...]:
     shards = []
     for row in rows:
         file, pictures = row["file"], row["pictures"]
-        if not isinstance(file, str) or file in ("", ".", "..") or "/" in file or "\\" in file:
+        if file in ("", ".", "..") or "/" in file or "\\" in file:
             raise ValueError(f"{file!r} is no file of this folder")
-        if not isinstance(pictures, int) or pictures < 1:
-            raise ValueError(f"{file} with {pictures!r} pictures")
-        shards.append(Shard(f"{folder}/{file}", pictures, str(row.get("sha256", ""))))
+        if pictures < 1:
+            raise ValueError(f"{file} with {pictures:,} pictures")
+        if pictures > MAX_PICTURES and (is_remote(folder) or pictures > _size(Path(folder) / file) // _BLOCK):
+            raise ValueError(f"{file} with {pictures:,} pictures, where {MAX_PICTURES:,} are the limit")
+        shards.append(Shard(f"{folder}/{file}", pictures, row.get("sha256", "")))
     return tuple(shards)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 _TIMEOUT_SECONDS = 60.0  # without a byte, after which a connection counts as lost
@@ -123,7 +147,7 @@ def open_location(place: str) -> Iterator[IO[bytes]]:
             raise DataError(f"{place} cannot be read: the server answers {error.code} {error.reason}.") from error
     else:
         try:
-            stream = Path(place).open("rb")  # noqa: SIM115  closed below
+            stream = open_regular_file(Path(place))
         except OSError as error:
             raise DataError(f"The shard {place} cannot be read: {error.strerror}.") from error
     with stream:

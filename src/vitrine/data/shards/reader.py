@@ -8,7 +8,6 @@ every other member are passed over. Sizes are bounded before anything is read.
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from vitrine.data.samples import Sample, clean_caption
 from vitrine.data.shards.index import CONNECTION_ERRORS, Shard, is_remote, open_location
 from vitrine.data.training_copies import PERCEPTUAL_HASH, signature_from_text
 from vitrine.errors import DataError, PictureError
+from vitrine.io.untrusted_files import open_regular_file, parse_json
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,9 @@ class ShardPicture:
             PictureError: the shard cannot be read, or ends before the picture does.
         """
         try:
-            with self.path.open("rb") as shard:
+            with open_regular_file(self.path) as shard:
+                if self.size > MAX_PICTURE_BYTES:
+                    raise PictureError(f"it has {self.size:,} bytes; {MAX_PICTURE_BYTES:,} is the limit in a shard")
                 shard.seek(self.offset)
                 data = shard.read(self.size)
         except OSError as error:
@@ -57,6 +59,9 @@ class ShardPicture:
 
 MAX_PICTURE_BYTES = 64 << 20
 """Size above which a picture in a shard is left out unread."""
+
+MAX_CLASSES = 1_000_000
+"""Number that a class stays below, since as many classes are made of it."""
 
 MAX_TEXT_BYTES = 1 << 20
 """Size above which a class, captions, a json or a header's long name is left out unread."""
@@ -74,7 +79,7 @@ _LONG_HEADERS = (
 )
 
 
-class _BoundedHeader(tarfile.TarInfo):
+class BoundedHeader(tarfile.TarInfo):
     """A tar header that refuses long names: tarfile would read them into memory, whatever length they claim."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
@@ -178,7 +183,7 @@ def read_members(stream: IO[bytes], is_wanted: Callable[[int], bool] = lambda _:
     """
     member, number = None, -1
     source: Any = _BoundedEnd(stream)  # all that tarfile calls is read
-    with tarfile.open(fileobj=source, mode="r|", tarinfo=_BoundedHeader) as archive:
+    with tarfile.open(fileobj=source, mode="r|", tarinfo=BoundedHeader) as archive:
         for info in _until_damage(archive):
             if isinstance(info, Exception):
                 if member is not None and member.is_complete(is_wanted(number)):
@@ -239,15 +244,18 @@ def _read_member(
     try:
         if extension == "cls":
             member.label = int(data)
+            if abs(member.label) >= MAX_CLASSES:
+                member.label = None
+                _record_problem(member, extension, f".cls is not below {MAX_CLASSES:,}: {data[:40]!r}")
         elif extension == "txt":
             member.captions = _captions(data.decode("utf-8").split("\n")) or member.captions
         else:
-            facts = json.loads(data)
+            facts = parse_json(data)
             member.name = str(facts.get("name", ""))
             member.sha256 = str(facts.get("sha256") or "")
             member.signature = signature_from_text(facts.get(PERCEPTUAL_HASH))
             member.captions = member.captions or _captions(facts.get("captions", facts.get("caption")))
-    except (ValueError, AttributeError, RecursionError):
+    except (ValueError, AttributeError):
         _record_problem(member, extension, f".{extension} cannot be understood: {data[:40]!r}")
 
 

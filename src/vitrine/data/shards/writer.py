@@ -19,6 +19,7 @@ from vitrine.data.shards.reader import MAX_PICTURE_BYTES, MAX_TEXT_BYTES
 from vitrine.data.training_copies import PERCEPTUAL_HASH, signature_to_text
 from vitrine.errors import DataError, EnvironmentMismatchError, PictureError
 from vitrine.io.files import atomic_path
+from vitrine.io.untrusted_files import read_json
 
 UNFINISHED = "unfinished.json"
 _BLOCK = 512  # of a tar file
@@ -75,7 +76,7 @@ class ShardsWriter:
         if not path.is_file():
             return {}
         try:
-            content = json.loads(path.read_text("utf-8"))
+            content = read_json(path, dict[str, Any])
             same = content["fingerprint"] == self._fingerprint
             splits = {name: WrittenSplit(**each) for name, each in content["splits"].items()}
             whole = all(

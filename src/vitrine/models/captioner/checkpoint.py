@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from vitrine.config.preprocessing import CaptionInput
 from vitrine.errors import ModelError, error_summary
 from vitrine.io.files import atomic_path, to_json, write_atomically
+from vitrine.io.untrusted_files import read_json
 from vitrine.models.captioner.config import CaptionModelConfig
 from vitrine.models.captioner.model import CaptionModel
 
@@ -64,10 +64,9 @@ def save_captioner_checkpoint(folder: Path, model: CaptionModel, spec: CaptionIn
 def is_captioner_folder(folder: Path) -> bool:
     """Whether :func:`save_captioner_checkpoint` wrote it."""
     try:
-        content = json.loads((folder / CONFIG).read_text("utf-8"))
+        return read_json(folder / CONFIG, dict[str, Any]).get("architecture") == ARCHITECTURE
     except (OSError, ValueError):
         return False
-    return isinstance(content, dict) and content.get("architecture") == ARCHITECTURE
 
 
 def load_captioner_checkpoint(folder: Path) -> CaptionerCheckpoint:
@@ -77,7 +76,7 @@ def load_captioner_checkpoint(folder: Path) -> CaptionerCheckpoint:
         ModelError: a file is missing, damaged, or they do not fit one another.
     """
     try:
-        content: dict[str, Any] = json.loads((folder / CONFIG).read_text("utf-8"))
+        content = read_json(folder / CONFIG, dict[str, Any])
         config, spec = CaptionModelConfig.from_dict(content["captioner"]), CaptionInput(**content["input"])
         special_tokens = {role: str(content["marks"][role]) for role in ("start", "end", "pad")}
     except (OSError, ValueError, KeyError, TypeError) as error:

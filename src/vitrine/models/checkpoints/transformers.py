@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vitrine.config.preprocessing import RESIZE_FILTERS, ProcessorInput
-from vitrine.errors import ModelError
+from vitrine.errors import ModelError, error_summary
+from vitrine.io.untrusted_files import read_json as read_json_file
 from vitrine.models.checkpoints.base import (
     ConvertedCheckpoint,
     ModelDescription,
@@ -91,12 +91,9 @@ def read_json(file: Path) -> dict[str, Any]:
         ModelError: the file cannot be read, or holds something else.
     """
     try:
-        content = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{file} cannot be read ({type(error).__name__}: {str(error)[:120]}).") from error
-    if not isinstance(content, dict):
-        raise ModelError(f"{file} holds a {type(content).__name__}; expected a JSON object.")
-    return content
+        return read_json_file(file, dict[str, Any])
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file} cannot be read as a JSON object ({error_summary(error, 120)}).") from error
 
 
 def read_processor(folder: Path, size: int) -> Processor:
@@ -264,10 +261,10 @@ _ACTIVATIONS = {
 def is_transformers_config(folder: Path) -> bool:
     """Whether a folder's config.json is of the library transformers, not of timm."""
     try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except (OSError, ValueError, RecursionError):
+        config = read_json_file(folder / "config.json", dict[str, Any])
+    except (OSError, ValueError):
         return False
-    return isinstance(config, dict) and isinstance(config.get("model_type"), str) and "architecture" not in config
+    return isinstance(config.get("model_type"), str) and "architecture" not in config
 
 
 def is_transformers(file: StateDictFile) -> bool:

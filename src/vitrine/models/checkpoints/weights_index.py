@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypedDict
 
 from vitrine.errors import ModelError
 from vitrine.io.files import file_sha256
+from vitrine.io.untrusted_files import read_json
 
 SUFFIX = ".index.json"
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
 WEIGHTS_NAMES = (*_SINGLE, *(f"{name}{SUFFIX}" for name in _SINGLE))
 """What folders and repositories call their weights, the preferred one first."""
-_MAX_INDEX_BYTES = 64 << 20
 _EXPECTED = 'Expected what save_pretrained writes: {"weight_map": {"name of a tensor": "name of a file beside it"}}.'
+
+
+class _Index(TypedDict):
+    weight_map: dict[str, str]
 
 
 def is_index(path: Path) -> bool:
@@ -30,13 +34,10 @@ def read_index(path: Path) -> Mapping[str, str]:
         ModelError: the file is no such index, or names a file that is not beside it by a plain name.
     """
     try:
-        if path.stat().st_size > _MAX_INDEX_BYTES:
-            raise ValueError(f"it has more than {_MAX_INDEX_BYTES >> 20} MiB")
-        content = json.loads(path.read_bytes())
-        file_by_name = content["weight_map"]
-        if not file_by_name or not all(isinstance(value, str) for value in file_by_name.values()):
+        file_by_name = read_json(path, _Index)["weight_map"]
+        if not file_by_name:
             raise ValueError("weight_map maps no names to files")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ModelError(
             f"{path} is not an index of weights ({type(error).__name__}: {reason}).\n{_EXPECTED}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ from tokenizers import Tokenizer
 
 from vitrine.config.preprocessing import ProcessorInput
 from vitrine.errors import ModelError, error_summary
+from vitrine.io.untrusted_files import read_json as read_json_file
+from vitrine.io.untrusted_files import read_lines
 from vitrine.models.checkpoints.state_dict import open_weights
 from vitrine.models.checkpoints.transformers import PROCESSOR_DEFAULTS, processor_input, read_json
 from vitrine.models.checkpoints.weights_index import WEIGHTS_NAMES
@@ -62,10 +63,9 @@ class CaptionerFiles:
 def is_transformers_captioner(folder: Path) -> bool:
     """Whether a folder's config.json is that of a captioner of transformers, judged by its ``model_type``."""
     try:
-        config = json.loads((folder / "config.json").read_bytes())
+        return read_json_file(folder / "config.json", dict[str, Any]).get("model_type") in MODEL_TYPES
     except (OSError, ValueError):
         return False
-    return isinstance(config, dict) and config.get("model_type") in MODEL_TYPES
 
 
 def locate_captioner(reference: str) -> CaptionerFiles:
@@ -342,7 +342,7 @@ def _read_tokens(path: Path) -> dict[int, str]:
         if path.suffix == ".json":
             by_name = Tokenizer.from_file(str(path)).get_vocab(with_added_tokens=True)
             return {number: piece for piece, number in by_name.items()}
-        return dict(enumerate(path.read_text("utf-8").splitlines()))
+        return dict(enumerate(read_lines(path)))
     except Exception as error:  # the tokenizers library raises nothing more particular
         raise ModelError(f"{path} cannot be read as a vocabulary: {error}") from None
 

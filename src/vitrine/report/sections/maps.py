@@ -5,7 +5,6 @@ Axes: R grid rows, C grid columns.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +25,7 @@ from vitrine.explain.figures.positions import number_rows, position_figure
 from vitrine.explain.figures.ranking import methods_figure, methods_table
 from vitrine.explain.run import true_label_from_name
 from vitrine.io.files import file_sha256
+from vitrine.io.untrusted_files import read_json
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.provenance import plain_stem
 from vitrine.plotting.tables import Table
@@ -230,7 +230,7 @@ def read_scores(run: Path) -> RecordedScores | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_json(path, dict[str, Any])
         fits = content[WEIGHTS_SHA256] == file_sha256(run / "model.safetensors")
         return scores_from_dict(content) if fits else None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from vitrine.compare.figures import (
 from vitrine.compare.run import ComparisonResult
 from vitrine.errors import RunError, UsageError
 from vitrine.io.files import file_sha256
+from vitrine.io.untrusted_files import read_json
 from vitrine.metrics.intervals import wilson
 from vitrine.plotting.confusion import confusion_figure
 from vitrine.plotting.tables import Table
@@ -180,11 +180,14 @@ def read_test_metrics(run: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = read_json(path, dict[str, Any])
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be read ({error}). Remove it, or evaluate anew.") from error
-    fits = isinstance(content, dict) and content.get("split") == "test"
-    return content if fits and content.get(WEIGHTS_SHA256) == file_sha256(run / "model.safetensors") else None
+    return (
+        content
+        if content.get("split") == "test" and content.get(WEIGHTS_SHA256) == file_sha256(run / "model.safetensors")
+        else None
+    )
 
 
 def build_result_section(final: FinalResult, comparison: ComparisonResult, records: Mapping[str, RunRecord]) -> Section:
