@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
-from vitrine.io.file_names import beside
 from vitrine.errors import DataError, RunError, error_summary
+from vitrine.io.file_names import beside
 from vitrine.io.untrusted_files import read_json
 from vitrine.results import Unreadable
 
