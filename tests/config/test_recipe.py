@@ -87,12 +87,12 @@ def test_the_small_recipes_are_there() -> None:
 # --- fields: checked, frozen, read -------------------------------------------------------------------------------
 
 NOT_A_NUMBER = ["fast", True, math.nan, math.inf, -math.inf]
-NOT_WHOLE = [*NOT_A_NUMBER, 1.5]
+NOT_WHOLE = [*NOT_A_NUMBER, 1.5, 2**63]
 
 REFUSED: dict[str, list[object]] = {
     "model": ["", 3],
     "pretrained": ["", "False", "yes", 1, 0.5],
-    "image_size": [*NOT_WHOLE, -1],
+    "image_size": [*NOT_WHOLE, -1, 10**6],
     "batch_size": [*NOT_WHOLE, 0],
     "accumulate": [*NOT_WHOLE, 0],
     "epochs": [*NOT_WHOLE, 0],
@@ -120,10 +120,10 @@ REFUSED: dict[str, list[object]] = {
     "val_fraction": [*NOT_A_NUMBER, 0, 0.95, 1],
     "max_unreadable": [*NOT_A_NUMBER, -0.1, 1.1],
     "checkpoint_minutes": [*NOT_A_NUMBER, 0, -1],
-    "workers": [*NOT_WHOLE, -2],
+    "workers": [*NOT_WHOLE, -2, 100_000],
     "decoded_cache": [*NOT_A_NUMBER, -0.1],
     "optimizer": ["sgd", "", 1, None],
-    "seed": [*NOT_WHOLE, -1],
+    "seed": [*NOT_WHOLE, -1, 999_999_999_999_999_999_999_999],
 }
 FREE_TEXT = {"name", "description", "trackers"}
 TABLES = {"caption", "model_args", "transforms"}
@@ -277,7 +277,7 @@ recipes = st.builds(
     description=text,
     model_args=st.dictionaries(text, toml_value, max_size=3),
     pretrained=st.booleans() | text.filter(lambda path: path not in NOT_A_PATH),
-    image_size=st.integers(0, 10**6),
+    image_size=st.integers(0, 16_384),
     transforms=transform_specs,
     batch_size=st.integers(1, 10**6),
     accumulate=st.integers(1, 10**6),

@@ -18,6 +18,20 @@ def invalid_value(field: str, value: object, expected: str) -> RecipeError:
     return RecipeError(f"{field} = {value!r} cannot be used: expected {expected}.")
 
 
+MAX_WHOLE_NUMBER = 2**63 - 1
+"""Upper limit of every whole number: what other libraries take as a seed or a size."""
+
+MAX_WORKERS = 1_024
+"""Processes that load pictures, at most."""
+
+
+MAX_IMAGE_SIZE = 16_384
+"""Pixels a side of the input, at most."""
+
+MAX_SIZE, MAX_LAYERS = 1_000_000, 1_000
+"""Upper limits of a captioner's widths, heads and tokens, and of its layers."""
+
+
 def require_number(
     field: str, value: Any, low: float, high: float = float("inf"), *, whole: bool = False, open_low: bool = False
 ) -> None:
@@ -28,6 +42,8 @@ def require_number(
     if isinstance(value, bool) or not isinstance(value, int | float) or (whole and not isinstance(value, int)):
         raise invalid_value(field, value, expected)
     inside = (low < value if open_low else low <= value) and value <= high and value != float("inf")
+    if whole and inside and value > MAX_WHOLE_NUMBER:
+        raise invalid_value(field, value, f"{expected}, and not above {MAX_WHOLE_NUMBER:,}")
     if not inside:
         raise invalid_value(field, value, expected)
 
@@ -101,12 +117,13 @@ class CaptionSpec:
     def __post_init__(self) -> None:
         if not self.vocabulary or not isinstance(self.vocabulary, str):
             raise invalid_value("caption.vocabulary", self.vocabulary, f"{FROM_CAPTIONS!r} or the path of a vocabulary")
-        for name in ("vocabulary_size", "width", "heads", "decoder_layers", "feed_forward", "captions_a_picture"):
-            require_number(f"caption.{name}", getattr(self, name), 1, whole=True)
+        for name in ("vocabulary_size", "width", "heads", "feed_forward", "captions_a_picture"):
+            require_number(f"caption.{name}", getattr(self, name), 1, MAX_SIZE, whole=True)
+        require_number("caption.decoder_layers", self.decoder_layers, 1, MAX_LAYERS, whole=True)
+        require_number("caption.encoder_layers", self.encoder_layers, 0, MAX_LAYERS, whole=True)
+        require_number("caption.head_width", self.head_width, 0, MAX_SIZE, whole=True)
         require_number("caption.stage", self.stage, -1_000, 1_000, whole=True)
-        for name in ("encoder_layers", "head_width"):
-            require_number(f"caption.{name}", getattr(self, name), 0, whole=True)
-        require_number("caption.longest", self.longest, 3, whole=True)
+        require_number("caption.longest", self.longest, 3, MAX_SIZE, whole=True)
         for name in ("dropout", "word_dropout"):
             require_number(f"caption.{name}", getattr(self, name), 0, 0.99)
         require_number("caption.backbone_learning_rate", self.backbone_learning_rate, 0)
@@ -348,9 +365,10 @@ class Recipe:
     def _check_numbers(self) -> None:
         for name in ("batch_size", "accumulate", "epochs", "epoch_size", "shuffle_buffer"):
             require_number(name, getattr(self, name), 1, whole=True)
-        for name in ("image_size", "mix_off_epochs", "views", "early_stopping", "seed"):
+        for name in ("mix_off_epochs", "views", "early_stopping", "seed"):
             require_number(name, getattr(self, name), 0, whole=True)
-        require_number("workers", self.workers, -1, whole=True)
+        require_number("image_size", self.image_size, 0, MAX_IMAGE_SIZE, whole=True)
+        require_number("workers", self.workers, -1, MAX_WORKERS, whole=True)
         for name in ("learning_rate", "checkpoint_minutes"):
             require_number(name, getattr(self, name), 0, open_low=True)
         for name in ("weight_decay", "warmup_epochs", "clip_norm", "mixup", "cutmix", "decoded_cache"):

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
-import timm
 import torch
 from timm.data import resolve_model_data_config
 from torch import nn
@@ -23,6 +22,7 @@ from vitrine.models.checkpoints.heads import attach_head, head_modules
 from vitrine.models.checkpoints.state_dict import Shape
 from vitrine.models.checkpoints.timm import count_blocks
 from vitrine.models.reference import ModelReference, WeightsFile, resolve_reference
+from vitrine.models.timm_model import create_timm_model
 
 _NPZ_POSITIONS = "Transformer/posembed_input/pos_embedding"  # in the files of the ViT paper's authors
 _LARGEST_RATIO = 32  # a configuration's number over the file's, from which the model is refused before it is made
@@ -435,7 +435,7 @@ def _create_module(
         _require_plausible(reference, args, checkpoint)
         cfg = cfg | {"state_dict": _state_dict(checkpoint, cfg, args, skip)}
     try:
-        module: nn.Module = timm.create_model(
+        module: nn.Module = create_timm_model(
             reference.architecture, pretrained=checkpoint is not None, pretrained_cfg=cfg, **args
         )
     except Exception as error:  # arguments and files from outside: timm checks neither before it uses them
@@ -491,7 +491,7 @@ def _explain_names(
     try:
         with torch.device("meta"):
             bare_cfg = {name: value for name, value in cfg.items() if name != "state_dict"}
-            module: nn.Module = timm.create_model(reference.architecture, pretrained_cfg=bare_cfg, **args)
+            module: nn.Module = create_timm_model(reference.architecture, pretrained_cfg=bare_cfg, **args)
         depth = len(module.blocks)  # type: ignore[arg-type]
     except Exception:  # it cannot be built at all, which the error says already
         return ""

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import timm
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from vitrine.errors import ModelError, error_summary
+from vitrine.models.timm_model import create_timm_model
 
 
 class FrozenBatchNorm2d(nn.Module):
@@ -93,7 +93,7 @@ def build_image_model(name: str, args: Mapping[str, Any], frozen_norm: bool) -> 
     """
     norm: dict[str, Any] = {"norm_layer": FrozenBatchNorm2d} if frozen_norm else {}
     try:
-        module: nn.Module = timm.create_model(name, pretrained=False, **norm, **args)
+        module: nn.Module = create_timm_model(name, pretrained=False, **norm, **args)
     except Exception as error:  # names and arguments from outside: timm checks neither before it uses them
         reason = error_summary(error, 300)
         raise ModelError(f"The image encoder {name!r} cannot be built with {dict(args)}: {reason}") from error

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
@@ -20,6 +19,7 @@ from vitrine.models.captioner.model import CaptionModel
 from vitrine.models.checkpoints.state_dict import open_weights
 from vitrine.models.load import input_spec, load_model
 from vitrine.models.reference import ModelReference, WeightsFile, resolve_reference
+from vitrine.models.timm_model import create_timm_model
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _has_patches(reference: ModelReference) -> bool:
     """Whether it is a vision transformer."""
     with torch.device("meta"):
         try:
-            return hasattr(timm.create_model(reference.architecture, **reference.model_args), "patch_embed")
+            return hasattr(create_timm_model(reference.architecture, **reference.model_args), "patch_embed")
         except Exception as error:  # arguments from a file: timm checks none before it uses them
             raise ModelError(f"{reference.text} cannot be built: {error_summary(error)}") from error
 

@@ -16,6 +16,7 @@ from timm.models import get_pretrained_cfg
 from vitrine.errors import ModelError
 from vitrine.models.checkpoints.base import ConvertedCheckpoint, ModelDescription
 from vitrine.models.checkpoints.state_dict import Shape, StateDictFile
+from vitrine.models.timm_model import create_timm_model
 from vitrine.results import and_n_more
 
 # (width, depth): word in timm's names, heads, width of the MLP. Dosovitskiy et al. 2020 (B, L, H); Touvron et al. 2020
@@ -249,7 +250,7 @@ def _has_exactly(name: str, shapes: Mapping[str, Shape], model_args: Mapping[str
     """Whether a model, made with these arguments, has these tensors and no others, the head aside."""
     with torch.device("meta"):
         try:
-            module = timm.create_model(name, **model_args)
+            module: Any = create_timm_model(name, **model_args)
         except Exception:  # a model that cannot be made without its data is none of these
             return False
     classifier = module.pretrained_cfg.get("classifier") or "head"

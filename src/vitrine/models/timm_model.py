@@ -1,0 +1,53 @@
+"""A model of timm from arguments that a recipe, a configuration or a command line has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import timm
+from torch import nn
+
+MAX_DEPTH = 1_000
+"""Blocks of a model at most: each takes time and memory, whatever its width."""
+
+MAX_SIZE = 1_000_000
+"""Upper limit of every other number among a model's arguments: of widths, classes, heads, pixels."""
+
+MAX_PARAMETERS = 50_000_000_000
+"""Upper limit of 12 × depth × width², about the parameters of a transformer."""
+
+
+def create_timm_model(name: str, **arguments: Any) -> nn.Module:
+    """``timm.create_model``, with arguments that may come from anywhere.
+
+    Raises:
+        ValueError: a number among them is so large that making the model would not end, or take all memory.
+        Exception: whatever timm raises, which looks at neither names nor arguments before it uses them.
+    """
+    _require_plausible(arguments)
+    module: nn.Module = timm.create_model(name, **arguments)
+    return module
+
+
+def _require_plausible(arguments: Mapping[str, Any]) -> None:
+    for name, value in _numbers(arguments):
+        limit = MAX_DEPTH if name in ("depth", "depths") else MAX_SIZE
+        if abs(value) > limit:
+            raise ValueError(f"{name} = {value:,}; {limit:,} is the limit")
+    depth, width = arguments.get("depth"), arguments.get("embed_dim")
+    if isinstance(depth, int) and isinstance(width, int) and 12 * depth * width**2 > MAX_PARAMETERS:
+        raise ValueError(
+            f"depth = {depth:,} and embed_dim = {width:,} are about {12 * depth * width**2:,} parameters; "
+            f"{MAX_PARAMETERS:,} is the limit"
+        )
+
+
+def _numbers(arguments: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """Every number among the arguments, those in lists too, with the argument's name."""
+    for name, value in arguments.items():
+        if name in ("pretrained_cfg", "pretrained_cfg_overlay"):  # weights and how they are read, which build nothing
+            continue
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, int | float):
+                yield name, each
