@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,10 @@ from torch import nn
 from torchvision.models import VisionTransformer as TorchvisionTransformer
 
 from support.models import MICRO
+from vitrine.models.hf_captioners.base import quiet
 
 HALF, IMAGENET = (0.5, 0.5, 0.5), (0.485, 0.456, 0.406)
+CLIP = (0.48145466, 0.4578275, 0.40821073)
 SIZES = {"width": 128, "heads": 2, "depth": 2, "patch": 8, "side": 32}  # 64 channels a head, as every published size
 PETS = tuple(f"pet {i}" for i in range(37))
 NUMBERS = tuple(map(str, range(37)))
@@ -45,7 +48,7 @@ def seeded(module: nn.Module, seed: int = 5) -> nn.Module:
     with torch.no_grad():
         for name, value in module.named_parameters():
             drawn = torch.randn(value.shape, generator=generator)
-            if value.ndim == 1:
+            if value.ndim <= 1:
                 value.copy_(0.2 * drawn + (1.0 if "norm" in name.lower() or ".ln" in name else 0.1))
             elif value.ndim == 3:  # tokens and positions
                 value.copy_(drawn)
@@ -223,9 +226,36 @@ def transformers_model(kind: str, **config: Any) -> nn.Module:
     transformers = pytest.importorskip("transformers", reason="transformers is not installed (vitrine[hf])")
     sizes = {"hidden_size": 48, "num_hidden_layers": 2, "num_attention_heads": 3, "image_size": 32, "patch_size": 8}
     sizes |= {} if kind.startswith("Dinov2") else {"intermediate_size": 96}
+    if kind.startswith("Siglip2"):
+        del sizes["image_size"]
+        sizes["num_patches"] = 16
     labels = {"id2label": dict(enumerate(PETS)), "label2id": {label: i for i, label in enumerate(PETS)}}
-    made = getattr(transformers, kind.partition("For")[0].replace("Model", "") + "Config")(**sizes | labels | config)
+    name = re.sub(r"Model(WithProjection)?$|Backbone$|For.*", "", kind)
+    if name in ("CLIP", "Siglip", "Siglip2"):  # one configuration of two halves
+        settings = {"vision_config": sizes | config, "text_config": TEXT_HALF} | labels
+    else:
+        settings = sizes | labels | config
+    with quiet(transformers):
+        made = getattr(transformers, f"{name}Config")(**settings)
     return seeded(getattr(transformers, kind)(made))
+
+
+TEXT_HALF = {
+    "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 50,
+    "max_position_embeddings": 8,
+}  # fmt: skip
+
+
+def as_naflex(pixels_BCHW: torch.Tensor, patch: int = 8) -> dict[str, torch.Tensor]:
+    """Square pictures as Siglip2ImageProcessor gives them: patches in rows, the colours of each pixel together."""
+    batch, colours, rows, columns = pixels_BCHW.shape
+    grid = (rows // patch, columns // patch)
+    patches = pixels_BCHW.reshape(batch, colours, grid[0], patch, grid[1], patch).permute(0, 2, 4, 3, 5, 1)
+    return {
+        "pixel_values": patches.reshape(batch, grid[0] * grid[1], -1),
+        "pixel_attention_mask": torch.ones(batch, grid[0] * grid[1]),
+        "spatial_shapes": torch.tensor([grid] * batch),
+    }
 
 
 PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -238,7 +268,11 @@ PROCESSORS: dict[str, tuple[str, dict[str, Any]]] = {
         "BitImageProcessor",
         {"size": {"shortest_edge": 64}, "crop_size": {"height": 48, "width": 48}, "image_mean": IMAGENET},
     ),
+    "CLIP": ("CLIPImageProcessor", {"size": {"shortest_edge": 40}, "crop_size": {"height": 32, "width": 32}}),
+    "Siglip": ("SiglipImageProcessor", {"size": {"height": 32, "width": 32}}),
+    "Siglip2": ("Siglip2ImageProcessor", {"patch_size": 8, "max_num_patches": 16}),
 }
+PROCESSORS["Dinov2WithRegisters"] = PROCESSORS["Dinov2"]
 
 
 def transformers_folder(
@@ -259,8 +293,9 @@ def transformers_folder(
             torch.save(theirs.state_dict(), folder / "pytorch_model.bin")  # names of its modules, not of its files
         name, options = PROCESSORS[kind.partition("For")[0]]
         getattr(importlib.import_module("transformers"), name)(**options).save_pretrained(folder)
+        inputs = as_naflex if kind.startswith("Siglip2") else lambda pixels: {"pixel_values": pixels}
         return Case(
-            folder, lambda pixels: theirs(pixels).logits, PETS, size, mean, crop, (note,) if note else (),
+            folder, lambda pixels: theirs(**inputs(pixels)).logits, PETS, size, mean, crop, (note,) if note else (),
             architecture="",
         )  # fmt: skip
 
@@ -315,6 +350,30 @@ CASES: dict[str, Callable[[Path], Case]] = {
     "transformers Dinov2, gated, as pytorch_model.bin": transformers_folder(
         "Dinov2ForImageClassification", use_swiglu_ffn=True, image_size=48, size=48, crop=0.75, mean=IMAGENET,
         binary=True,
+    ),
+    "transformers Dinov2 with registers": transformers_folder(
+        "Dinov2WithRegistersForImageClassification", mlp_ratio=2, image_size=48, size=48, crop=0.75, mean=IMAGENET,
+        note="reads the class token and the mean of the patches",
+    ),
+    "transformers Dinov2 with registers, gated, on another grid, as pytorch_model.bin": transformers_folder(
+        "Dinov2WithRegistersForImageClassification", use_swiglu_ffn=True, image_size=72, num_register_tokens=2, size=48,
+        crop=0.75, mean=IMAGENET, binary=True, note=r"Position embeddings were resampled from 9 x 9 to 6 x 6",
+    ),
+    "transformers CLIP": transformers_folder(
+        "CLIPForImageClassification", crop=0.8, mean=CLIP, note="as its classifier reads the patches before that norm",
+    ),
+    "transformers CLIP, other activation": transformers_folder(
+        "CLIPForImageClassification", hidden_act="gelu", layer_norm_eps=0.01, crop=0.8, mean=CLIP,
+    ),
+    "transformers SigLIP": transformers_folder(
+        "SiglipForImageClassification", note="its classifier reads the mean of the patches",
+    ),
+    "transformers SigLIP, no pool, other activation": transformers_folder(
+        "SiglipForImageClassification", vision_use_head=False, hidden_act="gelu",
+    ),
+    "transformers SigLIP 2": transformers_folder("Siglip2ForImageClassification", note="square pictures only"),
+    "transformers SigLIP 2, on another grid": transformers_folder(
+        "Siglip2ForImageClassification", num_patches=36, note=r"resampled from 6 x 6 to 4 x 4",
     ),
     "PyTorch-Pretrained-ViT": pretrained_vit_file,
     "ViT-pytorch": vit_pytorch_file,

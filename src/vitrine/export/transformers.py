@@ -22,7 +22,7 @@ from vitrine.config.preprocessing import RESIZE_FILTERS, InputSpec
 from vitrine.errors import ModelError
 from vitrine.export.compare import DTYPES, LoadedExport, import_library
 from vitrine.io.files import atomic_path, to_json, write_atomically
-from vitrine.models.checkpoints.transformers import PROCESSOR_FILE, TIMM_PROCESSOR
+from vitrine.models.checkpoints.image_processor import PROCESSOR_FILE, TIMM_PROCESSOR
 from vitrine.models.hf_captioners.base import quiet
 from vitrine.results import count_of
 

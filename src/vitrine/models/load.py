@@ -511,8 +511,9 @@ def _state_dict(
         return state
     if len(kernel) != 4 or len(positions) != 3:
         return state
-    size = args.get("img_size") or cfg.get("input_size", (3, 224, 224))[-1]
-    grid = size // kernel[-1] if isinstance(size, int) else 0
-    if grid > 0 and positions[1] != 1 + grid * grid:
+    size = args.get("img_size") or tuple(cfg.get("input_size", (3, 224, 224)))[-2:]
+    rows, columns = (size, size) if isinstance(size, int) else size
+    if min(rows, columns) >= kernel[-1]:
+        grid = (rows // kernel[-1], columns // kernel[-1])
         state["pos_embed"] = checkpoint.resample_positions(state["pos_embed"], grid)
     return state

@@ -17,8 +17,10 @@ from timm.models._registry import split_model_name_tag
 
 from vitrine.errors import ModelError
 from vitrine.models.checkpoints.base import ConvertedCheckpoint
+from vitrine.models.checkpoints.image_processor import PROCESSOR_FILE, WHOLE_PROCESSOR_FILE
 from vitrine.models.checkpoints.registry import convert, describe, is_self_describing, open_checkpoint
-from vitrine.models.checkpoints.transformers import PROCESSOR_FILE, describe_transformers, is_transformers_config
+from vitrine.models.checkpoints.transformers import describe_transformers
+from vitrine.models.checkpoints.transformers_config import is_transformers_config
 from vitrine.models.checkpoints.weights_index import WEIGHTS_NAMES, weights_sha256
 from vitrine.models.hub import fetch, fetch_optional, fetch_weights
 
@@ -176,8 +178,14 @@ def _from_hub(text: str) -> ModelReference:
     remedy = "with its weights, into one folder, and give that folder as the model."
     config = fetch(hub_id, ("config.json",), remedy)
     if is_transformers_config(config.parent):
-        fetch_optional(hub_id, PROCESSOR_FILE, remedy)  # into the same folder
+        _fetch_processor(hub_id, remedy)
     return _from_config(text, config.parent, hub_id=hub_id)
+
+
+def _fetch_processor(hub_id: str, remedy: str) -> None:
+    """Get what says how pictures are prepared into the folder of config.json; not every repository has it."""
+    if fetch_optional(hub_id, PROCESSOR_FILE, remedy) is None:
+        fetch_optional(hub_id, WHOLE_PROCESSOR_FILE, remedy)
 
 
 def _from_config(text: str, folder: Path, *, hub_id: str | None) -> ModelReference:

@@ -170,7 +170,15 @@ def test_a_folder_without_processor_says_what_was_assumed(vit: Path) -> None:
         ("config.json", {"architectures": ["ViTForMaskedImageModeling"]}, "of a ViTForMaskedImageModeling"),
         ("config.json", {"hidden_size": "big"}, "hidden_size = 'big' is not a positive number"),
         ("config.json", {"num_attention_heads": None}, "num_attention_heads = None"),
-        ("config.json", {"image_size": [32, 48]}, r"image_size = \[32, 48\]"),
+        (
+            "config.json",
+            {"image_size": [32, 48]},
+            "a size of pictures that cannot be used",
+        ),  # its processor's is square
+        ("config.json", {"image_size": [32, 36]}, "a size of pictures that cannot be used"),
+        ("config.json", {"image_size": 36}, "36 pixels cannot be cut into patches of 8 pixels"),
+        ("config.json", {"image_size": [32, 32, 32]}, r"image_size = \[32, 32, 32\] is not"),
+        ("config.json", {"image_size": [32, -32]}, r"image_size = \[32, -32\] is not"),
         ("config.json", {"hidden_act": "tanhshrink"}, "hidden_act = 'tanhshrink' is not known"),
         ("config.json", {"num_channels": 1}, "for 1 channels"),
         ("config.json", {"id2label": {"a": "b"}}, "id2label does not number"),
@@ -184,6 +192,25 @@ def test_a_folder_without_processor_says_what_was_assumed(vit: Path) -> None:
 )
 def test_configurations_that_cannot_be_used(file: str, changes: dict[str, Any], match: str, vit: Path) -> None:
     expect_error(edit_json(vit, file, **changes), match)
+
+
+@pytest.mark.parametrize("kind", ["ViT", "DeiT", "Dinov2"])
+def test_pictures_that_are_not_square(kind: str, tmp_path: Path) -> None:
+    """Rows and columns of the configuration, and of a processor that squeezes pictures to them."""
+    rows, columns = 32, 48
+    options = {} if kind == "Dinov2" else {"image_size": [rows, columns]}
+    theirs = transformers_model(f"{kind}ForImageClassification", **options)
+    theirs.save_pretrained(tmp_path)
+    processor = save_processor("ViTImageProcessor", {"size": {"height": rows, "width": columns}}, tmp_path)
+    model = open_classifier(str(tmp_path), "fp32")
+    assert (model.spec.size, model.spec.crop_mode, model.spec.crop) == ((rows, columns), "squash", 1.0)
+    pixels_BCHW = torch.randn(2, 3, rows, columns, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(model.module(pixels_BCHW), theirs(pixels_BCHW).logits, rtol=1e-5, atol=1e-5)
+    image = Image.fromarray(np.random.default_rng(3).integers(0, 256, (61, 117, 3), dtype=np.uint8))
+    own = processor(image, return_tensors="pt")["pixel_values"][0]
+    ours = torch.from_numpy(eval_transform(model.spec)(image)).permute(2, 0, 1).float() / 255
+    assert ours.shape == own.shape and ((ours - 0.5) / 0.5 - own).abs().max() * 0.5 < 3.01 / 255
 
 
 def test_labels_that_do_not_fit_the_head_are_refused(vit: Path) -> None:

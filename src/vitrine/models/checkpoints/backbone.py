@@ -22,6 +22,8 @@ _PATCH_EMBEDDINGS = tuple(
         r"patch_embed\.proj\.weight",
         r"(?:(?:vit|deit|dinov2|dinov2_with_registers)\.)?embeddings\.patch_embeddings\.projection\.weight",
         r"transformer\.embeddings\.patch_embeddings\.weight",
+        r"embeddings\.patch_embeddings\.weight",
+        r"(?:vision_model\.)?embeddings\.patch_embedding\.weight",
         r"conv_proj\.weight",
         r"patch_embedding\.weight",
     )
@@ -67,14 +69,20 @@ def isolate_backbone(file: StateDictFile, selection: str = "") -> StateDictFile:
 
 def _choose_prefix(names: Iterable[str], selection: str) -> tuple[str | None, tuple[str, ...]]:
     """What stands before the transformer's names, and before those of others that are as good; None without any."""
-    matches = [match for name in names for each in _PATCH_EMBEDDINGS if (match := each.fullmatch(name))]
-    prefixes = list(dict.fromkeys(match["prefix"] for match in matches))
+    matches = [_match_patch_embedding(name) for name in names]
+    prefixes = list(dict.fromkeys(match["prefix"] for match in matches if match))
     if not prefixes:
         return None, ()
     prefixes.sort(key=lambda prefix: preference(tuple(prefix.split(".")[:1])))
     selected_prefixes = [prefix for prefix in prefixes if selection and prefix.startswith(f"{selection.rstrip('.')}.")]
     first = (selected_prefixes or prefixes)[0]
     return first, tuple(prefix for prefix in prefixes if prefix != first)
+
+
+def _match_patch_embedding(name: str) -> re.Match[str] | None:
+    """A tensor's name as that of a patch embedding, of the first format that it is of."""
+    matches = (each.fullmatch(name) for each in _PATCH_EMBEDDINGS)
+    return next((match for match in matches if match), None)
 
 
 def _is_dino(file: StateDictFile, beside: Iterable[str]) -> bool:

@@ -62,8 +62,8 @@ class ConvertedCheckpoint:
         readout: how the head reads the tokens, where timm's layout has no place for it; None where it has.
         eps: of the layer norms, where the file's library uses another than timm's 1e-6.
         cfg: input normalisation that belongs to the format whatever model the weights are put into.
-        resample_positions: brings position embeddings (1, N, D) to a grid of so many patches a side, where the file's
-            library does it in its own way.
+        resample_positions: brings position embeddings (1, N, D) to a grid of so many rows and columns of patches, where
+            the file's library does it in its own way.
         notes: sentences on what was left out.
         is_npz: whether timm's own reader of Google's files reads it.
         problem_type: as :class:`ModelDescription` has it, from the configuration beside the file; None without one.
@@ -76,7 +76,7 @@ class ConvertedCheckpoint:
     readout: Readout | None = None
     eps: float | None = None
     cfg: Mapping[str, Any] = field(default_factory=dict)
-    resample_positions: Callable[[Tensor, int], Tensor] | None = None
+    resample_positions: Callable[[Tensor, tuple[int, int]], Tensor] | None = None
     notes: tuple[str, ...] = ()
     is_npz: bool = False
     problem_type: str | None = None

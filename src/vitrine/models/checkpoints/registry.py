@@ -31,8 +31,8 @@ from vitrine.models.checkpoints.transformers import (
     convert_transformers,
     describe_transformers,
     is_transformers,
-    is_transformers_config,
 )
+from vitrine.models.checkpoints.transformers_config import is_transformers_config
 
 
 @dataclass(frozen=True)
@@ -85,13 +85,17 @@ FORMATS = (
         "transformers",
         "a folder or `hf-hub:owner/name` with `config.json` and `model.safetensors` or `pytorch_model.bin`, or these "
         "in several files",
-        "`config.json` with `model_type` vit, deit or dinov2; in a file `embeddings.patch_embeddings.projection`",
-        "names; queries, keys and values packed; `id2label`, `problem_type`; epsilon of the norms; size, resize, "
-        "filter, crop, mean and std of the image processor; DeiT's distillation token and second head; DINOv2's layer "
-        "scale, gated MLP, head on class token and mean of the patches, and its own resampling of positions",
-        "other kinds of model, regressions; where half a pixel is left over, the middle is "
-        "cut as timm does, one pixel further right or down; the resize is Pillow's, within 3 levels of 255; DINOv2's "
-        "head is made anew in training",
+        "`config.json` with `model_type` vit, deit, dinov2, dinov2_with_registers, dinov3_vit, clip, siglip, siglip2 "
+        "or their `_vision_model`; in a file `embeddings.patch_embeddings` or `embeddings.patch_embedding`",
+        "names; queries, keys and values packed; `id2label`, `problem_type`; epsilon of the norms; size (square or "
+        "not), resize, filter, crop, mean and std of the image processor; DeiT's distillation token and second head; "
+        "DINOv2's layer scale, gated MLP, registers, head on class token and mean of the patches, and its own "
+        "resampling of positions; DINOv3's rotary positions; of CLIP and SigLIP the image tower: CLIP's class token, "
+        "SigLIP's attention pool, and the classifier of both on the mean of the patches",
+        "other kinds of model, regressions; the text half and the projection of CLIP and SigLIP, which is said; "
+        "SigLIP 2's NaFlex patches, whose pictures are squeezed into a square, which is said; where half a pixel is "
+        "left over, the middle is cut as timm does, one pixel further right or down; the resize is Pillow's, within "
+        "3 levels of 255 of torch's; DINOv2's head is made anew in training",
         is_transformers,
         convert_transformers,
         _describe_beside,

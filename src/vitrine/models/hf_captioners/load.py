@@ -14,8 +14,8 @@ from vitrine.config.preprocessing import ProcessorInput
 from vitrine.errors import ModelError, error_summary
 from vitrine.io.untrusted_files import read_json as read_json_file
 from vitrine.io.untrusted_files import read_lines
+from vitrine.models.checkpoints.image_processor import PROCESSOR_DEFAULTS, processor_input, read_json
 from vitrine.models.checkpoints.state_dict import open_weights
-from vitrine.models.checkpoints.transformers import PROCESSOR_DEFAULTS, processor_input, read_json
 from vitrine.models.checkpoints.weights_index import WEIGHTS_NAMES
 from vitrine.models.hf_captioners.base import HFCaptioner, quiet, transformers_library
 from vitrine.models.hf_captioners.encoder_decoder import (
