@@ -252,13 +252,13 @@ def score_methods(
     controls = [scorer.score_control(name, maps_PRC) for name, maps_PRC in scorer.control_maps()]
     scores = {name: scorer.score_method(name) for name in methods}
     best = rank_methods([*scores.values(), *controls]).rows[0].name
-    shuffled = scorer.shuffle_weights()
+    after_shuffle = scorer.shuffle_weights()
     shuffled_scores = {
         name: scorer.score_shuffled(f"{name}, shuffled", maps, with_curves=name == best)
-        for name, maps in shuffled.items()
+        for name, maps in after_shuffle.items()
     }
     evidence = {
-        name: scorer.evidence(method, scores[name], controls, shuffled_scores[name], shuffled[name].stages)
+        name: scorer.evidence(method, scores[name], controls, shuffled_scores[name], after_shuffle[name].stages)
         for name, method in methods.items()
     }
     return MethodScores(
@@ -447,25 +447,25 @@ class _Scorer:
         last_stage, _ = weight_stages(self.classifier.module)[-1]
         for stage, copy in randomised_copies(self.classifier.module, seed=_SHUFFLE_SEED):
             count = len(self.pictures) if stage == last_stage else min(len(self.pictures), _CASCADE_PICTURES)
-            made = {name: self._make_maps(method, copy, count) for name, method in self.methods.items()}
-            for name, (maps_PRC, _) in made.items():
+            last_maps = {name: self._make_maps(method, copy, count) for name, method in self.methods.items()}
+            for name, (maps_PRC, _) in last_maps.items():
                 some = slice(0, _CASCADE_PICTURES)
                 correlation_P = correlation_with_intact(self.maps[name][some], maps_PRC[some])
                 interval = mean_interval(correlation_P, -1, 1)
                 survival = Estimate(float(correlation_P.mean()), interval, len(correlation_P))
                 stages[name].append(Stage(stage, survival))
-        return {name: _ShuffledMaps(tuple(stages[name]), *each) for name, each in made.items()}
+        return {name: _ShuffledMaps(tuple(stages[name]), *each) for name, each in last_maps.items()}
 
-    def score_shuffled(self, name: str, shuffled: _ShuffledMaps, *, with_curves: bool) -> ScoredMethod:
+    def score_shuffled(self, name: str, maps: _ShuffledMaps, *, with_curves: bool) -> ScoredMethod:
         """Maps by a copy of the model whose weights are all shuffled, as a control.
 
         Args:
             name: of the control.
-            shuffled: the maps.
+            maps: of the copy.
             with_curves: measure insertion and deletion also where average precision decides the verdict.
         """
         curves = with_curves or not self._has_enough_masks
-        return self._score(name, shuffled.maps_PRC, is_control=True, seconds=shuffled.seconds, with_curves=curves)
+        return self._score(name, maps.maps_PRC, is_control=True, seconds=maps.seconds, with_curves=curves)
 
     def _make_maps(
         self, method: Method, module: torch.nn.Module | None = None, count: int | None = None
