@@ -36,6 +36,7 @@ from vitrine.explain.figures.map import MapPicture, Scale, draw_overlay, map_fig
 from vitrine.explain.run import ExplainSettings, MapProvenance, choose_scale, true_label_from_name
 from vitrine.open_model import open_model
 from vitrine.plotting.provenance import Provenance
+from vitrine.plotting.style import figure_bytes
 from vitrine.results import shown_number
 
 if TYPE_CHECKING:
@@ -101,9 +102,7 @@ class Caption:
 
     @cached_property
     def _png(self) -> bytes:
-        stream = io.BytesIO()
-        caption_figure(self._word_maps.picture, self._word_maps.scale).savefig(stream, format="png")
-        return stream.getvalue()
+        return figure_bytes(caption_figure(self._word_maps.picture, self._word_maps.scale), "png", {})
 
 
 class CaptionerModel:
@@ -278,9 +277,7 @@ class Explanation:
         return path
 
     def _repr_png_(self) -> bytes:
-        stream = io.BytesIO()
-        map_figure(self.picture, self.scale).savefig(stream, format="png")
-        return stream.getvalue()
+        return figure_bytes(map_figure(self.picture, self.scale), "png", {})
 
 
 class Model:

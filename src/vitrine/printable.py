@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 
 _BREAKS = "\n\t"
+_DIRECTION_MARKS = "\u061c\u200e\u200f"
 # Of the characters without a shape of their own (Unicode's Cc, Cs, Zl, Zp, most of Cf, and its non-characters) only the
 # two joiners stay: emoji and several scripts are spelled with them.
 _UNSAFE = re.compile(
@@ -30,6 +31,15 @@ def printable_line(text: object) -> str:
 def printable_lines(text: object) -> str:
     """A text of several lines, whose own line breaks and tabulators stay."""
     return _UNSAFE.sub(lambda match: match[0] if match[0] in _BREAKS else _escape(match[0]), str(text))
+
+
+def printable_words(text: object) -> str:
+    """Text for a figure or a page: like :func:`printable_lines`, but that marks of the direction of reading stay.
+
+    They order no more than what they stand beside, and names in Arabic and Hebrew are written with them.
+    """
+    stays = f"{_BREAKS}{_DIRECTION_MARKS}"
+    return _UNSAFE.sub(lambda match: match[0] if match[0] in stays else _escape(match[0]), str(text))
 
 
 def printable_json(text: str) -> str:

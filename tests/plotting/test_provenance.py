@@ -19,7 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import vitrine
 from vitrine.errors import DataError
-from vitrine.explain.inspect import inspect_figure, printable
+from vitrine.explain.inspect import inspect_figure
 from vitrine.plotting.provenance import Provenance, read_provenance
 from vitrine.plotting.style import figure_style, new_figure, save
 
@@ -198,13 +198,6 @@ def test_nothing_in_a_file_can_steer_the_terminal(tmp_path: Path) -> None:
     text = inspect_figure(write(tmp_path / "a.svg", metadata)).text()
     assert all(c.isprintable() or c == "\n" for c in text)
     assert r"\x1b[2J\x1b]0;owned\x07\r\nb\u202egpj.exe\x9b1m\u200b" in text
-
-
-@given(st.text())
-def test_printable_text_is_printable_and_leaves_letters_alone(text: str) -> None:
-    assert printable(text).isprintable()
-    if text.isprintable():
-        assert printable(text) == text
 
 
 @pytest.mark.parametrize(

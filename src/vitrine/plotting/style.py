@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from vitrine.io.files import write_atomically
+from vitrine.plotting.fonts import OWN_FONT, any_script
 from vitrine.plotting.provenance import file_metadata
 
 WIDTH = 9.0  # of a figure that fills a README's column
@@ -45,7 +46,7 @@ SHARES = LinearSegmentedColormap.from_list(
 TITLE, LABEL, SMALL = 11.0, 9.0, 8.0  # points
 
 _SETTINGS: dict[str, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
+    "font.family": OWN_FONT,
     "font.size": LABEL,
     "text.color": INK,
     "text.parse_math": False,  # a class may be called "$5_bill"
@@ -124,7 +125,9 @@ def _measure_text(
 ) -> tuple[float, float]:
     figure = new_figure(1, 1)
     canvas: Any = figure.canvas
-    box = figure.text(0, 0, word, fontsize=size, **dict(look)).get_window_extent(canvas.get_renderer())
+    text = figure.text(0, 0, word, fontsize=size, **dict(look))
+    with any_script(text):
+        box = text.get_window_extent(canvas.get_renderer())
     return box.width / DPI, box.height / DPI
 
 
@@ -149,7 +152,7 @@ def figure_bytes(figure: Figure, kind: str, metadata: Mapping[str, str]) -> byte
         metadata: where the figure came from; see :func:`vitrine.plotting.provenance.file_metadata`.
     """
     buffer = io.BytesIO()
-    with figure_style():
+    with figure_style(), any_script(figure):
         # zlib's default level takes twice the time of level 2 for a twentieth fewer bytes.
         options: dict[str, Any] = {"pil_kwargs": {"compress_level": 2}} if kind == "png" else {}
         figure.savefig(buffer, format=kind, metadata=file_metadata(kind, metadata), **options)

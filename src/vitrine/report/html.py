@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -22,8 +22,10 @@ from vitrine.attribution.placement import Placement
 from vitrine.caption.figures.words import CaptionPicture
 from vitrine.explain.figures.map import MapPicture
 from vitrine.plotting.colormap import Scale
+from vitrine.plotting.fonts import any_script
 from vitrine.plotting.style import ACCENT, GREY, HAIRLINE, INK, SERIES, figure_style
 from vitrine.plotting.tables import Table
+from vitrine.printable import printable_json, printable_words
 from vitrine.report.document import Document
 from vitrine.results import percent
 
@@ -49,7 +51,7 @@ def figure_svg(figure: Figure, name: str) -> str:
     Ids hold for the whole page: this figure's begin with ``name``, which no other figure of the page has.
     """
     buffer = io.StringIO()
-    with figure_style():
+    with figure_style(), any_script(figure):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
@@ -73,7 +75,7 @@ def _with_own_ids(text: str, name: str) -> str:
 def figure_png(figure: Figure) -> bytes:
     """A figure as the bytes of a PNG file with 256 colours."""
     buffer = io.BytesIO()
-    with figure_style():
+    with figure_style(), any_script(figure):
         figure.savefig(buffer, format="png")
     png_file = io.BytesIO()
     Image.open(buffer).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(png_file, "PNG", optimize=True)
@@ -168,13 +170,14 @@ def render_html(document: Document) -> str:
     """
     style = "\n".join(_compress_css(read_asset(name)) for name in _STYLES)
     template = _environment().get_template("report.html.j2")
-    return template.render(
+    page = template.render(
         document=document,
         style=Markup(style),  # noqa: S704  the package's own
         script=Markup(_script()),  # noqa: S704
         policy=content_security_policy(),
         facts=_json(document.facts),
     )
+    return printable_words(page)
 
 
 def content_security_policy() -> str:
@@ -197,7 +200,7 @@ def _compress_css(style: str) -> str:
 def _json(value: object) -> Markup:
     """JSON that is safe inside a script element, whatever texts it has."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))  # noqa: S704
+    return Markup(printable_json(text).replace("<", "\\u003c"))  # noqa: S704
 
 
 @lru_cache(maxsize=1)
@@ -216,9 +219,20 @@ def _environment() -> Environment:
         "map_json": lambda view: _json(map_data(view.picture, view.scale)),
         "caption_json": lambda view: _json(caption_data(view.picture, view.scale)),
         "numeric": _numeric,
+        "isolate": isolate,
         "percent": percent,
     }
     return environment
+
+
+# Letters of Hebrew, Arabic, Syriac and the other scripts that are written from right to left.
+_RIGHT_TO_LEFT = "\u0590-\u08ff\u200f\ufb1d-\ufdff\ufe70-\ufefc\U00010800-\U00010fff\U0001e800-\U0001efff"
+_RIGHT_TO_LEFT_RUN = re.compile(f"[{_RIGHT_TO_LEFT}]+(?:[ _.\u200c\u200d-][{_RIGHT_TO_LEFT}]+)*")
+
+
+def isolate(words: object) -> Markup:
+    """Words of a page in which names from right to left do not move what stands beside them: each is a ``bdi``."""
+    return Markup(_RIGHT_TO_LEFT_RUN.sub(r"<bdi>\g<0></bdi>", str(escape(words))))  # noqa: S704  it is escaped
 
 
 _NUMBER = re.compile(r"[−+-]?[\d,.]+( %| pp)?")

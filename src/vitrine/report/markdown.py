@@ -10,6 +10,7 @@ from vitrine.explain.figures.map import save_map_figure
 from vitrine.io.file_names import beside
 from vitrine.plotting.style import save
 from vitrine.plotting.tables import inline, named_table
+from vitrine.printable import printable_words
 from vitrine.report.document import (
     Block,
     BulletList,
@@ -43,7 +44,7 @@ def write_markdown(document: Document, path: Path) -> list[Path]:
             parts += writer.block(block)
     parts.append(inline(document.footer))
     text = "\n\n".join(part for part in parts if part) + "\n"
-    path.write_text(text, encoding="utf-8")
+    path.write_text(printable_words(text), encoding="utf-8")
     return [path, *writer.paths]
 
 

@@ -42,7 +42,7 @@ export class CaptionPage extends PicturePage {
     }
     const picture = await this.choosePicture(state, model, "Captions", "Choose, drop or paste a picture to have it described, word by word.");
     if (!picture) return;
-    this.title.textContent = picture.title;
+    this.title.replaceChildren(createElement("bdi", {}, picture.title));
     this.drawSettings(models, model, state);
     const question = JSON.stringify([picture.key, model.id, state.beams, state.prefix]);
     if (question === this.question) {
@@ -176,7 +176,7 @@ export class CaptionPage extends PicturePage {
     // An alternative's pieces are the whole caption up to its own end; what comes after is decoded greedily.
     const continueFrom = ({ pieces }) => this.app.set({ prefix: pieces.join(","), beams: "1", word: "" }, true);
     const row = (text, probability) => [
-      createElement("span", { class: "label" }, text),
+      createElement("span", { class: "label", dir: "auto" }, text),
       createElement("span", { class: "number" }, formatProbability(probability)),
       createElement("span", { class: "share", css: { "--share": probability }, "aria-hidden": "true" }),
     ];

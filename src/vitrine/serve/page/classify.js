@@ -74,7 +74,8 @@ export class ClassifyPage extends PicturePage {
     }
     const picture = await this.choosePicture(state, model, "Look inside", "Choose, drop or paste a picture to see what the model makes of it.");
     if (!picture) return;
-    this.title.textContent = picture.label === null ? picture.title : `${picture.title} \u00b7 ${picture.label}`;
+    const title = createElement("bdi", {}, picture.title); // names from right to left keep to themselves
+    this.title.replaceChildren(title, ...(picture.label === null ? [] : [" \u00b7 ", createElement("bdi", {}, picture.label)]));
     this.updatePanes(state, model, picture);
   }
 

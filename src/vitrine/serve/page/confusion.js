@@ -30,7 +30,7 @@ function cellColours(share) {
 export function createConfusionTable(labels, counts, chosen, onChoose) {
   if (!counts) return createElement("p", {}, `A table of ${labels.length} classes would be too large. Save the figure instead.`);
   const totals = counts.map((row) => row.reduce((sum, count) => sum + count, 0));
-  const head = labels.map((label) => createElement("th", { scope: "col" }, createElement("span", { title: label }, label)));
+  const head = labels.map((label) => createElement("th", { scope: "col" }, createElement("span", { title: label, dir: "auto" }, label)));
   const rows = labels.map((truth, i) =>
     createElement(
       "tr",

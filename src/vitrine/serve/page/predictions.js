@@ -57,7 +57,7 @@ export function createPredictionPanel(app) {
       predictions.slice(0, showsAll ? undefined : TOP).map(({ label, probability }) => {
         const isTrue = picture.label !== null && picture.label === label;
         const row = [
-          createElement("span", { class: "label" }, label, isTrue && createElement("span", { class: "true", title: "the picture\u2019s own label" }, " \u2713")),
+          createElement("span", { class: "label", dir: "auto" }, label, isTrue && createElement("span", { class: "true", title: "the picture\u2019s own label" }, " \u2713")),
           createElement("span", { class: "number" }, formatProbability(probability)),
           createElement("span", { class: "share", css: { "--share": probability }, "aria-hidden": "true" }),
         ];
