@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from typing import cast
 
 from matplotlib import font_manager
 from matplotlib.figure import Figure
@@ -30,7 +31,7 @@ def any_script(*texts: Text | Figure) -> Iterator[None]:
     """Within the ``with`` block these texts, or all texts of a figure, can be measured and drawn without a warning."""
     for each in texts:
         for text in each.findobj(Text):
-            _prepare(text)  # type: ignore[arg-type]  findobj gives what it was asked for
+            _prepare(cast(Text, text))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
         warnings.filterwarnings("ignore", "Matplotlib currently does not support .* natively", UserWarning)  # 3.10
