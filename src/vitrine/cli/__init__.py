@@ -69,9 +69,11 @@ def _fail_unexpectedly(error: Exception) -> NoReturn:
     """Two lines that ask for a report; the traceback goes into a file, or with --debug to stderr."""
     import traceback
 
+    from vitrine.cli import show
+
     text = "".join(traceback.format_exception(error))
     if os.environ.get(DEBUG):
-        print(text, end="", file=sys.stderr)
+        show.say(text.rstrip())
         place = "with what stands above"
     else:
         place = f"with {_write_report(text)}, or see it here with: vitrine --debug VERB ..."

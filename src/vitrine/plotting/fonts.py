@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import cast
 
 from matplotlib import font_manager
 from matplotlib.figure import Figure
@@ -31,7 +30,7 @@ def any_script(*texts: Text | Figure) -> Iterator[None]:
     """Within the ``with`` block these texts, or all texts of a figure, can be measured and drawn without a warning."""
     for each in texts:
         for text in each.findobj(Text):
-            _prepare(cast(Text, text))
+            _prepare(text)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from", UserWarning)
         warnings.filterwarnings("ignore", "Matplotlib currently does not support .* natively", UserWarning)  # 3.10
