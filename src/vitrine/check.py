@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from vitrine.data.captions.counts import Range
+from vitrine.data.captions.datasets import is_captioned_data, open_captions
 from vitrine.data.check import DarkPicture, DataReport, Duplicates, NearCopy, SplitCount, Spread, inspect
 from vitrine.data.image_folder import LAYOUTS, UnknownLayoutError
 from vitrine.data.perceptual_hash import BITS
@@ -19,18 +21,30 @@ _Item = TypeVar("_Item")
 _SHOWN = 5  # examples of each problem; --json has them all
 
 
-def check(reference: str, *, seed: int = 0, workers: int = -1, progress: Progress | None = None) -> DataReport:
+def check(
+    reference: str,
+    *,
+    seed: int = 0,
+    captions: bool | None = None,
+    workers: int = -1,
+    progress: Progress | None = None,
+) -> DataReport:
     """Open data and look at every picture. A folder of pictures without labels is looked at as one.
 
     Args:
-        reference: see :func:`vitrine.data.sources.open_data`.
+        reference: see :func:`vitrine.data.sources.open_data` and
+            :func:`vitrine.data.captions.datasets.open_captions`.
         seed: of the split, where the data bring none for validation.
+        captions: look at captions, or at classes; by default at captions where the data have a file of them, unless
+            that file has classes too.
         workers: threads; -1 chooses.
         progress: called with (done, total) after each picture.
 
     Raises:
         DataError: there are no data, or no pictures in them.
     """
+    if is_captioned_data(reference) if captions is None else captions:
+        return inspect(open_captions(reference, seed=seed), workers=workers, progress=progress)
     try:
         data = open_data(reference, seed=seed)
     except UnknownLayoutError as unknown:
@@ -43,7 +57,7 @@ def check(reference: str, *, seed: int = 0, workers: int = -1, progress: Progres
 
 def render(report: DataReport) -> str:
     """The report as text for a terminal: problems first, the most serious one on top."""
-    blocks = [_head(report), _problems(report), _classes(report), _pictures(report)]
+    blocks = [_head(report), _problems(report), _classes(report), _captions(report), _pictures(report)]
     if report.notes:
         blocks.append(["Notes", *(f"  {note}" for note in report.notes)])
     if report.suggestions:
@@ -56,6 +70,9 @@ def _head(report: DataReport) -> list[str]:
     if report.labels:
         noun = ("label", "labels") if report.is_multi_label else ("class", "classes")
         facts.append(f"{_count(len(report.labels), *noun)}{' (multi-label)' if report.is_multi_label else ''}")
+    if report.captions is not None:
+        facts.append(_count(report.captions.captions, "caption"))
+    if report.labels or report.captions is not None:
         facts.extend(f"{split.name} {split.pictures:,}" for split in report.splits)
     return [f"{report.reference}: {report.layout}", ", ".join(facts)]
 
@@ -63,7 +80,16 @@ def _head(report: DataReport) -> list[str]:
 def _problems(report: DataReport) -> list[str]:
     within = [group for group in report.within_splits if not group.labels_differ]
     conflicts = [group for group in report.within_splits if group.labels_differ]
+    captions = report.captions
     lines = [
+        *_problem(
+            captions.absent if captions else (),
+            "picture has captions and does",
+            "pictures have captions and do",
+            "not exist",
+            str,
+        ),
+        *_problem(captions.without_captions if captions else (), "picture has", "pictures have", "no caption", str),
         *_problem(report.across_splits, "picture lies", "pictures lie", "in more than one split", _copies),
         *_problem(report.unreadable, "picture", "pictures", "cannot be read", lambda item: f"{item[0]}: {item[1]}"),
         *_problem(conflicts, "picture has", "pictures have", "copies with another label in its split", _copies),
@@ -179,6 +205,23 @@ def _balance(report: DataReport) -> list[str]:
         if guesses:
             lines.append(f"Always guessing the largest is right for {' and '.join(guesses)}.")
     return lines
+
+
+def _captions(report: DataReport) -> list[str]:
+    counts = report.captions
+    if counts is None or counts.per_picture is None or counts.words is None:
+        return []
+    return [
+        "Captions",
+        f"  a picture  {_range(counts.per_picture)}",
+        f"  words      {_range(counts.words)} a caption; {counts.different_words:,} different ones in all",
+    ]
+
+
+def _range(counts: Range) -> str:
+    if counts.smallest == counts.largest:
+        return f"{counts.smallest:,}"
+    return f"{counts.smallest:,} to {counts.largest:,}, median {counts.median:,.0f}"
 
 
 def _pictures(report: DataReport) -> list[str]:

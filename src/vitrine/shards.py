@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from vitrine.data.captions.datasets import open_captions
-from vitrine.data.captions.files import is_captioned
+from vitrine.data.captions.datasets import is_captioned_data, open_captions
 from vitrine.data.samples import Dataset, Sample
 from vitrine.data.shards.index import INDEX
 from vitrine.data.shards.writer import ShardsWriter, fingerprint, require_webdataset
@@ -85,7 +84,7 @@ def write_shards(
     if (out / INDEX).exists():
         raise DataError(f"{out} holds shards already. Choose another -o.")
     if captions is None:
-        captions = is_captioned(Path(reference).expanduser())
+        captions = is_captioned_data(reference)
     dataset = (open_captions if captions else open_data)(reference, seed=seed, val_fraction=val_fraction)
     dataset.require_one_label("shards hold")
     splits, labels = _finite(dataset), dataset.labels

@@ -16,11 +16,14 @@ from vitrine.cli.explain import explain, inspect, positions
 from vitrine.cli.export import export, shards
 from vitrine.cli.options import (
     ArchOption,
+    CaptionsOption,
     DataArgument,
+    EncodingOption,
     JsonOption,
     ModelArgument,
     PrecisionOption,
     VocabOption,
+    data_reference,
     required_recipe,
 )
 from vitrine.cli.predict import knn, predict
@@ -84,13 +87,15 @@ def check(
     data: DataArgument,
     as_json: JsonOption = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the split that is made where the data have none.")] = 0,
+    captions: CaptionsOption = None,
+    encoding: EncodingOption = None,
 ) -> None:
     """Say what is in this data, and what is wrong with it. Exits 1 where something is."""
     from vitrine.check import check as run_check
     from vitrine.check import render
 
     with show.reading_progress("Reading pictures") as progress:
-        report = run_check(data, seed=seed, progress=progress)
+        report = run_check(data_reference(data, encoding), seed=seed, captions=captions, progress=progress)
     show.result(report, lambda: render(report), as_json)
     if report.serious:
         raise typer.Exit(1)
@@ -122,6 +127,7 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe field; may be repeated."),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was stopped.")] = False,
+    encoding: EncodingOption = None,
     as_json: JsonOption = False,
     show_recipe: Annotated[  # noqa: ARG001  the callback acts
         str | None,
@@ -142,7 +148,7 @@ def train(
     from vitrine.train.run import train as run_training
 
     with show.training_progress() as report:
-        result = run_training(data, final_recipe, out, resume=resume, report=report)
+        result = run_training(data_reference(data, encoding), final_recipe, out, resume=resume, report=report)
     if show.is_first_process():
         show.result(result, lambda: show.training_summary(result), as_json)
 
@@ -192,6 +198,7 @@ def evaluate(
     ] = False,
     vocab: VocabOption = None,
     arch: ArchOption = None,
+    encoding: EncodingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a classifier: accuracy with its interval, per class, calibration, mistakes.
@@ -204,6 +211,7 @@ def evaluate(
     from vitrine.classify.evaluate import evaluate as run_evaluation
     from vitrine.models.kind import is_captioner
 
+    data = data_reference(data, encoding)
     captioner = is_captioner(model, arch)
     _refuse_options_of_the_other(captioner, expect=expect, against=against, beams=beams, java=java or None, vocab=vocab)
     with show.reading_progress("Evaluating") as progress:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vitrine.cli import show
-from vitrine.cli.options import BatchOption, JsonOption
+from vitrine.cli.options import BatchOption, EncodingOption, JsonOption, optional_reference
 from vitrine.errors import UsageError
 
 _FORMATS = ("text", "markdown", "csv", "latex")
@@ -64,6 +64,7 @@ def verify(
         str | None,
         typer.Option(metavar="fp32|bf16", help="To compute in; default: the recorded one."),
     ] = None,
+    encoding: EncodingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Hold a run against its own record: hashes of weights and data, and its labels or captions made again, row by row.
@@ -75,7 +76,7 @@ def verify(
     with show.reading_progress("Hashing pictures") as reading, show.reading_progress("Evaluating") as progress:
         result = run_verify(
             run,
-            data,
+            optional_reference(data, encoding),
             tolerance=tolerance,
             batch_size=batch_size,
             precision=precision,

@@ -12,6 +12,7 @@ from vitrine.cli.options import (
     AddressOption,
     ArchOption,
     BatchOption,
+    EncodingOption,
     EngineOption,
     FigureFormatOption,
     JsonOption,
@@ -21,6 +22,7 @@ from vitrine.cli.options import (
     ResumeOption,
     WorkersOption,
     bulk_settings,
+    data_reference,
     require_local,
 )
 from vitrine.errors import UsageError
@@ -116,6 +118,7 @@ def explain(
     workers: WorkersOption = None,
     part_size: PartSizeOption = None,
     resume: ResumeOption = False,
+    encoding: EncodingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Draw what a model looks at on each picture, or score and rank such maps on many pictures."""
@@ -134,7 +137,7 @@ def explain(
 
         methods = tuple(dict.fromkeys(method or ScoreSettings().methods))
         plan = ScoreSettings(methods, layers, split, masks, category, limit or 100, curves, batch_size, seed)
-        _score(model, score, out, plan, (precision, arch), as_json)
+        _score(model, data_reference(score, encoding), out, plan, (precision, arch), as_json)
         return
     from vitrine.explain.run import ExplainSettings
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vitrine.cli import show
-from vitrine.cli.options import DataArgument, JsonOption
+from vitrine.cli.options import CaptionsOption, DataArgument, EncodingOption, JsonOption, data_reference
 
 
 def export(
@@ -44,15 +44,8 @@ def shards(
     seed: Annotated[
         int, typer.Option(min=0, help="Of the order, and of the split that is made where the data have none.")
     ] = 0,
-    captions: Annotated[
-        bool | None,
-        typer.Option(
-            "--captions/--labels",
-            help="What is written of data that have both; default: captions where there is a file of them, unless that "
-            "file has classes too.",
-            show_default=False,
-        ),
-    ] = None,
+    captions: CaptionsOption = None,
+    encoding: EncodingOption = None,
 ) -> None:
     """Write labelled or captioned pictures as webdataset shards with an index, for training from disk or over http.
 
@@ -61,6 +54,8 @@ def shards(
     from vitrine.shards import write_shards
 
     with show.reading_progress("Writing shards") as progress:
-        result = write_shards(data, out, megabytes=size, seed=seed, captions=captions, progress=progress)
+        result = write_shards(
+            data_reference(data, encoding), out, megabytes=size, seed=seed, captions=captions, progress=progress
+        )
     show.notes(result.notes)
     show.answer(result.text())

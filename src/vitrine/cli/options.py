@@ -33,6 +33,23 @@ DataArgument = Annotated[
         "COCO's or Flickr8k's layout, Karpathy's json, a table of captions, scenes, or shards with captions.",
     ),
 ]
+EncodingOption = Annotated[
+    str | None,
+    typer.Option(
+        "--encoding",
+        metavar="NAME",
+        help="Of a table in DATA, where it is neither UTF-8 nor UTF-16, such as cp1252; as DATA?encoding=NAME.",
+    ),
+]
+CaptionsOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--captions/--labels",
+        help="What is taken of data that have both; default: captions where there is a file of them, unless that "
+        "file has classes too.",
+        show_default=False,
+    ),
+]
 VocabOption = Annotated[
     Path | None,
     typer.Option(
@@ -47,6 +64,24 @@ BatchOption = Annotated[int, typer.Option(min=1, help="Pictures at a time.")]
 PrecisionOption = Annotated[
     str, typer.Option(help="fp32, bf16, or auto: bf16 where the hardware has it and the model is wide enough.")
 ]
+
+
+def data_reference(data: str, encoding: str | None) -> str:
+    """A reference to data with the encoding that --encoding names."""
+    from vitrine.data.reference_options import with_option
+
+    return with_option(data, "encoding", encoding)
+
+
+def optional_reference(data: str | None, encoding: str | None) -> str | None:
+    """As :func:`data_reference`, of data that need not be named.
+
+    Raises:
+        UsageError: an encoding without data.
+    """
+    if data is None and encoding is not None:
+        raise UsageError("--encoding is of DATA: give both, or leave it out; a run remembers that of its own data.")
+    return None if data is None else data_reference(data, encoding)
 
 
 def required_recipe(name: str | None) -> str:

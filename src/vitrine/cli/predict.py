@@ -13,6 +13,7 @@ from vitrine.cli.options import (
     ArchOption,
     BatchOption,
     DataArgument,
+    EncodingOption,
     EngineOption,
     JsonOption,
     ModelArgument,
@@ -20,6 +21,7 @@ from vitrine.cli.options import (
     PrecisionOption,
     WorkersOption,
     bulk_settings,
+    data_reference,
 )
 
 
@@ -111,6 +113,7 @@ def knn(
         typer.Option(min=0, help="Of the split that is made where the data have none; by default the run's own."),
     ] = None,
     arch: ArchOption = None,
+    encoding: EncodingOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Label pictures by their nearest training pictures in a model's frozen features: the one-minute baseline.
@@ -123,7 +126,7 @@ def knn(
     with show.reading_progress("Computing features") as progress:
         result = run_knn(
             model,
-            data,
+            data_reference(data, encoding),
             split=split,
             k=k,
             batch_size=batch_size,

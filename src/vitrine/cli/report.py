@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vitrine.cli import show
-from vitrine.cli.options import JsonOption
+from vitrine.cli.options import EncodingOption, JsonOption, optional_reference
 
 
 def report(
@@ -36,6 +36,7 @@ def report(
         str | None,
         typer.Option(metavar="DATA", help="Where the classifiers' pictures are; default: where they were in training."),
     ] = None,
+    encoding: EncodingOption = None,
     score: Annotated[
         int,
         typer.Option(min=0, help="Score methods on so many pictures; default: what lies in RUN/methods."),
@@ -60,7 +61,7 @@ def report(
     settings = ReportSettings(
         pictures=tuple(Path(each) for each in [*(pictures or []), *files]),
         final=final,
-        data=data,
+        data=optional_reference(data, encoding),
         score=score,
         markdown=markdown,
         title=title,

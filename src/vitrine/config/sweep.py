@@ -178,7 +178,8 @@ def _table(value: object, what: str) -> Mapping[str, Any]:
 def _find_beside(path: Path, reference: str) -> str:
     """A relative path is looked for beside the file first."""
     near = path.parent / reference
-    return str(near) if not Path(reference).is_absolute() and near.exists() else reference
+    exists = near.exists() or (path.parent / reference.partition("?")[0]).exists()  # options follow a question mark
+    return str(near) if not Path(reference).is_absolute() and exists else reference
 
 
 def _seeds(value: object) -> tuple[int, ...]:

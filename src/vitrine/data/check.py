@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
 
+from vitrine.data.captions.counts import CaptionCounts, count_captions
 from vitrine.data.decode import TREATMENTS, promised_format
 from vitrine.data.perceptual_hash import BITS, find_near
 from vitrine.data.sample_index import Reading, read_samples
@@ -139,6 +141,7 @@ class DataReport:
         near_copies: pictures that look like copies of others by their perceptual hashes, each with the nearest one;
             those across splits first, nearest first.
         dark: pictures of more than 8 bits that use few of them, such as the 12 bits of a camera in a file of 16.
+        captions: of captioned pictures, how many there are and which are missing; None of labelled ones.
         majority: the share of each split that the most frequent training class makes up: what a guess gets right; none
             of multi-label data.
         is_multi_label: a picture has any number of labels.
@@ -162,6 +165,7 @@ class DataReport:
     dark: tuple[DarkPicture, ...]
     majority: Mapping[str, float]
     is_multi_label: bool = False
+    captions: CaptionCounts | None = None
 
     @property
     def pictures(self) -> int:
@@ -196,8 +200,9 @@ class DataReport:
 
     @property
     def serious(self) -> bool:
-        """Whether a result on these data could not be trusted: unreadable pictures, copies across splits, nothing."""
-        return bool(self.unreadable or self.across_splits or not self.pictures)
+        """Whether a result on these data could not be trusted: nothing, unreadable or absent, copies across splits."""
+        absent = self.captions is not None and self.captions.absent
+        return bool(self.unreadable or self.across_splits or not self.pictures or absent)
 
     @property
     def suggestions(self) -> tuple[str, ...]:
@@ -209,6 +214,8 @@ class DataReport:
             advice.append("Look at the near copies across splits: one picture, however stored, belongs into one split.")
         if self.unreadable:
             advice.append("Replace or remove what cannot be read: training names it and goes on without it, up to 1 %.")
+        if self.captions and self.captions.absent:
+            advice.append("Put the pictures that do not exist where their captions say, or remove those captions.")
         if any(group.labels_differ for group in self.duplicates):
             advice.append("Decide which label is right where copies of one picture have two.")
         if self.within_splits:
@@ -221,6 +228,10 @@ class DataReport:
                 f"Multiply the values of the dark pictures by {2 ** (bits - used)} and save them again: their largest "
                 f"value has {used} bits, and white is the largest of {bits}. docs/pictures.md has a program."
             )
+        return (*advice, *self._advice_on_classes(), *self._advice_on_captions())
+
+    def _advice_on_classes(self) -> list[str]:
+        advice = []
         counts = self._training()
         few = sum(0 < n < FEW_PICTURES for n in counts.values())
         if few:
@@ -234,7 +245,16 @@ class DataReport:
                 else "Classes are uneven: read recall by class beside accuracy; class_weights or sampling = balanced "
                 "weighs them in training."
             )
-        return tuple(advice)
+        return advice
+
+    def _advice_on_captions(self) -> list[str]:
+        if self.captions is None or not self.pictures:
+            return []
+        reference = shlex.quote(self.reference)
+        return [
+            f"Train a captioner: vitrine train {reference} --recipe captioner -o runs/captioner",
+            f"Measure it: vitrine evaluate runs/captioner {reference}",
+        ]
 
     def to_dict(self) -> dict[str, object]:
         """The report as plain values for JSON."""
@@ -301,7 +321,12 @@ def inspect(data: Dataset, *, workers: int = -1, progress: Progress | None = Non
         dark=_dark(usable),
         majority={} if data.is_multi_label else _majority(counts),
         is_multi_label=data.is_multi_label,
+        captions=None if data.labels or not _has_captions(samples) else count_captions(data),
     )
+
+
+def _has_captions(samples: Sequence[tuple[str, Sample]]) -> bool:
+    return any(sample.captions for _, sample in samples[:1])
 
 
 def _count_split(name: str, split: Sequence[Sample], data: Dataset) -> SplitCount:

@@ -13,7 +13,7 @@ from pathlib import Path
 from vitrine.data.decode import EXTENSIONS, FilePicture
 from vitrine.data.ignored_files import FilesAside, is_ignored
 from vitrine.data.mask_folders import are_mask_files, is_called_masks, leave_masks_aside
-from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split, printable
+from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split, control_character, printable
 from vitrine.errors import DataError
 from vitrine.results import and_n_more
 
@@ -300,7 +300,13 @@ def labelled_data(
 
 
 def class_name(label: str) -> str:
-    """A label as text; NFC, because macOS writes "é" in two code points and other systems in one."""
+    """A label as text; NFC, because macOS writes "é" in two code points and other systems in one.
+
+    Raises:
+        DataError: it holds a control character, such as a line break.
+    """
+    if control := control_character(label):
+        raise DataError(f"The class {label!r:.80} holds {control}: class names are one a line. Rename it.")
     return printable(unicodedata.normalize("NFC", label))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -12,9 +11,12 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 
+from vitrine.data import table_files
 from vitrine.data.image_folder import SPLIT_NAMES, LabelledFile, labelled_data
 from vitrine.data.label_columns import LABEL_COLUMNS, Cell, LabelColumns, choose_label_columns
-from vitrine.data.samples import Dataset, printable
+from vitrine.data.picture_finder import PictureFinder
+from vitrine.data.samples import Dataset, control_character, printable
+from vitrine.data.text_files import EncodingError
 from vitrine.errors import DataError, error_summary
 from vitrine.results import and_n_more
 
@@ -29,13 +31,21 @@ PATH_COLUMNS = (
     "image",
     "img",
     "picture",
+    "image_name",
+    "imagename",
+    "img_name",
+    "img_path",
+    "image_file",
+    "filenames",
+    "filepaths",
 )
+ID_COLUMNS = ("image_id", "img_id", "id")
 SPLIT_COLUMNS = ("split", "set", "subset", "partition")
-"""Column names that are understood, in order of preference; case does not matter."""
+"""Column names that are understood, in order of preference; case does not matter. Ids are the last choice of paths."""
 
 __all__ = ["LABEL_COLUMNS", "PATH_COLUMNS", "SPLIT_COLUMNS", "SUFFIXES", "has_columns", "open_manifest"]
 
-SUFFIXES = (".csv", ".tsv", ".parquet", ".jsonl")
+SUFFIXES = (*table_files.SUFFIXES, ".parquet")
 
 _Row = tuple[int, Mapping[str, Cell]]  # number in the file, counted from 1 with the header, and the cells by column
 
@@ -54,26 +64,32 @@ class _Columns:
 def open_manifest(manifest: Path, reference: str, options: Mapping[str, str] | None = None) -> Dataset:
     """Read a manifest.
 
-    Paths are relative to the manifest's folder, or absolute. Files that are absent stay in the data as pictures that
-    cannot be read, and are named in the notes; only where all of them are absent is that an error.
+    Paths are relative to the manifest's folder, or absolute; where there is no such file, a picture of that name with
+    an ending, or in one of the folders beside the manifest, is looked for (:mod:`vitrine.data.picture_finder`). Files
+    that are absent stay in the data as pictures that cannot be read, and are named in the notes; only where all of them
+    are absent is that an error.
 
     Args:
-        manifest: ``.csv`` (comma, semicolon or tab), ``.tsv``, ``.jsonl`` or ``.parquet``.
+        manifest: ``.csv`` (comma, semicolon, tab or bar), ``.tsv``, ``.jsonl``, ``.json`` (a list of objects) or
+            ``.parquet``.
         reference: what the person wrote.
         options: column names under "image", "label" and "split", where the usual ones do not fit; for multi-label data
-            "separator" and "labels" (see :func:`vitrine.data.label_columns.choose_label_columns`).
+            "separator" and "labels" (see :func:`vitrine.data.label_columns.choose_label_columns`); the "encoding"; and
+            under "pictures" the folder that paths begin at, where it is not the manifest's.
 
     Raises:
         DataError: unreadable, without the columns needed, contradictory, or naming no file that exists.
     """
-    columns, rows = _read(manifest)
-    used, rows = _choose(manifest, columns, rows, options or {})
+    options = options or {}
+    columns, rows = _read(manifest, options.get("encoding", ""))
+    used, rows = _choose(manifest, columns, rows, options)
+    finder = PictureFinder(manifest.parent / options.get("pictures", ""), manifest)
     files: dict[str, LabelledFile] = {}
     first_row: dict[str, int] = {}
     without_label: list[LabelledFile] = []
     repeated_rows = 0
     for number, row in rows:
-        file = _file(manifest, number, row, used)
+        file = _file(manifest, number, row, used, finder)
         if not file.label:
             without_label.append(file)
         elif file.name not in files:
@@ -91,7 +107,7 @@ def open_manifest(manifest: Path, reference: str, options: Mapping[str, str] | N
     is_multi_label = used.labels.are_several(file.label for file in files.values())
     if is_multi_label:
         files = _with_several_labels(used.labels, files, without_label)
-    notes = [_column_note(columns, used)]
+    notes = [_column_note(columns, used), *([finder.note()] if finder.places else [])]
     notes += [used.labels.note()] if is_multi_label else _aside(len(without_label), "without a label")
     notes += [*_aside(repeated_rows, "repeat a row above them and"), *_absent(manifest, files.values())]
     layout = f"manifest {manifest.suffix[1:]}" + (", multi-label" if is_multi_label else "")
@@ -112,47 +128,40 @@ def _with_several_labels(
 
 
 def has_columns(manifest: Path) -> bool:
-    """Whether a table can be read and names pictures and labels: a metadata file beside pictures often does not."""
+    """Whether a table names pictures and labels: a metadata file beside pictures often does not.
+
+    One in another encoding may: its columns are looked at, and what reads its rows says what is wrong.
+    """
     try:
-        _choose(manifest, *_read(manifest), {})
+        return _are_named(manifest)
+    except EncodingError:
+        return _are_named(manifest, "latin-1")
+
+
+def _are_named(manifest: Path, encoding: str = "") -> bool:
+    try:
+        _choose(manifest, *_read(manifest, encoding), {})
+    except EncodingError:
+        raise
     except DataError:
         return False
     return True
 
 
-def _read(manifest: Path) -> tuple[tuple[str, ...], Iterable[_Row]]:
-    readers = {".parquet": _read_parquet, ".jsonl": _read_jsonl}
+def _read(manifest: Path, encoding: str = "") -> tuple[tuple[str, ...], Iterable[_Row]]:
     try:
-        return readers.get(manifest.suffix.lower(), _read_delimited)(manifest)
+        if manifest.suffix.lower() == ".parquet":
+            return _read_parquet(manifest)
+        if manifest.suffix.lower() in (".jsonl", ".json"):
+            rows = [
+                (number, {str(key): _cell(value) for key, value in cells.items()})
+                for number, cells in table_files.read_rows(manifest, encoding)
+            ]
+            return tuple(dict.fromkeys(key for _, cells in rows for key in cells)), rows
+        with table_files.open_delimited(manifest, encoding) as (columns, delimited_rows):
+            return columns, list(delimited_rows)
     except (OSError, ValueError, csv.Error, pyarrow.ArrowException) as error:
         raise DataError(f"{manifest} cannot be read as a table: {error_summary(error)}.") from error
-
-
-def _read_delimited(manifest: Path) -> tuple[tuple[str, ...], list[_Row]]:
-    with manifest.open(encoding="utf-8-sig", newline="") as file:
-        header = file.readline()
-        file.seek(0)
-        delimiter = max(",;\t", key=header.count)
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        columns = tuple(cell.strip() for cell in next(reader, []))
-        rows: list[_Row] = []
-        for cells in reader:
-            if len(cells) > len(columns):
-                raise ValueError(f"line {reader.line_num} has {len(cells)} cells, the header {len(columns)}")
-            if cells:
-                rows.append((reader.line_num, dict(zip(columns, cells, strict=False))))
-    return columns, rows
-
-
-def _read_jsonl(manifest: Path) -> tuple[tuple[str, ...], list[_Row]]:
-    rows: list[_Row] = []
-    for number, line in enumerate(manifest.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            cells = json.loads(line)
-            if not isinstance(cells, dict):
-                raise ValueError(f"line {number} is not a JSON object")
-            rows.append((number, {str(key): _cell(value) for key, value in cells.items()}))
-    return tuple(dict.fromkeys(key for _, cells in rows for key in cells)), rows
 
 
 def _read_parquet(manifest: Path) -> tuple[tuple[str, ...], Iterator[_Row]]:
@@ -202,7 +211,7 @@ def _choose(
             return options[option]
         return next((by_lower[name] for name in usual if name in by_lower), None)
 
-    path, split = find("image", PATH_COLUMNS), find("split", SPLIT_COLUMNS)
+    path, split = find("image", (*PATH_COLUMNS, *ID_COLUMNS)), find("split", SPLIT_COLUMNS)
     labels = choose_label_columns(manifest, columns, None, options, (path, split))
     if labels is None and path is not None:  # perhaps a column a label
         rows = tuple(rows)
@@ -215,18 +224,38 @@ def _choose(
     return _Columns(path, labels, split), rows
 
 
-def _file(manifest: Path, number: int, row: Mapping[str, Cell], columns: _Columns) -> LabelledFile:
+def _file(
+    manifest: Path, number: int, row: Mapping[str, Cell], columns: _Columns, finder: PictureFinder
+) -> LabelledFile:
+    where = f"{manifest}, row {number}"
     path_text = _text_cell(row, columns.path)
     if not path_text or "\0" in path_text:
-        raise DataError(f"{manifest}, row {number}: the column {columns.path} holds no usable path.")
-    path = manifest.parent / path_text
-    if "\\" in path_text and not path.exists():  # written on Windows
-        path = manifest.parent / path_text.replace("\\", "/")
+        raise DataError(f"{where}: the column {columns.path} holds no usable path.")
     split = _text_cell(row, columns.split) if columns.split else ""
     if split and split.lower() not in SPLIT_NAMES:
-        raise DataError(f"{manifest}, row {number}: the split {split!r} is none of {', '.join(SPLIT_NAMES)}.")
+        raise DataError(f"{where}: the split {split!r} is none of {', '.join(SPLIT_NAMES)}.")
+    split = SPLIT_NAMES.get(split.lower(), "")
+    path = _locate(path_text, finder, where, split)
+    label = columns.labels.read(row, number)
+    for each in (label,) if isinstance(label, str) else label:
+        if control := control_character(each):
+            raise DataError(
+                f"{where}: the class {each!r:.80} holds {control}, and class names are one a line. Rename it."
+            )
     name = Path(os.path.relpath(path, manifest.parent)).as_posix()
-    return LabelledFile(printable(name), path, columns.labels.read(row, number), SPLIT_NAMES.get(split.lower(), ""))
+    return LabelledFile(printable(name), path, label, split)
+
+
+def _locate(path_text: str, finder: PictureFinder, where: str, split: str) -> Path:
+    """The file that a cell means; where it is none that exists, the path as it is written."""
+    path = finder.root / path_text
+    if "\\" in path_text and not path.exists():  # written on Windows
+        path_text = path_text.replace("\\", "/")
+        path = finder.root / path_text
+    if path.is_file():
+        return path
+    place = finder.find(path_text, where, split)
+    return path if place is None else finder.root / place
 
 
 def _text_cell(row: Mapping[str, Cell], column: str) -> str:
@@ -247,7 +276,8 @@ def _absent(manifest: Path, files: Iterable[LabelledFile]) -> list[str]:
     if len(absent) == len(names):
         raise DataError(
             f"{manifest}: none of its {len(names):,} pictures exists; the first was looked for at {absent[0][1]}.\n"
-            "Paths are relative to the manifest's folder."
+            "Paths are relative to the manifest's folder, with their ending or without, or to a folder in it; "
+            f"'{manifest.name}?pictures=FOLDER' names another."
         )
     if not absent:
         return []

@@ -121,7 +121,7 @@ class Dataset:
         is_multi_label: every label is there or not, whatever the others are: samples have ``labels``, not a ``label``.
 
     Raises:
-        DataError: two classes have one name.
+        DataError: two classes have one name, or one has a control character in it, such as a line break.
     """
 
     reference: str
@@ -156,6 +156,11 @@ class Dataset:
                 f"{self.reference} has several classes of one name: {', '.join(map(repr, twice[:5]))}.\n"
                 "Give every class a name of its own: what is trained on the data knows classes by their names."
             )
+        for label in self.labels:
+            if control := control_character(label):
+                raise DataError(
+                    f"{self.reference}: the class {label!r:.80} holds {control}: class names are one a line. Rename it."
+                )
 
 
 def printable(name: str) -> str:
@@ -167,6 +172,15 @@ def printable(name: str) -> str:
 
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def control_character(text: str) -> str:
+    """The first control character of a text (Unicode's Cc), as a sentence calls it; empty where there is none."""
+    match = re.search(r"[\x00-\x1f\x7f-\x9f]", text)
+    if match is None:
+        return ""
+    name = {"\n": "a line break", "\r": "a line break", "\t": "a tab"}.get(match[0], "a control character")
+    return f"{name} (U+{ord(match[0]):04X})"
 
 
 def clean_caption(text: str) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import parse_qsl
 
 from vitrine.data import coco, huggingface, image_folder, manifest, oxford_pets
 from vitrine.data.image_folder import list_pictures, read_pictures
 from vitrine.data.mask_folders import CHOICES
+from vitrine.data.reference_options import split_options
 from vitrine.data.samples import Dataset, FiniteSplit, Sample
 from vitrine.data.shards.dataset import expand_braces, is_shards, open_shards
 from vitrine.data.shards.index import is_remote
@@ -23,10 +23,13 @@ __all__ = ["list_pictures", "open_data", "open_unlabelled"]
 METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 """What Hugging Face datasets calls a manifest that lies among the pictures."""
 
-OPTIONS = ("image", "label", "labels", "separator", "split", "config", "revision", "folders", "masks")
+OPTIONS = (
+    *("image", "label", "labels", "separator", "split", "config", "revision", "folders", "masks"),
+    *("encoding", "pictures"),
+)
 """Options that may follow a reference after a question mark: columns by name, what is between the labels of a cell, a
-hub data set's configuration, what folders are that are called like splits (classes or splits), and what those are that
-are called like masks (auto, aside or pictures)."""
+hub data set's configuration, what folders are that are called like splits (classes or splits), what those are that are
+called like masks (auto, aside or pictures), the encoding of a table, and the folder that a table's paths begin at."""
 
 
 def open_data(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -> Dataset:
@@ -35,7 +38,7 @@ def open_data(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -> Da
     Args:
         reference: a folder (class folders, ``{label}_{id}`` files, either below split folders, or one written by
             Hugging Face datasets, or COCO's with ``annotations/instances_*.json``); a manifest (``.csv``, ``.tsv``,
-            ``.jsonl``, ``.parquet``); ``hf:owner/name``;
+            ``.jsonl``, ``.json``, ``.parquet``); ``hf:owner/name``;
             ``oxford-pets`` or ``oxford-pets:reference``; ``scenes:...``; webdataset shards (see
             :func:`vitrine.data.shards.dataset.open_shards`).
         seed: of the split, where one is made, and of generated scenes.
@@ -65,7 +68,7 @@ def open_unlabelled(reference: str) -> Dataset:
     Raises:
         DataError: nothing there, or no picture in it.
     """
-    place, options = _with_options(reference)
+    place, options = split_options(reference, OPTIONS)
     pictures = read_pictures(Path(place).expanduser(), options.get("masks", "auto"))
     if not pictures.samples:
         raise DataError(f"There are no pictures in {reference}. Give a folder that holds some.")
@@ -76,7 +79,7 @@ def open_unlabelled(reference: str) -> Dataset:
 def _open(reference: str) -> Dataset:
     if reference in oxford_pets.NAMES or reference.startswith("oxford-pets:"):
         return oxford_pets.open_pets(reference)
-    place, options = _with_options(reference)
+    place, options = split_options(reference, OPTIONS)
     if place.startswith("hf:") and not place.startswith(("hf:.", "hf:/", "hf:~")):
         return huggingface.open_hub(place.removeprefix("hf:"), reference, options)
     path = Path(place.removeprefix("hf:")).expanduser()
@@ -88,18 +91,6 @@ def _open(reference: str) -> Dataset:
         f"There is no file or folder {path}. Give a folder of pictures, a manifest, hf:owner/name, "
         f"{' or '.join(oxford_pets.NAMES)}, or scenes:base."
     )
-
-
-def _with_options(reference: str) -> tuple[str, dict[str, str]]:
-    """Split ``place?key=value&key=value``; a file whose name has a question mark in it is left whole."""
-    place, _, query = reference.partition("?")
-    if not query or Path(reference).expanduser().exists():
-        return reference, {}
-    options = dict(parse_qsl(query, keep_blank_values=True))
-    unknown = [key for key in options if key not in OPTIONS]
-    if unknown or not options:
-        raise DataError(f"{reference}: {unknown or [query]} is no option of data; known are {', '.join(OPTIONS)}.")
-    return place, options
 
 
 def _open_folder(folder: Path, reference: str, options: dict[str, str]) -> Dataset:

@@ -47,6 +47,7 @@ from vitrine.classify.model import Classifier
 from vitrine.data.image_folder import read_pictures
 from vitrine.data.loader import batches
 from vitrine.data.masks import Masks, find_masks
+from vitrine.data.reference_options import without_options
 from vitrine.data.samples import Sample, random_subset
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError
@@ -191,7 +192,7 @@ def open_samples(data: str, split: str | None, limit: int, seed: int) -> ScoredS
     Raises:
         DataError: no pictures, no such split, or an endless source.
     """
-    path = Path(data).expanduser()
+    path = Path(without_options(data)).expanduser()
     labels: Sequence[str]
     try:
         dataset = open_data(data)
@@ -293,7 +294,7 @@ def _count_blank(maps_PRC: Floats) -> int:
 
 
 def _folder_of(data: str) -> Path | None:
-    path = Path(data).expanduser()
+    path = Path(without_options(data)).expanduser()
     return path if path.exists() else None
 
 

@@ -18,6 +18,9 @@ from vitrine.config import Recipe, recipe_from_toml, recipe_to_toml
 from vitrine.config.preprocessing import InputSpec
 from vitrine.errors import RunError
 from vitrine.io.files import atomic_path, to_json, write_atomically
+from vitrine.io.untrusted_files import read_lines
+
+_MAX_HISTORY_BYTES = 1 << 30
 
 
 class RunFolder:
@@ -63,7 +66,7 @@ class RunFolder:
             RunError: the folder has no labels.txt.
         """
         try:
-            return tuple((self.path / "labels.txt").read_text("utf-8").splitlines())
+            return tuple(read_lines(self.path / "labels.txt"))
         except FileNotFoundError as error:
             raise RunError(f"{self.path} has no labels.txt, so its class names are not known.") from error
 
@@ -153,7 +156,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     rows = []
-    for line in path.read_text("utf-8").splitlines():
+    for line in read_lines(path, _MAX_HISTORY_BYTES):
         try:
             rows.append(json.loads(line))
         except json.JSONDecodeError:  # only a last line can be torn

@@ -464,7 +464,7 @@ def test_broken_json_is_an_error_that_names_the_file(tmp_path: Path, kind: str) 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x00\xd8", b'{"images": "\xff"}'])
 def test_json_that_is_no_text(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "captions_val2017.json").write_bytes(content)
-    with pytest.raises(DataError, match="cannot be read as captions"):
+    with pytest.raises(DataError, match=r"cannot be read as captions|line 1 is not UTF-8"):
         open_captions(str(tmp_path))
 
 
@@ -492,7 +492,8 @@ def test_a_file_beyond_the_limit_is_not_read(tmp_path: Path, monkeypatch: pytest
         ("captions.jsonl", '{"path": "1.png", "captions": [{"mentions": []}]}\n', "neither text nor raw"),
         ("captions.jsonl", "[" * 200_000 + "\n", "line 1"),
         ("captions.jsonl", "x" * 10_000_002, "line 1 has more than 10,000,000"),
-        ("captions.txt", "1.png#0\tA child\n", "does not begin with image,caption"),
+        ("captions.txt", "1.png#0\tA child\n1.png A dog\n", "line 2: expected a picture, # and a number"),
+        ("captions.txt", "A child\n", "does not begin with image,caption"),
         ("captions.txt", "", "no caption for any picture"),
         ("dataset_dict.json", "{}", "no captions in a known layout"),
     ],

@@ -6,19 +6,47 @@ captions of their own.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from vitrine.data.captions.files import LAYOUTS, CaptionedFile, read_captions
+from vitrine.data.captions.files import LAYOUTS, OPTIONS, CaptionedFile, is_captioned, read_captions
 from vitrine.data.decode import FilePicture
+from vitrine.data.reference_options import split_options, without_options
 from vitrine.data.samples import Dataset, FiniteSplit, Sample
 from vitrine.data.scenes.dataset import PREFIX, open_scenes
-from vitrine.data.shards.dataset import is_shards, open_shards
+from vitrine.data.shards.dataset import find_shards, is_shards, open_shards
 from vitrine.data.splits import hold_out
 from vitrine.errors import DataError
 
-__all__ = ["LAYOUTS", "open_captions"]
+__all__ = ["LAYOUTS", "CaptionedDataset", "is_captioned_data", "open_captions"]
 
 _SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class CaptionedDataset(Dataset):
+    """Captioned pictures of files.
+
+    Attributes:
+        absent: pictures that have captions and do not exist, by name.
+        without_captions: pictures that are listed without a caption, by name.
+    """
+
+    absent: tuple[str, ...] = ()
+    without_captions: tuple[str, ...] = ()
+
+
+def is_captioned_data(reference: str) -> bool:
+    """Whether a reference means captioned pictures; data that have classes too count as labelled, and so do scenes.
+
+    Raises:
+        DataError: shards without an index, or a file that may be one of captions, cannot be read.
+    """
+    if reference.startswith(PREFIX):
+        return False
+    if is_shards(reference):
+        return not find_shards(reference).labels
+    return is_captioned(Path(without_options(reference)).expanduser())
 
 
 def open_captions(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -> Dataset:
@@ -28,8 +56,9 @@ def open_captions(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -
     training split for it; where there is no split at all, all pictures are training pictures before that.
 
     Args:
-        reference: a folder (COCO's layout, Flickr8k's, Karpathy's json, a table of captions, written scenes), one of
-            those files itself, ``scenes:...``, or webdataset shards with captions (see
+        reference: a folder (COCO's layout, Flickr8k's, Karpathy's json, LAVIS's lists, a table of captions, written
+            scenes), one of those files itself, either with options after a question mark
+            (:data:`vitrine.data.captions.files.OPTIONS`), ``scenes:...``, or webdataset shards with captions (see
             :func:`vitrine.data.shards.dataset.open_shards`).
         seed: of the split, where one is made, and of generated scenes.
         val_fraction: share of the training pictures held out for validation where the data have no such split;
@@ -48,7 +77,8 @@ def open_captions(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -
         return open_scenes(reference, seed=seed, captions=True)
     if is_shards(reference):
         return open_shards(reference, captions=True)
-    captioned_files = read_captions(Path(reference).expanduser())
+    place, options = split_options(reference, OPTIONS)
+    captioned_files = read_captions(Path(place).expanduser(), options)
     by_split: dict[str, list[CaptionedFile]] = {name: [] for name in _SPLITS}
     for file in sorted(captioned_files.files, key=lambda file: file.name):
         by_split[file.split or "train"].append(file)
@@ -61,7 +91,10 @@ def open_captions(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -
     if "train" in pictures and "validation" not in pictures:
         notes.append(_held_out(pictures, seed, val_fraction))
     splits = {name: FiniteSplit(pictures[name]) for name in _SPLITS if name in pictures}
-    return Dataset(reference, captioned_files.layout, (), splits, tuple(notes))
+    absent, without = captioned_files.absent, captioned_files.without_captions
+    return CaptionedDataset(
+        reference, captioned_files.layout, (), splits, tuple(notes), absent=absent, without_captions=without
+    )
 
 
 def _held_out(pictures: dict[str, tuple[Sample, ...]], seed: int, fraction: float) -> str:

@@ -1,8 +1,10 @@
-"""Files of captions: COCO's, Karpathy's, Flickr8k's, tables and lines of JSON, each to pictures with their captions.
+"""Files of captions: COCO's, Karpathy's, Flickr's, LAVIS's, tables and lines of JSON, to pictures with their captions.
 
 Sources of the formats: X. Chen and others (2015), Microsoft COCO captions: data collection and evaluation server;
 A. Karpathy and L. Fei-Fei (2015), Deep visual-semantic alignments for generating image descriptions (the authors'
-``dataset_*.json``); M. Hodosh and others (2013), Framing image description as a ranking task (Flickr8k).
+``dataset_*.json``); M. Hodosh and others (2013), Framing image description as a ranking task (Flickr8k); P. Young and
+others (2014), From image descriptions to visual denotations (Flickr30k); D. Li and others (2022), LAVIS, whose lists
+BLIP was trained on.
 """
 
 from __future__ import annotations
@@ -10,15 +12,19 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from vitrine.data.decode import FilePicture, promised_format
 from vitrine.data.image_folder import SPLIT_NAMES, entries, is_folder
 from vitrine.data.manifest import PATH_COLUMNS, SPLIT_COLUMNS, has_columns
+from vitrine.data.picture_finder import PictureFinder
 from vitrine.data.samples import clean_caption, printable
+from vitrine.data.table_files import Row, read_rows
+from vitrine.data.text_files import EncodingError, read_lines, read_text
 from vitrine.errors import DataError, PictureError, error_summary
 from vitrine.results import and_n_more
 
@@ -43,11 +49,15 @@ class CaptionedFiles:
         layout: how the file was understood, in a few words.
         files: the pictures with their captions.
         notes: sentences on what was decided.
+        absent: pictures with captions that do not exist, by name.
+        without_captions: pictures that the file lists without a caption, by name.
     """
 
     layout: str
     files: tuple[CaptionedFile, ...]
     notes: tuple[str, ...]
+    absent: tuple[str, ...] = ()
+    without_captions: tuple[str, ...] = ()
 
 
 class CaptionCollector:
@@ -68,6 +78,7 @@ class CaptionCollector:
         self._captions: dict[str, list[str]] = {}
         self._splits: dict[str, str] = {}
         self._empty = 0
+        self._finder = PictureFinder(root, source)
 
     def choose_folder(self, folders: Sequence[str], names: Sequence[object]) -> None:
         """Read later paths relative to that of some folders (below the root) which has most of the files ``names``."""
@@ -111,38 +122,60 @@ class CaptionCollector:
             else:
                 self._empty += 1
 
-    def collect(self, layout: str) -> CaptionedFiles:
+    def collect(self, layout: str, *, search: bool = False) -> CaptionedFiles:
         """All pictures that exist and have a caption, and notes on those that do not.
 
+        Args:
+            layout: how the file was understood.
+            search: look for pictures that are named without their ending or their folder.
+
         Raises:
-            DataError: there is none.
+            DataError: there is none, or several pictures can be meant by a name.
         """
-        names = [name for name, texts in self._captions.items() if texts]
-        if not names:
+        if not any(self._captions.values()):
             raise DataError(f"{self._source} has no caption for any picture. Is it a file of captions?")
+        if search:
+            self._search()
+        names = [name for name, texts in self._captions.items() if texts]
         absent = [printable(name) for name in names if not _is_file(self.root / name)]
         if len(absent) == len(names):
             raise DataError(
                 f"{self._source}: none of its {len(names):,} pictures exists; the first was looked for at "
                 f"{self.root / absent[0]}.\nPaths are relative to {self.root}, or to a folder of pictures in it."
             )
-        if absent:
-            self.notes.append(
-                f"{len(absent):,} of {len(names):,} pictures that are listed do not exist and were left out: "
-                f"{and_n_more(absent, 3)}."
-            )
-        if self._empty:
-            self.notes.append(f"{self._empty:,} captions are empty and were left out.")
         without = [printable(name) for name, texts in self._captions.items() if not texts]
-        if without:
-            self.notes.append(f"{len(without):,} pictures have no caption and were left out: {and_n_more(without, 3)}.")
+        self._note_missing(absent, without, len(names))
         absent_names = set(absent)
         files = tuple(
             CaptionedFile(name_, self.root / name, tuple(self._captions[name]), self._splits[name])
             for name in names
             if (name_ := printable(name)) not in absent_names
         )
-        return CaptionedFiles(layout, files, tuple(self.notes))
+        return CaptionedFiles(layout, files, tuple(self.notes), tuple(absent), tuple(without))
+
+    def _note_missing(self, absent: Sequence[str], without: Sequence[str], total: int) -> None:
+        if absent:
+            self.notes.append(
+                f"{len(absent):,} of {total:,} pictures that are listed do not exist and were left out: "
+                f"{and_n_more(absent, 3)}."
+            )
+        if self._empty:
+            self.notes.append(f"{self._empty:,} captions are empty and were left out.")
+        if without:
+            self.notes.append(f"{len(without):,} pictures have no caption and were left out: {and_n_more(without, 3)}.")
+
+    def _search(self) -> None:
+        """Give pictures that are not where they are said to be the path at which they are."""
+        for name in [name for name in self._captions if not _is_file(self.root / name)]:
+            place = self._finder.find(name, str(self._source), self._splits[name])
+            if place is None:
+                continue
+            texts, split = self._captions.pop(name), self._splits.pop(name)
+            if self._splits.setdefault(place, split) != split:
+                raise DataError(f"{self._source}: {printable(place)} is in two splits. Keep one.")
+            self._captions.setdefault(place, []).extend(texts)
+        if self._finder.places:
+            self.notes.append(self._finder.note())
 
     def _inside(self, folder: str, path_text: str, where: str) -> str:
         """A path as relative to the root, with slashes.
@@ -181,26 +214,22 @@ def _is_file(path: Path) -> bool:
 CAPTION_COLUMNS = ("caption", "captions", "text", "sentence", "sentences", "comment", "description")
 """Column names that are understood, in order of preference; case does not matter."""
 
-_LONGEST_LINE = 10_000_000  # characters
 
-_Row = tuple[int, Mapping[str, Any]]  # line in the file, and the cells by column
-
-
-def read_table(collector: CaptionCollector, file: Path) -> CaptionedFiles:
-    """Read ``.csv`` (comma, semicolon, tab or bar), ``.tsv`` or ``.jsonl``.
+def read_table(collector: CaptionCollector, file: Path, options: Mapping[str, str] | None = None) -> CaptionedFiles:
+    """Read ``.csv`` (comma, semicolon, tab or bar), ``.tsv``, ``.jsonl`` or a ``.json`` list of objects.
 
     In JSON a caption may be a text, a list of texts, or a list of objects with a "text": written scenes have those.
 
     Raises:
         DataError: see :func:`vitrine.data.captions.files.read_captions`.
     """
-    reader = _read_json_lines if file.suffix.lower() == ".jsonl" else _read_delimited
+    options = options or {}
     columns_by_header: dict[tuple[str, ...], tuple[str, str, str | None]] = {}
-    for number, row in _read_rows(file, reader):
+    for number, row in _read_rows(file, options.get("encoding", "")):
         where = f"{file}, line {number}"
         keys = tuple(row)
         if keys not in columns_by_header:
-            columns_by_header[keys] = _columns(keys, where)
+            columns_by_header[keys] = _columns(keys, where, options)
         path, caption, split = columns_by_header[keys]
         collector.add(
             row[path], caption_texts(row[caption], where), parse_split(row[split], where) if split else "", where
@@ -211,84 +240,45 @@ def read_table(collector: CaptionCollector, file: Path) -> CaptionedFiles:
     used = [column for columns in [*columns_by_header.values()][:1] for column in columns if column]
     rest = [column for column in first if column not in used]
     collector.notes.append(f"Columns used: {', '.join(used)}" + (f"; not used: {and_n_more(rest)}." if rest else "."))
-    return collector.collect(f"captions in {file.suffix.lower()[1:]}")
+    return collector.collect(f"captions in {file.suffix.lower()[1:]}", search=True)
 
 
-def has_captions(file: Path) -> bool:
-    """Whether the first row of a table names a picture and a caption."""
-    reader = _read_json_lines if file.suffix.lower() == ".jsonl" else _read_delimited
+def has_captions(file: Path, options: Mapping[str, str] | None = None) -> bool:
+    """Whether the first row of a table names a picture and a caption; of one in another encoding, its columns do."""
+    options = options or {}
     try:
-        _columns(tuple(next(_read_rows(file, reader))[1]), str(file))
+        _columns(tuple(next(_read_rows(file, options.get("encoding", "")))[1]), str(file), options)
+    except EncodingError:
+        return not options.get("encoding") and has_captions(file, {**options, "encoding": "latin-1"})
     except (DataError, StopIteration):
         return False
     return True
 
 
-def _columns(keys: tuple[str, ...], where: str) -> tuple[str, str, str | None]:
+def _columns(keys: tuple[str, ...], where: str, options: Mapping[str, str]) -> tuple[str, str, str | None]:
     """Which columns are path, caption and split."""
     columns = {column.lower(): column for column in reversed(keys)}
+    missing = [each for option in ("image", "caption", "split") if (each := options.get(option)) and each not in keys]
+    if missing:
+        raise DataError(f"{where}: there is no column {missing[0]!r}; it has {and_n_more(keys, 12)}.")
     path, caption, split = (
-        next((columns[name] for name in usual if name in columns), None)
-        for usual in (PATH_COLUMNS, CAPTION_COLUMNS, SPLIT_COLUMNS)
+        options.get(option) or next((columns[name] for name in usual if name in columns), None)
+        for option, usual in (("image", PATH_COLUMNS), ("caption", CAPTION_COLUMNS), ("split", SPLIT_COLUMNS))
     )
     if path is None or caption is None:
         raise DataError(
             f"{where}: expected columns such as path and caption (and optionally split); "
-            f"it has {and_n_more(keys, 12)}.\nUnderstood are {', '.join((*PATH_COLUMNS, *CAPTION_COLUMNS))}."
+            f"it has {and_n_more(keys, 12)}.\n"
+            "Rename them, or name them: 'DATA?image=COLUMN&caption=COLUMN'."
         )
     return path, caption, split
 
 
-def _read_rows(file: Path, reader: Callable[[Path], Iterator[_Row]]) -> Iterator[_Row]:
+def _read_rows(file: Path, encoding: str) -> Iterator[Row]:
     try:
-        yield from reader(file)
+        yield from read_rows(file, encoding)
     except (OSError, ValueError, RecursionError, csv.Error) as error:
         raise DataError(f"{file} cannot be read as captions: {error_summary(error, 160)}.") from error
-
-
-def _read_delimited(file: Path) -> Iterator[_Row]:
-    with file.open(encoding="utf-8-sig", newline="") as stream:
-        header = stream.readline(_LONGEST_LINE)
-        stream.seek(0)
-        reader = csv.reader(stream, delimiter=max(",;\t|", key=header.count), strict=True)
-        columns = [cell.strip() for cell in next(reader, [])]
-        for cells in reader:
-            if len(cells) > len(columns):
-                raise ValueError(
-                    f"line {reader.line_num} has {len(cells)} cells, the header {len(columns)}: put captions in quotes"
-                )
-            if cells:
-                yield reader.line_num, dict.fromkeys(columns, "") | dict(zip(columns, cells, strict=False))
-
-
-def _read_json_lines(file: Path) -> Iterator[_Row]:
-    for number, line in read_lines(file):
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise ValueError(f"line {number}: {error}") from error
-            if not isinstance(row, dict):
-                raise ValueError(f"line {number} is not a JSON object")
-            yield number, row
-
-
-def read_lines(file: Path) -> Iterator[tuple[int, str]]:
-    """Yield the lines of a text file as (number from 1, text).
-
-    Raises:
-        DataError: the file cannot be read as text, or a line is too long.
-    """
-    try:
-        with file.open(encoding="utf-8-sig") as stream:
-            number = 0
-            while line := stream.readline(_LONGEST_LINE + 1):
-                number += 1
-                if len(line) > _LONGEST_LINE:
-                    raise DataError(f"{file}, line {number} has more than {_LONGEST_LINE:,} characters.")
-                yield number, line
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file} cannot be read as text: {error_summary(error, 160)}.") from error
 
 
 def caption_texts(value: object, where: str) -> list[object]:
@@ -320,34 +310,49 @@ def parse_split(value: object, where: str, split_names: Mapping[str, str] = SPLI
     return split
 
 
-__all__ = ["LAYOUTS", "CaptionedFile", "CaptionedFiles", "is_captioned", "read_captions"]
+__all__ = ["LAYOUTS", "OPTIONS", "CaptionedFile", "CaptionedFiles", "is_captioned", "read_captions"]
+
+OPTIONS = ("image", "caption", "split", "encoding", "pictures")
+"""Options that may follow a reference to captions: columns by name, a table's encoding, and the folder that its paths
+begin at."""
 
 LAYOUTS = (
-    "annotations/captions_*.json with a folder of pictures for each (COCO), dataset*.json (Karpathy's), captions.txt "
-    "with a folder of pictures (Flickr8k), captions or metadata as .csv, .tsv or .jsonl with path, caption and "
-    "optionally split, and written scenes"
+    "annotations/captions_*.json with a folder of pictures for each (COCO), dataset*.json (Karpathy's), lists of "
+    "{image, caption} in json (LAVIS), captions.txt or *.token.txt with a folder of pictures (Flickr8k), captions, "
+    "results or metadata as .csv, .tsv or .jsonl with path, caption and optionally split, in the folder or beside it, "
+    "and written scenes"
 )
 
-_TABLES = tuple(f"{stem}{ending}" for stem in ("captions", "metadata") for ending in (".jsonl", ".csv", ".tsv"))
+_TABLES = tuple(
+    f"{stem}{ending}" for stem in ("captions", "metadata", "results") for ending in (".jsonl", ".csv", ".tsv")
+)
+_TEXTS = ("captions.txt", "*.token.txt", "*.token", "*[tT]ext*/*.token.txt")  # of Flickr8k and Flickr30k
+_TABLE_ENDINGS = (".csv", ".tsv", ".jsonl")
 _KARPATHY_SPLITS = SPLIT_NAMES | {"restval": "train"}  # COCO's validation pictures that he trains on
 _NOT_KARPATHY = ("dataset_dict.json", "dataset_info.json")  # of Hugging Face datasets
+_HEAD = 1 << 16  # bytes of a JSON file that are looked at, to see whether it is a list of captions
 
 
-def read_captions(path: Path) -> CaptionedFiles:
+def read_captions(path: Path, options: Mapping[str, str] | None = None) -> CaptionedFiles:
     """Read a folder of captioned pictures, or one file of captions; every picture that is named has a caption.
+
+    Args:
+        path: the folder or file. For a folder without captions, those that lie beside it are read.
+        options: see :data:`OPTIONS`.
 
     Raises:
         DataError: nothing there, no known layout, a file that cannot be read, contradictory entries, a path that
             leads out of the data folder, or no picture that exists and has a caption.
     """
+    options = options or {}
     if path.is_dir():
-        return _read_folder(path)
+        return _read_folder(path, options)
     if not path.is_file():
         raise DataError(
             f"There is no file or folder {path}. Give a folder or a file of captions, or scenes:new.\n"
             f"Known are {LAYOUTS}."
         )
-    return _read_files(path.parent, [path])
+    return _read_files(path.parent, [path], options)
 
 
 def is_captioned(path: Path) -> bool:
@@ -358,54 +363,133 @@ def is_captioned(path: Path) -> bool:
     """
     choices = [[path]] if path.is_file() else _choices(path) if path.is_dir() else []
     if not choices:
-        return False
+        return path.is_dir() and bool(_choices(path.absolute().parent)) and _has_captions_beside(path)
     first = choices[0][0]
-    if first.suffix.lower() in (".csv", ".tsv", ".jsonl"):
+    if first.suffix.lower() in _TABLE_ENDINGS:
         return has_captions(first) and not has_columns(first)
-    if first.suffix.lower() == ".json" and not first.name.startswith("captions_"):
-        return path.is_file() or _is_karpathy(_document(first))  # other things are called dataset*.json too
-    return first.suffix.lower() in (".json", ".txt")
+    if first.suffix.lower() == ".json":
+        return _is_caption_list(first) or _is_caption_document(_document(first))  # others are called dataset*.json too
+    return first.suffix.lower() in (".txt", ".token")
+
+
+def _is_caption_document(document: Any) -> bool:
+    annotations = document.get("annotations") if isinstance(document, dict) else None
+    is_coco = isinstance(annotations, list) and isinstance(document.get("images"), list)
+    return _is_karpathy(document) or _is_mapping(document) or (is_coco and _mentions_captions(annotations))
+
+
+def _mentions_captions(annotations: Any) -> bool:
+    return any(isinstance(entry, dict) and "caption" in entry for entry in annotations[:1])
+
+
+def _has_captions_beside(folder: Path) -> bool:
+    try:
+        return bool(_read_folder(folder, {}).files)
+    except DataError:
+        return False
 
 
 def _choices(folder: Path) -> list[list[Path]]:
     """Groups of caption files in a folder, each of one kind, in order of preference."""
     annotations = sorted([*(folder / "annotations").glob("captions_*.json"), *folder.glob("captions_*.json")])
     splits = [path for path in sorted(folder.glob("dataset*.json")) if path.name not in _NOT_KARPATHY]
-    others = [folder / name for name in (*_TABLES, "captions.txt") if (folder / name).is_file()]
-    return [group for group in (annotations, *([path] for path in (*splits, *others))) if group]
+    others = [*sorted((folder / "annotations").glob("*.json")), *sorted(folder.glob("*.json"))]
+    lists = [path for path in others if path not in {*annotations, *splits} and _is_caption_list(path)]
+    tables = [folder / name for name in _TABLES if (folder / name).is_file()]
+    caption_tables = [path for path in tables if has_captions(path)]
+    texts = [path for pattern in _TEXTS for path in sorted(folder.glob(pattern)) if path.is_file()]
+    single = [[path] for path in (*caption_tables, *texts)]
+    groups = [group for group in (annotations, *([path] for path in splits), lists, *single) if group]
+    return groups or [[path] for path in tables[:1]]  # whose columns an error names
 
 
-def _read_folder(folder: Path) -> CaptionedFiles:
+def _is_caption_list(file: Path) -> bool:
+    """Whether a JSON file begins as a list of objects with an image and a caption; only its beginning is read."""
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(_HEAD).decode("utf-8-sig", "replace")
+    except OSError:
+        return False
+    match = re.match(r"\s*\[\s*\{[^{}]*", head)
+    keys = set(re.findall(r'"(\w+)"\s*:', match[0])) if match else set()
+    return bool(keys & set(PATH_COLUMNS)) and bool(keys & set(CAPTION_COLUMNS))
+
+
+def _read_folder(folder: Path, options: Mapping[str, str]) -> CaptionedFiles:
     choices = _choices(folder)
     if not choices:
-        raise DataError(f"{folder} has no captions in a known layout.\nKnown are {LAYOUTS}.")
+        return _read_beside(folder, options)
     aside = [path.name for group in choices[1:] for path in group]
     notes = [f"Not used: {and_n_more(aside)}. Give such a file itself to read it."] if aside else []
-    return _read_files(folder, choices[0], notes)
+    return _read_files(folder, choices[0], options, notes)
 
 
-def _read_files(folder: Path, files: list[Path], notes: list[str] | None = None) -> CaptionedFiles:
+def _read_beside(folder: Path, options: Mapping[str, str]) -> CaptionedFiles:
+    """The pictures of a folder whose captions lie beside it, with names relative to it.
+
+    Raises:
+        DataError: there are none, or none of these pictures.
+    """
+    parent = folder.absolute().parent
+    choices = _choices(parent)
+    if not choices:
+        raise DataError(f"{folder} has no captions in a known layout, nor has {parent}.\nKnown are {LAYOUTS}.")
+    captions = _read_files(parent, choices[0], options)
+    prefix = f"{printable(folder.absolute().name)}/"
+
+    def below(names: Iterable[str]) -> tuple[str, ...]:
+        return tuple(name.removeprefix(prefix) for name in names if name.startswith(prefix))
+
+    files = tuple(replace(f, name=f.name.removeprefix(prefix)) for f in captions.files if f.name.startswith(prefix))
+    names = and_n_more([path.name for path in choices[0]])
+    if not files:
+        raise DataError(
+            f"{folder} has no captions in a known layout, and {names} beside it has none of its pictures.\n"
+            f"Known are {LAYOUTS}."
+        )
+    notes = (f"The captions are in {names} beside {folder.name}/.", *captions.notes)
+    if len(files) < len(captions.files):
+        notes = (*notes, f"{len(captions.files) - len(files):,} pictures of other folders there were left aside.")
+    return CaptionedFiles(captions.layout, files, notes, below(captions.absent), below(captions.without_captions))
+
+
+def _read_files(
+    folder: Path, files: list[Path], options: Mapping[str, str], notes: list[str] | None = None
+) -> CaptionedFiles:
     """The pictures of caption files of one kind."""
     ending = files[0].suffix.lower()
+    root = folder.parent if folder.name == "annotations" and ending == ".json" else folder
+    if options.get("pictures"):
+        root = Path(os.path.normpath(root / options["pictures"]))
+    collector = CaptionCollector(root, files[0], notes)
     if ending == ".json":
-        documents = [(file, _document(file)) for file in files]
-        root = folder.parent if folder.name == "annotations" else folder
-        collector = CaptionCollector(root, files[0], notes)
-        karpathy = [_is_karpathy(document) for _, document in documents]
-        if all(karpathy) and len(documents) == 1:
-            return _read_karpathy(collector, *documents[0])
-        return _read_coco(collector, documents)
-    collector = CaptionCollector(folder, files[0], notes)
-    if ending == ".txt":
-        return _read_flickr8k(collector, files[0])
-    if ending not in (".csv", ".tsv", ".jsonl"):
+        return _read_json(collector, files, options)
+    if ending in (".txt", ".token"):
+        return _read_lines_of_captions(collector, files[0], options)
+    if ending not in _TABLE_ENDINGS:
         raise DataError(f"{files[0]} is no file of captions.\nKnown are {LAYOUTS}.")
-    return read_table(collector, files[0])
+    return read_table(collector, files[0], options)
 
 
-def _document(file: Path) -> Any:
+def _read_json(collector: CaptionCollector, files: Sequence[Path], options: Mapping[str, str]) -> CaptionedFiles:
+    documents = [(file, _document(file, options.get("encoding", ""))) for file in files]
+    first = documents[0][1]
+    if isinstance(first, list):
+        return _read_lists(collector, documents)
+    if len(documents) == 1 and _is_mapping(first):
+        return _read_lists(collector, [(files[0], [{"image": name, "caption": first[name]} for name in first])])
+    if len(documents) == 1 and _is_karpathy(first):
+        return _read_karpathy(collector, *documents[0])
+    return _read_coco(collector, documents)
+
+
+def _document(file: Path, encoding: str = "") -> Any:
     try:
-        return json.loads(FilePicture(file).read_bytes())
+        data = FilePicture(file).read_bytes()
+        return json.loads(read_text(file, encoding) if encoding else data)
+    except UnicodeDecodeError as error:
+        read_text(file)  # says where, and what to do
+        raise DataError(f"{file} cannot be read as captions: {error_summary(error, 120)}.") from error
     except (PictureError, ValueError, RecursionError, MemoryError) as error:
         reason = error_summary(error, 120)
         raise DataError(f"{file} cannot be read as captions: {reason}.") from error
@@ -481,30 +565,118 @@ def _join_path(folder: object, name: object) -> object:
     return f"{folder}/{name}" if isinstance(folder, str) and folder and isinstance(name, str) else name
 
 
-# --- Flickr8k
+# --- lists of LAVIS (BLIP), and objects of captions by picture
 
 
-def _read_flickr8k(collector: CaptionCollector, file: Path) -> CaptionedFiles:
-    rows = [(number, *_picture_and_caption(line)) for number, line in read_lines(file) if line.strip()]
-    if rows and not promised_format(rows[0][1]):  # the header
-        _, first, second = rows.pop(0)
-        if first.lower() not in PATH_COLUMNS or second.lower() not in CAPTION_COLUMNS:
+def _is_mapping(document: Any) -> bool:
+    """Whether a document is an object of captions by picture: ``{"1.jpg": ["a dog", ...]}``."""
+    return isinstance(document, dict) and bool(document) and all(promised_format(name) for name in document)
+
+
+def _read_lists(collector: CaptionCollector, documents: list[tuple[Path, Any]]) -> CaptionedFiles:
+    for file, entries_ in documents:
+        if not isinstance(entries_, list) or not all(isinstance(entry, dict) for entry in entries_):
+            raise DataError(f"{file} is no file of captions: expected a list of objects.\nKnown are {LAYOUTS}.")
+        path, caption, _ = _columns(tuple(entries_[0]) if entries_ else (), str(file), {})
+        collector.choose_folder(["", "images", *_folders(collector.root)], [entry.get(path) for entry in entries_])
+        split = _split_in_name(file.stem)
+        for number, entry in enumerate(entries_, start=1):
+            where = f"{file}, entry {number}"
+            own = parse_split(entry.get("split"), where, _KARPATHY_SPLITS) if "split" in entry else split
+            collector.add(entry.get(path), caption_texts(entry.get(caption), where), own, where)
+        if not split and len(documents) > 1:
+            collector.notes.append(f"{file.name} names no split: its pictures count as training pictures.")
+    return collector.collect("a list of captions", search=True)
+
+
+def _split_in_name(stem: str) -> str:
+    """The split that the last word of a file's name means: ``coco_karpathy_val`` is validation."""
+    words = [word for word in re.split(r"[^a-z]+", stem.lower()) if word]
+    return SPLIT_NAMES.get(words[-1], "") if words else ""
+
+
+# --- Flickr8k and Flickr30k: a picture and a caption on each line
+
+_TOKEN = re.compile(r"(?P<name>.+?)#\d+[\t ,|]+(?P<caption>.*)")
+
+
+def _read_lines_of_captions(collector: CaptionCollector, file: Path, options: Mapping[str, str]) -> CaptionedFiles:
+    encoding = options.get("encoding", "")
+    lines = [(number, line.strip("\r\n")) for number, line in read_lines(file, encoding) if line.strip()]
+    splits = _flickr_splits(file, encoding)
+    if lines and _TOKEN.fullmatch(lines[0][1]):
+        rows = [(number, *_token_line(line, f"{file}, line {number}")) for number, line in lines]
+    else:
+        header = _Header.read(lines[0][1], options) if lines else _Header()
+        if lines and header is None:
             raise DataError(
-                f"{file} does not begin with image,caption. Expected lines of a picture, a comma, a caption."
+                f"{file} does not begin with image,caption. Expected lines of a picture, a comma or a tab, a caption; "
+                "or of a picture, # and a number, a tab, a caption."
             )
+        assert header is not None
+        rows = [(number, *header.picture_and_caption(line)) for number, line in lines[header.lines :]]
     collector.choose_folder(["", *_folders(collector.root)], [name for _, name, _ in rows])
+    left = 0
     for number, name, caption in rows:
-        collector.add(name, [caption], "", f"{file}, line {number}")
-    return collector.collect("Flickr8k captions")
+        if splits and name not in splits:
+            left += 1
+        else:
+            collector.add(name, [caption], splits.get(name, ""), f"{file}, line {number}")
+    if splits:
+        collector.notes.append(f"Splits are those of the lists beside {file.name}.")
+    if left:
+        collector.notes.append(f"{left:,} captions of pictures that no list of a split has were left aside.")
+    return collector.collect("Flickr8k captions", search=True)
 
 
-def _picture_and_caption(line: str) -> tuple[str, str]:
-    """A line on its own: a stray quotation mark in a caption must not swallow the lines after it."""
-    name, _, caption = line.partition(",")
-    caption = caption.strip()
-    if len(caption) > 1 and caption.startswith('"') and caption.endswith('"'):
-        caption = caption[1:-1].replace('""', '"')
-    return name.strip(), caption
+def _token_line(line: str, where: str) -> tuple[str, str]:
+    match = _TOKEN.fullmatch(line)
+    if match is None:
+        raise DataError(f"{where}: expected a picture, # and a number, a tab, and a caption; got {line!r:.60}.")
+    return match["name"].strip(), match["caption"].strip()
+
+
+def _flickr_splits(file: Path, encoding: str) -> dict[str, str]:
+    """The split of each picture by ``Flickr_8k.trainImages.txt`` and so on, which lie beside the captions."""
+    splits: dict[str, str] = {}
+    for word, split in (("train", "train"), ("dev", "validation"), ("test", "test")):
+        for path in sorted(file.parent.glob(f"*[._]{word}Images.txt")):
+            splits |= {line.strip(): split for _, line in read_lines(path, encoding) if line.strip()}
+    return splits
+
+
+@dataclass(frozen=True)
+class _Header:
+    """How lines of captions are cut: at most ``cells`` parts, the picture and the caption among them."""
+
+    delimiter: str = ","
+    cells: int = 2
+    path: int = 0
+    caption: int = 1
+    lines: int = 0  # of the file, that are this header
+
+    @staticmethod
+    def read(line: str, options: Mapping[str, str]) -> _Header | None:
+        """From a file's first line; None where it is neither a header nor begins with a picture."""
+        for delimiter in ("\t", "|", ";", ","):
+            columns = [cell.strip().strip('"') for cell in line.split(delimiter)]
+            if promised_format(columns[0]) and len(columns) > 1:
+                return _Header(delimiter)
+            try:
+                path, caption, _ = _columns(tuple(columns), "", options)
+            except DataError:
+                continue
+            return _Header(delimiter, len(columns), columns.index(path), columns.index(caption), 1)
+        return None
+
+    def picture_and_caption(self, line: str) -> tuple[str, str]:
+        """A line on its own: a stray quotation mark in a caption must not swallow the lines after it."""
+        cells = line.split(self.delimiter, self.cells - 1)
+        cells += [""] * (self.cells - len(cells))
+        name, caption = (cells[index].strip() for index in (self.path, self.caption))
+        if len(caption) > 1 and caption.startswith('"') and caption.endswith('"'):
+            caption = caption[1:-1].replace('""', '"')
+        return name, caption
 
 
 def _folders(root: Path) -> list[str]:

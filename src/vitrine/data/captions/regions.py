@@ -20,6 +20,7 @@ import numpy.typing as npt
 from vitrine.data.captions.nouns import COLOURS, VERBS, Lexicon, coco_phrases, find_names, names_of, plural
 from vitrine.data.decode import FilePicture
 from vitrine.data.masks import FOLDER, coco_category_masks, find_masks
+from vitrine.data.reference_options import without_options
 from vitrine.data.samples import Sample
 from vitrine.data.scenes.background import COLOUR_NAMES
 from vitrine.data.scenes.dataset import ScenePicture
@@ -176,7 +177,7 @@ def open_regions(reference: str, samples: Sequence[Sample]) -> NamedRegions | No
     scenes = {sample.name: sample.picture for sample in samples if isinstance(sample.picture, ScenePicture)}
     if scenes:
         return NamedRegions("the scenes themselves", (), {n: partial(_scene_regions, p) for n, p in scenes.items()})
-    path = Path(reference).expanduser()
+    path = Path(without_options(reference)).expanduser()
     root = path if path.is_dir() else path.parent.parent if path.parent.name == "annotations" else path.parent
     names = [sample.name for sample in samples]
     regions = _written_scenes(root, samples) or _coco(root, names)
