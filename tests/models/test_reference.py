@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import timm
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
+from support.checkpoints import expect_error
 
 from vitrine.classify.predict import predict
 from vitrine.config import Recipe, named_transforms
@@ -74,3 +75,12 @@ def test_a_training_resolves_its_model_once(
     train(str(small_scenes), recipe, tmp_path / "run")
     # Once for the model that training starts from, once for the written run, which is measured as others will open it.
     assert calls == {"resolve": 2, "locate": 2, "scan": 2, "read": 2, "build": 2}
+
+
+def test_an_adapter_is_refused_by_its_name(tmp_path: Path) -> None:
+    """A folder and a file as peft writes them: what is added to a model is none."""
+    (tmp_path / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    name = "base_model.model.vit.encoder.layer.0.attention.attention.query.lora_A.weight"
+    save_file({name: torch.zeros(8, 48)}, tmp_path / "adapter_model.safetensors")
+    for path in (tmp_path, tmp_path / "adapter_model.safetensors"):
+        expect_error(path, r"is an adapter of the library peft.*\n.*merge_and_unload")

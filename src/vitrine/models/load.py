@@ -337,7 +337,7 @@ def check_load_reports(
         all_names = [name for report in reports for name in getattr(report, f"{what}_keys")]
         return [name for name in all_names if name.rpartition(".")[0] not in may_be_new]
 
-    missing, left_over = names("missing"), names("unexpected")
+    missing, left_over = names("missing"), _without_zero_biases(names("unexpected"), checkpoint)
     depths = (count_blocks(checkpoint.shapes), len(module.blocks))  # type: ignore[arg-type]
     next_block = f"Transformer/encoderblock_{depths[1]}/LayerNorm_0/bias"
     is_deeper = next_block in checkpoint.shapes or depths[0] > depths[1]
@@ -351,6 +351,14 @@ def check_load_reports(
         or "Expected the weights of this very model, with the same model_args.",
     ]
     raise ModelError("\n".join(lines))
+
+
+def _without_zero_biases(left_over: list[str], checkpoint: ConvertedCheckpoint) -> list[str]:
+    """Names that are left over but for biases of zeros, which change nothing: timm has DINOv3 with them and without."""
+    biases = [name for name in left_over if name.endswith((".attn.q_bias", ".attn.v_bias"))]
+    tensors = checkpoint.load() if biases else {}
+    zero_biases = {name for name in biases if not torch.any(tensors[name] != 0)}
+    return [name for name in left_over if name not in zero_biases]
 
 
 def _head_names(cfg: Mapping[str, Any]) -> tuple[str, ...]:
@@ -393,8 +401,11 @@ def _positions_note(module: nn.Module, shapes: Mapping[str, Shape]) -> tuple[str
         return ()
     if there[1] == here.shape[1]:
         return ()
-    prefix = int(getattr(module, "num_prefix_tokens", 0)) if not getattr(module, "no_embed_class", False) else 0
+    has_prefix = not getattr(module, "no_embed_class", False) or "register_tokens" in shapes  # Meta's have the class's
+    prefix = int(getattr(module, "num_prefix_tokens", 0)) if has_prefix else 0
     side = round((there[1] - prefix) ** 0.5)
+    if (side, side) == tuple(grid):
+        return ()
     return (f"Position embeddings were resampled from {side} x {side} to {grid[0]} x {grid[1]} patches.",)
 
 

@@ -143,6 +143,8 @@ def split_selection(text: str) -> tuple[Path, str]:
 
 def _from_file(text: str, path: Path, model_args: Mapping[str, Any] | None, selection: str) -> ModelReference:
     weights = open_checkpoint(path, selection)
+    if any(".lora_A." in name for name in weights.shapes):
+        raise _adapter_error(text)
     checkpoint, config = convert(weights), path.parent / "config.json"
     if config.is_file() and not is_self_describing(weights):
         reference = _from_folder(text, path.parent)
@@ -165,12 +167,22 @@ def _from_folder(text: str, folder: Path) -> ModelReference:
             f"The training in {folder} was stopped before its first epoch ended, so it has no weights yet.\n"
             f"Continue it: vitrine train DATA -o {folder} --resume"
         )
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise _adapter_error(text)
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{text} is a folder without config.json, so it is not a run or a model of timm or transformers.\n"
             "Expected the folder that vitrine train wrote, with model.safetensors and config.json."
         )
     return _from_config(text, folder, hub_id=None)
+
+
+def _adapter_error(text: str) -> ModelError:
+    return ModelError(
+        f"{text} is an adapter of the library peft: what is added to a model, without the model.\n"
+        "Put both together where it was made, and give that folder: "
+        "model.merge_and_unload().save_pretrained('FOLDER')."
+    )
 
 
 def _from_hub(text: str) -> ModelReference:

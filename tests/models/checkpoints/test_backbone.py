@@ -12,6 +12,9 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from support.checkpoints import pixels
+from support.format_makers import seeded
+from support.readouts import require_true_readout
 from torch import Tensor, nn
 
 from vitrine.models.checkpoints.registry import convert, open_checkpoint
@@ -193,3 +196,24 @@ def test_a_mean_pooled_model_answers_as_it_did(how: str, tmp_path: Path) -> None
     assert any("mean of the patches" in note for note in loaded.notes) == (how == "the file says it")
     with pytest.raises(Exception, match="key=value"):
         load_for_inference(tmp_path / "mae.pth", "vit_tiny_patch16_224:global_pool")
+
+
+def test_the_linear_classifier_of_dinov2_reads_class_token_and_mean(tmp_path: Path) -> None:
+    """As DINOv2's _LinearClassifierWrapper computes it from one block; the one on four blocks is left out, by name."""
+    args = {"img_size": 28, "embed_dim": 48, "depth": 2, "num_heads": 3}
+    backbone = seeded(timm.create_model("vit_small_patch14_dinov2", num_classes=0, **args))
+    head = seeded(nn.Linear(96, 5))
+    tensors = under("backbone.", backbone.state_dict()) | under("linear_head.", head.state_dict())
+    tensors |= {"backbone.mask_token": torch.zeros(1, 48)}
+    torch.save(tensors, tmp_path / "lc.pth")
+    arch = "vit_small_patch14_dinov2:img_size=28,embed_dim=48,depth=2,num_heads=3"
+    model = load_for_inference(tmp_path / "lc.pth", arch)
+    pixels_BCHW = pixels(28)
+    with torch.no_grad():
+        tokens = backbone.forward_features(pixels_BCHW)
+        expected = head(torch.cat([tokens[:, 0], tokens[:, 1:].mean(dim=1)], dim=1))
+        torch.testing.assert_close(model.module(pixels_BCHW), expected, rtol=1e-5, atol=1e-5)
+    require_true_readout(model.module, pixels_BCHW)
+    torch.save(tensors | {"linear_head.weight": torch.zeros(5, 5 * 48)}, tmp_path / "lc4.pth")
+    model = load_for_inference(tmp_path / "lc4.pth", arch)
+    assert model.module.num_classes == 0 and any("linear_head.{weight,bias}" in note for note in model.notes)

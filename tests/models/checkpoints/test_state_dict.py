@@ -338,14 +338,23 @@ def test_made_up_safetensors_headers(
     assert not read_or_refuse(path)
 
 
+TOWER_NAMES = st.sampled_from(
+    ["embeddings.patch_embedding.weight", "embeddings.position_embedding.weight", "embeddings.class_embedding",
+     "vision_model.head.attention.in_proj_weight", "pre_layrnorm.weight", "classifier.weight", "text_model.x",
+     "embeddings.patch_embeddings.weight", "embeddings.register_tokens", "embeddings.position_embeddings",
+     "embeddings.cls_token", "layer.0.mlp.gate_proj.weight", "storage_tokens", "blocks.0.attn.qkv.weight",
+     "blocks.0.attn.qkv.bias", "blocks.0.mlp.w1.weight", "rope_embed.periods", "visual.class_embedding",
+     "visual.positional_embedding", "visual.conv1.weight", "visual.ln_pre.weight", "linear_head.weight",
+     "backbone.cls_token", "backbone.patch_embed.proj.weight", "backbone.blocks.0.ls1.gamma", "linear_head.bias"]
+)  # fmt: skip
 SHAPES = st.one_of(
     st.lists(st.integers(0, 5), max_size=5),
     st.sampled_from([(4, 3, 2, 2), (0, 3, 2, 2), (4, 3, 0, 0), (1, 5, 4), (1, 1, 4)]),
 )
 
 
-@given(shapes=st.dictionaries(NAMES, SHAPES, max_size=8))
-@settings(max_examples=200)
+@given(shapes=st.one_of(st.dictionaries(NAMES, SHAPES, max_size=8), st.dictionaries(TOWER_NAMES, SHAPES, max_size=20)))
+@settings(max_examples=300)
 def test_files_of_known_names_and_strange_shapes(
     shapes: dict[str, list[int]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

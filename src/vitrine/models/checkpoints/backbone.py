@@ -26,11 +26,13 @@ _PATCH_EMBEDDINGS = tuple(
         r"(?:vision_model\.)?embeddings\.patch_embedding\.weight",
         r"conv_proj\.weight",
         r"patch_embedding\.weight",
+        r"ln_pre\.weight",  # OpenAI's CLIP, whose patch embedding is called conv1, as that of many others is
     )
 )
 _DINO_HEADS = re.compile(r"(dino_|ibot_)?head\..*")
 _MAE_ONLY = re.compile(r"decoder_.*|mask_token")
 _CHUNKED_BLOCK = re.compile(r"^blocks\.\d+\.(\d+)\.")
+_LINEAR_HEAD = re.compile(r"linear_head\.(weight|bias)")
 _HEAD_LAYER = re.compile(r"head\.(\d+)\.(weight|bias)")
 
 
@@ -51,6 +53,9 @@ def isolate_backbone(file: StateDictFile, selection: str = "") -> StateDictFile:
     if prefix == "backbone." and _is_dino(file, beside):
         return file  # whose reader says what its heads are
     names = {name: name.removeprefix(prefix) for name in file.shapes if name.startswith(prefix)}
+    linear_head = _dinov2_linear_head(file.shapes, names, beside)
+    names |= linear_head
+    beside = [name for name in beside if name not in linear_head]
     notes = [*file.notes, *_beside_note(prefix, beside, others)]
     names, left_out = _without_training_parts(names, file.shapes)
     if left_out:
@@ -77,6 +82,14 @@ def _choose_prefix(names: Iterable[str], selection: str) -> tuple[str | None, tu
     selected_prefixes = [prefix for prefix in prefixes if selection and prefix.startswith(f"{selection.rstrip('.')}.")]
     first = (selected_prefixes or prefixes)[0]
     return first, tuple(prefix for prefix in prefixes if prefix != first)
+
+
+def _dinov2_linear_head(shapes: Mapping[str, Shape], names: Mapping[str, str], beside: Iterable[str]) -> dict[str, str]:
+    """DINOv2's classifier on the class token beside the mean of the patches; the one on four blocks fits no model."""
+    head = {name: name.replace("linear_head.", "head.") for name in beside if _LINEAR_HEAD.fullmatch(name)}
+    widths = [shapes[name][-1] for name, new in names.items() if new == "cls_token" and shapes[name]]
+    weight = shapes.get("linear_head.weight", ())
+    return head if len(head) == 2 and len(weight) == 2 and weight[1:] == tuple(2 * width for width in widths) else {}
 
 
 def _match_patch_embedding(name: str) -> re.Match[str] | None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from vitrine.errors import ModelError
+from vitrine.errors import ModelError, error_summary
 from vitrine.models.checkpoints.state_dict import Shape, StateDictFile
 from vitrine.results import and_n_more
 
@@ -175,6 +175,29 @@ def convert_names(title: str, file: StateDictFile, plan: NamePlan, **details: An
     return ConvertedCheckpoint(title, file, shapes, load, **details)
 
 
+def rearrange_checkpoint(
+    checkpoint: ConvertedCheckpoint, rearrange: Callable[[dict[str, Tensor]], dict[str, Tensor]]
+) -> ConvertedCheckpoint:
+    """The checkpoint with its tensors rearranged, and the shapes that they have then.
+
+    Args:
+        checkpoint: with tensors under the names that ``rearrange`` takes.
+        rearrange: gives tensors under timm's names; it must take tensors on the meta device too, which have no values.
+
+    Raises:
+        ModelError: a tensor has a shape that this format does not have.
+    """
+    meta_tensors = {name: torch.empty(shape, device="meta") for name, shape in checkpoint.shapes.items()}
+    try:
+        shapes = {name: tuple(value.shape) for name, value in rearrange(meta_tensors).items()}
+    except (RuntimeError, IndexError, KeyError, ValueError) as error:
+        raise ModelError(
+            f"{checkpoint.path} has the names of {checkpoint.title}, with shapes that do not go together: "
+            f"{error_summary(error)}."
+        ) from error
+    return replace(checkpoint, shapes=shapes, load=lambda: rearrange(checkpoint.load()))
+
+
 def left_out_note(names: Sequence[str], why: str) -> tuple[str, ...]:
     """A sentence that tells which tensors were left out; none where there are none."""
     return (f"Left out, as {why}: {and_n_more(names, 2)}.",) if names else ()
@@ -255,7 +278,7 @@ def explain_mismatch(missing: Sequence[str], unexpected: Sequence[str], depths: 
         r"reg_token": ("register tokens, as models with reg4 in their name have", ""),
         r"fc_norm\..*": ("a head on the mean of the patches", " (global_pool = 'avg')"),
         r"norm_pre\..*": ("a norm before its blocks, as CLIP's image towers have", ""),
-        r".*\.attn\.qkv\.bias": ("biases of queries, keys and values", " (qkv_bias)"),
+        r".*\.attn\.(qkv\.|q_|v_)bias": ("biases of queries, keys and values", " (qkv_bias)"),
         r".*\.attn\.[qk]_norm\..*": ("norms of queries and keys", " (qk_norm)"),
         r"pos_embed": ("learned position embeddings", ""),
         r"pre_logits\..*": ("a representation layer before its head", ""),

@@ -10,7 +10,9 @@ from typing import Any
 from vitrine.errors import ModelError
 from vitrine.models.checkpoints.backbone import isolate_backbone
 from vitrine.models.checkpoints.base import ConvertedCheckpoint, ModelDescription
+from vitrine.models.checkpoints.dinov3 import convert_dinov3, describe_dinov3, is_dinov3
 from vitrine.models.checkpoints.google_vit import convert_google, describe_google, is_google
+from vitrine.models.checkpoints.open_clip import convert_open_clip, describe_open_clip, is_open_clip
 from vitrine.models.checkpoints.state_dict import StateDictFile, open_weights
 from vitrine.models.checkpoints.timm import convert_timm, describe_timm
 from vitrine.models.checkpoints.torchvision_dino import (
@@ -142,6 +144,27 @@ FORMATS = (
         is_torchvision,
         convert_torchvision,
         describe_torchvision,
+    ),
+    Format(
+        "OpenCLIP",
+        "`.pt`, `.bin` of OpenCLIP, or a state dict of OpenAI's CLIP, with `--arch vit_..._clip_...`",
+        "`class_embedding`, `conv1` and `ln_pre`, behind `visual.` or anything else",
+        "names of the image tower",
+        "files without `--arch`, as they do not say the activation: the message lists the models; the text half and "
+        "the projection, which is said; ResNets; CoCa; OpenAI's own TorchScript archives",
+        is_open_clip,
+        convert_open_clip,
+        describe_open_clip,
+    ),
+    Format(
+        "DINOv3",
+        "`.pth` of github.com/facebookresearch/dinov3",
+        "`storage_tokens`; the model by width, depth, MLP and the periods of its rotary positions",
+        "names; biases of queries and values; ImageNet's mean and std",
+        "`predict`, `evaluate` and `explain`, as there is no classifier; biases of keys",
+        is_dinov3,
+        convert_dinov3,
+        describe_dinov3,
     ),
     Format(
         "DINO",

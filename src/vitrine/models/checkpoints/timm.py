@@ -14,7 +14,7 @@ import torch
 from timm.models import get_pretrained_cfg
 
 from vitrine.errors import ModelError
-from vitrine.models.checkpoints.base import ConvertedCheckpoint, ModelDescription
+from vitrine.models.checkpoints.base import ConvertedCheckpoint, ModelDescription, Readout
 from vitrine.models.checkpoints.state_dict import Shape, StateDictFile
 from vitrine.models.timm_model import create_timm_model
 from vitrine.results import and_n_more
@@ -190,7 +190,11 @@ def convert_timm(file: StateDictFile) -> ConvertedCheckpoint:
     if is_npz:  # of another release of Google's code: timm's reader decides
         heads = [shape for name, shape in shapes.items() if name.endswith("head/bias") and shape]
         shapes |= {"head.weight": heads[0]} if heads else {}
-    return ConvertedCheckpoint("timm", file, shapes, file.tensors, is_npz=is_npz)
+    head, token = shapes.get("head.weight", ()), shapes.get("cls_token", ())
+    is_dinov2 = "blocks.0.ls1.gamma" in shapes and len(head) == 2 and len(token) == 3
+    reads_both = is_dinov2 and head[1] == 2 * token[2]  # its linear classifier
+    readout: Readout | None = "class and mean" if reads_both else None
+    return ConvertedCheckpoint("timm", file, shapes, file.tensors, readout=readout, is_npz=is_npz)
 
 
 def describe_timm(

@@ -14,6 +14,7 @@ import timm
 
 from vitrine.errors import ModelError
 from vitrine.models.checkpoints.base import ConvertedCheckpoint, ModelDescription
+from vitrine.models.checkpoints.dinov3 import Dinov3Parts, dinov3_model
 from vitrine.models.checkpoints.state_dict import StateDictFile
 from vitrine.models.checkpoints.timm import input_cfg, plain_vit, size_args, size_word
 from vitrine.models.checkpoints.transformers_config import TransformersConfig, is_transformers_config
@@ -109,12 +110,6 @@ def _dinov2(config: TransformersConfig) -> tuple[str, dict[str, Any]]:
     return f"vit_{gated or 'base'}_{ending}", args | size_args(size, config.heads)
 
 
-_DINOV3_SIZES = {
-    (384, 12, 6, 1536, False): "small", (384, 12, 6, 1536, True): "small_plus", (768, 12, 12, 3072, False): "base",
-    (1024, 24, 16, 4096, False): "large", (1280, 32, 20, 5120, True): "huge_plus", (4096, 40, 32, 8192, True): "7b",
-}  # fmt: skip
-
-
 def _dinov3(config: TransformersConfig) -> tuple[str, dict[str, Any]]:
     """DINOv3's model: rotary positions in every block, registers, layer scale; its class token is what is read.
 
@@ -132,20 +127,14 @@ def _dinov3(config: TransformersConfig) -> tuple[str, dict[str, Any]]:
     if config.activation != ("silu" if config.has_gated_mlp else None):
         expected = "silu, as use_gated_mlp is true" if config.has_gated_mlp else "gelu"
         raise ModelError(f"{config.file}: this hidden_act cannot be opened here; expected {expected}.")
-    size, is_gated = config.dimensions, config.has_gated_mlp
-    args = {
-        "global_pool": "token",
-        "num_reg_tokens": config.count("num_register_tokens", least=0),
-        "rope_temperature": config.number("rope_theta", 100.0),
-        "qkv_bias": biases["query"],
-    }
-    ending = "patch16_dinov3_qkvb" if biases["query"] else "patch16_dinov3"
-    word = _DINOV3_SIZES.get((size.width, size.depth, config.heads, size.mlp, is_gated))
-    name = f"vit_{word}_{ending}"
-    if size.patch == 16 and timm.is_model(name):
-        return name, args
-    name = f"vit_{'small_plus' if is_gated else 'small'}_{ending}"
-    return name, args | size_args(size, config.heads) | ({"swiglu_align_to": 1} if is_gated else {})
+    parts = Dinov3Parts(
+        heads=config.heads,
+        is_gated=config.has_gated_mlp,
+        has_biases=biases["query"],
+        registers=config.count("num_register_tokens", least=0),
+        theta=config.number("rope_theta", 100.0),
+    )
+    return dinov3_model(config.dimensions, parts)
 
 
 def _clip(config: TransformersConfig) -> tuple[str, dict[str, Any]]:

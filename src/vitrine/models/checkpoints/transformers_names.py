@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from vitrine.errors import ModelError, error_summary
 from vitrine.models.checkpoints.base import (
     ConvertedCheckpoint,
     NamePlan,
     convert_names,
     left_out_note,
     plan_names,
+    rearrange_checkpoint,
 )
 from vitrine.models.checkpoints.state_dict import StateDictFile
 from vitrine.results import count_of
@@ -132,7 +132,7 @@ def convert_layout(file: StateDictFile) -> ConvertedCheckpoint:
     if kind == "tower" and len(checkpoint.shapes.get("patch_embed.proj.weight", ())) == 2:
         resample = _resample_as_naflex
     checkpoint = replace(checkpoint, resample_positions=resample)
-    return checkpoint if _is_distilled(plan) else _rearranged(checkpoint, layout.rearrange)
+    return checkpoint if _is_distilled(plan) else rearrange_checkpoint(checkpoint, layout.rearrange)
 
 
 def _is_distilled(plan: NamePlan) -> bool:
@@ -175,23 +175,6 @@ def _left_out_notes(left_out: Mapping[str, str]) -> Iterable[str]:
             yield f"Left out: its text half, {count_of(len(names), 'tensor')} ({', '.join(parts)})."
         else:
             yield from left_out_note(names, reason)
-
-
-def _rearranged(checkpoint: ConvertedCheckpoint, rearrange: Callable[[Tensors], Tensors]) -> ConvertedCheckpoint:
-    """The checkpoint with its tensors rearranged, and the shapes that they have then.
-
-    Raises:
-        ModelError: a tensor has a shape that this layout does not have.
-    """
-    meta_tensors = {name: torch.empty(shape, device="meta") for name, shape in checkpoint.shapes.items()}
-    try:
-        shapes = {name: tuple(value.shape) for name, value in rearrange(meta_tensors).items()}
-    except (RuntimeError, IndexError, ValueError) as error:
-        raise ModelError(
-            f"{checkpoint.path} has the names of transformers, with shapes that do not go together: "
-            f"{error_summary(error)}."
-        ) from error
-    return replace(checkpoint, shapes=shapes, load=lambda: rearrange(checkpoint.load()))
 
 
 def _without_position_of_class(tensors: Tensors) -> Tensors:
