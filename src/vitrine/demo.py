@@ -26,6 +26,7 @@ from vitrine.explain.positions import PositionsResult, positions
 from vitrine.explain.run import ExplainResult, ExplainSettings, explain
 from vitrine.explain.score import MethodScores, ScoreSettings, score_methods, write_scores
 from vitrine.io.files import write_atomically
+from vitrine.io.output_lock import writes_file
 from vitrine.models.reference import BUNDLED
 from vitrine.report.run import Report, ReportSettings, write_report
 from vitrine.results import ONE_TRAINING, OVER_PICTURES
@@ -261,6 +262,7 @@ def _timing(seconds: dict[str, float], part: str) -> Iterator[None]:
     seconds[part] = seconds.get(part, 0.0) + time.monotonic() - began
 
 
+@writes_file("demo")
 def run_demo(out: Path, *, seed: int = 0, report: Callable[[str | Event], None] = lambda _: None) -> DemoResult:
     """Generate pictures, compare settings, evaluate the best and predict, all below ``out``.
 

@@ -39,6 +39,10 @@ class RunError(VitrineError):
     """A run folder is incomplete, is in use, or does not fit what was asked of it."""
 
 
+class OutputInUseError(RunError):
+    """Another process is writing the same output."""
+
+
 class EnvironmentMismatchError(VitrineError):
     """Installed libraries do not fit one another."""
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vitrine.data.captions.datasets import is_captioned_data, open_captions
 from vitrine.data.samples import Dataset, Sample
 from vitrine.data.shards.index import INDEX
-from vitrine.data.shards.writer import ShardsWriter, fingerprint, require_webdataset
+from vitrine.data.shards.writer import ShardsWriter, fingerprint, read_finished_index, require_webdataset
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, UsageError
-from vitrine.results import Progress, no_progress
+from vitrine.io.output_lock import writes_folder
+from vitrine.results import Progress, Unreadable, no_progress
 
 MEGABYTE = 1_000_000
 
@@ -26,6 +29,7 @@ class WrittenShards:
         unreadable: (name, reason) of pictures that are in no shard.
         notes: sentences on the data.
         captions: whether pictures have captions, and no classes.
+        is_new: whether this call wrote them; else an earlier one with the same data and settings did.
     """
 
     folder: Path
@@ -33,6 +37,7 @@ class WrittenShards:
     unreadable: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
     captions: bool = False
+    is_new: bool = True
 
     def text(self) -> str:
         """For a person."""
@@ -44,10 +49,13 @@ class WrittenShards:
         if self.unreadable:
             lines += [f"not readable: {name}: {reason}" for name, reason in self.unreadable[:5]]
             lines.append(f"{len(self.unreadable):,} pictures were left out; all are named in {self.folder / INDEX}.")
+        if not self.is_new:
+            lines.insert(0, f"{self.folder} is finished: an earlier call wrote these shards, and nothing was done now.")
         recipe = "captioner" if self.captions else "NAME"
         return "\n".join([*lines, f"Next: vitrine train {self.folder} --recipe {recipe} -o RUN"])
 
 
+@writes_folder("shards")
 def write_shards(
     reference: str,
     out: Path,
@@ -61,7 +69,7 @@ def write_shards(
     """Write every split of some labelled or captioned data as shards, with an index.
 
     The order is drawn with ``seed``; pictures keep their bytes. A run that was stopped goes on after its last whole
-    shard, and the result is the same.
+    shard, and the result is the same. Where it had finished, nothing is done.
 
     Args:
         reference: the data; finite.
@@ -81,8 +89,6 @@ def write_shards(
     if not megabytes > 0:
         raise UsageError(f"--size {megabytes:g}: give the size of a shard in megabytes, above 0.")
     require_webdataset()
-    if (out / INDEX).exists():
-        raise DataError(f"{out} holds shards already. Choose another -o.")
     if captions is None:
         captions = is_captioned_data(reference)
     dataset = (open_captions if captions else open_data)(reference, seed=seed, val_fraction=val_fraction)
@@ -91,8 +97,10 @@ def write_shards(
     if not captions and not labels:
         raise DataError(f"{reference} has no labels, and shards are made for training.")
     most = round(megabytes * MEGABYTE)
-    out.mkdir(parents=True, exist_ok=True)
-    writer = ShardsWriter(out, fingerprint(splits, labels, most=most, seed=seed), most, seed)
+    identity = fingerprint(splits, labels, most=most, seed=seed)
+    if (out / INDEX).exists():
+        return _read_finished(out, identity, dataset.notes, captions)
+    writer = ShardsWriter(out, identity, most, seed)
     total, before = sum(map(len, splits.values())), 0
     for name, samples in splits.items():
         writer.write(name, samples, labels, lambda done, before=before: progress(before + done, total))  # type: ignore[misc]
@@ -101,16 +109,34 @@ def write_shards(
         raise DataError(f"No picture of {reference} can be read. Look at them with: vitrine check {reference}")
     facts = {"reference": reference, "layout": dataset.layout, "labels": list(labels), "notes": list(dataset.notes)}
     writer.finish({**facts, "captions": captions, "seed": seed})
-    return WrittenShards(
-        out,
-        tuple(
-            (name, len(each.shards), sum(s["pictures"] for s in each.shards), sum(s["bytes"] for s in each.shards))
-            for name, each in writer.splits.items()
-        ),
-        tuple((row["name"], row["reason"]) for each in writer.splits.values() for row in each.quarantine),
-        dataset.notes,
-        captions,
+    rows = {name: each.shards for name, each in writer.splits.items()}
+    quarantine = [row for each in writer.splits.values() for row in each.quarantine]
+    return WrittenShards(out, _count(rows), _reasons(quarantine), dataset.notes, captions)
+
+
+def _count(splits: Mapping[str, Sequence[Mapping[str, Any]]]) -> tuple[tuple[str, int, int, int], ...]:
+    return tuple(
+        (name, len(rows), sum(row["pictures"] for row in rows), sum(row["bytes"] for row in rows))
+        for name, rows in splits.items()
     )
+
+
+def _reasons(quarantine: Sequence[Mapping[str, str]]) -> tuple[Unreadable, ...]:
+    return tuple((row["name"], row["reason"]) for row in quarantine)
+
+
+def _read_finished(out: Path, identity: str, notes: tuple[str, ...], captions: bool) -> WrittenShards:
+    """The shards of a folder that has an index, where the same command wrote it and all of them are there.
+
+    Raises:
+        DataError: they are of other data or settings, or some are gone.
+    """
+    try:
+        content = read_finished_index(out, identity)
+        counts, reasons = _count(content["splits"]), _reasons(content["quarantine"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{out} holds shards already, of other data or settings. Choose another -o.") from error
+    return WrittenShards(out, counts, reasons, notes, captions, is_new=False)
 
 
 def _finite(dataset: Dataset) -> dict[str, tuple[Sample, ...]]:

@@ -37,6 +37,7 @@ from vitrine.data.sample_index import SampleIndex
 from vitrine.data.sources import open_data
 from vitrine.data.transforms import TrainTransform, full_size, random_resized_crop, warp_matrix
 from vitrine.errors import PictureError
+from vitrine.io.file_names import temporary_path
 from vitrine.train.data import TrainingData, use_decoded_cache
 from vitrine.train.events import Plan
 from vitrine.train.run import train
@@ -234,12 +235,16 @@ def test_what_cannot_be_decoded_or_kept_is_told_or_done_without(cache: Path) -> 
 def test_what_a_killed_writer_left_is_removed_and_nothing_else(cache: Path) -> None:
     picture = cached_picture(photograph(60, 50), 64)
     picture.decode()
-    old, fresh = (picture.path.with_name(f".{name}.part") for name in ("old", "fresh"))
-    for path in (old, fresh):
-        path.write_bytes(b"half")
-    os.utime(old, (time.time() - 7200, time.time() - 7200))
+    own = temporary_path(picture.path)
+    pid = os.fork()
+    if not pid:
+        temporary_path(picture.path).write_bytes(b"half")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    own.write_bytes(b"half")
+    assert len(list(picture.path.parent.iterdir())) == 3
     remove_unfinished(picture.folder)
-    assert sorted(path.name for path in picture.path.parent.iterdir()) == sorted([".fresh.part", picture.path.name])
+    assert sorted(path.name for path in picture.path.parent.iterdir()) == sorted([own.name, picture.path.name])
 
 
 def _decode_all(seeds: list[int]) -> str:

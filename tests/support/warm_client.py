@@ -68,7 +68,8 @@ def call(python, address, arguments):
             os.dup2(nothing, stream)  # they are the process's alone: a reader sees its end
         status = _NUMBER.unpack(_receive(connection, _NUMBER.size))[0]
     if status < 0:
-        signal.signal(-status, signal.SIG_DFL)
+        with contextlib.suppress(OSError):  # SIGKILL has nothing but its default
+            signal.signal(-status, signal.SIG_DFL)
         os.kill(os.getpid(), -status)
     os._exit(status)
 

@@ -268,7 +268,7 @@ def test_two_trainings_never_share_a_folder(scenes: Path, tmp_path: Path) -> Non
     (tmp_path / "run").mkdir()
     with (tmp_path / "run" / ".lock").open("w") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        with pytest.raises(RunError, match="in use"):
+        with pytest.raises(RunError, match=r"Another process is writing .*: wait for it, or choose another -o"):
             train(str(scenes), recipe(), tmp_path / "run")
     assert [path.name for path in (tmp_path / "run").iterdir()] in ([], [".lock"])
 

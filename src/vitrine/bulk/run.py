@@ -19,7 +19,8 @@ from vitrine.errors import DataError, UsageError
 from vitrine.explain.explainer import Explainer
 from vitrine.explain.run import SHEETS, ExplainSettings, choose_scale
 from vitrine.io.file_names import beside
-from vitrine.io.files import to_json
+from vitrine.io.files import remove_unfinished, to_json
+from vitrine.io.output_lock import lock_folder, writes_file
 from vitrine.plotting.provenance import figure_names
 from vitrine.results import Progress, Unreadable, no_progress, none_readable, unreadable_to_json
 
@@ -127,6 +128,7 @@ def parts_with_figures(slices: BulkInput, kind: str, reserved_stems: Sequence[st
     )
 
 
+@writes_file("predict")
 def predict_in_bulk(
     job: PredictJob, images: Path, out: Path, settings: BulkSettings, progress: Progress = no_progress
 ) -> BulkResult:
@@ -174,16 +176,17 @@ def explain_in_bulk(
         DataError: no pictures, or none that can be read.
         VitrineError: see :func:`predict_in_bulk`.
     """
-    job = replace(job, folder=_has_many_pictures(job.images))
-    slices = _limited_slices(job, settings, limit)
-    parts = parts_with_figures(slices, job.settings.kind, SHEETS)
-    model = job.open()
-    if not job.settings.stretch and not job.settings.scale:
-        scale = _shared_scale(model.runner, job.settings, slices, job.batch_size)
-        job = replace(job, settings=replace(job.settings, scale=scale))
-    plan = _Plan("explain", job, _figure_options(job), job.out / "maps.csv", parts).with_model(model, slices.notes)
-    del model  # workers have their own
-    return _run(plan, settings, progress)
+    with lock_folder(job.out, "explain"):
+        job = replace(job, folder=_has_many_pictures(job.images))
+        slices = _limited_slices(job, settings, limit)
+        parts = parts_with_figures(slices, job.settings.kind, SHEETS)
+        model = job.open()
+        if not job.settings.stretch and not job.settings.scale:
+            scale = _shared_scale(model.runner, job.settings, slices, job.batch_size)
+            job = replace(job, settings=replace(job.settings, scale=scale))
+        plan = _Plan("explain", job, _figure_options(job), job.out / "maps.csv", parts).with_model(model, slices.notes)
+        del model  # workers have their own
+        return _run(plan, settings, progress)
 
 
 def caption_in_bulk(
@@ -193,11 +196,12 @@ def caption_in_bulk(
 
     Arguments and errors are those of :func:`explain_in_bulk`.
     """
-    job = replace(job, folder=_has_many_pictures(job.images))
-    slices = _limited_slices(job, settings, limit)
-    parts = parts_with_figures(slices, job.settings.kind)
-    plan = _Plan("caption", job, _figure_options(job), job.out / "captions.csv", parts)
-    return _run(plan.with_model(job.open(), slices.notes), settings, progress)
+    with lock_folder(job.out, "caption"):
+        job = replace(job, folder=_has_many_pictures(job.images))
+        slices = _limited_slices(job, settings, limit)
+        parts = parts_with_figures(slices, job.settings.kind)
+        plan = _Plan("caption", job, _figure_options(job), job.out / "captions.csv", parts)
+        return _run(plan.with_model(job.open(), slices.notes), settings, progress)
 
 
 def _has_many_pictures(images: Path) -> bool:
@@ -271,6 +275,7 @@ def _run(plan: _Plan, settings: BulkSettings, progress: Progress) -> BulkResult:
     """Work on the parts that are not finished, and put all of them together."""
     out, count = plan.out, len(plan.parts)
     ending = out.suffix.lower()
+    _remove_unfinished_figures(plan)
     one_table = ending == ".csv"
     ledger = Ledger(beside(out, ".parts") if one_table else out, ending, plan.manifest())
     resumed_parts = _process_unfinished(plan, ledger, settings, progress)
@@ -298,6 +303,12 @@ def _run(plan: _Plan, settings: BulkSettings, progress: Progress) -> BulkResult:
         " and ".join(sorted({part.precision for part in finished_parts})),
         plan.notes,
     )
+
+
+def _remove_unfinished_figures(plan: _Plan) -> None:
+    """Delete what killed workers left half drawn; where figures are named by a shard's worker, in the folder alone."""
+    names = (name for part in plan.parts for name in (part.figures or {}).values())
+    remove_unfinished(*{(plan.out.parent / name).parent for name in names})
 
 
 def _process_unfinished(plan: _Plan, ledger: Ledger, settings: BulkSettings, progress: Progress) -> int:

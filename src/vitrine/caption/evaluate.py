@@ -27,6 +27,7 @@ from vitrine.data.captions.datasets import open_captions
 from vitrine.data.captions.regions import NamedRegions, find_named_words, open_regions
 from vitrine.data.samples import Sample
 from vitrine.io.files import write_atomically
+from vitrine.io.output_lock import writes_folder
 from vitrine.metrics.caption_text import CONSTANT_CAPTION_RULE
 from vitrine.metrics.captions import METRICS, CaptionScores, Score, ScoredCaptions
 from vitrine.models.captioner.model import EncoderOutput
@@ -239,6 +240,7 @@ class CaptionerEvaluation(EvaluationResult):
         return "\n".join(lines + unreadable_lines(self.unreadable))
 
 
+@writes_folder("evaluate")
 def evaluate_captioner(
     model: str,
     data: str,

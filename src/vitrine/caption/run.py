@@ -23,7 +23,8 @@ from vitrine.caption.word_maps import CaptionWord, Join, caption_words
 from vitrine.data.image_folder import require_pictures
 from vitrine.data.samples import Sample, random_subset
 from vitrine.io.file_names import beside
-from vitrine.io.files import unwritten_picture
+from vitrine.io.files import remove_unfinished, unwritten_picture
+from vitrine.io.output_lock import writes_folder
 from vitrine.io.resumable_csv import csv_row
 from vitrine.models.captioner.model import EncoderOutput
 from vitrine.plotting.colormap import Scale, shared_scale
@@ -290,6 +291,7 @@ class CaptionProvenance:
         )
 
 
+@writes_folder("caption")
 def caption_pictures(
     model: str,
     images: Path,
@@ -325,6 +327,7 @@ def caption_pictures(
     samples = random_subset(pictures.samples, limit, settings.seed)
     captioner = open_captioner(model, architecture, vocabulary, download, settings.precision)
     figures = figure_names([sample.name for sample in samples], settings.kind)
+    remove_unfinished(*{(out / figure).parent for figure in figures.values()})
     provenance = CaptionProvenance(model, captioner, settings, captioner_flags(architecture, vocabulary))
     writer = CaptionWriter(provenance, images, out, figures, out / "captions.csv")
     writer.caption(samples, batch_size, progress)

@@ -17,6 +17,7 @@ from vitrine.data.sources import open_data
 from vitrine.data.training_copies import TrainingCopy
 from vitrine.errors import DataError
 from vitrine.io.files import to_json, write_atomically
+from vitrine.io.output_lock import writes_folder
 from vitrine.metrics.classification import (
     LabelledLogits,
     check_expected_accuracy,
@@ -245,6 +246,7 @@ class ClassifierEvaluation(EvaluationResult):
         return "\n".join(lines)
 
 
+@writes_folder("evaluate")
 def evaluate(
     model: str,
     data: str,

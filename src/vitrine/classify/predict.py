@@ -12,6 +12,7 @@ from vitrine.classify.model import Classifier, open_classifier
 from vitrine.classify.predictions_csv import PredictionTable, PredictionWriter, choose_threshold
 from vitrine.data.image_folder import require_pictures
 from vitrine.data.samples import Sample
+from vitrine.io.output_lock import writes_file
 from vitrine.results import Progress, no_progress, unreadable_to_json
 
 
@@ -44,6 +45,7 @@ class PredictionResult:
         }
 
 
+@writes_file("predict")
 def predict(
     model: str,
     images: Path,

@@ -232,12 +232,14 @@ def _score(
 ) -> None:
     from vitrine.classify.model import open_classifier
     from vitrine.explain.score import score_methods, write_scores
+    from vitrine.io.output_lock import lock_folder
 
-    classifier = open_classifier(model, *opening)
-    show.notes(classifier.notes)
-    with show.reading_progress("Scoring") as progress:
-        result = score_methods(classifier, model, data, settings, progress)
-    write_scores(result, out)
+    with lock_folder(out, "explain"):
+        classifier = open_classifier(model, *opening)
+        show.notes(classifier.notes)
+        with show.reading_progress("Scoring") as progress:
+            result = score_methods(classifier, model, data, settings, progress)
+        write_scores(result, out)
     show.result(result, result.text, as_json)
 
 

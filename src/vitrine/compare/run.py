@@ -37,6 +37,7 @@ from vitrine.explain.explainer import Explainer
 from vitrine.explain.figures.contact_sheet import save_contact_sheets
 from vitrine.explain.figures.map import MapPicture
 from vitrine.io.files import to_json, write_atomically
+from vitrine.io.output_lock import writes_folder
 from vitrine.metrics.caption_ngrams import NO_SCORERS
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.style import save
@@ -252,6 +253,7 @@ def _test_row(claim: Claim) -> tuple[Cell, ...]:
     return (claim.first, QUESTIONS[claim.question].claim, claim.second, claim.verdict, *numbers)
 
 
+@writes_folder("compare")
 def compare(references: Sequence[str], *, out: Path | None = None, pictures: bool = False) -> ComparisonResult:
     """Compare finished runs.
 

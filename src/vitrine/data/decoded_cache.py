@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import math
 import struct
-import time
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from vitrine.data.decode import decode
 from vitrine.data.samples import Picture
 from vitrine.data.transforms import with_full_size
 from vitrine.io.file_names import temporary_path
+from vitrine.io.files import remove_unfinished as remove_unfinished_files
 from vitrine.io.hub_cache import DECODED, cache_folder
 
 _MAGIC = b"VITRDEC1"
@@ -33,7 +33,6 @@ _CHECK = struct.Struct("<I")  # crc32 of facts and pixels
 _HEADER = len(_MAGIC) + _FACTS.size + _CHECK.size
 _CHANNELS = 4  # red, green, blue and one that is not used: Pillow's own layout, so that nothing is copied
 _MAX_REDUCED_SCALE = math.sqrt(0.5)  # pictures are reduced where that leaves half of their pixels or fewer
-_STALE_SECONDS = 3600.0  # seconds after which a file that was not finished belongs to nobody
 
 _verified_paths: set[str] = set()  # files whose bytes this process has added up
 
@@ -73,13 +72,8 @@ def folder_for(short: int) -> Path:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what writers that were killed left, and leave what others may be writing now."""
-    for path in folder.glob("*/.*.part"):
-        try:
-            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
-                path.unlink()
-        except OSError:  # its writer has finished, or another process was here first
-            continue
+    """Remove what writers that were killed left, and leave what others are writing now."""
+    remove_unfinished_files(*folder.glob("*"))
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,8 @@ from vitrine.explain.explainer import ExplainedBatch, ExplainedPicture, Explaine
 from vitrine.explain.figures.contact_sheet import A_SHEET, save_contact_sheet
 from vitrine.explain.figures.map import MapPicture, Scale, save_map_figure, shared_scale
 from vitrine.io.file_names import beside
-from vitrine.io.files import unwritten_picture, write_atomically
+from vitrine.io.files import remove_unfinished, unwritten_picture, write_atomically
+from vitrine.io.output_lock import writes_folder
 from vitrine.io.resumable_csv import csv_row
 from vitrine.models.precision import autocast
 from vitrine.plotting.heads import heads_figure, matrices_figure
@@ -178,6 +179,7 @@ class ExplainResult:
         }
 
 
+@writes_folder("explain")
 def explain(
     model: str,
     images: Path,
@@ -214,6 +216,7 @@ def explain(
     classifier = open_classifier(model, precision, architecture)
     explainer = Explainer(classifier, settings.method, settings.target)
     figures = figure_names([sample.name for sample in samples], settings.kind, SHEETS)
+    remove_unfinished(*{(out / figure).parent for figure in figures.values()})
     writer = MapWriter(MapProvenance(model, classifier, settings, architecture), images, out, figures)
     for batch in explainer.run(samples, batch_size, check=settings.check, seed=settings.seed):
         writer.write(batch)

@@ -33,6 +33,7 @@ from vitrine.export.timm import read_timm, write_timm
 from vitrine.export.transformers import read_transformers, require_transformers, write_transformers
 from vitrine.export.validation_pictures import ValidationComparison, compare_validation
 from vitrine.io.file_names import temporary_path
+from vitrine.io.output_lock import writes_file
 from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.models.load import LoadedModel, load_for_inference
 from vitrine.runs.folder import RunFolder
@@ -127,6 +128,7 @@ class ExportResult:
 _ANY_PRECISION = ("hf", "timm")  # targets that can compute in another precision than their weights are stored in
 
 
+@writes_file("export")
 def export(run: Path, to: str, out: Path, *, precision: str = "fp32") -> ExportResult:
     """Write a run for another tool, with a model card.
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import re
 import uuid
 from pathlib import Path
+
+from vitrine.io.process_identity import ProcessIdentity
 
 MAX_BYTES = 255
 """Bytes of one name on the file systems of Linux and macOS; it is bytes that count, of which 文 has three."""
 
+_TEMPORARY = re.compile(r"\.(.+)-[0-9a-f]{8}\.part")
 _HASH = 12  # hexadecimal digits that tell shortened names apart
 
 
@@ -47,10 +50,16 @@ def beside(path: Path, suffix: str, *, keep_ending: bool = True) -> Path:
 def temporary_path(path: Path) -> Path:
     """A new hidden name in the folder of ``path``, for a file that will take its place.
 
-    It is short whatever the other is called, since a name that a file system just holds cannot be made longer; and it
-    is each call's own, so that processes and threads that write one file do not meet.
+    It is short whatever the other is called, since a name that a file system just holds cannot be made longer; it is
+    each call's own, so that processes and threads that write one file do not meet; and it says which process writes.
     """
-    return path.with_name(f".{os.getpid()}-{uuid.uuid4().hex[:12]}.part")
+    return path.with_name(f".{ProcessIdentity.current().tag}-{uuid.uuid4().hex[:8]}.part")
+
+
+def writer_of(path: Path) -> ProcessIdentity | None:
+    """The process that writes to a :func:`temporary_path`; None of any other path."""
+    match = _TEMPORARY.fullmatch(path.name)
+    return None if match is None else ProcessIdentity.from_tag(match[1])
 
 
 def _encode(text: str) -> bytes:

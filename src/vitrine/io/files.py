@@ -6,12 +6,16 @@ import errno
 import hashlib
 import json
 import os
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from vitrine.io.file_names import temporary_path
+from vitrine.io.file_names import temporary_path, writer_of
 from vitrine.results import Unreadable
+
+_STALE_SECONDS = 3600.0  # seconds without a change after which a file of another machine's process belongs to nobody
 
 
 @contextmanager
@@ -31,6 +35,28 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_unfinished(*folders: Path) -> None:
+    """Delete what processes that were killed left directly in some folders, at a :func:`temporary_path`.
+
+    What is being written stays. Whether another machine's process is running is not known: its file counts until an
+    hour after its last change.
+    """
+    for folder in folders:
+        with suppress(OSError):  # there is no such folder
+            for path in [Path(entry.path) for entry in os.scandir(folder) if entry.name.endswith(".part")]:
+                with suppress(OSError):  # its writer has just finished, or another process was here first
+                    if not _is_being_written(path):
+                        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _is_being_written(path: Path) -> bool:
+    writer = writer_of(path)
+    if writer is None:  # somebody's own file
+        return True
+    is_running = writer.is_running()
+    return time.time() - path.lstat().st_mtime < _STALE_SECONDS if is_running is None else is_running
 
 
 def _umask() -> int:

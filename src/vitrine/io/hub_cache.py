@@ -21,6 +21,7 @@ from typing import Any
 
 from vitrine.errors import UsageError
 from vitrine.io.file_names import temporary_path
+from vitrine.io.files import remove_unfinished
 from vitrine.io.untrusted_files import read_json
 
 HUB, CATR, PETS, DATASETS, XET = "hub", "catr", "oxford-iiit-pet", "datasets", "xet"
@@ -222,6 +223,7 @@ def _write(folder: Path, record: Record) -> None:
     temporary = temporary_path(path)
     try:
         path.parent.mkdir(exist_ok=True)
+        remove_unfinished(path.parent)
         temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")
         temporary.replace(path)
     except OSError:  # see the top of this module

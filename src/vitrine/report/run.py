@@ -13,6 +13,7 @@ from vitrine.compare.run import ComparisonResult, compare_runs
 from vitrine.errors import DataError, UsageError
 from vitrine.explain.score import ScoreSettings, score_methods
 from vitrine.io.files import write_atomically
+from vitrine.io.output_lock import writes_file
 from vitrine.report.document import Document, Section
 from vitrine.report.html import render_html
 from vitrine.report.markdown import write_markdown
@@ -89,6 +90,7 @@ class Report:
         return {"written": [str(path) for path in self.paths], **self.document.facts}
 
 
+@writes_file("report")
 def write_report(
     references: Sequence[str],
     out: Path,

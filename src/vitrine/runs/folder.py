@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from vitrine.config import Recipe, recipe_from_toml, recipe_to_toml
 from vitrine.config.preprocessing import InputSpec
 from vitrine.errors import RunError
 from vitrine.io.files import atomic_path, to_json, write_atomically
+from vitrine.io.output_lock import lock_folder
 from vitrine.io.untrusted_files import read_lines
 
 _MAX_HISTORY_BYTES = 1 << 30
@@ -36,7 +36,7 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the training came to its end: metrics.json is written last, but for the model card."""
+        """Whether the training came to its end: metrics.json is written after everything else."""
         return (self.path / "metrics.json").is_file()
 
     @property
@@ -119,37 +119,9 @@ class RunFolder:
         with (self.path / name).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Lock the folder for this process; the lock ends with the process, however it ends.
-
-        Folders that were created for it are deleted again where nothing was written into them.
-
-        Raises:
-            RunError: another process trains into it.
-        """
-        with _create_folder(self.path), (self.path / ".lock").open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise RunError(f"{self.path} is in use by another training. Choose another -o, or wait.") from error
-            try:
-                yield
-            finally:
-                (self.path / ".lock").unlink(missing_ok=True)
-
-
-@contextmanager
-def _create_folder(folder: Path) -> Iterator[None]:
-    """Create a folder and its parents; those that did not exist are deleted again where they are empty at the end."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # it is not empty
-            for each in missing:
-                each.rmdir()
+    def lock(self) -> AbstractContextManager[None]:
+        """Be the only process that trains into the folder; see :func:`vitrine.io.output_lock.lock_folder`."""
+        return lock_folder(self.path, "train", ("state", "figures"))
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:

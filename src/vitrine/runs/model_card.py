@@ -48,13 +48,14 @@ _CAPTION_METRICS = {
 _LIBRARIES = {"hf": "transformers", "timm": "timm", "onnx": "onnx", "pt2": "pytorch"}
 
 
-def write_model_card(run: Path) -> Path:
-    """Write README.md into a finished run, with its figures in ``figures/``.
+def write_model_card(run: Path, metrics: Mapping[str, Any] | None = None) -> Path:
+    """Write README.md into a run, with its figures in ``figures/``; the card comes last.
 
     It is made of the run's files and of nothing else: the same files give the same bytes.
 
     Args:
-        run: a run folder with metrics.json.
+        run: a run folder.
+        metrics: what metrics.json will hold, where it is not written yet.
 
     Returns:
         The card's path.
@@ -62,7 +63,7 @@ def write_model_card(run: Path) -> Path:
     Raises:
         RunError: files are missing or damaged.
     """
-    return _write(run, read_card_facts(run))
+    return _write(run, read_card_facts(run, metrics))
 
 
 def write_export_card(run: Path, folder: Path, export: ExportFacts) -> Path:
@@ -178,15 +179,15 @@ def _evaluation_results(facts: CardFacts, task: str) -> list[Any]:
     ]
 
 
-def read_card_facts(run: Path) -> CardFacts:
-    """Read what a card says of a run, without its figures.
+def read_card_facts(run: Path, metrics_content: Mapping[str, Any] | None = None) -> CardFacts:
+    """Read what a card says of a run, without its figures; ``metrics_content`` stands for metrics.json.
 
     Raises:
         RunError: files are missing or damaged.
     """
     folder = RunFolder(run)
     recipe = folder.read_recipe()
-    content = _read_json_object(run / "metrics.json")
+    content = _read_json_object(run / "metrics.json") if metrics_content is None else metrics_content
     kind = ClassificationMetrics if recipe.caption is None else CaptioningMetrics
     try:
         metrics = kind.from_dict(content)
@@ -207,7 +208,7 @@ def read_card_facts(run: Path) -> CardFacts:
         config=_read_json_object(run / "config.json"),
         parameters=_count_parameters(run / "model.safetensors"),
         local_paths=_local_paths(run, data, environment),
-        leakage=read_record(run.resolve().name, folder).leakage,
+        leakage=read_record(run.resolve().name, folder, metrics_content).leakage,
     )
 
 

@@ -309,13 +309,14 @@ RecordReader: TypeAlias = Callable[[str, RunFolder], RunRecord]
 """From a name and a folder to the record of the run in it."""
 
 
-def read_record(name: str, folder: RunFolder) -> RunRecord:
-    """Read a finished run of a classifier or a captioner.
+def read_record(name: str, folder: RunFolder, metrics_content: Mapping[str, Any] | None = None) -> RunRecord:
+    """Read a finished run of a classifier or a captioner; ``metrics_content`` stands for a metrics.json to be written.
 
     Raises:
         RunError: a file is missing or cannot be read.
     """
-    content, data = (read_json(folder.path / file) for file in ("metrics.json", "data.json"))
+    data = read_json(folder.path / "data.json")
+    content = read_json(folder.path / "metrics.json") if metrics_content is None else metrics_content
     is_captioner = is_captioner_folder(folder.path)
     rows = data.get("splits", {}).get("validation")
     has_annotations = isinstance(rows, list) and (

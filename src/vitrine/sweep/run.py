@@ -19,6 +19,7 @@ from vitrine.config import Recipe
 from vitrine.config.sweep import Sweep, SweepRun, load_sweep
 from vitrine.errors import RunError, UsageError
 from vitrine.io.files import to_json, write_atomically
+from vitrine.io.output_lock import writes_folder
 from vitrine.plotting.tables import Table
 from vitrine.runs.find import FAILURE_FILE, read_failure
 from vitrine.runs.folder import RunFolder
@@ -270,6 +271,7 @@ def plan(file: Path, out: Path, *, jobs: int = 1) -> SweepPlan:
     return plan_sweep(load_sweep(file), out, jobs)
 
 
+@writes_folder("sweep")
 def sweep(
     file: Path,
     out: Path,

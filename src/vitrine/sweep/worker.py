@@ -20,7 +20,7 @@ import torch
 
 from vitrine.config import recipe_to_toml
 from vitrine.config.sweep import SweepRun
-from vitrine.errors import RunError, VitrineError
+from vitrine.errors import OutputInUseError, VitrineError
 from vitrine.runs.folder import RunFolder
 
 _PATIENCE = 15.0  # seconds: processes that load pictures see within 5 that their trainer was killed
@@ -111,7 +111,7 @@ def wait_until_free(folder: Path, patience: float = _PATIENCE) -> bool:
         try:
             with RunFolder(folder).lock():
                 return True
-        except RunError:
+        except OutputInUseError:
             if time.monotonic() > until:
                 return False
             time.sleep(0.25)

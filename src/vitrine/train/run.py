@@ -9,10 +9,12 @@ from dataclasses import fields
 from pathlib import Path
 
 from vitrine.config import Recipe, recipe_from_toml
-from vitrine.errors import LostProcessError, RecipeError, RunError
+from vitrine.errors import LostProcessError, OutputInUseError, RecipeError, RunError
 from vitrine.models.load import resolve_with_weights
 from vitrine.results import CaptioningMetrics, ClassificationMetrics
+from vitrine.runs.checkpoint import delete_checkpoint
 from vitrine.runs.folder import RunFolder
+from vitrine.runs.model_card import CARD, write_model_card
 from vitrine.runs.record import read_record
 from vitrine.train.captioner import CaptionerTask, resolve_image_model
 from vitrine.train.classifier import ClassifierTask
@@ -76,6 +78,8 @@ def _train(
         if not processes.broadcast_from_main(is_finished):
             own_report = report if processes.is_main else lambda _: None
             _make_trainer(run, reference, recipe, own_report, processes).train()
+        elif processes.is_main:
+            _complete(run)
         return processes.broadcast_from_main(lambda: _read_result(run, recipe))
 
 
@@ -105,7 +109,7 @@ def _is_free(run: RunFolder) -> bool:
     try:
         with run.lock():
             return True
-    except RunError:
+    except OutputInUseError:
         return False
 
 
@@ -146,6 +150,13 @@ def _check_folder(run: RunFolder, recipe: Recipe, resume: bool) -> None:
         raise RunError(
             f"{run.path} was begun with another recipe: {pairs}.\nResume without changes, or train a new run."
         )
+
+
+def _complete(run: RunFolder) -> None:
+    """Do what a training that was killed at its very end, or an earlier version, left undone in a finished run."""
+    delete_checkpoint(run.path)
+    if not (run.path / CARD).exists():
+        write_model_card(run.path)
 
 
 def _read_result(run: RunFolder, recipe: Recipe) -> TrainResult:

@@ -132,11 +132,12 @@ class Trainer:
             self._finalize()
 
     def _finalize(self) -> None:
-        metrics = self.task.finalize(self.run, self.runtime)
-        delete_checkpoint(self.run.path)
+        """Write what a finished run has: metrics.json, which says that it is finished, after everything else."""
         weights_hash = {WEIGHTS_SHA256: file_sha256(self.run.path / "model.safetensors")}
-        self.run.write("metrics.json", to_json(metrics | weights_hash))
-        write_model_card(self.run.path)
+        metrics = self.task.finalize(self.run, self.runtime) | weights_hash
+        write_model_card(self.run.path, metrics)
+        self.run.write("metrics.json", to_json(metrics))
+        delete_checkpoint(self.run.path)
         for tracker in self.accelerator.trackers:  # accelerate's own end would disconnect processes
             tracker.finish()
 

@@ -150,13 +150,32 @@ class ShardsWriter:
         """Write the index, which makes the folder whole."""
         splits = {name: each.shards for name, each in self.splits.items() if each.shards}
         quarantine = [row for each in self.splits.values() for row in each.quarantine]
-        self._write_json(INDEX, {"format": FORMAT, **facts, "splits": splits, "quarantine": quarantine})
+        content = {"format": FORMAT, **facts, "fingerprint": self._fingerprint, "splits": splits}
+        self._write_json(INDEX, {**content, "quarantine": quarantine})
         (self.folder / UNFINISHED).unlink(missing_ok=True)
 
     def _write_json(self, name: str, content: Mapping[str, Any]) -> None:
         text = json.dumps(content, indent=1, ensure_ascii=False) + "\n"
         with atomic_path(self.folder / name) as file:
             file.write_text(text, "utf-8")
+
+
+def read_finished_index(folder: Path, fingerprint: str) -> dict[str, Any]:
+    """The content of the index that :meth:`ShardsWriter.finish` wrote for the same data and settings.
+
+    What a kill after the index left of the unfinished state is removed.
+
+    Raises:
+        OSError, ValueError, KeyError, TypeError, AttributeError: it is something else, or shards are gone.
+    """
+    content: dict[str, Any] = json.loads((folder / INDEX).read_text("utf-8"))
+    if content["fingerprint"] != fingerprint:
+        raise ValueError("it is of other data or settings")
+    for row in (row for rows in content["splits"].values() for row in rows):
+        if (folder / row["file"]).stat().st_size != row["bytes"]:
+            raise ValueError(f"{row['file']} is not as it was written")
+    (folder / UNFINISHED).unlink(missing_ok=True)
+    return content
 
 
 def _read(sample: Sample) -> tuple[Reading, bytes]:

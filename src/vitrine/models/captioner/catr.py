@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
@@ -16,6 +15,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vitrine.errors import ModelError, WeightsUnavailableError, error_summary
+from vitrine.io.file_names import temporary_path
+from vitrine.io.files import remove_unfinished
 from vitrine.io.hub_cache import NETWORK_OFF, is_offline, note_use
 from vitrine.models.cache import RELEASES, release_path
 from vitrine.models.captioner.config import catr_config
@@ -199,11 +200,12 @@ def fetch_release(name: str, progress: Progress | None = None) -> Path:
     if path.is_file():
         note_use(path, RELEASES[name])
         return path
-    partial = path.with_suffix(f".{os.getpid()}.part")  # another process may be downloading it, too
+    partial = temporary_path(path)  # another process may be downloading it, too
     try:
         if is_offline():
             raise OSError(NETWORK_OFF)
         partial.parent.mkdir(parents=True, exist_ok=True)
+        remove_unfinished(partial.parent)
         _download(RELEASES[name], partial, progress)
         load_catr(partial)  # an answer that is not the file is not kept
         partial.replace(path)
