@@ -160,6 +160,18 @@ SPLIT_NAMES = {
 }
 """What folders, manifest values and hub splits are called (lower case), and the split each one means."""
 
+
+def tables_in_splits(folder: Path, names: Sequence[str]) -> dict[Path, str]:
+    """Files of some names in split folders, with their splits; the folder, which may be large, is not listed."""
+    tables: dict[Path, str] = {}
+    for split, meaning in SPLIT_NAMES.items():
+        spelling = next(
+            (each for each in (split, split.capitalize(), split.upper()) if (folder / each).is_dir()), split
+        )
+        tables |= {folder / spelling / name: meaning for name in names if (folder / spelling / name).is_file()}
+    return tables
+
+
 LAYOUTS = (
     "class folders (DATA/cat/1.jpg), files named {label}_{id} (DATA/cat_1.jpg), either of them below train/, "
     "val|valid|validation/ and test/, a manifest (.csv, .tsv, .parquet with columns path, label and optionally split) "

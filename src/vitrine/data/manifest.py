@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pyarrow
 import pyarrow.parquet
 
 from vitrine.data import table_files
+from vitrine.data.decode import promised_format
 from vitrine.data.image_folder import SPLIT_NAMES, LabelledFile, labelled_data
 from vitrine.data.label_columns import LABEL_COLUMNS, Cell, LabelColumns, choose_label_columns
 from vitrine.data.picture_finder import PictureFinder
@@ -43,7 +44,15 @@ ID_COLUMNS = ("image_id", "img_id", "id")
 SPLIT_COLUMNS = ("split", "set", "subset", "partition")
 """Column names that are understood, in order of preference; case does not matter. Ids are the last choice of paths."""
 
-__all__ = ["LABEL_COLUMNS", "PATH_COLUMNS", "SPLIT_COLUMNS", "SUFFIXES", "has_columns", "open_manifest"]
+__all__ = [
+    "LABEL_COLUMNS",
+    "PATH_COLUMNS",
+    "SPLIT_COLUMNS",
+    "SUFFIXES",
+    "has_columns",
+    "open_manifest",
+    "open_manifests",
+]
 
 SUFFIXES = (*table_files.SUFFIXES, ".parquet")
 
@@ -80,51 +89,104 @@ def open_manifest(manifest: Path, reference: str, options: Mapping[str, str] | N
     Raises:
         DataError: unreadable, without the columns needed, contradictory, or naming no file that exists.
     """
-    options = options or {}
-    columns, rows = _read(manifest, options.get("encoding", ""))
-    used, rows = _choose(manifest, columns, rows, options)
-    finder = PictureFinder(manifest.parent / options.get("pictures", ""), manifest)
-    files: dict[str, LabelledFile] = {}
-    first_row: dict[str, int] = {}
-    without_label: list[LabelledFile] = []
-    repeated_rows = 0
-    for number, row in rows:
-        file = _file(manifest, number, row, used, finder)
-        if not file.label:
-            without_label.append(file)
-        elif file.name not in files:
-            files[file.name] = file
-            first_row[file.name] = number
-        elif (file.label, file.split) == (files[file.name].label, files[file.name].split):
-            repeated_rows += 1
-        else:
-            raise DataError(
-                f"{manifest}: rows {first_row[file.name]} and {number} name the same picture, {file.name}, with "
-                "different labels or splits. Keep one of them."
-            )
+    return open_manifests({manifest: ""}, manifest.parent, reference, options)
+
+
+def open_manifests(
+    manifests: Mapping[Path, str], base: Path, reference: str, options: Mapping[str, str] | None = None
+) -> Dataset:
+    """Read several manifests as one, each of the split beside it ("": its rows say), with names from ``base`` on.
+
+    Raises:
+        DataError: as :func:`open_manifest`.
+    """
+    tables = [_Table(path, split, base) for path, split in manifests.items()]
+    for table in tables:
+        table.read(options or {})
+    first = tables[0]
+    files = {name: file for table in tables for name, file in table.files.items()}
+    without_label = [file for table in tables for file in table.without_label]
     if not files:
-        raise DataError(f"{manifest} has no row with a label.")
-    is_multi_label = used.labels.are_several(file.label for file in files.values())
+        raise DataError(f"{first.path} has no row with a label.")
+    labels = first.columns.labels
+    is_multi_label = labels.are_several(file.label for file in files.values())
     if is_multi_label:
-        files = _with_several_labels(used.labels, files, without_label)
-    notes = [_column_note(columns, used), *([finder.note()] if finder.places else [])]
-    notes += [used.labels.note()] if is_multi_label else _aside(len(without_label), "without a label")
-    notes += [*_aside(repeated_rows, "repeat a row above them and"), *_absent(manifest, files.values())]
-    layout = f"manifest {manifest.suffix[1:]}" + (", multi-label" if is_multi_label else "")
-    order = used.labels.columns if used.labels.is_flags else None
-    return labelled_data(reference, layout, tuple(files.values()), notes, order)
+        for table in tables:
+            table.columns.labels.check()
+        files = {
+            file.name: replace(file, label=labels.split_cell(file.label)) for file in (*without_label, *files.values())
+        }
+    notes = [note for table in tables for note in table.notes()]
+    notes += [labels.note()] if is_multi_label else _aside(len(without_label), "without a label")
+    notes += _aside(sum(table.repeated_rows for table in tables), "repeat a row above them and")
+    notes += _absent(first.path, files.values())
+    layout = f"manifest {first.path.suffix[1:]}" + (", multi-label" if is_multi_label else "")
+    order = labels.columns if labels.is_flags else None
+    return labelled_data(reference, layout, tuple(files.values()), list(dict.fromkeys(notes)), order)
+
+
+class _Table:
+    """The rows of one manifest as they are read: pictures by name, and what was left aside.
+
+    A picture has one row, or several that say the same.
+    """
+
+    def __init__(self, path: Path, split: str, base: Path) -> None:
+        self.path, self.split, self.base = path, split, base
+        self.files: dict[str, LabelledFile] = {}
+        self.without_label: list[LabelledFile] = []
+        self.repeated_rows = 0
+
+    def read(self, options: Mapping[str, str]) -> None:
+        """Read all rows.
+
+        Raises:
+            DataError: as :func:`open_manifest`.
+        """
+        self.all_columns, rows = _read(self.path, options.get("encoding", ""))
+        self.columns, rows = _choose(self.path, self.all_columns, rows, options)
+        self.finder = PictureFinder(self.path.parent / options.get("pictures", ""), self.path)
+        first_row: dict[str, int] = {}
+        for number, row in rows:
+            file = self._file(number, row)
+            if not file.label:
+                self.without_label.append(file)
+            elif file.name not in self.files:
+                self.files[file.name] = file
+                first_row[file.name] = number
+            elif (file.label, file.split) == (self.files[file.name].label, self.files[file.name].split):
+                self.repeated_rows += 1
+            else:
+                raise DataError(
+                    f"{self.path}: rows {first_row[file.name]} and {number} name the same picture, {file.name}, with "
+                    "different labels or splits. Keep one of them."
+                )
+
+    def notes(self) -> list[str]:
+        """Which columns are used, and where pictures were that the table does not say."""
+        return [_column_note(self.all_columns, self.columns), *([self.finder.note()] if self.finder.places else [])]
+
+    def _file(self, number: int, row: Mapping[str, Cell]) -> LabelledFile:
+        where = f"{self.path}, row {number}"
+        path_text = _text_cell(row, self.columns.path)
+        if not path_text or "\0" in path_text:
+            raise DataError(f"{where}: the column {self.columns.path} holds no usable path.")
+        split = _text_cell(row, self.columns.split) if self.columns.split else ""
+        if split and split.lower() not in SPLIT_NAMES:
+            raise DataError(f"{where}: the split {split!r} is none of {', '.join(SPLIT_NAMES)}.")
+        split = SPLIT_NAMES.get(split.lower(), self.split)
+        path = _locate(path_text, self.finder, where, split)
+        label = self.columns.labels.read(row, number)
+        for each in (label,) if isinstance(label, str) else label:
+            if control := control_character(each):
+                raise DataError(
+                    f"{where}: the class {each!r:.80} holds {control}: class names are one a line. Rename it."
+                )
+        return LabelledFile(printable(Path(os.path.relpath(path, self.base)).as_posix()), path, label, split)
 
 
 def _aside(rows: int, why: str) -> list[str]:
     return [f"{rows:,} rows {why} were left aside."] if rows else []
-
-
-def _with_several_labels(
-    labels: LabelColumns, files: Mapping[str, LabelledFile], without_label: Iterable[LabelledFile]
-) -> dict[str, LabelledFile]:
-    """The pictures of multi-label data, each with its labels; one without any counts as well."""
-    labels.check()
-    return {file.name: replace(file, label=labels.split_cell(file.label)) for file in (*without_label, *files.values())}
 
 
 def has_columns(manifest: Path) -> bool:
@@ -187,7 +249,9 @@ def _is_plain(kind: pyarrow.DataType) -> bool:
 
 
 def _cell(value: object) -> Cell:
-    """A cell as text, or a list of texts as a tuple."""
+    """A cell as text, or a list of texts as a tuple; an object of one list (``{"choices": [...]}``) is that list."""
+    if isinstance(value, dict) and len(value) == 1:
+        value = next(iter(value.values()))
     return tuple(map(_text, value)) if isinstance(value, list) else _text(value)
 
 
@@ -219,31 +283,10 @@ def _choose(
     if path is None or labels is None:
         raise DataError(
             f"{manifest} needs the columns path and label (and optionally split); it has {and_n_more(columns, 12)}.\n"
-            f"Rename them, or name them: '{manifest.name}?image=COLUMN&label=COLUMN'; columns of 0 and 1: ?labels=A,B."
+            f"{_headless_hint(columns)}Rename them, or name them: '{manifest.name}?image=COLUMN&label=COLUMN'; columns of "
+            "0 and 1: ?labels=A,B."
         )
     return _Columns(path, labels, split), rows
-
-
-def _file(
-    manifest: Path, number: int, row: Mapping[str, Cell], columns: _Columns, finder: PictureFinder
-) -> LabelledFile:
-    where = f"{manifest}, row {number}"
-    path_text = _text_cell(row, columns.path)
-    if not path_text or "\0" in path_text:
-        raise DataError(f"{where}: the column {columns.path} holds no usable path.")
-    split = _text_cell(row, columns.split) if columns.split else ""
-    if split and split.lower() not in SPLIT_NAMES:
-        raise DataError(f"{where}: the split {split!r} is none of {', '.join(SPLIT_NAMES)}.")
-    split = SPLIT_NAMES.get(split.lower(), "")
-    path = _locate(path_text, finder, where, split)
-    label = columns.labels.read(row, number)
-    for each in (label,) if isinstance(label, str) else label:
-        if control := control_character(each):
-            raise DataError(
-                f"{where}: the class {each!r:.80} holds {control}, and class names are one a line. Rename it."
-            )
-    name = Path(os.path.relpath(path, manifest.parent)).as_posix()
-    return LabelledFile(printable(name), path, label, split)
 
 
 def _locate(path_text: str, finder: PictureFinder, where: str, split: str) -> Path:
@@ -256,6 +299,11 @@ def _locate(path_text: str, finder: PictureFinder, where: str, split: str) -> Pa
         return path
     place = finder.find(path_text, where, split)
     return path if place is None else finder.root / place
+
+
+def _headless_hint(columns: Sequence[str]) -> str:
+    is_row = any(promised_format(column) for column in columns)
+    return "Its first line looks like a row: put a header above it, such as path,label. " if is_row else ""
 
 
 def _text_cell(row: Mapping[str, Cell], column: str) -> str:

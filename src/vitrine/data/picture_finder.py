@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from vitrine.data.decode import EXTENSIONS
@@ -16,7 +16,7 @@ _MAX_SAID = 4
 
 
 class PictureFinder:
-    """Looks for pictures by name in a folder and in the folders in it; each of them is listed once, when first needed.
+    """Looks for pictures by name in a folder, in the folders in it, and in those in them, each listed once if needed.
 
     Attributes:
         places: how many pictures were found in which folder, by its path relative to the root.
@@ -28,6 +28,7 @@ class PictureFinder:
         self.places: Counter[str] = Counter()
         self._table = table
         self._folders: list[str] | None = None
+        self._files_below: dict[str, list[str]] | None = None
         self._files: dict[str, dict[str, list[str]]] = {}
 
     def find(self, name: str, where: str, split: str = "") -> str | None:
@@ -50,8 +51,9 @@ class PictureFinder:
             return self._find_elsewhere(name)
         if ".." in path.parts or not path.name:
             return None
-        files = self._list(parent)
-        matches = files.get(path.name) or files.get(f"{path.name}.*") or []
+        matches = self._match(self._list(parent), path.name)
+        if not matches and not parent:  # a folder deeper, listed only where it is needed
+            matches = self._match(self._list_below(), path.name)
         if len(matches) > 1:
             matches = self._in_split(matches, split) or matches
         if len(matches) > 1:
@@ -88,13 +90,30 @@ class PictureFinder:
             for place in ("", *self._list_folders()):
                 folder = "/".join(part for part in (place, parent) if part)
                 if (self.root / folder).is_dir():
-                    for entry in entries(self.root / folder):
-                        if is_picture(entry):
-                            path = f"{folder}/{entry.name}" if folder else entry.name
-                            files.setdefault(entry.name, []).append(path)
-                            files.setdefault(f"{_without_ending(entry.name)}.*", []).append(path)
+                    self._add(files, folder)
             self._files[parent] = files
         return self._files[parent]
+
+    @staticmethod
+    def _match(files: Mapping[str, list[str]], name: str) -> list[str]:
+        return files.get(name) or files.get(f"{name}.*") or []
+
+    def _list_below(self) -> Mapping[str, list[str]]:
+        """The pictures in the folders of each folder in the root, as :meth:`_list` has them."""
+        if self._files_below is None:
+            self._files_below = {}
+            for place in self._list_folders():
+                for entry in entries(self.root / place):
+                    if is_folder(entry):
+                        self._add(self._files_below, f"{place}/{entry.name}")
+        return self._files_below
+
+    def _add(self, files: dict[str, list[str]], folder: str) -> None:
+        for entry in entries(self.root / folder):
+            if is_picture(entry):
+                path = f"{folder}/{entry.name}" if folder else entry.name
+                files.setdefault(entry.name, []).append(path)
+                files.setdefault(f"{_without_ending(entry.name)}.*", []).append(path)
 
     def _list_folders(self) -> Sequence[str]:
         if self._folders is None:

@@ -20,8 +20,8 @@ from vitrine.results import and_n_more
 __all__ = ["list_pictures", "open_data", "open_unlabelled"]
 
 
-METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
-"""What Hugging Face datasets calls a manifest that lies among the pictures."""
+METADATA = ("metadata.csv", "metadata.jsonl", "metadata.parquet", "_classes.csv", "labels.json")
+"""What Hugging Face datasets, Roboflow and FiftyOne call a manifest that lies among the pictures, or in each split."""
 
 OPTIONS = (
     *("image", "label", "labels", "separator", "split", "config", "revision", "folders", "masks"),
@@ -102,6 +102,9 @@ def _open_folder(folder: Path, reference: str, options: dict[str, str]) -> Datas
     for name in METADATA:
         if (folder / name).is_file() and manifest.has_columns(folder / name):
             return manifest.open_manifest(folder / name, reference, options)
+    in_splits = _tables_in_splits(folder)
+    if in_splits:
+        return manifest.open_manifests(in_splits, folder, reference, options)
     instances = coco.instance_files(folder)
     if instances and not options:
         return coco.open_instances(instances, reference)
@@ -113,6 +116,12 @@ def _open_folder(folder: Path, reference: str, options: dict[str, str]) -> Datas
     if masks not in CHOICES:
         raise DataError(f"{reference}: masks={masks} is not known; expected masks=aside or masks=pictures.")
     return image_folder.open_folder(folder, reference, folders, masks)
+
+
+def _tables_in_splits(folder: Path) -> dict[Path, str]:
+    """Manifests that lie among the pictures of each split folder, with their splits."""
+    tables = image_folder.tables_in_splits(folder, METADATA)
+    return {path: split for path, split in tables.items() if manifest.has_columns(path)}
 
 
 def _open_file(path: Path, reference: str, options: dict[str, str]) -> Dataset:

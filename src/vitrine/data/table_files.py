@@ -1,4 +1,4 @@
-"""Tables in text files: separated by commas, semicolons, tabs or bars, lines of JSON, or a JSON list of objects.
+"""Tables in text files: separated by commas, semicolons, tabs or bars; lines of JSON; a JSON list; FiftyOne's labels.
 
 Every row comes with the number of its line, so that a message can name it.
 """
@@ -98,6 +98,20 @@ def _read_json_lines(file: Path, encoding: str) -> Iterator[Row]:
 
 def _read_json_list(file: Path, encoding: str) -> Iterator[Row]:
     entries = json.loads(read_text(file, encoding))
+    if isinstance(entries, dict) and isinstance(entries.get("labels"), dict):
+        entries = list(_fiftyone_rows(entries["labels"], entries.get("classes")))
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise DataError(f"{file} is no table: expected a JSON list of objects, one a picture.")
     yield from enumerate(entries, start=1)
+
+
+def _fiftyone_rows(labels: Mapping[str, Any], classes: object) -> Iterator[dict[str, Any]]:
+    """Rows of FiftyOne's ``{"classes": [...], "labels": {id: class, its number or a list}}``."""
+    names = classes if isinstance(classes, list) else []
+
+    def name(label: Any) -> Any:
+        is_number = isinstance(label, int) and not isinstance(label, bool)
+        return names[label] if is_number and 0 <= label < len(names) else label
+
+    for number, label in labels.items():
+        yield {"path": number, "label": list(map(name, label)) if isinstance(label, list) else name(label)}

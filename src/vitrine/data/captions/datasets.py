@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 from vitrine.data.captions.files import LAYOUTS, OPTIONS, CaptionedFile, is_captioned, read_captions
 from vitrine.data.decode import FilePicture
@@ -44,9 +45,18 @@ def is_captioned_data(reference: str) -> bool:
     """
     if reference.startswith(PREFIX):
         return False
+    place, options = _loose_options(reference)
+    if "caption" in options:
+        return True
     if is_shards(reference):
         return not find_shards(reference).labels
-    return is_captioned(Path(without_options(reference)).expanduser())
+    return is_captioned(Path(place).expanduser())
+
+
+def _loose_options(reference: str) -> tuple[str, dict[str, str]]:
+    """The options of a reference that may be one to labels, which has others."""
+    place = without_options(reference)
+    return place, dict(parse_qsl(reference[len(place) + 1 :]))
 
 
 def open_captions(reference: str, *, seed: int = 0, val_fraction: float = 0.2) -> Dataset:

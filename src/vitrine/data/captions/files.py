@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.data.decode import FilePicture, promised_format
-from vitrine.data.image_folder import SPLIT_NAMES, entries, is_folder
+from vitrine.data.image_folder import SPLIT_NAMES, entries, is_folder, tables_in_splits
 from vitrine.data.manifest import PATH_COLUMNS, SPLIT_COLUMNS, has_columns
 from vitrine.data.picture_finder import PictureFinder
 from vitrine.data.samples import clean_caption, printable
@@ -211,7 +211,7 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-CAPTION_COLUMNS = ("caption", "captions", "text", "sentence", "sentences", "comment", "description")
+CAPTION_COLUMNS = ("caption", "captions", "text", "sentence", "sentences", "comment", "description", "title")
 """Column names that are understood, in order of preference; case does not matter."""
 
 
@@ -398,9 +398,36 @@ def _choices(folder: Path) -> list[list[Path]]:
     tables = [folder / name for name in _TABLES if (folder / name).is_file()]
     caption_tables = [path for path in tables if has_captions(path)]
     texts = [path for pattern in _TEXTS for path in sorted(folder.glob(pattern)) if path.is_file()]
-    single = [[path] for path in (*caption_tables, *texts)]
+    in_splits = [path for path in _tables_in_splits(folder) if has_captions(path)]
+    single = [[path] for path in (*caption_tables, *texts)] + ([in_splits] if in_splits else [])
     groups = [group for group in (annotations, *([path] for path in splits), lists, *single) if group]
     return groups or [[path] for path in tables[:1]]  # whose columns an error names
+
+
+def _tables_in_splits(folder: Path) -> list[Path]:
+    """Tables among the pictures of split folders, as Hugging Face datasets has them."""
+    return list(tables_in_splits(folder, _TABLES))
+
+
+def _read_tables_in_splits(files: Sequence[Path], options: Mapping[str, str]) -> CaptionedFiles:
+    """Tables in split folders as one: names from the folder above them, and the split that each one's folder means."""
+    parts = []
+    for file in files:
+        captions, split = read_table(CaptionCollector(file.parent, file), file, options), file.parent.name
+        prefix = f"{printable(split)}/"
+        part = tuple(
+            replace(each, name=prefix + each.name, split=each.split or SPLIT_NAMES[split.lower()])
+            for each in captions.files
+        )
+        absent, without = ([prefix + name for name in names] for names in (captions.absent, captions.without_captions))
+        parts.append(CaptionedFiles(captions.layout, part, captions.notes, tuple(absent), tuple(without)))
+    return CaptionedFiles(
+        f"{parts[0].layout} in split folders",
+        tuple(file for part in parts for file in part.files),
+        tuple(dict.fromkeys(note for part in parts for note in part.notes)),
+        tuple(name for part in parts for name in part.absent),
+        tuple(name for part in parts for name in part.without_captions),
+    )
 
 
 def _is_caption_list(file: Path) -> bool:
@@ -461,6 +488,8 @@ def _read_files(
     root = folder.parent if folder.name == "annotations" and ending == ".json" else folder
     if options.get("pictures"):
         root = Path(os.path.normpath(root / options["pictures"]))
+    if files[0].parent != folder and ending in _TABLE_ENDINGS:
+        return _read_tables_in_splits(files, options)
     collector = CaptionCollector(root, files[0], notes)
     if ending == ".json":
         return _read_json(collector, files, options)
