@@ -283,8 +283,8 @@ def _choose(
     if path is None or labels is None:
         raise DataError(
             f"{manifest} needs the columns path and label (and optionally split); it has {and_n_more(columns, 12)}.\n"
-            f"{_headless_hint(columns)}Rename them, or name them: '{manifest.name}?image=COLUMN&label=COLUMN'; columns of "
-            "0 and 1: ?labels=A,B."
+            f"{_headless_hint(columns)}Rename them, or name them: '{manifest.name}?image=COLUMN&label=COLUMN'; columns "
+            "of 0 and 1: ?labels=A,B."
         )
     return _Columns(path, labels, split), rows
 
