@@ -101,6 +101,25 @@ def small_run(small_scenes: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     return train(str(small_scenes), recipe, tmp_path_factory.mktemp("runs") / "micro").run
 
 
+@pytest.fixture(scope="session")
+def multi_label_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table of generated pictures of 32 px with the colours of all their objects: 64 to train on, 40 to validate."""
+    from support.multi_label import write_multi_label_data
+
+    return write_multi_label_data(tmp_path_factory.mktemp("colours"), 64, 40)
+
+
+@pytest.fixture(scope="session")
+def multi_label_run(multi_label_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a micro model on ``multi_label_data``."""
+    from support.training import recipe
+
+    from vitrine.train.run import train
+
+    settings = recipe(class_weights="balanced", label_smoothing=0.1, epochs=3)
+    return train(f"{multi_label_data}?label=colours", settings, tmp_path_factory.mktemp("runs") / "colours").run
+
+
 @pytest.fixture
 def vitrine_command(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

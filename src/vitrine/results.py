@@ -230,6 +230,170 @@ class ClassificationMetrics:
         )
 
 
+@dataclass(frozen=True)
+class LabelMetrics:
+    """One label of a multi-label model. All shares are 0 to 1.
+
+    Attributes:
+        label: its name.
+        average_precision: mean precision over the pictures that have it, as they are ranked; None where none has it.
+        precision: of the pictures that were given it, the share that has it; None where none was given it.
+        recall: of the pictures that have it, the share that was given it; None where there is none.
+        f1: of both; None where no picture has it or was given it.
+        support: pictures that have it.
+        predicted: pictures that were given it.
+    """
+
+    label: str
+    average_precision: float | None
+    precision: float | None
+    recall: float | None
+    f1: float | None
+    support: int
+    predicted: int
+
+
+@dataclass(frozen=True)
+class LabelMistake:
+    """A label that a picture was wrongly given, or wrongly not given.
+
+    Attributes:
+        name: of the picture.
+        label: which.
+        is_present: whether the picture has it.
+        probability: that the model gave it, 0 to 1.
+    """
+
+    name: str
+    label: str
+    is_present: bool
+    probability: float
+
+
+@dataclass(frozen=True)
+class MultiLabelMetrics:
+    """A multi-label classifier's figures on one split.
+
+    Attributes:
+        n: pictures that were counted.
+        precision: ``fp32`` or ``bf16``: the arithmetic that the model ran in.
+        threshold: the probability above which a label counts as given, 0 to 1.
+        mean_average_precision: mean over the labels that a picture has, 0 to 1.
+        micro_f1: of all labels of all pictures together, at the threshold.
+        macro_f1: mean over the labels that a picture has or was given, at the threshold.
+        accuracy: share of pictures all of whose labels are right at the threshold (exact match).
+        accuracy_interval: its 95 % interval (Wilson); the other intervals are of the same kind over the pictures, and
+            None with too few of them.
+        negative_log_likelihood: binary cross-entropy, mean over pictures and labels, in nats.
+        without_label: pictures that have no label.
+        classes: one entry a label, in class order.
+        hardest: the mistakes that the model was surest of, surest first.
+    """
+
+    n: int
+    precision: str
+    threshold: float
+    mean_average_precision: float
+    mean_average_precision_interval: Interval | None
+    micro_f1: float
+    micro_f1_interval: Interval | None
+    macro_f1: float
+    macro_f1_interval: Interval | None
+    accuracy: float
+    accuracy_interval: Interval
+    negative_log_likelihood: float
+    without_label: int
+    classes: tuple[LabelMetrics, ...]
+    hardest: tuple[LabelMistake, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the labels, in class order."""
+        return tuple(entry.label for entry in self.classes)
+
+    @property
+    def unseen(self) -> tuple[str, ...]:
+        """Labels that no picture has, which count in no mean average precision."""
+        return tuple(entry.label for entry in self.classes if not entry.support)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready and stable: floats are rounded to ``DECIMALS``."""
+        precision_interval = self.mean_average_precision_interval
+        return {
+            "kind": MULTI_LABEL,
+            "n": self.n,
+            "precision": self.precision,
+            "threshold": self.threshold,
+            **_with_interval("mean_average_precision", self.mean_average_precision, precision_interval),
+            **_with_interval("micro_f1", self.micro_f1, self.micro_f1_interval),
+            **_with_interval("macro_f1", self.macro_f1, self.macro_f1_interval),
+            **_with_interval("exact_match", self.accuracy, self.accuracy_interval),
+            "negative_log_likelihood": round_number(self.negative_log_likelihood),
+            "pictures_without_label": self.without_label,
+            "labels": [
+                {name: round_number(value) if isinstance(value, float) else value for name, value in vars(each).items()}
+                for each in self.classes
+            ],
+            "hardest_mistakes": [
+                {
+                    "name": _storable(each.name),
+                    "label": each.label,
+                    "is_present": each.is_present,
+                    "probability": round_number(each.probability),
+                }
+                for each in self.hardest
+            ],
+        }
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> MultiLabelMetrics:
+        """What :meth:`to_dict` wrote, with floats as rounded there; other keys are ignored.
+
+        Raises:
+            KeyError: an entry is missing.
+        """
+        return cls(
+            n=content["n"],
+            precision=content["precision"],
+            threshold=content["threshold"],
+            mean_average_precision=content["mean_average_precision"],
+            mean_average_precision_interval=_interval_of(content["mean_average_precision_interval_95"]),
+            micro_f1=content["micro_f1"],
+            micro_f1_interval=_interval_of(content["micro_f1_interval_95"]),
+            macro_f1=content["macro_f1"],
+            macro_f1_interval=_interval_of(content["macro_f1_interval_95"]),
+            accuracy=content["exact_match"],
+            accuracy_interval=Interval(*content["exact_match_interval_95"]),
+            negative_log_likelihood=content["negative_log_likelihood"],
+            without_label=content["pictures_without_label"],
+            classes=tuple(LabelMetrics(**entry) for entry in content["labels"]),
+            hardest=tuple(LabelMistake(**entry) for entry in content["hardest_mistakes"]),
+        )
+
+
+MULTI_LABEL = "multi_label"
+"""What metrics.json says under ``kind`` where they are of a multi-label model."""
+
+
+def classifier_metrics_from_dict(content: Mapping[str, Any]) -> ClassificationMetrics | MultiLabelMetrics:
+    """The metrics of a classifier that were written as JSON, of whichever kind they are.
+
+    Raises:
+        KeyError: an entry is missing.
+    """
+    kind = MultiLabelMetrics if content.get("kind") == MULTI_LABEL else ClassificationMetrics
+    return kind.from_dict(content)
+
+
+def _with_interval(name: str, value: float, interval: Interval | None) -> dict[str, Any]:
+    ends = None if interval is None else [round_number(interval.low), round_number(interval.high)]
+    return {name: round_number(value), f"{name}_interval_95": ends}
+
+
+def _interval_of(ends: Sequence[float] | None) -> Interval | None:
+    return None if ends is None else Interval(*ends)
+
+
 def uneven_classes_figures(metrics: ClassificationMetrics) -> list[tuple[str, str]]:
     """(name, value) of what says how much an accuracy on uneven classes is worth; none where nothing was counted."""
     if metrics.balanced_accuracy is None or metrics.macro_f1 is None or metrics.majority is None:

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vitrine.classify.inference import join_logits, predict_samples
+from vitrine.classify.inference import predict_samples
 from vitrine.classify.labels import classes_called
-from vitrine.classify.model import Classifier, in_precision, is_unfinished, open_classifier, require_one_label
-from vitrine.classify.predictions_csv import predictions_csv
-from vitrine.data.samples import Dataset, FiniteSplit
+from vitrine.classify.measurement import Measurement, measure
+from vitrine.classify.model import Classifier, in_precision, is_unfinished, open_classifier
+from vitrine.classify.predictions_csv import choose_threshold
+from vitrine.data.samples import Dataset, FiniteSplit, Sample
 from vitrine.data.sources import open_data
 from vitrine.data.training_copies import TrainingCopy
 from vitrine.errors import DataError
 from vitrine.io.files import to_json, write_atomically
 from vitrine.io.output_lock import writes_folder
-from vitrine.metrics.classification import (
-    LabelledLogits,
-    check_expected_accuracy,
-    classification_metrics,
-    count_changed_labels,
-    is_within_tolerance,
-)
-from vitrine.plotting.confusion import confusion_csv, save_confusion_figure
-from vitrine.plotting.tables import metrics_table
+from vitrine.metrics.classification import check_expected_accuracy, is_within_tolerance
+from vitrine.plotting.tables import metrics_table, multi_label_metrics_table
 from vitrine.results import (
     ONE_TRAINING,
     ClassificationMetrics,
+    MultiLabelMetrics,
     Progress,
     Unreadable,
     no_progress,
@@ -39,7 +34,7 @@ from vitrine.results import (
 from vitrine.runs.environment import WEIGHTS_SHA256
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.leakage import LEAKAGE, TRAINING_COPIES, Leakage
-from vitrine.runs.training_pictures import copies_of_run
+from vitrine.runs.training_pictures import TrainingCopies, copies_of_run
 
 _SHOWN_COPIES = 5  # of training pictures; metrics.json has all
 
@@ -155,23 +150,25 @@ class EvaluationResult(ABC):
 
 @dataclass(frozen=True)
 class Expectation:
-    """An accuracy that was expected.
+    """A score that was expected.
 
     Attributes:
-        accuracy: 0 to 1.
+        value: 0 to 1.
         tolerance: how far from it is still right.
-        is_met: whether the accuracy that was measured is.
+        is_met: whether the score that was measured is.
+        measure: what it is of: accuracy, or mean average precision.
     """
 
-    accuracy: float
+    value: float
     tolerance: float
     is_met: bool
+    measure: str = "accuracy"
 
     @classmethod
-    def of(cls, accuracy: float, expected_accuracy: float, tolerance: float) -> Expectation:
-        """Hold an accuracy that was measured against the one that was expected."""
-        is_met = is_within_tolerance(accuracy, expected_accuracy, tolerance)
-        return cls(expected_accuracy, tolerance, is_met)
+    def of(cls, measurement: Measurement, expected_score: float, tolerance: float) -> Expectation:
+        """Hold what was measured against what was expected."""
+        is_met = is_within_tolerance(measurement.score, expected_score, tolerance)
+        return cls(expected_score, tolerance, is_met, measurement.score_name)
 
 
 @dataclass(frozen=True)
@@ -198,7 +195,7 @@ class ClassifierEvaluation(EvaluationResult):
         is_unfinished: the model is of a run whose training has not ended: its best epoch so far.
     """
 
-    metrics: ClassificationMetrics
+    metrics: ClassificationMetrics | MultiLabelMetrics
     expectation: Expectation | None = None
     label_changes: LabelChanges | None = None
     is_unfinished: bool = False
@@ -217,7 +214,7 @@ class ClassifierEvaluation(EvaluationResult):
         if self.expectation is not None:
             expectation = self.expectation
             content["expectation"] = {
-                "accuracy": expectation.accuracy,
+                expectation.measure.replace(" ", "_"): expectation.value,
                 "tolerance": expectation.tolerance,
                 "met": expectation.is_met,
             }
@@ -230,7 +227,9 @@ class ClassifierEvaluation(EvaluationResult):
 
     def table(self) -> str:
         """The same for a person."""
-        lines = [f"{self.model} on {self.data}, {self.split} split", "", metrics_table(self.metrics)]
+        metrics = self.metrics
+        table = multi_label_metrics_table(metrics) if isinstance(metrics, MultiLabelMetrics) else metrics_table(metrics)
+        lines = [f"{self.model} on {self.data}, {self.split} split", "", table]
         if self.is_unfinished:
             lines += ["", "The training of this run has not ended: these are the weights of its best epoch so far."]
         lines += self.leakage_lines()
@@ -238,11 +237,13 @@ class ClassifierEvaluation(EvaluationResult):
         lines += unreadable_lines(self.unreadable)
         if self.label_changes is not None:
             changes = self.label_changes
-            lines += ["", f"{changes.pictures} of {self.metrics.n} labels differ in {changes.precision}."]
+            what = "pictures have other labels" if isinstance(metrics, MultiLabelMetrics) else "labels differ"
+            lines += ["", f"{changes.pictures} of {self.metrics.n} {what} in {changes.precision}."]
         if self.expectation is not None:
             expectation = self.expectation
             verdict = "met" if expectation.is_met else "MISSED"
-            lines += ["", f"Expected {expectation.accuracy:g} within {expectation.tolerance:g}: {verdict}."]
+            what = "" if expectation.measure == "accuracy" else f"{expectation.measure} "
+            lines += ["", f"Expected {what}{expectation.value:g} within {expectation.tolerance:g}: {verdict}."]
         return "\n".join(lines)
 
 
@@ -258,6 +259,7 @@ def evaluate(
     batch_size: int = 64,
     precision: str = "auto",
     against: str | None = None,
+    threshold: float | None = None,
     seed: int | None = None,
     architecture: str | None = None,
     progress: Progress = no_progress,
@@ -267,13 +269,15 @@ def evaluate(
     Args:
         model: a model reference with a head of its own.
         data: a data reference; its class names must be among the model's.
-        out: where metrics.json, confusion.csv, confusion.png and predictions.csv go; None writes nothing.
+        out: where metrics.json, confusion.csv, confusion.png and predictions.csv go; of a multi-label model labels.csv
+            and labels.png in place of the confusion. None writes nothing.
         split: which split; by default test, else validation, else train.
-        expect: the accuracy that is expected; None expects nothing.
+        expect: the accuracy that is expected, of a multi-label model the mean average precision; None expects nothing.
         tolerance: how far from ``expect`` is still right.
         batch_size: pictures at a time; it does not change labels beyond rounding.
         precision: auto, fp32 or bf16.
         against: a second precision whose labels are compared with the first's.
+        threshold: of a multi-label model, the probability above which a label is given, for F1; None is 0.5.
         seed: of the split made where the data have none; by default a run's own, so that its validation pictures
             are the ones it was not trained on, else 0.
         architecture: the timm name of the model where ``model`` is a weights file.
@@ -281,48 +285,48 @@ def evaluate(
 
     Raises:
         DataError, ModelError: the input cannot be used.
+        UsageError: a threshold that is no probability, or for a model that gives every picture one label.
     """
     if expect is not None:
         check_expected_accuracy(expect, tolerance)
     classifier = open_classifier(model, precision, architecture)
-    require_one_label(classifier, "vitrine evaluate measures")
+    chosen_threshold = choose_threshold(threshold, is_multi_label=classifier.is_multi_label)
     other = None if against is None else in_precision(classifier, against)
     settings = split_settings(classifier.folder, seed)
     dataset = open_data(data, seed=settings.seed, val_fraction=settings.val_fraction)
-    dataset.require_one_label("this model gives")
+    if chosen_threshold is None:
+        dataset.require_one_label("this model gives")
     name = choose_split(dataset, split)
     samples = _with_model_labels(dataset, name, classifier)
     parts = list(predict_samples(classifier, samples, batch_size=batch_size, progress=progress))
-    logits = join_logits(parts)
     copies = None if name == "train" else copies_of_run(classifier.folder, samples, progress)
-    metrics = classification_metrics(logits, classifier.labels, precision=classifier.precision)
+    measurement = measure(parts, classifier, chosen_threshold)
     changes = None
     if other is not None:
-        other_logits = join_logits(predict_samples(other, samples, batch_size=batch_size, progress=progress))
-        changes = LabelChanges(other.precision, count_changed_labels(logits, other_logits))
+        other_parts = list(predict_samples(other, samples, batch_size=batch_size, progress=progress))
+        changes = LabelChanges(other.precision, measurement.count_changes(other_parts))
     result = ClassifierEvaluation(
         model=model,
         data=data,
         split=name,
-        metrics=metrics,
+        metrics=measurement.metrics,
         unreadable=tuple(each for part in parts for each in part.unreadable),
-        expectation=None if expect is None else Expectation.of(metrics.accuracy, expect, tolerance),
+        expectation=None if expect is None else Expectation.of(measurement, expect, tolerance),
         label_changes=changes,
         is_unfinished=is_unfinished(classifier),
         weights_sha256=classifier.weights.sha256 if classifier.weights else None,
         notes=classifier.notes,
-        leakage=None if copies is None else copies.leakage(_right_by_name(logits), split=name),
+        leakage=None if copies is None else _leakage(copies, measurement, name),
         copies=() if copies is None else copies.copies,
     )
     if out is not None:
-        _write(out, result, logits, classifier.labels)
+        measurement.write(out, result.write_metrics(out))
     return result
 
 
-def _right_by_name(logits: LabelledLogits) -> dict[str, bool]:
-    """Whether the label of each picture is right, by its name."""
-    is_right_N = logits.predictions == logits.labels_N
-    return dict(zip(logits.names, is_right_N.tolist(), strict=True))
+def _leakage(copies: TrainingCopies, measurement: Measurement, split: str) -> Leakage:
+    """What the model comes to without pictures that also stand in its training."""
+    return copies.leakage(measurement.right_by_name(), split=split, measure=measurement.leakage_measure)
 
 
 def _with_model_labels(data: Dataset, split: str, classifier: Classifier) -> FiniteSplit:
@@ -342,11 +346,11 @@ def _with_model_labels(data: Dataset, split: str, classifier: Classifier) -> Fin
             f"The model's classes: {', '.join(classifier.labels[:8])}{' ...' if len(classifier.labels) > 8 else ''}"
         )
     indices = [positions[label] for label in data.labels]
-    return FiniteSplit([replace(s, label=None if s.label is None else indices[s.label]) for s in data.splits[split]])
+    return FiniteSplit([_renumber(sample, indices) for sample in data.splits[split]])
 
 
-def _write(out: Path, result: ClassifierEvaluation, logits: LabelledLogits, labels: tuple[str, ...]) -> None:
-    metadata = result.write_metrics(out)
-    write_atomically(out / "predictions.csv", predictions_csv(logits, labels))
-    write_atomically(out / "confusion.csv", confusion_csv(result.metrics))
-    save_confusion_figure(result.metrics, out / "confusion.png", metadata)
+def _renumber(sample: Sample, indices: Sequence[int]) -> Sample:
+    """The sample with its labels as another list numbers them."""
+    if sample.labels is not None:
+        return replace(sample, labels=tuple(sorted(indices[label] for label in sample.labels)))
+    return replace(sample, label=None if sample.label is None else indices[sample.label])

@@ -16,6 +16,7 @@ from vitrine.data.loader import Batch, batches, normalise
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import EvalTransform
 from vitrine.metrics.classification import LabelledLogits
+from vitrine.metrics.multi_label import MultiLabelLogits, multi_hot
 from vitrine.models.precision import autocast, is_compiled
 from vitrine.results import Progress, Unreadable, no_progress, none_readable
 
@@ -111,6 +112,21 @@ def predict_samples(
 def known_labels(samples: Iterable[Sample]) -> npt.NDArray[np.int64]:
     """int64 (N,): the samples' labels; -1 where a label is not known."""
     return np.array([-1 if sample.label is None else sample.label for sample in samples], dtype=np.int64)
+
+
+def join_multi_label_logits(parts: Iterable[BatchLogits], labels: int) -> MultiLabelLogits:
+    """The logits of all batches, with the pictures' names and all their labels, of ``labels`` that there are.
+
+    Raises:
+        DataError: not one picture could be read.
+    """
+    parts = tuple(parts)
+    samples = [sample for part in parts for sample in part.samples]
+    if not samples:
+        raise none_readable([each for part in parts for each in part.unreadable])
+    logits_NC = np.concatenate([part.logits_BC for part in parts if part.samples])
+    targets_NC = multi_hot((sample.label_set for sample in samples), len(samples), labels)
+    return MultiLabelLogits(tuple(sample.name for sample in samples), logits_NC, targets_NC)
 
 
 def join_logits(parts: Iterable[BatchLogits]) -> LabelledLogits:

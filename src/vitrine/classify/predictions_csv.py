@@ -13,6 +13,7 @@ import numpy.typing as npt
 from vitrine.errors import DataError, UsageError
 from vitrine.io.resumable_csv import ResumableTable, count_records, csv_row
 from vitrine.metrics.classification import LabelledLogits, logsumexp, require_finite, sigmoid
+from vitrine.metrics.multi_label import MultiLabelLogits
 from vitrine.results import Unreadable
 
 
@@ -136,10 +137,15 @@ def choose_threshold(threshold: float | None, *, is_multi_label: bool) -> float 
 
 
 def predictions_csv(
-    logits: LabelledLogits, labels: Sequence[str], *, probabilities: bool = False, top: int = 0
+    logits: LabelledLogits | MultiLabelLogits,
+    labels: Sequence[str],
+    *,
+    probabilities: bool = False,
+    top: int = 0,
+    threshold: float | None = None,
 ) -> bytes:
-    """The whole table of logits that are in memory, as the bytes of a CSV file."""
-    columns = PredictionColumns(tuple(labels), probabilities, top)
+    """The whole table of logits that are in memory, as the bytes of a CSV file; see :class:`PredictionColumns`."""
+    columns = PredictionColumns(tuple(labels), probabilities, top, threshold)
     return csv_row(columns.header) + columns.rows(logits.names, logits.logits_NC)
 
 

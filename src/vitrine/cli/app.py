@@ -163,8 +163,8 @@ def evaluate(
             "-o",
             "--out",
             metavar="DIR",
-            help="Write metrics.json, confusion.csv, confusion.png, predictions.csv; of a captioner metrics.json, "
-            "captions.csv, grounding.png.",
+            help="Write metrics.json, predictions.csv, confusion.csv, confusion.png (of a multi-label model "
+            "labels.csv, labels.png); of a captioner metrics.json, captions.csv, grounding.png.",
         ),
     ] = None,
     split: Annotated[
@@ -173,7 +173,12 @@ def evaluate(
     ] = None,
     expect: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="The accuracy that is expected; exits 1 when it is missed."),
+        typer.Option(
+            min=0,
+            max=1,
+            help="The accuracy that is expected, of a multi-label model the mean average precision; exits 1 when it is "
+            "missed.",
+        ),
     ] = None,
     tolerance: Annotated[float, typer.Option(min=0, max=1, help="How far from --expect is still right.")] = 0.005,
     batch_size: Annotated[
@@ -184,6 +189,10 @@ def evaluate(
     against: Annotated[
         str | None,
         typer.Option(metavar="fp32|bf16", help="Evaluate in this precision too, and count the labels that move."),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Of a multi-label model: the probability above which a label is given; default: 0.5."),
     ] = None,
     seed: Annotated[
         int | None,
@@ -203,6 +212,7 @@ def evaluate(
 ) -> None:
     """Measure a classifier: accuracy with its interval, per class, calibration, mistakes.
 
+    Of a multi-label model: mean average precision with its interval, and F1 by label.
     Of a captioner: BLEU, ROUGE-L and CIDEr beside one caption for every picture, and whether words look at what they
     name.
     """
@@ -213,7 +223,8 @@ def evaluate(
 
     data = data_reference(data, encoding)
     captioner = is_captioner(model, arch)
-    _refuse_options_of_the_other(captioner, expect=expect, against=against, beams=beams, java=java or None, vocab=vocab)
+    of_classifiers = {"expect": expect, "against": against, "threshold": threshold}
+    _refuse_options_of_the_other(captioner, **of_classifiers, beams=beams, java=java or None, vocab=vocab)
     with show.reading_progress("Evaluating") as progress:
         result: EvaluationResult = (
             evaluate_captioner(
@@ -241,6 +252,7 @@ def evaluate(
                 batch_size=batch_size or 64,
                 precision=precision,
                 against=against,
+                threshold=threshold,
                 seed=seed,
                 architecture=arch,
                 progress=progress,
@@ -256,7 +268,7 @@ def _refuse_options_of_the_other(captioner: bool, **options: object) -> None:
     """A classifier has no beams, and nothing is expected of a captioner: say so rather than ignore it."""
     from vitrine.errors import UsageError
 
-    others = ("expect", "against") if captioner else ("beams", "java", "vocab")
+    others = ("expect", "against", "threshold") if captioner else ("beams", "java", "vocab")
     for name in others:
         if options[name] is not None:
             kinds = ("a captioner", "classifiers") if captioner else ("a classifier", "captioners")

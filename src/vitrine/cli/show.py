@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from vitrine.bulk.run import BulkResult
     from vitrine.explain.run import ExplainResult
     from vitrine.results import CaptioningMetrics
-    from vitrine.train.events import Event, Plan, TrainResult
+    from vitrine.train.events import EpochRow, Event, Plan, TrainResult
 
 
 class Result(Protocol):
@@ -229,7 +229,7 @@ class _TrainingLines:
         accuracy = "" if row.train_accuracy is None else f" ({100 * row.train_accuracy:.1f} %)"
         self._line(
             f"epoch {row.epoch:{width}}/{self.plan.epochs}  train loss {row.train_loss:.4f}{accuracy}  "
-            f"validation loss {row.validation_loss:.4f}  accuracy {100 * row.validation_accuracy:.2f} %"
+            f"validation loss {row.validation_loss:.4f}  {_validation_score(row)}"
             f"{'  best' if row.best else ''}"
         )
         self.pictures, self.since = 0, time.monotonic()
@@ -243,17 +243,27 @@ class _TrainingLines:
             )
 
 
+def _validation_score(row: EpochRow) -> str:
+    if row.validation_mean_average_precision is None:
+        return f"accuracy {100 * row.validation_accuracy:.2f} %"
+    return f"mean average precision {100 * row.validation_mean_average_precision:.2f} %"
+
+
 def training_summary(result: TrainResult) -> str:
     """The run's result in a few lines: pictures that also stand in training are part of it."""
-    from vitrine.results import ONE_TRAINING, CaptioningMetrics
+    from vitrine.results import ONE_TRAINING, CaptioningMetrics, MultiLabelMetrics
 
     m = result.metrics
     leakage = "".join(f"{sentence}\n" for sentence in (result.leakage.sentences() if result.leakage else ()))
     if isinstance(m, CaptioningMetrics):
         return _captioner_summary(result, m, leakage)
-    interval = f"{m.accuracy_interval.low:.4f} to {m.accuracy_interval.high:.4f}"
+    if isinstance(m, MultiLabelMetrics):
+        ends, score = m.mean_average_precision_interval, f"mean average precision {m.mean_average_precision:.4f}"
+    else:
+        ends, score = m.accuracy_interval, f"accuracy {m.accuracy:.4f}"
+    interval = "" if ends is None else f"95 % interval over pictures {ends.low:.4f} to {ends.high:.4f}, "
     return (
-        f"Validation accuracy {m.accuracy:.4f} (95 % interval over pictures {interval}, n = {m.n}, {m.precision}), "
+        f"Validation {score} ({interval}n = {m.n}, {m.precision}), "
         f"epoch {result.best_epoch} of {result.epochs}.\n"
         f"{leakage}{ONE_TRAINING}\n"
         f"Run: {result.run}\n"

@@ -11,7 +11,7 @@ import numpy as np
 
 from vitrine.metrics.paired_tests import LEVEL, Floats, PairedCounts, SignCounts, count_right, count_signs, holm
 from vitrine.plotting.tables import Cell
-from vitrine.runs.index import EXACT, NEARER, RIGHT, RunSummary
+from vitrine.runs.index import ALL_RIGHT, EXACT, NEARER, RIGHT, RunSummary
 from vitrine.runs.record import DATA, SHOWN, differing_settings, varying_settings
 
 Counting = Callable[[Floats, Floats], PairedCounts | SignCounts]
@@ -53,6 +53,12 @@ QUESTIONS = {
         "is the better one",
         "{first:,} only the first got right, {second:,} only the second",
         "both are right on the same {both:,} of {n:,} pictures, so that none decides",
+    ),
+    ALL_RIGHT: Question(
+        "gets all labels of a picture right more often than",
+        "does so more often",
+        "{first:,} only the first got right, {second:,} only the second",
+        "both do so on the same {both:,} of {n:,} pictures, so that none decides",
     ),
     EXACT: Question(
         "gives human captions word for word more often than",

@@ -32,7 +32,7 @@ from vitrine.plotting.style import (
 )
 from vitrine.plotting.tables import Cell, Setting, Table, settings_table
 from vitrine.results import OVER_PICTURES
-from vitrine.runs.record import CaptionerRow, RunRow
+from vitrine.runs.record import AnyRow, CaptionerRow, MultiLabelRow, RunRow
 
 _ROW = 0.3  # inches
 _GAP = 0.3  # between columns
@@ -133,7 +133,7 @@ def run_outcomes_table(rows: Sequence[RunRow]) -> Table:
     return Table(("run", *names, *more_names), cells)
 
 
-def leakage_columns(rows: Sequence[RunRow | CaptionerRow]) -> tuple[tuple[str, ...], list[tuple[Cell, ...]]]:
+def leakage_columns(rows: Sequence[AnyRow]) -> tuple[tuple[str, ...], list[tuple[Cell, ...]]]:
     """Names and cells of the columns on pictures that also stand in training; no columns where there is none."""
     if not any(row.leakage for row in rows):
         return (), [() for _ in rows]
@@ -175,6 +175,30 @@ def captioners_table(rows: Sequence[CaptionerRow]) -> Table:
         for row, more in zip(rows, more_cells, strict=True)
     )
     return Table(("captioner", *names, *columns, *more_names), cells)
+
+
+def multi_label_table(rows: Sequence[MultiLabelRow]) -> Table:
+    """Settings and results of multi-label classifiers: a row a run."""
+    names = tuple(rows[0].settings) if rows else ()
+    columns = ("mean average precision", OVER_PICTURES, "macro F1", "micro F1", "exact match", "loss", "best epoch")
+    more_names, more_cells = leakage_columns(rows)
+    cells = tuple(
+        (
+            row.name,
+            *row.settings.values(),
+            f"{row.mean_average_precision:.4f}",
+            None if row.interval is None else f"{row.interval.low:.4f} to {row.interval.high:.4f}",
+            f"{row.macro_f1:.4f}",
+            f"{row.micro_f1:.4f}",
+            f"{row.exact:.4f}",
+            f"{row.loss:.4f}",
+            row.best_epoch,
+            row.n,
+            *more,
+        )
+        for row, more in zip(rows, more_cells, strict=True)
+    )
+    return Table(("multi-label run", *names, *columns, "pictures", *more_names), cells)
 
 
 def figure_labels(rows: Sequence[RunRow], varied_settings: Sequence[str]) -> dict[str, str]:

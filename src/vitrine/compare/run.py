@@ -26,6 +26,7 @@ from vitrine.compare.figures import (
     captioners_table,
     curves_figure,
     figure_labels,
+    multi_label_table,
     run_outcomes_table,
     run_settings_table,
     runs_table,
@@ -47,7 +48,17 @@ from vitrine.runs.data import find_validation_samples
 from vitrine.runs.find import RunSearch, SkippedFolder, find_runs
 from vitrine.runs.index import NEARER, RunSummary, read_summaries
 from vitrine.runs.leakage import LEAKAGE
-from vitrine.runs.record import SHOWN, CaptionerRow, RecordReader, RunRecord, RunRow, read_record, varying_settings
+from vitrine.runs.record import (
+    SHOWN,
+    AnyRow,
+    CaptionerRow,
+    MultiLabelRow,
+    RecordReader,
+    RunRecord,
+    RunRow,
+    read_record,
+    varying_settings,
+)
 
 _MAX_CLAIMS = 20  # sentences on pairs that a person reads
 _MAX_MAPS = 60  # pictures whose maps are drawn
@@ -90,6 +101,7 @@ class ComparisonResult:
     Attributes:
         rows: classifiers, best accuracy first.
         captioners: runs that trained captioners, best first.
+        multi_label: runs that trained multi-label classifiers, best first.
         claims: of each pair that shares its validation pictures: one on classifiers, two on captioners.
         over_seeds: what several seeds of two settings say together.
         seed_spreads: of each recipe that was trained with several seeds.
@@ -112,12 +124,12 @@ class ComparisonResult:
     notes: tuple[str, ...] = ()
     varied_settings: tuple[str, ...] = ()
     paths: tuple[Path, ...] = ()
+    multi_label: tuple[MultiLabelRow, ...] = ()
 
     def text(self) -> str:
         """The comparison as text for a terminal."""
         parts = [run_settings_table(self.rows).text(), run_outcomes_table(self.rows).text()] if self.rows else []
-        if self.captioners:
-            parts.append(captioners_table(self.captioners).text())
+        parts += [table.text() for table in self._tables_apart()]
         parts += ["\n".join(paragraph) for paragraph in self._paragraphs()]
         if self.disagreements is not None:
             parts.append(self.disagreements.table().text())
@@ -127,8 +139,7 @@ class ComparisonResult:
 
     def markdown(self) -> str:
         """The comparison as Markdown, for a README."""
-        tables = [runs_table(self.rows)] if self.rows else []
-        tables += [captioners_table(self.captioners)] if self.captioners else []
+        tables = [*([runs_table(self.rows)] if self.rows else []), *self._tables_apart()]
         parts = [named_table(table) for table in tables]
         parts += ["\n".join(f"- {inline(line)}" for line in paragraph) for paragraph in self._paragraphs()]
         if self.disagreements is not None:
@@ -137,8 +148,7 @@ class ComparisonResult:
 
     def latex(self) -> str:
         """The comparison as LaTeX tables, for a paper; the paired tests are a table too."""
-        tables = [runs_table(self.rows)] if self.rows else []
-        tables += [captioners_table(self.captioners)] if self.captioners else []
+        tables = [*([runs_table(self.rows)] if self.rows else []), *self._tables_apart()]
         tables += [self.tests()] if self.claims else []
         return "\n\n".join(table.latex() for table in tables) + "\n"
 
@@ -146,7 +156,12 @@ class ComparisonResult:
         """The table of the runs as CSV; where disagreements were asked for, their table."""
         if self.disagreements is not None:
             return self.disagreements.table().csv()
-        return (runs_table(self.rows) if self.rows else captioners_table(self.captioners)).csv()
+        return (runs_table(self.rows) if self.rows else self._tables_apart()[0]).csv()
+
+    def _tables_apart(self) -> list[Table]:
+        """The tables of multi-label classifiers and of captioners, where there are any."""
+        multi_label = [multi_label_table(self.multi_label)] if self.multi_label else []
+        return [*multi_label, *([captioners_table(self.captioners)] if self.captioners else [])]
 
     def tests(self) -> Table:
         """The paired tests: a row a pair."""
@@ -172,6 +187,22 @@ class ComparisonResult:
                     LEAKAGE: None if row.leakage is None else row.leakage.to_dict(),
                 }
                 for row in self.rows
+            ],
+            "multi_label": [
+                {
+                    "run": row.name,
+                    "settings": dict(row.settings),
+                    "mean_average_precision": row.mean_average_precision,
+                    "mean_average_precision_interval_95": row.interval and [row.interval.low, row.interval.high],
+                    "macro_f1": row.macro_f1,
+                    "micro_f1": row.micro_f1,
+                    "exact_match": row.exact,
+                    "n": row.n,
+                    "negative_log_likelihood": row.loss,
+                    "best_epoch": row.best_epoch,
+                    LEAKAGE: None if row.leakage is None else row.leakage.to_dict(),
+                }
+                for row in self.multi_label
             ],
             "captioners": [
                 {
@@ -222,8 +253,8 @@ class ComparisonResult:
         best = [next(((row.name, row.leakage) for row in rows if row.leakage), None) for rows in self._tables()]
         return [f"{each[0]}: {sentence}" for each in best if each and each[1] for sentence in each[1].sentences()]
 
-    def _tables(self) -> tuple[Sequence[RunRow | CaptionerRow], ...]:
-        return self.rows, self.captioners
+    def _tables(self) -> tuple[Sequence[AnyRow], ...]:
+        return self.rows, self.multi_label, self.captioners
 
     def seed_sentences(self) -> list[str]:
         """Mean and range of each recipe that was trained with several seeds; else that nothing is known of seeds."""
@@ -232,7 +263,7 @@ class ComparisonResult:
     def _shown_claims(self) -> tuple[Claim, ...]:
         if len(self.claims) <= _MAX_CLAIMS:
             return self.claims
-        best = {rows[0].name for rows in (self.rows, self.captioners) if rows}
+        best = {rows[0].name for rows in self._tables() if rows}
         return tuple(claim for claim in self.claims if best & {claim.first, claim.second})
 
     def group_sentences(self) -> list[str]:
@@ -276,15 +307,19 @@ def compare_runs(
     if pictures:
         read = cache(read)  # the records of the two runs are needed again
     summaries = read_summaries(search.runs, read)
-    classifiers, captioners = ([run for run in summaries if run.kind == kind] for kind in ("classifier", "captioner"))
+    classifiers, multi_label, captioners = (
+        [run for run in summaries if run.kind == kind] for kind in ("classifier", "multi-label", "captioner")
+    )
     claims = compare_pairs(summaries)
     rows, varied_settings = _rows(classifiers, SHOWN)
+    multi_label_rows, _ = _rows(multi_label, SHOWN)
     caption_rows, _ = _rows(captioners, ())
-    order = {row.name: place for place, row in enumerate((*rows, *caption_rows))}
+    order = {row.name: place for place, row in enumerate((*rows, *multi_label_rows, *caption_rows))}
     best_first = sorted(summaries, key=lambda run: order[run.name])[: len(rows)]
     pair = _read_pair(classifiers, read) if pictures else None
     comparison = ComparisonResult(
         rows=tuple(row for row in rows if isinstance(row, RunRow)),
+        multi_label=tuple(row for row in multi_label_rows if isinstance(row, MultiLabelRow)),
         captioners=tuple(row for row in caption_rows if isinstance(row, CaptionerRow)),
         claims=claims,
         over_seeds=combine_seeds(summaries, claims),
@@ -292,15 +327,13 @@ def compare_runs(
         groups=_group_by_validation(best_first),
         disagreements=None if pair is None else _disagreements(*pair),
         skipped_folders=search.skipped_folders,
-        notes=_notes(classifiers, captioners),
+        notes=_notes(classifiers, multi_label, captioners),
         varied_settings=varied_settings,
     )
     return comparison if out is None else _write_files(comparison, best_first, out, pair)
 
 
-def _rows(
-    runs: Sequence[RunSummary], always: Collection[str]
-) -> tuple[tuple[RunRow | CaptionerRow, ...], tuple[str, ...]]:
+def _rows(runs: Sequence[RunSummary], always: Collection[str]) -> tuple[tuple[AnyRow, ...], tuple[str, ...]]:
     """The rows, best first (ties by loss), with settings: those always shown and those that differ; and the latter."""
     differing = varying_settings([run.settings for run in runs])
     names = list(dict.fromkeys((*always, *(name for run in runs for name in run.settings if name in differing))))
@@ -308,7 +341,7 @@ def _rows(
         replace(run.row, name=run.name, settings={setting_label(name): run.settings.get(name) for name in names})
         for run in runs
     ]
-    rows.sort(key=lambda row: (-row.accuracy, row.loss))
+    rows.sort(key=lambda row: (-row.score, row.loss))
     return tuple(rows), tuple(setting_label(name) for name in names if name in differing)
 
 
@@ -319,8 +352,12 @@ def _group_by_validation(runs: Sequence[RunSummary]) -> dict[str, tuple[str, ...
     return groups
 
 
-def _notes(classifiers: Sequence[RunSummary], captioners: Sequence[RunSummary]) -> tuple[str, ...]:
-    runs, notes = (*classifiers, *captioners), []
+def _notes(
+    classifiers: Sequence[RunSummary], multi_label: Sequence[RunSummary], captioners: Sequence[RunSummary]
+) -> tuple[str, ...]:
+    runs, notes = (*classifiers, *multi_label, *captioners), []
+    if multi_label and len(multi_label) < len(runs):
+        notes.append("Multi-label runs are listed apart: their figures are of several labels a picture.")
     precisions = sorted({run.precision for run in runs})
     if len(precisions) > 1:
         notes.append(f"The runs were measured in different precisions: {join_words(precisions)}.")

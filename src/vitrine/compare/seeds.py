@@ -16,6 +16,13 @@ ONE_SEED = "Intervals are over pictures. Another seed moves a result too, by an 
 _MAX_NAMES = 6  # runs that a sentence names
 
 
+_MEASURES = {
+    "classifier": "accuracy",
+    "multi-label": "mean average precision",
+    "captioner": "word-piece accuracy",
+}
+
+
 @dataclass(frozen=True)
 class SeedSpread:
     """The results of runs that differ in their seed alone.
@@ -23,15 +30,16 @@ class SeedSpread:
     Attributes:
         names: of the runs, in the order given.
         seeds: of the recipe, likewise.
-        accuracies: on the validation pictures, likewise: of labels, or of a captioner's word pieces; 0 to 1.
-        is_captioner: whether they are captioners.
+        accuracies: on the validation pictures, likewise, 0 to 1: of labels, of a captioner's word pieces, or the mean
+            average precisions of multi-label models.
+        measure: what these are, in words.
         shares_pictures: whether all were measured on the same pictures, which a seed may draw, too.
     """
 
     names: tuple[str, ...]
     seeds: tuple[int, ...]
     accuracies: tuple[float, ...]
-    is_captioner: bool
+    measure: str
     shares_pictures: bool
 
     @property
@@ -42,11 +50,10 @@ class SeedSpread:
     @property
     def sentence(self) -> str:
         """Mean and range, and what is in the range."""
-        what = "word-piece accuracy" if self.is_captioner else "accuracy"
         drew = " The seed also drew the validation pictures, so that both are in the range."
         return (
-            f"{count_of(len(self.names), 'seed')} of one recipe ({and_n_more(self.names, _MAX_NAMES)}): mean {what} "
-            f"{self.mean:.4f}, range {min(self.accuracies):.4f} to {max(self.accuracies):.4f}."
+            f"{count_of(len(self.names), 'seed')} of one recipe ({and_n_more(self.names, _MAX_NAMES)}): "
+            f"mean {self.measure} {self.mean:.4f}, range {min(self.accuracies):.4f} to {max(self.accuracies):.4f}."
             f"{'' if self.shares_pictures else drew}"
         )
 
@@ -79,7 +86,7 @@ def _spread(group: Sequence[RunSummary]) -> SeedSpread:
     return SeedSpread(
         names=tuple(run.name for run in group),
         seeds=tuple(run.seed for run in group),
-        accuracies=tuple(run.row.accuracy for run in group),
-        is_captioner=group[0].kind == "captioner",
+        accuracies=tuple(run.row.score for run in group),
+        measure=_MEASURES[group[0].kind],
         shares_pictures=len({run.validation for run in group}) == 1,
     )

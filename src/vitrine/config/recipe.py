@@ -221,6 +221,7 @@ def transforms_from_table(table: dict[str, object]) -> TransformSpec:
 
 
 PRECISIONS = ("auto", "bf16", "fp32")
+LOSSES = ("auto", "cross_entropy", "binary_cross_entropy")
 NOT_A_PATH = ("", "False", "True", "no", "yes")
 """What people write for false and true where TOML wants those: refused as paths of weights."""
 
@@ -271,6 +272,13 @@ class Recipe:
         final_lr_ratio: share of the peak at which the cosine ends; 0 to 1.
         layer_decay: the learning rate is multiplied by this for every block below the head; 1 is off.
         clip_norm: gradients are scaled down to this global norm; 0 is off.
+        loss: ``cross_entropy``, of pictures with one class each; ``binary_cross_entropy``, of every label by itself,
+            which makes a multi-label model; ``auto`` takes the one that the data ask for.
+        class_weights: ``balanced`` weighs a class in the loss by pictures / (classes x its pictures), as scikit-learn
+            does, and a label of multi-label data, where it is there, by pictures without it / pictures with it;
+            ``none``.
+        sampling: ``shuffle`` takes every picture once in an epoch; ``balanced`` draws as many with replacement, each
+            class as often as every other.
         label_smoothing: 0 to 1; 0 is off.
         mixup, cutmix: alpha of the Beta distribution (timm's); 0 is off.
         mix_off_epochs: the last epochs of the schedule that run without mixup and cutmix.
@@ -316,6 +324,9 @@ class Recipe:
     final_lr_ratio: float = 0.01
     layer_decay: float = 1.0
     clip_norm: float = 1.0
+    loss: str = "auto"
+    class_weights: str = "none"
+    sampling: str = "shuffle"
     label_smoothing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -345,6 +356,9 @@ class Recipe:
         self._check_numbers()
         require_choice("optimizer", self.optimizer, ("adamw", "muon"))
         require_choice("precision", self.precision, PRECISIONS)
+        require_choice("loss", self.loss, LOSSES)
+        require_choice("class_weights", self.class_weights, ("none", "balanced"))
+        require_choice("sampling", self.sampling, ("shuffle", "balanced"))
         require_switch("compile", self.compile)
         if not re.fullmatch(r"all|head|last:[1-9]\d*|lora(:[1-9]\d*)?", str(self.tune)):
             raise invalid_value("tune", self.tune, "all, head, last:N (N blocks), lora or lora:RANK")
@@ -386,7 +400,8 @@ class Recipe:
         if self.tune not in ("all", "head"):
             raise invalid_value("tune", self.tune, "all or head, where a captioner is trained")
         zero = ("mixup", "cutmix", "drop_path", "patch_drop", "decoded_cache")
-        for name, off in (*((name, 0) for name in zero), ("layer_decay", 1)):
+        words = (("loss", "auto"), ("class_weights", "none"), ("sampling", "shuffle"))
+        for name, off in (*((name, 0) for name in zero), ("layer_decay", 1), *words):
             if getattr(self, name) != off:
                 raise invalid_value(name, getattr(self, name), f"{off}: it does not apply to captioners")
         if self.transforms.erase:

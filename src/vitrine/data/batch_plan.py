@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from vitrine.data.samples import Sample
 
@@ -17,11 +18,36 @@ def batch_count(n: int, batch_size: int, drop_last: bool = False) -> int:
     return n // batch_size if drop_last else -(-n // batch_size)
 
 
-def epoch_order(n: int, *, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
-    """Positions of ``n`` samples in the order of one epoch, int64; a function of its arguments only."""
+def epoch_order(
+    n: int, *, seed: int, epoch: int, shuffle: bool, weights_N: npt.NDArray[np.float64] | None = None
+) -> np.ndarray:
+    """Positions of ``n`` samples in the order of one epoch, int64; a function of its arguments only.
+
+    Args:
+        n: samples.
+        seed: with ``epoch`` it determines the order.
+        epoch: from 0.
+        shuffle: a random order; else that of the samples.
+        weights_N: at least 0; ``n`` positions are drawn with replacement, each sample as often as its weight says, as
+            torch's ``WeightedRandomSampler`` does. None takes every sample once.
+    """
     if not shuffle:
         return np.arange(n)
-    return np.random.default_rng(np.random.SeedSequence((seed, epoch))).permutation(n)
+    rng = np.random.default_rng(np.random.SeedSequence((seed, epoch)))
+    if weights_N is None:
+        return rng.permutation(n)
+    return rng.choice(n, size=n, p=weights_N / weights_N.sum())
+
+
+def draw_numbers(order: np.ndarray) -> np.ndarray:
+    """How often each position of an epoch's order came before it, int64: 0 where a sample is drawn first."""
+    by_sample = np.argsort(order, kind="stable")
+    sorted_order = order[by_sample]
+    is_first = np.append(True, sorted_order[1:] != sorted_order[:-1])
+    starts = np.maximum.accumulate(np.where(is_first, np.arange(len(order)), 0))
+    numbers = np.empty(len(order), dtype=np.int64)
+    numbers[by_sample] = np.arange(len(order)) - starts
+    return numbers
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,12 @@ from types import TracebackType
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from torch.utils import data as torch_data
 
-from vitrine.data.batch_plan import BatchShard, SampleBatch, batch_count, epoch_order
+from vitrine.data.batch_plan import BatchShard, SampleBatch, batch_count, draw_numbers, epoch_order
 from vitrine.data.samples import Sample
 from vitrine.errors import DataError, PictureError
 
@@ -52,12 +53,13 @@ class Batch:
     Attributes:
         pixels: uint8, 0 to 255: one tensor (B, 3, H, W) where the transform makes pictures of one size, else B tensors
             (h, w, 3).
-        labels_B: int64 class indices; -1 where unknown.
+        labels_B: int64 class indices; -1 where unknown, and of multi-label data.
         indices_B: int64 positions in the samples that were given.
         unreadable: (position, reason) of pictures that belong here and could not be read; they have no row above, so
             a batch may even be empty.
         is_dummy: the pictures belong to another process and count nowhere: they are here because every process has to
             take part in every training step.
+        label_sets: B tuples of the indices of all labels that are known of a picture.
     """
 
     pixels: torch.Tensor | tuple[torch.Tensor, ...]
@@ -65,6 +67,7 @@ class Batch:
     indices_B: torch.Tensor
     unreadable: tuple[tuple[int, str], ...] = ()
     is_dummy: bool = False
+    label_sets: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
         """B."""
@@ -88,15 +91,26 @@ class Batch:
         return replace(self, pixels=self.pixels.pin_memory(), labels_B=self.labels_B.pin_memory())
 
 
-def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """The source of one sample's random changes in one epoch: independent of order, batches and workers."""
-    return np.random.default_rng(np.random.SeedSequence((seed, epoch, index)))
+def sample_rng(seed: int, epoch: int, index: int, draw: int = 0) -> np.random.Generator:
+    """The source of one sample's random changes in one epoch: independent of order, batches and workers.
+
+    ``draw`` is how often the sample came before in the epoch, where it may come several times.
+    """
+    return np.random.default_rng(np.random.SeedSequence((seed, epoch, index, draw) if draw else (seed, epoch, index)))
 
 
 def load_batch(
-    samples: Sequence[Sample], indices: Sequence[int], transform: Transform, *, seed: int, epoch: int
+    samples: Sequence[Sample],
+    indices: Sequence[int],
+    transform: Transform,
+    *,
+    seed: int,
+    epoch: int,
+    draws: Sequence[int] | None = None,
 ) -> Batch:
     """Decode, transform and stack ``samples``, whose positions in their data are ``indices``.
+
+    ``draws`` says how often each of them came before in the epoch; None is never.
 
     Raises:
         RuntimeError: anything but an unreadable picture went wrong; the message names the sample.
@@ -107,10 +121,11 @@ def load_batch(
     pictures: list[torch.Tensor] = []
     readable: list[int] = []
     labels: list[int] = []
+    label_sets: list[tuple[int, ...]] = []
     unreadable: list[tuple[int, str]] = []
-    for index, sample in zip(indices, samples, strict=True):
+    for index, sample, draw in zip(indices, samples, draws or [0] * len(samples), strict=True):
         try:
-            pixels_HWC = transform(sample.picture.decode(), sample_rng(seed, epoch, index))
+            pixels_HWC = transform(sample.picture.decode(), sample_rng(seed, epoch, index, draw))
             if stack_BHWC is not None:
                 stack_BHWC[len(readable)] = pixels_HWC
             else:
@@ -122,8 +137,10 @@ def load_batch(
             raise RuntimeError(f"Loading {sample.name} failed: {type(error).__name__}: {error}") from error
         readable.append(index)
         labels.append(-1 if sample.label is None else sample.label)
+        label_sets.append(sample.label_set)
     pixels = tuple(pictures) if stack_BCHW is None else stack_BCHW[: len(readable)]
-    return Batch(pixels, torch.tensor(labels).long(), torch.tensor(readable).long(), tuple(unreadable))
+    labels_B, indices_B = torch.tensor(labels).long(), torch.tensor(readable).long()
+    return Batch(pixels, labels_B, indices_B, tuple(unreadable), label_sets=tuple(label_sets))
 
 
 def normalise(
@@ -175,6 +192,7 @@ class _BatchTask:
     seed: int
     epoch: int
     is_dummy: bool = False
+    draws: tuple[int, ...] | None = None
 
 
 class _Worker(torch_data.Dataset[Batch]):
@@ -188,7 +206,7 @@ class _Worker(torch_data.Dataset[Batch]):
         samples = work.samples
         if samples is None:
             samples = tuple(self._samples[i] for i in work.indices)
-        batch = load_batch(samples, work.indices, self._transform, seed=work.seed, epoch=work.epoch)
+        batch = load_batch(samples, work.indices, self._transform, seed=work.seed, epoch=work.epoch, draws=work.draws)
         return replace(batch, is_dummy=True) if work.is_dummy else batch
 
 
@@ -256,6 +274,7 @@ class PictureLoader:
         start_batch: int = 0,
         drop_last: bool = False,
         view: int | None = None,
+        weights_N: npt.NDArray[np.float64] | None = None,
     ) -> Iterator[Batch]:
         """The batches of one pass over ``samples``, in order.
 
@@ -266,7 +285,9 @@ class PictureLoader:
             shuffle: a random order; else that of ``samples``.
             start_batch: batches to leave out at the start; those that follow are the same as without.
             drop_last: leave out a last batch that is not full.
-            view: the epoch whose random changes the pictures get; None is ``epoch``.
+            view: the epoch whose random changes the pictures get; None is ``epoch``, in which a picture that comes
+                several times gets other changes each time.
+            weights_N: how often each sample comes, with ``shuffle``; see :func:`~vitrine.data.batch_plan.epoch_order`.
 
         Raises:
             RuntimeError: loading failed for another reason than an unreadable picture; a newer epoch was begun.
@@ -276,9 +297,10 @@ class PictureLoader:
         this_epoch = self._epochs_begun
         if self._loader is None:
             self._worker_samples = samples
-        order = epoch_order(len(samples), seed=seed, epoch=epoch, shuffle=shuffle)
+        order = epoch_order(len(samples), seed=seed, epoch=epoch, shuffle=shuffle, weights_N=weights_N)
         numbers = range(start_batch, batch_count(len(order), self.batch_size, drop_last))
-        plan = self._work(samples, order, numbers, seed, epoch if view is None else view)
+        draws = draw_numbers(order) if weights_N is not None and view is None else None
+        plan = self._work(samples, order, numbers, seed, epoch if view is None else view, draws)
         if self.workers == 0:
             for work in plan:
                 yield _Worker(self.transform, samples)[work]
@@ -301,14 +323,22 @@ class PictureLoader:
             yield from self._load_in_workers(plan, ())
 
     def _work(
-        self, samples: Sequence[Sample], order: np.ndarray, numbers: range, seed: int, epoch: int
+        self,
+        samples: Sequence[Sample],
+        order: np.ndarray,
+        numbers: range,
+        seed: int,
+        epoch: int,
+        draws: np.ndarray | None,
     ) -> Iterator[_BatchTask]:
         is_known = samples is self._worker_samples
         for number in numbers:
-            batch_order = order[number * self.batch_size : (number + 1) * self.batch_size]
-            positions, is_dummy = self.batch_shard.positions_or_dummy(len(batch_order))
-            indices = tuple(batch_order[positions].tolist())
-            yield _BatchTask(indices, None if is_known else tuple(samples[i] for i in indices), seed, epoch, is_dummy)
+            rows = slice(number * self.batch_size, (number + 1) * self.batch_size)
+            positions, is_dummy = self.batch_shard.positions_or_dummy(len(order[rows]))
+            indices = tuple(order[rows][positions].tolist())
+            own_samples = None if is_known else tuple(samples[i] for i in indices)
+            own_draws = None if draws is None else tuple(draws[rows][positions].tolist())
+            yield _BatchTask(indices, own_samples, seed, epoch, is_dummy, own_draws)
 
     def _load_in_workers(self, plan: Iterator[_BatchTask], samples: Sequence[Sample]) -> Iterator[Batch]:
         self._plan.work = plan

@@ -24,12 +24,13 @@ from vitrine.attribution.placement import Placement
 from vitrine.classify.inference import eval_batches, eval_transform
 from vitrine.classify.labels import find_class
 from vitrine.classify.model import Classifier
+from vitrine.classify.predictions_csv import DEFAULT_THRESHOLD
 from vitrine.data.loader import normalise
 from vitrine.data.samples import Sample
 from vitrine.data.scenes.dataset import SIZES, ScenePicture
 from vitrine.data.transforms import EvalTransform
 from vitrine.models.precision import autocast
-from vitrine.results import Unreadable
+from vitrine.results import Unreadable, and_n_more
 
 Floats = npt.NDArray[np.float32]
 
@@ -193,7 +194,7 @@ class Explainer:
             unit=maps.unit,
             prefix_share=prefix_share,
             method=self.method.describe(self.classifier.module),
-            notes=self._notes(likeliest, target_index, prefix_share, is_blank=not scores_RC.any()),
+            notes=self._notes(probabilities_C, target_index, prefix_share, is_blank=not scores_RC.any()),
             transform=self.transform,
             verdict=None if check is None else check.verdict,
             outlier_patches=() if check is None else check.outlier_patches,
@@ -278,9 +279,13 @@ class Explainer:
         return likeliest_B if self.target_index is None else torch.full_like(likeliest_B, self.target_index)
 
     def _notes(
-        self, likeliest: int, target_index: int, prefix_share: float | None, *, is_blank: bool
+        self, probabilities_C: torch.Tensor, target_index: int, prefix_share: float | None, *, is_blank: bool
     ) -> tuple[str, ...]:
-        notes = []
+        notes, likeliest = [], int(probabilities_C.argmax())
+        if self.classifier.is_multi_label:
+            pairs = zip(self.classifier.labels, probabilities_C.tolist(), strict=True)
+            above = [label for label, probability in pairs if probability > DEFAULT_THRESHOLD]
+            notes.append(f"Labels above {DEFAULT_THRESHOLD:g}: {and_n_more(above) or 'none'}.")
         if self.method.for_a_class and target_index != likeliest:
             notes.append(f"The map is for the class {self.classifier.labels[target_index]}.")
         if prefix_share is not None:

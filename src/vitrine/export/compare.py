@@ -35,6 +35,7 @@ class LoadedExport:
             where it has none.
         spec: the input that the export describes, where the tool has no preprocessing.
         opens_files: whether the tool opens picture files itself, and ``prepare`` does as it does.
+        problem_type: what the export says of its outputs, in transformers' words; None where it says nothing.
     """
 
     logits: Callable[[torch.Tensor], torch.Tensor]
@@ -42,6 +43,7 @@ class LoadedExport:
     prepare: Callable[[Image.Image], torch.Tensor] | None = None
     spec: InputSpec | None = None
     opens_files: bool = False
+    problem_type: str | None = None
 
 
 def describe_input(spec: InputSpec) -> dict[str, Any]:
@@ -165,7 +167,16 @@ def comparison_pictures(spec: InputSpec) -> list[torch.Tensor]:
     return [normalise(each, spec.mean, spec.std) for each in pixels]
 
 
-def compare_logits(run: Logits, export: Logits, spec: InputSpec, precision: str) -> LogitsComparison:
+def differing_labels(ours_BC: torch.Tensor, theirs_BC: torch.Tensor, is_multi_label: bool) -> torch.Tensor:
+    """Whether two computations give each picture other labels, bool (B,): the likeliest class, or all above 0.5."""
+    if is_multi_label:
+        return ((ours_BC > 0) != (theirs_BC > 0)).any(1)
+    return ours_BC.argmax(1) != theirs_BC.argmax(1)
+
+
+def compare_logits(
+    run: Logits, export: Logits, spec: InputSpec, precision: str, is_multi_label: bool = False
+) -> LogitsComparison:
     """Run both on the same pictures and compare their logits.
 
     Args:
@@ -173,6 +184,7 @@ def compare_logits(run: Logits, export: Logits, spec: InputSpec, precision: str)
         export: likewise.
         spec: the input of both.
         precision: what both compute in.
+        is_multi_label: whether a picture has any number of labels.
     """
     with torch.inference_mode():
         pairs = [(run(pixels).float(), export(pixels.clone()).float()) for pixels in comparison_pictures(spec)]
@@ -183,7 +195,7 @@ def compare_logits(run: Logits, export: Logits, spec: InputSpec, precision: str)
         precision,
         largest=float((ours - theirs).abs().max()),
         tolerance=_TOLERANCES[precision] * max(1.0, float(ours.abs().max())),
-        agreeing=int((ours.argmax(1) == theirs.argmax(1)).sum()),
+        agreeing=len(ours) - int(differing_labels(ours, theirs, is_multi_label).sum()),
         pictures=len(ours),
     )
 
@@ -224,8 +236,12 @@ def _column(values: tuple[float, float, float]) -> torch.Tensor:
     return torch.tensor(values)[:, None, None]
 
 
-def describe_difference(export: LoadedExport, labels: tuple[str, ...], spec: InputSpec) -> str | None:
-    """In what class names or input an export differs from the run, in words; None where it does not."""
+def describe_difference(
+    export: LoadedExport, labels: tuple[str, ...], spec: InputSpec, problem_type: str | None = None
+) -> str | None:
+    """In what class names, outputs or input an export differs from the run, in words; None where it does not."""
+    if export.problem_type != problem_type:
+        return f"it says that its outputs are {export.problem_type}, the run that they are {problem_type}"
     if export.labels != labels:
         return "its class names are not the run's"
     if export.spec is not None and export.spec != spec:

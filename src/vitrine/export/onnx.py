@@ -61,7 +61,9 @@ def _trace(module: nn.Module, spec: InputSpec) -> torch.export.ExportedProgram:
     return program
 
 
-def write_pt2(folder: Path, module: nn.Module, labels: Sequence[str], spec: InputSpec) -> None:
+def write_pt2(
+    folder: Path, module: nn.Module, labels: Sequence[str], spec: InputSpec, problem_type: str | None = None
+) -> None:
     """Write torch.export's archive, with labels and input in ``extra/vitrine.json``.
 
     Args:
@@ -69,11 +71,12 @@ def write_pt2(folder: Path, module: nn.Module, labels: Sequence[str], spec: Inpu
         module: in eval mode, in the type of number that it is to compute in.
         labels: class names in the order of its outputs.
         spec: its input.
+        problem_type: what its outputs are, in transformers' words; None is a choice of one class.
 
     Raises:
         ModelError: the model cannot be traced.
     """
-    note = json.dumps(_note(labels, spec), ensure_ascii=False)
+    note = json.dumps(_note(labels, spec, problem_type), ensure_ascii=False)
     with _quiet():
         torch.export.save(_trace(module, spec), folder / PT2, extra_files={_NOTE: note})
 
@@ -84,7 +87,8 @@ def read_pt2(folder: Path) -> LoadedExport:
     with _quiet():
         module = torch.export.load(folder / PT2, extra_files=extra).module()
     note = json.loads(extra[_NOTE])
-    return LoadedExport(module, tuple(note["labels"]), spec=parse_input(note["input"]))
+    spec = parse_input(note["input"])
+    return LoadedExport(module, tuple(note["labels"]), spec=spec, problem_type=note.get("problem_type"))
 
 
 def require_onnx() -> Any:
@@ -98,7 +102,14 @@ def require_onnx() -> Any:
     return import_library("onnxruntime", "onnx")
 
 
-def write_onnx(folder: Path, module: nn.Module, labels: Sequence[str], spec: InputSpec, precision: str) -> None:
+def write_onnx(
+    folder: Path,
+    module: nn.Module,
+    labels: Sequence[str],
+    spec: InputSpec,
+    precision: str,
+    problem_type: str | None = None,
+) -> None:
     """Write ``model.onnx`` by torch's exporter; ``labels`` and ``input`` are JSON in its metadata.
 
     Weights of more than 1.9 GB go into ``model.onnx.data`` beside it.
@@ -109,6 +120,7 @@ def write_onnx(folder: Path, module: nn.Module, labels: Sequence[str], spec: Inp
         labels: class names in the order of its outputs.
         spec: its input.
         precision: fp32 or bf16: what the module computes in.
+        problem_type: what its outputs are, in transformers' words; None is a choice of one class.
 
     Raises:
         ModelError: packages are missing, or the model cannot be written.
@@ -129,7 +141,7 @@ def write_onnx(folder: Path, module: nn.Module, labels: Sequence[str], spec: Inp
         except Exception as error:  # operators that ONNX has no word for
             message = error_summary(error, 300)
             raise ModelError(f"{type(module).__name__} cannot be written as ONNX: {message}") from error
-    for key, value in _note(labels, spec).items():
+    for key, value in _note(labels, spec, problem_type).items():
         program.model.metadata_props[key] = json.dumps(value, ensure_ascii=False)
     size = sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
     program.save(folder / ONNX, external_data=size > _ONE_FILE)
@@ -160,11 +172,14 @@ def read_onnx(folder: Path, precision: str) -> LoadedExport:
     def logits(pixels_BCHW: torch.Tensor) -> torch.Tensor:
         return torch.from_numpy(session.run([_OUTPUT], {_INPUT: pixels_BCHW.numpy()})[0])
 
-    return LoadedExport(logits, tuple(json.loads(note["labels"])), spec=parse_input(json.loads(note["input"])))
+    labels, input_spec = (json.loads(note[key]) for key in ("labels", "input"))
+    problem_type = json.loads(note.get("problem_type", "null"))
+    return LoadedExport(logits, tuple(labels), spec=parse_input(input_spec), problem_type=problem_type)
 
 
-def _note(labels: Sequence[str], spec: InputSpec) -> dict[str, Any]:
-    return {"labels": list(labels), "input": describe_input(spec), "made_by": f"vitrine {__version__}"}
+def _note(labels: Sequence[str], spec: InputSpec, problem_type: str | None) -> dict[str, Any]:
+    note = {"labels": list(labels), "input": describe_input(spec), "made_by": f"vitrine {__version__}"}
+    return note if problem_type is None else {**note, "problem_type": problem_type}
 
 
 @contextmanager

@@ -27,6 +27,7 @@ from vitrine.export.compare import (
     compare_preprocessing,
     comparison_pictures,
     describe_difference,
+    differing_labels,
 )
 from vitrine.export.onnx import read_onnx, read_pt2, require_onnx, write_onnx, write_pt2
 from vitrine.export.timm import read_timm, write_timm
@@ -197,16 +198,16 @@ def _temporary_folder(out: Path) -> Iterator[Path]:
 
 
 def _write(folder: Path, run: Path, to: str, precision: str, model: LoadedModel, labels: tuple[str, ...]) -> None:
-    spec, module = model.input, model.module
+    spec, module, kind = model.input, model.module, model.reference.problem_type
     match to:
         case "hf":
-            write_transformers(folder, module, labels, spec, precision)
+            write_transformers(folder, module, labels, spec, precision, kind)
         case "timm":
             write_timm(folder, run, precision)
         case "onnx":
-            write_onnx(folder, _round_weights(module, precision, precision), labels, spec, precision)
+            write_onnx(folder, _round_weights(module, precision, precision), labels, spec, precision, kind)
         case _:
-            write_pt2(folder, _round_weights(module, precision, precision), labels, spec)
+            write_pt2(folder, _round_weights(module, precision, precision), labels, spec, kind)
 
 
 def _read(folder: Path, to: str, stored_precision: str, precision: str) -> LoadedExport:
@@ -231,13 +232,14 @@ def _compare_with_run(
     """
     module, spec, labels = model.module, model.input, record.folder.read_labels()
     comparisons, difference, preprocessing, changed_labels, validation = [], None, None, 0, None
+    problem_type, is_multi_label = model.reference.problem_type, record.is_multi_label
     for precision in dict.fromkeys(("fp32", stored_precision) if to in _ANY_PRECISION else (stored_precision,)):
         export = _read(folder, to, stored_precision, precision)
         logits = _compute_logits(module, stored_precision, precision)
-        comparisons.append(compare_logits(logits, export.logits, spec, precision))
-        difference = difference or describe_difference(export, labels, spec)
+        comparisons.append(compare_logits(logits, export.logits, spec, precision, is_multi_label))
+        difference = difference or describe_difference(export, labels, spec, problem_type)
         if precision != "fp32":
-            changed_labels = _count_changed_labels(module, export, spec)
+            changed_labels = _count_changed_labels(module, export, spec, is_multi_label)
         if export.prepare is not None and preprocessing is None:
             preprocessing = compare_preprocessing(export.prepare, spec)
         if export.opens_files and validation is None and preprocessing is not None and preprocessing.same:
@@ -245,10 +247,10 @@ def _compare_with_run(
     return tuple(comparisons), preprocessing, changed_labels, difference, validation
 
 
-def _count_changed_labels(module: nn.Module, export: LoadedExport, spec: InputSpec) -> int:
+def _count_changed_labels(module: nn.Module, export: LoadedExport, spec: InputSpec, is_multi_label: bool) -> int:
     with torch.inference_mode():
-        pictures = comparison_pictures(spec)
-        return sum(int((module(each).argmax(1) != export.logits(each).argmax(1)).sum()) for each in pictures)
+        pairs = ((module(each), export.logits(each)) for each in comparison_pictures(spec))
+        return sum(int(differing_labels(ours, theirs, is_multi_label).sum()) for ours, theirs in pairs)
 
 
 def _compute_logits(module: nn.Module, stored_precision: str, precision: str) -> Callable[[torch.Tensor], torch.Tensor]:

@@ -46,7 +46,7 @@ def read_timm(folder: Path, precision: str) -> LoadedExport:
     """
     model = timm.create_model(f"local-dir:{folder.absolute()}", pretrained=True).eval().to(DTYPES[precision])
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
-    labels = read_json(folder / CONFIG, dict[str, Any]).get("label_names", [])
+    config = read_json(folder / CONFIG, dict[str, Any])
 
     def logits(pixels_BCHW: torch.Tensor) -> torch.Tensor:
         logits_BC: torch.Tensor = model(pixels_BCHW.to(DTYPES[precision]))
@@ -56,4 +56,5 @@ def read_timm(folder: Path, precision: str) -> LoadedExport:
         pixels: torch.Tensor = transform(image)
         return pixels
 
-    return LoadedExport(logits, tuple(labels), prepare)
+    problem_type = config.get("problem_type")
+    return LoadedExport(logits, tuple(config.get("label_names", [])), prepare, problem_type=problem_type)

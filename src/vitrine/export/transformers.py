@@ -239,7 +239,14 @@ def _is_layer_norm(norm: nn.Module) -> bool:
     return type(norm) in (nn.LayerNorm, LayerNorm) and norm.weight is not None and norm.bias is not None
 
 
-def write_transformers(folder: Path, module: nn.Module, labels: Sequence[str], spec: InputSpec, precision: str) -> None:
+def write_transformers(
+    folder: Path,
+    module: nn.Module,
+    labels: Sequence[str],
+    spec: InputSpec,
+    precision: str,
+    problem_type: str | None = None,
+) -> None:
     """Write config.json, preprocessor_config.json and model.safetensors.
 
     Pictures are prepared by transformers' ``TimmWrapperImageProcessor``, whose settings stand in config.json: it lets
@@ -253,6 +260,7 @@ def write_transformers(folder: Path, module: nn.Module, labels: Sequence[str], s
         labels: class names in the order of its outputs.
         spec: its input.
         precision: fp32 or bf16: of the stored weights.
+        problem_type: what its outputs are, in transformers' words; None is a choice of one class.
 
     Raises:
         ModelError: transformers cannot hold the model exactly.
@@ -261,6 +269,8 @@ def write_transformers(folder: Path, module: nn.Module, labels: Sequence[str], s
     dtype = DTYPES[precision]
     processor = {"image_processor_type": TIMM_PROCESSOR, "pretrained_cfg": spec.to_timm()}
     config = {**classifier.config, "dtype": str(dtype).removeprefix("torch."), **processor}
+    if problem_type is not None:
+        config["problem_type"] = problem_type
     write_atomically(folder / "config.json", to_json(config))
     if spec.crop_mode != "border":
         write_atomically(folder / PROCESSOR_FILE, to_json(_native_processor(spec)))
@@ -329,4 +339,4 @@ def read_transformers(folder: Path, precision: str) -> LoadedExport:
         return pixels
 
     labels = tuple(model.config.id2label[i] for i in range(model.config.num_labels))
-    return LoadedExport(logits, labels, prepare, opens_files=True)
+    return LoadedExport(logits, labels, prepare, opens_files=True, problem_type=model.config.problem_type)

@@ -18,7 +18,7 @@ from vitrine.config.preprocessing import InputSpec
 from vitrine.data.loader import normalise
 from vitrine.data.samples import Sample, random_subset
 from vitrine.errors import DataError, PictureError
-from vitrine.export.compare import LoadedExport
+from vitrine.export.compare import LoadedExport, differing_labels
 from vitrine.results import and_n_more, count_of
 from vitrine.runs.data import find_validation_samples
 from vitrine.runs.record import RunRecord
@@ -109,8 +109,8 @@ def compare_validation(
         other_pixels.append(sample.name)
         after_decoding += not inputs.has_same_pixels_after_decoding
         with torch.inference_mode():
-            label = int(module(inputs.run_CHW[None]).argmax())
-            if label != int(export.logits(inputs.file_CHW[None]).argmax()):
+            logits = module(inputs.run_CHW[None]), export.logits(inputs.file_CHW[None])
+            if differing_labels(*logits, record.is_multi_label).any():
                 other_labels.append(sample.name)
     return ValidationComparison(count, len(names), tuple(other_pixels), tuple(other_labels), after_decoding)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -20,7 +21,7 @@ from vitrine.models.checkpoints.base import ConvertedCheckpoint
 from vitrine.models.checkpoints.image_processor import PROCESSOR_FILE, WHOLE_PROCESSOR_FILE
 from vitrine.models.checkpoints.registry import convert, describe, is_self_describing, open_checkpoint
 from vitrine.models.checkpoints.transformers import describe_transformers
-from vitrine.models.checkpoints.transformers_config import is_transformers_config
+from vitrine.models.checkpoints.transformers_config import PROBLEM_TYPES, is_transformers_config
 from vitrine.models.checkpoints.weights_index import WEIGHTS_NAMES, weights_sha256
 from vitrine.models.hub import fetch, fetch_optional, fetch_weights
 
@@ -63,7 +64,7 @@ class ModelReference:
         file: the opened weights file, where the reference is one.
         pretrained_file: a weights file that is taken instead of the reference's own, as it was given; None of others.
         notes: sentences on what was recognised or assumed.
-        problem_type: what transformers' configuration says that the outputs are; None where there is none.
+        problem_type: what config.json says that the outputs are, in the words of transformers; None where it does not.
     """
 
     text: str
@@ -224,7 +225,13 @@ def _from_config(text: str, folder: Path, *, hub_id: str | None) -> ModelReferen
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise ModelError(f"{folder / 'config.json'} names the architecture {architecture!r}, which timm does not have.")
     cfg = {key: value for key, value in cfg.items() if key not in ("file", "source")}
-    return ModelReference(text, architecture, model_args, cfg, local_folder, hub_id)
+    problem_type = json.loads((folder / "config.json").read_text("utf-8")).get("problem_type")
+    if problem_type not in (None, *PROBLEM_TYPES):
+        known_types = ", ".join(PROBLEM_TYPES)
+        raise ModelError(
+            f"{folder / 'config.json'}: problem_type = {problem_type!r} is not known; known: {known_types}."
+        )
+    return ModelReference(text, architecture, model_args, cfg, local_folder, hub_id, problem_type=problem_type)
 
 
 def _from_timm_name(text: str) -> ModelReference:

@@ -33,6 +33,7 @@ from vitrine.results import percent
 
 History = Sequence[Mapping[str, Any]]
 
+_MEAN_AVERAGE_PRECISION = "validation_mean_average_precision"
 _HEIGHT = 3.7
 _LINE = 0.155  # inches between labels at the ends of lines
 
@@ -48,6 +49,7 @@ class _Run:
     validation: list[float]
     accuracy: list[float]
     best: int
+    score: str
 
 
 def save_learning_curves(runs: Mapping[str, History], path: Path, metadata: Mapping[str, str]) -> None:
@@ -61,6 +63,7 @@ def learning_curves(runs: Mapping[str, History]) -> Figure:
     Args:
         runs: rows of ``history.jsonl`` by the run's name, 1 to 7 runs: ``epoch`` (from 1), ``train_loss``,
             ``validation_loss`` (nats), ``validation_accuracy`` (0 to 1), ``best`` (the last that is true is the best).
+            Where rows have ``validation_mean_average_precision``, that is drawn in place of the accuracy.
 
     Raises:
         ValueError: there is no run, a run without rows, or more runs than lines can be told apart.
@@ -84,13 +87,16 @@ def learning_curves(runs: Mapping[str, History]) -> Figure:
         _draw_accuracies(accuracy, lines)
         several = "" if len(lines) == 1 else "   solid: validation, dotted: training"
         _finish(figure, loss, "Loss", f"nats{several}", losses, lines)
-        _finish(figure, accuracy, "Validation accuracy", "ring: best epoch", finals, lines)
+        scores = list(dict.fromkeys(f"Validation {run.score}" for run in lines))
+        _finish(figure, accuracy, " and ".join(scores), "ring: best epoch", finals, lines)
         return figure
 
 
 def _run(name: str, colour: str, rows: History) -> _Run:
     best_epochs = [i for i, row in enumerate(rows) if row["best"]]
-    accuracy = [float(row["validation_accuracy"]) for row in rows]
+    is_multi_label = all(_MEAN_AVERAGE_PRECISION in row for row in rows)
+    score = _MEAN_AVERAGE_PRECISION if is_multi_label else "validation_accuracy"
+    accuracy = [float(row[score]) for row in rows]
     return _Run(
         name=shorten(name),
         colour=colour,
@@ -99,6 +105,7 @@ def _run(name: str, colour: str, rows: History) -> _Run:
         validation=[float(row["validation_loss"]) for row in rows],
         accuracy=accuracy,
         best=best_epochs[-1] if best_epochs else int(np.argmax(accuracy)),
+        score="mean average precision" if is_multi_label else "accuracy",
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vitrine.io.resumable_csv import csv_row
-from vitrine.results import OVER_PICTURES, ClassificationMetrics, Interval, uneven_classes_figures
+from vitrine.results import OVER_PICTURES, ClassificationMetrics, Interval, MultiLabelMetrics, uneven_classes_figures
 
 Cell = str | int | float | None
 
@@ -162,6 +162,57 @@ def metrics_table(metrics: ClassificationMetrics) -> str:
         )
         parts.append(hardest.text())
     return "\n\n".join(parts)
+
+
+def multi_label_metrics_table(metrics: MultiLabelMetrics) -> str:
+    """An evaluation of a multi-label model for a terminal: the figures, the labels, and the surest mistakes."""
+    figures = multi_label_figures(metrics)
+    width = max(len(name) for name, _ in figures)
+    labels = Table(
+        ("label", "average precision", "F1", "precision", "recall", "pictures", "given to"),
+        tuple(
+            (
+                each.label,
+                *map(format_share, (each.average_precision, each.f1, each.precision, each.recall)),
+                each.support,
+                each.predicted,
+            )
+            for each in metrics.classes
+        ),
+    )
+    parts = ["\n".join(f"{name:<{width}}  {value}" for name, value in figures), labels.text()]
+    if metrics.hardest:
+        rows = tuple(
+            (each.name, each.label, "missed" if each.is_present else "not there", f"{each.probability:.3f}")
+            for each in metrics.hardest[:_WORST]
+        )
+        parts.append(Table(("surest mistakes", "label", "which was", "probability"), rows).text())
+    return "\n\n".join(parts)
+
+
+def multi_label_figures(metrics: MultiLabelMetrics) -> list[tuple[str, str]]:
+    """(name, value) of a multi-label evaluation's figures, as tables show them."""
+    unseen = f", without {len(metrics.unseen)} that no picture has" if metrics.unseen else ""
+    without = f", {metrics.without_label:,} of them without any label" if metrics.without_label else ""
+    at = f"at {metrics.threshold:g}"
+    return [
+        (
+            "mean average precision",
+            _with_interval(metrics.mean_average_precision, metrics.mean_average_precision_interval),
+        ),
+        ("labels", f"{len(metrics.classes) - len(metrics.unseen):,}{unseen}"),
+        ("pictures", f"{metrics.n:,}{without}"),
+        (f"macro F1 {at}", _with_interval(metrics.macro_f1, metrics.macro_f1_interval)),
+        (f"micro F1 {at}", _with_interval(metrics.micro_f1, metrics.micro_f1_interval)),
+        (f"all labels right {at}", _with_interval(metrics.accuracy, metrics.accuracy_interval)),
+        ("binary cross-entropy", f"{metrics.negative_log_likelihood:.4f}"),
+        ("computed in", metrics.precision),
+    ]
+
+
+def _with_interval(value: float, interval: Interval | None) -> str:
+    ends = "no interval: too few pictures" if interval is None else f"{OVER_PICTURES} {_interval(interval)}"
+    return f"{value:.4f}  ({ends})"
 
 
 def _show(cell: Cell) -> str:

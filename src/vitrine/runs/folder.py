@@ -86,16 +86,26 @@ class RunFolder:
         self.write("recipe.toml", recipe_to_toml(recipe))
 
     def save_model(
-        self, module: nn.Module, labels: Sequence[str], spec: InputSpec, dtype: torch.dtype | None = None
+        self,
+        module: nn.Module,
+        labels: Sequence[str],
+        spec: InputSpec,
+        dtype: torch.dtype | None = None,
+        problem_type: str | None = None,
     ) -> None:
-        """Write weights and configuration for ``timm.create_model("local-dir:RUN", pretrained=True)``."""
+        """Write weights and configuration for ``timm.create_model("local-dir:RUN", pretrained=True)``.
+
+        ``problem_type`` is what transformers calls what the outputs are; None is a choice of one class.
+        """
         tensors = {
             name: (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).detach().cpu().contiguous()
             for name, tensor in module.state_dict().items()
         }
         with atomic_path(self.path / "config.json") as file:
             # The weights are no longer those of timm's tag, so the tag goes.
-            changes = {"label_names": list(labels), "pretrained_cfg": {"tag": ""}}
+            changes: dict[str, Any] = {"label_names": list(labels), "pretrained_cfg": {"tag": ""}}
+            if problem_type is not None:
+                changes["problem_type"] = problem_type
             save_config_for_hf(module, str(file), model_config=changes, data_config=spec.to_timm())
         with atomic_path(self.path / "model.safetensors") as file:
             save_file(tensors, file, metadata={"format": "pt"})

@@ -19,7 +19,9 @@ from vitrine.results import Interval
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.leakage import Leakage
 from vitrine.runs.record import (
+    AnyRow,
     CaptionerRow,
+    MultiLabelRow,
     RecordReader,
     RunRecord,
     RunRow,
@@ -28,10 +30,11 @@ from vitrine.runs.record import (
 )
 from vitrine.version import __version__
 
-Kind = Literal["classifier", "captioner"]
+Kind = Literal["classifier", "multi-label", "captioner"]
 
-RIGHT, EXACT, NEARER = "right", "exact", "nearer"
-"""Outcomes of a picture: its label is right; its caption is word for word a human one; ROUGE-L of its caption."""
+RIGHT, ALL_RIGHT, EXACT, NEARER = "right", "all right", "exact", "nearer"
+"""Outcomes of a picture: its label is right; all its labels are; its caption is word for word a human one; and the
+ROUGE-L of its caption."""
 
 _DECIMALS = 9  # of ROUGE-L: rounded, the values of equal captions are equal
 
@@ -49,8 +52,9 @@ class RunSummary:
         settings: everything that decides what comes out, flat.
         pictures: a hash of the validation pictures.
         validation: a hash of the validation pictures with their labels or captions.
-        outcomes: by :data:`RIGHT`, :data:`EXACT` and :data:`NEARER`, a number for every validation picture in the order
-            of their names, higher is better; those that apply, and nearness only where its scorer is installed.
+        outcomes: by :data:`RIGHT`, :data:`ALL_RIGHT`, :data:`EXACT` and :data:`NEARER`, a number for every validation
+            picture in the order of their names, higher is better; those that apply, and nearness only where its scorer
+            is installed.
         row: the results, without settings.
     """
 
@@ -63,7 +67,7 @@ class RunSummary:
     pictures: str
     validation: str
     outcomes: Mapping[str, tuple[float, ...]]
-    row: RunRow | CaptionerRow
+    row: AnyRow
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, but for the name and the folder."""
@@ -78,8 +82,8 @@ def summary_from(content: Mapping[str, Any], name: str, folder: RunFolder) -> Ru
     Raises:
         KeyError, TypeError, ValueError: the content is something else.
     """
-    kind = RunRow if content["kind"] == "classifier" else CaptionerRow
-    intervals = {key: Interval(**each) for key, each in content["row"].items() if key.endswith("interval")}
+    kind: Any = {"classifier": RunRow, "multi-label": MultiLabelRow, "captioner": CaptionerRow}[content["kind"]]
+    intervals = {key: each and Interval(**each) for key, each in content["row"].items() if key.endswith("interval")}
     leakage = content["row"]["leakage"]
     recorded_leakage = None if leakage is None else Leakage(**leakage)
     row = kind(**{**content["row"], **intervals, "name": name, "leakage": recorded_leakage})
@@ -97,7 +101,7 @@ def read_summary(name: str, folder: RunFolder, read: RecordReader = read_record)
     return RunSummary(
         name=record.name,
         folder=record.folder,
-        kind="captioner" if record.is_captioner else "classifier",
+        kind="captioner" if record.is_captioner else "multi-label" if record.is_multi_label else "classifier",
         seed=record.recipe.seed,
         precision=record.metrics.precision,
         settings=record.settings,
@@ -112,7 +116,7 @@ def _outcomes(record: RunRecord) -> dict[str, tuple[float, ...]]:
     names = sorted(record.predictions)
     correct = tuple(int(record.is_correct(name)) for name in names)
     if not record.is_captioner:
-        return {RIGHT: correct}
+        return {ALL_RIGHT if record.is_multi_label else RIGHT: correct}
     captions = [tokenise(record.predictions[name].text) for name in names]
     references = [[words for words in map(tokenise, record.human_captions[name]) if words] for name in names]
     rouge = rouge_l(captions, references) if all(references) else None

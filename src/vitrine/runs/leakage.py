@@ -19,6 +19,7 @@ LEAKAGE = "leakage"
 """Key of an evaluation's metrics.json."""
 
 ACCURACY = "accuracy"
+EXACT_LABELS = "share of pictures with all labels right"
 EXACT_CAPTIONS = "share of captions that are word for word a human one"
 
 
@@ -51,7 +52,7 @@ class Leakage:
 
     Attributes:
         split: validation or test.
-        measure: what is right: :data:`ACCURACY` or :data:`EXACT_CAPTIONS`.
+        measure: what is right: :data:`ACCURACY`, :data:`EXACT_LABELS` or :data:`EXACT_CAPTIONS`.
         n, right: pictures of the split, and those that are right.
         exact, exact_right: files that are byte for byte in training: a fact.
         near, near_right: other pictures that look like copies of training pictures: a suspicion.

@@ -13,10 +13,11 @@ from safetensors import SafetensorError, safe_open
 from vitrine.errors import RunError, error_summary
 from vitrine.io.files import write_atomically
 from vitrine.io.untrusted_files import read_json
+from vitrine.plotting.average_precision import save_average_precision_figure
 from vitrine.plotting.confusion import save_confusion_figure
 from vitrine.plotting.curves import save_learning_curves
 from vitrine.plotting.tables import inline, public_name, tidy
-from vitrine.results import CaptioningMetrics, ClassificationMetrics
+from vitrine.results import CaptioningMetrics, ClassificationMetrics, MultiLabelMetrics, classifier_metrics_from_dict
 from vitrine.runs.data import WORKING_FOLDER
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card_sections import (
@@ -93,11 +94,16 @@ def _draw_figures(folder: Path, facts: CardFacts) -> tuple[tuple[str, str], ...]
     figures, origin = [], {"model": facts.name}
     if facts.history:
         save_learning_curves({facts.name: facts.history}, folder / "learning-curves.png", origin)
-        of = "" if facts.is_classifier else " (of word pieces)"
-        figures.append((f"{_FIGURES}/learning-curves.png", f"Loss and validation accuracy{of} by epoch"))
+        score = "validation accuracy" if facts.is_classifier else "validation accuracy (of word pieces)"
+        if isinstance(facts.metrics, MultiLabelMetrics):
+            score = "mean average precision on the validation pictures"
+        figures.append((f"{_FIGURES}/learning-curves.png", f"Loss and {score} by epoch"))
     if isinstance(facts.metrics, ClassificationMetrics):
         save_confusion_figure(facts.metrics, folder / "confusion.png", origin)
         figures.append((f"{_FIGURES}/confusion.png", "Which classes are taken for which"))
+    if isinstance(facts.metrics, MultiLabelMetrics):
+        save_average_precision_figure(facts.metrics, folder / "labels.png", origin)
+        figures.append((f"{_FIGURES}/labels.png", "Average precision of every label"))
     return tuple(figures)
 
 
@@ -106,7 +112,7 @@ def model_card(facts: CardFacts) -> str:
     sections = [
         ("", summary_section(facts)),
         ("How to use it", usage_section(facts)),
-        ("Accuracy" if facts.is_classifier else "Captions", results_section(facts)),
+        (_results_title(facts), results_section(facts)),
         ("Data", data_section(facts)),
         ("Recipe", recipe_section(facts)),
         ("Figures", figures_section(facts)),
@@ -117,6 +123,12 @@ def model_card(facts: CardFacts) -> str:
     parts = [f"# {inline(facts.name)}"]
     parts += [f"## {title}\n\n{text}" if title else text for title, text in sections if text]
     return f"---\n{front_matter(facts)}\n---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def _results_title(facts: CardFacts) -> str:
+    if isinstance(facts.metrics, MultiLabelMetrics):
+        return "Average precision"
+    return "Accuracy" if facts.is_classifier else "Captions"
 
 
 def front_matter(facts: CardFacts) -> str:
@@ -134,12 +146,48 @@ def front_matter(facts: CardFacts) -> str:
         library_name=_LIBRARIES[facts.export.to] if facts.export else library,
         pipeline_tag=task,
         tags=["vitrine", "vision-transformer" if facts.is_classifier else "image-captioning", task],
-        metrics=["accuracy"] if facts.is_classifier else ["cider", "bleu", "rouge"],
+        metrics=_metric_names(facts),
         model_name=tidy(facts.name),
         eval_results=_evaluation_results(facts, task) or None,
     )
     yaml: str = card.to_yaml()
     return yaml
+
+
+def _metric_names(facts: CardFacts) -> list[str]:
+    if isinstance(facts.metrics, MultiLabelMetrics):
+        return ["mean_average_precision", "f1"]
+    return ["accuracy"] if facts.is_classifier else ["cider", "bleu", "rouge"]
+
+
+def _multi_label_results(m: MultiLabelMetrics, about: Mapping[str, Any]) -> list[Any]:
+    from huggingface_hub import EvalResult
+
+    scores = {
+        "mean_average_precision": (
+            "Mean average precision",
+            m.mean_average_precision,
+            m.mean_average_precision_interval,
+        ),
+        "f1": ("Macro F1", m.macro_f1, m.macro_f1_interval),
+    }
+    return [
+        EvalResult(
+            **about,
+            metric_type=kind,
+            metric_name=name,
+            metric_value=value,
+            metric_args={
+                "n": m.n,
+                "interval_95": interval and [interval.low, interval.high],
+                "interval_over": "pictures",
+                "trainings": 1,
+                "precision": m.precision,
+                "threshold": m.threshold,
+            },
+        )
+        for kind, (name, value, interval) in scores.items()
+    ]
 
 
 def _evaluation_results(facts: CardFacts, task: str) -> list[Any]:
@@ -165,6 +213,8 @@ def _evaluation_results(facts: CardFacts, task: str) -> list[Any]:
                 **about, metric_type="accuracy", metric_name="Accuracy", metric_value=m.accuracy, metric_args=arguments
             )
         ]
+    if isinstance(m, MultiLabelMetrics):
+        return _multi_label_results(m, about)
     scores = m.scores["predicted"]["metrics"]
     return [
         EvalResult(
@@ -188,9 +238,9 @@ def read_card_facts(run: Path, metrics_content: Mapping[str, Any] | None = None)
     folder = RunFolder(run)
     recipe = folder.read_recipe()
     content = _read_json_object(run / "metrics.json") if metrics_content is None else metrics_content
-    kind = ClassificationMetrics if recipe.caption is None else CaptioningMetrics
+    read = classifier_metrics_from_dict if recipe.caption is None else CaptioningMetrics.from_dict
     try:
-        metrics = kind.from_dict(content)
+        metrics = read(content)
     except (KeyError, TypeError, AttributeError) as error:
         raise RunError(
             f"{run / 'metrics.json'} is not what vitrine writes ({type(error).__name__}: {error})."

@@ -15,6 +15,7 @@ from vitrine.plotting.tables import (
     details_block,
     format_share,
     inline,
+    multi_label_figures,
     public_name,
     table,
     tidy,
@@ -24,6 +25,8 @@ from vitrine.results import (
     CaptioningMetrics,
     ClassificationMetrics,
     ClassMetrics,
+    LabelMetrics,
+    MultiLabelMetrics,
     and_n_more,
     count_of,
     percent,
@@ -91,7 +94,7 @@ class CardFacts:
     name: str
     recipe: Recipe
     labels: tuple[str, ...]
-    metrics: ClassificationMetrics | CaptioningMetrics
+    metrics: ClassificationMetrics | MultiLabelMetrics | CaptioningMetrics
     split: str
     data: Mapping[str, Any]
     environment: Mapping[str, Any]
@@ -106,7 +109,12 @@ class CardFacts:
     @property
     def is_classifier(self) -> bool:
         """Whether the run trained a classifier, not a captioner."""
-        return isinstance(self.metrics, ClassificationMetrics)
+        return isinstance(self.metrics, ClassificationMetrics | MultiLabelMetrics)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether the run trained a classifier that gives a picture any number of labels."""
+        return isinstance(self.metrics, MultiLabelMetrics)
 
     @property
     def data_reference(self) -> str:
@@ -146,7 +154,10 @@ def summary_section(facts: CardFacts) -> str:
     architecture, size = code(str(facts.config.get("architecture", "model"))), facts.input.get("input_size")
     pixels = f" for pictures of {size[-1]} × {size[-1]} pixels" if size else ""
     description = inline(without_paths(facts.recipe.description, facts.local_paths))
-    if facts.is_classifier:
+    if facts.is_multi_label:
+        labels = f"{len(facts.labels):,} labels, each of which is there or not"
+        what = f"A multi-label classifier of pictures, with {labels}: {architecture}{pixels}"
+    elif facts.is_classifier:
         what = f"A classifier of pictures into {len(facts.labels):,} classes: {architecture}{pixels}"
     else:
         what = "A captioner: it says in a sentence what a picture shows, with an attention map for every word"
@@ -313,9 +324,33 @@ print(metadata["labels"][logits.argmax()])"""
 )
 
 
+_SEVERAL_LABELS = (
+    ("model(pixels).softmax(1)[0]", "model(pixels).sigmoid()[0]"),
+    (
+        'print(model.pretrained_cfg["label_names"][probabilities.argmax()], float(probabilities.max()))',
+        'labels = zip(model.pretrained_cfg["label_names"], probabilities.tolist())\n'
+        "print([(label, probability) for label, probability in labels if probability > 0.5])",
+    ),
+    (
+        'print(json.loads(metadata["labels"])[logits.argmax()])',
+        "# Logits above 0 are probabilities above 0.5.\n"
+        'print([label for label, logit in zip(json.loads(metadata["labels"]), logits) if logit > 0])',
+    ),
+    (
+        'print(metadata["labels"][logits.argmax()])',
+        "# Logits above 0 are probabilities above 0.5.\n"
+        'print([label for label, logit in zip(metadata["labels"], logits) if logit > 0])',
+    ),
+)
+"""What programs do with the outputs of a model of one label, and what they do with those of a multi-label model."""
+
+
 def _program(facts: CardFacts, to: str, folder: str, file: str) -> str:
     """A program that opens the folder with the library that it is for, and one picture."""
     program = {"hf": _TRANSFORMERS, "timm": _TIMM, "onnx": _ONNX, "pt2": _PT2}[to]
+    if facts.is_multi_label:
+        for one_label, several_labels in _SEVERAL_LABELS:
+            program = program.replace(one_label, several_labels)
     cfg = facts.input
     mode, interpolation = str(cfg.get("crop_mode", "center")), str(cfg.get("interpolation", "bicubic"))
     _, rows, columns = cfg.get("input_size", (3, 1, 1))
@@ -334,6 +369,8 @@ def results_section(facts: CardFacts) -> str:
     metrics = facts.metrics
     if isinstance(metrics, ClassificationMetrics):
         return _classification_results(facts, metrics)
+    if isinstance(metrics, MultiLabelMetrics):
+        return _multi_label_results(facts, metrics)
     return _caption_results(facts, metrics)
 
 
@@ -359,6 +396,39 @@ def _classification_results(facts: CardFacts, metrics: ClassificationMetrics) ->
     if _MAX_WORST < len(metrics.classes) <= _MAX_ALL:
         parts.append(details_block("All classes", _classes_table(metrics.classes)))
     return "\n\n".join(parts)
+
+
+def _multi_label_results(facts: CardFacts, metrics: MultiLabelMetrics) -> str:
+    figures = multi_label_figures(metrics)
+    rows: list[tuple[Cell, ...]] = [
+        *figures[:-1],
+        *_leakage_rows(facts.leakage),
+        ("split", facts.split),
+        ("trainings", f"1, seed {facts.recipe.seed}: what another seed would change is not known"),
+        figures[-1],
+    ]
+    parts = [table(("", "value"), rows), *_leakage_sentences(facts.leakage)]
+    known = [entry for entry in metrics.classes if entry.average_precision is not None]
+    worst = sorted(known, key=lambda entry: (entry.average_precision or 0.0, entry.label))[:_MAX_WORST]
+    parts += ["The labels that it ranks worst:", _labels_table(worst)]
+    if _MAX_WORST < len(metrics.classes) <= _MAX_ALL:
+        parts.append(details_block("All labels", _labels_table(metrics.classes)))
+    return "\n\n".join(parts)
+
+
+def _labels_table(entries: Sequence[LabelMetrics]) -> str:
+    rows = [
+        (
+            each.label,
+            format_share(each.average_precision),
+            format_share(each.f1),
+            format_share(each.recall),
+            format_share(each.precision),
+            each.support,
+        )
+        for each in entries
+    ]
+    return table(("label", "average precision", "F1", "recall", "precision", "pictures"), rows)
 
 
 def _leakage_rows(leakage: Leakage | None) -> list[tuple[Cell, ...]]:
@@ -448,15 +518,17 @@ def _pictures_by_class(facts: CardFacts, splits: Mapping[str, Any]) -> str:
     counts = {name: [0] * len(facts.labels) for name in finite}
     for name, part in finite.items():
         for row in part:
-            if row.get("label") is not None:
-                counts[name][row["label"]] += 1
+            for label in row.get("labels", [row.get("label")]):
+                if label is not None:
+                    counts[name][label] += 1
     if len(facts.labels) > _MAX_ALL:
         ranges = [f"{min(each):,} to {max(each):,} ({name})" for name, each in counts.items()]
-        return f"Pictures a class: {', '.join(ranges)}."
+        return f"Pictures a {'label' if facts.is_multi_label else 'class'}: {', '.join(ranges)}."
     rows: list[tuple[Cell, ...]] = [
         (label, *(each[i] for each in counts.values())) for i, label in enumerate(facts.labels)
     ]
-    return details_block("Pictures of each class", table(("class", *counts), rows))
+    noun = "label" if facts.is_multi_label else "class"
+    return details_block(f"Pictures of each {noun}", table((noun, *counts), rows))
 
 
 def recipe_section(facts: CardFacts) -> str:
@@ -514,6 +586,8 @@ def limits_section(facts: CardFacts) -> str:
         "seed, or of pictures of another kind."
     )
     metrics = facts.metrics
+    if isinstance(metrics, MultiLabelMetrics):
+        lines.append(_labels_sentence(facts.labels, metrics))
     if isinstance(metrics, ClassificationMetrics):
         lines.append(_classes_sentence(facts.labels))
         few = sum(entry.support < _FEW_PICTURES for entry in metrics.classes)
@@ -546,6 +620,18 @@ def _classes_sentence(labels: Sequence[str]) -> str:
     names = and_n_more([inline(label) for label in labels], _MAX_NAMES)
     rest = ", which the folder's files list" if len(labels) > _MAX_NAMES else ""
     return f"It knows {len(labels):,} classes and gives one of them to every picture, whatever it shows: {names}{rest}."
+
+
+def _labels_sentence(labels: Sequence[str], metrics: MultiLabelMetrics) -> str:
+    names = and_n_more([inline(label) for label in labels], _MAX_NAMES)
+    few = sum(entry.support < _FEW_PICTURES for entry in metrics.classes)
+    uncertain = (
+        f" {few} of them have fewer than {_FEW_PICTURES} pictures there: their figures are uncertain." if few else ""
+    )
+    return (
+        f"It knows {len(labels):,} labels, and says of each whether it is there: {names}. The threshold of "
+        f"{metrics.threshold:g} was not chosen for any purpose.{uncertain}"
+    )
 
 
 def _licence_note(facts: CardFacts) -> str:

@@ -17,9 +17,24 @@ from vitrine.metrics.caption_text import tokenise
 from vitrine.metrics.intervals import wilson
 from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.plotting.tables import Cell
-from vitrine.results import OVER_PICTURES, CaptioningMetrics, ClassificationMetrics, Interval
+from vitrine.results import (
+    OVER_PICTURES,
+    CaptioningMetrics,
+    ClassificationMetrics,
+    Interval,
+    MultiLabelMetrics,
+    classifier_metrics_from_dict,
+)
 from vitrine.runs.folder import RunFolder
-from vitrine.runs.leakage import ACCURACY, EXACT_CAPTIONS, TRAINING_COPIES, Leakage, count_leakage, recorded_copies
+from vitrine.runs.leakage import (
+    ACCURACY,
+    EXACT_CAPTIONS,
+    EXACT_LABELS,
+    TRAINING_COPIES,
+    Leakage,
+    count_leakage,
+    recorded_copies,
+)
 
 DATA = "training pictures"
 """The name, among a run's settings, of what it was trained on."""
@@ -75,6 +90,11 @@ class RunRow:
     seconds: float | None
     leakage: Leakage | None = None
 
+    @property
+    def score(self) -> float:
+        """What runs are ranked by."""
+        return self.accuracy
+
     def outcome(self) -> dict[str, Cell]:
         """The results by column, as tables show them."""
         return {
@@ -116,6 +136,48 @@ class CaptionerRow:
     settings: Mapping[str, Cell]
     leakage: Leakage | None = None
 
+    @property
+    def score(self) -> float:
+        """What runs are ranked by."""
+        return self.accuracy
+
+
+@dataclass(frozen=True)
+class MultiLabelRow:
+    """A multi-label classifier's run as a row of a table; it is not in the table of classifiers of one label.
+
+    Attributes:
+        name: what tables call it.
+        mean_average_precision, interval: on its validation pictures, 0 to 1, with the 95 % interval; None with too few.
+        macro_f1, micro_f1: at a threshold of 0.5, 0 to 1.
+        exact: share of pictures all of whose labels are right.
+        n: validation pictures.
+        loss: binary cross-entropy, mean over pictures and labels, in nats.
+        best_epoch: whose weights these are, from 1.
+        settings: what was set, by name; the same names in every row.
+        leakage: validation pictures that also stand in training; None where that cannot be known.
+    """
+
+    name: str
+    mean_average_precision: float
+    interval: Interval | None
+    macro_f1: float
+    micro_f1: float
+    exact: float
+    n: int
+    loss: float
+    best_epoch: int
+    settings: Mapping[str, Cell]
+    leakage: Leakage | None = None
+
+    @property
+    def score(self) -> float:
+        """What runs are ranked by."""
+        return self.mean_average_precision
+
+
+AnyRow: TypeAlias = RunRow | MultiLabelRow | CaptionerRow
+
 
 def _whole(value: float | None) -> int | None:
     return None if value is None else round(value)
@@ -149,13 +211,18 @@ class RunRecord:
     name: str
     folder: RunFolder
     recipe: Recipe
-    metrics: ClassificationMetrics | CaptioningMetrics
+    metrics: ClassificationMetrics | MultiLabelMetrics | CaptioningMetrics
     data: Mapping[str, Any]
 
     @property
     def is_captioner(self) -> bool:
         """Whether a captioner was trained, not a classifier."""
         return isinstance(self.metrics, CaptioningMetrics)
+
+    @property
+    def is_multi_label(self) -> bool:
+        """Whether a multi-label classifier was trained."""
+        return isinstance(self.metrics, MultiLabelMetrics)
 
     @property
     def classification_metrics(self) -> ClassificationMetrics:
@@ -176,9 +243,12 @@ class RunRecord:
 
     @cached_property
     def true_labels(self) -> dict[str, str]:
-        """The class name of each validation picture of a classifier's run, by the picture's name."""
+        """The class name of each validation picture of a classifier's run, by the picture's name.
+
+        Of a multi-label run, all its labels as one text; see :func:`labels_text`.
+        """
         labels = self.data["labels"]
-        return {row["name"]: labels[row["label"]] for row in self.data["splits"]["validation"]}
+        return {row["name"]: label_of_row(row, labels) for row in self.data["splits"]["validation"]}
 
     @cached_property
     def human_captions(self) -> dict[str, tuple[str, ...]]:
@@ -197,10 +267,11 @@ class RunRecord:
         Raises:
             RunError: the table is missing, or is of other pictures or results than data.json and metrics.json.
         """
-        read, table = (
-            (read_captions, "captions.csv") if self.is_captioner else (read_label_predictions, "predictions.csv")
-        )
-        rows = read(self.folder.path)
+        table = "captions.csv" if self.is_captioner else "predictions.csv"
+        if self.is_multi_label:
+            rows = read_multi_label_predictions(self.folder.path, self.data["labels"])
+        else:
+            rows = (read_captions if self.is_captioner else read_label_predictions)(self.folder.path)
         if rows.keys() != self.annotations.keys():
             count = len(rows.keys() ^ self.annotations.keys())
             raise RunError(f"{table} in {self.folder.path} is of other pictures than data.json ({count}).")
@@ -219,8 +290,9 @@ class RunRecord:
             return
         accuracy = correct / max(1, len(self.annotations))
         if abs(accuracy - self.metrics.accuracy) > _ROUNDING:
+            what = "exact match" if self.is_multi_label else "accuracy"
             raise RunError(
-                f"In {self.folder.path}, predictions.csv gives an accuracy of {accuracy:.4f}, metrics.json says "
+                f"In {self.folder.path}, predictions.csv gives an {what} of {accuracy:.4f}, metrics.json says "
                 f"{self.metrics.accuracy:.4f}: one of them was changed."
             )
 
@@ -236,7 +308,7 @@ class RunRecord:
         copies = recorded_copies(self.data)
         if copies is None:
             return None
-        measure = EXACT_CAPTIONS if self.is_captioner else ACCURACY
+        measure = EXACT_CAPTIONS if self.is_captioner else EXACT_LABELS if self.is_multi_label else ACCURACY
         near_checked = TRAINING_COPIES in self.data
         if not copies:  # the table of predictions need not be read for it
             n = len(self.annotations)
@@ -270,7 +342,7 @@ class RunRecord:
         config = read_json(self.folder.path / "config.json")
         return int(config["input"]["long_side"] if self.is_captioner else config["pretrained_cfg"]["input_size"][-1])
 
-    def row(self, settings: Mapping[str, Cell]) -> RunRow | CaptionerRow:
+    def row(self, settings: Mapping[str, Cell]) -> AnyRow:
         """The run as a row of the table, with the settings that the table shows."""
         m = self.metrics
         if isinstance(m, CaptioningMetrics):
@@ -286,9 +358,23 @@ class RunRecord:
                 settings=dict(settings),
                 leakage=self.leakage,
             )
+        best = [row["epoch"] for row in self.folder.read_history() if row["best"]]
+        if isinstance(m, MultiLabelMetrics):
+            return MultiLabelRow(
+                name=self.name,
+                mean_average_precision=m.mean_average_precision,
+                interval=m.mean_average_precision_interval,
+                macro_f1=m.macro_f1,
+                micro_f1=m.micro_f1,
+                exact=m.accuracy,
+                n=m.n,
+                loss=m.negative_log_likelihood,
+                best_epoch=best[-1] if best else 0,
+                settings=dict(settings),
+                leakage=self.leakage,
+            )
         timings = self.folder.read_timings()
         train_seconds = sum(row["train_seconds"] for row in timings)
-        best = [row["epoch"] for row in self.folder.read_history() if row["best"]]
         return RunRow(
             name=self.name,
             settings=dict(settings),
@@ -325,15 +411,25 @@ def read_record(name: str, folder: RunFolder, metrics_content: Mapping[str, Any]
     if not has_annotations:
         noun = "captions" if is_captioner else "labels"
         raise RunError(f"{folder.path / 'data.json'} does not list validation pictures with {noun}.")
-    kind = CaptioningMetrics if is_captioner else ClassificationMetrics
+    read = CaptioningMetrics.from_dict if is_captioner else classifier_metrics_from_dict
     try:
-        record = RunRecord(name, folder, folder.read_recipe(), kind.from_dict(content), data)
+        record = RunRecord(name, folder, folder.read_recipe(), read(content), data)
         if is_captioner:
             _ = record.recorded_exact
     except (KeyError, TypeError) as error:
         noun = "captioner" if is_captioner else "classifier"
         raise RunError(f"{folder.path / 'metrics.json'} is not a {noun}'s metrics (no {error}).") from error
     return record
+
+
+def labels_text(labels: Sequence[str]) -> str:
+    """The labels of a picture of multi-label data, in class order, as one text; "none" where it has none."""
+    return " + ".join(labels) or "none"
+
+
+def label_of_row(row: Mapping[str, Any], labels: Sequence[str]) -> str:
+    """The class of a row of data.json, by its name; of multi-label data, all its labels as one text."""
+    return labels_text([labels[index] for index in row["labels"]]) if "labels" in row else labels[row["label"]]
 
 
 def is_correct(prediction: str, annotation: Annotation) -> bool:
@@ -372,6 +468,34 @@ def read_label_predictions(run: Path) -> dict[str, RecordedPrediction]:
         }
     except ValueError as error:
         raise RunError(f"{run / 'predictions.csv'} has a probability that is no number ({error}).") from error
+
+
+def read_multi_label_predictions(run: Path, labels: Sequence[str]) -> dict[str, RecordedPrediction]:
+    """The labels of each picture of a multi-label run's predictions.csv, as one text.
+
+    The score is the probability of the surest one, as it stands first; None where a picture was given no label.
+
+    Raises:
+        RunError: there is no table, it is not one of labels with probabilities, or it has another label.
+    """
+    order = {label: index for index, label in enumerate(labels)}
+    rows_by_name: dict[str, list[tuple[str, str]]] = {}
+    for row in read_predictions(run):
+        pairs = rows_by_name.setdefault(row["filename"], [])
+        if row["label"]:
+            pairs.append((row["label"], row.get("probability", "")))
+    try:
+        return {
+            name: RecordedPrediction(
+                labels_text(sorted((label for label, _ in pairs), key=lambda label: order[label])),
+                float(pairs[0][1]) if pairs else None,
+            )
+            for name, pairs in rows_by_name.items()
+        }
+    except (KeyError, ValueError) as error:
+        raise RunError(
+            f"{run / 'predictions.csv'} has a label or a probability that cannot be used: {error}."
+        ) from error
 
 
 def read_captions(run: Path) -> dict[str, RecordedPrediction]:
@@ -435,10 +559,16 @@ def describe_training_pictures(data: Mapping[str, Any]) -> str:
     rows = data["splits"]["train"]
     if isinstance(rows, str):
         return f"{rows}: {data['reference']}"
-    parts = (
-        (row["name"], row["sha256"], *(row["captions"] if "captions" in row else (str(row["label"]),))) for row in rows
-    )
+    parts = ((row["name"], row["sha256"], *_target_words(row)) for row in rows)
     return f"{len(rows):,} ({digest(parts, 6)})"
+
+
+def _target_words(row: Mapping[str, Any]) -> Sequence[str]:
+    """What a row of data.json says of its picture: captions, labels or a class."""
+    if "captions" in row:
+        captions: Sequence[str] = row["captions"]
+        return captions
+    return [str(index) for index in row["labels"]] if "labels" in row else [str(row["label"])]
 
 
 def varying_settings(settings: Sequence[Mapping[str, Cell]]) -> frozenset[str]:

@@ -7,23 +7,31 @@ from contextlib import contextmanager
 from math import prod
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
-from vitrine.classify.inference import eval_batches, join_logits, predict_batches
+from vitrine.classify.inference import BatchLogits, eval_batches, join_logits, known_labels, predict_batches
 from vitrine.classify.predictions_csv import predictions_csv
 from vitrine.data.loader import Batch, PictureLoader
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
-from vitrine.metrics.classification import LabelledLogits, classification_metrics, concatenate_logits
+from vitrine.metrics.classification import classification_metrics, concatenate_logits
 from vitrine.models.finetune import LinearProbe, merge_adapters, select_trainable
 from vitrine.models.load import LoadedModel, load_for_inference, load_model, training_input, width_of
 from vitrine.models.reference import ModelReference
 from vitrine.runs.folder import RunFolder
+from vitrine.train.class_balance import (
+    balanced_class_weights,
+    balanced_sampling_weights,
+    check_balance,
+    count_labels,
+)
 from vitrine.train.data import ShardedBatches, TrainingData, epoch_pictures, names_of, shards_of, use_decoded_cache
 from vitrine.train.events import Event
 from vitrine.train.feature_cache import LinearProbeFeatures, can_cache, check_views, make_linear_probe
-from vitrine.train.losses import Classification, FeatureBatch
+from vitrine.train.losses import Classification, FeatureBatch, Objective
 from vitrine.train.optimizer import make_optimizer
 from vitrine.train.settings import ModelSettings, TaskSettings
 from vitrine.train.task import Batches, RuntimeConfig, ValidationResult
@@ -34,12 +42,16 @@ _MAX_DECODED_VALIDATION_BYTES = 1 << 30  # decoded validation pictures stay in m
 class ClassifierTask:
     """A vision transformer with a head for the data's classes; see :class:`vitrine.train.task.Task`.
 
+    ``problem_type`` is what config.json says of the outputs, in transformers' words; None is a choice of one class.
+
     Args:
         settings: of model, batches, loss and optimizer.
         data: training and validation pictures.
         report: called with events.
         reference: the model, where it was resolved before; None resolves it here.
     """
+
+    problem_type: str | None = None
 
     def __init__(
         self,
@@ -48,8 +60,11 @@ class ClassifierTask:
         report: Callable[[Event], None] = lambda _: None,
         reference: ModelReference | None = None,
     ) -> None:
-        batches = settings.batches
+        batches, is_multi_label = settings.batches, data.source.is_multi_label
         check_views(batches.views, data.train.endless)
+        check_balance(
+            settings.loss.class_weights, batches.sampling, endless=data.train.endless, is_multi_label=is_multi_label
+        )
         self.settings, self.report = settings, report
         self.data_record, self.labels = data.record, tuple(data.source.labels)
         self.model = _load(reference or settings.model.model, settings.model, len(self.labels))
@@ -60,6 +75,9 @@ class ClassifierTask:
         self.epoch_pictures = epoch_pictures(data.train, batches.epoch_size)
         self.validation_pictures = len(data.validation)
         self.frozen_parameters = 0
+        self._sampling_weights_N = (
+            balanced_sampling_weights(known_labels(self.data.train)) if batches.sampling == "balanced" else None
+        )
         self._shards: ShardedBatches | None = None
         self._decoded_validation: tuple[tuple[Sample, ...], list[Batch]] | None = None
         self._features: LinearProbeFeatures | None = None
@@ -73,7 +91,8 @@ class ClassifierTask:
         is_cached, note = can_cache(probe, self.data, self.settings.batches, self.settings.loss)
         self.notes = (*self.notes, note)
         if is_cached:
-            self._features = LinearProbeFeatures(probe, self.data, self.settings.batches, self.spec, self.report)
+            batches, weights_N = self.settings.batches, self._sampling_weights_N
+            self._features = LinearProbeFeatures(probe, self.data, batches, self.spec, self.report, weights_N)
 
     def trainable(self) -> nn.Module:
         """The model, with what ``tune`` leaves out frozen; or its head beside it, where that is all that is trained."""
@@ -84,9 +103,16 @@ class ClassifierTask:
         """The optimizer over layer-wise parameter groups."""
         return make_optimizer(module if self._probe is None else self.model.module, self.settings.optimizer)
 
-    def objective(self, device: torch.device) -> Classification:
+    def objective(self, device: torch.device) -> Objective:
         """Cross-entropy over the classes."""
-        return Classification(self.settings.loss, len(self.labels), self.spec.mean, self.spec.std, device)
+        weights_C = None
+        if self.settings.loss.class_weights == "balanced":
+            weights_C = balanced_class_weights(self._count_labels())
+        return Classification(self.settings.loss, len(self.labels), self.spec.mean, self.spec.std, device, weights_C)
+
+    def _count_labels(self) -> npt.NDArray[np.int64]:
+        """How many training pictures have each label."""
+        return count_labels((sample.label_set for sample in self.data.train), len(self.labels))
 
     @contextmanager
     def batches(self, runtime: RuntimeConfig) -> Iterator[Batches]:
@@ -109,7 +135,8 @@ class ClassifierTask:
                 epoch=epoch,
                 shuffle=True,
                 start_batch=start,
-                view=settings.view(epoch),
+                view=settings.view(epoch) if settings.views or not settings.transforms.is_random else None,
+                weights_N=self._sampling_weights_N,
             )
 
     def _samples(self, epoch: int) -> Any:
@@ -126,19 +153,20 @@ class ClassifierTask:
         processes, part = runtime.processes, runtime.processes.batch_shard().contiguous(len(self.data.validation))
         if self._shards is not None:
             self._shards.report_unreadable(processes)
-        own_logits = self._validation_logits(module, runtime, part)
+        own_logits = self._join(self._validation_logits(module, runtime, part)) if part else None
         parts = [each for each in processes.all_gather(own_logits) if each is not None]
+        return processes.broadcast_from_main(lambda: self._measure(parts, runtime.precision))
 
-        def measure() -> ValidationResult:
-            metrics = classification_metrics(concatenate_logits(parts), self.labels, precision=runtime.precision)
-            return ValidationResult(metrics.negative_log_likelihood, metrics.accuracy)
+    def _join(self, parts: list[BatchLogits]) -> Any:
+        """The logits of batches with the pictures' names and labels, as :meth:`_measure` takes them."""
+        return join_logits(parts)
 
-        return processes.broadcast_from_main(measure)
+    def _measure(self, parts: list[Any], precision: str) -> ValidationResult:
+        metrics = classification_metrics(concatenate_logits(parts), self.labels, precision=precision)
+        return ValidationResult(metrics.negative_log_likelihood, metrics.accuracy)
 
-    def _validation_logits(self, module: nn.Module, runtime: RuntimeConfig, part: range) -> LabelledLogits | None:
-        """Of a part of the validation pictures; None where it is empty."""
-        if not part:
-            return None
+    def _validation_logits(self, module: nn.Module, runtime: RuntimeConfig, part: range) -> list[BatchLogits]:
+        """Of a part of the validation pictures."""
         if self._features is not None:
             return self._features.outputs(module, runtime, part)
         return self._logits(module, runtime, self.data.validation[part.start : part.stop])
@@ -147,21 +175,23 @@ class ClassifierTask:
         """Write the model in timm's layout, adapters folded in."""
         if isinstance(module, LinearProbe):
             with module.merged() as whole:
-                run.save_model(whole, self.labels, self.spec)
+                run.save_model(whole, self.labels, self.spec, problem_type=self.problem_type)
         else:
-            run.save_model(merge_adapters(module), self.labels, self.spec)
+            run.save_model(merge_adapters(module), self.labels, self.spec, problem_type=self.problem_type)
 
     def finalize(self, run: RunFolder, runtime: RuntimeConfig) -> dict[str, Any]:
         """Measure the saved weights and write predictions.csv; the content of metrics.json."""
         module = load_for_inference(run.path).module.to(runtime.device)
-        logits = self._logits(module, runtime, self.data.validation)
-        run.write("predictions.csv", predictions_csv(logits, self.labels, probabilities=True))
-        return classification_metrics(logits, self.labels, precision=runtime.precision).to_dict()
+        logits = self._join(self._logits(module, runtime, self.data.validation))
+        return self._write_predictions(run, logits, runtime.precision)
 
-    def _logits(self, module: nn.Module, runtime: RuntimeConfig, samples: tuple[Sample, ...]) -> LabelledLogits:
+    def _write_predictions(self, run: RunFolder, logits: Any, precision: str) -> dict[str, Any]:
+        run.write("predictions.csv", predictions_csv(logits, self.labels, probabilities=True))
+        return classification_metrics(logits, self.labels, precision=precision).to_dict()
+
+    def _logits(self, module: nn.Module, runtime: RuntimeConfig, samples: tuple[Sample, ...]) -> list[BatchLogits]:
         source, device = self._validation_batches(samples), runtime.device
-        parts = predict_batches(module, samples, source, self.spec, device=device, precision=runtime.precision)
-        return join_logits(parts)
+        return list(predict_batches(module, samples, source, self.spec, device=device, precision=runtime.precision))
 
     def _validation_batches(self, samples: tuple[Sample, ...]) -> Iterator[Batch]:
         """Decoded pictures, which stay in memory from epoch to epoch where they are few."""

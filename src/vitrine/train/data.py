@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vitrine.config import TransformSpec
+from vitrine.config.recipe import invalid_value
 from vitrine.data.batch_plan import BatchShard, SampleBatch
 from vitrine.data.captions.datasets import open_captions
 from vitrine.data.decoded_cache import DecodedPicture, bytes_for, folder_for, remove_unfinished, short_side
@@ -27,7 +28,7 @@ from vitrine.data.training_copies import (
 )
 from vitrine.errors import DataError, RunError
 from vitrine.io.hub_cache import DECODED_FROM, note_use
-from vitrine.results import Progress, count_of, none_readable
+from vitrine.results import MULTI_LABEL, Progress, count_of, none_readable
 from vitrine.runs.leakage import TRAINING_COPIES
 from vitrine.runs.training_pictures import hashed_pictures
 from vitrine.train.distributed import ProcessGroup
@@ -71,19 +72,47 @@ def prepare_data(
     Processes that train together read a part each.
 
     Raises:
-        DataError: no data, fewer than two classes, no training or validation pictures, or more unreadable pictures
-            than ``max_unreadable`` allows.
+        DataError: no data, fewer than two classes, no training or validation pictures, none of the latter with a label,
+            or more unreadable pictures than ``max_unreadable`` allows.
+        RecipeError: a loss that is not for multi-label data.
     """
     processes = processes or ProcessGroup()
     source = processes.local_main_first(
         lambda: open_data(reference, seed=settings.seed, val_fraction=settings.val_fraction)
     )
     _require_splits(reference, source)
-    source.require_one_label("a classifier is trained on")
-    if len(source.labels) < 2:
+    source = _with_loss(source, settings.loss)
+    if len(source.labels) < (1 if source.is_multi_label else 2):
         raise DataError(f"{reference} has {len(source.labels)} class; a classifier needs at least two.")
-    head = {"reference": reference, "layout": source.layout, "labels": list(source.labels)}
-    return _set_unreadable_aside(source, head, lambda sample: {"label": sample.label}, settings, progress, processes)
+    head: dict[str, Any] = {"reference": reference, "layout": source.layout, "labels": list(source.labels)}
+    if not source.is_multi_label:
+        target = _one_label
+    else:
+        head[MULTI_LABEL], target = True, _all_labels
+    data = _set_unreadable_aside(source, head, target, settings, progress, processes)
+    if source.is_multi_label and not any(sample.label_set for sample in data.validation):
+        raise DataError(f"{reference}: no validation picture has a label, so no epoch could be told from another.")
+    return data
+
+
+def _one_label(sample: Sample) -> dict[str, Any]:
+    return {"label": sample.label}
+
+
+def _all_labels(sample: Sample) -> dict[str, Any]:
+    return {"labels": list(sample.label_set)}
+
+
+def _with_loss(source: Dataset, loss: str) -> Dataset:
+    """The data as the recipe's loss reads them: by binary cross-entropy, a class is a label of its own."""
+    if source.is_multi_label and loss == "cross_entropy":
+        raise invalid_value("loss", loss, "auto or binary_cross_entropy, as these data are multi-label")
+    if source.is_multi_label or loss != "binary_cross_entropy":
+        return source
+    if any(split.endless for split in source.splits.values()):
+        raise invalid_value("loss", loss, "auto, as these training pictures come in a stream")
+    note = "Every class is trained as a label of its own (loss = binary_cross_entropy): the model is multi-label."
+    return replace(source, is_multi_label=True, notes=(*source.notes, note))
 
 
 def prepare_captions(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vitrine.results import CaptioningMetrics, ClassificationMetrics
+from vitrine.results import CaptioningMetrics, ClassificationMetrics, MultiLabelMetrics
 from vitrine.runs.leakage import LEAKAGE, Leakage
 from vitrine.train.loop import StepDone
 
@@ -50,7 +50,8 @@ class Plan:
 class EpochRow:
     """One line of history.jsonl.
 
-    Losses are in nats, accuracies from 0 to 1, both over pictures or a captioner's tokens; epochs count from 1.
+    Losses are in nats, accuracies from 0 to 1, both over pictures or a captioner's tokens; epochs count from 1. Of a
+    multi-label model, ``best`` is by the mean average precision, which other rows do not have.
     """
 
     epoch: int
@@ -61,6 +62,14 @@ class EpochRow:
     validation_loss: float
     validation_accuracy: float
     best: bool
+    validation_mean_average_precision: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The row as the file has it."""
+        row = asdict(self)
+        if self.validation_mean_average_precision is None:
+            del row["validation_mean_average_precision"]
+        return row
 
 
 @dataclass(frozen=True)
@@ -98,7 +107,7 @@ class TrainResult:
     run: Path
     best_epoch: int
     epochs: int
-    metrics: ClassificationMetrics | CaptioningMetrics
+    metrics: ClassificationMetrics | MultiLabelMetrics | CaptioningMetrics
     leakage: Leakage | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,7 +118,10 @@ class TrainResult:
 
 @dataclass
 class Best:
-    """The best epoch so far, by accuracy and then by loss; ``stale`` counts the epochs since."""
+    """The best epoch so far, by accuracy and then by loss; ``stale`` counts the epochs since.
+
+    Of a multi-label model, the mean average precision stands for the accuracy.
+    """
 
     epoch: int = 0
     accuracy: float = -1.0

@@ -7,17 +7,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from vitrine.classify.inference import BatchLogits, eval_batches, join_logits, known_labels
+from vitrine.classify.inference import BatchLogits, eval_batches, known_labels
 from vitrine.config.preprocessing import InputSpec
 from vitrine.config.recipe import invalid_value
 from vitrine.data.batch_plan import BatchShard, batch_count, epoch_order
 from vitrine.data.loader import Batch, PictureLoader, normalise
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
-from vitrine.metrics.classification import LabelledLogits
 from vitrine.models.finetune import LinearProbe, is_stochastic, linear_head
 from vitrine.models.precision import autocast
 from vitrine.results import Progress
@@ -87,9 +88,20 @@ class FeatureCache:
         rows = [view * self._pictures + index for index in indices]
         return [self._other_shapes[row] if row in self._other_shapes else self._rows[row] for row in rows]
 
-    def batches(self, settings: BatchSettings, epoch: int, start: int, shard: BatchShard) -> Iterator[CachedBatch]:
-        """This process's parts of an epoch's batches from ``start`` on, of the pictures that a loader would give."""
-        order = epoch_order(self._pictures, seed=settings.seed, epoch=epoch, shuffle=True).tolist()
+    def batches(
+        self,
+        settings: BatchSettings,
+        epoch: int,
+        start: int,
+        shard: BatchShard,
+        weights_N: npt.NDArray[np.float64] | None = None,
+    ) -> Iterator[CachedBatch]:
+        """This process's parts of an epoch's batches from ``start`` on, of the pictures that a loader would give.
+
+        ``weights_N`` says how often each picture comes, as :func:`~vitrine.data.batch_plan.epoch_order` has it.
+        """
+        seed, pictures = settings.seed, self._pictures
+        order = epoch_order(pictures, seed=seed, epoch=epoch, shuffle=True, weights_N=weights_N).tolist()
         size, view = settings.batch_size, settings.view(epoch)
         for number in range(start, batch_count(self._pictures, size)):
             batch = order[number * size : (number + 1) * size]
@@ -188,6 +200,7 @@ class LinearProbeFeatures:
         settings: of the batches.
         spec: of the model's input.
         report: called with the progress of computing features.
+        weights_N: how often each training picture comes; None takes every one once in an epoch.
     """
 
     def __init__(
@@ -197,20 +210,25 @@ class LinearProbeFeatures:
         settings: BatchSettings,
         spec: InputSpec,
         report: Callable[[Event], None],
+        weights_N: npt.NDArray[np.float64] | None = None,
     ) -> None:
         self._probe, self._data, self._settings, self._spec, self._report = probe, data, settings, spec, report
         self._caches: dict[str, FeatureCache] = {}
         self._labels = torch.from_numpy(known_labels(data.train))
+        self._label_sets = [sample.label_set for sample in data.train]
+        self._weights_N = weights_N
 
     def batches(self, runtime: RuntimeConfig, epoch: int, start: int) -> Iterator[FeatureBatch]:
         """The batches of an epoch that a loader would give, with features in place of pictures."""
         views = [partial(self._load_view, view) for view in range(self._settings.views or 1)]
         cache = self._cache("training", runtime, views)
-        for batch in cache.batches(self._settings, epoch, start, runtime.processes.batch_shard()):
+        shard = runtime.processes.batch_shard()
+        for batch in cache.batches(self._settings, epoch, start, shard, self._weights_N):
             labels_B, indices_B = self._labels[batch.indices], torch.tensor(batch.indices)
-            yield FeatureBatch(torch.stack(batch.values), labels_B, indices_B, batch.is_dummy)
+            label_sets = tuple(self._label_sets[index] for index in batch.indices)
+            yield FeatureBatch(torch.stack(batch.values), labels_B, indices_B, batch.is_dummy, label_sets)
 
-    def outputs(self, module: nn.Module, runtime: RuntimeConfig, part: range) -> LabelledLogits:
+    def outputs(self, module: nn.Module, runtime: RuntimeConfig, part: range) -> list[BatchLogits]:
         """Logits of a part of the validation pictures, without those that could not be read."""
         samples = self._data.validation
         cache = self._cache("validation", runtime, [partial(self._load_unaugmented, samples)])
@@ -222,7 +240,7 @@ class LinearProbeFeatures:
             with torch.inference_mode(), autocast(runtime.device, runtime.precision):
                 logits_BC = module(features_BD).float().cpu().numpy()
             parts.append(BatchLogits(tuple(samples[index] for index in indices), logits_BC))
-        return join_logits(parts)
+        return parts
 
     def _cache(
         self, split: str, runtime: RuntimeConfig, views: Sequence[Callable[[], Iterator[Batch]]]

@@ -1,4 +1,6 @@
-"""The losses: cross-entropy over classes, and over the tokens of captions. The training loop knows neither of them.
+"""The losses: cross-entropy of classes, binary cross-entropy of labels one by one, cross-entropy of captions' tokens.
+
+The training loop knows none of them.
 
 Axes: B pictures or captions, C channels or classes, H and W pixels, D features, P pictures, T tokens of a caption with
 padding, N tokens to predict, V vocabulary.
@@ -10,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from timm.data import Mixup
 from torch import Tensor, nn
@@ -17,6 +21,7 @@ from torch.nn import functional
 
 from vitrine.data.captions.transforms import CaptionTransform
 from vitrine.data.loader import Batch, normalise, to_device
+from vitrine.metrics.multi_label import multi_hot
 from vitrine.models.captioner.model import CaptionModel, Features
 from vitrine.train.settings import LossSettings
 
@@ -45,12 +50,14 @@ class FeatureBatch:
         labels_B: int64 class indices.
         indices_B: int64 positions of the pictures in their data.
         is_dummy: the pictures only let this process take part in a step; they count nowhere.
+        label_sets: B tuples of the indices of all labels of a picture.
     """
 
     features_BD: Tensor
     labels_B: Tensor
     indices_B: Tensor
     is_dummy: bool = False
+    label_sets: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
         """B."""
@@ -68,11 +75,15 @@ class Objective(Protocol):
 class Classification:
     """Cross-entropy over classes, with label smoothing, and over mixed pictures where mixup or cutmix are on (timm's).
 
+    The loss of a batch is the mean over its pictures, with class weights too: torch's own mean divides by the weights
+    of the batch's classes, so that they would cancel where a batch, or a process's part of one, has a single class.
+
     Args:
         settings: label smoothing, mixup and cutmix.
         num_classes: C.
         mean, std: normalisation per channel on a 0-to-1 scale.
         device: where the model is.
+        weights_C: of the classes; None weighs all alike.
     """
 
     def __init__(
@@ -82,9 +93,11 @@ class Classification:
         mean: tuple[float, float, float],
         std: tuple[float, float, float],
         device: torch.device,
+        weights_C: npt.NDArray[np.float64] | None = None,
     ) -> None:
         self._smoothing = settings.label_smoothing
         self._mean, self._std, self._device = mean, std, device
+        self._weights_C = _weights(weights_C, device)
         self._mixup = (
             Mixup(settings.mixup, settings.cutmix, label_smoothing=self._smoothing, num_classes=num_classes)
             if settings.mixes
@@ -100,14 +113,87 @@ class Classification:
             if mix and self._mixup is not None and len(labels_B) > 1:
                 return self._mixed_loss(module, pixels_BCHW, labels_B)
             logits_BC = module(pixels_BCHW)
-        mean = functional.cross_entropy(logits_BC, labels_B, label_smoothing=self._smoothing)
+        mean = self._cross_entropy(logits_BC, labels_B, self._smoothing)
         return Loss(mean, len(labels_B), (logits_BC.argmax(-1) == labels_B).sum())
 
     def _mixed_loss(self, module: nn.Module, pixels_BCHW: Tensor, labels_B: Tensor) -> Loss:
         assert self._mixup is not None
         even = len(labels_B) // 2 * 2  # timm mixes pairs: the odd picture of a last batch is left out
         mixed_BCHW, targets_BC = self._mixup(pixels_BCHW[:even], labels_B[:even])
-        return Loss(functional.cross_entropy(module(mixed_BCHW), targets_BC), even, None)
+        return Loss(self._cross_entropy(module(mixed_BCHW), targets_BC), even, None)
+
+    def _cross_entropy(self, logits_BC: Tensor, targets: Tensor, smoothing: float = 0.0) -> Tensor:
+        weights_C = self._weights_C
+        if weights_C is None:
+            return functional.cross_entropy(logits_BC, targets, label_smoothing=smoothing)
+        losses_B = functional.cross_entropy(
+            logits_BC.float(), targets, weights_C, label_smoothing=smoothing, reduction="none"
+        )
+        return losses_B.mean()
+
+
+class MultiLabelClassification:
+    """Binary cross-entropy of every label by itself, mean over pictures and labels.
+
+    Label smoothing s makes targets of 0 and 1 into s / 2 and 1 - s / 2. Of pictures that mixup or cutmix (timm's)
+    mixed, the targets are mixed as the pictures were.
+
+    Args:
+        settings: label smoothing, mixup and cutmix.
+        num_labels: C.
+        mean, std: normalisation per channel on a 0-to-1 scale.
+        device: where the model is.
+        positive_weights_C: of the labels where they are there; None weighs all alike.
+    """
+
+    def __init__(
+        self,
+        settings: LossSettings,
+        num_labels: int,
+        mean: tuple[float, float, float],
+        std: tuple[float, float, float],
+        device: torch.device,
+        positive_weights_C: npt.NDArray[np.float64] | None = None,
+    ) -> None:
+        self._smoothing, self._labels = settings.label_smoothing, num_labels
+        self._mean, self._std, self._device = mean, std, device
+        self._positive_weights_C = _weights(positive_weights_C, device)
+        self._mixup = Mixup(settings.mixup, settings.cutmix, label_smoothing=0.0) if settings.mixes else None
+
+    def __call__(self, module: nn.Module, batch: Batch | FeatureBatch, *, mix: bool) -> Loss:
+        """The loss of ``batch``; ``correct`` counts the pictures all of whose labels are right at 0.5."""
+        targets_BC = to_device(torch.from_numpy(multi_hot(batch.label_sets, len(batch), self._labels)), self._device)
+        if isinstance(batch, FeatureBatch):
+            logits_BC = module(to_device(batch.features_BD, self._device))
+        else:
+            pixels_BCHW = normalise(to_device(batch.pixels_BCHW, self._device), self._mean, self._std)
+            if mix and self._mixup is not None and len(batch) > 1:
+                mixed_BCHW, mixed_targets_BC = self._mix(pixels_BCHW, targets_BC.float())
+                return Loss(self._mean_loss(module(mixed_BCHW), mixed_targets_BC), len(mixed_BCHW), None)
+            logits_BC = module(pixels_BCHW)
+        is_right_B = ((logits_BC > 0) == targets_BC).all(dim=1)
+        return Loss(self._mean_loss(logits_BC, targets_BC.float()), len(batch), is_right_B.sum())
+
+    def _mix(self, pixels_BCHW: Tensor, targets_BC: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures mixed in pairs, without the odd one of a last batch; and their targets, mixed by the same shares.
+
+        timm mixes classes. Given the pictures' own numbers as classes, it says which share of which picture is in each.
+        """
+        assert self._mixup is not None
+        even = len(pixels_BCHW) // 2 * 2
+        self._mixup.num_classes = even
+        mixed_BCHW, shares_BB = self._mixup(pixels_BCHW[:even], torch.arange(even, device=self._device))
+        return mixed_BCHW, shares_BB.to(targets_BC.dtype) @ targets_BC[:even]
+
+    def _mean_loss(self, logits_BC: Tensor, targets_BC: Tensor) -> Tensor:
+        smooth_BC = targets_BC * (1 - self._smoothing) + self._smoothing / 2
+        return functional.binary_cross_entropy_with_logits(
+            logits_BC.float(), smooth_BC, pos_weight=self._positive_weights_C
+        )
+
+
+def _weights(weights_C: npt.NDArray[np.float64] | None, device: torch.device) -> Tensor | None:
+    return None if weights_C is None else torch.from_numpy(weights_C).to(device, torch.float32)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from vitrine.config import Recipe, recipe_from_toml
 from vitrine.errors import LostProcessError, OutputInUseError, RecipeError, RunError
 from vitrine.models.load import resolve_with_weights
-from vitrine.results import CaptioningMetrics, ClassificationMetrics
+from vitrine.results import CaptioningMetrics, classifier_metrics_from_dict
 from vitrine.runs.checkpoint import delete_checkpoint
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card import CARD, write_model_card
@@ -21,6 +21,7 @@ from vitrine.train.classifier import ClassifierTask
 from vitrine.train.data import prepare_captions, prepare_data
 from vitrine.train.distributed import ProcessGroup
 from vitrine.train.events import Event, ProgressUpdate, TrainResult
+from vitrine.train.multi_label import MultiLabelTask
 from vitrine.train.settings import DataSettings, TaskSettings
 from vitrine.train.trainer import Trainer
 
@@ -128,7 +129,8 @@ def _make_trainer(
             lambda: resolve_with_weights(recipe.model, recipe.pretrained, recipe.model_args)
         )
         data = prepare_data(reference, data_settings, progress, processes)
-        return Trainer(run, recipe, lambda: ClassifierTask(settings, data, report, model), report, processes)
+        task = MultiLabelTask if data.source.is_multi_label else ClassifierTask
+        return Trainer(run, recipe, lambda: task(settings, data, report, model), report, processes)
     image_model = processes.local_main_first(lambda: resolve_image_model(settings.model))
     captions = prepare_captions(reference, data_settings, progress, processes)
 
@@ -161,11 +163,11 @@ def _complete(run: RunFolder) -> None:
 
 def _read_result(run: RunFolder, recipe: Recipe) -> TrainResult:
     content = json.loads((run.path / "metrics.json").read_text("utf-8"))
-    kind = ClassificationMetrics if recipe.caption is None else CaptioningMetrics
+    read = classifier_metrics_from_dict if recipe.caption is None else CaptioningMetrics.from_dict
     rows = run.read_history()
     best = [row["epoch"] for row in rows if row["best"]][-1]
     leakage = read_record(run.path.name, run).leakage
-    return TrainResult(run.path, best, len(rows), kind.from_dict(content), leakage)
+    return TrainResult(run.path, best, len(rows), read(content), leakage)
 
 
 def load_run_recipe(folder: Path) -> Recipe:

@@ -55,8 +55,9 @@ class ScheduleSettings(_FromRecipe):
 
 @dataclass(frozen=True)
 class LossSettings(_FromRecipe):
-    """The targets of a classifier's loss."""
+    """A classifier's loss and its targets."""
 
+    class_weights: str
     label_smoothing: float
     mixup: float
     cutmix: float
@@ -71,6 +72,7 @@ class LossSettings(_FromRecipe):
 class DataSettings(_FromRecipe):
     """How data are opened, split and read once before a training."""
 
+    loss: str
     seed: int
     val_fraction: float
     max_unreadable: float
@@ -86,6 +88,7 @@ class BatchSettings(_FromRecipe):
     accumulate: int
     epoch_size: int
     shuffle_buffer: int
+    sampling: str
     views: int
     decoded_cache: float
     max_unreadable: float

@@ -26,11 +26,19 @@ class ValidationResult:
 
     Attributes:
         loss: mean negative log-likelihood over pictures or tokens, in nats.
-        accuracy: share of them that were predicted right, 0 to 1.
+        accuracy: share of them that were predicted right, 0 to 1; of a multi-label model, pictures all of whose labels
+            are right.
+        mean_average_precision: of a multi-label model, 0 to 1; None of others.
     """
 
     loss: float
     accuracy: float
+    mean_average_precision: float | None = None
+
+    @property
+    def score(self) -> float:
+        """What epochs are compared by: the mean average precision where there is one, else the accuracy."""
+        return self.accuracy if self.mean_average_precision is None else self.mean_average_precision
 
 
 @dataclass(frozen=True)

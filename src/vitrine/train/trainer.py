@@ -6,7 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -240,7 +240,7 @@ class Trainer:
     def _close_epoch(self, event: EpochDone) -> EpochRow:
         evaluation_module = self.training.evaluation_module
         validation = self.task.validate(evaluation_module, self.runtime)
-        is_best = self.best.improves(event.epoch + 1, validation.accuracy, validation.loss)
+        is_best = self.best.improves(event.epoch + 1, validation.score, validation.loss)
         if is_best and self.processes.is_main:
             self.task.save(self.run, evaluation_module)
         row = EpochRow(
@@ -252,11 +252,12 @@ class Trainer:
             validation.loss,
             validation.accuracy,
             is_best,
+            validation.mean_average_precision,
         )
         if self.processes.is_main:
-            self.run.append("history.jsonl", asdict(row))
+            self.run.append("history.jsonl", row.to_dict())
         if self.settings.tracker_names:
-            values = {name: value for name, value in asdict(row).items() if isinstance(value, float)}
+            values = {name: value for name, value in row.to_dict().items() if isinstance(value, float)}
             self.accelerator.log(values, step=row.step)
         return row
 

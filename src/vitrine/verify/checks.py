@@ -17,7 +17,7 @@ from vitrine.results import Progress, no_progress, shown_number
 from vitrine.runs.data import content_sha256
 from vitrine.runs.environment import VOCABULARY_SHA256, WEIGHTS_SHA256, describe_environment
 from vitrine.runs.folder import RunFolder
-from vitrine.runs.record import Annotation, RunRecord
+from vitrine.runs.record import Annotation, RunRecord, label_of_row, labels_text
 
 Status = Literal["same", "differs", "noted", "not checked"]
 
@@ -88,6 +88,7 @@ class PredictionComparison:
 
     Attributes:
         noun: what was predicted: labels by a classifier, captions by a captioner.
+        measure: what is compared of a classifier's: accuracy, or the exact match of a multi-label one.
         n_recorded: rows of the run's table.
         n_compared: those whose picture could be read.
         changes: those with another label or caption.
@@ -116,6 +117,7 @@ class PredictionComparison:
     token_accuracy_then: float | None = None
     token_accuracy_now: float | None = None
     precision: str
+    measure: str = "accuracy"
 
     @property
     def share_changed(self) -> float:
@@ -149,7 +151,7 @@ class PredictionComparison:
             yield f"word for word human ones: {self.correct_then:,} then, {self.correct_now:,} now"
         else:
             then, now = (count / self.n_compared for count in (self.correct_then, self.correct_now))
-            yield f"accuracy {then:.4f} then, {now:.4f} now"
+            yield f"{self.measure} {then:.4f} then, {now:.4f} now"
             if self.loss_then is not None and self.loss_now is not None:
                 yield f"loss {self.loss_then:.5f} then, {self.loss_now:.5f} now"
         if self.largest_difference is not None:
@@ -189,7 +191,11 @@ class PredictionComparison:
         """JSON-ready."""
         correct: dict[str, Any]
         if self.noun == "labels":
-            correct = {"accuracy": _then_now(self.correct_then / self.n_compared, self.correct_now / self.n_compared)}
+            correct = {
+                self.measure.replace(" ", "_"): _then_now(
+                    self.correct_then / self.n_compared, self.correct_now / self.n_compared
+                )
+            }
         else:
             correct = {
                 "exact_captions": _then_now(self.correct_then, self.correct_now),
@@ -355,6 +361,8 @@ def _annotation(sample: Sample, data: Dataset) -> Annotation | None:
     """A picture's class name, or its human captions where the data have no classes."""
     if not data.labels:
         return tuple(sample.captions)
+    if data.is_multi_label:
+        return labels_text([data.labels[index] for index in sample.label_set])
     return None if sample.label is None else data.labels[sample.label]
 
 
@@ -382,7 +390,7 @@ def match_split(record: Mapping[str, Any], split: str, index: PictureIndex) -> S
             else:
                 content_changes.append(name)
         samples[name] = Sample(name, match[0].picture)
-        then = tuple(row["captions"]) if "captions" in row else record["labels"][row["label"]]
+        then = tuple(row["captions"]) if "captions" in row else label_of_row(row, record["labels"])
         now = index.annotations.get(match[0].name)
         if now is not None and now != then:
             annotation_changes.append((name, then, now))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,9 @@ import torch
 
 from vitrine.caption.inference import greedy_captions
 from vitrine.caption.model import load_captioner, open_captioner
-from vitrine.classify.inference import join_logits, predict_samples
+from vitrine.classify.inference import join_logits, join_multi_label_logits, predict_samples
 from vitrine.classify.model import open_classifier
+from vitrine.classify.predictions_csv import DEFAULT_THRESHOLD
 from vitrine.config import CaptionSpec
 from vitrine.data.captions.datasets import open_captions
 from vitrine.data.captions.transforms import CaptionTransform
@@ -24,11 +25,13 @@ from vitrine.metrics.classification import (
     classification_metrics,
     logsumexp,
     require_finite,
+    sigmoid,
 )
+from vitrine.metrics.multi_label import multi_label_metrics
 from vitrine.results import Progress, no_progress
 from vitrine.runs.data import describe_search, resolve_data_reference
 from vitrine.runs.folder import RunFolder
-from vitrine.runs.record import RecordedPrediction, RunRecord, is_correct, read_record
+from vitrine.runs.record import RecordedPrediction, RunRecord, is_correct, labels_text, read_record
 from vitrine.train.losses import CaptionBatch, TeacherForcing
 from vitrine.train.task import RuntimeConfig
 from vitrine.train.teacher_forcing import (
@@ -110,6 +113,8 @@ def verify(
         raise UsageError(f"--precision {precision} cannot be used: expected fp32 or bf16.")
     record = _read_record(run)
     opened_data = _open_data(record, data)
+    if record.is_multi_label:  # trained by binary cross-entropy, classes are labels as well
+        opened_data = replace(opened_data, is_multi_label=True)
     index = index_pictures(opened_data, reading)
     config = RerunConfig(precision or record.metrics.precision, batch_size, tolerance, progress)
     checks = [check_weights(record.folder)]
@@ -176,7 +181,8 @@ def compare_predictions(
         RunError: the recorded predictions are of other pictures or results than the run's other files.
     """
     recorded_predictions = record.predictions  # an error of the record comes before the model is opened
-    rerun = (_rerun_captioner if record.is_captioner else _rerun_classifier)(record, samples, config)
+    rerun_classifier = _rerun_multi_label if record.is_multi_label else _rerun_classifier
+    rerun = (_rerun_captioner if record.is_captioner else rerun_classifier)(record, samples, config)
     environment = check_environment(record.folder, record.metrics.precision, rerun.precision, rerun.device)
     if not rerun.predictions:
         reason = "none of the recorded pictures can be read"
@@ -220,7 +226,33 @@ def _compare(
         token_accuracy_then=None if rerun.token_accuracy is None else record.metrics.accuracy,
         token_accuracy_now=rerun.token_accuracy,
         precision=rerun.precision,
+        measure="exact match" if record.is_multi_label else "accuracy",
     )
+
+
+def _rerun_multi_label(record: RunRecord, samples: Mapping[str, Sample], config: RerunConfig) -> Rerun:
+    """The labels that a multi-label classifier gives each picture, with the probability of the surest."""
+    classifier = open_classifier(str(record.folder.path), config.precision)
+    labels = classifier.labels
+    indices = {row["name"]: tuple(row["labels"]) for row in record.data["splits"]["validation"]}
+    labelled_samples = [Sample(name, each.picture, labels=indices[name]) for name, each in samples.items()]
+    parts = list(predict_samples(classifier, labelled_samples, batch_size=config.batch_size, progress=config.progress))
+    if not any(part.samples for part in parts):
+        return Rerun({}, classifier.device, classifier.precision)
+    logits = join_multi_label_logits(parts, len(labels))
+    require_finite(logits.names, logits.logits_NC)
+    given_NC, surest_N = logits.predictions(DEFAULT_THRESHOLD), sigmoid(logits.logits_NC.max(axis=1))
+    predictions = {
+        name: RecordedPrediction(
+            labels_text([labels[index] for index in np.flatnonzero(given_C)]), float(surest) if given_C.any() else None
+        )
+        for name, given_C, surest in zip(logits.names, given_NC, surest_N, strict=True)
+    }
+    loss = None
+    if len(predictions) == len(record.predictions):
+        metrics = multi_label_metrics(logits, labels, precision=classifier.precision, threshold=DEFAULT_THRESHOLD)
+        loss = metrics.negative_log_likelihood
+    return Rerun(predictions, classifier.device, classifier.precision, loss)
 
 
 def _rerun_classifier(record: RunRecord, samples: Mapping[str, Sample], config: RerunConfig) -> Rerun:

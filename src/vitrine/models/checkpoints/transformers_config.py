@@ -94,7 +94,8 @@ FAMILIES: Mapping[str, Family] = {
 }  # fmt: skip
 """The models that can be opened, by ``model_type``."""
 
-PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
+MULTI_LABEL_TYPE = "multi_label_classification"
+PROBLEM_TYPES = ("single_label_classification", MULTI_LABEL_TYPE, "regression")
 """What ``problem_type`` says of a configuration's outputs: a choice of one class, labels one by one, or numbers."""
 
 _ACTIVATIONS = {
