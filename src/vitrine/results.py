@@ -312,7 +312,7 @@ class MultiLabelMetrics:
         return tuple(entry.label for entry in self.classes)
 
     @property
-    def unseen(self) -> tuple[str, ...]:
+    def labels_without_pictures(self) -> tuple[str, ...]:
         """Labels that no picture has, which count in no mean average precision."""
         return tuple(entry.label for entry in self.classes if not entry.support)
 

@@ -207,11 +207,11 @@ def test_a_multi_label_table_that_was_cut_off_is_continued_to_the_same_bytes(
     assert result.table.rows == 27 and len(result.table.unreadable) == 1
 
 
-def test_what_asks_for_one_label_refuses_a_multi_label_model(
+def test_a_threshold_is_refused_for_one_label_and_classes_have_to_be_known(
     tags: Path, birds: Path, small_scenes: Path, pictures: Path, tmp_path: Path, vitrine_command: Command
 ) -> None:
     status, _, error = vitrine_command("evaluate", tags, small_scenes)
-    assert status == 2 and "is a multi-label model, and vitrine evaluate measures one label a picture" in error
+    assert status == 2 and "has classes that the model does not know" in error
     status, _, error = vitrine_command("predict", birds, pictures, "-o", tmp_path / "p.csv", "--threshold", "0.4")
     assert status == 2 and "A threshold is for multi-label models" in error
 

@@ -334,7 +334,7 @@ def test_every_setting_that_is_not_the_default_is_in_the_table(facts: CardFacts)
         "final_lr_ratio": 0.3, "layer_decay": 0.7, "clip_norm": 2.0, "label_smoothing": 0.11, "mixup": 0.12,
         "cutmix": 0.13, "mix_off_epochs": 4, "ema": 0.9, "drop_path": 0.14, "patch_drop": 0.15, "precision": "fp32",
         "compile": True, "early_stopping": 6, "val_fraction": 0.16, "max_unreadable": 0.17, "shuffle_buffer": 78,
-        "views": 2, "decoded_cache": 1.5,
+        "views": 2, "decoded_cache": 1.5, "loss": "cross_entropy", "class_weights": "balanced", "sampling": "balanced",
     }  # fmt: skip
     recipe = replace(facts.recipe, **others, transforms=TransformSpec(rotation=19.0, flip=0.25))
     page = Page(model_card(replace(facts, recipe=recipe)))

@@ -109,19 +109,6 @@ def place_on_device(model: LoadedModel, labels: tuple[str, ...], spec: InputSpec
     return Classifier(model, module, labels, spec, device, resolve_precision(precision, device, width_of(module)))
 
 
-def require_one_label(classifier: Classifier, purpose: str) -> None:
-    """Refuse a multi-label model where a picture has to have one label.
-
-    Raises:
-        ModelError: it is one; ``purpose`` says what for: "vitrine evaluate measures".
-    """
-    if classifier.is_multi_label:
-        raise ModelError(
-            f"{classifier.loaded_model.reference.text} is a multi-label model, and {purpose} one label a picture.\n"
-            "Use vitrine predict, which writes a row for every label above --threshold, or vitrine explain."
-        )
-
-
 def in_precision(classifier: Classifier, precision: str) -> Classifier:
     """The same opened model, run in another precision.
 

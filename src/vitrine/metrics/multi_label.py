@@ -123,10 +123,10 @@ def multi_label_metrics(
         classes=tuple(
             LabelMetrics(
                 label,
-                average_precision=_known(precisions.of_label_C[c]),
+                average_precision=_or_none(precisions.of_label_C[c]),
                 precision=_ratio(right_NC[:, c].sum(), given_NC[:, c].sum()),
                 recall=_ratio(right_NC[:, c].sum(), targets_NC[:, c].sum()),
-                f1=_known(f1.of_label_C[c]),
+                f1=_or_none(f1.of_label_C[c]),
                 support=int(targets_NC[:, c].sum()),
                 predicted=int(given_NC[:, c].sum()),
             )
@@ -162,8 +162,8 @@ class _AveragePrecisions:
         if support_C[support_C > 0].min() < MIN_SUPPORT:
             return None
         pictures = len(self.mean_without_N)
-        unbiased = self.mean + (pictures - 1) * (self.mean - float(self.mean_without_N.mean()))
-        return jackknife_interval(min(max(unbiased, 0.0), 1.0), self.mean_without_N, 0, 1)
+        without_bias = self.mean + (pictures - 1) * (self.mean - float(self.mean_without_N.mean()))
+        return jackknife_interval(min(max(without_bias, 0.0), 1.0), self.mean_without_N, 0, 1)
 
     @classmethod
     def of(cls, logits: MultiLabelLogits) -> _AveragePrecisions:
@@ -262,7 +262,7 @@ def _ratio(above: int, below: int) -> float | None:
     return float(above / below) if below else None
 
 
-def _known(value: float) -> float | None:
+def _or_none(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 

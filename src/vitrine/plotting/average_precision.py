@@ -71,25 +71,25 @@ def average_precision_figure(metrics: MultiLabelMetrics) -> Figure:
     at the threshold. The scale is fixed, so figures can be compared. Of more than 60 labels the 30 best and the 30
     worst are drawn.
     """
-    ranked = sorted(
+    by_rank = sorted(
         (each for each in metrics.classes if each.average_precision is not None),
         key=lambda each: (-(each.average_precision or 0), each.label),
     )
-    drawn = ranked if len(ranked) <= _MOST else [*ranked[: _MOST // 2], *ranked[-_MOST // 2 :]]
+    entries = by_rank if len(by_rank) <= _MOST else [*by_rank[: _MOST // 2], *by_rank[-_MOST // 2 :]]
     with figure_style():
-        names = [shorten(each.label) for each in drawn]
-        values = [percent(each.average_precision or 0) for each in drawn]
-        counts = [f"{each.support:,}" for each in drawn]
+        names = [shorten(each.label) for each in entries]
+        values = [percent(each.average_precision or 0) for each in entries]
+        counts = [f"{each.support:,}" for each in entries]
         left = MARGIN + text_size(names, LABEL)[0] + 0.12
         beside = text_size([*counts, "pictures"], SMALL)[0] + 0.14
         right = beside + text_size([*values, "AP"], SMALL)[0] + 0.14 + MARGIN
-        height = _HEAD + _ROW * len(drawn) + _FOOT
+        height = _HEAD + _ROW * len(entries) + _FOOT
         figure = new_figure(WIDTH, height)
-        _heading(figure, metrics, len(ranked), len(drawn))
-        axes = add_axes(figure, left, _FOOT, WIDTH - left - right, _ROW * len(drawn))
-        _bars(axes, drawn, metrics.n)
+        _heading(figure, metrics, len(by_rank), len(entries))
+        axes = add_axes(figure, left, _FOOT, WIDTH - left - right, _ROW * len(entries))
+        _bars(axes, entries, metrics.n)
         for row, (name, value, count) in enumerate(zip(names, values, counts, strict=True)):
-            middle = _FOOT + _ROW * (len(drawn) - row - 0.5)
+            middle = _FOOT + _ROW * (len(entries) - row - 0.5)
             look: dict[str, Any] = {"ha": "right", "va": "center_baseline"}
             add_text(figure, left - 0.1, middle, name, fontsize=LABEL, color=INK, **look)
             add_text(figure, WIDTH - MARGIN - beside, middle, value, fontsize=SMALL, color=GREY, **look)
@@ -99,14 +99,18 @@ def average_precision_figure(metrics: MultiLabelMetrics) -> Figure:
         return figure
 
 
-def _heading(figure: Figure, metrics: MultiLabelMetrics, labels: int, drawn: int) -> None:
+def _heading(figure: Figure, metrics: MultiLabelMetrics, labels: int, entries: int) -> None:
     height = figure.get_size_inches()[1]
     interval = metrics.mean_average_precision_interval
     ends = "" if interval is None else f"{OVER_PICTURES} {percent(interval.low)} to {percent(interval.high)}   "
-    some = f", the {drawn // 2} best and the {drawn // 2} worst drawn" if drawn < labels else ""
-    unseen = f", {len(metrics.unseen):,} more that no picture has" if metrics.unseen else ""
+    some = f", the {entries // 2} best and the {entries // 2} worst drawn" if entries < labels else ""
+    others = (
+        f", {len(metrics.labels_without_pictures):,} more that no picture has"
+        if metrics.labels_without_pictures
+        else ""
+    )
     title = f"Mean average precision {percent(metrics.mean_average_precision)}"
-    detail = f"{ends}n = {metrics.n:,}   {labels:,} labels{some}{unseen}   {metrics.precision}"
+    detail = f"{ends}n = {metrics.n:,}   {labels:,} labels{some}{others}   {metrics.precision}"
     key = f"bar: average precision   line: by chance   dot: F1 at a probability of {metrics.threshold:g}"
     add_text(figure, MARGIN, height - 0.33, title, fontsize=TITLE, weight="bold")
     add_text(figure, MARGIN, height - 0.53, detail, fontsize=SMALL, color=GREY)

@@ -192,7 +192,11 @@ def multi_label_metrics_table(metrics: MultiLabelMetrics) -> str:
 
 def multi_label_figures(metrics: MultiLabelMetrics) -> list[tuple[str, str]]:
     """(name, value) of a multi-label evaluation's figures, as tables show them."""
-    unseen = f", without {len(metrics.unseen)} that no picture has" if metrics.unseen else ""
+    others = (
+        f", without {len(metrics.labels_without_pictures)} that no picture has"
+        if metrics.labels_without_pictures
+        else ""
+    )
     without = f", {metrics.without_label:,} of them without any label" if metrics.without_label else ""
     at = f"at {metrics.threshold:g}"
     return [
@@ -200,7 +204,7 @@ def multi_label_figures(metrics: MultiLabelMetrics) -> list[tuple[str, str]]:
             "mean average precision",
             _with_interval(metrics.mean_average_precision, metrics.mean_average_precision_interval),
         ),
-        ("labels", f"{len(metrics.classes) - len(metrics.unseen):,}{unseen}"),
+        ("labels", f"{len(metrics.classes) - len(metrics.labels_without_pictures):,}{others}"),
         ("pictures", f"{metrics.n:,}{without}"),
         (f"macro F1 {at}", _with_interval(metrics.macro_f1, metrics.macro_f1_interval)),
         (f"micro F1 {at}", _with_interval(metrics.micro_f1, metrics.micro_f1_interval)),

@@ -408,8 +408,8 @@ def _multi_label_results(facts: CardFacts, metrics: MultiLabelMetrics) -> str:
         figures[-1],
     ]
     parts = [table(("", "value"), rows), *_leakage_sentences(facts.leakage)]
-    known = [entry for entry in metrics.classes if entry.average_precision is not None]
-    worst = sorted(known, key=lambda entry: (entry.average_precision or 0.0, entry.label))[:_MAX_WORST]
+    with_pictures = [entry for entry in metrics.classes if entry.average_precision is not None]
+    worst = sorted(with_pictures, key=lambda entry: (entry.average_precision or 0.0, entry.label))[:_MAX_WORST]
     parts += ["The labels that it ranks worst:", _labels_table(worst)]
     if _MAX_WORST < len(metrics.classes) <= _MAX_ALL:
         parts.append(details_block("All labels", _labels_table(metrics.classes)))
