@@ -24,6 +24,7 @@ import pyarrow.parquet
 
 from vitrine.errors import DataError, RunError
 from vitrine.io.file_names import beside
+from vitrine.io.files import writing
 from vitrine.io.resumable_csv import UNREADABLE_HEADER, complete_records, csv_row
 from vitrine.io.untrusted_files import parse_json, read_lines
 from vitrine.results import Unreadable
@@ -109,7 +110,7 @@ class Ledger:
         if part.part in self.finished_parts:
             return
         self.finished_parts[part.part] = part
-        with self._manifest.open("a", encoding="utf-8") as lines:
+        with writing(self._manifest), self._manifest.open("a", encoding="utf-8") as lines:
             lines.write(json.dumps(asdict(part)) + "\n")
             lines.flush()
             os.fsync(lines.fileno())
@@ -126,7 +127,7 @@ class Ledger:
     def write_unreadable(self, count: int, out: Path) -> Path | None:
         """List the unreadable pictures of all parts; None, and no file, where there are none."""
         partial = beside(out, ".partial")
-        with partial.open("wb") as stream:
+        with writing(out, partial), partial.open("wb") as stream:
             stream.write(csv_row(UNREADABLE_HEADER))
             has_rows = False
             for item in self.unreadable(count):
@@ -149,7 +150,7 @@ class Ledger:
         if missing:
             raise RunError(f"{len(missing)} of {count} parts are missing in {self.folder}. Continue it with --resume.")
         partial = beside(out, ".partial")
-        with partial.open("wb") as table:
+        with writing(out, partial), partial.open("wb") as table:
             for number in range(count):
                 _copy_rows(self._rows(number), table, header=number == 0)
             table.flush()

@@ -23,7 +23,7 @@ from vitrine.caption.word_maps import CaptionWord, Join, caption_words
 from vitrine.data.image_folder import require_pictures
 from vitrine.data.samples import Sample, random_subset
 from vitrine.io.file_names import beside
-from vitrine.io.files import remove_unfinished, unwritten_picture
+from vitrine.io.files import remove_unfinished, unwritten_picture, writing
 from vitrine.io.output_lock import writes_folder
 from vitrine.io.resumable_csv import csv_row
 from vitrine.models.captioner.model import EncoderOutput
@@ -384,7 +384,7 @@ class CaptionWriter:
             self.captioner, samples, self.settings.decode, batch_size=batch_size, progress=progress
         ):
             self.unreadable += batch.unreadable
-            with self._partial.open("ab") as rows:
+            with writing(self.table, self._partial), self._partial.open("ab") as rows:
                 for picture in batch.pictures:
                     try:
                         row = self._draw(picture)

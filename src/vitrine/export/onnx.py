@@ -5,6 +5,7 @@ Axes: B pictures, C classes, H, W pixel rows and columns.
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import warnings
@@ -77,8 +78,10 @@ def write_pt2(
         ModelError: the model cannot be traced.
     """
     note = json.dumps(_note(labels, spec, problem_type), ensure_ascii=False)
+    content = io.BytesIO()  # into a file that cannot be written, torch's own writer ends the process
     with _quiet():
-        torch.export.save(_trace(module, spec), folder / PT2, extra_files={_NOTE: note})
+        torch.export.save(_trace(module, spec), content, extra_files={_NOTE: note})
+    (folder / PT2).write_bytes(content.getbuffer())
 
 
 def read_pt2(folder: Path) -> LoadedExport:

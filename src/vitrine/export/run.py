@@ -34,6 +34,7 @@ from vitrine.export.timm import read_timm, write_timm
 from vitrine.export.transformers import read_transformers, require_transformers, write_transformers
 from vitrine.export.validation_pictures import ValidationComparison, compare_validation
 from vitrine.io.file_names import temporary_path
+from vitrine.io.files import writing
 from vitrine.io.output_lock import writes_file
 from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.models.load import LoadedModel, load_for_inference
@@ -192,7 +193,8 @@ def _temporary_folder(out: Path) -> Iterator[Path]:
     folder = temporary_path(absolute)
     folder.mkdir()
     try:
-        yield folder
+        with writing(out, folder):
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -27,12 +28,13 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """
     temporary = temporary_path(path)
     try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner may read
-        if durable:
-            with temporary.open("rb") as stream:
-                os.fsync(stream.fileno())
-        temporary.replace(path)
+        with writing(path, temporary):
+            yield temporary
+            temporary.chmod(0o666 & ~_umask())  # safetensors writes files that only their owner may read
+            if durable:
+                with temporary.open("rb") as stream:
+                    os.fsync(stream.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -57,6 +59,68 @@ def _is_being_written(path: Path) -> bool:
         return True
     is_running = writer.is_running()
     return time.time() - path.lstat().st_mtime < _STALE_SECONDS if is_running is None else is_running
+
+
+@contextmanager
+def writing(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Around whatever writes a file: where a disk is full, or a folder gone or read-only, that is what is raised.
+
+    Libraries have errors of their own for it (safetensors, ``torch.save``, onnx), and Python's do not name a file that
+    is open already.
+
+    Args:
+        path: as a person knows it; errors name it.
+        temporary: what is written in its place.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and _is_of(error, path, temporary):
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from error
+        raise
+    except Exception as error:
+        number = _errno_in(str(error)) or _find_obstacle(path)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _is_of(error: OSError, path: Path, temporary: Path | None) -> bool:
+    """Whether an error is of this file, or names none; and not of another that is read meanwhile."""
+    if error.filename is None or str(error.filename) == str(path):
+        return True
+    return temporary is not None and str(error.filename).startswith(str(temporary))
+
+
+_PROBE = bytes(1 << 16)  # more than a file system keeps in the file's entry
+
+
+_OBSTACLES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
+
+def _errno_in(message: str) -> int | None:
+    """The number of the system's error that a library's message tells of; None where it tells of none."""
+    if match := re.search(r"\bos error (\d+)\b", message):
+        return int(match[1])
+    return next((number for number in _OBSTACLES if os.strerror(number).lower() in message.lower()), None)
+
+
+def _find_obstacle(path: Path) -> int | None:
+    """The number of the error with which nothing can be written beside a file; None where something can."""
+    probe = temporary_path(path)
+    try:
+        with probe.open("wb") as stream:
+            stream.write(_PROBE)
+            os.fsync(stream.fileno())
+    except OSError as error:
+        return error.errno
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return None
 
 
 def _umask() -> int:

@@ -18,6 +18,7 @@ from typing import IO, Any, Literal
 
 from vitrine.errors import DataError, RunError, error_summary
 from vitrine.io.file_names import beside
+from vitrine.io.files import writing
 from vitrine.io.untrusted_files import read_json
 from vitrine.results import Unreadable
 
@@ -179,12 +180,13 @@ class ResumableTable:
         """
         if self._rows is None or self._unreadable is None:
             raise ValueError("The table is not open: call begin or recover first.")
-        if unreadable:
-            self._unreadable.write(b"".join(csv_row(item) for item in unreadable))
-            self._unreadable.flush()
-            os.fsync(self._unreadable.fileno())  # not after the rows, even if the machine stops
-        self._rows.write(rows)
-        self._rows.flush()
+        with writing(self.out):
+            if unreadable:
+                self._unreadable.write(b"".join(csv_row(item) for item in unreadable))
+                self._unreadable.flush()
+                os.fsync(self._unreadable.fileno())  # not after the rows, even if the machine stops
+            self._rows.write(rows)
+            self._rows.flush()
 
     def finish(self, *, any_unreadable: bool) -> None:
         """Give the files their final names. The rows' comes last: until then the table is unfinished."""
@@ -280,5 +282,6 @@ class ResumableTable:
 
 def _replace(path: Path, content: bytes) -> None:
     temporary = beside(path, ".new")  # always the same one, so that none is left behind by a kill
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    with writing(path, temporary):
+        temporary.write_bytes(content)
+        temporary.replace(path)

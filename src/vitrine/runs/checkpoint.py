@@ -18,8 +18,9 @@ _FOLDER, _FILE = "state", "training.pt"
 def save_checkpoint(run: Path, state: dict[str, Any]) -> None:
     """Replace the run's checkpoint by ``state`` (tensors and plain values)."""
     (run / _FOLDER).mkdir(exist_ok=True)
-    with atomic_path(run / _FOLDER / _FILE) as file:
-        torch.save(state, file)
+    # Through a stream of Python: where a disk is full, torch's own writer may end the process.
+    with atomic_path(run / _FOLDER / _FILE) as file, file.open("wb") as stream:
+        torch.save(state, stream)
 
 
 def load_checkpoint(run: Path) -> dict[str, Any] | None:

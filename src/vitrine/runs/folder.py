@@ -16,7 +16,7 @@ from torch import nn
 from vitrine.config import Recipe, recipe_from_toml, recipe_to_toml
 from vitrine.config.preprocessing import InputSpec
 from vitrine.errors import RunError
-from vitrine.io.files import atomic_path, to_json, write_atomically
+from vitrine.io.files import atomic_path, to_json, write_atomically, writing
 from vitrine.io.output_lock import lock_folder
 from vitrine.io.untrusted_files import read_lines
 
@@ -126,7 +126,7 @@ class RunFolder:
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
         """Add one line to history.jsonl or timings.jsonl."""
-        with (self.path / name).open("a", encoding="utf-8") as stream:
+        with writing(self.path / name), (self.path / name).open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(row) + "\n")
 
     def lock(self) -> AbstractContextManager[None]:
