@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,15 +24,19 @@ from support.format_makers import (
     transformers_model,
 )
 from support.stand_in_hub import StandInHub
+from support.training import recipe
 from torch import nn
 
 import vitrine
 from vitrine.classify.evaluate import evaluate
+from vitrine.classify.knn import knn
 from vitrine.classify.model import open_classifier
 from vitrine.classify.predict import predict
-from vitrine.errors import WeightsUnavailableError
+from vitrine.errors import ModelError, WeightsUnavailableError
 from vitrine.explain.positions import positions
+from vitrine.export.run import export
 from vitrine.models.load import load_model
+from vitrine.train.run import train
 
 LABELS = ("0", "1", "2")
 ARGS = {"img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 2, "num_heads": 2, "num_classes": 3}
@@ -160,6 +165,26 @@ def test_every_verb_says_the_same_of_one_model_in_each_format(
     assert figures[1].findings.sentence == figures[0].findings.sentence
 
 
+@pytest.mark.parametrize("kind", ["DINOv3ViTModel", "SiglipModel"])
+def test_a_tower_without_a_head_is_for_neighbours_and_for_training(kind: str, pictures: Path, tmp_path: Path) -> None:
+    tower = tmp_path / "tower"
+    transformers_model(kind).save_pretrained(tower)
+    assert knn(str(tower), str(pictures), precision="fp32").feature_count == 48
+    with pytest.raises(ModelError, match="has no classification head"):
+        vitrine.load(str(tower))
+    if kind == "DINOv3ViTModel":
+        with pytest.raises(ModelError, match="it has rotary position embeddings"):
+            positions(str(tower), tmp_path / "positions.png")
+    else:
+        assert "neighbours" in positions(str(tower), tmp_path / "positions.png").sentence
+    settings = {"model": str(tower), "pretrained": True, "model_args": {}, "image_size": 0, "epochs": 1}
+    train(str(pictures), recipe(**settings), tmp_path / "run")
+    seen = vitrine.load(str(tmp_path / "run"), precision="fp32").explain(pictures / "1" / "2.png")
+    assert seen.map.shape == (4, 4)
+    with pytest.raises(ModelError, match=r"transformers' ViT and DeiT cannot hold this model: .*\n.*--to timm"):
+        export(tmp_path / "run", "hf", tmp_path / "exported")
+
+
 # --- a hub
 
 
@@ -224,6 +249,20 @@ def test_a_repository_without_processor_is_known_to_have_none(
         assert any(
             "no preprocessor_config.json" in note for note in load_model("hf-hub:owner/bare", pretrained=True).notes
         )
+        unplug(monkeypatch)
+
+
+def test_the_processor_of_a_whole_model_comes_from_the_hub_too(
+    hub: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """processor_config.json, where version 5 of transformers writes it for models of pictures and text."""
+    there = tmp_path / "there"
+    transformers_model("CLIPVisionModel").save_pretrained(there)
+    processor = {"image_processor_type": "CLIPImageProcessor", "size": 40, "crop_size": 32}
+    (there / "processor_config.json").write_text(json.dumps({"image_processor": processor}))
+    hub({"owner/clip": there})
+    for _ in range(2):  # from the hub, and from the cache
+        assert load_model("hf-hub:owner/clip", pretrained=True).input.crop == 0.8
         unplug(monkeypatch)
 
 

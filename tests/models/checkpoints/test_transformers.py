@@ -176,7 +176,7 @@ def test_a_folder_without_processor_says_what_was_assumed(vit: Path) -> None:
             "a size of pictures that cannot be used",
         ),  # its processor's is square
         ("config.json", {"image_size": [32, 36]}, "a size of pictures that cannot be used"),
-        ("config.json", {"image_size": 36}, "36 pixels cannot be cut into patches of 8 pixels"),
+        ("config.json", {"image_size": 7}, "7 pixels are less than a patch of 8 pixels"),
         ("config.json", {"image_size": [32, 32, 32]}, r"image_size = \[32, 32, 32\] is not"),
         ("config.json", {"image_size": [32, -32]}, r"image_size = \[32, -32\] is not"),
         ("config.json", {"hidden_act": "tanhshrink"}, "hidden_act = 'tanhshrink' is not known"),
@@ -211,6 +211,20 @@ def test_pictures_that_are_not_square(kind: str, tmp_path: Path) -> None:
     own = processor(image, return_tensors="pt")["pixel_values"][0]
     ours = torch.from_numpy(eval_transform(model.spec)(image)).permute(2, 0, 1).float() / 255
     assert ours.shape == own.shape and ((ours - 0.5) / 0.5 - own).abs().max() * 0.5 < 3.01 / 255
+
+
+@pytest.mark.parametrize("kind", ["ViT", "Dinov2", "CLIP", "Siglip"])
+def test_pixels_that_no_patch_sees_are_left_over(kind: str, tmp_path: Path) -> None:
+    """As in SigLIP So400m/14 at 384 px: the convolution of the patches stops before the edge, in both libraries."""
+    theirs = transformers_model(f"{kind}ForImageClassification", image_size=36)
+    theirs.save_pretrained(tmp_path)
+    save_processor("ViTImageProcessor", {"size": {"height": 36, "width": 36}}, tmp_path)
+    model = open_classifier(str(tmp_path), "fp32")
+    assert model.spec.size == (36, 36)
+    with torch.no_grad():
+        torch.testing.assert_close(model.module(pixels(36)), theirs(pixels(36)).logits, rtol=1e-5, atol=1e-5)
+    left_over = "36 pixels are 4 patches of 8 pixels and 4 pixels that no patch sees"
+    assert any(left_over in note for note in model.loaded_model.notes)
 
 
 def test_labels_that_do_not_fit_the_head_are_refused(vit: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from support.checkpoints import expect_error, pixels
@@ -21,7 +22,8 @@ from vitrine.classify.model import open_classifier
 from vitrine.errors import ModelError
 from vitrine.export.transformers import as_transformers
 from vitrine.models.checkpoints.image_processor import read_processor
-from vitrine.models.checkpoints.transformers import describe_transformers
+from vitrine.models.checkpoints.state_dict import StateDictFile
+from vitrine.models.checkpoints.transformers import convert_transformers, describe_transformers
 from vitrine.models.checkpoints.transformers_config import FAMILIES
 from vitrine.models.load import load_for_inference, load_model
 
@@ -261,3 +263,41 @@ def test_weights_of_a_tower_without_their_configuration(
     model = load_for_inference(file, f"vit_base_patch32_clip_quickgelu_224:{sizes}")
     with torch.no_grad():
         torch.testing.assert_close(model.module(pixels()), own_features(theirs, pixels())[1], rtol=1e-5, atol=1e-5)
+
+
+# Published sizes, and timm's own names of them: width, blocks, heads, MLP, and what else their files say.
+PUBLISHED: tuple[tuple[str, str, tuple[int, ...], dict[str, Any]], ...] = (
+    ("vit_large_patch14_clip_quickgelu_336", "CLIPVision", (1024, 24, 16, 4096), {"patch_size": 14, "image_size": 336}),
+    ("vit_so400m_patch14_siglip_384", "SiglipVision", (1152, 27, 16, 4304), {"patch_size": 14, "image_size": 384}),
+    ("vit_so400m_patch16_siglip_256", "Siglip2Vision", (1152, 27, 16, 4304), {}),
+    ("vit_small_plus_patch16_dinov3_qkvb", "DINOv3ViT", (384, 12, 6, 1536), {"use_gated_mlp": True}),
+    ("vit_base_patch14_reg4_dinov2", "Dinov2WithRegisters", (768, 12, 12), {"patch_size": 14, "image_size": 518}),
+)
+
+
+@pytest.mark.parametrize(("name", "kind", "sizes", "more"), PUBLISHED)
+def test_published_sizes_are_timms_own_models(
+    name: str, kind: str, sizes: tuple[int, ...], more: dict[str, Any], tmp_path: Path
+) -> None:
+    """By the tensors of both libraries' models, without memory for them: those of timm's model of that name."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed (vitrine[hf])")
+    keys = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    settings = dict(zip(keys, sizes, strict=False)) | more
+    settings |= {"num_register_tokens": 4} if kind.startswith("DINO") else {}
+    settings |= {"hidden_act": "silu"} if "use_gated_mlp" in more else {}
+    config = getattr(transformers, f"{kind}Config")(**settings)
+    with torch.device("meta"):
+        theirs = getattr(transformers, f"{kind}Model")(config).state_dict()
+        ours = timm.create_model(name, num_classes=0)
+    (tmp_path / "config.json").write_text(json.dumps({**config.to_dict(), "architectures": [f"{kind}Model"]}))
+    shapes = {key: tuple(value.shape) for key, value in theirs.items()}
+    checkpoint = convert_transformers(StateDictFile(tmp_path / "model.safetensors", shapes))
+    assert {key: tuple(value.shape) for key, value in ours.state_dict().items()} == checkpoint.shapes
+    model = describe_transformers(tmp_path)
+    assert (model.architecture, model.model_args["img_size"]) == (
+        name,
+        more.get("image_size", model.cfg["input_size"][1]),
+    )
+    args = {"num_heads": ours.blocks[0].attn.num_heads, "embed_dim": ours.embed_dim, "depth": len(ours.blocks)}
+    assert {key: model.model_args.get(key, value) for key, value in args.items()} == args
+    assert args["num_heads"] == sizes[2]

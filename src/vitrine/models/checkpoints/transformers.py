@@ -55,18 +55,29 @@ def describe_transformers(folder: Path) -> ModelDescription:
     config = TransformersConfig(folder)
     name, args = _timm_model(config)
     rows, columns = config.image_size
-    patch = config.dimensions.patch
-    size = (rows // patch * patch, columns // patch * patch) if config.family.has_any_size else (rows, columns)
-    args |= {"img_size": size[0] if size[0] == size[1] else size}
+    args |= {"img_size": rows if rows == columns else (rows, columns)}
     args |= {} if config.flag("qkv_bias", default=True) else {"qkv_bias": False}
     args |= {"act_layer": config.activation} if config.activation and config.kind != "dinov3_vit" else {}
     processor = config.processor
-    cfg = input_cfg(config.dimensions, len(config.labels), **processor.cfg) | {"input_size": (3, *size)}
+    cfg = input_cfg(config.dimensions, len(config.labels), **processor.cfg) | {"input_size": (3, rows, columns)}
     if config.labels:
         cfg["label_names"] = config.labels
     if config.has_teacher:
         cfg["classifier"] = ("head", "head_dist")
-    return ModelDescription(name, args, cfg, processor.notes, config.problem_type)
+    notes = (*processor.notes, *_left_over_notes(config))
+    return ModelDescription(name, args, cfg, notes, config.problem_type)
+
+
+def _left_over_notes(config: TransformersConfig) -> tuple[str, ...]:
+    """A sentence where patches do not fill the picture, as those of SigLIP So400m/14 at 384 px do not."""
+    patch = config.dimensions.patch
+    side = max(config.image_size, key=lambda side: side % patch)
+    if side % patch == 0:
+        return ()
+    return (
+        f"{side} pixels are {side // patch} patches of {patch} pixels and {side % patch} pixels that no patch sees, at "
+        "the right or below; maps are drawn as if the patches filled the picture.",
+    )
 
 
 def _timm_model(config: TransformersConfig) -> tuple[str, dict[str, Any]]:
@@ -143,7 +154,7 @@ def _clip(config: TransformersConfig) -> tuple[str, dict[str, Any]]:
     quick = "_quickgelu" if config.activation == "quick_gelu" else ""
     pooling = {"global_pool": "avg", "final_norm": False, "fc_norm": False} if config.is_classifier else {}
     word = size_word(size.width, size.depth)
-    for side in (size.image, 224):
+    for side in (config.image_size[0], 224):
         name = f"vit_{word}_patch{size.patch}_clip{quick}_{side}"
         if word and timm.is_model(name):
             return name, pooling | size_args(size, config.heads)
@@ -159,7 +170,7 @@ def _siglip(config: TransformersConfig) -> tuple[str, dict[str, Any]]:
     reads_mean = config.is_classifier or not config.flag("vision_use_head", default=True)
     gap = "_gap" if reads_mean else ""
     word = _SIGLIP_SIZES.get((size.width, size.depth))
-    name = f"vit_{word}_patch{size.patch}_siglip{gap}_{size.image}"
+    name = f"vit_{word}_patch{size.patch}_siglip{gap}_{config.image_size[0]}"
     name = name if word and timm.is_model(name) else f"vit_base_patch16_siglip{gap}_224"
     act = {"act_layer": "gelu"} if config.activation is None else {}
     return name, act | size_args(size, config.heads)

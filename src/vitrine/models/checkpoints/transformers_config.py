@@ -223,9 +223,8 @@ class TransformersConfig:
         if channels != 3:
             raise ModelError(f"{self.file} is of a model for {channels} channels: three are needed.")
         width, patch = self.count("hidden_size"), self._side("patch_size")
-        for side in self.image_size:
-            if side % patch and not self.family.has_any_size:
-                raise ModelError(f"{self.file}: {side} pixels cannot be cut into patches of {patch} pixels.")
+        if min(self.image_size) < patch:
+            raise ModelError(f"{self.file}: {min(self.image_size)} pixels are less than a patch of {patch} pixels.")
         if self.kind.startswith("dinov2"):
             mlp = int(width * self.number("mlp_ratio", 4))
             mlp = 2 * ((int(mlp * 2 / 3) + 7) // 8 * 8) if self.has_gated_mlp else mlp
