@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.stopped_verbs import VerbCase, VerbRunner
+from support.warm_python import process_of
 
 from vitrine.bulk.jobs import PredictJob
 from vitrine.bulk.ray import ray_session
@@ -186,6 +188,30 @@ def test_ctrl_c_leaves_finished_parts_and_nothing_of_ray(
     assert len(left) == 20 - len(before) and left[-1] == 0, "what was done is not done again"
     predict(str(small_run), tmp_path / "many", tmp_path / "single.csv", batch_size=8, precision="fp32")
     assert out.read_bytes() == (tmp_path / "single.csv").read_bytes()
+
+
+def test_a_killed_driver_is_continued_and_while_it_works_nobody_else_may(
+    ray: Any, small_run: Path, pictures: Path, single: Path, warm_python: str, tmp_path: Path
+) -> None:
+    """It is held when it records a part: another command, by whichever engine, is refused. Then it is killed."""
+    out = tmp_path / "work" / "out" / "bulk.csv"
+    columns = ("predict", str(small_run), str(pictures), "--probabilities", "--top", "2", "--batch-size", "4")
+    options = ("--precision", "fp32", "-o", "out/bulk.csv")
+    by_ray = ("--engine", "ray", "--workers", "1", "--part-size", "4")
+    case = VerbCase("ray", (*columns, *options, *by_ray), environment={"TMPDIR": tempfile.mkdtemp(prefix="r-")})
+    runner = VerbRunner(warm_python, case)
+    with runner.held(tmp_path / "work", change=7) as driver:
+        for engine in ((), by_ray):
+            status, error = runner.run(tmp_path / "work", "--resume", arguments=(*columns, *options, *engine))
+            assert status == 2 and f"Another vitrine predict (process {process_of(driver.pid)} on " in error, error
+        os.kill(process_of(driver.pid), signal.SIGKILL)
+    assert driver.returncode == -9 and not out.exists()
+    finished = manifest_lines(out.with_name("bulk.csv.parts"))
+    assert 1 <= len(finished) < 11
+    result = predict_in_bulk(job_of(small_run), pictures, out, BulkSettings(part_size=4, workers=1, resume=True))
+    assert (result.rows, result.resumed_parts) == (40, len(finished))
+    assert_same(out, single)
+    assert sorted(path.name for path in out.parent.iterdir()) == ["bulk.csv", "bulk.unreadable.csv"]
 
 
 def manifest_lines(parts: Path) -> list[str]:

@@ -334,6 +334,24 @@ def test_places_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monke
         lock_folder(tmp_path, "train").__enter__()
 
 
+def test_what_another_person_owns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lock file that a crash left may be read alone, and is locked; a folder that may not be written to is named."""
+    real_open = os.open
+
+    def read_only(path: Any, flags: int, *more: Any, **others: Any) -> int:
+        if flags & (os.O_RDWR | os.O_WRONLY | os.O_CREAT):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real_open(path, flags, *more, **others)
+
+    monkeypatch.setattr(os, "open", read_only)
+    with pytest.raises(RunError, match=f"Nothing can be written to {tmp_path}: Permission denied"):
+        lock_folder(tmp_path, "train").__enter__()
+    (tmp_path / ".lock").write_bytes(note())
+    with lock_folder(tmp_path, "train"), pytest.raises(OutputInUseError):
+        lock_folder(tmp_path, "train").__enter__()
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_disk_without_room_for_the_note_is_locked_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

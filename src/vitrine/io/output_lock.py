@@ -278,6 +278,8 @@ def _open_lock(path: Path) -> int:
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | flags, 0o666)
         except PermissionError:
+            if not path.exists():  # it is the folder that may not be written to
+                raise
             descriptor = os.open(path, os.O_RDONLY | flags)
         except FileNotFoundError:  # another process has removed its folder, which was empty
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
@@ -98,6 +99,7 @@ def _find(hub_id: str, names: tuple[str, ...]) -> tuple[Path | None, str, bool]:
             path = hf_hub_download(
                 repository, name, revision=revision or None, cache_dir=folder, local_files_only=not reachable
             )
+            _remove_unfinished(Path(path), repository)
             _check_hash(Path(path), hub_id, began)
             return Path(path), "", False
         except WeightsUnavailableError:
@@ -115,6 +117,23 @@ def _find(hub_id: str, names: tuple[str, ...]) -> tuple[Path | None, str, bool]:
         except Exception as error:  # the client passes on what its transport raises, which differs by its version
             return None, _first_line(error), False
     return None, reason, absent == len(names)
+
+
+def _remove_unfinished(path: Path, repository: str) -> None:
+    """Delete what killed downloads of a file left, now that it is there; the client never looks at it again.
+
+    Whoever downloads it has the client's lock of it, so that nothing is deleted while anybody does.
+    """
+    from filelock import FileLock, Timeout  # the client's own lock
+    from huggingface_hub.file_download import repo_folder_name
+
+    blob = path.resolve()
+    unfinished = list(blob.parent.glob(f"{blob.name}.*incomplete"))
+    if unfinished and blob.parent.name == "blobs":
+        locks = cache_folder() / HUB / ".locks" / repo_folder_name(repo_id=repository, repo_type="model")
+        with suppress(Timeout, OSError, NotImplementedError), FileLock(locks / f"{blob.name}.lock", timeout=0):
+            for each in unfinished:
+                each.unlink(missing_ok=True)
 
 
 def _check_hash(path: Path, hub_id: str, began: float) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from vitrine.caption.figures.words import save_caption_figure
 from vitrine.explain.figures.map import save_map_figure
 from vitrine.io.file_names import beside
+from vitrine.io.files import remove_unfinished, write_atomically
 from vitrine.plotting.style import save
 from vitrine.plotting.tables import inline, named_table
 from vitrine.printable import printable_words
@@ -36,6 +37,7 @@ def write_markdown(document: Document, path: Path) -> list[Path]:
     """
     folder = beside(path, "-figures", keep_ending=False)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(folder)
     writer = _Writer(folder)
     parts = [f"# {inline(document.title)}", inline(document.detail)]
     for section in document.sections:
@@ -44,7 +46,7 @@ def write_markdown(document: Document, path: Path) -> list[Path]:
             parts += writer.block(block)
     parts.append(inline(document.footer))
     text = "\n\n".join(part for part in parts if part) + "\n"
-    path.write_text(printable_words(text), encoding="utf-8")
+    write_atomically(path, printable_words(text))
     return [path, *writer.paths]
 
 
