@@ -128,11 +128,11 @@ def _remove_unfinished(path: Path, repository: str) -> None:
     from huggingface_hub.file_download import repo_folder_name
 
     blob = path.resolve()
-    unfinished = list(blob.parent.glob(f"{blob.name}.*incomplete"))
-    if unfinished and blob.parent.name == "blobs":
+    parts = list(blob.parent.glob(f"{blob.name}.*incomplete"))
+    if parts and blob.parent.name == "blobs":
         locks = cache_folder() / HUB / ".locks" / repo_folder_name(repo_id=repository, repo_type="model")
         with suppress(Timeout, OSError, NotImplementedError), FileLock(locks / f"{blob.name}.lock", timeout=0):
-            for each in unfinished:
+            for each in parts:
                 each.unlink(missing_ok=True)
 
 
