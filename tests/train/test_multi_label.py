@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from sklearn.metrics import average_precision_score, f1_score
 from support.multi_label import label_sets_of
+from support.sweeps import TrainingHere
 from support.training import FULL, recipe, same_files
 
 import vitrine
@@ -23,11 +24,16 @@ from vitrine.classify.knn import knn
 from vitrine.classify.model import open_classifier
 from vitrine.classify.predict import predict
 from vitrine.compare.run import compare
+from vitrine.config import recipe_to_toml
 from vitrine.errors import DataError, RecipeError, UsageError
 from vitrine.export.run import export
+from vitrine.report.run import ReportSettings, build_document, write_report
 from vitrine.results import MultiLabelMetrics
+from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card import read_card_facts
+from vitrine.serve.galleries import read_recorded_validation
 from vitrine.shards import write_shards
+from vitrine.sweep.run import sweep
 from vitrine.train.loop import StepDone
 from vitrine.train.run import train
 from vitrine.verify.run import verify
@@ -181,6 +187,31 @@ def test_every_verb_says_something_of_multi_label(
         write_shards(reference(multi_label_data), tmp_path / "shards")
 
 
+def test_a_report_and_the_explorer_show_a_multi_label_run(multi_label_run: Path, tmp_path: Path) -> None:
+    metrics = json.loads((multi_label_run / "metrics.json").read_text())
+    document = build_document([str(multi_label_run)])
+    assert document.title.endswith(f"validation mean average precision {metrics['mean_average_precision']:.4f}")
+    report = write_report([str(multi_label_run)], tmp_path / "r.html", ReportSettings(markdown=True))
+    text = (tmp_path / "r.md").read_text("utf-8")
+    assert "## Label by label: colours" in text and "of each label with --target LABEL" in text
+    worst = min((each for each in metrics["labels"] if each["support"]), key=lambda each: each["average_precision"])
+    assert f"| {worst['label']} | {worst['average_precision']:.3f} |" in text
+    assert report.paths[0].is_file()
+    recorded = read_recorded_validation(RunFolder(multi_label_run))
+    assert recorded.metrics is None and set(recorded.truths) == set(recorded.predictions)
+
+
+def test_a_sweep_of_multi_label_runs_ends_in_their_table(multi_label_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.toml").write_text(recipe_to_toml(recipe(epochs=1)), encoding="utf-8")
+    sweep_file = tmp_path / "sweep.toml"
+    sweep_file.write_text(
+        f'data = "{reference(multi_label_data)}"\nrecipe = "own.toml"\n[grid]\nlearning_rate = [1e-4, 1e-2]\n'
+    )
+    result = sweep(sweep_file, tmp_path / "out", start=TrainingHere)
+    assert result.comparison is not None and len(result.comparison.multi_label) == 2
+    assert "multi-label run" in result.comparison.text()
+
+
 def test_runs_are_compared_in_a_table_of_their_own(
     multi_label_run: Path, multi_label_data: Path, small_run: Path, tmp_path: Path
 ) -> None:
@@ -195,7 +226,7 @@ def test_runs_are_compared_in_a_table_of_their_own(
     assert "multi_label" in again.to_dict() and again.csv().startswith(b"multi-label run,")
 
 
-@pytest.mark.parametrize("to", ["hf", "timm", "onnx", "pt2"])
+@pytest.mark.parametrize("to", ["hf", "timm", "onnx"])
 def test_an_export_says_that_it_is_multi_label(to: str, multi_label_run: Path, tmp_path: Path) -> None:
     result = export(multi_label_run, to, tmp_path / to)
     assert result.same, result.text()

@@ -18,6 +18,7 @@ from vitrine.report.document import Document, Section
 from vitrine.report.html import render_html
 from vitrine.report.markdown import write_markdown
 from vitrine.report.sections.captions import build_captioner_section
+from vitrine.report.sections.labels import build_labels_section
 from vitrine.report.sections.maps import (
     RecordedScores,
     SelectedPicture,
@@ -141,7 +142,8 @@ class _DocumentBuilder:
         run_folders, read = find_runs(references), cache(read_record)
         self.comparison: ComparisonResult = compare_runs(run_folders, read)
         runs = [read(name, run) for name, run in run_folders.runs.items()]
-        self.records = {run.name: run for run in runs if not run.is_captioner}
+        self.records = {run.name: run for run in runs if not run.is_captioner and not run.is_multi_label}
+        self.multi_label = {run.name: run for run in runs if run.is_multi_label}
         self.captioners = {run.name: run for run in runs if run.is_captioner}
         self.final: FinalResult | None = choose_final(self.comparison, self.records, settings.final)
         self.missing: list[str] = []
@@ -149,13 +151,18 @@ class _DocumentBuilder:
 
     def build(self) -> Document:
         """The document with all sections, in order."""
+        if self.multi_label:
+            self.missing.append(
+                "What multi-label models look at: vitrine explain draws maps, of each label with --target LABEL."
+            )
         model_sections = self._model_sections()
         caption_sections = [self._captioner_section(number, name) for number, name in enumerate(self.captioners, 1)]
         first = [
             *([build_result_section(self.final, self.comparison, self.records)] if self.final else []),
             build_settings_section(self.comparison, self.final),
-            build_curves_section(self.comparison, self.records, self.final),
+            build_curves_section(self.comparison, self.records | self.multi_label, self.final),
             *([build_classes_section(self.final)] if self.final else []),
+            *(build_labels_section(record, number) for number, record in enumerate(self.multi_label.values(), 1)),
         ]
         last = [
             build_limits_section(
@@ -167,7 +174,9 @@ class _DocumentBuilder:
                 map_count=self.map_count,
                 missing=self.missing,
             ),
-            build_origins_section([*self.records.values(), *self.captioners.values()], self._command()),
+            build_origins_section(
+                [*self.records.values(), *self.multi_label.values(), *self.captioners.values()], self._command()
+            ),
         ]
         sections = [*first, *model_sections, *caption_sections, *last]
         return Document(
@@ -247,6 +256,9 @@ class _DocumentBuilder:
             return build_captioner_section(record, number, None)
 
     def _title(self) -> str:
+        if self.final is None and self.comparison.multi_label:
+            best = self.comparison.multi_label[0]
+            return f"{best.name}: validation mean average precision {best.mean_average_precision:.4f}"
         if self.final is None:
             return f"Captions by {', '.join(self.captioners)}"
         metrics, split = self.final.best_measurement
@@ -256,9 +268,11 @@ class _DocumentBuilder:
 
     def _detail(self) -> str:
         parts = [f"{count_of(len(self.records), 'run')} of classifiers"] if self.records else []
+        if self.multi_label:
+            parts.append(count_of(len(self.multi_label), "multi-label run"))
         if self.captioners:
             parts.append(count_of(len(self.captioners), "captioner"))
-        references = {str(record.data["reference"]) for record in self.records.values()}
+        references = {str(record.data["reference"]) for record in (self.records | self.multi_label).values()}
         leakage = self.final.best_leakage if self.final else None
         leak = [f"{leakage.split} accuracy {leakage.headline()}"] if leakage else []
         return " · ".join([*leak, *parts, *sorted(references)])

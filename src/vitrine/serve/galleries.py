@@ -24,7 +24,7 @@ from vitrine.results import ClassificationMetrics
 from vitrine.runs.data import describe_search, resolve_data_reference
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.leakage import recorded_copies
-from vitrine.runs.record import RecordedPrediction, read_label_predictions, read_record
+from vitrine.runs.record import RecordedPrediction, label_of_row, read_label_predictions, read_record
 
 MAX_SAMPLES = 12  # pictures that are offered with a model
 
@@ -42,7 +42,7 @@ class RecordedValidation:
         truths: true classes by picture name.
         hashes: sha256 of the files by picture name.
         predictions: by picture name; empty if none were recorded.
-        metrics: of a finished classifier; else None.
+        metrics: of a finished classifier of one label a picture; else None.
         leakage: sentences on pictures that also stand in training.
         copies: these pictures, by their names.
     """
@@ -93,20 +93,26 @@ def read_recorded_validation(folder: RunFolder) -> RecordedValidation:
         rows = content["splits"]["validation"]
         labels = tuple(str(label) for label in content.get("labels", ()))
         names = tuple(str(row["name"]) for row in rows)
-        truths = {str(row["name"]): labels[row["label"]] for row in rows if labels and row.get("label") is not None}
+        truths = {str(row["name"]): label_of_row(row, labels) for row in rows if labels and _has_label(row)}
         hashes = {str(row["name"]): str(row["sha256"]) for row in rows}
         reference = str(content["reference"])
     except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
         raise RunError(f"{path} is missing or damaged ({type(error).__name__}: {error}).") from error
     if is_captioner_folder(folder.path) or not folder.is_finished:
         return RecordedValidation(reference, labels, names, truths, hashes, {})
-    has_predictions = (folder.path / "predictions.csv").is_file()
-    predictions = read_label_predictions(folder.path) if has_predictions else {}
     record = read_record("run", folder)
+    predictions: dict[str, RecordedPrediction] = {}
+    if (folder.path / "predictions.csv").is_file():
+        predictions = record.predictions if record.is_multi_label else read_label_predictions(folder.path)
     leakage = record.leakage.sentences() if record.leakage else ()
     copies = {each.name: each for each in recorded_copies(record.data) or ()}
-    metrics = record.classification_metrics
+    metrics = None if record.is_multi_label else record.classification_metrics
     return RecordedValidation(reference, labels, names, truths, hashes, predictions, metrics, leakage, copies)
+
+
+def _has_label(row: Mapping[str, Any]) -> bool:
+    """Whether a row of data.json says what its picture is, or which labels it has."""
+    return "labels" in row or row.get("label") is not None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from vitrine.compare.figures import (
     captioners_table,
     curves_figure,
     figure_labels,
+    multi_label_table,
     run_outcomes_table,
     runs_table,
 )
@@ -406,6 +407,8 @@ def build_settings_section(comparison: ComparisonResult, final: FinalResult | No
     blocks: list[Block] = []
     if comparison.rows:
         blocks += _run_blocks(comparison, final)
+    if comparison.multi_label:
+        blocks.append(TableBlock(multi_label_table(comparison.multi_label), "Multi-label runs, best first."))
     if comparison.captioners:
         blocks.append(
             TableBlock(captioners_table(comparison.captioners), "Captioners: their accuracy is of word pieces.")
