@@ -11,7 +11,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from support.checkpoints import pixels
+from support.checkpoints import expect_error, pixels
 from support.format_makers import (
     IMAGENET,
     seeded,
@@ -19,6 +19,8 @@ from support.format_makers import (
 )
 from support.inputs import square_input
 from support.models import MICRO
+from torch import nn
+from torchvision.models import VisionTransformer as TorchvisionTransformer
 from torchvision.models import (
     ViT_B_16_Weights,
     ViT_B_32_Weights,
@@ -43,6 +45,29 @@ def test_weights_put_into_a_named_model_bring_their_normalisation(tmp_path: Path
     assert model.input.mean == IMAGENET
     assert any("normalised as torchvision does (mean 0.485, 0.456, 0.406)" in note for note in model.notes)
     assert model.module.eval()(pixels()).sub(case.logits(pixels())).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("place", ["heads", "heads.head"])
+@pytest.mark.parametrize("layers", ["linear", "sequential", "dropout"])
+def test_a_head_of_ones_own_in_place_of_torchvisions(layers: str, place: str, tmp_path: Path) -> None:
+    theirs = TorchvisionTransformer(32, 8, 2, 2, 128, 256)
+    linear = nn.Linear(128, 5)
+    head = {"linear": linear, "sequential": nn.Sequential(linear), "dropout": nn.Sequential(nn.Dropout(), linear)}[
+        layers
+    ]
+    setattr(theirs if place == "heads" else theirs.heads, place.rpartition(".")[2], head)
+    seeded(theirs)
+    torch.save(theirs.state_dict(), tmp_path / "vit.pth")
+    module = open_classifier(str(tmp_path / "vit.pth"), "fp32").module
+    with torch.no_grad():
+        torch.testing.assert_close(module(pixels()), theirs(pixels()), rtol=1e-5, atol=1e-5)
+
+
+def test_a_head_of_two_layers_is_an_error(tmp_path: Path) -> None:
+    theirs = TorchvisionTransformer(32, 8, 2, 2, 128, 256)
+    theirs.heads = nn.Sequential(nn.Linear(128, 64), nn.GELU(), nn.Linear(64, 5))
+    torch.save(theirs.state_dict(), tmp_path / "vit.pth")
+    expect_error(tmp_path / "vit.pth", r"unexpected \(heads\.")
 
 
 @pytest.mark.parametrize(

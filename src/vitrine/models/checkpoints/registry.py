@@ -139,8 +139,9 @@ FORMATS = (
         "torchvision",
         "`.pth` of `vit_b_16`, `vit_b_32`, `vit_l_16`, `vit_l_32`, `vit_h_14`",
         "`conv_proj` and `encoder.pos_embedding`",
-        "names; ImageNet's mean and std, the resize and crop of torchvision's own transforms",
-        "nothing",
+        "names, also of one linear layer in place of the head; ImageNet's mean and std, the resize and crop of "
+        "torchvision's own transforms",
+        "heads of several layers of one's own",
         is_torchvision,
         convert_torchvision,
         describe_torchvision,

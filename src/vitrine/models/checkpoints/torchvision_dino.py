@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vitrine.models.checkpoints.base import (
@@ -41,6 +42,7 @@ _TORCHVISION = (
     (r"^(blocks\.\d+)\.mlp\.(0|linear_1)\.", r"\1.mlp.fc1."),
     (r"^(blocks\.\d+)\.mlp\.(3|linear_2)\.", r"\1.mlp.fc2."),
 )
+_OWN_HEAD = re.compile(r"heads\.(?:head\.)?(?:\d+\.)?(weight|bias)")
 _VIT_PYTORCH = (
     (r"^transformer\.embeddings\.cls_token$", "cls_token"),
     (r"^transformer\.embeddings\.position_embeddings$", "pos_embed"),
@@ -108,9 +110,19 @@ def is_torchvision(file: StateDictFile) -> bool:
 
 def convert_torchvision(file: StateDictFile) -> ConvertedCheckpoint:
     """Weights of torchvision's ``vit_b_16`` and its sisters, whose queries, keys and values are packed already."""
-    plan = plan_names(file, _TORCHVISION)
+    plan = plan_names(file, (*_own_head(file.shapes), *_TORCHVISION))
     readout = "representation" if "pre_logits.weight" in plan.sources else None
     return convert_names("torchvision", file, plan, readout=readout, cfg=dict(IMAGENET_NORMALISATION))
+
+
+def _own_head(names: Iterable[str]) -> tuple[tuple[str, str], ...]:
+    """Renames for a head that a person put in torchvision's place: one linear layer, alone or behind a dropout.
+
+    Two layers are left under their own names, which are an error: what lies between them is not in the file.
+    """
+    parts = {name: match[1] for name in names if (match := _OWN_HEAD.fullmatch(name))}
+    is_one_layer = sorted(parts.values()) == ["bias", "weight"]
+    return tuple((f"^{re.escape(name)}$", f"head.{kind}") for name, kind in parts.items()) if is_one_layer else ()
 
 
 def describe_torchvision(
