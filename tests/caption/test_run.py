@@ -63,9 +63,14 @@ def pictures(tmp_path: Path) -> Path:
 def test_one_figure_for_each_picture_and_a_table(
     vitrine_command: Command, checkpoint: Path, pictures: Path, tmp_path: Path
 ) -> None:
+    for leftover in ("__MACOSX/girl.jpg", "$RECYCLE.BIN/girl.jpg", "masks/girl.png"):
+        (pictures / leftover).parent.mkdir()
+        Image.new("1", (60, 90), 1).save(pictures / leftover)
     options = ("--arch", "catr", "--max-pieces", "4")
     status, out, err = vitrine_command("caption", checkpoint, pictures, "-o", tmp_path / "out", *options)
     assert status == 0, err
+    assert "2 files were left aside, no data by name: $RECYCLE.BIN 1, __MACOSX 1." in err
+    assert "1 masks of the pictures were left aside: masks/." in err
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["captions.csv", "girl.png", "wide.png"]
     assert "not readable: broken.jpg" in err
     assert str(checkpoint) in err

@@ -17,6 +17,7 @@ from vitrine.data.image_folder import read_pictures
 from vitrine.data.mask_folders import leave_masks_aside
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError
+from vitrine.explain.run import ExplainSettings, explain
 
 SIZE = (24, 16)
 
@@ -158,6 +159,14 @@ def test_predict_labels_the_photographs_alone(tmp_path: Path) -> None:
     with (tmp_path / "out.csv").open(newline="") as table:
         names = [row["filename"] for row in csv.DictReader(table)]
     assert len(names) == 8 and not any("masks" in name for name in names)
+    assert any("8 masks of the pictures were left aside: masks/" in note for note in result.notes)
+
+
+def test_explain_draws_the_photographs_alone(tmp_path: Path) -> None:
+    classes(tmp_path / "data")
+    masks_of(tmp_path / "data", lambda: mask("P"))
+    result = explain("vitrine/scenes-tiny", tmp_path / "data", tmp_path / "out", ExplainSettings(), batch_size=8)
+    assert len(result.pictures) == 8 and not (tmp_path / "out" / "masks").exists()
     assert any("8 masks of the pictures were left aside: masks/" in note for note in result.notes)
 
 

@@ -357,6 +357,21 @@ def test_columns_can_be_chosen(tmp_path: Path) -> None:
         open_data(f"{reference}?column=f")
 
 
+def test_an_option_that_nothing_reads_is_refused(tmp_path: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    fill(tmp_path, "cat/1.png", "cat/2.png", "dog/3.png")
+    for option in ("encoding=cp1252", "pictures=x", "label=x"):
+        with pytest.raises(DataError, match="no table"):
+            open_data(f"{tmp_path}?{option}")
+    pyarrow.parquet.write_table(pyarrow.table({"path": ["cat/1.png"], "label": ["a"]}), tmp_path / "m.parquet")
+    with pytest.raises(DataError, match="encoding= is of tables in text files"):
+        open_data(f"{tmp_path / 'm.parquet'}?encoding=cp1252")
+    with pytest.raises(DataError, match="encoding= is of tables in text files"):
+        open_data("hf:owner/name?encoding=cp1252")
+
+
 def test_parquet_manifest(tmp_path: Path) -> None:
     import pyarrow
     import pyarrow.parquet

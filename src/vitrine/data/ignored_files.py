@@ -63,12 +63,14 @@ class FilesAside:
         ignored_names: files and folders that are no data, by name; what lies in such a folder is not counted.
         masks: folders of the pictures' own masks, with the masks in each.
         mask_like: folders that are called so, whose files are pictures all the same, with why.
+        has_mask_names: whether a folder was walked that is called like masks; without one there is nothing to decide.
     """
 
     extensions: Counter[str] = field(default_factory=Counter)
     ignored_names: Counter[str] = field(default_factory=Counter)
     masks: Counter[str] = field(default_factory=Counter)
     mask_like: dict[str, str] = field(default_factory=dict)
+    has_mask_names: bool = False
 
     def ignore(self, name: str) -> None:
         """Count a file or folder that is no data."""

@@ -51,7 +51,9 @@ def read_pictures(folder: Path, masks: str = "auto") -> UnlabelledPictures:
         return UnlabelledPictures((Sample(printable(folder.name), FilePicture(folder)),), aside)
     if not folder.exists():
         raise DataError(f"There is no file or folder {folder}. Give a picture or a folder of pictures.")
-    files = leave_masks_aside(list(walk(folder, "", aside, set())), aside, masks)
+    files = list(walk(folder, "", aside, set()))
+    if aside.has_mask_names:
+        files = leave_masks_aside(files, aside, masks)
     notes = replace(aside, extensions=Counter()).notes(
         "Move it elsewhere to have it left aside.", "Give that folder itself to have them read as pictures."
     )
@@ -146,6 +148,7 @@ def walk(
     visited_folders.add((status.st_dev, status.st_ino))
     for entry in entries(folder, aside):
         if is_folder(entry):
+            aside.has_mask_names = aside.has_mask_names or is_called_masks(entry.name)
             yield from walk(Path(entry.path), f"{prefix}{entry.name}/", aside, visited_folders)
         elif is_picture(entry):
             yield Path(entry.path), printable(prefix + entry.name)
@@ -421,6 +424,8 @@ def _class_folders(
     """Folders with the pictures in them, without those of the pictures' own masks."""
     names = [entry.name for entry in entries(folder) if is_folder(entry)]
     by_folder = {name: list(walk(folder / name, f"{prefix}{name}/", below, set())) for name in names}
+    if not below.has_mask_names and not any(map(is_called_masks, names)):
+        return by_folder
     files = [*direct, *(file for files in by_folder.values() for file in files)]
     rest = {name for _, name in leave_masks_aside(files, skipped_files.aside, skipped_files.masks)}
     if len(rest) == len(files):

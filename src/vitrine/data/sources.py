@@ -81,6 +81,7 @@ def _open(reference: str) -> Dataset:
         return oxford_pets.open_pets(reference)
     place, options = split_options(reference, OPTIONS)
     if place.startswith("hf:") and not place.startswith(("hf:.", "hf:/", "hf:~")):
+        _refuse_text_options(options, reference)
         return huggingface.open_hub(place.removeprefix("hf:"), reference, options)
     path = Path(place.removeprefix("hf:")).expanduser()
     if path.is_dir():
@@ -95,9 +96,11 @@ def _open(reference: str) -> Dataset:
 
 def _open_folder(folder: Path, reference: str, options: dict[str, str]) -> Dataset:
     if huggingface.is_saved(folder):
+        _refuse_text_options(options, reference)
         return huggingface.open_saved(folder, reference, options)
     files = huggingface.picture_tables(folder)
     if files:
+        _refuse_text_options(options, reference)
         return huggingface.open_tables(files, reference, options)
     for name in METADATA:
         if (folder / name).is_file() and manifest.has_columns(folder / name):
@@ -118,6 +121,15 @@ def _open_folder(folder: Path, reference: str, options: dict[str, str]) -> Datas
     return image_folder.open_folder(folder, reference, folders, masks)
 
 
+def _refuse_text_options(
+    options: dict[str, str], reference: str, keys: tuple[str, ...] = ("encoding", "pictures")
+) -> None:
+    """An option that nothing reads is refused rather than ignored."""
+    for key in keys:
+        if key in options:
+            raise DataError(f"{reference}: {key}= is of tables in text files, which these data are not. Leave it out.")
+
+
 def _tables_in_splits(folder: Path) -> dict[Path, str]:
     """Manifests that lie among the pictures of each split folder, with their splits."""
     tables = image_folder.tables_in_splits(folder, METADATA)
@@ -130,6 +142,8 @@ def _open_file(path: Path, reference: str, options: dict[str, str]) -> Dataset:
         return coco.open_instances([path], reference)
     if suffix not in manifest.SUFFIXES:
         raise DataError(f"{path} is no manifest: known are {', '.join(manifest.SUFFIXES)}. Or give a folder.")
+    if suffix == ".parquet":
+        _refuse_text_options(options, reference, ("encoding",))
     if suffix == ".parquet" and huggingface.holds_pictures(path):
         return huggingface.open_tables({"train": [str(path)]}, reference, options)
     return manifest.open_manifest(path, reference, options)
