@@ -76,6 +76,19 @@ def test_two_models_that_fit_are_listed(tmp_path: Path) -> None:
         assert load_model(name, pretrained=str(tmp_path / "w.safetensors")).input.mean[0] == mean
 
 
+def test_the_name_in_a_checkpoint_of_timms_training_decides_between_models_that_fit(tmp_path: Path) -> None:
+    """As timm's CheckpointSaver writes it; a name that none of them has, or that says no normalisation, does not."""
+    state = {name: torch.zeros(value.shape) for name, value in meta_tensors("vit_tiny_patch16_224").items()}
+    for name, mean in (("vit_tiny_patch16_224", 0.5), ("deit_tiny_patch16_224", 0.485)):
+        torch.save({"epoch": 1, "arch": name, "state_dict": state, "version": 2}, tmp_path / "model_best.pth.tar")
+        model = load_model(str(tmp_path / "model_best.pth.tar"), pretrained=True)
+        assert (model.reference.architecture, model.input.mean[0]) == (name, mean)
+        assert f"Of several models that fit, the file names {name} (arch)." in model.notes
+    for arch in ("vit_small", "vit_base_patch16_224", 7, ["vit_tiny_patch16_224"], "\x1b[2J"):
+        torch.save({"arch": arch, "state_dict": state}, tmp_path / "other.pth")
+        expect_error(tmp_path / "other.pth", "fits 2 models")
+
+
 def test_one_name_whose_tags_want_other_pictures_is_several_models() -> None:
     means = dict(_normalisations("vit_small_patch16_224"))
     assert means["vit_small_patch16_224.dino"] == IMAGENET and (0.5, 0.5, 0.5) in means.values() and len(means) == 2

@@ -50,6 +50,7 @@ class StateDictFile:
         wrapper: the keys under which the tensors lay, outermost first.
         read: reads the tensors, under the same names.
         notes: sentences on what else the file holds.
+        architecture: what a file of training calls its model, under ``arch``; empty where it does not.
     """
 
     path: Path
@@ -57,6 +58,7 @@ class StateDictFile:
     wrapper: tuple[str, ...] = ()
     read: Callable[[], dict[str, Tensor]] = field(default=dict, repr=False)
     notes: tuple[str, ...] = ()
+    architecture: str = ""
 
     def tensors(self) -> dict[str, Tensor]:
         """Read the tensors, on the CPU.
@@ -140,7 +142,8 @@ def _open_parts(path: Path) -> StateDictFile:
 
 def _open_pickle(path: Path, selection: str) -> StateDictFile:
     refuse_foreign_format(path)
-    candidates = _state_dicts(scan_pickle(path))
+    content = scan_pickle(path)
+    candidates = _state_dicts(content)
     keys, notes = _choose(candidates, selection)
     names = strip_wrapper_prefixes(candidates[keys])
 
@@ -148,7 +151,8 @@ def _open_pickle(path: Path, selection: str) -> StateDictFile:
         return {names[name]: value for name, value in _state_dicts(load_pickle(path))[keys].items()}
 
     shapes = {names[name]: tuple(value.shape) for name, value in candidates[keys].items()}
-    return StateDictFile(path, shapes, keys, read, notes)
+    architecture = content.get("arch")
+    return StateDictFile(path, shapes, keys, read, notes, architecture if isinstance(architecture, str) else "")
 
 
 def _state_dicts(content: Any) -> dict[tuple[str, ...], dict[str, Tensor]]:

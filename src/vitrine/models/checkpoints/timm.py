@@ -217,11 +217,15 @@ def describe_timm(
         )
     pooling = {"global_pool": "avg"} if "fc_norm.weight" in shapes and "norm.weight" not in shapes else {}
     models = [name for name in _models_of_size(shapes) if _has_exactly(name, shapes, pooling)]
+    named = checkpoint.file.architecture.removeprefix("timm/").partition(".")[0]
+    notes: tuple[str, ...] = ()
+    if len(models) > 1 and named in models:  # as timm's own training script saves it
+        models, notes = [named], (f"Of several models that fit, the file names {named} (arch).",)
     choices = [choice for name in models for choice in _normalisations(name)]
     if len(choices) == 1:
         name = choices[0][0].partition(".")[0]
         cfg = {k: v for k, v in get_pretrained_cfg(name).to_dict().items() if v is not None}
-        return ModelDescription(name, pooling, cfg | {"num_classes": checkpoint.classes()})
+        return ModelDescription(name, pooling, cfg | {"num_classes": checkpoint.classes()}, notes)
     if not choices:
         raise ModelError(
             f"{checkpoint.path} is a file of a model {kernel[0]} wide with {count_blocks(shapes)} blocks and patches "
