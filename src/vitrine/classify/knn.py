@@ -46,7 +46,7 @@ from vitrine.results import (
 )
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.leakage import LEAKAGE, Leakage, count_leakage
-from vitrine.runs.record import read_json, read_record
+from vitrine.runs.record import read_record
 from vitrine.runs.training_pictures import hashed_pictures
 
 DEFAULT_K = 20
@@ -437,7 +437,7 @@ def _initial_classifier(run: RunFolder, precision: str) -> tuple[Classifier | No
             model_args=recipe.model_args,
         )
         assert initial.weights is not None
-        starting_weights = read_json(run.path / "environment.json").get("starting_weights") or {}
+        starting_weights = run.read_environment().get("starting_weights") or {}
         if initial.weights.sha256 != starting_weights.get("sha256"):
             raise ModelError(f"{initial.weights.path} is not the file that it began with.")
     except ModelError as error:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import timm
+from msgspec import Meta
 from timm.models import get_pretrained_cfg
 from timm.models._hub import load_model_config_from_path
 from timm.models._registry import split_model_name_tag
 
-from vitrine.errors import ModelError
+from vitrine.errors import ModelError, error_summary
+from vitrine.io.untrusted_files import read_json
 from vitrine.models.checkpoints.base import ConvertedCheckpoint
 from vitrine.models.checkpoints.image_processor import PROCESSOR_FILE, WHOLE_PROCESSOR_FILE
 from vitrine.models.checkpoints.registry import convert, describe, is_self_describing, open_checkpoint
@@ -201,6 +202,26 @@ def _fetch_processor(hub_id: str, remedy: str) -> None:
         fetch_optional(hub_id, WHOLE_PROCESSOR_FILE, remedy)
 
 
+class _PretrainedCfg(TypedDict):
+    mean: NotRequired[Annotated[list[float], Meta(min_length=1, max_length=4)]]
+    std: NotRequired[Annotated[list[Annotated[float, Meta(gt=0)]], Meta(min_length=1, max_length=4)]]
+    input_size: NotRequired[tuple[int, int, int]]
+    crop_pct: NotRequired[Annotated[float, Meta(gt=0)] | None]
+    interpolation: NotRequired[str]
+    crop_mode: NotRequired[str | None]
+
+
+class _TimmConfig(TypedDict):
+    """What is read of timm's config.json; of an old one, pretrained_cfg's entries stand beside the architecture."""
+
+    architecture: str
+    pretrained_cfg: NotRequired[_PretrainedCfg]
+    model_args: NotRequired[dict[str, Any] | None]
+    num_classes: NotRequired[int]
+    label_names: NotRequired[list[str] | dict[str, str]]
+    problem_type: NotRequired[str | None]
+
+
 def _from_config(text: str, folder: Path, *, hub_id: str | None) -> ModelReference:
     local_folder = None if hub_id else folder
     if is_transformers_config(folder):
@@ -216,16 +237,17 @@ def _from_config(text: str, folder: Path, *, hub_id: str | None) -> ModelReferen
             problem_type=model.problem_type,
         )
     try:
+        config = read_json(folder / "config.json", _TimmConfig)
         cfg, architecture, model_args = load_model_config_from_path(folder)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(
-            f"{folder / 'config.json'} is not a timm model description ({type(error).__name__}: {error}).\n"
+            f"{folder / 'config.json'} is not a timm model description ({error_summary(error)}).\n"
             "Expected timm's hub layout, with architecture and pretrained_cfg, or transformers', with model_type."
         ) from error
     if not isinstance(architecture, str) or not timm.is_model(architecture):
         raise ModelError(f"{folder / 'config.json'} names the architecture {architecture!r}, which timm does not have.")
     cfg = {key: value for key, value in cfg.items() if key not in ("file", "source")}
-    problem_type = json.loads((folder / "config.json").read_text("utf-8")).get("problem_type")
+    problem_type = config.get("problem_type")
     if problem_type not in (None, *PROBLEM_TYPES):
         known_types = ", ".join(PROBLEM_TYPES)
         raise ModelError(

@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from vitrine.data.samples import Sample
 from vitrine.data.sources import absolute_reference, open_data, reference_exists
-from vitrine.errors import PictureError
-from vitrine.io.untrusted_files import read_json
+from vitrine.errors import PictureError, RunError
 from vitrine.results import join_words
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import RunRecord
@@ -43,10 +41,10 @@ def describe_search(run: RunFolder, reference: str) -> str:
 def _recorded_reference(run: RunFolder, reference: str) -> str:
     """The absolute reference that the training used; the reference itself where its folder was not recorded."""
     try:
-        folder = read_json(run.path / "environment.json", dict[str, Any])[WORKING_FOLDER]
-    except (OSError, ValueError, KeyError, TypeError):
+        folder = run.read_environment().get("started_in")
+    except RunError:
         return reference
-    return absolute_reference(reference, Path(folder)) if isinstance(folder, str) else reference
+    return absolute_reference(reference, Path(folder)) if folder else reference
 
 
 def find_validation_samples(record: RunRecord, names: Iterable[str], data: str | None = None) -> dict[str, Sample]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import save_file
@@ -15,12 +15,21 @@ from torch import nn
 
 from vitrine.config import Recipe, recipe_from_toml, recipe_to_toml
 from vitrine.config.preprocessing import InputSpec
-from vitrine.errors import RunError
+from vitrine.errors import RunError, error_summary
 from vitrine.io.files import atomic_path, to_json, write_atomically, writing
 from vitrine.io.output_lock import lock_folder
-from vitrine.io.untrusted_files import read_lines
+from vitrine.io.untrusted_files import (
+    MAX_TOML_BYTES,
+    parse_json,
+    read_json,
+    read_lines,
+    read_text,
+    require_shape,
+)
+from vitrine.runs.schema import DataContent, EnvironmentContent, HistoryRow, TimingsRow, require_known_labels
 
-_MAX_HISTORY_BYTES = 1 << 30
+T = TypeVar("T")
+_MAX_JSON_BYTES = 1 << 32  # data.json of ten million pictures
 
 
 class RunFolder:
@@ -54,10 +63,14 @@ class RunFolder:
         Raises:
             RunError: the folder has none.
         """
+        path = self.path / "recipe.toml"
         try:
-            return recipe_from_toml((self.path / "recipe.toml").read_text("utf-8"), self.path.name)
+            text = read_text(path, MAX_TOML_BYTES)
         except FileNotFoundError as error:
             raise RunError(f"{self.path} has no recipe.toml, so it is not a run that vitrine train wrote.") from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read: {error_summary(error)}.") from error
+        return recipe_from_toml(text, self.path.name)
 
     def read_labels(self) -> tuple[str, ...]:
         """Read the class names, in the order of the model's outputs.
@@ -69,6 +82,42 @@ class RunFolder:
             return tuple(read_lines(self.path / "labels.txt"))
         except FileNotFoundError as error:
             raise RunError(f"{self.path} has no labels.txt, so its class names are not known.") from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path / 'labels.txt'} cannot be read: {error_summary(error)}.") from error
+
+    def read_json(self, name: str, shape: type[T]) -> T:
+        """Read one of the folder's JSON files, whose content must have a shape.
+
+        Raises:
+            RunError: it is missing, damaged or of another shape: what was expected, what was found and where.
+        """
+        try:
+            return read_json(self.path / name, shape, _MAX_JSON_BYTES)
+        except FileNotFoundError as error:
+            raise RunError(f"{self.path} has no {name}, so the run cannot be read.") from error
+        except (OSError, ValueError) as error:
+            raise RunError(f"{self.path / name} is damaged: {error_summary(error)}. The run cannot be read.") from error
+
+    def read_data(self) -> DataContent:
+        """Read data.json.
+
+        Raises:
+            RunError: as :meth:`read_json`, or a picture is of a class that is not there.
+        """
+        data = self.read_json("data.json", DataContent)
+        try:
+            require_known_labels(data)
+        except ValueError as error:
+            raise RunError(f"{self.path / 'data.json'} is damaged: {error}. The run cannot be read.") from error
+        return data
+
+    def read_environment(self) -> EnvironmentContent:
+        """Read environment.json.
+
+        Raises:
+            RunError: as :meth:`read_json`.
+        """
+        return self.read_json("environment.json", EnvironmentContent)
 
     def start(
         self, recipe: Recipe, labels: Sequence[str], data: Mapping[str, Any], environment: Mapping[str, Any]
@@ -110,18 +159,26 @@ class RunFolder:
         with atomic_path(self.path / "model.safetensors") as file:
             save_file(tensors, file, metadata={"format": "pt"})
 
-    def read_history(self) -> list[dict[str, Any]]:
-        """Read history.jsonl, a row an epoch; a line that was cut off by a kill is left out."""
-        return _read_lines(self.path / "history.jsonl")
+    def read_history(self) -> list[HistoryRow]:
+        """Read history.jsonl, a row an epoch; a last line that was cut off by a kill is left out.
 
-    def read_timings(self) -> list[dict[str, Any]]:
-        """Read timings.jsonl, a row an epoch; a line that was cut off by a kill is left out."""
-        return _read_lines(self.path / "timings.jsonl")
+        Raises:
+            RunError: a line is damaged.
+        """
+        return _read_rows(self.path / "history.jsonl", HistoryRow)
+
+    def read_timings(self) -> list[TimingsRow]:
+        """Read timings.jsonl, a row an epoch; a last line that was cut off by a kill is left out.
+
+        Raises:
+            RunError: a line is damaged.
+        """
+        return _read_rows(self.path / "timings.jsonl", TimingsRow)
 
     def truncate_history(self, epochs: int) -> None:
         """Drop the epochs after the given one from history.jsonl and timings.jsonl: a checkpoint does not have them."""
-        for name in ("history.jsonl", "timings.jsonl"):
-            rows = [row for row in _read_lines(self.path / name) if row["epoch"] <= epochs]
+        for name, read in (("history.jsonl", self.read_history), ("timings.jsonl", self.read_timings)):
+            rows = [row for row in read() if row["epoch"] <= epochs]
             self.write(name, "".join(json.dumps(row) + "\n" for row in rows))
 
     def append(self, name: str, row: Mapping[str, Any]) -> None:
@@ -134,13 +191,20 @@ class RunFolder:
         return lock_folder(self.path, "train", ("state", "figures"))
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
+def _read_rows(path: Path, shape: type[T]) -> list[T]:
     if not path.is_file():
         return []
-    rows = []
-    for line in read_lines(path, _MAX_HISTORY_BYTES):
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:  # only a last line can be torn
-            break
+    rows: list[T] = []
+    try:
+        lines = read_lines(path, _MAX_JSON_BYTES)
+        for number, line in enumerate(lines, start=1):
+            try:
+                content = parse_json(line)
+            except ValueError as error:
+                if number == len(lines):  # torn: a process was killed while it wrote
+                    break
+                raise ValueError(f"line {number:,}: {error}") from error
+            rows.append(require_shape(content, shape))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged: {error_summary(error)}. The run cannot be read.") from error
     return rows

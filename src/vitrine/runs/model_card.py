@@ -10,14 +10,13 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from vitrine.errors import RunError, error_summary
+from vitrine.errors import RunError
 from vitrine.io.files import write_atomically
-from vitrine.io.untrusted_files import read_json
 from vitrine.plotting.average_precision import save_average_precision_figure
 from vitrine.plotting.confusion import save_confusion_figure
 from vitrine.plotting.curves import save_learning_curves
 from vitrine.plotting.tables import inline, public_name, tidy
-from vitrine.results import CaptioningMetrics, ClassificationMetrics, MultiLabelMetrics, classifier_metrics_from_dict
+from vitrine.results import ClassificationMetrics, MultiLabelMetrics
 from vitrine.runs.data import WORKING_FOLDER
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card_sections import (
@@ -34,6 +33,7 @@ from vitrine.runs.model_card_sections import (
     usage_section,
 )
 from vitrine.runs.record import read_record
+from vitrine.runs.schema import DataContent, EnvironmentContent
 
 __all__ = ["CardFacts", "ExportFacts", "model_card"]
 
@@ -237,39 +237,23 @@ def read_card_facts(run: Path, metrics_content: Mapping[str, Any] | None = None)
     """
     folder = RunFolder(run)
     recipe = folder.read_recipe()
-    content = _read_json_object(run / "metrics.json") if metrics_content is None else metrics_content
-    read = classifier_metrics_from_dict if recipe.caption is None else CaptioningMetrics.from_dict
-    try:
-        metrics = read(content)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise RunError(
-            f"{run / 'metrics.json'} is not what vitrine writes ({type(error).__name__}: {error})."
-        ) from error
-    data, environment = _read_json_object(run / "data.json"), _read_json_object(run / "environment.json")
+    content = folder.read_json("metrics.json", dict[str, Any]) if metrics_content is None else metrics_content
+    record = read_record(run.resolve().name, folder, content)
+    environment = folder.read_environment()
     return CardFacts(
         name=run.resolve().name,
         recipe=recipe,
         labels=folder.read_labels() if recipe.caption is None else (),
-        metrics=metrics,
+        metrics=record.metrics,
         split=str(content.get("split", "validation")),
-        data=data,
+        data=record.data,
         environment=environment,
         history=folder.read_history(),
-        config=_read_json_object(run / "config.json"),
+        config=folder.read_json("config.json", dict[str, Any]),
         parameters=_count_parameters(run / "model.safetensors"),
-        local_paths=_local_paths(run, data, environment),
-        leakage=read_record(run.resolve().name, folder, metrics_content).leakage,
+        local_paths=_local_paths(run, record.data, environment),
+        leakage=record.leakage,
     )
-
-
-def _read_json_object(file: Path) -> dict[str, Any]:
-    try:
-        return read_json(file, dict[str, Any])
-    except (OSError, ValueError) as error:
-        raise RunError(
-            f"{file} is needed for a model card and cannot be read ({error_summary(error)}).\n"
-            "Expected the folder of a finished run, as vitrine train wrote it."
-        ) from error
 
 
 def _count_parameters(file: Path) -> int:
@@ -281,7 +265,7 @@ def _count_parameters(file: Path) -> int:
         raise RunError(f"{file} cannot be read ({type(error).__name__}: {error}).") from error
 
 
-def _local_paths(run: Path, data: dict[str, Any], environment: dict[str, Any]) -> tuple[str, ...]:
+def _local_paths(run: Path, data: DataContent, environment: EnvironmentContent) -> tuple[str, ...]:
     """Folders and files of this machine that sentences of the run's files may name."""
     starting_weights = environment.get("starting_weights") or {}
     names = (

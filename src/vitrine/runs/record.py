@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 from vitrine.config import Recipe
-from vitrine.errors import RunError
+from vitrine.errors import RunError, error_summary
 from vitrine.io.resumable_csv import complete_records
+from vitrine.io.untrusted_files import require_shape
 from vitrine.metrics.caption_text import tokenise
 from vitrine.metrics.intervals import wilson
 from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.plotting.tables import Cell
 from vitrine.results import (
+    MULTI_LABEL,
     OVER_PICTURES,
     CaptioningMetrics,
     ClassificationMetrics,
@@ -35,6 +36,7 @@ from vitrine.runs.leakage import (
     count_leakage,
     recorded_copies,
 )
+from vitrine.runs.schema import CaptioningContent, ClassificationContent, DataContent, MultiLabelContent, PictureRow
 
 DATA = "training pictures"
 """The name, among a run's settings, of what it was trained on."""
@@ -212,7 +214,7 @@ class RunRecord:
     folder: RunFolder
     recipe: Recipe
     metrics: ClassificationMetrics | MultiLabelMetrics | CaptioningMetrics
-    data: Mapping[str, Any]
+    data: DataContent
 
     @property
     def is_captioner(self) -> bool:
@@ -236,10 +238,17 @@ class RunRecord:
         assert isinstance(self.metrics, CaptioningMetrics)
         return self.metrics
 
+    @property
+    def validation_rows(self) -> list[PictureRow]:
+        """The validation pictures as data.json has them."""
+        rows = self.data["splits"]["validation"]
+        assert isinstance(rows, list)
+        return rows
+
     @cached_property
     def pictures(self) -> frozenset[tuple[str, str]]:
         """(name, sha256) of every validation picture."""
-        return frozenset((row["name"], row["sha256"]) for row in self.data["splits"]["validation"])
+        return frozenset((row["name"], row["sha256"]) for row in self.validation_rows)
 
     @cached_property
     def true_labels(self) -> dict[str, str]:
@@ -248,12 +257,12 @@ class RunRecord:
         Of a multi-label run, all its labels as one text; see :func:`labels_text`.
         """
         labels = self.data["labels"]
-        return {row["name"]: label_of_row(row, labels) for row in self.data["splits"]["validation"]}
+        return {row["name"]: label_of_row(row, labels) for row in self.validation_rows}
 
     @cached_property
     def human_captions(self) -> dict[str, tuple[str, ...]]:
         """The human captions of each validation picture of a captioner's run, by the picture's name."""
-        return {row["name"]: tuple(row["captions"]) for row in self.data["splits"]["validation"]}
+        return {row["name"]: tuple(row["captions"]) for row in self.validation_rows}
 
     @property
     def annotations(self) -> Mapping[str, Annotation]:
@@ -339,8 +348,9 @@ class RunRecord:
         return flat_settings(self.recipe) | {"image_size": size, DATA: describe_training_pictures(self.data)}
 
     def _image_size(self) -> int:
-        config = read_json(self.folder.path / "config.json")
-        return int(config["input"]["long_side"] if self.is_captioner else config["pretrained_cfg"]["input_size"][-1])
+        if self.is_captioner:
+            return self.folder.read_json("config.json", _CaptionerConfig)["input"]["long_side"]
+        return self.folder.read_json("config.json", _ClassifierConfig)["pretrained_cfg"]["input_size"][-1]
 
     def row(self, settings: Mapping[str, Cell]) -> AnyRow:
         """The run as a row of the table, with the settings that the table shows."""
@@ -391,6 +401,22 @@ class RunRecord:
         )
 
 
+class _LongSide(TypedDict):
+    long_side: int
+
+
+class _CaptionerConfig(TypedDict):
+    input: _LongSide
+
+
+class _InputSize(TypedDict):
+    input_size: tuple[int, int, int]
+
+
+class _ClassifierConfig(TypedDict):
+    pretrained_cfg: _InputSize
+
+
 RecordReader: TypeAlias = Callable[[str, RunFolder], RunRecord]
 """From a name and a folder to the record of the run in it."""
 
@@ -401,25 +427,37 @@ def read_record(name: str, folder: RunFolder, metrics_content: Mapping[str, Any]
     Raises:
         RunError: a file is missing or cannot be read.
     """
-    data = read_json(folder.path / "data.json")
-    content = read_json(folder.path / "metrics.json") if metrics_content is None else metrics_content
-    is_captioner = is_captioner_folder(folder.path)
-    rows = data.get("splits", {}).get("validation")
+    data, is_captioner = folder.read_data(), is_captioner_folder(folder.path)
+    rows = data["splits"].get("validation")
     has_annotations = isinstance(rows, list) and (
-        all("captions" in row for row in rows) if is_captioner else "labels" in data
+        all("captions" in row for row in rows)
+        if is_captioner
+        else "labels" in data and all("label" in row or "labels" in row for row in rows)
     )
     if not has_annotations:
         noun = "captions" if is_captioner else "labels"
         raise RunError(f"{folder.path / 'data.json'} does not list validation pictures with {noun}.")
-    read = CaptioningMetrics.from_dict if is_captioner else classifier_metrics_from_dict
+    content = folder.read_json("metrics.json", dict[str, Any]) if metrics_content is None else metrics_content
+    metrics = parse_metrics(content, folder.path / "metrics.json", is_captioner=is_captioner)
+    return RunRecord(name, folder, folder.read_recipe(), metrics, data)
+
+
+def parse_metrics(
+    content: Mapping[str, Any], path: Path, *, is_captioner: bool
+) -> ClassificationMetrics | MultiLabelMetrics | CaptioningMetrics:
+    """The metrics in a metrics.json, ``path``, of whichever kind they are.
+
+    Raises:
+        RunError: what was expected, what was found and where.
+    """
+    is_multi_label = content.get("kind") == MULTI_LABEL
+    shape = CaptioningContent if is_captioner else MultiLabelContent if is_multi_label else ClassificationContent
     try:
-        record = RunRecord(name, folder, folder.read_recipe(), read(content), data)
-        if is_captioner:
-            _ = record.recorded_exact
-    except (KeyError, TypeError) as error:
+        require_shape(content, shape)
+        return CaptioningMetrics.from_dict(content) if is_captioner else classifier_metrics_from_dict(content)
+    except (ValueError, KeyError, TypeError) as error:  # classes in one part that the other does not have
         noun = "captioner" if is_captioner else "classifier"
-        raise RunError(f"{folder.path / 'metrics.json'} is not a {noun}'s metrics (no {error}).") from error
-    return record
+        raise RunError(f"{path} is not a {noun}'s metrics: {error_summary(error)}.") from error
 
 
 def labels_text(labels: Sequence[str]) -> str:
@@ -519,19 +557,6 @@ def _read_table(path: Path) -> list[list[str]]:
     if not path.is_file():
         raise RunError(f"{path.parent} has no {path.name}, so there is nothing to compare with. Train the run again.")
     return [fields for _, fields in complete_records(path)] or [[]]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read one of a run's JSON files.
-
-    Raises:
-        RunError: it is missing or damaged.
-    """
-    try:
-        content: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} is missing or damaged ({error}), so the run cannot be read.") from error
-    return content
 
 
 def flat_settings(recipe: Recipe) -> dict[str, Cell]:

@@ -17,7 +17,6 @@ from vitrine.results import Progress
 from vitrine.runs.data import resolve_data_reference
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.leakage import ACCURACY, Leakage, count_leakage
-from vitrine.runs.record import read_json
 
 
 @dataclass(frozen=True)
@@ -71,8 +70,8 @@ def hashed_pictures(samples: Sequence[Sample], index: SampleIndex) -> list[Hashe
 
 
 def _training_pictures(run: RunFolder) -> list[HashedPicture] | None:
-    data = read_json(run.path / "data.json")
-    train = data.get("splits", {}).get("train")
+    data = run.read_data()
+    train = data["splits"].get("train")
     if isinstance(train, list):
         return [HashedPicture.from_row(row) for row in train]
     return _pictures_of_shards(run, data, str(train))

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
@@ -17,7 +16,6 @@ from vitrine.data.sources import open_data
 from vitrine.data.training_copies import TrainingCopy
 from vitrine.errors import PictureError, RunError, VitrineError
 from vitrine.io.hub_cache import download_settings
-from vitrine.io.untrusted_files import read_json
 from vitrine.models.captioner.checkpoint import is_captioner_folder
 from vitrine.models.reference import BUNDLED
 from vitrine.results import ClassificationMetrics
@@ -87,17 +85,14 @@ def read_recorded_validation(folder: RunFolder) -> RecordedValidation:
     Raises:
         RunError: one of them is damaged.
     """
-    path = folder.path / "data.json"
-    try:
-        content = read_json(path, dict[str, Any])
-        rows = content["splits"]["validation"]
-        labels = tuple(str(label) for label in content.get("labels", ()))
-        names = tuple(str(row["name"]) for row in rows)
-        truths = {str(row["name"]): label_of_row(row, labels) for row in rows if labels and _has_label(row)}
-        hashes = {str(row["name"]): str(row["sha256"]) for row in rows}
-        reference = str(content["reference"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise RunError(f"{path} is missing or damaged ({type(error).__name__}: {error}).") from error
+    content = folder.read_data()
+    rows = content["splits"].get("validation")
+    if not isinstance(rows, list):
+        raise RunError(f"{folder.path / 'data.json'} does not list validation pictures.")
+    labels, reference = tuple(content.get("labels", ())), content["reference"]
+    names = tuple(row["name"] for row in rows)
+    truths = {row["name"]: label_of_row(row, labels) for row in rows if labels and _has_label(row)}
+    hashes = {row["name"]: row["sha256"] for row in rows}
     if is_captioner_folder(folder.path) or not folder.is_finished:
         return RecordedValidation(reference, labels, names, truths, hashes, {})
     record = read_record("run", folder)

@@ -5,7 +5,6 @@ A run that fails is recorded and does not stop the others; the same call continu
 
 from __future__ import annotations
 
-import json
 import queue
 import threading
 import time
@@ -153,7 +152,7 @@ def _check_unchanged(folder: RunFolder, recipe: Recipe, data: str) -> None:
                 f"{folder.path} was begun with another recipe: {field.name} was {then!r}, now {now!r}.\n"
                 "Put the sweep's file back as it was, or choose another -o."
             )
-    reference = json.loads((folder.path / "data.json").read_text("utf-8"))["reference"]
+    reference = folder.read_data()["reference"]
     if reference != data:
         raise RunError(
             f"{folder.path} was begun on other data: {reference}, now {data}.\n"

@@ -255,7 +255,7 @@ def epoch_pictures(split: Split, epoch_size: int) -> int:
     return epoch_size if split.endless and shards_of(split) is None else len(split)
 
 
-def require_same_data(then: dict[str, Any], now: dict[str, Any]) -> None:
+def require_same_data(then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse to resume on data that differ from the ones that training began with.
 
     Raises:

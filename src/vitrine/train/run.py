@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import fields
@@ -11,7 +10,6 @@ from pathlib import Path
 from vitrine.config import Recipe, recipe_from_toml
 from vitrine.errors import LostProcessError, OutputInUseError, RecipeError, RunError
 from vitrine.models.load import resolve_with_weights
-from vitrine.results import CaptioningMetrics, classifier_metrics_from_dict
 from vitrine.runs.checkpoint import delete_checkpoint
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card import CARD, write_model_card
@@ -81,7 +79,7 @@ def _train(
             _make_trainer(run, reference, recipe, own_report, processes).train()
         elif processes.is_main:
             _complete(run)
-        return processes.broadcast_from_main(lambda: _read_result(run, recipe))
+        return processes.broadcast_from_main(lambda: _read_result(run))
 
 
 def _check_batch_size(recipe: Recipe, processes: ProcessGroup) -> None:
@@ -161,13 +159,13 @@ def _complete(run: RunFolder) -> None:
         write_model_card(run.path)
 
 
-def _read_result(run: RunFolder, recipe: Recipe) -> TrainResult:
-    content = json.loads((run.path / "metrics.json").read_text("utf-8"))
-    read = classifier_metrics_from_dict if recipe.caption is None else CaptioningMetrics.from_dict
+def _read_result(run: RunFolder) -> TrainResult:
     rows = run.read_history()
-    best = [row["epoch"] for row in rows if row["best"]][-1]
-    leakage = read_record(run.path.name, run).leakage
-    return TrainResult(run.path, best, len(rows), read(content), leakage)
+    best = [row["epoch"] for row in rows if row["best"]][-1:]
+    if not best:
+        raise RunError(f"{run.path / 'history.jsonl'} has no best epoch, so the run cannot be read.")
+    record = read_record(run.path.name, run)
+    return TrainResult(run.path, best[0], len(rows), record.metrics, record.leakage)
 
 
 def load_run_recipe(folder: Path) -> Recipe:

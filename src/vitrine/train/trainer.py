@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -158,9 +157,9 @@ class Trainer:
         run = self.run
         if not run.is_started:
             return None
-        require_same_data(json.loads((run.path / "data.json").read_text("utf-8")), self.task.data_record)
+        require_same_data(run.read_data(), self.task.data_record)
         state = load_checkpoint(run.path)
-        environment = json.loads((run.path / "environment.json").read_text("utf-8"))
+        environment = run.read_environment()
         self._weights_note = starting_weights_note(environment, self.task.weights, state is not None)
         return state
 

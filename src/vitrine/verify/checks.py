@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 import torch
 
@@ -464,7 +463,7 @@ def _check_hash(what: str, run: RunFolder, file: str, key: str) -> Check:
     path = run.path / file
     if not path.is_file():
         return Check(what, "differs", f"{file} is missing")
-    then = json.loads((run.path / "metrics.json").read_text("utf-8")).get(key)
+    then = run.read_json("metrics.json", dict[str, Any]).get(key)
     now = file_sha256(path)
     if then is None:
         return Check(what, "not checked", f"the run recorded no hash of {file}; now sha256 {now[:12]}…")
@@ -473,10 +472,14 @@ def _check_hash(what: str, run: RunFolder, file: str, key: str) -> Check:
     return Check(what, "differs", f"{file} was sha256 {then[:12]}…, now {now[:12]}…")
 
 
+class _LabelNames(TypedDict):
+    label_names: NotRequired[list[str]]
+
+
 def check_class_names(record: RunRecord, data: Dataset) -> Check:
     """Whether labels.txt, config.json and the data have the class names that the run recorded in data.json."""
     then = tuple(record.data["labels"])
-    config = json.loads((record.folder.path / "config.json").read_text("utf-8"))
+    config = record.folder.read_json("config.json", _LabelNames)
     files = {"labels.txt": record.folder.read_labels(), "config.json": tuple(config.get("label_names", then))}
     for file, names in files.items():
         if names != then:
@@ -507,7 +510,7 @@ def check_environment(run: RunFolder, then_precision: str, precision: str, devic
     if not path.is_file():
         return Check("environment", "not checked", "the run recorded none")
     now = describe_environment(device) | {"precision": precision}
-    before = _flatten(json.loads(path.read_text("utf-8")) | {"precision": then_precision})
+    before = _flatten({**run.read_environment(), "precision": then_precision})
     after = _flatten(now)
     changes = [
         f"{key} {before[key]} then, {after[key]} now" for key in after if before.get(key, after[key]) != after[key]

@@ -234,7 +234,7 @@ def _rerun_multi_label(record: RunRecord, samples: Mapping[str, Sample], config:
     """The labels that a multi-label classifier gives each picture, with the probability of the surest."""
     classifier = open_classifier(str(record.folder.path), config.precision)
     labels = classifier.labels
-    indices = {row["name"]: tuple(row["labels"]) for row in record.data["splits"]["validation"]}
+    indices = {row["name"]: tuple(row["labels"]) for row in record.validation_rows}
     labelled_samples = [Sample(name, each.picture, labels=indices[name]) for name, each in samples.items()]
     parts = list(predict_samples(classifier, labelled_samples, batch_size=config.batch_size, progress=config.progress))
     if not any(part.samples for part in parts):

@@ -13,7 +13,7 @@ from vitrine.plotting.tables import Table
 from vitrine.report.document import Block, BulletList, Commands, Paragraph, Section, TableBlock
 from vitrine.report.sections.maps import SCORES
 from vitrine.report.sections.summary import TEST, FinalResult, read_test_metrics
-from vitrine.runs.record import RunRecord, read_json, same_but_seed
+from vitrine.runs.record import RunRecord, same_but_seed
 from vitrine.version import __version__
 
 
@@ -166,7 +166,7 @@ def footer() -> str:
 
 def _origins(run: RunRecord) -> dict[str, str]:
     path, data = run.folder.path, run.data
-    environment = read_json(path / "environment.json")
+    environment = run.folder.read_environment()
     weights = path / "model.safetensors"
     began = environment.get("starting_weights")
     return {

@@ -44,7 +44,7 @@ from vitrine.results import OVER_PICTURES, ClassificationMetrics, ClassMetrics, 
 from vitrine.runs.environment import WEIGHTS_SHA256
 from vitrine.runs.index import NEARER, RIGHT
 from vitrine.runs.leakage import LEAKAGE, Leakage
-from vitrine.runs.record import RunRecord, RunRow, same_but_seed
+from vitrine.runs.record import RunRecord, RunRow, parse_metrics, same_but_seed
 
 LEAK = "leak"
 """Flag of a sentence on pictures that also stand in training."""
@@ -163,10 +163,13 @@ def read_test_result(run: Path) -> tuple[ClassificationMetrics | None, str, Leak
     content = read_test_metrics(run)
     if content is None:
         return None, "", None
+    metrics = parse_metrics(content, run / TEST, is_captioner=False)
     try:
         leakage = content.get(LEAKAGE)
         recorded_leakage = None if leakage is None else Leakage.from_dict(leakage)
-        return ClassificationMetrics.from_dict(content), str(content["data"]), recorded_leakage
+        if not isinstance(metrics, ClassificationMetrics):
+            raise TypeError("metrics of one label")
+        return metrics, str(content["data"]), recorded_leakage
     except (KeyError, TypeError) as error:
         raise RunError(f"{run / TEST} is not what vitrine evaluate writes (no {error}). Evaluate anew.") from error
 
