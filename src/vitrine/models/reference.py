@@ -209,6 +209,7 @@ class _PretrainedCfg(TypedDict):
     crop_pct: NotRequired[Annotated[float, Meta(gt=0)] | None]
     interpolation: NotRequired[str]
     crop_mode: NotRequired[str | None]
+    classifier: NotRequired[str | list[str] | None]
 
 
 class _TimmConfig(TypedDict):

@@ -30,8 +30,15 @@ def create_timm_model(name: str, **arguments: Any) -> nn.Module:
     return module
 
 
+_SIZES = ("depth", "embed_dim", "img_size", "in_chans", "mlp_ratio", "num_classes", "num_heads", "patch_size")
+
+
 def _require_plausible(arguments: Mapping[str, Any]) -> None:
     for name, value in _numbers(arguments):
+        if isinstance(value, bool):
+            if name in _SIZES:
+                raise ValueError(f"{name} = {value}; expected a number")
+            continue
         limit = MAX_DEPTH if name in ("depth", "depths") else MAX_SIZE
         if abs(value) > limit:
             raise ValueError(f"{name} = {value:,}; {limit:,} is the limit")

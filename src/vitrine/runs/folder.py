@@ -167,6 +167,17 @@ class RunFolder:
         """
         return _read_rows(self.path / "history.jsonl", HistoryRow)
 
+    def read_best_epoch(self) -> int:
+        """The epoch whose weights the folder holds, from history.jsonl.
+
+        Raises:
+            RunError: a line is damaged, or there is no best epoch.
+        """
+        best = [row["epoch"] for row in self.read_history() if row["best"]]
+        if not best:
+            raise RunError(f"{self.path / 'history.jsonl'} has no best epoch, so the run cannot be read.")
+        return best[-1]
+
     def read_timings(self) -> list[TimingsRow]:
         """Read timings.jsonl, a row an epoch; a last line that was cut off by a kill is left out.
 

@@ -368,7 +368,7 @@ class RunRecord:
                 settings=dict(settings),
                 leakage=self.leakage,
             )
-        best = [row["epoch"] for row in self.folder.read_history() if row["best"]]
+        best = self.folder.read_best_epoch()
         if isinstance(m, MultiLabelMetrics):
             return MultiLabelRow(
                 name=self.name,
@@ -379,7 +379,7 @@ class RunRecord:
                 exact=m.accuracy,
                 n=m.n,
                 loss=m.negative_log_likelihood,
-                best_epoch=best[-1] if best else 0,
+                best_epoch=best,
                 settings=dict(settings),
                 leakage=self.leakage,
             )
@@ -393,7 +393,7 @@ class RunRecord:
             n=m.n,
             loss=m.negative_log_likelihood,
             calibration_error=m.calibration_error,
-            best_epoch=best[-1] if best else 0,
+            best_epoch=best,
             pictures_per_second=sum(row["pictures"] for row in timings) / train_seconds if train_seconds else None,
             peak_memory_mib=max((row["peak_memory_mib"] for row in timings), default=None),
             seconds=train_seconds + sum(row["evaluation_seconds"] for row in timings) if timings else None,
@@ -428,18 +428,22 @@ def read_record(name: str, folder: RunFolder, metrics_content: Mapping[str, Any]
         RunError: a file is missing or cannot be read.
     """
     data, is_captioner = folder.read_data(), is_captioner_folder(folder.path)
-    rows = data["splits"].get("validation")
-    has_annotations = isinstance(rows, list) and (
-        all("captions" in row for row in rows)
-        if is_captioner
-        else "labels" in data and all("label" in row or "labels" in row for row in rows)
-    )
-    if not has_annotations:
-        noun = "captions" if is_captioner else "labels"
-        raise RunError(f"{folder.path / 'data.json'} does not list validation pictures with {noun}.")
+    for split in ("validation", "train"):
+        rows = data["splits"].get(split)
+        if split == "train" and isinstance(rows, str):  # an endless stream is described
+            continue
+        if not isinstance(rows, list) or not _has_annotations(data, rows, is_captioner=is_captioner):
+            noun = "captions" if is_captioner else "labels"
+            raise RunError(f"{folder.path / 'data.json'} does not list {split} pictures with {noun}.")
     content = folder.read_json("metrics.json", dict[str, Any]) if metrics_content is None else metrics_content
     metrics = parse_metrics(content, folder.path / "metrics.json", is_captioner=is_captioner)
     return RunRecord(name, folder, folder.read_recipe(), metrics, data)
+
+
+def _has_annotations(data: DataContent, rows: Sequence[PictureRow], *, is_captioner: bool) -> bool:
+    if is_captioner:
+        return all("captions" in row for row in rows)
+    return "labels" in data and all("label" in row or "labels" in row for row in rows)
 
 
 def parse_metrics(

@@ -23,6 +23,7 @@ from vitrine.runs.data import describe_search, resolve_data_reference
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.leakage import recorded_copies
 from vitrine.runs.record import RecordedPrediction, label_of_row, read_label_predictions, read_record
+from vitrine.runs.schema import PictureRow
 
 MAX_SAMPLES = 12  # pictures that are offered with a model
 
@@ -105,7 +106,7 @@ def read_recorded_validation(folder: RunFolder) -> RecordedValidation:
     return RecordedValidation(reference, labels, names, truths, hashes, predictions, metrics, leakage, copies)
 
 
-def _has_label(row: Mapping[str, Any]) -> bool:
+def _has_label(row: PictureRow) -> bool:
     """Whether a row of data.json says what its picture is, or which labels it has."""
     return "labels" in row or row.get("label") is not None
 

@@ -161,11 +161,8 @@ def _complete(run: RunFolder) -> None:
 
 def _read_result(run: RunFolder) -> TrainResult:
     rows = run.read_history()
-    best = [row["epoch"] for row in rows if row["best"]][-1:]
-    if not best:
-        raise RunError(f"{run.path / 'history.jsonl'} has no best epoch, so the run cannot be read.")
     record = read_record(run.path.name, run)
-    return TrainResult(run.path, best[0], len(rows), record.metrics, record.leakage)
+    return TrainResult(run.path, run.read_best_epoch(), len(rows), record.metrics, record.leakage)
 
 
 def load_run_recipe(folder: Path) -> Recipe:
