@@ -68,6 +68,12 @@ def test_what_is_no_file_is_refused_at_once(kind: str, read: Any, tmp_path: Path
         assert error.value.strerror == f"It is {kind}, not a file"
 
 
+@pytest.mark.parametrize("name", ["a\0b", "a\ud800b"])
+def test_names_that_no_file_can_have(name: str, tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="name that no file can have"):
+        read_file(tmp_path / name, 10)
+
+
 def test_a_file_that_becomes_a_pipe_is_refused_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(b"x")
     facts = (tmp_path / "file").stat()

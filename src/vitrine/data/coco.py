@@ -14,6 +14,7 @@ from typing import Any
 from vitrine.data.image_folder import SPLIT_NAMES, LabelledFile, labelled_data
 from vitrine.data.samples import Dataset, printable
 from vitrine.errors import DataError, error_summary
+from vitrine.io.untrusted_files import is_regular_file
 from vitrine.results import and_n_more
 
 _PREFIX = "instances_"
@@ -67,7 +68,7 @@ def open_instances(files: Sequence[Path], reference: str) -> Dataset:
             before = pictures.setdefault(picture.name, picture)
             if before is not picture:
                 raise DataError(f"{file}: {picture.name} is listed twice, or in two files. Keep one of them.")
-    absent = [name for name, picture in pictures.items() if not picture.path.is_file()]
+    absent = [name for name, picture in pictures.items() if not is_regular_file(picture.path)]
     if len(absent) == len(pictures):
         where = pictures[absent[0]].path if absent else root
         raise DataError(
@@ -109,7 +110,7 @@ def _choose_folder(root: Path, part: str, names: Sequence[object]) -> str:
     """Of the folders where pictures usually lie, the one that has most of some of them; the first of equals."""
     sampled_names = [name for name in names[:: max(1, len(names) // _MAX_SAMPLED)] if isinstance(name, str)]
     folders = (part, f"images/{part}", "", "images")
-    return max(folders, key=lambda folder: sum((root / folder / name).is_file() for name in sampled_names))
+    return max(folders, key=lambda folder: sum(is_regular_file(root / folder / name) for name in sampled_names))
 
 
 def _category(entry: Mapping[str, Any], file: Path) -> str:

@@ -19,6 +19,7 @@ from vitrine.data.picture_finder import PictureFinder
 from vitrine.data.samples import Dataset, control_character, printable
 from vitrine.data.text_files import EncodingError
 from vitrine.errors import DataError, error_summary
+from vitrine.io.untrusted_files import is_regular_file
 from vitrine.results import and_n_more
 
 PATH_COLUMNS = (
@@ -233,10 +234,13 @@ def _read_parquet(manifest: Path) -> tuple[tuple[str, ...], Iterator[_Row]]:
 
     def rows() -> Iterator[_Row]:
         number = 0
-        for batch in file.iter_batches(columns=plain):
-            for cells in batch.to_pylist():
-                number += 1
-                yield number, {key: _cell(value) for key, value in cells.items()}
+        try:
+            for batch in file.iter_batches(columns=plain):
+                for cells in batch.to_pylist():
+                    number += 1
+                    yield number, {key: _cell(value) for key, value in cells.items()}
+        except (OSError, ValueError, pyarrow.ArrowException) as error:  # its pages are read as they are needed
+            raise DataError(f"{manifest} cannot be read after row {number:,}: {error_summary(error)}.") from error
 
     return columns, rows()
 
@@ -292,10 +296,10 @@ def _choose(
 def _locate(path_text: str, finder: PictureFinder, where: str, split: str) -> Path:
     """The file that a cell means; where it is none that exists, the path as it is written."""
     path = finder.root / path_text
-    if "\\" in path_text and not path.exists():  # written on Windows
+    if "\\" in path_text and not is_regular_file(path):  # written on Windows
         path_text = path_text.replace("\\", "/")
         path = finder.root / path_text
-    if path.is_file():
+    if is_regular_file(path):
         return path
     place = finder.find(path_text, where, split)
     return path if place is None else finder.root / place
@@ -320,7 +324,7 @@ def _column_note(columns: tuple[str, ...], used_columns: _Columns) -> str:
 
 def _absent(manifest: Path, files: Iterable[LabelledFile]) -> list[str]:
     names = [(file.name, file.path) for file in files]
-    absent = [(name, path) for name, path in names if not path.is_file()]
+    absent = [(name, path) for name, path in names if not is_regular_file(path)]
     if len(absent) == len(names):
         raise DataError(
             f"{manifest}: none of its {len(names):,} pictures exists; the first was looked for at {absent[0][1]}.\n"

@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from vitrine.data.decode import EXTENSIONS
 from vitrine.data.image_folder import SPLIT_NAMES, entries, is_folder, is_picture
 from vitrine.errors import DataError
+from vitrine.io.untrusted_files import is_regular_file
 from vitrine.results import and_n_more
 
 _MAX_SAID = 4
@@ -69,7 +70,7 @@ class PictureFinder:
         """What an absolute path of another machine is here: the longest end of it that is a file below the root."""
         parts = PurePosixPath(name.partition("?d=")[2] or name).parts  # ?d= is of Label Studio's local files
         ends = ("/".join(parts[start:]) for start in range(len(parts)))
-        end = next((end for end in ends if not _is_absolute(end) and (self.root / end).is_file()), None)
+        end = next((end for end in ends if not _is_absolute(end) and is_regular_file(self.root / end)), None)
         return None if end is None else self._count(end)
 
     def _count(self, path: str) -> str:

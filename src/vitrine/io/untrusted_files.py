@@ -42,7 +42,20 @@ def require_regular_file(path: Path) -> None:
     Raises:
         OSError: there is nothing, or a folder, pipe, socket or device.
     """
-    _require_regular(path, path.stat())
+    try:
+        facts = path.stat()
+    except ValueError as error:  # a zero byte, or half of a character
+        raise OSError(errno.EINVAL, "It has a name that no file can have", str(path)) from error
+    _require_regular(path, facts)
+
+
+def is_regular_file(path: Path) -> bool:
+    """Whether there is a regular file; False too where no file can have such a name, for which pathlib raises."""
+    try:
+        require_regular_file(path)
+    except OSError:
+        return False
+    return True
 
 
 def open_regular_file(path: Path) -> BinaryIO:

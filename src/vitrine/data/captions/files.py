@@ -26,6 +26,7 @@ from vitrine.data.samples import clean_caption, printable
 from vitrine.data.table_files import Row, read_rows
 from vitrine.data.text_files import EncodingError, read_lines, read_text
 from vitrine.errors import DataError, PictureError, error_summary
+from vitrine.io.untrusted_files import is_regular_file
 from vitrine.results import and_n_more
 
 _MAX_SAMPLED = 64  # pictures that are looked for, to tell in which folder they are
@@ -86,7 +87,9 @@ class CaptionCollector:
         sampled_names = [name for name in names[::step] if isinstance(name, str) and name.strip()]
 
         def count_existing(folder: str) -> int:
-            return sum(_is_file(Path(path)) for name in sampled_names if (path := self._path(folder, name)) is not None)
+            return sum(
+                is_regular_file(Path(path)) for name in sampled_names if (path := self._path(folder, name)) is not None
+            )
 
         best = max(folders, key=count_existing)  # the first of equals
         self._folder = best
@@ -137,7 +140,7 @@ class CaptionCollector:
         if search:
             self._search()
         names = [name for name, texts in self._captions.items() if texts]
-        absent = [printable(name) for name in names if not _is_file(self.root / name)]
+        absent = [printable(name) for name in names if not is_regular_file(self.root / name)]
         if len(absent) == len(names):
             raise DataError(
                 f"{self._source}: none of its {len(names):,} pictures exists; the first was looked for at "
@@ -166,7 +169,7 @@ class CaptionCollector:
 
     def _search(self) -> None:
         """Give pictures that are not where they are said to be the path at which they are."""
-        for name in [name for name in self._captions if not _is_file(self.root / name)]:
+        for name in [name for name in self._captions if not is_regular_file(self.root / name)]:
             place = self._finder.find(name, str(self._source), self._splits[name])
             if place is None:
                 continue
@@ -199,16 +202,9 @@ class CaptionCollector:
             return None
         if "\\" in plain:  # written on Windows, unless a file has such a name
             as_written = os.path.normpath(os.path.join(self._absolute, folder, plain))  # noqa: PTH118
-            if as_written.startswith(root) and _is_file(Path(as_written)):
+            if as_written.startswith(root) and is_regular_file(Path(as_written)):
                 return as_written
         return path
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that is too long, or that no file system can have
-        return False
 
 
 CAPTION_COLUMNS = ("caption", "captions", "text", "sentence", "sentences", "comment", "description", "title")
