@@ -31,7 +31,12 @@ def pages() -> dict[str, str]:
     """Every generated page: its path below docs/, and its text."""
     from vitrine.cli.app import app
 
-    return {**verb_pages(app), "recipes.md": recipe_page(), "../CONTRIBUTING.md": contributing()}
+    return {
+        **verb_pages(app),
+        "recipes.md": recipe_page(),
+        "limits.md": limits_page(),
+        "../CONTRIBUTING.md": contributing(),
+    }
 
 
 def contributing() -> str:
@@ -61,6 +66,53 @@ def _modules(package: Path) -> list[str]:
 def _module(path: Path, package: Path) -> str:
     sentence = (ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "").split("\n\n")[0].replace("\n", " ")
     return f"{path.relative_to(package)!s:24} {sentence}".rstrip()
+
+
+LIMITS_INTRODUCTION = """\
+# Limits
+
+What comes from outside (pictures, tables, weights, configurations, run folders, shards) does not decide how much memory
+or time is taken: its sizes are held against these limits before anything is made of them, and a file is read no further
+than its limit. What is beyond is refused in a sentence, or left out and listed where it is one picture of many.
+
+Another value is set with an environment variable: the name below with `VITRINE_` before it, such as
+`VITRINE_MAX_PIXELS=400000000`. Bytes are written in full: 1 GiB is 1073741824.
+
+"""
+
+
+def limits_page() -> str:
+    """Every limit of the code: its name, its default, and what it is of."""
+    rows = [
+        (f"`{name}`", _amount(name, default), sentence)
+        for path in sorted(SOURCE.rglob("*.py"))
+        for name, default, sentence in _limits(ast.parse(path.read_text("utf-8")))
+    ]
+    return NOTE + LIMITS_INTRODUCTION + _table(("limit", "default", "of"), sorted(rows))
+
+
+def _limits(module: ast.Module) -> list[tuple[str, int, str]]:
+    """(name, default, the first sentence below it) of every constant that calls ``limit``."""
+    limits = []
+    for statement, below in zip(module.body, [*module.body[1:], ast.Pass()], strict=False):
+        call = statement.value if isinstance(statement, ast.Assign) else None
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "limit"):
+            continue
+        name, default = ast.literal_eval(call.args[0]), eval(ast.unparse(call.args[1]))
+        assert isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == name, name
+        assert isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant), f"{name} has no text below it"
+        limits.append((name, default, " ".join(str(below.value.value).split())))
+    return limits
+
+
+def _amount(name: str, default: int) -> str:
+    """A default as people read it."""
+    if not name.endswith("_BYTES"):
+        return f"{default:,}"
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if default % size == 0:
+            return f"{default // size:,} {unit}"
+    return f"{default:,} bytes"
 
 
 def verb_pages(app: typer.Typer) -> dict[str, str]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from vitrine.config.preprocessing import CROP_MODES, RESIZE_FILTERS
 from vitrine.errors import RecipeError
+from vitrine.io.limits import limit
 
 
 def invalid_value(field: str, value: object, expected: str) -> RecipeError:
@@ -21,15 +22,18 @@ def invalid_value(field: str, value: object, expected: str) -> RecipeError:
 MAX_WHOLE_NUMBER = 2**63 - 1
 """Upper limit of every whole number: what other libraries take as a seed or a size."""
 
-MAX_WORKERS = 1_024
-"""Processes that load pictures, at most."""
+MAX_WORKERS = limit("MAX_WORKERS", 1_024)
+"""Processes that load pictures."""
 
 
-MAX_IMAGE_SIZE = 16_384
-"""Pixels a side of the input, at most."""
+MAX_IMAGE_SIZE = limit("MAX_IMAGE_SIZE", 16_384)
+"""Pixels a side of a model's input, as a recipe sets it."""
 
-MAX_SIZE, MAX_LAYERS = 1_000_000, 1_000
-"""Upper limits of a captioner's widths, heads and tokens, and of its layers."""
+MAX_CAPTIONER_SIZE = limit("MAX_CAPTIONER_SIZE", 1_000_000)
+"""Every width, and the heads, word pieces and tokens of a captioner, as a recipe sets them."""
+
+MAX_CAPTIONER_LAYERS = limit("MAX_CAPTIONER_LAYERS", 1_000)
+"""Layers of a captioner's encoder, and of its decoder."""
 
 
 def require_number(
@@ -118,12 +122,12 @@ class CaptionSpec:
         if not self.vocabulary or not isinstance(self.vocabulary, str):
             raise invalid_value("caption.vocabulary", self.vocabulary, f"{FROM_CAPTIONS!r} or the path of a vocabulary")
         for name in ("vocabulary_size", "width", "heads", "feed_forward", "captions_a_picture"):
-            require_number(f"caption.{name}", getattr(self, name), 1, MAX_SIZE, whole=True)
-        require_number("caption.decoder_layers", self.decoder_layers, 1, MAX_LAYERS, whole=True)
-        require_number("caption.encoder_layers", self.encoder_layers, 0, MAX_LAYERS, whole=True)
-        require_number("caption.head_width", self.head_width, 0, MAX_SIZE, whole=True)
+            require_number(f"caption.{name}", getattr(self, name), 1, MAX_CAPTIONER_SIZE, whole=True)
+        require_number("caption.decoder_layers", self.decoder_layers, 1, MAX_CAPTIONER_LAYERS, whole=True)
+        require_number("caption.encoder_layers", self.encoder_layers, 0, MAX_CAPTIONER_LAYERS, whole=True)
+        require_number("caption.head_width", self.head_width, 0, MAX_CAPTIONER_SIZE, whole=True)
         require_number("caption.stage", self.stage, -1_000, 1_000, whole=True)
-        require_number("caption.longest", self.longest, 3, MAX_SIZE, whole=True)
+        require_number("caption.longest", self.longest, 3, MAX_CAPTIONER_SIZE, whole=True)
         for name in ("dropout", "word_dropout"):
             require_number(f"caption.{name}", getattr(self, name), 0, 0.99)
         require_number("caption.backbone_learning_rate", self.backbone_learning_rate, 0)

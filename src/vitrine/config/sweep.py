@@ -18,6 +18,7 @@ import tomlkit
 from vitrine.config.load import load_recipe, override
 from vitrine.config.recipe import Recipe, require_number
 from vitrine.errors import RecipeError
+from vitrine.io.limits import limit
 from vitrine.io.untrusted_files import MAX_TOML_BYTES, parse_toml, read_text
 
 Changes = tuple[tuple[str, Any], ...]
@@ -74,7 +75,8 @@ _FIXED = {
     "description": "it changes nothing",
     "seed": "give seeds = [...] beside the recipe",
 }
-_MAX_RUNS = 10_000  # runs of a sweep: more is a mistake in the file
+MAX_RUNS = limit("MAX_RUNS", 10_000)
+"""Runs of a sweep: more is a mistake in its file."""
 
 
 @dataclass(frozen=True)
@@ -150,8 +152,8 @@ def _runs(table: Mapping[str, Any], path: Path) -> tuple[SweepRun, ...]:
         {"grid": _grid_settings, "list": _list_settings, "random": _random_settings}[kinds[0]](table[kinds[0]])
     )
     seeds = _seeds(table.get("seeds", [base.seed]))
-    if not 1 <= len(settings) * len(seeds) <= _MAX_RUNS:
-        raise RecipeError(f"it comes to {len(settings) * len(seeds):,} runs; expected 1 to {_MAX_RUNS:,}.")
+    if not 1 <= len(settings) * len(seeds) <= MAX_RUNS:
+        raise RecipeError(f"it comes to {len(settings) * len(seeds):,} runs; expected 1 to {MAX_RUNS:,}.")
     names = folder_names(settings)
     runs = []
     for name, (_, changes) in zip(names, settings, strict=True):
@@ -218,8 +220,8 @@ def _grid_settings(table: object) -> Iterator[NamedChanges]:
     for key, values in fields:
         if not isinstance(values, list) or not values:
             raise RecipeError(f"[grid] {key} = {values!r} cannot be used: expected a list of values.")
-    if (count := prod(len(values) for _, values in fields)) > _MAX_RUNS:
-        raise RecipeError(f"[grid] comes to {count:,} settings; expected 1 to {_MAX_RUNS:,} runs.")
+    if (count := prod(len(values) for _, values in fields)) > MAX_RUNS:
+        raise RecipeError(f"[grid] comes to {count:,} settings; expected 1 to {MAX_RUNS:,} runs.")
     for values in product(*(values for _, values in fields)):
         yield "", tuple((key, value) for (key, _), value in zip(fields, values, strict=True))
 
@@ -242,7 +244,7 @@ def _list_settings(tables: object) -> Iterator[NamedChanges]:
 def _random_settings(table: object) -> Iterator[NamedChanges]:
     fields = dict(_table(table, "[random]"))
     count, seed = fields.pop("count", None), fields.pop("seed", 0)
-    require_number("random.count", count, 1, _MAX_RUNS, whole=True)
+    require_number("random.count", count, 1, MAX_RUNS, whole=True)
     require_number("random.seed", seed, 0, whole=True)
     chances = _flat(fields)
     if not chances:

@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vitrine.errors import PictureError, error_summary
+from vitrine.io.limits import limit
 from vitrine.io.untrusted_files import read_file
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF", "JPEG2000", "PPM")
@@ -92,11 +93,11 @@ def promised_format(name: str) -> str | None:
     return EXTENSIONS.get(PurePosixPath(name).suffix.lower())
 
 
-MAX_PIXELS = 100_000_000
-"""Width × height above which a picture is refused before it is decoded (400 MB in Pillow's memory)."""
+MAX_PIXELS = limit("MAX_PIXELS", 100_000_000)
+"""Width × height of a picture, by its header, before it is decoded; a pixel takes 4 bytes in Pillow's memory."""
 
-MAX_FILE_BYTES = 512 * 1024 * 1024
-"""Size above which a file is refused before it is read."""
+MAX_FILE_BYTES = limit("MAX_FILE_BYTES", 512 << 20)
+"""Bytes of a picture's file, of a COCO file and of others that are read whole."""
 
 _ORIENTATION = 0x0112  # EXIF tag
 _BITS_PER_SAMPLE = 258  # TIFF tag

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
-from vitrine.data.text_files import LONGEST_LINE, open_text, read_lines, read_text
+from vitrine.data.text_files import MAX_LINE_LENGTH, open_text, read_lines, read_text
 from vitrine.errors import DataError
 
 DELIMITERS = ",;\t|"
@@ -51,7 +51,7 @@ def open_delimited(file: Path, encoding: str = "") -> Iterator[tuple[tuple[str, 
         As :func:`read_rows`, while the rows are read too.
     """
     with open_text(file, encoding, newline="") as stream:
-        header = stream.readline(LONGEST_LINE)
+        header = stream.readline(MAX_LINE_LENGTH)
         skipped_lines = int(header.lower().startswith("sep=") and len(header.strip()) <= len("sep=;"))
         if skipped_lines:
             delimiter = header.rstrip("\r\n")[len("sep=") :] or "\t"

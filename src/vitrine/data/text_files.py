@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import TextIO
 
 from vitrine.errors import DataError, error_summary
+from vitrine.io.limits import limit
 from vitrine.io.untrusted_files import open_regular_file
 
-LONGEST_LINE = 10_000_000
-"""Characters above which a line is refused, before it fills the memory."""
+MAX_LINE_LENGTH = limit("MAX_LINE_LENGTH", 10_000_000)
+"""Characters of a line of a table."""
 
 _MARKS = (  # of 32 bits first: that of UTF-16 begins as the one of UTF-32 does
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -76,10 +77,10 @@ def read_lines(file: Path, encoding: str = "") -> Iterator[tuple[int, str]]:
     try:
         with open_text(file, encoding) as stream:
             number = 0
-            while line := stream.readline(LONGEST_LINE + 1):
+            while line := stream.readline(MAX_LINE_LENGTH + 1):
                 number += 1
-                if len(line) > LONGEST_LINE:
-                    raise DataError(f"{file}, line {number} has more than {LONGEST_LINE:,} characters.")
+                if len(line) > MAX_LINE_LENGTH:
+                    raise DataError(f"{file}, line {number} has more than {MAX_LINE_LENGTH:,} characters.")
                 yield number, line
     except OSError as error:
         raise DataError(f"{file} cannot be read as text: {error_summary(error, 160)}.") from error

@@ -19,11 +19,13 @@ from typing import Any, BinaryIO, TypeVar, cast
 
 import msgspec
 
-MAX_TEXT_BYTES = 64 << 20
-"""Size above which a file of text (JSON, TOML, a list of names) is refused unread, unless its reader says otherwise."""
+from vitrine.io.limits import limit
 
-MAX_TOML_BYTES = 1 << 20
-"""Size above which a recipe or a sweep is refused unread."""
+MAX_TEXT_BYTES = limit("MAX_TEXT_BYTES", 64 << 20)
+"""Bytes of a JSON file or a list of names, such as a config.json or a vocabulary."""
+
+MAX_TOML_BYTES = limit("MAX_TOML_BYTES", 1 << 20)
+"""Bytes of a recipe or a sweep."""
 
 _KINDS = (
     (stat.S_ISFIFO, "a pipe"),

@@ -8,14 +8,16 @@ from typing import Any
 import timm
 from torch import nn
 
-MAX_DEPTH = 1_000
-"""Blocks of a model at most: each takes time and memory, whatever its width."""
+from vitrine.io.limits import limit
 
-MAX_SIZE = 1_000_000
-"""Upper limit of every other number among a model's arguments: of widths, classes, heads, pixels."""
+MAX_DEPTH = limit("MAX_DEPTH", 1_000)
+"""Blocks of a model."""
 
-MAX_PARAMETERS = 50_000_000_000
-"""Upper limit of 12 × depth × width², about the parameters of a transformer."""
+MAX_MODEL_SIZE = limit("MAX_MODEL_SIZE", 1_000_000)
+"""Every other number among a model's arguments: widths, classes, heads, pixels."""
+
+MAX_PARAMETERS = limit("MAX_PARAMETERS", 50_000_000_000)
+"""12 × depth × width², about the parameters of a transformer."""
 
 
 def create_timm_model(name: str, **arguments: Any) -> nn.Module:
@@ -39,9 +41,9 @@ def _require_plausible(arguments: Mapping[str, Any]) -> None:
             if name in _SIZES:
                 raise ValueError(f"{name} = {value}; expected a number")
             continue
-        limit = MAX_DEPTH if name in ("depth", "depths") else MAX_SIZE
-        if abs(value) > limit:
-            raise ValueError(f"{name} = {value:,}; {limit:,} is the limit")
+        most = MAX_DEPTH if name in ("depth", "depths") else MAX_MODEL_SIZE
+        if abs(value) > most:
+            raise ValueError(f"{name} = {value:,}; {most:,} is the limit")
     depth, width = arguments.get("depth"), arguments.get("embed_dim")
     if isinstance(depth, int) and isinstance(width, int) and 12 * depth * width**2 > MAX_PARAMETERS:
         raise ValueError(

@@ -53,9 +53,9 @@ def forget_fonts() -> None:
 
 def _prepare(text: Text) -> None:
     words = text.get_text()
-    if words != (shown := printable_words(words)):
-        text.set_text(shown)
-    if families := fallback_fonts(shown):
+    if words != (plain := printable_words(words)):
+        text.set_text(plain)
+    if families := fallback_fonts(plain):
         text.set_fontfamily([*text.get_fontfamily(), *families])
 
 

@@ -15,13 +15,17 @@ from PIL import Image
 
 from vitrine.errors import DataError, error_summary
 from vitrine.io.file_names import fit_path
+from vitrine.io.limits import limit
 from vitrine.version import __version__
 
 PREFIX = "vitrine:"
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-_LONGEST = 1_000_000  # characters of all texts of a figure
-_LARGEST = 256_000_000  # bytes of a file
+MAX_PROVENANCE_LENGTH = limit("MAX_PROVENANCE_LENGTH", 1_000_000)
+"""Characters of all texts in a figure's file, when they are read."""
+
+MAX_FIGURE_BYTES = limit("MAX_FIGURE_BYTES", 256 << 20)
+"""Bytes of a figure's file, when its texts are read."""
 _HEAD = 4_000_000  # bytes of an SVG in which its metadata must end; matplotlib writes them first
 _STEP = 65_536
 _NAMESPACES = {
@@ -116,8 +120,10 @@ def read_provenance(path: Path) -> dict[str, str]:
             size = file.seek(0, 2)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
-    if size > _LARGEST:
-        raise DataError(f"{path} is {size:,} bytes long, too long for a figure of vitrine ({_LARGEST:,} at most).")
+    if size > MAX_FIGURE_BYTES:
+        raise DataError(
+            f"{path} is {size:,} bytes long, too long for a figure of vitrine ({MAX_FIGURE_BYTES:,} at most)."
+        )
     if head.startswith(_PNG):
         texts = _png_texts(path)
     elif head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
@@ -212,14 +218,16 @@ class _MetadataReader:
         if self.done or not self._open or (self._open[-1] != _DESCRIPTION and tuple(self._open[-3:]) != _CREATOR):
             return
         self._length += len(text)
-        if self._length > _LONGEST:
+        if self._length > MAX_PROVENANCE_LENGTH:
             raise ValueError("its description is too long")
         self._pieces.append(text)
 
 
 def _limit_length(path: Path, texts: dict[str, str]) -> dict[str, str]:
-    if sum(len(key) + len(value) for key, value in texts.items()) > _LONGEST:
-        raise DataError(f"{path} is not a figure of vitrine: it carries more than {_LONGEST:,} characters of text.")
+    if sum(len(key) + len(value) for key, value in texts.items()) > MAX_PROVENANCE_LENGTH:
+        raise DataError(
+            f"{path} is not a figure of vitrine: it carries more than {MAX_PROVENANCE_LENGTH:,} characters of text."
+        )
     return texts
 
 

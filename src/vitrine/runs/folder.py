@@ -17,6 +17,7 @@ from vitrine.config import Recipe, recipe_from_toml, recipe_to_toml
 from vitrine.config.preprocessing import InputSpec
 from vitrine.errors import RunError, error_summary
 from vitrine.io.files import atomic_path, to_json, write_atomically, writing
+from vitrine.io.limits import limit
 from vitrine.io.output_lock import lock_folder
 from vitrine.io.untrusted_files import (
     MAX_TOML_BYTES,
@@ -29,7 +30,8 @@ from vitrine.io.untrusted_files import (
 from vitrine.runs.schema import DataContent, EnvironmentContent, HistoryRow, TimingsRow, require_known_labels
 
 T = TypeVar("T")
-_MAX_JSON_BYTES = 1 << 32  # data.json of ten million pictures
+MAX_RUN_FILE_BYTES = limit("MAX_RUN_FILE_BYTES", 1 << 32)
+"""Bytes of a file of a run, such as data.json of ten million pictures."""
 
 
 class RunFolder:
@@ -92,7 +94,7 @@ class RunFolder:
             RunError: it is missing, damaged or of another shape: what was expected, what was found and where.
         """
         try:
-            return read_json(self.path / name, shape, _MAX_JSON_BYTES)
+            return read_json(self.path / name, shape, MAX_RUN_FILE_BYTES)
         except FileNotFoundError as error:
             raise RunError(f"{self.path} has no {name}, so the run cannot be read.") from error
         except (OSError, ValueError) as error:
@@ -207,7 +209,7 @@ def _read_rows(path: Path, shape: type[T]) -> list[T]:
         return []
     rows: list[T] = []
     try:
-        lines = read_lines(path, _MAX_JSON_BYTES)
+        lines = read_lines(path, MAX_RUN_FILE_BYTES)
         for number, line in enumerate(lines, start=1):
             try:
                 content = parse_json(line)

@@ -19,6 +19,7 @@ from vitrine.data.batch_plan import BatchShard, batch_count, epoch_order
 from vitrine.data.loader import Batch, PictureLoader, normalise
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
+from vitrine.io.limits import limit
 from vitrine.models.finetune import LinearProbe, is_stochastic, linear_head
 from vitrine.models.precision import autocast
 from vitrine.results import Progress
@@ -28,7 +29,8 @@ from vitrine.train.losses import FeatureBatch
 from vitrine.train.settings import BatchSettings, LossSettings
 from vitrine.train.task import RuntimeConfig
 
-MAX_CACHE_BYTES = 4 << 30  # features that would take more are computed anew in every epoch
+MAX_CACHE_BYTES = limit("MAX_CACHE_BYTES", 4 << 30)
+"""Bytes of the features that a frozen model's training keeps; more are computed anew in every epoch."""
 
 
 @dataclass(frozen=True)

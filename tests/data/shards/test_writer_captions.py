@@ -28,7 +28,7 @@ from vitrine.data.loader import PictureLoader
 from vitrine.data.samples import clean_caption
 from vitrine.data.scenes import write_scenes
 from vitrine.data.shards.index import Shard
-from vitrine.data.shards.reader import MAX_TEXT_BYTES, read_members, read_shard
+from vitrine.data.shards.reader import MAX_SHARD_TEXT_BYTES, read_members, read_shard
 from vitrine.data.shards.stream import ShardSplit
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, RecipeError
@@ -224,7 +224,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes_unless_a_caption_changed(tmp_pa
 
 
 def test_captions_without_end_are_left_out_and_named(tmp_path: Path) -> None:
-    data = table_of(tmp_path / "data", 4, ("word " * (MAX_TEXT_BYTES // 5 + 1),))
+    data = table_of(tmp_path / "data", 4, ("word " * (MAX_SHARD_TEXT_BYTES // 5 + 1),))
     table = data / "captions.jsonl"
     table.write_text("\n".join([*table.read_text().split("\n")[:1], *(
         json.dumps({"path": f"{i:02}.png", "caption": "short"}) for i in (1, 2, 3)
@@ -275,7 +275,7 @@ def test_shards_that_others_wrote(tmp_path: Path) -> None:
         ("b.json", b'{"captions": ["x", 3, " ", "y"]}'), ("b.png", png()),
         ("c.cls", b"1"), ("c.json", b'{"caption": "z", "name": "see.png"}'), ("c.png", png()), ("c.txt", b"\n"),
         ("d.png", png()), ("d.txt", b"\xff\xfe"),
-        ("e.png", png()), ("e.txt", b"x" * (MAX_TEXT_BYTES + 1)),
+        ("e.png", png()), ("e.txt", b"x" * (MAX_SHARD_TEXT_BYTES + 1)),
         ("f.cls", b"0"), ("f.png", png()),
         ("g.cls", b"dog"), ("g.json", b"[1]"), ("g.png", png()), ("g.txt", b"a dog"),
     ]).getvalue())  # fmt: skip
@@ -311,7 +311,7 @@ def test_a_captioner_learns_from_shards_what_it_learns_from_files(
     train(str(shards), settings, tmp_path / "shards")
     place = {sample.name: i for i, sample in enumerate(open_captions(str(scenes)).splits["train"])}
 
-    def as_streamed(n: int, *, seed: int, epoch: int, shuffle: bool) -> np.ndarray:
+    def as_streamed(n: int, *, seed: int, epoch: int, shuffle: bool, weights_N: object = None) -> np.ndarray:
         if not shuffle:
             return np.arange(n)
         parts = stream_of(shards).batches(batch_size=8, seed=seed, epoch=epoch, buffer=settings.shuffle_buffer)

@@ -26,12 +26,14 @@ from vitrine.data.shards.listing import list_samples
 from vitrine.data.shards.reader import Member, read_members
 from vitrine.data.shards.stream import ShardSplit
 from vitrine.errors import DataError
+from vitrine.io.limits import limit
 
 LAYOUT = "webdataset shards"
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _SPLIT_NAME = re.compile(r"(train|val|valid|validation|dev|test)[-_]?\d+\.tar$", re.IGNORECASE)
 _RANGE = re.compile(r"(\d{1,18})\.\.(\d{1,18})")
-_MAX_SHARDS = 1_000_000
+MAX_SHARDS = limit("MAX_SHARDS", 1_000_000)
+"""Shards that the braces of a reference stand for."""
 _OTHER_NAMES = {"val": "validation", "valid": "validation", "dev": "validation"}
 
 
@@ -110,8 +112,8 @@ def expand_braces(pattern: str) -> list[str]:
     total = 1
     for each in choices:
         total *= len(each)
-    if total > _MAX_SHARDS:
-        raise DataError(f"{pattern} stands for {total:,} shards; {_MAX_SHARDS:,} is the limit.")
+    if total > MAX_SHARDS:
+        raise DataError(f"{pattern} stands for {total:,} shards; {MAX_SHARDS:,} is the limit.")
     return ["".join(each) for each in product(*choices)]
 
 
@@ -120,8 +122,8 @@ def _choices(inside: str) -> list[str]:
     if numbers is None:
         return inside.split(",")
     first, last = int(numbers[1]), int(numbers[2])
-    if last - first >= _MAX_SHARDS:
-        raise DataError(f"{{{inside}}} stands for {last - first + 1:,} shards; {_MAX_SHARDS:,} is the limit.")
+    if last - first >= MAX_SHARDS:
+        raise DataError(f"{{{inside}}} stands for {last - first + 1:,} shards; {MAX_SHARDS:,} is the limit.")
     return [f"{number:0{len(numbers[1])}}" for number in range(first, last + 1)]
 
 

@@ -13,6 +13,7 @@ from typing import IO, Any, NotRequired, TypedDict
 
 from vitrine.errors import DataError
 from vitrine.io.hub_cache import is_offline
+from vitrine.io.limits import limit
 from vitrine.io.untrusted_files import open_regular_file, parse_json, require_shape
 
 INDEX = "index.json"
@@ -91,8 +92,8 @@ def parse_index(text: str, folder: str) -> ShardIndex:
     return ShardIndex(labels, splits, tuple(content.get("notes", ())), content.get("captions", False))
 
 
-MAX_PICTURES = 1_000_000
-"""Of one shard whose size does not show that it has more: a sample is at least one block of a tar file."""
+MAX_SHARD_PICTURES = limit("MAX_SHARD_PICTURES", 1_000_000)
+"""Pictures of one shard, unless its size shows that it has room for more."""
 
 _BLOCK = 512  # bytes of a tar file's header
 
@@ -105,8 +106,8 @@ def _shards(rows: list[_Row], folder: str) -> tuple[Shard, ...]:
             raise ValueError(f"{file!r} is no file of this folder")
         if pictures < 1:
             raise ValueError(f"{file} with {pictures:,} pictures")
-        if pictures > MAX_PICTURES and (is_remote(folder) or pictures > _size(Path(folder) / file) // _BLOCK):
-            raise ValueError(f"{file} with {pictures:,} pictures, where {MAX_PICTURES:,} are the limit")
+        if pictures > MAX_SHARD_PICTURES and (is_remote(folder) or pictures > _size(Path(folder) / file) // _BLOCK):
+            raise ValueError(f"{file} with {pictures:,} pictures, where {MAX_SHARD_PICTURES:,} are the limit")
         shards.append(Shard(f"{folder}/{file}", pictures, row.get("sha256", "")))
     return tuple(shards)
 

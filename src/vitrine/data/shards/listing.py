@@ -9,8 +9,10 @@ from vitrine.data.samples import Sample
 from vitrine.data.shards.index import Shard, is_remote
 from vitrine.data.shards.reader import read_shard
 from vitrine.errors import DataError
+from vitrine.io.limits import limit
 
-_MAX_REMOTE_BYTES = 1 << 30  # of pictures from addresses, which are kept in memory
+MAX_REMOTE_BYTES = limit("MAX_REMOTE_BYTES", 1 << 30)
+"""Bytes of pictures from http addresses that are kept in memory."""
 
 
 def list_samples(shards: Sequence[Shard], classes: int | None) -> tuple[Sample, ...]:
@@ -24,7 +26,7 @@ def list_samples(shards: Sequence[Shard], classes: int | None) -> tuple[Sample, 
         remote = is_remote(shard.place)
         for number, member in enumerate(read_shard(shard, lambda _, remote=remote: remote)):  # type: ignore[misc]
             total_bytes += len(member.data or b"")
-            if total_bytes > _MAX_REMOTE_BYTES:
+            if total_bytes > MAX_REMOTE_BYTES:
                 raise DataError(
                     f"The pictures of {shard.place} and those before it are too large to be kept in memory.\n"
                     "Put validation and test shards on this machine."

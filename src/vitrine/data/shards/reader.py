@@ -23,6 +23,7 @@ from vitrine.data.samples import Sample, clean_caption
 from vitrine.data.shards.index import CONNECTION_ERRORS, Shard, is_remote, open_location
 from vitrine.data.training_copies import PERCEPTUAL_HASH, signature_from_text
 from vitrine.errors import DataError, PictureError
+from vitrine.io.limits import limit
 from vitrine.io.untrusted_files import open_regular_file, parse_json
 
 
@@ -42,8 +43,10 @@ class ShardPicture:
         """
         try:
             with open_regular_file(self.path) as shard:
-                if self.size > MAX_PICTURE_BYTES:
-                    raise PictureError(f"it has {self.size:,} bytes; {MAX_PICTURE_BYTES:,} is the limit in a shard")
+                if self.size > MAX_SHARD_PICTURE_BYTES:
+                    raise PictureError(
+                        f"it has {self.size:,} bytes; {MAX_SHARD_PICTURE_BYTES:,} is the limit in a shard"
+                    )
                 shard.seek(self.offset)
                 data = shard.read(self.size)
         except OSError as error:
@@ -57,14 +60,14 @@ class ShardPicture:
         return decode(self.read_bytes())
 
 
-MAX_PICTURE_BYTES = 64 << 20
-"""Size above which a picture in a shard is left out unread."""
+MAX_SHARD_PICTURE_BYTES = limit("MAX_SHARD_PICTURE_BYTES", 64 << 20)
+"""Bytes of a picture in a shard; a larger one is left out unread."""
 
-MAX_CLASSES = 1_000_000
-"""Number that a class stays below, since as many classes are made of it."""
+MAX_CLASSES = limit("MAX_CLASSES", 1_000_000)
+"""Number that a class in a shard stays below, since as many classes are made of it."""
 
-MAX_TEXT_BYTES = 1 << 20
-"""Size above which a class, captions, a json or a header's long name is left out unread."""
+MAX_SHARD_TEXT_BYTES = limit("MAX_SHARD_TEXT_BYTES", 1 << 20)
+"""Bytes of a class, of captions, of a json or of a header's long name in a shard."""
 
 _TEXTS = ("cls", "txt", "json")
 _READS_AT_END = 3  # one finds it, and tarfile may look again
@@ -83,7 +86,7 @@ class BoundedHeader(tarfile.TarInfo):
     """A tar header that refuses long names: tarfile would read them into memory, whatever length they claim."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.type in _LONG_HEADERS and self.size > MAX_TEXT_BYTES:
+        if self.type in _LONG_HEADERS and self.size > MAX_SHARD_TEXT_BYTES:
             raise tarfile.ReadError(f"a header of {self.size:,} bytes")
         return super()._proc_member(archive)  # type: ignore[misc, no-any-return]
 
@@ -228,11 +231,11 @@ def _read_member(
     member: Member, archive: tarfile.TarFile, info: tarfile.TarInfo, extension: str, with_bytes: bool
 ) -> None:
     text = extension in _TEXTS
-    limit = MAX_TEXT_BYTES if text else MAX_PICTURE_BYTES
+    most = MAX_SHARD_TEXT_BYTES if text else MAX_SHARD_PICTURE_BYTES
     if not text:
         member.file, member.offset, member.size = PurePosixPath(info.name).name, info.offset_data, info.size
-    if info.size > limit:
-        _record_problem(member, extension, f".{extension} has {info.size:,} bytes; {limit:,} is the limit")
+    if info.size > most:
+        _record_problem(member, extension, f".{extension} has {info.size:,} bytes; {most:,} is the limit")
         return
     if not (text or with_bytes):
         return

@@ -15,7 +15,7 @@ from vitrine.data.decode import EXTENSIONS, BytesPicture
 from vitrine.data.sample_index import Reading, map_in_order, read_sample
 from vitrine.data.samples import Sample
 from vitrine.data.shards.index import FORMAT, INDEX
-from vitrine.data.shards.reader import MAX_PICTURE_BYTES, MAX_TEXT_BYTES
+from vitrine.data.shards.reader import MAX_SHARD_PICTURE_BYTES, MAX_SHARD_TEXT_BYTES
 from vitrine.data.training_copies import PERCEPTUAL_HASH, signature_to_text
 from vitrine.errors import DataError, EnvironmentMismatchError, PictureError
 from vitrine.io.files import atomic_path
@@ -183,8 +183,8 @@ def _read(sample: Sample) -> tuple[Reading, bytes]:
         data = sample.picture.read_bytes()
     except PictureError as error:
         return Reading(sample.name, problem=str(error)), b""
-    if len(data) > MAX_PICTURE_BYTES:
-        problem = f"the file is {len(data):,} bytes long; {MAX_PICTURE_BYTES:,} is the limit in shards"
+    if len(data) > MAX_SHARD_PICTURE_BYTES:
+        problem = f"the file is {len(data):,} bytes long; {MAX_SHARD_PICTURE_BYTES:,} is the limit in shards"
         return Reading(sample.name, problem=problem), b""
     return read_sample(Sample(sample.name, BytesPicture(data))), data
 
@@ -194,7 +194,9 @@ def _exclusion_reason(sample: Sample, labels: Sequence[str]) -> str:
     if labels:
         return "it has no label" if sample.label is None else ""
     size = len(_caption_text(sample))
-    return f"its captions have {size:,} bytes; {MAX_TEXT_BYTES:,} is the limit in shards" * (size > MAX_TEXT_BYTES)
+    return f"its captions have {size:,} bytes; {MAX_SHARD_TEXT_BYTES:,} is the limit in shards" * (
+        size > MAX_SHARD_TEXT_BYTES
+    )
 
 
 def _caption_text(sample: Sample) -> bytes:

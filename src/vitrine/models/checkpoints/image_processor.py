@@ -12,6 +12,7 @@ from timm.data import resolve_data_config
 
 from vitrine.config.preprocessing import RESIZE_FILTERS, ProcessorInput
 from vitrine.errors import ModelError, error_summary
+from vitrine.io.limits import limit
 from vitrine.io.untrusted_files import read_json as read_json_file
 
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -27,7 +28,8 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 _FILTERS = {number: name for name, number in RESIZE_FILTERS.items()}
 _BICUBIC, _BILINEAR = RESIZE_FILTERS["bicubic"], RESIZE_FILTERS["bilinear"]
 _BY_SHORT_SIDE = ("Bit", "CLIP", "ConvNext")  # processors whose size, as one number, is the short side
-_LARGEST_SIDE = 1 << 16  # pixels
+MAX_SIDE = limit("MAX_SIDE", 1 << 16)
+"""Pixels a side of a picture, as a configuration of transformers asks for."""
 
 PROCESSOR_DEFAULTS: Mapping[str, Any] = {
     "do_resize": True,
@@ -178,7 +180,7 @@ def _naflex_square(values: Mapping[str, Any], file: Path) -> tuple[dict[str, Any
         default if values.get(key) is None else values[key]
         for key, default in (("max_num_patches", _NAFLEX_PATCHES), ("patch_size", _NAFLEX_PATCH))
     )
-    if any(type(number) is not int or not 0 < number < _LARGEST_SIDE for number in (patches, patch)):
+    if any(type(number) is not int or not 0 < number < MAX_SIDE for number in (patches, patch)):
         raise _unusable_size(file)
     side = patch * math.isqrt(patches)
     return {**values, "size": {"height": side, "width": side}}, (_naflex_note(side, f"up to {patches}"),)
@@ -274,7 +276,7 @@ def _read_size(value: Any, file: Path, *, is_square: bool) -> tuple[int, int] | 
         sides = [value.get("height"), value.get("width")]
         if sides == [None, None] and value.get("longest_edge") is None:
             sides, is_square = [value.get("shortest_edge")], False
-    is_usable = all(type(side) is int and 0 < side < _LARGEST_SIDE for side in sides)
+    is_usable = all(type(side) is int and 0 < side < MAX_SIDE for side in sides)
     if len(sides) == 1 and is_usable:
         return (sides[0], sides[0]) if is_square else sides[0]
     if len(sides) != 2 or not is_usable:

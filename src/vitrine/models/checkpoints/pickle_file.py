@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 from torch._weights_only_unpickler import Unpickler
 
+from vitrine.io.limits import limit
 from vitrine.results import and_n_more
 
 # Names that a pickle of weights may mention. torch's own list is longer: some of it makes memory of any size.
@@ -41,7 +42,8 @@ _ALLOWED = re.compile(
 _NAME = re.compile(r"[\w.]{1,99} [\w.]{1,99}", re.ASCII)
 _BEFORE_CONTENT = 3  # pickles of a legacy file: magic number, protocol, system
 _LEGACY_PICKLES = 5  # and then the content and the keys of the storages, whose bytes follow
-_MAX_TUPLE = 20_000  # values of a tuple with all tuples inside it: what its hash has to look at
+MAX_TUPLE_VALUES = limit("MAX_TUPLE_VALUES", 20_000)
+"""Values of a tuple in a pickle, with all tuples inside of it: what its hash has to look at."""
 _WRITERS = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
 _READERS = ("GET", "BINGET", "LONG_BINGET")
 
@@ -192,8 +194,8 @@ class _Stack:
         values = 1
         if name.startswith("TUPLE"):
             values = 1 + sum(operand.values for operand in operands)
-            if values > _MAX_TUPLE:
-                raise ValueError(f"a tuple of more than {_MAX_TUPLE:,} values is in it")
+            if values > MAX_TUPLE_VALUES:
+                raise ValueError(f"a tuple of more than {MAX_TUPLE_VALUES:,} values is in it")
         self._values += [_MARK if kind.name == "mark" else _Value(kind.name, values) for kind in opcode.stack_after]
 
     def _take(self, opcode: pickletools.OpcodeInfo) -> list[_Value]:

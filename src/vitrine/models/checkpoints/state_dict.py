@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vitrine.errors import ModelError
+from vitrine.io.limits import limit
 from vitrine.models.checkpoints.foreign_formats import refuse_foreign_format
 from vitrine.models.checkpoints.pickle_file import UnsafePickleError, load_pickle, scan_pickle
 from vitrine.models.checkpoints.weights_index import is_index, part_paths, read_index
@@ -33,7 +34,8 @@ _PATCHES = re.compile(
     r"(^|\.)(patch_embed\.proj|patch_embeddings\.(projection\.)?weight|patch_embedding\.|conv_proj\.)"
 )
 _BLOCKS = re.compile(r"(^|[._])(blocks|layers?|resblocks|encoder_layer|encoderblock)[._]\d+\.")
-_MAX_DEPTH = 8  # wrappers around a state dict
+MAX_WRAPPERS = limit("MAX_WRAPPERS", 8)
+"""Dictionaries inside of one another, around the weights of a file."""
 _ADDED_BY_TORCH = ("_orig_mod.", "module.", "_orig_mod.")  # torch.compile, DistributedDataParallel, in either order
 _ATTRIBUTES = ("model.", "net.", "network.", "backbone.")  # of the object that was saved with the model inside it
 _UNPACKING = 50  # an archive that unpacks to more times its size holds no weights
@@ -163,7 +165,7 @@ def _state_dicts(content: Any) -> dict[tuple[str, ...], dict[str, Tensor]]:
     visited_ids: set[int] = set()
     waiting: list[tuple[tuple[str, ...], Mapping[Any, Any]]] = [((), content)]
     for keys, mapping in waiting:  # which grows on the way
-        if id(mapping) in visited_ids or len(keys) > _MAX_DEPTH:
+        if id(mapping) in visited_ids or len(keys) > MAX_WRAPPERS:
             continue
         visited_ids.add(id(mapping))
         items_by_name = {name: value for name, value in mapping.items() if isinstance(name, str)}

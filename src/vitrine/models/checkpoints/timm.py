@@ -217,10 +217,10 @@ def describe_timm(
         )
     pooling = {"global_pool": "avg"} if "fc_norm.weight" in shapes and "norm.weight" not in shapes else {}
     models = [name for name in _models_of_size(shapes) if _has_exactly(name, shapes, pooling)]
-    named = checkpoint.file.architecture.removeprefix("timm/").partition(".")[0]
+    from_file = checkpoint.file.architecture.removeprefix("timm/").partition(".")[0]
     notes: tuple[str, ...] = ()
-    if len(models) > 1 and named in models:  # as timm's own training script saves it
-        models, notes = [named], (f"Of several models that fit, the file names {named} (arch).",)
+    if len(models) > 1 and from_file in models:  # as timm's own training script saves it
+        models, notes = [from_file], (f"Of several models that fit, the file names {from_file} (arch).",)
     choices = [choice for name in models for choice in _normalisations(name)]
     if len(choices) == 1:
         name = choices[0][0].partition(".")[0]
