@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import uvicorn
 from PIL import Image
 from starlette.testclient import TestClient
 
 from vitrine.serve.app import make_app
-from vitrine.serve.server import open_app_state, server_config
+from vitrine.serve.server import make_server, open_app_state
 from vitrine.serve.settings import ServeSettings
 from vitrine.serve.state import AppState
 
@@ -64,7 +63,8 @@ def run_in_thread(state: AppState) -> Iterator[str]:
     """The address of a server in a thread of this process, over sockets."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        server = uvicorn.Server(server_config(state))
+        listener.listen()
+        server = make_server(state)
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:

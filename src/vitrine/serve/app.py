@@ -55,9 +55,25 @@ def make_app(state: AppState) -> ASGIApp:
     app.add_exception_handler(HTTPException, _answer_http_error)
     app.add_exception_handler(JobCancelled, _answer_cancelled)
     app.add_exception_handler(Exception, _answer_server_error)
-    return SecurityMiddleware(
-        _RequestCounter(app, state.metrics.record_request), state.settings.host, state.settings.token
-    )
+    counting_app = _RequestCounter(app, state.metrics.record_request)
+    return _HeadAsGet(SecurityMiddleware(counting_app, state.settings.host, state.settings.token))
+
+
+class _HeadAsGet:
+    """Middleware that answers HEAD at every address like GET, without the body; FastAPI's routes refuse it."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] != "HEAD":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_without_body(message: Message) -> None:
+            await send({**message, "body": b""} if message["type"] == "http.response.body" else message)
+
+        await self._app({**scope, "method": "GET"}, receive, send_without_body)
 
 
 class _RequestCounter:

@@ -34,6 +34,11 @@ def queue_full_error() -> ApiError:
     return ApiError(503, "The model is busy and its queue is full: ask again in a second.", "busy", retry_after=1)
 
 
+def memory_full_error() -> ApiError:
+    """Pictures that are arriving take all the memory that there is for them."""
+    return ApiError(503, "Too many pictures are arriving at once: send it again in a second.", "busy", retry_after=1)
+
+
 def timeout_error(seconds: float) -> ApiError:
     """The answer was not ready within its time."""
     return ApiError(503, f"The answer took longer than {seconds:g} s and was given up.", "timeout", retry_after=5)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Generic, Protocol, TypeVar
 
 
@@ -30,6 +30,7 @@ class ByteLRUCache(Generic[V]):
         self._max_bytes = max_bytes
         self._entries: OrderedDict[Hashable, tuple[V, int]] = OrderedDict()
         self._total = 0
+        self._reserved_total = 0
         self._lock = threading.Lock()
 
     def get(self, key: Hashable) -> V | None:
@@ -46,8 +47,32 @@ class ByteLRUCache(Generic[V]):
         with self._lock:
             self._total += size - self._entries.pop(key, (value, 0))[1]
             self._entries[key] = (value, size)
-            while len(self._entries) > 1 and self._total > self._max_bytes:
-                self._total -= self._entries.popitem(last=False)[1][1]
+            self._drop_oldest()
+
+    def reserve(self, max_bytes: int) -> Reservation:
+        """A reservation of no bytes yet; see :class:`Reservation`.
+
+        Args:
+            max_bytes: limit of all reservations together.
+        """
+        return Reservation(self._add_reserved, max_bytes)
+
+    def _add_reserved(self, size: int, max_bytes: int | None) -> bool:
+        with self._lock:
+            if max_bytes is not None and self._reserved_total + size > max_bytes:
+                return False
+            self._reserved_total += size
+            self._drop_oldest()
+            return True
+
+    def _drop_oldest(self) -> None:
+        while len(self._entries) > 1 and self._total + self._reserved_total > self._max_bytes:
+            self._total -= self._entries.popitem(last=False)[1][1]
+
+    @property
+    def reserved_bytes(self) -> int:
+        """Bytes that are reserved."""
+        return self._reserved_total
 
     @property
     def nbytes(self) -> int:
@@ -56,3 +81,24 @@ class ByteLRUCache(Generic[V]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+
+class Reservation:
+    """Bytes of a cache's limit that something outside of the cache takes; values are dropped to make room for it."""
+
+    def __init__(self, add: Callable[[int, int | None], bool], max_bytes: int) -> None:
+        """Made by :meth:`ByteLRUCache.reserve`."""
+        self._add, self._max_bytes = add, max_bytes
+        self._size = 0
+
+    def grow(self, size: int) -> bool:
+        """Take so many bytes more; False if all reservations together would be over their limit: then none is taken."""
+        if not self._add(size, self._max_bytes):
+            return False
+        self._size += size
+        return True
+
+    def release(self) -> None:
+        """Give all bytes back; calling it again does nothing."""
+        size, self._size = self._size, 0
+        self._add(-size, None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +25,11 @@ from vitrine.runs.folder import RunFolder
 from vitrine.serve.app import make_app
 from vitrine.serve.captioner import ServedCaptioner
 from vitrine.serve.classifier import ServedClassifier
+from vitrine.serve.connections import ConnectionListener
 from vitrine.serve.galleries import open_gallery
+from vitrine.serve.log_limit import log_config
 from vitrine.serve.model import ServedModel
-from vitrine.serve.settings import ServeSettings
+from vitrine.serve.settings import KEEP_ALIVE_SECONDS, MAX_CONNECTIONS, MAX_HEADER_BYTES, ServeSettings
 from vitrine.serve.state import AppState, make_app_state
 
 
@@ -100,13 +104,19 @@ def run_server(state: AppState, on_ready: Callable[[str], None]) -> None:
     settings = state.settings
     with _bind(settings.host, settings.port) as listener:
         on_ready(_address(settings, listener.getsockname()[1]))
-        _Server(server_config(state)).run(sockets=[listener])
+        make_server(state).run(sockets=[listener])
 
 
-def server_config(state: AppState) -> uvicorn.Config:
+def make_server(state: AppState) -> uvicorn.Server:
+    """The server of these models, for sockets that it gets when it runs."""
+    return _Server(_server_config(state), state.settings)
+
+
+def _server_config(state: AppState) -> uvicorn.Config:
     """Settings of uvicorn: no access log, and no headers that name the server."""
     return uvicorn.Config(
         make_app(state),
+        log_config=log_config(),
         log_level="warning",
         access_log=False,
         server_header=False,
@@ -114,18 +124,40 @@ def server_config(state: AppState) -> uvicorn.Config:
         ws="none",
         date_header=False,
         lifespan="on",
-        timeout_keep_alive=30,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(state.settings.finish_seconds),
-        h11_max_incomplete_event_size=16_384,
+        h11_max_incomplete_event_size=MAX_HEADER_BYTES,
     )
 
 
 class _Server(uvicorn.Server):
-    """A uvicorn server that returns after a signal, instead of raising the signal again."""
+    """A uvicorn server with limits for connections; returns after a signal, instead of raising the signal again."""
+
+    def __init__(self, config: uvicorn.Config, settings: ServeSettings) -> None:
+        super().__init__(config)
+        self._settings = settings
+        self._accepting: list[asyncio.Task[None]] = []
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then accept connections on the sockets."""
+        await super().startup(sockets=[])  # with none of its own: asyncio accepts without a limit
+        for each in sockets or ():
+            listener = ConnectionListener(each, self.config, self.server_state, self.lifespan.state, self._settings)
+            self._accepting.append(asyncio.create_task(listener.accept_connections()))
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more connections, then let running requests finish."""
+        for task in self._accepting:
+            task.cancel()
+        await asyncio.gather(*self._accepting, return_exceptions=True)
+        await super().shutdown(sockets)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop the server on SIGINT and SIGTERM; a second SIGINT does not wait for running requests."""
+        if threading.current_thread() is not threading.main_thread():
+            yield  # only the main thread gets signals
+            return
         old_handlers = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
@@ -140,7 +172,7 @@ def _bind(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
-        listener.listen(1024)  # from here on connections wait rather than fail
+        listener.listen(MAX_CONNECTIONS)  # from here on connections wait rather than fail
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(f"{host}:{port} cannot be served: {reason}. Choose another --port, or --port 0.") from error

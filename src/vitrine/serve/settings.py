@@ -5,10 +5,68 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
+MAX_UPLOAD_BYTES = 20_000_000
+"""Encoded size of a picture that is sent; a longer one is refused."""
+
+MAX_UPLOAD_PIXELS = 50_000_000
+"""Decoded size of a picture that is sent; a larger one is refused before it is decoded."""
+
+MAX_MEMORY_BYTES = 256 * 1024 * 1024
+"""Encoded pictures that are kept for further views, and pictures that are arriving, counted from their first byte."""
+
+MAX_ARRIVING_SHARE = 0.5
+"""Part of that memory that arriving pictures may take from the encoded ones; beyond it one more gets 503."""
+
+MAX_THUMBNAIL_BYTES = 32 * 1024 * 1024
+"""Thumbnails that are kept."""
+
+MAX_QUEUED_JOBS = 64
+"""Requests that wait for the model; one more gets 503."""
+
+MAX_BATCH = 16
+"""Pictures in one forward pass."""
+
+MAX_CONNECTIONS = 1000
+"""Connections at a time, or fewer where the process may open fewer files. One more takes the place of the connection
+that has waited the longest without a request; while all of them are busy it waits."""
+
+MAX_HEADER_BYTES = 16_384
+"""Size of a request's header; a longer one gets 400."""
+
+RESERVED_DESCRIPTORS = 96
+"""File descriptors that connections leave for everything else, out of those that the process may have."""
+
+HEADER_SECONDS = 10.0
+"""Time for a request's header, from the connection or from the first byte of a later request; then 408."""
+
+UPLOAD_SECONDS = 30.0
+"""Time for a request's body; then 408."""
+
+KEEP_ALIVE_SECONDS = 30
+"""How long a connection is kept after an answer, for the next request."""
+
+SEND_SECONDS = 30.0
+"""How long a client may take none of an answer that waits for it; then the connection is closed."""
+
+ACCEPT_PAUSE_SECONDS = 0.1
+"""Pause of the server where it cannot open another connection, for want of file descriptors or memory."""
+
+LOG_SECONDS = 60.0
+"""A message is logged once in this time, however often it comes."""
+
+REQUEST_SECONDS = 60.0
+"""Time of a request, from when it waits for the model; then 503."""
+
+CHECK_SECONDS = 600.0
+"""The same for the test of a map, which runs the model on about 400 changed pictures."""
+
+FINISH_SECONDS = 30.0
+"""Time for running requests after the signal to stop."""
+
 
 @dataclass(frozen=True)
 class ServeSettings:
-    """Limits and addresses of one server.
+    """Limits and addresses of one server; the constants of this module say what each limit does.
 
     Attributes:
         host: address to bind.
@@ -16,31 +74,37 @@ class ServeSettings:
         token: secret that every request must carry; None admits everyone who reaches the address.
         upload_bytes: limit of a picture's encoded size.
         upload_pixels: limit of a picture's decoded size.
-        cache_bytes: limit of encoded pictures in memory, kept for further views.
+        cache_bytes: limit of encoded pictures in memory, kept for further views, and of arriving ones.
         thumbnail_bytes: limit of thumbnails in memory.
         queue_capacity: jobs that may wait for the model; one more is refused.
         max_batch: pictures at most in one forward pass.
         batch_seconds: how long the first picture of a batch waits for others.
+        connections: limit of connections at a time.
+        header_seconds: limit of the time in which a request's header has to arrive.
         request_seconds: limit of a request's time, waiting included.
         check_seconds: the same for the test of a map, which runs the model on 400 changed pictures.
         upload_seconds: limit of the time in which a picture has to arrive.
+        send_seconds: limit of the time for which a client takes nothing of its answer.
         finish_seconds: time for running requests after the signal to stop.
     """
 
     host: str = "127.0.0.1"
     port: int = 8000
     token: str | None = None
-    upload_bytes: int = 20_000_000
-    upload_pixels: int = 50_000_000
-    cache_bytes: int = 256 * 1024 * 1024
-    thumbnail_bytes: int = 32 * 1024 * 1024
-    queue_capacity: int = 64
-    max_batch: int = 16
+    upload_bytes: int = MAX_UPLOAD_BYTES
+    upload_pixels: int = MAX_UPLOAD_PIXELS
+    cache_bytes: int = MAX_MEMORY_BYTES
+    thumbnail_bytes: int = MAX_THUMBNAIL_BYTES
+    queue_capacity: int = MAX_QUEUED_JOBS
+    max_batch: int = MAX_BATCH
     batch_seconds: float = 0.01
-    request_seconds: float = 60.0
-    check_seconds: float = 600.0
-    upload_seconds: float = 30.0
-    finish_seconds: float = 30.0
+    connections: int = MAX_CONNECTIONS
+    header_seconds: float = HEADER_SECONDS
+    request_seconds: float = REQUEST_SECONDS
+    check_seconds: float = CHECK_SECONDS
+    upload_seconds: float = UPLOAD_SECONDS
+    send_seconds: float = SEND_SECONDS
+    finish_seconds: float = FINISH_SECONDS
 
     @property
     def is_private(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar, cast
@@ -19,7 +20,7 @@ from vitrine.serve.lru_cache import ByteLRUCache
 from vitrine.serve.metrics import ServerMetrics
 from vitrine.serve.model import E, Encoding, ServedModel
 from vitrine.serve.schema import PictureParams
-from vitrine.serve.settings import ServeSettings
+from vitrine.serve.settings import MAX_ARRIVING_SHARE, ServeSettings
 from vitrine.serve.uploads import Thumbnail, Upload, UploadOptions, open_sample, open_upload, read_body
 from vitrine.serve.views import PositionFindingsCache
 from vitrine.serve.worker import Job, JobCancelled, ModelWorker
@@ -130,11 +131,27 @@ class AppState:
                 sample, true = self._sample(params.model, params.sample)
                 options = UploadOptions(model.prepare, params.name or sample.name, keep_bytes, true)
                 return await self.run_decoding(lambda: open_sample(sample.picture, options))
-            data, content_type = await read_body(request, self.settings), request.headers.get("content-type", "")
             options = UploadOptions(model.prepare, params.name or _UNNAMED, keep_bytes)
-            return await self.run_decoding(lambda: open_upload(data, self.settings, content_type, options))
+            return await self._receive_body(request, options)
         finally:
             self._uploads_in_progress -= 1
+
+    async def _receive_body(self, request: Request, options: UploadOptions) -> Upload:
+        """Read and decode the picture in a request's body; its bytes count as memory until they are dropped."""
+        limits, content_type = self.settings, request.headers.get("content-type", "")
+        max_bytes = max(limits.upload_bytes, int(limits.cache_bytes * MAX_ARRIVING_SHARE))
+        memory = self.encodings.reserve(max_bytes)
+        try:
+            data = await read_body(request, limits, memory.grow)
+            upload = await self.run_decoding(lambda: open_upload(data, limits, content_type, options))
+        except BaseException:
+            memory.release()
+            raise
+        if upload.data:
+            weakref.finalize(upload, memory.release)
+        else:
+            memory.release()
+        return upload
 
     def _sample(self, model_id: str, reference: str) -> tuple[Sample, str | None]:
         """A sample of a model, or of another model, which the reference names as MODEL/ID; and its true label."""

@@ -20,7 +20,7 @@ from starlette.requests import ClientDisconnect
 from vitrine.data.decode import PictureFacts, decode, describe
 from vitrine.data.samples import Picture, Sample
 from vitrine.errors import PictureError
-from vitrine.serve.errors import ApiError
+from vitrine.serve.errors import ApiError, memory_full_error
 from vitrine.serve.settings import ServeSettings
 
 _TYPES = {
@@ -86,11 +86,16 @@ class UploadOptions:
         return Upload(sha256, photo.size, self.prepare(photo), self.name, content, self.true)
 
 
-async def read_body(request: Request, settings: ServeSettings) -> bytes:
+async def read_body(request: Request, settings: ServeSettings, reserve: Callable[[int], bool]) -> bytes:
     """The body of a request, read only up to the limit.
 
+    Args:
+        request: whose body it is.
+        settings: limits.
+        reserve: called with the size of each part that arrives; says whether there is memory for it.
+
     Raises:
-        ApiError: it is longer than the limit, empty, or takes too long to arrive.
+        ApiError: it is longer than the limit, empty, takes too long to arrive, or there is no memory for it.
     """
     limit = settings.upload_bytes
     content_length = request.headers.get("content-length", "")
@@ -100,9 +105,11 @@ async def read_body(request: Request, settings: ServeSettings) -> bytes:
     try:
         async with asyncio.timeout(settings.upload_seconds):
             async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
+                if len(body) + len(chunk) > limit:
                     raise _too_long_error(limit)
+                if not reserve(len(chunk)):
+                    raise memory_full_error()
+                body += chunk
     except TimeoutError:
         raise ApiError(408, f"The picture did not arrive within {settings.upload_seconds:g} s.", "slow") from None
     except ClientDisconnect:
