@@ -49,6 +49,7 @@ from vitrine.runs.find import RunSearch, SkippedFolder, find_runs
 from vitrine.runs.index import NEARER, RunSummary, read_summaries
 from vitrine.runs.leakage import LEAKAGE
 from vitrine.runs.record import (
+    CHANGES,
     SHOWN,
     AnyRow,
     CaptionerRow,
@@ -358,6 +359,8 @@ def _notes(
     runs, notes = (*classifiers, *multi_label, *captioners), []
     if multi_label and len(multi_label) < len(runs):
         notes.append("Multi-label runs are listed apart: their figures are of several labels a picture.")
+    changes = {run.name: run.settings[CHANGES] for run in runs if run.settings.get(CHANGES)}
+    notes += [f"Settings of {name} were changed while it trained: {change}." for name, change in changes.items()]
     precisions = sorted({run.precision for run in runs})
     if len(precisions) > 1:
         notes.append(f"The runs were measured in different precisions: {join_words(precisions)}.")

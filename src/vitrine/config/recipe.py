@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib import resources
 from typing import Any
 
@@ -410,3 +410,47 @@ class Recipe:
                 raise invalid_value(name, getattr(self, name), f"{off}: it does not apply to captioners")
         if self.transforms.erase:
             raise invalid_value("transforms.erase", self.transforms.erase, "0: it does not apply to captioners")
+
+
+RESUME_REASONS: Mapping[str, str] = {
+    "learning_rate": "steps that were taken keep the rate that they had; the schedule gives those to come",
+    "caption.backbone_learning_rate": "likewise, of the image encoder",
+    "final_lr_ratio": "it is where the schedule ends, which is still to come",
+    "weight_decay": "each step applies it by itself",
+    "clip_norm": "each step clips its own gradients",
+    "precision": "the weights and the optimizer's state are float32 in both",
+    "compile": "it is how a step is computed, not what",
+    "early_stopping": "it decides on epochs to come, with the count of those without gain so far",
+    "checkpoint_minutes": "it is when the state is saved",
+    "workers": "pictures and their random changes do not depend on who loads them",
+    "decoded_cache": "pictures are the same from the cache and from their files",
+    "trackers": "they are told of the training and do not change it",
+    "description": "it is about the recipe, for people",
+}
+"""Recipe fields that a resumed training may have otherwise, with reasons: none changes what was computed before.
+
+All others would: they decide the split, the order of the pictures, the model, what the checkpoint's state means, or, as
+``epochs`` and ``warmup_epochs`` do, the rates that the steps so far would have had.
+"""
+
+
+def changed_settings(before: Recipe, now: Recipe) -> dict[str, tuple[object, object]]:
+    """Names of the fields that differ, inner ones as ``transforms.flip``, each with its value before and now."""
+    values_before, values_now = flat_fields(before), flat_fields(now)
+    names = dict.fromkeys((*values_before, *values_now))
+    pairs = {name: (values_before.get(name), values_now.get(name)) for name in names}
+    return {name: (old, new) for name, (old, new) in pairs.items() if old != new}
+
+
+def flat_fields(recipe: Recipe) -> dict[str, object]:
+    """A recipe's values by name, those of its tables as ``transforms.flip`` and ``model_args.depth``."""
+    flat: dict[str, object] = {}
+    for each in fields(Recipe):
+        value = getattr(recipe, each.name)
+        if isinstance(value, CaptionSpec | TransformSpec):
+            flat |= {f"{each.name}.{inner.name}": getattr(value, inner.name) for inner in fields(value)}
+        elif isinstance(value, Mapping):
+            flat |= {f"{each.name}.{key}": inner for key, inner in value.items()}
+        else:
+            flat[each.name] = value
+    return flat

@@ -53,9 +53,9 @@ def forget_fonts() -> None:
 
 def _prepare(text: Text) -> None:
     words = text.get_text()
-    if words != (plain := printable_words(words)):
-        text.set_text(plain)
-    if families := fallback_fonts(plain):
+    if words != (words_to_draw := printable_words(words)):
+        text.set_text(words_to_draw)
+    if families := fallback_fonts(words_to_draw):
         text.set_fontfamily([*text.get_fontfamily(), *families])
 
 

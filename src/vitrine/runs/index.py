@@ -128,6 +128,7 @@ INDEX_FILE = ".vitrine-index.json"
 
 _FILES_READ = (
     "recipe.toml",
+    "changes.json",
     "metrics.json",
     "data.json",
     "config.json",

@@ -34,6 +34,7 @@ from vitrine.runs.model_card_sections import (
 )
 from vitrine.runs.record import read_record
 from vitrine.runs.schema import DataContent, EnvironmentContent
+from vitrine.runs.setting_changes import read_changes
 
 __all__ = ["CardFacts", "ExportFacts", "model_card"]
 
@@ -253,6 +254,7 @@ def read_card_facts(run: Path, metrics_content: Mapping[str, Any] | None = None)
         parameters=_count_parameters(run / "model.safetensors"),
         local_paths=_local_paths(run, record.data, environment),
         leakage=record.leakage,
+        changes=read_changes(folder),
     )
 
 

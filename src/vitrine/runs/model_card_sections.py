@@ -33,6 +33,7 @@ from vitrine.results import (
     uneven_classes_figures,
 )
 from vitrine.runs.leakage import Leakage
+from vitrine.runs.setting_changes import SettingChange, changes_sentence
 
 _MAX_WORST = 10  # classes with the lowest recall that are listed
 _MAX_ALL = 60  # classes up to which all of them are listed, too
@@ -89,6 +90,7 @@ class CardFacts:
         export: None in the run's own card.
         local_paths: folders and files of this machine, which the card does not name.
         leakage: pictures that it was measured on and that also stand in training; None where that cannot be known.
+        changes: settings that were changed while it trained.
     """
 
     name: str
@@ -105,6 +107,7 @@ class CardFacts:
     export: ExportFacts | None = None
     local_paths: tuple[str, ...] = ()
     leakage: Leakage | None = None
+    changes: tuple[SettingChange, ...] = ()
 
     @property
     def is_classifier(self) -> bool:
@@ -548,7 +551,9 @@ def recipe_section(facts: CardFacts) -> str:
     lines = ["| setting | value |", "| --- | --- |", *(f"| {code(name)} | {inline(value)} |" for name, value in rows)]
     epochs = f"{len(facts.history)} epochs were trained"
     best = f"; the weights are those of epoch {facts.best_epoch}, the best on the validation pictures"
-    return f"{epochs}{best if facts.best_epoch else ''}.\n\n" + "\n".join(lines)
+    changes = inline(changes_sentence(facts.changes))
+    changed = f"\n\n{changes} The table has what it ended with." if changes else ""
+    return f"{epochs}{best if facts.best_epoch else ''}.{changed}\n\n" + "\n".join(lines)
 
 
 def _non_default_fields(spec: Any) -> list[tuple[str, Any]]:

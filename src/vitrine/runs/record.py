@@ -37,9 +37,13 @@ from vitrine.runs.leakage import (
     recorded_copies,
 )
 from vitrine.runs.schema import CaptioningContent, ClassificationContent, DataContent, MultiLabelContent, PictureRow
+from vitrine.runs.setting_changes import SettingChange, read_changes
 
 DATA = "training pictures"
 """The name, among a run's settings, of what it was trained on."""
+
+CHANGES = "changed while training"
+"""The name, among a run's settings, of what it was resumed with and had not begun with; only such a run has it."""
 
 SHOWN = {
     "model": "model",
@@ -336,6 +340,11 @@ class RunRecord:
         return int(self.captioning_metrics.scores["predicted"]["exact"]["n"])
 
     @cached_property
+    def changes(self) -> tuple[SettingChange, ...]:
+        """Settings that were changed while it trained: its recipe has those that it ended with."""
+        return read_changes(self.folder)
+
+    @cached_property
     def validation(self) -> str:
         """A hash of the validation pictures with their labels or captions, whatever their order."""
         rows = ((name, sha256, self.annotations[name]) for name, sha256 in self.pictures)
@@ -345,7 +354,8 @@ class RunRecord:
     def settings(self) -> Mapping[str, Cell]:
         """Everything that decides what comes out; see :func:`flat_settings`."""
         size = self.recipe.image_size or self._image_size()
-        return flat_settings(self.recipe) | {"image_size": size, DATA: describe_training_pictures(self.data)}
+        changes = {CHANGES: "; ".join(each.sentence() for each in self.changes)} if self.changes else {}
+        return flat_settings(self.recipe) | {"image_size": size, DATA: describe_training_pictures(self.data)} | changes
 
     def _image_size(self) -> int:
         if self.is_captioner:

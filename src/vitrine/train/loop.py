@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from vitrine.errors import TrainingError
 from vitrine.models.precision import autocast, is_compiled
+from vitrine.results import join_words
 from vitrine.train.distributed import ProcessGroup
 from vitrine.train.losses import Loss, Objective
 from vitrine.train.settings import LoopSettings
@@ -97,6 +98,7 @@ class TrainingState:
         processes: that train together, each on its part of every batch.
         fsdp: the sharded model; None where every process holds the whole model.
         pending: steps that were taken and whose losses are not yet counted in ``progress``.
+        resumed_step: steps that the checkpoint had which it was continued from; None where it was not.
     """
 
     module: nn.Module
@@ -109,6 +111,7 @@ class TrainingState:
     processes: ProcessGroup = field(default_factory=ProcessGroup)
     fsdp: FSDPModel | None = None
     pending: deque[PendingStep] = field(default_factory=deque)
+    resumed_step: int | None = None
 
     def flush(self) -> None:
         """Read the losses of all pending steps, so that no weights are saved after a loss that was not finite.
@@ -153,13 +156,25 @@ class TrainingState:
         """Put the training back to where :meth:`state_dict` found it."""
         if self.fsdp is None:
             self.accelerator.unwrap_model(self.module).load_state_dict(state["module"])
+            settings = [_own_settings(group) for group in self.optimizer.param_groups]
             self.optimizer.load_state_dict(state["optimizer"])
+            for group, own_settings in zip(self.optimizer.param_groups, settings, strict=True):
+                group |= own_settings
         else:
             self.fsdp.load_full_state_dict(state["module"])
+            settings = [_own_settings(group) for group in self.optimizer.param_groups]
             self.fsdp.load_full_optimizer_state(self.optimizer, state["optimizer"])
+            for group, own_settings in zip(self.optimizer.param_groups, settings, strict=True):
+                group |= own_settings
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.progress = TrainerState(**state["progress"])
+        self.resumed_step = self.progress.step
+
+
+def _own_settings(group: dict[str, Any]) -> dict[str, Any]:
+    """What the recipe says of a parameter group, which may differ from what a checkpoint's recipe said."""
+    return {name: group[name] for name in ("weight_decay", "lr_scale") if name in group}
 
 
 @dataclass(frozen=True)
@@ -257,7 +272,13 @@ def _train_step(
     learning_rate = _set_learning_rate(training, progress.step)
     sizes = processes.all_reduce_sum([0 if batch.is_dummy else len(batch) for batch in micro_batches])
     pictures = sum(sizes)
-    step = PendingStep(progress, processes, pictures=int(pictures), learning_rate=learning_rate)
+    step = PendingStep(
+        progress,
+        processes,
+        pictures=int(pictures),
+        learning_rate=learning_rate,
+        advice=advice_for(settings, training.precision, is_spoilt=progress.step == training.resumed_step),
+    )
     for number, batch in enumerate(micro_batches):
         _seed_micro_step(settings.seed, progress.step * settings.accumulate + number, processes.rank)
         with _parameter_exchange(training), _forward_context(training):
@@ -315,6 +336,27 @@ def _parameter_exchange(training: TrainingState) -> AbstractContextManager[objec
     return nullcontext() if training.fsdp is None else training.processes.gradient_exchange()
 
 
+def advice_for(settings: LoopSettings, precision: str, *, is_spoilt: bool = False) -> str:
+    """What may help where a loss is not finite: nothing that is set already, and as options that go on from there.
+
+    ``is_spoilt``: it is the very first loss after a checkpoint, whose weights therefore give it with any settings.
+    """
+    if is_spoilt:
+        other = "" if precision == "fp32" else "Try --resume --set precision=fp32; else "
+        begin = f"train a new run with a learning_rate below {settings.learning_rate:g}."
+        return (
+            "It is the first loss after the checkpoint, whose weights are already spoilt: no rate helps. "
+            f"{other}{begin if other else begin.capitalize()}"
+        )
+    options = [f"learning_rate={settings.learning_rate / 10:g}"]
+    options += [] if settings.clip_norm else ["clip_norm=1"]
+    options += [] if precision == "fp32" else ["precision=fp32"]
+    parts = [f"Lower learning_rate (it is {settings.learning_rate:g})"]
+    parts += [] if settings.clip_norm else ["clip gradients"]
+    parts += [] if precision == "fp32" else ["use fp32"]
+    return f"{join_words(parts, 'or')}, and continue from the last checkpoint: --resume --set {' or '.join(options)}"
+
+
 def pipeline_depth(device: torch.device) -> int:
     """How many steps may be queued before the oldest one's loss is read: 1 on CUDA, elsewhere 0.
 
@@ -331,10 +373,13 @@ class PendingStep:
         processes: that train together.
         pictures: of the step, over all processes.
         learning_rate: that the step is taken with.
+        advice: what to do where a loss is not finite.
     """
 
-    def __init__(self, progress: TrainerState, processes: ProcessGroup, *, pictures: int, learning_rate: float) -> None:
-        self.epoch, self.step = progress.epoch, progress.step + 1
+    def __init__(
+        self, progress: TrainerState, processes: ProcessGroup, *, pictures: int, learning_rate: float, advice: str
+    ) -> None:
+        self.epoch, self.step, self.advice = progress.epoch, progress.step + 1, advice
         self.pictures, self.learning_rate = pictures, learning_rate
         self._progress, self._processes = progress, processes
         self._unread_losses: deque[tuple[ReducedLoss, Callable[[], Sequence[str]]]] = deque()
@@ -378,7 +423,7 @@ class PendingStep:
         text = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         return (
             f"The loss became {value} in epoch {self.epoch + 1}, step {self.step}. The batch was: {text}.\n"
-            "Lower learning_rate, set clip_norm=1, or use precision=fp32; --resume continues from the last checkpoint."
+            f"{self.advice}"
         )
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import fields
 from pathlib import Path
 
 from vitrine.config import Recipe, recipe_from_toml
@@ -14,6 +13,7 @@ from vitrine.runs.checkpoint import delete_checkpoint
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card import CARD, write_model_card
 from vitrine.runs.record import read_record
+from vitrine.runs.setting_changes import require_resumable
 from vitrine.train.captioner import CaptionerTask, resolve_image_model
 from vitrine.train.classifier import ClassifierTask
 from vitrine.train.data import prepare_captions, prepare_data
@@ -143,13 +143,7 @@ def _check_folder(run: RunFolder, recipe: Recipe, resume: bool) -> None:
         return
     if not resume:
         raise RunError(f"{run.path} holds a run already. Continue it with --resume, or choose another -o.")
-    before = run.read_recipe()
-    names = [f.name for f in fields(Recipe) if getattr(before, f.name) != getattr(recipe, f.name)]
-    if names:
-        pairs = ", ".join(f"{name} was {getattr(before, name)!r}, now {getattr(recipe, name)!r}" for name in names[:3])
-        raise RunError(
-            f"{run.path} was begun with another recipe: {pairs}.\nResume without changes, or train a new run."
-        )
+    require_resumable(run, recipe)
 
 
 def _complete(run: RunFolder) -> None:

@@ -27,6 +27,7 @@ class LoopSettings(_FromRecipe):
 
     epochs: int
     accumulate: int
+    learning_rate: float
     clip_norm: float
     mix_off_epochs: int
     seed: int

@@ -25,6 +25,7 @@ from vitrine.runs.data import WORKING_FOLDER
 from vitrine.runs.environment import WEIGHTS_SHA256, describe_environment, peak_memory_mib, starting_weights_note
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card import write_model_card
+from vitrine.runs.setting_changes import changes_sentence, record_changes
 from vitrine.train.data import require_same_data
 from vitrine.train.distributed import ProcessGroup, partial_state_arguments
 from vitrine.train.events import Best, EpochRow, Event, Plan
@@ -71,6 +72,7 @@ class Trainer:
         self.training = self._build()
         self.best = Best()
         self._weights_note: str | None = None
+        self._notes: list[str] = []
         if self.settings.tracker_names:
             self.accelerator.init_trackers("vitrine", config=_as_text(recipe))
 
@@ -151,6 +153,17 @@ class Trainer:
             self.run.start(self.recipe, self.task.labels, self.task.data_record, self._environment())
         else:
             self.run.truncate_history(self.training.progress.epoch)
+            self._record_changes()
+
+    def _record_changes(self) -> None:
+        """Write into the run which settings it goes on with that it did not begin with."""
+        progress = self.training.progress
+        changes = record_changes(self.run, self.recipe, progress.step, progress.epoch)
+        if any(each.field == "precision" for each in changes):
+            environment = {**self.run.read_environment(), "precision": self.runtime.precision}
+            self.run.write("environment.json", to_json(environment))
+        if changes:
+            self._notes.append(changes_sentence(changes))
 
     def _load_checkpoint(self) -> dict[str, Any] | None:
         """The checkpoint of a run that was started; None where there is none."""
@@ -201,7 +214,7 @@ class Trainer:
             epochs=self.loop.epochs,
             processes=self.processes.count,
             first_step=self.training.progress.step,
-            notes=(*origins, *task.notes),
+            notes=(*origins, *self._notes, *task.notes),
         )
 
     def _handle_events(self, events: Iterator[StepDone | EpochDone]) -> None:
@@ -275,8 +288,13 @@ class Trainer:
         self.training.flush()
         if self.processes.is_main or self.processes.uses_fsdp:
             state = self.training.state_dict() | {"best": vars(self.best).copy()}
-            if self.processes.is_main:
+            # One with weights that are not finite could never be continued: the last good one stays.
+            if self.processes.is_main and _is_finite(state["module"]):
                 save_checkpoint(self.run.path, state)
+
+
+def _is_finite(weights: dict[str, torch.Tensor]) -> bool:
+    return all(bool(torch.isfinite(each).all()) for each in weights.values() if each.is_floating_point())
 
 
 def _as_text(recipe: Recipe) -> dict[str, Any]:

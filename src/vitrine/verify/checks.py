@@ -48,8 +48,8 @@ class Check:
     """One thing that was compared with the run's record.
 
     Attributes:
-        what: "weights", "class names", "validation pictures", "training pictures", "predictions" or "captions",
-            "word pieces", "training copies", "environment".
+        what: "weights", "settings", "class names", "validation pictures", "training pictures", "predictions" or
+            "captions", "word pieces", "training copies", "environment".
         status: ``differs`` decides the exit status; ``noted`` may explain a difference but is none itself.
         detail: a sentence.
         examples: names of files, the first few.

@@ -32,6 +32,7 @@ from vitrine.results import Progress, no_progress
 from vitrine.runs.data import describe_search, resolve_data_reference
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.record import RecordedPrediction, RunRecord, is_correct, labels_text, read_record
+from vitrine.runs.setting_changes import changes_sentence
 from vitrine.train.losses import CaptionBatch, TeacherForcing
 from vitrine.train.task import RuntimeConfig
 from vitrine.train.teacher_forcing import (
@@ -118,6 +119,8 @@ def verify(
     index = index_pictures(opened_data, reading)
     config = RerunConfig(precision or record.metrics.precision, batch_size, tolerance, progress)
     checks = [check_weights(record.folder)]
+    if record.changes:
+        checks.append(Check("settings", "noted", changes_sentence(record.changes)))
     if record.is_captioner:
         checks.append(check_vocabulary(record.folder))
     else:
