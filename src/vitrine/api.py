@@ -342,7 +342,9 @@ class Model:
             ),
             item.target,
             item.scores_RC,
-            MapPicture.of(item, true_label_from_name(str(Path(picture).absolute()), self.labels)),
+            MapPicture.of(
+                item, true_label_from_name(str(Path(picture).absolute()), self.labels, self.classifier.numbers)
+            ),
             explainer,
             item,
             batch.pixels_BCHW,

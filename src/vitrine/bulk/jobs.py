@@ -20,6 +20,10 @@ from vitrine.plotting.provenance import figure_names
 from vitrine.results import Unreadable
 
 
+def _as_path(file: str | None) -> Path | None:
+    return None if file is None else Path(file)
+
+
 @dataclass(frozen=True)
 class PredictJob:
     """``vitrine predict``; see :func:`vitrine.classify.predict.predict`."""
@@ -31,10 +35,11 @@ class PredictJob:
     probabilities: bool
     top: int
     threshold: float | None = None
+    names: str | None = None
 
     def open(self) -> JobModel:
         """The classifier."""
-        classifier = open_classifier(self.model, self.precision, self.architecture)
+        classifier = open_classifier(self.model, self.precision, self.architecture, names=_as_path(self.names))
         return JobModel(classifier, classifier)
 
     def process(
@@ -71,10 +76,11 @@ class ExplainJob:
     folder: bool
     out: Path
     settings: ExplainSettings
+    names: str | None = None
 
     def open(self) -> JobModel:
         """The explainer."""
-        classifier = open_classifier(self.model, self.precision, self.architecture)
+        classifier = open_classifier(self.model, self.precision, self.architecture, names=_as_path(self.names))
         return JobModel(classifier, Explainer(classifier, self.settings.method, self.settings.target))
 
     def process(
@@ -84,7 +90,7 @@ class ExplainJob:
         settings = self.settings
         if figures is None:
             figures = figure_names([sample.name for sample in samples], settings.kind, SHEETS)
-        provenance = MapProvenance(self.model, runner.classifier, settings, self.architecture)
+        provenance = MapProvenance(self.model, runner.classifier, settings, self.architecture, _as_path(self.names))
         writer = MapWriter(provenance, self.images, self.out, figures, is_folder=self.folder, draw_sheets=False)
         for batch in runner.run(samples, self.batch_size, workers=loaders, check=settings.check, seed=settings.seed):
             writer.write(batch)

@@ -13,6 +13,7 @@ from vitrine.classify.labels import classes_called
 from vitrine.classify.measurement import Measurement, measure
 from vitrine.classify.model import Classifier, in_precision, is_unfinished, open_classifier
 from vitrine.classify.predictions_csv import choose_threshold
+from vitrine.data.class_names import rename_classes
 from vitrine.data.samples import Dataset, FiniteSplit, Sample
 from vitrine.data.sources import open_data
 from vitrine.data.training_copies import TrainingCopy
@@ -262,6 +263,7 @@ def evaluate(
     threshold: float | None = None,
     seed: int | None = None,
     architecture: str | None = None,
+    names: Path | None = None,
     progress: Progress = no_progress,
 ) -> ClassifierEvaluation:
     """Evaluate a model on one split of the data.
@@ -281,6 +283,7 @@ def evaluate(
         seed: of the split made where the data have none; by default a run's own, so that its validation pictures
             are the ones it was not trained on, else 0.
         architecture: the timm name of the model where ``model`` is a weights file.
+        names: a file with names for classes that are bare numbers, in the model and, where they are there, in the data.
         progress: called with pictures done, of how many.
 
     Raises:
@@ -289,11 +292,12 @@ def evaluate(
     """
     if expect is not None:
         check_expected_accuracy(expect, tolerance)
-    classifier = open_classifier(model, precision, architecture)
+    classifier = open_classifier(model, precision, architecture, names=names)
     chosen_threshold = choose_threshold(threshold, is_multi_label=classifier.is_multi_label)
     other = None if against is None else in_precision(classifier, against)
     settings = split_settings(classifier.folder, seed)
     dataset = open_data(data, seed=settings.seed, val_fraction=settings.val_fraction)
+    dataset = rename_classes(dataset, classifier.numbers)
     if chosen_threshold is None:
         dataset.require_one_label("this model gives")
     name = choose_split(dataset, split)

@@ -20,6 +20,7 @@ from torch.nn import functional
 from vitrine.classify.evaluate import choose_split, split_settings
 from vitrine.classify.inference import known_labels, predict_samples
 from vitrine.classify.model import Classifier, open_classifier, place_on_device
+from vitrine.data.class_names import rename_classes
 from vitrine.data.sample_index import index_samples
 from vitrine.data.samples import Dataset, Sample
 from vitrine.data.sources import open_data
@@ -324,6 +325,7 @@ def knn(
     classifier = open_classifier(model, precision, architecture, features=True)
     settings = split_settings(classifier.folder, seed)
     dataset = open_data(data, seed=settings.seed, val_fraction=settings.val_fraction)
+    dataset = rename_classes(dataset, classifier.numbers)
     dataset.require_one_label("vitrine knn compares")
     split = choose_split(dataset, split or ("validation" if dataset.splits.get("validation") else "test"))
     parts = [_labelled_samples(dataset, each) for each in ("train", split)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import nn
 from vitrine.classify.labels import shared_names_note, unique_labels
 from vitrine.config.preprocessing import InputSpec
 from vitrine.config.recipe import PRECISIONS
+from vitrine.data.class_names import read_class_names, recorded_names
 from vitrine.errors import ModelError
 from vitrine.models.kind import is_captioner
 from vitrine.models.load import LoadedModel, load_for_inference, width_of
@@ -35,6 +37,7 @@ class Classifier:
         spec: the input: size, resize, crop and normalisation.
         device: where the module is.
         precision: "fp32" or "bf16".
+        numbers: names of classes that data may call by their number instead, by that number.
         is_multi_label: every label is there or not, whatever the others are: probabilities do not sum to 1.
     """
 
@@ -45,6 +48,7 @@ class Classifier:
     device: torch.device
     precision: str
     is_multi_label: bool = False
+    numbers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", unique_labels(self.labels))
@@ -73,7 +77,12 @@ class Classifier:
 
 
 def open_classifier(
-    reference: str, precision: str = "auto", architecture: str | None = None, *, features: bool = False
+    reference: str,
+    precision: str = "auto",
+    architecture: str | None = None,
+    *,
+    features: bool = False,
+    names: Path | None = None,
 ) -> Classifier:
     """Open a run, ``vitrine/scenes-tiny``, any reference that has a head of its own, or a weights file.
 
@@ -81,9 +90,11 @@ def open_classifier(
         reference: a model reference. Classes that it has no names for are called 0, 1, 2 ...
         precision: auto, fp32 or bf16.
         architecture: the timm name of the model whose weights the file holds, where it does not say so itself.
+        names: a file with names for its classes, where they are bare numbers.
         features: it is opened for what its head would read, so that it need not have one.
 
     Raises:
+        DataError: the file of names does not fit the classes.
         ModelError: there is no such model, it is a captioner, or its weights do not fit.
         WeightsUnavailableError: the weights are not here and cannot be fetched.
     """
@@ -98,7 +109,11 @@ def open_classifier(
             "Use vitrine caption, or vitrine evaluate on captioned pictures."
         ) from error
     labels = () if features else _labels(model)
-    classifier = place_on_device(model, labels, model.input, precision)
+    numbers = recorded_names(model.reference.folder)
+    if names is not None and not features:
+        numbers = read_class_names(names, labels)
+        labels = tuple(numbers[label] for label in labels)
+    classifier = replace(place_on_device(model, labels, model.input, precision), numbers=numbers)
     return classifier if features else replace(classifier, is_multi_label=_is_multi_label(model))
 
 

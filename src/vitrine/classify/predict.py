@@ -58,6 +58,7 @@ def predict(
     precision: str = "auto",
     resume: bool = False,
     architecture: str | None = None,
+    names: Path | None = None,
     progress: Progress = no_progress,
 ) -> PredictionResult:
     """Predict every picture of a folder.
@@ -73,6 +74,7 @@ def predict(
         precision: auto, fp32 or bf16.
         resume: continue an unfinished table after its last whole row.
         architecture: the timm name of the model where ``model`` is a weights file.
+        names: a file with names for the model's classes, where they are bare numbers.
         progress: called with pictures done, of how many.
 
     Raises:
@@ -82,7 +84,7 @@ def predict(
     """
     pictures = require_pictures(images)
     samples = pictures.samples
-    classifier = open_classifier(model, precision, architecture)
+    classifier = open_classifier(model, precision, architecture, names=names)
     weights = classifier.weights
     made_with = {"weights sha256": weights.sha256 if weights else "none", "precision": classifier.precision}
     with PredictionWriter(

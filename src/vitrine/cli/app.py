@@ -21,6 +21,7 @@ from vitrine.cli.options import (
     EncodingOption,
     JsonOption,
     ModelArgument,
+    NamesOption,
     PrecisionOption,
     VocabOption,
     data_reference,
@@ -128,6 +129,7 @@ def train(
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue a training that was stopped.")] = False,
     encoding: EncodingOption = None,
+    names: NamesOption = None,
     as_json: JsonOption = False,
     show_recipe: Annotated[  # noqa: ARG001  the callback acts
         str | None,
@@ -148,7 +150,9 @@ def train(
     from vitrine.train.run import train as run_training
 
     with show.training_progress() as report:
-        result = run_training(data_reference(data, encoding), final_recipe, out, resume=resume, report=report)
+        result = run_training(
+            data_reference(data, encoding), final_recipe, out, resume=resume, names=names, report=report
+        )
     if show.is_first_process():
         show.result(result, lambda: show.training_summary(result), as_json)
 
@@ -208,6 +212,7 @@ def evaluate(
     vocab: VocabOption = None,
     arch: ArchOption = None,
     encoding: EncodingOption = None,
+    names: NamesOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure a classifier: accuracy with its interval, per class, calibration, mistakes.
@@ -223,7 +228,7 @@ def evaluate(
 
     data = data_reference(data, encoding)
     captioner = is_captioner(model, arch)
-    of_classifiers = {"expect": expect, "against": against, "threshold": threshold}
+    of_classifiers = {"expect": expect, "against": against, "threshold": threshold, "names": names}
     _refuse_options_of_the_other(captioner, **of_classifiers, beams=beams, java=java or None, vocab=vocab)
     with show.reading_progress("Evaluating") as progress:
         result: EvaluationResult = (
@@ -255,6 +260,7 @@ def evaluate(
                 threshold=threshold,
                 seed=seed,
                 architecture=arch,
+                names=names,
                 progress=progress,
             )
         )
@@ -268,7 +274,7 @@ def _refuse_options_of_the_other(captioner: bool, **options: object) -> None:
     """A classifier has no beams, and nothing is expected of a captioner: say so rather than ignore it."""
     from vitrine.errors import UsageError
 
-    others = ("expect", "against", "threshold") if captioner else ("beams", "java", "vocab")
+    others = ("expect", "against", "threshold", "names") if captioner else ("beams", "java", "vocab")
     for name in others:
         if options[name] is not None:
             kinds = ("a captioner", "classifiers") if captioner else ("a classifier", "captioners")

@@ -17,6 +17,7 @@ from vitrine.cli.options import (
     FigureFormatOption,
     JsonOption,
     ModelArgument,
+    NamesOption,
     PartSizeOption,
     PrecisionOption,
     ResumeOption,
@@ -113,6 +114,7 @@ def explain(
     batch_size: BatchOption = 16,
     precision: PrecisionOption = "auto",
     arch: ArchOption = None,
+    names: NamesOption = None,
     engine: EngineOption = "local",
     ray_address: AddressOption = None,
     workers: WorkersOption = None,
@@ -154,7 +156,7 @@ def explain(
         kind=kind,
         seed=seed,
     )
-    sizes = _Sizes(limit, batch_size, precision, arch)
+    sizes = _Sizes(limit, batch_size, precision, arch, names)
     if bulk is not None:
         _explain_in_bulk(model, images, out, settings, sizes, bulk, as_json)
     else:
@@ -168,6 +170,7 @@ class _Sizes(NamedTuple):
     batch_size: int
     precision: str
     arch: str | None
+    names: Path | None
 
 
 def _one_method(names: list[str], layer: int, heads: str, query: str, matrix: bool) -> Method:
@@ -200,7 +203,8 @@ def _explain_in_bulk(
     from vitrine.bulk.jobs import ExplainJob
     from vitrine.bulk.run import explain_in_bulk
 
-    job = ExplainJob(model, sizes.arch, sizes.precision, sizes.batch_size, images, True, out, settings)
+    names = None if sizes.names is None else str(sizes.names)
+    job = ExplainJob(model, sizes.arch, sizes.precision, sizes.batch_size, images, True, out, settings, names)
     with show.reading_progress("Explaining") as progress:
         result = explain_in_bulk(job, bulk, sizes.limit, progress)
     show.bulk_result(result, "figures", as_json)
@@ -219,6 +223,7 @@ def _explain_here(model: str, images: Path, out: Path, settings: ExplainSettings
             batch_size=sizes.batch_size,
             precision=sizes.precision,
             architecture=sizes.arch,
+            names=sizes.names,
             progress=progress,
         )
     show.notes(result.notes)

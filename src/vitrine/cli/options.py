@@ -58,6 +58,14 @@ VocabOption = Annotated[
         help="Of the published captioner, its vocab.txt; default: beside the weights, else from the hub.",
     ),
 ]
+NamesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--names",
+        metavar="FILE",
+        help="Names for classes that are bare numbers: a text of one a line, JSON (id2label), a table of id, name.",
+    ),
+]
 FigureFormatOption = Annotated[str, typer.Option("--format", metavar="png|svg", help="Of the figures.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON for programs.")]
 BatchOption = Annotated[int, typer.Option(min=1, help="Pictures at a time.")]

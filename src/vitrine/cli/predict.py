@@ -17,6 +17,7 @@ from vitrine.cli.options import (
     EngineOption,
     JsonOption,
     ModelArgument,
+    NamesOption,
     PartSizeOption,
     PrecisionOption,
     WorkersOption,
@@ -53,6 +54,7 @@ def predict(
     precision: PrecisionOption = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Continue a table that was interrupted.")] = False,
     arch: ArchOption = None,
+    names: NamesOption = None,
     engine: EngineOption = "local",
     ray_address: AddressOption = None,
     workers: WorkersOption = None,
@@ -68,7 +70,9 @@ def predict(
         from vitrine.bulk.jobs import PredictJob
         from vitrine.bulk.run import predict_in_bulk
 
-        job = PredictJob(model, arch, precision, batch_size, probabilities, top, threshold)
+        job = PredictJob(
+            model, arch, precision, batch_size, probabilities, top, threshold, None if names is None else str(names)
+        )
         with show.reading_progress("Predicting") as progress:
             outcome = predict_in_bulk(job, images, out, settings, progress)
         show.bulk_result(outcome, "predictions", as_json)
@@ -87,6 +91,7 @@ def predict(
             precision=precision,
             resume=resume,
             architecture=arch,
+            names=names,
             progress=progress,
         )
     show.notes(result.notes)

@@ -190,6 +190,7 @@ def explain(
     batch_size: int = 16,
     precision: str = "auto",
     architecture: str | None = None,
+    names: Path | None = None,
     progress: Progress = no_progress,
 ) -> ExplainResult:
     """Draw a map for every picture, as pictures come: what was drawn before an interruption stays.
@@ -205,6 +206,7 @@ def explain(
         batch_size: pictures at a time.
         precision: auto, fp32 or bf16.
         architecture: the timm name of the model where ``model`` is a weights file.
+        names: a file with names for the model's classes, where they are bare numbers.
         progress: called with pictures done, of how many.
 
     Raises:
@@ -213,11 +215,11 @@ def explain(
     """
     pictures = require_pictures(images)
     samples = random_subset(pictures.samples, limit, settings.seed)
-    classifier = open_classifier(model, precision, architecture)
+    classifier = open_classifier(model, precision, architecture, names=names)
     explainer = Explainer(classifier, settings.method, settings.target)
     figures = figure_names([sample.name for sample in samples], settings.kind, SHEETS)
     remove_unfinished(*{(out / figure).parent for figure in figures.values()})
-    writer = MapWriter(MapProvenance(model, classifier, settings, architecture), images, out, figures)
+    writer = MapWriter(MapProvenance(model, classifier, settings, architecture, names), images, out, figures)
     for batch in explainer.run(samples, batch_size, check=settings.check, seed=settings.seed):
         writer.write(batch)
         progress(writer.done, len(samples))
@@ -233,13 +235,14 @@ class MapProvenance:
         model: its reference, as it was given.
         classifier: the model.
         settings: what is made.
-        architecture: as it was given.
+        architecture, names: as they were given.
     """
 
     model: str
     classifier: Classifier
     settings: ExplainSettings
     architecture: str | None
+    names: Path | None = None
 
     def of(
         self, picture: str, out: str, scale: float, *, sha256: str | None = None, target: str | None = None
@@ -256,6 +259,7 @@ class MapProvenance:
         settings, method, weights = self.settings, self.settings.method, self.classifier.weights
         is_attention, precision = method.name == "attention", self.classifier.precision
         flags = explain_flags(settings, precision, self.architecture)
+        flags += ["--names", str(self.names)] if self.names else []
         return Provenance(
             figure="map",
             model=self.model,
@@ -384,7 +388,7 @@ class MapWriter:
     def _true_label(self, sample: Sample) -> str | None:
         """A single picture's folder may say it, although the picture's name here is without it."""
         name = sample.name if self.is_folder else str(self.images.absolute())
-        return true_label_from_name(name, self.classifier.labels)
+        return true_label_from_name(name, self.classifier.labels, self.classifier.numbers)
 
     def _record(self, picture: ExplainedPicture, true: str | None) -> MapRecord:
         return MapRecord(
@@ -491,12 +495,16 @@ def choose_scale(maps: Sequence[Floats], unit: Unit, settings: ExplainSettings) 
     return Scale("lost" if is_drop else "uniform", high)
 
 
-def true_label_from_name(name: str, labels: Sequence[str]) -> str | None:
-    """The true label, where a picture's folder or its file name (``{label}_{id}``) is a class of the model."""
+def true_label_from_name(name: str, labels: Sequence[str], numbers: Mapping[str, str] | None = None) -> str | None:
+    """The true label, where a picture's folder or its file name (``{label}_{id}``) is a class of the model.
+
+    ``numbers``: names of classes that the folder or file may call by their number, by that number.
+    """
     path = PurePosixPath(name)
     for candidate in (path.parent.name, path.stem.rpartition("_")[0]):
-        if candidate in labels:
-            return candidate
+        label = (numbers or {}).get(candidate, candidate)
+        if label in labels:
+            return label
     return None
 
 

@@ -13,6 +13,7 @@ from vitrine.config import TransformSpec
 from vitrine.config.recipe import invalid_value
 from vitrine.data.batch_plan import BatchShard, SampleBatch
 from vitrine.data.captions.datasets import open_captions
+from vitrine.data.class_names import read_class_names, rename_classes
 from vitrine.data.decoded_cache import DecodedPicture, bytes_for, folder_for, remove_unfinished, short_side
 from vitrine.data.loader import PictureLoader, load_batch
 from vitrine.data.perceptual_hash import BITS
@@ -36,6 +37,10 @@ from vitrine.train.events import Event, Note
 from vitrine.train.settings import BatchSettings, DataSettings
 
 _REQUIRED_SPLITS = ("train", "validation")
+
+
+CLASS_NUMBERS = "class_numbers"
+"""Key of data.json where classes that are bare numbers were given names: the names by number."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,15 @@ class TrainingData:
 
 
 def prepare_data(
-    reference: str, settings: DataSettings, progress: Progress | None = None, processes: ProcessGroup | None = None
+    reference: str,
+    settings: DataSettings,
+    progress: Progress | None = None,
+    processes: ProcessGroup | None = None,
+    names: Path | None = None,
 ) -> TrainingData:
     """Open labelled data, read and hash every picture, and set the unreadable ones aside.
 
-    Processes that train together read a part each.
+    Processes that train together read a part each. ``names`` is a file with names for classes that are bare numbers.
 
     Raises:
         DataError: no data, fewer than two classes, no training or validation pictures, none of the latter with a label,
@@ -84,7 +93,10 @@ def prepare_data(
     source = _with_loss(source, settings.loss)
     if len(source.labels) < (1 if source.is_multi_label else 2):
         raise DataError(f"{reference} has {len(source.labels)} class; a classifier needs at least two.")
+    numbers = {} if names is None else read_class_names(names, source.labels)
+    source = rename_classes(source, numbers)
     head: dict[str, Any] = {"reference": reference, "layout": source.layout, "labels": list(source.labels)}
+    head |= {CLASS_NUMBERS: numbers} if numbers else {}
     if not source.is_multi_label:
         target = _one_label
     else:

@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from vitrine.config import Recipe, recipe_from_toml
+from vitrine.data.class_names import RUN_FILE
 from vitrine.errors import LostProcessError, OutputInUseError, RecipeError, RunError
 from vitrine.models.load import resolve_with_weights
 from vitrine.runs.checkpoint import delete_checkpoint
@@ -25,7 +26,13 @@ from vitrine.train.trainer import Trainer
 
 
 def train(
-    reference: str, recipe: Recipe, out: Path, *, resume: bool = False, report: Callable[[Event], None] = lambda _: None
+    reference: str,
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    names: Path | None = None,
+    report: Callable[[Event], None] = lambda _: None,
 ) -> TrainResult:
     """Train a classifier, or with the recipe's ``caption`` a captioner, into a run folder.
 
@@ -35,6 +42,7 @@ def train(
         recipe: every setting.
         out: the run folder; new, or with ``resume`` one that a stopped training left.
         resume: continue to the result that the stopped training would have reached.
+        names: of a classifier, a file with names for classes that are bare numbers in the data; the run keeps them.
         report: called with every event, in the main process only.
 
     Under torchrun or ``accelerate launch``, every process calls this, and all train one model together, each on its
@@ -50,7 +58,9 @@ def train(
     run, processes = RunFolder(out), ProcessGroup.from_launcher()
     try:
         with processes.fail_together():
-            return _train(run, reference, recipe, resume, report, processes)
+            if names is None and (run.path / RUN_FILE).is_file():
+                names = run.path / RUN_FILE
+            return _train(run, reference, recipe, resume, report, processes, names)
     except LostProcessError:
         if processes.is_main or _is_free(run):
             raise
@@ -64,6 +74,7 @@ def _train(
     resume: bool,
     report: Callable[[Event], None],
     processes: ProcessGroup,
+    names: Path | None,
 ) -> TrainResult:
     _check_batch_size(recipe, processes)
     if processes.uses_fsdp:
@@ -76,7 +87,7 @@ def _train(
 
         if not processes.broadcast_from_main(is_finished):
             own_report = report if processes.is_main else lambda _: None
-            _make_trainer(run, reference, recipe, own_report, processes).train()
+            _make_trainer(run, reference, recipe, own_report, processes, names).train()
         elif processes.is_main:
             _complete(run)
         return processes.broadcast_from_main(lambda: _read_result(run))
@@ -113,7 +124,12 @@ def _is_free(run: RunFolder) -> bool:
 
 
 def _make_trainer(
-    run: RunFolder, reference: str, recipe: Recipe, report: Callable[[Event], None], processes: ProcessGroup
+    run: RunFolder,
+    reference: str,
+    recipe: Recipe,
+    report: Callable[[Event], None],
+    processes: ProcessGroup,
+    names: Path | None = None,
 ) -> Trainer:
     """Resolve the model first, since reading the pictures can take long; then read them."""
 
@@ -126,7 +142,7 @@ def _make_trainer(
         model = processes.local_main_first(
             lambda: resolve_with_weights(recipe.model, recipe.pretrained, recipe.model_args)
         )
-        data = prepare_data(reference, data_settings, progress, processes)
+        data = prepare_data(reference, data_settings, progress, processes, names)
         task = MultiLabelTask if data.source.is_multi_label else ClassifierTask
         return Trainer(run, recipe, lambda: task(settings, data, report, model), report, processes)
     image_model = processes.local_main_first(lambda: resolve_image_model(settings.model))

@@ -17,6 +17,7 @@ from torch import nn
 
 from vitrine.config import Recipe
 from vitrine.data.batch_plan import batch_count
+from vitrine.data.class_names import RUN_FILE, names_csv
 from vitrine.io.files import file_sha256, to_json
 from vitrine.io.hub_cache import changed_sentence
 from vitrine.models.precision import resolve_precision
@@ -26,7 +27,7 @@ from vitrine.runs.environment import WEIGHTS_SHA256, describe_environment, peak_
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card import write_model_card
 from vitrine.runs.setting_changes import changes_sentence, record_changes
-from vitrine.train.data import require_same_data
+from vitrine.train.data import CLASS_NUMBERS, require_same_data
 from vitrine.train.distributed import ProcessGroup, partial_state_arguments
 from vitrine.train.events import Best, EpochRow, Event, Plan
 from vitrine.train.loop import EpochDone, StepDone, TrainingState, fit
@@ -150,6 +151,10 @@ class Trainer:
         if not self.processes.is_main:
             return
         if state is None:
+            numbers = self.task.data_record.get(CLASS_NUMBERS)
+            if numbers:
+                self.run.path.mkdir(parents=True, exist_ok=True)
+                self.run.write(RUN_FILE, names_csv(numbers))
             self.run.start(self.recipe, self.task.labels, self.task.data_record, self._environment())
         else:
             self.run.truncate_history(self.training.progress.epoch)

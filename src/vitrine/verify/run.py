@@ -17,6 +17,7 @@ from vitrine.classify.predictions_csv import DEFAULT_THRESHOLD
 from vitrine.config import CaptionSpec
 from vitrine.data.captions.datasets import open_captions
 from vitrine.data.captions.transforms import CaptionTransform
+from vitrine.data.class_names import recorded_names, rename_classes
 from vitrine.data.samples import Dataset, Sample
 from vitrine.data.sources import open_data
 from vitrine.errors import DataError, ModelError, RunError, UsageError
@@ -154,7 +155,8 @@ def _open_data(record: RunRecord, data: str | None) -> Dataset:
     place = data or resolve_data_reference(record.folder, reference)
     open_reference = open_captions if record.is_captioner else open_data
     try:
-        return open_reference(place, seed=recipe.seed, val_fraction=recipe.val_fraction)
+        dataset = open_reference(place, seed=recipe.seed, val_fraction=recipe.val_fraction)
+        return rename_classes(dataset, recorded_names(record.folder.path))
     except DataError as error:
         if data is not None:
             raise
