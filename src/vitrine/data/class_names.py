@@ -61,8 +61,8 @@ def read_class_names(file: Path, numbers: Sequence[str]) -> dict[str, str]:
             f"{file} has {len(names)} names and none for class {missing[0]} ({len(missing)} of {len(numbers)} classes "
             "lack one).\nGive every class a name."
         )
-    chosen = {label: escape_controls(names[int(label)].strip()) for label in numbers}
-    return _require_different(file, chosen)
+    name_by_label = {label: escape_controls(names[int(label)].strip()) for label in numbers}
+    return _require_different(file, name_by_label)
 
 
 def rename_classes(dataset: Dataset, names: Mapping[str, str]) -> Dataset:

@@ -552,8 +552,8 @@ def recipe_section(facts: CardFacts) -> str:
     epochs = f"{len(facts.history)} epochs were trained"
     best = f"; the weights are those of epoch {facts.best_epoch}, the best on the validation pictures"
     changes = inline(changes_sentence(facts.changes))
-    changed = f"\n\n{changes} The table has what it ended with." if changes else ""
-    return f"{epochs}{best if facts.best_epoch else ''}.{changed}\n\n" + "\n".join(lines)
+    note = f"\n\n{changes} The table has what it ended with." if changes else ""
+    return f"{epochs}{best if facts.best_epoch else ''}.{note}\n\n" + "\n".join(lines)
 
 
 def _non_default_fields(spec: Any) -> list[tuple[str, Any]]:
