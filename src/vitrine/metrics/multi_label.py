@@ -14,11 +14,8 @@ import numpy.typing as npt
 
 from vitrine.errors import DataError
 from vitrine.metrics.classification import require_finite, sigmoid
-from vitrine.metrics.intervals import jackknife_interval, wilson
+from vitrine.metrics.intervals import MIN_PICTURES, jackknife_interval, wilson
 from vitrine.results import DECIMALS, Interval, LabelMetrics, LabelMistake, MultiLabelMetrics
-
-MIN_SUPPORT = 10
-"""Pictures that every label of a mean average precision needs for an interval: with fewer, it covers too little."""
 
 _HARDEST = 20
 
@@ -84,7 +81,7 @@ def multi_label_metrics(
     and those for which F1 is 0 / 0. Intervals leave pictures out one by one
     (:func:`vitrine.metrics.intervals.jackknife_interval`). With few pictures of a label its average precision comes out
     too high, so that the interval of the mean is around the mean less that bias, and may lie below it; it is None where
-    a label has fewer than :data:`MIN_SUPPORT` pictures. How often it covers the truth is in docs/multilabel.md.
+    a label has fewer than :data:`vitrine.metrics.intervals.MIN_PICTURES` pictures. How often it covers the truth is in docs/multilabel.md.
 
     Args:
         logits: of at least one picture, one of which has a label.
@@ -159,7 +156,7 @@ class _AveragePrecisions:
 
         Source: M. H. Quenouille (1956), Notes on bias in estimation, Biometrika 43.
         """
-        if support_C[support_C > 0].min() < MIN_SUPPORT:
+        if support_C[support_C > 0].min() < MIN_PICTURES:
             return None
         pictures = len(self.mean_without_N)
         without_bias = self.mean + (pictures - 1) * (self.mean - float(self.mean_without_N.mean()))
