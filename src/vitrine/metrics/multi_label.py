@@ -81,7 +81,8 @@ def multi_label_metrics(
     and those for which F1 is 0 / 0. Intervals leave pictures out one by one
     (:func:`vitrine.metrics.intervals.jackknife_interval`). With few pictures of a label its average precision comes out
     too high, so that the interval of the mean is around the mean less that bias, and may lie below it; it is None where
-    a label has fewer than :data:`vitrine.metrics.intervals.MIN_PICTURES` pictures. How often it covers the truth is in docs/multilabel.md.
+    a label has fewer than :data:`vitrine.metrics.intervals.MIN_PICTURES` pictures. How often it covers the truth is in
+    docs/multilabel.md.
 
     Args:
         logits: of at least one picture, one of which has a label.

@@ -15,6 +15,7 @@ from vitrine.cli.app import app
 from vitrine.config import load_recipe
 from vitrine.data.captions.datasets import is_captioned_data, open_captions
 from vitrine.errors import DataError
+from vitrine.shards import write_shards
 
 Table = dict[str, tuple[str, ...]]
 CAPTIONS: Table = {"1.jpg": ("A dog runs .", "A dog, and a ball"), "2.jpg": ("Two boats",)}
@@ -70,6 +71,14 @@ LAYOUTS: dict[str, tuple[str, str, bytes]] = {
     "LAVIS, a mark": ("", "train.json", json.dumps(LAVIS).encode("utf-8-sig")),
     "LAVIS, caption first, indented": ("", "caps.json", json.dumps(
         [{"caption": text, "image": name} for name, text in PAIRS], indent=2).encode()),
+    "tokens in captions.tsv": ("photos", "captions.tsv", token_lines().encode()),
+    "tokens in captions.csv": ("photos", "captions.csv", token_lines().encode()),
+    "tokens, UTF-16": ("photos", "captions.txt", token_lines().encode("utf-16")),
+    "an object of captions by picture": ("", "captions.json", json.dumps(CAPTIONS).encode()),
+    "an object of captions, pictures in a folder": ("photos", "captions.json", json.dumps(CAPTIONS).encode()),
+    "COCO's form in captions.json": ("", "captions.json", json.dumps({
+        "images": [{"id": name, "file_name": name} for name in CAPTIONS],
+        "annotations": [{"image_id": name, "caption": text} for name, text in PAIRS]}).encode()),
     "ids without an ending": ("photos", "captions.csv", QUOTED.replace(".jpg", "").encode()),
 }  # fmt: skip
 
@@ -206,3 +215,14 @@ def test_check_takes_classes_where_it_is_asked_to(tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["check", str(tmp_path), "--labels"])
     assert "2 classes" in result.output
     assert "2 captions" in CliRunner().invoke(app, ["check", str(tmp_path), "--captions"]).output
+
+
+def test_check_counts_captions_in_shards(tmp_path: Path) -> None:
+    pytest.importorskip("webdataset")
+    write_tree(tmp_path / "data", {f"{n}.jpg": None for n in range(6)})
+    lines = "".join(f"{n}.jpg,caption of {n}\n" for n in range(6))
+    (tmp_path / "data" / "captions.csv").write_text(f"image,caption\n{lines}")
+    write_shards(str(tmp_path / "data"), tmp_path / "shards")
+    report = check(str(tmp_path / "shards"))
+    assert report.captions is not None and (report.pictures, report.captions.captions) == (6, 6)
+    assert "6 captions" in render(report)

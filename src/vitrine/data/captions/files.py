@@ -242,6 +242,8 @@ def read_table(collector: CaptionCollector, file: Path, options: Mapping[str, st
 def has_captions(file: Path, options: Mapping[str, str] | None = None) -> bool:
     """Whether the first row of a table names a picture and a caption; of one in another encoding, its columns do."""
     options = options or {}
+    if _has_token_lines(file, options):
+        return True
     try:
         _columns(tuple(next(_read_rows(file, options.get("encoding", "")))[1]), str(file), options)
     except EncodingError:
@@ -391,6 +393,9 @@ def _choices(folder: Path) -> list[list[Path]]:
     splits = [path for path in sorted(folder.glob("dataset*.json")) if path.name not in _NOT_KARPATHY]
     others = [*sorted((folder / "annotations").glob("*.json")), *sorted(folder.glob("*.json"))]
     lists = [path for path in others if path not in {*annotations, *splits} and _is_caption_list(path)]
+    single_file = folder / "captions.json"
+    if single_file.is_file() and single_file not in lists and _is_caption_document(_document(single_file)):
+        annotations = annotations or [single_file]
     tables = [folder / name for name in _TABLES if (folder / name).is_file()]
     caption_tables = [path for path in tables if has_captions(path)]
     texts = [path for pattern in _TEXTS for path in sorted(folder.glob(pattern)) if path.is_file()]
@@ -489,7 +494,7 @@ def _read_files(
     collector = CaptionCollector(root, files[0], notes)
     if ending == ".json":
         return _read_json(collector, files, options)
-    if ending in (".txt", ".token"):
+    if ending in (".txt", ".token") or _has_token_lines(files[0], options):
         return _read_lines_of_captions(collector, files[0], options)
     if ending not in _TABLE_ENDINGS:
         raise DataError(f"{files[0]} is no file of captions.\nKnown are {LAYOUTS}.")
@@ -652,6 +657,15 @@ def _read_lines_of_captions(collector: CaptionCollector, file: Path, options: Ma
     if left:
         collector.notes.append(f"{left:,} captions of pictures that no list of a split has were left aside.")
     return collector.collect("Flickr8k captions", search=True)
+
+
+def _has_token_lines(file: Path, options: Mapping[str, str]) -> bool:
+    """Whether a file, whatever it is called, begins with a picture, # and a number, and a caption."""
+    try:
+        first = next((line for _, line in read_lines(file, options.get("encoding", "")) if line.strip()), "")
+    except DataError:
+        return False
+    return promised_format(first.partition("#")[0].strip()) is not None and bool(_TOKEN.fullmatch(first.strip("\r\n")))
 
 
 def _token_line(line: str, where: str) -> tuple[str, str]:
