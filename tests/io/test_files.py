@@ -19,6 +19,7 @@ DEAD, ALIVE, FAR = f"{HERE}-{2**31 - 1}-1", ProcessIdentity.current().tag, "0000
 @pytest.mark.parametrize(
     ("writer", "age", "stays"),
     [(ALIVE, 0, True), (ALIVE, 1e6, True), (DEAD, 0, False), (FAR, 0, True), (FAR, 3500, True), (FAR, 3700, False)],
+    ids=["alive", "alive and old", "dead", "far", "far, nearly an hour old", "far, an hour old"],
 )
 def test_what_a_killed_process_left_is_deleted(writer: str, age: float, stays: bool, tmp_path: Path) -> None:
     file = tmp_path / f".{writer}-0123abcd.part"

@@ -17,6 +17,7 @@ from vitrine.cli.export import export, shards
 from vitrine.cli.options import (
     ArchOption,
     CaptionsOption,
+    CsvSafeOption,
     DataArgument,
     EncodingOption,
     JsonOption,
@@ -213,6 +214,7 @@ def evaluate(
     arch: ArchOption = None,
     encoding: EncodingOption = None,
     names: NamesOption = None,
+    csv_safe: CsvSafeOption = False,  # noqa: ARG001  its callback acts
     as_json: JsonOption = False,
 ) -> None:
     """Measure a classifier: accuracy with its interval, per class, calibration, mistakes.

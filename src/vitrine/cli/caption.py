@@ -10,6 +10,7 @@ import typer
 from vitrine.cli import show
 from vitrine.cli.options import (
     AddressOption,
+    CsvSafeOption,
     EngineOption,
     FigureFormatOption,
     JsonOption,
@@ -80,6 +81,7 @@ def caption(
     workers: WorkersOption = None,
     part_size: PartSizeOption = None,
     resume: ResumeOption = False,
+    csv_safe: CsvSafeOption = False,  # noqa: ARG001  its callback acts
     as_json: JsonOption = False,
 ) -> None:
     """Caption every picture, with one attention map for every word, into a figure of the same name."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from vitrine.cli import show
-from vitrine.cli.options import BatchOption, EncodingOption, JsonOption, optional_reference
+from vitrine.cli.options import BatchOption, CsvSafeOption, EncodingOption, JsonOption, optional_reference
 from vitrine.errors import UsageError
 
 _FORMATS = ("text", "markdown", "csv", "latex")
@@ -30,6 +30,7 @@ def compare(
     pictures: Annotated[
         bool, typer.Option("--pictures", help="Of two runs: the pictures on which they disagree; with -o, their maps.")
     ] = False,
+    csv_safe: CsvSafeOption = False,  # noqa: ARG001  its callback acts
     as_json: JsonOption = False,
 ) -> None:
     """Put runs side by side: what was set, what came out, and an exact test of each pair on the same pictures."""

@@ -12,6 +12,7 @@ from vitrine.cli.options import (
     AddressOption,
     ArchOption,
     BatchOption,
+    CsvSafeOption,
     EncodingOption,
     EngineOption,
     FigureFormatOption,
@@ -121,6 +122,7 @@ def explain(
     part_size: PartSizeOption = None,
     resume: ResumeOption = False,
     encoding: EncodingOption = None,
+    csv_safe: CsvSafeOption = False,  # noqa: ARG001  its callback acts
     as_json: JsonOption = False,
 ) -> None:
     """Draw what a model looks at on each picture, or score and rank such maps on many pictures."""

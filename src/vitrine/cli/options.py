@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -64,6 +65,25 @@ NamesOption = Annotated[
         "--names",
         metavar="FILE",
         help="Names for classes that are bare numbers: a text of one a line, JSON (id2label), a table of id, name.",
+    ),
+]
+
+
+def _set_csv_safe(value: bool) -> bool:
+    from vitrine.io.resumable_csv import CSV_SAFE
+
+    os.environ.pop(CSV_SAFE, None)
+    if value:
+        os.environ[CSV_SAFE] = "1"
+    return value
+
+
+CsvSafeOption = Annotated[
+    bool,
+    typer.Option(
+        "--csv-safe",
+        callback=_set_csv_safe,
+        help="Write an apostrophe before cells that a spreadsheet would compute, such as file names that begin with =.",
     ),
 ]
 FigureFormatOption = Annotated[str, typer.Option("--format", metavar="png|svg", help="Of the figures.")]

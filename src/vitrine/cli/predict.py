@@ -12,6 +12,7 @@ from vitrine.cli.options import (
     AddressOption,
     ArchOption,
     BatchOption,
+    CsvSafeOption,
     DataArgument,
     EncodingOption,
     EngineOption,
@@ -59,6 +60,7 @@ def predict(
     ray_address: AddressOption = None,
     workers: WorkersOption = None,
     part_size: PartSizeOption = None,
+    csv_safe: CsvSafeOption = False,  # noqa: ARG001  its callback acts
     as_json: JsonOption = False,
 ) -> None:
     """Label every picture of a folder, in name order, into a CSV.

@@ -26,7 +26,12 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 lets the system choose one.")] = 8000,
     token: Annotated[
         str | None,
-        typer.Option(metavar="TEXT", help="Let nobody in without it; the printed address carries it."),
+        typer.Option(
+            metavar="TEXT",
+            envvar="VITRINE_TOKEN",
+            help="Let nobody in without it; the printed address carries it. Others on this machine can read a command "
+            "line: the environment variable VITRINE_TOKEN is not shown to them.",
+        ),
     ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Also serve the report of the runs among the models, at /report.")

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,8 +27,30 @@ UNREADABLE_HEADER = ("filename", "reason")
 """The first row of a list of unreadable pictures."""
 
 
+CSV_SAFE = "VITRINE_CSV_SAFE"
+"""Environment variable that --csv-safe sets; workers of the same job see it too."""
+
+_NUMBER = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?", re.ASCII)
+
+
+def is_csv_safe() -> bool:
+    """Whether cells that a spreadsheet takes for a formula are written with an apostrophe before them."""
+    return bool(os.environ.get(CSV_SAFE))
+
+
+def _disarm(cell: str) -> str:
+    """A cell that no spreadsheet computes. What begins with an apostrophe has one more, so that each can be undone."""
+    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t", "\r", "'") and not _NUMBER.fullmatch(cell) else cell
+
+
+def _rearm(cell: str) -> str:
+    return cell[1:] if cell[:1] == "'" else cell
+
+
 def csv_row(fields: Sequence[str]) -> bytes:
     """One record with its line end, quoted where it has to be."""
+    if is_csv_safe():
+        fields = [_disarm(field) for field in fields]
     # The module leaves a lone carriage return unquoted and then cannot read it back.
     quoting: Literal[0, 1] = csv.QUOTE_ALL if any("\r" in field for field in fields) else csv.QUOTE_MINIMAL
     line = io.StringIO()
@@ -63,7 +86,7 @@ def complete_records(path: Path) -> Iterator[tuple[int, list[str]]]:
                 fields = next(csv.reader([text], strict=True), [])
             except csv.Error as error:
                 raise DataError(f"{path} is not CSV ({error}). Delete it to begin anew.") from error
-            yield offset, fields
+            yield offset, [_rearm(field) for field in fields] if is_csv_safe() else fields
             pending = b""
 
 
@@ -277,7 +300,7 @@ class ResumableTable:
                     f"{self.rows_path} has a row that this model cannot have written, row {number}: {fields}.\n"
                     "Resume with the same model, or delete the file to begin anew."
                 )
-            yield offset, fields
+            yield offset, [_rearm(field) for field in fields] if is_csv_safe() else fields
 
 
 def _replace(path: Path, content: bytes) -> None:
