@@ -2,6 +2,7 @@
 
     python benchmarks/serve.py                        ViT-Ti at 224 px, 32 clients, beside the model in a tight loop
     python benchmarks/serve.py --requests 10000       how memory grows over so many requests
+    python benchmarks/serve.py --half-open 500        with and without connections that never end their header
     python benchmarks/serve.py --model vit_base_patch16_224 --rounds 3
 
 What is measured, and how, is in benchmarks/README.md.
@@ -141,6 +142,55 @@ async def _load(place: tuple[str, int], path: str, pictures: Sequence[bytes], cl
     return load
 
 
+async def _load_beside_half_open(
+    place: tuple[str, int], pictures: Sequence[bytes], clients: int, seconds: float, count: int
+) -> Load:
+    """The same beside connections that each begin a header and never end it, and come again when they are closed."""
+
+    async def keep_half_open() -> None:
+        while True:
+            try:
+                reader, writer = await asyncio.open_connection(*place)
+                writer.write(b"POST /api/predict HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
+                await reader.read()
+                writer.close()
+            except OSError:
+                await asyncio.sleep(0.1)
+
+    crowd = [asyncio.create_task(keep_half_open()) for _ in range(count)]
+    await asyncio.sleep(1)
+    load = await _load(place, "/api/predict", pictures, clients, seconds)
+    for each in crowd:
+        each.cancel()
+    await asyncio.gather(*crowd, return_exceptions=True)
+    return load
+
+
+def compare_half_open(options: argparse.Namespace, folder: Path, pictures: Sequence[bytes]) -> dict[str, object]:
+    """Rounds with and without half-open connections, one after the other."""
+    loads: dict[int, list[Load]] = {0: [], options.half_open: []}
+    with server(folder, options.threads) as (host, port, _):
+        asyncio.run(_load((host, port), "/api/predict", pictures, options.clients, 2))  # warm-up
+        for number in range(options.rounds):
+            for count in sorted(loads, reverse=bool(number % 2)):
+                load = _load_beside_half_open((host, port), pictures, options.clients, options.seconds, count)
+                loads[count].append(asyncio.run(load))
+    alone, beside = loads[0], loads[options.half_open]
+    ratios = [each.per_second / other.per_second for each, other in zip(beside, alone, strict=True)]
+    return {
+        "model": options.model,
+        "threads": options.threads,
+        "clients": options.clients,
+        "half_open": options.half_open,
+        "alone_per_second": statistics.median(load.per_second for load in alone),
+        "beside_per_second": statistics.median(load.per_second for load in beside),
+        "share_of_alone": statistics.median(ratios),
+        "share_lowest": min(ratios),
+        "share_highest": max(ratios),
+        "errors": [error for load in alone + beside for error in load.errors],
+    }
+
+
 def tight_loop(served: ServedClassifier, squares: Sequence[torch.Tensor], size: int, seconds: float) -> float:
     """Pictures a second of the model on pictures that are decoded and in memory."""
     done, began = 0, time.perf_counter()
@@ -263,6 +313,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--requests", type=int, default=0, help="measure memory over so many requests instead")
+    parser.add_argument("--half-open", type=int, default=0, help="measure beside so many half-open connections instead")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -270,7 +321,8 @@ def main() -> None:
     pictures = make_pictures(64, int(width), int(height))
     with tempfile.TemporaryDirectory() as folder:
         make_model(Path(folder), options.model, options.image)
-        found = (grow if options.requests else compare)(options, Path(folder), pictures)
+        measure = grow if options.requests else compare_half_open if options.half_open else compare
+        found = measure(options, Path(folder), pictures)
     found |= {"torch": torch.__version__, "python": platform.python_version(), "cores": os.cpu_count()}
     if options.json:
         print(json.dumps(found, indent=2))

@@ -191,11 +191,14 @@ class ConnectionListener:
             except OSError as error:
                 await self._pause(error)
                 continue
-            await self._make_room()
             try:
+                await self._make_room()
                 await loop.connect_accepted_socket(self._make_protocol, connection)
             except OSError:
                 connection.close()
+            except asyncio.CancelledError:
+                connection.close()
+                raise
 
     def _make_protocol(self) -> TimedProtocol:
         return TimedProtocol(
