@@ -248,11 +248,11 @@ def test_no_permission(tmp_path: Path) -> None:
 
 
 def test_permission_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def refuse(self: Path) -> bytes:
+    def refuse(*_: object) -> int:
         raise PermissionError(13, "Permission denied")
 
     (tmp_path / "a.png").write_bytes(b"x")
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr("os.open", refuse)
     with pytest.raises(PictureError, match="no permission"):
         FilePicture(tmp_path / "a.png").decode()
 

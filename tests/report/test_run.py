@@ -16,6 +16,7 @@ from support.made_runs import made_captioner, made_run, run_verb
 from vitrine.cli.report import report as verb
 from vitrine.compare.run import compare
 from vitrine.errors import DataError, RunError, UsageError
+from vitrine.io import untrusted_files
 from vitrine.metrics.intervals import wilson
 from vitrine.plotting.tables import Table
 from vitrine.report.document import (
@@ -415,13 +416,13 @@ def test_every_run_is_read_once(page: tuple[Path, Path], tmp_path: Path, monkeyp
     for name in ("one", "other"):
         shutil.copytree(page[1], tmp_path / "runs" / name)
     paths: list[Path] = []
-    read_text = Path.read_text
+    read_file = untrusted_files.read_file
 
-    def note_path(path: Path, encoding: str | None = None) -> str:
+    def note_path(path: Path, limit: int) -> bytes:
         paths.append(path)
-        return read_text(path, encoding)
+        return read_file(path, limit)
 
-    monkeypatch.setattr(Path, "read_text", note_path)
+    monkeypatch.setattr(untrusted_files, "read_file", note_path)
     write_report([str(tmp_path / "runs")], tmp_path / "r.html", ReportSettings(data=str(tmp_path / "nowhere")))
     for name in ("one", "other"):
         for file in ("data.json", "metrics.json"):

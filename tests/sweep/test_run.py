@@ -162,11 +162,11 @@ class FakeTraining:
             self.failure = Failure("The loss became nan.\nTry a smaller learning rate.", "TrainingError")
             return
         if not folder.is_started:
-            folder.start(recipe, ("cat", "dog"), {"reference": self.data}, {})
+            folder.start(recipe, ("cat", "dog"), {"reference": self.data, "splits": {}}, {})
         for epoch in range(len(folder.read_history()) + 1, recipe.epochs + 1):
             time.sleep(self.seconds)
-            folder.append("history.jsonl", {"epoch": epoch})
-            folder.append("timings.jsonl", {"epoch": epoch, "train_seconds": 3.0, "evaluation_seconds": 1.0})
+            folder.append("history.jsonl", {"epoch": epoch, "best": True})
+            folder.append("timings.jsonl", timing(epoch, 3.0, 1.0))
             yield epoch
         spare = folder.path.with_name(f"{folder.path.name}-spare")
         right = [i >= recipe.batch_size // 8 for i in range(40)]
@@ -178,6 +178,11 @@ class FakeTraining:
         self._log("finished")
 
     def stop(self) -> None: ...
+
+
+def timing(epoch: int, train: float, evaluation: float) -> dict[str, float]:
+    seconds = {"train_seconds": train, "evaluation_seconds": evaluation}
+    return {"epoch": epoch, **seconds, "pictures": 40, "peak_memory_mib": 100}
 
 
 def log(out: Path, what: str) -> list[str]:
@@ -226,9 +231,7 @@ def test_dry_run_lists_and_estimates(tmp_path: Path) -> None:
     ):
         for file in files:
             (out / name / file).unlink()
-    (out / "batch_size=8,seed=0" / "timings.jsonl").write_text(
-        json.dumps({"epoch": 1, "train_seconds": 50.0, "evaluation_seconds": 10.0}) + "\n"
-    )
+    (out / "batch_size=8,seed=0" / "timings.jsonl").write_text(json.dumps(timing(1, 50.0, 10.0)) + "\n")
     schedule = plan(path, out, jobs=2)
     assert [(each.state, each.epochs) for each in schedule.runs] == [
         *[("finished", 3)] * 3,
