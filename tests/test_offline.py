@@ -1,0 +1,115 @@
+"""Nothing reaches out: every verb does its work with a network that refuses every connection and every look-up."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from support.sweeps import TrainingHere
+from support.tiny_captioners import save_tiny
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from vitrine.cli.app import app
+from vitrine.sweep.run import sweep
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+VERBS = {
+    "check": "check {data}",
+    "train": "train {data} --recipe {run}/recipe.toml -o {out}/run --set epochs=1",
+    "evaluate": "evaluate {run} {data} --split test -o {out}/test",
+    "predict": "predict {run} {pictures} -o {out}/p.csv",
+    "explain": "explain {run} {pictures} -o {out}/maps --check",
+    "score": "explain {run} --score {data} --limit 4 --curves 1 --method attention -o {out}/scores",
+    "positions": "positions {run} -o {out}/positions.png",
+    "caption": "caption {captioner} {pictures} -o {out}/words",
+    "inspect": "inspect {figure}",
+    "sweep": "sweep {sweep} -o {out}/sweep",
+    "compare": "compare {run} -o {out}/table",
+    "verify": "verify {run}",
+    "report": "report {run} -o {out}/report.html",
+    "export": "export {run} --to timm -o {out}/export",
+    "knn": "knn {run} {data}",
+    "shards": "shards {data} -o {out}/shards",
+    "cache": "cache",
+}
+"""A command for each; of serve and demo, tests/serve and tests/test_demo.py see to it."""
+
+
+@pytest.fixture(scope="module")
+def inputs(small_scenes: Path, small_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("offline")
+    (folder / "pictures").mkdir()
+    for number, path in enumerate(sorted((small_scenes / "test").rglob("*.png"))[:2]):
+        shutil.copyfile(path, folder / "pictures" / f"{number}.png")
+    save_tiny("git", folder / "captioner")
+    shutil.copyfile(small_run / "recipe.toml", folder / "micro.toml")
+    (folder / "sweep.toml").write_text(
+        f'data = "{small_scenes}"\nrecipe = "micro.toml"\n[[list]]\nname = "one"\nepochs = 1\n'
+    )
+    CliRunner().invoke(app, ["positions", str(small_run), "-o", str(folder / "figure.png")])
+    names = {"data": small_scenes, "run": small_run, "figure": folder / "figure.png"}
+    return names | {each: folder / each for each in ("pictures", "captioner")} | {"sweep": folder / "sweep.toml"}
+
+
+def test_every_verb_is_tried() -> None:
+    verbs = set(get_command(app).commands)  # type: ignore[attr-defined]
+    assert verbs == (VERBS.keys() - {"score"}) | {"serve", "demo"}
+
+
+@pytest.mark.parametrize("offline", [False, True])
+@pytest.mark.parametrize("verb", VERBS)
+def test_no_verb_reaches_out(
+    verb: str,
+    offline: bool,
+    inputs: dict[str, Path],
+    tmp_path: Path,
+    vitrine_command: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attempts = refuse_the_network(monkeypatch)
+    defaults = inspect.unwrap(sweep).__kwdefaults__
+    monkeypatch.setitem(defaults, "start", TrainingHere)
+    words = [word.format(out=tmp_path, **inputs) for word in VERBS[verb].split()]
+    status, _, error = vitrine_command(*(["--offline"] if offline else []), *words)
+    assert status == 0, error
+    assert attempts == []
+
+
+def test_the_block_itself_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = refuse_the_network(monkeypatch)
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("192.0.2.1", 80), timeout=1)
+    with pytest.raises(OSError, match="refused"):
+        socket.getaddrinfo("example.org", 443)
+    assert len(attempts) == 2
+
+
+def refuse_the_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let no connection leave this machine, and no name be looked up; returns what was tried."""
+    attempts: list[str] = []
+    connect, connect_ex, look_up = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def guard(reach: Callable[..., object], address_of: Callable[..., object]) -> Callable[..., object]:
+        def reach_loopback(*arguments: object, **options: object) -> object:
+            address = address_of(*arguments)
+            host = address[0] if isinstance(address, tuple) else address
+            if isinstance(address, str | bytes) and os.sep in os.fsdecode(address):  # a socket of this machine's files
+                return reach(*arguments, **options)
+            if host in LOOPBACK or host is None:
+                return reach(*arguments, **options)
+            attempts.append(repr(address))
+            raise OSError(f"refused: {address!r}")
+
+        return reach_loopback
+
+    monkeypatch.setattr(socket.socket, "connect", guard(connect, lambda _, address: address))
+    monkeypatch.setattr(socket.socket, "connect_ex", guard(connect_ex, lambda _, address: address))
+    monkeypatch.setattr(socket, "getaddrinfo", guard(look_up, lambda host, *_: (host,)))
+    return attempts
