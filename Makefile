@@ -6,6 +6,7 @@ BIN := .venv/bin
 BASE := .venv/base.stamp
 DEV := .venv/dev.stamp
 BENCH := .venv/bench.stamp
+SITE := .venv/site.stamp
 
 CANDIDATES := python3.11 python3.12 python3.13 python3.14 python3
 USABLE := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
@@ -18,7 +19,7 @@ WORKERS ?= 2
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check types format docs bench bench-check verdicts verdicts-check constraints clean
+.PHONY: help demo test check types format docs docs-site bench bench-check verdicts verdicts-check constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -46,6 +47,9 @@ format: $(DEV)  ## rewrite the code as the checks want it
 docs: $(DEV)  ## rewrite the generated pages of docs/ from the command line and the recipes
 	$(BIN)/python tools/make_docs.py
 
+docs-site: $(SITE)  ## the documentation as a site, in build/site, its links checked
+	$(BIN)/python tools/make_site.py
+
 bench: $(BENCH)  ## every benchmark, a quarter of an hour: writes benchmarks/RESULTS.md and results.json
 	$(BIN)/python benchmarks/suite.py $(ARGS)
 
@@ -62,7 +66,7 @@ constraints: $(BASE)  ## move constraints.txt to the newest versions; run 'make 
 	$(BIN)/python tools/make_constraints.py
 
 clean:  ## remove .venv and every cache; runs and results stay
-	rm -rf .venv dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # $(call install,EXTRAS): an environment that is missing, was left half made, or lost its interpreter is made anew.
@@ -84,5 +88,8 @@ $(DEV): pyproject.toml constraints.txt
 
 $(BENCH): pyproject.toml constraints.txt
 	$(call install,[dev$(,)bench],$(BASE) $(DEV) $(BENCH))
+
+$(SITE): pyproject.toml constraints.txt
+	$(call install,[dev$(,)docs],$(BASE) $(DEV) $(SITE))
 
 , := ,

@@ -33,7 +33,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         python = Path(folder, "bin", "python")
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", f"{ROOT}[dev,bench]"], check=True)
+        subprocess.run([python, "-m", "pip", "install", f"{ROOT}[dev,bench,docs]"], check=True)
         frozen = subprocess.run([python, "-m", "pip", "freeze"], check=True, capture_output=True, text=True)
     (ROOT / "constraints.txt").write_text(constraints(frozen.stdout), encoding="utf-8")
 
