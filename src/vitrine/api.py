@@ -18,7 +18,8 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from vitrine.attribution.methods import Method
+from vitrine.attribution.method_options import refuse_options
+from vitrine.attribution.methods import Method, method_with
 from vitrine.attribution.patch_hiding import HidingTest
 from vitrine.caption.figures.words import caption_figure, save_caption_figure
 from vitrine.caption.inference import CaptionedPicture, caption_batches
@@ -328,10 +329,12 @@ class Model:
         Raises:
             DataError, PictureError: the picture cannot be read.
             ModelError: the model lacks what was asked for.
+            UsageError: the method does not have an option that was given.
         """
+        refuse_options(method, [] if target is None else ["target"])
         sample = one_picture(picture, _FOR_FOLDERS)
         label = None if target is None else self.labels[find_class(self.labels, target)]
-        settings = ExplainSettings(Method(method, **how), label)
+        settings = ExplainSettings(method_with(method, how), label)
         explainer = Explainer(self.classifier, settings.method, label)
         batch = next(explainer.run([sample], 1))
         _require_readable([reason for _, reason in batch.unreadable])

@@ -207,16 +207,19 @@ def test_what_was_drawn_before_an_interruption_stays(
         (["IMAGES"], "-o is missing"),
         (["-o", "OUT"], "Give pictures to draw maps for"),
         (["IMAGES", "--score", "IMAGES", "-o", "OUT"], "Give pictures to draw maps for"),
-        (["IMAGES", "-o", "OUT", "--method", "magic"], "no method 'magic': expected one of attention, rollout"),
+        (["IMAGES", "-o", "OUT", "--method", "magic"], "no method 'magic': expected attention, rollout"),
         (["IMAGES", "-o", "OUT", "--heads", "9"], "no head 9"),
         (["IMAGES", "-o", "OUT", "--heads", "many"], "heads = 'many' cannot be used"),
         (["IMAGES", "-o", "OUT", "--layer", "7"], "no layer 7: the model has 2"),
         (["IMAGES", "-o", "OUT", "--query", "9,9"], "no patch in row 9, column 9: the grid has 4 rows"),
         (["IMAGES", "-o", "OUT", "--query", "0,1"], "expected ROW,COLUMN, counted from 1"),
         (["IMAGES", "-o", "OUT", "--query", "sky"], "expected auto, class, distillation, pool or ROW,COLUMN"),
-        (["IMAGES", "-o", "OUT", "--target", "dog"], "no class 'dog'"),
+        (["IMAGES", "-o", "OUT", "--method", "relevance", "--target", "dog"], "no class 'dog'"),
         (["IMAGES", "-o", "OUT", "--format", "pdf"], "expected png or svg"),
-        (["IMAGES", "-o", "OUT", "--method", "rollout", "--heads", "max"], "of the method attention, not of rollout"),
+        (
+            ["IMAGES", "-o", "OUT", "--method", "rollout", "--heads", "max"],
+            "--heads is an option of attention; rollout would ignore it",
+        ),
         (["IMAGES", "-o", "OUT", "--method", "rollout", "--method", "gradcam"], "give one --method"),
         (["NOWHERE", "-o", "OUT"], "no file or folder"),
     ],
@@ -245,7 +248,7 @@ def test_only_unreadable_pictures_are_an_error(small_run: Path, tmp_path: Path) 
         with pytest.raises(DataError, match="is a folder"):
             ask(tmp_path)
     with pytest.raises(ModelError, match="no class 'dog'"):
-        model.explain(tmp_path / "in" / "a.png", target="dog")
+        model.explain(tmp_path / "in" / "a.png", "relevance", target="dog")
 
 
 LONG_NAMES = (

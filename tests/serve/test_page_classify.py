@@ -18,6 +18,7 @@ from support.explorer_browser import canvas_data, open_browser, open_page, until
 from support.serving import app_state_of, picture, run_in_thread
 
 import vitrine
+from vitrine.attribution.method_options import METHOD_OPTIONS
 from vitrine.attribution.attention import attention_matrices
 from vitrine.attribution.methods import Method
 from vitrine.classify.model import open_classifier
@@ -292,7 +293,9 @@ def test_a_patch_is_kept_and_a_link_shows_it_again(page: Any, browser: Any, home
 @pytest.mark.parametrize("method", ["rollout", "relevance", "gradcam", "occlusion"])
 def test_every_method_is_shown_in_its_own_unit(page: Any, model: Any, first: Path, method: str) -> None:
     choose(page, "method", method)
-    assert page.locator('[data-what="layer"]').is_disabled()
+    for option in ("layer", "heads"):
+        control = page.locator(f'[data-what="{option.removesuffix("s")}"]')
+        assert control.is_disabled() == (option not in METHOD_OPTIONS[method])
     bar = page.locator(".bars .colour-bar").get_attribute("aria-label")
     assert ("probability lost" if method == "occlusion" else "multiple of uniform") in bar
     target = None

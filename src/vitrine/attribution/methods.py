@@ -5,8 +5,9 @@ Axes: B pictures, C channels (or classes, in logits_BC), H, W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,13 +23,14 @@ from vitrine.attribution.attention import (
 )
 from vitrine.attribution.gradcam import gradcam, gradcam_tokens
 from vitrine.attribution.maps import BatchMaps, TokenLayout, token_layout
+from vitrine.attribution.method_options import METHOD_OPTIONS, METHODS, refuse_options, require_method
 from vitrine.attribution.occlusion import occlusion
 from vitrine.attribution.readout import describe_readout
 from vitrine.attribution.relevance import relevance
 from vitrine.attribution.rollout import rollout
-from vitrine.errors import ModelError
+from vitrine.errors import ModelError, UsageError
 
-METHODS = ("attention", "rollout", "relevance", "gradcam", "occlusion")
+__all__ = ["METHODS", "Method", "method_with", "softmax"]
 
 
 def softmax(logits_BC: torch.Tensor) -> torch.Tensor:
@@ -36,12 +38,11 @@ def softmax(logits_BC: torch.Tensor) -> torch.Tensor:
     return logits_BC.softmax(-1)
 
 
-_FOR_A_CLASS = ("relevance", "gradcam", "occlusion")
-
-
 @dataclass(frozen=True)
 class Method:
     """A method with its settings.
+
+    Which method has which option is said by :data:`vitrine.attribution.method_options.METHOD_OPTIONS`.
 
     Attributes:
         name: one of ``METHODS``.
@@ -52,6 +53,7 @@ class Method:
 
     Raises:
         ModelError: no such method or way over heads.
+        UsageError: an option that the method does not have differs from its default.
     """
 
     name: str = "attention"
@@ -61,15 +63,20 @@ class Method:
     window: int = 0
 
     def __post_init__(self) -> None:
-        if self.name not in METHODS:
-            raise ModelError(f"There is no method {self.name!r}: expected one of {', '.join(METHODS)}.")
+        require_method(self.name)
+        refuse_options(self.name, [name for name in self.fields() if getattr(self, name) != getattr(Method, name)])
         if isinstance(self.heads, str) and self.heads not in HEAD_REDUCTIONS:
             raise ModelError(f"heads = {self.heads!r} cannot be used: expected mean, max, min, each or a number.")
 
     @property
     def for_a_class(self) -> bool:
         """Whether the map is of one class; the others are the same whatever the class."""
-        return self.name in _FOR_A_CLASS
+        return "target" in METHOD_OPTIONS[self.name]
+
+    @classmethod
+    def fields(cls) -> tuple[str, ...]:
+        """Names of the settings, without the method's own."""
+        return tuple(each.name for each in fields(cls)[1:])
 
     def maps(
         self,
@@ -159,3 +166,17 @@ class Method:
             return f"head {self.heads}"
         reduction = {"mean": "mean", "max": "maximum", "min": "minimum"}[self.heads]
         return f"{reduction} of {count} heads" if count else f"{reduction} over heads"
+
+
+def method_with(name: str, options: Mapping[str, Any]) -> Method:
+    """A method with the options that a person gave, each of which it has.
+
+    Raises:
+        ModelError: no such method or way over heads.
+        UsageError: it would ignore one of the options.
+    """
+    refuse_options(name, options)
+    for option in options:
+        if option not in Method.fields():
+            raise UsageError(f"{option} is no setting of a map: expected one of {', '.join(Method.fields())}.")
+    return Method(name, **options)

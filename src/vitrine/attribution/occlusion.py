@@ -12,6 +12,7 @@ from itertools import islice
 import torch
 
 from vitrine.attribution.maps import BatchMaps
+from vitrine.errors import ModelError
 
 _COVERS = 8  # default: a cover hides about an eighth of the side
 
@@ -40,8 +41,13 @@ def occlusion(
 
     Returns:
         Probability lost, -1 to 1, negative where covering helps.
+
+    Raises:
+        ModelError: the cover is larger than the grid.
     """
     rows, columns = grid
+    if window > max(grid):
+        raise ModelError(f"A cover of {window} patches a side is larger than the grid, which has {rows} x {columns}.")
     window = window or max(1, round(max(grid) / _COVERS))
     maps = [
         _occlude_picture(probability, pixels_CHW, int(target), rows, columns, window, batch_size)

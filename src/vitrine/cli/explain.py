@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
+from vitrine.attribution.method_options import OPTIONS, list_methods, methods_with, refuse_options
 from vitrine.cli import show
 from vitrine.cli.options import (
     AddressOption,
@@ -25,21 +26,27 @@ from vitrine.cli.options import (
     WorkersOption,
     bulk_settings,
     data_reference,
+    explicit_options,
+    refuse_explicit,
     require_local,
 )
 from vitrine.errors import UsageError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from vitrine.attribution.methods import Method
     from vitrine.bulk.run import BulkSettings
     from vitrine.explain.run import ExplainSettings
     from vitrine.explain.score import ScoreSettings
 
 
-_METHODS = "attention, rollout, relevance, gradcam or occlusion"
+_OF_SCORES = ("masks", "category", "split", "curves", "layers", "encoding")
+_OF_FIGURES = (*OPTIONS, "check", "stretch", "scale", "patches", "kind", "engine")
 
 
 def explain(
+    context: typer.Context,
     model: ModelArgument,
     images: Annotated[
         Path | None,
@@ -51,28 +58,40 @@ def explain(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help=f"{_METHODS}; with --score it may be repeated, and all are scored without it."),
+        typer.Option(help=f"{list_methods()}; with --score it may be repeated, and all are scored without it."),
     ] = None,
-    layer: Annotated[int, typer.Option(help="Of attention and gradcam: from 0, or from the end with -1.")] = -1,
+    layer: Annotated[int, typer.Option(help=f"Of {methods_with('layer')}: from 0, or from the end with -1.")] = -1,
     heads: Annotated[
-        str, typer.Option(help="Of attention: mean, max, min, a number from 0, or each (a panel a head, too).")
+        str,
+        typer.Option(
+            help=f"Of {methods_with('heads')}: mean, max, min, a number from 0, or each (a panel a head, too)."
+        ),
     ] = "mean",
     query: Annotated[
         str,
         typer.Option(
             metavar="auto|class|distillation|pool|ROW,COLUMN",
-            help="Of attention: who looks. auto is what the head reads: the class token, the mean of the patches, "
-            "several tokens by their weights, or the pool. A patch is counted from 1.",
+            help=f"Of {methods_with('query')}: who looks. auto is what the head reads: the class token, the mean of "
+            "the patches, several tokens by their weights, or the pool. A patch is counted from 1.",
         ),
     ] = "auto",
     target: Annotated[
         str | None,
         typer.Option(
-            metavar="LABEL", help="The class that the map is for, or its number from 0; by default the predicted one."
+            metavar="LABEL",
+            help=f"Of {methods_with('target')}: the class that the map is for, or its number from 0; by default the "
+            "predicted one.",
         ),
     ] = None,
+    window: Annotated[
+        int,
+        typer.Option(min=0, help=f"Of {methods_with('window')}: patches a side of what is covered; 0 chooses."),
+    ] = 0,
     matrix: Annotated[
-        bool, typer.Option("--matrix", help="Also draw the layer's whole attention, head by head.")
+        bool,
+        typer.Option(
+            "--matrix", help=f"Of {methods_with('matrix')}: also draw the layer's whole attention, head by head."
+        ),
     ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Test whether the answer depends on the patches that each map marks.")
@@ -111,7 +130,7 @@ def explain(
     ] = 0.0,
     patches: Annotated[bool, typer.Option("--patches", help="Draw patches as they are, not smoothed.")] = False,
     kind: FigureFormatOption = "png",
-    seed: Annotated[int, typer.Option(min=0, help="Of the checks and the scores.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of --check, --limit and --score.")] = 0,
     batch_size: BatchOption = 16,
     precision: PrecisionOption = "auto",
     arch: ArchOption = None,
@@ -132,22 +151,26 @@ def explain(
         raise UsageError("Give pictures to draw maps for (IMAGES), or data to score methods on (--score DATA).")
     if kind not in ("png", "svg"):
         raise UsageError(f"--format {kind} cannot be used: expected png or svg.")
+    explicit = explicit_options(context)
     bulk = bulk_settings(engine, ray_address, workers, part_size, resume)
     require_local(resume, bulk)
+    sizes = _Sizes(limit, batch_size, precision, arch, names)
     if score is not None:
-        if bulk is not None:
-            raise UsageError("--engine ray draws maps; methods are scored in one process: leave one of them out.")
+        refuse_explicit(explicit, _OF_FIGURES, "where maps are drawn, without --score")
         from vitrine.explain.score import ScoreSettings
 
         methods = tuple(dict.fromkeys(method or ScoreSettings().methods))
         plan = ScoreSettings(methods, layers, split, masks, category, limit or 100, curves, batch_size, seed)
-        _score(model, data_reference(score, encoding), out, plan, (precision, arch), as_json)
+        _score(model, data_reference(score, encoding), out, plan, sizes, as_json)
         return
+    refuse_explicit(explicit, _OF_SCORES, "with --score")
+    if not check and limit is None:
+        refuse_explicit(explicit, ("seed",), "with --check, --limit or --score")
     from vitrine.explain.run import ExplainSettings
 
     assert images is not None
     settings = ExplainSettings(
-        _one_method(method or ["attention"], layer, heads, query, matrix),
+        _one_method(method or ["attention"], explicit, layer, heads, query, window),
         target,
         heads == "each",
         matrix,
@@ -158,7 +181,6 @@ def explain(
         kind=kind,
         seed=seed,
     )
-    sizes = _Sizes(limit, batch_size, precision, arch, names)
     if bulk is not None:
         _explain_in_bulk(model, images, out, settings, sizes, bulk, as_json)
     else:
@@ -174,23 +196,26 @@ class _Sizes(NamedTuple):
     arch: str | None
     names: Path | None
 
+    def opening_flags(self) -> list[str]:
+        """The options with which the model is opened, but for its precision."""
+        values = {"--arch": self.arch, "--names": self.names}
+        return [word for flag, value in values.items() if value is not None for word in (flag, str(value))]
 
-def _one_method(names: list[str], layer: int, heads: str, query: str, matrix: bool) -> Method:
+
+def _one_method(
+    names: list[str], explicit: Mapping[str, str], layer: int, heads: str, query: str, window: int
+) -> Method:
     """The method that is drawn.
 
     Raises:
-        UsageError: several were named, or options of attention beside another method.
+        UsageError: several were named, or options that this one does not have.
     """
-    from vitrine.attribution.methods import Method
-
     if len(names) > 1:
         raise UsageError("Several methods can be scored (--score DATA), and one drawn: give one --method.")
-    method = Method(names[0], layer, "mean" if heads == "each" else _head(heads), _query(query))
-    if method.name != "attention" and (heads != "mean" or query != "auto" or matrix):
-        raise UsageError(f"--heads, --query and --matrix are of the method attention, not of {method.name}.")
-    if method.name not in ("attention", "gradcam") and layer != -1:
-        raise UsageError(f"--layer is of the methods attention and gradcam, not of {method.name}.")
-    return method
+    refuse_options(names[0], [name for name in OPTIONS if name in explicit], lambda name: explicit[name])
+    from vitrine.attribution.methods import Method
+
+    return Method(names[0], layer, "mean" if heads == "each" else _head(heads), _query(query), window)
 
 
 def _explain_in_bulk(
@@ -234,19 +259,17 @@ def _explain_here(model: str, images: Path, out: Path, settings: ExplainSettings
     show.unwritten(result.unwritten)
 
 
-def _score(
-    model: str, data: str, out: Path, settings: ScoreSettings, opening: tuple[str, str | None], as_json: bool
-) -> None:
+def _score(model: str, data: str, out: Path, settings: ScoreSettings, sizes: _Sizes, as_json: bool) -> None:
     from vitrine.classify.model import open_classifier
     from vitrine.explain.score import score_methods, write_scores
     from vitrine.io.output_lock import lock_folder
 
     with lock_folder(out, "explain"):
-        classifier = open_classifier(model, *opening)
+        classifier = open_classifier(model, sizes.precision, sizes.arch, names=sizes.names)
         show.notes(classifier.notes)
         with show.reading_progress("Scoring") as progress:
             result = score_methods(classifier, model, data, settings, progress)
-        write_scores(result, out)
+        write_scores(result, out, sizes.opening_flags())
     show.result(result, result.text, as_json)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -92,6 +93,29 @@ BatchOption = Annotated[int, typer.Option(min=1, help="Pictures at a time.")]
 PrecisionOption = Annotated[
     str, typer.Option(help="fp32, bf16, or auto: bf16 where the hardware has it and the model is wide enough.")
 ]
+
+
+def explicit_options(context: typer.Context) -> dict[str, str]:
+    """What a command line names itself rather than leaves as it is: how each is written, by the parameter's name."""
+    spelling = {parameter.name or "": max(parameter.opts, key=len) for parameter in context.command.params}
+    sources = {name: context.get_parameter_source(name) for name in spelling}
+    return {name: spelling[name] for name, source in sources.items() if source and source.name == "COMMANDLINE"}
+
+
+def refuse_explicit(explicit: Mapping[str, str], names: Iterable[str], where: str) -> None:
+    """Refuse options that would be ignored.
+
+    Args:
+        explicit: from :func:`explicit_options`.
+        names: of the parameters that do nothing here.
+        where: the place in which they do something, for the message: "--score".
+
+    Raises:
+        UsageError: one of them was named on the command line.
+    """
+    for name in names:
+        if name in explicit:
+            raise UsageError(f"{explicit[name]} does something only {where}: leave it out here.")
 
 
 def data_reference(data: str, encoding: str | None) -> str:

@@ -19,11 +19,13 @@ from matplotlib.figure import Figure
 
 from vitrine.attribution.attention import attention_matrices, head_maps, layer_number
 from vitrine.attribution.maps import Unit, display_scores, token_layout
+from vitrine.attribution.method_options import refuse_options
 from vitrine.attribution.methods import Method
 from vitrine.attribution.patch_hiding import HidingTest
 from vitrine.classify.model import Classifier, open_classifier
 from vitrine.data.image_folder import require_pictures
 from vitrine.data.samples import Sample, random_subset
+from vitrine.errors import UsageError
 from vitrine.explain.explainer import ExplainedBatch, ExplainedPicture, Explainer
 from vitrine.explain.figures.contact_sheet import A_SHEET, save_contact_sheet
 from vitrine.explain.figures.map import MapPicture, Scale, save_map_figure, shared_scale
@@ -60,6 +62,9 @@ class ExplainSettings:
         smooth: draw overlays smoothly between the middles of patches.
         kind: "png" or "svg".
         seed: of the checks.
+
+    Raises:
+        UsageError: an option that the method does not have, or a scale beside a stretch.
     """
 
     method: Method = field(default_factory=Method)
@@ -72,6 +77,12 @@ class ExplainSettings:
     smooth: bool = True
     kind: str = "png"
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        requests = {"target": self.target is not None, "heads": self.each_head, "matrix": self.matrix}
+        refuse_options(self.method.name, [option for option, is_on in requests.items() if is_on])
+        if self.stretch and self.scale:
+            raise UsageError("Either every map is stretched to its own range, or all have one scale: leave one out.")
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +269,8 @@ class MapProvenance:
         """
         settings, method, weights = self.settings, self.settings.method, self.classifier.weights
         is_attention, precision = method.name == "attention", self.classifier.precision
-        flags = explain_flags(settings, precision, self.architecture)
+        flags = ["--scale", f"{scale:g}"] if scale else []
+        flags += explain_flags(settings, precision, self.architecture)
         flags += ["--names", str(self.names)] if self.names else []
         return Provenance(
             figure="map",
@@ -279,7 +291,7 @@ class MapProvenance:
                 "smooth": settings.smooth,
                 "seed": settings.seed,
             },
-            command=shlex.join(["vitrine", "explain", self.model, picture, "-o", out, "--scale", f"{scale:g}", *flags]),
+            command=shlex.join(["vitrine", "explain", self.model, picture, "-o", out, *flags]),
         )
 
 
@@ -516,9 +528,10 @@ def explain_flags(settings: ExplainSettings, precision: str, architecture: str |
         "--layer": (method.layer, -1),
         "--heads": ("each" if settings.each_head else method.heads, "mean"),
         "--query": (format_query(method.query), "auto"),
+        "--window": (method.window, 0),
         "--target": (settings.target, None),
         "--format": (settings.kind, "png"),
-        "--seed": (settings.seed, 0),
+        "--seed": (settings.seed if settings.check else 0, 0),
         "--arch": (architecture, None),
     }
     flags = [word for name, (value, default) in options.items() if value != default for word in (name, str(value))]

@@ -150,14 +150,20 @@ class MethodScores:
         return "\n".join([*parts, "", methods_text(self.ranking).rstrip(), *cascade, "", "Verdicts:", *verdicts])
 
 
-def write_scores(result: MethodScores, out: Path) -> None:
-    """methods.csv, methods.md, methods.json and methods.png into a folder."""
+def write_scores(result: MethodScores, out: Path, opening: Sequence[str] = ()) -> None:
+    """methods.csv, methods.md, methods.json and methods.png into a folder.
+
+    Args:
+        result: what was found.
+        out: the folder.
+        opening: the options with which the model was opened, for the command that the figure has in its metadata.
+    """
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "methods.csv", methods_csv(result.ranking))
     cascade = f"{_CASCADE_HEADING}:\n\n{cascade_table(result.verdicts).markdown()}\n"
     write_atomically(out / "methods.md", f"{methods_table(result.ranking).markdown()}\n\n{cascade}")
     write_atomically(out / "methods.json", to_json(result.to_dict()))
-    flags = [*result.settings.flags(), "--precision", result.precision]
+    flags = [*result.settings.flags(), *opening, "--precision", result.precision]
     origin = Provenance(
         "methods",
         model=result.model,

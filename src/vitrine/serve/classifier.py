@@ -63,7 +63,7 @@ class ClassifierEncoding(Encoding):
     input_CHW: torch.Tensor
     probabilities_C: Floats
     attention: AttentionCache | None
-    maps: dict[tuple[str, int], BatchMaps] = field(default_factory=dict)
+    maps: dict[tuple[Method, int], BatchMaps] = field(default_factory=dict)
     checks: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -160,12 +160,12 @@ class ServedClassifier(ServedModel[ClassifierEncoding]):
         placement = Placement(self.transform.geometry(*size), self.layout.rows, self.layout.columns)
         return ClassifierEncoding(sha256, placement, input_CHW, probabilities_BC[0].cpu().numpy(), attention)
 
-    def class_map(self, encoding: ClassifierEncoding, method: str, target: int, job: Job) -> BatchMaps:
+    def class_map(self, encoding: ClassifierEncoding, method: Method, target: int, job: Job) -> BatchMaps:
         """The map of a class by a method that runs the model; computed once and cached with the encoding.
 
         Args:
             encoding: of the picture.
-            method: name of the method.
+            method: with its settings.
             target: index of the class.
             job: the job that asks; cancelling it stops the model.
 
@@ -174,7 +174,7 @@ class ServedClassifier(ServedModel[ClassifierEncoding]):
         """
         maps = encoding.maps.get((method, target))
         if maps is None:
-            explainer = Explainer(self.model, Method(method))
+            explainer = Explainer(self.model, method)
             pixels_BCHW = explainer.pixels(encoding.input_CHW[None])
             with self.stop_when_cancelled(job):
                 maps = explainer.maps(pixels_BCHW, torch.tensor([target]))

@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
+from vitrine.attribution.method_options import METHODS, methods_with
+
 
 class Payload(BaseModel):
     """Base class of answers."""
@@ -59,6 +61,7 @@ class ModelInfo(Payload):
     layers: int
     heads: int
     methods: list[str]
+    method_options: dict[str, list[str]]
     queries: list[str]
     precision: str
     weights_sha256: str | None
@@ -271,6 +274,7 @@ class Validation(Payload):
 
 
 _IDS = "^[0-9]{1,7}(,[0-9]{1,7})*$"
+_METHOD = f"^({'|'.join(METHODS)})$"
 _HEAD = "^(mean|max|min|[0-9]{1,4})$"
 
 ModelId = Annotated[str, Field(min_length=1, max_length=20, description="The id of a model in /api/models.")]
@@ -295,18 +299,33 @@ class PictureParams(BaseModel):
 class ViewParams(PictureParams):
     """Which map of a picture."""
 
-    method: Literal["attention", "rollout", "relevance", "gradcam", "occlusion"] = "attention"
-    layer: Annotated[int, Field(ge=-1000, le=1000, description="Of attention: from 0, or -1 for the last.")] = -1
-    head: Annotated[str, Field(pattern=_HEAD, description="mean, max, min, or a number from 0.")] = "mean"
+    method: Annotated[str, Field(json_schema_extra={"enum": [*METHODS]}, pattern=_METHOD)] = "attention"
+    layer: Annotated[
+        int, Field(ge=-1000, le=1000, description=f"Of {methods_with('layer')}: from 0, or -1 for the last.")
+    ] = -1
+    head: Annotated[
+        str,
+        Field(pattern=_HEAD, description=f"Of {methods_with('heads')}: mean, max, min, or a number from 0."),
+    ] = "mean"
     query: Annotated[
         str,
         Field(
             pattern="^(auto|class|distillation|pool|[0-9]{1,4},[0-9]{1,4})$",
-            description="Who looks: auto is what the head reads; class, distillation, pool, or a patch r,c from 0.",
+            description=f"Of {methods_with('query')}: who looks. auto is what the head reads; class, distillation, "
+            "pool, or a patch r,c from 0.",
         ),
     ] = "auto"
-    direction: Literal["from", "to"] = "from"
-    target: Annotated[str | None, Field(max_length=500, description="The class; by default the predicted one.")] = None
+    direction: Annotated[
+        Literal["from", "to"],
+        Field(description=f"Of {methods_with('direction')}: what the query looks at, or who looks at it."),
+    ] = "from"
+    window: Annotated[
+        int, Field(ge=0, le=1000, description=f"Of {methods_with('window')}: patches a side of the cover; 0 chooses.")
+    ] = 0
+    target: Annotated[
+        str | None,
+        Field(max_length=500, description=f"Of {methods_with('target')}: the class; by default the predicted one."),
+    ] = None
 
 
 class MatrixParams(PictureParams):

@@ -122,6 +122,7 @@ class AppState:
         Raises:
             ApiError: the picture cannot be used, there is no such sample, or too many are arriving.
         """
+        require_one_picture(request, params)
         self.worker.require_capacity()
         if self._uploads_in_progress >= self.settings.queue_capacity:
             raise queue_full_error()
@@ -177,6 +178,7 @@ class AppState:
         Raises:
             ApiError: the picture cannot be used, is no longer cached, or the model has no time.
         """
+        require_one_picture(request, params)
         if params.picture is not None:
             encoding = self._cached_encoding(model, params.picture)
             if encoding is None or with_photo:
@@ -236,6 +238,19 @@ class AppState:
             disconnect.cancel()
             if not result.done():
                 job.cancel()
+
+
+def require_one_picture(request: Request, params: PictureParams) -> None:
+    """Refuse a request that names or sends several pictures, of which all but one would be ignored.
+
+    Raises:
+        ApiError: there are two of a body, ``sample`` and ``picture``.
+    """
+    has_body = request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
+    sources = {"?sample=": params.sample is not None, "?picture=": params.picture is not None, "a body": has_body}
+    several = [name for name, is_there in sources.items() if is_there]
+    if len(several) > 1:
+        raise ApiError(422, f"The request has {' and '.join(several)}: give one picture.", "several")
 
 
 async def wait_for_disconnect(request: Request) -> None:

@@ -18,6 +18,7 @@ import torch
 from vitrine.attribution.attention import query_readout
 from vitrine.attribution.baselines import centre_blob, edges, random_map
 from vitrine.attribution.maps import BatchMaps, display_scores
+from vitrine.attribution.method_options import OPTIONS, refuse_options
 from vitrine.attribution.methods import Method
 from vitrine.attribution.position_embeddings import position_embeddings
 from vitrine.attribution.position_metrics import PositionFindings, assess_positions
@@ -76,9 +77,9 @@ class View:
         return self.method.for_a_class
 
     @property
-    def map_key(self) -> tuple[str, int]:
+    def map_key(self) -> tuple[Method, int]:
         """Key of the cached map of a method that runs the model."""
-        return self.method.name, self.target
+        return self.method, self.target
 
     @property
     def check_key(self) -> Hashable:
@@ -90,21 +91,22 @@ def parse_view(params: ViewParams, classifier: ServedClassifier, encoding: Class
     """The view that request parameters describe, checked against the model.
 
     Raises:
-        ApiError: the model has no such method or class, or the parameters do not go together.
+        ApiError: the model has no such method or class.
+        UsageError: the method does not have one of the parameters.
         ModelError: no such layer, head or query.
     """
     if params.method not in classifier.methods:
         expected = ", ".join(classifier.methods)
         raise ApiError(422, f"{classifier.reference} cannot be explained by {params.method}: expected {expected}.")
-    if params.direction == "to" and params.method != "attention":
-        raise ApiError(422, f"Who attends to a patch is a view of attention; {params.method} has one direction.")
+    spelling = {"heads": "head"}
+    options = [option for option in OPTIONS if spelling.get(option, option) in params.model_fields_set]
+    refuse_options(params.method, options, lambda option: spelling.get(option, option))
     likeliest = int(encoding.probabilities_C.argmax())
     target = likeliest if params.target is None else _parse_target(params.target, classifier)
-    if params.method != "attention":
-        return View(Method(params.method), False, target)
     row, comma, column = params.query.partition(",")
     query = (int(row), int(column)) if comma else params.query
-    return View(Method("attention", params.layer, parse_head(params.head), query), params.direction == "to", target)
+    method = Method(params.method, params.layer, parse_head(params.head), query, params.window)
+    return View(method, params.direction == "to", target)
 
 
 def _parse_target(target: str, classifier: ServedClassifier) -> int:

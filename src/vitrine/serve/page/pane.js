@@ -12,7 +12,12 @@ const NAMES = {
   gradcam: "Grad-CAM",
   occlusion: "Occlusion",
 };
-export const CLASS_METHODS = ["relevance", "gradcam", "occlusion"];
+
+/* Whether a method of a model has an option: what /api/models says. */
+export function hasOption(model, method, option) {
+  return (model.method_options[method] || []).includes(option);
+}
+
 const MAX_ANSWERS = 60; // kept, so that going back and forth requests nothing
 
 const answers = new Map();
@@ -50,7 +55,7 @@ export class MapPane {
     if (controlsKey === this.controlsKey) return;
     this.controlsKey = controlsKey;
     const focusedControl = this.controls.contains(document.activeElement) && document.activeElement.dataset.what;
-    const attributes = method === "attention" ? {} : { disabled: true, title: "Only attention has layers and heads to choose" };
+    const attributes = (option) => (hasOption(model, method, option) ? {} : { disabled: true, title: `${NAMES[method] || method} has no ${option} to choose` });
     const name = (id) => models.find((each) => each.id === id).name;
     const heads = [["mean", "mean"], ["max", "max"], ...Array.from({ length: model.heads }, (_, i) => [String(i), String(i)])];
     this.controls.replaceChildren(
@@ -58,8 +63,8 @@ export class MapPane {
         models.length > 1 &&
           createSelect("Model", models.map(({ id }) => [id, name(id)]), model.id, (value) => this.onSettings({ model: value }), { "data-what": "model" }),
         createSelect("Method", model.methods.map((each) => [each, NAMES[each] || each]), method, (value) => this.onSettings({ method: value }), { "data-what": "method" }),
-        this.createLayerSlider(model, layer, attributes),
-        createSelect("Head", heads, head, (value) => this.onSettings({ head: value }), { ...attributes, "data-what": "head" }),
+        this.createLayerSlider(model, layer, attributes("layer")),
+        createSelect("Head", heads, head, (value) => this.onSettings({ head: value }), { ...attributes("heads"), "data-what": "head" }),
       ].filter(Boolean),
     );
     if (focusedControl) this.controls.querySelector(`[data-what="${focusedControl}"]`)?.focus();
@@ -88,14 +93,14 @@ export class MapPane {
 
   /* Request the map of these settings, unless it is shown already. */
   async load(picture, model, { method, layer, head, target, query, direction }) {
-    const isAttention = method === "attention";
+    const ofMethod = (option, value) => (hasOption(model, method, option) ? value : null);
     const parameters = {
       method,
-      layer: isAttention ? layer : null,
-      head: isAttention ? head : null,
-      target: CLASS_METHODS.includes(method) ? target : null,
-      query: isAttention ? query : null,
-      direction: isAttention && query ? direction : null,
+      layer: ofMethod("layer", layer),
+      head: ofMethod("heads", head),
+      target: ofMethod("target", target),
+      query: ofMethod("query", query),
+      direction: query ? ofMethod("direction", direction) : null,
     };
     const question = JSON.stringify([picture.key, model.id, parameters]);
     if (question === this.question) return;

@@ -1,7 +1,7 @@
 /* The panel of predictions: labels with their probabilities, which come with every map and need no request. */
 
 import { createElement } from "./dom.js";
-import { CLASS_METHODS } from "./pane.js";
+import { hasOption } from "./pane.js";
 import { formatProbability } from "./viewer.js";
 
 const TOP = 5; // labels that are shown at first
@@ -24,7 +24,7 @@ export function createPredictionPanel(app) {
     if (question !== currentQuestion) showsAll = false;
     currentQuestion = question;
     const panesWithAnswers = second && second.model.id !== first.model.id ? panes : [first];
-    const canChoose = CLASS_METHODS.includes(app.state.method);
+    const canChoose = hasOption(first.model, app.state.method, "target");
     const key = JSON.stringify([panesWithAnswers.map((pane) => [pane.picture.key, pane.model.id]), canChoose, app.state.target, showsAll]);
     if (key === currentKey) return;
     currentKey = key;

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 from starlette.responses import Response
 
+from vitrine.attribution.method_options import METHOD_OPTIONS
 from vitrine.serve.classifier import ClassifierEncoding, ServedClassifier
 from vitrine.serve.model import ServedModel
 from vitrine.serve.schema import (
@@ -54,7 +55,7 @@ def _anatomy(model: ServedModel[Any]) -> dict[str, Any]:
     """Classes, grid, layers and heads; empty for a captioner, which has no classes and a grid that varies."""
     if not isinstance(model, ServedClassifier):
         nothing: dict[str, Any] = {"labels": [], "input": None, "grid": None, "prefix": 0, "layers": 0, "heads": 0}
-        return nothing | {"methods": [], "queries": [], "has_positions": False}
+        return nothing | {"methods": [], "method_options": {}, "queries": [], "has_positions": False}
     (height, width), layout = model.model.spec.size, model.layout
     return {
         "labels": list(model.labels),
@@ -64,6 +65,7 @@ def _anatomy(model: ServedModel[Any]) -> dict[str, Any]:
         "layers": layout.blocks,
         "heads": model.heads,
         "methods": list(model.methods),
+        "method_options": {name: list(METHOD_OPTIONS[name]) for name in model.methods},
         "queries": list(model.queries),
         "has_positions": has_positions(model),
     }
@@ -120,7 +122,7 @@ async def ensure_map(
 ) -> None:
     """Compute the view's map if its method runs the model and the encoding has no such map yet."""
     if view.runs_model and view.map_key not in encoding.maps:
-        job = Job(lambda job: classifier.class_map(encoding, view.method.name, view.target, job), is_long=True)
+        job = Job(lambda job: classifier.class_map(encoding, view.method, view.target, job), is_long=True)
         await state.run_job(request, job)
 
 

@@ -12,7 +12,15 @@ from vitrine.serve.errors import ApiError
 from vitrine.serve.figures import draw_caption, draw_confusion, draw_map, draw_positions
 from vitrine.serve.routes.caption import parse_prefix
 from vitrine.serve.routes.explain import ensure_map, json_response
-from vitrine.serve.schema import PICTURE_BODY, FigureParams, ModelId, Positions, VerdictInfo, ViewParams
+from vitrine.serve.schema import (
+    PICTURE_BODY,
+    FigureParams,
+    ModelId,
+    PictureParams,
+    Positions,
+    VerdictInfo,
+    ViewParams,
+)
 from vitrine.serve.state import AppState, get_state
 from vitrine.serve.views import check_view, parse_view, positions_info, require_checkable, verdict_info
 from vitrine.serve.worker import Job
@@ -53,12 +61,34 @@ async def positions(request: Request, model: Annotated[ModelId, Query()] = "0") 
     )
 
 
+_OF_EVERY_FIGURE = frozenset({"model", "figure", "kind"})
+_OF_FIGURE = {
+    "map": frozenset(ViewParams.model_fields),
+    "caption": frozenset({*PictureParams.model_fields, "beams", "prefix"}),
+    "positions": frozenset({"cell"}),
+    "confusion": frozenset[str](),
+}
+"""Which parameters each figure has beside :data:`_OF_EVERY_FIGURE`."""
+
+
+def _refuse_other_parameters(figure: str, params: FigureParams) -> None:
+    """Refuse parameters that the figure would ignore.
+
+    Raises:
+        ApiError: one of them is of another figure.
+    """
+    for name in sorted(params.model_fields_set - _OF_EVERY_FIGURE - _OF_FIGURE[figure]):
+        figures = " or ".join(other for other, names in _OF_FIGURE.items() if name in names)
+        raise ApiError(422, f"{name} is a parameter of the figure {figures}; {figure} would ignore it: leave it out.")
+
+
 @router.post("/figure", responses=_FIGURE, response_class=Response, openapi_extra=PICTURE_BODY, tags=["figures"])
 async def figure(request: Request, params: Annotated[FigureParams, Query()]) -> Response:
     """What is shown as a figure, as the command line draws it, with where it came from in its metadata."""
     state = get_state(request)
     model = state.model(params.model)
     name = params.figure or ("caption" if isinstance(model, ServedCaptioner) else "map")
+    _refuse_other_parameters(name, params)
     if name == "caption":
         content = await _caption_figure(state, request, params)
     elif name == "map":

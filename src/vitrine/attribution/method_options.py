@@ -1,0 +1,76 @@
+"""The one table of attribution methods: which options each has. It needs no torch, so that ``--help`` can read it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+
+from vitrine.errors import ModelError, UsageError
+
+METHOD_OPTIONS: Mapping[str, tuple[str, ...]] = {
+    "attention": ("layer", "heads", "query", "matrix", "direction"),
+    "rollout": (),
+    "relevance": ("target",),
+    "gradcam": ("layer", "target"),
+    "occlusion": ("target", "window"),
+}
+"""The options of each method. A method with ``target`` explains one class; maps of the others are of no class.
+
+``layer``, ``heads``, ``query`` and ``window`` are fields of :class:`vitrine.attribution.methods.Method`; ``matrix`` is
+a further figure, and ``direction`` (who looks, or who is looked at) a view of the explorer.
+"""
+
+METHODS = tuple(METHOD_OPTIONS)
+
+OPTIONS = tuple(dict.fromkeys(option for options in METHOD_OPTIONS.values() for option in options))
+"""Every option that some method has."""
+
+
+def list_methods(word: str = "or") -> str:
+    """The methods' names as a sentence lists them: "attention, rollout or occlusion"."""
+    return _enumerate(METHODS, word)
+
+
+def methods_with(option: str) -> str:
+    """The methods that have an option, as a sentence lists them."""
+    return _enumerate([name for name, options in METHOD_OPTIONS.items() if option in options], "and")
+
+
+def require_method(name: str) -> None:
+    """Refuse a method that does not exist.
+
+    Raises:
+        ModelError: it is none of :data:`METHODS`.
+    """
+    if name not in METHOD_OPTIONS:
+        raise ModelError(f"There is no method {name!r}: expected {list_methods()}.")
+
+
+def refuse_options(method: str, options: Iterable[str], spell: Callable[[str], str] = str) -> None:
+    """Refuse options that a method would ignore.
+
+    Args:
+        method: its name.
+        options: names of the options that a person gave.
+        spell: an option as the person wrote it, for the message.
+
+    Raises:
+        ModelError: no such method.
+        UsageError: the method does not have one of the options, or no method has it.
+    """
+    require_method(method)
+    for option in options:
+        if option not in OPTIONS:
+            near = difflib.get_close_matches(option, OPTIONS, n=1)
+            hint = f" Did you mean {near[0]}?" if near else ""
+            raise UsageError(f"No method has an option {option!r}: expected {_enumerate(OPTIONS, 'or')}.{hint}")
+        if option not in METHOD_OPTIONS[method]:
+            raise UsageError(
+                f"{spell(option)} is an option of {methods_with(option)}; {method} would ignore it.\n"
+                "Leave it out, or choose another method."
+            )
+
+
+def _enumerate(names: Iterable[str], word: str) -> str:
+    *first, last = names
+    return f"{', '.join(first)} {word} {last}" if first else last

@@ -1,0 +1,148 @@
+"""Every option of explain acts or is refused, in Python and on the command line: all pairs of method and option."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.method_options import VALUES, pairs
+
+import vitrine
+from vitrine.attribution.method_options import METHOD_OPTIONS, METHODS
+from vitrine.attribution.methods import Method
+from vitrine.errors import UsageError, VitrineError
+from vitrine.explain.run import ExplainSettings
+
+
+@pytest.fixture(scope="module")
+def picture(small_scenes: Path) -> Path:
+    return next((small_scenes / "test" / "clover").glob("*.png"))
+
+
+@pytest.fixture(scope="module")
+def model(small_run: Path) -> Any:
+    return vitrine.load(small_run)
+
+
+@pytest.fixture(scope="module")
+def plain_maps(model: Any, picture: Path) -> dict[str, np.ndarray]:
+    return {method: model.explain(picture, method).map for method in METHODS}
+
+
+@pytest.mark.parametrize(("method", "option"), pairs())
+def test_python_acts_on_an_option_or_refuses_it(
+    method: str, option: str, model: Any, picture: Path, plain_maps: dict[str, np.ndarray]
+) -> None:
+    if option in METHOD_OPTIONS[method] and option in {"target", *Method.fields()}:
+        explanation = model.explain(picture, method, **{option: VALUES[option]})
+        assert not np.allclose(explanation.map, plain_maps[method], rtol=1e-3)
+    else:
+        with pytest.raises(UsageError, match=option):
+            model.explain(picture, method, **{option: VALUES[option]})
+
+
+def test_the_default_of_an_option_is_refused_as_well(model: Any, picture: Path) -> None:
+    with pytest.raises(UsageError, match=r"layer is an option of attention and gradcam; rollout would ignore it"):
+        model.explain(picture, "rollout", layer=-1)
+    with pytest.raises(UsageError, match=r"No method has an option 'lyer'.*Did you mean layer\?"):
+        model.explain(picture, "attention", lyer=0)
+
+
+WRITTEN = {name: str(value) for name, value in VALUES.items()} | {"query": "1,2"}
+
+
+@pytest.fixture
+def settings_of(vitrine_command: Any, small_run: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What the command line makes of options: (exit status, the settings that it would draw with, stderr)."""
+    asked: list[ExplainSettings] = []
+
+    def record(_model: str, _images: Path, _out: Path, settings: ExplainSettings, **_how: object) -> None:
+        asked.append(settings)
+        raise UsageError("recorded")
+
+    monkeypatch.setattr("vitrine.explain.run.explain", record)
+
+    def run(*options: str) -> tuple[int, ExplainSettings | None, str]:
+        asked.clear()
+        status, _, err = vitrine_command("explain", small_run, picture, "-o", tmp_path / "out", *options)
+        return status, asked[0] if asked else None, err
+
+    return run
+
+
+@pytest.mark.parametrize(("method", "option"), [pair for pair in pairs() if pair[1] != "direction"])
+def test_the_command_line_acts_on_an_option_or_refuses_it(method: str, option: str, settings_of: Any) -> None:
+    words = [f"--{option}"] if VALUES[option] is True else [f"--{option}", WRITTEN[option]]
+    _, settings, err = settings_of("--method", method, *words)
+    if option in METHOD_OPTIONS[method]:
+        assert settings is not None and settings != ExplainSettings(Method(method))
+        changed = getattr(settings if option in ("matrix", "target") else settings.method, option)
+        assert changed == VALUES[option] or option == "query"  # the command line counts rows and columns its own way
+    else:
+        assert settings is None and f"--{option} is an option of" in err and f"{method} would ignore it" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--masks", "x"], "--masks does something only with --score"),
+        (["--category", "x"], "--category does something only with --score"),
+        (["--split", "test"], "--split does something only with --score"),
+        (["--curves", "100"], "--curves does something only with --score"),
+        (["--layers"], "--layers does something only with --score"),
+        (["--encoding", "cp1252"], "--encoding does something only with --score"),
+        (["--seed", "0"], "--seed does something only with --check, --limit or --score"),
+        (["--stretch", "--scale", "3"], "leave one out"),
+        (["--method", "rollout", "--heads", "each"], "--heads is an option of attention; rollout would ignore it"),
+    ],
+)
+def test_drawing_refuses_what_it_would_ignore(options: list[str], message: str, settings_of: Any) -> None:
+    status, settings, err = settings_of(*options)
+    assert status == 2 and settings is None and message in err
+
+
+DRAWING = [
+    ["--layer", "0"], ["--heads", "mean"], ["--query", "auto"], ["--target", "pie"], ["--window", "0"], ["--matrix"],
+    ["--check"], ["--stretch"], ["--scale", "0"], ["--patches"], ["--format", "png"], ["--engine", "local"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("option", DRAWING, ids=lambda option: option[0])
+def test_scoring_refuses_options_of_figures(
+    option: list[str], vitrine_command: Any, small_run: Path, tmp_path: Path
+) -> None:
+    status, _, err = vitrine_command("explain", small_run, "--score", "scenes:new", "-o", tmp_path / "out", *option)
+    assert status == 2 and f"{option[0]} does something only where maps are drawn, without --score" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_setting_is_without_a_word_of_the_command_line() -> None:
+    """A setting that only Python has would be lost in the command that a figure carries."""
+    from vitrine.explain.run import explain_flags
+
+    every = ExplainSettings(Method("attention", 0, 1, (1, 2)), None, True, True, True, True, 0.0, False, "svg", 3)
+    flags = " ".join(explain_flags(every, "fp32", "vit_tiny_patch16_224"))
+    flags += " ".join(explain_flags(ExplainSettings(Method("occlusion", window=2), "pie"), "fp32", None))
+    spelling = {"each_head": "heads", "smooth": "patches", "kind": "format"}
+    names = {each.name for each in fields(ExplainSettings)} - {"method", "scale"} | set(Method.fields())
+    assert {name for name in names if f"--{spelling.get(name, name)}" not in flags} == set()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: ExplainSettings(Method("rollout"), target="pie"),
+        lambda: ExplainSettings(Method("gradcam"), each_head=True),
+        lambda: ExplainSettings(Method("gradcam"), matrix=True),
+        lambda: ExplainSettings(stretch=True, scale=2.0),
+        lambda: Method("rollout", layer=0),
+        lambda: Method("occlusion", heads="max"),
+        lambda: Method("attention", window=2),
+    ],
+)
+def test_settings_that_would_be_ignored_cannot_be_made(make: Any) -> None:
+    with pytest.raises(VitrineError):
+        make()
