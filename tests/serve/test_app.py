@@ -112,7 +112,11 @@ def test_attention_is_that_of_the_command(
 
 @pytest.mark.parametrize(
     ("method", "target"),
-    [(method, target) for method in METHODS[1:] for target in ([None, "last"] if Method(method).for_a_class else [None])],
+    [
+        (method, target)
+        for method in METHODS[1:]
+        for target in ([None, "last"] if Method(method).for_a_class else [None])
+    ],
 )
 def test_other_methods_are_those_of_the_command(
     state: AppState, client: TestClient, method: str, target: str | None

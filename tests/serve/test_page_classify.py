@@ -18,8 +18,8 @@ from support.explorer_browser import canvas_data, open_browser, open_page, until
 from support.serving import app_state_of, picture, run_in_thread
 
 import vitrine
-from vitrine.attribution.method_options import METHOD_OPTIONS
 from vitrine.attribution.attention import attention_matrices
+from vitrine.attribution.method_options import METHOD_OPTIONS
 from vitrine.attribution.methods import Method
 from vitrine.classify.model import open_classifier
 from vitrine.config import Recipe, named_transforms
