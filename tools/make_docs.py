@@ -176,14 +176,15 @@ def recipe_page() -> str:
     rows = []
     for name in available_recipes():
         recipe = load_recipe(name)
-        values = [f"`{_toml(getattr(recipe, field))}`" for field in shown]
+        values = ["by rule" if field in recipe.automatic else f"`{_toml(getattr(recipe, field))}`" for field in shown]
         rows.append((f"`{name}`", *values, f"`{recipe.transforms.name}`", recipe.description.strip()))
     return "\n".join(
         [
             f"{NOTE}# Recipes\n",
             "A recipe is a TOML file: copy one from `src/vitrine/config/library`, edit it, and give its path to\n"
             "`vitrine train --recipe`. `--set key=value` overrides any field, `--set transforms.key=value` one field\n"
-            "of the transforms. A name that is not in these tables is refused.\n",
+            "of the transforms. A name that is not in these tables is refused. What is chosen by rule, and how, is in\n"
+            "[the default recipe](finetuning.md).\n",
             _table(("recipe", *shown, "transforms", "what it is"), rows),
             "## Fields\n",
             _field_table(Recipe),

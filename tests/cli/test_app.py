@@ -62,7 +62,7 @@ def test_every_verb_is_there() -> None:
     [
         (["trian"], "Did you mean 'train'?"),
         (["train"], "Missing argument 'DATA'.\nSee: vitrine train --help"),
-        (["train", "data", "-o", "run"], "--recipe is missing"),
+        (["train", "data", "--set", "model=vitrine/scenes-tiny"], "There is no file or folder data"),
         (["train", "data", "-o", "run", "--resume"], "no run to resume"),
         (["train", "data", "-o", "run", "--recipe", "nope"], "There is no recipe 'nope'"),
         (["train", "data", "-o", "run", "--recipe", "scratch-tiny", "--set", "epoch=3"], "the nearest name is epochs"),

@@ -90,6 +90,7 @@ NOT_A_NUMBER = ["fast", True, math.nan, math.inf, -math.inf]
 NOT_WHOLE = [*NOT_A_NUMBER, 1.5, 2**63]
 
 REFUSED: dict[str, list[object]] = {
+    "automatic": ["epochs", 3, None, ["seed"], ("epochs", "epoch"), [1], [["epochs"]]],
     "model": ["", 3],
     "pretrained": ["", "False", "yes", 1, 0.5],
     "image_size": [*NOT_WHOLE, -1, 10**6],
@@ -408,7 +409,7 @@ def test_a_setting_with_a_wrong_value_names_its_key(setting: str) -> None:
 def test_any_field_of_one_recipe_can_be_set_on_another(recipe: Recipe, name: str) -> None:
     value = getattr(recipe, name)
     if not isinstance(value, str):
-        toml = str(value).lower() if isinstance(value, bool) else repr(value)
+        toml = str(value).lower() if isinstance(value, bool) else repr(value).replace("()", "[]")
         assert getattr(override(PLAIN, [f"{name}={toml}"]), name) == value
 
 

@@ -93,7 +93,11 @@ def test_without_network_the_reference_job_says_what_is_missing(
     assert "model.safetensors of timm/vit_base_patch16_224.orig_in21k is needed" in message  # which file
     assert str(tmp_path / "cache" / "hub") in message and f"{no_network} cannot be reached" in message  # looked where
     assert "--set pretrained=FILE" in message and "--set pretrained=false" in message  # what to do
+    assert "--set model=vitrine/scenes-tiny" in message and "--recipe scratch-tiny" in message  # and how to go on
     assert not (tmp_path / "run" / "recipe.toml").exists(), "nothing was begun"
+    status, _, error = vitrine_command("train", pets, "-o", tmp_path / "default")
+    name = "vit_small_patch16_224.augreg_in21k_ft_in1k"
+    assert status == 2 and f"model.safetensors of timm/{name} is needed" in error and len(error.splitlines()) == 2
 
 
 def test_without_network_a_hub_id_asks_for_the_whole_folder(no_network: str) -> None:

@@ -26,7 +26,6 @@ from vitrine.cli.options import (
     PrecisionOption,
     VocabOption,
     data_reference,
-    required_recipe,
 )
 from vitrine.cli.predict import knn, predict
 from vitrine.cli.report import report
@@ -119,10 +118,19 @@ def _show_recipe(name: str | None) -> None:
 @app.command()
 def train(
     data: DataArgument,
-    out: Annotated[Path, typer.Option("-o", "--out", metavar="RUN", help="The run folder to write.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "-o", "--out", metavar="RUN", help="The run folder to write; default: runs/ and the name of DATA."
+        ),
+    ] = None,
     recipe: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="A recipe's name or the path of a .toml file. --show-recipe list names all."),
+        typer.Option(
+            metavar="NAME",
+            help="A recipe's name or the path of a .toml file; default: finetune, or with --resume the run's own. "
+            "--show-recipe list names all.",
+        ),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -143,16 +151,16 @@ def train(
     ] = None,
 ) -> None:
     """Fine-tune a vision transformer on labelled pictures, into a run folder."""
-    from vitrine.config import load_recipe, override
-    from vitrine.train.run import load_run_recipe
-
-    base = load_run_recipe(out) if recipe is None and resume else load_recipe(required_recipe(recipe))
-    final_recipe = override(base, settings or [])
+    from vitrine.config import DEFAULT_RECIPE, load_recipe, override
+    from vitrine.train.run import default_run_folder, load_run_recipe
     from vitrine.train.run import train as run_training
 
+    run = out or default_run_folder(data)
+    base = load_run_recipe(run) if recipe is None and resume else load_recipe(recipe or DEFAULT_RECIPE)
+    final_recipe = override(base, settings or [])
     with show.training_progress() as report:
         result = run_training(
-            data_reference(data, encoding), final_recipe, out, resume=resume, names=names, report=report
+            data_reference(data, encoding), final_recipe, run, resume=resume, names=names, report=report
         )
     if show.is_first_process():
         show.result(result, lambda: show.training_summary(result), as_json)

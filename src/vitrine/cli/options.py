@@ -136,20 +136,6 @@ def optional_reference(data: str | None, encoding: str | None) -> str | None:
     return None if data is None else data_reference(data, encoding)
 
 
-def required_recipe(name: str | None) -> str:
-    """The recipe that was named.
-
-    Raises:
-        RecipeError: none was; the message names those that there are.
-    """
-    if name is None:
-        from vitrine.config import available_recipes
-        from vitrine.errors import RecipeError
-
-        raise RecipeError(f"--recipe is missing: expected a .toml file or one of {', '.join(available_recipes())}.")
-    return name
-
-
 EngineOption = Annotated[
     str,
     typer.Option(

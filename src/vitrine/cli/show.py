@@ -216,6 +216,10 @@ class _TrainingLines:
         )
         for note in plan.notes:
             self._line(note)
+        if plan.choices:
+            self._line("Chosen by rule (choices.json in the run; --set key=value wins):")
+        for choice in plan.choices:
+            self._line(f"  {choice}")
         for entry in plan.quarantine[:5]:
             self._line(f"set aside: {entry}")
         if plan.quarantine:

@@ -59,13 +59,20 @@ def recipe_from_toml(text: str, name: str) -> Recipe:
 
 
 def recipe_to_toml(recipe: Recipe) -> str:
-    """The resolved recipe as TOML that :func:`recipe_from_toml` reads back as an equal recipe."""
+    """The recipe as TOML that :func:`recipe_from_toml` reads back as an equal recipe.
+
+    Fields that are left to the rules have no value yet, and no line.
+    """
     document = tomlkit.document()
     for field in _RECIPE_FIELDS:
-        if field not in ("model_args", "transforms", "caption"):
-            document[field] = getattr(recipe, field)
+        if field not in ("model_args", "transforms", "caption", *recipe.automatic):
+            value = getattr(recipe, field)
+            document[field] = list(value) if isinstance(value, tuple) else value
     document["model_args"] = _toml_table(recipe.model_args)
-    document["transforms"] = _toml_table({f: getattr(recipe.transforms, f) for f in _TRANSFORM_FIELDS})
+    transforms = {
+        f: getattr(recipe.transforms, f) for f in _TRANSFORM_FIELDS if f"transforms.{f}" not in recipe.automatic
+    }
+    document["transforms"] = _toml_table(transforms)
     if recipe.caption is not None:
         document["caption"] = _toml_table({f: getattr(recipe.caption, f) for f in _CAPTION_FIELDS})
     return tomlkit.dumps(document)
@@ -96,6 +103,9 @@ def _split_settings(setting: str) -> list[str]:
 
 def _set(recipe: Recipe, key: str, value: Any) -> Recipe:
     group, _, inner = key.partition(".")
+    if recipe.automatic and key != "automatic":  # what a person sets is no longer left to the rules
+        rest = tuple(name for name in recipe.automatic if name != key and not name.startswith(f"{key}."))
+        recipe = replace(recipe, automatic=rest)
     if group == "transforms" and inner:
         _check_field(inner, _TRANSFORM_FIELDS, "transforms.")
         value = tuple(value) if isinstance(value, list) else value
@@ -118,11 +128,22 @@ def _from_table(table: dict[str, Any]) -> Recipe:
         _check_field(key, _RECIPE_FIELDS, "")
     if "model" not in table:
         raise RecipeError(f'The recipe {table["name"]!r} has no model: expected a line such as model = "vit_tiny_...".')
+    _require_one_source(table)
     if "transforms" in table:
         table = {**table, "transforms": _parse_transforms(table["transforms"])}
     if "caption" in table:
         table = {**table, "caption": _parse_caption(table["caption"])}
     return Recipe(**table)
+
+
+def _require_one_source(table: Mapping[str, Any]) -> None:
+    """Refuse a field that has a value and is left to the rules as well; the file says which of both is meant."""
+    transforms = table.get("transforms", {})
+    inner = transforms if isinstance(transforms, dict) else _TRANSFORM_FIELDS
+    values = {*table, *(f"transforms.{name}" for name in inner)}
+    for name in table.get("automatic", ()):
+        if name in values:
+            raise RecipeError(f"{name} has a value and stands in automatic: expected one of both.")
 
 
 def _parse_transforms(value: object) -> TransformSpec:

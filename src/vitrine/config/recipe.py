@@ -224,6 +224,13 @@ def transforms_from_table(table: dict[str, object]) -> TransformSpec:
     return TransformSpec(**{k: tuple(v) if isinstance(v, list) else v for k, v in table.items()})  # type: ignore[arg-type]
 
 
+AUTOMATIC_FIELDS = (
+    *("batch_size", "accumulate", "epochs", "optimizer", "learning_rate", "beta2", "warmup_epochs", "layer_decay"),
+    *("label_smoothing", "drop_path", "patch_drop", "transforms.crop_scale", "transforms.flip"),
+    *("transforms.brightness", "transforms.contrast", "transforms.saturation"),
+)
+"""Recipe fields that rules can choose; see :mod:`vitrine.config.recipe_rules`."""
+
 PRECISIONS = ("auto", "bf16", "fp32")
 LOSSES = ("auto", "cross_entropy", "binary_cross_entropy")
 NOT_A_PATH = ("", "False", "True", "no", "yes")
@@ -263,6 +270,8 @@ class Recipe:
         image_size: side of the square input in pixels; 0 takes the model's own.
         transforms: what is done to pictures.
         caption: settings of a captioner; without them a classifier is trained.
+        automatic: names of the fields that written rules choose when the data and the model are known
+            (``vitrine.config.recipe_rules``); ``--set`` takes a field out of it. A run's own recipe has none left.
         batch_size: pictures of a step, or of a micro-step where ``accumulate`` is above 1; over all processes that
             train together.
         accumulate: micro-steps whose gradients are added up for one step of the optimizer.
@@ -316,6 +325,7 @@ class Recipe:
     image_size: int = 0
     transforms: TransformSpec = TransformSpec()
     caption: CaptionSpec | None = None
+    automatic: tuple[str, ...] = ()
     batch_size: int = 32
     accumulate: int = 1
     epochs: int = 10
@@ -366,8 +376,15 @@ class Recipe:
         require_switch("compile", self.compile)
         if not re.fullmatch(r"all|head|last:[1-9]\d*|lora(:[1-9]\d*)?", str(self.tune)):
             raise invalid_value("tune", self.tune, "all, head, last:N (N blocks), lora or lora:RANK")
+        self._check_automatic()
         if self.caption is not None:
             self._check_captioner()
+
+    def _check_automatic(self) -> None:
+        names = self.automatic
+        if not isinstance(names, list | tuple) or any(name not in AUTOMATIC_FIELDS for name in names):
+            raise invalid_value("automatic", names, "a list of names among " + ", ".join(AUTOMATIC_FIELDS))
+        object.__setattr__(self, "automatic", tuple(names))
 
     def _check_model(self) -> None:
         if not isinstance(self.transforms, TransformSpec):
@@ -404,7 +421,7 @@ class Recipe:
         if self.tune not in ("all", "head"):
             raise invalid_value("tune", self.tune, "all or head, where a captioner is trained")
         zero = ("mixup", "cutmix", "drop_path", "patch_drop", "decoded_cache")
-        words = (("loss", "auto"), ("class_weights", "none"), ("sampling", "shuffle"))
+        words = (("loss", "auto"), ("class_weights", "none"), ("sampling", "shuffle"), ("automatic", ()))
         for name, off in (*((name, 0) for name in zero), ("layer_decay", 1), *words):
             if getattr(self, name) != off:
                 raise invalid_value(name, getattr(self, name), f"{off}: it does not apply to captioners")

@@ -26,6 +26,7 @@ from vitrine.models.timm_model import create_timm_model
 
 _NPZ_POSITIONS = "Transformer/posembed_input/pos_embedding"  # in the files of the ViT paper's authors
 _LARGEST_RATIO = 32  # a configuration's number over the file's, from which the model is refused before it is made
+_ABSENT = object()  # stands for an argument that a reference does not have
 _SMALL_EPS = 1e-5  # up to here a layer norm's epsilon changes nothing that can be seen
 _READOUT_NOTES = {
     "class and mean": "Its head reads the class token and the mean of the patches.",
@@ -98,7 +99,7 @@ def load_model(
     if pretrained is False:
         module = _create_module(reference, cfg, args)
         _require_vision_transformer(module, reference.text)
-        return LoadedModel(module, reference, None)
+        return LoadedModel(module, reference, None, _unused_weights_note(reference, model_args or {}))
     weights, checkpoint = reference.weights, reference.checkpoint
     is_bare_file = reference.pretrained_file is not None or reference.file is not None
     pooling = _pooling_of_file(checkpoint, args) if is_bare_file else {}
@@ -108,6 +109,18 @@ def load_model(
     if pooling:
         changes = (*changes, "Its head reads the mean of the patches (global_pool = 'avg'), as the file has fc_norm.")
     return LoadedModel(module, reference, weights, (*notes, *checkpoint.notes, *changes))
+
+
+def _unused_weights_note(reference: ModelReference, model_args: Mapping[str, Any]) -> tuple[str, ...]:
+    """A sentence where a model has weights and begins without them; none where its arguments make another model."""
+    has_weights = reference.folder is not None or reference.file is not None or reference.hub_id is not None
+    changes = {name for name, value in model_args.items() if reference.model_args.get(name, _ABSENT) != value}
+    if not has_weights or changes - {"img_size", "weight_init"}:
+        return ()
+    return (
+        f"{reference.text} has weights, and pretrained = false leaves them out: to start from them, "
+        "--set pretrained=true.",
+    )
 
 
 def _pooling_of_file(checkpoint: ConvertedCheckpoint, args: Mapping[str, Any]) -> dict[str, str]:
@@ -187,6 +200,42 @@ def resolve_with_weights(
     if pretrained is not False:
         _ = model.weights
     return model
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The size of a vision transformer: features of a token, blocks, tokens of a picture, and parameters."""
+
+    width: int
+    depth: int
+    tokens: int
+    parameters: int
+
+
+def measure_architecture(
+    reference: ModelReference, model_args: Mapping[str, Any] | None = None, image_size: int = 0
+) -> Architecture:
+    """The size of a model with its own head, without memory for its weights.
+
+    Args:
+        reference: which model.
+        model_args: as in :func:`load_model`.
+        image_size: likewise.
+
+    Raises:
+        ModelError: it cannot be built, or is no vision transformer.
+    """
+    args = {**reference.model_args, **(model_args or {})} | ({"img_size": image_size} if image_size else {})
+    with torch.device("meta"):
+        module = _create_module(reference, dict(reference.pretrained_cfg), args)
+    _require_vision_transformer(module, reference.text)
+    patches: Any = module.patch_embed
+    return Architecture(
+        width=width_of(module),
+        depth=len(module.blocks),  # type: ignore[arg-type]
+        tokens=int(patches.num_patches) + int(getattr(module, "num_prefix_tokens", 0)),
+        parameters=sum(each.numel() for each in module.parameters()),
+    )
 
 
 def training_input(model: LoadedModel, transforms: TransformSpec) -> InputSpec:

@@ -309,7 +309,10 @@ def locate_weights(reference: ModelReference) -> WeightsFile:
             "or --set pretrained=false to start from nothing."
         )
     hub_names = (reference.hub_filename,) if reference.hub_filename else WEIGHTS_NAMES
-    remedy = "and name the file: --set pretrained=FILE; or start from nothing: --set pretrained=false."
+    remedy = (
+        f"and name the file: --set pretrained=FILE; or train without it: --set model={BUNDLED} (small weights that are "
+        "here), --recipe scratch-tiny, or from nothing with --set pretrained=false."
+    )
     path = fetch_weights(reference.hub_id, hub_names, remedy)
     return WeightsFile(path, f"hf-hub:{reference.hub_id}/{path.name}")
 

@@ -9,12 +9,13 @@ import queue
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from vitrine.compare.run import ComparisonResult, compare
 from vitrine.config import Recipe
+from vitrine.config.recipe_rules import adopt
 from vitrine.config.sweep import Sweep, SweepRun, load_sweep
 from vitrine.errors import RunError, UsageError
 from vitrine.io.files import to_json, write_atomically
@@ -48,9 +49,16 @@ class PlannedRun:
     error: str = ""
 
     @property
-    def left(self) -> int:
-        """Epochs that are not done."""
-        return 0 if self.state == "finished" else max(0, self.run.recipe.epochs - self.epochs)
+    def total(self) -> int | None:
+        """Epochs in all; None where a rule chooses them when the training starts."""
+        return None if "epochs" in self.run.recipe.automatic else self.run.recipe.epochs
+
+    @property
+    def left(self) -> int | None:
+        """Epochs that are not done; None where that is not known yet."""
+        if self.state == "finished" or self.total is None:
+            return 0 if self.state == "finished" else None
+        return max(0, self.total - self.epochs)
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ class SweepPlan:
     def text(self) -> str:
         """The runs with their states, and how long the rest takes, for a terminal."""
         rows = tuple(
-            (each.run.name, each.state, f"{each.epochs} of {each.run.recipe.epochs}", each.error or None)
+            (each.run.name, each.state, f"{each.epochs} of {each.total or 'some'}", each.error or None)
             for each in self.runs
         )
         table = Table(("run", "state", "epochs", "error"), rows)
@@ -113,7 +121,7 @@ class SweepPlan:
     def to_dict(self) -> dict[str, object]:
         """JSON-ready."""
         runs = [
-            {"run": each.run.name, "state": each.state, "epochs": each.epochs, "of": each.run.recipe.epochs}
+            {"run": each.run.name, "state": each.state, "epochs": each.epochs, "of": each.total}
             | ({"error": each.error} if each.error else {})
             for each in self.runs
         ]
@@ -134,6 +142,7 @@ def plan_sweep(sweep: Sweep, out: Path, jobs: int = 1) -> SweepPlan:
 def _plan_run(run: SweepRun, path: Path, data: str) -> PlannedRun:
     folder = RunFolder(path)
     if folder.is_started:
+        run = replace(run, recipe=adopt(run.recipe, folder.read_recipe()))
         _check_unchanged(folder, run.recipe, data)
     epochs = len(folder.read_history()) if folder.is_started else 0
     if folder.is_started and folder.is_finished:
@@ -161,7 +170,10 @@ def _check_unchanged(folder: RunFolder, recipe: Recipe, data: str) -> None:
 
 
 def _estimate(runs: tuple[PlannedRun, ...], jobs: int) -> Estimate | None:
-    left = sum(each.left for each in runs)
+    numbers = [each.left for each in runs]
+    if None in numbers:
+        return None
+    left = sum(number or 0 for number in numbers)
     todo = sum(each.state != "finished" for each in runs)
     for each in runs:
         timings = RunFolder(each.folder).read_timings()

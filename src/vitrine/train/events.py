@@ -29,6 +29,7 @@ class Plan:
         first_step: optimizer steps that an earlier, stopped training took.
         notes: sentences on decisions that a person would want to know.
         processes: that train together.
+        choices: sentences on recipe fields that rules chose.
     """
 
     train_pictures: int
@@ -44,6 +45,7 @@ class Plan:
     first_step: int
     notes: tuple[str, ...]
     processes: int = 1
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 
 from vitrine.config import Recipe, recipe_from_toml
+from vitrine.config.recipe_rules import adopt
 from vitrine.data.class_names import RUN_FILE
 from vitrine.errors import LostProcessError, OutputInUseError, RecipeError, RunError
 from vitrine.models.load import resolve_with_weights
@@ -15,6 +17,7 @@ from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card import CARD, write_model_card
 from vitrine.runs.record import read_record
 from vitrine.runs.setting_changes import require_resumable
+from vitrine.train.automatic import resolve_automatic
 from vitrine.train.captioner import CaptionerTask, resolve_image_model
 from vitrine.train.classifier import ClassifierTask
 from vitrine.train.data import prepare_captions, prepare_data
@@ -76,16 +79,15 @@ def _train(
     processes: ProcessGroup,
     names: Path | None,
 ) -> TrainResult:
-    _check_batch_size(recipe, processes)
-    if processes.uses_fsdp:
-        _check_fsdp(recipe)
     with run.lock() if processes.is_main else nullcontext():
 
-        def is_finished() -> bool:
-            _check_folder(run, recipe, resume)
-            return run.is_finished
+        def begin() -> tuple[Recipe, bool]:
+            own_recipe = adopt(recipe, run.read_recipe()) if resume and run.is_started else recipe
+            _check_folder(run, own_recipe, resume)
+            return own_recipe, run.is_finished
 
-        if not processes.broadcast_from_main(is_finished):
+        recipe, is_finished = processes.broadcast_from_main(begin)
+        if not is_finished:
             own_report = report if processes.is_main else lambda _: None
             _make_trainer(run, reference, recipe, own_report, processes, names).train()
         elif processes.is_main:
@@ -93,7 +95,12 @@ def _train(
         return processes.broadcast_from_main(lambda: _read_result(run))
 
 
-def _check_batch_size(recipe: Recipe, processes: ProcessGroup) -> None:
+def _check_processes(recipe: Recipe, processes: ProcessGroup) -> None:
+    """Refuse what these processes cannot train together, as far as it is decided."""
+    if processes.uses_fsdp:
+        _check_fsdp(recipe)
+    if "batch_size" in recipe.automatic:
+        return
     minimum = processes.count * (2 if recipe.mixup or recipe.cutmix else 1)  # one picture alone cannot be mixed
     if recipe.batch_size < minimum:
         raise RecipeError(
@@ -136,15 +143,19 @@ def _make_trainer(
     def progress(done: int, total: int) -> None:
         report(ProgressUpdate(done, total))
 
-    settings, data_settings = TaskSettings.from_recipe(recipe), DataSettings.from_recipe(recipe)
-    caption = recipe.caption
+    _check_processes(recipe, processes)
+    data_settings, caption = DataSettings.from_recipe(recipe), recipe.caption
     if caption is None:
         model = processes.local_main_first(
             lambda: resolve_with_weights(recipe.model, recipe.pretrained, recipe.model_args)
         )
         data = prepare_data(reference, data_settings, progress, processes, names)
+        recipe, choices = resolve_automatic(recipe, data, model, processes)
+        _check_processes(recipe, processes)
+        settings = TaskSettings.from_recipe(recipe)
         task = MultiLabelTask if data.source.is_multi_label else ClassifierTask
-        return Trainer(run, recipe, lambda: task(settings, data, report, model), report, processes)
+        return Trainer(run, recipe, lambda: task(settings, data, report, model), report, processes, choices)
+    settings = TaskSettings.from_recipe(recipe)
     image_model = processes.local_main_first(lambda: resolve_image_model(settings.model))
     captions = prepare_captions(reference, data_settings, progress, processes)
 
@@ -152,6 +163,13 @@ def _make_trainer(
         return CaptionerTask(settings, caption, captions, report, image_model)
 
     return Trainer(run, recipe, make_captioner, report, processes)
+
+
+def default_run_folder(reference: str) -> Path:
+    """Where a training on these data is written if nothing else is said: ``runs/`` and the data's name."""
+    name = re.split(r"[?#]", reference)[0].rstrip("/\\")
+    words = re.sub(r"[^\w.+-]+", "-", re.split(r"[/\\]", name)[-1]).strip(".-")
+    return Path("runs") / (words[:80] or "run")
 
 
 def _check_folder(run: RunFolder, recipe: Recipe, resume: bool) -> None:
@@ -183,5 +201,5 @@ def load_run_recipe(folder: Path) -> Recipe:
     """
     path = folder / "recipe.toml"
     if not path.is_file():
-        raise RunError(f"{folder} holds no run to resume: it has no recipe.toml. Start one with --recipe NAME.")
+        raise RunError(f"{folder} holds no run to resume: it has no recipe.toml. Start one without --resume.")
     return recipe_from_toml(path.read_text("utf-8"), folder.name)

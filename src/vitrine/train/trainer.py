@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from vitrine.config import Recipe
+from vitrine.config.recipe_rules import Choice
 from vitrine.data.batch_plan import batch_count
 from vitrine.data.class_names import RUN_FILE, names_csv
 from vitrine.io.files import file_sha256, to_json
@@ -27,6 +28,7 @@ from vitrine.runs.environment import WEIGHTS_SHA256, describe_environment, peak_
 from vitrine.runs.folder import RunFolder
 from vitrine.runs.model_card import write_model_card
 from vitrine.runs.setting_changes import changes_sentence, record_changes
+from vitrine.train.automatic import save_choices
 from vitrine.train.data import CLASS_NUMBERS, require_same_data
 from vitrine.train.distributed import ProcessGroup, partial_state_arguments
 from vitrine.train.events import Best, EpochRow, Event, Plan
@@ -50,6 +52,7 @@ class Trainer:
         make_task: makes the model with its data, once random numbers are seeded.
         report: called with every event.
         processes: that train together.
+        choices: what rules chose of the recipe; the run keeps them.
     """
 
     def __init__(
@@ -59,7 +62,9 @@ class Trainer:
         make_task: Callable[[], Task],
         report: Callable[[Event], None],
         processes: ProcessGroup,
+        choices: Sequence[Choice] = (),
     ) -> None:
+        self.choices = tuple(choices)
         self.run, self.recipe, self.report, self.processes = run, recipe, report, processes
         self.settings, self.loop = TrainerSettings.from_recipe(recipe), LoopSettings.from_recipe(recipe)
         self.accelerator = self._make_accelerator()
@@ -155,6 +160,7 @@ class Trainer:
             if numbers:
                 self.run.path.mkdir(parents=True, exist_ok=True)
                 self.run.write(RUN_FILE, names_csv(numbers))
+            save_choices(self.run, self.choices)
             self.run.start(self.recipe, self.task.labels, self.task.data_record, self._environment())
         else:
             self.run.truncate_history(self.training.progress.epoch)
@@ -220,6 +226,7 @@ class Trainer:
             processes=self.processes.count,
             first_step=self.training.progress.step,
             notes=(*origins, *self._notes, *task.notes),
+            choices=tuple(choice.sentence() for choice in self.choices),
         )
 
     def _handle_events(self, events: Iterator[StepDone | EpochDone]) -> None:
