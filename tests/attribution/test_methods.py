@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import timm
 import torch
@@ -272,6 +274,27 @@ def test_heads_and_queries() -> None:
         torch.testing.assert_close(maps.scores_BRC.flatten(1), whole[:, number, 0, 1:])
 
 
+@pytest.mark.parametrize(
+    ("options", "from_zero", "words"),
+    [
+        ({"layer": -1}, {"layer": 2}, "layer 2 (the last)"),
+        ({"layer": -3}, {"layer": 0}, "layer 0 of 0 to 2"),
+        ({"heads": -1}, {"heads": 1}, "head 1"),
+        ({"query": (-1, -4)}, {"query": (3, 0)}, "attention of patch (3, 0) to"),
+    ],
+)
+def test_numbers_of_a_figure_pasted_back_give_its_map(options, from_zero, words: str) -> None:
+    module = build_model()
+    method, inputs = Method(**options), pixels(module)
+    assert words in method.describe(module) == Method(**from_zero).describe(module)
+    (name,) = options
+    digits = tuple(map(int, re.findall(r"\d+", words.partition(" of 0")[0])))
+    pasted = {name: digits if name == "query" else digits[0]}
+    expected = method.maps(module, inputs, torch.tensor([0, 0])).scores_BRC
+    assert torch.equal(Method(**pasted).maps(module, inputs, torch.tensor([0, 0])).scores_BRC, expected)
+    assert pasted == from_zero
+
+
 def test_normalised_over_keys_not_over_queries() -> None:
     whole = attention_matrices(build_model(), pixels(build_model()))
     torch.testing.assert_close(whole.sum(-1), torch.ones(2, 2, 17))
@@ -283,7 +306,7 @@ def test_normalised_over_keys_not_over_queries() -> None:
     [
         ({"heads": 2}, "no head 2"),
         ({"heads": "median"}, "no head median"),
-        ({"query": (4, 0)}, "4 rows and 4 columns"),
+        ({"query": (4, 0)}, "rows 0 to 3 and columns 0 to 3"),
         ({"query": "pool"}, "no attention pool"),
         ({"query": "sky"}, "expected auto, class, distillation, pool or ROW,COLUMN"),
         ({"query": "distillation"}, r"no distillation token: its head reads \[class\]"),

@@ -426,7 +426,7 @@ def test_positions_of_the_bundled_model(tmp_path: Path) -> None:
 
 def test_a_figure_says_how_it_was_made_and_its_command_makes_it_again(tmp_path: Path) -> None:
     out = tmp_path / "a b.png"
-    positions(SCENES, out, cell=(2, 8), before=SCENES)
+    positions(SCENES, out, cell=(1, 7), before=SCENES)
     first = out.read_bytes()
     with Image.open(out) as picture:
         text: dict[str, str] = dict(picture.text)  # type: ignore[attr-defined]
@@ -434,12 +434,12 @@ def test_a_figure_says_how_it_was_made_and_its_command_makes_it_again(tmp_path: 
     assert text["vitrine:model"] == SCENES
     assert len(text["vitrine:weights-sha256"]) == 64
     options = json.loads(text["vitrine:options"])
-    assert options["cell"] == [2, 8]
+    assert options["cell"] == [1, 7]
     assert options["before-weights-sha256"] == text["vitrine:weights-sha256"]
     words = shlex.split(text["vitrine:command"])
-    assert words == ["vitrine", "positions", SCENES, "-o", str(out), "--cell", "2,8", "--before", SCENES]
+    assert words == ["vitrine", "positions", SCENES, "-o", str(out), "--cell", "1,7", "--before", SCENES]
     out.unlink()
-    positions(words[2], Path(words[4]), cell=(2, 8), before=words[8])
+    positions(words[2], Path(words[4]), cell=(1, 7), before=words[8])
     assert out.read_bytes() == first
 
 
@@ -470,8 +470,8 @@ def test_a_weights_file_with_its_architecture(tmp_path: Path) -> None:
 
 
 def test_what_a_person_can_get_wrong(tmp_path: Path) -> None:
-    for cell in ((0, 1), (9, 1), (1, 9)):
-        with pytest.raises(ModelError, match=rf"row {cell[0]}, column {cell[1]}: .* 8 rows and 8 columns"):
+    for cell in ((8, 1), (-9, 1), (1, 8)):
+        with pytest.raises(ModelError, match=rf"row {cell[0]}, column {cell[1]}: .* rows 0 to 7 and columns 0 to 7"):
             positions(SCENES, tmp_path / "a.png", cell=cell)
     with pytest.raises(VitrineError, match=r"\.png or \.svg"):
         positions(SCENES, tmp_path / "a.pdf")

@@ -297,7 +297,7 @@ def test_an_attention_pools_own_weights(kind: str) -> None:
     expected = torch.einsum("bn,bnk->bk", row_BN, earlier)[:, layout.prefix :]
     first = attention_map(module, inputs, layer=0)
     torch.testing.assert_close(first.scores_BRC.flatten(1), expected, rtol=1e-4, atol=1e-6)
-    assert "by the attention pool's weights, to the patches, layer 1 of 2" in Method(layer=0).describe(module)
+    assert "by the attention pool's weights, to the patches, layer 0 of 0 to 1" in Method(layer=0).describe(module)
     same = attention_map(module, inputs, layer=0, query="pool").scores_BRC
     torch.testing.assert_close(same, maps.scores_BRC)
 
@@ -337,9 +337,9 @@ def test_cached_attention_gives_the_same_maps(kind: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("token", "attention of [class] to the patches, last layer, mean of 2 heads"),
-        ("mean", "attention of the mean of the patches to the patches, last layer, mean of 2 heads"),
-        ("max", "attention of the maximum over the patches to the patches, last layer, mean of 2 heads"),
+        ("token", "attention of [class] to the patches, layer 1 (the last), mean of 2 heads"),
+        ("mean", "attention of the mean of the patches to the patches, layer 1 (the last), mean of 2 heads"),
+        ("max", "attention of the maximum over the patches to the patches, layer 1 (the last), mean of 2 heads"),
         ("eva, pool", "weights of the attention pool, mean over heads"),
     ],
 )

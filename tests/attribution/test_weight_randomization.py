@@ -46,10 +46,10 @@ def test_stages_run_from_the_head_down_and_add_up() -> None:
         assert changed_so_far < changed_keys
         new = changed_keys - changed_so_far
         where = {"head": ("norm.", "head.", "fc_norm."), "embedding": ("cls_token", "pos_embed", "patch_embed.")}
-        expected = where.get(name) or (f"blocks.{int(name.split()[1]) - 1}.",)
+        expected = where.get(name) or (f"blocks.{name.split()[1]}.",)
         assert all(key.startswith(expected) for key in new), (name, new)
         changed_so_far = changed_keys
-    assert names == ["head", "block 3", "block 2", "block 1", "embedding"]
+    assert names == ["head", "block 2", "block 1", "block 0", "embedding"]
     assert changed_so_far == set(before)  # in the end nothing is left
 
 
@@ -90,7 +90,7 @@ def test_the_original_is_never_touched_and_seeds_repeat() -> None:
 def test_every_weight_of_other_transformers_has_one_stage(name: str, changes: dict[str, object]) -> None:
     module = network(name, depth=2, **changes)
     stages = weight_stages(module)
-    assert [stage for stage, _ in stages] == ["head", "block 2", "block 1", "embedding"]
+    assert [stage for stage, _ in stages] == ["head", "block 1", "block 0", "embedding"]
     staged_parameters = [parameter for _, parameters in stages for parameter in parameters]
     assert (
         len(staged_parameters)
@@ -101,7 +101,7 @@ def test_every_weight_of_other_transformers_has_one_stage(name: str, changes: di
 
 def test_ten_blocks_are_in_order() -> None:
     names = [name for name, _ in weight_stages(network(depth=11))]
-    assert names == ["head", *(f"block {number}" for number in range(11, 0, -1)), "embedding"]
+    assert names == ["head", *(f"block {number}" for number in range(10, -1, -1)), "embedding"]
 
 
 def test_a_model_without_blocks_is_refused() -> None:
@@ -174,9 +174,9 @@ def test_a_map_changes_at_the_stage_that_it_reads() -> None:
         stage: correlation_with_intact(map_of(module), map_of(shuffled_module))[0]
         for stage, shuffled_module in randomised_copies(module, seed=0)
     }
-    assert by_stage["head"] == by_stage["block 3"] == pytest.approx(1)
-    assert by_stage["block 2"] < 0.9
-    assert by_stage["block 2"] == by_stage["block 1"] == by_stage["embedding"]
+    assert by_stage["head"] == by_stage["block 2"] == pytest.approx(1)
+    assert by_stage["block 1"] < 0.9
+    assert by_stage["block 1"] == by_stage["block 0"] == by_stage["embedding"]
 
 
 def test_constant_maps_have_changed_only_if_they_have() -> None:

@@ -49,7 +49,7 @@ def test_a_trained_model_points_at_objects_and_a_shuffled_one_does_not(base_scen
     verdict = result.verdicts[best.name]
     assert (verdict.flag, verdict.is_about_the_class) == ("believable", False)
     stages = [each.name for each in verdict.evidence.stages]
-    assert stages == ["head", *(f"block {number}" for number in range(6, 0, -1)), "embedding"]
+    assert stages == ["head", *(f"block {number}" for number in range(5, -1, -1)), "embedding"]
     assert verdict.evidence.stages[0].correlation.mean == pytest.approx(1)  # attention never sees the head
     assert verdict.evidence.stages[0].correlation.n == 20
     accuracy = verdict.evidence.accuracy

@@ -181,7 +181,7 @@ def test_the_matrix_and_who_attends_to_a_patch(state: AppState, client: TestClie
         assert to_RC[row, column] == pytest.approx(whole[2, 3], rel=1e-4)
         token = 1 + 4 * row + column
         assert whole[2, 3] == pytest.approx(expected_NN[token, 1 + 11] / expected_NN[token, 1:].mean(), rel=1e-4)
-    assert answer_to["described"].startswith("attention of the patches to patch (3, 4), ")
+    assert answer_to["described"].startswith("attention of the patches to patch (2, 3), ")
     assert answer_to["command"] is None
 
 
@@ -354,7 +354,7 @@ def test_only_so_much_is_held(small_run: Path) -> None:
         ("/api/explain", {"layer": "9"}, 422, "no layer 9"),
         ("/api/explain", {"head": "9"}, 422, "no head 9"),
         ("/api/explain", {"head": "first"}, 422, "head cannot be used"),
-        ("/api/explain", {"query": "9,9"}, 422, "no patch in row 10, column 10"),
+        ("/api/explain", {"query": "9,9"}, 422, "no patch in row 9, column 9"),
         ("/api/explain", {"query": "pool"}, 422, "no attention pool"),
         ("/api/explain", {"method": "relevance", "target": "unicorn"}, 422, "no class 'unicorn'"),
         ("/api/explain", {"method": "magic"}, 422, "method cannot be used"),

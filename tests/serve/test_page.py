@@ -75,11 +75,11 @@ def test_positions_are_the_models(page: Any, home: str, small_run: Path, tmp_pat
         values = [None if cell == "not defined" else float(cell.replace("−", "-")) for cell in row]
         assert values == [None if value is None else pytest.approx(value, abs=6e-4) for value in expected]
     similarity_RCRC = result.findings.similarity_RCRC
-    assert "Patch in row 1, column 4".upper() in page.locator(".large h2").inner_text().upper()
+    assert "Patch in row 0, column 3".upper() in page.locator(".large h2").inner_text().upper()
     first = canvas_data(page.locator("canvas.tile"))
     box = page.locator("canvas.tiles").bounding_box()
-    page.mouse.move(box["x"] + box["width"] * 0.9 / 4, box["y"] + box["height"] * 2.5 / 4)  # over row 3, column 1
-    assert "row 3, column 1" in page.locator(".large h2").inner_text().lower()
+    page.mouse.move(box["x"] + box["width"] * 0.9 / 4, box["y"] + box["height"] * 2.5 / 4)  # over row 2, column 0
+    assert "row 2, column 0" in page.locator(".large h2").inner_text().lower()
     assert canvas_data(page.locator("canvas.tile")) != first
     page.mouse.move(2, 2)
     assert canvas_data(page.locator("canvas.tile")) == first  # what was chosen comes back
@@ -89,7 +89,7 @@ def test_positions_are_the_models(page: Any, home: str, small_run: Path, tmp_pat
     other = page.locator("canvas.tile").bounding_box()
     page.mouse.move(other["x"] + other["width"] * 0.5 / 4, other["y"] + other["height"] * 3.5 / 4)
     value = float(
-        re.search(r"row 4, column 1: (\S+)", page.locator(".large .readout").inner_text())[1].replace("−", "-")
+        re.search(r"row 3, column 0: (\S+)", page.locator(".large .readout").inner_text())[1].replace("−", "-")
     )
     assert value == pytest.approx(similarity_RCRC[1, 3, 3, 0], abs=2e-3)  # float16 on the way
 
@@ -97,14 +97,14 @@ def test_positions_are_the_models(page: Any, home: str, small_run: Path, tmp_pat
 def test_positions_as_figures(page: Any, home: str, tmp_path: Path) -> None:
     page.goto(f"{home}/#/positions?cell=1,2")
     commands = page.locator("pre.command")
-    commands.get_by_text("--cell 2,3").wait_for()
+    commands.get_by_text("--cell 1,2").wait_for()
     downloads: list[Any] = []
     page.on("download", lambda download: downloads.append(download))
     page.get_by_role("button", name="Save SVG").click()
     page.get_by_text("Saved.").wait_for()
     while len(downloads) < 2:
         page.wait_for_timeout(20)
-    for download, name in zip(downloads, ("positions.svg", "positions-2-3.svg"), strict=True):
+    for download, name in zip(downloads, ("positions.svg", "positions-1-2.svg"), strict=True):
         assert download.suggested_filename == name
         download.save_as(tmp_path / name)
         assert read_provenance(tmp_path / name)["vitrine:figure"] == "positions"

@@ -350,7 +350,7 @@ def test_two_models_side_by_side_on_one_scale(page: Any, home: str) -> None:
     page.keyboard.press("Home")
     wait_for_maps(page)
     until(page, "location.hash.includes('layer2=0')")
-    assert "layer 1 of 2" in second.locator("figcaption").inner_text()
+    assert "layer 0 of 0 to 1" in second.locator("figcaption").inner_text()
     assert canvas_data(canvas(page, 0)) != canvas_data(canvas(page, 1))
     first, second_line = page.locator("pre.command").inner_text().splitlines()
     assert "--layer" not in first

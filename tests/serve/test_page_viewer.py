@@ -226,7 +226,7 @@ def test_a_map_reads_out_its_values(page: Any) -> None:
     page.keyboard.press("ArrowDown")  # to the middle first
     page.keyboard.press("ArrowLeft")
     value = float(scores("uniform")[2, 2])
-    assert f"row 3, column 3: {value:.3g} × uniform" in root.locator(".readout").inner_text()
+    assert f"row 2, column 2: {value:.3g} × uniform" in root.locator(".readout").inner_text()
     before = canvas_data(root.locator("canvas").first)
     root.locator("input[type=range]").fill("0")
     assert canvas_data(root.locator("canvas").first) != before

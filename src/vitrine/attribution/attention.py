@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from vitrine.attribution.maps import BatchMaps, TokenLayout, split_prefix, token_layout
+from vitrine.attribution.maps import BatchMaps, TokenLayout, patch_on_grid, split_prefix, token_layout
 from vitrine.attribution.readout import Readout, describe_readout, watch_head_tokens
 from vitrine.errors import ModelError
 from vitrine.models.precision import class_token_alone
@@ -209,7 +209,7 @@ def watch_attention(
     try:
         for layer, part in modules.items():
             handles.append(part.register_forward_pre_hook(before(layer)))
-            handles.append(part.register_forward_hook(after("the pool" if layer == POOL else f"block {layer + 1}")))
+            handles.append(part.register_forward_hook(after("the pool" if layer == POOL else f"block {layer}")))
         with watch:
             yield
     finally:
@@ -279,7 +279,7 @@ def record_attention(
         layers: blocks, from 0 or from the end with -1; or all.
         queries: the class token; all tokens; the attention pool (instead of layers); or token numbers, with the
             prefix tokens first.
-        heads: from 0; None is all.
+        heads: from 0, or from the end with -1; None is all.
 
     Yields:
         An :class:`AttentionRecord`, filled by each forward pass.
@@ -295,7 +295,7 @@ def record_attention(
 
     def keep(call: AttentionCall) -> None:
         for head in heads or ():
-            if not 0 <= head < call.heads:
+            if not -call.heads <= head < call.heads:
                 raise ModelError(f"There is no head {head}: layer {call.layer} has {call.heads}, counted from 0.")
         for query in () if isinstance(rows, slice) else rows:
             if not 0 <= query < call.queries:
@@ -327,6 +327,16 @@ def layer_number(layer: int, depth: int) -> int:
     return layer % depth
 
 
+def describe_layer(layer: int, depth: int) -> str:
+    """A layer in words, its number from 0 as options take it: "layer 3 of 0 to 11", "layer 11 (the last)".
+
+    Raises:
+        ModelError: there is no such layer.
+    """
+    number = layer_number(layer, depth)
+    return f"layer {number} (the last)" if number == depth - 1 else f"layer {number} of 0 to {depth - 1}"
+
+
 def _query_rows(module: nn.Module, queries: Any) -> list[int] | slice:
     if queries in ("all", "pool"):
         return slice(None)
@@ -341,7 +351,7 @@ HEAD_REDUCTIONS = ("mean", "max", "min")
 
 
 def reduce_heads(attention_BHQK: torch.Tensor, heads: str | int) -> torch.Tensor:
-    """(B, Q, K): the mean, maximum or minimum over heads, or one head by its number from 0.
+    """(B, Q, K): the mean, maximum or minimum over heads, or one head by its number from 0, or from the end with -1.
 
     Raises:
         ModelError: there is no such head.
@@ -352,9 +362,10 @@ def reduce_heads(attention_BHQK: torch.Tensor, heads: str | int) -> torch.Tensor
         return attention_BHQK.amax(dim=1)
     if heads == "min":
         return attention_BHQK.amin(dim=1)
-    if not isinstance(heads, int) or not 0 <= heads < attention_BHQK.shape[1]:
+    count = attention_BHQK.shape[1]
+    if not isinstance(heads, int) or not -count <= heads < count:
         raise ModelError(
-            f"There is no head {heads}: expected mean, max, min or a number from 0 to {attention_BHQK.shape[1] - 1}."
+            f"There is no head {heads}: expected mean, max, min or a number from 0 to {count - 1}; -1 is the last."
         )
     return attention_BHQK[:, heads]
 
@@ -373,7 +384,7 @@ def attention_map(
         module: a timm vision transformer in eval mode.
         pixels_BCHW: normalised.
         layer: a block, from 0, or from the end with -1.
-        heads: mean, max, min, or a head's number from 0.
+        heads: mean, max, min, or a head's number from 0, or from the end with -1.
         query: ``auto`` is what the head reads: the rows of its tokens, each by its weight, such as the class token's
             row or the mean of the patches' rows. Where that is an attention pool, the last layer is the pool: its own
             weights, which ``pool`` gives whatever the layer; in other layers the tokens' rows count by those weights.
@@ -401,14 +412,15 @@ def query_readout(layout: TokenLayout, query: str | tuple[int, int], describe: C
 
     Args:
         layout: of the tokens.
-        query: a query's name, or a patch (row, column) from 0.
+        query: a query's name, or a patch (row, column) from 0, or from the end with -1.
         describe: gives what the head reads; only called for a query that asks for it.
 
     Raises:
         ModelError: the model has no such query, or what its head reads is not known.
     """
     if isinstance(query, tuple):
-        return Readout.of_token(layout.token_index(*query), f"patch ({query[0] + 1}, {query[1] + 1})")
+        row, column = patch_on_grid(query, layout.rows, layout.columns)
+        return Readout.of_token(layout.token_index(row, column), f"patch ({row}, {column})")
     if query == "class" and layout.has_class:
         return Readout.of_token(0, "[class]")
     if query == "distillation" and layout.has_distillation:

@@ -46,17 +46,27 @@ class TokenLayout:
         return self.prefix + self.patches
 
     def token_index(self, row: int, column: int) -> int:
-        """Index of a patch's token; rows and columns count from 0.
+        """Index of a patch's token; rows and columns count from 0, or from the end with -1.
 
         Raises:
             ModelError: the patch lies outside of the grid.
         """
-        if not (0 <= row < self.rows and 0 <= column < self.columns):
-            raise ModelError(
-                f"There is no patch in row {row + 1}, column {column + 1}: "
-                f"the grid has {self.rows} rows and {self.columns} columns, counted from 1."
-            )
+        row, column = patch_on_grid((row, column), self.rows, self.columns)
         return self.prefix + row * self.columns + column
+
+
+def patch_on_grid(patch: tuple[int, int], rows: int, columns: int) -> tuple[int, int]:
+    """(row, column) from 0 of a patch whose row and column may count from the end, as -1 for the last.
+
+    Raises:
+        ModelError: the patch lies outside of the grid.
+    """
+    if not (-rows <= patch[0] < rows and -columns <= patch[1] < columns):
+        raise ModelError(
+            f"There is no patch in row {patch[0]}, column {patch[1]}: "
+            f"the grid has rows 0 to {rows - 1} and columns 0 to {columns - 1}; -1 is the last."
+        )
+    return patch[0] % rows, patch[1] % columns
 
 
 def token_layout(module: nn.Module, height: int | None = None, width: int | None = None) -> TokenLayout:

@@ -16,8 +16,8 @@ from vitrine.attribution.attention import (
     HEAD_REDUCTIONS,
     POOL,
     attention_map,
+    describe_layer,
     head_count,
-    layer_number,
     query_layers,
     query_readout,
 )
@@ -47,8 +47,9 @@ class Method:
     Attributes:
         name: one of ``METHODS``.
         layer: of ``attention`` and ``gradcam``: a block from 0, or from the end with -1.
-        heads: of ``attention``: mean, max, min, or a head's number from 0.
-        query: of ``attention``: class, distillation, pool, a patch (row, column) from 0, or auto: what the head reads.
+        heads: of ``attention``: mean, max, min, or a head's number from 0, or from the end with -1.
+        query: of ``attention``: class, distillation, pool, a patch (row, column) from 0 or from the end, or auto:
+            what the head reads.
         window: of ``occlusion``: patches a side of the cover; 0 chooses.
 
     Raises:
@@ -155,15 +156,14 @@ class Method:
         readout = query_readout(layout, self.query, lambda: describe_readout(module, layout))
         if query_layers(layout, readout, self.query, self.layer) == (POOL,):
             return f"weights of the attention pool, {self._heads_in_words(None)}"
-        number = layer_number(self.layer, layout.blocks) + 1
-        where = "last layer" if number == layout.blocks else f"layer {number} of {layout.blocks}"
+        where = describe_layer(self.layer, layout.blocks)
         heads = self._heads_in_words(head_count(module, self.layer))
         reader = "the patches, by the attention pool's weights," if readout.is_pool else readout.words
         return f"attention of {reader} to the patches, {where}, {heads}"
 
     def _heads_in_words(self, count: int | None) -> str:
         if isinstance(self.heads, int):
-            return f"head {self.heads}"
+            return f"head {self.heads % count if count else self.heads}"
         reduction = {"mean": "mean", "max": "maximum", "min": "minimum"}[self.heads]
         return f"{reduction} of {count} heads" if count else f"{reduction} over heads"
 

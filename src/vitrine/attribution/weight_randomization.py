@@ -92,7 +92,7 @@ def weight_stages(module: nn.Module) -> list[tuple[str, list[nn.Parameter]]]:
         part, _, rest = name.partition(".")
         if part == _BLOCKS:
             seen_blocks = True
-            stage = f"block {int(rest.partition('.')[0]) + 1}"
+            stage = f"block {int(rest.partition('.')[0])}"
         else:
             stage = HEAD if seen_blocks else EMBEDDING
         parameters_by_stage.setdefault(stage, []).append(parameter)

@@ -87,11 +87,13 @@ class MapChoice:
         layers, _, heads, _ = cross_LBHK.shape
         if isinstance(self.layers, int):
             if not -layers <= self.layers < layers:
-                raise ModelError(f"There is no decoder layer {self.layers}: expected {-layers} to {layers - 1}.")
+                raise ModelError(
+                    f"There is no decoder layer {self.layers}: expected 0 to {layers - 1}, or -1 for the last."
+                )
             cross_LBHK = cross_LBHK[[self.layers]]
         if isinstance(self.heads, int):
-            if not 0 <= self.heads < heads:
-                raise ModelError(f"There is no head {self.heads}: expected 0 to {heads - 1}.")
+            if not -heads <= self.heads < heads:
+                raise ModelError(f"There is no head {self.heads}: expected 0 to {heads - 1}, or -1 for the last.")
             cross_LBHK = cross_LBHK[:, :, [self.heads]]
         elif self.heads == "max":
             cross_LBHK = cross_LBHK.amax(2, keepdim=True)

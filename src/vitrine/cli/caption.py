@@ -58,7 +58,7 @@ def caption(
         typer.Option(min=1, help="Cut a caption after so many word pieces; default: as many as the captioner can."),
     ] = None,
     layer: Annotated[int, typer.Option(help="Of the decoder, from 0 or from the end with -1.")] = -1,
-    heads: Annotated[str, typer.Option(help="mean, max, or a head's number from 0.")] = "mean",
+    heads: Annotated[str, typer.Option(help="mean, max, or a head's number from 0; -1 is the last.")] = "mean",
     join: Annotated[
         str, typer.Option(metavar="mean|first|max", help="How the maps of a word's pieces become one.")
     ] = "mean",
@@ -101,7 +101,7 @@ def caption(
         seed=seed,
         max_pieces=max_pieces,
         layer=layer,
-        heads=int(heads) if heads.isdecimal() else heads,
+        heads=int(heads) if heads.removeprefix("-").isdecimal() else heads,
         join=join,  # type: ignore[arg-type]
         precision=precision,
         kind=kind,
@@ -156,5 +156,5 @@ def _require_choices(join: str, kind: str, precision: str, heads: str) -> None:
     ):
         if value not in choices:
             raise UsageError(f"{option} {value} cannot be used: expected {', '.join(choices)}.")
-    if not heads.isdecimal() and heads not in ("mean", "max"):
+    if not heads.removeprefix("-").isdecimal() and heads not in ("mean", "max"):
         raise UsageError(f"--heads {heads} cannot be used: expected mean, max or a number.")

@@ -64,7 +64,8 @@ def explain(
     heads: Annotated[
         str,
         typer.Option(
-            help=f"Of {methods_with('heads')}: mean, max, min, a number from 0, or each (a panel a head, too)."
+            help=f"Of {methods_with('heads')}: mean, max, min, a number from 0 "
+            "(-1 is the last), or each (a panel a head, too)."
         ),
     ] = "mean",
     query: Annotated[
@@ -72,7 +73,7 @@ def explain(
         typer.Option(
             metavar="auto|class|distillation|pool|ROW,COLUMN",
             help=f"Of {methods_with('query')}: who looks. auto is what the head reads: the class token, the mean of "
-            "the patches, several tokens by their weights, or the pool. A patch is counted from 1.",
+            "the patches, several tokens by their weights, or the pool. Rows and columns count from 0; -1 is the last.",
         ),
     ] = "auto",
     target: Annotated[
@@ -278,7 +279,7 @@ def positions(
     out: Annotated[Path, typer.Option("-o", "--out", metavar="FILE", help="The figure to write: .png or .svg.")],
     cell: Annotated[
         str | None,
-        typer.Option(metavar="ROW,COLUMN", help="Draw one patch large; rows and columns count from 1."),
+        typer.Option(metavar="ROW,COLUMN", help="Draw one patch large; rows and columns count from 0; -1 is the last."),
     ] = None,
     before: Annotated[
         str | None,
@@ -308,19 +309,18 @@ def inspect(
 
 
 def _head(heads: str) -> str | int:
-    return int(heads) if heads.isdecimal() else heads
+    return int(heads) if heads.removeprefix("-").isdecimal() else heads
 
 
 def _query(query: str) -> str | tuple[int, int]:
     if "," not in query:
         return query
-    row, column = _row_and_column(query, "--query")
-    return row - 1, column - 1
+    return _row_and_column(query, "--query")
 
 
 def _row_and_column(text: str, option: str) -> tuple[int, int]:
-    """Two whole numbers from 1."""
+    """Two whole numbers from 0, or from the end with -1."""
     parts = [part.strip() for part in text.split(",")]
-    if len(parts) != 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise UsageError(f"{option} {text} cannot be read: expected ROW,COLUMN, counted from 1, such as 3,5.")
+    if len(parts) != 2 or not all(part.removeprefix("-").isdecimal() for part in parts):
+        raise UsageError(f"{option} {text} cannot be read: expected ROW,COLUMN, counted from 0, such as 3,5.")
     return int(parts[0]), int(parts[1])

@@ -9,6 +9,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
+from vitrine.attribution.maps import patch_on_grid
 from vitrine.attribution.position_embeddings import position_embeddings
 from vitrine.attribution.position_metrics import PositionControls, PositionFindings, PositionNumbers, assess_positions
 from vitrine.errors import ModelError, VitrineError
@@ -27,7 +28,7 @@ class PositionsResult:
         model: the reference that was given.
         out: the figure.
         findings: similarities, numbers, controls and what follows.
-        cell: row and column, from 1, of the one patch that was drawn; None where all were.
+        cell: row and column, from 0, of the one patch that was drawn; None where all were.
         before: the reference of the model that it was compared with; None where there was none.
         findings_before: of that model.
         weights: sentences on the files that the weights are from.
@@ -141,7 +142,8 @@ def positions(
     Args:
         model: a model reference; with ``architecture``, a weights file.
         out: the figure, .png or .svg.
-        cell: row and column, from 1, of the one patch whose map is drawn; None draws the maps of all.
+        cell: row and column, from 0 or from the end with -1, of the one patch whose map is drawn; None
+            draws the maps of all.
         before: a second model reference, from before some training: both are drawn on one scale, and the difference.
         architecture: the timm name of the model whose weights a file holds, be it ``model``, ``before`` or both.
 
@@ -155,7 +157,7 @@ def positions(
             f"A figure is written as .png or .svg: {out.name} is neither.\nFor example: -o positions.png"
         )
     loaded_model, findings = _assess_model(model, architecture if before is None or _is_file(model) else None)
-    _require_cell(model, findings, cell)
+    cell = None if cell is None else patch_on_grid(cell, findings.rows, findings.columns)
     result = PositionsResult(model, out, findings, cell, weights=_weights(loaded_model))
     options: dict[str, Any] = {"cell": cell, "before": before, "architecture": architecture}
     if before is not None:
@@ -189,14 +191,6 @@ def _weights(loaded_model: LoadedModel) -> tuple[str, ...]:
 
 def _is_file(reference: str) -> bool:
     return Path(reference).expanduser().is_file()
-
-
-def _require_cell(model: str, findings: PositionFindings, cell: tuple[int, int] | None) -> None:
-    if cell is not None and not (1 <= cell[0] <= findings.rows and 1 <= cell[1] <= findings.columns):
-        raise ModelError(
-            f"There is no patch in row {cell[0]}, column {cell[1]}: the grid of {model} has {findings.rows} rows and "
-            f"{findings.columns} columns, counted from 1."
-        )
 
 
 def _require_same_grid(model: str, after: PositionFindings, earlier: str, before: PositionFindings) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
 
-from vitrine.attribution.attention import attention_matrices, head_maps, layer_number
+from vitrine.attribution.attention import attention_matrices, describe_layer, head_maps
 from vitrine.attribution.maps import Unit, display_scores, token_layout
 from vitrine.attribution.method_options import refuse_options
 from vitrine.attribution.methods import Method
@@ -467,8 +467,8 @@ class MapWriter:
 
     def _matrix_figure(self, picture: MapPicture, matrices_HNN: Floats) -> Figure:
         layout = token_layout(self.classifier.module)
-        layer = layer_number(self.settings.method.layer, layout.blocks) + 1
-        detail = f"attention of every token to every token, layer {layer} of {layout.blocks}"
+        layer = describe_layer(self.settings.method.layer, layout.blocks)
+        detail = f"attention of every token to every token, {layer}"
         return matrices_figure(matrices_HNN, layout.prefix, title=picture.title, detail=detail)
 
     def _save_beside(self, figure: Figure, path: Path, suffix: str, provenance: Provenance) -> None:
@@ -545,5 +545,5 @@ def explain_flags(settings: ExplainSettings, precision: str, architecture: str |
 
 
 def format_query(query: str | tuple[int, int]) -> str:
-    """A query as the command line takes it: rows and columns count from 1."""
-    return query if isinstance(query, str) else f"{query[0] + 1},{query[1] + 1}"
+    """A query as the command line takes it."""
+    return query if isinstance(query, str) else f"{query[0]},{query[1]}"

@@ -309,7 +309,7 @@ def _named_methods(classifier: Classifier, settings: ScoreSettings) -> dict[str,
     module = classifier.module
     earlier = range(len(module.blocks) - 1) if settings.layers else ()  # type: ignore[arg-type]
     methods = {_method_name(module, each): each for each in map(Method, settings.methods)}
-    methods |= {f"attention, layer {layer + 1}": Method("attention", layer=layer) for layer in earlier}
+    methods |= {f"attention, layer {layer}": Method("attention", layer=layer) for layer in earlier}
     if "gradcam" in settings.methods:
         methods |= {_method_name(module, each): each for each in (Method("gradcam", layer=layer) for layer in earlier)}
     return methods

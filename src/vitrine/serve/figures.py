@@ -12,6 +12,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from vitrine.attribution.maps import patch_on_grid
 from vitrine.attribution.position_metrics import PositionFindings
 from vitrine.caption.decoding import DecodedCaption
 from vitrine.caption.figures.words import caption_figure
@@ -104,13 +105,11 @@ def draw_positions(
     Raises:
         ModelError: the cell lies outside of the grid.
     """
-    if cell is not None and not (cell[0] < findings.rows and cell[1] < findings.columns):
-        raise ModelError(f"There is no patch {cell}: the grid has {findings.rows} rows and {findings.columns} columns.")
-    from_one = None if cell is None else (cell[0] + 1, cell[1] + 1)
-    options: dict[str, Any] = {"cell": from_one, "before": None, "architecture": classifier.architecture}
+    cell = None if cell is None else patch_on_grid(cell, findings.rows, findings.columns)
+    options: dict[str, Any] = {"cell": cell, "before": None, "architecture": classifier.architecture}
     title = f"Position embeddings of {classifier.reference}"
     with _DRAW_LOCK:
-        figure = position_figure(findings, title, cell=from_one)
+        figure = position_figure(findings, title, cell=cell)
         return _with_provenance(figure, "positions", classifier, options, positions_command(classifier, cell), kind)
 
 

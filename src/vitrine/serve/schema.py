@@ -275,7 +275,7 @@ class Validation(Payload):
 
 _IDS = "^[0-9]{1,7}(,[0-9]{1,7})*$"
 _METHOD = f"^({'|'.join(METHODS)})$"
-_HEAD = "^(mean|max|min|[0-9]{1,4})$"
+_HEAD = "^(mean|max|min|-?[0-9]{1,4})$"
 
 ModelId = Annotated[str, Field(min_length=1, max_length=20, description="The id of a model in /api/models.")]
 
@@ -310,9 +310,9 @@ class ViewParams(PictureParams):
     query: Annotated[
         str,
         Field(
-            pattern="^(auto|class|distillation|pool|[0-9]{1,4},[0-9]{1,4})$",
+            pattern="^(auto|class|distillation|pool|-?[0-9]{1,4},-?[0-9]{1,4})$",
             description=f"Of {methods_with('query')}: who looks. auto is what the head reads; class, distillation, "
-            "pool, or a patch r,c from 0.",
+            "pool, or a patch r,c from 0; -1 is the last.",
         ),
     ] = "auto"
     direction: Annotated[
@@ -361,7 +361,8 @@ class FigureParams(ViewParams):
     beams: Annotated[int, Field(ge=1, le=10)] = 1
     prefix: Annotated[str | None, Field(pattern=_IDS, max_length=4000)] = None
     cell: Annotated[
-        str | None, Field(pattern="^[0-9]{1,4},[0-9]{1,4}$", description="Of positions: the one patch r,c from 0.")
+        str | None,
+        Field(pattern="^-?[0-9]{1,4},-?[0-9]{1,4}$", description="Of positions: one patch r,c from 0; -1 is the last."),
     ] = None
 
 

@@ -118,7 +118,7 @@ def _parse_target(target: str, classifier: ServedClassifier) -> int:
 
 def parse_head(head: str) -> int | str:
     """A head's number, or the name of a reduction over heads."""
-    return int(head) if head.isdecimal() else head
+    return int(head) if head.removeprefix("-").isdecimal() else head
 
 
 def compute_map(view: View, encoding: ClassifierEncoding) -> BatchMaps:
@@ -369,7 +369,7 @@ def positions_info(classifier: ServedClassifier, findings: PositionFindings) -> 
 
 
 def positions_command(classifier: ServedClassifier, cell: tuple[int, int] | None = None) -> str:
-    """The command line that draws the figure; ``cell`` counts rows and columns from 0, the command from 1."""
+    """The command line that draws the figure, of all patches or of one (row, column)."""
     words = ["vitrine", "positions", classifier.reference, "-o", "positions.png"]
-    words += [] if cell is None else ["--cell", f"{cell[0] + 1},{cell[1] + 1}"]
+    words += [] if cell is None else ["--cell", f"{cell[0]},{cell[1]}"]
     return shlex.join([*words, *(["--arch", classifier.architecture] if classifier.architecture else [])])

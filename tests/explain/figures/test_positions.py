@@ -70,8 +70,8 @@ def test_every_cell_of_every_tile_has_the_colour_of_its_similarity(rows: int, co
     figure = position_figure(assess_positions(embeddings_RCD), "A title")
     pixels_YXC, axes = pixels(figure), figure.axes[0]
     for r, c, i, j in np.ndindex(rows, columns, rows, columns):
-        # Tile (r, c) is centred at (column c + 1, row r + 1); nine tenths of its pitch are cells.
-        across, down = c + 1 + ((j + 0.5) / columns - 0.5) * 0.96, r + 1 + ((i + 0.5) / rows - 0.5) * 0.96
+        # Tile (r, c) is centred at (column c, row r); nine tenths of its pitch are cells.
+        across, down = c + ((j + 0.5) / columns - 0.5) * 0.96, r + ((i + 0.5) / rows - 0.5) * 0.96
         expected = expected_colour(SIMILARITY, float(unit_RCD[r, c] @ unit_RCD[i, j]))
         assert np.abs(colour_at(pixels_YXC, axes, across, down) - expected).max() <= 3, (r, c, i, j)
 
@@ -83,7 +83,7 @@ def test_rows_are_rows() -> None:
     pixels_YXC, axes = pixels(figure), figure.axes[0]
     for row, column in np.ndindex(4, 6):
         darkness = [
-            [765 - colour_at(pixels_YXC, axes, column + 1 + x, row + 1 + y).sum() for x in (-0.3, 0.0, 0.3)]
+            [765 - colour_at(pixels_YXC, axes, column + x, row + y).sum() for x in (-0.3, 0.0, 0.3)]
             for y in (-0.36, -0.12, 0.12, 0.36)
         ]
         assert [min(band) > 500 for band in darkness] == [k == row for k in range(4)]
@@ -112,20 +112,20 @@ def test_a_cell_of_24_by_24_is_whole_pixels_and_gaps_are_seen() -> None:
 
 def test_one_patch_is_drawn_large_and_framed() -> None:
     findings = noisy_findings(4, 6)
-    figure = position_figure(findings, "One patch", cell=(2, 5))
+    figure = position_figure(findings, "One patch", cell=(1, 4))
     pixels_YXC, axes = pixels(figure), figure.axes[0]
     for i, j in np.ndindex(4, 6):
         expected = expected_colour(SIMILARITY, float(findings.similarity_RCRC[1, 4, i, j]))
-        assert np.abs(colour_at(pixels_YXC, axes, j + 1.25, i + 0.75) - expected).max() <= 3
+        assert np.abs(colour_at(pixels_YXC, axes, j + 0.25, i - 0.25) - expected).max() <= 3
     _, ink = axes.patches
-    assert ink.get_extents().containsx(axes.transData.transform((5, 2))[0])
-    assert np.abs(colour_at(pixels_YXC, axes, 4.5, 2.25) - 255 * np.array(to_rgba(ink.get_edgecolor())[:3])).max() <= 3
+    assert ink.get_extents().containsx(axes.transData.transform((4, 1))[0])
+    assert np.abs(colour_at(pixels_YXC, axes, 3.5, 1.25) - 255 * np.array(to_rgba(ink.get_edgecolor())[:3])).max() <= 3
     values = {tuple(text.get_position()): text.get_text() for text in axes.texts}
     assert len(values) == 24
-    assert values[5, 2] == "1.00"
-    assert values[1, 4] == f"{findings.similarity_RCRC[1, 4, 3, 0]:.2f}".replace("-", "−")
-    assert "row 2, column 5" in " ".join(text.get_text() for text in figure.texts)
-    assert not position_figure(noisy_findings(24, 24), "Many", cell=(2, 5)).axes[0].texts  # no room for values
+    assert values[4, 1] == "1.00"
+    assert values[0, 3] == f"{findings.similarity_RCRC[1, 4, 3, 0]:.2f}".replace("-", "−")
+    assert "row 1, column 4 (" in " ".join(text.get_text() for text in figure.texts)
+    assert not position_figure(noisy_findings(24, 24), "Many", cell=(1, 4)).axes[0].texts  # no room for values
 
 
 def test_before_and_after_share_a_scale_and_the_difference_has_its_own() -> None:
@@ -141,7 +141,7 @@ def test_before_and_after_share_a_scale_and_the_difference_has_its_own() -> None
     panels = ((first, before.similarity_RCRC, SIMILARITY, 1.0), (second, after.similarity_RCRC, SIMILARITY, 1.0))
     for axes, values, colours, end in (*panels, (third, change, CHANGE, limit)):
         for r, c, i, j in np.ndindex(4, 5, 4, 5):
-            across, down = c + 1 + ((j + 0.5) / 5 - 0.5) * 0.96, r + 1 + ((i + 0.5) / 4 - 0.5) * 0.96
+            across, down = c + ((j + 0.5) / 5 - 0.5) * 0.96, r + ((i + 0.5) / 4 - 0.5) * 0.96
             expected = expected_colour(colours, float(values[r, c, i, j]), end)
             assert np.abs(colour_at(pixels_YXC, axes, across, down) - expected).max() <= 4
     words = [text.get_text() for text in figure.findobj(Text)]
@@ -176,7 +176,7 @@ def test_a_figure_says_what_it_shows() -> None:
     assert findings.sentence in " ".join(words)
     assert "A note." in words
     ticks = [text.get_text() for text in figure.axes[0].get_yticklabels()]
-    assert ticks == [str(row) for row in range(1, 9)]
+    assert ticks == [str(row) for row in range(8)]
     low, high = figure.axes[1].get_ylim()
     assert (low, high) == (-1, 1)
     assert {"−1", "0", "1"} <= {text.get_text() for text in figure.axes[1].get_yticklabels()}
@@ -185,16 +185,16 @@ def test_a_figure_says_what_it_shows() -> None:
 def test_many_rows_are_numbered_now_and_then() -> None:
     axes = position_figure(noisy_findings(24, 24), "Large").axes[0]
     for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
-        assert [label.get_text() for label in labels] == ["1", "5", "10", "15", "20"]
+        assert [label.get_text() for label in labels] == ["0", "5", "10", "15", "20"]
     axes = draw_positions(Figure(figsize=(4, 4)).add_subplot(), np.zeros((40, 40, 40, 40), np.float32))
-    assert list(axes.get_yticks()) == [1, 5, 10, 15, 20, 25, 30, 35, 40]
+    assert list(axes.get_yticks()) == [0, 5, 10, 15, 20, 25, 30, 35]
     axes = draw_positions(Figure(figsize=(2, 2)).add_subplot(), np.zeros((40, 40, 40, 40), np.float32))
-    assert list(axes.get_yticks()) == [1, 10, 20, 30, 40]
+    assert list(axes.get_yticks()) == [0, 10, 20, 30]
 
 
 SHAPES: list[tuple[int, int, tuple[int, int] | None]] = [
     *((rows, columns, None) for rows, columns in ((8, 8), (24, 24), (14, 10), (2, 2), (1, 8), (9, 1), (5, 20))),
-    *((rows, columns, (1, 1)) for rows, columns in ((8, 8), (24, 24), (1, 8), (9, 1))),
+    *((rows, columns, (0, 0)) for rows, columns in ((8, 8), (24, 24), (1, 8), (9, 1))),
 ]
 
 
@@ -212,7 +212,7 @@ def test_figures_are_tidy(rows: int, columns: int, cell: tuple[int, int] | None)
 
 def test_only_what_fits_is_drawn() -> None:
     with pytest.raises(ValueError, match="no cell"):
-        position_figure(noisy_findings(3, 4), "", cell=(4, 1))
+        position_figure(noisy_findings(3, 4), "", cell=(3, 0))
     with pytest.raises(ValueError, match="equal grids"):
         change_figure(noisy_findings(3, 4), noisy_findings(4, 3), "")
 
@@ -285,7 +285,7 @@ def test_somebody_draws_into_their_own_axes() -> None:
     pixels_YXC = pixels(figure)
     for row, column in np.ndindex(3, 4):
         # The reference cell is as dark as can be: at its own place within the tile.
-        across, down = column + 1 + ((column + 0.5) / 4 - 0.5) * 0.95, row + 1 + ((row + 0.5) / 3 - 0.5) * 0.95
+        across, down = column + ((column + 0.5) / 4 - 0.5) * 0.95, row + ((row + 0.5) / 3 - 0.5) * 0.95
         assert np.abs(colour_at(pixels_YXC, right, across, down) - expected_colour(SIMILARITY, 1.0)).max() <= 3
 
 

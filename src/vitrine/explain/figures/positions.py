@@ -1,6 +1,6 @@
 """The similarity of position embeddings as a figure, with the numbers that say whether position was learned.
 
-Axes: R grid rows, C grid columns. Rows and columns count from 1, as they are labelled.
+Axes: R grid rows, C grid columns. Rows and columns count from 0, as they are labelled.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def draw_positions(
 ) -> Axes:
     """Draw the maps of all patches into any axes as one image, and return the axes.
 
-    Tile (row, column) is the map of that input patch. Rows and columns count from 1, the first row on top, and are the
+    Tile (row, column) is the map of that input patch. Rows and columns count from 0, the first row on top, and are the
     axes' own coordinates: the middle of a tile is at (column, row).
 
     Args:
@@ -85,7 +85,7 @@ def draw_positions(
     rows, columns = similarity_RCRC.shape[:2]
     tiles_YX = tile_maps(similarity_RCRC, repeat or repeats(rows, columns, 400))
     high, wide = (len(tiles_YX) + 1) / rows, (tiles_YX.shape[1] + 1) / columns  # of a tile and its gap, in units
-    edges = (0.5 + 0.5 / wide, columns + 0.5 - 0.5 / wide, rows + 0.5 - 0.5 / high, 0.5 + 0.5 / high)
+    edges = (0.5 / wide - 0.5, columns - 0.5 - 0.5 / wide, rows - 0.5 - 0.5 / high, 0.5 / high - 0.5)
     box = ax.get_window_extent()
     # Where a unit has a pixel or more it keeps its colour; matplotlib would blur what it enlarges by less than three.
     sharp = box.width > 0.99 * tiles_YX.shape[1] and box.height > 0.99 * len(tiles_YX)
@@ -103,15 +103,15 @@ def draw_cell(
     Args:
         ax: any matplotlib axes; limits, ticks, labels and aspect are set.
         similarity_RC: the map.
-        cell: row and column of the reference patch, from 1.
+        cell: row and column of the reference patch, from 0.
         colours: of the values from ``-limit`` to ``limit``.
         limit: the end of the scale, more than 0.
     """
     rows, columns = similarity_RC.shape
-    edges = (0.5, columns + 0.5, rows + 0.5, 0.5)
+    edges = (-0.5, columns - 0.5, rows - 0.5, -0.5)
     ax.imshow(similarity_RC, cmap=colours, vmin=-limit, vmax=limit, extent=edges, interpolation="nearest")
-    ax.vlines(np.arange(1.5, columns), *edges[2:], color="white", linewidth=0.6)
-    ax.hlines(np.arange(1.5, rows), *edges[:2], color="white", linewidth=0.6)
+    ax.vlines(np.arange(0.5, columns - 1), *edges[2:], color="white", linewidth=0.6)
+    ax.hlines(np.arange(0.5, rows - 1), *edges[:2], color="white", linewidth=0.6)
     thick = float(np.clip(5 * _inches(ax)[0] / columns, 0.8, 1.8))
     for colour, line in (("white", 2.8 * thick), (INK, thick)):  # the frame is seen on dark cells and on pale ones
         frame = Rectangle((cell[1] - 0.5, cell[0] - 0.5), 1, 1, fill=False, clip_on=False, zorder=3)
@@ -122,7 +122,7 @@ def draw_cell(
         for (row, column), value in np.ndenumerate(similarity_RC):
             ink = contrast_colour(colours(float(value / limit + 1) / 2))
             words = shown_number(float(value))
-            ax.text(column + 1, row + 1, words, ha="center", va="center_baseline", fontsize=SMALL, color=ink)
+            ax.text(column, row, words, ha="center", va="center_baseline", fontsize=SMALL, color=ink)
     return ax
 
 
@@ -153,13 +153,13 @@ def grid_pixels(rows: int, columns: int, repeat: int, pixels: int) -> tuple[int,
 
 
 def _number(ax: Axes, rows: int, columns: int, what: str) -> None:
-    """Name rows and columns, and number them from 1: all of a few, and of many what leaves room."""
+    """Name rows and columns, and number them from 0: all of a few, and of many what leaves room."""
     wide, high = _inches(ax)
     room = min(wide / columns, high / rows)
     steps = (1, 2, 5, 10, 20, 50) if max(rows, columns) <= _ALL else (5, 10, 20, 50)
     step = next((step for step in steps if step * room >= 0.2), steps[-1])
     for axis, count in ((ax.xaxis, columns), (ax.yaxis, rows)):
-        axis.set_ticks([*range(1, count + 1, step)] if step < 3 else [1, *range(step, count + 1, step)])
+        axis.set_ticks(range(0, count, step))
     ax.set_xlabel(f"{what} column" if wide > _WORDS else "column")
     ax.set_ylabel(f"{what} row" if high > _WORDS else "row")
     ax.tick_params(length=0, pad=4)
@@ -304,7 +304,7 @@ def _correlation(value: float | None) -> str:
 
 
 def _require_cell(findings: PositionFindings, cell: Cell | None) -> None:
-    if cell is not None and not (1 <= cell[0] <= findings.rows and 1 <= cell[1] <= findings.columns):
+    if cell is not None and not (0 <= cell[0] < findings.rows and 0 <= cell[1] < findings.columns):
         raise ValueError(f"There is no cell {cell} in a grid of {findings.rows} x {findings.columns}.")
 
 
@@ -338,7 +338,7 @@ def _draw(axes: Axes, values_RCRC: Floats, cell: Cell | None, repeat: int, colou
     if cell is None:
         draw_positions(axes, values_RCRC, colours=colours, limit=limit, repeat=repeat)
     else:
-        draw_cell(axes, values_RCRC[cell[0] - 1, cell[1] - 1], cell, colours=colours, limit=limit)
+        draw_cell(axes, values_RCRC[cell], cell, colours=colours, limit=limit)
 
 
 def _scale(axes: Axes, colours: Colormap, limit: float, label: str, *, upright: bool) -> None:

@@ -535,7 +535,7 @@ export function describeValue(values, grid, scale, [row, column]) {
   const value = values[row * grid[1] + column];
   const unit = isSigned(scale) ? " probability lost" : scale.kind === "own" ? "" : " \u00d7 uniform";
   const describeProbability = Number.isNaN(value) ? "no value" : `${formatNumber(value)}${unit}`;
-  return `row ${row + 1}, column ${column + 1}: ${describeProbability}`;
+  return `row ${row}, column ${column}: ${describeProbability}`;
 }
 
 export function maxOf(values) {

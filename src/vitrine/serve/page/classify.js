@@ -171,7 +171,7 @@ export class ClassifyPage extends PicturePage {
       const outliers = selectedPatches.length || patch ? [] : pane.verdict.outliers(pane);
       const outlines = patch ? [patch] : [...selectedPatches, ...outliers];
       if (!matrix) return { pane, map: pane.values, scale, described, outlines, outliers, patch };
-      const at = `row ${patch[0] + 1}, column ${patch[1] + 1}`;
+      const at = `row ${patch[0]}, column ${patch[1]}`;
       const description = state.over === "from" ? `What the patch in ${at} attends to` : `Who attends to the patch in ${at}`;
       return { pane, map: matrix.map(patch, state.over), scale: matrix.scale(state.over), described: description, outlines, outliers, patch };
     });

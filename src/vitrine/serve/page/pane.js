@@ -71,11 +71,11 @@ export class MapPane {
   }
 
   createLayerSlider(model, layer, attributes) {
-    const last = model.layers;
-    const position = layer === "-1" ? last : Number(layer) + 1;
-    const describeLayer = (value) => (value === last ? `${value}, the last` : `${value} of ${last}`);
+    const last = model.layers - 1;
+    const position = layer === "-1" ? last : Number(layer);
+    const describeLayer = (value) => (value === last ? `${value} (the last)` : `${value} of 0 to ${last}`);
     const output = createElement("output", {}, describeLayer(position));
-    const slider = createElement("input", { type: "range", min: 1, max: last, step: 1, "data-what": "layer", ...attributes });
+    const slider = createElement("input", { type: "range", min: 0, max: last, step: 1, "data-what": "layer", ...attributes });
     slider.value = String(position);
     slider.setAttribute("aria-valuetext", describeLayer(position));
     slider.addEventListener("input", () => {
@@ -83,7 +83,7 @@ export class MapPane {
       output.textContent = describeLayer(value);
       slider.setAttribute("aria-valuetext", describeLayer(value));
       // The key of these settings changes with the slider, which must stay under the hand that moves it.
-      const newLayer = value === last ? "-1" : String(value - 1);
+      const newLayer = value === last ? "-1" : String(value);
       this.controlsKey = this.controlsKey.replace(JSON.stringify(layer), JSON.stringify(newLayer));
       layer = newLayer;
       this.onSettings({ layer: newLayer });

@@ -202,7 +202,7 @@ export class PositionsPage {
       context.lineWidth = width;
       context.strokeRect(column * unit, row * unit, unit - 1, unit - 1);
     }
-    const name = `Patch in row ${row + 1}, column ${column + 1}`;
+    const name = `Patch in row ${row}, column ${column}`;
     this.name.textContent = name;
     this.cell.setAttribute("aria-label", `${name}: its similarity to every patch`);
     this.drawReadout(null);
@@ -227,7 +227,7 @@ export class PositionsPage {
     const [row, column] = this.currentCell;
     const count = grid[0] * grid[1];
     const index = row * grid[1] + column;
-    const place = (i) => `row ${Math.floor(i / grid[1]) + 1}, column ${(i % grid[1]) + 1}`;
+    const place = (i) => `row ${Math.floor(i / grid[1])}, column ${i % grid[1]}`;
     if (other) {
       const i = other[0] * grid[1] + other[1];
       this.readout.textContent = `With ${place(i)}: ${formatNumber(Number(values[index * count + i].toFixed(3)))}`;
@@ -262,8 +262,8 @@ export class PositionsPage {
     const all = { picture: null, model: model.id, parameters: { figure: "positions" }, command, name: "positions" };
     if (!this.app.state.cell) return [all];
     const [row, column] = this.currentCell;
-    const name = `positions-${row + 1}-${column + 1}`;
-    const cellCommand = `${command.replace("positions.png", `${name}.png`)} --cell ${row + 1},${column + 1}`;
+    const name = `positions-${row}-${column}`;
+    const cellCommand = `${command.replace("positions.png", `${name}.png`)} --cell ${row},${column}`;
     return [all, { ...all, parameters: { ...all.parameters, cell: `${row},${column}` }, command: cellCommand, name }];
   }
 }
