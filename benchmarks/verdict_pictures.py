@@ -16,8 +16,9 @@ from harness.error_rates import Aim, RateTable
 from verdict_models import Workplace
 
 from vitrine.attribution.baselines import random_map
-from vitrine.attribution.methods import METHODS, Method
+from vitrine.attribution.methods import Method
 from vitrine.attribution.patch_hiding import SIGNIFICANT, Flag, HidingTest
+from vitrine.attribution.registry import METHODS
 from vitrine.attribution.weight_randomization import randomised_copies
 from vitrine.data.scenes.dataset import ScenePicture
 from vitrine.explain.explainer import Explainer

@@ -19,9 +19,10 @@ from verdict_pictures import MaskedScene, masked_scenes
 
 from vitrine.attribution.baselines import centre_blob, edges
 from vitrine.attribution.gradcam import gradcam_tokens
-from vitrine.attribution.methods import METHODS, Method
+from vitrine.attribution.methods import Method
 from vitrine.attribution.pointing import score_against_mask
 from vitrine.attribution.ranking import ScoredMethod, estimate, metric, paired_difference
+from vitrine.attribution.registry import METHODS
 from vitrine.attribution.set_verdict import Accuracy, ControlComparison, SetEvidence, SetVerdict, judge_sets
 from vitrine.attribution.weight_randomization import correlation_with_intact, randomised_copies, weight_stages
 from vitrine.data.scenes.dataset import ScenePicture

@@ -17,7 +17,8 @@ from PIL import Image
 
 import vitrine
 from vitrine.attribution.attention import attention_map
-from vitrine.attribution.methods import METHODS, Method
+from vitrine.attribution.methods import Method
+from vitrine.attribution.registry import METHODS
 from vitrine.cli import main
 from vitrine.errors import DataError, ModelError, PictureError
 from vitrine.explain.run import ExplainSettings, explain

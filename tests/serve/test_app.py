@@ -25,7 +25,8 @@ from support.serving import app_state_of, client_of, numbers, picture, record_ru
 
 from vitrine.attribution.attention import attention_matrices
 from vitrine.attribution.baselines import centre_blob
-from vitrine.attribution.methods import METHODS, Method
+from vitrine.attribution.methods import Method
+from vitrine.attribution.registry import METHODS
 from vitrine.data.decode import BytesPicture
 from vitrine.data.samples import Sample
 from vitrine.explain.explainer import ExplainedBatch, Explainer

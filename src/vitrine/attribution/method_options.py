@@ -1,26 +1,19 @@
-"""The one table of attribution methods: which options each has. It needs no torch, so that ``--help`` can read it."""
+"""Options of attribution methods: which method has which, by its table, and the refusal of those that it lacks."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 
+from vitrine.attribution.registry import ENTRIES, METHODS
 from vitrine.errors import ModelError, UsageError
 
-METHOD_OPTIONS: Mapping[str, tuple[str, ...]] = {
-    "attention": ("layer", "heads", "query", "matrix", "direction"),
-    "rollout": (),
-    "relevance": ("target",),
-    "gradcam": ("layer", "target"),
-    "occlusion": ("target", "window"),
-}
+METHOD_OPTIONS: Mapping[str, tuple[str, ...]] = {entry.name: entry.options for entry in ENTRIES}
 """The options of each method. A method with ``target`` explains one class; maps of the others are of no class.
 
 ``layer``, ``heads``, ``query`` and ``window`` are fields of :class:`vitrine.attribution.methods.Method`; ``matrix`` is
 a further figure, and ``direction`` (who looks, or who is looked at) a view of the explorer.
 """
-
-METHODS = tuple(METHOD_OPTIONS)
 
 OPTIONS = tuple(dict.fromkeys(option for options in METHOD_OPTIONS.values() for option in options))
 """Every option that some method has."""
@@ -42,7 +35,7 @@ def require_method(name: str) -> None:
     Raises:
         ModelError: it is none of :data:`METHODS`.
     """
-    if name not in METHOD_OPTIONS:
+    if name not in METHODS:
         raise ModelError(f"There is no method {name!r}: expected {list_methods()}.")
 
 

@@ -15,22 +15,17 @@ from torch import nn
 from vitrine.attribution.attention import (
     HEAD_REDUCTIONS,
     POOL,
-    attention_map,
     describe_layer,
     head_count,
     query_layers,
     query_readout,
 )
-from vitrine.attribution.gradcam import gradcam, gradcam_tokens
+from vitrine.attribution.gradcam import gradcam_tokens
 from vitrine.attribution.maps import BatchMaps, TokenLayout, token_layout
-from vitrine.attribution.method_options import METHOD_OPTIONS, METHODS, refuse_options, require_method
-from vitrine.attribution.occlusion import occlusion
+from vitrine.attribution.method_options import refuse_options, require_method
 from vitrine.attribution.readout import describe_readout
-from vitrine.attribution.relevance import relevance
-from vitrine.attribution.rollout import rollout
+from vitrine.attribution.registry import MethodEntry, method_entry
 from vitrine.errors import ModelError, UsageError
-
-__all__ = ["METHODS", "Method", "method_with", "softmax"]
 
 
 def softmax(logits_BC: torch.Tensor) -> torch.Tensor:
@@ -42,7 +37,7 @@ def softmax(logits_BC: torch.Tensor) -> torch.Tensor:
 class Method:
     """A method with its settings.
 
-    Which method has which option is said by :data:`vitrine.attribution.method_options.METHOD_OPTIONS`.
+    Which method has which option is said by :data:`vitrine.attribution.registry.ENTRIES`.
 
     Attributes:
         name: one of ``METHODS``.
@@ -72,7 +67,12 @@ class Method:
     @property
     def for_a_class(self) -> bool:
         """Whether the map is of one class; the others are the same whatever the class."""
-        return "target" in METHOD_OPTIONS[self.name]
+        return self.entry.for_a_class
+
+    @property
+    def entry(self) -> MethodEntry:
+        """Its row of the table of methods."""
+        return method_entry(self.name)
 
     @classmethod
     def fields(cls) -> tuple[str, ...]:
@@ -97,43 +97,20 @@ class Method:
         Raises:
             ModelError: the model has no such layer, head or query, or an attention that cannot be shown.
         """
-        match self.name:
-            case "attention":
-                return attention_map(module, pixels_BCHW, layer=self.layer, heads=self.heads, query=self.query)
-            case "rollout":
-                return rollout(module, pixels_BCHW)
-            case "relevance":
-                return relevance(module, pixels_BCHW, targets_B)
-            case "gradcam":
-                return gradcam(module, pixels_BCHW, targets_B, self.layer)
-            case _:
-                layout = token_layout(module, *pixels_BCHW.shape[-2:])
-                return occlusion(
-                    lambda some_BCHW: probabilities(module(some_BCHW)),
-                    pixels_BCHW,
-                    targets_B,
-                    (layout.rows, layout.columns),
-                    window=self.window,
-                )
+        entry = self.entry
+        arguments: dict[str, Any] = {name: getattr(self, name) for name in self.fields() if name in entry.options}
+        if entry.for_a_class:
+            arguments["targets_B"] = targets_B
+        if "probabilities" in entry.needs:
+            arguments["probabilities"] = probabilities
+        maps: BatchMaps = entry.load()(module, pixels_BCHW, **arguments)
+        return maps
 
     def describe(self, module: nn.Module) -> str:
         """What the map is, in words for a figure."""
-        layout = token_layout(module)
-        match self.name:
-            case "attention":
-                return self._describe_attention(module, layout)
-            case "rollout":
-                return (
-                    f"attention rollout through {layout.blocks} layers, from {describe_readout(module, layout).words}"
-                )
-            case "relevance":
-                readout = describe_readout(module, layout)
-                by = ", each by its weight in the class's logit" if readout.depends_on_class else ""
-                return f"gradient-weighted attention over {layout.blocks} layers, from {readout.names}{by}"
-            case "gradcam":
-                return f"Grad-CAM on the tokens of {gradcam_tokens(module, self.layer)}"
-            case _:
-                return "occlusion: mean loss of the class's probability while a patch is covered"
+        if self.name == "attention":
+            return self._describe_attention(module, token_layout(module))
+        return self.entry.words.format_map(_Words(module, self.layer))
 
     def notes(self, module: nn.Module) -> tuple[str, ...]:
         """Sentences on what has to be known to read the map: that the head does not read the token that was asked for.
@@ -180,3 +157,21 @@ def method_with(name: str, options: Mapping[str, Any]) -> Method:
         if option not in Method.fields():
             raise UsageError(f"{option} is no setting of a map: expected one of {', '.join(Method.fields())}.")
     return Method(name, **options)
+
+
+class _Words(dict[str, str]):
+    """What a method's words leave open, filled in from the model when it is asked for."""
+
+    def __init__(self, module: nn.Module, layer: int) -> None:
+        super().__init__()
+        self.module, self.layer = module, layer
+
+    def __missing__(self, key: str) -> str:
+        layout = token_layout(self.module)
+        if key == "layers":
+            return str(layout.blocks)
+        if key == "tokens":
+            return gradcam_tokens(self.module, self.layer)
+        readout = describe_readout(self.module, layout)
+        by = ", each by its weight in the class's logit" if readout.depends_on_class else ""
+        return {"readout": readout.words, "names": readout.names, "by": by}[key]

@@ -10,11 +10,25 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 
 import torch
+from torch import nn
 
-from vitrine.attribution.maps import BatchMaps
+from vitrine.attribution.maps import BatchMaps, token_layout
 from vitrine.errors import ModelError
 
 _COVERS = 8  # default: a cover hides about an eighth of the side
+
+
+def occlusion_maps(
+    module: nn.Module,
+    pixels_BCHW: torch.Tensor,
+    targets_B: torch.Tensor,
+    probabilities: Callable[[torch.Tensor], torch.Tensor],
+    window: int = 0,
+) -> BatchMaps:
+    """:func:`occlusion` of a model on its own grid of patches; ``probabilities`` are those of its logits."""
+    layout = token_layout(module, *pixels_BCHW.shape[-2:])
+    grid = (layout.rows, layout.columns)
+    return occlusion(lambda some_BCHW: probabilities(module(some_BCHW)), pixels_BCHW, targets_B, grid, window=window)
 
 
 def occlusion(

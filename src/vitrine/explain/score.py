@@ -20,7 +20,7 @@ import torch
 
 from vitrine.attribution.baselines import centre_blob, edges, random_map
 from vitrine.attribution.gradcam import gradcam_tokens
-from vitrine.attribution.methods import METHODS, Method
+from vitrine.attribution.methods import Method
 from vitrine.attribution.outlier_tokens import outlier_mass
 from vitrine.attribution.placement import Placement
 from vitrine.attribution.pointing import MaskScores, centres_inside, score_against_mask
@@ -33,6 +33,7 @@ from vitrine.attribution.ranking import (
     paired_difference,
     rank_methods,
 )
+from vitrine.attribution.registry import METHODS
 from vitrine.attribution.set_verdict import (
     Accuracy,
     ControlComparison,

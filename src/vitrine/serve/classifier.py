@@ -19,9 +19,10 @@ from PIL import Image
 from vitrine.attribution.attention import QUERIES
 from vitrine.attribution.attention_cache import AttentionCache, cache_attention
 from vitrine.attribution.maps import BatchMaps, TokenLayout
-from vitrine.attribution.methods import METHODS, Method
+from vitrine.attribution.methods import Method
 from vitrine.attribution.placement import Placement
 from vitrine.attribution.readout import Readout
+from vitrine.attribution.registry import ENTRIES, METHODS
 from vitrine.classify.inference import eval_transform
 from vitrine.classify.model import Classifier
 from vitrine.data.transforms import EvalTransform
@@ -36,8 +37,6 @@ Floats = npt.NDArray[np.float32]
 
 MAX_VIEWS = 64
 """Maps, and checks, cached for one picture: a model of a thousand classes has thousands that a person can ask for."""
-
-_FROM_READOUT = ("rollout", "relevance")  # methods that begin with the tokens that the head reads
 
 
 def cache_view(cache: dict[Any, Any], key: Any, value: Any) -> Any:
@@ -107,8 +106,8 @@ class ServedClassifier(ServedModel[ClassifierEncoding]):
         except ModelError as error:
             self.heads, self.readout = 0, error
         if isinstance(self.readout, ModelError):
-            missing_methods = _FROM_READOUT if self.heads else (*_FROM_READOUT, "attention")
-            self.methods = tuple(name for name in METHODS if name not in missing_methods)
+            lacking = {"head"} if self.heads else {"head", "attention"}
+            self.methods = tuple(entry.name for entry in ENTRIES if lacking.isdisjoint(entry.needs))
             self.notes.append(" ".join(str(self.readout).split()))
 
     @property

@@ -72,9 +72,10 @@ class ModelInfo(Payload):
 
 
 class ModelList(Payload):
-    """All models, in the order of the command line, and whether /report has a page on the runs among them."""
+    """All models, in the order of the command line, titles of methods, and whether /report has a page on the runs."""
 
     models: list[ModelInfo]
+    titles: dict[str, str]
     report: bool = False
 
 

@@ -74,7 +74,7 @@ class View:
     @property
     def runs_model(self) -> bool:
         """Whether the first map of its kind needs the model."""
-        return self.method.for_a_class
+        return not self.method.entry.has_cached_attention
 
     @property
     def map_key(self) -> tuple[Method, int]:
@@ -129,7 +129,7 @@ def compute_map(view: View, encoding: ClassifierEncoding) -> BatchMaps:
         KeyError: the method runs the model, and no map of it is cached yet.
     """
     method = view.method
-    if method.for_a_class:
+    if view.runs_model:
         return encoding.maps[view.map_key]
     assert encoding.attention is not None
     if method.name == "rollout":

@@ -25,6 +25,7 @@ class App {
   constructor() {
     this.state = readState();
     this.models = [];
+    this.titles = {}; // of methods, by name
     this.ownPictures = []; // opened by the person, newest first
     this.samples = new Map();
     this.pages = {};
@@ -168,6 +169,7 @@ class App {
     try {
       const answer = await getJson("/api/models");
       this.models = answer.models;
+      this.titles = answer.titles;
       this.report = answer.report;
     } catch (error) {
       this.showError(error, () => this.start());

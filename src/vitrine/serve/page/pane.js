@@ -5,14 +5,6 @@ import { AttentionMatrix } from "./attention.js";
 import { createSelect, createElement } from "./dom.js";
 import { decodeArray, Stage } from "./viewer.js";
 
-const NAMES = {
-  attention: "Attention",
-  rollout: "Rollout",
-  relevance: "Relevance",
-  gradcam: "Grad-CAM",
-  occlusion: "Occlusion",
-};
-
 /* Whether a method of a model has an option: what /api/models says. */
 export function hasOption(model, method, option) {
   return (model.method_options[method] || []).includes(option);
@@ -55,14 +47,14 @@ export class MapPane {
     if (controlsKey === this.controlsKey) return;
     this.controlsKey = controlsKey;
     const focusedControl = this.controls.contains(document.activeElement) && document.activeElement.dataset.what;
-    const attributes = (option) => (hasOption(model, method, option) ? {} : { disabled: true, title: `${NAMES[method] || method} has no ${option} to choose` });
+    const attributes = (option) => (hasOption(model, method, option) ? {} : { disabled: true, title: `${this.app.titles[method]} has no ${option} to choose` });
     const name = (id) => models.find((each) => each.id === id).name;
     const heads = [["mean", "mean"], ["max", "max"], ...Array.from({ length: model.heads }, (_, i) => [String(i), String(i)])];
     this.controls.replaceChildren(
       ...[
         models.length > 1 &&
           createSelect("Model", models.map(({ id }) => [id, name(id)]), model.id, (value) => this.onSettings({ model: value }), { "data-what": "model" }),
-        createSelect("Method", model.methods.map((each) => [each, NAMES[each] || each]), method, (value) => this.onSettings({ method: value }), { "data-what": "method" }),
+        createSelect("Method", model.methods.map((each) => [each, this.app.titles[each]]), method, (value) => this.onSettings({ method: value }), { "data-what": "method" }),
         this.createLayerSlider(model, layer, attributes("layer")),
         createSelect("Head", heads, head, (value) => this.onSettings({ head: value }), { ...attributes("heads"), "data-what": "head" }),
       ].filter(Boolean),

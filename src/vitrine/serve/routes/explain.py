@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from vitrine.attribution.method_options import METHOD_OPTIONS
+from vitrine.attribution.registry import ENTRIES
 from vitrine.serve.classifier import ClassifierEncoding, ServedClassifier
 from vitrine.serve.model import ServedModel
 from vitrine.serve.schema import (
@@ -86,7 +87,8 @@ def models(request: Request) -> Response:
     """The models that are served, with what each can be asked."""
     state = get_state(request)
     infos = [model_info(model) for model in state.models.values()]
-    return json_response(ModelList(models=infos, report=state.report is not None))
+    titles = {entry.name: entry.title for entry in ENTRIES}
+    return json_response(ModelList(models=infos, titles=titles, report=state.report is not None))
 
 
 @router.post("/predict", response_model=Prediction, openapi_extra=PICTURE_BODY, tags=["classify"])

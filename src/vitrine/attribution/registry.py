@@ -1,0 +1,145 @@
+"""The table of attribution methods, read by the command line, Python, the explorer, the documentation and the tests.
+
+No tensors here: a method's function is named, and imported when a map is made, so that the table can be read at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+Need = Literal["attention", "head", "gradients", "probabilities"]
+Option = Literal["target", "layer", "heads", "query", "window", "seed", "matrix", "direction"]
+
+_HERE = "vitrine.attribution"
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """One method, and all that others have to know of it.
+
+    Attributes:
+        name: on the command line, in Python and in requests.
+        title: in headings and menus.
+        function: ``module:name``; called with the module, normalised pixels (B, C, H, W), class indices (B,) where the
+            target matters, probabilities of logits where it needs them, and its options by name; gives ``BatchMaps``.
+        score: what a patch's score is, in one line.
+        formula: the same in symbols.
+        words: what a map is, for a figure; ``{readout}``, ``{names}``, ``{by}``, ``{layers}`` and ``{tokens}`` are
+            filled in from the model.
+        source: the paper; "" where there is none.
+        comparison: what it is compared with in the tests, and to what difference.
+        needs: "attention" that can be shown, a "head" whose reading is known, "gradients" of the model, or nothing of
+            it but "probabilities".
+        options: that act on it. "target" is the class that the map is for; "matrix" is a further figure, "direction" a
+            view of the explorer.
+        has_cached_attention: the map follows from the attention of one forward pass, which the explorer keeps.
+    """
+
+    name: str
+    title: str
+    function: str
+    score: str
+    formula: str
+    words: str
+    source: str
+    comparison: str
+    needs: tuple[Need, ...] = ()
+    options: tuple[Option, ...] = ()
+    has_cached_attention: bool = False
+
+    @property
+    def for_a_class(self) -> bool:
+        """Whether the map is of one class; the others are the same whatever the class."""
+        return "target" in self.options
+
+    @property
+    def takes_contrast(self) -> bool:
+        """Whether a map can say why one class and not another: it is made of a logit's gradients."""
+        return self.for_a_class and "gradients" in self.needs
+
+    def load(self) -> Callable[..., Any]:
+        """The function that makes the maps."""
+        module, _, name = self.function.partition(":")
+        function: Callable[..., Any] = getattr(import_module(module), name)
+        return function
+
+
+ENTRIES: tuple[MethodEntry, ...] = (
+    MethodEntry(
+        name="attention",
+        title="Attention",
+        function=f"{_HERE}.attention:attention_map",
+        score="attention probability from what the head reads (or from one token: `--query`) in one layer",
+        formula="A = softmax(Q Kᵀ / √d), mean over heads",
+        words="",  # they follow from layer, heads and query
+        source="",
+        comparison="the matrix of the model's unfused branch: 1e-5",
+        needs=("attention",),
+        options=("layer", "heads", "query", "matrix", "direction"),
+        has_cached_attention=True,
+    ),
+    MethodEntry(
+        name="rollout",
+        title="Rollout",
+        function=f"{_HERE}.rollout:rollout",
+        score="attention of all layers multiplied out, half of each being the residual connection",
+        formula="Π (½ A + ½ I)",
+        words="attention rollout through {layers} layers, from {readout}",
+        source="Abnar and Zuidema 2020",
+        comparison="the product of whole matrices, layer by layer: 1e-6",
+        needs=("attention", "head"),
+        has_cached_attention=True,
+    ),
+    MethodEntry(
+        name="relevance",
+        title="Relevance",
+        function=f"{_HERE}.relevance:relevance",
+        score="attention weighted by the positive part of its gradient, summed through all layers",
+        formula="R ← R + (∇A ⊙ A)⁺ R",
+        words="gradient-weighted attention over {layers} layers, from {names}{by}",
+        source="Chefer, Gur and Wolf 2021b",
+        comparison="the update on whole matrices, gradients by plain autograd: 2e-3 of each score",
+        needs=("attention", "head", "gradients"),
+        options=("target",),
+    ),
+    MethodEntry(
+        name="gradcam",
+        title="Grad-CAM",
+        function=f"{_HERE}.gradcam:gradcam",
+        score="channels weighted by their mean gradient, at the tokens that the last attention reads (`--layer`)",
+        formula="(Σ_d mean_n(∂z/∂x_nd) x_nd)⁺",
+        words="Grad-CAM on the tokens of {tokens}",
+        source="Selvaraju et al. 2017",
+        comparison="a loop over patches: 1e-6; pytorch-grad-cam's GradCAM at the same tokens",
+        needs=("gradients",),
+        options=("layer", "target"),
+    ),
+    MethodEntry(
+        name="occlusion",
+        title="Occlusion",
+        function=f"{_HERE}.occlusion:occlusion_maps",
+        score="mean loss of the class's probability while the patch is covered",
+        formula="mean over covers of p(x) − p(x covered)",
+        words="occlusion: mean loss of the class's probability while a patch is covered",
+        source="Zeiler and Fergus 2014",
+        comparison="a loop over covers: 1e-6",
+        needs=("probabilities",),
+        options=("target", "window"),
+    ),
+)
+"""Every method of vitrine's own, in the order of tables and menus."""
+
+METHODS: tuple[str, ...] = tuple(entry.name for entry in ENTRIES)
+_BY_NAME = {entry.name: entry for entry in ENTRIES}
+
+
+def method_entry(name: str) -> MethodEntry:
+    """The row of a method.
+
+    Raises:
+        KeyError: there is no such method.
+    """
+    return _BY_NAME[name]
