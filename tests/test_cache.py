@@ -19,7 +19,7 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 from support.models import MICRO
-from support.stand_in_hub import COMMIT, StandInHub
+from support.stand_in_hub import COMMIT, Fault, StandInHub
 
 from vitrine.cache import cache_contents, format_bytes, prune, select_items
 from vitrine.errors import UsageError, WeightsUnavailableError
@@ -490,13 +490,13 @@ def test_an_unknown_name_is_told_what_there_is(hub: StandInHub, cache: Path) -> 
 
 
 def test_a_download_with_another_hash_is_refused_and_not_kept(hub: StandInHub, cache: Path) -> None:
-    hub.spoilt.add("model.safetensors")
+    hub.faults["model.safetensors"] = Fault(flip_at=-1)
     with pytest.raises(WeightsUnavailableError, match="is damaged") as error:
         load_model(TINY, pretrained=True)
     assert len(str(error.value).splitlines()) == 2
     assert not list(cache.rglob("model.safetensors"))
     assert all(path.stat().st_size < 5_000 for path in cache.rglob("blobs/*"))
-    hub.spoilt.clear()
+    hub.faults.clear()
     assert load_model(TINY, pretrained=True).weights is not None
 
 
@@ -528,7 +528,7 @@ def test_a_disk_that_is_full(hub: StandInHub, cache: Path, monkeypatch: pytest.M
         path.write_bytes(b"some")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(catr, "_download", full_too)
+    monkeypatch.setattr(catr, "download", full_too)
     with pytest.raises(WeightsUnavailableError, match=r"No space left on device\.\nMake room, or choose another"):
         catr.fetch_release("catr/v3")
     assert not list((cache / "catr").iterdir())

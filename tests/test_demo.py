@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from support.refused_network import refuse_the_network
 from support.sweeps import TrainingHere
 
 from vitrine import demo
@@ -31,7 +32,10 @@ def made(tmp_path_factory: pytest.TempPathFactory):
         patch.setattr(demo, "_SWEEP", demo._SWEEP.replace("[[list]]", "[set]\nepochs = 1\n\n[[list]]", 1))
         patch.setattr(demo, "sweep", partial(sweep, start=TrainingHere))
         out = tmp_path_factory.mktemp("demo") / "demo"
-        yield run_demo(out)
+        attempts = refuse_the_network(patch)
+        result = run_demo(out)
+        assert attempts == [], "it reaches out"
+        yield result
 
 
 def test_everything_that_the_summary_names_is_there(made) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
-import os
+import json
 import shutil
 import socket
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support.refused_network import refuse_the_network
+from support.serving import app_state_of, run_in_thread
 from support.sweeps import TrainingHere
 from support.tiny_captioners import save_tiny
 from typer.main import get_command
@@ -17,8 +20,6 @@ from typer.testing import CliRunner
 
 from vitrine.cli.app import app
 from vitrine.sweep.run import sweep
-
-LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 VERBS = {
     "check": "check {data}",
@@ -39,7 +40,7 @@ VERBS = {
     "shards": "shards {data} -o {out}/shards",
     "cache": "cache",
 }
-"""A command for each; of serve and demo, tests/serve and tests/test_demo.py see to it."""
+"""A command for each; serve has a test of its own below, and tests/test_demo.py refuses the network too."""
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +83,24 @@ def test_no_verb_reaches_out(
     assert attempts == []
 
 
+@pytest.mark.parametrize("model", ["run", "captioner"])
+def test_the_explorer_answers_and_does_not_reach_out(
+    model: str, inputs: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts = refuse_the_network(monkeypatch)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    picture = next(inputs["pictures"].iterdir()).read_bytes()
+    views = ("predict", "explain") if model == "run" else ("caption",)
+    with run_in_thread(app_state_of(inputs[model])) as address:
+        for path in ("", "healthz", "api", "api/models"):
+            with urllib.request.urlopen(f"{address}/{path}") as answer:
+                assert answer.status == 200
+        for view in views:
+            with urllib.request.urlopen(f"{address}/api/{view}", picture) as answer:
+                assert answer.status == 200 and "error" not in json.load(answer)
+    assert attempts == []
+
+
 def test_the_block_itself_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     attempts = refuse_the_network(monkeypatch)
     with pytest.raises(OSError, match="refused"):
@@ -89,27 +108,3 @@ def test_the_block_itself_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(OSError, match="refused"):
         socket.getaddrinfo("example.org", 443)
     assert len(attempts) == 2
-
-
-def refuse_the_network(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Let no connection leave this machine, and no name be looked up; returns what was tried."""
-    attempts: list[str] = []
-    connect, connect_ex, look_up = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
-
-    def guard(reach: Callable[..., object], address_of: Callable[..., object]) -> Callable[..., object]:
-        def reach_loopback(*arguments: object, **options: object) -> object:
-            address = address_of(*arguments)
-            host = address[0] if isinstance(address, tuple) else address
-            if isinstance(address, str | bytes) and os.sep in os.fsdecode(address):  # a socket of this machine's files
-                return reach(*arguments, **options)
-            if host in LOOPBACK or host is None:
-                return reach(*arguments, **options)
-            attempts.append(repr(address))
-            raise OSError(f"refused: {address!r}")
-
-        return reach_loopback
-
-    monkeypatch.setattr(socket.socket, "connect", guard(connect, lambda _, address: address))
-    monkeypatch.setattr(socket.socket, "connect_ex", guard(connect_ex, lambda _, address: address))
-    monkeypatch.setattr(socket, "getaddrinfo", guard(look_up, lambda host, *_: (host,)))
-    return attempts

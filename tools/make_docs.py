@@ -90,7 +90,8 @@ LIMITS_INTRODUCTION = """\
 
 What comes from outside (pictures, tables, weights, configurations, run folders, shards) does not decide how much memory
 or time is taken: its sizes are held against these limits before anything is made of them, and a file is read no further
-than its limit. What is beyond is refused in a sentence, or left out and listed where it is one picture of many.
+than its limit. What is beyond is refused in a sentence, or left out and listed where it is one picture of many. The
+explorer has limits of its own on whoever asks it, and downloads on how long a network that fails is waited for.
 
 Another value is set with an environment variable: the name below with `VITRINE_` before it, such as
 `VITRINE_MAX_PIXELS=400000000`. Bytes are written in full: 1 GiB is 1073741824.

@@ -171,9 +171,7 @@ def test_ctrl_c_leaves_finished_parts_and_nothing_of_ray(
     output, error = process.communicate()
     assert (process.returncode, output) == (130, ""), error
     assert error == "vitrine: interrupted. What was finished is kept.\n", "and not a word of Ray's"
-    # Nothing of Ray's. Python's own pymp-... of a worker that Ray ended while it started is left on a busy machine.
-    assert [path.name for path in Path(environment["TMPDIR"]).iterdir() if not path.name.startswith("pymp-")] == []
-    shutil.rmtree(environment["TMPDIR"])
+    Path(environment["TMPDIR"]).rmdir()  # empty: no folder of Ray's is left, and none of its workers'
     assert not out.exists()
     before = manifest_lines(parts)
     assert 3 <= len(before) < 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import os
@@ -10,17 +11,20 @@ import sys
 import tarfile
 import types
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from support.paths import SHARED
+from support.stand_in_hub import HTML, Fault, StandInHub
 
 from vitrine.data.image_folder import UnknownLayoutError, list_pictures, ordered_labels, read_pictures
 from vitrine.data.samples import Dataset, FiniteSplit
 from vitrine.data.sources import open_data, open_unlabelled
 from vitrine.errors import DataError, PictureError
+from vitrine.io import network
 
 needs_shared = pytest.mark.skipif(not SHARED.is_dir(), reason="the real photographs of ../shared/data are not here")
 
@@ -458,6 +462,81 @@ def test_a_hub_that_cannot_be_reached(monkeypatch: pytest.MonkeyPatch, tmp_path:
         open_data("hf:a/b/c")
 
 
+GATED = {"X-Error-Code": "GatedRepo"}
+HUB_FAULTS = {
+    "gated": (
+        Fault(403, GATED),
+        "is gated.*Accept its terms at .*/datasets/owner/pictures, log in with 'hf auth login'",
+        0,
+    ),
+    "private": (Fault(401, {"X-Error-Code": "RepoNotFound"}), "or it is private.*hf auth login", 0),
+    "no revision": (Fault(404, {"X-Error-Code": "RevisionNotFound"}), "has no revision", 0),
+    "busy": (Fault(429, {"Retry-After": "5"}), r"refuses \(the server answers 429 .*asks to wait 5 s", 3),
+    "busy for a day": (Fault(429, {"Retry-After": "86400"}), "asks to wait 86,400 s", 0),
+    "out of order": (Fault(503), r"refuses \(the server answers 503", 3),
+    "a page": (Fault(body=HTML, headers={"Content-Type": "text/html"}), "a web page came in place of the file", 0),
+}
+
+
+@pytest.mark.parametrize("case", HUB_FAULTS)
+def test_a_hub_behind_a_bad_network(
+    case: str, rows: object, hub_of_data: StandInHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    fault, expected, tries = HUB_FAULTS[case]
+    waits: list[float] = []
+    monkeypatch.setattr(network, "pause", waits.append)
+    hub_of_data.faults["api"] = fault
+    with pytest.raises(DataError, match="(?s)" + expected) as error:
+        open_data("hf:owner/pictures")
+    assert len(str(error.value).splitlines()) <= 2 and len(waits) == tries
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: rows)
+    hub_of_data.faults["api"] = dataclasses.replace(fault, times=2 if tries else 0)
+    data = open_data("hf:owner/pictures?label=fine")
+    assert len(data.splits["train"]) > 0 and not has_note(data, "an earlier download is used")
+
+
+def test_what_the_hub_sends_of_a_data_set_has_its_hash(
+    rows: object, hub_of_data: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    content = b"parquet" * 100
+    folder, arrow = tmp_path / "cache" / "hub" / "datasets--owner--pictures", tmp_path / "cache" / "datasets"
+    blob, pointer = folder / "blobs" / hashlib.sha256(content).hexdigest(), folder / "snapshots" / "1" / "a.parquet"
+
+    def load(sent: bytes) -> object:
+        for path in (blob, pointer, arrow / "owner___pictures" / "a.arrow"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        blob.write_bytes(sent)
+        pointer.unlink(missing_ok=True)
+        pointer.symlink_to(blob)
+        (arrow / "owner___pictures" / "a.arrow").write_bytes(sent)
+        return rows
+
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: load(content[:-1] + b"?"))
+    with pytest.raises(
+        DataError, match=r"is damaged: a file of hf:owner/pictures should have the sha256(?s:.*)try again"
+    ):
+        open_data("hf:owner/pictures?label=fine")
+    assert not [path for path in (tmp_path / "cache").rglob("*") if not path.is_dir()], "nothing is kept"
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: load(content))
+    assert len(open_data("hf:owner/pictures?label=fine").splits["train"]) > 0
+
+
+@pytest.fixture
+def hub_of_data(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
+    """A hub whose programming interface knows every data set; none can be downloaded."""
+    from huggingface_hub import constants, hf_api
+
+    with StandInHub().running() as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        monkeypatch.setattr(hf_api.api, "endpoint", hub.address)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        yield hub
+
+
 # Oxford-IIIT Pets
 
 
@@ -498,40 +577,76 @@ def test_pets_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         open_data("oxford-pets")
 
 
-def test_pets_without_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitrine.data import oxford_pets as pets
-
-    monkeypatch.setenv("VITRINE_CACHE", str(tmp_path))
-    monkeypatch.setattr(pets, "ADDRESS", "http://127.0.0.1:9/")  # the discard port: nothing listens
-    with pytest.raises(DataError) as error:
-        open_data("oxford-pets")
-    message = str(error.value)
-    assert all(word in message for word in ("images.tar.gz", "annotations.tar.gz", str(tmp_path), "by hand"))
-    assert len(message.splitlines()) == 2
-
-
-def test_pets_archives_put_there_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def pets_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
+    """Small pets at an address with their hashes, as torchvision states them; nobody waits."""
     from torchvision.datasets import OxfordIIITPet
 
-    from vitrine.data import oxford_pets as pets
+    folder, there = fake_pets(tmp_path / "made"), tmp_path / "there"
+    there.mkdir()
+    with StandInHub({"a/b": there}).running() as server:
+        resources = []
+        for part in ("images", "annotations"):
+            with tarfile.open(there / f"{part}.tar.gz", "w:gz") as archive:
+                archive.add(folder / part, part)
+            checksum = hashlib.md5((there / f"{part}.tar.gz").read_bytes()).hexdigest()
+            resources.append((server.file_address("a/b", f"{part}.tar.gz"), checksum))
+        monkeypatch.setattr(OxfordIIITPet, "_RESOURCES", tuple(resources))
+        monkeypatch.setenv("VITRINE_CACHE", str(tmp_path / "cache"))
+        monkeypatch.setattr(network, "pause", lambda _: None)
+        yield server
 
-    pets_folder = fake_pets(tmp_path / "made")
+
+def test_pets_are_downloaded_once(pets_server: StandInHub, tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "oxford-iiit-pet"
-    folder.mkdir(parents=True)
-    resources = []
-    for part in ("images", "annotations"):
-        with tarfile.open(folder / f"{part}.tar.gz", "w:gz") as archive:
-            archive.add(pets_folder / part, part)
-        checksum = hashlib.md5((folder / f"{part}.tar.gz").read_bytes()).hexdigest()
-        resources.append((f"http://127.0.0.1:9/{part}.tar.gz", checksum))
-    monkeypatch.setattr(OxfordIIITPet, "_RESOURCES", tuple(resources))
-    monkeypatch.setattr(pets, "ADDRESS", "http://127.0.0.1:9/")
-    monkeypatch.setenv("VITRINE_CACHE", str(tmp_path / "cache"))
     assert len(open_data("oxford-pets").splits["test"]) == 12
+    assert {path.name for path in folder.iterdir()} == {
+        "images", "images.tar.gz", "annotations", "annotations.tar.gz"
+    }  # fmt: skip
+    shutil.rmtree(folder / "images")
+    pets_server.faults["images.tar.gz"] = Fault(403)
+    assert len(open_data("oxford-pets").splits["test"]) == 12, "the archive is here"
     shutil.rmtree(folder / "images")
     (folder / "images.tar.gz").write_bytes(b"cut short")
-    with pytest.raises(DataError, match="by hand"):
+    with pytest.raises(DataError, match=r"answers 403 \(Forbidden\)(?s:.*) by hand"):
         open_data("oxford-pets")
+    pets_server.faults.clear()
+    assert len(open_data("oxford-pets").splits["test"]) == 12
+
+
+PETS_FAULTS = {
+    "other bytes": (Fault(flip_at=-1), "came damaged: its md5 should be"),
+    "short": (Fault(sent=0.5, is_short=True), "came damaged: its md5 should be"),
+    "cut off": (Fault(sent=0.5), "the connection ended after"),
+    "a page": (Fault(body=HTML, headers={"Content-Type": "text/html"}), "a web page came in place of the file"),
+    "busy": (Fault(429, {"Retry-After": "2"}), "answers 429"),
+    "nobody there": (Fault(), "connection refused"),
+}
+
+
+@pytest.mark.parametrize("case", PETS_FAULTS)
+def test_pets_over_a_bad_network(
+    case: str, pets_server: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torchvision.datasets import OxfordIIITPet
+
+    fault, expected = PETS_FAULTS[case]
+    pets_server.faults["annotations.tar.gz"] = fault
+    if case == "nobody there":
+        images, (address, checksum) = OxfordIIITPet._RESOURCES
+        away = address.replace(pets_server.address, "http://127.0.0.1:9")  # the discard port: nothing listens
+        monkeypatch.setattr(OxfordIIITPet, "_RESOURCES", (images, (away, checksum)))
+    folder = tmp_path / "cache" / "oxford-iiit-pet"
+    with pytest.raises(DataError, match=expected) as error:
+        open_data("oxford-pets")
+    message = str(error.value)
+    assert "annotations.tar.gz" in message and str(folder) in message and "by hand" in message
+    assert len(message.splitlines()) == 2
+    assert {path.name for path in folder.iterdir()} == {"images", "images.tar.gz"}, "nothing half"
+    if case != "nobody there":
+        times = 2 if case in ("cut off", "busy") else 0
+        pets_server.faults["annotations.tar.gz"] = dataclasses.replace(fault, times=times)
+        assert len(open_data("oxford-pets").splits["test"]) == 12
 
 
 # Scenes and the real pictures

@@ -496,6 +496,14 @@ def test_where_it_goes(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
             export(run, "timm", out)
     assert (used / "mine").read_text() == file.read_text() == "mine"
     assert export(run, "timm", empty).same and (empty / "README.md").is_file()
+    before = {path: path.read_bytes() for path in empty.rglob("*") if path.is_file()}
+    assert export(run, "timm", empty).same, "what a call wrote that was killed at its very end is done"
+    assert {path: path.read_bytes() for path in empty.rglob("*") if path.is_file()} == before
+    with (empty / "README.md").open("a") as card:
+        card.write("Mine.\n")
+    with pytest.raises(UsageError, match="is there already, and is not this export"):
+        export(run, "timm", empty)
+    assert (empty / "README.md").read_text().endswith("Mine.\n")
     monkeypatch.chdir(tmp_path)
     assert export(run, "timm", Path("deeper/down")).same and (tmp_path / "deeper" / "down" / "config.json").is_file()
 

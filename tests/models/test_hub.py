@@ -14,7 +14,7 @@ import pytest
 import timm
 import torch
 from support.models import MICRO
-from support.stand_in_hub import StandInHub
+from support.stand_in_hub import Fault, StandInHub
 
 from vitrine.data.scenes import write_scenes
 from vitrine.errors import ModelError, WeightsUnavailableError
@@ -188,12 +188,12 @@ def test_a_repository_without_weights(hub: StandInHub, folders: dict[str, Path],
 
 
 def test_a_download_that_is_cut_off_is_not_kept(hub: StandInHub, tmp_path: Path) -> None:
-    hub.truncated.add("model.safetensors")
+    hub.faults["model.safetensors"] = Fault(sent=0.5, is_short=True)
     with pytest.raises(WeightsUnavailableError, match="should be of size") as error:
         load_model("hf-hub:owner/tiny", pretrained=True)
     assert len(str(error.value).splitlines()) == 2
     assert "HEAD owner/tiny/pytorch_model.bin" not in hub.requests, "the reason would be lost behind another file's"
-    hub.truncated.clear()
+    hub.faults.clear()
     assert load_model("hf-hub:owner/tiny", pretrained=True).weights is not None
 
 

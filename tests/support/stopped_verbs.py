@@ -29,7 +29,6 @@ class VerbCase:
         varying: files that differ from call to call, because they hold times.
         environment: more variables.
         attributes: attributes of modules that are set, by their path.
-        refusal: what the same command says, with status 2, where the result is there already; else it succeeds.
     """
 
     name: str
@@ -39,7 +38,6 @@ class VerbCase:
     varying: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     attributes: Mapping[str, str] = field(default_factory=dict)
-    refusal: str = ""
 
     def __str__(self) -> str:
         return self.name

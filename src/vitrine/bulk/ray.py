@@ -124,7 +124,7 @@ def _session_folder() -> Path | None:
 
 def _start(ray: Any, folder: Path | None) -> None:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    with _on_loopback(ray):
+    with _on_loopback(ray), _workers_temporary_files_in(folder):
         _connect(
             ray,
             "Ray does not start on this machine",
@@ -133,6 +133,25 @@ def _start(ray: Any, folder: Path | None) -> None:
             object_store_memory=_OBJECT_STORE_BYTES,
             _temp_dir=None if folder is None else str(folder),
         )
+
+
+@contextmanager
+def _workers_temporary_files_in(folder: Path | None) -> Iterator[None]:
+    """Give processes that are started meanwhile, and by those, a folder for temporary files inside of Ray's own.
+
+    Workers that are killed with Ray, as by Ctrl-C, leave theirs (multiprocessing's ``pymp-``), which go with it.
+    """
+    if folder is None:
+        yield
+        return
+    before = os.environ.get("TMPDIR")
+    os.environ["TMPDIR"] = str(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop("TMPDIR")
+        if before is not None:
+            os.environ["TMPDIR"] = before
 
 
 @contextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ import pyarrow
 import pyarrow.parquet
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.file_download import repo_folder_name
 from PIL import Image
 
 from vitrine.data.decode import FilePicture, decode
@@ -22,7 +26,18 @@ from vitrine.data.image_folder import SPLIT_NAMES, class_name, ordered_labels
 from vitrine.data.manifest import LABEL_COLUMNS
 from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split
 from vitrine.errors import DataError, PictureError
-from vitrine.io.hub_cache import DATASETS, HUB, cache_folder, is_offline, note_use, quieten_client
+from vitrine.io.files import file_sha256
+from vitrine.io.hub_cache import (
+    DATASETS,
+    HUB,
+    NETWORK_OFF,
+    cache_folder,
+    hash_difference,
+    is_offline,
+    note_use,
+    quieten_client,
+)
+from vitrine.io.network import MAX_SILENT_SECONDS, Failure, WebPageError, diagnose, retry
 from vitrine.results import and_n_more
 
 
@@ -57,9 +72,6 @@ def holds_pictures(table: Path) -> bool:
 def is_picture_struct(kind: pyarrow.DataType) -> bool:
     """Whether an Arrow type is that of datasets' image columns: the encoded bytes, or the path of a file."""
     return bool(pyarrow.types.is_struct(kind)) and {field.name for field in kind} == {"bytes", "path"}
-
-
-_PROBE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -97,24 +109,59 @@ def open_hub(name: str, reference: str, options: Mapping[str, str]) -> Dataset:
     import datasets
 
     quieten_client()
-    offline = is_offline()
-    reachable = not offline and _is_reachable(name, options.get("revision"))
+    failure = Failure(NETWORK_OFF) if is_offline() else _failure_of_hub(name, options.get("revision"))
     arguments = {"name": options.get("config"), "revision": options.get("revision"), "cache_dir": _folder()}
-    with _into_cache_folder(), _without_network() if not reachable else _quiet():
+    began = time.time()
+    with _into_cache_folder(), _quiet() if failure is None else _without_network():
         try:
             data = datasets.load_dataset(name, **arguments)
         except Exception as error:  # whatever the hub's builders raise; the cause is kept
-            if reachable:
+            if failure is None:
                 raise DataError(f"hf:{name} cannot be loaded: {_first_line(error)}") from error
-            why = "The network was turned off" if offline else f"{constants.ENDPOINT} cannot be reached"
             raise DataError(
-                f"{why}, and {name} is not in {_folder()}.\n"
+                f"{_describe(failure)}, and {name} is not in {_folder()}.\n"
                 "Download it on a machine with network, save_to_disk() it, and give that folder."
             ) from error
+    _check_downloads(name, began)
     _note_use(data, f"hf:{name}")
-    why = "The network was turned off" if offline else "The hub cannot be reached"
-    notes = [] if reachable else [f"{why}: an earlier download is used."]
+    notes = [] if failure is None else [f"{_describe(failure)}: an earlier download is used."]
     return _to_dataset(data, reference, "Hugging Face data set", options, notes)
+
+
+def _describe(failure: Failure) -> str:
+    if failure.reason == NETWORK_OFF:
+        return "The network was turned off"
+    return f"{constants.ENDPOINT} {'cannot be reached' if failure.status is None else 'refuses'} ({failure.reason})"
+
+
+def _check_downloads(name: str, began: float) -> None:
+    """Compare what was downloaded just now with the hashes that the hub gave, by which its client names files.
+
+    The client compares sizes only. What is damaged is removed, with the Arrow files that datasets made of it.
+
+    Raises:
+        DataError: a file is damaged.
+    """
+    folder = cache_folder() / HUB / repo_folder_name(repo_id=name, repo_type="dataset")
+    fresh = [blob for blob in folder.glob("blobs/*") if blob.is_file() and blob.stat().st_mtime >= began - 1]
+    differences = {blob: text for blob in fresh if (text := hash_difference(blob, file_sha256(blob)))}
+    if not differences:
+        return
+    for pointer in folder.glob("snapshots/*/**/*"):
+        if pointer.resolve() in {blob.resolve() for blob in differences}:
+            pointer.unlink()
+    for blob in differences:
+        blob.unlink(missing_ok=True)
+    shutil.rmtree(_arrow_folder(name), ignore_errors=True)
+    raise DataError(
+        f"What came from the hub is damaged: a file of hf:{name} {next(iter(differences.values()))}.\n"
+        "It was not kept: try again."
+    )
+
+
+def _arrow_folder(name: str) -> Path:
+    """Where datasets keeps what it made of a data set of the hub."""
+    return Path(_folder()) / name.replace("/", "___")
 
 
 def open_saved(folder: Path, reference: str, options: Mapping[str, str]) -> Dataset:
@@ -173,21 +220,40 @@ def _into_cache_folder() -> Iterator[None]:
         constants.HF_HUB_CACHE = before
 
 
-def _is_reachable(name: str, revision: str | None) -> bool:
-    """Whether the hub answers; without this, datasets retries for 23 seconds."""
+def _failure_of_hub(name: str, revision: str | None) -> Failure | None:
+    """What is wrong with the hub, or with the way to it; None where it answers.
+
+    Without this, datasets retries for 23 seconds. Where an earlier download can be used, nothing is tried again.
+
+    Raises:
+        DataError: the hub answers that the data set cannot be had.
+    """
+
+    def ask() -> None:
+        huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=MAX_SILENT_SECONDS)
+
     try:
-        huggingface_hub.HfApi().dataset_info(name, revision=revision, timeout=_PROBE_SECONDS)
+        ask() if _arrow_folder(name).is_dir() else retry(ask)
     except GatedRepoError as error:
-        raise DataError(f"hf:{name} is closed: accept its terms on the hub and log in with 'hf auth login'.") from error
+        raise DataError(
+            f"hf:{name} is gated, and you are not among those whom its owner lets in.\n"
+            f"Accept its terms at {constants.ENDPOINT}/datasets/{name}, log in with 'hf auth login' (or set HF_TOKEN), "
+            "and try again."
+        ) from error
     except RepositoryNotFoundError as error:
-        raise DataError(f"The hub has no data set {name!r}, or it is private. Expected hf:owner/name.") from error
+        raise DataError(
+            f"The hub has no data set {name!r}, or it is private. Expected hf:owner/name.\n"
+            "For a private one, log in with 'hf auth login' (or set HF_TOKEN)."
+        ) from error
     except RevisionNotFoundError as error:
         raise DataError(f"hf:{name} has no revision {revision!r}.") from error
     except HFValidationError as error:
         raise DataError(f"{name!r} is no name of a data set on the hub: expected hf:owner/name.") from error
-    except Exception:  # the HTTP library's own, which differ between versions of huggingface_hub
-        return False
-    return True
+    except json.JSONDecodeError:
+        return diagnose(WebPageError())
+    except Exception as error:  # the HTTP library's own, which differ between versions of huggingface_hub
+        return diagnose(error)
+    return None
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from PIL import Image
 
 from vitrine.data.decode import FORMATS, promised_format
 from vitrine.data.ignored_files import FilesAside
+from vitrine.io.limits import limit
 
 LOSSLESS = ("PNG", "BMP", "GIF", "TIFF", "PPM")
 """Formats that keep the values of pixels."""
@@ -27,7 +28,8 @@ _FOLDER = re.compile(rf"(?P<folder>(?P<parent>(?:.*?/)?)(?:{_NAMES}))/.", re.IGN
 _ADDITION = re.compile(r"[_-](?:masks?|seg|segmentation|gt|label)$", re.IGNORECASE)  # 1_mask.png is of 1.jpg
 _SAMPLED = 16  # files whose header is read, of each folder
 _MAX_VALUES = 32  # of a mask's pixels; photographs in grey have more
-_MAX_PIXELS = 50_000_000
+MAX_MASK_PIXELS = limit("MAX_MASK_PIXELS", 50_000_000)
+"""Width × height of a file in a folder called like masks, up to which its pixels tell whether it is a mask."""
 
 _File = tuple[Path, str]
 
@@ -128,7 +130,7 @@ def _mask_mode(path: Path) -> bool | None:
 
 
 def _is_black_and_white(image: Image.Image) -> bool:
-    if image.mode != "RGB" or image.width * image.height > _MAX_PIXELS:
+    if image.mode != "RGB" or image.width * image.height > MAX_MASK_PIXELS:
         return False
     colours = image.getcolors(2)
     return colours is not None and {colour for _, colour in colours} <= {(0, 0, 0), (255, 255, 255)}
@@ -145,7 +147,7 @@ def _have_few_values(paths: Sequence[Path]) -> bool:
     for path in _some(paths):
         try:
             with Image.open(path, formats=FORMATS) as image:
-                small = image.width * image.height <= _MAX_PIXELS
+                small = image.width * image.height <= MAX_MASK_PIXELS
                 few.append(small and (image.mode == "P" or image.getcolors(_MAX_VALUES) is not None))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
             continue

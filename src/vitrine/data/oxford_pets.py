@@ -1,24 +1,29 @@
-"""The Oxford-IIIT Pets, by name: downloaded by torchvision, read in their official splits.
+"""The Oxford-IIIT Pets, by name: downloaded from where torchvision says, read in their official splits.
 
 Source: O. M. Parkhi, A. Vedaldi, A. Zisserman, C. V. Jawahar, "Cats and Dogs", CVPR 2012.
 """
 
 from __future__ import annotations
 
-import socket
-import urllib.error
-import urllib.request
+import errno
+import hashlib
+import shutil
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from pathlib import Path
 
 from vitrine.data.decode import FilePicture
 from vitrine.data.samples import Dataset, FiniteSplit, Sample, Split
 from vitrine.data.splits import hold_out
 from vitrine.errors import DataError
+from vitrine.io.file_names import temporary_path
+from vitrine.io.files import atomic_path, remove_unfinished
 from vitrine.io.hub_cache import NETWORK_OFF, PETS, cache_folder, is_offline, note_use
+from vitrine.io.network import diagnose, download
 from vitrine.io.untrusted_files import read_lines
-from vitrine.results import and_n_more
+from vitrine.results import Progress, and_n_more
 
 NAMES = ("oxford-pets", "oxford-pets:reference")
 """References that this module opens."""
@@ -29,9 +34,9 @@ REFERENCE_SEED = 0
 """The reference job's cut: 1,500 of the official 3,669 test pictures for validation. Which ones is not known; ours are
 drawn stratified by breed with this seed, whatever the seed of a run, so that results can be compared."""
 
-ARCHIVES = ("images.tar.gz", "annotations.tar.gz")
+PARTS = ("images", "annotations")
 ADDRESS = "https://www.robots.ox.ac.uk/~vgg/data/pets/data/"
-_SECONDS = 10.0  # without an answer, after which a connection counts as none
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EPERM}
 
 
 def open_pets(reference: str) -> Dataset:
@@ -62,42 +67,84 @@ def open_pets(reference: str) -> Dataset:
 
 
 def _download(folder: Path) -> None:
-    if (folder / "images").is_dir() and (folder / "annotations").is_dir():
-        return
-    missing = [name for name in ARCHIVES if not (folder / name).is_file()]
-    try:
-        if missing and is_offline():
-            raise OSError(NETWORK_OFF)
-        if missing:
-            _require_reachable(ADDRESS + missing[0])
-        from torchvision.datasets import OxfordIIITPet
+    """Put the folders of the data set there, each of them whole or not at all.
 
-        with _socket_timeout():
-            OxfordIIITPet(str(folder.parent), download=True)
-    except (OSError, RuntimeError, EOFError) as error:  # URLError is an OSError; RuntimeError: a checksum differs
-        files = " and ".join(missing or ARCHIVES)
-        reason = getattr(error, "reason", error)
-        raise DataError(
-            f"The Oxford-IIIT Pets are not in {folder}, and {files} could not be had from {ADDRESS} ({reason}).\n"
-            f"Put {files} from there into {folder} by hand; the next call unpacks them. VITRINE_CACHE moves the folder."
-        ) from error
+    Raises:
+        DataError: an archive is not here and cannot be had now.
+    """
+    for part in PARTS:
+        if not (folder / part).is_dir():
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                remove_unfinished(folder)
+                _unpack(_archive(folder, f"{part}.tar.gz"), folder / part)
+            except (OSError, HTTPException, EOFError, tarfile.TarError) as error:
+                raise _unavailable(folder, error) from error
 
 
-def _require_reachable(address: str) -> None:
-    """Fail within seconds, not minutes, where there is no network. Raises OSError."""
-    request = urllib.request.Request(address, method="HEAD", headers={"User-Agent": "vitrine"})  # noqa: S310 - https
-    urllib.request.urlopen(request, timeout=_SECONDS).close()  # noqa: S310
+def _unavailable(folder: Path, error: Exception) -> DataError:
+    if isinstance(error, OSError) and error.strerror and error.errno in _DISK:
+        return DataError(
+            f"The Oxford-IIIT Pets cannot be saved in {folder}: {error.strerror}.\n"
+            "Make room, or choose another folder: --cache DIR, or the environment's VITRINE_CACHE."
+        )
+    files = " and ".join(f"{part}.tar.gz" for part in PARTS if not (folder / part).is_dir())
+    return DataError(
+        f"The Oxford-IIIT Pets are not in {folder}, and {files} could not be had from {ADDRESS} "
+        f"({diagnose(error).reason}).\n"
+        f"Put {files} from there into {folder} by hand; the next call unpacks them. VITRINE_CACHE moves the folder."
+    )
+
+
+def _archive(folder: Path, name: str) -> Path:
+    """An archive of the data set, downloaded where it is not here, with the md5 that torchvision states for it.
+
+    Raises:
+        OSError: there is no network; what came has another md5.
+    """
+    from torchvision.datasets import OxfordIIITPet
+
+    address, md5 = next((address, md5) for address, md5 in OxfordIIITPet._RESOURCES if address.endswith(name))
+    path = folder / name
+    if path.is_file() and _md5(path) == md5:
+        return path
+    if is_offline():
+        raise OSError(NETWORK_OFF)
+    with atomic_path(path) as temporary, _progress_bar(name) as advance:
+        download(address, temporary, advance)
+        if _md5(temporary) != md5:
+            raise OSError(f"{name} came damaged: its md5 should be {md5}, and is {_md5(temporary)}")
+    return path
 
 
 @contextmanager
-def _socket_timeout() -> Iterator[None]:
-    """A time limit on sockets: torchvision sets none, and would wait forever on a connection that fell silent."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(3 * _SECONDS)
+def _progress_bar(name: str) -> Iterator[Progress]:
+    """A bar as the hub's client draws it, on a terminal; advanced by bytes so far and bytes in all."""
+    from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+
+    with tqdm(desc=name, unit="B", unit_scale=True, disable=None) as bar:  # type: ignore[no-untyped-call]
+
+        def advance(done: int, total: int) -> None:
+            bar.total = total or None
+            bar.update(done - bar.n)
+
+        yield advance
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Unpack the folder of this name from an archive."""
+    temporary = temporary_path(folder)
     try:
-        yield
+        with tarfile.open(archive) as content:
+            content.extractall(temporary, filter="data")
+        (temporary / folder.name).rename(folder)
     finally:
-        socket.setdefaulttimeout(before)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _read(folder: Path, part: str, labels: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[Sample, ...]]:

@@ -6,6 +6,7 @@ Axes: B pictures, C classes, H, W pixel rows and columns.
 from __future__ import annotations
 
 import copy
+import filecmp
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -140,7 +141,7 @@ def export(run: Path, to: str, out: Path, *, precision: str = "fp32") -> ExportR
     Args:
         run: the folder of a finished run of a classifier.
         to: hf (transformers), timm, onnx or pt2 (torch.export).
-        out: a folder that is new or empty.
+        out: a folder that is new or empty, or that holds this very export already.
         precision: fp32 or bf16: of the stored weights.
 
     Returns:
@@ -160,9 +161,28 @@ def export(run: Path, to: str, out: Path, *, precision: str = "fp32") -> ExportR
         result = ExportResult(run, to, out, precision, *comparisons)
         if result.same:
             write_export_card(run, folder, ExportFacts(to, out.resolve().name, precision, result.sentences))
-            out.parent.mkdir(parents=True, exist_ok=True)
-            folder.rename(out)
+            if _is_used(out):
+                _require_same_files(folder, out)
+            else:
+                out.parent.mkdir(parents=True, exist_ok=True)
+                folder.rename(out)
     return result
+
+
+def _is_used(out: Path) -> bool:
+    return out.exists() and (not out.is_dir() or any(out.iterdir()))
+
+
+def _require_same_files(folder: Path, out: Path) -> None:
+    """Refuse an output that is there already, unless it is what was to be written: a call stopped at its very end.
+
+    Raises:
+        UsageError: it holds anything else.
+    """
+    names, names_there = ({path.relative_to(each) for path in each.rglob("*")} for each in (folder, out))
+    files = sorted(str(name) for name in names if (folder / name).is_file())
+    if names != names_there or filecmp.cmpfiles(folder, out, files, shallow=False)[0] != files:
+        raise UsageError(f"{out} is there already, and is not this export. Choose another -o, or delete it.")
 
 
 def _check_arguments(run: Path, to: str, out: Path, precision: str) -> None:
@@ -170,7 +190,7 @@ def _check_arguments(run: Path, to: str, out: Path, precision: str) -> None:
         raise UsageError(f"--to {to} is not known: expected {', '.join(TARGETS)}.")
     if precision not in DTYPES:
         raise UsageError(f"--precision {precision} cannot be stored: expected {' or '.join(DTYPES)}.")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if _is_used(out) and not ((out / "README.md").is_file() and out.resolve() != run.resolve()):
         raise UsageError(f"{out} is there already. Choose another -o, or delete it.")
     if is_captioner_folder(run):
         raise ModelError(f"{run} trained a captioner, and captioners cannot be exported yet.")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -189,6 +190,38 @@ def changed_sentence(path: Path, origin: str) -> str | None:
         f"{origin} has changed since it was last used here, on {use.previous.last_used[:10]}: "
         f"its sha256 was {short_hash(use.previous.sha256)} and is {short_hash(use.sha256)}."
     )
+
+
+_HASH = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+def hash_difference(blob: Path, sha256: str) -> str | None:
+    """What is wrong with a file that the hub's client named by the hash that the hub gave; None where it is right.
+
+    The hub gives the sha256 of large files and git's hash of small ones, which is a sha1 of the length and the bytes;
+    some servers in its place give the sha1 of the bytes. What is no hash is not compared.
+
+    Args:
+        blob: the file itself, not a link to it.
+        sha256: of its bytes as they are.
+    """
+    expected = blob.name
+    if not _HASH.fullmatch(expected) or expected == sha256:
+        return None
+    kind, actual = "sha256", sha256
+    if len(expected) == 40:
+        kind, actual = "git hash", _sha1(blob, f"blob {blob.stat().st_size}\0".encode())
+        if expected in (actual, _sha1(blob, b"")):
+            return None
+    return f"should have the {kind} {short_hash(expected)}... and has {short_hash(actual)}..."
+
+
+def _sha1(path: Path, start: bytes) -> str:
+    digest = hashlib.sha1(start, usedforsecurity=False)
+    with path.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def short_hash(sha256: str | None) -> str:

@@ -69,7 +69,7 @@ def _start_of(pid: int) -> int | None:
         except (OSError, ValueError):
             return None
         return None if state in "ZX" else int(fields[18])  # starttime, proc(5)
-    import psutil  # type: ignore[import-untyped]  # it comes with accelerate
+    import psutil  # type: ignore[import-untyped]  # slow to import, and needed where there is no /proc
 
     try:
         process = psutil.Process(pid)

@@ -111,6 +111,13 @@ class ResumePoint:
     unreadable: dict[str, str]
 
 
+def _unreadable_path(out: Path) -> Path:
+    """Of NAME.csv NAME.unreadable.csv; of NAME.tsv, which may lie beside it, NAME.tsv.unreadable.csv."""
+    if out.suffix:
+        return beside(out, ".unreadable.csv", keep_ending=out.suffix != ".csv")
+    return beside(out, "-unreadable.csv")
+
+
 class ResumableTable:
     """A table that is written bit by bit and can be continued after a kill.
 
@@ -134,7 +141,7 @@ class ResumableTable:
         *,
         repeats_names: bool = False,
     ) -> None:
-        self.out, self.unreadable_out = out, beside(out, ".unreadable.csv", keep_ending=False)
+        self.out, self.unreadable_out = out, _unreadable_path(out)
         self.rows_path = beside(out, ".partial")
         self._unreadable_path = beside(self.unreadable_out, ".partial")
         self._origin_path = beside(out, ".partial.json")

@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 import socket
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
@@ -15,17 +18,40 @@ from vitrine.io.hub_cache import (
     HUB,
     NETWORK_OFF,
     cache_folder,
+    hash_difference,
     is_offline,
     note_use,
     quieten_client,
     remove_record,
-    short_hash,
+)
+from vitrine.io.network import (
+    MAX_SILENT_SECONDS,
+    StatusError,
+    WebPageError,
+    diagnose,
+    is_web_page,
+    retry,
+    retry_after,
 )
 from vitrine.models.checkpoints.weights_index import is_index, read_index
 
 _CONNECT_SECONDS = 3.0
-_SHA256 = re.compile("[0-9a-f]{64}")
 _PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
+
+
+@dataclass(frozen=True)
+class _Absence:
+    """Why a file cannot be had.
+
+    Attributes:
+        reason: for the middle of a sentence.
+        is_certain: whether the hub says that the repository has no such file.
+        remedy: a sentence in place of the usual one; None asks for a download elsewhere.
+    """
+
+    reason: str
+    is_certain: bool = False
+    remedy: str | None = None
 
 
 def fetch(hub_id: str, names: tuple[str, ...], remedy: str) -> Path:
@@ -40,9 +66,9 @@ def fetch(hub_id: str, names: tuple[str, ...], remedy: str) -> Path:
         WeightsUnavailableError: it is not in the cache folder and cannot be downloaded now; or what is there, or what
             came, is not what the hub says it is.
     """
-    path, reason, _ = _find(hub_id, names)
-    if path is None:
-        raise _unavailable(hub_id, names[0], reason, remedy)
+    path = _find(hub_id, names)
+    if isinstance(path, _Absence):
+        raise _unavailable(hub_id, names[0], path, remedy)
     return path
 
 
@@ -66,57 +92,158 @@ def fetch_optional(hub_id: str, name: str, remedy: str) -> Path | None:
     Raises:
         WeightsUnavailableError: it is not in the cache folder, and whether there is one cannot be known now.
     """
-    path, reason, is_absent = _find(hub_id, (name,))
-    if path is None and not is_absent:
-        raise _unavailable(hub_id, name, reason, remedy)
-    return path
+    path = _find(hub_id, (name,))
+    if not isinstance(path, _Absence):
+        return path
+    if not path.is_certain:
+        raise _unavailable(hub_id, name, path, remedy)
+    return None
 
 
-def _unavailable(hub_id: str, name: str, reason: str, remedy: str) -> WeightsUnavailableError:
-    from huggingface_hub import constants
-
+def _unavailable(hub_id: str, name: str, absence: _Absence, remedy: str) -> WeightsUnavailableError:
     repository = hub_id.partition("@")[0]
     return WeightsUnavailableError(
-        f"{name} of {repository} is needed and is not in {cache_folder() / 'hub'}: {reason}.\n"
-        f"Download it from {constants.ENDPOINT}/{repository} on another machine {remedy}"
+        f"{name} of {repository} is needed and is not in {cache_folder() / HUB}: {absence.reason}.\n"
+        + (absence.remedy or f"Download it from {_page(repository)} on another machine {remedy}")
     )
 
 
-def _find(hub_id: str, names: tuple[str, ...]) -> tuple[Path | None, str, bool]:
-    """The first of these files that exists; else the reason, and whether it is that the repository has none."""
+def _page(repository: str) -> str:
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{repository}"
+
+
+def _find(hub_id: str, names: tuple[str, ...]) -> Path | _Absence:
+    """The first of these files that exists; else why there is none."""
     quieten_client()
-    from huggingface_hub import _CACHED_NO_EXIST, constants, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import _CACHED_NO_EXIST, constants, try_to_load_from_cache
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     repository, _, revision = hub_id.partition("@")
-    folder = cache_folder() / HUB
     reachable = not is_offline() and _reachable(constants.ENDPOINT)
     offline = NETWORK_OFF if is_offline() else f"{constants.ENDPOINT} cannot be reached"
     reason, absent = "", 0
     for name in names:
         began = time.time()
         try:
-            path = hf_hub_download(
-                repository, name, revision=revision or None, cache_dir=folder, local_files_only=not reachable
-            )
-            _remove_unfinished(Path(path), repository)
-            _check_hash(Path(path), hub_id, began)
-            return Path(path), "", False
+            path = _download(repository, name, revision or None) if reachable else _look_up(repository, name, revision)
+            _remove_unfinished(path, repository)
+            _check_hash(path, hub_id, began)
+            return path
         except WeightsUnavailableError:
             raise
         except EntryNotFoundError as error:
             if reachable and isinstance(error, LocalEntryNotFoundError):
-                return None, _first_line(error), False
+                return _explain(error.__cause__ or error, hub_id)
             reason = f"the repository has no {' or '.join(names)}" if reachable else offline
-            cache_entry = try_to_load_from_cache(repository, name, cache_dir=folder, revision=revision or None)
+            cache_entry = try_to_load_from_cache(
+                repository, name, cache_dir=cache_folder() / HUB, revision=revision or None
+            )
             absent += reachable or cache_entry is _CACHED_NO_EXIST
         except OSError as error:
             if error.strerror and not isinstance(error, ConnectionError | TimeoutError):
                 raise _not_saved(hub_id, name, error) from error
-            return None, _first_line(error), False
+            return _explain(error, hub_id)
         except Exception as error:  # the client passes on what its transport raises, which differs by its version
-            return None, _first_line(error), False
-    return None, reason, absent == len(names)
+            return _explain(error, hub_id)
+    return _Absence(reason, absent == len(names))
+
+
+def _look_up(repository: str, name: str, revision: str) -> Path:
+    """A file in the cache folder, without the network."""
+    from huggingface_hub import hf_hub_download
+
+    folder = cache_folder() / HUB
+    return Path(hf_hub_download(repository, name, revision=revision or None, cache_dir=folder, local_files_only=True))
+
+
+def _download(repository: str, name: str, revision: str | None) -> Path:
+    """A file from the cache folder where the hub has no newer one, or does not answer; else downloaded into it.
+
+    The client waits for as long as a server asks it to, asks a silent one for six minutes, and gives a download up
+    where the server is out of order for a moment. So its answers are looked at as they come, and it is called anew.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    folder = cache_folder() / HUB
+    is_cached = isinstance(try_to_load_from_cache(repository, name, cache_dir=folder, revision=revision), str)
+
+    def ask() -> Path:
+        with _answers_checked(name, is_cached):
+            return Path(hf_hub_download(repository, name, revision=revision, cache_dir=folder))
+
+    if not is_cached:
+        with _answers_checked(name, is_cached):
+            retry(lambda: _require_file(repository, name, revision))
+    return retry(ask)
+
+
+def _require_file(repository: str, name: str, revision: str | None) -> None:
+    """Ask the hub for a file's hash and size; that there is none is left to the client, which remembers it.
+
+    Raises:
+        WebPageError: it is not the hub that answers.
+        OSError, and what the client's transport raises: there is no such repository, or no answer.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError
+
+    with suppress(EntryNotFoundError):
+        address = hf_hub_url(repository, name, revision=revision)
+        if get_hf_file_metadata(address, timeout=MAX_SILENT_SECONDS).commit_hash is None:
+            raise WebPageError
+
+
+@contextmanager
+def _answers_checked(name: str, is_cached: bool) -> Iterator[None]:
+    """Within a ``with`` block, answers to the hub's client that are no file raise before it goes on with them.
+
+    Where the file is in the cache folder already, the client does without an answer to its HEAD.
+
+    Raises:
+        StatusError: the server asks to come back later, or is out of order.
+        WebPageError: a web page came.
+    """
+    from huggingface_hub import get_session
+
+    def check(response: Any) -> None:
+        if is_cached and response.request.method == "HEAD":
+            return
+        if response.status_code in (408, 429) or response.status_code >= 500:
+            raise StatusError(response.status_code, retry_after(response.headers))
+        if response.status_code < 300 and is_web_page(response.headers, name):
+            raise WebPageError
+
+    session = get_session()
+    hooks = session.event_hooks
+    session.event_hooks = {**hooks, "response": [*hooks.get("response", ()), check]}
+    try:
+        yield
+    finally:
+        session.event_hooks = hooks
+
+
+def _explain(error: BaseException, hub_id: str) -> _Absence:
+    """Why the hub gave no file, and what a person can do about it."""
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+
+    repository, _, revision = hub_id.partition("@")
+    failure = diagnose(error)
+    log_in = "log in with 'hf auth login' (or set HF_TOKEN)"
+    if isinstance(error, GatedRepoError):
+        reason = "the repository is gated, and you are not among those whom its owner lets in"
+        return _Absence(reason, remedy=f"Accept its terms at {_page(repository)}, {log_in}, and try again.")
+    if isinstance(error, RepositoryNotFoundError):
+        reason = "the hub says: repository not found, or private"
+        return _Absence(reason, remedy=f"Check the name at {_page(repository)}; for a private one, {log_in}.")
+    if isinstance(error, RevisionNotFoundError):
+        reason = f"the repository has no revision {revision or 'main'}"
+        return _Absence(reason, remedy=f"Look for its branches, tags and commits at {_page(repository)}/tree/main.")
+    if failure.status in (401, 403):
+        remedy = f"Make sure that you may read {_page(repository)}, and {log_in} with a token that still holds."
+        return _Absence(failure.reason, remedy=remedy)
+    return _Absence(failure.reason if failure.status or failure.passes else _first_line(error))
 
 
 def _remove_unfinished(path: Path, repository: str) -> None:
@@ -143,7 +270,8 @@ def _check_hash(path: Path, hub_id: str, began: float) -> None:
     """
     use = note_use(path, f"hf-hub:{hub_id}/{path.name}")
     blob = path.resolve()
-    if use.sha256 is None or not _SHA256.fullmatch(blob.name) or blob.name == use.sha256:
+    difference = None if use.sha256 is None else hash_difference(blob, use.sha256)
+    if difference is None:
         return
     fresh = blob.stat().st_mtime >= began - 1
     remove_record(cache_folder(), path.absolute().relative_to(cache_folder().absolute()).as_posix())
@@ -155,20 +283,17 @@ def _check_hash(path: Path, hub_id: str, began: float) -> None:
         if fresh
         else (f"lies in {blob} was changed or is damaged", f"Remove it: vitrine cache --prune {hub_id.split('@')[0]}")
     )
-    raise WeightsUnavailableError(
-        f"What {what}: {path.name} of {hub_id} should have the sha256 {short_hash(blob.name)}... and has "
-        f"{short_hash(use.sha256)}....\n{remedy}."
-    )
+    raise WeightsUnavailableError(f"What {what}: {path.name} of {hub_id} {difference}.\n{remedy}.")
 
 
 def _not_saved(hub_id: str, name: str, error: OSError) -> WeightsUnavailableError:
     return WeightsUnavailableError(
-        f"{name} of {hub_id} cannot be saved in {cache_folder() / 'hub'}: {error.strerror}.\n"
+        f"{name} of {hub_id} cannot be saved in {cache_folder() / HUB}: {error.strerror}.\n"
         "Make room, or choose another folder: --cache DIR, or the environment's VITRINE_CACHE."
     )
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     """The first line that says something: messages of the hub's client begin with a status and a request's number."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     texts = [line for line in lines if not re.match(r"\d{3} (Client|Server) Error|\(?Request ID", line)] or lines

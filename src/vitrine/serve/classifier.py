@@ -28,6 +28,7 @@ from vitrine.classify.model import Classifier
 from vitrine.data.transforms import EvalTransform
 from vitrine.errors import ModelError
 from vitrine.explain.explainer import Explainer
+from vitrine.io.limits import limit
 from vitrine.models.precision import autocast
 from vitrine.serve.galleries import NO_PICTURES, Gallery
 from vitrine.serve.model import Encoding, ServedModel
@@ -35,8 +36,8 @@ from vitrine.serve.worker import Job
 
 Floats = npt.NDArray[np.float32]
 
-MAX_VIEWS = 64
-"""Maps, and checks, cached for one picture: a model of a thousand classes has thousands that a person can ask for."""
+MAX_VIEWS = limit("MAX_VIEWS", 64)
+"""Maps, and checks, that the explorer keeps of one picture; a model of a thousand classes has thousands."""
 
 
 def cache_view(cache: dict[Any, Any], key: Any, value: Any) -> Any:

@@ -5,63 +5,70 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 
-MAX_UPLOAD_BYTES = 20_000_000
-"""Encoded size of a picture that is sent; a longer one is refused."""
+from vitrine.io.limits import limit
 
-MAX_UPLOAD_PIXELS = 50_000_000
-"""Decoded size of a picture that is sent; a larger one is refused before it is decoded."""
+MAX_UPLOAD_BYTES = limit("MAX_UPLOAD_BYTES", 20_000_000)
+"""Bytes of a picture's file that is sent to the explorer; a longer one is refused."""
 
-MAX_MEMORY_BYTES = 256 * 1024 * 1024
-"""Encoded pictures that are kept for further views, and pictures that are arriving, counted from their first byte."""
+MAX_UPLOAD_PIXELS = limit("MAX_UPLOAD_PIXELS", 50_000_000)
+"""Width × height of a picture that is sent to the explorer; a larger one is refused before it is decoded."""
 
-MAX_ARRIVING_SHARE = 0.5
-"""Part of that memory that arriving pictures may take from the encoded ones; beyond it one more gets 503."""
+MAX_MEMORY_BYTES = limit("MAX_MEMORY_BYTES", 256 << 20)
+"""Bytes of encoded pictures that the explorer keeps for further views, and of pictures that are arriving, counted from
+their first byte."""
 
-MAX_THUMBNAIL_BYTES = 32 * 1024 * 1024
-"""Thumbnails that are kept."""
+MAX_ARRIVING_PERCENT = limit("MAX_ARRIVING_PERCENT", 50)
+"""Percent of MAX_MEMORY_BYTES that pictures arriving at the explorer may take from the encoded ones; beyond it one more
+gets 503."""
 
-MAX_QUEUED_JOBS = 64
-"""Requests that wait for the model; one more gets 503."""
+MAX_THUMBNAIL_BYTES = limit("MAX_THUMBNAIL_BYTES", 32 << 20)
+"""Bytes of thumbnails that the explorer keeps."""
 
-MAX_BATCH = 16
-"""Pictures in one forward pass."""
+MAX_QUEUED_JOBS = limit("MAX_QUEUED_JOBS", 64)
+"""Requests that wait for the explorer's models; one more gets 503."""
 
-MAX_CONNECTIONS = 1000
-"""Connections at a time, or fewer where the process may open fewer files. One more takes the place of the connection
+MAX_BATCH = limit("MAX_BATCH", 16)
+"""Pictures of the explorer in one forward pass."""
+
+MAX_CONNECTIONS = limit("MAX_CONNECTIONS", 1_000)
+"""Connections of the explorer at a time, or fewer where the process may open fewer files. One more takes the place of
+the connection
 that has waited the longest without a request; while all of them are busy it waits."""
 
-MAX_HEADER_BYTES = 16_384
-"""Size of a request's header; a longer one gets 400."""
+MAX_HEADER_BYTES = limit("MAX_HEADER_BYTES", 16_384)
+"""Bytes of the header of a request to the explorer; a longer one gets 400."""
 
-RESERVED_DESCRIPTORS = 96
-"""File descriptors that connections leave for everything else, out of those that the process may have."""
+RESERVED_DESCRIPTORS = limit("RESERVED_DESCRIPTORS", 96)
+"""File descriptors that the explorer's connections leave for everything else, out of those that the process may
+have."""
 
-HEADER_SECONDS = 10.0
-"""Time for a request's header, from the connection or from the first byte of a later request; then 408."""
+HEADER_SECONDS = limit("HEADER_SECONDS", 10)
+"""Seconds for the header of a request to the explorer, from the connection or from the first byte of a later request;
+then 408."""
 
-UPLOAD_SECONDS = 30.0
-"""Time for a request's body; then 408."""
+UPLOAD_SECONDS = limit("UPLOAD_SECONDS", 30)
+"""Seconds for the body of a request to the explorer; then 408."""
 
-KEEP_ALIVE_SECONDS = 30
-"""How long a connection is kept after an answer, for the next request."""
+KEEP_ALIVE_SECONDS = limit("KEEP_ALIVE_SECONDS", 30)
+"""Seconds that the explorer keeps a connection after an answer, for the next request."""
 
-SEND_SECONDS = 30.0
-"""How long a client may take none of an answer that waits for it; then the connection is closed."""
+SEND_SECONDS = limit("SEND_SECONDS", 30)
+"""Seconds that a client may take none of an answer of the explorer; then the connection is closed."""
 
 ACCEPT_PAUSE_SECONDS = 0.1
 """Pause of the server where it cannot open another connection, for want of file descriptors or memory."""
 
-LOG_SECONDS = 60.0
-"""A message is logged once in this time, however often it comes."""
+LOG_SECONDS = limit("LOG_SECONDS", 60)
+"""Seconds in which the explorer logs a message once, however often it comes."""
 
-REQUEST_SECONDS = 60.0
-"""Time of a request, from when it waits for the model; then 503."""
+REQUEST_SECONDS = limit("REQUEST_SECONDS", 60)
+"""Seconds of a request to the explorer, from when it waits for the model; then 503."""
 
-CHECK_SECONDS = 600.0
-"""The same for the test of a map, which runs the model on about 400 changed pictures."""
+CHECK_SECONDS = limit("CHECK_SECONDS", 600)
+"""Seconds of the explorer's test of a map, which runs the model on about 400 changed pictures; then 503."""
 
-FINISH_SECONDS = 30.0
-"""Time for running requests after the signal to stop."""
+FINISH_SECONDS = limit("FINISH_SECONDS", 30)
+"""Seconds for the explorer's running requests after the signal to stop."""
 
 
 @dataclass(frozen=True)

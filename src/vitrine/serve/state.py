@@ -20,7 +20,7 @@ from vitrine.serve.lru_cache import ByteLRUCache
 from vitrine.serve.metrics import ServerMetrics
 from vitrine.serve.model import E, Encoding, ServedModel
 from vitrine.serve.schema import PictureParams
-from vitrine.serve.settings import MAX_ARRIVING_SHARE, ServeSettings
+from vitrine.serve.settings import MAX_ARRIVING_PERCENT, ServeSettings
 from vitrine.serve.uploads import Thumbnail, Upload, UploadOptions, open_sample, open_upload, read_body
 from vitrine.serve.views import PositionFindingsCache
 from vitrine.serve.worker import Job, JobCancelled, ModelWorker
@@ -140,7 +140,7 @@ class AppState:
     async def _receive_body(self, request: Request, options: UploadOptions) -> Upload:
         """Read and decode the picture in a request's body; its bytes count as memory until they are dropped."""
         limits, content_type = self.settings, request.headers.get("content-type", "")
-        max_bytes = max(limits.upload_bytes, int(limits.cache_bytes * MAX_ARRIVING_SHARE))
+        max_bytes = max(limits.upload_bytes, limits.cache_bytes * MAX_ARRIVING_PERCENT // 100)
         memory = self.encodings.reserve(max_bytes)
         try:
             data = await read_body(request, limits, memory.grow)

@@ -17,6 +17,7 @@ from vitrine.classify.predictions_csv import predictions_csv
 from vitrine.data.loader import Batch, PictureLoader
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import TrainTransform
+from vitrine.io.limits import limit
 from vitrine.metrics.classification import classification_metrics, concatenate_logits
 from vitrine.models.finetune import LinearProbe, merge_adapters, select_trainable
 from vitrine.models.load import LoadedModel, load_for_inference, load_model, training_input, width_of
@@ -36,7 +37,8 @@ from vitrine.train.optimizer import make_optimizer
 from vitrine.train.settings import ModelSettings, TaskSettings
 from vitrine.train.task import Batches, RuntimeConfig, ValidationResult
 
-_MAX_DECODED_VALIDATION_BYTES = 1 << 30  # decoded validation pictures stay in memory between epochs up to here
+MAX_DECODED_VALIDATION_BYTES = limit("MAX_DECODED_VALIDATION_BYTES", 1 << 30)
+"""Bytes of decoded validation pictures up to which they stay in memory between epochs."""
 
 
 class ClassifierTask:
@@ -196,7 +198,7 @@ class ClassifierTask:
     def _validation_batches(self, samples: tuple[Sample, ...]) -> Iterator[Batch]:
         """Decoded pictures, which stay in memory from epoch to epoch where they are few."""
         size, workers = max(32, self.settings.batches.batch_size), self.settings.batches.workers
-        if len(samples) * 3 * prod(self.spec.size) > _MAX_DECODED_VALIDATION_BYTES:
+        if len(samples) * 3 * prod(self.spec.size) > MAX_DECODED_VALIDATION_BYTES:
             return eval_batches(samples, self.spec, batch_size=size, workers=workers)
         if self._decoded_validation is None or self._decoded_validation[0] is not samples:
             batches = list(eval_batches(samples, self.spec, batch_size=size, workers=workers))

@@ -19,6 +19,7 @@ from vitrine.config import TransformSpec
 from vitrine.data.captions.transforms import CaptionTrainTransform, CaptionTransform
 from vitrine.data.loader import Batch, PictureLoader
 from vitrine.data.samples import Sample
+from vitrine.io.limits import limit
 from vitrine.models.precision import autocast
 from vitrine.train.losses import CaptionBatch, Captioning, pad_captions
 from vitrine.train.task import RuntimeConfig
@@ -95,7 +96,8 @@ def make_caption_batch(
     return CaptionBatch(images, ids_BT, length_B, tuple(map(len, ids)), torch.tensor(indices))
 
 
-_MAX_ENCODED_CAPTIONS = 100_000  # whose token ids are kept: a stream has more captions than fit into memory
+MAX_ENCODED_CAPTIONS = limit("MAX_ENCODED_CAPTIONS", 100_000)
+"""Captions whose token ids a training keeps: a stream has more of them than fit into memory."""
 
 
 class CaptionSampler:
@@ -110,7 +112,7 @@ class CaptionSampler:
 
     def __init__(self, vocabulary: Vocabulary, max_length: int, captions_per_picture: int, seed: int) -> None:
         self._pad, self._captions_per_picture, self._seed = vocabulary.pad, captions_per_picture, seed
-        self._encode = lru_cache(_MAX_ENCODED_CAPTIONS)(lambda text: encode_caption(vocabulary, text, max_length))
+        self._encode = lru_cache(MAX_ENCODED_CAPTIONS)(lambda text: encode_caption(vocabulary, text, max_length))
 
     def batch(
         self, images: Any, indices: Sequence[int], captions: Sequence[Sequence[str]], epoch: int | None

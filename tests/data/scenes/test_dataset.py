@@ -11,6 +11,7 @@ from PIL import Image
 
 from vitrine.data.scenes import FAMILIES, ScenePicture, SceneSource, SceneStream, open_scenes, write_scenes
 from vitrine.errors import DataError
+from vitrine.io.process_identity import ProcessIdentity
 
 
 def test_windows_of_the_stream_equal_random_access():
@@ -156,7 +157,10 @@ def test_a_folder_in_use_is_left_alone(tmp_path):
         write_scenes(tmp_path / "mine.txt", "base", {"train": 1})
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     (tmp_path / "empty").mkdir()
+    killed = f"{ProcessIdentity.current().machine}-{2**31 - 1}-1"  # no process has such a number
+    (tmp_path / f".{killed}-0123abcd.part" / "test").mkdir(parents=True)
     assert (write_scenes(tmp_path / "empty", "base", {"test": 1}) / "test").is_dir()
+    assert not list(tmp_path.glob(".*.part")), "a killed call's half is gone"
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import threading
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,18 +22,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from support.damaged_shards import damage_first_picture
+from support.stand_in_hub import HTML, Fault, StandInHub
 
 from vitrine.config import Recipe, TransformSpec
 from vitrine.data.batch_plan import BatchShard
 from vitrine.data.loader import PictureLoader
 from vitrine.data.shards import stream as stream_module
 from vitrine.data.shards.dataset import expand_braces, find_shards, is_shards, open_shards
-from vitrine.data.shards.index import Shard, parse_index
+from vitrine.data.shards.index import Shard, parse_index, read_text
 from vitrine.data.shards.reader import read_members, read_shard
 from vitrine.data.shards.stream import ShardSplit, ShuffleBuffer, assign_shards, lane_count, round_robin
 from vitrine.data.sources import open_data
 from vitrine.data.transforms import TrainTransform
 from vitrine.errors import DataError, EnvironmentMismatchError, PictureError, UsageError
+from vitrine.io import network
 from vitrine.shards import write_shards
 from vitrine.train.loop import StepDone
 from vitrine.train.run import train
@@ -535,8 +538,11 @@ def address(shards: Path) -> Iterator[str]:
         server.shutdown()
 
 
-def test_training_over_http(run: Path, shards: Path, address: str, tmp_path: Path) -> None:
+def test_training_over_http(
+    run: Path, shards: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The folder's address, and a connection that breaks twice."""
+    monkeypatch.setattr(network, "pause", lambda _: None)
     Server.cut.update({"/train-000000.tar": 2})
     train(address, recipe(), tmp_path / "run")
     assert Server.cut["/train-000000.tar"] == 0
@@ -546,9 +552,44 @@ def test_training_over_http(run: Path, shards: Path, address: str, tmp_path: Pat
     assert open_data(pattern).splits["train"].digest == open_data(address).splits["train"].digest  # type: ignore[attr-defined]
     with pytest.raises(DataError, match="server answers 404"):
         open_data(f"{address}/none-{{0..1}}.tar")
-    Server.cut.update({"/train-000000.tar": 3})
-    members = list(read_shard(Shard(f"{address}/train-000000.tar", 5)))
-    assert len(members) == 5 and members[-1].picture_problem
+
+
+FAULTS = {
+    "cut off": (Fault(sent=0.4), r"ended after [\d,]+ of [\d,]+ bytes, 4 times\.\nTry again later"),
+    "short": (Fault(sent=0.4, is_short=True), "has other bytes than its index.json states"),
+    "other bytes": (Fault(flip_at=700), "has other bytes than its index.json states"),
+    "a page": (Fault(body=HTML, headers={"Content-Type": "text/html"}), "a web page came in place of the file"),
+    "forbidden": (Fault(403), r"answers 403 \(Forbidden\)\.\nNo name and no password are sent"),
+    "not there": (Fault(404), r"answers 404 \(Not Found\)\.\nCheck the address"),
+    "busy": (Fault(429, {"Retry-After": "3"}), "answers 429 .* asks to wait 3 s\\.\nTry again later"),
+    "busy for a day": (Fault(429, {"Retry-After": "86400"}), "asks to wait 86,400 s"),
+    "out of order": (Fault(500), r"answers 500 \(Internal Server Error\)\.\nTry again later"),
+    "silent": (Fault(silent=0.5), "fell silent"),
+}
+PASSING = ("cut off", "busy", "out of order", "silent")
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_shards_over_a_bad_network(case: str, shards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What passes is waited for, and the pictures are the same; what does not is a sentence."""
+    waits: list[float] = []
+    monkeypatch.setattr(network, "pause", waits.append)
+    monkeypatch.setattr(network, "MAX_SILENT_SECONDS", 0.2)
+    fault, expected = FAULTS[case]
+    shard = next(iter(parse_index(read_text(str(shards / "index.json")), str(shards)).splits["train"]))
+    with StandInHub({"a/b": shards}).running() as server:
+        there = replace(shard, place=server.file_address("a/b", shard.name))
+        server.faults[shard.name] = fault
+        with pytest.raises(DataError, match=expected) as error:
+            list(read_shard(there))
+        assert len(str(error.value).splitlines()) == 2
+        assert len(waits) == (3 if case in PASSING else 0)
+        server.faults[shard.name] = replace(fault, times=2 if case in PASSING else 0)
+        assert list(read_shard(there)) == list(read_shard(shard))
+        server.faults["index.json"] = fault
+        if case not in ("other bytes", "short", "not there"):  # of the index nobody states a hash
+            with pytest.raises(DataError, match=r"index\.json cannot be read"):
+                open_data(there.place)  # its shards are not counted, as if there were none
 
 
 def test_damaged_pictures_are_named_and_counted(shards: Path, tmp_path: Path, vitrine_command: Any) -> None:

@@ -8,13 +8,13 @@ version instead, which is itself compared with the published logits.
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import io
 import math
 import pickle
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ import torchvision
 from PIL import Image
 from safetensors.torch import save_file
 from support.paths import TESTS
+from support.stand_in_hub import HTML, Fault, StandInHub
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -32,8 +33,16 @@ from vitrine.attribution.placement import Placement
 from vitrine.config.preprocessing import CaptionInput
 from vitrine.data.captions.transforms import CaptionTransform
 from vitrine.errors import ModelError, WeightsUnavailableError
-from vitrine.models.captioner import RELEASES, CaptionModel, fetch_release, load_catr, published_weights, release_path
-from vitrine.models.captioner import catr as released
+from vitrine.io import network
+from vitrine.models.captioner import (
+    RELEASES,
+    CaptionModel,
+    catr,
+    fetch_release,
+    load_catr,
+    published_weights,
+    release_path,
+)
 
 REFERENCE = TESTS / "reference"
 LONGEST = 128
@@ -408,14 +417,44 @@ def test_an_answer_that_is_not_the_release_is_not_kept(release: Path) -> None:
     assert not list(release_path("catr/v3").parent.iterdir())
 
 
-def test_a_download_that_ends_early_is_not_kept(release: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    torch.save({"model": light_weights()}, release)
-    answer = io.BytesIO(release.read_bytes()[:-100])
-    answer.headers = {"Content-Length": str(release.stat().st_size)}  # type: ignore[attr-defined]
-    monkeypatch.setattr(released, "urlopen", lambda *_, **__: contextlib.nullcontext(answer))
-    with pytest.raises(WeightsUnavailableError, match=r"ended after \d+ of \d+ bytes"):
-        fetch_release("catr/v3")
-    assert not list(release_path("catr/v3").parent.iterdir())
+FAULTS = {
+    "cut off": (Fault(sent=0.5), r"ended after [\d,]+ of [\d,]+ bytes"),
+    "short": (Fault(sent=0.5, is_short=True), "damaged"),
+    "other bytes": (Fault(), "CRC-32"),
+    "a page": (Fault(body=HTML, headers={"Content-Type": "text/html"}), "a web page came in place of the file"),
+    "a page that does not say so": (Fault(body=HTML, headers={"Content-Type": ""}), "is not a weights file"),
+    "refused": (Fault(403), r"answers 403 \(Forbidden\)"),
+    "busy": (Fault(429, {"Retry-After": "3"}), r"answers 429 \(Too Many Requests\) and asks to wait 3 s"),
+    "busy for a day": (Fault(429, {"Retry-After": "86400"}), "asks to wait 86,400 s"),
+    "out of order": (Fault(503), r"answers 503 \(Service Unavailable\)"),
+    "silent": (Fault(silent=0.5), "fell silent"),
+}
+PASSING = ("cut off", "busy", "out of order", "silent")
+
+
+@pytest.mark.parametrize("case", FAULTS)
+def test_what_a_bad_network_brings_is_not_kept_and_the_next_call_ends_right(
+    case: str, release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fault, expected = FAULTS[case]
+    waits: list[float] = []
+    monkeypatch.setattr(network, "pause", waits.append)
+    monkeypatch.setattr(network, "MAX_SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(catr, "load_catr", catr._read_tensors)  # no model is built, which takes seconds
+    torch.save({"model": {"mlp.layers.0.bias": torch.full((5000,), 1234.5)}}, release)
+    if case == "other bytes":  # of a weight: nothing but the sum of the file's member tells
+        fault = Fault(flip_at=release.read_bytes().index(struct.pack("<f", 1234.5)))
+    with StandInHub({"a/b": release.parent}).running() as server:
+        monkeypatch.setitem(RELEASES, "catr/v3", server.file_address("a/b", release.name))
+        server.faults[release.name] = fault
+        with pytest.raises(ModelError, match=expected) as error:
+            fetch_release("catr/v3")
+        assert len(str(error.value).splitlines()) == 2
+        assert not list(release_path("catr/v3").parent.iterdir())
+        assert len(waits) == (network.DOWNLOAD_ATTEMPTS - 1 if case in PASSING else 0)
+        server.faults[release.name] = replace(fault, times=2 if case in PASSING else 0)
+        assert fetch_release("catr/v3").read_bytes() == release.read_bytes()
+        assert len(server.ranges) == (5 if case == "cut off" else 0), "it went on where it had broken"
 
 
 @pytest.mark.parametrize("size", [(640, 480), (480, 640), (500, 375), (100, 80), (299, 299), (333, 500), (1023, 767)])

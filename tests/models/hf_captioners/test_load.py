@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from support.stand_in_hub import StandInHub
+from support.stand_in_hub import Fault, StandInHub
 from support.tiny_captioners import (
     BERT_PIECES,
     CELLS,
@@ -392,7 +392,7 @@ def test_a_repository_of_the_hub(
 def test_a_repository_that_cannot_be_reached(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(WeightsUnavailableError, match=r"config\.json of owner/nobody"):
         open_transformers_captioner("hf-hub:owner/nobody")
-    hub.truncated.add("model.safetensors")
+    hub.faults["model.safetensors"] = Fault(sent=0.5, is_short=True)
     with pytest.raises(WeightsUnavailableError, match=r"model\.safetensors of owner/blip"):
         open_transformers_captioner("hf-hub:owner/blip")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import tempfile
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,6 +14,8 @@ from vitrine.data.scenes.dataset import SIZES, ScenePicture
 from vitrine.data.scenes.scene import SPLIT_CODES, Scene
 from vitrine.data.scenes.shapes import FAMILIES
 from vitrine.errors import DataError
+from vitrine.io.file_names import temporary_path
+from vitrine.io.files import remove_unfinished
 
 Layout = Literal["folders", "flat", "coco"]
 _COCO_SPLITS = {"train": "train2017", "validation": "val2017", "test": "test2017"}
@@ -55,13 +57,16 @@ def write_scenes(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DataError(f"{folder} is not an empty folder; name a new one, or empty it first.")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as partial:
-        content = Path(partial) / "content"
-        content.mkdir()
+    remove_unfinished(folder.parent)
+    content = temporary_path(folder.absolute())
+    content.mkdir()
+    try:
         _fill(content, family, counts, size, seed, layout)
         if folder.exists():
             folder.rmdir()
         content.rename(folder)
+    finally:
+        shutil.rmtree(content, ignore_errors=True)
     return folder
 
 

@@ -15,6 +15,7 @@ from vitrine.data.shards.index import (
     CONNECTION_ERRORS,
     INDEX,
     SPLITS,
+    AbsentError,
     Shard,
     ShardIndex,
     is_remote,
@@ -27,6 +28,7 @@ from vitrine.data.shards.reader import Member, read_members
 from vitrine.data.shards.stream import ShardSplit
 from vitrine.errors import DataError
 from vitrine.io.limits import limit
+from vitrine.io.network import diagnose, retry_stream
 
 LAYOUT = "webdataset shards"
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -146,8 +148,17 @@ def _by_name(places: list[str]) -> ShardIndex:
 
 
 def _index_in(folder: str) -> ShardIndex | None:
+    """The index in a folder; None where there is none that can be used, and all shards have to be counted."""
     try:
-        return parse_index(read_text(f"{folder}/{INDEX}"), folder)
+        text = read_text(f"{folder}/{INDEX}")
+    except AbsentError:
+        return None
+    except DataError:
+        if is_remote(folder):
+            raise
+        return None
+    try:
+        return parse_index(text, folder)
     except DataError:
         return None
 
@@ -180,8 +191,18 @@ def _count_shards(places: list[str]) -> ShardIndex:
 
 
 def _members(place: str) -> Iterator[Member]:
-    try:
+    done = 0
+
+    def go_on() -> Iterator[Member]:
+        nonlocal done
         with open_location(place) as stream:
-            yield from read_members(stream, lambda _: False)
+            for number, member in enumerate(read_members(stream, lambda _: False)):
+                if number >= done:
+                    done += 1
+                    yield member
+
+    try:
+        yield from retry_stream(go_on)
     except (tarfile.TarError, *CONNECTION_ERRORS) as error:
-        raise DataError(f"{place} cannot be read as a plain tar file: {error}.") from error
+        reason = str(error) if isinstance(error, tarfile.TarError) else diagnose(error).reason
+        raise DataError(f"{place} cannot be read as a plain tar file: {reason}.") from error

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
 import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NotRequired, TypedDict
@@ -14,7 +14,8 @@ from typing import IO, Any, NotRequired, TypedDict
 from vitrine.errors import DataError
 from vitrine.io.hub_cache import is_offline
 from vitrine.io.limits import limit
-from vitrine.io.untrusted_files import open_regular_file, parse_json, require_shape
+from vitrine.io.network import CutOffError, Failure, diagnose, open_address, retry
+from vitrine.io.untrusted_files import MAX_TEXT_BYTES, open_regular_file, parse_json, require_shape
 
 INDEX = "index.json"
 FORMAT = "vitrine shards 1"
@@ -116,11 +117,14 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-_TIMEOUT_SECONDS = 60.0  # without a byte, after which a connection counts as lost
 REMOTE = ("http://", "https://")
 
-CONNECTION_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError)
-"""What a broken connection raises; :class:`urllib.error.HTTPError`, the server's refusal, is one of them too."""
+CONNECTION_ERRORS = (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError, CutOffError)
+"""What a connection raises that breaks while it is read from."""
+
+
+class AbsentError(DataError):
+    """The server says that there is no such file."""
 
 
 def is_remote(place: str) -> bool:
@@ -133,39 +137,104 @@ def open_location(place: str) -> Iterator[IO[bytes]]:
     """Open a shard, or the index of shards, for reading.
 
     Raises:
-        DataError: there is no such file, it may not be read, or the server says that there is none.
-        one of :data:`CONNECTION_ERRORS`: the connection broke.
+        AbsentError: the server says that there is no such file.
+        DataError: there is no such file, it may not be read, or the server does not send it.
+        one of :data:`CONNECTION_ERRORS`: the connection broke meanwhile.
     """
-    stream: Any
     if is_remote(place):
         if is_offline():
             raise DataError(f"{place} is not on this machine, and the network is not to be used (--offline).")
-        try:
-            stream = urllib.request.urlopen(place, timeout=_TIMEOUT_SECONDS)  # noqa: S310  http and https only, see is_remote
-        except urllib.error.HTTPError as error:
-            if error.code >= 500:
-                raise
-            raise DataError(f"{place} cannot be read: the server answers {error.code} {error.reason}.") from error
-    else:
-        try:
-            stream = open_regular_file(Path(place))
-        except OSError as error:
-            raise DataError(f"The shard {place} cannot be read: {error.strerror}.") from error
+        with ExitStack() as stack:
+            yield _ask_for(place, stack)
+        return
+    try:
+        stream = open_regular_file(Path(place))
+    except OSError as error:
+        raise DataError(f"The shard {place} cannot be read: {error.strerror}.") from error
     with stream:
         yield stream
 
 
-def read_text(place: str, limit: int = 64 << 20) -> str:
+def _ask_for(place: str, stack: ExitStack) -> Any:
+    """The answer of a server to the request for a file, which ``stack`` closes; where that may help, asked for anew.
+
+    Raises:
+        AbsentError: the server says that there is none.
+        DataError: it does not send it; the message says what to do.
+    """
+    try:
+        return ReceivedFile(retry(lambda: stack.enter_context(open_address(place))))
+    except (OSError, http.client.HTTPException) as error:
+        failure = diagnose(error)
+        kind = AbsentError if failure.status in (404, 410) else DataError
+        raise kind(f"{place} cannot be read: {failure.reason}.\n{_remedy(failure)}") from error
+
+
+def _remedy(failure: Failure) -> str:
+    if failure.status in (401, 403, 407):
+        return "No name and no password are sent: give an address that needs none, such as a signed one."
+    if failure.passes:
+        return "Try again later (a training goes on with --resume), or copy the shards to this machine."
+    return "Check the address in a browser, or copy the shards to this machine."
+
+
+class ReceivedFile:
+    """A file as it comes from a server: at its end, its length is compared with the one that was announced.
+
+    Attributes:
+        is_announced: whether there was such a length.
+    """
+
+    def __init__(self, answer: Any) -> None:
+        length = answer.headers.get("Content-Length")
+        self.is_announced = bool(length)
+        self._answer, self._length = answer, int(length) if length else None
+        self._size, self._digest = 0, hashlib.sha256()
+
+    def read(self, size: int) -> bytes:
+        """Up to ``size`` bytes; none at the end.
+
+        Raises:
+            CutOffError: that came too early.
+        """
+        data: bytes = self._answer.read(size)
+        self._size += len(data)
+        self._digest.update(data)
+        if size and not data and self._length is not None and self._size < self._length:
+            raise CutOffError(f"the connection ended after {self._size:,} of {self._length:,} bytes")
+        return data
+
+    def sha256(self) -> str:
+        """Of the whole file, in hexadecimal; what was not read yet is read.
+
+        Raises:
+            one of :data:`CONNECTION_ERRORS`: it cannot be read to its end.
+        """
+        while self.read(1 << 20):
+            pass
+        return self._digest.hexdigest()
+
+
+def read_text(place: str, limit: int = MAX_TEXT_BYTES) -> str:
     """The content of a small text file, from a path or an address.
 
     Raises:
+        AbsentError: the server says that there is none.
         DataError: it cannot be read, or is longer than ``limit`` bytes.
     """
-    try:
+
+    def read() -> bytes:
+        content, size = [], 0
         with open_location(place) as stream:
-            content = stream.read(limit + 1)
+            while size <= limit and (block := stream.read(min(1 << 20, limit + 1 - size))):
+                content.append(block)
+                size += len(block)
+        return b"".join(content)
+
+    try:
+        text = retry(read)
     except CONNECTION_ERRORS as error:
-        raise DataError(f"{place} cannot be read: {error}. Is the server there?") from error
-    if len(content) > limit:
+        raise DataError(f"{place} cannot be read: {diagnose(error).reason}. Is the server there?") from error
+    if len(text) > limit:
         raise DataError(f"{place} is longer than {limit:,} bytes, so it is no index of shards.")
-    return content.decode("utf-8", "replace")
+    return text.decode("utf-8", "replace")

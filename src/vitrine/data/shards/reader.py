@@ -20,10 +20,11 @@ from PIL import Image
 from vitrine.data.decode import EXTENSIONS, BytesPicture, UnreadablePicture, decode
 from vitrine.data.ignored_files import is_ignored_path
 from vitrine.data.samples import Sample, clean_caption
-from vitrine.data.shards.index import CONNECTION_ERRORS, Shard, is_remote, open_location
+from vitrine.data.shards.index import CONNECTION_ERRORS, INDEX, ReceivedFile, Shard, open_location
 from vitrine.data.training_copies import PERCEPTUAL_HASH, signature_from_text
 from vitrine.errors import DataError, PictureError
 from vitrine.io.limits import limit
+from vitrine.io.network import DOWNLOAD_ATTEMPTS, CutOffError, diagnose, retry_stream
 from vitrine.io.untrusted_files import open_regular_file, parse_json
 
 
@@ -71,7 +72,6 @@ MAX_SHARD_TEXT_BYTES = limit("MAX_SHARD_TEXT_BYTES", 1 << 20)
 
 _TEXTS = ("cls", "txt", "json")
 _READS_AT_END = 3  # one finds it, and tarfile may look again
-_MAX_ATTEMPTS = 3  # of a connection that breaks
 _KEY = re.compile(r"^((?:.*/|)[^.]+)[.]([^/]*)$")  # webdataset's: the name up to its first dot, and the rest
 _LONG_HEADERS = (
     tarfile.GNUTYPE_LONGNAME,
@@ -282,25 +282,64 @@ def _captions(value: object) -> tuple[str, ...]:
 def read_shard(shard: Shard, is_wanted: Callable[[int], bool] = lambda _: True) -> Iterator[Member]:
     """As many members as the index promises; a damaged or missing one says what its problem is.
 
+    A connection that breaks is taken up anew, with growing waits. What comes over http has to have the length that the
+    server announces, and the sha256 of the index where that states one.
+
     Raises:
-        DataError: the shard is not there, or the connection broke three times.
+        DataError: the shard is not there, its bytes are others than the index states, or connections broke too often.
     """
-    done, reason = 0, ""
-    for attempt in range(1, _MAX_ATTEMPTS + 1):
-        try:
-            with open_location(shard.place) as stream:
-                for number, member in enumerate(read_members(stream, is_wanted)):
-                    if done <= number < shard.pictures:
-                        done += 1
+    whole = _ShardPass(shard, is_wanted)
+    try:
+        yield from retry_stream(whole.go_on)
+    except CONNECTION_ERRORS as error:
+        raise DataError(
+            f"{shard.place} cannot be read: {diagnose(error).reason}, {DOWNLOAD_ATTEMPTS} times.\n"
+            "Try again later (a training goes on with --resume), or copy the shards to this machine."
+        ) from error
+    except OSError as error:
+        whole.problem = f"the shard is damaged before it ({error})"
+    for number in range(whole.done, shard.pictures):
+        yield Member(f"#{number}", picture_problem=whole.problem)
+
+
+@dataclass
+class _ShardPass:
+    """One shard from its first member to its last, over as many connections as that takes.
+
+    Attributes:
+        done: members that were read.
+        problem: why there are no more of them, at the end.
+    """
+
+    shard: Shard
+    is_wanted: Callable[[int], bool]
+    done: int = 0
+    problem: str = "the shard ends before it"
+
+    def go_on(self) -> Iterator[Member]:
+        """The members that were not read yet."""
+        with open_location(self.shard.place) as stream:
+            try:
+                for number, member in enumerate(read_members(stream, self.is_wanted)):
+                    if self.done <= number < self.shard.pictures:
+                        self.done += 1
                         yield member
-            reason = "the shard ends before it"
-        except CONNECTION_ERRORS as error:
-            if attempt == _MAX_ATTEMPTS:
-                raise DataError(f"{shard.place} cannot be read: {error}, {_MAX_ATTEMPTS} times.") from error
-            continue
-        except (tarfile.TarError, OSError, EOFError) as error:
-            reason = f"the shard is damaged before it ({error})"
-        if done == shard.pictures or not is_remote(shard.place):  # a transfer that was cut looks like a short file
-            break
-    for number in range(done, shard.pictures):
-        yield Member(f"#{number}", picture_problem=reason)
+            except (tarfile.TarError, EOFError) as error:
+                self.problem = f"the shard is damaged before it ({error})"
+            if isinstance(stream, ReceivedFile):
+                self._check_whole(stream)
+
+    def _check_whole(self, stream: ReceivedFile) -> None:
+        sha256 = stream.sha256()
+        if self.shard.sha256:
+            _require_sha256(self.shard, sha256)
+        elif not stream.is_announced and self.done < self.shard.pictures:
+            raise CutOffError("the connection ended before the shard did")  # a short file would look the same
+
+
+def _require_sha256(shard: Shard, sha256: str) -> None:
+    if sha256 != shard.sha256:
+        raise DataError(
+            f"{shard.place} has other bytes than its {INDEX} states: expected the sha256 {shard.sha256[:12]}..., and "
+            f"{sha256[:12]}... came.\nMake sure that both are of one call of vitrine shards, and copy them there anew."
+        )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import zipfile
+import zlib
 from collections.abc import Mapping
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import torch
 from safetensors import SafetensorError
@@ -18,6 +19,7 @@ from vitrine.errors import ModelError, WeightsUnavailableError, error_summary
 from vitrine.io.file_names import temporary_path
 from vitrine.io.files import remove_unfinished
 from vitrine.io.hub_cache import NETWORK_OFF, is_offline, note_use
+from vitrine.io.network import diagnose, download
 from vitrine.models.cache import RELEASES, release_path
 from vitrine.models.captioner.config import catr_config
 from vitrine.models.captioner.inference import prepare_for_prediction
@@ -177,8 +179,6 @@ def _shape(value: Tensor) -> str:
 
 __all__ = ["RELEASES", "fetch_release", "release_path"]
 
-_TIMEOUT_SECONDS = 10.0
-_BLOCK = 1 << 20
 _DISK = {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EPERM}
 
 
@@ -206,7 +206,8 @@ def fetch_release(name: str, progress: Progress | None = None) -> Path:
             raise OSError(NETWORK_OFF)
         partial.parent.mkdir(parents=True, exist_ok=True)
         remove_unfinished(partial.parent)
-        _download(RELEASES[name], partial, progress)
+        download(RELEASES[name], partial, progress)
+        _check_stated_sums(partial)
         load_catr(partial)  # an answer that is not the file is not kept
         partial.replace(path)
     except (OSError, HTTPException) as error:
@@ -216,7 +217,7 @@ def fetch_release(name: str, progress: Progress | None = None) -> Path:
                 "Make room, or choose another folder: --cache DIR, or the environment's VITRINE_CACHE."
             ) from error
         raise WeightsUnavailableError(
-            f"{name} is needed and is not in {path.parent}: {error_summary(error)}.\n"
+            f"{name} is needed and is not in {path.parent}: {diagnose(error).reason}.\n"
             f"Download {RELEASES[name]} on another machine and save it as {path}, or name the file with --arch catr."
         ) from error
     finally:
@@ -226,18 +227,20 @@ def fetch_release(name: str, progress: Progress | None = None) -> Path:
     return path
 
 
-def _download(address: str, path: Path, progress: Progress | None) -> None:
-    """Into a file, block by block.
+def _check_stated_sums(path: Path) -> None:
+    """Compare the bytes of a released file with the sums in it, which torch does not look at.
+
+    The releases state no hash; but what ``torch.save`` wrote is a zip file, with a CRC-32 of each of its members.
 
     Raises:
-        OSError: no connection, an answer that is an error, fewer bytes than announced, or no room on the disk.
+        OSError: a member's bytes are not those that were written.
     """
-    with urlopen(address, timeout=_TIMEOUT_SECONDS) as answer, path.open("wb") as file:  # noqa: S310  addresses above
-        total, done = int(answer.headers.get("Content-Length") or 0), 0
-        while block := answer.read(_BLOCK):
-            file.write(block)
-            done += len(block)
-            if progress is not None:
-                progress(done, total)
-    if total and done != total:
-        raise OSError(f"the connection ended after {done} of {total} bytes")
+    if not zipfile.is_zipfile(path):  # that of an older torch; its shapes and length are checked all the same
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            member = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
+        raise OSError(f"what came is damaged ({error_summary(error)}); it was not kept: try again") from error
+    if member is not None:
+        raise OSError("what came is damaged (the CRC-32 of a member differs); it was not kept: try again")
