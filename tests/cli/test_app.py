@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -103,8 +104,7 @@ def raising(error: BaseException) -> Callable[..., None]:
 def test_what_ends_a_verb(
     raised: BaseException, status: int, said: str, monkeypatch: pytest.MonkeyPatch, vitrine_command: Command
 ) -> None:
-    from vitrine import check
-
+    check = import_module("vitrine.check")
     monkeypatch.setattr(check, "check", raising(raised))
     assert vitrine_command("check", "data") == (status, "", said)
 
@@ -112,8 +112,7 @@ def test_what_ends_a_verb(
 def test_a_fault_of_ours_has_a_status_of_its_own_and_asks_for_a_report(
     monkeypatch: pytest.MonkeyPatch, vitrine_command: Command, tmp_path: Path
 ) -> None:
-    from vitrine import check
-
+    check = import_module("vitrine.check")
     monkeypatch.setattr(check, "check", raising(ZeroDivisionError("a\nbug")))
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     status, said, error = vitrine_command("check", "data")

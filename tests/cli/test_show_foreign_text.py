@@ -8,11 +8,13 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 from support.tiny_captioners import save_tiny
 
+from vitrine.api.progress import training_progress
 from vitrine.cli import main, show
 from vitrine.errors import DataError
 from vitrine.printable import escape_controls, printable_json, printable_line, printable_lines
@@ -132,8 +134,7 @@ def test_every_verb_shows_hostile_names_escaped(
 
 
 def test_an_error_of_a_library_is_shown_escaped(monkeypatch: pytest.MonkeyPatch, vitrine_command: Command) -> None:
-    from vitrine import check
-
+    check = import_module("vitrine.check")
     for error in (DataError(HOSTILE[0]), OSError(2, "No\x1b[2J", f"a\x1b\n{FORGED}"), PermissionError("\x1b]0;x")):
 
         def fail(*_: object, _error: Exception = error, **__: object) -> None:
@@ -191,6 +192,6 @@ def test_nothing_else_in_the_command_line_prints() -> None:
 def test_training_lines_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     from vitrine.train.events import Note
 
-    with show.training_progress() as report:
+    with training_progress() as report:
         report(Note(f"set aside: {HOSTILE[0]}"))
     assert is_quiet(capsys.readouterr().err)

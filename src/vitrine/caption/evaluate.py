@@ -242,7 +242,7 @@ class CaptionerEvaluation(EvaluationResult):
 
 @writes_folder("evaluate")
 def evaluate_captioner(
-    model: str,
+    model: str | Captioner,
     data: str,
     *,
     out: Path | None = None,
@@ -286,7 +286,7 @@ def evaluate_captioner(
     human_captions = {sample.name: tuple(sample.captions) for sample in samples}
     exact = {each.name: is_correct(each.caption, human_captions[each.name]) for each in collector.captions}
     result = CaptionerEvaluation(
-        model=model,
+        model=captioner.reference,
         data=data,
         split=name,
         precision=precision,

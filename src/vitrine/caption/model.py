@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Captioner:
         precision: "fp32" or "bf16".
         notes: sentences on which files are in use.
         folder: of the run that it is; None of others.
+        reference: that it was opened by.
     """
 
     module: Any
@@ -51,6 +52,7 @@ class Captioner:
     precision: str
     notes: tuple[str, ...]
     folder: Path | None = None
+    reference: str = ""
 
     @property
     def attention(self) -> str:
@@ -59,7 +61,7 @@ class Captioner:
 
 
 def open_captioner(
-    reference: str,
+    reference: str | Captioner,
     architecture: str | None = None,
     vocabulary: Path | None = None,
     progress: Progress = no_progress,
@@ -68,8 +70,9 @@ def open_captioner(
     """Open a captioner for prediction: a run of ``vitrine train``, the published one, or one of transformers.
 
     Args:
-        reference: a run folder; ``catr/v1``, ``catr/v2`` or ``catr/v3``; a folder or ``hf-hub:owner/name`` of a BLIP,
-            GIT or VisionEncoderDecoder model; with ``architecture``, a weights file.
+        reference: an open captioner, which is taken as it is; a run folder; ``catr/v1``, ``catr/v2`` or ``catr/v3``; a
+            folder or ``hf-hub:owner/name`` of a BLIP, GIT or VisionEncoderDecoder model; with ``architecture``, a
+            weights file.
         architecture: ``catr`` where the reference is a file.
         vocabulary: the published captioner's vocab.txt or tokenizer.json; None looks beside the weights, then in the
             cache folder and on the hub.
@@ -82,6 +85,8 @@ def open_captioner(
         ModelError: no such captioner, weights that do not fit, or another vocabulary.
         WeightsUnavailableError: a file is not here and cannot be fetched.
     """
+    if isinstance(reference, Captioner):
+        return reference if precision in ("auto", reference.precision) else replace(reference, precision=precision)
     precision = "fp32" if precision == "auto" else precision
     # A repository of the hub that is no captioner is refused by name when its files are located.
     if architecture is None and (is_hub_reference(reference) or captioner_kind(reference) == "transformers"):
@@ -93,7 +98,15 @@ def open_captioner(
     module = (cast_image_encoder(model) if precision == "bf16" else model).to(device)
     transform = CaptionTransform(captioner.input)
     return Captioner(
-        module, module.vocabulary, transform, captioner.weights, device, precision, captioner.notes, captioner.folder
+        module,
+        module.vocabulary,
+        transform,
+        captioner.weights,
+        device,
+        precision,
+        captioner.notes,
+        captioner.folder,
+        reference,
     )
 
 
@@ -130,7 +143,8 @@ def _open_transformers(reference: str, vocabulary: Path | None, precision: str) 
     device = default_device()
     transform = ProcessorTransform(model.image)
     notes = (*weights_notes(model.weights), f"Word pieces: {path}.")
-    return Captioner(model.module.to(device), words, transform, model.weights, device, precision, notes)
+    module = model.module.to(device)
+    return Captioner(module, words, transform, model.weights, device, precision, notes, reference=reference)
 
 
 def _load_run(folder: Path, vocabulary: Path | None) -> LoadedCaptioner:

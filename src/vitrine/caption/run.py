@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from vitrine.caption.model import Captioner, open_captioner
 from vitrine.caption.sampling import sample
 from vitrine.caption.word_localization import WordCheck, check_words
 from vitrine.caption.word_maps import CaptionWord, Join, caption_words
-from vitrine.data.image_folder import require_pictures
+from vitrine.data.picture_inputs import PictureInput, path_in, picture_input
 from vitrine.data.samples import Sample, random_subset
 from vitrine.io.file_names import beside
 from vitrine.io.files import remove_unfinished, unwritten_picture, writing
@@ -146,7 +146,7 @@ class CaptionRecord:
 
     Attributes:
         name: of the picture.
-        figure: its file.
+        figure: its file; None where none was written.
         caption: the text.
         log_probability: natural, of the whole caption.
         words: with their maps.
@@ -154,7 +154,7 @@ class CaptionRecord:
     """
 
     name: str
-    figure: Path
+    figure: Path | None
     caption: str
     log_probability: float
     words: tuple[CaptionWord, ...]
@@ -164,7 +164,7 @@ class CaptionRecord:
         """JSON-ready, maps included."""
         return {
             "filename": self.name,
-            "figure": str(self.figure),
+            "figure": None if self.figure is None else str(self.figure),
             "caption": self.caption,
             "log_probability": round_number(self.log_probability),
             "words": [
@@ -180,22 +180,41 @@ class CaptionRecord:
         }
 
 
+class PictureCaption(Protocol):
+    """One picture's caption, whether its figure was written (:class:`CaptionRecord`) or can be drawn (``Caption``)."""
+
+    @property
+    def name(self) -> str:
+        """Of the picture."""
+
+    @property
+    def caption(self) -> str:
+        """The text."""
+
+    @property
+    def log_probability(self) -> float:
+        """Natural, of the whole caption."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, maps included."""
+
+
 @dataclass(frozen=True)
 class CaptionResult:
     """What ``vitrine caption`` made.
 
     Attributes:
-        out: its folder.
-        captions: of the readable pictures, in name order.
-        table: captions.csv.
+        out: its folder; None where nothing was written.
+        captions: of the readable pictures, in order.
+        table: captions.csv; None where nothing was written.
         unreadable: (name, reason) of those that cannot be read.
         unwritten: (name, reason) of those whose figure cannot be written.
         notes: sentences on which files were in use.
     """
 
-    out: Path
-    captions: tuple[CaptionRecord, ...]
-    table: Path
+    out: Path | None
+    captions: tuple[PictureCaption, ...]
+    table: Path | None
     unreadable: tuple[Unreadable, ...]
     unwritten: tuple[Unreadable, ...]
     notes: tuple[str, ...]
@@ -293,8 +312,8 @@ class CaptionProvenance:
 
 @writes_folder("caption")
 def caption_pictures(
-    model: str,
-    images: Path,
+    model: str | Captioner,
+    images: Path | PictureInput,
     out: Path,
     settings: CaptionSettings,
     *,
@@ -308,8 +327,8 @@ def caption_pictures(
     """Caption every picture and draw its word maps; what was drawn before an interruption stays.
 
     Args:
-        model: ``catr/v1``, ``catr/v2``, ``catr/v3``; with ``architecture``, a weights file.
-        images: a folder, searched with its sub-folders, or one picture.
+        model: ``catr/v1``, ``catr/v2``, ``catr/v3``; with ``architecture``, a weights file; or an open captioner.
+        images: a folder, searched with its sub-folders, or one picture; or pictures that were given in Python.
         out: the folder of figures and captions.csv.
         settings: how captions are decoded.
         architecture: ``catr`` where ``model`` is a file.
@@ -323,13 +342,13 @@ def caption_pictures(
         DataError: no pictures, or none that can be read.
         ModelError, WeightsUnavailableError: the captioner cannot be opened.
     """
-    pictures = require_pictures(images)
-    samples = random_subset(pictures.samples, limit, settings.seed)
+    pictures = images if isinstance(images, PictureInput) else picture_input(images)
+    samples = random_subset(tuple(pictures.samples), limit, settings.seed)
     captioner = open_captioner(model, architecture, vocabulary, download, settings.precision)
     figures = figure_names([sample.name for sample in samples], settings.kind)
     remove_unfinished(*{(out / figure).parent for figure in figures.values()})
-    provenance = CaptionProvenance(model, captioner, settings, captioner_flags(architecture, vocabulary))
-    writer = CaptionWriter(provenance, images, out, figures, out / "captions.csv")
+    provenance = CaptionProvenance(captioner.reference, captioner, settings, captioner_flags(architecture, vocabulary))
+    writer = CaptionWriter(provenance, pictures.path, out, figures, out / "captions.csv")
     writer.caption(samples, batch_size, progress)
     result = writer.finish()
     return replace(result, notes=(*result.notes, *pictures.notes))
@@ -346,7 +365,7 @@ class CaptionWriter:
 
     Args:
         provenance: of the figures; it has the captioner and the settings.
-        images: the folder, or the one picture, that was given.
+        images: the folder, or the one picture, that was given; None of pictures in memory.
         out: the folder of figures.
         figures: the path of each picture's figure from ``out`` on, by the picture's name.
         table: the CSV; unfinished it is ``TABLE.partial``.
@@ -361,7 +380,7 @@ class CaptionWriter:
     def __init__(
         self,
         provenance: CaptionProvenance,
-        images: Path,
+        images: Path | None,
         out: Path,
         figures: Mapping[str, str],
         table: Path,
@@ -370,7 +389,7 @@ class CaptionWriter:
     ) -> None:
         self.provenance, self.images, self.out, self.figures = provenance, images, out, figures
         self.captioner, self.settings, self.table = provenance.captioner, provenance.settings, table
-        self.is_folder = images.is_dir() if is_folder is None else is_folder
+        self.is_folder = images is not None and images.is_dir() if is_folder is None else is_folder
         self.records: list[CaptionRecord] = []
         self.unreadable: list[Unreadable] = []
         self.unwritten: list[Unreadable] = []
@@ -397,7 +416,7 @@ class CaptionWriter:
         """Write one figure; the row of its picture."""
         sample, word_maps = picture.sample, prepare_word_maps(picture, self.captioner, self.settings)
         figure, caption = self.out / self.figures[sample.name], word_maps.picture.caption
-        path = self.images / sample.name if self.is_folder else self.images
+        path = path_in(self.images, sample, self.is_folder) or sample.name
         provenance = self.provenance.of(sample, str(path), str(figure.parent))
         save_caption_figure(word_maps.picture, word_maps.scale, figure, provenance.to_metadata())
         log_probability = picture.caption.log_probability

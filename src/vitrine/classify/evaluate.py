@@ -250,7 +250,7 @@ class ClassifierEvaluation(EvaluationResult):
 
 @writes_folder("evaluate")
 def evaluate(
-    model: str,
+    model: str | Classifier,
     data: str,
     *,
     out: Path | None = None,
@@ -310,7 +310,7 @@ def evaluate(
         other_parts = list(predict_samples(other, samples, batch_size=batch_size, progress=progress))
         changes = LabelChanges(other.precision, measurement.count_changes(other_parts))
     result = ClassifierEvaluation(
-        model=model,
+        model=classifier.reference,
         data=data,
         split=name,
         metrics=measurement.metrics,

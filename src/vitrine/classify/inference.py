@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +15,7 @@ from torch import nn
 from vitrine.classify.model import Classifier
 from vitrine.config.preprocessing import InputSpec
 from vitrine.data.loader import Batch, batches, normalise
+from vitrine.data.picture_inputs import Normalisation, NormalisedPicture
 from vitrine.data.samples import Sample
 from vitrine.data.transforms import EvalTransform
 from vitrine.metrics.classification import LabelledLogits
@@ -47,6 +50,68 @@ def eval_batches(samples: Sequence[Sample], spec: InputSpec, *, batch_size: int,
     ``workers`` background processes load pictures; -1 chooses.
     """
     return batches(samples, eval_transform(spec), batch_size=batch_size, workers=workers)
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedBatch:
+    """Pictures that are ready for a model.
+
+    Attributes:
+        samples: the B readable pictures, in order.
+        pixels_BCHW: what the model takes of them: float32, normalised, on its device.
+        unreadable: (name, reason) of the batch's other pictures.
+    """
+
+    samples: tuple[Sample, ...]
+    pixels_BCHW: torch.Tensor
+    unreadable: tuple[Unreadable, ...] = ()
+
+
+def prepared_batches(
+    classifier: Classifier, samples: Iterable[Sample], *, batch_size: int, workers: int = -1
+) -> Iterator[PreparedBatch]:
+    """Prepare pictures for a model, batch by batch.
+
+    Args:
+        classifier: the model.
+        samples: a sequence, which background processes load; or pictures that come one by one, of which no more than a
+            batch is held. Those that are normalised already stay as they are.
+        batch_size: pictures of a batch.
+        workers: background processes for a sequence; -1 chooses.
+    """
+    if _is_loaded_in_background(samples):
+        yield from _prepare(classifier, samples, batch_size, workers)
+        return
+    source = iter(samples)
+    while part := tuple(islice(source, batch_size)):
+        if isinstance(part[0].picture, NormalisedPicture):
+            pixels = torch.stack([each.picture.pixels_CHW for each in part])  # type: ignore[attr-defined]
+            yield PreparedBatch(part, pixels.to(classifier.device))
+        else:
+            yield from _prepare(classifier, part, batch_size, 0)
+
+
+def _is_loaded_in_background(samples: Iterable[Sample]) -> TypeGuard[Sequence[Sample]]:
+    """Whether they can be sent to background processes: all are at hand, and none is normalised already."""
+    return isinstance(samples, Sequence) and not any(isinstance(each.picture, NormalisedPicture) for each in samples)
+
+
+def _prepare(
+    classifier: Classifier, samples: Sequence[Sample], batch_size: int, workers: int
+) -> Iterator[PreparedBatch]:
+    spec = classifier.spec
+    for batch in eval_batches(samples, spec, batch_size=batch_size, workers=workers):
+        bytes_BCHW = batch.pixels_BCHW.to(classifier.device, non_blocking=True)
+        yield PreparedBatch(
+            tuple(samples[index] for index in batch.indices_B.tolist()),
+            normalise(bytes_BCHW, spec.mean, spec.std),
+            tuple((samples[index].name, reason) for index, reason in batch.unreadable),
+        )
+
+
+def input_normalisation(spec: InputSpec) -> Normalisation:
+    """What pictures must be that are normalised already for a model of this input."""
+    return Normalisation(spec.size, tuple(spec.mean), tuple(spec.std))
 
 
 def predict_batches(
@@ -90,13 +155,18 @@ def predict_batches(
 
 def predict_samples(
     classifier: Classifier,
-    samples: Sequence[Sample],
+    samples: Iterable[Sample],
     *,
     batch_size: int,
     workers: int = -1,
     progress: Progress = no_progress,
 ) -> Iterator[BatchLogits]:
-    """Load samples and run a classifier over them; see :func:`eval_batches` and :func:`predict_batches`."""
+    """Load samples and run a classifier over them; see :func:`eval_batches` and :func:`predict_batches`.
+
+    Of pictures that come one by one, no more than a batch is held, and ``progress`` is called with 0 for how many.
+    """
+    if not _is_loaded_in_background(samples):
+        return _predict_prepared(classifier, samples, batch_size, progress)
     source = eval_batches(samples, classifier.spec, batch_size=batch_size, workers=workers)
     return predict_batches(
         classifier.module,
@@ -107,6 +177,19 @@ def predict_samples(
         precision=classifier.precision,
         progress=progress,
     )
+
+
+def _predict_prepared(
+    classifier: Classifier, samples: Iterable[Sample], batch_size: int, progress: Progress
+) -> Iterator[BatchLogits]:
+    module, device = classifier.module, classifier.device
+    done, total = 0, len(samples) if isinstance(samples, Sequence) else 0
+    for batch in prepared_batches(classifier, samples, batch_size=batch_size):
+        with torch.inference_mode(), autocast(device, classifier.precision, logits_of=module):
+            logits_BC = module(batch.pixels_BCHW) if batch.samples else batch.pixels_BCHW.new_zeros(0, 0)
+        yield BatchLogits(batch.samples, logits_BC.float().cpu().numpy(), batch.unreadable)
+        done += len(batch.samples) + len(batch.unreadable)
+        progress(done, total)
 
 
 def known_labels(samples: Iterable[Sample]) -> npt.NDArray[np.int64]:

@@ -289,7 +289,7 @@ class SplitFeatures:
 
 
 def knn(
-    model: str,
+    model: str | Classifier,
     data: str,
     *,
     split: str | None = None,
@@ -345,7 +345,7 @@ def knn(
     knn_labels = _knn_labels(name, train, query, classes=classes, k=k)
     copies = find_training_copies(pictures, training)
     return KnnResult(
-        model=model,
+        model=classifier.reference,
         data=data,
         split=split,
         k=min(k, len(train.samples)),

@@ -39,6 +39,7 @@ class Classifier:
         precision: "fp32" or "bf16".
         numbers: names of classes that data may call by their number instead, by that number.
         is_multi_label: every label is there or not, whatever the others are: probabilities do not sum to 1.
+        reference_text: the reference that it was opened by; empty of others.
     """
 
     loaded_model: LoadedModel
@@ -49,6 +50,7 @@ class Classifier:
     precision: str
     is_multi_label: bool = False
     numbers: Mapping[str, str] = field(default_factory=dict)
+    reference_text: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "labels", unique_labels(self.labels))
@@ -71,13 +73,18 @@ class Classifier:
         return (*model_notes(self.loaded_model), *kind, *shared_names_note(self.labels))
 
     @property
+    def reference(self) -> str:
+        """The reference that it was opened by, or what a model in memory is called."""
+        return self.reference_text or self.loaded_model.reference.text
+
+    @property
     def folder(self) -> Path | None:
         """The folder of the run, or of the model, that it was opened from; None of others."""
         return self.loaded_model.reference.folder
 
 
 def open_classifier(
-    reference: str,
+    reference: str | Classifier,
     precision: str = "auto",
     architecture: str | None = None,
     *,
@@ -87,8 +94,9 @@ def open_classifier(
     """Open a run, ``vitrine/scenes-tiny``, any reference that has a head of its own, or a weights file.
 
     Args:
-        reference: a model reference. Classes that it has no names for are called 0, 1, 2 ...
-        precision: auto, fp32 or bf16.
+        reference: a model reference; or a classifier that is open, which is taken as it is, whatever the architecture
+            and the names. Classes that it has no names for are called 0, 1, 2 ...
+        precision: auto, fp32 or bf16; of a classifier that is open, auto keeps its own.
         architecture: the timm name of the model whose weights the file holds, where it does not say so itself.
         names: a file with names for its classes, where they are bare numbers.
         features: it is opened for what its head would read, so that it need not have one.
@@ -99,6 +107,8 @@ def open_classifier(
         WeightsUnavailableError: the weights are not here and cannot be fetched.
     """
     _check_precision(precision)
+    if isinstance(reference, Classifier):
+        return reference if precision == "auto" else in_precision(reference, precision)
     try:
         model = load_for_inference(reference, architecture)
     except ModelError as error:
@@ -113,8 +123,19 @@ def open_classifier(
     if names is not None and not features:
         numbers = read_class_names(names, labels)
         labels = tuple(numbers[label] for label in labels)
-    classifier = replace(place_on_device(model, labels, model.input, precision), numbers=numbers)
+    classifier = place_on_device(model, labels, model.input, precision)
+    classifier = replace(classifier, numbers=numbers, reference_text=reference)
     return classifier if features else replace(classifier, is_multi_label=_is_multi_label(model))
+
+
+def with_class_names(classifier: Classifier, names: Path) -> Classifier:
+    """An open classifier whose classes are bare numbers, with the names that a file has for them.
+
+    Raises:
+        DataError: the file of names does not fit the classes.
+    """
+    numbers = read_class_names(names, classifier.labels)
+    return replace(classifier, labels=tuple(numbers[label] for label in classifier.labels), numbers=numbers)
 
 
 def place_on_device(model: LoadedModel, labels: tuple[str, ...], spec: InputSpec, precision: str) -> Classifier:

@@ -1,55 +1,64 @@
-"""``vitrine predict``: a table of labels for a folder of pictures, as a stream."""
+"""``vitrine predict``: a table of labels for a folder of pictures, as a stream; in Python also labels in memory."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vitrine.classify.inference import predict_samples
 from vitrine.classify.model import Classifier, open_classifier
+from vitrine.classify.picture_prediction import PicturePrediction, predict_pictures
 from vitrine.classify.predictions_csv import PredictionTable, PredictionWriter, choose_threshold
-from vitrine.data.image_folder import require_pictures
+from vitrine.data.picture_inputs import PictureInput, picture_input
 from vitrine.data.samples import Sample
 from vitrine.io.output_lock import writes_file
-from vitrine.results import Progress, no_progress, unreadable_to_json
+from vitrine.results import Progress, Unreadable, no_progress, none_readable, unreadable_to_json
 
 
 @dataclass(frozen=True)
 class PredictionResult:
-    """What ``vitrine predict`` wrote.
+    """What ``vitrine predict`` wrote, or found.
 
     Attributes:
-        table: the CSV and what has no row in it.
+        table: the CSV and what has no row in it; None where nothing was written.
         precision: that the model ran in, "fp32" or "bf16".
         notes: sentences on the weights, and on what was left aside.
         is_multi_label: a picture has a row for each of its labels.
+        predictions: in memory, one a readable picture, where nothing was written.
+        unreadable: (name, reason) of the other pictures.
     """
 
-    table: PredictionTable
+    table: PredictionTable | None
     precision: str
     notes: tuple[str, ...] = ()
     is_multi_label: bool = False
+    predictions: tuple[PicturePrediction, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         table = self.table
-        return {
-            "table": str(table.path),
-            "written": table.rows,
-            "unreadable": unreadable_to_json(table.unreadable),
-            "unreadable_table": None if table.unreadable_path is None else str(table.unreadable_path),
+        unreadable_path = None if table is None else table.unreadable_path
+        content = {
+            "table": None if table is None else str(table.path),
+            "written": 0 if table is None else table.rows,
+            "unreadable": unreadable_to_json(self.unreadable),
+            "unreadable_table": None if unreadable_path is None else str(unreadable_path),
             "precision": self.precision,
             "notes": list(self.notes),
         }
+        return (
+            content if table is not None else content | {"predictions": [each.to_dict() for each in self.predictions]}
+        )
 
 
 @writes_file("predict")
 def predict(
-    model: str,
-    images: Path,
-    out: Path,
+    model: str | Classifier,
+    images: Path | PictureInput,
+    out: Path | None,
     *,
     probabilities: bool = False,
     top: int = 0,
@@ -61,12 +70,13 @@ def predict(
     names: Path | None = None,
     progress: Progress = no_progress,
 ) -> PredictionResult:
-    """Predict every picture of a folder.
+    """Predict every picture of a folder, or pictures that were given in Python.
 
     Args:
-        model: a model reference with a head of its own.
-        images: a folder, searched with its sub-folders, or one picture.
-        out: the CSV; ``filename,label`` and the optional columns. An unfinished table is ``OUT.partial``.
+        model: a model reference with a head of its own, or an open classifier.
+        images: a folder, searched with its sub-folders, or one picture; or pictures that were given in Python.
+        out: the CSV; ``filename,label`` and the optional columns. An unfinished table is ``OUT.partial``. None keeps
+            the predictions in memory.
         probabilities: add the predicted label's probability.
         top: add the K most likely labels with their probabilities; 0 adds none.
         threshold: of a multi-label model, the probability above which a label gets a row, 0 to 1; None is 0.5.
@@ -82,9 +92,17 @@ def predict(
         ModelError: the model cannot be used.
         UsageError: a threshold that is no probability, or for a model that gives every picture one label.
     """
-    pictures = require_pictures(images)
-    samples = pictures.samples
+    pictures = images if isinstance(images, PictureInput) else picture_input(images)
     classifier = open_classifier(model, precision, architecture, names=names)
+    chosen_threshold = choose_threshold(threshold, is_multi_label=classifier.is_multi_label)
+    notes = (*classifier.notes, *pictures.notes)
+    if out is None:
+        parts = list(predict_pictures(classifier, pictures.samples, chosen_threshold, batch_size, progress))
+        unreadable = tuple(each for _, some in parts for each in some)
+        predictions = tuple(each for some, _ in parts for each in some)
+        if not predictions:
+            raise none_readable(unreadable)
+        return PredictionResult(None, classifier.precision, notes, classifier.is_multi_label, predictions, unreadable)
     weights = classifier.weights
     made_with = {"weights sha256": weights.sha256 if weights else "none", "precision": classifier.precision}
     with PredictionWriter(
@@ -92,27 +110,40 @@ def predict(
         classifier.labels,
         probabilities=probabilities,
         top=min(top, len(classifier.labels)),
-        threshold=choose_threshold(threshold, is_multi_label=classifier.is_multi_label),
+        threshold=chosen_threshold,
         resume=resume,
         made_with=made_with,
     ) as writer:
-        first = writer.resume_after([sample.name for sample in samples], batch_size)
-        write_predictions(
-            writer,
-            classifier,
-            samples[first:],
-            batch_size,
-            progress=lambda count, _: progress(first + count, len(samples)),
-        )
+        _write_all(writer, classifier, pictures.samples, batch_size, progress)
         table = writer.finish()
-    notes = (*classifier.notes, *pictures.notes)
-    return PredictionResult(table, classifier.precision, notes, classifier.is_multi_label)
+    return PredictionResult(table, classifier.precision, notes, classifier.is_multi_label, unreadable=table.unreadable)
+
+
+def _write_all(
+    writer: PredictionWriter,
+    classifier: Classifier,
+    samples: Sequence[Sample] | Iterator[Sample],
+    batch_size: int,
+    progress: Progress,
+) -> None:
+    if not isinstance(samples, Sequence):
+        writer.begin_stream()
+        write_predictions(writer, classifier, samples, batch_size, progress=progress)
+        return
+    first = writer.resume_after([sample.name for sample in samples], batch_size)
+    write_predictions(
+        writer,
+        classifier,
+        samples[first:],
+        batch_size,
+        progress=lambda count, _: progress(first + count, len(samples)),
+    )
 
 
 def write_predictions(
     writer: PredictionWriter,
     classifier: Classifier,
-    samples: Sequence[Sample],
+    samples: Iterable[Sample],
     batch_size: int,
     workers: int = -1,
     progress: Progress = no_progress,

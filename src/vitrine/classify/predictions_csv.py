@@ -200,6 +200,7 @@ class PredictionWriter:
         if not resume:
             self._table.require_no_rows()
         self._names: Sequence[str] | None = None
+        self._is_stream = False
         self._position = self._row_count = 0
         self._unreadable: dict[str, str] = {}
 
@@ -234,6 +235,17 @@ class PredictionWriter:
         self._position, self._row_count, self._unreadable = point.position, point.rows, point.unreadable
         return point.position
 
+    def begin_stream(self) -> None:
+        """Open a new table for pictures that come one by one, in place of :meth:`resume_after`.
+
+        Raises:
+            UsageError: it was to be resumed, which needs to know all pictures.
+        """
+        if self._resume:
+            raise UsageError("Pictures that come one by one cannot be resumed: leave resume out, or give a folder.")
+        self._is_stream, self._names = True, ()
+        self._table.begin()
+
     def write(
         self, names: Sequence[str], logits_BC: npt.NDArray[np.floating], unreadable: Sequence[Unreadable] = ()
     ) -> None:
@@ -261,7 +273,7 @@ class PredictionWriter:
         Raises:
             ValueError: pictures are missing.
         """
-        if self._names is None or self._position != len(self._names):
+        if self._names is None or (self._position != len(self._names) and not self._is_stream):
             raise ValueError(f"The table is not complete: {self._position} of {len(self._names or ())} pictures.")
         self._table.finish(any_unreadable=bool(self._unreadable))
         unreadable_path = self._table.unreadable_out if self._unreadable else None
@@ -270,6 +282,8 @@ class PredictionWriter:
     def _require_next(self, names: Sequence[str], unreadable: Sequence[Unreadable]) -> None:
         if self._names is None:
             raise ValueError("Call resume_after with all names before the first write.")
+        if self._is_stream:
+            return
         end = self._position + len(names) + len(unreadable)
         without_row = {name for name, _ in unreadable}
         expected = self._names[self._position : end]

@@ -18,6 +18,13 @@ def main() -> None:
 
     Exit status: 0 done; 1 it ran and the answer is no; 2 the input is wrong; 3 a fault of vitrine.
     """
+    from vitrine.messages import only_on_stderr
+
+    with only_on_stderr():
+        _main()
+
+
+def _main() -> NoReturn:
     from typer import Abort, BadParameter
 
     from vitrine.cli import show

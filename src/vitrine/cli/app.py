@@ -25,7 +25,6 @@ from vitrine.cli.options import (
     NamesOption,
     PrecisionOption,
     VocabOption,
-    data_reference,
 )
 from vitrine.cli.predict import knn, predict
 from vitrine.cli.report import report
@@ -76,9 +75,10 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help="Of the pictures and the trainings.")] = 0,
 ) -> None:
     """Generate pictures, fine-tune, evaluate and predict: offline, in a few minutes."""
+    from vitrine.api.progress import demo_progress
     from vitrine.demo import run_demo
 
-    with show.demo_progress() as report:
+    with demo_progress() as report:
         result = run_demo(out, seed=seed, report=report)
     show.answer(result.text())
 
@@ -92,11 +92,10 @@ def check(
     encoding: EncodingOption = None,
 ) -> None:
     """Say what is in this data, and what is wrong with it. Exits 1 where something is."""
-    from vitrine.check import check as run_check
+    from vitrine.api.data import check as run
     from vitrine.check import render
 
-    with show.reading_progress("Reading pictures") as progress:
-        report = run_check(data_reference(data, encoding), seed=seed, captions=captions, progress=progress)
+    report = run(data, seed=seed, captions=captions, encoding=encoding)
     show.result(report, lambda: render(report), as_json)
     if report.serious:
         raise typer.Exit(1)
@@ -151,18 +150,11 @@ def train(
     ] = None,
 ) -> None:
     """Fine-tune a vision transformer on labelled pictures, into a run folder."""
-    from vitrine.config import DEFAULT_RECIPE, load_recipe, override
-    from vitrine.train.run import default_run_folder, load_run_recipe
-    from vitrine.train.run import train as run_training
+    from vitrine.api.progress import is_first_process
+    from vitrine.api.train import train as run
 
-    run = out or default_run_folder(data)
-    base = load_run_recipe(run) if recipe is None and resume else load_recipe(recipe or DEFAULT_RECIPE)
-    final_recipe = override(base, settings or [])
-    with show.training_progress() as report:
-        result = run_training(
-            data_reference(data, encoding), final_recipe, run, resume=resume, names=names, report=report
-        )
-    if show.is_first_process():
+    result = run(data, out, recipe=recipe, settings=settings or (), resume=resume, encoding=encoding, names=names)
+    if is_first_process():
         show.result(result, lambda: show.training_summary(result), as_json)
 
 
@@ -231,64 +223,30 @@ def evaluate(
     Of a captioner: BLEU, ROUGE-L and CIDEr beside one caption for every picture, and whether words look at what they
     name.
     """
-    from vitrine.caption.evaluate import evaluate_captioner
-    from vitrine.classify.evaluate import EvaluationResult
-    from vitrine.classify.evaluate import evaluate as run_evaluation
-    from vitrine.models.kind import is_captioner
+    from vitrine.api.measure import evaluate as run
 
-    data = data_reference(data, encoding)
-    captioner = is_captioner(model, arch)
-    of_classifiers = {"expect": expect, "against": against, "threshold": threshold, "names": names}
-    _refuse_options_of_the_other(captioner, **of_classifiers, beams=beams, java=java or None, vocab=vocab)
-    with show.reading_progress("Evaluating") as progress:
-        result: EvaluationResult = (
-            evaluate_captioner(
-                model,
-                data,
-                out=out,
-                split=split,
-                beams=beams or 1,
-                java=java,
-                batch_size=batch_size or 16,
-                precision="fp32" if precision == "auto" else precision,
-                seed=seed,
-                architecture=arch,
-                vocabulary=vocab,
-                progress=progress,
-            )
-            if captioner
-            else run_evaluation(
-                model,
-                data,
-                out=out,
-                split=split,
-                expect=expect,
-                tolerance=tolerance,
-                batch_size=batch_size or 64,
-                precision=precision,
-                against=against,
-                threshold=threshold,
-                seed=seed,
-                architecture=arch,
-                names=names,
-                progress=progress,
-            )
-        )
-    show.notes(result.notes)
+    result = run(
+        model,
+        data,
+        out=out,
+        split=split,
+        expect=expect,
+        tolerance=tolerance,
+        batch_size=batch_size,
+        precision=precision,
+        against=against,
+        threshold=threshold,
+        seed=seed,
+        beams=beams,
+        java=java,
+        vocab=vocab,
+        arch=arch,
+        encoding=encoding,
+        names=names,
+    )
     show.result(result, result.table, as_json)
     if result.missed_expectation:
         raise typer.Exit(1)
-
-
-def _refuse_options_of_the_other(captioner: bool, **options: object) -> None:
-    """A classifier has no beams, and nothing is expected of a captioner: say so rather than ignore it."""
-    from vitrine.errors import UsageError
-
-    others = ("expect", "against", "threshold", "names") if captioner else ("beams", "java", "vocab")
-    for name in others:
-        if options[name] is not None:
-            kinds = ("a captioner", "classifiers") if captioner else ("a classifier", "captioners")
-            raise UsageError(f"--{name} is for {kinds[1]}; this is {kinds[0]}. Leave it out.")
 
 
 app.command()(predict)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from vitrine.api.progress import reading_progress
 from vitrine.cli import show
 from vitrine.cli.options import JsonOption
 from vitrine.errors import UsageError
@@ -84,7 +85,7 @@ def cache(
     from vitrine.cache import cache_contents, select_items
     from vitrine.cache import prune as remove
 
-    with show.reading_progress("Computing hashes") as progress:
+    with reading_progress("Computing hashes") as progress:
         contents = cache_contents(progress)
     result: Any = contents
     if prune:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 
@@ -18,10 +18,7 @@ from vitrine.cli.options import (
     ResumeOption,
     VocabOption,
     WorkersOption,
-    bulk_settings,
-    require_local,
 )
-from vitrine.errors import UsageError
 
 
 def caption(
@@ -85,16 +82,19 @@ def caption(
     as_json: JsonOption = False,
 ) -> None:
     """Caption every picture, with one attention map for every word, into a figure of the same name."""
-    from vitrine.caption.run import CaptionSettings, caption_pictures
+    from vitrine.api.caption import caption as run
+    from vitrine.bulk.run import BulkResult
 
-    _require_choices(join, kind, precision, heads)
-    if sample and beams > 1:
-        raise UsageError("--sample and --beams do not go together: give one of them.")
-    settings = CaptionSettings(
+    result = run(
+        model,
+        images,
+        out,
+        arch=arch,
+        vocab=vocab,
         beams=beams,
         length_normalisation=length_normalisation,
-        no_repeat_ngram=no_repeat,
-        sampled=sample,
+        no_repeat=no_repeat,
+        sample=sample,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
@@ -102,59 +102,22 @@ def caption(
         max_pieces=max_pieces,
         layer=layer,
         heads=int(heads) if heads.removeprefix("-").isdecimal() else heads,
-        join=join,  # type: ignore[arg-type]
+        join=join,
+        limit=limit,
+        format=kind,
+        batch_size=batch_size,
         precision=precision,
-        kind=kind,
+        engine=engine,
+        ray_address=ray_address,
+        workers=workers,
+        part_size=part_size,
+        resume=resume,
     )
-    bulk = bulk_settings(engine, ray_address, workers, part_size, resume)
-    require_local(resume, bulk)
-    if bulk is not None:
-        from vitrine.bulk.jobs import CaptionJob
-        from vitrine.bulk.run import caption_in_bulk
-
-        job = CaptionJob(model, arch, vocab, batch_size, images, True, out, settings)
-        with show.reading_progress("Captioning") as progress:
-            outcome = caption_in_bulk(job, bulk, limit, progress)
-        show.bulk_result(outcome, "captions and figures", as_json)
-        return
-    with show.reading_progress("Captioning") as progress, show.reading_progress("Downloading") as download:
-        result = caption_pictures(
-            model,
-            images,
-            out,
-            settings,
-            architecture=arch,
-            vocabulary=vocab,
-            limit=limit,
-            batch_size=batch_size,
-            progress=progress,
-            download=download,
-        )
-    show.notes(result.notes)
-    if as_json:
+    if isinstance(result, BulkResult):
+        show.bulk_result(result, "captions and figures", as_json)
+    elif as_json:
         show.json(result)
     else:
         for each in result.captions:
             show.answer(f"{each.name}: {each.caption}")
         show.say(f"{len(result.captions)} figures and captions.csv in {result.out}.")
-    show.unreadable(result.unreadable)
-    show.unwritten(result.unwritten)
-
-
-def _require_choices(join: str, kind: str, precision: str, heads: str) -> None:
-    """Refuse a value that its option does not have.
-
-    Raises:
-        UsageError: it names the option, the value, and what is possible.
-    """
-    from vitrine.caption.word_maps import Join
-
-    for option, value, choices in (
-        ("--join", join, get_args(Join)),
-        ("--format", kind, ("png", "svg")),
-        ("--precision", precision, ("fp32", "bf16")),
-    ):
-        if value not in choices:
-            raise UsageError(f"{option} {value} cannot be used: expected {', '.join(choices)}.")
-    if not heads.removeprefix("-").isdecimal() and heads not in ("mean", "max"):
-        raise UsageError(f"--heads {heads} cannot be used: expected mean, max or a number.")

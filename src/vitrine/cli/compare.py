@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from vitrine.cli import show
-from vitrine.cli.options import BatchOption, CsvSafeOption, EncodingOption, JsonOption, optional_reference
+from vitrine.cli.options import BatchOption, CsvSafeOption, EncodingOption, JsonOption
 from vitrine.errors import UsageError
 
 _FORMATS = ("text", "markdown", "csv", "latex")
@@ -34,11 +33,11 @@ def compare(
     as_json: JsonOption = False,
 ) -> None:
     """Put runs side by side: what was set, what came out, and an exact test of each pair on the same pictures."""
-    from vitrine.compare.run import compare as run_compare
+    from vitrine.api.runs import compare as run
 
     if layout not in _FORMATS:
         raise UsageError(f"--format {layout} cannot be used: expected {', '.join(_FORMATS)}.")
-    result = run_compare(runs, out=out, pictures=pictures)
+    result = run(runs, out=out, pictures=pictures)
     if as_json:
         show.json(result)
     elif layout == "csv":
@@ -72,18 +71,9 @@ def verify(
 
     Exits 1 where something differs.
     """
-    from vitrine.verify.run import verify as run_verify
+    from vitrine.api.runs import verify as run_verify
 
-    with show.reading_progress("Hashing pictures") as reading, show.reading_progress("Evaluating") as progress:
-        result = run_verify(
-            run,
-            optional_reference(data, encoding),
-            tolerance=tolerance,
-            batch_size=batch_size,
-            precision=precision,
-            reading=reading,
-            progress=progress,
-        )
+    result = run_verify(run, data, tolerance=tolerance, batch_size=batch_size, precision=precision, encoding=encoding)
     show.result(result, result.text, as_json)
     if not result.same:
         raise typer.Exit(1)
@@ -110,34 +100,13 @@ def sweep(
 
     Finished runs are skipped. A run that fails is recorded and does not stop the rest; then it exits 1.
     """
-    from vitrine.sweep.run import plan as plan_sweep
-    from vitrine.sweep.run import sweep as run_sweep
+    from vitrine.api.train import sweep as run
 
     if dry_run:
-        schedule = plan_sweep(file, out, jobs=jobs)
+        schedule = run(file, out, jobs=jobs, dry_run=True)
         show.result(schedule, schedule.text, as_json)
         return
-    with show.demo_progress() as report:
-        result = run_sweep(file, out, jobs=jobs, report=_sweep_lines(report, alone=jobs == 1))
+    result = run(file, out, jobs=jobs)
     show.result(result, result.text, as_json)
     if result.failures:
         raise typer.Exit(1)
-
-
-def _sweep_lines(report: Callable[[Any], None], *, alone: bool) -> Callable[[Any], None]:
-    """A sweep's events as lines; of trainings at the same time only their beginnings and ends."""
-    from vitrine.sweep.run import RunEnded, RunEvent, RunStarted, SweepPlan, duration
-
-    def lines(event: Any) -> None:
-        match event:
-            case SweepPlan():
-                report(event.text())
-            case RunStarted():
-                report(f"[{event.number}/{event.of}] {'Continuing' if event.is_resumed else 'Training'} {event.name}")
-            case RunEvent() if alone:
-                report(event.event)
-            case RunEnded():
-                outcome = "finished" if event.failure is None else f"FAILED: {event.failure.error.splitlines()[0]}"
-                report(f"{event.name}: {outcome} ({duration(event.seconds)})")
-
-    return lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import Annotated
 
 import typer
 
@@ -24,25 +24,14 @@ from vitrine.cli.options import (
     PrecisionOption,
     ResumeOption,
     WorkersOption,
-    bulk_settings,
-    data_reference,
     explicit_options,
     refuse_explicit,
-    require_local,
 )
 from vitrine.errors import UsageError
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from vitrine.attribution.methods import Method
-    from vitrine.bulk.run import BulkSettings
-    from vitrine.explain.run import ExplainSettings
-    from vitrine.explain.score import ScoreSettings
-
-
 _OF_SCORES = ("masks", "category", "split", "curves", "layers", "encoding")
 _OF_FIGURES = (*OPTIONS, "check", "stretch", "scale", "patches", "kind", "engine")
+_OF_ENGINES = ("ray_address", "workers", "part_size", "resume")
 
 
 def explain(
@@ -150,128 +139,73 @@ def explain(
         raise UsageError("Option -o is missing: the folder that figures and tables are written to.")
     if (images is None) == (score is None):
         raise UsageError("Give pictures to draw maps for (IMAGES), or data to score methods on (--score DATA).")
-    if kind not in ("png", "svg"):
-        raise UsageError(f"--format {kind} cannot be used: expected png or svg.")
     explicit = explicit_options(context)
-    bulk = bulk_settings(engine, ray_address, workers, part_size, resume)
-    require_local(resume, bulk)
-    sizes = _Sizes(limit, batch_size, precision, arch, names)
     if score is not None:
-        refuse_explicit(explicit, _OF_FIGURES, "where maps are drawn, without --score")
-        from vitrine.explain.score import ScoreSettings
+        refuse_explicit(explicit, (*_OF_FIGURES, *_OF_ENGINES), "where maps are drawn, without --score")
+        from vitrine.api.explain import score as run_score
 
-        methods = tuple(dict.fromkeys(method or ScoreSettings().methods))
-        plan = ScoreSettings(methods, layers, split, masks, category, limit or 100, curves, batch_size, seed)
-        _score(model, data_reference(score, encoding), out, plan, sizes, as_json)
+        scores = run_score(
+            model,
+            score,
+            out,
+            method=method or (),
+            layers=layers,
+            split=split,
+            masks=masks,
+            category=category,
+            limit=limit,
+            curves=curves,
+            seed=seed,
+            batch_size=batch_size,
+            precision=precision,
+            arch=arch,
+            names=names,
+            encoding=encoding,
+        )
+        show.result(scores, scores.text, as_json)
         return
     refuse_explicit(explicit, _OF_SCORES, "with --score")
     if not check and limit is None:
         refuse_explicit(explicit, ("seed",), "with --check, --limit or --score")
-    from vitrine.explain.run import ExplainSettings
-
-    assert images is not None
-    settings = ExplainSettings(
-        _one_method(method or ["attention"], explicit, layer, heads, query, window),
-        target,
-        heads == "each",
-        matrix,
-        check,
-        stretch,
-        scale,
-        smooth=not patches,
-        kind=kind,
-        seed=seed,
-    )
-    if bulk is not None:
-        _explain_in_bulk(model, images, out, settings, sizes, bulk, as_json)
-    else:
-        _explain_here(model, images, out, settings, sizes, as_json)
-
-
-class _Sizes(NamedTuple):
-    """How many pictures are explained, how many at a time, and how the model is opened."""
-
-    limit: int | None
-    batch_size: int
-    precision: str
-    arch: str | None
-    names: Path | None
-
-    def opening_flags(self) -> list[str]:
-        """The options with which the model is opened, but for its precision."""
-        values = {"--arch": self.arch, "--names": self.names}
-        return [word for flag, value in values.items() if value is not None for word in (flag, str(value))]
-
-
-def _one_method(
-    names: list[str], explicit: Mapping[str, str], layer: int, heads: str, query: str, window: int
-) -> Method:
-    """The method that is drawn.
-
-    Raises:
-        UsageError: several were named, or options that this one does not have.
-    """
-    if len(names) > 1:
+    if method and len(method) > 1:
         raise UsageError("Several methods can be scored (--score DATA), and one drawn: give one --method.")
-    refuse_options(names[0], [name for name in OPTIONS if name in explicit], lambda name: explicit[name])
-    from vitrine.attribution.methods import Method
+    name = method[0] if method else "attention"
+    refuse_options(name, [option for option in OPTIONS if option in explicit], lambda option: explicit[option])
+    from vitrine.api.explain import explain as run
+    from vitrine.bulk.run import BulkResult
 
-    return Method(names[0], layer, "mean" if heads == "each" else _head(heads), _query(query), window)
-
-
-def _explain_in_bulk(
-    model: str,
-    images: Path,
-    out: Path,
-    settings: ExplainSettings,
-    sizes: _Sizes,
-    bulk: BulkSettings,
-    as_json: bool,
-) -> None:
-    from vitrine.bulk.jobs import ExplainJob
-    from vitrine.bulk.run import explain_in_bulk
-
-    names = None if sizes.names is None else str(sizes.names)
-    job = ExplainJob(model, sizes.arch, sizes.precision, sizes.batch_size, images, True, out, settings, names)
-    with show.reading_progress("Explaining") as progress:
-        result = explain_in_bulk(job, bulk, sizes.limit, progress)
-    show.bulk_result(result, "figures", as_json)
-
-
-def _explain_here(model: str, images: Path, out: Path, settings: ExplainSettings, sizes: _Sizes, as_json: bool) -> None:
-    from vitrine.explain.run import explain as run_explain
-
-    with show.reading_progress("Explaining") as progress:
-        result = run_explain(
-            model,
-            images,
-            out,
-            settings,
-            limit=sizes.limit,
-            batch_size=sizes.batch_size,
-            precision=sizes.precision,
-            architecture=sizes.arch,
-            names=sizes.names,
-            progress=progress,
-        )
-    show.notes(result.notes)
-    show.result(result, lambda: show.explained_summary(result), as_json)
-    show.unreadable(result.unreadable)
-    show.unwritten(result.unwritten)
-
-
-def _score(model: str, data: str, out: Path, settings: ScoreSettings, sizes: _Sizes, as_json: bool) -> None:
-    from vitrine.classify.model import open_classifier
-    from vitrine.explain.score import score_methods, write_scores
-    from vitrine.io.output_lock import lock_folder
-
-    with lock_folder(out, "explain"):
-        classifier = open_classifier(model, sizes.precision, sizes.arch, names=sizes.names)
-        show.notes(classifier.notes)
-        with show.reading_progress("Scoring") as progress:
-            result = score_methods(classifier, model, data, settings, progress)
-        write_scores(result, out, sizes.opening_flags())
-    show.result(result, result.text, as_json)
+    result = run(
+        model,
+        images,
+        out,
+        method=name,
+        layer=layer,
+        heads=_head(heads),
+        query=_query(query),
+        target=target,
+        window=window,
+        matrix=matrix,
+        check=check,
+        limit=limit,
+        stretch=stretch,
+        scale=scale,
+        patches=patches,
+        format=kind,
+        seed=seed,
+        batch_size=batch_size,
+        precision=precision,
+        arch=arch,
+        names=names,
+        engine=engine,
+        ray_address=ray_address,
+        workers=workers,
+        part_size=part_size,
+        resume=resume,
+    )
+    if isinstance(result, BulkResult):
+        show.bulk_result(result, "figures", as_json)
+    else:
+        show.result(result, lambda: show.explained_summary(result), as_json)
 
 
 def positions(
@@ -289,11 +223,10 @@ def positions(
     as_json: JsonOption = False,
 ) -> None:
     """Draw how alike the position embeddings are, and say whether position was learned."""
-    from vitrine.explain.positions import positions as run_positions
+    from vitrine.api.explain import positions as run
 
     place = None if cell is None else _row_and_column(cell, "--cell")
-    result = run_positions(model, out, cell=place, before=before, architecture=arch)
-    show.notes(result.weights)
+    result = run(model, out, cell=place, before=before, arch=arch)
     show.result(result, result.text, as_json)
 
 

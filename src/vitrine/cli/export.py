@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vitrine.cli import show
-from vitrine.cli.options import CaptionsOption, DataArgument, EncodingOption, JsonOption, data_reference
+from vitrine.cli.options import CaptionsOption, DataArgument, EncodingOption, JsonOption
 
 
 def export(
@@ -29,7 +29,7 @@ def export(
 
     Exits 1, and writes nothing, where the two are not the same.
     """
-    from vitrine.export.run import export as run_export
+    from vitrine.api.runs import export as run_export
 
     result = run_export(run, to, out, precision=precision)
     show.result(result, result.text, as_json)
@@ -51,11 +51,7 @@ def shards(
 
     The same command continues what was stopped.
     """
-    from vitrine.shards import write_shards
+    from vitrine.api.data import shards as run
 
-    with show.reading_progress("Writing shards") as progress:
-        result = write_shards(
-            data_reference(data, encoding), out, megabytes=size, seed=seed, captions=captions, progress=progress
-        )
-    show.notes(result.notes)
+    result = run(data, out, size=size, seed=seed, captions=captions, encoding=encoding)
     show.answer(result.text())

@@ -5,15 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from vitrine.errors import UsageError
-
-if TYPE_CHECKING:
-    from vitrine.bulk.run import BulkSettings
-
 
 ModelArgument = Annotated[
     str,
@@ -118,24 +114,6 @@ def refuse_explicit(explicit: Mapping[str, str], names: Iterable[str], where: st
             raise UsageError(f"{explicit[name]} does something only {where}: leave it out here.")
 
 
-def data_reference(data: str, encoding: str | None) -> str:
-    """A reference to data with the encoding that --encoding names."""
-    from vitrine.data.reference_options import with_option
-
-    return with_option(data, "encoding", encoding)
-
-
-def optional_reference(data: str | None, encoding: str | None) -> str | None:
-    """As :func:`data_reference`, of data that need not be named.
-
-    Raises:
-        UsageError: an encoding without data.
-    """
-    if data is None and encoding is not None:
-        raise UsageError("--encoding is of DATA: give both, or leave it out; a run remembers that of its own data.")
-    return None if data is None else data_reference(data, encoding)
-
-
 EngineOption = Annotated[
     str,
     typer.Option(
@@ -158,31 +136,3 @@ PartSizeOption = Annotated[
     ),
 ]
 ResumeOption = Annotated[bool, typer.Option("--resume", help="Of --engine ray: continue a job that was interrupted.")]
-
-
-def bulk_settings(
-    engine: str, address: str | None, workers: int | None, part_size: int | None, resume: bool
-) -> BulkSettings | None:
-    """What --engine and its options ask for; None for work in this process.
-
-    Raises:
-        UsageError: no such engine, or an option of the other one.
-    """
-    if engine not in ("local", "ray"):
-        raise UsageError(f"--engine {engine} cannot be used: expected local or ray.")
-    if engine == "local":
-        ray_options = {"--ray-address": address, "--workers": workers, "--part-size": part_size}
-        for option, value in ray_options.items():
-            if value is not None:
-                raise UsageError(f"{option} is of --engine ray: give both, or leave it out.")
-        return None
-    from vitrine.bulk.run import BulkSettings
-
-    usual = BulkSettings()
-    return BulkSettings(part_size or usual.part_size, workers or usual.workers, address, resume)
-
-
-def require_local(resume: bool, settings: BulkSettings | None) -> None:
-    """Refuse --resume where a single process would ignore it."""
-    if resume and settings is None:
-        raise UsageError("--resume is of --engine ray: give both, or leave it out.")

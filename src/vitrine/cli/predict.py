@@ -22,8 +22,6 @@ from vitrine.cli.options import (
     PartSizeOption,
     PrecisionOption,
     WorkersOption,
-    bulk_settings,
-    data_reference,
 )
 
 
@@ -67,42 +65,35 @@ def predict(
 
     A multi-label model's picture has a row for every label above --threshold, or one with an empty label.
     """
-    settings = bulk_settings(engine, ray_address, workers, part_size, resume)
-    if settings is not None:
-        from vitrine.bulk.jobs import PredictJob
-        from vitrine.bulk.run import predict_in_bulk
+    from vitrine.api.predict import predict as run
+    from vitrine.classify.predict import PredictionResult
 
-        job = PredictJob(
-            model, arch, precision, batch_size, probabilities, top, threshold, None if names is None else str(names)
-        )
-        with show.reading_progress("Predicting") as progress:
-            outcome = predict_in_bulk(job, images, out, settings, progress)
-        show.bulk_result(outcome, "predictions", as_json)
+    result = run(
+        model,
+        images,
+        out,
+        probabilities=probabilities,
+        top=top,
+        threshold=threshold,
+        batch_size=batch_size,
+        precision=precision,
+        resume=resume,
+        arch=arch,
+        names=names,
+        engine=engine,
+        ray_address=ray_address,
+        workers=workers,
+        part_size=part_size,
+    )
+    if not isinstance(result, PredictionResult):
+        show.bulk_result(result, "predictions", as_json)
         return
-    from vitrine.classify.predict import predict as run_prediction
-
-    with show.reading_progress("Predicting") as progress:
-        result = run_prediction(
-            model,
-            images,
-            out,
-            probabilities=probabilities,
-            top=top,
-            threshold=threshold,
-            batch_size=batch_size,
-            precision=precision,
-            resume=resume,
-            architecture=arch,
-            names=names,
-            progress=progress,
-        )
-    show.notes(result.notes)
     if as_json:
         show.json(result)
+    assert result.table is not None
     rows, path = result.table.rows, result.table.path
     what = f"{rows} rows, one a label," if result.is_multi_label else f"{rows} predictions"
     show.say(f"{what} in {path} ({result.precision}).")
-    show.unreadable(result.table.unreadable, len(result.table.unreadable), result.table.unreadable_path)
 
 
 def knn(
@@ -128,19 +119,17 @@ def knn(
     Of a run: also in the features of the weights that it began with, beside what its own head was measured at, with
     exact tests. So it says whether fine-tuning helped.
     """
-    from vitrine.classify.knn import knn as run_knn
+    from vitrine.api.measure import knn as run
 
-    with show.reading_progress("Computing features") as progress:
-        result = run_knn(
-            model,
-            data_reference(data, encoding),
-            split=split,
-            k=k,
-            batch_size=batch_size,
-            precision=precision,
-            seed=seed,
-            architecture=arch,
-            progress=progress,
-        )
-    show.notes(result.notes)
+    result = run(
+        model,
+        data,
+        k=k,
+        split=split,
+        batch_size=batch_size,
+        precision=precision,
+        seed=seed,
+        arch=arch,
+        encoding=encoding,
+    )
     show.result(result, result.table, as_json)

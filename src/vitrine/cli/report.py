@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from vitrine.cli import show
-from vitrine.cli.options import EncodingOption, JsonOption, optional_reference
+from vitrine.cli.options import EncodingOption, JsonOption
 
 
 def report(
@@ -54,21 +54,22 @@ def report(
     --split test -o RUN/test), scored methods where they lie in RUN/methods (vitrine explain RUN --score DATA -o
     RUN/methods).
     """
-    from vitrine.report.run import ReportSettings, write_report
+    from vitrine.api.runs import report as run
 
     # "--pictures a.jpg b.jpg": what follows the first is read as runs, and no run is a file.
     files = [each for each in runs if pictures and Path(each).is_file()]
-    settings = ReportSettings(
-        pictures=tuple(Path(each) for each in [*(pictures or []), *files]),
+    result = run(
+        [each for each in runs if each not in files],
+        out,
+        pictures=[*(pictures or []), *files],
         final=final,
-        data=optional_reference(data, encoding),
+        data=data,
+        encoding=encoding,
         score=score,
         markdown=markdown,
         title=title,
         seed=seed,
     )
-    with show.named_progress() as progress:
-        result = write_report([each for each in runs if each not in files], out, settings, progress=progress)
     if as_json:
         show.json(result)
     else:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from vitrine.api.progress import say_notes
 from vitrine.cli import show
 from vitrine.cli.options import ArchOption, PrecisionOption, VocabOption
 from vitrine.errors import UsageError
@@ -65,7 +66,7 @@ def serve(
         on_open=lambda name: show.say(f"Opening {name}"),
     )
     for model in state.models.values():
-        show.notes((*model.notes, *model.gallery.notes))
+        say_notes((*model.notes, *model.gallery.notes))
     if not settings.is_private and token is None:
         show.say(
             f"Warning: {host} can be reached from other machines, and anyone there can use this server. "

@@ -78,8 +78,8 @@ def recipe_to_toml(recipe: Recipe) -> str:
     return tomlkit.dumps(document)
 
 
-def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
-    """The recipe with ``key=value`` settings applied in order.
+def override(recipe: Recipe, settings: Iterable[str] | Mapping[str, Any]) -> Recipe:
+    """The recipe with ``key=value`` settings applied in order, or with the values of a dictionary as they are.
 
     Values are TOML (``epochs=3``, ``pretrained=false``, ``transforms.crop_scale=[0.5, 1.0]``); what is not valid TOML
     is taken as text (``transforms=tfm2``). Several settings may share one string, separated by spaces.
@@ -87,7 +87,11 @@ def override(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     Raises:
         RecipeError: a setting without ``=``, an unknown key, or a value that cannot be used.
     """
-    for setting in settings:
+    if isinstance(settings, Mapping):
+        for key, value in settings.items():
+            recipe = _set(recipe, key, value)
+        return recipe
+    for setting in [settings] if isinstance(settings, str) else settings:
         for part in _split_settings(setting):
             key, equals, text = part.partition("=")
             if not equals or not key:

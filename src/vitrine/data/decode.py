@@ -156,6 +156,33 @@ class BytesPicture:
         return decode(self.data)
 
 
+@dataclass(frozen=True, eq=False)
+class ImagePicture:
+    """A picture in memory, as an image of Pillow's."""
+
+    image: Image.Image
+
+    def read_bytes(self) -> bytes:
+        """A PNG of its upright pixels."""
+        file = io.BytesIO()
+        self.decode().save(file, "PNG")
+        return file.getvalue()
+
+    def decode(self) -> Image.Image:
+        """Upright 8-bit RGB, as :func:`decode` makes it of a file.
+
+        Raises:
+            PictureError: it cannot be used, or has more than :data:`MAX_PIXELS`.
+        """
+        try:
+            _require_size(self.image, MAX_PIXELS)
+            return upright_rgb(self.image)
+        except PictureError:
+            raise
+        except Exception as error:  # Pillow reads the rest of an opened file now
+            raise PictureError(_reason(error)) from error
+
+
 @dataclass(frozen=True)
 class UnreadablePicture:
     """A picture of which nothing is left but the reason why it cannot be read."""
@@ -190,15 +217,24 @@ def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     # Parsers of foreign bytes raise far more than they document: OSError, ValueError, SyntaxError, struct.error,
     # zlib.error, EOFError, KeyError, MemoryError. One bad file must never stop a training, whatever it provokes.
     try:
-        image = _open(data, max_pixels)
-        image.load()
-        turn = _TURNS.get(_orientation(image))  # after loading: Pillow turns TIFFs itself then, and drops the tag
-        upright = _rgb(image)
-        return upright if turn is None else upright.transpose(turn)
+        return upright_rgb(_open(data, max_pixels))
     except PictureError:
         raise
     except Exception as error:
         raise PictureError(_reason(error)) from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """An image of Pillow's as :func:`decode` gives it: upright, mode "RGB", 8 bits a channel.
+
+    Raises:
+        PictureError: 32-bit pixels, which have no stated range.
+        Exception: whatever Pillow raises where the image's file is damaged.
+    """
+    image.load()
+    turn = _TURNS.get(_orientation(image))  # after loading: Pillow turns TIFFs itself then, and drops the tag
+    upright = _rgb(image)
+    return upright if turn is None else upright.transpose(turn)
 
 
 def describe(data: bytes, *, max_pixels: int = MAX_PIXELS, count_frames: bool = True) -> PictureFacts:
@@ -243,13 +279,17 @@ def _frames(image: Image.Image, count: bool) -> int:
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
+    _require_size(image, max_pixels)
+    return image
+
+
+def _require_size(image: Image.Image, max_pixels: int) -> None:
     pixels = image.width * image.height
     if pixels > max_pixels:
         raise PictureError(
             f"too large: {image.width} × {image.height} is {pixels / 1e6:.0f} million pixels; "
             f"the limit is {max_pixels / 1e6:.0f} million"
         )
-    return image
 
 
 def _orientation(image: Image.Image) -> int:

@@ -5,9 +5,9 @@ Axes: B pictures, C channels (or classes, in probabilities), H, W pixels, R grid
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -21,11 +21,12 @@ from vitrine.attribution.methods import Method
 from vitrine.attribution.outlier_tokens import outlier_tokens, token_norms, without_outliers
 from vitrine.attribution.patch_hiding import HidingTest, PatchHiding
 from vitrine.attribution.placement import Placement
-from vitrine.classify.inference import eval_batches, eval_transform
+from vitrine.classify.inference import eval_transform, prepared_batches
 from vitrine.classify.labels import find_class
 from vitrine.classify.model import Classifier
 from vitrine.classify.predictions_csv import DEFAULT_THRESHOLD
 from vitrine.data.loader import normalise
+from vitrine.data.picture_inputs import NormalisedPicture
 from vitrine.data.samples import Sample
 from vitrine.data.scenes.dataset import SIZES, ScenePicture
 from vitrine.data.transforms import EvalTransform
@@ -130,12 +131,12 @@ class Explainer:
         self.target_index = None if target is None else find_class(classifier.labels, target)
 
     def run(
-        self, samples: Sequence[Sample], batch_size: int, *, workers: int = -1, check: bool = False, seed: int = 0
+        self, samples: Iterable[Sample], batch_size: int, *, workers: int = -1, check: bool = False, seed: int = 0
     ) -> Iterator[ExplainedBatch]:
         """Explain samples in order, batch by batch.
 
         Args:
-            samples: the pictures.
+            samples: the pictures; of those that come one by one, no more than a batch is held.
             batch_size: pictures that go through the model together.
             workers: background processes that load pictures; -1 chooses.
             check: check every map, which takes many forward passes.
@@ -144,21 +145,20 @@ class Explainer:
         Raises:
             ModelError: the model lacks what the method needs.
         """
-        for batch in eval_batches(samples, self.classifier.spec, batch_size=batch_size, workers=workers):
-            unreadable = tuple((samples[i].name, reason) for i, reason in batch.unreadable)
-            pixels_BCHW = self.pixels(batch.pixels_BCHW)
+        for batch in prepared_batches(self.classifier, samples, batch_size=batch_size, workers=workers):
+            pixels_BCHW = batch.pixels_BCHW
             if not len(pixels_BCHW):
-                yield ExplainedBatch((), pixels_BCHW, unreadable)
+                yield ExplainedBatch((), pixels_BCHW, batch.unreadable)
                 continue
             probabilities_BC, targets_B, maps = self._explain(pixels_BCHW)
             checks: Sequence[MapCheck | None] = [None] * len(pixels_BCHW)
             if check:
                 checks = self.check(pixels_BCHW, targets_B, maps.scores_BRC.numpy(), seed)
             pictures = tuple(
-                self.picture(samples[index], probabilities_BC[b], int(targets_B[b]), maps, b, checks[b])
-                for b, index in enumerate(batch.indices_B.tolist())
+                self.picture(sample, probabilities_BC[b], int(targets_B[b]), maps, b, checks[b])
+                for b, sample in enumerate(batch.samples)
             )
-            yield ExplainedBatch(pictures, pixels_BCHW, unreadable)
+            yield ExplainedBatch(pictures, pixels_BCHW, batch.unreadable)
 
     def picture(
         self,
@@ -195,11 +195,17 @@ class Explainer:
             prefix_share=prefix_share,
             method=self.method.describe(self.classifier.module),
             notes=self._notes(probabilities_C, target_index, prefix_share, is_blank=not scores_RC.any()),
-            transform=self.transform,
+            transform=self._transform_of(sample),
             verdict=None if check is None else check.verdict,
             outlier_patches=() if check is None else check.outlier_patches,
             masked_RC=None if check is None else _mask_outliers(scores_RC, check.outliers_RC, maps.unit),
         )
+
+    def _transform_of(self, sample: Sample) -> EvalTransform:
+        """How the model sees a photograph: one that is normalised already, as it is."""
+        if isinstance(sample.picture, NormalisedPicture):
+            return eval_transform(replace(self.classifier.spec, crop=1.0, crop_mode="squash"))
+        return self.transform
 
     def check(
         self, pixels_BCHW: torch.Tensor, targets_B: torch.Tensor, scores_BRC: Floats, seed: int = 0

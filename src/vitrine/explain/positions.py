@@ -26,7 +26,7 @@ class PositionsResult:
 
     Attributes:
         model: the reference that was given.
-        out: the figure.
+        out: the figure; None where none was written.
         findings: similarities, numbers, controls and what follows.
         cell: row and column, from 0, of the one patch that was drawn; None where all were.
         before: the reference of the model that it was compared with; None where there was none.
@@ -35,7 +35,7 @@ class PositionsResult:
     """
 
     model: str
-    out: Path
+    out: Path | None
     findings: PositionFindings
     cell: tuple[int, int] | None = None
     before: str | None = None
@@ -74,7 +74,7 @@ class PositionsResult:
         findings, controls = self.findings, self.findings.controls
         content: dict[str, Any] = {
             "model": self.model,
-            "figure": str(self.out),
+            "figure": None if self.out is None else str(self.out),
             "grid": [findings.rows, findings.columns],
             "channels": findings.channels,
             "numbers": findings.numbers.to_dict(),
@@ -123,28 +123,28 @@ class PositionsResult:
         return "\n".join([*lines, "", f"Figure: {self.out}"])
 
     def _repr_png_(self) -> bytes | None:
-        return self.out.read_bytes() if self.out.suffix.lower() == ".png" else None
+        return self.out.read_bytes() if self.out is not None and self.out.suffix.lower() == ".png" else None
 
     def _repr_svg_(self) -> str | None:
-        return self.out.read_text("utf-8") if self.out.suffix.lower() == ".svg" else None
+        return self.out.read_text("utf-8") if self.out is not None and self.out.suffix.lower() == ".svg" else None
 
 
 def positions(
-    model: str,
-    out: Path,
+    model: str | LoadedModel,
+    out: Path | None,
     *,
     cell: tuple[int, int] | None = None,
-    before: str | None = None,
+    before: str | LoadedModel | None = None,
     architecture: str | None = None,
 ) -> PositionsResult:
     """Draw the cosine similarity of a model's position embeddings, and say whether position was learned.
 
     Args:
-        model: a model reference; with ``architecture``, a weights file.
-        out: the figure, .png or .svg.
+        model: a model reference; with ``architecture``, a weights file; or a model that is loaded.
+        out: the figure, .png or .svg; None draws none.
         cell: row and column, from 0 or from the end with -1, of the one patch whose map is drawn; None
             draws the maps of all.
-        before: a second model reference, from before some training: both are drawn on one scale, and the difference.
+        before: a second model, from before some training: both are drawn on one scale, and the difference.
         architecture: the timm name of the model whose weights a file holds, be it ``model``, ``before`` or both.
 
     Raises:
@@ -152,34 +152,47 @@ def positions(
             or the two models have different grids.
         VitrineError: the figure's name does not end in .png or .svg.
     """
-    if out.suffix.lower() not in (".png", ".svg"):
+    if out is not None and out.suffix.lower() not in (".png", ".svg"):
         raise VitrineError(
             f"A figure is written as .png or .svg: {out.name} is neither.\nFor example: -o positions.png"
         )
     loaded_model, findings = _assess_model(model, architecture if before is None or _is_file(model) else None)
+    name = _text(model)
     cell = None if cell is None else patch_on_grid(cell, findings.rows, findings.columns)
-    result = PositionsResult(model, out, findings, cell, weights=_weights(loaded_model))
-    options: dict[str, Any] = {"cell": cell, "before": before, "architecture": architecture}
+    result = PositionsResult(name, out, findings, cell, weights=_weights(loaded_model))
+    options: dict[str, Any] = {"cell": cell, "before": None, "architecture": architecture}
     if before is not None:
         earlier, findings_before = _assess_model(before, architecture if _is_file(before) else None)
-        _require_same_grid(model, findings, before, findings_before)
+        _require_same_grid(name, findings, _text(before), findings_before)
         weights = (*_weights(earlier), *result.weights)
-        result = replace(result, before=before, findings_before=findings_before, weights=weights)
-        options["before-weights-sha256"] = _sha256(earlier)
-    origin = Provenance(
-        figure="positions",
-        model=model,
-        weights_sha256=_sha256(loaded_model),
-        options=options,
-        command=_command(model, out, cell, before, architecture),
-    )
-    title, metadata = _title(model, before), origin.to_metadata()
-    save_position_figure(findings, out, metadata, title=title, cell=cell, before=result.findings_before)
+        result = replace(result, before=_text(before), findings_before=findings_before, weights=weights)
+        options |= {"before": result.before, "before-weights-sha256": _sha256(earlier)}
+    if out is not None:
+        _draw(result, out, options, architecture, _sha256(loaded_model))
     return result
 
 
-def _assess_model(reference: str, architecture: str | None) -> tuple[LoadedModel, PositionFindings]:
-    loaded_model = load_for_inference(reference, architecture)
+def _draw(
+    result: PositionsResult, out: Path, options: dict[str, Any], architecture: str | None, weights_sha256: str
+) -> None:
+    """Write the figure with its origin."""
+    origin = Provenance(
+        figure="positions",
+        model=result.model,
+        weights_sha256=weights_sha256,
+        options=options,
+        command=_command(result.model, out, result.cell, result.before, architecture),
+    )
+    title, metadata = _title(result.model, result.before), origin.to_metadata()
+    save_position_figure(result.findings, out, metadata, title=title, cell=result.cell, before=result.findings_before)
+
+
+def _text(model: str | LoadedModel) -> str:
+    return model if isinstance(model, str) else model.reference.text
+
+
+def _assess_model(model: str | LoadedModel, architecture: str | None) -> tuple[LoadedModel, PositionFindings]:
+    loaded_model = load_for_inference(model, architecture) if isinstance(model, str) else model
     table = position_embeddings(loaded_model.module)
     notes = (*loaded_model.notes, *table.notes)
     return loaded_model, assess_positions(table.embeddings_RCD, is_fixed_sine=table.is_fixed_sine, notes=notes)
@@ -189,8 +202,8 @@ def _weights(loaded_model: LoadedModel) -> tuple[str, ...]:
     return () if loaded_model.weights is None else weights_notes(loaded_model.weights, loaded_model.reference.folder)
 
 
-def _is_file(reference: str) -> bool:
-    return Path(reference).expanduser().is_file()
+def _is_file(model: str | LoadedModel) -> bool:
+    return isinstance(model, str) and Path(model).expanduser().is_file()
 
 
 def _require_same_grid(model: str, after: PositionFindings, earlier: str, before: PositionFindings) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,7 @@ from vitrine.attribution.method_options import refuse_options
 from vitrine.attribution.methods import Method
 from vitrine.attribution.patch_hiding import HidingTest
 from vitrine.classify.model import Classifier, open_classifier
-from vitrine.data.image_folder import require_pictures
+from vitrine.data.picture_inputs import PictureInput, path_in, picture_input
 from vitrine.data.samples import Sample, random_subset
 from vitrine.errors import UsageError
 from vitrine.explain.explainer import ExplainedBatch, ExplainedPicture, Explainer
@@ -145,6 +145,49 @@ class MapRecord:
         ]
 
 
+class PictureMap(Protocol):
+    """One picture's map, whether its figure was written (:class:`MapRecord`) or can be drawn (``Explanation``)."""
+
+    @property
+    def name(self) -> str:
+        """Of the picture."""
+
+    @property
+    def figure(self) -> Path | None:
+        """Its file; None where none was written."""
+
+    @property
+    def predicted(self) -> str:
+        """The likeliest class."""
+
+    @property
+    def probability(self) -> float:
+        """Of it, 0 to 1."""
+
+    @property
+    def target(self) -> str | None:
+        """The class that the map is for; None where the method explains no class."""
+
+    @property
+    def true(self) -> str | None:
+        """The true label where the picture's folder or file name gives it; else None."""
+
+    @property
+    def scores_RC(self) -> Floats:  # noqa: N802  the letters are its axes
+        """float32 (R, C), as the method gives them."""
+
+    @property
+    def verdict(self) -> HidingTest | None:
+        """Whether the answer depends on the patches that the map marks; None where it was not checked."""
+
+    @property
+    def is_wrong(self) -> bool | None:
+        """Whether the answer is wrong; None where the truth is not known."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, the map included."""
+
+
 _COLUMNS = ("filename", "figure", "label", "probability", "true", "target", "prefix_share", "verdict", "reason")
 
 
@@ -158,9 +201,9 @@ class ExplainResult:
     """What ``vitrine explain`` made.
 
     Attributes:
-        out: its folder.
-        pictures: with their figures.
-        table: maps.csv.
+        out: its folder; None where nothing was written.
+        pictures: with their figures, or in Python with maps that can be drawn.
+        table: maps.csv; None where nothing was written.
         sheets: the contact sheets.
         unreadable: (name, reason) of pictures that cannot be read.
         unwritten: (name, reason) of pictures whose figure cannot be written.
@@ -169,9 +212,9 @@ class ExplainResult:
         notes: sentences on the weights.
     """
 
-    out: Path
-    pictures: tuple[MapRecord, ...]
-    table: Path
+    out: Path | None
+    pictures: tuple[PictureMap, ...]
+    table: Path | None
     sheets: tuple[Path, ...]
     unreadable: tuple[Unreadable, ...]
     unwritten: tuple[Unreadable, ...]
@@ -192,8 +235,8 @@ class ExplainResult:
 
 @writes_folder("explain")
 def explain(
-    model: str,
-    images: Path,
+    model: str | Classifier,
+    images: Path | PictureInput,
     out: Path,
     settings: ExplainSettings,
     *,
@@ -209,8 +252,8 @@ def explain(
     All figures of a call share one scale, found on the first ``batch_size`` pictures.
 
     Args:
-        model: a model reference with a head of its own.
-        images: a folder, searched with its sub-folders, or one picture.
+        model: a model reference with a head of its own, or an open classifier.
+        images: a folder, searched with its sub-folders, or one picture; or pictures that were given in Python.
         out: the folder of figures; a picture's sub-folder and stem are kept.
         settings: what is made.
         limit: pictures at most; with more, a choice drawn with the settings' seed. None takes all.
@@ -224,13 +267,14 @@ def explain(
         DataError: no pictures, or none that can be read.
         ModelError: the model cannot be used, or lacks what was asked for.
     """
-    pictures = require_pictures(images)
-    samples = random_subset(pictures.samples, limit, settings.seed)
+    pictures = images if isinstance(images, PictureInput) else picture_input(images)
+    samples = random_subset(tuple(pictures.samples), limit, settings.seed)
     classifier = open_classifier(model, precision, architecture, names=names)
     explainer = Explainer(classifier, settings.method, settings.target)
     figures = figure_names([sample.name for sample in samples], settings.kind, SHEETS)
     remove_unfinished(*{(out / figure).parent for figure in figures.values()})
-    writer = MapWriter(MapProvenance(model, classifier, settings, architecture, names), images, out, figures)
+    provenance = MapProvenance(classifier.reference, classifier, settings, architecture, names)
+    writer = MapWriter(provenance, pictures.path, out, figures)
     for batch in explainer.run(samples, batch_size, check=settings.check, seed=settings.seed):
         writer.write(batch)
         progress(writer.done, len(samples))
@@ -300,7 +344,7 @@ class MapWriter:
 
     Args:
         provenance: of the figures; it has the model and the settings.
-        images: the folder, or the one picture, that was given.
+        images: the folder, or the one picture, that was given; None of pictures in memory.
         out: the folder of figures.
         figures: the path of each picture's figure from ``out`` on, by the picture's name.
         is_folder: whether a picture's path is ``images`` and its name; None looks.
@@ -315,7 +359,7 @@ class MapWriter:
     def __init__(
         self,
         provenance: MapProvenance,
-        images: Path,
+        images: Path | None,
         out: Path,
         figures: Mapping[str, str],
         *,
@@ -324,7 +368,7 @@ class MapWriter:
     ) -> None:
         self.provenance, self.images, self.out, self.figures = provenance, images, out, figures
         self.classifier, self.settings = provenance.classifier, provenance.settings
-        self.is_folder = images.is_dir() if is_folder is None else is_folder
+        self.is_folder = images is not None and images.is_dir() if is_folder is None else is_folder
         self.draw_sheets = draw_sheets
         self.records: list[MapRecord] = []
         self.unreadable: list[Unreadable] = []
@@ -399,7 +443,10 @@ class MapWriter:
 
     def _true_label(self, sample: Sample) -> str | None:
         """A single picture's folder may say it, although the picture's name here is without it."""
-        name = sample.name if self.is_folder else str(self.images.absolute())
+        path = path_in(self.images, sample, self.is_folder)
+        if path is None:
+            return None
+        name = sample.name if self.is_folder else str(path.absolute())
         return true_label_from_name(name, self.classifier.labels, self.classifier.numbers)
 
     def _record(self, picture: ExplainedPicture, true: str | None) -> MapRecord:
@@ -417,7 +464,7 @@ class MapWriter:
 
     def _provenance(self, picture: ExplainedPicture) -> Provenance:
         name = picture.sample.name
-        path = self.images / name if self.is_folder else self.images
+        path = path_in(self.images, picture.sample, self.is_folder) or name
         folder = (self.out / self.figures[name]).parent
         sha256 = hashlib.sha256(picture.sample.picture.read_bytes()).hexdigest()
         return self.provenance.of(str(path), str(folder), self._scale_end, sha256=sha256, target=picture.target)
@@ -477,7 +524,8 @@ class MapWriter:
 
     def _write_sheet(self) -> None:
         assert self._scale is not None
-        provenance = self.provenance.of(str(self.images), str(self.out), self._scale_end, target=self.settings.target)
+        images = str(self.images or count_of(len(self.figures), "picture"))
+        provenance = self.provenance.of(images, str(self.out), self._scale_end, target=self.settings.target)
         self._sheets.append(
             save_contact_sheet(
                 self._sheet,

@@ -1,0 +1,212 @@
+"""The function caption."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, get_args
+
+from vitrine.api.options import (
+    PathLike,
+    as_path,
+    bulk_settings,
+    csv_cells,
+    optional_path,
+    path_for_ray,
+    require_local,
+    text_for_ray,
+)
+from vitrine.api.progress import reading_progress, say_notes, say_unreadable, say_unwritten
+from vitrine.errors import UsageError
+from vitrine.messages import quiet_messages
+
+if TYPE_CHECKING:
+    from vitrine.api.load import ModelLike
+    from vitrine.bulk.run import BulkResult, BulkSettings
+    from vitrine.caption.run import CaptionResult, CaptionSettings
+
+
+def caption(
+    model: ModelLike,
+    images: Any,
+    out: PathLike | None = None,
+    *,
+    arch: str | None = None,
+    vocab: PathLike | None = None,
+    beams: int = 1,
+    length_normalisation: float = 1.0,
+    no_repeat: int = 0,
+    sample: bool = False,
+    temperature: float = 1.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    max_pieces: int | None = None,
+    layer: int = -1,
+    heads: str | int = "mean",
+    join: str = "mean",
+    limit: int | None = None,
+    format: str = "png",  # noqa: A002  the command line's word
+    batch_size: int = 8,
+    precision: str = "fp32",
+    engine: str = "local",
+    ray_address: str | None = None,
+    workers: int | None = None,
+    part_size: int | None = None,
+    resume: bool = False,
+    csv_safe: bool = False,
+    quiet: bool = False,
+) -> CaptionResult | BulkResult:
+    """Caption pictures, with one attention map for every word, into a folder or in memory.
+
+    Args:
+        model: the reference of a captioner (a run, ``catr/v3``, a BLIP, GIT or encoder-decoder model of transformers),
+            or what :func:`vitrine.load` opened.
+        images: pictures, as :func:`vitrine.predict` takes them.
+        out: the folder for figures and captions.csv; None keeps captions in memory, as the result's ``captions``.
+        arch: catr, where ``model`` is a weights file.
+        vocab: of the published captioner, its vocab.txt.
+        beams: of beam search; 1 is greedy.
+        length_normalisation: of beam search: 0 prefers short captions, 1 compares means.
+        no_repeat: no run of so many word pieces comes twice; 0 allows all.
+        sample: draw words instead of taking the likeliest.
+        temperature: of sampling.
+        top_k: of sampling: only the K likeliest; 0 is all.
+        top_p: of sampling: only the likeliest that make up P.
+        seed: of sampling and of the choice of pictures.
+        max_pieces: cut a caption after so many word pieces; None is as many as the captioner can.
+        layer: of the decoder, from 0 or from the end with -1.
+        heads: mean, max, or a head's number from 0.
+        join: how the maps of a word's pieces become one: mean, first or max.
+        limit: pictures at most, drawn with ``seed``; None is all.
+        format: png or svg, of the figures.
+        batch_size: pictures at a time.
+        precision: fp32, or bf16, which computes the image side in bf16; a model that is open keeps its own.
+        engine: local, or ray: several processes, on this machine or a cluster, part by part.
+        ray_address: of the engine ray: a cluster; None is this machine.
+        workers: of the engine ray: processes with a model each.
+        part_size: of the engine ray: pictures that are finished, or lost in an interruption, together.
+        resume: of the engine ray: continue a job that was interrupted.
+        csv_safe: write an apostrophe before cells that a spreadsheet would compute.
+        quiet: show no progress and say nothing.
+
+    Raises:
+        DataError: no pictures, or none that can be read.
+        ModelError, WeightsUnavailableError: the captioner cannot be opened.
+        UsageError: options that do not go together.
+
+    Example:
+        >>> result = vitrine.caption("runs/captioner", "photos/test/0/0000.png", quiet=True)
+        >>> len(result.captions)
+        1
+    """
+    require_choices(join, format, precision, heads)
+    if sample and beams > 1:
+        raise UsageError("--sample and --beams do not go together: give one of them.")
+    bulk = bulk_settings(engine, ray_address, workers, part_size, resume)
+    require_local(resume, bulk)
+    settings = _settings(
+        beams=beams,
+        length_normalisation=length_normalisation,
+        no_repeat_ngram=no_repeat,
+        sampled=sample,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        seed=seed,
+        max_pieces=max_pieces,
+        layer=layer,
+        heads=heads,
+        join=join,
+        precision=precision,
+        kind=format,
+    )
+    with quiet_messages(quiet), csv_cells(csv_safe):
+        if bulk is not None:
+            job = (text_for_ray(model), arch, optional_path(vocab), batch_size)
+            return _caption_in_bulk(job, images, out, settings, bulk, limit)
+        result = _caption_here(model, images, out, settings, limit, batch_size, arch, optional_path(vocab))
+        say_notes(result.notes)
+        say_unreadable(result.unreadable)
+        say_unwritten(result.unwritten)
+        return result
+
+
+def _settings(**fields: Any) -> CaptionSettings:
+    from vitrine.caption.run import CaptionSettings
+
+    return CaptionSettings(**fields)
+
+
+def _caption_here(
+    model: Any,
+    images: Any,
+    out: PathLike | None,
+    settings: CaptionSettings,
+    limit: int | None,
+    batch_size: int,
+    arch: str | None,
+    vocab: Any,
+) -> CaptionResult:
+    from dataclasses import replace
+
+    from vitrine.api.load import open_once
+    from vitrine.caption.model import Captioner
+    from vitrine.caption.picture_caption import caption_in_memory
+    from vitrine.caption.run import caption_pictures
+    from vitrine.classify.model import Classifier
+    from vitrine.data.picture_inputs import picture_input
+
+    captioner, pictures = open_once(model), picture_input(images)
+    if isinstance(captioner, Classifier):
+        raise UsageError(f"{captioner.reference} is a classifier, which has no words: use vitrine.predict or explain.")
+    if isinstance(captioner, Captioner):
+        settings = replace(settings, precision=captioner.precision)
+    with reading_progress("Captioning") as progress, reading_progress("Downloading") as download:
+        options: dict[str, Any] = {
+            "architecture": arch,
+            "vocabulary": vocab,
+            "limit": limit,
+            "batch_size": batch_size,
+            "progress": progress,
+            "download": download,
+        }
+        if out is None:
+            return caption_in_memory(captioner, pictures, settings, **options)
+        return caption_pictures(captioner, pictures, as_path(out), settings, **options)
+
+
+def _caption_in_bulk(
+    job: tuple[str, str | None, Any, int],
+    images: Any,
+    out: PathLike | None,
+    settings: CaptionSettings,
+    bulk: BulkSettings,
+    limit: int | None,
+) -> BulkResult:
+    from vitrine.bulk.jobs import CaptionJob
+    from vitrine.bulk.run import caption_in_bulk
+
+    pictures, folder = path_for_ray(images, "images"), path_for_ray(out, "out")
+    with reading_progress("Captioning") as progress:
+        outcome = caption_in_bulk(CaptionJob(*job, pictures, True, folder, settings), bulk, limit, progress)
+    say_notes(outcome.notes)
+    say_unreadable(outcome.unreadable, outcome.unreadable_count, outcome.unreadable_table)
+    return outcome
+
+
+def require_choices(join: str, kind: str, precision: str, heads: str | int) -> None:
+    """Refuse a value that its option does not have.
+
+    Raises:
+        UsageError: it names the option, the value, and what is possible.
+    """
+    from vitrine.caption.word_maps import Join
+
+    for option, value, choices in (
+        ("--join", join, get_args(Join)),
+        ("--format", kind, ("png", "svg")),
+        ("--precision", precision, ("fp32", "bf16")),
+    ):
+        if value not in choices:
+            raise UsageError(f"{option} {value} cannot be used: expected {', '.join(choices)}.")
+    if isinstance(heads, str) and not heads.isdecimal() and heads not in ("mean", "max"):
+        raise UsageError(f"--heads {heads} cannot be used: expected mean, max or a number.")

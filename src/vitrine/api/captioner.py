@@ -1,0 +1,91 @@
+"""A captioner that was opened once, and is asked about pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NoReturn, overload
+
+from vitrine.api.model import OnePicture, one_or_many
+from vitrine.caption.model import Captioner
+from vitrine.caption.picture_caption import Caption, describe_pictures
+from vitrine.caption.run import CaptionProvenance, CaptionSettings
+from vitrine.data.picture_inputs import picture_input
+from vitrine.errors import DataError, ModelError
+
+BATCH_SIZE = 8
+"""Pictures that are captioned at a time, where nothing else is said."""
+
+
+class CaptionerModel:
+    """A captioner that :func:`vitrine.load` opened."""
+
+    def __init__(self, captioner: Captioner, architecture: str | None = None) -> None:
+        self.captioner = captioner
+        self._flags = ["--arch", architecture] if architecture else []
+
+    @property
+    def reference(self) -> str:
+        """What it was opened by."""
+        return self.captioner.reference
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Which files the weights and word pieces came from."""
+        return self.captioner.notes
+
+    @overload
+    def caption(self, pictures: OnePicture, *, batch_size: int = BATCH_SIZE, **how: Any) -> Caption: ...
+    @overload
+    def caption(
+        self, pictures: list[Any] | tuple[Any, ...], *, batch_size: int = BATCH_SIZE, **how: Any
+    ) -> list[Caption]: ...
+    @overload
+    def caption(self, pictures: Iterable[Any], *, batch_size: int = BATCH_SIZE, **how: Any) -> Iterator[Caption]: ...
+    def caption(
+        self, pictures: Any, *, batch_size: int = BATCH_SIZE, **how: Any
+    ) -> Caption | list[Caption] | Iterator[Caption]:
+        """Caption one picture or several, with a map for every word.
+
+        Args:
+            pictures: one picture (a path, bytes, a PIL image, a NumPy array (H, W, 3), a torch tensor (C, H, W)): the
+                answer is one caption; a list of these: a list of captions; a generator, a ``datasets`` split or a
+                DataLoader: captions one by one, in constant memory.
+            batch_size: pictures that are captioned at a time.
+            how: ``beams``, ``max_pieces``, ``layer``, ``heads``, ``join`` and the other fields of
+                :class:`vitrine.caption.run.CaptionSettings`.
+
+        Raises:
+            DataError, PictureError: a picture cannot be used.
+            ModelError: the captioner has no such layer or head.
+
+        Example:
+            >>> caption = vitrine.load("runs/captioner").caption("photos/test/0/0000.png")
+            >>> len(caption.words) == len(caption.text.split())
+            True
+        """
+        given = picture_input(pictures)
+        if given.path is not None and not given.is_one:
+            raise DataError(f"{given.path} is a folder: give one picture, or use vitrine.caption(model, folder, OUT).")
+        settings = CaptionSettings(**{"precision": self.captioner.precision, **how})
+        provenance = CaptionProvenance(self.reference, self.captioner, settings, self._flags)
+        return one_or_many(given, describe_pictures(given.samples, provenance, given.path, batch_size))  # type: ignore[no-any-return]
+
+    def predict(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: a captioner has no classes.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError(f"{self.reference} is a captioner, which has no classes: use .caption(PICTURE).")
+
+    def explain(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: a captioner has a map for every word instead.
+
+        Raises:
+            ModelError: always.
+        """
+        raise ModelError(f"{self.reference} is a captioner: .caption(PICTURE).words have a map each.")
+
+    def __repr__(self) -> str:
+        words = f"{self.captioner.vocabulary.size:,} word pieces"
+        return f"<vitrine captioner {self.reference}: {words}, {self.captioner.precision}>"

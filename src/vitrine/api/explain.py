@@ -1,0 +1,300 @@
+"""The functions that see inside a model: explain, score and positions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from vitrine.api.options import (
+    PathLike,
+    as_path,
+    bulk_settings,
+    csv_cells,
+    data_reference,
+    optional_path,
+    path_for_ray,
+    require_local,
+    text_for_ray,
+)
+from vitrine.api.progress import reading_progress, say_notes, say_unreadable, say_unwritten
+from vitrine.errors import UsageError
+from vitrine.messages import quiet_messages
+
+if TYPE_CHECKING:
+    from vitrine.api.load import ModelLike
+    from vitrine.attribution.methods import Method
+    from vitrine.bulk.run import BulkResult
+    from vitrine.explain.positions import PositionsResult
+    from vitrine.explain.run import ExplainResult, ExplainSettings
+    from vitrine.explain.score import MethodScores
+
+
+def explain(
+    model: ModelLike,
+    images: Any,
+    out: PathLike | None = None,
+    *,
+    method: str = "attention",
+    layer: int = -1,
+    heads: str | int = "mean",
+    query: str | tuple[int, int] = "auto",
+    target: str | int | None = None,
+    window: int = 0,
+    matrix: bool = False,
+    check: bool = False,
+    limit: int | None = None,
+    stretch: bool = False,
+    scale: float = 0.0,
+    patches: bool = False,
+    format: str = "png",  # noqa: A002  the command line's word
+    seed: int = 0,
+    batch_size: int = 16,
+    precision: str = "auto",
+    arch: str | None = None,
+    names: PathLike | None = None,
+    engine: str = "local",
+    ray_address: str | None = None,
+    workers: int | None = None,
+    part_size: int | None = None,
+    resume: bool = False,
+    csv_safe: bool = False,
+    normalised: bool = False,
+    quiet: bool = False,
+) -> ExplainResult | BulkResult:
+    """Draw what a model looks at on each picture, into a folder or in memory.
+
+    Args:
+        model: a model reference, what :func:`vitrine.load` opened, or a module in memory.
+        images: pictures, as :func:`vitrine.predict` takes them.
+        out: the folder for figures, contact sheets and maps.csv; None keeps maps in memory, as the result's
+            ``pictures``, which draw themselves.
+        method: attention, rollout, relevance, gradcam or occlusion.
+        layer: of attention and gradcam: from 0, or from the end with -1.
+        heads: of attention: mean, max, min, a number from 0, or each (with ``out``: a panel a head, too).
+        query: of attention: who looks: auto, class, distillation, pool, or a patch as (row, column) from 0.
+        target: the class that the maps are for, by its label or its number; None is the predicted one.
+        window: of occlusion: patches a side of what is covered; 0 chooses.
+        matrix: with ``out``: also draw the layer's whole attention, head by head.
+        check: test whether the answer depends on the patches that each map marks.
+        limit: pictures at most, drawn with ``seed``; None is all.
+        stretch: stretch each map to its own minimum and maximum; figures say so.
+        scale: where the colours end; 0 finds it on the first ``batch_size`` pictures, or on each map in memory.
+        patches: draw patches as they are, not smoothed.
+        format: png or svg, of the figures.
+        seed: of the checks and the choice of pictures.
+        batch_size: pictures at a time.
+        precision: fp32, bf16, or auto: bf16 where the hardware has it and the model is wide enough.
+        arch: the timm name of the model, where ``model`` is a weights file.
+        names: a file with names for classes that are bare numbers.
+        engine: local, or ray: several processes, on this machine or a cluster, part by part.
+        ray_address: of the engine ray: a cluster; None is this machine.
+        workers: of the engine ray: processes with a model each.
+        part_size: of the engine ray: pictures that are finished, or lost in an interruption, together.
+        resume: of the engine ray: continue a job that was interrupted.
+        csv_safe: write an apostrophe before cells that a spreadsheet would compute.
+        normalised: pictures are tensors that the model takes as they are.
+        quiet: show no progress and say nothing.
+
+    Raises:
+        DataError: no pictures, or none that can be read.
+        ModelError: the model cannot be used, or lacks what was asked for.
+        UsageError: options that do not go together.
+
+    Example:
+        >>> result = vitrine.explain("vitrine/scenes-tiny", ["photos/test/0/0000.png"], quiet=True)
+        >>> result.pictures[0].map.shape
+        (8, 8)
+        >>> vitrine.explain("runs/first", "photos/test/0", "maps", limit=2, quiet=True).table.name
+        'maps.csv'
+    """
+    if format not in ("png", "svg"):
+        raise UsageError(f"--format {format} cannot be used: expected png or svg.")
+    bulk = bulk_settings(engine, ray_address, workers, part_size, resume)
+    require_local(resume, bulk)
+    settings = _explain_settings(
+        _method(method, layer, heads, query, window),
+        None if target is None else str(target),
+        each_head=heads == "each",
+        matrix=matrix,
+        check=check,
+        stretch=stretch,
+        scale=scale,
+        smooth=not patches,
+        kind=format,
+        seed=seed,
+    )
+    with quiet_messages(quiet), csv_cells(csv_safe), reading_progress("Explaining") as progress:
+        if bulk is not None:
+            from vitrine.bulk.jobs import ExplainJob
+            from vitrine.bulk.run import explain_in_bulk
+
+            name_file = None if names is None else str(optional_path(names))
+            pictures, folder = path_for_ray(images, "images"), path_for_ray(out, "out")
+            job = ExplainJob(
+                text_for_ray(model), arch, precision, batch_size, pictures, True, folder, settings, name_file
+            )
+            outcome = explain_in_bulk(job, bulk, limit, progress)
+            say_notes(outcome.notes)
+            say_unreadable(outcome.unreadable, outcome.unreadable_count, outcome.unreadable_table)
+            return outcome
+        from vitrine.api.load import classifier_and_pictures
+        from vitrine.explain.explanation import explain_in_memory
+        from vitrine.explain.run import explain as run_explain
+
+        classifier, given = classifier_and_pictures(model, images, normalised, precision, arch, names)
+        options: dict[str, Any] = {
+            "limit": limit,
+            "batch_size": batch_size,
+            "precision": precision,
+            "architecture": arch,
+            "names": optional_path(names),
+            "progress": progress,
+        }
+        if out is None:
+            result = explain_in_memory(classifier, given, settings, **options)
+        else:
+            result = run_explain(classifier, given, as_path(out), settings, **options)
+        say_notes(result.notes)
+        say_unreadable(result.unreadable)
+        say_unwritten(result.unwritten)
+        return result
+
+
+def _explain_settings(method: Method, target: str | None, **fields: Any) -> ExplainSettings:
+    """What is made of each picture; imported when it is needed."""
+    from vitrine.explain.run import ExplainSettings
+
+    return ExplainSettings(method, target, **fields)
+
+
+def _method(name: str, layer: int, heads: str | int, query: str | tuple[int, int], window: int) -> Method:
+    """The method that is drawn; it refuses options that it does not have."""
+    from vitrine.attribution.methods import Method
+
+    return Method(name, layer, "mean" if heads == "each" else heads, query, window)
+
+
+def score(
+    model: ModelLike,
+    data: PathLike,
+    out: PathLike | None = None,
+    *,
+    method: str | Sequence[str] = (),
+    layers: bool = False,
+    split: str | None = None,
+    masks: PathLike | None = None,
+    category: str | None = None,
+    limit: int | None = None,
+    curves: int = 100,
+    seed: int = 0,
+    batch_size: int = 16,
+    precision: str = "auto",
+    arch: str | None = None,
+    names: PathLike | None = None,
+    encoding: str | None = None,
+    csv_safe: bool = False,
+    quiet: bool = False,
+) -> MethodScores:
+    """Score and rank attribution methods, and controls, on some data: what ``vitrine explain --score DATA`` does.
+
+    Args:
+        model: a model reference, what :func:`vitrine.load` opened, or a module in memory.
+        data: as :func:`vitrine.check` takes them, or a folder of pictures; labels are not needed.
+        out: a folder for methods.csv, scores.json and a figure; None writes nothing.
+        method: one method or several; none is all of them.
+        layers: also every other layer's attention.
+        split: train, validation or test; None is test where there is one.
+        masks: a folder of masks, or COCO instances; None is ``masks/`` beside the data.
+        category: of COCO instances: the category whose instances are inside.
+        limit: pictures at most, drawn with ``seed``; None is 100.
+        curves: pictures whose insertion and deletion are measured.
+        seed: of the choice of pictures and the random control.
+        batch_size: pictures at a time.
+        precision: fp32, bf16, or auto: bf16 where the hardware has it and the model is wide enough.
+        arch: the timm name of the model, where ``model`` is a weights file.
+        names: a file with names for classes that are bare numbers.
+        encoding: of a table in the data, where it is neither UTF-8 nor UTF-16.
+        csv_safe: write an apostrophe before cells that a spreadsheet would compute.
+        quiet: show no progress and say nothing.
+
+    Raises:
+        DataError, ModelError: the input cannot be used.
+
+    Example:
+        >>> methods = ["attention", "rollout"]
+        >>> scores = vitrine.score("runs/first", "photos", method=methods, limit=4, curves=2, quiet=True)
+        >>> sorted(scores.verdicts)
+        ['attention', 'rollout']
+    """
+    from contextlib import nullcontext
+
+    from vitrine.api.load import open_once
+    from vitrine.classify.model import open_classifier
+    from vitrine.explain.score import ScoreSettings, score_methods, write_scores
+    from vitrine.io.output_lock import lock_folder
+
+    methods = (method,) if isinstance(method, str) else tuple(dict.fromkeys(method))
+    plan = ScoreSettings(
+        methods or ScoreSettings().methods,
+        layers,
+        split,
+        optional_path(masks),
+        category,
+        limit or 100,
+        curves,
+        batch_size,
+        seed,
+    )
+    folder = optional_path(out)
+    with (
+        quiet_messages(quiet),
+        csv_cells(csv_safe),
+        nullcontext() if folder is None else lock_folder(folder, "explain"),
+    ):
+        classifier = open_classifier(open_once(model), precision, arch, names=optional_path(names))  # type: ignore[arg-type]
+        say_notes(classifier.notes)
+        with reading_progress("Scoring") as progress:
+            reference = data_reference(data, encoding)
+            result = score_methods(classifier, classifier.reference, reference, plan, progress)
+        if folder is not None:
+            opening = {"--arch": arch, "--names": names}
+            words = [word for flag, value in opening.items() if value is not None for word in (flag, str(value))]
+            write_scores(result, folder, words)
+        return result
+
+
+def positions(
+    model: ModelLike,
+    out: PathLike | None = None,
+    *,
+    cell: tuple[int, int] | None = None,
+    before: ModelLike | None = None,
+    arch: str | None = None,
+    quiet: bool = False,
+) -> PositionsResult:
+    """Measure how alike the position embeddings are, and whether position was learned; draw it.
+
+    Args:
+        model: a model reference, what :func:`vitrine.load` opened, or a module in memory.
+        out: the figure to write, .png or .svg; None writes nothing.
+        cell: row and column of one patch that is drawn large, as ``--cell`` counts them.
+        before: another model to compare with: both on one scale, and the difference.
+        arch: the timm name of the model, where ``model`` or ``before`` is a weights file.
+        quiet: say nothing.
+
+    Raises:
+        ModelError: a model has no such embeddings, the cell lies outside of the grid, or two models differ in it.
+
+    Example:
+        >>> result = vitrine.positions("vitrine/scenes-tiny", "positions.png")
+        >>> result.out.name, result.sentence != ""
+        ('positions.png', True)
+    """
+    from vitrine.api.load import loaded_once
+    from vitrine.explain.positions import positions as run_positions
+
+    with quiet_messages(quiet):
+        earlier = None if before is None else loaded_once(before)
+        result = run_positions(loaded_once(model), optional_path(out), cell=cell, before=earlier, architecture=arch)
+        say_notes(result.weights)
+        return result

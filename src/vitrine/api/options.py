@@ -1,0 +1,114 @@
+"""What arguments of several verbs have in common: paths, data with an encoding, the engine of bulk work, safe CSV."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vitrine.errors import UsageError
+
+if TYPE_CHECKING:
+    from vitrine.bulk.run import BulkSettings
+
+PathLike = str | os.PathLike[str]
+
+
+def as_path(path: PathLike) -> Path:
+    """A path as vitrine opens it: ``~`` is the home folder."""
+    return Path(path).expanduser()
+
+
+def optional_path(path: PathLike | None) -> Path | None:
+    """As :func:`as_path`; None stays None."""
+    return None if path is None else as_path(path)
+
+
+def data_reference(data: PathLike, encoding: str | None = None) -> str:
+    """A reference to data with the encoding of its table."""
+    from vitrine.data.reference_options import with_option
+
+    return with_option(os.fspath(data), "encoding", encoding)
+
+
+def optional_reference(data: PathLike | None, encoding: str | None) -> str | None:
+    """As :func:`data_reference`, of data that need not be named.
+
+    Raises:
+        UsageError: an encoding without data.
+    """
+    if data is None and encoding is not None:
+        raise UsageError("--encoding is of DATA: give both, or leave it out; a run remembers that of its own data.")
+    return None if data is None else data_reference(data, encoding)
+
+
+def bulk_settings(
+    engine: str, address: str | None, workers: int | None, part_size: int | None, resume: bool
+) -> BulkSettings | None:
+    """What an engine and its options ask for; None for work in this process.
+
+    Raises:
+        UsageError: no such engine, or an option of the other one.
+    """
+    if engine not in ("local", "ray"):
+        raise UsageError(f"--engine {engine} cannot be used: expected local or ray.")
+    if engine == "local":
+        ray_options = {"--ray-address": address, "--workers": workers, "--part-size": part_size}
+        for option, value in ray_options.items():
+            if value is not None:
+                raise UsageError(f"{option} is of --engine ray: give both, or leave it out.")
+        return None
+    from vitrine.bulk.run import BulkSettings
+
+    usual = BulkSettings()
+    return BulkSettings(part_size or usual.part_size, workers or usual.workers, address, resume)
+
+
+def require_local(resume: bool, settings: BulkSettings | None) -> None:
+    """Refuse to resume where a single process would ignore it."""
+    if resume and settings is None:
+        raise UsageError("--resume is of --engine ray: give both, or leave it out.")
+
+
+def text_for_ray(model: Any) -> str:
+    """The model reference that several processes open.
+
+    Raises:
+        UsageError: a model in memory, which other processes do not have.
+    """
+    if isinstance(model, str | os.PathLike):
+        return os.fspath(model)
+    raise UsageError("With the engine ray every process opens the model: give its reference, such as a run folder.")
+
+
+def path_for_ray(path: Any, name: str) -> Path:
+    """A path that several processes read or write.
+
+    Raises:
+        UsageError: something else, or none.
+    """
+    if isinstance(path, str | os.PathLike):
+        return as_path(path)
+    raise UsageError(f"With the engine ray, {name} is a path that every process can open; got {type(path).__name__}.")
+
+
+@contextmanager
+def csv_cells(safe: bool) -> Iterator[None]:
+    """Inside the block, tables have an apostrophe before cells that a spreadsheet would compute, where ``safe``.
+
+    Processes that are started see it too.
+    """
+    from vitrine.io.resumable_csv import CSV_SAFE
+
+    before = os.environ.get(CSV_SAFE)
+    if safe:
+        os.environ[CSV_SAFE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(CSV_SAFE, None)
+        else:
+            os.environ[CSV_SAFE] = before

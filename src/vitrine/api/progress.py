@@ -1,0 +1,216 @@
+"""Progress of long work: bars on a terminal and in notebooks, and lines of trainings, unless it shall be quiet."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from vitrine import messages
+from vitrine.printable import printable_line
+from vitrine.results import count_of
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from vitrine.train.events import EpochRow, Event, Plan
+
+
+def say_notes(sentences: Iterable[str]) -> None:
+    """What has to be known of files and decisions."""
+    for sentence in sentences:
+        messages.say(sentence)
+
+
+def say_unreadable(some: Sequence[tuple[str, str]], count: int = 0, table: object = None) -> None:
+    """The first unreadable pictures with their reasons, and where all are listed if there is a table."""
+    for name, reason in some[:10]:
+        messages.say(f"not readable: {printable_line(name)}: {printable_line(reason)}")
+    if count:
+        messages.say(f"{count_of(count, 'picture')} could not be read; all are in {table}.")
+
+
+def say_unwritten(some: Sequence[tuple[str, str]]) -> None:
+    """The first pictures whose figure could not be written with their reasons, and how many there are."""
+    for name, reason in some[:10]:
+        messages.say(f"no figure: {printable_line(name)}: {printable_line(reason)}")
+    if some:
+        messages.say(f"{count_of(len(some), 'figure')} could not be written.")
+
+
+def is_first_process() -> bool:
+    """Of several processes that a launcher started, the first one tells."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _progress() -> Progress:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not (console.is_terminal and messages.shows_progress()),
+    )
+
+
+@contextmanager
+def reading_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar over ``(done, total)``; total 0 means not known."""
+    with _progress() as progress:
+        task = progress.add_task(what, total=None, note="")
+        yield lambda done, total: progress.update(task, completed=done, total=total or None)
+
+
+@contextmanager
+def named_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each kind of work, over ``(what, done, total)``."""
+    with _progress() as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=None, note="")
+            progress.update(tasks[what], completed=done, total=total or None)
+
+        yield report
+
+
+@contextmanager
+def training_progress() -> Iterator[Callable[[Event], None]]:
+    """A bar over optimizer steps with pictures/s, and one line an epoch."""
+    with _progress() as progress:
+        yield _TrainingLines(progress)
+
+
+class _TrainingLines:
+    """Shows a training's events. A line is printed for the plan and for every epoch, terminal or not."""
+
+    def __init__(self, progress: Progress, indent: str = "") -> None:
+        self.progress, self.indent = progress, indent
+        self.task: Any = None
+        self.plan: Plan | None = None
+        self.pictures, self.since = 0, time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        from vitrine.train.events import EpochRow, Note, Plan, ProgressUpdate
+        from vitrine.train.loop import StepDone
+
+        match event:
+            case ProgressUpdate():
+                self._bar(event.what, event.done, event.total)
+            case Plan():
+                self._begin(event)
+            case StepDone():
+                self.pictures += event.pictures
+                rate = self.pictures / max(1e-9, time.monotonic() - self.since)
+                self._bar(f"Epoch {event.epoch + 1}", event.step, None, f"loss {event.loss:.3f}  {rate:.0f} pictures/s")
+            case Note():
+                self._line(event.text)
+            case EpochRow():
+                self._epoch(event)
+
+    def _bar(self, what: str, done: int, total: int | None, note: str = "") -> None:
+        if self.task is None:
+            self.task = self.progress.add_task(what, total=total, note=note)
+        if total:
+            self.progress.update(self.task, total=total)
+        self.progress.update(self.task, description=printable_line(what), completed=done, note=note)
+
+    def _begin(self, plan: Plan) -> None:
+        self.plan = plan
+        if self.task is not None:
+            self.progress.remove_task(self.task)
+            self.task = None
+        self._bar("Training", plan.first_step, plan.steps_per_epoch * plan.epochs)
+        self.pictures, self.since = 0, time.monotonic()
+        share = "" if plan.trainable == plan.parameters else f", {plan.trainable:,} of them trained"
+        together = "" if plan.processes == 1 else f" in {plan.processes} processes, which share each batch"
+        classes = f"{plan.classes} classes; " if plan.classes else ""
+        self._line(
+            f"{plan.train_pictures:,} training and {plan.validation_pictures:,} validation pictures; {classes}"
+            f"{plan.parameters:,} parameters{share}; {plan.device}{together}, {plan.precision}."
+        )
+        for note in plan.notes:
+            self._line(note)
+        if plan.choices:
+            self._line("Chosen by rule (choices.json in the run; --set key=value wins):")
+        for choice in plan.choices:
+            self._line(f"  {choice}")
+        for entry in plan.quarantine[:5]:
+            self._line(f"set aside: {entry}")
+        if plan.quarantine:
+            self._line(f"{len(plan.quarantine)} unreadable pictures are set aside and listed in data.json.")
+        if plan.first_step:
+            self._line(f"Continuing after step {plan.first_step:,}.")
+
+    def _epoch(self, row: Any) -> None:
+        assert self.plan is not None
+        width = len(str(self.plan.epochs))
+        accuracy = "" if row.train_accuracy is None else f" ({100 * row.train_accuracy:.1f} %)"
+        self._line(
+            f"epoch {row.epoch:{width}}/{self.plan.epochs}  train loss {row.train_loss:.4f}{accuracy}  "
+            f"validation loss {row.validation_loss:.4f}  {_validation_score(row)}"
+            f"{'  best' if row.best else ''}"
+        )
+        self.pictures, self.since = 0, time.monotonic()
+
+    def _line(self, text: str) -> None:
+        if self.progress.disable:
+            messages.say(f"{self.indent}{text}")
+        else:
+            line = messages.printable_output(f"{self.indent}{text}")
+            self.progress.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _validation_score(row: EpochRow) -> str:
+    if row.validation_mean_average_precision is None:
+        return f"accuracy {100 * row.validation_accuracy:.2f} %"
+    return f"mean average precision {100 * row.validation_mean_average_precision:.2f} %"
+
+
+@contextmanager
+def demo_progress() -> Iterator[Callable[[str | Event], None]]:
+    """The demo's steps as lines, its trainings as bars."""
+    with _progress() as progress:
+        lines = _TrainingLines(progress, indent="    ")
+
+        def report(event: str | Event) -> None:
+            if isinstance(event, str):
+                if lines.task is not None:
+                    progress.remove_task(lines.task)
+                    lines.task = None
+                lines.indent = ""
+                lines._line(event)
+                lines.indent = "    "
+            else:
+                lines(event)
+
+        yield report
+
+
+def sweep_lines(report: Callable[[Any], None], *, alone: bool) -> Callable[[Any], None]:
+    """A sweep's events as lines; of trainings at the same time only their beginnings and ends."""
+    from vitrine.sweep.run import RunEnded, RunEvent, RunStarted, SweepPlan, duration
+
+    def lines(event: Any) -> None:
+        match event:
+            case SweepPlan():
+                report(event.text())
+            case RunStarted():
+                report(f"[{event.number}/{event.of}] {'Continuing' if event.is_resumed else 'Training'} {event.name}")
+            case RunEvent() if alone:
+                report(event.event)
+            case RunEnded():
+                outcome = "finished" if event.failure is None else f"FAILED: {event.failure.error.splitlines()[0]}"
+                report(f"{event.name}: {outcome} ({duration(event.seconds)})")
+
+    return lines

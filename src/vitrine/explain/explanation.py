@@ -1,0 +1,272 @@
+"""A map of one picture in Python, with its figure and its verdict.
+
+Axes: R grid rows, C grid columns; H, W pixel rows and columns of a photograph.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from vitrine.attribution.patch_hiding import HidingTest
+from vitrine.classify.inference import prepared_batches
+from vitrine.classify.model import Classifier, open_classifier
+from vitrine.classify.picture_prediction import PicturePrediction
+from vitrine.classify.predictions_csv import choose_threshold
+from vitrine.data.picture_inputs import PictureInput, path_in
+from vitrine.data.samples import Sample, random_subset
+from vitrine.errors import UsageError
+from vitrine.explain.explainer import ExplainedPicture, Explainer
+from vitrine.explain.figures.map import MapPicture, Scale, draw_overlay, map_figure, save_map_figure
+from vitrine.explain.run import (
+    ExplainResult,
+    ExplainSettings,
+    MapProvenance,
+    choose_scale,
+    true_label_from_name,
+)
+from vitrine.plotting.style import figure_bytes
+from vitrine.results import Progress, Unreadable, no_progress, none_readable
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """An attribution map of one picture, with its figure and verdict.
+
+    Attributes:
+        prediction: what the model says of the picture.
+        target: the class that the map is for; None where the method is for none.
+        map: float32 (R, C), the method's scores: attention probabilities, relevance, or probability lost.
+        true: the true label where the picture's folder or file name gives it; else None.
+    """
+
+    prediction: PicturePrediction
+    target: str | None
+    map: Floats
+    true: str | None
+    _explainer: Explainer
+    _item: ExplainedPicture
+    _path: Path | None
+    _provenance: MapProvenance
+
+    @property
+    def name(self) -> str:
+        """Of the picture: its file's, or ``picture-0`` and so on."""
+        return self._item.sample.name
+
+    @property
+    def figure(self) -> None:
+        """The file of the figure: there is none until :meth:`save`."""
+        return None
+
+    @property
+    def predicted(self) -> str:
+        """The likeliest class."""
+        return self._item.predicted
+
+    @property
+    def probability(self) -> float:
+        """Of the likeliest class, 0 to 1."""
+        return self._item.probability
+
+    @property
+    def scores_RC(self) -> Floats:  # noqa: N802  the letters are its axes
+        """The map, as :class:`~vitrine.explain.run.MapRecord` calls it."""
+        return self.map
+
+    @property
+    def prefix_share(self) -> float | None:
+        """What prefix tokens hold of the map's mass, 0 to 1; None where the method gives them none."""
+        return self._item.prefix_share
+
+    @property
+    def is_wrong(self) -> bool | None:
+        """Whether the answer is wrong, so that the map explains a wrong answer; None where the truth is not known."""
+        return None if self.true is None else self.predicted != self.true
+
+    @cached_property
+    def picture(self) -> MapPicture:
+        """What figures are drawn of: photograph, map as a multiple of uniform, placement."""
+        return MapPicture.of(self._item, self.true, self._provenance.settings.smooth)
+
+    def to_image(self, smooth: bool = True) -> Floats:
+        """The map in the photograph's own pixels: float32 (H, W), NaN where the model saw nothing."""
+        return self.picture.placement.to_image(self.picture.map_RC, smooth)
+
+    @cached_property
+    def verdict(self) -> HidingTest:
+        """Whether the answer depends on the patches that the map marks; tested when it is first asked for, which takes
+        about 400 forward passes."""
+        if self._item.verdict is not None:
+            return self._item.verdict
+        (batch,) = prepared_batches(self._explainer.classifier, [self._item.sample], batch_size=1)
+        targets_B = torch.tensor([self._item.target_index])
+        seed = self._provenance.settings.seed
+        (check,) = self._explainer.check(batch.pixels_BCHW, targets_B, self.map[None], seed)
+        return check.verdict
+
+    @property
+    def scale(self) -> Scale:
+        """The figure's colour scale, found on this map alone unless the settings say where it ends."""
+        return choose_scale([self._item.display_RC], self._item.unit, self._provenance.settings)
+
+    def plot(self, ax: Axes | None = None, *, scale: Scale | None = None) -> Axes:
+        """Draw the overlay into matplotlib axes, the current ones of pyplot by default, and return them.
+
+        Args:
+            ax: the axes.
+            scale: of the colours; None is this map's own. One of several maps makes them comparable.
+        """
+        if ax is None:
+            import matplotlib.pyplot as plt  # only where a person works with it already
+
+            ax = plt.gca()
+        picture = self.picture
+        return draw_overlay(ax, picture.photo_HWC, picture.map_RC, picture.placement, scale or self.scale)
+
+    def overlay(self) -> Image.Image:
+        """The figure as a picture: photograph, overlay, map alone and colour bar."""
+        return Image.open(io.BytesIO(self._repr_png_()))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the figure as .png or .svg, with its origin in its metadata.
+
+        Raises:
+            ValueError: another ending.
+        """
+        path = Path(path)
+        sha256 = hashlib.sha256(self._item.sample.picture.read_bytes()).hexdigest()
+        provenance = self._provenance.of(
+            str(self._path or self.name), str(path.parent), self.scale.high, sha256=sha256, target=self.target
+        )
+        save_map_figure(self.picture, self.scale, path, provenance.to_metadata())
+        return path
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready, the map included; the verdict where it was asked for."""
+        verdict = self.verdict if self._item.verdict is not None or "verdict" in vars(self) else None
+        return {
+            "filename": self.name,
+            "figure": None,
+            "predicted": self.predicted,
+            "probability": round(self.probability, 6),
+            "target": self.target,
+            "true": self.true,
+            "wrong_answer": self.is_wrong,
+            "map": [[float(f"{score:.6g}") for score in row] for row in self.map.tolist()],
+            "prefix_share": None if self.prefix_share is None else round(self.prefix_share, 6),
+            "verdict": None if verdict is None else verdict.to_dict(),
+        }
+
+    def __repr__(self) -> str:
+        rows, columns = self.map.shape
+        return f"<{self.name}: {self.prediction!r}, {self._item.method}, {rows} x {columns} patches>"
+
+    def _repr_png_(self) -> bytes:
+        return figure_bytes(map_figure(self.picture, self.scale), "png", {})
+
+
+def explain_in_memory(
+    model: str | Classifier,
+    pictures: PictureInput,
+    settings: ExplainSettings,
+    *,
+    limit: int | None = None,
+    batch_size: int = 16,
+    precision: str = "auto",
+    architecture: str | None = None,
+    names: Path | None = None,
+    progress: Progress = no_progress,
+) -> ExplainResult:
+    """As :func:`vitrine.explain.run.explain`, of maps that are kept in place of written; errors are the same.
+
+    Args:
+        model: a model reference with a head of its own, or an open classifier.
+        pictures: in Python.
+        settings: what is made.
+        limit: pictures at most; with more, a choice drawn with the settings' seed. None takes all.
+        batch_size: pictures at a time.
+        precision: auto, fp32 or bf16.
+        architecture: the timm name of the model where ``model`` is a weights file.
+        names: a file with names for the model's classes, where they are bare numbers.
+        progress: called with pictures done, of how many; 0 where that is not known.
+
+    Raises:
+        UsageError: figures of heads or of the whole attention, which are files.
+    """
+    if settings.matrix or settings.each_head:
+        raise UsageError("Heads one by one and whole attention are drawn into a folder: give out, or leave them out.")
+    samples = pictures.samples
+    if limit is not None:
+        samples = random_subset(tuple(samples), limit, settings.seed)
+    classifier = open_classifier(model, precision, architecture, names=names)
+    explainer = Explainer(classifier, settings.method, settings.target)
+    provenance = MapProvenance(classifier.reference, classifier, settings, architecture, names)
+    explanations: list[Explanation] = []
+    unreadable: list[Unreadable] = []
+    for some, others in explain_pictures(explainer, samples, provenance, pictures.path, batch_size):
+        explanations += some
+        unreadable += others
+        progress(len(explanations) + len(unreadable), len(samples) if isinstance(samples, Sequence) else 0)
+    if not explanations:
+        raise none_readable(unreadable)
+    notes, words = (*classifier.notes, *pictures.notes), settings.method.describe(classifier.module)
+    return ExplainResult(None, tuple(explanations), None, (), tuple(unreadable), (), words, classifier.precision, notes)
+
+
+def explain_pictures(
+    explainer: Explainer, samples: Iterable[Sample], provenance: MapProvenance, path: Path | None, batch_size: int
+) -> Iterator[tuple[tuple[Explanation, ...], tuple[Unreadable, ...]]]:
+    """Explain pictures batch by batch: the explanations of a batch, and its unreadable pictures.
+
+    Args:
+        explainer: a model and a method.
+        samples: as :func:`vitrine.classify.inference.prepared_batches` takes them.
+        provenance: of figures; it has the settings.
+        path: the file or folder that was given; None of pictures in memory.
+        batch_size: pictures at a time.
+    """
+    classifier, settings = explainer.classifier, provenance.settings
+    threshold = choose_threshold(None, is_multi_label=classifier.is_multi_label)
+    for batch in explainer.run(samples, batch_size, check=settings.check, seed=settings.seed):
+        explanations = tuple(
+            Explanation(
+                PicturePrediction.of(
+                    classifier.labels, torch.from_numpy(item.probabilities_C), threshold, item.sample.name
+                ),
+                item.target,
+                item.scores_RC,
+                _true_label(classifier, item.sample, path),
+                explainer,
+                item,
+                path_in(path, item.sample, path is not None and path.is_dir()),
+                provenance,
+            )
+            for item in batch.pictures
+        )
+        yield explanations, batch.unreadable
+
+
+def _true_label(classifier: Classifier, sample: Sample, path: Path | None) -> str | None:
+    """What a folder's files are called in it may say the label, and of a single file its whole path."""
+    is_folder = path is not None and path.is_dir()
+    place = path_in(path, sample, is_folder)
+    if place is None:
+        return None
+    name = sample.name if is_folder else str(place.absolute())
+    return true_label_from_name(name, classifier.labels, classifier.numbers)
