@@ -85,12 +85,15 @@ _MODULES = {
 class _Face(ModuleType):
     """The package as people use it: functions of the same names as the sub-packages that do their work.
 
-    ``import vitrine.train.run`` would put the sub-package in the function's place; it stays importable all the same.
+    ``import vitrine.train.run`` would put the sub-package in the function's place. The function stays, and what is in
+    the sub-package can be reached through it: ``vitrine.train.run`` is still that module.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in _MODULES and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
+        elif (function := vars(self).get(name)) is not None:
+            function.__dict__ = vars(value)
 
 
 def __getattr__(name: str) -> Any:
@@ -103,6 +106,8 @@ def __getattr__(name: str) -> Any:
         function = getattr(import_module(_MODULES[name]), name)
     except (ImportError, RuntimeError) as error:
         raise environment_mismatch(error) or error from error
+    if behind := sys.modules.get(f"{__name__}.{name}"):
+        function.__dict__ = vars(behind)
     globals()[name] = function
     return function
 

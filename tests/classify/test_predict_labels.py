@@ -16,7 +16,7 @@ from support.format_makers import transformers_folder, transformers_model
 from support.models import MICRO
 
 import vitrine
-from vitrine.api import Model
+from vitrine.api.model import Model
 from vitrine.classify.evaluate import evaluate
 from vitrine.classify.model import open_classifier
 from vitrine.classify.predict import predict
@@ -111,7 +111,7 @@ def test_every_class_can_be_the_target(birds: Path, pictures: Path, target: str 
     assert seen.target == model.labels[number]
     from vitrine.attribution.relevance import relevance
 
-    own = relevance(model.classifier.module, seen._pixels_BCHW, torch.tensor([number])).scores_BRC[0]
+    own = relevance(model.classifier.module, seen.pixels_CHW[None], torch.tensor([number])).scores_BRC[0]
     torch.testing.assert_close(torch.from_numpy(seen.map), own)
 
 
@@ -224,7 +224,7 @@ def test_maps_of_a_multi_label_model(tags: Path, pictures: Path, method: str) ->
     assert seen.prediction.label == "dog" and seen.prediction.threshold == 0.5
     assert seen.picture.probability == pytest.approx(seen.prediction.probabilities["dog"])
     if method == "occlusion":  # by hand: the first patch's loss of the sigmoid, not of a softmax
-        pixels, module, (index,) = seen._pixels_BCHW, model.classifier.module, [2]
+        pixels, module, (index,) = seen.pixels_CHW[None], model.classifier.module, [2]
         covered = pixels.clone()
         covered[..., :8, :8] = 0
         with torch.no_grad():

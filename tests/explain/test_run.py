@@ -8,6 +8,7 @@ import json
 import re
 import shlex
 import shutil
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -297,6 +298,6 @@ def test_what_would_end_every_figure_ends_the_first(
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("vitrine.explain.run.save_map_figure", full)
+    monkeypatch.setattr(import_module("vitrine.explain.run"), "save_map_figure", full)
     with pytest.raises(OSError, match="No space left"):
         explain(str(small_run), pictures, tmp_path / "out", ExplainSettings())

@@ -74,7 +74,7 @@ def caption(
         seed: of sampling and of the choice of pictures.
         max_pieces: cut a caption after so many word pieces; None is as many as the captioner can.
         layer: of the decoder, from 0 or from the end with -1.
-        heads: mean, max, or a head's number from 0.
+        heads: mean, max, or a head's number from 0; -1 is the last.
         join: how the maps of a word's pieces become one: mean, first or max.
         limit: pictures at most, drawn with ``seed``; None is all.
         format: png or svg, of the figures.
@@ -94,7 +94,7 @@ def caption(
         UsageError: options that do not go together.
 
     Example:
-        >>> result = vitrine.caption("runs/captioner", "photos/test/0/0000.png", quiet=True)
+        >>> result = vitrine.caption("runs/captioner", "cat.jpg", quiet=True)
         >>> len(result.captions)
         1
     """
@@ -208,5 +208,5 @@ def require_choices(join: str, kind: str, precision: str, heads: str | int) -> N
     ):
         if value not in choices:
             raise UsageError(f"{option} {value} cannot be used: expected {', '.join(choices)}.")
-    if isinstance(heads, str) and not heads.isdecimal() and heads not in ("mean", "max"):
+    if isinstance(heads, str) and not heads.removeprefix("-").isdecimal() and heads not in ("mean", "max"):
         raise UsageError(f"--heads {heads} cannot be used: expected mean, max or a number.")

@@ -59,7 +59,7 @@ class CaptionerModel:
             ModelError: the captioner has no such layer or head.
 
         Example:
-            >>> caption = vitrine.load("runs/captioner").caption("photos/test/0/0000.png")
+            >>> caption = vitrine.load("runs/captioner").caption("cat.jpg")
             >>> len(caption.words) == len(caption.text.split())
             True
         """

@@ -70,7 +70,7 @@ def explain(
             ``pictures``, which draw themselves.
         method: attention, rollout, relevance, gradcam or occlusion.
         layer: of attention and gradcam: from 0, or from the end with -1.
-        heads: of attention: mean, max, min, a number from 0, or each (with ``out``: a panel a head, too).
+        heads: of attention: mean, max, min, a number from 0 (-1 is the last), or each (with ``out``: a panel each).
         query: of attention: who looks: auto, class, distillation, pool, or a patch as (row, column) from 0.
         target: the class that the maps are for, by its label or its number; None is the predicted one.
         window: of occlusion: patches a side of what is covered; 0 chooses.
@@ -101,10 +101,10 @@ def explain(
         UsageError: options that do not go together.
 
     Example:
-        >>> result = vitrine.explain("vitrine/scenes-tiny", ["photos/test/0/0000.png"], quiet=True)
+        >>> result = vitrine.explain("vitrine/scenes-tiny", ["cat.jpg"], quiet=True)
         >>> result.pictures[0].map.shape
         (8, 8)
-        >>> vitrine.explain("runs/first", "photos/test/0", "maps", limit=2, quiet=True).table.name
+        >>> vitrine.explain("runs/first", "photos/test", "maps", limit=2, quiet=True).table.name
         'maps.csv'
     """
     if format not in ("png", "svg"):
@@ -137,7 +137,7 @@ def explain(
             say_notes(outcome.notes)
             say_unreadable(outcome.unreadable, outcome.unreadable_count, outcome.unreadable_table)
             return outcome
-        from vitrine.api.load import classifier_and_pictures
+        from vitrine.api.load import classifier_and_pictures, in_eval_mode
         from vitrine.explain.explanation import explain_in_memory
         from vitrine.explain.run import explain as run_explain
 
@@ -153,7 +153,8 @@ def explain(
         if out is None:
             result = explain_in_memory(classifier, given, settings, **options)
         else:
-            result = run_explain(classifier, given, as_path(out), settings, **options)
+            with in_eval_mode(classifier):
+                result = run_explain(classifier, given, as_path(out), settings, **options)
         say_notes(result.notes)
         say_unreadable(result.unreadable)
         say_unwritten(result.unwritten)
@@ -228,7 +229,7 @@ def score(
     """
     from contextlib import nullcontext
 
-    from vitrine.api.load import open_once
+    from vitrine.api.load import in_eval_mode, open_once
     from vitrine.classify.model import open_classifier
     from vitrine.explain.score import ScoreSettings, score_methods, write_scores
     from vitrine.io.output_lock import lock_folder
@@ -245,15 +246,15 @@ def score(
         batch_size,
         seed,
     )
-    folder = optional_path(out)
+    folder, opened_model = optional_path(out), open_once(model)
     with (
         quiet_messages(quiet),
         csv_cells(csv_safe),
         nullcontext() if folder is None else lock_folder(folder, "explain"),
     ):
-        classifier = open_classifier(open_once(model), precision, arch, names=optional_path(names))  # type: ignore[arg-type]
+        classifier = open_classifier(opened_model, precision, arch, names=optional_path(names))  # type: ignore[arg-type]
         say_notes(classifier.notes)
-        with reading_progress("Scoring") as progress:
+        with in_eval_mode(classifier), reading_progress("Scoring") as progress:
             reference = data_reference(data, encoding)
             result = score_methods(classifier, classifier.reference, reference, plan, progress)
         if folder is not None:
@@ -277,7 +278,7 @@ def positions(
     Args:
         model: a model reference, what :func:`vitrine.load` opened, or a module in memory.
         out: the figure to write, .png or .svg; None writes nothing.
-        cell: row and column of one patch that is drawn large, as ``--cell`` counts them.
+        cell: row and column, from 0 or from the end with -1, of one patch that is drawn large.
         before: another model to compare with: both on one scale, and the difference.
         arch: the timm name of the model, where ``model`` or ``before`` is a weights file.
         quiet: say nothing.

@@ -69,7 +69,7 @@ def evaluate(
         >>> result.metrics.n
         24
     """
-    from vitrine.api.load import open_once
+    from vitrine.api.load import in_eval_mode, open_once
     from vitrine.caption.evaluate import evaluate_captioner
     from vitrine.caption.model import Captioner
     from vitrine.classify.evaluate import evaluate as run_evaluation
@@ -82,7 +82,12 @@ def evaluate(
         captioner = isinstance(opened_model, Captioner)
     of_classifiers = {"expect": expect, "against": against, "threshold": threshold, "names": names}
     _refuse_options_of_the_other(captioner, **of_classifiers, beams=beams, java=java or None, vocab=vocab)
-    with quiet_messages(quiet), csv_cells(csv_safe), reading_progress("Evaluating") as progress:
+    with (
+        quiet_messages(quiet),
+        csv_cells(csv_safe),
+        in_eval_mode(opened_model),
+        reading_progress("Evaluating") as progress,
+    ):
         result: EvaluationResult = (
             evaluate_captioner(
                 opened_model,  # type: ignore[arg-type]
@@ -169,12 +174,13 @@ def knn(
         >>> 0 <= result.rows[0].accuracy <= 1
         True
     """
-    from vitrine.api.load import open_once
+    from vitrine.api.load import in_eval_mode, open_once
     from vitrine.classify.knn import knn as run_knn
 
-    with quiet_messages(quiet), reading_progress("Computing features") as progress:
+    opened_model = open_once(model, features=True)
+    with quiet_messages(quiet), in_eval_mode(opened_model), reading_progress("Computing features") as progress:
         result = run_knn(
-            open_once(model),  # type: ignore[arg-type]
+            opened_model,  # type: ignore[arg-type]
             data_reference(data, encoding),
             split=split,
             k=k,

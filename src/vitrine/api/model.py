@@ -22,6 +22,7 @@ from vitrine.errors import DataError, ModelError
 from vitrine.explain.explainer import Explainer
 from vitrine.explain.explanation import Explanation, explain_pictures
 from vitrine.explain.run import ExplainSettings, MapProvenance
+from vitrine.models.in_memory import evaluating
 
 OnePicture = str | os.PathLike[str] | bytes | Image.Image | npt.NDArray[Any] | torch.Tensor
 """One picture: a file, its bytes, a PIL image, an array (H, W, 3), or a tensor (C, H, W)."""
@@ -51,8 +52,8 @@ class Model:
         """Which file the weights came from, and what was done to make them fit."""
         return self.classifier.notes
 
-    @overload
-    def predict(
+    @overload  # a path is an iterable of letters, and means one picture
+    def predict(  # type: ignore[overload-overlap]
         self,
         pictures: OnePicture,
         *,
@@ -61,7 +62,7 @@ class Model:
         normalised: bool = False,
     ) -> PicturePrediction: ...
     @overload
-    def predict(
+    def predict(  # type: ignore[overload-overlap]
         self,
         pictures: list[Any] | tuple[Any, ...],
         *,
@@ -97,14 +98,15 @@ class Model:
             UsageError: a threshold that is no probability, or for a model that gives every picture one label.
 
         Example:
+            >>> from PIL import Image
             >>> model = vitrine.load("vitrine/scenes-tiny")
-            >>> model.predict(Image.open("photos/test/0/0000.png")).label in model.labels
+            >>> model.predict(Image.open("cat.jpg")).label in model.labels
             True
         """
         threshold = choose_threshold(threshold, is_multi_label=self.classifier.is_multi_label)
         given = self._pictures(pictures, normalised, "vitrine.predict(model, folder)")
         batches = predict_pictures(self.classifier, given.samples, threshold, batch_size)
-        return one_or_many(given, batches)
+        return one_or_many(given, batches)  # type: ignore[no-any-return]
 
     @overload
     def explain(
@@ -165,7 +167,7 @@ class Model:
             UsageError: the method does not have an option that was given.
 
         Example:
-            >>> seen = vitrine.load("vitrine/scenes-tiny").explain("photos/test/0/0000.png")
+            >>> seen = vitrine.load("vitrine/scenes-tiny").explain("cat.jpg")
             >>> seen.map.shape
             (8, 8)
         """
@@ -174,8 +176,10 @@ class Model:
         label = None if target is None else self.labels[find_class(self.labels, target)]
         settings = ExplainSettings(method_with(method, how), label)
         provenance = MapProvenance(self.reference, self.classifier, settings, self._architecture)
-        explainer = Explainer(self.classifier, settings.method, label)
-        return one_or_many(given, explain_pictures(explainer, given.samples, provenance, given.path, batch_size))
+        with evaluating(self.classifier.module):
+            explainer = Explainer(self.classifier, settings.method, label)
+        batches = explain_pictures(explainer, given.samples, provenance, given.path, batch_size)
+        return one_or_many(given, batches)  # type: ignore[no-any-return]
 
     def _pictures(self, pictures: Any, normalised: bool, for_folders: str) -> PictureInput:
         given = picture_input(pictures, input_normalisation(self.classifier.spec) if normalised else None)

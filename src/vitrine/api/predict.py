@@ -70,7 +70,7 @@ def predict(
 
     Example:
         >>> from PIL import Image
-        >>> result = vitrine.predict("vitrine/scenes-tiny", [Image.open("photos/test/0/0000.png")], quiet=True)
+        >>> result = vitrine.predict("vitrine/scenes-tiny", [Image.open("cat.jpg")], quiet=True)
         >>> [prediction.label in prediction.probabilities for prediction in result.predictions]
         [True]
         >>> vitrine.predict("runs/first", "photos/test", "predictions.csv", quiet=True).table.rows
@@ -89,24 +89,25 @@ def predict(
             say_notes(outcome.notes)
             say_unreadable(outcome.unreadable, outcome.unreadable_count, outcome.unreadable_table)
             return outcome
-        from vitrine.api.load import classifier_and_pictures
+        from vitrine.api.load import classifier_and_pictures, in_eval_mode
         from vitrine.classify.predict import predict as run_prediction
 
         classifier, pictures = classifier_and_pictures(model, images, normalised, precision, arch, names)
-        result = run_prediction(
-            classifier,
-            pictures,
-            optional_path(out),
-            probabilities=probabilities,
-            top=top,
-            threshold=threshold,
-            batch_size=batch_size,
-            precision=precision,
-            resume=resume,
-            architecture=arch,
-            names=optional_path(names),
-            progress=progress,
-        )
+        with in_eval_mode(classifier):
+            result = run_prediction(
+                classifier,
+                pictures,
+                optional_path(out),
+                probabilities=probabilities,
+                top=top,
+                threshold=threshold,
+                batch_size=batch_size,
+                precision=precision,
+                resume=resume,
+                architecture=arch,
+                names=optional_path(names),
+                progress=progress,
+            )
         table_path = None if result.table is None else result.table.unreadable_path
         say_notes(result.notes)
         say_unreadable(result.unreadable, len(result.unreadable) if table_path else 0, table_path)

@@ -137,7 +137,7 @@ def report(
         UsageError: ``out`` is no page, or the final run is not among the runs.
 
     Example:
-        >>> page = vitrine.report("runs/first", "report.html", pictures=["photos/test/0/0000.png"], quiet=True)
+        >>> page = vitrine.report("runs/first", "report.html", pictures=["cat.jpg"], quiet=True)
         >>> page.paths[0].name
         'report.html'
     """
@@ -186,4 +186,4 @@ def export(run: PathLike, to: str, out: PathLike, *, precision: str = "fp32", qu
 
 def _texts(runs: Runs) -> list[str]:
     several = [runs] if isinstance(runs, str | Path) or hasattr(runs, "__fspath__") else runs
-    return [str(each) for each in several]  # type: ignore[union-attr]
+    return [str(each) for each in several]

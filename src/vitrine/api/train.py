@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from vitrine.api.options import PathLike, as_path, data_reference, optional_path
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 def train(
     data: PathLike,
-    out: PathLike,
+    out: PathLike | None = None,
     *,
     recipe: str | PathLike | None = None,
     settings: Mapping[str, Any] | Sequence[str] = (),
@@ -30,8 +31,9 @@ def train(
 
     Args:
         data: as :func:`vitrine.check` takes them.
-        out: the run folder to write.
-        recipe: a recipe's name, or the path of a .toml file; ``vitrine train --show-recipe list`` names all.
+        out: the run folder to write; None is ``runs/`` and the data's name.
+        recipe: a recipe's name, or the path of a .toml file; None is ``finetune``, or with ``resume`` the run's own.
+            ``vitrine train --show-recipe list`` names all.
         settings: recipe fields that are changed, as a dictionary, or as ``--set`` takes them: ``"epochs=3"``.
         resume: continue a training that was stopped, to the result that it would have reached.
         encoding: of a table in the data, where it is neither UTF-8 nor UTF-16.
@@ -49,14 +51,16 @@ def train(
         >>> result.run.name, result.epochs
         ('mine', 1)
     """
+    from vitrine.train.run import default_run_folder
     from vitrine.train.run import train as run_training
 
-    final_recipe = _recipe(out, recipe, settings, resume)
+    run = default_run_folder(str(data)) if out is None else as_path(out)
+    final_recipe = _recipe(run, recipe, settings, resume)
     with quiet_messages(quiet), training_progress() as report:
         return run_training(
             data_reference(data, encoding),
             final_recipe,
-            as_path(out),
+            run,
             resume=resume,
             names=optional_path(names),
             report=report,
@@ -64,32 +68,14 @@ def train(
 
 
 def _recipe(
-    out: PathLike, name: str | PathLike | None, settings: Mapping[str, Any] | Sequence[str], resume: bool
+    run: Path, name: str | PathLike | None, settings: Mapping[str, Any] | Sequence[str], resume: bool
 ) -> Recipe:
     """The recipe that was named, or that of the run to be resumed, with its changes."""
-    from vitrine.config import load_recipe, override
+    from vitrine.config import DEFAULT_RECIPE, load_recipe, override
+    from vitrine.train.run import load_run_recipe
 
-    if name is None and resume:
-        from vitrine.train.run import load_run_recipe
-
-        base = load_run_recipe(as_path(out))
-    else:
-        base = load_recipe(_required_recipe(name))
+    base = load_run_recipe(run) if name is None and resume else load_recipe(str(name or DEFAULT_RECIPE))
     return override(base, settings)
-
-
-def _required_recipe(name: str | PathLike | None) -> str:
-    """The recipe that was named.
-
-    Raises:
-        RecipeError: none was; the message names those that there are.
-    """
-    if name is None:
-        from vitrine.config import available_recipes
-        from vitrine.errors import RecipeError
-
-        raise RecipeError(f"--recipe is missing: expected a .toml file or one of {', '.join(available_recipes())}.")
-    return str(name)
 
 
 @overload

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,8 @@ from vitrine.classify.labels import shared_names_note, unique_labels
 from vitrine.config.preprocessing import InputSpec
 from vitrine.config.recipe import PRECISIONS
 from vitrine.data.class_names import read_class_names, recorded_names
-from vitrine.errors import ModelError
+from vitrine.errors import ModelError, UsageError
+from vitrine.models.in_memory import model_in_memory
 from vitrine.models.kind import is_captioner
 from vitrine.models.load import LoadedModel, load_for_inference, width_of
 from vitrine.models.precision import default_device, resolve_precision
@@ -78,6 +80,11 @@ class Classifier:
         return self.reference_text or self.loaded_model.reference.text
 
     @property
+    def is_in_memory(self) -> bool:
+        """Whether a person holds its module, so that no command can open it."""
+        return self.loaded_model.is_in_memory
+
+    @property
     def folder(self) -> Path | None:
         """The folder of the run, or of the model, that it was opened from; None of others."""
         return self.loaded_model.reference.folder
@@ -126,6 +133,65 @@ def open_classifier(
     classifier = place_on_device(model, labels, model.input, precision)
     classifier = replace(classifier, numbers=numbers, reference_text=reference)
     return classifier if features else replace(classifier, is_multi_label=_is_multi_label(model))
+
+
+def classifier_in_memory(
+    module: nn.Module,
+    labels: Sequence[str] | Mapping[int, str] | None = None,
+    how_prepared: Any = None,
+    precision: str = "auto",
+    *,
+    multi_label: bool = False,
+    features: bool = False,
+) -> Classifier:
+    """A module that a person holds, as a classifier; it stays on its device, and in the mode that it is in.
+
+    Args:
+        module: see :func:`vitrine.models.in_memory.model_in_memory`.
+        labels: class names in the order of the outputs, or by number; None takes the model's own, else 0, 1, 2 ...
+        how_prepared: how pictures are prepared for it, where the model does not say.
+        precision: auto, fp32 or bf16.
+        multi_label: every output is a label that is there or not; a model of transformers may say so itself.
+        features: it is opened for what its head would read, so that it need not have one.
+
+    Raises:
+        ModelError: the module cannot be looked at, or has no head.
+        UsageError: labels, or a preparation, that do not fit it.
+    """
+    _check_precision(precision)
+    memory = model_in_memory(module, how_prepared)
+    own_module, device = memory.loaded_model.module, next(module.parameters()).device
+    if not memory.is_own:
+        own_module.to(device)
+    names = () if features else _given_labels(labels, memory.labels, int(own_module.num_classes))  # type: ignore[arg-type]
+    is_multi_label = multi_label or (not features and _is_multi_label(memory.loaded_model))
+    chosen_precision = resolve_precision(precision, device, width_of(own_module))
+    return Classifier(memory.loaded_model, own_module, names, memory.spec, device, chosen_precision, is_multi_label)
+
+
+def _given_labels(
+    labels: Sequence[str] | Mapping[int, str] | None, own_labels: tuple[str, ...], count: int
+) -> tuple[str, ...]:
+    """Class names of a model in memory.
+
+    Raises:
+        ModelError: it has no head.
+        UsageError: there are more or fewer names than classes, or they are not numbered from 0.
+    """
+    if count == 0:
+        raise ModelError("This model has no classification head (num_classes = 0): give one that has.")
+    if labels is None:
+        return own_labels if len(own_labels) == count else tuple(map(str, range(count)))
+    if isinstance(labels, str):
+        raise UsageError(f"labels={labels!r} is one text: expected a list of {count} class names.")
+    if isinstance(labels, Mapping):
+        numbers = {int(number): str(name) for number, name in labels.items()}
+        if sorted(numbers) != list(range(len(numbers))):
+            raise UsageError("labels does not number its classes 0, 1, 2 ...")
+        labels = [numbers[number] for number in range(len(numbers))]
+    if len(labels) != count:
+        raise UsageError(f"labels has {len(labels)} names, and the model {count} outputs: give one for each.")
+    return tuple(escape_controls(str(name)) for name in labels)
 
 
 def with_class_names(classifier: Classifier, names: Path) -> Classifier:

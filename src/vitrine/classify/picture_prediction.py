@@ -14,6 +14,7 @@ from vitrine.classify.inference import predict_samples
 from vitrine.classify.model import Classifier
 from vitrine.data.samples import Sample
 from vitrine.errors import PictureError
+from vitrine.models.in_memory import in_eval_mode
 from vitrine.results import Progress, Unreadable, no_progress, round_number
 
 
@@ -97,7 +98,8 @@ def predict_pictures(
         batch_size: pictures at a time.
         progress: called with pictures done, of how many; 0 where that is not known.
     """
-    for part in predict_samples(classifier, samples, batch_size=batch_size, progress=progress):
+    parts = predict_samples(classifier, samples, batch_size=batch_size, progress=progress)
+    for part in in_eval_mode(classifier.module, parts):
         probabilities_BC = classifier.probabilities(torch.from_numpy(part.logits_BC))
         rows = zip(part.samples, probabilities_BC, part.logits_BC, strict=True)
         yield (

@@ -35,6 +35,7 @@ from vitrine.explain.run import (
     choose_scale,
     true_label_from_name,
 )
+from vitrine.models.in_memory import evaluating, in_eval_mode
 from vitrine.plotting.style import figure_bytes
 from vitrine.results import Progress, Unreadable, no_progress, none_readable
 
@@ -108,16 +109,22 @@ class Explanation:
         """The map in the photograph's own pixels: float32 (H, W), NaN where the model saw nothing."""
         return self.picture.placement.to_image(self.picture.map_RC, smooth)
 
+    @property
+    def pixels_CHW(self) -> torch.Tensor:  # noqa: N802  the letters are its axes
+        """What the model saw: float32 (C, H, W), resized, cropped and normalised, on its device; made anew."""
+        (batch,) = prepared_batches(self._explainer.classifier, [self._item.sample], batch_size=1)
+        return batch.pixels_BCHW[0]
+
     @cached_property
     def verdict(self) -> HidingTest:
         """Whether the answer depends on the patches that the map marks; tested when it is first asked for, which takes
         about 400 forward passes."""
         if self._item.verdict is not None:
             return self._item.verdict
-        (batch,) = prepared_batches(self._explainer.classifier, [self._item.sample], batch_size=1)
+        classifier, seed = self._explainer.classifier, self._provenance.settings.seed
         targets_B = torch.tensor([self._item.target_index])
-        seed = self._provenance.settings.seed
-        (check,) = self._explainer.check(batch.pixels_BCHW, targets_B, self.map[None], seed)
+        with evaluating(classifier.module):
+            (check,) = self._explainer.check(self.pixels_CHW[None], targets_B, self.map[None], seed)
         return check.verdict
 
     @property
@@ -243,7 +250,8 @@ def explain_pictures(
     """
     classifier, settings = explainer.classifier, provenance.settings
     threshold = choose_threshold(None, is_multi_label=classifier.is_multi_label)
-    for batch in explainer.run(samples, batch_size, check=settings.check, seed=settings.seed):
+    batches = explainer.run(samples, batch_size, check=settings.check, seed=settings.seed)
+    for batch in in_eval_mode(classifier.module, batches):
         explanations = tuple(
             Explanation(
                 PicturePrediction.of(

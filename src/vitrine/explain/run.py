@@ -316,6 +316,7 @@ class MapProvenance:
         flags = ["--scale", f"{scale:g}"] if scale else []
         flags += explain_flags(settings, precision, self.architecture)
         flags += ["--names", str(self.names)] if self.names else []
+        command = ["vitrine", "explain", self.model, picture, "-o", out, *flags]
         return Provenance(
             figure="map",
             model=self.model,
@@ -335,7 +336,7 @@ class MapProvenance:
                 "smooth": settings.smooth,
                 "seed": settings.seed,
             },
-            command=shlex.join(["vitrine", "explain", self.model, picture, "-o", out, *flags]),
+            command=None if self.classifier.is_in_memory else shlex.join(command),
         )
 
 

@@ -44,12 +44,14 @@ class LoadedModel:
         reference: what it was built from.
         weights: the file its weights came from; None for random ones.
         notes: sentences on what was changed to make the weights fit.
+        is_in_memory: whether a person holds the module, so that no reference opens it.
     """
 
     module: nn.Module
     reference: ModelReference
     weights: WeightsFile | None
     notes: tuple[str, ...] = ()
+    is_in_memory: bool = False
 
     @property
     def input(self) -> InputSpec:
@@ -98,7 +100,7 @@ def load_model(
     cfg: dict[str, Any] = dict(reference.pretrained_cfg)
     if pretrained is False:
         module = _create_module(reference, cfg, args)
-        _require_vision_transformer(module, reference.text)
+        require_vision_transformer(module, reference.text)
         return LoadedModel(module, reference, None, _unused_weights_note(reference, model_args or {}))
     weights, checkpoint = reference.weights, reference.checkpoint
     is_bare_file = reference.pretrained_file is not None or reference.file is not None
@@ -228,7 +230,7 @@ def measure_architecture(
     args = {**reference.model_args, **(model_args or {})} | ({"img_size": image_size} if image_size else {})
     with torch.device("meta"):
         module = _create_module(reference, dict(reference.pretrained_cfg), args)
-    _require_vision_transformer(module, reference.text)
+    require_vision_transformer(module, reference.text)
     patches: Any = module.patch_embed
     return Architecture(
         width=width_of(module),
@@ -275,7 +277,12 @@ def width_of(module: nn.Module) -> int:
     return int(module.num_features)  # type: ignore[arg-type]
 
 
-def _require_vision_transformer(module: nn.Module, text: str) -> None:
+def require_vision_transformer(module: nn.Module, text: str) -> None:
+    """Refuse a module that is no plain vision transformer of timm's.
+
+    Raises:
+        ModelError: it has no patch embedding followed by blocks; ``text`` says which it is.
+    """
     if not hasattr(module, "patch_embed") or not hasattr(module, "blocks"):
         raise ModelError(
             f"{text} is a {type(module).__name__}, not a plain vision transformer: it has no patch embedding "
@@ -319,7 +326,7 @@ def _load_checkpoint(
     cfg |= {"source": None, "custom_load": False, "num_classes": 0 if readout else classes}
     with collect_load_reports() as reports:
         module = _create_module(reference, cfg, args, checkpoint, skip)
-    _require_vision_transformer(module, reference.text)
+    require_vision_transformer(module, reference.text)
     check_load_reports(reports, checkpoint, module, may_be_new=(*heads, *skip) if has_new_head else skip)
     if readout and has_new_head and checkpoint.is_npz:
         module.reset_classifier(num_classes)  # type: ignore[operator]

@@ -69,6 +69,8 @@ VOCABULARY_SHA256 = "vocabulary_sha256"
 
 def model_notes(model: LoadedModel) -> tuple[str, ...]:
     """Sentences on a loaded model: its weights file, and what was recognised or changed to make the weights fit."""
+    if model.is_in_memory:
+        return ("The model is in memory: its weights are what they are now, and of no file.", *model.notes)
     if model.weights is None:
         return ("The weights are random.", *model.notes)
     return (*weights_notes(model.weights, model.reference.folder), *model.notes)
