@@ -97,6 +97,7 @@ def open_classifier(
     *,
     features: bool = False,
     names: Path | None = None,
+    image_size: int = 0,
 ) -> Classifier:
     """Open a run, ``vitrine/scenes-tiny``, any reference that has a head of its own, or a weights file.
 
@@ -107,6 +108,7 @@ def open_classifier(
         architecture: the timm name of the model whose weights the file holds, where it does not say so itself.
         names: a file with names for its classes, where they are bare numbers.
         features: it is opened for what its head would read, so that it need not have one.
+        image_size: side of the square input in pixels, to which position embeddings are resampled; 0 is its own.
 
     Raises:
         DataError: the file of names does not fit the classes.
@@ -117,7 +119,7 @@ def open_classifier(
     if isinstance(reference, Classifier):
         return reference if precision == "auto" else in_precision(reference, precision)
     try:
-        model = load_for_inference(reference, architecture)
+        model = load_for_inference(reference, architecture, image_size)
     except ModelError as error:
         if not is_captioner(reference, architecture):
             raise

@@ -14,6 +14,7 @@ from vitrine.cli.caption import caption
 from vitrine.cli.compare import compare, sweep, verify
 from vitrine.cli.explain import explain, inspect, positions
 from vitrine.cli.export import export, shards
+from vitrine.cli.features import features
 from vitrine.cli.options import (
     ArchOption,
     CaptionsOption,
@@ -252,6 +253,7 @@ def evaluate(
 app.command()(predict)
 app.command()(explain)
 app.command()(positions)
+app.command()(features)
 app.command()(caption)
 app.command()(inspect)
 app.command()(sweep)

@@ -131,22 +131,23 @@ def _pooling_of_file(checkpoint: ConvertedCheckpoint, args: Mapping[str, Any]) -
     return {"global_pool": "avg"} if has_norm_of_mean and "global_pool" not in args else {}
 
 
-def load_for_inference(reference: str | Path, architecture: str | None = None) -> LoadedModel:
+def load_for_inference(reference: str | Path, architecture: str | None = None, image_size: int = 0) -> LoadedModel:
     """The model of a finished run, or any reference with a head of its own, in eval mode.
 
     Args:
         reference: a model reference.
         architecture: the timm name of the model whose weights the file holds, where it does not say so itself; with
             constructor arguments behind a colon, where they differ: ``vit_base_patch16_224:global_pool=avg``.
+        image_size: as in :func:`load_model`.
 
     Raises:
         ModelError: see :func:`load_model`; or an argument without a value.
     """
     if architecture is None:
-        model = load_model(str(reference), pretrained=True)
+        model = load_model(str(reference), pretrained=True, image_size=image_size)
     else:
         name, model_args = parse_architecture(architecture)
-        model = load_model(name, pretrained=str(reference), model_args=model_args)
+        model = load_model(name, pretrained=str(reference), model_args=model_args, image_size=image_size)
     model.module.eval()
     return model
 

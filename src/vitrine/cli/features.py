@@ -1,0 +1,112 @@
+"""The verb features: patch features as colours, regions and similarities."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vitrine.cli import show
+from vitrine.cli.options import (
+    ArchOption,
+    BatchOption,
+    CsvSafeOption,
+    FigureFormatOption,
+    JsonOption,
+    ModelArgument,
+    PrecisionOption,
+)
+from vitrine.errors import UsageError
+
+
+def features(
+    model: ModelArgument,
+    images: Annotated[Path, typer.Argument(metavar="IMAGES", help="A folder of pictures, or one picture.")],
+    out: Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="Where figures and tables are written.")],
+    layer: Annotated[int, typer.Option(help="Whose tokens: from 0, or from the end with -1.")] = -1,
+    image_size: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="PIXELS", help="Side of the model's input; 0 is its own. More shows smaller patches."
+        ),
+    ] = 0,
+    foreground: Annotated[
+        bool, typer.Option("--foreground", help="Colour the foreground alone, as the first component tells it.")
+    ] = False,
+    regions: Annotated[int, typer.Option(min=0, help="Groups of patches that are alike; 0 draws none.")] = 0,
+    query: Annotated[
+        str | None,
+        typer.Option(metavar="ROW,COLUMN", help="A patch, counted from 0, that all patches are compared with."),
+    ] = None,
+    query_picture: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="With --query: the picture that it is in; by default the first one."),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            help="What regions are compared with: a folder of masks, or COCO instances; default: masks/ near the data.",
+        ),
+    ] = None,
+    category: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --masks of COCO: the category whose instances are inside.")
+    ] = None,
+    controls: Annotated[
+        bool, typer.Option("--controls/--no-controls", help="Also run the model untrained, for its numbers.")
+    ] = True,
+    components: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="components.safetensors of an earlier call: the same colours for other pictures."
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Pictures at most, drawn with --seed; default: all.")] = None,
+    kind: FigureFormatOption = "png",
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of the choice of pictures, the regions, and the untrained model.")
+    ] = 0,
+    batch_size: BatchOption = 16,
+    precision: PrecisionOption = "auto",
+    arch: ArchOption = None,
+    csv_safe: CsvSafeOption = False,  # noqa: ARG001  its callback acts
+    as_json: JsonOption = False,
+) -> None:
+    """Draw what a model's patch features tell apart: components as colours, regions, and patches that are alike."""
+    if kind not in ("png", "svg"):
+        raise UsageError(f"--format {kind} cannot be used: expected png or svg.")
+    from vitrine.features.run import FeatureSettings
+    from vitrine.features.run import features as run_features
+
+    patch = None if query is None else _row_and_column(query)
+    if category is not None and masks is None:
+        raise UsageError("--category is of --masks with COCO instances: give these, too.")
+    if (masks is not None) and not regions and components is None:
+        raise UsageError("--masks is what regions are compared with: give --regions, too.")
+    settings = FeatureSettings(
+        layer, image_size, foreground, regions, patch, query_picture, masks, category, controls, components, kind, seed
+    )
+    with show.reading_progress("Reading features") as progress:
+        result = run_features(
+            model,
+            images,
+            out,
+            settings,
+            limit=limit,
+            batch_size=batch_size,
+            precision=precision,
+            architecture=arch,
+            progress=progress,
+        )
+    show.notes(result.notes)
+    show.result(result, result.text, as_json)
+    show.unreadable(result.unreadable)
+    show.unwritten(result.unwritten)
+
+
+def _row_and_column(text: str) -> tuple[int, int]:
+    parts = [part.strip() for part in text.split(",")]
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
+        raise UsageError(f"--query {text} cannot be read: expected ROW,COLUMN, counted from 0, such as 3,5.")
+    return int(parts[0]), int(parts[1])

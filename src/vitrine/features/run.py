@@ -1,0 +1,579 @@
+"""``vitrine features``: patch features of pictures as colours, regions and similarities, with numbers beside them.
+
+Axes: R grid rows, C grid columns, D channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from vitrine.attribution.placement import Placement
+from vitrine.classify.inference import eval_transform
+from vitrine.classify.model import Classifier, open_classifier, place_on_device
+from vitrine.data.image_folder import require_pictures
+from vitrine.data.masks import Masks, find_masks
+from vitrine.data.samples import Sample, random_subset
+from vitrine.errors import DataError, ModelError, PictureError, UsageError
+from vitrine.features.agreement import RegionAgreement, agreement, patch_mask, place_control
+from vitrine.features.figures import (
+    PAIRS_OF_A_SHEET,
+    REGION_COLOURS,
+    FeaturePicture,
+    FeatureWords,
+    save_feature_figure,
+    save_feature_sheet,
+)
+from vitrine.features.fit import FeatureFit, fit_features, read_fit, region_labels, write_fit
+from vitrine.features.patch_tokens import PatchTokens, TokenBatch, last_norm
+from vitrine.features.principal_components import fit_principal_components, to_colours
+from vitrine.features.regions import assign, fit_centres
+from vitrine.io.files import remove_unfinished, unwritten_picture, write_atomically
+from vitrine.io.output_lock import writes_folder
+from vitrine.io.resumable_csv import csv_row
+from vitrine.models.load import load_model
+from vitrine.plotting.provenance import Provenance, figure_names
+from vitrine.results import Progress, Unreadable, count_of, no_progress, none_drawn, unreadable_to_json
+
+Floats = npt.NDArray[np.float32]
+
+SHEETS = ("features",)
+"""Stems that no picture's figure may have."""
+
+COMPONENTS_FILE = "components.safetensors"
+CONTROL_PICTURES = 64
+"""Pictures at most, the first ones, that an untrained model is run on."""
+
+_PHOTO = 900  # pixels of a photograph's longer side in a figure
+_LOWEST = 0.01  # quantile of similarities where their colours begin
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """What is made of each picture.
+
+    Attributes:
+        layer: whose tokens, from 0, or from the end with -1.
+        image_size: side of the square input in pixels; 0 takes the model's own. Position embeddings are resampled.
+        foreground: leave what the first component tells from the foreground uncoloured.
+        regions: groups of patches that are alike, 2 or more; 0 draws none.
+        query: (row, column) from 0 of a patch that all others are compared with; None compares none.
+        query_picture: name of the picture that it is in; None is the first one.
+        masks, category: what regions are compared with; by default masks beside the pictures.
+        controls: also run the same model untrained, for its numbers.
+        components: a file of an earlier call, whose components and regions are used instead of new ones.
+        kind: "png" or "svg".
+        seed: of the choice of pictures, the regions and the untrained model.
+    """
+
+    layer: int = -1
+    image_size: int = 0
+    foreground: bool = False
+    regions: int = 0
+    query: tuple[int, int] | None = None
+    query_picture: str | None = None
+    masks: Path | None = None
+    category: str | None = None
+    controls: bool = True
+    components: Path | None = None
+    kind: str = "png"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.regions and not 2 <= self.regions <= len(REGION_COLOURS):
+            raise UsageError(
+                f"{self.regions} regions cannot be drawn: expected 2 to {len(REGION_COLOURS)}, or 0 for none."
+            )
+        if self.query_picture is not None and self.query is None:
+            raise UsageError("A picture to ask in needs a patch to ask for: give a query (row, column), too.")
+        if self.components is not None and (self.foreground or self.regions):
+            raise UsageError("The file of components says whether there is a foreground, and which regions: not both.")
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureRecord:
+    """One picture's figure and what it shows.
+
+    Attributes:
+        name: of the picture.
+        figure: its file.
+        outliers: how many of its patch tokens are outliers.
+        foreground: share of its patches that are foreground, 0 to 1; None without a rule for it.
+        regions_RC: int64 from 0; None where there are none.
+        similarity_RC: float32, cosine with the asked patch, -1 to 1; None where none was asked.
+        colours_RC3: float32, 0 to 1: the components.
+    """
+
+    name: str
+    figure: Path
+    outliers: int
+    foreground: float | None
+    regions_RC: npt.NDArray[np.int64] | None
+    similarity_RC: Floats | None
+    colours_RC3: Floats
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        similarity = None if self.similarity_RC is None else np.round(self.similarity_RC, 6).tolist()
+        return {
+            "filename": self.name,
+            "figure": str(self.figure),
+            "outliers": self.outliers,
+            "foreground": None if self.foreground is None else round(self.foreground, 6),
+            "regions": None if self.regions_RC is None else self.regions_RC.tolist(),
+            "similarity": similarity,
+        }
+
+    def to_row(self, out: Path) -> list[str]:
+        """Its row of features.csv; the figure is named from ``out`` on."""
+        foreground = "" if self.foreground is None else f"{self.foreground:.6f}"
+        return [self.name, self.figure.relative_to(out).as_posix(), str(self.outliers), foreground]
+
+
+_COLUMNS = ("filename", "figure", "outliers", "foreground")
+
+
+@dataclass(frozen=True, eq=False)
+class FeaturesResult:
+    """What ``vitrine features`` made.
+
+    Attributes:
+        out: its folder.
+        pictures: with their figures.
+        table: features.csv.
+        sheets: pictures beside their components.
+        components: the file that applies what was fitted to other pictures.
+        layer: in words.
+        grid: rows and columns of patches.
+        channels: of a token.
+        variance_shares: share of the variance along each of the three components, of all patches.
+        fitted_pictures: what was fitted to.
+        untrained: the same shares of an untrained model; None where it was not run.
+        agreement: of regions with masks; None without either.
+        unreadable: (name, reason) of pictures that cannot be read.
+        unwritten: (name, reason) of pictures whose figure cannot be written.
+        precision: that the model ran in.
+        notes: sentences on the weights and the pictures.
+    """
+
+    out: Path
+    pictures: tuple[FeatureRecord, ...]
+    table: Path
+    sheets: tuple[Path, ...]
+    components: Path
+    layer: str
+    grid: tuple[int, int]
+    channels: int
+    variance_shares: tuple[float, ...]
+    fitted_pictures: int
+    untrained: tuple[float, ...] | None
+    agreement: RegionAgreement | None
+    unreadable: tuple[Unreadable, ...]
+    unwritten: tuple[Unreadable, ...]
+    precision: str
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "layer": self.layer,
+            "grid": list(self.grid),
+            "channels": self.channels,
+            "precision": self.precision,
+            "variance_shares": [round(share, 6) for share in self.variance_shares],
+            "fitted_pictures": self.fitted_pictures,
+            "untrained": None if self.untrained is None else [round(share, 6) for share in self.untrained],
+            "agreement": None if self.agreement is None else self.agreement.to_dict(),
+            "pictures": [picture.to_dict() for picture in self.pictures],
+            "unreadable": unreadable_to_json(self.unreadable),
+            "unwritten": unreadable_to_json(self.unwritten),
+        }
+
+    def text(self) -> str:
+        """The same for a person."""
+        rows, columns = self.grid
+        lines = [
+            f"Patch tokens of {self.layer}: {rows} x {columns} patches, {self.channels} channels.",
+            f"The first three components hold {_shares(self.variance_shares)} of the variance of "
+            f"{count_of(self.fitted_pictures, 'picture')}{self._untrained_words()}.",
+        ]
+        outliers = sum(picture.outliers for picture in self.pictures)
+        if outliers:
+            with_outliers = sum(picture.outliers > 0 for picture in self.pictures)
+            lines.append(
+                f"{count_of(outliers, 'outlier token')} in {count_of(with_outliers, 'picture')}: left out of what was "
+                "fitted, and drawn grey."
+            )
+        lines += [] if self.agreement is None else [self.agreement.sentence]
+        lines.append(f"{count_of(len(self.pictures), 'figure')} in {self.out}; all of them: {self.sheets[0]}")
+        lines.append(f"The same colours for other pictures: --components {self.components}")
+        return "\n".join(lines)
+
+    def _untrained_words(self) -> str:
+        if self.untrained is None:
+            return ""
+        count = min(CONTROL_PICTURES, len(self.pictures))
+        which = "" if count == len(self.pictures) else f", on the first {count}"
+        return f"; of the same model untrained{which}: {_shares(self.untrained)}"
+
+    def _repr_png_(self) -> bytes | None:
+        return self.sheets[0].read_bytes() if self.sheets[0].suffix == ".png" else None
+
+
+def _shares(shares: Sequence[float]) -> str:
+    each = ", ".join(f"{100 * share:.0f}" for share in shares)
+    return f"{each} % ({100 * sum(shares):.0f} % together)"
+
+
+@writes_folder("features")
+def features(
+    model: str,
+    images: Path,
+    out: Path,
+    settings: FeatureSettings = FeatureSettings(),
+    *,
+    limit: int | None = None,
+    batch_size: int = 16,
+    precision: str = "auto",
+    architecture: str | None = None,
+    progress: Progress = no_progress,
+) -> FeaturesResult:
+    """Draw the patch features of pictures: principal components as colours, fitted jointly over the pictures.
+
+    Args:
+        model: a model reference; it needs no head.
+        images: a folder, searched with its sub-folders, or one picture.
+        out: the folder of figures; a picture's sub-folder and stem are kept.
+        settings: what is made.
+        limit: pictures at most; with more, a choice drawn with the settings' seed. None takes all.
+        batch_size: pictures at a time.
+        precision: auto, fp32 or bf16.
+        architecture: the timm name of the model where ``model`` is a weights file.
+        progress: called with pictures done, of how many, while tokens are computed.
+
+    Raises:
+        DataError: no pictures, none that can be read, or components of something else.
+        ModelError: the model cannot be used, or has no such layer or patch.
+    """
+    pictures = require_pictures(images)
+    samples = random_subset(pictures.samples, limit, settings.seed)
+    classifier = open_classifier(model, precision, architecture, features=True, image_size=settings.image_size)
+    _require_whole_patches(classifier)
+    tokens = PatchTokens(classifier, samples, settings.layer, batch_size, progress)
+    origin = {
+        "model": model if classifier.weights is None else classifier.weights.sha256,
+        "input": "{} x {}".format(*classifier.spec.size),
+    }
+    fit = _fit(tokens, settings, origin)
+    writer = FeatureWriter(model, images, out, settings, tokens, fit, architecture)
+    remove_unfinished(*{(out / figure).parent for figure in writer.figures.values()})
+    writer.write()
+    control = (
+        _untrained(classifier, samples, settings, batch_size) if settings.controls and not settings.components else None
+    )
+    masks = find_masks(samples, data=images, source=settings.masks, category=settings.category)
+    region_agreement = (
+        None if fit.centres_KD is None or masks is None else _agreement(tokens, fit, control, masks, settings)
+    )
+    write_fit(fit, out / COMPONENTS_FILE, origin)
+    return writer.finish(control, region_agreement, (*classifier.notes, *pictures.notes))
+
+
+def _require_whole_patches(classifier: Classifier) -> None:
+    """A side that is no multiple of the patches would lose its last pixels without a word."""
+    patch = classifier.module.patch_embed.patch_size  # type: ignore[union-attr]
+    for side, length in zip(classifier.spec.size, patch, strict=True):  # type: ignore[arg-type]
+        if side % length:
+            near = max(1, round(side / length)) * length
+            raise ModelError(
+                f"An input of {side} pixels is no whole number of patches of {length} pixels.\nFor example {near}."
+            )
+
+
+def _fit(tokens: PatchTokens, settings: FeatureSettings, origin: dict[str, str]) -> FeatureFit:
+    if settings.components is not None:
+        width = int(tokens.classifier.module.num_features)  # type: ignore[arg-type]
+        return read_fit(settings.components, width, tokens.layer, origin)
+    return fit_features(tokens, foreground=settings.foreground, regions=settings.regions, seed=settings.seed)
+
+
+def _untrained(
+    classifier: Classifier, samples: Sequence[Sample], settings: FeatureSettings, batch_size: int
+) -> PatchTokens:
+    """The tokens of the same model with new random weights, on the first pictures."""
+    with torch.random.fork_rng():
+        torch.manual_seed(settings.seed)
+        new = load_model(classifier.loaded_model.reference, pretrained=False, image_size=settings.image_size)
+    untrained = place_on_device(new, (), classifier.spec, classifier.precision)
+    return PatchTokens(untrained, samples[:CONTROL_PICTURES], settings.layer, batch_size)
+
+
+def _agreement(
+    tokens: PatchTokens, fit: FeatureFit, untrained: PatchTokens | None, masks: Masks, settings: FeatureSettings
+) -> RegionAgreement | None:
+    """How well regions agree with masks, beside regions of colours, of places, and of an untrained model's tokens."""
+    assert fit.centres_KD is not None
+    grid, count = (tokens.layout.rows, tokens.layout.columns), len(fit.centres_KD)
+    inside = {}
+    for sample in (sample for batch in tokens for sample in batch.samples):
+        mask_RC = patch_mask(masks, sample, tokens.classifier.spec, grid)
+        if mask_RC is not None:
+            inside[sample.name] = mask_RC
+    if not inside:
+        return None
+    own = {sample.name: labels for batch in tokens for sample, labels in _each(batch, fit)}
+    place_RC = place_control(*grid, count, settings.seed)
+    controls = {
+        "the patches' colours": _regions_of(tokens, count, settings.seed, colours=True),
+        "their places": dict.fromkeys(inside, place_RC),
+    }
+    if untrained is not None and {s.name for s in untrained.samples} >= set(inside):
+        controls["the untrained model"] = _regions_of(untrained, count, settings.seed)
+    names = list(inside)
+    return agreement(
+        [own[name] for name in names],
+        {control: [labels[name] for name in names] for control, labels in controls.items()},
+        [inside[name] for name in names],
+        masks.origin,
+    )
+
+
+def _each(batch: TokenBatch, fit: FeatureFit) -> Iterator[tuple[Sample, npt.NDArray[np.int64]]]:
+    for sample, tokens_RCD in zip(batch.samples, batch.tokens_BRCD, strict=True):
+        labels_RC = region_labels(fit, tokens_RCD)
+        assert labels_RC is not None
+        yield sample, labels_RC
+
+
+def _regions_of(
+    tokens: PatchTokens, count: int, seed: int, *, colours: bool = False
+) -> dict[str, npt.NDArray[np.int64]]:
+    """Regions fitted to the patches' mean colours, or to tokens, by the picture's name."""
+    batches = [(batch.samples, batch.colours_BRC3 if colours else batch.tokens_BRCD) for batch in tokens]
+    centres = fit_centres(np.concatenate([v.reshape(-1, v.shape[-1]) for _, v in batches]), count, seed)
+    return {
+        sample.name: assign(values_RCD, centres)
+        for samples, values_BRCD in batches
+        for sample, values_RCD in zip(samples, values_BRCD, strict=True)
+    }
+
+
+@dataclass(eq=False)
+class FeatureWriter:
+    """Writes the figures of pictures, sheets of them, and at the end the table that names them.
+
+    Attributes:
+        model, images, out, settings, architecture: as they were given.
+        tokens: of the pictures.
+        fit: what colours and regions mean.
+    """
+
+    model: str
+    images: Path
+    out: Path
+    settings: FeatureSettings
+    tokens: PatchTokens
+    fit: FeatureFit
+    architecture: str | None
+    records: list[FeatureRecord] = field(default_factory=list)
+    unwritten: list[Unreadable] = field(default_factory=list)
+    sheets: list[Path] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        names = [sample.name for sample in self.tokens.samples]
+        self.figures = figure_names(names, self.settings.kind, SHEETS)
+        self._pending: list[FeaturePicture] = []
+        self._query_name, self._query_D = self._query_token()
+        self.words = self._words()
+
+    def _query_token(self) -> tuple[str, Floats | None]:
+        """The picture that the patch of the query is in, and the patch's token, of length 1."""
+        settings = self.settings
+        if settings.query is None:
+            return "", None
+        self.tokens.layout.token_index(*settings.query)
+        for batch in self.tokens:
+            for sample, tokens_RCD in zip(batch.samples, batch.tokens_BRCD, strict=True):
+                if settings.query_picture in (None, sample.name):
+                    token_D = tokens_RCD[settings.query]
+                    return sample.name, token_D / max(float(np.linalg.norm(token_D)), 1e-12)
+        raise DataError(f"There is no picture {settings.query_picture} here that can be read, to ask in.")
+
+    def _words(self) -> FeatureWords:
+        whose = (
+            f"of {count_of(self.fit.pictures, 'picture')}" if self.settings.components is None else "of an earlier call"
+        )
+        detail = f"patch tokens of {self.layer_words} · {self.model} · components {whose}"
+        lowest = 0.0
+        if self._query_D is not None:
+            similarities = np.concatenate([self._similarity(b.tokens_BRCD).ravel() for b in self.tokens])
+            lowest = round(min(0.9, float(np.quantile(similarities, _LOWEST))), 2)
+        query = ""
+        if self.settings.query is not None:
+            row, column = self.settings.query
+            query = f"row {row}, column {column} of {self._query_name}"
+        shares = tuple(float(share) for share in self.fit.components.variance_share_K)
+        return FeatureWords(detail, shares, query, lowest)
+
+    @property
+    def layer_words(self) -> str:
+        """Which tokens they are."""
+        layer, blocks = self.tokens.layer, self.tokens.layout.blocks
+        norm = last_norm(self.tokens.classifier.module)
+        after = "as the block leaves them" if norm is None else "after the last norm"
+        return f"layer {layer}{', the last,' if layer == blocks - 1 else f' of 0 to {blocks - 1},'} {after}"
+
+    def _similarity(self, tokens_RCD: Floats) -> Floats:
+        """Cosine of each token with the asked one."""
+        assert self._query_D is not None
+        lengths = np.linalg.norm(tokens_RCD, axis=-1).clip(min=1e-12)
+        similarity: Floats = ((tokens_RCD @ self._query_D) / lengths).astype(np.float32)
+        return similarity
+
+    def write(self) -> None:
+        """Write every picture's figure, and the sheets.
+
+        Raises:
+            DataError: none of the pictures can be read or drawn.
+        """
+        for batch in self.tokens:
+            for index, sample in enumerate(batch.samples):
+                self._write_picture(sample, batch.tokens_BRCD[index], batch.outliers_BRC[index])
+        if not self.records:
+            raise none_drawn(self.tokens.unreadable, self.unwritten)
+        if self._pending:
+            self._write_sheet()
+
+    def _write_picture(self, sample: Sample, tokens_RCD: Floats, outliers_RC: npt.NDArray[np.bool_]) -> None:
+        figure = self.out / self.figures[sample.name]
+        try:
+            picture = self._picture(sample, tokens_RCD, outliers_RC)
+            save_feature_figure(picture, self.words, figure, self._provenance(sample).to_metadata())
+        except PictureError as error:  # it could be read a moment ago
+            self.tokens.unreadable.append((sample.name, str(error)))
+            return
+        except OSError as error:
+            self.unwritten.append(unwritten_picture(sample.name, error))
+            return
+        foreground = None if picture.foreground_RC is None else float(picture.foreground_RC.mean())
+        self.records.append(
+            FeatureRecord(
+                sample.name,
+                figure,
+                int(outliers_RC.sum()),
+                foreground,
+                picture.regions_RC,
+                picture.similarity_RC,
+                picture.colours_RC3,
+            )
+        )
+        self._pending.append(picture)
+        if len(self._pending) == PAIRS_OF_A_SHEET:
+            self._write_sheet()
+
+    def _picture(self, sample: Sample, tokens_RCD: Floats, outliers_RC: npt.NDArray[np.bool_]) -> FeaturePicture:
+        photo = sample.picture.decode()
+        placement = Placement(eval_transform(self.tokens.classifier.spec).geometry(*photo.size), *outliers_RC.shape)
+        photo.thumbnail((_PHOTO, _PHOTO), Image.Resampling.LANCZOS, reducing_gap=2.0)
+        fit, has_query = self.fit, sample.name == self._query_name
+        return FeaturePicture(
+            photo_HWC=np.asarray(photo),
+            placement=placement,
+            name=sample.name,
+            colours_RC3=to_colours(fit.components.project(tokens_RCD), fit.low_K, fit.high_K),
+            outliers_RC=outliers_RC,
+            foreground_RC=None if fit.foreground is None else fit.foreground.mask(tokens_RCD),
+            regions_RC=region_labels(fit, tokens_RCD),
+            similarity_RC=None if self._query_D is None else self._similarity(tokens_RCD),
+            query=self.settings.query if has_query else None,
+        )
+
+    def _write_sheet(self) -> None:
+        number, of = len(self.sheets) + 1, ceil(len(self.figures) / PAIRS_OF_A_SHEET)
+        path = self.out / (f"features.{self.settings.kind}" if of == 1 else f"features-{number}.{self.settings.kind}")
+        title = f"Patch features of {count_of(len(self.figures), 'picture')}" + (
+            f", sheet {number} of {of}" if of > 1 else ""
+        )
+        save_feature_sheet(self._pending, self.words, path, self._provenance(None).to_metadata(), title=title)
+        self.sheets.append(path)
+        self._pending = []
+
+    def _provenance(self, sample: Sample | None) -> Provenance:
+        classifier, settings = self.tokens.classifier, self.settings
+        weights = classifier.weights
+        picture = self.images if sample is None or not self.images.is_dir() else self.images / sample.name
+        return Provenance(
+            figure="patch features",
+            model=self.model,
+            weights_sha256=None if weights is None else weights.sha256,
+            picture=str(picture),
+            picture_sha256=None if sample is None else hashlib.sha256(sample.picture.read_bytes()).hexdigest(),
+            layer=str(self.tokens.layer),
+            precision=classifier.precision,
+            options={"image_size": settings.image_size, "seed": settings.seed, "regions": settings.regions},
+            command=shlex.join(
+                ["vitrine", "features", self.model, str(self.images), "-o", str(self.out), *self._flags()]
+            ),
+        )
+
+    def _flags(self) -> list[str]:
+        settings, defaults = self.settings, FeatureSettings()
+        query = None if settings.query is None else "{},{}".format(*settings.query)
+        options: dict[str, tuple[Any, Any]] = {
+            "--layer": (settings.layer, defaults.layer),
+            "--image-size": (settings.image_size, defaults.image_size),
+            "--regions": (settings.regions, defaults.regions),
+            "--query": (query, None),
+            "--query-picture": (settings.query_picture, None),
+            "--masks": (settings.masks, None),
+            "--category": (settings.category, None),
+            "--components": (settings.components, None),
+            "--format": (settings.kind, "png"),
+            "--seed": (settings.seed, 0),
+            "--arch": (self.architecture, None),
+        }
+        flags = [word for name, (value, default) in options.items() if value != default for word in (name, str(value))]
+        flags += ["--foreground"] if settings.foreground else []
+        flags += [] if settings.controls else ["--no-controls"]
+        return [*flags, "--precision", self.tokens.classifier.precision]
+
+    def finish(
+        self, untrained: PatchTokens | None, region_agreement: RegionAgreement | None, notes: tuple[str, ...]
+    ) -> FeaturesResult:
+        """Write the table, and say what was made."""
+        table = self.out / "features.csv"
+        write_atomically(table, b"".join(map(csv_row, (_COLUMNS, *(r.to_row(self.out) for r in self.records)))))
+        fit, layout = self.fit, self.tokens.layout
+        whole = fit.components if fit.foreground is None else fit.foreground.components
+        shares = None
+        if untrained is not None:
+            control = fit_principal_components(batch.tokens_BRCD[~batch.outliers_BRC] for batch in untrained)
+            shares = tuple(float(share) for share in control.variance_share_K)
+        return FeaturesResult(
+            out=self.out,
+            pictures=tuple(self.records),
+            table=table,
+            sheets=tuple(self.sheets),
+            components=self.out / COMPONENTS_FILE,
+            layer=self.layer_words,
+            grid=(layout.rows, layout.columns),
+            channels=fit.components.components_KD.shape[1],
+            variance_shares=tuple(float(share) for share in whole.variance_share_K),
+            fitted_pictures=fit.pictures,
+            untrained=shares,
+            agreement=region_agreement,
+            unreadable=tuple(self.tokens.unreadable),
+            unwritten=tuple(self.unwritten),
+            precision=self.tokens.classifier.precision,
+            notes=notes,
+        )
