@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,12 +22,16 @@ settings.load_profile("vitrine")
 _LONG = (
     "test_demo.py",
     "bulk/test_ray.py",
-    "train/test_distributed.py",
-    "compare/test_claims.py",
-    "test_reproduce.py",
-    "sweep/test_run.py",
+    "cli/test_app_stopped.py",
     "serve/test_page.py",
     "serve/test_page_classify.py",
+    "train/test_distributed.py",
+    "train/test_captioner.py",
+    "train/test_run.py",
+    "train/test_loop.py",
+    "explain/test_run.py",
+    "caption/test_run.py",
+    "benchmarks/test_suite.py",
 )
 
 
@@ -39,11 +44,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 _WARM = pytest.StashKey[WarmPython]()
 
 
+def pytest_collection() -> None:
+    """What is imported and collected stays: nobody looks for garbage meanwhile, nor in it afterwards."""
+    gc.disable()
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Everything is imported, and no test has run: the moment for a warm Python, where one of the tests wants it."""
+    gc.freeze()
+    gc.enable()
     if any("warm_python" in getattr(item, "fixturenames", ()) for item in session.items):
         folder = Path(tempfile.mkdtemp(prefix="w-"))  # short: a socket's path may not be long
-        session.config.stash[_WARM] = WarmPython(folder)
+        with without_card_figures():
+            session.config.stash[_WARM] = WarmPython(folder)
         session.config.add_cleanup(session.config.stash[_WARM].stop)
         session.config.add_cleanup(lambda: shutil.rmtree(folder))
 
@@ -55,7 +68,7 @@ def warm_python(pytestconfig: pytest.Config) -> str:
 
 
 # Their tests look at what training leaves in a run folder.
-_WITH_CARD_FIGURES = ("runs/test_model_card.py", "train/test_run.py", "test_demo.py")
+_WITH_CARD_FIGURES = ("runs/test_model_card.py", "test_demo.py")
 
 
 @pytest.fixture(scope="module", autouse=True)

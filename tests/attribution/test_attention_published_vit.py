@@ -15,8 +15,8 @@ from vitrine.attribution.position_embeddings import cosine_similarity, position_
 
 ppv = pytest.importorskip("pytorch_pretrained_vit", reason="pytorch_pretrained_vit is not installed")
 
-# (size, patch, width, depth, heads): a small one, and ViT-B/16 as published.
-SHAPES = {"small": (48, 8, 48, 4, 3), "B_16": (224, 16, 768, 12, 12)}
+# (size, patch, width, depth, heads): a small one, and ViT-Ti/16 as published.
+SHAPES = {"small": (48, 8, 48, 4, 3), "Ti_16": (224, 16, 192, 12, 3)}
 
 
 def seeded_tensor(name: str, shape: tuple[int, ...]) -> torch.Tensor:

@@ -18,6 +18,7 @@ def without_card_figures() -> Iterator[None]:
         yield
         return
     with (
+        mock.patch.object(model_card, "save_average_precision_figure", _leave_empty),
         mock.patch.object(model_card, "save_learning_curves", _leave_empty),
         mock.patch.object(model_card, "save_confusion_figure", _leave_empty),
     ):

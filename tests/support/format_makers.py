@@ -60,13 +60,9 @@ def seeded(module: nn.Module, seed: int = 5) -> nn.Module:
 # --- makers, one a format
 
 
-def pretrained_vit(
-    classes: int = 37, represented: int | None = None, name: str | None = None, **sizes: Any
-) -> nn.Module:
-    """A model of the package itself, small unless it is named."""
+def pretrained_vit(classes: int = 37, represented: int | None = None, **sizes: Any) -> nn.Module:
+    """A model of the package itself, small unless sizes are given."""
     ppv = pytest.importorskip("pytorch_pretrained_vit", reason="pytorch_pretrained_vit is not installed")
-    if name is not None:
-        return seeded(ppv.ViT(name, pretrained=False, num_classes=classes, **sizes))
     at = SIZES | sizes
     ppv.configs.PRETRAINED_MODELS["small"] = {
         "config": {
@@ -108,14 +104,12 @@ def ppv_safetensors(folder: Path) -> Case:
     return Case(folder / "pets.safetensors", theirs)
 
 
-def ppv_b16(side: int) -> Callable[[Path], Case]:
-    def make(folder: Path) -> Case:
-        theirs = pretrained_vit(name="B_16" if side == 224 else "B_16_imagenet1k")
-        torch.save(theirs.state_dict(), folder / "B_16.pth")
-        name, crop = f"vit_base_patch16_{side}", 0.9 if side == 224 else 1.0
-        return Case(folder / "B_16.pth", theirs, size=side, crop=crop, architecture=name, notes=(name,))
-
-    return make
+def ppv_published(folder: Path) -> Case:
+    """Of a published size, ViT-Ti/16, whose heads and crop are known."""
+    theirs = pretrained_vit(side=224, patch=16, width=192, depth=12, heads=3)
+    torch.save(theirs.state_dict(), folder / "Ti_16.pth")
+    name = "vit_tiny_patch16_224"
+    return Case(folder / "Ti_16.pth", theirs, size=224, crop=0.9, architecture=name, notes=(name,))
 
 
 def vit_pytorch_file(folder: Path) -> Case:
@@ -381,8 +375,7 @@ CASES: dict[str, Callable[[Path], Case]] = {
     "PyTorch-Pretrained-ViT under state_dict": ppv_wrapped("state_dict"),
     "PyTorch-Pretrained-ViT with representation": ppv_represented,
     "PyTorch-Pretrained-ViT as safetensors": ppv_safetensors,
-    "PyTorch-Pretrained-ViT B_16 at 224": ppv_b16(224),
-    "PyTorch-Pretrained-ViT B_16 at 384": ppv_b16(384),
+    "PyTorch-Pretrained-ViT Ti_16 at 224": ppv_published,
     "Google's .npz": google,
     "Google's .npz with representation": google_represented,
     "Google's .npz with optimizer": google_with_optimizer,
