@@ -45,7 +45,9 @@ def test_python_acts_on_an_option_or_refuses_it(
 
 
 def test_the_default_of_an_option_is_refused_as_well(model: Any, picture: Path) -> None:
-    with pytest.raises(UsageError, match=r"layer is an option of attention and gradcam; rollout would ignore it"):
+    with pytest.raises(
+        UsageError, match=r"layer is an option of attention, gradcam and value-norm; rollout would ignore it"
+    ):
         model.explain(picture, "rollout", layer=-1)
     with pytest.raises(UsageError, match=r"No method has an option 'lyer'.*Did you mean layer\?"):
         model.explain(picture, "attention", lyer=0)

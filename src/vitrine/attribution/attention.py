@@ -143,7 +143,7 @@ _SOFTMAX = (torch.Tensor.softmax, torch.softmax, torch.nn.functional.softmax)
 class _Watch(TorchFunctionMode):
     """Hands each attention call of the block in ``layer`` to a visitor; while ``layer`` is None nothing is watched."""
 
-    def __init__(self, visit: Callable[[AttentionCall], None]) -> None:
+    def __init__(self, visit: Callable[[AttentionCall], torch.Tensor | None]) -> None:
         super().__init__()
         self.visit = visit
         self.layer: int | None = None
@@ -157,29 +157,31 @@ class _Watch(TorchFunctionMode):
         if self.layer is None:
             return result
         if func is torch.nn.functional.scaled_dot_product_attention:
-            self._visit(fused_call(self.layer, result, *args, **kwargs))
-        elif func in _SOFTMAX:
-            self._visit(AttentionCall(self.layer, matrix_BHQK=result))
+            return self._visit(fused_call(self.layer, result, *args, **kwargs))
+        if func in _SOFTMAX:
+            return self._visit(AttentionCall(self.layer, matrix_BHQK=result))
         return result
 
-    def _visit(self, call: AttentionCall) -> None:
+    def _visit(self, call: AttentionCall) -> torch.Tensor:
         self.calls += 1
         layer, self.layer = self.layer, None  # what the visitor itself computes is not watched
         try:
-            self.visit(call)
+            replacement = self.visit(call)
         finally:
             self.layer = layer
+        return call.carrier if replacement is None else replacement
 
 
 @contextmanager
 def watch_attention(
-    module: nn.Module, visit: Callable[[AttentionCall], None], layers: Sequence[int] | None = None
+    module: nn.Module, visit: Callable[[AttentionCall], torch.Tensor | None], layers: Sequence[int] | None = None
 ) -> Iterator[None]:
     """Call ``visit`` with every attention of the forward passes inside the ``with`` block; all is put back at its end.
 
     Args:
         module: a timm vision transformer; not compiled.
-        visit: called in the order of the layers, during the forward pass.
+        visit: called in the order of the layers, during the forward pass. A tensor that it returns goes on through
+            the model in place of the call's ``carrier``; with None the model computes what it always does.
         layers: blocks from 0, and ``POOL``; None is all of them.
 
     Raises:

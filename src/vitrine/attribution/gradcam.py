@@ -13,13 +13,20 @@ import torch
 from torch import nn
 
 from vitrine.attribution.attention import layer_number
+from vitrine.attribution.class_logit import class_logit
 from vitrine.attribution.maps import BatchMaps, split_prefix, token_layout
 from vitrine.errors import ModelError
 
 _POST_NORM = "Post"  # in the names of timm's blocks whose norm1 comes after the attention
 
 
-def gradcam(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Tensor, layer: int = -1) -> BatchMaps:
+def gradcam(
+    module: nn.Module,
+    pixels_BCHW: torch.Tensor,
+    targets_B: torch.Tensor,
+    layer: int = -1,
+    against_B: torch.Tensor | None = None,
+) -> BatchMaps:
     """Grad-CAM on the tokens of one layer.
 
     The channels' weights are the means, over patches, of the gradient of the class's logit; the map is the positive
@@ -34,6 +41,7 @@ def gradcam(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Tenso
         pixels_BCHW: normalised.
         targets_B: int64, a class for each picture.
         layer: a block from 0, or from the end with -1; see :func:`gradcam_tokens`.
+        against_B: the class that it is compared with; None is none.
 
     Raises:
         ModelError: there is no such layer, or the class does not depend on its tokens.
@@ -41,8 +49,7 @@ def gradcam(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Tenso
     layout, name = token_layout(module, *pixels_BCHW.shape[-2:]), gradcam_tokens(module, layer)
     with torch.enable_grad(), _tokens_of(module, layer) as tokens:
         logits = module(pixels_BCHW.detach().requires_grad_())
-        target_logits = logits.gather(1, targets_B[:, None].to(logits.device)).sum()
-        (gradient_BND,) = torch.autograd.grad(target_logits, tokens, allow_unused=True)
+        (gradient_BND,) = torch.autograd.grad(class_logit(logits, targets_B, against_B), tokens, allow_unused=True)
     if gradient_BND is None:
         raise ModelError(f"The class does not depend on {name}, so Grad-CAM has nothing to show there.")
     with torch.no_grad():

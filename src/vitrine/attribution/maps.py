@@ -5,6 +5,7 @@ Axes: B pictures, K keys (tokens, prefix tokens first), R grid rows, C grid colu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -104,7 +105,15 @@ def token_layout(module: nn.Module, height: int | None = None, width: int | None
 
 
 Floats = npt.NDArray[np.float32]
-Unit = Literal["mass", "drop"]
+Unit = Literal["mass", "drop", "gain", "logit", "score"]
+
+SIGNED_UNITS: Mapping[str, str] = {
+    "drop": "probability lost",
+    "gain": "probability gained",
+    "logit": "logit gained",
+    "score": "score",
+}
+"""Units of maps that may be negative, and what figures call them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +124,9 @@ class BatchMaps:
         scores_BRC: float32 on the CPU, one score a patch, as the method's formula gives them.
         prefix_share_B: float32, what the prefix tokens (class, registers) hold of each map's whole mass, 0 to 1; None
             where the method gives them none.
-        unit: "mass" (not negative; shown as a multiple of the mean) or "drop" (probability lost, may be negative).
+        unit: "mass" (not negative; shown as a multiple of the mean), or one that may be negative and is shown as it
+            is: "drop" (probability lost), "gain" (probability gained), "logit" (added to a logit), "score" (whatever a
+            person's own function gives).
     """
 
     scores_BRC: torch.Tensor
@@ -149,11 +160,11 @@ def split_prefix(rows_BK: torch.Tensor, layout: TokenLayout, *, has_prefix_mass:
 
 
 def display_scores(scores_RC: Floats, unit: Unit) -> Floats:
-    """One map as figures show it: float32 (R, C), multiples of its mean, or probability lost as it is.
+    """One map as figures show it: float32 (R, C), multiples of its mean, or signed scores as they are.
 
     A map without mass becomes zeros.
     """
-    if unit == "drop":
+    if unit in SIGNED_UNITS:
         return scores_RC
     mean = float(scores_RC.mean())
     return scores_RC / mean if mean > 0 else np.zeros_like(scores_RC)

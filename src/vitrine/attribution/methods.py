@@ -46,6 +46,7 @@ class Method:
         query: of ``attention``: class, distillation, pool, a patch (row, column) from 0 or from the end, or auto:
             what the head reads.
         window: of ``occlusion``: patches a side of the cover; 0 chooses.
+        seed: of what ``smoothgrad`` and ``rise`` draw.
 
     Raises:
         ModelError: no such method or way over heads.
@@ -57,6 +58,7 @@ class Method:
     heads: str | int = "mean"
     query: str | tuple[int, int] = "auto"
     window: int = 0
+    seed: int = 0
 
     def __post_init__(self) -> None:
         require_method(self.name)
@@ -76,8 +78,8 @@ class Method:
 
     @classmethod
     def fields(cls) -> tuple[str, ...]:
-        """Names of the settings, without the method's own."""
-        return tuple(each.name for each in fields(cls)[1:])
+        """Names of the settings that a person can give a method, beside the seed."""
+        return tuple(each.name for each in fields(cls) if each.name not in ("name", "seed"))
 
     def maps(
         self,
@@ -101,6 +103,8 @@ class Method:
         arguments: dict[str, Any] = {name: getattr(self, name) for name in self.fields() if name in entry.options}
         if entry.for_a_class:
             arguments["targets_B"] = targets_B
+        if "seed" in entry.needs:
+            arguments["seed"] = self.seed
         if "probabilities" in entry.needs:
             arguments["probabilities"] = probabilities
         maps: BatchMaps = entry.load()(module, pixels_BCHW, **arguments)
@@ -170,6 +174,9 @@ class _Words(dict[str, str]):
         layout = token_layout(self.module)
         if key == "layers":
             return str(layout.blocks)
+        if key == "layer":
+            is_pool = query_layers(layout, describe_readout(self.module, layout), "auto", self.layer) == (POOL,)
+            return "in the pool itself" if is_pool else describe_layer(self.layer, layout.blocks)
         if key == "tokens":
             return gradcam_tokens(self.module, self.layer)
         readout = describe_readout(self.module, layout)

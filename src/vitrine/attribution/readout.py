@@ -22,6 +22,7 @@ from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import nn
 
 from vitrine.attribution.maps import TokenLayout
+from vitrine.attribution.model_tail import Constant, copy_with
 from vitrine.errors import ModelError
 from vitrine.models.checkpoints.heads import ClassAndMeanTransformer
 
@@ -354,7 +355,7 @@ def _head_features(
         tokens_VND[variant, list(group)] = noise_ND[list(group)]
     tokens_VND = tokens_VND.to(parameter.device, parameter.dtype)
     recorders = {name: _Recorder() for name in heads}
-    copied_module = _copy_with(module, {"blocks": nn.Sequential(_Constant(tokens_VND)), **recorders})
+    copied_module = copy_with(module, {"blocks": nn.Sequential(Constant(tokens_VND)), **recorders})
     embed: Any = module.patch_embed
     patch_height, patch_width = embed.patch_size
     size = embed.img_size or (layout.rows * patch_height, layout.columns * patch_width)
@@ -365,26 +366,6 @@ def _head_features(
         return {name: recorder.features.float() for name, recorder in recorders.items()}
     except (RuntimeError, TypeError, AttributeError, ValueError) as error:
         raise _unknown(module, "its head cannot be run on tokens alone") from error
-
-
-def _copy_with(module: nn.Module, parts: dict[str, nn.Module]) -> nn.Module:
-    """A copy that shares everything with a module but a few parts of it, and has none of its hooks."""
-    copied_module: nn.Module = type(module).__new__(type(module))
-    copied_module.__dict__ = dict(module.__dict__)
-    copied_module._modules = {**module._modules, **parts}
-    return copied_module
-
-
-class _Constant(nn.Module):
-    """A block whose output is given."""
-
-    def __init__(self, tokens_VND: torch.Tensor) -> None:
-        super().__init__()
-        self.tokens_VND = tokens_VND
-
-    def forward(self, *_: Any, **__: Any) -> torch.Tensor:
-        """The tokens, whatever comes in."""
-        return self.tokens_VND
 
 
 class _Recorder(nn.Module):

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
-Need = Literal["attention", "head", "gradients", "probabilities"]
-Option = Literal["target", "layer", "heads", "query", "window", "seed", "matrix", "direction"]
+Need = Literal["attention", "head", "gradients", "probabilities", "seed"]
+Option = Literal["target", "layer", "heads", "query", "window", "matrix", "direction"]
 
 _HERE = "vitrine.attribution"
 
@@ -27,12 +27,12 @@ class MethodEntry:
             target matters, probabilities of logits where it needs them, and its options by name; gives ``BatchMaps``.
         score: what a patch's score is, in one line.
         formula: the same in symbols.
-        words: what a map is, for a figure; ``{readout}``, ``{names}``, ``{by}``, ``{layers}`` and ``{tokens}`` are
-            filled in from the model.
+        words: what a map is, for a figure; ``{readout}``, ``{names}``, ``{by}``, ``{layer}``, ``{layers}`` and
+            ``{tokens}`` are filled in from the model.
         source: the paper; "" where there is none.
         comparison: what it is compared with in the tests, and to what difference.
         needs: "attention" that can be shown, a "head" whose reading is known, "gradients" of the model, or nothing of
-            it but "probabilities".
+            it but "probabilities"; and a "seed", where it draws something.
         options: that act on it. "target" is the class that the map is for; "matrix" is a further figure, "direction" a
             view of the explorer.
         has_cached_attention: the map follows from the attention of one forward pass, which the explorer keeps.
@@ -128,6 +128,102 @@ ENTRIES: tuple[MethodEntry, ...] = (
         comparison="a loop over covers: 1e-6",
         needs=("probabilities",),
         options=("target", "window"),
+    ),
+    MethodEntry(
+        name="input-gradient",
+        title="Input × gradient",
+        function=f"{_HERE}.pixel_gradients:input_gradient",
+        score="pixels times the gradient of the class's logit by them, summed over the patch",
+        formula="Σ x ∂z/∂x",
+        words="input × gradient: share of each patch in the class's logit, by its gradient",
+        source="Shrikumar et al. 2016",
+        comparison="captum's InputXGradient: 1e-6; a loop over patches",
+        needs=("gradients",),
+        options=("target",),
+    ),
+    MethodEntry(
+        name="integrated-gradients",
+        title="Integrated gradients",
+        function=f"{_HERE}.pixel_gradients:integrated_gradients",
+        score="pixels times the mean gradient on the way from grey to the picture, summed over the patch",
+        formula="Σ x ∫ ∂z/∂x(αx) dα",
+        words="integrated gradients: share of each patch in the class's logit, from a grey picture on",
+        source="Sundararajan et al. 2017",
+        comparison="captum's IntegratedGradients: 1e-5; the logit's difference from grey, which it sums to: 1 %",
+        needs=("gradients",),
+        options=("target",),
+    ),
+    MethodEntry(
+        name="smoothgrad",
+        title="SmoothGrad",
+        function=f"{_HERE}.pixel_gradients:smoothgrad",
+        score="size of the mean gradient under noise, summed over the patch",
+        formula="Σ |mean ∂z/∂x(x + ε)|",
+        words="SmoothGrad: size of the class's mean gradient under noise",
+        source="Smilkov et al. 2017",
+        comparison="a loop over noisy copies and pixels: 1e-6",
+        needs=("gradients", "seed"),
+        options=("target",),
+    ),
+    MethodEntry(
+        name="legrad",
+        title="LeGrad",
+        function=f"{_HERE}.legrad:legrad",
+        score="growth of each layer's class score with its attention to the patch, mean over layers, heads and queries",
+        formula="mean (∂z_l/∂A_l)⁺",
+        words="LeGrad over {layers} layers: growth of each layer's class score with its attention",
+        source="Bousselham et al. 2024",
+        comparison="the formula on whole matrices, gradients by plain autograd: 1e-3 of each score",
+        needs=("attention", "head", "gradients"),
+        options=("target",),
+    ),
+    MethodEntry(
+        name="value-norm",
+        title="Attention × value norm",
+        function=f"{_HERE}.value_norm:value_norm",
+        score="length of what the patch adds, through one layer's attention, to what the head reads (`--layer`)",
+        formula="‖Σ_h α_h f_h(x)‖",
+        words="attention × value norm: length of what each patch adds to {readout}, {layer}",
+        source="Kobayashi et al. 2020",
+        comparison="one vector a pair of tokens, in a loop: 1e-5",
+        needs=("attention", "head"),
+        options=("layer",),
+    ),
+    MethodEntry(
+        name="value-output",
+        title="Value-output contribution",
+        function=f"{_HERE}.value_output:value_output",
+        score="what the patch's values, attended to in the last block, add to the class's logit",
+        formula="Σ_hq A_hqk ḡ_hq · v_hk",
+        words="contribution of each patch to the class's logit through the last layer's attention",
+        source="after Kobayashi et al. 2020 and Sundararajan et al. 2017",
+        comparison="the logit's change when that attention adds nothing, which it sums to: 1e-4",
+        needs=("attention", "gradients"),
+        options=("target",),
+    ),
+    MethodEntry(
+        name="attnlrp",
+        title="AttnLRP",
+        function=f"{_HERE}.attnlrp:attnlrp",
+        score="relevance of the patch's pixels for the class's logit, passed back by rules for attention and norms",
+        formula="Σ x ∂z/∂x, by the rules' gradients",
+        words="AttnLRP: relevance of each patch for the class's logit",
+        source="Achtibat et al. 2024",
+        comparison="relevance passed back layer by layer, each rule as printed: 1e-4 of each score",
+        needs=("gradients",),
+        options=("target",),
+    ),
+    MethodEntry(
+        name="rise",
+        title="RISE",
+        function=f"{_HERE}.rise:rise",
+        score="how much likelier the class is where the patch is seen, over 512 random masks",
+        formula="Σ p(x⊙m) m / Σ m − mean p(x⊙m)",
+        words="RISE: how much likelier the class is where a patch is seen, over 512 random masks",
+        source="Petsiuk, Das and Saenko 2018",
+        comparison="a loop over masks: 1e-5",
+        needs=("probabilities", "seed"),
+        options=("target",),
     ),
 )
 """Every method of vitrine's own, in the order of tables and menus."""

@@ -9,11 +9,14 @@ import torch
 from torch import nn
 
 from vitrine.attribution.attention import POOL, AttentionCall, mean_over_heads, watch_attention, weighted_row
+from vitrine.attribution.class_logit import class_logit
 from vitrine.attribution.maps import BatchMaps, split_prefix, token_layout
 from vitrine.attribution.readout import describe_readout, watch_head_tokens
 
 
-def relevance(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Tensor) -> BatchMaps:
+def relevance(
+    module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Tensor, against_B: torch.Tensor | None = None
+) -> BatchMaps:
     """Relevance of every patch for the logit of one class a picture.
 
     For self-attention (equations 5 and 6 of the paper): Ā_l = mean over heads of the positive part of ∇A_l ⊙ A_l, the
@@ -31,6 +34,7 @@ def relevance(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Ten
         module: a timm vision transformer in eval mode; its parameters' gradients are not touched.
         pixels_BCHW: normalised.
         targets_B: int64, a class for each picture.
+        against_B: the class that it is compared with; None is none.
 
     Raises:
         ModelError: an attention that cannot be shown, or a head that is not known.
@@ -40,8 +44,8 @@ def relevance(module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Ten
     calls: list[AttentionCall] = []
     with torch.enable_grad(), watch_attention(module, calls.append), watch_head_tokens(module) as tokens:
         logits_BC = module(pixels_BCHW.detach().requires_grad_())  # so that frozen models have a graph, too
-        target_logits = logits_BC.gather(1, targets_B[:, None].to(logits_BC.device)).sum()
-        *gradients, gradient_BND = torch.autograd.grad(target_logits, [*(call.carrier for call in calls), tokens[-1]])
+        score = class_logit(logits_BC, targets_B, against_B)
+        *gradients, gradient_BND = torch.autograd.grad(score, [*(call.carrier for call in calls), tokens[-1]])
     relevance_BNM: torch.Tensor | None = None
     pool_BQK: torch.Tensor | None = None
     for call, gradient in zip(calls, gradients, strict=True):

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from vitrine.attribution.attention import attention_matrices, describe_layer, head_maps
-from vitrine.attribution.maps import Unit, display_scores, token_layout
+from vitrine.attribution.maps import SIGNED_UNITS, Unit, display_scores, token_layout
 from vitrine.attribution.method_options import refuse_options
 from vitrine.attribution.methods import Method
 from vitrine.attribution.patch_hiding import HidingTest
@@ -541,6 +541,10 @@ class MapWriter:
         self._sheet = []
 
 
+# Where colours end at least, so that a map of next to nothing looks like it; a person's own scores have any size.
+_LEAST_ENDS = {"drop": 0.05, "gain": 0.05, "logit": 0.05, "score": 1e-6}
+
+
 def choose_scale(maps: Sequence[Floats], unit: Unit, settings: ExplainSettings) -> Scale:
     """One scale for the maps of a call: as the settings ask, else one on which these maps can be read.
 
@@ -549,11 +553,11 @@ def choose_scale(maps: Sequence[Floats], unit: Unit, settings: ExplainSettings) 
         unit: of the method's scores.
         settings: of the call.
     """
-    is_drop = unit == "drop"
+    label = SIGNED_UNITS.get(unit, "")
     if settings.stretch:
-        return Scale("own", label="probability lost" if is_drop else "")
-    high = settings.scale or shared_scale(maps, minimum=0.05 if is_drop else 2.0)
-    return Scale("lost" if is_drop else "uniform", high)
+        return Scale("own", label=label)
+    high = settings.scale or shared_scale(maps, minimum=_LEAST_ENDS.get(unit, 2.0))
+    return Scale("lost" if label else "uniform", high, label)
 
 
 def true_label_from_name(name: str, labels: Sequence[str], numbers: Mapping[str, str] | None = None) -> str | None:

@@ -1,0 +1,77 @@
+"""LeGrad: how much each layer's class score grows with its attention to a patch (Bousselham et al. 2024).
+
+Axes: B pictures, C classes, D channels, H heads, N, K tokens (prefix tokens first), Q queries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from vitrine.attribution.attention import POOL, AttentionCall, mean_over_heads, watch_attention
+from vitrine.attribution.class_logit import class_logit
+from vitrine.attribution.maps import BatchMaps, TokenLayout, split_prefix, token_layout
+from vitrine.attribution.model_tail import tail_logits
+from vitrine.attribution.readout import describe_readout
+
+
+def legrad(
+    module: nn.Module, pixels_BCHW: torch.Tensor, targets_B: torch.Tensor, against_B: torch.Tensor | None = None
+) -> BatchMaps:
+    """The mean over layers, heads and queries of (∂z_l/∂A_l)⁺: float32 (B, rows, columns), 0 or more.
+
+    z_l is the class's logit as the model's own norm and head give it for the tokens that leave layer l, and A_l that
+    layer's attention; what is averaged are the columns of the patches. Where an attention pool reads the tokens, A_l
+    are the weights with which it reads those of layer l. The paper's maps are besides stretched to their own range,
+    which is left to figures; its code starts at the last layers but one for the largest CLIP, and takes all layers in
+    the formula, as here. Source: W. Bousselham, A. Boggust, S. Chaybouti, H. Strobelt, H. Kuehne (2024),
+    arXiv:2404.03214, equations 4 to 8 and, for the pool, 10.
+
+    Args:
+        module: a timm vision transformer in eval mode; its parameters' gradients are not touched.
+        pixels_BCHW: normalised.
+        targets_B: int64, a class for each picture.
+        against_B: the class that it is compared with; None is none.
+
+    Raises:
+        ModelError: an attention that cannot be shown.
+    """
+    layout = token_layout(module, *pixels_BCHW.shape[-2:])
+    calls: list[AttentionCall] = []
+    has_pool = getattr(module, "attn_pool", None) is not None
+    total_BN = torch.zeros(len(pixels_BCHW), layout.tokens, device=pixels_BCHW.device)
+    with torch.enable_grad(), watch_attention(module, calls.append), _block_outputs(module) as outputs:
+        module(pixels_BCHW.detach().requires_grad_())
+        own_calls = {call.layer: call for call in calls}
+        for layer, tokens_BND in enumerate(list(outputs)):
+            calls.clear()
+            score = class_logit(tail_logits(module, pixels_BCHW, tokens_BND), targets_B, against_B)
+            call = calls[-1] if has_pool else own_calls[layer]
+            total_BN += _columns(call, score, module, layout)
+    return split_prefix(total_BN / layout.blocks, layout)
+
+
+def _columns(call: AttentionCall, score: torch.Tensor, module: nn.Module, layout: TokenLayout) -> torch.Tensor:
+    """What each token's column of one attention adds to the score: (B, N), the mean over heads and queries."""
+    (gradient,) = torch.autograd.grad(score, call.carrier, retain_graph=True)
+    mean_BQK = mean_over_heads(call, lambda some: call.gradient(gradient, some).clamp_(min=0).mean(dim=2, keepdim=True))
+    if call.layer == POOL:
+        return describe_readout(module, layout).pool_row(mean_BQK, layout.tokens)
+    return mean_BQK[:, 0]
+
+
+@contextmanager
+def _block_outputs(module: nn.Module) -> Iterator[list[torch.Tensor]]:
+    """The tokens that leave each block of the next forward pass, in order."""
+    outputs: list[torch.Tensor] = []
+    blocks: Any = module.blocks
+    handles = [block.register_forward_hook(lambda _, __, output: outputs.append(output)) for block in blocks]
+    try:
+        yield outputs
+    finally:
+        for handle in handles:
+            handle.remove()
