@@ -148,7 +148,7 @@ def test_every_function_is_typed_and_explained(name: str) -> None:
     for parameter in signature.parameters.values():
         assert parameter.annotation is not inspect.Parameter.empty, parameter
         assert f"\n    {parameter.name}: " in text, f"{name} does not say what {parameter.name} is"
-    assert "Example:" in text and ">>> " in text
+    assert "Examples:" in text and ">>> " in text
 
 
 def test_what_stands_behind_a_function_stays_importable() -> None:

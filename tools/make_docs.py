@@ -35,6 +35,7 @@ def pages() -> dict[str, str]:
 
     return {
         **verb_pages(app),
+        **api_pages(),
         "recipes.md": recipe_page(),
         "limits.md": limits_page(),
         "maps.md": maps_page(),
@@ -131,6 +132,30 @@ def _amount(name: str, default: int) -> str:
         if default % size == 0:
             return f"{default // size:,} {unit}"
     return f"{default:,} bytes"
+
+
+API_INTRODUCTION = """\
+# Python
+
+Every verb of [the command line](../verbs/README.md) is a function with the same words and defaults. These names are the promise
+(`vitrine.__all__`); other modules may change between versions. Each page shows its function on the documentation site
+(`make docs-site`), as `help(vitrine.NAME)` does anywhere.
+
+"""
+
+
+def api_pages() -> dict[str, str]:
+    """One page for every public function, which mkdocstrings fills in on the site, and an index of them."""
+    import vitrine
+
+    functions = {name: getattr(vitrine, name) for name in vitrine.__all__ if not name.startswith("_")}
+    sentences = {name: " ".join((inspect.getdoc(f) or "").split("\n\n")[0].split()) for name, f in functions.items()}
+    rows = [(f"[`vitrine.{name}`]({name}.md)", sentence) for name, sentence in sentences.items()]
+    pages = {
+        f"api/{name}.md": f"{NOTE}# vitrine.{name}\n\n{sentences[name]}\n\n::: {f.__module__}.{name}\n"
+        for name, f in functions.items()
+    }
+    return {**pages, "api/README.md": f"{NOTE}{API_INTRODUCTION}{_table(('function', 'what it does'), rows)}"}
 
 
 def verb_pages(app: typer.Typer) -> dict[str, str]:

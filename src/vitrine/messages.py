@@ -49,7 +49,7 @@ def set_verbosity(level: str | int) -> None:
     Raises:
         UsageError: another word.
 
-    Example:
+    Examples:
         >>> import vitrine
         >>> vitrine.set_verbosity("warning")
         >>> vitrine.set_verbosity("info")

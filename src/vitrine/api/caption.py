@@ -93,7 +93,7 @@ def caption(
         ModelError, WeightsUnavailableError: the captioner cannot be opened.
         UsageError: options that do not go together.
 
-    Example:
+    Examples:
         >>> result = vitrine.caption("runs/captioner", "cat.jpg", quiet=True)
         >>> len(result.captions)
         1

@@ -58,7 +58,7 @@ class CaptionerModel:
             DataError, PictureError: a picture cannot be used.
             ModelError: the captioner has no such layer or head.
 
-        Example:
+        Examples:
             >>> caption = vitrine.load("runs/captioner").caption("cat.jpg")
             >>> len(caption.words) == len(caption.text.split())
             True

@@ -35,7 +35,7 @@ def check(
     Raises:
         DataError: there are no data, or no pictures in them.
 
-    Example:
+    Examples:
         >>> report = vitrine.check("photos")
         >>> report.serious
         False
@@ -71,7 +71,7 @@ def shards(
         DataError: no data, or none that can be written; or the folder holds something else.
         EnvironmentMismatchError: the extra ``shards`` is not installed.
 
-    Example:
+    Examples:
         >>> written = vitrine.shards("photos", "photos-shards", quiet=True)
         >>> [(split, pictures) for split, _shards, pictures, _bytes in written.splits]
         [('train', 48), ('validation', 24), ('test', 200)]

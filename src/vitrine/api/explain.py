@@ -100,7 +100,7 @@ def explain(
         ModelError: the model cannot be used, or lacks what was asked for.
         UsageError: options that do not go together.
 
-    Example:
+    Examples:
         >>> result = vitrine.explain("vitrine/scenes-tiny", ["cat.jpg"], quiet=True)
         >>> result.pictures[0].map.shape
         (8, 8)
@@ -221,7 +221,7 @@ def score(
     Raises:
         DataError, ModelError: the input cannot be used.
 
-    Example:
+    Examples:
         >>> methods = ["attention", "rollout"]
         >>> scores = vitrine.score("runs/first", "photos", method=methods, limit=4, curves=2, quiet=True)
         >>> sorted(scores.verdicts)
@@ -286,7 +286,7 @@ def positions(
     Raises:
         ModelError: a model has no such embeddings, the cell lies outside of the grid, or two models differ in it.
 
-    Example:
+    Examples:
         >>> result = vitrine.positions("vitrine/scenes-tiny", "positions.png")
         >>> result.out.name, result.sentence != ""
         ('positions.png', True)

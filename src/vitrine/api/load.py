@@ -62,7 +62,7 @@ def load(
         ModelError, WeightsUnavailableError: it cannot be opened.
         UsageError: labels or an input that do not fit it, or that are given of a reference.
 
-    Example:
+    Examples:
         >>> model = vitrine.load("vitrine/scenes-tiny")
         >>> len(model.labels)
         12

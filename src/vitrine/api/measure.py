@@ -64,7 +64,7 @@ def evaluate(
         DataError, ModelError: the input cannot be used.
         UsageError: options that do not go together.
 
-    Example:
+    Examples:
         >>> result = vitrine.evaluate("runs/first", "photos", split="validation", quiet=True)
         >>> result.metrics.n
         24
@@ -169,7 +169,7 @@ def knn(
         DataError, ModelError: the input cannot be used.
         UsageError: the split is that of the neighbours.
 
-    Example:
+    Examples:
         >>> result = vitrine.knn("vitrine/scenes-tiny", "photos", k=5, quiet=True)
         >>> 0 <= result.rows[0].accuracy <= 1
         True

@@ -97,7 +97,7 @@ class Model:
             PictureError: a picture cannot be read.
             UsageError: a threshold that is no probability, or for a model that gives every picture one label.
 
-        Example:
+        Examples:
             >>> from PIL import Image
             >>> model = vitrine.load("vitrine/scenes-tiny")
             >>> model.predict(Image.open("cat.jpg")).label in model.labels
@@ -166,7 +166,7 @@ class Model:
             ModelError: the model lacks what was asked for.
             UsageError: the method does not have an option that was given.
 
-        Example:
+        Examples:
             >>> seen = vitrine.load("vitrine/scenes-tiny").explain("cat.jpg")
             >>> seen.map.shape
             (8, 8)

@@ -68,7 +68,7 @@ def predict(
         ModelError: the model cannot be used.
         UsageError: options that do not go together.
 
-    Example:
+    Examples:
         >>> from PIL import Image
         >>> result = vitrine.predict("vitrine/scenes-tiny", [Image.open("cat.jpg")], quiet=True)
         >>> [prediction.label in prediction.probabilities for prediction in result.predictions]

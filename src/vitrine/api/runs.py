@@ -40,7 +40,7 @@ def compare(
     Raises:
         RunError: no finished run, or one whose files do not fit one another.
 
-    Example:
+    Examples:
         >>> result = vitrine.compare(["runs/first", "runs/second"])
         >>> print(result.text().splitlines()[0].split()[0])
         run
@@ -80,7 +80,7 @@ def verify(
         DataError: the data cannot be opened.
         UsageError: the tolerance or the precision cannot be used.
 
-    Example:
+    Examples:
         >>> vitrine.verify("runs/first", quiet=True).same
         True
     """
@@ -136,7 +136,7 @@ def report(
         RunError: no finished run, or one whose files do not fit one another.
         UsageError: ``out`` is no page, or the final run is not among the runs.
 
-    Example:
+    Examples:
         >>> page = vitrine.report("runs/first", "report.html", pictures=["cat.jpg"], quiet=True)
         >>> page.paths[0].name
         'report.html'
@@ -174,7 +174,7 @@ def export(run: PathLike, to: str, out: PathLike, *, precision: str = "fp32", qu
         UsageError: no such target or precision, or ``out`` is in use.
         ModelError: the target cannot hold the model, or its packages are missing.
 
-    Example:
+    Examples:
         >>> vitrine.export("runs/first", "timm", "exports/timm").same
         True
     """

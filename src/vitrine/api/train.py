@@ -45,7 +45,7 @@ def train(
         RunError: the folder holds a run already, is in use, or does not fit the recipe or data.
         TrainingError: the loss was not finite.
 
-    Example:
+    Examples:
         >>> settings = {"model": "vitrine/scenes-tiny", "pretrained": True, "tune": "head", "epochs": 1}
         >>> result = vitrine.train("photos", "runs/mine", recipe="scratch-tiny", settings=settings, quiet=True)
         >>> result.run.name, result.epochs
@@ -101,7 +101,7 @@ def sweep(
     Raises:
         RecipeError, RunError, UsageError: the sweep cannot be used; nothing was trained.
 
-    Example:
+    Examples:
         >>> plan = vitrine.sweep("sweep.toml", "runs/sweep", dry_run=True)
         >>> [planned.state for planned in plan.runs]
         ['new', 'new']
