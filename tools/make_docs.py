@@ -137,9 +137,9 @@ def _amount(name: str, default: int) -> str:
 API_INTRODUCTION = """\
 # Python
 
-Every verb of [the command line](../verbs/README.md) is a function with the same words and defaults. These names are the promise
-(`vitrine.__all__`); other modules may change between versions. Each page shows its function on the documentation site
-(`make docs-site`), as `help(vitrine.NAME)` does anywhere.
+Every verb of [the command line](../verbs/README.md) is a function with the same words and defaults. These names are
+the promise (`vitrine.__all__`); other modules may change between versions. Each page shows its function on the
+documentation site (`make docs-site`), as `help(vitrine.NAME)` does anywhere.
 
 """
 
@@ -152,8 +152,7 @@ def api_pages() -> dict[str, str]:
     sentences = {name: " ".join((inspect.getdoc(f) or "").split("\n\n")[0].split()) for name, f in functions.items()}
     rows = [(f"[`vitrine.{name}`]({name}.md)", sentence) for name, sentence in sentences.items()]
     pages = {
-        f"api/{name}.md": f"{NOTE}# vitrine.{name}\n\n{sentences[name]}\n\n::: {f.__module__}.{name}\n"
-        for name, f in functions.items()
+        f"api/{name}.md": f"{NOTE}# vitrine.{name}\n\n::: {f.__module__}.{name}\n" for name, f in functions.items()
     }
     return {**pages, "api/README.md": f"{NOTE}{API_INTRODUCTION}{_table(('function', 'what it does'), rows)}"}
 
