@@ -198,7 +198,8 @@ def test_a_killed_driver_is_continued_and_while_it_works_nobody_else_may(
     columns = ("predict", str(small_run), str(pictures), "--probabilities", "--top", "2", "--batch-size", "4")
     options = ("--precision", "fp32", "-o", "out/bulk.csv")
     by_ray = ("--engine", "ray", "--workers", "1", "--part-size", "4")
-    case = VerbCase("ray", (*columns, *options, *by_ray), environment={"TMPDIR": tempfile.mkdtemp(prefix="r-")})
+    by_ray = (*by_ray, "--ray-address", ray.get_runtime_context().gcs_address)
+    case = VerbCase("ray", (*columns, *options, *by_ray), environment={"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"})
     runner = VerbRunner(warm_python, case)
     with runner.held(tmp_path / "work", change=7) as driver:
         for engine in ((), by_ray):
