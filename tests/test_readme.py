@@ -42,8 +42,8 @@ def folder(small_run: Path, small_scenes: Path, tmp_path_factory: pytest.TempPat
 
 
 @pytest.mark.parametrize("name", BEFORE)
-def test_python_runs_in_a_fresh_interpreter(name: str, folder: Path) -> None:
-    """README's without vitrine being imported, since it says how a run opens elsewhere."""
+def test_python_runs_in_a_fresh_interpreter(name: str, folder: Path, warm_python: str) -> None:
+    """README's without vitrine being imported, since it says how a run opens elsewhere: in a cold one."""
     page = next(page for page in PAGES if page.name == name)
     programs = blocks(page, "python")
     assert programs
@@ -53,7 +53,7 @@ def test_python_runs_in_a_fresh_interpreter(name: str, folder: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     paths = [] if name == "README.md" else [os.environ.get("PYTHONPATH", "")]
     ended = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable if name == "README.md" else warm_python, "-c", program],
         cwd=folder,
         env=environment | {"PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,

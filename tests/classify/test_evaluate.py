@@ -169,11 +169,11 @@ def test_a_changed_list_of_labels_is_noticed(small_run: Path, small_scenes: Path
 
 
 def test_a_training_that_has_not_ended_is_said_to(small_run: Path, small_scenes: Path, tmp_path: Path) -> None:
-    assert "has not ended" not in evaluate(str(small_run), str(small_scenes)).table()
+    assert "has not ended" not in evaluate(str(small_run), str(small_scenes), split="validation").table()
     run = Path(shutil.copytree(small_run, tmp_path / "run"))
     (run / "metrics.json").unlink()
     (run / "state").mkdir()
     (run / "state" / "training.pt").write_bytes(b"")
-    result = evaluate(str(run), str(small_scenes))
+    result = evaluate(str(run), str(small_scenes), split="validation")
     assert "has not ended" in result.table()
     assert result.to_dict()["unfinished_run"] is True

@@ -321,7 +321,7 @@ def test_memory_stays_flat(small_run: Path) -> None:
                 assert client.post("/api/predict", content=picture(seed, (400, 300), "JPEG")).status_code == 200
             return resident()
 
-        before = ask(0, 40)
-        after = ask(40, 120)
+        before = ask(0, 20)
+        after = ask(20, 80)
     assert state.encodings.nbytes <= 2_000_000
-    assert after - before < 25_000  # KiB at the most; 160 photographs of 360 kB each would be 58 MB
+    assert after - before < 25_000  # KiB at the most; 120 photographs of 360 kB each would be 43 MB
