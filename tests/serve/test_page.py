@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.explorer_browser import canvas_data, open_browser, open_page, until
+from support.explorer_browser import canvas_data, leave, open_browser, open_page, until
 from support.serving import app_state_of, run_in_thread
 from support.tiny_captioners import save_tiny
 
@@ -53,10 +53,11 @@ def tab(browser: Any, home: str) -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(tab: Any, home: str) -> Any:
-    tab.goto("about:blank")
+def page(tab: Any, home: str) -> Iterator[Any]:
+    leave(tab, home)
     tab.mouse.move(2, 2)
-    return tab
+    yield tab
+    tab.unroute_all()
 
 
 def answers(page: Any, path: str) -> Any:
@@ -183,7 +184,7 @@ def test_an_alternative_goes_on_from_there(page: Any, home: str, talkative: str)
     until(page, "!location.hash.includes('prefix=')")
     wait_for_caption(page)
     assert words_of(page) == before
-    page.goto("about:blank")
+    leave(page, home)
     page.goto(address)  # a link to the continued caption
     wait_for_caption(page)
     assert words_of(page) == after
@@ -209,7 +210,7 @@ def answer_with(body: str, route: Any) -> None:
     route.fulfill(body=body)
 
 
-def test_captions_without_words_or_without_an_end(browser: Any, home: str) -> None:
+def test_captions_without_words_or_without_an_end(page: Any, home: str) -> None:
     result = {"caption": "", "log_probability": -1.5, "words": [], "beams": [], "size": [32, 32]}
     result |= {"scale": {"kind": "uniform", "high": 2}, "command": "vitrine caption", "picture": "0" * 64}
     for body, message in (
@@ -217,10 +218,11 @@ def test_captions_without_words_or_without_an_end(browser: Any, home: str) -> No
         (stream(("error", {"error": "The answer took too long."})), "The answer took too long."),
         ("", "The caption broke off before its end."),
     ):
-        with open_page(browser, home) as page:
-            page.route("**/api/caption?*", partial(answer_with, body))
-            page.goto(f"{home}/#/caption")
-            page.get_by_text(message).wait_for()
+        leave(page, home)
+        page.route("**/api/caption?*", partial(answer_with, body))
+        page.goto(f"{home}/#/caption")
+        page.get_by_text(message).wait_for()
+        page.unroute("**/api/caption?*")
 
 
 def test_validation_pictures_wrong_and_sure_first(page: Any, home: str, small_run: Path) -> None:
@@ -279,7 +281,7 @@ def test_a_cell_of_the_confusion_matrix_opens_its_pictures_and_they_their_maps(p
     assert page.evaluate("document.querySelectorAll('.confusion button[tabindex=\"0\"]').length") == 1
 
 
-def test_of_thousands_of_thumbnails_few_are_in_the_page(browser: Any, home: str) -> None:
+def test_of_thousands_of_thumbnails_few_are_in_the_page(page: Any, home: str) -> None:
     validation = {
         "labels": ["a", "b"],
         "leakage": ["2 of the 5,000 validation pictures also stand in training, byte for byte."],
@@ -289,37 +291,36 @@ def test_of_thousands_of_thumbnails_few_are_in_the_page(browser: Any, home: str)
             for i in range(5000)
         ],
     }
-    with open_page(browser, home) as page:
-        page.route("**/api/validation?*", lambda route: route.fulfill(json=validation))
-        page.goto(f"{home}/#/data")
-        page.locator(".thumbnails button").first.wait_for()
-        page.get_by_text("2 of the 5,000 validation pictures also stand in training").wait_for()
-        count = "document.querySelectorAll('.thumbnails button').length"
-        assert page.evaluate(count) < 200
-        # Sixty screens' way down, a screen in two frames: what is in sight is always drawn.
-        page.evaluate("""async () => {
-          for (let step = 0; step < 60; step += 1) {
-            scrollBy(0, 900);
-            await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
-            const buttons = [...document.querySelectorAll(".thumbnails button")];
-            const places = buttons.map((each) => each.getBoundingClientRect());
-            const seen = places.filter(({ top, bottom }) => bottom > 0 && top < innerHeight);
-            const first = Math.min(...seen.map(({ top }) => top));
-            const last = Math.max(...seen.map(({ bottom }) => bottom));
-            if (first > 20 || last < innerHeight - 20) throw new Error(`nothing is drawn at ${scrollY}`);
-          }
-        }""")
-        assert page.evaluate(count) < 200
-        page.locator(".thumbnails button").nth(5).focus()
-        page.keyboard.press("End")
-        assert "4999.png" in page.evaluate("document.activeElement.ariaLabel")
-        page.keyboard.press("Home")
-        assert "0000.png" in page.evaluate("document.activeElement.ariaLabel")
-        page.keyboard.press("ArrowRight")
-        assert "0001.png" in page.evaluate("document.activeElement.ariaLabel")
+    page.route("**/api/validation?*", lambda route: route.fulfill(json=validation))
+    page.goto(f"{home}/#/data")
+    page.locator(".thumbnails button").first.wait_for()
+    page.get_by_text("2 of the 5,000 validation pictures also stand in training").wait_for()
+    count = "document.querySelectorAll('.thumbnails button').length"
+    assert page.evaluate(count) < 200
+    # Thirty screens' way down, a screen in two frames: what is in sight is always drawn.
+    page.evaluate("""async () => {
+      for (let step = 0; step < 30; step += 1) {
+        scrollBy(0, 900);
+        await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+        const buttons = [...document.querySelectorAll(".thumbnails button")];
+        const places = buttons.map((each) => each.getBoundingClientRect());
+        const seen = places.filter(({ top, bottom }) => bottom > 0 && top < innerHeight);
+        const first = Math.min(...seen.map(({ top }) => top));
+        const last = Math.max(...seen.map(({ bottom }) => bottom));
+        if (first > 20 || last < innerHeight - 20) throw new Error(`nothing is drawn at ${scrollY}`);
+      }
+    }""")
+    assert page.evaluate(count) < 200
+    page.locator(".thumbnails button").nth(5).focus()
+    page.keyboard.press("End")
+    assert "4999.png" in page.evaluate("document.activeElement.ariaLabel")
+    page.keyboard.press("Home")
+    assert "0000.png" in page.evaluate("document.activeElement.ariaLabel")
+    page.keyboard.press("ArrowRight")
+    assert "0001.png" in page.evaluate("document.activeElement.ariaLabel")
 
 
-def test_too_many_classes_for_a_table_are_said(browser: Any, home: str) -> None:
+def test_too_many_classes_for_a_table_are_said(page: Any, home: str) -> None:
     picture = {"id": "v0", "name": "a.png", "true": "0", "predicted": "1", "probability": 0.5, "right": False}
     validation = {
         "labels": [str(i) for i in range(1001)],
@@ -328,11 +329,10 @@ def test_too_many_classes_for_a_table_are_said(browser: Any, home: str) -> None:
         "pictures": [picture],
         "command": "a command",
     }
-    with open_page(browser, home) as page:
-        page.route("**/api/validation?*", lambda route: route.fulfill(json=validation))
-        page.goto(f"{home}/#/data")
-        page.get_by_text("A table of 1001 classes would be too large").wait_for()
-        page.locator(".thumbnails button").first.wait_for()
+    page.route("**/api/validation?*", lambda route: route.fulfill(json=validation))
+    page.goto(f"{home}/#/data")
+    page.get_by_text("A table of 1001 classes would be too large").wait_for()
+    page.locator(".thumbnails button").first.wait_for()
 
 
 def test_the_api_tab_lists_every_address(page: Any, home: str) -> None:
