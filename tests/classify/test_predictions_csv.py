@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from vitrine.classify.predictions_csv import PredictionTable, PredictionWriter, predictions_csv
 from vitrine.errors import DataError, ModelError, RunError
-from vitrine.io.resumable_csv import complete_records, csv_row
+from vitrine.io.resumable_csv import ResumableTable, complete_records, csv_row
 from vitrine.metrics.classification import LabelledLogits
 
 LABELS = ("cat", 'a "dog", large', "zebra\nfish")
@@ -90,6 +90,15 @@ def test_no_list_of_unreadable_pictures_where_there_are_none(tmp_path: Path) -> 
     assert table is not None
     assert table.unreadable_path is None
     assert [path.name for path in tmp_path.iterdir()] == ["p.csv"]
+
+
+def test_tables_of_one_folder_have_lists_of_their_own(tmp_path: Path) -> None:
+    lists = {
+        name: ResumableTable(tmp_path / name, ("a",), (), None).unreadable_out.name
+        for name in ("x.csv", "x.tsv", "x.CSV", "x")
+    }
+    assert lists["x.csv"] == "x.unreadable.csv"
+    assert len(set(lists.values())) == 4
 
 
 def test_probabilities_and_top_columns(tmp_path: Path) -> None:

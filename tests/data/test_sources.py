@@ -497,6 +497,30 @@ def test_a_hub_behind_a_bad_network(
     assert len(data.splits["train"]) > 0 and not has_note(data, "an earlier download is used")
 
 
+@pytest.mark.parametrize(("failures", "waits"), [(2, [1, 2]), (9, [1, 2, 4])])
+def test_a_download_of_a_data_set_is_taken_up(
+    failures: int, waits: list[float], rows: object, hub_of_data: StandInHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    pauses: list[float] = []
+    monkeypatch.setattr(network, "pause", pauses.append)
+    outcomes = iter([*[503] * failures, None])
+
+    def load(*_: object, **__: object) -> object:
+        if (status := next(outcomes)) is not None:
+            raise datasets.exceptions.DatasetGenerationError("failed") from network.StatusError(status)
+        return rows
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    if failures < network.DOWNLOAD_ATTEMPTS:
+        assert len(open_data("hf:owner/pictures?label=fine").splits["train"]) > 0
+    else:
+        with pytest.raises(DataError, match=r"hf:owner/pictures cannot be loaded: the server answers 503"):
+            open_data("hf:owner/pictures")
+    assert pauses == waits
+
+
 def test_what_the_hub_sends_of_a_data_set_has_its_hash(
     rows: object, hub_of_data: StandInHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

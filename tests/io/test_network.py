@@ -15,7 +15,16 @@ import pytest
 from support.stand_in_hub import Fault, StandInHub
 
 from vitrine.io import network
-from vitrine.io.network import CutOffError, StatusError, WebPageError, diagnose, download, retry, retry_after
+from vitrine.io.network import (
+    CutOffError,
+    StatusError,
+    WebPageError,
+    announced_length,
+    diagnose,
+    download,
+    retry,
+    retry_after,
+)
 
 
 @pytest.fixture
@@ -76,6 +85,11 @@ def test_a_web_page_says_what_to_do() -> None:
 )
 def test_how_long_a_server_asks_to_wait(text: str, seconds: float | None) -> None:
     assert retry_after({"Retry-After": text}) == seconds
+
+
+@pytest.mark.parametrize(("text", "length"), [("12", 12), ("", None), ("-1", None), ("1e3", None), ("9" * 99, None)])
+def test_what_length_is_announced(text: str, length: int | None) -> None:
+    assert announced_length({"Content-Length": text}) == length
 
 
 def test_a_date_to_wait_for() -> None:

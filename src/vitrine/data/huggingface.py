@@ -106,18 +106,17 @@ def open_hub(name: str, reference: str, options: Mapping[str, str]) -> Dataset:
     Raises:
         DataError: unknown, closed, or neither reachable nor on this machine.
     """
-    import datasets
-
     quieten_client()
     failure = Failure(NETWORK_OFF) if is_offline() else _failure_of_hub(name, options.get("revision"))
     arguments = {"name": options.get("config"), "revision": options.get("revision"), "cache_dir": _folder()}
     began = time.time()
     with _into_cache_folder(), _quiet() if failure is None else _without_network():
         try:
-            data = datasets.load_dataset(name, **arguments)
+            data = retry(lambda: _load(name, arguments)) if failure is None else _load(name, arguments)
         except Exception as error:  # whatever the hub's builders raise; the cause is kept
             if failure is None:
-                raise DataError(f"hf:{name} cannot be loaded: {_first_line(error)}") from error
+                reason = diagnose(error).reason if diagnose(error).passes else _first_line(error)
+                raise DataError(f"hf:{name} cannot be loaded: {reason}") from error
             raise DataError(
                 f"{_describe(failure)}, and {name} is not in {_folder()}.\n"
                 "Download it on a machine with network, save_to_disk() it, and give that folder."
@@ -126,6 +125,21 @@ def open_hub(name: str, reference: str, options: Mapping[str, str]) -> Dataset:
     _note_use(data, f"hf:{name}")
     notes = [] if failure is None else [f"{_describe(failure)}: an earlier download is used."]
     return _to_dataset(data, reference, "Hugging Face data set", options, notes)
+
+
+def _load(name: str, arguments: Mapping[str, Any]) -> Any:
+    """The data set; a failure of the network that may pass is raised itself, without what datasets wraps it in."""
+    import datasets
+
+    try:
+        return datasets.load_dataset(name, **arguments)
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not diagnose(cause).passes:
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise cause from None
 
 
 def _describe(failure: Failure) -> str:

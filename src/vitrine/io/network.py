@@ -200,6 +200,12 @@ def is_web_page(headers: Mapping[str, str], address: str) -> bool:
     return kind == "text/html" and not address.partition("?")[0].lower().endswith((".html", ".htm"))
 
 
+def announced_length(headers: Mapping[str, str]) -> int | None:
+    """The bytes that an answer's header Content-Length announces; None where it says no such number."""
+    text = headers.get("Content-Length") or ""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else None
+
+
 def download(address: str, path: Path, progress: Progress | None = None) -> None:
     """Save what lies at an address. A connection that breaks is taken up where it broke, if the server can do that.
 
@@ -237,8 +243,8 @@ class _Transfer:
                 done = 0
             etag = answer.headers.get("ETag") or ""
             self.version = "" if etag.startswith("W/") else etag  # a weak one is no promise of equal bytes
-            length = answer.headers.get("Content-Length")
-            total = done + int(length) if length else 0
+            length = announced_length(answer.headers)
+            total = 0 if length is None else done + length
             while block := answer.read(_BLOCK):
                 self.file.write(block)
                 done += len(block)

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field
 
-from vitrine.attribution.method_options import METHODS, methods_with
+from vitrine.attribution.method_options import methods_with
+from vitrine.attribution.registry import METHODS
 
 
 class Payload(BaseModel):

@@ -14,7 +14,7 @@ from typing import IO, Any, NotRequired, TypedDict
 from vitrine.errors import DataError
 from vitrine.io.hub_cache import is_offline
 from vitrine.io.limits import limit
-from vitrine.io.network import CutOffError, Failure, diagnose, open_address, retry
+from vitrine.io.network import CutOffError, Failure, announced_length, diagnose, open_address, retry
 from vitrine.io.untrusted_files import MAX_TEXT_BYTES, open_regular_file, parse_json, require_shape
 
 INDEX = "index.json"
@@ -186,9 +186,8 @@ class ReceivedFile:
     """
 
     def __init__(self, answer: Any) -> None:
-        length = answer.headers.get("Content-Length")
-        self.is_announced = bool(length)
-        self._answer, self._length = answer, int(length) if length else None
+        self._answer, self._length = answer, announced_length(answer.headers)
+        self.is_announced = self._length is not None
         self._size, self._digest = 0, hashlib.sha256()
 
     def read(self, size: int) -> bytes:
