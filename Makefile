@@ -19,7 +19,7 @@ WORKERS ?= 2
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check types format docs docs-site bench bench-check verdicts verdicts-check constraints clean
+.PHONY: help demo test check types format docs docs-site notebooks bench bench-check verdicts verdicts-check constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -49,6 +49,9 @@ docs: $(DEV)  ## rewrite the generated pages of docs/ from the command line and 
 
 docs-site: $(SITE)  ## the documentation as a site, in build/site, its links checked
 	$(BIN)/python tools/make_site.py
+
+notebooks: $(SITE)  ## run the notebooks of examples/ and keep what they show
+	$(BIN)/python tools/run_notebooks.py $(ARGS)
 
 bench: $(BENCH)  ## every benchmark, a quarter of an hour: writes benchmarks/RESULTS.md and results.json
 	$(BIN)/python benchmarks/suite.py $(ARGS)

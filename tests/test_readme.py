@@ -18,6 +18,7 @@ PAGES = [CHECKOUT / "README.md", *sorted((CHECKOUT / "docs").glob("*.md"))]
 # What the reader is said to have already.
 BEFORE = {
     "README.md": "",
+    "formats.md": "",
     "maps.md": (
         "from matplotlib.figure import Figure\n"
         "import timm, torch\n"
@@ -43,17 +44,17 @@ def folder(small_run: Path, small_scenes: Path, tmp_path_factory: pytest.TempPat
 
 @pytest.mark.parametrize("name", BEFORE)
 def test_python_runs_in_a_fresh_interpreter(name: str, folder: Path, warm_python: str) -> None:
-    """README's without vitrine being imported, since it says how a run opens elsewhere: in a cold one."""
+    """That of docs/formats.md in a cold one without vitrine, since it says how a run opens elsewhere."""
     page = next(page for page in PAGES if page.name == name)
     programs = blocks(page, "python")
     assert programs
     program = BEFORE[name] + "\n".join(programs)
-    if name == "README.md":
+    if name == "formats.md":  # it says how a run opens elsewhere
         program += "\nimport sys\nassert 'vitrine' not in sys.modules\nassert model.num_classes > 1\n"
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    paths = [] if name == "README.md" else [os.environ.get("PYTHONPATH", "")]
+    paths = [] if name == "formats.md" else [os.environ.get("PYTHONPATH", "")]
     ended = subprocess.run(
-        [sys.executable if name == "README.md" else warm_python, "-c", program],
+        [sys.executable if name == "formats.md" else warm_python, "-c", program],
         cwd=folder,
         env=environment | {"PYTHONPATH": os.pathsep.join(paths)},
         capture_output=True,
