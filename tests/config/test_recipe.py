@@ -10,7 +10,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vitrine
@@ -314,6 +314,7 @@ recipes = st.builds(
 )
 
 
+@settings(max_examples=40)  # each of some thirty drawn fields
 @given(recipe=recipes)
 def test_a_resolved_recipe_is_read_back_as_it_was(recipe: Recipe) -> None:
     assert recipe_from_toml(recipe_to_toml(recipe), "another name") == recipe

@@ -77,10 +77,10 @@ def leave(page: Any, home: str) -> None:
 def until(page: Any, expression: str, argument: Any = None) -> None:
     """Wait until an expression is true of a page. playwright's own way evaluates text inside the page, which the
     explorer's content-security policy forbids."""
-    for _ in range(750):
+    for _ in range(375):
         if page.evaluate(expression, argument):
             return
-        page.wait_for_timeout(20)
+        page.wait_for_timeout(40)
     raise AssertionError(f"This did not become true in the page: {expression}")
 
 

@@ -552,7 +552,7 @@ def coco() -> Iterator[Path]:
 
 
 def test_coco_trains_from_its_layout_and_is_scored(coco: Path, tmp_path: Path) -> None:
-    run = train(str(coco), recipe(epochs=2), tmp_path / "run").run
+    run = train(str(coco), recipe(epochs=1), tmp_path / "run").run
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["n"] == 112 and metrics["captions"]["predicted"]["pictures"] == 112
     evaluation = evaluate_captioner(str(run), str(coco))
