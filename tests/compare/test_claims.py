@@ -111,15 +111,19 @@ def test_the_statements_are_those_of_scipy(sweep_run: Swept) -> None:
     ]
     p_values = [binomtest(b, b + c).pvalue if b + c else 1.0 for b, c in only]
     rejections = rejected_by_closed_testing(p_values)
+    order = sorted(range(len(pairs)), key=p_values.__getitem__)
+    steps = np.maximum.accumulate([(len(pairs) - rank) * p_values[i] for rank, i in enumerate(order)])
+    corrected = dict(zip(order, steps, strict=True))
     expected = {}
     for i, ((one, other), (b, c)) in enumerate(zip(pairs, only, strict=True)):
-        expected[one, other] = expected[other, one] = (b, c, p_values[i], i in rejections)
+        expected[one, other] = expected[other, one] = (b, c, p_values[i], corrected[i], i in rejections)
     assert len(comparison.claims) == len(pairs) == 15
     for claim in comparison.claims:
-        b, c, p, is_rejected = expected[claim.first, claim.second]
+        b, c, p, corrected_p, is_rejected = expected[claim.first, claim.second]
         b, c = (b, c) if (claim.first, claim.second) in pairs else (c, b)
         assert (claim.counts.first, claim.counts.second) == (b, c)
         assert claim.counts.p == pytest.approx(p, rel=1e-9)
+        assert claim.corrected_p == pytest.approx(min(1.0, corrected_p), rel=1e-9)
         assert claim.verdict == ("undecided" if not is_rejected else "supported" if b > c else "not supported")
         if b + c:
             pictures = f"{b + c} of {len(rights_by_run[claim.first])} pictures decide"
