@@ -19,7 +19,7 @@ WORKERS ?= 2
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check types format docs docs-site notebooks bench bench-check verdicts verdicts-check constraints clean
+.PHONY: help demo test check types format docs docs-site notebooks bench bench-check verdicts verdicts-check package constraints clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1|\2/p' Makefile | while IFS='|' read -r target text; do \
@@ -64,6 +64,14 @@ verdicts: $(BENCH)  ## how often verdicts are right: writes benchmarks/VERDICTS.
 
 verdicts-check: $(BENCH)  ## the same rates now: fails where one is worse than in benchmarks/verdicts.json by more than 0.08
 	$(BIN)/python benchmarks/verdicts.py --check $(ARGS)
+
+package: $(DEV)  ## wheel and sdist in dist/; the wheel in an empty environment, where it runs verbs; some minutes
+	rm -rf dist build/package
+	$(BIN)/python -m build --outdir dist .
+	'$(PYTHON)' -m venv build/package
+	build/package/bin/python -m pip install $(if $(CI),-qq) --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd build/package && bin/vitrine --version && bin/python -m vitrine positions vitrine/scenes-tiny -o positions.png
+	cd build/package && bin/python -c "import vitrine; print(vitrine.load('vitrine/scenes-tiny'))"
 
 constraints: $(BASE)  ## move constraints.txt to the newest versions; run 'make check' and 'make bench' afterwards
 	$(BIN)/python tools/make_constraints.py

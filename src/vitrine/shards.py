@@ -12,6 +12,7 @@ from vitrine.data.samples import Dataset, Sample
 from vitrine.data.shards.index import INDEX
 from vitrine.data.shards.writer import ShardsWriter, fingerprint, read_finished_index, require_webdataset
 from vitrine.data.sources import open_data
+from vitrine.display import ResultDisplay
 from vitrine.errors import DataError, UsageError
 from vitrine.io.output_lock import writes_folder
 from vitrine.results import Progress, Unreadable, no_progress
@@ -19,8 +20,8 @@ from vitrine.results import Progress, Unreadable, no_progress
 MEGABYTE = 1_000_000
 
 
-@dataclass(frozen=True)
-class WrittenShards:
+@dataclass(frozen=True, repr=False)
+class WrittenShards(ResultDisplay):
     """What ``vitrine shards`` made.
 
     Attributes:
@@ -38,6 +39,19 @@ class WrittenShards:
     notes: tuple[str, ...]
     captions: bool = False
     is_new: bool = True
+
+    def headline(self) -> str:
+        """How many pictures, and where."""
+        pictures, shards = sum(each[2] for each in self.splits), sum(each[1] for each in self.splits)
+        return f"{pictures:,} pictures in {shards:,} shards: {self.folder}"
+
+    def details(self) -> str:
+        """A line a split."""
+        return self.text()
+
+    def table_rows(self) -> Sequence[Mapping[str, Any]]:
+        """A row a split."""
+        return [dict(zip(("split", "shards", "pictures", "bytes"), each, strict=True)) for each in self.splits]
 
     def text(self) -> str:
         """For a person."""

@@ -29,7 +29,7 @@ def photo() -> Image.Image:
 
 def small_vit(**changes: Any) -> nn.Module:
     torch.manual_seed(0)
-    return timm.create_model("vit_tiny_patch16_224", num_classes=CLASSES, **(SHAPE | changes))
+    return timm.create_model("vit_tiny_patch16_224", **(SHAPE | {"num_classes": CLASSES} | changes))
 
 
 def hooks(module: nn.Module) -> int:
@@ -86,13 +86,14 @@ def test_training_goes_on_as_if_nobody_had_looked(photo: Image.Image) -> None:
 def test_a_timm_model_answers_as_timm_does(photo: Image.Image) -> None:
     module = small_vit().eval()
     config = timm.data.resolve_model_data_config(module)
-    pixels_BCHW = timm.data.create_transform(**config)(photo)[None]
+    pixels_BCHW = timm.data.create_transform(**{**config, "input_size": (3, SIDE, SIDE)})(photo)[None]
     with torch.no_grad():
         expected = module(pixels_BCHW)[0].numpy()
     model = vitrine.load(module, precision="fp32")
     np.testing.assert_allclose(model.predict(photo).logits, expected, atol=1e-5)
     assert model.labels == ("0", "1", "2") and "in memory" in repr(model)
     changed = vitrine.load(module, input={**config, "mean": (0, 0, 0), "std": (1, 1, 1), "crop_pct": 1.0})
+    assert any("32 x 32 pixels" in note for note in changed.notes), "timm's configuration says 224"
     assert changed.classifier.spec.mean == (0, 0, 0) and changed.classifier.spec.crop == 1.0  # type: ignore[union-attr]
     wrapped = vitrine.load(nn.DataParallel(module), precision="fp32")
     np.testing.assert_array_equal(wrapped.predict(photo).logits, model.predict(photo).logits)
@@ -109,7 +110,7 @@ def transformers_models() -> Iterator[nn.Module]:
     yield transformers.Dinov2ForImageClassification(transformers.Dinov2Config(**common))
 
 
-@pytest.mark.parametrize("module", transformers_models(), ids=lambda module: type(module).__name__)
+@pytest.mark.parametrize("module", list(transformers_models()), ids=lambda module: type(module).__name__)
 def test_a_transformers_classifier_is_carried_over_with_its_logits(module: Any, photo: Image.Image) -> None:
     processor = transformers.ViTImageProcessorFast(
         size={"height": SIDE, "width": SIDE}, image_mean=[0.4, 0.5, 0.6], image_std=[0.2, 0.3, 0.4]
@@ -138,7 +139,7 @@ def test_what_cannot_be_looked_at_is_refused_in_a_sentence(photo: Image.Image, t
         ((module, {"labels": "abc"}), UsageError, "one text"),
         ((module, {"labels": {1: "a", 2: "b", 3: "c"}}), UsageError, "0, 1, 2"),
         ((module, {"input": 224}), UsageError, "data configuration"),
-        ((module, {"input": {"input_size": (3, 64, 64)}}), UsageError, "32 x 32"),
+        ((module, {"input": {"mean": 0.5}}), UsageError, "three numbers"),
         ((module, {"input": {"means": 1}}), UsageError, "means"),
         ((module, {"arch": "vit_tiny_patch16_224"}), UsageError, "arch"),
         ((7, {}), UsageError, "int is no model"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -46,20 +47,56 @@ def is_first_process() -> bool:
 
 
 def _progress() -> Progress:
+    """Bars on a terminal and in a notebook; elsewhere, and where it shall be quiet, none."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    return Progress(
+    columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"),
         TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not (console.is_terminal and messages.shows_progress()),
     )
+    console = Console(stderr=True)
+    if console.is_jupyter and messages.shows_progress():
+        return _notebook_bars(columns)
+    is_wanted = console.is_terminal and not console.is_jupyter and messages.shows_progress()
+    return Progress(*columns, console=console, transient=True, disable=not is_wanted)
+
+
+_SECONDS_BETWEEN = 0.3  # two pictures of the bars in a notebook: each is a message to the browser
+
+
+def _notebook_bars(columns: Sequence[Any]) -> Progress:
+    """Bars in a notebook's cell, which are gone when the work is done. They need nothing beside IPython."""
+    from IPython.display import HTML, display
+    from rich.console import Console
+    from rich.progress import Progress
+
+    class NotebookBars(Progress):
+        """Bars that are sent to the cell as a whole; where there is no terminal, rich itself draws nothing."""
+
+        def __init__(self) -> None:
+            console = Console(file=io.StringIO(), record=True, width=100, force_jupyter=False)
+            super().__init__(*columns, console=console, disable=True)
+            self._cell, self._since = None, -_SECONDS_BETWEEN
+
+        def start(self) -> None:
+            self._cell = display(HTML(""), display_id=True)
+
+        def stop(self) -> None:
+            if self._cell is not None:
+                self._cell.update(HTML(""))
+
+        def update(self, *args: Any, **fields: Any) -> None:
+            super().update(*args, **fields)
+            if self._cell is not None and time.monotonic() - self._since >= _SECONDS_BETWEEN:
+                self._since = time.monotonic()
+                self.console.print(self.get_renderable())
+                self._cell.update(HTML(self.console.export_html(inline_styles=True, code_format="<pre>{code}</pre>")))
+
+    return NotebookBars()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from vitrine.attribution.baselines import centre_blob
+from vitrine.display import notebook_html
 from vitrine.results import count_of, join_words, round_number, shown_number
 
 FILLINGS = ("other pictures", "elsewhere")
@@ -70,7 +71,7 @@ class HiddenSet:
     most_needed: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class HidingTest:
     """Whether a model's answer depends on the patches that one map of one picture marks.
 
@@ -95,6 +96,15 @@ class HidingTest:
     draws: int
     fillings: tuple[str, ...]
     marks_nothing: bool = False
+
+    def __repr__(self) -> str:
+        return f"<{self}>"
+
+    def __str__(self) -> str:
+        return f"{self.flag.capitalize()}: {self.sentence}"
+
+    def _repr_html_(self) -> str:
+        return notebook_html(self.flag.capitalize(), self.sentence)
 
     @property
     def effect(self) -> float:

@@ -151,7 +151,7 @@ class SetEvidence:
         return next((stage.correlation for stage in self.stages if stage.name == name), None)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SetVerdict:
     """How far a method's maps can be relied on, by what was tested on many pictures.
 
@@ -164,6 +164,12 @@ class SetVerdict:
     evidence: SetEvidence
     methods: int
     p: float
+
+    def __repr__(self) -> str:
+        return f"<{self.sentence}>"
+
+    def __str__(self) -> str:
+        return self.sentence
 
     @property
     def beats_controls(self) -> bool | None:

@@ -15,6 +15,7 @@ from vitrine.bulk.ray import process_parts, ray_session, worker_pool
 from vitrine.bulk.worker import JobModel, Part
 from vitrine.data.bulk_slices import BulkInput, FolderSlice, slice_pictures
 from vitrine.data.samples import random_subset
+from vitrine.display import ResultDisplay
 from vitrine.errors import DataError, UsageError
 from vitrine.explain.explainer import Explainer
 from vitrine.explain.run import SHEETS, ExplainSettings, choose_scale
@@ -46,8 +47,8 @@ class BulkSettings:
         return max(1, self.part_size // batch_size) * batch_size
 
 
-@dataclass(frozen=True)
-class BulkResult:
+@dataclass(frozen=True, repr=False)
+class BulkResult(ResultDisplay):
     """What a bulk job made.
 
     Attributes:
@@ -71,6 +72,10 @@ class BulkResult:
     resumed_parts: int
     precision: str
     notes: tuple[str, ...]
+
+    def headline(self) -> str:
+        """How many rows, and where."""
+        return f"{self.rows:,} rows in {self.out} ({self.precision})"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -170,7 +170,7 @@ def _quote(caption: str) -> str:
     return f'"{caption if len(caption) <= _LONGEST_CAPTION else caption[: _LONGEST_CAPTION - 1] + "…"}"'
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class CaptionerEvaluation(EvaluationResult):
     """What ``vitrine evaluate`` found of a captioner.
 
@@ -204,6 +204,13 @@ class CaptionerEvaluation(EvaluationResult):
         """The grounding of predicted and of human captions, where it was measured."""
         groundings = {"predicted captions": self.predicted_grounding, "human captions": self.human_grounding}
         return {name: each for name, each in groundings.items() if each is not None}
+
+    def table_rows(self) -> Sequence[Mapping[str, Any]]:
+        """A row a picture: filename, caption, log-probability."""
+        return [
+            {"filename": each.name, "caption": each.caption, "log_probability": each.log_probability}
+            for each in self.captions
+        ]
 
     def _scores(self) -> Mapping[str, Any]:
         return {

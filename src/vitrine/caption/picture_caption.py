@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
 from PIL import Image
 
 from vitrine.caption.figures.words import caption_figure, save_caption_figure
@@ -28,6 +29,9 @@ from vitrine.caption.run import (
 )
 from vitrine.data.picture_inputs import PictureInput, path_in
 from vitrine.data.samples import Sample, random_subset
+from vitrine.display import notebook_html
+from vitrine.plotting.colormap import Scale
+from vitrine.plotting.own_axes import current_axes, plot_overlay
 from vitrine.plotting.style import figure_bytes
 from vitrine.results import Progress, Unreadable, no_progress, none_readable, shown_number
 
@@ -91,6 +95,25 @@ class Caption:
         """The text, as :class:`~vitrine.caption.run.CaptionRecord` calls it."""
         return self.text
 
+    @property
+    def scale(self) -> Scale:
+        """The colour scale that all words of the figure share."""
+        return self._word_maps.scale
+
+    def plot(self, word: int, ax: Axes | None = None, *, scale: Scale | None = None) -> Axes:
+        """Draw the map of one word over the photograph into matplotlib axes, with title and colour bar.
+
+        Args:
+            word: its place in ``words``, from 0 or from the end with -1.
+            ax: the axes; None is pyplot's current ones.
+            scale: of the colours; None is that of the caption's words.
+        """
+        picture, chosen_word = self._word_maps.picture, self.words[word]
+        axes, title = current_axes() if ax is None else ax, repr(chosen_word).strip("<>")
+        return plot_overlay(
+            axes, picture.photo_HWC, chosen_word.map, picture.placement, scale or self.scale, title=title
+        )
+
     def overlay(self) -> Image.Image:
         """The figure as a picture: photograph, caption, a map a word."""
         return Image.open(io.BytesIO(self._repr_png_()))
@@ -119,6 +142,9 @@ class Caption:
 
     def _repr_png_(self) -> bytes:
         return self._png
+
+    def _repr_html_(self) -> str:
+        return notebook_html(f"{self.name}: {self.text}", "", self._png)
 
     @cached_property
     def _png(self) -> bytes:

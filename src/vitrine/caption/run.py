@@ -22,6 +22,7 @@ from vitrine.caption.word_localization import WordCheck, check_words
 from vitrine.caption.word_maps import CaptionWord, Join, caption_words
 from vitrine.data.picture_inputs import PictureInput, path_in, picture_input
 from vitrine.data.samples import Sample, random_subset
+from vitrine.display import ResultDisplay
 from vitrine.io.file_names import beside
 from vitrine.io.files import remove_unfinished, unwritten_picture, writing
 from vitrine.io.output_lock import writes_folder
@@ -29,7 +30,7 @@ from vitrine.io.resumable_csv import csv_row
 from vitrine.models.captioner.model import EncoderOutput
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.provenance import Provenance, figure_names
-from vitrine.results import Progress, Unreadable, no_progress, none_drawn, round_number, unreadable_to_json
+from vitrine.results import Progress, Unreadable, count_of, no_progress, none_drawn, round_number, unreadable_to_json
 
 CAPTION_HEADER = csv_row(("filename", "caption", "log_probability", "words", "verdicts"))
 """The first row of ``captions.csv``."""
@@ -54,6 +55,9 @@ def _verdict(word: WordPanel) -> str:
     if not word.grey:
         return _LOCALIZED
     return f"{_NOT_LOCALIZED}: {word.note}" if word.note else _NOT_LOCALIZED
+
+
+_SHOWN = 10  # captions in a notebook; to_pandas() has all
 
 
 @dataclass(frozen=True)
@@ -199,8 +203,8 @@ class PictureCaption(Protocol):
         """JSON-ready, maps included."""
 
 
-@dataclass(frozen=True)
-class CaptionResult:
+@dataclass(frozen=True, repr=False)
+class CaptionResult(ResultDisplay):
     """What ``vitrine caption`` made.
 
     Attributes:
@@ -218,6 +222,28 @@ class CaptionResult:
     unreadable: tuple[Unreadable, ...]
     unwritten: tuple[Unreadable, ...]
     notes: tuple[str, ...]
+
+    def headline(self) -> str:
+        """How many captions, and where."""
+        where = "" if self.out is None else f" in {self.out}"
+        aside = f", {count_of(len(self.unreadable), 'picture')} could not be read" if self.unreadable else ""
+        return f"{count_of(len(self.captions), 'caption')}{where}{aside}"
+
+    def details(self) -> str:
+        """The first captions."""
+        return "\n".join(f"{each.name}: {each.caption}" for each in self.captions[:_SHOWN])
+
+    def table_rows(self) -> Sequence[Mapping[str, Any]]:
+        """A row a picture."""
+        return [
+            {"filename": each.name, "caption": each.caption, "log_probability": each.log_probability}
+            for each in self.captions
+        ]
+
+    def figure_png(self) -> bytes | None:
+        """The figure of the only caption in memory."""
+        drawable = [each for each in self.captions if hasattr(each, "_repr_png_")]
+        return drawable[0]._repr_png_() if len(drawable) == 1 else None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

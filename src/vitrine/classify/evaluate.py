@@ -17,6 +17,7 @@ from vitrine.data.class_names import rename_classes
 from vitrine.data.samples import Dataset, FiniteSplit, Sample
 from vitrine.data.sources import open_data
 from vitrine.data.training_copies import TrainingCopy
+from vitrine.display import ResultDisplay
 from vitrine.errors import DataError
 from vitrine.io.files import to_json, write_atomically
 from vitrine.io.output_lock import writes_folder
@@ -80,8 +81,8 @@ def choose_split(data: Dataset, split: str | None) -> str:
     raise DataError(f"{data.reference} has no {split or 'finite'} split; it has: {', '.join(finite) or 'none'}.")
 
 
-@dataclass(frozen=True, kw_only=True)
-class EvaluationResult(ABC):
+@dataclass(frozen=True, kw_only=True, repr=False)
+class EvaluationResult(ResultDisplay, ABC):
     """What ``vitrine evaluate`` found, of a classifier or of a captioner.
 
     Attributes:
@@ -102,6 +103,14 @@ class EvaluationResult(ABC):
     notes: tuple[str, ...]
     leakage: Leakage | None = None
     copies: tuple[TrainingCopy, ...] = ()
+
+    def headline(self) -> str:
+        """What was measured on what."""
+        return f"{self.model} on {self.data}, {self.split} split"
+
+    def details(self) -> str:
+        """The table."""
+        return self.table()
 
     @property
     def missed_expectation(self) -> bool:
@@ -185,7 +194,7 @@ class LabelChanges:
     pictures: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ClassifierEvaluation(EvaluationResult):
     """What ``vitrine evaluate`` found of a classifier.
 
@@ -205,6 +214,19 @@ class ClassifierEvaluation(EvaluationResult):
     def missed_expectation(self) -> bool:
         """Whether an accuracy was expected that is further away than the tolerance."""
         return self.expectation is not None and not self.expectation.is_met
+
+    def headline(self) -> str:
+        """The score that counts, and of what."""
+        metrics = self.metrics
+        if isinstance(metrics, MultiLabelMetrics):
+            score = f"mean average precision {metrics.mean_average_precision:.4f}"
+        else:
+            score = f"accuracy {metrics.accuracy:.4f}"
+        return f"{score} (n = {metrics.n}, {metrics.precision}): {super().headline()}"
+
+    def table_rows(self) -> Sequence[Mapping[str, Any]]:
+        """A row a class."""
+        return [vars(each) for each in self.metrics.classes]
 
     def _scores(self) -> Mapping[str, Any]:
         return self.metrics.to_dict()

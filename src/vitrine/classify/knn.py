@@ -25,6 +25,7 @@ from vitrine.data.sample_index import index_samples
 from vitrine.data.samples import Dataset, Sample
 from vitrine.data.sources import open_data
 from vitrine.data.training_copies import HashedPicture, find_training_copies
+from vitrine.display import ResultDisplay
 from vitrine.errors import DataError, ModelError, UsageError
 from vitrine.metrics.classification import require_finite
 from vitrine.metrics.intervals import wilson
@@ -158,8 +159,8 @@ class LabelSource:
         }
 
 
-@dataclass(frozen=True)
-class KnnResult:
+@dataclass(frozen=True, repr=False)
+class KnnResult(ResultDisplay):
     """What neighbours in feature space are worth on one split.
 
     Attributes:
@@ -209,6 +210,20 @@ class KnnResult:
         """What says whether fine-tuning helped: before and after it, and the trained head beside no head."""
         pairs = [(self.initial_knn, self.knn), (self.initial_knn or self.knn, self.recorded_head)]
         return tuple((one, other) for one, other in pairs if one is not None and other is not None)
+
+    def headline(self) -> str:
+        """The accuracy of the neighbours, and of what."""
+        return (
+            f"accuracy {self.knn.accuracy:.4f} by {self.k} neighbours: {self.model} on {self.data}, {self.split} split"
+        )
+
+    def details(self) -> str:
+        """The table."""
+        return self.table()
+
+    def table_rows(self) -> Sequence[Mapping[str, Any]]:
+        """A row a source of labels."""
+        return [{"labels": each.name, **each.to_dict()} for each in self.rows]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; the same measurement gives the same bytes."""

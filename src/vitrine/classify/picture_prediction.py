@@ -13,9 +13,10 @@ import torch
 from vitrine.classify.inference import predict_samples
 from vitrine.classify.model import Classifier
 from vitrine.data.samples import Sample
+from vitrine.display import notebook_html
 from vitrine.errors import PictureError
 from vitrine.models.in_memory import in_eval_mode
-from vitrine.results import Progress, Unreadable, no_progress, round_number
+from vitrine.results import Progress, Unreadable, no_progress, percent, round_number
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,20 @@ class PicturePrediction:
             "probabilities": {label: round_number(share) for label, share in self.probabilities.items()},
         }
 
+    def _repr_html_(self) -> str:
+        return notebook_html(f"{self.name}: {repr(self).strip('<>')}", _bars(self))
+
     def __repr__(self) -> str:
         if self.threshold is not None and not self.labels:
             return f"<no label above {self.threshold:g}; {self.label} {100 * self.probability:.1f} %>"
         return f"<{', '.join(f'{label} {100 * self.probabilities[label]:.1f} %' for label in self.labels)}>"
+
+
+def _bars(prediction: PicturePrediction, count: int = 5) -> str:
+    """The likeliest classes, each with a bar of text."""
+    pairs = prediction.top(count)
+    width = max(len(label) for label, _ in pairs)
+    return "\n".join(f"{label:<{width}}  {percent(share):>7}  {'█' * round(24 * share)}" for label, share in pairs)
 
 
 def predict_pictures(

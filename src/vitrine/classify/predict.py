@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,15 @@ from vitrine.classify.picture_prediction import PicturePrediction, predict_pictu
 from vitrine.classify.predictions_csv import PredictionTable, PredictionWriter, choose_threshold
 from vitrine.data.picture_inputs import PictureInput, picture_input
 from vitrine.data.samples import Sample
+from vitrine.display import ResultDisplay, csv_rows
 from vitrine.io.output_lock import writes_file
-from vitrine.results import Progress, Unreadable, no_progress, none_readable, unreadable_to_json
+from vitrine.results import Progress, Unreadable, count_of, no_progress, none_readable, percent, unreadable_to_json
+
+_SHOWN = 10  # predictions in a notebook; to_pandas() has all
 
 
-@dataclass(frozen=True)
-class PredictionResult:
+@dataclass(frozen=True, repr=False)
+class PredictionResult(ResultDisplay):
     """What ``vitrine predict`` wrote, or found.
 
     Attributes:
@@ -36,6 +39,30 @@ class PredictionResult:
     is_multi_label: bool = False
     predictions: tuple[PicturePrediction, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
+
+    def headline(self) -> str:
+        """How many predictions, and where they are."""
+        aside = f", {count_of(len(self.unreadable), 'picture')} could not be read" if self.unreadable else ""
+        if self.table is not None:
+            return f"{count_of(self.table.rows, 'row')} in {self.table.path} ({self.precision}){aside}"
+        return f"{count_of(len(self.predictions), 'prediction')} ({self.precision}){aside}"
+
+    def details(self) -> str:
+        """The first predictions."""
+        lines = [
+            f"{each.name}: {', '.join(each.labels) or '(none)'} {percent(each.probability)}"
+            for each in self.predictions
+        ]
+        return "\n".join([*lines[:_SHOWN], *([f"and {len(lines) - _SHOWN:,} more"] if len(lines) > _SHOWN else [])])
+
+    def table_rows(self) -> Sequence[Mapping[str, Any]]:
+        """A row a picture: filename, label, probability; or those of the table that was written."""
+        if self.table is not None:
+            return csv_rows(self.table.path.read_bytes())
+        return [
+            {"filename": each.name, "label": "|".join(each.labels), "probability": each.probability}
+            for each in self.predictions
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

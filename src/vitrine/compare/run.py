@@ -33,6 +33,7 @@ from vitrine.compare.figures import (
 )
 from vitrine.compare.seeds import ONE_SEED, SeedSpread, spread_over_seeds
 from vitrine.data.samples import Sample
+from vitrine.display import ResultDisplay, csv_rows
 from vitrine.errors import DataError, UsageError
 from vitrine.explain.explainer import Explainer
 from vitrine.explain.figures.contact_sheet import save_contact_sheets
@@ -43,7 +44,7 @@ from vitrine.metrics.caption_ngrams import NO_SCORERS
 from vitrine.plotting.colormap import Scale, shared_scale
 from vitrine.plotting.style import save
 from vitrine.plotting.tables import Cell, Table, inline, named_table
-from vitrine.results import join_words
+from vitrine.results import count_of, join_words
 from vitrine.runs.data import find_validation_samples
 from vitrine.runs.find import RunSearch, SkippedFolder, find_runs
 from vitrine.runs.index import NEARER, RunSummary, read_summaries
@@ -95,8 +96,8 @@ class Disagreements:
         return Table(("picture", "true", self.first, self.second), rows)
 
 
-@dataclass(frozen=True)
-class ComparisonResult:
+@dataclass(frozen=True, repr=False)
+class ComparisonResult(ResultDisplay):
     """Finished runs compared: their settings, their results and the paired tests between them.
 
     Attributes:
@@ -126,6 +127,18 @@ class ComparisonResult:
     varied_settings: tuple[str, ...] = ()
     paths: tuple[Path, ...] = ()
     multi_label: tuple[MultiLabelRow, ...] = ()
+
+    def headline(self) -> str:
+        """How many runs."""
+        return count_of(len(self.rows) + len(self.multi_label) + len(self.captioners), "run")
+
+    def details(self) -> str:
+        """The tables and the tests."""
+        return self.text()
+
+    def table_rows(self) -> Sequence[Mapping[str, Any]]:
+        """A row a run; where disagreements were asked for, a row a picture."""
+        return csv_rows(self.csv())
 
     def text(self) -> str:
         """The comparison as text for a terminal."""

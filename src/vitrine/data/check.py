@@ -7,13 +7,15 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from statistics import median
+from typing import Any
 
 from vitrine.data.captions.counts import CaptionCounts, count_captions
 from vitrine.data.decode import TREATMENTS, promised_format
 from vitrine.data.perceptual_hash import BITS, find_near
 from vitrine.data.sample_index import Reading, read_samples
 from vitrine.data.samples import Dataset, Sample
-from vitrine.results import Progress, unreadable_to_json
+from vitrine.display import ResultDisplay
+from vitrine.results import Progress, count_of, unreadable_to_json
 
 FEW_PICTURES = 10
 """A class with fewer training pictures than this is named in the suggestions."""
@@ -123,8 +125,8 @@ class NearCopy:
         return self.copy.split != self.original.split
 
 
-@dataclass(frozen=True)
-class DataReport:
+@dataclass(frozen=True, repr=False)
+class DataReport(ResultDisplay):
     """All that :func:`vitrine.data.check.inspect` found.
 
     Attributes:
@@ -166,6 +168,23 @@ class DataReport:
     majority: Mapping[str, float]
     is_multi_label: bool = False
     captions: CaptionCounts | None = None
+
+    def headline(self) -> str:
+        """How many pictures, and whether something is wrong with them."""
+        verdict = "something is wrong" if self.serious else "nothing serious was found"
+        return f"{self.reference}: {count_of(self.pictures, 'picture')} ({self.layout}); {verdict}"
+
+    def details(self) -> str:
+        """What a person could do, most urgent first."""
+        return "\n".join(self.suggestions)
+
+    def table_rows(self) -> Sequence[Mapping[str, Any]]:
+        """A row a split and class."""
+        return [
+            {"split": split.name, "label": label, "pictures": number}
+            for split in self.splits
+            for label, number in split.by_class.items()
+        ]
 
     @property
     def pictures(self) -> int:

@@ -8,26 +8,29 @@ from __future__ import annotations
 import hashlib
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from matplotlib.axes import Axes
 from PIL import Image
 
 from vitrine.attribution.patch_hiding import HidingTest
+from vitrine.attribution.placement import Placement
 from vitrine.classify.inference import prepared_batches
 from vitrine.classify.model import Classifier, open_classifier
 from vitrine.classify.picture_prediction import PicturePrediction
 from vitrine.classify.predictions_csv import choose_threshold
 from vitrine.data.picture_inputs import PictureInput, path_in
 from vitrine.data.samples import Sample, random_subset
+from vitrine.display import notebook_html
 from vitrine.errors import UsageError
 from vitrine.explain.explainer import ExplainedPicture, Explainer
-from vitrine.explain.figures.map import MapPicture, Scale, draw_overlay, map_figure, save_map_figure
+from vitrine.explain.figures.map import MapPicture, Scale, map_figure, save_map_figure
 from vitrine.explain.run import (
     ExplainResult,
     ExplainSettings,
@@ -36,11 +39,10 @@ from vitrine.explain.run import (
     true_label_from_name,
 )
 from vitrine.models.in_memory import evaluating, in_eval_mode
+from vitrine.plotting.overlay import Pixels
+from vitrine.plotting.own_axes import current_axes, plot_overlay
 from vitrine.plotting.style import figure_bytes
-from vitrine.results import Progress, Unreadable, no_progress, none_readable
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from vitrine.results import Progress, Unreadable, no_progress, none_readable, percent
 
 Floats = npt.NDArray[np.float32]
 
@@ -103,7 +105,8 @@ class Explanation:
     @cached_property
     def picture(self) -> MapPicture:
         """What figures are drawn of: photograph, map as a multiple of uniform, placement."""
-        return MapPicture.of(self._item, self.true, self._provenance.settings.smooth)
+        item = replace(self._item, verdict=self.known_verdict)
+        return MapPicture.of(item, self.true, self._provenance.settings.smooth)
 
     def to_image(self, smooth: bool = True) -> Floats:
         """The map in the photograph's own pixels: float32 (H, W), NaN where the model saw nothing."""
@@ -125,6 +128,7 @@ class Explanation:
         targets_B = torch.tensor([self._item.target_index])
         with evaluating(classifier.module):
             (check,) = self._explainer.check(self.pixels_CHW[None], targets_B, self.map[None], seed)
+        vars(self).pop("picture", None)  # from now on figures have the verdict
         return check.verdict
 
     @property
@@ -132,19 +136,42 @@ class Explanation:
         """The figure's colour scale, found on this map alone unless the settings say where it ends."""
         return choose_scale([self._item.display_RC], self._item.unit, self._provenance.settings)
 
+    @property
+    def known_verdict(self) -> HidingTest | None:
+        """The verdict, as far as it is known without testing."""
+        verdict: HidingTest | None = vars(self).get("verdict", self._item.verdict)
+        return verdict
+
+    @property
+    def title(self) -> str:
+        """The likeliest label with its probability, and the class that the map is for where it is another."""
+        target = f", map for {self.target}" if self.target not in (None, self.predicted) else ""
+        return f"{self.predicted} {percent(self.probability)}{target}"
+
+    @property
+    def on_photo(self) -> tuple[Pixels, npt.NDArray[np.floating], Placement, str]:
+        """Photograph, map, placement and title, to be drawn beside others."""
+        picture = self.picture
+        return picture.photo_HWC, picture.map_RC, picture.placement, self.title
+
+    def scale_with(self, others: Sequence[Explanation]) -> Scale:
+        """One colour scale for the maps of several."""
+        return choose_scale([each._item.display_RC for each in others], self._item.unit, self._provenance.settings)
+
     def plot(self, ax: Axes | None = None, *, scale: Scale | None = None) -> Axes:
-        """Draw the overlay into matplotlib axes, the current ones of pyplot by default, and return them.
+        """Draw the overlay into matplotlib axes, the current ones of pyplot by default, with title and colour bar.
 
         Args:
             ax: the axes.
-            scale: of the colours; None is this map's own. One of several maps makes them comparable.
-        """
-        if ax is None:
-            import matplotlib.pyplot as plt  # only where a person works with it already
+            scale: of the colours; None is this map's own. One of several maps makes them comparable:
+                ``first.scale_with([first, second])``.
 
-            ax = plt.gca()
-        picture = self.picture
-        return draw_overlay(ax, picture.photo_HWC, picture.map_RC, picture.placement, scale or self.scale)
+        Returns:
+            The axes.
+        """
+        photo_HWC, map_RC, placement, title = self.on_photo
+        axes = current_axes() if ax is None else ax
+        return plot_overlay(axes, photo_HWC, map_RC, placement, scale or self.scale, title=title)
 
     def overlay(self) -> Image.Image:
         """The figure as a picture: photograph, overlay, map alone and colour bar."""
@@ -166,7 +193,7 @@ class Explanation:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, the map included; the verdict where it was asked for."""
-        verdict = self.verdict if self._item.verdict is not None or "verdict" in vars(self) else None
+        verdict = self.known_verdict
         return {
             "filename": self.name,
             "figure": None,
@@ -186,6 +213,11 @@ class Explanation:
 
     def _repr_png_(self) -> bytes:
         return figure_bytes(map_figure(self.picture, self.scale), "png", {})
+
+    def _repr_html_(self) -> str:
+        verdict = self.known_verdict
+        words = "Ask .verdict whether the answer depends on what the map marks." if verdict is None else str(verdict)
+        return notebook_html(f"{self.name}: {self.title}", words, self._repr_png_())
 
 
 def explain_in_memory(

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from vitrine.attribution.maps import patch_on_grid
 from vitrine.attribution.position_embeddings import position_embeddings
 from vitrine.attribution.position_metrics import PositionControls, PositionFindings, PositionNumbers, assess_positions
+from vitrine.display import ResultDisplay
 from vitrine.errors import ModelError, VitrineError
 from vitrine.explain.figures.positions import draw_positions, number_rows, save_position_figure
 from vitrine.models.load import LoadedModel, load_for_inference
 from vitrine.plotting.provenance import Provenance
-from vitrine.plotting.style import figure_style, new_figure, shorten
+from vitrine.plotting.style import figure_bytes, figure_style, new_figure, shorten
 from vitrine.runs.environment import weights_notes
 
 
-@dataclass(frozen=True, eq=False)
-class PositionsResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class PositionsResult(ResultDisplay):
     """What ``vitrine positions`` found and drew.
 
     Attributes:
@@ -41,6 +44,31 @@ class PositionsResult:
     before: str | None = None
     findings_before: PositionFindings | None = None
     weights: tuple[str, ...] = ()
+
+    def headline(self) -> str:
+        """What follows from the numbers."""
+        return f"{self.model}: {self.sentence}"
+
+    def details(self) -> str:
+        """The numbers beside their controls."""
+        return self.text()
+
+    def table_rows(self) -> Sequence[Mapping[str, Any]]:
+        """A row a number, beside the same of untrained and of fixed sine embeddings."""
+        content = self.to_dict()
+        kinds = [
+            kind for kind in ("numbers", "untrained", "fixed_sine", "before") if isinstance(content.get(kind), dict)
+        ]
+        return [{"number": name, **{kind: content[kind].get(name) for kind in kinds}} for name in content["numbers"]]
+
+    def figure_png(self) -> bytes:
+        """The maps of all patches; or the figure that was written, where it is a PNG."""
+        written = self._repr_png_()
+        if written is not None:
+            return written
+        figure = self.plot().figure
+        assert isinstance(figure, Figure)
+        return figure_bytes(figure, "png", {})
 
     @property
     def numbers(self) -> PositionNumbers:

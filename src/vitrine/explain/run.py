@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -22,9 +22,11 @@ from vitrine.attribution.maps import SIGNED_UNITS, Unit, display_scores, token_l
 from vitrine.attribution.method_options import refuse_options
 from vitrine.attribution.methods import Method
 from vitrine.attribution.patch_hiding import HidingTest
+from vitrine.attribution.placement import Placement
 from vitrine.classify.model import Classifier, open_classifier
 from vitrine.data.picture_inputs import PictureInput, path_in, picture_input
 from vitrine.data.samples import Sample, random_subset
+from vitrine.display import ResultDisplay
 from vitrine.errors import UsageError
 from vitrine.explain.explainer import ExplainedBatch, ExplainedPicture, Explainer
 from vitrine.explain.figures.contact_sheet import A_SHEET, save_contact_sheet
@@ -35,8 +37,9 @@ from vitrine.io.output_lock import writes_folder
 from vitrine.io.resumable_csv import csv_row
 from vitrine.models.precision import autocast
 from vitrine.plotting.heads import heads_figure, matrices_figure
+from vitrine.plotting.own_axes import overlays_figure
 from vitrine.plotting.provenance import Provenance, figure_names
-from vitrine.plotting.style import save
+from vitrine.plotting.style import figure_bytes, save
 from vitrine.results import Progress, Unreadable, count_of, no_progress, none_drawn, unreadable_to_json
 
 Floats = npt.NDArray[np.float32]
@@ -44,6 +47,7 @@ Floats = npt.NDArray[np.float32]
 SHEETS = ("contact-sheet",)
 """Stems that no picture's figure may have."""
 
+_SHOWN = 8  # pictures in a notebook
 _SHEET_PHOTO = 320  # pixels of a photograph's longer side on a contact sheet
 
 
@@ -109,6 +113,11 @@ class MapRecord:
     scores_RC: Floats
     prefix_share: float | None
     verdict: HidingTest | None
+
+    @property
+    def known_verdict(self) -> HidingTest | None:
+        """The verdict."""
+        return self.verdict
 
     @property
     def is_wrong(self) -> bool | None:
@@ -181,11 +190,27 @@ class PictureMap(Protocol):
         """Whether the answer depends on the patches that the map marks; None where it was not checked."""
 
     @property
+    def known_verdict(self) -> HidingTest | None:
+        """The verdict, as far as it is known without testing."""
+
+    @property
     def is_wrong(self) -> bool | None:
         """Whether the answer is wrong; None where the truth is not known."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, the map included."""
+
+
+@runtime_checkable
+class DrawableMap(Protocol):
+    """A map in memory, which can be drawn."""
+
+    @property
+    def on_photo(self) -> tuple[Any, Floats, Placement, str]:
+        """Photograph, map, placement and title."""
+
+    def scale_with(self, others: Sequence[Any]) -> Scale:
+        """One scale for the maps of several."""
 
 
 _COLUMNS = ("filename", "figure", "label", "probability", "true", "target", "prefix_share", "verdict", "reason")
@@ -196,8 +221,8 @@ def maps_csv(records: Sequence[MapRecord], out: Path) -> bytes:
     return b"".join(map(csv_row, (_COLUMNS, *(record.to_row(out) for record in records))))
 
 
-@dataclass(frozen=True)
-class ExplainResult:
+@dataclass(frozen=True, repr=False)
+class ExplainResult(ResultDisplay):
     """What ``vitrine explain`` made.
 
     Attributes:
@@ -221,6 +246,51 @@ class ExplainResult:
     method: str
     precision: str
     notes: tuple[str, ...] = ()
+
+    def headline(self) -> str:
+        """How many maps, by what, and where."""
+        where = "" if self.out is None else f" in {self.out}"
+        aside = f", {count_of(len(self.unreadable), 'picture')} could not be read" if self.unreadable else ""
+        return f"{count_of(len(self.pictures), 'map')}{where}: {self.method} ({self.precision}){aside}"
+
+    def details(self) -> str:
+        """The verdicts that were asked for."""
+        verdicts = [(each.name, each.known_verdict) for each in self.pictures]
+        return "\n".join(f"{name}: {verdict}" for name, verdict in verdicts[:_SHOWN] if verdict is not None)
+
+    def table_rows(self) -> Sequence[Mapping[str, Any]]:
+        """A row a picture, without its map."""
+        return [
+            {
+                "filename": each.name,
+                "figure": None if each.figure is None else str(each.figure),
+                "label": each.predicted,
+                "probability": each.probability,
+                "true": each.true,
+                "target": each.target,
+                "verdict": None if each.known_verdict is None else each.known_verdict.flag,
+                "reason": None if each.known_verdict is None else each.known_verdict.sentence,
+            }
+            for each in self.pictures
+        ]
+
+    def plot(self, limit: int = 8) -> Figure:
+        """The first maps over their photographs, on one scale with one colour bar: a matplotlib figure.
+
+        Raises:
+            UsageError: figures were written, and maps are not in memory.
+        """
+        drawable = [each for each in self.pictures[:limit] if isinstance(each, DrawableMap)]
+        if not drawable:
+            raise UsageError("The figures were written: open them, or explain without out to keep maps in memory.")
+        return overlays_figure([each.on_photo for each in drawable], drawable[0].scale_with(drawable))
+
+    def figure_png(self) -> bytes | None:
+        """The first maps; of a result whose figures were written, the first contact sheet, if it is a PNG."""
+        if any(isinstance(each, DrawableMap) for each in self.pictures):
+            return figure_bytes(self.plot(), "png", {})
+        sheet = next((each for each in self.sheets if each.suffix == ".png" and each.is_file()), None)
+        return None if sheet is None else sheet.read_bytes()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -51,12 +51,21 @@ from vitrine.data.masks import Masks, find_masks
 from vitrine.data.reference_options import without_options
 from vitrine.data.samples import Sample, random_subset
 from vitrine.data.sources import open_data
+from vitrine.display import ResultDisplay, csv_rows
 from vitrine.errors import DataError
 from vitrine.explain.explainer import Explainer
-from vitrine.explain.figures.ranking import cascade_table, methods_csv, methods_table, methods_text, save_methods_figure
+from vitrine.explain.figures.ranking import (
+    cascade_table,
+    methods_csv,
+    methods_figure,
+    methods_table,
+    methods_text,
+    save_methods_figure,
+)
 from vitrine.io.files import to_json, write_atomically
 from vitrine.metrics.intervals import MIN_PICTURES, mean_interval
 from vitrine.plotting.provenance import Provenance
+from vitrine.plotting.style import figure_bytes
 from vitrine.results import Progress, count_of, no_progress
 
 _CASCADE_HEADING = "While weights are shuffled, rank correlation with the intact model's maps"
@@ -101,8 +110,8 @@ class ScoreSettings:
         return [*flags, *(["--layers"] if self.layers else [])]
 
 
-@dataclass(frozen=True)
-class MethodScores:
+@dataclass(frozen=True, repr=False)
+class MethodScores(ResultDisplay):
     """What ``vitrine explain --score`` found.
 
     Attributes:
@@ -127,6 +136,27 @@ class MethodScores:
     weights_sha256: str | None
     settings: ScoreSettings
     notes: tuple[str, ...]
+
+    def headline(self) -> str:
+        """Which method comes first, and on what."""
+        return f"{self.ranking.rows[0].name} ranks first of {len(self.verdicts)} methods: {self.model} on {self.data}"
+
+    def details(self) -> str:
+        """The table, the verdicts and the notes."""
+        return self.text()
+
+    def table_rows(self) -> Sequence[Mapping[str, Any]]:
+        """A row a method or control."""
+        return csv_rows(methods_csv(self.ranking))
+
+    def figure_png(self) -> bytes:
+        """The ranking."""
+        return figure_bytes(methods_figure(self.ranking), "png", {})
+
+    def save(self, path: str | Path) -> Path:
+        """Write the figure of the ranking as .png or .svg."""
+        save_methods_figure(self.ranking, Path(path), {})
+        return Path(path)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; seconds apart, the same scoring gives the same bytes."""

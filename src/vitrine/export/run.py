@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from vitrine.config.preprocessing import InputSpec
+from vitrine.display import ResultDisplay
 from vitrine.errors import ModelError, RunError, UsageError
 from vitrine.export.compare import (
     DTYPES,
@@ -49,8 +50,8 @@ TARGETS = {"hf": "transformers", "timm": "timm", "onnx": "ONNX", "pt2": "torch.e
 _READERS = {**TARGETS, "onnx": "onnxruntime"}
 
 
-@dataclass(frozen=True)
-class ExportResult:
+@dataclass(frozen=True, repr=False)
+class ExportResult(ResultDisplay):
     """An export of a run, and its comparison with the run.
 
     Attributes:
@@ -74,6 +75,18 @@ class ExportResult:
     changed_labels: int
     difference: str | None = None
     validation: ValidationComparison | None = None
+
+    def headline(self) -> str:
+        """Whether the two are the same, and where the export is."""
+        return (
+            f"{self.run} as {self.to} in {self.out}"
+            if self.same
+            else f"{self.run} as {self.to}: not the same, not written"
+        )
+
+    def details(self) -> str:
+        """What was compared."""
+        return self.text()
 
     @property
     def same(self) -> bool:

@@ -72,8 +72,9 @@ def model_in_memory(module: nn.Module, how_prepared: Any = None) -> MemoryModel:
     cfg = dict(getattr(own_module, "pretrained_cfg", None) or {})
     labels = tuple(map(str, cfg.get("label_names") or ()))
     reference = ModelReference(name, str(cfg.get("architecture") or type(own_module).__name__), pretrained_cfg=cfg)
-    spec = _with_changes(input_spec(own_module), how_prepared)
-    return MemoryModel(LoadedModel(own_module, reference, None, is_in_memory=True), labels, spec, is_own=True)
+    spec, notes = _with_changes(input_spec(own_module), how_prepared)
+    loaded_model = LoadedModel(own_module, reference, None, notes, is_in_memory=True)
+    return MemoryModel(loaded_model, labels, spec, is_own=True)
 
 
 def _unwrap(module: nn.Module) -> nn.Module:
@@ -95,19 +96,22 @@ def _require_float32(module: nn.Module) -> None:
         )
 
 
-def _with_changes(spec: InputSpec, how_prepared: Any) -> InputSpec:
-    """The model's own input with what a person says otherwise, in timm's words."""
+def _with_changes(spec: InputSpec, how_prepared: Any) -> tuple[InputSpec, tuple[str, ...]]:
+    """The model's own input with what a person says otherwise, in timm's words, and a sentence where it does not fit.
+
+    The size is the module's own: timm's ``resolve_model_data_config`` gives that of the weights, whatever ``img_size``
+    the module was made with.
+    """
     if how_prepared is None:
-        return spec
-    if isinstance(how_prepared, InputSpec):
-        return how_prepared
+        return spec, ()
     values = _timm_words(how_prepared)
     if unknown := [key for key in values if key not in _INPUT_KEYS]:
         raise UsageError(f"input has {', '.join(map(repr, unknown))}: expected {', '.join(_INPUT_KEYS)}.")
-    size = tuple(values.get("input_size", spec.size))[-2:]
+    size, note = tuple(values.get("input_size", spec.size))[-2:], ()
     if size != spec.size:
-        raise UsageError(f"input_size {size} is not what this model takes: {spec.size[0]} x {spec.size[1]} pixels.")
-    return replace(
+        own_size = f"{spec.size[0]} x {spec.size[1]}"
+        note = (f"Pictures become {own_size} pixels, which the model takes, whatever the input's size says.",)
+    changed_spec = replace(
         spec,
         mean=_three(values.get("mean", spec.mean)),
         std=_three(values.get("std", spec.std)),
@@ -115,6 +119,7 @@ def _with_changes(spec: InputSpec, how_prepared: Any) -> InputSpec:
         crop_mode=str(values.get("crop_mode") or spec.crop_mode),
         interpolation=str(values.get("interpolation") or spec.interpolation),
     )
+    return changed_spec, note
 
 
 def _three(values: Any) -> tuple[float, float, float]:

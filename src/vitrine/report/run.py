@@ -10,6 +10,7 @@ from typing import Any
 
 from vitrine.classify.model import Classifier, open_classifier
 from vitrine.compare.run import ComparisonResult, compare_runs
+from vitrine.display import ResultDisplay
 from vitrine.errors import DataError, UsageError
 from vitrine.explain.score import ScoreSettings, score_methods
 from vitrine.io.files import write_atomically
@@ -74,8 +75,8 @@ class ReportSettings:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class Report:
+@dataclass(frozen=True, repr=False)
+class Report(ResultDisplay):
     """A report that was written.
 
     Attributes:
@@ -85,6 +86,10 @@ class Report:
 
     document: Document
     paths: tuple[Path, ...]
+
+    def headline(self) -> str:
+        """Where the page is."""
+        return f"report in {self.paths[0]}"
 
     def to_dict(self) -> dict[str, Any]:
         """The paths and the numbers behind the report, as ``--json`` prints them."""

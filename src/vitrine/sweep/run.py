@@ -8,7 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from vitrine.compare.run import ComparisonResult, compare
 from vitrine.config import Recipe
 from vitrine.config.recipe_rules import adopt
 from vitrine.config.sweep import Sweep, SweepRun, load_sweep
+from vitrine.display import ResultDisplay
 from vitrine.errors import RunError, UsageError
 from vitrine.io.files import to_json, write_atomically
 from vitrine.io.output_lock import writes_folder
@@ -78,8 +79,8 @@ class Estimate:
     epochs: int
 
 
-@dataclass(frozen=True)
-class SweepPlan:
+@dataclass(frozen=True, repr=False)
+class SweepPlan(ResultDisplay):
     """A sweep before it runs.
 
     Attributes:
@@ -93,6 +94,18 @@ class SweepPlan:
     out: Path
     runs: tuple[PlannedRun, ...]
     estimate: Estimate | None
+
+    def headline(self) -> str:
+        """How many runs, and how far they are."""
+        return f"{len(self.runs)} runs, {sum(each.state == 'finished' for each in self.runs)} of them finished"
+
+    def details(self) -> str:
+        """The plan."""
+        return self.text()
+
+    def table_rows(self) -> Sequence[Mapping[str, Any]]:
+        """A row a run."""
+        return [{"run": each.run.name, "state": each.state, "epochs": each.epochs} for each in self.runs]
 
     def text(self) -> str:
         """The runs with their states, and how long the rest takes, for a terminal."""
@@ -230,8 +243,8 @@ SweepEvent = SweepPlan | RunStarted | RunEvent | RunEnded
 Report = Callable[[SweepEvent], None]
 
 
-@dataclass(frozen=True)
-class SweepResult:
+@dataclass(frozen=True, repr=False)
+class SweepResult(ResultDisplay):
     """A sweep that ran.
 
     Attributes:
@@ -247,6 +260,19 @@ class SweepResult:
     skipped_runs: tuple[str, ...]
     failures: dict[str, Failure]
     comparison: ComparisonResult | None
+
+    def headline(self) -> str:
+        """How many runs, and how far they are."""
+        failures = f", {len(self.failures)} failed" if self.failures else ""
+        return f"{len(self.trained_runs)} runs trained, {len(self.skipped_runs)} skipped{failures}"
+
+    def details(self) -> str:
+        """The comparison."""
+        return self.text()
+
+    def table_rows(self) -> Sequence[Mapping[str, Any]]:
+        """A row a run."""
+        return () if self.comparison is None else self.comparison.table_rows()
 
     def text(self) -> str:
         """For a terminal: the comparison, and what was done."""

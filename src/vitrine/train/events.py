@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from vitrine.display import ResultDisplay
 from vitrine.results import CaptioningMetrics, ClassificationMetrics, MultiLabelMetrics
+from vitrine.runs.folder import RunFolder
 from vitrine.runs.leakage import LEAKAGE, Leakage
 from vitrine.train.loop import StepDone
 
@@ -93,8 +96,8 @@ class Note:
 Event = Plan | ProgressUpdate | StepDone | EpochRow | Note
 
 
-@dataclass(frozen=True)
-class TrainResult:
+@dataclass(frozen=True, repr=False)
+class TrainResult(ResultDisplay):
     """A finished run.
 
     Attributes:
@@ -111,6 +114,24 @@ class TrainResult:
     epochs: int
     metrics: ClassificationMetrics | MultiLabelMetrics | CaptioningMetrics
     leakage: Leakage | None = None
+
+    def headline(self) -> str:
+        """The result on the validation pictures, and the run."""
+        m = self.metrics
+        if isinstance(m, MultiLabelMetrics):
+            score = f"mean average precision {m.mean_average_precision:.4f}"
+        else:
+            name = "accuracy" if isinstance(m, ClassificationMetrics) else "share of right word pieces"
+            score = f"{name} {m.accuracy:.4f}"
+        return f"{self.run}: {score} (n = {m.n}), epoch {self.best_epoch} of {self.epochs}"
+
+    def details(self) -> str:
+        """What is known of pictures that also stand in training."""
+        return "\n".join(self.leakage.sentences()) if self.leakage else ""
+
+    def table_rows(self) -> Sequence[Mapping[str, Any]]:
+        """A row an epoch, as history.jsonl has them."""
+        return [dict(row) for row in RunFolder(self.run).read_history()]
 
     def to_dict(self) -> dict[str, Any]:
         """The metrics and the leakage, JSON-ready."""

@@ -10,6 +10,7 @@ from typing import Any, Literal, NotRequired, TypedDict
 import torch
 
 from vitrine.data.samples import Dataset, Sample
+from vitrine.display import ResultDisplay
 from vitrine.io.files import file_sha256
 from vitrine.plotting.tables import Table
 from vitrine.results import Progress, no_progress, shown_number
@@ -228,8 +229,8 @@ def _then_now(then: float | None, now: float | None) -> dict[str, float | None]:
     return {"then": then, "now": now}
 
 
-@dataclass(frozen=True)
-class VerificationResult:
+@dataclass(frozen=True, repr=False)
+class VerificationResult(ResultDisplay):
     """A run compared with its own record.
 
     Attributes:
@@ -254,6 +255,18 @@ class VerificationResult:
     def differences(self) -> tuple[str, ...]:
         """The checks that found a difference, by what they check."""
         return tuple(check.what for check in self.checks if check.status == "differs")
+
+    def headline(self) -> str:
+        """The conclusion."""
+        return self._conclusion()
+
+    def details(self) -> str:
+        """The checks."""
+        return self.text()
+
+    def table_rows(self) -> Sequence[Mapping[str, Any]]:
+        """A row a check."""
+        return [{"check": each.what, "status": each.status, "detail": each.detail} for each in self.checks]
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
