@@ -8,6 +8,7 @@ Every verb of the command line is a function here, with the command line's words
     evaluate, knn       measure a model on labelled pictures; its frozen features, in a minute
     predict             labels of pictures
     explain, score      maps of what a model looks at; methods ranked on one's own data
+    features            what a model's patch features tell apart: components, regions, similarities
     positions           whether a model's position embeddings have learned where patches are
     caption             captions with a map for every word
     compare, verify     runs side by side; a run held against its own record
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from vitrine.api.caption import caption
     from vitrine.api.data import check, shards
     from vitrine.api.explain import explain, positions, score
+    from vitrine.api.features import features
     from vitrine.api.load import load
     from vitrine.api.measure import evaluate, knn
     from vitrine.api.predict import predict
@@ -48,6 +50,7 @@ __all__ = [
     "evaluate",
     "explain",
     "export",
+    "features",
     "knn",
     "load",
     "positions",
@@ -68,6 +71,7 @@ _MODULES = {
     "evaluate": "vitrine.api.measure",
     "explain": "vitrine.api.explain",
     "export": "vitrine.api.runs",
+    "features": "vitrine.api.features",
     "knn": "vitrine.api.measure",
     "load": "vitrine.api.load",
     "positions": "vitrine.api.explain",

@@ -72,15 +72,24 @@ def require_local(resume: bool, settings: BulkSettings | None) -> None:
         raise UsageError("--resume is of --engine ray: give both, or leave it out.")
 
 
+def text_of_reference(model: Any, why: str = "This opens the model in a way of its own") -> str:
+    """A model reference, where no model in memory will do.
+
+    Raises:
+        UsageError: a model in memory; ``why`` says what speaks against it.
+    """
+    if isinstance(model, str | os.PathLike):
+        return os.fspath(model)
+    raise UsageError(f"{why}: give a model reference, such as a run folder; got {type(model).__name__}.")
+
+
 def text_for_ray(model: Any) -> str:
     """The model reference that several processes open.
 
     Raises:
         UsageError: a model in memory, which other processes do not have.
     """
-    if isinstance(model, str | os.PathLike):
-        return os.fspath(model)
-    raise UsageError("With the engine ray every process opens the model: give its reference, such as a run folder.")
+    return text_of_reference(model, "With the engine ray every process opens the model")
 
 
 def path_for_ray(path: Any, name: str) -> Path:

@@ -74,35 +74,30 @@ def features(
     as_json: JsonOption = False,
 ) -> None:
     """Draw what a model's patch features tell apart: components as colours, regions, and patches that are alike."""
-    if kind not in ("png", "svg"):
-        raise UsageError(f"--format {kind} cannot be used: expected png or svg.")
-    from vitrine.features.run import FeatureSettings
-    from vitrine.features.run import features as run_features
+    from vitrine.api.features import features as run
 
-    patch = None if query is None else _row_and_column(query)
-    if category is not None and masks is None:
-        raise UsageError("--category is of --masks with COCO instances: give these, too.")
-    if (masks is not None) and not regions and components is None:
-        raise UsageError("--masks is what regions are compared with: give --regions, too.")
-    settings = FeatureSettings(
-        layer, image_size, foreground, regions, patch, query_picture, masks, category, controls, components, kind, seed
+    result = run(
+        model,
+        images,
+        out,
+        layer=layer,
+        image_size=image_size,
+        foreground=foreground,
+        regions=regions,
+        query=None if query is None else _row_and_column(query),
+        query_picture=query_picture,
+        masks=masks,
+        category=category,
+        controls=controls,
+        components=components,
+        limit=limit,
+        format=kind,
+        seed=seed,
+        batch_size=batch_size,
+        precision=precision,
+        arch=arch,
     )
-    with show.reading_progress("Reading features") as progress:
-        result = run_features(
-            model,
-            images,
-            out,
-            settings,
-            limit=limit,
-            batch_size=batch_size,
-            precision=precision,
-            architecture=arch,
-            progress=progress,
-        )
-    show.notes(result.notes)
     show.result(result, result.text, as_json)
-    show.unreadable(result.unreadable)
-    show.unwritten(result.unwritten)
 
 
 def _row_and_column(text: str) -> tuple[int, int]:
