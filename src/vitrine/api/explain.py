@@ -260,7 +260,7 @@ def score(
         if folder is not None:
             opening = {"--arch": arch, "--names": names}
             words = [word for flag, value in opening.items() if value is not None for word in (flag, str(value))]
-            write_scores(result, folder, words)
+            write_scores(result, folder, None if classifier.is_in_memory else words)
         return result
 
 

@@ -125,7 +125,7 @@ class Caption:
             ValueError: another ending.
         """
         path = Path(path)
-        origin = self._provenance.of(self._sample, str(self._path or self.name), str(path.parent))
+        origin = self._provenance.of(self._sample, self._path, str(path.parent))
         save_caption_figure(self._word_maps.picture, self._word_maps.scale, path, origin.to_metadata())
         return path
 

@@ -312,27 +312,27 @@ class CaptionProvenance:
     settings: CaptionSettings
     flags: Sequence[str] = ()
 
-    def of(self, sample: Sample, picture: str, out: str) -> Provenance:
-        """The provenance of one figure, with the command that makes it again.
+    def of(self, sample: Sample, path: Path | None, out: str) -> Provenance:
+        """The provenance of one figure, with the command that makes it again where there is one.
 
         Args:
             sample: the picture.
-            picture: its path, as the command takes it.
+            path: the picture's, as the command takes it; None of one in memory.
             out: the folder of the figure.
         """
         settings = self.settings
-        command = ["vitrine", "caption", self.model, picture, "-o", out, *self.flags, *settings.flags()]
+        command = ["vitrine", "caption", self.model, str(path), "-o", out, *self.flags, *settings.flags()]
         return Provenance(
             figure="caption",
             model=self.model,
             weights_sha256=self.captioner.weights.sha256,
-            picture=picture,
-            picture_sha256=hashlib.sha256(sample.picture.read_bytes()).hexdigest(),
+            picture=str(path or sample.name),
+            picture_sha256=None if path is None else hashlib.sha256(sample.picture.read_bytes()).hexdigest(),
             method=self.captioner.attention,
             layer=str(settings.layer),
             heads=str(settings.heads),
             precision=settings.precision,
-            command=shlex.join(command),
+            command=None if path is None else shlex.join(command),
         )
 
 
@@ -442,8 +442,8 @@ class CaptionWriter:
         """Write one figure; the row of its picture."""
         sample, word_maps = picture.sample, prepare_word_maps(picture, self.captioner, self.settings)
         figure, caption = self.out / self.figures[sample.name], word_maps.picture.caption
-        path = path_in(self.images, sample, self.is_folder) or sample.name
-        provenance = self.provenance.of(sample, str(path), str(figure.parent))
+        path = path_in(self.images, sample, self.is_folder)
+        provenance = self.provenance.of(sample, path, str(figure.parent))
         save_caption_figure(word_maps.picture, word_maps.scale, figure, provenance.to_metadata())
         log_probability = picture.caption.log_probability
         self.records.append(

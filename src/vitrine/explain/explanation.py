@@ -184,9 +184,14 @@ class Explanation:
             ValueError: another ending.
         """
         path = Path(path)
-        sha256 = hashlib.sha256(self._item.sample.picture.read_bytes()).hexdigest()
+        data = None if self._path is None else self._item.sample.picture.read_bytes()
         provenance = self._provenance.of(
-            str(self._path or self.name), str(path.parent), self.scale.high, sha256=sha256, target=self.target
+            str(self._path or self.name),
+            str(path.parent),
+            self.scale.high,
+            sha256=None if data is None else hashlib.sha256(data).hexdigest(),
+            target=self.target,
+            is_file=self._path is not None,
         )
         save_map_figure(self.picture, self.scale, path, provenance.to_metadata())
         return path

@@ -196,12 +196,14 @@ def positions(
         result = replace(result, before=_text(before), findings_before=findings_before, weights=weights)
         options |= {"before": result.before, "before-weights-sha256": _sha256(earlier)}
     if out is not None:
-        _draw(result, out, options, architecture, _sha256(loaded_model))
+        in_memory = any(isinstance(each, LoadedModel) and each.is_in_memory for each in (model, before))
+        command = None if in_memory else _command(name, out, cell, result.before, architecture)
+        _draw(result, out, options, command, _sha256(loaded_model))
     return result
 
 
 def _draw(
-    result: PositionsResult, out: Path, options: dict[str, Any], architecture: str | None, weights_sha256: str
+    result: PositionsResult, out: Path, options: dict[str, Any], command: str | None, weights_sha256: str
 ) -> None:
     """Write the figure with its origin."""
     origin = Provenance(
@@ -209,7 +211,7 @@ def _draw(
         model=result.model,
         weights_sha256=weights_sha256,
         options=options,
-        command=_command(result.model, out, result.cell, result.before, architecture),
+        command=command,
     )
     title, metadata = _title(result.model, result.before), origin.to_metadata()
     save_position_figure(result.findings, out, metadata, title=title, cell=result.cell, before=result.findings_before)

@@ -370,7 +370,14 @@ class MapProvenance:
     names: Path | None = None
 
     def of(
-        self, picture: str, out: str, scale: float, *, sha256: str | None = None, target: str | None = None
+        self,
+        picture: str,
+        out: str,
+        scale: float,
+        *,
+        sha256: str | None = None,
+        target: str | None = None,
+        is_file: bool = True,
     ) -> Provenance:
         """The provenance of one figure.
 
@@ -380,6 +387,7 @@ class MapProvenance:
             scale: where the colours end; 0 where the map is stretched.
             sha256: of the picture's file.
             target: the class that the map is for.
+            is_file: whether the picture is one that a command can open.
         """
         settings, method, weights = self.settings, self.settings.method, self.classifier.weights
         is_attention, precision = method.name == "attention", self.classifier.precision
@@ -406,7 +414,7 @@ class MapProvenance:
                 "smooth": settings.smooth,
                 "seed": settings.seed,
             },
-            command=None if self.classifier.is_in_memory else shlex.join(command),
+            command=shlex.join(command) if is_file and not self.classifier.is_in_memory else None,
         )
 
 
@@ -534,11 +542,16 @@ class MapWriter:
         )
 
     def _provenance(self, picture: ExplainedPicture) -> Provenance:
-        name = picture.sample.name
-        path = path_in(self.images, picture.sample, self.is_folder) or name
-        folder = (self.out / self.figures[name]).parent
-        sha256 = hashlib.sha256(picture.sample.picture.read_bytes()).hexdigest()
-        return self.provenance.of(str(path), str(folder), self._scale_end, sha256=sha256, target=picture.target)
+        sample = picture.sample
+        path = path_in(self.images, sample, self.is_folder)
+        return self.provenance.of(
+            str(path or sample.name),
+            str((self.out / self.figures[sample.name]).parent),
+            self._scale_end,
+            sha256=None if path is None else hashlib.sha256(sample.picture.read_bytes()).hexdigest(),
+            target=picture.target,
+            is_file=path is not None,
+        )
 
     @property
     def _scale_end(self) -> float:
@@ -596,7 +609,9 @@ class MapWriter:
     def _write_sheet(self) -> None:
         assert self._scale is not None
         images = str(self.images or count_of(len(self.figures), "picture"))
-        provenance = self.provenance.of(images, str(self.out), self._scale_end, target=self.settings.target)
+        provenance = self.provenance.of(
+            images, str(self.out), self._scale_end, target=self.settings.target, is_file=self.images is not None
+        )
         self._sheets.append(
             save_contact_sheet(
                 self._sheet,

@@ -181,27 +181,29 @@ class MethodScores(ResultDisplay):
         return "\n".join([*parts, "", methods_text(self.ranking).rstrip(), *cascade, "", "Verdicts:", *verdicts])
 
 
-def write_scores(result: MethodScores, out: Path, opening: Sequence[str] = ()) -> None:
+def write_scores(result: MethodScores, out: Path, opening: Sequence[str] | None = ()) -> None:
     """methods.csv, methods.md, methods.json and methods.png into a folder.
 
     Args:
         result: what was found.
         out: the folder.
-        opening: the options with which the model was opened, for the command that the figure has in its metadata.
+        opening: the options with which the model was opened, for the command that the figure has in its metadata;
+            None of one in memory, which no command opens.
     """
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(out / "methods.csv", methods_csv(result.ranking))
     cascade = f"{_CASCADE_HEADING}:\n\n{cascade_table(result.verdicts).markdown()}\n"
     write_atomically(out / "methods.md", f"{methods_table(result.ranking).markdown()}\n\n{cascade}")
     write_atomically(out / "methods.json", to_json(result.to_dict()))
-    flags = [*result.settings.flags(), *opening, "--precision", result.precision]
+    flags = [*result.settings.flags(), *(opening or ()), "--precision", result.precision]
+    command = ["vitrine", "explain", result.model, "--score", result.data, "-o", str(out), *flags]
     origin = Provenance(
         "methods",
         model=result.model,
         weights_sha256=result.weights_sha256,
         precision=result.precision,
         options={"data": result.data, "pictures": result.ranking.pictures, "seed": result.settings.seed},
-        command=shlex.join(["vitrine", "explain", result.model, "--score", result.data, "-o", str(out), *flags]),
+        command=None if opening is None else shlex.join(command),
     )
     save_methods_figure(result.ranking, out / "methods.png", origin.to_metadata())
 

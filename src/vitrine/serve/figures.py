@@ -8,6 +8,7 @@ from __future__ import annotations
 import shlex
 import threading
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -90,7 +91,7 @@ def draw_caption(
     captioned_picture = CaptionedPicture(sample, sample.picture.decode(), caption, encoding.placement)
     words = prepare_word_maps(captioned_picture, captioner.model, settings)
     origin = CaptionProvenance(captioner.reference, captioner.model, settings, captioner.flags)
-    provenance = origin.of(sample, upload.name, "captions")
+    provenance = origin.of(sample, Path(upload.name), "captions")
     if has_prefix:
         provenance = replace(provenance, command=None, options={**provenance.options, "continued": True})
     with _DRAW_LOCK:
