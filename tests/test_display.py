@@ -36,10 +36,9 @@ def results(small_scenes: Path, small_run: Path, tmp_path_factory: pytest.TempPa
         "explain, figures": vitrine.explain(small_run, pictures[:1], folder / "maps", **quiet),
         "positions": vitrine.positions(small_run, **quiet),
         "evaluate": vitrine.evaluate(small_run, small_scenes, split="validation", **quiet),
-        "knn": vitrine.knn("vitrine/scenes-tiny", small_scenes, **quiet),
         "compare": vitrine.compare(small_run, **quiet),
         "caption": vitrine.caption(folder / "captioner", pictures[:1], **quiet),
-        "score": vitrine.score(small_run, small_scenes, method=["attention", "rollout"], limit=3, curves=1, **quiet),
+        "score": vitrine.score(small_run, small_scenes, method=["attention", "rollout"], limit=2, curves=1, **quiet),
     }
 
 
@@ -51,7 +50,6 @@ ROWS = {
     "explain, figures": ("filename", "figure"),
     "positions": ("number", "numbers", "untrained", "fixed_sine"),
     "evaluate": ("label", "precision", "recall", "support"),
-    "knn": ("labels", "accuracy"),
     "compare": ("run", "accuracy"),
     "caption": ("filename", "caption", "log_probability"),
     "score": ("method", "control"),

@@ -205,7 +205,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "nothing": (None, "None is no picture: expected a path, bytes"),
     "a number": (7, "of the type int is no picture"),
     "a list of numbers": ([1, 2], "of the type int is no picture"),
-    "a dictionary": ({"a": 1}, "a dictionary of 1 entry is no picture"),
+    "a dictionary": ({"a": 1}, "dictionary of 1 entry is no picture"),
     "a row without a picture": ([{"text": "a"}], "A row has the columns 'text'"),
     "a missing file": ("no/such.png", "There is no file or folder no/such.png"),
     "a missing file in a list": (["no/such.png"], "There is no file no/such.png"),

@@ -47,7 +47,7 @@ class PositionsResult(ResultDisplay):
 
     def headline(self) -> str:
         """What follows from the numbers."""
-        return f"{self.model}: {self.sentence}"
+        return f"{self.model}: {self.sentence.partition(':')[0]}"
 
     def details(self) -> str:
         """The numbers beside their controls."""

@@ -107,7 +107,8 @@ def _with_changes(spec: InputSpec, how_prepared: Any) -> tuple[InputSpec, tuple[
     values = _timm_words(how_prepared)
     if unknown := [key for key in values if key not in _INPUT_KEYS]:
         raise UsageError(f"input has {', '.join(map(repr, unknown))}: expected {', '.join(_INPUT_KEYS)}.")
-    size, note = tuple(values.get("input_size", spec.size))[-2:], ()
+    size = tuple(values.get("input_size", spec.size))[-2:]
+    note: tuple[str, ...] = ()
     if size != spec.size:
         own_size = f"{spec.size[0]} x {spec.size[1]}"
         note = (f"Pictures become {own_size} pixels, which the model takes, whatever the input's size says.",)
