@@ -107,7 +107,8 @@ def test_drawing_refuses_what_it_would_ignore(options: list[str], message: str, 
 
 
 DRAWING = [
-    ["--layer", "0"], ["--heads", "mean"], ["--query", "auto"], ["--target", "pie"], ["--window", "0"], ["--matrix"],
+    ["--layer", "0"], ["--heads", "mean"], ["--query", "auto"], ["--target", "pie"],
+    ["--against", "pie"], ["--window", "0"], ["--matrix"],
     ["--check"], ["--stretch"], ["--scale", "0"], ["--patches"], ["--format", "png"], ["--engine", "local"],
 ]  # fmt: skip
 
@@ -128,6 +129,7 @@ def test_no_setting_is_without_a_word_of_the_command_line() -> None:
     every = ExplainSettings(Method("attention", 0, 1, (1, 2)), None, True, True, True, True, 0.0, False, "svg", 3)
     flags = " ".join(explain_flags(every, "fp32", "vit_tiny_patch16_224"))
     flags += " ".join(explain_flags(ExplainSettings(Method("occlusion", window=2), "pie"), "fp32", None))
+    flags += " ".join(explain_flags(ExplainSettings(Method("legrad", against="drop")), "fp32", None))
     spelling = {"each_head": "heads", "smooth": "patches", "kind": "format"}
     names = {each.name for each in fields(ExplainSettings)} - {"method", "scale"} | set(Method.fields())
     assert {name for name in names if f"--{spelling.get(name, name)}" not in flags} == set()

@@ -12,6 +12,7 @@ VALUES: dict[str, object] = {
     "heads": 1,
     "query": (1, 2),
     "target": "drop",
+    "against": "pie",
     "window": 2,
     "matrix": True,
     "direction": "to",

@@ -22,8 +22,9 @@ from vitrine.messages import quiet_messages
 
 if TYPE_CHECKING:
     from vitrine.api.load import ModelLike
+    from vitrine.attribution.foreign_methods import MapFunction
     from vitrine.attribution.methods import Method
-    from vitrine.bulk.run import BulkResult
+    from vitrine.bulk.run import BulkResult, BulkSettings
     from vitrine.explain.positions import PositionsResult
     from vitrine.explain.run import ExplainResult, ExplainSettings
     from vitrine.explain.score import MethodScores
@@ -34,11 +35,12 @@ def explain(
     images: Any,
     out: PathLike | None = None,
     *,
-    method: str = "attention",
+    method: str | MapFunction = "attention",
     layer: int = -1,
     heads: str | int = "mean",
     query: str | tuple[int, int] = "auto",
     target: str | int | None = None,
+    against: str | int | None = None,
     window: int = 0,
     matrix: bool = False,
     check: bool = False,
@@ -68,11 +70,14 @@ def explain(
         images: pictures, as :func:`vitrine.predict` takes them.
         out: the folder for figures, contact sheets and maps.csv; None keeps maps in memory, as the result's
             ``pictures``, which draw themselves.
-        method: attention, rollout, relevance, gradcam or occlusion.
-        layer: of attention and gradcam: from 0, or from the end with -1.
+        method: a method of :data:`vitrine.attribution.registry.ENTRIES`, ``captum:NAME`` or ``cam:NAME``; or a function
+            of yours: called with the module, normalised pixels (B, C, H, W) and class indices (B,), it gives scores
+            (B, rows, columns).
+        layer: of attention, gradcam and value-norm: from 0, or from the end with -1.
         heads: of attention: mean, max, min, a number from 0 (-1 is the last), or each (with ``out``: a panel each).
         query: of attention: who looks: auto, class, distillation, pool, or a patch as (row, column) from 0.
         target: the class that the maps are for, by its label or its number; None is the predicted one.
+        against: why the target and not this class, by its label or its number; of methods with gradients.
         window: of occlusion: patches a side of what is covered; 0 chooses.
         matrix: with ``out``: also draw the layer's whole attention, head by head.
         check: test whether the answer depends on the patches that each map marks.
@@ -111,8 +116,9 @@ def explain(
         raise UsageError(f"--format {format} cannot be used: expected png or svg.")
     bulk = bulk_settings(engine, ray_address, workers, part_size, resume)
     require_local(resume, bulk)
+    _require_known(method, bulk)
     settings = _explain_settings(
-        _method(method, layer, heads, query, window),
+        _method(method, layer, heads, query, window, against, seed),
         None if target is None else str(target),
         each_head=heads == "each",
         matrix=matrix,
@@ -168,11 +174,30 @@ def _explain_settings(method: Method, target: str | None, **fields: Any) -> Expl
     return ExplainSettings(method, target, **fields)
 
 
-def _method(name: str, layer: int, heads: str | int, query: str | tuple[int, int], window: int) -> Method:
-    """The method that is drawn; it refuses options that it does not have."""
-    from vitrine.attribution.methods import Method
+def _require_known(method: str | MapFunction, bulk: BulkSettings | None) -> None:
+    """Refuse a person's own function where other processes, or machines, would have to have it.
 
-    return Method(name, layer, "mean" if heads == "each" else heads, query, window)
+    Raises:
+        UsageError: the engine is ray.
+    """
+    if bulk is not None and not isinstance(method, str):
+        raise UsageError("--engine ray runs vitrine's own methods and those of libraries; leave it out for your own.")
+
+
+def _method(
+    method: str | MapFunction,
+    layer: int,
+    heads: str | int,
+    query: str | tuple[int, int],
+    window: int,
+    against: str | int | None,
+    seed: int,
+) -> Method:
+    """The method that is drawn; it refuses options that it does not have."""
+    from vitrine.attribution.methods import Method, function_name
+
+    name, function = (method, None) if isinstance(method, str) else (function_name(method), method)
+    return Method(name, layer, "mean" if heads == "each" else heads, query, window, against, seed, function)
 
 
 def score(
@@ -180,7 +205,7 @@ def score(
     data: PathLike,
     out: PathLike | None = None,
     *,
-    method: str | Sequence[str] = (),
+    method: str | MapFunction | Sequence[str | MapFunction] = (),
     layers: bool = False,
     split: str | None = None,
     masks: PathLike | None = None,
@@ -202,7 +227,7 @@ def score(
         model: a model reference, what :func:`vitrine.load` opened, or a module in memory.
         data: as :func:`vitrine.check` takes them, or a folder of pictures; labels are not needed.
         out: a folder for methods.csv, scores.json and a figure; None writes nothing.
-        method: one method or several; none is all of them.
+        method: one method or several, as :func:`explain` takes them; none is all of vitrine's own.
         layers: also every other layer's attention.
         split: train, validation or test; None is test where there is one.
         masks: a folder of masks, or COCO instances; None is ``masks/`` beside the data.
@@ -230,13 +255,16 @@ def score(
     from contextlib import nullcontext
 
     from vitrine.api.load import in_eval_mode, open_once
+    from vitrine.attribution.methods import function_name
     from vitrine.classify.model import open_classifier
     from vitrine.explain.score import ScoreSettings, score_methods, write_scores
     from vitrine.io.output_lock import lock_folder
 
-    methods = (method,) if isinstance(method, str) else tuple(dict.fromkeys(method))
+    methods = (method,) if isinstance(method, str) or callable(method) else tuple(method)
+    functions = {function_name(each): each for each in methods if not isinstance(each, str)}
+    method_names = [each if isinstance(each, str) else function_name(each) for each in methods]
     plan = ScoreSettings(
-        methods or ScoreSettings().methods,
+        tuple(dict.fromkeys(method_names)) or ScoreSettings().methods,
         layers,
         split,
         optional_path(masks),
@@ -245,6 +273,7 @@ def score(
         curves,
         batch_size,
         seed,
+        functions,
     )
     folder, opened_model = optional_path(out), open_once(model)
     with (

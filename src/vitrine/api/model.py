@@ -10,8 +10,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
+from vitrine.attribution.foreign_methods import MapFunction
 from vitrine.attribution.method_options import refuse_options
-from vitrine.attribution.methods import method_with
+from vitrine.attribution.methods import function_name, method_with
 from vitrine.classify.inference import input_normalisation
 from vitrine.classify.labels import find_class
 from vitrine.classify.model import Classifier
@@ -112,7 +113,7 @@ class Model:
     def explain(
         self,
         pictures: OnePicture,
-        method: str = "attention",
+        method: str | MapFunction = "attention",
         target: str | int | None = None,
         *,
         batch_size: int = BATCH_SIZE,
@@ -123,7 +124,7 @@ class Model:
     def explain(
         self,
         pictures: list[Any] | tuple[Any, ...],
-        method: str = "attention",
+        method: str | MapFunction = "attention",
         target: str | int | None = None,
         *,
         batch_size: int = BATCH_SIZE,
@@ -134,7 +135,7 @@ class Model:
     def explain(
         self,
         pictures: Iterable[Any],
-        method: str = "attention",
+        method: str | MapFunction = "attention",
         target: str | int | None = None,
         *,
         batch_size: int = BATCH_SIZE,
@@ -144,7 +145,7 @@ class Model:
     def explain(
         self,
         pictures: Any,
-        method: str = "attention",
+        method: str | MapFunction = "attention",
         target: str | int | None = None,
         *,
         batch_size: int = BATCH_SIZE,
@@ -155,11 +156,12 @@ class Model:
 
         Args:
             pictures: as in :meth:`predict`, with answers likewise.
-            method: attention, rollout, relevance, gradcam or occlusion.
+            method: a method's name, or a function of yours; see :func:`vitrine.explain`.
             target: the class that the maps are for, by its label or its number; None is the likeliest one of each.
             batch_size: pictures that go through the model at a time.
             normalised: pictures are tensors that the model takes as they are.
-            how: ``layer``, ``heads``, ``query`` or ``window``: see :class:`vitrine.attribution.methods.Method`.
+            how: ``layer``, ``heads``, ``query``, ``window``, ``against``: see
+                :class:`vitrine.attribution.methods.Method`.
 
         Raises:
             DataError, PictureError: a picture cannot be used.
@@ -171,7 +173,9 @@ class Model:
             >>> seen.map.shape
             (8, 8)
         """
-        refuse_options(method, [] if target is None else ["target"])
+        refuse_options(
+            method if isinstance(method, str) else function_name(method), [] if target is None else ["target"]
+        )
         given = self._pictures(pictures, normalised, "vitrine.explain(model, folder)")
         label = None if target is None else self.labels[find_class(self.labels, target)]
         settings = ExplainSettings(method_with(method, how), label)

@@ -77,6 +77,24 @@ def gradcam_tokens(module: nn.Module, layer: int = -1) -> str:
     return f"blocks[{number - 1}]" if number else "the input of blocks[0]"
 
 
+def gradcam_module(module: nn.Module, layer: int = -1) -> nn.Module:
+    """The part of a model that hands on the tokens that :func:`gradcam_tokens` names.
+
+    Raises:
+        ModelError: there is no such layer, or no part but the embedding comes before these tokens.
+    """
+    blocks: Any = module.blocks
+    number = layer_number(layer, len(blocks))
+    norm = _norm_before_attention(blocks[number]) if number == len(blocks) - 1 else None
+    if norm is not None:
+        return norm
+    part = number if number < len(blocks) - 1 else number - 1
+    if part < 0:
+        raise ModelError("This model has one block, whose norm follows the attention: no part of it gives the tokens.")
+    chosen: nn.Module = blocks[part]
+    return chosen
+
+
 def _norm_before_attention(block: nn.Module) -> nn.Module | None:
     norm = getattr(block, "norm1", None)
     return norm if isinstance(norm, nn.Module) and _POST_NORM not in type(block).__name__ else None

@@ -5,7 +5,16 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 
-from vitrine.attribution.registry import ENTRIES, METHODS
+from vitrine.attribution.registry import (
+    ENTRIES,
+    LIBRARIES,
+    LIBRARY_ENTRIES,
+    METHODS,
+    MethodEntry,
+    is_own_function,
+    method_entry,
+    own_entry,
+)
 from vitrine.errors import ModelError, UsageError
 
 METHOD_OPTIONS: Mapping[str, tuple[str, ...]] = {entry.name: entry.options for entry in ENTRIES}
@@ -29,14 +38,28 @@ def methods_with(option: str) -> str:
     return _enumerate([name for name, options in METHOD_OPTIONS.items() if option in options], "and")
 
 
-def require_method(name: str) -> None:
-    """Refuse a method that does not exist.
+def require_method(name: str) -> MethodEntry:
+    """The row of a method that is known by its name alone.
 
     Raises:
-        ModelError: it is none of :data:`METHODS`.
+        ModelError: it is none of :data:`METHODS`, nor a library's.
     """
-    if name not in METHODS:
-        raise ModelError(f"There is no method {name!r}: expected {list_methods()}.")
+    try:
+        return method_entry(name)
+    except KeyError:
+        pass
+    library = name.partition(":")[0]
+    if library in LIBRARIES:
+        names = ", ".join(entry.variant for entry in LIBRARY_ENTRIES if entry.name.startswith(f"{library}:"))
+        raise ModelError(f"There is no method {name!r}: expected {library}: and one of {names}.")
+    if is_own_function(name):
+        raise ModelError(
+            f"{name!r} names a function of your own, which runs only where it is given on the command line "
+            "(--method), or itself in Python (method=function)."
+        )
+    raise ModelError(
+        f"There is no method {name!r}: expected {list_methods()}, captum:NAME, cam:NAME, or a function of your own."
+    )
 
 
 def refuse_options(method: str, options: Iterable[str], spell: Callable[[str], str] = str) -> None:
@@ -51,13 +74,13 @@ def refuse_options(method: str, options: Iterable[str], spell: Callable[[str], s
         ModelError: no such method.
         UsageError: the method does not have one of the options, or no method has it.
     """
-    require_method(method)
+    own_options = own_entry(method).options if is_own_function(method) else require_method(method).options
     for option in options:
         if option not in OPTIONS:
             near = difflib.get_close_matches(option, OPTIONS, n=1)
             hint = f" Did you mean {near[0]}?" if near else ""
             raise UsageError(f"No method has an option {option!r}: expected {_enumerate(OPTIONS, 'or')}.{hint}")
-        if option not in METHOD_OPTIONS[method]:
+        if option not in own_options:
             raise UsageError(
                 f"{spell(option)} is an option of {methods_with(option)}; {method} would ignore it.\n"
                 "Leave it out, or choose another method."

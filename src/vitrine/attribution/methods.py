@@ -20,11 +20,12 @@ from vitrine.attribution.attention import (
     query_layers,
     query_readout,
 )
+from vitrine.attribution.foreign_methods import MapFunction
 from vitrine.attribution.gradcam import gradcam_tokens
 from vitrine.attribution.maps import BatchMaps, TokenLayout, token_layout
 from vitrine.attribution.method_options import refuse_options, require_method
 from vitrine.attribution.readout import describe_readout
-from vitrine.attribution.registry import MethodEntry, method_entry
+from vitrine.attribution.registry import MethodEntry, method_entry, own_entry
 from vitrine.errors import ModelError, UsageError
 
 
@@ -46,7 +47,11 @@ class Method:
         query: of ``attention``: class, distillation, pool, a patch (row, column) from 0 or from the end, or auto:
             what the head reads.
         window: of ``occlusion``: patches a side of the cover; 0 chooses.
+        against: of methods that explain a logit: a class, by label or number, that the map's is compared with.
         seed: of what ``smoothgrad`` and ``rise`` draw.
+
+        function: a person's own, whose name is then ``module:function``; see
+            :data:`vitrine.attribution.foreign_methods.MapFunction`. Never made of a name from a file or a request.
 
     Raises:
         ModelError: no such method or way over heads.
@@ -58,10 +63,13 @@ class Method:
     heads: str | int = "mean"
     query: str | tuple[int, int] = "auto"
     window: int = 0
+    against: str | int | None = None
     seed: int = 0
+    function: MapFunction | None = None
 
     def __post_init__(self) -> None:
-        require_method(self.name)
+        if self.function is None:
+            require_method(self.name)
         refuse_options(self.name, [name for name in self.fields() if getattr(self, name) != getattr(Method, name)])
         if isinstance(self.heads, str) and self.heads not in HEAD_REDUCTIONS:
             raise ModelError(f"heads = {self.heads!r} cannot be used: expected mean, max, min, each or a number.")
@@ -74,12 +82,12 @@ class Method:
     @property
     def entry(self) -> MethodEntry:
         """Its row of the table of methods."""
-        return method_entry(self.name)
+        return method_entry(self.name) if self.function is None else own_entry(self.name)
 
     @classmethod
     def fields(cls) -> tuple[str, ...]:
         """Names of the settings that a person can give a method, beside the seed."""
-        return tuple(each.name for each in fields(cls) if each.name not in ("name", "seed"))
+        return tuple(each.name for each in fields(cls) if each.name not in ("name", "seed", "function"))
 
     def maps(
         self,
@@ -87,6 +95,7 @@ class Method:
         pixels_BCHW: torch.Tensor,
         targets_B: torch.Tensor,
         probabilities: Callable[[torch.Tensor], torch.Tensor] = softmax,
+        against_B: torch.Tensor | None = None,
     ) -> BatchMaps:
         """Maps of a batch of normalised pictures.
 
@@ -95,12 +104,20 @@ class Method:
             pixels_BCHW: normalised, on the module's device.
             targets_B: int64, a class for each picture; ignored by methods that explain no class.
             probabilities: of logits (B, C); a softmax by default.
+            against_B: int64, the class that each is compared with, where the method takes one; None is none.
 
         Raises:
             ModelError: the model has no such layer, head or query, or an attention that cannot be shown.
         """
         entry = self.entry
-        arguments: dict[str, Any] = {name: getattr(self, name) for name in self.fields() if name in entry.options}
+        names = [name for name in self.fields() if name in entry.options and name != "against"]
+        arguments: dict[str, Any] = {name: getattr(self, name) for name in names}
+        if self.function is not None:
+            arguments |= {"function": self.function, "name": self.name}
+        if entry.variant:
+            arguments["variant"] = entry.variant
+        if entry.takes_contrast:
+            arguments["against_B"] = against_B
         if entry.for_a_class:
             arguments["targets_B"] = targets_B
         if "seed" in entry.needs:
@@ -114,7 +131,8 @@ class Method:
         """What the map is, in words for a figure."""
         if self.name == "attention":
             return self._describe_attention(module, token_layout(module))
-        return self.entry.words.format_map(_Words(module, self.layer))
+        words = self.entry.words.format_map(_Words(module, self.layer))
+        return words if self.against is None else f"{words}, against {self.against}"
 
     def notes(self, module: nn.Module) -> tuple[str, ...]:
         """Sentences on what has to be known to read the map: that the head does not read the token that was asked for.
@@ -149,18 +167,25 @@ class Method:
         return f"{reduction} of {count} heads" if count else f"{reduction} over heads"
 
 
-def method_with(name: str, options: Mapping[str, Any]) -> Method:
-    """A method with the options that a person gave, each of which it has.
+def method_with(method: str | MapFunction, options: Mapping[str, Any]) -> Method:
+    """A method, by its name or as a person's own function, with the options that were given, each of which it has.
 
     Raises:
         ModelError: no such method or way over heads.
         UsageError: it would ignore one of the options.
     """
+    name = method if isinstance(method, str) else function_name(method)
     refuse_options(name, options)
     for option in options:
         if option not in Method.fields():
             raise UsageError(f"{option} is no setting of a map: expected one of {', '.join(Method.fields())}.")
-    return Method(name, **options)
+    return Method(name, **options, function=None if isinstance(method, str) else method)
+
+
+def function_name(function: MapFunction) -> str:
+    """What figures and tables call a person's own function: ``module:function``."""
+    module = getattr(function, "__module__", None) or "python"
+    return f"{module}:{getattr(function, '__qualname__', type(function).__name__)}"
 
 
 class _Words(dict[str, str]):

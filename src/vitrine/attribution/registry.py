@@ -11,7 +11,7 @@ from importlib import import_module
 from typing import Any, Literal
 
 Need = Literal["attention", "head", "gradients", "probabilities", "seed"]
-Option = Literal["target", "layer", "heads", "query", "window", "matrix", "direction"]
+Option = Literal["target", "against", "layer", "heads", "query", "window", "matrix", "direction"]
 
 _HERE = "vitrine.attribution"
 
@@ -33,8 +33,9 @@ class MethodEntry:
         comparison: what it is compared with in the tests, and to what difference.
         needs: "attention" that can be shown, a "head" whose reading is known, "gradients" of the model, or nothing of
             it but "probabilities"; and a "seed", where it draws something.
-        options: that act on it. "target" is the class that the map is for; "matrix" is a further figure, "direction" a
-            view of the explorer.
+        options: that act on it. "target" is the class that the map is for, "against" one that it is compared with;
+            "matrix" is a further figure, "direction" a view of the explorer.
+        variant: of a library's method, the name that the function is told.
         has_cached_attention: the map follows from the attention of one forward pass, which the explorer keeps.
     """
 
@@ -48,6 +49,7 @@ class MethodEntry:
     comparison: str
     needs: tuple[Need, ...] = ()
     options: tuple[Option, ...] = ()
+    variant: str = ""
     has_cached_attention: bool = False
 
     @property
@@ -57,8 +59,8 @@ class MethodEntry:
 
     @property
     def takes_contrast(self) -> bool:
-        """Whether a map can say why one class and not another: it is made of a logit's gradients."""
-        return self.for_a_class and "gradients" in self.needs
+        """Whether a map can say why one class and not another: it explains a logit, not a probability."""
+        return "against" in self.options
 
     def load(self) -> Callable[..., Any]:
         """The function that makes the maps."""
@@ -103,7 +105,7 @@ ENTRIES: tuple[MethodEntry, ...] = (
         source="Chefer, Gur and Wolf 2021b",
         comparison="the update on whole matrices, gradients by plain autograd: 2e-3 of each score",
         needs=("attention", "head", "gradients"),
-        options=("target",),
+        options=("target", "against"),
     ),
     MethodEntry(
         name="gradcam",
@@ -115,7 +117,7 @@ ENTRIES: tuple[MethodEntry, ...] = (
         source="Selvaraju et al. 2017",
         comparison="a loop over patches: 1e-6; pytorch-grad-cam's GradCAM at the same tokens",
         needs=("gradients",),
-        options=("layer", "target"),
+        options=("layer", "target", "against"),
     ),
     MethodEntry(
         name="occlusion",
@@ -139,7 +141,7 @@ ENTRIES: tuple[MethodEntry, ...] = (
         source="Shrikumar et al. 2016",
         comparison="captum's InputXGradient: 1e-6; a loop over patches",
         needs=("gradients",),
-        options=("target",),
+        options=("target", "against"),
     ),
     MethodEntry(
         name="integrated-gradients",
@@ -151,7 +153,7 @@ ENTRIES: tuple[MethodEntry, ...] = (
         source="Sundararajan et al. 2017",
         comparison="captum's IntegratedGradients: 1e-5; the logit's difference from grey, which it sums to: 1 %",
         needs=("gradients",),
-        options=("target",),
+        options=("target", "against"),
     ),
     MethodEntry(
         name="smoothgrad",
@@ -163,7 +165,7 @@ ENTRIES: tuple[MethodEntry, ...] = (
         source="Smilkov et al. 2017",
         comparison="a loop over noisy copies and pixels: 1e-6",
         needs=("gradients", "seed"),
-        options=("target",),
+        options=("target", "against"),
     ),
     MethodEntry(
         name="legrad",
@@ -175,7 +177,7 @@ ENTRIES: tuple[MethodEntry, ...] = (
         source="Bousselham et al. 2024",
         comparison="the formula on whole matrices, gradients by plain autograd: 1e-3 of each score",
         needs=("attention", "head", "gradients"),
-        options=("target",),
+        options=("target", "against"),
     ),
     MethodEntry(
         name="value-norm",
@@ -199,7 +201,7 @@ ENTRIES: tuple[MethodEntry, ...] = (
         source="after Kobayashi et al. 2020 and Sundararajan et al. 2017",
         comparison="the logit's change when that attention adds nothing, which it sums to: 1e-4",
         needs=("attention", "gradients"),
-        options=("target",),
+        options=("target", "against"),
     ),
     MethodEntry(
         name="attnlrp",
@@ -211,7 +213,7 @@ ENTRIES: tuple[MethodEntry, ...] = (
         source="Achtibat et al. 2024",
         comparison="relevance passed back layer by layer, each rule as printed: 1e-4 of each score",
         needs=("gradients",),
-        options=("target",),
+        options=("target", "against"),
     ),
     MethodEntry(
         name="rise",
@@ -229,13 +231,86 @@ ENTRIES: tuple[MethodEntry, ...] = (
 """Every method of vitrine's own, in the order of tables and menus."""
 
 METHODS: tuple[str, ...] = tuple(entry.name for entry in ENTRIES)
-_BY_NAME = {entry.name: entry for entry in ENTRIES}
+
+_CAPTUM = (
+    *("DeepLift", "Deconvolution", "FeatureAblation", "GradientShap", "GuidedBackprop", "InputXGradient"),
+    *("IntegratedGradients", "KernelShap", "Lime", "Occlusion", "Saliency", "ShapleyValueSampling"),
+)
+_CAM = (
+    *("AblationCAM", "EigenCAM", "EigenGradCAM", "FEM", "FinerCAM", "GradCAM", "GradCAMElementWise", "GradCAMPlusPlus"),
+    *("HiResCAM", "KPCA_CAM", "LayerCAM", "ScoreCAM", "XGradCAM"),
+)
+_OF_NO_CLASS = ("EigenCAM", "FEM", "KPCA_CAM")  # they look at the tokens alone
+
+
+def _captum_entry(variant: str) -> MethodEntry:
+    return MethodEntry(
+        name=f"captum:{variant}",
+        title=f"captum's {variant}",
+        function=f"{_HERE}.captum_methods:captum_maps",
+        score=f"captum's {variant} of the class's logit, summed over the patch or of it as one feature",
+        formula="",
+        words=f"captum's {variant} for the class's logit",
+        source="captum",
+        comparison="",
+        needs=("gradients", "seed"),
+        options=("target", "against"),
+        variant=variant,
+    )
+
+
+def _cam_entry(variant: str) -> MethodEntry:
+    return MethodEntry(
+        name=f"cam:{variant}",
+        title=f"pytorch-grad-cam's {variant}",
+        function=f"{_HERE}.cam_methods:cam_maps",
+        score=f"pytorch-grad-cam's {variant} at the tokens that Grad-CAM takes",
+        formula="",
+        words=f"pytorch-grad-cam's {variant} on the tokens of {{tokens}}",
+        source="pytorch-grad-cam",
+        comparison="",
+        needs=("gradients",),
+        options=("layer",) if variant in _OF_NO_CLASS else ("layer", "target", "against"),
+        variant=variant,
+    )
+
+
+LIBRARY_ENTRIES: tuple[MethodEntry, ...] = (*map(_captum_entry, _CAPTUM), *map(_cam_entry, _CAM))
+"""Methods of libraries that are installed by extras, by the names ``captum:NAME`` and ``cam:NAME``."""
+
+LIBRARIES = ("captum", "cam")
+_BY_NAME = {entry.name: entry for entry in (*ENTRIES, *LIBRARY_ENTRIES)}
+
+
+DRAWING_METHODS = tuple(name for name, entry in _BY_NAME.items() if "seed" in entry.needs)
+"""Methods whose map depends on a seed."""
 
 
 def method_entry(name: str) -> MethodEntry:
-    """The row of a method.
+    """The row of a method, of vitrine's own or of a library.
 
     Raises:
         KeyError: there is no such method.
     """
     return _BY_NAME[name]
+
+
+def is_own_function(name: str) -> bool:
+    """Whether a name is that of a person's own function, ``module:function``, not of a library's method."""
+    library, colon, _ = name.partition(":")
+    return bool(colon) and library not in LIBRARIES
+
+
+def own_entry(name: str) -> MethodEntry:
+    """The row of a person's own function."""
+    return MethodEntry(
+        name=name,
+        title=name,
+        function=f"{_HERE}.foreign_methods:own_maps",
+        score=f"whatever {name} gives",
+        formula="",
+        words=f"maps by {name}",
+        source="",
+        comparison="",
+        options=("target",),
+    )

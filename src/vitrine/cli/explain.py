@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from vitrine.attribution.method_options import OPTIONS, list_methods, methods_with, refuse_options
+from vitrine.attribution.registry import DRAWING_METHODS, is_own_function
 from vitrine.cli import show
 from vitrine.cli.options import (
     AddressOption,
@@ -29,6 +30,9 @@ from vitrine.cli.options import (
 )
 from vitrine.errors import UsageError
 
+if TYPE_CHECKING:
+    from vitrine.attribution.foreign_methods import MapFunction
+
 _OF_SCORES = ("masks", "category", "split", "curves", "layers", "encoding")
 _OF_FIGURES = (*OPTIONS, "check", "stretch", "scale", "patches", "kind", "engine")
 _OF_ENGINES = ("ray_address", "workers", "part_size", "resume")
@@ -47,7 +51,10 @@ def explain(
     ] = None,
     method: Annotated[
         list[str] | None,
-        typer.Option(help=f"{list_methods()}; with --score it may be repeated, and all are scored without it."),
+        typer.Option(
+            help=f"{list_methods()}; or captum:NAME, cam:NAME (extras captum, grad-cam), or MODULE:FUNCTION, your own "
+            "Python. With --score it may be repeated; all of vitrine's own are scored without it."
+        ),
     ] = None,
     layer: Annotated[int, typer.Option(help=f"Of {methods_with('layer')}: from 0, or from the end with -1.")] = -1,
     heads: Annotated[
@@ -71,6 +78,13 @@ def explain(
             metavar="LABEL",
             help=f"Of {methods_with('target')}: the class that the map is for, or its number from 0; by default the "
             "predicted one.",
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LABEL",
+            help=f"Of {methods_with('against')}: why the target and not this class; a label or number.",
         ),
     ] = None,
     window: Annotated[
@@ -148,7 +162,7 @@ def explain(
             model,
             score,
             out,
-            method=method or (),
+            method=[_named_method(name) for name in method or ()],
             layers=layers,
             split=split,
             masks=masks,
@@ -165,11 +179,11 @@ def explain(
         show.result(scores, scores.text, as_json)
         return
     refuse_explicit(explicit, _OF_SCORES, "with --score")
-    if not check and limit is None:
-        refuse_explicit(explicit, ("seed",), "with --check, --limit or --score")
     if method and len(method) > 1:
         raise UsageError("Several methods can be scored (--score DATA), and one drawn: give one --method.")
     name = method[0] if method else "attention"
+    if not check and limit is None and name not in DRAWING_METHODS:
+        refuse_explicit(explicit, ("seed",), "with --check, --limit or --score")
     refuse_options(name, [option for option in OPTIONS if option in explicit], lambda option: explicit[option])
     from vitrine.api.explain import explain as run
     from vitrine.bulk.run import BulkResult
@@ -178,11 +192,12 @@ def explain(
         model,
         images,
         out,
-        method=name,
+        method=_named_method(name),
         layer=layer,
         heads=_head(heads),
         query=_query(query),
         target=target,
+        against=against,
         window=window,
         matrix=matrix,
         check=check,
@@ -206,6 +221,19 @@ def explain(
         show.bulk_result(result, "figures", as_json)
     else:
         show.result(result, lambda: show.explained_summary(result), as_json)
+
+
+def _named_method(name: str) -> str | MapFunction:
+    """A method's name as it is, or the function that ``MODULE:FUNCTION`` names, imported.
+
+    Raises:
+        UsageError: there is no such function.
+    """
+    if not is_own_function(name):
+        return name
+    from vitrine.attribution.foreign_methods import import_function
+
+    return import_function(name)
 
 
 def positions(

@@ -30,6 +30,7 @@ from vitrine.data.picture_inputs import NormalisedPicture
 from vitrine.data.samples import Sample
 from vitrine.data.scenes.dataset import SIZES, ScenePicture
 from vitrine.data.transforms import EvalTransform
+from vitrine.errors import UsageError
 from vitrine.models.precision import autocast
 from vitrine.results import Unreadable, and_n_more
 
@@ -122,6 +123,7 @@ class Explainer:
 
     Raises:
         ModelError: the model has no such class, several of that name, or no grid of patches.
+        UsageError: the class is compared with itself.
     """
 
     def __init__(self, classifier: Classifier, method: Method, target: str | None = None) -> None:
@@ -129,6 +131,10 @@ class Explainer:
         self.layout = token_layout(classifier.module, *classifier.spec.size)
         self.transform = eval_transform(classifier.spec)
         self.target_index = None if target is None else find_class(classifier.labels, target)
+        against = method.against
+        self.against_index = None if against is None else find_class(classifier.labels, against)
+        if self.against_index is not None and self.against_index == self.target_index:
+            raise UsageError(f"{target} against itself has no map: name another class to compare it with.")
 
     def run(
         self, samples: Iterable[Sample], batch_size: int, *, workers: int = -1, check: bool = False, seed: int = 0
@@ -258,6 +264,7 @@ class Explainer:
                 pixels_BCHW,
                 targets_B,
                 self.classifier.probabilities,
+                None if self.against_index is None else torch.full_like(targets_B, self.against_index),
             )
 
     def curves(self, pixels_BCHW: torch.Tensor, scores_BRC: Floats) -> InsertionDeletionCurves:

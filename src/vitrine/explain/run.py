@@ -668,8 +668,9 @@ def explain_flags(settings: ExplainSettings, precision: str, architecture: str |
         "--query": (format_query(method.query), "auto"),
         "--window": (method.window, 0),
         "--target": (settings.target, None),
+        "--against": (method.against, None),
         "--format": (settings.kind, "png"),
-        "--seed": (settings.seed if settings.check else 0, 0),
+        "--seed": (settings.seed if settings.check or "seed" in method.entry.needs else 0, 0),
         "--arch": (architecture, None),
     }
     flags = [word for name, (value, default) in options.items() if value != default for word in (name, str(value))]

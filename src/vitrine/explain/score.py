@@ -9,7 +9,7 @@ import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ import numpy.typing as npt
 import torch
 
 from vitrine.attribution.baselines import centre_blob, edges, random_map
+from vitrine.attribution.foreign_methods import MapFunction
 from vitrine.attribution.gradcam import gradcam_tokens
 from vitrine.attribution.methods import Method
 from vitrine.attribution.outlier_tokens import outlier_mass
@@ -84,7 +85,8 @@ class ScoreSettings:
         limit: pictures at most; with more, a seeded choice.
         curves: pictures, the first ones, whose insertion and deletion are measured, which takes most of the time.
         batch_size: pictures at a time.
-        seed: of the choice and the random control.
+        seed: of the choice, the random control, and what methods draw.
+        functions: a person's own, by their names among ``methods``.
     """
 
     methods: tuple[str, ...] = METHODS
@@ -96,6 +98,7 @@ class ScoreSettings:
     curves: int = 100
     batch_size: int = 16
     seed: int = 0
+    functions: Mapping[str, MapFunction] = field(default_factory=dict)
 
     def flags(self) -> list[str]:
         """The options of ``vitrine explain --score`` that differ from what it does without any."""
@@ -341,7 +344,8 @@ def _named_methods(classifier: Classifier, settings: ScoreSettings) -> dict[str,
     """Methods by the name that the table gives them, which says the layer where there is a choice."""
     module = classifier.module
     earlier = range(len(module.blocks) - 1) if settings.layers else ()  # type: ignore[arg-type]
-    methods = {_method_name(module, each): each for each in map(Method, settings.methods)}
+    named = [Method(name, seed=settings.seed, function=settings.functions.get(name)) for name in settings.methods]
+    methods = {_method_name(module, each): each for each in named}
     methods |= {f"attention, layer {layer}": Method("attention", layer=layer) for layer in earlier}
     if "gradcam" in settings.methods:
         methods |= {_method_name(module, each): each for each in (Method("gradcam", layer=layer) for layer in earlier)}

@@ -324,6 +324,10 @@ class ViewParams(PictureParams):
     window: Annotated[
         int, Field(ge=0, le=1000, description=f"Of {methods_with('window')}: patches a side of the cover; 0 chooses.")
     ] = 0
+    against: Annotated[
+        str | None,
+        Field(max_length=500, description=f"Of {methods_with('against')}: why the target and not this class."),
+    ] = None
     target: Annotated[
         str | None,
         Field(max_length=500, description=f"Of {methods_with('target')}: the class; by default the predicted one."),

@@ -105,7 +105,8 @@ def parse_view(params: ViewParams, classifier: ServedClassifier, encoding: Class
     target = likeliest if params.target is None else _parse_target(params.target, classifier)
     row, comma, column = params.query.partition(",")
     query = (int(row), int(column)) if comma else params.query
-    method = Method(params.method, params.layer, parse_head(params.head), query, params.window)
+    against = None if params.against is None else classifier.labels[_parse_target(params.against, classifier)]
+    method = Method(params.method, params.layer, parse_head(params.head), query, params.window, against)
     return View(method, params.direction == "to", target)
 
 
