@@ -86,7 +86,8 @@ def _seeded(seed: int) -> Iterator[None]:
 def _attribute(method: Any, module: nn.Module, pixels_BCHW: torch.Tensor, target: int, variant: str) -> torch.Tensor:
     """The map of one picture: float32 (1, rows, columns)."""
     layout = token_layout(module, *pixels_BCHW.shape[-2:])
-    down, across = module.patch_embed.patch_size  # type: ignore[union-attr]
+    embed: Any = module.patch_embed
+    down, across = embed.patch_size
     options: dict[str, Any] = {"baselines": 0} if variant in _WITH_BASELINE else {}
     if variant in _BY_PATCH:
         options["perturbations_per_eval"] = _BATCH

@@ -5,6 +5,8 @@ Axes: B pictures, C channels, H, W pixels, S steps.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import nn
@@ -93,7 +95,8 @@ def sum_over_patches(module: nn.Module, values_BCHW: torch.Tensor) -> torch.Tens
     """Sums over the pixels and channels of every patch: float32 (B, rows, columns) on the CPU."""
     height, width = values_BCHW.shape[-2:]
     layout = token_layout(module, height, width)
-    down, across = module.patch_embed.patch_size  # type: ignore[union-attr]
+    embed: Any = module.patch_embed
+    down, across = embed.patch_size
     values_BHW = values_BCHW.detach().float().sum(1)
     padded_BHW = functional.pad(values_BHW, (0, layout.columns * across - width, 0, layout.rows * down - height))
     return padded_BHW.reshape(-1, layout.rows, down, layout.columns, across).sum((2, 4)).cpu()

@@ -344,8 +344,8 @@ def _named_methods(classifier: Classifier, settings: ScoreSettings) -> dict[str,
     """Methods by the name that the table gives them, which says the layer where there is a choice."""
     module = classifier.module
     earlier = range(len(module.blocks) - 1) if settings.layers else ()  # type: ignore[arg-type]
-    named = [Method(name, seed=settings.seed, function=settings.functions.get(name)) for name in settings.methods]
-    methods = {_method_name(module, each): each for each in named}
+    own_layers = [Method(name, seed=settings.seed, function=settings.functions.get(name)) for name in settings.methods]
+    methods = {_method_name(module, each): each for each in own_layers}
     methods |= {f"attention, layer {layer}": Method("attention", layer=layer) for layer in earlier}
     if "gradcam" in settings.methods:
         methods |= {_method_name(module, each): each for each in (Method("gradcam", layer=layer) for layer in earlier)}
